@@ -1,0 +1,1 @@
+"""Durable endpoints under any WSGI server."""

@@ -1,0 +1,1 @@
+"""What users touch: ``Durable``, its options, steps, routes and the wait URL."""

@@ -1,0 +1,83 @@
+"""What an adapter is: the thin translation between one server interface and the core."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self, TypeVar, Unpack
+
+from durable_core.api.options import EndpointOptions, EndpointOptionsDict
+from durable_core.model.request import Request
+from durable_core.model.response import Response
+
+__all__ = ["EndpointAdapter", "HTTPHandler", "IdentityAdapter", "endpoint_adapter"]
+
+AppT_co = TypeVar("AppT_co", covariant=True)
+
+
+class HTTPHandler(Protocol):
+    """Anything of the core that answers requests: an endpoint, the proxy, the events route, an app.
+
+    A sync server calls :meth:`handle`, an asynchronous one :meth:`handle_async`; both work for
+    any handler.
+    """
+
+    def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
+        """Answer in this thread.
+
+        Args:
+            request: the whole request, body read.
+            hold: seconds for which the server lets a client wait; 2 where one waiting client
+                keeps others from being served.
+            route: the template that the path was found by, where a router knows it.
+        """
+        ...
+
+    async def handle_async(
+        self, request: Request, *, hold: float = 25.0, route: str | None = None
+    ) -> Response:
+        """Answer in this task. Cancelling it means that the client is gone; the run goes on."""
+        ...
+
+
+class EndpointAdapter(Protocol[AppT_co]):
+    """What ``Durable(endpoint_adapter=)`` takes; ``AppT_co`` is the server's kind of app."""
+
+    @property
+    def options(self) -> EndpointOptions:
+        """The options of all endpoints that this adapter wraps."""
+        ...
+
+    def with_options(self, **options: Unpack[EndpointOptionsDict]) -> Self:
+        """Return a new adapter with these options in place of its own."""
+        ...
+
+    def wrap(self, endpoint: HTTPHandler) -> AppT_co:
+        """Return the server's application for a handler. It has the handler as ``.endpoint``."""
+        ...
+
+    def proxy(self, proxy: HTTPHandler) -> AppT_co:
+        """Return the server's application for the wait route."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityAdapter:
+    """For embedding the core in a server of one's own: an endpoint is wrapped in nothing."""
+
+    options: EndpointOptions = field(default_factory=EndpointOptions)
+
+    def with_options(self, **options: Unpack[EndpointOptionsDict]) -> Self:
+        """Return a new adapter with these options in place of its own."""
+        return replace(self, options=self.options.merged(EndpointOptions(**options)))
+
+    def wrap(self, endpoint: HTTPHandler) -> HTTPHandler:
+        """Return the handler itself."""
+        return endpoint
+
+    def proxy(self, proxy: HTTPHandler) -> HTTPHandler:
+        """Return the handler itself."""
+        return proxy
+
+
+#: The adapter for servers of one's own.
+endpoint_adapter = IdentityAdapter()

@@ -1,0 +1,181 @@
+"""An endpoint: a wrapped handler, as servers call it."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from durable_core.api.options import DEFAULT_METHODS, EndpointOptions
+from durable_core.errors import HTTPError
+from durable_core.flow.current import Face
+from durable_core.flow.env import Options
+from durable_core.flow.handoff import HOP_PARAM, RUN_PARAM, TOKEN_PARAM, query_reference
+from durable_core.flow.wait import WaitRequest
+from durable_core.model.request import Request
+from durable_core.model.response import Response
+from durable_core.runtime.engine import EmbeddedEngine
+from durable_core.runtime.settings import Registered
+from durable_core.wire.problem import problem, problem_from_http_error
+
+__all__ = ["Endpoint", "Handler", "hop_of", "is_wait", "key_of"]
+
+#: A user's handler: ``def`` or ``async def``, from the request to a response or a plain value.
+Handler = Callable[[Request], Any]
+
+
+class Endpoint:
+    """A durable endpoint. Made by ``Durable.endpoint``.
+
+    Attributes:
+        key: which handler a stored run belongs to.
+        face: whether the handler is ``def`` or ``async def``.
+    """
+
+    def __init__(self, engine: EmbeddedEngine, handler: Handler, options: EndpointOptions) -> None:
+        self._engine = engine
+        self._authorize = options.authorize
+        self._methods = options.methods or DEFAULT_METHODS
+        self.key = options.function_id or options.name or key_of(handler)
+        self.face = Face.ASYNC if inspect.iscoroutinefunction(handler) else Face.SYNC
+        self._registered = Registered(handler, self.face, _options(self.key, options))
+        engine.register(self._registered)
+
+    def __repr__(self) -> str:
+        """Show the key."""
+        return f"<Endpoint {self.key}>"
+
+    def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
+        """Answer in this thread; see ``HTTPHandler.handle``."""
+        if is_wait(request):
+            return self._engine.wait(_wait_request(request, hold))
+        answer = self._refusal(request)
+        if answer is not None:
+            return answer
+        try:
+            if self._authorize is not None:
+                verdict = self._authorize(request)
+                if inspect.isawaitable(verdict):
+                    verdict = self._engine.await_elsewhere(verdict)
+                _check_verdict(verdict)
+        except HTTPError as error:
+            return problem_from_http_error(error)
+        return self._engine.serve(self._registered, _as_get(request), route)
+
+    async def handle_async(
+        self, request: Request, *, hold: float = 25.0, route: str | None = None
+    ) -> Response:
+        """Answer in this task; see ``HTTPHandler.handle_async``."""
+        if is_wait(request):
+            return await self._engine.wait_async(_wait_request(request, hold))
+        answer = self._refusal(request)
+        if answer is not None:
+            return answer
+        try:
+            if self._authorize is not None:
+                verdict = self._authorize(request)
+                if inspect.isawaitable(verdict):
+                    verdict = await verdict
+                _check_verdict(verdict)
+        except HTTPError as error:
+            return problem_from_http_error(error)
+        return await self._engine.serve_async(self._registered, _as_get(request), route)
+
+    def _refusal(self, request: Request) -> Response | None:
+        """Return the answer to a request that gets no run."""
+        if request.method not in self._methods:
+            allow = ", ".join(sorted({*self._methods, "OPTIONS"}))
+            if request.method == "OPTIONS":
+                return Response(status=204, headers=(("allow", allow),))
+            detail = f"{request.method} is not among the methods of this endpoint"
+            error = HTTPError(405, detail, {"allow": allow})
+            return problem_from_http_error(error)
+        most = self._engine.env.limits.body
+        if len(request.body) > most:
+            return problem(413, "content-too-large", detail=f"at most {most} bytes are accepted")
+        return None
+
+
+def key_of(handler: Handler) -> str:
+    """Return ``module:qualname`` of a handler; the same whether its module is run or imported."""
+    module = getattr(handler, "__module__", None) or type(handler).__module__
+    if module == "__main__":
+        module = _main_module()
+    name = getattr(handler, "__qualname__", None) or type(handler).__qualname__
+    return f"{module}:{name}"
+
+
+def _main_module() -> str:
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        name: str = spec.name
+        return name.removesuffix(".__main__")
+    file = getattr(main, "__file__", None)
+    return Path(file).stem if file else "__main__"
+
+
+def _options(key: str, options: EndpointOptions) -> Options:
+    return Options(
+        key=key,
+        function_id=options.function_id,
+        retries=3 if options.retries is None else options.retries,
+        token_answer=options.async_response == "token",
+        redirect_url=options.async_redirect_url,
+        store_headers=frozenset(name.lower() for name in options.store_headers or ()),
+        exception_to_response=options.exception_to_response,
+    )
+
+
+def is_wait(request: Request) -> bool:
+    """Tell whether the request is for the wait URL of a run."""
+    if RUN_PARAM not in request.url and TOKEN_PARAM not in request.url:
+        return False
+    query = request.query
+    return request.method in ("GET", "HEAD") and (RUN_PARAM in query or TOKEN_PARAM in query)
+
+
+def _wait_request(request: Request, hold: float) -> WaitRequest:
+    query = request.query
+    run_id = query.get(RUN_PARAM) or ""
+
+    def again(token: str, hop: int) -> str:
+        hops = ((HOP_PARAM, str(hop)),) if hop else ()
+        return query_reference(((RUN_PARAM, run_id), (TOKEN_PARAM, token), *hops))
+
+    return WaitRequest(
+        run_id=run_id,
+        token=query.get(TOKEN_PARAM) or "",
+        hop=hop_of(query.get(HOP_PARAM)),
+        hold_ms=int(hold * 1000),
+        again=again,
+        names=(RUN_PARAM, TOKEN_PARAM),
+    )
+
+
+def hop_of(text: str | None) -> int:
+    """Return the hop a client says it is at; nonsense counts as the first."""
+    if text is None or not (text.isascii() and text.isdigit() and len(text) < 4):
+        return 0
+    return int(text)
+
+
+def _check_verdict(verdict: object) -> None:
+    if verdict is False:
+        raise HTTPError(403, "the request was not authorized")
+
+
+def _as_get(request: Request) -> Request:
+    """Return the request that the handler sees: HEAD runs as GET, the server drops the body."""
+    if request.method != "HEAD":
+        return request
+    return Request(
+        method="GET",
+        url=request.url,
+        headers=request.headers,
+        body=request.body,
+        path_params=request.path_params,
+        root_path=request.root_path,
+    )

@@ -1,0 +1,125 @@
+"""The HTTP route that takes events."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+
+from durable_core.errors import (
+    BadRequest,
+    ConfigurationError,
+    HTTPError,
+    LimitExceededError,
+    StoreError,
+)
+from durable_core.flow.serve import unavailable
+from durable_core.model.events import Event
+from durable_core.model.request import Request
+from durable_core.model.response import Response
+from durable_core.runtime.engine import EmbeddedEngine
+from durable_core.wire.events import check_event, parse_events
+from durable_core.wire.problem import problem_from_http_error
+
+__all__ = ["EventsRoute", "checked_events"]
+
+_ALLOW = "OPTIONS, POST"
+
+
+class EventsRoute:
+    """Answers ``POST`` of a JSON object or array of events with ``{"ids": [...]}``.
+
+    Args:
+        engine: takes the events.
+        event_key: what clients must send as ``Authorization: Bearer <key>``.
+        public: take events from anybody instead.
+
+    Raises:
+        ConfigurationError: neither a key nor ``public=True``, or both.
+    """
+
+    def __init__(self, engine: EmbeddedEngine, event_key: str | None, public: bool) -> None:
+        if public == (event_key is not None):
+            raise ConfigurationError(
+                "events_endpoint() needs either event_key= (clients send it as a bearer token) or "
+                "public=True (anybody may send events)"
+            )
+        if event_key == "":
+            raise ConfigurationError("event_key must not be empty")
+        self._engine = engine
+        self._key = event_key
+
+    def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
+        """Answer in this thread; see ``HTTPHandler.handle``."""
+        try:
+            events = self._accept(request)
+            if isinstance(events, Response):
+                return events
+            return _taken(self._engine.send(events))
+        except (HTTPError, StoreError) as error:
+            return _refused(error)
+
+    async def handle_async(
+        self, request: Request, *, hold: float = 25.0, route: str | None = None
+    ) -> Response:
+        """Answer in this task; see ``HTTPHandler.handle_async``."""
+        try:
+            events = self._accept(request)
+            if isinstance(events, Response):
+                return events
+            return _taken(await self._engine.send_async(events))
+        except (HTTPError, StoreError) as error:
+            return _refused(error)
+
+    def _accept(self, request: Request) -> tuple[Event, ...] | Response:
+        """Return the events of the request, or an answer that needs none."""
+        if request.method == "OPTIONS":
+            return Response(status=204, headers=(("allow", _ALLOW),))
+        if request.method != "POST":
+            raise HTTPError(405, f"{request.method} is not allowed here", {"allow": _ALLOW})
+        self._check_key(request)
+        limits = self._engine.env.limits
+        if len(request.body) > limits.body:
+            raise HTTPError(413, f"at most {limits.body} bytes are accepted")
+        try:
+            return checked_events(parse_events(request.json()), limits.event)
+        except LimitExceededError as error:
+            raise HTTPError(413, str(error)) from error
+        except TypeError as error:
+            raise BadRequest(str(error)) from error
+
+    def _check_key(self, request: Request) -> None:
+        if self._key is None:
+            return
+        scheme, _, key = (request.headers.get("authorization") or "").partition(" ")
+        sent, wanted = key.strip().encode("utf-8", "replace"), self._key.encode("utf-8", "replace")
+        if not (hmac.compare_digest(sent, wanted) and scheme.lower() == "bearer"):
+            headers = {"www-authenticate": "Bearer"}
+            raise HTTPError(401, "the event key is missing or wrong", headers)
+
+
+def checked_events(events: Event | Sequence[Event], largest: int) -> tuple[Event, ...]:
+    """Return the events if all are sound.
+
+    Raises:
+        TypeError: something is not an Event, or its data is not JSON.
+        ValueError: there are none.
+        LimitExceededError: one is too large.
+    """
+    several = (events,) if isinstance(events, Event) else tuple(events)
+    if not several:
+        raise ValueError("there must be at least one event")
+    for event in several:
+        if not isinstance(event, Event):
+            raise TypeError(f"an Event is needed, not {type(event).__name__}")
+        check_event(event, largest)
+    return several
+
+
+def _taken(ids: Sequence[str]) -> Response:
+    return Response.json({"ids": list(ids)})
+
+
+def _refused(error: HTTPError | StoreError) -> Response:
+    if isinstance(error, HTTPError):
+        return problem_from_http_error(error)
+    return unavailable(error)

@@ -1,0 +1,225 @@
+"""The steps as handlers call them: two typed faces over the same flows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, ParamSpec, TypeVar, cast, overload
+
+from durable_core.api.events import checked_events
+from durable_core.flow.asks import Call
+from durable_core.flow.current import Face, Scope, current_scope
+from durable_core.flow.steps import run_step, send_events, sleep_until, wait_for_event
+from durable_core.machine.duration import parse_deadline, parse_duration
+from durable_core.machine.matching import WaitRule, resolve_match, validate_if
+from durable_core.model.events import Event
+from durable_core.model.ops import OpKind
+
+__all__ = ["AsyncSteps", "Steps", "step", "sync_step"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_Duration = str | int | float | timedelta
+
+
+class AsyncSteps:
+    """The steps of ``async def`` handlers: ``from durable_core import step``.
+
+    Each call must be awaited (directly, through ``asyncio.gather`` or a ``TaskGroup``). A step id
+    names the step for ever: a stored run finds its results by it. An id that repeats, as in a
+    loop, gets an index, in the order of the calls; all calls of one id must come from one task.
+    """
+
+    @overload
+    def run(
+        self, id: str, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, T]: ...
+
+    @overload
+    def run(
+        self, id: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, T]: ...
+
+    def run(
+        self, id: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Coroutine[Any, Any, Any]:
+        """Call a function once and for all: its result is stored, and replay gets it from there.
+
+        A plain function runs in a worker thread, a coroutine function on the event loop. If it
+        raises it is called again later, up to the endpoint's ``retries``.
+
+        Args:
+            id: the step's id, 1 to 255 characters.
+            fn: what to do; it must not call steps itself.
+            *args, **kwargs: handed to it.
+
+        Returns:
+            What the function returned, after a round trip through the codec: by default exactly
+            str, int, float, bool, None, list and dict with str keys.
+
+        Raises:
+            StepError: it failed on the last attempt.
+            StepResultError: its result cannot be stored (a TypeError).
+            DuplicateStepIdError: another task uses the id.
+            StepUsageError: not in a run, or inside another step.
+        """
+        scope = current_scope(Face.ASYNC, id)
+        op = scope.ex.take(id, OpKind.RUN, scope.branch())
+        flow = run_step(scope.ex, op, Call(fn, args, kwargs))
+        return cast("Coroutine[Any, Any, Any]", scope.drive(flow))
+
+    def sleep(self, id: str, duration: _Duration) -> Coroutine[Any, Any, None]:
+        """Go on after so long, however often the process restarts meanwhile.
+
+        Args:
+            id: the step's id.
+            duration: such as ``"30s"``, ``"1h30m"``, ``"2 days"``, a number of seconds or a
+                ``timedelta``; 0 to 366 days. 0 goes on at once.
+
+        Raises:
+            ValueError: not a duration.
+        """
+        scope = current_scope(Face.ASYNC, id)
+        return cast("Coroutine[Any, Any, None]", _sleep(scope, id, duration))
+
+    def sleep_until(self, id: str, deadline: datetime) -> Coroutine[Any, Any, None]:
+        """Go on at a time; at once if it is past.
+
+        Args:
+            id: the step's id.
+            deadline: an aware ``datetime`` at most 366 days ahead.
+
+        Raises:
+            ValueError: naive, or too far ahead.
+        """
+        scope = current_scope(Face.ASYNC, id)
+        return cast("Coroutine[Any, Any, None]", _sleep_until(scope, id, deadline))
+
+    def wait_for_event(
+        self,
+        id: str,
+        *,
+        event: str,
+        timeout: _Duration,
+        match: str | None = None,
+        if_: Mapping[str, object] | None = None,
+    ) -> Coroutine[Any, Any, Event | None]:
+        """Wait for an event that is sent after the step before, or after the run began.
+
+        Args:
+            id: the step's id.
+            event: the event's name.
+            timeout: how long to wait at most; a duration as in :meth:`sleep`.
+            match: ``"data.<x>"``: the event's value there must be the one that the run's own
+                request has as ``<x>`` in its path parameters, query or JSON body.
+            if_: values that the event must have, such as ``{"data.status": "paid"}``.
+
+        Returns:
+            The event, or None when the time is over.
+
+        Raises:
+            MatchError: the request has no such value.
+            ValueError, TypeError: an argument of another form, or both ``match`` and ``if_``.
+        """
+        scope = current_scope(Face.ASYNC, id)
+        return cast(
+            "Coroutine[Any, Any, Event | None]", _wait(scope, id, event, timeout, match, if_)
+        )
+
+    def send_event(
+        self, id: str, events: Event | Sequence[Event]
+    ) -> Coroutine[Any, Any, list[str]]:
+        """Send events, exactly once; return their ids.
+
+        Raises:
+            TypeError, ValueError: not events.
+            LimitExceededError: one is too large.
+        """
+        scope = current_scope(Face.ASYNC, id)
+        return cast("Coroutine[Any, Any, list[str]]", _send(scope, id, events))
+
+
+class Steps:
+    """The steps of ``def`` handlers: ``from durable_core.sync import step``.
+
+    As :class:`AsyncSteps`, but each call blocks. A step that cannot finish now unwinds the handler
+    by a signal that ``except Exception`` lets pass; the handler is replayed later.
+    """
+
+    def run(self, id: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a plain function once and for all; see :meth:`AsyncSteps.run`."""
+        scope = current_scope(Face.SYNC, id)
+        op = scope.ex.take(id, OpKind.RUN, scope.branch())
+        return cast(T, scope.drive(run_step(scope.ex, op, Call(fn, args, kwargs))))
+
+    def sleep(self, id: str, duration: _Duration) -> None:
+        """Go on after so long; see :meth:`AsyncSteps.sleep`."""
+        _sleep(current_scope(Face.SYNC, id), id, duration)
+
+    def sleep_until(self, id: str, deadline: datetime) -> None:
+        """Go on at a time; see :meth:`AsyncSteps.sleep_until`."""
+        _sleep_until(current_scope(Face.SYNC, id), id, deadline)
+
+    def wait_for_event(
+        self,
+        id: str,
+        *,
+        event: str,
+        timeout: _Duration,
+        match: str | None = None,
+        if_: Mapping[str, object] | None = None,
+    ) -> Event | None:
+        """Wait for an event; see :meth:`AsyncSteps.wait_for_event`."""
+        scope = current_scope(Face.SYNC, id)
+        return cast("Event | None", _wait(scope, id, event, timeout, match, if_))
+
+    def send_event(self, id: str, events: Event | Sequence[Event]) -> list[str]:
+        """Send events, exactly once; see :meth:`AsyncSteps.send_event`."""
+        return cast("list[str]", _send(current_scope(Face.SYNC, id), id, events))
+
+
+#: The steps of ``async def`` handlers.
+step = AsyncSteps()
+#: The steps of ``def`` handlers.
+sync_step = Steps()
+
+
+def _sleep(scope: Scope, step_id: str, duration: _Duration) -> Any:
+    length = parse_duration(duration)
+    op = scope.ex.take(step_id, OpKind.SLEEP, scope.branch())
+    return scope.drive(sleep_until(scope.ex, op, functools.partial(int.__add__, length)))
+
+
+def _sleep_until(scope: Scope, step_id: str, deadline: datetime) -> Any:
+    due_at = parse_deadline(deadline, now=scope.ex.env.clock.now())
+    op = scope.ex.take(step_id, OpKind.SLEEP, scope.branch())
+    return scope.drive(sleep_until(scope.ex, op, lambda now: due_at))
+
+
+def _wait(
+    scope: Scope,
+    step_id: str,
+    event: str,
+    timeout: _Duration,
+    match: str | None,
+    if_: Mapping[str, object] | None,
+) -> Any:
+    if match is not None and if_ is not None:
+        raise ValueError(f"step {step_id!r}: give either match= or if_=, not both")
+    Event(event)  # checks the name
+    rule = WaitRule(
+        event=event,
+        match=None if match is None else resolve_match(match, scope.ex.request),
+        conditions=() if if_ is None else validate_if(if_),
+    )
+    length = parse_duration(timeout, what="timeout")
+    op = scope.ex.take(step_id, OpKind.WAIT, scope.branch())
+    return scope.drive(wait_for_event(scope.ex, op, rule, length))
+
+
+def _send(scope: Scope, step_id: str, events: Event | Sequence[Event]) -> Any:
+    checked = checked_events(events, scope.ex.env.limits.event)
+    op = scope.ex.take(step_id, OpKind.SEND, scope.branch())
+    return scope.drive(send_events(scope.ex, op, checked))

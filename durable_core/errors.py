@@ -1,0 +1,248 @@
+"""Every error of the library, as one tree.
+
+What a user may raise or catch::
+
+    DurableError
+    ├── ConfigurationError            the application is set up wrongly
+    │   ├── EndpointAdapterRequiredError
+    │   └── DuplicateEndpointError
+    ├── NonRetriableError             raised by user code: do not try again
+    │   ├── DuplicateStepIdError      one step id used from two tasks or threads
+    │   ├── HeaderNotStoredError      a header that replay cannot see
+    │   ├── LimitExceededError        a step result, run or event is over its limit
+    │   ├── MatchError                `match` names something the request does not have
+    │   ├── StepResultError           a step returned what cannot be stored (also a TypeError)
+    │   ├── StepUsageError            a step where none may be
+    │   └── WaitInterruptedError      a timeout put around a sleep or a wait
+    ├── RetryAfterError               raised by user code: try again, then
+    ├── StepError                     a step failed for good
+    │   └── StepCancelled        user code cancelled it (also a TimeoutError)
+    ├── HTTPError                     becomes that HTTP response at once
+    │   └── BadRequest
+    │       └── MissingParameter      (also a KeyError)
+    ├── InvalidTokenError             a wait-URL token that does not open this run
+    ├── RunNotFoundError
+    └── StoreError                    the store cannot do it now, or at all
+        ├── StoreBusyError            locked by someone else for too long
+        ├── StoreFullError            no space left
+        ├── StoreReadOnlyError
+        └── StoreVersionError         made by a newer version, or no store at all
+
+What only the library raises, to unwind a handler (``BaseException``, so that ``except Exception``
+lets it pass)::
+
+    ControlSignal
+    ├── Suspended                     the handler is put away and will be replayed
+    └── LeaseLost                     another process owns the run now
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+__all__ = [
+    "BadRequest",
+    "ConfigurationError",
+    "ControlSignal",
+    "DuplicateEndpointError",
+    "DuplicateStepIdError",
+    "DurableError",
+    "EndpointAdapterRequiredError",
+    "HTTPError",
+    "HeaderNotStoredError",
+    "InvalidTokenError",
+    "LeaseLost",
+    "LimitExceededError",
+    "MatchError",
+    "MissingParameter",
+    "NonRetriableError",
+    "RetryAfterError",
+    "RunNotFoundError",
+    "StepCancelled",
+    "StepError",
+    "StepResultError",
+    "StepUsageError",
+    "StoreBusyError",
+    "StoreError",
+    "StoreFullError",
+    "StoreReadOnlyError",
+    "StoreVersionError",
+    "Suspended",
+    "WaitInterruptedError",
+]
+
+
+class DurableError(Exception):
+    """Base of every error of this library. Never raised itself."""
+
+
+class ConfigurationError(DurableError):
+    """The application is set up in a way that cannot work; the message says what to change."""
+
+
+class EndpointAdapterRequiredError(ConfigurationError):
+    """``Durable`` was made without ``endpoint_adapter=`` and cannot wrap a handler."""
+
+
+class DuplicateEndpointError(ConfigurationError):
+    """Two different functions were registered under one endpoint key."""
+
+
+class NonRetriableError(DurableError):
+    """Raise it in a step or a handler when trying again cannot help."""
+
+
+class DuplicateStepIdError(NonRetriableError):
+    """One step id was used from two tasks or threads of a run; replay could swap their results."""
+
+
+class HeaderNotStoredError(NonRetriableError):
+    """A header that was on the request, but is not stored with the run, was read on replay."""
+
+
+class LimitExceededError(NonRetriableError):
+    """A step result, the whole run, or an event is larger than its configured limit."""
+
+
+class MatchError(NonRetriableError):
+    """``match=`` names a value that the run's own request lacks or that is null."""
+
+
+class StepResultError(NonRetriableError, TypeError):
+    """A step's function returned what cannot be stored; names the step and the path in it."""
+
+
+class StepUsageError(NonRetriableError):
+    """A step was called outside a run, inside another step, or through the wrong face."""
+
+
+class WaitInterruptedError(NonRetriableError):
+    """User code cancelled a sleep or a wait; give the step its own ``timeout`` instead."""
+
+
+class RetryAfterError(DurableError):
+    """Raise it in a step or a handler to be tried again at a chosen time.
+
+    Args:
+        message: what went wrong.
+        retry_after: seconds from now (a finite number, 0 or more), or an aware ``datetime``.
+            The delay is clamped to 0 seconds to 24 hours.
+
+    Raises:
+        ValueError: a negative or non-finite number, or a naive ``datetime``.
+        TypeError: anything else.
+    """
+
+    def __init__(self, message: str, retry_after: float | datetime) -> None:
+        super().__init__(message)
+        if isinstance(retry_after, datetime):
+            if retry_after.tzinfo is None:
+                raise ValueError("retry_after must be an aware datetime (it has no tzinfo)")
+        elif isinstance(retry_after, bool) or not isinstance(retry_after, (int, float)):
+            raise TypeError(
+                "retry_after must be seconds or an aware datetime, "
+                f"not {type(retry_after).__name__}"
+            )
+        elif not 0 <= retry_after < float("inf"):
+            raise ValueError(f"retry_after must be 0 or more finite seconds, not {retry_after!r}")
+        self.retry_after = retry_after
+
+
+class StepError(DurableError):
+    """A step failed on its last attempt. The handler may catch it and go on.
+
+    Attributes:
+        step_id: the id given to the step.
+        name: the class name of the error the step raised, such as ``"ValueError"``.
+        message: the text of that error.
+        data: the JSON-ready ``data`` attribute of that error, or None.
+    """
+
+    def __init__(self, step_id: str, name: str, message: str, data: object = None) -> None:
+        super().__init__(step_id, name, message, data)
+        self.step_id = step_id
+        self.name = name
+        self.message = message
+        self.data = data
+
+    def __str__(self) -> str:
+        return f"step {self.step_id!r} failed: {self.name}: {self.message}"
+
+
+class StepCancelled(StepError, TimeoutError):  # noqa: N818 - it is also a builtin TimeoutError
+    """User code (a timeout around it) cancelled the step before its function ended."""
+
+
+class HTTPError(DurableError):
+    """Raise it in a handler to answer with a status at once. It is never retried.
+
+    Args:
+        status: 400 to 599.
+        detail: a sentence for the client; shown in the RFC 9457 problem document.
+        headers: extra response headers.
+    """
+
+    def __init__(
+        self, status: int, detail: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        if not 400 <= status <= 599:
+            raise ValueError(f"HTTPError status must be 400 to 599, not {status!r}")
+        super().__init__(status, detail)
+        self.status = status
+        self.detail = detail
+        self.headers = dict(headers or {})
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.detail}".rstrip()
+
+
+class BadRequest(HTTPError):  # noqa: N818 - the name of the status
+    """The client's request cannot be understood; answers 400."""
+
+    def __init__(self, detail: str = "", headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(400, detail, headers)
+
+
+class MissingParameter(BadRequest, KeyError):  # noqa: N818 - a kind of BadRequest
+    """A query, form or path parameter that the handler asked for is not there."""
+
+
+class InvalidTokenError(DurableError):
+    """The token is malformed, expired, or opens another run. The message never contains it."""
+
+
+class RunNotFoundError(DurableError):
+    """No run has this id in this application."""
+
+
+class StoreError(DurableError):
+    """The store could not do what was asked; nothing of it was done."""
+
+
+class StoreBusyError(StoreError):
+    """The database was locked by somebody else for longer than the busy timeout."""
+
+
+class StoreFullError(StoreError):
+    """There is no space left for the database."""
+
+
+class StoreReadOnlyError(StoreError):
+    """The database cannot be written to."""
+
+
+class StoreVersionError(StoreError):
+    """The file is not a store of this library, or a newer version of it made the file."""
+
+
+class ControlSignal(BaseException):
+    """Base of the signals that unwind a handler. Do not catch it; if you must, raise it again."""
+
+
+class Suspended(ControlSignal):
+    """The run is put away until it is due; its handler will be replayed from the start."""
+
+
+class LeaseLost(ControlSignal):
+    """This process no longer owns the run; nothing more of this execution can be committed."""

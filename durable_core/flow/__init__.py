@@ -1,0 +1,1 @@
+"""Orchestration, written once: generators that yield Asks, and the two drivers that answer them."""

@@ -1,0 +1,241 @@
+"""What a flow can ask of the runtime that drives it.
+
+A flow is a generator: it yields an Ask and is resumed with its answer. Each Ask is wrapped in a
+small generator here, so that the answer is typed at one spot and flows read
+``written = yield from settle(...)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
+
+from durable_core.model.response import Response
+from durable_core.ports import RunWrite, StoredResult, Written
+
+__all__ = [
+    "Answer",
+    "Ask",
+    "Call",
+    "Cancelled",
+    "Flow",
+    "Handle",
+    "Hold",
+    "InTurn",
+    "Invoke",
+    "Outcome",
+    "Park",
+    "Raised",
+    "ReadMark",
+    "ReadResult",
+    "Returned",
+    "Settle",
+    "Submit",
+    "Ticket",
+    "Unwound",
+    "answer",
+    "handle",
+    "hold",
+    "in_turn",
+    "invoke",
+    "park",
+    "read_mark",
+    "read_result",
+    "settled",
+    "submit",
+]
+
+T = TypeVar("T")
+
+
+class Ticket(Protocol):
+    """The receipt for a write that was queued."""
+
+    @property
+    def done(self) -> bool:
+        """True once the write is durable, or has failed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A function of the user's, with its arguments."""
+
+    fn: Callable[..., object]
+    args: tuple[object, ...] = ()
+    kwargs: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """User code returned this."""
+
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """User code raised this; ``trace`` is its stack trace if debugging asks for it."""
+
+    error: Exception
+    trace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """User code was cancelled by user code; ``error`` is what the runtime uses for that."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Unwound:
+    """The handler was put away before it came to an end."""
+
+
+Outcome: TypeAlias = Returned | Raised | Cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Queue a write; answered with its ticket at once."""
+
+    waits: ClassVar[bool] = False
+    write: RunWrite
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Wait until these writes are durable; answered with their answers. Raises what failed."""
+
+    waits: ClassVar[bool] = True
+    tickets: tuple[Ticket, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMark:
+    """Read the highest event sequence number."""
+
+    waits: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class Invoke:
+    """Call a step's function (``op_name``), or a hook (None); answered with an Outcome."""
+
+    waits: ClassVar[bool] = True
+    op_name: str | None
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """Run the handler to its end or until it is put away."""
+
+    waits: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Wait until the op may be due (it must look again), or until the handler is put away."""
+
+    waits: ClassVar[bool] = True
+    op_id: str
+    due_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class InTurn:
+    """Wait for the turn of a memo: those asked for in one tick resolve by completion number."""
+
+    waits: ClassVar[bool] = True
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Answer the attached client."""
+
+    waits: ClassVar[bool] = False
+    response: Response
+
+
+@dataclass(frozen=True, slots=True)
+class ReadResult:
+    """Look up how a run ended."""
+
+    waits: ClassVar[bool] = False
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Wait until the run ends, or for so many milliseconds; False if too many wait already."""
+
+    waits: ClassVar[bool] = True
+    run_id: str
+    for_ms: int
+
+
+Ask: TypeAlias = (
+    Submit | Settle | ReadMark | Invoke | Handle | Park | InTurn | Answer | ReadResult | Hold
+)
+Flow: TypeAlias = Generator[Ask, Any, T]
+
+
+def submit(write: RunWrite) -> Flow[Ticket]:
+    """Queue a write."""
+    ticket: Ticket = yield Submit(write)
+    return ticket
+
+
+def settled(tickets: tuple[Ticket, ...]) -> Flow[Sequence[Written]]:
+    """Wait for writes to be durable."""
+    written: Sequence[Written] = yield Settle(tickets)
+    return written
+
+
+def read_mark() -> Flow[int]:
+    """Read the highest event sequence number."""
+    mark: int = yield ReadMark()
+    return mark
+
+
+def invoke(op_name: str | None, call: Call) -> Flow[Outcome]:
+    """Call user code."""
+    outcome: Outcome = yield Invoke(op_name, call)
+    return outcome
+
+
+def handle() -> Flow[Outcome | Unwound]:
+    """Run the handler."""
+    outcome: Outcome | Unwound = yield Handle()
+    return outcome
+
+
+def park(op_id: str, due_at: int | None) -> Flow[None]:
+    """Wait until the op may be due."""
+    yield Park(op_id, due_at)
+
+
+def in_turn(number: int) -> Flow[None]:
+    """Wait for the turn of a memo."""
+    yield InTurn(number)
+
+
+def answer(response: Response) -> Flow[None]:
+    """Answer the attached client."""
+    yield Answer(response)
+
+
+def read_result(run_id: str) -> Flow[StoredResult | object | None]:
+    """Look up how a run ended."""
+    result: StoredResult | object | None = yield ReadResult(run_id)
+    return result
+
+
+def hold(run_id: str, for_ms: int) -> Flow[bool]:
+    """Wait for the run to end."""
+    there_was_room: bool = yield Hold(run_id, for_ms)
+    return there_was_room

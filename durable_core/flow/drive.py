@@ -1,0 +1,56 @@
+"""The two drivers: they run a flow to its end, answering each Ask through ``perform``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar, cast
+
+from durable_core.flow.asks import Ask, Flow
+
+__all__ = ["drive_async", "drive_sync"]
+
+T = TypeVar("T")
+
+
+def drive_sync(
+    flow: Flow[T], perform: Callable[[Ask], Any], lock: AbstractContextManager[object]
+) -> T:
+    """Run the flow in this thread.
+
+    The flow's own code runs under the lock (several threads may drive flows of one run); the Asks
+    are performed without it.
+    """
+    resume: Callable[[Any], Ask] = flow.send
+    value: Any = None
+    while True:
+        try:
+            with lock:
+                ask = resume(value)
+        except StopIteration as stop:
+            return cast(T, stop.value)
+        try:
+            value = perform(ask)
+            resume = flow.send
+        except BaseException as error:
+            value = error
+            resume = flow.throw
+
+
+async def drive_async(flow: Flow[T], perform: Callable[[Ask], Any]) -> T:
+    """Run the flow in this task. An Ask that waits is answered through an awaitable."""
+    resume: Callable[[Any], Ask] = flow.send
+    value: Any = None
+    while True:
+        try:
+            ask = resume(value)
+        except StopIteration as stop:
+            return cast(T, stop.value)
+        try:
+            value = perform(ask)
+            if ask.waits:
+                value = await cast(Awaitable[Any], value)
+            resume = flow.send
+        except BaseException as error:
+            value = error
+            resume = flow.throw

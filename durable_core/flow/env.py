@@ -1,0 +1,100 @@
+"""What every flow of one application shares, and the options of one endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from durable_core.machine.retry import RetryPolicy
+from durable_core.model.request import Request
+from durable_core.model.response import Response
+from durable_core.ports import Clock, Ids
+from durable_core.wire.codec import Codec, JSONCodec
+
+__all__ = ["Env", "Limits", "Options", "RedirectUrl"]
+
+#: Where a handed-off client goes: a path or URL, or a function of run id and token.
+RedirectUrl: TypeAlias = "str | Callable[[str, str], str | Awaitable[str]]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Upper bounds. Sizes are bytes; each must be 1 or more.
+
+    Attributes:
+        body: of a request body; beyond it the answer is 413.
+        head: of a request's line and headers, where our own server reads them; beyond it 431.
+        step_result: of one step's result as JSON.
+        run_state: of all step results of one run.
+        steps: number of steps of one run.
+        event: of one event as JSON.
+        waiting_clients: clients held at wait URLs per process; beyond it the answer is 503.
+        response_stored: of a response body that is kept for the wait URL.
+        takeovers: crashes in a row without a new checkpoint after which a run fails.
+    """
+
+    body: int = 1024 * 1024
+    head: int = 64 * 1024
+    step_result: int = 4 * 1024 * 1024
+    run_state: int = 32 * 1024 * 1024
+    steps: int = 10_000
+    event: int = 256 * 1024
+    waiting_clients: int = 1_000
+    response_stored: int = 1024 * 1024
+    takeovers: int = 10
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"Limits.{name} must be an int of 1 or more, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How one endpoint behaves, after its own options and its adapter's are put together.
+
+    Attributes:
+        key: which handler a run belongs to.
+        function_id: the label, or None for ``"{METHOD} {path}"`` of the request.
+        retries: 0 to 20.
+        token_answer: answer a handoff with a token instead of a redirect.
+        redirect_url: where a handed-off client is sent; None for the endpoint itself.
+        store_headers: lower-case names of sensitive headers that are stored all the same.
+        exception_to_response: turns exceptions of a web framework into their responses.
+    """
+
+    key: str
+    function_id: str | None = None
+    retries: int = 3
+    token_answer: bool = False
+    redirect_url: RedirectUrl | None = None
+    store_headers: frozenset[str] = frozenset()
+    exception_to_response: Callable[[Exception], Response | None] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Env:
+    """What every flow of one application shares.
+
+    Attributes:
+        app: the application's id.
+        secrets: gives the keys of run tokens; the first signs, all verify.
+        token_ttl: life of a token, milliseconds.
+        debug: show stack traces in problem documents.
+    """
+
+    app: str
+    clock: Clock
+    ids: Ids
+    secrets: Callable[[], Sequence[bytes]]
+    codec: Codec = field(default_factory=JSONCodec)
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    limits: Limits = field(default_factory=Limits)
+    token_ttl: int = 7 * 24 * 3_600_000
+    debug: bool = False
+
+    def function_id(self, options: Options, request: Request, route: str | None) -> str:
+        """Return the label of a run; a route's template goes before the path."""
+        return options.function_id or f"{request.method} {route or request.path}"

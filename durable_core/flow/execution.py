@@ -1,0 +1,220 @@
+"""One live execution of a handler: what it has asked for so far, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import replace
+
+from durable_core.errors import LeaseLost, LimitExceededError, StoreError, Suspended
+from durable_core.flow.asks import Flow, Ticket, settled, submit
+from durable_core.flow.env import Env, Options
+from durable_core.machine.stepids import StepIds, hash_step_id
+from durable_core.model.events import Event, StoredEvent
+from durable_core.model.ops import Memo, Op, OpKind, Pending
+from durable_core.model.request import Request
+from durable_core.model.run import Phase, Run
+from durable_core.ports import Release, RunWrite, StoredRequest, StoredResult, Written
+from durable_core.wire.requests import dump_request
+
+__all__ = ["MARK", "Execution", "save", "settle"]
+
+#: The event sequence number up to which the code of this branch of a handler has seen events.
+MARK: ContextVar[int] = ContextVar("durable_event_mark")
+
+
+class Execution:
+    """The live state of one execution.
+
+    It belongs to one driver at a time: flows of one run are driven on one event loop, or under one
+    lock.
+
+    Attributes:
+        run: the run as decided so far; what of it is durable lags behind.
+        request: the request it was made for.
+        owner: the name under which this process holds the run.
+        stored: the run has a row, or the write that makes it is queued.
+        memos, pending: finished and unfinished ops by op id.
+        taken: sequence numbers of events that waits of this run have been answered with.
+        in_flight: how many step functions are running.
+        parked: ids of ops that wait for their time.
+        activity: counts what happened; unchanged means nothing did.
+        failures: counts the failed steps the handler has been told of.
+        stopping: no new step may start; what is in flight may end.
+        closed: nothing more of this execution counts.
+        fault: why it was closed, if something went wrong.
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        options: Options,
+        run: Run,
+        request: Request,
+        *,
+        owner: str,
+        memos: Sequence[Memo] | None = None,
+        pending: Sequence[Pending] = (),
+    ) -> None:
+        self.env = env
+        self.options = options
+        self.run = run
+        self.request = request
+        self.owner = owner
+        self.stored = memos is not None
+        self.memos = {memo.op.id: memo for memo in memos or ()}
+        self.pending = {each.op.id: each for each in pending}
+        self.taken: set[int] = set()
+        self.in_flight = 0
+        self.parked: set[str] = set()
+        self.activity = 0
+        self.failures = 0
+        self.stopping = False
+        self.closed = False
+        self.fault: BaseException | None = None
+        self._step_ids = StepIds()
+        self._tickets: tuple[Ticket, ...] = ()
+        self._last_number = max((memo.number for memo in memos or ()), default=0)
+        self._size = sum(len(memo.value) for memo in memos or ())
+
+    @property
+    def attached(self) -> bool:
+        """True while a client waits for the answer."""
+        return self.run.phase is Phase.SYNC
+
+    @property
+    def quiet(self) -> bool:
+        """True if something is parked and nothing runs."""
+        return self.in_flight == 0 and bool(self.parked)
+
+    def take(self, step_id: str, kind: OpKind, branch: object) -> Op:
+        """Return the op for the next use of a step id.
+
+        Raises:
+            ValueError, TypeError: not a step id.
+            DuplicateStepIdError: another task or thread of the run uses it.
+            LimitExceededError: too many steps.
+        """
+        name, _ = self._step_ids.take(step_id, branch)
+        op = Op(id=hash_step_id(name), name=name, kind=kind)
+        if op.id not in self.memos and len(self.memos) >= self.env.limits.steps:
+            raise LimitExceededError(
+                f"step {name!r} is one more than the {self.env.limits.steps} steps a run may have"
+            )
+        return op
+
+    def next_number(self) -> int:
+        """Return the completion number of the op that finishes now."""
+        self._last_number += 1
+        return self._last_number
+
+    def check_size(self, op: Op, value: str) -> None:
+        """Raise LimitExceededError if the result, or the run with it, is too large."""
+        limits = self.env.limits
+        size = len(value) if value.isascii() else len(value.encode("utf-8"))
+        if size > limits.step_result:
+            raise LimitExceededError(
+                f"the result of step {op.name!r} has {size} bytes as JSON; "
+                f"at most {limits.step_result} are allowed (Limits.step_result)"
+            )
+        if self._size + size > limits.run_state:
+            raise LimitExceededError(
+                f"with the result of step {op.name!r} the run would hold {self._size + size} "
+                f"bytes; at most {limits.run_state} are allowed (Limits.run_state)"
+            )
+        self._size += size
+
+    def close(self, fault: BaseException | None = None) -> None:
+        """Let nothing more of this execution count."""
+        self.closed = True
+        self.fault = self.fault or fault
+
+    def check_open(self) -> None:
+        """Raise Suspended if the execution is closed."""
+        if self.closed:
+            raise Suspended
+
+    def queued(self, ticket: Ticket) -> None:
+        """Remember a queued write until it is durable."""
+        self._tickets = (*self._tickets, ticket)
+
+    def open_tickets(self) -> tuple[Ticket, ...]:
+        """Return the queued writes that may not be durable yet."""
+        return self._tickets
+
+    def forget(self, tickets: tuple[Ticket, ...]) -> None:
+        """Drop writes that are durable."""
+        if self._tickets is tickets:
+            self._tickets = ()
+        else:
+            self._tickets = tuple(each for each in self._tickets if not each.done)
+
+    def note(self, written: Sequence[Written]) -> None:
+        """Take over what the store found out: waits that events had answered already."""
+        for each in written:
+            for op_id, event in each.matched:
+                self.answer_wait(op_id, event)
+
+    def answer_wait(self, op_id: str, event: StoredEvent) -> None:
+        """Note the event that ends a wait, unless the wait has ended."""
+        pending = self.pending.get(op_id)
+        if pending is not None and pending.matched is None:
+            self.pending[op_id] = replace(pending, matched=event)
+
+    def birth(self) -> tuple[Run | None, StoredRequest | None]:
+        """Return the run and request to insert with the next write, once."""
+        if self.stored:
+            return None, None
+        self.stored = True
+        head = dump_request(self.request, stored_headers=self.options.store_headers)
+        return self.run, StoredRequest(head=head, body=self.request.body)
+
+
+def save(
+    ex: Execution,
+    *,
+    memos: tuple[Memo, ...] = (),
+    pending: tuple[Pending, ...] = (),
+    state: bool = False,
+    release: Release | None = None,
+    result: StoredResult | None = None,
+    sends: tuple[Event, ...] = (),
+) -> Flow[None]:
+    """Queue one checkpoint of the run. It is durable after the next :func:`settle`."""
+    if memos and ex.run.takeovers:
+        ex.run = replace(ex.run, takeovers=0)
+        state = True
+    create, request = ex.birth()
+    write = RunWrite(
+        run_id=ex.run.id,
+        owner=ex.owner,
+        epoch=ex.run.epoch,
+        now=ex.env.clock.now(),
+        create=create,
+        request=request,
+        memos=memos,
+        pending=pending,
+        state=ex.run if state else None,
+        release=release,
+        result=result,
+        sends=sends,
+    )
+    ex.queued((yield from submit(write)))
+
+
+def settle(ex: Execution) -> Flow[None]:
+    """Wait until all that was saved is durable.
+
+    Raises:
+        Suspended: it could not be made durable. The execution is closed, with the reason as its
+            fault; user code must not mistake that for an error of its own.
+    """
+    tickets = ex.open_tickets()
+    if not tickets:
+        return
+    try:
+        ex.note((yield from settled(tickets)))
+    except (StoreError, LeaseLost) as error:
+        ex.close(error)
+        raise Suspended from error
+    ex.forget(tickets)

@@ -1,0 +1,99 @@
+"""The handoff: the client stops waiting on its own connection, and learns where to wait."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from durable_core.flow.asks import Call, Flow, Returned, answer, invoke
+from durable_core.flow.env import Env
+from durable_core.flow.execution import Execution, save, settle
+from durable_core.model.commands import HandoffReason
+from durable_core.model.headers import Headers
+from durable_core.model.response import Response
+from durable_core.wire.tokens import sign_token
+
+__all__ = [
+    "HOP_PARAM",
+    "PRIVATE_HEADERS",
+    "RUN_PARAM",
+    "TOKEN_PARAM",
+    "fresh_token",
+    "hand_off",
+    "query_reference",
+    "refer_client",
+    "with_headers",
+]
+
+#: Query parameters by which an endpoint's own URL is the wait URL of a run.
+RUN_PARAM = "durable-run"
+TOKEN_PARAM = "durable-token"
+HOP_PARAM = "durable-hop"
+
+#: What every answer that carries a token has, so that the token stays with the client.
+PRIVATE_HEADERS = (("cache-control", "no-store"), ("referrer-policy", "no-referrer"))
+
+_UNASKED = frozenset({HandoffReason.DISCONNECT, HandoffReason.DRAIN})
+
+
+def hand_off(ex: Execution, reason: HandoffReason) -> Flow[None]:
+    """Answer the attached client with the way to the result, once all so far is durable."""
+    if reason in _UNASKED or not ex.stored:
+        yield from save(ex, state=True)
+    yield from settle(ex)
+    if reason is not HandoffReason.DISCONNECT:
+        yield from refer_client(ex)
+
+
+def refer_client(ex: Execution) -> Flow[None]:
+    """Answer the attached client with a redirect or a token."""
+    run_id = ex.run.id
+    token = fresh_token(ex.env, run_id)
+    if ex.options.token_answer:
+        response = Response.json({"run_id": run_id, "token": token}, headers=PRIVATE_HEADERS)
+    else:
+        location = yield from _location(ex, run_id, token)
+        status = 302 if ex.request.method in ("GET", "HEAD") else 303
+        headers = Headers((("location", location), *PRIVATE_HEADERS))
+        response = Response(status=status, headers=headers)
+    yield from answer(response)
+
+
+def fresh_token(env: Env, run_id: str) -> str:
+    """Return a token that opens the run's result from now on for the time configured."""
+    expires_at = env.clock.now() + env.token_ttl
+    return sign_token(env.secrets()[0], app=env.app, run_id=run_id, expires_at=expires_at)
+
+
+def with_headers(response: Response, fields: Sequence[tuple[str, str]]) -> Response:
+    """Return the response with more header fields."""
+    headers = Headers((*response.headers.raw, *fields))
+    return Response(status=response.status, headers=headers, body=response.body)
+
+
+def query_reference(params: Sequence[tuple[str, str]]) -> str:
+    """Return a query-only relative reference (RFC 3986 section 4.2): right under any prefix."""
+    return "?" + urlencode(params)
+
+
+def _location(ex: Execution, run_id: str, token: str) -> Flow[str]:
+    target = ex.options.redirect_url
+    if isinstance(target, str):
+        return _with_params(target, (("runId", run_id), ("token", token)))
+    if target is not None:
+        outcome = yield from invoke(None, Call(target, (run_id, token)))
+        if isinstance(outcome, Returned) and isinstance(outcome.value, str) and outcome.value:
+            return quote(outcome.value, safe="!#$%&'()*+,/:;=?@[]~")
+    return query_reference(((RUN_PARAM, run_id), (TOKEN_PARAM, token)))
+
+
+def _with_params(url: str, params: Sequence[tuple[str, str]]) -> str:
+    """Set the parameters in the URL; a path without a leading slash is made path-absolute."""
+    parts = urlsplit(url)
+    names = {name for name, _ in params}
+    kept = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if pair[0] not in names]
+    path = parts.path
+    if not parts.netloc and not path.startswith("/"):
+        path = f"/{path}"
+    query = urlencode([*kept, *params])
+    return urlunsplit((parts.scheme, parts.netloc, path, query, parts.fragment))

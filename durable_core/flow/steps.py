@@ -1,0 +1,247 @@
+"""The steps: what happens when a handler asks for one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+from durable_core.errors import StepResultError
+from durable_core.flow.asks import (
+    Call,
+    Cancelled,
+    Flow,
+    Outcome,
+    Raised,
+    Returned,
+    in_turn,
+    invoke,
+    park,
+    read_mark,
+)
+from durable_core.flow.execution import MARK, Execution, save, settle
+from durable_core.flow.handoff import hand_off
+from durable_core.machine.advance import Transition, advance
+from durable_core.machine.failures import failure_of_step
+from durable_core.machine.matching import WaitRule, dump_rule
+from durable_core.model.commands import Handoff, SaveMemo, SavePending
+from durable_core.model.events import Event
+from durable_core.model.inputs import Failure, Input, OpEnded, OpFailed, OpParked
+from durable_core.model.ops import Memo, Op, OpKind, Pending
+from durable_core.wire.errors import load_step_error
+from durable_core.wire.events import dump_event, load_event
+
+__all__ = ["run_step", "send_events", "sleep_until", "wait_for_event"]
+
+
+def run_step(ex: Execution, op: Op, call: Call) -> Flow[object]:
+    """``step.run``: answer from the memo, or call the function until it has an outcome."""
+    memo = yield from _recall(ex, op)
+    while memo is None:
+        pending = ex.pending.get(op.id)
+        if pending is not None:
+            yield from _until_due(ex, pending)
+        memo = yield from _attempt(ex, op, call, pending.failures if pending else 0)
+    return _deliver(ex, memo)
+
+
+def sleep_until(ex: Execution, op: Op, due_at: Callable[[int], int]) -> Flow[None]:
+    """``step.sleep`` and ``step.sleep_until``; ``due_at`` gets the time now."""
+    memo = yield from _recall(ex, op)
+    if memo is None:
+        pending = ex.pending.get(op.id)
+        if pending is None:
+            now = ex.env.clock.now()
+            pending = Pending(op=op, due_at=due_at(now))
+            if pending.due_at > now:
+                yield from _remember(ex, pending)
+        yield from _until_due(ex, pending)
+        memo = yield from _end(ex, op, "null", MARK.get())
+    _deliver(ex, memo)
+
+
+def wait_for_event(ex: Execution, op: Op, rule: WaitRule, timeout: int) -> Flow[Event | None]:
+    """``step.wait_for_event``: the first matching event after the last step, or None."""
+    memo = yield from _recall(ex, op)
+    if memo is None:
+        pending = ex.pending.get(op.id)
+        if pending is None:
+            pending = _wait(ex, op, rule, timeout)
+            yield from _remember(ex, pending)
+        yield from _until_due(ex, pending)
+        event = ex.pending[op.id].matched
+        if event is None:
+            memo = yield from _end(ex, op, "null", pending.mark)
+        else:
+            ex.taken.add(event.seq)
+            memo = yield from _end(ex, op, dump_event(event.event), event.seq)
+    _deliver(ex, memo)
+    return None if memo.value == "null" else load_event(memo.value)
+
+
+def send_events(ex: Execution, op: Op, events: tuple[Event, ...]) -> Flow[list[str]]:
+    """``step.send_event``: the events and the step's checkpoint are one transaction.
+
+    Ids that the user left out are made from run and step, so that a crash cannot send twice.
+    """
+    memo = yield from _recall(ex, op)
+    if memo is None:
+        now = ex.env.clock.now()
+        named = tuple(
+            replace(event, id=event.id or f"{ex.run.id}:{op.id}:{index}", ts=event.ts or now)
+            for index, event in enumerate(events)
+        )
+        value = json.dumps([event.id for event in named], ensure_ascii=False)
+        ended = OpEnded(op=op, value=value, number=ex.next_number(), mark=MARK.get())
+        memo = yield from _commit(ex, ended, sends=named)
+        yield from settle(ex)
+        memo = ex.memos[op.id]
+    _deliver(ex, memo)
+    ids: list[str] = json.loads(memo.value)
+    return ids
+
+
+def _recall(ex: Execution, op: Op) -> Flow[Memo | None]:
+    """Return the memo of an op, in its turn; None if the op has not finished."""
+    ex.check_open()
+    ex.activity += 1
+    if ex.stopping:
+        yield from park(op.id, None)
+    memo = ex.memos.get(op.id)
+    if memo is not None:
+        yield from in_turn(memo.number)
+        ex.check_open()
+    return memo
+
+
+def _deliver(ex: Execution, memo: Memo) -> object:
+    """Give the outcome to the handler, as replay would."""
+    MARK.set(max(MARK.get(), memo.mark))
+    if memo.op.kind is OpKind.WAIT and memo.value != "null":
+        ex.taken.add(memo.mark)
+    if not memo.ok:
+        ex.failures += 1
+        raise load_step_error(memo.op.name, memo.value)
+    return ex.env.codec.decode(memo.value) if memo.op.kind is OpKind.RUN else None
+
+
+def _attempt(ex: Execution, op: Op, call: Call, failures: int) -> Flow[Memo | None]:
+    """Call the function once; the memo if that settled it, None if it is to be tried again."""
+    yield from settle(ex)
+    ex.check_open()
+    ex.in_flight += 1
+    try:
+        mark = yield from read_mark()
+        outcome = yield from invoke(op.name, call)
+        ended = _judge(ex, op, outcome, mark, failures)
+        memo = yield from _commit(ex, ended)
+        if isinstance(outcome, Cancelled):
+            raise outcome.error
+        return memo
+    finally:
+        ex.in_flight -= 1
+        ex.activity += 1
+
+
+def _judge(ex: Execution, op: Op, outcome: Outcome, mark: int, failures: int) -> Input:
+    """Say what the outcome of a function means for the run."""
+    number = ex.next_number()
+    match outcome:
+        case Returned(value=value):
+            text = _encode(ex, op, value)
+            return OpEnded(op=op, value=text, number=number, mark=mark, failures=failures)
+        case Raised(error=error):
+            failure = failure_of_step(error, ex.env.clock.now())
+        case Cancelled():
+            text = "user code cancelled the step before its function ended"
+            failure = Failure(name="StepCancelled", message=text, final=True, cancelled=True)
+    u = ex.env.ids.uniform()
+    return OpFailed(op=op, failure=failure, number=number, mark=mark, failures=failures, u=u)
+
+
+def _encode(ex: Execution, op: Op, value: object) -> str:
+    try:
+        text = ex.env.codec.encode(value)
+    except TypeError as error:
+        raise StepResultError(
+            f"the result of step {op.name!r} cannot be stored: {error}"
+        ) from error
+    ex.check_size(op, text)
+    return text
+
+
+def _end(ex: Execution, op: Op, value: str, mark: int) -> Flow[Memo]:
+    """Finish an op that had no function to call."""
+    ended = OpEnded(op=op, value=value, number=ex.next_number(), mark=mark)
+    memo = yield from _commit(ex, ended)
+    assert memo is not None
+    return memo
+
+
+def _commit(ex: Execution, ended: Input, sends: tuple[Event, ...] = ()) -> Flow[Memo | None]:
+    """Decide what follows from the end of an op, and queue it."""
+    ex.check_open()
+    transition = advance(ex.run, ended, ex.env.clock.now(), ex.env.policy)
+    ex.run = transition.run
+    return (yield from _apply(ex, transition, sends))
+
+
+def _apply(ex: Execution, transition: Transition, sends: tuple[Event, ...]) -> Flow[Memo | None]:
+    memo: Memo | None = None
+    for command in transition.commands:
+        match command:
+            case SaveMemo(memo=memo):
+                ex.memos[memo.op.id] = memo
+                ex.pending.pop(memo.op.id, None)
+                yield from save(ex, memos=(memo,), sends=sends)
+            case SavePending(pending=pending):
+                ex.pending[pending.op.id] = pending
+                yield from save(ex, pending=(pending,))
+            case Handoff(reason=reason):
+                yield from hand_off(ex, reason)
+            case _:
+                raise AssertionError(f"a step cannot lead to {command!r}")
+    return memo
+
+
+def _wait(ex: Execution, op: Op, rule: WaitRule, timeout: int) -> Pending:
+    mark = MARK.get()
+    return Pending(
+        op=op,
+        due_at=ex.env.clock.now() + timeout,
+        rule=dump_rule(rule),
+        event=rule.event,
+        match_path=".".join(rule.match.path) if rule.match else "",
+        match_key=rule.match.key if rule.match else "",
+        mark=mark,
+        seen=tuple(sorted(seq for seq in ex.taken if seq > mark)),
+    )
+
+
+def _remember(ex: Execution, pending: Pending) -> Flow[None]:
+    """Make an unfinished op durable before anybody relies on it."""
+    ex.pending[pending.op.id] = pending
+    yield from save(ex, pending=(pending,))
+    yield from settle(ex)
+    ex.check_open()
+
+
+def _until_due(ex: Execution, pending: Pending) -> Flow[None]:
+    """Return when the op is due, or its event has come; until then it is parked."""
+    op_id = pending.op.id
+    while not _is_due(ex, op_id, pending):
+        parked = advance(ex.run, OpParked(pending=pending), ex.env.clock.now(), ex.env.policy)
+        ex.run = parked.run
+        ex.parked.add(op_id)
+        try:
+            yield from _apply(ex, parked, ())
+            yield from park(op_id, pending.due_at)
+        finally:
+            ex.parked.discard(op_id)
+            ex.activity += 1
+        ex.check_open()
+
+
+def _is_due(ex: Execution, op_id: str, pending: Pending) -> bool:
+    known = ex.pending.get(op_id, pending)
+    return known.matched is not None or known.due_at <= ex.env.clock.now()

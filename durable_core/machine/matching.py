@@ -1,0 +1,210 @@
+"""Which events end a wait.
+
+``match="data.x"`` compares one value of the run's own request with one of the event. Both are
+turned into *keys*, so that a store can find the waits of an event by an index:
+
+- ``t:<text>`` for text, as path parameters and query values are;
+- ``j:<canonical JSON>`` for a JSON value.
+
+A scalar in an event answers to both, an object or array to the second only, and a value that is
+missing or null to none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from durable_core.errors import BadRequest, MatchError
+from durable_core.model.events import Event
+from durable_core.model.http import Request
+from durable_core.wire.codec import canonical_json, check_json
+
+__all__ = [
+    "Condition",
+    "MatchRule",
+    "WaitRule",
+    "dump_rule",
+    "event_keys",
+    "load_rule",
+    "matches",
+    "resolve_match",
+    "validate_if",
+]
+
+#: A path into an event, and the canonical JSON of the value required there.
+Condition = tuple[tuple[str, ...], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchRule:
+    """The event's value at ``path`` must answer to ``key``.
+
+    Attributes:
+        path: names into the event, beginning with ``"data"``.
+        key: ``t:`` or ``j:`` and the canonical text of the request's value.
+    """
+
+    path: tuple[str, ...]
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitRule:
+    """What an event must be to end a wait.
+
+    Attributes:
+        event: its name.
+        match: a value that must be as in the request, or None.
+        conditions: values that must be as given.
+    """
+
+    event: str
+    match: MatchRule | None = None
+    conditions: tuple[Condition, ...] = ()
+
+
+def resolve_match(expression: str, request: Request) -> MatchRule:
+    """Look up what ``match="data.<x>"`` means for this request.
+
+    ``<x>`` is taken from the path parameters, else from the query (its first value), else from
+    the JSON body, where each dot goes one object deeper.
+
+    Raises:
+        TypeError, ValueError: the expression is not of that form.
+        MatchError: the request has no such value, or it is null.
+    """
+    path = _parse_path("match", expression)
+    name = expression.partition(".")[2]
+    if name in request.path_params:
+        return MatchRule(path=path, key=f"t:{request.path_params[name]}")
+    text = request.query.get(name)
+    if text is not None:
+        return MatchRule(path=path, key=f"t:{text}")
+    value = _look_up(_json_or_none(request), path[1:])
+    if value is None:
+        raise MatchError(
+            f"match={expression!r}: the request has no {name!r} among its path parameters, its "
+            "query or its JSON body, or it is null"
+        )
+    try:
+        check_json(value)
+    except TypeError as error:
+        raise MatchError(f"match={expression!r} cannot be compared: {error}") from None
+    return MatchRule(path=path, key=f"j:{canonical_json(value)}")
+
+
+def event_keys(event: Event, path: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the keys that the event's value at the path answers to.
+
+    Args:
+        event: one whose data ``check_json`` accepts.
+        path: names into the event, beginning with ``"data"``.
+    """
+    value = _look_up(event.data, path[1:])
+    if value is None:
+        return ()
+    canonical = canonical_json(value)
+    if isinstance(value, (dict, list)):
+        return (f"j:{canonical}",)
+    return (f"t:{_scalar_text(value)}", f"j:{canonical}")
+
+
+def validate_if(required: Mapping[str, object]) -> tuple[Condition, ...]:
+    """Return the conditions of ``if_={"data.amount": 10}``.
+
+    Values are compared as JSON: 1 equals 1.0, but neither True nor "1".
+
+    Raises:
+        TypeError: not a mapping, a path that is not a ``str``, or a value that is not JSON.
+        ValueError: no conditions, a path of another form, or None (a null never matches).
+    """
+    if not isinstance(required, Mapping):
+        raise TypeError(
+            "if_ must be a mapping of paths such as 'data.amount' to values, "
+            f"not {type(required).__name__}"
+        )
+    if not required:
+        raise ValueError("if_ must have at least one condition")
+    return tuple(_condition(path, value) for path, value in required.items())
+
+
+def matches(rule: WaitRule, event: Event) -> bool:
+    """Tell whether the event ends a wait with this rule."""
+    if event.name != rule.event:
+        return False
+    if rule.match is not None and rule.match.key not in event_keys(event, rule.match.path):
+        return False
+    return all(_holds(condition, event) for condition in rule.conditions)
+
+
+def dump_rule(rule: WaitRule) -> str:
+    """Return the rule as JSON text, for the store."""
+    match = None if rule.match is None else (rule.match.path, rule.match.key)
+    return json.dumps([rule.event, match, rule.conditions], separators=(",", ":"))
+
+
+def load_rule(text: str) -> WaitRule:
+    """Return the rule that ``dump_rule`` was given."""
+    event, match, conditions = json.loads(text)
+    return WaitRule(
+        event=event,
+        match=None if match is None else MatchRule(path=tuple(match[0]), key=match[1]),
+        conditions=tuple((tuple(path), value) for path, value in conditions),
+    )
+
+
+def _condition(path: str, value: object) -> Condition:
+    names = _parse_path("a path of if_", path)
+    if value is None:
+        raise ValueError(f"if_: {path!r} cannot be required to be None, as a null never matches")
+    try:
+        check_json(value)
+    except TypeError as error:
+        raise TypeError(f"if_: the value for {path!r}: {error}") from None
+    return names, canonical_json(value)
+
+
+def _holds(condition: Condition, event: Event) -> bool:
+    path, required = condition
+    value = _look_up(event.data, path[1:])
+    return value is not None and canonical_json(value) == required
+
+
+def _parse_path(what: str, text: object) -> tuple[str, ...]:
+    if not isinstance(text, str):
+        raise TypeError(f"{what} must be a str, not {type(text).__name__}")
+    names = tuple(text.split("."))
+    if len(names) < 2 or names[0] != "data" or "" in names:
+        raise ValueError(f"{what} must be 'data.' and names with dots between, not {text!r:.80}")
+    return names
+
+
+def _look_up(value: object, names: tuple[str, ...]) -> object:
+    for name in names:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(name)
+    return value
+
+
+def _json_or_none(request: Request) -> object:
+    try:
+        return request.json() if request.body else None
+    except BadRequest:
+        return None
+
+
+def _scalar_text(value: object) -> str:
+    """Return what a client would write for the value in a URL."""
+    if isinstance(value, str):
+        return value
+    text = canonical_json(value)
+    mantissa, exponent, power = text.partition("e-")
+    if not exponent:
+        return text
+    # A float that is no integer has no positive exponent, so this spells out small ones.
+    sign = "-" if mantissa.startswith("-") else ""
+    digits = mantissa.removeprefix("-").replace(".", "")
+    return f"{sign}0.{'0' * (int(power) - 1)}{digits}"

@@ -1,0 +1,74 @@
+"""Events: what outside code tells waiting runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["Event", "StoredEvent"]
+
+_LONGEST = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, as its sender describes it.
+
+    Args:
+        name: what happened, such as ``"trip/approved"``; 1 to 255 characters.
+        data: a JSON object. Its contents are checked where the event enters the library.
+        id: 1 to 255 characters that make the event unique: one that is sent again with the same
+            id within 24 hours is taken once. None makes every event a new one.
+        ts: when it happened, epoch milliseconds, 0 or more; None for "when it is received".
+
+    Raises:
+        TypeError: an argument of another type.
+        ValueError: an argument that is out of range.
+    """
+
+    name: str
+    data: Mapping[str, object] = field(default_factory=dict)
+    id: str | None = None
+    ts: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_text("name", self.name)
+        if not isinstance(self.data, Mapping):
+            raise TypeError(f"event data must be a JSON object, not {type(self.data).__name__}")
+        if self.id is not None:
+            _check_text("id", self.id)
+        if self.ts is not None:
+            _check_time(self.ts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvent:
+    """An event as the store keeps it.
+
+    Attributes:
+        seq: its place in the order in which events were stored; 1 or more.
+        event: what was sent.
+        received_at: epoch milliseconds.
+    """
+
+    seq: int
+    event: Event
+    received_at: int
+
+
+def _check_text(what: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"event {what} must be a str, not {type(value).__name__}")
+    if not 1 <= len(value) <= _LONGEST:
+        raise ValueError(f"event {what} must have 1 to {_LONGEST} characters, not {len(value)}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"event {what} must not contain lone surrogates") from None
+
+
+def _check_time(value: object) -> None:
+    if type(value) is not int:
+        raise TypeError(f"event ts must be an int or None, not {type(value).__name__}")
+    if not 0 <= value < 2**53:
+        raise ValueError(f"event ts must be epoch milliseconds, 0 or more, not {value}")

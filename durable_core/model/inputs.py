@@ -1,0 +1,154 @@
+"""What can happen to a run: the inputs of ``machine/advance.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from durable_core.model.commands import HandoffReason
+from durable_core.model.ops import Op, OpKind, Pending
+
+__all__ = [
+    "BecameQuiet",
+    "Claimed",
+    "Detached",
+    "Failure",
+    "HandlerRaised",
+    "HandlerReturned",
+    "Input",
+    "OpEnded",
+    "OpFailed",
+    "OpParked",
+    "Orphaned",
+    "ResponseBroke",
+    "ResponseStarted",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """An error of user code, as far as decisions go.
+
+    Attributes:
+        name: the class name of the error.
+        message: its text.
+        data: JSON text of its ``data`` attribute, or "".
+        final: trying again cannot help.
+        retry_after: milliseconds to wait, if the error says so.
+        cancelled: user code cancelled the step.
+    """
+
+    name: str
+    message: str
+    data: str = ""
+    final: bool = False
+    retry_after: int | None = None
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpEnded:
+    """An op has its result: JSON text. ``failures`` counts the attempts that failed before."""
+
+    op: Op
+    value: str
+    number: int
+    mark: int
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpFailed:
+    """The function of an op raised. ``failures`` counts earlier ones; ``u`` is random in [0, 1)."""
+
+    op: Op
+    failure: Failure
+    number: int
+    mark: int
+    failures: int
+    u: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpParked:
+    """An op cannot finish now; ``pending`` says when it can."""
+
+    pending: Pending
+
+    @property
+    def reason(self) -> HandoffReason:
+        """Why the client cannot wait for it."""
+        return _REASONS[self.pending.op.kind]
+
+
+_REASONS = {
+    OpKind.RUN: HandoffReason.STEP_RETRY,
+    OpKind.SEND: HandoffReason.STEP_RETRY,
+    OpKind.SLEEP: HandoffReason.SLEEP,
+    OpKind.WAIT: HandoffReason.WAIT,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detached:
+    """The client cannot be kept any longer, for a reason that is not the handler's."""
+
+    reason: HandoffReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BecameQuiet:
+    """Nothing is left to do until the first of these is due (at once, if there are none)."""
+
+    pending: tuple[Pending, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerReturned:
+    """The handler's response is there, in full."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseStarted:
+    """The first byte of a streamed body is about to be sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseBroke:
+    """A streamed response that had started cannot be finished, nor made again."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerRaised:
+    """The handler raised outside steps, or let a StepError pass. ``u`` is random in [0, 1)."""
+
+    failure: Failure
+    u: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A worker took the run. ``max_takeovers`` bounds the crashes in a row without progress."""
+
+    max_takeovers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphaned:
+    """No code has known the run's endpoint key for too long."""
+
+
+Input = (
+    OpEnded
+    | OpFailed
+    | OpParked
+    | Detached
+    | BecameQuiet
+    | HandlerReturned
+    | ResponseStarted
+    | ResponseBroke
+    | HandlerRaised
+    | Claimed
+    | Orphaned
+)

@@ -1,0 +1,1 @@
+"""Everything that touches the world with the standard library: stores, threads, clocks, HTTP."""

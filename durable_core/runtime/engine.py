@@ -1,0 +1,268 @@
+"""The embedded engine: retries, timers, waits and re-entry, with nothing but a store."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from durable_core.errors import DuplicateEndpointError, StoreError
+from durable_core.flow.env import Env
+from durable_core.flow.serve import unavailable
+from durable_core.flow.wait import WaitRequest
+from durable_core.model.events import Event
+from durable_core.model.request import Request
+from durable_core.model.response import Response
+from durable_core.model.run import Phase
+from durable_core.ports import Cancel, RunRecord, SendEvents, Store, StoredResult, Write
+from durable_core.runtime.environment import refuse_patched_threads
+from durable_core.runtime.logs import logger
+from durable_core.runtime.node import Node
+from durable_core.runtime.settings import Registered, Settings
+from durable_core.wire.problem import problem
+from durable_core.wire.requests import dump_head
+
+__all__ = ["EmbeddedEngine"]
+
+T = TypeVar("T")
+
+
+class EmbeddedEngine:
+    """Owns the endpoints of one application, and its node in this process.
+
+    Nothing is opened or started before :meth:`start` or the first request. After a fork the child
+    leaves what it inherited alone and starts its own node.
+
+    Args:
+        env: the application, but for its secrets.
+        secrets: keys of run tokens; none takes the store's own.
+        store: where state is kept.
+        settings: how a node works.
+    """
+
+    def __init__(
+        self, env: Env, secrets: tuple[bytes, ...], store: Store, settings: Settings
+    ) -> None:
+        self._given_secrets = secrets
+        self._secrets: tuple[bytes, ...] | None = None
+        self.env = replace(env, secrets=self._all_secrets)
+        self.store = store
+        self.settings = settings
+        self.endpoints: dict[str, Registered] = {}
+        self._lock = threading.RLock()
+        self._lock_pid = os.getpid()
+        self._node: Node | None = None
+        self._stopping = False
+        self._at_exit = False
+
+    # -- endpoints --------------------------------------------------------------------------
+
+    def register(self, endpoint: Registered) -> None:
+        """Add an endpoint, or replace it by a newer version of the same function.
+
+        Raises:
+            DuplicateEndpointError: another function has its key.
+        """
+        key = endpoint.options.key
+        known = self.endpoints.get(key)
+        if known is not None and _identity(known.handler) != _identity(endpoint.handler):
+            raise DuplicateEndpointError(
+                f"two functions have the endpoint key {key!r}: {_identity(known.handler)} and "
+                f"{_identity(endpoint.handler)}; give one of them endpoint(name=...) or "
+                "endpoint(function_id=...)"
+            )
+        self.endpoints[key] = endpoint
+
+    # -- life -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Open the store and start working in this process; nothing if that is so already."""
+        self._adopt_running_loop(self._started())
+
+    def stop(self, timeout: float) -> None:
+        """Hand clients off, wait for steps in flight, give leases back, close the store."""
+        node = self._node
+        if node is None or node.pid != os.getpid():
+            return
+        if _running_loop() is not None and node.has_tasks_on(_running_loop()):
+            raise RuntimeError(
+                "stop() would block the event loop that its runs need; use 'await stop_async()'"
+            )
+        with self._lock:
+            if self._node is not node:
+                return
+            self._stopping = True
+            try:
+                node.stop(timeout)
+            finally:
+                self._node = None
+                self._stopping = False
+
+    @property
+    def node(self) -> Node | None:
+        """The node of this process, if it was started."""
+        node = self._node
+        return node if node is not None and node.pid == os.getpid() else None
+
+    def _started(self) -> Node:
+        node = self._node
+        if node is not None and node.pid == os.getpid():
+            return node
+        if self._lock_pid != os.getpid():
+            # A fork may have happened while a thread of the parent held the lock.
+            self._lock, self._lock_pid = threading.RLock(), os.getpid()
+            self._stopping = False
+        with self._lock:
+            node = self._node
+            if node is None or node.pid != os.getpid():
+                refuse_patched_threads()
+                node = Node(self.env, self.settings, self.store, self.endpoints)
+                node.start()
+                self._node = node
+                if not self._at_exit:
+                    self._at_exit = True
+                    atexit.register(self._stop_at_exit)
+            return node
+
+    def _stop_at_exit(self) -> None:
+        try:
+            self.stop(10.0)
+        except Exception:
+            logger.exception("could not stop in good order")
+
+    def _adopt_running_loop(self, node: Node) -> None:
+        loop = _running_loop()
+        if loop is not None:
+            node.adopt_loop(loop)
+
+    def _all_secrets(self) -> tuple[bytes, ...]:
+        if self._secrets is None:
+            self._secrets = self._given_secrets or (self.store.secret(),)
+        return self._secrets
+
+    # -- requests ---------------------------------------------------------------------------
+
+    def serve(self, endpoint: Registered, request: Request, route: str | None) -> Response:
+        """Run a handler for a client, in this thread."""
+        if self._stopping:
+            return _shutting_down()
+        try:
+            node = self._started()
+        except StoreError as error:
+            return _refuse(error)
+        return node.serve(endpoint, request, route)
+
+    async def serve_async(
+        self, endpoint: Registered, request: Request, route: str | None
+    ) -> Response:
+        """Run a handler for a client of an asynchronous server."""
+        if self._stopping:
+            return _shutting_down()
+        try:
+            node = self._started()
+        except StoreError as error:
+            return _refuse(error)
+        return await node.serve_async(endpoint, request, route)
+
+    def wait(self, wanted: WaitRequest) -> Response:
+        """Answer a client at the wait URL, in this thread."""
+        try:
+            return self._started().holding.wait(wanted)
+        except StoreError as error:
+            return _refuse(error)
+
+    async def wait_async(self, wanted: WaitRequest) -> Response:
+        """Answer a client at the wait URL."""
+        try:
+            return await self._started().holding.wait_async(wanted)
+        except StoreError as error:
+            return _refuse(error)
+
+    def await_elsewhere(self, awaitable: Awaitable[T]) -> T:
+        """Await something on the node's own event loop."""
+        return self._started().await_elsewhere(awaitable)
+
+    async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
+        """Call a plain function without blocking the event loop."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._started().serving, function, *args)
+
+    # -- events and runs --------------------------------------------------------------------
+
+    def send(self, events: Sequence[Event]) -> Sequence[str]:
+        """Store events and wake the runs that wait for them; return their ids."""
+        return self._started().queue.execute(self._to_send(events)).ids
+
+    async def send_async(self, events: Sequence[Event]) -> Sequence[str]:
+        """Store events and wake the runs that wait for them; return their ids."""
+        queue = self._started().queue
+        return (await queue.wait_async(queue.submit(self._to_send(events)))).ids
+
+    def _to_send(self, events: Sequence[Event]) -> SendEvents:
+        now = self.env.clock.now()
+        named = tuple(
+            replace(
+                event,
+                id=self.env.ids.ulid(now) if event.id is None else event.id,
+                ts=now if event.ts is None else event.ts,
+            )
+            for event in events
+        )
+        return SendEvents(app=self.env.app, events=named, now=now)
+
+    def execute(self, write: Write[T]) -> T:
+        """Commit one write."""
+        return self._started().queue.execute(write)
+
+    def get(self, run_id: str) -> RunRecord | None:
+        """Return all that is known about a run."""
+        self._started()
+        return self.store.get(self.env.app, run_id)
+
+    def list(self, phase: Phase | None, before: str | None, limit: int) -> Sequence[RunRecord]:
+        """Return runs, newest first."""
+        self._started()
+        return self.store.list(self.env.app, phase=phase, before=before, limit=limit)
+
+    def cancel(self, run_id: str) -> bool:
+        """End a run as cancelled; False if it had ended."""
+        response = problem(410, "run-cancelled", detail="the run was cancelled", run_id=run_id)
+        assert isinstance(response.body, bytes)
+        result = StoredResult(
+            phase=Phase.CANCELLED,
+            head=dump_head(response),
+            body=response.body,
+            ended_at=self.env.clock.now(),
+        )
+        return self.execute(Cancel(app=self.env.app, run_id=run_id, result=result))
+
+
+def _identity(handler: Callable[..., object]) -> str:
+    module = getattr(handler, "__module__", type(handler).__module__)
+    name = getattr(handler, "__qualname__", type(handler).__qualname__)
+    return f"{module}.{name}"
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _shutting_down() -> Response:
+    response = problem(503, "shutting-down", detail="the server is shutting down")
+    return Response(
+        status=503,
+        headers=(*response.headers.raw, ("retry-after", "1")),
+        body=response.body,
+    )
+
+
+def _refuse(error: StoreError) -> Response:
+    logger.error("a request was refused, the store is unavailable: %s", error)
+    return unavailable(error)

@@ -1,0 +1,322 @@
+"""The keeper: one thread per process that sees to everything with a time of its own.
+
+It renews the process's lease, takes over from dead processes, claims runs that are due, notices
+what other processes have committed, deletes what is old. It never runs a handler, so nothing it
+does is delayed by a slow step.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from durable_core.errors import LeaseLost, StoreError
+from durable_core.flow.current import Face
+from durable_core.flow.env import Env
+from durable_core.ports import Beat, Bury, Claim, Claimed, Peer, Prune, Register, RunWrite, Store
+from durable_core.runtime.commits import CommitQueue
+from durable_core.runtime.live import LiveRuns, Waiters
+from durable_core.runtime.logs import logger
+from durable_core.runtime.system import host_id
+
+__all__ = ["Keeper"]
+
+#: How often other processes are looked at, seconds: while clients wait here, and otherwise.
+_ATTENTIVE = 0.02
+_IDLE = 0.1
+#: A wall clock that moves by more than this against the monotonic one was set, milliseconds.
+_CLOCK_STEP = 5_000
+#: How many runs one claim takes at most.
+_CLAIM = 20
+#: How many rows one deletion takes at most.
+_PRUNE = 100
+
+
+class _Settings(Protocol):
+    """The part of the node's settings that is the keeper's."""
+
+    @property
+    def heartbeat(self) -> float: ...
+    @property
+    def lease(self) -> float: ...
+    @property
+    def keep_runs(self) -> float: ...
+    @property
+    def keep_events(self) -> float: ...
+    @property
+    def orphan_after(self) -> float: ...
+
+
+class _Host(Protocol):
+    """What the keeper needs of its node."""
+
+    env: Env
+    store: Store
+    queue: CommitQueue
+    live: LiveRuns
+    waiters: Waiters
+    abandoned: list[RunWrite]
+
+    @property
+    def settings(self) -> _Settings: ...
+    def capacity(self, face: Face) -> int: ...
+    def keys(self, face: Face) -> tuple[str, ...]: ...
+    def resume(self, claimed: Claimed) -> None: ...
+    def fail_orphan(self, claimed: Claimed) -> None: ...
+
+
+class Keeper:
+    """See the module. ``owner`` is the name of this process in its leases."""
+
+    def __init__(self, host: _Host) -> None:
+        self.owner = ""
+        self._host = host
+        self._wake = threading.Event()
+        self._stopped = False
+        self._next_due: int | None = None
+        self._thread: threading.Thread | None = None
+        self._version = -1
+        self._peers: Sequence[Peer] = ()
+        self._skew = 0
+        self._spare_until = 0.0
+        self._reported: set[str] = set()
+        self._chores = (
+            _Chore(host.settings.heartbeat, self._beat),
+            _Chore(1.0, self._refresh_peers),
+            _Chore(1.0, host.store.maintain),
+            _Chore(10.0, self._bury_orphans),
+            _Chore(5.0, self._prune),
+            _Chore(60.0, self._report_unknown),
+        )
+
+    def start(self) -> None:
+        """Register the process and begin."""
+        self._register()
+        self._skew = self._clock_skew()
+        self._thread = threading.Thread(target=self._run, name="durable-keeper", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Claim no more and end the thread."""
+        self._stopped = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    @property
+    def alive(self) -> bool:
+        """True while the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def wake(self) -> None:
+        """Look at everything now."""
+        self._next_due = None
+        self._version = -1
+        self._wake.set()
+
+    def due(self, due_at: int) -> None:
+        """A run is due then, epoch milliseconds."""
+        if self._next_due is None or due_at < self._next_due:
+            self._wake.set()
+
+    def _run(self) -> None:
+        troubled = False
+        while not self._stopped:
+            try:
+                delay = self._round()
+                troubled = False
+            except StoreError as error:
+                if not troubled:
+                    logger.error("the keeper cannot reach the store, it keeps trying: %s", error)
+                troubled, delay = True, 0.5
+            except Exception:
+                logger.exception("the keeper failed in one round, it goes on")
+                delay = 0.5
+            self._wake.wait(delay)
+            self._wake.clear()
+
+    def _round(self) -> float:
+        self._watch_clock()
+        for chore in self._chores:
+            chore.do_if_due()
+        self._bury_dead()
+        self._give_up_abandoned()
+        self._notice_others()
+        next_due = self._claim_due()
+        self._next_due = next_due
+        pause = _ATTENTIVE if len(self._host.waiters) or len(self._host.live) else _IDLE
+        if next_due is None:
+            return pause
+        return min(pause, max(0.0, (next_due - self._host.env.clock.now()) / 1000))
+
+    # -- the process's own lease ------------------------------------------------------------
+
+    def _register(self) -> None:
+        now = self._host.env.clock.now()
+        owner = self._host.env.ids.ulid(now)
+        peer = Peer(id=owner, host=host_id(), pid=os.getpid(), expires_at=self._expiry(now))
+        self._host.queue.execute(Register(peer=peer))
+        self.owner = owner
+
+    def _expiry(self, now: int) -> int:
+        return now + int(self._host.settings.lease * 1000)
+
+    def _beat(self) -> None:
+        now = self._host.env.clock.now()
+        if self._host.queue.execute(Beat(id=self.owner, expires_at=self._expiry(now))):
+            return
+        logger.warning(
+            "this process did not renew its lease in time and others took its runs; it goes on "
+            "under a new name"
+        )
+        lost = [live for live in self._host.live.all() if live.ex.owner == self.owner]
+        self._register()
+        for live in lost:
+            live.lose()
+
+    def _clock_skew(self) -> int:
+        return self._host.env.clock.now() - time.monotonic_ns() // 1_000_000
+
+    def _watch_clock(self) -> None:
+        """When the wall clock was set, renew leases first and give others time to do so."""
+        skew = self._clock_skew()
+        if abs(skew - self._skew) <= _CLOCK_STEP:
+            return
+        logger.warning("the clock was set by %+d ms", skew - self._skew)
+        self._skew = skew
+        self._beat()
+        self._spare_until = time.monotonic() + 2 * self._host.settings.heartbeat
+        for live in self._host.live.all():
+            live.look_again()
+
+    # -- other processes --------------------------------------------------------------------
+
+    def _refresh_peers(self) -> None:
+        self._peers = [peer for peer in self._host.store.peers() if peer.id != self.owner]
+
+    def _bury_dead(self) -> None:
+        if not self._peers:
+            return
+        dead = tuple(self._host.store.proven_dead(self._peers))
+        now = self._host.env.clock.now()
+        if dead:
+            self._bury(Bury(ids=dead, now=now))
+        if time.monotonic() >= self._spare_until:
+            expired = tuple(
+                peer.id for peer in self._peers if peer.expires_at < now and peer.id not in dead
+            )
+            if expired:
+                self._bury(Bury(ids=expired, now=now, unless_beat_after=now))
+
+    def _bury_orphans(self) -> None:
+        self._bury(Bury(ids=(), now=self._host.env.clock.now(), orphans=True))
+
+    def _bury(self, bury: Bury) -> None:
+        freed = self._host.queue.execute(bury)
+        if freed:
+            logger.warning("took %d runs over from processes that are gone", len(freed))
+        if bury.ids:
+            self._refresh_peers()
+
+    def _notice_others(self) -> None:
+        """Pass on what was committed since the last look."""
+        version = self._host.store.version()
+        if version == self._version:
+            return
+        self._version = version
+        store, app = self._host.store, self._host.env.app
+        if len(self._host.live):
+            for run_id, op_id, event in store.matched(self.owner):
+                live = self._host.live.get(run_id)
+                if live is not None:
+                    live.event_came(op_id, event)
+        waited_for = self._host.waiters.run_ids()
+        if waited_for:
+            self._host.waiters.ended(store.ended(app, waited_for))
+
+    # -- due runs ---------------------------------------------------------------------------
+
+    def _claim_due(self) -> int | None:
+        """Claim what is due and can be run; return when the next run is due."""
+        next_due: int | None = None
+        for face in Face:
+            keys = self._host.keys(face)
+            while keys and not self._stopped:
+                room = self._host.capacity(face)
+                due_at = self._host.store.next_due(self._host.env.app, keys) if room else None
+                if due_at is None:
+                    break
+                if due_at > self._host.env.clock.now():
+                    next_due = due_at if next_due is None else min(next_due, due_at)
+                    break
+                for claimed in self._claim(keys, min(room, _CLAIM)):
+                    self._host.resume(claimed)
+        return next_due
+
+    def _claim(self, keys: tuple[str, ...], limit: int) -> tuple[Claimed, ...]:
+        env = self._host.env
+        claim = Claim(app=env.app, owner=self.owner, keys=keys, now=env.clock.now(), limit=limit)
+        return self._host.queue.execute(claim)
+
+    def _give_up_abandoned(self) -> None:
+        while self._host.abandoned:
+            try:
+                self._host.queue.execute(self._host.abandoned[0])
+            except LeaseLost:
+                pass  # somebody else has it already, or it never came to be stored
+            self._host.abandoned.pop(0)
+
+    def _report_unknown(self) -> None:
+        """Due runs that no code here knows: say so once per key, fail them after a long time."""
+        env, host = self._host.env, self._host
+        now = env.clock.now()
+        known = (*host.keys(Face.SYNC), *host.keys(Face.ASYNC))
+        too_old = now - int(host.settings.orphan_after * 1000)
+        for record in host.store.unclaimable(env.app, known, now):
+            key = record.run.endpoint_key
+            if key not in self._reported:
+                self._reported.add(key)
+                logger.warning("runs of endpoint %r are due, but no code here knows it", key)
+            if record.due_at is not None and record.due_at < too_old:
+                for claimed in self._claim((key,), 1):
+                    host.fail_orphan(claimed)
+
+    # -- old things -------------------------------------------------------------------------
+
+    def _prune(self) -> None:
+        env, settings = self._host.env, self._host.settings
+        now = env.clock.now()
+        gone = self._host.queue.execute(
+            Prune(
+                app=env.app,
+                runs_before=now - int(settings.keep_runs * 1000),
+                events_before=now - int(settings.keep_events * 1000),
+                limit=_PRUNE,
+            )
+        )
+        if gone >= _PRUNE:
+            self._chores[4].hasten()
+
+
+class _Chore:
+    """Something that is done every so many seconds."""
+
+    def __init__(self, every: float, do: Callable[[], object]) -> None:
+        self._every = every
+        self._do = do
+        self._due = 0.0
+
+    def do_if_due(self) -> None:
+        """Do it if it is time."""
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + self._every
+            self._do()
+
+    def hasten(self) -> None:
+        """Do it again in a moment."""
+        self._due = time.monotonic() + 0.1

@@ -1,0 +1,80 @@
+"""A run in the memory store."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+
+from durable_core.model.ops import Memo, Pending
+from durable_core.model.run import Run
+from durable_core.ports import Claimed, RunRecord, RunWrite, StoredRequest, StoredResult
+
+__all__ = ["MemoryRow"]
+
+
+@dataclass(slots=True)
+class MemoryRow:
+    """A run and all that belongs to it. It has an owner, or a due time, or has ended."""
+
+    run: Run
+    request: StoredRequest
+    owner: str | None
+    due_at: int | None = None
+    result: StoredResult | None = None
+    memos: dict[int, Memo] = field(default_factory=dict)
+    pending: dict[str, Pending] = field(default_factory=dict)
+
+    @property
+    def due(self) -> tuple[int, str]:
+        """What due runs are ordered by."""
+        assert self.due_at is not None
+        return self.due_at, self.run.id
+
+    def record(self) -> RunRecord:
+        """Return what can be looked up about the run, without its ops."""
+        ended_at = None if self.result is None else self.result.ended_at
+        return RunRecord(run=self.run, owner=self.owner, due_at=self.due_at, ended_at=ended_at)
+
+    def ops(self) -> tuple[tuple[Memo, ...], tuple[Pending, ...]]:
+        """Return finished ops by number and unfinished ones by id."""
+        memos = tuple(self.memos[number] for number in sorted(self.memos))
+        return memos, tuple(deepcopy(self.pending[op_id]) for op_id in sorted(self.pending))
+
+    def wake(self, now: int) -> None:
+        """Make the run due, if nobody holds it and it has not ended."""
+        if self.due_at is not None:
+            self.due_at = min(self.due_at, now)
+
+    def end(self, result: StoredResult) -> None:
+        """End the run."""
+        self.run = replace(self.run, phase=result.phase)
+        self.owner = self.due_at = None
+        self.result = result
+        self.pending.clear()
+
+    def settle(self, write: RunWrite) -> None:
+        """Give the run its new state; end it, or put it away, as the write says."""
+        state = write.state
+        if state is not None:
+            self.run = replace(
+                self.run, phase=state.phase, failures=state.failures, takeovers=state.takeovers
+            )
+        if write.result is not None:
+            self.end(write.result)
+        elif write.release is not None:
+            self.owner, self.due_at = None, write.release.due_at
+            if any(pending.matched is not None for pending in self.pending.values()):
+                self.wake(write.now)
+
+    def take(self, owner: str) -> Claimed:
+        """Give the run to an owner, in a new epoch."""
+        self.owner, self.due_at = owner, None
+        self.run = replace(self.run, epoch=self.run.epoch + 1)
+        memos, pending = self.ops()
+        return Claimed(run=self.run, request=self.request, memos=memos, pending=pending)
+
+    def free(self, now: int, take_overs: int) -> None:
+        """Take the run from its owner."""
+        run = self.run
+        self.owner, self.due_at = None, now
+        self.run = replace(run, epoch=run.epoch + take_overs, takeovers=run.takeovers + take_overs)

@@ -1,0 +1,81 @@
+"""A pool of daemon threads: unlike ``concurrent.futures``, it never keeps a process from ending."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, ParamSpec, TypeVar
+
+__all__ = ["DaemonPool"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class DaemonPool(Executor):
+    """Runs calls in up to ``size`` threads, made as they are needed, first come first served."""
+
+    def __init__(self, size: int, name: str) -> None:
+        if size < 1:
+            raise ValueError(f"a pool must have at least one thread, not {size}")
+        self._size = size
+        self._name = name
+        self._calls: deque[Callable[[], None] | None] = deque()
+        self._condition = threading.Condition()
+        self._threads = 0
+        self._idle = 0
+        self._closed = False
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run the call in a thread; the future has its outcome.
+
+        Raises:
+            RuntimeError: the pool was shut down.
+        """
+        future: Future[T] = Future()
+
+        def call() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = fn(*args, **kwargs)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        with self._condition:
+            if self._closed:
+                raise RuntimeError(f"the {self._name} threads have been stopped")
+            self._calls.append(call)
+            if self._idle >= len(self._calls):
+                self._condition.notify()
+            elif self._threads < self._size:
+                self._threads += 1
+                name = f"{self._name}-{self._threads}"
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+        return future
+
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; threads end after what is queued. Never waits."""
+        with self._condition:
+            self._closed = True
+            if cancel_futures:
+                self._calls.clear()
+            self._condition.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                self._idle += 1
+                while not self._calls:
+                    if self._closed:
+                        self._idle -= 1
+                        self._threads -= 1
+                        return
+                    self._condition.wait()
+                self._idle -= 1
+                call: Any = self._calls.popleft()
+            call()

@@ -1,0 +1,178 @@
+"""The open connections of one process to one store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
+
+from durable_core.ports import Write
+from durable_core.runtime.sqlite.batches import Answer, apply_batch
+from durable_core.runtime.sqlite.faults import store_error
+from durable_core.runtime.sqlite.opening import connect
+
+__all__ = ["Handles", "HandlesClosedError"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_READ_SECONDS = 5.0
+#: More reading connections than this are kept only while they are in use.
+_MOST_FREE = 16
+#: Below this size of the log (1,000 frames of a page and its header) it is left alone.
+_WAL_BYTES = 1_000 * (4096 + 24)
+#: As many commits fill some 1,000 pages; the log keeps its size when it is written anew.
+_COMMITS_BETWEEN_CHECKPOINTS = 250
+
+
+class HandlesClosedError(Exception):
+    """The handles were closed between finding and using them; find the new ones."""
+
+
+class Handles:
+    """A connection that writes, some that read, and two for housekeeping.
+
+    All are opened on first use. None may be used, or closed, in another process than this one.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.pid = os.getpid()
+        self._path = path
+        self._closed = False
+        self._write_lock = threading.Lock()
+        self._writer: sqlite3.Connection | None = None
+        self._busy_ms = -1
+        self._commits = 0
+        self._free: deque[sqlite3.Connection] = deque()
+        self._readers = 0
+        self._count_lock = threading.Lock()
+        self._watcher: sqlite3.Connection | None = None
+        self._watch_lock = threading.Lock()
+        self._keeper: sqlite3.Connection | None = None
+        self._keep_lock = threading.Lock()
+        self._checkpointed = (0, 0)
+
+    def commit(self, writes: Sequence[Write[object]], wait: float) -> Sequence[Answer]:
+        """Apply the writes on the writing connection."""
+        with self._write_lock:
+            db = self._writer or self._open_writer()
+            busy_ms = int(wait * 1000)
+            if busy_ms != self._busy_ms:
+                db.execute(f"PRAGMA busy_timeout = {busy_ms}")
+                self._busy_ms = busy_ms
+            self._commits += 1
+            return apply_batch(db, writes, self._path)
+
+    def _open_writer(self) -> sqlite3.Connection:
+        self._writer = self._connect()
+        self._busy_ms = -1
+        return self._writer
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._closed:
+            raise HandlesClosedError
+        try:
+            return connect(self._path, busy_seconds=_READ_SECONDS)
+        except sqlite3.Error as error:
+            raise store_error(error, self._path) from error
+
+    def read(
+        self,
+        query: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run the query on a reading connection that nobody else uses meanwhile."""
+        db = self._take_reader()
+        try:
+            return query(db, *args, **kwargs)
+        except sqlite3.Error as error:
+            raise store_error(error, self._path) from error
+        finally:
+            self._give_back(db)
+
+    def _take_reader(self) -> sqlite3.Connection:
+        with contextlib.suppress(IndexError):
+            return self._free.pop()
+        with self._count_lock:
+            db = self._connect()
+            self._readers += 1
+        db.execute("PRAGMA query_only = ON")
+        return db
+
+    def _give_back(self, db: sqlite3.Connection) -> None:
+        if self._closed or len(self._free) >= _MOST_FREE:
+            self._close_reader(db)
+            return
+        self._free.append(db)
+        if self._closed:  # Meanwhile, and whoever closed may not have seen this one.
+            self._close_free()
+
+    def _close_free(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._close_reader(self._free.pop())
+
+    def _close_reader(self, db: sqlite3.Connection) -> None:
+        db.close()
+        with self._count_lock:
+            self._readers -= 1
+
+    def version(self) -> int:
+        """Return a number that changes with each commit of another connection."""
+        with self._watch_lock:
+            if self._watcher is None:
+                self._watcher = self._connect()
+            try:
+                [version] = self._watcher.execute("PRAGMA data_version").fetchone()
+            except sqlite3.Error as error:
+                raise store_error(error, self._path) from error
+            return int(version)
+
+    def checkpoint(self) -> None:
+        """Move the log into the database if it has grown, without making anybody wait."""
+        with self._keep_lock:
+            size, commits = self._wal_bytes(), self._commits
+            last_size, last_commits = self._checkpointed
+            idle = size == last_size and commits - last_commits < _COMMITS_BETWEEN_CHECKPOINTS
+            if size < _WAL_BYTES or idle:
+                return
+            if self._keeper is None:
+                self._keeper = self._connect()
+            try:
+                self._keeper.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            except sqlite3.Error as error:
+                raise store_error(error, self._path) from error
+            self._checkpointed = (size, commits)
+
+    def _wal_bytes(self) -> int:
+        try:
+            return os.stat(self._path + "-wal").st_size
+        except FileNotFoundError:
+            return 0
+
+    def close(self, patience: float = 0.0) -> bool:
+        """Close all connections; readers in use are closed when they are given back.
+
+        Args:
+            patience: seconds to wait for those readers.
+
+        Returns:
+            True if all are closed.
+        """
+        give_up = time.monotonic() + patience
+        with self._write_lock, self._watch_lock, self._keep_lock, self._count_lock:
+            self._closed = True
+            for db in (self._writer, self._watcher, self._keeper):
+                if db is not None:
+                    db.close()
+            self._writer = self._watcher = self._keeper = None
+        self._close_free()
+        while self._readers and time.monotonic() < give_up:
+            time.sleep(0.001)
+        return not self._readers

@@ -1,0 +1,135 @@
+"""From a path to a connection on a file that is known to be a store of ours."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+
+from durable_core.errors import StoreError, StoreVersionError
+from durable_core.runtime.sqlite.faults import store_error
+from durable_core.runtime.sqlite.queries import QUERIES, SCHEMA
+
+__all__ = ["APPLICATION_ID", "VERSION", "WAL_PAGES_BACKSTOP", "connect", "prepare"]
+
+#: "DurE"; tells our files from other SQLite files.
+APPLICATION_ID = 0x44757245
+#: The schema that this code knows. Each step up needs an entry in ``_MIGRATIONS``.
+VERSION = 1
+#: A commit moves the log into the database itself only when nothing else has, at this size.
+WAL_PAGES_BACKSTOP = 10_000
+
+#: Statements that lead from a version to the next one.
+_MIGRATIONS: dict[int, str] = {}
+_OPEN_SECONDS = 10.0
+_OLDEST_SQLITE = (3, 37, 0)
+
+
+def connect(path: str, *, busy_seconds: float) -> sqlite3.Connection:
+    """Open one more connection on a store that :func:`prepare` has accepted."""
+    db = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES_BACKSTOP}")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def prepare(path: str) -> None:
+    """Make an empty file a store, bring an older store up to date, accept a current one.
+
+    Raises:
+        StoreVersionError: a newer version made it, or it is not ours; it is left as it was.
+        StoreError: it cannot be opened, or not with a write-ahead log.
+    """
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        raise StoreError(
+            f"SQLite 3.37 or newer is needed; this Python has {sqlite3.sqlite_version}"
+        )
+    try:
+        db = sqlite3.connect(path, timeout=_OPEN_SECONDS, isolation_level=None)
+        try:
+            if _needs_work(db, path):
+                _migrate(db, path)
+            _use_wal(db, path)
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        raise store_error(error, path) from error
+
+
+def _needs_work(db: sqlite3.Connection, path: str) -> bool:
+    """Tell whether the schema is missing or old; refuse what is not ours to change."""
+    [application] = db.execute("PRAGMA application_id").fetchone()
+    [version] = db.execute("PRAGMA user_version").fetchone()
+    [tables] = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application == 0 and version == 0 and tables == 0:
+        return True
+    if application != APPLICATION_ID:
+        raise StoreVersionError(
+            f"{path} is a SQLite database of another application; give the store its own file"
+        )
+    if version > VERSION:
+        raise StoreVersionError(
+            f"the store {path} has schema version {version}, made by a newer release; "
+            f"this one knows versions up to {VERSION}"
+        )
+    return bool(version < VERSION)
+
+
+def _migrate(db: sqlite3.Connection, path: str) -> None:
+    """Bring the schema up to date, in one transaction."""
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        if _needs_work(db, path):  # Another process may have been first.
+            _run_migrations(db)
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _run_migrations(db: sqlite3.Connection) -> None:
+    [version] = db.execute("PRAGMA user_version").fetchone()
+    if version == 0:
+        _execute_all(db, SCHEMA)
+        db.execute(QUERIES["insert-secret"], (os.urandom(32),))
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    else:
+        for step in range(version, VERSION):
+            _execute_all(db, _MIGRATIONS[step])
+    db.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _execute_all(db: sqlite3.Connection, script: str) -> None:
+    """Run the statements of a script in the open transaction (``executescript`` would end it)."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            db.execute(statement)
+            statement = ""
+
+
+def _use_wal(db: sqlite3.Connection, path: str) -> None:
+    """Switch to write-ahead logging, which needs the file for itself for a moment."""
+    give_up = time.monotonic() + _OPEN_SECONDS
+    while True:
+        try:
+            [mode] = db.execute("PRAGMA journal_mode = WAL").fetchone()
+            break
+        except sqlite3.OperationalError as error:
+            # Two processes that switch at once are told so without waiting.
+            busy = (error.sqlite_errorcode & 0xFF) == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+    if mode != "wal":
+        raise StoreError(
+            f"the store {path} cannot use a write-ahead log here "
+            f"(journal_mode is {mode!r}); put it on a local file system"
+        )

@@ -1,0 +1,267 @@
+-- Every statement the store runs on its tables, by name. The first line of each is `-- name --`.
+
+-- insert-step --
+-- The guard makes one statement of "is the run still ours" and "take the checkpoint".
+INSERT INTO step (run_id, number, op_id, name, kind, ok, value, mark, attempts, ended_at)
+SELECT ?1, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12
+WHERE EXISTS (SELECT 1 FROM run WHERE id = ?1 AND owner = ?2 AND epoch = ?3)
+
+-- delete-pending --
+DELETE FROM pending WHERE run_id = ? AND op_id = ?
+
+-- insert-run --
+INSERT INTO run (id, app, endpoint_key, function_id, phase, retries, created_at, mark,
+                 failures, takeovers, epoch, owner)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING
+
+-- insert-request --
+INSERT INTO request (run_id, head, body) VALUES (?, ?, ?)
+
+-- update-run --
+-- A run that is given up is due at once when one of its waits has been answered meanwhile.
+UPDATE run
+SET phase = coalesce(?4, phase), failures = coalesce(?5, failures),
+    takeovers = coalesce(?6, takeovers), owner = ?7, ended_at = ?8,
+    due_at = CASE
+        WHEN ?9 IS NULL THEN NULL
+        WHEN EXISTS (SELECT 1 FROM pending WHERE run_id = ?1 AND matched IS NOT NULL)
+        THEN min(?9, ?10)
+        ELSE ?9
+    END
+WHERE id = ?1 AND owner = ?2 AND epoch = ?3
+
+-- held-app --
+SELECT app FROM run WHERE id = ? AND owner = ? AND epoch = ?
+
+-- put-pending --
+INSERT OR REPLACE INTO pending (run_id, op_id, name, kind, due_at, failures, error, rule, app,
+                                event, match_path, match_key, mark, seen, matched)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- insert-result --
+INSERT INTO result (run_id, head, body) VALUES (?, ?, ?)
+
+-- delete-all-pending --
+DELETE FROM pending WHERE run_id = ?
+
+-- event-seq --
+SELECT seq FROM event WHERE app = ? AND id = ?
+
+-- insert-event --
+INSERT INTO event (app, id, name, data, ts, received_at) VALUES (?, ?, ?, ?, ?, ?)
+
+-- events-after --
+SELECT seq, id, data, ts, received_at
+FROM event
+WHERE app = ? AND name = ? AND seq > ?
+ORDER BY seq
+
+-- wait-paths --
+WITH RECURSIVE path (value) AS (
+    SELECT min(match_path) FROM pending
+    WHERE app = ?1 AND event = ?2 AND event <> '' AND matched IS NULL
+    UNION ALL
+    SELECT (
+        SELECT min(match_path) FROM pending
+        WHERE app = ?1 AND event = ?2 AND event <> '' AND matched IS NULL
+          AND match_path > path.value
+    )
+    FROM path
+    WHERE path.value IS NOT NULL
+)
+SELECT value FROM path WHERE value IS NOT NULL
+
+-- waits --
+SELECT pending.run_id, pending.op_id, pending.rule, pending.mark, pending.seen, run.owner
+FROM pending
+CROSS JOIN run ON run.id = pending.run_id
+WHERE pending.app = ? AND pending.event = ? AND pending.event <> ''
+  AND pending.match_path = ? AND pending.match_key = ? AND pending.matched IS NULL
+ORDER BY pending.run_id, pending.op_id
+
+-- match-wait --
+UPDATE pending SET matched = ? WHERE run_id = ? AND op_id = ?
+
+-- wake-run --
+UPDATE run SET due_at = min(due_at, ?2) WHERE id = ?1 AND due_at IS NOT NULL
+
+-- due-runs --
+SELECT run.id
+FROM json_each(?2) AS handler
+CROSS JOIN run ON run.id IN (
+    SELECT due.id FROM run AS due
+    WHERE due.app = ?1 AND due.endpoint_key = handler.value AND due.due_at <= ?3
+    ORDER BY due.due_at, due.id
+    LIMIT ?4
+)
+ORDER BY run.due_at, run.id
+LIMIT ?4
+
+-- claim-run --
+UPDATE run SET owner = ?2, epoch = epoch + 1, due_at = NULL
+WHERE id = ?1
+RETURNING id, app, endpoint_key, function_id, phase, retries, created_at, mark,
+          failures, takeovers, epoch
+
+-- request --
+SELECT head, body FROM request WHERE run_id = ?
+
+-- steps --
+SELECT op_id, name, kind, number, ok, value, mark, attempts, ended_at
+FROM step
+WHERE run_id = ?
+ORDER BY number
+
+-- pending --
+SELECT op_id, name, kind, due_at, failures, error, rule, event, match_path, match_key, mark,
+       seen, matched
+FROM pending
+WHERE run_id = ?
+ORDER BY op_id
+
+-- put-peer --
+INSERT OR REPLACE INTO peer (id, host, pid, expires_at) VALUES (?, ?, ?, ?)
+
+-- beat --
+UPDATE peer SET expires_at = ?2 WHERE id = ?1
+
+-- delete-peer --
+DELETE FROM peer WHERE id = ?1 AND (?2 IS NULL OR expires_at < ?2)
+
+-- peer --
+SELECT 1 FROM peer WHERE id = ?
+
+-- peers --
+SELECT id, host, pid, expires_at FROM peer ORDER BY id
+
+-- free-runs --
+UPDATE run
+SET owner = NULL, due_at = ?2, epoch = epoch + ?3, takeovers = takeovers + ?3
+WHERE owner = ?1
+RETURNING id
+
+-- unknown-owners --
+WITH RECURSIVE holder (id) AS (
+    SELECT min(owner) FROM run WHERE owner IS NOT NULL
+    UNION ALL
+    SELECT (SELECT min(owner) FROM run WHERE owner > holder.id)
+    FROM holder
+    WHERE holder.id IS NOT NULL
+)
+SELECT id FROM holder
+WHERE id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM peer WHERE peer.id = holder.id)
+
+-- cancel-run --
+UPDATE run SET phase = ?3, owner = NULL, due_at = NULL, ended_at = ?4
+WHERE id = ?1 AND app = ?2 AND ended_at IS NULL
+
+-- run-exists --
+SELECT 1 FROM run WHERE id = ? AND app = ?
+
+-- ended-before --
+SELECT id FROM run
+WHERE app = ? AND ended_at < ?
+ORDER BY ended_at, id
+LIMIT ?
+
+-- delete-run --
+DELETE FROM run WHERE id = ?
+
+-- delete-request --
+DELETE FROM request WHERE run_id = ?
+
+-- delete-result --
+DELETE FROM result WHERE run_id = ?
+
+-- delete-steps --
+DELETE FROM step WHERE run_id = ?
+
+-- delete-events --
+DELETE FROM event WHERE seq IN (
+    SELECT seq FROM event WHERE app = ? AND received_at < ? ORDER BY received_at, seq LIMIT ?
+)
+
+-- event-mark --
+SELECT coalesce(max(seq), 0) FROM event
+
+-- result --
+SELECT run.phase, run.ended_at, result.head, result.body
+FROM run
+LEFT JOIN result ON result.run_id = run.id
+WHERE run.id = ? AND run.app = ?
+
+-- ended --
+SELECT run.id
+FROM json_each(?2) AS wanted
+CROSS JOIN run ON run.id = wanted.value
+WHERE run.app = ?1 AND run.ended_at IS NOT NULL
+
+-- next-due --
+SELECT min(due) FROM (
+    SELECT (
+        SELECT min(due_at) FROM run
+        WHERE app = ?1 AND endpoint_key = handler.value AND due_at IS NOT NULL
+    ) AS due
+    FROM json_each(?2) AS handler
+)
+
+-- unclaimable --
+WITH RECURSIVE handler (name) AS (
+    SELECT min(endpoint_key) FROM run WHERE app = ?1 AND due_at IS NOT NULL
+    UNION ALL
+    SELECT (
+        SELECT min(endpoint_key) FROM run
+        WHERE app = ?1 AND due_at IS NOT NULL AND endpoint_key > handler.name
+    )
+    FROM handler
+    WHERE handler.name IS NOT NULL
+)
+SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries,
+       run.created_at, run.mark, run.failures, run.takeovers, run.epoch,
+       run.owner, run.due_at, run.ended_at
+FROM handler
+CROSS JOIN run ON run.id IN (
+    SELECT due.id FROM run AS due
+    WHERE due.app = ?1 AND due.endpoint_key = handler.name AND due.due_at <= ?3
+    ORDER BY due.due_at, due.id
+    LIMIT 100
+)
+WHERE handler.name NOT IN (SELECT value FROM json_each(?2))
+ORDER BY run.due_at, run.id
+LIMIT 100
+
+-- matched --
+SELECT run.id, pending.op_id, pending.matched
+FROM run
+CROSS JOIN pending ON pending.run_id = run.id AND pending.matched IS NOT NULL
+WHERE run.owner = ?
+ORDER BY run.id, pending.op_id
+
+-- run --
+SELECT id, app, endpoint_key, function_id, phase, retries, created_at, mark,
+       failures, takeovers, epoch, owner, due_at, ended_at
+FROM run
+WHERE id = ? AND app = ?
+
+-- list --
+SELECT id, app, endpoint_key, function_id, phase, retries, created_at, mark,
+       failures, takeovers, epoch, owner, due_at, ended_at
+FROM run
+WHERE id < ?2 AND app = ?1 AND (?3 IS NULL OR phase = ?3)
+ORDER BY id DESC
+LIMIT ?4
+
+-- list-all --
+SELECT id, app, endpoint_key, function_id, phase, retries, created_at, mark,
+       failures, takeovers, epoch, owner, due_at, ended_at
+FROM run
+WHERE app = ?1 AND (?2 IS NULL OR phase = ?2)
+ORDER BY id DESC
+LIMIT ?3
+
+-- secret --
+SELECT value FROM meta WHERE name = 'secret'
+
+-- insert-secret --
+INSERT INTO meta (name, value) VALUES ('secret', ?)

@@ -1,0 +1,127 @@
+"""Everything that is only looked up. Each function sees one state of the database."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+
+from durable_core.model.events import StoredEvent
+from durable_core.model.ops import Memo, Pending
+from durable_core.model.run import Phase
+from durable_core.ports import Peer, RunRecord, StoredResult
+from durable_core.runtime.sqlite.queries import QUERIES
+from durable_core.runtime.sqlite.rows import (
+    load_match,
+    memo_of,
+    peer_of,
+    pending_of,
+    record_of,
+)
+
+__all__ = [
+    "ended",
+    "event_mark",
+    "find_run",
+    "find_runs",
+    "load_memos",
+    "load_pending",
+    "matched",
+    "next_due",
+    "peers",
+    "result",
+    "secret",
+    "unclaimable",
+]
+
+_EVENT_MARK = QUERIES["event-mark"]
+
+
+def load_memos(db: sqlite3.Connection, run_id: str) -> tuple[Memo, ...]:
+    """Return the finished ops of a run, in the order in which they finished."""
+    return tuple(map(memo_of, db.execute(QUERIES["steps"], (run_id,))))
+
+
+def load_pending(db: sqlite3.Connection, run_id: str) -> tuple[Pending, ...]:
+    """Return the unfinished ops of a run."""
+    return tuple(map(pending_of, db.execute(QUERIES["pending"], (run_id,))))
+
+
+def event_mark(db: sqlite3.Connection) -> int:
+    """Return the highest event number there is."""
+    mark: int = db.execute(_EVENT_MARK).fetchone()[0]
+    return mark
+
+
+def result(db: sqlite3.Connection, app: str, run_id: str) -> StoredResult | Phase | None:
+    """Return how a run ended, or its phase, or None."""
+    row = db.execute(QUERIES["result"], (run_id, app)).fetchone()
+    if row is None:
+        return None
+    phase, ended_at, head, body = row
+    if ended_at is None:
+        return Phase(phase)
+    return StoredResult(phase=Phase(phase), head=head, body=body, ended_at=ended_at)
+
+
+def ended(db: sqlite3.Connection, app: str, run_ids: Sequence[str]) -> Sequence[str]:
+    """Return those of the runs that have ended."""
+    rows = db.execute(QUERIES["ended"], (app, json.dumps(list(run_ids))))
+    return [run_id for (run_id,) in rows]
+
+
+def next_due(db: sqlite3.Connection, app: str, keys: Sequence[str]) -> int | None:
+    """Return when the first run of these handlers is due."""
+    due_at: int | None = db.execute(QUERIES["next-due"], (app, json.dumps(list(keys)))).fetchone()[
+        0
+    ]
+    return due_at
+
+
+def unclaimable(
+    db: sqlite3.Connection, app: str, keys: Sequence[str], now: int
+) -> Sequence[RunRecord]:
+    """Return due runs of other handlers than these."""
+    rows = db.execute(QUERIES["unclaimable"], (app, json.dumps(list(keys)), now))
+    return [record_of(row) for row in rows]
+
+
+def matched(db: sqlite3.Connection, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
+    """Return the answered waits of the runs that the owner holds."""
+    rows = db.execute(QUERIES["matched"], (owner,))
+    return [(run_id, op_id, load_match(text)) for run_id, op_id, text in rows]
+
+
+def peers(db: sqlite3.Connection) -> Sequence[Peer]:
+    """Return the registered processes."""
+    return [peer_of(row) for row in db.execute(QUERIES["peers"])]
+
+
+def find_run(db: sqlite3.Connection, app: str, run_id: str) -> RunRecord | None:
+    """Return all about one run, or None."""
+    db.execute("BEGIN")
+    try:
+        row = db.execute(QUERIES["run"], (run_id, app)).fetchone()
+        if row is None:
+            return None
+        return record_of(row, load_memos(db, run_id), load_pending(db, run_id))
+    finally:
+        db.execute("ROLLBACK")
+
+
+def find_runs(
+    db: sqlite3.Connection, app: str, phase: Phase | None, before: str | None, limit: int
+) -> Sequence[RunRecord]:
+    """Return runs without their ops, newest first."""
+    wanted = None if phase is None else phase.value
+    if before is None:
+        rows = db.execute(QUERIES["list-all"], (app, wanted, limit))
+    else:
+        rows = db.execute(QUERIES["list"], (app, before, wanted, limit))
+    return [record_of(row) for row in rows]
+
+
+def secret(db: sqlite3.Connection) -> bytes:
+    """Return the random bytes that were made with the store."""
+    value: bytes = db.execute(QUERIES["secret"]).fetchone()[0]
+    return value

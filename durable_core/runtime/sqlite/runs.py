@@ -1,0 +1,188 @@
+"""What happens to one run: checkpoints, its end, and its taking by an owner."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+
+from durable_core.errors import LeaseLost, RunNotFoundError
+from durable_core.model.ops import Memo
+from durable_core.model.run import Run
+from durable_core.ports import (
+    Cancel,
+    Claim,
+    Claimed,
+    RunWrite,
+    StoredRequest,
+    StoredResult,
+    Written,
+)
+from durable_core.runtime.sqlite.queries import QUERIES
+from durable_core.runtime.sqlite.reads import load_memos, load_pending
+from durable_core.runtime.sqlite.rows import run_of
+from durable_core.runtime.sqlite.signals import put_pending, store_events
+
+__all__ = ["cancel", "claim", "is_one_memo", "write_run"]
+
+_INSERT_STEP = QUERIES["insert-step"]
+_DELETE_PENDING = QUERIES["delete-pending"]
+_CHECKPOINTED = Written()
+
+
+def is_one_memo(write: RunWrite) -> bool:
+    """Tell whether the write is a single memo, as nearly all are.
+
+    If :func:`write_run` refuses such a write, or finds a constraint violated, it has changed
+    nothing.
+    """
+    return (
+        len(write.memos) == 1
+        and write.create is None
+        and write.state is None
+        and write.release is None
+        and write.result is None
+        and not write.pending
+        and not write.sends
+    )
+
+
+def write_run(db: sqlite3.Connection, write: RunWrite) -> Written:
+    """Take one checkpoint.
+
+    The most frequent one holds a memo and nothing else. Its guard is part of the INSERT, so that
+    it costs two statements.
+
+    Raises:
+        LeaseLost: the run is not held by that owner in that epoch.
+    """
+    if write.create is not None:
+        _insert_run(db, write, write.create)
+    for memo in write.memos:
+        _insert_memo(db, write, memo)
+    answer = _signal(db, write) if write.sends or write.pending else _CHECKPOINTED
+    if write.state is not None or write.release is not None or write.result is not None:
+        _update_run(db, write)
+    elif write.create is None and not write.memos:
+        _held_app(db, write)
+    return answer
+
+
+def _insert_run(db: sqlite3.Connection, write: RunWrite, run: Run) -> None:
+    if write.request is None:
+        raise ValueError("a RunWrite that creates a run must bring its request")
+    row = (
+        *(run.id, run.app, run.endpoint_key, run.function_id, run.phase.value, run.retries),
+        *(run.created_at, run.mark, run.failures, run.takeovers, write.epoch, write.owner),
+    )
+    if db.execute(QUERIES["insert-run"], row).rowcount == 0:
+        raise _lost(write)
+    request = write.request
+    db.execute(QUERIES["insert-request"], (write.run_id, request.head, request.body))
+
+
+def _insert_memo(db: sqlite3.Connection, write: RunWrite, memo: Memo) -> None:
+    op, run_id = memo.op, write.run_id
+    inserted = db.execute(
+        _INSERT_STEP,
+        (
+            run_id,
+            write.owner,
+            write.epoch,
+            memo.number,
+            op.id,
+            op.name,
+            op.kind.value,
+            memo.ok,
+            memo.value,
+            memo.mark,
+            memo.attempts,
+            memo.ended_at,
+        ),
+    )
+    if inserted.rowcount == 0:
+        raise _lost(write)
+    db.execute(_DELETE_PENDING, (run_id, op.id))
+
+
+def _signal(db: sqlite3.Connection, write: RunWrite) -> Written:
+    """Store what the run sends, then what it waits for, so that a wait sees those events."""
+    app = _held_app(db, write)
+    sent, woken = store_events(db, app, write.sends, write.now)
+    put = [put_pending(db, app, write.run_id, pending) for pending in write.pending]
+    matched = tuple((each.op.id, each.matched) for each in put if each.matched is not None)
+    return Written(matched=matched, sent=sent, woken=woken)
+
+
+def _held_app(db: sqlite3.Connection, write: RunWrite) -> str:
+    row = db.execute(QUERIES["held-app"], (write.run_id, write.owner, write.epoch)).fetchone()
+    if row is None:
+        raise _lost(write)
+    app: str = row[0]
+    return app
+
+
+def _update_run(db: sqlite3.Connection, write: RunWrite) -> None:
+    state, release, result = write.state, write.release, write.result
+    phase = None if state is None else state.phase
+    if result is not None:
+        phase = result.phase
+    row = (
+        *(write.run_id, write.owner, write.epoch),
+        None if phase is None else phase.value,
+        None if state is None else state.failures,
+        None if state is None else state.takeovers,
+        write.owner if release is None and result is None else None,
+        None if result is None else result.ended_at,
+        None if release is None or result is not None else release.due_at,
+        write.now,
+    )
+    if db.execute(QUERIES["update-run"], row).rowcount == 0:
+        raise _lost(write)
+    if result is not None:
+        _insert_result(db, write.run_id, result)
+
+
+def _insert_result(db: sqlite3.Connection, run_id: str, result: StoredResult) -> None:
+    db.execute(QUERIES["insert-result"], (run_id, result.head, result.body))
+    db.execute(QUERIES["delete-all-pending"], (run_id,))
+
+
+def _lost(write: RunWrite) -> LeaseLost:
+    return LeaseLost(
+        f"run {write.run_id} is not held by owner {write.owner} in epoch {write.epoch}"
+    )
+
+
+def cancel(db: sqlite3.Connection, message: Cancel) -> bool:
+    """End a run as cancelled, whoever holds it; False if it had ended.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+    """
+    key = (message.run_id, message.app)
+    result = message.result
+    cancelled = db.execute(QUERIES["cancel-run"], (*key, result.phase.value, result.ended_at))
+    if cancelled.rowcount:
+        _insert_result(db, message.run_id, result)
+        return True
+    if db.execute(QUERIES["run-exists"], key).fetchone() is None:
+        raise RunNotFoundError(f"no run {message.run_id!r} in app {message.app!r}")
+    return False
+
+
+def claim(db: sqlite3.Connection, message: Claim) -> tuple[Claimed, ...]:
+    """Take due runs for an owner, and read all that replaying them needs."""
+    keys = json.dumps(message.keys)
+    due = db.execute(QUERIES["due-runs"], (message.app, keys, message.now, message.limit))
+    return tuple(_claim_run(db, run_id, message.owner) for (run_id,) in due.fetchall())
+
+
+def _claim_run(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed:
+    [row] = db.execute(QUERIES["claim-run"], (run_id, owner)).fetchall()
+    head, body = db.execute(QUERIES["request"], (run_id,)).fetchone()
+    return Claimed(
+        run=run_of(row),
+        request=StoredRequest(head=head, body=body),
+        memos=load_memos(db, run_id),
+        pending=load_pending(db, run_id),
+    )

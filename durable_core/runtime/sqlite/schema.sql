@@ -1,0 +1,103 @@
+-- Version 1. Times are epoch milliseconds. Run ids are ULIDs, so new rows go to the right-hand
+-- edge of every tree that is keyed by them.
+
+CREATE TABLE meta (
+    name  TEXT PRIMARY KEY,
+    value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The processes that share this file.
+CREATE TABLE peer (
+    id         TEXT PRIMARY KEY,
+    host       TEXT NOT NULL,
+    pid        INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- A run has an owner, or a due time, or has ended: exactly one of the three is not null.
+CREATE TABLE run (
+    id           TEXT PRIMARY KEY,
+    app          TEXT NOT NULL,
+    endpoint_key TEXT NOT NULL,
+    function_id  TEXT NOT NULL,
+    phase        TEXT NOT NULL,
+    retries      INTEGER NOT NULL,
+    created_at   INTEGER NOT NULL,
+    mark         INTEGER NOT NULL,
+    failures     INTEGER NOT NULL,
+    takeovers    INTEGER NOT NULL,
+    epoch        INTEGER NOT NULL,
+    owner        TEXT,
+    due_at       INTEGER,
+    ended_at     INTEGER
+) STRICT, WITHOUT ROWID;
+
+-- By handler first: due runs whose handler nobody knows must not stand in the way of the others.
+CREATE INDEX run_due ON run (app, endpoint_key, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX run_owner ON run (owner) WHERE owner IS NOT NULL;
+CREATE INDEX run_ended ON run (app, ended_at) WHERE ended_at IS NOT NULL;
+
+CREATE TABLE request (
+    run_id TEXT PRIMARY KEY,
+    head   TEXT NOT NULL,
+    body   BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE result (
+    run_id TEXT PRIMARY KEY,
+    head   TEXT NOT NULL,
+    body   BLOB
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE step (
+    run_id   TEXT NOT NULL,
+    number   INTEGER NOT NULL,
+    op_id    TEXT NOT NULL,
+    name     TEXT NOT NULL,
+    kind     TEXT NOT NULL,
+    ok       INTEGER NOT NULL,
+    value    TEXT NOT NULL,
+    mark     INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    ended_at INTEGER NOT NULL,
+    PRIMARY KEY (run_id, number)
+) STRICT, WITHOUT ROWID;
+
+-- `seen` is a JSON array. `matched` is the whole event as JSON, for it outlives the event's row.
+CREATE TABLE pending (
+    run_id     TEXT NOT NULL,
+    op_id      TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    kind       TEXT NOT NULL,
+    due_at     INTEGER NOT NULL,
+    failures   INTEGER NOT NULL,
+    error      TEXT NOT NULL,
+    rule       TEXT NOT NULL,
+    app        TEXT NOT NULL,
+    event      TEXT NOT NULL,
+    match_path TEXT NOT NULL,
+    match_key  TEXT NOT NULL,
+    mark       INTEGER NOT NULL,
+    seen       TEXT NOT NULL,
+    matched    TEXT,
+    PRIMARY KEY (run_id, op_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX pending_wait ON pending (app, event, match_path, match_key)
+    WHERE event <> '' AND matched IS NULL;
+CREATE INDEX pending_matched ON pending (run_id) WHERE matched IS NOT NULL;
+
+-- AUTOINCREMENT: a number that was given out never comes again, even when all events are pruned.
+CREATE TABLE event (
+    seq         INTEGER PRIMARY KEY AUTOINCREMENT,
+    app         TEXT NOT NULL,
+    id          TEXT NOT NULL,
+    name        TEXT NOT NULL,
+    data        TEXT NOT NULL,
+    ts          INTEGER,
+    received_at INTEGER NOT NULL,
+    UNIQUE (app, id)
+) STRICT;
+
+CREATE INDEX event_name ON event (app, name);
+CREATE INDEX event_received ON event (app, received_at);

@@ -1,0 +1,27 @@
+"""Errors of user code as JSON text, and back as what the handler sees."""
+
+from __future__ import annotations
+
+import json
+
+from durable_core.errors import StepCancelled, StepError
+from durable_core.model.inputs import Failure
+
+__all__ = ["dump_error", "load_step_error"]
+
+
+def dump_error(failure: Failure) -> str:
+    """Return the failure as JSON: ``name``, ``message``, and ``data`` and ``cancelled`` if so."""
+    fields: dict[str, object] = {"name": failure.name, "message": failure.message}
+    if failure.data:
+        fields["data"] = json.loads(failure.data)
+    if failure.cancelled:
+        fields["cancelled"] = True
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+
+
+def load_step_error(step_id: str, text: str) -> StepError:
+    """Return the error that the handler sees for a step whose memo is this failure."""
+    fields = json.loads(text)
+    cls = StepCancelled if fields.get("cancelled") else StepError
+    return cls(step_id, fields["name"], fields["message"], fields.get("data"))

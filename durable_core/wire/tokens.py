@@ -1,0 +1,63 @@
+"""Signed tokens, each of which opens the result of one run until it expires.
+
+A token is ``d1.<expiry>.<signature>``: the expiry in epoch milliseconds and the URL-safe base64 of
+an HMAC-SHA256 (RFC 2104) over version, application, run and expiry. It holds nothing secret itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from base64 import urlsafe_b64encode
+from collections.abc import Sequence
+
+from durable_core.errors import InvalidTokenError
+
+__all__ = ["sign_token", "verify_token"]
+
+_SHAPE = re.compile(r"d1\.([0-9]{1,16})\.([A-Za-z0-9_-]{43})")
+
+
+def sign_token(secret: bytes, *, app: str, run_id: str, expires_at: int) -> str:
+    """Return a token for one run, of printable characters that need no escaping in a URL.
+
+    Args:
+        secret: the signing key; 32 random bytes are right.
+        app: the id of the application the run belongs to.
+        run_id: the run.
+        expires_at: epoch milliseconds (0 to 9999999999999999) from which it opens nothing.
+    """
+    expiry = str(expires_at)
+    return f"d1.{expiry}.{_signature(secret, app, run_id, expiry)}"
+
+
+def verify_token(secrets: Sequence[bytes], token: str, *, app: str, run_id: str, now: int) -> None:
+    """Return if the token opens this run now.
+
+    Args:
+        secrets: every key that may have signed it. All are tried, in constant time.
+        token: what the client sent; any text.
+        app: the id of the application.
+        run_id: the run the client wants, known or not; any text.
+        now: epoch milliseconds.
+
+    Raises:
+        InvalidTokenError: always with the same text, whatever is wrong.
+    """
+    shape = _SHAPE.fullmatch(token)
+    expiry, signature = shape.groups() if shape is not None else ("0", "")
+    signed = False
+    for secret in secrets:
+        expected = _signature(secret, app, run_id, expiry)
+        signed |= hmac.compare_digest(expected.encode(), signature.encode())
+    if not signed or int(expiry) <= now:
+        raise InvalidTokenError("the token does not open this run, or has expired")
+
+
+def _signature(secret: bytes, app: str, run_id: str, expiry: str) -> str:
+    parts = [part.encode("utf-8", "surrogatepass") for part in ("d1", app, run_id, expiry)]
+    # Each part goes with its length: no two different lists of parts sign the same bytes.
+    message = b"".join(b"%d:%b" % (len(part), part) for part in parts)
+    digest = hmac.digest(secret, message, hashlib.sha256)
+    return urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")

@@ -1,0 +1,157 @@
+"""Who may import whom.
+
+The core is a row of rooms. A module imports its own room and those before it, never those after
+it, also not for types only. The pure rooms see the world through arguments: of the standard library
+they import only what touches no clock, entropy, thread, socket, event loop or file.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.source_tree import (
+    ADAPTER_FOLDERS,
+    PURE_ROOMS,
+    ROOMS,
+    Module,
+    adapter_modules,
+    core_modules,
+    imports_of,
+    parse,
+    project_of,
+)
+
+RANK = {room: rank for rank, room in enumerate(ROOMS)}
+FACES = {"__init__", "__main__", "client", "sync"}  # modules beside the rooms, as high as api
+PURE_STDLIB = {
+    *(
+        "__future__",
+        "base64",
+        "binascii",
+        "collections",
+        "contextlib",
+        "contextvars",
+        "dataclasses",
+        "datetime",
+    ),
+    *("enum", "functools", "hashlib", "hmac", "inspect", "itertools", "json", "math", "re"),
+    *("string", "types", "typing", "urllib.parse"),
+}
+
+
+def room_of(name: str) -> str:
+    """Return the room of a dotted name in durable_core; the façade's own names are ``__init__``."""
+    first = f"{name}.".split(".")[1]
+    return first if first in RANK or first in FACES else "__init__"
+
+
+def rank_of(room: str) -> int:
+    return RANK["api"] if room in FACES else RANK[room]
+
+
+def core_violations(module: Module) -> Iterator[str]:
+    """Yield what a module of durable_core imports and may not."""
+    room = room_of(module.name)
+    for line, name in imports_of(module):
+        where = f"{module.name}:{line}"
+        if name.split(".")[0] == "durable_core":
+            if rank_of(room_of(name)) > rank_of(room):
+                yield f"{where} imports {name}, which lies above {room}"
+        elif name.split(".")[0] not in sys.stdlib_module_names:
+            yield f"{where} imports {name}, which is not in the standard library"
+        elif room in PURE_ROOMS and not is_pure(name):
+            yield f"{where} imports {name}, which the pure room {room} may not"
+
+
+def is_pure(name: str) -> bool:
+    return any(f"{name}.".startswith(f"{allowed}.") for allowed in PURE_STDLIB)
+
+
+def adapter_violations(module: Module, allowed: set[str]) -> Iterator[str]:
+    """Yield what an adapter's module imports beyond ``allowed`` and the standard library."""
+    for line, name in imports_of(module):
+        if name.split(".")[0] not in allowed | sys.stdlib_module_names:
+            yield f"{module.name}:{line} imports {name}, which is no dependency of its distribution"
+
+
+def allowed_in(folder: Path) -> set[str]:
+    """Return the packages that an adapter may import: its own and those it declares."""
+    project = project_of(folder)
+    requirements = [project["name"], *project["dependencies"]]
+    for extra in project.get("optional-dependencies", {}).values():
+        requirements += extra
+    names = [re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in requirements]
+    return {name.replace("-", "_").lower() for name in names}
+
+
+@pytest.mark.parametrize("module", core_modules(), ids=lambda module: module.name)
+def test_core_imports_only_downwards(module: Module) -> None:
+    """A core module imports no higher room, no third party and, if pure, no outside world."""
+    assert [] == list(core_violations(module))
+
+
+@pytest.mark.parametrize("folder", ADAPTER_FOLDERS, ids=lambda folder: folder.name)
+def test_adapter_imports_only_its_dependencies(folder: Path) -> None:
+    """An adapter imports the core, what its pyproject names and the standard library."""
+    modules = adapter_modules(folder)
+    allowed = allowed_in(folder)
+
+    assert modules
+    assert [] == [line for module in modules for line in adapter_violations(module, allowed)]
+
+
+@pytest.mark.parametrize("folder", ADAPTER_FOLDERS, ids=lambda folder: folder.name)
+def test_adapter_depends_on_no_other_adapter(folder: Path) -> None:
+    """No adapter declares another adapter as its dependency."""
+    others = {project_of(other)["name"].replace("-", "_") for other in ADAPTER_FOLDERS} - {
+        project_of(folder)["name"].replace("-", "_")
+    }
+
+    assert set() == allowed_in(folder) & others
+
+
+def test_every_core_module_is_in_a_room() -> None:
+    """Whatever lies at the top of durable_core is a room or one of its faces."""
+    top = {module.name.split(".")[1] for module in core_modules() if "." in module.name}
+
+    assert set() == top - set(ROOMS) - FACES
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("durable_core.model.http", "import socket"),
+        ("durable_core.model.http", "from urllib.request import urlopen"),
+        ("durable_core.errors", "from durable_core.model import http"),
+        ("durable_core.machine.table", "from durable_core import Durable"),
+        ("durable_core.machine.table", "import durable_core"),
+        ("durable_core.flow.drive", "def f():\n    import threading"),
+        ("durable_core.wire.sse", "if TYPE_CHECKING:\n    from durable_core.flow import asks"),
+        ("durable_core.ports", "from . import api"),
+        ("durable_core.runtime.worker", "from durable_core import sync"),
+        ("durable_core.sync", "from durable_core.testing import client"),
+        ("durable_core.api.durable", "import durable_wsgi"),
+    ],
+)
+def test_the_rule_sees_a_wrong_import(name: str, source: str) -> None:
+    """Each kind of forbidden import in the core is found, wherever it stands."""
+    assert 1 == len(list(core_violations(parse(name, source))))
+
+
+def test_the_rule_lets_right_imports_pass() -> None:
+    """Lower rooms, the own room and the listed standard library are allowed."""
+    source = "from collections.abc import Mapping\nfrom durable_core import errors\n"
+
+    assert [] == list(core_violations(parse("durable_core.model.http", source)))
+
+
+def test_the_rule_sees_an_adapter_that_imports_another() -> None:
+    """An adapter that imports a package it does not declare is found."""
+    module = parse("durable_wsgi.app", "import wsgiref\nfrom durable_asgi import app")
+
+    assert 1 == len(list(adapter_violations(module, {"durable_wsgi", "durable_core"})))
