@@ -28,6 +28,13 @@ What a user may raise or catch::
         ├── StoreReadOnlyError
         └── StoreVersionError         made by a newer version, or no store at all
 
+What ``durable_core.testing`` raises in a test::
+
+    HarnessError                      the test does not hold (an AssertionError)
+    ├── NotDeterministicError         a replayed handler did not ask for the same steps
+    ├── NotFinishedError              the result of a run that has none yet was asked for
+    └── UnusedFaultError              a failure or crash that was planned did not happen
+
 What only the library raises, to unwind a handler (``BaseException``, so that ``except Exception``
 lets it pass)::
 
@@ -50,6 +57,7 @@ __all__ = [
     "DurableError",
     "EndpointAdapterRequiredError",
     "HTTPError",
+    "HarnessError",
     "HeaderNotStoredError",
     "InvalidTokenError",
     "LeaseLost",
@@ -57,6 +65,8 @@ __all__ = [
     "MatchError",
     "MissingParameter",
     "NonRetriableError",
+    "NotDeterministicError",
+    "NotFinishedError",
     "RetryAfterError",
     "RunNotFoundError",
     "StepCancelled",
@@ -69,6 +79,7 @@ __all__ = [
     "StoreReadOnlyError",
     "StoreVersionError",
     "Suspended",
+    "UnusedFaultError",
     "WaitInterruptedError",
 ]
 
@@ -234,6 +245,22 @@ class StoreReadOnlyError(StoreError):
 
 class StoreVersionError(StoreError):
     """The file is not a store of this library, or a newer version of it made the file."""
+
+
+class HarnessError(AssertionError):
+    """Base of what ``durable_core.testing`` finds wrong. Never raised itself."""
+
+
+class NotDeterministicError(HarnessError):
+    """A replayed handler did not ask for the steps that it had asked for before."""
+
+
+class NotFinishedError(HarnessError):
+    """The run has no result yet, and nothing is due that could bring it there."""
+
+
+class UnusedFaultError(HarnessError):
+    """A failure or crash was planned for a step, and the step never came to that point."""
 
 
 class ControlSignal(BaseException):

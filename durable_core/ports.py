@@ -74,11 +74,8 @@ class StoredRequest:
 class StoredResult:
     """How a run ended.
 
-    Attributes:
-        phase: COMPLETED, FAILED or CANCELLED.
-        head: status and headers as text (``wire/requests.py``).
-        body: the body, or None when it was too large to keep.
-        ended_at: epoch milliseconds.
+    ``phase`` is COMPLETED, FAILED or CANCELLED, ``head`` status and headers as text
+    (``wire/requests.py``), ``body`` None when it was too large to keep.
     """
 
     phase: Phase
@@ -95,9 +92,13 @@ class Write(Generic[AnswerT]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """Give the run up until ``due_at`` (epoch milliseconds), or at once if a wait has matched."""
+    """Give the run up until ``due_at`` (epoch milliseconds), or at once if a wait has matched.
+
+    ``awaited`` are the ops whose matches count, None all: not waits that no code asks for now.
+    """
 
     due_at: int
+    awaited: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +130,7 @@ class RunWrite(Write[Written]):
         run_id, owner, epoch: the lease.
         create: the run to insert first, with its request; None once it is stored.
         request: goes with ``create``.
-        memos: finished ops. Each replaces the pending record of the same op.
+        memos: finished ops. Each replaces the pending record of the same op, also one in here.
         pending: unfinished ops, inserted or replaced. A WAIT is checked against the stored
             events with a sequence number above its mark (and not in ``seen``), in the same
             transaction, the earliest first.
@@ -137,7 +138,7 @@ class RunWrite(Write[Written]):
         release: give the run up.
         result: the run has ended; also removes what is pending.
         sends: events of ``step.send_event``, stored in the same transaction and matched to waits,
-            after ``memos`` and before ``pending``.
+            before ``pending``. The memos of kind SEND get the last one's number as their mark.
         now: epoch milliseconds.
     """
 

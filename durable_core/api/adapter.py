@@ -6,12 +6,30 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, Self, TypeVar, Unpack
 
 from durable_core.api.options import EndpointOptions, EndpointOptionsDict
+from durable_core.flow.env import Limits
 from durable_core.model.request import Request
 from durable_core.model.response import Response
 
-__all__ = ["EndpointAdapter", "HTTPHandler", "IdentityAdapter", "endpoint_adapter"]
+__all__ = ["EndpointAdapter", "Engine", "HTTPHandler", "IdentityAdapter", "endpoint_adapter"]
 
 AppT_co = TypeVar("AppT_co", covariant=True)
+
+
+class Engine(Protocol):
+    """What runs the endpoints of an application, as a server sees it."""
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds that the server keeps to when it reads a request."""
+        ...
+
+    def start(self) -> None:
+        """Start working in this process; see ``Durable.start``."""
+        ...
+
+    def stop(self, timeout: float) -> None:
+        """Stop, and block for up to ``timeout`` seconds; see ``Durable.stop``."""
+        ...
 
 
 class HTTPHandler(Protocol):
@@ -20,6 +38,11 @@ class HTTPHandler(Protocol):
     A sync server calls :meth:`handle`, an asynchronous one :meth:`handle_async`; both work for
     any handler.
     """
+
+    @property
+    def engine(self) -> Engine:
+        """What runs it. A server starts it before the first request and stops it after the last."""
+        ...
 
     def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
         """Answer in this thread.

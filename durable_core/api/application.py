@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
-from durable_core.api.adapter import HTTPHandler
+from durable_core.api.adapter import Engine, HTTPHandler
 from durable_core.api.durable import Durable
-from durable_core.api.endpoint import is_wait
+from durable_core.api.endpoint import Endpoint, is_wait
 from durable_core.api.router import Matched, MethodNotAllowed, Route, Router
 from durable_core.errors import ConfigurationError, HTTPError
 from durable_core.model.request import Request
@@ -30,14 +30,14 @@ class _Wrapped(Protocol):
 #: What a route may lead to: an endpoint, wrapped or not, or a plain function of the request.
 Target: TypeAlias = "HTTPHandler | _Wrapped | Callable[[Request], Any]"
 #: ``{"GET /users/{id}": target}`` (several methods: ``"GET,POST /users"``), or Route objects.
-Routes: TypeAlias = "Mapping[str, Target] | Iterable[Route[Target]]"
+Routes: TypeAlias = "Mapping[str, Target] | Sequence[Route[Target]]"
 
 
 class PlainHandler:
     """A function of the request without durability: called once, answered as it returns."""
 
     def __init__(self, durable: Durable[Any], function: Callable[[Request], Any]) -> None:
-        self._durable = durable
+        self.engine = durable.engine
         self._function = function
 
     def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
@@ -45,7 +45,7 @@ class PlainHandler:
         try:
             value = self._function(request)
             if inspect.isawaitable(value):
-                value = self._durable.engine.await_elsewhere(cast("Awaitable[object]", value))
+                value = self.engine.await_elsewhere(cast("Awaitable[object]", value))
             return Response.from_value(value)
         except HTTPError as error:
             return problem_from_http_error(error)
@@ -57,7 +57,7 @@ class PlainHandler:
         try:
             if inspect.iscoroutinefunction(self._function):
                 return Response.from_value(await self._function(request))
-            value = await self._durable.engine.call_in_thread(self._function, request)
+            value = await self.engine.call_in_thread(self._function, request)
             return Response.from_value(await value if inspect.isawaitable(value) else value)
         except HTTPError as error:
             return problem_from_http_error(error)
@@ -83,6 +83,11 @@ class Application:
             Route(route.path, self._handler(route.endpoint), route.methods) for route in listed
         )
 
+    @property
+    def engine(self) -> Engine:
+        """The engine of the application."""
+        return self.durable.engine
+
     def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
         """Answer in this thread; see ``HTTPHandler.handle``."""
         found = self._find(request)
@@ -104,27 +109,24 @@ class Application:
         return await handler.handle_async(request, hold=hold, route=found.route.path)
 
     def _find(self, request: Request) -> Matched[HTTPHandler] | Response:
-        found = self._router.match(request.method, request.path)
-        if isinstance(found, Matched):
+        found = self._endpoint_at(request.path) if is_wait(request) else None
+        if found is not None:
             return found
-        if found is None:
-            return problem_from_http_error(HTTPError(404, "there is nothing at this path"))
-        return self._other_method(request, found)
+        match self._router.match(request.method, request.path):
+            case Matched() as found:
+                return found
+            case MethodNotAllowed(allow=allow):
+                return _refused(request, ", ".join(allow))
+        return problem_from_http_error(HTTPError(404, "there is nothing at this path"))
 
-    def _other_method(
-        self, request: Request, refused: MethodNotAllowed
-    ) -> Matched[HTTPHandler] | Response:
-        """A client that waits for a run asks by GET, whatever methods the endpoint has."""
-        if request.method in ("GET", "HEAD"):
-            for method in refused.allow:
-                found = self._router.match(method, request.path)
-                if isinstance(found, Matched) and is_wait(request):
-                    return found
-        allow = ", ".join(refused.allow)
-        if request.method == "OPTIONS":
-            return Response(status=204, headers=(("allow", allow),))
-        detail = f"{request.method} is not allowed here"
-        return problem_from_http_error(HTTPError(405, detail, {"allow": allow}))
+    def _endpoint_at(self, path: str) -> Matched[HTTPHandler] | None:
+        """Return an endpoint at a path: clients wait for its runs by GET, whatever its methods."""
+        probe = self._router.match("", path)
+        for method in probe.allow if isinstance(probe, MethodNotAllowed) else ():
+            found = self._router.match(method, path)
+            if isinstance(found, Matched) and isinstance(found.route.endpoint, Endpoint):
+                return found
+        return None
 
     def _handler(self, target: Target) -> HTTPHandler:
         inner = getattr(target, "endpoint", target)
@@ -133,6 +135,13 @@ class Application:
         if callable(inner):
             return PlainHandler(self.durable, inner)
         raise ConfigurationError(f"a route cannot lead to {target!r}")
+
+
+def _refused(request: Request, allow: str) -> Response:
+    if request.method == "OPTIONS":
+        return Response(status=204, headers=(("allow", allow),))
+    detail = f"{request.method} is not allowed here"
+    return problem_from_http_error(HTTPError(405, detail, {"allow": allow}))
 
 
 def _listed(routes: Routes) -> list[Route[Target]]:

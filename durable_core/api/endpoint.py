@@ -30,12 +30,13 @@ class Endpoint:
     """A durable endpoint. Made by ``Durable.endpoint``.
 
     Attributes:
+        engine: runs it.
         key: which handler a stored run belongs to.
         face: whether the handler is ``def`` or ``async def``.
     """
 
     def __init__(self, engine: EmbeddedEngine, handler: Handler, options: EndpointOptions) -> None:
-        self._engine = engine
+        self.engine = engine
         self._authorize = options.authorize
         self._methods = options.methods or DEFAULT_METHODS
         self.key = options.function_id or options.name or key_of(handler)
@@ -50,27 +51,31 @@ class Endpoint:
     def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
         """Answer in this thread; see ``HTTPHandler.handle``."""
         if is_wait(request):
-            return self._engine.wait(_wait_request(request, hold))
-        answer = self._refusal(request)
+            return self.engine.wait(_wait_request(request, hold))
+        answer = self._refusal(request, route)
         if answer is not None:
             return answer
         try:
             if self._authorize is not None:
                 verdict = self._authorize(request)
                 if inspect.isawaitable(verdict):
-                    verdict = self._engine.await_elsewhere(verdict)
+                    verdict = self.engine.await_elsewhere(verdict)
                 _check_verdict(verdict)
         except HTTPError as error:
             return problem_from_http_error(error)
-        return self._engine.serve(self._registered, _as_get(request), route)
+        if request.method != "HEAD":
+            return self.engine.serve(self._registered, request, route)
+        return self.engine.without_body(
+            self.engine.serve(self._registered, _as_get(request), route)
+        )
 
     async def handle_async(
         self, request: Request, *, hold: float = 25.0, route: str | None = None
     ) -> Response:
         """Answer in this task; see ``HTTPHandler.handle_async``."""
         if is_wait(request):
-            return await self._engine.wait_async(_wait_request(request, hold))
-        answer = self._refusal(request)
+            return await self.engine.wait_async(_wait_request(request, hold))
+        answer = self._refusal(request, route)
         if answer is not None:
             return answer
         try:
@@ -81,18 +86,22 @@ class Endpoint:
                 _check_verdict(verdict)
         except HTTPError as error:
             return problem_from_http_error(error)
-        return await self._engine.serve_async(self._registered, _as_get(request), route)
+        if request.method != "HEAD":
+            return await self.engine.serve_async(self._registered, request, route)
+        return await self.engine.without_body_async(
+            await self.engine.serve_async(self._registered, _as_get(request), route)
+        )
 
-    def _refusal(self, request: Request) -> Response | None:
-        """Return the answer to a request that gets no run."""
-        if request.method not in self._methods:
+    def _refusal(self, request: Request, route: str | None) -> Response | None:
+        """Return the answer to a request that gets no run; a router has checked the method."""
+        if route is None and request.method not in self._methods:
             allow = ", ".join(sorted({*self._methods, "OPTIONS"}))
             if request.method == "OPTIONS":
                 return Response(status=204, headers=(("allow", allow),))
             detail = f"{request.method} is not among the methods of this endpoint"
             error = HTTPError(405, detail, {"allow": allow})
             return problem_from_http_error(error)
-        most = self._engine.env.limits.body
+        most = self.engine.env.limits.body
         if len(request.body) > most:
             return problem(413, "content-too-large", detail=f"at most {most} bytes are accepted")
         return None
@@ -168,9 +177,7 @@ def _check_verdict(verdict: object) -> None:
 
 
 def _as_get(request: Request) -> Request:
-    """Return the request that the handler sees: HEAD runs as GET, the server drops the body."""
-    if request.method != "HEAD":
-        return request
+    """Return the GET request that a HEAD request runs as."""
     return Request(
         method="GET",
         url=request.url,

@@ -45,7 +45,7 @@ class EventsRoute:
             )
         if event_key == "":
             raise ConfigurationError("event_key must not be empty")
-        self._engine = engine
+        self.engine = engine
         self._key = event_key
 
     def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
@@ -54,7 +54,7 @@ class EventsRoute:
             events = self._accept(request)
             if isinstance(events, Response):
                 return events
-            return _taken(self._engine.send(events))
+            return _taken(self.engine.send(events))
         except (HTTPError, StoreError) as error:
             return _refused(error)
 
@@ -66,7 +66,7 @@ class EventsRoute:
             events = self._accept(request)
             if isinstance(events, Response):
                 return events
-            return _taken(await self._engine.send_async(events))
+            return _taken(await self.engine.send_async(events))
         except (HTTPError, StoreError) as error:
             return _refused(error)
 
@@ -77,7 +77,7 @@ class EventsRoute:
         if request.method != "POST":
             raise HTTPError(405, f"{request.method} is not allowed here", {"allow": _ALLOW})
         self._check_key(request)
-        limits = self._engine.env.limits
+        limits = self.engine.env.limits
         if len(request.body) > limits.body:
             raise HTTPError(413, f"at most {limits.body} bytes are accepted")
         try:

@@ -32,11 +32,11 @@ class Proxy:
     """
 
     def __init__(self, engine: EmbeddedEngine) -> None:
-        self._engine = engine
+        self.engine = engine
 
     def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
         """Answer in this thread; see ``HTTPHandler.handle``."""
-        answer = _without_run(request) or self._engine.wait(_wait_request(request, hold))
+        answer = _without_run(request) or self.engine.wait(_wait_request(request, hold))
         return with_headers(answer, _CORS + _EXPOSE)
 
     async def handle_async(
@@ -45,7 +45,7 @@ class Proxy:
         """Answer in this task; see ``HTTPHandler.handle_async``."""
         answer = _without_run(request)
         if answer is None:
-            answer = await self._engine.wait_async(_wait_request(request, hold))
+            answer = await self.engine.wait_async(_wait_request(request, hold))
         return with_headers(answer, _CORS + _EXPOSE)
 
 

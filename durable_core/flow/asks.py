@@ -29,6 +29,7 @@ __all__ = [
     "Raised",
     "ReadMark",
     "ReadResult",
+    "Report",
     "Returned",
     "Settle",
     "Submit",
@@ -42,6 +43,7 @@ __all__ = [
     "park",
     "read_mark",
     "read_result",
+    "report",
     "settled",
     "submit",
 ]
@@ -162,6 +164,15 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """Tell whoever runs the application: a warning about this run, and the error behind it."""
+
+    waits: ClassVar[bool] = False
+    text: str
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ReadResult:
     """Look up how a run ended."""
 
@@ -179,7 +190,17 @@ class Hold:
 
 
 Ask: TypeAlias = (
-    Submit | Settle | ReadMark | Invoke | Handle | Park | InTurn | Answer | ReadResult | Hold
+    Submit
+    | Settle
+    | ReadMark
+    | Invoke
+    | Handle
+    | Park
+    | InTurn
+    | Answer
+    | Report
+    | ReadResult
+    | Hold
 )
 Flow: TypeAlias = Generator[Ask, Any, T]
 
@@ -227,6 +248,11 @@ def in_turn(number: int) -> Flow[None]:
 def answer(response: Response) -> Flow[None]:
     """Answer the attached client."""
     yield Answer(response)
+
+
+def report(text: str, error: BaseException | None = None) -> Flow[None]:
+    """Log a warning about the run."""
+    yield Report(text, error)
 
 
 def read_result(run_id: str) -> Flow[StoredResult | object | None]:

@@ -36,11 +36,15 @@ class Execution:
         stored: the run has a row, or the write that makes it is queued.
         memos, pending: finished and unfinished ops by op id.
         taken: sequence numbers of events that waits of this run have been answered with.
+        sent: sequence numbers, by event id, of the events that steps of this execution have sent.
         in_flight: how many step functions are running.
         parked: ids of ops that wait for their time.
+        awaited: ids of all that have been parked; only these make a run due that is put away, not
+            what an older version of the code asked for.
         activity: counts what happened; unchanged means nothing did.
         failures: counts the failed steps the handler has been told of.
         stopping: no new step may start; what is in flight may end.
+        cut_short: the handler is put away although it could go on: the run is due at once.
         closed: nothing more of this execution counts.
         fault: why it was closed, if something went wrong.
     """
@@ -65,11 +69,14 @@ class Execution:
         self.memos = {memo.op.id: memo for memo in memos or ()}
         self.pending = {each.op.id: each for each in pending}
         self.taken: set[int] = set()
+        self.sent: dict[str, int] = {}
         self.in_flight = 0
         self.parked: set[str] = set()
+        self.awaited: set[str] = set()
         self.activity = 0
         self.failures = 0
         self.stopping = False
+        self.cut_short = False
         self.closed = False
         self.fault: BaseException | None = None
         self._step_ids = StepIds()
@@ -124,6 +131,10 @@ class Execution:
             )
         self._size += size
 
+    def stop(self) -> None:
+        """Start no more steps here; the run goes on elsewhere, at once."""
+        self.stopping = self.cut_short = True
+
     def close(self, fault: BaseException | None = None) -> None:
         """Let nothing more of this execution count."""
         self.closed = True
@@ -150,8 +161,9 @@ class Execution:
             self._tickets = tuple(each for each in self._tickets if not each.done)
 
     def note(self, written: Sequence[Written]) -> None:
-        """Take over what the store found out: waits that events had answered already."""
+        """Take over what the store found out: numbers of sent events, waits answered already."""
         for each in written:
+            self.sent.update(each.sent)
             for op_id, event in each.matched:
                 self.answer_wait(op_id, event)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from durable_core.flow.asks import Call, Flow, Returned, answer, invoke
-from durable_core.flow.env import Env
+from durable_core.flow.asks import Call, Flow, Returned, answer, invoke, report
+from durable_core.flow.env import Env, Options
 from durable_core.flow.execution import Execution, save, settle
 from durable_core.model.commands import HandoffReason
 from durable_core.model.headers import Headers
@@ -22,6 +22,7 @@ __all__ = [
     "hand_off",
     "query_reference",
     "refer_client",
+    "referral",
     "with_headers",
 ]
 
@@ -47,16 +48,41 @@ def hand_off(ex: Execution, reason: HandoffReason) -> Flow[None]:
 
 def refer_client(ex: Execution) -> Flow[None]:
     """Answer the attached client with a redirect or a token."""
-    run_id = ex.run.id
-    token = fresh_token(ex.env, run_id)
-    if ex.options.token_answer:
-        response = Response.json({"run_id": run_id, "token": token}, headers=PRIVATE_HEADERS)
-    else:
-        location = yield from _location(ex, run_id, token)
-        status = 302 if ex.request.method in ("GET", "HEAD") else 303
-        headers = Headers((("location", location), *PRIVATE_HEADERS))
-        response = Response(status=status, headers=headers)
-    yield from answer(response)
+    target = ex.options.redirect_url
+    url: str | None = None
+    if callable(target) and not ex.options.token_answer:
+        run_id = ex.run.id
+        outcome = yield from invoke(None, Call(target, (run_id, fresh_token(ex.env, run_id))))
+        if isinstance(outcome, Returned) and isinstance(outcome.value, str) and outcome.value:
+            url = quote(outcome.value, safe="!#$%&'()*+,/:;=?@[]~")
+        else:
+            error = None if isinstance(outcome, Returned) else outcome.error
+            text = "async_redirect_url gave no URL; the client is sent to the endpoint's own"
+            yield from report(text, error)
+    yield from answer(referral(ex.env, ex.options, ex.request.method, ex.run.id, url))
+
+
+def referral(
+    env: Env, options: Options, method: str, run_id: str, url: str | None = None
+) -> Response:
+    """Return the answer that tells a client where its result will be.
+
+    Args:
+        env, options: of the run's application and endpoint.
+        method: of the run's request; decides between 302 and 303 (RFC 9110 section 15.4).
+        run_id: the run.
+        url: where to, if the application has said so; else ``async_redirect_url`` as a string,
+            else the endpoint's own URL.
+    """
+    token = fresh_token(env, run_id)
+    if options.token_answer:
+        return Response.json({"run_id": run_id, "token": token}, headers=PRIVATE_HEADERS)
+    if url is None and isinstance(options.redirect_url, str):
+        url = _with_params(options.redirect_url, (("runId", run_id), ("token", token)))
+    if url is None:
+        url = query_reference(((RUN_PARAM, run_id), (TOKEN_PARAM, token)))
+    headers = Headers((("location", url), *PRIVATE_HEADERS))
+    return Response(status=302 if method in ("GET", "HEAD") else 303, headers=headers)
 
 
 def fresh_token(env: Env, run_id: str) -> str:
@@ -74,17 +100,6 @@ def with_headers(response: Response, fields: Sequence[tuple[str, str]]) -> Respo
 def query_reference(params: Sequence[tuple[str, str]]) -> str:
     """Return a query-only relative reference (RFC 3986 section 4.2): right under any prefix."""
     return "?" + urlencode(params)
-
-
-def _location(ex: Execution, run_id: str, token: str) -> Flow[str]:
-    target = ex.options.redirect_url
-    if isinstance(target, str):
-        return _with_params(target, (("runId", run_id), ("token", token)))
-    if target is not None:
-        outcome = yield from invoke(None, Call(target, (run_id, token)))
-        if isinstance(outcome, Returned) and isinstance(outcome.value, str) and outcome.value:
-            return quote(outcome.value, safe="!#$%&'()*+,/:;=?@[]~")
-    return query_reference(((RUN_PARAM, run_id), (TOKEN_PARAM, token)))
 
 
 def _with_params(url: str, params: Sequence[tuple[str, str]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable
 from dataclasses import replace
 
-from durable_core.errors import HTTPError, LeaseLost, StoreError, Suspended
+from durable_core.errors import HTTPError, LeaseLost, StepError, StoreError, Suspended
 from durable_core.flow.asks import (
     Call,
     Cancelled,
@@ -17,6 +17,7 @@ from durable_core.flow.asks import (
     answer,
     handle,
     invoke,
+    report,
 )
 from durable_core.flow.execution import Execution, save, settle
 from durable_core.flow.handoff import hand_off, refer_client, with_headers
@@ -34,6 +35,7 @@ from durable_core.model.inputs import (
     Orphaned,
     ResponseBroke,
     ResponseStarted,
+    ResponseTooLarge,
 )
 from durable_core.model.response import Response
 from durable_core.ports import Release, StoredResult
@@ -122,21 +124,30 @@ def _conclude(ex: Execution, outcome: Outcome) -> Flow[None]:
             # Another attempt would return the same kind of thing.
             failure = failure_of_handler(error, ex.env.clock.now())
             yield from _raised(ex, replace(failure, final=True))
+            yield from report("what the handler returned cannot be sent; the run failed", error)
         else:
             yield from _respond(ex, response)
     elif isinstance(outcome, Raised):
-        response_of_error = _translated(ex, outcome.error)
+        raised = outcome.error
+        try:
+            response_of_error = _translated(ex, raised)
+        except Exception as broken:
+            raised, response_of_error = broken, None
         if response_of_error is not None:
             yield from _respond(ex, response_of_error)
         else:
-            failure = failure_of_handler(outcome.error, ex.env.clock.now())
+            failure = failure_of_handler(raised, ex.env.clock.now())
             yield from _raised(ex, failure, outcome.trace)
+            what = f"{failure.name}: {failure.message}"
+            text = f"the handler failed ({what}); the run is {ex.run.phase.value}"
+            yield from report(text, raised)
 
 
 def _translated(ex: Execution, error: Exception) -> Response | None:
     """Return the response that an exception stands for, if it is one of those."""
-    if isinstance(error, HTTPError):
-        return problem_from_http_error(error)
+    meant = error.__cause__ if isinstance(error, StepError) else error
+    if isinstance(meant, HTTPError):
+        return problem_from_http_error(meant)
     translate = ex.options.exception_to_response
     return translate(error) if translate is not None else None
 
@@ -153,8 +164,8 @@ def _respond(ex: Execution, response: Response) -> Flow[None]:
             yield from _start_streaming(ex, response)
             return
         collected = yield from _collected(ex, response)
-        if isinstance(collected, Failure):
-            yield from _raised(ex, collected)
+        if not isinstance(collected, Response):
+            yield from _happen(ex, collected)
             return
         response = collected
     yield from _finish(ex, response, _whole(response))
@@ -173,16 +184,18 @@ def _start_streaming(ex: Execution, response: Response) -> Flow[None]:
     yield from answer(response)
 
 
-def _collected(ex: Execution, response: Response) -> Flow[Response | Failure]:
-    """Read a streamed body whose client waits elsewhere; too large a one is a problem instead."""
+def _collected(
+    ex: Execution, response: Response
+) -> Flow[Response | HandlerRaised | ResponseTooLarge]:
+    """Read a streamed body whose client waits elsewhere; or say why it cannot be."""
     most = ex.env.limits.response_stored
     outcome = yield from invoke(None, Call(_collect, (response.body, most)))
-    if isinstance(outcome, Returned):
-        if isinstance(outcome.value, bytes):
-            return Response(status=response.status, headers=response.headers, body=outcome.value)
-        detail = f"the response has more than {most} bytes (Limits.response_stored)"
-        return problem(500, "response-too-large", detail=detail, run_id=ex.run.id)
-    return failure_of_handler(outcome.error, ex.env.clock.now())
+    if not isinstance(outcome, Returned):
+        failure = failure_of_handler(outcome.error, ex.env.clock.now())
+        return HandlerRaised(failure=failure, u=ex.env.ids.uniform())
+    if not isinstance(outcome.value, bytes):
+        return ResponseTooLarge(most=most)
+    return Response(status=response.status, headers=response.headers, body=outcome.value)
 
 
 def _collect(body: object, most: int) -> object:
@@ -239,7 +252,8 @@ def _happen(ex: Execution, happened: Input, trace: str = "") -> Flow[None]:
     for command in transition.commands:
         match command:
             case PutAway(due_at=due_at):
-                yield from save(ex, state=True, release=Release(due_at=due_at))
+                release = Release(due_at=due_at, awaited=tuple(sorted(ex.awaited)))
+                yield from save(ex, state=True, release=release)
             case Handoff(reason=reason):
                 yield from hand_off(ex, reason)
             case Fail():
@@ -271,7 +285,8 @@ def put_away(ex: Execution) -> Flow[None]:
     try:
         if ex.attached:
             yield from _happen(ex, Detached(reason=HandoffReason.DRAIN))
-        yield from _happen(ex, BecameQuiet(pending=tuple(ex.pending.values())))
+        awaited = (each for each in ex.pending.values() if each.op.id in ex.awaited)
+        yield from _happen(ex, BecameQuiet(pending=() if ex.cut_short else tuple(awaited)))
     except Suspended:
         yield from _refuse(ex)
 

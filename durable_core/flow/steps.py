@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
-from durable_core.errors import StepResultError
+from durable_core.errors import StepResultError, StoreError, Suspended
 from durable_core.flow.asks import (
     Call,
     Cancelled,
@@ -18,6 +18,7 @@ from durable_core.flow.asks import (
     invoke,
     park,
     read_mark,
+    report,
 )
 from durable_core.flow.execution import MARK, Execution, save, settle
 from durable_core.flow.handoff import hand_off
@@ -41,7 +42,7 @@ def run_step(ex: Execution, op: Op, call: Call) -> Flow[object]:
         pending = ex.pending.get(op.id)
         if pending is not None:
             yield from _until_due(ex, pending)
-        memo = yield from _attempt(ex, op, call, pending.failures if pending else 0)
+        memo = yield from _attempt(ex, op, call, pending)
     return _deliver(ex, memo)
 
 
@@ -93,9 +94,12 @@ def send_events(ex: Execution, op: Op, events: tuple[Event, ...]) -> Flow[list[s
         )
         value = json.dumps([event.id for event in named], ensure_ascii=False)
         ended = OpEnded(op=op, value=value, number=ex.next_number(), mark=MARK.get())
-        memo = yield from _commit(ex, ended, sends=named)
+        yield from _commit(ex, ended, sends=named)
         yield from settle(ex)
+        # A wait after this step is for what comes after these events, themselves not included.
+        sent = max(ex.sent.get(event.id or "", 0) for event in named)
         memo = ex.memos[op.id]
+        memo = ex.memos[op.id] = replace(memo, mark=max(memo.mark, sent))
     _deliver(ex, memo)
     ids: list[str] = json.loads(memo.value)
     return ids
@@ -105,8 +109,9 @@ def _recall(ex: Execution, op: Op) -> Flow[Memo | None]:
     """Return the memo of an op, in its turn; None if the op has not finished."""
     ex.check_open()
     ex.activity += 1
-    if ex.stopping:
+    while ex.stopping:
         yield from park(op.id, None)
+        ex.check_open()
     memo = ex.memos.get(op.id)
     if memo is not None:
         yield from in_turn(memo.number)
@@ -125,22 +130,49 @@ def _deliver(ex: Execution, memo: Memo) -> object:
     return ex.env.codec.decode(memo.value) if memo.op.kind is OpKind.RUN else None
 
 
-def _attempt(ex: Execution, op: Op, call: Call, failures: int) -> Flow[Memo | None]:
-    """Call the function once; the memo if that settled it, None if it is to be tried again."""
-    yield from settle(ex)
-    ex.check_open()
+def _attempt(ex: Execution, op: Op, call: Call, before: Pending | None) -> Flow[Memo | None]:
+    """Call the function once; the memo if that settled it, None if it is to be tried again.
+
+    Its event mark is that of its first attempt (``before``): an answer to what that one did must
+    not be lost.
+    """
+    failures = before.failures if before is not None else 0
     ex.in_flight += 1
     try:
-        mark = yield from read_mark()
+        yield from settle(ex)
+        ex.check_open()
+        mark = before.mark if before is not None else (yield from _mark_now(ex))
         outcome = yield from invoke(op.name, call)
         ended = _judge(ex, op, outcome, mark, failures)
         memo = yield from _commit(ex, ended)
+        if isinstance(outcome, Raised):
+            yield from _report_failure(ex, op, outcome.error, failures + 1)
         if isinstance(outcome, Cancelled):
             raise outcome.error
         return memo
     finally:
         ex.in_flight -= 1
         ex.activity += 1
+
+
+def _mark_now(ex: Execution) -> Flow[int]:
+    try:
+        return (yield from read_mark())
+    except StoreError as error:
+        # Not an error of the user's code, which must not see it.
+        ex.close(error)
+        raise Suspended from error
+
+
+def _report_failure(ex: Execution, op: Op, error: Exception, failures: int) -> Flow[None]:
+    pending = ex.pending.get(op.id)
+    then = "for good"
+    if pending is not None:
+        left = max(0, pending.due_at - ex.env.clock.now()) / 1000
+        then = f"and is tried again in {left:.1f} s"
+    attempt = f"attempt {failures} of {ex.run.retries + 1}"
+    text = f"step {op.name!r} failed, {attempt}, {then}: {type(error).__name__}"
+    yield from report(text, error)
 
 
 def _judge(ex: Execution, op: Op, outcome: Outcome, mark: int, failures: int) -> Input:
@@ -233,6 +265,7 @@ def _until_due(ex: Execution, pending: Pending) -> Flow[None]:
         parked = advance(ex.run, OpParked(pending=pending), ex.env.clock.now(), ex.env.policy)
         ex.run = parked.run
         ex.parked.add(op_id)
+        ex.awaited.add(op_id)
         try:
             yield from _apply(ex, parked, ())
             yield from park(op_id, pending.due_at)

@@ -35,6 +35,7 @@ from durable_core.model.inputs import (
     Orphaned,
     ResponseBroke,
     ResponseStarted,
+    ResponseTooLarge,
 )
 from durable_core.model.ops import Memo, Pending
 from durable_core.model.run import Phase, Run
@@ -83,6 +84,9 @@ def advance(run: Run, happened: Input, now: int, policy: RetryPolicy) -> Transit
             return _handler_raised(run, happened, now, policy)
         case ResponseBroke(failure=failure):
             return _fail(run, "response-interrupted", failure.name, failure.message)
+        case ResponseTooLarge(most=most):
+            text = f"the response has more than {most} bytes (Limits.response_stored)"
+            return _fail(run, "response-too-large", "ResponseTooLarge", text)
         case Claimed(max_takeovers=most):
             return _claimed(run, most)
         case Orphaned():
@@ -128,7 +132,7 @@ def _op_failed(run: Run, failed: OpFailed, now: int, policy: RetryPolicy) -> Tra
         )
         return Transition(_go(run, Cue.CHECKPOINT), (SaveMemo(memo),))
     due_at = now + _delay(failure, failures, failed.u, policy)
-    pending = Pending(op=failed.op, due_at=due_at, failures=failures, error=error)
+    pending = Pending(op=failed.op, due_at=due_at, failures=failures, error=error, mark=failed.mark)
     parked = _park(run, pending, HandoffReason.STEP_RETRY)
     return Transition(parked.run, (SavePending(pending), *parked.commands))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from durable_core.errors import NonRetriableError, RetryAfterError, StepError
+from durable_core.errors import HTTPError, NonRetriableError, RetryAfterError, StepError
 from durable_core.machine.retry import retry_after_delay_ms
 from durable_core.model.inputs import Failure
 from durable_core.wire.codec import JSONCodec
@@ -18,9 +18,10 @@ def failure_of_step(error: BaseException, now: int) -> Failure:
     """Describe an error that a step's function raised.
 
     A StepError inside a step (from a nested helper, say) is an ordinary error; only
-    ``NonRetriableError`` is final and only ``RetryAfterError`` chooses its delay.
+    ``NonRetriableError`` and ``HTTPError`` are final, only ``RetryAfterError`` chooses its delay.
     """
-    return _describe(error, now, final=isinstance(error, NonRetriableError))
+    final = isinstance(error, (NonRetriableError, HTTPError))
+    return _describe(error, now, final=final)
 
 
 def failure_of_handler(error: BaseException, now: int) -> Failure:
@@ -37,6 +38,9 @@ def _describe(error: BaseException, now: int, *, final: bool) -> Failure:
         name=type(error).__name__,
         message=_text(error),
         data=_data(error),
+        http=(error.status, error.detail, tuple(error.headers.items()))
+        if isinstance(error, HTTPError)
+        else None,
         final=final,
         retry_after=retry_after_delay_ms(error, now)
         if isinstance(error, RetryAfterError)

@@ -21,6 +21,7 @@ __all__ = [
     "Orphaned",
     "ResponseBroke",
     "ResponseStarted",
+    "ResponseTooLarge",
 ]
 
 
@@ -35,6 +36,7 @@ class Failure:
         final: trying again cannot help.
         retry_after: milliseconds to wait, if the error says so.
         cancelled: user code cancelled the step.
+        http: status, detail and headers, if it stands for an HTTP response.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Failure:
     final: bool = False
     retry_after: int | None = None
     cancelled: bool = False
+    http: tuple[int, str, tuple[tuple[str, str], ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +123,13 @@ class ResponseBroke:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseTooLarge:
+    """The body of a response that must be stored has more than ``most`` bytes."""
+
+    most: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerRaised:
     """The handler raised outside steps, or let a StepError pass. ``u`` is random in [0, 1)."""
 
@@ -148,6 +158,7 @@ Input = (
     | HandlerReturned
     | ResponseStarted
     | ResponseBroke
+    | ResponseTooLarge
     | HandlerRaised
     | Claimed
     | Orphaned

@@ -74,7 +74,8 @@ class Pending:
         event: name of the event a WAIT waits for, or "".
         match_path: dotted path of the event value that is compared, or "".
         match_key: canonical key that this value must have, or "".
-        mark: a WAIT matches only events with a higher sequence number.
+        mark: a WAIT matches only events with a higher sequence number; what a RUN that will be
+            tried again had seen when it was first tried.
         seen: sequence numbers above ``mark`` that earlier waits of this run have taken.
         matched: the event that ended the wait, once it has come.
     """

@@ -16,62 +16,22 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from durable_core.errors import StoreBusyError, StoreError
 from durable_core.ports import RunWrite, Store, Write
+from durable_core.runtime.tickets import Blocked, Ticket, wake
 
-__all__ = ["CommitQueue", "Ticket"]
+__all__ = ["CommitQueue"]
 
 T = TypeVar("T")
 
-#: How long a write may stay queued if nobody waits for it, seconds.
+#: A write that nobody waits for stays queued for once to twice as long, seconds.
 _LINGER = 0.005
 #: On an event loop a commit is done in place only while commits take less than this, seconds.
 _INLINE_LIMIT = 0.001
 #: Weight of the newest commit in the moving average of their durations.
 _WEIGHT = 0.125
-
-
-class Ticket(Generic[T]):
-    """The receipt for one queued write."""
-
-    __slots__ = ("_answer", "_error", "_wakers", "done", "write")
-
-    def __init__(self, write: Write[T]) -> None:
-        self.write: Write[T] = write
-        self.done = False
-        self._answer: Any = None
-        self._error: BaseException | None = None
-        self._wakers: list[Callable[[], None]] = []
-
-    @property
-    def answer(self) -> T | None:
-        """The answer; None while there is none, or if the write failed."""
-        return cast("T | None", self._answer)
-
-    def result(self) -> T:
-        """Return the answer, or raise the error. Call it once ``done``."""
-        if self._error is not None:
-            raise self._error
-        return cast(T, self._answer)
-
-
-class _Blocked:
-    """A thread that waits for a ticket; it is woken when the ticket is done, or to lead."""
-
-    __slots__ = ("lock",)
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.lock.acquire()
-
-    def wake(self) -> None:
-        """Let the thread look again. Harmless if it has been woken already."""
-        try:
-            self.lock.release()
-        except RuntimeError:
-            pass
 
 
 class CommitQueue:
@@ -80,8 +40,8 @@ class CommitQueue:
     Args:
         store: where they go. The queue is the only one to call its ``commit``.
         busy_timeout: seconds to wait for a store that another process has locked.
-        on_commit: called after each commit, in the committing thread, with the writes and their
-            answers; it must not block.
+        on_commit: called after each commit, in the committing thread and before those who wait
+            are woken, with the writes and their answers; it must not block.
     """
 
     def __init__(
@@ -97,9 +57,9 @@ class CommitQueue:
         self._mutex = threading.Lock()  # guards the queue, never held while committing
         self._leading = threading.Lock()  # held while committing
         self._queue: list[Ticket[Any]] = []
-        self._by_run: dict[str, Ticket[Any]] = {}
-        self._blocked: list[_Blocked] = []
-        self._loops: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
+        self._by_lease: dict[_Lease, Ticket[Any]] = {}
+        self._blocked: list[Blocked] = []
+        self._ticking: set[asyncio.AbstractEventLoop] = set()
         self._average = 0.0
         self._wakeup = threading.Condition(self._mutex)
         self._armed = False
@@ -125,19 +85,17 @@ class CommitQueue:
             self._thread = None
 
     def submit(self, write: Write[T]) -> Ticket[T]:
-        """Queue a write; it is committed when somebody waits for it, or after 5 ms."""
+        """Queue a write; it is committed when somebody waits for it, or after 5 to 10 ms."""
         with self._mutex:
             return self._enqueue(write)
 
     def _enqueue(self, write: Write[T]) -> Ticket[T]:
-        if isinstance(write, RunWrite):
-            queued = self._by_run.get(write.run_id)
-            if queued is not None:
-                queued.write = _merged(queued.write, write)
-                return queued
         ticket: Ticket[Any] = Ticket(write)
         if isinstance(write, RunWrite):
-            self._by_run[write.run_id] = ticket
+            queued = self._by_lease.setdefault(_lease(write), ticket)
+            if queued is not ticket:
+                queued.write = _merged(queued.write, write)
+                return cast("Ticket[T]", queued)
         self._queue.append(ticket)
         if not self._armed:
             self._armed = True
@@ -164,13 +122,13 @@ class CommitQueue:
         return self.wait(self.submit(write))
 
     def _block(self, ticket: Ticket[Any]) -> None:
-        blocked = _Blocked()
+        blocked = Blocked(ticket)
         with self._mutex:
             if ticket.done:
                 return
             if not self._leading.locked():
                 return  # the leader left before we were on its list: lead ourselves
-            ticket._wakers.append(blocked.wake)
+            ticket.threads.append(blocked)
             self._blocked.append(blocked)
         blocked.lock.acquire()
         with self._mutex:
@@ -183,29 +141,34 @@ class CommitQueue:
 
         The writes of all tasks that wait in the same tick of the loop are committed together.
         """
-        if not ticket.done:
-            loop = asyncio.get_running_loop()
-            waiting = _Waiting(loop)
-            with self._mutex:
-                if not ticket.done:
-                    ticket._wakers.append(waiting.wake_from_anywhere)
-                    waiters = self._loops.get(loop)
-                    if waiters is None:
-                        self._loops[loop] = [waiting]
-                        loop.call_soon(self._tick, loop)
-                    else:
-                        waiters.append(waiting)
-                else:
-                    return ticket.result()
-            await waiting.future
+        if ticket.done:
+            return ticket.result()
+        loop = asyncio.get_running_loop()
+        with self._mutex:
+            if ticket.done:
+                return ticket.result()
+            future: asyncio.Future[None] = loop.create_future()
+            ticket.tasks.append(future)
+            if loop not in self._ticking:
+                self._ticking.add(loop)
+                loop.call_soon(self._tick, loop)
+        await future
         return ticket.result()
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """Commit for all tasks of a loop that have come to wait, or see that somebody does."""
         with self._mutex:
-            self._loops.pop(loop, None)
-            if not self._queue:
-                return
+            self._ticking.discard(loop)
+        self.commit_here()
+
+    def commit_here(self) -> None:
+        """Commit what is queued in this thread, an event loop's, or see that another one does.
+
+        The loop is not kept for long: not while somebody else has the lead or the store is
+        locked, nor when commits have been slow of late.
+        """
+        if not self._queue:
+            return
         if self._average < _INLINE_LIMIT and self._leading.acquire(blocking=False):
             try:
                 self._commit_queued(0.0)
@@ -221,7 +184,7 @@ class CommitQueue:
         """Commit what is queued; the caller leads. With ``wait`` 0 a busy store leaves it so."""
         with self._mutex:
             batch, self._queue = self._queue, []
-            self._by_run.clear()
+            self._by_lease.clear()
         if not batch:
             return
         began = perf_counter()
@@ -247,35 +210,30 @@ class CommitQueue:
 
     def _deliver(self, batch: Sequence[Ticket[Any]], answers: Sequence[object]) -> None:
         for ticket, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, BaseException):
-                ticket._error = answer
-            else:
-                ticket._answer = answer
-        self._wake(batch)
-        if self._on_commit is not None:
-            self._on_commit(batch)
+            ticket.take(answer)
+        try:
+            if self._on_commit is not None:
+                self._on_commit(batch)
+        finally:
+            self._wake(batch)
 
     def _fail(self, batch: Sequence[Ticket[Any]], error: StoreError) -> None:
         for ticket in batch:
-            ticket._error = error
+            ticket.error = error
         self._wake(batch)
 
     def _wake(self, batch: Sequence[Ticket[Any]]) -> None:
         with self._mutex:
-            wakers = []
             for ticket in batch:
                 ticket.done = True
-                if ticket._wakers:
-                    wakers.extend(ticket._wakers)
-        for wake in wakers:
-            wake()
+        wake(batch)
 
     def _put_back(self, batch: list[Ticket[Any]]) -> None:
         """The store is busy and this thread must not wait for it: leave it to the background."""
         with self._mutex:
             later, self._queue = self._queue, batch
-            self._by_run = {
-                ticket.write.run_id: ticket
+            self._by_lease = {
+                _lease(ticket.write): ticket
                 for ticket in batch
                 if isinstance(ticket.write, RunWrite)
             }
@@ -283,18 +241,21 @@ class CommitQueue:
                 self._queue.append(ticket)
                 if isinstance(ticket.write, RunWrite):
                     # Two writes of one run stay apart and in order; the later one is open.
-                    self._by_run[ticket.write.run_id] = ticket
+                    self._by_lease[_lease(ticket.write)] = ticket
         self._hurry()
 
     def _promote(self) -> None:
-        """The leader leaves: if more has queued meanwhile, make somebody lead who waits for it."""
+        """The leader leaves: if more has queued meanwhile, make somebody lead who waits for it.
+
+        Whoever has queued something and does not wait yet will lead when it does.
+        """
         with self._mutex:
             if not self._queue:
                 return
-            if self._blocked:
-                self._blocked[0].wake()
-                return
-        self._hurry()
+            for blocked in self._blocked:
+                if not blocked.ticket.done:  # else it is leaving, and will not lead
+                    blocked.wake()
+                    return
 
     def _hurry(self) -> None:
         with self._mutex:
@@ -305,12 +266,8 @@ class CommitQueue:
         """Commit what is urgent at once, and the rest when it has lingered."""
         while True:
             with self._mutex:
-                while not (self._urgent or self._stopped or self._armed):
-                    self._wakeup.wait()
-                if not (self._urgent or self._stopped):
-                    self._wakeup.wait(_LINGER)
+                self._linger()
                 self._urgent = False
-                self._armed = False
                 stopped = self._stopped
                 queued = bool(self._queue)
             if queued:
@@ -320,33 +277,34 @@ class CommitQueue:
             elif stopped:
                 return
 
+    def _linger(self) -> None:
+        """Wait until there is something that this thread must commit. The mutex is held.
 
-class _Waiting:
-    """A task that waits for a ticket."""
+        It keeps out of the way while others commit: a thread that waits for the lead and then for
+        the interpreter holds up all the others.
+        """
+        while not (self._urgent or self._stopped):
+            if not self._armed:
+                self._wakeup.wait()
+                continue
+            oldest = self._queue[:1]
+            self._wakeup.wait(_LINGER)
+            forgotten = oldest and oldest == self._queue[:1]
+            if forgotten and not self._leading.locked():
+                return
+            self._armed = bool(self._queue)
 
-    __slots__ = ("future", "loop")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.future: asyncio.Future[None] = loop.create_future()
+#: Whose write it is: one that comes from a lost lease must not ride on the one that counts.
+_Lease = tuple[str, str, int]
 
-    def wake_from_anywhere(self) -> None:
-        """Wake the task, from its own loop's thread or from another."""
-        if asyncio._get_running_loop() is self.loop:
-            self._wake()
-        else:
-            try:
-                self.loop.call_soon_threadsafe(self._wake)
-            except RuntimeError:
-                pass  # the loop is closed, and the task with it
 
-    def _wake(self) -> None:
-        if not self.future.done():
-            self.future.set_result(None)
+def _lease(write: RunWrite) -> _Lease:
+    return write.run_id, write.owner, write.epoch
 
 
 def _merged(first: object, second: RunWrite) -> RunWrite:
-    """Return one write that does what two of the same run do, one after the other."""
+    """Return one write that does what two of the same lease do, one after the other."""
     assert isinstance(first, RunWrite)
     settled = {memo.op.id for memo in second.memos}
     renewed = settled | {each.op.id for each in second.pending}

@@ -6,12 +6,13 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
-from durable_core.errors import DuplicateEndpointError, StoreError
-from durable_core.flow.env import Env
+from durable_core.errors import ConfigurationError, DuplicateEndpointError, StoreError
+from durable_core.flow.env import Env, Limits
 from durable_core.flow.serve import unavailable
 from durable_core.flow.wait import WaitRequest
 from durable_core.model.events import Event
@@ -23,12 +24,16 @@ from durable_core.runtime.environment import refuse_patched_threads
 from durable_core.runtime.logs import logger
 from durable_core.runtime.node import Node
 from durable_core.runtime.settings import Registered, Settings
+from durable_core.runtime.streamed import emptied, exhaust, exhaust_async
 from durable_core.wire.problem import problem
 from durable_core.wire.requests import dump_head
 
-__all__ = ["EmbeddedEngine"]
+__all__ = ["EmbeddedEngine", "NodeFactory"]
 
 T = TypeVar("T")
+
+#: Makes the node of a process; see :class:`Node` for the arguments.
+NodeFactory: TypeAlias = Callable[[Env, Settings, Store, dict[str, Registered]], Node]
 
 
 class EmbeddedEngine:
@@ -56,8 +61,14 @@ class EmbeddedEngine:
         self._lock = threading.RLock()
         self._lock_pid = os.getpid()
         self._node: Node | None = None
+        self._make_node: NodeFactory = Node
         self._stopping = False
         self._at_exit = False
+
+    @property
+    def limits(self) -> Limits:
+        """The upper bounds of the application."""
+        return self.env.limits
 
     # -- endpoints --------------------------------------------------------------------------
 
@@ -120,13 +131,38 @@ class EmbeddedEngine:
             node = self._node
             if node is None or node.pid != os.getpid():
                 refuse_patched_threads()
-                node = Node(self.env, self.settings, self.store, self.endpoints)
+                node = self._make_node(self.env, self.settings, self.store, self.endpoints)
                 node.start()
                 self._node = node
                 if not self._at_exit:
                     self._at_exit = True
                     atexit.register(self._stop_at_exit)
             return node
+
+    @contextmanager
+    def instead(
+        self, *, env: Env, store: Store, settings: Settings, make_node: NodeFactory
+    ) -> Iterator[None]:
+        """Work with these in place of its own for a while: for tests.
+
+        Raises:
+            ConfigurationError: it is started; or, at the end, has not been stopped.
+        """
+        self._refuse_started()
+        own = self.env, self.store, self.settings, self._make_node
+        self.env, self.store, self.settings, self._make_node = env, store, settings, make_node
+        try:
+            yield
+            self._refuse_started()
+        finally:
+            self.env, self.store, self.settings, self._make_node = own
+
+    def _refuse_started(self) -> None:
+        if self.node is not None:
+            raise ConfigurationError(
+                f"the application {self.env.app!r} works already; stop() it before it works "
+                "with another store and clock"
+            )
 
     def _stop_at_exit(self) -> None:
         try:
@@ -137,7 +173,7 @@ class EmbeddedEngine:
     def _adopt_running_loop(self, node: Node) -> None:
         loop = _running_loop()
         if loop is not None:
-            node.adopt_loop(loop)
+            node.loops.adopt(loop)
 
     def _all_secrets(self) -> tuple[bytes, ...]:
         if self._secrets is None:
@@ -190,6 +226,22 @@ class EmbeddedEngine:
         """Call a plain function without blocking the event loop."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._started().serving, function, *args)
+
+    def without_body(self, response: Response) -> Response:
+        """Return the answer to HEAD. A streamed body is made all the same: its run must end."""
+        if isinstance(response.body, AsyncIterable):
+            self.await_elsewhere(exhaust_async(response.body))
+        elif not isinstance(response.body, bytes):
+            exhaust(response.body)
+        return emptied(response)
+
+    async def without_body_async(self, response: Response) -> Response:
+        """As :meth:`without_body`, on an event loop."""
+        if isinstance(response.body, AsyncIterable):
+            await exhaust_async(response.body)
+        elif not isinstance(response.body, bytes):
+            await self.call_in_thread(exhaust, response.body)
+        return emptied(response)
 
     # -- events and runs --------------------------------------------------------------------
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Protocol, TypeVar
 
-from durable_core.ports import Store
+from durable_core.flow.current import Scope
 from durable_core.runtime.commits import CommitQueue
+from durable_core.runtime.live import LiveRuns
+from durable_core.runtime.loops import Loops
+from durable_core.runtime.marks import EventMark
 from durable_core.runtime.pool import DaemonPool
 
 __all__ = ["Host"]
@@ -18,8 +21,13 @@ class Host(Protocol):
     """The node, as its runs see it."""
 
     @property
-    def store(self) -> Store:
-        """The store, for reading."""
+    def event_mark(self) -> EventMark:
+        """How far the numbers of stored events have come."""
+        ...
+
+    @property
+    def live(self) -> LiveRuns:
+        """The runs that are live in this process."""
         ...
 
     @property
@@ -40,6 +48,15 @@ class Host(Protocol):
     @property
     def unwind_time(self) -> float:
         """Seconds a cancelled handler may take to unwind."""
+        ...
+
+    @property
+    def loops(self) -> Loops:
+        """The event loops that handlers run on."""
+        ...
+
+    def scope(self, run: Scope) -> Scope:
+        """Return what the code of the run's handler reaches as its run."""
         ...
 
     def await_elsewhere(self, awaitable: Awaitable[T]) -> T:

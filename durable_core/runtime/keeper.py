@@ -20,6 +20,7 @@ from durable_core.ports import Beat, Bury, Claim, Claimed, Peer, Prune, Register
 from durable_core.runtime.commits import CommitQueue
 from durable_core.runtime.live import LiveRuns, Waiters
 from durable_core.runtime.logs import logger
+from durable_core.runtime.marks import EventMark
 from durable_core.runtime.system import host_id
 
 __all__ = ["Keeper"]
@@ -58,6 +59,7 @@ class _Host(Protocol):
     queue: CommitQueue
     live: LiveRuns
     waiters: Waiters
+    event_mark: EventMark
     abandoned: list[RunWrite]
 
     @property
@@ -76,6 +78,7 @@ class Keeper:
         self._host = host
         self._wake = threading.Event()
         self._stopped = False
+        self._draining = False
         self._next_due: int | None = None
         self._thread: threading.Thread | None = None
         self._version = -1
@@ -83,24 +86,28 @@ class Keeper:
         self._skew = 0
         self._spare_until = 0.0
         self._reported: set[str] = set()
+        self._pruning = _Chore(5.0, self._prune)
         self._chores = (
             _Chore(host.settings.heartbeat, self._beat),
-            _Chore(1.0, self._refresh_peers),
-            _Chore(1.0, host.store.maintain),
+            _Chore(_ATTENTIVE, host.store.maintain),
             _Chore(10.0, self._bury_orphans),
-            _Chore(5.0, self._prune),
+            self._pruning,
             _Chore(60.0, self._report_unknown),
         )
 
     def start(self) -> None:
         """Register the process and begin."""
-        self._register()
+        self.register()
         self._skew = self._clock_skew()
         self._thread = threading.Thread(target=self._run, name="durable-keeper", daemon=True)
         self._thread.start()
 
+    def drain(self) -> None:
+        """Claim no more; go on renewing leases until :meth:`stop`."""
+        self._draining = True
+
     def stop(self) -> None:
-        """Claim no more and end the thread."""
+        """End the thread."""
         self._stopped = True
         self._wake.set()
         if self._thread is not None:
@@ -116,6 +123,10 @@ class Keeper:
         """Look at everything now."""
         self._next_due = None
         self._version = -1
+        self._wake.set()
+
+    def attend(self) -> None:
+        """Look at other processes more often: somebody waits for what they do."""
         self._wake.set()
 
     def due(self, due_at: int) -> None:
@@ -143,19 +154,23 @@ class Keeper:
         self._watch_clock()
         for chore in self._chores:
             chore.do_if_due()
-        self._bury_dead()
-        self._give_up_abandoned()
-        self._notice_others()
-        next_due = self._claim_due()
-        self._next_due = next_due
+        next_due = self._next_due = self.catch_up()
         pause = _ATTENTIVE if len(self._host.waiters) or len(self._host.live) else _IDLE
         if next_due is None:
             return pause
         return min(pause, max(0.0, (next_due - self._host.env.clock.now()) / 1000))
 
+    def catch_up(self) -> int | None:
+        """See what has happened, and claim what is due now; return when the next run is due."""
+        self._notice_others()
+        self._bury_dead()
+        self._give_up_abandoned()
+        return self._claim_due()
+
     # -- the process's own lease ------------------------------------------------------------
 
-    def _register(self) -> None:
+    def register(self) -> None:
+        """Add the process to those that share the store, under a new name."""
         now = self._host.env.clock.now()
         owner = self._host.env.ids.ulid(now)
         peer = Peer(id=owner, host=host_id(), pid=os.getpid(), expires_at=self._expiry(now))
@@ -174,7 +189,7 @@ class Keeper:
             "under a new name"
         )
         lost = [live for live in self._host.live.all() if live.ex.owner == self.owner]
-        self._register()
+        self.register()
         for live in lost:
             live.lose()
 
@@ -228,6 +243,8 @@ class Keeper:
         if version == self._version:
             return
         self._version = version
+        self._host.event_mark.changed()
+        self._refresh_peers()
         store, app = self._host.store, self._host.env.app
         if len(self._host.live):
             for run_id, op_id, event in store.matched(self.owner):
@@ -245,7 +262,7 @@ class Keeper:
         next_due: int | None = None
         for face in Face:
             keys = self._host.keys(face)
-            while keys and not self._stopped:
+            while keys and not self._draining:
                 room = self._host.capacity(face)
                 due_at = self._host.store.next_due(self._host.env.app, keys) if room else None
                 if due_at is None:
@@ -253,9 +270,19 @@ class Keeper:
                 if due_at > self._host.env.clock.now():
                     next_due = due_at if next_due is None else min(next_due, due_at)
                     break
-                for claimed in self._claim(keys, min(room, _CLAIM)):
-                    self._host.resume(claimed)
+                runs = self._claim(keys, min(room, _CLAIM))
+                for claimed in runs:
+                    self._resume(claimed)
+                if not runs:
+                    break  # another process was first
         return next_due
+
+    def _resume(self, claimed: Claimed) -> None:
+        try:
+            self._host.resume(claimed)
+        except Exception:
+            # What is stored cannot be read. The others that were claimed with it must go on.
+            logger.exception("run %s cannot be resumed by this process", claimed.run.id)
 
     def _claim(self, keys: tuple[str, ...], limit: int) -> tuple[Claimed, ...]:
         env = self._host.env
@@ -299,7 +326,7 @@ class Keeper:
             )
         )
         if gone >= _PRUNE:
-            self._chores[4].hasten()
+            self._pruning.hasten()
 
 
 class _Chore:

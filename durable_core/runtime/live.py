@@ -62,7 +62,8 @@ class LiveRuns:
 
     def remove(self, live: Live) -> None:
         """Drop a run that is not live any more."""
-        self._runs.pop(live.ex.run.id, None)
+        if self._runs.get(live.ex.run.id) is live:  # else a later execution has its place
+            del self._runs[live.ex.run.id]
         if not self._runs:
             with self._empty:
                 self._empty.notify_all()
@@ -78,10 +79,16 @@ class LiveRuns:
 
 
 class Waiters:
-    """The clients that are held at wait URLs, by the run they wait for."""
+    """The clients that are held at wait URLs, by the run they wait for.
 
-    def __init__(self, most: int) -> None:
+    Args:
+        most: how many may be held at a time.
+        attend: called when the first one comes, from the thread that brings it.
+    """
+
+    def __init__(self, most: int, attend: Callable[[], None]) -> None:
         self._most = most
+        self._attend = attend
         self._lock = threading.Lock()
         self._wakers: dict[str, list[Callable[[], None]]] = {}
         self._count = 0
@@ -96,7 +103,10 @@ class Waiters:
                 return False
             self._count += 1
             self._wakers.setdefault(run_id, []).append(wake)
-            return True
+            first = self._count == 1
+        if first:
+            self._attend()
+        return True
 
     def remove(self, run_id: str, wake: Callable[[], None]) -> None:
         """Undo :meth:`add`."""

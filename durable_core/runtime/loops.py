@@ -1,4 +1,4 @@
-"""An event loop of the engine's own, for ``async def`` handlers where the server has none."""
+"""The event loops of ``async def`` handlers: the server's, or one of the engine's own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import threading
 from collections.abc import Awaitable
 from typing import TypeVar
 
-__all__ = ["LoopThread"]
+from durable_core.runtime.logs import logger
+
+__all__ = ["LoopThread", "Loops"]
 
 T = TypeVar("T")
 
@@ -17,6 +19,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, name="durable-loop", daemon=True)
         self._thread.start()
 
@@ -32,13 +35,19 @@ class LoopThread:
 
     def stop(self) -> None:
         """End the loop and its thread."""
+        self._stopped = True
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
-            self.loop.run_forever()
+            while not self._stopped:
+                try:
+                    self.loop.run_forever()
+                except (KeyboardInterrupt, SystemExit) as error:
+                    # Raised by a handler; asyncio lets it out of the loop. It ends only its run.
+                    logger.error("a handler raised %r on the engine's event loop", error)
         finally:
             leftover = asyncio.all_tasks(self.loop)
             for task in leftover:
@@ -46,3 +55,69 @@ class LoopThread:
             self.loop.run_until_complete(asyncio.gather(*leftover, return_exceptions=True))
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
+
+
+class Loops:
+    """The event loops of one node.
+
+    Handlers run, and are replayed, on the loop that serves the application. Only where there is
+    none does the node make one.
+
+    Attributes:
+        adopted: the loop that serves the application, once one is known.
+    """
+
+    def __init__(self) -> None:
+        self.adopted: asyncio.AbstractEventLoop | None = None
+        self._own: LoopThread | None = None
+        self._lock = threading.Lock()
+        self._guards: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
+
+    def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Use this loop from now on, unless another is in use. Called on the loop's thread."""
+        guard = self._guards.get(loop)
+        if guard is None or guard.done():
+            known = {each: task for each, task in self._guards.items() if not each.is_closed()}
+            self._guards = {**known, loop: loop.create_task(_rest(), name="durable-guard")}
+        if self.adopted is None or self.adopted.is_closed() or self.is_ending(self.adopted):
+            self.adopted = loop
+
+    def is_ending(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Tell whether the loop is being shut down.
+
+        ``asyncio.run`` ends by cancelling all tasks of its loop. A run must not take that for a
+        cancellation by the code of its handler; it was if a task of ours was cancelled too.
+        """
+        guard = self._guards.get(loop)
+        return guard is not None and (guard.done() or guard.cancelling() > 0)
+
+    @property
+    def own(self) -> LoopThread:
+        """The node's own event loop, made when it is first needed."""
+        with self._lock:
+            if self._own is None:
+                self._own = LoopThread()
+            return self._own
+
+    @property
+    def replaying(self) -> asyncio.AbstractEventLoop:
+        """The event loop that handlers are replayed on."""
+        loop = self.adopted
+        if loop is None or loop.is_closed() or self.is_ending(loop):
+            return self.own.loop
+        return loop
+
+    def stop(self) -> None:
+        """Let go of the loops, and end the node's own."""
+        guards, self._guards = self._guards, {}
+        for loop, guard in guards.items():
+            try:
+                loop.call_soon_threadsafe(guard.cancel)
+            except RuntimeError:
+                pass  # closed, and the guard with it
+        if self._own is not None:
+            self._own.stop()
+
+
+async def _rest() -> None:
+    await asyncio.get_running_loop().create_future()

@@ -38,7 +38,7 @@ class MemoryRow:
     def ops(self) -> tuple[tuple[Memo, ...], tuple[Pending, ...]]:
         """Return finished ops by number and unfinished ones by id."""
         memos = tuple(self.memos[number] for number in sorted(self.memos))
-        return memos, tuple(deepcopy(self.pending[op_id]) for op_id in sorted(self.pending))
+        return memos, tuple(_copied(self.pending[op_id]) for op_id in sorted(self.pending))
 
     def wake(self, now: int) -> None:
         """Make the run due, if nobody holds it and it has not ended."""
@@ -63,7 +63,11 @@ class MemoryRow:
             self.end(write.result)
         elif write.release is not None:
             self.owner, self.due_at = None, write.release.due_at
-            if any(pending.matched is not None for pending in self.pending.values()):
+            awaited = write.release.awaited
+            if any(
+                pending.matched is not None and (awaited is None or op_id in awaited)
+                for op_id, pending in self.pending.items()
+            ):
                 self.wake(write.now)
 
     def take(self, owner: str) -> Claimed:
@@ -78,3 +82,10 @@ class MemoryRow:
         run = self.run
         self.owner, self.due_at = None, now
         self.run = replace(run, epoch=run.epoch + take_overs, takeovers=run.takeovers + take_overs)
+
+
+def _copied(pending: Pending) -> Pending:
+    """Return an op whose event the caller may change without changing the store."""
+    if pending.matched is None:
+        return pending
+    return replace(pending, matched=deepcopy(pending.matched))

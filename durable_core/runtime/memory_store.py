@@ -36,7 +36,7 @@ from durable_core.ports import (
     Written,
 )
 from durable_core.runtime.memory_row import MemoryRow
-from durable_core.runtime.waits import answers, match_keys
+from durable_core.runtime.waits import answers, marked, match_keys
 
 __all__ = ["MemoryStore"]
 
@@ -95,9 +95,6 @@ class MemoryStore:
     def _write_run(self, write: RunWrite) -> Written:
         row = self._checked_row(write)
         self._runs[write.run_id] = row
-        for memo in write.memos:
-            row.memos[memo.number] = memo
-            row.pending.pop(memo.op.id, None)
         sent, woken = self._store_events(row.run.app, write.sends, write.now)
         matched = []
         for pending in write.pending:
@@ -106,6 +103,9 @@ class MemoryStore:
             row.pending[pending.op.id] = pending
             if pending.matched is not None:
                 matched.append((pending.op.id, deepcopy(pending.matched)))
+        for memo in marked(write.memos, sent):
+            row.memos[memo.number] = memo
+            row.pending.pop(memo.op.id, None)
         row.settle(write)
         return Written(matched=tuple(matched), sent=sent, woken=woken)
 

@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import inspect
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, cast
 
 from durable_core.errors import ControlSignal, LeaseLost, WaitInterruptedError
@@ -28,6 +28,7 @@ from durable_core.flow.asks import (
     Park,
     Raised,
     ReadMark,
+    Report,
     Returned,
     Settle,
     Submit,
@@ -43,10 +44,11 @@ from durable_core.model.request import Request
 from durable_core.model.response import Response
 from durable_core.model.run import Phase
 from durable_core.ports import Written
-from durable_core.runtime.commits import Ticket
 from durable_core.runtime.host import Host
 from durable_core.runtime.logs import run_logger
+from durable_core.runtime.parking import Parked
 from durable_core.runtime.streamed import tee
+from durable_core.runtime.tickets import Ticket
 
 __all__ = ["TaskRun"]
 
@@ -62,6 +64,7 @@ class TaskRun:
         ex: the execution.
         handler: the user's coroutine function.
         reply: called once, with the answer for the attached client.
+        loop: where it will run; by default where it is made.
     """
 
     face = Face.ASYNC
@@ -72,29 +75,22 @@ class TaskRun:
         ex: Execution,
         handler: Callable[[Request], Coroutine[Any, Any, object]],
         reply: Callable[[Response], None] | None = None,
+        *,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.ex = ex
         self._host = host
         self._handler = handler
         self._reply = reply
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop or asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._parked: dict[str, asyncio.Future[None]] = {}
         self._turns: list[tuple[int, asyncio.Future[None]]] = []
         self._handling = False
         self._unwinding = False
         self._watching = False
+        self._deadline: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[None]] = set()
-        self._performers: dict[type, Callable[[Any], Any]] = {
-            Submit: self._submit,
-            Settle: self._settle,
-            ReadMark: self._read_mark,
-            Invoke: self._invoke,
-            Handle: self._handle,
-            Park: self._park,
-            InTurn: self._in_turn,
-            Answer: self._answer,
-        }
 
     def start(self, flow: Flow[None]) -> asyncio.Task[None]:
         """Run the flow in a task of its own, which no framework can cancel."""
@@ -117,7 +113,7 @@ class TaskRun:
 
     def perform(self, ask: Ask) -> Any:
         """Answer one Ask."""
-        return self._performers[type(ask)](ask)
+        return _PERFORM[type(ask)](self, ask)
 
     # -- the run as the engine sees it ------------------------------------------------------
 
@@ -167,7 +163,7 @@ class TaskRun:
             task.add_done_callback(self._background.discard)
 
     def _stop_here(self) -> None:
-        self.ex.stopping = True
+        self.ex.stop()
         self._put_away_if_idle()
 
     def _lose_here(self) -> None:
@@ -204,7 +200,7 @@ class TaskRun:
         self._task.cancel()
         for future in self._parked.values():
             future.cancel()
-        self._loop.call_later(self._host.unwind_time, self._abandon)
+        self._deadline = self._loop.call_later(self._host.unwind_time, self._abandon)
 
     def _abandon(self) -> None:
         """The handler does not end although it was cancelled: give the run up without it."""
@@ -228,10 +224,17 @@ class TaskRun:
 
     async def _settle(self, ask: Settle) -> list[Written]:
         queue = self._host.queue
+        if self._is_alone:
+            queue.commit_here()
         return [await queue.wait_async(cast("Ticket[Written]", each)) for each in ask.tickets]
 
+    @property
+    def _is_alone(self) -> bool:
+        """True if no other run or branch could share a commit: then a turn of the loop is lost."""
+        return self.ex.in_flight <= 1 and len(self._host.live) == 1
+
     def _read_mark(self, ask: ReadMark) -> int:
-        return self._host.store.event_mark(self.ex.env.app)
+        return self._host.event_mark.recent()
 
     async def _invoke(self, ask: Invoke) -> Outcome:
         token = CURRENT.set(InsideStep(ask.op_name) if ask.op_name is not None else None)
@@ -240,7 +243,7 @@ class TaskRun:
         except ControlSignal:
             raise
         except asyncio.CancelledError as error:
-            if self.ex.closed:
+            if self.ex.closed or self._loop_is_ending():
                 raise
             return Cancelled(error)
         except Exception as error:
@@ -253,17 +256,25 @@ class TaskRun:
         if inspect.iscoroutinefunction(call.fn):
             return await call.fn(*call.args, **kwargs)
         context = contextvars.copy_context()
-        value = await self._loop.run_in_executor(
-            self._host.threads, lambda: context.run(call.fn, *call.args, **kwargs)
-        )
+
+        def run() -> object:
+            try:
+                return context.run(call.fn, *call.args, **kwargs)
+            except StopIteration as error:
+                # As a coroutine would (PEP 479); a future cannot hold a StopIteration.
+                raise RuntimeError("the function raised StopIteration") from error
+
+        value = await self._loop.run_in_executor(self._host.threads, run)
         if inspect.isawaitable(value):
             return await value
         return value
 
     async def _handle(self, ask: Handle) -> Outcome | Unwound:
         """Run the handler in this task."""
+        if self.ex.stopping or self.ex.closed:
+            return Unwound()  # told so before it began
         self._handling = True
-        token = CURRENT.set(self)
+        token = CURRENT.set(self._host.scope(self))
         MARK.set(self.ex.run.mark)
         outcome: Outcome | Unwound
         try:
@@ -281,6 +292,10 @@ class TaskRun:
             # Abandoned meanwhile: what is left to do has been done without us.
             raise asyncio.CancelledError
         self._handling = False
+        for future in self._parked.values():
+            future.cancel()  # of tasks that the handler has left behind
+        if self._deadline is not None:
+            self._deadline.cancel()
         if self._unwinding:
             if not isinstance(outcome, Unwound):
                 self._warn_swallowed()
@@ -289,12 +304,21 @@ class TaskRun:
 
     def _cut_short(self, error: BaseException) -> Outcome | Unwound:
         """The handler ended by a cancellation or a signal: ours, or one of its own."""
-        if self._unwinding or self.ex.closed:
+        if self.ex.closed or self._loop_is_ending():
             if self._task is not None:
                 while self._task.cancelling():
                     self._task.uncancel()
             return Unwound()
         return Raised(RuntimeError(f"the handler was cancelled by its own code: {error!r}"))
+
+    def _loop_is_ending(self) -> bool:
+        """Tell whether the loop is being shut down; the run then goes on elsewhere."""
+        if not self._host.loops.is_ending(self._loop):
+            return False
+        self._unwinding = True
+        self.ex.stop()
+        self.ex.close()
+        return True
 
     def _warn_swallowed(self) -> None:
         run_logger(self.ex.run.id, self.ex.run.function_id).warning(
@@ -305,7 +329,7 @@ class TaskRun:
         )
 
     async def _park(self, ask: Park) -> None:
-        future: asyncio.Future[None] = self._loop.create_future()
+        future = Parked(loop=self._loop)
         self._parked[ask.op_id] = future
         timer = self._timer(ask)
         failures = self.ex.failures
@@ -313,11 +337,11 @@ class TaskRun:
         try:
             await future
         except asyncio.CancelledError:
-            if self.ex.closed:
+            if self.ex.closed or not self._handling or self._loop_is_ending():
                 raise
-            if self.ex.failures == failures:
-                raise self._interrupted(ask.op_id) from None
-            raise  # a sibling failed, and its task group ends the others
+            if future.sibling_failed or self.ex.failures > failures:
+                raise
+            raise self._interrupted(ask.op_id) from None
         finally:
             if timer is not None:
                 timer.cancel()
@@ -349,11 +373,28 @@ class TaskRun:
             if not future.done():
                 future.set_result(None)
 
+    def _report(self, ask: Report) -> None:
+        run = self.ex.run
+        run_logger(run.id, run.function_id).warning("%s", ask.text, exc_info=ask.error)
+
     def _answer(self, ask: Answer) -> None:
         reply, self._reply = self._reply, None
         if reply is None:
             return
         response = ask.response
         if self.ex.run.phase is Phase.RESPONDING:
-            response = tee(self.ex, response, self.perform)
+            response = tee(self.ex, response, self._host.queue)
         reply(response)
+
+
+_PERFORM: Mapping[type[Ask], Callable[[TaskRun, Any], Any]] = {
+    Submit: TaskRun._submit,
+    Settle: TaskRun._settle,
+    ReadMark: TaskRun._read_mark,
+    Invoke: TaskRun._invoke,
+    Handle: TaskRun._handle,
+    Park: TaskRun._park,
+    InTurn: TaskRun._in_turn,
+    Answer: TaskRun._answer,
+    Report: TaskRun._report,
+}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from durable_core.errors import ControlSignal, LeaseLost, StepUsageError, Suspended
@@ -24,6 +24,7 @@ from durable_core.flow.asks import (
     Park,
     Raised,
     ReadMark,
+    Report,
     Returned,
     Settle,
     Submit,
@@ -39,10 +40,10 @@ from durable_core.model.request import Request
 from durable_core.model.response import Response
 from durable_core.model.run import Phase
 from durable_core.ports import Written
-from durable_core.runtime.commits import Ticket
 from durable_core.runtime.host import Host
 from durable_core.runtime.logs import run_logger
 from durable_core.runtime.streamed import tee
+from durable_core.runtime.tickets import Ticket
 
 __all__ = ["ThreadRun"]
 
@@ -66,7 +67,7 @@ class ThreadRun:
         host: Host,
         ex: Execution,
         handler: Callable[[Request], object],
-        reply: Callable[[Response], None] | None = None,
+        reply: Callable[[Response], object] | None = None,
         *,
         own_thread: bool = False,
     ) -> None:
@@ -78,16 +79,6 @@ class ThreadRun:
         self._lock = threading.RLock()
         self._quiet = threading.Condition(self._lock)
         self._unwound_at: str | None = None
-        self._performers: dict[type, Callable[[Any], Any]] = {
-            Submit: self._submit,
-            Settle: self._settle,
-            ReadMark: self._read_mark,
-            Invoke: self._invoke,
-            Handle: self._handle,
-            Park: self._park,
-            InTurn: _no_turns,
-            Answer: self._answer,
-        }
 
     # -- the run as its handler sees it -----------------------------------------------------
 
@@ -106,7 +97,7 @@ class ThreadRun:
 
     def perform(self, ask: Ask) -> Any:
         """Answer one Ask."""
-        return self._performers[type(ask)](ask)
+        return _PERFORM[type(ask)](self, ask)
 
     # -- the run as the engine sees it ------------------------------------------------------
 
@@ -121,11 +112,11 @@ class ThreadRun:
         if self._own_thread:
             self.drive(detach(self.ex, reason))
         elif self.ex.attached:
-            self.ex.stopping = True
+            self.ex.stop()
 
     def stop(self) -> None:
         """Let the next step unwind the handler."""
-        self.ex.stopping = True
+        self.ex.stop()
 
     def lose(self) -> None:
         """Let nothing more of it count."""
@@ -141,7 +132,7 @@ class ThreadRun:
         return [queue.wait(cast("Ticket[Written]", ticket)) for ticket in ask.tickets]
 
     def _read_mark(self, ask: ReadMark) -> int:
-        return self._host.store.event_mark(self.ex.env.app)
+        return self._host.event_mark.recent()
 
     def _invoke(self, ask: Invoke) -> Outcome:
         call = ask.call
@@ -170,6 +161,8 @@ class ThreadRun:
         )
 
     def _handle(self, ask: Handle) -> Outcome | Unwound:
+        if self.ex.stopping or self.ex.closed:
+            return Unwound()  # told so before it began
         outcome = contextvars.copy_context().run(self._call_handler)
         if self._unwound_at is not None:
             if not isinstance(outcome, Unwound):
@@ -179,7 +172,7 @@ class ThreadRun:
         return outcome
 
     def _call_handler(self) -> Outcome | Unwound:
-        CURRENT.set(self)
+        CURRENT.set(self._host.scope(self))
         MARK.set(self.ex.run.mark)
         try:
             value = self._handler(self.ex.request)
@@ -210,15 +203,31 @@ class ThreadRun:
         self._unwound_at = pending.op.name if pending is not None else "(next)"
         raise Suspended
 
+    def _report(self, ask: Report) -> None:
+        run = self.ex.run
+        run_logger(run.id, run.function_id).warning("%s", ask.text, exc_info=ask.error)
+
+    def _in_turn(self, ask: InTurn) -> None:
+        """One thread asks for one memo at a time."""
+
     def _answer(self, ask: Answer) -> None:
         reply, self._reply = self._reply, None
         if reply is None:
             return
         response = ask.response
         if self.ex.run.phase is Phase.RESPONDING:
-            response = tee(self.ex, response, self.perform)
+            response = tee(self.ex, response, self._host.queue)
         reply(response)
 
 
-def _no_turns(ask: InTurn) -> None:
-    """One thread asks for one memo at a time."""
+_PERFORM: Mapping[type[Ask], Callable[[ThreadRun, Any], Any]] = {
+    Submit: ThreadRun._submit,
+    Settle: ThreadRun._settle,
+    ReadMark: ThreadRun._read_mark,
+    Invoke: ThreadRun._invoke,
+    Handle: ThreadRun._handle,
+    Park: ThreadRun._park,
+    InTurn: ThreadRun._in_turn,
+    Answer: ThreadRun._answer,
+    Report: ThreadRun._report,
+}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from durable_core.machine.matching import event_keys, load_rule, matches
 from durable_core.model.events import Event, StoredEvent
+from durable_core.model.ops import Memo, OpKind
 
-__all__ = ["answers", "match_keys"]
+__all__ = ["answers", "marked", "match_keys"]
 
 _load_rule = lru_cache(maxsize=1024)(load_rule)
 
@@ -28,3 +30,21 @@ def answers(stored: StoredEvent, *, rule: str, mark: int, seen: Collection[int])
     if stored.seq <= mark or stored.seq in seen:
         return False
     return matches(_load_rule(rule), stored.event)
+
+
+def marked(memos: Sequence[Memo], sent: Sequence[tuple[str, int]]) -> Sequence[Memo]:
+    """Return the memos of a write with those of SEND marked past the events it sends.
+
+    A wait after ``step.send_event`` is for what comes later, the run's own events not included.
+
+    Args:
+        memos: of one ``RunWrite``.
+        sent: id and sequence number of each of its events.
+    """
+    if not sent:
+        return memos
+    last = max(seq for _, seq in sent)
+    return [
+        replace(memo, mark=max(memo.mark, last)) if memo.op.kind is OpKind.SEND else memo
+        for memo in memos
+    ]

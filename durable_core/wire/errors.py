@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from durable_core.errors import StepCancelled, StepError
+from durable_core.errors import HTTPError, StepCancelled, StepError
 from durable_core.model.inputs import Failure
 
 __all__ = ["dump_error", "load_step_error"]
@@ -17,11 +17,20 @@ def dump_error(failure: Failure) -> str:
         fields["data"] = json.loads(failure.data)
     if failure.cancelled:
         fields["cancelled"] = True
+    if failure.http is not None:
+        fields["http"] = failure.http
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
 
 def load_step_error(step_id: str, text: str) -> StepError:
-    """Return the error that the handler sees for a step whose memo is this failure."""
+    """Return the error that the handler sees for a step whose memo is this failure.
+
+    That of an ``HTTPError`` has it as its cause.
+    """
     fields = json.loads(text)
     cls = StepCancelled if fields.get("cancelled") else StepError
-    return cls(step_id, fields["name"], fields["message"], fields.get("data"))
+    error = cls(step_id, fields["name"], fields["message"], fields.get("data"))
+    if "http" in fields:
+        status, detail, headers = fields["http"]
+        error.__cause__ = HTTPError(status, detail, dict(headers))
+    return error

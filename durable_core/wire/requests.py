@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import MappingProxyType
 
 from durable_core.model.http import SENSITIVE_HEADERS, Headers, Request, Response
 
@@ -48,7 +47,7 @@ def load_request(text: str, body: bytes) -> Request:
         url=head["url"],
         headers=Headers._trusted(map(tuple, head["headers"]), frozenset(head["withheld"])),
         body=body,
-        path_params=MappingProxyType(head["path_params"]),
+        path_params=head["path_params"],
         root_path=head["root_path"],
     )
 

@@ -26,13 +26,13 @@ __all__ = [
     "commit",
     "created",
     "ended",
+    "event",
     "memo",
     "memo_write",
     "pending",
     "put_away",
     "result",
     "run",
-    "send_op",
     "wait",
 ]
 
@@ -54,14 +54,10 @@ def run(id_: str = "r1", *, app: str = "app", key: str = "key", epoch: int = 1) 
     )
 
 
-def memo(number: int, *, name: str = "", value: str = "1") -> Memo:
+def memo(number: int, *, name: str = "", value: str = "1", kind: OpKind = OpKind.RUN) -> Memo:
     name = name or f"step{number}"
-    op = Op(id=f"id-{name}", name=name, kind=OpKind.RUN)
+    op = Op(id=f"id-{name}", name=name, kind=kind)
     return Memo(op=op, number=number, ok=True, value=value, mark=0, attempts=1, ended_at=number)
-
-
-def send_op(name: str = "send") -> Op:
-    return Op(id=f"id-{name}", name=name, kind=OpKind.SEND)
 
 
 def pending(name: str = "nap", *, due_at: int = 1000) -> Pending:
@@ -92,7 +88,7 @@ def wait(
     )
 
 
-def event(id_: str, name: str = "e", **data: object) -> Event:
+def event(id_: str, name: str = "e", /, **data: object) -> Event:
     return Event(name=name, data=data, id=id_, ts=1)
 
 

@@ -92,7 +92,7 @@ def _apply_member(db: sqlite3.Connection, write: Write[object], path: str) -> An
     try:
         answer = _APPLY[type(write)](db, write)
     except (Exception, LeaseLost) as error:
-        # Some faults (a full disk, an I/O error) may undo the transaction. Then nobody succeeded.
+        # A full disk or an I/O error makes SQLite undo the transaction. Then nobody succeeded.
         if not db.in_transaction:
             raise
         db.execute("ROLLBACK TO member")
@@ -104,11 +104,12 @@ def _apply_member(db: sqlite3.Connection, write: Write[object], path: str) -> An
 def _apply_one_memo(db: sqlite3.Connection, write: RunWrite, path: str) -> Answer:
     """Apply the write that needs no savepoint, which would cost half as much again.
 
-    Any fault but a refusal fails the whole batch.
+    What is caught here has changed nothing: the lease is lost, the number is taken, or a value
+    could not even be bound (OverflowError, ValueError). Any other fault fails the whole batch.
     """
     try:
         return write_run(db, write)
-    except (LeaseLost, sqlite3.IntegrityError) as error:
+    except (LeaseLost, sqlite3.IntegrityError, OverflowError, ValueError) as error:
         return _as_answer(error, path)
 
 

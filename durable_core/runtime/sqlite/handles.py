@@ -22,6 +22,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _READ_SECONDS = 5.0
+#: Room for the upper levels of all trees of a store with a million runs.
+_WRITER_CACHE_KIB = 16_384
 #: More reading connections than this are kept only while they are in use.
 _MOST_FREE = 16
 #: Below this size of the log (1,000 frames of a page and its header) it is left alone.
@@ -69,15 +71,15 @@ class Handles:
             return apply_batch(db, writes, self._path)
 
     def _open_writer(self) -> sqlite3.Connection:
-        self._writer = self._connect()
+        self._writer = self._connect(f"cache_size = -{_WRITER_CACHE_KIB}")
         self._busy_ms = -1
         return self._writer
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, *pragmas: str) -> sqlite3.Connection:
         if self._closed:
             raise HandlesClosedError
         try:
-            return connect(self._path, busy_seconds=_READ_SECONDS)
+            return connect(self._path, *pragmas, busy_seconds=_READ_SECONDS)
         except sqlite3.Error as error:
             raise store_error(error, self._path) from error
 
@@ -100,10 +102,9 @@ class Handles:
         with contextlib.suppress(IndexError):
             return self._free.pop()
         with self._count_lock:
-            db = self._connect()
+            db = self._connect("query_only = ON")
             self._readers += 1
-        db.execute("PRAGMA query_only = ON")
-        return db
+            return db
 
     def _give_back(self, db: sqlite3.Connection) -> None:
         if self._closed or len(self._free) >= _MOST_FREE:
@@ -135,7 +136,12 @@ class Handles:
             return int(version)
 
     def checkpoint(self) -> None:
-        """Move the log into the database if it has grown, without making anybody wait."""
+        """Move the log into the database if it has grown, so that it can be written anew.
+
+        A commit that makes the log longer costs up to twice one that writes over it. The bulk is
+        moved while commits go on; what they have added by then is moved while they wait, for else
+        the log would never be all moved while they keep coming.
+        """
         with self._keep_lock:
             size, commits = self._wal_bytes(), self._commits
             last_size, last_commits = self._checkpointed
@@ -145,7 +151,10 @@ class Handles:
             if self._keeper is None:
                 self._keeper = self._connect()
             try:
-                self._keeper.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if not _move_log(self._keeper):
+                    with self._write_lock:
+                        _move_log(self._keeper)
+                        commits = self._commits
             except sqlite3.Error as error:
                 raise store_error(error, self._path) from error
             self._checkpointed = (size, commits)
@@ -176,3 +185,9 @@ class Handles:
         while self._readers and time.monotonic() < give_up:
             time.sleep(0.001)
         return not self._readers
+
+
+def _move_log(db: sqlite3.Connection) -> bool:
+    """Move what can be moved of the log without waiting for anybody; True if that was all."""
+    busy, frames, moved = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return not busy and frames == moved

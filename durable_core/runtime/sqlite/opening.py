@@ -19,18 +19,25 @@ VERSION = 1
 #: A commit moves the log into the database itself only when nothing else has, at this size.
 WAL_PAGES_BACKSTOP = 10_000
 
+_PRAGMAS = ("synchronous = FULL", f"wal_autocheckpoint = {WAL_PAGES_BACKSTOP}")
 #: Statements that lead from a version to the next one.
 _MIGRATIONS: dict[int, str] = {}
 _OPEN_SECONDS = 10.0
 _OLDEST_SQLITE = (3, 37, 0)
 
 
-def connect(path: str, *, busy_seconds: float) -> sqlite3.Connection:
-    """Open one more connection on a store that :func:`prepare` has accepted."""
+def connect(path: str, *pragmas: str, busy_seconds: float) -> sqlite3.Connection:
+    """Open one more connection on a store that :func:`prepare` has accepted.
+
+    Args:
+        path: the file.
+        pragmas: settings besides those that all connections have, such as ``"query_only = ON"``.
+        busy_seconds: how long a statement waits for a lock.
+    """
     db = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
     try:
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES_BACKSTOP}")
+        for pragma in (*_PRAGMAS, *pragmas):
+            db.execute(f"PRAGMA {pragma}")
     except BaseException:
         db.close()
         raise

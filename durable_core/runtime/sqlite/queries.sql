@@ -25,7 +25,11 @@ SET phase = coalesce(?4, phase), failures = coalesce(?5, failures),
     takeovers = coalesce(?6, takeovers), owner = ?7, ended_at = ?8,
     due_at = CASE
         WHEN ?9 IS NULL THEN NULL
-        WHEN EXISTS (SELECT 1 FROM pending WHERE run_id = ?1 AND matched IS NOT NULL)
+        WHEN EXISTS (
+            SELECT 1 FROM pending
+            WHERE run_id = ?1 AND matched IS NOT NULL
+              AND (?11 IS NULL OR op_id IN (SELECT value FROM json_each(?11)))
+        )
         THEN min(?9, ?10)
         ELSE ?9
     END
@@ -127,7 +131,7 @@ INSERT OR REPLACE INTO peer (id, host, pid, expires_at) VALUES (?, ?, ?, ?)
 UPDATE peer SET expires_at = ?2 WHERE id = ?1
 
 -- delete-peer --
-DELETE FROM peer WHERE id = ?1 AND (?2 IS NULL OR expires_at < ?2)
+DELETE FROM peer WHERE id = ?1 AND (?2 IS NULL OR expires_at <= ?2)
 
 -- peer --
 SELECT 1 FROM peer WHERE id = ?

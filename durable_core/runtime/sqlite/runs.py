@@ -21,6 +21,7 @@ from durable_core.runtime.sqlite.queries import QUERIES
 from durable_core.runtime.sqlite.reads import load_memos, load_pending
 from durable_core.runtime.sqlite.rows import run_of
 from durable_core.runtime.sqlite.signals import put_pending, store_events
+from durable_core.runtime.waits import marked
 
 __all__ = ["cancel", "claim", "is_one_memo", "write_run"]
 
@@ -57,9 +58,9 @@ def write_run(db: sqlite3.Connection, write: RunWrite) -> Written:
     """
     if write.create is not None:
         _insert_run(db, write, write.create)
-    for memo in write.memos:
-        _insert_memo(db, write, memo)
     answer = _signal(db, write) if write.sends or write.pending else _CHECKPOINTED
+    for memo in marked(write.memos, answer.sent):
+        _insert_memo(db, write, memo)
     if write.state is not None or write.release is not None or write.result is not None:
         _update_run(db, write)
     elif write.create is None and not write.memos:
@@ -135,6 +136,7 @@ def _update_run(db: sqlite3.Connection, write: RunWrite) -> None:
         None if result is None else result.ended_at,
         None if release is None or result is not None else release.due_at,
         write.now,
+        None if release is None or release.awaited is None else json.dumps(release.awaited),
     )
     if db.execute(QUERIES["update-run"], row).rowcount == 0:
         raise _lost(write)

@@ -85,7 +85,6 @@ CREATE TABLE pending (
 
 CREATE INDEX pending_wait ON pending (app, event, match_path, match_key)
     WHERE event <> '' AND matched IS NULL;
-CREATE INDEX pending_matched ON pending (run_id) WHERE matched IS NOT NULL;
 
 -- AUTOINCREMENT: a number that was given out never comes again, even when all events are pruned.
 CREATE TABLE event (

@@ -54,6 +54,7 @@ class SQLiteStore:
         self._open_lock = threading.Lock()
         self._is_open = False
         self._handles: Handles | None = None
+        self._inherited = False
         self._locks = LockFiles(self.path + ".locks")
         self._hosts: set[str] = set()
         self._secret = b""
@@ -72,6 +73,7 @@ class SQLiteStore:
         with self._open_lock:
             if self._is_open:
                 return
+            self._refuse_inherited()
             if not self._unsafe_filesystem:
                 refuse_network_filesystem(self.path)
             try:
@@ -87,14 +89,10 @@ class SQLiteStore:
             self._is_open = False
             if self._locks.pid == os.getpid():
                 self._locks.close()
-            handles = self._handles
-            if handles is None:
-                return
-            if handles.pid == os.getpid():
+            self._disown_inherited()
+            handles, self._handles = self._handles, None
+            if handles is not None:
                 handles.close()
-                self._handles = None
-            else:
-                forks.abandon(handles)
 
     def commit(
         self, writes: Sequence[Write[object]], *, wait: float
@@ -205,11 +203,15 @@ class SQLiteStore:
     def before_fork(self) -> None:
         """Close the connections and keep them closed; for ``forks``."""
         self._open_lock.acquire()
-        if self._handles is not None and self._handles.close(_FORK_PATIENCE):
-            self._handles = None
+        handles, self._handles = self._handles, None
+        if handles is not None and not handles.close(_FORK_PATIENCE):
+            self._handles = handles
 
     def after_fork(self) -> None:
         """Allow connections again, in the parent and in the child; for ``forks``."""
+        self._disown_inherited()
+        # Whoever uses a connection of the parent still will close it.
+        self._handles = None
         self._open_lock.release()
 
     def _read(
@@ -242,14 +244,25 @@ class SQLiteStore:
     def _renew(self) -> Handles:
         if not self._is_open:
             raise StoreError(f"the store {self.path} is not open")
+        self._refuse_inherited()
         if self._handles is None:
             self._handles = Handles(self.path)
-        if self._handles.pid != os.getpid():
-            raise StoreError(
-                f"the store {self.path} was in use while this process was forked from process "
-                f"{self._handles.pid}, and cannot be used here; open stores after forking"
-            )
         return self._handles
+
+    def _refuse_inherited(self) -> None:
+        self._disown_inherited()
+        if self._inherited:
+            raise StoreError(
+                f"the store {self.path} was in use while this process was forked, "
+                "and cannot be used here; open stores after forking"
+            )
+
+    def _disown_inherited(self) -> None:
+        """Put away connections that came through a fork: never used again, and never closed."""
+        if self._handles is not None and self._handles.pid != os.getpid():
+            forks.abandon(self._handles)
+            self._handles = None
+            self._inherited = True
 
     def _own_locks(self) -> LockFiles:
         if self._locks.pid != os.getpid():

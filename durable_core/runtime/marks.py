@@ -1,0 +1,48 @@
+"""The highest event sequence number, without asking the store for it at every step."""
+
+from __future__ import annotations
+
+import threading
+
+from durable_core.ports import Store
+
+__all__ = ["EventMark"]
+
+
+class EventMark:
+    """Reads the highest event sequence number, and remembers it until it may have changed.
+
+    Where events are matched from, a number that is too low errs on the safe side: the event is
+    still found. May be used by several threads.
+    """
+
+    def __init__(self, store: Store, app: str) -> None:
+        self._store = store
+        self._app = app
+        self._lock = threading.Lock()
+        self._known = 0
+        self._is_current = False
+
+    def exact(self) -> int:
+        """Return what the store says. For the start of a run: older events are not for it."""
+        self._is_current = True  # before reading, so that a change meanwhile is not missed
+        try:
+            mark = self._store.event_mark(self._app)
+        except BaseException:
+            self._is_current = False
+            raise
+        with self._lock:
+            self._known = max(self._known, mark)
+            return self._known
+
+    def recent(self) -> int:
+        """Return a number that counts every event of this process.
+
+        Those that other processes have stored are counted once the keeper has noticed them, up to
+        0.1 s later. To the step that asks, they seem to have come while it was running.
+        """
+        return self._known if self._is_current else self.exact()
+
+    def changed(self) -> None:
+        """Note that there may be newer events."""
+        self._is_current = False

@@ -1,0 +1,351 @@
+"""Handlers of every kind, each as ``def`` and as ``async def``: what the replay laws range over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import Any
+
+from durable_core.api.step import step, sync_step
+from durable_core.errors import (
+    HTTPError,
+    NonRetriableError,
+    RetryAfterError,
+    StepError,
+)
+from durable_core.model.events import Event
+from durable_core.model.request import Request
+from durable_core.model.response import Response
+from support.harness import Ledger
+
+__all__ = ["CORPUS", "Behaviour", "World"]
+
+Handler = Callable[[Request], Any]
+
+
+@dataclass(slots=True)
+class World:
+    """What the handlers of one experiment touch: the ledger, and a way to send events."""
+
+    ledger: Ledger
+    send: Callable[[Event], object]
+
+    def ask(self, name: str, *events: Event) -> str:
+        """Do a step whose effect is that somebody answers with events."""
+        self.ledger.did(name, None)
+        for event in events:
+            self.send(event)
+        return name
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """One behaviour, twice, and how it must end."""
+
+    name: str
+    twins: Callable[[World], tuple[Handler, Handler]]
+    status: int
+    body: bytes
+    calls: dict[str, int]
+
+
+def _indexed(name: str, index: int) -> str:
+    """Return what a step is called at its n-th use."""
+    return f"{name}:{index}" if index else name
+
+
+def _sequential(world: World) -> tuple[Handler, Handler]:
+    did = world.ledger.did
+
+    def sync(request: Request) -> object:
+        first = sync_step.run("a", did, "a", 1)
+        second = sync_step.run("b", did, "b", first + 1)
+        return Response.json({"sum": first + second}, 201, {"x-made-by": "steps"})
+
+    async def asynchronous(request: Request) -> object:
+        first = await step.run("a", did, "a", 1)
+        second = await step.run("b", world.ledger.did_async, "b", first + 1)
+        return Response.json({"sum": first + second}, 201, {"x-made-by": "steps"})
+
+    return sync, asynchronous
+
+
+def _parallel(world: World) -> tuple[Handler, Handler]:
+    did = world.ledger.did
+
+    def branch(n: int) -> int:
+        return sync_step.run(f"p{n}", did, f"p{n}", n)
+
+    def sync(request: Request) -> object:
+        with ThreadPoolExecutor(3) as pool:
+            branches = [pool.submit(copy_context().run, branch, n) for n in range(3)]
+            return [branch.result() for branch in branches]
+
+    async def asynchronous(request: Request) -> object:
+        return await asyncio.gather(*[step.run(f"p{n}", did, f"p{n}", n) for n in range(3)])
+
+    return sync, asynchronous
+
+
+def _loop(world: World) -> tuple[Handler, Handler]:
+    did = world.ledger.did
+
+    def sync(request: Request) -> object:
+        return [sync_step.run("again", did, _indexed("again", n), n) for n in range(4)]
+
+    async def asynchronous(request: Request) -> object:
+        return [await step.run("again", did, _indexed("again", n), n) for n in range(4)]
+
+    return sync, asynchronous
+
+
+def _retry(world: World) -> tuple[Handler, Handler]:
+    fails = world.ledger.fails
+
+    def sync(request: Request) -> object:
+        sync_step.run("a", world.ledger.did, "a", 1)
+        return sync_step.run("flaky", fails, "flaky", 2, ValueError("no"), "at last")
+
+    async def asynchronous(request: Request) -> object:
+        await step.run("a", world.ledger.did, "a", 1)
+        return await step.run("flaky", fails, "flaky", 2, ValueError("no"), "at last")
+
+    return sync, asynchronous
+
+
+def _retry_after(world: World) -> tuple[Handler, Handler]:
+    fails, error = world.ledger.fails, RetryAfterError("busy", 0.01)
+
+    def sync(request: Request) -> object:
+        return sync_step.run("flaky", fails, "flaky", 1, error, "at last")
+
+    async def asynchronous(request: Request) -> object:
+        return await step.run("flaky", fails, "flaky", 1, error, "at last")
+
+    return sync, asynchronous
+
+
+def _caught(world: World) -> tuple[Handler, Handler]:
+    ledger, error = world.ledger, NonRetriableError("never")
+
+    def sync(request: Request) -> object:
+        try:
+            sync_step.run("broken", ledger.fails, "broken", 9, error, None)
+        except StepError as failed:
+            return [failed.name, failed.message, sync_step.run("plan b", ledger.did, "plan b", 5)]
+        return None
+
+    async def asynchronous(request: Request) -> object:
+        try:
+            await step.run("broken", ledger.fails, "broken", 9, error, None)
+        except StepError as failed:
+            other = await step.run("plan b", ledger.did, "plan b", 5)
+            return [failed.name, failed.message, other]
+        return None
+
+    return sync, asynchronous
+
+
+def _exhausted(world: World) -> tuple[Handler, Handler]:
+    fails = world.ledger.fails
+
+    def sync(request: Request) -> object:
+        return sync_step.run("broken", fails, "broken", 9, ValueError("still"), None)
+
+    async def asynchronous(request: Request) -> object:
+        return await step.run("broken", fails, "broken", 9, ValueError("still"), None)
+
+    return sync, asynchronous
+
+
+def _sleep(world: World) -> tuple[Handler, Handler]:
+    did = world.ledger.did
+
+    def sync(request: Request) -> object:
+        first = sync_step.run("a", did, "a", 1)
+        sync_step.sleep("nap", 0.03)
+        return first + sync_step.run("b", did, "b", 2)
+
+    async def asynchronous(request: Request) -> object:
+        first = await step.run("a", did, "a", 1)
+        await step.sleep("nap", 0.03)
+        return first + await step.run("b", did, "b", 2)
+
+    return sync, asynchronous
+
+
+def _wait_matched(world: World) -> tuple[Handler, Handler]:
+    answer = Event("answered", {"n": 7}, id="answer-1", ts=1)
+
+    def sync(request: Request) -> object:
+        sync_step.run("ask", world.ask, "ask", answer)
+        event = sync_step.wait_for_event("reply", event="answered", timeout="1h")
+        return event and [event.data, sync_step.run("b", world.ledger.did, "b", 2)]
+
+    async def asynchronous(request: Request) -> object:
+        await step.run("ask", world.ask, "ask", answer)
+        event = await step.wait_for_event("reply", event="answered", timeout="1h")
+        return event and [event.data, await step.run("b", world.ledger.did, "b", 2)]
+
+    return sync, asynchronous
+
+
+def _wait_timed_out(world: World) -> tuple[Handler, Handler]:
+    did = world.ledger.did
+
+    def sync(request: Request) -> object:
+        event = sync_step.wait_for_event("reply", event="answered", timeout=0.03)
+        return [event, sync_step.run("b", did, "b", 2)]
+
+    async def asynchronous(request: Request) -> object:
+        event = await step.wait_for_event("reply", event="answered", timeout=0.03)
+        return [event, await step.run("b", did, "b", 2)]
+
+    return sync, asynchronous
+
+
+def _two_waits(world: World) -> tuple[Handler, Handler]:
+    first, second = (Event("answered", {"n": n}, id=f"answer-{n}", ts=n) for n in (1, 2))
+
+    def sync(request: Request) -> object:
+        sync_step.run("ask", world.ask, "ask", first, second)
+        one = sync_step.wait_for_event("one", event="answered", timeout="1h")
+        two = sync_step.wait_for_event("two", event="answered", timeout="1h")
+        return [one and one.data["n"], two and two.data["n"]]
+
+    async def asynchronous(request: Request) -> object:
+        await step.run("ask", world.ask, "ask", first, second)
+        one = await step.wait_for_event("one", event="answered", timeout="1h")
+        two = await step.wait_for_event("two", event="answered", timeout="1h")
+        return [one and one.data["n"], two and two.data["n"]]
+
+    return sync, asynchronous
+
+
+def _send(world: World) -> tuple[Handler, Handler]:
+    sent = Event("said", {"n": 1})
+
+    def sync(request: Request) -> object:
+        ids = sync_step.send_event("say", sent)
+        heard = sync_step.wait_for_event("hear", event="said", timeout=0.03)
+        return [len(ids), heard and heard.data, sync_step.run("b", world.ledger.did, "b", 2)]
+
+    async def asynchronous(request: Request) -> object:
+        ids = await step.send_event("say", sent)
+        heard = await step.wait_for_event("hear", event="said", timeout=0.03)
+        return [len(ids), heard and heard.data, await step.run("b", world.ledger.did, "b", 2)]
+
+    return sync, asynchronous
+
+
+def _nested(world: World) -> tuple[Handler, Handler]:
+    did = world.ledger.did
+
+    def helper(name: str) -> int:
+        one = sync_step.run(f"{name}-1", did, f"{name}-1", 1)
+        sync_step.sleep(f"{name}-nap", 0.01)
+        return one + sync_step.run(f"{name}-2", did, f"{name}-2", 2)
+
+    def sync(request: Request) -> object:
+        return helper("x") + helper("y")
+
+    async def helper_async(name: str) -> int:
+        one = await step.run(f"{name}-1", did, f"{name}-1", 1)
+        await step.sleep(f"{name}-nap", 0.01)
+        return one + await step.run(f"{name}-2", did, f"{name}-2", 2)
+
+    async def asynchronous(request: Request) -> object:
+        return await helper_async("x") + await helper_async("y")
+
+    return sync, asynchronous
+
+
+def _swallowed(world: World) -> tuple[Handler, Handler]:
+    did = world.ledger.did
+
+    def sync(request: Request) -> object:
+        sync_step.run("a", did, "a", 1)
+        with contextlib.suppress(BaseException):
+            sync_step.sleep("nap", 0.03)
+        return sync_step.run("b", did, "b", 2)
+
+    async def asynchronous(request: Request) -> object:
+        await step.run("a", did, "a", 1)
+        with contextlib.suppress(BaseException):
+            await step.sleep("nap", 0.03)
+        return await step.run("b", did, "b", 2)
+
+    return sync, asynchronous
+
+
+def _handler_retry(world: World) -> tuple[Handler, Handler]:
+    ledger = world.ledger
+
+    def sync(request: Request) -> object:
+        first = sync_step.run("a", ledger.did, "a", 1)
+        ledger.fails("handler", 2, OSError("outside steps"), None)
+        return first + sync_step.run("b", ledger.did, "b", 2)
+
+    async def asynchronous(request: Request) -> object:
+        first = await step.run("a", ledger.did, "a", 1)
+        ledger.fails("handler", 2, OSError("outside steps"), None)
+        return first + await step.run("b", ledger.did, "b", 2)
+
+    return sync, asynchronous
+
+
+def _non_retriable(world: World) -> tuple[Handler, Handler]:
+    did = world.ledger.did
+
+    def sync(request: Request) -> object:
+        sync_step.run("a", did, "a", 1)
+        raise NonRetriableError("no use")
+
+    async def asynchronous(request: Request) -> object:
+        await step.run("a", did, "a", 1)
+        raise NonRetriableError("no use")
+
+    return sync, asynchronous
+
+
+def _http_error(world: World) -> tuple[Handler, Handler]:
+    did = world.ledger.did
+
+    def sync(request: Request) -> object:
+        sync_step.run("a", did, "a", 1)
+        sync_step.sleep("nap", 0.01)
+        raise HTTPError(404, "no such trip")
+
+    async def asynchronous(request: Request) -> object:
+        await step.run("a", did, "a", 1)
+        await step.sleep("nap", 0.01)
+        raise HTTPError(404, "no such trip")
+
+    return sync, asynchronous
+
+
+CORPUS = [
+    Behaviour("sequential", _sequential, 201, b'{"sum":3}', {"a": 1, "b": 1}),
+    Behaviour("parallel", _parallel, 200, b"[0,1,2]", {"p0": 1, "p1": 1, "p2": 1}),
+    Behaviour("loop", _loop, 200, b"[0,1,2,3]", {_indexed("again", n): 1 for n in range(4)}),
+    Behaviour("retry", _retry, 200, b'"at last"', {"a": 1, "flaky": 3}),
+    Behaviour("retry-after", _retry_after, 200, b'"at last"', {"flaky": 2}),
+    Behaviour(
+        "caught", _caught, 200, b'["NonRetriableError","never",5]', {"broken": 1, "plan b": 1}
+    ),
+    Behaviour("exhausted", _exhausted, 500, b"StepError", {"broken": 4}),
+    Behaviour("sleep", _sleep, 200, b"3", {"a": 1, "b": 1}),
+    Behaviour("wait-matched", _wait_matched, 200, b'[{"n":7},2]', {"ask": 1, "b": 1}),
+    Behaviour("wait-timed-out", _wait_timed_out, 200, b"[null,2]", {"b": 1}),
+    Behaviour("two-waits", _two_waits, 200, b"[1,2]", {"ask": 1}),
+    Behaviour("send", _send, 200, b"[1,null,2]", {"b": 1}),
+    Behaviour("nested", _nested, 200, b"6", {"x-1": 1, "x-2": 1, "y-1": 1, "y-2": 1}),
+    Behaviour("swallowed", _swallowed, 200, b"2", {"a": 1, "b": 1}),
+    Behaviour("handler-retry", _handler_retry, 200, b"3", {"a": 1, "b": 1, "handler": 3}),
+    Behaviour("non-retriable", _non_retriable, 500, b"NonRetriableError", {"a": 1}),
+    Behaviour("http-error", _http_error, 404, b"no such trip", {"a": 1}),
+]

@@ -1,0 +1,202 @@
+"""Handlers that nobody wrote: programs of steps, sleeps and branches, with a crash anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, TypeAlias
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from durable_core.api.step import step, sync_step
+from durable_core.errors import StepError
+from durable_core.flow.env import Options
+from durable_core.flow.handoff import referral
+from durable_core.model.request import Request
+from durable_core.model.response import Response
+from support.harness import Ledger, WatchedStore, lab, request, until
+
+
+@dataclass(frozen=True)
+class Work:
+    """A step whose function fails so often; three retries are allowed."""
+
+    failures: int
+
+
+@dataclass(frozen=True)
+class Nap:
+    """A sleep of so many milliseconds."""
+
+    ms: int
+
+
+@dataclass(frozen=True)
+class Own:
+    """Code of the handler's own between the steps, which gives way to other tasks."""
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One after the other."""
+
+    parts: tuple[Program, ...]
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Side by side, by ``gather`` or in a TaskGroup; in ``def`` handlers one after the other."""
+
+    parts: tuple[Program, ...]
+    group: bool
+
+
+Program: TypeAlias = Work | Nap | Own | Sequence | Branches
+
+leaves: st.SearchStrategy[Program] = st.one_of(
+    st.builds(Work, st.sampled_from([0, 0, 0, 1, 5])),
+    st.builds(Nap, st.sampled_from([0, 1, 20])),
+    st.builds(Own),
+)
+
+
+def _branching(inner: st.SearchStrategy[Program]) -> st.SearchStrategy[Program]:
+    parts = st.lists(inner, min_size=1, max_size=3).map(tuple)
+    return st.builds(Sequence, parts) | st.builds(Branches, parts, st.booleans())
+
+
+programs = st.recursive(leaves, _branching, max_leaves=8)
+
+
+def expected(program: Program) -> Any:
+    """Return what the program gives."""
+    match program:
+        case Work(failures=failures):
+            return "failed" if failures > 3 else "done"
+        case Sequence(parts=parts) | Branches(parts=parts):
+            return [expected(part) for part in parts]
+    return None
+
+
+def work_of(program: Program, path: str = "p") -> Iterator[tuple[str, int]]:
+    """Yield the id of each step with a function, and how often it is called."""
+    if isinstance(program, Work):
+        yield path, min(program.failures, 3) + 1
+    if isinstance(program, Sequence | Branches):
+        for n, part in enumerate(program.parts):
+            yield from work_of(part, f"{path}-{n}")
+
+
+async def run_async(program: Program, ledger: Ledger, path: str = "p") -> Any:
+    match program:
+        case Work(failures=failures):
+            try:
+                error = ValueError(path)
+                return await step.run(path, ledger.fails, path, failures, error, "done")
+            except StepError:
+                return "failed"
+        case Nap(ms=ms):
+            return await step.sleep(path, ms / 1000)
+        case Own():
+            await asyncio.sleep(0.001)
+            return None
+        case Sequence(parts=parts):
+            return [await run_async(part, ledger, f"{path}-{n}") for n, part in enumerate(parts)]
+        case Branches(parts=parts):
+            todo = [run_async(part, ledger, f"{path}-{n}") for n, part in enumerate(parts)]
+            if not program.group:
+                return await asyncio.gather(*todo)
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(each) for each in todo]
+            return [task.result() for task in tasks]
+
+
+def run_sync(program: Program, ledger: Ledger, path: str = "p") -> Any:
+    match program:
+        case Work(failures=failures):
+            try:
+                return sync_step.run(path, ledger.fails, path, failures, ValueError(path), "done")
+            except StepError:
+                return "failed"
+        case Nap(ms=ms):
+            return sync_step.sleep(path, ms / 1000)
+        case Own():
+            return None
+        case Sequence(parts=parts) | Branches(parts=parts):
+            return [run_sync(part, ledger, f"{path}-{n}") for n, part in enumerate(parts)]
+
+
+def finish(program: Program, asynchronous: bool, crashes: tuple[int, ...]) -> tuple[Any, Ledger]:
+    """Run the program to its end, in one process after the other."""
+    store, ledger = WatchedStore(), Ledger()
+
+    def sync(request: Request) -> Any:
+        return Response.json(run_sync(program, ledger))
+
+    async def async_(request: Request) -> Any:
+        return Response.json(await run_async(program, ledger))
+
+    handler = async_ if asynchronous else sync
+    for attempt, crash in zip(count(), (*crashes, None), strict=False):
+        if crash is not None:
+            store.crash_after(crash)
+        with lab(store) as process:
+            endpoint = process.endpoint(handler)
+            process.durable.start()
+            records = store.list("lab", phase=None, before=None, limit=1)
+            if attempt and records:
+                run_id = records[0].run.id
+                answer = referral(process.durable.engine.env, Options(key="it"), "GET", run_id)
+            else:
+                answer = endpoint.handle(request())
+            if crash is None:
+                return process.follow(endpoint, answer).body, ledger
+            if answer.status == 200:
+                return answer.body, ledger
+            until(lambda: store.crashed.is_set() or _ended(store))
+        store.recover()
+    raise AssertionError("the last process does not crash")
+
+
+def _ended(store: WatchedStore) -> bool:
+    records = store.list("lab", phase=None, before=None, limit=1)
+    return bool(records) and records[0].run.phase.ended
+
+
+def body(value: Any) -> Any:
+    return Response.json(value).body
+
+
+both = pytest.mark.parametrize("asynchronous", [False, True], ids=["def", "async"])
+
+
+@both
+@given(program=programs)
+@settings(max_examples=60)
+def test_any_program(program: Program, asynchronous: bool) -> None:
+    """Every program gives its result, and its steps are called as often as they must be."""
+    result, ledger = finish(program, asynchronous, ())
+    assert body(expected(program)) == result
+    assert dict(work_of(program)) == ledger.counts()
+
+
+@both
+@given(program=programs, crashes=st.lists(st.integers(0, 4), min_size=1, max_size=3).map(tuple))
+@settings(max_examples=60)
+def test_any_program_with_crashes(
+    program: Program, asynchronous: bool, crashes: tuple[int, ...]
+) -> None:
+    """With crashes in between the result is the same; only steps in flight are called again."""
+    result, ledger = finish(program, asynchronous, crashes)
+    failing = {name for name, calls in work_of(program) if calls > 1}
+    counts = ledger.counts()
+    if not failing:
+        assert body(expected(program)) == result
+        width = max(1, len(dict(work_of(program))))
+        for name, calls in work_of(program):
+            assert calls <= counts[name] <= calls + len(crashes)
+        assert sum(counts.values()) <= len(dict(work_of(program))) + len(crashes) * width

@@ -1,0 +1,273 @@
+"""An application on a store in memory, with an eye on what it does: for tests of orchestration."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from durable_core.api.adapter import HTTPHandler, endpoint_adapter
+from durable_core.api.durable import Durable
+from durable_core.errors import StoreError
+from durable_core.machine.retry import RetryPolicy
+from durable_core.model.events import Event
+from durable_core.model.request import Request
+from durable_core.model.response import Response
+from durable_core.ports import Bury, Clock, Register, RunWrite, Store, StoredRequest, Write
+from durable_core.runtime.memory_store import MemoryStore
+from durable_core.runtime.settings import Settings
+from durable_core.wire.requests import dump_request
+
+__all__ = [
+    "QUICK",
+    "FakeClock",
+    "Lab",
+    "Ledger",
+    "WatchedStore",
+    "a_request",
+    "event",
+    "lab",
+    "request",
+    "until",
+]
+
+T = TypeVar("T")
+
+#: Settings under which nothing takes longer than it must.
+QUICK = Settings(settle_time=0.01, unwind_time=2.0)
+#: A step or handler is tried again at once.
+AT_ONCE = RetryPolicy(base_ms=1, max_ms=1)
+#: For how long a test waits for what must happen, seconds.
+PATIENCE = 20.0
+
+
+class FakeClock:
+    """A clock that stands still until it is told to move."""
+
+    def __init__(self, now: int = 1_700_000_000_000) -> None:
+        self._now = now
+
+    def now(self) -> int:
+        """Return the time as epoch milliseconds."""
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Move on."""
+        self._now += round(seconds * 1000)
+
+
+class WatchedStore(MemoryStore):
+    """A store in memory that notes every commit, and can fail or crash on purpose.
+
+    Attributes:
+        log: what happened, in order: ``"commit"`` for a commit of checkpoints; tests add to it.
+        batches: the writes of each commit.
+        fault: called with the writes before each commit; it may raise.
+        seconds: how long a commit takes.
+        crashed: set once a commit has been refused after :meth:`crash_after`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.crashed = threading.Event()
+        self.log: list[str] = []
+        self.batches: list[tuple[Write[Any], ...]] = []
+        self.fault: Callable[[Sequence[Write[Any]]], None] | None = None
+        self.seconds = 0.0
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        """Note the writes, and commit them unless that is to fail."""
+        if self.fault is not None:
+            self.fault(writes)
+        if self.seconds:
+            time.sleep(self.seconds)
+        answers = super().commit(writes, wait=wait)
+        self.batches.append(tuple(writes))
+        if any(isinstance(write, RunWrite) for write in writes):
+            self.log.append("commit")
+        return answers
+
+    def checkpoints(self) -> list[tuple[Write[Any], ...]]:
+        """Return the commits that have to do with runs."""
+        return [batch for batch in self.batches if any(isinstance(w, RunWrite) for w in batch)]
+
+    def memos(self) -> Counter[str]:
+        """Return how often each step has been stored, by its name."""
+        return Counter(
+            memo.op.name
+            for batch in self.batches
+            for write in batch
+            if isinstance(write, RunWrite)
+            for memo in write.memos
+        )
+
+    def crash_after(self, checkpoints: int) -> None:
+        """Take so many more commits about runs, and none after: as if the process had died."""
+        left = checkpoints
+
+        def fault(writes: Sequence[Write[Any]]) -> None:
+            nonlocal left
+            about_runs = any(isinstance(write, RunWrite) for write in writes)
+            if all(isinstance(write, Register) for write in writes) or (
+                left > 0 and not about_runs
+            ):
+                return
+            if left <= 0:
+                self.crashed.set()
+                raise StoreError("the process has crashed")
+            left -= 1
+
+        self.fault = fault
+
+    def recover(self) -> None:
+        """Take commits again; what the dead process held is free, as when its death is seen."""
+        self.fault = None
+        self.crashed.clear()
+        dead = tuple(peer.id for peer in self.peers())
+        self.commit([Bury(ids=dead, now=0)], wait=1.0)
+
+
+class Ledger:
+    """Counts what the functions of steps did, as the outside world would see it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.calls: list[str] = []
+        self.failed: Counter[str] = Counter()
+
+    def did(self, name: str, value: T) -> T:
+        """Note that a step's function ran, and return the value."""
+        with self._lock:
+            self.calls.append(name)
+        return value
+
+    async def did_async(self, name: str, value: T) -> T:
+        """As :meth:`did`, on the event loop."""
+        await asyncio.sleep(0)
+        return self.did(name, value)
+
+    def fails(self, name: str, times: int, error: Exception, value: T) -> T:
+        """Raise the error so often, then return the value."""
+        with self._lock:
+            self.calls.append(name)
+            self.failed[name] += 1
+            if self.failed[name] <= times:
+                raise error
+        return value
+
+    def counts(self) -> Counter[str]:
+        """Return how often each function ran."""
+        with self._lock:
+            return Counter(self.calls)
+
+
+class Lab:
+    """One process's application, on a store that may be shared with an earlier one."""
+
+    def __init__(
+        self,
+        store: Store | None = None,
+        *,
+        clock: Clock | None = None,
+        settings: Settings = QUICK,
+        retry: RetryPolicy = AT_ONCE,
+        **options: Any,
+    ) -> None:
+        self.watched = WatchedStore()
+        self.store: Store = store or self.watched
+        self.durable: Durable[HTTPHandler] = Durable(
+            id="lab",
+            endpoint_adapter=endpoint_adapter,
+            store=self.store,
+            clock=clock,
+            settings=settings,
+            retry=retry,
+            **options,
+        )
+
+    def endpoint(self, handler: Callable[[Request], Any], **options: Any) -> HTTPHandler:
+        """Make an endpoint of the handler; its key is ``"it"`` unless the options say otherwise."""
+        options.setdefault("name", "it")
+        wrapped: HTTPHandler = self.durable.endpoint(**options)(handler)
+        return wrapped
+
+    def call(self, handler: HTTPHandler, asked: Request | None = None) -> Response:
+        """Return the final answer: ask, and go on to the wait URL for as long as one is sent."""
+        first = handler.handle(asked or request())
+        return self.follow(handler, first)
+
+    def follow(self, handler: HTTPHandler, response: Response) -> Response:
+        """Wait where the response says, until there is a final one."""
+        give_up = time.monotonic() + PATIENCE
+        while response.status in (302, 303) and "location" in response.headers:
+            if time.monotonic() > give_up:
+                raise TimeoutError(f"no final answer; runs: {self.durable.runs.list()}")
+            location = response.headers["location"]
+            response = handler.handle(request("/it" + location), hold=2.0)
+        return response
+
+    def sleep_through(self, handler: HTTPHandler, clock: FakeClock, naps: int = 1) -> Response:
+        """Ask; each time the run is put away, let an hour pass; return the final answer."""
+        first = handler.handle(request())
+        for nap in range(naps):
+            until(lambda n=nap: self._put_away() > n)  # type: ignore[misc]
+            clock.advance(3600)
+            self.poke()
+        return self.follow(handler, first)
+
+    def _put_away(self) -> int:
+        """Return how often runs have been put away."""
+        writes = [write for batch in list(self.watched.batches) for write in batch]
+        return sum(isinstance(write, RunWrite) and write.release is not None for write in writes)
+
+    def poke(self) -> None:
+        """Have the keeper look at everything now."""
+        node = self.durable.engine.node
+        assert node is not None
+        node.keeper.wake()
+
+    def stop(self) -> None:
+        """Stop it."""
+        self.durable.stop(timeout=5.0)
+
+
+@contextmanager
+def lab(store: Store | None = None, **options: Any) -> Iterator[Lab]:
+    """Give a Lab and stop it afterwards."""
+    made = Lab(store, **options)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def request(url: str = "/it", method: str = "GET", body: bytes = b"", **headers: str) -> Request:
+    """Return a request as a server would make it; ``_`` in header names stands for ``-``."""
+    fields = tuple((name.replace("_", "-"), value) for name, value in headers.items())
+    return Request(method=method, url=f"http://test{url}", headers=fields, body=body)
+
+
+def a_request() -> StoredRequest:
+    """Return a request as it is stored."""
+    return StoredRequest(head=dump_request(request(), stored_headers=frozenset()), body=b"")
+
+
+def until(claim: Callable[[], T], patience: float = PATIENCE) -> T:
+    """Wait until the claim holds; return what it gave."""
+    give_up = time.monotonic() + patience
+    while not (value := claim()):
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"it did not come true in {patience} s")
+        time.sleep(0.002)
+    return value
+
+
+def event(name: str, id: str | None = None, **data: object) -> Event:
+    """Return an event."""
+    return Event(name, data, id=id)

@@ -1,0 +1,108 @@
+"""A WSGI application with something of everything, for tests of servers.
+
+As ``support.wsgi_sample:application`` it takes its store from the environment, for servers that
+run in a process of their own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from durable_core import Durable, HTTPError, Request, Response
+from durable_core import step as async_step
+from durable_core.api.application import Target
+from durable_core.sync import step
+from durable_wsgi import WSGIApp, app, endpoint_adapter
+
+__all__ = ["ALL_BYTES", "CHUNKS", "METHODS", "STORE", "make_durable", "make_sample"]
+
+#: The environment variable that names the store of ``application``.
+STORE = "DURABLE_TEST_STORE"
+ALL_BYTES = bytes(range(256))
+CHUNKS = (b"one ", b"two ", b"three")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+def make_durable(store: str | os.PathLike[str]) -> Durable[WSGIApp]:
+    """Return a ``Durable`` without endpoints."""
+    return Durable(id="sample", endpoint_adapter=endpoint_adapter, store=store)
+
+
+def make_sample(store: str | os.PathLike[str]) -> WSGIApp:
+    """Return the application."""
+    durable = make_durable(store)
+
+    @durable.endpoint
+    def steps(request: Request) -> Response:
+        doubled = step.run("double", lambda: 2 * int(request.query["n"]))
+        return Response.json({"doubled": doubled}, 201, {"x-own": "yes"})
+
+    @durable.endpoint(methods=METHODS)
+    def nap(request: Request) -> Response:
+        step.sleep("nap", float(request.query.get("seconds") or 0.05))
+        return Response(status=201, headers={"content-type": "x/y", "x-own": "é"}, body=ALL_BYTES)
+
+    @durable.endpoint
+    async def async_stream(request: Request) -> Response:
+        await async_step.run("first", lambda: None)
+        return Response(headers={"content-type": "text/plain"}, body=_async_chunks())
+
+    @durable.endpoint
+    def stream(request: Request) -> Response:
+        step.run("first", lambda: None)
+        return Response(headers={"content-type": "text/plain"}, body=_chunks())
+
+    routes: dict[str, Target] = {
+        f"{','.join(METHODS)} /echo/{{rest:path}}": _echo,
+        "GET,HEAD /binary": lambda request: ALL_BYTES,
+        "GET /cookies": _cookies,
+        "DELETE /empty": lambda request: Response(status=204),
+        "GET /refused": _refuse,
+        "GET /broken": lambda request: 1 / 0,
+        "GET /health": lambda request: durable.health(),
+        "GET /hop": lambda request: Response(headers={"connection": "x", "status": "1"}),
+        "GET /steps": steps,
+        f"{','.join(METHODS)} /nap": nap,
+        "GET,HEAD /stream": stream,
+        "GET /async-stream": async_stream,
+    }
+    return app(durable, routes)
+
+
+def _echo(request: Request) -> dict[str, Any]:
+    return {
+        "method": request.method,
+        "url": request.url,
+        "path": request.path,
+        "root_path": request.root_path,
+        "query": request.query.items(),
+        "headers": request.headers.items(),
+        "body": request.body.hex(),
+    }
+
+
+def _cookies(request: Request) -> Response:
+    fields = (("Set-Cookie", "a=1"), ("X-Own", "é\tü"), ("Set-Cookie", "b=2"))
+    return Response(headers=fields, body=b"crumbs")
+
+
+def _refuse(request: Request) -> Response:
+    raise HTTPError(418, "no coffee", {"x-own": "yes"})
+
+
+def _chunks() -> Iterator[bytes]:
+    yield from CHUNKS
+
+
+async def _async_chunks() -> AsyncIterator[bytes]:
+    for chunk in CHUNKS:
+        yield chunk
+
+
+def __getattr__(name: str) -> object:
+    if name != "application":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = made = make_sample(os.environ[STORE])
+    return made

@@ -1,0 +1,132 @@
+"""``Durable``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durable_core.api.adapter import endpoint_adapter
+from durable_core.api.durable import Durable
+from durable_core.api.endpoint import Endpoint
+from durable_core.errors import (
+    ConfigurationError,
+    EndpointAdapterRequiredError,
+    LimitExceededError,
+)
+from durable_core.flow.env import Limits
+from durable_core.model.events import Event
+from durable_core.model.request import Request
+from durable_core.runtime.sqlite import SQLiteStore
+from support.harness import WatchedStore, lab
+
+
+def handler(request: Request) -> None: ...
+
+
+def other(request: Request) -> None: ...
+
+
+def made(**options: Any) -> Durable[Any]:
+    options = {"store": WatchedStore(), "endpoint_adapter": endpoint_adapter, **options}
+    return Durable(**{"id": "shop", **options})
+
+
+@pytest.mark.parametrize("id_", ["", "-x", "a b", "x" * 65, "a/b", "\N{SNOWMAN}", 7, None])
+def test_id(id_: Any) -> None:
+    """The id is a short plain name; the error says which."""
+    with pytest.raises(ConfigurationError, match="1 to 64 letters"):
+        made(id=id_)
+
+
+@pytest.mark.parametrize("method", ["endpoint", "endpoint_proxy", "events_endpoint"])
+def test_without_an_adapter(method: str) -> None:
+    """Without an adapter the error names the argument and the adapter packages."""
+    durable = made(endpoint_adapter=None)
+    with pytest.raises(EndpointAdapterRequiredError, match=r"endpoint_adapter=.*durable_wsgi"):
+        getattr(durable, method)()
+
+
+def test_default_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default is a file by the id; a path is made absolute when Durable is made."""
+    monkeypatch.chdir(tmp_path)
+    default = made(store=None).engine.store
+    named = made(store="x/y.db").engine.store
+    monkeypatch.chdir("/")
+    assert isinstance(default, SQLiteStore)
+    assert str(tmp_path / ".durable" / "shop.db") in repr(default)
+    assert str(tmp_path / "x" / "y.db") in repr(named)
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("secrets", ["one string of sixteen", [], ["short"], [b"x" * 15]])
+def test_bad_secrets(secrets: Any) -> None:
+    """Secrets are a list of keys of 16 bytes or more."""
+    with pytest.raises(ConfigurationError):
+        made(secrets=secrets)
+
+
+def test_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``DURABLE_SECRET`` is the key, unless others are given; else the store has one."""
+    store = WatchedStore()
+    assert (store.secret(),) == tuple(made(store=store).engine.env.secrets())
+    monkeypatch.setenv("DURABLE_SECRET", "e" * 16)
+    assert (b"e" * 16,) == tuple(made().engine.env.secrets())
+    assert (b"g" * 16,) == tuple(made(secrets=["g" * 16]).engine.env.secrets())
+
+
+def test_endpoint_with_and_without_options() -> None:
+    """The decorator works bare and with options; those of the endpoint go before the adapter's."""
+    durable = made(endpoint_adapter=endpoint_adapter.with_options(retries=1, name="shared"))
+    bare = durable.endpoint(handler)
+    assert isinstance(bare, Endpoint)
+    assert "shared" == bare.key
+    assert "own" == durable.endpoint(name="own", retries=5)(other).key
+    retries = {key: each.options.retries for key, each in durable.engine.endpoints.items()}
+    assert {"shared": 1, "own": 5} == retries
+
+
+def test_endpoint_needs_a_function() -> None:
+    """What cannot be called is refused."""
+    with pytest.raises(TypeError, match="needs a function"):
+        made().endpoint()(7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("retries", [-1, 21, True, 1.5, "3"])
+def test_retries_are_checked_at_definition(retries: Any) -> None:
+    """A number of retries out of range is a ValueError when the endpoint is defined."""
+    with pytest.raises(ValueError, match="0 to 20"):
+        made().endpoint(retries=retries)
+
+
+def test_function_id_of_an_adapter_is_for_one_endpoint() -> None:
+    """An adapter with a function_id cannot wrap two endpoints; the error names the way out."""
+    durable = made(endpoint_adapter=endpoint_adapter.with_options(function_id="book"))
+    durable.endpoint(handler)
+    durable.endpoint(handler)
+    with pytest.raises(ConfigurationError, match=r"endpoint\(function_id="):
+        durable.endpoint(other)
+    assert "own" == durable.endpoint(function_id="own")(other).key
+
+
+def test_events_are_checked() -> None:
+    """What is no event, nothing at all, or too large, is refused before it is sent."""
+    with lab(limits=Limits(event=100)) as process:
+        send: Any = process.durable.send
+        with pytest.raises(TypeError):
+            send("x")
+        with pytest.raises(ValueError, match="at least one"):
+            send([])
+        with pytest.raises(TypeError):
+            send(Event("x", {"a": object()}))
+        with pytest.raises(LimitExceededError):
+            send(Event("x", {"a": "x" * 100}))
+        assert [] == process.watched.batches[1:]
+
+
+def test_token_ttl() -> None:
+    """The life of tokens is a duration."""
+    assert 3_600_000 == made(token_ttl="1h").engine.env.token_ttl
+    with pytest.raises(ValueError, match="token_ttl"):
+        made(token_ttl="soon")

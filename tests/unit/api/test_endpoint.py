@@ -1,0 +1,299 @@
+"""Endpoints as servers call them."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durable_core.api.endpoint import hop_of, is_wait, key_of
+from durable_core.api.step import sync_step
+from durable_core.errors import HTTPError
+from durable_core.flow.env import Limits
+from durable_core.model.request import Request
+from durable_core.model.response import Response
+from support.harness import Ledger, lab, request
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def echo(request: Request) -> object:
+    return [request.method, request.path, request.text()]
+
+
+def body_of(response: Response) -> bytes:
+    assert isinstance(response.body, bytes)
+    return response.body
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+def test_methods(method: str) -> None:
+    """The usual methods are served, each with its body."""
+    with lab() as process:
+        response = process.endpoint(echo).handle(request("/it", method, b"text"))
+    assert f'["{method}","/it","text"]'.encode() == response.body
+
+
+@pytest.mark.parametrize("method", ["HEAD", "TRACE", "BREW"])
+def test_other_methods(method: str) -> None:
+    """Others get 405 with ``Allow``, and start no run."""
+    with lab() as process:
+        response = process.endpoint(echo).handle(request("/it", method))
+    assert 405 == response.status
+    assert "DELETE, GET, OPTIONS, PATCH, POST, PUT" == response.headers["allow"]
+
+
+def test_options_starts_no_run() -> None:
+    """OPTIONS is answered with 204 and ``Allow``, unless the handler declares it."""
+    with lab() as process:
+        plain = process.endpoint(echo).handle(request("/it", "OPTIONS"))
+        own = process.endpoint(echo, methods=("GET", "OPTIONS")).handle(request("/it", "OPTIONS"))
+    assert (204, b"") == (plain.status, plain.body)
+    assert "GET" in plain.headers["allow"]
+    assert b'["OPTIONS","/it",""]' == own.body
+
+
+def test_head_runs_as_get() -> None:
+    """HEAD runs as GET, where ``methods`` lists it."""
+    with lab() as process:
+        endpoint = process.endpoint(echo, methods=("GET", "HEAD"))
+        assert b'["GET","/it",""]' == endpoint.handle(request("/it", "HEAD")).body
+
+
+def test_too_large_a_body() -> None:
+    """A body beyond the limit is 413; one at the limit is served."""
+    with lab(limits=Limits(body=10)) as process:
+        endpoint = process.endpoint(echo)
+        assert 413 == endpoint.handle(request("/it", "POST", b"x" * 11)).status
+        assert 200 == endpoint.handle(request("/it", "POST", b"x" * 10)).status
+        assert 413 == asyncio.run(endpoint.handle_async(request("/it", "POST", b"x" * 11))).status
+
+
+# authorize
+
+
+@pytest.mark.parametrize("asynchronous_server", [False, True])
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(("verdict", "status"), [(True, 200), (None, 200), (False, 403)])
+def test_authorize(
+    verdict: bool | None, status: int, asynchronous: bool, asynchronous_server: bool
+) -> None:
+    """The hook decides before the run begins; False is 403."""
+    ledger = Ledger()
+
+    def authorize(request: Request) -> bool | None:
+        return ledger.did("authorize", verdict)
+
+    async def authorize_async(request: Request) -> bool | None:
+        await asyncio.sleep(0)
+        return ledger.did("authorize", verdict)
+
+    def handler(request: Request) -> object:
+        return ledger.did("handler", "end")
+
+    with lab() as process:
+        hook: Any = authorize_async if asynchronous else authorize
+        endpoint = process.endpoint(handler, authorize=hook)
+        if asynchronous_server:
+
+            async def main() -> Response:
+                response = await endpoint.handle_async(request())
+                await process.durable.stop_async()
+                return response
+
+            response = asyncio.run(main())
+        else:
+            response = endpoint.handle(request())
+    assert status == response.status
+    assert ["authorize", *(["handler"] if status == 200 else [])] == ledger.calls
+
+
+def test_authorize_with_an_answer_of_its_own() -> None:
+    """An HTTPError of the hook is the answer."""
+
+    def authorize(request: Request) -> None:
+        raise HTTPError(401, "who are you", {"www-authenticate": "Bearer"})
+
+    with lab() as process:
+        endpoint = process.endpoint(echo, authorize=authorize)
+        for response in (
+            endpoint.handle(request()),
+            asyncio.run(endpoint.handle_async(request())),
+        ):
+            assert (401, "Bearer") == (response.status, response.headers["www-authenticate"])
+
+
+def test_authorize_is_not_called_on_replay() -> None:
+    """Once the run has begun the hook is asked no more: neither on replay nor at the wait URL."""
+    ledger = Ledger()
+
+    def authorize(request: Request) -> bool:
+        return ledger.did("authorize", "secret" == request.headers.get("authorization"))
+
+    def handler(request: Request) -> str:
+        ledger.did("handler", None)
+        sync_step.sleep("nap", 0.01)
+        return "end"
+
+    with lab() as process:
+        endpoint = process.endpoint(handler, authorize=authorize)
+        first = endpoint.handle(request(authorization="secret"))
+        assert b'"end"' == process.follow(endpoint, first).body
+    assert ["authorize", "handler", "handler"] == ledger.calls
+
+
+# Headers on replay
+
+
+@pytest.mark.parametrize("header", ["authorization", "cookie", "proxy_authorization"])
+def test_header_that_is_not_stored(header: str) -> None:
+    """On replay a sensitive header that was there is an error that names the option."""
+    name = header.replace("_", "-")
+
+    def handler(request: Request) -> object:
+        sync_step.sleep("nap", 0.01)
+        return request.headers.get(name)
+
+    with lab() as process:
+        response = process.call(
+            process.endpoint(handler), request("/it", "GET", b"", **{header: "secret"})
+        )
+    assert 500 == response.status
+    assert b"HeaderNotStoredError" in body_of(response)
+    assert b"store_headers" in body_of(response)
+    assert b"secret" not in body_of(response)
+
+
+def test_headers_on_replay() -> None:
+    """What was absent stays absent, other headers are there, and stored ones if asked for."""
+
+    def handler(request: Request) -> object:
+        seen = [request.headers.get(name) for name in ("cookie", "x-other")]
+        sync_step.sleep("nap", 0.01)
+        return [seen, request.headers.get("authorization")]
+
+    with lab() as process:
+        endpoint = process.endpoint(handler, store_headers=("Authorization",))
+        response = process.call(endpoint, request(authorization="secret", x_other="1"))
+    assert b'[[null,"1"],"secret"]' == response.body
+
+
+def test_sensitive_headers_are_not_in_the_store() -> None:
+    """Nothing of a sensitive header is stored."""
+
+    def handler(request: Request) -> None:
+        sync_step.sleep("nap", "1h")
+
+    with lab() as process:
+        process.endpoint(handler).handle(request(authorization="Bearer s3cret", cookie="a=s3cret"))
+        assert "s3cret" not in repr(process.watched.batches)
+
+
+def test_replay_sees_the_same_request() -> None:
+    """Method, URL, path, query, headers and body are those of the request."""
+
+    def handler(request: Request) -> object:
+        seen = [
+            request.method,
+            request.url,
+            list(request.query.get_all("q")),
+            request.headers["x-one"],
+            request.json(),
+        ]
+        sync_step.run("seen", lambda: seen)
+        sync_step.sleep("nap", 0.01)
+        return [seen, sync_step.run("again", lambda: seen)]
+
+    with lab() as process:
+        asked = request("/it?q=1&q=%C3%A4", "POST", b'{"a": [1]}', x_one="1")
+        answer = body_of(process.call(process.endpoint(handler), asked)).decode()
+    one = '["POST","http://test/it?q=1&q=%C3%A4",["1","\N{LATIN SMALL LETTER A WITH DIAERESIS}"]'
+    assert 2 == answer.count(one + ',"1",{"a":[1]}]')
+
+
+# Keys and labels
+
+
+def test_labels() -> None:
+    """A run is labelled by method and path, by the route where it is known, or as it is told."""
+
+    def handler(request: Request) -> None:
+        sync_step.sleep("nap", "1h")
+
+    with lab() as process:
+        process.endpoint(handler, name="a").handle(request("/users/7"))
+        process.endpoint(handler, name="b").handle(request("/users/7"), route="/users/{id}")
+        process.endpoint(handler, function_id="mine").handle(request("/users/7"))
+        records = {
+            record.run.endpoint_key: record.run.function_id
+            for record in process.durable.runs.list()
+        }
+    assert {"a": "GET /users/7", "b": "GET /users/{id}", "mine": "mine"} == records
+
+
+def test_key_of() -> None:
+    """A handler's key is its module and qualified name."""
+
+    def inner(request: Request) -> None: ...
+
+    assert f"{__name__}:test_key_of.<locals>.inner" == key_of(inner)
+
+    class Callable:
+        def __call__(self, request: Request) -> None: ...
+
+    assert key_of(Callable()).endswith(":test_key_of.<locals>.Callable")
+
+
+@pytest.mark.parametrize("as_module", [False, True])
+def test_key_in_a_script(tmp_path: Path, as_module: bool) -> None:
+    """A handler has the same key whether its module is run or imported."""
+    (tmp_path / "shop.py").write_text(
+        "from durable_core.api.endpoint import key_of\n"
+        "def checkout(request): ...\n"
+        "print(key_of(checkout))\n"
+    )
+    arguments = ["-m", "shop"] if as_module else ["shop.py"]
+    told = subprocess.run(
+        [sys.executable, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert "shop:checkout\n" == told.stdout
+
+
+def test_repr() -> None:
+    """An endpoint shows its key."""
+    with lab() as process:
+        assert "<Endpoint it>" == repr(process.endpoint(echo))
+
+
+# Parts
+
+
+@pytest.mark.parametrize(
+    ("url", "method", "expected"),
+    [
+        ("/it", "GET", False),
+        ("/it?durable-run=x", "GET", True),
+        ("/it?durable-token=x", "HEAD", True),
+        ("/it?durable-run=x", "POST", False),
+        ("/durable-run", "GET", False),
+        ("/it?x=durable-run", "GET", False),
+    ],
+)
+def test_is_wait(url: str, method: str, expected: bool) -> None:
+    """Only GET and HEAD with a reserved parameter are for the wait URL."""
+    assert expected is is_wait(request(url, method))
+
+
+@pytest.mark.parametrize(("text", "hop"), [(None, 0), ("3", 3), ("", 0), ("-1", 0), ("1000", 0)])
+def test_hop_of(text: str | None, hop: int) -> None:
+    """Nonsense counts as the first hop."""
+    assert hop == hop_of(text)

@@ -1,0 +1,69 @@
+"""The wait route for a URL of one's own."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit
+
+import pytest
+
+from durable_core.api.step import sync_step
+from durable_core.model.request import Request
+from durable_core.model.response import Response
+from support.harness import event, lab, request
+
+
+def waits(request: Request) -> Response:
+    sync_step.wait_for_event("w", event="go", timeout="1h")
+    return Response.text("end", 201, {"access-control-allow-credentials": "true", "x-own": "1"})
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_proxy(asynchronous: bool) -> None:
+    """It hops by its own parameters, and gives the response with CORS added."""
+    with lab() as process:
+        proxy = process.durable.endpoint_proxy()
+        endpoint = process.endpoint(waits, async_redirect_url="/results")
+        url = endpoint.handle(request()).headers["location"]
+        hop = proxy.handle(request(url), hold=0.001)
+        assert 303 == hop.status
+        assert hop.headers["location"].startswith("?runId=")
+        assert "hop=1" in hop.headers["location"]
+        assert "*" == hop.headers["access-control-allow-origin"]
+        process.durable.send(event("go"))
+        asked = request(f"/results?{urlsplit(hop.headers['location']).query}")
+        response = asyncio.run(proxy.handle_async(asked)) if asynchronous else proxy.handle(asked)
+    assert (201, b"end", "1") == (response.status, response.body, response.headers["x-own"])
+    assert "*" == response.headers["access-control-allow-origin"]
+    assert "*" == response.headers["access-control-expose-headers"]
+
+
+def test_preflight() -> None:
+    """OPTIONS is answered for browsers on other origins."""
+    with lab() as process:
+        response = process.durable.endpoint_proxy().handle(request("/results", "OPTIONS"))
+    assert 204 == response.status
+    assert "GET, OPTIONS" == response.headers["access-control-allow-methods"]
+    assert "Content-Type" == response.headers["access-control-allow-headers"]
+    assert "86400" == response.headers["access-control-max-age"]
+
+
+@pytest.mark.parametrize(
+    ("url", "method", "status"),
+    [
+        ("/results", "GET", 400),
+        ("/results?runId=x", "GET", 400),
+        ("/results?runId=x&token=y", "GET", 403),
+        ("/results", "POST", 405),
+    ],
+)
+def test_refused(url: str, method: str, status: int) -> None:
+    """Errors have the headers of CORS too, so that a browser can read them."""
+    with lab() as process:
+        proxy = process.durable.endpoint_proxy()
+        for response in (
+            proxy.handle(request(url, method)),
+            asyncio.run(proxy.handle_async(request(url, method))),
+        ):
+            assert status == response.status
+            assert "*" == response.headers["access-control-allow-origin"]

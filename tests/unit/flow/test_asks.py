@@ -1,0 +1,45 @@
+"""What a flow can ask of the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+
+from durable_core.flow import asks
+from durable_core.flow.asks import Ask, Call, Flow, Returned, Unwound
+from durable_core.model.response import Response
+from support.stores import created
+
+WRAPPERS: list[tuple[Callable[[], Flow[Any]], Ask, object]] = [
+    (lambda: asks.submit(created()), asks.Submit(created()), "ticket"),
+    (lambda: asks.settled(()), asks.Settle(()), ()),
+    (lambda: asks.read_mark(), asks.ReadMark(), 7),
+    (lambda: asks.invoke("x", Call(int)), asks.Invoke("x", Call(int)), Returned(1)),
+    (lambda: asks.handle(), asks.Handle(), Unwound()),
+    (lambda: asks.park("x", 7), asks.Park("x", 7), None),
+    (lambda: asks.in_turn(7), asks.InTurn(7), None),
+    (lambda: asks.answer(Response()), asks.Answer(Response()), None),
+    (lambda: asks.report("x"), asks.Report("x", None), None),
+    (lambda: asks.read_result("x"), asks.ReadResult("x"), None),
+    (lambda: asks.hold("x", 7), asks.Hold("x", 7), True),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "ask", "answer"), WRAPPERS, ids=lambda value: type(value).__name__
+)
+def test_wrappers(make: Callable[[], Flow[Any]], ask: Ask, answer: object) -> None:
+    """Each wrapper asks one thing and returns its answer."""
+    flow = make()
+    asked = next(flow)
+    assert type(ask) is type(asked)
+    with pytest.raises(StopIteration) as stop:
+        flow.send(answer)
+    assert answer == stop.value.value
+
+
+def test_every_ask_has_its_wrapper() -> None:
+    """There is no Ask without a typed way to ask it."""
+    assert set(get_args(Ask)) == {type(ask) for _, ask, _ in WRAPPERS}

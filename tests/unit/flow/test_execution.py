@@ -1,0 +1,225 @@
+"""One live execution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from durable_core.errors import LeaseLost, LimitExceededError, StoreError, Suspended
+from durable_core.flow.asks import Ask, Settle, Submit
+from durable_core.flow.drive import drive_sync
+from durable_core.flow.env import Env, Limits, Options
+from durable_core.flow.execution import Execution, save, settle
+from durable_core.model.events import StoredEvent
+from durable_core.model.ops import Memo, OpKind, Pending
+from durable_core.model.run import Phase
+from durable_core.ports import RunWrite, Written
+from durable_core.runtime.system import SystemIds
+from support.harness import FakeClock, event, request
+from support.stores import memo, pending, run, wait
+
+
+class Queue:
+    """Answers Submit and Settle, and remembers what was submitted."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+        self.writes: list[RunWrite] = []
+
+    def perform(self, ask: Ask) -> Any:
+        if isinstance(ask, Submit):
+            self.writes.append(ask.write)
+            return _Ticket()
+        assert isinstance(ask, Settle)
+        if self.error is not None:
+            raise self.error
+        for ticket in ask.tickets:
+            assert isinstance(ticket, _Ticket)
+            ticket.done = True
+        return [Written() for _ in ask.tickets]
+
+
+class _Ticket:
+    def __init__(self) -> None:
+        self.done = False
+
+
+class _NoLock:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def execution(
+    memos: Sequence[Memo] | None = None,
+    waiting: Sequence[Pending] = (),
+    limits: Limits | None = None,
+    **changes: Any,
+) -> Execution:
+    env = Env(
+        app="app",
+        clock=FakeClock(50),
+        ids=SystemIds(),
+        secrets=tuple,
+        limits=limits or Limits(),
+    )
+    it = replace(run(), **changes)
+    options = Options(key="key", store_headers=frozenset())
+    return Execution(env, options, it, request(), owner="me", memos=memos, pending=waiting)
+
+
+def drive(flow: Any, queue: Queue) -> Any:
+    return drive_sync(flow, queue.perform, _NoLock())
+
+
+def test_first_write_creates_the_run() -> None:
+    """The first checkpoint brings the run and its request, once."""
+    ex, queue = execution(), Queue()
+    assert not ex.stored
+    drive(save(ex, memos=(memo(1),)), queue)
+    drive(save(ex, memos=(memo(2),)), queue)
+    first, second = queue.writes
+    assert ex.stored
+    assert ex.run == first.create
+    assert first.request is not None
+    assert "/it" in first.request.head
+    assert (None, None) == (second.create, second.request)
+    assert ("me", 1, 50, None) == (first.owner, first.epoch, first.now, first.state)
+
+
+def test_resumed_run_is_not_created() -> None:
+    """A run that was claimed is stored already, even without a memo."""
+    ex, queue = execution(memos=()), Queue()
+    drive(save(ex, state=True), queue)
+    [write] = queue.writes
+    assert write.create is None
+    assert ex.run == write.state
+
+
+def test_progress_ends_a_row_of_take_overs() -> None:
+    """The first new memo after a crash sets the count of take-overs back."""
+    ex, queue = execution(memos=(), takeovers=3), Queue()
+    drive(save(ex, pending=(pending(),)), queue)
+    drive(save(ex, memos=(memo(1),)), queue)
+    drive(save(ex, memos=(memo(2),)), queue)
+    assert [None, 0, None] == [write.state and write.state.takeovers for write in queue.writes]
+
+
+def test_settle_waits_for_what_was_saved() -> None:
+    """After a settle nothing is open; another one asks for nothing."""
+    ex, queue = execution(), Queue()
+    drive(save(ex, memos=(memo(1),)), queue)
+    assert 1 == len(ex.open_tickets())
+    drive(settle(ex), queue)
+    assert () == ex.open_tickets()
+    drive(settle(ex), Queue(StoreError("not asked")))
+
+
+def test_forget_keeps_what_came_meanwhile() -> None:
+    """A write that was queued while others were awaited is not forgotten with them."""
+    ex = execution()
+    one, two = _Ticket(), _Ticket()
+    ex.queued(one)
+    awaited = ex.open_tickets()
+    ex.queued(two)
+    one.done = True
+    ex.forget(awaited)
+    assert (two,) == ex.open_tickets()
+
+
+@pytest.mark.parametrize("error", [StoreError("full"), LeaseLost()])
+def test_what_cannot_be_durable_closes_the_execution(error: BaseException) -> None:
+    """The handler is unwound by the signal, not by an error it could catch."""
+    ex = execution()
+    drive(save(ex, memos=(memo(1),)), Queue())
+    with pytest.raises(Suspended):
+        drive(settle(ex), Queue(error))
+    assert (True, error) == (ex.closed, ex.fault)
+    with pytest.raises(Suspended):
+        ex.check_open()
+
+
+def test_first_fault_is_kept() -> None:
+    """Why an execution was closed is what happened first."""
+    ex = execution()
+    ex.close()
+    assert ex.closed
+    first = StoreError("first")
+    ex.close(first)
+    ex.close(StoreError("second"))
+    assert first is ex.fault
+
+
+def test_take_names_and_counts() -> None:
+    """A repeated id gets an index, and an id its hash."""
+    ex = execution()
+    branch = object()
+    ops = [ex.take("save", OpKind.RUN, branch) for _ in range(3)]
+    assert ["save", "save:1", "save:2"] == [op.name for op in ops]
+    assert 3 == len({op.id for op in ops})
+
+
+def test_steps_limit_counts_new_steps_only() -> None:
+    """A replay may take every step that is stored, and none more than the limit."""
+    ex = execution(memos=(), limits=Limits(steps=1))
+    op = ex.take("one", OpKind.RUN, ex)
+    ex.memos[op.id] = memo(1)
+    again = execution(memos=(), limits=Limits(steps=1))
+    again.memos = dict(ex.memos)
+    assert op == again.take("one", OpKind.RUN, again)
+    with pytest.raises(LimitExceededError, match="'two'"):
+        again.take("two", OpKind.RUN, again)
+
+
+def test_numbers_go_on() -> None:
+    """Completion numbers go on from the highest one stored."""
+    assert [1, 2] == [number(execution()), number(execution(memos=(memo(1),)))]
+    ex = execution(memos=(memo(4), memo(2)))
+    assert [5, 6] == [number(ex), number(ex)]
+
+
+def number(ex: Execution) -> int:
+    return ex.next_number()
+
+
+def test_sizes() -> None:
+    """One result, and all together, have limits in bytes."""
+    op = execution().take("x", OpKind.RUN, None)
+    ex = execution(memos=(memo(1, value="1" * 6),), limits=Limits(step_result=5, run_state=10))
+    with pytest.raises(LimitExceededError, match=r"Limits\.step_result"):
+        ex.check_size(op, "\N{SNOWMAN}" * 2)
+    ex.check_size(op, "1234")
+    with pytest.raises(LimitExceededError, match=r"Limits\.run_state"):
+        ex.check_size(op, "1")
+
+
+def test_event_ends_a_wait_once() -> None:
+    """The first event that is noted for a wait stays; others and unknown ones do nothing."""
+    op = wait("w")
+    ex = execution(memos=(), waiting=(op,))
+    one, two = (StoredEvent(seq=n, event=event("e"), received_at=0) for n in (1, 2))
+    ex.note([Written(matched=((op.op.id, one),), sent=(("e1", 4),))])
+    ex.answer_wait(op.op.id, two)
+    ex.answer_wait("unknown", two)
+    assert one == ex.pending[op.op.id].matched
+    assert {"e1": 4} == ex.sent
+
+
+def test_attached_and_quiet() -> None:
+    """A client is attached in SYNC; quiet is parked with nothing in flight."""
+    ex = execution(phase=Phase.ASYNC)
+    assert (False, True) == (ex.attached, execution().attached)
+    assert not ex.quiet
+    ex.parked.add("x")
+    assert ex.quiet
+    ex.in_flight = 1
+    assert not ex.quiet
+
+
+def test_stop() -> None:
+    """A stopped execution starts nothing, and its run is due at once."""
+    ex = execution()
+    ex.stop()
+    assert (True, True, False) == (ex.stopping, ex.cut_short, ex.closed)

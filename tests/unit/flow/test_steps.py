@@ -1,0 +1,443 @@
+"""The steps: memos, marks, tickets, limits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from durable_core.api.step import step, sync_step
+from durable_core.errors import StepError, StoreError
+from durable_core.flow.env import Limits
+from durable_core.model.request import Request
+from durable_core.model.response import Response
+from durable_core.model.run import Phase
+from durable_core.ports import RunWrite, Write
+from support.harness import Ledger, WatchedStore, event, lab, request, until
+
+Handler = Callable[[Request], Any]
+
+
+def finish(handler: Handler, store: WatchedStore | None = None, **options: Any) -> bytes:
+    """Run it to its end in one process; give the body of the answer."""
+    limits = options.pop("limits", None)
+    with lab(store, limits=limits) as process:
+        response = process.call(process.endpoint(handler, **options))
+    return body_of(response)
+
+
+def body_of(response: Response) -> bytes:
+    assert isinstance(response.body, bytes)
+    return response.body
+
+
+# What is durable when
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_steps_wait_for_the_checkpoint_before(count: int, asynchronous: bool) -> None:
+    """A step's function starts after the commit of the step before, and n steps cost n commits."""
+    store = WatchedStore()
+
+    def work(n: int) -> int:
+        store.log.append(f"step {n}")
+        return n
+
+    def sync(request: Request) -> object:
+        for n in range(count):
+            sync_step.run(f"s{n}", work, n)
+        store.log.append("end")
+        return "end"
+
+    async def async_(request: Request) -> object:
+        for n in range(count):
+            await step.run(f"s{n}", work, n)
+        store.log.append("end")
+        return "end"
+
+    finish(async_ if asynchronous else sync, store)
+
+    steps = [entry for entry in store.log if entry != "commit"]
+    assert [*(f"step {n}" for n in range(count)), "end"] == steps
+    for n in range(1, count):
+        assert "commit" == store.log[store.log.index(f"step {n}") - 1]
+    assert "commit" == store.log[-1]
+    assert count <= store.log.count("commit") <= count + 1
+
+
+def test_no_step_no_record() -> None:
+    """A handler without steps writes nothing."""
+    store = WatchedStore()
+    assert b"null" != finish(lambda request: "x", store)
+    assert [] == store.checkpoints()
+
+
+@pytest.mark.parametrize("good", range(4))
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_store_error_is_never_success(good: int, asynchronous: bool) -> None:
+    """When a checkpoint is refused the client gets 503, and no later step runs."""
+    store, ledger = WatchedStore(), Ledger()
+
+    def sync(request: Request) -> object:
+        return [sync_step.run(f"s{n}", ledger.did, f"s{n}", n) for n in range(3)]
+
+    async def async_(request: Request) -> object:
+        return [await step.run(f"s{n}", ledger.did, f"s{n}", n) for n in range(3)]
+
+    with lab(store) as process:
+        process.durable.start()
+        left = good
+
+        def fault(writes: Sequence[Write[Any]]) -> None:
+            nonlocal left
+            if any(isinstance(write, RunWrite) for write in writes):
+                if left <= 0:
+                    raise StoreError("the disk is full")
+                left -= 1
+
+        store.fault = fault
+        response = process.endpoint(async_ if asynchronous else sync).handle(request())
+        committed = len(store.checkpoints())
+        store.fault = None
+        if committed < 3:
+            assert 503 == response.status
+            assert "retry-after" in response.headers
+            assert good + 1 == len(ledger.calls)
+        else:
+            assert 200 == response.status
+        if good:
+            until(lambda: all(each.run.phase.ended for each in process.durable.runs.list()))
+            [record] = process.durable.runs.list()
+            assert Phase.COMPLETED is record.run.phase
+            assert {f"s{n}" for n in range(3)} == set(ledger.calls)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_store_error_is_hidden_from_the_handler(asynchronous: bool) -> None:
+    """``except Exception`` does not see that the store failed, nor can it answer for it."""
+    ledger = Ledger()
+
+    class Unreadable(WatchedStore):
+        broken = False
+
+        def event_mark(self, app: str) -> int:
+            if self.broken:
+                raise StoreError("cannot read")
+            return super().event_mark(app)
+
+    store = Unreadable()
+
+    def work() -> None:
+        ledger.did("a", None)
+        store.broken = True
+        store.batches.clear()
+
+    def sync(request: Request) -> object:
+        try:
+            sync_step.run("a", work)
+            sync_step.run("b", ledger.did, "b", 1)
+        except Exception:
+            ledger.did("caught", None)
+        return "success"
+
+    async def async_(request: Request) -> object:
+        try:
+            await step.run("a", work)
+            await step.run("b", ledger.did, "b", 1)
+        except Exception:
+            ledger.did("caught", None)
+        return "success"
+
+    with lab(store) as process:
+        response = process.endpoint(async_ if asynchronous else sync).handle(request())
+        store.broken = False
+    assert "caught" not in ledger.calls
+    assert (503 if "b" not in ledger.calls else 200) == response.status
+
+
+# Values
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_first_execution_sees_what_a_replay_sees(asynchronous: bool) -> None:
+    """The result goes through the codec at once: it is a copy, in the first execution too."""
+    value: list[Any] = [1, {"a": [True, None, 0.5]}]
+
+    def sync(request: Request) -> object:
+        got = sync_step.run("a", lambda: value)
+        return [got == value, got is value]
+
+    async def async_(request: Request) -> object:
+        got = await step.run("a", lambda: value)
+        return [got == value, got is value]
+
+    assert b"[true,false]" == finish(async_ if asynchronous else sync)
+
+
+@pytest.mark.parametrize("value", [(1, 2), {1: 2}, {1}, b"x", float("nan"), object()])
+def test_result_that_cannot_be_stored(value: object) -> None:
+    """It is a TypeError that names the step, and the run fails without another attempt."""
+    ledger = Ledger()
+
+    def handler(request: Request) -> object:
+        return sync_step.run("odd", ledger.did, "odd", value)
+
+    body = finish(handler)
+    assert b"StepResultError" in body
+    assert b"'odd'" in body
+    assert ["odd"] == ledger.calls
+
+
+def test_limits() -> None:
+    """Results and steps beyond their limits end the run, by the name of the limit."""
+
+    def large(request: Request) -> object:
+        return sync_step.run("large", lambda: "x" * 100)
+
+    def much(request: Request) -> object:
+        return [sync_step.run(f"s{n}", lambda: "x" * 40) for n in range(5)]
+
+    def many(request: Request) -> object:
+        return [sync_step.run(f"s{n}", int) for n in range(5)]
+
+    assert b"Limits.step_result" in finish(large, limits=Limits(step_result=50))
+    assert b"Limits.run_state" in finish(much, limits=Limits(run_state=100))
+    assert b"one more than the 4 steps" in finish(many, limits=Limits(steps=4))
+    assert b"[0,0,0,0,0]" == finish(many, limits=Limits(steps=5))
+
+
+def test_failed_attempts_are_counted() -> None:
+    """A memo says how many attempts it took; the last error is kept while it is tried again."""
+    store, ledger = WatchedStore(), Ledger()
+
+    def handler(request: Request) -> object:
+        return sync_step.run("flaky", ledger.fails, "flaky", 2, ValueError("no"), 1)
+
+    finish(handler, store)
+    writes = [write for batch in store.checkpoints() for write in batch]
+    [memo] = [memo for write in writes if isinstance(write, RunWrite) for memo in write.memos]
+    assert (True, 3) == (memo.ok, memo.attempts)
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_retries(retries: int) -> None:
+    """A step is called 1 + ``retries`` times at most."""
+    ledger = Ledger()
+
+    def handler(request: Request) -> object:
+        try:
+            return sync_step.run("bad", ledger.fails, "bad", 99, ValueError("no"), 1)
+        except StepError:
+            return "caught"
+
+    assert b'"caught"' == finish(handler, retries=retries)
+    assert {"bad": 1 + retries} == ledger.counts()
+
+
+# Events
+
+
+@pytest.mark.parametrize("face", ["def", "async"])
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_event_around_the_step_before(when: str, face: str) -> None:
+    """An event from within the step before is heard; one from before that step is not."""
+    with lab() as process:
+        send = process.durable.send
+
+        def during() -> None:
+            if when == "during":
+                send(event("go", id="once", n=1))
+
+        def sync(request: Request) -> object:
+            sync_step.run("zero", int)
+            send(event("go", id="once", n=1) if when == "before" else event("other", id="other"))
+            sync_step.run("first", during)
+            heard = sync_step.wait_for_event("w", event="go", timeout=0.05)
+            return heard and heard.data
+
+        async def async_(request: Request) -> object:
+            await step.run("zero", int)
+            await process.durable.send_async(
+                event("go", id="once", n=1) if when == "before" else event("other", id="other")
+            )
+            await step.run("first", during)
+            heard = await step.wait_for_event("w", event="go", timeout=0.05)
+            return heard and heard.data
+
+        response = process.call(process.endpoint(sync if face == "def" else async_))
+        assert (b"null" if when == "before" else b'{"n":1}') == response.body
+
+
+@pytest.mark.parametrize("face", ["def", "async"])
+def test_event_between_step_and_wait(face: str) -> None:
+    """An event that comes after the step and before the wait is asked for is heard."""
+    with lab() as process:
+
+        def sync(request: Request) -> object:
+            sync_step.run("first", int)
+            process.durable.send(event("go", id="once", n=1))
+            heard = sync_step.wait_for_event("w", event="go", timeout="1h")
+            return heard and heard.data
+
+        async def async_(request: Request) -> object:
+            await step.run("first", int)
+            await process.durable.send_async(event("go", id="once", n=1))
+            heard = await step.wait_for_event("w", event="go", timeout="1h")
+            return heard and heard.data
+
+        response = process.call(process.endpoint(sync if face == "def" else async_))
+        assert b'{"n":1}' == response.body
+
+
+def test_event_of_a_time_before_the_run() -> None:
+    """What was sent before the request came is not heard."""
+    with lab() as process:
+        process.durable.send(event("go", n=0))
+
+        async def handler(request: Request) -> object:
+            heard = await step.wait_for_event("w", event="go", timeout=0.03)
+            return heard and heard.data
+
+        assert b"null" == process.call(process.endpoint(handler)).body
+
+
+def test_second_wait_needs_another_event() -> None:
+    """Of two waits in sequence the second is for a later event."""
+    with lab() as process:
+
+        def handler(request: Request) -> object:
+            sync_step.run("ask", lambda: process.durable.send(event("go", id="one", n=1)) and None)
+            one = sync_step.wait_for_event("one", event="go", timeout="1h")
+            two = sync_step.wait_for_event("two", event="go", timeout=0.03)
+            return [one and one.data, two]
+
+        assert b'[{"n":1},null]' == process.call(process.endpoint(handler)).body
+
+
+def test_parallel_waits_share_an_event() -> None:
+    """One event ends all waits for it that run side by side, in one run and in several."""
+    with lab() as process:
+
+        async def handler(request: Request) -> object:
+            heard = await asyncio.gather(
+                *[step.wait_for_event(f"w{n}", event="go", timeout="1h") for n in range(3)]
+            )
+            return [each and each.data["n"] for each in heard]
+
+        endpoint = process.endpoint(handler)
+        firsts = [endpoint.handle(request()) for _ in range(3)]
+        process.durable.send(event("go", n=7))
+        assert [b"[7,7,7]"] * 3 == [process.follow(endpoint, each).body for each in firsts]
+
+
+def test_waits_in_branches_have_marks_of_their_own() -> None:
+    """A step of one branch does not hide an event from the wait of another."""
+    with lab() as process:
+
+        async def waiting_branch(stepped: asyncio.Event) -> object:
+            await step.run("a", int)
+            process.durable.send(event("go", id="go", n=1))
+            await stepped.wait()  # meanwhile the other branch takes steps
+            heard = await step.wait_for_event("w", event="go", timeout="1h")
+            return heard and heard.data
+
+        async def other_branch(stepped: asyncio.Event) -> None:
+            await asyncio.sleep(0)
+            await step.run("b", int)
+            await step.run("c", int)
+            stepped.set()
+
+        async def handler(request: Request) -> object:
+            stepped = asyncio.Event()
+            heard, _ = await asyncio.gather(waiting_branch(stepped), other_branch(stepped))
+            return heard
+
+        assert b'{"n":1}' == process.call(process.endpoint(handler)).body
+
+
+@pytest.mark.parametrize("face", ["def", "async"])
+def test_run_does_not_hear_itself(face: str) -> None:
+    """A wait after ``send_event`` is for what comes after; another run hears the event."""
+    with lab() as process:
+
+        def listens(request: Request) -> object:
+            heard = sync_step.wait_for_event("w", event="said", timeout="1h")
+            return heard and heard.data
+
+        def sync(request: Request) -> object:
+            sync_step.send_event("say", event("said", n=1))
+            heard = sync_step.wait_for_event("w", event="said", timeout=0.03)
+            return {"heard": heard and heard.data}
+
+        async def async_(request: Request) -> object:
+            await step.send_event("say", event("said", n=1))
+            heard = await step.wait_for_event("w", event="said", timeout=0.03)
+            return {"heard": heard and heard.data}
+
+        listener = process.endpoint(listens, name="listener")
+        first = listener.handle(request())
+        speaker = process.endpoint(sync if face == "def" else async_)
+        assert b'{"heard":null}' == process.call(speaker).body
+        assert b'{"n":1}' == process.follow(listener, first).body
+
+
+def test_sent_event_ids() -> None:
+    """``send_event`` returns ids: the given ones, and others made from run and step."""
+    with lab() as process:
+
+        def handler(request: Request) -> object:
+            return sync_step.send_event("say", [event("x", id="mine"), event("x"), event("x")])
+
+        body = json.loads(body_of(process.call(process.endpoint(handler))))
+        [record] = process.durable.runs.list()
+        assert "mine" == body[0]
+        assert len(set(body)) == 3
+        assert all(record.run.id in each for each in body[1:])
+
+
+def test_one_event_id_is_one_event() -> None:
+    """An event that is sent again under its id wakes nobody a second time."""
+    with lab() as process:
+
+        def handler(request: Request) -> object:
+            one = sync_step.wait_for_event("one", event="go", timeout="1h")
+            sync_step.run("again", lambda: process.durable.send(event("go", id="e", n=2)) and None)
+            two = sync_step.wait_for_event("two", event="go", timeout=0.03)
+            return [one and one.data, two]
+
+        endpoint = process.endpoint(handler)
+        first = endpoint.handle(request())
+        process.durable.send(event("go", id="e", n=1))
+        process.durable.send(event("go", id="e", n=1))
+        assert b'[{"n":1},null]' == process.follow(endpoint, first).body
+
+
+def test_timer_of_a_wait() -> None:
+    """A wait whose time is over gives None, and an event that comes later is not lost."""
+    with lab() as process:
+
+        def handler(request: Request) -> object:
+            one = sync_step.wait_for_event("one", event="go", timeout=0.02)
+            process.durable.send(event("go", id="e", n=1))
+            two = sync_step.wait_for_event("two", event="go", timeout="1h")
+            return [one, two and two.data]
+
+        assert b'[null,{"n":1}]' == process.call(process.endpoint(handler)).body
+
+
+def test_sleep_of_no_time_goes_on_at_once() -> None:
+    """A sleep of 0, or until a time that is past, needs no handoff."""
+
+    def handler(request: Request) -> object:
+        sync_step.sleep("zero", 0)
+        sync_step.sleep_until("past", datetime(2020, 1, 1, tzinfo=UTC))
+        return "at once"
+
+    with lab() as process:
+        response: Response = process.endpoint(handler).handle(request())
+    assert (200, b'"at once"') == (response.status, response.body)

@@ -1,0 +1,180 @@
+"""The open connections of one process to one store."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from durable_core.errors import StoreError
+from durable_core.runtime.sqlite import handles as handles_module
+from durable_core.runtime.sqlite.handles import Handles, HandlesClosedError
+from durable_core.runtime.sqlite.opening import prepare
+from support.stores import created, memo_write
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    path = str(tmp_path / "store.db")
+    prepare(path)
+    return path
+
+
+@pytest.fixture
+def handles(path: str) -> Iterator[Handles]:
+    handles = Handles(path)
+    yield handles
+    handles.close()
+
+
+def count_runs(db: sqlite3.Connection) -> int:
+    count: int = db.execute("SELECT count(*) FROM run").fetchone()[0]
+    return count
+
+
+def itself(db: sqlite3.Connection) -> sqlite3.Connection:
+    return db
+
+
+def test_readers_see_what_was_committed(handles: Handles) -> None:
+    """A commit is there for every read after it."""
+    handles.commit([created()], 1.0)
+
+    assert 1 == handles.read(count_runs)
+
+
+def test_readers_are_used_again(handles: Handles) -> None:
+    """Reading one after another needs one connection."""
+    assert handles.read(itself) is handles.read(itself)
+
+
+def test_reads_at_the_same_time_have_connections_of_their_own(handles: Handles) -> None:
+    """No thread waits for another's read, and beyond a few the connections are not kept."""
+    together = threading.Barrier(20)
+
+    def meet(db: sqlite3.Connection) -> int:
+        together.wait(30)
+        return id(db)
+
+    with ThreadPoolExecutor(20) as pool:
+        ids = {future.result() for future in [pool.submit(handles.read, meet) for _ in range(20)]}
+
+    assert 20 == len(ids)
+    assert 16 == handles._readers == len(handles._free)
+
+
+def test_a_reader_cannot_write(handles: Handles) -> None:
+    """It says so as a StoreError, and can be used again."""
+    with pytest.raises(StoreError, match="cannot be written"):
+        handles.read(lambda db: db.execute("DELETE FROM run"))
+
+    assert 0 == handles.read(count_runs)
+
+
+def test_the_version_changes_with_commits_of_others(path: str, handles: Handles) -> None:
+    """It stays while nobody commits."""
+    others = Handles(path)
+    before = handles.version()
+    assert before == handles.version()
+
+    others.commit([created()], 1.0)
+
+    assert before != handles.version()
+    others.close()
+
+
+def test_the_busy_timeout_is_set_when_it_changes(handles: Handles) -> None:
+    """A second commit with the same wait runs no statement for it."""
+    handles.commit([created()], 0.5)
+    statements: list[str] = []
+    assert handles._writer is not None
+    handles._writer.set_trace_callback(statements.append)
+
+    handles.commit([memo_write(number=2)], 0.5)
+    handles.commit([memo_write(number=3)], 0.0)
+
+    assert ["PRAGMA busy_timeout = 0"] == [text for text in statements if "PRAGMA" in text]
+
+
+def test_a_closed_set_of_handles_opens_nothing(handles: Handles) -> None:
+    """Who comes late is told to look for the new ones."""
+    handles.commit([created()], 1.0)
+    handles.read(count_runs)
+    handles.version()
+
+    assert handles.close()
+
+    with pytest.raises(HandlesClosedError):
+        handles.commit([created("r2")], 1.0)
+    with pytest.raises(HandlesClosedError):
+        handles.read(count_runs)
+    with pytest.raises(HandlesClosedError):
+        handles.version()
+
+
+def test_a_reader_in_use_is_closed_when_it_is_given_back(handles: Handles) -> None:
+    """Closing does not pull the connection from under a read."""
+
+    def close_and_count(db: sqlite3.Connection) -> int:
+        assert not handles.close()
+        return count_runs(db)
+
+    assert 0 == handles.read(close_and_count)
+
+    assert 0 == handles._readers
+    assert handles.close()
+
+
+def test_the_log_is_moved_into_the_database_once_it_has_grown(
+    path: str, handles: Handles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small log is left alone; commits never do it themselves."""
+    handles.commit([created()], 1.0)
+    before = os.stat(path).st_size
+    handles.checkpoint()
+    assert before == os.stat(path).st_size
+
+    monkeypatch.setattr(handles_module, "_WAL_BYTES", 4096)
+    handles.checkpoint()
+
+    with sqlite3.connect(path) as db:
+        _, log, moved = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    db.close()
+    assert log == moved > 0
+
+
+def test_an_idle_log_is_not_looked_at_again(
+    handles: Handles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log keeps its size, so size alone is no reason."""
+    monkeypatch.setattr(handles_module, "_WAL_BYTES", 4096)
+    handles.commit([created()], 1.0)
+    handles.checkpoint()
+    statements: list[str] = []
+    assert handles._keeper is not None
+    handles._keeper.set_trace_callback(statements.append)
+
+    handles.checkpoint()
+    assert [] == statements
+
+    for number in range(2, 252):
+        handles.commit([memo_write(number=number)], 1.0)
+    handles.checkpoint()
+    assert 1 == len(statements)
+
+
+def test_a_file_that_cannot_be_opened_is_a_store_error(tmp_path: Path) -> None:
+    """Not an error of sqlite3's."""
+    handles = Handles(str(tmp_path))
+
+    with pytest.raises(StoreError, match="cannot be opened"):
+        handles.read(count_runs)
+    with pytest.raises(StoreError, match="cannot be opened"):
+        handles.commit([created()], 1.0)
+    with pytest.raises(StoreError, match="cannot be opened"):
+        handles.version()

@@ -1,0 +1,63 @@
+"""How an event finds its waits; what it does to them is in the stores' contract."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from durable_core.ports import SendEvents
+from durable_core.runtime.sqlite.queries import SCHEMA
+from durable_core.runtime.sqlite.runs import write_run
+from durable_core.runtime.sqlite.signals import send_events
+from support.stores import created, event, wait
+
+
+@pytest.fixture
+def db() -> Iterator[sqlite3.Connection]:
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.executescript(SCHEMA)
+    yield db
+    db.close()
+
+
+def rows_looked_at(db: sqlite3.Connection, name: str, data: dict[str, object]) -> int:
+    """Send an event and return how much work that was, in steps of SQLite's virtual machine."""
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    db.set_progress_handler(count, 1)
+    send_events(db, SendEvents(app="app", events=(event(name, **data),), now=1))
+    db.set_progress_handler(None, 0)
+    return steps
+
+
+def test_an_event_costs_the_same_however_many_wait_for_others(db: sqlite3.Connection) -> None:
+    """Waits are found by the key of their value; the others are not looked at."""
+    write_run(db, replace(created("r"), pending=(wait(path="data.x", key="t:r"),)))
+    send_events(db, SendEvents(app="app", events=(event("0", x="r"),), now=1))
+    write_run(db, replace(created("s"), pending=(wait(path="data.x", key="t:s"),)))
+    few = rows_looked_at(db, "1", {"x": "s"})
+    for number in range(500):
+        key = f"t:{number}"
+        write_run(db, replace(created(f"r{number}"), pending=(wait(path="data.x", key=key),)))
+
+    many = rows_looked_at(db, "2", {"x": "77"})
+
+    assert few > 0
+    assert many < 2 * few
+
+
+def test_a_wait_that_is_over_costs_an_event_nothing(db: sqlite3.Connection) -> None:
+    """Answered waits have left the index that events look into."""
+    nobody = rows_looked_at(db, "1", {})
+    for number in range(100):
+        write_run(db, replace(created(f"r{number}"), pending=(wait(mark=1),)))
+    send_events(db, SendEvents(app="app", events=(event("2"),), now=1))
+
+    assert rows_looked_at(db, "3", {}) < 2 * nobody

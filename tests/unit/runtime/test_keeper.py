@@ -1,0 +1,329 @@
+"""The keeper, on real stores and clocks that tests move."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from durable_core.api.step import sync_step
+from durable_core.errors import StoreError
+from durable_core.model.request import Request
+from durable_core.model.run import Phase
+from durable_core.ports import Beat, Bury, Peer, Prune, Register, Release, RunWrite, Write
+from durable_core.runtime.settings import Settings
+from support.harness import (
+    FakeClock,
+    Lab,
+    Ledger,
+    WatchedStore,
+    a_request,
+    event,
+    lab,
+    request,
+    until,
+)
+from support.stores import run
+
+
+def sleeps(request: Request) -> str:
+    sync_step.sleep("nap", "1h")
+    return "end"
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def process(clock: FakeClock) -> Iterator[Lab]:
+    with lab(clock=clock) as made:
+        yield made
+
+
+def test_sleep_ends_when_it_is_due(process: Lab, clock: FakeClock) -> None:
+    """A run is claimed when its time has come by the wall clock, not before."""
+    endpoint = process.endpoint(sleeps)
+    first = endpoint.handle(request())
+    clock.advance(3599)
+    process.poke()
+    [record] = process.durable.runs.list()
+    assert Phase.SUSPENDED is record.run.phase
+    clock.advance(1)
+    process.poke()
+    assert b'"end"' == process.follow(endpoint, first).body
+
+
+def test_sleep_survives_a_restart(clock: FakeClock) -> None:
+    """A sleep that ended while no process ran ends at the start."""
+    store = WatchedStore()
+    with lab(store, clock=clock) as first:
+        response = first.endpoint(sleeps).handle(request())
+    clock.advance(3600)
+    with lab(store, clock=clock) as second:
+        assert b'"end"' == second.follow(second.endpoint(sleeps), response).body
+
+
+def test_clock_that_was_set_is_noticed(
+    process: Lab, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the wall clock jumps, the own lease is renewed first, and it is logged."""
+    process.durable.start()
+    [peer] = process.store.peers()
+    with caplog.at_level(logging.WARNING, "durable"):
+        clock.advance(3600)
+        process.poke()
+        until(lambda: process.store.peers()[0].expires_at > peer.expires_at)
+    assert "the clock was set by" in caplog.text
+    assert peer.id == process.store.peers()[0].id
+    beats = [
+        write for batch in process.watched.batches for write in batch if isinstance(write, Beat)
+    ]
+    assert beats[-1].expires_at == clock.now() + 15_000
+
+
+def test_dead_process_is_taken_over_from(process: Lab, clock: FakeClock) -> None:
+    """Runs of a process whose lease is over are freed, with the take-over counted."""
+    process.endpoint(sleeps)
+    process.durable.start()
+    node = process.durable.engine.node
+    assert node is not None
+    store = process.store
+    dead = Peer(id="dead", host="elsewhere", pid=1, expires_at=clock.now() - 1)
+    store.commit([Register(peer=dead)], wait=1.0)
+    store.commit(
+        [
+            RunWrite(
+                run_id="r1",
+                owner="dead",
+                epoch=1,
+                now=0,
+                create=run("r1", app="lab", key="it"),
+                request=a_request(),
+            )
+        ],
+        wait=1.0,
+    )
+    node.keeper._refresh_peers()
+    process.poke()
+    until(lambda: process.durable.runs.get("r1").run.phase is Phase.SUSPENDED)
+    record = process.durable.runs.get("r1")
+    assert (3, 1) == (record.run.epoch, record.run.takeovers)
+    assert ["dead"] != [peer.id for peer in store.peers()]
+
+
+def test_process_that_was_buried_goes_on_under_a_new_name(
+    process: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that others took for dead loses its live runs, and says so."""
+    entered, leave = threading.Event(), threading.Event()
+    ledger = Ledger()
+
+    def slow() -> int:
+        entered.set()
+        assert leave.wait(10)
+        return 1
+
+    def handler(request: Request) -> object:
+        sync_step.run("first", ledger.did, "first", 1)
+        if not entered.is_set():
+            sync_step.run("slow", slow)
+        return sync_step.run("last", ledger.did, "last", "end")
+
+    endpoint = process.endpoint(handler)
+    answers: list[Any] = []
+    client = threading.Thread(target=lambda: answers.append(endpoint.handle(request())))
+    client.start()
+    assert entered.wait(10)
+    node = process.durable.engine.node
+    assert node is not None
+    before = node.keeper.owner
+    process.store.commit([Bury(ids=(before,), now=0)], wait=1.0)
+    node.keeper._beat()
+    assert before != node.keeper.owner
+    assert "under a new name" in caplog.text
+    leave.set()
+    client.join(10)
+    assert b'"end"' == process.follow(endpoint, answers[0]).body
+    assert {"first": 1, "last": 1} == ledger.counts()
+
+
+def test_store_in_trouble_is_logged_once(process: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """While the store fails the keeper keeps trying, with one message; then it goes on."""
+    process.durable.start()
+    failed = threading.Semaphore(0)
+
+    def refuse(writes: Sequence[Write[Any]]) -> None:
+        failed.release()
+        raise StoreError("no space left")
+
+    process.watched.fault = refuse
+    node = process.durable.engine.node
+    assert node is not None
+    for chore in node.keeper._chores:
+        chore._due = 0.0
+    for _ in range(2):
+        for chore in node.keeper._chores:
+            chore._due = 0.0
+        process.poke()
+        assert failed.acquire(timeout=10)
+    process.watched.fault = None
+    troubles = [r for r in caplog.records if "cannot reach the store" in r.getMessage()]
+    assert len(troubles) == 1
+    assert node.keeper.alive
+
+
+def test_failing_round_does_not_end_the_keeper(
+    process: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever goes wrong in a round, there is a next one."""
+    process.durable.start()
+    failed = threading.Event()
+
+    def explode(writes: Sequence[Write[Any]]) -> None:
+        process.watched.fault = None
+        failed.set()
+        raise ZeroDivisionError
+
+    node = process.durable.engine.node
+    assert node is not None
+    process.watched.fault = explode
+    for chore in node.keeper._chores:
+        chore._due = 0.0
+    process.poke()
+    assert failed.wait(10)
+    endpoint = process.endpoint(sleeps)
+    assert 302 == endpoint.handle(request()).status
+    assert node.keeper.alive
+
+
+def test_unknown_endpoint_is_logged_and_kept(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Due runs without code stay due, are logged once, and run when the code is back."""
+    store = WatchedStore()
+    with lab(store, clock=clock) as first:
+        response = first.endpoint(sleeps).handle(request())
+    clock.advance(3600)
+    with lab(store, clock=clock) as without:
+        without.durable.start()
+        node = without.durable.engine.node
+        assert node is not None
+        for _ in range(2):
+            node.keeper._report_unknown()
+        [record] = without.durable.runs.list()
+        assert Phase.SUSPENDED is record.run.phase
+    reports = [r for r in caplog.records if "no code here knows it" in r.getMessage()]
+    assert len([r for r in reports if "'it'" in r.getMessage()]) == 1
+    with lab(store, clock=clock) as again:
+        assert b'"end"' == again.follow(again.endpoint(sleeps), response).body
+
+
+def test_orphans_fail_after_a_long_time(clock: FakeClock) -> None:
+    """A run whose code does not come back fails with the problem ``endpoint-missing``."""
+    store = WatchedStore()
+    with lab(store, clock=clock) as first:
+        response = first.endpoint(sleeps).handle(request())
+    clock.advance(3600 + 7 * 86_400 + 1)
+    with lab(store, clock=clock, token_ttl="30 days") as without:
+        without.durable.start()
+        node = without.durable.engine.node
+        assert node is not None
+        node.keeper._report_unknown()
+        [record] = without.durable.runs.list()
+        assert Phase.FAILED is record.run.phase
+
+        def other(request: Request) -> None: ...
+
+        answer = without.store.result("lab", record.run.id)
+        assert b"endpoint-missing" in (getattr(answer, "body", None) or b"")
+        assert 302 == response.status
+
+
+def test_old_runs_and_events_are_pruned(process: Lab, clock: FakeClock) -> None:
+    """Ended runs and events go when they are old; runs that have not ended stay."""
+
+    def ends(request: Request) -> str:
+        return sync_step.run("a", str, "x")
+
+    process.endpoint(sleeps, name="sleeper").handle(request())
+    process.endpoint(ends).handle(request())
+    process.durable.send(event("e", id="e"))
+    node = process.durable.engine.node
+    assert node is not None
+    clock.advance(86_401)
+    node.keeper._prune()
+    assert 2 == len(process.durable.runs.list())
+    assert ["e"] == process.durable.send(event("e", id="e"))
+    clock.advance(7 * 86_400)
+    node.keeper._prune()
+    keys = [record.run.endpoint_key for record in process.durable.runs.list()]
+    assert ["sleeper"] == keys
+
+
+def test_pruning_goes_on_in_small_batches() -> None:
+    """A full batch is followed by another one soon, not at once."""
+    store = WatchedStore()
+    with lab(store, settings=Settings(settle_time=0.01)) as process:
+        process.durable.start()
+        node = process.durable.engine.node
+        assert node is not None
+        node.keeper._prune()
+    prunes = [write for batch in store.batches for write in batch if isinstance(write, Prune)]
+    assert {100} == {prune.limit for prune in prunes}
+
+
+def test_due_wakes_only_for_what_is_earlier() -> None:
+    """A run that is due later than the next known one needs no round of its own."""
+    with lab() as process:
+        process.durable.start()
+        node = process.durable.engine.node
+        assert node is not None
+        keeper = node.keeper
+        keeper.stop()
+        keeper._wake.clear()
+        keeper._next_due = 100
+        keeper.due(200)
+        assert not keeper._wake.is_set()
+        keeper.due(50)
+        assert keeper._wake.is_set()
+
+
+def test_give_up_abandoned() -> None:
+    """A run that could not be put away is released later, unless somebody has it already."""
+    store = WatchedStore()
+    with lab(store) as process:
+        process.durable.start()
+        node = process.durable.engine.node
+        assert node is not None
+        for run_id in ("r1", "r2"):
+            store.commit(
+                [
+                    RunWrite(
+                        run_id=run_id,
+                        owner=node.keeper.owner,
+                        epoch=1,
+                        now=0,
+                        create=run(run_id, app="lab", key="unknown"),
+                        request=a_request(),
+                    )
+                ],
+                wait=1.0,
+            )
+            node.abandoned.append(
+                RunWrite(
+                    run_id=run_id,
+                    owner=node.keeper.owner,
+                    epoch=1 if run_id == "r2" else 9,
+                    now=0,
+                    release=Release(due_at=7),
+                )
+            )
+        process.poke()
+        until(lambda: not node.abandoned)
+        assert 7 == process.durable.runs.get("r2").due_at
+        assert node.keeper.owner == process.durable.runs.get("r1").owner

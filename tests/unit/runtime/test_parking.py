@@ -1,0 +1,117 @@
+"""Why a parked step was cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import pytest
+
+from durable_core.runtime.parking import Parked
+
+PATIENCE = 10.0
+
+
+async def fails() -> None:
+    for _ in range(5):  # until the branch is parked
+        await asyncio.sleep(0)
+    raise ValueError("x")
+
+
+async def a_sibling_fails(branch: Callable[[], Awaitable[None]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fails())
+        group.create_task(_through_gather(branch))
+
+
+async def the_body_fails(branch: Callable[[], Awaitable[None]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_through_gather(branch))
+        await fails()
+
+
+async def a_nested_group_fails(branch: Callable[[], Awaitable[None]]) -> None:
+    async def inner() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails())
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(inner())
+        group.create_task(_through_gather(branch))
+
+
+async def a_timeout(branch: Callable[[], Awaitable[None]]) -> None:
+    async with asyncio.timeout(0.001):
+        await _through_gather(branch)
+
+
+async def wait_for(branch: Callable[[], Awaitable[None]]) -> None:
+    await asyncio.wait_for(_through_gather(branch), 0.001)
+
+
+async def a_timeout_around_a_group(branch: Callable[[], Awaitable[None]]) -> None:
+    async with asyncio.timeout(0.001), asyncio.TaskGroup() as group:
+        group.create_task(_through_gather(branch))
+
+
+async def a_timeout_in_the_body_of_a_group(branch: Callable[[], Awaitable[None]]) -> None:
+    async with asyncio.timeout(0.001), asyncio.TaskGroup() as group:
+        group.create_task(_through_gather(branch))
+        await asyncio.Event().wait()
+
+
+async def by_hand(branch: Callable[[], Awaitable[None]]) -> None:
+    task = asyncio.ensure_future(branch())
+    await asyncio.sleep(0)
+    task.cancel()
+    await task
+
+
+async def _through_gather(branch: Callable[[], Awaitable[None]]) -> None:
+    await asyncio.gather(branch(), asyncio.sleep(0))
+
+
+@pytest.mark.parametrize(
+    ("scenario", "sibling_failed"),
+    [
+        (a_sibling_fails, True),
+        (the_body_fails, True),
+        (a_nested_group_fails, True),
+        (a_timeout, False),
+        (wait_for, False),
+        (a_timeout_around_a_group, False),
+        (a_timeout_in_the_body_of_a_group, False),
+        (by_hand, False),
+    ],
+)
+def test_cause(
+    scenario: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]], sibling_failed: bool
+) -> None:
+    """A failing sibling is told from a timeout, through gather and nested groups."""
+
+    async def main() -> None:
+        parked = Parked()
+
+        async def branch() -> None:
+            await parked
+
+        async with asyncio.timeout(PATIENCE):
+            with suppress(TimeoutError, ExceptionGroup, asyncio.CancelledError):
+                await scenario(branch)
+        assert parked.cancelled()
+        assert sibling_failed is parked.sibling_failed
+
+    asyncio.run(main())
+
+
+def test_result() -> None:
+    """Otherwise it is a future as any other."""
+
+    async def main() -> None:
+        parked = Parked()
+        parked.set_result(None)
+        await parked
+        assert not parked.cancel()
+
+    asyncio.run(main())
