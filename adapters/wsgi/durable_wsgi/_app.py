@@ -1,0 +1,99 @@
+"""WSGI applications for the handlers of the core."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any, Protocol
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from durable_core import Durable, HTTPError, Limits, Response
+from durable_core.api.adapter import HTTPHandler
+from durable_core.api.application import Application, Routes
+from durable_core.wire.problem import problem, problem_from_http_error
+from durable_wsgi._request import to_request
+from durable_wsgi._response import Runner, to_answer
+
+__all__ = ["HOLD", "HOLD_ALONE", "Startable", "WSGIApp", "app", "durables_of"]
+
+_logger = logging.getLogger("durable.wsgi")
+
+#: Seconds for which a client is held at a wait URL.
+HOLD = 25.0
+#: The same where the server answers one request at a time: others must get their turn, and
+#: servers such as gunicorn end a worker that is silent for too long.
+HOLD_ALONE = 2.0
+
+
+class Startable(Protocol):
+    """What works in the background of a server's process: a ``Durable``."""
+
+    def start(self) -> None:
+        """Start working; nothing if that is so."""
+        ...
+
+    def stop(self, timeout: float, /) -> None:
+        """Put everything away within so many seconds; nothing if that is so."""
+        ...
+
+
+class WSGIApp:
+    """A WSGI application that answers by a handler of the core.
+
+    Args:
+        handler: an endpoint, the wait route, the events route, an ``Application`` of routes.
+
+    Attributes:
+        endpoint: the handler.
+    """
+
+    def __init__(self, handler: HTTPHandler) -> None:
+        self.endpoint = handler
+
+    @property
+    def durables(self) -> tuple[Startable, ...]:
+        """What a server should start before it serves this, and stop afterwards."""
+        return (self.endpoint.engine,)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the application behind it."""
+        return self.endpoint.engine.limits
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request (PEP 3333)."""
+        head = environ["REQUEST_METHOD"] == "HEAD"
+        run: Runner | None = getattr(self.endpoint.engine, "await_elsewhere", None)
+        try:
+            answer = to_answer(self._respond(environ), head=head, run=run)
+        except Exception:
+            _logger.exception("%s %s failed", environ["REQUEST_METHOD"], environ.get("PATH_INFO"))
+            answer = to_answer(problem(500, "internal-error"), head=head)
+        return answer.send(start_response)
+
+    def _respond(self, environ: WSGIEnvironment) -> Response:
+        try:
+            request = to_request(environ, self.limits.body)
+            hold = HOLD if environ["wsgi.multithread"] else HOLD_ALONE
+            return self.endpoint.handle(request, hold=hold)
+        except HTTPError as error:
+            return problem_from_http_error(error)
+
+
+def app(durable: Durable[Any], routes: Routes) -> WSGIApp:
+    """Return a WSGI application that answers by routes.
+
+    Args:
+        durable: whose endpoints they lead to.
+        routes: ``{"GET /users/{id}": target}`` (several methods: ``"GET,POST /users"``), or
+            ``Route`` objects. A target is an endpoint or a plain function of the request.
+
+    Raises:
+        ConfigurationError: conflicting or malformed routes.
+    """
+    return WSGIApp(Application(durable, routes))
+
+
+def durables_of(application: object) -> tuple[Startable, ...]:
+    """Return what a WSGI callable names as its ``durables``; nothing if it names none."""
+    return tuple(getattr(application, "durables", ()))

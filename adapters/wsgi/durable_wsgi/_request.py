@@ -1,0 +1,161 @@
+"""From a WSGI environ (PEP 3333) to a ``Request``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from urllib.parse import quote, unquote
+from wsgiref.types import InputStream, WSGIEnvironment
+
+from durable_core import BadRequest, HTTPError, Request
+
+__all__ = ["content_length", "read_body", "to_request", "url_of"]
+
+#: What may stand in a path as it is, besides letters and digits (RFC 3986, section 3.3).
+_IN_PATH = "/:@!$&'()*+,;=-._~"
+#: What is left as it is in a query: all that prints but ``#``, which would end it.
+_IN_QUERY = "!\"$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^/]*")
+_HOST = re.compile(r"(?:[A-Za-z0-9._~%\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+#: Keys of the environ that look like header fields. CGI has other names for two of them.
+_NO_FIELDS = frozenset({"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"})
+_FIELDS = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
+
+
+def to_request(environ: WSGIEnvironment, body_limit: int) -> Request:
+    """Return the request, its body read.
+
+    Header names are in lower case; of a repeated field the server has joined the values.
+
+    Args:
+        environ: as the server made it. Its ``wsgi.input`` is read.
+        body_limit: the most bytes that a body may have.
+
+    Raises:
+        BadRequest: a method, URL, header field or length that HTTP does not allow, or a body that
+            ended early.
+        HTTPError: 413, for a body over the limit; 408, for one that did not come in time.
+    """
+    body = read_body(environ, body_limit)
+    try:
+        return Request(
+            method=environ["REQUEST_METHOD"],
+            url=url_of(environ),
+            headers=_fields(environ),
+            body=body,
+            root_path=_octets(environ.get("SCRIPT_NAME", "")).decode("utf-8", "replace"),
+        )
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
+
+
+def url_of(environ: WSGIEnvironment) -> str:
+    """Return the absolute URL that was asked for (PEP 3333, "URL Reconstruction").
+
+    The environ holds the path decoded. Its percent-encoding is restored from the request target
+    if the server passes that on, otherwise what must be encoded is. The query stays as it was
+    sent, but for characters that no URL may hold.
+
+    Raises:
+        ValueError: a host, or a character, that no URL can have.
+    """
+    scheme = environ["wsgi.url_scheme"]
+    query = quote(environ.get("QUERY_STRING", ""), safe=_IN_QUERY, encoding="latin-1")
+    url = f"{scheme}://{_host(environ, scheme)}{_path(environ) or '/'}"
+    return f"{url}?{query}" if query else url
+
+
+def _path(environ: WSGIEnvironment) -> str:
+    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    # gunicorn and waitress have different names for it; servers that rewrite do not change it.
+    target = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
+    raw = target.partition("?")[0]
+    origin = _ORIGIN.match(raw)  # a proxy's clients ask for whole URLs
+    raw = raw[origin.end() :] if origin is not None else raw
+    if unquote(raw, "latin-1") == path:
+        return quote(raw, safe=f"%{_IN_PATH}", encoding="latin-1")
+    return quote(_octets(path), safe=_IN_PATH)
+
+
+def _host(environ: WSGIEnvironment, scheme: str) -> str:
+    host: str | None = environ.get("HTTP_HOST")
+    if host:
+        if _HOST.fullmatch(host) is None:
+            raise ValueError("the Host header must be one host, with or without a port")
+        return host
+    name, port = environ["SERVER_NAME"], environ["SERVER_PORT"]
+    if ":" in name and not name.startswith("["):
+        name = f"[{name}]"
+    if _HOST.fullmatch(name) is None:
+        name = "localhost"  # the server's address is the path of a Unix socket
+    return name if port in ("", _DEFAULT_PORTS.get(scheme)) else f"{name}:{port}"
+
+
+def _octets(text: str) -> bytes:
+    """Undo what PEP 3333 does to octets, each of which it shows as one character."""
+    return text.encode("latin-1")
+
+
+def _fields(environ: WSGIEnvironment) -> Iterator[tuple[str, str]]:
+    for key, value in environ.items():
+        if key.startswith("HTTP_"):
+            if key not in _NO_FIELDS:
+                yield key[5:].replace("_", "-").lower(), value
+        elif key in _FIELDS and value:  # servers say "" where there is no such field
+            yield _FIELDS[key], value
+
+
+def content_length(environ: WSGIEnvironment) -> int | None:
+    """Return the length that the client announced, None if it did not.
+
+    Raises:
+        BadRequest: it is no number of bytes.
+    """
+    text = (environ.get("CONTENT_LENGTH") or "").strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise BadRequest("content-length must be one number of bytes, in decimal digits")
+    return int(text.lstrip("0")[:20] or "0")  # however long, so many bytes are too many
+
+
+def read_body(environ: WSGIEnvironment, limit: int) -> bytes:
+    """Read the body; what is over the limit is not read to its end.
+
+    Without an announced length there is a body only where the server marks its end
+    (``wsgi.input_terminated``): chunked requests.
+
+    Raises:
+        BadRequest: a malformed length, or fewer bytes than were announced.
+        HTTPError: 413, over the limit; 408, not in time.
+    """
+    stream = environ["wsgi.input"]
+    length = content_length(environ)
+    if length is None:
+        body = _read(stream, limit + 1) if environ.get("wsgi.input_terminated") else b""
+        _check_size(len(body), limit)
+        return body
+    _check_size(length, limit)
+    body = _read(stream, length)
+    if len(body) < length:
+        raise BadRequest(f"the body ended after {len(body)} of {length} bytes")
+    return body
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise HTTPError(413, f"at most {limit} bytes are accepted")
+
+
+def _read(stream: InputStream, size: int) -> bytes:
+    chunks = []
+    try:
+        while size > 0 and (chunk := stream.read(size)):
+            chunks.append(chunk)
+            size -= len(chunk)
+    except TimeoutError as error:
+        raise HTTPError(408, "the body did not come in time") from error
+    except OSError as error:
+        raise BadRequest("the body could not be read to its end") from error
+    return b"".join(chunks)

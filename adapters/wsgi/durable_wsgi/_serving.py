@@ -1,0 +1,60 @@
+"""Serving whatever can be served, in one call."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias, cast
+from wsgiref.types import WSGIApplication
+
+from durable_core import Durable, Limits
+from durable_core.api.adapter import HTTPHandler
+from durable_core.api.application import Routes
+from durable_core.errors import ConfigurationError
+from durable_wsgi._app import WSGIApp, app, durables_of
+from durable_wsgi._server import EndpointServer
+
+__all__ = ["Servable", "create_endpoint_server", "serve_endpoint"]
+
+#: What can be served: a handler of the core, wrapped or not, a WSGI callable, or routes.
+Servable: TypeAlias = "HTTPHandler | WSGIApplication | Routes"
+
+
+def create_endpoint_server(
+    handler: Servable, *, durable: Durable[Any] | None = None
+) -> EndpointServer:
+    """Return a server, to be started by :meth:`EndpointServer.listen`.
+
+    Args:
+        handler: an endpoint, an ``app``, routes (which need ``durable``), or any WSGI callable.
+        durable: what to start and stop with the server, where ``handler`` does not show it.
+
+    Raises:
+        ConfigurationError: routes without ``durable``.
+        TypeError: something that cannot be served.
+    """
+    application = _application(handler, durable)
+    if durable is not None:
+        limits = durable.engine.limits
+        return EndpointServer(application, durables=(durable,), limits=limits)
+    limits = application.limits if isinstance(application, WSGIApp) else Limits()
+    return EndpointServer(application, durables=durables_of(application), limits=limits)
+
+
+def _application(handler: Servable, durable: Durable[Any] | None) -> WSGIApplication:
+    if hasattr(handler, "handle") and hasattr(handler, "handle_async"):
+        return WSGIApp(cast(HTTPHandler, handler))
+    if callable(handler):
+        return handler
+    if durable is None:
+        raise ConfigurationError("routes need durable=, or app(durable, routes) in their place")
+    return app(durable, handler)
+
+
+def serve_endpoint(
+    handler: Servable,
+    port: int = 8000,
+    host: str = "127.0.0.1",
+    *,
+    durable: Durable[Any] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; see :func:`create_endpoint_server`."""
+    create_endpoint_server(handler, durable=durable).listen(port, host).serve_forever()

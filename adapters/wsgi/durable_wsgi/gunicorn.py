@@ -1,0 +1,40 @@
+"""Hooks for gunicorn, to be named in its configuration file.
+
+::
+
+    from durable_wsgi.gunicorn import post_worker_init, worker_exit
+
+Each worker process then takes part in the work as soon as it is up, and not only after its first
+request, and gives it back in good order when it ends. An application that is not of this package,
+such as one of Flask, says what is to be started in an attribute: ``app.durables = [durable]``.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from durable_wsgi._app import durables_of
+
+__all__ = ["post_worker_init", "worker_exit"]
+
+_logger = logging.getLogger("durable.wsgi")
+
+
+def post_worker_init(worker: Any) -> None:
+    """Start every ``Durable`` of the worker's application, after gunicorn has loaded it.
+
+    Raises:
+        StoreError: a store cannot be opened; gunicorn ends the worker.
+    """
+    for durable in durables_of(worker.wsgi):
+        durable.start()
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Stop every ``Durable`` of the worker's application, which may never have been loaded."""
+    for durable in durables_of(getattr(worker, "wsgi", None)):
+        try:
+            durable.stop(10.0)
+        except Exception:
+            _logger.exception("could not stop in good order")

@@ -1,0 +1,77 @@
+"""The hooks for gunicorn."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from durable_wsgi.gunicorn import post_worker_init, worker_exit
+from support.wsgi_servers import GUNICORN_CONFIG, gunicorn
+
+CONFIG_THAT_TELLS = f"""
+{GUNICORN_CONFIG}
+import sys
+stop = worker_exit
+
+def worker_exit(server, worker):
+    (engine,) = worker.wsgi.durables
+    was = engine.node is not None
+    stop(server, worker)
+    print(f"worker_exit: started {{was}}, then {{engine.node is not None}}", file=sys.stderr)
+"""
+
+
+class Recorder:
+    """A durable that records what is done with it."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.calls: list[str] = []
+        self._error = error
+
+    def start(self) -> None:
+        self.calls.append("start")
+
+    def stop(self, timeout: float) -> None:
+        self.calls.append(f"stop({timeout})")
+        if self._error is not None:
+            raise self._error
+
+
+def test_hooks_start_and_stop_all(caplog: pytest.LogCaptureFixture) -> None:
+    """Every Durable of the application is started and stopped, also when one fails to stop."""
+    durables = [Recorder(ValueError("no")), Recorder()]
+    worker = SimpleNamespace(wsgi=SimpleNamespace(durables=durables))
+
+    post_worker_init(worker)
+    with caplog.at_level(logging.ERROR, "durable.wsgi"):
+        worker_exit(None, worker)
+
+    assert [["start", "stop(10.0)"]] * 2 == [each.calls for each in durables]
+    assert ["could not stop in good order"] == caplog.messages
+
+
+def test_hooks_leave_other_applications_alone() -> None:
+    """An application without durables, or none at all, is nothing to be started or stopped."""
+    post_worker_init(SimpleNamespace(wsgi=lambda environ, start_response: []))
+    worker_exit(None, SimpleNamespace())
+
+
+def test_hooks_need_no_gunicorn() -> None:
+    """The module with the hooks can be imported where gunicorn is not."""
+    program = "import sys; sys.modules['gunicorn'] = None; import durable_wsgi.gunicorn"
+
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("worker", ["sync", "gthread"])
+def test_gunicorn_calls_them(worker: str, tmp_path: Path) -> None:
+    """A worker works from its start, without any durable request, and stops when it ends."""
+    with gunicorn(worker, CONFIG_THAT_TELLS)(tmp_path) as server:
+        assert server.ask("GET", "/health").json()["started"] is True
+
+    assert "worker_exit: started True, then False\n" in server.said
