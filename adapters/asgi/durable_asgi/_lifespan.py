@@ -1,0 +1,42 @@
+"""The ``lifespan`` scope: the engine starts and stops with the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from durable_asgi._types import Receive, Send
+from durable_core.api.adapter import Engine
+
+__all__ = ["STOP_TIMEOUT", "serve_lifespan"]
+
+_logger = logging.getLogger("durable.asgi")
+#: Seconds that steps in flight have to end when the server stops.
+STOP_TIMEOUT = 10.0
+
+
+async def serve_lifespan(engine: Engine, receive: Receive, send: Send) -> None:
+    """Start the engine on this event loop, and stop it when the server stops.
+
+    The server is told if that cannot be done; it then does not serve.
+    """
+    await receive()
+    try:
+        engine.start()
+    except Exception as error:
+        _logger.exception("could not start")
+        await send({"type": "lifespan.startup.failed", "message": _text(error)})
+        return
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    try:
+        await asyncio.to_thread(engine.stop, STOP_TIMEOUT)
+    except Exception as error:
+        _logger.exception("could not stop in good order")
+        await send({"type": "lifespan.shutdown.failed", "message": _text(error)})
+    else:
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

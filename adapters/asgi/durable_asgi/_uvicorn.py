@@ -1,0 +1,114 @@
+"""uvicorn in a thread. The one module that needs it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+import uvicorn
+
+from durable_asgi._lifespan import STOP_TIMEOUT
+from durable_asgi._types import ASGIApplication
+from durable_core.api.adapter import Engine
+
+__all__ = ["BackgroundServer"]
+
+
+class BackgroundServer(uvicorn.Server):
+    """Serves an application on an event loop in a thread of its own.
+
+    Args:
+        application: what to serve, lifespan included.
+        engines: what is started before it, and stopped while its last answers are sent.
+        listener: a bound socket; the server closes it.
+    """
+
+    def __init__(
+        self, application: ASGIApplication, engines: Sequence[Engine], listener: socket.socket
+    ) -> None:
+        config = uvicorn.Config(
+            application,
+            log_config=None,
+            access_log=False,  # it would hold the tokens that are in URLs
+            ws="none",
+            timeout_graceful_shutdown=int(STOP_TIMEOUT),
+        )
+        super().__init__(config)
+        self._engines = engines
+        self._listener = listener
+        self._accepting: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="durable-asgi", daemon=True)
+
+    def launch(self) -> None:
+        """Start the thread; return when it accepts connections.
+
+        Raises:
+            Exception: what kept an engine from starting.
+            RuntimeError: the application refused to start; it has logged why.
+        """
+        self._thread.start()
+        self._accepting.result()
+
+    def leave(self) -> None:
+        """Begin to end in good order. Called again: end at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    def join(self) -> None:
+        """Wait until it has ended."""
+        self._thread.join()
+
+    def end(self, timeout: float) -> None:
+        """End in good order and wait for that; cut off what lasts longer than ``timeout`` seconds.
+
+        A part of a second counts as a whole one.
+        """
+        self.config.timeout_graceful_shutdown = math.ceil(timeout)
+        self.should_exit = True
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self.run(sockets=[self._listener])
+        except SystemExit:
+            pass  # how uvicorn says that the application refused to start
+        except BaseException as error:
+            if self._accepting.done():
+                raise
+            self._accepting.set_exception(error)
+        finally:
+            self._listener.close()
+            if not self._accepting.done():
+                text = "the application did not start; its log says why"
+                self._accepting.set_exception(RuntimeError(text))
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the engines on this loop, then accept connections."""
+        try:
+            for engine in self._engines:
+                engine.start()
+            await super().startup(sockets=sockets)
+        finally:
+            if not self.started:
+                await self._stop_engines()
+        if self.started:
+            self._accepting.set_result(None)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more. The engines hand clients off meanwhile, which ends their requests."""
+        stopping = asyncio.create_task(self._stop_engines())
+        try:
+            await super().shutdown(sockets=sockets)
+        finally:
+            await stopping
+            # A request that was on its way meanwhile may have started one again.
+            await self._stop_engines()
+
+    async def _stop_engines(self) -> None:
+        timeout = self.config.timeout_graceful_shutdown or 0
+        for engine in self._engines:
+            await asyncio.to_thread(engine.stop, timeout)

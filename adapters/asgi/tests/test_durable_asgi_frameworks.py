@@ -1,0 +1,243 @@
+"""Endpoints inside Starlette, FastAPI and Django applications, over real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, FastAPI
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+
+from durable_asgi import ASGIApp, app, create_endpoint_server
+from durable_core import Durable, Request, Response, step
+from durable_core.api.application import Target
+from support.asgi_sample import CHUNKS, make_durable
+from support.harness import until
+from support.raw_http import ask
+
+METHODS = ("GET", "HEAD", "POST")
+
+
+class Shop:
+    """An application's endpoints."""
+
+    def __init__(self, store: Path) -> None:
+        self.durable: Durable[ASGIApp] = make_durable(store)
+
+        @self.durable.endpoint(methods=METHODS)
+        async def checkout(request: Request) -> Response:
+            what = await step.run("reserve", lambda: request.path_params.get("what", "nothing"))
+            return Response.json({"what": what, "path": request.path, "url": request.url}, 201)
+
+        @self.durable.endpoint(methods=METHODS)
+        async def nap(request: Request) -> Response:
+            await step.sleep("nap", 0.3)
+            return Response(status=201, headers={"x-own": "yes"}, body=request.body)
+
+        @self.durable.endpoint
+        async def stream(request: Request) -> Response:
+            await step.run("first", lambda: None)
+            return Response(body=iter(CHUNKS))
+
+        self.checkout, self.nap, self.stream = checkout, nap, stream
+
+    def routes(self) -> ASGIApp:
+        """Return them all as one application."""
+        routes: dict[str, Target] = {
+            "GET,HEAD,POST /checkout/{what}": self.checkout,
+            "GET,HEAD,POST /nap": self.nap,
+            "GET /stream": self.stream,
+        }
+        return app(self.durable, routes)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path / "db")
+
+
+async def hello(request: Any) -> PlainTextResponse:
+    return PlainTextResponse("hello")
+
+
+def starlette_routes(shop: Shop) -> Starlette:
+    """Endpoints as the endpoints of routes."""
+    routes = [
+        Route("/checkout/{what}", shop.checkout),
+        Route("/nap", shop.nap),
+        Route("/stream", shop.stream, methods=["GET"]),
+        Route("/hello", hello),
+    ]
+    return Starlette(routes=routes, lifespan=shop.durable.lifespan)
+
+
+def starlette_mount(shop: Shop) -> Starlette:
+    """An application of endpoints, mounted at the root, after what the framework serves itself."""
+    routes = [Route("/hello", hello), Mount("/", shop.routes())]
+    return Starlette(routes=routes, lifespan=shop.durable.lifespan)
+
+
+def starlette_middleware(shop: Shop) -> Starlette:
+    """Below a middleware that wraps both channels of every request."""
+
+    class Named(BaseHTTPMiddleware):
+        async def dispatch(self, request: Any, call_next: Any) -> Any:
+            response = await call_next(request)
+            response.headers["x-middleware"] = "yes"
+            return response
+
+    inner = starlette_routes(shop)
+    return Starlette(
+        routes=inner.routes, middleware=[Middleware(Named)], lifespan=shop.durable.lifespan
+    )
+
+
+def fastapi_routes(shop: Shop) -> FastAPI:
+    """Routes of the application, and of a router that it includes."""
+    api = FastAPI(lifespan=shop.durable.lifespan, routes=[Route("/nap", shop.nap)])
+    router = APIRouter()
+    # The annotation of add_route names only functions; any ASGI application will do.
+    checkout: Any = shop.checkout
+    stream: Any = shop.stream
+    router.add_route("/checkout/{what}", checkout, methods=[*METHODS])
+    api.include_router(router)
+    api.add_route("/stream", stream, methods=["GET"])
+    api.add_route("/hello", hello)
+    return api
+
+
+def fastapi_mount(shop: Shop) -> FastAPI:
+    """An application of endpoints, mounted."""
+    api = FastAPI(lifespan=shop.durable.lifespan)
+    api.add_route("/hello", hello)
+    api.mount("/", shop.routes())
+    return api
+
+
+def django_dispatch(shop: Shop) -> Any:
+    """Dispatched by path in Django's own ASGI module; the lifespan is the endpoints'."""
+    django, routes = django_application(), shop.routes()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        ours = scope["type"] == "lifespan" or scope["path"] != "/hello"
+        await (routes if ours else django)(scope, receive, send)
+
+    return application
+
+
+def django_application() -> Any:
+    """Return a Django application that says hello; Django is configured once in a process."""
+    settings = import_module("django.conf").settings
+    if not settings.configured:
+        say = import_module("django.http").HttpResponse
+        path = import_module("django.urls").path
+        urls = (path("hello", lambda request: say("hello")),)
+        settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=urls, SECRET_KEY="for tests")
+    return import_module("django.core.asgi").get_asgi_application()
+
+
+FRAMEWORKS: dict[str, Callable[[Shop], Any]] = {
+    "starlette-routes": starlette_routes,
+    "starlette-mount": starlette_mount,
+    "starlette-middleware": starlette_middleware,
+    "fastapi-routes": fastapi_routes,
+    "fastapi-mount": fastapi_mount,
+    "django-dispatch": django_dispatch,
+}
+
+
+@pytest.fixture(params=FRAMEWORKS)
+def port(request: pytest.FixtureRequest, shop: Shop) -> Iterator[int]:
+    """The port on which a framework's application is served."""
+    with create_endpoint_server(FRAMEWORKS[request.param](shop)) as server:
+        yield server.port
+    assert not shop.durable.health()["started"]
+
+
+def test_all_of_it(port: int, shop: Shop) -> None:
+    """Endpoints answer, hand off and stream beside the framework's own routes.
+
+    The framework's lifespan has started the engine, and the route's parameters and template are
+    the run's.
+    """
+    assert shop.durable.health()["started"]
+    assert b"hello" == ask(port, "GET", "/hello").body
+
+    found = ask(port, "POST", "/checkout/a%20b?x=%31", body=b"{}")
+    url = f"http://localhost:{port}/checkout/a%20b?x=%31"
+    assert (201, {"what": "a b", "path": "/checkout/a b", "url": url}) == (
+        found.status,
+        found.json(),
+    )
+    assert (201, b"") == (lambda reply: (reply.status, reply.body))(
+        ask(port, "HEAD", "/checkout/x")
+    )
+
+    redirect = ask(port, "POST", "/nap", body=b"body")
+    assert 303 == redirect.status
+    answer = ask(port, "GET", f"/nap{redirect.get('location')}")
+    assert (201, "yes", b"body") == (answer.status, answer.get("x-own"), answer.body)
+
+    assert b"".join(CHUNKS) == ask(port, "GET", "/stream").body
+    until(lambda: {"completed"} == {run.run.phase.value for run in shop.durable.runs.list()})
+
+
+def test_mount_below_a_prefix(shop: Shop) -> None:
+    """Below a mount the paths are relative, the URL is whole, and the wait URL still right."""
+    api = Starlette(routes=[Mount("/in/{place}", shop.routes())], lifespan=shop.durable.lifespan)
+    with create_endpoint_server(api) as server:
+        found = ask(server.port, "GET", "/in/town/checkout/milk").json()
+        assert ("/checkout/milk", "milk") == (found["path"], found["what"])
+        assert found["url"].endswith("/in/town/checkout/milk")
+
+        redirect = ask(server.port, "GET", "/in/town/nap")
+        answer = ask(server.port, "GET", f"/in/town/nap{redirect.get('location')}")
+        assert (302, 201) == (redirect.status, answer.status)
+
+
+@pytest.mark.parametrize("framework", [Starlette, FastAPI])
+def test_mount_of_one_endpoint(shop: Shop, framework: type[Starlette]) -> None:
+    """A mount answers 307 to its own path without a slash; with it, it is the endpoint."""
+    api = framework(lifespan=shop.durable.lifespan)
+    api.mount("/nap", shop.nap)
+    with create_endpoint_server(api) as server:
+        first = ask(server.port, "POST", "/nap", body=b"x")
+        assert 307 == first.status
+        assert str(first.get("location")).endswith("/nap/")
+
+        redirect = ask(server.port, "POST", "/nap/", body=b"x")
+        answer = ask(server.port, "GET", f"/nap/{redirect.get('location')}")
+        assert (303, 201, b"x") == (redirect.status, answer.status, answer.body)
+
+
+def test_mount_gets_no_lifespan(shop: Shop) -> None:
+    """A mounted application is not told of the start: the first request is its start."""
+    api = Starlette(routes=[Mount("/", shop.routes())])
+    with create_endpoint_server(api) as server:
+        assert not shop.durable.health()["started"]
+        assert 201 == ask(server.port, "GET", "/checkout/x").status
+        assert shop.durable.health()["started"]
+    shop.durable.stop()
+
+
+def test_endpoint_below_a_failing_middleware(shop: Shop) -> None:
+    """A middleware that fails after the answer was made leaves the run as it is."""
+
+    class Failing(BaseHTTPMiddleware):
+        async def dispatch(self, request: Any, call_next: Any) -> Any:
+            await call_next(request)
+            raise PermissionError
+
+    routes = [Route("/stream", shop.stream)]
+    middleware = [Middleware(Failing)]
+    api = Starlette(routes=routes, middleware=middleware, lifespan=shop.durable.lifespan)
+    with create_endpoint_server(api) as server:
+        assert 500 == ask(server.port, "GET", "/stream").status
+        until(lambda: all(run.run.phase.ended for run in shop.durable.runs.list()))
