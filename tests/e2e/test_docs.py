@@ -1,0 +1,124 @@
+"""The documentation is true: its code runs, page by page, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durable_core import Durable, Request, Response
+from support.source_tree import ROOT
+
+DOCS = sorted(ROOT.glob("docs/**/*.md"))
+PAGES = [ROOT / "README.md", *DOCS, ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md"]
+
+_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def run_page(page: Path) -> dict[str, Any]:
+    """Run the Python blocks of a page from top to bottom, as one module; return its names."""
+    module = types.ModuleType(f"docs_{page.stem.replace('-', '_')}")
+    for number, block in enumerate(_BLOCK.findall(page.read_text("utf-8")), start=1):
+        code = compile(block, f"{name_of(page)}, block {number}", "exec", dont_inherit=True)
+        exec(code, module.__dict__)
+    return module.__dict__
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    headings = _HEADING.findall(_FENCED.sub("", page.read_text("utf-8")))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def dead_links(page: Path) -> Iterator[str]:
+    for link in _LINK.findall(_FENCED.sub("", page.read_text("utf-8"))):
+        target, _, anchor = link.partition("#")
+        if "://" in target:
+            continue
+        file = (page.parent / target).resolve() if target else page
+        if not file.exists() or (anchor and anchor not in anchors_of(file)):
+            yield link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All Python blocks of a page run, one after the other, and open or start nothing."""
+    monkeypatch.chdir(tmp_path)
+
+    names = run_page(page)
+
+    started = [each for each in names.values() if isinstance(each, Durable)]
+    assert not any(durable.health()["started"] for durable in started)
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Each link within the repository names a file, and a heading in it."""
+    assert [] == list(dead_links(page))
+
+
+def test_every_page_is_listed() -> None:
+    """The index links to every page."""
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / link).resolve() for link in _LINK.findall(index.read_text("utf-8"))}
+
+    assert set() == {*DOCS} - linked - {index}
+
+
+def answer(application: Any, target: str) -> Response:
+    """Ask an endpoint of a page, and wait where it says."""
+    url = f"http://docs{target}"
+    while True:
+        response: Response = application.endpoint.handle(Request(method="GET", url=url))
+        if response.status not in (302, 303):
+            return response
+        url = f"http://docs/{response.headers['location']}"
+
+
+@pytest.fixture
+def page(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, Any]]:
+    """The names of a page, whose application is stopped afterwards."""
+    monkeypatch.chdir(tmp_path)
+    names = run_page(ROOT / "docs" / request.param)
+    yield names
+    names["durable"].stop()
+
+
+@pytest.mark.parametrize("page", ["explanation/events-and-waits.md"], indirect=True)
+def test_early_answer_is_not_lost(page: dict[str, Any]) -> None:
+    """An event that comes while the step that asks for it is running ends the wait."""
+    assert b'{"approved":true}' == answer(page["approve"], "/?order=o1").body
+
+
+@pytest.mark.parametrize("page", ["explanation/replay-and-determinism.md"], indirect=True)
+def test_what_replay_is(page: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """Code between steps runs in each replay, steps once; ``finally`` at each suspension."""
+    assert 200 == answer(page["right"], "/").status
+    assert 1 == capsys.readouterr().out.count("number")
+
+    answer(page["three_times"], "/")
+    assert 3 == capsys.readouterr().out.count("printed three times")
+
+    assert b'["A","B","C"]' == answer(page["gathered"], "/?item=a&item=b&item=c").body
+    assert b"[1,2]" == answer(page["all_items"], "/?item=a&item=bb").body
+
+
+@pytest.mark.parametrize("page", ["howto/embed.md"], indirect=True)
+def test_embedding(page: dict[str, Any]) -> None:
+    """The page's ways to ask an embedded endpoint work."""
+    assert b"Hello Ada\n" == page["ask"]().body
+    assert b'"pong"' == page["ask_site"]().body

@@ -1,0 +1,70 @@
+"""The README's first screen: its program is run, and answers as its transcript says."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.processes import PATIENCE, fetch, until
+from support.source_tree import ROOT
+
+README = (ROOT / "README.md").read_text("utf-8")
+[PROGRAM] = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+[TRANSCRIPT] = re.findall(
+    r"^```console\n\$ curl -iL 'localhost:8000(\S+)'\n(.*?)^```$", README, re.DOTALL | re.MULTILINE
+)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE).close()
+    except ConnectionError:
+        return False
+    return True
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    """Where the program serves: on a free port in place of its own."""
+    port = free_port()
+    assert 1 == PROGRAM.count("port=8000")
+    (tmp_path / "shop.py").write_text(PROGRAM.replace("port=8000", f"port={port}"))
+    command = [sys.executable, "-W", "error", "shop.py"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            until("it serves", lambda: accepts(port))
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=PATIENCE)
+        assert (0, "reserving the stock of c7\n") == (process.returncode, out)
+
+
+def test_transcript_is_real(url: str) -> None:
+    """Both responses have the status, the header fields and the body that the README shows."""
+    target, shown = TRANSCRIPT
+    redirect, final, body = shown.split("\n\n")
+
+    first = fetch(url + target)
+    second = fetch(first.location, follow=True)
+
+    for text, reply in ((redirect, first), (final, second)):
+        status, *fields = text.splitlines()
+        assert status.split()[1] == str(reply.status)
+        for name, value in (field.split(": ") for field in fields):
+            prefix = "?durable-run=" if name == "location" else value
+            assert [True] == [each.startswith(prefix) for each in reply.all(name)]
+    assert body == f"{second.text}\n"
