@@ -1,0 +1,122 @@
+"""The cost of a run of three steps in a store that holds no, 100,000 or 1,000,000 ended runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from functools import partial
+from pathlib import Path
+from time import perf_counter, time_ns
+
+from _inprocess import call_from_threads, make_request
+from _measure import arguments, interleaved, machine, median, ratio, save_json, show, work_folder
+
+from durable_core import Durable, Request, Response, endpoint_adapter
+from durable_core.api.adapter import HTTPHandler
+from durable_core.machine.stepids import hash_step_id
+from durable_core.model.ops import Memo, Op, OpKind
+from durable_core.model.run import Phase, Run
+from durable_core.ports import RunWrite, StoredRequest, StoredResult
+from durable_core.runtime.sqlite import SQLiteStore
+from durable_core.sync import step
+from durable_core.wire.requests import dump_head, dump_request
+from durable_core.wire.ulid import make_ulid
+
+_STEPS = ("reserve", "pay", "ship")
+_BATCH = 500
+_HOUR = 3_600_000
+_HEAD = dump_head(Response.json(14))
+
+
+def _handler(request: Request) -> int:
+    return sum(step.run(name, len, name) for name in _STEPS)
+
+
+def _ended_run(number: int, count: int) -> RunWrite:
+    """Return the write that stores a run that ended in the last hour, the oldest first."""
+    now = time_ns() // 1_000_000 - _HOUR + _HOUR * number // count
+    run = Run(
+        id=make_ulid(now, os.urandom(10)),
+        app="growth",
+        endpoint_key="growth",
+        function_id="GET /bench",
+        phase=Phase.COMPLETED,
+        retries=3,
+        created_at=now,
+    )
+    head = dump_request(make_request(), stored_headers=frozenset())
+    return RunWrite(
+        run_id=run.id,
+        owner="filler",
+        epoch=1,
+        now=now,
+        create=run,
+        request=StoredRequest(head=head, body=b""),
+        memos=tuple(_memo(place, name, now) for place, name in enumerate(_STEPS, 1)),
+        state=run,
+        result=StoredResult(phase=Phase.COMPLETED, head=_HEAD, body=b"14", ended_at=now),
+    )
+
+
+def _memo(place: int, name: str, now: int) -> Memo:
+    op = Op(id=hash_step_id(name), name=name, kind=OpKind.RUN)
+    return Memo(op=op, number=place, ok=True, value="5", mark=0, attempts=1, ended_at=now)
+
+
+def _filled(folder: Path, count: int) -> Durable[HTTPHandler]:
+    """Return an application over a store with so many ended runs."""
+    path = folder / f"{count}.db"
+    store = SQLiteStore(path)
+    store.open()
+    began = perf_counter()
+    for start in range(0, count, _BATCH):
+        writes = [_ended_run(number, count) for number in range(start, start + _BATCH)]
+        store.commit(writes, wait=5.0)
+    store.close()
+    size = path.stat().st_size / 2**20
+    print(f"{count:,} runs: {size:,.0f} MiB, filled in {perf_counter() - began:.0f} s", flush=True)
+    return Durable(id="growth", endpoint_adapter=endpoint_adapter, store=path)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = arguments(__doc__)
+    parser.add_argument("--million", action="store_true", help="also a million runs; takes minutes")
+    return parser
+
+
+def main() -> None:
+    """Measure, print, and write the figures where asked."""
+    options = _parser().parse_args()
+    seconds, rounds = (0.3, 5) if options.quick else (1.0, 11)
+    sizes = [0, 10_000] if options.quick else [0, 100_000]
+    if options.million:
+        sizes.append(1_000_000)
+    with work_folder(options.folder) as folder:
+        facts = machine(folder)
+        applications = {size: _filled(folder, size) for size in sizes}
+        handlers = {
+            size: durable.endpoint(name="growth")(_handler).handle
+            for size, durable in applications.items()
+        }
+        rows: list[list[object]] = []
+        for clients in (1, 16):
+            turns = {
+                str(size): partial(call_from_threads, handler, clients, seconds)
+                for size, handler in handlers.items()
+            }
+            bursts = interleaved(turns, rounds)
+            empty = bursts["0"]
+            for size in sizes:
+                each = bursts[str(size)]
+                rate = median(burst.rate for burst in each)
+                p50 = median(burst.p50 for burst in each) * 1000
+                slower = ratio(each, empty, lambda burst: burst.p50)
+                rows.append([clients, f"{size:,}", p50, rate, slower])
+        for durable in applications.values():
+            durable.stop()
+    show("cost per run", ("clients", "ended runs", "ms", "runs/s", "ms to empty"), rows)
+    save_json(options.json, {"machine": facts, "growth": rows})
+
+
+if __name__ == "__main__":
+    main()
