@@ -1,0 +1,78 @@
+"""The public API as a type checker sees it. Checked by mypy, never run.
+
+``assert_type`` claims what is inferred. A line with ``type: ignore[code]`` claims that it is an
+error: mypy is strict about ignores that are not needed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, assert_type
+
+from durable_core import Durable, Event, Request, Response, endpoint_adapter, step
+from durable_core.api.adapter import HTTPHandler
+from durable_core.sync import step as sync_step
+from durable_wsgi import WSGIApp
+from durable_wsgi import endpoint_adapter as wsgi_adapter
+
+
+async def fetch(url: str, *, tries: int = 1) -> dict[str, int]:
+    return {url: tries}
+
+
+def count(text: str) -> int:
+    return len(text)
+
+
+async def in_async_handlers(request: Request) -> Response:
+    assert_type(await step.run("fetch", fetch, "url", tries=2), dict[str, int])
+    assert_type(await step.run("count", count, "text"), int)
+    assert_type(await step.run("lambda", lambda: "text"), str)
+    assert_type(await step.sleep("nap", "30s"), None)
+    assert_type(await step.sleep_until("later", datetime.now().astimezone()), None)
+    event = await step.wait_for_event("approval", event="approved", timeout=5.0)
+    assert_type(event, Event | None)
+    assert_type(await step.send_event("tell", Event("told")), list[str])
+    await step.run("count-wrong", count, 5)  # type: ignore[call-overload]
+    await step.run("fetch-wrong", fetch, "url", attempts=2)  # type: ignore[call-arg]
+    await step.wait_for_event("no-timeout", event="approved")  # type: ignore[call-arg]
+    return Response.json(None)
+
+
+def in_sync_handlers(request: Request) -> Response:
+    assert_type(sync_step.run("count", count, "text"), int)
+    sync_step.sleep("nap", 5)
+    assert_type(sync_step.wait_for_event("e", event="approved", timeout="1h"), Event | None)
+    assert_type(sync_step.send_event("tell", [Event("told")]), list[str])
+    sync_step.run("count-wrong", count)  # type: ignore[call-arg]
+    return Response.json(None)
+
+
+wsgi = Durable(id="shop", endpoint_adapter=wsgi_adapter)
+embedded = Durable(id="shop", endpoint_adapter=endpoint_adapter)
+
+
+@wsgi.endpoint
+def plain(request: Request) -> Response:
+    return Response.json(None)
+
+
+@wsgi.endpoint(retries=5, async_response="token")
+async def with_options(request: Request) -> dict[str, Any]:
+    return {}
+
+
+@embedded.endpoint
+def embedded_endpoint(request: Request) -> None:
+    return None
+
+
+assert_type(wsgi, Durable[WSGIApp])
+assert_type(plain, WSGIApp)
+assert_type(with_options, WSGIApp)
+assert_type(wsgi.endpoint_proxy(), WSGIApp)
+assert_type(wsgi.events_endpoint(public=True), WSGIApp)
+assert_type(embedded_endpoint, HTTPHandler)
+wsgi.endpoint(retry=5)  # type: ignore[call-overload]
+wsgi.endpoint(async_response="stream")  # type: ignore[call-overload]
+wsgi_adapter.with_options(retries="3")  # type: ignore[arg-type]
