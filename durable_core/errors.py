@@ -125,7 +125,7 @@ class StepResultError(NonRetriableError, TypeError):
 
 
 class StepUsageError(NonRetriableError):
-    """A step was called outside a run, inside another step, or through the wrong face."""
+    """A step was called outside a run, inside a step, by the wrong face or without a function."""
 
 
 class WaitInterruptedError(NonRetriableError):
@@ -146,7 +146,7 @@ class RetryAfterError(DurableError):
     """
 
     def __init__(self, message: str, retry_after: float | datetime) -> None:
-        super().__init__(message)
+        super().__init__(message, retry_after)
         if isinstance(retry_after, datetime):
             if retry_after.tzinfo is None:
                 raise ValueError("retry_after must be an aware datetime (it has no tzinfo)")
@@ -157,7 +157,11 @@ class RetryAfterError(DurableError):
             )
         elif not 0 <= retry_after < float("inf"):
             raise ValueError(f"retry_after must be 0 or more finite seconds, not {retry_after!r}")
+        self.message = message
         self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class StepError(DurableError):
@@ -199,7 +203,7 @@ class HTTPError(DurableError):
     ) -> None:
         if not 400 <= status <= 599:
             raise ValueError(f"HTTPError status must be 400 to 599, not {status!r}")
-        super().__init__(status, detail)
+        super().__init__(status, detail, headers)
         self.status = status
         self.detail = detail
         self.headers = dict(headers or {})
@@ -213,6 +217,7 @@ class BadRequest(HTTPError):  # noqa: N818 - the name of the status
 
     def __init__(self, detail: str = "", headers: Mapping[str, str] | None = None) -> None:
         super().__init__(400, detail, headers)
+        self.args = (detail, headers)  # what makes a copy, for pickle
 
 
 class MissingParameter(BadRequest, KeyError):  # noqa: N818 - a kind of BadRequest

@@ -83,6 +83,11 @@ class Durable(Generic[AppT]):
             raise ConfigurationError(
                 f"Durable(id=) must be 1 to 64 letters, digits, '.', '_' or '-', not {id!r}"
             )
+        if endpoint_adapter is not None and not _is_adapter(endpoint_adapter):
+            raise ConfigurationError(
+                "Durable(endpoint_adapter=) must have options, wrap and proxy, as the "
+                f"endpoint_adapter of an adapter package has; {endpoint_adapter!r} has not"
+            )
         self.id = id
         self._adapter = endpoint_adapter
         self._used_ids: dict[str, Endpoint] = {}
@@ -256,6 +261,10 @@ class Durable(Generic[AppT]):
 
     def _checked(self, events: Event | Sequence[Event]) -> tuple[Event, ...]:
         return checked_events(events, self.engine.env.limits.event)
+
+
+def _is_adapter(candidate: object) -> bool:
+    return all(hasattr(candidate, name) for name in ("options", "wrap", "proxy"))
 
 
 def _store(store: str | os.PathLike[str] | Store | None, app: str) -> Store:

@@ -94,6 +94,10 @@ class Endpoint:
 
     def _refusal(self, request: Request, route: str | None) -> Response | None:
         """Return the answer to a request that gets no run; a router has checked the method."""
+        if request.method != "OPTIONS" and _is_wait_url(request):
+            # `curl -L -X POST` repeats POST at a 303: each hop would begin another run.
+            detail = f"the wait URL is asked by GET, do not repeat {request.method} there"
+            return problem_from_http_error(HTTPError(405, detail, {"allow": "GET, HEAD"}))
         if route is None and request.method not in self._methods:
             allow = ", ".join(sorted({*self._methods, "OPTIONS"}))
             if request.method == "OPTIONS":
@@ -140,10 +144,16 @@ def _options(key: str, options: EndpointOptions) -> Options:
 
 def is_wait(request: Request) -> bool:
     """Tell whether the request is for the wait URL of a run."""
-    if RUN_PARAM not in request.url and TOKEN_PARAM not in request.url:
-        return False
+    url = request.url
+    if RUN_PARAM not in url and TOKEN_PARAM not in url and "%" not in url:
+        return False  # the names cannot come out of decoding the query
     query = request.query
     return request.method in ("GET", "HEAD") and (RUN_PARAM in query or TOKEN_PARAM in query)
+
+
+def _is_wait_url(request: Request) -> bool:
+    """Tell whether the URL is the wait URL of a run, whatever the method."""
+    return RUN_PARAM in request.url and RUN_PARAM in request.query and TOKEN_PARAM in request.query
 
 
 def _wait_request(request: Request, hold: float) -> WaitRequest:

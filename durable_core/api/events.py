@@ -17,6 +17,7 @@ from durable_core.model.events import Event
 from durable_core.model.request import Request
 from durable_core.model.response import Response
 from durable_core.runtime.engine import EmbeddedEngine
+from durable_core.runtime.logs import logger
 from durable_core.wire.events import check_event, parse_events
 from durable_core.wire.problem import problem_from_http_error
 
@@ -105,14 +106,16 @@ def checked_events(events: Event | Sequence[Event], largest: int) -> tuple[Event
         ValueError: there are none.
         LimitExceededError: one is too large.
     """
-    several = (events,) if isinstance(events, Event) else tuple(events)
+    several = (events,) if isinstance(events, Event) else events
+    if isinstance(several, str) or not isinstance(several, Sequence):
+        raise TypeError(f"events must be an Event or a list of them, not {type(events).__name__}")
     if not several:
         raise ValueError("there must be at least one event")
     for event in several:
         if not isinstance(event, Event):
             raise TypeError(f"an Event is needed, not {type(event).__name__}")
         check_event(event, largest)
-    return several
+    return tuple(several)
 
 
 def _taken(ids: Sequence[str]) -> Response:
@@ -122,4 +125,5 @@ def _taken(ids: Sequence[str]) -> Response:
 def _refused(error: HTTPError | StoreError) -> Response:
     if isinstance(error, HTTPError):
         return problem_from_http_error(error)
+    logger.error("events were refused, the store is unavailable: %s", error)
     return unavailable(error)

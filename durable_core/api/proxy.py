@@ -20,15 +20,15 @@ _CORS = (
     ("access-control-allow-origin", "*"),
     ("access-control-allow-methods", "GET, OPTIONS"),
     ("access-control-allow-headers", "Content-Type"),
+    ("access-control-expose-headers", "*"),
 )
-_EXPOSE = (("access-control-expose-headers", "*"),)
 
 
 class Proxy:
     """Answers ``GET ?runId=...&token=...`` with the run's own response.
 
-    Mount it where ``async_redirect_url`` points. The headers of CORS are added to the response;
-    nothing else of it is touched.
+    Mount it where ``async_redirect_url`` points. The headers of CORS are added to the response,
+    but for those that it has itself; nothing else of it is touched.
     """
 
     def __init__(self, engine: EmbeddedEngine) -> None:
@@ -37,7 +37,7 @@ class Proxy:
     def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
         """Answer in this thread; see ``HTTPHandler.handle``."""
         answer = _without_run(request) or self.engine.wait(_wait_request(request, hold))
-        return with_headers(answer, _CORS + _EXPOSE)
+        return _with_cors(answer)
 
     async def handle_async(
         self, request: Request, *, hold: float = 25.0, route: str | None = None
@@ -46,7 +46,13 @@ class Proxy:
         answer = _without_run(request)
         if answer is None:
             answer = await self.engine.wait_async(_wait_request(request, hold))
-        return with_headers(answer, _CORS + _EXPOSE)
+        return _with_cors(answer)
+
+
+def _with_cors(answer: Response) -> Response:
+    """Add what is missing: browsers refuse a response that allows its origin twice."""
+    missing = (field for field in _CORS if field[0] not in answer.headers)
+    return with_headers(answer, tuple(missing))
 
 
 def _without_run(request: Request) -> Response | None:

@@ -44,7 +44,10 @@ class Runs:
         """
         if isinstance(limit, bool) or not 1 <= limit <= 1000:
             raise ValueError(f"limit must be 1 to 1000, not {limit!r}")
-        wanted = Phase(phase) if isinstance(phase, str) else phase
+        phases = {each.value: each for each in Phase}
+        if isinstance(phase, str) and phase not in phases:
+            raise ValueError(f"phase must be one of {', '.join(phases)}, not {phase!r}")
+        wanted = phases[phase] if isinstance(phase, str) else phase
         return self._engine.list(wanted, before, limit)
 
     def cancel(self, run_id: str) -> bool:

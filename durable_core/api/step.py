@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from durable_core.api.events import checked_events
+from durable_core.errors import StepUsageError
 from durable_core.flow.asks import Call
 from durable_core.flow.current import Face, Scope, current_scope
 from durable_core.flow.steps import run_step, send_events, sleep_until, wait_for_event
@@ -63,11 +64,12 @@ class AsyncSteps:
             StepError: it failed on the last attempt.
             StepResultError: its result cannot be stored (a TypeError).
             DuplicateStepIdError: another task uses the id.
-            StepUsageError: not in a run, or inside another step.
+            StepUsageError: not in a run, inside another step, or ``fn`` is no function.
         """
         scope = current_scope(Face.ASYNC, id)
+        call = _call(id, fn, args, kwargs)
         op = scope.ex.take(id, OpKind.RUN, scope.branch())
-        flow = run_step(scope.ex, op, Call(fn, args, kwargs))
+        flow = run_step(scope.ex, op, call)
         return cast("Coroutine[Any, Any, Any]", scope.drive(flow))
 
     def sleep(self, id: str, duration: _Duration) -> Coroutine[Any, Any, None]:
@@ -151,8 +153,9 @@ class Steps:
     def run(self, id: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a plain function once and for all; see :meth:`AsyncSteps.run`."""
         scope = current_scope(Face.SYNC, id)
+        call = _call(id, fn, args, kwargs)
         op = scope.ex.take(id, OpKind.RUN, scope.branch())
-        return cast(T, scope.drive(run_step(scope.ex, op, Call(fn, args, kwargs))))
+        return cast(T, scope.drive(run_step(scope.ex, op, call)))
 
     def sleep(self, id: str, duration: _Duration) -> None:
         """Go on after so long; see :meth:`AsyncSteps.sleep`."""
@@ -184,6 +187,17 @@ class Steps:
 step = AsyncSteps()
 #: The steps of ``def`` handlers.
 sync_step = Steps()
+
+
+def _call(step_id: str, fn: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    if callable(fn):
+        return Call(fn, args, kwargs)
+    if isinstance(fn, Coroutine):
+        fn.close()  # it was made by mistake; that it is never awaited is not the news
+    raise StepUsageError(
+        f"step {step_id!r} was given an object of type {type(fn).__name__} for its function; hand "
+        "over the function and its arguments, as in step.run(id, fn, *args), without calling it"
+    )
 
 
 def _sleep(scope: Scope, step_id: str, duration: _Duration) -> Any:

@@ -26,6 +26,7 @@ __all__ = [
     "Invoke",
     "Outcome",
     "Park",
+    "Quiesce",
     "Raised",
     "ReadMark",
     "ReadResult",
@@ -41,6 +42,7 @@ __all__ = [
     "in_turn",
     "invoke",
     "park",
+    "quiesce",
     "read_mark",
     "read_result",
     "report",
@@ -148,6 +150,13 @@ class Park:
 
 
 @dataclass(frozen=True, slots=True)
+class Quiesce:
+    """Let no more steps begin, and wait for those in flight: they must be able to checkpoint."""
+
+    waits: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
 class InTurn:
     """Wait for the turn of a memo: those asked for in one tick resolve by completion number."""
 
@@ -196,6 +205,7 @@ Ask: TypeAlias = (
     | Invoke
     | Handle
     | Park
+    | Quiesce
     | InTurn
     | Answer
     | Report
@@ -238,6 +248,11 @@ def handle() -> Flow[Outcome | Unwound]:
 def park(op_id: str, due_at: int | None) -> Flow[None]:
     """Wait until the op may be due."""
     yield Park(op_id, due_at)
+
+
+def quiesce() -> Flow[None]:
+    """Wait for the steps in flight."""
+    yield Quiesce()
 
 
 def in_turn(number: int) -> Flow[None]:

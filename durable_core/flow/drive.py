@@ -18,23 +18,31 @@ def drive_sync(
 ) -> T:
     """Run the flow in this thread.
 
-    The flow's own code runs under the lock (several threads may drive flows of one run); the Asks
-    are performed without it.
+    The flow's own code runs under the lock (several threads may drive flows of one run), and so do
+    the Asks that do not wait: what one flow decided first is also queued first.
     """
     resume: Callable[[Any], Ask] = flow.send
     value: Any = None
     while True:
-        try:
-            with lock:
+        with lock:
+            try:
                 ask = resume(value)
-        except StopIteration as stop:
-            return cast(T, stop.value)
-        try:
-            value = perform(ask)
-            resume = flow.send
-        except BaseException as error:
-            value = error
-            resume = flow.throw
+            except StopIteration as stop:
+                return cast(T, stop.value)
+            if not ask.waits:
+                resume, value = _performed(flow, perform, ask)
+                continue
+        resume, value = _performed(flow, perform, ask)
+
+
+def _performed(
+    flow: Flow[Any], perform: Callable[[Ask], Any], ask: Ask
+) -> tuple[Callable[[Any], Ask], Any]:
+    """Perform an Ask; return how the flow goes on, and with what."""
+    try:
+        return flow.send, perform(ask)
+    except BaseException as error:
+        return flow.throw, error
 
 
 async def drive_async(flow: Flow[T], perform: Callable[[Ask], Any]) -> T:

@@ -47,6 +47,8 @@ class Execution:
         cut_short: the handler is put away although it could go on: the run is due at once.
         closed: nothing more of this execution counts.
         fault: why it was closed, if something went wrong.
+        takeovers: those of the run, as far as their count is durable: a checkpoint that cannot be
+            stored is no progress.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Execution:
         self.cut_short = False
         self.closed = False
         self.fault: BaseException | None = None
+        self.takeovers = run.takeovers
         self._step_ids = StepIds()
         self._tickets: tuple[Ticket, ...] = ()
         self._last_number = max((memo.number for memo in memos or ()), default=0)
@@ -230,3 +233,4 @@ def settle(ex: Execution) -> Flow[None]:
         ex.close(error)
         raise Suspended from error
     ex.forget(tickets)
+    ex.takeovers = ex.run.takeovers

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable
 from dataclasses import replace
 
-from durable_core.errors import HTTPError, LeaseLost, StepError, StoreError, Suspended
+from durable_core.errors import (
+    HTTPError,
+    LeaseLost,
+    StepError,
+    StoreBusyError,
+    StoreError,
+    Suspended,
+)
 from durable_core.flow.asks import (
     Call,
     Cancelled,
@@ -17,6 +24,7 @@ from durable_core.flow.asks import (
     answer,
     handle,
     invoke,
+    quiesce,
     report,
 )
 from durable_core.flow.execution import Execution, save, settle
@@ -110,8 +118,12 @@ def finish_streaming(
 
 
 def unavailable(error: StoreError) -> Response:
-    """Return the answer for a client whose request could not be made durable."""
-    detail = f"the request could not be made durable: {error}"
+    """Return the answer for a client whose request could not be made durable.
+
+    The reason is for the log: it names a file of the server.
+    """
+    reason = "busy" if isinstance(error, StoreBusyError) else "not available"
+    detail = f"the request could not be made durable: the store is {reason}"
     return with_headers(problem(503, "store-unavailable", detail=detail), (("retry-after", "1"),))
 
 
@@ -246,8 +258,12 @@ def _save_result(ex: Execution, response: Response, body: bytes | None) -> Flow[
 
 def _happen(ex: Execution, happened: Input, trace: str = "") -> Flow[None]:
     """Decide what follows from something that happened to the run, and do it."""
-    attached = ex.attached
     transition = advance(ex.run, happened, ex.env.clock.now(), ex.env.policy)
+    if any(isinstance(command, PutAway) for command in transition.commands):
+        # Steps in flight still change the run: decide when they have.
+        yield from quiesce()
+        transition = advance(ex.run, happened, ex.env.clock.now(), ex.env.policy)
+    attached = ex.attached
     ex.run = transition.run
     for command in transition.commands:
         match command:

@@ -38,9 +38,7 @@ def _describe(error: BaseException, now: int, *, final: bool) -> Failure:
         name=type(error).__name__,
         message=_text(error),
         data=_data(error),
-        http=(error.status, error.detail, tuple(error.headers.items()))
-        if isinstance(error, HTTPError)
-        else None,
+        http=_http(error) if isinstance(error, HTTPError) else None,
         final=final,
         retry_after=retry_after_delay_ms(error, now)
         if isinstance(error, RetryAfterError)
@@ -77,6 +75,16 @@ def _text(error: BaseException) -> str:
         text = str(error)
     except Exception as broken:
         text = f"<no message: {type(broken).__name__} in __str__>"
+    return _utf8(text)
+
+
+def _http(error: HTTPError) -> tuple[int, str, tuple[tuple[str, str], ...]]:
+    headers = ((_utf8(name), _utf8(value)) for name, value in error.headers.items())
+    return error.status, _utf8(error.detail), tuple(headers)
+
+
+def _utf8(text: str) -> str:
+    """Return the text without lone surrogates, which JSON can bring and stores refuse."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

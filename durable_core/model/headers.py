@@ -78,11 +78,11 @@ class Headers:
     def _by_name(self) -> dict[str, tuple[str, ...]]:
         index = self._index
         if index is None:
-            index = {}
+            # Clients may repeat a name thousands of times: no tuple is made anew for each.
+            lists: dict[str, list[str]] = {}
             for name, value in self._raw:
-                key = name.lower()
-                index[key] = (*index[key], value) if key in index else (value,)
-            self._index = index
+                lists.setdefault(name.lower(), []).append(value)
+            index = self._index = {name: tuple(values) for name, values in lists.items()}
         return index
 
     def _values(self, name: str) -> tuple[str, ...]:

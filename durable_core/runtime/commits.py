@@ -20,6 +20,7 @@ from typing import Any, TypeVar, cast
 
 from durable_core.errors import StoreBusyError, StoreError
 from durable_core.ports import RunWrite, Store, Write
+from durable_core.runtime.logs import logger
 from durable_core.runtime.tickets import Blocked, Ticket, wake
 
 __all__ = ["CommitQueue"]
@@ -92,10 +93,11 @@ class CommitQueue:
     def _enqueue(self, write: Write[T]) -> Ticket[T]:
         ticket: Ticket[Any] = Ticket(write)
         if isinstance(write, RunWrite):
-            queued = self._by_lease.setdefault(_lease(write), ticket)
-            if queued is not ticket:
+            queued = self._by_lease.get(_lease(write))
+            if queued is not None and _can_be_one(queued.write, write):
                 queued.write = _merged(queued.write, write)
                 return cast("Ticket[T]", queued)
+            self._by_lease[_lease(write)] = ticket
         self._queue.append(ticket)
         if not self._armed:
             self._armed = True
@@ -169,7 +171,8 @@ class CommitQueue:
         """
         if not self._queue:
             return
-        if self._average < _INLINE_LIMIT and self._leading.acquire(blocking=False):
+        quick = self._stopped or self._average < _INLINE_LIMIT  # stopped, there is nobody else
+        if quick and self._leading.acquire(blocking=False):
             try:
                 self._commit_queued(0.0)
             finally:
@@ -191,10 +194,8 @@ class CommitQueue:
         try:
             answers = self._store.commit([ticket.write for ticket in batch], wait=wait)
         except StoreBusyError as error:
-            if wait == 0.0:
-                self._put_back(batch)
-                return
-            self._fail(batch, error)
+            if wait > 0.0 or not self._put_back(batch):
+                self._fail(batch, error)
         except StoreError as error:
             self._fail(batch, error)
         except BaseException as error:
@@ -218,9 +219,24 @@ class CommitQueue:
             self._wake(batch)
 
     def _fail(self, batch: Sequence[Ticket[Any]], error: StoreError) -> None:
-        for ticket in batch:
+        """Fail what was to be committed, and what the same leases have queued behind it.
+
+        A run must not be stored as completed after its client was told that it could not be.
+        """
+        with self._mutex:
+            leases = {_lease(each.write) for each in batch if isinstance(each.write, RunWrite)}
+            behind = [
+                each
+                for each in self._queue
+                if isinstance(each.write, RunWrite) and _lease(each.write) in leases
+            ]
+            self._queue = [each for each in self._queue if each not in behind]
+            for lease in leases:
+                self._by_lease.pop(lease, None)
+        failed = (*batch, *behind)
+        for ticket in failed:
             ticket.error = error
-        self._wake(batch)
+        self._wake(failed)
 
     def _wake(self, batch: Sequence[Ticket[Any]]) -> None:
         with self._mutex:
@@ -228,9 +244,14 @@ class CommitQueue:
                 ticket.done = True
         wake(batch)
 
-    def _put_back(self, batch: list[Ticket[Any]]) -> None:
-        """The store is busy and this thread must not wait for it: leave it to the background."""
+    def _put_back(self, batch: list[Ticket[Any]]) -> bool:
+        """The store is busy and this thread must not wait for it: leave it to the background.
+
+        False if the background thread has been stopped.
+        """
         with self._mutex:
+            if self._stopped:
+                return False
             later, self._queue = self._queue, batch
             self._by_lease = {
                 _lease(ticket.write): ticket
@@ -243,6 +264,7 @@ class CommitQueue:
                     # Two writes of one run stay apart and in order; the later one is open.
                     self._by_lease[_lease(ticket.write)] = ticket
         self._hurry()
+        return True
 
     def _promote(self) -> None:
         """The leader leaves: if more has queued meanwhile, make somebody lead who waits for it.
@@ -271,8 +293,12 @@ class CommitQueue:
                 stopped = self._stopped
                 queued = bool(self._queue)
             if queued:
-                with self._leading:
-                    self._commit_queued(self._busy_timeout)
+                try:
+                    with self._leading:
+                        self._commit_queued(self._busy_timeout)
+                except Exception:
+                    # Those who waited have been told. Others rely on this thread.
+                    logger.exception("a commit broke")
                 self._promote()
             elif stopped:
                 return
@@ -301,6 +327,11 @@ _Lease = tuple[str, str, int]
 
 def _lease(write: RunWrite) -> _Lease:
     return write.run_id, write.owner, write.epoch
+
+
+def _can_be_one(first: object, second: RunWrite) -> bool:
+    """Tell whether they may be merged: not if both send, for the marks of their memos differ."""
+    return isinstance(first, RunWrite) and not (first.sends and second.sends)
 
 
 def _merged(first: object, second: RunWrite) -> RunWrite:

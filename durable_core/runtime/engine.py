@@ -225,7 +225,7 @@ class EmbeddedEngine:
     async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
         """Call a plain function without blocking the event loop."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._started().serving, function, *args)
+        return await loop.run_in_executor(self._started().servers, function, *args)
 
     def without_body(self, response: Response) -> Response:
         """Return the answer to HEAD. A streamed body is made all the same: its run must end."""

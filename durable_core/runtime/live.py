@@ -43,10 +43,11 @@ class Live(Protocol):
 
 
 class LiveRuns:
-    """The live runs by id."""
+    """The live runs by id, and those whose streamed responses are being sent."""
 
     def __init__(self) -> None:
         self._runs: dict[str, Live] = {}
+        self._sending: set[str] = set()
         self._empty = threading.Condition()
 
     def __len__(self) -> int:
@@ -64,7 +65,19 @@ class LiveRuns:
         """Drop a run that is not live any more."""
         if self._runs.get(live.ex.run.id) is live:  # else a later execution has its place
             del self._runs[live.ex.run.id]
-        if not self._runs:
+        self._tell_if_empty()
+
+    def sending(self, run_id: str) -> None:
+        """Note that a streamed response is on its way, whose end must be recorded."""
+        self._sending.add(run_id)
+
+    def sent(self, run_id: str) -> None:
+        """Note that this end is recorded, or cannot be."""
+        self._sending.discard(run_id)
+        self._tell_if_empty()
+
+    def _tell_if_empty(self) -> None:
+        if not self._runs and not self._sending:
             with self._empty:
                 self._empty.notify_all()
 
@@ -73,9 +86,13 @@ class LiveRuns:
         return list(self._runs.values())
 
     def wait_until_empty(self, timeout: float) -> bool:
-        """Wait until no run is live; False if some still are after so many seconds."""
+        """Wait until no run is live or sent; False if some still are after so many seconds."""
         with self._empty:
-            return self._empty.wait_for(lambda: not self._runs, timeout)
+            return self._empty.wait_for(lambda: not self._runs and not self._sending, timeout)
+
+    def names(self) -> list[str]:
+        """Return the ids of all that :meth:`wait_until_empty` waits for."""
+        return sorted({*self._runs, *self._sending})
 
 
 class Waiters:

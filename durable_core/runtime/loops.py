@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from durable_core.runtime.logs import logger
 
-__all__ = ["LoopThread", "Loops"]
+__all__ = ["LoopThread", "Loops", "call_soon"]
 
 T = TypeVar("T")
 
@@ -121,3 +121,13 @@ class Loops:
 
 async def _rest() -> None:
     await asyncio.get_running_loop().create_future()
+
+
+def call_soon(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> bool:
+    """Call on the loop's thread; False, and nothing is done, if the loop is closed."""
+    try:
+        loop.call_soon_threadsafe(call, *args)
+    except RuntimeError:
+        logger.warning("an event loop was closed while runs were live on it")
+        return False
+    return True

@@ -1,12 +1,74 @@
-"""What a parked step of an ``async def`` handler waits on."""
+"""Where the steps of an ``async def`` handler wait that cannot finish now."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Parked"]
+from durable_core.ports import Clock
+
+__all__ = ["Parked", "Parking"]
+
+#: Timers look at the clock at least this often, seconds, so that a step of the clock is noticed.
+_LONGEST_TIMER = 30.0
+
+
+class Parking:
+    """The parked steps of one run. Everything happens on its loop.
+
+    Args:
+        loop: the loop.
+        clock: says when a step is due.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._places: dict[str, Parked] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @contextmanager
+    def place(self, op_id: str, due_at: int | None) -> Iterator[Parked]:
+        """Park a step for as long as the context lasts.
+
+        Args:
+            op_id: the step.
+            due_at: when to wake it (epoch milliseconds; it may be woken earlier), None for never.
+        """
+        future = Parked(loop=self._loop)
+        self._places[op_id] = future
+        timer = None if due_at is None else self._timer(op_id, due_at)
+        try:
+            yield future
+        finally:
+            if timer is not None:
+                timer.cancel()
+            del self._places[op_id]
+
+    def wake(self, op_id: str) -> None:
+        """Wake that step, if it is parked."""
+        future = self._places.get(op_id)
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    def wake_all(self) -> None:
+        """Wake every parked step."""
+        for op_id in list(self._places):
+            self.wake(op_id)
+
+    def cancel_all(self) -> None:
+        """Cancel every parked step."""
+        for future in self._places.values():
+            future.cancel()
+
+    def _timer(self, op_id: str, due_at: int) -> asyncio.TimerHandle:
+        left = (due_at - self._clock.now()) / 1000
+        return self._loop.call_later(max(0.0, min(left, _LONGEST_TIMER)), self.wake, op_id)
 
 
 class Parked(asyncio.Future[None]):

@@ -20,7 +20,7 @@ from durable_core.flow.execution import Execution
 from durable_core.flow.serve import finish_streaming
 from durable_core.model.response import Response
 from durable_core.ports import Written
-from durable_core.runtime.commits import CommitQueue
+from durable_core.runtime.host import Host
 from durable_core.runtime.logs import run_logger
 from durable_core.runtime.tickets import Ticket
 
@@ -34,15 +34,15 @@ class _ResponseCutError(Exception):
         super().__init__("the client went away")
 
 
-def tee(ex: Execution, response: Response, queue: CommitQueue) -> Response:
+def tee(ex: Execution, response: Response, host: Host) -> Response:
     """Return the response with a body that records the run's end when it is exhausted or closed.
 
     Args:
         ex: the execution; its run is in phase RESPONDING.
         response: a response whose body is an iterable.
-        queue: where the end is recorded.
+        host: where the end is recorded; it is not stopped before that.
     """
-    record = _Record(ex, response, queue)
+    record = _Record(ex, response, host)
     body: Iterable[bytes] | AsyncIterable[bytes]
     if isinstance(response.body, AsyncIterable):
         body = _AsyncTee(response.body, record)
@@ -91,11 +91,13 @@ async def discard(response: Response, threads: Executor) -> None:
 class _Record:
     """What has been sent so far, until it is too much to keep."""
 
-    def __init__(self, ex: Execution, response: Response, queue: CommitQueue) -> None:
+    def __init__(self, ex: Execution, response: Response, host: Host) -> None:
         self._ex = ex
         self._response = response
-        self._queue = queue
+        self._queue = host.queue
+        self._live = host.live
         self._kept: bytearray | None = bytearray()
+        self._live.sending(ex.run.id)
 
     def add(self, chunk: bytes) -> None:
         """Keep a chunk."""
@@ -110,6 +112,8 @@ class _Record:
             drive_sync(self._flow(error), self._performer(self._settle), nullcontext())
         except (StoreError, ControlSignal) as lost:
             self._lost(lost)
+        finally:
+            self._live.sent(self._ex.run.id)
 
     async def end_async(self, error: Exception | None) -> None:
         """Record the end, on this loop."""
@@ -117,6 +121,8 @@ class _Record:
             await drive_async(self._flow(error), self._performer(self._settle_async))
         except (StoreError, ControlSignal) as lost:
             self._lost(lost)
+        finally:
+            self._live.sent(self._ex.run.id)
 
     def _flow(self, error: Exception | None) -> Flow[None]:
         body = None if self._kept is None else bytes(self._kept)

@@ -1,8 +1,7 @@
 """Runs of ``async def`` handlers: a flow and its handler in one task of the event loop.
 
-A step that cannot finish now parks on a future, while sibling branches go on. When something is
-parked and nothing else happens for a moment, the task is cancelled and the handler unwound; it is
-replayed when the first parked step is due.
+A step that cannot finish now parks on a future, while sibling branches go on. When nothing else
+happens for a moment the handler is unwound, and replayed when the first parked step is due.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from durable_core.flow.asks import (
     Invoke,
     Outcome,
     Park,
+    Quiesce,
     Raised,
     ReadMark,
     Report,
@@ -46,14 +46,13 @@ from durable_core.model.run import Phase
 from durable_core.ports import Written
 from durable_core.runtime.host import Host
 from durable_core.runtime.logs import run_logger
-from durable_core.runtime.parking import Parked
+from durable_core.runtime.parking import Parking
 from durable_core.runtime.streamed import tee
 from durable_core.runtime.tickets import Ticket
+from durable_core.runtime.turns import Turns
+from durable_core.runtime.unwinding import Unwinding
 
 __all__ = ["TaskRun"]
-
-#: Timers look at the clock at least this often, seconds, so that a step of the clock is noticed.
-_LONGEST_TIMER = 30.0
 
 
 class TaskRun:
@@ -83,19 +82,15 @@ class TaskRun:
         self._handler = handler
         self._reply = reply
         self._loop = loop or asyncio.get_running_loop()
-        self._task: asyncio.Task[None] | None = None
-        self._parked: dict[str, asyncio.Future[None]] = {}
-        self._turns: list[tuple[int, asyncio.Future[None]]] = []
-        self._handling = False
-        self._unwinding = False
-        self._watching = False
-        self._deadline: asyncio.TimerHandle | None = None
+        self._parking = Parking(self._loop, ex.env.clock)
+        self._turns = Turns(self._loop)
+        self._unwinding = Unwinding(host, ex, self._loop, self._parking)
+        self._idle: asyncio.Future[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
 
     def start(self, flow: Flow[None]) -> asyncio.Task[None]:
         """Run the flow in a task of its own, which no framework can cancel."""
-        self._task = self._loop.create_task(drive_async(flow, self.perform))
-        return self._task
+        return self._loop.create_task(drive_async(flow, self.perform))
 
     # -- the run as its handler sees it -----------------------------------------------------
 
@@ -109,7 +104,8 @@ class TaskRun:
             return await drive_async(flow, self.perform)
         finally:
             if self.ex.stopping:
-                self._put_away_if_idle()
+                self._unwinding.unwind_if_idle()
+                self._look_if_idle()
 
     def perform(self, ask: Ask) -> Any:
         """Answer one Ask."""
@@ -123,7 +119,7 @@ class TaskRun:
 
     def look_again(self) -> None:
         """Wake everything that is parked: it looks at the clock."""
-        self._soon(self._wake_parked)
+        self._soon(self._parking.wake_all)
 
     def detach(self, reason: HandoffReason) -> None:
         """Hand the client off; the handler goes on."""
@@ -145,75 +141,25 @@ class TaskRun:
 
     def _take_event(self, op_id: str, event: StoredEvent) -> None:
         self.ex.answer_wait(op_id, event)
-        self._wake(op_id)
-
-    def _wake_parked(self) -> None:
-        for op_id in list(self._parked):
-            self._wake(op_id)
-
-    def _wake(self, op_id: str) -> None:
-        future = self._parked.get(op_id)
-        if future is not None and not future.done():
-            future.set_result(None)
+        self._parking.wake(op_id)
 
     def _detach_here(self, reason: HandoffReason) -> None:
         if self.ex.attached and not self.ex.closed:
-            task = self._loop.create_task(drive_async(detach(self.ex, reason), self.perform))
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
+            self._in_background(detach(self.ex, reason))
 
     def _stop_here(self) -> None:
         self.ex.stop()
-        self._put_away_if_idle()
+        self._unwinding.unwind_if_idle()
 
     def _lose_here(self) -> None:
         self.ex.close(LeaseLost())
-        self._unwind()
+        self._unwinding.unwind()
 
-    # -- putting away -----------------------------------------------------------------------
+    def _go_on_without_handler(self) -> None:
+        self._in_background(put_away(self.ex))
 
-    def _watch(self) -> None:
-        """Look whether the handler is quiet when it has been so for the settle time."""
-        if not self._watching:
-            self._watching = True
-            self._loop.call_later(self._host.settle_time, self._look, self.ex.activity)
-
-    def _look(self, activity: int) -> None:
-        self._watching = False
-        if not self._handling or self._unwinding or not self._parked:
-            return
-        if self.ex.quiet and self.ex.activity == activity:
-            self._unwind()
-        else:
-            self._watch()
-
-    def _put_away_if_idle(self) -> None:
-        if self.ex.in_flight == 0 and self._handling:
-            self._unwind()
-
-    def _unwind(self) -> None:
-        """Cancel the handler and what is parked. From here on nothing it does counts."""
-        if self._unwinding or not self._handling or self._task is None:
-            return
-        self._unwinding = True
-        self.ex.close()
-        self._task.cancel()
-        for future in self._parked.values():
-            future.cancel()
-        self._deadline = self._loop.call_later(self._host.unwind_time, self._abandon)
-
-    def _abandon(self) -> None:
-        """The handler does not end although it was cancelled: give the run up without it."""
-        if not self._handling:
-            return
-        self._handling = False
-        run_logger(self.ex.run.id, self.ex.run.function_id).warning(
-            "%s was cancelled to be put away and still runs %g seconds later; the run goes on "
-            "without it",
-            self.ex.run.function_id,
-            self._host.unwind_time,
-        )
-        task = self._loop.create_task(drive_async(put_away(self.ex), self.perform))
+    def _in_background(self, flow: Flow[None]) -> None:
+        task = self._loop.create_task(drive_async(flow, self.perform))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -243,7 +189,7 @@ class TaskRun:
         except ControlSignal:
             raise
         except asyncio.CancelledError as error:
-            if self.ex.closed or self._loop_is_ending():
+            if self.ex.closed or self._unwinding.loop_is_ending():
                 raise
             return Cancelled(error)
         except Exception as error:
@@ -273,7 +219,7 @@ class TaskRun:
         """Run the handler in this task."""
         if self.ex.stopping or self.ex.closed:
             return Unwound()  # told so before it began
-        self._handling = True
+        self._unwinding.handler_begins(self._go_on_without_handler)
         token = CURRENT.set(self._host.scope(self))
         MARK.set(self.ex.run.mark)
         outcome: Outcome | Unwound
@@ -285,73 +231,27 @@ class TaskRun:
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:
-            outcome = self._cut_short(error)
+            outcome = self._unwinding.cut_short(error)
         finally:
             CURRENT.reset(token)
-        if not self._handling:
-            # Abandoned meanwhile: what is left to do has been done without us.
-            raise asyncio.CancelledError
-        self._handling = False
-        for future in self._parked.values():
-            future.cancel()  # of tasks that the handler has left behind
-        if self._deadline is not None:
-            self._deadline.cancel()
-        if self._unwinding:
-            if not isinstance(outcome, Unwound):
-                self._warn_swallowed()
-            return Unwound()
-        return outcome
-
-    def _cut_short(self, error: BaseException) -> Outcome | Unwound:
-        """The handler ended by a cancellation or a signal: ours, or one of its own."""
-        if self.ex.closed or self._loop_is_ending():
-            if self._task is not None:
-                while self._task.cancelling():
-                    self._task.uncancel()
-            return Unwound()
-        return Raised(RuntimeError(f"the handler was cancelled by its own code: {error!r}"))
-
-    def _loop_is_ending(self) -> bool:
-        """Tell whether the loop is being shut down; the run then goes on elsewhere."""
-        if not self._host.loops.is_ending(self._loop):
-            return False
-        self._unwinding = True
-        self.ex.stop()
-        self.ex.close()
-        return True
-
-    def _warn_swallowed(self) -> None:
-        run_logger(self.ex.run.id, self.ex.run.function_id).warning(
-            "%s swallowed the cancellation that puts it away at step %s; what it returned or "
-            "raised after that is discarded",
-            self.ex.run.function_id,
-            ", ".join(repr(each.op.name) for each in self.ex.pending.values()) or "(none)",
-        )
+        return self._unwinding.handler_ended(outcome)
 
     async def _park(self, ask: Park) -> None:
-        future = Parked(loop=self._loop)
-        self._parked[ask.op_id] = future
-        timer = self._timer(ask)
         failures = self.ex.failures
-        self._watch()
-        try:
-            await future
-        except asyncio.CancelledError:
-            if self.ex.closed or not self._handling or self._loop_is_ending():
-                raise
-            if future.sibling_failed or self.ex.failures > failures:
-                raise
-            raise self._interrupted(ask.op_id) from None
-        finally:
-            if timer is not None:
-                timer.cancel()
-            del self._parked[ask.op_id]
-
-    def _timer(self, ask: Park) -> asyncio.TimerHandle | None:
-        if ask.due_at is None:
-            return None
-        left = (ask.due_at - self.ex.env.clock.now()) / 1000
-        return self._loop.call_later(max(0.0, min(left, _LONGEST_TIMER)), self._wake, ask.op_id)
+        with self._parking.place(ask.op_id, ask.due_at) as future:
+            self._unwinding.watch()
+            try:
+                await future
+            except asyncio.CancelledError:
+                if self._unwinding.ends_parked_steps():
+                    raise
+                if self.ex.stopping:
+                    # The run is being put away; what the handler makes of this does not count.
+                    self._unwinding.past_refused_step = True
+                    raise
+                if future.sibling_failed or self.ex.failures > failures:
+                    raise
+                raise self._interrupted(ask.op_id) from None
 
     def _interrupted(self, op_id: str) -> WaitInterruptedError:
         pending = self.ex.pending[op_id]
@@ -360,18 +260,18 @@ class TaskRun:
             "restarts and cannot be timed from outside; use the step's own timeout= instead"
         )
 
-    async def _in_turn(self, ask: InTurn) -> None:
-        future: asyncio.Future[None] = self._loop.create_future()
-        if not self._turns:
-            self._loop.call_soon(self._take_turns)
-        self._turns.append((ask.number, future))
-        await future
+    async def _quiesce(self, ask: Quiesce) -> None:
+        self.ex.stopping = True
+        self._idle = self._loop.create_future()
+        self._look_if_idle()
+        await self._idle
 
-    def _take_turns(self) -> None:
-        turns, self._turns = self._turns, []
-        for _, future in sorted(turns, key=lambda turn: turn[0]):
-            if not future.done():
-                future.set_result(None)
+    def _look_if_idle(self) -> None:
+        if self._idle is not None and not self._idle.done() and self.ex.in_flight == 0:
+            self._idle.set_result(None)
+
+    async def _in_turn(self, ask: InTurn) -> None:
+        await self._turns.take(ask.number)
 
     def _report(self, ask: Report) -> None:
         run = self.ex.run
@@ -383,7 +283,7 @@ class TaskRun:
             return
         response = ask.response
         if self.ex.run.phase is Phase.RESPONDING:
-            response = tee(self.ex, response, self._host.queue)
+            response = tee(self.ex, response, self._host)
         reply(response)
 
 
@@ -394,6 +294,7 @@ _PERFORM: Mapping[type[Ask], Callable[[TaskRun, Any], Any]] = {
     Invoke: TaskRun._invoke,
     Handle: TaskRun._handle,
     Park: TaskRun._park,
+    Quiesce: TaskRun._quiesce,
     InTurn: TaskRun._in_turn,
     Answer: TaskRun._answer,
     Report: TaskRun._report,

@@ -22,6 +22,7 @@ from durable_core.flow.asks import (
     Invoke,
     Outcome,
     Park,
+    Quiesce,
     Raised,
     ReadMark,
     Report,
@@ -167,7 +168,6 @@ class ThreadRun:
         if self._unwound_at is not None:
             if not isinstance(outcome, Unwound):
                 self._warn_swallowed()
-            self._wait_for_steps()
             return Unwound()
         return outcome
 
@@ -191,9 +191,9 @@ class ThreadRun:
             self._unwound_at,
         )
 
-    def _wait_for_steps(self) -> None:
-        """Steps that other threads of the handler still run must be able to checkpoint."""
+    def _quiesce(self, ask: Quiesce) -> None:
         with self._quiet:
+            self.ex.stopping = True
             self._quiet.wait_for(lambda: self.ex.in_flight == 0)
 
     def _park(self, ask: Park) -> None:
@@ -216,7 +216,7 @@ class ThreadRun:
             return
         response = ask.response
         if self.ex.run.phase is Phase.RESPONDING:
-            response = tee(self.ex, response, self._host.queue)
+            response = tee(self.ex, response, self._host)
         reply(response)
 
 
@@ -227,6 +227,7 @@ _PERFORM: Mapping[type[Ask], Callable[[ThreadRun, Any], Any]] = {
     Invoke: ThreadRun._invoke,
     Handle: ThreadRun._handle,
     Park: ThreadRun._park,
+    Quiesce: ThreadRun._quiesce,
     InTurn: ThreadRun._in_turn,
     Answer: ThreadRun._answer,
     Report: ThreadRun._report,

@@ -7,11 +7,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.source_tree import ADAPTER_FOLDERS, Module, adapter_modules, core_modules, parse
+from support.source_tree import (
+    ADAPTER_FOLDERS,
+    Module,
+    adapter_modules,
+    conformance_modules,
+    core_modules,
+    parse,
+)
 
 MODULES = [
     *core_modules(),
     *(module for folder in ADAPTER_FOLDERS for module in adapter_modules(folder)),
+    *conformance_modules(),
 ]
 
 

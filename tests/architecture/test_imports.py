@@ -20,6 +20,7 @@ from support.source_tree import (
     ROOMS,
     Module,
     adapter_modules,
+    conformance_modules,
     core_modules,
     imports_of,
     parse,
@@ -113,6 +114,32 @@ def test_adapter_depends_on_no_other_adapter(folder: Path) -> None:
     }
 
     assert set() == allowed_in(folder) & others
+
+
+def test_the_suite_imports_no_adapter() -> None:
+    """The conformance suite imports the core, pytest, hypothesis and the standard library."""
+    allowed = {"durable_conformance", "durable_core", "pytest", "hypothesis"}
+    modules = conformance_modules()
+
+    assert modules
+    assert [] == [line for module in modules for line in adapter_violations(module, allowed)]
+
+
+def test_subjects_need_no_suite() -> None:
+    """An adapter's ``conformance.py`` imports the core and its own package, and nothing else."""
+    modules = {
+        folder: module
+        for folder in ADAPTER_FOLDERS
+        for module in adapter_modules(folder)
+        if module.name.endswith(".conformance")
+    }
+
+    assert set(ADAPTER_FOLDERS) == set(modules)
+    assert [] == [
+        line
+        for module in modules.values()
+        for line in adapter_violations(module, {"durable_core", module.name.partition(".")[0]})
+    ]
 
 
 def test_every_core_module_is_in_a_room() -> None:

@@ -12,6 +12,7 @@ from support.source_tree import (
     ROOT,
     Module,
     adapter_modules,
+    conformance_modules,
     core_modules,
     parse,
     read_module,
@@ -19,6 +20,7 @@ from support.source_tree import (
 
 CORE_MODULE_LINES = 400
 ADAPTER_MODULE_LINES = 200
+CONFORMANCE_MODULE_LINES = 300
 FUNCTION_LINES = 60
 
 SCRIPTS = [ROOT / "dev.py", *ROOT.glob("examples/*.py"), *ROOT.glob("benchmarks/*.py")]
@@ -49,6 +51,7 @@ def lines_of(node: ast.stmt) -> int:
     [
         *((module, CORE_MODULE_LINES) for module in CORE),
         *((module, ADAPTER_MODULE_LINES) for module in ADAPTERS),
+        *((module, CONFORMANCE_MODULE_LINES) for module in conformance_modules()),
     ],
     ids=lambda value: value.name if isinstance(value, Module) else str(value),
 )

@@ -9,7 +9,7 @@ import tomllib
 import dev
 from support.source_tree import ADAPTER_FOLDERS, ROOT
 
-CODE_FOLDERS = ("durable_core", "tests", "examples", "benchmarks")
+CODE_FOLDERS = ("durable_core", "conformance", "tests", "examples", "benchmarks")
 MYPY = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["mypy"]
 
 

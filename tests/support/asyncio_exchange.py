@@ -25,11 +25,12 @@ class Pieces:
     """A client's side: it sends these pieces one by one, and then closes.
 
     Args:
-        pieces: what is sent. None stands for a client that waits for the end of its answers.
+        pieces: what is sent. A number stands for a pause of so many seconds, None for a client
+            that waits for the end of its answers.
         sink: what it gets.
     """
 
-    def __init__(self, pieces: Iterable[bytes | None], sink: Sink) -> None:
+    def __init__(self, pieces: Iterable[bytes | float | None], sink: Sink) -> None:
         self._sink = sink
         self._pieces = deque(piece for piece in pieces if piece != b"")
 
@@ -44,6 +45,9 @@ class Pieces:
             await self._sink.answered.wait()
             return b""
         del self._pieces[0]
+        if isinstance(piece, float):
+            await asyncio.sleep(piece)
+            return await self.read(most)
         if len(piece) > most:
             self._pieces.appendleft(piece[most:])
         return piece[:most]
@@ -113,14 +117,14 @@ class Sink:
         """Take it."""
 
 
-def converse(application: Application, *pieces: bytes | None, **options: Any) -> Sink:
+def converse(application: Application, *pieces: bytes | float | None, **options: Any) -> Sink:
     """Serve one connection to its end, on a loop of its own; see :func:`conversation`."""
     return asyncio.run(conversation(application, *pieces, **options))
 
 
 async def conversation(
     application: Application,
-    *pieces: bytes | None,
+    *pieces: bytes | float | None,
     limits: Limits | None = None,
     timeouts: Timeouts = _TIMEOUTS,
     before: Callable[[Connection, Sink], object] = lambda connection, sink: None,

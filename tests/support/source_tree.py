@@ -11,6 +11,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "durable_core"
+CONFORMANCE = ROOT / "conformance"
 ADAPTER_FOLDERS = sorted(path.parent for path in ROOT.glob("adapters/*/pyproject.toml"))
 
 #: The rooms of the core, each of which may import those before it.
@@ -45,6 +46,11 @@ def core_modules() -> list[Module]:
 def adapter_modules(folder: Path) -> list[Module]:
     """Return every module of the distribution in an adapter's folder."""
     return modules_in(folder / project_of(folder)["name"].replace("-", "_"))
+
+
+def conformance_modules() -> list[Module]:
+    """Return every module of the conformance suite."""
+    return modules_in(CONFORMANCE / "durable_conformance")
 
 
 def project_of(folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, assert_type
 from durable_core import Durable, Event, Request, Response, endpoint_adapter, step
 from durable_core.api.adapter import HTTPHandler
 from durable_core.sync import step as sync_step
+from durable_core.testing import AsyncHarness, Harness, Reply, StepRecord, harness
 from durable_wsgi import WSGIApp
 from durable_wsgi import endpoint_adapter as wsgi_adapter
 
@@ -76,3 +77,23 @@ assert_type(embedded_endpoint, HTTPHandler)
 wsgi.endpoint(retry=5)  # type: ignore[call-overload]
 wsgi.endpoint(async_response="stream")  # type: ignore[call-overload]
 wsgi_adapter.with_options(retries="3")  # type: ignore[arg-type]
+
+
+def in_tests() -> None:
+    with harness(wsgi) as t:
+        assert_type(t, Harness)
+        reply = t.client(plain).post("/?a=1", headers={"x": "1"}, json=[1], follow=True)
+        assert_type(reply, Reply)
+        assert_type(reply.result(), Reply)
+        assert_type(t.steps(reply), tuple[StepRecord, ...])
+        assert_type(t.send("order/approved", {"id": 1}), str)
+        t.fail_step("charge", times=None, error=ConnectionError)
+        t.crash_after("charge", times=None)  # type: ignore[arg-type]
+        t.client(plain).get("/", body=b"")  # type: ignore[call-arg]
+
+
+async def in_async_tests() -> None:
+    async with harness(embedded) as t:
+        assert_type(t, AsyncHarness)
+        assert_type(await t.client(embedded_endpoint).get("/"), Reply)
+        await t.advance("24h")

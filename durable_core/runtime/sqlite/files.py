@@ -19,8 +19,9 @@ def create_private(path: str) -> None:
     """Make sure that the file exists: a new one has mode 0600, a new directory 0700.
 
     An existing file is not opened: closing it again would drop the locks that SQLite holds on it
-    in this process.
+    in this process. A symbolic link may lead to a file that is still to be made.
     """
+    path = os.path.realpath(path)
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))

@@ -45,6 +45,7 @@ class Handles:
     def __init__(self, path: str) -> None:
         self.pid = os.getpid()
         self._path = path
+        self._log_path = os.path.realpath(path) + "-wal"  # SQLite follows symbolic links
         self._closed = False
         self._write_lock = threading.Lock()
         self._writer: sqlite3.Connection | None = None
@@ -161,7 +162,7 @@ class Handles:
 
     def _wal_bytes(self) -> int:
         try:
-            return os.stat(self._path + "-wal").st_size
+            return os.stat(self._log_path).st_size
         except FileNotFoundError:
             return 0
 
@@ -175,7 +176,8 @@ class Handles:
             True if all are closed.
         """
         give_up = time.monotonic() + patience
-        with self._write_lock, self._watch_lock, self._keep_lock, self._count_lock:
+        # In the order of checkpoint(), which takes the second while it holds the first.
+        with self._keep_lock, self._write_lock, self._watch_lock, self._count_lock:
             self._closed = True
             for db in (self._writer, self._watcher, self._keeper):
                 if db is not None:

@@ -40,6 +40,13 @@ def test_id(id_: Any) -> None:
         made(id=id_)
 
 
+@pytest.mark.parametrize("adapter", ["wsgi", object(), Durable])
+def test_adapter_that_is_none(adapter: Any) -> None:
+    """What cannot be an adapter is refused by name, not at the first endpoint."""
+    with pytest.raises(ConfigurationError, match=r"endpoint_adapter=. must have options, wrap"):
+        made(endpoint_adapter=adapter)
+
+
 @pytest.mark.parametrize("method", ["endpoint", "endpoint_proxy", "events_endpoint"])
 def test_without_an_adapter(method: str) -> None:
     """Without an adapter the error names the argument and the adapter packages."""
@@ -114,8 +121,9 @@ def test_events_are_checked() -> None:
     """What is no event, nothing at all, or too large, is refused before it is sent."""
     with lab(limits=Limits(event=100)) as process:
         send: Any = process.durable.send
-        with pytest.raises(TypeError):
-            send("x")
+        for one in ("x", {"name": "x"}, None):
+            with pytest.raises(TypeError, match="must be an Event or a list of them"):
+                send(one)
         with pytest.raises(ValueError, match="at least one"):
             send([])
         with pytest.raises(TypeError):

@@ -283,6 +283,8 @@ def test_repr() -> None:
         ("/it", "GET", False),
         ("/it?durable-run=x", "GET", True),
         ("/it?durable-token=x", "HEAD", True),
+        ("/it?durable%2Drun=x", "GET", True),
+        ("/it%3Fdurable%2Drun=x", "GET", False),
         ("/it?durable-run=x", "POST", False),
         ("/durable-run", "GET", False),
         ("/it?x=durable-run", "GET", False),
@@ -291,6 +293,26 @@ def test_repr() -> None:
 def test_is_wait(url: str, method: str, expected: bool) -> None:
     """Only GET and HEAD with a reserved parameter are for the wait URL."""
     assert expected is is_wait(request(url, method))
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_method_repeated_at_the_wait_url(method: str, asynchronous: bool) -> None:
+    """A client that follows a 303 without turning to GET begins no other run."""
+    ledger = Ledger()
+
+    def handler(request: Request) -> object:
+        ledger.did("handler", None)
+        sync_step.sleep("nap", 60)
+        return None
+
+    with lab() as process:
+        endpoint = process.endpoint(handler)
+        location = endpoint.handle(request("/it", method)).headers["location"]
+        again = request(f"/it{location}", method)
+        ask = asyncio.run(endpoint.handle_async(again)) if asynchronous else endpoint.handle(again)
+    assert (405, "GET, HEAD") == (ask.status, ask.headers["allow"])
+    assert ["handler"] == ledger.calls
 
 
 @pytest.mark.parametrize(("text", "hop"), [(None, 0), ("3", 3), ("", 0), ("-1", 0), ("1000", 0)])

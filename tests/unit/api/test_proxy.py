@@ -38,6 +38,24 @@ def test_proxy(asynchronous: bool) -> None:
     assert "*" == response.headers["access-control-expose-headers"]
 
 
+def test_own_headers_of_cors_are_kept() -> None:
+    """An origin that is allowed twice is refused by browsers."""
+
+    def handler(request: Request) -> Response:
+        sync_step.wait_for_event("w", event="go", timeout="1h")
+        return Response.text("end", headers={"Access-Control-Allow-Origin": "https://a.example"})
+
+    with lab() as process:
+        proxy = process.durable.endpoint_proxy()
+        endpoint = process.endpoint(handler, async_redirect_url="/results")
+        url = endpoint.handle(request()).headers["location"]
+        process.durable.send(event("go"))
+        response = proxy.handle(request(url))
+    assert 200 == response.status
+    assert ("https://a.example",) == response.headers.get_all("access-control-allow-origin")
+    assert ("*",) == response.headers.get_all("access-control-expose-headers")
+
+
 def test_preflight() -> None:
     """OPTIONS is answered for browsers on other origins."""
     with lab() as process:

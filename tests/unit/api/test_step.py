@@ -85,6 +85,31 @@ def test_timeout_is_required() -> None:
         wait("x", event="e")
 
 
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_function_that_was_called_already(face: str) -> None:
+    """A result or a coroutine in place of a function fails the run at once, and says why."""
+    ledger = Ledger()
+
+    async def work() -> int:
+        return 1
+
+    def handler(request: Request) -> object:
+        ledger.did("handler", None)
+        return sync_step.run("x", ledger.did("work", 1))  # type: ignore[arg-type]
+
+    async def async_handler(request: Request) -> object:
+        ledger.did("handler", None)
+        return await step.run("x", work())  # type: ignore[call-overload]
+
+    with lab() as process:
+        endpoint = process.endpoint(handler if face == "sync" else async_handler)
+        response = endpoint.handle(request())
+    assert 500 == response.status
+    assert b"StepUsageError" in bytes(response.body)  # type: ignore[arg-type]
+    assert b"without calling it" in bytes(response.body)  # type: ignore[arg-type]
+    assert 1 == ledger.calls.count("handler")
+
+
 def test_missing_match_value_is_final() -> None:
     """``match`` on something that the request lacks fails the run, by name."""
     ledger = Ledger()

@@ -19,6 +19,7 @@ WRAPPERS: list[tuple[Callable[[], Flow[Any]], Ask, object]] = [
     (lambda: asks.invoke("x", Call(int)), asks.Invoke("x", Call(int)), Returned(1)),
     (lambda: asks.handle(), asks.Handle(), Unwound()),
     (lambda: asks.park("x", 7), asks.Park("x", 7), None),
+    (lambda: asks.quiesce(), asks.Quiesce(), None),
     (lambda: asks.in_turn(7), asks.InTurn(7), None),
     (lambda: asks.answer(Response()), asks.Answer(Response()), None),
     (lambda: asks.report("x"), asks.Report("x", None), None),

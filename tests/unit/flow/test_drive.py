@@ -79,21 +79,22 @@ def test_error_that_the_flow_lets_pass() -> None:
         asyncio.run(drive_async(adds(), fails))
 
 
-def test_lock_is_held_for_the_flow_and_not_for_what_it_asks() -> None:
-    """The flow's own code runs under the lock; the Asks are performed without it."""
+def test_lock_is_held_until_the_flow_waits() -> None:
+    """No other flow comes between a decision and what is done at once about it."""
     lock = threading.Lock()
     held: list[bool] = []
 
     def flow() -> Flow[None]:
         held.append(lock.locked())
         yield from read_mark()
+        yield from park("x", None)
         held.append(lock.locked())
 
     def perform(ask: Ask) -> Any:
         held.append(lock.locked())
 
     drive_sync(flow(), perform, lock)
-    assert [True, False, True] == held
+    assert [True, True, False, True] == held
     assert not lock.locked()
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from durable_core.errors import (
+    HTTPError,
     LimitExceededError,
     NonRetriableError,
     RetryAfterError,
@@ -83,6 +84,12 @@ def test_description() -> None:
         failure.message,
         failure.data,
     )
+
+
+def test_what_no_store_takes_is_replaced() -> None:
+    """A client can put lone surrogates into JSON, and with them into the text of an error."""
+    failure = failure_of_step(HTTPError(422, "bad \udc80", {"x-why": "\udc80"}), 0)
+    assert (422, "bad ?", (("x-why", "?"),)) == failure.http
 
 
 def test_text_that_cannot_be_made() -> None:

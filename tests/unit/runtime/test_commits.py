@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from durable_core.errors import LeaseLost, StoreBusyError, StoreError
+from durable_core.model.ops import OpKind
 from durable_core.ports import Beat, Release, RunWrite, Write, Written
 from durable_core.runtime.commits import CommitQueue
 from durable_core.runtime.tickets import Ticket
@@ -150,8 +151,8 @@ def test_a_merged_write_keeps_what_the_first_said() -> None:
         first = threading.Thread(target=queue.execute, args=(created("r0"),))
         first.start()
         assert gate.entered.acquire(timeout=PATIENCE)
-        one = replace(created(), sends=(event("e1"),), state=replace(run(), failures=1))
-        two = replace(memo_write(number=2), sends=(event("e2"),), result=result())
+        one = replace(created(), state=replace(run(), failures=1))
+        two = replace(memo_write(number=2), sends=(event("e1"),), result=result())
         ticket = queue.submit(one)
         assert ticket is queue.submit(two)
         gate.let_all()
@@ -163,8 +164,30 @@ def test_a_merged_write_keeps_what_the_first_said() -> None:
     assert one.create is merged.create
     assert one.state is merged.state
     assert two.result is merged.result
-    assert (event("e1"), event("e2")) == merged.sends
-    assert ["e1", "e2"] == [id_ for id_, _ in written.sent]
+    assert (event("e1"),) == merged.sends
+    assert ["e1"] == [id_ for id_, _ in written.sent]
+
+
+def test_writes_that_send_stay_apart() -> None:
+    """The memo of a sending step is marked past its own events, not past those of a sibling."""
+    store = WatchedStore()
+
+    async def main(queue: CommitQueue) -> None:
+        writes = [
+            replace(created(), memos=(memo(2, kind=OpKind.SEND),), sends=(event("e1"),)),
+            replace(memo_write(), memos=(memo(3, kind=OpKind.SEND),), sends=(event("e2"),)),
+            memo_write(number=4),
+        ]
+        tickets = [queue.submit(write) for write in writes]
+        assert tickets[0] is not tickets[1]
+        assert tickets[1] is tickets[2]
+        await asyncio.gather(*map(queue.wait_async, tickets))
+
+    with queue_on(store) as queue:
+        asyncio.run(main(queue))
+    record = store.get("app", "r1")
+    assert record is not None
+    assert [1, 2, 0] == [each.mark for each in record.memos]
 
 
 def test_a_lost_lease_does_not_ride_on_the_one_that_counts() -> None:
@@ -213,6 +236,39 @@ def test_a_failing_commit_fails_all() -> None:
         first.join(PATIENCE)
         store.fault = None
         assert Written() == queue.execute(created("r3"))
+
+
+def test_what_a_run_has_queued_behind_a_failed_checkpoint_fails() -> None:
+    """Its client is told that it failed; the run must not be completed after that."""
+    store = WatchedStore()
+    gate = Gate(store)
+    with queue_on(store) as queue:
+        queue_first = threading.Thread(target=queue.execute, args=(created("r0"),))
+        gate.open = True
+        queue.execute(created("r1"))
+        gate.open = False
+        queue_first.start()
+        assert gate.entered.acquire(timeout=PATIENCE)
+        checkpoint = queue.submit(memo_write("r1"))
+
+        def refuse(writes: Sequence[Write[Any]]) -> None:
+            tickets.append(queue.submit(replace(memo_write("r1", 3), result=result())))
+            tickets.append(queue.submit(created("r2")))
+            store.fault = None
+            raise StoreError("no")
+
+        tickets: list[Ticket[Any]] = []
+        store.fault = refuse
+        gate.leave.release()
+        with pytest.raises(StoreError, match="no"):
+            queue.wait(checkpoint)
+        with pytest.raises(StoreError, match="no"):
+            queue.wait(tickets[0])
+        assert Written() == queue.wait(tickets[1])
+        queue_first.join(PATIENCE)
+    record = store.get("app", "r1")
+    assert record is not None
+    assert record.ended_at is None
 
 
 def test_an_interrupt_in_a_commit_is_no_success() -> None:
@@ -419,3 +475,43 @@ def test_leader_wakes_one_who_still_waits() -> None:
         thread.join(PATIENCE)
         assert not thread.is_alive()
     assert [Written()] * 5 == results
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+@pytest.mark.parametrize("error", [StoreError("not open"), StoreBusyError("locked")])
+def test_after_a_stop_nobody_waits_for_ever(error: StoreError, seconds: float) -> None:
+    """A task whose write comes too late is told, although there is no background thread."""
+
+    class Closed(WatchedStore):
+        def commit(self, writes: Sequence[Write[Any]], *, wait: float) -> Any:
+            raise error
+
+    async def main(queue: CommitQueue) -> None:
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(type(error)):
+                await queue.wait_async(queue.submit(memo_write()))
+
+    queue = CommitQueue(Closed())
+    queue.start()
+    queue._average = seconds
+    queue.stop()
+    asyncio.run(main(queue))
+
+
+def test_background_thread_outlives_a_broken_commit(caplog: pytest.LogCaptureFixture) -> None:
+    """Event loops rely on it; whose write broke is told."""
+    store = WatchedStore()
+    with queue_on(store) as queue:
+
+        def break_once(writes: Sequence[Write[Any]]) -> None:
+            store.fault = None
+            raise MemoryError
+
+        store.fault = break_once
+        broken = queue.submit(created("r0"))
+        until(lambda: broken.done)
+        later = queue.submit(created("r1"))
+        until(lambda: later.done)
+    assert isinstance(broken.error, StoreError)
+    assert Written() == later.result()
+    assert "a commit broke" in caplog.text

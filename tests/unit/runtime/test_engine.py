@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from durable_core.errors import ConfigurationError, DuplicateEndpointError, Stor
 from durable_core.model.request import Request
 from durable_core.model.run import Phase
 from durable_core.ports import Write
+from durable_core.runtime.memory_store import MemoryStore
+from durable_core.runtime.node import Node
+from durable_core.runtime.settings import Settings
 from support.harness import Lab, Ledger, WatchedStore, event, lab, request, until
 
 
@@ -333,6 +337,46 @@ def test_child_starts_its_own(tmp_path: Path) -> None:
     assert (child, 0) == os.waitpid(child, 0)
     assert 200 == endpoint.handle(request()).status
     process.stop()
+
+
+def test_working_elsewhere_for_a_while(tmp_path: Path) -> None:
+    """Clock, store, settings and node are others within the block, and its own afterwards."""
+    process = Lab(_sqlite(tmp_path))
+    endpoint, engine = process.endpoint(answers), process.durable.engine
+    own, elsewhere = (engine.env, engine.store, engine.settings), MemoryStore()
+    made: list[Node] = []
+
+    def make_node(*args: Any) -> Node:
+        made.append(Node(*args))
+        return made[-1]
+
+    env, settings = replace(engine.env, app="other"), Settings(worker_threads=1)
+    with engine.instead(env=env, store=elsewhere, settings=settings, make_node=make_node):
+        assert 200 == endpoint.handle(request()).status
+        assert made == [engine.node]
+        assert (env, elsewhere, settings) == (made[0].env, made[0].store, made[0].settings)
+        process.stop()
+
+    assert own == (engine.env, engine.store, engine.settings)
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_working_elsewhere_is_for_what_is_stopped() -> None:
+    """Neither at the beginning nor at the end of it may the engine be at work."""
+    with lab() as process:
+        engine = process.durable.engine
+        elsewhere = engine.instead(
+            env=engine.env, store=MemoryStore(), settings=engine.settings, make_node=Node
+        )
+        with pytest.raises(ConfigurationError, match="works already"), elsewhere:
+            engine.start()
+        engine.stop(1.0)
+        engine.start()
+        again = engine.instead(
+            env=engine.env, store=MemoryStore(), settings=engine.settings, make_node=Node
+        )
+        with pytest.raises(ConfigurationError, match="works already"):
+            again.__enter__()
 
 
 def _sqlite(folder: Path) -> Any:

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from durable_core.runtime.loops import Loops, LoopThread
+from durable_core.runtime.loops import Loops, LoopThread, call_soon
 
 PATIENCE = 10.0
 
@@ -160,3 +160,17 @@ def test_stop_is_no_end_of_the_loop() -> None:
                 await asyncio.sleep(0)
 
     asyncio.run(main())
+
+
+def test_call_on_a_closed_loop(caplog: pytest.LogCaptureFixture) -> None:
+    """What is to be called on a loop that is closed is not, and the caller is told."""
+    calls: list[int] = []
+    loop = asyncio.new_event_loop()
+
+    assert call_soon(loop, calls.append, 1)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+    assert not call_soon(loop, calls.append, 2)
+    assert [1] == calls
+    assert "an event loop was closed while runs were live on it" in caplog.text

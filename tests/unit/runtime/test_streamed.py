@@ -17,7 +17,7 @@ from durable_core.model.response import Response
 from durable_core.model.run import Phase
 from durable_core.ports import RunWrite
 from durable_core.sync import step as sync_step
-from support.harness import Lab, lab, request
+from support.harness import Lab, lab, request, until
 
 Handler = Callable[[Request], Any]
 
@@ -269,3 +269,25 @@ def test_end_that_cannot_be_recorded(kind: Kind, caplog: pytest.LogCaptureFixtur
         endpoint = process.endpoint(streaming("async", kind()))
         asyncio.run(main())
     assert any("could not be recorded" in message for message in caplog.messages)
+
+
+@each_face
+def test_stop_waits_for_the_end_of_a_response(face: str) -> None:
+    """A response that is sent whole while its process stops is its run's result."""
+    body = SyncBody()
+
+    async def main() -> None:
+        response = await process.endpoint(streaming(face, body)).handle_async(request())
+        chunks: Any = response.body
+        assert b"one " == next(chunks)
+        node = process.durable.engine.node
+        assert node is not None
+        stopping = asyncio.create_task(process.durable.stop_async(10.0))
+        await asyncio.to_thread(until, lambda: node.stopping)
+        assert not stopping.done()
+        assert b"two" == await asyncio.to_thread(lambda: b"".join(chunks))
+        await stopping
+        assert [Phase.COMPLETED] == phases(process)
+
+    with lab() as process:
+        asyncio.run(main())

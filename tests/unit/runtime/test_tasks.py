@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +17,6 @@ from durable_core.model.run import Phase
 from support.harness import FakeClock, Lab, Ledger, event, lab, request, until
 
 Handler = Callable[[Request], Any]
-Swallower = Callable[[], Any]
 
 
 def finish(handler: Handler, ledger: Ledger, **options: Any) -> Response:
@@ -159,135 +156,6 @@ def test_memos_resolve_in_the_order_they_were_made() -> None:
         response = process.sleep_through(process.endpoint(handler), clock)
     assert b'["quick","middle","slow"]' == body_of(response)
     assert [["quick", "middle", "slow"]] * 2 == order
-
-
-# Putting away
-
-
-async def _pass() -> None:
-    try:
-        await step.sleep("nap", "1h")
-    except BaseException:
-        pass
-
-
-async def _bare() -> None:
-    try:
-        await step.sleep("nap", "1h")
-    except:  # noqa: E722
-        pass
-
-
-async def _finally_return() -> None:
-    try:
-        await step.sleep("nap", "1h")
-    finally:
-        return  # noqa: B012
-
-
-async def _suppress() -> None:
-    with contextlib.suppress(BaseException):
-        await step.sleep("nap", "1h")
-
-
-async def _raise_other() -> None:
-    try:
-        await step.sleep("nap", "1h")
-    except BaseException:
-        raise ValueError("of my own") from None
-
-
-async def _gathered() -> None:
-    with contextlib.suppress(BaseException):
-        await asyncio.gather(step.sleep("nap", "1h"), step.sleep("other", "1h"))
-
-
-@pytest.mark.parametrize(
-    "swallow", [_pass, _bare, _finally_return, _suppress, _raise_other, _gathered]
-)
-def test_swallowed_cancellation(swallow: Swallower, caplog: pytest.LogCaptureFixture) -> None:
-    """A handler that swallows what puts it away harms nothing: it is warned of once."""
-    ledger = Ledger()
-
-    async def handler(request: Request) -> object:
-        await step.run("before", ledger.did, "before", 1)
-        await swallow()
-        return "discarded, or the end"
-
-    clock = FakeClock()
-    with caplog.at_level(logging.WARNING, "durable"), lab(clock=clock) as process:
-        response = process.sleep_through(process.endpoint(handler), clock)
-
-    assert b'"discarded, or the end"' == body_of(response)
-    assert ["before"] == ledger.calls
-    warnings = [r.getMessage() for r in caplog.records if "swallowed" in r.getMessage()]
-    assert len(warnings) == 1
-    assert "GET /it" in warnings[0]
-    assert "'nap'" in warnings[0]
-
-
-def test_steps_after_a_swallowed_cancellation_do_not_run() -> None:
-    """A handler that goes on after it was put away can start no step."""
-    ledger = Ledger()
-
-    async def handler(request: Request) -> object:
-        slept = False
-        try:
-            await step.sleep("nap", 0.03)
-            slept = True
-        except BaseException:
-            pass
-        await step.run("after", ledger.did, f"after {slept}", None)
-        return "end"
-
-    assert b'"end"' == body_of(finish(handler, ledger))
-    assert ["after True"] == ledger.calls
-
-
-def test_finally_blocks_run_at_each_suspension() -> None:
-    """Each time a handler is put away its ``finally`` blocks run, and once more at its end."""
-    cleaned: list[str] = []
-
-    async def handler(request: Request) -> str:
-        try:
-            await step.sleep("one", "1h")
-            await step.sleep("two", "1h")
-        finally:
-            cleaned.append("x")
-        return "end"
-
-    clock = FakeClock()
-    with lab(clock=clock) as process:
-        process.sleep_through(process.endpoint(handler), clock, naps=2)
-    assert 3 == len(cleaned)
-
-
-def test_handler_that_will_not_end_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
-    """A handler that goes on for long after it was cancelled does not hold the run up."""
-    from durable_core.runtime.settings import Settings
-
-    release = threading.Event()
-    entered: list[int] = []
-
-    async def handler(request: Request) -> str:
-        entered.append(1)
-        try:
-            await step.sleep("nap", 0.02)
-        except asyncio.CancelledError:
-            while not release.is_set():
-                await asyncio.sleep(0.005)
-            raise
-        return "end"
-
-    try:
-        with lab(settings=Settings(settle_time=0.01, unwind_time=0.05)) as process:
-            endpoint = process.endpoint(handler)
-            assert b'"end"' == body_of(process.call(endpoint))
-            release.set()
-    finally:
-        release.set()
-    assert 2 == len(entered)
-    assert any("still runs" in record.getMessage() for record in caplog.records)
 
 
 # Cancellation by user code
@@ -530,94 +398,6 @@ def test_event_wakes_a_wait_in_place() -> None:
             await process.durable.stop_async(5)
 
     asyncio.run(main())
-
-
-def test_stop_puts_a_run_away_between_steps() -> None:
-    """At a stop the step in flight ends and is stored; the next process goes on after it."""
-    ledger = Ledger()
-    started, release = threading.Event(), threading.Event()
-
-    def slow() -> int:
-        started.set()
-        assert release.wait(5)
-        return ledger.did("slow", 1)
-
-    async def branch() -> int:
-        first = await step.run("slow", slow)
-        return first + await step.run("next", ledger.did, "next", 1)
-
-    async def handler(request: Request) -> object:
-        # The sibling sleeps for long: that must not delay the branch that was cut short.
-        nap = asyncio.ensure_future(step.sleep("nap", "1h"))
-        return [await branch(), nap.done()]
-
-    with lab() as process:
-        endpoint = process.endpoint(handler)
-        first = endpoint.handle(request())
-        assert started.wait(5)
-        node = process.durable.engine.node
-        assert node is not None
-        [live] = node.live.all()
-        stopper = threading.Thread(target=process.stop)
-        stopper.start()
-        until(lambda: live.ex.stopping)
-        release.set()
-        stopper.join(10)
-        assert ["slow"] == ledger.calls
-        store = process.store
-    with lab(store) as other:
-        endpoint = other.endpoint(handler)
-        assert b"[2,false]" == body_of(other.follow(endpoint, first))
-    assert ["slow", "next"] == ledger.calls
-
-
-def test_loop_that_ends_does_not_fail_a_step() -> None:
-    """``asyncio.run`` cancels all tasks at its end; a step in flight then is not cancelled code."""
-    ledger = Ledger()
-
-    async def slow() -> int:
-        ledger.did("slow", None)
-        if ledger.counts()["slow"] == 1:
-            await asyncio.Event().wait()
-        return 1
-
-    async def handler(request: Request) -> object:
-        await step.run("before", ledger.did, "before", 1)
-        nap = asyncio.ensure_future(step.sleep("nap", "1h"))
-        return [await step.run("slow", slow), nap.done()]
-
-    process = Lab()
-    endpoint = process.endpoint(handler, retries=0)
-
-    async def main() -> Response:
-        first = await endpoint.handle_async(request())
-        while "slow" not in ledger.calls:
-            await asyncio.sleep(0)
-        return first
-
-    try:
-        first = asyncio.run(main())
-        assert b"[1,false]" == body_of(process.follow(endpoint, first))
-    finally:
-        process.stop()
-    assert ["before", "slow", "slow"] == ledger.calls
-
-
-def test_task_left_behind_by_a_handler_ends_with_it() -> None:
-    """A step that still waits when the handler returns does not outlive it."""
-    left: list[asyncio.Future[Any]] = []
-
-    async def handler(request: Request) -> object:
-        left.append(asyncio.ensure_future(step.sleep("nap", "1h")))
-        await step.run("a", _one, 1)
-        await asyncio.sleep(0)
-        return "end"
-
-    with lab() as process:
-        endpoint = process.endpoint(handler)
-        first = endpoint.handle(request())
-        assert b'"end"' == body_of(process.follow(endpoint, first))
-        until(lambda: all(each.cancelled() for each in left))
 
 
 @pytest.mark.parametrize("retries", [0, 3])

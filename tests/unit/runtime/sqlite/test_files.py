@@ -101,3 +101,12 @@ def test_an_existing_file_is_left_as_it_is(tmp_path: Path) -> None:
 
     assert b"content" == path.read_bytes()
     assert 0o640 == stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_file_that_a_link_leads_to_is_private(tmp_path: Path) -> None:
+    """SQLite would make it, for everybody to read."""
+    (tmp_path / "link.db").symlink_to(tmp_path / "new" / "store.db")
+
+    create_private(str(tmp_path / "link.db"))
+
+    assert 0o600 == stat.S_IMODE((tmp_path / "new" / "store.db").stat().st_mode)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -135,17 +135,31 @@ def test_the_log_is_moved_into_the_database_once_it_has_grown(
 ) -> None:
     """A small log is left alone; commits never do it themselves."""
     handles.commit([created()], 1.0)
-    before = os.stat(path).st_size
+    before = Path(path).read_bytes()
     handles.checkpoint()
-    assert before == os.stat(path).st_size
+    assert before == Path(path).read_bytes()
 
     monkeypatch.setattr(handles_module, "_WAL_BYTES", 4096)
     handles.checkpoint()
 
-    with sqlite3.connect(path) as db:
-        _, log, moved = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-    db.close()
-    assert log == moved > 0
+    assert before != Path(path).read_bytes()
+
+
+def test_the_log_of_a_linked_file_is_found(
+    tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite keeps it beside the file that the link leads to."""
+    monkeypatch.setattr(handles_module, "_WAL_BYTES", 4096)
+    link = tmp_path / "elsewhere.db"
+    link.symlink_to(path)
+    handles = Handles(str(link))
+    handles.commit([created()], 1.0)
+    before = Path(path).read_bytes()
+
+    handles.checkpoint()
+
+    assert before != Path(path).read_bytes()
+    handles.close()
 
 
 def test_an_idle_log_is_not_looked_at_again(
@@ -178,3 +192,35 @@ def test_a_file_that_cannot_be_opened_is_a_store_error(tmp_path: Path) -> None:
         handles.commit([created()], 1.0)
     with pytest.raises(StoreError, match="cannot be opened"):
         handles.version()
+
+
+def test_closing_during_a_checkpoint_is_no_deadlock(
+    handles: Handles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process may fork, which closes all, while the log is being moved."""
+    moving, closing = threading.Event(), threading.Event()
+
+    def move_some(db: sqlite3.Connection) -> bool:
+        moving.set()
+        assert closing.wait(10)
+        return False
+
+    @contextmanager
+    def told(lock: threading.Lock) -> Iterator[None]:
+        closing.set()
+        with lock:
+            yield
+
+    monkeypatch.setattr(handles_module, "_WAL_BYTES", 0)
+    monkeypatch.setattr(handles_module, "_move_log", move_some)
+    handles.commit([created()], wait=1.0)
+    checkpoint = threading.Thread(target=handles.checkpoint, daemon=True)
+    checkpoint.start()
+    assert moving.wait(10)
+    monkeypatch.setattr(handles, "_keep_lock", told(handles._keep_lock))
+    close = threading.Thread(target=handles.close, daemon=True)
+    close.start()
+    for thread in (checkpoint, close):
+        thread.join(10)
+        assert not thread.is_alive()
+    monkeypatch.undo()

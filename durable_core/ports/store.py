@@ -1,0 +1,112 @@
+"""What the embedded engine needs of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from durable_core.model.events import StoredEvent
+from durable_core.model.run import Phase
+from durable_core.ports.records import Peer, RunRecord, StoredResult
+from durable_core.ports.writes import Write
+
+__all__ = ["Store"]
+
+
+class Store(Protocol):
+    """Where the embedded engine keeps its state.
+
+    Methods may be called from any thread, :meth:`commit` by one thread at a time. All raise
+    ``StoreError`` (or a class below it) when the store cannot answer.
+    """
+
+    def open(self) -> None:
+        """Make ready for use in this process. Does nothing when it is."""
+        ...
+
+    def close(self) -> None:
+        """Let go of all handles of this process. May be opened again."""
+        ...
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        """Apply the writes in order, in one durable transaction.
+
+        Each is answered with its answer, or with the error (``LeaseLost``, ``RunNotFoundError``)
+        that undid it alone.
+
+        Args:
+            writes: at least one.
+            wait: seconds to wait for a locked store; 0 does not wait.
+
+        Raises:
+            StoreBusyError: the store was locked for longer than ``wait``; nothing was done.
+            StoreError: nothing was done.
+        """
+        ...
+
+    def maintain(self) -> None:
+        """Do what must be done now and then but would hold up a commit.
+
+        To be called about once a second, by one thread. Does not wait for other users of the
+        store, nor they for it.
+        """
+        ...
+
+    def event_mark(self, app: str) -> int:
+        """Return the highest event sequence number there is, of whatever app; 0 if none."""
+        ...
+
+    def result(self, app: str, run_id: str) -> StoredResult | Phase | None:
+        """Return how a run ended, or the phase it is in, or None if there is no such run."""
+        ...
+
+    def ended(self, app: str, run_ids: Sequence[str]) -> Sequence[str]:
+        """Return those of the runs (up to 1,000) that have ended."""
+        ...
+
+    def next_due(self, app: str, keys: Sequence[str]) -> int | None:
+        """Return when the first claimable run of these handlers is due, epoch milliseconds."""
+        ...
+
+    def unclaimable(self, app: str, keys: Sequence[str], now: int) -> Sequence[RunRecord]:
+        """Return up to 100 runs that are due but whose handler is not among the keys."""
+        ...
+
+    def matched(self, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
+        """Return run id, op id and event of matched waits of runs that this owner holds."""
+        ...
+
+    def peers(self) -> Sequence[Peer]:
+        """Return all registered processes."""
+        ...
+
+    def proven_dead(self, peers: Sequence[Peer]) -> Sequence[str]:
+        """Return the ids of those processes that are certainly gone, before their lease expires.
+
+        Needs a process of the same ``host`` registered by this store object; other hosts, and
+        platforms without file locks, are never proven anything about.
+        """
+        ...
+
+    def get(self, app: str, run_id: str) -> RunRecord | None:
+        """Return all that is known about a run, or None."""
+        ...
+
+    def list(
+        self, app: str, *, phase: Phase | None, before: str | None, limit: int
+    ) -> Sequence[RunRecord]:
+        """Return runs without their steps, newest first, with ids below ``before``."""
+        ...
+
+    def secret(self) -> bytes:
+        """Return 32 random bytes, made once and the same for every process of the store."""
+        ...
+
+    def version(self) -> int:
+        """Return a number that changes when another process has committed. Cheap.
+
+        It may change for commits of this process too.
+        """
+        ...

@@ -1,0 +1,108 @@
+"""Going on with runs that were claimed: their handlers are replayed in workers."""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+from durable_core.flow.current import Face
+from durable_core.flow.env import Env, Options
+from durable_core.flow.execution import Execution
+from durable_core.flow.serve import orphaned, resume
+from durable_core.model.request import Request
+from durable_core.ports import Claimed
+from durable_core.runtime.host import Host
+from durable_core.runtime.keeper import Keeper
+from durable_core.runtime.loops import call_soon
+from durable_core.runtime.pool import DaemonPool
+from durable_core.runtime.running import Running
+from durable_core.runtime.settings import Registered, Settings
+from durable_core.runtime.tasks import TaskRun
+from durable_core.runtime.threads import ThreadRun
+from durable_core.wire.requests import load_request
+
+__all__ = ["Resuming"]
+
+
+class _Node(Host, Protocol):
+    """What resuming needs of its node."""
+
+    env: Env
+    settings: Settings
+    endpoints: dict[str, Registered]
+    keeper: Keeper
+    workers: DaemonPool
+
+
+class Resuming:
+    """See the module.
+
+    Args:
+        node: the node.
+        running: runs the executions.
+
+    Attributes:
+        busy: how many runs of each kind of handler are replayed now.
+    """
+
+    def __init__(self, node: _Node, running: Running) -> None:
+        self.busy = {Face.SYNC: 0, Face.ASYNC: 0}
+        self._node = node
+        self._running = running
+        self._busy_lock = threading.Lock()
+
+    def capacity(self, face: Face) -> int:
+        """Return how many more runs with such handlers may be replayed now."""
+        settings = self._node.settings
+        most = settings.worker_threads if face is Face.SYNC else settings.worker_tasks
+        return max(0, most - self.busy[face])
+
+    def resume(self, claimed: Claimed) -> None:
+        """Go on with a run that was claimed, in a worker."""
+        endpoint = self._node.endpoints[claimed.run.endpoint_key]
+        ex = self._execution_of(claimed, endpoint.options)
+        with self._busy_lock:
+            self.busy[endpoint.face] += 1
+        # It is live from now on, although its worker begins later: a stop must know of it.
+        if endpoint.face is Face.SYNC:
+            run = ThreadRun(self._node, ex, endpoint.handler)
+            self._node.live.add(run)
+            done = self._node.workers.submit(self._running.in_thread, run, resume(ex))
+            done.add_done_callback(lambda _: self._free(Face.SYNC))
+        else:
+            loop = self._node.loops.replaying
+            task_run = TaskRun(self._node, ex, endpoint.handler, loop=loop)
+            self._node.live.add(task_run)
+            if not call_soon(loop, self._resume_here, task_run):
+                ex.close(RuntimeError("the event loop was closed"))
+                self._running.end(task_run)
+                self._free(Face.ASYNC)
+
+    def fail_orphan(self, claimed: Claimed) -> None:
+        """Fail a claimed run whose endpoint no code knows any more."""
+        ex = self._execution_of(claimed, Options(key=claimed.run.endpoint_key))
+        self._running.in_thread(ThreadRun(self._node, ex, _no_handler), orphaned(ex))
+
+    def _execution_of(self, claimed: Claimed, options: Options) -> Execution:
+        return Execution(
+            self._node.env,
+            options,
+            claimed.run,
+            load_request(claimed.request.head, claimed.request.body),
+            owner=self._node.keeper.owner,
+            memos=claimed.memos,
+            pending=claimed.pending,
+        )
+
+    def _resume_here(self, run: TaskRun) -> None:
+        task = self._running.in_task(run, resume(run.ex), lambda: None)
+        task.add_done_callback(lambda _: self._free(Face.ASYNC))
+
+    def _free(self, face: Face) -> None:
+        with self._busy_lock:
+            self.busy[face] -= 1
+        self._node.keeper.wake()
+
+
+def _no_handler(request: Request) -> None:
+    raise AssertionError("an orphaned run has no handler")

@@ -1,0 +1,262 @@
+"""Stores that are broken on purpose, each in one way: ``support.mutants.stores:<name>``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+from durable_core.model.events import StoredEvent
+from durable_core.model.run import Phase
+from durable_core.ports import (
+    Bury,
+    Cancel,
+    Claim,
+    Prune,
+    RunRecord,
+    RunWrite,
+    Store,
+    Write,
+    Written,
+)
+from durable_core.runtime.memory_store import MemoryStore
+from support.store_subjects import MemorySubject
+
+__all__ = ["MUTANTS", "Mutant", "sound"]
+
+
+class Mutant(MemorySubject):
+    """Yields stores of a broken class."""
+
+    name = "mutant"
+
+    def __init__(self, broken: Callable[[], Store]) -> None:
+        self._broken = broken
+
+    @contextmanager
+    def open(self) -> Iterator[Store]:
+        """Yield one."""
+        yield self._broken()
+
+
+class _Changing(MemoryStore):
+    """Changes what is written before it is written."""
+
+    def change(self, write: Any) -> Any:
+        """Return what is written in its place."""
+        return write
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        """Commit the changed writes."""
+        return super().commit([self.change(write) for write in writes], wait=wait)
+
+
+class ForgetsMemos(_Changing):
+    """Loses the steps of all but the first checkpoint."""
+
+    def change(self, write: Any) -> Any:
+        """Drop them."""
+        late = isinstance(write, RunWrite) and write.create is None
+        return replace(write, memos=()) if late else write
+
+
+class LeaksLeases(MemoryStore):
+    """Takes whoever writes for the one who holds the lease."""
+
+    def _checked_row(self, write: RunWrite) -> Any:
+        row = self._runs.get(write.run_id)
+        if row is not None and write.create is None and row.owner is not None:
+            write = replace(write, owner=row.owner, epoch=row.run.epoch)
+        return super()._checked_row(write)
+
+
+class KeepsPending(MemoryStore):
+    """An ended run still has unfinished ops."""
+
+    def _write_run(self, write: RunWrite) -> Written:
+        before = dict(self._runs[write.run_id].pending) if write.run_id in self._runs else {}
+        written = super()._write_run(write)
+        if write.result is not None:
+            self._runs[write.run_id].pending.update(before)
+        return written
+
+
+class FailsTogether(MemoryStore):
+    """One refused member of a batch takes the others with it."""
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        """Answer all with the first error."""
+        answers = super().commit(writes, wait=wait)
+        errors = [each for each in answers if isinstance(each, BaseException)]
+        return errors[:1] * len(answers) if errors else answers
+
+
+class ClaimsTheLatest(MemoryStore):
+    """Takes due runs from the wrong end."""
+
+    def _due(self, app: str, now: int, wanted: Callable[[str], bool]) -> Any:
+        return super()._due(app, now, wanted)[::-1]
+
+
+class ClaimsAnything(_Changing):
+    """Takes runs whose handler nobody knows."""
+
+    def _claim(self, message: Claim) -> Any:
+        due = self._due(message.app, message.now, lambda key: True)
+        return tuple(row.take(message.owner) for row in due[: message.limit])
+
+
+class WakesOne(MemoryStore):
+    """An event answers one wait only."""
+
+    def _wake(self, app: str, stored: StoredEvent, now: int) -> dict[str, str | None]:
+        rows = self._of
+        self._of = lambda app: list(rows(app))[:1]  # type: ignore[method-assign]
+        try:
+            return super()._wake(app, stored, now)
+        finally:
+            self._of = rows  # type: ignore[method-assign]
+
+
+class LosesEvents(MemoryStore):
+    """A wait hears nothing of what came before it."""
+
+    def _earliest_answer(self, app: str, pending: Any) -> StoredEvent | None:
+        return None
+
+
+class MatchesLoosely(_Changing):
+    """Leaves the match out, and compares nothing."""
+
+    def change(self, write: Any) -> Any:
+        """Drop the rule."""
+        if not isinstance(write, RunWrite):
+            return write
+        pending = tuple(
+            replace(each, rule='{"event":"e"}', match_path="", match_key="") if each.event else each
+            for each in write.pending
+        )
+        return replace(write, pending=pending)
+
+
+class SendsNothing(_Changing):
+    """A step's events do not leave with its checkpoint."""
+
+    def change(self, write: Any) -> Any:
+        """Drop them."""
+        return replace(write, sends=()) if isinstance(write, RunWrite) else write
+
+
+class Shares(MemoryStore):
+    """Hands out its own values."""
+
+    def matched(self, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
+        """Return what is stored, not a copy."""
+        return [
+            (row.run.id, op_id, pending.matched)
+            for row in self._runs.values()
+            for op_id, pending in row.pending.items()
+            if row.owner == owner and pending.matched is not None
+        ]
+
+
+class SparesNobody(MemoryStore):
+    """Buries processes that have prolonged their lease."""
+
+    def _bury(self, message: Bury) -> tuple[str, ...]:
+        return super()._bury(replace(message, unless_beat_after=None))
+
+
+class CancelsAgain(MemoryStore):
+    """Cancels what has ended."""
+
+    def _cancel(self, message: Cancel) -> bool:
+        super()._cancel(message)
+        return True
+
+
+class PrunesAll(MemoryStore):
+    """Knows no limit."""
+
+    def _prune(self, message: Prune) -> int:
+        return super()._prune(replace(message, limit=1000))
+
+
+class ListsTheOldest(MemoryStore):
+    """Lists runs from the wrong end."""
+
+    def list(
+        self, app: str, *, phase: Phase | None, before: str | None, limit: int
+    ) -> Sequence[RunRecord]:
+        """Return the oldest first."""
+        return super().list(app, phase=phase, before=before, limit=limit)[::-1]
+
+
+class NewSecrets(MemoryStore):
+    """Makes its secret anew."""
+
+    def secret(self) -> bytes:
+        """Return another one."""
+        return os.urandom(32)
+
+
+class _HidingSubject(Mutant):
+    """Stores more than it shows."""
+
+    def peek(self, store: Store) -> Mapping[str, int]:
+        """Count one row too many."""
+        return {**super().peek(store), "runs": super().peek(store)["runs"] + 1}
+
+
+class _Forking(Mutant):
+    """Every handle goes on with data of its own."""
+
+    capabilities = frozenset({"shared"})
+
+    @contextmanager
+    def again(self, store: Store) -> Iterator[Store]:
+        """Yield a copy."""
+        assert isinstance(store, MemoryStore)
+        copy = MemoryStore()
+        copy._runs = deepcopy(store._runs)
+        yield copy
+
+
+#: Each mutant by what it gets wrong: (subject, the requirements that must fail for it).
+MUTANTS: dict[str, tuple[Mutant, tuple[str, ...]]] = {
+    "forgets_memos": (Mutant(ForgetsMemos), ("T1", "T16")),
+    "leaks_leases": (Mutant(LeaksLeases), ("T2", "T16")),
+    "keeps_pending": (Mutant(KeepsPending), ("T3",)),
+    "fails_together": (Mutant(FailsTogether), ("T4",)),
+    "claims_the_latest": (Mutant(ClaimsTheLatest), ("T5",)),
+    "claims_anything": (Mutant(ClaimsAnything), ("T6", "T16")),
+    "wakes_one": (Mutant(WakesOne), ("T7",)),
+    "loses_events": (Mutant(LosesEvents), ("T8", "T16")),
+    "matches_loosely": (Mutant(MatchesLoosely), ("T9",)),
+    "sends_nothing": (Mutant(SendsNothing), ("T10",)),
+    "shares_its_values": (Mutant(Shares), ("T11",)),
+    "spares_nobody": (Mutant(SparesNobody), ("T12",)),
+    "cancels_again": (Mutant(CancelsAgain), ("T13",)),
+    "prunes_all": (Mutant(PrunesAll), ("T14",)),
+    "lists_the_oldest": (Mutant(ListsTheOldest), ("T15",)),
+    "makes_new_secrets": (Mutant(NewSecrets), ("T15",)),
+    "forks_its_data": (_Forking(MemoryStore), ("T18", "T19")),
+    "hides_rows": (_HidingSubject(MemoryStore), ("T17",)),
+}
+
+
+#: What they are made of, with nothing wrong.
+sound = Mutant(MemoryStore)
+
+
+def __getattr__(name: str) -> Mutant:
+    if name not in MUTANTS:
+        raise AttributeError(f"there is no mutant {name!r}")
+    return MUTANTS[name][0]

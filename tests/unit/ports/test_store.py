@@ -1,0 +1,25 @@
+"""The protocol of stores, held against those there are. What they do is in ``tests/laws``."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from durable_core.ports import Store
+from durable_core.runtime.memory_store import MemoryStore
+from durable_core.runtime.sqlite.store import SQLiteStore
+
+METHODS = [name for name in vars(Store) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("store", [MemoryStore, SQLiteStore])
+def test_methods_are_called_alike(store: type, name: str) -> None:
+    """Each method takes the same arguments, by the same names, as the protocol says."""
+    wanted = inspect.signature(getattr(Store, name)).parameters
+    found = inspect.signature(getattr(store, name)).parameters
+
+    assert [(each.name, each.kind, each.default) for each in wanted.values()] == [
+        (each.name, each.kind, each.default) for each in found.values()
+    ]

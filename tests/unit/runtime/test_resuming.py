@@ -1,0 +1,144 @@
+"""Claimed runs go on in workers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from durable_core.api.step import step
+from durable_core.model.request import Request
+from durable_core.model.run import Phase
+from durable_core.ports import Claim, Release, RunWrite, StoredRequest
+from durable_core.runtime.loops import Loops
+from durable_core.runtime.settings import Settings
+from support.harness import (
+    Lab,
+    WatchedStore,
+    a_request,
+    event,
+    lab,
+    request,
+    until,
+)
+from support.stores import run
+
+
+def plant(store: WatchedStore, count: int, *, key: str = "it") -> None:
+    """Store runs that are due."""
+    for n in range(count):
+        store.commit(
+            [
+                RunWrite(
+                    run_id=f"r{n}",
+                    owner="nobody",
+                    epoch=1,
+                    now=0,
+                    create=run(f"r{n}", app="lab", key=key),
+                    request=a_request(),
+                    release=Release(due_at=n),
+                )
+            ],
+            wait=1.0,
+        )
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_no_more_runs_are_claimed_than_can_run(asynchronous: bool) -> None:
+    """Due runs are claimed as workers get free, the earliest due first."""
+    store = WatchedStore()
+    plant(store, 7)
+    live = threading.Semaphore(0)
+    leave = threading.Event()
+
+    def sync(request: Request) -> None:
+        live.release()
+        assert leave.wait(10)
+
+    async def async_(request: Request) -> None:
+        live.release()
+        await asyncio.to_thread(leave.wait, 10)
+
+    settings = Settings(settle_time=0.01, worker_threads=3, worker_tasks=3)
+    with lab(store, settings=settings) as process:
+        process.endpoint(async_ if asynchronous else sync)
+        process.durable.start()
+        for _ in range(3):
+            assert live.acquire(timeout=10)
+        process.poke()
+        claims = [write for batch in store.batches for write in batch if isinstance(write, Claim)]
+        assert all(claim.limit <= 3 for claim in claims)
+        busy = [r.run.id for r in process.durable.runs.list() if r.owner is not None]
+        assert ["r2", "r1", "r0"] == busy
+        leave.set()
+        until(lambda: all(each.run.phase.ended for each in process.durable.runs.list()))
+
+
+def test_run_that_cannot_be_read_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """A stored request that no one can read is logged; the runs claimed with it go on."""
+    store = WatchedStore()
+    plant(store, 3)
+    store._runs["r1"].request = StoredRequest(head="from another version", body=b"")
+
+    def handler(request: Request) -> str:
+        return "end"
+
+    with lab(store) as process:
+        process.endpoint(handler)
+        process.durable.start()
+        ended = until(lambda: store.list("lab", phase=Phase.COMPLETED, before=None, limit=9)[1:])
+        assert ended
+    assert "r1" in caplog.text
+
+
+def test_replays_on_the_loop_that_serves() -> None:
+    """Where an application's loop serves, handlers are replayed on that loop."""
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def handler(request: Request) -> str:
+        loops.append(asyncio.get_running_loop())
+        await step.wait_for_event("w", event="go", timeout="1h")
+        return "end"
+
+    async def main() -> None:
+        process = Lab()
+        endpoint = process.endpoint(handler)
+        response = await endpoint.handle_async(request())
+        async with asyncio.timeout(5):
+            while process.durable.health()["live_runs"]:
+                await asyncio.sleep(0.002)
+        await process.durable.send_async(event("go"))
+        while response.status == 302:
+            response = await endpoint.handle_async(request("/it" + response.headers["location"]))
+        assert b'"end"' == response.body
+        assert [asyncio.get_running_loop()] * 2 == loops
+        await process.durable.stop_async()
+
+    asyncio.run(main())
+
+
+def test_loop_that_closes_at_the_wrong_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was claimed for a loop that is closed by then is claimed again for another."""
+    closed = asyncio.new_event_loop()
+    closed.close()
+    choices = [closed]
+
+    class Fickle(Loops):
+        @property
+        def replaying(self) -> asyncio.AbstractEventLoop:
+            return choices.pop() if choices else super().replaying
+
+    monkeypatch.setattr("durable_core.runtime.node.Loops", Fickle)
+    store = WatchedStore()
+    plant(store, 1)
+
+    async def handler(request: Request) -> str:
+        return "end"
+
+    with lab(store) as process:
+        process.endpoint(handler)
+        process.durable.start()
+        until(lambda: process.durable.runs.get("r0").run.phase is Phase.COMPLETED)
+        until(lambda: process.durable.health()["replaying"]["async def"] == 0)
+    assert [] == choices
