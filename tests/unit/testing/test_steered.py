@@ -1,0 +1,43 @@
+"""A node that does nothing by itself."""
+
+from __future__ import annotations
+
+from durable_core.flow.current import Face
+from durable_core.testing.entry import harness
+from durable_core.testing.steered import SteeredNode
+from support.harness_sample import sample
+
+
+def test_nothing_happens_by_itself() -> None:
+    """There is no keeper's thread; what is due waits for the test."""
+    app = sample("def")
+    with harness(app.durable) as t:
+        reply = t.client(app.order).get("/order?id=7")
+        t.clock.move_to(t.clock.now() + 86_400_000)
+
+        assert app.durable.health()["keeper"] is False
+        assert not t.steps(reply)[2].done
+        t.advance(0)
+        assert t.steps(reply)[2].done
+
+
+def test_one_run_at_a_time() -> None:
+    """There is room for a run of either kind only while none is live."""
+    app = sample("def")
+    with harness(app.durable):
+        node = app.durable.engine.node
+        assert isinstance(node, SteeredNode)
+        assert [1, 1] == [node.capacity(face) for face in Face]
+
+
+def test_a_crash_takes_a_new_name() -> None:
+    """The process goes on as another one; the dead one is not among those that share the store."""
+    app = sample("def")
+    with harness(app.durable):
+        node = app.durable.engine.node
+        assert isinstance(node, SteeredNode)
+        before = node.keeper.owner
+        node.crash()
+
+        assert before != node.keeper.owner
+        assert [node.keeper.owner] == [peer.id for peer in node.store.peers()]
