@@ -1,0 +1,86 @@
+"""The chunks of a streamed response body, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from typing import Any, Protocol, cast
+
+from durable_core.runtime.pool import DaemonPool
+
+__all__ = ["Chunks", "chunks_of"]
+
+_END = object()
+
+
+class Chunks(Protocol):
+    """A body that is iterated once, and closed in the end."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Begin."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the body, if it can be closed. Nothing comes after that."""
+        ...
+
+
+def chunks_of(body: Iterable[bytes] | AsyncIterable[bytes]) -> Chunks:
+    """Return the chunks of a body, whichever kind of iterable it is."""
+    return _AsyncChunks(body) if isinstance(body, AsyncIterable) else _ThreadChunks(body)
+
+
+class _AsyncChunks:
+    """The chunks of an async iterable."""
+
+    def __init__(self, body: AsyncIterable[bytes]) -> None:
+        self._body = body
+        self._chunks: AsyncIterator[bytes] | None = None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._chunks = aiter(self._body)
+        return self._chunks
+
+    async def aclose(self) -> None:
+        """Close it, if it can be closed."""
+        close = getattr(self._chunks, "aclose", None) or getattr(self._body, "aclose", None)
+        if close is not None:
+            await close()
+
+
+class _ThreadChunks:
+    """The chunks of a plain iterable, which may block: it has a thread of its own.
+
+    In a pool, bodies that wait for something would keep others from being sent.
+    """
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        self._body = body
+        self._chunks: Iterator[bytes] | None = None
+        self._thread = DaemonPool(1, "durable-stream")
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        chunk = await loop.run_in_executor(self._thread, self._next)
+        if chunk is _END:
+            raise StopAsyncIteration
+        return cast(bytes, chunk)
+
+    async def aclose(self) -> None:
+        """Close it after the chunk that is being made, even if this task is cancelled again."""
+        closed = self._thread.submit(self._close)
+        self._thread.shutdown()
+        await asyncio.shield(asyncio.wrap_future(closed))
+
+    def _next(self) -> Any:
+        if self._chunks is None:
+            self._chunks = iter(self._body)
+        return next(self._chunks, _END)
+
+    def _close(self) -> None:
+        close = getattr(self._chunks, "close", None) or getattr(self._body, "close", None)
+        if close is not None:
+            close()

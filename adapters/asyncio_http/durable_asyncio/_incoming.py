@@ -1,0 +1,138 @@
+"""What a client sends on one connection, request after request."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from durable_core import BadRequest, HTTPError
+
+__all__ = ["ClientGoneError", "Incoming"]
+
+_READ = 65536
+#: So much of further requests is taken in while one is being answered.
+_AHEAD = 65536
+#: The empty line, also with the bare line feeds that are to be refused.
+_HEAD_END = re.compile(rb"\n\r?\n")
+
+
+class ClientGoneError(ConnectionError):
+    """The client has closed the connection, or does not take what is sent."""
+
+
+class Incoming:
+    """The bytes of a connection. One task at a time may wait for them.
+
+    All methods that wait raise ClientGoneError if the connection broke.
+
+    Args:
+        reader: where they come from.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+        self._buffer = bytearray()
+        self._deadline: asyncio.Timeout | None = None
+        self._hurried = False
+
+    def __bool__(self) -> bool:
+        """Tell whether something has come that nobody has taken."""
+        return bool(self._buffer)
+
+    # -- deadlines --------------------------------------------------------------------------
+
+    def within(self, seconds: float) -> asyncio.Timeout:
+        """Return a context for waiting: it raises TimeoutError after so many seconds."""
+        self._deadline = asyncio.timeout(0 if self._hurried else seconds)
+        return self._deadline
+
+    def extend(self, when: float) -> None:
+        """Move the deadline of the entered context to a time of the loop, unless in a hurry."""
+        if self._deadline is not None and not self._hurried:
+            self._deadline.reschedule(when)
+
+    def hurry(self) -> None:
+        """Wait no longer, now and later: what has not come in by now is too late."""
+        self._hurried = True
+        if self._deadline is not None:
+            try:
+                self._deadline.reschedule(asyncio.get_running_loop().time())
+            except RuntimeError:
+                pass  # nobody waits at present
+
+    # -- requests ---------------------------------------------------------------------------
+
+    async def begins(self) -> bool:
+        """Wait for a request to begin; False if the client closes the connection instead."""
+        return bool(self._buffer) or await self._more()
+
+    async def head(self, limit: int) -> bytes:
+        """Return the head of a request, with the empty line that ends it.
+
+        One empty line before it is skipped (RFC 9112, section 2.2).
+
+        Raises:
+            BadRequest: what comes is no HTTP.
+            HTTPError: 431, more bytes than the limit.
+            ClientGoneError: the connection ended before it.
+        """
+        buffer, searched, skipped = self._buffer, 0, False
+        while True:
+            if buffer.startswith(b"\r\n") and not skipped:
+                del buffer[:2]
+                skipped = True
+            if buffer and buffer[0] <= 0x20 and buffer != b"\r":
+                raise BadRequest("a request must begin with its method")
+            found = _HEAD_END.search(buffer, searched)
+            if found is not None or len(buffer) > limit:
+                break
+            searched = max(0, len(buffer) - 2)
+            if not await self._more():
+                raise ClientGoneError("the connection ended within the head of a request")
+        if found is None or found.end() > limit:
+            raise HTTPError(431, f"at most {limit} bytes are accepted")
+        head = bytes(buffer[: found.end()])
+        del buffer[: found.end()]
+        return head
+
+    async def some(self) -> bytes:
+        """Return what has come, or the next that comes; never nothing.
+
+        Raises:
+            ClientGoneError: the connection ended.
+        """
+        if not self._buffer and not await self._more():
+            raise ClientGoneError("the connection ended within the body of a request")
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        return data
+
+    def unread(self, data: bytes) -> None:
+        """Give back what belongs to the next request."""
+        self._buffer[:0] = data
+
+    # -- beside requests --------------------------------------------------------------------
+
+    async def until_closed(self) -> None:
+        """Return when the client closes its side. What it sends before that is kept.
+
+        A client that sends very much ahead is not listened to any more, and not seen to close.
+        """
+        while len(self._buffer) < _AHEAD:
+            if not await self._more():
+                return
+        await asyncio.get_running_loop().create_future()
+
+    async def discard(self, most: int) -> None:
+        """Read what nobody wants, at most so many bytes, until the client closes."""
+        while most > 0 and await self._more():
+            most -= len(self._buffer)
+            self._buffer.clear()
+
+    async def _more(self) -> bool:
+        try:
+            data = await self._reader.read(_READ)
+        except OSError as error:
+            raise ClientGoneError(str(error)) from error
+        self._buffer += data
+        return bool(data)

@@ -1,0 +1,76 @@
+"""What is sent to a client on one connection, and how the connection ends."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from contextlib import suppress
+
+from durable_asyncio._incoming import ClientGoneError, Incoming
+
+__all__ = ["Outgoing"]
+
+_PIECE = 65536
+#: As the option SO_LINGER: closing discards what is unsent, and resets the connection.
+_RESET = struct.pack("ii", 1, 0)
+_LINGER_BYTES, _LINGER_SECONDS = 8 * 1024 * 1024, 2.0
+
+
+class Outgoing:
+    """The way to the client.
+
+    Args:
+        writer: of the connection.
+        timeout: seconds for taking in 64 KiB.
+    """
+
+    def __init__(self, writer: asyncio.StreamWriter, timeout: float) -> None:
+        self._writer = writer
+        self._timeout = timeout
+
+    async def write(self, data: bytes) -> None:
+        """Send; wait while the client is behind.
+
+        Raises:
+            ClientGoneError: it is gone, or too slow.
+        """
+        view = memoryview(data)
+        try:
+            for start in range(0, len(data), _PIECE):
+                self._writer.write(view[start : start + _PIECE])
+                async with asyncio.timeout(self._timeout):
+                    await self._writer.drain()
+        except OSError as error:  # TimeoutError is one
+            raise ClientGoneError("the client is gone, or too slow") from error
+
+    def cut(self) -> None:
+        """Reset the connection: the client sees that what it got is not all there is."""
+        connection = self._writer.get_extra_info("socket")
+        with suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._writer.transport.abort()
+
+    async def close(self, unwanted: Incoming | None = None) -> None:
+        """Close the connection, after all has been sent.
+
+        Args:
+            unwanted: what the client may still be sending; it is read for a while. Closing a
+                connection with unread data resets it, and the client may lose its answer
+                (RFC 9112, section 9.6).
+        """
+        try:
+            if unwanted is not None:
+                await self._linger(unwanted)
+            self._writer.close()
+            async with asyncio.timeout(self._timeout):
+                await self._writer.wait_closed()
+        except OSError:
+            self.cut()
+
+    async def _linger(self, unwanted: Incoming) -> None:
+        if self._writer.can_write_eof():  # not in TLS
+            self._writer.write_eof()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_SECONDS):
+                await unwanted.discard(_LINGER_BYTES)

@@ -1,0 +1,118 @@
+"""Serving whatever can be served, in one call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl as tls
+from typing import Any, TypeAlias, cast
+
+from durable_asyncio._app import AsyncioApp, app
+from durable_asyncio._listener import Listener
+from durable_asyncio._server import EndpointServer
+from durable_asyncio._sockets import bind, url_of
+from durable_asyncio._timeouts import Timeouts
+from durable_core import Durable
+from durable_core.api.adapter import HTTPHandler
+from durable_core.api.application import Routes
+from durable_core.errors import ConfigurationError
+
+__all__ = ["Servable", "create_endpoint_server", "serve", "serve_endpoint"]
+
+_logger = logging.getLogger("durable.asyncio")
+
+#: What can be served: a handler of the core, wrapped or not, or routes.
+Servable: TypeAlias = "HTTPHandler | AsyncioApp | Routes"
+
+
+def create_endpoint_server(
+    handler: Servable,
+    *,
+    durable: Durable[Any] | None = None,
+    timeouts: Timeouts | None = None,
+    ssl: tls.SSLContext | None = None,
+) -> EndpointServer:
+    """Return a server, to be started by :meth:`EndpointServer.listen`.
+
+    Args:
+        handler: an endpoint, an ``app``, or routes (which need ``durable``).
+        durable: whose endpoints the routes lead to.
+        timeouts: how long clients may take.
+        ssl: serve HTTPS with it.
+
+    Raises:
+        ConfigurationError: routes without ``durable``, or something that cannot be served.
+    """
+    served = _application(handler, durable)
+    return EndpointServer(
+        served, durables=served.durables, limits=served.limits, timeouts=timeouts, ssl=ssl
+    )
+
+
+def serve_endpoint(
+    handler: Servable,
+    port: int = 8000,
+    host: str = "127.0.0.1",
+    *,
+    durable: Durable[Any] | None = None,
+    timeouts: Timeouts | None = None,
+    ssl: tls.SSLContext | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; see :func:`create_endpoint_server`."""
+    server = create_endpoint_server(handler, durable=durable, timeouts=timeouts, ssl=ssl)
+    server.listen(port, host).serve_forever()
+
+
+async def serve(
+    handler: Servable,
+    port: int = 8000,
+    host: str = "127.0.0.1",
+    *,
+    durable: Durable[Any] | None = None,
+    timeouts: Timeouts | None = None,
+    ssl: tls.SSLContext | None = None,
+    drain: float = 10.0,
+) -> None:
+    """Serve on this event loop until cancelled; then close in good order.
+
+    It installs no signal handlers; ``asyncio.run`` cancels its task on SIGINT.
+
+    Args:
+        handler, port, host, durable, timeouts, ssl: see :func:`serve_endpoint`.
+        drain: seconds that steps and answers in flight have to finish. Another cancellation ends
+            that at once.
+
+    Raises:
+        OSError: the address cannot be had.
+        StoreError: a store cannot be opened.
+    """
+    served = _application(handler, durable)
+    listener = Listener(
+        served,
+        served.durables,
+        limits=served.limits,
+        timeouts=timeouts or Timeouts(),
+        tls=ssl,
+    )
+    sockets = bind(host, port)
+    await listener.open(sockets)
+    _logger.info("serving on %s", url_of(sockets[0], listener.scheme))
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        await listener.drain(drain)
+
+
+def _application(handler: Servable, durable: Durable[Any] | None) -> AsyncioApp:
+    if isinstance(handler, AsyncioApp):
+        return handler
+    if hasattr(handler, "handle") and hasattr(handler, "handle_async"):
+        return AsyncioApp(cast(HTTPHandler, handler))
+    if callable(handler):
+        raise ConfigurationError(
+            f"{handler!r} is no endpoint; a plain function is served by a route, as in "
+            'app(durable, {"GET /": function})'
+        )
+    if durable is None:
+        raise ConfigurationError("routes need durable=, or app(durable, routes) in their place")
+    return app(durable, handler)

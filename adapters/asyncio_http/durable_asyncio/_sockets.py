@@ -1,0 +1,62 @@
+"""The sockets that a server listens on."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Any
+
+__all__ = ["BACKLOG", "bind", "url_of"]
+
+#: Connections that wait to be accepted.
+BACKLOG = 1024
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+#: What a host without an address family answers.
+_NO_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Return listening sockets for all addresses of a host, all with the same port.
+
+    Args:
+        host: a name or an address, IPv4 or IPv6; ``"0.0.0.0"`` for all of IPv4, ``"::"`` for all
+            of both.
+        port: 0 takes a free one.
+
+    Raises:
+        OSError: an address cannot be had.
+    """
+    if host == "::" and socket.has_dualstack_ipv6():
+        return [_listening(socket.AF_INET6, (host, port), dualstack=True)]
+    bound: list[socket.socket] = []
+    missing: OSError | None = None
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        for family, *_, address in dict.fromkeys(found):
+            taken = bound[0].getsockname()[1] if bound else port
+            try:
+                bound.append(_listening(family, (address[0], taken, *address[2:])))
+            except OSError as error:
+                if error.errno not in _NO_FAMILY:
+                    raise
+                missing = error
+        if missing is not None and not bound:
+            raise missing
+    except BaseException:
+        for each in bound:
+            each.close()
+        raise
+    return bound
+
+
+def url_of(listener: socket.socket, scheme: str) -> str:
+    """Return the URL of the root of what is served there, as this machine can reach it."""
+    name, port = listener.getsockname()[:2]
+    host = _WILDCARDS.get(name, name)
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _listening(
+    family: socket.AddressFamily, address: tuple[Any, ...], *, dualstack: bool = False
+) -> socket.socket:
+    return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=dualstack)

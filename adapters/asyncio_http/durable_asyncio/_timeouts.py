@@ -1,0 +1,39 @@
+"""How long the server waits for a client."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+__all__ = ["Timeouts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Seconds that a client may take; each a finite number above 0.
+
+    Attributes:
+        head: for the head of a request, from its first byte to its last, and from the beginning
+            of a connection to its first byte. An unfinished request is answered with 408.
+        body: for the body of a request, and a second more for each 1,000 bytes of it that have
+            come. An unfinished request is answered with 408.
+        keep_alive: from the end of a response to the first byte of the next request. The
+            connection is closed then.
+        write: for taking in 64 KiB of a response. The connection is cut off then.
+
+    Raises:
+        ValueError: another value.
+    """
+
+    head: float = 10.0
+    body: float = 30.0
+    keep_alive: float = 75.0
+    write: float = 30.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) not in (int, float) or not 0 < value < math.inf:
+                raise ValueError(
+                    f"Timeouts.{field.name} must be a number of seconds above 0, not {value!r}"
+                )

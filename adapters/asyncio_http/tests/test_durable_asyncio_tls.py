@@ -1,0 +1,143 @@
+"""HTTPS, with a certificate made for the occasion."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from durable_asyncio import EndpointServer, Timeouts, create_endpoint_server
+from support.asyncio_sample import ALL_BYTES, Sample
+from support.processes import until
+from support.raw_http import connect, read_reply
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and a certificate of localhost, in one file."""
+    file = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    command = (
+        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+        *("-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext"),
+        *("subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(file), "-out", "-"),
+    )
+    made = subprocess.run(command, capture_output=True, check=True)
+    with file.open("ab") as out:
+        out.write(made.stdout)
+    return file
+
+
+@pytest.fixture(scope="module")
+def trust(certificate: Path) -> ssl.SSLContext:
+    """What a client needs to know."""
+    return ssl.create_default_context(cafile=certificate)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """The application."""
+    return Sample(tmp_path_factory.mktemp("sample") / "db")
+
+
+@pytest.fixture(scope="module")
+def server(sample: Sample, certificate: Path) -> Iterator[EndpointServer]:
+    """The server."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    timeouts = Timeouts(head=1.0)
+    with create_endpoint_server(sample.app, ssl=context, timeouts=timeouts).listen() as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: EndpointServer, trust: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
+    """A connection."""
+    with trust.wrap_socket(connect(server.port), server_hostname="localhost") as connection:
+        yield connection
+
+
+def test_requests_over_tls(server: EndpointServer, trust: ssl.SSLContext) -> None:
+    """One connection carries them all, and their URLs say how they came."""
+    assert server.url.startswith("https://127.0.0.1:")
+    connection = http.client.HTTPSConnection("localhost", server.port, timeout=10, context=trust)
+    bodies = []
+    for method, target, body in (
+        ("GET", "/echo/x", None),
+        ("POST", "/size", b"x" * 500_000),
+        ("GET", "/binary", None),
+        ("GET", "/stream", None),
+    ):
+        connection.request(method, target, body)
+        sock = connection.sock
+        bodies.append(connection.getresponse().read())
+        assert sock is connection.sock is not None
+    connection.close()
+
+    assert f'"url":"https://localhost:{server.port}/echo/x"'.encode() in bodies[0]
+    assert [b"500000", ALL_BYTES, b"one two three"] == bodies[1:]
+
+
+def test_curl_over_tls(server: EndpointServer, certificate: Path) -> None:
+    """The handoff's redirect is relative: it keeps to HTTPS."""
+    url = f"https://localhost:{server.port}/nap"
+    command = ["curl", "-sS", "-L", "--cacert", str(certificate), url]
+
+    assert ALL_BYTES == subprocess.run(command, capture_output=True, check=True).stdout
+
+
+def test_the_end_of_a_body_is_the_end_of_tls(client: ssl.SSLSocket) -> None:
+    """To HTTP/1.0 a stream ends with the connection, in good order and at once."""
+    client.settimeout(1.5)
+    client.sendall(b"GET /stream HTTP/1.0\r\nHost: x\r\n\r\n")
+
+    assert b"one two three" == read_reply(client).body
+
+
+def test_a_refusal_over_tls(client: ssl.SSLSocket) -> None:
+    """It arrives although the client goes on sending."""
+    client.sendall(b"POST /size HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n")
+    client.sendall(bytes(3_000_000))
+
+    assert 413 == read_reply(client).status
+
+
+def test_a_client_that_speaks_no_tls(server: EndpointServer) -> None:
+    """It gets nothing, and keeps nobody from being served."""
+    with connect(server.port) as client:
+        client.sendall(b"GET /binary HTTP/1.1\r\nHost: x\r\n\r\n")
+        try:
+            answer = client.recv(100)
+        except ConnectionResetError:
+            answer = b""
+
+    assert not answer.startswith(b"HTTP")
+
+
+def test_a_client_that_never_begins_tls(server: EndpointServer) -> None:
+    """It has as much time as for the head of a request."""
+    with connect(server.port) as client:
+        assert b"" == client.recv(1)
+
+
+@pytest.mark.parametrize("polite", [True, False])
+def test_a_client_that_goes_ends_its_stream(
+    server: EndpointServer, sample: Sample, trust: ssl.SSLContext, polite: bool
+) -> None:
+    """Whether it ends TLS or just the connection."""
+    before = len(sample.endless.ended)
+    with trust.wrap_socket(connect(server.port), server_hostname="localhost") as client:
+        client.sendall(b"GET /idle HTTP/1.1\r\nHost: x\r\n\r\n")
+        data = b""
+        while not data.endswith(b"first\r\n"):
+            data += client.recv(1000)
+        if polite:
+            with contextlib.suppress(OSError):
+                client.unwrap()
+
+    until("the body is closed", lambda: len(sample.endless.ended) > before)
+    assert ["idle"] == sample.endless.ended[before:]
