@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The developer's one command: ``python3 dev.py {setup,demo,test,check,bench,docs}``.
+"""The developer's one command: ``python3 dev.py {setup,demo,test,check,bench,docs,matrix}``.
 
 It needs Python 3.11 or newer and a package index. Every command runs in one virtual environment,
 ``.venv`` in the checkout, which holds the project's distributions (editable) and its tools. The
@@ -22,6 +22,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -37,7 +38,17 @@ STAMP = VENV / "dev-stamp.json"
 LOCK = ROOT / ".venv.lock"
 
 #: Files that a program writes: (module, target). The target holds what ``python -m module`` prints.
-GENERATED: tuple[tuple[str, str], ...] = ()
+GENERATED: tuple[tuple[str, str], ...] = (
+    ("durable_core.machine.diagram", "docs/reference/run-states.md"),
+)
+
+#: The adapters in docs/reference/matrix.md, as the conformance suite is told them.
+SUBJECTS = (
+    "durable_wsgi.conformance:subject",
+    "durable_asgi.conformance:subject",
+    "durable_asyncio.conformance:subject",
+)
+MATRIX = "docs/reference/matrix.md"
 
 CHECKS: tuple[tuple[str, ...], ...] = (
     ("ruff", "check"),
@@ -81,7 +92,8 @@ def locked() -> Iterator[None]:
 
 def project_folders() -> list[Path]:
     """Return the folders of all distributions in the checkout, the core first."""
-    return [ROOT, *sorted(path.parent for path in ROOT.glob("adapters/*/pyproject.toml"))]
+    adapters = sorted(path.parent for path in ROOT.glob("adapters/*/pyproject.toml"))
+    return [ROOT, ROOT / "conformance", *adapters]
 
 
 def pyproject(folder: Path) -> dict[str, Any]:
@@ -243,6 +255,23 @@ def docs(_options: argparse.Namespace, _extra: Sequence[str]) -> None:
         say(f"wrote {target}")
 
 
+def matrix(_options: argparse.Namespace, _extra: Sequence[str]) -> None:
+    """Judge every adapter, and write docs/reference/matrix.md anew."""
+    ensure_venv()
+    with tempfile.TemporaryDirectory() as folder:
+        reports = []
+        for number, subject in enumerate(SUBJECTS):
+            reports.append(f"{folder}/{number}.json")
+            say(f"judging {subject}")
+            suite = [str(PYTHON), "-m", "durable_conformance", subject, "--json", reports[-1]]
+            if subprocess.run(suite, cwd=folder).returncode:
+                fail(f"{subject} does not conform")
+        program = [str(PYTHON), "-m", "durable_conformance.matrix", *reports]
+        text = subprocess.run(program, check=True, stdout=subprocess.PIPE).stdout
+    (ROOT / MATRIX).write_bytes(text)
+    say(f"wrote {MATRIX}")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line. Arguments that a command passes on are only shown, not parsed."""
     parser = argparse.ArgumentParser(prog="dev.py", allow_abbrev=False)
@@ -263,6 +292,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(check, "check")
     add(bench, "bench", "NAME [its arguments]").add_argument("name", metavar="NAME")
     add(docs, "docs")
+    add(matrix, "matrix")
     return parser
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import re
 import types
 from collections.abc import Iterator
@@ -122,3 +124,14 @@ def test_embedding(page: dict[str, Any]) -> None:
     """The page's ways to ask an embedded endpoint work."""
     assert b"Hello Ada\n" == page["ask"]().body
     assert b'"pong"' == page["ask_site"]().body
+
+
+@pytest.mark.parametrize("page", ["howto/test-your-endpoints.md"], indirect=True)
+def test_tests_of_a_page(page: dict[str, Any]) -> None:
+    """The tests that the page shows pass."""
+    tests = [value for name, value in page.items() if name.startswith("test_")]
+    assert 7 == len(tests)
+    for test in tests:
+        outcome = test()
+        if inspect.iscoroutine(outcome):
+            asyncio.run(outcome)

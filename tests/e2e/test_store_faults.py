@@ -98,6 +98,7 @@ def assert_unavailable(reply: Reply) -> None:
     problem = json.loads(reply.body)
     assert 503 == problem["status"]
     assert problem["type"].endswith("store-unavailable")
+    assert ".db" not in problem["detail"], "where the store is, is nothing for clients"
 
 
 def test_a_request_is_refused_and_leaves_nothing(world: World, face: str, fault: str) -> None:
@@ -163,11 +164,12 @@ def test_a_run_that_comes_due_meanwhile_goes_on_later(world: World, face: str, f
 
 
 def test_an_event_is_refused(world: World, fault: str) -> None:
-    """What cannot be stored is not acknowledged, and wakes nobody."""
+    """What cannot be stored is not acknowledged but logged, and wakes nobody."""
     app = world.start(busy=0.3)
     handoff = fetch(app.url("/async/wait?trip=T"))
     with _FAULTS[fault](world, app):
         assert_unavailable(fetch(app.url("/events"), "POST", body=_EVENT))
+        assert [True] == [str(world.store_path) in line for line in app.errors()]
     assert {"a": 1} == world.ledger.begun("T")
     assert 200 == fetch(app.url("/events"), "POST", body=_EVENT).status
     assert 201 == fetch(handoff.location, follow=True).status

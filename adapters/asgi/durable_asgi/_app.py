@@ -85,7 +85,8 @@ class ASGIApp:
         except HTTPError as error:
             return problem_from_http_error(error)
         except Exception:
-            _logger.exception("%s %s failed", request.method, request.path)
+            # Not the query, which may hold a token, nor the decoded path, which may hold new lines.
+            _logger.exception("%s %s failed", request.method, request.url.partition("?")[0])
             return problem(500, "internal-error")
 
 

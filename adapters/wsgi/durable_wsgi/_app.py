@@ -11,7 +11,7 @@ from durable_core import Durable, HTTPError, Limits, Response
 from durable_core.api.adapter import HTTPHandler
 from durable_core.api.application import Application, Routes
 from durable_core.wire.problem import problem, problem_from_http_error
-from durable_wsgi._request import to_request
+from durable_wsgi._request import request_line, to_request
 from durable_wsgi._response import Runner, to_answer
 
 __all__ = ["HOLD", "HOLD_ALONE", "Startable", "WSGIApp", "app", "durables_of"]
@@ -67,7 +67,7 @@ class WSGIApp:
         try:
             answer = to_answer(self._respond(environ), head=head, run=run)
         except Exception:
-            _logger.exception("%s %s failed", environ["REQUEST_METHOD"], environ.get("PATH_INFO"))
+            _logger.exception("%s failed", request_line(environ))
             answer = to_answer(problem(500, "internal-error"), head=head)
         return answer.send(start_response)
 

@@ -12,6 +12,7 @@ from wsgiref.headers import Headers
 from wsgiref.types import ErrorStream, InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
 from durable_core.wire.problem import problem
+from durable_wsgi._request import request_line
 from durable_wsgi._response import to_answer
 from durable_wsgi._streams import ClientGoneError
 
@@ -81,8 +82,7 @@ class Exchange(SimpleHandler):
         except ClientGoneError:
             raise
         except Exception:
-            method, path = self.environ["REQUEST_METHOD"], self.environ["PATH_INFO"]
-            _logger.exception("%s %s failed", method, path)
+            _logger.exception("%s failed", request_line(self.environ))
             if self.headers_sent:
                 self._peer.abort()
             else:

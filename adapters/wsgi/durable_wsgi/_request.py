@@ -9,7 +9,7 @@ from wsgiref.types import InputStream, WSGIEnvironment
 
 from durable_core import BadRequest, HTTPError, Request
 
-__all__ = ["content_length", "read_body", "to_request", "url_of"]
+__all__ = ["content_length", "read_body", "request_line", "to_request", "url_of"]
 
 #: What may stand in a path as it is, besides letters and digits (RFC 3986, section 3.3).
 _IN_PATH = "/:@!$&'()*+,;=-._~"
@@ -48,6 +48,12 @@ def to_request(environ: WSGIEnvironment, body_limit: int) -> Request:
         )
     except ValueError as error:
         raise BadRequest(str(error)) from error
+
+
+def request_line(environ: WSGIEnvironment) -> str:
+    """Return method and path for a log: without the query, which may hold a token, on one line."""
+    path = quote(environ.get("PATH_INFO", ""), safe=_IN_PATH, encoding="latin-1")
+    return f"{environ['REQUEST_METHOD']} {path}"
 
 
 def url_of(environ: WSGIEnvironment) -> str:

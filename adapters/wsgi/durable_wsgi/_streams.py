@@ -6,6 +6,8 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+from durable_core import BadRequest
+
 __all__ = ["ClientGoneError", "HeadReader", "HeadTooLargeError", "RequestBody"]
 
 
@@ -36,6 +38,7 @@ class HeadReader(io.BufferedIOBase):
             HeadTooLargeError: that would be more than the limit.
             ClientGoneError: the stream ends within the head. A request that is cut off must not be
                 taken for a whole one.
+            BadRequest: a carriage return that does not end a line.
         """
         line = self._file.readline(self._left + 1)
         self._left -= len(line)
@@ -43,6 +46,9 @@ class HeadReader(io.BufferedIOBase):
             raise HeadTooLargeError
         if not line.endswith(b"\n"):
             raise ClientGoneError("the connection ended within the head of a request")
+        if b"\r" in line.removesuffix(b"\r\n"):
+            # The library would take what comes after it for another field (RFC 9112, section 2.2).
+            raise BadRequest("a line of the head has a bare CR")
         return line
 
 

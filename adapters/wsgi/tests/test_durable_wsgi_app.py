@@ -131,6 +131,14 @@ def test_unexpected_exception(caplog: pytest.LogCaptureFixture) -> None:
     assert ZeroDivisionError is record.exc_info[0]
 
 
+def test_one_failure_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A client cannot write lines of its own into it."""
+    with caplog.at_level(logging.ERROR, "durable.wsgi"):
+        call(WSGIApp(failing(ValueError())), PATH_INFO="/x\nERROR made up")
+
+    assert ["GET /x%0AERROR%20made%20up failed"] == caplog.messages
+
+
 def test_response_that_cannot_be_sent(caplog: pytest.LogCaptureFixture) -> None:
     """A body that fails before anything is sent is a 500 as well."""
 

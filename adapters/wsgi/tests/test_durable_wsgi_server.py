@@ -85,6 +85,7 @@ def test_request_targets(server: EndpointServer, request_line: str, expected: by
         (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", b"505"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nno colon\r\nX: y\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nX : y\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: y\rAuthorization: z\r\n\r\n", b"400"),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", b"400"),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", b"400"),
         (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"411"),

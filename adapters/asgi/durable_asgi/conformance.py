@@ -1,0 +1,43 @@
+"""What the conformance suite judges: ``durable_asgi.conformance:subject``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from durable_asgi._adapter import ASGIAdapter, endpoint_adapter
+from durable_asgi._serving import create_endpoint_server
+from durable_core import Durable
+from durable_core.api.application import Routes
+
+__all__ = ["ASGISubject", "subject"]
+
+
+class ASGISubject:
+    """The adapter on the server of this package."""
+
+    name = "durable-asgi"
+    capabilities = frozenset(
+        {
+            "sync-handlers",
+            "async-handlers",
+            "streaming",
+            "client-disconnect",
+            "keep-alive",
+            "chunked-requests",
+            "expect-continue",
+            "raw-path",
+            "separate-fields",
+        }
+    )
+    endpoint_adapter: ASGIAdapter = endpoint_adapter
+
+    @contextmanager
+    def serve(self, routes: Routes, *, durable: Durable[Any]) -> Iterator[str]:
+        """Serve on a free port; yield the URL."""
+        with create_endpoint_server(routes, durable=durable).listen() as server:
+            yield server.url
+
+
+subject = ASGISubject()

@@ -1,0 +1,139 @@
+"""What a subject is: the thing that the suite judges, as its author presents it.
+
+A subject needs no import of this package: the Protocols are structural, and capabilities are plain
+strings (each member of :class:`Capability` equals its value).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from enum import Enum, StrEnum
+from typing import Any, Protocol
+
+from durable_core import Durable
+from durable_core.api.adapter import EndpointAdapter, HTTPHandler
+from durable_core.api.application import Routes
+from durable_core.ports import Store
+
+__all__ = [
+    "Capability",
+    "EngineSubject",
+    "Kind",
+    "ServerSubject",
+    "StoreSubject",
+    "Subject",
+    "kind_of",
+]
+
+
+class Capability(StrEnum):
+    """What a subject can do beyond what is required of all.
+
+    What is not declared is reported as a gap. What is declared is tested.
+    """
+
+    #: Server: endpoints may be ``def`` handlers. One of the two kinds of handlers is required.
+    SYNC_HANDLERS = "sync-handlers"
+    #: Server: endpoints may be ``async def`` handlers.
+    ASYNC_HANDLERS = "async-handlers"
+    #: Server: a chunk of a streamed response body leaves before the next one is made.
+    STREAMING = "streaming"
+    #: Server: a client that goes away while a step runs is noticed, and its run handed off.
+    CLIENT_DISCONNECT = "client-disconnect"
+    #: Server: a connection takes one request after the other.
+    KEEP_ALIVE = "keep-alive"
+    #: Server: request bodies may come in chunks, without an announced length.
+    CHUNKED_REQUESTS = "chunked-requests"
+    #: Server: ``Expect: 100-continue`` is answered when the body is wanted.
+    EXPECT_CONTINUE = "expect-continue"
+    #: Server: ``request.url`` has the path percent-encoded as the client sent it.
+    RAW_PATH = "raw-path"
+    #: Server: repeated request header fields arrive one by one, not joined.
+    SEPARATE_FIELDS = "separate-fields"
+    #: Server: a request head over ``Limits.head`` is answered with 431.
+    HEAD_LIMIT = "head-limit"
+    #: Store: what was committed is there for another handle on the same data.
+    SHARED = "shared"
+
+
+class Kind(Enum):
+    """Which suite judges a subject; the value is the method it is known by."""
+
+    SERVER = "serve"
+    STORE = "open"
+    ENGINE = "application"
+
+
+class Subject(Protocol):
+    """What all subjects have."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """The values of the :class:`Capability` members that it declares."""
+        ...
+
+
+class ServerSubject(Subject, Protocol):
+    """A server interface with its adapter."""
+
+    @property
+    def endpoint_adapter(self) -> EndpointAdapter[Any]:
+        """What ``Durable(endpoint_adapter=)`` is given; options go through ``with_options``."""
+        ...
+
+    def serve(self, routes: Routes, *, durable: Durable[Any]) -> AbstractContextManager[str]:
+        """Serve over HTTP/1.1, in this process, on a free port of this machine.
+
+        Entering starts ``durable`` and yields the URL of the server's root, such as
+        ``"http://127.0.0.1:8123"``, where connections are accepted by now. Leaving accepts no more,
+        stops ``durable``, and lets answers in flight out.
+
+        Args:
+            routes: what to serve; targets are endpoints that the adapter wrapped, or plain
+                functions. ``durable_core.api.application.Application`` answers by them.
+            durable: whose endpoints they lead to.
+        """
+        ...
+
+
+class StoreSubject(Subject, Protocol):
+    """A store, and back doors that look past its own reads."""
+
+    def open(self) -> AbstractContextManager[Store]:
+        """Yield a store that is empty and open; afterwards close and delete it."""
+        ...
+
+    def again(self, store: Store) -> AbstractContextManager[Store]:
+        """Yield another handle on the data of an open store, as another process would have it.
+
+        Called only for subjects that declare ``"shared"``.
+        """
+        ...
+
+    def peek(self, store: Store) -> Mapping[str, int]:
+        """Count what is stored, without the store's own methods.
+
+        Returns:
+            How many ``"runs"``, ``"steps"`` (finished ops), ``"pending"`` (unfinished ops) and
+            ``"events"`` there are.
+        """
+        ...
+
+
+class EngineSubject(Subject, Protocol):
+    """An engine other than the embedded one. There are no cases for engines yet."""
+
+    def application(self, id: str) -> AbstractContextManager[Durable[HTTPHandler]]:
+        """Yield an application whose runs are in the hands of the engine."""
+        ...
+
+
+def kind_of(subject: object) -> Kind | None:
+    """Return what a subject is, by the one method that tells; None if it is nothing of this."""
+    return next((kind for kind in Kind if callable(getattr(subject, kind.value, None))), None)

@@ -1,0 +1,227 @@
+"""Any store does what the memory store does, whatever is written to both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import ClassVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import Phase as Stage
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from durable_conformance.contract import Capability, StoreSubject
+from durable_conformance.store_values import created, put_away
+from durable_conformance.strategies import (
+    APPS,
+    KEYS,
+    RUNS,
+    apps,
+    claims,
+    few,
+    key_sets,
+    one_memo,
+    owners,
+    processes,
+    releases,
+    run_ids,
+    run_writes,
+    sends,
+    times,
+    waits,
+    writes,
+)
+from durable_core.model.ops import Pending
+from durable_core.model.run import Phase
+from durable_core.ports import (
+    Claim,
+    Peer,
+    Release,
+    RunRecord,
+    RunWrite,
+    SendEvents,
+    Sent,
+    Write,
+    Written,
+)
+from durable_core.runtime.memory_store import MemoryStore
+
+__all__ = ["StoreMachine", "check_store"]
+
+
+def _comparable(answer: object) -> object:
+    """Return the answer with errors as their type, and sorted where the order is open."""
+    if isinstance(answer, BaseException):
+        return type(answer)
+    if isinstance(answer, Sent | Written):
+        return replace(answer, woken=tuple(sorted(answer.woken, key=lambda woken: woken[0])))
+    if isinstance(answer, tuple) and all(isinstance(item, str) for item in answer):
+        return sorted(answer)
+    return answer
+
+
+def _by_id(peers: Sequence[Peer]) -> dict[str, Peer]:
+    return {peer.id: peer for peer in peers}
+
+
+def _is_held_due_or_ended(record: RunRecord) -> bool:
+    return [record.owner, record.due_at, record.ended_at].count(None) == 2
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Writes to the store and to the reference, and compares all answers and all reads."""
+
+    #: Judged; set by :func:`check_store`.
+    subject: ClassVar[StoreSubject]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reference = MemoryStore()
+        self._stack = ExitStack()
+        self.store = self._stack.enter_context(self.subject.open())
+
+    def teardown(self) -> None:
+        """Close everything."""
+        self._stack.close()
+
+    @initialize(awaited=st.lists(waits(), min_size=3, max_size=3))
+    def create_runs(self, awaited: list[Pending]) -> None:
+        """Create the runs, each with a wait."""
+        for id_, op in zip(RUNS, awaited, strict=True):
+            self.commit([replace(created(id_), pending=(op,))])
+
+    @rule(write=run_writes() | one_memo, by_owner=st.booleans())
+    def write_run(self, write: RunWrite, by_owner: bool) -> None:
+        """Write a checkpoint."""
+        self.commit([self.by_owner(write) if by_owner else write])
+
+    @rule(id_=run_ids, release=releases, ops=st.lists(waits(), max_size=1))
+    def put_away(self, id_: str, release: Release, ops: list[Pending]) -> None:
+        """Give a run up."""
+        self.commit([self.by_owner(replace(put_away(id_, *ops), release=release))])
+
+    @rule(write=sends)
+    def send(self, write: SendEvents) -> None:
+        """Send events."""
+        self.commit([write])
+
+    @rule(write=claims)
+    def claim(self, write: Claim) -> None:
+        """Claim due runs."""
+        self.commit([write])
+
+    @rule(write=processes)
+    def change_processes(self, write: Write[object]) -> None:
+        """Let processes come and go."""
+        self.commit([write])
+
+    @rule(batch=st.lists(writes, min_size=2, max_size=5))
+    def write_group(self, batch: list[Write[object]]) -> None:
+        """Write several things at once."""
+        self.commit([self.by_owner(write) for write in batch])
+
+    def commit(self, batch: list[Write[object]]) -> None:
+        """Commit to both, and compare the answers."""
+        expected = [_comparable(answer) for answer in self.reference.commit(batch, wait=0)]
+        actual = [_comparable(answer) for answer in self.store.commit(batch, wait=0)]
+
+        assert expected == actual
+
+    def by_owner(self, write: Write[object]) -> Write[object]:
+        """Return the write as the one who holds the run would make it."""
+        if not isinstance(write, RunWrite):
+            return write
+        records = [self.reference.get(app, write.run_id) for app in APPS]
+        for record in records:
+            if record is not None and record.owner is not None:
+                epoch = record.run.epoch
+                return replace(write, owner=record.owner, epoch=epoch, create=None, request=None)
+        return write
+
+    @rule()
+    def reopen(self) -> None:
+        """Close it and open it again."""
+        self.store.maintain()
+        self.store.close()
+        self.store.open()
+
+    @precondition(lambda self: Capability.SHARED in self.subject.capabilities)
+    @rule()
+    def abandon(self) -> None:
+        """Go on with another handle, as if the process of the one before had died."""
+        self.store = self._stack.enter_context(self.subject.again(self.store))
+
+    @invariant()
+    def nothing_is_hidden(self) -> None:
+        """What is read is what is stored."""
+        records = [self.reference.get(app, id_) for app in APPS for id_ in RUNS]
+        known = [record for record in records if record is not None]
+        stored = self.subject.peek(self.store)
+        assert len(known) == stored["runs"]
+        assert sum(len(record.memos) for record in known) == stored["steps"]
+        assert sum(len(record.pending) for record in known) == stored["pending"]
+
+    @invariant()
+    def runs_read_the_same(self) -> None:
+        """Each run, its result and its end."""
+        for app in APPS:
+            for id_ in RUNS:
+                record = self.reference.get(app, id_)
+                assert record == self.store.get(app, id_)
+                assert record is None or _is_held_due_or_ended(record)
+                assert self.reference.result(app, id_) == self.store.result(app, id_)
+            assert set(self.reference.ended(app, RUNS)) == set(self.store.ended(app, RUNS))
+
+    @invariant()
+    def the_rest_reads_the_same(self) -> None:
+        """Marks, processes and due times."""
+        assert self.reference.event_mark("app") == self.store.event_mark("app")
+        assert _by_id(self.reference.peers()) == _by_id(self.store.peers())
+        for app in APPS:
+            assert self.reference.next_due(app, KEYS) == self.store.next_due(app, KEYS)
+
+    @rule(app=apps, known=key_sets, now=times)
+    def read_queues(self, app: str, known: tuple[str, ...], now: int) -> None:
+        """Due times and what nobody can claim."""
+        assert self.reference.next_due(app, known) == self.store.next_due(app, known)
+        expected = self.reference.unclaimable(app, known, now)
+        assert expected == self.store.unclaimable(app, known, now)
+
+    @rule(owner=owners)
+    def read_matches(self, owner: str) -> None:
+        """Matched waits."""
+        expected = sorted(self.reference.matched(owner), key=lambda match: match[:2])
+        actual = sorted(self.store.matched(owner), key=lambda match: match[:2])
+        assert expected == actual
+
+    @rule(app=apps, phase=st.none() | st.sampled_from(Phase), before=st.none() | run_ids, limit=few)
+    def list_runs(self, app: str, phase: Phase | None, before: str | None, limit: int) -> None:
+        """Pages of runs."""
+        expected = self.reference.list(app, phase=phase, before=before, limit=limit)
+        assert expected == self.store.list(app, phase=phase, before=before, limit=limit)
+
+
+def check_store(subject: StoreSubject, examples: int) -> None:
+    """Let the machine write to the subject's stores at random; raise where they differ."""
+    machine = type("Machine", (StoreMachine,), {"subject": subject})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=30,
+            deadline=None,
+            database=None,
+            # Explaining a failure would take longer than the case may.
+            phases=[Stage.explicit, Stage.generate, Stage.shrink],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,176 @@
+"""Small values for the cases of stores: runs, memos, waits and the writes that carry them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar, cast
+
+from durable_core.machine.matching import MatchRule, WaitRule, dump_rule
+from durable_core.model.events import Event
+from durable_core.model.ops import Memo, Op, OpKind, Pending
+from durable_core.model.run import Phase, Run
+from durable_core.ports import (
+    Claim,
+    Claimed,
+    Peer,
+    Release,
+    RunWrite,
+    SendEvents,
+    Store,
+    StoredRequest,
+    StoredResult,
+    Write,
+)
+
+__all__ = [
+    "REQUEST",
+    "claim",
+    "commit",
+    "created",
+    "ended",
+    "event",
+    "matched_seqs",
+    "memo",
+    "memo_write",
+    "peer",
+    "pending",
+    "pending_of",
+    "put_away",
+    "result",
+    "run",
+    "send",
+    "wait",
+]
+
+T = TypeVar("T")
+
+REQUEST = StoredRequest(head="GET /x", body=b"body")
+
+
+def run(id_: str = "r1", *, app: str = "app", key: str = "key", epoch: int = 1) -> Run:
+    """Return a run in its first phase."""
+    return Run(
+        id=id_,
+        app=app,
+        endpoint_key=key,
+        function_id="GET /x",
+        phase=Phase.SYNC,
+        retries=3,
+        created_at=1,
+        epoch=epoch,
+    )
+
+
+def memo(number: int, *, name: str = "", value: str = "1", kind: OpKind = OpKind.RUN) -> Memo:
+    """Return the outcome of a finished op."""
+    name = name or f"step{number}"
+    op = Op(id=f"id-{name}", name=name, kind=kind)
+    return Memo(op=op, number=number, ok=True, value=value, mark=0, attempts=1, ended_at=number)
+
+
+def pending(name: str = "nap", *, due_at: int = 1000) -> Pending:
+    """Return a sleep that is not over."""
+    return Pending(op=Op(id=f"id-{name}", name=name, kind=OpKind.SLEEP), due_at=due_at)
+
+
+def wait(
+    name: str = "wait",
+    *,
+    event: str = "e",
+    path: str = "",
+    key: str = "",
+    mark: int = 0,
+    seen: tuple[int, ...] = (),
+    conditions: tuple[tuple[tuple[str, ...], str], ...] = (),
+    due_at: int = 1000,
+) -> Pending:
+    match = MatchRule(path=tuple(path.split(".")), key=key) if path else None
+    return Pending(
+        op=Op(id=f"id-{name}", name=name, kind=OpKind.WAIT),
+        due_at=due_at,
+        rule=dump_rule(WaitRule(event=event, match=match, conditions=conditions)),
+        event=event,
+        match_path=path,
+        match_key=key,
+        mark=mark,
+        seen=seen,
+    )
+
+
+def event(id_: str, name: str = "e", /, **data: object) -> Event:
+    """Return an event with its id and time set."""
+    return Event(name=name, data=data, id=id_, ts=1)
+
+
+def result(phase: Phase = Phase.COMPLETED, *, ended_at: int = 50) -> StoredResult:
+    """Return how a run ended."""
+    return StoredResult(phase=phase, head="200", body=b"ok", ended_at=ended_at)
+
+
+def created(id_: str = "r1", *, owner: str = "o1", app: str = "app", key: str = "key") -> RunWrite:
+    """Return the write that creates a run with its first memo."""
+    return RunWrite(
+        run_id=id_,
+        owner=owner,
+        epoch=1,
+        now=10,
+        create=run(id_, app=app, key=key),
+        request=REQUEST,
+        memos=(memo(1),),
+    )
+
+
+def memo_write(id_: str = "r1", number: int = 2, *, owner: str = "o1", epoch: int = 1) -> RunWrite:
+    """Return the write that holds one memo and nothing else."""
+    return RunWrite(run_id=id_, owner=owner, epoch=epoch, now=20, memos=(memo(number),))
+
+
+def put_away(id_: str = "r1", *ops: Pending, owner: str = "o1", due_at: int = 1000) -> RunWrite:
+    """Return the write that gives a run up until it is due."""
+    return RunWrite(
+        run_id=id_, owner=owner, epoch=1, now=20, pending=ops, release=Release(due_at=due_at)
+    )
+
+
+def ended(id_: str = "r1", *, owner: str = "o1", epoch: int = 1, ended_at: int = 50) -> RunWrite:
+    """Return the write that ends a run."""
+    return RunWrite(
+        run_id=id_, owner=owner, epoch=epoch, now=ended_at, result=result(ended_at=ended_at)
+    )
+
+
+def commit(store: Store, write: Write[T], *, wait: float = 1.0) -> T:
+    """Commit one write and return its answer; raise it if it is an error."""
+    [answer] = store.commit([write], wait=wait)
+    if isinstance(answer, BaseException):
+        raise answer
+    return cast(T, answer)
+
+
+def claim(
+    store: Store, owner: str = "o2", *, keys: Sequence[str] = ("key",), now: int = 5000
+) -> Sequence[Claimed]:
+    """Claim up to ten due runs."""
+    return commit(store, Claim(app="app", owner=owner, keys=tuple(keys), now=now, limit=10))
+
+
+def send(store: Store, *events: Event, now: int = 100) -> Sequence[tuple[str, str | None]]:
+    """Send events to the app and return who is woken."""
+    return commit(store, SendEvents(app="app", events=events, now=now)).woken
+
+
+def peer(id_: str, *, expires_at: int = 100) -> Peer:
+    """Return a process."""
+    return Peer(id=id_, host="h", pid=1, expires_at=expires_at)
+
+
+def pending_of(store: Store, id_: str = "r1") -> tuple[Pending, ...]:
+    """Return what is unfinished of a run."""
+    record = store.get("app", id_)
+    assert record is not None
+    return record.pending
+
+
+def matched_seqs(store: Store, id_: str = "r1") -> list[int | None]:
+    """Return which event, if any, has answered each unfinished op of a run."""
+    return [None if op.matched is None else op.matched.seq for op in pending_of(store, id_)]

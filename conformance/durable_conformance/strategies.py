@@ -1,0 +1,167 @@
+"""Strategies for what is written to stores: few ids and times, so that things meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from hypothesis import strategies as st
+
+from durable_conformance.store_values import REQUEST, memo, pending, run, wait
+from durable_core.model.events import Event
+from durable_core.model.ops import OpKind, Pending
+from durable_core.model.run import Phase
+from durable_core.ports import (
+    Beat,
+    Bury,
+    Cancel,
+    Claim,
+    Peer,
+    Prune,
+    Register,
+    Release,
+    RunWrite,
+    SendEvents,
+    StoredResult,
+    Unregister,
+    Write,
+)
+
+__all__ = [
+    "APPS",
+    "KEYS",
+    "RUNS",
+    "apps",
+    "claims",
+    "few",
+    "key_sets",
+    "one_memo",
+    "owners",
+    "processes",
+    "releases",
+    "run_ids",
+    "run_writes",
+    "sends",
+    "times",
+    "waits",
+    "writes",
+]
+
+APPS = ("app", "other")
+KEYS = ("key", "key2")
+RUNS = tuple(f"r{number}" for number in range(3))
+_OWNERS = ("o1", "o2", "o3")
+_LIVE = [Phase.SYNC, Phase.ASYNC, Phase.SUSPENDED, Phase.RESPONDING]
+_ENDED = [Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED]
+
+times = st.integers(0, 20)
+few = st.integers(1, 3)
+apps = st.sampled_from(("app", "app", "app", "other"))
+run_ids = st.sampled_from(RUNS)
+owners = st.sampled_from(_OWNERS)
+_values = st.sampled_from([None, 1, 1.0, True, "1", "true", [1], {"z": 2}, "\N{SNOWMAN}"])
+_events = st.builds(
+    Event,
+    name=st.sampled_from(["e", "f"]),
+    data=st.fixed_dictionaries({}, optional={"x": _values, "y": _values}),
+    id=st.sampled_from(["1", "2", "3", "4", "5", "6"]),
+    ts=times,
+)
+_keys = st.sampled_from(["t:1", "j:1", "t:true", "j:true", 'j:"1"', "j:[1]", "t:\N{SNOWMAN}"])
+_conditions = st.sampled_from([(), ((("data", "x"), "1"),), ((("data", "y", "z"), "2"),)])
+
+
+@st.composite
+def waits(draw: st.DrawFn) -> Pending:
+    path = draw(st.sampled_from(["", "data.x", "data.y"]))
+    return wait(
+        draw(st.sampled_from(["step1", "w1", "w2"])),
+        event=draw(st.sampled_from(["e", "f"])),
+        path=path,
+        key=draw(_keys) if path else "",
+        mark=draw(st.integers(0, 4)),
+        seen=tuple(draw(st.lists(st.integers(1, 6), max_size=2))),
+        conditions=draw(_conditions),
+        due_at=draw(times),
+    )
+
+
+_naps = st.builds(pending, st.sampled_from(["step2", "nap"]), due_at=times)
+
+
+_memos = st.builds(memo, st.integers(2, 20), kind=st.sampled_from([OpKind.RUN, OpKind.SEND]))
+_awaited = st.none() | st.just(()) | st.just(("id-w1",)) | st.just(("id-step1", "id-w2"))
+releases = st.builds(Release, due_at=times, awaited=_awaited)
+
+
+def _results(phases: Sequence[Phase]) -> st.SearchStrategy[StoredResult]:
+    return st.builds(
+        StoredResult,
+        phase=st.sampled_from(phases),
+        head=st.just("200"),
+        body=st.sampled_from([None, b"", b"body"]),
+        ended_at=times,
+    )
+
+
+@st.composite
+def run_writes(draw: st.DrawFn) -> RunWrite:
+    id_ = draw(run_ids)
+    state = run(id_, app=draw(apps), key=draw(st.sampled_from(KEYS)))
+    state = replace(
+        state,
+        phase=draw(st.sampled_from(_LIVE)),
+        failures=draw(st.integers(0, 2)),
+        takeovers=draw(st.integers(0, 2)),
+    )
+    creates = draw(st.booleans())
+    ops = draw(st.lists(waits() | _naps, max_size=2, unique_by=lambda op: op.op.id))
+    return RunWrite(
+        run_id=id_,
+        owner=draw(owners),
+        epoch=1 if creates else draw(few),
+        now=draw(times),
+        create=state if creates else None,
+        request=REQUEST if creates else None,
+        memos=tuple(draw(st.lists(_memos, max_size=2))),
+        pending=tuple(ops),
+        state=draw(st.none() | st.just(state)),
+        release=draw(st.none() | releases),
+        result=draw(st.none() | _results(_ENDED)) if draw(few) == 1 else None,
+        sends=tuple(draw(st.lists(_events, max_size=2))),
+    )
+
+
+one_memo = st.builds(
+    RunWrite,
+    run_id=run_ids,
+    owner=owners,
+    epoch=few,
+    now=times,
+    memos=st.tuples(st.builds(memo, st.integers(2, 20))),
+)
+_peers = st.builds(Peer, id=owners, host=st.just("h"), pid=st.integers(1, 9), expires_at=times)
+key_sets = st.sampled_from([KEYS, KEYS[:1], KEYS[1:], ()])
+sends = st.builds(
+    SendEvents, app=apps, events=st.lists(_events, min_size=1, max_size=3).map(tuple), now=times
+)
+claims = st.builds(Claim, app=apps, owner=owners, keys=key_sets, now=st.integers(10, 20), limit=few)
+_ends: st.SearchStrategy[Write[object]] = st.one_of(
+    st.builds(Cancel, app=apps, run_id=run_ids, result=_results([Phase.CANCELLED])),
+    st.builds(Prune, app=apps, runs_before=times, events_before=times, limit=few),
+)
+processes: st.SearchStrategy[Write[object]] = st.one_of(
+    st.builds(Register, peer=_peers),
+    st.builds(Beat, id=owners, expires_at=times),
+    st.builds(
+        Bury,
+        ids=st.lists(owners, max_size=2).map(tuple),
+        now=times,
+        unless_beat_after=st.none() | times,
+        orphans=st.booleans(),
+    ),
+    st.builds(Unregister, id=owners, now=times),
+)
+writes: st.SearchStrategy[Write[object]] = st.one_of(
+    run_writes(), one_memo, sends, claims, _ends, processes
+)

@@ -1,0 +1,1 @@
+"""The cases: ``pytest --pyargs durable_conformance.suites --durable-subject module:subject``."""

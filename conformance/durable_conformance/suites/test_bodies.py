@@ -1,0 +1,87 @@
+"""Bodies of requests reach the handler as they were sent, however they were sent."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from durable_conformance.contract import Capability
+from durable_conformance.plugin import needs, requirement
+from durable_conformance.stage import Site
+from durable_conformance.wire import head_of
+
+_MIB = 1024 * 1024
+
+
+@requirement("Q9")
+@pytest.mark.parametrize("size", [0, 1, 255, 65_537, _MIB])
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+def test_bodies_arrive(echo: Site, method: str, size: int) -> None:
+    """A body is the one that was sent, to the byte, up to the limit."""
+    body = random.Random(size).randbytes(size)
+
+    assert body.hex() == echo.ask(method, "/echo/x", body=body).json()["body"]
+
+
+@requirement("Q9")
+def test_a_body_in_pieces(echo: Site) -> None:
+    """How the network cuts it is nobody's business."""
+    body = bytes(range(256))
+    fields = [("Content-Length", str(len(body))), ("Connection", "close")]
+    data = head_of("PUT", "/echo/x", echo.host, fields) + body
+    with echo.connect() as connection:
+        for start in range(0, len(data), 61):
+            connection.send(data[start : start + 61])
+        seen = connection.receive().json()
+
+    assert body.hex() == seen["body"]
+
+
+@requirement("Q9")
+def test_no_body(echo: Site) -> None:
+    """Without an announced length there is none, and nobody waits for one."""
+    assert "" == echo.ask("POST", "/echo/x").json()["body"]
+
+
+@requirement("Q10")
+@needs(Capability.CHUNKED_REQUESTS)
+@pytest.mark.parametrize("sizes", [(1,) * 20, (0,), (10, 1000, 3), (100_000,)])
+def test_chunked_bodies_arrive(echo: Site, sizes: tuple[int, ...]) -> None:
+    """They are put together again; extensions and trailers are not part of them."""
+    chunks = [random.Random(size).randbytes(size) for size in sizes if size]
+    fields = [("Transfer-Encoding", "chunked"), ("Connection", "close")]
+    with echo.connect() as connection:
+        connection.send(head_of("POST", "/echo/x", echo.host, fields))
+        for chunk in chunks:
+            connection.send(b"%X;ext=1\r\n%b\r\n" % (len(chunk), chunk))
+        connection.send(b"0\r\nX-Trailer: 1\r\n\r\n")
+        seen = connection.receive().json()
+
+    assert b"".join(chunks).hex() == seen["body"]
+
+
+@requirement("Q11")
+@needs(Capability.EXPECT_CONTINUE)
+def test_the_body_is_asked_for(echo: Site) -> None:
+    """A client that waits for ``100 Continue`` gets it, and then the answer."""
+    fields = [("Expect", "100-continue"), ("Content-Length", "4"), ("Connection", "close")]
+    with echo.connect() as connection:
+        connection.send(head_of("POST", "/echo/x", echo.host, fields))
+        assert 100 == connection.receive_head().status
+        connection.send(b"body")
+        assert b"body".hex() == connection.receive().json()["body"]
+
+
+@requirement("Q12")
+@needs(Capability.KEEP_ALIVE)
+def test_one_request_after_the_other(echo: Site) -> None:
+    """Each on one connection gets its own answer, also when they are sent ahead."""
+    bodies = [b"first", b"", b"third" * 1000]
+    with echo.connect() as connection:
+        for body in bodies:
+            fields = [("Content-Length", str(len(body)))]
+            connection.send(head_of("POST", "/echo/x", echo.host, fields) + body)
+        seen = [connection.receive().json()["body"] for _ in bodies]
+
+    assert [body.hex() for body in bodies] == seen

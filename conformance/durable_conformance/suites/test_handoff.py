@@ -1,0 +1,236 @@
+"""The handoff: why a client is sent to a wait URL, and what it is told."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from durable_conformance.contract import Capability, ServerSubject
+from durable_conformance.plugin import needs, requirement
+from durable_conformance.stage import Ledger, Program, Script, Stage, until
+from durable_conformance.wire import Reply, head_of
+from durable_core import Event, HTTPError, Response
+
+_COOKIES = ["b=2; Path=/", "a=1; Path=/"]
+_BINARY = bytes(range(256)) * 20
+_REASONS = ["step-retry", "sleep", "wait", "handler-retry"]
+
+
+def _final() -> Response:
+    fields = [("x-own", "1"), *(("set-cookie", each) for each in _COOKIES)]
+    return Response(status=201, headers=[*fields, ("content-type", "x/y")], body=_BINARY)
+
+
+def _program(reason: str, ledger: Ledger) -> Program:
+    """Return a program of three parts, the second of which cannot finish at once."""
+
+    def program(request: Any, step: Any) -> Script:
+        yield step.run("before", ledger.did, "before", 0)
+        if reason == "step-retry":
+            yield step.run("between", ledger.fails, "between", 1, RuntimeError("try again"))
+        elif reason == "sleep":
+            yield step.sleep("between", 0.02)
+        elif reason == "wait":
+            yield step.wait_for_event("between", event="go", timeout=20)
+        elif ledger.did("handler", ledger.count("handler")) == 0:
+            raise RuntimeError("try the handler again")
+        yield step.run("after", ledger.did, "after", 0)
+        return _final()
+
+    return program
+
+
+def _assert_final(reply: Reply) -> None:
+    assert (201, _BINARY) == (reply.status, reply.body)
+    assert ("1", "x/y") == (reply.get("x-own"), reply.get("content-type"))
+    assert _COOKIES == reply.all("set-cookie")
+
+
+def _assert_private(reply: Reply) -> None:
+    """What carries a token is kept by nobody."""
+    assert ["no-store"] == reply.all("cache-control")
+    assert ["no-referrer"] == reply.all("referrer-policy")
+
+
+@requirement("H1")
+@pytest.mark.parametrize("reason", _REASONS)
+@pytest.mark.parametrize(("method", "status"), [("GET", 302), ("POST", 303)])
+def test_reasons(stage: Stage, reason: str, method: str, status: int) -> None:
+    """The client is redirected at once, and in the end has the handler's own response."""
+    ledger = Ledger()
+    with stage.serving(_program(reason, ledger)) as site:
+        first = site.ask(method, "/it")
+        assert (status, b"") == (first.status, first.body)
+        site.durable.send(Event("go"))
+        _assert_final(site.follow("/it", first))
+
+    assert (1, 1) == (ledger.count("before"), ledger.count("after"))
+
+
+@requirement("H2")
+def test_the_redirect(stage: Stage) -> None:
+    """It is a query-only relative reference, which holds behind any proxy, and is private."""
+    with stage.serving(_program("sleep", Ledger())) as site:
+        reply = site.ask("GET", "/it?x=1")
+
+    location = urlsplit(reply.get("location") or "")
+    assert ("", "", "") == (location.scheme, location.netloc, location.path)
+    assert {"durable-run", "durable-token"} == set(parse_qs(location.query))
+    _assert_private(reply)
+
+
+@requirement("H3")
+@pytest.mark.parametrize(
+    ("make", "status", "body"),
+    [
+        (lambda: Response.json("hello world", 202), 202, b'"hello world"'),
+        (lambda: "plain", 200, b'"plain"'),
+        (lambda: HTTPError(404, "no such trip"), 404, None),
+        (lambda: Response(status=204, headers={"x-own": "1"}), 204, b""),
+        (lambda: Response(body=b"\x00" * 300_000), 200, b"\x00" * 300_000),
+        (lambda: Response(status=500, body=b"mine"), 500, b"mine"),
+    ],
+    ids=["202", "value", "HTTPError", "204", "large", "500"],
+)
+def test_exact_responses(stage: Stage, make: Any, status: int, body: bytes | None) -> None:
+    """Whatever the handler answers arrives by the wait URL as it would have arrived directly."""
+
+    def program(request: Any, step: Any) -> Script:
+        yield step.run("a", lambda: None)
+        if "nap" in request.query:
+            yield step.sleep("nap", 0.02)
+        yield step.run("b", lambda: None)
+        made = make()
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    with stage.serving(program) as site:
+        direct = site.ask("GET", "/it")
+        waited = site.finish("GET", "/it?nap")
+
+    assert (status, direct.body) == (waited.status, waited.body)
+    assert body is None or body == waited.body
+    assert _comparable(direct) == _comparable(waited)
+
+
+def _comparable(reply: Reply) -> tuple[int, list[tuple[str, str]]]:
+    servers = ("date", "server", "connection", "keep-alive")
+    return reply.status, [field for field in reply.fields if field[0] not in servers]
+
+
+@requirement("H4")
+def test_a_token_in_place_of_the_redirect(stage: Stage) -> None:
+    """200 with the run's id and a token, which open the result."""
+    with stage.serving(_program("sleep", Ledger()), async_response="token") as site:
+        reply = site.ask("POST", "/it")
+        assert (200, "application/json") == (reply.status, reply.get("content-type"))
+        assert {"run_id", "token"} == set(reply.json())
+        _assert_private(reply)
+        run_id, token = reply.json()["run_id"], reply.json()["token"]
+        target = f"/it?durable-run={run_id}&durable-token={token}"
+        _assert_final(site.finish("GET", target))
+
+
+@requirement("H5")
+def test_a_wait_url_of_ones_own(stage: Stage) -> None:
+    """A path is sent path-absolute, with the run's id and token added to its own query."""
+    with stage.serving(
+        _program("sleep", Ledger()),
+        more=lambda durable: {"GET,HEAD,OPTIONS /poll": durable.endpoint_proxy()},
+        async_redirect_url="/poll?mine=1",
+    ) as site:
+        reply = site.ask("GET", "/it")
+        _assert_private(reply)
+        _assert_final(site.follow("/it", reply))
+
+    location = urlsplit(reply.get("location") or "")
+    assert ("", "/poll") == (location.netloc, location.path)
+    assert ["mine", "runId", "token"] == list(parse_qs(location.query))
+
+
+@requirement("H6")
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_function_says_where_to_wait(stage: Stage, kind: str) -> None:
+    """It is called with the run's id and token, and its answer is the whole URL."""
+
+    def where(run_id: str, token: str) -> str:
+        return f"/poll?token={token}&runId={run_id}&by=me"
+
+    async def where_async(run_id: str, token: str) -> str:
+        return where(run_id, token)
+
+    with stage.serving(
+        _program("sleep", Ledger()),
+        more=lambda durable: {"GET /poll": durable.endpoint_proxy()},
+        async_redirect_url=where if kind == "def" else where_async,
+    ) as site:
+        reply = site.ask("GET", "/it")
+        _assert_final(site.follow("/it", reply))
+
+    assert (reply.get("location") or "").endswith("&by=me")
+
+
+@requirement("H7")
+def test_options_of_the_adapter(durable_subject: ServerSubject) -> None:
+    """They merge, can be chained, and leave the adapter alone that they were asked of."""
+    first = durable_subject.endpoint_adapter.with_options(retries=1, async_response="token")
+    second = first.with_options(retries=2)
+
+    assert (1, "token") == (first.options.retries, first.options.async_response)
+    assert (2, "token") == (second.options.retries, second.options.async_response)
+    assert durable_subject.endpoint_adapter.options.retries is None
+    with pytest.raises(ValueError, match="retries"):
+        first.with_options(retries=21)
+
+
+@requirement("H7")
+def test_options_of_the_endpoint_go_first(stage: Stage) -> None:
+    """What the endpoint says for itself counts, and the adapter's for all else."""
+    own = {"async_response": "redirect"}
+    options: dict[str, Any] = {"async_response": "token", "async_redirect_url": "/poll"}
+    with stage.serving(_program("sleep", Ledger()), own=own, **options) as site:
+        reply = site.ask("GET", "/it")
+
+    assert (302, "/poll") == (reply.status, (reply.get("location") or "").partition("?")[0])
+
+
+@requirement("H8")
+def test_the_run_of_a_client_that_left(stage: Stage) -> None:
+    """It goes on to its end, and each step is executed once."""
+    ledger, gate = Ledger(), stage.gate()
+
+    def program(request: Any, step: Any) -> Script:
+        yield step.run("gate", lambda: ledger.did("gate", gate.pass_(0)))
+        yield step.run("after", ledger.did, "after", 0)
+
+    with stage.serving(program) as site:
+        with site.connect() as connection:
+            connection.send(head_of("GET", "/it", site.host))
+            gate.reached()
+        gate.open()
+        until(lambda: site.phases() == ["completed"], "the run completed")
+
+    assert {"gate": 1, "after": 1} == ledger.counts()
+
+
+@requirement("H9")
+@needs(Capability.CLIENT_DISCONNECT)
+def test_a_client_that_leaves_in_a_step(stage: Stage) -> None:
+    """The run is handed off while the step still runs."""
+    gate = stage.gate()
+
+    def program(request: Any, step: Any) -> Script:
+        yield step.run("before", lambda: None)
+        yield step.run("gate", gate.pass_, 0)
+
+    with stage.serving(program) as site:
+        with site.connect() as connection:
+            connection.send(head_of("GET", "/it", site.host))
+            gate.reached()
+            assert ["sync"] == site.phases()
+        until(lambda: site.phases() == ["async"], "the run was handed off")
+        gate.open()
+        until(lambda: site.phases() == ["completed"], "the run completed")

@@ -1,0 +1,201 @@
+"""The life of a run: steps, replays, retries, failures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from durable_conformance.contract import Capability
+from durable_conformance.plugin import needs, requirement
+from durable_conformance.stage import Ledger, Program, Script, Stage
+from durable_core import (
+    Request,
+    Response,
+    step,
+)
+
+
+@requirement("L1")
+def test_a_run_that_goes_well(stage: Stage) -> None:
+    """The client has the handler's response on its own connection; the run is recorded."""
+    ledger = Ledger()
+
+    def program(request: Request, step: Any) -> Script:
+        first = yield step.run("a", ledger.did, "a", {"n": 1})
+        second = yield step.run("b", ledger.did, "b", [first, None])
+        return Response.json(second, 202, {"x-own": "1"})
+
+    with stage.serving(program) as site:
+        reply = site.ask("POST", "/it")
+        [listed] = site.durable.runs.list()
+        record = site.durable.runs.get(listed.run.id)
+
+    assert (202, "1", [{"n": 1}, None]) == (reply.status, reply.get("x-own"), reply.json())
+    assert {"a": 1, "b": 1} == ledger.counts()
+    assert ("completed", "POST /it") == (record.run.phase.value, record.run.function_id)
+    assert ["a", "b"] == [memo.op.name for memo in record.memos]
+
+
+@requirement("L1")
+def test_a_run_without_steps(stage: Stage) -> None:
+    """It is an ordinary request, of which nothing is stored."""
+
+    def program(request: Request, step: Any) -> Script:
+        yield from ()
+        return {"no": "steps"}
+
+    with stage.serving(program) as site:
+        reply = site.ask("POST", "/it")
+        assert [] == site.phases()
+
+    assert (200, {"no": "steps"}) == (reply.status, reply.json())
+
+
+@requirement("L2")
+def test_replay_does_not_execute_again(stage: Stage) -> None:
+    """However often the handler is replayed, each step is executed once, with one result."""
+    ledger = Ledger()
+
+    def program(request: Request, step: Any) -> Script:
+        seen = []
+        for number in range(4):
+            value = yield step.run("work", lambda: ledger.did("work", ledger.count("work")))
+            seen.append(value)
+            yield step.sleep(f"nap-{number}", 0.01)
+        return seen
+
+    with stage.serving(program) as site:
+        assert [1, 2, 3, 4] == [value + 1 for value in site.finish("GET", "/it").json()]
+
+    assert {"work": 4} == ledger.counts()
+
+
+@requirement("L3")
+def test_replay_sees_the_same_request(stage: Stage) -> None:
+    """Method, URL, query, fields and body are those of the first time."""
+    body = bytes(range(256)) * 10
+    seen: list[tuple[object, ...]] = []
+
+    def program(request: Request, step: Any) -> Script:
+        own = request.headers.get_all("x-own")
+        seen.append((request.method, request.url, request.query.items(), own, request.body))
+        yield step.run("a", lambda: None)
+        if len(seen) == 1:
+            raise RuntimeError("try the handler again")
+        return "done"
+
+    with stage.serving(program) as site:
+        fields = (("X-Own", "1"), ("X-Own", "2"))
+        reply = site.finish("PUT", "/it?b=2&a=%26&b=1", fields=fields, body=body)
+
+    assert "done" == reply.json()
+    assert (2, seen[0]) == (len(seen), seen[-1])
+    assert ("PUT", body) == (seen[0][0], seen[0][4])
+
+
+def _swallow_errors(request: Request, step: Any) -> Script:
+    try:
+        yield step.sleep("nap", 0.1)
+    except Exception:
+        return "swallowed"
+    return "slept"
+
+
+def _swallow_all(request: Request, step: Any) -> Script:
+    try:
+        yield step.sleep("nap", 0.1)
+    except:  # noqa: E722 - what some handlers do
+        return "swallowed"
+    return "slept"
+
+
+def _return_finally(request: Request, step: Any) -> Script:
+    answer = "swallowed"
+    try:
+        yield step.sleep("nap", 0.1)
+        answer = "slept"
+    finally:
+        return answer  # noqa: B012 - what some handlers do
+
+
+@requirement("L9")
+@pytest.mark.parametrize("program", [_swallow_errors, _swallow_all, _return_finally])
+def test_the_signal_may_be_swallowed(stage: Stage, program: Program) -> None:
+    """A handler that catches what suspends it is replayed all the same."""
+    with stage.serving(program) as site:
+        assert "slept" == site.finish("GET", "/it").json()
+
+
+@requirement("L9")
+def test_steps_after_the_signal_are_not_executed(stage: Stage) -> None:
+    """Whoever has swallowed it gets no further with the next step."""
+    ledger = Ledger()
+
+    def program(request: Request, step: Any) -> Script:
+        try:
+            yield step.sleep("nap", 0.1)
+        except BaseException:
+            yield step.run("never", ledger.did, "never", 0)
+            return "swallowed"
+        return "slept"
+
+    with stage.serving(program) as site:
+        assert "slept" == site.finish("GET", "/it").json()
+
+    assert {} == ledger.counts()
+
+
+async def _gathered(numbers: list[int], work: Callable[[int], Any]) -> list[int]:
+    return list(await asyncio.gather(*(work(number) for number in numbers)))
+
+
+async def _grouped(numbers: list[int], work: Callable[[int], Any]) -> list[int]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(work(number)) for number in numbers]
+    return [task.result() for task in tasks]
+
+
+@requirement("L10")
+@needs(Capability.ASYNC_HANDLERS)
+@pytest.mark.parametrize("together", [_gathered, _grouped])
+def test_steps_in_parallel(durable_subject: Any, together: Any) -> None:
+    """Under ``gather`` and ``TaskGroup``: one branch retries, one sleeps; each step runs once."""
+    ledger = Ledger()
+
+    async def work(number: int) -> int:
+        if number == 1:
+            await step.run("flaky", ledger.fails, "flaky", 1, ValueError("not yet"))
+        elif number == 2:
+            await step.sleep("nap", 0.02)
+        value: int = await step.run(f"s{number}", ledger.did, f"s{number}", number)
+        return value
+
+    async def handler(request: Request) -> Any:
+        return await together([0, 1, 2, 3], work)
+
+    more = lambda durable: {"GET /it": durable.endpoint(name="it")(handler)}  # noqa: E731
+    with Stage(durable_subject, "async").serving(more=more) as site:
+        assert [0, 1, 2, 3] == site.finish("GET", "/it").json()
+
+    assert {"flaky": 2, "s0": 1, "s1": 1, "s2": 1, "s3": 1} == ledger.counts()
+
+
+@requirement("L11")
+def test_many_runs_at_once(stage: Stage, background: Callable[..., Future[Any]]) -> None:
+    """Each is answered with its own result."""
+
+    def program(request: Request, step: Any) -> Script:
+        number = request.query["n"]
+        doubled = yield step.run("double", lambda: 2 * int(number))
+        yield step.sleep("nap", 0.05)
+        return {number: doubled}
+
+    with stage.serving(program) as site:
+        clients = [background(site.finish, "GET", f"/it?n={number}") for number in range(25)]
+        seen = [client.result().json() for client in clients]
+
+    assert [{str(number): 2 * number} for number in range(25)] == seen

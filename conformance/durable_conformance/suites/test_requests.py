@@ -1,0 +1,204 @@
+"""Requests reach the handler as they were sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from durable_conformance.contract import Capability
+from durable_conformance.plugin import needs, requirement
+from durable_conformance.stage import ALL_METHODS, Site
+from durable_conformance.wire import head_of
+
+_MIB = 1024 * 1024
+
+
+def _fields(seen: Any, name: str) -> list[str]:
+    return [value for known, value in seen["fields"] if known == name]
+
+
+@requirement("Q1")
+def test_methods_arrive(echo: Site) -> None:
+    """Each method is the one that was sent."""
+    methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+    assert methods == [echo.ask(method, "/echo/x").json()["method"] for method in methods]
+
+
+@requirement("Q2")
+@pytest.mark.parametrize(
+    ("sent", "path"),
+    [
+        ("/echo/a%20b", "/echo/a b"),
+        ("/echo/100%2525", "/echo/100%25"),
+        ("/echo/a%2Fb", "/echo/a/b"),
+        ("/echo/a+b", "/echo/a+b"),
+        ("/echo/caf%C3%A9/%E2%98%83", "/echo/caf\N{LATIN SMALL LETTER E WITH ACUTE}/\N{SNOWMAN}"),
+        ("/echo//a/./b/", "/echo//a/./b/"),
+        ("/echo/a%3Fb%23c", "/echo/a?b#c"),
+        ("/echo/;v=1,2:@&=$!'()*", "/echo/;v=1,2:@&=$!'()*"),
+    ],
+)
+def test_paths_are_decoded_once(echo: Site, sent: str, path: str) -> None:
+    """The path is the one that was sent, percent-decoded once and not otherwise changed."""
+    seen = echo.ask("GET", sent).json()
+
+    assert path == seen["path"]
+    assert {"rest": path.removeprefix("/echo/")} == seen["params"]
+
+
+@requirement("Q2")
+def test_octets_that_are_no_utf_8(echo: Site) -> None:
+    """A path that is no text is a path, or a bad request; it breaks nothing."""
+    assert echo.ask("GET", "/echo/%FF%00").status in (200, 400)
+    assert 200 == echo.ask("GET", "/echo/x").status
+
+
+@requirement("Q3")
+@needs(Capability.RAW_PATH)
+@pytest.mark.parametrize("path", ["/echo/a%2Fb%20c", "/echo/%7Euser", "/echo/caf%c3%a9"])
+def test_the_encoding_of_the_path_is_kept(echo: Site, path: str) -> None:
+    """The URL has the path to the byte."""
+    assert path == urlsplit(echo.ask("GET", path).json()["url"]).path
+
+
+@requirement("Q4")
+@pytest.mark.parametrize(
+    "query",
+    [
+        "b=2&a=1&b=1",
+        "empty=&flag&=x",
+        "x=%26%3D%2B+%20",
+        "q=%C3%A9&q=caf%c3%a9",
+        "a=1;b=2&c[]=/?:@",
+        "same=1&same=1",
+    ],
+)
+def test_the_query_is_verbatim(echo: Site, query: str) -> None:
+    """The URL has the query to the byte: its order, its repetitions, its encoding."""
+    assert query == urlsplit(echo.ask("GET", f"/echo/x?{query}").json()["url"]).query
+
+
+@requirement("Q4")
+def test_query_parameters_keep_their_order(echo: Site) -> None:
+    """Repeated and empty parameters are all there, decoded."""
+    seen = echo.ask("GET", "/echo/x?b=2&a=%26+%20&b=1&e=").json()
+
+    assert [["b", "2"], ["a", "&  "], ["b", "1"], ["e", ""]] == seen["query"]
+
+
+@requirement("Q5")
+def test_the_url_is_absolute(echo: Site) -> None:
+    """It has the scheme, and the host that the client asked for."""
+    head = head_of("GET", "/echo/x", "shop.example:8080", [("Connection", "close")])
+    with echo.connect() as connection:
+        connection.send(head)
+        seen = connection.receive().json()
+
+    assert "http://shop.example:8080/echo/x" == seen["url"]
+
+
+@requirement("Q6")
+def test_fields_arrive(echo: Site) -> None:
+    """Values are as they were sent: inner spaces, punctuation, Latin-1, length."""
+    sent = {
+        "x-plain": "a b  c",
+        "x-signs": '"q"; a=1, b={}',
+        "x-latin": "caf\N{LATIN SMALL LETTER E WITH ACUTE}",
+        "x-long": "y" * 8000,
+        "content-type": "text/x-own; charset=utf-8",
+        "authorization": "Bearer abc==",
+    }
+    seen = echo.ask("POST", "/echo/x", fields=tuple(sent.items()), body=b"").json()
+
+    assert sent == {name: value for name, value in seen["fields"] if name in sent}
+
+
+@requirement("Q6")
+def test_names_of_fields_have_no_case(echo: Site) -> None:
+    """A field is found under its name in whatever case it was sent."""
+    seen = echo.ask("GET", "/echo/x", fields=(("X-oWN-Name", "1"),)).json()
+
+    assert ["1"] == _fields(seen, "x-own-name")
+
+
+@requirement("Q6")
+def test_an_empty_field_is_a_field(echo: Site) -> None:
+    """It is there, and empty."""
+    assert [""] == _fields(echo.ask("GET", "/echo/x", fields=(("X-Own", ""),)).json(), "x-own")
+
+
+@requirement("Q6")
+def test_many_fields(echo: Site) -> None:
+    """Fifty fields are fifty fields."""
+    sent = [(f"x-own-{number}", str(number)) for number in range(50)]
+    seen = echo.ask("GET", "/echo/x", fields=sent).json()
+
+    assert sorted(sent) == sorted((n, v) for n, v in seen["fields"] if n.startswith("x-own-"))
+
+
+@requirement("Q7")
+def test_repeated_fields_keep_their_values(echo: Site) -> None:
+    """All values are there, in order; they may have been joined by commas (RFC 9110, 5.3)."""
+    sent = (("X-Own", "b"), ("X-Between", "1"), ("X-Own", "a"), ("X-Own", "b"))
+    values = _fields(echo.ask("GET", "/echo/x", fields=sent).json(), "x-own")
+
+    assert ["b", "a", "b"] == [part.strip() for value in values for part in value.split(",")]
+
+
+@requirement("Q8")
+@needs(Capability.SEPARATE_FIELDS)
+def test_repeated_fields_stay_apart(echo: Site) -> None:
+    """Each value is one of its own, also where it has commas."""
+    sent = (("X-Own", "b"), ("X-Own", "a, c"), ("X-Own", "b"))
+
+    assert ["b", "a, c", "b"] == _fields(echo.ask("GET", "/echo/x", fields=sent).json(), "x-own")
+
+
+@requirement("Q13")
+def test_many_clients_do_not_mix(echo: Site, background: Callable[..., Future[Any]]) -> None:
+    """Each gets the answer to its own request."""
+    asked = [
+        background(echo.ask, "POST", f"/echo/{number}?n={number}", body=b"%d" % number)
+        for number in range(40)
+    ]
+    seen = [answer.result().json() for answer in asked]
+
+    assert [(f"/echo/{n}", [["n", str(n)]], (b"%d" % n).hex()) for n in range(40)] == [
+        (each["path"], each["query"], each["body"]) for each in seen
+    ]
+
+
+@requirement("Q14")
+def test_head_runs_as_get(echo: Site) -> None:
+    """The answer to HEAD is that to GET without its body."""
+    whole = echo.ask("GET", "/echo/x")
+    head = echo.ask("HEAD", "/echo/x")
+
+    assert (200, b"") == (head.status, head.body)
+    assert whole.get("content-type") == head.get("content-type")
+    assert whole.get("content-length") == head.get("content-length")
+
+
+@requirement("Q14")
+def test_head_has_no_body_on_the_wire(echo: Site) -> None:
+    """Not one byte follows the head of the answer to HEAD."""
+    fields = [("Connection", "close")]
+    data = echo.exchange(head_of("HEAD", "/echo/x", echo.host, fields))
+
+    assert (b"HTTP/1.1 200", b"") == (data[:12], data.partition(b"\r\n\r\n")[2])
+
+
+@requirement("Q15")
+def test_options_starts_no_run(echo: Site) -> None:
+    """It is answered with 204 and the methods that there are."""
+    before = echo.phases()
+    reply = echo.ask("OPTIONS", "/echo/x")
+
+    assert (204, b"") == (reply.status, reply.body)
+    assert {*ALL_METHODS.split(","), "OPTIONS"} == set((reply.get("allow") or "").split(", "))
+    assert before == echo.phases()

@@ -1,0 +1,260 @@
+"""Responses leave as the handler made them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from durable_conformance.contract import Capability
+from durable_conformance.plugin import needs, requirement
+from durable_conformance.stage import Gate, Program, Script, Stage
+from durable_conformance.wire import Reply, WireError, head_of
+from durable_core import HTTPError, Response
+
+_CHUNKS = (b"one ", b"", b"two ", b"x" * 100_000, b"three")
+
+
+def _giving(value: Any) -> Program:
+    """Return a program of one step that answers with a value, or what a function makes."""
+
+    def program(request: Any, step: Any) -> Script:
+        yield step.run("first", lambda: None)
+        return value() if callable(value) else value
+
+    return program
+
+
+def _body(face: str, *parts: bytes | Gate | Exception) -> Any:
+    """Return an iterator of the kind that goes with the handler: of chunks, gates and errors."""
+
+    def chunks() -> Iterator[bytes]:
+        for part in parts:
+            if isinstance(part, Gate):
+                part.pass_(None)
+            elif isinstance(part, Exception):
+                raise part
+            else:
+                yield part
+
+    async def async_chunks() -> AsyncIterator[bytes]:
+        for chunk in chunks():
+            yield chunk
+
+    return chunks() if face == "sync" else async_chunks()
+
+
+#: Sends what it is given, or what a function makes, as a handler's answer.
+Show = Callable[[Any], Reply]
+
+
+@pytest.fixture(scope="module")
+def show(durable_subject: Any, face: str) -> Iterator[Show]:
+    shown: list[Any] = []
+    with Stage(durable_subject, face).serving(_giving(lambda: shown[-1])) as site:
+
+        def ask(value: Any) -> Reply:
+            shown.append(value)
+            return site.ask("GET", "/it")
+
+        yield ask
+
+
+@requirement("A1")
+def test_statuses(stage: Stage) -> None:
+    """Each status from 200 to 599 is sent as it is, whether or not it has a name."""
+    statuses = [200, 201, 202, 299, 307, 400, 404, 418, 422, 451, 499, 500, 503, 599]
+
+    def program(request: Any, step: Any) -> Script:
+        status = int(request.query["status"])
+        yield step.run("first", lambda: None)
+        return Response(status=status, body=b"whatever")
+
+    with stage.serving(program) as site:
+        replies = [site.ask("GET", f"/it?status={status}") for status in statuses]
+
+    assert [(status, b"whatever") for status in statuses] == [
+        (reply.status, reply.body) for reply in replies
+    ]
+
+
+@requirement("A2")
+@pytest.mark.parametrize(
+    ("value", "kind", "body"),
+    [
+        ({"a": [1, None]}, "application/json", b'{"a":[1,null]}'),
+        (["x"], "application/json", b'["x"]'),
+        ("All done", "application/json", b'"All done"'),
+        (7, "application/json", b"7"),
+        (None, "application/json", b"null"),
+        (b"\x00\xff", "application/octet-stream", b"\x00\xff"),
+    ],
+)
+def test_plain_values(show: Show, value: object, kind: str, body: bytes) -> None:
+    """What a handler may return besides a Response: 200, as JSON, or as it is."""
+    reply = show(value)
+
+    assert (200, kind, body) == (reply.status, reply.get("content-type"), reply.body)
+
+
+@requirement("A3")
+def test_repeated_fields_stay_apart(show: Show) -> None:
+    """Each Set-Cookie is a field of its own, in order; none is joined, sorted or dropped."""
+    cookies = ["b=2; Path=/", "a=1; Expires=Thu, 01 Jan 2026 00:00:00 GMT", "b=2; Path=/"]
+    fields = [("set-cookie", cookie) for cookie in cookies]
+    fields[1:1] = [("x-own", "1"), ("x-own", "2, 3")]
+    reply = show(Response(headers=fields))
+
+    assert cookies == reply.all("set-cookie")
+    assert ["1", "2, 3"] == reply.all("x-own")
+
+
+@requirement("A4")
+def test_values_of_fields(show: Show) -> None:
+    """They are sent as Latin-1, whatever their length."""
+    sent = {"x-latin": "caf\N{LATIN SMALL LETTER E WITH ACUTE}", "x-long": "y" * 8000, "x-no": ""}
+    reply = show(Response(status=201, headers=sent, body=b"x"))
+
+    assert sent == {name: value for name, value in reply.fields if name in sent}
+
+
+@requirement("A5")
+@pytest.mark.parametrize("size", [0, 1, 256, 65_537, 3 * 1024 * 1024])
+def test_bodies(show: Show, size: int) -> None:
+    """A body is sent to the byte, with its length."""
+    body = random.Random(size).randbytes(size)
+    reply = show(Response(body=body))
+
+    assert body == reply.body
+    assert str(size) == reply.get("content-length")
+
+
+@requirement("A6")
+@pytest.mark.parametrize("status", [204, 304])
+def test_statuses_without_content(stage: Stage, status: int) -> None:
+    """There is no body, and nothing is said about its length or coding."""
+    with stage.serving(_giving(Response(status=status, headers={"x-own": "1"}))) as site:
+        fields = [("Connection", "close")]
+        head = head_of("GET", "/it", site.host, fields)
+        data = site.exchange(head)
+        reply = site.ask("GET", "/it")
+
+    assert b"" == data.partition(b"\r\n\r\n")[2]
+    assert (status, "1", None) == (reply.status, reply.get("x-own"), reply.get("transfer-encoding"))
+    assert status == 304 or reply.get("content-length") is None
+
+
+@requirement("A7")
+@pytest.mark.parametrize(
+    "field",
+    [
+        ("content-length", "3"),
+        ("content-length", "3000"),
+        ("transfer-encoding", "chunked"),
+        ("connection", "upgrade"),
+    ],
+)
+def test_handlers_cannot_break_the_framing(show: Show, field: tuple[str, str]) -> None:
+    """Fields that are the server's business do no harm: the body arrives all the same."""
+    reply = show(Response(headers=[field, ("x-own", "1")], body=b"body"))
+
+    assert (200, b"body", "1") == (reply.status, reply.body, reply.get("x-own"))
+
+
+@requirement("A8")
+def test_streamed_bodies_arrive(show: Show, face: str) -> None:
+    """The chunks are sent in order, all of them, and the end is marked."""
+    reply = show(Response(status=201, body=_body(face, *_CHUNKS)))
+
+    assert (201, b"".join(_CHUNKS)) == (reply.status, reply.body)
+
+
+@requirement("A8")
+def test_a_streamed_body_may_be_empty(show: Show, face: str) -> None:
+    """No chunks are an empty body."""
+    assert b"" == show(Response(body=_body(face))).body
+
+
+@requirement("A8")
+def test_head_of_a_streamed_body(stage: Stage) -> None:
+    """There are no chunks on the wire, and the run completes."""
+    with stage.serving(_giving(lambda: Response(body=_body(stage.face, *_CHUNKS)))) as site:
+        head = head_of("HEAD", "/it", site.host, [("Connection", "close")])
+        data = site.exchange(head)
+        phases = site.phases()
+
+    assert (b"HTTP/1.1 200", b"") == (data[:12], data.partition(b"\r\n\r\n")[2])
+    assert ["completed"] == phases
+
+
+@requirement("A8")
+def test_a_run_that_streamed_is_complete(stage: Stage) -> None:
+    """It is so when the last chunk has been made."""
+    with stage.serving(_giving(lambda: Response(body=_body(stage.face, *_CHUNKS)))) as site:
+        site.ask("GET", "/it")
+        assert ["completed"] == site.phases()
+
+
+@requirement("A9")
+def test_a_broken_stream_is_seen_to_be_broken(stage: Stage) -> None:
+    """A client cannot take what it got for a whole body: it breaks off, or is no success."""
+    error = ValueError("the database is gone")
+    whole = False
+    with stage.serving(_giving(lambda: Response(body=_body(stage.face, b"x" * 9, error)))) as site:
+        try:
+            whole = site.ask("GET", "/it").status < 500
+        except (WireError, ConnectionError):
+            pass
+        assert not whole
+        assert ["failed"] == site.phases()
+
+
+@requirement("A10")
+@needs(Capability.STREAMING)
+def test_chunks_leave_as_they_are_made(stage: Stage) -> None:
+    """The first is with the client while the second is not made yet."""
+    gate = stage.gate()
+    body = lambda: Response(body=_body(stage.face, b"first", gate, b"second"))  # noqa: E731
+    with stage.serving(_giving(body)) as site, site.connect() as connection:
+        connection.send(head_of("GET", "/it", site.host))
+        head = connection.receive_head()
+        pieces = connection.pieces(head)
+        first = next(pieces)
+        gate.reached()
+        gate.open()
+        rest = b"".join(pieces)
+
+    assert (b"first", b"second") == (first, rest)
+
+
+@requirement("A11")
+def test_http_errors_of_handlers(stage: Stage) -> None:
+    """An ``HTTPError`` is the response that it describes, as a problem document."""
+
+    def program(request: Any, step: Any) -> Script:
+        yield step.run("first", lambda: None)
+        raise HTTPError(418, "no coffee", {"x-own": "yes"})
+
+    with stage.serving(program) as site:
+        reply = site.ask("GET", "/it")
+
+    assert (418, "yes") == (reply.status, reply.get("x-own"))
+    assert "application/problem+json" == reply.get("content-type")
+    assert (418, "no coffee") == (reply.json()["status"], reply.json()["detail"])
+
+
+@requirement("A12")
+def test_plain_functions_that_fail(stage: Stage) -> None:
+    """A bug is answered with 500, tells nothing about itself, and harms no other request."""
+
+    def broken(request: Any) -> object:
+        raise RuntimeError("a secret of the server")
+
+    with stage.serving(more=lambda _: {"GET /broken": broken, "GET /ok": lambda _: "ok"}) as site:
+        reply = site.ask("GET", "/broken")
+        assert "ok" == site.ask("GET", "/ok").json()
+
+    assert 500 == reply.status
+    assert b"secret" not in reply.body

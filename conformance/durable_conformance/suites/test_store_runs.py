@@ -1,0 +1,273 @@
+"""Checkpoints and claims: what a store does with runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from durable_conformance.plugin import requirement
+from durable_conformance.store_values import (
+    REQUEST,
+    claim,
+    commit,
+    created,
+    ended,
+    event,
+    memo,
+    memo_write,
+    pending,
+    pending_of,
+    put_away,
+    result,
+    run,
+    wait,
+)
+from durable_core.errors import LeaseLost, StoreError
+from durable_core.model.run import Phase
+from durable_core.ports import (
+    Claim,
+    RunWrite,
+    Store,
+)
+
+# Checkpoints
+
+
+@requirement("T1")
+def test_a_run_comes_back_as_it_was_stored(store: Store) -> None:
+    """A created run is held by its owner and has its memo."""
+    commit(store, created())
+
+    record = store.get("app", "r1")
+
+    assert record is not None
+    assert (run(), "o1", None, None) == (
+        record.run,
+        record.owner,
+        record.due_at,
+        record.ended_at,
+    )
+    assert (memo(1),) == record.memos
+    assert Phase.SYNC == store.result("app", "r1")
+
+
+@requirement("T2")
+@pytest.mark.parametrize(
+    "write",
+    [
+        memo_write(owner="o2"),
+        memo_write(epoch=2),
+        memo_write("r2"),
+        put_away(owner="o2"),
+        replace(put_away(), epoch=2, pending=(pending(),)),
+        ended(owner="o2"),
+        RunWrite(run_id="r1", owner="o2", epoch=1, now=1),
+        RunWrite(run_id="r1", owner="o2", epoch=1, now=1, sends=(event("1"),)),
+        RunWrite(run_id="r1", owner="o2", epoch=1, now=1, pending=(wait(),)),
+        created(owner="o1"),
+    ],
+)
+def test_a_write_without_the_lease_is_refused_as_a_whole(store: Store, write: RunWrite) -> None:
+    """Another owner, epoch or run, and a second creation, change nothing."""
+    commit(store, created())
+    before = store.get("app", "r1")
+
+    with pytest.raises(LeaseLost, match=write.run_id):
+        commit(store, write)
+
+    assert before == store.get("app", "r1")
+    assert store.get("app", "r2") is None
+    assert 0 == store.event_mark("app")
+
+
+@requirement("T1")
+def test_a_memo_replaces_the_pending_record_of_its_op(store: Store) -> None:
+    """The op is finished or unfinished, never both."""
+    commit(store, replace(created(), pending=(pending("a"), pending("b"))))
+
+    commit(store, replace(memo_write(), memos=(memo(2, name="a"),)))
+
+    assert (pending("b"),) == pending_of(store)
+
+
+@requirement("T1")
+def test_a_pending_record_is_replaced_by_a_later_one(store: Store) -> None:
+    """The newest state of an unfinished op counts."""
+    commit(store, replace(created(), pending=(pending("a", due_at=5),)))
+    commit(store, RunWrite(run_id="r1", owner="o1", epoch=1, now=1, pending=(pending("a"),)))
+
+    assert (pending("a"),) == pending_of(store)
+
+
+@requirement("T1")
+def test_a_second_memo_of_one_number_is_refused(store: Store) -> None:
+    """Completion numbers of a run are unique."""
+    commit(store, created())
+
+    with pytest.raises(StoreError):
+        commit(store, memo_write(number=1))
+
+
+@requirement("T1")
+def test_state_changes_phase_failures_and_takeovers_only(store: Store) -> None:
+    """What identifies a run never changes."""
+    commit(store, created())
+    state = replace(run(), phase=Phase.ASYNC, failures=2, takeovers=3, epoch=9, function_id="other")
+
+    commit(store, RunWrite(run_id="r1", owner="o1", epoch=1, now=1, state=state))
+
+    record = store.get("app", "r1")
+    assert record is not None
+    assert replace(run(), phase=Phase.ASYNC, failures=2, takeovers=3) == record.run
+
+
+@requirement("T3")
+def test_a_result_ends_the_run(store: Store) -> None:
+    """An ended run has its result, no owner and nothing pending, and takes no more writes."""
+    commit(store, replace(created(), pending=(pending(),)))
+
+    commit(store, replace(ended(), memos=(memo(2),)))
+
+    record = store.get("app", "r1")
+    assert record is not None
+    assert (Phase.COMPLETED, None, None, 50, ()) == (
+        record.run.phase,
+        record.owner,
+        record.due_at,
+        record.ended_at,
+        record.pending,
+    )
+    assert (memo(1), memo(2)) == record.memos
+    assert result() == store.result("app", "r1")
+    with pytest.raises(LeaseLost):
+        commit(store, memo_write(number=3))
+
+
+@requirement("T3")
+def test_a_run_may_be_created_and_ended_in_one_write(store: Store) -> None:
+    """A run of one step is one transaction."""
+    commit(store, replace(created(), result=result()))
+
+    assert result() == store.result("app", "r1")
+
+
+@requirement("T3")
+def test_a_body_that_was_too_large_stays_none(store: Store) -> None:
+    """No body differs from an empty one."""
+    commit(store, replace(created(), result=replace(result(), body=None)))
+
+    assert replace(result(), body=None) == store.result("app", "r1")
+
+
+@requirement("T4")
+def test_a_creation_needs_a_request(store: Store) -> None:
+    """A run that could not be replayed is not stored."""
+    with pytest.raises(ValueError, match="request"):
+        commit(store, replace(created(), request=None))
+
+    assert store.get("app", "r1") is None
+
+
+@requirement("T4")
+def test_members_of_a_batch_do_not_touch_each_other(store: Store) -> None:
+    """Each is answered on its own, and a refused one leaves nothing behind."""
+    refused = replace(created("r2"), memos=(memo(1), memo(1, name="twin")))
+    batch = [created(), memo_write("r9"), refused, memo_write(number=2), created("r3")]
+
+    answers = store.commit(batch, wait=0)
+
+    errors = [type(answer) for answer in answers if isinstance(answer, BaseException)]
+    assert [LeaseLost, StoreError] == errors
+    assert store.get("app", "r2") is None
+    record = store.get("app", "r1")
+    assert record is not None
+    assert (memo(1), memo(2)) == record.memos
+    assert store.get("app", "r3") is not None
+
+
+# Giving up and claiming
+
+
+@requirement("T5")
+def test_a_run_that_was_put_away_is_claimed_when_due(store: Store) -> None:
+    """A claim brings all that replaying needs, in a new epoch; the old owner is powerless."""
+    commit(store, created())
+    state = replace(run(), phase=Phase.SUSPENDED)
+    commit(store, replace(put_away("r1", pending()), state=state))
+
+    assert 1000 == store.next_due("app", ["key"])
+    assert () == claim(store, now=999)
+    [claimed] = claim(store, now=1000)
+
+    assert replace(state, epoch=2) == claimed.run
+    assert (REQUEST, (memo(1),), (pending(),)) == (
+        claimed.request,
+        claimed.memos,
+        claimed.pending,
+    )
+    assert store.next_due("app", ["key"]) is None
+    with pytest.raises(LeaseLost):
+        commit(store, memo_write())
+    commit(store, memo_write(owner="o2", epoch=2))
+
+
+@requirement("T5")
+def test_the_earliest_due_run_is_claimed_first(store: Store) -> None:
+    """Due time orders claims across handlers, then the run's id."""
+    for id_, key, due_at in [("r1", "a", 30), ("r2", "b", 20), ("r3", "a", 20), ("r4", "a", 10)]:
+        commit(store, created(id_, key=key))
+        commit(store, put_away(id_, due_at=due_at))
+
+    claimed = commit(store, Claim(app="app", owner="o2", keys=("a", "b"), now=30, limit=3))
+
+    assert ["r4", "r2", "r3"] == [each.run.id for each in claimed]
+
+
+@requirement("T5")
+def test_a_claim_of_few_takes_the_earliest_of_one_handler(store: Store) -> None:
+    """Neither the order of creation nor that of ids decides."""
+    for id_, due_at in [("r1", 30), ("r2", 10), ("r3", 20)]:
+        commit(store, created(id_))
+        commit(store, put_away(id_, due_at=due_at))
+
+    claimed = commit(store, Claim(app="app", owner="o2", keys=("key",), now=30, limit=2))
+
+    assert ["r2", "r3"] == [each.run.id for each in claimed]
+
+
+@requirement("T6")
+def test_only_known_handlers_of_the_own_app_are_claimed(store: Store) -> None:
+    """Other due runs stay, and those of the app are listed as unclaimable."""
+    for id_, app, key in [("r1", "app", "key"), ("r2", "app", "gone"), ("r3", "other", "key")]:
+        commit(store, created(id_, app=app, key=key))
+        commit(store, put_away(id_))
+
+    assert ["r2"] == [record.run.id for record in store.unclaimable("app", ["key"], 5000)]
+    assert [] == list(store.unclaimable("app", ["key"], 999))
+    assert 1000 == store.next_due("app", ["gone"])
+    assert store.next_due("app", ["nobody"]) is None
+    assert store.next_due("app", []) is None
+    assert ["r1"] == [each.run.id for each in claim(store)]
+
+
+@requirement("T6")
+def test_at_most_a_hundred_unclaimable_runs_are_listed(store: Store) -> None:
+    """The oldest due ones, over all unknown handlers."""
+    for number in range(120):
+        id_ = f"r{number:03}"
+        batch = [created(id_, key=f"gone{number % 3}"), put_away(id_, due_at=number)]
+        store.commit(batch, wait=0)
+
+    listed = store.unclaimable("app", ["key"], 5000)
+
+    assert [f"r{number:03}" for number in range(100)] == [record.run.id for record in listed]
+
+
+@requirement("T5")
+def test_a_run_that_was_sending_its_response_is_claimed_like_any_other(store: Store) -> None:
+    """The caller decides what to do with it; its phase is as it was stored."""
+    commit(store, created())
+    commit(store, replace(put_away(), state=replace(run(), phase=Phase.RESPONDING)))
+
+    assert [Phase.RESPONDING] == [each.run.phase for each in claim(store)]

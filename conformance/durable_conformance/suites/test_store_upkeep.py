@@ -1,0 +1,220 @@
+"""Processes, ends of runs, and looking at them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from durable_conformance.plugin import requirement
+from durable_conformance.store_values import (
+    REQUEST,
+    claim,
+    commit,
+    created,
+    ended,
+    event,
+    matched_seqs,
+    memo_write,
+    peer,
+    pending,
+    pending_of,
+    result,
+    send,
+    wait,
+)
+from durable_core.errors import LeaseLost, RunNotFoundError
+from durable_core.model.run import Phase
+from durable_core.ports import (
+    Beat,
+    Bury,
+    Cancel,
+    Prune,
+    Register,
+    Release,
+    Store,
+    Unregister,
+)
+
+# Processes
+
+
+@requirement("T12")
+def test_a_process_is_listed_until_it_leaves(store: Store) -> None:
+    """Registering, beating, and leaving in good order; its runs are due at once."""
+    commit(store, Register(peer=peer("o1")))
+    commit(store, created())
+
+    assert commit(store, Beat(id="o1", expires_at=200))
+    assert [peer("o1", expires_at=200)] == list(store.peers())
+    assert ("r1",) == commit(store, Unregister(id="o1", now=70))
+
+    assert [] == list(store.peers())
+    assert not commit(store, Beat(id="o1", expires_at=300))
+    [claimed] = claim(store, now=70)
+    assert (0, 2) == (claimed.run.takeovers, claimed.run.epoch)
+
+
+@requirement("T12")
+def test_the_runs_of_a_dead_process_are_taken_from_it(store: Store) -> None:
+    """They are due at once with a raised epoch and a take-over counted."""
+    commit(store, Register(peer=peer("o1")))
+    commit(store, created())
+
+    assert ("r1",) == commit(store, Bury(ids=("o1",), now=70))
+
+    assert [] == list(store.peers())
+    record = store.get("app", "r1")
+    assert record is not None
+    assert (None, 70, 2, 1) == (
+        record.owner,
+        record.due_at,
+        record.run.epoch,
+        record.run.takeovers,
+    )
+    with pytest.raises(LeaseLost):
+        commit(store, memo_write())
+
+
+@requirement("T12")
+def test_a_process_that_has_beaten_since_is_spared(store: Store) -> None:
+    """A burial decided on old news does no harm."""
+    commit(store, Register(peer=peer("o1", expires_at=200)))
+    commit(store, created())
+
+    assert () == commit(store, Bury(ids=("o1",), now=150, unless_beat_after=199))
+    assert ["o1"] == [each.id for each in store.peers()]
+    assert ("r1",) == commit(store, Bury(ids=("o1",), now=201, unless_beat_after=200))
+
+
+@requirement("T12")
+def test_runs_of_unknown_processes_are_orphans(store: Store) -> None:
+    """They are freed on request; those of registered processes are not."""
+    commit(store, Register(peer=peer("o1")))
+    commit(store, created("r1", owner="o1"))
+    commit(store, created("r2", owner="o2"))
+    commit(store, created("r3", owner="o3"))
+
+    assert () == commit(store, Bury(ids=(), now=70))
+    assert {"r2", "r3"} == set(commit(store, Bury(ids=(), now=70, orphans=True)))
+
+
+# Ends
+
+
+@requirement("T13")
+def test_a_cancelled_run_has_ended_whoever_held_it(store: Store) -> None:
+    """Its owner's next write is refused; a second cancellation says it had ended."""
+    commit(store, replace(created(), pending=(pending(),)))
+    message = Cancel(app="app", run_id="r1", result=result(Phase.CANCELLED))
+
+    assert commit(store, message)
+    assert not commit(store, message)
+
+    assert result(Phase.CANCELLED) == store.result("app", "r1")
+    assert () == pending_of(store)
+    with pytest.raises(LeaseLost):
+        commit(store, memo_write())
+
+
+@requirement("T13")
+@pytest.mark.parametrize(("app", "id_"), [("app", "r2"), ("other", "r1")])
+def test_what_is_not_there_cannot_be_cancelled(store: Store, app: str, id_: str) -> None:
+    """Another app's run is not there."""
+    commit(store, created())
+
+    with pytest.raises(RunNotFoundError, match=id_):
+        commit(store, Cancel(app=app, run_id=id_, result=result(Phase.CANCELLED)))
+
+
+@requirement("T14")
+def test_old_runs_and_events_are_pruned_in_small_batches(store: Store) -> None:
+    """The oldest go first, up to the limit of each; live and younger ones stay."""
+    for number in range(1, 6):
+        store.commit([created(f"r{number}"), ended(f"r{number}", ended_at=number)], wait=0)
+        send(store, event(str(number)), now=number)
+    commit(store, created("live"))
+    message = Prune(app="app", runs_before=5, events_before=4, limit=2)
+
+    assert [4, 3, 0] == [commit(store, message) for _ in range(3)]
+
+    left = store.list("app", phase=None, before=None, limit=9)
+    assert ["r5", "live"] == [record.run.id for record in left]
+    assert 5 == store.event_mark("app")
+    assert 0 == commit(store, Prune(app="other", runs_before=99, events_before=99, limit=9))
+
+
+@requirement("T14")
+def test_a_matched_wait_outlives_its_event(store: Store) -> None:
+    """Pruning the event does not take it from the run, and its number does not come again."""
+    commit(store, replace(created(), pending=(wait(),)))
+    send(store, event("1"), now=1)
+
+    assert 1 == commit(store, Prune(app="app", runs_before=0, events_before=2, limit=9))
+
+    assert [1] == matched_seqs(store)
+    send(store, event("1"))
+    assert 2 == store.event_mark("app")
+
+
+# Looking
+
+
+@requirement("T15")
+def test_ended_runs_are_told_from_others(store: Store) -> None:
+    """Up to a thousand at once."""
+    ids = [f"r{number:04}" for number in range(1000)]
+    store.commit([created(id_) for id_ in ids], wait=0)
+    store.commit([ended(id_) for id_ in ids[::2]], wait=0)
+
+    assert set(ids[::2]) == set(store.ended("app", ids))
+    assert [] == list(store.ended("other", ids))
+
+
+@requirement("T15")
+def test_runs_are_listed_newest_first_by_pages(store: Store) -> None:
+    """With their phase as a filter, and without their ops."""
+    for number in range(1, 6):
+        commit(store, created(f"r{number}"))
+    commit(store, ended("r4"))
+    commit(store, created("r9", app="other"))
+
+    def ids(phase: Phase | None = None, before: str | None = None, limit: int = 2) -> list[str]:
+        records = store.list("app", phase=phase, before=before, limit=limit)
+        assert all(record.memos == () for record in records)
+        return [record.run.id for record in records]
+
+    assert ["r5", "r4"] == ids()
+    assert ["r3", "r2"] == ids(before="r4")
+    assert ["r4"] == ids(Phase.COMPLETED)
+    assert ["r3", "r2", "r1"] == ids(Phase.SYNC, "r5", 9)
+
+
+@requirement("T15")
+def test_what_is_not_there_is_none(store: Store) -> None:
+    """Also in the wrong app."""
+    commit(store, created())
+
+    assert store.get("other", "r1") is None
+    assert store.result("other", "r1") is None
+    assert store.result("app", "r2") is None
+
+
+@requirement("T15")
+def test_the_secret_stays_the_same(store: Store) -> None:
+    """It has 32 bytes and survives closing."""
+    secret = store.secret()
+    store.close()
+    store.open()
+
+    assert 32 == len(secret)
+    assert secret == store.secret()
+
+
+@requirement("T5")
+def test_a_release_may_come_with_the_creation(store: Store) -> None:
+    """A handler that failed before its first step is stored and put away at once."""
+    commit(store, replace(created(), memos=(), release=Release(due_at=40)))
+
+    [claimed] = claim(store, now=40)
+    assert ((), REQUEST) == (claimed.memos, claimed.request)

@@ -1,0 +1,197 @@
+"""The wait URL: answers when the run ends, to whoever may know, as often as asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from durable_conformance.plugin import requirement
+from durable_conformance.stage import ALL_METHODS, Gate, Program, Script, Site, Stage, until
+from durable_conformance.wire import Reply
+from durable_core import Response
+from durable_core.runtime.memory_store import MemoryStore
+
+_CORS = {
+    "access-control-allow-origin": "*",
+    "access-control-allow-methods": "GET, OPTIONS",
+    "access-control-allow-headers": "Content-Type",
+}
+
+
+def _gated(gate: Gate) -> Program:
+    """Return a program that sleeps, and then stays at a gate."""
+
+    def program(request: Any, step: Any) -> Script:
+        yield step.sleep("nap", 0.01)
+        yield step.run("gate", gate.pass_, 0)
+        return Response.json({"done": True}, 201, {"x-own": "1"})
+
+    return program
+
+
+def _nap(request: Any, step: Any) -> Script:
+    yield step.sleep("nap", 0.01)
+    return Response.json({"done": True}, 201, {"x-own": "1"})
+
+
+def _seen(reply: Reply) -> tuple[int, str | None, bytes]:
+    return reply.status, reply.get("x-own"), reply.body
+
+
+_DONE = (201, "1", b'{"done":true}')
+
+
+def _wait_url(site: Site, target: str = "/it", method: str = "GET") -> str:
+    location = site.ask(method, target).get("location") or ""
+    return f"{target.partition('?')[0]}{location}"
+
+
+def _until_held(site: Site, clients: int) -> None:
+    waiting = lambda: site.durable.health()["waiting_clients"] >= clients  # noqa: E731
+    until(waiting, f"{clients} clients waited")
+
+
+@requirement("W1")
+def test_clients_are_answered_when_the_run_ends(
+    stage: Stage, background: Callable[..., Future[Any]]
+) -> None:
+    """Two that wait and one that comes later get the same response, the former at once."""
+    gate = stage.gate()
+    with stage.serving(_gated(gate)) as site:
+        target = _wait_url(site)
+        early = [background(site.ask, "GET", target) for _ in range(2)]
+        gate.reached()
+        _until_held(site, 2)
+        began = time.monotonic()
+        gate.open()
+        seen = [_seen(each.result()) for each in early]
+        took = time.monotonic() - began
+        seen.append(_seen(site.ask("GET", target)))
+
+    assert [_DONE] * 3 == seen
+    assert took < 1.5
+
+
+@requirement("W2")
+def test_it_may_be_asked_again(stage: Stage) -> None:
+    """The answer stays the same, and nothing runs again."""
+    calls: list[int] = []
+
+    def program(request: Any, step: Any) -> Script:
+        yield step.sleep("nap", 0.01)
+        yield step.run("a", lambda: calls.append(1))
+        return Response.json({"done": True}, 201, {"x-own": "1"})
+
+    with stage.serving(program) as site:
+        target = _wait_url(site)
+        seen = {_seen(site.finish("GET", target)) for _ in range(4)}
+
+    assert {_DONE} == seen
+    assert [1] == calls
+
+
+@requirement("W3")
+def test_head_of_the_wait_url(stage: Stage) -> None:
+    """It is the response without its body."""
+    with stage.serving(_nap) as site:
+        target = _wait_url(site)
+        whole = site.finish("GET", target)
+        head = site.follow(target, site.ask("HEAD", target), "HEAD")
+
+    assert (201, "1", b"") == _seen(head)
+    assert whole.get("content-length") == head.get("content-length")
+
+
+@requirement("W4")
+def test_wait_urls_are_for_get(stage: Stage) -> None:
+    """Whatever methods the endpoint has: after a POST the client waits by GET."""
+    with stage.serving(_nap, methods="POST") as site:
+        reply = site.ask("POST", "/it", body=b"x")
+        assert 303 == reply.status
+        assert _DONE == _seen(site.follow("/it", reply))
+
+
+@requirement("W5")
+def test_a_bad_token_opens_nothing(stage: Stage) -> None:
+    """403, with the same words whether or not there is such a run."""
+    with stage.serving(_nap) as site:
+        mine, other = _wait_url(site), _wait_url(site)
+        run, token = mine.partition("durable-run=")[2].split("&durable-token=")
+        bad = [
+            mine[:-1] + ("A" if mine[-1] != "A" else "B"),
+            f"{mine.partition('durable-token=')[0]}durable-token=x",
+            f"/it?durable-run={run}&durable-token={other.partition('durable-token=')[2]}",
+            f"/it?durable-run=01ARZ3NDEKTSV4RRFFQ69G5FAV&durable-token={token}",
+        ]
+        replies = [site.ask("GET", target) for target in bad]
+
+    assert {(403, "application/problem+json")} == {
+        (reply.status, reply.get("content-type")) for reply in replies
+    }
+    assert 1 == len({reply.body for reply in replies})
+
+
+@requirement("W5")
+def test_a_missing_parameter(stage: Stage) -> None:
+    """400, and no run is started for it."""
+    with stage.serving(_nap) as site:
+        replies = [
+            site.ask("GET", f"/it?{query}")
+            for query in ("durable-run=x", "durable-token=x", "durable-run=&durable-token=")
+        ]
+        assert [] == site.phases()
+
+    assert [400] * 3 == [reply.status for reply in replies]
+
+
+@requirement("W6")
+def test_it_survives_a_restart(stage: Stage) -> None:
+    """Another process on the same store answers at the same wait URL."""
+    store = MemoryStore()
+    with stage.serving(_nap, store=store) as site:
+        target = _wait_url(site)
+    with stage.serving(_nap, store=store) as site:
+        assert _DONE == _seen(site.finish("GET", target))
+
+
+def _poll(durable: Any) -> dict[str, Any]:
+    return {f"{ALL_METHODS},OPTIONS /poll": durable.endpoint_proxy()}
+
+
+@requirement("W7")
+def test_cors_of_the_wait_route(stage: Stage) -> None:
+    """OPTIONS is answered with 204, no body and the fields of CORS."""
+    with stage.serving(more=_poll) as site:
+        reply = site.ask("OPTIONS", "/poll")
+
+    assert (204, b"", "86400") == (reply.status, reply.body, reply.get("access-control-max-age"))
+    assert _CORS == {name: reply.get(name) for name in _CORS}
+
+
+@requirement("W7")
+@pytest.mark.parametrize("query", ["", "?runId=x", "?token=x"])
+def test_the_wait_route_without_parameters(stage: Stage, query: str) -> None:
+    """400 as a problem document, which a script of another origin may read."""
+    with stage.serving(more=_poll) as site:
+        reply = site.ask("GET", f"/poll{query}")
+
+    assert (400, "application/problem+json") == (reply.status, reply.get("content-type"))
+    assert "*" == reply.get("access-control-allow-origin")
+    assert "runId" in reply.json()["detail"]
+
+
+@requirement("W7")
+def test_the_wait_route_passes_the_response_on(stage: Stage) -> None:
+    """It is the handler's own, with the fields of CORS added; a bad token gets 403 with them."""
+    with stage.serving(_nap, more=_poll, async_redirect_url="/poll") as site:
+        target = site.ask("GET", "/it").get("location") or ""
+        good = site.finish("GET", target)
+        bad = site.ask("GET", f"{target[:-3]}xyz")
+
+    assert _DONE == _seen(good)
+    assert _CORS == {name: good.get(name) for name in _CORS}
+    assert (403, "*") == (bad.status, bad.get("access-control-allow-origin"))

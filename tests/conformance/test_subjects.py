@@ -1,0 +1,30 @@
+"""Our own adapters and stores conform, with the gaps that they are known to have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+GAPS = {
+    "durable_wsgi.conformance:subject": {"Q8", "Q10", "Q12", "H9"},
+    "durable_asgi.conformance:subject": {"B3"},
+    "durable_asyncio.conformance:subject": set(),
+    "support.store_subjects:memory": {"T18", "T19"},
+    "support.store_subjects:sqlite": set(),
+}
+
+
+@pytest.mark.parametrize("spec", GAPS)
+def test_subject_conforms(judge: Callable[..., Any], spec: str) -> None:
+    """Every required case ran and passed, within a minute; the gaps are those we know."""
+    code, text, report = judge(spec)
+
+    assert 0 == code, text
+    statuses = {each["id"]: each["status"] for each in report["requirements"]}
+    assert dict.fromkeys(GAPS[spec], "gap") == {
+        id_: status for id_, status in statuses.items() if status != "pass"
+    }

@@ -1,0 +1,104 @@
+"""The suite catches subjects that are broken on purpose."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durable_conformance.requirements import Requirement, load_requirements
+from support.mutants import requests, responses, runs, stores
+from support.source_tree import ROOT
+
+pytestmark = pytest.mark.slow
+
+#: The requirements that each mutant must fail.
+ALL = {
+    f"{module.__name__}:{name}": ids
+    for module in (requests, responses, runs, stores)
+    for name, (_, ids) in module.MUTANTS.items()
+}
+
+#: Requirements that no mutant can break without a core that is broken, too.
+OF_THE_CORE = {"L9", "L10"}
+SOUND = ("support.mutants.base:sound", "support.mutants.stores:sound")
+
+
+@cache
+def requirement(id_: str) -> Requirement:
+    return next(each for each in load_requirements() if each.id == id_)
+
+
+def judged(spec: str, folder: Path) -> tuple[int, str, dict[str, str]]:
+    """Judge a subject, a mutant by the requirements it is for only.
+
+    Returns:
+        The exit code, what was printed, and the status of each requirement.
+    """
+    names = {
+        case.partition("::")[2] for id_ in ALL.get(spec, ()) for case in requirement(id_).cases
+    }
+    report = folder / f"{spec.replace(':', '.')}.json"
+    chosen = ("-k", " or ".join(sorted(names))) if names else ()
+    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    patience = "2" if names else "30"
+    done = subprocess.run(
+        [sys.executable, "-m", "durable_conformance", spec, *chosen, "--json", str(report)],
+        env={**os.environ, "PYTHONPATH": path, "DURABLE_CONFORMANCE_PATIENCE": patience},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    found: dict[str, Any] = json.loads(report.read_text("utf-8")) if report.exists() else {}
+    statuses = {each["id"]: each["status"] for each in found.get("requirements", ())}
+    return done.returncode, done.stdout + done.stderr, statuses
+
+
+@pytest.fixture(scope="module")
+def verdicts(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[tuple[int, str, dict[str, str]]]]]:
+    """Judge all subjects that are asked for, as many at a time as there are processors."""
+    folder = tmp_path_factory.mktemp("mutants")
+    specs = [
+        str(item.callspec.params["spec"])
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.module is request.module
+        if hasattr(item, "callspec")
+    ]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        yield {spec: pool.submit(judged, spec, folder) for spec in specs}
+
+
+@pytest.mark.parametrize("spec", ALL)
+def test_every_mutant_is_caught(verdicts: dict[str, Future[Any]], spec: str) -> None:
+    """Each fails the requirements that it was made to fail."""
+    code, text, statuses = verdicts[spec].result()
+
+    assert 1 == code, text
+    assert dict.fromkeys(ALL[spec], "fail") == {id_: statuses[id_] for id_ in ALL[spec]}
+
+
+@pytest.mark.parametrize("spec", SOUND)
+def test_what_they_are_made_of_conforms(verdicts: dict[str, Future[Any]], spec: str) -> None:
+    """Nothing fails but for what was broken."""
+    code, text, _ = verdicts[spec].result()
+
+    assert 0 == code, text
+
+
+def test_every_requirement_can_fail() -> None:
+    """Each has a mutant that fails it, but for those that are the core's alone."""
+    failed = {id_ for ids in ALL.values() for id_ in ids}
+    known = {each.id for each in load_requirements()}
+
+    assert set() == failed - known
+    assert OF_THE_CORE == known - failed

@@ -1,0 +1,92 @@
+"""The core's own stores as subjects of the conformance suite."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from durable_core.ports import Store
+from durable_core.runtime.memory_store import MemoryStore
+from durable_core.runtime.sqlite import SQLiteStore
+
+__all__ = ["MemorySubject", "SQLiteSubject", "memory", "sqlite"]
+
+
+class MemorySubject:
+    """The memory store, whose data is in one process only."""
+
+    name = "memory-store"
+    capabilities: frozenset[str] = frozenset()
+
+    @contextmanager
+    def open(self) -> Iterator[Store]:
+        """Yield an empty store."""
+        yield MemoryStore()
+
+    @contextmanager
+    def again(self, store: Store) -> Iterator[Store]:
+        """There is no other handle on its data."""
+        raise NotImplementedError
+        yield store
+
+    def peek(self, store: Store) -> Mapping[str, int]:
+        """Count in its dictionaries."""
+        assert isinstance(store, MemoryStore)
+        rows = store._runs.values()
+        return {
+            "runs": len(rows),
+            "steps": sum(len(row.memos) for row in rows),
+            "pending": sum(len(row.pending) for row in rows),
+            "events": len(store._events),
+        }
+
+
+class SQLiteSubject:
+    """The SQLite store."""
+
+    name = "sqlite-store"
+    capabilities = frozenset({"shared"})
+
+    def __init__(self) -> None:
+        self._files: dict[int, Path] = {}
+
+    @contextmanager
+    def open(self) -> Iterator[Store]:
+        """Yield a store on a file of its own."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "store.db"
+            with self._opened(file) as store:
+                yield store
+
+    @contextmanager
+    def again(self, store: Store) -> Iterator[Store]:
+        """Yield another store on the same file."""
+        with self._opened(self._files[id(store)]) as other:
+            yield other
+
+    def peek(self, store: Store) -> Mapping[str, int]:
+        """Count rows by a connection of one's own."""
+        tables = {"runs": "run", "steps": "step", "pending": "pending", "events": "event"}
+        with closing(sqlite3.connect(self._files[id(store)])) as connection:
+            return {
+                what: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+                for what, table in tables.items()
+            }
+
+    @contextmanager
+    def _opened(self, file: Path) -> Iterator[Store]:
+        store = SQLiteStore(file)
+        self._files[id(store)] = file
+        store.open()
+        try:
+            yield store
+        finally:
+            store.close()
+            del self._files[id(store)]
+
+
+memory = MemorySubject()
+sqlite = SQLiteSubject()
