@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 GAPS = {
     "durable_wsgi.conformance:subject": {"Q8", "Q10", "Q12", "H9"},

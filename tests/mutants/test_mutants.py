@@ -18,7 +18,7 @@ from durable_conformance.requirements import Requirement, load_requirements
 from support.mutants import requests, responses, runs, stores
 from support.source_tree import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 #: The requirements that each mutant must fail.
 ALL = {

@@ -120,7 +120,7 @@ def _sync_steps(request: Request) -> Response:
 
 
 async def _nap(request: Request) -> Response:
-    await step.sleep("nap", 0.1)
+    await step.sleep("nap", 0.5)
     return Response(status=201, headers={"content-type": "x/y", "x-own": "é"}, body=ALL_BYTES)
 
 

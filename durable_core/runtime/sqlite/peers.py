@@ -18,7 +18,8 @@ def register(db: sqlite3.Connection, message: Register) -> None:
 
 def beat(db: sqlite3.Connection, message: Beat) -> bool:
     """Prolong the lease of a process; False if there is no such process."""
-    return db.execute(QUERIES["beat"], (message.id, message.expires_at)).rowcount == 1
+    row = {"id": message.id, "expires_at": message.expires_at}
+    return db.execute(QUERIES["beat"], row).rowcount == 1
 
 
 def bury(db: sqlite3.Connection, message: Bury) -> tuple[str, ...]:
@@ -38,7 +39,8 @@ def unregister(db: sqlite3.Connection, message: Unregister) -> tuple[str, ...]:
 
 def _delete_peer(db: sqlite3.Connection, id_: str, unless_beat_after: int | None) -> bool:
     """Remove a process unless it is spared; True if it is not there any more."""
-    if db.execute(QUERIES["delete-peer"], (id_, unless_beat_after)).rowcount:
+    row = {"id": id_, "unless_beat_after": unless_beat_after}
+    if db.execute(QUERIES["delete-peer"], row).rowcount:
         return True
     return db.execute(QUERIES["peer"], (id_,)).fetchone() is None
 
@@ -46,7 +48,8 @@ def _delete_peer(db: sqlite3.Connection, id_: str, unless_beat_after: int | None
 def _free_runs(
     db: sqlite3.Connection, owner: str, now: int, *, taken_over: bool
 ) -> tuple[str, ...]:
-    freed = db.execute(QUERIES["free-runs"], (owner, now, int(taken_over))).fetchall()
+    row = {"owner": owner, "now": now, "takeovers": int(taken_over)}
+    freed = db.execute(QUERIES["free-runs"], row).fetchall()
     return tuple(sorted(run_id for (run_id,) in freed))
 
 

@@ -3,8 +3,8 @@
 -- insert-step --
 -- The guard makes one statement of "is the run still ours" and "take the checkpoint".
 INSERT INTO step (run_id, number, op_id, name, kind, ok, value, mark, attempts, ended_at)
-SELECT ?1, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12
-WHERE EXISTS (SELECT 1 FROM run WHERE id = ?1 AND owner = ?2 AND epoch = ?3)
+SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
+WHERE EXISTS (SELECT 1 FROM run WHERE id = ? AND owner = ? AND epoch = ?)
 
 -- delete-pending --
 DELETE FROM pending WHERE run_id = ? AND op_id = ?
@@ -21,19 +21,19 @@ INSERT INTO request (run_id, head, body) VALUES (?, ?, ?)
 -- update-run --
 -- A run that is given up is due at once when one of its waits has been answered meanwhile.
 UPDATE run
-SET phase = coalesce(?4, phase), failures = coalesce(?5, failures),
-    takeovers = coalesce(?6, takeovers), owner = ?7, ended_at = ?8,
+SET phase = coalesce(:phase, phase), failures = coalesce(:failures, failures),
+    takeovers = coalesce(:takeovers, takeovers), owner = :holder, ended_at = :ended_at,
     due_at = CASE
-        WHEN ?9 IS NULL THEN NULL
+        WHEN :due_at IS NULL THEN NULL
         WHEN EXISTS (
             SELECT 1 FROM pending
-            WHERE run_id = ?1 AND matched IS NOT NULL
-              AND (?11 IS NULL OR op_id IN (SELECT value FROM json_each(?11)))
+            WHERE run_id = :id AND matched IS NOT NULL
+              AND (:awaited IS NULL OR op_id IN (SELECT value FROM json_each(:awaited)))
         )
-        THEN min(?9, ?10)
-        ELSE ?9
+        THEN min(:due_at, :now)
+        ELSE :due_at
     END
-WHERE id = ?1 AND owner = ?2 AND epoch = ?3
+WHERE id = :id AND owner = :owner AND epoch = :epoch
 
 -- held-app --
 SELECT app FROM run WHERE id = ? AND owner = ? AND epoch = ?
@@ -64,11 +64,11 @@ ORDER BY seq
 -- wait-paths --
 WITH RECURSIVE path (value) AS (
     SELECT min(match_path) FROM pending
-    WHERE app = ?1 AND event = ?2 AND event <> '' AND matched IS NULL
+    WHERE app = :app AND event = :event AND event <> '' AND matched IS NULL
     UNION ALL
     SELECT (
         SELECT min(match_path) FROM pending
-        WHERE app = ?1 AND event = ?2 AND event <> '' AND matched IS NULL
+        WHERE app = :app AND event = :event AND event <> '' AND matched IS NULL
           AND match_path > path.value
     )
     FROM path
@@ -88,23 +88,23 @@ ORDER BY pending.run_id, pending.op_id
 UPDATE pending SET matched = ? WHERE run_id = ? AND op_id = ?
 
 -- wake-run --
-UPDATE run SET due_at = min(due_at, ?2) WHERE id = ?1 AND due_at IS NOT NULL
+UPDATE run SET due_at = min(due_at, :now) WHERE id = :id AND due_at IS NOT NULL
 
 -- due-runs --
 SELECT run.id
-FROM json_each(?2) AS handler
+FROM json_each(:keys) AS handler
 CROSS JOIN run ON run.id IN (
     SELECT due.id FROM run AS due
-    WHERE due.app = ?1 AND due.endpoint_key = handler.value AND due.due_at <= ?3
+    WHERE due.app = :app AND due.endpoint_key = handler.value AND due.due_at <= :now
     ORDER BY due.due_at, due.id
-    LIMIT ?4
+    LIMIT :limit
 )
 ORDER BY run.due_at, run.id
-LIMIT ?4
+LIMIT :limit
 
 -- claim-run --
-UPDATE run SET owner = ?2, epoch = epoch + 1, due_at = NULL
-WHERE id = ?1
+UPDATE run SET owner = :owner, epoch = epoch + 1, due_at = NULL
+WHERE id = :id
 RETURNING id, app, endpoint_key, function_id, phase, retries, created_at, mark,
           failures, takeovers, epoch
 
@@ -128,10 +128,10 @@ ORDER BY op_id
 INSERT OR REPLACE INTO peer (id, host, pid, expires_at) VALUES (?, ?, ?, ?)
 
 -- beat --
-UPDATE peer SET expires_at = ?2 WHERE id = ?1
+UPDATE peer SET expires_at = :expires_at WHERE id = :id
 
 -- delete-peer --
-DELETE FROM peer WHERE id = ?1 AND (?2 IS NULL OR expires_at <= ?2)
+DELETE FROM peer WHERE id = :id AND (:unless_beat_after IS NULL OR expires_at <= :unless_beat_after)
 
 -- peer --
 SELECT 1 FROM peer WHERE id = ?
@@ -141,8 +141,8 @@ SELECT id, host, pid, expires_at FROM peer ORDER BY id
 
 -- free-runs --
 UPDATE run
-SET owner = NULL, due_at = ?2, epoch = epoch + ?3, takeovers = takeovers + ?3
-WHERE owner = ?1
+SET owner = NULL, due_at = :now, epoch = epoch + :takeovers, takeovers = takeovers + :takeovers
+WHERE owner = :owner
 RETURNING id
 
 -- unknown-owners --
@@ -157,8 +157,8 @@ SELECT id FROM holder
 WHERE id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM peer WHERE peer.id = holder.id)
 
 -- cancel-run --
-UPDATE run SET phase = ?3, owner = NULL, due_at = NULL, ended_at = ?4
-WHERE id = ?1 AND app = ?2 AND ended_at IS NULL
+UPDATE run SET phase = :phase, owner = NULL, due_at = NULL, ended_at = :ended_at
+WHERE id = :id AND app = :app AND ended_at IS NULL
 
 -- run-exists --
 SELECT 1 FROM run WHERE id = ? AND app = ?
@@ -197,26 +197,26 @@ WHERE run.id = ? AND run.app = ?
 
 -- ended --
 SELECT run.id
-FROM json_each(?2) AS wanted
+FROM json_each(:ids) AS wanted
 CROSS JOIN run ON run.id = wanted.value
-WHERE run.app = ?1 AND run.ended_at IS NOT NULL
+WHERE run.app = :app AND run.ended_at IS NOT NULL
 
 -- next-due --
 SELECT min(due) FROM (
     SELECT (
         SELECT min(due_at) FROM run
-        WHERE app = ?1 AND endpoint_key = handler.value AND due_at IS NOT NULL
+        WHERE app = :app AND endpoint_key = handler.value AND due_at IS NOT NULL
     ) AS due
-    FROM json_each(?2) AS handler
+    FROM json_each(:keys) AS handler
 )
 
 -- unclaimable --
 WITH RECURSIVE handler (name) AS (
-    SELECT min(endpoint_key) FROM run WHERE app = ?1 AND due_at IS NOT NULL
+    SELECT min(endpoint_key) FROM run WHERE app = :app AND due_at IS NOT NULL
     UNION ALL
     SELECT (
         SELECT min(endpoint_key) FROM run
-        WHERE app = ?1 AND due_at IS NOT NULL AND endpoint_key > handler.name
+        WHERE app = :app AND due_at IS NOT NULL AND endpoint_key > handler.name
     )
     FROM handler
     WHERE handler.name IS NOT NULL
@@ -227,11 +227,11 @@ SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retrie
 FROM handler
 CROSS JOIN run ON run.id IN (
     SELECT due.id FROM run AS due
-    WHERE due.app = ?1 AND due.endpoint_key = handler.name AND due.due_at <= ?3
+    WHERE due.app = :app AND due.endpoint_key = handler.name AND due.due_at <= :now
     ORDER BY due.due_at, due.id
     LIMIT 100
 )
-WHERE handler.name NOT IN (SELECT value FROM json_each(?2))
+WHERE handler.name NOT IN (SELECT value FROM json_each(:keys))
 ORDER BY run.due_at, run.id
 LIMIT 100
 
@@ -252,17 +252,17 @@ WHERE id = ? AND app = ?
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, mark,
        failures, takeovers, epoch, owner, due_at, ended_at
 FROM run
-WHERE id < ?2 AND app = ?1 AND (?3 IS NULL OR phase = ?3)
+WHERE id < :before AND app = :app AND (:phase IS NULL OR phase = :phase)
 ORDER BY id DESC
-LIMIT ?4
+LIMIT :limit
 
 -- list-all --
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, mark,
        failures, takeovers, epoch, owner, due_at, ended_at
 FROM run
-WHERE app = ?1 AND (?2 IS NULL OR phase = ?2)
+WHERE app = :app AND (:phase IS NULL OR phase = :phase)
 ORDER BY id DESC
-LIMIT ?3
+LIMIT :limit
 
 -- secret --
 SELECT value FROM meta WHERE name = 'secret'

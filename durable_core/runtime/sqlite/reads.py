@@ -66,15 +66,14 @@ def result(db: sqlite3.Connection, app: str, run_id: str) -> StoredResult | Phas
 
 def ended(db: sqlite3.Connection, app: str, run_ids: Sequence[str]) -> Sequence[str]:
     """Return those of the runs that have ended."""
-    rows = db.execute(QUERIES["ended"], (app, json.dumps(list(run_ids))))
+    rows = db.execute(QUERIES["ended"], {"app": app, "ids": json.dumps(list(run_ids))})
     return [run_id for (run_id,) in rows]
 
 
 def next_due(db: sqlite3.Connection, app: str, keys: Sequence[str]) -> int | None:
     """Return when the first run of these handlers is due."""
-    due_at: int | None = db.execute(QUERIES["next-due"], (app, json.dumps(list(keys)))).fetchone()[
-        0
-    ]
+    wanted = {"app": app, "keys": json.dumps(list(keys))}
+    due_at: int | None = db.execute(QUERIES["next-due"], wanted).fetchone()[0]
     return due_at
 
 
@@ -82,7 +81,8 @@ def unclaimable(
     db: sqlite3.Connection, app: str, keys: Sequence[str], now: int
 ) -> Sequence[RunRecord]:
     """Return due runs of other handlers than these."""
-    rows = db.execute(QUERIES["unclaimable"], (app, json.dumps(list(keys)), now))
+    wanted = {"app": app, "keys": json.dumps(list(keys)), "now": now}
+    rows = db.execute(QUERIES["unclaimable"], wanted)
     return [record_of(row) for row in rows]
 
 
@@ -113,11 +113,11 @@ def find_runs(
     db: sqlite3.Connection, app: str, phase: Phase | None, before: str | None, limit: int
 ) -> Sequence[RunRecord]:
     """Return runs without their ops, newest first."""
-    wanted = None if phase is None else phase.value
+    wanted = {"app": app, "phase": None if phase is None else phase.value, "limit": limit}
     if before is None:
-        rows = db.execute(QUERIES["list-all"], (app, wanted, limit))
+        rows = db.execute(QUERIES["list-all"], wanted)
     else:
-        rows = db.execute(QUERIES["list"], (app, before, wanted, limit))
+        rows = db.execute(QUERIES["list"], {**wanted, "before": before})
     return [record_of(row) for row in rows]
 
 

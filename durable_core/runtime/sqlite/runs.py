@@ -87,8 +87,6 @@ def _insert_memo(db: sqlite3.Connection, write: RunWrite, memo: Memo) -> None:
         _INSERT_STEP,
         (
             run_id,
-            write.owner,
-            write.epoch,
             memo.number,
             op.id,
             op.name,
@@ -98,6 +96,7 @@ def _insert_memo(db: sqlite3.Connection, write: RunWrite, memo: Memo) -> None:
             memo.mark,
             memo.attempts,
             memo.ended_at,
+            *(run_id, write.owner, write.epoch),
         ),
     )
     if inserted.rowcount == 0:
@@ -127,17 +126,20 @@ def _update_run(db: sqlite3.Connection, write: RunWrite) -> None:
     phase = None if state is None else state.phase
     if result is not None:
         phase = result.phase
-    row = (
-        *(write.run_id, write.owner, write.epoch),
-        None if phase is None else phase.value,
-        None if state is None else state.failures,
-        None if state is None else state.takeovers,
-        write.owner if release is None and result is None else None,
-        None if result is None else result.ended_at,
-        None if release is None or result is not None else release.due_at,
-        write.now,
-        None if release is None or release.awaited is None else json.dumps(release.awaited),
-    )
+    awaited = None if release is None else release.awaited
+    row = {
+        "id": write.run_id,
+        "owner": write.owner,
+        "epoch": write.epoch,
+        "phase": None if phase is None else phase.value,
+        "failures": None if state is None else state.failures,
+        "takeovers": None if state is None else state.takeovers,
+        "holder": write.owner if release is None and result is None else None,
+        "ended_at": None if result is None else result.ended_at,
+        "due_at": None if release is None or result is not None else release.due_at,
+        "now": write.now,
+        "awaited": None if awaited is None else json.dumps(awaited),
+    }
     if db.execute(QUERIES["update-run"], row).rowcount == 0:
         raise _lost(write)
     if result is not None:
@@ -161,26 +163,35 @@ def cancel(db: sqlite3.Connection, message: Cancel) -> bool:
     Raises:
         RunNotFoundError: there is no such run.
     """
-    key = (message.run_id, message.app)
     result = message.result
-    cancelled = db.execute(QUERIES["cancel-run"], (*key, result.phase.value, result.ended_at))
-    if cancelled.rowcount:
+    row = {
+        "id": message.run_id,
+        "app": message.app,
+        "phase": result.phase.value,
+        "ended_at": result.ended_at,
+    }
+    if db.execute(QUERIES["cancel-run"], row).rowcount:
         _insert_result(db, message.run_id, result)
         return True
-    if db.execute(QUERIES["run-exists"], key).fetchone() is None:
+    if db.execute(QUERIES["run-exists"], (message.run_id, message.app)).fetchone() is None:
         raise RunNotFoundError(f"no run {message.run_id!r} in app {message.app!r}")
     return False
 
 
 def claim(db: sqlite3.Connection, message: Claim) -> tuple[Claimed, ...]:
     """Take due runs for an owner, and read all that replaying them needs."""
-    keys = json.dumps(message.keys)
-    due = db.execute(QUERIES["due-runs"], (message.app, keys, message.now, message.limit))
+    wanted = {
+        "app": message.app,
+        "keys": json.dumps(message.keys),
+        "now": message.now,
+        "limit": message.limit,
+    }
+    due = db.execute(QUERIES["due-runs"], wanted)
     return tuple(_claim_run(db, run_id, message.owner) for (run_id,) in due.fetchall())
 
 
 def _claim_run(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed:
-    [row] = db.execute(QUERIES["claim-run"], (run_id, owner)).fetchall()
+    [row] = db.execute(QUERIES["claim-run"], {"id": run_id, "owner": owner}).fetchall()
     head, body = db.execute(QUERIES["request"], (run_id,)).fetchone()
     return Claimed(
         run=run_of(row),

@@ -62,7 +62,7 @@ def _wake(db: sqlite3.Connection, app: str, stored: StoredEvent, now: int) -> di
     woken: dict[str, str | None] = {}
     text = ""
     name = stored.event.name
-    paths = db.execute(QUERIES["wait-paths"], (app, name)).fetchall()
+    paths = db.execute(QUERIES["wait-paths"], {"app": app, "event": name}).fetchall()
     keys = [(path, key) for (path,) in paths for key in match_keys(stored.event, path)]
     for path, key in keys:
         for run_id, op_id, rule, mark, seen, owner in db.execute(
@@ -71,7 +71,7 @@ def _wake(db: sqlite3.Connection, app: str, stored: StoredEvent, now: int) -> di
             if answers(stored, rule=rule, mark=mark, seen=load_seen(seen)):
                 text = text or dump_match(stored)
                 db.execute(QUERIES["match-wait"], (text, run_id, op_id))
-                db.execute(QUERIES["wake-run"], (run_id, now))
+                db.execute(QUERIES["wake-run"], {"id": run_id, "now": now})
                 woken[run_id] = owner
     return woken
 

@@ -24,9 +24,11 @@ def database() -> Iterator[sqlite3.Connection]:
 
 
 def plan(db: sqlite3.Connection, query: str) -> list[str]:
-    numbered = [int(number) for number in re.findall(r"\?(\d+)", query)]
-    count = max(numbered, default=query.count("?"))
-    return [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", [None] * count)]
+    names = re.findall(r":(\w+)", query)
+    values: dict[str, None] | list[None] = dict.fromkeys(names)
+    if not names:
+        values = [None] * query.count("?")
+    return [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", values)]
 
 
 @pytest.mark.parametrize("name", sorted(QUERIES))
