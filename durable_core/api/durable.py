@@ -260,7 +260,7 @@ class Durable(Generic[AppT]):
         return list(await self.engine.send_async(self._checked(events)))
 
     def _checked(self, events: Event | Sequence[Event]) -> tuple[Event, ...]:
-        return checked_events(events, self.engine.env.limits.event)
+        return checked_events(events, self.engine.env.limits)
 
 
 def _is_adapter(candidate: object) -> bool:

@@ -12,6 +12,7 @@ from durable_core.errors import (
     LimitExceededError,
     StoreError,
 )
+from durable_core.flow.env import Limits
 from durable_core.flow.serve import unavailable
 from durable_core.model.events import Event
 from durable_core.model.request import Request
@@ -82,7 +83,7 @@ class EventsRoute:
         if len(request.body) > limits.body:
             raise HTTPError(413, f"at most {limits.body} bytes are accepted")
         try:
-            return checked_events(parse_events(request.json()), limits.event)
+            return checked_events(parse_events(request.json()), limits)
         except LimitExceededError as error:
             raise HTTPError(413, str(error)) from error
         except TypeError as error:
@@ -98,23 +99,28 @@ class EventsRoute:
             raise HTTPError(401, "the event key is missing or wrong", headers)
 
 
-def checked_events(events: Event | Sequence[Event], largest: int) -> tuple[Event, ...]:
+def checked_events(events: Event | Sequence[Event], limits: Limits) -> tuple[Event, ...]:
     """Return the events if all are sound.
 
     Raises:
         TypeError: something is not an Event, or its data is not JSON.
         ValueError: there are none.
-        LimitExceededError: one is too large.
+        LimitExceededError: one is too large, or there are too many.
     """
     several = (events,) if isinstance(events, Event) else events
     if isinstance(several, str) or not isinstance(several, Sequence):
         raise TypeError(f"events must be an Event or a list of them, not {type(events).__name__}")
     if not several:
         raise ValueError("there must be at least one event")
+    if len(several) > limits.events:
+        raise LimitExceededError(
+            f"{len(several)} events were sent at a time; at most {limits.events} are allowed "
+            "(Limits.events)"
+        )
     for event in several:
         if not isinstance(event, Event):
             raise TypeError(f"an Event is needed, not {type(event).__name__}")
-        check_event(event, largest)
+        check_event(event, limits.event)
     return tuple(several)
 
 

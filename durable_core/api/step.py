@@ -234,6 +234,6 @@ def _wait(
 
 
 def _send(scope: Scope, step_id: str, events: Event | Sequence[Event]) -> Any:
-    checked = checked_events(events, scope.ex.env.limits.event)
+    checked = checked_events(events, scope.ex.env.limits)
     op = scope.ex.take(step_id, OpKind.SEND, scope.branch())
     return scope.drive(send_events(scope.ex, op, checked))

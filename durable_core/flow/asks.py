@@ -111,10 +111,14 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """Wait until these writes are durable; answered with their answers. Raises what failed."""
+    """Wait until these writes are durable; answered with their answers. Raises what failed.
+
+    With ``for_step`` a cancellation by user code is the answer, for it is the step that it hits.
+    """
 
     waits: ClassVar[bool] = True
     tickets: tuple[Ticket, ...]
+    for_step: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,9 +225,11 @@ def submit(write: RunWrite) -> Flow[Ticket]:
     return ticket
 
 
-def settled(tickets: tuple[Ticket, ...]) -> Flow[Sequence[Written]]:
+def settled(
+    tickets: tuple[Ticket, ...], *, for_step: bool = False
+) -> Flow[Sequence[Written] | Cancelled]:
     """Wait for writes to be durable."""
-    written: Sequence[Written] = yield Settle(tickets)
+    written: Sequence[Written] | Cancelled = yield Settle(tickets, for_step)
     return written
 
 

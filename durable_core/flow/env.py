@@ -29,6 +29,7 @@ class Limits:
         run_state: of all step results of one run.
         steps: number of steps of one run.
         event: of one event as JSON.
+        events: number of events sent at a time.
         waiting_clients: clients held at wait URLs per process; beyond it the answer is 503.
         response_stored: of a response body that is kept for the wait URL.
         takeovers: crashes in a row without a new checkpoint after which a run fails.
@@ -40,6 +41,7 @@ class Limits:
     run_state: int = 32 * 1024 * 1024
     steps: int = 10_000
     event: int = 256 * 1024
+    events: int = 1_000
     waiting_clients: int = 1_000
     response_stored: int = 1024 * 1024
     takeovers: int = 10

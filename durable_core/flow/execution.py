@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 
 from durable_core.errors import LeaseLost, LimitExceededError, StoreError, Suspended
-from durable_core.flow.asks import Flow, Ticket, settled, submit
+from durable_core.flow.asks import Cancelled, Flow, Ticket, settled, submit
 from durable_core.flow.env import Env, Options
 from durable_core.machine.stepids import StepIds, hash_step_id
 from durable_core.model.events import Event, StoredEvent
@@ -217,8 +217,11 @@ def save(
     ex.queued((yield from submit(write)))
 
 
-def settle(ex: Execution) -> Flow[None]:
+def settle(ex: Execution, *, for_step: bool = False) -> Flow[Cancelled | None]:
     """Wait until all that was saved is durable.
+
+    Args:
+        for_step: a step is about to begin; return the cancellation if user code cancels it.
 
     Raises:
         Suspended: it could not be made durable. The execution is closed, with the reason as its
@@ -226,11 +229,15 @@ def settle(ex: Execution) -> Flow[None]:
     """
     tickets = ex.open_tickets()
     if not tickets:
-        return
+        return None
     try:
-        ex.note((yield from settled(tickets)))
+        written = yield from settled(tickets, for_step=for_step)
+        if isinstance(written, Cancelled):
+            return written
+        ex.note(written)
     except (StoreError, LeaseLost) as error:
         ex.close(error)
         raise Suspended from error
     ex.forget(tickets)
     ex.takeovers = ex.run.takeovers
+    return None

@@ -139,10 +139,10 @@ def _attempt(ex: Execution, op: Op, call: Call, before: Pending | None) -> Flow[
     failures = before.failures if before is not None else 0
     ex.in_flight += 1
     try:
-        yield from settle(ex)
+        cancelled = yield from settle(ex, for_step=True)
         ex.check_open()
         mark = before.mark if before is not None else (yield from _mark_now(ex))
-        outcome = yield from invoke(op.name, call)
+        outcome = cancelled or (yield from invoke(op.name, call))
         ended = _judge(ex, op, outcome, mark, failures)
         memo = yield from _commit(ex, ended)
         if isinstance(outcome, Raised):

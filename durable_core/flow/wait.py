@@ -63,7 +63,8 @@ def wait_for_result(env: Env, wanted: WaitRequest) -> Flow[Response]:
             return with_headers(busy, (("retry-after", _RETRY_AFTER),))
         result = yield from read_result(wanted.run_id)
     if result is None:
-        return problem(410, "run-gone", detail="the run is no longer kept")
+        gone = problem(410, "run-gone", detail="the run is no longer kept")
+        return with_headers(gone, PRIVATE_HEADERS)
     if isinstance(result, StoredResult):
         return _ended(result)
     return _not_yet(env, wanted)
@@ -72,7 +73,7 @@ def wait_for_result(env: Env, wanted: WaitRequest) -> Flow[Response]:
 def _ended(result: StoredResult) -> Response:
     if result.body is None:
         detail = "the response was sent once and was too large to keep"
-        return problem(410, "response-not-kept", detail=detail)
+        return with_headers(problem(410, "response-not-kept", detail=detail), PRIVATE_HEADERS)
     return load_response(result.head, result.body)
 
 

@@ -168,11 +168,16 @@ class TaskRun:
     def _submit(self, ask: Submit) -> Ticket[Written]:
         return self._host.queue.submit(ask.write)
 
-    async def _settle(self, ask: Settle) -> list[Written]:
+    async def _settle(self, ask: Settle) -> list[Written] | Cancelled:
         queue = self._host.queue
         if self._is_alone:
             queue.commit_here()
-        return [await queue.wait_async(cast("Ticket[Written]", each)) for each in ask.tickets]
+        try:
+            return [await queue.wait_async(cast("Ticket[Written]", each)) for each in ask.tickets]
+        except asyncio.CancelledError as error:
+            if not ask.for_step or self._unwinding.ends_parked_steps():
+                raise
+            return Cancelled(error)
 
     @property
     def _is_alone(self) -> bool:

@@ -87,6 +87,7 @@ class Sample:
             "GET /gated": endpoint(_gated),
             "GET /sync-gated": endpoint(_sync_gated),
             "GET /stream": endpoint(_stream),
+            "GET /gated-stream": endpoint(_gated_stream),
             "GET /plain": lambda request: Response(body=self.endless.plain()),
             "GET /async": lambda request: Response(body=self.endless.asynchronous()),
             "GET /idle": lambda request: Response(body=self.endless.idle()),
@@ -151,6 +152,17 @@ def _pass_gate_sync(gate: Path) -> None:
 async def _stream(request: Request) -> Response:
     await step.run("first", lambda: None)
     return Response(body=iter([b"one ", b"two ", b"three"]))
+
+
+async def _gated_stream(request: Request) -> Response:
+    await step.run("first", lambda: None)
+    return Response(body=_gated_chunks(Path(request.query["gate"])))
+
+
+async def _gated_chunks(gate: Path) -> AsyncIterator[bytes]:
+    yield b"first "
+    await _pass_gate(gate)
+    yield b"second"
 
 
 async def _torn() -> AsyncIterator[bytes]:

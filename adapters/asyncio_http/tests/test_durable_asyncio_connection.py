@@ -189,9 +189,19 @@ def test_bodies_that_go_on_have_more_time() -> None:
 # Draining
 
 
-def test_draining_ends_idle_connections() -> None:
-    """They are closed without a word."""
-    sink = converse(answer, None, before=lambda connection, _: connection.drain())
+@pytest.mark.parametrize("pieces", [(), (GET % b"x",)])
+def test_draining_ends_idle_connections(pieces: tuple[bytes, ...]) -> None:
+    """They are closed without a word, and those that become idle are not waited for."""
+    endless = Timeouts(head=1000, keep_alive=1000)
+
+    async def main() -> Sink:
+        async with asyncio.timeout(20):
+            return await conversation(answer, *pieces, None, timeouts=endless, before=drained)
+
+    def drained(connection: Connection, sink: Sink) -> None:
+        connection.drain()
+
+    sink = asyncio.run(main())
 
     assert (b"", True) == (bytes(sink.data), sink.closed)
 

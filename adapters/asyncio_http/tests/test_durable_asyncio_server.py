@@ -411,6 +411,33 @@ def test_closing_sends_what_is_in_flight(own: Sample) -> None:
         closing.result(10)
 
 
+def test_closing_sends_streams_to_their_end(own: Sample, tmp_path: Path) -> None:
+    """The client gets all of it, and the run is recorded as completed."""
+    gate = tmp_path / "gate"
+    server = create_endpoint_server(own.app).listen()
+    with connect(server.port) as client, ThreadPoolExecutor() as pool:
+        port = server.port
+        client.sendall(GET % f"/gated-stream?gate={gate}".encode())
+        reached(gate)
+        closing = pool.submit(server.close)
+        until("no more clients are accepted", lambda: refuses(port))
+        gate.touch()
+        assert b"first second" == read_reply(client).body
+        client.close()
+        closing.result(10)
+
+    [record] = own.durable.runs.list()
+    assert Phase.COMPLETED is record.run.phase
+
+
+def refuses(port: int) -> bool:
+    try:
+        connect(port).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def test_closing_takes_no_longer_than_it_may(own: Sample, caplog: pytest.LogCaptureFixture) -> None:
     """Those who are not done by then are cut off, and the log says so."""
     server = create_endpoint_server(own.app).listen()

@@ -134,7 +134,9 @@ def test_store_in_trouble(asynchronous: bool) -> None:
 
 def test_checked_events() -> None:
     """One event is as good as a list of one."""
-    assert (Event("a"),) == checked_events(Event("a"), 100)
-    assert (Event("a"), Event("b")) == checked_events([Event("a"), Event("b")], 100)
+    assert (Event("a"),) == checked_events(Event("a"), Limits(event=100))
+    assert (Event("a"), Event("b")) == checked_events([Event("a"), Event("b")], Limits(event=100))
     with pytest.raises(LimitExceededError):
-        checked_events(Event("a", {"x": "y" * 100}), 100)
+        checked_events(Event("a", {"x": "y" * 100}), Limits(event=100))
+    with pytest.raises(LimitExceededError, match=r"3 events.*at most 2"):
+        checked_events([Event("a")] * 3, Limits(events=2))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from durable_core.api.step import step
-from durable_core.errors import NonRetriableError, StepCancelled, StepError
+from durable_core.errors import NonRetriableError, StepCancelled, StepError, StoreBusyError
 from durable_core.model.request import Request
 from durable_core.model.response import Response
 from durable_core.model.run import Phase
+from durable_core.ports import Write
+from durable_core.runtime.memory_store import MemoryStore
 from support.harness import FakeClock, Lab, Ledger, event, lab, request, until
 
 Handler = Callable[[Request], Any]
@@ -462,3 +464,47 @@ def test_sibling_that_fails_in_the_same_tick() -> None:
         return caught
 
     assert b"true" == body_of(finish(handler, ledger))
+
+
+class LockedStore(MemoryStore):
+    """A store that somebody else can lock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = threading.Event()
+        self.free.set()
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        """Commit, unless it is locked: then refuse, or wait."""
+        if not self.free.is_set():
+            if wait == 0:
+                raise StoreBusyError("locked")
+            assert self.free.wait(5)
+        return super().commit(writes, wait=wait)
+
+
+def test_timeout_before_a_step_could_begin() -> None:
+    """A step that user code cancels while the commit before it takes long has failed for good: it
+    is not run by this execution, nor by a replay."""
+    ledger = Ledger()
+    store = LockedStore()
+
+    async def handler(request: Request) -> object:
+        await step.run("a", ledger.did_async, "a", 1)
+        if ledger.counts()["timed out"] == 0:
+            store.free.clear()
+        try:
+            async with asyncio.timeout(0.02):
+                result = await step.run("b", ledger.did_async, "b", "b")
+        except TimeoutError:
+            ledger.did("timed out", 1)
+            store.free.set()
+            result = "timed out"
+        await step.sleep("nap", 0.2)
+        return result
+
+    with lab(store) as process:
+        assert b'"timed out"' == process.call(process.endpoint(handler)).body
+    assert {"a": 1, "timed out": 2} == ledger.counts()
