@@ -69,8 +69,7 @@ class AsyncSteps:
         scope = current_scope(Face.ASYNC, id)
         call = _call(id, fn, args, kwargs)
         op = scope.ex.take(id, OpKind.RUN, scope.branch())
-        flow = run_step(scope.ex, op, call)
-        return cast("Coroutine[Any, Any, Any]", scope.drive(flow))
+        return _named("run", id, scope.drive(run_step(scope.ex, op, call)))
 
     def sleep(self, id: str, duration: _Duration) -> Coroutine[Any, Any, None]:
         """Go on after so long, however often the process restarts meanwhile.
@@ -84,7 +83,7 @@ class AsyncSteps:
             ValueError: not a duration.
         """
         scope = current_scope(Face.ASYNC, id)
-        return cast("Coroutine[Any, Any, None]", _sleep(scope, id, duration))
+        return _named("sleep", id, _sleep(scope, id, duration))
 
     def sleep_until(self, id: str, deadline: datetime) -> Coroutine[Any, Any, None]:
         """Go on at a time; at once if it is past.
@@ -97,7 +96,7 @@ class AsyncSteps:
             ValueError: naive, or too far ahead.
         """
         scope = current_scope(Face.ASYNC, id)
-        return cast("Coroutine[Any, Any, None]", _sleep_until(scope, id, deadline))
+        return _named("sleep_until", id, _sleep_until(scope, id, deadline))
 
     def wait_for_event(
         self,
@@ -126,9 +125,7 @@ class AsyncSteps:
             ValueError, TypeError: an argument of another form, or both ``match`` and ``if_``.
         """
         scope = current_scope(Face.ASYNC, id)
-        return cast(
-            "Coroutine[Any, Any, Event | None]", _wait(scope, id, event, timeout, match, if_)
-        )
+        return _named("wait_for_event", id, _wait(scope, id, event, timeout, match, if_))
 
     def send_event(
         self, id: str, events: Event | Sequence[Event]
@@ -140,7 +137,7 @@ class AsyncSteps:
             LimitExceededError: one is too large.
         """
         scope = current_scope(Face.ASYNC, id)
-        return cast("Coroutine[Any, Any, list[str]]", _send(scope, id, events))
+        return _named("send_event", id, _send(scope, id, events))
 
 
 class Steps:
@@ -198,6 +195,12 @@ def _call(step_id: str, fn: object, args: tuple[Any, ...], kwargs: dict[str, Any
         f"step {step_id!r} was given an object of type {type(fn).__name__} for its function; hand "
         "over the function and its arguments, as in step.run(id, fn, *args), without calling it"
     )
+
+
+def _named(method: str, step_id: str, coroutine: Any) -> Coroutine[Any, Any, Any]:
+    """Name a coroutine after its step, for Python's warning when it is never awaited."""
+    coroutine.__qualname__ = f"step.{method}({step_id!r})"
+    return cast("Coroutine[Any, Any, Any]", coroutine)
 
 
 def _sleep(scope: Scope, step_id: str, duration: _Duration) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import threading
 from collections.abc import Callable
@@ -210,3 +211,18 @@ def test_functions_run_in_threads_and_on_the_loop() -> None:
         assert (
             b'["durable-step","durable-loop"]' == process.endpoint(handler).handle(request()).body
         )
+
+
+def test_step_that_is_never_awaited_is_named_by_the_warning() -> None:
+    """Python warns of a coroutine that nobody awaits; the warning says which step it is."""
+    ledger = Ledger()
+
+    async def handler(request: Request) -> str:
+        _ = step.run("charge", ledger.did, "charge", 1)  # the await is missing
+        del _
+        gc.collect()
+        return "done"
+
+    with lab() as process, pytest.warns(RuntimeWarning, match=r"step\.run\('charge'\)' was never"):
+        process.call(process.endpoint(handler))
+    assert {} == ledger.counts()
