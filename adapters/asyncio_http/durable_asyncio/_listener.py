@@ -94,8 +94,7 @@ class Listener:
         deadline = asyncio.get_running_loop().time() + timeout
         self._draining = True
         try:
-            for server in self._servers:
-                server.close()
+            await self._stop_accepting()
             for connection in self._connections.values():
                 connection.drain()
             await self._stop_engines(timeout)
@@ -105,6 +104,20 @@ class Listener:
             await self._cut()
         # A request that was on its way meanwhile may have started one again.
         await self._stop_engines(_left(deadline))
+
+    async def _stop_accepting(self) -> None:
+        """Close the listening sockets.
+
+        asyncio loses a client that it has accepted without having made a transport of it by then
+        (``Server._attach`` fails, and nobody closes the socket): it gets a moment to do so.
+        """
+        loop = asyncio.get_running_loop()
+        for server in self._servers:
+            for each in server.sockets:
+                loop.remove_reader(each.fileno())
+        await asyncio.sleep(0)
+        for server in self._servers:
+            server.close()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._draining:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import json
 import socket
@@ -453,6 +454,27 @@ def test_closing_takes_no_longer_than_it_may(own: Sample, caplog: pytest.LogCapt
             list(iter(lambda: client.recv(1000), b""))
     assert ["idle"] == own.endless.ended
     assert "1 clients were still connected and were cut off" in caplog.text
+
+
+def test_closing_leaves_no_socket_behind(own: Sample) -> None:
+    """Clients that come at that very moment are accepted and closed, or not accepted."""
+    server = create_endpoint_server(own.app).listen()
+    port, done = server.port, threading.Event()
+
+    def come_and_go() -> None:
+        while not done.is_set():
+            with contextlib.suppress(OSError):
+                connect(port).close()
+
+    with ThreadPoolExecutor() as pool:
+        for _ in range(3):
+            pool.submit(come_and_go)
+        for _ in range(20):
+            server.close()
+            server.listen(port)
+        done.set()
+    server.close()
+    gc.collect()  # an open socket would be a warning, which is an error here
 
 
 def test_serving_on_a_loop_of_ones_own(own: Sample) -> None:
