@@ -17,6 +17,9 @@ import pytest
 
 from support.processes import App, Reply, World, fetch, until
 
+#: Whole processes in every test: not for the daily loop.
+pytestmark = pytest.mark.slow
+
 _EVENT = json.dumps({"name": "go", "data": {"trip": "T"}}).encode()
 #: So long may a refusal take, seconds: the busy timeout of these tests and a busy machine's own.
 _SOON = 5.0

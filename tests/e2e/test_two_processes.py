@@ -13,6 +13,9 @@ import pytest
 from support.ledger import assert_no_step_ran_again
 from support.processes import App, Reply, World, fetch, until, until_held
 
+#: Whole processes in every test: not for the daily loop.
+pytestmark = pytest.mark.slow
+
 #: Leases that run out while a test waits.
 _SHORT: dict[str, Any] = {"heartbeat": 0.2, "lease": 1.0}
 
