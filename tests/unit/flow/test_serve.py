@@ -411,3 +411,17 @@ def test_stop_hands_an_attached_client_off() -> None:
         return final
 
     assert b'"end"' == asyncio.run(main()).body
+
+
+def test_http_error_in_a_step_is_the_response() -> None:
+    """It is not tried again; uncaught it is what the client gets, at once."""
+    ledger = Ledger()
+
+    def handler(request: Request) -> object:
+        error = HTTPError(404, "no such user", {"x-tried": "u"})
+        return sync_step.run("find", ledger.fails, "find", 9, error, None)
+
+    with lab() as process:
+        response = process.endpoint(handler).handle(request())
+    assert (404, "u") == (response.status, response.headers["x-tried"])
+    assert {"find": 1} == ledger.counts()
