@@ -23,6 +23,7 @@ What a user may raise or catch::
     ├── InvalidTokenError             a wait-URL token that does not open this run
     ├── RunNotFoundError
     └── StoreError                    the store cannot do it now, or at all
+        ├── StoreBrokenError          a commit was cut short by what is no fault of the store
         ├── StoreBusyError            locked by someone else for too long
         ├── StoreFullError            no space left
         ├── StoreReadOnlyError
@@ -73,6 +74,7 @@ __all__ = [
     "StepError",
     "StepResultError",
     "StepUsageError",
+    "StoreBrokenError",
     "StoreBusyError",
     "StoreError",
     "StoreFullError",
@@ -234,6 +236,10 @@ class RunNotFoundError(DurableError):
 
 class StoreError(DurableError):
     """The store could not do what was asked; nothing of it was done."""
+
+
+class StoreBrokenError(StoreError):
+    """A commit was cut short by something that is no fault of the store: a bug, or an interrupt."""
 
 
 class StoreBusyError(StoreError):

@@ -18,7 +18,7 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any, TypeVar, cast
 
-from durable_core.errors import StoreBusyError, StoreError
+from durable_core.errors import StoreBrokenError, StoreBusyError, StoreError
 from durable_core.ports import RunWrite, Store, Write
 from durable_core.runtime.logs import logger
 from durable_core.runtime.tickets import Blocked, Ticket, wake
@@ -200,7 +200,7 @@ class CommitQueue:
             self._fail(batch, error)
         except BaseException as error:
             # A bug or an interrupt: nobody may take it for success, nobody may wait for ever.
-            self._fail(batch, StoreError(f"the commit was cut short: {error!r}"))
+            self._fail(batch, StoreBrokenError(f"the commit was cut short: {error!r}"))
             raise
         else:
             took = perf_counter() - began

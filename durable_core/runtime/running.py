@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Protocol
 
-from durable_core.errors import LeaseLost, StoreError
+from durable_core.errors import LeaseLost, StoreBrokenError, StoreError
 from durable_core.flow.asks import Flow
 from durable_core.flow.env import Env
 from durable_core.flow.execution import Execution
@@ -106,7 +106,9 @@ class Running:
         """See that a run which its execution could not put away is given up later."""
         if ex.fault is None or isinstance(ex.fault, LeaseLost) or not ex.stored:
             return
-        crashes = 0 if isinstance(ex.fault, StoreError) else 1
+        # A fault of the store passes; whatever else it was may come again with every attempt.
+        passes = isinstance(ex.fault, StoreError) and not isinstance(ex.fault, StoreBrokenError)
+        crashes = 0 if passes else 1
         run = replace(ex.run, takeovers=ex.takeovers + crashes)
         log = run_logger(run.id, run.function_id)
         log.error("cut short, it continues from its last checkpoint: %s", ex.fault)
