@@ -103,10 +103,14 @@ Outcome: TypeAlias = Returned | Raised | Cancelled
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Queue a write; answered with its ticket at once."""
+    """Queue a write; answered with its ticket at once.
+
+    ``after`` are earlier writes of the run: if one of them has failed, so does this one.
+    """
 
     waits: ClassVar[bool] = False
     write: RunWrite
+    after: tuple[Ticket, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +223,9 @@ Ask: TypeAlias = (
 Flow: TypeAlias = Generator[Ask, Any, T]
 
 
-def submit(write: RunWrite) -> Flow[Ticket]:
+def submit(write: RunWrite, after: tuple[Ticket, ...] = ()) -> Flow[Ticket]:
     """Queue a write."""
-    ticket: Ticket = yield Submit(write)
+    ticket: Ticket = yield Submit(write, after)
     return ticket
 
 

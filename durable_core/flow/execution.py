@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 
-from durable_core.errors import LeaseLost, LimitExceededError, StoreError, Suspended
+from durable_core.errors import (
+    LeaseLost,
+    LimitExceededError,
+    StoreBrokenError,
+    StoreError,
+    Suspended,
+)
 from durable_core.flow.asks import Cancelled, Flow, Ticket, settled, submit
 from durable_core.flow.env import Env, Options
 from durable_core.machine.stepids import StepIds, hash_step_id
@@ -157,11 +163,11 @@ class Execution:
         return self._tickets
 
     def forget(self, tickets: tuple[Ticket, ...]) -> None:
-        """Drop writes that are durable."""
+        """Drop these writes, which are durable. Others may have failed: that must still be seen."""
         if self._tickets is tickets:
             self._tickets = ()
         else:
-            self._tickets = tuple(each for each in self._tickets if not each.done)
+            self._tickets = tuple(each for each in self._tickets if each not in tickets)
 
     def note(self, written: Sequence[Written]) -> None:
         """Take over what the store found out: numbers of sent events, waits answered already."""
@@ -214,7 +220,7 @@ def save(
         result=result,
         sends=sends,
     )
-    ex.queued((yield from submit(write)))
+    ex.queued((yield from submit(write, ex.open_tickets())))
 
 
 def settle(ex: Execution, *, for_step: bool = False) -> Flow[Cancelled | None]:
@@ -237,6 +243,11 @@ def settle(ex: Execution, *, for_step: bool = False) -> Flow[Cancelled | None]:
         ex.note(written)
     except (StoreError, LeaseLost) as error:
         ex.close(error)
+        raise Suspended from error
+    except Exception as error:
+        broken = StoreBrokenError(f"a checkpoint broke: {error!r}")
+        broken.__cause__ = error
+        ex.close(broken)
         raise Suspended from error
     ex.forget(tickets)
     ex.takeovers = ex.run.takeovers

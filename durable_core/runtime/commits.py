@@ -85,9 +85,17 @@ class CommitQueue:
             self._thread.join()
             self._thread = None
 
-    def submit(self, write: Write[T]) -> Ticket[T]:
-        """Queue a write; it is committed when somebody waits for it, or after 5 to 10 ms."""
+    def submit(self, write: Write[T], after: Sequence[Ticket[Any]] = ()) -> Ticket[T]:
+        """Queue a write; it is committed when somebody waits for it, or after 5 to 10 ms.
+
+        Args:
+            write: the write.
+            after: earlier ones that it builds on; if one has failed, it fails with that error.
+        """
         with self._mutex:
+            for earlier in after:
+                if earlier.error is not None:
+                    return Ticket.failed(write, earlier.error)
             return self._enqueue(write)
 
     def _enqueue(self, write: Write[T]) -> Ticket[T]:
@@ -210,33 +218,45 @@ class CommitQueue:
             self._deliver(batch, answers)
 
     def _deliver(self, batch: Sequence[Ticket[Any]], answers: Sequence[object]) -> None:
+        refused = False
         for ticket, answer in zip(batch, answers, strict=True):
             ticket.take(answer)
+            refused = refused or ticket.error is not None
+        behind = self._fail_behind(batch) if refused else ()
         try:
             if self._on_commit is not None:
                 self._on_commit(batch)
         finally:
-            self._wake(batch)
+            self._wake((*batch, *behind))
 
     def _fail(self, batch: Sequence[Ticket[Any]], error: StoreError) -> None:
-        """Fail what was to be committed, and what the same leases have queued behind it.
-
-        A run must not be stored as completed after its client was told that it could not be.
-        """
-        with self._mutex:
-            leases = {_lease(each.write) for each in batch if isinstance(each.write, RunWrite)}
-            behind = [
-                each
-                for each in self._queue
-                if isinstance(each.write, RunWrite) and _lease(each.write) in leases
-            ]
-            self._queue = [each for each in self._queue if each not in behind]
-            for lease in leases:
-                self._by_lease.pop(lease, None)
-        failed = (*batch, *behind)
-        for ticket in failed:
+        """Fail what was to be committed, and what builds on it."""
+        for ticket in batch:
             ticket.error = error
-        self._wake(failed)
+        self._wake((*batch, *self._fail_behind(batch)))
+
+    def _fail_behind(self, batch: Sequence[Ticket[Any]]) -> Sequence[Ticket[Any]]:
+        """Fail what the leases of failed writes have queued behind them, and return it.
+
+        A run must not be stored as completed after its client was told that it could not be. What
+        comes later still sees the error in :meth:`submit`, for it was set before this looks.
+        """
+        errors = {
+            _lease(each.write): each.error
+            for each in batch
+            if each.error is not None and isinstance(each.write, RunWrite)
+        }
+        behind: list[Ticket[Any]] = []
+        with self._mutex:
+            for ticket in self._queue:
+                if isinstance(ticket.write, RunWrite) and _lease(ticket.write) in errors:
+                    ticket.error = errors[_lease(ticket.write)]
+                    behind.append(ticket)
+            if behind:
+                self._queue = [each for each in self._queue if each.error is None]
+            for lease in errors:
+                self._by_lease.pop(lease, None)
+        return behind
 
     def _wake(self, batch: Sequence[Ticket[Any]]) -> None:
         with self._mutex:

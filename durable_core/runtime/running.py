@@ -111,7 +111,8 @@ class Running:
         crashes = 0 if passes else 1
         run = replace(ex.run, takeovers=ex.takeovers + crashes)
         log = run_logger(run.id, run.function_id)
-        log.error("cut short, it continues from its last checkpoint: %s", ex.fault)
+        text = "cut short, it continues from its last checkpoint: %s"
+        log.error(text, ex.fault, exc_info=ex.fault if crashes else None)
         now = self._node.env.clock.now()
         release = Release(due_at=now if crashes else now + _PAUSE)
         self._node.abandoned.append(

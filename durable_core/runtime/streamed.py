@@ -133,7 +133,8 @@ class _Record:
             if isinstance(ask, Settle):
                 return settle(ask)
             assert isinstance(ask, Submit)  # recording an end asks for nothing else
-            return self._queue.submit(ask.write)
+            after = cast("tuple[Ticket[Written], ...]", ask.after)
+            return self._queue.submit(ask.write, after)
 
         return perform
 

@@ -166,7 +166,8 @@ class TaskRun:
     # -- Asks -------------------------------------------------------------------------------
 
     def _submit(self, ask: Submit) -> Ticket[Written]:
-        return self._host.queue.submit(ask.write)
+        after = cast("tuple[Ticket[Written], ...]", ask.after)
+        return self._host.queue.submit(ask.write, after)
 
     async def _settle(self, ask: Settle) -> list[Written] | Cancelled:
         queue = self._host.queue

@@ -126,7 +126,8 @@ class ThreadRun:
     # -- Asks -------------------------------------------------------------------------------
 
     def _submit(self, ask: Submit) -> Ticket[Written]:
-        return self._host.queue.submit(ask.write)
+        after = cast("tuple[Ticket[Written], ...]", ask.after)
+        return self._host.queue.submit(ask.write, after)
 
     def _settle(self, ask: Settle) -> list[Written]:
         queue = self._host.queue

@@ -34,6 +34,14 @@ class Ticket(Generic[T]):
         self.tasks: list[asyncio.Future[None]] = []
         self._answer: Any = None
 
+    @classmethod
+    def failed(cls, write: Write[T], error: BaseException) -> Ticket[T]:
+        """Return the receipt of a write that is not even tried."""
+        ticket = cls(write)
+        ticket.error = error
+        ticket.done = True
+        return ticket
+
     @property
     def answer(self) -> T | None:
         """The answer; None while there is none, or if the write failed."""

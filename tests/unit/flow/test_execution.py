@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 
-from durable_core.errors import LeaseLost, LimitExceededError, StoreError, Suspended
-from durable_core.flow.asks import Ask, Settle, Submit
+from durable_core.errors import (
+    LeaseLost,
+    LimitExceededError,
+    StoreBrokenError,
+    StoreError,
+    Suspended,
+)
+from durable_core.flow.asks import Ask, Settle, Submit, Ticket
 from durable_core.flow.drive import drive_sync
 from durable_core.flow.env import Env, Limits, Options
 from durable_core.flow.execution import Execution, save, settle
@@ -28,10 +34,12 @@ class Queue:
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
         self.writes: list[RunWrite] = []
+        self.after: list[tuple[Ticket, ...]] = []
 
     def perform(self, ask: Ask) -> Any:
         if isinstance(ask, Submit):
             self.writes.append(ask.write)
+            self.after.append(ask.after)
             return _Ticket()
         assert isinstance(ask, Settle)
         if self.error is not None:
@@ -127,6 +135,38 @@ def test_forget_keeps_what_came_meanwhile() -> None:
     one.done = True
     ex.forget(awaited)
     assert (two,) == ex.open_tickets()
+
+
+def test_forget_keeps_what_ended_meanwhile() -> None:
+    """Such a write may have failed, which nobody has seen yet."""
+    ex = execution()
+    one, two = _Ticket(), _Ticket()
+    ex.queued(one)
+    awaited = ex.open_tickets()
+    ex.queued(two)
+    one.done = two.done = True
+    ex.forget(awaited)
+    assert (two,) == ex.open_tickets()
+
+
+def test_a_write_goes_after_those_that_are_open() -> None:
+    """A checkpoint says which earlier ones of the run it builds on."""
+    ex, queue = execution(), Queue()
+    drive(save(ex, memos=(memo(1),)), queue)
+    earlier = ex.open_tickets()
+    drive(save(ex, memos=(memo(2),)), queue)
+    assert [(), earlier] == queue.after
+
+
+def test_a_checkpoint_that_breaks_is_no_error_of_the_handler() -> None:
+    """Whatever a commit raises, the handler is unwound by the signal and the cause is kept."""
+    ex, error = execution(), OverflowError("too large to bind")
+    drive(save(ex, memos=(memo(1),)), Queue())
+    with pytest.raises(Suspended):
+        drive(settle(ex), Queue(error))
+    assert ex.closed
+    assert isinstance(ex.fault, StoreBrokenError)
+    assert error is ex.fault.__cause__
 
 
 @pytest.mark.parametrize("error", [StoreError("full"), LeaseLost()])

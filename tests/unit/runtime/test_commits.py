@@ -271,6 +271,47 @@ def test_what_a_run_has_queued_behind_a_failed_checkpoint_fails() -> None:
     assert record.ended_at is None
 
 
+def test_what_is_queued_behind_a_write_that_fails_alone_fails_too() -> None:
+    """The others of its commit are unharmed, but its run is not completed without it."""
+    store = WatchedStore()
+    gate = Gate(store)
+    gate.open = True
+    with queue_on(store) as queue:
+        queue.execute(created("r1"))
+        again = queue.submit(memo_write("r1", 1))  # that number is taken
+        other = queue.submit(created("r2"))
+        behind: list[Ticket[Written]] = []
+
+        def meanwhile(writes: Sequence[Write[Any]]) -> None:
+            store.fault = None
+            behind.append(queue.submit(replace(memo_write("r1", 3), result=result())))
+
+        store.fault = meanwhile
+        for ticket in (again, *behind):
+            with pytest.raises(StoreError, match="memo with this number"):
+                queue.wait(ticket)
+        with pytest.raises(StoreError, match="memo with this number"):
+            queue.wait(behind[0])
+        assert Written() == queue.wait(other)
+    record = store.get("app", "r1")
+    assert record is not None
+    assert record.ended_at is None
+
+
+def test_what_builds_on_a_failed_write_fails() -> None:
+    """A write is not even tried if an earlier one that it is to come after has failed."""
+    store = WatchedStore()
+    with queue_on(store) as queue:
+        queue.execute(created("r1"))
+        failed = queue.submit(memo_write("r1", 1))
+        until(lambda: failed.done)
+        last = replace(memo_write("r1", 2), result=result())
+        refused = queue.submit(last, after=(failed,))
+        with pytest.raises(StoreError, match="memo with this number"):
+            queue.wait(refused)
+        assert Written() == queue.execute(last)
+
+
 def test_an_interrupt_in_a_commit_is_no_success() -> None:
     """Whatever else ends a commit fails its writes, and is raised where it happened."""
     store = WatchedStore()
