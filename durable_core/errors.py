@@ -20,6 +20,14 @@ What a user may raise or catch::
     ├── HTTPError                     becomes that HTTP response at once
     │   └── BadRequest
     │       └── MissingParameter      (also a KeyError)
+    ├── ClientError                   an exchange with a server did not succeed
+    │   ├── ConnectFailedError        no connection came about (also a ConnectionError)
+    │   ├── ConnectionLostError       it broke before the answer was whole (also a ConnectionError)
+    │   ├── ProtocolError             the other side sent what the protocol does not allow
+    │   ├── RequestAbortedError       the caller gave it up
+    │   ├── RequestTimeoutError       it took longer than allowed (also a TimeoutError)
+    │   ├── StreamEndedError          the stream of a run ended without its response
+    │   └── TooManyRedirectsError
     ├── InvalidTokenError             a wait-URL token that does not open this run
     ├── RunNotFoundError
     └── StoreError                    the store cannot do it now, or at all
@@ -51,7 +59,10 @@ from datetime import datetime
 
 __all__ = [
     "BadRequest",
+    "ClientError",
     "ConfigurationError",
+    "ConnectFailedError",
+    "ConnectionLostError",
     "ControlSignal",
     "DuplicateEndpointError",
     "DuplicateStepIdError",
@@ -68,6 +79,9 @@ __all__ = [
     "NonRetriableError",
     "NotDeterministicError",
     "NotFinishedError",
+    "ProtocolError",
+    "RequestAbortedError",
+    "RequestTimeoutError",
     "RetryAfterError",
     "RunNotFoundError",
     "StepCancelled",
@@ -80,7 +94,9 @@ __all__ = [
     "StoreFullError",
     "StoreReadOnlyError",
     "StoreVersionError",
+    "StreamEndedError",
     "Suspended",
+    "TooManyRedirectsError",
     "UnusedFaultError",
     "WaitInterruptedError",
 ]
@@ -224,6 +240,38 @@ class BadRequest(HTTPError):  # noqa: N818 - the name of the status
 
 class MissingParameter(BadRequest, KeyError):  # noqa: N818 - a kind of BadRequest
     """A query, form or path parameter that the handler asked for is not there."""
+
+
+class ClientError(DurableError):
+    """Base of what goes wrong between a client of this library and a server."""
+
+
+class ConnectFailedError(ClientError, ConnectionError):
+    """No connection to the server came about; nothing was sent."""
+
+
+class ConnectionLostError(ClientError, ConnectionError):
+    """The connection broke, or the server closed it, before its answer was whole."""
+
+
+class ProtocolError(ClientError):
+    """The other side sent what HTTP or the event stream does not allow, or too much of it."""
+
+
+class RequestAbortedError(ClientError):
+    """The caller gave the exchange up; its connections are closed."""
+
+
+class RequestTimeoutError(ClientError, TimeoutError):
+    """The exchange took longer than the caller allowed; its connections are closed."""
+
+
+class StreamEndedError(ClientError):
+    """The stream of a run ended without its response, and coming back to it did not help."""
+
+
+class TooManyRedirectsError(ClientError):
+    """The server sent the client from one URL to the next, more often than is allowed."""
 
 
 class InvalidTokenError(DurableError):
