@@ -53,6 +53,8 @@ ROLLBACK = "inngest.rollback"
 REDIRECT_INFO = "inngest.redirect_info"
 FINAL = "inngest.response"
 
+_NO_HEADERS = Headers()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metadata:
@@ -108,7 +110,7 @@ class Final:
     """
 
     status: int
-    headers: Headers = Headers()
+    headers: Headers = _NO_HEADERS
     body: bytes = b""
     failed: bool = False
 
