@@ -7,7 +7,14 @@ transaction) and a few that read. Everything about concurrency is in the message
 
 from __future__ import annotations
 
-from durable_core.ports.records import Claimed, Peer, RunRecord, StoredRequest, StoredResult
+from durable_core.ports.records import (
+    Claimed,
+    Peer,
+    RunRecord,
+    StoredRequest,
+    StoredResult,
+    Unreadable,
+)
 from durable_core.ports.store import Store
 from durable_core.ports.world import Clock, Ids
 from durable_core.ports.writes import (
@@ -45,6 +52,7 @@ __all__ = [
     "Store",
     "StoredRequest",
     "StoredResult",
+    "Unreadable",
     "Unregister",
     "Write",
     "Written",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from durable_core.model.ops import Memo, Pending
 from durable_core.model.run import Phase, Run
 
-__all__ = ["Claimed", "Peer", "RunRecord", "StoredRequest", "StoredResult"]
+__all__ = ["Claimed", "Peer", "RunRecord", "StoredRequest", "StoredResult", "Unreadable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,18 @@ class Claimed:
     request: StoredRequest
     memos: tuple[Memo, ...]
     pending: tuple[Pending, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A run that is now ours, but what is stored of it cannot be read; ``reason`` is for the log.
+
+    ``epoch`` is that of this claim: whoever claimed it can end it.
+    """
+
+    run_id: str
+    epoch: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 from durable_core.model.events import Event, StoredEvent
 from durable_core.model.ops import Memo, Pending
 from durable_core.model.run import Run
-from durable_core.ports.records import Claimed, Peer, StoredRequest, StoredResult
+from durable_core.ports.records import Claimed, Peer, StoredRequest, StoredResult, Unreadable
 
 __all__ = [
     "Beat",
@@ -128,8 +128,11 @@ class SendEvents(Write[Sent]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim(Write[tuple[Claimed, ...]]):
-    """Take runs that are due, have no owner, and whose handler we know, the earliest due first."""
+class Claim(Write[tuple[Claimed | Unreadable, ...]]):
+    """Take runs that are due, have no owner, and whose handler we know, the earliest due first.
+
+    One that cannot be read is taken too, so that it can be failed, and does not harm the others.
+    """
 
     app: str
     owner: str

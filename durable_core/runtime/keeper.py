@@ -16,7 +16,18 @@ from typing import Protocol
 from durable_core.errors import LeaseLost, StoreError
 from durable_core.flow.current import Face
 from durable_core.flow.env import Env
-from durable_core.ports import Beat, Bury, Claim, Claimed, Peer, Prune, Register, RunWrite, Store
+from durable_core.ports import (
+    Beat,
+    Bury,
+    Claim,
+    Claimed,
+    Peer,
+    Prune,
+    Register,
+    RunWrite,
+    Store,
+    Unreadable,
+)
 from durable_core.runtime.commits import CommitQueue
 from durable_core.runtime.live import LiveRuns, Waiters
 from durable_core.runtime.logs import logger
@@ -68,6 +79,7 @@ class _Host(Protocol):
     def keys(self, face: Face) -> tuple[str, ...]: ...
     def resume(self, claimed: Claimed) -> None: ...
     def fail_orphan(self, claimed: Claimed) -> None: ...
+    def fail_unreadable(self, claimed: Unreadable) -> None: ...
 
 
 class Keeper:
@@ -272,19 +284,22 @@ class Keeper:
                     break
                 runs = self._claim(keys, min(room, _CLAIM))
                 for claimed in runs:
-                    self._resume(claimed)
+                    self._take(claimed, self._host.resume)
                 if not runs:
                     break  # another process was first
         return next_due
 
-    def _resume(self, claimed: Claimed) -> None:
+    def _take(self, claimed: Claimed | Unreadable, take: Callable[[Claimed], None]) -> None:
+        if isinstance(claimed, Unreadable):
+            self._host.fail_unreadable(claimed)
+            return
         try:
-            self._host.resume(claimed)
+            take(claimed)
         except Exception:
-            # What is stored cannot be read. The others that were claimed with it must go on.
+            # The others that were claimed with it must go on.
             logger.exception("run %s cannot be resumed by this process", claimed.run.id)
 
-    def _claim(self, keys: tuple[str, ...], limit: int) -> tuple[Claimed, ...]:
+    def _claim(self, keys: tuple[str, ...], limit: int) -> tuple[Claimed | Unreadable, ...]:
         env = self._host.env
         claim = Claim(app=env.app, owner=self.owner, keys=keys, now=env.clock.now(), limit=limit)
         return self._host.queue.execute(claim)
@@ -310,7 +325,7 @@ class Keeper:
                 logger.warning("runs of endpoint %r are due, but no code here knows it", key)
             if record.due_at is not None and record.due_at < too_old:
                 for claimed in self._claim((key,), 1):
-                    host.fail_orphan(claimed)
+                    self._take(claimed, host.fail_orphan)
 
     # -- old things -------------------------------------------------------------------------
 

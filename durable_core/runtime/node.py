@@ -13,7 +13,16 @@ from durable_core.flow.env import Env
 from durable_core.model.commands import HandoffReason
 from durable_core.model.request import Request
 from durable_core.model.response import Response
-from durable_core.ports import Cancel, Claimed, RunWrite, SendEvents, Store, Unregister, Written
+from durable_core.ports import (
+    Cancel,
+    Claimed,
+    RunWrite,
+    SendEvents,
+    Store,
+    Unreadable,
+    Unregister,
+    Written,
+)
 from durable_core.runtime.commits import CommitQueue
 from durable_core.runtime.holding import Holding
 from durable_core.runtime.keeper import Keeper
@@ -146,6 +155,10 @@ class Node:
     def fail_orphan(self, claimed: Claimed) -> None:
         """Fail a claimed run whose endpoint no code knows any more."""
         self._resuming.fail_orphan(claimed)
+
+    def fail_unreadable(self, claimed: Unreadable) -> None:
+        """Fail a claimed run whose record cannot be read."""
+        self._resuming.fail_unreadable(claimed)
 
     # -- what runs ask for ------------------------------------------------------------------
 

@@ -10,16 +10,19 @@ from durable_core.flow.env import Env, Options
 from durable_core.flow.execution import Execution
 from durable_core.flow.serve import orphaned, resume
 from durable_core.model.request import Request
-from durable_core.ports import Claimed
+from durable_core.model.run import Phase
+from durable_core.ports import Claimed, RunWrite, StoredResult, Unreadable
 from durable_core.runtime.host import Host
 from durable_core.runtime.keeper import Keeper
+from durable_core.runtime.logs import run_logger
 from durable_core.runtime.loops import call_soon
 from durable_core.runtime.pool import DaemonPool
 from durable_core.runtime.running import Running
 from durable_core.runtime.settings import Registered, Settings
 from durable_core.runtime.tasks import TaskRun
 from durable_core.runtime.threads import ThreadRun
-from durable_core.wire.requests import load_request
+from durable_core.wire.problem import problem
+from durable_core.wire.requests import dump_head, load_request
 
 __all__ = ["Resuming"]
 
@@ -61,6 +64,8 @@ class Resuming:
         """Go on with a run that was claimed, in a worker."""
         endpoint = self._node.endpoints[claimed.run.endpoint_key]
         ex = self._execution_of(claimed, endpoint.options)
+        if ex is None:
+            return
         with self._busy_lock:
             self.busy[endpoint.face] += 1
         # It is live from now on, although its worker begins later: a stop must know of it.
@@ -81,14 +86,45 @@ class Resuming:
     def fail_orphan(self, claimed: Claimed) -> None:
         """Fail a claimed run whose endpoint no code knows any more."""
         ex = self._execution_of(claimed, Options(key=claimed.run.endpoint_key))
-        self._running.in_thread(ThreadRun(self._node, ex, _no_handler), orphaned(ex))
+        if ex is not None:
+            self._running.in_thread(ThreadRun(self._node, ex, _no_handler), orphaned(ex))
 
-    def _execution_of(self, claimed: Claimed, options: Options) -> Execution:
+    def fail_unreadable(self, claimed: Unreadable) -> None:
+        """Fail a claimed run whose record cannot be read: another try would not help."""
+        run_id, now = claimed.run_id, self._node.env.clock.now()
+        log = run_logger(run_id, "")
+        log.error("what is stored of the run cannot be read, it fails: %s", claimed.reason)
+        detail = "what is stored of the run cannot be read"
+        response = problem(500, "unreadable-record", detail=detail, run_id=run_id)
+        assert isinstance(response.body, bytes)
+        self._running.write_later(
+            RunWrite(
+                run_id=run_id,
+                owner=self._node.keeper.owner,
+                epoch=claimed.epoch,
+                now=now,
+                result=StoredResult(
+                    phase=Phase.FAILED,
+                    head=dump_head(response),
+                    body=response.body,
+                    ended_at=now,
+                ),
+            )
+        )
+
+    def _execution_of(self, claimed: Claimed, options: Options) -> Execution | None:
+        """Return what is to be executed; None if it cannot be, and the run is failed."""
+        try:
+            request = load_request(claimed.request.head, claimed.request.body)
+        except Exception as error:
+            run, reason = claimed.run, f"{type(error).__name__}: {error}"
+            self.fail_unreadable(Unreadable(run_id=run.id, epoch=run.epoch, reason=reason))
+            return None
         return Execution(
             self._node.env,
             options,
             claimed.run,
-            load_request(claimed.request.head, claimed.request.body),
+            request,
             owner=self._node.keeper.owner,
             memos=claimed.memos,
             pending=claimed.pending,

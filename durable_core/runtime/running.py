@@ -97,6 +97,11 @@ class Running:
         self._give_up_later(run.ex)
         self._node.live.remove(run)
 
+    def write_later(self, write: RunWrite) -> None:
+        """Have the keeper write this of a run that is not live, as soon as the store takes it."""
+        self._node.abandoned.append(write)
+        self._node.keeper.wake()
+
     def _begin(self, run: ThreadRun | TaskRun) -> None:
         self._node.live.add(run)
         if self._node.stopping:  # after this one was let in, before it was live
@@ -115,7 +120,7 @@ class Running:
         log.error(text, ex.fault, exc_info=ex.fault if crashes else None)
         now = self._node.env.clock.now()
         release = Release(due_at=now if crashes else now + _PAUSE)
-        self._node.abandoned.append(
+        self.write_later(
             RunWrite(
                 run_id=run.id,
                 owner=ex.owner,
@@ -125,7 +130,6 @@ class Running:
                 release=release,
             )
         )
-        self._node.keeper.wake()
 
 
 def _log_broken(ex: Execution, error: BaseException | None) -> None:

@@ -16,7 +16,6 @@ from durable_core.ports import (
     Beat,
     Bury,
     Cancel,
-    Claim,
     Peer,
     Prune,
     Register,
@@ -249,7 +248,7 @@ def test_the_earliest_due_run_is_claimed_first(store: Store) -> None:
         commit(store, created(id_, key=key))
         commit(store, put_away(id_, due_at=due_at))
 
-    claimed = commit(store, Claim(app="app", owner="o2", keys=("a", "b"), now=30, limit=3))
+    claimed = claim(store, keys=("a", "b"), now=30, limit=3)
 
     assert ["r4", "r2", "r3"] == [each.run.id for each in claimed]
 
@@ -260,7 +259,7 @@ def test_a_claim_of_few_takes_the_earliest_of_one_handler(store: Store) -> None:
         commit(store, created(id_))
         commit(store, put_away(id_, due_at=due_at))
 
-    claimed = commit(store, Claim(app="app", owner="o2", keys=("key",), now=30, limit=2))
+    claimed = claim(store, keys=("key",), now=30, limit=2)
 
     assert ["r2", "r3"] == [each.run.id for each in claimed]
 

@@ -26,7 +26,6 @@ from durable_conformance.store_values import (
 from durable_core.errors import LeaseLost, StoreError
 from durable_core.model.run import Phase
 from durable_core.ports import (
-    Claim,
     RunWrite,
     Store,
 )
@@ -219,7 +218,7 @@ def test_the_earliest_due_run_is_claimed_first(store: Store) -> None:
         commit(store, created(id_, key=key))
         commit(store, put_away(id_, due_at=due_at))
 
-    claimed = commit(store, Claim(app="app", owner="o2", keys=("a", "b"), now=30, limit=3))
+    claimed = claim(store, keys=("a", "b"), now=30, limit=3)
 
     assert ["r4", "r2", "r3"] == [each.run.id for each in claimed]
 
@@ -231,7 +230,7 @@ def test_a_claim_of_few_takes_the_earliest_of_one_handler(store: Store) -> None:
         commit(store, created(id_))
         commit(store, put_away(id_, due_at=due_at))
 
-    claimed = commit(store, Claim(app="app", owner="o2", keys=("key",), now=30, limit=2))
+    claimed = claim(store, keys=("key",), now=30, limit=2)
 
     assert ["r2", "r3"] == [each.run.id for each in claimed]
 

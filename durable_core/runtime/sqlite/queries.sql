@@ -108,6 +108,9 @@ WHERE id = :id
 RETURNING id, app, endpoint_key, function_id, phase, retries, created_at, mark,
           failures, takeovers, epoch
 
+-- epoch --
+SELECT epoch FROM run WHERE id = ?
+
 -- request --
 SELECT head, body FROM request WHERE run_id = ?
 

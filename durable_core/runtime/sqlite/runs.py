@@ -15,6 +15,7 @@ from durable_core.ports import (
     RunWrite,
     StoredRequest,
     StoredResult,
+    Unreadable,
     Written,
 )
 from durable_core.runtime.sqlite.queries import QUERIES
@@ -178,7 +179,7 @@ def cancel(db: sqlite3.Connection, message: Cancel) -> bool:
     return False
 
 
-def claim(db: sqlite3.Connection, message: Claim) -> tuple[Claimed, ...]:
+def claim(db: sqlite3.Connection, message: Claim) -> tuple[Claimed | Unreadable, ...]:
     """Take due runs for an owner, and read all that replaying them needs."""
     wanted = {
         "app": message.app,
@@ -190,7 +191,18 @@ def claim(db: sqlite3.Connection, message: Claim) -> tuple[Claimed, ...]:
     return tuple(_claim_run(db, run_id, message.owner) for (run_id,) in due.fetchall())
 
 
-def _claim_run(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed:
+def _claim_run(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed | Unreadable:
+    try:
+        return _claim_readable(db, run_id, owner)
+    except Exception as error:
+        if getattr(error, "sqlite_errorcode", None) is not None:
+            raise  # the database's fault, not this run's; text that is no UTF-8 has no code
+        [epoch] = db.execute(QUERIES["epoch"], (run_id,)).fetchone()
+        reason = f"{type(error).__name__}: {error}"
+        return Unreadable(run_id=run_id, epoch=epoch, reason=reason)
+
+
+def _claim_readable(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed:
     [row] = db.execute(QUERIES["claim-run"], {"id": run_id, "owner": owner}).fetchall()
     head, body = db.execute(QUERIES["request"], (run_id,)).fetchone()
     return Claimed(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
+from dataclasses import replace
 
 import pytest
 
 from durable_core.api.step import step
 from durable_core.model.request import Request
 from durable_core.model.run import Phase
-from durable_core.ports import Claim, Release, RunWrite, StoredRequest
+from durable_core.ports import Claim, Release, RunWrite, StoredRequest, StoredResult
 from durable_core.runtime.loops import Loops
 from durable_core.runtime.settings import Settings
 from support.harness import (
@@ -22,7 +24,7 @@ from support.harness import (
     request,
     until,
 )
-from support.stores import run
+from support.stores import created, run
 
 
 def plant(store: WatchedStore, count: int, *, key: str = "it") -> None:
@@ -75,23 +77,6 @@ def test_no_more_runs_are_claimed_than_can_run(asynchronous: bool) -> None:
         until(lambda: all(each.run.phase.ended for each in process.durable.runs.list()))
 
 
-def test_run_that_cannot_be_read_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    """A stored request that no one can read is logged; the runs claimed with it go on."""
-    store = WatchedStore()
-    plant(store, 3)
-    store._runs["r1"].request = StoredRequest(head="from another version", body=b"")
-
-    def handler(request: Request) -> str:
-        return "end"
-
-    with lab(store) as process:
-        process.endpoint(handler)
-        process.durable.start()
-        ended = until(lambda: store.list("lab", phase=Phase.COMPLETED, before=None, limit=9)[1:])
-        assert ended
-    assert "r1" in caplog.text
-
-
 def test_replays_on_the_loop_that_serves() -> None:
     """Where an application's loop serves, handlers are replayed on that loop."""
     loops: list[asyncio.AbstractEventLoop] = []
@@ -142,3 +127,25 @@ def test_loop_that_closes_at_the_wrong_moment(monkeypatch: pytest.MonkeyPatch) -
         until(lambda: process.durable.runs.get("r0").run.phase is Phase.COMPLETED)
         until(lambda: process.durable.health()["replaying"]["async def"] == 0)
     assert [] == choices
+
+
+def test_a_run_that_cannot_be_read_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """It ends with a problem that says so, the log has the reason, and the others go on."""
+    store = WatchedStore()
+    plant(store, 2)
+    broken = replace(created("bad", app="lab", key="it"), release=Release(due_at=0))
+    store.commit([replace(broken, request=StoredRequest(head="{", body=b""))], wait=1.0)
+    with lab(store) as process:
+        process.endpoint(lambda request: "end")
+        process.durable.start()
+        until(lambda: all(each.run.phase.ended for each in process.durable.runs.list()))
+    phases = {
+        each.run.id: each.run.phase for each in store.list("lab", phase=None, before=None, limit=10)
+    }
+    assert {"bad": Phase.FAILED, "r0": Phase.COMPLETED, "r1": Phase.COMPLETED} == phases
+    result = store.result("lab", "bad")
+    assert isinstance(result, StoredResult)
+    assert result.body is not None
+    assert "unreadable-record" in json.loads(result.body)["type"]
+    assert "run bad: what is stored of the run cannot be read" in caplog.text
+    assert "JSONDecodeError" in caplog.text

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from durable_core.errors import LeaseLost
-from durable_core.ports import Release, RunWrite
+from durable_core.ports import Claim, Claimed, Release, RunWrite, Unreadable
 from durable_core.runtime.sqlite.queries import SCHEMA
-from durable_core.runtime.sqlite.runs import is_one_memo, write_run
+from durable_core.runtime.sqlite.runs import claim, is_one_memo, write_run
 from support.stores import created, ended, event, memo, memo_write, pending, put_away, result, run
 
 
@@ -80,3 +80,41 @@ def test_a_checkpoint_takes_few_statements(
     write_run(db, write)
 
     assert count == len(traced), traced
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE run SET phase = 'no phase' WHERE id = 'r1'",
+        "UPDATE run SET function_id = CAST(x'ff' AS TEXT) WHERE id = 'r1'",
+        "DELETE FROM request WHERE run_id = 'r1'",
+        "UPDATE request SET head = CAST(x'ff' AS TEXT) WHERE run_id = 'r1'",
+        "UPDATE step SET kind = 'no kind' WHERE run_id = 'r1'",
+        "UPDATE pending SET seen = '[' WHERE run_id = 'r1'",
+    ],
+)
+def test_a_run_that_cannot_be_read_is_claimed_as_that(damage: str, db: sqlite3.Connection) -> None:
+    """It says why, has a lease under which it can be ended, and does not harm the others."""
+    for id_ in ("r1", "r2"):
+        write_run(db, created(id_))
+        write_run(db, put_away(id_, pending()))
+    db.execute(damage)
+
+    due = Claim(app="app", owner="o2", keys=("key",), now=5000, limit=10)
+    one, other = claim(db, due)
+
+    assert isinstance(one, Unreadable)
+    assert ("r1", 2) == (one.run_id, one.epoch)
+    assert one.reason
+    assert isinstance(other, Claimed)
+    assert "r2" == other.run.id
+    write_run(db, ended("r1", owner="o2", epoch=2))
+
+
+def test_a_damaged_database_is_not_blamed_on_a_run(db: sqlite3.Connection) -> None:
+    """An error of the database itself fails the claim."""
+    write_run(db, created("r1"))
+    write_run(db, put_away("r1"))
+    db.execute("DROP TABLE step")
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        claim(db, Claim(app="app", owner="o2", keys=("key",), now=5000, limit=10))
