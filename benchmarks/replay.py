@@ -15,6 +15,7 @@ from durable_core.machine.stepids import hash_step_id
 from durable_core.model.ops import Memo, Op, OpKind
 from durable_core.model.run import Phase, Run
 from durable_core.ports import Release, RunWrite, StoredRequest
+from durable_core.runtime.engine import embedded
 from durable_core.sync import step as sync_step
 from durable_core.wire.requests import dump_request
 
@@ -55,7 +56,7 @@ class Replays:
     def measure(self, key: str, steps: int) -> tuple[float, float]:
         """Return seconds from "it is due" to its end, and those spent in the handler."""
         self._ended.clear()
-        engine = self.durable.engine
+        engine = embedded(self.durable.engine)
         node = engine.node
         assert node is not None
         engine.execute(_due_run(key, steps, node.keeper.owner))

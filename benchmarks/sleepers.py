@@ -19,6 +19,7 @@ from _measure import arguments, machine, save_json, show, work_folder
 from durable_core import Durable, Request, endpoint_adapter, step
 from durable_core.api.adapter import HTTPHandler
 from durable_core.model.run import Phase
+from durable_core.runtime.engine import embedded
 from durable_core.sync import step as sync_step
 
 _CLIENTS = 64
@@ -77,7 +78,7 @@ class Sleepers:
             for response in pool.map(lambda _: self.sync.handle(make_request()), range(count // 2)):
                 assert response.status == 302
         asyncio.run_coroutine_threadsafe(self._clients(count - count // 2), loop).result()
-        node = self.durable.engine.node
+        node = embedded(self.durable.engine).node
         while node is not None and len(node.live):
             sleep(0.01)
 

@@ -30,6 +30,7 @@ What a user may raise or catch::
     │   └── TooManyRedirectsError
     ├── InvalidTokenError             a wait-URL token that does not open this run
     ├── RunNotFoundError
+    ├── EngineError                   the engine cannot do what was asked
     └── StoreError                    the store cannot do it now, or at all
         ├── StoreBrokenError          a commit was cut short by what is no fault of the store
         ├── StoreBusyError            locked by someone else for too long
@@ -68,6 +69,7 @@ __all__ = [
     "DuplicateStepIdError",
     "DurableError",
     "EndpointAdapterRequiredError",
+    "EngineError",
     "HTTPError",
     "HarnessError",
     "HeaderNotStoredError",
@@ -280,6 +282,10 @@ class InvalidTokenError(DurableError):
 
 class RunNotFoundError(DurableError):
     """No run has this id in this application."""
+
+
+class EngineError(DurableError):
+    """The engine cannot do what was asked; the message names it and says what can be done."""
 
 
 class StoreError(DurableError):

@@ -10,13 +10,13 @@ from durable_core.flow.env import Limits
 from durable_core.model.request import Request
 from durable_core.model.response import Response
 
-__all__ = ["EndpointAdapter", "Engine", "HTTPHandler", "IdentityAdapter", "endpoint_adapter"]
+__all__ = ["EndpointAdapter", "HTTPHandler", "IdentityAdapter", "ServedEngine", "endpoint_adapter"]
 
 AppT_co = TypeVar("AppT_co", covariant=True)
 
 
-class Engine(Protocol):
-    """What runs the endpoints of an application, as a server sees it."""
+class ServedEngine(Protocol):
+    """The engine of an application as a server sees it; all of it is ``api.engine.Engine``."""
 
     @property
     def limits(self) -> Limits:
@@ -40,7 +40,7 @@ class HTTPHandler(Protocol):
     """
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> ServedEngine:
         """What runs it. A server starts it before the first request and stops it after the last."""
         ...
 

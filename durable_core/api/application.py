@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
-from durable_core.api.adapter import Engine, HTTPHandler
+from durable_core.api.adapter import HTTPHandler, ServedEngine
 from durable_core.api.durable import Durable
 from durable_core.api.endpoint import Endpoint, is_wait
 from durable_core.api.router import Matched, MethodNotAllowed, Route, Router
@@ -84,7 +84,7 @@ class Application:
         )
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> ServedEngine:
         """The engine of the application."""
         return self.durable.engine
 

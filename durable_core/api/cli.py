@@ -190,4 +190,9 @@ def _chosen(options: argparse.Namespace) -> tuple[Store, str]:
     if options.application is None:
         return SQLiteStore(options.store), options.app
     durable = load_durable(options.application)
-    return durable.engine.store, durable.id
+    store = durable.engine.store
+    if store is None:
+        raise ConfigurationError(
+            f"{options.application} runs on {durable.engine.name}, which has no store to look into"
+        )
+    return store, durable.id

@@ -12,12 +12,12 @@ from typing import Any, Generic, TypeVar, Unpack, overload
 
 from durable_core.api.adapter import EndpointAdapter
 from durable_core.api.endpoint import Endpoint, Handler
+from durable_core.api.engine import Engine
 from durable_core.api.events import EventsRoute, checked_events
 from durable_core.api.options import EndpointOptions, EndpointOptionsDict
 from durable_core.api.proxy import Proxy
 from durable_core.api.runs import Runs
 from durable_core.errors import ConfigurationError, EndpointAdapterRequiredError
-from durable_core.flow.current import Face
 from durable_core.flow.env import Env, Limits
 from durable_core.machine.duration import parse_duration
 from durable_core.machine.retry import RetryPolicy
@@ -44,6 +44,8 @@ class Durable(Generic[AppT]):
 
     Args:
         id: the application's name in the store: letters, digits, ``.``, ``_``, ``-``; up to 64.
+        engine: who runs the endpoints; default: this process, with a store. The arguments
+            ``store``, ``secrets``, ``token_ttl`` and ``settings`` are for the default alone.
         endpoint_adapter: translates a server interface, such as ``durable_wsgi.endpoint_adapter``;
             ``durable_core.endpoint_adapter`` is for servers of one's own.
         store: path of a SQLite file, or a store. Default: ``./.durable/<id>.db``. The path is
@@ -68,9 +70,10 @@ class Durable(Generic[AppT]):
         *,
         id: str,
         endpoint_adapter: EndpointAdapter[AppT] | None = None,
+        engine: Engine | None = None,
         store: str | os.PathLike[str] | Store | None = None,
         secrets: Sequence[bytes | str] | None = None,
-        token_ttl: str | float = "7 days",
+        token_ttl: str | float | None = None,
         retry: RetryPolicy | None = None,
         limits: Limits | None = None,
         codec: Codec | None = None,
@@ -99,12 +102,20 @@ class Durable(Generic[AppT]):
             codec=codec or JSONCodec(),
             policy=retry or RetryPolicy(),
             limits=limits or Limits(),
-            token_ttl=parse_duration(token_ttl, what="token_ttl"),
+            token_ttl=parse_duration(
+                "7 days" if token_ttl is None else token_ttl, what="token_ttl"
+            ),
             debug=debug,
         )
-        self.engine = EmbeddedEngine(
-            env, _secrets(secrets), _store(store, id), settings or Settings()
-        )
+        if engine is None:
+            engine = EmbeddedEngine(_secrets(secrets), _store(store, id), settings or Settings())
+        else:
+            _refuse_set(
+                engine, store=store, secrets=secrets, token_ttl=token_ttl, settings=settings
+            )
+        engine.attach(env)
+        #: Runs the endpoints.
+        self.engine: Engine = engine
         #: Look at runs and cancel them.
         self.runs = Runs(self.engine)
 
@@ -229,19 +240,7 @@ class Durable(Generic[AppT]):
 
     def health(self) -> dict[str, Any]:
         """Return what runs in this process, as a JSON-ready dict; starts nothing."""
-        node = self.engine.node
-        if node is None:
-            return {"app": self.id, "started": False}
-        return {
-            "app": self.id,
-            "started": True,
-            "pid": node.pid,
-            "keeper": node.keeper.alive,
-            "live_runs": len(node.live),
-            "replaying": {face.value: node.busy[face] for face in Face},
-            "waiting_clients": len(node.waiters),
-            "endpoints": sorted(self.engine.endpoints),
-        }
+        return self.engine.health()
 
     # -- events -----------------------------------------------------------------------------
 
@@ -265,6 +264,14 @@ class Durable(Generic[AppT]):
 
 def _is_adapter(candidate: object) -> bool:
     return all(hasattr(candidate, name) for name in ("options", "wrap", "proxy"))
+
+
+def _refuse_set(engine: Engine, **arguments: object) -> None:
+    """Refuse what only the default engine takes."""
+    given = [name for name, value in arguments.items() if value is not None]
+    if given:
+        names = ", ".join(f"{name}=" for name in given)
+        raise ConfigurationError(f"{names} cannot be given with engine=: {engine.name} has no use")
 
 
 def _store(store: str | os.PathLike[str] | Store | None, app: str) -> Store:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from durable_core.api.engine import Engine
 from durable_core.api.options import DEFAULT_METHODS, EndpointOptions
 from durable_core.errors import HTTPError
 from durable_core.flow.current import Face
@@ -16,7 +17,6 @@ from durable_core.flow.handoff import HOP_PARAM, RUN_PARAM, TOKEN_PARAM, query_r
 from durable_core.flow.wait import WaitRequest
 from durable_core.model.request import Request
 from durable_core.model.response import Response
-from durable_core.runtime.engine import EmbeddedEngine
 from durable_core.runtime.settings import Registered
 from durable_core.wire.problem import problem, problem_from_http_error
 
@@ -35,7 +35,7 @@ class Endpoint:
         face: whether the handler is ``def`` or ``async def``.
     """
 
-    def __init__(self, engine: EmbeddedEngine, handler: Handler, options: EndpointOptions) -> None:
+    def __init__(self, engine: Engine, handler: Handler, options: EndpointOptions) -> None:
         self.engine = engine
         self._authorize = options.authorize
         self._methods = options.methods or DEFAULT_METHODS
@@ -50,6 +50,8 @@ class Endpoint:
 
     def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
         """Answer in this thread; see ``HTTPHandler.handle``."""
+        if self.engine.is_reentry(request):
+            return self.engine.serve(self._registered, request, route)
         if is_wait(request):
             return self.engine.wait(_wait_request(request, hold))
         answer = self._refusal(request, route)
@@ -73,6 +75,8 @@ class Endpoint:
         self, request: Request, *, hold: float = 25.0, route: str | None = None
     ) -> Response:
         """Answer in this task; see ``HTTPHandler.handle_async``."""
+        if self.engine.is_reentry(request):
+            return await self.engine.serve_async(self._registered, request, route)
         if is_wait(request):
             return await self.engine.wait_async(_wait_request(request, hold))
         answer = self._refusal(request, route)

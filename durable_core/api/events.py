@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Sequence
 
+from durable_core.api.engine import Engine
 from durable_core.errors import (
     BadRequest,
     ConfigurationError,
@@ -17,7 +18,6 @@ from durable_core.flow.serve import unavailable
 from durable_core.model.events import Event
 from durable_core.model.request import Request
 from durable_core.model.response import Response
-from durable_core.runtime.engine import EmbeddedEngine
 from durable_core.runtime.logs import logger
 from durable_core.wire.events import check_event, parse_events
 from durable_core.wire.problem import problem_from_http_error
@@ -39,7 +39,7 @@ class EventsRoute:
         ConfigurationError: neither a key nor ``public=True``, or both.
     """
 
-    def __init__(self, engine: EmbeddedEngine, event_key: str | None, public: bool) -> None:
+    def __init__(self, engine: Engine, event_key: str | None, public: bool) -> None:
         if public == (event_key is not None):
             raise ConfigurationError(
                 "events_endpoint() needs either event_key= (clients send it as a bearer token) or "

@@ -5,12 +5,12 @@ from __future__ import annotations
 from urllib.parse import urlencode
 
 from durable_core.api.endpoint import hop_of
+from durable_core.api.engine import Engine
 from durable_core.errors import HTTPError
 from durable_core.flow.handoff import with_headers
 from durable_core.flow.wait import WaitRequest
 from durable_core.model.request import Request
 from durable_core.model.response import Response
-from durable_core.runtime.engine import EmbeddedEngine
 from durable_core.wire.problem import problem_from_http_error
 
 __all__ = ["Proxy"]
@@ -31,7 +31,7 @@ class Proxy:
     but for those that it has itself; nothing else of it is touched.
     """
 
-    def __init__(self, engine: EmbeddedEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:

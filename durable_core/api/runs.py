@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from durable_core.api.engine import Engine
 from durable_core.errors import RunNotFoundError
 from durable_core.model.run import Phase
 from durable_core.ports import RunRecord
-from durable_core.runtime.engine import EmbeddedEngine
 
 __all__ = ["Runs"]
 
 
 class Runs:
-    """``durable.runs``. Every method raises ``StoreError`` if the store cannot answer."""
+    """``durable.runs``. Every method raises ``StoreError`` if the store cannot answer.
 
-    def __init__(self, engine: EmbeddedEngine) -> None:
+    An engine that keeps its runs elsewhere raises ``EngineError``, which says where to look.
+    """
+
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def get(self, run_id: str) -> RunRecord:

@@ -9,9 +9,10 @@ import threading
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from durable_core.errors import ConfigurationError, DuplicateEndpointError, StoreError
+from durable_core.flow.current import Face
 from durable_core.flow.env import Env, Limits
 from durable_core.flow.serve import unavailable
 from durable_core.flow.wait import WaitRequest
@@ -28,7 +29,7 @@ from durable_core.runtime.streamed import emptied, exhaust, exhaust_async
 from durable_core.wire.problem import problem
 from durable_core.wire.requests import dump_head
 
-__all__ = ["EmbeddedEngine", "NodeFactory"]
+__all__ = ["EmbeddedEngine", "NodeFactory", "embedded"]
 
 T = TypeVar("T")
 
@@ -43,18 +44,19 @@ class EmbeddedEngine:
     leaves what it inherited alone and starts its own node.
 
     Args:
-        env: the application, but for its secrets.
         secrets: keys of run tokens; none takes the store's own.
         store: where state is kept.
         settings: how a node works.
     """
 
-    def __init__(
-        self, env: Env, secrets: tuple[bytes, ...], store: Store, settings: Settings
-    ) -> None:
+    name = "the embedded engine"
+
+    #: What all runs of the application share; set by :meth:`attach`.
+    env: Env
+
+    def __init__(self, secrets: tuple[bytes, ...], store: Store, settings: Settings) -> None:
         self._given_secrets = secrets
         self._secrets: tuple[bytes, ...] | None = None
-        self.env = replace(env, secrets=self._all_secrets)
         self.store = store
         self.settings = settings
         self.endpoints: dict[str, Registered] = {}
@@ -69,6 +71,16 @@ class EmbeddedEngine:
     def limits(self) -> Limits:
         """The upper bounds of the application."""
         return self.env.limits
+
+    def attach(self, env: Env) -> None:
+        """Work for this application, with the secrets of the engine's own.
+
+        Raises:
+            ConfigurationError: it works for an application already.
+        """
+        if hasattr(self, "env"):
+            raise ConfigurationError(f"the engine works for {self.env.app!r} already")
+        self.env = replace(env, secrets=self._all_secrets)
 
     # -- endpoints --------------------------------------------------------------------------
 
@@ -180,7 +192,27 @@ class EmbeddedEngine:
             self._secrets = self._given_secrets or (self.store.secret(),)
         return self._secrets
 
+    def health(self) -> dict[str, Any]:
+        """Return what runs in this process, as a JSON-ready dict; starts nothing."""
+        node = self.node
+        if node is None:
+            return {"app": self.env.app, "started": False}
+        return {
+            "app": self.env.app,
+            "started": True,
+            "pid": node.pid,
+            "keeper": node.keeper.alive,
+            "live_runs": len(node.live),
+            "replaying": {face.value: node.busy[face] for face in Face},
+            "waiting_clients": len(node.waiters),
+            "endpoints": sorted(self.endpoints),
+        }
+
     # -- requests ---------------------------------------------------------------------------
+
+    def is_reentry(self, request: Request) -> bool:
+        """Return False: nobody but clients calls this engine's endpoints."""
+        return False
 
     def serve(self, endpoint: Registered, request: Request, route: str | None) -> Response:
         """Run a handler for a client, in this thread."""
@@ -291,6 +323,18 @@ class EmbeddedEngine:
             ended_at=self.env.clock.now(),
         )
         return self.execute(Cancel(app=self.env.app, run_id=run_id, result=result))
+
+
+def embedded(engine: object) -> EmbeddedEngine:
+    """Return the engine if it is this one, for what works with its node and store.
+
+    Raises:
+        ConfigurationError: it is another one.
+    """
+    if isinstance(engine, EmbeddedEngine):
+        return engine
+    name = getattr(engine, "name", type(engine).__name__)
+    raise ConfigurationError(f"this needs the embedded engine; the application has {name}")
 
 
 def _identity(handler: Callable[..., object]) -> str:

@@ -19,6 +19,7 @@ from durable_core.machine.duration import parse_duration
 from durable_core.model.events import Event
 from durable_core.model.run import Phase
 from durable_core.ports import RunRecord
+from durable_core.runtime.engine import embedded
 from durable_core.testing.clock import FakeClock, FakeIds
 from durable_core.testing.faults import Faults
 from durable_core.testing.replay import Replays
@@ -49,7 +50,7 @@ class Bench:
 
     def __init__(self, durable: Durable[Any], start: datetime | None) -> None:
         self.durable = durable
-        self.engine = durable.engine
+        self.engine = embedded(durable.engine)
         self.clock = FakeClock() if start is None else FakeClock(start)
         self.store = NotingStore()
         self.faults = Faults()

@@ -12,6 +12,7 @@ import threading
 import traceback
 
 from durable_core import Request
+from durable_core.runtime.engine import embedded
 from support.crash_app import application, durable
 
 __all__ = ["main"]
@@ -90,7 +91,7 @@ def main() -> None:
 
 
 def _registered() -> set[int]:
-    return {peer.pid for peer in durable.engine.store.peers()}
+    return {peer.pid for peer in embedded(durable.engine).store.peers()}
 
 
 if __name__ == "__main__":

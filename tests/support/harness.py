@@ -18,6 +18,7 @@ from durable_core.model.events import Event
 from durable_core.model.request import Request
 from durable_core.model.response import Response
 from durable_core.ports import Bury, Clock, Register, RunWrite, Store, StoredRequest, Write
+from durable_core.runtime.engine import EmbeddedEngine, embedded
 from durable_core.runtime.memory_store import MemoryStore
 from durable_core.runtime.settings import Settings
 from durable_core.wire.requests import dump_request
@@ -191,6 +192,11 @@ class Lab:
             **options,
         )
 
+    @property
+    def engine(self) -> EmbeddedEngine:
+        """The engine of the application."""
+        return embedded(self.durable.engine)
+
     def endpoint(self, handler: Callable[[Request], Any], **options: Any) -> HTTPHandler:
         """Make an endpoint of the handler; its key is ``"it"`` unless the options say otherwise."""
         options.setdefault("name", "it")
@@ -228,7 +234,7 @@ class Lab:
 
     def poke(self) -> None:
         """Have the keeper look at everything now."""
-        node = self.durable.engine.node
+        node = self.engine.node
         assert node is not None
         node.keeper.wake()
 

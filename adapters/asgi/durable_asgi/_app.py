@@ -11,7 +11,7 @@ from durable_asgi._response import send_response
 from durable_asgi._types import Receive, Scope, Send
 from durable_asgi._watch import ClientWatch
 from durable_core import Durable, HTTPError, Limits, Request, Response
-from durable_core.api.adapter import Engine, HTTPHandler
+from durable_core.api.adapter import HTTPHandler, ServedEngine
 from durable_core.api.application import Application, Routes
 from durable_core.wire.problem import problem, problem_from_http_error
 
@@ -37,7 +37,7 @@ class ASGIApp:
         self.endpoint = handler
 
     @property
-    def durables(self) -> tuple[Engine, ...]:
+    def durables(self) -> tuple[ServedEngine, ...]:
         """What a server should start before it serves this, and stop afterwards."""
         return (self.endpoint.engine,)
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from durable_asgi._types import ASGIApplication
-from durable_core.api.adapter import Engine
+from durable_core.api.adapter import ServedEngine
 from durable_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ class EndpointServer:
         durables: what to start and stop.
     """
 
-    def __init__(self, application: ASGIApplication, *, durables: tuple[Engine, ...] = ()) -> None:
+    def __init__(
+        self, application: ASGIApplication, *, durables: tuple[ServedEngine, ...] = ()
+    ) -> None:
         self._application = application
         self._durables = durables
         self._lock = threading.RLock()

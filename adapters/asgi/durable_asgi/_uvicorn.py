@@ -13,7 +13,7 @@ import uvicorn
 
 from durable_asgi._lifespan import STOP_TIMEOUT
 from durable_asgi._types import ASGIApplication
-from durable_core.api.adapter import Engine
+from durable_core.api.adapter import ServedEngine
 
 __all__ = ["BackgroundServer"]
 
@@ -28,7 +28,7 @@ class BackgroundServer(uvicorn.Server):
     """
 
     def __init__(
-        self, application: ASGIApplication, engines: Sequence[Engine], listener: socket.socket
+        self, application: ASGIApplication, engines: Sequence[ServedEngine], listener: socket.socket
     ) -> None:
         config = uvicorn.Config(
             application,

@@ -13,7 +13,7 @@ import pytest
 
 from durable_asgi import ASGIApp, app
 from durable_core import Durable, HTTPError, Limits, Request, Response, step
-from durable_core.api.adapter import Engine
+from durable_core.api.adapter import ServedEngine
 from durable_core.sync import step as sync_step
 from support.asgi_exchange import Exchange, http_scope
 from support.asgi_sample import make_durable
@@ -37,7 +37,7 @@ class FakeHandler:
     """A handler that does what it is told to."""
 
     def __init__(self, answer: Callable[[Request], Awaitable[Response]]) -> None:
-        self.engine: Engine = FakeEngine()
+        self.engine: ServedEngine = FakeEngine()
         self.calls: list[tuple[float, str | None]] = []
         self._answer = answer
 

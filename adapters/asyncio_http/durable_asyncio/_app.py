@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from durable_core import Durable, HTTPError, Limits, Request, Response
-from durable_core.api.adapter import Engine, HTTPHandler
+from durable_core.api.adapter import HTTPHandler, ServedEngine
 from durable_core.api.application import Application, Routes
 from durable_core.wire.problem import problem, problem_from_http_error
 
@@ -29,7 +29,7 @@ class AsyncioApp:
         self.endpoint = handler
 
     @property
-    def durables(self) -> tuple[Engine, ...]:
+    def durables(self) -> tuple[ServedEngine, ...]:
         """What a server should start before it serves this, and stop afterwards."""
         return (self.endpoint.engine,)
 

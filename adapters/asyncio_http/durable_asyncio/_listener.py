@@ -14,7 +14,7 @@ from durable_asyncio._outgoing import Outgoing
 from durable_asyncio._sockets import BACKLOG
 from durable_asyncio._timeouts import Timeouts
 from durable_core import Limits
-from durable_core.api.adapter import Engine
+from durable_core.api.adapter import ServedEngine
 from durable_core.runtime.pool import DaemonPool
 
 __all__ = ["Listener"]
@@ -40,7 +40,7 @@ class Listener:
     def __init__(
         self,
         application: Application,
-        engines: Sequence[Engine],
+        engines: Sequence[ServedEngine],
         *,
         limits: Limits,
         timeouts: Timeouts,

@@ -19,7 +19,7 @@ from durable_asyncio._listener import Listener
 from durable_asyncio._sockets import bind, url_of
 from durable_asyncio._timeouts import Timeouts
 from durable_core import Limits
-from durable_core.api.adapter import Engine
+from durable_core.api.adapter import ServedEngine
 from durable_core.runtime.loops import LoopThread
 
 __all__ = ["EndpointServer"]
@@ -45,7 +45,7 @@ class EndpointServer:
         self,
         application: Application,
         *,
-        durables: tuple[Engine, ...] = (),
+        durables: tuple[ServedEngine, ...] = (),
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         ssl: ssl.SSLContext | None = None,

@@ -12,7 +12,7 @@ from wsgiref.util import setup_testing_defaults
 import pytest
 
 from durable_core import Durable, HTTPError, Limits, Request, Response
-from durable_core.api.adapter import Engine
+from durable_core.api.adapter import ServedEngine
 from durable_wsgi import WSGIApp, app
 from durable_wsgi._app import durables_of
 from support.wsgi_sample import make_durable
@@ -34,7 +34,7 @@ class FakeHandler:
     """A handler that does what it is told to."""
 
     def __init__(self, answer: Callable[[Request], Response]) -> None:
-        self.engine: Engine = FakeEngine()
+        self.engine: ServedEngine = FakeEngine()
         self.holds: list[float] = []
         self._answer = answer
 

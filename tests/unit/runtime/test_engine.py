@@ -45,9 +45,9 @@ def test_start_and_stop_are_idempotent() -> None:
     process.durable.stop()
     for _ in range(2):
         process.durable.start()
-        node = process.durable.engine.node
+        node = process.engine.node
         process.durable.start()
-        assert node is process.durable.engine.node
+        assert node is process.engine.node
         assert process.durable.health()["keeper"]
         process.durable.stop()
         process.durable.stop()
@@ -70,7 +70,7 @@ def test_stop_from_many_threads() -> None:
     for stopper in stoppers:
         stopper.join(10)
         assert not stopper.is_alive()
-    assert process.durable.engine.node is None
+    assert process.engine.node is None
 
 
 def test_start_from_many_threads() -> None:
@@ -114,7 +114,7 @@ def test_store_that_cannot_be_opened() -> None:
     for url in ("/it", "/it?durable-run=x&durable-token=y"):
         assert 503 == endpoint.handle(request(url)).status
         assert 503 == asyncio.run(endpoint.handle_async(request(url))).status
-    assert process.durable.engine.node is None
+    assert process.engine.node is None
 
 
 def test_start_that_fails_leaves_nothing_behind() -> None:
@@ -154,14 +154,14 @@ def test_requests_during_a_stop() -> None:
     assert started.wait(10)
     stopper = threading.Thread(target=process.durable.stop)
     stopper.start()
-    until(lambda: process.durable.engine._stopping)
+    until(lambda: process.engine._stopping)
     response = endpoint.handle(request())
     assert (503, "1") == (response.status, response.headers["retry-after"])
     assert 503 == asyncio.run(endpoint.handle_async(request())).status
     release.set()
     client.join(10)
     stopper.join(10)
-    assert process.durable.engine.node is None
+    assert process.engine.node is None
 
 
 def test_stop_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) -> None:
@@ -223,10 +223,10 @@ def test_lifespan() -> None:
     async def main() -> None:
         process = Lab()
         async with process.durable.lifespan(object()):
-            node = process.durable.engine.node
+            node = process.engine.node
             assert node is not None
             assert asyncio.get_running_loop() is node.loops.adopted
-        assert process.durable.engine.node is None
+        assert process.engine.node is None
 
     asyncio.run(main())
 
@@ -317,13 +317,13 @@ def test_child_starts_its_own(tmp_path: Path) -> None:
     process = Lab(_sqlite(tmp_path))
     endpoint = process.endpoint(answers)
     assert 200 == endpoint.handle(request()).status
-    assert process.durable.engine.node is not None
+    assert process.engine.node is not None
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            fresh = process.durable.engine.node is None
+            fresh = process.engine.node is None
             status = endpoint.handle(request()).status
             owners = len(process.store.peers())
             os.write(writing, f"{fresh} {status} {owners}".encode())
@@ -342,7 +342,7 @@ def test_child_starts_its_own(tmp_path: Path) -> None:
 def test_working_elsewhere_for_a_while(tmp_path: Path) -> None:
     """Clock, store, settings and node are others within the block, and its own afterwards."""
     process = Lab(_sqlite(tmp_path))
-    endpoint, engine = process.endpoint(answers), process.durable.engine
+    endpoint, engine = process.endpoint(answers), process.engine
     own, elsewhere = (engine.env, engine.store, engine.settings), MemoryStore()
     made: list[Node] = []
 
@@ -364,7 +364,7 @@ def test_working_elsewhere_for_a_while(tmp_path: Path) -> None:
 def test_working_elsewhere_is_for_what_is_stopped() -> None:
     """Neither at the beginning nor at the end of it may the engine be at work."""
     with lab() as process:
-        engine = process.durable.engine
+        engine = process.engine
         elsewhere = engine.instead(
             env=engine.env, store=MemoryStore(), settings=engine.settings, make_node=Node
         )

@@ -11,6 +11,6 @@ def test_a_node_is_a_host() -> None:
     names = {name for name in vars(Host) if not name.startswith("_")}
     with lab() as process:
         process.durable.start()
-        node = process.durable.engine.node
+        node = process.engine.node
         assert {"queue", "await_elsewhere"} <= names
         assert [] == [name for name in names if not hasattr(node, name)]

@@ -90,7 +90,7 @@ def test_dead_process_is_taken_over_from(process: Lab, clock: FakeClock) -> None
     """Runs of a process whose lease is over are freed, with the take-over counted."""
     process.endpoint(sleeps)
     process.durable.start()
-    node = process.durable.engine.node
+    node = process.engine.node
     assert node is not None
     store = process.store
     dead = Peer(id="dead", host="elsewhere", pid=1, expires_at=clock.now() - 1)
@@ -139,7 +139,7 @@ def test_process_that_was_buried_goes_on_under_a_new_name(
     client = threading.Thread(target=lambda: answers.append(endpoint.handle(request())))
     client.start()
     assert entered.wait(10)
-    node = process.durable.engine.node
+    node = process.engine.node
     assert node is not None
     before = node.keeper.owner
     process.store.commit([Bury(ids=(before,), now=0)], wait=1.0)
@@ -162,7 +162,7 @@ def test_store_in_trouble_is_logged_once(process: Lab, caplog: pytest.LogCapture
         raise StoreError("no space left")
 
     process.watched.fault = refuse
-    node = process.durable.engine.node
+    node = process.engine.node
     assert node is not None
     for chore in node.keeper._chores:
         chore._due = 0.0
@@ -189,7 +189,7 @@ def test_failing_round_does_not_end_the_keeper(
         failed.set()
         raise ZeroDivisionError
 
-    node = process.durable.engine.node
+    node = process.engine.node
     assert node is not None
     process.watched.fault = explode
     for chore in node.keeper._chores:
@@ -211,7 +211,7 @@ def test_unknown_endpoint_is_logged_and_kept(
     clock.advance(3600)
     with lab(store, clock=clock) as without:
         without.durable.start()
-        node = without.durable.engine.node
+        node = without.engine.node
         assert node is not None
         for _ in range(2):
             node.keeper._report_unknown()
@@ -231,7 +231,7 @@ def test_orphans_fail_after_a_long_time(clock: FakeClock) -> None:
     clock.advance(3600 + 7 * 86_400 + 1)
     with lab(store, clock=clock, token_ttl="30 days") as without:
         without.durable.start()
-        node = without.durable.engine.node
+        node = without.engine.node
         assert node is not None
         node.keeper._report_unknown()
         [record] = without.durable.runs.list()
@@ -253,7 +253,7 @@ def test_old_runs_and_events_are_pruned(process: Lab, clock: FakeClock) -> None:
     process.endpoint(sleeps, name="sleeper").handle(request())
     process.endpoint(ends).handle(request())
     process.durable.send(event("e", id="e"))
-    node = process.durable.engine.node
+    node = process.engine.node
     assert node is not None
     clock.advance(86_401)
     node.keeper._prune()
@@ -270,7 +270,7 @@ def test_pruning_goes_on_in_small_batches() -> None:
     store = WatchedStore()
     with lab(store, settings=Settings(settle_time=0.01)) as process:
         process.durable.start()
-        node = process.durable.engine.node
+        node = process.engine.node
         assert node is not None
         node.keeper._prune()
     prunes = [write for batch in store.batches for write in batch if isinstance(write, Prune)]
@@ -281,7 +281,7 @@ def test_due_wakes_only_for_what_is_earlier() -> None:
     """A run that is due later than the next known one needs no round of its own."""
     with lab() as process:
         process.durable.start()
-        node = process.durable.engine.node
+        node = process.engine.node
         assert node is not None
         keeper = node.keeper
         keeper.stop()
@@ -298,7 +298,7 @@ def test_give_up_abandoned() -> None:
     store = WatchedStore()
     with lab(store) as process:
         process.durable.start()
-        node = process.durable.engine.node
+        node = process.engine.node
         assert node is not None
         for run_id in ("r1", "r2"):
             store.commit(

@@ -33,7 +33,7 @@ def test_claimed_run_that_has_not_begun_is_given_back_at_a_stop() -> None:
 
     process.endpoint(handler)
     process.durable.start()
-    node = process.durable.engine.node
+    node = process.engine.node
     assert node is not None
     store.commit(
         [
@@ -104,8 +104,8 @@ def test_a_checkpoint_that_always_breaks_is_no_progress(caplog: pytest.LogCaptur
     with lab(Picky(), limits=Limits(takeovers=3)) as process:
         endpoint = process.endpoint(handler)
         process.durable.start()
-        assert process.durable.engine.node is not None
-        node.append(process.durable.engine.node)
+        assert process.engine.node is not None
+        node.append(process.engine.node)
         assert 503 == endpoint.handle(request()).status
         until(lambda: all(each.run.phase.ended for each in process.durable.runs.list()))
         assert [Phase.FAILED] == [each.run.phase for each in process.durable.runs.list()]

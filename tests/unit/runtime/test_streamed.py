@@ -280,7 +280,7 @@ def test_stop_waits_for_the_end_of_a_response(face: str) -> None:
         response = await process.endpoint(streaming(face, body)).handle_async(request())
         chunks: Any = response.body
         assert b"one " == next(chunks)
-        node = process.durable.engine.node
+        node = process.engine.node
         assert node is not None
         stopping = asyncio.create_task(process.durable.stop_async(10.0))
         await asyncio.to_thread(until, lambda: node.stopping)

@@ -190,7 +190,7 @@ def test_stop_puts_a_run_away_between_steps() -> None:
         endpoint = process.endpoint(handler)
         first = endpoint.handle(request())
         assert started.wait(5)
-        node = process.durable.engine.node
+        node = process.engine.node
         assert node is not None
         [live] = node.live.all()
         stopper = threading.Thread(target=process.stop)
@@ -300,7 +300,7 @@ def test_handler_that_passes_a_refused_step_does_not_count() -> None:
         async def branch() -> str:
             await step.run("one", ledger.did_async, "one", 1)
             if not stopped:
-                node = process.durable.engine.node
+                node = process.engine.node
                 assert node is not None
                 [live] = node.live.all()
                 stopped.append(live.ex.run.id)

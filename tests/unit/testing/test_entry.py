@@ -10,6 +10,7 @@ import pytest
 
 from durable_core import Durable, Request, RetryPolicy, Settings, endpoint_adapter
 from durable_core.errors import ConfigurationError, UnusedFaultError
+from durable_core.runtime.engine import embedded
 from durable_core.sync import step
 from durable_core.testing.entry import harness
 from support.harness_sample import plain_app, sample
@@ -25,7 +26,7 @@ def test_the_application_is_as_it_was(tmp_path: Path) -> None:
         retry=policy,
         settings=settings,
     )
-    engine = durable.engine
+    engine = embedded(durable.engine)
     own = (engine.env, engine.store, engine.settings)
 
     with harness(durable, start=datetime(2040, 1, 1, tzinfo=UTC)) as t:

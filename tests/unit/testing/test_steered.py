@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from durable_core.flow.current import Face
+from durable_core.runtime.engine import embedded
 from durable_core.testing.entry import harness
 from durable_core.testing.steered import SteeredNode
 from support.harness_sample import sample
@@ -25,7 +26,7 @@ def test_one_run_at_a_time() -> None:
     """There is room for a run of either kind only while none is live."""
     app = sample("def")
     with harness(app.durable):
-        node = app.durable.engine.node
+        node = embedded(app.durable.engine).node
         assert isinstance(node, SteeredNode)
         assert [1, 1] == [node.capacity(face) for face in Face]
 
@@ -34,7 +35,7 @@ def test_a_crash_takes_a_new_name() -> None:
     """The process goes on as another one; the dead one is not among those that share the store."""
     app = sample("def")
     with harness(app.durable):
-        node = app.durable.engine.node
+        node = embedded(app.durable.engine).node
         assert isinstance(node, SteeredNode)
         before = node.keeper.owner
         node.crash()

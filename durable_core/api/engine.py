@@ -1,0 +1,138 @@
+"""What an engine is: who runs the endpoints of an application to their end."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from durable_core.api.adapter import ServedEngine
+from durable_core.flow.env import Env
+from durable_core.flow.wait import WaitRequest
+from durable_core.model.events import Event
+from durable_core.model.request import Request
+from durable_core.model.response import Response
+from durable_core.model.run import Phase
+from durable_core.ports import RunRecord, Store
+from durable_core.runtime.settings import Registered
+
+__all__ = ["Engine"]
+
+T = TypeVar("T")
+
+
+class Engine(ServedEngine, Protocol):
+    """What ``Durable(engine=)`` takes. It owns retries, timers, waits and re-entry.
+
+    Nothing is opened or started before :meth:`start` or the first request. All methods may be
+    called from any thread.
+    """
+
+    @property
+    def name(self) -> str:
+        """How errors call it, such as ``"embedded"``."""
+        ...
+
+    @property
+    def env(self) -> Env:
+        """What all runs of the application share."""
+        ...
+
+    @property
+    def endpoints(self) -> Mapping[str, Registered]:
+        """The endpoints by key."""
+        ...
+
+    @property
+    def store(self) -> Store | None:
+        """Where its state is kept, for the command line to look at; None if that is elsewhere."""
+        ...
+
+    def attach(self, env: Env) -> None:
+        """Work for this application. Called once, by ``Durable``.
+
+        Raises:
+            ConfigurationError: it works for an application already.
+        """
+        ...
+
+    def register(self, endpoint: Registered) -> None:
+        """Add an endpoint, or replace it by a newer version of the same function.
+
+        Raises:
+            DuplicateEndpointError: another function has its key.
+        """
+        ...
+
+    def health(self) -> dict[str, Any]:
+        """Return what runs in this process, as a JSON-ready dict; starts nothing."""
+        ...
+
+    # -- requests ---------------------------------------------------------------------------
+
+    def is_reentry(self, request: Request) -> bool:
+        """Tell whether a request for an endpoint comes from the engine's own server.
+
+        Such a request is :meth:`serve`\\ d as it is: it is no client's, so no method is refused
+        and nothing is authorized but by the engine.
+        """
+        ...
+
+    def serve(self, endpoint: Registered, request: Request, route: str | None) -> Response:
+        """Run a handler for a client, in this thread."""
+        ...
+
+    async def serve_async(
+        self, endpoint: Registered, request: Request, route: str | None
+    ) -> Response:
+        """Run a handler for a client of an asynchronous server."""
+        ...
+
+    def wait(self, wanted: WaitRequest) -> Response:
+        """Answer a client at the wait URL, in this thread."""
+        ...
+
+    async def wait_async(self, wanted: WaitRequest) -> Response:
+        """Answer a client at the wait URL."""
+        ...
+
+    def without_body(self, response: Response) -> Response:
+        """Return the answer to HEAD. A streamed body is made all the same: its run must end."""
+        ...
+
+    async def without_body_async(self, response: Response) -> Response:
+        """As :meth:`without_body`, on an event loop."""
+        ...
+
+    def await_elsewhere(self, awaitable: Awaitable[T]) -> T:
+        """Await something on an event loop of the engine's own, blocking this thread."""
+        ...
+
+    async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
+        """Call a plain function without blocking the event loop."""
+        ...
+
+    # -- events and runs --------------------------------------------------------------------
+
+    def send(self, events: Sequence[Event]) -> Sequence[str]:
+        """Send events; return their ids."""
+        ...
+
+    async def send_async(self, events: Sequence[Event]) -> Sequence[str]:
+        """Send events; return their ids."""
+        ...
+
+    def get(self, run_id: str) -> RunRecord | None:
+        """Return all that is known about a run.
+
+        Raises:
+            EngineError: the engine cannot tell, as with the two that follow.
+        """
+        ...
+
+    def list(self, phase: Phase | None, before: str | None, limit: int) -> Sequence[RunRecord]:
+        """Return runs, newest first."""
+        ...
+
+    def cancel(self, run_id: str) -> bool:
+        """End a run as cancelled; False if it had ended."""
+        ...
