@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from durable_core import Durable, Request, endpoint_adapter
@@ -48,10 +50,10 @@ def test_an_engine_works_for_one_application() -> None:
         ({"settings": Settings(), "token_ttl": "1h"}, "token_ttl=, settings="),
     ],
 )
-def test_what_only_the_default_engine_takes(arguments: dict[str, object], named: str) -> None:
+def test_what_only_the_default_engine_takes(arguments: dict[str, Any], named: str) -> None:
     """Arguments that the given engine would not see are refused by name."""
     with pytest.raises(ConfigurationError, match=named):
-        Durable(id="it", engine=engine(), **arguments)  # type: ignore[call-overload, misc]
+        Durable(id="it", engine=engine(), **arguments)
 
 
 def test_no_client_is_taken_for_the_engine() -> None:
@@ -76,7 +78,7 @@ def test_the_command_line_needs_a_store(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Looking into the store of an engine that has none is an error with the engine's name."""
-    durable = Durable(id="it", engine=engine())
+    durable: Durable[Any] = Durable(id="it", engine=engine())
     monkeypatch.setattr(durable.engine, "store", None)
     monkeypatch.setattr("durable_core.api.cli.load_durable", lambda target: durable)
 
