@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from typing import Protocol, TypeVar
 
 from durable_core.flow.current import Scope
+from durable_core.flow.execution import Execution
 from durable_core.runtime.commits import CommitQueue
 from durable_core.runtime.live import LiveRuns
 from durable_core.runtime.loops import Loops
@@ -53,6 +54,10 @@ class Host(Protocol):
     @property
     def loops(self) -> Loops:
         """The event loops that handlers run on."""
+        ...
+
+    def give_up(self, ex: Execution) -> None:
+        """See that a run which its execution could not put away is given up later."""
         ...
 
     def scope(self, run: Scope) -> Scope:

@@ -176,8 +176,11 @@ class Keeper:
         """See what has happened, and claim what is due now; return when the next run is due."""
         self._notice_others()
         self._bury_dead()
-        self._give_up_abandoned()
-        return self._claim_due()
+        fault = self._give_up_abandoned()
+        next_due = self._claim_due()
+        if fault is not None:
+            raise StoreError(f"a run cannot be given up: {fault}") from fault
+        return next_due
 
     # -- the process's own lease ------------------------------------------------------------
 
@@ -304,13 +307,20 @@ class Keeper:
         claim = Claim(app=env.app, owner=self.owner, keys=keys, now=env.clock.now(), limit=limit)
         return self._host.queue.execute(claim)
 
-    def _give_up_abandoned(self) -> None:
-        while self._host.abandoned:
+    def _give_up_abandoned(self) -> Exception | None:
+        """Write what could not be written before; return why some of it still cannot be."""
+        abandoned, queue = self._host.abandoned, self._host.queue
+        fault: Exception | None = None
+        for write, ticket in [(write, queue.submit(write)) for write in list(abandoned)]:
             try:
-                self._host.queue.execute(self._host.abandoned[0])
+                queue.wait(ticket)
             except LeaseLost:
                 pass  # somebody else has it already, or it never came to be stored
-            self._host.abandoned.pop(0)
+            except Exception as error:
+                fault = fault or error
+                continue
+            abandoned.remove(write)
+        return fault
 
     def _report_unknown(self) -> None:
         """Due runs that no code here knows: say so once per key, fail them after a long time."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from durable_core.errors import StoreError
 from durable_core.flow.current import Face, Scope
 from durable_core.flow.env import Env
+from durable_core.flow.execution import Execution
 from durable_core.model.commands import HandoffReason
 from durable_core.model.request import Request
 from durable_core.model.response import Response
@@ -161,6 +162,10 @@ class Node:
         self._resuming.fail_unreadable(claimed)
 
     # -- what runs ask for ------------------------------------------------------------------
+
+    def give_up(self, ex: Execution) -> None:
+        """See that a run which its execution could not put away is given up later."""
+        self._running.give_up(ex)
 
     def scope(self, run: Scope) -> Scope:
         """Return what the code of a handler reaches as its run; a test may put itself between."""

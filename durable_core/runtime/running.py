@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from durable_core.errors import LeaseLost, StoreBrokenError, StoreError
 from durable_core.flow.asks import Flow
@@ -46,6 +47,7 @@ class Running:
     def __init__(self, node: _Node) -> None:
         self._node = node
         self._tasks: set[asyncio.Task[None]] = set()
+        self._given_up: WeakSet[Execution] = WeakSet()
 
     @property
     def has_tasks(self) -> bool:
@@ -94,7 +96,7 @@ class Running:
 
     def end(self, run: ThreadRun | TaskRun) -> None:
         """Note that a run is not live any more."""
-        self._give_up_later(run.ex)
+        self.give_up(run.ex)
         self._node.live.remove(run)
 
     def write_later(self, write: RunWrite) -> None:
@@ -107,10 +109,13 @@ class Running:
         if self._node.stopping:  # after this one was let in, before it was live
             run.ex.stop()
 
-    def _give_up_later(self, ex: Execution) -> None:
-        """See that a run which its execution could not put away is given up later."""
+    def give_up(self, ex: Execution) -> None:
+        """See that a run which its execution could not put away is given up later, once."""
         if ex.fault is None or isinstance(ex.fault, LeaseLost) or not ex.stored:
             return
+        if ex in self._given_up:
+            return
+        self._given_up.add(ex)
         # A fault of the store passes; whatever else it was may come again with every attempt.
         passes = isinstance(ex.fault, StoreError) and not isinstance(ex.fault, StoreBrokenError)
         crashes = 0 if passes else 1

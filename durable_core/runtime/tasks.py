@@ -156,12 +156,15 @@ class TaskRun:
         self._unwinding.unwind()
 
     def _go_on_without_handler(self) -> None:
-        self._in_background(put_away(self.ex))
+        task = self._in_background(put_away(self.ex))
+        # The handler may never end; what could not be stored now must be all the same.
+        task.add_done_callback(lambda _: self._host.give_up(self.ex))
 
-    def _in_background(self, flow: Flow[None]) -> None:
+    def _in_background(self, flow: Flow[None]) -> asyncio.Task[None]:
         task = self._loop.create_task(drive_async(flow, self.perform))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        return task
 
     # -- Asks -------------------------------------------------------------------------------
 

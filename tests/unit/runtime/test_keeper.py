@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,17 @@ from durable_core.api.step import sync_step
 from durable_core.errors import StoreError
 from durable_core.model.request import Request
 from durable_core.model.run import Phase
-from durable_core.ports import Beat, Bury, Peer, Prune, Register, Release, RunWrite, Write
+from durable_core.ports import (
+    Beat,
+    Bury,
+    Peer,
+    Prune,
+    Register,
+    Release,
+    RunWrite,
+    Write,
+    Written,
+)
 from durable_core.runtime.settings import Settings
 from support.harness import (
     FakeClock,
@@ -26,7 +37,7 @@ from support.harness import (
     request,
     until,
 )
-from support.stores import run
+from support.stores import created, run
 
 
 def sleeps(request: Request) -> str:
@@ -327,3 +338,43 @@ def test_give_up_abandoned() -> None:
         until(lambda: not node.abandoned)
         assert 7 == process.durable.runs.get("r2").due_at
         assert node.keeper.owner == process.durable.runs.get("r1").owner
+
+
+def test_what_cannot_be_given_up_is_tried_again_and_holds_nothing_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """While the store refuses one release, others are taken and due runs go on; then it is too."""
+
+    class Picky(WatchedStore):
+        refuses = True
+
+        def _write_run(self, write: RunWrite) -> Written:
+            if self.refuses and write.run_id == "r1" and write.create is None:
+                raise ValueError("not now")
+            return super()._write_run(write)
+
+    store = Picky()
+    with lab(store) as process:
+        process.durable.start()
+        node = process.engine.node
+        assert node is not None
+        held = replace(created("r1", app="lab", key="it"), owner=node.keeper.owner)
+        store.commit([held, replace(held, run_id="r2", create=run("r2", app="lab"))], wait=1.0)
+        process.endpoint(lambda request: "end")
+        for run_id in ("r1", "r2"):
+            release = Release(due_at=0)
+            node.abandoned.append(
+                RunWrite(run_id=run_id, owner=held.owner, epoch=1, now=0, release=release)
+            )
+        due = replace(created("r3", app="lab", key="it"), owner="x", request=a_request())
+        store.commit([replace(due, release=Release(due_at=0))], wait=1.0)
+        process.poke()
+        until(lambda: store.list("lab", phase=Phase.COMPLETED, before=None, limit=9))
+        assert ["r1"] == [write.run_id for write in until(lambda: list(node.abandoned))]
+        until(lambda: "not now" in caplog.text)
+        store.refuses = False
+        until(lambda: not node.abandoned)
+        assert 1 == caplog.text.count("the keeper cannot reach the store")
+        r2 = process.durable.runs.get("r2")
+        assert r2 is not None
+        assert 0 == r2.due_at

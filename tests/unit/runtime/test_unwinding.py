@@ -6,19 +6,22 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from durable_core.api.step import step
+from durable_core.errors import StoreError
 from durable_core.model.request import Request
 from durable_core.model.response import Response
+from durable_core.ports import RunWrite, Write
 from durable_core.runtime.settings import Settings
 from support.harness import (
     FakeClock,
     Lab,
     Ledger,
+    WatchedStore,
     lab,
     request,
     until,
@@ -165,6 +168,39 @@ def test_handler_that_will_not_end_is_given_up(caplog: pytest.LogCaptureFixture)
         release.set()
     assert 2 == len(entered)
     assert any("still runs" in record.getMessage() for record in caplog.records)
+
+
+def test_handler_that_will_not_end_is_given_up_although_the_store_fails() -> None:
+    """Its run is released as soon as the store takes that, while the handler still goes on."""
+    release = threading.Event()
+    entered: list[int] = []
+    refused: list[RunWrite] = []
+    store = WatchedStore()
+
+    def refuse(writes: Sequence[Write[Any]]) -> None:
+        releases = [each for each in writes if isinstance(each, RunWrite) and each.release]
+        if releases and len(refused) < 3:
+            refused.extend(releases)
+            raise StoreError("not now")
+
+    async def handler(request: Request) -> str:
+        entered.append(1)
+        try:
+            await step.sleep("nap", 0.02)
+        except asyncio.CancelledError:
+            while not release.is_set():
+                await asyncio.sleep(0.005)
+            raise
+        return "end"
+
+    try:
+        store.fault = refuse
+        with lab(store, settings=Settings(settle_time=0.01, unwind_time=0.05)) as process:
+            assert b'"end"' == body_of(process.call(process.endpoint(handler)))
+            release.set()
+    finally:
+        release.set()
+    assert (2, 3) == (len(entered), len(refused))
 
 
 def test_stop_puts_a_run_away_between_steps() -> None:
