@@ -11,12 +11,13 @@ What a user may raise or catch::
     │   ├── HeaderNotStoredError      a header that replay cannot see
     │   ├── LimitExceededError        a step result, run or event is over its limit
     │   ├── MatchError                `match` names something the request does not have
-    │   ├── StepResultError           a step returned what cannot be stored (also a TypeError)
     │   ├── StepUsageError            a step where none may be
     │   └── WaitInterruptedError      a timeout put around a sleep or a wait
     ├── RetryAfterError               raised by user code: try again, then
     ├── StepError                     a step failed for good
-    │   └── StepCancelled        user code cancelled it (also a TimeoutError)
+    │   ├── StepCancelled             user code cancelled it (also a TimeoutError)
+    │   ├── StepResultError           it returned what cannot be stored (also a TypeError)
+    │   └── StepResultTooLargeError   it returned too much (also a LimitExceededError)
     ├── HTTPError                     becomes that HTTP response at once
     │   └── BadRequest
     │       └── MissingParameter      (also a KeyError)
@@ -89,6 +90,7 @@ __all__ = [
     "StepCancelled",
     "StepError",
     "StepResultError",
+    "StepResultTooLargeError",
     "StepUsageError",
     "StoreBrokenError",
     "StoreBusyError",
@@ -133,15 +135,11 @@ class HeaderNotStoredError(NonRetriableError):
 
 
 class LimitExceededError(NonRetriableError):
-    """A step result, the whole run, or an event is larger than its configured limit."""
+    """A step result, the whole run, or an event is over its configured limit."""
 
 
 class MatchError(NonRetriableError):
     """``match=`` names a value that the run's own request lacks or that is null."""
-
-
-class StepResultError(NonRetriableError, TypeError):
-    """A step's function returned what cannot be stored; names the step and the path in it."""
 
 
 class StepUsageError(NonRetriableError):
@@ -207,6 +205,26 @@ class StepError(DurableError):
 
 class StepCancelled(StepError, TimeoutError):  # noqa: N818 - it is also a builtin TimeoutError
     """User code (a timeout around it) cancelled the step before its function ended."""
+
+
+class StepResultError(StepError, TypeError):
+    """A step's function returned what cannot be stored; names the step and the path in it.
+
+    The function has had its effect, and is not called again: the step has failed for good.
+    """
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class StepResultTooLargeError(StepError, LimitExceededError):
+    """A step's function returned more than one result, or all of a run's, may hold.
+
+    As for :class:`StepResultError`, the step has failed for good.
+    """
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class HTTPError(DurableError):

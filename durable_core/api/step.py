@@ -62,7 +62,8 @@ class AsyncSteps:
 
         Raises:
             StepError: it failed on the last attempt.
-            StepResultError: its result cannot be stored (a TypeError).
+            StepResultError: its result cannot be stored (a StepError and TypeError).
+            StepResultTooLargeError: its result is over a limit (a StepError).
             DuplicateStepIdError: another task uses the id.
             StepUsageError: not in a run, inside another step, or ``fn`` is no function.
         """

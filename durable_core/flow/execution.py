@@ -125,7 +125,7 @@ class Execution:
         return self._last_number
 
     def check_size(self, op: Op, value: str) -> None:
-        """Raise LimitExceededError if the result, or the run with it, is too large."""
+        """Count a result; raise LimitExceededError if it, or the run with it, is too large."""
         limits = self.env.limits
         size = len(value) if value.isascii() else len(value.encode("utf-8"))
         if size > limits.step_result:

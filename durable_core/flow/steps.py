@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
-from durable_core.errors import StepResultError, StoreError, Suspended
+from durable_core.errors import LimitExceededError, StoreError, Suspended
 from durable_core.flow.asks import (
     Call,
     Cancelled,
@@ -180,8 +180,10 @@ def _judge(ex: Execution, op: Op, outcome: Outcome, mark: int, failures: int) ->
     number = ex.next_number()
     match outcome:
         case Returned(value=value):
-            text = _encode(ex, op, value)
-            return OpEnded(op=op, value=text, number=number, mark=mark, failures=failures)
+            encoded = _encode(ex, op, value)
+            if isinstance(encoded, str):
+                return OpEnded(op=op, value=encoded, number=number, mark=mark, failures=failures)
+            failure = encoded
         case Raised(error=error):
             failure = failure_of_step(error, ex.env.clock.now())
         case Cancelled():
@@ -191,14 +193,18 @@ def _judge(ex: Execution, op: Op, outcome: Outcome, mark: int, failures: int) ->
     return OpFailed(op=op, failure=failure, number=number, mark=mark, failures=failures, u=u)
 
 
-def _encode(ex: Execution, op: Op, value: object) -> str:
+def _encode(ex: Execution, op: Op, value: object) -> str | Failure:
+    """Return the result as it is stored, or why it cannot be: the step is not called again."""
     try:
         text = ex.env.codec.encode(value)
-    except TypeError as error:
-        raise StepResultError(
-            f"the result of step {op.name!r} cannot be stored: {error}"
-        ) from error
-    ex.check_size(op, text)
+    except Exception as error:
+        message = f"the result of step {op.name!r} cannot be stored: {error}"
+        return Failure(name="StepResultError", message=message, final=True, result="unstorable")
+    try:
+        ex.check_size(op, text)
+    except LimitExceededError as error:
+        name = "StepResultTooLargeError"
+        return Failure(name=name, message=str(error), final=True, result="too-large")
     return text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from durable_core.model.commands import HandoffReason
 from durable_core.model.ops import Op, OpKind, Pending
@@ -36,6 +37,7 @@ class Failure:
         final: trying again cannot help.
         retry_after: milliseconds to wait, if the error says so.
         cancelled: user code cancelled the step.
+        result: what is wrong with what the step returned, if that is what failed.
         http: status, detail and headers, if it stands for an HTTP response.
     """
 
@@ -45,6 +47,7 @@ class Failure:
     final: bool = False
     retry_after: int | None = None
     cancelled: bool = False
+    result: Literal["", "unstorable", "too-large"] = ""
     http: tuple[int, str, tuple[tuple[str, str], ...]] | None = None
 
 

@@ -17,7 +17,7 @@ from durable_core.model.request import Request
 from durable_core.model.response import Response
 from durable_core.model.run import Phase
 from durable_core.ports import RunWrite, Write
-from support.harness import Ledger, WatchedStore, event, lab, request, until
+from support.harness import FakeClock, Ledger, WatchedStore, event, lab, request, until
 
 Handler = Callable[[Request], Any]
 
@@ -190,6 +190,41 @@ def test_result_that_cannot_be_stored(value: object) -> None:
     body = finish(handler)
     assert b"StepResultError" in body
     assert b"'odd'" in body
+    assert ["odd"] == ledger.calls
+
+
+@pytest.mark.parametrize(
+    ("value", "name"), [((1, 2), "StepResultError"), ("x" * 99, "StepResultTooLargeError")]
+)
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_step_whose_result_cannot_be_stored_has_failed_for_good(
+    value: object, name: str, asynchronous: bool
+) -> None:
+    """A handler may catch that: replay shows it the same, and the function is not called again."""
+    ledger, seen, clock = Ledger(), [], FakeClock()
+
+    def sync(request: Request) -> object:
+        try:
+            sync_step.run("odd", ledger.did, "odd", value)
+        except StepError as error:
+            seen.append((type(error).__name__, error.step_id, str(error)))
+        sync_step.sleep("nap", "1h")
+        return "end"
+
+    async def async_(request: Request) -> object:
+        try:
+            await step.run("odd", ledger.did, "odd", value)
+        except StepError as error:
+            seen.append((type(error).__name__, error.step_id, str(error)))
+        await step.sleep("nap", "1h")
+        return "end"
+
+    with lab(clock=clock, limits=Limits(step_result=50)) as process:
+        response = process.sleep_through(process.endpoint(async_ if asynchronous else sync), clock)
+    assert b'"end"' == body_of(response)
+    first, again = seen
+    assert first == again
+    assert (name, "odd") == first[:2]
     assert ["odd"] == ledger.calls
 
 

@@ -7,7 +7,13 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_core.errors import HTTPError, StepCancelled, StepError
+from durable_core.errors import (
+    HTTPError,
+    StepCancelled,
+    StepError,
+    StepResultError,
+    StepResultTooLargeError,
+)
 from durable_core.model.inputs import Failure
 from durable_core.wire.errors import dump_error, load_step_error
 
@@ -21,6 +27,7 @@ HTTP = st.tuples(
     st.text(),
     st.dictionaries(st.text(), st.text()).map(lambda headers: tuple(headers.items())),
 )
+RESULT_ERRORS = {"unstorable": StepResultError, "too-large": StepResultTooLargeError}
 FAILURES = st.builds(
     Failure,
     name=st.text(),
@@ -29,6 +36,7 @@ FAILURES = st.builds(
     final=st.booleans(),
     retry_after=st.none() | st.integers(min_value=0),
     cancelled=st.booleans(),
+    result=st.sampled_from(("", "unstorable", "too-large")),
     http=st.none() | HTTP,
 )
 
@@ -38,7 +46,8 @@ def test_round_trip(failure: Failure) -> None:
     """The handler sees the name, message and data of the error, and what kind it was."""
     error = load_step_error("book", dump_error(failure))
 
-    assert (StepCancelled if failure.cancelled else StepError) is type(error)
+    cancelled = StepCancelled if failure.cancelled else StepError
+    assert RESULT_ERRORS.get(failure.result, cancelled) is type(error)
     assert ("book", failure.name, failure.message) == (error.step_id, error.name, error.message)
     assert (json.loads(failure.data) if failure.data else None) == error.data
     if failure.http is None:
