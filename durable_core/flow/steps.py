@@ -31,6 +31,7 @@ from durable_core.model.inputs import Failure, Input, OpEnded, OpFailed, OpParke
 from durable_core.model.ops import Memo, Op, OpKind, Pending
 from durable_core.wire.errors import load_step_error
 from durable_core.wire.events import dump_event, load_event
+from durable_core.wire.tokens import event_id
 
 __all__ = ["run_step", "send_events", "sleep_until", "wait_for_event"]
 
@@ -83,13 +84,14 @@ def wait_for_event(ex: Execution, op: Op, rule: WaitRule, timeout: int) -> Flow[
 def send_events(ex: Execution, op: Op, events: tuple[Event, ...]) -> Flow[list[str]]:
     """``step.send_event``: the events and the step's checkpoint are one transaction.
 
-    Ids that the user left out are made from run and step, so that a crash cannot send twice.
+    Ids that the user left out are made from run and step, so that a crash cannot send twice, and
+    with the application's secret, so that no client can take them beforehand.
     """
     memo = yield from _recall(ex, op)
     if memo is None:
         now = ex.env.clock.now()
         named = tuple(
-            replace(event, id=event.id or f"{ex.run.id}:{op.id}:{index}", ts=event.ts or now)
+            replace(event, id=event.id or _event_id(ex, op, index), ts=event.ts or now)
             for index, event in enumerate(events)
         )
         value = json.dumps([event.id for event in named], ensure_ascii=False)
@@ -103,6 +105,11 @@ def send_events(ex: Execution, op: Op, events: tuple[Event, ...]) -> Flow[list[s
     _deliver(ex, memo)
     ids: list[str] = json.loads(memo.value)
     return ids
+
+
+def _event_id(ex: Execution, op: Op, index: int) -> str:
+    secret = ex.env.secrets()[0]
+    return event_id(secret, app=ex.env.app, run_id=ex.run.id, op_id=op.id, index=index)
 
 
 def _recall(ex: Execution, op: Op) -> Flow[Memo | None]:

@@ -1,4 +1,6 @@
-"""Signed tokens, each of which opens the result of one run until it expires.
+"""What is made with the application's secret, so that nobody else can make it.
+
+Signed tokens each open the result of one run until they expire.
 
 A token is ``d1.<expiry>.<signature>``: the expiry in epoch milliseconds and the URL-safe base64 of
 an HMAC-SHA256 (RFC 2104) over version, application, run and expiry. It holds nothing secret itself.
@@ -14,7 +16,7 @@ from collections.abc import Sequence
 
 from durable_core.errors import InvalidTokenError
 
-__all__ = ["sign_token", "verify_token"]
+__all__ = ["event_id", "sign_token", "verify_token"]
 
 _SHAPE = re.compile(r"d1\.([0-9]{1,16})\.([A-Za-z0-9_-]{43})")
 
@@ -55,8 +57,21 @@ def verify_token(secrets: Sequence[bytes], token: str, *, app: str, run_id: str,
         raise InvalidTokenError("the token does not open this run, or has expired")
 
 
+def event_id(secret: bytes, *, app: str, run_id: str, op_id: str, index: int) -> str:
+    """Return the id of an event that a step sends without one: always the same for that step.
+
+    Events with an id that is stored already are not stored again, so a client that knew it
+    beforehand (it knows its run's id) could take it, and suppress the event.
+    """
+    return f"e1.{_mac(secret, ('e1', app, run_id, op_id, str(index)))}"
+
+
 def _signature(secret: bytes, app: str, run_id: str, expiry: str) -> str:
-    parts = [part.encode("utf-8", "surrogatepass") for part in ("d1", app, run_id, expiry)]
+    return _mac(secret, ("d1", app, run_id, expiry))
+
+
+def _mac(secret: bytes, texts: tuple[str, ...]) -> str:
+    parts = [text.encode("utf-8", "surrogatepass") for text in texts]
     # Each part goes with its length: no two different lists of parts sign the same bytes.
     message = b"".join(b"%d:%b" % (len(part), part) for part in parts)
     digest = hmac.digest(secret, message, hashlib.sha256)

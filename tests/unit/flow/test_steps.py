@@ -13,10 +13,12 @@ import pytest
 from durable_core.api.step import step, sync_step
 from durable_core.errors import StepError, StoreError
 from durable_core.flow.env import Limits
+from durable_core.machine.stepids import hash_step_id
 from durable_core.model.request import Request
 from durable_core.model.response import Response
 from durable_core.model.run import Phase
 from durable_core.ports import RunWrite, Write
+from durable_core.wire.tokens import event_id
 from support.harness import FakeClock, Ledger, WatchedStore, event, lab, request, until
 
 Handler = Callable[[Request], Any]
@@ -422,17 +424,20 @@ def test_run_does_not_hear_itself(face: str) -> None:
 
 
 def test_sent_event_ids() -> None:
-    """``send_event`` returns ids: the given ones, and others made from run and step."""
-    with lab() as process:
+    """``send_event`` returns ids: the given ones, and others that take the secret to make."""
+    with lab(secrets=["secret" * 6]) as process:
 
         def handler(request: Request) -> object:
             return sync_step.send_event("say", [event("x", id="mine"), event("x"), event("x")])
 
         body = json.loads(body_of(process.call(process.endpoint(handler))))
         [record] = process.durable.runs.list()
-        assert "mine" == body[0]
-        assert len(set(body)) == 3
-        assert all(record.run.id in each for each in body[1:])
+        secret, op_id = ("secret" * 6).encode(), hash_step_id("say")
+        made = [
+            event_id(secret, app="lab", run_id=record.run.id, op_id=op_id, index=index)
+            for index in (1, 2)
+        ]
+        assert ["mine", *made] == body
 
 
 def test_one_event_id_is_one_event() -> None:

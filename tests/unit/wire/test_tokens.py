@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_core.errors import InvalidTokenError
-from durable_core.wire.tokens import sign_token, verify_token
+from durable_core.wire.tokens import event_id, sign_token, verify_token
 
 SECRET = b"s" * 32
 TOKEN = sign_token(SECRET, app="shop", run_id="01R", expires_at=1_000)
@@ -87,3 +87,28 @@ def test_near_misses_open_nothing(token: str) -> None:
 def test_a_token_needs_no_escaping_in_a_url() -> None:
     """Only unreserved characters of RFC 3986, and short."""
     assert re.fullmatch(r"[A-Za-z0-9._~-]{1,70}", TOKEN)
+
+
+@given(SECRETS, st.text(), st.text(), st.text(), st.integers(0, 1_000))
+def test_event_ids_are_of_one_place_and_one_secret(
+    secret: bytes, app: str, run_id: str, op_id: str, index: int
+) -> None:
+    """The same place in the same run gives the same id, and nothing else does."""
+    place = {"app": app, "run_id": run_id, "op_id": op_id}
+    made = event_id(secret, **place, index=index)
+    assert made == event_id(secret, **place, index=index)
+    others = {
+        event_id(b"other" + secret, **place, index=index),
+        event_id(secret, **place, index=index + 1),
+        *(
+            event_id(secret, **{**place, name: text + "x"}, index=index)
+            for name, text in place.items()
+        ),
+    }
+    assert 5 == len(others - {made})
+
+
+def test_an_event_id_is_no_token() -> None:
+    """What a client may see of one must not help it to the other."""
+    made = event_id(SECRET, app="shop", run_id="01R", op_id="x", index=0)
+    assert REFUSED == answer(made.replace("e1.", "d1.1000."))
