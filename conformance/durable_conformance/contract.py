@@ -12,7 +12,7 @@ from enum import Enum, StrEnum
 from typing import Any, Protocol
 
 from durable_core import Durable
-from durable_core.api.adapter import EndpointAdapter, HTTPHandler
+from durable_core.api.adapter import EndpointAdapter
 from durable_core.api.application import Routes
 from durable_core.ports import Store
 
@@ -23,6 +23,7 @@ __all__ = [
     "ServerSubject",
     "StoreSubject",
     "Subject",
+    "capabilities_of",
     "kind_of",
 ]
 
@@ -33,9 +34,9 @@ class Capability(StrEnum):
     What is not declared is reported as a gap. What is declared is tested.
     """
 
-    #: Server: endpoints may be ``def`` handlers. One of the two kinds of handlers is required.
+    #: Server, engine: endpoints may be ``def`` handlers. One of the two kinds is required.
     SYNC_HANDLERS = "sync-handlers"
-    #: Server: endpoints may be ``async def`` handlers.
+    #: Server, engine: endpoints may be ``async def`` handlers.
     ASYNC_HANDLERS = "async-handlers"
     #: Server: a chunk of a streamed response body leaves before the next one is made.
     STREAMING = "streaming"
@@ -53,6 +54,12 @@ class Capability(StrEnum):
     SEPARATE_FIELDS = "separate-fields"
     #: Server: a request head over ``Limits.head`` is answered with 431.
     HEAD_LIMIT = "head-limit"
+    #: Engine: ``durable.runs`` shows each run, its phase and its steps.
+    RUNS = "runs"
+    #: Engine: a wait has an event that was sent after the step before it, but before the wait.
+    EARLY_EVENTS = "early-events"
+    #: Engine: a replay has the header fields of the run's request, as the first time.
+    REQUEST_FIELDS = "request-fields"
     #: Store: what was committed is there for another handle on the same data.
     SHARED = "shared"
 
@@ -60,9 +67,21 @@ class Capability(StrEnum):
 class Kind(Enum):
     """Which suite judges a subject; the value is the method it is known by."""
 
+    ENGINE = "application"
     SERVER = "serve"
     STORE = "open"
-    ENGINE = "application"
+
+
+_HANDLERS = (Capability.SYNC_HANDLERS, Capability.ASYNC_HANDLERS)
+_OF_ENGINES = (*_HANDLERS, Capability.RUNS, Capability.EARLY_EVENTS, Capability.REQUEST_FIELDS)
+_OF_STORES = (Capability.SHARED,)
+_OF_SERVERS = tuple(each for each in Capability if each not in _OF_ENGINES[2:] + _OF_STORES)
+
+
+def capabilities_of(kind: Kind) -> tuple[Capability, ...]:
+    """Return what a subject of a kind may declare. What others may declare is taken for granted."""
+    known = {Kind.ENGINE: _OF_ENGINES, Kind.SERVER: _OF_SERVERS, Kind.STORE: _OF_STORES}
+    return known[kind]
 
 
 class Subject(Protocol):
@@ -127,13 +146,28 @@ class StoreSubject(Subject, Protocol):
 
 
 class EngineSubject(Subject, Protocol):
-    """An engine other than the embedded one. There are no cases for engines yet."""
+    """An engine, behind a server that is known to conform."""
 
-    def application(self, id: str) -> AbstractContextManager[Durable[HTTPHandler]]:
-        """Yield an application whose runs are in the hands of the engine."""
+    def application(self, id: str) -> Durable[Any]:
+        """Return an application, not started, whose runs are in the hands of the engine.
+
+        Applications of one id share their runs, as the processes of one program do that are
+        started one after the other. The suite takes a new id for each case.
+        """
+        ...
+
+    def serve(self, routes: Routes, *, durable: Durable[Any]) -> AbstractContextManager[str]:
+        """Serve, and have the engine find it; as :meth:`ServerSubject.serve`."""
+        ...
+
+    def settle(self, durable: Durable[Any]) -> None:
+        """Block until no run of an application is about to go on.
+
+        Each has ended, sleeps, is registered to wait for an event, or waits for another attempt.
+        """
         ...
 
 
 def kind_of(subject: object) -> Kind | None:
-    """Return what a subject is, by the one method that tells; None if it is nothing of this."""
+    """Return what a subject is, by the methods that tell; None if it is nothing of this."""
     return next((kind for kind in Kind if callable(getattr(subject, kind.value, None))), None)

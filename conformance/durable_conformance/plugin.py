@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from durable_conformance.contract import Capability, Kind, kind_of
+from durable_conformance.contract import Capability, Kind, capabilities_of, kind_of
 from durable_conformance.gaps import KnownGapsError, base_of, read_gaps, unknown_gaps
 from durable_conformance.report import Case, Report, Status
-from durable_conformance.requirements import load_requirements
+from durable_conformance.requirements import Requirement, load_requirements
 
 __all__ = [
     "SUBJECT",
@@ -104,8 +104,6 @@ def load_subject(spec: str) -> tuple[Any, Kind]:
     if kind is None:
         methods = ", ".join(f"{each.value}()" for each in Kind)
         raise pytest.UsageError(f"{spec} is no subject: it has none of the methods {methods}")
-    if kind is Kind.ENGINE:
-        raise pytest.UsageError(f"{spec} is an engine, and there are no cases for engines yet")
     _check_declaration(spec, subject, kind)
     return subject, kind
 
@@ -114,12 +112,13 @@ def _check_declaration(spec: str, subject: Any, kind: Kind) -> None:
     name, declared = getattr(subject, "name", None), getattr(subject, "capabilities", None)
     if not isinstance(name, str) or not isinstance(declared, frozenset):
         raise pytest.UsageError(f"{spec} must have a str `name` and a frozenset `capabilities`")
-    unknown = sorted(set(map(str, declared)) - set(Capability))
+    unknown = sorted(set(map(str, declared)) - set(capabilities_of(kind)))
     if unknown:
-        known = ", ".join(Capability)
-        raise pytest.UsageError(f"{spec} declares {unknown}; known capabilities: {known}")
+        known = ", ".join(capabilities_of(kind))
+        what = f"a subject of the kind {kind.name.lower()} may declare"
+        raise pytest.UsageError(f"{spec} declares {unknown}; {what}: {known}")
     handlers = {Capability.SYNC_HANDLERS, Capability.ASYNC_HANDLERS}
-    if kind is Kind.SERVER and not handlers & declared:
+    if kind is not Kind.STORE and not handlers & declared:
         raise pytest.UsageError(f"{spec} must declare one of {', '.join(sorted(handlers))}")
 
 
@@ -129,7 +128,7 @@ class Judge:
     def __init__(self, config: pytest.Config, spec: str) -> None:
         self.spec = spec
         self.subject, self.kind = load_subject(spec)
-        self.requirements = tuple(each for each in load_requirements() if each.kind is self.kind)
+        self.requirements = _requirements_for(self.kind)
         self._json = config.getoption("--durable-json")
         self._known = _known_gaps(config.getoption("--durable-known-gaps"))
         self._requirement_of: dict[str, str] = {}
@@ -170,7 +169,7 @@ class Judge:
         if not _is_case(item):
             return
         needed = {str(mark.args[0]) for mark in item.iter_markers("durable_needs")}
-        missing = sorted(needed - self.subject.capabilities)
+        missing = sorted(needed & set(capabilities_of(self.kind)) - self.subject.capabilities)
         if missing:
             pytest.skip(f"{_GAP}not declared: {', '.join(missing)}")
 
@@ -230,6 +229,10 @@ class Judge:
         terminalreporter.section("conformance")
         for line in self.report().lines():
             terminalreporter.write_line(line)
+
+
+def _requirements_for(kind: Kind) -> tuple[Requirement, ...]:
+    return tuple(each for each in load_requirements() if kind in each.kinds)
 
 
 def _known_gaps(path: str | None) -> dict[str, str]:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from durable_conformance import __version__
-from durable_conformance.contract import Capability, Kind
+from durable_conformance.contract import Capability, Kind, capabilities_of
 from durable_conformance.gaps import base_of
 from durable_conformance.requirements import Requirement
 
@@ -156,9 +156,8 @@ class Report:
             ],
         }
 
-    def _capabilities(self) -> Iterator[Capability]:
-        is_store = self.kind is Kind.STORE
-        yield from (each for each in Capability if (each is Capability.SHARED) == is_store)
+    def _capabilities(self) -> tuple[Capability, ...]:
+        return capabilities_of(self.kind)
 
 
 def _worst(statuses: Iterable[Status]) -> Status:

@@ -1,7 +1,8 @@
 """The numbered requirements, read from ``requirements.md`` beside this file.
 
-A group is a heading ``## <title> (server)`` or ``(store)``; a requirement is a heading
-``### <id> <title>``, and the lines that begin with ``Cases:`` name its cases in backquotes.
+A group is a heading ``## <title> (<kinds>)``, as in ``(store)`` or ``(server, engine)``; a
+requirement is a heading ``### <id> <title>``, with kinds of its own behind it where they are not
+those of the group. The lines that begin with ``Cases:`` name its cases in backquotes.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from durable_conformance.contract import Kind
 
 __all__ = ["Requirement", "load_requirements", "parse_requirements"]
 
-_GROUP = re.compile(r"## (.+) \((server|store)\)")
-_TITLE = re.compile(r"### ([A-Z]+\d+) (.+)")
+_KINDS = r" \(((?:server|engine|store)(?:, engine)?)\)"
+_GROUP = re.compile(rf"## (.+){_KINDS}")
+_TITLE = re.compile(rf"### ([A-Z]+\d+) (.+?)(?:{_KINDS})?")
 _CASE = re.compile(r"`(test_\w+::test_\w+)`")
 
 
@@ -27,14 +29,14 @@ class Requirement:
     Attributes:
         id: such as ``"Q3"``; its letters are the group's.
         title: a sentence.
-        kind: of which subjects.
+        kinds: of which subjects.
         group: the title of its group.
         cases: ids of the cases that test it, without variants.
     """
 
     id: str
     title: str
-    kind: Kind
+    kinds: frozenset[Kind]
     group: str
     cases: tuple[str, ...]
 
@@ -64,7 +66,7 @@ def parse_requirements(text: str) -> tuple[Requirement, ...]:
         found[title[1]] = Requirement(
             id=title[1],
             title=title[2],
-            kind=Kind[group[2].upper()],
+            kinds=frozenset(Kind[kind.upper()] for kind in (title[3] or group[2]).split(", ")),
             group=group[1],
             cases=_cases_of(block),
         )

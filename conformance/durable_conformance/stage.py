@@ -1,164 +1,78 @@
-"""Applications made for one case: handlers of either kind, their steps' doings, and a server."""
+"""Applications made for one case, and who serves them."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, TypeAlias, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeAlias, cast
+from uuid import uuid4
 
-from durable_conformance.contract import ServerSubject
-from durable_conformance.wire import Client, Reply, patience
-from durable_core import Durable, Limits, Request, RetryPolicy, Settings, step, sync
-from durable_core.api.application import Target
+from durable_conformance.contract import EngineSubject, Kind, ServerSubject, kind_of
+from durable_conformance.programs import Gate, Program, handler_of, until
+from durable_conformance.wire import Client, Reply
+from durable_core import Durable, Limits, RetryPolicy, Settings
+from durable_core.api.application import Routes, Target
+from durable_core.model.run import Phase
 from durable_core.ports import Store
 from durable_core.runtime.memory_store import MemoryStore
 
 __all__ = [
     "ALL_METHODS",
-    "Gate",
-    "Ledger",
+    "EngineStage",
     "More",
-    "Program",
-    "Script",
+    "ServerStage",
     "Site",
     "Stage",
-    "handler_of",
-    "until",
+    "stage_for",
+    "until_at_rest",
 ]
 
-T = TypeVar("T")
-
-#: What a program returns.
-Script: TypeAlias = Generator[Any, Any, Any]
-#: A handler, written once for both kinds: a generator function of the request and the steps, which
-#: yields each step call and is sent its result, as in ``value = yield step.run("a", fn)``.
-Program: TypeAlias = Callable[[Request, Any], Script]
 #: More routes of an application.
 More: TypeAlias = Callable[[Durable[Any]], Mapping[str, Target]]
 
+_AT_REST = frozenset({Phase.SUSPENDED, Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED})
 ALL_METHODS = "GET,HEAD,POST,PUT,PATCH,DELETE"
 
 
-def handler_of(program: Program, face: str) -> Callable[[Request], Any]:
-    """Return the ``def`` or ``async def`` handler of a program."""
-
-    def sync_handler(request: Request) -> Any:
-        running = program(request, sync.step)
-        value: Any = None
-        while True:
-            try:
-                value = running.send(value)
-            except StopIteration as end:
-                return end.value
-
-    async def async_handler(request: Request) -> Any:
-        running = program(request, step)
-        value: Any = None
-        error: BaseException | None = None
-        while True:
-            try:
-                asked = running.send(value) if error is None else running.throw(error)
-            except StopIteration as end:
-                return end.value
-            try:
-                value, error = await asked, None
-            except BaseException as caught:
-                value, error = None, caught
-
-    return sync_handler if face == "sync" else async_handler
-
-
-class Ledger:
-    """Counts what the functions of steps did, as the outside world would see it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
-        self.times: dict[str, list[float]] = {}
-
-    def did(self, name: str, value: T) -> T:
-        """Note that a step's function ran, and return the value."""
-        with self._lock:
-            self._counts[name] += 1
-            self.times.setdefault(name, []).append(time.monotonic())
-        return value
-
-    def fails(self, name: str, times: int, error: Exception) -> int:
-        """Raise the error so many times, then return how many calls there were."""
-        count = self.did(name, self.count(name) + 1)
-        if count <= times:
-            raise error
-        return count
-
-    def forget(self, name: str) -> None:
-        """Take one call back."""
-        with self._lock:
-            self._counts[name] -= 1
-
-    def count(self, name: str) -> int:
-        """Return how often a function ran."""
-        with self._lock:
-            return self._counts[name]
-
-    def counts(self) -> dict[str, int]:
-        """Return how often each function ran."""
-        with self._lock:
-            return dict(self._counts)
-
-
-class Gate:
-    """Keeps a step's function from ending until it is opened."""
-
-    def __init__(self) -> None:
-        self._reached = threading.Event()
-        self._opened = threading.Event()
-
-    def pass_(self, value: T) -> T:
-        """Wait at the gate, then return the value."""
-        self._reached.set()
-        if not self._opened.wait(patience()):
-            raise TimeoutError("nobody has opened the gate")
-        return value
-
-    def reached(self) -> None:
-        """Wait until somebody is at the gate."""
-        assert self._reached.wait(patience()), "nobody has come to the gate"
-
-    def open(self) -> None:
-        """Let everybody pass."""
-        self._opened.set()
-
-
 class Site(Client):
-    """An application that is served."""
+    """An application that is served.
 
-    def __init__(self, base_url: str, durable: Durable[Any]) -> None:
+    Args:
+        base_url: where.
+        durable: the application.
+        settle: blocks until no run of it is about to go on.
+    """
+
+    def __init__(
+        self, base_url: str, durable: Durable[Any], settle: Callable[[Durable[Any]], None]
+    ) -> None:
         super().__init__(base_url)
         self.durable = durable
+        self._settle = settle
 
     def finish(self, method: str, target: str, **sent: Any) -> Reply:
-        """Ask, and follow redirects to the final answer."""
+        """Ask, follow redirects, and return the final answer."""
         return self.follow(target, self.ask(method, target, **sent))
 
     def phases(self) -> list[str]:
         """Return the phase of each run, the newest first."""
         return [record.run.phase.value for record in self.durable.runs.list(limit=1000)]
 
+    def settle(self) -> None:
+        """Wait until each run has ended, sleeps, or waits: for an event, or to be tried again."""
+        self._settle(self.durable)
 
-class Stage:
-    """Serves programs on the subject's server.
+
+class Stage(ABC):
+    """Serves programs on a subject.
 
     Args:
-        subject: the server.
         face: the kind of handlers, ``"sync"`` or ``"async"``.
     """
 
-    def __init__(self, subject: ServerSubject, face: str) -> None:
-        self.subject = subject
+    def __init__(self, face: str) -> None:
         self.face = face
         self._gates: list[Gate] = []
 
@@ -181,30 +95,25 @@ class Stage:
     ) -> Iterator[Site]:
         """Serve a program at ``/it``.
 
+        What is served later on the same stage goes on with the runs of what was before.
+
         Args:
             program: the handler.
             methods: of its route.
             more: other routes.
-            store: None for a new one in memory.
+            store: None for the stage's own. Not for engines, as ``limits``.
             limits: of the application.
             own: options given to ``Durable.endpoint``.
-            **options: options given to the adapter.
+            **options: options given to the adapter, where the subject is a server.
         """
-        durable: Durable[Any] = Durable(
-            id="suite",
-            endpoint_adapter=self.subject.endpoint_adapter.with_options(**options),
-            store=store or MemoryStore(),
-            limits=limits,
-            retry=RetryPolicy(base_ms=1, max_ms=1),
-            settings=Settings(settle_time=0.01),
-        )
+        durable, inherited = self._application(options, store, limits)
         routes: dict[str, Target] = dict(more(durable)) if more is not None else {}
         if program is not None:
-            chosen = {"name": "it", **(own or {})}
+            chosen = {"name": "it", **inherited, **(own or {})}
             routes[f"{methods} /it"] = self.endpoint(durable, program, **chosen)
-        with self.subject.serve(routes, durable=durable) as url:
+        with self._served(routes, durable) as url:
             try:
-                yield Site(url, durable)
+                yield Site(url, durable, self._settle)
             finally:
                 for gate in self._gates:
                     gate.open()
@@ -217,11 +126,82 @@ class Stage:
         """Make an endpoint of a program."""
         return durable.endpoint(**options)(handler_of(program, self.face))
 
+    @abstractmethod
+    def _application(
+        self, options: dict[str, Any], store: Store | None, limits: Limits | None
+    ) -> tuple[Durable[Any], dict[str, Any]]:
+        """Return an application, and which of the options its endpoints are to be given."""
 
-def until(claim: Callable[[], T], what: str) -> T:
-    """Wait until a claim holds, and return what it gave."""
-    give_up = time.monotonic() + patience()
-    while not (value := claim()):
-        assert time.monotonic() < give_up, f"it never happened that {what}"
-        time.sleep(0.003)
-    return value
+    @abstractmethod
+    def _served(self, routes: Routes, durable: Durable[Any]) -> AbstractContextManager[str]:
+        """Serve an application."""
+
+    @abstractmethod
+    def _settle(self, durable: Durable[Any]) -> None:
+        """Wait until no run is about to go on."""
+
+
+class ServerStage(Stage):
+    """A server that is judged, with the embedded engine behind it."""
+
+    def __init__(self, subject: ServerSubject, face: str) -> None:
+        super().__init__(face)
+        self._subject = subject
+        self._store = MemoryStore()
+
+    def _application(
+        self, options: dict[str, Any], store: Store | None, limits: Limits | None
+    ) -> tuple[Durable[Any], dict[str, Any]]:
+        durable: Durable[Any] = Durable(
+            id="suite",
+            endpoint_adapter=self._subject.endpoint_adapter.with_options(**options),
+            store=store or self._store,
+            limits=limits,
+            retry=RetryPolicy(base_ms=1, max_ms=1),
+            settings=Settings(settle_time=0.01),
+        )
+        return durable, {}
+
+    def _served(self, routes: Routes, durable: Durable[Any]) -> AbstractContextManager[str]:
+        return self._subject.serve(routes, durable=durable)
+
+    def _settle(self, durable: Durable[Any]) -> None:
+        until_at_rest(durable)
+
+
+class EngineStage(Stage):
+    """An engine that is judged, behind a server that is known to conform."""
+
+    def __init__(self, subject: EngineSubject, face: str) -> None:
+        super().__init__(face)
+        self._subject = subject
+        self._id = f"suite-{uuid4().hex}"
+
+    def _application(
+        self, options: dict[str, Any], store: Store | None, limits: Limits | None
+    ) -> tuple[Durable[Any], dict[str, Any]]:
+        assert store is None, "engines keep runs where they will"
+        assert limits is None, "engines have limits of their own"
+        return self._subject.application(self._id), options
+
+    def _served(self, routes: Routes, durable: Durable[Any]) -> AbstractContextManager[str]:
+        return self._subject.serve(routes, durable=durable)
+
+    def _settle(self, durable: Durable[Any]) -> None:
+        self._subject.settle(durable)
+
+
+def until_at_rest(durable: Durable[Any]) -> None:
+    """Wait until ``durable.runs`` shows no run that is about to go on."""
+    listed = durable.runs.list
+    until(
+        lambda: _AT_REST.issuperset(record.run.phase for record in listed(limit=1000)),
+        "no run was about to go on",
+    )
+
+
+def stage_for(subject: ServerSubject | EngineSubject, face: str) -> Stage:
+    """Return the stage for a subject of either kind."""
+    if kind_of(subject) is Kind.ENGINE:
+        return EngineStage(cast(EngineSubject, subject), face)
+    return ServerStage(cast(ServerSubject, subject), face)

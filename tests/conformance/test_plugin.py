@@ -31,9 +31,10 @@ declares.capabilities = frozenset({"telepathy"})
 nameless = Named()
 nameless.name = None
 idle = Server()
+store = Server()
+store.serve, store.open, store.capabilities = None, print, frozenset({"keep-alive"})
 engine = Server()
-engine.serve = None
-engine.application = print
+engine.application, engine.capabilities = print, frozenset({"sync-handlers", "keep-alive"})
 nothing = object()
 """
 
@@ -49,7 +50,8 @@ nothing = object()
         ("odd:declares", "telepathy"),
         ("odd:nameless", "must have a str `name`"),
         ("odd:idle", "must declare one of"),
-        ("odd:engine", "no cases for engines yet"),
+        ("odd:store", "of the kind store may declare: shared"),
+        ("odd:engine", "of the kind engine may declare: sync-handlers"),
     ],
 )
 def test_usage_errors(judge: Judge, tmp_path: Path, spec: str, said: str) -> None:

@@ -47,7 +47,7 @@ def test_each_case_states_a_claim() -> None:
 def test_store_cases_are_for_stores() -> None:
     """The kind of a requirement goes with the file of its cases."""
     kinds = {
-        (each.kind is Kind.STORE, case.startswith("test_store_"))
+        (Kind.STORE in each.kinds, case.startswith("test_store_"))
         for each in load_requirements()
         for case in each.cases
     }

@@ -28,7 +28,7 @@ ALL = {
 }
 
 #: Requirements that no mutant can break without a core that is broken, too.
-OF_THE_CORE = {"L9", "L10"}
+OF_THE_CORE = {"L9", "L10", "L12", "L13"}
 SOUND = ("support.mutants.base:sound", "support.mutants.stores:sound")
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from durable_conformance.contract import Capability
 from durable_conformance.plugin import SUBJECT, needs
-from durable_conformance.stage import ALL_METHODS, Script, Site, Stage
+from durable_conformance.programs import Script
+from durable_conformance.stage import ALL_METHODS, Site, Stage, stage_for
 from durable_core import Request, Response
 from durable_core.ports import Store
 
@@ -36,7 +37,7 @@ def face(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def stage(durable_subject: Any, face: str) -> Stage:
     """The subject's server, for handlers of either kind."""
-    return Stage(durable_subject, face)
+    return stage_for(durable_subject, face)
 
 
 def _echo(request: Request, step: Any) -> Script:
@@ -58,7 +59,7 @@ def _echo(request: Request, step: Any) -> Script:
 @pytest.fixture(scope="module")
 def echo(durable_subject: Any, face: str) -> Iterator[Site]:
     """A server whose handler answers ``/echo/...`` with what it sees."""
-    stage = Stage(durable_subject, face)
+    stage = stage_for(durable_subject, face)
 
     def routes(durable: Any) -> dict[str, Any]:
         target = stage.endpoint(durable, _echo, name="echo")

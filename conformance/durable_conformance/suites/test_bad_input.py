@@ -9,7 +9,8 @@ import pytest
 
 from durable_conformance.contract import Capability
 from durable_conformance.plugin import needs, requirement
-from durable_conformance.stage import Ledger, Script, Site, Stage
+from durable_conformance.programs import Ledger, Script
+from durable_conformance.stage import Site, stage_for
 from durable_conformance.wire import head_of
 from durable_core import Limits, Request
 
@@ -27,7 +28,8 @@ def site(durable_subject: Any, face: str, ledger: Ledger) -> Iterator[Site]:
         size = yield step.run("work", ledger.did, "work", len(request.body))
         return size
 
-    with Stage(durable_subject, face).serving(program, limits=_LIMITS, methods="POST") as served:
+    stage = stage_for(durable_subject, face)
+    with stage.serving(program, limits=_LIMITS, methods="POST") as served:
         yield served
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from durable_conformance.plugin import requirement
-from durable_conformance.stage import Program, Script, Site, Stage, until
+from durable_conformance.contract import Capability
+from durable_conformance.plugin import needs, requirement
+from durable_conformance.programs import Program, Script
+from durable_conformance.stage import Site, Stage, stage_for
 from durable_core import Event
 
 
@@ -24,16 +26,12 @@ def _waiting(timeout: float = 20, **options: Any) -> Program:
     return program
 
 
-def _until_asleep(site: Site, runs: int = 1) -> None:
-    until(lambda: site.phases().count("suspended") == runs, f"{runs} runs waited")
-
-
 @requirement("E1")
 def test_an_event_ends_the_wait(stage: Stage) -> None:
     """The run goes on with it, and its client is answered."""
     with stage.serving(_waiting()) as site:
         first = site.ask("GET", "/it")
-        _until_asleep(site)
+        site.settle()
         site.durable.send(Event("go", {"n": 1}))
         assert {"n": 1} == site.follow("/it", first).json()
 
@@ -55,13 +53,14 @@ def test_match(stage: Stage, sent: str, target: str, body: bytes | None) -> None
     """Only the event counts that has the value of the run's own request."""
     with stage.serving(_waiting(match="data.id")) as site:
         first = site.ask(sent, target, body=body)
-        _until_asleep(site)
+        site.settle()
         site.durable.send([Event("go", {"id": 8}), Event("no", {"id": 7}), Event("go", {})])
         site.durable.send(Event("go", {"id": 7, "right": True}))
         assert {"id": 7, "right": True} == site.follow("/it", first).json()
 
 
 @requirement("E4")
+@needs(Capability.EARLY_EVENTS)
 def test_an_event_between_a_step_and_the_wait(stage: Stage) -> None:
     """It came after the step, so the wait has it, although it came before the wait."""
     gate = stage.gate()
@@ -84,8 +83,9 @@ def test_an_event_between_a_step_and_the_wait(stage: Stage) -> None:
 def test_an_event_wakes_everybody(stage: Stage, background: Callable[..., Future[Any]]) -> None:
     """Each run that waits for it goes on."""
     with stage.serving(_waiting()) as site:
-        clients = [background(site.finish, "GET", "/it") for _ in range(5)]
-        _until_asleep(site, 5)
+        redirects = [site.ask("GET", "/it") for _ in range(5)]
+        clients = [background(site.follow, "/it", each) for each in redirects]
+        site.settle()
         site.durable.send(Event("go", {"n": 1}))
         assert [{"n": 1}] * 5 == [client.result().json() for client in clients]
 
@@ -102,7 +102,8 @@ def test_an_event_sent_twice_counts_once(stage: Stage) -> None:
     with stage.serving(program) as site:
         reply = site.ask("GET", "/it")
         for number in (1, 1, 2):
-            site.durable.send(Event("go", {"n": number}, id=f"id-{number}"))
+            site.settle()
+            site.durable.send(Event("go", {"n": number}, id=f"{site.host}-{number}"))
         assert [1, 2] == site.follow("/it", reply).json()
 
 
@@ -120,7 +121,7 @@ def test_a_step_sends_events(stage: Stage) -> None:
 
     with stage.serving(_waiting(), more=routes) as site:
         first = site.ask("GET", "/it")
-        _until_asleep(site)
+        site.settle()
         ids = site.finish("POST", "/tell").json()
         assert {"n": 1} == site.follow("/it", first).json()
 
@@ -136,7 +137,7 @@ def _route(durable: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def inbox(durable_subject: Any, face: str) -> Iterator[Site]:
-    with Stage(durable_subject, face).serving(more=_route) as site:
+    with stage_for(durable_subject, face).serving(more=_route) as site:
         yield site
 
 

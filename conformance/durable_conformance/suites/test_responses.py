@@ -10,7 +10,8 @@ import pytest
 
 from durable_conformance.contract import Capability
 from durable_conformance.plugin import needs, requirement
-from durable_conformance.stage import Gate, Program, Script, Stage
+from durable_conformance.programs import Gate, Program, Script
+from durable_conformance.stage import Stage, stage_for
 from durable_conformance.wire import Reply, WireError, head_of
 from durable_core import HTTPError, Response
 
@@ -53,7 +54,7 @@ Show = Callable[[Any], Reply]
 @pytest.fixture(scope="module")
 def show(durable_subject: Any, face: str) -> Iterator[Show]:
     shown: list[Any] = []
-    with Stage(durable_subject, face).serving(_giving(lambda: shown[-1])) as site:
+    with stage_for(durable_subject, face).serving(_giving(lambda: shown[-1])) as site:
 
         def ask(value: Any) -> Reply:
             shown.append(value)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from durable_conformance.plugin import requirement
-from durable_conformance.stage import Ledger, Script, Stage
+from durable_conformance.programs import Ledger, Script
+from durable_conformance.stage import Stage
 from durable_core import NonRetriableError, Request, RetryAfterError, StepError
 
 
@@ -56,7 +57,6 @@ def test_a_step_that_fails_for_good_ends_the_run(stage: Stage) -> None:
 
     with stage.serving(program, retries=1) as site:
         reply = site.finish("GET", "/it")
-        assert ["failed"] == site.phases()
 
     assert (500, "application/problem+json") == (reply.status, reply.get("content-type"))
     assert b"Traceback" not in reply.body

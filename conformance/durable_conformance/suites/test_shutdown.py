@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from durable_conformance.plugin import requirement
-from durable_conformance.stage import Ledger, Script, Stage, until
+from durable_conformance.programs import Ledger, Script, until
+from durable_conformance.stage import Stage
 from durable_conformance.wire import patience
 from durable_core import Request
 from durable_core.runtime.memory_store import MemoryStore
@@ -22,7 +23,7 @@ _STEPS = 400
 @requirement("S1")
 def test_starting_takes_up_what_was_left(stage: Stage) -> None:
     """A run that slept when the server stopped goes on without any request."""
-    store = MemoryStore()
+    store = MemoryStore()  # to ask the second `durable` would start it, too
 
     def program(request: Request, step: Any) -> Script:
         yield step.sleep("nap", 0.15)
@@ -30,14 +31,14 @@ def test_starting_takes_up_what_was_left(stage: Stage) -> None:
     with stage.serving(program, store=store) as site:
         assert 302 == site.ask("GET", "/it").status
         run_id = site.durable.runs.list()[0].run.id
-    with stage.serving(program, store=store):  # to ask `durable` would start it, too
+    with stage.serving(program, store=store):
         until(lambda: store.ended("suite", [run_id]), "the run completed")
 
 
 @requirement("S2")
 def test_stopping_hands_clients_off(stage: Stage, background: Callable[..., Future[Any]]) -> None:
     """A client in the middle of a run is redirected, and finds its result after the restart."""
-    ledger, store, begun, hurry = Ledger(), MemoryStore(), threading.Event(), threading.Event()
+    ledger, begun, hurry = Ledger(), threading.Event(), threading.Event()
 
     def work(number: int) -> int:
         begun.set()
@@ -49,13 +50,13 @@ def test_stopping_hands_clients_off(stage: Stage, background: Callable[..., Futu
             yield step.run(f"s{number}", work, number)
         return "done"
 
-    with stage.serving(program, store=store) as site:
+    with stage.serving(program) as site:
         client = background(site.ask, "GET", "/it")
         assert begun.wait(patience())
         time.sleep(0.05)  # let it get some way; how far is no matter
     first = client.result()
     hurry.set()
-    with stage.serving(program, store=store) as site:
+    with stage.serving(program) as site:
         final = site.follow("/it", first)
 
     assert (302, "done") == (first.status, final.json())

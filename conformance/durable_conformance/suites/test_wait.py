@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from durable_conformance.plugin import requirement
-from durable_conformance.stage import ALL_METHODS, Gate, Program, Script, Site, Stage, until
+from durable_conformance.programs import Gate, Program, Script, until
+from durable_conformance.stage import ALL_METHODS, Site, Stage
 from durable_conformance.wire import Reply
 from durable_core import Response
-from durable_core.runtime.memory_store import MemoryStore
 
 _CORS = {
     "access-control-allow-origin": "*",
@@ -150,12 +150,20 @@ def test_a_missing_parameter(stage: Stage) -> None:
 
 @requirement("W6")
 def test_it_survives_a_restart(stage: Stage) -> None:
-    """Another process on the same store answers at the same wait URL."""
-    store = MemoryStore()
-    with stage.serving(_nap, store=store) as site:
+    """Whoever serves the same runs afterwards answers at the same wait URL, and they go on."""
+    calls: list[int] = []
+
+    def program(request: Any, step: Any) -> Script:
+        yield step.run("a", lambda: calls.append(1))
+        yield step.sleep("nap", 0.3)
+        return Response.json({"done": True}, 201, {"x-own": "1"})
+
+    with stage.serving(program) as site:
         target = _wait_url(site)
-    with stage.serving(_nap, store=store) as site:
+    with stage.serving(program) as site:
         assert _DONE == _seen(site.finish("GET", target))
+
+    assert [1] == calls
 
 
 def _poll(durable: Any) -> dict[str, Any]:
