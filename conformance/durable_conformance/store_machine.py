@@ -203,6 +203,20 @@ class StoreMachine(RuleBasedStateMachine):
         actual = sorted(self.store.matched(owner), key=lambda match: match[:2])
         assert expected == actual
 
+    @rule(app=apps, run_id=run_ids, done=times, outside=st.integers(0, 6), most=st.integers(1, 9))
+    def read_stream(self, app: str, run_id: str, done: int, outside: int, most: int) -> None:
+        """Stored chunks, some at a time."""
+        expected = self.reference.stream(app, run_id, done=done, outside=outside, most=most)
+        actual = self.store.stream(app, run_id, done=done, outside=outside, most=most)
+        assert expected == actual
+
+    @invariant()
+    def whole_streams_read_the_same(self) -> None:
+        """All chunks of each run."""
+        for id_ in RUNS:
+            expected = self.reference.stream("app", id_, done=0, outside=0, most=1000)
+            assert expected == self.store.stream("app", id_, done=0, outside=0, most=1000)
+
     @rule(app=apps, phase=st.none() | st.sampled_from(Phase), before=st.none() | run_ids, limit=few)
     def list_runs(self, app: str, phase: Phase | None, before: str | None, limit: int) -> None:
         """Pages of runs."""

@@ -11,6 +11,7 @@ from durable_conformance.store_values import REQUEST, memo, pending, run, wait
 from durable_core.model.events import Event
 from durable_core.model.ops import OpKind, Pending
 from durable_core.model.run import Phase
+from durable_core.model.stream import Piece
 from durable_core.ports import (
     Beat,
     Bury,
@@ -90,6 +91,19 @@ _naps = st.builds(pending, st.sampled_from(["step2", "nap"]), due_at=times)
 
 
 _memos = st.builds(memo, st.integers(2, 20), kind=st.sampled_from([OpKind.RUN, OpKind.SEND]))
+_texts = st.lists(st.sampled_from(["1", '"\N{SNOWMAN}"', "null"]), min_size=1, max_size=3).map(
+    tuple
+)
+_pieces = st.one_of(
+    st.builds(
+        Piece,
+        number=st.integers(2, 20),
+        texts=_texts,
+        op_id=st.just("id-step2"),
+        attempt=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    ),
+    st.builds(Piece, number=st.integers(0, 20), texts=_texts, start=st.integers(0, 5)),
+)
 _awaited = st.none() | st.just(()) | st.just(("id-w1",)) | st.just(("id-step1", "id-w2"))
 releases = st.builds(Release, due_at=times, awaited=_awaited)
 
@@ -129,6 +143,8 @@ def run_writes(draw: st.DrawFn) -> RunWrite:
         release=draw(st.none() | releases),
         result=draw(st.none() | _results(_ENDED)) if draw(few) == 1 else None,
         sends=tuple(draw(st.lists(_events, max_size=2))),
+        pieces=tuple(draw(st.lists(_pieces, max_size=2))),
+        handoff=draw(st.none() | st.sampled_from(["0.0", "1.2"])),
     )
 
 

@@ -41,12 +41,16 @@ class Claimed:
         request: the request it was made for.
         memos: by completion number.
         pending: unfinished ops, those matched by an event with the event.
+        streamed: how many bytes of chunks are stored.
+        outside: how many chunks from outside steps are.
     """
 
     run: Run
     request: StoredRequest
     memos: tuple[Memo, ...]
     pending: tuple[Pending, ...]
+    streamed: int = 0
+    outside: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

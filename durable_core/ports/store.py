@@ -7,6 +7,7 @@ from typing import Protocol
 
 from durable_core.model.events import StoredEvent
 from durable_core.model.run import Phase
+from durable_core.model.stream import StoredStream
 from durable_core.ports.records import Peer, RunRecord, StoredResult
 from durable_core.ports.writes import Write
 
@@ -60,6 +61,21 @@ class Store(Protocol):
 
     def result(self, app: str, run_id: str) -> StoredResult | Phase | None:
         """Return how a run ended, or the phase it is in, or None if there is no such run."""
+        ...
+
+    def stream(
+        self, app: str, run_id: str, *, done: int, outside: int, most: int
+    ) -> StoredStream | None:
+        """Return what is stored of a run's stream, all from one moment; None without such a run.
+
+        Args:
+            app, run_id: the run.
+            done: steps that have succeeded with a higher completion number are wanted (those of
+                the kinds RUN and SEND), whether or not they have pushed anything.
+            outside: chunks from outside steps with this index and later ones are wanted, in whole
+                pieces. None are that were stored under a lower number than ``done``.
+            most: no further piece is added once so many bytes of chunks are there.
+        """
         ...
 
     def ended(self, app: str, run_ids: Sequence[str]) -> Sequence[str]:

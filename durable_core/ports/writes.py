@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from durable_core.model.events import Event, StoredEvent
 from durable_core.model.ops import Memo, Pending
 from durable_core.model.run import Run
+from durable_core.model.stream import Piece
 from durable_core.ports.records import Claimed, Peer, StoredRequest, StoredResult, Unreadable
 
 __all__ = [
@@ -84,6 +85,8 @@ class RunWrite(Write[Written]):
         result: the run has ended; also removes what is pending.
         sends: events of ``step.send_event``, stored in the same transaction and matched to waits,
             before ``pending``. The memos of kind SEND get the last one's number as their mark.
+        pieces: chunks to store: of steps among ``memos``, and of the code outside steps.
+        handoff: where in its stream the client was handed off; None leaves it.
         now: epoch milliseconds.
     """
 
@@ -99,6 +102,8 @@ class RunWrite(Write[Written]):
     release: Release | None = None
     result: StoredResult | None = None
     sends: tuple[Event, ...] = ()
+    pieces: tuple[Piece, ...] = ()
+    handoff: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -369,4 +369,6 @@ def _merged(first: object, second: RunWrite) -> RunWrite:
         release=second.release or first.release,
         result=second.result or first.result,
         sends=(*first.sends, *second.sends),
+        pieces=(*first.pieces, *second.pieces),
+        handoff=second.handoff or first.handoff,
     )

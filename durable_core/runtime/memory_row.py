@@ -5,11 +5,12 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
-from durable_core.model.ops import Memo, Pending
+from durable_core.model.ops import Memo, OpKind, Pending
 from durable_core.model.run import Run
+from durable_core.model.stream import Piece, StoredStream
 from durable_core.ports import Claimed, RunRecord, RunWrite, StoredRequest, StoredResult
 
-__all__ = ["MemoryRow"]
+__all__ = ["MemoryRow", "place_of"]
 
 
 @dataclass(slots=True)
@@ -23,6 +24,8 @@ class MemoryRow:
     result: StoredResult | None = None
     memos: dict[int, Memo] = field(default_factory=dict)
     pending: dict[str, Pending] = field(default_factory=dict)
+    pieces: dict[tuple[int, int], Piece] = field(default_factory=dict)
+    handoff: str | None = None
 
     @property
     def due(self) -> tuple[int, str]:
@@ -59,6 +62,9 @@ class MemoryRow:
             self.run = replace(
                 self.run, phase=state.phase, failures=state.failures, takeovers=state.takeovers
             )
+        self.pieces.update((place_of(piece), piece) for piece in write.pieces)
+        if write.handoff is not None:
+            self.handoff = write.handoff
         if write.result is not None:
             self.end(write.result)
         elif write.release is not None:
@@ -75,13 +81,61 @@ class MemoryRow:
         self.owner, self.due_at = owner, None
         self.run = replace(self.run, epoch=self.run.epoch + 1)
         memos, pending = self.ops()
-        return Claimed(run=self.run, request=self.request, memos=memos, pending=pending)
+        outside = (len(piece.texts) for piece in self.pieces.values() if piece.op_id is None)
+        return Claimed(
+            run=self.run,
+            request=self.request,
+            memos=memos,
+            pending=pending,
+            streamed=sum(piece.size for piece in self.pieces.values()),
+            outside=sum(outside),
+        )
+
+    def stream(self, done: int, outside: int, most: int) -> StoredStream:
+        """Return what is stored of its stream; see ``ports.Store``."""
+        wanted, size = self._pieces_after(done, outside), 0
+        enough = len(wanted)
+        for index, piece in enumerate(wanted):
+            if size >= most:
+                enough = index
+                break
+            size += piece.size
+        return StoredStream(
+            pieces=tuple(wanted[:enough]),
+            more=enough < len(wanted),
+            handoff=self.handoff,
+            phase=self.run.phase,
+            epoch=self.run.epoch,
+            held=self.owner is not None,
+        )
+
+    def _pieces_after(self, done: int, outside: int) -> list[Piece]:
+        """Return those of steps and those between, in order."""
+        found = {
+            place: piece
+            for place, piece in self.pieces.items()
+            if piece.op_id is None
+            and piece.number >= done
+            and piece.start + len(piece.texts) > outside
+        }
+        for memo in self.memos.values():
+            if memo.number > done and memo.ok and memo.op.kind in (OpKind.RUN, OpKind.SEND):
+                nothing = Piece(number=memo.number, texts=(), op_id=memo.op.id)
+                stored = self.pieces.get((memo.number, -1))
+                piece = nothing if stored is None else replace(stored, op_id=memo.op.id)
+                found[memo.number, -1] = piece
+        return [found[place] for place in sorted(found)]
 
     def free(self, now: int, take_overs: int) -> None:
         """Take the run from its owner."""
         run = self.run
         self.owner, self.due_at = None, now
         self.run = replace(run, epoch=run.epoch + take_overs, takeovers=run.takeovers + take_overs)
+
+
+def place_of(piece: Piece) -> tuple[int, int]:
+    """Return what the pieces of a run are known and ordered by."""
+    return piece.number, piece.start if piece.op_id is None else -1
 
 
 def _copied(pending: Pending) -> Pending:

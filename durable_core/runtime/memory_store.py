@@ -17,6 +17,7 @@ from durable_core.errors import LeaseLost, RunNotFoundError, StoreError
 from durable_core.model.events import Event, StoredEvent
 from durable_core.model.ops import Pending
 from durable_core.model.run import Phase
+from durable_core.model.stream import StoredStream
 from durable_core.ports import (
     Beat,
     Bury,
@@ -35,7 +36,7 @@ from durable_core.ports import (
     Write,
     Written,
 )
-from durable_core.runtime.memory_row import MemoryRow
+from durable_core.runtime.memory_row import MemoryRow, place_of
 from durable_core.runtime.waits import answers, marked, match_keys
 
 __all__ = ["MemoryStore"]
@@ -125,6 +126,9 @@ class MemoryStore:
         numbers = [*row.memos, *(memo.number for memo in write.memos)]
         if len(set(numbers)) != len(numbers):
             raise StoreError(f"run {write.run_id}: a memo with this number is stored already")
+        places = [*row.pieces, *map(place_of, write.pieces)]
+        if len(set(places)) != len(places):
+            raise StoreError(f"run {write.run_id}: chunks with this place are stored already")
         _check_ids(write.sends)
         return row
 
@@ -267,6 +271,14 @@ class MemoryStore:
         with self._lock:
             row = self._find(app, run_id)
             return None if row is None else row.result or row.run.phase
+
+    def stream(
+        self, app: str, run_id: str, *, done: int, outside: int, most: int
+    ) -> StoredStream | None:
+        """Return what is stored of a run's stream, or None; see ``ports.Store``."""
+        with self._lock:
+            row = self._find(app, run_id)
+            return None if row is None else row.stream(done, outside, most)
 
     def ended(self, app: str, run_ids: Sequence[str]) -> Sequence[str]:
         """Return those of the runs that have ended."""

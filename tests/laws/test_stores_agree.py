@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from durable_core.model.events import Event
 from durable_core.model.ops import OpKind, Pending
 from durable_core.model.run import Phase
+from durable_core.model.stream import Piece
 from durable_core.ports import (
     Beat,
     Bury,
@@ -81,6 +82,17 @@ naps = st.builds(pending, st.sampled_from(["step2", "nap"]), due_at=times)
 
 
 memos = st.builds(memo, st.integers(2, 20), kind=st.sampled_from([OpKind.RUN, OpKind.SEND]))
+texts = st.lists(st.sampled_from(["1", '"\N{SNOWMAN}"', "null"]), min_size=1, max_size=3).map(tuple)
+pieces = st.one_of(
+    st.builds(
+        Piece,
+        number=st.integers(2, 20),
+        texts=texts,
+        op_id=st.just("id-step2"),
+        attempt=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    ),
+    st.builds(Piece, number=st.integers(0, 20), texts=texts, start=st.integers(0, 5)),
+)
 awaited = st.none() | st.just(()) | st.just(("id-w1",)) | st.just(("id-step1", "id-w2"))
 releases = st.builds(Release, due_at=times, awaited=awaited)
 
@@ -120,6 +132,8 @@ def run_writes(draw: st.DrawFn) -> RunWrite:
         release=draw(st.none() | releases),
         result=draw(st.none() | results(ENDED)) if draw(few) == 1 else None,
         sends=tuple(draw(st.lists(events, max_size=2))),
+        pieces=tuple(draw(st.lists(pieces, max_size=2))),
+        handoff=draw(st.none() | st.sampled_from(["0.0", "1.2"])),
     )
 
 
@@ -280,6 +294,20 @@ class StoresAgree(RuleBasedStateMachine):
     def read_matches(self, owner: str) -> None:
         expected = sorted(self.memory.matched(owner), key=lambda match: match[:2])
         assert expected == self.sqlite.matched(owner)
+
+    @rule(app=apps, run_id=run_ids, done=times, outside=st.integers(0, 6), most=st.integers(1, 9))
+    def read_stream(self, app: str, run_id: str, done: int, outside: int, most: int) -> None:
+        """Stored chunks, some at a time."""
+        expected = self.memory.stream(app, run_id, done=done, outside=outside, most=most)
+        actual = self.sqlite.stream(app, run_id, done=done, outside=outside, most=most)
+        assert expected == actual
+
+    @invariant()
+    def whole_streams_read_the_same(self) -> None:
+        """All chunks of each run."""
+        for id_ in RUNS:
+            expected = self.memory.stream("app", id_, done=0, outside=0, most=1000)
+            assert expected == self.sqlite.stream("app", id_, done=0, outside=0, most=1000)
 
     @rule(app=apps, phase=st.none() | st.sampled_from(Phase), before=st.none() | run_ids, limit=few)
     def list_runs(self, app: str, phase: Phase | None, before: str | None, limit: int) -> None:

@@ -57,7 +57,7 @@ def prune(db: sqlite3.Connection, message: Prune) -> int:
     """Delete old runs and events; return how many."""
     app, limit = message.app, message.limit
     ended = db.execute(QUERIES["ended-before"], (app, message.runs_before, limit)).fetchall()
-    for name in ("delete-request", "delete-result", "delete-steps", "delete-run"):
+    for name in ("delete-request", "delete-result", "delete-steps", "delete-pieces", "delete-run"):
         db.executemany(QUERIES[name], ended)
     events = db.execute(QUERIES["delete-events"], (app, message.events_before, limit)).rowcount
     return len(ended) + events

@@ -23,6 +23,7 @@ INSERT INTO request (run_id, head, body) VALUES (?, ?, ?)
 UPDATE run
 SET phase = coalesce(:phase, phase), failures = coalesce(:failures, failures),
     takeovers = coalesce(:takeovers, takeovers), owner = :holder, ended_at = :ended_at,
+    handoff = coalesce(:handoff, handoff),
     due_at = CASE
         WHEN :due_at IS NULL THEN NULL
         WHEN EXISTS (
@@ -127,6 +128,30 @@ FROM pending
 WHERE run_id = ?
 ORDER BY op_id
 
+-- insert-piece --
+INSERT INTO piece (run_id, number, start, epoch, attempt, count, size, texts)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+
+-- streamed --
+SELECT coalesce(sum(size), 0), coalesce(sum(count) FILTER (WHERE start >= 0), 0)
+FROM piece
+WHERE run_id = ?
+
+-- stream-run --
+SELECT phase, epoch, owner IS NOT NULL, handoff FROM run WHERE id = ? AND app = ?
+
+-- stream --
+SELECT step.number AS number, -1 AS start, step.op_id, piece.epoch, piece.attempt, piece.size,
+       piece.texts
+FROM step
+LEFT JOIN piece ON piece.run_id = step.run_id AND piece.number = step.number AND piece.start = -1
+WHERE step.run_id = :id AND step.number > :done AND step.ok AND step.kind IN ('run', 'send')
+UNION ALL
+SELECT number, start, NULL, NULL, NULL, size, texts
+FROM piece
+WHERE run_id = :id AND number >= :done AND start + count > :outside AND start >= 0
+ORDER BY number, start
+
 -- put-peer --
 INSERT OR REPLACE INTO peer (id, host, pid, expires_at) VALUES (?, ?, ?, ?)
 
@@ -183,6 +208,9 @@ DELETE FROM result WHERE run_id = ?
 
 -- delete-steps --
 DELETE FROM step WHERE run_id = ?
+
+-- delete-pieces --
+DELETE FROM piece WHERE run_id = ?
 
 -- delete-events --
 DELETE FROM event WHERE seq IN (

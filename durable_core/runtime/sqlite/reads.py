@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from durable_core.model.events import StoredEvent
 from durable_core.model.ops import Memo, Pending
 from durable_core.model.run import Phase
+from durable_core.model.stream import Piece, StoredStream
 from durable_core.ports import Peer, RunRecord, StoredResult
 from durable_core.runtime.sqlite.queries import QUERIES
 from durable_core.runtime.sqlite.rows import (
@@ -16,6 +17,7 @@ from durable_core.runtime.sqlite.rows import (
     memo_of,
     peer_of,
     pending_of,
+    piece_of,
     record_of,
 )
 
@@ -31,6 +33,7 @@ __all__ = [
     "peers",
     "result",
     "secret",
+    "stream",
     "unclaimable",
 ]
 
@@ -62,6 +65,44 @@ def result(db: sqlite3.Connection, app: str, run_id: str) -> StoredResult | Phas
     if ended_at is None:
         return Phase(phase)
     return StoredResult(phase=Phase(phase), head=head, body=body, ended_at=ended_at)
+
+
+def stream(
+    db: sqlite3.Connection, app: str, run_id: str, done: int, outside: int, most: int
+) -> StoredStream | None:
+    """Return what is stored of a run's stream, or None; see ``ports.Store``."""
+    db.execute("BEGIN")
+    try:
+        row = db.execute(QUERIES["stream-run"], (run_id, app)).fetchone()
+        if row is None:
+            return None
+        phase, epoch, held, handoff = row
+        pieces, more = _pieces(db, run_id, done, outside, most)
+    finally:
+        db.execute("ROLLBACK")
+    return StoredStream(
+        pieces=pieces,
+        more=more,
+        handoff=handoff,
+        phase=Phase(phase),
+        epoch=epoch,
+        held=bool(held),
+    )
+
+
+def _pieces(
+    db: sqlite3.Connection, run_id: str, done: int, outside: int, most: int
+) -> tuple[tuple[Piece, ...], bool]:
+    """Return the pieces until they are large enough, and whether there are more."""
+    pieces: list[Piece] = []
+    size = 0
+    wanted = {"id": run_id, "done": done, "outside": outside}
+    for row in db.execute(QUERIES["stream"], wanted):
+        if size >= most:
+            return tuple(pieces), True
+        pieces.append(piece_of(row))
+        size += row[5] or 0
+    return tuple(pieces), False
 
 
 def ended(db: sqlite3.Connection, app: str, run_ids: Sequence[str]) -> Sequence[str]:

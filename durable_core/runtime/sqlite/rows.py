@@ -8,6 +8,7 @@ from typing import Any
 from durable_core.model.events import Event, StoredEvent
 from durable_core.model.ops import Memo, Op, OpKind, Pending
 from durable_core.model.run import Phase, Run
+from durable_core.model.stream import Piece
 from durable_core.ports import Peer, RunRecord
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "memo_of",
     "peer_of",
     "pending_of",
+    "piece_of",
+    "piece_row",
     "record_of",
     "run_of",
     "stored_event_of",
@@ -89,6 +92,27 @@ def pending_of(row: _Row) -> Pending:
         mark=row[10],
         seen=load_seen(row[11]),
         matched=None if row[12] is None else load_match(row[12]),
+    )
+
+
+def piece_row(run_id: str, piece: Piece) -> _Row:
+    """Return the row of ``piece`` for chunks that were streamed."""
+    epoch, attempt = piece.attempt or (None, None)
+    start = piece.start if piece.op_id is None else -1
+    texts = "\n".join(piece.texts)  # JSON text that the codec made has no line ends
+    count = len(piece.texts)
+    return run_id, piece.number, start, epoch, attempt, count, piece.size, texts
+
+
+def piece_of(row: _Row) -> Piece:
+    """Return the chunks of a row of ``stream``; none for a step that has pushed nothing."""
+    number, start, op_id, epoch, attempt, _, texts = row
+    return Piece(
+        number=number,
+        texts=() if texts is None else tuple(texts.split("\n")),
+        op_id=op_id,
+        attempt=None if epoch is None else (epoch, attempt),
+        start=max(start, 0),
     )
 
 

@@ -20,7 +20,7 @@ from durable_core.ports import (
 )
 from durable_core.runtime.sqlite.queries import QUERIES
 from durable_core.runtime.sqlite.reads import load_memos, load_pending
-from durable_core.runtime.sqlite.rows import run_of
+from durable_core.runtime.sqlite.rows import piece_row, run_of
 from durable_core.runtime.sqlite.signals import put_pending, store_events
 from durable_core.runtime.waits import marked
 
@@ -45,6 +45,8 @@ def is_one_memo(write: RunWrite) -> bool:
         and write.result is None
         and not write.pending
         and not write.sends
+        and not write.pieces
+        and write.handoff is None
     )
 
 
@@ -62,11 +64,22 @@ def write_run(db: sqlite3.Connection, write: RunWrite) -> Written:
     answer = _signal(db, write) if write.sends or write.pending else _CHECKPOINTED
     for memo in marked(write.memos, answer.sent):
         _insert_memo(db, write, memo)
-    if write.state is not None or write.release is not None or write.result is not None:
+    if _changes_run(write):
         _update_run(db, write)
     elif write.create is None and not write.memos:
         _held_app(db, write)
+    if write.pieces:
+        db.executemany(QUERIES["insert-piece"], [piece_row(write.run_id, p) for p in write.pieces])
     return answer
+
+
+def _changes_run(write: RunWrite) -> bool:
+    return (
+        write.state is not None
+        or write.release is not None
+        or write.result is not None
+        or write.handoff is not None
+    )
 
 
 def _insert_run(db: sqlite3.Connection, write: RunWrite, run: Run) -> None:
@@ -140,6 +153,7 @@ def _update_run(db: sqlite3.Connection, write: RunWrite) -> None:
         "due_at": None if release is None or result is not None else release.due_at,
         "now": write.now,
         "awaited": None if awaited is None else json.dumps(awaited),
+        "handoff": write.handoff,
     }
     if db.execute(QUERIES["update-run"], row).rowcount == 0:
         raise _lost(write)
@@ -205,9 +219,12 @@ def _claim_run(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed | Unr
 def _claim_readable(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed:
     [row] = db.execute(QUERIES["claim-run"], {"id": run_id, "owner": owner}).fetchall()
     head, body = db.execute(QUERIES["request"], (run_id,)).fetchone()
+    streamed, outside = db.execute(QUERIES["streamed"], (run_id,)).fetchone()
     return Claimed(
         run=run_of(row),
         request=StoredRequest(head=head, body=body),
         memos=load_memos(db, run_id),
         pending=load_pending(db, run_id),
+        streamed=streamed,
+        outside=outside,
     )

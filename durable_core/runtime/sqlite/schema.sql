@@ -29,7 +29,8 @@ CREATE TABLE run (
     epoch        INTEGER NOT NULL,
     owner        TEXT,
     due_at       INTEGER,
-    ended_at     INTEGER
+    ended_at     INTEGER,
+    handoff      TEXT
 ) STRICT, WITHOUT ROWID;
 
 -- By handler first: due runs whose handler nobody knows must not stand in the way of the others.
@@ -61,6 +62,21 @@ CREATE TABLE step (
     attempts INTEGER NOT NULL,
     ended_at INTEGER NOT NULL,
     PRIMARY KEY (run_id, number)
+) STRICT, WITHOUT ROWID;
+
+-- Chunks that were streamed. Those of a step have its number, and start at -1. Those from outside
+-- steps have the number of the last step before them, and start at the index of the first of
+-- them. `texts` has one JSON text per line, `size` is in bytes.
+CREATE TABLE piece (
+    run_id  TEXT NOT NULL,
+    number  INTEGER NOT NULL,
+    start   INTEGER NOT NULL,
+    epoch   INTEGER,
+    attempt INTEGER,
+    count   INTEGER NOT NULL,
+    size    INTEGER NOT NULL,
+    texts   TEXT NOT NULL,
+    PRIMARY KEY (run_id, number, start)
 ) STRICT, WITHOUT ROWID;
 
 -- `seen` is a JSON array. `matched` is the whole event as JSON, for it outlives the event's row.

@@ -12,6 +12,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from durable_core.errors import StoreError, StoreFullError, StoreReadOnlyError
 from durable_core.model.events import StoredEvent
 from durable_core.model.run import Phase
+from durable_core.model.stream import StoredStream
 from durable_core.ports import (
     Bury,
     Peer,
@@ -154,6 +155,12 @@ class SQLiteStore:
     def result(self, app: str, run_id: str) -> StoredResult | Phase | None:
         """Return how a run ended, or the phase it is in, or None if there is no such run."""
         return self._read(reads.result, app, run_id)
+
+    def stream(
+        self, app: str, run_id: str, *, done: int, outside: int, most: int
+    ) -> StoredStream | None:
+        """Return what is stored of a run's stream, or None; see ``ports.Store``."""
+        return self._read(reads.stream, app, run_id, done, outside, most)
 
     def ended(self, app: str, run_ids: Sequence[str]) -> Sequence[str]:
         """Return those of the runs (up to 1,000) that have ended."""

@@ -1,0 +1,144 @@
+"""Streams: what a store keeps of the chunks that runs push."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from durable_conformance.plugin import requirement
+from durable_conformance.store_values import (
+    claim,
+    commit,
+    created,
+    ended,
+    memo,
+    memo_write,
+    put_away,
+)
+from durable_core.errors import LeaseLost, StoreError
+from durable_core.model.ops import OpKind
+from durable_core.model.run import Phase
+from durable_core.model.stream import Piece, StoredStream
+from durable_core.ports import Prune, RunWrite, Store
+
+
+def _of_step(number: int, *texts: str) -> Piece:
+    return Piece(number=number, texts=texts, op_id=f"id-step{number}", attempt=(1, number))
+
+
+def _outside(number: int, start: int, *texts: str) -> Piece:
+    return Piece(number=number, texts=texts, start=start)
+
+
+def _read(store: Store, *, done: int = 0, outside: int = 0, most: int = 1000) -> StoredStream:
+    stream = store.stream("app", "r1", done=done, outside=outside, most=most)
+    assert stream is not None
+    return stream
+
+
+@requirement("T20")
+def test_chunks_are_stored_with_the_checkpoint_of_their_step(store: Store) -> None:
+    """They come back as they were, after the number asked for; a step without any has none."""
+    commit(store, replace(created(), pieces=(_of_step(1, '"a"', '"\N{SNOWMAN}"'),)))
+    commit(store, memo_write(number=2))
+
+    assert (
+        _of_step(1, '"a"', '"\N{SNOWMAN}"'),
+        Piece(number=2, texts=(), op_id="id-step2"),
+    ) == _read(store).pieces
+    assert (2,) == tuple(piece.number for piece in _read(store, done=1).pieces)
+
+
+@requirement("T20")
+def test_only_steps_that_stream_and_succeed_are_in_it(store: Store) -> None:
+    """Neither sleeps and waits, nor a step that has failed for good."""
+    failed = replace(memo(3), ok=False)
+    memos = (memo(2, kind=OpKind.SLEEP), failed, memo(4, kind=OpKind.SEND))
+    commit(store, replace(created(), memos=(memo(1), *memos)))
+
+    assert [1, 4] == [piece.number for piece in _read(store).pieces]
+
+
+@requirement("T20")
+def test_chunks_from_outside_steps_keep_their_place(store: Store) -> None:
+    """They come after the step with their number, and by their index."""
+    first = replace(created(), pieces=(_outside(0, 0, "1"), _outside(1, 1, "2", "3")))
+    commit(store, first)
+    commit(store, replace(memo_write(), pieces=(_outside(1, 3, "4"),)))
+
+    places = [(piece.number, piece.op_id, piece.start) for piece in _read(store).pieces]
+    later = [piece.start for piece in _read(store, done=1, outside=3).pieces]
+
+    assert [(0, None, 0), (1, "id-step1", 0), (1, None, 1), (1, None, 3), (2, "id-step2", 0)] == [
+        *places
+    ]
+    assert [3, 0] == later
+
+
+@requirement("T21")
+def test_a_long_stream_is_read_in_parts(store: Store) -> None:
+    """A reader gets about as many bytes as it asks for, and learns that there is more."""
+    commit(store, replace(created(), pieces=(_of_step(1, "1" * 50),)))
+    commit(store, replace(memo_write(), pieces=(_of_step(2, "2" * 50),)))
+
+    first = _read(store, most=10)
+    rest = _read(store, done=first.pieces[-1].number, most=1000)
+
+    assert ([1], True) == ([piece.number for piece in first.pieces], first.more)
+    assert ([2], False) == ([piece.number for piece in rest.pieces], rest.more)
+
+
+@requirement("T20")
+def test_a_refused_write_stores_no_chunk(store: Store) -> None:
+    """Chunks stand and fall with their checkpoint; a place is taken once."""
+    commit(store, replace(created(), pieces=(_outside(0, 0, "1"),)))
+
+    with pytest.raises(LeaseLost):
+        commit(store, replace(memo_write(epoch=2), pieces=(_of_step(2, "2"),)))
+    with pytest.raises(StoreError):
+        commit(store, replace(memo_write(), pieces=(_outside(0, 0, "1"),)))
+
+    assert [0, 1] == [piece.number for piece in _read(store).pieces]
+
+
+@requirement("T21")
+def test_the_stream_says_where_the_run_is(store: Store) -> None:
+    """Its phase and claim, whether somebody executes it, and where its client was handed off."""
+    commit(store, created())
+    live = _read(store)
+    commit(store, RunWrite(run_id="r1", owner="o1", epoch=1, now=1, handoff="1.0"))
+    commit(store, put_away())
+    handed_off = _read(store)
+    claim(store)
+    commit(store, ended(owner="o2", epoch=2))
+    over = _read(store)
+
+    assert (Phase.SYNC, 1, True, None) == (live.phase, live.epoch, live.held, live.handoff)
+    assert (False, "1.0") == (handed_off.held, handed_off.handoff)
+    assert (Phase.COMPLETED, 2, False) == (over.phase, over.epoch, over.held)
+    assert store.stream("other", "r1", done=0, outside=0, most=9) is None
+
+
+@requirement("T21")
+def test_a_claim_says_how_much_was_streamed(store: Store) -> None:
+    """Whoever goes on with a run knows how many bytes and chunks it has stored."""
+    pieces = (_of_step(1, '"a"'), _outside(1, 0, "1", '"é"'))
+    commit(store, replace(created(), pieces=pieces))
+    commit(store, put_away())
+
+    [claimed] = claim(store)
+
+    assert (8, 2) == (claimed.streamed, claimed.outside)
+
+
+@requirement("T20")
+def test_chunks_are_pruned_with_their_run(store: Store) -> None:
+    """A run of the same id that comes later has none of them."""
+    commit(store, replace(created(), pieces=(_of_step(1, "1"), _outside(1, 0, "2"))))
+    commit(store, ended())
+    commit(store, Prune(app="app", runs_before=1000, events_before=0, limit=9))
+
+    assert store.stream("app", "r1", done=0, outside=0, most=9) is None
+    commit(store, created())
+    assert [()] == [piece.texts for piece in _read(store).pieces]

@@ -1,0 +1,85 @@
+"""What a reader of a run's stream has missed, from what is stored and what is live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from durable_core.machine.cursor import Cursor
+from durable_core.model.stream import (
+    Attempt,
+    Committed,
+    LiveStream,
+    Piece,
+    Pushed,
+    RolledBack,
+    StoredStream,
+    Streamed,
+)
+
+__all__ = ["catch_up"]
+
+
+def catch_up(
+    cursor: Cursor, stored: StoredStream | None, live: LiveStream | None
+) -> Iterator[Streamed]:
+    """Yield what the reader must be told, moving its cursor along.
+
+    Afterwards it has been told all that is in ``stored`` (of which it has yet to ask for more, if
+    there is more) and, after the last of that, all that is in ``live``.
+
+    Args:
+        cursor: of the reader.
+        stored: what is stored past the cursor, read after ``live`` was taken; None if the run is
+            not stored.
+        live: what this process knows, if it executes the run; else None.
+    """
+    if stored is not None and live is not None and live.epoch != stored.epoch:
+        live = None  # somebody else has taken the run over
+    committed = set()
+    for piece in () if stored is None else stored.pieces:
+        committed.add(piece.op_id)
+        yield from _stored(cursor, piece)
+    if stored is not None and stored.more:
+        return
+    for op_id, (attempt, _) in list(cursor.open.items()):
+        if _is_over(attempt, stored, live):
+            yield from cursor.see(RolledBack(op_id=op_id, attempt=attempt))
+    if live is None:
+        return
+    for chunk in live.outside:
+        yield from cursor.see(chunk)
+    for attempt, opened in live.attempts.items():
+        if opened.op_id not in committed:
+            yield from _chunks(cursor, opened.op_id, attempt, opened.texts, opened.number)
+
+
+def _is_over(attempt: Attempt, stored: StoredStream | None, live: LiveStream | None) -> bool:
+    """Tell whether an attempt that is not among the stored ones can never be."""
+    if live is not None:
+        return attempt not in live.attempts
+    if stored is None:
+        return True
+    return not stored.held or attempt[0] != stored.epoch
+
+
+def _stored(cursor: Cursor, piece: Piece) -> Iterator[Streamed]:
+    op_id, attempt = piece.op_id, piece.attempt
+    if op_id is None:
+        for index, text in enumerate(piece.texts, piece.start):
+            yield from cursor.see(Pushed(text=text, index=index))
+        return
+    seen = cursor.open.get(op_id)
+    if seen is not None and seen[0] != attempt:
+        yield from cursor.see(RolledBack(op_id=op_id, attempt=seen[0]))
+    if attempt is not None:
+        yield from _chunks(cursor, op_id, attempt, piece.texts, None)
+    yield from cursor.see(Committed(op_id=op_id, number=piece.number))
+
+
+def _chunks(
+    cursor: Cursor, op_id: str, attempt: Attempt, texts: tuple[str, ...], number: int | None
+) -> Iterator[Streamed]:
+    for index, text in enumerate(texts):
+        yield from cursor.see(
+            Pushed(text=text, index=index, op_id=op_id, attempt=attempt, number=number)
+        )
