@@ -1,0 +1,113 @@
+"""One connection to a server, used by one task at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+from durable_core.errors import ConnectFailedError, ConnectionLostError
+from durable_core.runtime.http.budget import Budget
+from durable_core.runtime.http.connection import is_readable
+from durable_core.wire.urls import Origin
+
+__all__ = ["AsyncConnection", "connect_async"]
+
+_PIECE = 64 * 1024
+#: How long an address may take before the next one is tried beside it: RFC 8305, section 5.
+_NEXT_ADDRESS = 0.25
+
+
+class AsyncConnection:
+    """A pair of streams that tells its troubles in this library's errors."""
+
+    __slots__ = ("_reader", "_writer")
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, data: bytes, budget: Budget) -> None:
+        """Send all of the bytes, as fast as the server takes them.
+
+        Raises:
+            ConnectionLostError, RequestTimeoutError.
+        """
+        for start in range(0, len(data), _PIECE):
+            try:
+                async with asyncio.timeout(budget.waiting()):
+                    self._writer.write(data[start : start + _PIECE])
+                    await self._writer.drain()
+            except OSError as error:
+                raise _explained(error, budget) from error
+
+    async def receive(self, budget: Budget) -> bytes:
+        """Return what comes next; empty when the server has closed the connection.
+
+        Raises:
+            ConnectionLostError, RequestTimeoutError.
+        """
+        try:
+            async with asyncio.timeout(budget.waiting()):
+                return await self._reader.read(_PIECE)
+        except OSError as error:
+            raise _explained(error, budget) from error
+
+    async def is_stale(self) -> bool:
+        """Tell whether an idle connection is dead: its end, or what nobody asked for, has come."""
+        if self._reader.at_eof() or self._writer.is_closing():
+            return True
+        if is_readable(self._writer.get_extra_info("socket").fileno()):
+            return True  # and the loop has not yet taken it
+        reading = asyncio.ensure_future(self._reader.read(1))
+        try:
+            await asyncio.sleep(0)  # what the loop has taken is read at once
+            return reading.done()
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    def abort(self) -> None:
+        """Close it at once, and drop what was not sent."""
+        self._writer.transport.abort()
+
+    async def close(self) -> None:
+        """Close it, and return when it is closed."""
+        self._writer.close()
+        try:
+            await self._writer.wait_closed()
+        except OSError:
+            pass  # it was broken already
+
+
+async def connect_async(
+    origin: Origin, tls: ssl.SSLContext | None, budget: Budget
+) -> AsyncConnection:
+    """Connect to a server.
+
+    Args:
+        origin: the server.
+        tls: for ``https``; it says how the certificate is verified.
+        budget: the time that it may take.
+
+    Raises:
+        ConnectFailedError, RequestTimeoutError.
+    """
+    try:
+        async with asyncio.timeout(budget.connecting()):
+            reader, writer = await asyncio.open_connection(
+                origin.host,
+                origin.port,
+                ssl=tls if origin.is_secure else None,
+                happy_eyeballs_delay=_NEXT_ADDRESS,
+            )
+    except TimeoutError as error:
+        raise budget.connect_error() from error
+    except (OSError, UnicodeError) as error:
+        raise ConnectFailedError(f"no connection to {origin.authority}: {error}") from error
+    return AsyncConnection(reader, writer)
+
+
+def _explained(error: OSError, budget: Budget) -> Exception:
+    if isinstance(error, TimeoutError):
+        return budget.idle_error()
+    return ConnectionLostError(f"the connection broke: {error}")

@@ -1,0 +1,84 @@
+"""Connections of tasks: what ``test_connection.py`` and ``test_async_client.py`` leave out."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from durable_core.errors import ConnectionLostError
+from durable_core.model.outgoing import Timeouts
+from durable_core.runtime.http.async_connection import AsyncConnection, connect_async
+from durable_core.runtime.http.budget import Budget
+from durable_core.wire.urls import parse_url
+from support.scripted_server import Peer, Script, ScriptedServer
+
+BUDGET = Budget(Timeouts(idle=10))
+
+
+def connected(script: Script, then: Callable[[AsyncConnection], Awaitable[None]]) -> None:
+    """Connect to a server that does this, and do that with the connection."""
+
+    async def main() -> None:
+        connection = await connect_async(parse_url(server.origin).origin, None, BUDGET)
+        try:
+            await then(connection)
+        finally:
+            await connection.close()
+
+    with ScriptedServer(script) as server:
+        asyncio.run(main())
+
+
+def test_a_connection_is_not_stale_as_long_as_nothing_comes() -> None:
+    """Asking does not take anything from it."""
+    asked = threading.Event()
+
+    def script(peer: Peer) -> None:
+        assert asked.wait(10)
+        peer.say("hello")
+        peer.wait_for_close()
+
+    async def then(connection: AsyncConnection) -> None:
+        assert not await connection.is_stale()
+        asked.set()
+        assert b"hello" == await connection.receive(BUDGET)
+        assert not await connection.is_stale()
+
+    connected(script, then)
+
+
+@pytest.mark.parametrize("last", [b"", b"unasked"])
+def test_a_connection_is_stale_when_anything_came(last: bytes) -> None:
+    """Its end, or bytes that nobody asked for."""
+    done = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.say(b"first", last)
+        peer.close()
+        done.set()
+
+    async def then(connection: AsyncConnection) -> None:
+        assert b"first" == (await connection.receive(BUDGET))[:5]
+        assert await asyncio.to_thread(done.wait, 10)
+        assert await connection.is_stale()
+
+    connected(script, then)
+
+
+def test_sending_on_a_broken_connection_is_an_error() -> None:
+    """It says what the system says."""
+    done = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.reset()
+        done.set()
+
+    async def then(connection: AsyncConnection) -> None:
+        assert await asyncio.to_thread(done.wait, 10)
+        with pytest.raises(ConnectionLostError, match="the connection broke: "):
+            await connection.send(b"x" * 10_000_000, BUDGET)
+
+    connected(script, then)
