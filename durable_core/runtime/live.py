@@ -109,19 +109,26 @@ class Waiters:
         self._lock = threading.Lock()
         self._wakers: dict[str, list[Callable[[], None]]] = {}
         self._count = 0
+        self._released = False
 
     def __len__(self) -> int:
         return self._count
 
     def add(self, run_id: str, wake: Callable[[], None]) -> bool:
-        """Have ``wake`` called when the run ends; False if too many wait already."""
+        """Have ``wake`` called when the run ends; False if too many wait already.
+
+        Once all have been released it is called at once.
+        """
         with self._lock:
             if self._count >= self._most:
                 return False
             self._count += 1
             self._wakers.setdefault(run_id, []).append(wake)
             first = self._count == 1
-        if first:
+            released = self._released
+        if released:
+            wake()
+        elif first:
             self._attend()
         return True
 
@@ -146,6 +153,8 @@ class Waiters:
         for wake in wakers:
             wake()
 
-    def wake_all(self) -> None:
-        """Wake everybody, whether or not their run has ended."""
+    def release_all(self) -> None:
+        """Wake everybody, whether or not their run has ended, and hold nobody from now on."""
+        with self._lock:
+            self._released = True
         self.ended(self.run_ids())

@@ -103,7 +103,7 @@ class Node:
         for live in self.live.all():
             live.detach(HandoffReason.DRAIN)
             live.stop()
-        self.waiters.wake_all()
+        self.waiters.release_all()
         if not self.live.wait_until_empty(timeout):
             names = ", ".join(self.live.names())
             logger.warning("stopped while steps or responses were in flight: %s", names)

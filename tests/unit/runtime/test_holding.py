@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -123,3 +124,16 @@ def test_cancelled_client_signs_off() -> None:
         assert 0 == len(waiters)
 
     asyncio.run(main())
+
+
+@both
+def test_nobody_is_held_once_all_are_released(asynchronous: bool) -> None:
+    """A client that comes while the process stops is sent on at once."""
+    store = WatchedStore()
+    commit(store, created())
+    waiters = Waiters(1, lambda: None)
+    waiters.release_all()
+    began = time.monotonic()
+    assert 303 == ask(holding_on(store, waiters), asynchronous, wanted()).status
+    assert time.monotonic() - began < 5.0
+    assert 0 == len(waiters)

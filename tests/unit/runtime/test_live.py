@@ -70,7 +70,7 @@ def test_waiters() -> None:
 
     waiters.ended(["r1", "unknown"])
     assert ["a", "b"] == woken
-    waiters.wake_all()
+    waiters.release_all()
     assert ["a", "b", "a", "b", "c"] == woken
 
     for name, wake in wakers.items():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 
-from durable_core.api.step import step
+from durable_core.api.step import step, sync_step
 from durable_core.model.request import Request
 from support.harness import lab, request, until
 
@@ -41,3 +42,34 @@ def test_runs_asleep_hold_nothing() -> None:
             assert 302 == endpoint.handle(request()).status
         until(lambda: process.durable.health()["live_runs"] == 0)
         assert threading.active_count() < 10
+
+
+def test_a_client_that_comes_during_a_stop_is_not_held() -> None:
+    """It is sent to ask again at once, when the next process may be there."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        if entered.is_set():
+            raise RuntimeError("called again")
+        entered.set()
+        assert leave.wait(20)
+
+    def handler(request: Request) -> None:
+        sync_step.sleep("nap", 0.001)
+        sync_step.run("slow", slow)
+
+    with lab() as process:
+        endpoint = process.endpoint(handler)
+        location = endpoint.handle(request()).headers["location"]
+        assert entered.wait(10)
+        node = process.engine.node
+        assert node is not None
+        stop = threading.Thread(target=process.durable.stop, args=(20.0,))
+        stop.start()
+        until(lambda: node.stopping)
+        began = time.monotonic()
+        answer = endpoint.handle(request("/it" + location), hold=15.0)
+        took = time.monotonic() - began
+        leave.set()
+        stop.join(10)
+    assert (303, True) == (answer.status, took < 10.0)
