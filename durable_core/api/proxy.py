@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
-
 from durable_core.api.endpoint import hop_of
 from durable_core.api.engine import Engine
 from durable_core.errors import HTTPError
-from durable_core.flow.handoff import with_headers
+from durable_core.flow.handoff import query_reference, with_headers
 from durable_core.flow.wait import WaitRequest
 from durable_core.model.request import Request
 from durable_core.model.response import Response
@@ -16,6 +14,7 @@ from durable_core.wire.problem import problem_from_http_error
 __all__ = ["Proxy"]
 
 _ALLOW = "GET, HEAD, OPTIONS"
+_OWN_PARAMS = frozenset({"runId", "token", "hop"})
 _CORS = (
     ("access-control-allow-origin", "*"),
     ("access-control-allow-methods", "GET, OPTIONS"),
@@ -68,9 +67,12 @@ def _without_run(request: Request) -> Response | None:
 def _wait_request(request: Request, hold: float) -> WaitRequest:
     query = request.query
     run_id = query.get("runId") or ""
+    # What else async_redirect_url has in its query is the application's, and stays.
+    others = tuple(pair for pair in query.items() if pair[0] not in _OWN_PARAMS)
 
     def again(token: str, hop: int) -> str:
-        return "?" + urlencode({"runId": run_id, "token": token, "hop": hop})
+        own = (("runId", run_id), ("token", token), ("hop", str(hop)))
+        return query_reference((*own, *others))
 
     return WaitRequest(
         run_id=run_id,

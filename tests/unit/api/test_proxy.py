@@ -85,3 +85,30 @@ def test_refused(url: str, method: str, status: int) -> None:
         ):
             assert status == response.status
             assert "*" == response.headers["access-control-allow-origin"]
+
+
+def test_hops_keep_what_else_the_query_has() -> None:
+    """Parameters of ``async_redirect_url`` that are not the proxy's own are there at every hop."""
+    with lab() as process:
+        proxy = process.durable.endpoint_proxy()
+        endpoint = process.endpoint(waits, async_redirect_url="/results?shop=a%26b&n=1&n=&token=x")
+        url = endpoint.handle(request()).headers["location"]
+        for hop in (1, 2):
+            answer = proxy.handle(request(url), hold=0.001)
+            asked = request(f"/results{answer.headers['location']}").query
+            assert (("shop", "a&b"), ("n", "1"), ("n", "")) == tuple(
+                pair for pair in asked.items() if pair[0] in ("shop", "n")
+            )
+            assert (str(hop),) == asked.get_all("hop")
+            assert 1 == len(asked.get_all("runId")) == len(asked.get_all("token"))
+            url = "/results" + answer.headers["location"]
+
+
+def test_hops_keep_a_query_that_is_no_text() -> None:
+    """Bytes that are no UTF-8 do not break the wait."""
+    with lab() as process:
+        proxy = process.durable.endpoint_proxy()
+        endpoint = process.endpoint(waits, async_redirect_url="/results")
+        url = endpoint.handle(request()).headers["location"]
+        answer = proxy.handle(request(url + "&x=%ff"), hold=0.001)
+        assert 303 == answer.status
