@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeAlias, cast
 from durable_core.api.adapter import HTTPHandler, ServedEngine
 from durable_core.api.durable import Durable
 from durable_core.api.endpoint import Endpoint, is_wait
+from durable_core.api.proxy import Proxy
 from durable_core.api.router import Matched, MethodNotAllowed, Route, Router
 from durable_core.errors import ConfigurationError, HTTPError
 from durable_core.model.request import Request
@@ -66,7 +67,8 @@ class PlainHandler:
 class Application:
     """Answers each request by the route it matches: 404 without one, 405 for another method.
 
-    OPTIONS is answered with 204 and ``Allow`` unless a route declares it.
+    OPTIONS is answered with 204 and ``Allow`` unless a route declares it; at the path of a proxy,
+    by the proxy, with the headers of CORS.
 
     Args:
         durable: whose endpoints they are; servers start and stop it.
@@ -109,22 +111,31 @@ class Application:
         return await handler.handle_async(request, hold=hold, route=found.route.path)
 
     def _find(self, request: Request) -> Matched[HTTPHandler] | Response:
-        found = self._endpoint_at(request.path) if is_wait(request) else None
+        found = None
+        if is_wait(request):
+            found = self._leading_to(Endpoint, request.path)
         if found is not None:
             return found
         match self._router.match(request.method, request.path):
             case Matched() as found:
                 return found
             case MethodNotAllowed(allow=allow):
-                return _refused(request, ", ".join(allow))
+                if request.method == "OPTIONS":
+                    found = self._leading_to(Proxy, request.path)
+                return found or _refused(request, ", ".join(allow))
         return problem_from_http_error(HTTPError(404, "there is nothing at this path"))
 
-    def _endpoint_at(self, path: str) -> Matched[HTTPHandler] | None:
-        """Return an endpoint at a path: clients wait for its runs by GET, whatever its methods."""
+    def _leading_to(
+        self, kind: type[Endpoint] | type[Proxy], path: str
+    ) -> Matched[HTTPHandler] | None:
+        """Return a route at a path that leads to such a handler, whatever its methods.
+
+        Clients wait for the runs of an endpoint by GET, and browsers ask a proxy by OPTIONS.
+        """
         probe = self._router.match("", path)
         for method in probe.allow if isinstance(probe, MethodNotAllowed) else ():
             found = self._router.match(method, path)
-            if isinstance(found, Matched) and isinstance(found.route.endpoint, Endpoint):
+            if isinstance(found, Matched) and isinstance(found.route.endpoint, kind):
                 return found
         return None
 

@@ -55,6 +55,20 @@ def test_routes(asynchronous: bool) -> None:
         assert (204, "OPTIONS, POST, PUT") == (options.status, options.headers["allow"])
 
 
+@both
+def test_a_proxy_answers_options_itself(asynchronous: bool) -> None:
+    """Browsers on other origins get the headers of CORS, unless a route declares OPTIONS."""
+    with lab() as process:
+        proxy = process.durable.endpoint_proxy()
+        app = Application(process.durable, {"GET,HEAD /wait": proxy, "POST /wait": plain})
+        answer = ask(app, request("/wait", "OPTIONS"), asynchronous)
+        assert 204 == answer.status
+        assert "*" == answer.headers["access-control-allow-origin"]
+        own: dict[str, Any] = {"GET /wait": proxy, "OPTIONS /wait": plain}
+        answer = ask(Application(process.durable, own), request("/wait", "OPTIONS"), asynchronous)
+        assert b'["plain",{}]' == answer.body
+
+
 @pytest.mark.parametrize("others", [{}, {"GET /orders/{id}": plain}, {"GET /{any:path}": plain}])
 def test_wait_url_goes_before_other_routes(others: dict[str, Any]) -> None:
     """A client waits by GET at the path of a POST endpoint, whatever else is there."""
