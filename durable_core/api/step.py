@@ -11,7 +11,6 @@ from durable_core.api.events import checked_events
 from durable_core.errors import StepUsageError
 from durable_core.flow.asks import Call
 from durable_core.flow.current import Face, Scope, current_scope
-from durable_core.flow.steps import run_step, send_events, sleep_until, wait_for_event
 from durable_core.machine.duration import parse_deadline, parse_duration
 from durable_core.machine.matching import WaitRule, resolve_match, validate_if
 from durable_core.model.events import Event
@@ -70,7 +69,7 @@ class AsyncSteps:
         scope = current_scope(Face.ASYNC, id)
         call = _call(id, fn, args, kwargs)
         op = scope.ex.take(id, OpKind.RUN, scope.branch())
-        return _named("run", id, scope.drive(run_step(scope.ex, op, call)))
+        return _named("run", id, scope.drive(scope.flows.run_step(scope.ex, op, call)))
 
     def sleep(self, id: str, duration: _Duration) -> Coroutine[Any, Any, None]:
         """Go on after so long, however often the process restarts meanwhile.
@@ -153,7 +152,7 @@ class Steps:
         scope = current_scope(Face.SYNC, id)
         call = _call(id, fn, args, kwargs)
         op = scope.ex.take(id, OpKind.RUN, scope.branch())
-        return cast(T, scope.drive(run_step(scope.ex, op, call)))
+        return cast(T, scope.drive(scope.flows.run_step(scope.ex, op, call)))
 
     def sleep(self, id: str, duration: _Duration) -> None:
         """Go on after so long; see :meth:`AsyncSteps.sleep`."""
@@ -207,13 +206,15 @@ def _named(method: str, step_id: str, coroutine: Any) -> Coroutine[Any, Any, Any
 def _sleep(scope: Scope, step_id: str, duration: _Duration) -> Any:
     length = parse_duration(duration)
     op = scope.ex.take(step_id, OpKind.SLEEP, scope.branch())
-    return scope.drive(sleep_until(scope.ex, op, functools.partial(int.__add__, length)))
+    return scope.drive(
+        scope.flows.sleep_until(scope.ex, op, functools.partial(int.__add__, length))
+    )
 
 
 def _sleep_until(scope: Scope, step_id: str, deadline: datetime) -> Any:
     due_at = parse_deadline(deadline, now=scope.ex.env.clock.now())
     op = scope.ex.take(step_id, OpKind.SLEEP, scope.branch())
-    return scope.drive(sleep_until(scope.ex, op, lambda now: due_at))
+    return scope.drive(scope.flows.sleep_until(scope.ex, op, lambda now: due_at))
 
 
 def _wait(
@@ -234,10 +235,10 @@ def _wait(
     )
     length = parse_duration(timeout, what="timeout")
     op = scope.ex.take(step_id, OpKind.WAIT, scope.branch())
-    return scope.drive(wait_for_event(scope.ex, op, rule, length))
+    return scope.drive(scope.flows.wait_for_event(scope.ex, op, rule, length))
 
 
 def _send(scope: Scope, step_id: str, events: Event | Sequence[Event]) -> Any:
     checked = checked_events(events, scope.ex.env.limits)
     op = scope.ex.take(step_id, OpKind.SEND, scope.branch())
-    return scope.drive(send_events(scope.ex, op, checked))
+    return scope.drive(scope.flows.send_events(scope.ex, op, checked))

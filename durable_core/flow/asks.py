@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from durable_core.model.response import Response
-from durable_core.ports import RunWrite, StoredResult, Written
+from durable_core.ports import StoredResult, Write, Written
 
 __all__ = [
     "Answer",
@@ -109,7 +109,7 @@ class Submit:
     """
 
     waits: ClassVar[bool] = False
-    write: RunWrite
+    write: Write[Any]
     after: tuple[Ticket, ...] = ()
 
 
@@ -223,7 +223,7 @@ Ask: TypeAlias = (
 Flow: TypeAlias = Generator[Ask, Any, T]
 
 
-def submit(write: RunWrite, after: tuple[Ticket, ...] = ()) -> Flow[Ticket]:
+def submit(write: Write[Any], after: tuple[Ticket, ...] = ()) -> Flow[Ticket]:
     """Queue a write."""
     ticket: Ticket = yield Submit(write, after)
     return ticket

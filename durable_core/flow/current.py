@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from durable_core.errors import StepUsageError
 from durable_core.flow.asks import Flow
 from durable_core.flow.execution import Execution
+from durable_core.flow.flows import Flows
 
 __all__ = ["CURRENT", "Face", "InsideStep", "Scope", "current_scope", "inside_run"]
 
@@ -27,6 +28,11 @@ class Scope(Protocol):
     @property
     def ex(self) -> Execution:
         """The execution."""
+        ...
+
+    @property
+    def flows(self) -> Flows:
+        """What its engine does for it."""
         ...
 
     @property

@@ -46,35 +46,41 @@ def hand_off(ex: Execution, reason: HandoffReason) -> Flow[None]:
         yield from refer_client(ex)
 
 
-def refer_client(ex: Execution) -> Flow[None]:
-    """Answer the attached client with a redirect or a token."""
+def refer_client(ex: Execution, token: str | None = None) -> Flow[None]:
+    """Answer the attached client with a redirect or a token.
+
+    Args:
+        ex: the execution.
+        token: what opens the run's result; by default a fresh one of our own.
+    """
+    token = token or fresh_token(ex.env, ex.run.id)
     target = ex.options.redirect_url
     url: str | None = None
     if callable(target) and not ex.options.token_answer:
         run_id = ex.run.id
-        outcome = yield from invoke(None, Call(target, (run_id, fresh_token(ex.env, run_id))))
+        outcome = yield from invoke(None, Call(target, (run_id, token)))
         if isinstance(outcome, Returned) and isinstance(outcome.value, str) and outcome.value:
             url = quote(outcome.value, safe="!#$%&'()*+,/:;=?@[]~")
         else:
             error = None if isinstance(outcome, Returned) else outcome.error
             text = "async_redirect_url gave no URL; the client is sent to the endpoint's own"
             yield from report(text, error)
-    yield from answer(referral(ex.env, ex.options, ex.request.method, ex.run.id, url))
+    yield from answer(referral(ex.options, ex.request.method, ex.run.id, token, url))
 
 
 def referral(
-    env: Env, options: Options, method: str, run_id: str, url: str | None = None
+    options: Options, method: str, run_id: str, token: str, url: str | None = None
 ) -> Response:
     """Return the answer that tells a client where its result will be.
 
     Args:
-        env, options: of the run's application and endpoint.
+        options: of the run's endpoint.
         method: of the run's request; decides between 302 and 303 (RFC 9110 section 15.4).
         run_id: the run.
+        token: what opens its result.
         url: where to, if the application has said so; else ``async_redirect_url`` as a string,
             else the endpoint's own URL.
     """
-    token = fresh_token(env, run_id)
     if options.token_answer:
         return Response.json({"run_id": run_id, "token": token}, headers=PRIVATE_HEADERS)
     if url is None and isinstance(options.redirect_url, str):

@@ -15,7 +15,7 @@ from durable_core.wire.problem import problem
 from durable_core.wire.requests import load_response
 from durable_core.wire.tokens import verify_token
 
-__all__ = ["WaitRequest", "wait_for_result"]
+__all__ = ["WaitRequest", "not_yet", "refuse_incomplete", "refuse_token", "wait_for_result"]
 
 #: How often a client is sent to the wait URL again before it is told to come back later.
 _MOST_HOPS = 5
@@ -47,15 +47,14 @@ def wait_for_result(env: Env, wanted: WaitRequest) -> Flow[Response]:
 
     The answer to a bad token is the same whether or not there is such a run.
     """
-    if not wanted.run_id or not wanted.token:
-        detail = f"the query parameters {wanted.names[0]!r} and {wanted.names[1]!r} are required"
-        return problem(400, "missing-parameter", detail=detail)
+    missing = refuse_incomplete(wanted)
+    if missing is not None:
+        return missing
     try:
         now = env.clock.now()
         verify_token(env.secrets(), wanted.token, app=env.app, run_id=wanted.run_id, now=now)
     except InvalidTokenError as error:
-        refusal = problem(403, "invalid-token", detail=str(error))
-        return with_headers(refusal, PRIVATE_HEADERS)
+        return refuse_token(str(error))
     result = yield from read_result(wanted.run_id)
     if result is not None and not isinstance(result, StoredResult):
         if not (yield from hold(wanted.run_id, wanted.hold_ms)):
@@ -67,7 +66,20 @@ def wait_for_result(env: Env, wanted: WaitRequest) -> Flow[Response]:
         return with_headers(gone, PRIVATE_HEADERS)
     if isinstance(result, StoredResult):
         return _ended(result)
-    return _not_yet(env, wanted)
+    return not_yet(wanted, fresh_token(env, wanted.run_id))
+
+
+def refuse_incomplete(wanted: WaitRequest) -> Response | None:
+    """Return the answer to a client that has left out the run or the token."""
+    if wanted.run_id and wanted.token:
+        return None
+    detail = f"the query parameters {wanted.names[0]!r} and {wanted.names[1]!r} are required"
+    return problem(400, "missing-parameter", detail=detail)
+
+
+def refuse_token(detail: str) -> Response:
+    """Return the answer to a client whose token opens nothing."""
+    return with_headers(problem(403, "invalid-token", detail=detail), PRIVATE_HEADERS)
 
 
 def _ended(result: StoredResult) -> Response:
@@ -77,8 +89,8 @@ def _ended(result: StoredResult) -> Response:
     return load_response(result.head, result.body)
 
 
-def _not_yet(env: Env, wanted: WaitRequest) -> Response:
-    token = fresh_token(env, wanted.run_id)
+def not_yet(wanted: WaitRequest, token: str) -> Response:
+    """Send a client whose run has not ended to the wait URL again, with this token."""
     if wanted.hop < _MOST_HOPS:
         location = wanted.again(token, wanted.hop + 1)
         return Response(status=303, headers=(("location", location), *PRIVATE_HEADERS))

@@ -2,27 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from durable_core.flow.current import Scope
 from durable_core.flow.execution import Execution
-from durable_core.runtime.commits import CommitQueue
+from durable_core.flow.flows import Flows
+from durable_core.ports import Write
 from durable_core.runtime.live import LiveRuns
 from durable_core.runtime.loops import Loops
-from durable_core.runtime.marks import EventMark
 from durable_core.runtime.pool import DaemonPool
+from durable_core.runtime.tickets import Ticket
 
-__all__ = ["Host"]
+__all__ = ["Host", "Mark", "WriteQueue"]
 
 T = TypeVar("T")
+
+
+class WriteQueue(Protocol):
+    """The way from a live run to where its engine keeps what is durable."""
+
+    def submit(self, write: Write[T], after: Sequence[Ticket[Any]] = ()) -> Ticket[T]:
+        """Queue a write; it fails if one of those before it has failed."""
+        ...
+
+    def wait(self, ticket: Ticket[T]) -> T:
+        """Block until the write is durable; return its answer or raise its error."""
+        ...
+
+    async def wait_async(self, ticket: Ticket[T]) -> T:
+        """As :meth:`wait`, on an event loop."""
+        ...
+
+    def commit_here(self) -> None:
+        """Make durable what is queued, if that is soon done; nobody else will join it."""
+        ...
+
+
+class Mark(Protocol):
+    """How far the numbers of stored events have come."""
+
+    def recent(self) -> int:
+        """Return a number that counts every event of this process."""
+        ...
 
 
 class Host(Protocol):
     """The node, as its runs see it."""
 
     @property
-    def event_mark(self) -> EventMark:
+    def flows(self) -> Flows:
+        """What the engine does for a run."""
+        ...
+
+    @property
+    def event_mark(self) -> Mark:
         """How far the numbers of stored events have come."""
         ...
 
@@ -32,8 +66,8 @@ class Host(Protocol):
         ...
 
     @property
-    def queue(self) -> CommitQueue:
-        """The way to write to it."""
+    def queue(self) -> WriteQueue:
+        """The way to what is durable."""
         ...
 
     @property

@@ -11,6 +11,7 @@ from durable_core.errors import StoreError
 from durable_core.flow.current import Face, Scope
 from durable_core.flow.env import Env
 from durable_core.flow.execution import Execution
+from durable_core.flow.flows import STORED
 from durable_core.model.commands import HandoffReason
 from durable_core.model.request import Request
 from durable_core.model.response import Response
@@ -33,7 +34,7 @@ from durable_core.runtime.loops import Loops
 from durable_core.runtime.marks import EventMark
 from durable_core.runtime.pool import DaemonPool
 from durable_core.runtime.resuming import Resuming
-from durable_core.runtime.running import Running
+from durable_core.runtime.running import StoredRunning
 from durable_core.runtime.serving import Serving
 from durable_core.runtime.settings import Registered, Settings
 from durable_core.runtime.tickets import Ticket
@@ -64,6 +65,7 @@ class Node:
         self.settle_time = settings.settle_time
         self.unwind_time = settings.unwind_time
         self.stopping = False
+        self.flows = STORED
         self.live = LiveRuns()
         self.keeper = Keeper(self)
         self.waiters = Waiters(env.limits.waiting_clients, self.keeper.attend)
@@ -77,7 +79,7 @@ class Node:
         self.workers = DaemonPool(settings.worker_threads, "durable-worker")
         self.abandoned: list[RunWrite] = []
         self.loops = Loops()
-        self._running = Running(self)
+        self._running = StoredRunning(self)
         self._serving = Serving(self, self._running)
         self._resuming = Resuming(self, self._running)
 

@@ -17,7 +17,7 @@ from durable_core.runtime.keeper import Keeper
 from durable_core.runtime.logs import run_logger
 from durable_core.runtime.loops import call_soon
 from durable_core.runtime.pool import DaemonPool
-from durable_core.runtime.running import Running
+from durable_core.runtime.running import StoredRunning
 from durable_core.runtime.settings import Registered, Settings
 from durable_core.runtime.tasks import TaskRun
 from durable_core.runtime.threads import ThreadRun
@@ -48,7 +48,7 @@ class Resuming:
         busy: how many runs of each kind of handler are replayed now.
     """
 
-    def __init__(self, node: _Node, running: Running) -> None:
+    def __init__(self, node: _Node, running: StoredRunning) -> None:
         self.busy = {Face.SYNC: 0, Face.ASYNC: 0}
         self._node = node
         self._running = running

@@ -20,7 +20,7 @@ from durable_core.runtime.logs import run_logger
 from durable_core.runtime.tasks import TaskRun
 from durable_core.runtime.threads import ThreadRun
 
-__all__ = ["Running"]
+__all__ = ["Running", "StoredRunning"]
 
 
 #: A run that the store has cut short goes on after so long, milliseconds: it may be so again.
@@ -30,10 +30,15 @@ _PAUSE = 1_000
 class _Node(Protocol):
     """What running needs of its node."""
 
-    env: Env
     live: LiveRuns
-    keeper: Keeper
     stopping: bool
+
+
+class _StoredNode(_Node, Protocol):
+    """What it needs besides where runs are kept in a store."""
+
+    env: Env
+    keeper: Keeper
     abandoned: list[RunWrite]
 
 
@@ -47,7 +52,6 @@ class Running:
     def __init__(self, node: _Node) -> None:
         self._node = node
         self._tasks: set[asyncio.Task[None]] = set()
-        self._given_up: WeakSet[Execution] = WeakSet()
 
     @property
     def has_tasks(self) -> bool:
@@ -99,15 +103,31 @@ class Running:
         self.give_up(run.ex)
         self._node.live.remove(run)
 
-    def write_later(self, write: RunWrite) -> None:
-        """Have the keeper write this of a run that is not live, as soon as the store takes it."""
-        self._node.abandoned.append(write)
-        self._node.keeper.wake()
+    def give_up(self, ex: Execution) -> None:
+        """See that a run which its execution could not put away is given up later, if it must."""
 
     def _begin(self, run: ThreadRun | TaskRun) -> None:
         self._node.live.add(run)
         if self._node.stopping:  # after this one was let in, before it was live
             run.ex.stop()
+
+
+class StoredRunning(Running):
+    """Runs executions whose runs are kept in a store, where other processes may go on with them.
+
+    Args:
+        node: the node.
+    """
+
+    def __init__(self, node: _StoredNode) -> None:
+        super().__init__(node)
+        self._stored_node = node
+        self._given_up: WeakSet[Execution] = WeakSet()
+
+    def write_later(self, write: RunWrite) -> None:
+        """Have the keeper write this of a run that is not live, as soon as the store takes it."""
+        self._stored_node.abandoned.append(write)
+        self._stored_node.keeper.wake()
 
     def give_up(self, ex: Execution) -> None:
         """See that a run which its execution could not put away is given up later, once."""
@@ -123,7 +143,7 @@ class Running:
         log = run_logger(run.id, run.function_id)
         text = "cut short, it continues from its last checkpoint: %s"
         log.error(text, ex.fault, exc_info=ex.fault if crashes else None)
-        now = self._node.env.clock.now()
+        now = self._stored_node.env.clock.now()
         release = Release(due_at=now if crashes else now + _PAUSE)
         self.write_later(
             RunWrite(

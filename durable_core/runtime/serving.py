@@ -9,22 +9,19 @@ from durable_core.errors import StoreError
 from durable_core.flow.current import Face
 from durable_core.flow.env import Env
 from durable_core.flow.execution import Execution
-from durable_core.flow.handoff import referral
-from durable_core.flow.serve import execute, unavailable
-from durable_core.model.commands import HandoffReason
+from durable_core.flow.handoff import fresh_token, referral
+from durable_core.flow.serve import unavailable
 from durable_core.model.request import Request
 from durable_core.model.response import Response
 from durable_core.model.run import Phase, Run
+from durable_core.runtime.answering import Answering
 from durable_core.runtime.host import Host
 from durable_core.runtime.keeper import Keeper
 from durable_core.runtime.logs import logger
-from durable_core.runtime.loops import call_soon
+from durable_core.runtime.marks import EventMark
 from durable_core.runtime.pool import DaemonPool
 from durable_core.runtime.running import Running
 from durable_core.runtime.settings import Registered
-from durable_core.runtime.streamed import discard
-from durable_core.runtime.tasks import TaskRun
-from durable_core.runtime.threads import ThreadRun
 from durable_core.wire.problem import problem
 
 __all__ = ["Serving"]
@@ -34,6 +31,7 @@ class _Node(Host, Protocol):
     """What serving needs of its node."""
 
     env: Env
+    event_mark: EventMark
     keeper: Keeper
     servers: DaemonPool
 
@@ -48,7 +46,7 @@ class Serving:
 
     def __init__(self, node: _Node, running: Running) -> None:
         self._node = node
-        self._running = running
+        self._answering = Answering(node, running, _unanswered)
 
     def serve(self, endpoint: Registered, request: Request, route: str | None) -> Response:
         """Serve a client in this thread."""
@@ -58,10 +56,7 @@ class Serving:
             ex = self._execution_for(endpoint, request, route)
         except StoreError as error:
             return self._refuse(error)
-        answers: list[Response] = []
-        run = ThreadRun(self._node, ex, endpoint.handler, answers.append)
-        self._running.in_thread(run, execute(ex))
-        return answers[0] if answers else self._unanswered(ex)
+        return self._answering.run(ex, endpoint)
 
     async def serve_async(
         self, endpoint: Registered, request: Request, route: str | None
@@ -73,56 +68,7 @@ class Serving:
             ex = self._execution_for(endpoint, request, route)
         except StoreError as error:
             return self._refuse(error)
-        answered: asyncio.Future[Response] = loop.create_future()
-
-        def reply(response: Response) -> None:
-            if answered.done():  # the client is gone
-                self._discard(response)
-            else:
-                answered.set_result(response)
-
-        def ended() -> None:
-            if not answered.done():
-                answered.set_result(self._unanswered(ex))
-
-        if endpoint.face is Face.ASYNC:
-            task_run = TaskRun(self._node, ex, endpoint.handler, reply)
-            live: TaskRun | ThreadRun = task_run
-            self._running.in_task(task_run, execute(ex), ended)
-        else:
-            live = ThreadRun(
-                self._node,
-                ex,
-                endpoint.handler,
-                lambda response: call_soon(loop, reply, response),
-                own_thread=True,
-            )
-            done = self._node.servers.submit(self._running.in_thread, live, execute(ex))
-            done.add_done_callback(lambda _: call_soon(loop, ended))
-        try:
-            return await answered
-        except asyncio.CancelledError:
-            if answered.done() and not answered.cancelled():
-                self._discard(answered.result())
-            else:
-                answered.cancel()
-                self._client_gone(live)
-            raise
-
-    def _client_gone(self, live: TaskRun | ThreadRun) -> None:
-        if isinstance(live, TaskRun):
-            live.detach(HandoffReason.DISCONNECT)
-            return
-        try:
-            # Detaching a thread commits, which must not block the loop.
-            self._node.threads.submit(live.detach, HandoffReason.DISCONNECT)
-        except RuntimeError:
-            pass  # stopped: what was in flight has been detached or given up
-
-    def _discard(self, response: Response) -> None:
-        """See that the end of a streamed body is recorded although nobody sends it."""
-        if response.is_streaming:
-            self._running.keep(discard(response, self._node.threads))
+        return await self._answering.run_async(ex, endpoint)
 
     def _execution_for(
         self, endpoint: Registered, request: Request, route: str | None
@@ -145,8 +91,10 @@ class Serving:
         logger.error("a request was refused, the store is unavailable: %s", error)
         return unavailable(error)
 
-    def _unanswered(self, ex: Execution) -> Response:
-        """Return what a client gets if an execution was cut short before it could answer."""
-        if ex.stored and ex.fault is None:
-            return referral(ex.env, ex.options, ex.request.method, ex.run.id)
-        return problem(500, "internal-error", detail=f"run {ex.run.id} ended without an answer")
+
+def _unanswered(ex: Execution) -> Response:
+    """Return what a client gets if an execution was cut short before it could answer."""
+    if ex.stored and ex.fault is None:
+        token = fresh_token(ex.env, ex.run.id)
+        return referral(ex.options, ex.request.method, ex.run.id, token)
+    return problem(500, "internal-error", detail=f"run {ex.run.id} ended without an answer")

@@ -37,7 +37,6 @@ from durable_core.flow.asks import (
 from durable_core.flow.current import CURRENT, Face, InsideStep
 from durable_core.flow.drive import drive_async
 from durable_core.flow.execution import MARK, Execution
-from durable_core.flow.serve import detach, put_away
 from durable_core.model.commands import HandoffReason
 from durable_core.model.events import StoredEvent
 from durable_core.model.request import Request
@@ -78,6 +77,7 @@ class TaskRun:
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.ex = ex
+        self.flows = host.flows
         self._host = host
         self._handler = handler
         self._reply = reply
@@ -145,7 +145,7 @@ class TaskRun:
 
     def _detach_here(self, reason: HandoffReason) -> None:
         if self.ex.attached and not self.ex.closed:
-            self._in_background(detach(self.ex, reason))
+            self._in_background(self.flows.detach(self.ex, reason))
 
     def _stop_here(self) -> None:
         self.ex.stop()
@@ -156,7 +156,7 @@ class TaskRun:
         self._unwinding.unwind()
 
     def _go_on_without_handler(self) -> None:
-        task = self._in_background(put_away(self.ex))
+        task = self._in_background(self.flows.put_away(self.ex))
         # The handler may never end; what could not be stored now must be all the same.
         task.add_done_callback(lambda _: self._host.give_up(self.ex))
 

@@ -34,7 +34,6 @@ from durable_core.flow.asks import (
 from durable_core.flow.current import CURRENT, Face, InsideStep
 from durable_core.flow.drive import drive_sync
 from durable_core.flow.execution import MARK, Execution
-from durable_core.flow.serve import detach
 from durable_core.model.commands import HandoffReason
 from durable_core.model.events import StoredEvent
 from durable_core.model.request import Request
@@ -73,6 +72,7 @@ class ThreadRun:
         own_thread: bool = False,
     ) -> None:
         self.ex = ex
+        self.flows = host.flows
         self._host = host
         self._handler = handler
         self._reply = reply
@@ -111,7 +111,7 @@ class ThreadRun:
     def detach(self, reason: HandoffReason) -> None:
         """Hand the client off now if it waits elsewhere, else at the next step."""
         if self._own_thread:
-            self.drive(detach(self.ex, reason))
+            self.drive(self.flows.detach(self.ex, reason))
         elif self.ex.attached:
             self.ex.stop()
 

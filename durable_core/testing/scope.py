@@ -17,8 +17,10 @@ from durable_core.flow.asks import (
 )
 from durable_core.flow.current import Face, Scope
 from durable_core.flow.execution import Execution, settle
+from durable_core.flow.flows import Flows
 from durable_core.machine.stepids import hash_step_id
 from durable_core.model.ops import Memo
+from durable_core.ports import RunWrite
 from durable_core.testing.faults import Faults, Moment
 from durable_core.testing.replay import Replays
 
@@ -70,6 +72,11 @@ class WatchedScope:
         return self._run.ex
 
     @property
+    def flows(self) -> Flows:
+        """What its engine does for it."""
+        return self._run.flows
+
+    @property
     def face(self) -> Face:
         """How its handler is called."""
         return self._run.face
@@ -113,7 +120,7 @@ class WatchedScope:
         match ask:
             case Invoke(op_name=str() as name):
                 return (yield from self._invoke(ask, name))
-            case Submit(write=write):
+            case Submit(write=RunWrite() as write):
                 for op in [*(m.op for m in write.memos), *(p.op for p in write.pending)]:
                     yield from self._begins(op.name)
                 for memo in write.memos:

@@ -11,7 +11,7 @@ from laws.corpus import CORPUS, Behaviour, World
 from durable_core.api.adapter import HTTPHandler
 from durable_core.flow.current import Face
 from durable_core.flow.env import Options
-from durable_core.flow.handoff import referral
+from durable_core.flow.handoff import fresh_token, referral
 from durable_core.model.events import Event
 from durable_core.model.response import Response
 from durable_core.model.run import Phase
@@ -53,7 +53,8 @@ class Experiment:
         with lab(self.store) as process:
             endpoint = self.endpoint(process)
             process.durable.start()
-            way = referral(process.durable.engine.env, Options(key="it"), "GET", record.run.id)
+            token = fresh_token(process.durable.engine.env, record.run.id)
+            way = referral(Options(key="it"), "GET", record.run.id, token)
             return process.follow(endpoint, way)
 
     def crash(self, checkpoints: int) -> bool:

@@ -38,6 +38,7 @@ class Queue:
 
     def perform(self, ask: Ask) -> Any:
         if isinstance(ask, Submit):
+            assert isinstance(ask.write, RunWrite)
             self.writes.append(ask.write)
             self.after.append(ask.after)
             return _Ticket()

@@ -149,8 +149,8 @@ def test_tokens_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_referral_prefers_what_the_application_said() -> None:
     """A URL that was made for this run goes before the configured one."""
     options = Options(key="it", redirect_url="/wait")
-    assert "/made" == referral(an_env(), options, "GET", "r1", "/made").headers["location"]
-    assert referral(an_env(), options, "GET", "r1").headers["location"].startswith("/wait?runId=r1")
+    assert "/made" == referral(options, "GET", "r1", "t", "/made").headers["location"]
+    assert "/wait?runId=r1&token=t" == referral(options, "GET", "r1", "t").headers["location"]
 
 
 def test_query_reference() -> None:

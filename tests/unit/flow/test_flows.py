@@ -1,0 +1,16 @@
+"""The flows of an engine, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from durable_core.flow import serve, steps
+from durable_core.flow.flows import STORED, Flows
+
+
+def test_the_stored_flows_are_those_of_this_room() -> None:
+    """Each flow is the function of its name in ``steps`` or ``serve``."""
+    named = {**vars(serve), **vars(steps)}
+    expected = {field.name: named[field.name] for field in fields(Flows)}
+
+    assert expected == {name: getattr(STORED, name) for name in expected}
