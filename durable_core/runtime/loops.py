@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from durable_core.runtime.logs import logger
@@ -15,9 +15,14 @@ T = TypeVar("T")
 
 
 class LoopThread:
-    """One long-lived event loop in a daemon thread."""
+    """One long-lived event loop in a daemon thread.
 
-    def __init__(self) -> None:
+    Args:
+        patience: seconds that :meth:`stop` leaves to tasks which do not end when cancelled.
+    """
+
+    def __init__(self, patience: float = 5.0) -> None:
+        self._patience = patience
         self.loop = asyncio.new_event_loop()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="durable-loop", daemon=True)
@@ -52,7 +57,7 @@ class LoopThread:
             leftover = asyncio.all_tasks(self.loop)
             for task in leftover:
                 task.cancel()
-            self.loop.run_until_complete(asyncio.gather(*leftover, return_exceptions=True))
+            self.loop.run_until_complete(_ended(leftover, self._patience))
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
 
@@ -117,6 +122,12 @@ class Loops:
                 pass  # closed, and the guard with it
         if self._own is not None:
             self._own.stop()
+
+
+async def _ended(tasks: Iterable[asyncio.Task[object]], patience: float) -> None:
+    """Wait for tasks that were cancelled, whatever becomes of them; not for ever."""
+    ended = asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.wait((ended,), timeout=patience)
 
 
 async def _rest() -> None:

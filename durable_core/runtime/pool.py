@@ -8,10 +8,28 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["DaemonPool"]
+__all__ = ["DaemonPool", "leave_pool"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class _Here(threading.local):
+    """How the thread of a pool leaves it; None in other threads."""
+
+    leave: Callable[[], None] | None = None
+
+
+_HERE = _Here()
+
+
+def leave_pool() -> None:
+    """Take the call that runs in this thread for ended, as it may never be.
+
+    If the thread is one of a pool, another one takes its place, and this one ends with the call.
+    """
+    if _HERE.leave is not None:
+        _HERE.leave()
 
 
 class DaemonPool(Executor):
@@ -22,7 +40,7 @@ class DaemonPool(Executor):
             raise ValueError(f"a pool must have at least one thread, not {size}")
         self._size = size
         self._name = name
-        self._calls: deque[Callable[[], None] | None] = deque()
+        self._calls: deque[Callable[[], bool]] = deque()
         self._condition = threading.Condition()
         self._threads = 0
         self._idle = 0
@@ -36,15 +54,22 @@ class DaemonPool(Executor):
         """
         future: Future[T] = Future()
 
-        def call() -> None:
+        def call() -> bool:
+            """Make the call; False if the thread has left the pool meanwhile."""
             if not future.set_running_or_notify_cancel():
-                return
+                return True
+            _HERE.leave = lambda: self._replace_this_thread(future)
             try:
                 result = fn(*args, **kwargs)
             except BaseException as error:
+                if future.done():
+                    return False
                 future.set_exception(error)
             else:
+                if future.done():
+                    return False
                 future.set_result(result)
+            return True
 
         with self._condition:
             if self._closed:
@@ -52,11 +77,23 @@ class DaemonPool(Executor):
             self._calls.append(call)
             if self._idle >= len(self._calls):
                 self._condition.notify()
-            elif self._threads < self._size:
-                self._threads += 1
-                name = f"{self._name}-{self._threads}"
-                threading.Thread(target=self._work, name=name, daemon=True).start()
+            else:
+                self._add_thread()
         return future
+
+    def _add_thread(self) -> None:
+        if self._threads < self._size:
+            self._threads += 1
+            name = f"{self._name}-{self._threads}"
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def _replace_this_thread(self, future: Future[Any]) -> None:
+        _HERE.leave = None
+        with self._condition:
+            self._threads -= 1
+            if self._calls:
+                self._add_thread()
+        future.set_result(None)
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
         """Take no more calls; threads end after what is queued. Never waits."""
@@ -77,5 +114,6 @@ class DaemonPool(Executor):
                         return
                     self._condition.wait()
                 self._idle -= 1
-                call: Any = self._calls.popleft()
-            call()
+                call = self._calls.popleft()
+            if not call():
+                return

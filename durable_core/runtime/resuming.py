@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from durable_core.flow.current import Face
@@ -78,10 +79,11 @@ class Resuming:
             loop = self._node.loops.replaying
             task_run = TaskRun(self._node, ex, endpoint.handler, loop=loop)
             self._node.live.add(task_run)
+            task_run.left = _once(lambda: self._free(Face.ASYNC))
             if not call_soon(loop, self._resume_here, task_run):
                 ex.close(RuntimeError("the event loop was closed"))
                 self._running.end(task_run)
-                self._free(Face.ASYNC)
+                task_run.left()
 
     def fail_orphan(self, claimed: Claimed) -> None:
         """Fail a claimed run whose endpoint no code knows any more."""
@@ -132,12 +134,23 @@ class Resuming:
 
     def _resume_here(self, run: TaskRun) -> None:
         task = self._running.in_task(run, resume(run.ex), lambda: None)
-        task.add_done_callback(lambda _: self._free(Face.ASYNC))
+        task.add_done_callback(lambda _: run.left())
 
     def _free(self, face: Face) -> None:
         with self._busy_lock:
             self.busy[face] -= 1
         self._node.keeper.wake()
+
+
+def _once(call: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that passes its first call on."""
+    calls = [call]
+
+    def first() -> None:
+        if calls:
+            calls.pop()()
+
+    return first
 
 
 def _no_handler(request: Request) -> None:

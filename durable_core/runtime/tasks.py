@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, cast
 
-from durable_core.errors import ControlSignal, LeaseLost, WaitInterruptedError
+from durable_core.errors import ControlSignal, LeaseLost, Suspended, WaitInterruptedError
 from durable_core.flow.asks import (
     Answer,
     Ask,
@@ -46,6 +46,7 @@ from durable_core.ports import Written
 from durable_core.runtime.host import Host
 from durable_core.runtime.logs import run_logger
 from durable_core.runtime.parking import Parking
+from durable_core.runtime.stray import PAUSE, Stray
 from durable_core.runtime.streamed import tee
 from durable_core.runtime.tickets import Ticket
 from durable_core.runtime.turns import Turns
@@ -87,6 +88,9 @@ class TaskRun:
         self._unwinding = Unwinding(host, ex, self._loop, self._parking)
         self._idle: asyncio.Future[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
+        self._stray = Stray(ex)
+        #: Called if the run goes on while its handler, which does not end, still runs.
+        self.left: Callable[[], None] = _nothing
 
     def start(self, flow: Flow[None]) -> asyncio.Task[None]:
         """Run the flow in a task of its own, which no framework can cancel."""
@@ -102,6 +106,10 @@ class TaskRun:
         """Run a flow of a step in the task that awaits it."""
         try:
             return await drive_async(flow, self.perform)
+        except Suspended:
+            if self._stray.refused() > 0:
+                await asyncio.sleep(PAUSE)
+            raise
         finally:
             if self.ex.stopping:
                 self._unwinding.unwind_if_idle()
@@ -158,7 +166,12 @@ class TaskRun:
     def _go_on_without_handler(self) -> None:
         task = self._in_background(self.flows.put_away(self.ex))
         # The handler may never end; what could not be stored now must be all the same.
-        task.add_done_callback(lambda _: self._host.give_up(self.ex))
+        task.add_done_callback(lambda _: self._gone_on())
+
+    def _gone_on(self) -> None:
+        self._host.give_up(self.ex)
+        self._host.live.remove(self)
+        self.left()
 
     def _in_background(self, flow: Flow[None]) -> asyncio.Task[None]:
         task = self._loop.create_task(drive_async(flow, self.perform))
@@ -294,6 +307,10 @@ class TaskRun:
         if self.ex.run.phase is Phase.RESPONDING:
             response = tee(self.ex, response, self._host)
         reply(response)
+
+
+def _nothing() -> None:
+    """Nobody is to be told."""
 
 
 _PERFORM: Mapping[type[Ask], Callable[[TaskRun, Any], Any]] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -42,6 +43,8 @@ from durable_core.model.run import Phase
 from durable_core.ports import Written
 from durable_core.runtime.host import Host
 from durable_core.runtime.logs import run_logger
+from durable_core.runtime.pool import leave_pool
+from durable_core.runtime.stray import PAUSE, Stray
 from durable_core.runtime.streamed import tee
 from durable_core.runtime.tickets import Ticket
 
@@ -80,6 +83,8 @@ class ThreadRun:
         self._lock = threading.RLock()
         self._quiet = threading.Condition(self._lock)
         self._unwound_at: str | None = None
+        self._stray = Stray(ex)
+        self._left = False
 
     # -- the run as its handler sees it -----------------------------------------------------
 
@@ -91,6 +96,11 @@ class ThreadRun:
         """Run a flow in this thread."""
         try:
             return drive_sync(flow, self.perform, self._lock)
+        except Suspended:
+            too_many = self._stray.refused()
+            if too_many > 0:
+                self._hold_stray(too_many)
+            raise
         finally:
             if self.ex.stopping:
                 with self._quiet:
@@ -99,6 +109,17 @@ class ThreadRun:
     def perform(self, ask: Ask) -> Any:
         """Answer one Ask."""
         return _PERFORM[type(ask)](self, ask)
+
+    def _hold_stray(self, too_many: int) -> None:
+        """Slow the handler down, which may never end; at first, put the run away without it."""
+        if too_many == 1:
+            self._left = True
+            drive_sync(self.flows.put_away(self.ex), self.perform, self._lock)
+            self.ex.close()
+            self._host.give_up(self.ex)
+            self._host.live.remove(self)
+            leave_pool()
+        time.sleep(PAUSE)
 
     # -- the run as the engine sees it ------------------------------------------------------
 
@@ -166,6 +187,8 @@ class ThreadRun:
         if self.ex.stopping or self.ex.closed:
             return Unwound()  # told so before it began
         outcome = contextvars.copy_context().run(self._call_handler)
+        if self._left:
+            raise Suspended  # the run has gone on without it
         if self._unwound_at is not None:
             if not isinstance(outcome, Unwound):
                 self._warn_swallowed()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from typing import Any
 
 import pytest
 
@@ -174,3 +175,37 @@ def test_call_on_a_closed_loop(caplog: pytest.LogCaptureFixture) -> None:
     assert not call_soon(loop, calls.append, 2)
     assert [1] == calls
     assert "an event loop was closed while runs were live on it" in caplog.text
+
+
+def test_stop_does_not_wait_for_ever_for_a_task_that_will_not_end() -> None:
+    """A task that swallows every cancellation is left behind; others are waited for."""
+    thread = LoopThread(patience=0.05)
+    ended: list[str] = []
+
+    async def never() -> None:
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                continue
+
+    async def soon() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0)
+            ended.append("soon")
+
+    async def begin() -> list[asyncio.Task[None]]:
+        tasks = [asyncio.create_task(never()), asyncio.create_task(soon())]
+        await asyncio.sleep(0)
+        return tasks
+
+    tasks = thread.run(begin())
+    thread.stop()
+    assert thread.loop.is_closed()
+    assert [False, True] == [task.done() for task in tasks]
+    assert ["soon"] == ended
+    left: Any = tasks[0]
+    left.get_coro().close()
+    left._log_destroy_pending = False
