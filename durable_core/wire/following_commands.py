@@ -1,0 +1,75 @@
+"""What the client of a run's stream is told to do by its machine (``following.py``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from durable_core.model.headers import Headers
+from durable_core.wire.stream_events import Chunk, Commit, Metadata, Rollback
+
+__all__ = [
+    "Close",
+    "Command",
+    "Commands",
+    "Deliver",
+    "Fail",
+    "Finish",
+    "Open",
+    "Read",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Open:
+    """Send a request after a delay, and tell ``opened`` or ``failed`` by its number."""
+
+    number: int
+    method: str
+    url: str
+    headers: Headers
+    sends_body: bool
+    delay_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read the body of this response now, and tell ``received``, and ``ended`` or ``failed``."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close this response, or give up opening it; nothing is to be told of it any more."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Give this event to the callback for its type."""
+
+    event: Metadata | Chunk | Commit | Rollback
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """Return this response; nothing more comes."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Raise this error; nothing more comes."""
+
+    error: Exception
+
+
+Command: TypeAlias = Open | Read | Close | Deliver | Finish | Fail
+
+
+Commands: TypeAlias = tuple[Command, ...]
