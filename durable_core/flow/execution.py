@@ -200,6 +200,7 @@ def save(
     release: Release | None = None,
     result: StoredResult | None = None,
     sends: tuple[Event, ...] = (),
+    direct: bool = False,
 ) -> Flow[None]:
     """Queue one checkpoint of the run. It is durable after the next :func:`settle`."""
     if memos and ex.run.takeovers:
@@ -219,6 +220,7 @@ def save(
         release=release,
         result=result,
         sends=sends,
+        direct=direct,
     )
     ex.queued((yield from submit(write, ex.open_tickets())))
 

@@ -237,8 +237,8 @@ def _apply(ex: Execution, transition: Transition, sends: tuple[Event, ...]) -> F
         match command:
             case SaveMemo(memo=memo):
                 ex.memos[memo.op.id] = memo
-                ex.pending.pop(memo.op.id, None)
-                yield from save(ex, memos=(memo,), sends=sends)
+                direct = ex.pending.pop(memo.op.id, None) is None
+                yield from save(ex, memos=(memo,), sends=sends, direct=direct)
             case SavePending(pending=pending):
                 ex.pending[pending.op.id] = pending
                 yield from save(ex, pending=(pending,))

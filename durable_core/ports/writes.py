@@ -77,6 +77,8 @@ class RunWrite(Write[Written]):
         create: the run to insert first, with its request; None once it is stored.
         request: goes with ``create``.
         memos: finished ops. Each replaces the pending record of the same op, also one in here.
+        direct: none of the memos' ops has ever had a pending record, so there is none to remove.
+            A store may rely on it, or ignore it.
         pending: unfinished ops, inserted or replaced. A WAIT is checked against the stored
             events with a sequence number above its mark (and not in ``seen``), in the same
             transaction, the earliest first.
@@ -104,6 +106,7 @@ class RunWrite(Write[Written]):
     sends: tuple[Event, ...] = ()
     pieces: tuple[Piece, ...] = ()
     handoff: str | None = None
+    direct: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

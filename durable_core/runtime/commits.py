@@ -371,4 +371,9 @@ def _merged(first: object, second: RunWrite) -> RunWrite:
         sends=(*first.sends, *second.sends),
         pieces=(*first.pieces, *second.pieces),
         handoff=second.handoff or first.handoff,
+        direct=_is_direct(first) and _is_direct(second),
     )
+
+
+def _is_direct(write: RunWrite) -> bool:
+    return write.direct or not write.memos

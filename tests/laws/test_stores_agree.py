@@ -134,6 +134,7 @@ def run_writes(draw: st.DrawFn) -> RunWrite:
         sends=tuple(draw(st.lists(events, max_size=2))),
         pieces=tuple(draw(st.lists(pieces, max_size=2))),
         handoff=draw(st.none() | st.sampled_from(["0.0", "1.2"])),
+        direct=draw(st.booleans()),
     )
 
 
@@ -144,6 +145,7 @@ one_memo = st.builds(
     epoch=few,
     now=times,
     memos=st.tuples(st.builds(memo, st.integers(2, 20))),
+    direct=st.booleans(),
 )
 peers = st.builds(Peer, id=owners, host=st.just("h"), pid=st.integers(1, 9), expires_at=times)
 key_sets = st.sampled_from([KEYS, KEYS[:1], KEYS[1:], ()])
@@ -241,6 +243,7 @@ class StoresAgree(RuleBasedStateMachine):
         self.commit([self.by_owner(write) for write in batch])
 
     def commit(self, batch: list[Write[object]]) -> None:
+        batch = [self.truthful(write, batch) for write in batch]
         expected = [comparable(answer) for answer in self.memory.commit(batch, wait=0)]
         actual = [comparable(answer) for answer in self.sqlite.commit(batch, wait=0)]
 
@@ -256,6 +259,16 @@ class StoresAgree(RuleBasedStateMachine):
                 epoch = record.run.epoch
                 return replace(write, owner=record.owner, epoch=epoch, create=None, request=None)
         return write
+
+    def truthful(self, write: Write[object], batch: list[Write[object]]) -> Write[object]:
+        """Return the write with ``direct`` only if its memos' ops have no pending records."""
+        if not isinstance(write, RunWrite):
+            return write
+        records = (self.memory.get(app, write.run_id) for app in APPS)
+        known = [op.op.id for record in records if record for op in record.pending]
+        known += [op.op.id for each in batch if isinstance(each, RunWrite) for op in each.pending]
+        direct = write.direct and not {memo.op.id for memo in write.memos} & set(known)
+        return replace(write, direct=direct)
 
     @rule(cleanly=st.booleans())
     def restart(self, cleanly: bool) -> None:

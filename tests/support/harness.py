@@ -88,11 +88,19 @@ class WatchedStore(MemoryStore):
             self.fault(writes)
         if self.seconds:
             time.sleep(self.seconds)
+        self._check_direct(writes)
         answers = super().commit(writes, wait=wait)
         self.batches.append(tuple(writes))
         if any(isinstance(write, RunWrite) for write in writes):
             self.log.append("commit")
         return answers
+
+    def _check_direct(self, writes: Sequence[Write[object]]) -> None:
+        """No write may call itself direct and bring the memo of an op that was pending."""
+        for write in writes:
+            row = self._runs.get(write.run_id) if isinstance(write, RunWrite) else None
+            if row is not None and isinstance(write, RunWrite) and write.direct:
+                assert not {memo.op.id for memo in write.memos} & row.pending.keys()
 
     def checkpoints(self) -> list[tuple[Write[Any], ...]]:
         """Return the commits that have to do with runs."""

@@ -56,9 +56,9 @@ def apply_batch(
         StoreError: nothing was done.
     """
     try:
-        db.execute("BEGIN IMMEDIATE")
         if len(writes) == 1:
             return (_apply_alone(db, writes[0], path),)
+        db.execute("BEGIN IMMEDIATE")
         answers = [_apply_member(db, write, path) for write in writes]
         db.execute("COMMIT")
         return answers
@@ -72,7 +72,14 @@ def apply_batch(
 
 
 def _apply_alone(db: sqlite3.Connection, write: Write[object], path: str) -> Answer:
-    """Apply the only write of a transaction and end it; no savepoint is needed."""
+    """Apply the only write of a transaction; no savepoint is needed.
+
+    One that is a single statement needs no BEGIN and COMMIT either: SQLite wraps it in a
+    transaction of its own, as durable as any.
+    """
+    if isinstance(write, RunWrite) and write.direct and is_one_memo(write):
+        return _apply_one_memo(db, write, path)
+    db.execute("BEGIN IMMEDIATE")
     try:
         answer = _APPLY[type(write)](db, write)
     except (Exception, LeaseLost) as error:

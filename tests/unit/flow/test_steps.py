@@ -261,6 +261,30 @@ def test_failed_attempts_are_counted() -> None:
     assert (True, 3) == (memo.ok, memo.attempts)
 
 
+def test_only_an_op_that_was_pending_has_its_record_removed() -> None:
+    """A checkpoint is direct unless its op had failed before, slept or waited."""
+    ledger = Ledger()
+
+    def handler(request: Request) -> object:
+        sync_step.run("good", ledger.fails, "good", 0, ValueError("no"), 1)
+        sync_step.sleep("none", 0)
+        sync_step.run("flaky", ledger.fails, "flaky", 1, ValueError("no"), 1)
+        sync_step.sleep("nap", 0.001)
+        return "done"
+
+    store = WatchedStore()
+    finish(handler, store=store)
+
+    direct = {
+        memo.op.name: write.direct
+        for batch in store.checkpoints()
+        for write in batch
+        if isinstance(write, RunWrite)
+        for memo in write.memos
+    }
+    assert {"good": True, "flaky": False, "none": True, "nap": False} == direct
+
+
 @pytest.mark.parametrize("retries", [0, 1, 3])
 def test_retries(retries: int) -> None:
     """A step is called 1 + ``retries`` times at most."""

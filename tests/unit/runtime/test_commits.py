@@ -17,7 +17,7 @@ from durable_core.ports import Beat, Release, RunWrite, Write, Written
 from durable_core.runtime.commits import CommitQueue
 from durable_core.runtime.tickets import Ticket
 from support.harness import WatchedStore, until
-from support.stores import created, event, memo, memo_write, pending, result, run
+from support.stores import created, ended, event, memo, memo_write, pending, put_away, result, run
 
 PATIENCE = 10.0
 
@@ -141,6 +141,33 @@ def test_writes_of_one_run_are_merged() -> None:
     assert merged == replace(
         last, memos=(memo(2), memo(3)), pending=(pending("nap"), pending("other"))
     )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (replace(memo_write(), direct=True), replace(memo_write(number=3), direct=True), True),
+        (replace(memo_write(), direct=True), memo_write(number=3), False),
+        (memo_write(), replace(memo_write(number=3), direct=True), False),
+        (replace(memo_write(), direct=True), ended(), True),
+        (put_away("r1", pending("s")), memo_write(), False),
+        (put_away("r1", pending("s")), ended(), True),
+    ],
+)
+def test_a_merged_write_is_direct_if_all_its_memos_are(
+    first: RunWrite, second: RunWrite, expected: bool
+) -> None:
+    """What holds for the memos of each holds for those of both."""
+    store = WatchedStore()
+    store.commit([created()], wait=0)
+    queue = CommitQueue(store)
+    queue.submit(first)
+
+    queue.execute(second)
+
+    [_, [merged]] = store.batches
+    assert isinstance(merged, RunWrite)
+    assert expected == merged.direct
 
 
 def test_a_merged_write_keeps_what_the_first_said() -> None:

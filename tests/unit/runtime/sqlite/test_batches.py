@@ -14,7 +14,7 @@ from durable_core.errors import (
     StoreError,
     StoreFullError,
 )
-from durable_core.ports import RunWrite, StoredRequest, Write
+from durable_core.ports import RunWrite, StoredRequest, Write, Written
 from durable_core.runtime.sqlite import runs as runs_module
 from durable_core.runtime.sqlite.batches import apply_batch
 from durable_core.runtime.sqlite.opening import connect, prepare
@@ -62,8 +62,69 @@ def apply(db: sqlite3.Connection, *writes: Write[object]) -> list[object]:
     return list(apply_batch(db, writes, "the path"))
 
 
-def test_one_memo_is_one_guarded_insert(db: sqlite3.Connection) -> None:
-    """The most frequent write has no savepoint, no update and no separate guard."""
+DIRECT = replace(memo_write(), direct=True)
+
+
+def test_one_direct_memo_is_one_guarded_insert(path: str, db: sqlite3.Connection) -> None:
+    """The most frequent write is one statement, which is a transaction by itself."""
+    apply(db, created())
+    statements = trace(db)
+
+    [answer] = apply(db, DIRECT)
+
+    assert Written() == answer
+    assert ["-- The"] == statements  # the comment that insert-step begins with
+    other = connect(path, busy_seconds=0)
+    assert [1, 2] == numbers(other)
+    other.close()
+
+
+@pytest.mark.parametrize(
+    "write", [replace(DIRECT, owner="o2"), replace(DIRECT, epoch=2), replace(DIRECT, run_id="r2")]
+)
+def test_a_direct_memo_is_refused_without_the_lease(
+    write: RunWrite, db: sqlite3.Connection
+) -> None:
+    """That it is one statement makes no difference to its guard."""
+    apply(db, created())
+
+    [answer] = apply(db, write)
+
+    assert isinstance(answer, LeaseLost)
+    assert [1] == numbers(db)
+    assert not db.in_transaction
+
+
+def test_a_direct_memo_that_cannot_be_stored_says_so(db: sqlite3.Connection) -> None:
+    """A number that is taken, too large, or a value that is no text: the error is the answer."""
+    apply(db, created())
+    broken = (memo(1), memo(2**70), memo(2, value="\ud800"))
+
+    answers = [apply(db, replace(DIRECT, memos=(each,)))[0] for each in broken]
+
+    assert [StoreError, OverflowError, UnicodeEncodeError] == [type(each) for each in answers]
+    assert [1] == numbers(db)
+    assert not db.in_transaction
+
+
+def test_a_direct_memo_fails_with_the_disk_and_the_lock(path: str, db: sqlite3.Connection) -> None:
+    """What no write could do raises, and nothing is left behind."""
+    apply(db, created())
+    make_full(db, 10)
+    with pytest.raises(StoreFullError, match=r"the path.*no space"):
+        apply(db, replace(DIRECT, memos=(memo(2, value="x" * 1_000_000),)))
+    other = connect(path, busy_seconds=0)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreBusyError, match=r"the path.*locked"):
+        apply(db, DIRECT)
+    other.close()
+
+    assert [1] == numbers(db)
+    assert not db.in_transaction
+
+
+def test_one_memo_that_was_pending_takes_its_record_away(db: sqlite3.Connection) -> None:
+    """It has no savepoint, no update and no separate guard."""
     apply(db, created())
     statements = trace(db)
 
