@@ -1,18 +1,20 @@
 """What a flow can ask of the runtime that drives it.
 
-A flow is a generator: it yields an Ask and is resumed with its answer. Each Ask is wrapped in a
-small generator here, so that the answer is typed at one spot and flows read
-``written = yield from settle(...)``.
+A flow is a generator: it yields an Ask and is resumed with its answer. An Ask that several flows
+make is wrapped in a small generator here, so that the answer is typed at one spot and flows read
+``outcome = yield from invoke(...)``. What every step asks is yielded as it is, for each generator
+in between counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
+from durable_core.model.record import record
 from durable_core.model.response import Response
-from durable_core.ports import StoredResult, Write, Written
+from durable_core.ports import StoredResult, Write
 
 __all__ = [
     "Answer",
@@ -43,11 +45,8 @@ __all__ = [
     "invoke",
     "park",
     "quiesce",
-    "read_mark",
     "read_result",
     "report",
-    "settled",
-    "submit",
 ]
 
 T = TypeVar("T")
@@ -62,7 +61,7 @@ class Ticket(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Call:
     """A function of the user's, with its arguments."""
 
@@ -71,7 +70,7 @@ class Call:
     kwargs: Mapping[str, object] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Returned:
     """User code returned this."""
 
@@ -101,7 +100,7 @@ class Unwound:
 Outcome: TypeAlias = Returned | Raised | Cancelled
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Submit:
     """Queue a write; answered with its ticket at once.
 
@@ -113,7 +112,7 @@ class Submit:
     after: tuple[Ticket, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Settle:
     """Wait until these writes are durable; answered with their answers. Raises what failed.
 
@@ -125,14 +124,14 @@ class Settle:
     for_step: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ReadMark:
     """Read the highest event sequence number."""
 
     waits: ClassVar[bool] = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Invoke:
     """Call a step's function (``op_name``), or a hook (None); answered with an Outcome."""
 
@@ -221,26 +220,6 @@ Ask: TypeAlias = (
     | Hold
 )
 Flow: TypeAlias = Generator[Ask, Any, T]
-
-
-def submit(write: Write[Any], after: tuple[Ticket, ...] = ()) -> Flow[Ticket]:
-    """Queue a write."""
-    ticket: Ticket = yield Submit(write, after)
-    return ticket
-
-
-def settled(
-    tickets: tuple[Ticket, ...], *, for_step: bool = False
-) -> Flow[Sequence[Written] | Cancelled]:
-    """Wait for writes to be durable."""
-    written: Sequence[Written] | Cancelled = yield Settle(tickets, for_step)
-    return written
-
-
-def read_mark() -> Flow[int]:
-    """Read the highest event sequence number."""
-    mark: int = yield ReadMark()
-    return mark
 
 
 def invoke(op_name: str | None, call: Call) -> Flow[Outcome]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
@@ -11,6 +10,7 @@ from durable_core.errors import StepUsageError
 from durable_core.flow.asks import Flow
 from durable_core.flow.execution import Execution
 from durable_core.flow.flows import Flows
+from durable_core.model.record import record
 
 __all__ = ["CURRENT", "Face", "InsideStep", "Scope", "current_scope", "inside_run"]
 
@@ -49,7 +49,7 @@ class Scope(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class InsideStep:
     """Code that runs inside a step's function, where no step may be."""
 

@@ -27,22 +27,21 @@ def drive_sync(
         with lock:
             try:
                 ask = resume(value)
+                while not ask.waits:
+                    try:
+                        value = perform(ask)
+                    except BaseException as error:
+                        ask = flow.throw(error)
+                    else:
+                        ask = flow.send(value)
             except StopIteration as stop:
                 return cast(T, stop.value)
-            if not ask.waits:
-                resume, value = _performed(flow, perform, ask)
-                continue
-        resume, value = _performed(flow, perform, ask)
-
-
-def _performed(
-    flow: Flow[Any], perform: Callable[[Ask], Any], ask: Ask
-) -> tuple[Callable[[Any], Ask], Any]:
-    """Perform an Ask; return how the flow goes on, and with what."""
-    try:
-        return flow.send, perform(ask)
-    except BaseException as error:
-        return flow.throw, error
+        try:
+            value = perform(ask)
+            resume = flow.send
+        except BaseException as error:
+            value = error
+            resume = flow.throw
 
 
 async def drive_async(flow: Flow[T], perform: Callable[[Ask], Any]) -> T:

@@ -13,7 +13,7 @@ from durable_core.errors import (
     StoreError,
     Suspended,
 )
-from durable_core.flow.asks import Cancelled, Flow, Ticket, settled, submit
+from durable_core.flow.asks import Cancelled, Flow, Settle, Submit, Ticket
 from durable_core.flow.env import Env, Options
 from durable_core.machine.stepids import StepIds, hash_step_id
 from durable_core.model.events import Event, StoredEvent
@@ -222,7 +222,8 @@ def save(
         sends=sends,
         direct=direct,
     )
-    ex.queued((yield from submit(write, ex.open_tickets())))
+    ticket: Ticket = yield Submit(write, ex.open_tickets())
+    ex.queued(ticket)
 
 
 def settle(ex: Execution, *, for_step: bool = False) -> Flow[Cancelled | None]:
@@ -239,7 +240,7 @@ def settle(ex: Execution, *, for_step: bool = False) -> Flow[Cancelled | None]:
     if not tickets:
         return None
     try:
-        written = yield from settled(tickets, for_step=for_step)
+        written: Sequence[Written] | Cancelled = yield Settle(tickets, for_step)
         if isinstance(written, Cancelled):
             return written
         ex.note(written)

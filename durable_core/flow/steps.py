@@ -11,13 +11,13 @@ from durable_core.flow.asks import (
     Call,
     Cancelled,
     Flow,
+    Invoke,
     Outcome,
     Raised,
+    ReadMark,
     Returned,
     in_turn,
-    invoke,
     park,
-    read_mark,
     report,
 )
 from durable_core.flow.execution import MARK, Execution, save, settle
@@ -38,7 +38,12 @@ __all__ = ["run_step", "send_events", "sleep_until", "wait_for_event"]
 
 def run_step(ex: Execution, op: Op, call: Call) -> Flow[object]:
     """``step.run``: answer from the memo, or call the function until it has an outcome."""
-    memo = yield from _recall(ex, op)
+    memo: Memo | None = None
+    if ex.stopping or op.id in ex.memos:
+        memo = yield from _recall(ex, op)
+    else:
+        ex.check_open()
+        ex.activity += 1
     while memo is None:
         pending = ex.pending.get(op.id)
         if pending is not None:
@@ -146,10 +151,10 @@ def _attempt(ex: Execution, op: Op, call: Call, before: Pending | None) -> Flow[
     failures = before.failures if before is not None else 0
     ex.in_flight += 1
     try:
-        cancelled = yield from settle(ex, for_step=True)
+        cancelled = (yield from settle(ex, for_step=True)) if ex.open_tickets() else None
         ex.check_open()
         mark = before.mark if before is not None else (yield from _mark_now(ex))
-        outcome = cancelled or (yield from invoke(op.name, call))
+        outcome: Outcome = cancelled or (yield Invoke(op.name, call))
         ended = _judge(ex, op, outcome, mark, failures)
         memo = yield from _commit(ex, ended)
         if isinstance(outcome, Raised):
@@ -164,11 +169,12 @@ def _attempt(ex: Execution, op: Op, call: Call, before: Pending | None) -> Flow[
 
 def _mark_now(ex: Execution) -> Flow[int]:
     try:
-        return (yield from read_mark())
+        mark: int = yield ReadMark()
     except StoreError as error:
         # Not an error of the user's code, which must not see it.
         ex.close(error)
         raise Suspended from error
+    return mark
 
 
 def _report_failure(ex: Execution, op: Op, error: Exception, failures: int) -> Flow[None]:

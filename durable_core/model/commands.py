@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from durable_core.model.ops import Memo, Pending
+from durable_core.model.record import record
 
 __all__ = [
     "Command",
@@ -38,7 +39,7 @@ class HandoffReason(Enum):
     LEASE_LOST = "lease-lost"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SaveMemo:
     """Make the outcome of a finished op durable."""
 

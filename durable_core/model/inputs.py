@@ -7,6 +7,7 @@ from typing import Literal
 
 from durable_core.model.commands import HandoffReason
 from durable_core.model.ops import Op, OpKind, Pending
+from durable_core.model.record import record
 
 __all__ = [
     "BecameQuiet",
@@ -51,7 +52,7 @@ class Failure:
     http: tuple[int, str, tuple[tuple[str, str], ...]] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class OpEnded:
     """An op has its result: JSON text. ``failures`` counts the attempts that failed before."""
 

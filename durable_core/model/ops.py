@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from durable_core.model.events import StoredEvent
+from durable_core.model.record import record
 
 __all__ = ["Memo", "Op", "OpKind", "Pending"]
 
@@ -23,7 +24,7 @@ class OpKind(Enum):
     SEND = "send"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Op:
     """One named unit of work inside a handler.
 
@@ -38,7 +39,7 @@ class Op:
     kind: OpKind
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Memo:
     """The stored outcome of a finished op; replay answers from it.
 

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 from durable_core.model.events import Event, StoredEvent
 from durable_core.model.ops import Memo, Pending
+from durable_core.model.record import record
 from durable_core.model.run import Run
 from durable_core.model.stream import Piece
 from durable_core.ports.records import Claimed, Peer, StoredRequest, StoredResult, Unreadable
@@ -47,7 +48,7 @@ class Release:
     awaited: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Written:
     """The answer to a :class:`RunWrite`.
 
@@ -65,7 +66,7 @@ class Written:
     woken: tuple[tuple[str, str | None], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class RunWrite(Write[Written]):
     """One checkpoint: all that changes about one run, taken as a whole or not at all.
 

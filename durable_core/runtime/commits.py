@@ -101,11 +101,12 @@ class CommitQueue:
     def _enqueue(self, write: Write[T]) -> Ticket[T]:
         ticket: Ticket[Any] = Ticket(write)
         if isinstance(write, RunWrite):
-            queued = self._by_lease.get(_lease(write))
+            lease = _lease(write)
+            queued = self._by_lease.get(lease)
             if queued is not None and _can_be_one(queued.write, write):
                 queued.write = _merged(queued.write, write)
                 return cast("Ticket[T]", queued)
-            self._by_lease[_lease(write)] = ticket
+            self._by_lease[lease] = ticket
         self._queue.append(ticket)
         if not self._armed:
             self._armed = True
@@ -291,9 +292,9 @@ class CommitQueue:
 
         Whoever has queued something and does not wait yet will lead when it does.
         """
+        if not self._queue:
+            return  # whoever blocks now had queued while the lead was held, and is seen here
         with self._mutex:
-            if not self._queue:
-                return
             for blocked in self._blocked:
                 if not blocked.ticket.done:  # else it is leaving, and will not lead
                     blocked.wake()

@@ -23,6 +23,9 @@ _ENCODER = json.JSONEncoder(
 )
 
 
+_DECODER = json.JSONDecoder()
+
+
 class Codec(Protocol):
     """How step results become text and values again.
 
@@ -65,7 +68,10 @@ class JSONCodec:
 
     def decode(self, text: str) -> object:
         """Return the value that the text stands for; ``ValueError`` if it is not JSON."""
-        value: object = json.loads(text)
+        value: object
+        value, end = _DECODER.raw_decode(text)  # without the search for blanks around it
+        if end != len(text):
+            value = json.loads(text)
         return value
 
 

@@ -24,7 +24,7 @@ from durable_core.runtime.sqlite.rows import piece_row, run_of
 from durable_core.runtime.sqlite.signals import put_pending, store_events
 from durable_core.runtime.waits import marked
 
-__all__ = ["cancel", "claim", "is_one_memo", "write_run"]
+__all__ = ["cancel", "claim", "is_one_memo", "write_memo", "write_run"]
 
 _INSERT_STEP = QUERIES["insert-step"]
 _DELETE_PENDING = QUERIES["delete-pending"]
@@ -34,7 +34,7 @@ _CHECKPOINTED = Written()
 def is_one_memo(write: RunWrite) -> bool:
     """Tell whether the write is a single memo, as nearly all are.
 
-    If :func:`write_run` refuses such a write, or finds a constraint violated, it has changed
+    If :func:`write_memo` refuses such a write, or finds a constraint violated, it has changed
     nothing.
     """
     return (
@@ -50,11 +50,18 @@ def is_one_memo(write: RunWrite) -> bool:
     )
 
 
+def write_memo(db: sqlite3.Connection, write: RunWrite) -> Written:
+    """Do what :func:`write_run` does, for a write that :func:`is_one_memo`.
+
+    The guard is part of the INSERT, so that it costs one statement, and a second one only for a
+    memo that is not ``direct``.
+    """
+    _insert_memo(db, write, write.memos[0])
+    return _CHECKPOINTED
+
+
 def write_run(db: sqlite3.Connection, write: RunWrite) -> Written:
     """Take one checkpoint.
-
-    The most frequent one holds a memo and nothing else. Its guard is part of the INSERT, so that
-    it costs one statement, and a second one only for a memo that is not ``direct``.
 
     Raises:
         LeaseLost: the run is not held by that owner in that epoch.

@@ -10,12 +10,8 @@ import pytest
 from durable_core.flow import asks
 from durable_core.flow.asks import Ask, Call, Flow, Returned, Unwound
 from durable_core.model.response import Response
-from support.stores import created
 
 WRAPPERS: list[tuple[Callable[[], Flow[Any]], Ask, object]] = [
-    (lambda: asks.submit(created()), asks.Submit(created()), "ticket"),
-    (lambda: asks.settled(()), asks.Settle(()), ()),
-    (lambda: asks.read_mark(), asks.ReadMark(), 7),
     (lambda: asks.invoke("x", Call(int)), asks.Invoke("x", Call(int)), Returned(1)),
     (lambda: asks.handle(), asks.Handle(), Unwound()),
     (lambda: asks.park("x", 7), asks.Park("x", 7), None),
@@ -42,5 +38,6 @@ def test_wrappers(make: Callable[[], Flow[Any]], ask: Ask, answer: object) -> No
 
 
 def test_every_ask_has_its_wrapper() -> None:
-    """There is no Ask without a typed way to ask it."""
-    assert set(get_args(Ask)) == {type(ask) for _, ask, _ in WRAPPERS}
+    """There is no Ask without a typed way to ask it, save those that every step yields itself."""
+    bare = {asks.Submit, asks.Settle, asks.ReadMark}
+    assert set(get_args(Ask)) - bare == {type(ask) for _, ask, _ in WRAPPERS}

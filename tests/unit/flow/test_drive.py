@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from durable_core.errors import Suspended
-from durable_core.flow.asks import Ask, Flow, Park, ReadMark, park, read_mark
+from durable_core.flow.asks import Ask, Flow, Park, ReadMark, park
 from durable_core.flow.drive import drive_async, drive_sync
 
 
 def adds() -> Flow[int]:
-    first = yield from read_mark()
+    first: int = yield ReadMark()
     yield from park("x", None)
-    return first + (yield from read_mark())
+    second: int = yield ReadMark()
+    return first + second
 
 
 def guarded(caught: list[BaseException]) -> Flow[str]:
@@ -25,7 +26,7 @@ def guarded(caught: list[BaseException]) -> Flow[str]:
         yield from park("x", None)
     except BaseException as error:
         caught.append(error)
-    yield from read_mark()
+    yield ReadMark()
     return "end"
 
 
@@ -86,7 +87,7 @@ def test_lock_is_held_until_the_flow_waits() -> None:
 
     def flow() -> Flow[None]:
         held.append(lock.locked())
-        yield from read_mark()
+        yield ReadMark()
         yield from park("x", None)
         held.append(lock.locked())
 
@@ -106,7 +107,7 @@ def test_cancelled_task() -> None:
         try:
             yield from park("x", None)
         finally:
-            yield from read_mark()
+            yield ReadMark()
             cleaned.append(True)
 
     async def main() -> None:
