@@ -152,7 +152,8 @@ class Steps:
         scope = current_scope(Face.SYNC, id)
         call = _call(id, fn, args, kwargs)
         op = scope.ex.take(id, OpKind.RUN, scope.branch())
-        return cast(T, scope.drive(scope.flows.run_step(scope.ex, op, call)))
+        result: T = scope.drive(scope.flows.run_step(scope.ex, op, call))
+        return result
 
     def sleep(self, id: str, duration: _Duration) -> None:
         """Go on after so long; see :meth:`AsyncSteps.sleep`."""
@@ -200,7 +201,8 @@ def _call(step_id: str, fn: object, args: tuple[Any, ...], kwargs: dict[str, Any
 def _named(method: str, step_id: str, coroutine: Any) -> Coroutine[Any, Any, Any]:
     """Name a coroutine after its step, for Python's warning when it is never awaited."""
     coroutine.__qualname__ = f"step.{method}({step_id!r})"
-    return cast("Coroutine[Any, Any, Any]", coroutine)
+    named: Coroutine[Any, Any, Any] = coroutine
+    return named
 
 
 def _sleep(scope: Scope, step_id: str, duration: _Duration) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar, cast
+from types import CoroutineType
+from typing import Any, TypeVar
 
 from durable_core.flow.asks import Ask, Flow
 
@@ -35,7 +36,8 @@ def drive_sync(
                     else:
                         ask = flow.send(value)
             except StopIteration as stop:
-                return cast(T, stop.value)
+                result: T = stop.value
+                return result
         try:
             value = perform(ask)
             resume = flow.send
@@ -45,18 +47,22 @@ def drive_sync(
 
 
 async def drive_async(flow: Flow[T], perform: Callable[[Ask], Any]) -> T:
-    """Run the flow in this task. An Ask that waits is answered through an awaitable."""
+    """Run the flow in this task.
+
+    An Ask that waits is answered through a coroutine, or by the answer itself if that is there.
+    """
     resume: Callable[[Any], Ask] = flow.send
     value: Any = None
     while True:
         try:
             ask = resume(value)
         except StopIteration as stop:
-            return cast(T, stop.value)
+            result: T = stop.value
+            return result
         try:
             value = perform(ask)
-            if ask.waits:
-                value = await cast(Awaitable[Any], value)
+            if type(value) is CoroutineType:
+                value = await value
             resume = flow.send
         except BaseException as error:
             value = error

@@ -172,7 +172,8 @@ class Execution:
     def note(self, written: Sequence[Written]) -> None:
         """Take over what the store found out: numbers of sent events, waits answered already."""
         for each in written:
-            self.sent.update(each.sent)
+            if each.sent:
+                self.sent.update(each.sent)
             for op_id, event in each.matched:
                 self.answer_wait(op_id, event)
 
@@ -206,17 +207,18 @@ def save(
     if memos and ex.run.takeovers:
         ex.run = replace(ex.run, takeovers=0)
         state = True
-    create, request = ex.birth()
+    create, request = (None, None) if ex.stored else ex.birth()
+    run = ex.run
     write = RunWrite(
-        run_id=ex.run.id,
+        run_id=run.id,
         owner=ex.owner,
-        epoch=ex.run.epoch,
+        epoch=run.epoch,
         now=ex.env.clock.now(),
         create=create,
         request=request,
         memos=memos,
         pending=pending,
-        state=ex.run if state else None,
+        state=run if state else None,
         release=release,
         result=result,
         sends=sends,

@@ -101,7 +101,7 @@ def send_events(ex: Execution, op: Op, events: tuple[Event, ...]) -> Flow[list[s
         )
         value = json.dumps([event.id for event in named], ensure_ascii=False)
         ended = OpEnded(op=op, value=value, number=ex.next_number(), mark=MARK.get())
-        yield from _commit(ex, ended, sends=named)
+        yield from _apply(ex, _decide(ex, ended), named)
         yield from settle(ex)
         # A wait after this step is for what comes after these events, themselves not included.
         sent = max(ex.sent.get(event.id or "", 0) for event in named)
@@ -133,7 +133,8 @@ def _recall(ex: Execution, op: Op) -> Flow[Memo | None]:
 
 def _deliver(ex: Execution, memo: Memo) -> object:
     """Give the outcome to the handler, as replay would."""
-    MARK.set(max(MARK.get(), memo.mark))
+    if memo.mark > MARK.get():
+        MARK.set(memo.mark)
     if memo.op.kind is OpKind.WAIT and memo.value != "null":
         ex.taken.add(memo.mark)
     if not memo.ok:
@@ -153,10 +154,15 @@ def _attempt(ex: Execution, op: Op, call: Call, before: Pending | None) -> Flow[
     try:
         cancelled = (yield from settle(ex, for_step=True)) if ex.open_tickets() else None
         ex.check_open()
-        mark = before.mark if before is not None else (yield from _mark_now(ex))
+        try:
+            mark: int = before.mark if before is not None else (yield ReadMark())
+        except StoreError as error:
+            # Not an error of the user's code, which must not see it.
+            ex.close(error)
+            raise Suspended from error
         outcome: Outcome = cancelled or (yield Invoke(op.name, call))
         ended = _judge(ex, op, outcome, mark, failures)
-        memo = yield from _commit(ex, ended)
+        memo = yield from _apply(ex, _decide(ex, ended))
         if isinstance(outcome, Raised):
             yield from _report_failure(ex, op, outcome.error, failures + 1)
         if isinstance(outcome, Cancelled):
@@ -165,16 +171,6 @@ def _attempt(ex: Execution, op: Op, call: Call, before: Pending | None) -> Flow[
     finally:
         ex.in_flight -= 1
         ex.activity += 1
-
-
-def _mark_now(ex: Execution) -> Flow[int]:
-    try:
-        mark: int = yield ReadMark()
-    except StoreError as error:
-        # Not an error of the user's code, which must not see it.
-        ex.close(error)
-        raise Suspended from error
-    return mark
 
 
 def _report_failure(ex: Execution, op: Op, error: Exception, failures: int) -> Flow[None]:
@@ -224,20 +220,23 @@ def _encode(ex: Execution, op: Op, value: object) -> str | Failure:
 def _end(ex: Execution, op: Op, value: str, mark: int) -> Flow[Memo]:
     """Finish an op that had no function to call."""
     ended = OpEnded(op=op, value=value, number=ex.next_number(), mark=mark)
-    memo = yield from _commit(ex, ended)
+    memo = yield from _apply(ex, _decide(ex, ended))
     assert memo is not None
     return memo
 
 
-def _commit(ex: Execution, ended: Input, sends: tuple[Event, ...] = ()) -> Flow[Memo | None]:
-    """Decide what follows from the end of an op, and queue it."""
+def _decide(ex: Execution, ended: Input) -> Transition:
+    """Decide what follows from the end of an op."""
     ex.check_open()
     transition = advance(ex.run, ended, ex.env.clock.now(), ex.env.policy)
     ex.run = transition.run
-    return (yield from _apply(ex, transition, sends))
+    return transition
 
 
-def _apply(ex: Execution, transition: Transition, sends: tuple[Event, ...]) -> Flow[Memo | None]:
+def _apply(
+    ex: Execution, transition: Transition, sends: tuple[Event, ...] = ()
+) -> Flow[Memo | None]:
+    """Queue what follows; return the memo of the op if that is it."""
     memo: Memo | None = None
     for command in transition.commands:
         match command:
@@ -286,7 +285,7 @@ def _until_due(ex: Execution, pending: Pending) -> Flow[None]:
         ex.parked.add(op_id)
         ex.awaited.add(op_id)
         try:
-            yield from _apply(ex, parked, ())
+            yield from _apply(ex, parked)
             yield from park(op_id, pending.due_at)
         finally:
             ex.parked.discard(op_id)

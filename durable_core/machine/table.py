@@ -42,6 +42,8 @@ class Cue(Enum):
     #: Somebody cancelled it.
     CANCEL = "cancel"
 
+    __hash__ = object.__hash__  # see Phase
+
 
 TRANSITIONS: Mapping[tuple[Phase, Cue], Phase] = {
     (Phase.SYNC, Cue.CHECKPOINT): Phase.SYNC,

@@ -23,6 +23,8 @@ class OpKind(Enum):
     #: ``step.send_event``.
     SEND = "send"
 
+    __hash__ = object.__hash__  # see Phase
+
 
 @record(frozen=True, slots=True, kw_only=True)
 class Op:

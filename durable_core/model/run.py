@@ -26,6 +26,9 @@ class Phase(Enum):
     #: Somebody cancelled the run.
     CANCELLED = "cancelled"
 
+    # Members are singletons; Enum's own hash is a Python function that is called at every step.
+    __hash__ = object.__hash__
+
     @property
     def ended(self) -> bool:
         """True once nothing about the run will change any more."""

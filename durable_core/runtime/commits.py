@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from durable_core.errors import StoreBrokenError, StoreBusyError, StoreError
 from durable_core.ports import RunWrite, Store, Write
@@ -98,20 +98,20 @@ class CommitQueue:
                     return Ticket.failed(write, earlier.error)
             return self._enqueue(write)
 
-    def _enqueue(self, write: Write[T]) -> Ticket[T]:
+    def _enqueue(self, write: Write[T]) -> Ticket[Any]:
         ticket: Ticket[Any] = Ticket(write)
         if isinstance(write, RunWrite):
             lease = _lease(write)
             queued = self._by_lease.get(lease)
             if queued is not None and _can_be_one(queued.write, write):
                 queued.write = _merged(queued.write, write)
-                return cast("Ticket[T]", queued)
+                return queued
             self._by_lease[lease] = ticket
         self._queue.append(ticket)
         if not self._armed:
             self._armed = True
             self._wakeup.notify()
-        return cast("Ticket[T]", ticket)
+        return ticket
 
     # -- waiting, in a thread ---------------------------------------------------------------
 
@@ -199,9 +199,10 @@ class CommitQueue:
             self._by_lease.clear()
         if not batch:
             return
+        writes = [ticket.write for ticket in batch]
         began = perf_counter()
         try:
-            answers = self._store.commit([ticket.write for ticket in batch], wait=wait)
+            answers = self._store.commit(writes, wait=wait)
         except StoreBusyError as error:
             if wait > 0.0 or not self._put_back(batch):
                 self._fail(batch, error)
@@ -228,7 +229,7 @@ class CommitQueue:
             if self._on_commit is not None:
                 self._on_commit(batch)
         finally:
-            self._wake((*batch, *behind))
+            self._wake((*batch, *behind) if behind else batch)
 
     def _fail(self, batch: Sequence[Ticket[Any]], error: StoreError) -> None:
         """Fail what was to be committed, and what builds on it."""
@@ -260,10 +261,13 @@ class CommitQueue:
         return behind
 
     def _wake(self, batch: Sequence[Ticket[Any]]) -> None:
+        waited_for = False
         with self._mutex:
             for ticket in batch:
                 ticket.done = True
-        wake(batch)
+                waited_for = waited_for or bool(ticket.threads or ticket.tasks)
+        if waited_for:
+            wake(batch)
 
     def _put_back(self, batch: list[Ticket[Any]]) -> bool:
         """The store is busy and this thread must not wait for it: leave it to the background.

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 from durable_core.errors import ControlSignal, LeaseLost, StepUsageError, Suspended
 from durable_core.flow.asks import (
@@ -147,12 +147,13 @@ class ThreadRun:
     # -- Asks -------------------------------------------------------------------------------
 
     def _submit(self, ask: Submit) -> Ticket[Written]:
-        after = cast("tuple[Ticket[Written], ...]", ask.after)
+        after: Any = ask.after  # Tickets of the queue, which flows know by their Protocol only
         return self._host.queue.submit(ask.write, after)
 
     def _settle(self, ask: Settle) -> list[Written]:
         queue = self._host.queue
-        return [queue.wait(cast("Ticket[Written]", ticket)) for ticket in ask.tickets]
+        tickets: Any = ask.tickets
+        return [queue.wait(ticket) for ticket in tickets]
 
     def _read_mark(self, ask: ReadMark) -> int:
         return self._host.event_mark.recent()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterable
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from durable_core.ports import Write
 
@@ -45,7 +45,8 @@ class Ticket(Generic[T]):
     @property
     def answer(self) -> T | None:
         """The answer; None while there is none, or if the write failed."""
-        return cast("T | None", self._answer)
+        answer: T | None = self._answer
+        return answer
 
     def take(self, answer: object) -> None:
         """Note the store's answer, or the error that it gave instead of one."""
@@ -58,7 +59,8 @@ class Ticket(Generic[T]):
         """Return the answer, or raise the error. Call it once ``done``."""
         if self.error is not None:
             raise self.error
-        return cast(T, self._answer)
+        answer: T = self._answer
+        return answer
 
 
 class Blocked:

@@ -12,6 +12,7 @@ from durable_core.model.stream import Piece
 from durable_core.ports import Peer, RunRecord
 
 __all__ = [
+    "KIND_TEXTS",
     "dump_data",
     "dump_match",
     "dump_seen",
@@ -31,6 +32,8 @@ __all__ = [
 _Row = tuple[Any, ...]
 
 _PHASES = {phase.value: phase for phase in Phase}
+#: The text of each kind; ``kind.value`` is a Python function that is called at every step.
+KIND_TEXTS = {kind: kind.value for kind in OpKind}
 _KINDS = {kind.value: kind for kind in OpKind}
 
 

@@ -20,7 +20,7 @@ from durable_core.ports import (
 )
 from durable_core.runtime.sqlite.queries import QUERIES
 from durable_core.runtime.sqlite.reads import load_memos, load_pending
-from durable_core.runtime.sqlite.rows import piece_row, run_of
+from durable_core.runtime.sqlite.rows import KIND_TEXTS, piece_row, run_of
 from durable_core.runtime.sqlite.signals import put_pending, store_events
 from durable_core.runtime.waits import marked
 
@@ -111,7 +111,7 @@ def _insert_memo(db: sqlite3.Connection, write: RunWrite, memo: Memo) -> None:
             memo.number,
             op.id,
             op.name,
-            op.kind.value,
+            KIND_TEXTS[op.kind],
             memo.ok,
             memo.value,
             memo.mark,
