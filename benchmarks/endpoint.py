@@ -2,8 +2,9 @@
 
 The three take turns, in one run and on one disk. ``bare`` makes nothing durable; ``floor`` is what
 one would write by hand for this one endpoint (``_floor.py``); ``ours`` is this library. They are
-measured twice: called directly, which shows the engine, and behind a WSGI server with a process of
-its own for each. Ratios are medians over the turns, so a busy machine disturbs them little.
+measured twice: called directly, which shows the engine, and behind a server with a process of its
+own for each: a WSGI server (``def``), an ASGI server or our asyncio server (``async def``). Ratios
+are medians over the turns, so a busy machine disturbs them little.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def _served(server: str, steps: Sequence[int], seconds: float, folder: Path) -> 
     """Yield the cells behind a server."""
     with ExitStack() as stack:
         ports = {
-            name: stack.enter_context(served(server, name, steps, folder / name)) for name in NAMES
+            name: stack.enter_context(served(server, name, steps, folder / server / name))
+            for name in NAMES
         }
         for n in steps:
             for clients in (1, 16, 64):
@@ -120,7 +122,8 @@ def _figures(bursts: dict[str, list[Burst]]) -> dict[str, float]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = arguments(__doc__)
-    parser.add_argument("--server", choices=sorted(SERVERS), default="waitress")
+    servers = sorted(SERVERS)
+    parser.add_argument("--server", choices=servers, nargs="+", default=["waitress"])
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 1, 3, 10], metavar="N")
     parser.add_argument("--only", choices=("called", "served"), help="leave the other half out")
     return parser
@@ -138,8 +141,10 @@ def main() -> None:
             figures += _measure(_called(subjects, options.steps, seconds), rounds)
             subjects.close()
         if options.only != "called":
-            cells = _served(options.server, options.steps, seconds, folder)
-            behind = _measure(cells, rounds)
+            behind: list[dict[str, object]] = []
+            for server in options.server:
+                cells = _served(server, options.steps, seconds, folder)
+                behind += _measure(cells, rounds)
             busy = max(float(str(each["busy"])) for each in behind)
             print(f"load generator: benchmarks/_load.py, at most {busy:.0%} of a processor")
             figures += behind
