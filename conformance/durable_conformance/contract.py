@@ -42,6 +42,8 @@ class Capability(StrEnum):
     STREAMING = "streaming"
     #: Server: a client that goes away while a step runs is noticed, and its run handed off.
     CLIENT_DISCONNECT = "client-disconnect"
+    #: Server: when it stops, a client is handed off in the middle of a step, not after it.
+    DETACH_IN_STEP = "detach-in-step"
     #: Server: a connection takes one request after the other.
     KEEP_ALIVE = "keep-alive"
     #: Server: request bodies may come in chunks, without an announced length.

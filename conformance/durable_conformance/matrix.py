@@ -21,6 +21,7 @@ MEANINGS = {
     Capability.ASYNC_HANDLERS: "`async def` handlers, steps in parallel",
     Capability.STREAMING: "a chunk of a streamed response leaves before the next is made",
     Capability.CLIENT_DISCONNECT: "a client that leaves in a step is noticed, its run handed off",
+    Capability.DETACH_IN_STEP: "at shutdown a client is handed off in mid-step, not after the step",
     Capability.KEEP_ALIVE: "a connection takes one request after the other",
     Capability.CHUNKED_REQUESTS: "request bodies in chunks, without an announced length",
     Capability.EXPECT_CONTINUE: "`Expect: 100-continue` is answered",

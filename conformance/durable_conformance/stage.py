@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -16,6 +17,7 @@ from durable_core import Durable, Limits, RetryPolicy, Settings
 from durable_core.api.application import Routes, Target
 from durable_core.model.run import Phase
 from durable_core.ports import Store
+from durable_core.runtime.engine import EmbeddedEngine
 from durable_core.runtime.memory_store import MemoryStore
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "ServerStage",
     "Site",
     "Stage",
+    "WatchedEngine",
     "stage_for",
     "until_at_rest",
 ]
@@ -76,10 +79,16 @@ class Stage(ABC):
         self.face = face
         self._gates: list[Gate] = []
 
-    def gate(self) -> Gate:
-        """Return a gate, which is opened when the case ends, at the latest."""
-        self._gates.append(Gate())
-        return self._gates[-1]
+    def gate(self, *, closed: bool = False) -> Gate:
+        """Return a gate.
+
+        Args:
+            closed: it stays so when the server stops; otherwise that opens it.
+        """
+        gate = Gate()
+        if not closed:
+            self._gates.append(gate)
+        return gate
 
     @contextmanager
     def serving(
@@ -141,6 +150,19 @@ class Stage(ABC):
         """Wait until no run is about to go on."""
 
 
+class WatchedEngine(EmbeddedEngine):
+    """The embedded engine, which lets on that it is being stopped."""
+
+    def __init__(self, secrets: tuple[bytes, ...], store: Store, settings: Settings) -> None:
+        super().__init__(secrets, store, settings)
+        self.stopping = threading.Event()
+
+    def stop(self, timeout: float) -> None:
+        """Stop."""
+        self.stopping.set()
+        super().stop(timeout)
+
+
 class ServerStage(Stage):
     """A server that is judged, with the embedded engine behind it."""
 
@@ -155,10 +177,9 @@ class ServerStage(Stage):
         durable: Durable[Any] = Durable(
             id="suite",
             endpoint_adapter=self._subject.endpoint_adapter.with_options(**options),
-            store=store or self._store,
+            engine=WatchedEngine((), store or self._store, Settings(settle_time=0.01)),
             limits=limits,
             retry=RetryPolicy(base_ms=1, max_ms=1),
-            settings=Settings(settle_time=0.01),
         )
         return durable, {}
 

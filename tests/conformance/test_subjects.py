@@ -10,7 +10,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 GAPS = {
-    "durable_wsgi.conformance:subject": {"Q8", "Q10", "Q12", "H9"},
+    "durable_wsgi.conformance:subject": {"Q8", "Q10", "Q12", "H9", "S6"},
     "durable_asgi.conformance:subject": {"B3"},
     "durable_asyncio.conformance:subject": set(),
     "support.engine_subjects:embedded": set(),

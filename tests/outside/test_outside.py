@@ -16,7 +16,7 @@ from support.source_tree import ROOT
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 DISTRIBUTIONS = (ROOT, ROOT / "conformance")
-GAPS = {"Q8", "Q10", "Q12", "L10", "H9", "B3"}
+GAPS = {"Q8", "Q10", "Q12", "L10", "H9", "B3", "S6"}
 
 
 def run(*command: str | Path, cwd: Path) -> str:

@@ -24,6 +24,7 @@ class AsyncioSubject:
             "async-handlers",
             "streaming",
             "client-disconnect",
+            "detach-in-step",
             "keep-alive",
             "chunked-requests",
             "expect-continue",

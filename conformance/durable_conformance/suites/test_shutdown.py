@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from durable_conformance.plugin import requirement
-from durable_conformance.programs import Ledger, Script, until
-from durable_conformance.stage import Stage
+from durable_conformance.contract import Capability
+from durable_conformance.plugin import needs, requirement
+from durable_conformance.programs import Gate, Ledger, Program, Script, until
+from durable_conformance.stage import Site, Stage, WatchedEngine
 from durable_conformance.wire import patience
 from durable_core import Request
 from durable_core.runtime.memory_store import MemoryStore
@@ -63,6 +64,72 @@ def test_stopping_hands_clients_off(stage: Stage, background: Callable[..., Futu
     assert {str(number): 1 for number in range(_STEPS)} == ledger.counts()
 
 
+def _interrupted(ledger: Ledger, gate: Gate) -> Program:
+    """Return a program whose first step stays at a gate, with too many behind it for a moment."""
+
+    def program(request: Request, step: Any) -> Script:
+        yield step.run("gate", lambda: ledger.did("gate", gate.pass_(0)))
+        for number in range(_STEPS):
+            yield step.run(f"s{number}", ledger.did, str(number), number)
+        return "done"
+
+    return program
+
+
+_EACH_ONCE = {"gate": 1, **{str(number): 1 for number in range(_STEPS)}}
+
+
+@requirement("S4")
+def test_stopping_in_a_step(stage: Stage, background: Callable[..., Future[Any]]) -> None:
+    """The step ends, its client is redirected, and the run goes on after the restart."""
+    ledger, gate = Ledger(), stage.gate(closed=True)
+    program = _interrupted(ledger, gate)
+    with stage.serving(program) as site:
+        client = background(site.ask, "GET", "/it")
+        gate.reached()
+        background(_open_when_stopping, site, gate)
+    first, when_stopped = client.result(), ledger.counts()
+    with stage.serving(program) as site:
+        final = site.follow("/it", first)
+
+    assert (302, "done") == (first.status, final.json())
+    assert 1 == when_stopped["gate"]
+    assert len(when_stopped) < len(_EACH_ONCE)
+    assert ledger.counts() == _EACH_ONCE
+
+
+def _open_when_stopping(site: Site, gate: Gate) -> None:
+    engine = site.durable.engine
+    assert isinstance(engine, WatchedEngine)
+    assert engine.stopping.wait(patience())
+    gate.open()
+
+
+@requirement("S6")
+@needs(Capability.DETACH_IN_STEP)
+def test_stopping_detaches_in_a_step(stage: Stage, background: Callable[..., Future[Any]]) -> None:
+    """The client is redirected while the step still runs, which is then waited for."""
+    ledger, gate = Ledger(), stage.gate(closed=True)
+    program = _interrupted(ledger, gate)
+    with stage.serving(program) as site:
+        client = background(site.ask, "GET", "/it")
+        gate.reached()
+        opener = background(_open_when_answered, client, gate)
+    first = opener.result()
+    with stage.serving(program) as site:
+        final = site.follow("/it", first)
+
+    assert (302, "done") == (first.status, final.json())
+    assert ledger.counts() == _EACH_ONCE
+
+
+def _open_when_answered(client: Future[Any], gate: Gate) -> Any:
+    try:
+        return client.result(patience())
+    finally:
+        gate.open()
+
+
 @requirement("S3")
 def test_stopping_sends_waiting_clients_on(
     stage: Stage, background: Callable[..., Future[Any]]
@@ -86,24 +153,23 @@ def test_stopping_sends_waiting_clients_on(
 
 @requirement("S4")
 def test_stopping_lets_answers_out(stage: Stage, background: Callable[..., Future[Any]]) -> None:
-    """A step in flight is waited for, and its client gets an answer."""
-    ledger, begun = Ledger(), threading.Event()
-
-    def work() -> int:
-        begun.set()
-        time.sleep(0.2)
-        return ledger.did("work", 1)
+    """The last step of a run is waited for, and its client gets an answer, now or later."""
+    ledger, gate = Ledger(), stage.gate(closed=True)
 
     def program(request: Request, step: Any) -> Script:
-        value = yield step.run("work", work)
+        value = yield step.run("gate", lambda: ledger.did("gate", gate.pass_(1)))
         return value
 
     with stage.serving(program) as site:
         client = background(site.ask, "GET", "/it")
-        assert begun.wait(patience())
+        gate.reached()
+        background(_open_when_stopping, site, gate)
+    first = client.result()
+    with stage.serving(program) as site:
+        assert 1 == site.follow("/it", first).json()
 
-    assert client.result().status in (200, 302)
-    assert {"work": 1} == ledger.counts()
+    assert first.status in (200, 302)
+    assert {"gate": 1} == ledger.counts()
 
 
 @requirement("S5")

@@ -13,13 +13,18 @@ from durable_conformance.plugin import requirement
 from durable_conformance.programs import Gate, Program, Script, until
 from durable_conformance.stage import ALL_METHODS, Site, Stage
 from durable_conformance.wire import Reply
-from durable_core import Response
+from durable_core import Request, Response
+from durable_core.api.adapter import HTTPHandler
 
 _CORS = {
     "access-control-allow-origin": "*",
     "access-control-allow-methods": "GET, OPTIONS",
     "access-control-allow-headers": "Content-Type",
 }
+
+
+#: Seconds for which clients are held where a case waits for that to end.
+_MOMENT = 0.02
 
 
 def _gated(gate: Gate) -> Program:
@@ -164,6 +169,52 @@ def test_it_survives_a_restart(stage: Stage) -> None:
         assert _DONE == _seen(site.finish("GET", target))
 
     assert [1] == calls
+
+
+class _Brief:
+    """A handler whose clients are held for a moment, however long the server would hold them."""
+
+    def __init__(self, handler: HTTPHandler) -> None:
+        self._handler = handler
+        self.engine = handler.engine
+        self.holds: list[float] = []
+
+    def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
+        self.holds.append(hold)
+        return self._handler.handle(request, hold=_MOMENT, route=route)
+
+    async def handle_async(
+        self, request: Request, *, hold: float = 25.0, route: str | None = None
+    ) -> Response:
+        self.holds.append(hold)
+        return await self._handler.handle_async(request, hold=_MOMENT, route=route)
+
+
+@requirement("W8")
+def test_a_client_is_not_held_for_long(stage: Stage) -> None:
+    """It is sent round by 303 five times, then told by 202 where and when to ask again."""
+    gate = stage.gate()
+    brief: list[_Brief] = []
+
+    def more(durable: Any) -> dict[str, Any]:
+        wrapped = stage.endpoint(durable, _gated(gate), name="long")
+        brief.append(_Brief(getattr(wrapped, "endpoint", wrapped)))
+        return {"GET /long": brief[0]}
+
+    with stage.serving(more=more) as site:
+        target, hops = "/long", [site.ask("GET", "/long")]
+        while hops[-1].status in (302, 303) and len(hops) < 10:
+            target, reply = site.goto(target, hops[-1].get("location") or "")
+            hops.append(reply)
+        gate.open()
+        _, late = site.goto(target, hops[-1].get("location") or "")
+        final = site.follow(target, late)
+
+    assert [302, *[303] * 5, 202] == [reply.status for reply in hops]
+    assert (hops[-1].get("retry-after") or "").isdigit()
+    assert [["no-store"]] * 7 == [reply.all("cache-control") for reply in hops]
+    assert _DONE == _seen(final)
+    assert all(0 < hold <= 30 for hold in brief[0].holds), "proxies give up after 30 s"
 
 
 def _poll(durable: Any) -> dict[str, Any]:

@@ -185,6 +185,10 @@ MUTANTS: Mutants = {
         ("W4",),
     ),
     "tells_which_runs_exist": (Mutant(waiting(_telling)), ("W5",)),
+    "sends_clients_round_for_ever": (
+        Mutant(waiting(lambda _, r: changed_response(r, status=303) if r.status == 202 else r)),
+        ("W8",),
+    ),
     "has_no_cors": (Mutant(fields_out(_drop_cors)), ("W7",)),
     "finds_everything": (Mutant(status_out(_all_found)), ("B5",)),
 }

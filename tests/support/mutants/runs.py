@@ -20,7 +20,14 @@ from support.mutants.base import (
     find,
 )
 
-__all__ = ["MUTANTS"]
+__all__ = [
+    "MUTANTS",
+    "committing",
+    "lose_events",
+    "only_runs",
+    "without_body",
+    "without_memos",
+]
 
 _Adapter: Any = BASE.Adapter
 
@@ -58,11 +65,11 @@ def _at_once(write: RunWrite) -> RunWrite:
     return replace(write, pending=pending, release=release)
 
 
-def _without_body(write: RunWrite) -> RunWrite:
+def without_body(write: RunWrite) -> RunWrite:
     return replace(write, request=write.request and replace(write.request, body=b""))
 
 
-def _without_memos(write: RunWrite) -> RunWrite:
+def without_memos(write: RunWrite) -> RunWrite:
     return replace(write, memos=write.memos if write.create is not None else ())
 
 
@@ -87,7 +94,7 @@ def _matching_all(write: RunWrite) -> RunWrite:
     return replace(write, pending=rules)
 
 
-def _lose_events(write: Any) -> Any:
+def lose_events(write: Any) -> Any:
     return None if isinstance(write, SendEvents) else write
 
 
@@ -170,13 +177,13 @@ class CutOff(Mutant):
 
 #: See ``base.Mutants``.
 MUTANTS: Mutants = {
-    "forgets_checkpoints": (Mutant(start=committing(only_runs(_without_memos))), ("L2",)),
-    "forgets_the_body": (Mutant(start=committing(only_runs(_without_body))), ("L3",)),
+    "forgets_checkpoints": (Mutant(start=committing(only_runs(without_memos))), ("L2",)),
+    "forgets_the_body": (Mutant(start=committing(only_runs(without_body))), ("L3",)),
     "never_retries": (Mutant(adapter=BASE.Adapter(EndpointOptions(retries=0))), ("L4", "L7")),
     "takes_no_options": (Mutant(adapter=DeafAdapter()), ("L5", "H4", "H5", "H6", "H7")),
     "retries_at_once": (Mutant(start=committing(only_runs(_at_once))), ("L8",)),
     "forgets_its_secret": (Mutant(start=_with_secret), ("W6",)),
-    "loses_events": (Mutant(start=committing(_lose_events)), ("E1", "E8")),
+    "loses_events": (Mutant(start=committing(lose_events)), ("E1", "E8")),
     "never_times_out": (Mutant(start=committing(only_runs(_without_timeouts))), ("E2",)),
     "matches_everything": (Mutant(start=committing(only_runs(_matching_all))), ("E3",)),
     "forgets_early_events": (Mutant(start=_late_events), ("E4",)),
@@ -185,6 +192,7 @@ MUTANTS: Mutants = {
     "does_not_send": (Mutant(start=committing(only_runs(_without_sends))), ("E7",)),
     "does_not_start": (Mutant(start=_do_not_start), ("S1", "S5")),
     "takes_runs_along": (Mutant(start=_cancel_all), ("S2",)),
+    "cannot_detach_in_steps": (Mutant(declares="detach-in-step"), ("S6",)),
     "cuts_clients_off": (CutOff(), ("S3", "S4")),
     "leaves_threads": (Mutant(start=_leave_a_thread), ("S5",)),
 }
