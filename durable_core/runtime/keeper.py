@@ -143,7 +143,8 @@ class Keeper:
 
     def due(self, due_at: int) -> None:
         """A run is due then, epoch milliseconds."""
-        if self._next_due is None or due_at < self._next_due:
+        next_due = self._next_due
+        if next_due is None or due_at < next_due:
             self._wake.set()
 
     def _run(self) -> None:
@@ -166,6 +167,7 @@ class Keeper:
         self._watch_clock()
         for chore in self._chores:
             chore.do_if_due()
+        self._next_due = None  # whatever becomes due during the round may come too late for it
         next_due = self._next_due = self.catch_up()
         pause = _ATTENTIVE if len(self._host.waiters) or len(self._host.live) else _IDLE
         if next_due is None:
@@ -227,6 +229,7 @@ class Keeper:
 
     def _refresh_peers(self) -> None:
         self._peers = [peer for peer in self._host.store.peers() if peer.id != self.owner]
+        self._host.event_mark.share(bool(self._peers))
 
     def _bury_dead(self) -> None:
         if not self._peers:

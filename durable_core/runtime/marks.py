@@ -22,10 +22,12 @@ class EventMark:
         self._lock = threading.Lock()
         self._known = 0
         self._is_current = False
+        self._is_shared = True  # until the keeper has looked
 
     def exact(self) -> int:
         """Return what the store says. For the start of a run: older events are not for it."""
-        self._is_current = True  # before reading, so that a change meanwhile is not missed
+        # Before reading, so that a change meanwhile is not missed.
+        self._is_current = not self._is_shared
         try:
             mark = self._store.event_mark(self._app)
         except BaseException:
@@ -36,12 +38,18 @@ class EventMark:
             return self._known
 
     def recent(self) -> int:
-        """Return a number that counts every event of this process.
+        """Return a number that counts every event of this process, and of those known to be there.
 
-        Those that other processes have stored are counted once the keeper has noticed them, up to
+        Those of a process that has just come are counted once the keeper has noticed it, up to
         0.1 s later. To the step that asks, they seem to have come while it was running.
         """
         return self._known if self._is_current else self.exact()
+
+    def share(self, shared: bool) -> None:
+        """Note whether other processes may store events, too; then every step asks the store."""
+        self._is_shared = shared
+        if shared:
+            self._is_current = False
 
     def changed(self) -> None:
         """Note that there may be newer events."""

@@ -22,9 +22,11 @@ from durable_core.ports import (
     Register,
     Release,
     RunWrite,
+    SendEvents,
     Write,
     Written,
 )
+from durable_core.runtime.node import Node
 from durable_core.runtime.settings import Settings
 from support.harness import (
     FakeClock,
@@ -286,6 +288,62 @@ def test_pruning_goes_on_in_small_batches() -> None:
         node.keeper._prune()
     prunes = [write for batch in store.batches for write in batch if isinstance(write, Prune)]
     assert {100} == {prune.limit for prune in prunes}
+
+
+def test_due_during_a_round_is_not_missed() -> None:
+    """What becomes due after the round has looked has a round of its own, at once."""
+
+    class Late(WatchedStore):
+        def next_due(self, app: str, keys: Sequence[str]) -> int | None:
+            answer = super().next_due(app, keys)
+            for node in nodes:
+                node.keeper.due(200)
+            return answer
+
+    nodes: list[Node] = []
+    with lab(Late()) as process:
+        process.endpoint(sleeps)
+        process.durable.start()
+        node = process.engine.node
+        assert node is not None
+        node.keeper.stop()
+        nodes.append(node)
+        node.keeper._next_due = 100
+        node.keeper._wake.clear()
+        node.keeper._round()
+        assert node.keeper._wake.is_set()
+
+
+def test_the_event_mark_is_shared_while_others_work() -> None:
+    """An event that another process has stored before a step began does not end the wait after."""
+    store = WatchedStore()
+    with lab(store) as process:
+
+        def handler(asked: Request) -> object:
+            sync_step.run("first", int)
+            # As another process does it: nobody here is told.
+            sent = SendEvents(app="lab", events=(event("go", id="e1"),), now=1)
+            store.commit([sent], wait=1.0)
+            sync_step.run("second", int)
+            came = sync_step.wait_for_event("go", event="go", timeout=0.001)
+            return came is not None
+
+        endpoint = process.endpoint(handler)
+        process.durable.start()
+        node = process.engine.node
+        assert node is not None
+        node.keeper.stop()
+        store.commit([Register(peer=Peer(id="p", host="h", pid=1, expires_at=2**50))], wait=1.0)
+        node.keeper._version = -1
+        node.keeper.catch_up()
+        first = endpoint.handle(request())
+
+        def ended() -> bool:
+            node.keeper.catch_up()
+            return all(each.run.phase.ended for each in process.durable.runs.list())
+
+        until(ended)
+        assert b"false" == process.follow(endpoint, first).body
 
 
 def test_due_wakes_only_for_what_is_earlier() -> None:

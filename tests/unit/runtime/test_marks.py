@@ -46,14 +46,28 @@ def test_exact_always_asks(store: CountedStore) -> None:
 
 
 def test_recent_asks_only_after_a_change(store: CountedStore) -> None:
-    """The store is asked once, and once more after each change."""
+    """The store is asked once, and once more after each change, by a process that is alone."""
     mark = EventMark(store, "app")
+    mark.share(False)
     assert [0, 0] == [mark.recent(), mark.recent()]
     store.send("a")
     assert 0 == mark.recent()
     mark.changed()
     assert [1, 1] == [mark.recent(), mark.recent()]
     assert 2 == store.asked
+
+
+def test_recent_always_asks_while_others_may_write(store: CountedStore) -> None:
+    """Of what another process stores nobody tells us; so it is as long as nobody has looked."""
+    mark = EventMark(store, "app")
+    for shared in (None, True):
+        if shared is not None:
+            mark.share(False)
+            mark.recent()
+            mark.share(shared)
+        before = mark.recent()
+        store.send(f"{shared}")
+        assert before + 1 == mark.recent()
 
 
 def test_a_change_while_reading_is_not_missed(store: CountedStore) -> None:
