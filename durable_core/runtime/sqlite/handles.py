@@ -139,9 +139,9 @@ class Handles:
     def checkpoint(self) -> None:
         """Move the log into the database if it has grown, so that it can be written anew.
 
-        A commit that makes the log longer costs up to twice one that writes over it. The bulk is
-        moved while commits go on; what they have added by then is moved while they wait, for else
-        the log would never be all moved while they keep coming.
+        A commit that makes the log longer costs up to twice one that writes over it, which one
+        does after all of the log has been moved. The bulk is moved while commits go on; what they
+        have added by then, of which SQLite does not tell, is moved while they wait.
         """
         with self._keep_lock:
             size, commits = self._wal_bytes(), self._commits
@@ -152,10 +152,10 @@ class Handles:
             if self._keeper is None:
                 self._keeper = self._connect()
             try:
-                if not _move_log(self._keeper):
-                    with self._write_lock:
-                        _move_log(self._keeper)
-                        commits = self._commits
+                _move_log(self._keeper)
+                with self._write_lock:
+                    _move_log(self._keeper)
+                    commits = self._commits
             except sqlite3.Error as error:
                 raise store_error(error, self._path) from error
             self._checkpointed = (size, commits)
@@ -189,7 +189,6 @@ class Handles:
         return not self._readers
 
 
-def _move_log(db: sqlite3.Connection) -> bool:
-    """Move what can be moved of the log without waiting for anybody; True if that was all."""
-    busy, frames, moved = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-    return not busy and frames == moved
+def _move_log(db: sqlite3.Connection) -> None:
+    """Move what can be moved of the log without waiting for anybody."""
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

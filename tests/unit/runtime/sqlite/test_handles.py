@@ -179,7 +179,31 @@ def test_an_idle_log_is_not_looked_at_again(
     for number in range(2, 252):
         handles.commit([memo_write(number=number)], 1.0)
     handles.checkpoint()
-    assert 1 == len(statements)
+    assert 2 == len(statements)
+
+
+def test_the_log_is_written_anew_although_commits_keep_coming(
+    path: str, handles: Handles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is committed while the log is moved is moved too, or it would grow for ever."""
+    monkeypatch.setattr(handles_module, "_WAL_BYTES", 4096)
+    handles.commit([created()], 1.0)
+    for number in range(2, 50):
+        handles.commit([memo_write(number=number)], 1.0)
+    move = handles_module._move_log
+    numbers = iter(range(50, 100))
+
+    def move_while_commits_come(db: sqlite3.Connection) -> None:
+        move(db)
+        if not handles._write_lock.locked():
+            handles.commit([memo_write(number=next(numbers))], 1.0)
+
+    monkeypatch.setattr(handles_module, "_move_log", move_while_commits_come)
+    handles.checkpoint()
+    handles.commit([memo_write(number=next(numbers))], 1.0)
+
+    frames = handles.read(lambda db: db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1])
+    assert 2 >= frames
 
 
 def test_a_file_that_cannot_be_opened_is_a_store_error(tmp_path: Path) -> None:
@@ -200,10 +224,9 @@ def test_closing_during_a_checkpoint_is_no_deadlock(
     """A process may fork, which closes all, while the log is being moved."""
     moving, closing = threading.Event(), threading.Event()
 
-    def move_some(db: sqlite3.Connection) -> bool:
+    def move_some(db: sqlite3.Connection) -> None:
         moving.set()
         assert closing.wait(10)
-        return False
 
     @contextmanager
     def told(lock: threading.Lock) -> Iterator[None]:
