@@ -147,7 +147,7 @@ class StepUsageError(NonRetriableError):
 
 
 class WaitInterruptedError(NonRetriableError):
-    """User code cancelled a sleep or a wait; give the step its own ``timeout`` instead."""
+    """A timeout was put around a sleep or a wait; give the step its own ``timeout`` instead."""
 
 
 class RetryAfterError(DurableError):

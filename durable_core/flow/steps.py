@@ -36,6 +36,10 @@ from durable_core.wire.tokens import event_id
 __all__ = ["run_step", "send_events", "sleep_until", "wait_for_event"]
 
 
+#: Added to times, so that what has them as its turn comes after the memos with their numbers.
+_AFTER_MEMOS = 1_000_000_000
+
+
 def run_step(ex: Execution, op: Op, call: Call) -> Flow[object]:
     """``step.run``: answer from the memo, or call the function until it has an outcome."""
     memo: Memo | None = None
@@ -62,6 +66,8 @@ def sleep_until(ex: Execution, op: Op, due_at: Callable[[int], int]) -> Flow[Non
             pending = Pending(op=op, due_at=due_at(now))
             if pending.due_at > now:
                 yield from _remember(ex, pending)
+        else:
+            yield from _in_its_turn(ex, pending)
         yield from _until_due(ex, pending)
         memo = yield from _end(ex, op, "null", MARK.get())
     _deliver(ex, memo)
@@ -75,6 +81,8 @@ def wait_for_event(ex: Execution, op: Op, rule: WaitRule, timeout: int) -> Flow[
         if pending is None:
             pending = _wait(ex, op, rule, timeout)
             yield from _remember(ex, pending)
+        else:
+            yield from _in_its_turn(ex, pending)
         yield from _until_due(ex, pending)
         event = ex.pending[op.id].matched
         if event is None:
@@ -128,6 +136,7 @@ def _recall(ex: Execution, op: Op) -> Flow[Memo | None]:
     if memo is not None:
         yield from in_turn(memo.number)
         ex.check_open()
+        ex.activity += 1
     return memo
 
 
@@ -274,6 +283,19 @@ def _remember(ex: Execution, pending: Pending) -> Flow[None]:
     yield from save(ex, pending=(pending,))
     yield from settle(ex)
     ex.check_open()
+
+
+def _in_its_turn(ex: Execution, pending: Pending) -> Flow[None]:
+    """Let an op that has come due while the run was put away come after those that had finished.
+
+    The handler may have raced it against one of them, and will cancel it when it sees that one.
+    """
+    if not _is_due(ex, pending.op.id, pending):
+        return
+    matched = pending.matched
+    yield from in_turn(_AFTER_MEMOS + (pending.due_at if matched is None else matched.received_at))
+    ex.check_open()
+    ex.activity += 1
 
 
 def _until_due(ex: Execution, pending: Pending) -> Flow[None]:

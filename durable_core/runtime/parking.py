@@ -72,30 +72,43 @@ class Parking:
 
 
 class Parked(asyncio.Future[None]):
-    """A future that knows whether it was cancelled because a sibling failed.
+    """A future that knows whether it may be cancelled: not by a timeout.
 
-    A task group whose body or other task has failed may end a branch that sleeps; a timeout may
-    not, for a sleep outlives the process and the timeout does not. To the task both are a
-    cancellation. They differ in who calls for it, and that is still on the stack when the future
-    is cancelled: tasks and ``gather`` pass a cancellation on at once.
+    Code that has seen another step finish or fail may end a branch that sleeps: replay sees the
+    same. So may a task group one of whose tasks, or whose body, has failed. A timeout may not, for
+    a sleep outlives the process and the timeout does not. To the task all are a cancellation. They
+    differ in who calls for it, and that is still on the stack when the future is cancelled: tasks
+    and ``gather`` pass a cancellation on at once.
     """
 
-    sibling_failed = False
+    may_be_cancelled = False
 
     def cancel(self, msg: object = None) -> bool:
         """Cancel it, and note why."""
-        self.sibling_failed = _sibling_failed(sys._getframe(1))
+        self.may_be_cancelled = _is_decision(sys._getframe(1))
         return super().cancel(msg)
 
 
-def _sibling_failed(frame: FrameType | None) -> bool:
-    """Tell whether a task group is ending its tasks because one of them, or its body, failed."""
+#: What counts time in the process, as modules, and as functions of ``asyncio.tasks``.
+_TIMERS = frozenset({"asyncio.timeouts", "async_timeout", "anyio"})
+_TIMED = frozenset({"wait_for", "_cancel_and_wait"})
+
+
+def _is_decision(frame: FrameType | None) -> bool:
+    """Tell whether a cancellation is the handler's decision, or follows from a failure in it."""
+    group = False
     while frame is not None:
-        if frame.f_globals.get("__name__") == asyncio.TaskGroup.__module__:
-            if frame.f_code.co_name == "_on_task_done":
+        module, name = str(frame.f_globals.get("__name__")), frame.f_code.co_name
+        if module in _TIMERS or module.partition(".")[0] in _TIMERS:
+            return False
+        if module == "asyncio.tasks" and name in _TIMED:
+            return False
+        if module == asyncio.TaskGroup.__module__:
+            group = True
+            if name == "_on_task_done":
                 return True
             error = frame.f_locals.get("et")  # what the body of ``async with`` has raised
             if isinstance(error, type) and not issubclass(error, asyncio.CancelledError):
                 return True
         frame = frame.f_back
-    return False
+    return not group  # a group that is cancelled itself does not know by whom

@@ -280,14 +280,15 @@ class TaskRun:
                     # The run is being put away; what the handler makes of this does not count.
                     self._unwinding.past_refused_step = True
                     raise
-                if future.sibling_failed or self.ex.failures > failures:
+                if future.may_be_cancelled or self.ex.failures > failures:
+                    self.ex.awaited.discard(ask.op_id)  # it makes the run due no more
                     raise
                 raise self._interrupted(ask.op_id) from None
 
     def _interrupted(self, op_id: str) -> WaitInterruptedError:
         pending = self.ex.pending[op_id]
         return WaitInterruptedError(
-            f"a timeout or cancellation was put around step {pending.op.name!r}, which survives "
+            f"a timeout was put around step {pending.op.name!r}, which survives "
             "restarts and cannot be timed from outside; use the step's own timeout= instead"
         )
 

@@ -70,12 +70,25 @@ async def by_hand(branch: Callable[[], Awaitable[None]]) -> None:
     await task
 
 
+async def after_another(branch: Callable[[], Awaitable[None]]) -> None:
+    tasks = [asyncio.ensure_future(_through_gather(branch)), asyncio.ensure_future(_ticks(9))]
+    _, losers = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for loser in losers:
+        loser.cancel()
+    await asyncio.gather(*losers)
+
+
+async def _ticks(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 async def _through_gather(branch: Callable[[], Awaitable[None]]) -> None:
     await asyncio.gather(branch(), asyncio.sleep(0))
 
 
 @pytest.mark.parametrize(
-    ("scenario", "sibling_failed"),
+    ("scenario", "may_be_cancelled"),
     [
         (a_sibling_fails, True),
         (the_body_fails, True),
@@ -84,13 +97,14 @@ async def _through_gather(branch: Callable[[], Awaitable[None]]) -> None:
         (wait_for, False),
         (a_timeout_around_a_group, False),
         (a_timeout_in_the_body_of_a_group, False),
-        (by_hand, False),
+        (by_hand, True),
+        (after_another, True),
     ],
 )
 def test_cause(
-    scenario: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]], sibling_failed: bool
+    scenario: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]], may_be_cancelled: bool
 ) -> None:
-    """A failing sibling is told from a timeout, through gather and nested groups."""
+    """A decision and a failing sibling are told from a timeout, through gather and groups."""
 
     async def main() -> None:
         parked = Parked()
@@ -102,7 +116,7 @@ def test_cause(
             with suppress(TimeoutError, ExceptionGroup, asyncio.CancelledError):
                 await scenario(branch)
         assert parked.cancelled()
-        assert sibling_failed is parked.sibling_failed
+        assert may_be_cancelled is parked.may_be_cancelled
 
     asyncio.run(main())
 

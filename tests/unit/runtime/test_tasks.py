@@ -210,6 +210,71 @@ def test_timeout_around_a_sleep_or_wait_is_refused(kind: str) -> None:
     assert b"'held'" in body_of(response)
 
 
+def _due_at(process: Lab) -> int:
+    """Return when the only run is due, 0 while it is live."""
+    [record] = process.durable.runs.list()
+    return record.due_at or 0
+
+
+@pytest.mark.parametrize("loser", ["sleep", "wait"])
+def test_a_race_is_decided_once(loser: str) -> None:
+    """A loser that is cancelled by hand stays out of it in every replay, when it is due, too."""
+    ledger, seen, clock = Ledger(), [], FakeClock()
+
+    async def held() -> object:
+        if loser == "sleep":
+            await step.sleep("held", "1h")
+            return None
+        return await step.wait_for_event("held", event="x", timeout="1h")
+
+    async def handler(request: Request) -> object:
+        winner = asyncio.create_task(step.run("work", ledger.did_async, "work", 1))
+        tasks = {asyncio.create_task(held()), winner}
+        done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for each in others:
+            each.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        seen.append((done == {winner}, [each.cancelled() for each in others]))
+        await step.run("after", ledger.did, "after", 1)
+        await step.sleep("nap", "2h")
+        await step.sleep("another", "2h")
+        return "end"
+
+    with lab(clock=clock) as process:
+        endpoint = process.endpoint(handler)
+        first = endpoint.handle(request())
+        for nap in range(2):
+            until(lambda n=nap: len(seen) > n and _due_at(process))  # type: ignore[misc]
+            assert _due_at(process) - clock.now() > 3_600_000  # not when the loser would be
+            clock.advance(7200)
+            process.poke()
+        assert b'"end"' == body_of(process.follow(endpoint, first))
+    assert [(True, [True])] * 3 == seen
+    assert ["work", "after"] == ledger.calls
+
+
+def test_a_race_that_the_sleep_wins() -> None:
+    """The winner is the one that finished first; replay sees it alone, as the first run did."""
+    ledger, seen, clock = Ledger(), [], FakeClock()
+
+    async def handler(request: Request) -> object:
+        nap = asyncio.create_task(step.sleep("nap", "1h"))
+        answer = asyncio.create_task(step.wait_for_event("answer", event="x", timeout="90m"))
+        done, others = await asyncio.wait({nap, answer}, return_when=asyncio.FIRST_COMPLETED)
+        for each in others:
+            each.cancel()
+        seen.append(done == {nap})
+        await step.run("after", ledger.did, "after", 1)
+        await step.sleep("another", "1h")
+        return "end"
+
+    with lab(clock=clock) as process:
+        endpoint = process.endpoint(handler)
+        assert b'"end"' == body_of(process.sleep_through(endpoint, clock, naps=2))
+    assert [True, True] == seen
+    assert ["after"] == ledger.calls
+
+
 def test_failing_sibling_ends_a_sleeping_branch() -> None:
     """In a TaskGroup, a step that fails for good ends a branch that sleeps; it may be caught."""
     ledger = Ledger()

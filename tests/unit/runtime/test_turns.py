@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,5 +52,32 @@ def test_cancelled_one_holds_up_nobody() -> None:
         asyncio.get_running_loop().call_soon(first.cancel)
         await asyncio.wait([first, second])
         assert (True, False) == (first.cancelled(), second.cancelled())
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("count", [2, 3, 20])
+def test_the_first_is_seen_alone(count: int) -> None:
+    """Code that waits for the first of several sees that one, and has time to cancel the others."""
+
+    async def main() -> None:
+        turns = Turns(asyncio.get_running_loop())
+
+        async def step(number: int) -> int:
+            await turns.take(number)
+            return number
+
+        async def within_a_task(number: int) -> int:
+            [result] = await asyncio.gather(step(number))
+            return result
+
+        tasks = [asyncio.ensure_future(within_a_task(n)) for n in range(count, 0, -1)]
+        done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for each in others:
+            each.cancel()
+        assert [1] == [each.result() for each in done]
+        await asyncio.wait(others)
+        assert all(each.cancelled() for each in others)
+        assert 7 == await step(7)
 
     asyncio.run(main())
