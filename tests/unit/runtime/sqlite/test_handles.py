@@ -14,7 +14,7 @@ import pytest
 from durable_core.errors import StoreError
 from durable_core.runtime.sqlite import handles as handles_module
 from durable_core.runtime.sqlite.handles import Handles, HandlesClosedError
-from durable_core.runtime.sqlite.opening import prepare
+from durable_core.runtime.sqlite.opening import connect, prepare
 from support.stores import created, memo_write
 
 
@@ -190,20 +190,27 @@ def test_the_log_is_written_anew_although_commits_keep_coming(
     handles.commit([created()], 1.0)
     for number in range(2, 50):
         handles.commit([memo_write(number=number)], 1.0)
-    move = handles_module._move_log
-    numbers = iter(range(50, 100))
+    move, reader = handles_module._move_log, connect(path, busy_seconds=0)
 
-    def move_while_commits_come(db: sqlite3.Connection) -> None:
+    def move_while_a_commit_comes(db: sqlite3.Connection) -> None:
+        if handles._write_lock.locked():
+            move(db)
+            return
+        reader.execute("BEGIN")
+        count_runs(reader)  # from here on it is as if the move had begun before the commit
+        handles.commit([memo_write(number=50)], 1.0)
         move(db)
-        if not handles._write_lock.locked():
-            handles.commit([memo_write(number=next(numbers))], 1.0)
+        reader.execute("COMMIT")
 
-    monkeypatch.setattr(handles_module, "_move_log", move_while_commits_come)
+    monkeypatch.setattr(handles_module, "_move_log", move_while_a_commit_comes)
     handles.checkpoint()
-    handles.commit([memo_write(number=next(numbers))], 1.0)
+    handles.commit([memo_write(number=51)], 1.0)
+    reader.close()
 
-    frames = handles.read(lambda db: db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1])
-    assert 2 >= frames
+    other = connect(path, busy_seconds=0)
+    _, frames, moved = other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    other.close()
+    assert 0 < frames == moved < 5
 
 
 def test_a_file_that_cannot_be_opened_is_a_store_error(tmp_path: Path) -> None:
