@@ -176,7 +176,7 @@ def test_an_idle_log_is_not_looked_at_again(
     handles.checkpoint()
     assert [] == statements
 
-    for number in range(2, 252):
+    for number in range(2, 752):
         handles.commit([memo_write(number=number)], 1.0)
     handles.checkpoint()
     assert 2 == len(statements)
