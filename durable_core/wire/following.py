@@ -277,7 +277,8 @@ class Following:
         stage = self._journey.after(exchange.stage, 303, head.headers["location"])
         self._commands.append(Close(exchange.number))
         self._current = _Exchange(stage)
-        self._open(self._current, head.retry_after_ms or _DEFAULT_WAIT_MS)
+        wait_ms = head.retry_after_ms
+        self._open(self._current, _DEFAULT_WAIT_MS if wait_ms is None else wait_ms)
 
     def _take(self, exchange: _Exchange, data: bytes) -> None:
         decoder = exchange.decoder

@@ -13,11 +13,16 @@ __all__ = [
     "Command",
     "Commands",
     "Deliver",
+    "DeliveredEvent",
     "Fail",
     "Finish",
     "Open",
     "Read",
 ]
+
+
+#: What a caller is told of; the others are for the client itself.
+DeliveredEvent: TypeAlias = Metadata | Chunk | Commit | Rollback
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +55,7 @@ class Close:
 class Deliver:
     """Give this event to the callback for its type."""
 
-    event: Metadata | Chunk | Commit | Rollback
+    event: DeliveredEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

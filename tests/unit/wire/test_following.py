@@ -240,6 +240,15 @@ def test_a_run_that_still_goes_on_is_asked_for_later() -> None:
     assert (Finish(status=200, headers=NONE, body=b""),) == machine.ended(number, 0)
 
 
+def test_a_run_may_be_asked_for_at_once() -> None:
+    """Zero seconds are none."""
+    machine = following()
+    machine.start()
+    headers = Headers({"location": "/", "retry-after": "0"})
+
+    assert 0 == opened(machine.opened(1, 202, headers, 0)).delay_ms
+
+
 def test_a_date_to_come_back_at_is_a_while() -> None:
     """What is no number of seconds counts as five."""
     machine = following()

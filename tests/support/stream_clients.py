@@ -1,0 +1,60 @@
+"""``fetch_with_stream`` and its twin for tasks behind one face, so that a test calls both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from durable_core.client import (
+    Chunk,
+    ClientResponse,
+    Commit,
+    Metadata,
+    Rollback,
+    afetch_with_stream,
+    fetch_with_stream,
+)
+from durable_core.wire.following_commands import DeliveredEvent
+from durable_core.wire.sse import encode_event
+from durable_core.wire.stream_events import StreamEvent, dump_stream_event
+
+__all__ = ["CALLS", "Call", "Log", "afetch", "sse"]
+
+
+#: Calls an endpoint with the arguments of ``fetch_with_stream``.
+Call: TypeAlias = Callable[..., ClientResponse]
+
+
+def afetch(url: str, **options: Any) -> ClientResponse:
+    """Call in a task, on a loop of its own."""
+    return asyncio.run(afetch_with_stream(url, **options))
+
+
+CALLS: tuple[Call, ...] = (fetch_with_stream, afetch)
+
+
+class Log:
+    """What the callbacks were told, in order; give its ``callbacks`` to a call."""
+
+    def __init__(self) -> None:
+        self.events: list[DeliveredEvent] = []
+
+    @property
+    def callbacks(self) -> dict[str, Any]:
+        names = ("on_metadata", "on_data", "on_commit", "on_rollback")
+        return dict.fromkeys(names, self.events.append)
+
+    @property
+    def data(self) -> list[object]:
+        return [event.data for event in self.events if isinstance(event, Chunk)]
+
+    @property
+    def kinds(self) -> list[str]:
+        names = {Metadata: "metadata", Chunk: "data", Commit: "commit", Rollback: "rollback"}
+        return [names[type(event)] for event in self.events]
+
+
+def sse(*events: StreamEvent, id: str | None = None) -> bytes:
+    """Return these events as a server sends them."""
+    return b"".join(encode_event(*dump_stream_event(event), id=id) for event in events)
