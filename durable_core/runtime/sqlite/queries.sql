@@ -59,7 +59,7 @@ INSERT INTO event (app, id, name, data, ts, received_at) VALUES (?, ?, ?, ?, ?, 
 -- events-after --
 SELECT seq, id, data, ts, received_at
 FROM event
-WHERE app = ? AND name = ? AND seq > ?
+WHERE app = ? AND name = ? AND seq > ? AND (instr(data, ?) OR instr(data, ?))
 ORDER BY seq
 
 -- wait-paths --

@@ -14,6 +14,7 @@ from durable_core.ports import Peer, RunRecord
 __all__ = [
     "KIND_TEXTS",
     "dump_data",
+    "dump_json",
     "dump_match",
     "dump_seen",
     "load_match",
@@ -132,13 +133,15 @@ def stored_event_of(name: str, row: _Row) -> StoredEvent:
 
 def dump_data(event: Event) -> str:
     """Return the data of an event as JSON text."""
-    return _json(dict(event.data))
+    return dump_json(dict(event.data))
 
 
 def dump_match(stored: StoredEvent) -> str:
     """Return a whole event as JSON text."""
     event = stored.event
-    return _json([stored.seq, event.name, dict(event.data), event.id, event.ts, stored.received_at])
+    return dump_json(
+        [stored.seq, event.name, dict(event.data), event.id, event.ts, stored.received_at]
+    )
 
 
 def load_match(text: str) -> StoredEvent:
@@ -150,7 +153,7 @@ def load_match(text: str) -> StoredEvent:
 
 def dump_seen(seen: tuple[int, ...]) -> str:
     """Return event numbers as JSON text."""
-    return _json(seen) if seen else "[]"
+    return dump_json(seen) if seen else "[]"
 
 
 def load_seen(text: str) -> tuple[int, ...]:
@@ -158,5 +161,6 @@ def load_seen(text: str) -> tuple[int, ...]:
     return () if text == "[]" else tuple(json.loads(text))
 
 
-def _json(value: object) -> str:
+def dump_json(value: object) -> str:
+    """Return the value as it is stored: without spaces, non-ASCII text as it is."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

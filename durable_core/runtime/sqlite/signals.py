@@ -9,6 +9,7 @@ from dataclasses import replace
 from durable_core.model.events import Event, StoredEvent
 from durable_core.model.ops import Pending
 from durable_core.ports import SendEvents, Sent
+from durable_core.runtime.sqlite.needles import needles
 from durable_core.runtime.sqlite.queries import QUERIES
 from durable_core.runtime.sqlite.rows import (
     dump_data,
@@ -93,7 +94,8 @@ def put_pending(db: sqlite3.Connection, app: str, run_id: str, pending: Pending)
 
 def _earliest_answer(db: sqlite3.Connection, app: str, pending: Pending) -> StoredEvent | None:
     name, mark, seen = pending.event, pending.mark, frozenset(pending.seen)
-    for row in db.execute(QUERIES["events-after"], (app, name, mark)):
+    wanted = (app, name, mark, *needles(pending.rule))
+    for row in db.execute(QUERIES["events-after"], wanted):
         stored = stored_event_of(name, row)
         if answers(stored, rule=pending.rule, mark=mark, seen=seen):
             return stored
