@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,28 +12,15 @@ from typing import Any
 import pytest
 
 from durable_core import Durable, Request, Response
+from support.docs_pages import name_of, run_page
 from support.source_tree import ROOT
 
 DOCS = sorted(ROOT.glob("docs/**/*.md"))
 PAGES = [ROOT / "README.md", *DOCS, ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md"]
 
-_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-
-
-def name_of(page: Path) -> str:
-    return str(page.relative_to(ROOT))
-
-
-def run_page(page: Path) -> dict[str, Any]:
-    """Run the Python blocks of a page from top to bottom, as one module; return its names."""
-    module = types.ModuleType(f"docs_{page.stem.replace('-', '_')}")
-    for number, block in enumerate(_BLOCK.findall(page.read_text("utf-8")), start=1):
-        code = compile(block, f"{name_of(page)}, block {number}", "exec", dont_inherit=True)
-        exec(code, module.__dict__)
-    return module.__dict__
 
 
 def anchors_of(page: Path) -> set[str]:
