@@ -105,6 +105,7 @@ class ScriptedServer:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads: list[threading.Thread] = []
         self._failures: list[BaseException] = []
+        self._is_ending = False
         self.heard: list[Heard] = []
         self.port: int = self._listener.getsockname()[1]
         scheme = "http" if tls is None else "https"
@@ -115,6 +116,7 @@ class ScriptedServer:
         return self
 
     def __exit__(self, kind: object, *args: object) -> None:
+        self._is_ending = True
         # Wake the thread that accepts: closing alone would not.
         with socket.create_connection(("127.0.0.1", self.port)):
             pass
@@ -134,6 +136,9 @@ class ScriptedServer:
     def _accept(self) -> None:
         for number, script in enumerate(self._scripts):
             sock, _ = self._listener.accept()
+            if self._is_ending:
+                sock.close()
+                return
             sock.settimeout(_PATIENCE)
             self._start(self._serve, script, sock, number)
 
@@ -143,12 +148,12 @@ class ScriptedServer:
                 sock = self._tls.wrap_socket(sock, server_side=True)
             peer = Peer(self, sock, number)
         except OSError:
-            sock.close()  # the client does not trust us, or it was the end's own connection
+            sock.close()  # the client does not trust us
             return
         try:
             script(peer)
         except EOFError:
-            pass  # the end's own connection, or a client that needed no more
+            pass  # the client needed no more
         except BaseException as error:
             self._failures.append(error)
         finally:
