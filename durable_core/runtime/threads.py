@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from durable_core.errors import ControlSignal, LeaseLost, StepUsageError, Suspended
@@ -51,6 +52,10 @@ from durable_core.runtime.tickets import Ticket
 __all__ = ["ThreadRun"]
 
 
+#: The run that has raised the signal in this context, if any.
+_UNWOUND: ContextVar[ThreadRun | None] = ContextVar("durable_unwound", default=None)
+
+
 class ThreadRun:
     """One execution of a ``def`` handler.
 
@@ -83,6 +88,7 @@ class ThreadRun:
         self._lock = threading.RLock()
         self._quiet = threading.Condition(self._lock)
         self._unwound_at: str | None = None
+        self._main = 0  # the handler's own thread
         self._stray = Stray(ex)
         self._left = False
 
@@ -95,6 +101,8 @@ class ThreadRun:
     def drive(self, flow: Flow[Any]) -> Any:
         """Run a flow in this thread."""
         try:
+            if self._unwound_at is not None:
+                self._refuse_if_unwound()
             return drive_sync(flow, self.perform, self._lock)
         except Suspended:
             too_many = self._stray.refused()
@@ -109,6 +117,15 @@ class ThreadRun:
     def perform(self, ask: Ask) -> Any:
         """Answer one Ask."""
         return _PERFORM[type(ask)](self, ask)
+
+    def _refuse_if_unwound(self) -> None:
+        """Let only threads go on that have nothing to do with the code whose step is parked.
+
+        The handler's own thread may have seen the signal as how the other one ended. A thread of
+        a pool may have gone on to other work, in another context.
+        """
+        if threading.get_ident() == self._main or _UNWOUND.get() is self:
+            raise Suspended
 
     def _hold_stray(self, too_many: int) -> None:
         """Slow the handler down, which may never end; at first, put the run away without it."""
@@ -187,6 +204,7 @@ class ThreadRun:
     def _handle(self, ask: Handle) -> Outcome | Unwound:
         if self.ex.stopping or self.ex.closed:
             return Unwound()  # told so before it began
+        self._main = threading.get_ident()
         outcome = contextvars.copy_context().run(self._call_handler)
         if self._left:
             raise Suspended  # the run has gone on without it
@@ -223,7 +241,7 @@ class ThreadRun:
 
     def _park(self, ask: Park) -> None:
         op_id = ask.op_id
-        self.ex.stopping = True
+        _UNWOUND.set(self)
         pending = self.ex.pending.get(op_id)
         self._unwound_at = pending.op.name if pending is not None else "(next)"
         raise Suspended

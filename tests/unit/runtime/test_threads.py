@@ -34,6 +34,56 @@ def body_of(response: Response) -> bytes:
     return response.body
 
 
+# Threads of the handler's own
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_parked_thread_does_not_hold_the_others_up(threads: int) -> None:
+    """While one sleeps others start new steps, also in its thread; then the handler is put away."""
+    ledger, clock, parked = Ledger(), FakeClock(), threading.Event()
+
+    def sleeps() -> None:
+        try:
+            sync_step.sleep("nap", "1h")
+        finally:
+            parked.set()
+
+    def works() -> int:
+        assert parked.wait(10)
+        return sum(sync_step.run(f"s{n}", ledger.did, f"s{n}", n) for n in range(3))
+
+    def handler(request: Request) -> object:
+        with ThreadPoolExecutor(threads) as pool:
+            nap, work = (pool.submit(copy_context().run, each) for each in (sleeps, works))
+        return [nap.result(), work.result()]
+
+    with lab(clock=clock) as process:
+        endpoint = process.endpoint(handler)
+        first = endpoint.handle(request())
+        assert ["s0", "s1", "s2"] == ledger.calls
+        clock.advance(3600)
+        process.poke()
+        assert b"[null,3]" == body_of(process.follow(endpoint, first))
+    assert ["s0", "s1", "s2"] == ledger.calls
+
+
+def test_the_handler_does_not_go_on_from_a_thread_that_was_put_away() -> None:
+    """It may look at how the thread ended, and must not take the signal for a failure."""
+    ledger, clock = Ledger(), FakeClock()
+
+    def handler(request: Request) -> object:
+        with ThreadPoolExecutor(1) as pool:
+            nap = pool.submit(copy_context().run, sync_step.sleep, "nap", "1h")
+        if nap.exception() is not None:
+            sync_step.run("compensate", ledger.did, "compensate", 1)
+        return "end"
+
+    with lab(clock=clock) as process:
+        endpoint = process.endpoint(handler)
+        assert b'"end"' == body_of(process.sleep_through(endpoint, clock))
+    assert [] == ledger.calls
+
+
 # Unwinding
 
 
