@@ -295,6 +295,14 @@ WHERE app = :app AND (:phase IS NULL OR phase = :phase)
 ORDER BY id DESC
 LIMIT :limit
 
+-- list-failed --
+SELECT id, app, endpoint_key, function_id, phase, retries, created_at, mark,
+       failures, takeovers, epoch, owner, due_at, ended_at
+FROM run
+WHERE id < :before AND app = :app AND phase = :phase AND phase IN ('failed', 'cancelled')
+ORDER BY id DESC
+LIMIT :limit
+
 -- secret --
 SELECT value FROM meta WHERE name = 'secret'
 

@@ -37,6 +37,8 @@ __all__ = [
     "unclaimable",
 ]
 
+#: No id of a run comes after this.
+_ABOVE_ALL = "\U0010ffff"
 _EVENT_MARK = QUERIES["event-mark"]
 
 
@@ -155,7 +157,9 @@ def find_runs(
 ) -> Sequence[RunRecord]:
     """Return runs without their ops, newest first."""
     wanted = {"app": app, "phase": None if phase is None else phase.value, "limit": limit}
-    if before is None:
+    if phase in (Phase.FAILED, Phase.CANCELLED):
+        rows = db.execute(QUERIES["list-failed"], {**wanted, "before": before or _ABOVE_ALL})
+    elif before is None:
         rows = db.execute(QUERIES["list-all"], wanted)
     else:
         rows = db.execute(QUERIES["list"], {**wanted, "before": before})

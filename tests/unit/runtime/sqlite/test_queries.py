@@ -80,3 +80,9 @@ def test_a_name_may_come_once() -> None:
     """The second would silently replace the first."""
     with pytest.raises(ValueError, match="twice"):
         parse_queries("-- a --\nSELECT 1\n-- a --\nSELECT 2\n")
+
+
+def test_failed_runs_are_found_by_their_own_index(database: sqlite3.Connection) -> None:
+    """However many have completed; the listing needs no sorting either."""
+    [step] = plan(database, QUERIES["list-failed"])
+    assert "USING INDEX run_failed (app=? AND id<?)" in step
