@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol, Self, TypeVar, Unpack
+from typing import Generic, Protocol, Self, TypeVar, Unpack
 
 from durable_core.api.options import EndpointOptions, EndpointOptionsDict
 from durable_core.flow.env import Limits
 from durable_core.model.request import Request
 from durable_core.model.response import Response
 
-__all__ = ["EndpointAdapter", "HTTPHandler", "IdentityAdapter", "ServedEngine", "endpoint_adapter"]
+__all__ = ["AppAdapter", "EndpointAdapter", "HTTPHandler", "ServedEngine", "endpoint_adapter"]
 
+AppT = TypeVar("AppT")
 AppT_co = TypeVar("AppT_co", covariant=True)
 
 
@@ -84,23 +86,37 @@ class EndpointAdapter(Protocol[AppT_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class IdentityAdapter:
-    """For embedding the core in a server of one's own: an endpoint is wrapped in nothing."""
+class AppAdapter(Generic[AppT]):
+    """An :class:`EndpointAdapter` by a function that makes applications.
 
+    Args:
+        make: makes the server's application for a handler, which has it as ``.endpoint``.
+        options: of all endpoints that it wraps; those given to ``Durable.endpoint`` go before.
+    """
+
+    make: Callable[[HTTPHandler], AppT]
     options: EndpointOptions = field(default_factory=EndpointOptions)
 
     def with_options(self, **options: Unpack[EndpointOptionsDict]) -> Self:
-        """Return a new adapter with these options in place of its own."""
+        """Return a new adapter with these options in place of its own.
+
+        Raises:
+            ValueError, TypeError: an option out of range; see ``EndpointOptions``.
+        """
         return replace(self, options=self.options.merged(EndpointOptions(**options)))
 
-    def wrap(self, endpoint: HTTPHandler) -> HTTPHandler:
-        """Return the handler itself."""
-        return endpoint
+    def wrap(self, endpoint: HTTPHandler) -> AppT:
+        """Return an application that answers by the endpoint."""
+        return self.make(endpoint)
 
-    def proxy(self, proxy: HTTPHandler) -> HTTPHandler:
-        """Return the handler itself."""
-        return proxy
+    def proxy(self, proxy: HTTPHandler) -> AppT:
+        """Return an application that is the wait route."""
+        return self.make(proxy)
 
 
-#: The adapter for servers of one's own.
-endpoint_adapter = IdentityAdapter()
+def _itself(handler: HTTPHandler) -> HTTPHandler:
+    return handler
+
+
+#: The adapter for embedding the core in a server of one's own: an endpoint is wrapped in nothing.
+endpoint_adapter = AppAdapter(_itself)

@@ -141,7 +141,10 @@ async def conversation(
     source = Pieces(pieces, sink)
     connection = Connection(
         application,
-        Incoming(source),  # type: ignore[arg-type] # all that is used of a StreamReader
+        Incoming(
+            source,  # type: ignore[arg-type] # all that is used of a StreamReader
+            lambda: False,
+        ),
         Outgoing(sink, timeouts.write),  # type: ignore[arg-type] # all that is used of a StreamWriter
         limits=limits or Limits(),
         timeouts=timeouts,

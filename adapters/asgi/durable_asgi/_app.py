@@ -10,17 +10,15 @@ from durable_asgi._request import ClientGoneError, read_body, route_of, to_reque
 from durable_asgi._response import send_response
 from durable_asgi._types import Receive, Scope, Send
 from durable_asgi._watch import ClientWatch
-from durable_core import Durable, HTTPError, Limits, Request, Response
-from durable_core.api.adapter import HTTPHandler, ServedEngine
+from durable_core import Durable, HTTPError
 from durable_core.api.application import Application, Routes
-from durable_core.wire.problem import problem, problem_from_http_error
+from durable_core.api.served import ServedApp
+from durable_core.wire.problem import problem_from_http_error
 
 __all__ = ["ASGIApp", "app"]
 
-_logger = logging.getLogger("durable.asgi")
 
-
-class ASGIApp:
+class ASGIApp(ServedApp):
     """An ASGI 3 application that answers by a handler of the core.
 
     Its lifespan starts and stops the engine. Without one, as where it is mounted in another
@@ -33,18 +31,7 @@ class ASGIApp:
         endpoint: the handler.
     """
 
-    def __init__(self, handler: HTTPHandler) -> None:
-        self.endpoint = handler
-
-    @property
-    def durables(self) -> tuple[ServedEngine, ...]:
-        """What a server should start before it serves this, and stop afterwards."""
-        return (self.endpoint.engine,)
-
-    @property
-    def limits(self) -> Limits:
-        """The limits of the application behind it."""
-        return self.endpoint.engine.limits
+    logger = logging.getLogger("durable.asgi")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one scope.
@@ -74,20 +61,10 @@ class ASGIApp:
             await send_response(problem_from_http_error(error), send, head=head)
             return
         async with ClientWatch(receive) as watch:
-            response = await self._respond(request, route_of(scope))
+            response = await self.respond_async(request, route=route_of(scope))
             if response.is_streaming:
                 watch.listen()
             await send_response(response, send, head=head)
-
-    async def _respond(self, request: Request, route: str | None) -> Response:
-        try:
-            return await self.endpoint.handle_async(request, route=route)
-        except HTTPError as error:
-            return problem_from_http_error(error)
-        except Exception:
-            # Not the query, which may hold a token, nor the decoded path, which may hold new lines.
-            _logger.exception("%s %s failed", request.method, request.url.partition("?")[0])
-            return problem(500, "internal-error")
 
 
 def app(durable: Durable[Any], routes: Routes) -> ASGIApp:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from urllib.parse import quote, unquote
 
 from durable_asgi._types import Receive, Scope
-from durable_core import BadRequest, HTTPError, Request
+from durable_core import HTTPError, Request
+from durable_core.api.reading import refusing
 
 __all__ = ["ClientGoneError", "read_body", "root_of", "route_of", "to_request", "url_of"]
 
@@ -36,7 +37,7 @@ def to_request(scope: Scope, body: bytes) -> Request:
     """
     fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
     params = scope.get("path_params") or {}
-    try:
+    with refusing():
         return Request(
             method=scope["method"],
             url=url_of(scope, [value for name, value in fields if name == "host"]),
@@ -45,8 +46,6 @@ def to_request(scope: Scope, body: bytes) -> Request:
             path_params={str(name): str(value) for name, value in params.items()},
             root_path=root_of(scope),
         )
-    except ValueError as error:
-        raise BadRequest(str(error)) from error
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:

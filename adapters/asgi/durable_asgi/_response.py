@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any, cast
@@ -11,19 +10,10 @@ from typing import Any, cast
 from durable_asgi._request import ClientGoneError
 from durable_asgi._types import Message, Send
 from durable_core import Response
+from durable_core.api.framing import Framed, checked_chunk, framed
 
 __all__ = ["headers_of", "send_response"]
 
-_logger = logging.getLogger("durable.asgi")
-#: Statuses of responses that have no content, and no length of it.
-_WITHOUT_CONTENT = (204, 304)
-#: Fields about the connection, which is the server's business (RFC 9110, section 7.6.1).
-_SERVERS = frozenset(
-    {
-        *("connection", "keep-alive", "proxy-connection", "proxy-authenticate"),
-        *("proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"),
-    }
-)
 _END = object()
 
 
@@ -45,12 +35,9 @@ async def send_response(response: Response, send: Send, *, head: bool = False) -
         Exception: what a streamed body raised, or what no server can send.
     """
     body = response.body
-    silent = head or response.status in _WITHOUT_CONTENT
-    start = {
-        "type": "http.response.start",
-        "status": response.status,
-        "headers": headers_of(response, head=head),
-    }
+    message = framed(response, head=head)
+    silent, headers = message.silent, _encoded(message)
+    start = {"type": "http.response.start", "status": response.status, "headers": headers}
     if isinstance(body, bytes):
         await _send(send, start)
         await _send(send, {"type": "http.response.body", "body": b"" if silent else body})
@@ -60,7 +47,11 @@ async def send_response(response: Response, send: Send, *, head: bool = False) -
         await _send(send, start)
         async for chunk in chunks:
             if not silent and chunk:
-                part = {"type": "http.response.body", "body": _checked(chunk), "more_body": True}
+                part = {
+                    "type": "http.response.body",
+                    "body": checked_chunk(chunk),
+                    "more_body": True,
+                }
                 await _send(send, part)
             # Neither the body nor the server need ever wait, once the client is gone: the loop has
             # to get its turn, if only to find that out.
@@ -72,37 +63,13 @@ async def send_response(response: Response, send: Send, *, head: bool = False) -
 
 def headers_of(response: Response, *, head: bool = False) -> list[tuple[bytes, bytes]]:
     """Return the header fields as ASGI has them: names in lower case, all in bytes."""
-    body, length = response.body, None
-    if response.status in _WITHOUT_CONTENT:
-        own_length = False
-    elif isinstance(body, bytes) and (body or not head or "content-length" not in response.headers):
-        own_length, length = False, b"%d" % len(body)
-    else:
-        own_length = True
-    headers = [
-        (name.encode("ascii"), value.encode("latin-1"))
-        for name, value in response.headers.items()
-        if (name != "content-length" or own_length) and not _is_servers(name)
+    return _encoded(framed(response, head=head))
+
+
+def _encoded(message: Framed) -> list[tuple[bytes, bytes]]:
+    return [
+        (name.lower().encode("ascii"), value.encode("latin-1")) for name, value in message.fields
     ]
-    if length is not None:
-        headers.append((b"content-length", length))
-    return headers
-
-
-def _is_servers(name: str) -> bool:
-    if name not in _SERVERS:
-        return False
-    _logger.warning("the response header %r was dropped: only the server may set it", name)
-    return True
-
-
-def _checked(chunk: object) -> bytes:
-    """Servers take nothing but ``bytes`` themselves."""
-    if type(chunk) is bytes:
-        return chunk
-    if isinstance(chunk, (bytes, bytearray, memoryview)):
-        return bytes(chunk)
-    raise TypeError(f"a chunk of a response body must be bytes, not {type(chunk).__name__}")
 
 
 async def _send(send: Send, message: Message) -> None:

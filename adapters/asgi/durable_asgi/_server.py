@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from durable_asgi._types import ASGIApplication
 from durable_core.api.adapter import ServedEngine
 from durable_core.errors import ConfigurationError
+from durable_core.runtime.signals import leaving_on_signals
 
 if TYPE_CHECKING:
     from durable_asgi._uvicorn import BackgroundServer
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["EndpointServer"]
 
 _BACKLOG = 1024
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -94,7 +91,7 @@ class EndpointServer:
             RuntimeError: the server does not listen.
         """
         server = self._listening()
-        with _on_signal(server):
+        with leaving_on_signals(server.leave):
             server.join()
         self.close()
 
@@ -145,17 +142,3 @@ def _background_server() -> type[BackgroundServer]:
 def _bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-
-
-@contextmanager
-def _on_signal(server: BackgroundServer) -> Iterator[None]:
-    """Have the server leave on a signal; restore the former handlers afterwards."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = {each: signal.signal(each, lambda *_: server.leave()) for each in _SIGNALS}
-    try:
-        yield
-    finally:
-        for each, handler in former.items():
-            signal.signal(each, handler)

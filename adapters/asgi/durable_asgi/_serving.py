@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias, cast
 
-from durable_asgi._app import ASGIApp, app
+from durable_asgi._app import ASGIApp
 from durable_asgi._server import EndpointServer
 from durable_asgi._types import ASGIApplication
 from durable_core import Durable
 from durable_core.api.adapter import HTTPHandler
 from durable_core.api.application import Routes
-from durable_core.errors import ConfigurationError
+from durable_core.api.served import handler_of
 
 __all__ = ["Servable", "create_endpoint_server", "serve_endpoint"]
 
@@ -31,19 +31,10 @@ def create_endpoint_server(
         ConfigurationError: routes without ``durable``.
         TypeError: something that cannot be served.
     """
-    application = _application(handler, durable)
+    own = handler_of(handler, durable)
+    application = ASGIApp(own) if own is not None else cast(ASGIApplication, handler)
     durables = (durable.engine,) if durable is not None else getattr(application, "durables", ())
     return EndpointServer(application, durables=tuple(durables))
-
-
-def _application(handler: Servable, durable: Durable[Any] | None) -> ASGIApplication:
-    if hasattr(handler, "handle") and hasattr(handler, "handle_async"):
-        return ASGIApp(cast(HTTPHandler, handler))
-    if callable(handler):
-        return handler
-    if durable is None:
-        raise ConfigurationError("routes need durable=, or app(durable, routes) in their place")
-    return app(durable, handler)
 
 
 def serve_endpoint(

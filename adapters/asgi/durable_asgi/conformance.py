@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from durable_asgi._adapter import ASGIAdapter, endpoint_adapter
+from durable_asgi._adapter import endpoint_adapter
 from durable_asgi._serving import create_endpoint_server
 from durable_core import Durable
 from durable_core.api.application import Routes
@@ -32,7 +32,7 @@ class ASGISubject:
             "separate-fields",
         }
     )
-    endpoint_adapter: ASGIAdapter = endpoint_adapter
+    endpoint_adapter = endpoint_adapter
 
     @contextmanager
     def serve(self, routes: Routes, *, durable: Durable[Any]) -> Iterator[str]:

@@ -146,7 +146,7 @@ def test_unexpected_exception(caplog: pytest.LogCaptureFixture) -> None:
     assert 500 == exchange.status
     assert b"secret" not in exchange.body
     (record,) = caplog.records
-    assert "GET http://test/x failed" == record.message
+    assert "GET /x failed" == record.message
     assert record.exc_info is not None
     assert ZeroDivisionError is record.exc_info[0]
 

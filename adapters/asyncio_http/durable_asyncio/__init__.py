@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from durable_asyncio._adapter import AsyncioAdapter, endpoint_adapter
+from durable_asyncio._adapter import endpoint_adapter
 from durable_asyncio._app import AsyncioApp, app
 from durable_asyncio._server import EndpointServer
 from durable_asyncio._serving import create_endpoint_server, serve, serve_endpoint
 from durable_asyncio._timeouts import Timeouts
 
 __all__ = [
-    "AsyncioAdapter",
     "AsyncioApp",
     "EndpointServer",
     "Timeouts",

@@ -5,17 +5,14 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from durable_core import Durable, HTTPError, Limits, Request, Response
-from durable_core.api.adapter import HTTPHandler, ServedEngine
+from durable_core import Durable, Request, Response
 from durable_core.api.application import Application, Routes
-from durable_core.wire.problem import problem, problem_from_http_error
+from durable_core.api.served import ServedApp
 
 __all__ = ["AsyncioApp", "app"]
 
-_logger = logging.getLogger("durable.asyncio")
 
-
-class AsyncioApp:
+class AsyncioApp(ServedApp):
     """An asynchronous function from a request to a response, by a handler of the core.
 
     Args:
@@ -25,29 +22,11 @@ class AsyncioApp:
         endpoint: the handler.
     """
 
-    def __init__(self, handler: HTTPHandler) -> None:
-        self.endpoint = handler
-
-    @property
-    def durables(self) -> tuple[ServedEngine, ...]:
-        """What a server should start before it serves this, and stop afterwards."""
-        return (self.endpoint.engine,)
-
-    @property
-    def limits(self) -> Limits:
-        """The limits of the application behind it."""
-        return self.endpoint.engine.limits
+    logger = logging.getLogger("durable.asyncio")
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request. Cancelling it means that the client is gone; the run goes on."""
-        try:
-            return await self.endpoint.handle_async(request)
-        except HTTPError as error:
-            return problem_from_http_error(error)
-        except Exception:
-            # Not the query, which may hold a token, nor the decoded path, which may hold new lines.
-            _logger.exception("%s %s failed", request.method, request.url.partition("?")[0])
-            return problem(500, "internal-error")
+        return await self.respond_async(request)
 
 
 def app(durable: Durable[Any], routes: Routes) -> AsyncioApp:

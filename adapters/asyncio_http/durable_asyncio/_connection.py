@@ -18,7 +18,7 @@ from durable_asyncio._watch import ClientWatch
 from durable_core import HTTPError, Limits, Request, Response
 from durable_core.wire.problem import problem, problem_from_http_error
 
-__all__ = ["Application", "Connection"]
+__all__ = ["Application", "Connection", "refuse"]
 
 _logger = logging.getLogger("durable.asyncio")
 _CONTINUE = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
@@ -163,3 +163,15 @@ class Connection:
 
     async def _send(self, response: Response, parser: h11.Connection, *, close: bool) -> None:
         await send_response(response, parser, self._out, head=self._is_head, close=close)
+
+
+async def refuse(incoming: Incoming, out: Outgoing) -> None:
+    """Tell a client that there are too many, without having read what it wants."""
+    parser = h11.Connection(h11.SERVER)
+    detail = "too many clients are connected"
+    busy = problem_from_http_error(HTTPError(503, detail, {"retry-after": "1"}))
+    try:
+        await send_response(busy, parser, out, head=False, close=True)
+        await out.close(incoming)
+    except ClientGoneError:
+        out.cut()

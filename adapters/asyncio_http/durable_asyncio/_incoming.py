@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 
 from durable_core import BadRequest, HTTPError
 
@@ -12,6 +13,8 @@ __all__ = ["ClientGoneError", "Incoming"]
 _READ = 65536
 #: So much of further requests is taken in while one is being answered.
 _AHEAD = 65536
+#: Seconds between two looks at a client that has sent so much.
+_LOOK = 0.5
 #: The empty line, also with the bare line feeds that are to be refused.
 _HEAD_END = re.compile(rb"\n\r?\n")
 
@@ -27,10 +30,12 @@ class Incoming:
 
     Args:
         reader: where they come from.
+        has_hung_up: tells whether the client has closed its side, although not all was read.
     """
 
-    def __init__(self, reader: asyncio.StreamReader) -> None:
+    def __init__(self, reader: asyncio.StreamReader, has_hung_up: Callable[[], bool]) -> None:
         self._reader = reader
+        self._has_hung_up = has_hung_up
         self._buffer = bytearray()
         self._deadline: asyncio.Timeout | None = None
         self._hurried = False
@@ -116,12 +121,14 @@ class Incoming:
     async def until_closed(self) -> None:
         """Return when the client closes its side. What it sends before that is kept.
 
-        A client that sends very much ahead is not listened to any more, and not seen to close.
+        Of a client that sends very much ahead no more is read; from time to time it is seen whether
+        it is there.
         """
         while len(self._buffer) < _AHEAD:
             if not await self._more():
                 return
-        await asyncio.get_running_loop().create_future()
+        while not self._has_hung_up():
+            await asyncio.sleep(_LOOK)
 
     async def discard(self, most: int) -> None:
         """Read what nobody wants, at most so many bytes, until the client closes."""

@@ -7,11 +7,12 @@ import logging
 import socket
 import ssl
 from collections.abc import Sequence
+from functools import partial
 
-from durable_asyncio._connection import Application, Connection
+from durable_asyncio._connection import Application, Connection, refuse
 from durable_asyncio._incoming import Incoming
 from durable_asyncio._outgoing import Outgoing
-from durable_asyncio._sockets import BACKLOG
+from durable_asyncio._sockets import BACKLOG, MAX_CONNECTIONS, check_most, has_hung_up
 from durable_asyncio._timeouts import Timeouts
 from durable_core import Limits
 from durable_core.api.adapter import ServedEngine
@@ -35,6 +36,10 @@ class Listener:
         limits: of a request's head and body.
         timeouts: of clients.
         tls: serve HTTPS with it.
+        max_connections: clients over so many are refused with 503.
+
+    Raises:
+        ValueError: ``max_connections`` is less than 1.
     """
 
     def __init__(
@@ -45,7 +50,10 @@ class Listener:
         limits: Limits,
         timeouts: Timeouts,
         tls: ssl.SSLContext | None,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
+        self._most = check_most(max_connections)
+        self._refusals: set[asyncio.Task[None]] = set()
         self._application = application
         self._engines = engines
         self._limits = limits
@@ -123,10 +131,16 @@ class Listener:
         if self._draining:
             writer.transport.abort()
             return
+        peer = writer.get_extra_info("socket")
+        incoming = Incoming(reader, partial(has_hung_up, peer))
+        out = Outgoing(writer, self._timeouts.write)
+        if len(self._connections) >= self._most:
+            self._turn_away(incoming, out)
+            return
         connection = Connection(
             self._application,
-            Incoming(reader),
-            Outgoing(writer, self._timeouts.write),
+            incoming,
+            out,
             limits=self._limits,
             timeouts=self._timeouts,
             scheme=self.scheme,
@@ -135,6 +149,17 @@ class Listener:
         task = asyncio.get_running_loop().create_task(connection.serve())
         self._connections[task] = connection
         task.add_done_callback(self._ended)
+
+    def _turn_away(self, incoming: Incoming, out: Outgoing) -> None:
+        """Refuse a client; without a word if so many others are just being refused."""
+        if len(self._refusals) >= self._most:
+            out.cut()
+            return
+        if not self._refusals:
+            _logger.warning("%d clients are connected: further ones are refused", self._most)
+        task = asyncio.get_running_loop().create_task(refuse(incoming, out))
+        self._refusals.add(task)
+        task.add_done_callback(self._refusals.discard)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._connections[task]

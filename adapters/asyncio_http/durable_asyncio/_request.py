@@ -10,6 +10,7 @@ from urllib.parse import quote
 import h11
 
 from durable_core import BadRequest, Headers, HTTPError, Request
+from durable_core.api.reading import refusing
 
 __all__ = ["RequestHead", "body_length", "parse_head", "to_head"]
 
@@ -120,10 +121,8 @@ def to_head(head: h11.Request, scheme: str, server: Any) -> RequestHead:
     path, mark, query = target.partition("?")
     target = quote(path, safe=_IN_PATH) + mark + quote(query, safe=_IN_QUERY)
     url = f"{scheme}://{host or _own_host(scheme, server)}{target}"
-    try:
+    with refusing():
         return RequestHead(head.method.decode("ascii"), url, Headers(fields))
-    except ValueError as error:
-        raise BadRequest(str(error)) from error
 
 
 def _own_host(scheme: str, server: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from email.utils import formatdate
 from functools import lru_cache
@@ -13,20 +12,11 @@ import h11
 from durable_asyncio._chunks import chunks_of
 from durable_asyncio._outgoing import Outgoing
 from durable_core import Response
+from durable_core.api.framing import Framed, checked_chunk, framed
 
-__all__ = ["head_of", "send_response"]
+__all__ = ["send_response"]
 
-_logger = logging.getLogger("durable.asyncio")
 _PHRASES = {int(status): status.phrase.encode("ascii") for status in HTTPStatus}
-#: Statuses of responses that have no content, and no length of it.
-_WITHOUT_CONTENT = (204, 304)
-#: Fields about the connection, which is the server's business (RFC 9110, section 7.6.1).
-_SERVERS = frozenset(
-    {
-        *("connection", "keep-alive", "proxy-connection", "proxy-authenticate"),
-        *("proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"),
-    }
-)
 
 
 async def send_response(
@@ -51,18 +41,19 @@ async def send_response(
             Nothing was sent if the parser's state is still SEND_RESPONSE.
     """
     body = response.body
-    silent = head or response.status in _WITHOUT_CONTENT
+    message = framed(response, head=head)
+    silent = message.silent
     if isinstance(body, bytes):
-        parts = [parser.send(head_of(response, head=head, close=close))]
+        parts = [parser.send(_head(response, message, close=close))]
         if body and not silent:
             parts.append(parser.send(h11.Data(data=body)))
         await out.write(b"".join((*parts, parser.send(h11.EndOfMessage()))))
         return
     chunks = chunks_of(body)
     try:
-        await out.write(parser.send(head_of(response, head=head, close=close)))
+        await out.write(parser.send(_head(response, message, close=close)))
         async for chunk in chunks:
-            data = _checked(chunk)
+            data = checked_chunk(chunk)
             if data and not silent:
                 await out.write(parser.send(h11.Data(data=data)))
         await out.write(parser.send(h11.EndOfMessage()))
@@ -70,7 +61,7 @@ async def send_response(
         await chunks.aclose()
 
 
-def head_of(response: Response, *, head: bool, close: bool) -> h11.Response:
+def _head(response: Response, message: Framed, *, close: bool) -> h11.Response:
     """Return the status line and the header fields.
 
     The fields are the response's own, but for those that are the server's business, the length of
@@ -79,20 +70,7 @@ def head_of(response: Response, *, head: bool, close: bool) -> h11.Response:
     Raises:
         h11.LocalProtocolError: a length that is none.
     """
-    body, length = response.body, None
-    if response.status in _WITHOUT_CONTENT:
-        own_length = False
-    elif isinstance(body, bytes) and (body or not head or "content-length" not in response.headers):
-        own_length, length = False, b"%d" % len(body)
-    else:
-        own_length = True
-    fields = [
-        (name.encode("ascii"), value.encode("latin-1"))
-        for name, value in response.headers.raw
-        if (own_length or name.lower() != "content-length") and not _is_servers(name)
-    ]
-    if length is not None:
-        fields.append((b"Content-Length", length))
+    fields = [(name.encode("ascii"), value.encode("latin-1")) for name, value in message.fields]
     if "date" not in response.headers:
         fields.append((b"Date", _date(int(time.time()))))
     if close:
@@ -101,19 +79,6 @@ def head_of(response: Response, *, head: bool, close: bool) -> h11.Response:
     return h11.Response(status_code=response.status, headers=fields, reason=reason)
 
 
-def _is_servers(name: str) -> bool:
-    if name.lower() not in _SERVERS:
-        return False
-    _logger.warning("the response header %r was dropped: only the server may set it", name)
-    return True
-
-
 @lru_cache(maxsize=1)
 def _date(second: int) -> bytes:
     return formatdate(second, usegmt=True).encode("ascii")
-
-
-def _checked(chunk: object) -> bytes:
-    if isinstance(chunk, (bytes, bytearray, memoryview)):
-        return bytes(chunk)
-    raise TypeError(f"a chunk of a response body must be bytes, not {type(chunk).__name__}")

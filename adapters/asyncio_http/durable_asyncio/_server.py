@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Self
 
 from durable_asyncio._connection import Application
 from durable_asyncio._listener import Listener
-from durable_asyncio._sockets import bind, url_of
+from durable_asyncio._sockets import MAX_CONNECTIONS, bind, check_most, url_of
 from durable_asyncio._timeouts import Timeouts
 from durable_core import Limits
 from durable_core.api.adapter import ServedEngine
 from durable_core.runtime.loops import LoopThread
+from durable_core.runtime.signals import leaving_on_signals
 
 __all__ = ["EndpointServer"]
 
 _logger = logging.getLogger("durable.asyncio")
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class EndpointServer:
@@ -39,6 +36,10 @@ class EndpointServer:
         limits: ``head`` and ``body`` are the limits of requests.
         timeouts: how long clients may take.
         ssl: serve HTTPS with it.
+        max_connections: clients over so many are refused with 503.
+
+    Raises:
+        ValueError: ``max_connections`` is less than 1.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class EndpointServer:
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         ssl: ssl.SSLContext | None = None,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
+        check_most(max_connections)
         self._new_listener = partial(
             Listener,
             application,
@@ -57,6 +60,7 @@ class EndpointServer:
             limits=limits or Limits(),
             timeouts=timeouts or Timeouts(),
             tls=ssl,
+            max_connections=max_connections,
         )
         self._lock = threading.RLock()
         self._serving: _Serving | None = None
@@ -104,7 +108,7 @@ class EndpointServer:
             RuntimeError: the server does not listen.
         """
         leaving = self._listening().leaving
-        with _on_signal(leaving.set):
+        with leaving_on_signals(leaving.set):
             leaving.wait()
         self.close()
 
@@ -172,17 +176,3 @@ class _Serving:
             self._loop.run(self._listener.drain(timeout))
         finally:
             self._loop.stop()
-
-
-@contextmanager
-def _on_signal(leave: Callable[[], None]) -> Iterator[None]:
-    """Leave on a signal; restore the former handlers afterwards."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = {each: signal.signal(each, lambda *_: leave()) for each in _SIGNALS}
-    try:
-        yield
-    finally:
-        for each, handler in former.items():
-            signal.signal(each, handler)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl as tls
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
-from durable_asyncio._app import AsyncioApp, app
+from durable_asyncio._app import AsyncioApp
 from durable_asyncio._listener import Listener
 from durable_asyncio._server import EndpointServer
-from durable_asyncio._sockets import bind, url_of
+from durable_asyncio._sockets import MAX_CONNECTIONS, bind, url_of
 from durable_asyncio._timeouts import Timeouts
 from durable_core import Durable
 from durable_core.api.adapter import HTTPHandler
 from durable_core.api.application import Routes
+from durable_core.api.served import handler_of
 from durable_core.errors import ConfigurationError
 
 __all__ = ["Servable", "create_endpoint_server", "serve", "serve_endpoint"]
@@ -31,6 +32,7 @@ def create_endpoint_server(
     durable: Durable[Any] | None = None,
     timeouts: Timeouts | None = None,
     ssl: tls.SSLContext | None = None,
+    max_connections: int = MAX_CONNECTIONS,
 ) -> EndpointServer:
     """Return a server, to be started by :meth:`EndpointServer.listen`.
 
@@ -39,13 +41,20 @@ def create_endpoint_server(
         durable: whose endpoints the routes lead to.
         timeouts: how long clients may take.
         ssl: serve HTTPS with it.
+        max_connections: clients over so many are refused with 503.
 
     Raises:
+        ValueError: ``max_connections`` is less than 1.
         ConfigurationError: routes without ``durable``, or something that cannot be served.
     """
     served = _application(handler, durable)
     return EndpointServer(
-        served, durables=served.durables, limits=served.limits, timeouts=timeouts, ssl=ssl
+        served,
+        durables=served.durables,
+        limits=served.limits,
+        timeouts=timeouts,
+        ssl=ssl,
+        max_connections=max_connections,
     )
 
 
@@ -57,9 +66,12 @@ def serve_endpoint(
     durable: Durable[Any] | None = None,
     timeouts: Timeouts | None = None,
     ssl: tls.SSLContext | None = None,
+    max_connections: int = MAX_CONNECTIONS,
 ) -> None:
     """Serve until SIGTERM or SIGINT; see :func:`create_endpoint_server`."""
-    server = create_endpoint_server(handler, durable=durable, timeouts=timeouts, ssl=ssl)
+    server = create_endpoint_server(
+        handler, durable=durable, timeouts=timeouts, ssl=ssl, max_connections=max_connections
+    )
     server.listen(port, host).serve_forever()
 
 
@@ -71,6 +83,7 @@ async def serve(
     durable: Durable[Any] | None = None,
     timeouts: Timeouts | None = None,
     ssl: tls.SSLContext | None = None,
+    max_connections: int = MAX_CONNECTIONS,
     drain: float = 10.0,
 ) -> None:
     """Serve on this event loop until cancelled; then close in good order.
@@ -78,7 +91,7 @@ async def serve(
     It installs no signal handlers; ``asyncio.run`` cancels its task on SIGINT.
 
     Args:
-        handler, port, host, durable, timeouts, ssl: see :func:`serve_endpoint`.
+        handler, port, host, durable, timeouts, ssl, max_connections: see :func:`serve_endpoint`.
         drain: seconds that steps and answers in flight have to finish. Another cancellation ends
             that at once.
 
@@ -93,6 +106,7 @@ async def serve(
         limits=served.limits,
         timeouts=timeouts or Timeouts(),
         tls=ssl,
+        max_connections=max_connections,
     )
     sockets = bind(host, port)
     await listener.open(sockets)
@@ -106,13 +120,10 @@ async def serve(
 def _application(handler: Servable, durable: Durable[Any] | None) -> AsyncioApp:
     if isinstance(handler, AsyncioApp):
         return handler
-    if hasattr(handler, "handle") and hasattr(handler, "handle_async"):
-        return AsyncioApp(cast(HTTPHandler, handler))
-    if callable(handler):
+    own = handler_of(handler, durable)
+    if own is None:
         raise ConfigurationError(
             f"{handler!r} is no endpoint; a plain function is served by a route, as in "
             'app(durable, {"GET /": function})'
         )
-    if durable is None:
-        raise ConfigurationError("routes need durable=, or app(durable, routes) in their place")
-    return app(durable, handler)
+    return AsyncioApp(own)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import select
 import socket
 from typing import Any
 
-__all__ = ["BACKLOG", "bind", "url_of"]
+__all__ = ["BACKLOG", "MAX_CONNECTIONS", "bind", "check_most", "has_hung_up", "url_of"]
 
+#: So many clients are served at a time, unless said otherwise.
+MAX_CONNECTIONS = 10_000
 #: Connections that wait to be accepted.
 BACKLOG = 1024
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -54,6 +57,31 @@ def url_of(listener: socket.socket, scheme: str) -> str:
     name, port = listener.getsockname()[:2]
     host = _WILDCARDS.get(name, name)
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def check_most(most: int) -> int:
+    """Return a number of connections.
+
+    Raises:
+        ValueError: it is no whole number above 0.
+    """
+    if type(most) is not int or most < 1:
+        raise ValueError(f"max_connections must be a whole number above 0, not {most!r}")
+    return most
+
+
+def has_hung_up(connection: socket.socket) -> bool:
+    """Tell whether the peer has closed its side, even if much that it sent is still unread.
+
+    Where the system does not tell (it has no ``POLLRDHUP``), only a broken connection is noticed.
+    """
+    if connection.fileno() < 0:
+        return True
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(connection, getattr(select, "POLLRDHUP", 0))
+    return bool(poll.poll(0))
 
 
 def _listening(

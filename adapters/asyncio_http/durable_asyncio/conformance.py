@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from durable_asyncio._adapter import AsyncioAdapter, endpoint_adapter
+from durable_asyncio._adapter import endpoint_adapter
 from durable_asyncio._serving import create_endpoint_server
 from durable_core import Durable
 from durable_core.api.application import Routes
@@ -33,7 +33,7 @@ class AsyncioSubject:
             "head-limit",
         }
     )
-    endpoint_adapter: AsyncioAdapter = endpoint_adapter
+    endpoint_adapter = endpoint_adapter
 
     @contextmanager
     def serve(self, routes: Routes, *, durable: Durable[Any]) -> Iterator[str]:

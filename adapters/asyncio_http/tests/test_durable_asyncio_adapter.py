@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from durable_asyncio import (
-    AsyncioAdapter,
     AsyncioApp,
     Timeouts,
     create_endpoint_server,
@@ -43,7 +42,7 @@ def test_adapter_cannot_be_changed() -> None:
 
 def test_everything_is_wrapped(tmp_path: Path) -> None:
     """Endpoints, the wait route and the events route all become applications."""
-    adapter: EndpointAdapter[AsyncioApp] = AsyncioAdapter()
+    adapter: EndpointAdapter[AsyncioApp] = endpoint_adapter
     durable = Durable(id="shop", endpoint_adapter=adapter, store=tmp_path / "db")
 
     @durable.endpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import ssl
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from durable_asyncio import EndpointServer, Timeouts, create_endpoint_server
+from durable_asyncio import EndpointServer, Timeouts, create_endpoint_server, serve
+from durable_asyncio._sockets import bind
 from support.asyncio_sample import ALL_BYTES, Sample
 from support.processes import until
 from support.raw_http import connect, read_reply
@@ -141,3 +143,35 @@ def test_a_client_that_goes_ends_its_stream(
 
     until("the body is closed", lambda: len(sample.endless.ended) > before)
     assert ["idle"] == sample.endless.ended[before:]
+
+
+def test_serving_tls_on_a_loop_of_ones_own(
+    sample: Sample, certificate: Path, trust: ssl.SSLContext
+) -> None:
+    """``serve`` takes the same context; clients of HTTPS are answered until it is cancelled."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    [taken] = bind("127.0.0.1", 0)
+    port = taken.getsockname()[1]
+    taken.close()
+
+    def fetch() -> tuple[int, bytes]:
+        connection = http.client.HTTPSConnection("localhost", port, timeout=10, context=trust)
+        with contextlib.closing(connection):
+            connection.request("GET", "/binary")
+            reply = connection.getresponse()
+            return reply.status, reply.read()
+
+    async def main() -> tuple[int, bytes]:
+        serving = asyncio.create_task(serve(sample.app, port, ssl=context))
+        while True:
+            assert not serving.done()
+            try:
+                answer = await asyncio.to_thread(fetch)
+            except ConnectionRefusedError:
+                continue
+            serving.cancel()
+            await asyncio.wait((serving,))
+            return answer
+
+    assert (200, ALL_BYTES) == asyncio.run(main())

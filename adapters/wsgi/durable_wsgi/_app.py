@@ -7,16 +7,14 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from durable_core import Durable, HTTPError, Limits, Response
-from durable_core.api.adapter import HTTPHandler
+from durable_core import Durable, HTTPError, Response
 from durable_core.api.application import Application, Routes
+from durable_core.api.served import ServedApp
 from durable_core.wire.problem import problem, problem_from_http_error
 from durable_wsgi._request import request_line, to_request
 from durable_wsgi._response import Runner, to_answer
 
 __all__ = ["HOLD", "HOLD_ALONE", "Startable", "WSGIApp", "app", "durables_of"]
-
-_logger = logging.getLogger("durable.wsgi")
 
 #: Seconds for which a client is held at a wait URL.
 HOLD = 25.0
@@ -37,7 +35,7 @@ class Startable(Protocol):
         ...
 
 
-class WSGIApp:
+class WSGIApp(ServedApp):
     """A WSGI application that answers by a handler of the core.
 
     Args:
@@ -47,18 +45,7 @@ class WSGIApp:
         endpoint: the handler.
     """
 
-    def __init__(self, handler: HTTPHandler) -> None:
-        self.endpoint = handler
-
-    @property
-    def durables(self) -> tuple[Startable, ...]:
-        """What a server should start before it serves this, and stop afterwards."""
-        return (self.endpoint.engine,)
-
-    @property
-    def limits(self) -> Limits:
-        """The limits of the application behind it."""
-        return self.endpoint.engine.limits
+    logger = logging.getLogger("durable.wsgi")
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
@@ -67,17 +54,16 @@ class WSGIApp:
         try:
             answer = to_answer(self._respond(environ), head=head, run=run)
         except Exception:
-            _logger.exception("%s failed", request_line(environ))
+            self.logger.exception("%s failed", request_line(environ))
             answer = to_answer(problem(500, "internal-error"), head=head)
         return answer.send(start_response)
 
     def _respond(self, environ: WSGIEnvironment) -> Response:
         try:
             request = to_request(environ, self.limits.body)
-            hold = HOLD if environ["wsgi.multithread"] else HOLD_ALONE
-            return self.endpoint.handle(request, hold=hold)
         except HTTPError as error:
             return problem_from_http_error(error)
+        return self.respond(request, hold=HOLD if environ["wsgi.multithread"] else HOLD_ALONE)
 
 
 def app(durable: Durable[Any], routes: Routes) -> WSGIApp:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from urllib.parse import quote, unquote
-from wsgiref.types import InputStream, WSGIEnvironment
+from wsgiref.types import WSGIEnvironment
 
-from durable_core import BadRequest, HTTPError, Request
+from durable_core import Request
+from durable_core.api.reading import announced_length, read_sized, refusing
 
 __all__ = ["content_length", "read_body", "request_line", "to_request", "url_of"]
 
@@ -38,16 +39,14 @@ def to_request(environ: WSGIEnvironment, body_limit: int) -> Request:
         HTTPError: 413, for a body over the limit; 408, for one that did not come in time.
     """
     body = read_body(environ, body_limit)
-    try:
+    with refusing():
         return Request(
             method=environ["REQUEST_METHOD"],
+            body=body,
             url=url_of(environ),
             headers=_fields(environ),
-            body=body,
             root_path=_octets(environ.get("SCRIPT_NAME", "")).decode("utf-8", "replace"),
         )
-    except ValueError as error:
-        raise BadRequest(str(error)) from error
 
 
 def request_line(environ: WSGIEnvironment) -> str:
@@ -118,12 +117,7 @@ def content_length(environ: WSGIEnvironment) -> int | None:
     Raises:
         BadRequest: it is no number of bytes.
     """
-    text = (environ.get("CONTENT_LENGTH") or "").strip()
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit()):
-        raise BadRequest("content-length must be one number of bytes, in decimal digits")
-    return int(text.lstrip("0")[:20] or "0")  # however long, so many bytes are too many
+    return announced_length(environ.get("CONTENT_LENGTH") or "")
 
 
 def read_body(environ: WSGIEnvironment, limit: int) -> bytes:
@@ -136,32 +130,5 @@ def read_body(environ: WSGIEnvironment, limit: int) -> bytes:
         BadRequest: a malformed length, or fewer bytes than were announced.
         HTTPError: 413, over the limit; 408, not in time.
     """
-    stream = environ["wsgi.input"]
-    length = content_length(environ)
-    if length is None:
-        body = _read(stream, limit + 1) if environ.get("wsgi.input_terminated") else b""
-        _check_size(len(body), limit)
-        return body
-    _check_size(length, limit)
-    body = _read(stream, length)
-    if len(body) < length:
-        raise BadRequest(f"the body ended after {len(body)} of {length} bytes")
-    return body
-
-
-def _check_size(size: int, limit: int) -> None:
-    if size > limit:
-        raise HTTPError(413, f"at most {limit} bytes are accepted")
-
-
-def _read(stream: InputStream, size: int) -> bytes:
-    chunks = []
-    try:
-        while size > 0 and (chunk := stream.read(size)):
-            chunks.append(chunk)
-            size -= len(chunk)
-    except TimeoutError as error:
-        raise HTTPError(408, "the body did not come in time") from error
-    except OSError as error:
-        raise BadRequest("the body could not be read to its end") from error
-    return b"".join(chunks)
+    ends = bool(environ.get("wsgi.input_terminated"))
+    return read_sized(environ["wsgi.input"], content_length(environ), limit, ends=ends)

@@ -11,6 +11,7 @@ from wsgiref.types import StartResponse
 from wsgiref.util import is_hop_by_hop
 
 from durable_core import Response
+from durable_core.api.framing import Framed, checked_chunk, framed
 
 __all__ = ["Answer", "Runner", "to_answer"]
 
@@ -57,42 +58,34 @@ def to_answer(response: Response, *, head: bool = False, run: Runner | None = No
         run: where a body that is an async iterable is iterated; None for a loop of its own.
     """
     status = f"{response.status} {_PHRASES.get(response.status, 'Unknown')}"
-    headers = _headers(response, head)
+    message = framed(response, head=head)
+    headers = _headers(response, message)
     if isinstance(response.body, bytes):
         body: Iterable[bytes] = [response.body] if response.body else []
     else:
         body = _streamed(response.body, run)
-    if head or response.status in _WITHOUT_CONTENT:
+    if message.silent:
         if isinstance(body, _Stream):
             body.close()
         body = []
     return Answer(status, headers, body)
 
 
-def _headers(response: Response, head: bool) -> list[tuple[str, str]]:
+def _headers(response: Response, message: Framed) -> list[tuple[str, str]]:
     # A tab is allowed in HTTP, where it means the same as a space, but not in WSGI.
     fields = [
-        (name, value.replace("\t", " "))
-        for name, value in response.headers.raw
-        if not _is_servers(name)
+        (name, value.replace("\t", " ")) for name, value in message.fields if not _is_servers(name)
     ]
     if response.status in _WITHOUT_CONTENT:
-        return _without(fields, "content-length", "content-type")
-    body = response.body
-    if isinstance(body, bytes) and not (head and not body and "content-length" in response.headers):
-        fields = _without(fields, "content-length")
-        fields.append(("content-length", str(len(body))))
+        return [field for field in fields if field[0].lower() != "content-type"]
     if "content-type" not in response.headers:
-        fields.append(("content-type", "application/octet-stream" if body else "text/plain"))
+        given = "application/octet-stream" if response.body else "text/plain"
+        fields.append(("content-type", given))
     return fields
 
 
-def _without(fields: list[tuple[str, str]], *names: str) -> list[tuple[str, str]]:
-    return [field for field in fields if field[0].lower() not in names]
-
-
 def _is_servers(name: str) -> bool:
-    """Tell whether a field is for the server alone to set (PEP 3333; CGI has a field Status)."""
+    """Tell whether a field is for the server alone to set here (CGI has a field Status)."""
     if not is_hop_by_hop(name) and name.lower() != "status":
         return False
     _logger.warning("the response header %r was dropped: only the server may set it", name)
@@ -125,22 +118,13 @@ class _Stream:
         return self
 
     def __next__(self) -> bytes:
-        return _checked(next(self._chunks))
+        return checked_chunk(next(self._chunks))
 
     def close(self) -> None:
         """Close the body, once."""
         close, self._close = self._close, None
         if close is not None:
             close()
-
-
-def _checked(chunk: object) -> bytes:
-    """Servers take nothing but ``bytes`` themselves."""
-    if type(chunk) is bytes:
-        return chunk
-    if isinstance(chunk, (bytes, bytearray, memoryview)):
-        return bytes(chunk)
-    raise TypeError(f"a chunk of a response body must be bytes, not {type(chunk).__name__}")
 
 
 def _blocking(chunks: AsyncIterator[bytes], run: Runner) -> Iterator[bytes]:

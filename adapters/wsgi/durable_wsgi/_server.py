@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 from wsgiref.types import WSGIApplication
 
 from durable_core import Limits
+from durable_core.runtime.signals import leaving_on_signals
 from durable_wsgi._app import Startable
 from durable_wsgi._listener import Listener
 
@@ -20,7 +18,6 @@ __all__ = ["EndpointServer"]
 
 _logger = logging.getLogger("durable.wsgi")
 _CLIENT_TIMEOUT = 30.0
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _WILDCARDS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -107,7 +104,7 @@ class EndpointServer:
         """
         listener, thread = self._listening(), self._thread
         assert thread is not None
-        with _on_signal(listener):
+        with leaving_on_signals(listener.stop, listener.waker.fileno()):
             thread.join()
         self.close()
 
@@ -158,21 +155,3 @@ class EndpointServer:
     def _stop_durables(self, deadline: float) -> None:
         for durable in self._durables:
             durable.stop(max(0.0, deadline - time.monotonic()))
-
-
-@contextmanager
-def _on_signal(listener: Listener) -> Iterator[None]:
-    """Stop the listener on the first signal; restore the former handlers afterwards."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = {each: signal.signal(each, lambda *_: listener.stop()) for each in _SIGNALS}
-    # Handlers run when the main thread gets to it, and a signal that comes right before that thread
-    # begins to wait does not end the wait. What is written to this descriptor ends it in any case.
-    former_fd = signal.set_wakeup_fd(listener.waker.fileno(), warn_on_full_buffer=False)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(former_fd)
-        for each, handler in former.items():
-            signal.signal(each, handler)

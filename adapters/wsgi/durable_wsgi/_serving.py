@@ -8,8 +8,8 @@ from wsgiref.types import WSGIApplication
 from durable_core import Durable, Limits
 from durable_core.api.adapter import HTTPHandler
 from durable_core.api.application import Routes
-from durable_core.errors import ConfigurationError
-from durable_wsgi._app import WSGIApp, app, durables_of
+from durable_core.api.served import handler_of
+from durable_wsgi._app import WSGIApp, durables_of
 from durable_wsgi._server import EndpointServer
 
 __all__ = ["Servable", "create_endpoint_server", "serve_endpoint"]
@@ -31,22 +31,13 @@ def create_endpoint_server(
         ConfigurationError: routes without ``durable``.
         TypeError: something that cannot be served.
     """
-    application = _application(handler, durable)
+    own = handler_of(handler, durable)
+    application = WSGIApp(own) if own is not None else cast(WSGIApplication, handler)
     if durable is not None:
         limits = durable.engine.limits
         return EndpointServer(application, durables=(durable,), limits=limits)
     limits = application.limits if isinstance(application, WSGIApp) else Limits()
     return EndpointServer(application, durables=durables_of(application), limits=limits)
-
-
-def _application(handler: Servable, durable: Durable[Any] | None) -> WSGIApplication:
-    if hasattr(handler, "handle") and hasattr(handler, "handle_async"):
-        return WSGIApp(cast(HTTPHandler, handler))
-    if callable(handler):
-        return handler
-    if durable is None:
-        raise ConfigurationError("routes need durable=, or app(durable, routes) in their place")
-    return app(durable, handler)
 
 
 def serve_endpoint(

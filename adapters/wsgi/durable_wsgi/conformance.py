@@ -8,7 +8,7 @@ from typing import Any
 
 from durable_core import Durable
 from durable_core.api.application import Routes
-from durable_wsgi._adapter import WSGIAdapter, endpoint_adapter
+from durable_wsgi._adapter import endpoint_adapter
 from durable_wsgi._serving import create_endpoint_server
 
 __all__ = ["WSGISubject", "subject"]
@@ -28,7 +28,7 @@ class WSGISubject:
             "head-limit",
         }
     )
-    endpoint_adapter: WSGIAdapter = endpoint_adapter
+    endpoint_adapter = endpoint_adapter
 
     @contextmanager
     def serve(self, routes: Routes, *, durable: Durable[Any]) -> Iterator[str]:

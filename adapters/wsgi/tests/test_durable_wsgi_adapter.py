@@ -9,7 +9,7 @@ import pytest
 
 from durable_core import Durable, EndpointAdapter, Request
 from durable_core.api.options import EndpointOptions
-from durable_wsgi import WSGIAdapter, WSGIApp, endpoint_adapter
+from durable_wsgi import WSGIApp, endpoint_adapter
 
 
 def test_with_options_makes_a_new_adapter() -> None:
@@ -36,7 +36,7 @@ def test_adapter_cannot_be_changed() -> None:
 
 def test_everything_is_wrapped_as_wsgi(tmp_path: Path) -> None:
     """Endpoints, the wait route and the events route all become WSGI applications."""
-    adapter: EndpointAdapter[WSGIApp] = WSGIAdapter()
+    adapter: EndpointAdapter[WSGIApp] = endpoint_adapter
     durable = Durable(id="shop", endpoint_adapter=adapter, store=tmp_path / "db")
 
     @durable.endpoint

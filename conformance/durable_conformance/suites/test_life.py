@@ -209,7 +209,7 @@ def test_steps_in_parallel(durable_subject: Any, together: Any) -> None:
         if number == 1:
             await step.run("flaky", ledger.fails, "flaky", 1, ValueError("not yet"))
         elif number == 2:
-            await step.sleep("nap", 0.02)
+            await step.sleep("nap", 0.15)
         value: int = await step.run(f"s{number}", ledger.did, f"s{number}", number)
         return value
 

@@ -55,7 +55,7 @@ class Mutant(_Subject):  # type: ignore[misc]
         self.name = "mutant"
         self.capabilities = BASE.Subject.capabilities | set(declares.split())
         self.handler_class: Any = type("Mutant", (BASE.Handler,), handler or {})
-        self.endpoint_adapter = adapter or BASE.Adapter()
+        self.endpoint_adapter = adapter or BASE.Subject.endpoint_adapter
         self._start = start
 
     def serve(self, routes: Routes, *, durable: Durable[Any]) -> AbstractContextManager[str]:

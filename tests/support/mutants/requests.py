@@ -71,10 +71,10 @@ def _options_as_get(self: Any) -> None:
     self.answer()
 
 
-def _no_limit(self: Any) -> bytes:
-    length = int(self.headers.get("content-length", "0"))
-    body: bytes = self.rfile.read(length)
-    return body
+def _no_limit(self: Any) -> Request:
+    body = self.rfile.read(int(self.headers.get("content-length", "0")))
+    url = f"http://{self.headers['host']}{self.path}"
+    return Request(method=self.command, url=url, headers=self.headers.items(), body=body)
 
 
 def _lenient(self: Any) -> Any:
@@ -117,7 +117,7 @@ MUTANTS: Mutants = {
     "notices_no_disconnect": (Mutant(declares="client-disconnect"), ("H9",)),
     "adds_the_key": (Mutant(receiving(_with_key)), ("E9",)),
     "guesses_lengths": (Mutant({"receive": _lenient}), ("B1",)),
-    "reads_without_limit": (Mutant({"read_body": _no_limit}), ("B2", "B4")),
+    "reads_without_limit": (Mutant({"receive": _no_limit}), ("B2", "B4")),
     "has_no_head_limit": (Mutant(declares="head-limit"), ("B3",)),
 }
 

@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from durable_core import Durable
+from durable_core.api.adapter import AppAdapter
 from durable_core.api.application import Routes
-from durable_core.api.options import EndpointOptions
+from durable_core.api.served import ServedApp
 from durable_core.ports import RunWrite, SendEvents, Sent, Written
 from support.mutants.base import (
     BASE,
@@ -28,8 +29,6 @@ __all__ = [
     "without_body",
     "without_memos",
 ]
-
-_Adapter: Any = BASE.Adapter
 
 
 def committing(change: Callable[[Any], Any]) -> Callable[[Durable[Any]], None]:
@@ -123,7 +122,7 @@ def _with_secret(durable: Durable[Any]) -> None:
     store._secret = str(id(durable)).encode().ljust(32)
 
 
-class DeafAdapter(_Adapter):  # type: ignore[misc]
+class DeafAdapter(AppAdapter[ServedApp]):
     """An adapter that takes no options."""
 
     def with_options(self, **options: Any) -> DeafAdapter:
@@ -179,8 +178,11 @@ class CutOff(Mutant):
 MUTANTS: Mutants = {
     "forgets_checkpoints": (Mutant(start=committing(only_runs(without_memos))), ("L2",)),
     "forgets_the_body": (Mutant(start=committing(only_runs(without_body))), ("L3",)),
-    "never_retries": (Mutant(adapter=BASE.Adapter(EndpointOptions(retries=0))), ("L4", "L7")),
-    "takes_no_options": (Mutant(adapter=DeafAdapter()), ("L5", "H4", "H5", "H6", "H7")),
+    "never_retries": (
+        Mutant(adapter=BASE.Subject.endpoint_adapter.with_options(retries=0)),
+        ("L4", "L7"),
+    ),
+    "takes_no_options": (Mutant(adapter=DeafAdapter(ServedApp)), ("L5", "H4", "H5", "H6", "H7")),
     "retries_at_once": (Mutant(start=committing(only_runs(_at_once))), ("L8",)),
     "forgets_its_secret": (Mutant(start=_with_secret), ("W6",)),
     "loses_events": (Mutant(start=committing(lose_events)), ("E1", "E8")),

@@ -11,6 +11,7 @@ from typing import Any
 
 from durable_core.model.events import StoredEvent
 from durable_core.model.run import Phase
+from durable_core.model.stream import StoredStream
 from durable_core.ports import (
     Bury,
     Cancel,
@@ -207,6 +208,24 @@ class NewSecrets(MemoryStore):
         return os.urandom(32)
 
 
+class DropsChunks(_Changing):
+    """Stores steps without what they pushed."""
+
+    def change(self, write: Any) -> Any:
+        """Drop it."""
+        return replace(write, pieces=()) if isinstance(write, RunWrite) else write
+
+
+class StreamsAtOnce(MemoryStore):
+    """Reads streams without regard to how much was asked for."""
+
+    def stream(
+        self, app: str, run_id: str, *, done: int, outside: int, most: int
+    ) -> StoredStream | None:
+        """Return all of it."""
+        return super().stream(app, run_id, done=0, outside=0, most=10**9)
+
+
 class _HidingSubject(Mutant):
     """Stores more than it shows."""
 
@@ -247,6 +266,8 @@ MUTANTS: dict[str, tuple[Mutant, tuple[str, ...]]] = {
     "prunes_all": (Mutant(PrunesAll), ("T14",)),
     "lists_the_oldest": (Mutant(ListsTheOldest), ("T15",)),
     "makes_new_secrets": (Mutant(NewSecrets), ("T15",)),
+    "drops_chunks": (Mutant(DropsChunks), ("T20",)),
+    "streams_at_once": (Mutant(StreamsAtOnce), ("T21",)),
     "forks_its_data": (_Forking(MemoryStore), ("T18", "T19")),
     "hides_rows": (_HidingSubject(MemoryStore), ("T17",)),
 }
