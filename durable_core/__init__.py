@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from durable_core.api.durable import Durable
     from durable_core.api.router import Route
     from durable_core.api.step import step
+    from durable_core.api.stream import stream
     from durable_core.errors import (
         BadRequest,
         HTTPError,
@@ -51,6 +52,7 @@ __all__ = [
     "__version__",
     "endpoint_adapter",
     "step",
+    "stream",
 ]
 
 __version__ = "0.1.0"
@@ -76,6 +78,7 @@ _HOMES = {
     "StepError": "durable_core.errors",
     "endpoint_adapter": "durable_core.api.adapter",
     "step": "durable_core.api.step",
+    "stream": "durable_core.api.stream",
 }
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar, Unpack, overload
+from urllib.parse import urlsplit
 
 from durable_core.api.adapter import EndpointAdapter
 from durable_core.api.endpoint import Endpoint, Handler
@@ -58,6 +59,9 @@ class Durable(Generic[AppT]):
         limits: upper bounds of sizes and numbers.
         codec: how step results are stored. Default: strict JSON.
         settings: threads, tasks and times of the engine.
+        public_url: scheme and authority under which clients reach the application, such as
+            ``"https://api.example.com"``. The event streams of runs tell clients an absolute URL
+            to go on at. Default: those of the request.
         debug: put stack traces into the problem documents of failed runs.
         clock, ids: time and randomness, for tests.
 
@@ -78,6 +82,7 @@ class Durable(Generic[AppT]):
         limits: Limits | None = None,
         codec: Codec | None = None,
         settings: Settings | None = None,
+        public_url: str | None = None,
         debug: bool = False,
         clock: Clock | None = None,
         ids: Ids | None = None,
@@ -106,6 +111,7 @@ class Durable(Generic[AppT]):
                 "7 days" if token_ttl is None else token_ttl, what="token_ttl"
             ),
             debug=debug,
+            public_url=None if public_url is None else _origin(public_url),
         )
         if engine is None:
             engine = EmbeddedEngine(_secrets(secrets), _store(store, id), settings or Settings())
@@ -280,6 +286,17 @@ def _store(store: str | os.PathLike[str] | Store | None, app: str) -> Store:
     if isinstance(store, (str, os.PathLike)):
         return SQLiteStore(store)
     return store
+
+
+def _origin(url: str) -> str:
+    """Return scheme and authority of a public URL."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/"):
+        raise ConfigurationError(
+            "Durable(public_url=) must be scheme and authority, such as 'https://example.com', "
+            f"not {url!r}"
+        )
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _secrets(secrets: Sequence[bytes | str] | None) -> tuple[bytes, ...]:

@@ -13,14 +13,22 @@ from durable_core.api.options import DEFAULT_METHODS, EndpointOptions
 from durable_core.errors import HTTPError
 from durable_core.flow.current import Face
 from durable_core.flow.env import Options
-from durable_core.flow.handoff import HOP_PARAM, RUN_PARAM, TOKEN_PARAM, query_reference
-from durable_core.flow.wait import WaitRequest
+from durable_core.flow.handoff import (
+    FROM_PARAM,
+    HOP_PARAM,
+    RUN_PARAM,
+    TOKEN_PARAM,
+    query_reference,
+)
+from durable_core.flow.reading import HANDOFF
+from durable_core.flow.wait import StreamWanted, WaitRequest
+from durable_core.machine.accept import accepts_stream
 from durable_core.model.request import Request
 from durable_core.model.response import Response
 from durable_core.runtime.settings import Registered
 from durable_core.wire.problem import problem, problem_from_http_error
 
-__all__ = ["Endpoint", "Handler", "hop_of", "is_wait", "key_of"]
+__all__ = ["Endpoint", "Handler", "hop_of", "is_wait", "key_of", "stream_wanted"]
 
 #: A user's handler: ``def`` or ``async def``, from the request to a response or a plain value.
 Handler = Callable[[Request], Any]
@@ -175,6 +183,20 @@ def _wait_request(request: Request, hold: float) -> WaitRequest:
         hold_ms=int(hold * 1000),
         again=again,
         names=(RUN_PARAM, TOKEN_PARAM),
+        stream=stream_wanted(request, FROM_PARAM),
+    )
+
+
+def stream_wanted(request: Request, from_param: str) -> StreamWanted | None:
+    """Return what a client wants that asks a wait URL for an event stream; None if it does not.
+
+    ``from_param`` is the query parameter that says where to begin.
+    """
+    if request.method == "HEAD" or not accepts_stream(request.headers):
+        return None
+    return StreamWanted(
+        last_event_id=request.headers.get("last-event-id") or "",
+        from_handoff=request.query.get(from_param) == HANDOFF,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from durable_core.api.endpoint import hop_of
+from durable_core.api.endpoint import hop_of, stream_wanted
 from durable_core.api.engine import Engine
 from durable_core.errors import HTTPError
 from durable_core.flow.handoff import query_reference, with_headers
@@ -18,7 +18,7 @@ _OWN_PARAMS = frozenset({"runId", "token", "hop"})
 _CORS = (
     ("access-control-allow-origin", "*"),
     ("access-control-allow-methods", "GET, OPTIONS"),
-    ("access-control-allow-headers", "Content-Type"),
+    ("access-control-allow-headers", "Content-Type, Last-Event-ID"),
     ("access-control-expose-headers", "*"),
 )
 
@@ -81,4 +81,5 @@ def _wait_request(request: Request, hold: float) -> WaitRequest:
         hold_ms=int(hold * 1000),
         again=again,
         names=("runId", "token"),
+        stream=stream_wanted(request, "from"),
     )

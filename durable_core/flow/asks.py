@@ -10,15 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
+from durable_core.flow.streaming import InsideStep
+from durable_core.machine.cursor import Cursor
 from durable_core.model.record import record
 from durable_core.model.response import Response
+from durable_core.model.stream import StoredStream
 from durable_core.ports import StoredResult, Write
 
 __all__ = [
     "Answer",
     "Ask",
+    "AwaitMore",
     "Call",
     "Cancelled",
     "Flow",
@@ -32,13 +37,16 @@ __all__ = [
     "Raised",
     "ReadMark",
     "ReadResult",
+    "ReadStream",
     "Report",
     "Returned",
     "Settle",
     "Submit",
     "Ticket",
     "Unwound",
+    "Woken",
     "answer",
+    "await_more",
     "handle",
     "hold",
     "in_turn",
@@ -46,6 +54,7 @@ __all__ = [
     "park",
     "quiesce",
     "read_result",
+    "read_stream",
     "report",
 ]
 
@@ -133,10 +142,10 @@ class ReadMark:
 
 @record(frozen=True, slots=True)
 class Invoke:
-    """Call a step's function (``op_name``), or a hook (None); answered with an Outcome."""
+    """Call a step's function (``inside``), or a hook (None); answered with an Outcome."""
 
     waits: ClassVar[bool] = True
-    op_name: str | None
+    inside: InsideStep | None
     call: Call
 
 
@@ -205,6 +214,35 @@ class Hold:
     for_ms: int
 
 
+class Woken(Enum):
+    """Why a reader of a stream is woken."""
+
+    #: There may be more to read.
+    MORE = "more"
+    #: There was nothing for the time given.
+    TIME_OUT = "time-out"
+    #: The process stops.
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadStream:
+    """Look up what is stored of a run's stream past a cursor, about so many bytes of it."""
+
+    waits: ClassVar[bool] = False
+    run_id: str
+    cursor: Cursor
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitMore:
+    """Wait until there may be more to read of the stream, or for so many milliseconds."""
+
+    waits: ClassVar[bool] = True
+    for_ms: int
+
+
 Ask: TypeAlias = (
     Submit
     | Settle
@@ -218,13 +256,15 @@ Ask: TypeAlias = (
     | Report
     | ReadResult
     | Hold
+    | ReadStream
+    | AwaitMore
 )
 Flow: TypeAlias = Generator[Ask, Any, T]
 
 
-def invoke(op_name: str | None, call: Call) -> Flow[Outcome]:
+def invoke(inside: InsideStep | None, call: Call) -> Flow[Outcome]:
     """Call user code."""
-    outcome: Outcome = yield Invoke(op_name, call)
+    outcome: Outcome = yield Invoke(inside, call)
     return outcome
 
 
@@ -269,3 +309,15 @@ def hold(run_id: str, for_ms: int) -> Flow[bool]:
     """Wait for the run to end."""
     there_was_room: bool = yield Hold(run_id, for_ms)
     return there_was_room
+
+
+def read_stream(run_id: str, cursor: Cursor, most: int) -> Flow[StoredStream | None]:
+    """Look up what is stored of a run's stream."""
+    stored: StoredStream | None = yield ReadStream(run_id, cursor, most)
+    return stored
+
+
+def await_more(for_ms: int) -> Flow[Woken]:
+    """Wait for more to read."""
+    woken: Woken = yield AwaitMore(for_ms)
+    return woken

@@ -10,9 +10,9 @@ from durable_core.errors import StepUsageError
 from durable_core.flow.asks import Flow
 from durable_core.flow.execution import Execution
 from durable_core.flow.flows import Flows
-from durable_core.model.record import record
+from durable_core.flow.streaming import InsideStep
 
-__all__ = ["CURRENT", "Face", "InsideStep", "Scope", "current_scope", "inside_run"]
+__all__ = ["CURRENT", "Face", "Scope", "current_scope", "inside_run"]
 
 
 class Face(Enum):
@@ -47,13 +47,6 @@ class Scope(Protocol):
     def drive(self, flow: Flow[Any]) -> Any:
         """Return the flow's result (SYNC), or a coroutine of it (ASYNC)."""
         ...
-
-
-@record(frozen=True, slots=True)
-class InsideStep:
-    """Code that runs inside a step's function, where no step may be."""
-
-    name: str
 
 
 CURRENT: ContextVar[Scope | InsideStep | None] = ContextVar("durable_run", default=None)

@@ -33,6 +33,8 @@ class Limits:
         waiting_clients: clients held at wait URLs per process; beyond it the answer is 503.
         response_stored: of a response body that is kept for the wait URL.
         takeovers: crashes in a row without a new checkpoint after which a run fails.
+        stream_step: of what one attempt of a step streams, as JSON.
+        stream_run: of all that a run streams and keeps.
     """
 
     body: int = 1024 * 1024
@@ -45,6 +47,8 @@ class Limits:
     waiting_clients: int = 1_000
     response_stored: int = 1024 * 1024
     takeovers: int = 10
+    stream_step: int = 4 * 1024 * 1024
+    stream_run: int = 32 * 1024 * 1024
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
@@ -85,6 +89,8 @@ class Env:
         secrets: gives the keys of run tokens; the first signs, all verify.
         token_ttl: life of a token, milliseconds.
         debug: show stack traces in problem documents.
+        public_url: scheme and authority under which clients reach the application; None takes
+            those of the request.
     """
 
     app: str
@@ -96,6 +102,7 @@ class Env:
     limits: Limits = field(default_factory=Limits)
     token_ttl: int = 7 * 24 * 3_600_000
     debug: bool = False
+    public_url: str | None = None
 
     def function_id(self, options: Options, request: Request, route: str | None) -> str:
         """Return the label of a run; a route's template goes before the path."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 
@@ -15,11 +15,13 @@ from durable_core.errors import (
 )
 from durable_core.flow.asks import Cancelled, Flow, Settle, Submit, Ticket
 from durable_core.flow.env import Env, Options
+from durable_core.flow.streaming import Stream
 from durable_core.machine.stepids import StepIds, hash_step_id
 from durable_core.model.events import Event, StoredEvent
 from durable_core.model.ops import Memo, Op, OpKind, Pending
 from durable_core.model.request import Request
 from durable_core.model.run import Phase, Run
+from durable_core.model.stream import Attempt
 from durable_core.ports import Release, RunWrite, StoredRequest, StoredResult, Written
 from durable_core.wire.requests import dump_request
 
@@ -55,6 +57,11 @@ class Execution:
         fault: why it was closed, if something went wrong.
         takeovers: those of the run, as far as their count is durable: a checkpoint that cannot be
             stored is no progress.
+        streamed, outside: how many bytes of chunks, and how many chunks from outside steps, are
+            stored already.
+        stream: what is pushed goes here; None until something is, or somebody reads.
+        stream_opener: makes that.
+        followed: the attached client gets the stream, not a plain answer.
     """
 
     def __init__(
@@ -67,6 +74,8 @@ class Execution:
         owner: str,
         memos: Sequence[Memo] | None = None,
         pending: Sequence[Pending] = (),
+        streamed: int = 0,
+        outside: int = 0,
     ) -> None:
         self.env = env
         self.options = options
@@ -88,6 +97,12 @@ class Execution:
         self.closed = False
         self.fault: BaseException | None = None
         self.takeovers = run.takeovers
+        self.streamed = streamed
+        self.outside = outside
+        self.stream: Stream | None = None
+        self.stream_opener: Callable[[Execution], Stream] | None = None
+        self.followed = False
+        self._attempts = 0
         self._step_ids = StepIds()
         self._tickets: tuple[Ticket, ...] = ()
         self._last_number = max((memo.number for memo in memos or ()), default=0)
@@ -118,6 +133,17 @@ class Execution:
                 f"step {name!r} is one more than the {self.env.limits.steps} steps a run may have"
             )
         return op
+
+    def open_stream(self) -> Stream | None:
+        """Return the stream of the run, made if need be; None where nothing can be streamed."""
+        if self.stream is None and self.stream_opener is not None:
+            self.stream = self.stream_opener(self)
+        return self.stream
+
+    def next_attempt(self) -> Attempt:
+        """Return the identity of the attempt of a step that begins now."""
+        self._attempts += 1
+        return self.run.epoch, self._attempts
 
     def next_number(self) -> int:
         """Return the completion number of the op that finishes now."""
@@ -209,6 +235,7 @@ def save(
         state = True
     create, request = (None, None) if ex.stored else ex.birth()
     run = ex.run
+    pieces, handoff = ((), None) if ex.stream is None else ex.stream.unsaved(memos)
     write = RunWrite(
         run_id=run.id,
         owner=ex.owner,
@@ -223,6 +250,8 @@ def save(
         result=result,
         sends=sends,
         direct=direct,
+        pieces=pieces,
+        handoff=handoff,
     )
     ticket: Ticket = yield Submit(write, ex.open_tickets())
     ex.queued(ticket)

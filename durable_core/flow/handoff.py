@@ -14,22 +14,27 @@ from durable_core.model.response import Response
 from durable_core.wire.tokens import sign_token
 
 __all__ = [
+    "FROM_PARAM",
     "HOP_PARAM",
     "PRIVATE_HEADERS",
     "RUN_PARAM",
     "TOKEN_PARAM",
+    "begin_handoff",
+    "chosen_url",
     "fresh_token",
     "hand_off",
     "query_reference",
     "refer_client",
     "referral",
     "with_headers",
+    "with_params",
 ]
 
 #: Query parameters by which an endpoint's own URL is the wait URL of a run.
 RUN_PARAM = "durable-run"
 TOKEN_PARAM = "durable-token"
 HOP_PARAM = "durable-hop"
+FROM_PARAM = "durable-from"
 
 #: What every answer that carries a token has, so that the token stays with the client.
 PRIVATE_HEADERS = (("cache-control", "no-store"), ("referrer-policy", "no-referrer"))
@@ -42,30 +47,52 @@ def hand_off(ex: Execution, reason: HandoffReason) -> Flow[None]:
     if reason in _UNASKED or not ex.stored:
         yield from save(ex, state=True)
     yield from settle(ex)
-    if reason is not HandoffReason.DISCONNECT:
+    if (yield from begin_handoff(ex)):
+        yield from save(ex, state=True)
+        yield from settle(ex)
+    if reason is not HandoffReason.DISCONNECT or ex.followed:
         yield from refer_client(ex)
 
 
+def begin_handoff(ex: Execution) -> Flow[bool]:
+    """End the stream of the attached client, if it has one, after all that is durable so far.
+
+    True if that place has to be stored by the next checkpoint.
+    """
+    if not ex.followed or ex.stream is None:
+        return False
+    yield from settle(ex)
+    return ex.stream.begin_handoff()
+
+
 def refer_client(ex: Execution, token: str | None = None) -> Flow[None]:
-    """Answer the attached client with a redirect or a token.
+    """Answer the attached client with a redirect or a token; one that reads the stream knows it.
 
     Args:
         ex: the execution.
         token: what opens the run's result; by default a fresh one of our own.
     """
+    if ex.followed:
+        if ex.stream is not None:
+            ex.stream.detach()
+        return
     token = token or fresh_token(ex.env, ex.run.id)
-    target = ex.options.redirect_url
-    url: str | None = None
-    if callable(target) and not ex.options.token_answer:
-        run_id = ex.run.id
-        outcome = yield from invoke(None, Call(target, (run_id, token)))
-        if isinstance(outcome, Returned) and isinstance(outcome.value, str) and outcome.value:
-            url = quote(outcome.value, safe="!#$%&'()*+,/:;=?@[]~")
-        else:
-            error = None if isinstance(outcome, Returned) else outcome.error
-            text = "async_redirect_url gave no URL; the client is sent to the endpoint's own"
-            yield from report(text, error)
+    url = yield from chosen_url(ex.options, ex.run.id, token)
     yield from answer(referral(ex.options, ex.request.method, ex.run.id, token, url))
+
+
+def chosen_url(options: Options, run_id: str, token: str) -> Flow[str | None]:
+    """Return where the application sends a client by a function of its own; None if it has none."""
+    target = options.redirect_url
+    if not callable(target) or options.token_answer:
+        return None
+    outcome = yield from invoke(None, Call(target, (run_id, token)))
+    if isinstance(outcome, Returned) and isinstance(outcome.value, str) and outcome.value:
+        return quote(outcome.value, safe="!#$%&'()*+,/:;=?@[]~")
+    error = None if isinstance(outcome, Returned) else outcome.error
+    text = "async_redirect_url gave no URL; the client is sent to the endpoint's own"
+    yield from report(text, error)
+    return None
 
 
 def referral(
@@ -84,7 +111,7 @@ def referral(
     if options.token_answer:
         return Response.json({"run_id": run_id, "token": token}, headers=PRIVATE_HEADERS)
     if url is None and isinstance(options.redirect_url, str):
-        url = _with_params(options.redirect_url, (("runId", run_id), ("token", token)))
+        url = with_params(options.redirect_url, (("runId", run_id), ("token", token)))
     if url is None:
         url = query_reference(((RUN_PARAM, run_id), (TOKEN_PARAM, token)))
     headers = Headers((("location", url), *PRIVATE_HEADERS))
@@ -108,7 +135,7 @@ def query_reference(params: Sequence[tuple[str, str]]) -> str:
     return "?" + urlencode(params)
 
 
-def _with_params(url: str, params: Sequence[tuple[str, str]]) -> str:
+def with_params(url: str, params: Sequence[tuple[str, str]]) -> str:
     """Set the parameters in the URL; a path without a leading slash is made path-absolute."""
     parts = urlsplit(url)
     names = {name for name, _ in params}

@@ -28,7 +28,7 @@ from durable_core.flow.asks import (
     report,
 )
 from durable_core.flow.execution import Execution, save, settle
-from durable_core.flow.handoff import hand_off, refer_client, with_headers
+from durable_core.flow.handoff import begin_handoff, hand_off, refer_client, with_headers
 from durable_core.machine.advance import advance
 from durable_core.machine.failures import failure_of_handler
 from durable_core.model.commands import Fail, Finish, Handoff, HandoffReason, PutAway
@@ -172,7 +172,7 @@ def _respond(ex: Execution, response: Response) -> Flow[None]:
     """Record the response, then send it. A run without a checkpoint leaves no record."""
     attached = ex.attached
     if response.is_streaming:
-        if attached:
+        if attached and not ex.followed:
             yield from _start_streaming(ex, response)
             return
         collected = yield from _collected(ex, response)
@@ -264,6 +264,8 @@ def _happen(ex: Execution, happened: Input, trace: str = "") -> Flow[None]:
         yield from quiesce()
         transition = advance(ex.run, happened, ex.env.clock.now(), ex.env.policy)
     attached = ex.attached
+    if any(isinstance(command, Handoff) for command in transition.commands):
+        yield from begin_handoff(ex)  # while the run is ours: it may be given up before that
     ex.run = transition.run
     for command in transition.commands:
         match command:
@@ -280,7 +282,10 @@ def _happen(ex: Execution, happened: Input, trace: str = "") -> Flow[None]:
 
 
 def _fail(ex: Execution, fail: Fail, attached: bool, trace: str) -> Flow[None]:
-    extra: dict[str, object] = {"error": {"name": fail.name, "message": fail.message}}
+    described = {"name": fail.name, "message": fail.message}
+    if fail.reason:
+        described["reason"] = fail.reason
+    extra: dict[str, object] = {"error": described}
     if trace:
         extra["traceback"] = trace
     if ex.stored:

@@ -22,6 +22,7 @@ from durable_core.flow.asks import (
 )
 from durable_core.flow.execution import MARK, Execution, save, settle
 from durable_core.flow.handoff import hand_off
+from durable_core.flow.streaming import InsideStep
 from durable_core.machine.advance import Transition, advance
 from durable_core.machine.failures import failure_of_step
 from durable_core.machine.matching import WaitRule, dump_rule
@@ -159,6 +160,7 @@ def _attempt(ex: Execution, op: Op, call: Call, before: Pending | None) -> Flow[
     not be lost.
     """
     failures = before.failures if before is not None else 0
+    inside = InsideStep(op.name, op.id, ex.next_attempt(), ex)
     ex.in_flight += 1
     try:
         cancelled = (yield from settle(ex, for_step=True)) if ex.open_tickets() else None
@@ -169,15 +171,22 @@ def _attempt(ex: Execution, op: Op, call: Call, before: Pending | None) -> Flow[
             # Not an error of the user's code, which must not see it.
             ex.close(error)
             raise Suspended from error
-        outcome: Outcome = cancelled or (yield Invoke(op.name, call))
+        outcome: Outcome = cancelled or (yield Invoke(inside, call))
+        inside.over = True
         ended = _judge(ex, op, outcome, mark, failures)
+        if ex.stream is not None and isinstance(ended, OpFailed):
+            ex.stream.roll_back(inside)
         memo = yield from _apply(ex, _decide(ex, ended))
+        inside.settled = True
         if isinstance(outcome, Raised):
             yield from _report_failure(ex, op, outcome.error, failures + 1)
         if isinstance(outcome, Cancelled):
             raise outcome.error
         return memo
     finally:
+        inside.over = True
+        if ex.stream is not None and not inside.settled:
+            ex.stream.roll_back(inside)
         ex.in_flight -= 1
         ex.activity += 1
 

@@ -9,17 +9,47 @@ from durable_core.errors import InvalidTokenError
 from durable_core.flow.asks import Flow, hold, read_result
 from durable_core.flow.env import Env
 from durable_core.flow.handoff import PRIVATE_HEADERS, fresh_token, with_headers
+from durable_core.machine.cursor import Cursor
 from durable_core.model.response import Response
 from durable_core.ports import StoredResult
 from durable_core.wire.problem import problem
 from durable_core.wire.requests import load_response
 from durable_core.wire.tokens import verify_token
 
-__all__ = ["WaitRequest", "not_yet", "refuse_incomplete", "refuse_token", "wait_for_result"]
+__all__ = [
+    "RESPONSE_NOT_KEPT",
+    "StreamWanted",
+    "WaitRequest",
+    "gone",
+    "not_yet",
+    "refusal",
+    "refuse_incomplete",
+    "refuse_token",
+    "too_many",
+    "wait_for_result",
+    "wanted_cursor",
+]
+
+#: What there is to say of a result without a body.
+RESPONSE_NOT_KEPT = "the response was sent once and was too large to keep"
 
 #: How often a client is sent to the wait URL again before it is told to come back later.
 _MOST_HOPS = 5
 _RETRY_AFTER = "5"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamWanted:
+    """What a client wants that asks the wait URL for an event stream.
+
+    Attributes:
+        last_event_id: where it was when its last connection broke; "" if there was none. It goes
+            before ``from_handoff``.
+        from_handoff: it has read the stream of its own request up to the handoff.
+    """
+
+    last_event_id: str
+    from_handoff: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +62,7 @@ class WaitRequest:
         hold_ms: how long this server can hold it.
         again: the reference of the wait URL for a token and a hop.
         names: how the two parameters are called, for the error text.
+        stream: it wants an event stream.
     """
 
     run_id: str
@@ -40,6 +71,7 @@ class WaitRequest:
     hold_ms: int
     again: Callable[[str, int], str]
     names: tuple[str, str]
+    stream: StreamWanted | None = None
 
 
 def wait_for_result(env: Env, wanted: WaitRequest) -> Flow[Response]:
@@ -47,6 +79,23 @@ def wait_for_result(env: Env, wanted: WaitRequest) -> Flow[Response]:
 
     The answer to a bad token is the same whether or not there is such a run.
     """
+    refused = refusal(env, wanted)
+    if refused is not None:
+        return refused
+    result = yield from read_result(wanted.run_id)
+    if result is not None and not isinstance(result, StoredResult):
+        if not (yield from hold(wanted.run_id, wanted.hold_ms)):
+            return too_many()
+        result = yield from read_result(wanted.run_id)
+    if result is None:
+        return gone()
+    if isinstance(result, StoredResult):
+        return _ended(result)
+    return not_yet(wanted, fresh_token(env, wanted.run_id))
+
+
+def refusal(env: Env, wanted: WaitRequest) -> Response | None:
+    """Return the answer to a client that may not know about the run; None to one that may."""
     missing = refuse_incomplete(wanted)
     if missing is not None:
         return missing
@@ -55,18 +104,30 @@ def wait_for_result(env: Env, wanted: WaitRequest) -> Flow[Response]:
         verify_token(env.secrets(), wanted.token, app=env.app, run_id=wanted.run_id, now=now)
     except InvalidTokenError as error:
         return refuse_token(str(error))
-    result = yield from read_result(wanted.run_id)
-    if result is not None and not isinstance(result, StoredResult):
-        if not (yield from hold(wanted.run_id, wanted.hold_ms)):
-            busy = problem(503, "too-many-waiting", detail="too many clients are waiting here")
-            return with_headers(busy, (("retry-after", _RETRY_AFTER),))
-        result = yield from read_result(wanted.run_id)
-    if result is None:
-        gone = problem(410, "run-gone", detail="the run is no longer kept")
-        return with_headers(gone, PRIVATE_HEADERS)
-    if isinstance(result, StoredResult):
-        return _ended(result)
-    return not_yet(wanted, fresh_token(env, wanted.run_id))
+    return None
+
+
+def wanted_cursor(stream: StreamWanted) -> Cursor | Response | None:
+    """Return where the client goes on, None for the beginning, or what is wrong with its id."""
+    if not stream.last_event_id:
+        return None
+    try:
+        return Cursor.load(stream.last_event_id)
+    except ValueError:
+        detail = "the header Last-Event-ID is not the id of an event of a stream from here"
+        return with_headers(problem(400, "invalid-event-id", detail=detail), PRIVATE_HEADERS)
+
+
+def gone() -> Response:
+    """Return the answer to who asks for a run that has been pruned."""
+    pruned = problem(410, "run-gone", detail="the run is no longer kept")
+    return with_headers(pruned, PRIVATE_HEADERS)
+
+
+def too_many() -> Response:
+    """Return the answer to who comes when too many clients wait already."""
+    busy = problem(503, "too-many-waiting", detail="too many clients are waiting here")
+    return with_headers(busy, (("retry-after", _RETRY_AFTER),))
 
 
 def refuse_incomplete(wanted: WaitRequest) -> Response | None:
@@ -84,8 +145,8 @@ def refuse_token(detail: str) -> Response:
 
 def _ended(result: StoredResult) -> Response:
     if result.body is None:
-        detail = "the response was sent once and was too large to keep"
-        return with_headers(problem(410, "response-not-kept", detail=detail), PRIVATE_HEADERS)
+        kept = problem(410, "response-not-kept", detail=RESPONSE_NOT_KEPT)
+        return with_headers(kept, PRIVATE_HEADERS)
     return load_response(result.head, result.body)
 
 

@@ -151,14 +151,14 @@ def _delay(failure: Failure, failures: int, u: float, policy: RetryPolicy) -> in
 def _handler_raised(run: Run, raised: HandlerRaised, now: int, policy: RetryPolicy) -> Transition:
     failure, failures = raised.failure, run.failures + 1
     if failure.final or failures > run.retries:
-        return _fail(run, "run-failed", failure.name, failure.message)
+        return _fail(run, "run-failed", failure.name, failure.message, failure.reason)
     due_at = now + _delay(failure, failures, raised.u, policy)
     after = replace(run, phase=next_phase(run, Cue.RETRY), failures=failures)
     return Transition(after, (PutAway(due_at), *_handoff(run, HandoffReason.HANDLER_RETRY)))
 
 
-def _fail(run: Run, kind: str, name: str, message: str) -> Transition:
-    return Transition(_go(run, Cue.FAIL), (Fail(kind, name, message),))
+def _fail(run: Run, kind: str, name: str, message: str, reason: str = "") -> Transition:
+    return Transition(_go(run, Cue.FAIL), (Fail(kind, name, message, reason),))
 
 
 def _claimed(run: Run, max_takeovers: int) -> Transition:

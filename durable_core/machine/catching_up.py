@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from durable_core.machine.cursor import Cursor
 from durable_core.model.stream import (
     Attempt,
     Committed,
     LiveStream,
+    OpenAttempt,
     Piece,
     Pushed,
     RolledBack,
@@ -20,7 +22,10 @@ __all__ = ["catch_up"]
 
 
 def catch_up(
-    cursor: Cursor, stored: StoredStream | None, live: LiveStream | None
+    cursor: Cursor,
+    stored: StoredStream | None,
+    live: LiveStream | None,
+    until: Cursor | None = None,
 ) -> Iterator[Streamed]:
     """Yield what the reader must be told, moving its cursor along.
 
@@ -32,9 +37,12 @@ def catch_up(
         stored: what is stored past the cursor, read after ``live`` was taken; None if the run is
             not stored.
         live: what this process knows, if it executes the run; else None.
+        until: tell the reader nothing beyond this.
     """
     if stored is not None and live is not None and live.epoch != stored.epoch:
         live = None  # somebody else has taken the run over
+    if until is not None:
+        stored, live = _up_to(until, stored, live)
     committed = set()
     for piece in () if stored is None else stored.pieces:
         committed.add(piece.op_id)
@@ -51,6 +59,35 @@ def catch_up(
     for attempt, opened in live.attempts.items():
         if opened.op_id not in committed:
             yield from _chunks(cursor, opened.op_id, attempt, opened.texts, opened.number)
+
+
+def _up_to(
+    until: Cursor, stored: StoredStream | None, live: LiveStream | None
+) -> tuple[StoredStream | None, LiveStream]:
+    """Return what there was when the cursor was there, as far as it has not come to nothing."""
+    pieces: list[Piece] = []
+    attempts = {} if live is None else dict(live.attempts)
+    for piece in () if stored is None else stored.pieces:
+        if piece.op_id is None:
+            kept = piece.texts[: max(0, until.outside - piece.start)]
+            pieces.append(replace(piece, texts=kept))
+        elif piece.number <= until.done:
+            pieces.append(piece)
+        elif piece.attempt is not None:
+            attempts[piece.attempt] = OpenAttempt(op_id=piece.op_id, texts=piece.texts)
+    counts = dict(until.open.values())
+    opened = {
+        attempt: replace(each, texts=each.texts[: counts[attempt]])
+        for attempt, each in attempts.items()
+        if attempt in counts
+    }
+    outside = () if live is None else live.outside
+    then = LiveStream(
+        epoch=0 if live is None else live.epoch,
+        attempts=opened,
+        outside=tuple(chunk for chunk in outside if chunk.index < until.outside),
+    )
+    return None if stored is None else replace(stored, pieces=tuple(pieces)), then
 
 
 def _is_over(attempt: Attempt, stored: StoredStream | None, live: LiveStream | None) -> bool:

@@ -38,6 +38,7 @@ def _describe(error: BaseException, now: int, *, final: bool) -> Failure:
         name=type(error).__name__,
         message=_text(error),
         data=_data(error),
+        reason=_utf8(error.message) if isinstance(error, StepError) else "",
         http=_http(error) if isinstance(error, HTTPError) else None,
         final=final,
         retry_after=retry_after_delay_ms(error, now)

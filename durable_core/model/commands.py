@@ -79,11 +79,13 @@ class Fail:
     Attributes:
         kind: the last part of the problem's type, such as ``"run-failed"``.
         name, message: the error that ended the run.
+        reason: what the error in the step said, if that is what ended it; else "".
     """
 
     kind: str
     name: str
     message: str
+    reason: str = ""
 
 
 Command = SaveMemo | SavePending | Handoff | PutAway | Finish | Fail

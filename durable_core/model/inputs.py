@@ -39,6 +39,7 @@ class Failure:
         retry_after: milliseconds to wait, if the error says so.
         cancelled: user code cancelled the step.
         result: what is wrong with what the step returned, if that is what failed.
+        reason: the text of the error in a step that this one stands for, or "".
         http: status, detail and headers, if it stands for an HTTP response.
     """
 
@@ -49,6 +50,7 @@ class Failure:
     retry_after: int | None = None
     cancelled: bool = False
     result: Literal["", "unstorable", "too-large"] = ""
+    reason: str = ""
     http: tuple[int, str, tuple[tuple[str, str], ...]] | None = None
 
 

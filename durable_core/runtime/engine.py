@@ -239,14 +239,20 @@ class EmbeddedEngine:
     def wait(self, wanted: WaitRequest) -> Response:
         """Answer a client at the wait URL, in this thread."""
         try:
-            return self._started().holding.wait(wanted)
+            node = self._started()
+            if wanted.stream is not None:
+                return node.streaming.wait(wanted, wanted.stream)
+            return node.holding.wait(wanted)
         except StoreError as error:
             return _refuse(error)
 
     async def wait_async(self, wanted: WaitRequest) -> Response:
         """Answer a client at the wait URL."""
         try:
-            return await self._started().holding.wait_async(wanted)
+            node = self._started()
+            if wanted.stream is not None:
+                return node.streaming.wait_async(wanted, wanted.stream)
+            return await node.holding.wait_async(wanted)
         except StoreError as error:
             return _refuse(error)
 

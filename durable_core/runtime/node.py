@@ -37,6 +37,8 @@ from durable_core.runtime.resuming import Resuming
 from durable_core.runtime.running import StoredRunning
 from durable_core.runtime.serving import Serving
 from durable_core.runtime.settings import Registered, Settings
+from durable_core.runtime.streams.registry import Streams
+from durable_core.runtime.streams.serving import StreamServing
 from durable_core.runtime.tickets import Ticket
 
 __all__ = ["Node"]
@@ -72,6 +74,7 @@ class Node:
         self.queue = CommitQueue(
             store, busy_timeout=settings.busy_timeout, on_commit=self._committed
         )
+        self.streams = Streams(self.live)
         self.event_mark = EventMark(store, env.app)
         self.holding = Holding(env, store, self.waiters)
         self.threads = DaemonPool(settings.serving_threads, "durable-step")
@@ -80,7 +83,8 @@ class Node:
         self.abandoned: list[RunWrite] = []
         self.loops = Loops()
         self._running = StoredRunning(self)
-        self._serving = Serving(self, self._running)
+        self.streaming = StreamServing(self, self._running)
+        self._serving = Serving(self, self._running, self.streaming)
         self._resuming = Resuming(self, self._running)
 
     # -- life -------------------------------------------------------------------------------
@@ -183,6 +187,8 @@ class Node:
         for ticket in batch:
             write, answer = ticket.write, ticket.answer
             if isinstance(write, RunWrite):
+                if len(self.streams) and answer is not None:
+                    self.streams.committed(write)
                 if write.result is not None and answer is not None:
                     self.waiters.ended((write.run_id,))
                 if write.release is not None:

@@ -130,6 +130,8 @@ class Resuming:
             owner=self._node.keeper.owner,
             memos=claimed.memos,
             pending=claimed.pending,
+            streamed=claimed.streamed,
+            outside=claimed.outside,
         )
 
     def _resume_here(self, run: TaskRun) -> None:

@@ -17,6 +17,7 @@ from durable_core.ports import Release, RunWrite
 from durable_core.runtime.keeper import Keeper
 from durable_core.runtime.live import LiveRuns
 from durable_core.runtime.logs import run_logger
+from durable_core.runtime.streams.registry import Streams
 from durable_core.runtime.tasks import TaskRun
 from durable_core.runtime.threads import ThreadRun
 
@@ -40,6 +41,7 @@ class _StoredNode(_Node, Protocol):
     env: Env
     keeper: Keeper
     abandoned: list[RunWrite]
+    streams: Streams
 
 
 class Running:
@@ -123,6 +125,15 @@ class StoredRunning(Running):
         super().__init__(node)
         self._stored_node = node
         self._given_up: WeakSet[Execution] = WeakSet()
+
+    def end(self, run: ThreadRun | TaskRun) -> None:
+        """Note that a run, and what it streams, is not live any more."""
+        super().end(run)
+        self._stored_node.streams.end(run.ex)
+
+    def _begin(self, run: ThreadRun | TaskRun) -> None:
+        super()._begin(run)
+        self._stored_node.streams.begin(run.ex)
 
     def write_later(self, write: RunWrite) -> None:
         """Have the keeper write this of a run that is not live, as soon as the store takes it."""

@@ -11,6 +11,7 @@ from durable_core.flow.env import Env
 from durable_core.flow.execution import Execution
 from durable_core.flow.handoff import fresh_token, referral
 from durable_core.flow.serve import unavailable
+from durable_core.machine.accept import accepts_stream
 from durable_core.model.request import Request
 from durable_core.model.response import Response
 from durable_core.model.run import Phase, Run
@@ -22,6 +23,7 @@ from durable_core.runtime.marks import EventMark
 from durable_core.runtime.pool import DaemonPool
 from durable_core.runtime.running import Running
 from durable_core.runtime.settings import Registered
+from durable_core.runtime.streams.serving import StreamServing
 from durable_core.wire.problem import problem
 
 __all__ = ["Serving"]
@@ -42,20 +44,25 @@ class Serving:
     Args:
         node: the node.
         running: runs the executions.
+        streaming: answers with event streams.
     """
 
-    def __init__(self, node: _Node, running: Running) -> None:
+    def __init__(self, node: _Node, running: Running, streaming: StreamServing) -> None:
         self._node = node
+        self._streaming = streaming
         self._answering = Answering(node, running, _unanswered)
 
     def serve(self, endpoint: Registered, request: Request, route: str | None) -> Response:
         """Serve a client in this thread."""
-        if endpoint.face is Face.ASYNC:
+        followed = accepts_stream(request.headers)
+        if endpoint.face is Face.ASYNC and not followed:
             return self._node.loops.own.run(self.serve_async(endpoint, request, route))
         try:
             ex = self._execution_for(endpoint, request, route)
         except StoreError as error:
             return self._refuse(error)
+        if followed:
+            return self._streaming.serve(endpoint, ex)
         return self._answering.run(ex, endpoint)
 
     async def serve_async(
@@ -68,6 +75,8 @@ class Serving:
             ex = self._execution_for(endpoint, request, route)
         except StoreError as error:
             return self._refuse(error)
+        if accepts_stream(request.headers):
+            return self._streaming.serve_async(endpoint, ex)
         return await self._answering.run_async(ex, endpoint)
 
     def _execution_for(

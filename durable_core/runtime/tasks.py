@@ -35,7 +35,7 @@ from durable_core.flow.asks import (
     Submit,
     Unwound,
 )
-from durable_core.flow.current import CURRENT, Face, InsideStep
+from durable_core.flow.current import CURRENT, Face
 from durable_core.flow.drive import drive_async
 from durable_core.flow.execution import MARK, Execution
 from durable_core.model.commands import HandoffReason
@@ -213,7 +213,7 @@ class TaskRun:
         return self._host.event_mark.recent()
 
     async def _invoke(self, ask: Invoke) -> Outcome:
-        token = CURRENT.set(InsideStep(ask.op_name) if ask.op_name is not None else None)
+        token = CURRENT.set(ask.inside)
         try:
             call = ask.call
             if _is_coroutine_function(call.fn):

@@ -33,9 +33,10 @@ from durable_core.flow.asks import (
     Submit,
     Unwound,
 )
-from durable_core.flow.current import CURRENT, Face, InsideStep
+from durable_core.flow.current import CURRENT, Face
 from durable_core.flow.drive import drive_sync
 from durable_core.flow.execution import MARK, Execution
+from durable_core.flow.streaming import InsideStep
 from durable_core.model.commands import HandoffReason
 from durable_core.model.events import StoredEvent
 from durable_core.model.request import Request
@@ -177,11 +178,11 @@ class ThreadRun:
 
     def _invoke(self, ask: Invoke) -> Outcome:
         call = ask.call
-        token = CURRENT.set(InsideStep(ask.op_name) if ask.op_name is not None else None)
+        token = CURRENT.set(ask.inside)
         try:
             value = call.fn(*call.args, **(call.kwargs or {}))
             if hasattr(type(value), "__await__"):
-                value = self._await(ask.op_name, value)
+                value = self._await(ask.inside, value)
         except ControlSignal:
             raise
         except Exception as error:
@@ -190,14 +191,14 @@ class ThreadRun:
             CURRENT.reset(token)
         return Returned(value)
 
-    def _await(self, op_name: str | None, awaitable: Any) -> object:
+    def _await(self, inside: InsideStep | None, awaitable: Any) -> object:
         """Await the result of a hook; a step of a ``def`` handler has a plain function."""
-        if op_name is None:
+        if inside is None:
             return self._host.await_elsewhere(awaitable)
         if hasattr(awaitable, "close"):
             awaitable.close()
         raise StepUsageError(
-            f"step {op_name!r} was given an async function; steps of 'def' handlers call plain "
+            f"step {inside.name!r} was given an async function; steps of 'def' handlers call plain "
             "functions, only 'async def' handlers can await"
         )
 

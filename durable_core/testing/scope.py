@@ -18,6 +18,7 @@ from durable_core.flow.asks import (
 from durable_core.flow.current import Face, Scope
 from durable_core.flow.execution import Execution, settle
 from durable_core.flow.flows import Flows
+from durable_core.flow.streaming import InsideStep
 from durable_core.machine.stepids import hash_step_id
 from durable_core.model.ops import Memo
 from durable_core.ports import RunWrite
@@ -118,7 +119,7 @@ class WatchedScope:
 
     def _answer(self, ask: Ask, finished: list[Memo]) -> Flow[Any]:
         match ask:
-            case Invoke(op_name=str() as name):
+            case Invoke(inside=InsideStep(name=name)):
                 return (yield from self._invoke(ask, name))
             case Submit(write=RunWrite() as write):
                 for op in [*(m.op for m in write.memos), *(p.op for p in write.pending)]:
@@ -151,7 +152,7 @@ class WatchedScope:
         if error is None:
             self._fate.called(self.ex.run.id, step_name)
         else:
-            ask = Invoke(step_name, _failing(error, self.face))
+            ask = Invoke(ask.inside, _failing(error, self.face))
         outcome = yield ask
         yield from self._crash_if(step_name, Moment.DURING)
         return outcome

@@ -230,12 +230,12 @@ class Lab:
         """Ask; each time the run is put away, let an hour pass; return the final answer."""
         first = handler.handle(request())
         for nap in range(naps):
-            until(lambda n=nap: self._put_away() > n)  # type: ignore[misc]
+            until(lambda n=nap: self.put_away() > n)  # type: ignore[misc]
             clock.advance(3600)
             self.poke()
         return self.follow(handler, first)
 
-    def _put_away(self) -> int:
+    def put_away(self) -> int:
         """Return how often runs have been put away."""
         writes = [write for batch in list(self.watched.batches) for write in batch]
         return sum(isinstance(write, RunWrite) and write.release is not None for write in writes)

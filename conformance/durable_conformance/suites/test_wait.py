@@ -19,7 +19,7 @@ from durable_core.api.adapter import HTTPHandler
 _CORS = {
     "access-control-allow-origin": "*",
     "access-control-allow-methods": "GET, OPTIONS",
-    "access-control-allow-headers": "Content-Type",
+    "access-control-allow-headers": "Content-Type, Last-Event-ID",
 }
 
 

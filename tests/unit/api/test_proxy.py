@@ -62,7 +62,7 @@ def test_preflight() -> None:
         response = process.durable.endpoint_proxy().handle(request("/results", "OPTIONS"))
     assert 204 == response.status
     assert "GET, OPTIONS" == response.headers["access-control-allow-methods"]
-    assert "Content-Type" == response.headers["access-control-allow-headers"]
+    assert "Content-Type, Last-Event-ID" == response.headers["access-control-allow-headers"]
     assert "86400" == response.headers["access-control-max-age"]
 
 

@@ -9,10 +9,15 @@ import pytest
 
 from durable_core.flow import asks
 from durable_core.flow.asks import Ask, Call, Flow, Returned, Unwound
+from durable_core.flow.streaming import InsideStep
+from durable_core.machine.cursor import Cursor
 from durable_core.model.response import Response
 
+INSIDE = InsideStep("x")
+CURSOR = Cursor()
+
 WRAPPERS: list[tuple[Callable[[], Flow[Any]], Ask, object]] = [
-    (lambda: asks.invoke("x", Call(int)), asks.Invoke("x", Call(int)), Returned(1)),
+    (lambda: asks.invoke(INSIDE, Call(int)), asks.Invoke(INSIDE, Call(int)), Returned(1)),
     (lambda: asks.handle(), asks.Handle(), Unwound()),
     (lambda: asks.park("x", 7), asks.Park("x", 7), None),
     (lambda: asks.quiesce(), asks.Quiesce(), None),
@@ -21,6 +26,8 @@ WRAPPERS: list[tuple[Callable[[], Flow[Any]], Ask, object]] = [
     (lambda: asks.report("x"), asks.Report("x", None), None),
     (lambda: asks.read_result("x"), asks.ReadResult("x"), None),
     (lambda: asks.hold("x", 7), asks.Hold("x", 7), True),
+    (lambda: asks.read_stream("x", CURSOR, 7), asks.ReadStream("x", CURSOR, 7), None),
+    (lambda: asks.await_more(7), asks.AwaitMore(7), asks.Woken.MORE),
 ]
 
 

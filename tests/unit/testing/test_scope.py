@@ -12,7 +12,8 @@ import pytest
 
 from durable_core import Request, step
 from durable_core.errors import ControlSignal
-from durable_core.flow.current import CURRENT, InsideStep, Scope
+from durable_core.flow.current import CURRENT, Scope
+from durable_core.flow.streaming import InsideStep
 from durable_core.sync import step as sync_step
 from durable_core.testing.entry import harness
 from durable_core.testing.scope import WatchedScope

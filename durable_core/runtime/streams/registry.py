@@ -1,0 +1,97 @@
+"""The streams of all runs in this process, by run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from durable_core.flow.execution import Execution
+from durable_core.ports import RunWrite
+from durable_core.runtime.live import LiveRuns
+from durable_core.runtime.streams.emitter import Emitter
+from durable_core.runtime.streams.log import RunLog
+
+__all__ = ["Streams"]
+
+
+class Streams:
+    """Makes the log of a run when something is pushed or somebody reads, and drops it after.
+
+    Args:
+        live: the runs that are live in this process.
+    """
+
+    def __init__(self, live: LiveRuns) -> None:
+        self._live = live
+        self._lock = threading.Lock()
+        self._logs: dict[str, RunLog] = {}
+        self._emitters: dict[str, Emitter] = {}
+
+    def __len__(self) -> int:
+        return len(self._logs)
+
+    # -- executions -------------------------------------------------------------------------
+
+    def begin(self, ex: Execution) -> None:
+        """An execution is live now: those who wait for its stream follow it."""
+        ex.stream_opener = self.open
+        if self._logs and ex.run.id in self._logs:
+            ex.open_stream()
+
+    def open(self, ex: Execution) -> Emitter:
+        """Return the stream of an execution, made if need be."""
+        with self._lock:
+            return self._emitter_of(ex)
+
+    def _emitter_of(self, ex: Execution) -> Emitter:
+        if isinstance(ex.stream, Emitter):
+            return ex.stream  # another thread was first
+        run_id = ex.run.id
+        log = self._logs.get(run_id)
+        if log is None:
+            log = self._logs[run_id] = RunLog(run_id)
+        emitter = self._emitters[run_id] = Emitter(ex, log)
+        log.take_source(emitter)
+        ex.stream = emitter
+        return emitter
+
+    def end(self, ex: Execution) -> None:
+        """An execution is over; its log stays as long as somebody reads."""
+        emitter = ex.stream
+        if not isinstance(emitter, Emitter):
+            return
+        emitter.end()
+        with self._lock:
+            if self._emitters.get(ex.run.id) is emitter:
+                del self._emitters[ex.run.id]
+            self._drop_unused(emitter.log)
+
+    def committed(self, write: RunWrite) -> None:
+        """A write is durable. Called in the order of the commits, in whatever thread."""
+        emitter = self._emitters.get(write.run_id)
+        if emitter is not None:
+            emitter.committed(write)
+
+    # -- readers ----------------------------------------------------------------------------
+
+    def join(self, run_id: str, wake: Callable[[], None]) -> RunLog:
+        """Return the log of a run, with ``wake`` among its readers; :meth:`leave` it later."""
+        with self._lock:
+            log = self._logs.get(run_id)
+            if log is None:
+                log = self._logs[run_id] = RunLog(run_id)
+            log.follow(wake)
+            live = self._live.get(run_id)
+            if live is not None and live.ex.stream_opener is not None:
+                self._emitter_of(live.ex)
+            return log
+
+    def leave(self, log: RunLog, wake: Callable[[], None]) -> None:
+        """A reader has gone."""
+        log.leave(wake)
+        with self._lock:
+            self._drop_unused(log)
+
+    def _drop_unused(self, log: RunLog) -> None:
+        if not log.wakers and log.run_id not in self._emitters:
+            self._logs.pop(log.run_id, None)

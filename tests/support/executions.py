@@ -1,0 +1,35 @@
+"""Executions without a node, for tests of what they are given."""
+
+from __future__ import annotations
+
+from durable_core.flow.env import Env, Limits, Options
+from durable_core.flow.execution import Execution
+from durable_core.model.ops import Memo
+from durable_core.runtime.system import SystemIds
+from support.harness import FakeClock, request
+from support.stores import run
+
+__all__ = ["execution"]
+
+
+def execution(
+    *memos: Memo, limits: Limits | None = None, streamed: int = 0, outside: int = 0
+) -> Execution:
+    """Return one of run ``"r1"`` that has these memos."""
+    env = Env(
+        app="app",
+        clock=FakeClock(5),
+        ids=SystemIds(),
+        secrets=lambda: (b"s" * 32,),
+        limits=limits or Limits(),
+    )
+    return Execution(
+        env,
+        Options(key="it"),
+        run(),
+        request(),
+        owner="o1",
+        memos=memos,
+        streamed=streamed,
+        outside=outside,
+    )

@@ -1,0 +1,172 @@
+"""What one run has streamed of late."""
+
+from __future__ import annotations
+
+import threading
+
+from durable_core.flow.reading import Place
+from durable_core.machine.stepids import hash_step_id
+from durable_core.model.stream import Committed, LiveStream, Pushed
+from durable_core.runtime.streams.log import LiveAttempt, RunLog
+from durable_core.wire.stream_events import Final
+
+A = hash_step_id("a")
+
+
+class Source:
+    def live(self) -> LiveStream:
+        return LiveStream(epoch=1, attempts={})
+
+
+def nothing() -> None:
+    """Wake nobody."""
+
+
+def outside(index: int) -> Pushed:
+    return Pushed(text=str(index), index=index)
+
+
+def test_nothing_is_kept_for_nobody() -> None:
+    """Without a reader events only count."""
+    log = RunLog("r1")
+    with log.lock:
+        log.append(outside(0))
+    place, live = log.snapshot()
+
+    assert (Place(0, 1), None) == (place, live)
+    assert log.read(Place(0, 0)) is None
+
+
+def test_readers_follow_from_their_place() -> None:
+    """Each gets what comes after it, with the number that an attempt has by then."""
+    log, attempt = RunLog("r1"), LiveAttempt(A, (1, 1))
+    log.follow(nothing)
+    attempt.texts.append("1")
+    with log.lock:
+        log.append((attempt, 0), 1)
+    attempt.number = 7
+    batch = log.read(Place(0, 0))
+    assert batch is not None
+    rest = log.read(Place(0, batch.index))
+    assert rest is not None
+
+    assert (Pushed(text="1", index=0, op_id=A, attempt=(1, 1), number=7),) == batch.events
+    assert ((), 1) == (rest.events, rest.index)
+
+
+def test_who_falls_behind_must_catch_up() -> None:
+    """What is kept is bounded, however slow a reader is."""
+    log = RunLog("r1")
+    log.follow(nothing)
+    with log.lock:
+        for index in range(10_000):
+            log.append(Pushed(text="x" * 100, index=index), 100)
+    place, _ = log.snapshot()
+
+    assert log.read(Place(0, 0)) is None
+    assert log.read(Place(0, place.index - 100)) is not None
+    assert len(log._events) * 228 <= 256 * 1024
+
+
+def test_a_reader_gets_so_much_at_a_time() -> None:
+    """A batch is bounded too."""
+    log = RunLog("r1")
+    log.follow(nothing)
+    with log.lock:
+        for index in range(300):
+            log.append(outside(index))
+    batch = log.read(Place(0, 0))
+    assert batch is not None
+
+    assert 256 == len(batch.events)
+
+
+def test_events_go_when_the_last_reader_has_left() -> None:
+    """Nothing is kept for those who may come: they begin with the store."""
+    log = RunLog("r1")
+    log.follow(nothing)
+    with log.lock:
+        log.append(outside(0))
+    log.leave(nothing)
+
+    assert log.read(Place(0, 0)) is None
+
+
+def test_a_new_execution_makes_readers_catch_up() -> None:
+    """Their place is in another execution; the attached client has nothing to do with that."""
+    log = RunLog("r1")
+    log.follow(nothing)
+    log.take_source(Source())
+    with log.lock:
+        log.append(outside(0))
+    log.take_source(Source())
+
+    assert log.read(Place(0, 0)) is None
+    batch = log.read_attached(0, redirected=False)
+    assert batch is not None
+    assert 1 == len(batch.events)
+
+
+def test_the_first_checkpoint() -> None:
+    """The attached client is told of it between the events before and after."""
+    log = RunLog("r1")
+    log.follow(nothing)
+    with log.lock:
+        log.append(Committed(op_id=A, number=1))
+        log.checkpointed()
+        log.append(outside(0))
+        log.checkpointed()
+    first = log.read_attached(0, redirected=False)
+    rest = log.read_attached(1, redirected=True)
+    assert first is not None
+    assert rest is not None
+
+    assert (1, True) == (first.index, first.redirect)
+    assert ((outside(0),), False) == (rest.events, rest.redirect)
+
+
+def test_the_end_of_the_attached_client() -> None:
+    """At the handoff, whatever follows; or with the response, after all else."""
+    log = RunLog("r1")
+    log.follow(nothing)
+    with log.lock:
+        log.append(outside(0))
+        log.begin_handoff("0.1")
+        log.append(outside(1))
+    held = log.read_attached(0, redirected=False)
+    log.detach()
+    over = log.read_attached(1, redirected=False)
+    assert held is not None
+    assert over is not None
+
+    assert ((outside(0),), False) == (held.events, held.over)
+    assert ((), True) == (over.events, over.over)
+    assert (True, "0.1") == (log.handed_off, log.handoff)
+
+
+def test_the_response_comes_last() -> None:
+    """Only with the events that are the last; the first response counts."""
+    log = RunLog("r1")
+    log.follow(nothing)
+    with log.lock:
+        log.append(outside(0))
+    final = Final(status=200)
+    log.conclude(final)
+    log.conclude(Final(status=500))
+    batch = log.read_attached(0, redirected=False)
+    assert batch is not None
+
+    assert (1, final) == (len(batch.events), batch.final)
+
+
+def test_readers_are_woken() -> None:
+    """All of them, and none after it has left."""
+    log, woken = RunLog("r1"), threading.Event()
+    log.follow(woken.set)
+    log.wake()
+    assert woken.is_set()
+    woken.clear()
+    log.leave(woken.set)
+    log.wake()
+
+    assert not woken.is_set()

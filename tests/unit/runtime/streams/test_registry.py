@@ -1,0 +1,82 @@
+"""The streams of all runs in this process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from durable_core.runtime.live import LiveRuns
+from durable_core.runtime.streams.emitter import Emitter
+from durable_core.runtime.streams.registry import Streams
+from support.executions import execution
+from support.stores import memo_write
+
+
+class Live:
+    """A live run, as far as a registry looks at it."""
+
+    def __init__(self, ex: Any) -> None:
+        self.ex = ex
+
+
+def wake() -> None:
+    """Wake nobody."""
+
+
+def test_a_log_is_made_by_the_first_push_and_dropped_at_the_end() -> None:
+    """An execution that streams nothing costs nothing."""
+    streams, ex = Streams(LiveRuns()), execution()
+    streams.begin(ex)
+    before = len(streams)
+    opened = ex.open_stream()
+    during = len(streams)
+    assert opened is ex.open_stream()
+    streams.end(ex)
+
+    assert (0, 1, 0) == (before, during, len(streams))
+
+
+def test_a_reader_makes_a_live_run_stream() -> None:
+    """From then on its commits are told; the log is dropped when the reader has left."""
+    live, ex = LiveRuns(), execution()
+    streams = Streams(live)
+    live.add(Live(ex))  # type: ignore[arg-type]
+    streams.begin(ex)
+    log = streams.join("r1", wake)
+    streams.committed(replace(memo_write()))
+    place, source = log.snapshot()
+    streams.end(ex)
+    kept = len(streams)
+    streams.leave(log, wake)
+
+    assert isinstance(ex.stream, Emitter)
+    assert 1 == place.index
+    assert source is not None
+    assert (1, 0) == (kept, len(streams))
+
+
+def test_an_execution_takes_up_the_log_of_those_who_wait() -> None:
+    """A reader that came while the run was put away follows it when it goes on."""
+    streams, ex = Streams(LiveRuns()), execution()
+    log = streams.join("r1", wake)
+    streams.begin(ex)
+
+    assert isinstance(ex.stream, Emitter)
+    assert log is ex.stream.log
+    streams.end(ex)
+    streams.leave(log, wake)
+    assert 0 == len(streams)
+
+
+def test_a_later_execution_has_the_place_of_an_earlier_one() -> None:
+    """The end of the earlier one does not silence the later one."""
+    streams, old, new = Streams(LiveRuns()), execution(), execution()
+    streams.begin(old)
+    streams.begin(new)
+    old.open_stream()
+    stream = new.open_stream()
+    streams.end(old)
+    assert isinstance(stream, Emitter)
+    streams.committed(memo_write())
+
+    assert 1 == stream.log.snapshot()[0].index
