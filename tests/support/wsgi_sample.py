@@ -41,7 +41,8 @@ def make_sample(store: str | os.PathLike[str]) -> WSGIApp:
 
     @durable.endpoint(methods=METHODS)
     def nap(request: Request) -> Response:
-        step.sleep("nap", float(request.query.get("seconds") or 0.05))
+        # Longer than a slow commit takes: else it is over when it is stored, and no handoff.
+        step.sleep("nap", float(request.query.get("seconds") or 0.5))
         return Response(status=201, headers={"content-type": "x/y", "x-own": "é"}, body=ALL_BYTES)
 
     @durable.endpoint
