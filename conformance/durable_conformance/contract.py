@@ -6,7 +6,7 @@ strings (each member of :class:`Capability` equals its value).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from enum import Enum, StrEnum
 from typing import Any, Protocol
@@ -64,6 +64,8 @@ class Capability(StrEnum):
     REQUEST_FIELDS = "request-fields"
     #: Store: what was committed is there for another handle on the same data.
     SHARED = "shared"
+    #: Store: what is left of a commit when the process dies in it can be looked at.
+    CRASH_POINTS = "crash-points"
 
 
 class Kind(Enum):
@@ -76,7 +78,7 @@ class Kind(Enum):
 
 _HANDLERS = (Capability.SYNC_HANDLERS, Capability.ASYNC_HANDLERS)
 _OF_ENGINES = (*_HANDLERS, Capability.RUNS, Capability.EARLY_EVENTS, Capability.REQUEST_FIELDS)
-_OF_STORES = (Capability.SHARED,)
+_OF_STORES = (Capability.SHARED, Capability.CRASH_POINTS)
 _OF_SERVERS = tuple(each for each in Capability if each not in _OF_ENGINES[2:] + _OF_STORES)
 
 
@@ -134,6 +136,18 @@ class StoreSubject(Subject, Protocol):
         """Yield another handle on the data of an open store, as another process would have it.
 
         Called only for subjects that declare ``"shared"``.
+        """
+        ...
+
+    def crash_points(
+        self, store: Store, act: Callable[[], object]
+    ) -> Iterator[AbstractContextManager[Store]]:
+        """Call ``act``, which commits once; yield what crashes would have left, in their order.
+
+        There is one for each statement that was executed: a store on what was there when the
+        statement began, as if the process had died then. One more follows for what is there after
+        ``act``. The data of ``store`` stays as it is. Called only for subjects that declare
+        ``"crash-points"``.
         """
         ...
 

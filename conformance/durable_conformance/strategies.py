@@ -145,6 +145,7 @@ def run_writes(draw: st.DrawFn) -> RunWrite:
         sends=tuple(draw(st.lists(_events, max_size=2))),
         pieces=tuple(draw(st.lists(_pieces, max_size=2))),
         handoff=draw(st.none() | st.sampled_from(["0.0", "1.2"])),
+        direct=draw(st.booleans()),
     )
 
 
@@ -155,6 +156,7 @@ one_memo = st.builds(
     epoch=few,
     now=times,
     memos=st.tuples(st.builds(memo, st.integers(2, 20))),
+    direct=st.booleans(),
 )
 _peers = st.builds(Peer, id=owners, host=st.just("h"), pid=st.integers(1, 9), expires_at=times)
 key_sets = st.sampled_from([KEYS, KEYS[:1], KEYS[1:], ()])

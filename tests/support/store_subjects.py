@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from durable_core.ports import Store
 from durable_core.runtime.memory_store import MemoryStore
@@ -48,9 +50,10 @@ class SQLiteSubject:
     """The SQLite store."""
 
     name = "sqlite-store"
-    capabilities = frozenset({"shared"})
+    capabilities = frozenset({"shared", "crash-points"})
 
-    def __init__(self) -> None:
+    def __init__(self, make_store: Callable[[Path], SQLiteStore] = SQLiteStore) -> None:
+        self._make_store = make_store
         self._files: dict[int, Path] = {}
 
     @contextmanager
@@ -67,6 +70,30 @@ class SQLiteSubject:
         with self._opened(self._files[id(store)]) as other:
             yield other
 
+    def crash_points(
+        self, store: Store, act: Callable[[], object]
+    ) -> Iterator[AbstractContextManager[Store]]:
+        """Copy the file and its log whenever a statement begins; yield stores on the copies."""
+        assert isinstance(store, SQLiteStore)
+        handles: Any = store._live()
+        writer = handles._writer or handles._open_writer()
+        file = self._files[id(store)]
+        copies: list[Path] = []
+
+        def copy(statement: str = "") -> None:
+            folder = file.parent / f"crash-{len(copies)}"
+            folder.mkdir()
+            for suffix in ("", "-wal"):
+                shutil.copyfile(f"{file}{suffix}", folder / f"{file.name}{suffix}")
+            copies.append(folder / file.name)
+
+        writer.set_trace_callback(copy)
+        act()
+        writer.set_trace_callback(None)
+        copy()
+        for each in copies:
+            yield self._opened(each)
+
     def peek(self, store: Store) -> Mapping[str, int]:
         """Count rows by a connection of one's own."""
         tables = {"runs": "run", "steps": "step", "pending": "pending", "events": "event"}
@@ -78,7 +105,7 @@ class SQLiteSubject:
 
     @contextmanager
     def _opened(self, file: Path) -> Iterator[Store]:
-        store = SQLiteStore(file)
+        store = self._make_store(file)
         self._files[id(store)] = file
         store.open()
         try:

@@ -8,8 +8,11 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any
 
+import pytest
+
 from durable_conformance.contract import Capability, StoreSubject
 from durable_conformance.plugin import needs, requirement
+from durable_conformance.store_batches import BATCHES, picture
 from durable_conformance.store_machine import check_store
 from durable_conformance.store_values import (
     claim,
@@ -24,6 +27,7 @@ from durable_conformance.store_values import (
 )
 from durable_core.errors import LeaseLost
 from durable_core.ports import Prune, Store
+from durable_core.runtime.memory_store import MemoryStore
 
 _EXAMPLES = 60
 
@@ -77,6 +81,37 @@ def test_a_stale_owner_commits_nothing(durable_subject: StoreSubject, store: Sto
 
         assert isinstance(answer, LeaseLost)
         assert 1 == durable_subject.peek(store)["steps"]
+
+
+@requirement("T22")
+@needs(Capability.CRASH_POINTS)
+@pytest.mark.parametrize("name", BATCHES)
+def test_a_commit_is_whole_or_not_at_all(
+    durable_subject: StoreSubject, store: Store, name: str
+) -> None:
+    """Whichever statement a process dies in, nothing of the commit is there, or all of it."""
+    before, batch = BATCHES[name]
+    reference = MemoryStore()
+    for each in (store, reference):
+        assert [] == [one for one in each.commit(before, wait=1.0) if _is_error(one)]
+    nothing = picture(reference)
+    reference.commit(batch, wait=1.0)
+    all_of_it = picture(reference)
+
+    left = []
+    for crashed in durable_subject.crash_points(store, lambda: store.commit(batch, wait=1.0)):
+        with crashed as found:
+            left.append(picture(found))
+
+    assert nothing != all_of_it
+    assert len(left) > 1
+    assert (nothing, all_of_it) == (left[0], left[-1])
+    committed = left.index(all_of_it)
+    assert [nothing] * committed + [all_of_it] * (len(left) - committed) == left
+
+
+def _is_error(answer: object) -> bool:
+    return isinstance(answer, BaseException)
 
 
 @requirement("T19")

@@ -24,7 +24,8 @@ from durable_core.ports import (
     Written,
 )
 from durable_core.runtime.memory_store import MemoryStore
-from support.store_subjects import MemorySubject
+from durable_core.runtime.sqlite import SQLiteStore
+from support.store_subjects import MemorySubject, SQLiteSubject
 
 __all__ = ["MUTANTS", "Mutant", "sound"]
 
@@ -248,8 +249,18 @@ class _Forking(Mutant):
         yield copy
 
 
+class _Piecemeal(SQLiteStore):
+    """Commits the members of a batch one after the other."""
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        """Commit each by itself."""
+        return [answer for write in writes for answer in super().commit([write], wait=wait)]
+
+
 #: Each mutant by what it gets wrong: (subject, the requirements that must fail for it).
-MUTANTS: dict[str, tuple[Mutant, tuple[str, ...]]] = {
+MUTANTS: dict[str, tuple[MemorySubject | SQLiteSubject, tuple[str, ...]]] = {
     "forgets_memos": (Mutant(ForgetsMemos), ("T1",)),
     "leaks_leases": (Mutant(LeaksLeases), ("T2",)),
     "keeps_pending": (Mutant(KeepsPending), ("T3",)),
@@ -268,6 +279,7 @@ MUTANTS: dict[str, tuple[Mutant, tuple[str, ...]]] = {
     "makes_new_secrets": (Mutant(NewSecrets), ("T15",)),
     "drops_chunks": (Mutant(DropsChunks), ("T20",)),
     "streams_at_once": (Mutant(StreamsAtOnce), ("T21",)),
+    "commits_piecemeal": (SQLiteSubject(_Piecemeal), ("T22",)),
     "forks_its_data": (_Forking(MemoryStore), ("T18", "T19")),
     "hides_rows": (_HidingSubject(MemoryStore), ("T17",)),
 }
@@ -277,7 +289,7 @@ MUTANTS: dict[str, tuple[Mutant, tuple[str, ...]]] = {
 sound = Mutant(MemoryStore)
 
 
-def __getattr__(name: str) -> Mutant:
+def __getattr__(name: str) -> MemorySubject | SQLiteSubject:
     if name not in MUTANTS:
         raise AttributeError(f"there is no mutant {name!r}")
     return MUTANTS[name][0]

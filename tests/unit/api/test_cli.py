@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import durable_core
+from durable_conformance.store_values import commit, created, ended, put_away, wait
 from durable_core.api.cli import main
 from durable_core.model.run import Phase
 from durable_core.ports import StoredResult
 from durable_core.runtime.sqlite import SQLiteStore
-from support.stores import commit, created, ended, put_away, wait
 
 
 @pytest.fixture

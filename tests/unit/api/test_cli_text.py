@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from durable_conformance.store_values import memo, pending, run, wait
 from durable_core.api.cli_text import as_json, details, table
 from durable_core.ports import RunRecord
-from support.stores import memo, pending, run, wait
 
 RECORD = RunRecord(
     run=run(),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from durable_conformance.store_values import memo, pending, run, wait
 from durable_core.errors import (
     LeaseLost,
     LimitExceededError,
@@ -25,7 +26,6 @@ from durable_core.model.run import Phase
 from durable_core.ports import RunWrite, Written
 from durable_core.runtime.system import SystemIds
 from support.harness import FakeClock, event, request
-from support.stores import memo, pending, run, wait
 
 
 class Queue:

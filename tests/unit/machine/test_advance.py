@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from durable_conformance.store_values import pending, run
 from durable_core.machine.advance import Transition, advance
 from durable_core.machine.retry import RetryPolicy
 from durable_core.machine.table import IllegalTransition
@@ -39,7 +40,6 @@ from durable_core.model.inputs import (
 )
 from durable_core.model.ops import Op, OpKind
 from durable_core.model.run import Phase, Run
-from support.stores import pending, run
 
 POLICY = RetryPolicy(base_ms=1_000, jitter=0.0)
 OP = Op(id="1", name="step", kind=OpKind.RUN)

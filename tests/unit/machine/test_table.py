@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from durable_conformance.store_values import run
 from durable_core.machine.table import TRANSITIONS, Cue, IllegalTransition, next_phase
 from durable_core.model.run import Phase
-from support.stores import run
 
 
 @pytest.mark.parametrize("cue", Cue, ids=lambda cue: cue.value)

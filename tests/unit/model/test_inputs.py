@@ -7,11 +7,11 @@ from typing import get_args
 
 import pytest
 
+from durable_conformance.store_values import pending
 from durable_core.model import inputs
 from durable_core.model.commands import HandoffReason
 from durable_core.model.inputs import Failure, Input, OpParked
 from durable_core.model.ops import OpKind
-from support.stores import pending
 
 REASONS = {
     OpKind.RUN: HandoffReason.STEP_RETRY,

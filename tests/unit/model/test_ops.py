@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from durable_conformance.store_values import memo, pending
 from durable_core.model.ops import OpKind, Pending
-from support.stores import memo, pending
 
 
 def test_kinds_as_they_are_stored() -> None:

@@ -11,13 +11,23 @@ from typing import Any
 
 import pytest
 
+from durable_conformance.store_values import (
+    created,
+    ended,
+    event,
+    memo,
+    memo_write,
+    pending,
+    put_away,
+    result,
+    run,
+)
 from durable_core.errors import LeaseLost, StoreBusyError, StoreError
 from durable_core.model.ops import OpKind
 from durable_core.ports import Beat, Release, RunWrite, Write, Written
 from durable_core.runtime.commits import CommitQueue
 from durable_core.runtime.tickets import Ticket
 from support.harness import WatchedStore, until
-from support.stores import created, ended, event, memo, memo_write, pending, put_away, result, run
 
 PATIENCE = 10.0
 

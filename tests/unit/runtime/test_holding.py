@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from durable_conformance.store_values import commit, created, ended, result
 from durable_core.flow.env import Env
 from durable_core.flow.wait import WaitRequest
 from durable_core.model.response import Response
@@ -19,7 +20,6 @@ from durable_core.runtime.system import SystemIds
 from durable_core.wire.requests import dump_head
 from durable_core.wire.tokens import sign_token
 from support.harness import FakeClock, WatchedStore
-from support.stores import commit, created, ended, result
 
 SECRET = b"s" * 32
 

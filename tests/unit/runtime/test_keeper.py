@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from durable_conformance.store_values import created, run
 from durable_core.api.step import sync_step
 from durable_core.errors import StoreError
 from durable_core.model.request import Request
@@ -39,7 +40,6 @@ from support.harness import (
     request,
     until,
 )
-from support.stores import created, run
 
 
 def sleeps(request: Request) -> str:

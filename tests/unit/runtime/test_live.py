@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from typing import Any, cast
 
+from durable_conformance.store_values import run
 from durable_core.flow.execution import Execution
 from durable_core.model.commands import HandoffReason
 from durable_core.model.events import StoredEvent
 from durable_core.runtime.live import LiveRuns, Waiters
-from support.stores import run
 
 
 class FakeLive:

@@ -6,10 +6,20 @@ from dataclasses import replace
 
 import pytest
 
+from durable_conformance.store_values import (
+    REQUEST,
+    ended,
+    event,
+    memo,
+    pending,
+    put_away,
+    result,
+    run,
+    wait,
+)
 from durable_core.model.events import StoredEvent
 from durable_core.ports import RunWrite
 from durable_core.runtime.memory_row import MemoryRow
-from support.stores import REQUEST, ended, event, memo, pending, put_away, result, run, wait
 
 STORED = StoredEvent(seq=1, event=event("1", items=[1]), received_at=9)
 

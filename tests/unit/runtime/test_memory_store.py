@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 
+from durable_conformance.store_values import commit, created, memo_write
 from durable_core.ports import Peer, Register
 from durable_core.runtime.memory_store import MemoryStore
-from support.stores import commit, created, memo_write
 
 
 def test_it_keeps_everything_through_close() -> None:

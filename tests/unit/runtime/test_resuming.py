@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from durable_conformance.store_values import created, run
 from durable_core.api.step import step
 from durable_core.model.request import Request
 from durable_core.model.run import Phase
@@ -24,7 +25,6 @@ from support.harness import (
     request,
     until,
 )
-from support.stores import created, run
 
 
 def plant(store: WatchedStore, count: int, *, key: str = "it") -> None:

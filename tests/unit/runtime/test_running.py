@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from durable_conformance.store_values import run
 from durable_core.api.step import sync_step
 from durable_core.flow.env import Limits
 from durable_core.model.request import Request
@@ -19,7 +20,6 @@ from support.harness import (
     request,
     until,
 )
-from support.stores import run
 
 
 def test_claimed_run_that_has_not_begun_is_given_back_at_a_stop() -> None:

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from durable_conformance.store_values import event, memo, wait
 from durable_core.model.events import StoredEvent
 from durable_core.model.ops import OpKind
 from durable_core.runtime.waits import answers, marked, match_keys
-from support.stores import event, memo, wait
 
 STORED = StoredEvent(seq=5, event=event("1", x={"y": 1}), received_at=9)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from durable_conformance.store_values import created, memo, memo_write, pending
 from durable_core.errors import (
     LeaseLost,
     StoreBusyError,
@@ -18,7 +19,6 @@ from durable_core.ports import RunWrite, StoredRequest, Write, Written
 from durable_core.runtime.sqlite import runs as runs_module
 from durable_core.runtime.sqlite.batches import apply_batch
 from durable_core.runtime.sqlite.opening import connect, prepare
-from support.stores import created, memo, memo_write, pending
 
 #: More than fits into the few pages that a full store has left.
 LARGE = StoredRequest(head="", body=bytes(1_000_000))

@@ -13,7 +13,7 @@ PRELUDE = """
 import os, sys, threading
 from durable_core.errors import StoreError
 from durable_core.runtime.sqlite import SQLiteStore
-from support.stores import *
+from durable_conformance.store_values import *
 
 store = SQLiteStore(sys.argv[1])
 store.open()

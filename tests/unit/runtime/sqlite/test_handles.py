@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from durable_conformance.store_values import created, memo_write
 from durable_core.errors import StoreError
 from durable_core.runtime.sqlite import handles as handles_module
 from durable_core.runtime.sqlite.handles import Handles, HandlesClosedError
 from durable_core.runtime.sqlite.opening import connect, prepare
-from support.stores import created, memo_write
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import replace
 
+from durable_conformance.store_values import created, event, memo, pending, result
 from durable_core.ports import Prune
 from durable_core.runtime.sqlite.peers import prune
 from durable_core.runtime.sqlite.queries import SCHEMA
 from durable_core.runtime.sqlite.runs import write_run
-from support.stores import created, event, memo, pending, result
 
 
 def test_pruning_a_run_removes_all_of_its_rows() -> None:

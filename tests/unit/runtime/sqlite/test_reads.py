@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from durable_conformance.store_values import created, memo_write
 from durable_core.ports import RunWrite
 from durable_core.runtime.sqlite import reads
 from durable_core.runtime.sqlite.opening import connect, prepare
 from durable_core.runtime.sqlite.reads import find_run
 from durable_core.runtime.sqlite.runs import write_run
-from support.stores import created, memo_write
 
 
 def test_a_run_is_read_in_one_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,21 @@ from dataclasses import replace
 
 import pytest
 
+from durable_conformance.store_values import (
+    created,
+    ended,
+    event,
+    memo,
+    memo_write,
+    pending,
+    put_away,
+    result,
+    run,
+)
 from durable_core.errors import LeaseLost
 from durable_core.ports import Claim, Claimed, Release, RunWrite, Unreadable
 from durable_core.runtime.sqlite.queries import SCHEMA
 from durable_core.runtime.sqlite.runs import claim, is_one_memo, write_run
-from support.stores import created, ended, event, memo, memo_write, pending, put_away, result, run
 
 
 @pytest.fixture

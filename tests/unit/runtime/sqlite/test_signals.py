@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from durable_conformance.store_values import created, event, wait
 from durable_core.ports import SendEvents
 from durable_core.runtime.sqlite.queries import SCHEMA
 from durable_core.runtime.sqlite.runs import write_run
 from durable_core.runtime.sqlite.signals import send_events
-from support.stores import created, event, wait
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from durable_conformance.store_values import commit, created, memo, memo_write, pending
 from durable_core.errors import (
     StoreBusyError,
     StoreError,
@@ -29,7 +30,6 @@ from durable_core.ports import Bury, Peer, Register, StoredRequest, Unregister
 from durable_core.runtime.sqlite import SQLiteStore, files
 from durable_core.runtime.sqlite.opening import VERSION
 from support.source_tree import ROOT
-from support.stores import commit, created, memo, memo_write, pending
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def popen(script: str, *args: str) -> subprocess.Popen[str]:
         import os, signal, sys
         from durable_core.ports import *
         from durable_core.runtime.sqlite import SQLiteStore
-        from support.stores import *
+        from durable_conformance.store_values import *
         store = SQLiteStore(sys.argv[1])
     """
     return subprocess.Popen(
