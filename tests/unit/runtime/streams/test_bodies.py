@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from durable_conformance.store_values import commit, created
 from durable_core.errors import StoreError
 from durable_core.flow.asks import Call, Invoke, Raised, Returned
 from durable_core.flow.env import Env
@@ -19,7 +20,6 @@ from durable_core.runtime.streams.log import RunLog
 from durable_core.runtime.streams.signals import TaskSignal, ThreadSignal
 from durable_core.runtime.system import SystemIds
 from support.harness import FakeClock
-from support.stores import commit, created
 
 
 class Broken(MemoryStore):

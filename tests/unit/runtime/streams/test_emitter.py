@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from durable_conformance.store_values import memo, memo_write
 from durable_core.errors import LimitExceededError
 from durable_core.flow.env import Limits
 from durable_core.flow.execution import Execution
@@ -25,7 +26,6 @@ from durable_core.model.stream import (
 from durable_core.runtime.streams.emitter import Emitter
 from durable_core.runtime.streams.log import RunLog
 from support.executions import execution
-from support.stores import memo, memo_write
 
 A = hash_step_id("a")
 

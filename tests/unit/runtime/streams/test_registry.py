@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from durable_conformance.store_values import memo_write
 from durable_core.runtime.live import LiveRuns
 from durable_core.runtime.streams.emitter import Emitter
 from durable_core.runtime.streams.registry import Streams
 from support.executions import execution
-from support.stores import memo_write
 
 
 class Live:
