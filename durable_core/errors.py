@@ -34,6 +34,7 @@ What a user may raise or catch::
     ├── EngineError                   the engine cannot do what was asked
     └── StoreError                    the store cannot do it now, or at all
         ├── StoreBrokenError          a commit was cut short by what is no fault of the store
+        ├── EngineUnavailableError    the engine's server does not take it
         ├── StoreBusyError            locked by someone else for too long
         ├── StoreFullError            no space left
         ├── StoreReadOnlyError
@@ -71,6 +72,7 @@ __all__ = [
     "DurableError",
     "EndpointAdapterRequiredError",
     "EngineError",
+    "EngineUnavailableError",
     "HTTPError",
     "HarnessError",
     "HeaderNotStoredError",
@@ -312,6 +314,10 @@ class StoreError(DurableError):
 
 class StoreBrokenError(StoreError):
     """A commit was cut short by something that is no fault of the store: a bug, or an interrupt."""
+
+
+class EngineUnavailableError(StoreError):
+    """The server of the engine does not answer, or has refused; what was asked is not recorded."""
 
 
 class StoreBusyError(StoreError):

@@ -50,7 +50,17 @@ from durable_core.ports import Release, StoredResult
 from durable_core.wire.problem import problem, problem_from_http_error
 from durable_core.wire.requests import dump_head
 
-__all__ = ["detach", "execute", "finish_streaming", "orphaned", "put_away", "resume", "unavailable"]
+__all__ = [
+    "collected",
+    "detach",
+    "execute",
+    "finish_streaming",
+    "orphaned",
+    "put_away",
+    "resume",
+    "translated",
+    "unavailable",
+]
 
 
 def execute(ex: Execution) -> Flow[None]:
@@ -142,7 +152,7 @@ def _conclude(ex: Execution, outcome: Outcome) -> Flow[None]:
     elif isinstance(outcome, Raised):
         raised = outcome.error
         try:
-            response_of_error = _translated(ex, raised)
+            response_of_error = translated(ex, raised)
         except Exception as broken:
             raised, response_of_error = broken, None
         if response_of_error is not None:
@@ -155,7 +165,7 @@ def _conclude(ex: Execution, outcome: Outcome) -> Flow[None]:
             yield from report(text, raised)
 
 
-def _translated(ex: Execution, error: Exception) -> Response | None:
+def translated(ex: Execution, error: Exception) -> Response | None:
     """Return the response that an exception stands for, if it is one of those."""
     meant = error.__cause__ if isinstance(error, StepError) else error
     if isinstance(meant, HTTPError):
@@ -175,11 +185,11 @@ def _respond(ex: Execution, response: Response) -> Flow[None]:
         if attached and not ex.followed:
             yield from _start_streaming(ex, response)
             return
-        collected = yield from _collected(ex, response)
-        if not isinstance(collected, Response):
-            yield from _happen(ex, collected)
+        whole = yield from collected(ex, response)
+        if not isinstance(whole, Response):
+            yield from _happen(ex, whole)
             return
-        response = collected
+        response = whole
     yield from _finish(ex, response, _whole(response))
     yield from settle(ex)
     if attached:
@@ -196,7 +206,7 @@ def _start_streaming(ex: Execution, response: Response) -> Flow[None]:
     yield from answer(response)
 
 
-def _collected(
+def collected(
     ex: Execution, response: Response
 ) -> Flow[Response | HandlerRaised | ResponseTooLarge]:
     """Read a streamed body whose client waits elsewhere; or say why it cannot be."""

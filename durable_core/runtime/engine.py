@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
-from durable_core.errors import ConfigurationError, DuplicateEndpointError, StoreError
+from durable_core.errors import ConfigurationError, StoreError
 from durable_core.flow.current import Face
 from durable_core.flow.env import Env, Limits
 from durable_core.flow.serve import unavailable
@@ -24,7 +24,7 @@ from durable_core.ports import Cancel, RunRecord, SendEvents, Store, StoredResul
 from durable_core.runtime.environment import refuse_patched_threads
 from durable_core.runtime.logs import logger
 from durable_core.runtime.node import Node
-from durable_core.runtime.settings import Registered, Settings
+from durable_core.runtime.settings import Registered, Settings, add_endpoint
 from durable_core.runtime.streamed import emptied, exhaust, exhaust_async
 from durable_core.wire.problem import problem
 from durable_core.wire.requests import dump_head
@@ -90,15 +90,7 @@ class EmbeddedEngine:
         Raises:
             DuplicateEndpointError: another function has its key.
         """
-        key = endpoint.options.key
-        known = self.endpoints.get(key)
-        if known is not None and _identity(known.handler) != _identity(endpoint.handler):
-            raise DuplicateEndpointError(
-                f"two functions have the endpoint key {key!r}: {_identity(known.handler)} and "
-                f"{_identity(endpoint.handler)}; give one of them endpoint(name=...) or "
-                "endpoint(function_id=...)"
-            )
-        self.endpoints[key] = endpoint
+        add_endpoint(self.endpoints, endpoint)
 
     # -- life -------------------------------------------------------------------------------
 
@@ -341,12 +333,6 @@ def embedded(engine: object) -> EmbeddedEngine:
         return engine
     name = getattr(engine, "name", type(engine).__name__)
     raise ConfigurationError(f"this needs the embedded engine; the application has {name}")
-
-
-def _identity(handler: Callable[..., object]) -> str:
-    module = getattr(handler, "__module__", type(handler).__module__)
-    name = getattr(handler, "__qualname__", type(handler).__qualname__)
-    return f"{module}.{name}"
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from durable_core.errors import DuplicateEndpointError
 from durable_core.flow.current import Face
 from durable_core.flow.env import Options
 from durable_core.model.request import Request
 
-__all__ = ["Registered", "Settings"]
+__all__ = ["Registered", "Settings", "add_endpoint"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,29 @@ class Registered:
     handler: Callable[[Request], Any]
     face: Face
     options: Options
+
+
+def add_endpoint(endpoints: dict[str, Registered], endpoint: Registered) -> None:
+    """Add an endpoint to those of an engine, or replace it by a newer version of its function.
+
+    Raises:
+        DuplicateEndpointError: another function has its key.
+    """
+    key = endpoint.options.key
+    known = endpoints.get(key)
+    if known is not None and _name(known.handler) != _name(endpoint.handler):
+        raise DuplicateEndpointError(
+            f"two functions have the endpoint key {key!r}: {_name(known.handler)} and "
+            f"{_name(endpoint.handler)}; give one of them endpoint(name=...) or "
+            "endpoint(function_id=...)"
+        )
+    endpoints[key] = endpoint
+
+
+def _name(handler: Callable[..., object]) -> str:
+    module = getattr(handler, "__module__", type(handler).__module__)
+    name = getattr(handler, "__qualname__", type(handler).__qualname__)
+    return f"{module}.{name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

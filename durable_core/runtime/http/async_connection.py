@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from typing import Any
 
 from durable_core.errors import ConnectFailedError, ConnectionLostError
 from durable_core.runtime.http.budget import Budget
@@ -95,16 +96,20 @@ async def connect_async(
     try:
         async with asyncio.timeout(budget.connecting()):
             reader, writer = await asyncio.open_connection(
-                origin.host,
-                origin.port,
-                ssl=tls if origin.is_secure else None,
-                happy_eyeballs_delay=_NEXT_ADDRESS,
+                origin.host, origin.port, ssl=tls if origin.is_secure else None, **_happy_eyeballs()
             )
     except TimeoutError as error:
         raise budget.connect_error() from error
     except (OSError, UnicodeError) as error:
         raise ConnectFailedError(f"no connection to {origin.authority}: {error}") from error
     return AsyncConnection(reader, writer)
+
+
+def _happy_eyeballs() -> dict[str, Any]:
+    """Return the option to try several addresses at a time; loops of others do not have it."""
+    if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+        return {"happy_eyeballs_delay": _NEXT_ADDRESS}
+    return {}
 
 
 def _explained(error: OSError, budget: Budget) -> Exception:
