@@ -60,6 +60,10 @@ class Capability(StrEnum):
     RUNS = "runs"
     #: Engine: a wait has an event that was sent after the step before it, but before the wait.
     EARLY_EVENTS = "early-events"
+    #: Engine: an event that is sent twice with one id is taken once.
+    EVENT_IDS = "event-ids"
+    #: Engine: a step that fails for good does not cost the client its connection.
+    ATTACHED_FAILURES = "attached-failures"
     #: Engine: a replay has the header fields of the run's request, as the first time.
     REQUEST_FIELDS = "request-fields"
     #: Store: what was committed is there for another handle on the same data.
@@ -77,7 +81,14 @@ class Kind(Enum):
 
 
 _HANDLERS = (Capability.SYNC_HANDLERS, Capability.ASYNC_HANDLERS)
-_OF_ENGINES = (*_HANDLERS, Capability.RUNS, Capability.EARLY_EVENTS, Capability.REQUEST_FIELDS)
+_OF_ENGINES = (
+    *_HANDLERS,
+    Capability.RUNS,
+    Capability.EARLY_EVENTS,
+    Capability.EVENT_IDS,
+    Capability.ATTACHED_FAILURES,
+    Capability.REQUEST_FIELDS,
+)
 _OF_STORES = (Capability.SHARED, Capability.CRASH_POINTS)
 _OF_SERVERS = tuple(each for each in Capability if each not in _OF_ENGINES[2:] + _OF_STORES)
 

@@ -91,6 +91,7 @@ def test_an_event_wakes_everybody(stage: Stage, background: Callable[..., Future
 
 
 @requirement("E6")
+@needs(Capability.EVENT_IDS)
 def test_an_event_sent_twice_counts_once(stage: Stage) -> None:
     """The second of one id is not taken, so that the next wait is for another."""
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from durable_conformance.plugin import requirement
+from durable_conformance.contract import Capability
+from durable_conformance.plugin import needs, requirement
 from durable_conformance.programs import Ledger, Script
 from durable_conformance.stage import Stage
 from durable_core import NonRetriableError, Request, RetryAfterError, StepError
@@ -65,7 +66,7 @@ def test_a_step_that_fails_for_good_ends_the_run(stage: Stage) -> None:
 
 @requirement("L6")
 def test_an_error_that_is_not_to_be_retried(stage: Stage) -> None:
-    """In a step or beside one, there is one attempt, and the client is told at once."""
+    """In a step or beside one, there is one attempt."""
     ledger = Ledger()
 
     def program(request: Request, step: Any) -> Script:
@@ -76,10 +77,23 @@ def test_an_error_that_is_not_to_be_retried(stage: Stage) -> None:
         raise error
 
     with stage.serving(program) as site:
-        replies = [site.ask("GET", "/it?step"), site.ask("GET", "/it")]
+        replies = [site.finish("GET", "/it?step"), site.ask("GET", "/it")]
 
     assert [500, 500] == [reply.status for reply in replies]
     assert {"bad": 1, "handler": 1} == ledger.counts()
+
+
+@requirement("L6")
+@needs(Capability.ATTACHED_FAILURES)
+def test_a_step_that_is_not_to_be_retried_is_answered_at_once(stage: Stage) -> None:
+    """The client is told on its own connection."""
+    ledger = Ledger()
+
+    def program(request: Request, step: Any) -> Script:
+        yield step.run("bad", ledger.fails, "bad", 99, NonRetriableError("never"))
+
+    with stage.serving(program) as site:
+        assert 500 == site.ask("GET", "/it").status
 
 
 @requirement("L7")
