@@ -134,7 +134,10 @@ def test_subjects_need_no_suite() -> None:
         if module.name.endswith(".conformance")
     }
 
-    assert set(ADAPTER_FOLDERS) == set(modules)
+    # An engine that needs a server of somebody else's has its subject where that is imitated.
+    assert {"inngest"} == {folder.name for folder in ADAPTER_FOLDERS} - {
+        folder.name for folder in modules
+    }
     assert [] == [
         line
         for module in modules.values()

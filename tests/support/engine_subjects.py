@@ -1,10 +1,11 @@
-"""The embedded engine as a subject of the conformance suite, behind a server that conforms."""
+"""Our engines as subjects of the conformance suite, behind a server that conforms."""
 
 from __future__ import annotations
 
+import atexit
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from durable_asgi.conformance import subject as server
@@ -13,8 +14,10 @@ from durable_core import Durable, RetryPolicy, Settings
 from durable_core.api.application import Routes
 from durable_core.ports import Store
 from durable_core.runtime.memory_store import MemoryStore
+from durable_inngest import InngestEngine
+from support.inngest_server import InngestServer
 
-__all__ = ["EmbeddedSubject", "embedded"]
+__all__ = ["EmbeddedSubject", "InngestSubject", "embedded", "inngest"]
 
 
 class EmbeddedSubject:
@@ -26,7 +29,10 @@ class EmbeddedSubject:
 
     name = "embedded-engine"
     capabilities = frozenset(
-        {"sync-handlers", "async-handlers", "runs", "early-events", "request-fields"}
+        {
+            *("sync-handlers", "async-handlers", "runs", "early-events"),
+            *("event-ids", "attached-failures", "request-fields"),
+        }
     )
 
     def __init__(self, make_store: Callable[[], Store] = MemoryStore) -> None:
@@ -51,4 +57,53 @@ class EmbeddedSubject:
         until_at_rest(durable)
 
 
+class InngestSubject:
+    """The engine that works with an Inngest server; here, with an imitation of one."""
+
+    name = "inngest-engine"
+    capabilities = frozenset({"sync-handlers", "async-handlers"})
+
+    def __init__(self) -> None:
+        self._server: InngestServer | None = None
+
+    @property
+    def server(self) -> InngestServer:
+        """The server, started when it is first needed."""
+        if self._server is None:
+            self._server = InngestServer()
+            self._server.start()
+            atexit.register(self._server.stop)
+        return self._server
+
+    def application(self, id: str) -> Durable[Any]:
+        """Return an application that the server knows by an origin of its own."""
+        url = self.server.url
+        self.server.hosts.setdefault(_origin(id), None)
+        return Durable(
+            id=id,
+            endpoint_adapter=server.endpoint_adapter,
+            engine=InngestEngine(
+                is_dev=True, base_url=url, event_base_url=url, serve_origin=_origin(id)
+            ),
+            retry=RetryPolicy(base_ms=1, max_ms=1),
+        )
+
+    @contextmanager
+    def serve(self, routes: Routes, *, durable: Durable[Any]) -> Iterator[str]:
+        """Serve by uvicorn, and tell the server where."""
+        with server.serve(routes, durable=durable) as url:
+            self.server.hosts[_origin(durable.id)] = url
+            yield url
+            self.server.hosts[_origin(durable.id)] = None
+
+    def settle(self, durable: Durable[Any]) -> None:
+        """Wait until the server calls nobody."""
+        self.server.until(lambda: not self.server.is_busy)
+
+
+def _origin(id: str) -> str:
+    return f"http://{id}.example"
+
+
 embedded = EmbeddedSubject()
+inngest = InngestSubject()

@@ -1,0 +1,7 @@
+"""Durable endpoints on the Inngest server: ``Durable(id="shop", engine=InngestEngine())``."""
+
+from __future__ import annotations
+
+from durable_inngest._engine import InngestEngine
+
+__all__ = ["InngestEngine"]

@@ -1,0 +1,144 @@
+"""The requests to the server's API, and what its answers mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode
+
+from durable_core.model.outgoing import OutgoingRequest, Timeouts
+from durable_inngest._config import Config
+from durable_inngest._signing import hashed_key
+
+__all__ = ["SDK", "Answered", "Begun", "Calls", "begun"]
+
+#: How we call ourselves, as the protocol wants it: a name, a colon, "v" and a version.
+SDK = "durable-inngest:v0.1.0"
+
+_QUICK = Timeouts(connect=5.0, idle=15.0, whole=30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A whole answer; the names of its headers are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What the server says of a run that it has taken up.
+
+    Attributes:
+        fn_id, app_id: what it calls the function and its application.
+        token: opens the run's output for an hour; "" if it gives none.
+        realtime_token: opens the run's stream; "" if it gives none.
+    """
+
+    fn_id: str
+    app_id: str
+    token: str
+    realtime_token: str
+
+
+class Calls:
+    """Makes requests.
+
+    Args:
+        config: where to, and with which keys.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        #: What may stand in the Authorization header, the first to be tried first.
+        self.bearers = tuple(hashed_key(key) for key in config.signing_keys) or ("",)
+
+    def begin(
+        self, bearer: str, *, run_id: str, event: object, ops: Sequence[str], ts: int, retries: int
+    ) -> OutgoingRequest:
+        """Return the request that begins a run, with its first ops."""
+        head = f'{{"run_id":{json.dumps(run_id)},"event":{json.dumps(event)}'
+        tail = f'"ts":{ts},"request_version":2,"retries":{retries}}}'
+        return self._post(bearer, "/v1/checkpoint", f'{head},"steps":[{",".join(ops)}],{tail}')
+
+    def go_on(
+        self, bearer: str, *, run_id: str, begun: Begun, ops: Sequence[str], ts: int
+    ) -> OutgoingRequest:
+        """Return the request with further ops of a run."""
+        ids = {"fn_id": begun.fn_id, "app_id": begun.app_id, "run_id": run_id}
+        body = f'{json.dumps(ids)[:-1]},"steps":[{",".join(ops)}],"ts":{ts}}}'
+        return self._post(bearer, f"/v1/checkpoint/{quote(run_id, safe='')}/steps", body)
+
+    def state(self, bearer: str, run_id: str, part: str) -> OutgoingRequest:
+        """Return the request for the ``batch`` of events or the ``actions`` of a run."""
+        url = f"{self._config.api_url}/v0/runs/{quote(run_id, safe='')}/{part}"
+        return OutgoingRequest(url=url, headers=self._headers(bearer), timeouts=_QUICK)
+
+    def output(self, run_id: str, token: str, seconds: float) -> OutgoingRequest:
+        """Return the request that waits for a run's output, for so long. The token is all."""
+        timeouts = Timeouts(connect=5.0, idle=None, whole=max(seconds, 0.01))
+        return OutgoingRequest(url=self.output_url(run_id, token), timeouts=timeouts)
+
+    def output_url(self, run_id: str, token: str) -> str:
+        """Return where the server itself gives the output of a run."""
+        query = urlencode({"token": token})
+        return f"{self._config.api_url}/v1/http/runs/{quote(run_id, safe='')}/output?{query}"
+
+    def events(self, events: object, seed: str) -> OutgoingRequest:
+        """Return the request that sends events; with the same seed they are taken once."""
+        key = quote(self._config.event_key or "NO_EVENT_KEY_SET", safe="")
+        headers = {"content-type": "application/json", "x-inngest-event-id-seed": seed}
+        return OutgoingRequest(
+            method="POST",
+            url=f"{self._config.event_url}/e/{key}",
+            headers={**headers, **self._environment()},
+            body=json.dumps(events, ensure_ascii=False, separators=(",", ":")).encode("utf-8"),
+            timeouts=_QUICK,
+            idempotent=True,
+        )
+
+    def probe(self) -> OutgoingRequest:
+        """Return a request that any server which is there answers somehow."""
+        timeouts = Timeouts(connect=1.0, idle=2.0, whole=2.0)
+        return OutgoingRequest(method="HEAD", url=f"{self._config.api_url}/", timeouts=timeouts)
+
+    def _post(self, bearer: str, path: str, body: str) -> OutgoingRequest:
+        return OutgoingRequest(
+            method="POST",
+            url=self._config.api_url + path,
+            headers=self._headers(bearer),
+            body=body.encode("utf-8"),
+            timeouts=_QUICK,
+            idempotent=True,  # the first of two equal checkpoints counts
+        )
+
+    def _headers(self, bearer: str) -> dict[str, str]:
+        return {
+            "content-type": "application/json",
+            "x-inngest-sdk": SDK,
+            "authorization": f"Bearer {bearer}",
+            **self._environment(),
+        }
+
+    def _environment(self) -> dict[str, str]:
+        name = self._config.environment
+        return {"x-inngest-env": name} if name else {}
+
+
+def begun(answer: Answered) -> Begun:
+    """Return what the answer to the first checkpoint says.
+
+    Raises:
+        ValueError: it is no such answer.
+    """
+    document = json.loads(answer.body)
+    data = document.get("data") if isinstance(document, dict) else None
+    if not isinstance(data, dict):
+        raise ValueError("the answer has no data")
+    found = [data.get(name) or "" for name in ("fn_id", "app_id", "token", "realtime_token")]
+    if not all(isinstance(text, str) for text in found) or not all(found[:2]):
+        raise ValueError("the answer has no fn_id and app_id")
+    return Begun(*found)

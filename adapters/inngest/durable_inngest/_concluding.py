@@ -1,0 +1,123 @@
+"""What the handler comes to: a response, a failure for good, or another attempt."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from durable_core.errors import StoreError, Suspended
+from durable_core.flow.asks import Flow, Outcome, Returned, answer, report
+from durable_core.flow.handoff import refer_client, referral
+from durable_core.flow.serve import collected, translated
+from durable_core.machine.failures import failure_of_handler
+from durable_core.model.inputs import Failure, HandlerRaised, ResponseTooLarge
+from durable_core.model.response import Response
+from durable_core.wire.problem import problem
+from durable_inngest import _ops
+from durable_inngest._answers import answer_ops, answer_with, server_answer
+from durable_inngest._durations import format_duration
+from durable_inngest._envelope import dump_response, plain_response
+from durable_inngest._execution import RemoteExecution
+from durable_inngest._failing import delay_of
+from durable_inngest._link import Link
+from durable_inngest._reporting import tell
+
+__all__ = ["conclude", "refer"]
+
+
+def conclude(ex: RemoteExecution, outcome: Outcome) -> Flow[None]:
+    """Tell the server and the client what the handler has come to."""
+    response, failure, error = yield from _meant(ex, outcome)
+    if failure is None:
+        assert response is not None
+        yield from _finish(ex, response)
+        return
+    failures = ex.counted("") + 1
+    shown = _ops.error_of(failure, error)
+    final = failure.final or failures > ex.run.retries
+    then = "failed" if final else "is to be tried again"
+    text = f"the handler failed ({failure.name}: {failure.message}); the run {then}"
+    yield from report(text, error)
+    if final:
+        yield from _fail(ex, failure, shown)
+        return
+    delay = max(1, delay_of(ex, failure, failures))
+    op = _ops.handler_retry(failures, shown, format_duration(delay))
+    if ex.link is None:
+        yield from answer_ops(ex, [op])
+        return
+    yield from tell(ex, ex.link, op)
+    yield from refer(ex, ex.link)
+
+
+def _meant(
+    ex: RemoteExecution, outcome: Outcome
+) -> Flow[tuple[Response | None, Failure | None, Exception | None]]:
+    """Return the response that the outcome stands for, or the failure and its error."""
+    now = ex.env.clock.now()
+    error: Exception | None = None
+    if isinstance(outcome, Returned):
+        try:
+            response: Response | None = Response.from_value(outcome.value)
+        except (TypeError, ValueError) as wrong:
+            return None, replace(failure_of_handler(wrong, now), final=True), wrong
+    else:
+        assert isinstance(outcome.error, Exception)
+        error = outcome.error
+        try:
+            response = translated(ex, error)
+        except Exception as broken:
+            response, error = None, broken
+        if response is None:
+            return None, failure_of_handler(error, now), error
+    assert response is not None
+    if response.is_streaming:
+        whole = yield from collected(ex, response)
+        if isinstance(whole, HandlerRaised):
+            return None, whole.failure, None
+        if isinstance(whole, ResponseTooLarge):
+            text = f"the response has more than {whole.most} bytes (Limits.response_stored)"
+            return None, Failure(name="ResponseTooLarge", message=text, final=True), None
+        response = whole
+    return response, None, None
+
+
+def _finish(ex: RemoteExecution, response: Response) -> Flow[None]:
+    """Record the response as the run's, then send it."""
+    if ex.link is None:
+        ex.results.ended(ex.run.id, response)
+        body = _ops.run_complete(dump_response(response))
+        yield from answer_with(ex, server_answer(206, body))
+        return
+    yield from tell(ex, ex.link, _ops.run_complete(plain_response(response)))
+    yield from answer(response)
+
+
+def _fail(ex: RemoteExecution, failure: Failure, shown: dict[str, object]) -> Flow[None]:
+    """Record that the run has failed for good, as a response of its own."""
+    short = {"name": failure.name, "message": failure.message}
+    detail = f"{failure.name}: {failure.message}"
+    response = problem(500, "run-failed", detail=detail, error=short, run_id=ex.run.id)
+    if ex.link is not None:
+        yield from tell(ex, ex.link, _ops.run_complete(plain_response(response)))
+        yield from answer(response)
+        return
+    ex.results.ended(ex.run.id, response)
+    # The server shows the error, and hands out what it finds as ``data`` for the response.
+    body = json.dumps({**shown, "data": dump_response(response)})
+    yield from answer_with(ex, server_answer(400, body, (("x-inngest-no-retry", "true"),)))
+
+
+def refer(ex: RemoteExecution, link: Link) -> Flow[None]:
+    """Send the client where its result will be."""
+    try:
+        token = link.token
+    except StoreError as error:
+        ex.close(error)
+        raise Suspended from error
+    ex.results.handed_off(ex.run.id, token)
+    if ex.output_url is not None and ex.options.redirect_url is None:
+        url = ex.output_url(ex.run.id, token)
+        yield from answer(referral(ex.options, ex.request.method, ex.run.id, token, url))
+    else:
+        yield from refer_client(ex, token)

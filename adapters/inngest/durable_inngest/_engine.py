@@ -1,0 +1,83 @@
+"""The engine, and how it is set up: ``Durable(id=..., engine=InngestEngine())``."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from durable_core.runtime.settings import Settings
+from durable_inngest._base import BaseEngine
+from durable_inngest._config import Config, resolve_config
+from durable_inngest._node import Node
+
+__all__ = ["InngestEngine"]
+
+
+class InngestEngine(BaseEngine):
+    """Runs endpoints on an Inngest server: ``Durable(id=..., engine=InngestEngine())``.
+
+    What is not given is taken from the environment, when the engine starts.
+
+    Args:
+        is_dev: the server is a development server, which signs nothing (``INNGEST_DEV``: ``1``,
+            ``0``, or its URL). Default: no.
+        base_url: of the server's API (``INNGEST_API_BASE_URL``, ``INNGEST_BASE_URL``).
+        event_base_url: where events are sent (``INNGEST_EVENT_API_BASE_URL``).
+        event_key: what they are sent with (``INNGEST_EVENT_KEY``).
+        signing_key: proves both sides to each other; needed unless ``is_dev``
+            (``INNGEST_SIGNING_KEY``).
+        signing_key_fallback: for the time of a change of keys (``INNGEST_SIGNING_KEY_FALLBACK``).
+        environment: the server's environment (``INNGEST_ENV``).
+        serve_origin, serve_path: our URL as the server must call it, where a proxy changes it
+            (``INNGEST_SERVE_ORIGIN``, ``INNGEST_SERVE_PATH``).
+        server_output_url: hand clients off to the server's own output URL, which loses what is
+            not text, repeated headers and the status of failed runs.
+        settings: threads and times of the process.
+    """
+
+    def __init__(
+        self,
+        *,
+        is_dev: bool | None = None,
+        base_url: str | None = None,
+        event_base_url: str | None = None,
+        event_key: str | None = None,
+        signing_key: str | None = None,
+        signing_key_fallback: str | None = None,
+        environment: str | None = None,
+        serve_origin: str | None = None,
+        serve_path: str | None = None,
+        server_output_url: bool = False,
+        settings: Settings | None = None,
+    ) -> None:
+        self._given: dict[str, Any] = {
+            "is_dev": is_dev,
+            "base_url": base_url,
+            "event_base_url": event_base_url,
+            "event_key": event_key,
+            "signing_key": signing_key,
+            "signing_key_fallback": signing_key_fallback,
+            "environment": environment,
+            "serve_origin": serve_origin,
+            "serve_path": serve_path,
+        }
+        self._server_output_url = server_output_url
+        self._settings = settings or Settings()
+        self._config: Config | None = None
+        super().__init__(self._make_node)
+
+    @property
+    def config(self) -> Config:
+        """Where the server is, and the keys.
+
+        Raises:
+            ConfigurationError: something is missing or of another form; the message says what.
+        """
+        if self._config is None:
+            self._config = resolve_config(os.environ, **self._given)
+        return self._config
+
+    def _make_node(self) -> Node:
+        return Node(
+            self.env, self.config, self._settings, server_output_url=self._server_output_url
+        )

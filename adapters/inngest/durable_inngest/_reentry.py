@@ -1,0 +1,111 @@
+"""The server calls the endpoint again: is it the server, what does it ask for, what is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from durable_core.errors import StoreError
+from durable_core.flow.env import Env, Options
+from durable_core.model.request import Request
+from durable_core.model.response import Response
+from durable_core.model.run import Phase, Run
+from durable_core.wire.ulid import is_ulid, ulid_time
+from durable_inngest._answers import internal_error, server_answer
+from durable_inngest._client import ServerClient, Unknown
+from durable_inngest._config import Config
+from durable_inngest._execution import Reentry, RemoteExecution
+from durable_inngest._requests import load_request
+from durable_inngest._results import Results
+from durable_inngest._signing import sign, verify
+
+__all__ = ["Door", "is_reentry", "load_execution"]
+
+_RUN_ID = "x-run-id"
+_SIGNATURE = "x-inngest-signature"
+
+
+def is_reentry(request: Request) -> bool:
+    """Tell whether a request names a run and has a signature, be it an empty one."""
+    headers = request.headers
+    return bool(headers.get(_RUN_ID)) and headers.get(_SIGNATURE) is not None
+
+
+class Door:
+    """Lets the server in, and signs what it is told.
+
+    Args:
+        config: the keys, and whether they are needed.
+        now: epoch milliseconds.
+    """
+
+    def __init__(self, config: Config, now: Callable[[], int]) -> None:
+        self._config = config
+        self._now = now
+
+    def key_of(self, request: Request) -> str | None:
+        """Return the key that has signed the request, "" where none is needed, None for nobody."""
+        if self._config.is_dev:
+            return ""
+        header = request.headers.get(_SIGNATURE) or ""
+        return verify(self._config.signing_keys, header, request.body, self._now() / 1000)
+
+    def refusal(self) -> Response:
+        """Return the answer to somebody else: it says nothing."""
+        headers = (("content-type", "application/json"), ("x-inngest-sdk-handled", "true"))
+        return Response(status=401, headers=headers, body=b'{"message":"Unauthorized"}')
+
+    def signed(self, response: Response, key: str) -> Response:
+        """Return the answer with a signature, if the server needs one."""
+        if not key:
+            return response
+        assert isinstance(response.body, bytes)
+        signature = sign(key, response.body, self._now() // 1000)
+        headers = response.headers.with_set(_SIGNATURE, signature)
+        return Response(status=response.status, headers=headers, body=response.body)
+
+
+async def load_execution(
+    client: ServerClient, env: Env, options: Options, request: Request, results: Results
+) -> RemoteExecution | Response:
+    """Return the execution that the server asks for, or the answer where there can be none."""
+    run_id = request.headers.get(_RUN_ID) or ""
+    if not is_ulid(run_id):
+        return _gone("the run id is malformed")
+    try:
+        batch, actions = await client.state(run_id)
+        original = load_request(batch, request)
+    except Unknown as error:
+        return _gone(str(error))
+    except (StoreError, ValueError) as error:
+        return internal_error(error)
+    run = Run(
+        id=run_id,
+        app=env.app,
+        endpoint_key=options.key,
+        function_id=env.function_id(options, original, None),
+        phase=Phase.ASYNC,
+        retries=options.retries,
+        created_at=ulid_time(run_id),
+    )
+    reentry = replace(_asked(request), actions=actions)
+    return RemoteExecution(env, options, run, original, reentry=reentry, results=results)
+
+
+def _asked(request: Request) -> Reentry:
+    headers = request.headers
+    target = (headers.get("x-inngest-step-id") or "").lower()
+    generation = headers.get("x-inngest-generation-id") or ""
+    is_number = generation.isascii() and generation.isdigit() and len(generation) < 6
+    return Reentry(
+        actions={},
+        target="" if target == "step" else target,
+        force_plan=(headers.get("x-inngest-force-step-plan") or "").lower() in ("true", "1"),
+        generation=int(generation) if is_number else 1,
+    )
+
+
+def _gone(why: str) -> Response:
+    """Return the answer for a run that no attempt can bring back."""
+    body = f'{{"name":"RunGone","message":"{why}"}}'
+    return server_answer(400, body, (("x-inngest-no-retry", "true"),))

@@ -1,0 +1,124 @@
+"""The client's request as the server keeps it, and how it comes back from there."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from durable_core.errors import HeaderNotStoredError
+from durable_core.model.headers import Headers
+from durable_core.model.request import Request
+from durable_inngest._config import Config
+
+__all__ = ["ReplayedHeaders", "dump_request", "load_request", "with_origin"]
+
+T = TypeVar("T")
+
+
+class ReplayedHeaders(Headers):
+    """The headers of a replayed request: the server keeps none but the content type.
+
+    Looking up another one raises ``HeaderNotStoredError``: it must never look absent.
+    """
+
+    __slots__ = ()
+
+    def _values(self, name: str) -> tuple[str, ...]:
+        if name.lower() != "content-type":
+            raise HeaderNotStoredError(
+                f"header {name.lower()!r} cannot be read on replay: the Inngest server keeps no "
+                "header but content-type; read it in a step before the first sleep, wait or retry"
+            )
+        return super()._values(name)
+
+
+def dump_request(request: Request, config: Config, fn: str) -> dict[str, object]:
+    """Return the event that begins the run of a request.
+
+    Args:
+        request: the client's request.
+        config: has what our URL is called in place of what the request shows.
+        fn: the function's name in the server's lists; "" lets the server name it.
+    """
+    parts = urlsplit(request.url)
+    headers = request.headers
+    data = {
+        "content_type": headers.get("content-type") or "",
+        "domain": config.serve_origin or f"{parts.scheme}://{parts.netloc}",
+        "ip": headers.get("x-forwarded-for") or headers.get("x-real-ip") or "",
+        "method": request.method,
+        "path": config.serve_path or parts.path or "/",
+        "query_params": parts.query,
+        "body": b64encode(request.body).decode("ascii"),
+        "fn": fn,
+    }
+    return {"name": "inngest/http.request", "data": data}
+
+
+def load_request(batch: object, incoming: Request) -> Request:
+    """Return the request that a run was made for.
+
+    Args:
+        batch: the run's events, decoded from JSON.
+        incoming: the server's request, which has what routing found out.
+
+    Raises:
+        ValueError: there is no such event among them.
+    """
+    data = _request_data(batch)
+    headers: list[tuple[str, str]] = []
+    if _text(data, "content_type"):
+        headers.append(("content-type", _text(data, "content_type")))
+    query = _text(data, "query_params")
+    return Request(
+        method=_text(data, "method"),
+        url=_text(data, "domain") + _path(incoming.url) + (f"?{query}" if query else ""),
+        headers=ReplayedHeaders(headers),
+        body=_body(_text(data, "body")),
+        path_params=incoming.path_params,
+        root_path=incoming.root_path,
+    )
+
+
+def with_origin(request: Request, origin: str) -> Request:
+    """Return a client's request as its handler sees it, at first and on replay."""
+    if not origin:
+        return request
+    query = urlsplit(request.url).query
+    return Request(
+        method=request.method,
+        url=origin + _path(request.url) + (f"?{query}" if query else ""),
+        headers=request.headers,
+        body=request.body,
+        path_params=request.path_params,
+        root_path=request.root_path,
+    )
+
+
+def _path(url: str) -> str:
+    return urlsplit(url).path or "/"
+
+
+def _request_data(batch: object) -> Mapping[str, object]:
+    first = batch[0] if isinstance(batch, list) and batch else None
+    data = first.get("data") if isinstance(first, dict) else None
+    if not isinstance(data, dict):
+        raise ValueError("the run was not begun by an HTTP request")
+    return data
+
+
+def _text(data: Mapping[str, object], name: str) -> str:
+    value = data.get(name) or ""
+    if not isinstance(value, str):
+        raise ValueError(f"the run's request has no text as its {name}")
+    return value
+
+
+def _body(text: str) -> bytes:
+    try:
+        return b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return text.encode("utf-8", "surrogatepass")  # as other libraries send it

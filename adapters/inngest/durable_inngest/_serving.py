@@ -1,0 +1,157 @@
+"""Answering clients, and the server when it calls again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from durable_core.errors import EngineUnavailableError
+from durable_core.flow.current import Face
+from durable_core.flow.env import Env, Options
+from durable_core.flow.execution import Execution
+from durable_core.flow.handoff import referral
+from durable_core.flow.serve import unavailable
+from durable_core.model.request import Request
+from durable_core.model.response import Response
+from durable_core.model.run import Phase, Run
+from durable_core.runtime.answering import Answering
+from durable_core.runtime.host import Host
+from durable_core.runtime.pool import DaemonPool
+from durable_core.runtime.running import Running
+from durable_core.runtime.settings import Registered
+from durable_core.wire.problem import problem
+from durable_inngest._answers import internal_error
+from durable_inngest._calls import Calls
+from durable_inngest._client import ServerClient
+from durable_inngest._config import Config
+from durable_inngest._execution import RemoteExecution, remote
+from durable_inngest._link import Link
+from durable_inngest._reentry import Door, is_reentry, load_execution
+from durable_inngest._requests import dump_request, with_origin
+from durable_inngest._results import Results
+
+__all__ = ["Serving"]
+
+
+class _Node(Host, Protocol):
+    """What serving needs of its node."""
+
+    env: Env
+    config: Config
+    calls: Calls
+    results: Results
+    running: Running
+    servers: DaemonPool
+
+    def client_on(self, loop: asyncio.AbstractEventLoop) -> ServerClient:
+        """Return the client for a loop."""
+        ...
+
+
+class Serving:
+    """See the module.
+
+    Args:
+        node: hosts the runs.
+        server_output_url: hand clients off to the server's own output URL.
+    """
+
+    def __init__(self, node: _Node, *, server_output_url: bool) -> None:
+        self._node = node
+        self._door = Door(node.config, node.env.clock.now)
+        self._answering = Answering(node, node.running, _unanswered)
+        self._output_url = node.calls.output_url if server_output_url else None
+
+    def serve(self, endpoint: Registered, request: Request, route: str | None) -> Response:
+        """Serve in this thread."""
+        own = self._node.loops.own
+        if endpoint.face is Face.ASYNC:
+            return own.run(self.serve_async(endpoint, request, route))
+        if is_reentry(request):
+            key = self._door.key_of(request)
+            if key is None:
+                return self._door.refusal()
+            client = self._node.client_on(own.loop)
+            loaded = own.run(self._load(client, endpoint.options, request))
+            if isinstance(loaded, RemoteExecution):
+                loaded = self._answering.run(loaded, endpoint)
+            return self._door.signed(loaded, key)
+        client = self._node.client_on(own.loop)
+        if client.is_down and not own.run(client.is_there()):
+            return _down()
+        ex = self._attached(client, own.loop, endpoint.options, request, route)
+        return self._answering.run(ex, endpoint)
+
+    async def serve_async(
+        self, endpoint: Registered, request: Request, route: str | None
+    ) -> Response:
+        """Serve on this event loop."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._node.loops.own.loop:
+            self._node.loops.adopt(loop)
+        client = self._node.client_on(loop)
+        if is_reentry(request):
+            key = self._door.key_of(request)
+            if key is None:
+                return self._door.refusal()
+            loaded = await self._load(client, endpoint.options, request)
+            if isinstance(loaded, RemoteExecution):
+                loaded = await self._answering.run_async(loaded, endpoint)
+            return self._door.signed(loaded, key)
+        if client.is_down and not await client.is_there():
+            return _down()
+        ex = self._attached(client, loop, endpoint.options, request, route)
+        return await self._answering.run_async(ex, endpoint)
+
+    async def _load(
+        self, client: ServerClient, options: Options, request: Request
+    ) -> RemoteExecution | Response:
+        return await load_execution(client, self._node.env, options, request, self._node.results)
+
+    def _attached(
+        self,
+        client: ServerClient,
+        loop: asyncio.AbstractEventLoop,
+        options: Options,
+        request: Request,
+        route: str | None,
+    ) -> RemoteExecution:
+        env = self._node.env
+        now = env.clock.now()
+        run = Run(
+            id=env.ids.ulid(now),
+            app=env.app,
+            endpoint_key=options.key,
+            function_id=env.function_id(options, request, route),
+            phase=Phase.SYNC,
+            retries=options.retries,
+            created_at=now,
+        )
+        # One name for all paths of a route: the server lists every path as a function otherwise.
+        is_template = route is not None and "{" in route
+        fn = options.function_id or (run.function_id if is_template else "")
+        event = dump_request(request, self._node.config, fn)
+        link = Link(client, loop, env.clock, run.id, event, run.retries)
+        return RemoteExecution(
+            env,
+            options,
+            run,
+            with_origin(request, self._node.config.serve_origin),
+            link=link,
+            results=self._node.results,
+            output_url=self._output_url,
+        )
+
+
+def _down() -> Response:
+    return unavailable(EngineUnavailableError("the Inngest server does not answer"))
+
+
+def _unanswered(execution: Execution) -> Response:
+    """Return what is answered where an execution was cut short before it could."""
+    ex = remote(execution)
+    if ex.link is None:
+        return internal_error(RuntimeError("the execution ended without an answer"))
+    if ex.fault is None and ex.link.begun is not None and ex.link.begun.token:
+        return referral(ex.options, ex.request.method, ex.run.id, ex.link.begun.token)
+    return problem(500, "internal-error", detail=f"run {ex.run.id} ended without an answer")

@@ -1,0 +1,261 @@
+"""Runs as an Inngest server keeps them: ops in, calls of the endpoint out."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from support.inngest_cel import holds
+
+__all__ = ["Answer", "Call", "Run", "Runs"]
+
+_UNITS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1, "ms": 0.001}
+
+
+@dataclass
+class Call:
+    """A call of the endpoint: one item of the server's queue."""
+
+    run: Run
+    target: str = ""
+    attempt: int = 0
+    generation: int = 0
+
+
+@dataclass
+class Answer:
+    """What the endpoint answers to a call."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Run:
+    """A run. ``history`` is what was done to it, for tests."""
+
+    id: str
+    event: dict[str, Any]
+    retries: int
+    memos: OrderedDict[str, object] = field(default_factory=OrderedDict)
+    status: str = "Running"
+    output: bytes | None = None
+    force_plan: bool = False
+    group: set[str] = field(default_factory=set)
+    waits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    history: list[str] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        return self.status != "Running"
+
+
+class Runs:
+    """All runs of a server.
+
+    Args:
+        call: calls the endpoint.
+        retry_interval: seconds before each further attempt; a ``retry-after`` goes before.
+    """
+
+    def __init__(
+        self, call: Callable[[Call], Awaitable[Answer | None]], retry_interval: float
+    ) -> None:
+        self._call = call
+        self._retry_interval = retry_interval
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ids = itertools.count(1)
+        self.runs: dict[str, Run] = {}
+        #: How many calls of endpoints are under way, or due now.
+        self.busy = 0
+
+    # -- the checkpoint API -----------------------------------------------------------------
+
+    def begin(self, run_id: str, event: dict[str, Any], retries: int) -> Run:
+        run = self.runs.get(run_id)
+        if run is None:
+            stored = {**event, "id": f"event-{next(self._ids)}", "ts": 1_700_000_000_000}
+            run = self.runs[run_id] = Run(run_id, stored, retries)
+        return run
+
+    def checkpoint(self, run: Run, ops: list[dict[str, Any]]) -> None:
+        """Take ops of a run whose client is attached."""
+        for op in ops:
+            if op["op"] == "WaitForEvent" and "event." in op["opts"].get("if", ""):
+                raise RuntimeError("the events of the run are not loaded")
+        if len(ops) > 1:
+            run.force_plan = True
+        completes = any(op["op"] == "RunComplete" for op in ops)
+        for op in sorted(ops, key=lambda op: op["op"] != "WaitForEvent"):
+            run.history.append(f"checkpoint {op['op']} {op.get('displayName', '')}".rstrip())
+            match op["op"]:
+                case "StepRun":
+                    if not completes:
+                        run.memos.setdefault(op["id"], {"data": op["data"]})
+                case "StepError" if run.retries > 0:
+                    self._later(self._retry_interval, Call(run, attempt=1))
+                case "RunComplete":
+                    self._complete_attached(run, op["data"])
+                case _:
+                    self._take(run, op, Call(run))
+
+    def _complete_attached(self, run: Run, data: dict[str, Any]) -> None:
+        run.output = data.get("body", "").encode()
+        run.status = "Failed" if data["status"] >= 500 else "Completed"
+
+    # -- calls of the endpoint --------------------------------------------------------------
+
+    def later(self, delay: float, call: Call) -> None:
+        """Call the endpoint again, as a server that does so twice, or late."""
+        self._later(delay, call)
+
+    def _later(self, delay: float, call: Call) -> None:
+        self._spawn(self._dispatch(delay, call))
+
+    async def _dispatch(self, delay: float, call: Call) -> None:
+        if delay:
+            await asyncio.sleep(delay)
+        if call.run.ended:
+            return
+        call.generation += 1
+        self.busy += 1
+        try:
+            answer = await self._call(call)
+        finally:
+            self.busy -= 1
+        if answer is None:
+            self._retry(call, {})
+        elif not call.run.ended:
+            self._read(call, answer)
+
+    def _read(self, call: Call, answer: Answer) -> None:
+        run = call.run
+        run.history.append(f"answer {answer.status}")
+        if "x-inngest-sdk" not in answer.headers:
+            self._retry(call, answer.headers)
+        elif answer.body.startswith(b"["):
+            self._take_all(call, json.loads(answer.body), answer.headers)
+        elif answer.status < 300:
+            run.output, run.status = answer.body, "Completed"
+            run.history.append("completed")
+        elif answer.headers.get("x-inngest-no-retry") == "true":
+            run.output, run.status = answer.body, "Failed"
+            run.history.append("failed")
+        else:
+            self._retry(call, answer.headers)
+
+    def _take_all(self, call: Call, ops: list[dict[str, Any]], headers: Mapping[str, str]) -> None:
+        run = call.run
+        if not ops:
+            self._later(0, Call(run))
+        if len(ops) > 1:
+            run.force_plan = True
+            run.group |= {op["id"] for op in ops}
+        for op in ops:
+            name = op.get("displayName", "")
+            run.history.append(f"op {op['op']} {name}".rstrip())
+            if op["op"] == "StepError" and call.attempt + 1 <= run.retries:
+                self._retry(call, headers)
+            else:
+                self._take(run, op, call)
+
+    def _take(self, run: Run, op: dict[str, Any], call: Call) -> None:
+        match op["op"]:
+            case "StepRun":
+                self._done(run, op["id"], {"data": op["data"]})
+            case "StepError" | "StepFailed":
+                kept = {k: v for k, v in op["error"].items() if k in _KEPT}
+                self._done(run, op["id"], {"error": kept})
+            case "StepPlanned":
+                self._later(0, Call(run, target=op["id"]))
+            case "Sleep":
+                self._spawn(self._sleep(run, op["id"], _seconds(op["name"])))
+            case "WaitForEvent":
+                run.waits[op["id"]] = op
+                self._spawn(self._time_out(run, op["id"], _seconds(op["opts"]["timeout"])))
+            case "DiscoveryRequest":
+                self._later(0, Call(run))
+            case other:
+                raise ValueError(f"unknown op {other}")
+
+    def _done(self, run: Run, op_id: str, memo: object) -> None:
+        """Save an outcome, the first one counts; go on when all of a group are there."""
+        if op_id not in run.memos:
+            run.memos[op_id] = memo
+        elif op_id not in run.group:
+            run.history.append("late")
+        if op_id in run.group:
+            run.group.discard(op_id)
+            if run.group:
+                return
+            run.force_plan = False
+        self._later(0, Call(run))
+
+    async def _sleep(self, run: Run, op_id: str, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        if not run.ended and op_id not in run.memos:
+            self._done(run, op_id, None)
+
+    async def _time_out(self, run: Run, op_id: str, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        if run.waits.pop(op_id, None) is not None and not run.ended:
+            self._done(run, op_id, None)
+
+    def _retry(self, call: Call, headers: Mapping[str, str]) -> None:
+        if call.attempt + 1 > call.run.retries:
+            call.run.history.append("dropped")  # and the run stays as it is
+            return
+        call.attempt += 1
+        asked = headers.get("retry-after")
+        self._later(min(float(asked or 0), 0.05) or self._retry_interval, call)
+
+    # -- events -----------------------------------------------------------------------------
+
+    def send(self, event: dict[str, Any]) -> str:
+        """Take an event, and end the waits that it answers."""
+        event = {"user": {}, **event}
+        event.setdefault("id", f"event-{next(self._ids)}")
+        for run in list(self.runs.values()):
+            for op_id, op in list(run.waits.items()):
+                expression = op["opts"].get("if", "")
+                if op["name"] == event["name"] and (not expression or holds(expression, event)):
+                    del run.waits[op_id]
+                    if not run.ended:
+                        self._done(run, op_id, event)
+        return str(event["id"])
+
+    # -- tasks ------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        # Until it has begun it counts as busy: what is due now is about to go on.
+        self.busy += 1
+        task = asyncio.get_running_loop().create_task(work)
+        asyncio.get_running_loop().call_soon(self._begun)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _begun(self) -> None:
+        self.busy -= 1
+
+    async def stop(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+_KEPT = frozenset({"name", "message", "stack", "data", "noRetry", "cause"})
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch("".join(rf"(?:(\d+){unit})?" for unit in _UNITS), text)
+    if not text or found is None:
+        raise ValueError(f"not a duration: {text!r}")
+    return sum(int(n) * _UNITS[u] for n, u in zip(found.groups(), _UNITS, strict=True) if n)

@@ -1,0 +1,427 @@
+"""The server side of the Inngest protocol, on real sockets, for tests; it can be made to fail."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+import h11
+
+from support.inngest_runs import Answer, Call, Run, Runs
+
+__all__ = ["Fault", "InngestServer", "Seen", "inngest_server"]
+
+T = TypeVar("T")
+
+
+@dataclass
+class Seen:
+    """A request that the server got."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Fault:
+    """What goes wrong with the next ``times`` requests whose path matches.
+
+    ``kind`` is a status, ``"drop"`` (the connection ends before the work is done), ``"lose"`` (it
+    ends after it), or ``"slow"``.
+    """
+
+    path: str
+    kind: str | int
+    times: int = 1
+    seconds: float = 0.2
+
+
+@dataclass
+class _Reply:
+    status: int
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class InngestServer:
+    """A server. Its methods may be called from any thread.
+
+    Args:
+        signing_key: signs calls, and is asked for as bearer token; None for a development server.
+        retry_interval: seconds before a further attempt.
+        poll: seconds between looks for a run's output.
+        does_nothing: answer checkpoints, and never call anybody.
+    """
+
+    def __init__(
+        self,
+        *,
+        signing_key: str | None = None,
+        retry_interval: float = 0.02,
+        poll: float = 0.02,
+        does_nothing: bool = False,
+    ) -> None:
+        self.signing_key = signing_key
+        self.url = ""
+        self.seen: list[Seen] = []
+        self.calls: list[tuple[Call, Answer | None]] = []
+        self.faults: list[Fault] = []
+        #: Where an endpoint is now, by the origin that it goes by; None while it is nowhere.
+        self.hosts: dict[str, str | None] = {}
+        #: Called before each call of the endpoint; what it returns is how often it is made.
+        self.repeat: Callable[[Call], int] = lambda call: 1
+        self._poll = poll
+        self._does_nothing = does_nothing
+        self._runs = Runs(self._call_endpoint, retry_interval)
+        self._loop = asyncio.new_event_loop()
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    # -- for tests --------------------------------------------------------------------------
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        return self._runs.runs
+
+    @property
+    def run(self) -> Run:
+        """The only run."""
+        [run] = self.runs.values()
+        return run
+
+    def paths(self) -> list[str]:
+        """Return what was asked for, without the output of runs."""
+        shown = [re.sub(r"[0-9A-Z]{26}", "RUN", f"{s.method} {s.path}") for s in self.seen]
+        return [path for path in shown if not path.endswith("/output")]
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an endpoint is being called, or about to be."""
+
+        async def look() -> bool:
+            return self._runs.busy > 0
+
+        return self._do(look())
+
+    def send(self, *events: dict[str, Any]) -> None:
+        self._do(self._send(events))
+
+    async def _send(self, events: tuple[dict[str, Any], ...]) -> None:
+        for event in events:
+            self._runs.send(event)
+
+    def call(self, run: Run, **fields: Any) -> None:
+        """Call the endpoint once more, out of order."""
+
+        async def later() -> None:
+            self._runs.later(0, Call(run, **fields))
+
+        self._do(later())
+
+    def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                histories = [run.history for run in self.runs.values()]
+                raise TimeoutError(f"it did not come to that: {histories}; {self.paths()}")
+            time.sleep(0.002)
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+
+    # -- life -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        ready = threading.Event()
+
+        def serve() -> None:
+            asyncio.set_event_loop(self._loop)
+            self._server = self._loop.run_until_complete(
+                asyncio.start_server(self._connected, "127.0.0.1", 0)
+            )
+            port = self._server.sockets[0].getsockname()[1]
+            self.url = f"http://127.0.0.1:{port}"
+            ready.set()
+            self._loop.run_forever()
+            self._loop.close()
+
+        self._thread = threading.Thread(target=serve, daemon=True)
+        self._thread.start()
+        ready.wait(10)
+
+    def stop(self) -> None:
+        self._do(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    async def _stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self._runs.stop()
+        for task in list(self._connections):
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    # -- HTTP -------------------------------------------------------------------------------
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            await self._serve(reader, writer)
+        except (ConnectionError, h11.RemoteProtocolError, asyncio.CancelledError):
+            pass
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = h11.Connection(h11.SERVER)
+        while True:
+            seen = await _read_request(connection, reader)
+            if seen is None:
+                return
+            reply = await self._faulty(seen)
+            if reply is None:
+                return
+            headers = {"content-length": str(len(reply.body)), "vary": "Origin", **reply.headers}
+            head = h11.Response(status_code=reply.status, headers=list(headers.items()))
+            body = b"" if seen.method == "HEAD" else reply.body
+            out = connection.send(head) + (connection.send(h11.Data(body)) or b"")
+            writer.write(out + (connection.send(h11.EndOfMessage()) or b""))
+            await writer.drain()
+            if connection.our_state is not h11.DONE:
+                return
+            connection.start_next_cycle()
+
+    async def _faulty(self, seen: Seen) -> _Reply | None:
+        self.seen.append(seen)
+        for fault in self.faults:
+            if fault.times > 0 and re.fullmatch(fault.path, seen.path):
+                fault.times -= 1
+                if fault.kind == "slow":
+                    await asyncio.sleep(fault.seconds)
+                elif fault.kind == "lose":
+                    await self._answer(seen)
+                    return None
+                elif fault.kind == "drop":
+                    return None
+                else:
+                    return _Reply(int(fault.kind), b'{"error":"a fault","data":null}')
+                break
+        return await self._answer(seen)
+
+    async def _answer(self, seen: Seen) -> _Reply:
+        if seen.path.startswith(("/v1/checkpoint", "/v0/")) and not self._may(seen):
+            return _Reply(401, b"Authentication failed")
+        if seen.path == "/v1/checkpoint":
+            return self._begin(seen)
+        if found := re.fullmatch(r"/v1/checkpoint/(\w+)/steps", seen.path):
+            return self._go_on(seen)
+        if found := re.fullmatch(r"/v0/runs/(\w+)/(batch|actions)", seen.path):
+            return self._state(found[1], found[2])
+        if re.fullmatch(r"/v1/http/runs/\w+/output", seen.path):
+            return await self._output(seen.query.get("token", ""))
+        if seen.path.startswith("/e/"):
+            ids = [self._runs.send(event) for event in seen.json]
+            return _json({"ids": ids, "status": 200})
+        return _Reply(404)
+
+    # -- the API ----------------------------------------------------------------------------
+
+    def _may(self, seen: Seen) -> bool:
+        if self.signing_key is None:
+            return True
+        given = seen.headers.get("authorization", "").removeprefix("Bearer ")
+        rest = self.signing_key.rpartition("-")[2]
+        hashed = hashlib.sha256(bytes.fromhex(rest)).hexdigest()
+        return given.rpartition("-")[2] == hashed
+
+    def _begin(self, seen: Seen) -> _Reply:
+        document = seen.json
+        try:
+            _check_event(document["event"])
+        except ValueError:
+            return _json({"error": "Invalid request body", "data": None, "status": 400}, 400)
+        run_id = document["run_id"]
+        if not self._does_nothing:
+            run = self._runs.begin(run_id, document["event"], document["retries"])
+            try:
+                self._runs.checkpoint(run, document["steps"])
+            except RuntimeError:
+                return _Reply(500)
+        ids = {"fn_id": "f-1", "app_id": "a-1", "run_id": run_id}
+        return _json({"data": {**ids, "token": f"jwt.{run_id}", "realtime_token": "rt"}})
+
+    def _go_on(self, seen: Seen) -> _Reply:
+        document = seen.json
+        run = self.runs.get(document["run_id"])
+        if run is not None and not run.ended:
+            try:
+                self._runs.checkpoint(run, document["steps"])
+            except RuntimeError:
+                return _Reply(500)
+        return _Reply(200)
+
+    def _state(self, run_id: str, part: str) -> _Reply:
+        run = self.runs.get(run_id)
+        if run is None or run.ended:
+            return _json({"error": "runtime state is no longer available", "status": 410}, 410)
+        if part == "batch":
+            return _json([run.event])
+        return _json(dict(sorted(run.memos.items())))
+
+    async def _output(self, token: str) -> _Reply:
+        run = self.runs.get(token.removeprefix("jwt."))
+        if run is None or not token.startswith("jwt."):
+            text = "Unable to find run with auth token"
+            return _json({"error": text, "data": None, "status": 401}, 401)
+        while not run.ended:
+            await asyncio.sleep(self._poll)
+        try:
+            data = json.loads(run.output or b"").get("data")
+            status = int(data["status"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return _Reply(200, run.output or b"", {"content-type": "application/json"})
+        return _Reply(status, data["body"].encode(), data["headers"])
+
+    # -- calling the endpoint ---------------------------------------------------------------
+
+    async def _call_endpoint(self, call: Call) -> Answer | None:
+        answers = [self._once(call) for _ in range(self.repeat(call))]
+        answer: Answer | None = None
+        for coming in answers:
+            answer = await coming
+            self.calls.append((call, answer))
+        return answer
+
+    async def _once(self, call: Call) -> Answer | None:
+        data = call.run.event["data"]
+        origin = data["domain"]
+        while self.hosts.get(origin, origin) is None:
+            await asyncio.sleep(0.005)
+        url = f"{self.hosts.get(origin, origin)}{data['path']}"
+        if data["query_params"]:
+            url += f"?{data['query_params']}"
+        body = _body_of(data)
+        headers = {
+            "x-inngest-signature": self._signature(body),
+            "x-run-id": call.run.id,
+            "x-inngest-req-version": "2",
+            "x-inngest-generation-id": str(call.generation),
+            "content-type": data["content_type"] or "application/json",
+            "user-agent": "Inngest",
+            "connection": "close",
+        }
+        if call.run.force_plan:
+            headers["x-inngest-force-step-plan"] = "true"
+        if call.target:
+            headers["x-inngest-step-id"] = call.target
+        return await fetch(data["method"], url, headers, body)
+
+    def _signature(self, body: bytes) -> str:
+        if self.signing_key is None:
+            return ""
+        at = str(int(time.time()))
+        key = self.signing_key.rpartition("-")[2].encode()
+        return f"t={at}&s={hmac.digest(key, body + at.encode(), 'sha256').hex()}"
+
+
+def _check_event(event: dict[str, Any]) -> None:
+    _body_of(event["data"])
+
+
+def _body_of(data: dict[str, Any]) -> bytes:
+    return base64.b64decode(data["body"], validate=True)
+
+
+def _json(value: object, status: int = 200) -> _Reply:
+    return _Reply(status, json.dumps(value).encode(), {"content-type": "application/json"})
+
+
+async def _read_request(connection: h11.Connection, reader: asyncio.StreamReader) -> Seen | None:
+    head: h11.Request | None = None
+    body = b""
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            connection.receive_data(await reader.read(65536))
+        elif isinstance(event, h11.Request):
+            head = event
+        elif isinstance(event, h11.Data):
+            body += event.data
+        elif isinstance(event, h11.EndOfMessage):
+            assert head is not None
+            parts = urlsplit(head.target.decode())
+            query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+            headers = {name.decode(): value.decode() for name, value in head.headers}
+            return Seen(head.method.decode(), parts.path, query, headers, body)
+        else:
+            return None
+
+
+async def fetch(method: str, url: str, headers: dict[str, str], body: bytes = b"") -> Answer | None:
+    """Make one request on a connection of its own; None if there is no whole answer."""
+    parts = urlsplit(url)
+    try:
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    except OSError:
+        return None
+    try:
+        connection = h11.Connection(h11.CLIENT)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        fields = {"host": parts.netloc, "content-length": str(len(body)), **headers}
+        request = h11.Request(method=method, target=target, headers=list(fields.items()))
+        out = connection.send(request) or b""
+        out += connection.send(h11.Data(body)) or b""
+        writer.write(out + (connection.send(h11.EndOfMessage()) or b""))
+        head: h11.Response | None = None
+        content = b""
+        while True:
+            event = connection.next_event()
+            if event is h11.NEED_DATA:
+                connection.receive_data(await reader.read(65536))
+            elif isinstance(event, h11.Response):
+                head = event
+            elif isinstance(event, h11.Data):
+                content += event.data
+            elif isinstance(event, h11.EndOfMessage):
+                assert head is not None
+                shown = {name.decode(): value.decode() for name, value in head.headers}
+                return Answer(head.status_code, shown, content)
+            else:
+                return None
+    except (ConnectionError, h11.RemoteProtocolError):
+        return None
+    finally:
+        writer.close()
+
+
+@contextmanager
+def inngest_server(**options: Any) -> Iterator[InngestServer]:
+    """Serve until the end of the context."""
+    server = InngestServer(**options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
