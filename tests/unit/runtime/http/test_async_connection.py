@@ -70,13 +70,15 @@ def test_a_connection_is_stale_when_anything_came(last: bytes) -> None:
 
 def test_sending_on_a_broken_connection_is_an_error() -> None:
     """It says what the system says."""
-    done = threading.Event()
+    connected_to, done = threading.Event(), threading.Event()
 
     def script(peer: Peer) -> None:
+        assert connected_to.wait(10)
         peer.reset()
         done.set()
 
     async def then(connection: AsyncConnection) -> None:
+        connected_to.set()
         assert await asyncio.to_thread(done.wait, 10)
         with pytest.raises(ConnectionLostError, match="the connection broke: "):
             await connection.send(b"x" * 10_000_000, BUDGET)
