@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from durable_core.model.events import StoredEvent
@@ -75,6 +75,13 @@ class Store(Protocol):
             outside: chunks from outside steps with this index and later ones are wanted, in whole
                 pieces. None are that were stored under a lower number than ``done``.
             most: no further piece is added once so many bytes of chunks are there.
+        """
+        ...
+
+    def streamed(self, app: str, run_ids: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
+        """Return, for those of the runs that there are, numbers that tell whether a stream changed.
+
+        They change with each further step, piece, claim, release, handoff and end.
         """
         ...
 

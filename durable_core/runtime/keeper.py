@@ -32,6 +32,7 @@ from durable_core.runtime.commits import CommitQueue
 from durable_core.runtime.live import LiveRuns, Waiters
 from durable_core.runtime.logs import logger
 from durable_core.runtime.marks import EventMark
+from durable_core.runtime.streams.registry import Streams
 from durable_core.runtime.system import host_id
 
 __all__ = ["Keeper"]
@@ -70,6 +71,7 @@ class _Host(Protocol):
     queue: CommitQueue
     live: LiveRuns
     waiters: Waiters
+    streams: Streams
     event_mark: EventMark
     abandoned: list[RunWrite]
 
@@ -272,6 +274,8 @@ class Keeper:
         waited_for = self._host.waiters.run_ids()
         if waited_for:
             self._host.waiters.ended(store.ended(app, waited_for))
+        if len(self._host.streams):
+            self._host.streams.look_elsewhere(store, app)
 
     # -- due runs ---------------------------------------------------------------------------
 

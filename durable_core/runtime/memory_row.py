@@ -109,6 +109,12 @@ class MemoryRow:
             held=self.owner is not None,
         )
 
+    def streamed(self) -> tuple[int, ...]:
+        """Return numbers that change whenever what ``stream`` returns does."""
+        flags = self.owner is not None, self.result is not None, self.handoff is not None
+        steps = max(self.memos, default=0)
+        return self.run.epoch, *map(int, flags), len(self.pieces), steps
+
     def _pieces_after(self, done: int, outside: int) -> list[Piece]:
         """Return those of steps and those between, in order."""
         found = {

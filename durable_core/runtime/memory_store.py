@@ -280,6 +280,12 @@ class MemoryStore:
             row = self._find(app, run_id)
             return None if row is None else row.stream(done, outside, most)
 
+    def streamed(self, app: str, run_ids: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
+        """Return numbers that tell whether the streams of the runs have changed."""
+        with self._lock:
+            rows = [self._find(app, run_id) for run_id in run_ids]
+            return {row.run.id: row.streamed() for row in rows if row is not None}
+
     def ended(self, app: str, run_ids: Sequence[str]) -> Sequence[str]:
         """Return those of the runs that have ended."""
         with self._lock:

@@ -121,6 +121,31 @@ def test_the_stream_says_where_the_run_is(store: Store) -> None:
 
 
 @requirement("T21")
+def test_a_change_of_a_stream_is_seen_without_reading_it(store: Store) -> None:
+    """With each checkpoint, handoff, release, claim and end; other runs do not matter."""
+    commit(store, created())
+    changes = [
+        memo_write(number=2),
+        RunWrite(run_id="r1", owner="o1", epoch=1, now=1, pieces=(_outside(2, 0, "1"),)),
+        RunWrite(run_id="r1", owner="o1", epoch=1, now=1, handoff="2.1"),
+        put_away(),
+    ]
+    marks = [store.streamed("app", ["r1"])["r1"]]
+    for write in changes:
+        commit(store, write)
+        marks.append(store.streamed("app", ["r1", "nobody"])["r1"])
+    claim(store)
+    marks.append(store.streamed("app", ["r1"])["r1"])
+    commit(store, ended(owner="o2", epoch=2))
+    marks.append(store.streamed("app", ["r1"])["r1"])
+    commit(store, created("r2"))
+
+    assert len(marks) == len(set(marks))
+    assert marks[-1] == store.streamed("app", ["r1"])["r1"]
+    assert {} == dict(store.streamed("other", ["r1"]))
+
+
+@requirement("T21")
 def test_a_claim_says_how_much_was_streamed(store: Store) -> None:
     """Whoever goes on with a run knows how many bytes and chunks it has stored."""
     pieces = (_of_step(1, '"a"'), _outside(1, 0, "1", '"é"'))

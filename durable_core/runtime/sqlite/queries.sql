@@ -132,7 +132,7 @@ ORDER BY op_id
 INSERT INTO piece (run_id, number, start, epoch, attempt, count, size, texts)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
--- streamed --
+-- stream-size --
 SELECT coalesce(sum(size), 0), coalesce(sum(count) FILTER (WHERE start >= 0), 0)
 FROM piece
 WHERE run_id = ?
@@ -151,6 +151,14 @@ SELECT number, start, NULL, NULL, NULL, size, texts
 FROM piece
 WHERE run_id = :id AND number >= :done AND start + count > :outside AND start >= 0
 ORDER BY number, start
+
+-- streamed --
+SELECT run.id, run.epoch, run.owner IS NOT NULL, run.ended_at IS NOT NULL,
+       run.handoff IS NOT NULL, (SELECT count(*) FROM piece WHERE piece.run_id = run.id),
+       coalesce((SELECT max(number) FROM step WHERE step.run_id = run.id), 0)
+FROM json_each(:ids) AS wanted
+CROSS JOIN run ON run.id = wanted.value
+WHERE run.app = :app
 
 -- put-peer --
 INSERT OR REPLACE INTO peer (id, host, pid, expires_at) VALUES (?, ?, ?, ?)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from durable_core.model.events import StoredEvent
 from durable_core.model.ops import Memo, Pending
@@ -34,6 +34,7 @@ __all__ = [
     "result",
     "secret",
     "stream",
+    "streamed",
     "unclaimable",
 ]
 
@@ -105,6 +106,14 @@ def _pieces(
         pieces.append(piece_of(row))
         size += row[5] or 0
     return tuple(pieces), False
+
+
+def streamed(
+    db: sqlite3.Connection, app: str, run_ids: Sequence[str]
+) -> Mapping[str, tuple[int, ...]]:
+    """Return numbers that tell whether the streams of the runs have changed."""
+    rows = db.execute(QUERIES["streamed"], {"app": app, "ids": json.dumps(list(run_ids))})
+    return {row[0]: tuple(row[1:]) for row in rows}
 
 
 def ended(db: sqlite3.Connection, app: str, run_ids: Sequence[str]) -> Sequence[str]:

@@ -227,7 +227,7 @@ def _claim_run(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed | Unr
 def _claim_readable(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed:
     [row] = db.execute(QUERIES["claim-run"], {"id": run_id, "owner": owner}).fetchall()
     head, body = db.execute(QUERIES["request"], (run_id,)).fetchone()
-    streamed, outside = db.execute(QUERIES["streamed"], (run_id,)).fetchone()
+    streamed, outside = db.execute(QUERIES["stream-size"], (run_id,)).fetchone()
     return Claimed(
         run=run_of(row),
         request=StoredRequest(head=head, body=body),

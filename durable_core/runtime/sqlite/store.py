@@ -6,7 +6,7 @@ import errno
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
 from durable_core.errors import StoreError, StoreFullError, StoreReadOnlyError
@@ -161,6 +161,10 @@ class SQLiteStore:
     ) -> StoredStream | None:
         """Return what is stored of a run's stream, or None; see ``ports.Store``."""
         return self._read(reads.stream, app, run_id, done, outside, most)
+
+    def streamed(self, app: str, run_ids: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
+        """Return numbers that tell whether the streams of the runs have changed."""
+        return self._read(reads.streamed, app, run_ids)
 
     def ended(self, app: str, run_ids: Sequence[str]) -> Sequence[str]:
         """Return those of the runs (up to 1,000) that have ended."""

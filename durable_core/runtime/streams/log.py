@@ -164,8 +164,7 @@ class RunLog:
     def take_source(self, source: _Source) -> None:
         """Take events from this execution; readers catch up before they follow it."""
         with self.lock:
-            if self.source is not None:
-                self._generation += 1
+            self._generation += 1
             self.source = source
         self.wake()
 

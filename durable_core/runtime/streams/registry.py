@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from durable_core.flow.execution import Execution
-from durable_core.ports import RunWrite
+from durable_core.ports import RunWrite, Store
 from durable_core.runtime.live import LiveRuns
 from durable_core.runtime.streams.emitter import Emitter
 from durable_core.runtime.streams.log import RunLog
@@ -26,6 +26,8 @@ class Streams:
         self._lock = threading.Lock()
         self._logs: dict[str, RunLog] = {}
         self._emitters: dict[str, Emitter] = {}
+        self._lookers: dict[str, list[Callable[[], None]]] = {}
+        self._marks: dict[str, tuple[int, ...]] = {}
 
     def __len__(self) -> int:
         return len(self._logs)
@@ -74,9 +76,16 @@ class Streams:
 
     # -- readers ----------------------------------------------------------------------------
 
-    def join(self, run_id: str, wake: Callable[[], None]) -> RunLog:
-        """Return the log of a run, with ``wake`` among its readers; :meth:`leave` it later."""
+    def join(self, run_id: str, wake: Callable[[], None], look: Callable[[], None]) -> RunLog:
+        """Return the log of a run for one more reader, which will :meth:`leave` it.
+
+        Args:
+            run_id: the run.
+            wake: called when there is something new in the log.
+            look: called when there is something new in the store, from another process.
+        """
         with self._lock:
+            self._lookers.setdefault(run_id, []).append(look)
             log = self._logs.get(run_id)
             if log is None:
                 log = self._logs[run_id] = RunLog(run_id)
@@ -86,11 +95,33 @@ class Streams:
                 self._emitter_of(live.ex)
             return log
 
-    def leave(self, log: RunLog, wake: Callable[[], None]) -> None:
+    def leave(
+        self, log: RunLog, wake: Callable[[], None], look: Callable[[], None] | None = None
+    ) -> None:
         """A reader has gone."""
         log.leave(wake)
         with self._lock:
+            if look is not None:
+                lookers = self._lookers[log.run_id]
+                lookers.remove(look)
+                if not lookers:
+                    del self._lookers[log.run_id]
+                    self._marks.pop(log.run_id, None)
             self._drop_unused(log)
+
+    def look_elsewhere(self, store: Store, app: str) -> None:
+        """Have readers look whose runs another process has gone on with. For one thread."""
+        with self._lock:
+            wanted = [run_id for run_id in self._lookers if run_id not in self._emitters]
+        if not wanted:
+            return
+        marks = store.streamed(app, wanted)
+        with self._lock:
+            changed = [run_id for run_id in wanted if self._marks.get(run_id) != marks.get(run_id)]
+            self._marks.update((run_id, mark) for run_id, mark in marks.items())
+            lookers = [look for run_id in changed for look in self._lookers.get(run_id, ())]
+        for look in lookers:
+            look()
 
     def _drop_unused(self, log: RunLog) -> None:
         if not log.wakers and log.run_id not in self._emitters:

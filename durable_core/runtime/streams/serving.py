@@ -201,22 +201,21 @@ class StreamServing:
             reader.look = True
             wake()
 
-        log = streams.join(run_id, wake)
+        def close() -> None:
+            waiters.remove(run_id, look)
+            streams.leave(log, wake, look)
+
         reader = Reader(
             self._node.env,
             run_id,
-            log,
+            RunLog(run_id),
             cursor=cursor,
             from_handoff=stream.from_handoff and cursor is None,
         )
+        log = reader.log = streams.join(run_id, wake, look)
         if not waiters.add(run_id, look):
-            streams.leave(log, wake)
+            streams.leave(log, wake, look)
             return None
-
-        def close() -> None:
-            waiters.remove(run_id, look)
-            streams.leave(log, wake)
-
         return reader, close
 
 

@@ -101,7 +101,7 @@ def test_a_new_execution_makes_readers_catch_up() -> None:
         log.append(outside(0))
     log.take_source(Source())
 
-    assert log.read(Place(0, 0)) is None
+    assert log.read(Place(1, 0)) is None
     batch = log.read_attached(0, redirected=False)
     assert batch is not None
     assert 1 == len(batch.events)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from durable_conformance.store_values import memo_write
+from durable_conformance.store_values import commit, created, memo_write
 from durable_core.runtime.live import LiveRuns
+from durable_core.runtime.memory_store import MemoryStore
 from durable_core.runtime.streams.emitter import Emitter
 from durable_core.runtime.streams.registry import Streams
 from support.executions import execution
@@ -21,6 +22,10 @@ class Live:
 
 def wake() -> None:
     """Wake nobody."""
+
+
+def look() -> None:
+    """Look at nothing."""
 
 
 def test_a_log_is_made_by_the_first_push_and_dropped_at_the_end() -> None:
@@ -42,12 +47,12 @@ def test_a_reader_makes_a_live_run_stream() -> None:
     streams = Streams(live)
     live.add(Live(ex))  # type: ignore[arg-type]
     streams.begin(ex)
-    log = streams.join("r1", wake)
+    log = streams.join("r1", wake, look)
     streams.committed(replace(memo_write()))
     place, source = log.snapshot()
     streams.end(ex)
     kept = len(streams)
-    streams.leave(log, wake)
+    streams.leave(log, wake, look)
 
     assert isinstance(ex.stream, Emitter)
     assert 1 == place.index
@@ -58,13 +63,13 @@ def test_a_reader_makes_a_live_run_stream() -> None:
 def test_an_execution_takes_up_the_log_of_those_who_wait() -> None:
     """A reader that came while the run was put away follows it when it goes on."""
     streams, ex = Streams(LiveRuns()), execution()
-    log = streams.join("r1", wake)
+    log = streams.join("r1", wake, look)
     streams.begin(ex)
 
     assert isinstance(ex.stream, Emitter)
     assert log is ex.stream.log
     streams.end(ex)
-    streams.leave(log, wake)
+    streams.leave(log, wake, look)
     assert 0 == len(streams)
 
 
@@ -80,3 +85,29 @@ def test_a_later_execution_has_the_place_of_an_earlier_one() -> None:
     streams.committed(memo_write())
 
     assert 1 == stream.log.snapshot()[0].index
+
+
+def test_readers_look_when_another_process_has_gone_on() -> None:
+    """Once for each change, and only those whose run is executed elsewhere."""
+    streams, store, looked = Streams(LiveRuns()), MemoryStore(), list[int]()
+
+    def note() -> None:
+        looked.append(1)
+
+    commit(store, created())
+    log = streams.join("r1", wake, note)
+    streams.look_elsewhere(store, "app")
+    streams.look_elsewhere(store, "app")
+    first = len(looked)
+    commit(store, memo_write())
+    streams.look_elsewhere(store, "app")
+    second = len(looked)
+    ex = execution()
+    streams.begin(ex)
+    commit(store, memo_write(number=3))
+    streams.look_elsewhere(store, "app")
+    third = len(looked)
+    streams.end(ex)
+    streams.leave(log, wake, note)
+
+    assert (1, 2, 2, 0) == (first, second, third, len(streams))
