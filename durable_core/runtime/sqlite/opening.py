@@ -58,13 +58,22 @@ def prepare(path: str) -> None:
     try:
         db = sqlite3.connect(path, timeout=_OPEN_SECONDS, isolation_level=None)
         try:
-            if _needs_work(db, path):
+            if _needs_work_now(db, path):
                 _migrate(db, path)
             _use_wal(db, path)
         finally:
             db.close()
     except sqlite3.Error as error:
         raise store_error(error, path) from error
+
+
+def _needs_work_now(db: sqlite3.Connection, path: str) -> bool:
+    """As :func:`_needs_work`, of one moment: another process may be making the store."""
+    db.execute("BEGIN")
+    try:
+        return _needs_work(db, path)
+    finally:
+        db.execute("ROLLBACK")
 
 
 def _needs_work(db: sqlite3.Connection, path: str) -> bool:
