@@ -32,6 +32,8 @@ class Status(StrEnum):
 
 
 _WORST_FIRST = tuple(Status)
+#: The end of a reason that stands for half of all variants; the head of the report says so.
+_HANDLERS = (Capability.SYNC_HANDLERS, Capability.ASYNC_HANDLERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,13 +116,20 @@ class Report:
         yield self.summary()
 
     def _remarks(self, requirement: Requirement) -> Iterator[str]:
-        """Yield a line for each case that did not pass, and one for a gap."""
+        """Yield a line for each case that did not pass, and for each gap."""
         cases = self.cases_of(requirement)
         if self.status_of(requirement) is Status.GAP:
             yield f"            {min((case.reason for case in cases), key=len)}"
         for case in cases:
             if case.status not in (Status.PASS, Status.GAP):
                 yield f"            {case.status}: {case.id}  {case.reason}".rstrip()
+        if self.status_of(requirement) is not Status.GAP:
+            gaps = {base_of(case.id): case.reason for case in cases if case.status is Status.GAP}
+            yield from (
+                f"            {Status.GAP}: {id_}  {reason}"
+                for id_, reason in gaps.items()
+                if not reason.endswith(_HANDLERS)
+            )
 
     def summary(self) -> str:
         """Return the report in one line."""
