@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from durable_conformance.requirements import Requirement, load_requirements
-from support.mutants import cores, engines, requests, responses, runs, stores
+from support.mutants import cores, engines, requests, responses, runs, stores, streams
 from support.source_tree import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 #: The requirements that each mutant must fail.
 ALL: dict[str, tuple[str, ...]] = {
     f"{module.__name__}:{name}": ids
-    for module in (requests, responses, runs, cores, stores, engines)
+    for module in (requests, responses, runs, streams, cores, stores, engines)
     for name, (_, ids) in module.MUTANTS.items()
 }
 

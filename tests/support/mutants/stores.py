@@ -260,6 +260,24 @@ class _Piecemeal(SQLiteStore):
 
 
 #: Each mutant by what it gets wrong: (subject, the requirements that must fail for it).
+class ForgetsChunks(_Changing):
+    """Stores checkpoints without what was streamed before them."""
+
+    def change(self, write: Any) -> Any:
+        """Drop it."""
+        return replace(write, pieces=()) if isinstance(write, RunWrite) else write
+
+
+class ForgetsHandoffs(MemoryStore):
+    """Does not know where the client of a stream was handed off."""
+
+    def stream(
+        self, app: str, run_id: str, *, done: int, outside: int, most: int
+    ) -> StoredStream | None:
+        stored = super().stream(app, run_id, done=done, outside=outside, most=most)
+        return stored and replace(stored, handoff=None)
+
+
 MUTANTS: dict[str, tuple[MemorySubject | SQLiteSubject, tuple[str, ...]]] = {
     "forgets_memos": (Mutant(ForgetsMemos), ("T1",)),
     "leaks_leases": (Mutant(LeaksLeases), ("T2",)),
@@ -267,6 +285,8 @@ MUTANTS: dict[str, tuple[MemorySubject | SQLiteSubject, tuple[str, ...]]] = {
     "fails_together": (Mutant(FailsTogether), ("T4",)),
     "claims_the_latest": (Mutant(ClaimsTheLatest), ("T5",)),
     "claims_anything": (Mutant(ClaimsAnything), ("T6", "T16")),
+    "forgets_chunks": (Mutant(ForgetsChunks), ("T20",)),
+    "forgets_handoffs": (Mutant(ForgetsHandoffs), ("T21",)),
     "wakes_one": (Mutant(WakesOne), ("T7",)),
     "loses_events": (Mutant(LosesEvents), ("T8",)),
     "matches_loosely": (Mutant(MatchesLoosely), ("T9",)),
