@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(_with_default_action(words))
     try:
         complaint = cast("Callable[[argparse.Namespace], str | None]", options.run)(options)
+        sys.stdout.flush()  # at exit it would be too late to learn that nobody reads it
         return 0 if complaint is None else _complain(complaint, 1)
     except BrokenPipeError:
         # Whoever read the output has seen enough; nothing may be flushed into the pipe at exit.
