@@ -265,7 +265,10 @@ class TaskRun:
             outcome = self._unwinding.cut_short(error)
         finally:
             CURRENT.reset(token)
-        return self._unwinding.handler_ended(outcome)
+        ended = self._unwinding.handler_ended(outcome)
+        if isinstance(ended, Unwound):
+            await _take_cancellation()
+        return ended
 
     async def _park(self, ask: Park) -> None:
         failures = self.ex.failures
@@ -317,6 +320,18 @@ class TaskRun:
         if self.ex.run.phase is Phase.RESPONDING:
             response = tee(self.ex, response, self._host)
         reply(response)
+
+
+async def _take_cancellation() -> None:
+    """Let a cancellation of this task that is still to be delivered be delivered here.
+
+    A handler may end, by a step that is refused, before it has met the cancellation that puts it
+    away; ``uncancel`` does not take that back before Python 3.13.
+    """
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        pass
 
 
 def _nothing() -> None:
