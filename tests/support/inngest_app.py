@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +74,7 @@ class App:
 @contextmanager
 def serving(
     server: InngestServer,
-    handlers: dict[str, Callable[[Request], Any]],
+    handlers: Mapping[str, Callable[[Request], Any]],
     *,
     interface: str = "asgi",
     engine: dict[str, Any] | None = None,

@@ -1,0 +1,349 @@
+"""What is said to the server, and what it says, as text."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from durable_core import Headers, HTTPError, Request, Response
+from durable_core.errors import ConfigurationError, HeaderNotStoredError, StepError
+from durable_core.machine.failures import failure_of_step
+from durable_core.machine.matching import WaitRule, resolve_match, validate_if
+from durable_core.machine.stepids import hash_step_id
+from durable_core.model.ops import Op, OpKind
+from durable_inngest import _ops
+from durable_inngest._config import resolve_config
+from durable_inngest._durations import format_duration
+from durable_inngest._envelope import MARK, dump_response, load_response, plain_response
+from durable_inngest._expressions import literal, needs_loaded_events, wait_expression
+from durable_inngest._memos import Failed, Value, load_event_memo, load_failure, load_outcome
+from durable_inngest._requests import dump_request, load_request
+from durable_inngest._signing import FRESH, hashed_key, sign, verify
+
+KEY = "signkey-test-0123456789abcdef0123456789abcdef"
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+# -- keys and signatures -----------------------------------------------------------------------
+
+
+def test_the_two_derivations_of_a_key() -> None:
+    """The bearer token hashes the bytes that the key spells; a signature is keyed by its text."""
+    assert "signkey-prod-b2ed992186a5cb19f6668aade821f502c1d00970dfd0e35128d51bac4649916c" == (
+        hashed_key("signkey-prod-12345678")
+    )
+    expected = hmac.digest(b"0123456789abcdef0123456789abcdef", b"body1", hashlib.sha256).hex()
+    assert f"t=1&s={expected}" == sign(KEY, b"body", 1)
+
+
+def test_a_recorded_signature() -> None:
+    """What a real server has signed is verified: a call without a body."""
+    key = "0123456789abcdef0123456789abcdef"
+    header = "t=1795474467&s=740ef76b8eab6cb05872144a72ad2f4076af19c9a1f03a57a2baa482381f1c12"
+
+    assert key == verify([key], header, b"", 1795474467)
+    assert verify([key], header, b" ", 1795474467) is None
+
+
+@given(st.binary(), st.integers(0, 2**31), st.integers(-FRESH, FRESH), st.booleans())
+def test_what_is_signed_is_verified(body: bytes, at: int, late: int, first: bool) -> None:
+    """By the key that has signed it, within five minutes of its time either way."""
+    keys = [KEY, KEY[:-1] + "0"]
+    key = keys[0 if first else 1]
+    assert key == verify(keys, sign(key, body, at), body, at + late)
+    assert verify(keys, sign(key, body, at), body, at + FRESH + 1) is None
+    assert verify([KEY + "00"], sign(key, body, at), body, at) is None
+
+
+@given(st.text(), st.binary())
+def test_no_text_is_a_signature(header: str, body: bytes) -> None:
+    """Whatever a client sends as one is refused, without an error."""
+    assert verify([KEY], header, body, 1e9) is None
+
+
+def test_canonical_json_is_taken_too() -> None:
+    """A server that signs the canonical form of a JSON body is understood."""
+    body = b'{ "b": 1.0, "a": [true] }'
+    assert KEY == verify([KEY], sign(KEY, b'{"a":[true],"b":1}', 5), body, 5)
+
+
+@pytest.mark.parametrize("key", ["signkey-prod-xyz", "signkey-prod-", "", "0"])
+def test_a_key_that_is_none(key: str) -> None:
+    """It is refused without being shown."""
+    with pytest.raises(ConfigurationError) as caught:
+        hashed_key(key)
+    assert "xyz" not in str(caught.value)
+
+
+# -- configuration -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environ", "is_dev", "api", "events"),
+    [
+        ({"INNGEST_DEV": "1"}, True, "http://127.0.0.1:8288", "http://127.0.0.1:8288"),
+        ({"INNGEST_DEV": " TRUE "}, True, "http://127.0.0.1:8288", "http://127.0.0.1:8288"),
+        ({"INNGEST_DEV": "box:9"}, True, "http://box:9", "http://box:9"),
+        ({"INNGEST_DEV": "0"}, False, "https://api.inngest.com", "https://inn.gs"),
+        ({}, False, "https://api.inngest.com", "https://inn.gs"),
+        ({"INNGEST_BASE_URL": "https://own/"}, False, "https://own", "https://own"),
+        (
+            {"INNGEST_API_BASE_URL": "http://a", "INNGEST_EVENT_API_BASE_URL": "http://e"},
+            False,
+            "http://a",
+            "http://e",
+        ),
+    ],
+)
+def test_where_the_server_is(environ: dict[str, str], is_dev: bool, api: str, events: str) -> None:
+    """By the variables, in their order."""
+    config = resolve_config(environ, signing_key=KEY)
+    assert (is_dev, api, events) == (config.is_dev, config.api_url, config.event_url)
+
+
+def test_arguments_go_before_the_environment() -> None:
+    """Each of them."""
+    environ = {
+        "INNGEST_DEV": "1",
+        "INNGEST_BASE_URL": "http://env",
+        "INNGEST_EVENT_KEY": "env",
+        "INNGEST_SIGNING_KEY": KEY,
+        "INNGEST_ENV": "env",
+    }
+    config = resolve_config(
+        environ, is_dev=False, base_url="http://arg", event_key="arg", environment="arg"
+    )
+    assert (False, "http://arg", "arg", "arg") == (
+        config.is_dev,
+        config.api_url,
+        config.event_key,
+        config.environment,
+    )
+    assert (KEY,) == config.signing_keys
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({}, "INNGEST_SIGNING_KEY"),
+        ({"signing_key": "nothex"}, "hexadecimal"),
+        ({"is_dev": True, "base_url": "ftp://x"}, "base_url"),
+        ({"is_dev": True, "serve_origin": "shop"}, "serve_origin"),
+        ({"is_dev": True, "serve_path": "api"}, "serve_path"),
+    ],
+)
+def test_what_is_wrong_is_said(arguments: dict[str, object], match: str) -> None:
+    """A configuration that cannot work is refused, naming what is wrong."""
+    with pytest.raises(ConfigurationError, match=match):
+        resolve_config({}, **arguments)  # type: ignore[arg-type]
+
+
+# -- durations and expressions -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [(1_000, "1s"), (90_000, "1m30s"), (1_500, "1s500ms"), (216_000_000, "2d12h"), (1, "1ms")],
+)
+def test_durations(ms: int, text: str) -> None:
+    """The largest unit first."""
+    assert text == format_duration(ms)
+
+
+@given(st.integers(1, 366 * 86_400_000))
+def test_durations_lose_nothing(ms: int) -> None:
+    """What the server adds up is what was asked for."""
+    units = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
+    parts = re.findall(r"(\d+)([a-z]+)", format_duration(ms))
+    assert ms == sum(int(number) * units[unit] for number, unit in parts)
+
+
+@given(st.text())
+def test_no_text_leaves_its_literal(text: str) -> None:
+    """A string stays one literal, whatever is in it, and means itself."""
+    written = literal(text)
+    assert re.fullmatch(r'"(?:[^"\\\n]|\\["\\bfnrt]|\\u00[0-9a-f]{2})*"', written)
+    assert text == json.loads(written)
+
+
+def request(query: str = "", body: bytes = b"") -> Request:
+    return Request(method="POST", url=f"http://shop.example/a?{query}", body=body)
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "expression"),
+    [
+        ("id=tea", b"", 'async.data.id == "tea"'),
+        ("id=7", b"", '(async.data.id == "7" || async.data.id == 7)'),
+        ("id=true", b"", '(async.data.id == "true" || async.data.id == true)'),
+        ("id=07", b"", 'async.data.id == "07"'),
+        ("id=%22%7C%7Ctrue", b"", 'async.data.id == "\\"||true"'),
+        ("", b'{"id": 7}', "async.data.id == 7"),
+        ("", b'{"id": {"a": [1, "x"]}}', 'async.data.id == {"a": [1, "x"]}'),
+    ],
+)
+def test_match_becomes_a_literal(query: str, body: bytes, expression: str) -> None:
+    """The value of the run's own request stands in the expression, escaped."""
+    rule = WaitRule(event="e", match=resolve_match("data.id", request(query, body)))
+    assert expression == wait_expression(rule)
+
+
+def test_conditions() -> None:
+    """They are joined; names that are none in CEL are written as an index."""
+    rule = WaitRule(event="e", conditions=validate_if({"data.in.a-b": 1, "data.x": True}))
+    assert 'async.data["in"]["a-b"] == 1 && async.data.x == true' == wait_expression(rule)
+    assert "" == wait_expression(WaitRule(event="e"))
+    assert needs_loaded_events('async.data.x == "event.y"')
+
+
+# -- ops and memos -----------------------------------------------------------------------------
+
+
+def a_step(id: str = "a", name: str | None = None) -> _ops.Step:
+    name = id if name is None else name
+    op = Op(id=hash_step_id(name), name=name, kind=OpKind.RUN)
+    return _ops.Step(op=op, id=id, began=5, took=2)
+
+
+@given(st.text(min_size=1, max_size=20), JSON)
+def test_a_result_comes_back(id: str, value: object) -> None:
+    """An op is sound JSON for every id and value, and the value is as it was."""
+    op = json.loads(_ops.finished(a_step(id), json.dumps(value)))
+    assert (hash_step_id(id), "StepRun", id, {"id": id}) == (
+        op["id"],
+        op["op"],
+        op["displayName"],
+        op["userland"],
+    )
+    assert Value(value) == load_outcome({"data": op["data"]})
+    assert {"a": 5_000_000, "b": 2_000_000} == op["timing"]
+
+
+def test_a_repeated_id() -> None:
+    """Its index stands apart."""
+    op = json.loads(_ops.planned(a_step("a", "a:12")))
+    assert ({"id": "a", "index": 12}, "a") == (op["userland"], op["displayName"])
+
+
+@given(st.text(), JSON)
+def test_an_error_comes_back(message: str, data: object) -> None:
+    """The handler sees what it would see under the embedded engine."""
+    error = ValueError(message)
+    error.data = data  # type: ignore[attr-defined]
+    shown = _ops.error_of(failure_of_step(error, 0), error)
+    kept = json.loads(json.dumps({k: v for k, v in shown.items() if k != "__serialized"}))
+    seen = load_failure("a", kept)
+    assert ("a", "ValueError", message, data) == (
+        seen.step_id,
+        seen.name,
+        seen.message or "",
+        seen.data,
+    ) or not message
+
+
+def test_an_http_error_comes_back() -> None:
+    """It is the cause of what the handler sees."""
+    error = HTTPError(404, "no tea", {"x-own": "1"})
+    kept = json.loads(json.dumps(_ops.error_of(failure_of_step(error, 0), error)))
+    cause = load_failure("a", kept).__cause__
+    assert isinstance(cause, HTTPError)
+    assert (404, "no tea", {"x-own": "1"}) == (cause.status, cause.detail, cause.headers)
+
+
+@pytest.mark.parametrize(
+    ("memo", "outcome"),
+    [
+        (None, Value(None)),
+        ({"data": 1}, Value(1)),
+        ({"data": 1, "type": "data"}, Value(1)),
+        ({"data": 1, "more": 2}, Value({"data": 1, "more": 2})),
+        ({"error": {"name": "E"}}, Failed({"name": "E"})),
+        ({"error": "text"}, Failed({"message": "text"})),
+        ({"input": [1]}, None),
+        ([1], Value([1])),
+    ],
+)
+def test_the_shapes_of_memos(memo: object, outcome: object) -> None:
+    """Only an object with nothing else is unwrapped."""
+    assert outcome == load_outcome(memo)
+
+
+@given(JSON)
+def test_any_error_can_be_read(error: object) -> None:
+    """Whatever another library has stored as an error is a StepError."""
+    assert isinstance(load_failure("a", {"message": error, "data": error}), StepError)
+
+
+def test_events_as_memos() -> None:
+    """The whole event; null when the time is over; anything else is refused."""
+    event = load_event_memo({"name": "e", "data": {"x": 1}, "id": "i", "ts": 5, "user": {}})
+    assert event is not None
+    assert ("e", {"x": 1}, "i", 5) == (event.name, event.data, event.id, event.ts)
+    assert load_event_memo(None) is None
+    with pytest.raises(ValueError, match="no event"):
+        load_event_memo({"data": 1})
+
+
+# -- responses and requests --------------------------------------------------------------------
+
+NAMES = st.sampled_from(["x-a", "x-b", "set-cookie", "vary", "content-type", "x-durable-response"])
+FIELDS = st.lists(st.tuples(NAMES, st.text("abc é", max_size=5)), max_size=4)
+
+
+@given(st.integers(200, 599), FIELDS, st.binary() | st.text().map(str.encode))
+def test_responses_come_through(status: int, fields: list[tuple[str, str]], body: bytes) -> None:
+    """As the server keeps and returns them: one value for each header, and a body of text."""
+    response = Response(status=status, headers=Headers(fields), body=body)
+    kept = json.loads(json.dumps(dump_response(response)))
+    headers = {name.lower(): value.strip() for name, value in kept["headers"].items()}
+    told = {**headers, "date": "now", "vary": "Origin", "x-inngest-server-kind": "dev"}
+    back = load_response(kept["status"], told, kept["body"].encode())
+    assert back is not None
+    assert (status, response.headers.raw, body) == (back.status, back.headers.raw, back.body)
+
+
+def test_what_was_sent_already_is_shown_as_it_was() -> None:
+    """No mark, and the true status, headers and body."""
+    response = Response.json({"a": 1}, 201)
+    assert {
+        "status": 201,
+        "headers": {"content-type": "application/json"},
+        "body": '{"a":1}',
+        "version": 2,
+    } == plain_response(response)
+    assert MARK not in plain_response(response)["headers"]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"{}", b'{"status": 1, "headers": [], "body": ""}'])
+def test_a_damaged_envelope(body: bytes) -> None:
+    """It is an error, not a response."""
+    headers = {MARK: "1", "content-type": "application/vnd.durable.response+json"}
+    with pytest.raises(ValueError, match=r"."):
+        load_response(200, headers, body)
+
+
+@given(st.binary(), st.sampled_from(["", "a=1&b=%20"]))
+def test_requests_come_back(body: bytes, query: str) -> None:
+    """Method, URL, body and content type; other headers are missed aloud."""
+    url = "https://shop.example/a/%2Fb" + (f"?{query}" if query else "")
+    fields = {"Content-Type": "text/x", "X-User": "me", "X-Forwarded-For": "1.2.3.4, 5.6.7.8"}
+    sent = Request(method="PUT", url=url, headers=fields, body=body)
+    config = resolve_config({}, is_dev=True)
+    event = json.loads(json.dumps(dump_request(sent, config, "fn")))
+    back = load_request([event], Request(method="PUT", url=url, path_params={"id": "1"}))
+
+    assert ("PUT", url, body) == (back.method, back.url, back.body)
+    assert ("text/x", {"id": "1"}) == (back.headers["content-type"], back.path_params)
+    assert "1.2.3.4, 5.6.7.8" == event["data"]["ip"]
+    with pytest.raises(HeaderNotStoredError, match="x-user"):
+        back.headers.get("x-user")

@@ -1,0 +1,323 @@
+"""A server that is slow, down, refuses, loses answers, and calls twice or out of order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from durable_core import Request, step
+from durable_core.errors import ConfigurationError, EngineError
+from durable_core.machine.stepids import hash_step_id
+from durable_inngest._signing import sign
+from support.inngest_app import serving
+from support.inngest_server import Fault, InngestServer, inngest_server
+
+KEY = "signkey-test-0123456789abcdef0123456789abcdef"
+OTHER = "signkey-test-ffffffffffffffffffffffffffffffff"
+CALLS: Counter[str] = Counter()
+
+
+@pytest.fixture
+def server() -> Iterator[InngestServer]:
+    """A development server."""
+    CALLS.clear()
+    with inngest_server() as serving:
+        yield serving
+
+
+def called(name: str) -> str:
+    CALLS[name] += 1
+    return name
+
+
+async def two(request: Request) -> list[Any]:
+    return [await step.run("a", called, "a"), await step.run("b", called, "b")]
+
+
+async def naps(request: Request) -> list[Any]:
+    first = await step.run("a", called, "a")
+    await step.sleep("nap", "20ms")
+    return [first, await step.run("b", called, "b"), await step.run("c", called, "c")]
+
+
+@pytest.mark.parametrize("kind", [500, 429, "drop", "lose", "slow"])
+@pytest.mark.parametrize("path", ["/v1/checkpoint", r"/v1/checkpoint/\w+/steps"])
+def test_a_checkpoint_that_fails_now_and_then(
+    server: InngestServer, kind: str | int, path: str
+) -> None:
+    """It is tried again; the steps run once, and the client has its answer."""
+    server.faults.append(Fault(path, kind, times=2, seconds=0.05))
+    with serving(server, {"GET /a": two}) as app:
+        got = app.get("/a")
+
+    assert (200, ["a", "b"]) == (got.status, got.json)
+    assert {"a": 1, "b": 1} == CALLS
+    assert "Completed" == server.run.status
+
+
+def test_the_next_step_waits_for_the_last_one(server: InngestServer) -> None:
+    """No step begins before the checkpoint of the one before it is acknowledged."""
+    server.faults.append(Fault("/v1/checkpoint", "slow", seconds=0.15))
+    times: list[float] = []
+
+    async def handler(request: Request) -> float:
+        await step.run("a", lambda: times.append(time.monotonic()))
+        between = time.monotonic()  # the handler's own code does not wait
+        await step.run("b", lambda: times.append(time.monotonic()))
+        return between - times[0]
+
+    with serving(server, {"GET /a": handler}) as app:
+        between = app.get("/a").json
+
+    assert between < 0.1 <= times[1] - times[0]
+
+
+@pytest.mark.parametrize("status", [400, 413])
+def test_a_checkpoint_that_is_refused(server: InngestServer, status: int) -> None:
+    """It is not tried again, and the client is not told that all went well."""
+    server.faults.append(Fault("/v1/checkpoint", status, times=99))
+    with serving(server, {"GET /a": two}) as app:
+        got = app.get("/a")
+
+    assert (503, {"a": 1}) == (got.status, CALLS)
+    assert ["POST /v1/checkpoint"] == server.paths()
+
+
+def test_a_server_that_is_down(server: InngestServer) -> None:
+    """One client learns it after 5 attempts, the next one before any step; then all is well."""
+    server.faults.append(Fault(".*", "drop", times=6))
+    with serving(server, {"GET /a": two}) as app:
+        first = app.get("/a")
+        steps_run = dict(CALLS)
+        second = app.get("/a")
+        third = app.get("/a")
+
+    assert (503, "1", {"a": 1}) == (first.status, first.headers["retry-after"], steps_run)
+    assert (503, 200) == (second.status, third.status)
+    assert {"a": 2, "b": 1} == CALLS
+    attempts = [s.path for s in server.seen[:5]]
+    assert ["/v1/checkpoint"] * 5 == attempts
+    assert b"http" not in first.body
+
+
+@pytest.mark.parametrize("kind", [500, "drop"])
+def test_state_that_cannot_be_read(server: InngestServer, kind: str | int) -> None:
+    """The server is told to call again."""
+    server.faults.append(Fault(r"/v0/runs/\w+/(batch|actions)", kind))
+    with serving(server, {"GET /a": naps}) as app:
+        got = app.follow("GET", "/a")
+
+    assert (200, ["a", "b", "c"]) == (got.status, got.json)
+
+
+def test_calls_that_come_twice(server: InngestServer) -> None:
+    """A step may run twice then, as at any server; its first result counts, and the run ends."""
+    server.repeat = lambda call: 2
+    with serving(server, {"GET /a": naps}) as app:
+        got = app.follow("GET", "/a")
+
+    assert (200, ["a", "b", "c"]) == (got.status, got.json)
+    assert 1 == CALLS["a"]
+
+
+def test_calls_out_of_order(server: InngestServer) -> None:
+    """One that comes early is answered with the op that is pending still; a late one harms none."""
+    with serving(server, {"GET /a": naps}) as app:
+        first = app.get("/a")
+        server.call(server.run)
+        got = app.get("/a" + first.headers["location"])
+        server.until(lambda: server.run.ended)
+        headers = {"x-run-id": server.run.id, "x-inngest-signature": ""}
+        late = app.ask("GET", "/a", headers=headers)
+
+    assert ["a", "b", "c"] == got.json
+    assert (400, "true") == (late.status, late.headers["x-inngest-no-retry"])
+
+
+def test_a_step_that_is_no_longer_there(server: InngestServer) -> None:
+    """A call for a step that the handler does not ask for names those that it does."""
+    with serving(server, {"GET /a": naps}) as app:
+        app.get("/a")
+        headers = {
+            "x-run-id": server.run.id,
+            "x-inngest-signature": "",
+            "x-inngest-step-id": hash_step_id("gone"),
+        }
+        got = app.ask("GET", "/a", headers=headers)
+
+    assert (500, "false") == (got.status, got.headers["x-inngest-no-retry"])
+    assert (hash_step_id("gone"), 1) == (got.json["requestedStep"], got.json["totalFoundSteps"])
+    assert "nap" == got.json["foundSteps"][0]["name"]
+
+
+@pytest.mark.parametrize("run_id", ["01J00000000000000000000000", "no-ulid", '"}x'])
+def test_an_unknown_run(server: InngestServer, run_id: str) -> None:
+    """No handler runs for it, and no attempt follows."""
+    with serving(server, {"GET /a": two}) as app:
+        headers = {"x-run-id": run_id, "x-inngest-signature": ""}
+        got = app.ask("GET", "/a", headers=headers)
+
+    assert (400, "true", {}) == (got.status, got.headers["x-inngest-no-retry"], CALLS)
+    assert "RunGone" == got.json["name"]
+
+
+@pytest.mark.parametrize(
+    "event", [{}, {"data": None}, {"data": {"method": 7}}, {"data": {"method": "G ET"}}]
+)
+def test_malformed_state(server: InngestServer, event: dict[str, Any]) -> None:
+    """What makes no sense is an error of the call, not of the handler."""
+    with serving(server, {"GET /a": naps}) as app:
+        app.get("/a")
+        server.run.event = event
+        headers = {"x-run-id": server.run.id, "x-inngest-signature": ""}
+        got = app.ask("GET", "/a", headers=headers)
+
+    assert (500, "internal", {"a": 1}) == (got.status, got.json["type"], CALLS)
+
+
+def signed(key: str, body: bytes = b"", at: float | None = None) -> dict[str, str]:
+    when = int(time.time() if at is None else at)
+    return {"x-run-id": "01J00000000000000000000000", "x-inngest-signature": sign(key, body, when)}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-run-id": "01J00000000000000000000000", "x-inngest-signature": ""},
+        {"x-run-id": "01J00000000000000000000000", "x-inngest-signature": "t=1&s=00"},
+        {"x-run-id": "01J00000000000000000000000", "x-inngest-signature": "s=é&t=x"},
+        signed(OTHER),
+        signed(KEY, b"another body"),
+        signed(KEY, at=time.time() - 400),
+        signed(KEY, at=time.time() + 400),
+    ],
+)
+@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+def test_a_call_that_the_server_did_not_make(headers: dict[str, str], interface: str) -> None:
+    """It gets 401, without a word on what is wrong; nothing runs, and the server is not asked."""
+    CALLS.clear()
+    with inngest_server(signing_key=KEY) as server:
+        engine = {"signing_key": KEY, "is_dev": False}
+        with serving(server, {"GET /a": two}, engine=engine, interface=interface) as app:
+            sent = {name: value.encode().decode("latin-1") for name, value in headers.items()}
+            got = app.ask("GET", "/a", headers=sent)
+
+        assert (401, b'{"message":"Unauthorized"}') == (got.status, got.body)
+        assert {"x-inngest-sdk", "x-inngest-signature"}.isdisjoint(got.headers)
+        assert ({}, []) == (CALLS, server.seen)
+
+
+@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+def test_signed_both_ways(interface: str) -> None:
+    """With a key, calls are verified, answers signed, and our calls carry the key's hash."""
+    with inngest_server(signing_key=KEY) as server:
+        engine = {"signing_key": KEY, "is_dev": False}
+        routes = {"POST /a": naps}
+        with serving(server, routes, engine=engine, interface=interface) as app:
+            got = app.follow("POST", "/a", body=b'{ "b": 1, "a": 2 }')
+
+        assert ["a", "b", "c"] == got.json
+        for _, answer in server.calls:
+            assert answer is not None
+            when = int(answer.headers["x-inngest-signature"][2:].partition("&")[0])
+            assert sign(KEY, answer.body, when) == answer.headers["x-inngest-signature"]
+
+
+def test_the_fallback_key() -> None:
+    """A server that knows the new key only is asked with it after a refusal; calls work with it."""
+    with inngest_server(signing_key=KEY) as server:
+        engine = {"signing_key": OTHER, "signing_key_fallback": KEY, "is_dev": False}
+        with serving(server, {"GET /a": naps}, engine=engine) as app:
+            got = app.follow("GET", "/a")
+
+        assert ["a", "b", "c"] == got.json
+        assert ["POST /v1/checkpoint"] * 2 == server.paths()[:2]
+
+
+def test_cloud_mode_without_a_key(server: InngestServer) -> None:
+    """That is an error at start, which says what to set."""
+    with (
+        pytest.raises(ConfigurationError, match="INNGEST_SIGNING_KEY"),
+        serving(server, {"GET /a": two}, engine={"is_dev": False}),
+    ):
+        pass
+
+
+def test_what_the_server_does_itself(server: InngestServer) -> None:
+    """Looking at runs and cancelling them is refused, naming the engine."""
+    with serving(server, {"GET /a": two}) as app:
+        for ask in (app.durable.runs.list, lambda: app.durable.runs.cancel("x")):
+            with pytest.raises(EngineError, match="the Inngest engine cannot"):
+                ask()
+
+
+def test_a_stop_hands_runs_over(server: InngestServer) -> None:
+    """The step in flight is recorded, the client sent on, and the server calls again."""
+    import threading
+
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        CALLS["slow"] += 1
+        began.set()
+        go_on.wait(10)
+        return "slow"
+
+    async def handler(request: Request) -> list[Any]:
+        return [await step.run("slow", slow), await step.run("b", called, "b")]
+
+    got: list[Any] = []
+    server.hosts["http://shop.example"] = None
+    engine = {"is_dev": True, "serve_origin": "http://shop.example"}
+    with serving(server, {"GET /a": handler}, engine=engine) as app:
+        client = threading.Thread(target=lambda: got.append(app.get("/a")))
+        client.start()
+        began.wait(10)
+        stopping = threading.Thread(target=lambda: app.durable.stop(10))
+        stopping.start()
+        engine_of: Any = app.durable.engine
+        server.until(lambda: engine_of._life.node.stopping)
+        server.until(lambda: engine_of._life.node.live.all()[0].ex.stopping)
+        go_on.set()
+        client.join(10)
+        stopping.join(10)
+    with serving(server, {"GET /a": handler}, engine=engine) as app:
+        server.hosts["http://shop.example"] = app.url
+        assert 302 == got[0].status, (got[0], server.run.history)
+        last = app.get("/a" + got[0].headers["location"])
+
+    assert (302, ["slow", "b"]) == (got[0].status, last.json)
+    assert {"slow": 1, "b": 1} == CALLS
+
+
+def test_large_state(server: InngestServer) -> None:
+    """A run with megabytes of results is replayed like any other."""
+
+    async def handler(request: Request) -> int:
+        sizes = [len(await step.run(f"s{n}", lambda: "é" * 400_000)) for n in range(5)]
+        await step.sleep("nap", "10ms")
+        return sum(sizes)
+
+    with serving(server, {"GET /a": handler}) as app:
+        assert 2_000_000 == app.follow("GET", "/a").json
+
+
+def test_several_clients_at_a_time(server: InngestServer) -> None:
+    """Runs do not mix, and share the connections."""
+
+    async def handler(request: Request) -> str:
+        return await step.run("a", str, request.query["n"])
+
+    async def clients(app: Any) -> list[Any]:
+        return await asyncio.gather(*(asyncio.to_thread(app.get, f"/a?n={n}") for n in range(20)))
+
+    with serving(server, {"GET /a": handler}) as app:
+        answers = asyncio.run(clients(app))
+
+    assert [str(n) for n in range(20)] == [json.loads(each.body) for each in answers]
