@@ -29,6 +29,7 @@ from durable_core import (
     sync,
 )
 from durable_core.api.application import Target
+from durable_core.sync import stream
 from durable_wsgi import app, endpoint_adapter
 from support.ledger import Ledger
 
@@ -228,6 +229,25 @@ def _pieces(trip: str) -> Iterator[bytes]:
     yield b"second"
 
 
+def _chat(trip: str, point: str) -> str:
+    """Push words before and after a gate; whoever executes this says so in them."""
+    _LEDGER.add(trip, point, "begin")
+    stream.push(f"{point} 1 {os.getpid()}")
+    stream.push(f"{point} 2 {os.getpid()}")
+    _pass(trip, point)
+    stream.push(f"{point} 3 {os.getpid()}")
+    _LEDGER.add(trip, point, "end")
+    return point
+
+
+@durable.endpoint
+def chat_sync(request: Request) -> Response:
+    """Two steps that stream."""
+    trip = _trip(request)
+    parts = [sync.step.run(point, _chat, trip, point) for point in ("a", "b")]
+    return _booked(trip, parts)
+
+
 @durable.endpoint
 def fork_sync(request: Request) -> Response:
     """A step that forks, and waits for its child."""
@@ -336,6 +356,14 @@ async def _pieces_async(trip: str) -> AsyncIterator[bytes]:
 
 
 @durable.endpoint
+async def chat_async(request: Request) -> Response:
+    """Two steps that stream."""
+    trip = _trip(request)
+    parts = [await step.run(point, _chat, trip, point) for point in ("a", "b")]
+    return _booked(trip, parts)
+
+
+@durable.endpoint
 async def fork_async(request: Request) -> Response:
     """A step that forks, and waits for its child."""
     trip = _trip(request)
@@ -363,6 +391,7 @@ _ROUTES: dict[str, Target] = {
     "GET /sync/send": send_sync,
     "GET /sync/stream": stream_sync,
     "GET /sync/fork": fork_sync,
+    "GET /sync/chat": chat_sync,
     "GET,POST /sync/exact": exact_sync,
     "GET,POST /async/steps": steps_async,
     "GET /async/many": many_async,
@@ -373,6 +402,7 @@ _ROUTES: dict[str, Target] = {
     "GET /async/send": send_async,
     "GET /async/stream": stream_async,
     "GET /async/fork": fork_async,
+    "GET /async/chat": chat_async,
     "GET,POST /async/exact": exact_async,
     "GET /health": lambda request: durable.health(),
     "POST /events": durable.events_endpoint(public=True),

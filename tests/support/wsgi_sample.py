@@ -7,13 +7,15 @@ run in a process of their own.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 from durable_core import Durable, HTTPError, Request, Response
 from durable_core import step as async_step
 from durable_core.api.application import Target
-from durable_core.sync import step
+from durable_core.sync import step, stream
 from durable_wsgi import WSGIApp, app, endpoint_adapter
 
 __all__ = ["ALL_BYTES", "CHUNKS", "METHODS", "STORE", "make_durable", "make_sample"]
@@ -50,10 +52,20 @@ def make_sample(store: str | os.PathLike[str]) -> WSGIApp:
         await async_step.run("first", lambda: None)
         return Response(headers={"content-type": "text/plain"}, body=_async_chunks())
 
-    @durable.endpoint
-    def stream(request: Request) -> Response:
+    @durable.endpoint(name="stream")
+    def stream_(request: Request) -> Response:
         step.run("first", lambda: None)
         return Response(headers={"content-type": "text/plain"}, body=_chunks())
+
+    @durable.endpoint
+    def told(request: Request) -> Response:
+        step.run("a", _tell, Path(request.query["gate"]))
+        return Response.text("told")
+
+    @durable.endpoint
+    async def async_told(request: Request) -> Response:
+        await async_step.run("a", _tell, Path(request.query["gate"]))
+        return Response.text("told")
 
     routes: dict[str, Target] = {
         f"{','.join(METHODS)} /echo/{{rest:path}}": _echo,
@@ -66,8 +78,10 @@ def make_sample(store: str | os.PathLike[str]) -> WSGIApp:
         "GET /hop": lambda request: Response(headers={"connection": "x", "status": "1"}),
         "GET /steps": steps,
         f"{','.join(METHODS)} /nap": nap,
-        "GET,HEAD /stream": stream,
+        "GET,HEAD /stream": stream_,
         "GET /async-stream": async_stream,
+        "GET /told": told,
+        "GET /async-told": async_told,
     }
     return app(durable, routes)
 
@@ -91,6 +105,17 @@ def _cookies(request: Request) -> Response:
 
 def _refuse(request: Request) -> Response:
     raise HTTPError(418, "no coffee", {"x-own": "yes"})
+
+
+def _tell(gate: Path) -> None:
+    """Push, and go on when the gate, a file, is there."""
+    stream.push("first")
+    give_up = time.monotonic() + 30
+    while not gate.exists():
+        if time.monotonic() > give_up:
+            raise TimeoutError("nobody has opened the gate")
+        time.sleep(0.002)
+    stream.push("second")
 
 
 def _chunks() -> Iterator[bytes]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
+from pathlib import Path
 
 import pytest
 
+from durable_core.wire.sse import SSEDecoder
 from support.raw_http import exchange
+from support.streams import described
 from support.wsgi_sample import ALL_BYTES, CHUNKS, METHODS
 from support.wsgi_servers import SERVERS, Server
 
@@ -186,3 +191,20 @@ def test_wrong_token(server: Server) -> None:
     reply = server.ask("GET", "/nap?durable-run=x&durable-token=y")
 
     assert (403, "urn:durable:invalid-token") == (reply.status, reply.json()["type"])
+
+
+@pytest.mark.parametrize("path", ["/told", "/async-told"])
+def test_event_streams_are_not_kept_back(server: Server, path: str, tmp_path: Path) -> None:
+    """A chunk is with the client while its step still runs; the stream ends with the response."""
+    gate, decoder, told = tmp_path / "gate", SSEDecoder(), list[str]()
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
+    target = f"{server.prefix}{path}?gate={gate}"
+    connection.request("GET", target, headers={"accept": "text/event-stream"})
+    with closing(connection), connection.getresponse() as response:
+        assert "text/event-stream" == response.getheader("content-type")
+        while data := response.read1():
+            told += [described(event) for event in decoder.feed(data)]
+            if "a: first" in told:
+                gate.touch()
+
+    assert ["meta", "a: first", "a: second", "commit a", "redirect", "200: told"] == told

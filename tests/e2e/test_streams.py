@@ -1,0 +1,127 @@
+"""Event streams of real processes: kill -9 in the middle, and who executes the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection, IncompleteRead
+from typing import Self
+from urllib.parse import urlsplit
+
+import pytest
+
+from durable_core.wire.sse import SSEDecoder
+from durable_core.wire.stream_events import RedirectInfo, load_stream_event
+from support.processes import App, World
+from support.streams import described, kept
+
+pytestmark = pytest.mark.slow
+
+
+class Stream:
+    """One connection on which an event stream is read, until it ends or breaks."""
+
+    def __init__(self, url: str, last_event_id: str = "") -> None:
+        parts = urlsplit(url)
+        self._connection = HTTPConnection(parts.hostname or "", parts.port, timeout=30)
+        headers = {"accept": "text/event-stream"}
+        if last_event_id:
+            headers["last-event-id"] = last_event_id
+        self._connection.request("GET", f"{parts.path}?{parts.query}", headers=headers)
+        self._response = self._connection.getresponse()
+        assert 200 == self._response.status
+        self._decoder = SSEDecoder(last_event_id=last_event_id)
+        self.redirect = ""
+        self._events = self._read()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    @property
+    def last_event_id(self) -> str:
+        """Where this stream broke off."""
+        return self._decoder.last_event_id
+
+    def _read(self) -> Iterator[str]:
+        with closing(self._response):
+            while data := self._piece():
+                for event in self._decoder.feed(data):
+                    loaded = load_stream_event(event.event, event.data)
+                    if isinstance(loaded, RedirectInfo):
+                        self.redirect = loaded.url
+                    yield described(event)
+
+    def _piece(self) -> bytes:
+        try:
+            return self._response.read1()
+        except (ConnectionResetError, IncompleteRead):
+            return b""
+
+    def take(self, count: int) -> list[str]:
+        """Return the next events, waiting for them."""
+        return [next(self._events) for _ in range(count)]
+
+    def rest(self) -> list[str]:
+        """Return all further events."""
+        return list(self._events)
+
+
+def at(app: App, url: str) -> str:
+    """Return the same target at another process, from the beginning of the stream."""
+    parts = urlsplit(url)
+    query = parts.query.replace("&durable-from=handoff", "")
+    return app.url(f"{parts.path}?{query}")
+
+
+def words(point: str, pid: int) -> list[str]:
+    return [f"{point} {n} {pid}" for n in (1, 2, 3)]
+
+
+def test_kill_in_mid_stream(world: World, face: str) -> None:
+    """The process dies while a step streams: the client comes again, and in the end has what the
+    steps that were checkpointed have pushed, once and in order.
+    """
+    world.close_gate("T", "b")
+    one = world.start("one")
+    with Stream(one.url(f"/{face}/chat?trip=T")) as first:
+        told = first.take(8)
+        assert "redirect" in told
+        one.kill()
+        told += first.rest()
+        two = world.start("two")
+        world.reached("T", "b", count=2)
+        with Stream(at(two, first.redirect), first.last_event_id) as second:
+            again = second.take(4)
+            world.open_gate("T", "b")
+            again += second.rest()
+
+    assert [*words("a", one.pid), *words("b", two.pid)] == kept([*told, *again])
+    assert [f"b: b 1 {one.pid}", f"b: b 2 {one.pid}"] == told[-2:]
+    assert ["meta", "rollback b"] == again[:2]
+    assert again[-1].startswith("201: ")
+
+
+def test_another_process_tells_what_is_stored(world: World, face: str) -> None:
+    """A reader at a process that does not execute the run gets each step when it is stored, and
+    the response.
+    """
+    world.close_gate("T", "a")
+    world.close_gate("T", "b")
+    one = world.start("one")
+    two = world.start("two")
+    with Stream(one.url(f"/{face}/chat?trip=T")) as first:
+        first.take(3)
+        world.open_gate("T", "a")
+        first.take(3)
+        assert first.redirect
+        with Stream(at(two, first.redirect)) as second:
+            told = second.take(5)
+            world.open_gate("T", "b")
+            told += second.rest()
+        first.rest()
+
+    assert [*words("a", one.pid), *words("b", one.pid)] == kept(told)
+    assert 1 == sum(event.startswith("201: ") for event in told)
