@@ -1,0 +1,106 @@
+"""What ``stream.py`` serves: chunks that carry their time, from a bare event stream and from ours.
+
+The time is that of ``time.perf_counter_ns``, which all processes of a machine share on Linux.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from durable_core import Durable, Limits, Request, Response, endpoint_adapter, step, stream
+from durable_core.api.adapter import HTTPHandler
+from durable_core.api.application import Target
+from durable_core.wire.sse import encode_event
+
+FOLDER = "BENCH_FOLDER"
+SERVER = "BENCH_SERVER"
+
+durable: Durable[HTTPHandler] = Durable(
+    id="bench",
+    endpoint_adapter=endpoint_adapter,
+    store=Path(os.environ.get(FOLDER, ".")) / "ours.db",
+    limits=Limits(stream_step=2**30, stream_run=2**30, waiting_clients=10_000),
+)
+
+_PADDING = "x" * 80
+
+
+def _chunk() -> dict[str, object]:
+    return {"t": time.perf_counter_ns(), "text": _PADDING}
+
+
+async def _pushes(count: int, pause: float) -> int:
+    for _ in range(count):
+        stream.push(_chunk())
+        await asyncio.sleep(pause)
+    return count
+
+
+@durable.endpoint
+async def ours(request: Request) -> str:
+    """Push so many chunks in one step, after another, so that others may follow early."""
+    await step.run("first", int)
+    await step.run("a", _pushes, int(request.query["count"]), float(request.query["pause"]))
+    return "done"
+
+
+@durable.endpoint
+async def asleep(request: Request) -> str:
+    """Sleep, for those who follow."""
+    await step.sleep("nap", 3600)
+    return "done"
+
+
+async def _events(count: int, pause: float) -> AsyncIterator[bytes]:
+    codec = durable.engine.env.codec
+    for _ in range(count):
+        yield encode_event("chunk", codec.encode(_chunk()))
+        await asyncio.sleep(pause)
+
+
+def bare(request: Request) -> Response:
+    """The same chunks, as one writes an event stream by hand."""
+    body = _events(int(request.query["count"]), float(request.query["pause"]))
+    return Response(headers={"content-type": "text/event-stream"}, body=body)
+
+
+async def bare_asgi(scope: Any, receive: Any, send: Any) -> None:
+    """The same for an ASGI server."""
+    query = parse_qs(scope["query_string"].decode())
+    headers = [(b"content-type", b"text/event-stream")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    async for part in _events(int(query["count"][0]), float(query["pause"][0])):
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _asgi() -> Callable[..., Any]:
+    from durable_asgi import app
+
+    inner = app(durable, {"GET /ours": ours, "GET /asleep": asleep})
+
+    async def both(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"] == "/bare":
+            await bare_asgi(scope, receive, send)
+        else:
+            await inner(scope, receive, send)
+
+    return both
+
+
+if os.environ.get(SERVER) == "uvicorn":
+    asgi = _asgi()
+
+if __name__ == "__main__":
+    import sys
+
+    from durable_asyncio import app, serve_endpoint
+
+    routes: dict[str, Target] = {"GET /ours": ours, "GET /bare": bare, "GET /asleep": asleep}
+    serve_endpoint(app(durable, routes), port=int(sys.argv[1]))
