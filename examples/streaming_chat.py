@@ -1,0 +1,101 @@
+"""A chat whose answer streams word by word, fails half-way, is taken back, and is then finished.
+
+``python3 examples/streaming_chat.py serve`` serves it. ``python3 examples/streaming_chat.py ask
+"How do I make tea?"`` asks it from another terminal: what the failed attempt has written vanishes,
+and the answer begins anew. Kill the server meanwhile and start it again: the answer goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+from urllib.parse import quote
+
+from durable_core import Durable, Request, Response, RetryPolicy
+from durable_core.client import Collector, fetch_with_stream
+from durable_core.sync import step, stream
+from durable_wsgi import create_endpoint_server, endpoint_adapter
+
+WORDS_A_SECOND = 12
+ANSWER = (
+    "Boil fresh water. Warm the pot. Put in a spoon of leaves for each cup, and one for the pot. "
+    "Pour on the water as it boils. Wait four minutes. Pour, and enjoy."
+)
+
+durable = Durable(
+    id="chat",
+    endpoint_adapter=endpoint_adapter,
+    store=Path(".durable/chat.db"),
+    retry=RetryPolicy(base_ms=500),
+)
+attempts: dict[str, int] = {}
+
+
+@durable.endpoint
+def chat(request: Request) -> Response:
+    """Think, and write the answer. Both are steps; what they stream is shown as it comes."""
+    question = request.query["q"]
+    topic = step.run("think", think, question)
+    text = step.run("write", write, topic)
+    return Response.json({"question": question, "answer": text})
+
+
+def think(question: str) -> str:
+    """Find out what the question is about."""
+    return question.rstrip("?").split()[-1].lower()
+
+
+def write(topic: str) -> str:
+    """Stream the answer. The first attempt at each topic breaks off, as models do at times."""
+    attempts[topic] = attempts.get(topic, 0) + 1
+    return stream.pipe(generate(breaks_off=attempts[topic] == 1))
+
+
+def generate(*, breaks_off: bool) -> Iterator[str]:
+    """Stand in for a language model: yield the words of the answer, one by one."""
+    words = ANSWER.split(" ")
+    for number, word in enumerate(words):
+        if breaks_off and number == len(words) // 2:
+            raise ConnectionError("the model has hung up")
+        time.sleep(1 / WORDS_A_SECOND)
+        yield word if number == 0 else f" {word}"
+
+
+def ask(url: str, question: str, out: TextIO) -> str:
+    """Show the answer on a terminal as it is written, and take back what was rolled back."""
+    answer = Collector()
+
+    def redraw(event: object) -> None:
+        out.write(f"\r\x1b[J{answer.text}{answer.pending_text}")
+        out.flush()
+
+    response = fetch_with_stream(
+        f"{url}/?q={quote(question)}", collect=answer, on_data=redraw, on_rollback=redraw
+    )
+    out.write("\n")
+    if response.status != 200:
+        raise SystemExit(f"the chat has failed: {response.text()}")
+    return answer.text
+
+
+def main() -> None:
+    """Serve, or ask."""
+    parser = argparse.ArgumentParser(description="A chat that streams.")
+    parser.add_argument("what", choices=["serve", "ask"])
+    parser.add_argument("question", nargs="?", default="How do I make tea?")
+    parser.add_argument("--port", type=int, default=8000)
+    options = parser.parse_args()
+    if options.what == "ask":
+        ask(f"http://127.0.0.1:{options.port}", options.question, sys.stdout)
+        return
+    with create_endpoint_server(chat).listen(options.port) as server:
+        print(f"serving {server.url}", flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""``fetch_with_stream`` against every adapter: what the client promises, of real runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from urllib.parse import urljoin
+
+import pytest
+
+from durable_core.client import Chunk, Collector, Commit, OutgoingRequest, Rollback
+from durable_core.runtime.http.client import HTTPClient
+from support.interop_sample import IDS, SERVERS, served
+from support.stream_clients import CALLS, Call, Log
+
+both = pytest.mark.parametrize("call", CALLS, ids=("threads", "tasks"))
+
+
+@pytest.fixture(scope="module", params=SERVERS, ids=IDS)
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The sample, served by an adapter."""
+    module, face = request.param
+    with served(module, face, tmp_path_factory.mktemp("follow") / "runs.db") as at:
+        yield at
+
+
+@both
+@pytest.mark.parametrize("path", ["plain", "streaming", "napping", "napping_stream"])
+def test_the_response_is_the_handlers_own(url: str, call: Call, path: str) -> None:
+    """With and without chunks, on the first connection and after a handoff."""
+    log = Log()
+    response = call(f"{url}/{path}", timeout=30, **log.callbacks)
+
+    assert (202, "my-value", "All done") == (
+        response.status,
+        response.headers["x-my-header"],
+        response.json(),
+    )
+    expected = ["chunk a", "chunk b"] if "stream" in path else []
+    assert expected == log.data
+    assert 1 == log.kinds.count("metadata")
+    assert (1 if path == "plain" else 2) == log.kinds.count("commit")
+
+
+@both
+def test_rollbacks_are_told(url: str, call: Call) -> None:
+    """What a failed attempt pushed is taken back; what stays is there once."""
+    collector, log = Collector(), Log()
+    response = call(f"{url}/flaky_steps", timeout=30, collect=collector, **log.callbacks)
+
+    assert 202 == response.status
+    assert ("sync-data", "async-data") == collector.items
+    first = next(event.step_id for event in log.events if isinstance(event, Chunk))
+    of_first = [event for event in log.events if first == getattr(event, "step_id", None)]
+    assert [Chunk, Rollback, Chunk, Commit] == [type(event) for event in of_first]
+
+
+@both
+@pytest.mark.parametrize(("path", "body"), [("final", None), ("caught", "oh no")])
+def test_failures_are_responses(url: str, call: Call, path: str, body: str | None) -> None:
+    """Of a run that failed, and of a handler that answers 500."""
+    collector = Collector()
+    response = call(f"{url}/{path}", timeout=30, collect=collector)
+
+    assert (500, "application/json", ()) == (
+        response.status,
+        response.headers["content-type"],
+        collector.items,
+    )
+    assert "oh no" in json.loads(response.text())
+    assert body in (None, response.json())
+
+
+@both
+def test_headers_reach_the_handler(url: str, call: Call) -> None:
+    """Of a run without steps, which streams nothing."""
+    response = call(f"{url}/echo", headers={"X-Custom": "hello"}, timeout=30)
+
+    assert (200, "hello") == (response.status, response.json())
+
+
+@both
+def test_late_joiners_get_all(url: str, call: Call) -> None:
+    """Whoever has the wait URL of a run can follow it from its beginning, and again."""
+    with HTTPClient() as client:
+        handed_off = client.send(OutgoingRequest(url=f"{url}/napping_stream"))
+        handed_off.close()
+    assert 302 == handed_off.status
+    wait_url = urljoin(f"{url}/napping_stream", handed_off.headers["location"])
+
+    for _ in range(2):
+        log = Log()
+        response = call(wait_url, timeout=30, **log.callbacks)
+
+        assert (202, "All done") == (response.status, response.json())
+        assert ["metadata", "data", "commit", "data", "commit"] == log.kinds
+        assert ["chunk a", "chunk b"] == log.data
