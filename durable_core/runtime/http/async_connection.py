@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Any
 
 from durable_core.errors import ConnectFailedError, ConnectionLostError
 from durable_core.runtime.http.budget import Budget
@@ -14,8 +13,6 @@ from durable_core.wire.urls import Origin
 __all__ = ["AsyncConnection", "connect_async"]
 
 _PIECE = 64 * 1024
-#: How long an address may take before the next one is tried beside it: RFC 8305, section 5.
-_NEXT_ADDRESS = 0.25
 
 
 class AsyncConnection:
@@ -83,7 +80,7 @@ class AsyncConnection:
 async def connect_async(
     origin: Origin, tls: ssl.SSLContext | None, budget: Budget
 ) -> AsyncConnection:
-    """Connect to a server.
+    """Connect to a server, trying its addresses one after the other.
 
     Args:
         origin: the server.
@@ -95,21 +92,15 @@ async def connect_async(
     """
     try:
         async with asyncio.timeout(budget.connecting()):
+            # Not with happy_eyeballs_delay: cancelled at the wrong moment, that leaks its socket.
             reader, writer = await asyncio.open_connection(
-                origin.host, origin.port, ssl=tls if origin.is_secure else None, **_happy_eyeballs()
+                origin.host, origin.port, ssl=tls if origin.is_secure else None
             )
     except TimeoutError as error:
         raise budget.connect_error() from error
     except (OSError, UnicodeError) as error:
         raise ConnectFailedError(f"no connection to {origin.authority}: {error}") from error
     return AsyncConnection(reader, writer)
-
-
-def _happy_eyeballs() -> dict[str, Any]:
-    """Return the option to try several addresses at a time; loops of others do not have it."""
-    if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
-        return {"happy_eyeballs_delay": _NEXT_ADDRESS}
-    return {}
 
 
 def _explained(error: OSError, budget: Budget) -> Exception:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Awaitable, Callable
 
@@ -12,7 +13,7 @@ from durable_core.errors import ConnectionLostError
 from durable_core.model.outgoing import Timeouts
 from durable_core.runtime.http.async_connection import AsyncConnection, connect_async
 from durable_core.runtime.http.budget import Budget
-from durable_core.wire.urls import parse_url
+from durable_core.wire.urls import Origin, parse_url
 from support.scripted_server import Peer, Script, ScriptedServer
 
 BUDGET = Budget(Timeouts(idle=10))
@@ -84,3 +85,21 @@ def test_sending_on_a_broken_connection_is_an_error() -> None:
             await connection.send(b"x" * 10_000_000, BUDGET)
 
     connected(script, then)
+
+
+def test_connecting_may_be_cancelled_at_any_moment() -> None:
+    """After any number of turns of the loop nothing is left open."""
+
+    async def main(origin: Origin) -> None:
+        for turns in range(12):
+            task = asyncio.ensure_future(connect_async(origin, None, BUDGET))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            done = await asyncio.gather(task, return_exceptions=True)
+            if isinstance(done[0], AsyncConnection):
+                await done[0].close()
+
+    with ScriptedServer(*[Peer.wait_for_close] * 12) as server:
+        asyncio.run(main(parse_url(server.origin).origin))
+        gc.collect()  # a socket that was left open would warn now, and warnings are errors
