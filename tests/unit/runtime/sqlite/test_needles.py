@@ -33,8 +33,9 @@ def might_match(rule: WaitRule, event: Event) -> bool:
     """Ask SQLite, as the store does."""
     db = sqlite3.connect(":memory:")
     try:
-        texts = (dump_data(event), *needles(dump_rule(rule)))
-        found: int = db.execute("SELECT instr(?1, ?2) OR instr(?1, ?3)", texts).fetchone()[0]
+        data, (one, other) = dump_data(event), needles(dump_rule(rule))
+        values = (data, one, data, other)
+        found: int = db.execute("SELECT instr(?, ?) OR instr(?, ?)", values).fetchone()[0]
         return bool(found)
     finally:
         db.close()
