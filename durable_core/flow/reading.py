@@ -247,13 +247,16 @@ def _catch_up(reader: Reader) -> Flow[bytes]:
     """Return what the reader has missed, as far as it is read at a time."""
     reader.look = False
     place, live = reader.log.snapshot()
-    stored = yield from read_stream(reader.run_id, reader.cursor, _MOST_READ)
+    until = _end_of(reader)
+    stored = yield from read_stream(reader.run_id, reader.cursor, _most_read(until))
+    if until is None and _end_of(reader) is not None:  # it was handed off just now
+        until = _end_of(reader)
+        stored = yield from read_stream(reader.run_id, reader.cursor, _most_read(until))
     if stored is None and reader.attached is None:
         reader.over = True  # pruned
         return b""
     part = bytearray()
-    until = reader.log.handoff if reader.attached is not None else None
-    for event in catch_up(reader.cursor, stored, live, Cursor.load(until) if until else None):
+    for event in catch_up(reader.cursor, stored, live, until):
         part += _told_frame(reader, event)
     if stored is not None and stored.more:
         reader.look = reader.attached is None
@@ -263,6 +266,17 @@ def _catch_up(reader: Reader) -> Flow[bytes]:
         part += yield from _response(reader)
         reader.over = True
     return bytes(part)
+
+
+def _end_of(reader: Reader) -> Cursor | None:
+    """Return where the stream of the attached client ends, if that is known."""
+    text = reader.log.handoff if reader.attached is not None else None
+    return None if text is None else Cursor.load(text)
+
+
+def _most_read(until: Cursor | None) -> int:
+    """All at once for a client that is let go: what it must be told may be stored last."""
+    return _MOST_READ if until is None else _EVERYTHING
 
 
 def _response(reader: Reader) -> Flow[bytes]:

@@ -37,7 +37,7 @@ def catch_up(
         stored: what is stored past the cursor, read after ``live`` was taken; None if the run is
             not stored.
         live: what this process knows, if it executes the run; else None.
-        until: tell the reader nothing beyond this.
+        until: tell the reader nothing beyond this; ``stored`` must have all there is, then.
     """
     if stored is not None and live is not None and live.epoch != stored.epoch:
         live = None  # somebody else has taken the run over

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
 
 from durable_core.model.events import Event
@@ -96,6 +98,21 @@ class BaseHarness:
         """
         record = self.run(of)
         return steps_of(record, self._bench.engine.env.codec, self._bench.calls(record.run.id))
+
+    def streamed(self, of: Reply | str) -> list[object]:
+        """Return what a run has streamed to whoever follows it, and has not been rolled back.
+
+        The data of all chunks that are stored, in order: those of steps that have succeeded, and
+        those from outside steps as of the last checkpoint.
+
+        Raises:
+            RunNotFoundError, ValueError: as :meth:`run`.
+        """
+        run_id = self.run(of).run.id
+        app, store = self._bench.engine.env.app, self._bench.store
+        stored = store.stream(app, run_id, done=0, outside=0, most=sys.maxsize)
+        pieces = () if stored is None else stored.pieces
+        return [json.loads(text) for piece in pieces for text in piece.texts]
 
     def sent(self, name: str | None = None) -> list[Event]:
         """Return the events that the application has got, but for those of :meth:`send`.

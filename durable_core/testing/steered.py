@@ -12,6 +12,7 @@ from durable_core.api.adapter import HTTPHandler
 from durable_core.errors import NotDeterministicError
 from durable_core.flow.current import Face, Scope
 from durable_core.flow.env import Env
+from durable_core.machine.accept import accepts_stream
 from durable_core.model.request import Request
 from durable_core.model.response import Response
 from durable_core.ports import Bury, Store
@@ -115,7 +116,8 @@ class SteeredNode(Node):
         try:
             yield
         finally:
-            self._exchanges.pop(id(request), None)
+            if not accepts_stream(request.headers):  # else its handler may not have begun
+                self._exchanges.pop(id(request), None)
 
     def capacity(self, face: Face) -> int:
         """Return 1 while nothing is live: one run goes as far as it can before the next."""
@@ -123,7 +125,7 @@ class SteeredNode(Node):
 
     def scope(self, run: Scope) -> Scope:
         """Put the test between a run and its handler."""
-        exchange = self._exchanges.get(id(run.ex.request))
+        exchange = self._exchanges.pop(id(run.ex.request), None)
         if exchange is not None:
             exchange.run_id = run.ex.run.id
         return WatchedScope(run, self)

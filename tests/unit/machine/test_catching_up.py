@@ -147,6 +147,13 @@ class World:
             ),
         )
 
+    def handoff(self) -> Cursor:
+        """Where a client is that has read all of the log."""
+        published = [event.number for event in self.log if isinstance(event, Committed)]
+        live = self.live().attempts
+        opened = {each.op_id: (attempt, len(each.texts)) for attempt, each in live.items()}
+        return Cursor(max(published, default=0), self.outside, opened)
+
     def read(self, done: int, outside: int, most: int) -> StoredStream:
         """What a store answers: pieces past the cursor, so many at a time."""
         pieces = [
@@ -208,7 +215,12 @@ class Client:
             case RolledBack(op_id=op):
                 self.tentative.pop(op, None)
 
-    def catch_up(self, between: list[tuple[object, ...]], most: int = 99) -> None:
+    def catch_up(
+        self,
+        between: list[tuple[object, ...]],
+        most: int = 99,
+        until: Cursor | None = None,
+    ) -> bool:
         """Read the store, with things happening between the look at the log and that."""
         world = self.world
         live = world.live() if self.is_near else None
@@ -216,9 +228,10 @@ class Client:
         for action in between:
             world.happen(*action)
         stored = world.read(self.cursor.done, self.cursor.outside, most)
-        for event in catch_up(self.cursor, stored, live):
+        for event in catch_up(self.cursor, stored, live, until):
             self.tell(event, self.cursor.dump())
         self.follows = place if self.is_near and not stored.more else None
+        return stored.more
 
     def follow(self) -> None:
         """Read one event of the log, if the reader is in step with it."""
@@ -306,6 +319,44 @@ def test_what_is_committed_is_read_once_and_in_order(
         assert {} == client.tentative
         assert [str(index) for index in range(world.saved)] == client.outside[: world.saved]
         assert len(client.outside) == client.cursor.outside
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(happenings.filter(lambda action: action != ("crash",)), max_size=25),
+    st.integers(0, 20),
+    st.lists(happenings, max_size=25),
+    st.integers(1, 5),
+)
+def test_the_handoff_loses_and_doubles_nothing(
+    before: list[tuple[object, ...]],
+    followed: int,
+    after: list[tuple[object, ...]],
+    most: int,
+) -> None:
+    """A client that is behind when it is handed off is told what came before that, and no more:
+    with what another connection tells it from there on, it has all, once and in order.
+    """
+    world = World()
+    client = Client(world, is_near=True)
+    client.catch_up([])
+    for action in before:
+        world.happen(*action)
+    for _ in range(followed):
+        client.follow()
+    handoff = world.handoff().dump()
+    for action in after:
+        world.happen(*action)
+
+    client.catch_up([], until=Cursor.load(handoff))
+    client.cursor = Cursor.load(handoff)
+    finish(world, [client])
+    while client.catch_up([], most):
+        pass
+
+    assert world.committed == client.kept
+    assert {} == client.tentative
+    assert [str(index) for index in range(len(client.outside))] == client.outside
 
 
 def test_a_reader_elsewhere_keeps_what_may_still_be_committed() -> None:

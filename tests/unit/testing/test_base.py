@@ -6,10 +6,15 @@ import asyncio
 
 import pytest
 
-from durable_core import Event, Request
+from durable_core import Durable, Event, Request, endpoint_adapter, step, stream
+from durable_core.api.adapter import HTTPHandler
 from durable_core.errors import RunNotFoundError
+from durable_core.sync import step as sync_step
+from durable_core.sync import stream as sync_stream
 from durable_core.testing.entry import harness
+from durable_core.wire.sse import SSEDecoder
 from support.harness_sample import plain_app, sample
+from support.streams import described
 
 FACES = pytest.mark.parametrize("face", ["def", "async def"])
 
@@ -156,3 +161,51 @@ def test_plain_app_is_untouched_afterwards() -> None:
         t.replay_everything()
     with harness(durable) as t:
         assert [] == t.runs()
+
+
+def chatty(face: str) -> tuple[Durable[HTTPHandler], HTTPHandler]:
+    """An endpoint that streams from a step that may fail, and from outside steps."""
+    durable: Durable[HTTPHandler] = Durable(id="chatty", endpoint_adapter=endpoint_adapter)
+
+    def work(text: str) -> str:
+        sync_stream.push({"text": text})
+        return text
+
+    def handler(request: Request) -> str:
+        sync_stream.push("outside")
+        sync_step.run("b", work, sync_step.run("a", work, "x"))
+        return "done"
+
+    async def async_handler(request: Request) -> str:
+        stream.push("outside")
+        await step.run("b", work, await step.run("a", work, "x"))
+        return "done"
+
+    made: HTTPHandler = durable.endpoint(name="it")(handler if face == "def" else async_handler)
+    return durable, made
+
+
+@FACES
+@pytest.mark.parametrize("plan", ["fail_step", "crash_before", "crash_during", "crash_after"])
+def test_what_was_streamed(face: str, plan: str) -> None:
+    """What stays is seen in order, whatever went wrong and was rolled back."""
+    durable, handler = chatty(face)
+    with harness(durable) as t:
+        getattr(t, plan)("b")
+        reply = t.client(handler).get("/")
+        t.advance("1 day")
+
+        assert ["outside", {"text": "x"}, {"text": "x"}] == t.streamed(reply)
+
+
+@FACES
+def test_a_client_that_follows(face: str) -> None:
+    """A request for an event stream has the stream as its body."""
+    durable, handler = chatty(face)
+    with harness(durable) as t:
+        reply = t.client(handler).get("/", headers={"accept": "text/event-stream"})
+        told = [described(event) for event in SSEDecoder().feed(reply.body)]
+
+        assert ["meta", "-: outside", "a: {'text': 'x'}", "commit a", "redirect"] == told[:5]
+        assert '200: "done"' == told[-1]
+        assert 2 == len(t.steps(reply))
