@@ -15,6 +15,7 @@ from typing import Any
 
 from durable_asgi import ASGIApp, app, endpoint_adapter
 from durable_core import Durable, HTTPError, Request, Response, Settings, step
+from durable_core import stream as chunks
 from durable_core.api.application import Target
 from durable_core.sync import step as sync_step
 
@@ -64,6 +65,16 @@ def make_sample(store: str | os.PathLike[str]) -> ASGIApp:
         sync_step.run("gate", _pass_gate_sync, request.query["gate"])
         return Response.text("through")
 
+    @durable.endpoint
+    async def told(request: Request) -> Response:
+        await step.run("a", _tell, request.query["gate"])
+        return Response.text("told")
+
+    @durable.endpoint
+    def sync_told(request: Request) -> Response:
+        sync_step.run("a", _tell_sync, request.query["gate"])
+        return Response.text("told")
+
     @durable.endpoint(methods=("GET", "HEAD"))
     async def stream(request: Request) -> Response:
         await step.run("first", lambda: None)
@@ -86,6 +97,8 @@ def make_sample(store: str | os.PathLike[str]) -> ASGIApp:
         ]
 
     routes: dict[str, Target] = {
+        "GET /told": told,
+        "GET /sync-told": sync_told,
         f"{','.join(METHODS)} /echo/{{rest:path}}": _echo,
         "GET,HEAD /binary": lambda request: ALL_BYTES,
         "GET /cookies": _cookies,
@@ -129,6 +142,18 @@ def _cookies(request: Request) -> Response:
 
 def _refuse(request: Request) -> Response:
     raise HTTPError(418, "no coffee", {"x-own": "yes"})
+
+
+async def _tell(gate: str) -> None:
+    chunks.push("first")
+    await _pass_gate(gate)
+    chunks.push("second")
+
+
+def _tell_sync(gate: str) -> None:
+    chunks.push("first")
+    _pass_gate_sync(gate)
+    chunks.push("second")
 
 
 async def _pass_gate(gate: str) -> None:

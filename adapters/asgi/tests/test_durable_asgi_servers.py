@@ -10,17 +10,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
+from durable_core.wire.sse import SSEDecoder
 from support import raw_http
 from support.asgi_sample import ALL_BYTES, CHUNKS, FLOOD, METHODS, make_sample
 from support.harness import until
 from support.raw_http import Reply, connect, exchange, read_reply
 from support.store_file import StoreFile
+from support.streams import described
 
 pytestmark = pytest.mark.slow
 
@@ -453,3 +456,19 @@ def test_stop_that_cuts_a_step_off(start: Starter, tmp_path: Path, path: str) ->
         until(store.all_ended)
     assert ["completed"] == list(store.runs().values())
     assert not reached.exists()
+
+
+@pytest.mark.parametrize("path", ["/told", "/sync-told"])
+def test_event_streams_are_not_kept_back(server: Server, path: str, tmp_path: Path) -> None:
+    """A chunk is with the client while its step still runs; the stream ends with the response."""
+    gate, decoder, told = tmp_path / "gate", SSEDecoder(), list[str]()
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection.request("GET", f"{path}?gate={gate}", headers={"accept": "text/event-stream"})
+    with closing(connection), connection.getresponse() as response:
+        assert "text/event-stream" == response.getheader("content-type")
+        while data := response.read1():
+            told += [described(event) for event in decoder.feed(data)]
+            if "a: first" in told:
+                gate.touch()
+
+    assert ["meta", "a: first", "a: second", "commit a", "redirect", "200: told"] == told
