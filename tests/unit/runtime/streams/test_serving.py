@@ -352,7 +352,8 @@ def test_an_id_that_is_none() -> None:
     assert 400 == response.status
 
 
-def test_stopping_ends_streams() -> None:
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_stopping_ends_streams(asynchronous: bool) -> None:
     """The attached client is handed off, those who wait come again; both keep what they have."""
     clock, began, go_on = FakeClock(), threading.Event(), threading.Event()
 
@@ -362,8 +363,14 @@ def test_stopping_ends_streams() -> None:
         assert go_on.wait(10)
         return 1
 
+    def handler(request: Request) -> object:
+        return sync_step.run("a", blocked)
+
+    async def async_handler(request: Request) -> object:
+        return await step.run("a", blocked)
+
     process = Lab(clock=clock)
-    endpoint = process.endpoint(lambda request: sync_step.run("a", blocked))
+    endpoint = process.endpoint(async_handler if asynchronous else handler)
     reading = Reading(endpoint.handle(asks_stream()))
     assert began.wait(10)
     stopping = threading.Thread(target=process.stop)
