@@ -59,6 +59,7 @@ class LoopThread:
                 task.cancel()
             self.loop.run_until_complete(_ended(leftover, self._patience))
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.run_until_complete(asyncio.sleep(0))  # transports close a turn later
             self.loop.close()
 
 

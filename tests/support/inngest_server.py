@@ -89,6 +89,7 @@ class InngestServer:
         #: Called before each call of the endpoint; what it returns is how often it is made.
         self.repeat: Callable[[Call], int] = lambda call: 1
         self._poll = poll
+        self._listening: dict[str, list[asyncio.Queue[bytes]]] = {}
         self._does_nothing = does_nothing
         self._runs = Runs(self._call_endpoint, retry_interval)
         self._loop = asyncio.new_event_loop()
@@ -197,8 +198,12 @@ class InngestServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = h11.Connection(h11.SERVER)
         while True:
-            seen = await _read_request(connection, reader)
+            seen = await _read_request(connection, reader, self._passed_on)
             if seen is None:
+                return
+            if seen.path == "/v1/realtime/sse":
+                self.seen.append(seen)
+                await self._relay(connection, writer, seen.query["token"].removeprefix("rt."))
                 return
             reply = await self._faulty(seen)
             if reply is None:
@@ -212,6 +217,23 @@ class InngestServer:
             if connection.our_state is not h11.DONE:
                 return
             connection.start_next_cycle()
+
+    def _passed_on(self, seen: Seen, data: bytes) -> None:
+        """Give what a post has brought to all who listen now; nothing is kept."""
+        if seen.path == "/v1/realtime/publish/tee":
+            for queue in self._listening.get(seen.query["channel"], ()):
+                queue.put_nowait(data)
+
+    async def _relay(
+        self, connection: h11.Connection, writer: asyncio.StreamWriter, run_id: str
+    ) -> None:
+        queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self._listening.setdefault(run_id, []).append(queue)
+        head = h11.Response(status_code=200, headers=[("content-type", "text/event-stream")])
+        writer.write(connection.send(head))
+        while True:  # it never ends by itself
+            writer.write(connection.send(h11.Data(await queue.get())) or b"")
+            await writer.drain()
 
     async def _faulty(self, seen: Seen) -> _Reply | None:
         self.seen.append(seen)
@@ -241,6 +263,8 @@ class InngestServer:
             return self._state(found[1], found[2])
         if re.fullmatch(r"/v1/http/runs/\w+/output", seen.path):
             return await self._output(seen.query.get("token", ""))
+        if seen.path == "/v1/realtime/publish/tee":
+            return _Reply(200)  # passed on while it came
         if seen.path.startswith("/e/"):
             ids = [self._runs.send(event) for event in seen.json]
             return _json({"ids": ids, "status": 200})
@@ -270,7 +294,7 @@ class InngestServer:
             except RuntimeError:
                 return _Reply(500)
         ids = {"fn_id": "f-1", "app_id": "a-1", "run_id": run_id}
-        return _json({"data": {**ids, "token": f"jwt.{run_id}", "realtime_token": "rt"}})
+        return _json({"data": {**ids, "token": f"jwt.{run_id}", "realtime_token": f"rt.{run_id}"}})
 
     def _go_on(self, seen: Seen) -> _Reply:
         document = seen.json
@@ -358,7 +382,11 @@ def _json(value: object, status: int = 200) -> _Reply:
     return _Reply(status, json.dumps(value).encode(), {"content-type": "application/json"})
 
 
-async def _read_request(connection: h11.Connection, reader: asyncio.StreamReader) -> Seen | None:
+async def _read_request(
+    connection: h11.Connection,
+    reader: asyncio.StreamReader,
+    coming: Callable[[Seen, bytes], None],
+) -> Seen | None:
     head: h11.Request | None = None
     body = b""
     while True:
@@ -369,14 +397,20 @@ async def _read_request(connection: h11.Connection, reader: asyncio.StreamReader
             head = event
         elif isinstance(event, h11.Data):
             body += event.data
+            assert head is not None
+            coming(_seen(head, b""), bytes(event.data))
         elif isinstance(event, h11.EndOfMessage):
             assert head is not None
-            parts = urlsplit(head.target.decode())
-            query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-            headers = {name.decode(): value.decode() for name, value in head.headers}
-            return Seen(head.method.decode(), parts.path, query, headers, body)
+            return _seen(head, body)
         else:
             return None
+
+
+def _seen(head: h11.Request, body: bytes) -> Seen:
+    parts = urlsplit(head.target.decode())
+    query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    headers = {name.decode(): value.decode() for name, value in head.headers}
+    return Seen(head.method.decode(), parts.path, query, headers, body)
 
 
 async def fetch(method: str, url: str, headers: dict[str, str], body: bytes = b"") -> Answer | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
@@ -99,6 +99,21 @@ class Calls:
             timeouts=_QUICK,
             idempotent=True,
         )
+
+    def tee(self, bearer: str, run_id: str, body: AsyncIterable[bytes]) -> OutgoingRequest:
+        """Return the request that passes on a part of a run's stream, as it comes."""
+        return OutgoingRequest(
+            method="POST",
+            url=f"{self._config.api_url}/v1/realtime/publish/tee?{urlencode({'channel': run_id})}",
+            headers={**self._headers(bearer), "content-type": "application/octet-stream"},
+            body=body,
+            timeouts=Timeouts(connect=5.0, idle=None),
+        )
+
+    def stream_url(self, realtime_token: str) -> str:
+        """Return where the server passes the stream of a run on."""
+        query = urlencode({"token": realtime_token})
+        return f"{self._config.api_url}/v1/realtime/sse?{query}"
 
     def probe(self) -> OutgoingRequest:
         """Return a request that any server which is there answers somehow."""

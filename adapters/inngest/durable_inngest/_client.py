@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from typing import TypeVar
 
 from durable_core.errors import (
@@ -18,6 +18,7 @@ from durable_core.ports import Ids
 from durable_core.runtime.http.async_client import AsyncHTTPClient
 from durable_core.runtime.http.idle import PoolLimits
 from durable_inngest._calls import Answered, Begun, Calls, begun
+from durable_inngest._reading import ids_of, nothing, refusal
 
 __all__ = ["ATTEMPTS", "ServerClient", "Unknown"]
 
@@ -48,6 +49,7 @@ class ServerClient:
         self.calls = calls
         self._ids = ids
         self._http = AsyncHTTPClient(limits=_POOL)
+        self._closed = False
         #: The last call that was insisted on got no answer.
         self.is_down = False
 
@@ -77,7 +79,7 @@ class ServerClient:
         def make(bearer: str) -> OutgoingRequest:
             return self.calls.go_on(bearer, run_id=run_id, begun=begun, ops=ops, ts=ts)
 
-        await self._insist(make, _nothing)
+        await self._insist(make, nothing)
 
     async def send(self, events: Sequence[object], seed: str) -> list[str]:
         """Send events; return the ids that the server gives them.
@@ -85,7 +87,7 @@ class ServerClient:
         Raises:
             EngineUnavailableError: the server has not taken them.
         """
-        return await self._insist(lambda bearer: self.calls.events(events, seed), _ids_of)
+        return await self._insist(lambda bearer: self.calls.events(events, seed), ids_of)
 
     async def state(self, run_id: str) -> tuple[object, dict[str, object]]:
         """Return the events of a run and the outcomes of its steps, decoded from JSON.
@@ -115,6 +117,14 @@ class ServerClient:
         except ClientError as error:
             raise EngineUnavailableError(f"the Inngest server does not answer: {error}") from error
 
+    async def tee(self, run_id: str, body: AsyncIterable[bytes]) -> None:
+        """Pass on a part of a run's stream.
+
+        Raises:
+            ClientError: it did not get through.
+        """
+        await self._once(self.calls.tee(self.calls.bearers[0], run_id, body))
+
     async def is_there(self) -> bool:
         """Tell whether the server answers, after it did not; costs nothing while it does."""
         if not self.is_down:
@@ -127,7 +137,8 @@ class ServerClient:
         return True
 
     async def close(self) -> None:
-        """Close the kept connections."""
+        """Close the kept connections; keep none from now on."""
+        self._closed = True
         await self._http.close()
 
     # -- attempts ---------------------------------------------------------------------------
@@ -143,7 +154,7 @@ class ServerClient:
         if answer.status == 410:
             raise Unknown(f"the Inngest server keeps no state of run {run_id} any more")
         if answer.status != 200:
-            raise EngineUnavailableError(_refusal(answer))
+            raise EngineUnavailableError(refusal(answer))
         return json.loads(answer.body)
 
     async def _insist(
@@ -156,7 +167,7 @@ class ServerClient:
                 if answer.status == 200:
                     self.is_down = False
                     return read(answer)
-                why = _refusal(answer)
+                why = refusal(answer)
                 may_pass = answer.status in _PASSING or answer.status >= 500
             except (ClientError, ValueError) as error:
                 why, may_pass = f"it gave no sound answer: {error}", True
@@ -176,23 +187,10 @@ class ServerClient:
         return answer
 
     async def _once(self, request: OutgoingRequest) -> Answered:
-        async with await self._http.send(request) as response:
-            body = await response.read(_MOST_BYTES)
-            return Answered(response.status, dict(response.headers.items()), body)
-
-
-def _nothing(answer: Answered) -> None:
-    """Read an answer that says nothing but its status."""
-
-
-def _ids_of(answer: Answered) -> list[str]:
-    document = json.loads(answer.body)
-    ids = document.get("ids") if isinstance(document, dict) else None
-    if not isinstance(ids, list) or not all(isinstance(each, str) for each in ids):
-        raise ValueError("the answer has no ids of events")
-    return ids
-
-
-def _refusal(answer: Answered) -> str:
-    text = answer.body[:200].decode("utf-8", "replace").strip()
-    return f"it answers {answer.status} {text}".rstrip()
+        try:
+            async with await self._http.send(request) as response:
+                body = await response.read(_MOST_BYTES)
+                return Answered(response.status, dict(response.headers.items()), body)
+        finally:
+            if self._closed:  # meanwhile: nobody else would close the connection
+                await self._http.close()

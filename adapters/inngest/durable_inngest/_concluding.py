@@ -22,7 +22,7 @@ from durable_inngest._failing import delay_of
 from durable_inngest._link import Link
 from durable_inngest._reporting import tell
 
-__all__ = ["conclude", "refer"]
+__all__ = ["answer_client", "conclude", "refer"]
 
 
 def conclude(ex: RemoteExecution, outcome: Outcome) -> Flow[None]:
@@ -85,12 +85,12 @@ def _meant(
 def _finish(ex: RemoteExecution, response: Response) -> Flow[None]:
     """Record the response as the run's, then send it."""
     if ex.link is None:
-        ex.results.ended(ex.run.id, response)
+        _end(ex, response, failed=False)
         body = _ops.run_complete(dump_response(response))
         yield from answer_with(ex, server_answer(206, body))
         return
     yield from tell(ex, ex.link, _ops.run_complete(plain_response(response)))
-    yield from answer(response)
+    yield from answer_client(ex, response)
 
 
 def _fail(ex: RemoteExecution, failure: Failure, shown: dict[str, object]) -> Flow[None]:
@@ -100,12 +100,27 @@ def _fail(ex: RemoteExecution, failure: Failure, shown: dict[str, object]) -> Fl
     response = problem(500, "run-failed", detail=detail, error=short, run_id=ex.run.id)
     if ex.link is not None:
         yield from tell(ex, ex.link, _ops.run_complete(plain_response(response)))
-        yield from answer(response)
+        yield from answer_client(ex, response, failed=True)
         return
-    ex.results.ended(ex.run.id, response)
+    _end(ex, response, failed=True)
     # The server shows the error, and hands out what it finds as ``data`` for the response.
     body = json.dumps({**shown, "data": dump_response(response)})
     yield from answer_with(ex, server_answer(400, body, (("x-inngest-no-retry", "true"),)))
+
+
+def answer_client(ex: RemoteExecution, response: Response, *, failed: bool = False) -> Flow[None]:
+    """Give the attached client the run's response, in its stream if it follows that."""
+    if ex.followed and ex.emitter is not None:
+        ex.emitter.respond(response, failed=failed)
+    else:
+        yield from answer(response)
+
+
+def _end(ex: RemoteExecution, response: Response, *, failed: bool) -> None:
+    """Tell those who wait for a handed-off run how it has ended."""
+    ex.results.ended(ex.run.id, response)
+    if ex.open_stream() is not None and ex.emitter is not None:
+        ex.emitter.respond(response, failed=failed)
 
 
 def refer(ex: RemoteExecution, link: Link) -> Flow[None]:
@@ -116,6 +131,8 @@ def refer(ex: RemoteExecution, link: Link) -> Flow[None]:
         ex.close(error)
         raise Suspended from error
     ex.results.handed_off(ex.run.id, token)
+    if ex.followed:
+        return  # the stream ends here, and has said where it goes on
     if ex.output_url is not None and ex.options.redirect_url is None:
         url = ex.output_url(ex.run.id, token)
         yield from answer(referral(ex.options, ex.request.method, ex.run.id, token, url))

@@ -14,6 +14,7 @@ from durable_core.model.run import Run
 from durable_inngest._link import Link
 from durable_inngest._ops import Step, counted_failure_id
 from durable_inngest._results import Results
+from durable_inngest._streams import Emitter
 
 __all__ = ["Found", "Reentry", "RemoteExecution", "remote"]
 
@@ -112,6 +113,11 @@ class RemoteExecution(Execution):
     def step(self, op: Op, *, began: int = 0, took: int = 0) -> Step:
         """Return an op as the server shows it."""
         return replace(self._steps[op.id], began=began, took=took)
+
+    @property
+    def emitter(self) -> Emitter | None:
+        """What the run streams to, if it does by now."""
+        return cast("Emitter | None", self.stream)
 
     def in_order(self) -> list[Found]:
         """Return what was found, in the order in which the steps were first asked for."""

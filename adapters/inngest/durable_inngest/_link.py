@@ -12,6 +12,7 @@ from durable_core.ports import Clock, Write
 from durable_core.runtime.tickets import Blocked, Ticket, wake
 from durable_inngest._calls import Begun
 from durable_inngest._client import ServerClient
+from durable_inngest._streams import Emitter
 
 __all__ = ["Link", "Ops", "Reports"]
 
@@ -24,9 +25,11 @@ class Ops(Write[None]):
 
     link: Link
     ops: tuple[str, ...]
+    #: The id of the step that has its result by them, for the stream.
+    commits: str = ""
 
 
-_Queued: TypeAlias = "tuple[tuple[str, ...], Ticket[Any]]"
+_Queued: TypeAlias = "tuple[Ops, Ticket[Any]]"
 
 
 class Link:
@@ -62,8 +65,11 @@ class Link:
         self._queue: list[_Queued] = []
         self._sending: asyncio.Task[None] | None = None
         self._broken: BaseException | None = None
+        self._redirected = False
         #: What the server said when the run was begun.
         self.begun: Begun | None = None
+        #: The attached client's stream, if it wants one.
+        self.emitter: Emitter | None = None
 
     @property
     def token(self) -> str:
@@ -76,14 +82,14 @@ class Link:
             raise EngineUnavailableError("the Inngest server gave no token for the run's output")
         return self.begun.token
 
-    def add(self, ops: tuple[str, ...], ticket: Ticket[Any]) -> None:
+    def add(self, ops: Ops, ticket: Ticket[Any]) -> None:
         """Queue ops; they go out as soon as nothing is on its way. From any thread."""
         if asyncio._get_running_loop() is self._loop:
             self._add(ops, ticket)
         else:
             self._loop.call_soon_threadsafe(self._add, ops, ticket)
 
-    def _add(self, ops: tuple[str, ...], ticket: Ticket[Any]) -> None:
+    def _add(self, ops: Ops, ticket: Ticket[Any]) -> None:
         self._queue.append((ops, ticket))
         if self._sending is None:
             self._sending = self._loop.create_task(self._send())
@@ -93,7 +99,8 @@ class Link:
             while self._queue:
                 batch, self._queue = self._queue, []
                 if self._broken is None:
-                    await self._report([op for ops, _ in batch for op in ops])
+                    await self._report([op for each, _ in batch for op in each.ops])
+                    self._publish([ops for ops, _ in batch])
                 _finish(batch, self._broken)
         except BaseException as error:  # the loop is ending, or a bug: nobody may wait for ever
             self._broken = EngineUnavailableError(f"the report was cut short: {error!r}")
@@ -102,6 +109,17 @@ class Link:
             raise
         finally:
             self._sending = None
+
+    def _publish(self, recorded: list[Ops]) -> None:
+        """Tell the stream what is recorded now: that comes before what happens next."""
+        if self.emitter is None or self._broken is not None:
+            return
+        for ops in recorded:
+            if ops.commits:
+                self.emitter.commit(ops.commits)
+        if not self._redirected and self.begun is not None and self.begun.realtime_token:
+            self._redirected = True
+            self.emitter.redirect(self._client.calls.stream_url(self.begun.realtime_token))
 
     async def _report(self, ops: list[str]) -> None:
         now = self._clock.now()
@@ -141,7 +159,7 @@ class Reports:
         ticket = Ticket(write)
         ops: object = write
         assert isinstance(ops, Ops)
-        ops.link.add(ops.ops, ticket)
+        ops.link.add(ops, ticket)
         return ticket
 
     def wait(self, ticket: Ticket[T]) -> T:

@@ -73,7 +73,7 @@ def perform(
             text = _encode(ex, op, outcome.value, codec)
             if isinstance(text, str):
                 is_json = isinstance(codec, JSONCodec)
-                yield from _tell(ex, finished(step, text if is_json else json.dumps(text)))
+                yield from _tell(ex, op, finished(step, text if is_json else json.dumps(text)))
                 if ex.reentry is None:
                     return codec.decode(text)
             else:
@@ -82,6 +82,8 @@ def perform(
         ex.in_flight -= 1
         ex.activity += 1
     if not isinstance(outcome, Returned) or failure is not None:
+        if ex.stream is not None and inside is not None:
+            ex.stream.roll_back(inside)
         yield from _failed(ex, step, outcome, failure)
     yield from park_for_ever(ex, op)
     raise AssertionError("nothing goes on from a step that the server goes on from")
@@ -120,12 +122,14 @@ def _encode(ex: RemoteExecution, op: Op, value: object, codec: Codec) -> str | F
     return text
 
 
-def _tell(ex: RemoteExecution, op: str) -> Flow[None]:
+def _tell(ex: RemoteExecution, op: Op, said: str) -> Flow[None]:
     """Tell the server of a finished op: on the line to it, or as the answer that it waits for."""
     if ex.link is not None:
-        yield from queue(ex, ex.link, op)
+        yield from queue(ex, ex.link, said, op.id)
     else:
-        yield from answer_ops(ex, [op])
+        if ex.emitter is not None:
+            ex.emitter.commit(op.id)
+        yield from answer_ops(ex, [said])
 
 
 def _failed(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 
 from durable_core.errors import StoreError, Suspended
-from durable_core.flow.asks import Cancelled, Flow, Unwound, answer, handle, report
+from durable_core.flow.asks import Cancelled, Flow, Unwound, handle, report
 from durable_core.flow.execution import Execution
 from durable_core.flow.serve import unavailable
 from durable_core.model.commands import HandoffReason
 from durable_core.model.response import Response
 from durable_inngest import _ops
 from durable_inngest._answers import answer_ops, answer_with, server_answer
-from durable_inngest._concluding import conclude, refer
+from durable_inngest._concluding import answer_client, conclude, refer
 from durable_inngest._execution import Found, RemoteExecution, remote
 from durable_inngest._reporting import tell
 
@@ -36,6 +36,8 @@ def execute(execution: Execution) -> Flow[None]:
         yield from _refuse(ex)
     finally:
         ex.close()
+        if ex.emitter is not None:
+            ex.emitter.end()
 
 
 def put_away(execution: Execution) -> Flow[None]:
@@ -120,4 +122,4 @@ def _refuse(ex: RemoteExecution) -> Flow[None]:
     """Nothing of this execution counts: tell whoever waits for the answer."""
     if isinstance(ex.fault, StoreError) and ex.link is not None:
         yield from report(f"the run could not be recorded, it is lost: {ex.fault}")
-        yield from answer(unavailable(ex.fault))
+        yield from answer_client(ex, unavailable(ex.fault), failed=True)

@@ -11,6 +11,7 @@ from durable_core.flow.env import Env, Options
 from durable_core.flow.execution import Execution
 from durable_core.flow.handoff import referral
 from durable_core.flow.serve import unavailable
+from durable_core.machine.accept import accepts_stream
 from durable_core.model.request import Request
 from durable_core.model.response import Response
 from durable_core.model.run import Phase, Run
@@ -25,10 +26,12 @@ from durable_inngest._calls import Calls
 from durable_inngest._client import ServerClient
 from durable_inngest._config import Config
 from durable_inngest._execution import RemoteExecution, remote
+from durable_inngest._following import follow, stream_response
 from durable_inngest._link import Link
 from durable_inngest._reentry import Door, is_reentry, load_execution
 from durable_inngest._requests import dump_request, with_origin
 from durable_inngest._results import Results
+from durable_inngest._tee import Tee
 
 __all__ = ["Serving"]
 
@@ -60,19 +63,20 @@ class Serving:
         self._node = node
         self._door = Door(node.config, node.env.clock.now)
         self._answering = Answering(node, node.running, _unanswered)
+        self._tees: dict[asyncio.AbstractEventLoop, Tee] = {}
         self._output_url = node.calls.output_url if server_output_url else None
 
     def serve(self, endpoint: Registered, request: Request, route: str | None) -> Response:
         """Serve in this thread."""
         own = self._node.loops.own
-        if endpoint.face is Face.ASYNC:
+        follows = accepts_stream(request.headers) and not is_reentry(request)
+        if not follows and endpoint.face is Face.ASYNC:
             return own.run(self.serve_async(endpoint, request, route))
         if is_reentry(request):
             key = self._door.key_of(request)
             if key is None:
                 return self._door.refusal()
-            client = self._node.client_on(own.loop)
-            loaded = own.run(self._load(client, endpoint.options, request))
+            loaded = own.run(self._load(own.loop, endpoint.options, request))
             if isinstance(loaded, RemoteExecution):
                 loaded = self._answering.run(loaded, endpoint)
             return self._door.signed(loaded, key)
@@ -80,6 +84,9 @@ class Serving:
         if client.is_down and not own.run(client.is_there()):
             return _down()
         ex = self._attached(client, own.loop, endpoint.options, request, route)
+        if follows:
+            channel = follow(self._node, ex, endpoint, own.loop)
+            return stream_response(channel, asynchronous=False)
         return self._answering.run(ex, endpoint)
 
     async def serve_async(
@@ -94,19 +101,30 @@ class Serving:
             key = self._door.key_of(request)
             if key is None:
                 return self._door.refusal()
-            loaded = await self._load(client, endpoint.options, request)
+            loaded = await self._load(loop, endpoint.options, request)
             if isinstance(loaded, RemoteExecution):
                 loaded = await self._answering.run_async(loaded, endpoint)
             return self._door.signed(loaded, key)
         if client.is_down and not await client.is_there():
             return _down()
         ex = self._attached(client, loop, endpoint.options, request, route)
+        if accepts_stream(request.headers):
+            return stream_response(follow(self._node, ex, endpoint, loop), asynchronous=True)
         return await self._answering.run_async(ex, endpoint)
 
     async def _load(
-        self, client: ServerClient, options: Options, request: Request
+        self, loop: asyncio.AbstractEventLoop, options: Options, request: Request
     ) -> RemoteExecution | Response:
-        return await load_execution(client, self._node.env, options, request, self._node.results)
+        client, node = self._node.client_on(loop), self._node
+        loaded = await load_execution(client, node.env, options, request, node.results)
+        if isinstance(loaded, RemoteExecution):
+            tee = self._tees.get(loop)
+            if tee is None:
+                kept = {each: tee for each, tee in self._tees.items() if not each.is_closed()}
+                tee = Tee(client, loop)
+                self._tees = {**kept, loop: tee}
+            loaded.stream_opener = tee.open
+        return loaded
 
     def _attached(
         self,

@@ -1,0 +1,113 @@
+"""Streams: on the client's connection, and after the handoff through the server."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from durable_core import NonRetriableError, Request, Response, step, stream
+from durable_core.client import Collector, fetch_with_stream
+from durable_core.sync import step as sync_step
+from durable_core.sync import stream as sync_stream
+from support.inngest_app import serving
+from support.inngest_server import InngestServer, inngest_server
+
+CALLS: Counter[str] = Counter()
+
+
+@pytest.fixture
+def server() -> Iterator[InngestServer]:
+    """A development server."""
+    CALLS.clear()
+    with inngest_server() as serving:
+        yield serving
+
+
+def says(text: str) -> str:
+    sync_stream.push(text)
+    return text
+
+
+def says_and_fails(text: str, times: int) -> str:
+    CALLS[text] += 1
+    sync_stream.push(text)
+    if CALLS[text] <= times:
+        raise ValueError("not yet")
+    return text
+
+
+async def attached(request: Request) -> Response:
+    await step.run("a", says, "from a")
+    await step.run("b", says, "from b")
+    return Response.json("done", 202, {"x-own": "yes"})
+
+
+def attached_sync(request: Request) -> Response:
+    sync_step.run("a", says, "from a")
+    sync_step.run("b", says, "from b")
+    return Response.json("done", 202, {"x-own": "yes"})
+
+
+def events_of(body: bytes) -> list[str]:
+    lines = body.decode().split("\n")
+    return [line[len("event: inngest.") :] for line in lines if line.startswith("event: ")]
+
+
+@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("handler", [attached, attached_sync])
+def test_attached(server: InngestServer, interface: str, handler: Any) -> None:
+    """The recorded order: each chunk, its commit, the way on after the first checkpoint."""
+    with serving(server, {"GET /a": handler}, interface=interface) as app:
+        got = app.get("/a", headers={"accept": "text/event-stream"})
+
+    assert (200, "text/event-stream") == (got.status, got.headers["content-type"])
+    assert [
+        *("metadata", "stream", "commit", "redirect_info"),
+        *("stream", "commit", "response"),
+    ] == events_of(got.body)
+    assert "Completed" == server.run.status
+
+
+async def handed_off(request: Request) -> Response:
+    await step.run("a", says_and_fails, "sync-data", 1)
+    await step.sleep("nap", "20ms")
+    await step.run("b", says_and_fails, "async-data", 1)
+    return Response.json("done", 202, {"x-own": "yes"})
+
+
+def handed_off_sync(request: Request) -> Response:
+    sync_step.run("a", says_and_fails, "sync-data", 1)
+    sync_step.sleep("nap", "20ms")
+    sync_step.run("b", says_and_fails, "async-data", 1)
+    return Response.json("done", 202, {"x-own": "yes"})
+
+
+@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("handler", [handed_off, handed_off_sync])
+def test_across_the_handoff(server: InngestServer, interface: str, handler: Any) -> None:
+    """The client follows to the server; what was rolled back is dropped, the response is whole."""
+    with serving(server, {"GET /a": handler}, interface=interface) as app:
+        collected = Collector()
+        response = fetch_with_stream(f"{app.url}/a", collect=collected, timeout=20)
+
+    assert (202, b'"done"', "yes") == (response.status, response.body, response.headers["x-own"])
+    assert ["sync-data", "async-data"] == list(collected.items)
+    assert "Completed" == server.run.status
+
+
+def test_a_run_that_fails(server: InngestServer) -> None:
+    """Its stream ends with the message of the error."""
+
+    async def handler(request: Request) -> None:
+        stream.push("partial")
+        raise NonRetriableError("boom")
+
+    with serving(server, {"GET /a": handler}) as app:
+        got = app.get("/a", headers={"accept": "text/event-stream"})
+
+    assert ["metadata", "stream", "response"] == events_of(got.body)[:2] + events_of(got.body)[-1:]
+    assert b'"status":"failed"' in got.body
+    assert b'\\"boom\\"' in got.body
