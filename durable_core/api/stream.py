@@ -24,7 +24,8 @@ class _Streaming:
         Inside a step the chunk belongs to the step's current attempt: it is stored with the step's
         checkpoint, and void if the attempt fails. Outside steps it is never void; when the handler
         is replayed, what it pushed before is known by its place, not by its value. Outside a run,
-        and in code that a step has left behind, nothing happens.
+        in code that a step has left behind, and in a handler that is being put away (its
+        ``finally`` blocks), nothing happens.
 
         It never waits for a client, and does not fail because of one. Any thread may call it that
         runs in the context of the handler.

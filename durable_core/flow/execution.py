@@ -53,6 +53,7 @@ class Execution:
         failures: counts the failed steps the handler has been told of.
         stopping: no new step may start; what is in flight may end.
         cut_short: the handler is put away although it could go on: the run is due at once.
+        unwound: a signal puts the handler away: what it does outside steps it will do again.
         closed: nothing more of this execution counts.
         fault: why it was closed, if something went wrong.
         takeovers: those of the run, as far as their count is durable: a checkpoint that cannot be
@@ -94,13 +95,14 @@ class Execution:
         self.failures = 0
         self.stopping = False
         self.cut_short = False
+        self.unwound = False
         self.closed = False
         self.fault: BaseException | None = None
         self.takeovers = run.takeovers
         self.streamed = streamed
         self.outside = outside
         self.stream: Stream | None = None
-        self.stream_opener: Callable[[Execution], Stream] | None = None
+        self.stream_opener: Callable[[Execution], Stream | None] | None = None
         self.followed = False
         self._attempts = 0
         self._step_ids = StepIds()

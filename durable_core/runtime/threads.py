@@ -243,6 +243,7 @@ class ThreadRun:
     def _park(self, ask: Park) -> None:
         op_id = ask.op_id
         _UNWOUND.set(self)
+        self.ex.unwound = True
         pending = self.ex.pending.get(op_id)
         self._unwound_at = pending.op.name if pending is not None else "(next)"
         raise Suspended

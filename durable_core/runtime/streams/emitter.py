@@ -36,11 +36,12 @@ class Emitter:
     def __init__(self, ex: Execution, log: RunLog) -> None:
         self.epoch = ex.run.epoch
         self.log = log
-        self._ex = ex
+        self._ex: Execution | None = ex
         self._limits = ex.env.limits
         self._size = ex.streamed
         self._done = 0
-        self._position = max((memo.number for memo in ex.memos.values()), default=0)
+        memos = list(ex.memos.values())  # at once: a reader may bring this about in another thread
+        self._position = max((memo.number for memo in memos), default=0)
         self._attempts: dict[str, LiveAttempt] = {}
         # Chunks from outside steps: how many this execution has pushed; how many are saved; and
         # those whose checkpoint is not durable, from the one with index `_durable` on.
@@ -60,10 +61,12 @@ class Emitter:
         """
         size = len(text) if text.isascii() else len(text.encode())
         with self.log.lock:
-            if self._ex.closed or self.log.source is not self:
+            ex = self._ex
+            if ex is None or ex.closed or self.log.source is not self:
                 return
             if inside is None:
-                self._push_outside(text, size)
+                if not ex.unwound:
+                    self._push_outside(text, size)
             elif not inside.over:
                 self._push_inside(inside, text, size)
         self.log.wake()
@@ -165,6 +168,7 @@ class Emitter:
                 if self.log.source is self:
                     self.log.append(RolledBack(op_id=attempt.op_id, attempt=attempt.attempt))
             self._attempts.clear()
+            self._ex = None  # a reader may keep the log for long
         self.log.wake()
 
     # -- the attached client ----------------------------------------------------------------

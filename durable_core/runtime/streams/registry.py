@@ -40,14 +40,16 @@ class Streams:
         if self._logs and ex.run.id in self._logs:
             ex.open_stream()
 
-    def open(self, ex: Execution) -> Emitter:
-        """Return the stream of an execution, made if need be."""
+    def open(self, ex: Execution) -> Emitter | None:
+        """Return the stream of an execution, made if need be; None if nothing of it counts now."""
         with self._lock:
             return self._emitter_of(ex)
 
-    def _emitter_of(self, ex: Execution) -> Emitter:
+    def _emitter_of(self, ex: Execution) -> Emitter | None:
         if isinstance(ex.stream, Emitter):
             return ex.stream  # another thread was first
+        if ex.closed:
+            return None  # what it has left behind must not take the place of a later execution
         run_id = ex.run.id
         log = self._logs.get(run_id)
         if log is None:
@@ -59,7 +61,9 @@ class Streams:
 
     def end(self, ex: Execution) -> None:
         """An execution is over; its log stays as long as somebody reads."""
-        emitter = ex.stream
+        with self._lock:
+            ex.stream_opener = None
+            emitter = ex.stream
         if not isinstance(emitter, Emitter):
             return
         emitter.end()

@@ -96,9 +96,10 @@ class StreamServing:
 
     def _followed(self, ex: Execution, wake: Callable[[], None]) -> RunLog:
         ex.followed = True
-        log = self._node.streams.open(ex).log
-        log.follow(wake)
-        return log
+        emitter = self._node.streams.open(ex)
+        assert emitter is not None  # it has not begun
+        emitter.log.follow(wake)
+        return emitter.log
 
     def _attached(self, ex: Execution, log: RunLog) -> Reader:
         attached = Attached(options=ex.options, request=ex.request)

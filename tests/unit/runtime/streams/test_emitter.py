@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
@@ -183,3 +184,37 @@ def test_an_execution_that_was_replaced_is_silent() -> None:
     batch = old.log.read(Place(2, 0))
     assert batch is not None
     assert () == batch.events
+
+
+def test_an_unwound_handler_pushes_nothing_outside_steps() -> None:
+    """What it pushes on its way out has no place: the replay counts its chunks from the start."""
+    ex = execution()
+    emitter = emitter_of(ex)
+    emitter.push(None, "0")
+    ex.unwound = True
+    emitter.push(None, "out")
+    emitter.push(inside(), "1")
+    ex.unwound = False
+    emitter.push(None, "1")
+
+    chunks = [(each.op_id, each.index, each.text) for each in told(emitter) if type(each) is Pushed]
+    assert [(None, 0, "0"), (A, 0, "1"), (None, 1, "1")] == chunks
+
+
+def test_a_stream_may_be_opened_while_the_run_goes_on() -> None:
+    """A reader does that in its own thread; the steps that end meanwhile do it no harm."""
+    ex = execution()
+
+    class Meanwhile:
+        """A memo; while its number is read, another step ends."""
+
+        @property
+        def number(self) -> int:
+            ex.memos["another"] = done(2)
+            return 1
+
+    ex.memos["one"] = cast("Memo", Meanwhile())
+    emitter = emitter_of(ex)
+
+    assert isinstance(emitter, Emitter)
+    assert ["one", "another"] == list(ex.memos)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -111,3 +113,39 @@ def test_readers_look_when_another_process_has_gone_on() -> None:
     streams.leave(log, wake, note)
 
     assert (1, 2, 2, 0) == (first, second, third, len(streams))
+
+
+def test_what_a_closed_execution_has_left_behind_opens_nothing() -> None:
+    """It takes neither memory, nor the place of the execution that goes on with the run."""
+    streams, old, new = Streams(LiveRuns()), execution(), execution()
+    streams.begin(old)
+    opener = old.stream_opener
+    assert opener is not None
+    old.close()
+    early = opener(old)
+    streams.end(old)
+    streams.begin(new)
+    stream = new.open_stream()
+    late = old.open_stream(), opener(old)
+    assert isinstance(stream, Emitter)
+    streams.committed(memo_write())
+
+    assert (None, (None, None)) == (early, late)
+    assert 1 == stream.log.snapshot()[0].index
+    new.close()
+    streams.end(new)
+    assert 0 == len(streams)
+
+
+def test_a_reader_that_stays_keeps_no_execution() -> None:
+    """Only the log is left of a run that has ended, not its steps and its request."""
+    streams, ex = Streams(LiveRuns()), execution()
+    log = streams.join("r1", wake, look)
+    streams.begin(ex)
+    streams.end(ex)
+    gone = weakref.ref(ex)
+    del ex
+    gc.collect()
+
+    assert None is gone()
+    streams.leave(log, wake, look)

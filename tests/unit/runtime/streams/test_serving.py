@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -496,3 +497,61 @@ def test_nothing_is_left() -> None:
         assert node is not None
         until(lambda: not len(node.streams))
         assert 0 == len(node.waiters)
+
+
+def test_what_an_unwound_handler_pushes_on_its_way_out() -> None:
+    """It takes the place of nothing that the replay pushes."""
+
+    def handler(request: Request) -> object:
+        sync_stream.push("one")
+        try:
+            sync_step.sleep("nap", 60)
+            sync_stream.push("two")
+        finally:
+            sync_stream.push("bye")
+        return "done"
+
+    clock = FakeClock()
+    with lab(clock=clock) as process:
+        endpoint = process.endpoint(handler)
+        reading = Reading(endpoint.handle(asks_stream()))
+        told = list(reading)
+        second = Reading(endpoint.handle(second_request(reading)))
+        clock.advance(61)
+        process.poke()
+        told += second
+    assert ["meta", "-: one", "redirect", "meta", "-: two", "-: bye", '200: "done"'] == told
+
+
+def test_a_thread_left_behind_does_not_silence_the_run() -> None:
+    """It first pushes when a later execution of the run streams already."""
+    left: list[Callable[[], object]] = []
+    pushed, go_on = threading.Event(), threading.Event()
+
+    def blocked() -> int:
+        sync_stream.push("first")
+        pushed.set()
+        assert go_on.wait(10)
+        sync_stream.push("second")
+        return 1
+
+    def handler(request: Request) -> object:
+        context = contextvars.copy_context()
+        left.append(lambda: context.run(sync_stream.push, "late"))
+        sync_step.sleep("nap", 60)
+        return sync_step.run("a", blocked)
+
+    clock = FakeClock()
+    with lab(clock=clock) as process:
+        endpoint = process.endpoint(handler)
+        endpoint.handle(Request(method="GET", url="http://test/it"))
+        clock.advance(61)
+        process.poke()
+        assert pushed.wait(10)
+        left[0]()
+        go_on.set()
+        until(lambda: process.durable.runs.list()[0].run.phase.ended)
+        [run] = process.durable.runs.list()
+        stored = process.store.stream("lab", run.run.id, done=0, outside=0, most=1000)
+    assert stored is not None
+    assert ('"first"', '"second"') == stored.pieces[-1].texts
