@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
@@ -46,7 +46,9 @@ __all__ = ["HANDOFF", "Attached", "Batch", "Log", "Place", "Reader", "next_part"
 #: A comment is sent when there was nothing else for so long, milliseconds.
 _KEEP_ALIVE_MS = 15_000
 #: About how many bytes of stored chunks are read at a time.
-_MOST_READ = 256 * 1024
+_MOST_READ = 64 * 1024
+#: About how many bytes of what a reader has missed are one part.
+_MOST_SENT = 64 * 1024
 #: The value of the parameter that asks for what comes after the handoff.
 HANDOFF = "handoff"
 
@@ -115,6 +117,21 @@ class Attached:
     request: Request
 
 
+@dataclass(frozen=True, slots=True)
+class _Missed:
+    """What a reader is being told that it has missed; it is made as far as it is sent.
+
+    Attributes:
+        events: what is left of it.
+        place: where the reader goes on in the log after it; None if there is more in the store.
+        ended: the run has, and its response comes after it.
+    """
+
+    events: Iterator[Streamed]
+    place: Place | None
+    ended: bool
+
+
 class Reader:
     """Somebody who reads the stream of a run, and how far.
 
@@ -132,7 +149,7 @@ class Reader:
     """
 
     __slots__ = (
-        *("attached", "cursor", "env", "from_handoff", "greeted", "log", "look", "over"),
+        *("attached", "cursor", "env", "from_handoff", "greeted", "log", "look", "missed", "over"),
         *("place", "redirected", "run_id"),
     )
 
@@ -156,6 +173,7 @@ class Reader:
         self.greeted = False
         self.redirected = False
         self.over = False
+        self.missed: _Missed | None = None
         self.place: Place | None = Place(0, 0) if attached is not None else None
 
 
@@ -186,7 +204,9 @@ def next_part(reader: Reader) -> Flow[bytes | None]:
 def _attached_part(reader: Reader, attached: Attached) -> Flow[bytes]:
     """Return what the log has: the response, too, if the run ends while the client waits."""
     assert reader.place is not None
-    batch = reader.log.read_attached(reader.place.index, redirected=reader.redirected)
+    batch = None
+    if reader.missed is None:
+        batch = reader.log.read_attached(reader.place.index, redirected=reader.redirected)
     if batch is None:
         return (yield from _catch_up(reader))
     part = _told(reader, batch.events)
@@ -208,7 +228,7 @@ def _waiting_part(reader: Reader) -> Flow[bytes]:
             return b""
         if not (yield from _found_handoff(reader)):
             return b""
-    if reader.place is None or reader.look:
+    if reader.missed is not None or reader.place is None or reader.look:
         return (yield from _catch_up(reader))
     batch = reader.log.read(reader.place)
     if batch is None:
@@ -244,7 +264,30 @@ _EVERYTHING = 2**62
 
 
 def _catch_up(reader: Reader) -> Flow[bytes]:
-    """Return what the reader has missed, as far as it is read at a time."""
+    """Return what the reader has missed, a part at a time."""
+    missed = reader.missed or (yield from _look_up(reader))
+    if missed is None:
+        reader.over = True  # pruned
+        return b""
+    part = bytearray()
+    for event in missed.events:
+        part += _told_frame(reader, event)
+        if len(part) >= _MOST_SENT:
+            reader.missed = missed
+            return bytes(part)
+    reader.missed = None
+    if missed.place is None:
+        reader.look = reader.attached is None
+        return bytes(part)
+    reader.place = missed.place
+    if missed.ended:
+        part += yield from _response(reader)
+        reader.over = True
+    return bytes(part)
+
+
+def _look_up(reader: Reader) -> Flow[_Missed | None]:
+    """Look what the reader has missed, as far as it is read at a time; None for a pruned run."""
     reader.look = False
     place, live = reader.log.snapshot()
     until = _end_of(reader)
@@ -252,20 +295,15 @@ def _catch_up(reader: Reader) -> Flow[bytes]:
     if until is None and _end_of(reader) is not None:  # it was handed off just now
         until = _end_of(reader)
         stored = yield from read_stream(reader.run_id, reader.cursor, _most_read(until))
-    if stored is None and reader.attached is None:
-        reader.over = True  # pruned
-        return b""
-    part = bytearray()
-    for event in catch_up(reader.cursor, stored, live, until):
-        part += _told_frame(reader, event)
-    if stored is not None and stored.more:
-        reader.look = reader.attached is None
-        return bytes(part)
-    reader.place = place
-    if reader.attached is None and stored is not None and stored.phase.ended:
-        part += yield from _response(reader)
-        reader.over = True
-    return bytes(part)
+    attached = reader.attached is not None
+    if stored is None and not attached:
+        return None
+    more = stored is not None and stored.more
+    return _Missed(
+        catch_up(reader.cursor, stored, live, until),
+        None if more else place,
+        ended=not attached and not more and stored is not None and stored.phase.ended,
+    )
 
 
 def _end_of(reader: Reader) -> Cursor | None:

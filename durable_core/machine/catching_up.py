@@ -55,7 +55,8 @@ def catch_up(
     if live is None:
         return
     for chunk in live.outside:
-        yield from cursor.see(chunk)
+        if chunk.index >= cursor.outside:
+            yield from cursor.see(chunk)
     for attempt, opened in live.attempts.items():
         if opened.op_id not in committed:
             yield from _chunks(cursor, opened.op_id, attempt, opened.texts, opened.number)
@@ -116,7 +117,9 @@ def _stored(cursor: Cursor, piece: Piece) -> Iterator[Streamed]:
 def _chunks(
     cursor: Cursor, op_id: str, attempt: Attempt, texts: tuple[str, ...], number: int | None
 ) -> Iterator[Streamed]:
-    for index, text in enumerate(texts):
+    seen = cursor.open.get(op_id)
+    start = seen[1] if seen is not None and seen[0] == attempt else 0
+    for index in range(start, len(texts)):
         yield from cursor.see(
-            Pushed(text=text, index=index, op_id=op_id, attempt=attempt, number=number)
+            Pushed(text=texts[index], index=index, op_id=op_id, attempt=attempt, number=number)
         )

@@ -34,6 +34,9 @@ __all__ = ["AsyncBody", "Host", "SyncBody"]
 
 T = TypeVar("T")
 
+#: After a part of so many bytes others on the loop have their turn.
+_LARGE = 32 * 1024
+
 
 class Host(Protocol):
     """What bodies need of the node."""
@@ -180,6 +183,8 @@ class AsyncBody(_Body, AsyncIterator[bytes]):
                 self._end()
         if part is None:
             raise StopAsyncIteration
+        if len(part) >= _LARGE:
+            await asyncio.sleep(0)  # there may be a lot more, and no server need wait in between
         return part
 
     async def aclose(self) -> None:

@@ -125,6 +125,44 @@ def test_a_long_stream_is_caught_up_in_parts() -> None:
     assert 2 == len(asked)
 
 
+def test_what_was_missed_is_sent_in_parts() -> None:
+    """However much it is, however small its chunks: looked up once, and made as it is sent."""
+    texts = ("1",) * 5000
+    live = LiveStream(epoch=1, attempts={(1, 1): OpenAttempt(op_id=A, texts=texts)})
+    coming = Batch((Committed(op_id=A, number=1),), 1)
+    world = World(STORED)
+    reader = reader_of(Scripted(coming, live=live))
+    world.run(next_part(reader))
+    parts: list[bytes] = []
+    while not parts or b"commit" not in parts[-1]:
+        part = world.run(next_part(reader))
+        assert part is not None
+        parts.append(part)
+
+    told = b"".join(parts)
+    assert [5000, 1] == [told.count(b"event: inngest.stream"), told.count(b"event: inngest.commit")]
+    assert max(map(len, parts)) < 66_000
+    assert 1 == sum(isinstance(ask, ReadStream) for ask in world.asked)
+
+
+def test_news_that_come_while_missed_parts_are_sent() -> None:
+    """They are looked for after that, not instead."""
+    texts = ("1",) * 1000
+    live = LiveStream(epoch=1, attempts={(1, 1): OpenAttempt(op_id=A, texts=texts)})
+    piece = Piece(number=1, texts=texts, op_id=A, attempt=(1, 1))
+    log = Scripted(live=live)
+    world = World(STORED, replace(STORED, pieces=(piece,)))
+    reader = reader_of(log)
+    told = world.parts(reader, 2)
+    early = len(told)
+    reader.look, log.live = True, None
+    while told[-1] != "commit a":
+        told += world.parts(reader, 1)
+
+    assert 1 < early < 1000
+    assert ["meta", *["a: 1"] * 1000, "commit a"] == told
+
+
 def test_a_run_that_has_ended() -> None:
     """All that is stored, the response, the end."""
     ended = replace(

@@ -13,6 +13,7 @@ from durable_core.errors import StoreError
 from durable_core.flow.asks import Call, Invoke, Raised, Returned
 from durable_core.flow.env import Env
 from durable_core.flow.reading import Reader
+from durable_core.model.stream import LiveStream, OpenAttempt
 from durable_core.runtime.memory_store import MemoryStore
 from durable_core.runtime.pool import DaemonPool
 from durable_core.runtime.streams.bodies import AsyncBody, SyncBody
@@ -126,6 +127,46 @@ def test_a_cancelled_task_closes_it() -> None:
 
     asyncio.run(iterate())
     assert [1] == closed
+
+
+class Source:
+    """An execution one of whose steps has pushed a lot."""
+
+    def live(self) -> LiveStream:
+        pushed = OpenAttempt(op_id="a" * 40, texts=("1",) * 5000)
+        return LiveStream(epoch=1, attempts={(1, 1): pushed})
+
+
+def test_a_long_stream_leaves_others_their_turns() -> None:
+    """Even where the server takes every part at once, so that nothing is waited for."""
+    store = MemoryStore()
+    commit(store, created())
+
+    async def iterate() -> tuple[int, int]:
+        loop, turns, parts = asyncio.get_running_loop(), 0, 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        following = reader()
+        following.log.take_source(Source())  # type: ignore[attr-defined]
+        body = AsyncBody(Host(store), following, TaskSignal(loop), nothing)
+        task = loop.create_task(other())
+        size = 0
+        async for part in body:
+            size += len(part)
+            parts += 1
+            if size > 5000 * 90:
+                break
+        task.cancel()
+        return parts, turns
+
+    parts, turns = asyncio.run(iterate())
+    assert parts > 5
+    assert turns >= parts - 3
 
 
 def plain(value: int) -> int:

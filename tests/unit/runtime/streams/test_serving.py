@@ -555,3 +555,37 @@ def test_a_thread_left_behind_does_not_silence_the_run() -> None:
         stored = process.store.stream("lab", run.run.id, done=0, outside=0, most=1000)
     assert stored is not None
     assert ('"first"', '"second"') == stored.pieces[-1].texts
+
+
+def test_a_slow_client_is_let_go_after_the_handoff() -> None:
+    """It has all up to there, and no more, however far the run has gone on meanwhile."""
+
+    def much() -> int:
+        for number in range(600):
+            sync_stream.push([number, "y" * 1000])
+        return 1
+
+    def handler(request: Request) -> object:
+        sync_step.run("a", much)
+        sync_step.sleep("nap", 60)
+        sync_step.run("b", much)
+        sync_step.run("c", much)
+        return "done"
+
+    clock = FakeClock()
+    with lab(clock=clock) as process:
+        endpoint = process.endpoint(handler)
+        response = endpoint.handle(asks_stream())
+        until(lambda: process.put_away() >= 1)
+        clock.advance(61)
+        process.poke()
+        until(lambda: process.durable.runs.list()[0].run.phase.ended)
+        reading = Reading(response)
+        told = reading.take(603)
+        rest = list(reading) if told[-1] == "redirect" else ["no end"]
+    assert ["meta", 600, "commit a", "redirect"] == [
+        told[0],
+        sum(event.startswith("a: ") for event in told),
+        *told[-2:],
+    ]
+    assert [] == rest
