@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
-from urllib.parse import urljoin
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 
 from durable_core.client import Chunk, Collector, Commit, OutgoingRequest, Rollback
 from durable_core.runtime.http.client import HTTPClient
 from support.interop_sample import IDS, SERVERS, served
+from support.processes import World
 from support.stream_clients import CALLS, Call, Log
 
 both = pytest.mark.parametrize("call", CALLS, ids=("threads", "tasks"))
@@ -95,3 +98,38 @@ def test_late_joiners_get_all(url: str, call: Call) -> None:
         assert (202, "All done") == (response.status, response.json())
         assert ["metadata", "data", "commit", "data", "commit"] == log.kinds
         assert ["chunk a", "chunk b"] == log.data
+
+
+@pytest.mark.slow
+@both
+def test_a_server_that_dies_and_comes_back(world: World, face: str, call: Call) -> None:
+    """``kill -9`` while a step streams, and a new process at the same port: the call ends well.
+
+    What the step had pushed is taken back, and what stays is there once and in order.
+    """
+    world.close_gate("T", "b")
+    one = world.start("one")
+    address = one.url(f"/{face}/chat?trip=T")
+    collector, log, told = Collector(), Log(), threading.Event()
+
+    def on_data(chunk: Chunk) -> None:
+        log.events.append(chunk)
+        if chunk.data == f"b 2 {one.pid}":
+            told.set()
+
+    callbacks = log.callbacks | {"on_data": on_data}
+    with ThreadPoolExecutor(1) as pool:
+        calling = pool.submit(call, address, timeout=60, collect=collector, **callbacks)
+        assert told.wait(30)
+        one.kill()
+        two = world.start("two", port=urlsplit(address).port)
+        world.reached("T", "b", count=2)
+        world.open_gate("T", "b")
+        response = calling.result(60)
+
+    assert 201 == response.status
+    by_one = [f"a {number} {one.pid}" for number in (1, 2, 3)]
+    by_two = [f"b {number} {two.pid}" for number in (1, 2, 3)]
+    assert (*by_one, *by_two) == collector.items
+    assert 1 == log.kinds.count("rollback")
+    assert 1 == log.kinds.count("metadata")
