@@ -22,11 +22,14 @@ class Fetched:
         headers: the header fields, whatever ``Headers`` takes.
         body: its content, with transfer and content codings undone, in any pieces. It ends with
             the response; a response that breaks off raises.
+        is_delimited: False where the body ends with its connection, which may as well have broken:
+            the client then asks for what it may have missed.
     """
 
     status: int
     headers: HeaderFields
     body: Iterable[bytes]
+    is_delimited: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class AsyncFetched:
     status: int
     headers: HeaderFields
     body: AsyncIterable[bytes]
+    is_delimited: bool = True
 
 
 class Fetch(Protocol):

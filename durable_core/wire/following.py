@@ -169,14 +169,17 @@ class Following:
                 self._take(exchange, data)
         return self._flush()
 
-    def ended(self, number: int, now: int) -> Commands:
-        """The body of this response has ended as it should."""
+    def ended(self, number: int, now: int, *, is_sure: bool = True) -> Commands:
+        """The body of this response has ended as it should.
+
+        It is not sure where the body ends with its connection, which may as well have broken.
+        """
         exchange = self._find(number)
         if exchange is not None and exchange.head is not None:
             if exchange.decoder is None:
                 self._finish(exchange.head.status, exchange.head.headers, bytes(exchange.plain))
             else:
-                self._leave(exchange, None, now)
+                self._leave(exchange, None, now, is_sure=is_sure)
         return self._flush()
 
     def failed(self, number: int, error: Exception, now: int) -> Commands:
@@ -188,7 +191,7 @@ class Following:
             elif not self._was_answered:
                 self._fail(error)
             else:
-                self._leave(exchange, error, now)
+                self._leave(exchange, error, now, is_sure=False)
         return self._flush()
 
     def _find(self, number: int) -> _Exchange | None:
@@ -319,16 +322,18 @@ class Following:
             self._standby = _Exchange(stage)
             self._open(self._standby)
 
-    def _leave(self, exchange: _Exchange, error: Exception | None, now: int) -> None:
-        """Go on elsewhere, as the connection has ended (no error) or broken before the response.
+    def _leave(
+        self, exchange: _Exchange, error: Exception | None, now: int, *, is_sure: bool
+    ) -> None:
+        """Go on elsewhere, as the connection has ended or broken before the response.
 
-        After an end the second connection has all that follows. After a break it may lack what
-        was under way on the first: it is opened anew, from the last event that came through.
+        After a sure end the second connection has all that follows. After a break it may lack
+        what was under way on the first: it is opened anew, from the last event that came through.
         """
         if exchange.head is not None and now - exchange.opened_at >= _STEADY_MS:
             self._backoff.succeed()
         standby = self._standby
-        if standby is not None and (error is None or not self._last_event_id):
+        if standby is not None and (is_sure or not self._last_event_id):
             self._standby = None
             self._current = standby
             if standby.head is not None:
@@ -336,6 +341,11 @@ class Following:
                     self._begin(standby, standby.head)
             return
         self._drop_standby()
+        if standby is not None and error is None and self._resume_url is not None:
+            with self._failing():  # at once: most such ends are no breaks
+                self._current = _Exchange(self._journey.at(self._resume_url))
+                self._open(self._current)
+            return
         self._come_back(error, 0)
 
     def _drop_standby(self) -> None:

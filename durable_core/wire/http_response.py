@@ -71,6 +71,11 @@ class ResponseParser:
         self._parse: Callable[[], bool] = self._parse_head
 
     @property
+    def is_delimited(self) -> bool:
+        """Whether the body has an end of its own, so that a broken connection is known as one."""
+        return not self._until_close
+
+    @property
     def is_reusable(self) -> bool:
         """Whether the connection may serve another request: nothing came after the response."""
         return self.is_complete and self._keeps_alive and not self._buffer

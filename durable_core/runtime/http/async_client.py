@@ -47,6 +47,11 @@ class AsyncHTTPResponse:
         self._budget = budget
         self._done: Callable[[bool], None] | None = done
 
+    @property
+    def is_delimited(self) -> bool:
+        """Whether the body has an end of its own, other than that of the connection."""
+        return self._parser.is_delimited
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes; it can be gone through once.
 
@@ -150,7 +155,9 @@ class AsyncHTTPClient:
     async def fetch(self, request: OutgoingRequest, /) -> AsyncIterator[AsyncFetched]:
         """Send a request as ``ports.http.AsyncFetch`` asks for."""
         async with await self.send(request) as response:
-            yield AsyncFetched(response.status, response.headers, response)
+            yield AsyncFetched(
+                response.status, response.headers, response, is_delimited=response.is_delimited
+            )
 
     async def close(self) -> None:
         """Close the kept connections; responses that are being read go on."""

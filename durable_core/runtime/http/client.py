@@ -52,6 +52,11 @@ class HTTPResponse:
         self._aborting = ExitStack()
         self._aborting.enter_context(abort.calling(connection.abort))
 
+    @property
+    def is_delimited(self) -> bool:
+        """Whether the body has an end of its own, other than that of the connection."""
+        return self._parser.is_delimited
+
     def __iter__(self) -> Iterator[bytes]:
         """Yield the body as it comes; it can be gone through once.
 
@@ -156,7 +161,9 @@ class HTTPClient:
     def fetch(self, request: OutgoingRequest, abort: Abort | None = None) -> Iterator[Fetched]:
         """Send a request as ``ports.http.Fetch`` asks for."""
         with self.send(request, abort=abort) as response:
-            yield Fetched(response.status, response.headers, response)
+            yield Fetched(
+                response.status, response.headers, response, is_delimited=response.is_delimited
+            )
 
     def close(self) -> None:
         """Close the kept connections; responses that are being read go on."""

@@ -171,7 +171,8 @@ class _Connection:
         await self.may_read.wait()
         async for data in fetched.body:
             await self._tell(partial(self._received, data))
-        await self._tell(lambda machine: machine.ended(self._number, _now()))
+        is_sure = fetched.is_delimited
+        await self._tell(lambda machine: machine.ended(self._number, _now(), is_sure=is_sure))
 
     def _received(self, data: bytes, machine: Following) -> Commands:
         return machine.received(self._number, data)

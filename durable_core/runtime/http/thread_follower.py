@@ -215,7 +215,8 @@ class _Connection:
             if data is None:
                 break
             self._tell(partial(self._received, data))
-        self._tell(lambda machine: machine.ended(self._number, _now()))
+        is_sure = fetched.is_delimited
+        self._tell(lambda machine: machine.ended(self._number, _now(), is_sure=is_sure))
 
     def _received(self, data: bytes, machine: Following) -> Commands:
         self._credits.release()

@@ -167,6 +167,29 @@ def test_a_break_is_mended(call: Call) -> None:
 
 
 @both
+def test_an_end_that_may_be_a_break(call: Call) -> None:
+    """A body that ends with its connection: what may have been lost is asked for."""
+    second_is_open = threading.Event()
+    log = Log()
+
+    def first(peer: Peer) -> None:
+        info = RedirectInfo(run_id="r", url=f"http://127.0.0.1:{server.port}/second")
+        peer.answer(sse_head() + sse(HELLO, info) + sse(chunk(1), id="41"))
+        assert second_is_open.wait(10)
+
+    def second(peer: Peer) -> None:
+        peer.answer(CHUNKED)
+        second_is_open.set()
+        peer.wait_for_close()
+
+    with ScriptedServer(first, second, streams(HELLO, chunk(2), DONE)) as server:
+        assert 202 == call(server.origin, **log.callbacks).status
+
+    assert [1, 2] == log.data
+    assert [None, None, "41"] == [h.headers.get("last-event-id") for h in server.heard]
+
+
+@both
 def test_redirects_and_waits_are_followed(call: Call) -> None:
     """303, then 202 with Retry-After, then the response; credentials stay with their origin."""
     with ScriptedServer(lambda peer: peer.answer(plain("done"))) as other:

@@ -393,6 +393,29 @@ def test_a_break_of_the_first_connection_needs_a_new_second_one() -> None:
     )
 
 
+def test_an_end_that_may_be_a_break() -> None:
+    """The second connection is opened anew as after a break, but at once."""
+    machine = following()
+    attached(machine, HELLO, GOES_ON, Chunk(data=1), id="7")
+    machine.opened(2, 200, SSE, 0)
+    commands = machine.ended(1, 0, is_sure=False)
+
+    assert Close(2) == commands[0]
+    assert ("7", 0) == (
+        opened(commands).headers["last-event-id"],
+        opened(commands).delay_ms,
+    )
+
+
+def test_an_end_that_may_be_a_break_where_events_have_no_ids() -> None:
+    """The second connection is all there is."""
+    machine = following()
+    attached(machine, HELLO, GOES_ON)
+    machine.opened(2, 200, SSE, 0)
+
+    assert (Read(2),) == machine.ended(1, 0, is_sure=False)
+
+
 def test_a_break_where_events_have_no_ids() -> None:
     """A server that cannot resume has nothing better than the second connection."""
     machine = following()

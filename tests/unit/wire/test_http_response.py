@@ -74,6 +74,7 @@ def test_the_end_of_the_connection_ends_a_body_without_length() -> None:
 
     parser.feed(b"")
     assert (True, False) == (parser.is_complete, parser.is_reusable)
+    assert (False, True) == (parser.is_delimited, parse(LENGTH)[0].is_delimited)
 
 
 @pytest.mark.parametrize(
