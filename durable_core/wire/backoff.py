@@ -8,6 +8,8 @@ __all__ = ["Backoff"]
 
 _FIRST_MS = 250
 _MOST_MS = 30_000
+#: The first delay at least, whatever the server says: it must not make a client spin.
+_LEAST_MS = 20
 
 
 class Backoff:
@@ -45,6 +47,6 @@ class Backoff:
         """
         if self._failures >= self._limit:
             return None
-        delay = min(self.first_ms << self._failures, _MOST_MS)
+        delay = min(max(self.first_ms, _LEAST_MS) << self._failures, _MOST_MS)
         self._failures += 1
         return max(at_least_ms, round(delay * (0.5 + self._uniform() / 2)))

@@ -55,6 +55,8 @@ _STEADY_MS = 5_000
 _TRY_AGAIN = frozenset({429, 502, 503, 504})
 _SECONDS = re.compile(r"[0-9]{1,6}")
 _DEFAULT_WAIT_MS = 5_000
+#: Before a run that still goes on is asked for again, whatever the server says.
+_LEAST_WAIT_MS = 250
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,7 +283,9 @@ class Following:
         self._commands.append(Close(exchange.number))
         self._current = _Exchange(stage)
         wait_ms = head.retry_after_ms
-        self._open(self._current, _DEFAULT_WAIT_MS if wait_ms is None else wait_ms)
+        self._open(
+            self._current, _DEFAULT_WAIT_MS if wait_ms is None else max(wait_ms, _LEAST_WAIT_MS)
+        )
 
     def _take(self, exchange: _Exchange, data: bytes) -> None:
         decoder = exchange.decoder

@@ -99,6 +99,7 @@ class TaskFollower:
                     return command
                 await self._do(command)
             message = await self._mailbox.get()
+            await asyncio.sleep(0)  # or a fast stream would keep the loop, and hold up the time-out
             todo += message(self._machine)
 
     async def _do(self, command: Command) -> None:

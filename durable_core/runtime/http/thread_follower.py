@@ -108,11 +108,20 @@ class ThreadFollower:
                 command = todo.popleft()
                 if isinstance(command, Finish):
                     return command
+                if isinstance(command, Deliver):
+                    self._check(ends)  # many may come at a time, and their callbacks be slow
                 self._do(command)
             message = self._next(ends)
-            if message is None:
-                raise RequestAbortedError("following the run was aborted")
-            todo += message(self._machine)
+            self._check(ends)
+            if message is not None:
+                todo += message(self._machine)
+
+    def _check(self, ends: float | None) -> None:
+        """Raise if this was aborted, or the time is up."""
+        if self._abort.is_set():
+            raise RequestAbortedError("following the run was aborted")
+        if ends is not None and time.monotonic() >= ends:
+            raise self._too_long()
 
     def _next(self, ends: float | None) -> _Message | None:
         try:
@@ -123,7 +132,10 @@ class ThreadFollower:
                 return self._mailbox.get(timeout=left)
         except queue.Empty:
             pass
-        raise RequestTimeoutError(f"the run has no response after {self._timeout:g} s (timeout=)")
+        raise self._too_long()
+
+    def _too_long(self) -> RequestTimeoutError:
+        return RequestTimeoutError(f"the run has no response after {self._timeout:g} s (timeout=)")
 
     def _do(self, command: Command) -> None:
         match command:

@@ -255,6 +255,32 @@ def test_a_timeout_closes_the_connections(call: Call, script: Script) -> None:
     assert isinstance(caught.value, TimeoutError)
 
 
+def test_slow_callbacks_hold_up_neither_a_timeout_nor_an_abort() -> None:
+    """What came in one piece with the event whose callback was slow is not delivered."""
+    events = sse(*(Chunk(data=number) for number in range(50)))
+    abort, told = Abort(), list[object]()
+
+    def answers(peer: Peer) -> None:
+        peer.answer(CHUNKED + chunked(events))
+        peer.wait_for_close()
+
+    def slow(event: Chunk) -> None:
+        told.append(event.data)
+        assert not never.wait(0.6)
+
+    def aborting(event: Chunk) -> None:
+        told.append(event.data)
+        abort.set()
+
+    never = threading.Event()
+    with ScriptedServer(answers, answers) as server:
+        with pytest.raises(RequestTimeoutError):
+            fetch_with_stream(server.origin, timeout=0.5, on_data=slow)
+        with pytest.raises(RequestAbortedError):
+            fetch_with_stream(server.origin, abort=abort, on_data=aborting)
+    assert [0, 0] == told
+
+
 @both
 def test_a_timeout_ends_a_wait_between_attempts(call: Call) -> None:
     """A long Retry-After does not hold it."""

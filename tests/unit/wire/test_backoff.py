@@ -30,8 +30,18 @@ def test_the_server_may_ask_for_more() -> None:
     """Its time is the least to wait, and its ``retry`` the first delay."""
     backoff = Backoff(limit=9, uniform=lambda: 1.0)
     assert 3000 == backoff.fail(at_least_ms=3000)
-    backoff.first_ms = 10
-    assert 20 == backoff.fail()
+    backoff.first_ms = 100
+    assert 200 == backoff.fail()
+
+
+def test_no_server_makes_a_client_spin() -> None:
+    """A ``retry`` of nothing, again and again with something new each time, is 20 ms at least."""
+    backoff = Backoff(limit=9, uniform=lambda: 1.0)
+    backoff.first_ms = 0
+    first = backoff.fail()
+    second = backoff.fail()
+    backoff.succeed()
+    assert [20, 40, 20] == [first, second, backoff.fail()]
 
 
 def test_a_limit_is_not_negative() -> None:

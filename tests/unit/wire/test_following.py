@@ -240,13 +240,13 @@ def test_a_run_that_still_goes_on_is_asked_for_later() -> None:
     assert (Finish(status=200, headers=NONE, body=b""),) == machine.ended(number, 0)
 
 
-def test_a_run_may_be_asked_for_at_once() -> None:
-    """Zero seconds are none."""
+def test_no_server_makes_a_client_spin() -> None:
+    """Zero seconds are a moment."""
     machine = following()
     machine.start()
     headers = Headers({"location": "/", "retry-after": "0"})
 
-    assert 0 == opened(machine.opened(1, 202, headers, 0)).delay_ms
+    assert 250 == opened(machine.opened(1, 202, headers, 0)).delay_ms
 
 
 def test_a_date_to_come_back_at_is_a_while() -> None:
