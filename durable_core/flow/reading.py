@@ -49,6 +49,8 @@ _KEEP_ALIVE_MS = 15_000
 _MOST_READ = 64 * 1024
 #: About how many bytes of what a reader has missed are one part.
 _MOST_SENT = 64 * 1024
+#: The id of an event names so many steps under way at most; it goes into a header of a request.
+_MOST_OPEN = 32
 #: The value of the parameter that asks for what comes after the handoff.
 HANDOFF = "handoff"
 
@@ -342,7 +344,7 @@ def _told(reader: Reader, events: Iterable[Streamed]) -> bytearray:
 
 def _told_frame(reader: Reader, event: Streamed) -> bytes:
     """Encode an event; its id is where the reader is once it has it."""
-    id_ = reader.cursor.dump()
+    id_ = reader.cursor.dump(_MOST_OPEN)
     if isinstance(event, Pushed):
         return encode_event(CHUNK, chunk_data(event.text, event.op_id), id=id_)
     if isinstance(event, RolledBack):

@@ -26,24 +26,35 @@ class Cursor:
         outside: how many chunks from outside steps it has seen.
         open: by op id, the attempt of which it has seen chunks, and how many; only those with
             neither commit nor rollback.
+        is_vague: it may have seen chunks of steps that are not in ``open``. Before it is told
+            anything of such a step, that step is rolled back.
     """
 
-    __slots__ = ("_open", "done", "outside")
+    __slots__ = ("_clear", "_open", "done", "outside")
 
     def __init__(
         self,
         done: int = 0,
         outside: int = 0,
         open: Mapping[str, tuple[Attempt, int]] | None = None,
+        *,
+        is_vague: bool = False,
     ) -> None:
         self.done = done
         self.outside = outside
         self._open = dict(open or {})
+        #: If it is vague: the steps of which it is known what the reader has seen.
+        self._clear = set(self._open) if is_vague else None
 
     @property
     def open(self) -> Mapping[str, tuple[Attempt, int]]:
         """The attempt whose chunks are neither committed nor rolled back, by op id."""
         return self._open
+
+    @property
+    def is_vague(self) -> bool:
+        """Whether the reader may have seen more than is in ``open``."""
+        return self._clear is not None
 
     def see(self, event: Streamed) -> tuple[Streamed, ...]:
         """Return what the reader must be told because of this event, and count it as told."""
@@ -65,7 +76,7 @@ class Cursor:
         seen = self._open.get(op_id)
         if seen is None:
             self._open[op_id] = attempt, chunk.index + 1
-            return (chunk,)
+            return *self._cleared(op_id), chunk
         if attempt == seen[0]:
             if chunk.index < seen[1]:
                 return ()
@@ -81,7 +92,7 @@ class Cursor:
             return ()
         self.done = commit.number
         self._open.pop(commit.op_id, None)
-        return (commit,)
+        return *self._cleared(commit.op_id), commit
 
     def _see_rollback(self, rollback: RolledBack) -> tuple[Streamed, ...]:
         seen = self._open.get(rollback.op_id)
@@ -89,11 +100,27 @@ class Cursor:
             if seen[0] > rollback.attempt:
                 return ()
             del self._open[rollback.op_id]
+        if self._clear is not None:
+            self._clear.add(rollback.op_id)
         return (rollback,)
 
-    def dump(self) -> str:
-        """Return it as one line of ASCII, which :meth:`load` reads."""
+    def _cleared(self, op_id: str) -> tuple[Streamed, ...]:
+        """Return what makes void that the reader may have seen of a step; nothing as a rule."""
+        if self._clear is None or op_id in self._clear:
+            return ()
+        self._clear.add(op_id)
+        return (RolledBack(op_id=op_id, attempt=(0, 0)),)
+
+    def dump(self, most_open: int | None = None) -> str:
+        """Return it as one line of ASCII, which :meth:`load` reads.
+
+        Args:
+            most_open: if more steps than this are open, or it is vague, it becomes a short text
+                that is vague; None for all of them.
+        """
         head = f"{self.done}.{self.outside}"
+        if self._clear is not None or (most_open is not None and len(self._open) > most_open):
+            return f"{head};*"
         if not self._open:
             return head
         return ";".join(
@@ -115,6 +142,8 @@ class Cursor:
         """
         head, *rest = text.split(";")
         found = _HEAD.fullmatch(head)
+        if found is not None and rest == ["*"]:
+            return cls(int(found[1]), int(found[2]), is_vague=True)
         opened = [_OPEN.fullmatch(each) for each in rest]
         if found is None or not all(opened):
             raise ValueError("not a position in an event stream")

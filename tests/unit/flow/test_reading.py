@@ -282,3 +282,22 @@ def test_ids_are_cursors() -> None:
     resumed = reader_of(Scripted(), cursor=Cursor.load(ids[0]))
     assert ["meta", "a: 2", "commit a"] == world.parts(resumed, 2)
     assert [f"0.0;{A}:1.1:1", f"0.0;{A}:1.1:2", "1.0"] == ids
+
+
+def test_ids_stay_short() -> None:
+    """However many steps push at a time: a client must be able to send the id back in a header."""
+    attempts = {
+        (1, number): OpenAttempt(op_id=hash_step_id(str(number)), texts=("1",))
+        for number in range(1000)
+    }
+    world = World(STORED)
+    reader = reader_of(Scripted(live=LiveStream(epoch=1, attempts=attempts)))
+    decoder, ids = SSEDecoder(), list[str]()
+    while len(ids) < 1001:
+        part = world.run(next_part(reader))
+        assert part is not None
+        ids += [event.id for event in decoder.feed(part)]
+
+    assert max(map(len, ids)) < 2000
+    assert "0.0;*" == ids[-1]
+    assert 1 + 32 == ids.index("0.0;*")

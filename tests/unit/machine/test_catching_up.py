@@ -188,9 +188,10 @@ class World:
 class Client:
     """A reader, and what its client makes of what it is told: commit keeps, rollback drops."""
 
-    def __init__(self, world: World, *, is_near: bool) -> None:
+    def __init__(self, world: World, *, is_near: bool, most_open: int | None = None) -> None:
         self.world = world
         self.is_near = is_near
+        self.most_open = most_open
         self.cursor = Cursor()
         self.last_id = self.cursor.dump()
         self.kept: list[str] = []
@@ -229,7 +230,7 @@ class Client:
             world.happen(*action)
         stored = world.read(self.cursor.done, self.cursor.outside, most)
         for event in catch_up(self.cursor, stored, live, until):
-            self.tell(event, self.cursor.dump())
+            self.tell(event, self.cursor.dump(self.most_open))
         self.follows = place if self.is_near and not stored.more else None
         return stored.more
 
@@ -244,7 +245,7 @@ class Client:
         elif index < len(self.world.log):
             self.follows = self.world.epoch, index + 1
             for event in self.cursor.see(self.world.event(index)):
-                self.tell(event, self.cursor.dump())
+                self.tell(event, self.cursor.dump(self.most_open))
 
     def reconnect(self, *, is_near: bool) -> None:
         self.cursor = Cursor.load(self.last_id)
@@ -295,16 +296,16 @@ def finish(world: World, clients: list[Client]) -> None:
 
 
 @settings(max_examples=1000)
-@given(st.lists(actions, max_size=50), st.booleans())
+@given(st.lists(actions, max_size=50), st.booleans(), st.sampled_from([None, 0, 1]))
 def test_what_is_committed_is_read_once_and_in_order(
-    program: list[tuple[object, ...]], live_at_end: bool
+    program: list[tuple[object, ...]], live_at_end: bool, most_open: int | None
 ) -> None:
     """However pushes, commits, rollbacks, crashes, late joins, resumes and trims fall together:
     a client that keeps at a commit and drops at a rollback has what was committed, once and in
     order, and the chunks from outside steps, once and in order.
     """
     world = World()
-    clients = [Client(world, is_near=True), Client(world, is_near=False)]
+    clients = [Client(world, is_near=near, most_open=most_open) for near in (True, False)]
 
     for action in program:
         play(action, world, clients)

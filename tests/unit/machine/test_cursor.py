@@ -106,10 +106,42 @@ def test_dump_and_load(
     "text",
     [
         *("", "1", "1.x", "1.2;", "1.2;xyz:1.1:1", f"1.2;{'a' * 40}:1:1"),
-        *("1.1234567890", "\u0661.\u0662"),
+        *("1.2;*;", "1.2;*;*", "1;*", "1.1234567890", "\u0661.\u0662"),
     ],
 )
 def test_what_is_no_cursor(text: str) -> None:
     """Anything else is refused."""
     with pytest.raises(ValueError, match="not a position"):
         Cursor.load(text)
+
+
+def test_a_vague_cursor_is_short() -> None:
+    """It does not say what is open, however much that is; it stays vague."""
+    opened = {hash_step_id(str(number)): ((1, number), 1) for number in range(3)}
+    cursor = Cursor(5, 7, opened)
+    vague = Cursor.load(cursor.dump(2))
+
+    assert (cursor.dump(), "5.7;*") == (cursor.dump(3), cursor.dump(2))
+    assert (5, 7, {}, True) == (vague.done, vague.outside, vague.open, vague.is_vague)
+    assert "5.7;*" == vague.dump()
+
+
+def test_a_vague_cursor_rolls_back_what_may_have_been_seen() -> None:
+    """Before anything else of a step, once; a commit that was seen is certain."""
+    cursor = Cursor(1, 0, is_vague=True)
+    void_a, void_b = (RolledBack(op_id=op, attempt=(0, 0)) for op in (A, B))
+
+    assert (void_a, chunk(0)) == cursor.see(chunk(0))
+    assert (chunk(1),) == cursor.see(chunk(1))
+    assert (Committed(op_id=A, number=2),) == cursor.see(Committed(op_id=A, number=2))
+    assert () == cursor.see(Committed(op_id=B, number=1))
+    assert (void_b, Committed(op_id=B, number=3)) == cursor.see(Committed(op_id=B, number=3))
+
+
+def test_a_vague_cursor_takes_a_rollback_for_one() -> None:
+    """What it was told of is clear then."""
+    cursor = Cursor(is_vague=True)
+    rolled_back = RolledBack(op_id=A, attempt=(1, 1))
+
+    assert (rolled_back,) == cursor.see(rolled_back)
+    assert (chunk(0, (1, 2)),) == cursor.see(chunk(0, (1, 2)))
