@@ -8,7 +8,7 @@ in between counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
@@ -18,12 +18,14 @@ from durable_core.machine.cursor import Cursor
 from durable_core.model.record import record
 from durable_core.model.response import Response
 from durable_core.model.stream import StoredStream
-from durable_core.ports import StoredResult, Write
+from durable_core.ports import StoredResult, Write, Written
 
 __all__ = [
     "Answer",
     "Ask",
     "AwaitMore",
+    "Begin",
+    "Begun",
     "Call",
     "Cancelled",
     "Flow",
@@ -35,7 +37,6 @@ __all__ = [
     "Park",
     "Quiesce",
     "Raised",
-    "ReadMark",
     "ReadResult",
     "ReadStream",
     "Report",
@@ -121,23 +122,27 @@ class Submit:
     after: tuple[Ticket, ...] = ()
 
 
-@record(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Settle:
-    """Wait until these writes are durable; answered with their answers. Raises what failed.
+    """Wait until these writes are durable; answered with their answers. Raises what failed."""
 
-    With ``for_step`` a cancellation by user code is the answer, for it is the step that it hits.
+    waits: ClassVar[bool] = True
+    tickets: tuple[Ticket, ...]
+
+
+@record(frozen=True, slots=True)
+class Begin:
+    """Wait until these writes are durable, so that a step may begin. Raises what failed.
+
+    Answered with their answers and the highest event sequence number by then, or, if user code
+    cancels the step meanwhile, with the cancellation.
     """
 
     waits: ClassVar[bool] = True
     tickets: tuple[Ticket, ...]
-    for_step: bool = False
 
 
-@record(frozen=True, slots=True)
-class ReadMark:
-    """Read the highest event sequence number."""
-
-    waits: ClassVar[bool] = False
+Begun: TypeAlias = tuple[Sequence[Written], int]
 
 
 @record(frozen=True, slots=True)
@@ -246,7 +251,7 @@ class AwaitMore:
 Ask: TypeAlias = (
     Submit
     | Settle
-    | ReadMark
+    | Begin
     | Invoke
     | Handle
     | Park

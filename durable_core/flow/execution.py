@@ -13,10 +13,10 @@ from durable_core.errors import (
     StoreError,
     Suspended,
 )
-from durable_core.flow.asks import Cancelled, Flow, Settle, Submit, Ticket
+from durable_core.flow.asks import Begin, Begun, Cancelled, Flow, Settle, Submit, Ticket
 from durable_core.flow.env import Env, Options
 from durable_core.flow.streaming import Stream
-from durable_core.machine.stepids import StepIds, hash_step_id
+from durable_core.machine.stepids import StepIds, op_named
 from durable_core.model.events import Event, StoredEvent
 from durable_core.model.ops import Memo, Op, OpKind, Pending
 from durable_core.model.request import Request
@@ -25,7 +25,7 @@ from durable_core.model.stream import Attempt
 from durable_core.ports import Release, RunWrite, StoredRequest, StoredResult, Written
 from durable_core.wire.requests import dump_request
 
-__all__ = ["MARK", "Execution", "save", "settle"]
+__all__ = ["MARK", "Execution", "begin", "checkpoint", "save", "settle"]
 
 #: The event sequence number up to which the code of this branch of a handler has seen events.
 MARK: ContextVar[int] = ContextVar("durable_event_mark")
@@ -129,7 +129,7 @@ class Execution:
             LimitExceededError: too many steps.
         """
         name, _ = self._step_ids.take(step_id, branch)
-        op = Op(id=hash_step_id(name), name=name, kind=kind)
+        op = op_named(name, kind)
         if op.id not in self.memos and len(self.memos) >= self.env.limits.steps:
             raise LimitExceededError(
                 f"step {name!r} is one more than the {self.env.limits.steps} steps a run may have"
@@ -190,20 +190,25 @@ class Execution:
         """Return the queued writes that may not be durable yet."""
         return self._tickets
 
-    def forget(self, tickets: tuple[Ticket, ...]) -> None:
-        """Drop these writes, which are durable. Others may have failed: that must still be seen."""
+    def settled(self, tickets: tuple[Ticket, ...], written: Sequence[Written]) -> None:
+        """Take over what came of these writes, which are durable, and drop them.
+
+        Others may have failed: that must still be seen.
+        """
+        for each in written:
+            if each.sent or each.matched:
+                self._note(each)
+        self.takeovers = self.run.takeovers
         if self._tickets is tickets:
             self._tickets = ()
         else:
             self._tickets = tuple(each for each in self._tickets if each not in tickets)
 
-    def note(self, written: Sequence[Written]) -> None:
+    def _note(self, written: Written) -> None:
         """Take over what the store found out: numbers of sent events, waits answered already."""
-        for each in written:
-            if each.sent:
-                self.sent.update(each.sent)
-            for op_id, event in each.matched:
-                self.answer_wait(op_id, event)
+        self.sent.update(written.sent)
+        for op_id, event in written.matched:
+            self.answer_wait(op_id, event)
 
     def answer_wait(self, op_id: str, event: StoredEvent) -> None:
         """Note the event that ends a wait, unless the wait has ended."""
@@ -232,6 +237,31 @@ def save(
     direct: bool = False,
 ) -> Flow[None]:
     """Queue one checkpoint of the run. It is durable after the next :func:`settle`."""
+    ask = checkpoint(
+        ex,
+        memos=memos,
+        pending=pending,
+        state=state,
+        release=release,
+        result=result,
+        sends=sends,
+        direct=direct,
+    )
+    ex.queued((yield ask))
+
+
+def checkpoint(
+    ex: Execution,
+    *,
+    memos: tuple[Memo, ...] = (),
+    pending: tuple[Pending, ...] = (),
+    state: bool = False,
+    release: Release | None = None,
+    result: StoredResult | None = None,
+    sends: tuple[Event, ...] = (),
+    direct: bool = False,
+) -> Submit:
+    """Return what :func:`save` asks; its answer is for ``ex.queued``."""
     if memos and ex.run.takeovers:
         ex.run = replace(ex.run, takeovers=0)
         state = True
@@ -255,15 +285,11 @@ def save(
         pieces=pieces,
         handoff=handoff,
     )
-    ticket: Ticket = yield Submit(write, ex.open_tickets())
-    ex.queued(ticket)
+    return Submit(write, ex.open_tickets())
 
 
-def settle(ex: Execution, *, for_step: bool = False) -> Flow[Cancelled | None]:
+def settle(ex: Execution) -> Flow[None]:
     """Wait until all that was saved is durable.
-
-    Args:
-        for_step: a step is about to begin; return the cancellation if user code cancels it.
 
     Raises:
         Suspended: it could not be made durable. The execution is closed, with the reason as its
@@ -271,20 +297,38 @@ def settle(ex: Execution, *, for_step: bool = False) -> Flow[Cancelled | None]:
     """
     tickets = ex.open_tickets()
     if not tickets:
-        return None
+        return
     try:
-        written: Sequence[Written] | Cancelled = yield Settle(tickets, for_step)
-        if isinstance(written, Cancelled):
-            return written
-        ex.note(written)
-    except (StoreError, LeaseLost) as error:
-        ex.close(error)
+        written: Sequence[Written] = yield Settle(tickets)
+    except (Exception, LeaseLost) as error:
+        ex.close(_fault(error))
         raise Suspended from error
-    except Exception as error:
-        broken = StoreBrokenError(f"a checkpoint broke: {error!r}")
-        broken.__cause__ = error
-        ex.close(broken)
+    ex.settled(tickets, written)
+
+
+def begin(ex: Execution) -> Flow[int | Cancelled]:
+    """Do what :func:`settle` does, for a step that is about to begin.
+
+    Returns:
+        The highest event sequence number, or the cancellation if user code cancels the step.
+    """
+    tickets = ex.open_tickets()
+    try:
+        begun: Begun | Cancelled = yield Begin(tickets)
+    except (Exception, LeaseLost) as error:
+        ex.close(_fault(error))
         raise Suspended from error
-    ex.forget(tickets)
-    ex.takeovers = ex.run.takeovers
-    return None
+    if isinstance(begun, Cancelled):
+        return begun
+    written, mark = begun
+    ex.settled(tickets, written)
+    return mark
+
+
+def _fault(error: BaseException) -> BaseException:
+    """Return why an execution is closed when this has come of a checkpoint."""
+    if isinstance(error, (StoreError, LeaseLost)):
+        return error
+    broken = StoreBrokenError(f"a checkpoint broke: {error!r}")
+    broken.__cause__ = error
+    return broken

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
-from durable_core.errors import LimitExceededError, StoreError, Suspended
+from durable_core.errors import LimitExceededError
 from durable_core.flow.asks import (
     Call,
     Cancelled,
@@ -14,13 +14,12 @@ from durable_core.flow.asks import (
     Invoke,
     Outcome,
     Raised,
-    ReadMark,
     Returned,
     in_turn,
     park,
     report,
 )
-from durable_core.flow.execution import MARK, Execution, save, settle
+from durable_core.flow.execution import MARK, Execution, begin, checkpoint, save, settle
 from durable_core.flow.handoff import hand_off
 from durable_core.flow.streaming import InsideStep
 from durable_core.machine.advance import Transition, advance
@@ -163,16 +162,16 @@ def _attempt(ex: Execution, op: Op, call: Call, before: Pending | None) -> Flow[
     inside = InsideStep(op.name, op.id, ex.next_attempt(), ex)
     ex.in_flight += 1
     try:
-        cancelled = (yield from settle(ex, for_step=True)) if ex.open_tickets() else None
+        mark = yield from begin(ex)
         ex.check_open()
-        try:
-            mark: int = before.mark if before is not None else (yield ReadMark())
-        except StoreError as error:
-            # Not an error of the user's code, which must not see it.
-            ex.close(error)
-            raise Suspended from error
-        outcome: Outcome = cancelled or (yield Invoke(inside, call))
+        outcome: Outcome
+        if isinstance(mark, Cancelled):
+            outcome, mark = mark, MARK.get()
+        else:
+            outcome = yield Invoke(inside, call)
         inside.over = True
+        if before is not None:
+            mark = before.mark
         ended = _judge(ex, op, outcome, mark, failures)
         if ex.stream is not None and isinstance(ended, OpFailed):
             ex.stream.roll_back(inside)
@@ -261,7 +260,7 @@ def _apply(
             case SaveMemo(memo=memo):
                 ex.memos[memo.op.id] = memo
                 direct = ex.pending.pop(memo.op.id, None) is None
-                yield from save(ex, memos=(memo,), sends=sends, direct=direct)
+                ex.queued((yield checkpoint(ex, memos=(memo,), sends=sends, direct=direct)))
             case SavePending(pending=pending):
                 ex.pending[pending.op.id] = pending
                 yield from save(ex, pending=(pending,))

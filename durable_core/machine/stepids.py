@@ -6,18 +6,24 @@ import hashlib
 from functools import lru_cache
 
 from durable_core.errors import DuplicateStepIdError
+from durable_core.model.ops import Op, OpKind
 
-__all__ = ["StepIds", "hash_step_id"]
+__all__ = ["StepIds", "hash_step_id", "op_named"]
 
 _LONGEST = 255
 #: Its hash stands for the end of the run itself in the Inngest protocol.
 _RESERVED = "complete"
 
 
-@lru_cache(maxsize=4096)
 def hash_step_id(id: str) -> str:
     """Return the lower-case hexadecimal SHA-1 of the id in UTF-8, as in the Inngest protocol."""
     return hashlib.sha1(id.encode("utf-8"), usedforsecurity=False).hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def op_named(name: str, kind: OpKind) -> Op:
+    """Return the op of that name; most names come again and again, so it is made once."""
+    return Op(id=hash_step_id(name), name=name, kind=kind)
 
 
 class StepIds:

@@ -18,6 +18,8 @@ from durable_core.errors import ControlSignal, LeaseLost, Suspended, WaitInterru
 from durable_core.flow.asks import (
     Answer,
     Ask,
+    Begin,
+    Begun,
     Call,
     Cancelled,
     Flow,
@@ -28,7 +30,6 @@ from durable_core.flow.asks import (
     Park,
     Quiesce,
     Raised,
-    ReadMark,
     Report,
     Returned,
     Settle,
@@ -187,30 +188,41 @@ class TaskRun:
         return self._host.queue.submit(ask.write, after)
 
     def _settle(self, ask: Settle) -> Sequence[Written] | Coroutine[Any, Any, object]:
-        if self._is_alone:
-            self._host.queue.commit_here()
-            tickets: Any = ask.tickets
-            if all(ticket.done for ticket in tickets):
-                return [ticket.result() for ticket in tickets]
-        return self._settle_later(ask)
+        tickets: Any = ask.tickets
+        return self._written_now(tickets) or self._written_later(tickets)
 
-    async def _settle_later(self, ask: Settle) -> Sequence[Written] | Cancelled:
-        queue = self._host.queue
+    def _begin(self, ask: Begin) -> Begun | Coroutine[Any, Any, object]:
+        tickets: Any = ask.tickets
+        written = self._written_now(tickets) if tickets else ()
+        if tickets and not written:
+            return self._begin_later(tickets)
+        return written, self._host.event_mark.recent()
+
+    async def _begin_later(self, tickets: Sequence[Ticket[Written]]) -> Begun | Cancelled:
         try:
-            tickets: Any = ask.tickets
-            return [await queue.wait_async(ticket) for ticket in tickets]
+            written = await self._written_later(tickets)
         except asyncio.CancelledError as error:
-            if not ask.for_step or self._unwinding.ends_parked_steps():
+            if self._unwinding.ends_parked_steps():
                 raise
             return Cancelled(error)
+        return written, self._host.event_mark.recent()
+
+    def _written_now(self, tickets: Sequence[Ticket[Written]]) -> Sequence[Written]:
+        """Commit here if that is done without waiting; else return nothing."""
+        if self._is_alone:
+            self._host.queue.commit_here()
+            if all(ticket.done for ticket in tickets):
+                return [ticket.result() for ticket in tickets]
+        return ()
+
+    async def _written_later(self, tickets: Sequence[Ticket[Written]]) -> Sequence[Written]:
+        queue = self._host.queue
+        return [await queue.wait_async(ticket) for ticket in tickets]
 
     @property
     def _is_alone(self) -> bool:
         """True if no other run or branch could share a commit: then a turn of the loop is lost."""
         return self.ex.in_flight <= 1 and len(self._host.live) == 1
-
-    def _read_mark(self, ask: ReadMark) -> int:
-        return self._host.event_mark.recent()
 
     async def _invoke(self, ask: Invoke) -> Outcome:
         token = CURRENT.set(ask.inside)
@@ -348,7 +360,7 @@ def _is_coroutine_function(fn: Any) -> bool:
 _PERFORM: Mapping[type[Ask], Callable[[TaskRun, Any], Any]] = {
     Submit: TaskRun._submit,
     Settle: TaskRun._settle,
-    ReadMark: TaskRun._read_mark,
+    Begin: TaskRun._begin,
     Invoke: TaskRun._invoke,
     Handle: TaskRun._handle,
     Park: TaskRun._park,

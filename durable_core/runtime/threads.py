@@ -18,6 +18,8 @@ from durable_core.errors import ControlSignal, LeaseLost, StepUsageError, Suspen
 from durable_core.flow.asks import (
     Answer,
     Ask,
+    Begin,
+    Begun,
     Flow,
     Handle,
     InTurn,
@@ -26,7 +28,6 @@ from durable_core.flow.asks import (
     Park,
     Quiesce,
     Raised,
-    ReadMark,
     Report,
     Returned,
     Settle,
@@ -168,13 +169,13 @@ class ThreadRun:
         after: Any = ask.after  # Tickets of the queue, which flows know by their Protocol only
         return self._host.queue.submit(ask.write, after)
 
-    def _settle(self, ask: Settle) -> list[Written]:
+    def _settle(self, ask: Settle | Begin) -> list[Written]:
         queue = self._host.queue
         tickets: Any = ask.tickets
         return [queue.wait(ticket) for ticket in tickets]
 
-    def _read_mark(self, ask: ReadMark) -> int:
-        return self._host.event_mark.recent()
+    def _begin(self, ask: Begin) -> Begun:
+        return self._settle(ask), self._host.event_mark.recent()
 
     def _invoke(self, ask: Invoke) -> Outcome:
         call = ask.call
@@ -268,7 +269,7 @@ class ThreadRun:
 _PERFORM: Mapping[type[Ask], Callable[[ThreadRun, Any], Any]] = {
     Submit: ThreadRun._submit,
     Settle: ThreadRun._settle,
-    ReadMark: ThreadRun._read_mark,
+    Begin: ThreadRun._begin,
     Invoke: ThreadRun._invoke,
     Handle: ThreadRun._handle,
     Park: ThreadRun._park,

@@ -46,5 +46,5 @@ def test_wrappers(make: Callable[[], Flow[Any]], ask: Ask, answer: object) -> No
 
 def test_every_ask_has_its_wrapper() -> None:
     """There is no Ask without a typed way to ask it, save those that every step yields itself."""
-    bare = {asks.Submit, asks.Settle, asks.ReadMark}
+    bare = {asks.Submit, asks.Settle, asks.Begin}
     assert set(get_args(Ask)) - bare == {type(ask) for _, ask, _ in WRAPPERS}

@@ -10,14 +10,17 @@ from typing import Any
 import pytest
 
 from durable_core.errors import Suspended
-from durable_core.flow.asks import Ask, Flow, Park, ReadMark, park
+from durable_core.flow.asks import Ask, Flow, Park, Submit, park
 from durable_core.flow.drive import drive_async, drive_sync
+from durable_core.ports import Beat
+
+SUBMIT = Submit(Beat(id="p", expires_at=1))
 
 
 def adds() -> Flow[int]:
-    first: int = yield ReadMark()
+    first: int = yield SUBMIT
     yield from park("x", None)
-    second: int = yield ReadMark()
+    second: int = yield SUBMIT
     return first + second
 
 
@@ -26,12 +29,12 @@ def guarded(caught: list[BaseException]) -> Flow[str]:
         yield from park("x", None)
     except BaseException as error:
         caught.append(error)
-    yield ReadMark()
+    yield SUBMIT
     return "end"
 
 
 def sync_performer(ask: Ask) -> Any:
-    return 4 if isinstance(ask, ReadMark) else None
+    return 4 if isinstance(ask, Submit) else None
 
 
 def async_performer(ask: Ask) -> Any:
@@ -87,7 +90,7 @@ def test_lock_is_held_until_the_flow_waits() -> None:
 
     def flow() -> Flow[None]:
         held.append(lock.locked())
-        yield ReadMark()
+        yield SUBMIT
         yield from park("x", None)
         held.append(lock.locked())
 
@@ -107,7 +110,7 @@ def test_cancelled_task() -> None:
         try:
             yield from park("x", None)
         finally:
-            yield ReadMark()
+            yield SUBMIT
             cleaned.append(True)
 
     async def main() -> None:

@@ -126,7 +126,7 @@ def test_settle_waits_for_what_was_saved() -> None:
     drive(settle(ex), Queue(StoreError("not asked")))
 
 
-def test_forget_keeps_what_came_meanwhile() -> None:
+def test_settling_keeps_what_came_meanwhile() -> None:
     """A write that was queued while others were awaited is not forgotten with them."""
     ex = execution()
     one, two = _Ticket(), _Ticket()
@@ -134,11 +134,11 @@ def test_forget_keeps_what_came_meanwhile() -> None:
     awaited = ex.open_tickets()
     ex.queued(two)
     one.done = True
-    ex.forget(awaited)
+    ex.settled(awaited, (Written(),))
     assert (two,) == ex.open_tickets()
 
 
-def test_forget_keeps_what_ended_meanwhile() -> None:
+def test_settling_keeps_what_ended_meanwhile() -> None:
     """Such a write may have failed, which nobody has seen yet."""
     ex = execution()
     one, two = _Ticket(), _Ticket()
@@ -146,7 +146,7 @@ def test_forget_keeps_what_ended_meanwhile() -> None:
     awaited = ex.open_tickets()
     ex.queued(two)
     one.done = two.done = True
-    ex.forget(awaited)
+    ex.settled(awaited, (Written(),))
     assert (two,) == ex.open_tickets()
 
 
@@ -241,7 +241,7 @@ def test_event_ends_a_wait_once() -> None:
     op = wait("w")
     ex = execution(memos=(), waiting=(op,))
     one, two = (StoredEvent(seq=n, event=event("e"), received_at=0) for n in (1, 2))
-    ex.note([Written(matched=((op.op.id, one),), sent=(("e1", 4),))])
+    ex.settled((), [Written(matched=((op.op.id, one),), sent=(("e1", 4),))])
     ex.answer_wait(op.op.id, two)
     ex.answer_wait("unknown", two)
     assert one == ex.pending[op.op.id].matched
