@@ -195,20 +195,20 @@ class Execution:
 
         Others may have failed: that must still be seen.
         """
-        for each in written:
-            if each.sent or each.matched:
-                self._note(each)
+        self.note(written)
         self.takeovers = self.run.takeovers
         if self._tickets is tickets:
             self._tickets = ()
         else:
             self._tickets = tuple(each for each in self._tickets if each not in tickets)
 
-    def _note(self, written: Written) -> None:
+    def note(self, written: Sequence[Written]) -> None:
         """Take over what the store found out: numbers of sent events, waits answered already."""
-        self.sent.update(written.sent)
-        for op_id, event in written.matched:
-            self.answer_wait(op_id, event)
+        for each in written:
+            if each.sent:
+                self.sent.update(each.sent)
+            for op_id, event in each.matched:
+                self.answer_wait(op_id, event)
 
     def answer_wait(self, op_id: str, event: StoredEvent) -> None:
         """Note the event that ends a wait, unless the wait has ended."""

@@ -6,7 +6,7 @@ run goes; this module decides what to do about it.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from durable_core.machine.retry import RetryPolicy, delay_ms
@@ -38,14 +38,13 @@ from durable_core.model.inputs import (
     ResponseTooLarge,
 )
 from durable_core.model.ops import Memo, Pending
-from durable_core.model.record import record
 from durable_core.model.run import Phase, Run
 from durable_core.wire.errors import dump_error
 
 __all__ = ["Transition", "advance"]
 
 
-@record(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Transition:
     """The run after something happened, and the commands that make it so, in order."""
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import Enum
 
 from durable_core.model.ops import Memo, Pending
-from durable_core.model.record import record
 
 __all__ = [
     "Command",
@@ -39,7 +38,7 @@ class HandoffReason(Enum):
     LEASE_LOST = "lease-lost"
 
 
-@record(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class SaveMemo:
     """Make the outcome of a finished op durable."""
 

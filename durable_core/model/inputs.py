@@ -7,7 +7,6 @@ from typing import Literal
 
 from durable_core.model.commands import HandoffReason
 from durable_core.model.ops import Op, OpKind, Pending
-from durable_core.model.record import record
 
 __all__ = [
     "BecameQuiet",
@@ -54,7 +53,7 @@ class Failure:
     http: tuple[int, str, tuple[tuple[str, str], ...]] | None = None
 
 
-@record(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpEnded:
     """An op has its result: JSON text. ``failures`` counts the attempts that failed before."""
 

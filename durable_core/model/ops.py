@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import Enum
 
 from durable_core.model.events import StoredEvent
-from durable_core.model.record import record
 
 __all__ = ["Memo", "Op", "OpKind", "Pending"]
 
@@ -26,7 +25,7 @@ class OpKind(Enum):
     __hash__ = object.__hash__  # see Phase
 
 
-@record(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Op:
     """One named unit of work inside a handler.
 
@@ -41,7 +40,7 @@ class Op:
     kind: OpKind
 
 
-@record(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Memo:
     """The stored outcome of a finished op; replay answers from it.
 

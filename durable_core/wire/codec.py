@@ -8,6 +8,8 @@ replay. So only what comes back equal, with the same types, is let in.
 from __future__ import annotations
 
 import json
+import json.encoder
+from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
 __all__ = ["MAX_DEPTH", "Codec", "JSONCodec", "canonical_json", "check_json"]
@@ -21,9 +23,23 @@ _RULE = "allowed are str, int, finite float, bool, None, list, and dict with str
 _ENCODER = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
 )
-
-
 _DECODER = json.JSONDecoder()
+
+
+def _make_dump() -> Callable[[object], str]:
+    """Return ``_ENCODER.encode``, quicker where Python has an encoder in C.
+
+    ``encode`` makes one of these for each value, which takes twice as long as encoding it.
+    """
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return _ENCODER.encode
+    to_text = json.encoder.encode_basestring
+    chunks = make(None, _ENCODER.default, to_text, None, ":", ",", False, False, False)
+    return lambda value: "".join(chunks(value, 0))
+
+
+_dump = _make_dump()
 
 
 class Codec(Protocol):
@@ -59,7 +75,7 @@ class JSONCodec:
         if not _has_allowed_types(value):
             _explain(value, "$", ())
         try:
-            text = _ENCODER.encode(value)
+            text = _dump(value)
             if not text.isascii():
                 text.encode("utf-8")
         except ValueError:

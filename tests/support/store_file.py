@@ -39,7 +39,8 @@ class StoreFile:
     def steps(self, run_id: str | None = None) -> dict[str, str]:
         """Return the stored result (JSON) of each step by its name, of one run or the only one."""
         rows = self._query(
-            "SELECT name, value FROM step WHERE run_id = ? ORDER BY number",
+            "SELECT name, value FROM run JOIN step ON step.key >> 24 = run.seq "
+            "WHERE run.id = ? ORDER BY step.key",
             run_id or self.only_run(),
         )
         return {str(name): str(value) for name, value in rows}

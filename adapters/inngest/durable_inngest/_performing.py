@@ -17,7 +17,7 @@ from durable_core.flow.asks import (
     park,
     report,
 )
-from durable_core.flow.execution import settle
+from durable_core.flow.execution import begin
 from durable_core.flow.streaming import InsideStep
 from durable_core.machine.failures import failure_of_step
 from durable_core.model.inputs import Failure
@@ -60,10 +60,10 @@ def perform(
     inside = InsideStep(op.name, op.id, ex.next_attempt(), ex) if is_users else None
     ex.in_flight += 1
     try:
-        cancelled = yield from settle(ex, for_step=True)
+        begun = yield from begin(ex)
         ex.check_open()
         began = ex.env.clock.now()
-        outcome = cancelled or (yield from invoke(inside, call))
+        outcome = begun if isinstance(begun, Cancelled) else (yield from invoke(inside, call))
         if inside is not None:
             inside.over = True
         step = ex.step(op, began=began, took=max(0, ex.env.clock.now() - began))

@@ -2,17 +2,18 @@
 
 -- insert-step --
 -- The guard makes one statement of "is the run still ours" and "take the checkpoint".
-INSERT INTO step (run_id, number, op_id, name, kind, ok, value, mark, attempts, ended_at)
-SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
-WHERE EXISTS (SELECT 1 FROM run WHERE id = ? AND owner = ? AND epoch = ?)
+INSERT INTO step (key, op_id, name, kind, ok, value, mark, attempts, ended_at)
+SELECT seq << 24 | ?, ?, ?, ?, ?, ?, ?, ?, ?
+FROM run
+WHERE id = ? AND owner = ? AND epoch = ?
 
 -- delete-pending --
 DELETE FROM pending WHERE run_id = ? AND op_id = ?
 
 -- insert-run --
-INSERT INTO run (id, app, endpoint_key, function_id, phase, retries, created_at, mark,
+INSERT INTO run (seq, id, app, endpoint_key, function_id, phase, retries, created_at, mark,
                  failures, takeovers, epoch, owner)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES ((SELECT coalesce(max(seq), 0) + 1 FROM run), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 
 -- insert-request --
@@ -116,10 +117,11 @@ SELECT epoch FROM run WHERE id = ?
 SELECT head, body FROM request WHERE run_id = ?
 
 -- steps --
-SELECT op_id, name, kind, number, ok, value, mark, attempts, ended_at
-FROM step
-WHERE run_id = ?
-ORDER BY number
+SELECT op_id, name, kind, step.key & 0xFFFFFF, ok, value, step.mark, attempts, step.ended_at
+FROM run
+CROSS JOIN step ON step.key BETWEEN run.seq << 24 AND run.seq << 24 | 0xFFFFFF
+WHERE run.id = ?
+ORDER BY step.key
 
 -- pending --
 SELECT op_id, name, kind, due_at, failures, error, rule, event, match_path, match_key, mark,
@@ -141,11 +143,15 @@ WHERE run_id = ?
 SELECT phase, epoch, owner IS NOT NULL, handoff FROM run WHERE id = ? AND app = ?
 
 -- stream --
-SELECT step.number AS number, -1 AS start, step.op_id, piece.epoch, piece.attempt, piece.size,
-       piece.texts
-FROM step
-LEFT JOIN piece ON piece.run_id = step.run_id AND piece.number = step.number AND piece.start = -1
-WHERE step.run_id = :id AND step.number > :done AND step.ok AND step.kind IN ('run', 'send')
+SELECT step.key & 0xFFFFFF AS number, -1 AS start, step.op_id, piece.epoch, piece.attempt,
+       piece.size, piece.texts
+FROM run
+CROSS JOIN step
+    ON step.key BETWEEN (run.seq << 24) + :done + 1 AND run.seq << 24 | 0xFFFFFF
+    AND step.ok AND step.kind IN ('run', 'send')
+LEFT JOIN piece
+    ON piece.run_id = run.id AND piece.number = step.key & 0xFFFFFF AND piece.start = -1
+WHERE run.id = :id
 UNION ALL
 SELECT number, start, NULL, NULL, NULL, size, texts
 FROM piece
@@ -155,7 +161,10 @@ ORDER BY number, start
 -- streamed --
 SELECT run.id, run.epoch, run.owner IS NOT NULL, run.ended_at IS NOT NULL,
        run.handoff IS NOT NULL, (SELECT count(*) FROM piece WHERE piece.run_id = run.id),
-       coalesce((SELECT max(number) FROM step WHERE step.run_id = run.id), 0)
+       coalesce((
+           SELECT max(key) & 0xFFFFFF FROM step
+           WHERE key BETWEEN run.seq << 24 AND run.seq << 24 | 0xFFFFFF
+       ), 0)
 FROM json_each(:ids) AS wanted
 CROSS JOIN run ON run.id = wanted.value
 WHERE run.app = :app
@@ -215,7 +224,13 @@ DELETE FROM request WHERE run_id = ?
 DELETE FROM result WHERE run_id = ?
 
 -- delete-steps --
-DELETE FROM step WHERE run_id = ?
+DELETE FROM step
+WHERE key IN (
+    SELECT step.key
+    FROM run
+    CROSS JOIN step ON step.key BETWEEN run.seq << 24 AND run.seq << 24 | 0xFFFFFF
+    WHERE run.id = ?
+)
 
 -- delete-pieces --
 DELETE FROM piece WHERE run_id = ?

@@ -29,6 +29,8 @@ __all__ = ["cancel", "claim", "is_one_memo", "write_memo", "write_run"]
 _INSERT_STEP = QUERIES["insert-step"]
 _DELETE_PENDING = QUERIES["delete-pending"]
 _CHECKPOINTED = Written()
+#: Numbers of steps have 24 bits of their keys.
+_MOST_NUMBERS = 0xFFFFFF
 
 
 def is_one_memo(write: RunWrite) -> bool:
@@ -104,10 +106,11 @@ def _insert_run(db: sqlite3.Connection, write: RunWrite, run: Run) -> None:
 
 def _insert_memo(db: sqlite3.Connection, write: RunWrite, memo: Memo) -> None:
     op, run_id = memo.op, write.run_id
+    if memo.number > _MOST_NUMBERS:
+        raise OverflowError(f"a run has at most {_MOST_NUMBERS} finished and failed steps")
     inserted = db.execute(
         _INSERT_STEP,
         (
-            run_id,
             memo.number,
             op.id,
             op.name,
@@ -117,7 +120,9 @@ def _insert_memo(db: sqlite3.Connection, write: RunWrite, memo: Memo) -> None:
             memo.mark,
             memo.attempts,
             memo.ended_at,
-            *(run_id, write.owner, write.epoch),
+            run_id,
+            write.owner,
+            write.epoch,
         ),
     )
     if inserted.rowcount == 0:

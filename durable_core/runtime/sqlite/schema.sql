@@ -14,9 +14,11 @@ CREATE TABLE peer (
     expires_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- `seq` is short for `id`: its steps have it in their keys.
 -- A run has an owner, or a due time, or has ended: exactly one of the three is not null.
 CREATE TABLE run (
     id           TEXT PRIMARY KEY,
+    seq          INTEGER NOT NULL UNIQUE,
     app          TEXT NOT NULL,
     endpoint_key TEXT NOT NULL,
     function_id  TEXT NOT NULL,
@@ -52,9 +54,10 @@ CREATE TABLE result (
     body   BLOB
 ) STRICT, WITHOUT ROWID;
 
+-- The key is run.seq << 24 | number, so that the steps of a run lie together and a new step of
+-- the newest run goes to the end of the table: that changes a single page, nearly always.
 CREATE TABLE step (
-    run_id   TEXT NOT NULL,
-    number   INTEGER NOT NULL,
+    key      INTEGER PRIMARY KEY,
     op_id    TEXT NOT NULL,
     name     TEXT NOT NULL,
     kind     TEXT NOT NULL,
@@ -62,9 +65,8 @@ CREATE TABLE step (
     value    TEXT NOT NULL,
     mark     INTEGER NOT NULL,
     attempts INTEGER NOT NULL,
-    ended_at INTEGER NOT NULL,
-    PRIMARY KEY (run_id, number)
-) STRICT, WITHOUT ROWID;
+    ended_at INTEGER NOT NULL
+) STRICT;
 
 -- Chunks that were streamed. Those of a step have its number, and start at -1. Those from outside
 -- steps have the number of the last step before them, and start at the index of the first of

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_core.errors import DuplicateStepIdError
-from durable_core.machine.stepids import StepIds, hash_step_id
+from durable_core.machine.stepids import StepIds, hash_step_id, op_named
+from durable_core.model.ops import Op, OpKind
 
 IDS = st.sampled_from(["a", "b", "a:1", "a:2", "a:1:1"])
 
@@ -131,3 +132,12 @@ def test_what_is_no_step_id_is_refused() -> None:
     with pytest.raises(ValueError, match="'complete' is reserved"):
         taken("complete")
     assert [("é" * 255, 0)] == taken("é" * 255)
+
+
+def test_an_op_is_named_and_hashed() -> None:
+    """It is the same for the same name and kind, and another one for another kind."""
+    op = op_named("a", OpKind.RUN)
+
+    assert Op(id=hash_step_id("a"), name="a", kind=OpKind.RUN) == op
+    assert op is op_named("a", OpKind.RUN)
+    assert OpKind.SLEEP is op_named("a", OpKind.SLEEP).kind

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
+
+import pytest
+
 from durable_conformance.store_values import memo, pending
 from durable_core.model.ops import OpKind, Pending
 
@@ -37,6 +41,8 @@ def test_pending_op_that_has_not_failed() -> None:
 
 
 def test_memos_are_values() -> None:
-    """Equal memos are one member of a set."""
+    """Equal memos are one member of a set, and none can be changed."""
     assert 1 == len({memo(1), memo(1)})
     assert memo(1) != memo(2)
+    with pytest.raises(FrozenInstanceError):
+        memo(1).ok = False  # type: ignore[misc]

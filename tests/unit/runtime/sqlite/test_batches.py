@@ -50,7 +50,7 @@ def runs(db: sqlite3.Connection) -> list[str]:
 
 
 def numbers(db: sqlite3.Connection) -> list[int]:
-    return [row[0] for row in db.execute("SELECT number FROM step ORDER BY number")]
+    return [row[0] for row in db.execute("SELECT key & 0xFFFFFF FROM step ORDER BY 1")]
 
 
 def make_full(db: sqlite3.Connection, spare_pages: int) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -254,3 +255,17 @@ def test_closing_during_a_checkpoint_is_no_deadlock(
         thread.join(10)
         assert not thread.is_alive()
     monkeypatch.undo()
+
+
+def test_a_step_changes_one_page(path: str, handles: Handles) -> None:
+    """It goes to the end of its table, so that hardly any commit writes a second page."""
+    handles.commit([created("r1")], 1.0)
+    before = log_pages(path)
+    for number in range(2, 402):
+        handles.commit([replace(memo_write(number=number), direct=True)], 1.0)
+
+    assert 400 <= log_pages(path) - before < 440
+
+
+def log_pages(path: str) -> int:
+    return (Path(path + "-wal").stat().st_size - 32) // (4096 + 24)

@@ -22,6 +22,7 @@ from durable_conformance.store_values import (
 from durable_core.errors import LeaseLost
 from durable_core.ports import Claim, Claimed, Release, RunWrite, Unreadable
 from durable_core.runtime.sqlite.queries import SCHEMA
+from durable_core.runtime.sqlite.reads import load_memos
 from durable_core.runtime.sqlite.runs import claim, is_one_memo, write_run
 
 
@@ -99,7 +100,7 @@ def test_a_checkpoint_takes_few_statements(
         "UPDATE run SET function_id = CAST(x'ff' AS TEXT) WHERE id = 'r1'",
         "DELETE FROM request WHERE run_id = 'r1'",
         "UPDATE request SET head = CAST(x'ff' AS TEXT) WHERE run_id = 'r1'",
-        "UPDATE step SET kind = 'no kind' WHERE run_id = 'r1'",
+        "UPDATE step SET kind = 'no kind' WHERE key >> 24 = (SELECT seq FROM run WHERE id = 'r1')",
         "UPDATE pending SET seen = '[' WHERE run_id = 'r1'",
     ],
 )
@@ -128,3 +129,16 @@ def test_a_damaged_database_is_not_blamed_on_a_run(db: sqlite3.Connection) -> No
     db.execute("DROP TABLE step")
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
         claim(db, Claim(app="app", owner="o2", keys=("key",), now=5000, limit=10))
+
+
+def test_a_run_has_so_many_numbers(db: sqlite3.Connection) -> None:
+    """One more would be a step of the next run: it is refused, and nothing is stored."""
+    for id_ in ("r1", "r2"):
+        write_run(db, created(id_))
+    write_run(db, memo_write("r1", 0xFFFFFF))
+
+    with pytest.raises(OverflowError, match="16777215"):
+        write_run(db, memo_write("r1", 0x1000000))
+
+    assert [1, 0xFFFFFF] == [each.number for each in load_memos(db, "r1")]
+    assert [1] == [each.number for each in load_memos(db, "r2")]

@@ -1,0 +1,28 @@
+"""What a run consists of cannot be changed behind its back."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+
+import durable_core.machine
+import durable_core.model
+
+
+def test_what_the_model_describes_is_frozen() -> None:
+    """Every data class of ``model`` and ``machine`` is frozen at run time, not for mypy alone."""
+    classes = {
+        value
+        for package in (durable_core.model, durable_core.machine)
+        for found in pkgutil.iter_modules(package.__path__, package.__name__ + ".")
+        for value in vars(importlib.import_module(found.name)).values()
+        if isinstance(value, type) and dataclasses.is_dataclass(value)
+    }
+
+    assert len(classes) > 40
+    assert [] == sorted(
+        each.__name__
+        for each in classes
+        if not each.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    )
