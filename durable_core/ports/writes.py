@@ -116,7 +116,8 @@ class Sent:
 
     Attributes:
         ids: the id of each event, in order; an event sent twice has the id of the first.
-        woken: the runs with a wait that one of them answered, and their owner or None.
+        woken: the runs with a wait that one of them answered, or that cannot be read, and their
+            owner or None.
     """
 
     ids: tuple[str, ...]
@@ -128,7 +129,8 @@ class SendEvents(Write[Sent]):
     """Store events and match them to waits.
 
     Every event has its ``id`` and ``ts`` set. An event whose id the app has stored already (and
-    not pruned) is not stored again and wakes nobody.
+    not pruned) is not stored again and wakes nobody. A wait that cannot be read harms no other:
+    its run is woken, so that it can be failed.
     """
 
     app: str

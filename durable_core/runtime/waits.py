@@ -8,9 +8,9 @@ from functools import lru_cache
 
 from durable_core.machine.matching import event_keys, load_rule, matches
 from durable_core.model.events import Event, StoredEvent
-from durable_core.model.ops import Memo, OpKind
+from durable_core.model.ops import Memo, OpKind, Pending
 
-__all__ = ["answers", "marked", "match_keys"]
+__all__ = ["answers", "check_rule", "marked", "match_keys"]
 
 _load_rule = lru_cache(maxsize=1024)(load_rule)
 
@@ -30,6 +30,12 @@ def answers(stored: StoredEvent, *, rule: str, mark: int, seen: Collection[int])
     if stored.seq <= mark or stored.seq in seen:
         return False
     return matches(_load_rule(rule), stored.event)
+
+
+def check_rule(pending: Pending) -> None:
+    """Raise an exception of any kind if the op is a wait whose rule cannot be read."""
+    if pending.event:
+        _load_rule(pending.rule)
 
 
 def marked(memos: Sequence[Memo], sent: Sequence[tuple[str, int]]) -> Sequence[Memo]:

@@ -79,7 +79,9 @@ WITH RECURSIVE path (value) AS (
 SELECT value FROM path WHERE value IS NOT NULL
 
 -- waits --
-SELECT pending.run_id, pending.op_id, pending.rule, pending.mark, pending.seen, run.owner
+-- Rule and seen as bytes: text that is no UTF-8 would fail the whole query.
+SELECT pending.run_id, pending.op_id, CAST(pending.rule AS BLOB), pending.mark,
+       CAST(pending.seen AS BLOB), run.owner
 FROM pending
 CROSS JOIN run ON run.id = pending.run_id
 WHERE pending.app = ? AND pending.event = ? AND pending.event <> ''

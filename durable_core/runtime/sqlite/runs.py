@@ -22,7 +22,7 @@ from durable_core.runtime.sqlite.queries import QUERIES
 from durable_core.runtime.sqlite.reads import load_memos, load_pending
 from durable_core.runtime.sqlite.rows import KIND_TEXTS, piece_row, run_of
 from durable_core.runtime.sqlite.signals import put_pending, store_events
-from durable_core.runtime.waits import marked
+from durable_core.runtime.waits import check_rule, marked
 
 __all__ = ["cancel", "claim", "is_one_memo", "write_memo", "write_run"]
 
@@ -233,11 +233,14 @@ def _claim_readable(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed:
     [row] = db.execute(QUERIES["claim-run"], {"id": run_id, "owner": owner}).fetchall()
     head, body = db.execute(QUERIES["request"], (run_id,)).fetchone()
     streamed, outside = db.execute(QUERIES["stream-size"], (run_id,)).fetchone()
+    pending = load_pending(db, run_id)
+    for each in pending:
+        check_rule(each)
     return Claimed(
         run=run_of(row),
         request=StoredRequest(head=head, body=body),
         memos=load_memos(db, run_id),
-        pending=load_pending(db, run_id),
+        pending=pending,
         streamed=streamed,
         outside=outside,
     )

@@ -69,12 +69,28 @@ def _wake(db: sqlite3.Connection, app: str, stored: StoredEvent, now: int) -> di
         for run_id, op_id, rule, mark, seen, owner in db.execute(
             QUERIES["waits"], (app, name, path, key)
         ).fetchall():
-            if answers(stored, rule=rule, mark=mark, seen=load_seen(seen)):
+            answer = _is_answered(stored, rule, mark, seen)
+            if answer is False:
+                continue
+            if answer:
                 text = text or dump_match(stored)
                 db.execute(QUERIES["match-wait"], (text, run_id, op_id))
-                db.execute(QUERIES["wake-run"], {"id": run_id, "now": now})
-                woken[run_id] = owner
+            db.execute(QUERIES["wake-run"], {"id": run_id, "now": now})
+            woken[run_id] = owner
     return woken
+
+
+def _is_answered(stored: StoredEvent, rule: bytes, mark: int, seen: bytes) -> bool | None:
+    """Tell whether the event ends a wait; None if what is stored of the wait cannot be read.
+
+    The run of such a wait is woken: whoever claims it finds out and fails it. The event is not to
+    be refused for that, since others may wait for it.
+    """
+    try:
+        numbers = load_seen(seen.decode())
+        return answers(stored, rule=rule.decode(), mark=mark, seen=numbers)
+    except Exception:
+        return None
 
 
 def put_pending(db: sqlite3.Connection, app: str, run_id: str, pending: Pending) -> Pending:

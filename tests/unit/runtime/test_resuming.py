@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +19,7 @@ from durable_core.model.run import Phase
 from durable_core.ports import Claim, Release, RunWrite, StoredRequest, StoredResult
 from durable_core.runtime.loops import Loops
 from durable_core.runtime.settings import Settings
+from durable_core.runtime.sqlite import SQLiteStore
 from support.harness import (
     Lab,
     WatchedStore,
@@ -149,3 +153,27 @@ def test_a_run_that_cannot_be_read_fails_alone(caplog: pytest.LogCaptureFixture)
     assert "unreadable-record" in json.loads(result.body)["type"]
     assert "run bad: what is stored of the run cannot be read" in caplog.text
     assert "JSONDecodeError" in caplog.text
+
+
+def test_a_wait_that_cannot_be_read_fails_its_run_when_the_event_comes(tmp_path: Path) -> None:
+    """Sending succeeds, the other run gets the event, and the client of the first is told."""
+    path = tmp_path / "db"
+
+    async def handler(request: Request) -> object:
+        got = await step.wait_for_event("w", event="go", timeout="1h")
+        return got and dict(got.data)
+
+    with lab(SQLiteStore(path)) as process:
+        endpoint = process.endpoint(handler)
+        handoffs = [endpoint.handle(request()) for _ in range(2)]
+        until(lambda: all(each.due_at is not None for each in process.durable.runs.list()))
+        first, _ = sorted(each.run.id for each in process.durable.runs.list())
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("UPDATE pending SET rule = '[' WHERE run_id = ?", (first,))
+        process.durable.send(event("go", n=1))
+        broken, whole = [process.follow(endpoint, each) for each in handoffs]
+    assert (200, b'{"n":1}') == (whole.status, whole.body)
+    assert isinstance(broken.body, bytes)
+    told = json.loads(broken.body)
+    assert (500, first) == (broken.status, told["run_id"])
+    assert told["type"].endswith("unreadable-record")

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from durable_conformance.store_values import event, memo, wait
+from durable_conformance.store_values import event, memo, pending, wait
 from durable_core.model.events import StoredEvent
 from durable_core.model.ops import OpKind
-from durable_core.runtime.waits import answers, marked, match_keys
+from durable_core.runtime.waits import answers, check_rule, marked, match_keys
 
 STORED = StoredEvent(seq=5, event=event("1", x={"y": 1}), received_at=9)
 
@@ -63,3 +63,11 @@ def test_memos_of_sending_steps_are_marked_past_what_they_sent(
     memos = [memo(1), replace(memo(2, kind=OpKind.SEND), mark=7)]
 
     assert expected == [each.mark for each in marked(memos, sent)]
+
+
+def test_a_rule_is_checked_where_there_is_one() -> None:
+    """A wait whose rule is no rule is refused; an op that waits for no event has none."""
+    check_rule(wait())
+    check_rule(replace(pending(), rule=""))
+    with pytest.raises(ValueError, match="Expecting value"):
+        check_rule(replace(wait(), rule="["))

@@ -102,6 +102,7 @@ def test_a_checkpoint_takes_few_statements(
         "UPDATE request SET head = CAST(x'ff' AS TEXT) WHERE run_id = 'r1'",
         "UPDATE step SET kind = 'no kind' WHERE key >> 24 = (SELECT seq FROM run WHERE id = 'r1')",
         "UPDATE pending SET seen = '[' WHERE run_id = 'r1'",
+        "UPDATE pending SET event = 'e', rule = '[' WHERE run_id = 'r1'",
     ],
 )
 def test_a_run_that_cannot_be_read_is_claimed_as_that(damage: str, db: sqlite3.Connection) -> None:

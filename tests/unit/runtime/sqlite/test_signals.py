@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from durable_conformance.store_values import created, event, wait
-from durable_core.ports import SendEvents
+from durable_conformance.store_values import created, event, put_away, wait
+from durable_core.ports import Claim, Claimed, SendEvents, Unreadable
 from durable_core.runtime.sqlite.queries import SCHEMA
-from durable_core.runtime.sqlite.runs import write_run
+from durable_core.runtime.sqlite.runs import claim, write_run
 from durable_core.runtime.sqlite.signals import send_events
 
 
@@ -61,3 +61,47 @@ def test_a_wait_that_is_over_costs_an_event_nothing(db: sqlite3.Connection) -> N
     send_events(db, SendEvents(app="app", events=(event("2"),), now=1))
 
     assert rows_looked_at(db, "3", {}) < 2 * nobody
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "rule = '['",
+        "rule = '[]'",
+        "rule = '[\"e\", 1, []]'",
+        "rule = CAST(x'ff' AS TEXT)",
+        "seen = '['",
+        "seen = CAST(x'ff' AS TEXT)",
+    ],
+)
+def test_a_wait_that_cannot_be_read_fails_alone(damage: str, db: sqlite3.Connection) -> None:
+    """The event is taken and answers the other waits; the damaged run is due, to be failed."""
+    for id_ in ("r1", "r2", "r3"):
+        write_run(db, created(id_))
+        write_run(db, put_away(id_, wait(), due_at=5000))
+    db.execute(f"UPDATE pending SET {damage} WHERE run_id = 'r2'")
+
+    sent = send_events(db, SendEvents(app="app", events=(event("1"),), now=100))
+
+    assert (("1",), (("r1", None), ("r2", None), ("r3", None))) == (sent.ids, sent.woken)
+    due = Claim(app="app", owner="o2", keys=("key",), now=100, limit=10)
+    one, damaged, other = claim(db, due)
+    assert isinstance(damaged, Unreadable)
+    for each in (one, other):
+        assert isinstance(each, Claimed)
+        [answered] = each.pending
+        assert answered.matched is not None
+        assert "1" == answered.matched.event.id
+
+
+def test_a_wait_that_cannot_be_read_does_not_keep_its_owner_from_others(
+    db: sqlite3.Connection,
+) -> None:
+    """A run that is held is left to its owner: only once it is put away it can be claimed."""
+    write_run(db, replace(created("r1"), pending=(wait(),)))
+    db.execute("UPDATE pending SET rule = '['")
+
+    sent = send_events(db, SendEvents(app="app", events=(event("1"),), now=100))
+
+    assert (("r1", "o1"),) == sent.woken
+    assert [("o1", None)] == db.execute("SELECT owner, due_at FROM run").fetchall()
