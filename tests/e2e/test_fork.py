@@ -12,14 +12,14 @@ from contextlib import contextmanager
 import pytest
 
 from support.ledger import assert_no_step_ran_again
-from support.processes import App, World, fetch, free_port, until
+from support.processes import App, World, fetch, until
 
 _DONE = [201] * 5
 
 
 def _gunicorn(world: World, worker: str, **options: object) -> App:
     """Start two prefork workers of an application that the master has imported."""
-    port = free_port()
+    port = world.reserve_port()
     command = [
         *(sys.executable, "-m", "gunicorn", "support.crash_app:application", "--preload"),
         *("--config", "python:durable_wsgi.gunicorn", "--bind", f"127.0.0.1:{port}"),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from support.ports import ReservedPort
 from support.processes import PATIENCE, fetch, until
 from support.source_tree import ROOT
 
@@ -20,12 +21,6 @@ README = (ROOT / "README.md").read_text("utf-8")
 [TRANSCRIPT] = re.findall(
     r"^```console\n\$ curl -iL 'localhost:8000(\S+)'\n(.*?)^```$", README, re.DOTALL | re.MULTILINE
 )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def accepts(port: int) -> bool:
@@ -39,18 +34,19 @@ def accepts(port: int) -> bool:
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
     """Where the program serves: on a free port in place of its own."""
-    port = free_port()
     assert 1 == PROGRAM.count("port=8000")
-    (tmp_path / "shop.py").write_text(PROGRAM.replace("port=8000", f"port={port}"))
     command = [sys.executable, "-W", "error", "shop.py"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            until("it serves", lambda: accepts(port))
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=PATIENCE)
-        assert (0, "reserving the stock of c7\n") == (process.returncode, out)
+    with ReservedPort() as port:
+        text = PROGRAM.replace("port=8000", f"port={port.number}")
+        (tmp_path / "shop.py").write_text(text)
+        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                until("it serves", lambda: accepts(port.number))
+                yield f"http://127.0.0.1:{port.number}"
+            finally:
+                process.send_signal(signal.SIGTERM)
+            out, _ = process.communicate(timeout=PATIENCE)
+            assert (0, "reserving the stock of c7\n") == (process.returncode, out)
 
 
 def test_transcript_is_real(url: str) -> None:

@@ -22,9 +22,10 @@ from typing import TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from support.ledger import Entry, Ledger
+from support.ports import ReservedPort
 from support.store_file import StoreFile
 
-__all__ = ["App", "Reply", "World", "fetch", "free_port", "until", "until_held"]
+__all__ = ["App", "Reply", "World", "fetch", "until", "until_held"]
 
 T = TypeVar("T")
 
@@ -237,13 +238,6 @@ def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on, for servers that cannot choose one themselves."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
 def until_held(app: App, clients: int = 1) -> None:
     """Wait until so many clients are held at a process's wait URLs."""
 
@@ -265,17 +259,26 @@ class World:
         self._gates = folder / "gates"
         self._gates.mkdir()
         self._apps: list[App] = []
+        self._ports: list[ReservedPort] = []
         self._clients = ThreadPoolExecutor(64)
 
     def start(self, name: str = "app", *, wait: bool = True, **options: object) -> App:
-        """Start a process; ``port=1234`` is passed to it as ``CRASH_PORT=1234``.
+        """Start a process; ``retry_ms=5`` is passed to it as ``CRASH_RETRY_MS=5``.
 
-        With ``hold`` or ``lazy`` it is the host that embeds the core, else the WSGI server.
+        Its ``port`` is one that nobody else gets as long as this world lasts, or that of a
+        process before it. With ``hold`` or ``lazy`` it is the host that embeds the core, else the
+        WSGI server.
         """
         host = "core_host" if {"hold", "lazy"} & options.keys() else "wsgi_host"
         command = (sys.executable, "-W", "error", "-m", f"support.{host}")
-        app = self.launch(name, command, **options)
+        app = self.launch(name, command, **{"port": self.reserve_port(), **options})
         return app.wait_ready() if wait else app
+
+    def reserve_port(self) -> int:
+        """Return a port that nobody else gets as long as this world lasts."""
+        port = ReservedPort()
+        self._ports.append(port)
+        return port.number
 
     def launch(self, name: str, command: Sequence[str], **options: object) -> App:
         """Start a process by a command line."""
@@ -335,3 +338,5 @@ class World:
         for app in self._apps:
             app.destroy()
         self._clients.shutdown(cancel_futures=True)
+        for port in self._ports:
+            port.close()

@@ -21,6 +21,7 @@ from durable_core import Durable, Request, step
 from durable_core.errors import ConfigurationError, StoreError
 from support.asgi_sample import make_durable, make_sample
 from support.harness import until
+from support.ports import ReservedPort
 from support.raw_http import ask
 
 TESTS = Path(make_sample.__code__.co_filename).parents[1]
@@ -194,24 +195,18 @@ print("closed in good order")
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_signals(tmp_path: Path, sent: signal.Signals) -> None:
     """``serve_endpoint`` blocks until a signal, hands off, and returns."""
-    port = free_port()
     with (
         gate(tmp_path) as step_gate,
         ThreadPoolExecutor() as clients,
-        running(tmp_path, port) as process,
+        ReservedPort() as port,
+        running(tmp_path, port.number) as process,
     ):
-        asking = clients.submit(ask, port, "GET", f"/gated?gate={step_gate}")
+        asking = clients.submit(ask, port.number, "GET", f"/gated?gate={step_gate}")
         until(lambda: Path(f"{step_gate}.reached").exists())
         process.send_signal(sent)
         assert 302 == asking.result().status
         step_gate.touch()
         assert (0, "closed in good order\n") == (process.wait(20), read(process))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def read(process: subprocess.Popen[str]) -> str:

@@ -21,6 +21,7 @@ from durable_core.wire.sse import SSEDecoder
 from support import raw_http
 from support.asgi_sample import ALL_BYTES, CHUNKS, FLOOD, METHODS, make_sample
 from support.harness import until
+from support.ports import ReservedPort
 from support.raw_http import Reply, connect, exchange, read_reply
 from support.store_file import StoreFile
 from support.streams import described
@@ -67,32 +68,35 @@ class Server:
             return False
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 Starter = Callable[[Path], AbstractContextManager[Server]]
 
 
 def command(*words: str) -> Starter:
     """Return what starts a server by a command in which ``PORT`` stands for the port."""
 
+    def line(port: ReservedPort) -> list[str]:
+        return [
+            *(sys.executable, "-m"),
+            *(word.replace("PORT", str(port.number)) for word in words),
+            SAMPLE,
+        ]
+
     @contextmanager
     def start(folder: Path) -> Iterator[Server]:
-        port, log = free_port(), folder / "log"
+        log = folder / "log"
         variables = {
             **os.environ,
             "PYTHONPATH": str(TESTS),
             "DURABLE_TEST_STORE": str(folder / "db"),
         }
-        line = [sys.executable, "-m", *(word.replace("PORT", str(port)) for word in words), SAMPLE]
         with (
+            ReservedPort() as port,
             log.open("a") as out,
-            subprocess.Popen(line, env=variables, stdout=out, stderr=out, text=True) as process,
+            subprocess.Popen(
+                line(port), env=variables, stdout=out, stderr=out, text=True
+            ) as process,
         ):
-            server = Server(port, process, log)
+            server = Server(port.number, process, log)
             try:
                 until(server.answers)
                 yield server

@@ -13,7 +13,7 @@ from durable_core.api.step import sync_step
 from durable_core.errors import ConfigurationError, HTTPError
 from durable_core.model.request import Request
 from durable_core.model.response import Response
-from support.harness import lab, request
+from support.harness import FakeClock, lab, request
 
 
 def sleeps(request: Request) -> object:
@@ -72,12 +72,14 @@ def test_a_proxy_answers_options_itself(asynchronous: bool) -> None:
 @pytest.mark.parametrize("others", [{}, {"GET /orders/{id}": plain}, {"GET /{any:path}": plain}])
 def test_wait_url_goes_before_other_routes(others: dict[str, Any]) -> None:
     """A client waits by GET at the path of a POST endpoint, whatever else is there."""
-    with lab() as process:
+    clock = FakeClock()
+    with lab(clock=clock) as process:
         endpoint = process.endpoint(sleeps)
         app = Application(process.durable, {"POST /orders/{id}": endpoint, **others})
-        first = app.handle(request("/orders/7", "POST"))
-        assert 303 == first.status
-        response = first
+        response = app.handle(request("/orders/7", "POST"))
+        assert 303 == response.status
+        clock.advance(1)
+        process.poke()
         while response.status in (302, 303):
             response = app.handle(request("/orders/7" + response.headers["location"]))
         assert b'{"id":"7"}' == response.body
@@ -85,11 +87,14 @@ def test_wait_url_goes_before_other_routes(others: dict[str, Any]) -> None:
 
 def test_path_parameters_are_stored() -> None:
     """A replay sees the path parameters, and the run is labelled by its route."""
-    with lab() as process:
+    clock = FakeClock()
+    with lab(clock=clock) as process:
         app = Application(process.durable, [Route("/u/{id}", process.endpoint(sleeps), ("GET",))])
         response = app.handle(request("/u/7"))
         [record] = process.durable.runs.list()
-        assert "GET /u/{id}" == record.run.function_id
+        assert (302, "GET /u/{id}") == (response.status, record.run.function_id)
+        clock.advance(1)
+        process.poke()
         while response.status == 302:
             response = app.handle(request("/u/7" + response.headers["location"]))
         assert b'{"id":"7"}' == response.body
