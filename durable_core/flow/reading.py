@@ -95,6 +95,11 @@ class Log(Protocol):
         """Where the stream of the attached client ends, as a cursor, once that is known."""
         ...
 
+    @property
+    def handoff_place(self) -> Place | None:
+        """The same as a place in the log."""
+        ...
+
     def snapshot(self) -> tuple[Place, LiveStream | None]:
         """Return where the log is, and what is live."""
         ...
@@ -230,13 +235,31 @@ def _waiting_part(reader: Reader) -> Flow[bytes]:
             return b""
         if not (yield from _found_handoff(reader)):
             return b""
+    if reader.missed is None:
+        part = _follow(reader)
+        if part:
+            return part
     if reader.missed is not None or reader.place is None or reader.look:
         return (yield from _catch_up(reader))
-    batch = reader.log.read(reader.place)
-    if batch is None:
-        return (yield from _catch_up(reader))
-    reader.place = Place(reader.place.generation, batch.index)
-    return bytes(_told(reader, batch.events))
+    return b""
+
+
+def _follow(reader: Reader) -> bytes:
+    """Return what the log has that is new to the reader, before anything else is looked up.
+
+    What a failed attempt has pushed is nowhere else.
+    """
+    part = bytearray()
+    while reader.place is not None and not part:
+        batch = reader.log.read(reader.place)
+        if batch is None:
+            reader.place = None
+        elif batch.events:
+            reader.place = Place(reader.place.generation, batch.index)
+            part = _told(reader, batch.events)
+        else:
+            break
+    return bytes(part)
 
 
 def _found_handoff(reader: Reader) -> Flow[bool]:
@@ -245,6 +268,11 @@ def _found_handoff(reader: Reader) -> Flow[bool]:
     Where the client was no reader of the stream, it begins at the beginning. A run that has ended
     without a handoff has only its response left.
     """
+    log = reader.log
+    if log.handed_off and log.handoff is not None:
+        reader.cursor, reader.place = Cursor.load(log.handoff), log.handoff_place
+        reader.from_handoff = False
+        return True
     reader.look = False
     stored = yield from read_stream(reader.run_id, reader.cursor, 1)
     if stored is None:

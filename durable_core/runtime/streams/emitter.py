@@ -35,6 +35,7 @@ class Emitter:
 
     def __init__(self, ex: Execution, log: RunLog) -> None:
         self.epoch = ex.run.epoch
+        self.over = False
         self.log = log
         self._ex: Execution | None = ex
         self._limits = ex.env.limits
@@ -168,6 +169,7 @@ class Emitter:
                 if self.log.source is self:
                     self.log.append(RolledBack(op_id=attempt.op_id, attempt=attempt.attempt))
             self._attempts.clear()
+            self.over = True
             self._ex = None  # a reader may keep the log for long
         self.log.wake()
 

@@ -38,7 +38,15 @@ Event: TypeAlias = Streamed | tuple[LiveAttempt, int]
 
 
 class _Source(Protocol):
-    """The execution behind a log."""
+    """The execution behind a log.
+
+    Attributes:
+        epoch: of its claim.
+        over: it has ended, and told what has come of all that it pushed.
+    """
+
+    epoch: int
+    over: bool
 
     def live(self) -> LiveStream:
         """Return what the store may not have yet. The log's lock is held."""
@@ -49,8 +57,8 @@ class RunLog:
     """The events of one run, as far as they are kept, in the order in which readers see them.
 
     It outlives the executions of the run for as long as somebody reads. A reader has no queue: it
-    asks for what comes after its place. Who asks for what is not kept any more, or was made by an
-    earlier execution, must catch up first (``machine/catching_up.py``).
+    asks for what comes after its place. Who asks for what is not kept any more, or comes from
+    before an execution that is not in here, must catch up first (``machine/catching_up.py``).
 
     All methods may be called from any thread. Those that say so need :attr:`lock` to be held.
 
@@ -71,6 +79,7 @@ class RunLog:
         self._checkpoint: int | None = None
         self._boundary: int | None = None
         self._handoff: str | None = None
+        self._handoff_place: Place | None = None
         self._detached = False
         self._final: Final | None = None
 
@@ -109,6 +118,11 @@ class RunLog:
     def handoff(self) -> str | None:
         """Where the stream of the attached client ends, as a cursor, once that is known."""
         return self._handoff
+
+    @property
+    def handoff_place(self) -> Place | None:
+        """The same as a place in here."""
+        return self._handoff_place
 
     def snapshot(self) -> tuple[Place, LiveStream | None]:
         """Return where the log is, and what is live."""
@@ -162,9 +176,15 @@ class RunLog:
         return self._base + len(self._events)
 
     def take_source(self, source: _Source) -> None:
-        """Take events from this execution; readers catch up before they follow it."""
+        """Take events from this execution.
+
+        Readers go on where the one before it has ended. They catch up first if another process
+        may have had the run in between, or if it is not known what has come of the one before.
+        """
         with self.lock:
-            self._generation += 1
+            before = self.source
+            if before is None or not before.over or source.epoch != before.epoch + 1:
+                self._generation += 1
             self.source = source
         self.wake()
 
@@ -200,6 +220,7 @@ class RunLog:
     def begin_handoff(self, cursor: str) -> None:
         """Let what the attached client gets end here. The lock is held."""
         self._boundary, self._handoff = self._end, cursor
+        self._handoff_place = Place(self._generation, self._end)
 
     def detach(self) -> None:
         """Let the attached client go when it has got all."""

@@ -40,6 +40,7 @@ class Scripted:
         self.live = live
         self.handed_off = False
         self.handoff: str | None = None
+        self.handoff_place: Place | None = None
 
     def snapshot(self) -> tuple[Place, LiveStream | None]:
         return Place(0, 0), self.live

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from durable_core.flow.reading import Place
 from durable_core.machine.stepids import hash_step_id
 from durable_core.model.stream import Committed, LiveStream, Pushed
@@ -14,8 +16,12 @@ A = hash_step_id("a")
 
 
 class Source:
+    def __init__(self, epoch: int = 1, *, over: bool = False) -> None:
+        self.epoch = epoch
+        self.over = over
+
     def live(self) -> LiveStream:
-        return LiveStream(epoch=1, attempts={})
+        return LiveStream(epoch=self.epoch, attempts={})
 
 
 def nothing() -> None:
@@ -92,16 +98,25 @@ def test_events_go_when_the_last_reader_has_left() -> None:
     assert log.read(Place(0, 0)) is None
 
 
-def test_a_new_execution_makes_readers_catch_up() -> None:
-    """Their place is in another execution; the attached client has nothing to do with that."""
+@pytest.mark.parametrize(
+    ("before", "after", "must_catch_up"),
+    [
+        (Source(1, over=True), Source(2), False),
+        (Source(1, over=True), Source(3), True),
+        (Source(1), Source(2), True),
+    ],
+    ids=["the next", "another process in between", "the one before has not ended"],
+)
+def test_a_new_execution(before: Source, after: Source, must_catch_up: bool) -> None:
+    """Readers follow it if the log has all that was before it; the attached client has it all."""
     log = RunLog("r1")
     log.follow(nothing)
-    log.take_source(Source())
+    log.take_source(before)
     with log.lock:
         log.append(outside(0))
-    log.take_source(Source())
+    log.take_source(after)
 
-    assert log.read(Place(1, 0)) is None
+    assert must_catch_up is (log.read(Place(1, 0)) is None)
     batch = log.read_attached(0, redirected=False)
     assert batch is not None
     assert 1 == len(batch.events)

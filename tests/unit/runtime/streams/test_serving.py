@@ -413,6 +413,34 @@ def test_outside_steps_across_a_handoff() -> None:
     assert ["one", "a", "two", "three"] == kept(late)
 
 
+def test_a_failed_attempt_is_told_however_short_it_was() -> None:
+    """To a client that came for what follows the handoff and reads only after it is all over."""
+    attempts: list[str] = []
+
+    def shaky() -> None:
+        attempts.append(str(len(attempts)))
+        sync_stream.push(attempts[-1])
+        if len(attempts) < 4:
+            raise ValueError("not yet")
+
+    clock = FakeClock()
+    with lab(clock=clock) as process:
+        endpoint = process.endpoint(lambda request: sync_step.run("a", shaky))
+        first = Reading(endpoint.handle(asks_stream()))
+        told = first.take(4)
+        early = Reading(endpoint.handle(second_request(first)))
+        start = early.take(1)
+        told += list(first)
+        for count in (2, 3, 4):
+            clock.advance(3600)
+            process.poke()
+            until(lambda count=count: len(attempts) == count)  # type: ignore[misc]
+        rest = list(early)
+    assert ["meta", "a: 0", "rollback a", "redirect"] == told
+    assert ["meta"] == start
+    assert ["a: 1", "rollback a", "a: 2", "rollback a", "a: 3", "commit a"] == rest[:-1]
+
+
 @pytest.mark.parametrize("of_step", [True, False])
 def test_limits(of_step: bool) -> None:
     """Too much is an error in the step that says which limit it is, and is not tried again."""
