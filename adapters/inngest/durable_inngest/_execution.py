@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
+from durable_core.errors import LimitExceededError
 from durable_core.flow.env import Env, Options
 from durable_core.flow.execution import Execution
 from durable_core.model.ops import Op, OpKind
@@ -17,6 +18,9 @@ from durable_inngest._results import Results
 from durable_inngest._streams import Emitter
 
 __all__ = ["Found", "Reentry", "RemoteExecution", "remote"]
+
+#: The server fails a run that has more.
+_MOST_STEPS = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +102,18 @@ class RemoteExecution(Execution):
         self.answered = False
         self.barrier = False
         self._steps: dict[str, Step] = {}
+        self._most_steps = min(_MOST_STEPS, env.limits.steps)
         self.actions = reentry.actions if reentry is not None else {}
         self._order = {op_id: number for number, op_id in enumerate(self.actions, 1)}
 
     def take(self, step_id: str, kind: OpKind, branch: object) -> Op:
         """Return the op for the next use of a step id; see ``Execution.take``."""
         op = super().take(step_id, kind, branch)
+        if op.id not in self._steps and len(self._steps) >= self._most_steps:
+            raise LimitExceededError(
+                f"step {op.name!r} is one more than the {self._most_steps} steps that a run may "
+                "have under the Inngest engine"
+            )
         self._steps[op.id] = Step(op=op, id=step_id)
         return op
 
