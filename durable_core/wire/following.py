@@ -49,8 +49,9 @@ __all__ = ["Following"]
 _MAX_REDIRECTS = 20
 _MAX_RECONNECTS = 10
 _MAX_BODY = 64 * 1024 * 1024
-#: A connection that was open for so long was not in vain, though nothing came on it.
-_STEADY_MS = 5_000
+#: A connection that was open for so long was not in vain, though nothing came on it. Servers that
+#: serve one client at a time hold them for 2 s only.
+_STEADY_MS = 1_500
 #: What servers and proxies answer that cannot serve now, but may soon.
 _TRY_AGAIN = frozenset({429, 502, 503, 504})
 _SECONDS = re.compile(r"[0-9]{1,6}")

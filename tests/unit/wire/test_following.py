@@ -466,7 +466,7 @@ def test_it_gives_up_when_it_does_not_get_on() -> None:
     assert BROKEN is error.__cause__
 
 
-@pytest.mark.parametrize(("held", "data"), [(5000, KEEP_ALIVE), (0, sse(Chunk(data=1)))])
+@pytest.mark.parametrize(("held", "data"), [(1500, KEEP_ALIVE), (0, sse(Chunk(data=1)))])
 def test_getting_on_begins_the_count_anew(held: int, data: bytes) -> None:
     """An event counts as that, and so does a connection that was held for a while."""
     machine = following(max_reconnects=1)
@@ -486,7 +486,7 @@ def test_metadata_alone_is_not_getting_on() -> None:
     machine.opened(number, 200, SSE, 0)
     machine.received(number, sse(HELLO) + KEEP_ALIVE)
 
-    assert isinstance(error_of(machine.ended(number, 4999)), StreamEndedError)
+    assert isinstance(error_of(machine.ended(number, 1499)), StreamEndedError)
 
 
 def test_a_server_that_is_busy_is_asked_again() -> None:
