@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from durable_core.machine.cursor import Cursor
@@ -115,7 +115,7 @@ def _stored(cursor: Cursor, piece: Piece) -> Iterator[Streamed]:
 
 
 def _chunks(
-    cursor: Cursor, op_id: str, attempt: Attempt, texts: tuple[str, ...], number: int | None
+    cursor: Cursor, op_id: str, attempt: Attempt, texts: Sequence[str], number: int | None
 ) -> Iterator[Streamed]:
     seen = cursor.open.get(op_id)
     start = seen[1] if seen is not None and seen[0] == attempt else 0

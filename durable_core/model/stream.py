@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -115,11 +115,11 @@ class StoredStream:
 class OpenAttempt:
     """An attempt whose checkpoint is not known to be durable, with what it has pushed so far.
 
-    ``number`` is its completion number, once it has one.
+    ``number`` is its completion number, once it has one. ``texts`` does not change.
     """
 
     op_id: str
-    texts: tuple[str, ...]
+    texts: Sequence[str]
     number: int | None = None
 
 

@@ -18,7 +18,7 @@ from durable_core.model.stream import (
     RolledBack,
 )
 from durable_core.ports import RunWrite
-from durable_core.runtime.streams.log import LiveAttempt, RunLog
+from durable_core.runtime.streams.log import LiveAttempt, Prefix, RunLog
 
 __all__ = ["Emitter"]
 
@@ -48,7 +48,7 @@ class Emitter:
         # those whose checkpoint is not durable, from the one with index `_durable` on.
         self._pushed_outside = 0
         self._saved_outside = self._durable = ex.outside
-        self._outside: list[str] = []
+        self._outside: list[Pushed] = []
         self._handoff: str | None = None
         self._has_handoff = False
 
@@ -76,8 +76,9 @@ class Emitter:
         index = self._pushed_outside
         if index >= self._saved_outside:
             self._count(size)
-            self._outside.append(text)
-            self.log.append(Pushed(text=text, index=index), size)
+            chunk = Pushed(text=text, index=index)
+            self._outside.append(chunk)
+            self.log.append(chunk, size)
         self._pushed_outside = index + 1
 
     def _push_inside(self, inside: InsideStep, text: str, size: int) -> None:
@@ -125,7 +126,8 @@ class Emitter:
         pieces = []
         with self.log.lock:
             if self._saved_outside < self._durable + len(self._outside):
-                texts = tuple(self._outside[self._saved_outside - self._durable :])
+                unsaved = self._outside[self._saved_outside - self._durable :]
+                texts = tuple(chunk.text for chunk in unsaved)
                 start, self._saved_outside = self._saved_outside, self._durable + len(self._outside)
                 pieces.append(Piece(number=self._position, texts=texts, start=start))
             for memo in memos:
@@ -201,12 +203,9 @@ class Emitter:
             epoch=self.epoch,
             attempts={
                 each.attempt: OpenAttempt(
-                    op_id=each.op_id, texts=tuple(each.texts), number=each.number
+                    op_id=each.op_id, texts=Prefix(each.texts), number=each.number
                 )
                 for each in self._attempts.values()
             },
-            outside=tuple(
-                Pushed(text=text, index=index)
-                for index, text in enumerate(self._outside, self._durable)
-            ),
+            outside=tuple(self._outside),
         )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias, overload
 
 from durable_core.flow.reading import Batch, Place
 from durable_core.model.stream import Attempt, LiveStream, Pushed, Streamed
 from durable_core.wire.stream_events import Final
 
-__all__ = ["Event", "LiveAttempt", "RunLog"]
+__all__ = ["Event", "LiveAttempt", "Prefix", "RunLog"]
 
 #: How many bytes of events are kept for readers; who falls behind is caught up from the store.
 _MOST_KEPT = 256 * 1024
@@ -18,6 +18,32 @@ _MOST_KEPT = 256 * 1024
 _OVERHEAD = 128
 #: How many events, and about how many bytes of them, a reader gets at a time.
 _MOST_EVENTS, _MOST_BYTES = 256, 64 * 1024
+
+
+class Prefix(Sequence[str]):
+    """The first elements of a list that only grows; it costs nothing, however many those are.
+
+    Args:
+        texts: the list.
+    """
+
+    __slots__ = ("_count", "_texts")
+
+    def __init__(self, texts: list[str]) -> None:
+        self._texts = texts
+        self._count = len(texts)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return tuple(self._texts[each] for each in range(self._count)[index])
+        return self._texts[range(self._count)[index]]
 
 
 class LiveAttempt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
@@ -18,7 +19,6 @@ from durable_core.machine.stepids import hash_step_id
 from durable_core.model.ops import Memo, Op, OpKind
 from durable_core.model.stream import (
     Committed,
-    OpenAttempt,
     Piece,
     Pushed,
     RolledBack,
@@ -66,7 +66,8 @@ def test_a_step_pushes_saves_and_commits() -> None:
 
     piece = Piece(number=1, texts=('"x"',), op_id=A, attempt=(1, 1))
     assert ((piece,), None) == (pieces, handoff)
-    assert {(1, 1): OpenAttempt(op_id=A, texts=('"x"',))} == before.attempts
+    [(pushing, opened)] = before.attempts.items()
+    assert ((1, 1), A, ['"x"']) == (pushing, opened.op_id, list(opened.texts))
     assert {} == emitter.live().attempts
     chunk = Pushed(text='"x"', index=0, op_id=A, attempt=(1, 1), number=1)
     assert (chunk, Committed(op_id=A, number=1)) == told(emitter)
@@ -218,3 +219,25 @@ def test_a_stream_may_be_opened_while_the_run_goes_on() -> None:
 
     assert isinstance(emitter, Emitter)
     assert ["one", "another"] == list(ex.memos)
+
+
+def test_what_is_live_costs_a_reader_nothing() -> None:
+    """What a snapshot shows stays as it is, yet no reader has a copy of it."""
+    emitter = emitter_of(execution())
+    attempt = inside()
+    for number in range(10_000):
+        emitter.push(attempt, str(number))
+        emitter.push(None, str(number))
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        first = emitter.live()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    emitter.push(attempt, "more")
+    emitter.push(None, "more")
+
+    assert after - before < 8 * 10_000 + 2_000  # the references to the chunks outside steps
+    assert 10_000 == len(first.attempts[1, 1].texts) == len(first.outside)
+    assert "9999" == first.attempts[1, 1].texts[-1] == first.outside[-1].text

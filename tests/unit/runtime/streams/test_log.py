@@ -9,7 +9,7 @@ import pytest
 from durable_core.flow.reading import Place
 from durable_core.machine.stepids import hash_step_id
 from durable_core.model.stream import Committed, LiveStream, Pushed
-from durable_core.runtime.streams.log import LiveAttempt, RunLog
+from durable_core.runtime.streams.log import LiveAttempt, Prefix, RunLog
 from durable_core.wire.stream_events import Final
 
 A = hash_step_id("a")
@@ -185,3 +185,15 @@ def test_readers_are_woken() -> None:
     log.wake()
 
     assert not woken.is_set()
+
+
+def test_a_prefix_of_a_list_that_grows() -> None:
+    """It has what the list had, and can be gone through, indexed and sliced as that."""
+    texts = ["a", "b", "c"]
+    prefix = Prefix(texts)
+    texts.append("d")
+
+    assert (3, ["a", "b", "c"]) == (len(prefix), list(prefix))
+    assert ("c", ("b", "c"), ("a",)) == (prefix[-1], prefix[1:], prefix[:1])
+    with pytest.raises(IndexError):
+        prefix[3]
