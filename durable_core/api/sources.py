@@ -115,15 +115,18 @@ async def _read_in_thread(source: Any, *, made: bool) -> AsyncGenerator[object, 
     def in_thread(call: Callable[..., Any], *args: object) -> asyncio.Future[Any]:
         return loop.run_in_executor(pool, lambda: context.run(call, *args))
 
-    chunks = _chunks(source)
+    chunks, is_cancelled = _chunks(source), False
     try:
         while (chunk := await in_thread(next, chunks, _END)) is not _END:
             yield chunk
+    except asyncio.CancelledError:
+        is_cancelled = True  # the source may block for ever; it is closed when it does not
+        raise
     finally:
-        try:
-            await asyncio.shield(in_thread(_close_both, chunks, source, made))
-        finally:
-            pool.shutdown()
+        closed = pool.submit(context.run, _close_both, chunks, source, made)
+        pool.shutdown()
+        if not is_cancelled:
+            await asyncio.shield(asyncio.wrap_future(closed))
 
 
 def _close_both(chunks: Any, source: Any, made: bool) -> None:

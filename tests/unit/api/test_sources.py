@@ -201,3 +201,34 @@ def test_chunks_of_another_type() -> None:
     """They are refused."""
     with pytest.raises(TypeError, match="must be str or bytes, not int"):
         TextChunks().add(1)
+
+
+def test_a_source_that_blocks_can_be_cancelled() -> None:
+    """Nobody waits for it, and it is closed when it has come back, though closing it fails."""
+    reading, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def blocking() -> Iterator[str]:
+        try:
+            reading.set()
+            assert go_on.wait(20)
+            yield "late"
+        finally:
+            closed.set()
+            raise OSError("cannot be closed")
+
+    async def read() -> None:
+        async for _ in read_async(blocking()):
+            raise AssertionError("nothing was to be read")
+
+    async def exchange() -> bool:
+        task = asyncio.create_task(read())
+        await asyncio.to_thread(reading.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        early = closed.is_set()
+        go_on.set()
+        assert await asyncio.to_thread(closed.wait, 10)
+        return early
+
+    assert not asyncio.run(exchange())
