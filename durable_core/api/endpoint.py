@@ -20,7 +20,7 @@ from durable_core.flow.handoff import (
     TOKEN_PARAM,
     query_reference,
 )
-from durable_core.flow.reading import HANDOFF
+from durable_core.flow.onward import HANDOFF
 from durable_core.flow.wait import StreamWanted, WaitRequest
 from durable_core.machine.accept import accepts_stream
 from durable_core.model.request import Request

@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
 from durable_core.flow.asks import Flow, Woken, await_more, read_result, read_stream
 from durable_core.flow.env import Env, Options
-from durable_core.flow.handoff import (
-    FROM_PARAM,
-    RUN_PARAM,
-    TOKEN_PARAM,
-    chosen_url,
-    fresh_token,
-    query_reference,
-    with_params,
-)
+from durable_core.flow.onward import redirect_url
 from durable_core.flow.wait import RESPONSE_NOT_KEPT
 from durable_core.machine.catching_up import catch_up
 from durable_core.machine.cursor import Cursor
@@ -41,7 +32,7 @@ from durable_core.wire.stream_events import (
     dump_stream_event,
 )
 
-__all__ = ["HANDOFF", "Attached", "Batch", "Log", "Place", "Reader", "next_part"]
+__all__ = ["Attached", "Batch", "Log", "Place", "Reader", "next_part"]
 
 #: A comment is sent when there was nothing else for so long, milliseconds.
 _KEEP_ALIVE_MS = 15_000
@@ -51,8 +42,6 @@ _MOST_READ = 64 * 1024
 _MOST_SENT = 64 * 1024
 #: The id of an event names so many steps under way at most; it goes into a header of a request.
 _MOST_OPEN = 32
-#: The value of the parameter that asks for what comes after the handoff.
-HANDOFF = "handoff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +209,7 @@ def _attached_part(reader: Reader, attached: Attached) -> Flow[bytes]:
     reader.place = Place(0, batch.index)
     if batch.redirect:
         reader.redirected = True
-        url = yield from _redirect_url(reader.env, attached, reader.run_id)
+        url = yield from redirect_url(reader.env, attached.options, attached.request, reader.run_id)
         part += _frame(RedirectInfo(run_id=reader.run_id, url=url))
     if batch.final is not None:
         part += _frame(batch.final)
@@ -382,26 +371,3 @@ def _told_frame(reader: Reader, event: Streamed) -> bytes:
 
 def _frame(event: StreamEvent) -> bytes:
     return encode_event(*dump_stream_event(event))
-
-
-def _redirect_url(env: Env, attached: Attached, run_id: str) -> Flow[str]:
-    """Return the absolute URL where the stream goes on after the handoff."""
-    options, request = attached.options, attached.request
-    own = urlsplit(request.url)
-    origin = env.public_url or f"{own.scheme}://{own.netloc}"
-    base = urlunsplit((*urlsplit(origin)[:2], own.path, "", ""))
-    token = fresh_token(env, run_id)
-    chosen = yield from chosen_url(options, run_id, token)
-    if chosen is not None:
-        return _with_from(urljoin(base, chosen))
-    if isinstance(options.redirect_url, str) and not options.token_answer:
-        params = (("runId", run_id), ("token", token))
-        return _with_from(urljoin(base, with_params(options.redirect_url, params)))
-    own_params = ((RUN_PARAM, run_id), (TOKEN_PARAM, token), (FROM_PARAM, HANDOFF))
-    return base + query_reference(own_params)
-
-
-def _with_from(url: str) -> str:
-    parts = urlsplit(url)
-    query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), ("from", HANDOFF)])
-    return urlunsplit((*parts[:3], query, parts.fragment))
