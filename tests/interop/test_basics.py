@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 
 from durable_core import NonRetriableError, Request, Response, RetryAfterError, StepError, step
-from durable_core.errors import LimitExceededError
 from durable_core.sync import step as sync_step
 from support.inngest_app import App, serving
 from support.inngest_server import InngestServer, inngest_server
@@ -331,41 +328,6 @@ def test_the_body_is_there_again(server: InngestServer) -> None:
     assert [(body, "1", {"id": "7"}, "POST")] * 2 == seen
     assert (500, "HeaderNotStoredError") == (got.status, got.json["error"]["name"])
     assert "POST /a/{id}" == server.run.event["data"]["fn"]
-
-
-def test_more_steps_than_the_server_takes(server: InngestServer) -> None:
-    """The step that is one too many raises, and says whose limit it is."""
-
-    async def handler(request: Request) -> str:
-        await asyncio.gather(*(step.run(f"s{n}", called, f"s{n}") for n in range(1_000)))
-        with pytest.raises(LimitExceededError, match=r"1000 steps .* Inngest engine"):
-            await step.run("more", called, "more")
-        return "done"
-
-    with serving(server, {"GET /a": handler}, options={"retries": 0}) as app:
-        got = app.get("/a")
-
-    assert (200, b"done") == (got.status, got.body.strip(b'"'))
-
-
-@pytest.mark.parametrize(
-    "text", ['"', "\\", "a\\", "'\"", "vars.a", "event.x", "line\n", "\x00", "é"]
-)
-def test_waits_for_any_text(server: InngestServer, text: str) -> None:
-    """What a client sends is compared as it is, and cannot become a part of the expression."""
-
-    async def handler(request: Request) -> object:
-        event = await step.wait_for_event("w", event="e", timeout="20s", match="data.id")
-        return None if event is None else dict(event.data)
-
-    with serving(server, {"GET /a": handler}) as app:
-        got = app.get(f"/a?{urlencode({'id': text})}")
-        server.until(lambda: bool(server.run.waits))
-        server.send(*({"name": "e", "data": {"id": each}} for each in (f"{text}x", text)))
-        location = got.headers["location"]
-        done = app.get(f"/a{location}" if location.startswith("?") else location)
-
-    assert {"id": text} == done.json
 
 
 def app_of(server: InngestServer, handler: Any) -> Any:

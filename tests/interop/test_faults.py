@@ -324,3 +324,17 @@ def test_several_clients_at_a_time(server: InngestServer) -> None:
         answers = asyncio.run(clients(app))
 
     assert [str(n) for n in range(20)] == [json.loads(each.body) for each in answers]
+
+
+def test_a_run_of_another_endpoint(server: InngestServer) -> None:
+    """Whoever knows a run, and the form of a re-entry, cannot have it replayed by another one."""
+    headers = {"x-inngest-signature": ""}
+    with serving(server, {"GET /a": naps, "GET /b": two}) as app:
+        server.repeat = lambda call: 0
+        app.get("/a")
+        other = app.get("/b", headers={**headers, "x-run-id": server.run.id})
+        own = app.get("/a?x=y", headers={**headers, "x-run-id": server.run.id})
+
+    assert (400, "true") == (other.status, other.headers["x-inngest-no-retry"])
+    assert 206 == own.status
+    assert {"a": 1} == CALLS

@@ -11,7 +11,10 @@ from durable_core.model.outgoing import OutgoingRequest, Timeouts
 from durable_inngest._config import Config
 from durable_inngest._signing import hashed_key
 
-__all__ = ["SDK", "Answered", "Begun", "Calls", "begun"]
+__all__ = ["MOST_BYTES", "SDK", "Answered", "Begun", "Calls", "begun"]
+
+#: The server takes a checkpoint of 4 MiB; so much of that is for the event and the ops.
+MOST_BYTES = 4 * 1024 * 1024 - 4 * 1024
 
 #: How we call ourselves, as the protocol wants it: a name, a colon, "v" and a version.
 SDK = "durable-inngest:v0.1.0"
@@ -57,10 +60,10 @@ class Calls:
         self.bearers = tuple(hashed_key(key) for key in config.signing_keys) or ("",)
 
     def begin(
-        self, bearer: str, *, run_id: str, event: object, ops: Sequence[str], ts: int, retries: int
+        self, bearer: str, *, run_id: str, event: str, ops: Sequence[str], ts: int, retries: int
     ) -> OutgoingRequest:
-        """Return the request that begins a run, with its first ops."""
-        head = f'{{"run_id":{json.dumps(run_id)},"event":{json.dumps(event)}'
+        """Return the request that begins a run with an event (as JSON), and with its first ops."""
+        head = f'{{"run_id":{json.dumps(run_id)},"event":{event}'
         tail = f'"ts":{ts},"request_version":2,"retries":{retries}}}'
         return self._post(bearer, "/v1/checkpoint", f'{head},"steps":[{",".join(ops)}],{tail}')
 

@@ -54,7 +54,7 @@ class ServerClient:
         self.is_down = False
 
     async def begin(
-        self, *, run_id: str, event: object, ops: Sequence[str], ts: int, retries: int
+        self, *, run_id: str, event: str, ops: Sequence[str], ts: int, retries: int
     ) -> Begun:
         """Begin a run, with its first ops.
 

@@ -15,6 +15,7 @@ from durable_core.model.response import Response
 from durable_core.wire.problem import problem
 from durable_inngest import _ops
 from durable_inngest._answers import answer_ops, answer_with, server_answer
+from durable_inngest._calls import MOST_BYTES
 from durable_inngest._durations import format_duration
 from durable_inngest._envelope import dump_response, plain_response
 from durable_inngest._execution import RemoteExecution
@@ -76,21 +77,45 @@ def _meant(
         if isinstance(whole, HandlerRaised):
             return None, whole.failure, None
         if isinstance(whole, ResponseTooLarge):
-            text = f"the response has more than {whole.most} bytes (Limits.response_stored)"
-            return None, Failure(name="ResponseTooLarge", message=text, final=True), None
+            return None, _too_large(whole.most, "Limits.response_stored"), None
         response = whole
+    if ex.link is None and not _is_kept(response):
+        return (
+            None,
+            _too_large(MOST_BYTES, "with its headers, as the Inngest server keeps it"),
+            None,
+        )
     return response, None, None
+
+
+def _is_kept(response: Response) -> bool:
+    """Tell whether the server can keep a response; as JSON a body has up to 6 times its size."""
+    assert isinstance(response.body, bytes)
+    if len(response.body) < MOST_BYTES // 8:
+        return True
+    return len(_ops.run_complete(dump_response(response)).encode("utf-8")) <= MOST_BYTES
+
+
+def _too_large(most: int, whose: str) -> Failure:
+    text = f"the response has more than {most} bytes ({whose})"
+    return Failure(name="ResponseTooLarge", message=text, final=True)
 
 
 def _finish(ex: RemoteExecution, response: Response) -> Flow[None]:
     """Record the response as the run's, then send it."""
     if ex.link is None:
         _end(ex, response, failed=False)
-        body = _ops.run_complete(dump_response(response))
-        yield from answer_with(ex, server_answer(206, body))
+        yield from answer_with(ex, server_answer(206, _ops.run_complete(dump_response(response))))
         return
-    yield from tell(ex, ex.link, _ops.run_complete(plain_response(response)))
+    yield from tell(ex, ex.link, _shown(response, ex.link.room))
     yield from answer_client(ex, response)
+
+
+def _shown(response: Response, room: int) -> str:
+    """Return the op that shows a response that its client gets from us; too large, without body."""
+    data = plain_response(response)
+    op = _ops.run_complete(data)
+    return op if len(op.encode("utf-8")) <= room else _ops.run_complete({**data, "body": ""})
 
 
 def _fail(ex: RemoteExecution, failure: Failure, shown: dict[str, object]) -> Flow[None]:

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
 from durable_core.errors import EngineUnavailableError
-from durable_core.ports import Clock, Write
-from durable_core.runtime.tickets import Blocked, Ticket, wake
-from durable_inngest._calls import Begun
+from durable_core.ports import Clock
+from durable_core.runtime.tickets import Ticket
+from durable_inngest._calls import MOST_BYTES, Begun
 from durable_inngest._client import ServerClient
+from durable_inngest._reports import Ops, Queued, finish
 from durable_inngest._streams import Emitter
 
-__all__ = ["Link", "Ops", "Reports"]
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Ops(Write[None]):
-    """Ops of a run, to be reported together."""
-
-    link: Link
-    ops: tuple[str, ...]
-    #: The id of the step that has its result by them, for the stream.
-    commits: str = ""
-
-
-_Queued: TypeAlias = "tuple[Ops, Ticket[Any]]"
+__all__ = ["Link"]
 
 
 class Link:
@@ -43,7 +27,7 @@ class Link:
         loop: where the client is used.
         clock: tells the time.
         run_id: the run.
-        event: what begins it.
+        event: what begins it, as JSON.
         retries: how often the server may try a step again.
     """
 
@@ -53,7 +37,7 @@ class Link:
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
         run_id: str,
-        event: object,
+        event: str,
         retries: int,
     ) -> None:
         self._client = client
@@ -62,7 +46,7 @@ class Link:
         self._run_id = run_id
         self._event = event
         self._retries = retries
-        self._queue: list[_Queued] = []
+        self._queue: list[Queued] = []
         self._sending: asyncio.Task[None] | None = None
         self._broken: BaseException | None = None
         self._redirected = False
@@ -82,6 +66,11 @@ class Link:
             raise EngineUnavailableError("the Inngest server gave no token for the run's output")
         return self.begun.token
 
+    @property
+    def room(self) -> int:
+        """How many bytes of ops the server takes in one call now."""
+        return MOST_BYTES - (_size(self._event) if self.begun is None else 0)
+
     def add(self, ops: Ops, ticket: Ticket[Any]) -> None:
         """Queue ops; they go out as soon as nothing is on its way. From any thread."""
         if asyncio._get_running_loop() is self._loop:
@@ -97,18 +86,29 @@ class Link:
     async def _send(self) -> None:
         try:
             while self._queue:
-                batch, self._queue = self._queue, []
+                batch = self._next()
                 if self._broken is None:
                     await self._report([op for each, _ in batch for op in each.ops])
                     self._publish([ops for ops, _ in batch])
-                _finish(batch, self._broken)
+                finish(batch, self._broken)
         except BaseException as error:  # the loop is ending, or a bug: nobody may wait for ever
             self._broken = EngineUnavailableError(f"the report was cut short: {error!r}")
-            _finish([*batch, *self._queue], self._broken)
+            finish([*batch, *self._queue], self._broken)
             self._queue.clear()
             raise
         finally:
             self._sending = None
+
+    def _next(self) -> list[Queued]:
+        """Take what goes out together: as much as the server takes in one call, one at least."""
+        count, size = 0, 0
+        for ops, _ in self._queue:
+            size += sum(map(_size, ops.ops))
+            if count and size > self.room:
+                break
+            count += 1
+        batch, self._queue = self._queue[:count], self._queue[count:]
+        return batch
 
     def _publish(self, recorded: list[Ops]) -> None:
         """Tell the stream what is recorded now: that comes before what happens next."""
@@ -138,50 +138,5 @@ class Link:
             self._broken = error
 
 
-#: Guards who waits for a ticket against its end.
-_MUTEX = threading.Lock()
-
-
-def _finish(batch: list[_Queued], error: BaseException | None) -> None:
-    tickets = [ticket for _, ticket in batch]
-    with _MUTEX:
-        for ticket in tickets:
-            ticket.error = error
-            ticket.done = True
-    wake(tickets)
-
-
-class Reports:
-    """The write queue of all runs: each write goes to the line of its run."""
-
-    def submit(self, write: Write[T], after: object = ()) -> Ticket[T]:
-        """Queue ops; what follows a failed report of the run fails, too."""
-        ticket = Ticket(write)
-        ops: object = write
-        assert isinstance(ops, Ops)
-        ops.link.add(ops, ticket)
-        return ticket
-
-    def wait(self, ticket: Ticket[T]) -> T:
-        """Block until the server has taken the ops."""
-        blocked = Blocked(ticket)
-        with _MUTEX:
-            if not ticket.done:
-                ticket.threads.append(blocked)
-        if blocked in ticket.threads:
-            blocked.lock.acquire()
-        return ticket.result()
-
-    async def wait_async(self, ticket: Ticket[T]) -> T:
-        """Wait until the server has taken the ops."""
-        future: asyncio.Future[None] | None = None
-        with _MUTEX:
-            if not ticket.done:
-                future = asyncio.get_running_loop().create_future()
-                ticket.tasks.append(future)
-        if future is not None:
-            await future
-        return ticket.result()
-
-    def commit_here(self) -> None:
-        """Do nothing: reports go out by themselves."""
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

@@ -22,7 +22,7 @@ from durable_inngest._calls import Calls
 from durable_inngest._client import ServerClient
 from durable_inngest._config import Config
 from durable_inngest._events import sending
-from durable_inngest._link import Reports
+from durable_inngest._reports import Reports
 from durable_inngest._results import Results
 from durable_inngest._serve import detach, execute, put_away
 from durable_inngest._serving import Serving

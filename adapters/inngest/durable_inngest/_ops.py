@@ -37,6 +37,7 @@ COMPLETE = hash_step_id("complete")
 #: Stands in the names of ops of our own; no text of a user's makes the same hashed id.
 _OWN = "\x1f"
 _LONGEST_NAME = 120
+_LONGEST_STACK = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,7 @@ def error_of(failure: Failure, error: BaseException | None) -> dict[str, object]
 
     What only we know goes into ``data``, the one field that the server keeps as it is.
     """
-    stack = "".join(traceback.format_exception(error)) if error is not None else ""
+    stack = "".join(traceback.format_exception(error))[-_LONGEST_STACK:] if error else ""
     shown: dict[str, object] = {
         "name": failure.name,
         "message": failure.message,

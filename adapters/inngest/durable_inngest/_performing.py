@@ -26,14 +26,15 @@ from durable_core.wire.codec import Codec, JSONCodec
 from durable_inngest import _ops
 from durable_inngest._admission import admitted
 from durable_inngest._answers import answer_ops
+from durable_inngest._calls import MOST_BYTES
 from durable_inngest._execution import RemoteExecution
 from durable_inngest._failing import step_failed
 from durable_inngest._reporting import queue
 
 __all__ = ["park_for_ever", "perform"]
 
-#: What the server takes of one result; a call with it must stay below 4 MiB.
-_MOST_RESULT = 4 * 1024 * 1024 - 64 * 1024
+#: What an op has besides its result, bytes.
+_OVERHEAD = 60 * 1024
 
 
 def perform(
@@ -111,10 +112,11 @@ def _encode(ex: RemoteExecution, op: Op, value: object, codec: Codec) -> str | F
         return Failure(name="StepResultError", message=message, final=True, result="unstorable")
     try:
         ex.check_size(op, text)
-        if len(text) > _MOST_RESULT // 4 and len(text.encode("utf-8")) > _MOST_RESULT:
+        most = (MOST_BYTES if ex.link is None else ex.link.room) - _OVERHEAD
+        if len(text) > most // 4 and len(text.encode("utf-8", "surrogatepass")) > most:
             raise LimitExceededError(
-                f"the result of step {op.name!r} is larger than the {_MOST_RESULT} bytes that the "
-                "Inngest server takes"
+                f"the result of step {op.name!r} is larger than the {most} bytes that the Inngest "
+                "server takes now"
             )
     except LimitExceededError as error:
         name = "StepResultTooLargeError"

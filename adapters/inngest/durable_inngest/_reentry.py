@@ -66,19 +66,30 @@ class Door:
 
 
 async def load_execution(
-    client: ServerClient, env: Env, options: Options, request: Request, results: Results
+    client: ServerClient,
+    env: Env,
+    options: Options,
+    request: Request,
+    results: Results,
+    *,
+    any_path: bool = False,
 ) -> RemoteExecution | Response:
-    """Return the execution that the server asks for, or the answer where there can be none."""
+    """Return the execution that the server asks for, or the answer where there can be none.
+
+    ``any_path``: the server knows our URL by another path than we see.
+    """
     run_id = request.headers.get(_RUN_ID) or ""
     if not is_ulid(run_id):
         return _gone("the run id is malformed")
     try:
         batch, actions = await client.state(run_id)
-        original = load_request(batch, request)
+        original = load_request(batch, request, any_path=any_path)
     except Unknown as error:
         return _gone(str(error))
-    except (StoreError, ValueError) as error:
+    except (StoreError, ValueError, RecursionError) as error:
         return internal_error(error)
+    if original is None:
+        return _gone("the run was not begun by a request to this path")
     run = Run(
         id=run_id,
         app=env.app,

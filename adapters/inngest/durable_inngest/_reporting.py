@@ -5,7 +5,8 @@ from __future__ import annotations
 from durable_core.flow.asks import Flow, Submit, Ticket
 from durable_core.flow.execution import settle
 from durable_inngest._execution import RemoteExecution
-from durable_inngest._link import Link, Ops
+from durable_inngest._link import Link
+from durable_inngest._reports import Ops
 
 __all__ = ["queue", "tell"]
 

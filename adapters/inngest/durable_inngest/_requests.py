@@ -6,7 +6,7 @@ import binascii
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from durable_core.errors import HeaderNotStoredError
 from durable_core.model.headers import Headers
@@ -58,12 +58,15 @@ def dump_request(request: Request, config: Config, fn: str) -> dict[str, object]
     return {"name": "inngest/http.request", "data": data}
 
 
-def load_request(batch: object, incoming: Request) -> Request:
-    """Return the request that a run was made for.
+def load_request(batch: object, incoming: Request, *, any_path: bool = False) -> Request | None:
+    """Return the request that a run was made for; None if it was made for another path.
+
+    A run is not replayed by a handler that is not its own, whoever asks for that.
 
     Args:
         batch: the run's events, decoded from JSON.
         incoming: the server's request, which has what routing found out.
+        any_path: do not compare the paths: the server calls another one than we see.
 
     Raises:
         ValueError: there is no such event among them.
@@ -73,7 +76,7 @@ def load_request(batch: object, incoming: Request) -> Request:
     if _text(data, "content_type"):
         headers.append(("content-type", _text(data, "content_type")))
     query = _text(data, "query_params")
-    return Request(
+    original = Request(
         method=_text(data, "method"),
         url=_text(data, "domain") + _path(incoming.url) + (f"?{query}" if query else ""),
         headers=ReplayedHeaders(headers),
@@ -81,6 +84,8 @@ def load_request(batch: object, incoming: Request) -> Request:
         path_params=incoming.path_params,
         root_path=incoming.root_path,
     )
+    is_same = unquote(_text(data, "path")) == unquote(_path(incoming.url))
+    return original if is_same or any_path else None
 
 
 def with_origin(request: Request, origin: str) -> Request:

@@ -9,17 +9,15 @@ from __future__ import annotations
 import hmac
 import threading
 from collections import OrderedDict
-from typing import TypeVar
 
 from durable_core.model.response import Response
 from durable_core.runtime.live import Waiters
 
 __all__ = ["Results"]
 
-V = TypeVar("V")
-
 _MOST_TOKENS = 10_000
-_MOST_RESPONSES = 200
+#: Bytes of all responses together.
+_MOST_BYTES = 32 * 1024 * 1024
 
 
 class Results:
@@ -37,19 +35,30 @@ class Results:
         self._lock = threading.Lock()
         self._tokens: OrderedDict[str, str] = OrderedDict()
         self._responses: OrderedDict[str, Response] = OrderedDict()
+        self._size = 0
 
     def handed_off(self, run_id: str, token: str) -> None:
         """Note that a client was given this token."""
         with self._lock:
-            _put(self._tokens, run_id, token, _MOST_TOKENS)
+            self._tokens[run_id] = token
+            self._tokens.move_to_end(run_id)
+            while len(self._tokens) > _MOST_TOKENS:
+                self._tokens.popitem(last=False)
 
     def ended(self, run_id: str, response: Response) -> None:
         """Note how a run has ended, and wake who waits for it."""
         with self._lock:
             if run_id not in self._tokens:
                 return
-            _put(self._responses, run_id, response, _MOST_RESPONSES)
+            self._keep(run_id, response)
         self.waiters.ended((run_id,))
+
+    def _keep(self, run_id: str, response: Response) -> None:
+        before = self._responses.pop(run_id, None)
+        self._responses[run_id] = response
+        self._size += _size(response) - (_size(before) if before is not None else 0)
+        while self._size > _MOST_BYTES:
+            self._size -= _size(self._responses.popitem(last=False)[1])
 
     def get(self, run_id: str, token: str) -> Response | None:
         """Return the response of a run, if this process has it and has given out the token."""
@@ -57,15 +66,16 @@ class Results:
             response, known = self._responses.get(run_id), self._tokens.get(run_id, "")
         if response is None:
             return None
-        is_right = hmac.compare_digest(known.encode(), token.encode("utf-8", "replace"))
+        is_right = hmac.compare_digest(
+            *(each.encode("utf-8", "replace") for each in (known, token))
+        )
         return response if is_right else None
 
 
-def _put(where: OrderedDict[str, V], key: str, value: V, most: int) -> None:
-    where[key] = value
-    where.move_to_end(key)
-    while len(where) > most:
-        where.popitem(last=False)
+def _size(response: Response) -> int:
+    assert isinstance(response.body, bytes)
+    fields = sum(len(name) + len(value) for name, value in response.headers.items())
+    return 1024 + fields + len(response.body)
 
 
 def _do_nothing() -> None:

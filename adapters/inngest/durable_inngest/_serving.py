@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Protocol
 
 from durable_core.errors import EngineUnavailableError
@@ -34,6 +35,9 @@ from durable_inngest._results import Results
 from durable_inngest._tee import Tee
 
 __all__ = ["Serving"]
+
+#: Of a request's body, bytes. It is a part of the first checkpoint, in base64, and so is a result.
+_MOST_BODY = 2 * 1024 * 1024
 
 
 class _Node(Host, Protocol):
@@ -81,6 +85,8 @@ class Serving:
                 loaded = self._answering.run(loaded, endpoint)
             return self._door.signed(loaded, key)
         client = self._node.client_on(own.loop)
+        if len(request.body) > _MOST_BODY:
+            return _too_large()
         if client.is_down and not own.run(client.is_there()):
             return _down()
         ex = self._attached(client, own.loop, endpoint.options, request, route)
@@ -105,6 +111,8 @@ class Serving:
             if isinstance(loaded, RemoteExecution):
                 loaded = await self._answering.run_async(loaded, endpoint)
             return self._door.signed(loaded, key)
+        if len(request.body) > _MOST_BODY:
+            return _too_large()
         if client.is_down and not await client.is_there():
             return _down()
         ex = self._attached(client, loop, endpoint.options, request, route)
@@ -116,7 +124,14 @@ class Serving:
         self, loop: asyncio.AbstractEventLoop, options: Options, request: Request
     ) -> RemoteExecution | Response:
         client, node = self._node.client_on(loop), self._node
-        loaded = await load_execution(client, node.env, options, request, node.results)
+        loaded = await load_execution(
+            client,
+            node.env,
+            options,
+            request,
+            node.results,
+            any_path=bool(node.config.serve_path),
+        )
         if isinstance(loaded, RemoteExecution):
             tee = self._tees.get(loop)
             if tee is None:
@@ -148,7 +163,7 @@ class Serving:
         # One name for all paths of a route: the server lists every path as a function otherwise.
         is_template = route is not None and "{" in route
         fn = options.function_id or (run.function_id if is_template else "")
-        event = dump_request(request, self._node.config, fn)
+        event = json.dumps(dump_request(request, self._node.config, fn), ensure_ascii=False)
         link = Link(client, loop, env.clock, run.id, event, run.retries)
         return RemoteExecution(
             env,
@@ -159,6 +174,11 @@ class Serving:
             results=self._node.results,
             output_url=self._output_url,
         )
+
+
+def _too_large() -> Response:
+    text = f"at most {_MOST_BODY} bytes are accepted: the Inngest server keeps no larger body"
+    return problem(413, "content-too-large", detail=text)
 
 
 def _down() -> Response:

@@ -67,6 +67,8 @@ def verify(keys: Sequence[str], header: str, body: bytes, now: float) -> str | N
     if found is None:
         return None
     at, signature = found
+    if abs(now - int(at)) > FRESH:
+        return None
     matched: str | None = None
     for message in _messages(body):
         for key in keys:
@@ -74,7 +76,7 @@ def verify(keys: Sequence[str], header: str, body: bytes, now: float) -> str | N
                 matched = key
         if matched is not None:
             break
-    return matched if abs(now - int(at)) <= FRESH else None
+    return matched
 
 
 def _parse(header: str) -> tuple[str, str] | None:
