@@ -24,6 +24,7 @@ from durable_inngest._life import Life, running_loop
 from durable_inngest._node import Node
 from durable_inngest._reentry import is_reentry
 from durable_inngest._waiting import wait_for_output
+from durable_inngest._watching import watch_output
 
 __all__ = ["BaseEngine"]
 
@@ -112,12 +113,19 @@ class BaseEngine:
 
     def wait(self, wanted: WaitRequest) -> Response:
         """Answer a client at the wait URL, in this thread."""
-        return self.await_elsewhere(self.wait_async(wanted))
+        return self.await_elsewhere(self._wait(wanted, asynchronous=False))
 
     async def wait_async(self, wanted: WaitRequest) -> Response:
         """Answer a client at the wait URL."""
+        return await self._wait(wanted, asynchronous=True)
+
+    async def _wait(self, wanted: WaitRequest, *, asynchronous: bool) -> Response:
         node = self._life.started()
         client = node.client_on(asyncio.get_running_loop())
+        if wanted.stream is not None:
+            return await watch_output(
+                client, node.results, node.watchers, wanted, asynchronous=asynchronous
+            )
         return await wait_for_output(client, node.results, wanted)
 
     def await_elsewhere(self, awaitable: Awaitable[T]) -> T:

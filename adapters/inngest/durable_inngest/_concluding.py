@@ -129,7 +129,7 @@ def _fail(ex: RemoteExecution, failure: Failure, shown: dict[str, object]) -> Fl
         return
     _end(ex, response, failed=True)
     # The server shows the error, and hands out what it finds as ``data`` for the response.
-    body = json.dumps({**shown, "data": dump_response(response)})
+    body = json.dumps({**shown, "data": dump_response(response, failed=True)})
     yield from answer_with(ex, server_answer(400, body, (("x-inngest-no-retry", "true"),)))
 
 
@@ -143,7 +143,7 @@ def answer_client(ex: RemoteExecution, response: Response, *, failed: bool = Fal
 
 def _end(ex: RemoteExecution, response: Response, *, failed: bool) -> None:
     """Tell those who wait for a handed-off run how it has ended."""
-    ex.results.ended(ex.run.id, response)
+    ex.results.ended(ex.run.id, response, failed=failed)
     if ex.open_stream() is not None and ex.emitter is not None:
         ex.emitter.respond(response, failed=failed)
 

@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from durable_core.model.headers import Headers
 from durable_core.model.response import Response
 
-__all__ = ["MARK", "dump_response", "load_response", "plain_response"]
+__all__ = ["FAILED", "MARK", "dump_response", "load_response", "plain_response"]
 
 #: Names, in a response that the server keeps, the form that it is in.
 MARK = "x-durable-response"
+#: What it says of a run that has failed.
+FAILED = "failed"
 _ENVELOPE = "application/vnd.durable.response+json"
 #: What servers and proxies on the way set, or remove, as they like.
 _NOT_KEPT = frozenset(
@@ -36,13 +38,14 @@ def plain_response(response: Response) -> dict[str, object]:
     return {"headers": headers, "status": response.status, "body": body, "version": 2}
 
 
-def dump_response(response: Response) -> dict[str, object]:
+def dump_response(response: Response, *, failed: bool = False) -> dict[str, object]:
     """Return a response for the server to keep until its client asks for it."""
+    mark = FAILED if failed else "1"
     text = _text_of(response)
     names = [name for name, _ in response.headers.items()]
     if text is None or len(names) != len(set(names)) or any(map(_is_touched, names)):
-        return _enveloped(response)
-    return {**plain_response(response), "headers": {**dict(response.headers.items()), MARK: "1"}}
+        return _enveloped(response, mark)
+    return {**plain_response(response), "headers": {**dict(response.headers.items()), MARK: mark}}
 
 
 def load_response(status: int, headers: Mapping[str, str], body: bytes) -> Response | None:
@@ -75,7 +78,7 @@ def _is_touched(name: str) -> bool:
     return name in _NOT_KEPT or name == MARK or name.startswith(("access-control-", "x-inngest-"))
 
 
-def _enveloped(response: Response) -> dict[str, object]:
+def _enveloped(response: Response, mark: str) -> dict[str, object]:
     assert isinstance(response.body, bytes)
     inside = {
         "status": response.status,
@@ -83,7 +86,7 @@ def _enveloped(response: Response) -> dict[str, object]:
         "body": b64encode(response.body).decode("ascii"),
     }
     return {
-        "headers": {"content-type": _ENVELOPE, MARK: "1"},
+        "headers": {"content-type": _ENVELOPE, MARK: mark},
         "status": response.status,
         "body": json.dumps(inside),
         "version": 2,

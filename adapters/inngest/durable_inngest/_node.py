@@ -27,6 +27,7 @@ from durable_inngest._results import Results
 from durable_inngest._serve import detach, execute, put_away
 from durable_inngest._serving import Serving
 from durable_inngest._steps import run_step, sleep_until, wait_for_event
+from durable_inngest._watching import Watchers
 
 __all__ = ["Node"]
 
@@ -71,6 +72,7 @@ class Node:
         self.loops = Loops()
         self.running = Running(self)
         self.results = Results(env.limits.waiting_clients)
+        self.watchers = Watchers()
         self.calls = Calls(config)
         self._clients: dict[asyncio.AbstractEventLoop, ServerClient] = {}
         self.flows = Flows(

@@ -9,15 +9,29 @@ from __future__ import annotations
 import hmac
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 
 from durable_core.model.response import Response
 from durable_core.runtime.live import Waiters
 
-__all__ = ["Results"]
+__all__ = ["Ended", "Results"]
 
 _MOST_TOKENS = 10_000
 #: Bytes of all responses together.
 _MOST_BYTES = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run has ended.
+
+    Attributes:
+        response: its response; if it has failed, its problem document.
+        failed: it has failed, or was cancelled.
+    """
+
+    response: Response
+    failed: bool = False
 
 
 class Results:
@@ -34,7 +48,7 @@ class Results:
         self.waiters = Waiters(most_waiting, _do_nothing)
         self._lock = threading.Lock()
         self._tokens: OrderedDict[str, str] = OrderedDict()
-        self._responses: OrderedDict[str, Response] = OrderedDict()
+        self._responses: OrderedDict[str, Ended] = OrderedDict()
         self._size = 0
 
     def handed_off(self, run_id: str, token: str) -> None:
@@ -45,34 +59,37 @@ class Results:
             while len(self._tokens) > _MOST_TOKENS:
                 self._tokens.popitem(last=False)
 
-    def ended(self, run_id: str, response: Response) -> None:
+    def ended(self, run_id: str, response: Response, *, failed: bool = False) -> None:
         """Note how a run has ended, and wake who waits for it."""
         with self._lock:
             if run_id not in self._tokens:
                 return
-            self._keep(run_id, response)
+            self._keep(run_id, Ended(response, failed))
         self.waiters.ended((run_id,))
 
-    def _keep(self, run_id: str, response: Response) -> None:
+    def _keep(self, run_id: str, ended: Ended) -> None:
         before = self._responses.pop(run_id, None)
-        self._responses[run_id] = response
-        self._size += _size(response) - (_size(before) if before is not None else 0)
+        self._responses[run_id] = ended
+        self._size += _size(ended) - (_size(before) if before is not None else 0)
         while self._size > _MOST_BYTES:
             self._size -= _size(self._responses.popitem(last=False)[1])
 
-    def get(self, run_id: str, token: str) -> Response | None:
-        """Return the response of a run, if this process has it and has given out the token."""
+    def knows(self, run_id: str, token: str) -> bool:
+        """Tell whether this process has given out the token, for that run."""
         with self._lock:
-            response, known = self._responses.get(run_id), self._tokens.get(run_id, "")
-        if response is None:
-            return None
-        is_right = hmac.compare_digest(
-            *(each.encode("utf-8", "replace") for each in (known, token))
-        )
-        return response if is_right else None
+            known = self._tokens.get(run_id, "")
+        texts = (each.encode("utf-8", "replace") for each in (known, token))
+        return bool(known) and hmac.compare_digest(*texts)
+
+    def get(self, run_id: str, token: str) -> Ended | None:
+        """Return the end of a run, if this process has it and has given out the token."""
+        with self._lock:
+            ended = self._responses.get(run_id)
+        return ended if ended is not None and self.knows(run_id, token) else None
 
 
-def _size(response: Response) -> int:
+def _size(ended: Ended) -> int:
+    response = ended.response
     assert isinstance(response.body, bytes)
     fields = sum(len(name) + len(value) for name, value in response.headers.items())
     return 1024 + fields + len(response.body)

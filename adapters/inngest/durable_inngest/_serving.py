@@ -33,6 +33,7 @@ from durable_inngest._reentry import Door, is_reentry, load_execution
 from durable_inngest._requests import dump_request, with_origin
 from durable_inngest._results import Results
 from durable_inngest._tee import Tee
+from durable_inngest._watching import Watchers
 
 __all__ = ["Serving"]
 
@@ -47,6 +48,7 @@ class _Node(Host, Protocol):
     config: Config
     calls: Calls
     results: Results
+    watchers: Watchers
     running: Running
     servers: DaemonPool
 
@@ -136,7 +138,7 @@ class Serving:
             tee = self._tees.get(loop)
             if tee is None:
                 kept = {each: tee for each, tee in self._tees.items() if not each.is_closed()}
-                tee = Tee(client, loop)
+                tee = Tee(client, loop, node.watchers.tell)
                 self._tees = {**kept, loop: tee}
             loaded.stream_opener = tee.open
         return loaded

@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
 from durable_core.flow.streaming import InsideStep
 from durable_core.model.ops import Memo
@@ -116,26 +116,30 @@ class Emitter:
     Args:
         run_id: the run.
         channel: where the events go.
+        watched: is told of steps and their chunks, too.
     """
 
-    def __init__(self, run_id: str, channel: Channel) -> None:
+    def __init__(
+        self, run_id: str, channel: Channel, watched: Callable[[bytes], None] | None = None
+    ) -> None:
         self._run_id = run_id
         self._channel = channel
+        self._watched = watched
         self._tell(Metadata(run_id=run_id))
 
     def push(self, inside: InsideStep | None, text: str) -> None:
         """Send a chunk, given as JSON."""
         if inside is None or not inside.over:
             data = chunk_data(text, inside.op_id if inside is not None else None)
-            self._channel.put(encode_event("inngest.stream", data))
+            self._tell_all(encode_event("inngest.stream", data))
 
     def commit(self, op_id: str) -> None:
         """Tell readers that the chunks of a step count."""
-        self._tell(Commit(step_id=op_id))
+        self._tell_all(_encoded(Commit(step_id=op_id)))
 
     def roll_back(self, inside: InsideStep) -> None:
         """Tell readers that the chunks of an attempt do not count."""
-        self._tell(Rollback(step_id=inside.op_id))
+        self._tell_all(_encoded(Rollback(step_id=inside.op_id)))
 
     def redirect(self, url: str) -> None:
         """Tell the reader where the stream goes on after a handoff."""
@@ -163,5 +167,14 @@ class Emitter:
         self.end()
 
     def _tell(self, event: StreamEvent) -> None:
-        name, data = dump_stream_event(event)
-        self._channel.put(encode_event(name, data))
+        self._channel.put(_encoded(event))
+
+    def _tell_all(self, data: bytes) -> None:
+        self._channel.put(data)
+        if self._watched is not None:
+            self._watched(data)
+
+
+def _encoded(event: StreamEvent) -> bytes:
+    name, data = dump_stream_event(event)
+    return encode_event(name, data)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from functools import partial
 
 from durable_core.errors import ClientError
 from durable_core.flow.execution import Execution
@@ -24,9 +25,16 @@ class Tee:
     Args:
         client: calls the server.
         loop: where it is used.
+        watched: is told of the steps of runs, and their chunks, by run id.
     """
 
-    def __init__(self, client: ServerClient, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        client: ServerClient,
+        loop: asyncio.AbstractEventLoop,
+        watched: Callable[[str, bytes], None],
+    ) -> None:
+        self._watched = watched
         self._client = client
         self._loop = loop
         self._tasks: set[asyncio.Task[None]] = set()
@@ -35,7 +43,7 @@ class Tee:
         """Return the stream of an execution; what it is given is posted as it comes."""
         channel = Channel()
         self._loop.call_soon_threadsafe(self._start, ex.run.id, channel)
-        return Emitter(ex.run.id, channel)
+        return Emitter(ex.run.id, channel, partial(self._watched, ex.run.id))
 
     def _start(self, run_id: str, channel: Channel) -> None:
         task = self._loop.create_task(self._post(run_id, channel))

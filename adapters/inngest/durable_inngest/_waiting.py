@@ -8,17 +8,15 @@ import json
 from durable_core.errors import EngineUnavailableError
 from durable_core.flow.handoff import PRIVATE_HEADERS, with_headers
 from durable_core.flow.serve import unavailable
-from durable_core.flow.wait import WaitRequest, not_yet, refuse_incomplete, refuse_token
+from durable_core.flow.wait import WaitRequest, not_yet, refuse_incomplete, refuse_token, too_many
 from durable_core.model.response import Response
 from durable_core.wire.problem import problem
 from durable_inngest._calls import Answered
 from durable_inngest._client import ServerClient
-from durable_inngest._envelope import load_response
-from durable_inngest._results import Results
+from durable_inngest._envelope import FAILED, MARK, load_response
+from durable_inngest._results import Ended, Results
 
-__all__ = ["answer_of", "wait_for_output"]
-
-_RETRY_AFTER = ("retry-after", "5")
+__all__ = ["answer_of", "first_of", "wait_for_output"]
 
 
 async def wait_for_output(client: ServerClient, results: Results, wanted: WaitRequest) -> Response:
@@ -31,7 +29,7 @@ async def wait_for_output(client: ServerClient, results: Results, wanted: WaitRe
         return missing
     local = results.get(wanted.run_id, wanted.token)
     if local is not None:
-        return local
+        return local.response
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
 
@@ -42,62 +40,78 @@ async def wait_for_output(client: ServerClient, results: Results, wanted: WaitRe
             pass  # the loop is closed, and the client with it
 
     if not results.waiters.add(wanted.run_id, wake):
-        busy = problem(503, "too-many-waiting", detail="too many clients are waiting here")
-        return with_headers(busy, (_RETRY_AFTER,))
+        return too_many()
     try:
-        return await _first(client, results, wanted, ended)
+        seconds = max(wanted.hold_ms / 1000, 0.01)
+        said = await first_of(client, results, wanted, ended, seconds)
     except EngineUnavailableError as error:
         return unavailable(error)
     finally:
         results.waiters.remove(wanted.run_id, wake)
+    if said is None:
+        return not_yet(wanted, wanted.token)
+    return said.response if isinstance(said, Ended) else said
 
 
-async def _first(
-    client: ServerClient, results: Results, wanted: WaitRequest, ended: asyncio.Event
-) -> Response:
-    """Answer with what comes first: the server's output, the end of the run here, or the time."""
-    seconds = max(wanted.hold_ms / 1000, 0.01)
+async def first_of(
+    client: ServerClient,
+    results: Results,
+    wanted: WaitRequest,
+    ended: asyncio.Event,
+    seconds: float,
+) -> Ended | Response | None:
+    """Wait for what comes first: the server's output, the end of the run here, or the time.
+
+    Returns:
+        How the run has ended; an answer to a client that may not know; None if it goes on.
+
+    Raises:
+        EngineUnavailableError: the server does not answer.
+    """
     asking = asyncio.ensure_future(client.output(wanted.run_id, wanted.token, seconds))
     ending = asyncio.ensure_future(ended.wait())
     try:
         await asyncio.wait((asking, ending), return_when=asyncio.FIRST_COMPLETED)
         if not asking.done():
-            local = results.get(wanted.run_id, wanted.token)
-            return local if local is not None else not_yet(wanted, wanted.token)
+            return results.get(wanted.run_id, wanted.token)
         answered = asking.result()
     finally:
         for task in (asking, ending):
             task.cancel()
         await asyncio.wait((asking, ending))
-    answer = None if answered is None else answer_of(answered, wanted.run_id)
-    return answer if answer is not None else not_yet(wanted, wanted.token)
+    return None if answered is None else answer_of(answered, wanted.run_id)
 
 
-def answer_of(answered: Answered, run_id: str) -> Response | None:
-    """Return what a client gets for an answer of the server; None if the run goes on.
+def answer_of(answered: Answered, run_id: str) -> Ended | Response | None:
+    """Return what an answer of the server says of a run; None if it goes on.
+
+    A response alone is for a client that may not know.
 
     Args:
         answered: the server's answer.
         run_id: the run.
+
+    Raises:
+        EngineUnavailableError: it does not say.
     """
-    if answered.status == 401 and "x-durable-response" not in answered.headers:
+    if answered.status == 401 and MARK not in answered.headers:
         return refuse_token("the token does not open this run, or has expired")
     try:
         response = load_response(answered.status, answered.headers, answered.body)
     except ValueError as error:
         return _failed(run_id, "Error", str(error))
     if response is not None:
-        return response
+        return Ended(response, failed=answered.headers.get(MARK) == FAILED)
     if answered.status != 200:
-        return unavailable(EngineUnavailableError(f"the Inngest server answers {answered.status}"))
+        raise EngineUnavailableError(f"the Inngest server answers {answered.status}")
     return _told(answered.body, run_id)
 
 
-def _told(body: bytes, run_id: str) -> Response | None:
+def _told(body: bytes, run_id: str) -> Ended | None:
     """Read what the server itself says of a run."""
     if not body:
         gone = problem(410, "run-cancelled", detail="the run was cancelled", run_id=run_id)
-        return with_headers(gone, PRIVATE_HEADERS)
+        return Ended(with_headers(gone, PRIVATE_HEADERS), failed=True)
     try:
         said = json.loads(body)
     except ValueError:
@@ -107,12 +121,12 @@ def _told(body: bytes, run_id: str) -> Response | None:
             return None
         kept = _kept(said.get("data"))
         if kept is not None:
-            return kept
+            return Ended(kept, failed=True)
         name, message = said.get("name"), said.get("message")
         if isinstance(name, str) and isinstance(message, str):
             return _failed(run_id, name, message)
     # A result that no handler of ours has given, such as that of a run completed while attached.
-    return Response(headers=(("content-type", "application/json"),), body=body)
+    return Ended(Response(headers=(("content-type", "application/json"),), body=body))
 
 
 def _kept(data: object) -> Response | None:
@@ -129,11 +143,12 @@ def _kept(data: object) -> Response | None:
         return None
 
 
-def _failed(run_id: str, name: str, message: str) -> Response:
-    return problem(
+def _failed(run_id: str, name: str, message: str) -> Ended:
+    failure = problem(
         500,
         "run-failed",
         detail=f"{name}: {message}",
         error={"name": name, "message": message},
         run_id=run_id,
     )
+    return Ended(failure, failed=True)
