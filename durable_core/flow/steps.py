@@ -108,7 +108,7 @@ def send_events(ex: Execution, op: Op, events: tuple[Event, ...]) -> Flow[list[s
             for index, event in enumerate(events)
         )
         value = json.dumps([event.id for event in named], ensure_ascii=False)
-        ended = OpEnded(op=op, value=value, number=ex.next_number(), mark=MARK.get())
+        ended = OpEnded(memo=_success(ex, op, value, MARK.get()))
         yield from _apply(ex, _decide(ex, ended), named)
         yield from settle(ex)
         # A wait after this step is for what comes after these events, themselves not included.
@@ -203,20 +203,32 @@ def _report_failure(ex: Execution, op: Op, error: Exception, failures: int) -> F
 
 def _judge(ex: Execution, op: Op, outcome: Outcome, mark: int, failures: int) -> Input:
     """Say what the outcome of a function means for the run."""
-    number = ex.next_number()
     match outcome:
         case Returned(value=value):
             encoded = _encode(ex, op, value)
             if isinstance(encoded, str):
-                return OpEnded(op=op, value=encoded, number=number, mark=mark, failures=failures)
+                return OpEnded(memo=_success(ex, op, encoded, mark, failures))
             failure = encoded
         case Raised(error=error):
             failure = failure_of_step(error, ex.env.clock.now())
         case Cancelled():
             text = "user code cancelled the step before its function ended"
             failure = Failure(name="StepCancelled", message=text, final=True, cancelled=True)
-    u = ex.env.ids.uniform()
+    number, u = ex.next_number(), ex.env.ids.uniform()
     return OpFailed(op=op, failure=failure, number=number, mark=mark, failures=failures, u=u)
+
+
+def _success(ex: Execution, op: Op, value: str, mark: int, failures: int = 0) -> Memo:
+    """Return the memo of an op that has its result (JSON text) after so many failures."""
+    return Memo(
+        op=op,
+        number=ex.next_number(),
+        ok=True,
+        value=value,
+        mark=mark,
+        attempts=failures + 1,
+        ended_at=ex.env.clock.now(),
+    )
 
 
 def _encode(ex: Execution, op: Op, value: object) -> str | Failure:
@@ -236,7 +248,7 @@ def _encode(ex: Execution, op: Op, value: object) -> str | Failure:
 
 def _end(ex: Execution, op: Op, value: str, mark: int) -> Flow[Memo]:
     """Finish an op that had no function to call."""
-    ended = OpEnded(op=op, value=value, number=ex.next_number(), mark=mark)
+    ended = OpEnded(memo=_success(ex, op, value, mark))
     memo = yield from _apply(ex, _decide(ex, ended))
     assert memo is not None
     return memo

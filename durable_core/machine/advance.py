@@ -65,8 +65,8 @@ def advance(run: Run, happened: Input, now: int, policy: RetryPolicy) -> Transit
         IllegalTransition: it cannot happen in the run's phase.
     """
     match happened:
-        case OpEnded():
-            return Transition(_go(run, Cue.CHECKPOINT), (SaveMemo(_success(happened, now)),))
+        case OpEnded(memo=memo):
+            return Transition(_go(run, Cue.CHECKPOINT), (SaveMemo(memo),))
         case OpFailed():
             return _op_failed(run, happened, now, policy)
         case OpParked(pending=pending):
@@ -103,18 +103,6 @@ def _go(run: Run, cue: Cue) -> Run:
 
 def _handoff(run: Run, reason: HandoffReason) -> tuple[Command, ...]:
     return (Handoff(reason),) if run.phase is Phase.SYNC else ()
-
-
-def _success(ended: OpEnded, now: int) -> Memo:
-    return Memo(
-        op=ended.op,
-        number=ended.number,
-        ok=True,
-        value=ended.value,
-        mark=ended.mark,
-        attempts=ended.failures + 1,
-        ended_at=now,
-    )
 
 
 def _op_failed(run: Run, failed: OpFailed, now: int, policy: RetryPolicy) -> Transition:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from durable_core.model.commands import HandoffReason
-from durable_core.model.ops import Op, OpKind, Pending
+from durable_core.model.ops import Memo, Op, OpKind, Pending
 
 __all__ = [
     "BecameQuiet",
@@ -55,13 +55,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpEnded:
-    """An op has its result: JSON text. ``failures`` counts the attempts that failed before."""
+    """An op has its result."""
 
-    op: Op
-    value: str
-    number: int
-    mark: int
-    failures: int = 0
+    memo: Memo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

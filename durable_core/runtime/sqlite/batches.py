@@ -21,7 +21,14 @@ from durable_core.ports import (
 )
 from durable_core.runtime.sqlite.faults import store_error
 from durable_core.runtime.sqlite.peers import beat, bury, prune, register, unregister
-from durable_core.runtime.sqlite.runs import cancel, claim, is_one_memo, write_memo, write_run
+from durable_core.runtime.sqlite.runs import (
+    CHECKPOINTED,
+    cancel,
+    claim,
+    insert_memo,
+    is_one_memo,
+    write_run,
+)
 from durable_core.runtime.sqlite.signals import send_events
 
 __all__ = ["Answer", "apply_batch"]
@@ -115,7 +122,8 @@ def _apply_one_memo(db: sqlite3.Connection, write: RunWrite, path: str) -> Answe
     could not even be bound (OverflowError, ValueError). Any other fault fails the whole batch.
     """
     try:
-        return write_memo(db, write)
+        insert_memo(db, write, write.memos[0])
+        return CHECKPOINTED
     except (LeaseLost, sqlite3.IntegrityError, OverflowError, ValueError) as error:
         return _as_answer(error, path)
 

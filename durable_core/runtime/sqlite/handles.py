@@ -28,8 +28,8 @@ _WRITER_CACHE_KIB = 16_384
 _MOST_FREE = 16
 #: Below this size of the log (1,000 frames of a page and its header) it is left alone.
 _WAL_BYTES = 1_000 * (4096 + 24)
-#: As many commits of a step each fill some 1,000 pages; the log keeps its size when written anew.
-_COMMITS_BETWEEN_CHECKPOINTS = 750
+#: As many commits of a step each fill as many pages; the log keeps its size when written anew.
+_COMMITS_BETWEEN_CHECKPOINTS = 1_000
 
 
 class HandlesClosedError(Exception):

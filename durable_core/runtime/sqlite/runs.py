@@ -24,11 +24,12 @@ from durable_core.runtime.sqlite.rows import KIND_TEXTS, piece_row, run_of
 from durable_core.runtime.sqlite.signals import put_pending, store_events
 from durable_core.runtime.waits import check_rule, marked
 
-__all__ = ["cancel", "claim", "is_one_memo", "write_memo", "write_run"]
+__all__ = ["CHECKPOINTED", "cancel", "claim", "insert_memo", "is_one_memo", "write_run"]
 
 _INSERT_STEP = QUERIES["insert-step"]
 _DELETE_PENDING = QUERIES["delete-pending"]
-_CHECKPOINTED = Written()
+#: The answer to a write that nothing came of but that it is durable.
+CHECKPOINTED = Written()
 #: Numbers of steps have 24 bits of their keys.
 _MOST_NUMBERS = 0xFFFFFF
 
@@ -36,7 +37,7 @@ _MOST_NUMBERS = 0xFFFFFF
 def is_one_memo(write: RunWrite) -> bool:
     """Tell whether the write is a single memo, as nearly all are.
 
-    If :func:`write_memo` refuses such a write, or finds a constraint violated, it has changed
+    If :func:`insert_memo` refuses that memo, or finds a constraint violated, it has changed
     nothing.
     """
     return (
@@ -52,16 +53,6 @@ def is_one_memo(write: RunWrite) -> bool:
     )
 
 
-def write_memo(db: sqlite3.Connection, write: RunWrite) -> Written:
-    """Do what :func:`write_run` does, for a write that :func:`is_one_memo`.
-
-    The guard is part of the INSERT, so that it costs one statement, and a second one only for a
-    memo that is not ``direct``.
-    """
-    _insert_memo(db, write, write.memos[0])
-    return _CHECKPOINTED
-
-
 def write_run(db: sqlite3.Connection, write: RunWrite) -> Written:
     """Take one checkpoint.
 
@@ -70,9 +61,9 @@ def write_run(db: sqlite3.Connection, write: RunWrite) -> Written:
     """
     if write.create is not None:
         _insert_run(db, write, write.create)
-    answer = _signal(db, write) if write.sends or write.pending else _CHECKPOINTED
+    answer = _signal(db, write) if write.sends or write.pending else CHECKPOINTED
     for memo in marked(write.memos, answer.sent):
-        _insert_memo(db, write, memo)
+        insert_memo(db, write, memo)
     if _changes_run(write):
         _update_run(db, write)
     elif write.create is None and not write.memos:
@@ -104,7 +95,16 @@ def _insert_run(db: sqlite3.Connection, write: RunWrite, run: Run) -> None:
     db.execute(QUERIES["insert-request"], (write.run_id, request.head, request.body))
 
 
-def _insert_memo(db: sqlite3.Connection, write: RunWrite, memo: Memo) -> None:
+def insert_memo(db: sqlite3.Connection, write: RunWrite, memo: Memo) -> None:
+    """Store one memo of a write.
+
+    The guard is part of the INSERT, so that it costs one statement, and a second one only for a
+    memo that is not ``direct``.
+
+    Raises:
+        LeaseLost: the run is not held by that owner in that epoch.
+        OverflowError: the run has too many numbers.
+    """
     op, run_id = memo.op, write.run_id
     if memo.number > _MOST_NUMBERS:
         raise OverflowError(f"a run has at most {_MOST_NUMBERS} finished and failed steps")

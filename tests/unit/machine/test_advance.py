@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_conformance.store_values import pending, run
+from durable_conformance.store_values import memo, pending, run
 from durable_core.machine.advance import Transition, advance
 from durable_core.machine.retry import RetryPolicy
 from durable_core.machine.table import IllegalTransition
@@ -38,7 +38,7 @@ from durable_core.model.inputs import (
     ResponseBroke,
     ResponseStarted,
 )
-from durable_core.model.ops import Op, OpKind
+from durable_core.model.ops import Memo, Op, OpKind
 from durable_core.model.run import Phase, Run
 
 POLICY = RetryPolicy(base_ms=1_000, jitter=0.0)
@@ -62,19 +62,10 @@ def failed(failure: Failure = FAILURE, failures: int = 0) -> OpFailed:
 def test_op_ended(phase: Phase) -> None:
     """A finished op is stored, and the run stays where it is."""
     it = in_phase(phase)
-    after = advanced(it, OpEnded(op=OP, value="7", number=4, mark=2, failures=1))
+    done = Memo(op=OP, number=4, ok=True, value="7", mark=2, attempts=2, ended_at=90)
+    after = advanced(it, OpEnded(memo=done))
     assert after.run is it
-    [command] = after.commands
-    assert isinstance(command, SaveMemo)
-    memo = command.memo
-    assert (True, "7", 4, 2, 2, 100) == (
-        memo.ok,
-        memo.value,
-        memo.number,
-        memo.mark,
-        memo.attempts,
-        memo.ended_at,
-    )
+    assert (SaveMemo(done),) == after.commands
 
 
 def test_op_failed_and_is_tried_again() -> None:
@@ -210,7 +201,7 @@ def test_orphaned() -> None:
 @pytest.mark.parametrize(
     "happened",
     [
-        OpEnded(op=OP, value="1", number=1, mark=0),
+        OpEnded(memo=memo(1)),
         failed(),
         Detached(reason=HandoffReason.DRAIN),
         BecameQuiet(pending=()),
