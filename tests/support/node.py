@@ -22,6 +22,8 @@ __all__ = ["Call", "NpmClient", "install"]
 INTEROP = ROOT / "tests" / "interop"
 _INSTALL_SECONDS = 110
 _CALL_SECONDS = 60
+#: As in ``package.json``.
+_OLDEST_NODE = 20
 
 
 def install() -> Path:
@@ -29,8 +31,7 @@ def install() -> Path:
 
     The test is skipped, with the reason, where there is no Node; that npm fails is a failure.
     """
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("node and npm are not installed, so the npm client cannot be run")
+    _skip_without_node()
     wanted = hashlib.sha256((INTEROP / "package-lock.json").read_bytes()).hexdigest()
     stamp = INTEROP / "node_modules" / ".durable-stamp"
     with (INTEROP / ".install.lock").open("w") as lock:
@@ -50,6 +51,14 @@ def install() -> Path:
             assert 0 == done.returncode, f"npm ci failed:\n{done.stdout}{done.stderr}"
             stamp.write_text(wanted)
     return INTEROP
+
+
+def _skip_without_node() -> None:
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("node and npm are not installed, so the npm client cannot be run")
+    told = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
+    if int(told.removeprefix("v").partition(".")[0]) < _OLDEST_NODE:
+        pytest.skip(f"the npm client needs Node {_OLDEST_NODE} or newer; this is {told.strip()}")
 
 
 @dataclass(frozen=True)
