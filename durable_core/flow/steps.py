@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
-from durable_core.errors import LimitExceededError
+from durable_core.errors import LimitExceededError, Suspended
 from durable_core.flow.asks import (
     Call,
     Cancelled,
@@ -29,6 +29,7 @@ from durable_core.model.commands import Handoff, SaveMemo, SavePending
 from durable_core.model.events import Event
 from durable_core.model.inputs import Failure, Input, OpEnded, OpFailed, OpParked
 from durable_core.model.ops import Memo, Op, OpKind, Pending
+from durable_core.model.run import Phase
 from durable_core.wire.errors import load_step_error
 from durable_core.wire.events import dump_event, load_event
 from durable_core.wire.tokens import event_id
@@ -38,6 +39,8 @@ __all__ = ["run_step", "send_events", "sleep_until", "wait_for_event"]
 
 #: Added to times, so that what has them as its turn comes after the memos with their numbers.
 _AFTER_MEMOS = 1_000_000_000
+#: The phases in which a handler runs.
+_LIVE = (Phase.SYNC, Phase.ASYNC)
 
 
 def run_step(ex: Execution, op: Op, call: Call) -> Flow[object]:
@@ -322,6 +325,8 @@ def _until_due(ex: Execution, pending: Pending) -> Flow[None]:
     """Return when the op is due, or its event has come; until then it is parked."""
     op_id = pending.op.id
     while not _is_due(ex, op_id, pending):
+        if ex.run.phase not in _LIVE:
+            raise Suspended  # to a branch that the handler has left behind
         parked = advance(ex.run, OpParked(pending=pending), ex.env.clock.now(), ex.env.policy)
         ex.run = parked.run
         ex.parked.add(op_id)

@@ -283,6 +283,8 @@ class TaskRun:
         return ended
 
     async def _park(self, ask: Park) -> None:
+        if self._unwinding.is_left_behind:
+            raise asyncio.CancelledError
         failures = self.ex.failures
         with self._parking.place(ask.op_id, ask.due_at) as future:
             self._unwinding.watch()

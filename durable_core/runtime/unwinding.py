@@ -46,6 +46,11 @@ class Unwinding:
     # -- the handler ------------------------------------------------------------------------
 
     @property
+    def is_left_behind(self) -> bool:
+        """Tell whether a step that parks now is one of a task that has outlived the handler."""
+        return not self._handling
+
+    @property
     def _handling(self) -> bool:
         return self._go_on_without is not None
 

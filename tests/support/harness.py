@@ -188,7 +188,7 @@ class Lab:
         retry: RetryPolicy = AT_ONCE,
         **options: Any,
     ) -> None:
-        self.watched = WatchedStore()
+        self.watched = store if isinstance(store, WatchedStore) else WatchedStore()
         self.store: Store = store or self.watched
         self.durable: Durable[HTTPHandler] = Durable(
             id="lab",
@@ -226,14 +226,24 @@ class Lab:
             response = handler.handle(request("/it" + location), hold=2.0)
         return response
 
-    def sleep_through(self, handler: HTTPHandler, clock: FakeClock, naps: int = 1) -> Response:
+    def sleep_through(
+        self,
+        handler: HTTPHandler,
+        clock: FakeClock,
+        naps: int = 1,
+        asked: Request | None = None,
+    ) -> Response:
         """Ask; each time the run is put away, let an hour pass; return the final answer."""
-        first = handler.handle(request())
+        first = handler.handle(asked or request())
         for nap in range(naps):
-            until(lambda n=nap: self.put_away() > n)  # type: ignore[misc]
-            clock.advance(3600)
-            self.poke()
+            self.pass_nap(clock, nap)
         return self.follow(handler, first)
+
+    def pass_nap(self, clock: FakeClock, before: int = 0) -> None:
+        """Let an hour pass once a run has been put away, not counting those so often before."""
+        until(lambda: self.put_away() > before)
+        clock.advance(3600)
+        self.poke()
 
     def put_away(self) -> int:
         """Return how often runs have been put away."""

@@ -16,7 +16,7 @@ from durable_core.errors import HTTPError
 from durable_core.flow.env import Limits
 from durable_core.model.request import Request
 from durable_core.model.response import Response
-from support.harness import Ledger, lab, request
+from support.harness import FakeClock, Ledger, lab, request
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -136,13 +136,14 @@ def test_authorize_is_not_called_on_replay() -> None:
 
     def handler(request: Request) -> str:
         ledger.did("handler", None)
-        sync_step.sleep("nap", 0.01)
+        sync_step.sleep("nap", "1h")
         return "end"
 
-    with lab() as process:
+    clock = FakeClock()
+    with lab(clock=clock) as process:
         endpoint = process.endpoint(handler, authorize=authorize)
-        first = endpoint.handle(request(authorization="secret"))
-        assert b'"end"' == process.follow(endpoint, first).body
+        asked = request(authorization="secret")
+        assert b'"end"' == process.sleep_through(endpoint, clock, asked=asked).body
     assert ["authorize", "handler", "handler"] == ledger.calls
 
 
@@ -155,13 +156,12 @@ def test_header_that_is_not_stored(header: str) -> None:
     name = header.replace("_", "-")
 
     def handler(request: Request) -> object:
-        sync_step.sleep("nap", 0.01)
+        sync_step.sleep("nap", "1h")
         return request.headers.get(name)
 
-    with lab() as process:
-        response = process.call(
-            process.endpoint(handler), request("/it", "GET", b"", **{header: "secret"})
-        )
+    clock, asked = FakeClock(), request("/it", "GET", b"", **{header: "secret"})
+    with lab(clock=clock) as process:
+        response = process.sleep_through(process.endpoint(handler), clock, asked=asked)
     assert 500 == response.status
     assert b"HeaderNotStoredError" in body_of(response)
     assert b"store_headers" in body_of(response)
@@ -173,12 +173,13 @@ def test_headers_on_replay() -> None:
 
     def handler(request: Request) -> object:
         seen = [request.headers.get(name) for name in ("cookie", "x-other")]
-        sync_step.sleep("nap", 0.01)
+        sync_step.sleep("nap", "1h")
         return [seen, request.headers.get("authorization")]
 
-    with lab() as process:
+    clock, asked = FakeClock(), request(authorization="secret", x_other="1")
+    with lab(clock=clock) as process:
         endpoint = process.endpoint(handler, store_headers=("Authorization",))
-        response = process.call(endpoint, request(authorization="secret", x_other="1"))
+        response = process.sleep_through(endpoint, clock, asked=asked)
     assert b'[[null,"1"],"secret"]' == response.body
 
 
@@ -205,12 +206,14 @@ def test_replay_sees_the_same_request() -> None:
             request.json(),
         ]
         sync_step.run("seen", lambda: seen)
-        sync_step.sleep("nap", 0.01)
+        sync_step.sleep("nap", "1h")
         return [seen, sync_step.run("again", lambda: seen)]
 
-    with lab() as process:
+    clock = FakeClock()
+    with lab(clock=clock) as process:
         asked = request("/it?q=1&q=%C3%A4", "POST", b'{"a": [1]}', x_one="1")
-        answer = body_of(process.call(process.endpoint(handler), asked)).decode()
+        endpoint = process.endpoint(handler)
+        answer = body_of(process.sleep_through(endpoint, clock, asked=asked)).decode()
     one = '["POST","http://test/it?q=1&q=%C3%A4",["1","\N{LATIN SMALL LETTER A WITH DIAERESIS}"]'
     assert 2 == answer.count(one + ',"1",{"a":[1]}]')
 

@@ -21,12 +21,12 @@ PRIVATE = {"cache-control": "no-store", "referrer-policy": "no-referrer"}
 
 
 def sleeps(request: Request) -> str:
-    sync_step.sleep("nap", 0.01)
+    sync_step.sleep("nap", "1h")
     return "end"
 
 
 async def sleeps_async(request: Request) -> str:
-    await step.sleep("nap", 0.01)
+    await step.sleep("nap", "1h")
     return "end"
 
 
@@ -48,7 +48,8 @@ def params_of(location: str) -> dict[str, str]:
 @handlers
 def test_redirect(handler: Any, method: str, status: int) -> None:
     """GET is redirected by 302, others by 303, to a query-only reference that is kept private."""
-    with lab() as process:
+    clock = FakeClock()
+    with lab(clock=clock) as process:
         endpoint = process.endpoint(handler)
         response = endpoint.handle(request("/it?x=1", method, body=b"body"))
         location = response.headers["location"]
@@ -57,13 +58,15 @@ def test_redirect(handler: Any, method: str, status: int) -> None:
         assert {"durable-run", "durable-token"} == set(params_of(location))
         for name, value in PRIVATE.items():
             assert value == response.headers[name]
+        process.pass_nap(clock)
         assert b'"end"' == process.follow(endpoint, response).body
 
 
 @handlers
 def test_token(handler: Any) -> None:
     """``async_response="token"`` answers 200 with run id and token as JSON."""
-    with lab() as process:
+    clock = FakeClock()
+    with lab(clock=clock) as process:
         endpoint = process.endpoint(handler, async_response="token")
         response = endpoint.handle(request())
         assert 200 == response.status
@@ -73,6 +76,7 @@ def test_token(handler: Any) -> None:
         for name, value in PRIVATE.items():
             assert value == response.headers[name]
         way = f"/it?durable-run={answer['run_id']}&durable-token={answer['token']}"
+        process.pass_nap(clock)
         last = endpoint.handle(request(way))
         assert b'"end"' == process.follow(endpoint, last).body
 
@@ -90,7 +94,7 @@ def test_token(handler: Any) -> None:
 )
 def test_string_redirect_url(target: str, start: str) -> None:
     """A path is sent path-absolute, a URL as it is; both with ``runId`` and ``token``."""
-    with lab() as process:
+    with lab(clock=FakeClock()) as process:
         response = process.endpoint(sleeps, async_redirect_url=target).handle(request())
         location = response.headers["location"]
         [record] = process.durable.runs.list()
@@ -111,7 +115,7 @@ def test_callable_redirect_url(handler: Any, asynchronous: bool) -> None:
         await asyncio.sleep(0)
         return sync(run_id, token)
 
-    with lab() as process:
+    with lab(clock=FakeClock()) as process:
         endpoint = process.endpoint(handler, async_redirect_url=async_ if asynchronous else sync)
         location = endpoint.handle(request()).headers["location"]
         [record] = process.durable.runs.list()
@@ -128,19 +132,23 @@ def test_broken_redirect_url(handler: Any, kind: str, caplog: pytest.LogCaptureF
             raise LookupError("no route")
         return {"none": None, "number": 7, "empty": ""}[kind]
 
-    with lab() as process:
+    clock = FakeClock()
+    with lab(clock=clock) as process:
         endpoint = process.endpoint(handler, async_redirect_url=broken)
         response = endpoint.handle(request())
         assert response.headers["location"].startswith("?durable-run=")
+        process.pass_nap(clock)
         assert b'"end"' == process.follow(endpoint, response).body
     assert any("async_redirect_url" in record.getMessage() for record in caplog.records)
 
 
 def test_tokens_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """No log record has the token."""
-    with caplog.at_level(1), lab() as process:
+    clock = FakeClock()
+    with caplog.at_level(1), lab(clock=clock) as process:
         endpoint = process.endpoint(sleeps)
         response = endpoint.handle(request())
+        process.pass_nap(clock)
         process.follow(endpoint, response)
     token = params_of(response.headers["location"])["durable-token"]
     assert token not in caplog.text

@@ -323,15 +323,16 @@ def test_streamed_body_in_async_is_collected(asynchronous: bool) -> None:
     """A streamed body whose client waits elsewhere is collected, and sent from there."""
 
     def sync(request: Request) -> Response:
-        sync_step.sleep("nap", 0.01)
+        sync_step.sleep("nap", "1h")
         return Response(status=206, body=chunks(5))
 
     async def async_(request: Request) -> Response:
-        await step.sleep("nap", 0.01)
+        await step.sleep("nap", "1h")
         return Response(status=206, body=achunks(5))
 
-    with lab() as process:
-        response = process.call(process.endpoint(async_ if asynchronous else sync))
+    clock = FakeClock()
+    with lab(clock=clock) as process:
+        response = process.sleep_through(process.endpoint(async_ if asynchronous else sync), clock)
     assert (206, b"01234") == (response.status, response.body)
 
 
@@ -339,22 +340,24 @@ def test_async_body_of_a_def_handler_in_async() -> None:
     """A ``def`` handler may return an asynchronous body; it is collected on a loop."""
 
     def handler(request: Request) -> Response:
-        sync_step.sleep("nap", 0.01)
+        sync_step.sleep("nap", "1h")
         return Response(body=achunks(3))
 
-    with lab() as process:
-        assert b"012" == process.call(process.endpoint(handler)).body
+    clock = FakeClock()
+    with lab(clock=clock) as process:
+        assert b"012" == process.sleep_through(process.endpoint(handler), clock).body
 
 
 def test_oversized_body_in_async_is_a_problem() -> None:
     """A streamed body that cannot be kept fails the run with a problem."""
 
     def handler(request: Request) -> Response:
-        sync_step.sleep("nap", 0.01)
+        sync_step.sleep("nap", "1h")
         return Response(body=chunks(1000))
 
-    with lab(limits=Limits(response_stored=100)) as process:
-        response = process.call(process.endpoint(handler))
+    clock = FakeClock()
+    with lab(clock=clock, limits=Limits(response_stored=100)) as process:
+        response = process.sleep_through(process.endpoint(handler), clock)
     assert 500 == response.status
     assert b"response-too-large" in body_of(response)
 
@@ -364,12 +367,13 @@ def test_body_that_raises_in_async_is_retried() -> None:
     ledger = Ledger()
 
     def handler(request: Request) -> Response:
-        sync_step.sleep("nap", 0.01)
+        sync_step.sleep("nap", "1h")
         ledger.did("handler", None)
         return Response(body=chunks(3, OSError("torn") if len(ledger.calls) == 1 else None))
 
-    with lab() as process:
-        assert b"012" == process.call(process.endpoint(handler)).body
+    clock = FakeClock()
+    with lab(clock=clock) as process:
+        assert b"012" == process.sleep_through(process.endpoint(handler), clock, naps=2).body
     assert 2 == len(ledger.calls)
 
 
@@ -378,11 +382,12 @@ def test_large_whole_response_in_async() -> None:
     body = b"x" * 3_000_000
 
     def handler(request: Request) -> Response:
-        sync_step.sleep("nap", 0.01)
+        sync_step.sleep("nap", "1h")
         return Response(body=body)
 
-    with lab() as process:
-        response = process.call(process.endpoint(handler))
+    clock = FakeClock()
+    with lab(clock=clock) as process:
+        response = process.sleep_through(process.endpoint(handler), clock)
     assert body == response.body
 
 

@@ -130,7 +130,7 @@ def test_dead_process_is_taken_over_from(process: Lab, clock: FakeClock) -> None
 
 
 def test_process_that_was_buried_goes_on_under_a_new_name(
-    process: Lab, caplog: pytest.LogCaptureFixture
+    process: Lab, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A process that others took for dead loses its live runs, and says so."""
     entered, leave = threading.Event(), threading.Event()
@@ -155,10 +155,13 @@ def test_process_that_was_buried_goes_on_under_a_new_name(
     node = process.engine.node
     assert node is not None
     before = node.keeper.owner
-    process.store.commit([Bury(ids=(before,), now=0)], wait=1.0)
+    # Not due before the process has noticed: it could take the run under its old name.
+    process.store.commit([Bury(ids=(before,), now=clock.now() + 1000)], wait=1.0)
     node.keeper._beat()
     assert before != node.keeper.owner
     assert "under a new name" in caplog.text
+    clock.advance(1)
+    process.poke()
     leave.set()
     client.join(10)
     assert b'"end"' == process.follow(endpoint, answers[0]).body

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from durable_core.api.step import step
-from durable_core.errors import StoreError
+from durable_core.errors import StoreError, Suspended
 from durable_core.model.request import Request
 from durable_core.model.response import Response
 from durable_core.ports import RunWrite, Write
@@ -146,13 +146,13 @@ def test_finally_blocks_run_at_each_suspension() -> None:
 
 def test_handler_that_will_not_end_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     """A handler that goes on for long after it was cancelled does not hold the run up."""
-    release = threading.Event()
+    clock, release = FakeClock(), threading.Event()
     entered: list[int] = []
 
     async def handler(request: Request) -> str:
         entered.append(1)
         try:
-            await step.sleep("nap", 0.02)
+            await step.sleep("nap", "1h")
         except asyncio.CancelledError:
             while not release.is_set():
                 await asyncio.sleep(0.005)
@@ -160,9 +160,9 @@ def test_handler_that_will_not_end_is_given_up(caplog: pytest.LogCaptureFixture)
         return "end"
 
     try:
-        with lab(settings=Settings(settle_time=0.01, unwind_time=0.05)) as process:
+        with lab(clock=clock, settings=Settings(settle_time=0.01, unwind_time=0.05)) as process:
             endpoint = process.endpoint(handler)
-            assert b'"end"' == body_of(process.call(endpoint))
+            assert b'"end"' == body_of(process.sleep_through(endpoint, clock))
             release.set()
     finally:
         release.set()
@@ -172,7 +172,7 @@ def test_handler_that_will_not_end_is_given_up(caplog: pytest.LogCaptureFixture)
 
 def test_handler_that_will_not_end_is_given_up_although_the_store_fails() -> None:
     """Its run is released as soon as the store takes that, while the handler still goes on."""
-    release = threading.Event()
+    clock, release = FakeClock(), threading.Event()
     entered: list[int] = []
     refused: list[RunWrite] = []
     store = WatchedStore()
@@ -186,7 +186,7 @@ def test_handler_that_will_not_end_is_given_up_although_the_store_fails() -> Non
     async def handler(request: Request) -> str:
         entered.append(1)
         try:
-            await step.sleep("nap", 0.02)
+            await step.sleep("nap", "1h")
         except asyncio.CancelledError:
             while not release.is_set():
                 await asyncio.sleep(0.005)
@@ -195,8 +195,11 @@ def test_handler_that_will_not_end_is_given_up_although_the_store_fails() -> Non
 
     try:
         store.fault = refuse
-        with lab(store, settings=Settings(settle_time=0.01, unwind_time=0.05)) as process:
-            assert b'"end"' == body_of(process.call(process.endpoint(handler)))
+        with lab(
+            store, clock=clock, settings=Settings(settle_time=0.01, unwind_time=0.05)
+        ) as process:
+            endpoint = process.endpoint(handler)
+            assert b'"end"' == body_of(process.sleep_through(endpoint, clock))
             release.set()
     finally:
         release.set()
@@ -281,7 +284,11 @@ def test_task_left_behind_by_a_handler_ends_with_it() -> None:
     async def handler(request: Request) -> object:
         left.append(asyncio.ensure_future(step.sleep("nap", "1h")))
         await step.run("a", _one, 1)
-        await asyncio.sleep(0)
+        node = process.engine.node
+        assert node is not None
+        [live] = node.live.all()
+        while not live.ex.parked:
+            await asyncio.sleep(0.001)
         return "end"
 
     with lab() as process:
@@ -289,6 +296,26 @@ def test_task_left_behind_by_a_handler_ends_with_it() -> None:
         first = endpoint.handle(request())
         assert b'"end"' == body_of(process.follow(endpoint, first))
         until(lambda: all(each.cancelled() for each in left))
+
+
+def test_task_left_behind_before_it_waits_ends_with_the_handler() -> None:
+    """Nor does one that was about to wait, whether the run has ended meanwhile or is to go on."""
+    left: list[asyncio.Future[Any]] = []
+
+    async def handler(request: Request) -> object:
+        left.append(asyncio.ensure_future(step.sleep("nap", "1h")))
+        await asyncio.sleep(0)  # it waits for its place in the store
+        if len(left) == 1:
+            raise OSError
+        return "end"
+
+    store = WatchedStore()
+    store.seconds = 0.03
+    with lab(store) as process:
+        assert b'"end"' == body_of(process.call(process.endpoint(handler)))
+        until(lambda: all(each.done() for each in left))
+    for each in left:
+        assert each.cancelled() or isinstance(each.exception(), Suspended)
 
 
 # Steps in flight when the handler ends
