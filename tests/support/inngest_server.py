@@ -23,6 +23,7 @@ from support.inngest_runs import Answer, Call, Run, Runs
 __all__ = ["Fault", "InngestServer", "Seen", "inngest_server"]
 
 T = TypeVar("T")
+_MOST_TEE = 1_024_000
 
 
 @dataclass
@@ -264,7 +265,8 @@ class InngestServer:
         if re.fullmatch(r"/v1/http/runs/\w+/output", seen.path):
             return await self._output(seen.query.get("token", ""))
         if seen.path == "/v1/realtime/publish/tee":
-            return _Reply(200)  # passed on while it came
+            # It was passed on while it came, as far as the limit goes.
+            return _Reply(200 if len(seen.body) <= _MOST_TEE else 500)
         if seen.path.startswith("/e/"):
             ids = [self._runs.send(event) for event in seen.json]
             return _json({"ids": ids, "status": 200})

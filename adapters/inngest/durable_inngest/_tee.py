@@ -15,8 +15,8 @@ from durable_inngest._streams import Channel, Emitter
 
 __all__ = ["Tee"]
 
-#: A post may have 1,024,000 bytes; the last event of one may be as large as this is lower.
-_MOST = 512_000
+#: The server takes posts of 1,024,000 bytes.
+_MOST = 1_000_000
 
 
 class Tee:
@@ -37,7 +37,7 @@ class Tee:
         self._watched = watched
         self._client = client
         self._loop = loop
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._last: dict[str, asyncio.Task[None]] = {}
 
     def open(self, ex: Execution) -> Emitter:
         """Return the stream of an execution; what it is given is posted as it comes."""
@@ -46,30 +46,70 @@ class Tee:
         return Emitter(ex.run.id, channel, partial(self._watched, ex.run.id))
 
     def _start(self, run_id: str, channel: Channel) -> None:
-        task = self._loop.create_task(self._post(run_id, channel))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        """Post a stream, after what an earlier call of the endpoint has left to be posted."""
+        task = self._loop.create_task(self._follow(self._last.get(run_id), run_id, channel))
+        self._last[run_id] = task
+        task.add_done_callback(lambda done: self._forget(run_id, done))
+
+    def _forget(self, run_id: str, task: asyncio.Task[None]) -> None:
+        if self._last.get(run_id) is task:
+            del self._last[run_id]
+
+    async def _follow(
+        self, before: asyncio.Task[None] | None, run_id: str, channel: Channel
+    ) -> None:
+        if before is not None:
+            await asyncio.wait((before,))
+        await self._post(run_id, channel)
 
     async def _post(self, run_id: str, channel: Channel) -> None:
         """Post until the channel is at its end. What cannot be sent is lost, for readers only."""
         async with aclosing(channel.chunks()) as coming:
+            rest = b""
             try:
-                while True:
-                    first = await anext(coming, None)
-                    if first is None:
-                        return
-                    await self._client.tee(run_id, _some(first, coming))
+                while rest or (rest := await anext(coming, b"")):
+                    post = _Post(rest, coming)
+                    await self._client.tee(run_id, post.chunks())
+                    rest = post.rest
             except ClientError as error:
                 run_logger(run_id, "").warning("its stream could not be passed on: %s", error)
 
 
-async def _some(first: bytes, coming: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield chunks until they are as many bytes as one post should have."""
-    size = len(first)
-    yield first
-    while size < _MOST:
-        data = await anext(coming, None)
-        if data is None:
-            return
-        size += len(data)
-        yield data
+class _Post:
+    """As much of a stream as one post may have, in whole events.
+
+    An event that is larger than that is cut: readers put it together again.
+
+    Args:
+        first: what it begins with.
+        coming: what follows.
+
+    Attributes:
+        rest: what was taken from ``coming`` and is for the next post.
+    """
+
+    def __init__(self, first: bytes, coming: AsyncIterator[bytes]) -> None:
+        self.rest = first
+        self._coming = coming
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the bytes of this post as they come."""
+        left = _MOST
+        while self.rest:
+            data, self.rest = _cut(self.rest, left)
+            if data:
+                left -= len(data)
+                yield data
+            if self.rest:
+                return
+            self.rest = await anext(self._coming, b"")
+
+
+def _cut(data: bytes, left: int) -> tuple[bytes, bytes]:
+    """Return what still fits into a post, and what does not."""
+    if len(data) <= left:
+        return data, b""
+    end = data.rfind(b"\n\n", 0, left) + 2
+    if end < 2:
+        end = left if left == _MOST else 0
+    return data[:end], data[end:]

@@ -1,0 +1,121 @@
+"""What is pushed after the handoff, on its way through the server to who listens there."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from durable_core import Request, step
+from durable_core.sync import stream as sync_stream
+from durable_core.wire.sse import SSEDecoder
+from support.inngest_app import serving
+from support.inngest_server import Fault, InngestServer, inngest_server
+
+LIMIT = 1_024_000
+
+
+@pytest.fixture
+def server() -> Iterator[InngestServer]:
+    """A development server."""
+    with inngest_server() as serving:
+        yield serving
+
+
+@contextmanager
+def listening(server: InngestServer) -> Iterator[http.client.HTTPResponse]:
+    """Listen at the server, before anything is pushed there."""
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=20)
+    try:
+        connection.request("GET", f"/v1/realtime/sse?token=rt.{server.run.id}")
+        yield connection.getresponse()
+    finally:
+        connection.close()
+
+
+def pushed_of(response: http.client.HTTPResponse, at_a_time: int = 1 << 16) -> list[Any]:
+    """Return the data of the chunks up to the response of the run."""
+    parser = SSEDecoder()
+    data = []
+    while True:
+        for event in parser.feed(response.read1(at_a_time)):
+            if event.event == "inngest.response":
+                return data
+            if event.event == "inngest.stream":
+                data.append(json.loads(event.data)["data"])
+
+
+@pytest.mark.parametrize(("count", "size"), [(60, 50_000), (3, 900_000), (2, 1_500_000)])
+def test_posts_are_no_larger_than_the_server_takes(
+    server: InngestServer, count: int, size: int
+) -> None:
+    """However much is pushed at once, all of it comes through in order."""
+    heard = threading.Event()
+
+    def says() -> None:
+        assert heard.wait(20)
+        for number in range(count):
+            sync_stream.push(f"{number}:".ljust(size, "x"))
+
+    async def handler(request: Request) -> None:
+        await step.sleep("nap", "10ms")
+        await step.run("a", says)
+
+    with serving(server, {"GET /a": handler}) as app:
+        app.get("/a")
+        with listening(server) as response:
+            heard.set()
+            data = pushed_of(response)
+
+    assert [f"{number}:" for number in range(count)] == [each.rstrip("x") for each in data]
+    posts = [len(s.body) for s in server.seen if s.path == "/v1/realtime/publish/tee"]
+    assert max(posts) <= LIMIT
+    assert count * size < sum(posts) < count * size + 50_000
+
+
+def test_a_slow_reader(server: InngestServer) -> None:
+    """It holds up neither the step nor the run, and gets all of it."""
+    heard = threading.Event()
+
+    def says() -> None:
+        assert heard.wait(20)
+        for number in range(100):
+            sync_stream.push(str(number).ljust(20_000))
+
+    async def handler(request: Request) -> str:
+        await step.sleep("nap", "10ms")
+        await step.run("a", says)
+        return "done"
+
+    with serving(server, {"GET /a": handler}) as app:
+        app.get("/a")
+        with listening(server) as response:
+            heard.set()
+            server.until(lambda: server.run.ended)  # nothing has been read until now
+            data = pushed_of(response, 512)
+
+    assert [str(number) for number in range(100)] == [each.strip() for each in data]
+
+
+def test_a_server_that_takes_nothing(server: InngestServer) -> None:
+    """The run goes on, and its client has its response."""
+
+    def says() -> None:
+        sync_stream.push("lost")
+
+    async def handler(request: Request) -> str:
+        await step.sleep("nap", "10ms")
+        await step.run("a", says)
+        return "done"
+
+    server.faults.append(Fault("/v1/realtime/publish/tee", "drop", times=9))
+    with serving(server, {"GET /a": handler}) as app:
+        got = app.follow("GET", "/a")
+
+    assert b'"done"' == got.body
