@@ -42,7 +42,7 @@ def listening(server: InngestServer) -> Iterator[http.client.HTTPResponse]:
 def pushed_of(response: http.client.HTTPResponse, at_a_time: int = 1 << 16) -> list[Any]:
     """Return the data of the chunks up to the response of the run."""
     parser = SSEDecoder()
-    data = []
+    data: list[Any] = []
     while True:
         for event in parser.feed(response.read1(at_a_time)):
             if event.event == "inngest.response":
