@@ -10,7 +10,7 @@ from durable_core.flow.asks import Flow, Woken, await_more, read_result, read_st
 from durable_core.flow.env import Env, Options
 from durable_core.flow.onward import redirect_url
 from durable_core.flow.wait import RESPONSE_NOT_KEPT
-from durable_core.machine.catching_up import catch_up
+from durable_core.machine.catching_up import catch_up, is_behind
 from durable_core.machine.cursor import Cursor
 from durable_core.model.request import Request
 from durable_core.model.run import Phase
@@ -119,7 +119,8 @@ class _Missed:
 
     Attributes:
         events: what is left of it.
-        place: where the reader goes on in the log after it; None if there is more in the store.
+        place: where the reader goes on in the log after it; None if there is more in the store, or
+            the log is not as far as the store.
         ended: the run has, and its response comes after it.
     """
 
@@ -318,10 +319,12 @@ def _look_up(reader: Reader) -> Flow[_Missed | None]:
     if stored is None and not attached:
         return None
     more = stored is not None and stored.more
+    ended = not attached and not more and stored is not None and stored.phase.ended
+    is_old = live is not None and is_behind(live, reader.cursor, stored)
     return _Missed(
-        catch_up(reader.cursor, stored, live, until),
-        None if more else place,
-        ended=not attached and not more and stored is not None and stored.phase.ended,
+        catch_up(reader.cursor, stored, None if is_old else live, until),
+        None if more or (is_old and not ended and not attached) else place,
+        ended=ended,
     )
 
 

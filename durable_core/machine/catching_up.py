@@ -18,7 +18,7 @@ from durable_core.model.stream import (
     Streamed,
 )
 
-__all__ = ["catch_up"]
+__all__ = ["catch_up", "is_behind"]
 
 
 def catch_up(
@@ -60,6 +60,20 @@ def catch_up(
     for attempt, opened in live.attempts.items():
         if opened.op_id not in committed:
             yield from _chunks(cursor, opened.op_id, attempt, opened.texts, opened.number)
+
+
+def is_behind(live: LiveStream, cursor: Cursor, stored: StoredStream | None) -> bool:
+    """Tell whether what another process has told is older than what a reader has, or gets, stored.
+
+    What is open in it may have been committed since then, and may be void; so none of it is to be
+    told before more of it has come.
+    """
+    if not live.is_copy:
+        return False
+    if stored is None or not stored.held or stored.epoch != live.epoch:
+        return True
+    numbers = (piece.number for piece in stored.pieces if piece.op_id is not None)
+    return live.done < max(numbers, default=cursor.done) or live.done < cursor.done
 
 
 def _up_to(

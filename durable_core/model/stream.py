@@ -131,8 +131,13 @@ class LiveStream:
         epoch: of its claim.
         attempts: all that are open.
         outside: chunks pushed outside steps.
+        done: a completion number below that of every open attempt, whether or not that has got
+            one yet, and no lower than that of the last commit it knows of.
+        is_copy: it is what another process has told, and may be a moment old.
     """
 
     epoch: int
     attempts: Mapping[Attempt, OpenAttempt]
     outside: tuple[Pushed, ...] = ()
+    done: int = 0
+    is_copy: bool = False

@@ -7,6 +7,7 @@ transaction) and a few that read. Everything about concurrency is in the message
 
 from __future__ import annotations
 
+from durable_core.ports.channel import Channel, ChannelFile, ChannelName
 from durable_core.ports.records import (
     Claimed,
     Peer,
@@ -37,6 +38,9 @@ __all__ = [
     "Beat",
     "Bury",
     "Cancel",
+    "Channel",
+    "ChannelFile",
+    "ChannelName",
     "Claim",
     "Claimed",
     "Clock",

@@ -17,6 +17,8 @@ __all__ = ["Store"]
 class Store(Protocol):
     """Where the embedded engine keeps its state.
 
+    It may have an attribute ``channel``, see ``ports.Channel``, for processes that share it.
+
     Methods may be called from any thread, :meth:`commit` by one thread at a time. All raise
     ``StoreError`` (or a class below it) when the store cannot answer.
     """
@@ -81,7 +83,8 @@ class Store(Protocol):
     def streamed(self, app: str, run_ids: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
         """Return, for those of the runs that there are, numbers that tell whether a stream changed.
 
-        They change with each further step, piece, claim, release, handoff and end.
+        They change with each further step, piece, claim, release, handoff and end. The first is the
+        run's epoch, the second is 1 while some process executes it and else 0.
         """
         ...
 

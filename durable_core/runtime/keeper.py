@@ -107,6 +107,7 @@ class Keeper:
             _Chore(10.0, self._bury_orphans),
             self._pruning,
             _Chore(60.0, self._report_unknown),
+            _Chore(60.0, lambda: host.streams.sweep(host.store, host.env.app)),
         )
 
     def start(self) -> None:
@@ -232,6 +233,7 @@ class Keeper:
     def _refresh_peers(self) -> None:
         self._peers = [peer for peer in self._host.store.peers() if peer.id != self.owner]
         self._host.event_mark.share(bool(self._peers))
+        self._host.streams.share(bool(self._peers))
 
     def _bury_dead(self) -> None:
         if not self._peers:

@@ -25,6 +25,7 @@ from durable_core.ports import (
     Unregister,
     Written,
 )
+from durable_core.ports.channel import channel_of
 from durable_core.runtime.commits import CommitQueue
 from durable_core.runtime.holding import Holding
 from durable_core.runtime.keeper import Keeper
@@ -39,6 +40,7 @@ from durable_core.runtime.serving import Serving
 from durable_core.runtime.settings import Registered, Settings
 from durable_core.runtime.streams.registry import Streams
 from durable_core.runtime.streams.serving import StreamServing
+from durable_core.runtime.streams.sharing import Sharing
 from durable_core.runtime.tickets import Ticket
 
 __all__ = ["Node"]
@@ -74,7 +76,9 @@ class Node:
         self.queue = CommitQueue(
             store, busy_timeout=settings.busy_timeout, on_commit=self._committed
         )
-        self.streams = Streams(self.live)
+        channel = channel_of(store)
+        sharing = None if channel is None else Sharing(channel, env.limits.stream_run)
+        self.streams = Streams(self.live, sharing)
         self.event_mark = EventMark(store, env.app)
         self.holding = Holding(env, store, self.waiters)
         self.threads = DaemonPool(settings.serving_threads, "durable-step")
@@ -114,6 +118,7 @@ class Node:
             names = ", ".join(self.live.names())
             logger.warning("stopped while steps or responses were in flight: %s", names)
         self.keeper.stop()
+        self.streams.stop()
         try:
             self.queue.execute(Unregister(id=self.keeper.owner, now=self.env.clock.now()))
         except StoreError as error:

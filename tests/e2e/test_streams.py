@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection, IncompleteRead
@@ -12,7 +13,7 @@ import pytest
 
 from durable_core.wire.sse import SSEDecoder
 from durable_core.wire.stream_events import RedirectInfo, load_stream_event
-from support.processes import App, World
+from support.processes import App, World, until
 from support.streams import described, kept
 
 pytestmark = pytest.mark.slow
@@ -102,6 +103,88 @@ def test_kill_in_mid_stream(world: World, face: str) -> None:
     assert [f"b: b 1 {one.pid}", f"b: b 2 {one.pid}"] == told[-2:]
     assert ["meta", "rollback b"] == again[:2]
     assert again[-1].startswith("201: ")
+
+
+def test_another_process_tells_what_a_running_step_pushes(world: World, face: str) -> None:
+    """A reader there has the chunks of a step while that goes on, and then the rest, once."""
+    world.close_gate("T", "b")
+    one = world.start("one")
+    two = world.start("two")
+    with Stream(one.url(f"/{face}/chat?trip=T")) as first:
+        first.take(8)
+        with Stream(at(two, first.redirect)) as second:
+            told = second.take(7)
+            world.open_gate("T", "b")
+            told += second.rest()
+        first.rest()
+
+    assert [f"b: b 1 {one.pid}", f"b: b 2 {one.pid}"] == told[5:7]
+    assert [*words("a", one.pid), "commit a"] == [each.removeprefix("a: ") for each in told[1:5]]
+    assert [f"b: b 3 {one.pid}", "commit b"] == told[7:9]
+    assert told[9].startswith("201: ")
+    assert 10 == len(told)
+    until("nothing is left of it", lambda: not live_files(world))
+
+
+def test_a_reader_elsewhere_outlives_the_process_that_executes(world: World, face: str) -> None:
+    """That one is killed in mid-step. What was told of the attempt is rolled back, and the next
+    attempt, in the process where the client reads, is told once.
+    """
+    world.close_gate("T", "b")
+    one = world.start("one")
+    two = world.start("two")
+    with Stream(one.url(f"/{face}/chat?trip=T")) as first:
+        first.take(8)
+        with Stream(at(two, first.redirect)) as second:
+            told = second.take(7)
+            one.kill()
+            first.rest()
+            told += second.take(3)
+            world.open_gate("T", "b")
+            told += second.rest()
+
+    assert [f"b: b 1 {one.pid}", f"b: b 2 {one.pid}"] == told[5:7]
+    assert ["rollback b", f"b: b 1 {two.pid}", f"b: b 2 {two.pid}"] == told[7:10]
+    assert [f"b: b 3 {two.pid}", "commit b"] == told[10:12]
+    assert told[12].startswith("201: ")
+    assert 13 == len(told)
+
+
+def test_readers_in_two_other_processes(world: World, face: str) -> None:
+    """When one of these takes the run over, the other goes on with what that one tells."""
+    world.close_gate("T", "b")
+    one = world.start("one")
+    two, three = world.start("two"), world.start("three")
+    with Stream(one.url(f"/{face}/chat?trip=T")) as first:
+        first.take(8)
+        url = first.redirect
+        with Stream(at(two, url)) as second, Stream(at(three, url)) as third:
+            told = [second.take(7), third.take(7)]
+            one.kill()
+            first.rest()
+            again = [second.take(3), third.take(3)]
+            world.open_gate("T", "b")
+            rest = [second.rest(), third.rest()]
+    pid = world.reached("T", "b", count=2).pid
+
+    assert told[0] == told[1]
+    assert [["rollback b", f"b: b 1 {pid}", f"b: b 2 {pid}"]] * 2 == again
+    assert [[f"b: b 3 {pid}", "commit b"]] * 2 == [each[:2] for each in rest]
+    assert [3, 3] == [len(each) for each in rest]
+
+
+def live_files(world: World) -> list[str]:
+    """Return what executions have told other processes."""
+    folder = world.store_path.with_name(world.store_path.name + "-live")
+    return os.listdir(folder) if folder.exists() else []
+
+
+def test_a_process_that_is_alone_tells_nobody(world: World, face: str) -> None:
+    """Not even the folder is made."""
+    one = world.start("one")
+    with Stream(one.url(f"/{face}/chat?trip=T")) as first:
+        first.rest()
+    assert not world.store_path.with_name(world.store_path.name + "-live").exists()
 
 
 def test_another_process_tells_what_is_stored(world: World, face: str) -> None:

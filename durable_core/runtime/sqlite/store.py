@@ -23,6 +23,7 @@ from durable_core.ports import (
     Write,
 )
 from durable_core.runtime.sqlite import forks, reads
+from durable_core.runtime.sqlite.channel import FileChannel
 from durable_core.runtime.sqlite.files import create_private, refuse_network_filesystem
 from durable_core.runtime.sqlite.handles import Handles, HandlesClosedError
 from durable_core.runtime.sqlite.locks import LockFiles
@@ -45,8 +46,12 @@ class SQLiteStore:
 
     Args:
         path: the file; made absolute now. A new file gets mode 0600, a new directory 0700. Beside
-            it lie ``-wal`` and ``-shm`` files and a ``.locks`` directory.
+            it lie ``-wal`` and ``-shm`` files and a ``.locks`` directory, and a ``-live`` one once
+            something was streamed while several processes shared the file.
         unsafe_filesystem: allow a network file system.
+
+    Attributes:
+        channel: see ``durable_core.ports.Channel``.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, unsafe_filesystem: bool = False) -> None:
@@ -57,6 +62,7 @@ class SQLiteStore:
         self._handles: Handles | None = None
         self._inherited = False
         self._locks = LockFiles(self.path + ".locks")
+        self.channel = FileChannel(self.path + "-live")
         self._hosts: set[str] = set()
         self._secret = b""
         forks.watch(self)

@@ -35,7 +35,7 @@ class Emitter:
 
     def __init__(self, ex: Execution, log: RunLog) -> None:
         self.epoch = ex.run.epoch
-        self.over = False
+        self.over = self.is_copy = False
         self.log = log
         self._ex: Execution | None = ex
         self._limits = ex.env.limits
@@ -43,6 +43,7 @@ class Emitter:
         self._done = 0
         memos = list(ex.memos.values())  # at once: a reader may bring this about in another thread
         self._position = max((memo.number for memo in memos), default=0)
+        self._before = self._position
         self._attempts: dict[str, LiveAttempt] = {}
         # Chunks from outside steps: how many this execution has pushed; how many are saved; and
         # those whose checkpoint is not durable, from the one with index `_durable` on.
@@ -51,6 +52,12 @@ class Emitter:
         self._outside: list[Pushed] = []
         self._handoff: str | None = None
         self._has_handoff = False
+
+    @property
+    def is_stored(self) -> bool:
+        """True if the run has a record, or one is being made, and its execution goes on."""
+        ex = self._ex
+        return ex is not None and ex.stored
 
     # -- what pushes ------------------------------------------------------------------------
 
@@ -208,4 +215,5 @@ class Emitter:
                 for each in self._attempts.values()
             },
             outside=tuple(self._outside),
+            done=max(self._before, self._done),
         )

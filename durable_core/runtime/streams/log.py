@@ -64,15 +64,17 @@ Event: TypeAlias = Streamed | tuple[LiveAttempt, int]
 
 
 class _Source(Protocol):
-    """The execution behind a log.
+    """The execution behind a log, or what another process tells of one.
 
     Attributes:
         epoch: of its claim.
         over: it has ended, and told what has come of all that it pushed.
+        is_copy: it is what another process tells.
     """
 
     epoch: int
     over: bool
+    is_copy: bool
 
     def live(self) -> LiveStream:
         """Return what the store may not have yet. The log's lock is held."""
@@ -106,6 +108,7 @@ class RunLog:
         self._boundary: int | None = None
         self._handoff: str | None = None
         self._handoff_place: Place | None = None
+        self._has_client = False
         self._detached = False
         self._final: Final | None = None
 
@@ -214,6 +217,31 @@ class RunLog:
             self.source = source
         self.wake()
 
+    @property
+    def is_executed(self) -> bool:
+        """True while an execution in this process is behind it."""
+        source = self.source
+        return source is not None and not (source.over or source.is_copy)
+
+    def take_copy(self, copy: _Source) -> bool:
+        """Take events from what another process tells; False if something of this one is there."""
+        with self.lock:
+            if self.is_executed or (self._has_client and not self._detached):
+                return False
+            self._generation += 1
+            self.source = copy
+        self.wake()
+        return True
+
+    def drop_copy(self, copy: _Source) -> None:
+        """Undo :meth:`take_copy`, unless something else has its place already."""
+        with self.lock:
+            if self.source is not copy:
+                return
+            self._generation += 1
+            self.source = None
+        self.wake()
+
     def append(self, event: Event, size: int = 0) -> None:
         """Add an event with so many bytes of text. The lock is held; wake the readers after."""
         if not self._wakers:
@@ -242,6 +270,10 @@ class RunLog:
         """Note that the run has a durable checkpoint. The lock is held."""
         if self._checkpoint is None:
             self._checkpoint = self._end
+
+    def attach(self) -> None:
+        """Note that a client gets what its own request has begun, until it is detached."""
+        self._has_client = True
 
     def begin_handoff(self, cursor: str) -> None:
         """Let what the attached client gets end here. The lock is held."""

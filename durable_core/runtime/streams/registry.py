@@ -10,6 +10,7 @@ from durable_core.ports import RunWrite, Store
 from durable_core.runtime.live import LiveRuns
 from durable_core.runtime.streams.emitter import Emitter
 from durable_core.runtime.streams.log import RunLog
+from durable_core.runtime.streams.sharing import Sharing
 
 __all__ = ["Streams"]
 
@@ -19,10 +20,12 @@ class Streams:
 
     Args:
         live: the runs that are live in this process.
+        sharing: carries them between processes; None where the store has no channel.
     """
 
-    def __init__(self, live: LiveRuns) -> None:
+    def __init__(self, live: LiveRuns, sharing: Sharing | None = None) -> None:
         self._live = live
+        self._sharing = sharing
         self._lock = threading.Lock()
         self._logs: dict[str, RunLog] = {}
         self._emitters: dict[str, Emitter] = {}
@@ -57,6 +60,8 @@ class Streams:
         emitter = self._emitters[run_id] = Emitter(ex, log)
         log.take_source(emitter)
         ex.stream = emitter
+        if self._sharing is not None:
+            self._sharing.publish(emitter)
         return emitter
 
     def end(self, ex: Execution) -> None:
@@ -67,6 +72,8 @@ class Streams:
         if not isinstance(emitter, Emitter):
             return
         emitter.end()
+        if self._sharing is not None:
+            self._sharing.withdraw(emitter)
         with self._lock:
             if self._emitters.get(ex.run.id) is emitter:
                 del self._emitters[ex.run.id]
@@ -94,6 +101,8 @@ class Streams:
             if log is None:
                 log = self._logs[run_id] = RunLog(run_id)
             log.follow(wake)
+            if self._sharing is not None:
+                self._sharing.follow(log)
             live = self._live.get(run_id)
             if live is not None and live.ex.stream_opener is not None:
                 self._emitter_of(live.ex)
@@ -111,6 +120,8 @@ class Streams:
                 if not lookers:
                     del self._lookers[log.run_id]
                     self._marks.pop(log.run_id, None)
+                    if self._sharing is not None:
+                        self._sharing.unfollow(log)
             self._drop_unused(log)
 
     def look_elsewhere(self, store: Store, app: str) -> None:
@@ -126,6 +137,24 @@ class Streams:
             lookers = [look for run_id in changed for look in self._lookers.get(run_id, ())]
         for look in lookers:
             look()
+
+    # -- other processes --------------------------------------------------------------------
+
+    def share(self, is_shared: bool) -> None:
+        """Tell other processes what is streamed here: there are some; or nobody, there are none."""
+        if self._sharing is not None:
+            with self._lock:
+                self._sharing.share(is_shared, self._emitters.values())
+
+    def sweep(self, store: Store, app: str) -> None:
+        """Remove what processes that are gone have told."""
+        if self._sharing is not None:
+            self._sharing.sweep(store, app)
+
+    def stop(self) -> None:
+        """Tell nothing any more."""
+        if self._sharing is not None:
+            self._sharing.stop()
 
     def _drop_unused(self, log: RunLog) -> None:
         if not log.wakers and log.run_id not in self._emitters:

@@ -98,6 +98,7 @@ class StreamServing:
         ex.followed = True
         emitter = self._node.streams.open(ex)
         assert emitter is not None  # it has not begun
+        emitter.log.attach()
         emitter.log.follow(wake)
         return emitter.log
 

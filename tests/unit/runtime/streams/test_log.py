@@ -19,6 +19,7 @@ class Source:
     def __init__(self, epoch: int = 1, *, over: bool = False) -> None:
         self.epoch = epoch
         self.over = over
+        self.is_copy = False
 
     def live(self) -> LiveStream:
         return LiveStream(epoch=self.epoch, attempts={})
@@ -197,3 +198,48 @@ def test_a_prefix_of_a_list_that_grows() -> None:
     assert ("c", ("b", "c"), ("a",)) == (prefix[-1], prefix[1:], prefix[:1])
     with pytest.raises(IndexError):
         prefix[3]
+
+
+class Copied(Source):
+    def __init__(self, epoch: int = 1) -> None:
+        super().__init__(epoch)
+        self.is_copy = True
+
+
+def test_what_another_process_tells_is_taken_while_nobody_executes_the_run() -> None:
+    """Readers catch up when it comes and when it goes; an execution here has its place."""
+    log, copy, source = RunLog("r1"), Copied(), Source()
+    looked: list[int] = []
+    log.follow(lambda: looked.append(1))
+    taken = log.take_copy(copy)
+    first = log.snapshot()
+    log.drop_copy(copy)
+    second = log.snapshot()
+    log.take_source(source)
+    refused = log.take_copy(copy)
+    log.drop_copy(copy)
+
+    assert (True, False) == (taken, refused)
+    assert (Place(1, 0), LiveStream(epoch=1, attempts={})) == first
+    assert (Place(2, 0), None) == second
+    assert (Place(3, 0), source, True) == (log.snapshot()[0], log.source, log.is_executed)
+    assert 3 == len(looked)
+
+
+def test_a_client_that_waits_here_gets_nothing_from_elsewhere() -> None:
+    """What its stream is, is what happens here until it is let go."""
+    log = RunLog("r1")
+    log.attach()
+    before = log.take_copy(Copied())
+    log.detach()
+
+    assert (False, True) == (before, log.take_copy(Copied()))
+
+
+def test_an_execution_here_after_one_elsewhere_makes_readers_catch_up() -> None:
+    """It is not known what has come of all that was open there, whichever claim comes next."""
+    log = RunLog("r1")
+    log.take_copy(Copied(1))
+    log.take_source(Source(2))
+
+    assert Place(2, 0) == log.snapshot()[0]

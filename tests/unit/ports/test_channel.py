@@ -1,0 +1,17 @@
+"""What stores may offer besides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from durable_core.ports.channel import channel_of
+from durable_core.runtime.memory_store import MemoryStore
+from durable_core.runtime.sqlite import SQLiteStore
+
+
+def test_a_file_has_a_channel_and_memory_has_none(tmp_path: Path) -> None:
+    """What is in one process's memory has no other process to tell."""
+    store = SQLiteStore(tmp_path / "store.db")
+
+    assert store.channel is channel_of(store)
+    assert None is channel_of(MemoryStore())
