@@ -187,10 +187,14 @@ def test_a_process_that_is_alone_tells_nobody(world: World, face: str) -> None:
     assert not world.store_path.with_name(world.store_path.name + "-live").exists()
 
 
-def test_another_process_tells_what_is_stored(world: World, face: str) -> None:
+@pytest.mark.parametrize("channel", ["works", "is broken"])
+def test_another_process_tells_what_is_stored(world: World, face: str, channel: str) -> None:
     """A reader at a process that does not execute the run gets each step when it is stored, and
-    the response.
+    the response; also where what is not stored cannot be told.
     """
+    if channel == "is broken":
+        world.store_path.parent.mkdir()
+        world.store_path.with_name(world.store_path.name + "-live").touch()
     world.close_gate("T", "a")
     world.close_gate("T", "b")
     one = world.start("one")
@@ -208,3 +212,6 @@ def test_another_process_tells_what_is_stored(world: World, face: str) -> None:
 
     assert [*words("a", one.pid), *words("b", one.pid)] == kept(told)
     assert 1 == sum(event.startswith("201: ") for event in told)
+    is_missed = "streams of running steps are not seen" in one.log
+    assert is_missed == (channel == "is broken")
+    assert [] == one.errors() + two.errors()

@@ -122,7 +122,10 @@ def test_the_stream_says_where_the_run_is(store: Store) -> None:
 
 @requirement("T21")
 def test_a_change_of_a_stream_is_seen_without_reading_it(store: Store) -> None:
-    """With each checkpoint, handoff, release, claim and end; other runs do not matter."""
+    """With each checkpoint, handoff, release, claim and end; other runs do not matter.
+
+    The first two numbers say which claim it is, and whether it goes on.
+    """
     commit(store, created())
     changes = [
         memo_write(number=2),
@@ -141,6 +144,7 @@ def test_a_change_of_a_stream_is_seen_without_reading_it(store: Store) -> None:
     commit(store, created("r2"))
 
     assert len(marks) == len(set(marks))
+    assert [(1, 1)] * 4 + [(1, 0), (2, 1), (2, 0)] == [mark[:2] for mark in marks]
     assert marks[-1] == store.streamed("app", ["r1"])["r1"]
     assert {} == dict(store.streamed("other", ["r1"]))
 

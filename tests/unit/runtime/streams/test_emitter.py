@@ -241,3 +241,33 @@ def test_what_is_live_costs_a_reader_nothing() -> None:
     assert after - before < 8 * 10_000 + 2_000  # the references to the chunks outside steps
     assert 10_000 == len(first.attempts[1, 1].texts) == len(first.outside)
     assert "9999" == first.attempts[1, 1].texts[-1] == first.outside[-1].text
+
+
+def test_what_is_live_says_up_to_where_all_is_over() -> None:
+    """No open attempt has a number up to that: the last commit, or what was there before."""
+    emitter = emitter_of(execution(memo(4)))
+    emitter.push(inside(), "1")
+    with emitter.log.lock:
+        before = emitter.live().done
+    emitter.unsaved([done(7)])
+    with emitter.log.lock:
+        saved = emitter.live().done
+    emitter.committed(replace(memo_write(), memos=(done(7),)))
+    with emitter.log.lock:
+        committed = emitter.live().done
+
+    assert (4, 4, 7) == (before, saved, committed)
+
+
+def test_an_execution_says_what_others_may_know_of_it() -> None:
+    """That its run has a record, and that it is over."""
+    ex = execution()
+    ex.stored = False
+    emitter = emitter_of(ex)
+    states = [(emitter.is_stored, emitter.over)]
+    ex.stored = True
+    states.append((emitter.is_stored, emitter.over))
+    emitter.end()
+    states.append((emitter.is_stored, emitter.over))
+
+    assert [(False, False), (True, False), (False, True)] == states

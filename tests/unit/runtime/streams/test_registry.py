@@ -5,14 +5,19 @@ from __future__ import annotations
 import gc
 import weakref
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from durable_conformance.store_values import commit, created, memo_write
+from durable_core.ports import ChannelName
 from durable_core.runtime.live import LiveRuns
 from durable_core.runtime.memory_store import MemoryStore
+from durable_core.runtime.sqlite.channel import FileChannel
 from durable_core.runtime.streams.emitter import Emitter
 from durable_core.runtime.streams.registry import Streams
+from durable_core.runtime.streams.sharing import Sharing
 from support.executions import execution
+from support.harness import until
 
 
 class Live:
@@ -149,3 +154,53 @@ def test_a_reader_that_stays_keeps_no_execution() -> None:
 
     assert None is gone()
     streams.leave(log, wake, look)
+
+
+def test_other_processes_are_told_while_there_are_some(tmp_path: Path) -> None:
+    """Of executions that stream already and of those that begin to; until they end."""
+    channel = FileChannel(str(tmp_path / "live"))
+    streams = Streams(LiveRuns(), Sharing(channel, 1000))
+    first, second = execution(), execution()
+    second.run = replace(second.run, id="r2")
+    for ex in (first, second):
+        ex.stored = True
+        streams.begin(ex)
+    first.open_stream()
+    streams.share(True)
+    second.open_stream()
+    until(lambda: {"r1", "r2"} == {file.name.run_id for file in channel.listed()})
+    streams.end(first)
+    until(lambda: ["r2"] == [file.name.run_id for file in channel.listed()])
+    streams.stop()
+    streams.end(second)
+
+    assert [] == channel.listed()
+    assert 0 == len(streams)
+
+
+def test_readers_follow_what_others_tell(tmp_path: Path) -> None:
+    """As long as there is one of them."""
+    channel = FileChannel(str(tmp_path / "live"))
+    channel.begin(ChannelName("r1", 3, 1), b'["live",1,0,0]\n')
+    streams = Streams(LiveRuns(), Sharing(channel, 1000))
+    streams.share(True)
+    log = streams.join("r1", wake, look)
+    live = until(lambda: log.snapshot()[1])
+    streams.leave(log, wake, look)
+    until(lambda: log.snapshot()[1] is None)
+    streams.sweep(MemoryStore(), "app")
+    streams.stop()
+
+    assert live is not None
+    assert (3, True) == (live.epoch, live.is_copy)
+    assert 1 == len(channel.listed())
+
+
+def test_a_store_without_a_channel_has_nobody_to_tell() -> None:
+    """Sharing, sweeping and stopping do nothing."""
+    streams = Streams(LiveRuns())
+    streams.share(True)
+    streams.sweep(MemoryStore(), "app")
+    streams.stop()
+
+    assert 0 == len(streams)
