@@ -140,7 +140,7 @@ class AsyncHTTPClient:
         target = parse_url(request.url)
         head = encode_request_head(request, target)
         exchange = _Exchange(request, head, Budget(request.timeouts), self._done)
-        kept = await self._take(target.origin)
+        kept = self._take(target.origin)
         if kept is not None:
             try:
                 return await exchange.on(kept, target.origin)
@@ -184,7 +184,7 @@ class AsyncHTTPClient:
             self._tls = ssl.create_default_context()
         return self._tls
 
-    async def _take(self, origin: Origin) -> AsyncConnection | None:
+    def _take(self, origin: Origin) -> AsyncConnection | None:
         """Return a kept connection that is alive, as far as can be seen."""
         for connection in self._idle.expire(asyncio.get_running_loop().time()):
             connection.abort()
@@ -192,14 +192,9 @@ class AsyncHTTPClient:
             candidate = self._idle.take(origin)
             if candidate is None:
                 return None
-            is_alive = False
-            try:
-                is_alive = not await candidate.is_stale()
-            finally:
-                if not is_alive:
-                    candidate.abort()
-            if is_alive:
+            if not candidate.is_stale():
                 return candidate
+            candidate.abort()
 
     def _done(self, connection: AsyncConnection, origin: Origin, is_reusable: bool) -> None:
         surplus = [connection]

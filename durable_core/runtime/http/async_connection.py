@@ -32,8 +32,12 @@ class AsyncConnection:
         """
         for start in range(0, len(data), _PIECE):
             try:
+                self._writer.write(data[start : start + _PIECE])
+                if not (
+                    self._writer.transport.get_write_buffer_size() or self._writer.is_closing()
+                ):
+                    continue  # the system has taken it
                 async with asyncio.timeout(budget.waiting()):
-                    self._writer.write(data[start : start + _PIECE])
                     await self._writer.drain()
             except OSError as error:
                 raise _explained(error, budget) from error
@@ -50,19 +54,20 @@ class AsyncConnection:
         except OSError as error:
             raise _explained(error, budget) from error
 
-    async def is_stale(self) -> bool:
+    def is_stale(self) -> bool:
         """Tell whether an idle connection is dead: its end, or what nobody asked for, has come."""
         if self._reader.at_eof() or self._writer.is_closing():
             return True
         if is_readable(self._writer.get_extra_info("socket").fileno()):
             return True  # and the loop has not yet taken it
-        reading = asyncio.ensure_future(self._reader.read(1))
+        reading = self._reader.read(1)
         try:
-            await asyncio.sleep(0)  # what the loop has taken is read at once
-            return reading.done()
+            reading.send(None)  # it ends at once where the loop has taken something
+        except (StopIteration, OSError):
+            return True
         finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+            reading.close()
+        return False
 
     def abort(self) -> None:
         """Close it at once, and drop what was not sent."""

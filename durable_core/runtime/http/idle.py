@@ -62,6 +62,8 @@ class IdleConnections(Generic[_ConnectionT]):
         """
         self._idle.append((now, origin, connection))
         closing = self.expire(now)
+        if len(self._idle) <= min(self._limits.per_origin, self._limits.in_all):
+            return closing
         same = [entry for entry in self._idle if entry[1] == origin]
         surplus = same[: max(0, len(same) - self._limits.per_origin)]
         rest = [entry for entry in self._idle if entry not in surplus]

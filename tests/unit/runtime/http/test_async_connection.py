@@ -43,10 +43,10 @@ def test_a_connection_is_not_stale_as_long_as_nothing_comes() -> None:
         peer.wait_for_close()
 
     async def then(connection: AsyncConnection) -> None:
-        assert not await connection.is_stale()
+        assert not connection.is_stale()
         asked.set()
         assert b"hello" == await connection.receive(BUDGET)
-        assert not await connection.is_stale()
+        assert not connection.is_stale()
 
     connected(script, then)
 
@@ -64,7 +64,7 @@ def test_a_connection_is_stale_when_anything_came(last: bytes) -> None:
     async def then(connection: AsyncConnection) -> None:
         assert b"first" == (await connection.receive(BUDGET))[:5]
         assert await asyncio.to_thread(done.wait, 10)
-        assert await connection.is_stale()
+        assert connection.is_stale()
 
     connected(script, then)
 
