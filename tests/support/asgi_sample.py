@@ -17,6 +17,7 @@ from durable_asgi import ASGIApp, app, endpoint_adapter
 from durable_core import Durable, HTTPError, Request, Response, Settings, step
 from durable_core import stream as chunks
 from durable_core.api.application import Target
+from durable_core.ports import Clock
 from durable_core.sync import step as sync_step
 
 __all__ = ["ALL_BYTES", "CHUNKS", "FLOOD", "METHODS", "make_durable", "make_sample"]
@@ -28,10 +29,16 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 FLOOD = 4096
 
 
-def make_durable(store: str | os.PathLike[str]) -> Durable[ASGIApp]:
+def make_durable(store: str | os.PathLike[str], clock: Clock | None = None) -> Durable[ASGIApp]:
     """Return a ``Durable`` without endpoints."""
     settings = Settings(settle_time=0.01)
-    return Durable(id="sample", endpoint_adapter=endpoint_adapter, store=store, settings=settings)
+    return Durable(
+        id="sample",
+        endpoint_adapter=endpoint_adapter,
+        store=store,
+        clock=clock,
+        settings=settings,
+    )
 
 
 def make_sample(store: str | os.PathLike[str]) -> ASGIApp:

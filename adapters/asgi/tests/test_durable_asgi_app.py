@@ -14,9 +14,11 @@ import pytest
 from durable_asgi import ASGIApp, app
 from durable_core import Durable, HTTPError, Limits, Request, Response, step
 from durable_core.api.adapter import ServedEngine
+from durable_core.runtime.engine import embedded
 from durable_core.sync import step as sync_step
 from support.asgi_exchange import Exchange, http_scope
 from support.asgi_sample import make_durable
+from support.harness import FakeClock
 
 T = TypeVar("T")
 
@@ -96,6 +98,16 @@ def live(durable: Durable[ASGIApp], main: Coroutine[Any, Any, T]) -> T:
             return await main
 
     return run(lived())
+
+
+async def pass_nap(durable: Durable[ASGIApp], clock: FakeClock) -> None:
+    """Let an hour pass once the only run has been put away."""
+    while durable.runs.list()[0].due_at is None:
+        await asyncio.sleep(0.002)
+    clock.advance(3600)
+    node = embedded(durable.engine).node
+    assert node is not None
+    node.keeper.wake()
 
 
 # Translation
@@ -396,17 +408,19 @@ def test_run_of_a_client_that_left(tmp_path: Path, face: str) -> None:
 
 def test_handoff_and_wait(tmp_path: Path) -> None:
     """A run that sleeps sends its client elsewhere, where the answer is, as often as asked."""
-    durable = make_durable(tmp_path / "db")
+    clock = FakeClock()
+    durable = make_durable(tmp_path / "db", clock)
 
     @durable.endpoint
     async def nap(request: Request) -> Response:
-        await step.sleep("nap", 0.02)
+        await step.sleep("nap", "1h")
         return Response(status=201, headers=(("set-cookie", "a=1"), ("set-cookie", "b=2")))
 
     async def main() -> None:
         redirect = await Exchange(http_scope(method="POST")).run(nap)
         location = dict(redirect.headers)[b"location"]
         assert (303, b"?durable-run=") == (redirect.status, location[:13])
+        await pass_nap(durable, clock)
         for _ in range(2):
             answer = await Exchange(http_scope(query_string=location[1:])).run(nap)
             assert 201 == answer.status
@@ -417,17 +431,19 @@ def test_handoff_and_wait(tmp_path: Path) -> None:
 
 def test_wait_route(tmp_path: Path) -> None:
     """The wait route for a URL of one's own is an application like any other."""
-    durable = make_durable(tmp_path / "db")
+    clock = FakeClock()
+    durable = make_durable(tmp_path / "db", clock)
     proxy = durable.endpoint_proxy()
 
     @durable.endpoint(async_redirect_url="/wait")
     async def nap(request: Request) -> str:
-        await step.sleep("nap", 0.02)
+        await step.sleep("nap", "1h")
         return "rested"
 
     async def main() -> None:
         redirect = await Exchange().run(nap)
         path, _, query = dict(redirect.headers)[b"location"].partition(b"?")
+        await pass_nap(durable, clock)
         assert (b"/wait", {b"runId", b"token"}) == (path, set(parse_qs(query)))
         answer = await Exchange(http_scope(path.decode(), query_string=query)).run(proxy)
         assert (200, b'"rested"') == (answer.status, answer.body)
