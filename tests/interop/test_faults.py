@@ -172,7 +172,12 @@ def test_an_unknown_run(server: InngestServer, run_id: str) -> None:
 )
 def test_malformed_state(server: InngestServer, event: dict[str, Any]) -> None:
     """What makes no sense is an error of the call, not of the handler."""
-    with serving(server, {"GET /a": naps}) as app:
+
+    async def naps_on(request: Request) -> None:
+        await step.run("a", called, "a")
+        await step.sleep("nap", "1h")  # the server makes no call of its own meanwhile
+
+    with serving(server, {"GET /a": naps_on}) as app:
         app.get("/a")
         server.run.event = event
         headers = {"x-run-id": server.run.id, "x-inngest-signature": ""}
