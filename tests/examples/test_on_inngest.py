@@ -7,6 +7,7 @@ import runpy
 import pytest
 
 from durable_asgi import create_endpoint_server
+from support.docs_pages import run_page
 from support.inngest_app import App
 from support.inngest_server import inngest_server
 from support.source_tree import ROOT
@@ -27,3 +28,20 @@ def test_on_inngest(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert (302, 200, 201) == (first.status, sent.status, got.status)
     assert {"reserved": {"item": "tea", "shelf": "A3"}, "approved": True} == got.json
+
+
+@pytest.mark.parametrize("name", ["docs/howto/run-on-inngest.md", "adapters/inngest/README.md"])
+def test_pages(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The endpoint of each page runs, and is handed off at its sleep."""
+    with inngest_server() as server:
+        monkeypatch.setenv("INNGEST_DEV", server.url)
+        names = run_page(ROOT / name)
+        names["reserve_stock"] = len
+        with create_endpoint_server(names["checkout"]).listen() as listening:
+            got = App(listening.url, names["durable"]).get("/?item=tea&cart=1")
+
+    assert 302 == got.status
+    assert ["checkpoint StepRun", "checkpoint Sleep settle"] == [
+        server.run.history[0].rpartition(" ")[0],
+        server.run.history[1],
+    ]

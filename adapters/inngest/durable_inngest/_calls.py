@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
+from durable_core.model.headers import Headers
 from durable_core.model.outgoing import OutgoingRequest, Timeouts
 from durable_inngest._config import Config
 from durable_inngest._signing import hashed_key
@@ -58,6 +59,8 @@ class Calls:
         self._config = config
         #: What may stand in the Authorization header, the first to be tried first.
         self.bearers = tuple(hashed_key(key) for key in config.signing_keys) or ("",)
+        #: Made once: every call has them.
+        self._fields = {bearer: self._headers(bearer) for bearer in self.bearers}
 
     def begin(
         self, bearer: str, *, run_id: str, event: str, ops: Sequence[str], ts: int, retries: int
@@ -78,7 +81,7 @@ class Calls:
     def state(self, bearer: str, run_id: str, part: str) -> OutgoingRequest:
         """Return the request for the ``batch`` of events or the ``actions`` of a run."""
         url = f"{self._config.api_url}/v0/runs/{quote(run_id, safe='')}/{part}"
-        return OutgoingRequest(url=url, headers=self._headers(bearer), timeouts=_QUICK)
+        return OutgoingRequest(url=url, headers=self._fields[bearer], timeouts=_QUICK)
 
     def output(self, run_id: str, token: str, seconds: float) -> OutgoingRequest:
         """Return the request that waits for a run's output, for so long. The token is all."""
@@ -108,7 +111,7 @@ class Calls:
         return OutgoingRequest(
             method="POST",
             url=f"{self._config.api_url}/v1/realtime/publish/tee?{urlencode({'channel': run_id})}",
-            headers={**self._headers(bearer), "content-type": "application/octet-stream"},
+            headers=self._fields[bearer].with_set("content-type", "application/octet-stream"),
             body=body,
             timeouts=Timeouts(connect=5.0, idle=None),
         )
@@ -127,19 +130,21 @@ class Calls:
         return OutgoingRequest(
             method="POST",
             url=self._config.api_url + path,
-            headers=self._headers(bearer),
+            headers=self._fields[bearer],
             body=body.encode("utf-8"),
             timeouts=_QUICK,
             idempotent=True,  # the first of two equal checkpoints counts
         )
 
-    def _headers(self, bearer: str) -> dict[str, str]:
-        return {
-            "content-type": "application/json",
-            "x-inngest-sdk": SDK,
-            "authorization": f"Bearer {bearer}",
-            **self._environment(),
-        }
+    def _headers(self, bearer: str) -> Headers:
+        return Headers(
+            {
+                "content-type": "application/json",
+                "x-inngest-sdk": SDK,
+                "authorization": f"Bearer {bearer}",
+                **self._environment(),
+            }
+        )
 
     def _environment(self) -> dict[str, str]:
         name = self._config.environment
