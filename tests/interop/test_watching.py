@@ -122,13 +122,18 @@ def test_a_run_of_another_process(server: InngestServer) -> None:
 
 
 def test_a_token_that_opens_nothing(server: InngestServer) -> None:
-    """It is refused before the stream begins; with a token of another run there is that run's."""
+    """It is refused before the stream begins; for what is no run the server is not asked."""
     with serving(server, {"GET /a": naps}) as app:
         url = wait_url(app)
         got = app.get(f"{url}x", headers=SSE)
         missing = app.get("/proxy?runId=a", headers=SSE)
+        asked = len(server.seen)
+        urls = ("/proxy?runId=..&token=a", "/proxy?runId=a%2Fb&token=a")
+        others = [app.get(url, headers=headers) for url in urls for headers in (SSE, {})]
+        assert [] == [s for s in server.seen[asked:] if s.path.endswith("output")]
 
     assert (403, 400) == (got.status, missing.status)
+    assert [403] * 4 == [each.status for each in others]
 
 
 def test_a_server_that_is_away_for_a_moment(server: InngestServer) -> None:

@@ -11,12 +11,15 @@ from durable_core.flow.serve import unavailable
 from durable_core.flow.wait import WaitRequest, not_yet, refuse_incomplete, refuse_token, too_many
 from durable_core.model.response import Response
 from durable_core.wire.problem import problem
+from durable_core.wire.ulid import is_ulid
 from durable_inngest._calls import Answered
 from durable_inngest._client import ServerClient
 from durable_inngest._envelope import FAILED, MARK, load_response
 from durable_inngest._results import Ended, Results
 
-__all__ = ["answer_of", "first_of", "wait_for_output"]
+__all__ = ["answer_of", "first_of", "refused", "wait_for_output"]
+
+_NOT_OPENED = "the token does not open this run, or has expired"
 
 
 async def wait_for_output(client: ServerClient, results: Results, wanted: WaitRequest) -> Response:
@@ -24,9 +27,9 @@ async def wait_for_output(client: ServerClient, results: Results, wanted: WaitRe
 
     The token is the server's, and it alone decides whether it opens the run.
     """
-    missing = refuse_incomplete(wanted)
-    if missing is not None:
-        return missing
+    answer = refused(wanted)
+    if answer is not None:
+        return answer
     local = results.get(wanted.run_id, wanted.token)
     if local is not None:
         return local.response
@@ -51,6 +54,14 @@ async def wait_for_output(client: ServerClient, results: Results, wanted: WaitRe
     if said is None:
         return not_yet(wanted, wanted.token)
     return said.response if isinstance(said, Ended) else said
+
+
+def refused(wanted: WaitRequest) -> Response | None:
+    """Return the answer to who asks for what cannot be a run; the server is not asked."""
+    missing = refuse_incomplete(wanted)
+    if missing is not None or is_ulid(wanted.run_id):
+        return missing
+    return refuse_token(_NOT_OPENED)
 
 
 async def first_of(
@@ -95,7 +106,7 @@ def answer_of(answered: Answered, run_id: str) -> Ended | Response | None:
         EngineUnavailableError: it does not say.
     """
     if answered.status == 401 and MARK not in answered.headers:
-        return refuse_token("the token does not open this run, or has expired")
+        return refuse_token(_NOT_OPENED)
     try:
         response = load_response(answered.status, answered.headers, answered.body)
     except ValueError as error:

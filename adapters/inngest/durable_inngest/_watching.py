@@ -12,13 +12,13 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 
 from durable_core.errors import EngineUnavailableError
-from durable_core.flow.wait import WaitRequest, refuse_incomplete, too_many
+from durable_core.flow.wait import WaitRequest, too_many
 from durable_core.model.response import Response
 from durable_inngest._client import ServerClient
 from durable_inngest._following import stream_response
 from durable_inngest._results import Ended, Results
 from durable_inngest._streams import Channel, Emitter
-from durable_inngest._waiting import first_of
+from durable_inngest._waiting import first_of, refused
 
 __all__ = ["Watchers", "watch_output"]
 
@@ -70,13 +70,13 @@ async def watch_output(
 
     ``asynchronous``: the body is for a task; else for a thread.
     """
-    missing = refuse_incomplete(wanted)
-    if missing is not None:
-        return missing
+    answer = refused(wanted)
+    if answer is not None:
+        return answer
     watch = _Watch(client, results, watchers, wanted)
-    refused = await watch.begin()
-    if refused is not None:
-        return refused
+    answer = await watch.begin()
+    if answer is not None:
+        return answer
     response = stream_response(watch.channel, asynchronous=asynchronous)
     body = watch.chunks() if asynchronous else watch.parts()
     return Response(headers=response.headers, body=body)
