@@ -228,6 +228,8 @@ def test(options: argparse.Namespace, extra: Sequence[str]) -> None:
     """Run the checks, then pytest, whose closing line is the last one."""
     ensure_venv()
     os.chdir(ROOT)
+    # Some containers set it. Every worker and every program of a test would compile all anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # A worker for each processor; who is done early takes tests over from the others.
     pytest = ("-m", "pytest", "-n", str(os.cpu_count() or 1), "--dist", "worksteal")
     if options.fast:
