@@ -114,7 +114,7 @@ def test_a_step_sends_events(stage: Stage) -> None:
 
     def sender(request: Any, step: Any) -> Script:
         ids = yield step.send_event("tell", Event("go", {"n": 1}))
-        yield step.sleep("nap", 0.01)
+        yield step.sleep("nap", 0.25)
         return ids
 
     def routes(durable: Any) -> dict[str, Any]:

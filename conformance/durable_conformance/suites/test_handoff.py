@@ -102,7 +102,7 @@ def test_exact_responses(stage: Stage, make: Any, status: int, body: bytes | Non
     def program(request: Any, step: Any) -> Script:
         yield step.run("a", lambda: None)
         if "nap" in request.query:
-            yield step.sleep("nap", 0.02)
+            yield step.sleep("nap", 0.25)
         yield step.run("b", lambda: None)
         made = make()
         if isinstance(made, Exception):

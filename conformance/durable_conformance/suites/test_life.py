@@ -230,7 +230,7 @@ def test_many_runs_at_once(stage: Stage, background: Callable[..., Future[Any]])
     def program(request: Request, step: Any) -> Script:
         number = request.query["n"]
         doubled = yield step.run("double", lambda: 2 * int(number))
-        yield step.sleep("nap", 0.05)
+        yield step.sleep("nap", 0.25)
         return {number: doubled}
 
     with stage.serving(program) as site:

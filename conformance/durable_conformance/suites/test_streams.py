@@ -129,7 +129,7 @@ def _asleep(gate: Gate) -> Program:
 
     def program(request: Any, step: Any) -> Script:
         yield step.run("a", mixed, "sync")
-        yield step.sleep("nap", 0.01)
+        yield step.sleep("nap", 0.25)
         gate.pass_(None)
         yield step.run("b", mixed, "async")
         return Response.json("done")
@@ -190,7 +190,7 @@ def test_chunks_are_not_kept_back(stage: Stage) -> None:
 
     def program(request: Any, step: Any) -> Script:
         yield step.run("a", gated, "first", gates[0])
-        yield step.sleep("nap", 0.01)
+        yield step.sleep("nap", 0.25)
         gates[1].pass_(None)
         yield step.run("b", gated, "second", gates[2])
         return "done"

@@ -31,7 +31,7 @@ def _gated(gate: Gate) -> Program:
     """Return a program that sleeps, and then stays at a gate."""
 
     def program(request: Any, step: Any) -> Script:
-        yield step.sleep("nap", 0.01)
+        yield step.sleep("nap", 0.25)
         yield step.run("gate", gate.pass_, 0)
         return Response.json({"done": True}, 201, {"x-own": "1"})
 
@@ -39,7 +39,7 @@ def _gated(gate: Gate) -> Program:
 
 
 def _nap(request: Any, step: Any) -> Script:
-    yield step.sleep("nap", 0.01)
+    yield step.sleep("nap", 0.25)
     return Response.json({"done": True}, 201, {"x-own": "1"})
 
 
@@ -87,7 +87,7 @@ def test_it_may_be_asked_again(stage: Stage) -> None:
     calls: list[int] = []
 
     def program(request: Any, step: Any) -> Script:
-        yield step.sleep("nap", 0.01)
+        yield step.sleep("nap", 0.25)
         yield step.run("a", lambda: calls.append(1))
         return Response.json({"done": True}, 201, {"x-own": "1"})
 
