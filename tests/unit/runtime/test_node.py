@@ -7,7 +7,7 @@ import time
 
 from durable_core.api.step import step, sync_step
 from durable_core.model.request import Request
-from support.harness import lab, request, until
+from support.harness import FakeClock, lab, request, until
 
 
 def test_health() -> None:
@@ -55,12 +55,14 @@ def test_a_client_that_comes_during_a_stop_is_not_held() -> None:
         assert leave.wait(20)
 
     def handler(request: Request) -> None:
-        sync_step.sleep("nap", 0.001)
+        sync_step.sleep("nap", "1h")
         sync_step.run("slow", slow)
 
-    with lab() as process:
+    clock = FakeClock()
+    with lab(clock=clock) as process:
         endpoint = process.endpoint(handler)
         location = endpoint.handle(request()).headers["location"]
+        process.pass_nap(clock)
         assert entered.wait(10)
         node = process.engine.node
         assert node is not None
