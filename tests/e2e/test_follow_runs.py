@@ -15,6 +15,8 @@ from support.interop_sample import IDS, SERVERS, served
 from support.processes import World
 from support.stream_clients import CALLS, Call, Log
 
+pytestmark = pytest.mark.slow
+
 both = pytest.mark.parametrize("call", CALLS, ids=("threads", "tasks"))
 
 
@@ -98,7 +100,6 @@ def test_late_joiners_get_all(url: str, call: Call) -> None:
         assert ["chunk a", "chunk b"] == log.data
 
 
-@pytest.mark.slow
 @both
 def test_a_server_that_dies_and_comes_back(world: World, face: str, call: Call) -> None:
     """``kill -9`` while a step streams, and a new process at the same port: the call ends well.

@@ -10,6 +10,8 @@ import pytest
 
 from support.processes import World, fetch, until, until_held
 
+pytestmark = pytest.mark.slow
+
 #: So long may an orderly stop take where nothing has to be waited for, seconds.
 _SOON = 5.0
 

@@ -17,6 +17,8 @@ import pytest
 
 from support.processes import App, Reply, World, fetch, until, until_held
 
+pytestmark = pytest.mark.slow
+
 _MIB = 1024 * 1024
 _BINARY = bytes(range(256)) * 64
 _NO_RUN = "01ARZ3NDEKTSV4RRFFQ69G5FAV"

@@ -13,6 +13,8 @@ from durable_core.sync import step as sync_step
 from support.inngest_app import App, serving
 from support.inngest_server import InngestServer, inngest_server
 
+pytestmark = pytest.mark.slow
+
 CALLS: Counter[str] = Counter()
 
 

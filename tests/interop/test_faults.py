@@ -18,6 +18,8 @@ from durable_inngest._signing import sign
 from support.inngest_app import serving
 from support.inngest_server import Fault, InngestServer, inngest_server
 
+pytestmark = pytest.mark.slow
+
 KEY = "signkey-test-0123456789abcdef0123456789abcdef"
 OTHER = "signkey-test-ffffffffffffffffffffffffffffffff"
 CALLS: Counter[str] = Counter()

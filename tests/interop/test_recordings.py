@@ -21,6 +21,8 @@ from support.inngest_recordings import FOLDER, Exchange, load, op_of, said
 from support.inngest_server import inngest_server
 from support.source_tree import ROOT
 
+pytestmark = pytest.mark.slow
+
 CALLS: Counter[str] = Counter()
 PAGE = (ROOT / "docs/reference/inngest-traffic.md").read_text("utf-8")
 #: Recordings of event streams and of the JavaScript client: their checkpoints are those of the

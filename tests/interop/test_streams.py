@@ -15,6 +15,8 @@ from durable_core.sync import stream as sync_stream
 from support.inngest_app import serving
 from support.inngest_server import InngestServer, inngest_server
 
+pytestmark = pytest.mark.slow
+
 CALLS: Counter[str] = Counter()
 
 

@@ -18,6 +18,8 @@ from durable_core.wire.sse import SSEDecoder
 from support.inngest_app import serving
 from support.inngest_server import Fault, InngestServer, inngest_server
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 1_024_000
 
 

@@ -17,6 +17,8 @@ from durable_core.sync import stream as sync_stream
 from support.inngest_app import App, serving
 from support.inngest_server import Fault, InngestServer, inngest_server
 
+pytestmark = pytest.mark.slow
+
 SSE = {"accept": "text/event-stream"}
 
 
