@@ -259,6 +259,35 @@ def test_cloud_mode_without_a_key(server: InngestServer) -> None:
         pass
 
 
+@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("accept", ["*/*", "text/event-stream"])
+def test_a_host_that_is_not_ours(interface: str, accept: str) -> None:
+    """A client cannot send the server to a host of its choice: no step runs, nothing is told."""
+    CALLS.clear()
+    with inngest_server(signing_key=KEY) as server:
+        engine = {"signing_key": KEY, "is_dev": False, "allowed_hosts": ["127.0.0.1:*"]}
+        with serving(server, {"GET /a": two}, engine=engine, interface=interface) as app:
+            headers = {"accept": accept, "host": "169.254.169.254"}
+            refused = app.get("/a", headers=headers)
+            asked = dict(CALLS), list(server.seen)
+            served = app.get("/a")
+
+    assert (421, "urn:durable:misdirected-request") == (refused.status, refused.json["type"])
+    assert ({}, []) == asked
+    assert (200, ["a", "b"]) == (served.status, served.json)
+
+
+def test_cloud_mode_without_a_url_to_call() -> None:
+    """That is an error at start, which says what to set."""
+    engine = {"signing_key": KEY, "is_dev": False, "base_url": "http://inngest.example"}
+    with (
+        inngest_server(signing_key=KEY) as server,
+        pytest.raises(ConfigurationError, match="INNGEST_SERVE_ORIGIN"),
+        serving(server, {"GET /a": two}, engine=engine),
+    ):
+        pass
+
+
 def test_what_the_server_does_itself(server: InngestServer) -> None:
     """Looking at runs and cancelling them is refused, naming the engine."""
     with serving(server, {"GET /a": two}) as app:

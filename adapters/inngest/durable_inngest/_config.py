@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from durable_core.errors import ConfigurationError
+from durable_inngest._hosts import ANY, LOOPBACK, check_host, is_loopback
 from durable_inngest._signing import hashed_key
 
 __all__ = ["Config", "resolve_config"]
@@ -30,6 +31,7 @@ class Config:
         environment: the name of the server's environment, or "".
         serve_origin, serve_path: what the server is told of our URL in place of what a request
             shows; "" for that.
+        hosts: which hosts clients may name in their requests, as ``_hosts`` reads it.
     """
 
     is_dev: bool
@@ -40,6 +42,7 @@ class Config:
     environment: str = ""
     serve_origin: str = ""
     serve_path: str = ""
+    hosts: tuple[str, ...] = ANY
 
 
 def resolve_config(
@@ -54,11 +57,13 @@ def resolve_config(
     environment: str | None = None,
     serve_origin: str | None = None,
     serve_path: str | None = None,
+    allowed_hosts: Sequence[str] | None = None,
 ) -> Config:
     """Return the configuration; see ``InngestEngine`` for the arguments.
 
     Raises:
-        ConfigurationError: cloud mode without a signing key, a key or URL of another form.
+        ConfigurationError: cloud mode without a signing key, or without a word on which URL the
+            server must call; a key, URL or host of another form.
     """
 
     def given(argument: str | None, *names: str) -> str:
@@ -87,16 +92,33 @@ def resolve_config(
     path = given(serve_path, "INNGEST_SERVE_PATH")
     if path and not path.startswith("/"):
         raise ConfigurationError(f"serve_path must begin with '/', not {path!r}")
+    api_url = _url("base_url", api or dev_url or (_DEV if dev else _CLOUD_API))
+    is_free = dev or bool(own)
     return Config(
         is_dev=dev,
-        api_url=_url("base_url", api or dev_url or (_DEV if dev else _CLOUD_API)),
+        api_url=api_url,
         event_url=_url("event_base_url", events or dev_url or (_DEV if dev else _CLOUD_EVENTS)),
         event_key=given(event_key, "INNGEST_EVENT_KEY") or None,
         signing_keys=keys,
         environment=given(environment, "INNGEST_ENV"),
         serve_origin=_url("serve_origin", own) if own else "",
         serve_path=path,
+        hosts=_hosts(allowed_hosts, ANY if is_free else LOOPBACK if is_loopback(api_url) else ()),
     )
+
+
+def _hosts(given: Sequence[str] | None, otherwise: tuple[str, ...]) -> tuple[str, ...]:
+    """Return which hosts clients may name."""
+    if isinstance(given, str):
+        raise ConfigurationError(f"allowed_hosts must be several hosts, such as [{given!r}]")
+    hosts = tuple(map(check_host, given)) if given is not None else otherwise
+    if not hosts:
+        raise ConfigurationError(
+            "the Inngest engine is in cloud mode and does not know at which URL the server must "
+            "call: set INNGEST_SERVE_ORIGIN or InngestEngine(serve_origin=), or name in "
+            "InngestEngine(allowed_hosts=) the hosts for which the URL of the request may be taken"
+        )
+    return hosts
 
 
 def _mode(is_dev: bool | None, text: str) -> tuple[bool, str]:

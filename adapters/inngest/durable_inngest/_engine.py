@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from durable_core.runtime.settings import Settings
@@ -30,6 +31,11 @@ class InngestEngine(BaseEngine):
         environment: the server's environment (``INNGEST_ENV``).
         serve_origin, serve_path: our URL as the server must call it, where a proxy changes it
             (``INNGEST_SERVE_ORIGIN``, ``INNGEST_SERVE_PATH``).
+        allowed_hosts: hosts for which the server may be sent to the URL that a client has used,
+            such as ``["shop.example", "*.shop.example:8443"]``; ``["*"]`` for any, where
+            something before the application checks that. A request for another one gets 421.
+            Default: any where ``serve_origin`` or a development server makes it harmless, this
+            machine if the server is there, too; else one of both must be given.
         server_output_url: hand clients off to the server's own output URL, which loses what is
             not text, repeated headers and the status of failed runs.
         settings: threads and times of the process.
@@ -47,6 +53,7 @@ class InngestEngine(BaseEngine):
         environment: str | None = None,
         serve_origin: str | None = None,
         serve_path: str | None = None,
+        allowed_hosts: Sequence[str] | None = None,
         server_output_url: bool = False,
         settings: Settings | None = None,
     ) -> None:
@@ -60,6 +67,7 @@ class InngestEngine(BaseEngine):
             "environment": environment,
             "serve_origin": serve_origin,
             "serve_path": serve_path,
+            "allowed_hosts": allowed_hosts,
         }
         self._server_output_url = server_output_url
         self._settings = settings or Settings()

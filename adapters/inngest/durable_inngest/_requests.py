@@ -5,17 +5,21 @@ from __future__ import annotations
 import binascii
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
-from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from durable_core.errors import HeaderNotStoredError
 from durable_core.model.headers import Headers
 from durable_core.model.request import Request
+from durable_core.model.response import Response
+from durable_core.runtime.logs import logger
+from durable_core.wire.problem import problem
 from durable_inngest._config import Config
+from durable_inngest._hosts import allows
 
-__all__ = ["ReplayedHeaders", "dump_request", "load_request", "with_origin"]
+__all__ = ["ReplayedHeaders", "dump_request", "load_request", "refused", "with_origin"]
 
-T = TypeVar("T")
+#: Of a request's body, bytes. It is a part of the first checkpoint, in base64, and so is a result.
+_MOST_BODY = 2 * 1024 * 1024
 
 
 class ReplayedHeaders(Headers):
@@ -33,6 +37,22 @@ class ReplayedHeaders(Headers):
                 "header but content-type; read it in a step before the first sleep, wait or retry"
             )
         return super()._values(name)
+
+
+def refused(request: Request, config: Config) -> Response | None:
+    """Return the answer to a client's request that the server could not keep, or must not hear of.
+
+    None where it can be served.
+    """
+    if not allows(config.hosts, request.url):
+        host = urlsplit(request.url).netloc
+        logger.warning("refused a request for a host that is not allowed: %.200r", host)
+        text = "the application does not serve this host"
+        return problem(421, "misdirected-request", detail=text)
+    if len(request.body) > _MOST_BODY:
+        text = f"at most {_MOST_BODY} bytes are accepted: the Inngest server keeps no larger body"
+        return problem(413, "content-too-large", detail=text)
+    return None
 
 
 def dump_request(request: Request, config: Config, fn: str) -> dict[str, object]:

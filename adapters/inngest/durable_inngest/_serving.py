@@ -30,15 +30,12 @@ from durable_inngest._execution import RemoteExecution, remote
 from durable_inngest._following import follow, stream_response
 from durable_inngest._link import Link
 from durable_inngest._reentry import Door, is_reentry, load_execution
-from durable_inngest._requests import dump_request, with_origin
+from durable_inngest._requests import dump_request, refused, with_origin
 from durable_inngest._results import Results
 from durable_inngest._tee import Tee
 from durable_inngest._watching import Watchers
 
 __all__ = ["Serving"]
-
-#: Of a request's body, bytes. It is a part of the first checkpoint, in base64, and so is a result.
-_MOST_BODY = 2 * 1024 * 1024
 
 
 class _Node(Host, Protocol):
@@ -87,8 +84,9 @@ class Serving:
                 loaded = self._answering.run(loaded, endpoint)
             return self._door.signed(loaded, key)
         client = self._node.client_on(own.loop)
-        if len(request.body) > _MOST_BODY:
-            return _too_large()
+        refusal = refused(request, self._node.config)
+        if refusal is not None:
+            return refusal
         if client.is_down and not own.run(client.is_there()):
             return _down()
         ex = self._attached(client, own.loop, endpoint.options, request, route)
@@ -113,8 +111,9 @@ class Serving:
             if isinstance(loaded, RemoteExecution):
                 loaded = await self._answering.run_async(loaded, endpoint)
             return self._door.signed(loaded, key)
-        if len(request.body) > _MOST_BODY:
-            return _too_large()
+        refusal = refused(request, self._node.config)
+        if refusal is not None:
+            return refusal
         if client.is_down and not await client.is_there():
             return _down()
         ex = self._attached(client, loop, endpoint.options, request, route)
@@ -176,11 +175,6 @@ class Serving:
             results=self._node.results,
             output_url=self._output_url,
         )
-
-
-def _too_large() -> Response:
-    text = f"at most {_MOST_BODY} bytes are accepted: the Inngest server keeps no larger body"
-    return problem(413, "content-too-large", detail=text)
 
 
 def _down() -> Response:

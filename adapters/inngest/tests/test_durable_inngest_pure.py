@@ -103,7 +103,7 @@ def test_a_key_that_is_none(key: str) -> None:
 )
 def test_where_the_server_is(environ: dict[str, str], is_dev: bool, api: str, events: str) -> None:
     """By the variables, in their order."""
-    config = resolve_config(environ, signing_key=KEY)
+    config = resolve_config(environ, signing_key=KEY, serve_origin="https://shop.example")
     assert (is_dev, api, events) == (config.is_dev, config.api_url, config.event_url)
 
 
@@ -115,15 +115,22 @@ def test_arguments_go_before_the_environment() -> None:
         "INNGEST_EVENT_KEY": "env",
         "INNGEST_SIGNING_KEY": KEY,
         "INNGEST_ENV": "env",
+        "INNGEST_SERVE_ORIGIN": "http://env",
     }
     config = resolve_config(
-        environ, is_dev=False, base_url="http://arg", event_key="arg", environment="arg"
+        environ,
+        is_dev=False,
+        base_url="http://arg",
+        event_key="arg",
+        environment="arg",
+        serve_origin="http://own",
     )
-    assert (False, "http://arg", "arg", "arg") == (
+    assert (False, "http://arg", "arg", "arg", "http://own") == (
         config.is_dev,
         config.api_url,
         config.event_key,
         config.environment,
+        config.serve_origin,
     )
     assert (KEY,) == config.signing_keys
 
@@ -136,6 +143,10 @@ def test_arguments_go_before_the_environment() -> None:
         ({"is_dev": True, "base_url": "ftp://x"}, "base_url"),
         ({"is_dev": True, "serve_origin": "shop"}, "serve_origin"),
         ({"is_dev": True, "serve_path": "api"}, "serve_path"),
+        ({"signing_key": KEY}, "INNGEST_SERVE_ORIGIN"),
+        ({"signing_key": KEY, "allowed_hosts": []}, "INNGEST_SERVE_ORIGIN"),
+        ({"is_dev": True, "allowed_hosts": "shop.example"}, "several hosts"),
+        ({"is_dev": True, "allowed_hosts": ["https://shop.example"]}, "allowed_hosts"),
     ],
 )
 def test_what_is_wrong_is_said(arguments: dict[str, object], match: str) -> None:
