@@ -14,6 +14,8 @@ import uvicorn
 from durable_asgi._lifespan import STOP_TIMEOUT
 from durable_asgi._types import ASGIApplication
 from durable_core.api.adapter import ServedEngine
+from durable_core.api.server import url_of
+from durable_core.runtime.signals import leaving_on_signals
 
 __all__ = ["BackgroundServer"]
 
@@ -25,6 +27,10 @@ class BackgroundServer(uvicorn.Server):
         application: what to serve, lifespan included.
         engines: what is started before it, and stopped while its last answers are sent.
         listener: a bound socket; the server closes it.
+
+    Attributes:
+        port: the port it listens on.
+        url: the URL of its root, as this machine can reach it.
     """
 
     def __init__(
@@ -40,6 +46,8 @@ class BackgroundServer(uvicorn.Server):
         super().__init__(config)
         self._engines = engines
         self._listener = listener
+        self.port: int = listener.getsockname()[1]
+        self.url = url_of(listener)
         self._accepting: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="durable-asgi", daemon=True)
 
@@ -53,14 +61,13 @@ class BackgroundServer(uvicorn.Server):
         self._thread.start()
         self._accepting.result()
 
-    def leave(self) -> None:
-        """Begin to end in good order. Called again: end at once."""
-        self.force_exit = self.should_exit
-        self.should_exit = True
+    def wait(self) -> None:
+        """Wait until it has ended, as it does in good order on SIGTERM and SIGINT.
 
-    def join(self) -> None:
-        """Wait until it has ended."""
-        self._thread.join()
+        The second signal ends it at once.
+        """
+        with leaving_on_signals(self._leave):
+            self._thread.join()
 
     def end(self, timeout: float) -> None:
         """End in good order and wait for that; cut off what lasts longer than ``timeout`` seconds.
@@ -70,6 +77,10 @@ class BackgroundServer(uvicorn.Server):
         self.config.timeout_graceful_shutdown = math.ceil(timeout)
         self.should_exit = True
         self._thread.join()
+
+    def _leave(self) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
     def _run(self) -> None:
         try:

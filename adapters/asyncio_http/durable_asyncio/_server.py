@@ -8,15 +8,14 @@ import socket
 import ssl
 import threading
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 from durable_asyncio._connection import Application
 from durable_asyncio._listener import Listener
-from durable_asyncio._sockets import MAX_CONNECTIONS, bind, check_most, url_of
+from durable_asyncio._sockets import MAX_CONNECTIONS, bind, check_most
 from durable_asyncio._timeouts import Timeouts
 from durable_core import Limits
 from durable_core.api.adapter import ServedEngine
+from durable_core.api.server import Server, url_of
 from durable_core.runtime.loops import LoopThread
 from durable_core.runtime.signals import leaving_on_signals
 
@@ -25,7 +24,7 @@ __all__ = ["EndpointServer"]
 _logger = logging.getLogger("durable.asyncio")
 
 
-class EndpointServer:
+class EndpointServer(Server["_Serving"]):
     """Serves an application on an event loop in a background thread.
 
     It starts what works in the background of the application, and stops it in good order.
@@ -53,7 +52,7 @@ class EndpointServer:
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         check_most(max_connections)
-        self._new_listener = partial(
+        new_listener = partial(
             Listener,
             application,
             durables,
@@ -62,55 +61,7 @@ class EndpointServer:
             tls=ssl,
             max_connections=max_connections,
         )
-        self._lock = threading.RLock()
-        self._serving: _Serving | None = None
-
-    def listen(self, port: int = 0, host: str = "127.0.0.1") -> Self:
-        """Serve in a background thread.
-
-        Args:
-            port: 0 takes a free one; see :attr:`port`.
-            host: a name or an address, IPv4 or IPv6; ``"0.0.0.0"`` for all of IPv4, ``"::"`` for
-                all of both.
-
-        Returns:
-            The server, which accepts connections by now.
-
-        Raises:
-            OSError: the address cannot be had.
-            StoreError: a store cannot be opened.
-            RuntimeError: the server listens already.
-        """
-        with self._lock:
-            if self._serving is not None:
-                raise RuntimeError("the server listens already")
-            self._serving = _Serving(self._new_listener(), bind(host, port))
-        _logger.info("serving on %s", self.url)
-        return self
-
-    @property
-    def port(self) -> int:
-        """The port it listens on."""
-        return self._listening().port
-
-    @property
-    def url(self) -> str:
-        """The URL of its root, as this machine can reach it."""
-        return self._listening().url
-
-    def serve_forever(self) -> None:
-        """Block until SIGTERM, SIGINT or :meth:`close`; then close in good order.
-
-        A second signal does not wait. Signals are heeded only where this is called in the main
-        thread.
-
-        Raises:
-            RuntimeError: the server does not listen.
-        """
-        leaving = self._listening().leaving
-        with leaving_on_signals(leaving.set):
-            leaving.wait()
-        self.close()
+        super().__init__(lambda host, port: _Serving(new_listener(), bind(host, port)))
 
     def close(self, timeout: float = 10.0) -> None:
         """Accept no more, hand clients off, let steps and answers in flight finish, and close.
@@ -124,31 +75,10 @@ class EndpointServer:
         Raises:
             RuntimeError: called on the server's own event loop.
         """
-        with self._lock:
-            serving = self._serving
-            if serving is None:
-                return
+        serving = self._serving
+        if serving is not None:
             serving.refuse_own_loop()
-            self._serving = None
-            serving.end(timeout)
-
-    def __enter__(self) -> Self:
-        """Listen on a free port, unless it listens already."""
-        return self if self._serving is not None else self.listen()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()
-
-    def _listening(self) -> _Serving:
-        if self._serving is None:
-            raise RuntimeError("the server does not listen; call listen() first")
-        return self._serving
+        super().close(timeout)
 
 
 class _Serving:
@@ -157,7 +87,7 @@ class _Serving:
     def __init__(self, listener: Listener, sockets: list[socket.socket]) -> None:
         self.url = url_of(sockets[0], listener.scheme)
         self.port: int = sockets[0].getsockname()[1]
-        self.leaving = threading.Event()
+        self._leaving = threading.Event()
         self._listener = listener
         self._loop = LoopThread()
         try:
@@ -165,13 +95,18 @@ class _Serving:
         except BaseException:
             self._loop.stop()
             raise
+        _logger.info("serving on %s", self.url)
+
+    def wait(self) -> None:
+        with leaving_on_signals(self._leaving.set):
+            self._leaving.wait()
 
     def refuse_own_loop(self) -> None:
         if asyncio._get_running_loop() is self._loop.loop:
             raise RuntimeError("a server cannot be closed on its own event loop, which it needs")
 
     def end(self, timeout: float) -> None:
-        self.leaving.set()
+        self._leaving.set()
         try:
             self._loop.run(self._listener.drain(timeout))
         finally:

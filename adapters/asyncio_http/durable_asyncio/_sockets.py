@@ -7,13 +7,12 @@ import select
 import socket
 from typing import Any
 
-__all__ = ["BACKLOG", "MAX_CONNECTIONS", "bind", "check_most", "has_hung_up", "url_of"]
+__all__ = ["BACKLOG", "MAX_CONNECTIONS", "bind", "check_most", "has_hung_up"]
 
 #: So many clients are served at a time, unless said otherwise.
 MAX_CONNECTIONS = 10_000
 #: Connections that wait to be accepted.
 BACKLOG = 1024
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 #: What a host without an address family answers.
 _NO_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
@@ -50,13 +49,6 @@ def bind(host: str, port: int) -> list[socket.socket]:
             each.close()
         raise
     return bound
-
-
-def url_of(listener: socket.socket, scheme: str) -> str:
-    """Return the URL of the root of what is served there, as this machine can reach it."""
-    name, port = listener.getsockname()[:2]
-    host = _WILDCARDS.get(name, name)
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def check_most(most: int) -> int:

@@ -1,0 +1,132 @@
+"""What the servers of adapters share: they are started from Python, and closed in good order."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
+
+__all__ = ["Server", "Serving", "url_of"]
+
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+class Serving(Protocol):
+    """What serves in the background, from its opening to its end.
+
+    Attributes:
+        port: the port it listens on.
+        url: the URL of its root, as this machine can reach it.
+    """
+
+    port: int
+    url: str
+
+    def wait(self) -> None:
+        """Block until it is being ended, or until a signal asks for that."""
+        ...
+
+    def end(self, timeout: float) -> None:
+        """End in good order; cut off what lasts longer than ``timeout`` seconds."""
+        ...
+
+
+ServingT = TypeVar("ServingT", bound=Serving)
+
+
+class Server(Generic[ServingT]):
+    """Starts and ends what serves. Adapters add what it is made of.
+
+    Args:
+        open: called with a host and a port; returns what accepts connections there by then.
+    """
+
+    def __init__(self, open: Callable[[str, int], ServingT]) -> None:
+        self._open = open
+        self._lock = threading.RLock()
+        self._serving: ServingT | None = None
+
+    def listen(self, port: int = 0, host: str = "127.0.0.1") -> Self:
+        """Serve in a background thread.
+
+        Args:
+            port: 0 takes a free one; see :attr:`port`.
+            host: a name or an address, IPv4 or IPv6; ``"0.0.0.0"`` or ``"::"`` for all.
+
+        Returns:
+            The server, which accepts connections by now.
+
+        Raises:
+            ConfigurationError: a package is not installed that it runs on.
+            OSError: the address cannot be had.
+            StoreError: a store cannot be opened.
+            RuntimeError: the server listens already, or the application refused to start.
+        """
+        with self._lock:
+            if self._serving is not None:
+                raise RuntimeError("the server listens already")
+            self._serving = self._open(host, port)
+        return self
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return self._listening().port
+
+    @property
+    def url(self) -> str:
+        """The URL of its root, as this machine can reach it."""
+        return self._listening().url
+
+    def serve_forever(self) -> None:
+        """Block until SIGTERM, SIGINT or :meth:`close`; then close in good order.
+
+        A second signal does not wait. Signals are heeded only where this is called in the main
+        thread.
+
+        Raises:
+            RuntimeError: the server does not listen.
+        """
+        self._listening().wait()
+        self.close()
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Accept no more, hand clients off, let steps and answers in flight finish, and close.
+
+        Nothing happens if the server does not listen.
+
+        Args:
+            timeout: seconds to wait. Steps still in flight then will run again, and clients
+                still connected are cut off.
+        """
+        with self._lock:
+            serving, self._serving = self._serving, None
+            if serving is not None:
+                serving.end(timeout)
+
+    def __enter__(self) -> Self:
+        """Listen on a free port, unless it listens already."""
+        return self if self._serving is not None else self.listen()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _listening(self) -> ServingT:
+        if self._serving is None:
+            raise RuntimeError("the server does not listen; call listen() first")
+        return self._serving
+
+
+def url_of(listener: socket.socket, scheme: str = "http") -> str:
+    """Return the URL of the root of what is served there, as this machine can reach it."""
+    name, port = listener.getsockname()[:2]
+    host = _WILDCARDS.get(name, name)
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
