@@ -103,7 +103,7 @@ def test_more_steps_than_the_server_takes(server: InngestServer) -> None:
 
     async def handler(request: Request) -> str:
         await asyncio.gather(*(step.run(f"s{n}", called, f"s{n}") for n in range(1_000)))
-        with pytest.raises(LimitExceededError, match=r"1000 steps .* Inngest engine"):
+        with pytest.raises(LimitExceededError, match=r"1000 steps and retries .* Inngest engine"):
             await step.run("more", called, "more")
         return "done"
 
@@ -111,6 +111,40 @@ def test_more_steps_than_the_server_takes(server: InngestServer) -> None:
         got = app.get("/a")
 
     assert (200, b"done") == (got.status, got.body.strip(b'"'))
+
+
+def test_fewer_steps_than_the_server_takes(server: InngestServer) -> None:
+    """The application's own limit goes first, and is of its steps alone."""
+
+    async def handler(request: Request) -> str:
+        CALLS["handler"] += 1
+        await step.run("a", called, "a")
+        if CALLS["handler"] < 3:
+            raise ValueError("again")
+        await step.run("b", called, "b")
+        with pytest.raises(LimitExceededError, match="2 steps that a run"):
+            await step.run("c", called, "c")
+        return "done"
+
+    with serving(server, {"GET /a": handler}, limits=Limits(steps=2)) as app:
+        got = app.follow("GET", "/a")
+
+    assert (200, b'"done"') == (got.status, got.body)
+
+
+def test_a_retry_counts_as_a_step(server: InngestServer) -> None:
+    """A handler is not tried again where the server has no room for that: its error is the last."""
+
+    async def handler(request: Request) -> None:
+        CALLS["handler"] += 1
+        await asyncio.gather(*(step.run(f"s{n}", called, f"s{n}") for n in range(999)))
+        raise ValueError(f"boom #{CALLS['handler']}")
+
+    with serving(server, {"GET /a": handler}, options={"retries": 5}) as app:
+        got = app.follow("GET", "/a")
+
+    assert (500, "ValueError: boom #2") == (got.status, got.json["detail"])
+    assert "Failed" == server.run.status
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def conclude(ex: RemoteExecution, outcome: Outcome) -> Flow[None]:
         return
     failures = ex.counted("") + 1
     shown = _ops.error_of(failure, error)
-    final = failure.final or failures > ex.run.retries
+    final = failure.final or failures > ex.run.retries or ex.is_full
     then = "failed" if final else "is to be tried again"
     text = f"the handler failed ({failure.name}: {failure.message}); the run {then}"
     yield from report(text, error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import NoReturn, cast
 
 from durable_core.errors import LimitExceededError
 from durable_core.flow.env import Env, Options
@@ -102,20 +102,31 @@ class RemoteExecution(Execution):
         self.answered = False
         self.barrier = False
         self._steps: dict[str, Step] = {}
-        self._most_steps = min(_MOST_STEPS, env.limits.steps)
         self.actions = reentry.actions if reentry is not None else {}
+        self._counted = set(self.actions)
         self._order = {op_id: number for number, op_id in enumerate(self.actions, 1)}
 
     def take(self, step_id: str, kind: OpKind, branch: object) -> Op:
         """Return the op for the next use of a step id; see ``Execution.take``."""
         op = super().take(step_id, kind, branch)
-        if op.id not in self._steps and len(self._steps) >= self._most_steps:
-            raise LimitExceededError(
-                f"step {op.name!r} is one more than the {self._most_steps} steps that a run may "
-                "have under the Inngest engine"
-            )
+        if op.id not in self._steps and len(self._steps) >= self.env.limits.steps:
+            self._refuse(op, f"{self.env.limits.steps} steps")
+        if op.id not in self._counted and self.is_full:
+            self._refuse(op, f"{_MOST_STEPS} steps and retries")
+        self._counted.add(op.id)
         self._steps[op.id] = Step(op=op, id=step_id)
         return op
+
+    def _refuse(self, op: Op, most: str) -> NoReturn:
+        raise LimitExceededError(
+            f"step {op.name!r} is one more than the {most} that a run may have under the Inngest "
+            "engine"
+        )
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the server would fail the run for one more op; ours count as the user's do."""
+        return len(self._counted) >= _MOST_STEPS
 
     def note(self, written: Sequence[object]) -> None:
         """Do nothing: the server answers reports with nothing but that it has them."""

@@ -26,13 +26,14 @@ def step_failed(
     counted = ex.counted(step.op.name)
     is_counted = counted > 0
     failures = counted + 1
-    if failure.final or failures > ex.run.retries:
+    asked = failure.retry_after is not None
+    is_ours = is_counted or (asked and ex.reentry is None)
+    if failure.final or failures > ex.run.retries or (is_ours and ex.is_full):
         op = _ops.step_failure(step, shown)
         return Found(step=step, op=op, error=shown, final=True)
-    asked = failure.retry_after is not None
     attempts = failures if is_counted or ex.reentry is None else ex.reentry.generation
     delay = delay_of(ex, failure, attempts)
-    if is_counted or (asked and ex.reentry is None):
+    if is_ours:
         op = _ops.retry_sleep(step, failures, shown, format_duration(max(delay, 1)))
         return Found(step=step, op=op, error=shown, delay=delay, asked=asked)
     return Found(step=step, op=_ops.failed(step, shown), error=shown, delay=delay, asked=asked)
