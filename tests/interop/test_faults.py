@@ -91,6 +91,58 @@ def test_a_checkpoint_that_is_refused(server: InngestServer, status: int) -> Non
     assert ["POST /v1/checkpoint"] == server.paths()
 
 
+@pytest.fixture
+def strict() -> Iterator[InngestServer]:
+    """A server that begins no run twice, and knows the endpoint by a run before."""
+    CALLS.clear()
+    with inngest_server(begins_once=True) as serving:
+        yield serving
+
+
+def test_a_run_that_is_there_already(strict: InngestServer) -> None:
+    """The answer to its beginning was lost, and the next attempt is refused: it goes on."""
+    with serving(strict, {"GET /a": two}) as app:
+        app.get("/a")
+        strict.faults.append(Fault("/v1/checkpoint", "lose"))
+        got = app.get("/a")
+
+    assert (200, ["a", "b"]) == (got.status, got.json)
+    assert {"a": 2, "b": 2} == CALLS
+    first, second = strict.runs.values()
+    assert ("Completed", "Completed") == (first.status, second.status)
+    assert first.memos == second.memos
+
+
+def test_what_is_lost_with_the_answer(strict: InngestServer) -> None:
+    """Without a token the client could never see the run end: it ends at once, for both sides."""
+    with serving(strict, {"GET /a": naps}) as app:
+        app.follow("GET", "/a")
+        strict.faults.append(Fault("/v1/checkpoint", "lose"))
+        got = app.get("/a")
+
+    assert (503, "1") == (got.status, got.headers["retry-after"])
+    assert ["Completed", "Failed"] == [run.status for run in strict.runs.values()]
+
+
+def test_a_first_run_that_is_there_already(strict: InngestServer) -> None:
+    """What the server calls a new endpoint is not known then: nothing more can be recorded."""
+    with serving(strict, {"GET /a": two}) as app:
+        strict.faults.append(Fault("/v1/checkpoint", "lose"))
+        got = app.get("/a")
+
+    assert (503, {"a": 1}) == (got.status, CALLS)
+
+
+def test_a_run_of_somebody_else(server: InngestServer) -> None:
+    """A refusal of the first attempt is no run of ours."""
+    with serving(server, {"GET /a": two}) as app:
+        app.get("/a")
+        server.faults.append(Fault("/v1/checkpoint", 409))
+        got = app.get("/a")
+
+    assert 503 == got.status
+
+
 def test_a_server_that_is_down(server: InngestServer) -> None:
     """One client learns it after 5 attempts, the next one before any step; then all is well."""
     server.faults.append(Fault(".*", "drop", times=6))

@@ -70,6 +70,7 @@ class InngestServer:
         retry_interval: seconds before a further attempt.
         poll: seconds between looks for a run's output.
         does_nothing: answer checkpoints, and never call anybody.
+        begins_once: refuse to begin a run that it has.
     """
 
     def __init__(
@@ -79,7 +80,9 @@ class InngestServer:
         retry_interval: float = 0.02,
         poll: float = 0.02,
         does_nothing: bool = False,
+        begins_once: bool = False,
     ) -> None:
+        self._begins_once = begins_once
         self.signing_key = signing_key
         self.url = ""
         self.seen: list[Seen] = []
@@ -289,6 +292,8 @@ class InngestServer:
         except ValueError:
             return _json({"error": "Invalid request body", "data": None, "status": 400}, 400)
         run_id = document["run_id"]
+        if self._begins_once and run_id in self.runs:
+            return _json({"error": "Run already exists", "data": None, "status": 409}, 409)
         if not self._does_nothing:
             run = self._runs.begin(run_id, document["event"], document["retries"])
             try:

@@ -68,7 +68,9 @@ class Calls:
         """Return the request that begins a run with an event (as JSON), and with its first ops."""
         head = f'{{"run_id":{json.dumps(run_id)},"event":{event}'
         tail = f'"ts":{ts},"request_version":2,"retries":{retries}}}'
-        return self._post(bearer, "/v1/checkpoint", f'{head},"steps":[{",".join(ops)}],{tail}')
+        body = f'{head},"steps":[{",".join(ops)}],{tail}'
+        # Not sent again unseen: what a second one is answered depends on the first.
+        return self._post(bearer, "/v1/checkpoint", body, idempotent=False)
 
     def go_on(
         self, bearer: str, *, run_id: str, begun: Begun, ops: Sequence[str], ts: int
@@ -76,7 +78,8 @@ class Calls:
         """Return the request with further ops of a run."""
         ids = {"fn_id": begun.fn_id, "app_id": begun.app_id, "run_id": run_id}
         body = f'{json.dumps(ids)[:-1]},"steps":[{",".join(ops)}],"ts":{ts}}}'
-        return self._post(bearer, f"/v1/checkpoint/{quote(run_id, safe='')}/steps", body)
+        path = f"/v1/checkpoint/{quote(run_id, safe='')}/steps"
+        return self._post(bearer, path, body, idempotent=True)  # the first of two equal ones counts
 
     def state(self, bearer: str, run_id: str, part: str) -> OutgoingRequest:
         """Return the request for the ``batch`` of events or the ``actions`` of a run."""
@@ -126,14 +129,14 @@ class Calls:
         timeouts = Timeouts(connect=1.0, idle=2.0, whole=2.0)
         return OutgoingRequest(method="HEAD", url=f"{self._config.api_url}/", timeouts=timeouts)
 
-    def _post(self, bearer: str, path: str, body: str) -> OutgoingRequest:
+    def _post(self, bearer: str, path: str, body: str, *, idempotent: bool) -> OutgoingRequest:
         return OutgoingRequest(
             method="POST",
             url=self._config.api_url + path,
             headers=self._fields[bearer],
             body=body.encode("utf-8"),
             timeouts=_QUICK,
-            idempotent=True,  # the first of two equal checkpoints counts
+            idempotent=idempotent,
         )
 
     def _headers(self, bearer: str) -> Headers:

@@ -1,11 +1,10 @@
-"""Calling the server from one event loop: fallback key, further attempts, and what failed."""
+"""What the server is asked and told, from one event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import AsyncIterable, Sequence
 
 from durable_core.errors import (
     ClientError,
@@ -15,59 +14,49 @@ from durable_core.errors import (
 )
 from durable_core.model.outgoing import OutgoingRequest
 from durable_core.ports import Ids
-from durable_core.runtime.http.async_client import AsyncHTTPClient
-from durable_core.runtime.http.idle import PoolLimits
+from durable_inngest._attempts import Attempts
 from durable_inngest._calls import Answered, Begun, Calls, begun
+from durable_inngest._functions import Functions
 from durable_inngest._reading import ids_of, nothing, refusal
 
-__all__ = ["ATTEMPTS", "ServerClient", "Unknown"]
-
-T = TypeVar("T")
-
-ATTEMPTS = 5
-#: Statuses below 500 that may be another one soon.
-_PASSING = frozenset({408, 425, 429})
-_BASE = 0.1
-#: More than the state of a run, the largest thing the server hands out.
-_MOST_BYTES = 64 * 1024 * 1024
-_POOL = PoolLimits(per_origin=100, in_all=128, seconds=30.0)
+__all__ = ["ServerClient", "Unknown"]
 
 
 class Unknown(EngineError):  # noqa: N818 - what the server says of the run
     """The server keeps no state of the run any more."""
 
 
-class ServerClient:
-    """Calls the server. Belongs to the event loop that it is first used on.
-
-    Args:
-        calls: makes the requests.
-        ids: randomness, for the pauses between attempts.
-    """
+class ServerClient(Attempts):
+    """Calls the server's API; see ``Attempts`` for the arguments."""
 
     def __init__(self, calls: Calls, ids: Ids) -> None:
-        self.calls = calls
-        self._ids = ids
-        self._http = AsyncHTTPClient(limits=_POOL)
-        self._closed = False
-        #: The last call that was insisted on got no answer.
-        self.is_down = False
+        super().__init__(calls, ids)
+        self._functions = Functions()
 
     async def begin(
-        self, *, run_id: str, event: str, ops: Sequence[str], ts: int, retries: int
+        self, *, run_id: str, function: str, event: str, ops: Sequence[str], ts: int, retries: int
     ) -> Begun:
         """Begin a run, with its first ops.
+
+        Where an earlier attempt has begun it, and only its answer was lost, a server may refuse
+        the next one (409): the ops are told once more then, and no token is known.
 
         Raises:
             EngineUnavailableError: the server has not taken it.
         """
+        known = self._functions.get(function)
 
         def make(bearer: str) -> OutgoingRequest:
             return self.calls.begin(
                 bearer, run_id=run_id, event=event, ops=ops, ts=ts, retries=retries
             )
 
-        return await self._insist(make, begun)
+        made = await self.insist(make, begun, if_there=known)
+        if made is known:
+            await self.go_on(run_id=run_id, begun=known, ops=ops, ts=ts)
+            return known
+        self._functions.put(function, made)
+        return made
 
     async def go_on(self, *, run_id: str, begun: Begun, ops: Sequence[str], ts: int) -> None:
         """Report further ops of a run.
@@ -79,7 +68,7 @@ class ServerClient:
         def make(bearer: str) -> OutgoingRequest:
             return self.calls.go_on(bearer, run_id=run_id, begun=begun, ops=ops, ts=ts)
 
-        await self._insist(make, nothing)
+        await self.insist(make, nothing)
 
     async def send(self, events: Sequence[object], seed: str) -> list[str]:
         """Send events; return the ids that the server gives them.
@@ -87,7 +76,7 @@ class ServerClient:
         Raises:
             EngineUnavailableError: the server has not taken them.
         """
-        return await self._insist(lambda bearer: self.calls.events(events, seed), ids_of)
+        return await self.insist(lambda bearer: self.calls.events(events, seed), ids_of)
 
     async def state(self, run_id: str) -> tuple[object, dict[str, object]]:
         """Return the events of a run and the outcomes of its steps, decoded from JSON.
@@ -111,7 +100,7 @@ class ServerClient:
             EngineUnavailableError: the server does not answer.
         """
         try:
-            return await self._once(self.calls.output(run_id, token, seconds))
+            return await self.once(self.calls.output(run_id, token, seconds))
         except RequestTimeoutError:
             return None
         except ClientError as error:
@@ -123,32 +112,14 @@ class ServerClient:
         Raises:
             ClientError: it did not get through.
         """
-        await self._once(self.calls.tee(self.calls.bearers[0], run_id, body))
-
-    async def is_there(self) -> bool:
-        """Tell whether the server answers, after it did not; costs nothing while it does."""
-        if not self.is_down:
-            return True
-        try:
-            await self._once(self.calls.probe())
-        except ClientError:
-            return False
-        self.is_down = False
-        return True
-
-    async def close(self) -> None:
-        """Close the kept connections; keep none from now on."""
-        self._closed = True
-        await self._http.close()
-
-    # -- attempts ---------------------------------------------------------------------------
+        await self.once(self.calls.tee(self.calls.bearers[0], run_id, body))
 
     async def _state(self, run_id: str, part: str) -> object:
         def make(bearer: str) -> OutgoingRequest:
             return self.calls.state(bearer, run_id, part)
 
         try:
-            answer = await self._with_fallback(make)
+            answer = await self.with_fallback(make)
         except ClientError as error:
             raise EngineUnavailableError(f"the Inngest server does not answer: {error}") from error
         if answer.status == 410:
@@ -156,41 +127,3 @@ class ServerClient:
         if answer.status != 200:
             raise EngineUnavailableError(refusal(answer))
         return json.loads(answer.body)
-
-    async def _insist(
-        self, make: Callable[[str], OutgoingRequest], read: Callable[[Answered], T]
-    ) -> T:
-        """Make a call until it is answered well, up to 5 times."""
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                answer = await self._with_fallback(make)
-                if answer.status == 200:
-                    self.is_down = False
-                    return read(answer)
-                why = refusal(answer)
-                may_pass = answer.status in _PASSING or answer.status >= 500
-            except (ClientError, ValueError) as error:
-                why, may_pass = f"it gave no sound answer: {error}", True
-            if not may_pass or attempt == ATTEMPTS:
-                break
-            await asyncio.sleep(_BASE * (2 ** (attempt - 1) + self._ids.uniform()))
-        self.is_down = may_pass
-        raise EngineUnavailableError(f"the Inngest server has not taken it: {why}")
-
-    async def _with_fallback(self, make: Callable[[str], OutgoingRequest]) -> Answered:
-        """Make a call with the first key; where that is refused, at once with the other one."""
-        first, *others = self.calls.bearers
-        answer = await self._once(make(first))
-        for bearer in others:
-            if answer.status in (401, 403):
-                answer = await self._once(make(bearer))
-        return answer
-
-    async def _once(self, request: OutgoingRequest) -> Answered:
-        try:
-            async with await self._http.send(request) as response:
-                body = await response.read(_MOST_BYTES)
-                return Answered(response.status, dict(response.headers.items()), body)
-        finally:
-            if self._closed:  # meanwhile: nobody else would close the connection
-                await self._http.close()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from durable_core.errors import StoreError, Suspended
+from durable_core.errors import EngineUnavailableError
 from durable_core.flow.asks import Flow, Outcome, Returned, answer, report
 from durable_core.flow.handoff import refer_client, referral
-from durable_core.flow.serve import collected, translated
+from durable_core.flow.serve import collected, translated, unavailable
 from durable_core.machine.failures import failure_of_handler
 from durable_core.model.inputs import Failure, HandlerRaised, ResponseTooLarge
 from durable_core.model.response import Response
@@ -149,12 +149,18 @@ def _end(ex: RemoteExecution, response: Response, *, failed: bool) -> None:
 
 
 def refer(ex: RemoteExecution, link: Link) -> Flow[None]:
-    """Send the client where its result will be."""
-    try:
-        token = link.token
-    except StoreError as error:
-        ex.close(error)
-        raise Suspended from error
+    """Send the client where its result will be.
+
+    A run without a token would end unseen by its client, who is going to ask again: it ends here.
+    """
+    token = link.token
+    if not token:
+        error = EngineUnavailableError("the Inngest server gave no token for the run's output")
+        response = unavailable(error)
+        yield from report(f"the run is ended: {error}")
+        yield from tell(ex, link, _ops.run_complete(plain_response(response)))
+        yield from answer_client(ex, response, failed=True)
+        return
     ex.results.handed_off(ex.run.id, token)
     if ex.followed:
         return  # the stream ends here, and has said where it goes on

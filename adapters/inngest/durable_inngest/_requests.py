@@ -16,7 +16,14 @@ from durable_core.wire.problem import problem
 from durable_inngest._config import Config
 from durable_inngest._hosts import allows
 
-__all__ = ["ReplayedHeaders", "dump_request", "load_request", "refused", "with_origin"]
+__all__ = [
+    "ReplayedHeaders",
+    "dump_request",
+    "function_of",
+    "load_request",
+    "refused",
+    "with_origin",
+]
 
 #: Of a request's body, bytes. It is a part of the first checkpoint, in base64, and so is a result.
 _MOST_BODY = 2 * 1024 * 1024
@@ -76,6 +83,13 @@ def dump_request(request: Request, config: Config, fn: str) -> dict[str, object]
         "fn": fn,
     }
     return {"name": "inngest/http.request", "data": data}
+
+
+def function_of(event: Mapping[str, object]) -> str:
+    """Return what the server makes one function of, in one application: its origin and name."""
+    data = event["data"]
+    assert isinstance(data, dict)
+    return f"{data['domain']} {data['fn'] or data['method'] + ' ' + data['path']}"
 
 
 def load_request(batch: object, incoming: Request, *, any_path: bool = False) -> Request | None:

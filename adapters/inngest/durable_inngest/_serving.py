@@ -30,7 +30,7 @@ from durable_inngest._execution import RemoteExecution, remote
 from durable_inngest._following import follow, stream_response
 from durable_inngest._link import Link
 from durable_inngest._reentry import Door, is_reentry, load_execution
-from durable_inngest._requests import dump_request, refused, with_origin
+from durable_inngest._requests import dump_request, function_of, refused, with_origin
 from durable_inngest._results import Results
 from durable_inngest._tee import Tee
 from durable_inngest._watching import Watchers
@@ -164,8 +164,16 @@ class Serving:
         # One name for all paths of a route: the server lists every path as a function otherwise.
         is_template = route is not None and "{" in route
         fn = options.function_id or (run.function_id if is_template else "")
-        event = json.dumps(dump_request(request, self._node.config, fn), ensure_ascii=False)
-        link = Link(client, loop, env.clock, run.id, event, run.retries)
+        event = dump_request(request, self._node.config, fn)
+        link = Link(
+            client,
+            loop,
+            env.clock,
+            run.id,
+            function_of(event),
+            json.dumps(event, ensure_ascii=False),
+            run.retries,
+        )
         return RemoteExecution(
             env,
             options,
