@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from durable_core import Request, step
+from durable_core import Request, step, stream
 from durable_core.errors import ConfigurationError, EngineError
 from durable_core.machine.stepids import hash_step_id
-from durable_inngest._signing import sign
+from durable_inngest._signing import hashed_key, sign
 from support.inngest_app import serving
 from support.inngest_server import Fault, InngestServer, inngest_server
 
@@ -293,13 +293,23 @@ def test_signed_both_ways(interface: str) -> None:
 
 def test_the_fallback_key() -> None:
     """A server that knows the new key only is asked with it after a refusal; calls work with it."""
+
+    async def pushes(request: Request) -> list[Any]:
+        found = await naps(request)
+        stream.push("chunk")
+        return found
+
     with inngest_server(signing_key=KEY) as server:
         engine = {"signing_key": OTHER, "signing_key_fallback": KEY, "is_dev": False}
-        with serving(server, {"GET /a": naps}, engine=engine) as app:
+        with serving(server, {"GET /a": pushes}, engine=engine) as app:
             got = app.follow("GET", "/a")
+            tees = "/v1/realtime/publish/tee"
+            server.until(lambda: any(each.path == tees for each in server.seen))
 
         assert ["a", "b", "c"] == got.json
         assert ["POST /v1/checkpoint"] * 2 == server.paths()[:2]
+        hashed = {s.headers["authorization"] for s in server.seen if s.path == tees}
+        assert {f"Bearer {hashed_key(KEY)}"} == hashed
 
 
 def test_cloud_mode_without_a_key(server: InngestServer) -> None:

@@ -257,7 +257,8 @@ class InngestServer:
         return await self._answer(seen)
 
     async def _answer(self, seen: Seen) -> _Reply:
-        if seen.path.startswith(("/v1/checkpoint", "/v0/")) and not self._may(seen):
+        guarded = ("/v1/checkpoint", "/v0/", "/v1/realtime/publish")
+        if seen.path.startswith(guarded) and not self._may(seen):
             return _Reply(401, b"Authentication failed")
         if seen.path == "/v1/checkpoint":
             return self._begin(seen)

@@ -40,6 +40,8 @@ class Attempts:
         self._ids = ids
         self._http = AsyncHTTPClient(limits=_POOL)
         self._closed = False
+        #: The key that the server took last, as bearer token: for what can be sent only once.
+        self.bearer = calls.bearers[0]
         #: The last call that was insisted on got no answer.
         self.is_down = False
 
@@ -93,11 +95,11 @@ class Attempts:
 
     async def with_fallback(self, make: Callable[[str], OutgoingRequest]) -> Answered:
         """Make a call with the first key; where that is refused, at once with the other one."""
-        first, *others = self.calls.bearers
-        answer = await self.once(make(first))
-        for bearer in others:
-            if answer.status in (401, 403):
-                answer = await self.once(make(bearer))
+        for bearer in self.calls.bearers:
+            answer = await self.once(make(bearer))
+            if answer.status not in (401, 403):
+                self.bearer = bearer
+                break
         return answer
 
     async def once(self, request: OutgoingRequest) -> Answered:

@@ -112,7 +112,7 @@ class ServerClient(Attempts):
         Raises:
             ClientError: it did not get through.
         """
-        await self.once(self.calls.tee(self.calls.bearers[0], run_id, body))
+        await self.once(self.calls.tee(self.bearer, run_id, body))
 
     async def _state(self, run_id: str, part: str) -> object:
         def make(bearer: str) -> OutgoingRequest:
