@@ -10,10 +10,8 @@ a second run.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from durable_core.errors import (
     ConnectionLostError,
@@ -33,8 +31,9 @@ from durable_core.wire.following_commands import (
     Open,
     Read,
 )
+from durable_core.wire.following_head import Head
 from durable_core.wire.http_response import check_body_size
-from durable_core.wire.redirects import REDIRECTS, Journey, Stage, is_wait_url
+from durable_core.wire.redirects import Journey, Stage, is_wait_url
 from durable_core.wire.sse import CONTENT_TYPE, SSEDecoder
 from durable_core.wire.stream_events import (
     Final,
@@ -54,49 +53,26 @@ _MAX_BODY = 64 * 1024 * 1024
 _STEADY_MS = 1_500
 #: What servers and proxies answer that cannot serve now, but may soon.
 _TRY_AGAIN = frozenset({429, 502, 503, 504})
-_SECONDS = re.compile(r"[0-9]{1,6}")
 _DEFAULT_WAIT_MS = 5_000
+#: More bytes of an event id would be refused by servers, as a part of a request's head.
+_MAX_ID = 8 * 1024
 #: Before a run that still goes on is asked for again, whatever the server says.
 _LEAST_WAIT_MS = 250
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Head:
-    """What the head of a response means to this client."""
-
-    status: int
-    headers: Headers
-
-    @property
-    def is_redirect(self) -> bool:
-        return self.status in REDIRECTS and "location" in self.headers
-
-    @property
-    def is_stream(self) -> bool:
-        media_type = (self.headers.get("content-type") or "").partition(";")[0]
-        return self.status == 200 and media_type.strip().lower() == CONTENT_TYPE
-
-    @property
-    def asks_to_wait(self) -> bool:
-        return self.status == 202 and {"location", "retry-after"} <= set(self.headers)
-
-    @property
-    def retry_after_ms(self) -> int | None:
-        """The seconds of Retry-After in ms; a date is not understood."""
-        value = self.headers.get("retry-after") or ""
-        return int(value) * 1000 if _SECONDS.fullmatch(value) else None
 
 
 class _Exchange:
     """One request, and what is known of its response."""
 
-    __slots__ = ("decoder", "head", "number", "opened_at", "plain", "redirects", "stage")
+    __slots__ = (
+        *("decoder", "has_begun", "head", "number", "opened_at", "plain", "redirects", "stage"),
+    )
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.number = 0
         self.redirects = 0
-        self.head: _Head | None = None
+        self.head: Head | None = None
+        self.has_begun = False
         self.opened_at = 0
         self.decoder: SSEDecoder | None = None
         self.plain = bytearray()
@@ -158,7 +134,7 @@ class Following:
         """The head of this response is there."""
         exchange = self._find(number)
         if exchange is not None:
-            exchange.head = _Head(status=status, headers=headers)
+            exchange.head = Head(status=status, headers=headers)
             exchange.opened_at = now
             with self._failing():
                 self._go_on(exchange)
@@ -224,6 +200,8 @@ class Following:
         exchange.head = None
         stage = exchange.stage
         headers = self._journey.headers(stage).with_set("accept", self._accept)
+        if "accept-encoding" not in headers:
+            headers = headers.with_set("accept-encoding", "identity")
         if exchange is self._current and self._last_event_id:
             headers = _with_last_event_id(headers, self._last_event_id)
         command = Open(
@@ -247,7 +225,7 @@ class Following:
         elif not head.is_stream:
             self._drop_standby()  # it is asked for again when it is needed
 
-    def _redirect(self, exchange: _Exchange, head: _Head) -> None:
+    def _redirect(self, exchange: _Exchange, head: Head) -> None:
         exchange.redirects += 1
         if exchange.redirects > self._max_redirects:
             raise TooManyRedirectsError(
@@ -263,7 +241,7 @@ class Following:
         exchange.stage = stage
         self._open(exchange)
 
-    def _begin(self, exchange: _Exchange, head: _Head) -> None:
+    def _begin(self, exchange: _Exchange, head: Head) -> None:
         """Read the response that is now at the head of the run's stream, or ask again."""
         self._was_answered = True
         if head.is_stream:
@@ -278,7 +256,7 @@ class Following:
             return
         self._commands.append(Read(exchange.number))
 
-    def _wait(self, exchange: _Exchange, head: _Head) -> None:
+    def _wait(self, exchange: _Exchange, head: Head) -> None:
         """Ask later where the run still goes on: a 202 with Location and Retry-After."""
         stage = self._journey.after(exchange.stage, 303, head.headers["location"])
         self._commands.append(Close(exchange.number))
@@ -294,6 +272,10 @@ class Following:
             exchange.plain += data
             check_body_size(len(exchange.plain), self._max_body)
             return
+        if not exchange.has_begun:
+            exchange.has_begun = True
+            assert exchange.head is not None
+            exchange.head.check_beginning(data)
         for event in decoder.feed(data):
             parsed = load_stream_event(event.event, event.data)
             if parsed is not None:
@@ -389,7 +371,10 @@ class Following:
 
 def _with_last_event_id(headers: Headers, event_id: str) -> Headers:
     """Return the headers with the id in UTF-8, as the HTML standard says."""
+    value = event_id.encode("utf-8").decode("latin-1")
     try:
-        return headers.with_set("last-event-id", event_id.encode("utf-8").decode("latin-1"))
+        if len(value) <= _MAX_ID:
+            return headers.with_set("last-event-id", value)
     except ValueError:
-        raise ProtocolError("the stream has an event id that no header can hold") from None
+        pass
+    raise ProtocolError("the stream has an event id that no header can hold")

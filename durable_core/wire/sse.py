@@ -20,6 +20,7 @@ __all__ = [
     "ServerSentEvent",
     "encode_comment",
     "encode_event",
+    "may_begin",
 ]
 
 #: The media type of a stream of events.
@@ -33,6 +34,8 @@ _LINE_END = re.compile(rb"\r\n?|\n")
 _LINE_END_IN_TEXT = re.compile(r"\r\n?|\n")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _DIGITS = re.compile(r"[0-9]{1,15}")
+#: What no text has that is made of lines.
+_CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +87,16 @@ def encode_comment(text: str) -> bytes:
     if _LINE_END_IN_TEXT.search(text) is not None:
         raise ValueError(f"a comment must be one line, not {text!r}")
     return f": {text}\n\n".encode()
+
+
+def may_begin(data: bytes) -> bool:
+    """Tell whether these can be the first bytes of a stream: text, as compressed bytes are not."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.end < len(data) or error.reason != "unexpected end of data":
+            return False
+    return _CONTROLS.search(data) is None
 
 
 class SSEDecoder:

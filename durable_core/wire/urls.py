@@ -11,6 +11,7 @@ __all__ = ["Origin", "Target", "parse_url"]
 _PORTS = {"http": 80, "https": 443}
 #: What may stand in a path or a query; the rest is percent-encoded, an existing ``%`` is not.
 _SAFE = "%/:?#[]@!$&'()*+,;=-._~"
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 _HOST = re.compile(r"[0-9A-Za-z\-._~%!$&'()*+,;=]+|\[[0-9A-Fa-f:.]+\]")
 
 
@@ -46,9 +47,11 @@ def parse_url(url: str) -> Target:
     """Return where an absolute ``http`` or ``https`` URL leads; its fragment is dropped.
 
     Raises:
-        ValueError: another scheme, no host, a port that is none, or credentials in the URL. The
-            message does not show the query, which may hold a token.
+        ValueError: another scheme, no host, a port that is none, credentials or control
+            characters in the URL. The message does not show the query, which may hold a token.
     """
+    if _CONTROLS.search(url) is not None:
+        raise ValueError(f"a URL must hold no control characters, unlike {_shown(url)}")
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -44,6 +44,7 @@ URL = "http://app/run"
 WAIT = "http://app/run?durable-run=1&durable-token=2"
 SSE = Headers({"content-type": "text/event-stream"})
 NONE = Headers()
+ACCEPTS = {"accept": "text/event-stream", "accept-encoding": "identity"}
 BROKEN = ConnectionLostError("the connection broke")
 HELLO = Metadata(run_id="r")
 GOES_ON = RedirectInfo(run_id="r", url=WAIT)
@@ -99,8 +100,16 @@ def test_the_first_request() -> None:
         command.sends_body,
         command.delay_ms,
     )
-    assert Headers({"X-A": "1", "Accept": "a/b, text/event-stream"}) == command.headers
-    assert Headers({"Accept": "text/event-stream"}) == opened(following().start()).headers
+    accepts = {**ACCEPTS, "accept": "a/b, text/event-stream"}
+    assert Headers({"X-A": "1", **accepts}) == command.headers
+    assert Headers(ACCEPTS) == opened(following().start()).headers
+
+
+def test_the_caller_may_accept_compression() -> None:
+    """Who asks for it has a transport that decodes it."""
+    headers = Headers({"Accept-Encoding": "gzip"})
+
+    assert "gzip" == opened(following(headers=headers).start()).headers["accept-encoding"]
 
 
 @pytest.mark.parametrize(
@@ -180,17 +189,18 @@ def test_redirects_are_followed() -> None:
         command.url,
         command.sends_body,
     )
-    assert Headers({"x-a": "1", "accept": "text/event-stream"}) == command.headers
+    assert Headers({"x-a": "1", **ACCEPTS}) == command.headers
     assert (Read(2),) == machine.opened(2, 200, NONE, 0)
 
 
 def test_headers_stay_with_their_origin() -> None:
-    """Another origin gets only what says that a stream is accepted."""
+    """Another origin gets only what says what is accepted."""
     machine = following(headers=Headers({"authorization": "x", "accept": "a/b"}))
     machine.start()
     commands = machine.opened(1, 302, Headers({"location": "http://other/"}), 0)
 
-    assert Headers({"accept": "a/b, text/event-stream"}) == opened(commands).headers
+    accepts = {**ACCEPTS, "accept": "a/b, text/event-stream"}
+    assert Headers(accepts) == opened(commands).headers
 
 
 def test_redirects_have_a_limit() -> None:
@@ -323,7 +333,7 @@ def test_the_second_connection_is_opened_at_once() -> None:
         command.sends_body,
         command.delay_ms,
     )
-    assert Headers({"x-a": "1", "accept": "text/event-stream"}) == command.headers
+    assert Headers({"x-a": "1", **ACCEPTS}) == command.headers
 
     assert () == machine.opened(2, 200, SSE, 0)
     assert (Deliver(Chunk(data=1)),) == machine.received(1, sse(Chunk(data=1)))
@@ -535,9 +545,25 @@ def test_an_id_that_no_header_can_hold() -> None:
     attached(machine, HELLO, id="é")
     assert "Ã©" == opened(machine.failed(1, BROKEN, 0)).headers["last-event-id"]
 
-    machine = following(method="GET", url=WAIT)
-    attached(machine, HELLO, id="\x01")
-    assert "an event id that no header can hold" in str(error_of(machine.failed(1, BROKEN, 0)))
+    for id in ("\x01", "x" * 8193):
+        machine = following(method="GET", url=WAIT)
+        attached(machine, HELLO, id=id)
+        assert "an event id that no header can hold" in str(error_of(machine.failed(1, BROKEN, 0)))
+
+
+def test_a_compressed_stream_is_an_error_at_once() -> None:
+    """It would never get on; one that the transport has decoded is read."""
+    coded = Headers({"content-type": "text/event-stream", "content-encoding": "gzip"})
+    machine = following(url=WAIT)
+    machine.start()
+    machine.opened(1, 200, coded, 0)
+    assert "the stream is compressed" in str(error_of(machine.received(1, b"\x1f\x8b\x08")))
+
+    machine = following(url=WAIT)
+    machine.start()
+    machine.opened(1, 200, coded, 0)
+    assert (Deliver(HELLO),) == machine.received(1, sse(HELLO))
+    assert (FINISHED,) == machine.received(1, sse(DONE) + b"\x1f")
 
 
 # Breaks anywhere

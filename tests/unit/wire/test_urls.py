@@ -42,6 +42,8 @@ def test_parse_url(
         ("http://a:99999/", "the URL is malformed"),
         ("http://[::1/", "the URL is malformed"),
         ("http://é..b/", "is no name"),
+        ("http://a/\r\nx: y", "must hold no control characters"),
+        ("http://a\t/", "must hold no control characters"),
     ],
 )
 def test_urls_that_lead_nowhere(url: str, message: str) -> None:
