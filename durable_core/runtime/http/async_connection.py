@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
-from durable_core.errors import ConnectFailedError, ConnectionLostError
+from durable_core.errors import ConnectionLostError, RequestTimeoutError
 from durable_core.runtime.http.budget import Budget
-from durable_core.runtime.http.connection import is_readable
+from durable_core.runtime.http.connection import is_own_timeout, is_readable, not_connected
 from durable_core.wire.urls import Origin
 
 __all__ = ["AsyncConnection", "connect_async"]
 
 _PIECE = 64 * 1024
+
+#: Family, type, protocol, canonical name and address, as ``socket.getaddrinfo`` gives them.
+_AddressInfo: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]
 
 
 class AsyncConnection:
@@ -90,25 +96,51 @@ async def connect_async(
     Args:
         origin: the server.
         tls: for ``https``; it says how the certificate is verified.
-        budget: the time that it may take.
+        budget: the time that it may take, in equal shares for each address that is left.
 
     Raises:
         ConnectFailedError, RequestTimeoutError.
     """
+    reason: OSError = OSError("its name has no address")
+    addresses = await _addresses(origin, budget)
+    for tried, (family, _, protocol, _, address) in enumerate(addresses):
+        try:
+            async with asyncio.timeout(budget.connecting(len(addresses) - tried)):
+                # Not with happy_eyeballs_delay: cancelled at the wrong moment, that leaks its
+                # socket.
+                reader, writer = await asyncio.open_connection(
+                    address[0],
+                    address[1],
+                    family=family,
+                    proto=protocol,
+                    flags=socket.AI_NUMERICHOST,
+                    ssl=tls if origin.is_secure else None,
+                    server_hostname=origin.host if origin.is_secure else None,
+                )
+            return AsyncConnection(reader, writer)
+        except RequestTimeoutError:
+            raise
+        except OSError as error:
+            reason = error
+    raise not_connected(origin, reason, budget) from reason
+
+
+async def _addresses(origin: Origin, budget: Budget) -> Sequence[_AddressInfo]:
+    host, port, stream = origin.host, origin.port, socket.SOCK_STREAM
+    try:
+        return socket.getaddrinfo(host, port, type=stream, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        pass  # it is a name, and looking it up takes a thread
     try:
         async with asyncio.timeout(budget.connecting()):
-            # Not with happy_eyeballs_delay: cancelled at the wrong moment, that leaks its socket.
-            reader, writer = await asyncio.open_connection(
-                origin.host, origin.port, ssl=tls if origin.is_secure else None
-            )
-    except TimeoutError as error:
-        raise budget.connect_error() from error
+            return await asyncio.get_running_loop().getaddrinfo(host, port, type=stream)
+    except RequestTimeoutError:
+        raise
     except (OSError, UnicodeError) as error:
-        raise ConnectFailedError(f"no connection to {origin.authority}: {error}") from error
-    return AsyncConnection(reader, writer)
+        raise not_connected(origin, error, budget) from error
 
 
 def _explained(error: OSError, budget: Budget) -> Exception:
-    if isinstance(error, TimeoutError):
+    if is_own_timeout(error):
         return budget.idle_error()
     return ConnectionLostError(f"the connection broke: {error}")

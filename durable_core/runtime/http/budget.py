@@ -13,15 +13,33 @@ __all__ = ["Budget"]
 class Budget:
     """The time that is left of an exchange; it starts when it is made."""
 
-    __slots__ = ("_ends", "_timeouts")
+    __slots__ = ("_connect_ends", "_ends", "_timeouts")
 
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
         self._ends = None if timeouts.whole is None else time.monotonic() + timeouts.whole
+        self._connect_ends: float | None = None
 
-    def connecting(self) -> float | None:
-        """Return the seconds to connect in; raises ``RequestTimeoutError`` when none are left."""
-        return self._within(self._timeouts.connect)
+    def connecting(self, addresses: int = 1) -> float | None:
+        """Return the seconds to connect in, which pass from the first time that this is asked.
+
+        Args:
+            addresses: how many of the server are left to be tried. Each gets the same share, for
+                one that keeps silent must not take all the time there is.
+
+        Raises:
+            RequestTimeoutError: none are left.
+        """
+        limit = self._timeouts.connect
+        if limit is not None:
+            now = time.monotonic()
+            if self._connect_ends is None:
+                self._connect_ends = now + limit
+            limit = self._connect_ends - now
+            if limit <= 0:
+                raise self.connect_error()
+        left = self._within(limit)
+        return None if left is None else left / addresses
 
     def waiting(self) -> float | None:
         """Return the seconds until the next byte must be sent or come; raises likewise."""

@@ -17,7 +17,7 @@ from durable_core.runtime.http.abort import Abort
 from durable_core.runtime.http.budget import Budget
 from durable_core.wire.urls import Origin
 
-__all__ = ["Connection", "connect", "is_readable"]
+__all__ = ["Connection", "connect", "is_own_timeout", "is_readable", "not_connected"]
 
 _PIECE = 64 * 1024
 
@@ -32,31 +32,32 @@ class Connection:
         self._is_aborted = False
 
     def open(
-        self, address: Any, origin: Origin, tls: ssl.SSLContext | None, budget: Budget
+        self, address: Any, left: int, origin: Origin, tls: ssl.SSLContext | None, budget: Budget
     ) -> None:
         """Connect the socket to an address of the server, and speak TLS where ``tls`` is given.
 
+        Args:
+            address: of the socket.
+            left: how many addresses are left, this one included.
+            origin, tls, budget: see :func:`connect`.
+
         Raises:
-            OSError: it did not succeed; ``ssl.SSLError`` is one.
+            OSError: it did not succeed, or not in time; ``ssl.SSLError`` is one.
             RequestTimeoutError, RequestAbortedError.
         """
         try:
-            self._socket.settimeout(budget.connecting())
+            self._socket.settimeout(budget.connecting(left))
             self._socket.connect(address)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if tls is not None:
                 self._socket = tls.wrap_socket(
                     self._socket, server_hostname=origin.host, do_handshake_on_connect=False
                 )
-                self._socket.settimeout(budget.connecting())
+                self._socket.settimeout(budget.connecting(left))
                 self._raise_if_aborted()
                 self._socket.do_handshake()
-        except RequestTimeoutError:
-            raise
-        except OSError as error:
+        except OSError:
             self._raise_if_aborted()
-            if isinstance(error, TimeoutError):
-                raise budget.connect_error() from error
             raise
         self._raise_if_aborted()
 
@@ -110,7 +111,7 @@ class Connection:
 
     def _explained(self, error: OSError, budget: Budget) -> Exception:
         self._raise_if_aborted()
-        if isinstance(error, TimeoutError):
+        if is_own_timeout(error):
             return budget.idle_error()
         return ConnectionLostError(f"the connection broke: {error}")
 
@@ -126,13 +127,19 @@ def is_readable(fileno: int) -> bool:
     return bool(poll.poll(0))
 
 
+def is_own_timeout(error: OSError) -> bool:
+    """Tell whether a time-out of ours has passed: the system's own (ETIMEDOUT) has a number."""
+    return isinstance(error, TimeoutError) and error.errno is None
+
+
 def connect(origin: Origin, tls: ssl.SSLContext | None, budget: Budget, abort: Abort) -> Connection:
     """Connect to a server, trying its addresses one after the other.
 
     Args:
         origin: the server.
         tls: for ``https``; it says how the certificate is verified.
-        budget: the time that it may take; looking up the name takes as long as the system likes.
+        budget: the time that it may take, in equal shares for each address that is left; looking
+            up the name takes as long as the system likes.
         abort: what ends it early.
 
     Raises:
@@ -141,23 +148,32 @@ def connect(origin: Origin, tls: ssl.SSLContext | None, budget: Budget, abort: A
     try:
         addresses = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise _failed(origin, error) from error
+        raise not_connected(origin, error, budget) from error
     reason: OSError = OSError("its name has no address")
-    for family, kind, protocol, _, address in addresses:
+    for tried, (family, kind, protocol, _, address) in enumerate(addresses):
+        left = len(addresses) - tried
         try:
             return _connected(
-                socket.socket(family, kind, protocol), address, origin, tls, budget, abort
+                socket.socket(family, kind, protocol), address, left, origin, tls, budget, abort
             )
         except RequestTimeoutError:
             raise
         except OSError as error:
             reason = error
-    raise _failed(origin, reason) from reason
+    raise not_connected(origin, reason, budget) from reason
+
+
+def not_connected(origin: Origin, error: Exception, budget: Budget) -> Exception:
+    """Return the error of a client for what has kept it from connecting."""
+    if isinstance(error, OSError) and is_own_timeout(error):
+        return budget.connect_error()
+    return ConnectFailedError(f"no connection to {origin.authority}: {error}")
 
 
 def _connected(
     sock: socket.socket,
     address: Any,
+    left: int,
     origin: Origin,
     tls: ssl.SSLContext | None,
     budget: Budget,
@@ -166,12 +182,8 @@ def _connected(
     connection = Connection(sock)
     try:
         with abort.calling(connection.abort):
-            connection.open(address, origin, tls if origin.is_secure else None, budget)
+            connection.open(address, left, origin, tls if origin.is_secure else None, budget)
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-def _failed(origin: Origin, error: Exception) -> ConnectFailedError:
-    return ConnectFailedError(f"no connection to {origin.authority}: {error}")

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from durable_core.errors import ConnectFailedError, RequestAbortedError, RequestTimeoutError
+from durable_core.errors import (
+    ConnectFailedError,
+    ConnectionLostError,
+    RequestAbortedError,
+    RequestTimeoutError,
+)
 from durable_core.model.outgoing import OutgoingRequest, Timeouts
 from durable_core.runtime.http.abort import Abort
+from durable_core.runtime.http.budget import Budget
 from durable_core.runtime.http.client import HTTPClient
+from durable_core.runtime.http.connection import Connection
 from support.http_clients import CLIENTS, AnyClient
+from support.ports import ReservedPort
 from support.scripted_server import Peer, ScriptedServer, chunked, plain
 
 TLS = Path(__file__).parents[3] / "data" / "tls"
@@ -137,23 +149,95 @@ def test_an_abort_ends_the_reading_of_tls() -> None:
         client.send(OutgoingRequest(url=server.origin), abort=abort).read()
 
 
-def test_an_abort_ends_a_connect() -> None:
-    """A host that does not answer at all is left when the abort is set."""
-    with socket.socket() as full:
-        # A listener whose queue is full drops what comes, as a host that is gone does.
+@contextmanager
+def silent_host() -> Iterator[tuple[str, int]]:
+    """Yield the address of a listener whose queue is full: it drops what comes."""
+    with socket.socket() as full, ExitStack() as stack:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
-        waiting = [socket.socket() for _ in range(4)]
-        for each in waiting:
+        for _ in range(4):
+            each = stack.enter_context(socket.socket())
             each.setblocking(False)
             each.connect_ex(full.getsockname())
+        yield full.getsockname()
+
+
+def test_an_abort_ends_a_connect() -> None:
+    """A host that does not answer at all is left when the abort is set."""
+    with silent_host() as (host, port):
         abort = Abort()
         timer = threading.Timer(0.1, abort.set)
         timer.start()
         with HTTPClient() as client, pytest.raises(RequestAbortedError):
-            client.send(
-                OutgoingRequest(url=f"http://127.0.0.1:{full.getsockname()[1]}"), abort=abort
-            )
+            client.send(OutgoingRequest(url=f"http://{host}:{port}"), abort=abort)
         timer.join()
-        for each in waiting:
-            each.close()
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:
+    """Have names under ``.example`` stand for these addresses."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", each) for each in addresses]
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: str, *asked: Any, **how: Any) -> Any:
+        return found if host.endswith(".example") else real(host, *asked, **how)
+
+    monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
+
+
+@both
+def test_the_next_address_is_tried_where_one_keeps_silent(
+    kind: type[AnyClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets its share of the time to connect in; the next is not kept from its own."""
+    with (
+        ScriptedServer(lambda peer: peer.answer(plain("here"))) as server,
+        silent_host() as silent,
+        kind() as client,
+    ):
+        resolve_to(monkeypatch, silent, ("127.0.0.1", server.port))
+        request = OutgoingRequest(url="http://two.example", timeouts=Timeouts(connect=3))
+        assert b"here" == client.ask(request)[2]
+
+
+@both
+def test_addresses_that_all_keep_silent(
+    kind: type[AnyClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Together they have no longer than one."""
+    with silent_host() as silent, kind() as client:
+        resolve_to(monkeypatch, silent, silent)
+        request = OutgoingRequest(url="http://two.example", timeouts=Timeouts(connect=0.1))
+        with pytest.raises(RequestTimeoutError, match=r"within 0.1 s \(Timeouts.connect\)"):
+            client.ask(request)
+
+
+@both
+def test_the_last_address_says_why_there_is_no_connection(
+    kind: type[AnyClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal is told as one, whatever the addresses before it did."""
+    with silent_host() as silent, ReservedPort() as closed, kind() as client:
+        resolve_to(monkeypatch, silent, ("127.0.0.1", closed.number))
+        request = OutgoingRequest(url="http://two.example", timeouts=Timeouts(connect=2))
+        with pytest.raises(ConnectFailedError, match=r"no connection to two\.example: \[Errno"):
+            client.ask(request)
+
+
+def test_a_name_without_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is no connection."""
+    resolve_to(monkeypatch)
+    with HTTPClient() as client, pytest.raises(ConnectFailedError, match="has no address"):
+        client.send(OutgoingRequest(url="http://none.example"))
+
+
+def test_a_connection_that_the_system_gives_up_is_lost() -> None:
+    """Its time-out (ETIMEDOUT) is none of ours, and comes also where we have none."""
+
+    class GivenUp(socket.socket):
+        def recv(self, size: int, flags: int = 0) -> bytes:
+            raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+    with GivenUp() as sock:
+        connection = Connection(sock)
+        with pytest.raises(ConnectionLostError, match="Connection timed out"):
+            connection.receive(Budget(Timeouts(idle=None)))
