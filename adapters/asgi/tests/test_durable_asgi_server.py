@@ -32,16 +32,17 @@ def test_listen_and_close(tmp_path: Path) -> None:
     sample = make_sample(tmp_path / "db")
     server = create_endpoint_server(sample)
 
-    for _ in range(2):
-        assert server is server.listen()
-        port = server.port
-        assert f"http://127.0.0.1:{port}" == server.url
-        assert {"doubled": 42} == ask(port, "GET", "/steps?n=21").json()
-        assert ask(port, "GET", "/health").json()["started"]
-        server.close()
-        server.close()
-        with pytest.raises(ConnectionRefusedError):
-            ask(port, "GET", "/health")
+    with ReservedPort() as reserved:
+        port = reserved.number
+        for _ in range(2):
+            assert server is server.listen(port)
+            assert f"http://127.0.0.1:{port}" == server.url
+            assert {"doubled": 42} == ask(port, "GET", "/steps?n=21").json()
+            assert ask(port, "GET", "/health").json()["started"]
+            server.close()
+            server.close()
+            with pytest.raises(ConnectionRefusedError):
+                ask(port, "GET", "/health")
 
 
 def test_handlers_run_on_the_server_s_loop(tmp_path: Path) -> None:

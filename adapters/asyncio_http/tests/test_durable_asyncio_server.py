@@ -31,6 +31,7 @@ from durable_core import Durable, Phase, Request
 from durable_core.errors import StoreError
 from support.asyncio_exchange import replies_in
 from support.asyncio_sample import ALL_BYTES, Sample
+from support.ports import ReservedPort
 from support.processes import until
 from support.raw_http import ask, connect, exchange, read_reply
 
@@ -293,14 +294,15 @@ def test_idle_clients_cost_little(server: EndpointServer) -> None:
 
 def test_slow_clients_keep_nobody_waiting(own: Sample) -> None:
     """Those that never end their requests are sent away, and others served meanwhile."""
-    timeouts = Timeouts(head=0.5)
+    timeouts = Timeouts(head=1.0)
     with (
         create_endpoint_server(own.app, timeouts=timeouts).listen() as server,
         contextlib.ExitStack() as stack,
     ):
-        slow = [stack.enter_context(connect(server.port)) for _ in range(100)]
-        for connection in slow:
-            connection.sendall(b"GET / HTTP/1.1\r\nX-")
+        slow = []
+        for _ in range(100):
+            slow.append(stack.enter_context(connect(server.port)))
+            slow[-1].sendall(b"GET / HTTP/1.1\r\nX-")
 
         assert 201 == ask(server.port, "GET", "/steps?n=1").status
         assert {408} == {read_reply(connection).status for connection in slow}
@@ -312,15 +314,15 @@ def test_slow_clients_keep_nobody_waiting(own: Sample) -> None:
 def test_a_server_begins_and_ends(own: Sample) -> None:
     """The engine starts and stops with it; it can be started again."""
     server = create_endpoint_server(own.app)
-    for _ in range(2):
-        with server:
-            assert f"http://127.0.0.1:{server.port}" == server.url
-            assert own.durable.health()["started"]
-            assert 201 == ask(server.port, "GET", "/steps?n=1").status
-            port = server.port
-        assert not own.durable.health()["started"]
-        with pytest.raises(ConnectionRefusedError):
-            connect(port)
+    with ReservedPort() as reserved:
+        for _ in range(2):
+            with server.listen(reserved.number):
+                assert f"http://127.0.0.1:{server.port}" == server.url
+                assert own.durable.health()["started"]
+                assert 201 == ask(server.port, "GET", "/steps?n=1").status
+            assert not own.durable.health()["started"]
+            with pytest.raises(ConnectionRefusedError):
+                connect(reserved.number)
     server.close()
 
 
@@ -345,14 +347,13 @@ def test_a_store_that_cannot_be_opened(tmp_path: Path) -> None:
     """The error comes out of listen(), and the address is free again."""
     durable = Durable(id="x", endpoint_adapter=endpoint_adapter, store=tmp_path)
     server = create_endpoint_server({"GET /": lambda request: None}, durable=durable)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     threads = threading.active_count()
 
-    with pytest.raises(StoreError):
-        server.listen(port)
+    with ReservedPort() as reserved:
+        with pytest.raises(StoreError):
+            server.listen(reserved.number)
+        socket.create_server(("127.0.0.1", reserved.number)).close()
 
-    socket.create_server(("127.0.0.1", port)).close()
     assert threads == threading.active_count()
 
 
@@ -461,20 +462,20 @@ def test_closing_takes_no_longer_than_it_may(own: Sample, caplog: pytest.LogCapt
 
 def test_closing_leaves_no_socket_behind(own: Sample) -> None:
     """Clients that come at that very moment are accepted and closed, or not accepted."""
-    server = create_endpoint_server(own.app).listen()
-    port, done = server.port, threading.Event()
+    done = threading.Event()
 
-    def come_and_go() -> None:
+    def come_and_go(port: int) -> None:
         while not done.is_set():
             with contextlib.suppress(OSError):
                 connect(port).close()
 
-    with ThreadPoolExecutor() as pool:
+    with ReservedPort() as reserved, ThreadPoolExecutor() as pool:
+        server = create_endpoint_server(own.app).listen(reserved.number)
         for _ in range(3):
-            pool.submit(come_and_go)
+            pool.submit(come_and_go, reserved.number)
         for _ in range(20):
             server.close()
-            server.listen(port)
+            server.listen(reserved.number)
         done.set()
     server.close()
     gc.collect()  # an open socket would be a warning, which is an error here
@@ -502,9 +503,8 @@ def test_serving_on_a_loop_of_ones_own(own: Sample) -> None:
         with pytest.raises(ConnectionRefusedError):
             connect(port)
 
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    asyncio.run(main(port))
+    with ReservedPort() as reserved:
+        asyncio.run(main(reserved.number))
     assert not own.durable.health()["started"]
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from durable_asyncio import EndpointServer, Timeouts, create_endpoint_server, serve
-from durable_asyncio._sockets import bind
+from durable_asyncio import EndpointServer, Timeouts, _listener, create_endpoint_server, serve
 from support.asyncio_sample import ALL_BYTES, Sample
+from support.ports import ReservedPort
 from support.processes import until
 from support.raw_http import connect, read_reply
 
@@ -51,9 +51,12 @@ def server(sample: Sample, certificate: Path) -> Iterator[EndpointServer]:
     """The server."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
-    timeouts = Timeouts(head=1.0)
-    with create_endpoint_server(sample.app, ssl=context, timeouts=timeouts).listen() as server:
-        yield server
+    timeouts = Timeouts(head=3.0)
+    with pytest.MonkeyPatch.context() as patched:
+        # No client of these tests may have to wait for the end of TLS: that would take this long.
+        patched.setattr(_listener, "_TLS_SHUTDOWN", 60.0)
+        with create_endpoint_server(sample.app, ssl=context, timeouts=timeouts).listen() as server:
+            yield server
 
 
 @pytest.fixture
@@ -94,7 +97,6 @@ def test_curl_over_tls(server: EndpointServer, certificate: Path) -> None:
 
 def test_the_end_of_a_body_is_the_end_of_tls(client: ssl.SSLSocket) -> None:
     """To HTTP/1.0 a stream ends with the connection, in good order and at once."""
-    client.settimeout(1.5)
     client.sendall(b"GET /stream HTTP/1.0\r\nHost: x\r\n\r\n")
 
     assert b"one two three" == read_reply(client).body
@@ -151,27 +153,25 @@ def test_serving_tls_on_a_loop_of_ones_own(
     """``serve`` takes the same context; clients of HTTPS are answered until it is cancelled."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
-    [taken] = bind("127.0.0.1", 0)
-    port = taken.getsockname()[1]
-    taken.close()
 
-    def fetch() -> tuple[int, bytes]:
-        connection = http.client.HTTPSConnection("localhost", port, timeout=10, context=trust)
+    def fetch(port: int) -> tuple[int, bytes]:
+        connection = http.client.HTTPSConnection("localhost", port, timeout=30, context=trust)
         with contextlib.closing(connection):
             connection.request("GET", "/binary")
             reply = connection.getresponse()
             return reply.status, reply.read()
 
-    async def main() -> tuple[int, bytes]:
+    async def main(port: int) -> tuple[int, bytes]:
         serving = asyncio.create_task(serve(sample.app, port, ssl=context))
         while True:
             assert not serving.done()
             try:
-                answer = await asyncio.to_thread(fetch)
+                answer = await asyncio.to_thread(fetch, port)
             except ConnectionRefusedError:
                 continue
             serving.cancel()
             await asyncio.wait((serving,))
             return answer
 
-    assert (200, ALL_BYTES) == asyncio.run(main())
+    with ReservedPort() as reserved:
+        assert (200, ALL_BYTES) == asyncio.run(main(reserved.number))

@@ -19,6 +19,7 @@ import pytest
 from durable_core import Limits
 from durable_core.errors import ConfigurationError
 from durable_wsgi import EndpointServer, create_endpoint_server
+from support.ports import ReservedPort
 from support.raw_http import Reply, ask, connect, exchange, read_reply
 from support.wsgi_sample import make_durable, make_sample
 from support.wsgi_servers import TESTS
@@ -182,7 +183,7 @@ def test_slow_clients_are_dropped(data: bytes, status: bytes, tmp_path: Path) ->
     """A client that keeps its request to itself for too long is told so, once there is one."""
     sample = make_sample(tmp_path / "db")
     with (
-        EndpointServer(sample, client_timeout=0.1).listen() as running,
+        EndpointServer(sample, client_timeout=0.5).listen() as running,
         connect(running.port) as connection,
     ):
         connection.sendall(data)
@@ -328,12 +329,11 @@ def test_life_of_a_server() -> None:
 def test_start_that_fails_leaves_nothing_behind() -> None:
     """A store that cannot be opened is raised by listen(), and the port is free again."""
     server = EndpointServer(greet, durables=(Recorder(ValueError("no store")),))
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port = found.getsockname()[1]
 
-    for _ in range(2):
-        with pytest.raises(ValueError, match="no store"):
-            server.listen(port)
+    with ReservedPort() as reserved:
+        for _ in range(2):
+            with pytest.raises(ValueError, match="no store"):
+                server.listen(reserved.number)
 
 
 def test_port_that_is_taken() -> None:
