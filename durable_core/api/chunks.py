@@ -1,9 +1,10 @@
-"""The chunks of a streamed response body, and its end."""
+"""The chunks of a streamed response body, and its end, on an event loop."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from contextvars import copy_context
 from typing import Any, Protocol, cast
 
 from durable_core.runtime.pool import DaemonPool
@@ -14,7 +15,7 @@ _END = object()
 
 
 class Chunks(Protocol):
-    """A body that is iterated once, and closed in the end."""
+    """A body that is iterated once, and closed in the end, by one task."""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Begin."""
@@ -26,7 +27,11 @@ class Chunks(Protocol):
 
 
 def chunks_of(body: Iterable[bytes] | AsyncIterable[bytes]) -> Chunks:
-    """Return the chunks of a body, whichever kind of iterable it is."""
+    """Return the chunks of a body, whichever kind of iterable it is.
+
+    A plain iterable may block: it is iterated, and closed, in a thread, one call at a time, all in
+    a copy of the context in which this is called.
+    """
     return _AsyncChunks(body) if isinstance(body, AsyncIterable) else _ThreadChunks(body)
 
 
@@ -49,7 +54,7 @@ class _AsyncChunks:
 
 
 class _ThreadChunks:
-    """The chunks of a plain iterable, which may block: it has a thread of its own.
+    """The chunks of a plain iterable, which has a thread of its own.
 
     In a pool, bodies that wait for something would keep others from being sent.
     """
@@ -57,6 +62,7 @@ class _ThreadChunks:
     def __init__(self, body: Iterable[bytes]) -> None:
         self._body = body
         self._chunks: Iterator[bytes] | None = None
+        self._context = copy_context()
         self._thread = DaemonPool(1, "durable-stream")
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -64,14 +70,14 @@ class _ThreadChunks:
 
     async def __anext__(self) -> bytes:
         loop = asyncio.get_running_loop()
-        chunk = await loop.run_in_executor(self._thread, self._next)
+        chunk = await loop.run_in_executor(self._thread, self._context.run, self._next)
         if chunk is _END:
             raise StopAsyncIteration
         return cast(bytes, chunk)
 
     async def aclose(self) -> None:
         """Close it after the chunk that is being made, even if this task is cancelled again."""
-        closed = self._thread.submit(self._close)
+        closed = self._thread.submit(self._context.run, self._close)
         self._thread.shutdown()
         await asyncio.shield(asyncio.wrap_future(closed))
 

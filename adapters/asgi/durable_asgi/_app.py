@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 from durable_asgi._lifespan import serve_lifespan
-from durable_asgi._request import ClientGoneError, read_body, route_of, to_request
+from durable_asgi._request import read_body, route_of, to_request
 from durable_asgi._response import send_response
 from durable_asgi._types import Receive, Scope, Send
-from durable_asgi._watch import ClientWatch
+from durable_asgi._watch import is_gone
 from durable_core import Durable, HTTPError
 from durable_core.api.application import Application, Routes
 from durable_core.api.served import ServedApp
+from durable_core.api.watch import ClientGoneError, ClientWatch
 from durable_core.wire.problem import problem_from_http_error
 
 __all__ = ["ASGIApp", "app"]
@@ -60,7 +62,7 @@ class ASGIApp(ServedApp):
         except HTTPError as error:
             await send_response(problem_from_http_error(error), send, head=head)
             return
-        async with ClientWatch(receive) as watch:
+        async with ClientWatch(partial(is_gone, receive)) as watch:
             response = await self.respond_async(request, route=route_of(scope))
             if response.is_streaming:
                 watch.listen()

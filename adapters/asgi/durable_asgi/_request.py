@@ -9,8 +9,9 @@ from urllib.parse import quote, unquote
 from durable_asgi._types import Receive, Scope
 from durable_core import HTTPError, Request
 from durable_core.api.reading import refusing
+from durable_core.api.watch import ClientGoneError
 
-__all__ = ["ClientGoneError", "read_body", "root_of", "route_of", "to_request", "url_of"]
+__all__ = ["read_body", "root_of", "route_of", "to_request", "url_of"]
 
 #: What may stand in a path as it is, besides letters and digits (RFC 3986, section 3.3).
 _IN_PATH = "/:@!$&'()*+,;=-._~"
@@ -19,10 +20,6 @@ _IN_QUERY = "!\"$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^/]*")
 _HOST = re.compile(r"(?:[A-Za-z0-9._~%\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-class ClientGoneError(ConnectionError):
-    """The client has closed the connection."""
 
 
 def to_request(scope: Scope, body: bytes) -> Request:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_asgi._request import ClientGoneError
 from durable_asgi._response import headers_of, send_response
 from durable_core import Response
+from durable_core.api.watch import ClientGoneError
 from support.asgi_exchange import Exchange
 
 

@@ -9,13 +9,13 @@ from typing import TypeAlias
 import h11
 
 from durable_asyncio._body import read_body, too_large
-from durable_asyncio._incoming import ClientGoneError, Incoming
+from durable_asyncio._incoming import Incoming
 from durable_asyncio._outgoing import Outgoing
 from durable_asyncio._request import body_length, parse_head, to_head
 from durable_asyncio._response import send_response
 from durable_asyncio._timeouts import Timeouts
-from durable_asyncio._watch import ClientWatch
 from durable_core import HTTPError, Limits, Request, Response
+from durable_core.api.watch import ClientGoneError, ClientWatch
 from durable_core.wire.problem import problem, problem_from_http_error
 
 __all__ = ["Application", "Connection", "refuse"]
@@ -113,7 +113,7 @@ class Connection:
             _logger.info("a request was refused: %s", error)
             await self._send(problem_from_http_error(error), parser, close=True)
             return False
-        async with ClientWatch(self._incoming):
+        async with ClientWatch(self._incoming.is_gone):
             response = await self._application(request)
             await self._answer(response, parser, request)
         return parser.our_state is h11.DONE and not self._draining

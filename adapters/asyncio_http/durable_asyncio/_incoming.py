@@ -7,20 +7,19 @@ import re
 from collections.abc import Callable
 
 from durable_core import BadRequest, HTTPError
+from durable_core.api.watch import ClientGoneError
 
-__all__ = ["ClientGoneError", "Incoming"]
+__all__ = ["Incoming"]
 
 _READ = 65536
 #: So much of further requests is taken in while one is being answered.
 _AHEAD = 65536
 #: Seconds between two looks at a client that has sent so much.
 _LOOK = 0.5
+#: A client that closes its side may still want its answer, if it comes within so many seconds.
+_MERCY = 0.25
 #: The empty line, also with the bare line feeds that are to be refused.
 _HEAD_END = re.compile(rb"\n\r?\n")
-
-
-class ClientGoneError(ConnectionError):
-    """The client has closed the connection, or does not take what is sent."""
 
 
 class Incoming:
@@ -118,8 +117,20 @@ class Incoming:
 
     # -- beside requests --------------------------------------------------------------------
 
-    async def until_closed(self) -> None:
-        """Return when the client closes its side. What it sends before that is kept.
+    async def is_gone(self) -> bool:
+        """Return True when the client goes away. What it sends before that is kept.
+
+        One that closes only its side, as some do that still want their answer, is given a moment.
+        """
+        try:
+            await self._until_closed()
+            await asyncio.sleep(_MERCY)
+        except ClientGoneError:
+            pass
+        return True
+
+    async def _until_closed(self) -> None:
+        """Return when the client closes its side.
 
         Of a client that sends very much ahead no more is read; from time to time it is seen whether
         it is there.

@@ -7,7 +7,8 @@ import socket
 import struct
 from contextlib import suppress
 
-from durable_asyncio._incoming import ClientGoneError, Incoming
+from durable_asyncio._incoming import Incoming
+from durable_core.api.watch import ClientGoneError
 
 __all__ = ["Outgoing"]
 

@@ -9,9 +9,9 @@ from http import HTTPStatus
 
 import h11
 
-from durable_asyncio._chunks import chunks_of
 from durable_asyncio._outgoing import Outgoing
 from durable_core import Response
+from durable_core.api.chunks import chunks_of
 from durable_core.api.framing import Framed, checked_chunk, framed
 
 __all__ = ["send_response"]

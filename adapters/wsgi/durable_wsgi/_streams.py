@@ -7,12 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from durable_core import BadRequest
+from durable_core.api.watch import ClientGoneError
 
-__all__ = ["ClientGoneError", "HeadReader", "HeadTooLargeError", "RequestBody"]
-
-
-class ClientGoneError(ConnectionError):
-    """The client has closed the connection, or is too slow."""
+__all__ = ["HeadReader", "HeadTooLargeError", "RequestBody"]
 
 
 class HeadTooLargeError(Exception):

@@ -3,43 +3,79 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 
-from durable_asgi._types import Receive
-from durable_asgi._watch import ClientWatch
-from support.asgi_exchange import Exchange
+from durable_core.api.watch import ClientGoneError, ClientWatch
+
+
+class Client:
+    """Goes when it is told to, unless nothing can be told of it.
+
+    Args:
+        can_be_told: whether.
+        gone: whether it is gone before anybody asks.
+    """
+
+    def __init__(self, *, can_be_told: bool = True, gone: bool = False) -> None:
+        self.asked = 0
+        self.listened_to = asyncio.Event()
+        self._can_be_told = can_be_told
+        self._left = asyncio.Event()
+        if gone:
+            self._left.set()
+
+    def leave(self) -> None:
+        self._left.set()
+
+    async def is_gone(self) -> bool:
+        self.asked += 1
+        self.listened_to.set()
+        if self._can_be_told:
+            await self._left.wait()
+        return self._can_be_told
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run it; nothing may be left on the loop afterwards."""
+    """Run it; nothing may be left on the loop afterwards, and no cancellation either."""
 
     async def checked() -> None:
+        task = asyncio.current_task()
+        assert task is not None
         await main
-        assert {asyncio.current_task()} == asyncio.all_tasks()
+        assert ({task}, 0) == (asyncio.all_tasks(), task.cancelling())
 
     asyncio.run(checked())
 
 
-async def forever(receive: Receive) -> None:
-    async with ClientWatch(receive):
+async def forever(client: Client) -> None:
+    async with ClientWatch(client.is_gone):
         await asyncio.Event().wait()
 
 
 def test_gone_client_cancels_the_block() -> None:
-    """The block is cancelled and left quietly; the task goes on as if nothing had been."""
+    """The block is cancelled, and says why; the task goes on as if nothing had been."""
 
     async def main() -> None:
-        exchange = Exchange(body=())
-        exchange.leave()
-        await forever(exchange.receive)
-        task = asyncio.current_task()
-        assert task is not None
-        assert 0 == task.cancelling()
+        with pytest.raises(ClientGoneError):
+            await forever(Client(gone=True))
         await asyncio.sleep(0)
+
+    run(main())
+
+
+def test_client_that_goes_later() -> None:
+    """It is noticed as long as the block lasts."""
+
+    async def main() -> None:
+        client = Client()
+        task = asyncio.create_task(forever(client))
+        await client.listened_to.wait()
+        client.leave()
+        with pytest.raises(ClientGoneError):
+            await task
 
     run(main())
 
@@ -48,11 +84,10 @@ def test_quick_block_is_not_watched() -> None:
     """Who is done at once asks nobody."""
 
     async def main() -> None:
-        exchange = Exchange(body=())
-        exchange.leave()
-        async with ClientWatch(exchange.receive):
+        client = Client(gone=True)
+        async with ClientWatch(client.is_gone):
             await asyncio.sleep(0)
-        assert 0 == exchange.received
+        assert 0 == client.asked
 
     run(main())
 
@@ -61,15 +96,18 @@ def test_listening_at_once() -> None:
     """Who has to know at once is told at once, by one listener."""
 
     async def main() -> None:
-        exchange = Exchange(body=())
-        exchange.leave()
-        async with ClientWatch(exchange.receive) as watch:
+        client = Client(gone=True)
+        with pytest.raises(ClientGoneError):
+            await impatient(client)
+        assert 1 == client.asked
+
+    async def impatient(client: Client) -> None:
+        async with ClientWatch(client.is_gone) as watch:
             watch.listen()
             watch.listen()
             for _ in range(5):
                 await asyncio.sleep(0)
             raise AssertionError("it is not cancelled")
-        assert 1 == exchange.received
 
     run(main())
 
@@ -78,15 +116,24 @@ def test_client_that_stays() -> None:
     """The listener ends with the block."""
 
     async def main() -> None:
-        listening = asyncio.Event()
+        client = Client()
+        async with ClientWatch(client.is_gone):
+            await client.listened_to.wait()
 
-        async def receive() -> dict[str, Any]:
-            listening.set()
-            await asyncio.Event().wait()
-            raise AssertionError
+    run(main())
 
-        async with ClientWatch(receive):
-            await listening.wait()
+
+def test_what_cannot_be_told() -> None:
+    """The block goes on, and nobody is asked again."""
+
+    async def main() -> None:
+        client = Client(can_be_told=False)
+        async with ClientWatch(client.is_gone) as watch:
+            await client.listened_to.wait()
+            watch.listen()
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert 1 == client.asked
 
     run(main())
 
@@ -95,7 +142,7 @@ def test_cancellation_from_elsewhere_passes() -> None:
     """A server or framework that cancels the task gets its CancelledError."""
 
     async def main() -> None:
-        task = asyncio.create_task(forever(Exchange(body=()).receive))
+        task = asyncio.create_task(forever(Client()))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -108,15 +155,19 @@ def test_both_at_once() -> None:
     """Cancelled by the server because the client is gone: the server's counts."""
 
     async def main() -> None:
-        exchange = Exchange(body=())
+        client = Client()
 
-        async def receive() -> Any:
-            message = await exchange.receive()
+        async def is_gone() -> bool:
+            gone = await client.is_gone()
             task.cancel()
-            return message
+            return gone
 
-        task = asyncio.create_task(forever(receive))
-        exchange.leave()
+        async def block() -> None:
+            async with ClientWatch(is_gone):
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(block())
+        client.leave()
         with pytest.raises(asyncio.CancelledError):
             await task
 
@@ -127,13 +178,11 @@ def test_error_of_the_block_passes() -> None:
     """Also one that comes of the cancellation."""
 
     async def main() -> None:
-        exchange = Exchange(body=())
-        exchange.leave()
         with pytest.raises(ZeroDivisionError):
-            await failing(exchange.receive)
+            await failing()
 
-    async def failing(receive: Receive) -> None:
-        async with ClientWatch(receive):
+    async def failing() -> None:
+        async with ClientWatch(Client(gone=True).is_gone):
             try:
                 await asyncio.Event().wait()
             finally:
@@ -146,46 +195,10 @@ def test_block_that_swallows_its_cancellation() -> None:
     """It is not cancelled again later."""
 
     async def main() -> None:
-        exchange = Exchange(body=())
-        exchange.leave()
-        async with ClientWatch(exchange.receive):
+        async with ClientWatch(Client(gone=True).is_gone):
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 pass
-        task = asyncio.current_task()
-        assert task is not None
-        assert 0 == task.cancelling()
 
     run(main())
-
-
-def test_other_message_ends_the_watch() -> None:
-    """A server that has something else to say is not asked again and again."""
-
-    async def main() -> None:
-        exchange = Exchange(body=(b"", b"", b""))
-        async with ClientWatch(exchange.receive):
-            while not exchange.received:
-                await asyncio.sleep(0.001)
-            for _ in range(5):
-                await asyncio.sleep(0)
-        assert 1 == exchange.received
-
-    run(main())
-
-
-def test_broken_receive(caplog: pytest.LogCaptureFixture) -> None:
-    """An error of the server's is logged, and the block goes on."""
-
-    async def receive() -> Any:
-        raise ZeroDivisionError
-
-    async def main() -> None:
-        async with ClientWatch(receive):
-            while not caplog.records:
-                await asyncio.sleep(0.001)
-
-    with caplog.at_level(logging.WARNING, "durable.asgi"):
-        run(main())
-    assert ["it cannot be told whether the client is gone"] == caplog.messages
