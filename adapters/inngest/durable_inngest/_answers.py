@@ -15,6 +15,7 @@ __all__ = ["answer_ops", "answer_with", "internal_error", "server_answer"]
 _OWN = (
     ("content-type", "application/json"),
     ("x-inngest-sdk", SDK),
+    ("x-inngest-framework", "durable"),
     ("x-inngest-req-version", "2"),
     ("x-inngest-sdk-handled", "true"),
     ("user-agent", SDK),

@@ -99,7 +99,12 @@ class Calls:
     def events(self, events: object, seed: str) -> OutgoingRequest:
         """Return the request that sends events; with the same seed they are taken once."""
         key = quote(self._config.event_key or "NO_EVENT_KEY_SET", safe="")
-        headers = {"content-type": "application/json", "x-inngest-event-id-seed": seed}
+        headers = {
+            "content-type": "application/json",
+            "x-inngest-sdk": SDK,
+            "x-inngest-sdk-handled": "true",
+            "x-inngest-event-id-seed": seed,
+        }
         return OutgoingRequest(
             method="POST",
             url=f"{self._config.event_url}/e/{key}",

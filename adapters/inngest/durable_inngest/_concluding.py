@@ -121,6 +121,8 @@ def _shown(response: Response, room: int) -> str:
 def _fail(ex: RemoteExecution, failure: Failure, shown: dict[str, object]) -> Flow[None]:
     """Record that the run has failed for good, as a response of its own."""
     short = {"name": failure.name, "message": failure.message}
+    if failure.reason:
+        short["reason"] = failure.reason
     detail = f"{failure.name}: {failure.message}"
     response = problem(500, "run-failed", detail=detail, error=short, run_id=ex.run.id)
     if ex.link is not None:

@@ -114,9 +114,13 @@ class Link:
         for ops in recorded:
             if ops.commits:
                 self.emitter.commit(ops.commits)
+            self._redirect(self.emitter)
+
+    def _redirect(self, emitter: Emitter) -> None:
+        """Tell the stream, once, where it goes on after a handoff."""
         if not self._redirected and self.begun is not None and self.begun.realtime_token:
             self._redirected = True
-            self.emitter.redirect(self._client.calls.stream_url(self.begun.realtime_token))
+            emitter.redirect(self._client.calls.stream_url(self.begun.realtime_token))
 
     async def _report(self, ops: list[str]) -> None:
         now = self._clock.now()
