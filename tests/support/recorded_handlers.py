@@ -266,13 +266,13 @@ class Case:
 
 BEGIN, GO_ON = "POST /v1/checkpoint", "POST /v1/checkpoint/RUN/steps"
 HANDLER = "retry {} of the handler after ValueError: {}"
+READS = (f"{BEGIN} StepRun len", f"{GO_ON} RunComplete")
 TO_PROXY: dict[str, Any] = {"async_redirect_url": "/proxy"}
-ONE, TWO = ("one", {"v": 1}), ("two", {"v": 2})
 
 #: By what recordings of one handler have in common in their names.
 CASES: dict[str, Case] = {
     "a0-no-steps": Case(plain(result={"hello": "no steps"})),
-    "a1-one-step": Case(plain(ONE, result={"a": {"v": 1}})),
+    "a1-one-step": Case(plain(("one", {"v": 1}), result={"a": {"v": 1}})),
     "a-two-steps": Case(two_steps),
     "a3-three-steps": Case(counts),
     "a-plain-object": Case(plain(("one", 41), result={"plain": 42})),
@@ -360,12 +360,8 @@ CASES: dict[str, Case] = {
     "h-exhaust": Case(always),
     "h-caught": Case(caught),
     "h-nonretriable-step": Case(refused),
-    "i-post-json": Case(
-        length, told=(f"{BEGIN} StepRun len", f"{GO_ON} RunComplete"), is_ours=True
-    ),
-    "i-post-base64ish": Case(
-        length, told=(f"{BEGIN} StepRun len", f"{GO_ON} RunComplete"), is_ours=True
-    ),
+    "i-post-json": Case(length, told=READS, is_ours=True),
+    "i-post-base64ish": Case(length, told=READS, is_ours=True),
     "i-post-empty": Case(length),
     "i-post-fail": Case(
         post_fails,
