@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from durable_core.api.engine import Engine
+from durable_core.api.head import without_body, without_body_async
 from durable_core.api.options import DEFAULT_METHODS, EndpointOptions
 from durable_core.errors import HTTPError
 from durable_core.flow.current import Face
@@ -75,9 +76,8 @@ class Endpoint:
             return problem_from_http_error(error)
         if request.method != "HEAD":
             return self.engine.serve(self._registered, request, route)
-        return self.engine.without_body(
-            self.engine.serve(self._registered, _as_get(request), route)
-        )
+        response = self.engine.serve(self._registered, _as_get(request), route)
+        return without_body(response, self.engine)
 
     async def handle_async(
         self, request: Request, *, hold: float = 25.0, route: str | None = None
@@ -100,9 +100,8 @@ class Endpoint:
             return problem_from_http_error(error)
         if request.method != "HEAD":
             return await self.engine.serve_async(self._registered, request, route)
-        return await self.engine.without_body_async(
-            await self.engine.serve_async(self._registered, _as_get(request), route)
-        )
+        response = await self.engine.serve_async(self._registered, _as_get(request), route)
+        return await without_body_async(response, self.engine)
 
     def _refusal(self, request: Request, route: str | None) -> Response | None:
         """Return the answer to a request that gets no run; a router has checked the method."""

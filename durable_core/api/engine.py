@@ -95,14 +95,6 @@ class Engine(ServedEngine, Protocol):
         """Answer a client at the wait URL."""
         ...
 
-    def without_body(self, response: Response) -> Response:
-        """Return the answer to HEAD. A streamed body is made all the same: its run must end."""
-        ...
-
-    async def without_body_async(self, response: Response) -> Response:
-        """As :meth:`without_body`, on an event loop."""
-        ...
-
     def await_elsewhere(self, awaitable: Awaitable[T]) -> T:
         """Await something on an event loop of the engine's own, blocking this thread."""
         ...

@@ -6,7 +6,7 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
@@ -25,7 +25,6 @@ from durable_core.runtime.environment import refuse_patched_threads
 from durable_core.runtime.logs import logger
 from durable_core.runtime.node import Node
 from durable_core.runtime.settings import Registered, Settings, add_endpoint
-from durable_core.runtime.streamed import emptied, exhaust, exhaust_async
 from durable_core.wire.problem import problem
 from durable_core.wire.requests import dump_head
 
@@ -256,22 +255,6 @@ class EmbeddedEngine:
         """Call a plain function without blocking the event loop."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._started().servers, function, *args)
-
-    def without_body(self, response: Response) -> Response:
-        """Return the answer to HEAD. A streamed body is made all the same: its run must end."""
-        if isinstance(response.body, AsyncIterable):
-            self.await_elsewhere(exhaust_async(response.body))
-        elif not isinstance(response.body, bytes):
-            exhaust(response.body)
-        return emptied(response)
-
-    async def without_body_async(self, response: Response) -> Response:
-        """As :meth:`without_body`, on an event loop."""
-        if isinstance(response.body, AsyncIterable):
-            await exhaust_async(response.body)
-        elif not isinstance(response.body, bytes):
-            await self.call_in_thread(exhaust, response.body)
-        return emptied(response)
 
     # -- events and runs --------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from durable_core.runtime.host import Host
 from durable_core.runtime.logs import run_logger
 from durable_core.runtime.tickets import Ticket
 
-__all__ = ["discard", "emptied", "exhaust", "exhaust_async", "tee"]
+__all__ = ["discard", "tee"]
 
 
 class _ResponseCutError(Exception):
@@ -50,25 +50,6 @@ def tee(ex: Execution, response: Response, host: Host) -> Response:
         assert not isinstance(response.body, bytes)
         body = _SyncTee(response.body, record)
     return Response(status=response.status, headers=response.headers, body=body)
-
-
-def exhaust(body: Iterable[bytes]) -> None:
-    """Make a body to its end, for nobody."""
-    for _ in body:
-        pass
-
-
-async def exhaust_async(body: AsyncIterable[bytes]) -> None:
-    """Make a body to its end, for nobody."""
-    async for _ in body:
-        pass
-
-
-def emptied(response: Response) -> Response:
-    """Return a response whose streamed body is gone; one of bytes shows its length to HEAD."""
-    if isinstance(response.body, bytes):
-        return response
-    return Response(status=response.status, headers=response.headers)
 
 
 async def discard(response: Response, threads: Executor) -> None:

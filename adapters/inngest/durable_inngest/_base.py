@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from durable_core.errors import ConfigurationError, EngineError
@@ -17,7 +17,6 @@ from durable_core.model.response import Response
 from durable_core.model.run import Phase
 from durable_core.ports import RunRecord, Store
 from durable_core.runtime.settings import Registered, add_endpoint
-from durable_core.runtime.streamed import emptied, exhaust, exhaust_async
 from durable_core.wire.problem import problem
 from durable_inngest._events import dump_events, seed_of
 from durable_inngest._life import Life, running_loop
@@ -136,22 +135,6 @@ class BaseEngine:
         """Call a plain function without blocking the event loop."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._life.started().servers, function, *args)
-
-    def without_body(self, response: Response) -> Response:
-        """Return the answer to HEAD."""
-        if isinstance(response.body, AsyncIterable):
-            self.await_elsewhere(exhaust_async(response.body))
-        elif not isinstance(response.body, bytes):
-            exhaust(response.body)
-        return emptied(response)
-
-    async def without_body_async(self, response: Response) -> Response:
-        """As :meth:`without_body`, on an event loop."""
-        if isinstance(response.body, AsyncIterable):
-            await exhaust_async(response.body)
-        elif not isinstance(response.body, bytes):
-            await self.call_in_thread(exhaust, response.body)
-        return emptied(response)
 
     # -- events and runs --------------------------------------------------------------------
 
