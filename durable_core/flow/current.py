@@ -12,7 +12,7 @@ from durable_core.flow.execution import Execution
 from durable_core.flow.flows import Flows
 from durable_core.flow.streaming import InsideStep
 
-__all__ = ["CURRENT", "Face", "Scope", "current_scope", "inside_run"]
+__all__ = ["CURRENT", "Face", "Scope", "current_scope"]
 
 
 class Face(Enum):
@@ -77,8 +77,3 @@ def current_scope(face: Face, step_id: str) -> Scope:
             f"'{scope.face.value}'; write '{_IMPORTS[scope.face]}'"
         )
     return scope
-
-
-def inside_run() -> bool:
-    """Tell whether the calling code belongs to a run."""
-    return CURRENT.get() is not None

@@ -70,7 +70,7 @@ def advance(run: Run, happened: Input, now: int, policy: RetryPolicy) -> Transit
         case OpFailed():
             return _op_failed(run, happened, now, policy)
         case OpParked(pending=pending):
-            return _park(run, pending, happened.reason)
+            return _park(run, happened.reason)
         case Detached(reason=reason):
             return Transition(_go(run, Cue.DETACH), _handoff(run, reason))
         case BecameQuiet(pending=pending):
@@ -121,11 +121,11 @@ def _op_failed(run: Run, failed: OpFailed, now: int, policy: RetryPolicy) -> Tra
         return Transition(_go(run, Cue.CHECKPOINT), (SaveMemo(memo),))
     due_at = now + _delay(failure, failures, failed.u, policy)
     pending = Pending(op=failed.op, due_at=due_at, failures=failures, error=error, mark=failed.mark)
-    parked = _park(run, pending, HandoffReason.STEP_RETRY)
+    parked = _park(run, HandoffReason.STEP_RETRY)
     return Transition(parked.run, (SavePending(pending), *parked.commands))
 
 
-def _park(run: Run, pending: Pending, reason: HandoffReason) -> Transition:
+def _park(run: Run, reason: HandoffReason) -> Transition:
     return Transition(_go(run, Cue.PARK), _handoff(run, reason))
 
 

@@ -34,8 +34,6 @@ class HandoffReason(Enum):
     DISCONNECT = "disconnect"
     #: The process was told to stop.
     DRAIN = "drain"
-    #: Another process owns the run now.
-    LEASE_LOST = "lease-lost"
 
 
 @dataclass(frozen=True, slots=True)

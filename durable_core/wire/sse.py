@@ -18,7 +18,6 @@ __all__ = [
     "MAX_EVENT_BYTES",
     "SSEDecoder",
     "ServerSentEvent",
-    "encode_comment",
     "encode_event",
     "may_begin",
 ]
@@ -76,17 +75,6 @@ def encode_event(event: str, data: str, *, id: str | None = None) -> bytes:
     if "\n" in data or "\r" in data:
         data = "\ndata: ".join(_LINE_END_IN_TEXT.split(data))
     return f"{head}data: {data}\n\n".encode()
-
-
-def encode_comment(text: str) -> bytes:
-    """Return a comment, which every reader skips.
-
-    Raises:
-        ValueError: text with a line end.
-    """
-    if _LINE_END_IN_TEXT.search(text) is not None:
-        raise ValueError(f"a comment must be one line, not {text!r}")
-    return f": {text}\n\n".encode()
 
 
 def may_begin(data: bytes) -> bool:

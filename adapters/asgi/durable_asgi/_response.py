@@ -10,7 +10,7 @@ from durable_core.api.chunks import chunks_of
 from durable_core.api.framing import Framed, checked_chunk, framed
 from durable_core.api.watch import ClientGoneError
 
-__all__ = ["headers_of", "send_response"]
+__all__ = ["send_response"]
 
 
 async def send_response(response: Response, send: Send, *, head: bool = False) -> None:
@@ -57,12 +57,8 @@ async def send_response(response: Response, send: Send, *, head: bool = False) -
         await chunks.aclose()
 
 
-def headers_of(response: Response, *, head: bool = False) -> list[tuple[bytes, bytes]]:
-    """Return the header fields as ASGI has them: names in lower case, all in bytes."""
-    return _encoded(framed(response, head=head))
-
-
 def _encoded(message: Framed) -> list[tuple[bytes, bytes]]:
+    """Return the header fields as ASGI has them: names in lower case, all in bytes."""
     return [
         (name.lower().encode("ascii"), value.encode("latin-1")) for name, value in message.fields
     ]

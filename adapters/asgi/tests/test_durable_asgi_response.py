@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_asgi._response import headers_of, send_response
+from durable_asgi._response import send_response
 from durable_core import Response
 from durable_core.api.watch import ClientGoneError
 from support.asgi_exchange import Exchange
@@ -119,14 +119,14 @@ def test_length_of_a_streamed_body() -> None:
     """It is the handler's to know."""
     response = Response(headers={"content-length": "2"}, body=iter([b"a", b"b"]))
 
-    assert [(b"content-length", b"2")] == headers_of(response)
-    assert [] == headers_of(Response(body=iter([b"a"])))
+    assert [(b"content-length", b"2")] == sent(response).headers
+    assert [] == sent(Response(body=iter([b"a"]))).headers
 
 
 @pytest.mark.parametrize("name", ["Connection", "Transfer-Encoding", "Keep-Alive", "Upgrade"])
 def test_fields_of_the_server(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """What is the server's business is dropped, and that is said."""
-    assert [(b"content-length", b"0")] == headers_of(Response(headers={name: "x"}))
+    assert [(b"content-length", b"0")] == sent(Response(headers={name: "x"})).headers
     assert [f"the response header {name!r} was dropped: only the server may set it"] == (
         caplog.messages
     )

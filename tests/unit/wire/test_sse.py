@@ -14,7 +14,6 @@ from durable_core.wire.sse import (
     KEEP_ALIVE,
     ServerSentEvent,
     SSEDecoder,
-    encode_comment,
     encode_event,
 )
 
@@ -107,7 +106,6 @@ def test_the_bytes_of_an_event() -> None:
     assert b"event: e\ndata: x\n\n" == encode_event("e", "x")
     assert b"event: e\nid: 3\ndata: a\ndata: b\n\n" == encode_event("e", "a\r\nb", id="3")
     assert b"event: e\ndata: \n\n" == encode_event("e", "")
-    assert b": hello\n\n" == encode_comment("hello")
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "a\rb"])
@@ -122,12 +120,6 @@ def test_an_id_must_be_a_line_without_nul(id: str) -> None:
     """An id that a reader would ignore, or take for two lines, is refused."""
     with pytest.raises(ValueError, match="the id of an event must be one line without NUL"):
         encode_event("e", "x", id=id)
-
-
-def test_a_comment_must_be_a_line() -> None:
-    """A comment cannot smuggle in a field."""
-    with pytest.raises(ValueError, match="a comment must be one line"):
-        encode_comment("a\ndata: b")
 
 
 def test_one_space_after_the_colon_is_no_part_of_the_value() -> None:
