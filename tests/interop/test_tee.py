@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from durable_core import Request, step
+from durable_core import NonRetriableError, Request, step
 from durable_core.sync import stream as sync_stream
 from durable_core.wire.sse import SSEDecoder
 from support.inngest_app import serving
@@ -103,6 +103,50 @@ def test_a_slow_reader(server: InngestServer) -> None:
             data = pushed_of(response, 512)
 
     assert [str(number) for number in range(100)] == [each.strip() for each in data]
+
+
+def test_a_reader_that_comes_late(server: InngestServer) -> None:
+    """It finds no chunk any more, but the end: the server keeps nothing, so that is told again."""
+
+    def refuses() -> None:
+        raise NonRetriableError("never")
+
+    async def handler(request: Request) -> None:
+        await step.run("a", refuses)
+
+    tee = "/v1/realtime/publish/tee"
+    with serving(server, {"GET /a": handler}) as app:
+        first = app.get("/a", headers={"accept": "text/event-stream"})
+        server.until(lambda: any(each.path == tee for each in server.seen))
+        with listening(server) as response:
+            assert [] == pushed_of(response)
+
+    assert b"inngest.redirect_info" in first.body
+    assert b"inngest.response" not in first.body
+
+
+def test_nobody_comes_late_who_was_not_sent(server: InngestServer) -> None:
+    """The end is told once where no client follows the stream."""
+
+    async def handler(request: Request) -> str:
+        await step.sleep("nap", "10ms")
+        return "done"
+
+    with serving(server, {"GET /a": handler}) as app:
+        followed = app.get("/a", headers={"accept": "text/event-stream"})
+        assert 200 == followed.status
+        plain = app.follow("GET", "/a")
+        assert 200 == plain.status
+        first, second = server.runs
+
+        def ends_of(run_id: str) -> int:
+            tee = "/v1/realtime/publish/tee"
+            seen = [s for s in list(server.seen) if s.path == tee]
+            return sum(s.query["channel"] == run_id for s in seen)
+
+        server.until(lambda: ends_of(first) >= 2 and ends_of(second) >= 1)
+
+    assert 1 == ends_of(second)
 
 
 def test_a_server_that_takes_nothing(server: InngestServer) -> None:

@@ -128,10 +128,17 @@ def asked(exchanges: Iterable[Exchange]) -> list[str]:
 
 
 def posted(exchanges: Iterable[Exchange]) -> list[list[tuple[str, str]]]:
-    """Return the events of each part of a stream that the app posted to the server."""
-    return [
-        events_of(each.request_body) for each in exchanges if each.kind.endswith("/publish/tee")
-    ]
+    """Return the events of each part of a stream that the app posted to the server.
+
+    An end that is told again counts once.
+    """
+    posts: list[list[tuple[str, str]]] = []
+    for each in exchanges:
+        if each.kind.endswith("/publish/tee"):
+            events = events_of(each.request_body)
+            if not posts or events != posts[-1]:
+                posts.append(events)
+    return posts
 
 
 def events_of(stream: str) -> list[tuple[str, str]]:

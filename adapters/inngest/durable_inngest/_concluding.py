@@ -163,7 +163,7 @@ def refer(ex: RemoteExecution, link: Link) -> Flow[None]:
         yield from tell(ex, link, _ops.run_complete(plain_response(response)))
         yield from answer_client(ex, response, failed=True)
         return
-    ex.results.handed_off(ex.run.id, token)
+    ex.results.handed_off(ex.run.id, token, followed=ex.followed)
     if ex.followed:
         return  # the stream ends here, and has said where it goes on
     if ex.output_url is not None and ex.options.redirect_url is None:

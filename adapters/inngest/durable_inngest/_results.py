@@ -48,16 +48,24 @@ class Results:
         self.waiters = Waiters(most_waiting, _do_nothing)
         self._lock = threading.Lock()
         self._tokens: OrderedDict[str, str] = OrderedDict()
+        self._followed: set[str] = set()
         self._responses: OrderedDict[str, Ended] = OrderedDict()
         self._size = 0
 
-    def handed_off(self, run_id: str, token: str) -> None:
-        """Note that a client was given this token."""
+    def handed_off(self, run_id: str, token: str, *, followed: bool = False) -> None:
+        """Note that a client was given this token, or follows the run's stream to the server."""
         with self._lock:
             self._tokens[run_id] = token
             self._tokens.move_to_end(run_id)
+            if followed:
+                self._followed.add(run_id)
             while len(self._tokens) > _MOST_TOKENS:
-                self._tokens.popitem(last=False)
+                self._followed.discard(self._tokens.popitem(last=False)[0])
+
+    def is_followed(self, run_id: str) -> bool:
+        """Tell whether a client was sent from here to the stream of a run at the server."""
+        with self._lock:
+            return run_id in self._followed
 
     def ended(self, run_id: str, response: Response, *, failed: bool = False) -> None:
         """Note how a run has ended, and wake who waits for it."""

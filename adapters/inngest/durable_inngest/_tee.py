@@ -1,4 +1,8 @@
-"""Sending a stream to the server, in posts that are not too large for it."""
+"""Sending a stream to the server, in posts that are not too large for it.
+
+The server keeps nothing: who comes to it after the end would wait in vain. So the end is told again
+a little later, where a client is known to be on its way; readers leave at the first one.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,18 @@ from functools import partial
 
 from durable_core.errors import ClientError
 from durable_core.flow.execution import Execution
+from durable_core.model.response import Response
 from durable_core.runtime.logs import run_logger
 from durable_inngest._client import ServerClient
+from durable_inngest._execution import remote
 from durable_inngest._streams import Channel, Emitter
 
 __all__ = ["Tee"]
 
 #: The server takes posts of 1,024,000 bytes.
 _MOST = 1_000_000
+#: When the end of a stream is told again, seconds after it.
+_AGAIN = (1.0, 5.0)
 
 
 class Tee:
@@ -41,9 +49,21 @@ class Tee:
 
     def open(self, ex: Execution) -> Emitter:
         """Return the stream of an execution; what it is given is posted as it comes."""
-        channel = Channel()
-        self._loop.call_soon_threadsafe(self._start, ex.run.id, channel)
-        return Emitter(ex.run.id, channel, partial(self._watched, ex.run.id))
+        run_id, channel = ex.run.id, Channel()
+        self._loop.call_soon_threadsafe(self._start, run_id, channel)
+        again = self._again if remote(ex).results.is_followed(run_id) else None
+        return _TeeEmitter(run_id, channel, partial(self._watched, run_id), again)
+
+    def _again(self, run_id: str, response: Response, failed: bool) -> None:
+        """Let the end of a run be told again, from any thread."""
+
+        def tell() -> None:
+            channel = Channel()
+            Emitter(run_id, channel).respond(response, failed=failed)
+            self._start(run_id, channel)
+
+        for delay in _AGAIN:
+            self._loop.call_soon_threadsafe(self._loop.call_later, delay, tell)
 
     def _start(self, run_id: str, channel: Channel) -> None:
         """Post a stream, after what an earlier call of the endpoint has left to be posted."""
@@ -73,6 +93,26 @@ class Tee:
                     rest = post.rest
             except ClientError as error:
                 run_logger(run_id, "").warning("its stream could not be passed on: %s", error)
+
+
+class _TeeEmitter(Emitter):
+    """See ``Emitter``; ``again`` is told how the run has ended."""
+
+    def __init__(
+        self,
+        run_id: str,
+        channel: Channel,
+        watched: Callable[[bytes], None],
+        again: Callable[[str, Response, bool], None] | None,
+    ) -> None:
+        super().__init__(run_id, channel, watched)
+        self._again = again
+
+    def respond(self, response: Response, *, failed: bool) -> None:
+        """Send the run's response, and end."""
+        super().respond(response, failed=failed)
+        if self._again is not None:
+            self._again(self._run_id, response, failed)
 
 
 class _Post:
