@@ -40,7 +40,10 @@ BATCHES: dict[str, tuple[list[Write[Any]], list[Write[Any]]]] = {
     "events": (list(_ALIVE), [SendEvents(app="app", events=(event("1"), event("2")), now=100)]),
     "a run that is put away": (list(_ALIVE), [put_away("r2", wait("w1"), wait("w2"))]),
     "the end of a run": (list(_ALIVE), [ended("r2")]),
-    "a claim": (list(_ALIVE), [Claim(app="app", owner="o2", keys=("key",), now=2000, limit=9)]),
+    "a claim": (
+        [*_ALIVE, Register(peer=peer("o2"))],
+        [Claim(app="app", owner="o2", keys=("key",), now=2000, limit=9)],
+    ),
     "a process that is gone": (
         [*_ALIVE, Register(peer=peer("o1"))],
         [Bury(ids=("o1",), now=100, unless_beat_after=None, orphans=False)],

@@ -20,10 +20,11 @@ from hypothesis.stateful import (
 )
 
 from durable_conformance.contract import Capability, StoreSubject
-from durable_conformance.store_values import created, put_away
+from durable_conformance.store_values import created, peer, put_away
 from durable_conformance.strategies import (
     APPS,
     KEYS,
+    OWNERS,
     RUNS,
     apps,
     claims,
@@ -45,6 +46,7 @@ from durable_core.model.run import Phase
 from durable_core.ports import (
     Claim,
     Peer,
+    Register,
     Release,
     RunRecord,
     RunWrite,
@@ -95,7 +97,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize(awaited=st.lists(waits(), min_size=3, max_size=3))
     def create_runs(self, awaited: list[Pending]) -> None:
-        """Create the runs, each with a wait."""
+        """Create the runs, each with a wait, and the processes that claim them."""
+        self.commit([Register(peer=peer(owner)) for owner in OWNERS])
         for id_, op in zip(RUNS, awaited, strict=True):
             self.commit([replace(created(id_), pending=(op,))])
 

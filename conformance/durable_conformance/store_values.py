@@ -13,6 +13,7 @@ from durable_core.ports import (
     Claim,
     Claimed,
     Peer,
+    Register,
     Release,
     RunWrite,
     SendEvents,
@@ -155,7 +156,8 @@ def claim(
     now: int = 5000,
     limit: int = 10,
 ) -> Sequence[Claimed]:
-    """Claim due runs, which can all be read."""
+    """Register the owner and claim due runs, which can all be read."""
+    commit(store, Register(peer=peer(owner)))
     claimed = commit(store, Claim(app="app", owner=owner, keys=tuple(keys), now=now, limit=limit))
     readable = tuple(each for each in claimed if isinstance(each, Claimed))
     assert len(readable) == len(claimed), claimed

@@ -31,6 +31,7 @@ from durable_core.ports import (
 __all__ = [
     "APPS",
     "KEYS",
+    "OWNERS",
     "RUNS",
     "apps",
     "claims",
@@ -51,7 +52,7 @@ __all__ = [
 APPS = ("app", "other")
 KEYS = ("key", "key2")
 RUNS = tuple(f"r{number}" for number in range(3))
-_OWNERS = ("o1", "o2", "o3")
+OWNERS = ("o1", "o2", "o3")
 _LIVE = [Phase.SYNC, Phase.ASYNC, Phase.SUSPENDED, Phase.RESPONDING]
 _ENDED = [Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED]
 
@@ -59,7 +60,7 @@ times = st.integers(0, 20)
 few = st.integers(1, 3)
 apps = st.sampled_from(("app", "app", "app", "other"))
 run_ids = st.sampled_from(RUNS)
-owners = st.sampled_from(_OWNERS)
+owners = st.sampled_from(OWNERS)
 _values = st.sampled_from([None, 1, 1.0, True, "1", "true", [1], {"z": 2}, "\N{SNOWMAN}"])
 _events = st.builds(
     Event,

@@ -143,6 +143,8 @@ class Claim(Write[tuple[Claimed | Unreadable, ...]]):
     """Take runs that are due, have no owner, and whose handler we know, the earliest due first.
 
     One that cannot be read is taken too, so that it can be failed, and does not harm the others.
+    Refused with ``LeaseLost`` unless the owner is a registered process: one that was buried has to
+    register again first, or its runs would be taken from it while it executes them.
     """
 
     app: str

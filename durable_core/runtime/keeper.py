@@ -27,6 +27,7 @@ from durable_core.ports import (
     RunWrite,
     Store,
     Unreadable,
+    Unregister,
 )
 from durable_core.runtime.commits import CommitQueue
 from durable_core.runtime.live import LiveRuns, Waiters
@@ -208,10 +209,13 @@ class Keeper:
             "this process did not renew its lease in time and others took its runs; it goes on "
             "under a new name"
         )
-        lost = [live for live in self._host.live.all() if live.ex.owner == self.owner]
+        buried = self.owner
         self.register()
-        for live in lost:
-            live.lose()
+        for live in self._host.live.all():
+            if live.ex.owner == buried:
+                live.lose()
+        # Frees the runs that were begun under the old name after it was buried.
+        self._host.queue.execute(Unregister(id=buried, now=now))
 
     def _clock_skew(self) -> int:
         return self._host.env.clock.now() - time.monotonic_ns() // 1_000_000
@@ -314,7 +318,12 @@ class Keeper:
     def _claim(self, keys: tuple[str, ...], limit: int) -> tuple[Claimed | Unreadable, ...]:
         env = self._host.env
         claim = Claim(app=env.app, owner=self.owner, keys=keys, now=env.clock.now(), limit=limit)
-        return self._host.queue.execute(claim)
+        try:
+            return self._host.queue.execute(claim)
+        except LeaseLost:
+            self._beat()  # buried since the last one: claim under the new name, in the next round
+            self._wake.set()
+            return ()
 
     def _give_up_abandoned(self) -> Exception | None:
         """Write what could not be written before; return why some of it still cannot be."""

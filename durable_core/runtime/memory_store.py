@@ -142,6 +142,8 @@ class MemoryStore:
         return True
 
     def _claim(self, message: Claim) -> tuple[Claimed, ...]:
+        if message.owner not in self._peers:
+            raise LeaseLost(f"the process {message.owner} is not registered: it cannot claim runs")
         due = self._due(message.app, message.now, lambda key: key in message.keys)
         return tuple(row.take(message.owner) for row in due[: message.limit])
 

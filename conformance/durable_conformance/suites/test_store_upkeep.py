@@ -19,6 +19,7 @@ from durable_conformance.store_values import (
     peer,
     pending,
     pending_of,
+    put_away,
     result,
     send,
     wait,
@@ -29,6 +30,8 @@ from durable_core.ports import (
     Beat,
     Bury,
     Cancel,
+    Claim,
+    Claimed,
     Prune,
     Register,
     Release,
@@ -97,6 +100,24 @@ def test_runs_of_unknown_processes_are_orphans(store: Store) -> None:
 
     assert () == commit(store, Bury(ids=(), now=70))
     assert {"r2", "r3"} == set(commit(store, Bury(ids=(), now=70, orphans=True)))
+
+
+@requirement("T12")
+def test_only_a_registered_process_claims_runs(store: Store) -> None:
+    """One that was buried, or never came, is refused: the runs stay due for others."""
+    commit(store, Register(peer=peer("o1")))
+    commit(store, Register(peer=peer("o2")))
+    commit(store, created())
+    commit(store, put_away())
+    commit(store, Bury(ids=("o2",), now=70))
+
+    for owner in ("o2", "o3"):
+        with pytest.raises(LeaseLost, match=owner):
+            commit(store, Claim(app="app", owner=owner, keys=("key",), now=1000, limit=1))
+
+    [claimed] = commit(store, Claim(app="app", owner="o1", keys=("key",), now=1000, limit=1))
+    assert isinstance(claimed, Claimed)
+    assert ("r1", 2) == (claimed.run.id, claimed.run.epoch)
 
 
 # Ends

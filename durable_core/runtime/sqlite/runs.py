@@ -207,7 +207,13 @@ def cancel(db: sqlite3.Connection, message: Cancel) -> bool:
 
 
 def claim(db: sqlite3.Connection, message: Claim) -> tuple[Claimed | Unreadable, ...]:
-    """Take due runs for an owner, and read all that replaying them needs."""
+    """Take due runs for an owner, and read all that replaying them needs.
+
+    Raises:
+        LeaseLost: the owner is not registered (any more).
+    """
+    if db.execute(QUERIES["peer"], (message.owner,)).fetchone() is None:
+        raise LeaseLost(f"the process {message.owner} is not registered: it cannot claim runs")
     wanted = {
         "app": message.app,
         "keys": json.dumps(message.keys),

@@ -115,6 +115,14 @@ class ClaimsAnything(_Changing):
         return tuple(row.take(message.owner) for row in due[: message.limit])
 
 
+class ClaimsForTheDead(MemoryStore):
+    """Gives runs to processes that are not registered."""
+
+    def _claim(self, message: Claim) -> Any:
+        due = self._due(message.app, message.now, lambda key: key in message.keys)
+        return tuple(row.take(message.owner) for row in due[: message.limit])
+
+
 class WakesOne(MemoryStore):
     """An event answers one wait only."""
 
@@ -285,6 +293,7 @@ MUTANTS: dict[str, tuple[MemorySubject | SQLiteSubject, tuple[str, ...]]] = {
     "fails_together": (Mutant(FailsTogether), ("T4",)),
     "claims_the_latest": (Mutant(ClaimsTheLatest), ("T5",)),
     "claims_anything": (Mutant(ClaimsAnything), ("T6", "T16")),
+    "claims_for_the_dead": (Mutant(ClaimsForTheDead), ("T12",)),
     "forgets_chunks": (Mutant(ForgetsChunks), ("T20",)),
     "forgets_handoffs": (Mutant(ForgetsHandoffs), ("T21",)),
     "wakes_one": (Mutant(WakesOne), ("T7",)),

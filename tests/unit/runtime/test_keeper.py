@@ -168,6 +168,33 @@ def test_process_that_was_buried_goes_on_under_a_new_name(
     assert {"first": 1, "last": 1} == ledger.counts()
 
 
+def test_process_that_was_buried_claims_nothing_under_its_old_name(clock: FakeClock) -> None:
+    """It registers anew when a claim is refused, without waiting for its next heartbeat."""
+    ledger = Ledger()
+
+    def handler(request: Request) -> object:
+        sync_step.sleep("nap", "3s")
+        return sync_step.run("after", ledger.did, "after", "end")
+
+    with lab(clock=clock, settings=Settings(heartbeat=3600.0, lease=7200.0)) as process:
+        endpoint = process.endpoint(handler)
+        first = endpoint.handle(request())
+        node = process.engine.node
+        assert node is not None
+        before = node.keeper.owner
+        process.store.commit([Bury(ids=(before,), now=clock.now())], wait=1.0)
+        clock.advance(4)  # less than what is taken for a clock that was set
+        process.poke()
+
+        assert b'"end"' == process.follow(endpoint, first).body
+
+        assert before != node.keeper.owner
+        assert [node.keeper.owner] == [peer.id for peer in process.store.peers()]
+        [record] = process.durable.runs.list()
+        assert (2, 0) == (record.run.epoch, record.run.takeovers)
+        assert {"after": 1} == ledger.counts()
+
+
 def test_store_in_trouble_is_logged_once(process: Lab, caplog: pytest.LogCaptureFixture) -> None:
     """While the store fails the keeper keeps trying, with one message; then it goes on."""
     process.durable.start()

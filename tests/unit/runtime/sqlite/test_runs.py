@@ -14,13 +14,15 @@ from durable_conformance.store_values import (
     event,
     memo,
     memo_write,
+    peer,
     pending,
     put_away,
     result,
     run,
 )
 from durable_core.errors import LeaseLost
-from durable_core.ports import Claim, Claimed, Release, RunWrite, Unreadable
+from durable_core.ports import Claim, Claimed, Register, Release, RunWrite, Unreadable
+from durable_core.runtime.sqlite.peers import register
 from durable_core.runtime.sqlite.queries import SCHEMA
 from durable_core.runtime.sqlite.reads import load_memos
 from durable_core.runtime.sqlite.runs import claim, is_one_memo, write_run
@@ -30,6 +32,7 @@ from durable_core.runtime.sqlite.runs import claim, is_one_memo, write_run
 def db() -> Iterator[sqlite3.Connection]:
     db = sqlite3.connect(":memory:", isolation_level=None)
     db.executescript(SCHEMA)
+    register(db, Register(peer=peer("o2")))
     yield db
     db.close()
 

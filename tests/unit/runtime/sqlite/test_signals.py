@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from durable_conformance.store_values import created, event, put_away, wait
-from durable_core.ports import Claim, Claimed, SendEvents, Unreadable
+from durable_conformance.store_values import created, event, peer, put_away, wait
+from durable_core.ports import Claim, Claimed, Register, SendEvents, Unreadable
+from durable_core.runtime.sqlite.peers import register
 from durable_core.runtime.sqlite.queries import SCHEMA
 from durable_core.runtime.sqlite.runs import claim, write_run
 from durable_core.runtime.sqlite.signals import send_events
@@ -19,6 +20,7 @@ from durable_core.runtime.sqlite.signals import send_events
 def db() -> Iterator[sqlite3.Connection]:
     db = sqlite3.connect(":memory:", isolation_level=None)
     db.executescript(SCHEMA)
+    register(db, Register(peer=peer("o2")))
     yield db
     db.close()
 
