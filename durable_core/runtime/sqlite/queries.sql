@@ -58,9 +58,11 @@ SELECT seq FROM event WHERE app = ? AND id = ?
 INSERT INTO event (app, id, name, data, ts, received_at) VALUES (?, ?, ?, ?, ?, ?)
 
 -- events-after --
-SELECT seq, id, data, ts, received_at
+-- Id and data as bytes: text that is no UTF-8 would end the query.
+SELECT seq, CAST(id AS BLOB), CAST(data AS BLOB), ts, received_at
 FROM event
-WHERE app = ? AND name = ? AND seq > ? AND (instr(data, ?) OR instr(data, ?))
+WHERE app = ? AND name = ? AND seq > ?
+  AND (instr(data, ?) OR instr(data, ?) OR instr(data, ?))
 ORDER BY seq
 
 -- wait-paths --
@@ -292,7 +294,8 @@ ORDER BY run.due_at, run.id
 LIMIT 100
 
 -- matched --
-SELECT run.id, pending.op_id, pending.matched
+-- The event as bytes: text that is no UTF-8 would fail the whole query.
+SELECT run.id, pending.op_id, CAST(pending.matched AS BLOB)
 FROM run
 CROSS JOIN pending ON pending.run_id = run.id AND pending.matched IS NOT NULL
 WHERE run.owner = ?

@@ -11,6 +11,7 @@ from durable_core.model.ops import Memo, Pending
 from durable_core.model.run import Phase
 from durable_core.model.stream import Piece, StoredStream
 from durable_core.ports import Peer, RunRecord, StoredResult
+from durable_core.runtime.logs import logger
 from durable_core.runtime.sqlite.queries import QUERIES
 from durable_core.runtime.sqlite.rows import (
     load_match,
@@ -140,8 +141,14 @@ def unclaimable(
 
 def matched(db: sqlite3.Connection, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
     """Return the answered waits of the runs that the owner holds."""
-    rows = db.execute(QUERIES["matched"], (owner,))
-    return [(run_id, op_id, load_match(text)) for run_id, op_id, text in rows]
+    found: list[tuple[str, str, StoredEvent]] = []
+    for run_id, op_id, match in db.execute(QUERIES["matched"], (owner,)):
+        try:
+            found.append((run_id, op_id, load_match(match.decode())))
+        except Exception as error:
+            # Whoever claims that run fails it; the others are to be told of their events.
+            logger.error("an event that run %s waits for cannot be read: %r", run_id, error)
+    return found
 
 
 def peers(db: sqlite3.Connection) -> Sequence[Peer]:

@@ -126,8 +126,8 @@ def peer_of(row: _Row) -> Peer:
 
 
 def stored_event_of(name: str, row: _Row) -> StoredEvent:
-    """Return the event of a row of ``events-after``."""
-    event = Event(name=name, data=json.loads(row[2]), id=row[1], ts=row[3])
+    """Return the event of a row of ``events-after``, whose texts come as bytes."""
+    event = Event(name=name, data=json.loads(row[2].decode()), id=row[1].decode(), ts=row[3])
     return StoredEvent(seq=row[0], event=event, received_at=row[4])
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from durable_core.model.events import Event, StoredEvent
 from durable_core.model.ops import Pending
 from durable_core.ports import SendEvents, Sent
+from durable_core.runtime.logs import logger
 from durable_core.runtime.sqlite.needles import needles
 from durable_core.runtime.sqlite.queries import QUERIES
 from durable_core.runtime.sqlite.rows import (
@@ -112,7 +113,11 @@ def _earliest_answer(db: sqlite3.Connection, app: str, pending: Pending) -> Stor
     name, mark, seen = pending.event, pending.mark, frozenset(pending.seen)
     wanted = (app, name, mark, *needles(pending.rule))
     for row in db.execute(QUERIES["events-after"], wanted):
-        stored = stored_event_of(name, row)
-        if answers(stored, rule=pending.rule, mark=mark, seen=seen):
-            return stored
+        try:
+            stored = stored_event_of(name, row)
+            if answers(stored, rule=pending.rule, mark=mark, seen=seen):
+                return stored
+        except Exception as error:
+            # It can answer nobody; others of its name can.
+            logger.error("event %d of %r is left out, it cannot be read: %r", row[0], name, error)
     return None

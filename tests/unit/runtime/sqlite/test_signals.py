@@ -12,6 +12,7 @@ from durable_conformance.store_values import created, event, peer, put_away, wai
 from durable_core.ports import Claim, Claimed, Register, SendEvents, Unreadable
 from durable_core.runtime.sqlite.peers import register
 from durable_core.runtime.sqlite.queries import SCHEMA
+from durable_core.runtime.sqlite.rows import load_match
 from durable_core.runtime.sqlite.runs import claim, write_run
 from durable_core.runtime.sqlite.signals import send_events
 
@@ -94,6 +95,36 @@ def test_a_wait_that_cannot_be_read_fails_alone(damage: str, db: sqlite3.Connect
         [answered] = each.pending
         assert answered.matched is not None
         assert "1" == answered.matched.event.id
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "data = '{'",
+        "data = '[1]'",
+        "data = CAST(x'ff' AS TEXT)",
+        "id = CAST(x'ff' AS TEXT)",
+        "id = ''",
+        "ts = -1",
+    ],
+)
+@pytest.mark.parametrize("path", ["", "data.x"])
+def test_an_event_that_cannot_be_read_is_left_out(
+    damage: str, path: str, db: sqlite3.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wait is registered all the same, and finds the next event that answers it."""
+    write_run(db, created("r1"))
+    events = (event("1", x="A"), event("2", x="A"))
+    send_events(db, SendEvents(app="app", events=events, now=100))
+    db.execute(f"UPDATE event SET {damage} WHERE id = '1'")
+
+    write_run(db, put_away("r1", wait(path=path, key="t:A" if path else "")))
+
+    [[matched]] = db.execute("SELECT matched FROM pending WHERE run_id = 'r1'").fetchall()
+    assert 2 == load_match(matched).seq
+    logged = [record.getMessage() for record in caplog.records]
+    assert all("event 1 of 'e' is left out" in text for text in logged)
+    assert path or logged, "without a match, every event is read"
 
 
 def test_a_wait_that_cannot_be_read_does_not_keep_its_owner_from_others(
