@@ -21,6 +21,7 @@ from durable_conformance.store_values import (
     pending_of,
     put_away,
     result,
+    run,
     send,
     wait,
 )
@@ -209,6 +210,12 @@ def test_runs_are_listed_newest_first_by_pages(store: Store) -> None:
     assert ["r3", "r2"] == ids(before="r4")
     assert ["r4"] == ids(Phase.COMPLETED)
     assert ["r3", "r2", "r1"] == ids(Phase.SYNC, "r5", 9)
+    commit(store, put_away("r2"))
+    commit(store, replace(put_away("r3"), state=replace(run("r3"), phase=Phase.SUSPENDED)))
+    assert ["r5", "r2", "r1"] == ids(Phase.SYNC, None, 9)
+    assert ["r3"] == ids(Phase.SUSPENDED, "r5", 9)
+    assert [] == ids(Phase.SUSPENDED, "r3")
+    assert [] == ids(Phase.ASYNC)
 
 
 @requirement("T15")

@@ -22,6 +22,12 @@ WAL_PAGES_BACKSTOP = 10_000
 _PRAGMAS = ("synchronous = FULL", f"wal_autocheckpoint = {WAL_PAGES_BACKSTOP}")
 #: Statements that lead from a version to the next one.
 _MIGRATIONS: dict[int, str] = {}
+#: Every column there is, as ``table.column``.
+_COLUMNS = """
+    SELECT made.name || '.' || has.name
+    FROM sqlite_schema AS made, pragma_table_info(made.name) AS has
+    WHERE made.type = 'table'
+"""
 _OPEN_SECONDS = 10.0
 _OLDEST_SQLITE = (3, 37, 0)
 
@@ -60,6 +66,7 @@ def prepare(path: str) -> None:
         try:
             if _needs_work_now(db, path):
                 _migrate(db, path)
+            _refuse_incomplete(db, path)
             _use_wal(db, path)
         finally:
             db.close()
@@ -92,7 +99,32 @@ def _needs_work(db: sqlite3.Connection, path: str) -> bool:
             f"the store {path} has schema version {version}, made by a newer release; "
             f"this one knows versions up to {VERSION}"
         )
+    if version < VERSION and not set(range(version, VERSION)) <= _MIGRATIONS.keys():
+        raise StoreVersionError(
+            f"the store {path} has schema version {version}, which this release cannot bring up "
+            f"to {VERSION}; use the release that made it, or give the application a new file"
+        )
     return bool(version < VERSION)
+
+
+def _refuse_incomplete(db: sqlite3.Connection, path: str) -> None:
+    """Refuse a file that says it has our schema and has not, before requests fail for that."""
+    ours = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        _execute_all(ours, SCHEMA)
+        missing = sorted(_columns(ours) - _columns(db))
+    finally:
+        ours.close()
+    if missing:
+        raise StoreVersionError(
+            f"the store {path} says that it has schema version {VERSION}, but lacks "
+            f"{', '.join(missing[:3])}: no published release made it so; give the application a "
+            "new file"
+        )
+
+
+def _columns(db: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in db.execute(_COLUMNS)}
 
 
 def _migrate(db: sqlite3.Connection, path: str) -> None:

@@ -323,6 +323,26 @@ WHERE app = :app AND (:phase IS NULL OR phase = :phase)
 ORDER BY id DESC
 LIMIT :limit
 
+-- list-live --
+-- A run that has not ended is held by somebody, or waits for its time. The plus sign keeps the
+-- few held ones from being sought among all by their ids.
+SELECT id, app, endpoint_key, function_id, phase, retries, created_at, mark,
+       failures, takeovers, epoch, owner, due_at, ended_at
+FROM run
+WHERE id IN (
+    SELECT id FROM run AS held
+    WHERE owner IS NOT NULL AND app = :app AND phase = :phase AND +id < :before
+    UNION ALL
+    SELECT id FROM (
+        SELECT id FROM run AS waiting
+        WHERE due_at IS NOT NULL AND app = :app AND phase = :phase AND id < :before
+        ORDER BY id DESC
+        LIMIT :limit
+    )
+)
+ORDER BY id DESC
+LIMIT :limit
+
 -- list-failed --
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, mark,
        failures, takeovers, epoch, owner, due_at, ended_at

@@ -175,6 +175,8 @@ def find_runs(
     wanted = {"app": app, "phase": None if phase is None else phase.value, "limit": limit}
     if phase in (Phase.FAILED, Phase.CANCELLED):
         rows = db.execute(QUERIES["list-failed"], {**wanted, "before": before or _ABOVE_ALL})
+    elif phase is not None and not phase.ended:
+        rows = db.execute(QUERIES["list-live"], {**wanted, "before": before or _ABOVE_ALL})
     elif before is None:
         rows = db.execute(QUERIES["list-all"], wanted)
     else:

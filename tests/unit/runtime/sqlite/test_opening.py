@@ -54,6 +54,14 @@ def test_a_store_is_accepted_as_it_is(path: str) -> None:
             [f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {VERSION + 1}"],
             f"version {VERSION + 1}, made by a newer release.*up to {VERSION}",
         ),
+        (
+            [f"PRAGMA application_id = {APPLICATION_ID}", "CREATE TABLE meta (name, value)"],
+            f"version 0, which this release cannot bring up to {VERSION}",
+        ),
+        (
+            [f"PRAGMA application_id = {APPLICATION_ID}", "PRAGMA user_version = -3"],
+            f"version -3, which this release cannot bring up to {VERSION}",
+        ),
     ],
 )
 def test_what_is_not_ours_to_change_is_left_alone(
@@ -63,6 +71,19 @@ def test_what_is_not_ours_to_change_is_left_alone(
     execute(path, "PRAGMA journal_mode = DELETE", *statements)
     before = Path(path).read_bytes()
 
+    with pytest.raises(StoreVersionError, match=message):
+        prepare(path)
+
+    assert before == Path(path).read_bytes()
+
+
+def test_a_store_that_lacks_columns_is_refused(path: str) -> None:
+    """Whatever its version says: requests would fail one after the other."""
+    prepare(path)
+    execute(path, "PRAGMA journal_mode = DELETE", "DROP TABLE step", "ALTER TABLE run DROP handoff")
+    before = Path(path).read_bytes()
+
+    message = r"version 1, but lacks run\.handoff, step\.attempts, step\.ended_at: no published"
     with pytest.raises(StoreVersionError, match=message):
         prepare(path)
 

@@ -82,6 +82,14 @@ def test_a_name_may_come_once() -> None:
         parse_queries("-- a --\nSELECT 1\n-- a --\nSELECT 2\n")
 
 
+def test_live_runs_are_found_by_indexes_of_their_own(database: sqlite3.Connection) -> None:
+    """However many have ended; those that wait are read in order, up to the limit."""
+    steps = plan(database, QUERIES["list-live"])
+    assert any("USING INDEX run_owner (owner>?)" in step for step in steps), steps
+    assert any("USING INDEX run_waiting (app=? AND phase=?" in step for step in steps)
+    assert any(step.startswith("SEARCH run USING PRIMARY KEY (id=?)") for step in steps), steps
+
+
 def test_failed_runs_are_found_by_their_own_index(database: sqlite3.Connection) -> None:
     """However many have completed; the listing needs no sorting either."""
     [step] = plan(database, QUERIES["list-failed"])
