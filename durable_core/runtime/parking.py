@@ -78,7 +78,8 @@ class Parked(asyncio.Future[None]):
     same. So may a task group one of whose tasks, or whose body, has failed. A timeout may not, for
     a sleep outlives the process and the timeout does not. To the task all are a cancellation. They
     differ in who calls for it, and that is still on the stack when the future is cancelled: tasks
-    and ``gather`` pass a cancellation on at once.
+    and ``gather`` pass a cancellation on at once. So do the scopes and groups of anyio; what they
+    tell again later is told by the deadline of the scope.
     """
 
     may_be_cancelled = False
@@ -90,25 +91,45 @@ class Parked(asyncio.Future[None]):
 
 
 #: What counts time in the process, as modules, and as functions of ``asyncio.tasks``.
-_TIMERS = frozenset({"asyncio.timeouts", "async_timeout", "anyio"})
+_TIMERS = frozenset({"asyncio.timeouts", "async_timeout"})
 _TIMED = frozenset({"wait_for", "_cancel_and_wait"})
+#: The functions by which a task group of anyio ends its tasks, and by which any one sees a failure.
+_GROUP_ENDS = frozenset({"__aexit__", "task_done"})
+_TASK_FAILED = frozenset({"_on_task_done", "task_done"})
 
 
 def _is_decision(frame: FrameType | None) -> bool:
     """Tell whether a cancellation is the handler's decision, or follows from a failure in it."""
-    group = False
+    in_group = False
     while frame is not None:
-        module, name = str(frame.f_globals.get("__name__")), frame.f_code.co_name
-        if module in _TIMERS or module.partition(".")[0] in _TIMERS:
+        module = str(frame.f_globals.get("__name__"))
+        if _counts_time(frame, module):
             return False
-        if module == "asyncio.tasks" and name in _TIMED:
-            return False
-        if module == asyncio.TaskGroup.__module__:
-            group = True
-            if name == "_on_task_done":
-                return True
-            error = frame.f_locals.get("et")  # what the body of ``async with`` has raised
-            if isinstance(error, type) and not issubclass(error, asyncio.CancelledError):
+        if _ends_group(frame, module):
+            in_group = True
+            if frame.f_code.co_name in _TASK_FAILED or _body_has_failed(frame):
                 return True
         frame = frame.f_back
-    return not group  # a group that is cancelled itself does not know by whom
+    return not in_group  # a group that is cancelled itself does not know by whom
+
+
+def _counts_time(frame: FrameType, module: str) -> bool:
+    if module == "asyncio.tasks":
+        return frame.f_code.co_name in _TIMED
+    if module.startswith("anyio."):
+        # A scope cancels for any reason; only its deadline tells.
+        deadline = getattr(frame.f_locals.get("origin"), "deadline", None)
+        return isinstance(deadline, float) and deadline <= asyncio.get_running_loop().time()
+    return module in _TIMERS or module.partition(".")[0] in _TIMERS
+
+
+def _ends_group(frame: FrameType, module: str) -> bool:
+    if module.startswith("anyio."):
+        return frame.f_code.co_name in _GROUP_ENDS
+    return module == asyncio.TaskGroup.__module__
+
+
+def _body_has_failed(frame: FrameType) -> bool:
+    """Tell whether the body of ``async with`` has raised; asyncio and anyio name that each so."""
+    error = frame.f_locals.get("et") or type(frame.f_locals.get("exc_val"))
+    return issubclass(error, BaseException) and not issubclass(error, asyncio.CancelledError)

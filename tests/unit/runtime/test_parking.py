@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 
+import anyio
 import pytest
 
 from durable_core.runtime import parking
@@ -13,6 +16,21 @@ from durable_core.runtime.parking import Parked, Parking
 from support.harness import FakeClock
 
 PATIENCE = 10.0
+Branch = Callable[[], Coroutine[Any, Any, None]]
+
+
+class PatientLoop(asyncio.SelectorEventLoop):
+    """A loop whose time stands still until the branch is parked: no timeout comes before that."""
+
+    parked = False
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        super().__init__()
+
+    def time(self) -> float:
+        """Return the time of the loop."""
+        return super().time() + 1.0 if self.parked else self._began
 
 
 async def fails() -> None:
@@ -21,19 +39,19 @@ async def fails() -> None:
     raise ValueError("x")
 
 
-async def a_sibling_fails(branch: Callable[[], Awaitable[None]]) -> None:
+async def a_sibling_fails(branch: Branch) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(fails())
         group.create_task(_through_gather(branch))
 
 
-async def the_body_fails(branch: Callable[[], Awaitable[None]]) -> None:
+async def the_body_fails(branch: Branch) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(_through_gather(branch))
         await fails()
 
 
-async def a_nested_group_fails(branch: Callable[[], Awaitable[None]]) -> None:
+async def a_nested_group_fails(branch: Branch) -> None:
     async def inner() -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(fails())
@@ -43,34 +61,34 @@ async def a_nested_group_fails(branch: Callable[[], Awaitable[None]]) -> None:
         group.create_task(_through_gather(branch))
 
 
-async def a_timeout(branch: Callable[[], Awaitable[None]]) -> None:
+async def a_timeout(branch: Branch) -> None:
     async with asyncio.timeout(0.001):
         await _through_gather(branch)
 
 
-async def wait_for(branch: Callable[[], Awaitable[None]]) -> None:
+async def wait_for(branch: Branch) -> None:
     await asyncio.wait_for(_through_gather(branch), 0.001)
 
 
-async def a_timeout_around_a_group(branch: Callable[[], Awaitable[None]]) -> None:
+async def a_timeout_around_a_group(branch: Branch) -> None:
     async with asyncio.timeout(0.001), asyncio.TaskGroup() as group:
         group.create_task(_through_gather(branch))
 
 
-async def a_timeout_in_the_body_of_a_group(branch: Callable[[], Awaitable[None]]) -> None:
+async def a_timeout_in_the_body_of_a_group(branch: Branch) -> None:
     async with asyncio.timeout(0.001), asyncio.TaskGroup() as group:
         group.create_task(_through_gather(branch))
         await asyncio.Event().wait()
 
 
-async def by_hand(branch: Callable[[], Awaitable[None]]) -> None:
+async def by_hand(branch: Branch) -> None:
     task = asyncio.ensure_future(branch())
     await asyncio.sleep(0)
     task.cancel()
     await task
 
 
-async def after_another(branch: Callable[[], Awaitable[None]]) -> None:
+async def after_another(branch: Branch) -> None:
     tasks = [asyncio.ensure_future(_through_gather(branch)), asyncio.ensure_future(_ticks(9))]
     _, losers = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for loser in losers:
@@ -78,12 +96,72 @@ async def after_another(branch: Callable[[], Awaitable[None]]) -> None:
     await asyncio.gather(*losers)
 
 
+async def anyio_timeout(branch: Branch) -> None:
+    with anyio.fail_after(0.001):
+        await _through_gather(branch)
+
+
+async def anyio_move_on(branch: Branch) -> None:
+    with anyio.move_on_after(0.001):
+        await branch()
+
+
+async def anyio_timeout_that_is_over(branch: Branch) -> None:
+    with anyio.move_on_after(0):
+        await branch()
+
+
+async def anyio_timeout_around_a_group(branch: Branch) -> None:
+    with anyio.fail_after(0.001):
+        async with anyio.create_task_group() as group:
+            group.start_soon(_through_gather, branch)
+            await anyio.sleep_forever()
+
+
+async def a_timeout_around_an_anyio_group(branch: Branch) -> None:
+    async with asyncio.timeout(0.001), anyio.create_task_group() as group:
+        group.start_soon(branch)
+
+
+async def a_timeout_in_the_body_of_an_anyio_group(branch: Branch) -> None:
+    async with asyncio.timeout(0.001), anyio.create_task_group() as group:
+        group.start_soon(branch)
+        await anyio.sleep_forever()
+
+
+async def anyio_sibling_fails(branch: Branch) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(_through_gather, branch)
+        group.start_soon(fails)
+
+
+async def anyio_body_fails(branch: Branch) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(branch)
+        await fails()
+
+
+async def anyio_by_hand(branch: Branch) -> None:
+    with anyio.move_on_after(PATIENCE) as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(branch)
+            await _ticks(5)
+            scope.cancel()
+
+
+async def anyio_group_by_hand(branch: Branch) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(branch)
+        await _ticks(5)
+        group.cancel_scope.cancel()
+
+
 async def _ticks(count: int) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
 
 
-async def _through_gather(branch: Callable[[], Awaitable[None]]) -> None:
+async def _through_gather(branch: Branch) -> None:
     await asyncio.gather(branch(), asyncio.sleep(0))
 
 
@@ -99,17 +177,26 @@ async def _through_gather(branch: Callable[[], Awaitable[None]]) -> None:
         (a_timeout_in_the_body_of_a_group, False),
         (by_hand, True),
         (after_another, True),
+        (anyio_timeout, False),
+        (anyio_move_on, False),
+        (anyio_timeout_that_is_over, False),
+        (anyio_timeout_around_a_group, False),
+        (a_timeout_around_an_anyio_group, False),
+        (a_timeout_in_the_body_of_an_anyio_group, False),
+        (anyio_sibling_fails, True),
+        (anyio_body_fails, True),
+        (anyio_by_hand, True),
+        (anyio_group_by_hand, True),
     ],
 )
-def test_cause(
-    scenario: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]], may_be_cancelled: bool
-) -> None:
+def test_cause(scenario: Callable[[Branch], Awaitable[None]], may_be_cancelled: bool) -> None:
     """A decision and a failing sibling are told from a timeout, through gather and groups."""
 
     async def main() -> None:
         parked = Parked()
 
         async def branch() -> None:
+            loop.parked = True
             await parked
 
         async with asyncio.timeout(PATIENCE):
@@ -118,7 +205,9 @@ def test_cause(
         assert parked.cancelled()
         assert may_be_cancelled is parked.may_be_cancelled
 
-    asyncio.run(main())
+    loop = PatientLoop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main())
 
 
 def test_result() -> None:

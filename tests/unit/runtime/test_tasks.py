@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+import anyio
 import pytest
 
 from durable_core.api.step import step
@@ -163,7 +165,20 @@ def test_memos_resolve_in_the_order_they_were_made() -> None:
 # Cancellation by user code
 
 
-def test_step_cancelled_by_a_timeout() -> None:
+@asynccontextmanager
+async def anyio_timeout(seconds: float) -> AsyncIterator[None]:
+    with anyio.fail_after(seconds):
+        yield
+
+
+TIMEOUTS: dict[str, Callable[[float], AbstractAsyncContextManager[object]]] = {
+    "asyncio": asyncio.timeout,
+    "anyio": anyio_timeout,
+}
+
+
+@pytest.mark.parametrize("library", TIMEOUTS)
+def test_step_cancelled_by_a_timeout(library: str) -> None:
     """A step cut off by a timeout is failed for good, and a replay finds it so."""
     ledger = Ledger()
     seen: list[list[type]] = []
@@ -175,7 +190,7 @@ def test_step_cancelled_by_a_timeout() -> None:
     async def handler(request: Request) -> object:
         caught: list[type] = []
         try:
-            async with asyncio.timeout(0.02):
+            async with TIMEOUTS[library](0.02):
                 await step.run("slow", slow)
         except TimeoutError as error:
             caught.append(type(error))
@@ -193,11 +208,12 @@ def test_step_cancelled_by_a_timeout() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sleep", "wait"])
-def test_timeout_around_a_sleep_or_wait_is_refused(kind: str) -> None:
+@pytest.mark.parametrize("library", TIMEOUTS)
+def test_timeout_around_a_sleep_or_wait_is_refused(library: str, kind: str) -> None:
     """A timeout around a sleep or a wait fails the run and names the step's own ``timeout``."""
 
     async def handler(request: Request) -> None:
-        async with asyncio.timeout(0.02):
+        async with TIMEOUTS[library](0.02):
             if kind == "sleep":
                 await step.sleep("held", "1h")
             else:
