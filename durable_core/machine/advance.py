@@ -69,7 +69,7 @@ def advance(run: Run, happened: Input, now: int, policy: RetryPolicy) -> Transit
             return Transition(_go(run, Cue.CHECKPOINT), (SaveMemo(memo),))
         case OpFailed():
             return _op_failed(run, happened, now, policy)
-        case OpParked(pending=pending):
+        case OpParked():
             return _park(run, happened.reason)
         case Detached(reason=reason):
             return Transition(_go(run, Cue.DETACH), _handoff(run, reason))

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from typing import Self
 
 from durable_core.errors import ConfigurationError, ConnectionLostError
-from durable_core.model.headers import Headers
 from durable_core.model.outgoing import OutgoingRequest, ResponseHead
 from durable_core.ports.http import AsyncFetched
 from durable_core.runtime.http.async_connection import AsyncConnection, connect_async
 from durable_core.runtime.http.budget import Budget
-from durable_core.runtime.http.idle import IdleConnections, PoolLimits
+from durable_core.runtime.http.idle import PoolLimits
+from durable_core.runtime.http.pool import Pool
+from durable_core.runtime.http.response import IncomingResponse
 from durable_core.wire.http_request import LAST_CHUNK, encode_chunk, encode_request_head
 from durable_core.wire.http_response import ResponseParser, check_body_size
 from durable_core.wire.urls import Origin, parse_url
@@ -22,7 +23,7 @@ from durable_core.wire.urls import Origin, parse_url
 __all__ = ["AsyncHTTPClient", "AsyncHTTPResponse"]
 
 
-class AsyncHTTPResponse:
+class AsyncHTTPResponse(IncomingResponse[Awaitable[bytes]]):
     """A response whose body is still coming; an async context that closes it.
 
     Attributes:
@@ -30,27 +31,7 @@ class AsyncHTTPResponse:
         headers: the header fields.
     """
 
-    __slots__ = ("_budget", "_connection", "_done", "_parser", "headers", "status")
-
-    def __init__(
-        self,
-        connection: AsyncConnection,
-        parser: ResponseParser,
-        head: ResponseHead,
-        budget: Budget,
-        done: Callable[[bool], None],
-    ) -> None:
-        self.status = head.status
-        self.headers: Headers = head.headers
-        self._connection = connection
-        self._parser = parser
-        self._budget = budget
-        self._done: Callable[[bool], None] | None = done
-
-    @property
-    def is_delimited(self) -> bool:
-        """Whether the body has an end of its own, other than that of the connection."""
-        return self._parser.is_delimited
+    __slots__ = ()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes; it can be gone through once.
@@ -58,18 +39,12 @@ class AsyncHTTPResponse:
         Raises:
             ConnectionLostError, ProtocolError, RequestTimeoutError: the response is closed.
         """
-        parser = self._parser
         try:
-            while True:
-                data = parser.take()
+            while (data := self._take()) is not None:
                 if data:
                     yield data
-                elif parser.is_complete:
-                    return
-                elif self._done is None:
-                    raise ConnectionLostError("the response was closed before its body was read")
                 else:
-                    parser.feed(await self._connection.receive(self._budget))
+                    self._parser.feed(await self._receive())
         finally:
             self.close()
 
@@ -89,12 +64,6 @@ class AsyncHTTPResponse:
             self.close()
         return bytes(body)
 
-    def close(self) -> None:
-        """Let the connection serve another request, if the body was read; close it otherwise."""
-        done, self._done = self._done, None
-        if done is not None:
-            done(self._parser.is_reusable)
-
     async def __aenter__(self) -> Self:
         return self
 
@@ -113,14 +82,13 @@ class AsyncHTTPClient:
         limits: how many connections are kept, and how long.
     """
 
-    __slots__ = ("_idle", "_loop", "_tls")
+    __slots__ = ("_loop", "_pool")
 
     def __init__(
         self, *, tls: ssl.SSLContext | None = None, limits: PoolLimits | None = None
     ) -> None:
-        self._tls = tls
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._idle: IdleConnections[AsyncConnection] = IdleConnections(limits or PoolLimits())
+        self._pool = Pool(limits or PoolLimits(), tls, AsyncConnection.abort)
 
     async def send(self, request: OutgoingRequest) -> AsyncHTTPResponse:
         """Send a request, and return the response when its head is there; close it, or read it.
@@ -139,16 +107,16 @@ class AsyncHTTPClient:
         self._check_loop()
         target = parse_url(request.url)
         head = encode_request_head(request, target)
-        exchange = _Exchange(request, head, Budget(request.timeouts), self._done)
-        kept = self._take(target.origin)
+        exchange = _Exchange(request, head, self._pool)
+        kept = self._pool.take(target.origin)
         if kept is not None:
             try:
                 return await exchange.on(kept, target.origin)
             except ConnectionLostError:
                 if exchange.was_answered or not request.idempotent:
                     raise
-        context = self._context(target.origin)
-        fresh = await connect_async(target.origin, context, exchange.budget)
+        tls = self._pool.tls_for(target.origin)
+        fresh = await connect_async(target.origin, tls, exchange.budget)
         return await exchange.on(fresh, target.origin)
 
     @asynccontextmanager
@@ -161,7 +129,7 @@ class AsyncHTTPClient:
 
     async def close(self) -> None:
         """Close the kept connections; responses that are being read go on."""
-        await asyncio.gather(*(connection.close() for connection in self._idle.clear()))
+        await asyncio.gather(*(connection.close() for connection in self._pool.clear()))
 
     async def __aenter__(self) -> Self:
         return self
@@ -177,50 +145,17 @@ class AsyncHTTPClient:
             )
         self._loop = loop
 
-    def _context(self, origin: Origin) -> ssl.SSLContext | None:
-        if not origin.is_secure:
-            return None
-        if self._tls is None:  # made late, for it reads the system's certificates
-            self._tls = ssl.create_default_context()
-        return self._tls
-
-    def _take(self, origin: Origin) -> AsyncConnection | None:
-        """Return a kept connection that is alive, as far as can be seen."""
-        for connection in self._idle.expire(asyncio.get_running_loop().time()):
-            connection.abort()
-        while True:
-            candidate = self._idle.take(origin)
-            if candidate is None:
-                return None
-            if not candidate.is_stale():
-                return candidate
-            candidate.abort()
-
-    def _done(self, connection: AsyncConnection, origin: Origin, is_reusable: bool) -> None:
-        surplus = [connection]
-        if is_reusable:
-            now = asyncio.get_running_loop().time()
-            surplus = self._idle.put(origin, connection, now)
-        for each in surplus:
-            each.abort()
-
 
 class _Exchange:
     """One request, on one connection or, should that prove dead, on another."""
 
-    __slots__ = ("_done", "_head", "_request", "budget", "was_answered")
+    __slots__ = ("_head", "_pool", "_request", "budget", "was_answered")
 
-    def __init__(
-        self,
-        request: OutgoingRequest,
-        head: bytes,
-        budget: Budget,
-        done: Callable[[AsyncConnection, Origin, bool], None],
-    ) -> None:
+    def __init__(self, request: OutgoingRequest, head: bytes, pool: Pool[AsyncConnection]) -> None:
         self._request = request
         self._head = head
-        self._done = done
-        self.budget = budget
+        self._pool = pool
+        self.budget = Budget(request.timeouts)
         self.was_answered = False
 
     async def on(self, connection: AsyncConnection, origin: Origin) -> AsyncHTTPResponse:
@@ -235,14 +170,11 @@ class _Exchange:
         except BaseException:
             connection.abort()
             raise
-        is_whole = broken is None
-        return AsyncHTTPResponse(
-            connection,
-            parser,
-            head,
-            self.budget,
-            lambda is_reusable: self._done(connection, origin, is_reusable and is_whole),
-        )
+
+        def done(is_reusable: bool) -> None:
+            self._pool.give_back(connection, origin, is_reusable and broken is None)
+
+        return AsyncHTTPResponse(parser, head, lambda: connection.receive(self.budget), done)
 
     async def _send(self, connection: AsyncConnection) -> ConnectionLostError | None:
         """Send the request; return what kept it from being sent whole.
