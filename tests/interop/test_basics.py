@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from durable_core import NonRetriableError, Request, Response, RetryAfterError, StepError, step
+from durable_core import (
+    Event,
+    NonRetriableError,
+    Request,
+    Response,
+    RetryAfterError,
+    StepError,
+    step,
+)
+from durable_core.errors import ConfigurationError
 from durable_core.sync import step as sync_step
 from support.inngest_app import App, serving
 from support.inngest_server import InngestServer, inngest_server
@@ -269,7 +278,6 @@ def test_retry_after_is_kept_while_attached(server: InngestServer) -> None:
 
 def test_events_are_sent(server: InngestServer) -> None:
     """step.send_event and Durable.send give the ids of the server."""
-    from durable_core import Event
 
     async def handler(request: Request) -> object:
         return await step.send_event("emit", [Event("a/b", {"z": 1}), Event("c", {}, "own")])
@@ -281,6 +289,22 @@ def test_events_are_sent(server: InngestServer) -> None:
     run_id = server.run.id
     assert [f"{run_id}:{server.seen[1].json['steps'][0]['id']}:0", "own"] == got.json
     assert 1 == len(sent)
+
+
+def test_events_need_a_key() -> None:
+    """Away from a development server: who sends is told what to set, and nothing goes out."""
+    key = "signkey-test-0123456789abcdef0123456789abcdef"
+    with inngest_server(signing_key=key) as server:
+        engine = {"is_dev": False, "signing_key": key}
+        with (
+            serving(server, {"GET /a": two_steps}, engine=engine) as app,
+            pytest.raises(ConfigurationError, match="INNGEST_EVENT_KEY"),
+        ):
+            app.durable.send(Event("d"))
+        assert [] == server.seen
+        with serving(server, {"GET /a": two_steps}, engine={**engine, "event_key": "k/1"}) as app:
+            assert 1 == len(app.durable.send(Event("d")))
+        assert ["/e/k%2F1"] == [each.path for each in server.seen]
 
 
 def test_the_proxy(server: InngestServer) -> None:

@@ -143,19 +143,39 @@ def test_a_run_of_somebody_else(server: InngestServer) -> None:
     assert 503 == got.status
 
 
-def test_a_server_that_is_down(server: InngestServer) -> None:
+@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("kind", ["drop", 503])
+def test_a_server_that_is_not_there_yet(
+    server: InngestServer, interface: str, kind: str | int
+) -> None:
+    """It is asked before the first step runs; when it has come, all is well."""
+    server.faults.append(Fault(".*", kind))
+    with serving(server, {"GET /a": two}, interface=interface) as app:
+        first = app.get("/a")
+        steps_run = dict(CALLS)
+        second = app.get("/a")
+
+    assert (503, "1", {}) == (first.status, first.headers["retry-after"], steps_run)
+    assert (200, ["a", "b"]) == (second.status, second.json)
+
+
+def test_a_server_that_goes_down(server: InngestServer) -> None:
     """One client learns it after 5 attempts, the next one before any step; then all is well."""
-    server.faults.append(Fault(".*", "drop", times=6))
     with serving(server, {"GET /a": two}) as app:
+        before = app.get("/a")
+        CALLS.clear()
+        seen = len(server.seen)
+        server.faults.append(Fault(".*", "drop", times=6))
         first = app.get("/a")
         steps_run = dict(CALLS)
         second = app.get("/a")
         third = app.get("/a")
 
+    assert 200 == before.status
     assert (503, "1", {"a": 1}) == (first.status, first.headers["retry-after"], steps_run)
     assert (503, 200) == (second.status, third.status)
     assert {"a": 2, "b": 1} == CALLS
-    attempts = [s.path for s in server.seen[:5]]
+    attempts = [s.path for s in server.seen[seen : seen + 5]]
     assert ["/v1/checkpoint"] * 5 == attempts
     assert b"http" not in first.body
 

@@ -281,8 +281,13 @@ def compare_signatures(replay: Replay, key: str) -> None:
 # -- without a run -----------------------------------------------------------------------------
 
 
+def called(name: str) -> str:
+    CALLS[name] += 1
+    return name
+
+
 async def two_steps(request: Request) -> object:
-    return [await step.run(name, str, name) for name in ("first", "second")]
+    return [await step.run(name, called, name) for name in ("first", "second")]
 
 
 async def no_steps(request: Request) -> object:
@@ -304,7 +309,7 @@ def test_forged_calls() -> None:
 
 
 def test_a_server_that_is_not_there() -> None:
-    """Both requests of the recording get 503: nothing that was not recorded is a success."""
+    """Both requests of the recording get 503, and no step runs: none could be recorded."""
     recorded = [each for each in load("o-devserver-down") if each.leg == "app"]
     assert [500, 200] == [each.status for each in recorded]
     with inngest_server() as server, socket.socket() as nobody:
@@ -315,7 +320,7 @@ def test_a_server_that_is_not_there() -> None:
         with serving(server, routes, engine=engine) as app:
             got = [app.get(each.target) for each in recorded]
 
-    assert [503, 503] == [each.status for each in got]
+    assert ([503, 503], {}) == ([each.status for each in got], CALLS)
 
 
 # -- all of them -------------------------------------------------------------------------------

@@ -240,7 +240,8 @@ class InngestServer:
             await writer.drain()
 
     async def _faulty(self, seen: Seen) -> _Reply | None:
-        self.seen.append(seen)
+        if seen.method != "HEAD":  # which only asks whether it is there
+            self.seen.append(seen)
         for fault in self.faults:
             if fault.times > 0 and re.fullmatch(fault.path, seen.path):
                 fault.times -= 1

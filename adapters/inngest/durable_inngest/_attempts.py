@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -22,6 +24,10 @@ _ATTEMPTS = 5
 #: Statuses below 500 that may be another one soon.
 _PASSING = frozenset({408, 425, 429})
 _BASE = 0.1
+#: What something before a server says that is not there.
+_AWAY = frozenset({502, 503, 504})
+#: Of a server that has said nothing for so many seconds it is not known whether it is there.
+_SILENCE = 10.0
 #: More than the state of a run, the largest thing the server hands out.
 _MOST_BYTES = 64 * 1024 * 1024
 _POOL = PoolLimits(per_origin=100, in_all=128, seconds=30.0)
@@ -44,17 +50,26 @@ class Attempts:
         self.bearer = calls.bearers[0]
         #: The last call that was insisted on got no answer.
         self.is_down = False
+        self._heard = -math.inf
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the server has answered lately: nobody needs to ask if it is there."""
+        return not self.is_down and time.monotonic() - self._heard < _SILENCE
 
     async def is_there(self) -> bool:
-        """Tell whether the server answers, after it did not; costs nothing while it does."""
-        if not self.is_down:
+        """Tell whether the server answers; where that is sure, it is not asked.
+
+        Asking costs one exchange, over a connection that is used next in any case.
+        """
+        if self.is_sure:
             return True
         try:
-            await self.once(self.calls.probe())
+            answer = await self.once(self.calls.probe())
         except ClientError:
             return False
-        self.is_down = False
-        return True
+        self.is_down = answer.status in _AWAY
+        return not self.is_down
 
     async def close(self) -> None:
         """Close the kept connections; keep none from now on."""
@@ -111,6 +126,7 @@ class Attempts:
         try:
             async with await self._http.send(request) as response:
                 body = await response.read(_MOST_BYTES)
+                self._heard = time.monotonic()
                 return Answered(response.status, dict(response.headers.items()), body)
         finally:
             if self._closed:  # meanwhile: nobody else would close the connection

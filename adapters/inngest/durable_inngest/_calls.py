@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
+from durable_core.errors import ConfigurationError
 from durable_core.model.headers import Headers
 from durable_core.model.outgoing import OutgoingRequest, Timeouts
 from durable_inngest._config import Config
@@ -97,7 +98,16 @@ class Calls:
         return f"{self._config.api_url}/v1/http/runs/{quote(run_id, safe='')}/output?{query}"
 
     def events(self, events: object, seed: str) -> OutgoingRequest:
-        """Return the request that sends events; with the same seed they are taken once."""
+        """Return the request that sends events; with the same seed they are taken once.
+
+        Raises:
+            ConfigurationError: there is no event key, and the server is none for development.
+        """
+        if self._config.event_key is None and not self._config.is_dev:
+            raise ConfigurationError(
+                "events cannot be sent to the Inngest server without an event key: set "
+                "INNGEST_EVENT_KEY or InngestEngine(event_key=)"
+            )
         key = quote(self._config.event_key or "NO_EVENT_KEY_SET", safe="")
         headers = {
             "content-type": "application/json",

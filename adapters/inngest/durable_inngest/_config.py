@@ -72,7 +72,7 @@ def resolve_config(
 
     dev, dev_url = _mode(is_dev, environ.get("INNGEST_DEV", ""))
     api = given(base_url, "INNGEST_API_BASE_URL", "INNGEST_BASE_URL")
-    events = given(event_base_url, "INNGEST_EVENT_API_BASE_URL", "INNGEST_BASE_URL")
+    events = given(event_base_url or base_url, "INNGEST_EVENT_API_BASE_URL", "INNGEST_BASE_URL")
     keys = tuple(
         key
         for key in (

@@ -22,9 +22,10 @@ class InngestEngine(BaseEngine):
     Args:
         is_dev: the server is a development server, which signs nothing (``INNGEST_DEV``: ``1``,
             ``0``, or its URL). Default: no.
-        base_url: of the server's API (``INNGEST_API_BASE_URL``, ``INNGEST_BASE_URL``).
-        event_base_url: where events are sent (``INNGEST_EVENT_API_BASE_URL``).
-        event_key: what they are sent with (``INNGEST_EVENT_KEY``).
+        base_url: of the server (``INNGEST_API_BASE_URL``, ``INNGEST_BASE_URL``).
+        event_base_url: where events are sent, if elsewhere (``INNGEST_EVENT_API_BASE_URL``).
+        event_key: what they are sent with; needed for that unless ``is_dev``
+            (``INNGEST_EVENT_KEY``).
         signing_key: proves both sides to each other; needed unless ``is_dev``
             (``INNGEST_SIGNING_KEY``).
         signing_key_fallback: for the time of a change of keys (``INNGEST_SIGNING_KEY_FALLBACK``).

@@ -54,7 +54,8 @@ class Life:
             if node is None:
                 refuse_patched_threads()
                 node = self._node = self._make()
-                logger.info("%s started, with %s", node.env.app, node.config.api_url)
+                how = ", for development: its calls are not verified" if node.config.is_dev else ""
+                logger.info("%s started, with %s%s", node.env.app, node.config.api_url, how)
                 if not self._at_exit:
                     self._at_exit = True
                     atexit.register(self._stop_at_exit)

@@ -87,7 +87,7 @@ class Serving:
         refusal = refused(request, self._node.config)
         if refusal is not None:
             return refusal
-        if client.is_down and not own.run(client.is_there()):
+        if not client.is_sure and not own.run(client.is_there()):
             return _down()
         ex = self._attached(client, own.loop, endpoint.options, request, route)
         if follows:
@@ -114,7 +114,7 @@ class Serving:
         refusal = refused(request, self._node.config)
         if refusal is not None:
             return refusal
-        if client.is_down and not await client.is_there():
+        if not await client.is_there():
             return _down()
         ex = self._attached(client, loop, endpoint.options, request, route)
         if accepts_stream(request.headers):

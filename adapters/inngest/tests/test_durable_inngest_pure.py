@@ -125,9 +125,10 @@ def test_arguments_go_before_the_environment() -> None:
         environment="arg",
         serve_origin="http://own",
     )
-    assert (False, "http://arg", "arg", "arg", "http://own") == (
+    assert (False, "http://arg", "http://arg", "arg", "arg", "http://own") == (
         config.is_dev,
         config.api_url,
+        config.event_url,
         config.event_key,
         config.environment,
         config.serve_origin,
