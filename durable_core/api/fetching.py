@@ -97,6 +97,7 @@ def fetch_with_stream(
     collect: Collector | None = None,
     timeout: float | None = None,
     idle_timeout: float | None = 60.0,
+    max_reconnects: int = 10,
     abort: Abort | None = None,
     fetch: Fetch | None = None,
 ) -> ClientResponse:
@@ -121,6 +122,8 @@ def fetch_with_stream(
         timeout: seconds for all of it; None for as long as it takes.
         idle_timeout: seconds without a byte after which a connection counts as broken; servers of
             this library send one every 15 seconds.
+        max_reconnects: how often in a row to come back to the stream without getting on; 0 or
+            more. The pauses double, from about 0.25 s to 30 s: ten take some 90 seconds.
         abort: set it from another thread to end the call.
         fetch: another transport than the one of this library.
 
@@ -141,7 +144,7 @@ def fetch_with_stream(
         on_commit=on_commit,
         on_rollback=on_rollback,
     )
-    machine = _machine(method, url, headers, body)
+    machine = _machine(method, url, headers, body, max_reconnects)
     with HTTPClient() as client:
         follower = ThreadFollower(
             machine,
@@ -168,6 +171,7 @@ async def afetch_with_stream(
     collect: Collector | None = None,
     timeout: float | None = None,
     idle_timeout: float | None = 60.0,
+    max_reconnects: int = 10,
     fetch: AsyncFetch | None = None,
 ) -> ClientResponse:
     """Do in a task what ``fetch_with_stream`` does, without a thread.
@@ -190,7 +194,7 @@ async def afetch_with_stream(
         if inspect.isawaitable(told):
             await told
 
-    machine = _machine(method, url, headers, body)
+    machine = _machine(method, url, headers, body, max_reconnects)
     async with AsyncHTTPClient() as client:
         follower = TaskFollower(
             machine,
@@ -202,7 +206,9 @@ async def afetch_with_stream(
         return _response(await follower.run())
 
 
-def _machine(method: str, url: str, headers: HeaderFields, body: OutgoingBody) -> Following:
+def _machine(
+    method: str, url: str, headers: HeaderFields, body: OutgoingBody, max_reconnects: int
+) -> Following:
     # What cannot be sent is an error of the caller's, told before anything is done.
     request = OutgoingRequest(method=method, url=url, headers=headers, body=body)
     return Following(
@@ -211,6 +217,7 @@ def _machine(method: str, url: str, headers: HeaderFields, body: OutgoingBody) -
         headers=request.headers,
         repeatable=request.body is None or isinstance(request.body, bytes),
         uniform=random.random,
+        max_reconnects=max_reconnects,
     )
 
 

@@ -144,12 +144,17 @@ def sync_routes(durable: Durable[Any]) -> Routes:
         return Response.json("never")
 
     def endless(request: Request) -> Response:
-        sync_step.run("a", pushes("first"))
-        sync_step.run("b", block)
+        sync_step.run("b", pushes("last"))
+        sync_step.run("c", block)
         return Response.json("never")
 
-    handlers = (plain, streaming, napping, napping_stream, flaky_steps, final, caught, endless)
-    return wrapped(durable, (*handlers, echo))
+    def napping_endless(request: Request) -> Response:
+        sync_step.run("a", pushes("first"))
+        sync_step.sleep("nap", NAP)
+        return endless(request)
+
+    handlers = (plain, streaming, napping, napping_stream, flaky_steps, final, caught)
+    return wrapped(durable, (*handlers, endless, napping_endless, echo))
 
 
 def async_routes(durable: Durable[Any]) -> Routes:
@@ -200,17 +205,22 @@ def async_routes(durable: Durable[Any]) -> Routes:
         return Response.json("never")
 
     async def endless(request: Request) -> Response:
-        await step.run("a", push, "first")
-        await step.run("b", block)
+        await step.run("b", push, "last")
+        await step.run("c", block)
         return Response.json("never")
+
+    async def napping_endless(request: Request) -> Response:
+        await step.run("a", push, "first")
+        await step.sleep("nap", NAP)
+        return await endless(request)
 
     async def aecho(request: Request) -> Response:
         return echo(request)
 
     aecho.__name__ = "echo"
 
-    handlers = (plain, streaming, napping, napping_stream, flaky_steps, final, caught, endless)
-    return wrapped(durable, (*handlers, aecho))
+    handlers = (plain, streaming, napping, napping_stream, flaky_steps, final, caught)
+    return wrapped(durable, (*handlers, endless, napping_endless, aecho))
 
 
 def wrapped(durable: Durable[Any], handlers: Sequence[Callable[..., Any]]) -> Routes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
@@ -18,6 +19,8 @@ from support.mutants.base import (
 )
 
 __all__ = ["MUTANTS"]
+
+_STATUS = re.compile(rb'"statusCode":\d+')
 
 
 def parts_out(change: Callable[[bytes], bytes]) -> dict[str, Any]:
@@ -66,15 +69,30 @@ def _without_place(fields: Any) -> Any:
     return [field for field in fields if field[0].lower() != "last-event-id"]
 
 
+def _without_unknown(fields: Any) -> Any:
+    return [field for field in fields if not field[0].lower().startswith("x-")]
+
+
 MUTANTS: Mutants = {
-    "keeps_everything_back": (Mutant(sending(_whole), declares="streaming"), ("V6",)),
-    "forgets_commits": (Mutant(without(b"inngest.commit")), ("V1", "V4", "V5")),
-    "forgets_rollbacks": (Mutant(without(b"inngest.rollback")), ("V2", "V8")),
+    "keeps_everything_back": (
+        Mutant(sending(_whole), declares="streaming"),
+        ("V6", "C7", "C8"),
+    ),
+    "forgets_commits": (Mutant(without(b"inngest.commit")), ("V1", "V4", "V5", "C1", "C2")),
+    "forgets_rollbacks": (Mutant(without(b"inngest.rollback")), ("V2", "V8", "C3", "C4")),
     "breaks_characters": (
         Mutant(parts_out(lambda part: part.decode().encode("ascii", "replace"))),
         ("V3",),
     ),
-    "forgets_where_a_client_was": (Mutant(fields_in(_without_place)), ("V5",)),
+    "takes_every_status_for_200": (
+        Mutant(parts_out(lambda part: _STATUS.sub(b'"statusCode":200', part))),
+        ("C1", "C2", "C3", "C4", "C5"),
+    ),
+    "forgets_where_a_client_was": (
+        Mutant(fields_in(_without_place), declares="streaming"),
+        ("V5", "C7"),
+    ),
+    "drops_unknown_fields": (Mutant(fields_in(_without_unknown)), ("C6",)),
     "begins_at_the_beginning": (
         Mutant(
             receiving(
@@ -83,7 +101,7 @@ MUTANTS: Mutants = {
                 )
             )
         ),
-        ("V4",),
+        ("V4", "C2"),
     ),
     "streams_to_everybody": (
         Mutant(fields_in(lambda fields: [*fields, ("accept", "text/event-stream")])),

@@ -31,6 +31,7 @@ from durable_core.errors import (
     ConnectionLostError,
     RequestAbortedError,
     RequestTimeoutError,
+    StreamEndedError,
 )
 from durable_core.model.headers import Headers
 from durable_core.wire.stream_events import Final, RedirectInfo
@@ -164,6 +165,27 @@ def test_a_break_is_mended(call: Call) -> None:
 
     assert [1, 2, 3] == log.data
     assert [None, None, "41", "42"] == [h.headers.get("last-event-id") for h in server.heard]
+
+
+@both
+@pytest.mark.parametrize("most", [0, 2])
+def test_a_break_that_cannot_be_mended(call: Call, most: int) -> None:
+    """It comes back as often as it was told to, and then says so."""
+    log = Log()
+
+    def first(peer: Peer) -> None:
+        url = f"http://127.0.0.1:{server.port}/second"
+        peer.answer(CHUNKED + chunked(b"retry: 1\n\n", sse(HELLO, chunk(1))))
+        peer.say(chunked(sse(RedirectInfo(run_id="r", url=url))), END)
+
+    with (
+        ScriptedServer(first, *[streams(HELLO)] * (1 + most)) as server,
+        pytest.raises(StreamEndedError, match=f"and {most} attempts to come back"),
+    ):
+        call(server.origin, max_reconnects=most, **log.callbacks)
+
+    assert ["metadata", "data"] == log.kinds
+    assert ["/", *["/second"] * (1 + most)] == [heard.target for heard in server.heard]
 
 
 @both
@@ -330,6 +352,7 @@ def test_the_first_connection_may_fail(call: Call) -> None:
         ("http://a", {"method": "BAD METHOD"}, "a method must be a token"),
         ("http://a", {"timeout": 0}, "timeout must be seconds above 0, or None, not 0"),
         ("http://a", {"idle_timeout": -1}, "idle_timeout must be seconds above 0"),
+        ("http://a", {"max_reconnects": -1}, "reconnections must be 0 or more"),
         ("http://a", {"headers": {"a": "b\nc"}}, "may hold only tabs"),
     ],
 )

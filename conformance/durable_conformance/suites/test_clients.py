@@ -1,0 +1,159 @@
+"""Clients: what ``durable_core.client`` makes of what a server sends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from durable_conformance.clients import CLIENTS, PROGRAMS, Call
+from durable_conformance.contract import Capability
+from durable_conformance.plugin import needs, requirement
+from durable_conformance.relay import Relay
+from durable_conformance.stage import Site, stage_for
+from durable_core.client import ClientResponse, Collector
+from durable_core.errors import ConnectionLostError, StreamEndedError
+from durable_core.model.headers import HeaderFields, Headers
+
+_DONE = (202, "my-value", "All done")
+_FAILED = (500, "application/json", "oh no")
+
+
+@pytest.fixture(scope="module")
+def site(durable_subject: Any, face: str) -> Iterator[Site]:
+    """A server of all programs."""
+    stage = stage_for(durable_subject, face)
+
+    def routes(durable: Any) -> dict[str, Any]:
+        return {
+            f"GET /{name}": stage.endpoint(durable, program, name=name)
+            for name, program in PROGRAMS.items()
+        }
+
+    with stage.serving(more=routes) as served:
+        yield served
+
+
+@pytest.fixture(params=CLIENTS)
+def call(request: pytest.FixtureRequest) -> Iterator[Call]:
+    """A call by ``fetch_with_stream``, or by its twin for tasks."""
+    with Call(CLIENTS[request.param]) as made:
+        yield made
+
+
+@pytest.fixture
+def relay(site: Site) -> Iterator[Relay]:
+    """What stands between the client and the server."""
+    with Relay(site.host) as relay:
+        yield relay
+
+
+def _done(response: ClientResponse) -> tuple[int, str | None, object]:
+    return response.status, response.headers.get("x-my-header"), response.json()
+
+
+def _failed(response: ClientResponse) -> tuple[int, str | None, object]:
+    return response.status, response.headers.get("content-type"), response.json()
+
+
+@requirement("C1")
+@pytest.mark.parametrize("name", ["quiet", "quiet-later"])
+def test_runs_that_stream_nothing(site: Site, call: Call, name: str) -> None:
+    """The handler's own status, header field and body; the run has completed."""
+    response = call.of(site.host, name)
+    site.settle()
+
+    assert _DONE == _done(response)
+    assert (["commit", "commit"], "completed") == (call.told, site.phases()[0])
+
+
+@requirement("C2")
+@pytest.mark.parametrize("name", ["pushing", "pushing-later"])
+def test_each_chunk_is_told_once(site: Site, call: Call, name: str) -> None:
+    """In order, on one connection or over two; the response is the handler's own."""
+    response = call.of(site.host, name)
+
+    assert ["chunk a", "commit", "chunk b", "commit"] == call.told
+    assert _DONE == _done(response)
+
+
+@requirement("C3")
+def test_what_failed_attempts_pushed(site: Site, call: Call) -> None:
+    """Each step fails once after a push: the first on the first connection, the other later."""
+    kept = Collector()
+    call.on_commit = call.gate.open  # that of the first step is told by the second connection
+    response = call.of(site.host, "flaky", collect=kept)
+
+    assert [
+        *("chunk a", "rollback", "chunk a", "commit"),
+        *("chunk b", "rollback", "chunk b", "commit"),
+    ] == call.told
+    assert ("chunk a", "chunk b") == kept.items
+    assert _DONE == _done(response)
+
+
+@requirement("C4")
+def test_runs_that_fail(site: Site, call: Call) -> None:
+    """The response has status 500 and the message of the error; nothing is raised."""
+    response = call.of(site.host, "failing")
+
+    assert (["partial", "rollback"], _FAILED) == (call.told, _failed(response))
+
+
+@requirement("C5")
+def test_errors_that_are_caught(site: Site, call: Call) -> None:
+    """After a nap a step fails for good, and after another the handler answers with its message."""
+    assert _FAILED == _failed(call.of(site.host, "catching"))
+
+
+@requirement("C6")
+@pytest.mark.parametrize("form", [Headers, list, dict], ids=["headers", "pairs", "mapping"])
+def test_header_fields_reach_the_handler(
+    site: Site, call: Call, form: Callable[[list[tuple[str, str]]], HeaderFields]
+) -> None:
+    """In whichever form they are given; the handler has no steps."""
+    response = call.of(site.host, "echo", headers=form([("X-Custom", "hello")]))
+
+    assert (200, "hello") == (response.status, response.json())
+
+
+@requirement("C7")
+@needs(Capability.STREAMING)
+@pytest.mark.parametrize("name", ["gated", "gated-later"])
+def test_connections_break(relay: Relay, call: Call, name: str) -> None:
+    """In a step that has streamed already: the client comes back, and has all of it once."""
+
+    def on_data(data: object) -> None:
+        if data == "chunk b":
+            relay.cut()
+            call.gate.open()
+
+    call.on_data = on_data
+    response = call.of(relay.host, name)
+
+    assert ["chunk a", "commit", "chunk b", "chunk c", "commit"] == call.told
+    assert _DONE == _done(response)
+
+
+@requirement("C8")
+@needs(Capability.STREAMING)
+def test_the_server_dies_in_the_first_step(relay: Relay, call: Call) -> None:
+    """There is nowhere to come back to: the error tells, at once."""
+    call.on_data = lambda data: relay.die()
+    with pytest.raises((ConnectionLostError, StreamEndedError)):
+        call.of(relay.host, "stuck")
+
+    assert ["chunk a"] == call.told
+
+
+@requirement("C8")
+@needs(Capability.STREAMING)
+@pytest.mark.parametrize("name", ["gated", "gated-later"])
+def test_the_server_dies_in_a_later_step(relay: Relay, call: Call, name: str) -> None:
+    """The client comes back in vain, as often as it was told to, and then says so."""
+    call.on_data = lambda data: relay.die() if data == "chunk b" else None
+    with pytest.raises(StreamEndedError, match="1 attempts to come back"):
+        call.of(relay.host, name, max_reconnects=1)
+
+    assert ["chunk a", "commit", "chunk b"] == call.told
