@@ -162,4 +162,5 @@ def test_a_server_that_is_killed(
         call = call_of([*told, *lines])
 
     assert data == call.data
-    assert call.error in ("TypeError: terminated", "Error: No response")
+    assert call.error is not None
+    assert not call.error.startswith("TimeoutError")
