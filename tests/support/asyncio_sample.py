@@ -18,8 +18,9 @@ from durable_asyncio import AsyncioApp, app, create_endpoint_server, endpoint_ad
 from durable_core import Durable, Request, Response, Settings, step
 from durable_core.api.application import Target
 from durable_core.sync import step as sync_step
+from support.processes import until
 
-__all__ = ["ALL_BYTES", "Endless", "Sample", "main"]
+__all__ = ["ALL_BYTES", "Endless", "Sample", "main", "reached"]
 
 ALL_BYTES = bytes(range(256))
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
@@ -123,6 +124,11 @@ def _sync_steps(request: Request) -> Response:
 async def _nap(request: Request) -> Response:
     await step.sleep("nap", 0.5)
     return Response(status=201, headers={"content-type": "x/y", "x-own": "é"}, body=ALL_BYTES)
+
+
+def reached(gate: Path) -> None:
+    """Wait until a step waits at the gate."""
+    until("the step has begun", gate.with_suffix(".reached").exists)
 
 
 async def _gated(request: Request) -> Response:

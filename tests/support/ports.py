@@ -7,7 +7,7 @@ import sys
 from types import TracebackType
 from typing import Self
 
-__all__ = ["ReservedPort"]
+__all__ = ["ReservedPort", "has_ipv6"]
 
 
 class ReservedPort:
@@ -45,3 +45,12 @@ class ReservedPort:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def has_ipv6() -> bool:
+    """Tell whether this machine has an IPv6 address of its own."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from http.client import HTTPResponse
 from typing import Any
 
-__all__ = ["Reply", "ask", "connect", "exchange", "read_reply"]
+__all__ = ["Reply", "ask", "connect", "exchange", "read_reply", "until_first"]
 
 _TIMEOUT = 30.0
 
@@ -78,3 +78,12 @@ def exchange(port: int, data: bytes) -> bytes:
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def until_first(client: socket.socket) -> None:
+    """Wait for the first of a stream: the body of a response has been begun."""
+    data = b""
+    while not data.partition(b"\r\n\r\n")[2]:
+        more = client.recv(1000)
+        assert more, data
+        data += more

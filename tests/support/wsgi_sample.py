@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 from durable_core import Durable, HTTPError, Request, Response
 from durable_core import step as async_step
@@ -18,13 +19,20 @@ from durable_core.api.application import Target
 from durable_core.sync import step, stream
 from durable_wsgi import WSGIApp, app, endpoint_adapter
 
-__all__ = ["ALL_BYTES", "CHUNKS", "METHODS", "STORE", "make_durable", "make_sample"]
+__all__ = ["ALL_BYTES", "CHUNKS", "METHODS", "STORE", "greet", "make_durable", "make_sample"]
 
 #: The environment variable that names the store of ``application``.
 STORE = "DURABLE_TEST_STORE"
 ALL_BYTES = bytes(range(256))
 CHUNKS = (b"one ", b"two ", b"three")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+def greet(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer with the size of the body, which is read, and some of the environ."""
+    size = len(environ["wsgi.input"].read())
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"{size} {environ['PATH_INFO']} {environ['HTTP_HOST']}".encode("latin-1")]
 
 
 def make_durable(store: str | os.PathLike[str]) -> Durable[WSGIApp]:

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from durable_core.api.server import Server, url_of
+from support.ports import has_ipv6
 
 
 class Serving:
@@ -155,13 +156,9 @@ def test_url(host: str, expected: str) -> None:
         assert f"https://{expected}:{port}" == url_of(listener, "https")
 
 
-@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 @pytest.mark.parametrize("host", ["::1", "::"])
 def test_url_of_ipv6(host: str) -> None:
     """An address of IPv6 stands in brackets."""
-    try:
-        listener = socket.create_server((host, 0), family=socket.AF_INET6)
-    except OSError:
-        pytest.skip("this machine has no IPv6")
-    with listener:
+    with socket.create_server((host, 0), family=socket.AF_INET6) as listener:
         assert f"http://[::1]:{listener.getsockname()[1]}" == url_of(listener)
