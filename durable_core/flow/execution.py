@@ -63,6 +63,7 @@ class Execution:
         stream: what is pushed goes here; None until something is, or somebody reads.
         stream_opener: makes that.
         followed: the attached client gets the stream, not a plain answer.
+        tickets: the queued writes that may not be durable yet.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Execution:
         self.followed = False
         self._attempts = 0
         self._step_ids = StepIds()
-        self._tickets: tuple[Ticket, ...] = ()
+        self.tickets: tuple[Ticket, ...] = ()
         self._last_number = max((memo.number for memo in memos or ()), default=0)
         self._size = sum(len(memo.value) for memo in memos or ())
 
@@ -184,11 +185,7 @@ class Execution:
 
     def queued(self, ticket: Ticket) -> None:
         """Remember a queued write until it is durable."""
-        self._tickets = (*self._tickets, ticket)
-
-    def open_tickets(self) -> tuple[Ticket, ...]:
-        """Return the queued writes that may not be durable yet."""
-        return self._tickets
+        self.tickets = (*self.tickets, ticket)
 
     def settled(self, tickets: tuple[Ticket, ...], written: Sequence[Written]) -> None:
         """Take over what came of these writes, which are durable, and drop them.
@@ -197,10 +194,10 @@ class Execution:
         """
         self.note(written)
         self.takeovers = self.run.takeovers
-        if self._tickets is tickets:
-            self._tickets = ()
+        if self.tickets is tickets:
+            self.tickets = ()
         else:
-            self._tickets = tuple(each for each in self._tickets if each not in tickets)
+            self.tickets = tuple(each for each in self.tickets if each not in tickets)
 
     def note(self, written: Sequence[Written]) -> None:
         """Take over what the store found out: numbers of sent events, waits answered already."""
@@ -285,7 +282,7 @@ def checkpoint(
         pieces=pieces,
         handoff=handoff,
     )
-    return Submit(write, ex.open_tickets())
+    return Submit(write, ex.tickets)
 
 
 def settle(ex: Execution) -> Flow[None]:
@@ -295,7 +292,7 @@ def settle(ex: Execution) -> Flow[None]:
         Suspended: it could not be made durable. The execution is closed, with the reason as its
             fault; user code must not mistake that for an error of its own.
     """
-    tickets = ex.open_tickets()
+    tickets = ex.tickets
     if not tickets:
         return
     try:
@@ -312,7 +309,7 @@ def begin(ex: Execution) -> Flow[int | Cancelled]:
     Returns:
         The highest event sequence number, or the cancellation if user code cancels the step.
     """
-    tickets = ex.open_tickets()
+    tickets = ex.tickets
     try:
         begun: Begun | Cancelled = yield Begin(tickets)
     except (Exception, LeaseLost) as error:

@@ -111,8 +111,8 @@ def send_events(ex: Execution, op: Op, events: tuple[Event, ...]) -> Flow[list[s
             for index, event in enumerate(events)
         )
         value = json.dumps([event.id for event in named], ensure_ascii=False)
-        ended = OpEnded(memo=_success(ex, op, value, MARK.get()))
-        yield from _apply(ex, _decide(ex, ended), named)
+        ended = OpEnded(memo=_success(ex, op, value, MARK.get(), now))
+        yield from _apply(ex, _decide(ex, ended, now), named)
         yield from settle(ex)
         # A wait after this step is for what comes after these events, themselves not included.
         sent = max(ex.sent.get(event.id or "", 0) for event in named)
@@ -175,10 +175,11 @@ def _attempt(ex: Execution, op: Op, call: Call, before: Pending | None) -> Flow[
         inside.over = True
         if before is not None:
             mark = before.mark
-        ended = _judge(ex, op, outcome, mark, failures)
+        now = ex.env.clock.now()
+        ended = _judge(ex, op, outcome, mark, failures, now)
         if ex.stream is not None and isinstance(ended, OpFailed):
             ex.stream.roll_back(inside)
-        memo = yield from _apply(ex, _decide(ex, ended))
+        memo = yield from _apply(ex, _decide(ex, ended, now))
         inside.settled = True
         if isinstance(outcome, Raised):
             yield from _report_failure(ex, op, outcome.error, failures + 1)
@@ -204,16 +205,16 @@ def _report_failure(ex: Execution, op: Op, error: Exception, failures: int) -> F
     yield from report(text, error)
 
 
-def _judge(ex: Execution, op: Op, outcome: Outcome, mark: int, failures: int) -> Input:
+def _judge(ex: Execution, op: Op, outcome: Outcome, mark: int, failures: int, now: int) -> Input:
     """Say what the outcome of a function means for the run."""
     match outcome:
         case Returned(value=value):
             encoded = _encode(ex, op, value)
             if isinstance(encoded, str):
-                return OpEnded(memo=_success(ex, op, encoded, mark, failures))
+                return OpEnded(memo=_success(ex, op, encoded, mark, now, failures))
             failure = encoded
         case Raised(error=error):
-            failure = failure_of_step(error, ex.env.clock.now())
+            failure = failure_of_step(error, now)
         case Cancelled():
             text = "user code cancelled the step before its function ended"
             failure = Failure(name="StepCancelled", message=text, final=True, cancelled=True)
@@ -221,7 +222,7 @@ def _judge(ex: Execution, op: Op, outcome: Outcome, mark: int, failures: int) ->
     return OpFailed(op=op, failure=failure, number=number, mark=mark, failures=failures, u=u)
 
 
-def _success(ex: Execution, op: Op, value: str, mark: int, failures: int = 0) -> Memo:
+def _success(ex: Execution, op: Op, value: str, mark: int, now: int, failures: int = 0) -> Memo:
     """Return the memo of an op that has its result (JSON text) after so many failures."""
     return Memo(
         op=op,
@@ -230,7 +231,7 @@ def _success(ex: Execution, op: Op, value: str, mark: int, failures: int = 0) ->
         value=value,
         mark=mark,
         attempts=failures + 1,
-        ended_at=ex.env.clock.now(),
+        ended_at=now,
     )
 
 
@@ -251,16 +252,17 @@ def _encode(ex: Execution, op: Op, value: object) -> str | Failure:
 
 def _end(ex: Execution, op: Op, value: str, mark: int) -> Flow[Memo]:
     """Finish an op that had no function to call."""
-    ended = OpEnded(memo=_success(ex, op, value, mark))
-    memo = yield from _apply(ex, _decide(ex, ended))
+    now = ex.env.clock.now()
+    ended = OpEnded(memo=_success(ex, op, value, mark, now))
+    memo = yield from _apply(ex, _decide(ex, ended, now))
     assert memo is not None
     return memo
 
 
-def _decide(ex: Execution, ended: Input) -> Transition:
+def _decide(ex: Execution, ended: Input, now: int) -> Transition:
     """Decide what follows from the end of an op."""
     ex.check_open()
-    transition = advance(ex.run, ended, ex.env.clock.now(), ex.env.policy)
+    transition = advance(ex.run, ended, now, ex.env.policy)
     ex.run = transition.run
     return transition
 

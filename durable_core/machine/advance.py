@@ -98,7 +98,7 @@ def advance(run: Run, happened: Input, now: int, policy: RetryPolicy) -> Transit
 def _go(run: Run, cue: Cue) -> Run:
     """Return the run in the phase that follows; the same object when that is no change."""
     phase = next_phase(run, cue)
-    return run if phase is run.phase else replace(run, phase=phase)
+    return run if phase is run.phase else run.in_phase(phase)
 
 
 def _handoff(run: Run, reason: HandoffReason) -> tuple[Command, ...]:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from urllib.parse import quote
 
 from durable_core.model.headers import HeaderFields, Headers
+from durable_core.model.json_text import dumper
 
 __all__ = ["Body", "Response"]
 
@@ -17,7 +18,7 @@ Body: TypeAlias = bytes | Iterable[bytes] | AsyncIterable[bytes]
 
 _NO_HEADERS = Headers()
 _REDIRECTS = (301, 302, 303, 307, 308)
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_dump = dumper(json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")))
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
@@ -64,7 +65,7 @@ class Response:
         Raises:
             TypeError, ValueError: the value has no JSON form (NaN and infinities have none).
         """
-        body = _ENCODER.encode(value).encode("utf-8")
+        body = _dump(value).encode("utf-8")
         return cls(status=status, headers=_typed(headers, "application/json"), body=body)
 
     @classmethod

@@ -67,3 +67,19 @@ class Run:
     failures: int = 0
     takeovers: int = 0
     epoch: int = 1
+
+    def in_phase(self, phase: Phase) -> Run:
+        """Return the run in another phase; ``dataclasses.replace`` takes three times as long."""
+        return Run(
+            id=self.id,
+            app=self.app,
+            endpoint_key=self.endpoint_key,
+            function_id=self.function_id,
+            phase=phase,
+            retries=self.retries,
+            created_at=self.created_at,
+            mark=self.mark,
+            failures=self.failures,
+            takeovers=self.takeovers,
+            epoch=self.epoch,
+        )

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -365,9 +364,13 @@ def _merged(first: object, second: RunWrite) -> RunWrite:
     settled = {memo.op.id for memo in second.memos}
     renewed = settled | {each.op.id for each in second.pending}
     kept = tuple(each for each in first.pending if each.op.id not in renewed)
-    return replace(
-        first,
+    return RunWrite(
+        run_id=first.run_id,
+        owner=first.owner,
+        epoch=first.epoch,
         now=second.now,
+        create=first.create,
+        request=first.request,
         memos=(*first.memos, *second.memos),
         pending=(*kept, *second.pending),
         state=second.state or first.state,

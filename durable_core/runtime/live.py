@@ -49,6 +49,7 @@ class LiveRuns:
         self._runs: dict[str, Live] = {}
         self._sending: set[str] = set()
         self._empty = threading.Condition()
+        self._awaited = False
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -77,7 +78,7 @@ class LiveRuns:
         self._tell_if_empty()
 
     def _tell_if_empty(self) -> None:
-        if not self._runs and not self._sending:
+        if self._awaited and not self._runs and not self._sending:
             with self._empty:
                 self._empty.notify_all()
 
@@ -88,6 +89,7 @@ class LiveRuns:
     def wait_until_empty(self, timeout: float) -> bool:
         """Wait until no run is live or sent; False if some still are after so many seconds."""
         with self._empty:
+            self._awaited = True  # from now on; whoever has ended before that is seen here
             return self._empty.wait_for(lambda: not self._runs and not self._sending, timeout)
 
     def names(self) -> list[str]:

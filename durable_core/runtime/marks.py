@@ -1,4 +1,4 @@
-"""The highest event sequence number, without asking the store for it at every step."""
+"""The highest event sequence number, without asking the store for it at every request and step."""
 
 from __future__ import annotations
 
@@ -24,8 +24,15 @@ class EventMark:
         self._is_current = False
         self._is_shared = True  # until the keeper has looked
 
-    def exact(self) -> int:
-        """Return what the store says. For the start of a run: older events are not for it."""
+    def recent(self) -> int:
+        """Return a number that counts every event of this process, and of those known to be there.
+
+        Those of a process that has just come are counted once the keeper has noticed it, up to
+        0.1 s later. To the run or step that asks, they seem to have come after it began.
+        """
+        return self._known if self._is_current else self._read()
+
+    def _read(self) -> int:
         # Before reading, so that a change meanwhile is not missed.
         self._is_current = not self._is_shared
         try:
@@ -36,14 +43,6 @@ class EventMark:
         with self._lock:
             self._known = max(self._known, mark)
             return self._known
-
-    def recent(self) -> int:
-        """Return a number that counts every event of this process, and of those known to be there.
-
-        Those of a process that has just come are counted once the keeper has noticed it, up to
-        0.1 s later. To the step that asks, they seem to have come while it was running.
-        """
-        return self._known if self._is_current else self.exact()
 
     def share(self, shared: bool) -> None:
         """Note whether other processes may store events, too; then every step asks the store."""

@@ -92,7 +92,7 @@ class Serving:
             phase=Phase.SYNC,
             retries=options.retries,
             created_at=now,
-            mark=self._node.event_mark.exact(),
+            mark=self._node.event_mark.recent(),
         )
         return Execution(env, options, run, request, owner=self._node.keeper.owner)
 

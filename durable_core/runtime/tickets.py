@@ -20,11 +20,12 @@ class Ticket(Generic[T]):
     Attributes:
         write: what is to be committed.
         done: it is durable, or has failed.
+        answer: the store's; None while there is none, or if the write failed.
         error: why it failed.
         threads, tasks: who waits for it.
     """
 
-    __slots__ = ("_answer", "done", "error", "tasks", "threads", "write")
+    __slots__ = ("answer", "done", "error", "tasks", "threads", "write")
 
     def __init__(self, write: Write[T]) -> None:
         self.write: Write[T] = write
@@ -32,7 +33,7 @@ class Ticket(Generic[T]):
         self.error: BaseException | None = None
         self.threads: list[Blocked] = []
         self.tasks: list[asyncio.Future[None]] = []
-        self._answer: Any = None
+        self.answer: T | None = None
 
     @classmethod
     def failed(cls, write: Write[T], error: BaseException) -> Ticket[T]:
@@ -42,25 +43,20 @@ class Ticket(Generic[T]):
         ticket.done = True
         return ticket
 
-    @property
-    def answer(self) -> T | None:
-        """The answer; None while there is none, or if the write failed."""
-        answer: T | None = self._answer
-        return answer
-
-    def take(self, answer: object) -> None:
+    def take(self, answer: Any) -> None:
         """Note the store's answer, or the error that it gave instead of one."""
         if isinstance(answer, BaseException):
             self.error = answer
         else:
-            self._answer = answer
+            self.answer = answer
 
     def result(self) -> T:
         """Return the answer, or raise the error. Call it once ``done``."""
         if self.error is not None:
             raise self.error
-        answer: T = self._answer
-        return answer
+        answer: Any = self.answer
+        result: T = answer
+        return result
 
 
 class Blocked:

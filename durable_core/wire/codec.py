@@ -8,9 +8,9 @@ replay. So only what comes back equal, with the same types, is let in.
 from __future__ import annotations
 
 import json
-import json.encoder
-from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
+
+from durable_core.model.json_text import dumper
 
 __all__ = ["MAX_DEPTH", "Codec", "JSONCodec", "canonical_json", "check_json"]
 
@@ -26,20 +26,7 @@ _ENCODER = json.JSONEncoder(
 _DECODER = json.JSONDecoder()
 
 
-def _make_dump() -> Callable[[object], str]:
-    """Return ``_ENCODER.encode``, quicker where Python has an encoder in C.
-
-    ``encode`` makes one of these for each value, which takes twice as long as encoding it.
-    """
-    make: Any = getattr(json.encoder, "c_make_encoder", None)
-    if make is None:
-        return _ENCODER.encode
-    to_text = json.encoder.encode_basestring
-    chunks = make(None, _ENCODER.default, to_text, None, ":", ",", False, False, False)
-    return lambda value: "".join(chunks(value, 0))
-
-
-_dump = _make_dump()
+_dump = dumper(_ENCODER)
 
 
 class Codec(Protocol):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 from durable_core.model.http import SENSITIVE_HEADERS, Headers, Request, Response
+from durable_core.model.json_text import dumper
 
 __all__ = ["dump_head", "dump_request", "load_request", "load_response"]
 
 # Escaped to ASCII: a client may put bytes into its URL that no UTF-8 text can hold.
-_ENCODER = json.JSONEncoder(check_circular=False, separators=(",", ":"))
+_dump = dumper(json.JSONEncoder(check_circular=False, separators=(",", ":")))
 
 
 def dump_request(request: Request, *, stored_headers: frozenset[str]) -> str:
@@ -27,7 +28,7 @@ def dump_request(request: Request, *, stored_headers: frozenset[str]) -> str:
             withheld.add(name.lower())
         else:
             headers.append((name, value))
-    return _ENCODER.encode(
+    return _dump(
         {
             "method": request.method,
             "url": request.url,
@@ -54,7 +55,7 @@ def load_request(text: str, body: bytes) -> Request:
 
 def dump_head(response: Response) -> str:
     """Return status and headers of the response."""
-    return _ENCODER.encode({"status": response.status, "headers": response.headers.raw})
+    return _dump({"status": response.status, "headers": response.headers.raw})
 
 
 def load_response(text: str, body: bytes) -> Response:

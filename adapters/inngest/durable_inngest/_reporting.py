@@ -14,7 +14,7 @@ __all__ = ["queue", "tell"]
 def queue(ex: RemoteExecution, link: Link, op: str, commits: str = "") -> Flow[None]:
     """Let an op go out; it is recorded after the next ``settle``."""
     ex.stored = True
-    ticket: Ticket = yield Submit(Ops(link, (op,), commits), ex.open_tickets())
+    ticket: Ticket = yield Submit(Ops(link, (op,), commits), ex.tickets)
     ex.queued(ticket)
 
 

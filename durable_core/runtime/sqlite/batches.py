@@ -122,7 +122,7 @@ def _apply_one_memo(db: sqlite3.Connection, write: RunWrite, path: str) -> Answe
     could not even be bound (OverflowError, ValueError). Any other fault fails the whole batch.
     """
     try:
-        insert_memo(db, write, write.memos[0])
+        insert_memo(db, write, write.memos[0], write.owner)
         return CHECKPOINTED
     except (LeaseLost, sqlite3.IntegrityError, OverflowError, ValueError) as error:
         return _as_answer(error, path)

@@ -5,15 +5,15 @@
 INSERT INTO step (key, op_id, name, kind, ok, value, mark, attempts, ended_at)
 SELECT seq << 24 | ?, ?, ?, ?, ?, ?, ?, ?, ?
 FROM run
-WHERE id = ? AND owner = ? AND epoch = ?
+WHERE id = ? AND owner IS ? AND epoch = ?
 
 -- delete-pending --
 DELETE FROM pending WHERE run_id = ? AND op_id = ?
 
 -- insert-run --
 INSERT INTO run (seq, id, app, endpoint_key, function_id, phase, retries, created_at, mark,
-                 failures, takeovers, epoch, owner)
-VALUES ((SELECT coalesce(max(seq), 0) + 1 FROM run), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                 failures, takeovers, epoch, owner, ended_at)
+VALUES ((SELECT coalesce(max(seq), 0) + 1 FROM run), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 
 -- insert-request --
@@ -23,7 +23,7 @@ INSERT INTO request (run_id, head, body) VALUES (?, ?, ?)
 -- A run that is given up is due at once when one of its waits has been answered meanwhile.
 UPDATE run
 SET phase = coalesce(:phase, phase), failures = coalesce(:failures, failures),
-    takeovers = coalesce(:takeovers, takeovers), owner = :holder, ended_at = :ended_at,
+    takeovers = coalesce(:takeovers, takeovers), owner = :holder,
     handoff = coalesce(:handoff, handoff),
     due_at = CASE
         WHEN :due_at IS NULL THEN NULL
@@ -36,6 +36,12 @@ SET phase = coalesce(:phase, phase), failures = coalesce(:failures, failures),
         ELSE :due_at
     END
 WHERE id = :id AND owner = :owner AND epoch = :epoch
+
+-- end-run --
+UPDATE run
+SET phase = ?, failures = coalesce(?, failures), takeovers = coalesce(?, takeovers),
+    owner = NULL, due_at = NULL, ended_at = ?, handoff = coalesce(?, handoff)
+WHERE id = ? AND owner = ? AND epoch = ?
 
 -- held-app --
 SELECT app FROM run WHERE id = ? AND owner = ? AND epoch = ?

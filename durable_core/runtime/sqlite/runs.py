@@ -60,11 +60,16 @@ def write_run(db: sqlite3.Connection, write: RunWrite) -> Written:
         LeaseLost: the run is not held by that owner in that epoch.
     """
     if write.create is not None:
-        _insert_run(db, write, write.create)
+        if write.result is not None and _is_only_memos(write):
+            _insert_ended_run(db, write, write.create, write.result)
+            return CHECKPOINTED
+        _insert_run(db, write, write.create, write.owner, None)
     answer = _signal(db, write) if write.sends or write.pending else CHECKPOINTED
     for memo in marked(write.memos, answer.sent):
-        insert_memo(db, write, memo)
-    if _changes_run(write):
+        insert_memo(db, write, memo, write.owner)
+    if write.result is not None:
+        _end_run(db, write, write.result)
+    elif _changes_run(write):
         _update_run(db, write)
     elif write.create is None and not write.memos:
         _held_app(db, write)
@@ -73,30 +78,49 @@ def write_run(db: sqlite3.Connection, write: RunWrite) -> Written:
     return answer
 
 
-def _changes_run(write: RunWrite) -> bool:
+def _is_only_memos(write: RunWrite) -> bool:
+    """Tell whether nothing but finished ops comes with the run and its result."""
     return (
-        write.state is not None
-        or write.release is not None
-        or write.result is not None
-        or write.handoff is not None
+        write.release is None
+        and not write.pending
+        and not write.sends
+        and not write.pieces
+        and write.handoff is None
     )
 
 
-def _insert_run(db: sqlite3.Connection, write: RunWrite, run: Run) -> None:
-    if write.request is None:
+def _changes_run(write: RunWrite) -> bool:
+    return write.state is not None or write.release is not None or write.handoff is not None
+
+
+def _insert_ended_run(
+    db: sqlite3.Connection, write: RunWrite, run: Run, result: StoredResult
+) -> None:
+    """Store a run that was never seen before it ended, without a state in between."""
+    ended = (write.state or run).in_phase(result.phase)
+    _insert_run(db, write, ended, None, result.ended_at)
+    for memo in write.memos:
+        insert_memo(db, write, memo, None)
+    db.execute(QUERIES["insert-result"], (write.run_id, result.head, result.body))
+
+
+def _insert_run(
+    db: sqlite3.Connection, write: RunWrite, run: Run, owner: str | None, ended_at: int | None
+) -> None:
+    request = write.request
+    if request is None:
         raise ValueError("a RunWrite that creates a run must bring its request")
     row = (
         *(run.id, run.app, run.endpoint_key, run.function_id, run.phase.value, run.retries),
-        *(run.created_at, run.mark, run.failures, run.takeovers, write.epoch, write.owner),
+        *(run.created_at, run.mark, run.failures, run.takeovers, write.epoch, owner, ended_at),
     )
     if db.execute(QUERIES["insert-run"], row).rowcount == 0:
         raise _lost(write)
-    request = write.request
     db.execute(QUERIES["insert-request"], (write.run_id, request.head, request.body))
 
 
-def insert_memo(db: sqlite3.Connection, write: RunWrite, memo: Memo) -> None:
-    """Store one memo of a write.
+def insert_memo(db: sqlite3.Connection, write: RunWrite, memo: Memo, owner: str | None) -> None:
+    """Store one memo of a write, for the run's owner; None if this very write ends it.
 
     The guard is part of the INSERT, so that it costs one statement, and a second one only for a
     memo that is not ``direct``.
@@ -105,7 +129,7 @@ def insert_memo(db: sqlite3.Connection, write: RunWrite, memo: Memo) -> None:
         LeaseLost: the run is not held by that owner in that epoch.
         OverflowError: the run has too many numbers.
     """
-    op, run_id = memo.op, write.run_id
+    op = memo.op
     if memo.number > _MOST_NUMBERS:
         raise OverflowError(f"a run has at most {_MOST_NUMBERS} finished and failed steps")
     inserted = db.execute(
@@ -120,15 +144,15 @@ def insert_memo(db: sqlite3.Connection, write: RunWrite, memo: Memo) -> None:
             memo.mark,
             memo.attempts,
             memo.ended_at,
-            run_id,
-            write.owner,
+            write.run_id,
+            owner,
             write.epoch,
         ),
     )
     if inserted.rowcount == 0:
         raise _lost(write)
     if not write.direct:
-        db.execute(_DELETE_PENDING, (run_id, op.id))
+        db.execute(_DELETE_PENDING, (write.run_id, op.id))
 
 
 def _signal(db: sqlite3.Connection, write: RunWrite) -> Written:
@@ -149,29 +173,38 @@ def _held_app(db: sqlite3.Connection, write: RunWrite) -> str:
 
 
 def _update_run(db: sqlite3.Connection, write: RunWrite) -> None:
-    state, release, result = write.state, write.release, write.result
-    phase = None if state is None else state.phase
-    if result is not None:
-        phase = result.phase
+    state, release = write.state, write.release
     awaited = None if release is None else release.awaited
     row = {
         "id": write.run_id,
         "owner": write.owner,
         "epoch": write.epoch,
-        "phase": None if phase is None else phase.value,
+        "phase": None if state is None else state.phase.value,
         "failures": None if state is None else state.failures,
         "takeovers": None if state is None else state.takeovers,
-        "holder": write.owner if release is None and result is None else None,
-        "ended_at": None if result is None else result.ended_at,
-        "due_at": None if release is None or result is not None else release.due_at,
+        "holder": write.owner if release is None else None,
+        "due_at": None if release is None else release.due_at,
         "now": write.now,
         "awaited": None if awaited is None else json.dumps(awaited),
         "handoff": write.handoff,
     }
     if db.execute(QUERIES["update-run"], row).rowcount == 0:
         raise _lost(write)
-    if result is not None:
-        _insert_result(db, write.run_id, result)
+
+
+def _end_run(db: sqlite3.Connection, write: RunWrite, result: StoredResult) -> None:
+    state = write.state
+    row = (
+        result.phase.value,
+        None if state is None else state.failures,
+        None if state is None else state.takeovers,
+        result.ended_at,
+        write.handoff,
+        *(write.run_id, write.owner, write.epoch),
+    )
+    if db.execute(QUERIES["end-run"], row).rowcount == 0:
+        raise _lost(write)
+    _insert_result(db, write.run_id, result)
 
 
 def _insert_result(db: sqlite3.Connection, run_id: str, result: StoredResult) -> None:

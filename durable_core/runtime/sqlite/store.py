@@ -108,11 +108,6 @@ class SQLiteStore:
         for write in writes:
             if type(write) in _TOUCH_LOCK_FILES:
                 return self._commit_with_lock_files(writes, wait)
-        return self._commit(writes, wait)
-
-    def _commit(
-        self, writes: Sequence[Write[object]], wait: float
-    ) -> Sequence[object | BaseException]:
         while True:
             try:
                 return self._live().commit(writes, wait)
@@ -128,7 +123,7 @@ class SQLiteStore:
             locks.hold(peer.id)
             self._hosts.add(peer.host)
         try:
-            answers = self._commit(writes, wait)
+            answers = self._on_handles(lambda handles: handles.commit(writes, wait))
         except BaseException:
             for peer in registered:
                 locks.let_go(peer.id)

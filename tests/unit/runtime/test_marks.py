@@ -37,14 +37,6 @@ def store() -> CountedStore:
     return store
 
 
-def test_exact_always_asks(store: CountedStore) -> None:
-    """The exact mark counts an event that nobody has told us of."""
-    mark = EventMark(store, "app")
-    first = mark.exact()
-    store.send("a")
-    assert (0, 1) == (first, mark.exact())
-
-
 def test_recent_asks_only_after_a_change(store: CountedStore) -> None:
     """The store is asked once, and once more after each change, by a process that is alone."""
     mark = EventMark(store, "app")
@@ -82,7 +74,7 @@ def test_a_change_while_reading_is_not_missed(store: CountedStore) -> None:
             return answer
 
     mark._store = Interrupted()
-    assert 0 == mark.exact()
+    assert 0 == mark.recent()
     mark._store = store
     assert 1 == mark.recent()
 
@@ -102,8 +94,8 @@ def test_the_mark_never_falls(store: CountedStore) -> None:
     """Pruning events may lower what the store says, not what is remembered."""
     mark = EventMark(store, "app")
     store.send("a")
-    assert 1 == mark.exact()
+    assert 1 == mark.recent()
     empty = CountedStore()
     empty.open()
     mark._store = empty
-    assert 1 == mark.exact()
+    assert 1 == mark.recent()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import json.encoder
 import sys
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -15,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_core.wire import codec
 from durable_core.wire.codec import MAX_DEPTH, Codec, JSONCodec, canonical_json, check_json
 
 CODEC: Codec = JSONCodec()
@@ -194,16 +191,3 @@ def json_equal(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(json_equal(one[k], other[k]) for k in one)
     return bool(one == other)
-
-
-def test_the_quick_encoder_writes_what_the_plain_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where Python has no encoder in C, the texts are the same."""
-    value: object = {"a": [1, -2.5, 1e300, True, None, {}, []], 'q"\n\u2028': "\N{SNOWMAN}\x7f\x00"}
-    quick = codec._make_dump()
-    monkeypatch.setattr(json.encoder, "c_make_encoder", None)
-    plain = codec._make_dump()
-
-    assert plain(value) == quick(value)
-    for refused in (float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="JSON compliant"):
-            quick(refused)

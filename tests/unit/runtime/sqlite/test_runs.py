@@ -28,6 +28,13 @@ from durable_core.runtime.sqlite.reads import load_memos
 from durable_core.runtime.sqlite.runs import claim, is_one_memo, write_run
 
 
+def whole(run_id: str) -> RunWrite:
+    """Return the only write of a run."""
+    first, last = created(run_id), ended(run_id)
+    memos = (*first.memos, memo(2))
+    return replace(first, memos=memos, state=last.state, result=last.result, direct=True)
+
+
 @pytest.fixture
 def db() -> Iterator[sqlite3.Connection]:
     db = sqlite3.connect(":memory:", isolation_level=None)
@@ -76,12 +83,13 @@ def test_a_refused_memo_has_changed_nothing(write: RunWrite, db: sqlite3.Connect
         (memo_write(), 2),
         (created("r2"), 4),
         (replace(ended(), memos=(memo(2),)), 5),
+        (whole("r2"), 5),
         (put_away(), 1),
         (put_away("r1", pending()), 3),
         (replace(memo_write(), memos=(), state=run()), 1),
         (replace(memo_write(), memos=()), 1),
     ],
-    ids=["memo", "first", "last", "release", "sleep", "state", "nothing"],
+    ids=["memo", "first", "last", "whole", "release", "sleep", "state", "nothing"],
 )
 def test_a_checkpoint_takes_few_statements(
     write: RunWrite, count: int, db: sqlite3.Connection
@@ -94,6 +102,28 @@ def test_a_checkpoint_takes_few_statements(
     write_run(db, write)
 
     assert count == len(traced), traced
+
+
+def test_a_run_that_ends_in_its_first_write() -> None:
+    """It is stored as one that was stored before, in fewer statements."""
+    dumps = []
+    for writes in ((whole("r2"),), (created("r2"), replace(ended("r2"), memos=(memo(2),)))):
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        db.executescript(SCHEMA)
+        for write in writes:
+            write_run(db, write)
+        dumps.append(list(db.iterdump()))
+        db.close()
+
+    assert dumps[0] == dumps[1]
+
+
+def test_a_run_cannot_begin_twice(db: sqlite3.Connection) -> None:
+    """Not even in a write that ends it."""
+    write_run(db, whole("r2"))
+    for again in (whole("r2"), created("r2")):
+        with pytest.raises(LeaseLost):
+            write_run(db, again)
 
 
 @pytest.mark.parametrize(
