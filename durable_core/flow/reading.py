@@ -14,7 +14,7 @@ from durable_core.machine.catching_up import catch_up, is_behind
 from durable_core.machine.cursor import Cursor
 from durable_core.model.request import Request
 from durable_core.model.run import Phase
-from durable_core.model.stream import LiveStream, Pushed, RolledBack, Streamed
+from durable_core.model.stream import LiveStream, Pushed, RolledBack, StoredStream, Streamed
 from durable_core.ports import StoredResult
 from durable_core.wire.finals import final_of
 from durable_core.wire.problem import problem
@@ -310,11 +310,11 @@ def _look_up(reader: Reader) -> Flow[_Missed | None]:
     """Look what the reader has missed, as far as it is read at a time; None for a pruned run."""
     reader.look = False
     place, live = reader.log.snapshot()
+    stored = yield from read_stream(reader.run_id, reader.cursor, _MOST_READ)
     until = _end_of(reader)
-    stored = yield from read_stream(reader.run_id, reader.cursor, _most_read(until))
-    if until is None and _end_of(reader) is not None:  # it was handed off just now
-        until = _end_of(reader)
-        stored = yield from read_stream(reader.run_id, reader.cursor, _most_read(until))
+    if until is not None and not _is_before(stored, until):
+        # It is let go, perhaps just now, and what it must be told may be stored last.
+        stored = yield from read_stream(reader.run_id, reader.cursor, _EVERYTHING)
     attached = reader.attached is not None
     if stored is None and not attached:
         return None
@@ -334,9 +334,9 @@ def _end_of(reader: Reader) -> Cursor | None:
     return None if text is None else Cursor.load(text)
 
 
-def _most_read(until: Cursor | None) -> int:
-    """All at once for a client that is let go: what it must be told may be stored last."""
-    return _MOST_READ if until is None else _EVERYTHING
+def _is_before(stored: StoredStream | None, until: Cursor) -> bool:
+    """Tell whether all of this was committed before the handoff, and there is more."""
+    return stored is not None and stored.more and stored.pieces[-1].number < until.done
 
 
 def _response(reader: Reader) -> Flow[bytes]:

@@ -237,6 +237,30 @@ def test_the_attached_client_is_let_go() -> None:
     assert ["meta", "a: 1", "commit a", "end"] == world.parts(reader_of(log, attached=ATTACHED), 3)
 
 
+def test_a_client_that_is_let_go_is_caught_up_in_parts() -> None:
+    """As far as it is about what was committed before the handoff; the rest is read at once."""
+    steps = [hash_step_id(name) for name in ("a", "b", "never", "let go")]
+    pieces = [
+        Piece(number=number, texts=(str(number),), op_id=op_id, attempt=(1, number))
+        for number, op_id in enumerate(steps, 1)
+    ]
+    log = Scripted(None, None, Batch((), 9, over=True))
+    log.handoff = f"2.0;{steps[3]}:1.4:1"
+    world = World(
+        replace(STORED, pieces=(pieces[0],), more=True),
+        replace(STORED, pieces=(pieces[1],), more=True),
+        replace(STORED, pieces=tuple(pieces[1:])),
+    )
+
+    told = world.parts(reader_of(log, attached=ATTACHED), 4)
+
+    last = f"{steps[3]}: 4"
+    assert ["meta", "a: 1", "commit a", "b: 2", "commit b", last, "end"] == told
+    most = [ask.most for ask in world.asked if isinstance(ask, ReadStream)]
+    assert most[0] == most[1] < most[2]
+    assert 3 == len(most)
+
+
 def test_from_handoff_waits_for_it() -> None:
     """Nothing is told before the handoff, and nothing twice after it."""
     before = replace(STORED, phase=Phase.SYNC)
