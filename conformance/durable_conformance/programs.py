@@ -11,9 +11,24 @@ from typing import Any, TypeAlias, TypeVar
 from durable_conformance.wire import patience
 from durable_core import Request, step, sync
 
-__all__ = ["Gate", "Ledger", "Program", "Script", "handler_of", "until"]
+__all__ = [
+    "LONG_NAP",
+    "NAP",
+    "Gate",
+    "Ledger",
+    "Program",
+    "Script",
+    "handler_of",
+    "until",
+]
 
 T = TypeVar("T")
+
+#: Seconds that a run sleeps to have its client handed off: longer than commits take, also on a
+#: slow disk of a busy machine.
+NAP = 0.5
+#: The same where nobody waits for the end.
+LONG_NAP = 3600.0
 
 #: What a program returns.
 Script: TypeAlias = Generator[Any, Any, Any]

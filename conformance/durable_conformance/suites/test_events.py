@@ -11,7 +11,7 @@ import pytest
 
 from durable_conformance.contract import Capability
 from durable_conformance.plugin import needs, requirement
-from durable_conformance.programs import Program, Script
+from durable_conformance.programs import NAP, Program, Script
 from durable_conformance.stage import Site, Stage, stage_for
 from durable_core import Event
 
@@ -114,7 +114,7 @@ def test_a_step_sends_events(stage: Stage) -> None:
 
     def sender(request: Any, step: Any) -> Script:
         ids = yield step.send_event("tell", Event("go", {"n": 1}))
-        yield step.sleep("nap", 0.25)
+        yield step.sleep("nap", NAP)
         return ids
 
     def routes(durable: Any) -> dict[str, Any]:

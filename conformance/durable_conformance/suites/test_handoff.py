@@ -9,7 +9,7 @@ import pytest
 
 from durable_conformance.contract import Capability, ServerSubject
 from durable_conformance.plugin import needs, requirement
-from durable_conformance.programs import Ledger, Program, Script, until
+from durable_conformance.programs import LONG_NAP, NAP, Ledger, Program, Script, until
 from durable_conformance.stage import Stage
 from durable_conformance.wire import Reply, head_of
 from durable_core import Event, HTTPError, Response
@@ -31,8 +31,8 @@ def _program(reason: str, ledger: Ledger) -> Program:
         yield step.run("before", ledger.did, "before", 0)
         if reason == "step-retry":
             yield step.run("between", ledger.fails, "between", 1, RuntimeError("try again"))
-        elif reason == "sleep":
-            yield step.sleep("between", 0.02)
+        elif reason in ("sleep", "long sleep"):
+            yield step.sleep("between", NAP if reason == "sleep" else LONG_NAP)
         elif reason == "wait":
             yield step.wait_for_event("between", event="go", timeout=20)
         elif ledger.did("handler", ledger.count("handler")) == 0:
@@ -74,7 +74,7 @@ def test_reasons(stage: Stage, reason: str, method: str, status: int) -> None:
 @requirement("H2")
 def test_the_redirect(stage: Stage) -> None:
     """It is a query-only relative reference, which holds behind any proxy, and is private."""
-    with stage.serving(_program("sleep", Ledger())) as site:
+    with stage.serving(_program("long sleep", Ledger())) as site:
         reply = site.ask("GET", "/it?x=1")
 
     location = urlsplit(reply.get("location") or "")
@@ -102,7 +102,7 @@ def test_exact_responses(stage: Stage, make: Any, status: int, body: bytes | Non
     def program(request: Any, step: Any) -> Script:
         yield step.run("a", lambda: None)
         if "nap" in request.query:
-            yield step.sleep("nap", 0.25)
+            yield step.sleep("nap", NAP)
         yield step.run("b", lambda: None)
         made = make()
         if isinstance(made, Exception):
@@ -193,7 +193,7 @@ def test_options_of_the_endpoint_go_first(stage: Stage) -> None:
     """What the endpoint says for itself counts, and the adapter's for all else."""
     own = {"async_response": "redirect"}
     options: dict[str, Any] = {"async_response": "token", "async_redirect_url": "/poll"}
-    with stage.serving(_program("sleep", Ledger()), own=own, **options) as site:
+    with stage.serving(_program("long sleep", Ledger()), own=own, **options) as site:
         reply = site.ask("GET", "/it")
 
     assert (302, "/poll") == (reply.status, (reply.get("location") or "").partition("?")[0])

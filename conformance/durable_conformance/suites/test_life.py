@@ -11,7 +11,7 @@ import pytest
 
 from durable_conformance.contract import Capability
 from durable_conformance.plugin import needs, requirement
-from durable_conformance.programs import Ledger, Program, Script
+from durable_conformance.programs import NAP, Ledger, Program, Script
 from durable_conformance.stage import Stage, stage_for
 from durable_core import NonRetriableError, Request, Response, step
 
@@ -209,7 +209,7 @@ def test_steps_in_parallel(durable_subject: Any, together: Any) -> None:
         if number == 1:
             await step.run("flaky", ledger.fails, "flaky", 1, ValueError("not yet"))
         elif number == 2:
-            await step.sleep("nap", 0.15)
+            await step.sleep("nap", NAP)
         value: int = await step.run(f"s{number}", ledger.did, f"s{number}", number)
         return value
 
@@ -230,7 +230,7 @@ def test_many_runs_at_once(stage: Stage, background: Callable[..., Future[Any]])
     def program(request: Request, step: Any) -> Script:
         number = request.query["n"]
         doubled = yield step.run("double", lambda: 2 * int(number))
-        yield step.sleep("nap", 0.25)
+        yield step.sleep("nap", NAP)
         return {number: doubled}
 
     with stage.serving(program) as site:

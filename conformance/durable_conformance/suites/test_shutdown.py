@@ -12,7 +12,7 @@ import pytest
 
 from durable_conformance.contract import Capability
 from durable_conformance.plugin import needs, requirement
-from durable_conformance.programs import Gate, Ledger, Program, Script, until
+from durable_conformance.programs import LONG_NAP, NAP, Gate, Ledger, Program, Script, until
 from durable_conformance.stage import Site, Stage, WatchedEngine
 from durable_conformance.wire import patience
 from durable_core import Request
@@ -27,7 +27,7 @@ def test_starting_takes_up_what_was_left(stage: Stage) -> None:
     store = MemoryStore()  # to ask the second `durable` would start it, too
 
     def program(request: Request, step: Any) -> Script:
-        yield step.sleep("nap", 0.15)
+        yield step.sleep("nap", NAP)
 
     with stage.serving(program, store=store) as site:
         assert 302 == site.ask("GET", "/it").status
@@ -137,7 +137,7 @@ def test_stopping_sends_waiting_clients_on(
     """A client held at the wait URL is told to come again; it is not cut off, nor waited for."""
 
     def program(request: Request, step: Any) -> Script:
-        yield step.sleep("nap", 3600)
+        yield step.sleep("nap", LONG_NAP)
 
     with stage.serving(program) as site:
         target = f"/it{site.ask('GET', '/it').get('location')}"

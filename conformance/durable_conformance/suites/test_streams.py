@@ -9,7 +9,7 @@ import pytest
 
 from durable_conformance.contract import Capability
 from durable_conformance.plugin import needs, requirement
-from durable_conformance.programs import Gate, Program, Script
+from durable_conformance.programs import NAP, Gate, Program, Script
 from durable_conformance.stage import Stage
 from durable_conformance.streams import Following, stream_of
 from durable_core import NonRetriableError, Response
@@ -129,7 +129,7 @@ def _asleep(gate: Gate) -> Program:
 
     def program(request: Any, step: Any) -> Script:
         yield step.run("a", mixed, "sync")
-        yield step.sleep("nap", 0.25)
+        yield step.sleep("nap", NAP)
         gate.pass_(None)
         yield step.run("b", mixed, "async")
         return Response.json("done")
@@ -190,7 +190,7 @@ def test_chunks_are_not_kept_back(stage: Stage) -> None:
 
     def program(request: Any, step: Any) -> Script:
         yield step.run("a", gated, "first", gates[0])
-        yield step.sleep("nap", 0.25)
+        yield step.sleep("nap", NAP)
         gates[1].pass_(None)
         yield step.run("b", gated, "second", gates[2])
         return "done"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from durable_conformance.plugin import requirement
-from durable_conformance.programs import Gate, Program, Script, until
+from durable_conformance.programs import LONG_NAP, NAP, Gate, Program, Script, until
 from durable_conformance.stage import ALL_METHODS, Site, Stage
 from durable_conformance.wire import Reply
 from durable_core import Request, Response
@@ -31,7 +31,7 @@ def _gated(gate: Gate) -> Program:
     """Return a program that sleeps, and then stays at a gate."""
 
     def program(request: Any, step: Any) -> Script:
-        yield step.sleep("nap", 0.25)
+        yield step.sleep("nap", NAP)
         yield step.run("gate", gate.pass_, 0)
         return Response.json({"done": True}, 201, {"x-own": "1"})
 
@@ -39,8 +39,12 @@ def _gated(gate: Gate) -> Program:
 
 
 def _nap(request: Any, step: Any) -> Script:
-    yield step.sleep("nap", 0.25)
+    yield step.sleep("nap", NAP)
     return Response.json({"done": True}, 201, {"x-own": "1"})
+
+
+def _long_nap(request: Any, step: Any) -> Script:
+    yield step.sleep("nap", LONG_NAP)
 
 
 def _seen(reply: Reply) -> tuple[int, str | None, bytes]:
@@ -78,7 +82,7 @@ def test_clients_are_answered_when_the_run_ends(
         seen.append(_seen(site.ask("GET", target)))
 
     assert [_DONE] * 3 == seen
-    assert took < 1.5
+    assert took < 3
 
 
 @requirement("W2")
@@ -87,7 +91,7 @@ def test_it_may_be_asked_again(stage: Stage) -> None:
     calls: list[int] = []
 
     def program(request: Any, step: Any) -> Script:
-        yield step.sleep("nap", 0.25)
+        yield step.sleep("nap", NAP)
         yield step.run("a", lambda: calls.append(1))
         return Response.json({"done": True}, 201, {"x-own": "1"})
 
@@ -123,7 +127,7 @@ def test_wait_urls_are_for_get(stage: Stage) -> None:
 @requirement("W5")
 def test_a_bad_token_opens_nothing(stage: Stage) -> None:
     """403, with the same words whether or not there is such a run."""
-    with stage.serving(_nap) as site:
+    with stage.serving(_long_nap) as site:
         mine, other = _wait_url(site), _wait_url(site)
         run, token = mine.partition("durable-run=")[2].split("&durable-token=")
         bad = [
@@ -160,7 +164,7 @@ def test_it_survives_a_restart(stage: Stage) -> None:
 
     def program(request: Any, step: Any) -> Script:
         yield step.run("a", lambda: calls.append(1))
-        yield step.sleep("nap", 0.3)
+        yield step.sleep("nap", NAP)
         return Response.json({"done": True}, 201, {"x-own": "1"})
 
     with stage.serving(program) as site:
@@ -207,12 +211,17 @@ def test_a_client_is_not_held_for_long(stage: Stage) -> None:
             target, reply = site.goto(target, hops[-1].get("location") or "")
             hops.append(reply)
         gate.open()
-        _, late = site.goto(target, hops[-1].get("location") or "")
-        final = site.follow(target, late)
+
+        def last() -> Reply | None:
+            _, reply = site.goto(target, hops[-1].get("location") or "")
+            return reply if reply.status == 201 else None
+
+        final = until(last, "the run ended")
 
     assert [302, *[303] * 5, 202] == [reply.status for reply in hops]
     assert (hops[-1].get("retry-after") or "").isdigit()
     assert [["no-store"]] * 7 == [reply.all("cache-control") for reply in hops]
+    assert final is not None
     assert _DONE == _seen(final)
     assert all(0 < hold <= 30 for hold in brief[0].holds), "proxies give up after 30 s"
 

@@ -107,7 +107,7 @@ def _answered_once(self: Any, response: Response) -> Response:
 
 
 def _late(_: Any, response: Response) -> Response:
-    time.sleep(2)
+    time.sleep(4)
     return response
 
 
