@@ -108,8 +108,10 @@ class Execution:
         self._attempts = 0
         self._step_ids = StepIds()
         self.tickets: tuple[Ticket, ...] = ()
-        self._last_number = max((memo.number for memo in memos or ()), default=0)
-        self._size = sum(len(memo.value) for memo in memos or ())
+        self._last_number = self._size = 0
+        if memos:
+            self._last_number = max(memo.number for memo in memos)
+            self._size = sum(len(memo.value) for memo in memos)
 
     @property
     def attached(self) -> bool:

@@ -50,9 +50,7 @@ class Headers:
             self._withheld |= fields._withheld
             return
         pairs = fields.items() if isinstance(fields, Mapping) else fields
-        self._raw = tuple(
-            (_checked_name(name), _checked_value(name, value)) for name, value in pairs
-        )
+        self._raw = tuple(map(_checked, pairs))
 
     @classmethod
     def _trusted(
@@ -155,6 +153,17 @@ class Headers:
 
 
 HeaderFields: TypeAlias = Headers | Mapping[str, str] | Iterable[tuple[str, str]]
+
+
+def _checked(field: tuple[str, str]) -> tuple[str, str]:
+    """Return a field as it is kept. Nearly all are plain, and need no regular expression."""
+    name, value = field
+    if type(name) is str and type(value) is str:
+        value = value.strip(" \t")
+        is_plain = value.isascii() and value.isprintable()
+        if is_plain and name.isascii() and name.replace("-", "").isalnum():
+            return name, value
+    return _checked_name(name), _checked_value(name, value)
 
 
 def _checked_name(name: object) -> str:

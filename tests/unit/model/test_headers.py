@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_core.errors import HeaderNotStoredError
-from durable_core.model.headers import Headers
+from durable_core.model.headers import TOKEN, Headers
 
 NAMES = st.sampled_from(["Accept", "accept", "ACCEPT", "X-One", "x-one", "X-Two"])
 VALUES = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=5)
@@ -136,3 +136,19 @@ def test_trusted_headers_are_like_checked_ones() -> None:
     """The unchecked way in makes the same value."""
     assert Headers({"Host": "x"}) == Headers._trusted([("Host", "x")])
     assert Headers({"Host": "x"}) != "Host: x"
+
+
+@given(st.text(max_size=4) | st.from_regex(r"[a-zA-Z0-9-]{0,4}"), st.text(max_size=4))
+def test_plain_fields_are_judged_as_all_others(name: str, value: str) -> None:
+    """What is taken without a regular expression is what one allows."""
+    stripped = value.strip(" \t")
+    allowed = TOKEN.fullmatch(name) and all(
+        char == "\t" or " " <= char <= "~" or "\x80" <= char <= "\xff" for char in stripped
+    )
+    try:
+        taken = Headers([(name, value)]).raw
+    except ValueError:
+        assert not allowed
+    else:
+        assert allowed
+        assert ((name, stripped),) == taken
