@@ -14,7 +14,6 @@ from durable_core.flow.serve import unavailable
 from durable_core.machine.accept import accepts_stream
 from durable_core.model.request import Request
 from durable_core.model.response import Response
-from durable_core.model.run import Phase, Run
 from durable_core.runtime.answering import Answering
 from durable_core.runtime.host import Host
 from durable_core.runtime.keeper import Keeper
@@ -83,17 +82,7 @@ class Serving:
         self, endpoint: Registered, request: Request, route: str | None
     ) -> Execution:
         env, options = self._node.env, endpoint.options
-        now = env.clock.now()
-        run = Run(
-            id=env.ids.ulid(now),
-            app=env.app,
-            endpoint_key=options.key,
-            function_id=env.function_id(options, request, route),
-            phase=Phase.SYNC,
-            retries=options.retries,
-            created_at=now,
-            mark=self._node.event_mark.recent(),
-        )
+        run = env.new_run(options, request, route, self._node.event_mark.recent())
         return Execution(env, options, run, request, owner=self._node.keeper.owner)
 
     def _refuse(self, error: StoreError) -> Response:

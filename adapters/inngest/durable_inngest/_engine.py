@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 from durable_core.runtime.settings import Settings
 from durable_inngest._base import BaseEngine
@@ -58,18 +58,19 @@ class InngestEngine(BaseEngine):
         server_output_url: bool = False,
         settings: Settings | None = None,
     ) -> None:
-        self._given: dict[str, Any] = {
-            "is_dev": is_dev,
-            "base_url": base_url,
-            "event_base_url": event_base_url,
-            "event_key": event_key,
-            "signing_key": signing_key,
-            "signing_key_fallback": signing_key_fallback,
-            "environment": environment,
-            "serve_origin": serve_origin,
-            "serve_path": serve_path,
-            "allowed_hosts": allowed_hosts,
-        }
+        self._resolve = partial(
+            resolve_config,
+            is_dev=is_dev,
+            base_url=base_url,
+            event_base_url=event_base_url,
+            event_key=event_key,
+            signing_key=signing_key,
+            signing_key_fallback=signing_key_fallback,
+            environment=environment,
+            serve_origin=serve_origin,
+            serve_path=serve_path,
+            allowed_hosts=allowed_hosts,
+        )
         self._server_output_url = server_output_url
         self._settings = settings or Settings()
         self._config: Config | None = None
@@ -83,7 +84,7 @@ class InngestEngine(BaseEngine):
             ConfigurationError: something is missing or of another form; the message says what.
         """
         if self._config is None:
-            self._config = resolve_config(os.environ, **self._given)
+            self._config = self._resolve(os.environ)
         return self._config
 
     def _make_node(self) -> Node:

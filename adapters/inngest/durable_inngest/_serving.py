@@ -15,7 +15,6 @@ from durable_core.flow.serve import unavailable
 from durable_core.machine.accept import accepts_stream
 from durable_core.model.request import Request
 from durable_core.model.response import Response
-from durable_core.model.run import Phase, Run
 from durable_core.runtime.answering import Answering
 from durable_core.runtime.host import Host
 from durable_core.runtime.pool import DaemonPool
@@ -151,16 +150,7 @@ class Serving:
         route: str | None,
     ) -> RemoteExecution:
         env = self._node.env
-        now = env.clock.now()
-        run = Run(
-            id=env.ids.ulid(now),
-            app=env.app,
-            endpoint_key=options.key,
-            function_id=env.function_id(options, request, route),
-            phase=Phase.SYNC,
-            retries=options.retries,
-            created_at=now,
-        )
+        run = env.new_run(options, request, route)
         # One name for all paths of a route: the server lists every path as a function otherwise.
         is_template = route is not None and "{" in route
         fn = options.function_id or (run.function_id if is_template else "")

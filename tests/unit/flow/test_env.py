@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from durable_core.flow.env import Env, Limits, Options
+from durable_core.model.run import Phase, Run
 from durable_core.runtime.system import SystemIds
 from support.harness import FakeClock, request
 
@@ -26,6 +27,28 @@ def test_limits_out_of_range(name: str, value: object) -> None:
     options: dict[str, Any] = {name: value}
     with pytest.raises(ValueError, match=f"Limits.{name}"):
         Limits(**options)
+
+
+def test_new_run() -> None:
+    """A run begins now, with an id of this time, under the app and the key of its endpoint."""
+    clock = FakeClock()
+    env = Env(app="a", clock=clock, ids=SystemIds(), secrets=tuple)
+    options = Options(key="k", retries=7)
+    run = env.new_run(options, request("/users/7"), "/users/{id}", 9)
+    expected = Run(
+        id=run.id,
+        app="a",
+        endpoint_key="k",
+        function_id="GET /users/{id}",
+        phase=Phase.SYNC,
+        retries=7,
+        created_at=clock.now(),
+        mark=9,
+    )
+
+    assert expected == run
+    assert run.id[:10] == SystemIds().ulid(clock.now())[:10]
+    assert run.id != env.new_run(options, request("/users/7"), None).id
 
 
 def test_function_id() -> None:
