@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -48,6 +49,12 @@ async def naps(request: Request) -> list[Any]:
     return [first, await step.run("b", called, "b"), await step.run("c", called, "c")]
 
 
+async def rests(request: Request) -> None:
+    """Leave the server nothing to do meanwhile."""
+    await step.run("a", called, "a")
+    await step.sleep("nap", "1h")
+
+
 @pytest.mark.parametrize("kind", [500, 429, "drop", "lose", "slow"])
 @pytest.mark.parametrize("path", ["/v1/checkpoint", r"/v1/checkpoint/\w+/steps"])
 def test_a_checkpoint_that_fails_now_and_then(
@@ -64,20 +71,25 @@ def test_a_checkpoint_that_fails_now_and_then(
 
 
 def test_the_next_step_waits_for_the_last_one(server: InngestServer) -> None:
-    """No step begins before the checkpoint of the one before it is acknowledged."""
-    server.faults.append(Fault("/v1/checkpoint", "slow", seconds=0.15))
-    times: list[float] = []
+    """No step begins before the checkpoint of the last one is taken; the handler's code goes on."""
+    gate, between = threading.Event(), threading.Event()
+    server.faults.append(Fault("/v1/checkpoint", "slow", gate=gate))
 
-    async def handler(request: Request) -> float:
-        await step.run("a", lambda: times.append(time.monotonic()))
-        between = time.monotonic()  # the handler's own code does not wait
-        await step.run("b", lambda: times.append(time.monotonic()))
-        return between - times[0]
+    async def handler(request: Request) -> None:
+        await step.run("a", called, "a")
+        between.set()
+        await step.run("b", called, "b")
 
     with serving(server, {"GET /a": handler}) as app:
-        between = app.get("/a").json
+        client = threading.Thread(target=app.get, args=("/a",))
+        client.start()
+        assert between.wait(20)
+        server.until(lambda: bool(server.seen))  # the checkpoint is on its way, and held up
+        before = dict(CALLS)
+        gate.set()
+        client.join(20)
 
-    assert between < 0.1 <= times[1] - times[0]
+    assert ({"a": 1}, {"a": 1, "b": 1}) == (before, CALLS)
 
 
 @pytest.mark.parametrize("status", [400, 413])
@@ -201,7 +213,11 @@ def test_calls_that_come_twice(server: InngestServer) -> None:
 
 
 def test_calls_out_of_order(server: InngestServer) -> None:
-    """One that comes early is answered with the op that is pending still; a late one harms none."""
+    """One that comes early is answered with the op that is pending still.
+
+    A late one gets an error of the call: the server would take a failure for the end of the run,
+    which has another one.
+    """
     with serving(server, {"GET /a": naps}) as app:
         first = app.get("/a")
         server.call(server.run)
@@ -211,12 +227,13 @@ def test_calls_out_of_order(server: InngestServer) -> None:
         late = app.ask("GET", "/a", headers=headers)
 
     assert ["a", "b", "c"] == got.json
-    assert (400, "true") == (late.status, late.headers["x-inngest-no-retry"])
+    assert (500, "false") == (late.status, late.headers["x-inngest-no-retry"])
+    assert ("internal", "Unknown") == (late.json["type"], late.json["name"])
 
 
 def test_a_step_that_is_no_longer_there(server: InngestServer) -> None:
     """A call for a step that the handler does not ask for names those that it does."""
-    with serving(server, {"GET /a": naps}) as app:
+    with serving(server, {"GET /a": rests}) as app:
         app.get("/a")
         headers = {
             "x-run-id": server.run.id,
@@ -230,15 +247,18 @@ def test_a_step_that_is_no_longer_there(server: InngestServer) -> None:
     assert "nap" == got.json["foundSteps"][0]["name"]
 
 
-@pytest.mark.parametrize("run_id", ["01J00000000000000000000000", "no-ulid", '"}x'])
-def test_an_unknown_run(server: InngestServer, run_id: str) -> None:
-    """No handler runs for it, and no attempt follows."""
+@pytest.mark.parametrize(
+    ("run_id", "status", "final"),
+    [("01J00000000000000000000000", 500, "false"), ("no-ulid", 400, "true"), ('"}x', 400, "true")],
+)
+def test_an_unknown_run(server: InngestServer, run_id: str, status: int, final: str) -> None:
+    """No handler runs for it; what cannot be a run at all is refused for good."""
     with serving(server, {"GET /a": two}) as app:
         headers = {"x-run-id": run_id, "x-inngest-signature": ""}
         got = app.ask("GET", "/a", headers=headers)
 
-    assert (400, "true", {}) == (got.status, got.headers["x-inngest-no-retry"], CALLS)
-    assert "RunGone" == got.json["name"]
+    assert (status, final, {}) == (got.status, got.headers["x-inngest-no-retry"], CALLS)
+    assert got.json["name"] == ("CallRefused" if status == 400 else "Unknown")
 
 
 @pytest.mark.parametrize(
@@ -246,12 +266,7 @@ def test_an_unknown_run(server: InngestServer, run_id: str) -> None:
 )
 def test_malformed_state(server: InngestServer, event: dict[str, Any]) -> None:
     """What makes no sense is an error of the call, not of the handler."""
-
-    async def naps_on(request: Request) -> None:
-        await step.run("a", called, "a")
-        await step.sleep("nap", "1h")  # the server makes no call of its own meanwhile
-
-    with serving(server, {"GET /a": naps_on}) as app:
+    with serving(server, {"GET /a": rests}) as app:
         app.get("/a")
         server.run.event = event
         headers = {"x-run-id": server.run.id, "x-inngest-signature": ""}
@@ -380,8 +395,6 @@ def test_what_the_server_does_itself(server: InngestServer) -> None:
 
 def test_a_stop_hands_runs_over(server: InngestServer) -> None:
     """The step in flight is recorded, the client sent on, and the server calls again."""
-    import threading
-
     began, go_on = threading.Event(), threading.Event()
 
     def slow() -> str:
@@ -447,8 +460,7 @@ def test_several_clients_at_a_time(server: InngestServer) -> None:
 def test_a_run_of_another_endpoint(server: InngestServer) -> None:
     """Whoever knows a run, and the form of a re-entry, cannot have it replayed by another one."""
     headers = {"x-inngest-signature": ""}
-    with serving(server, {"GET /a": naps, "GET /b": two}) as app:
-        server.repeat = lambda call: 0
+    with serving(server, {"GET /a": rests, "GET /b": two}) as app:
         app.get("/a")
         other = app.get("/b", headers={**headers, "x-run-id": server.run.id})
         own = app.get("/a?x=y", headers={**headers, "x-run-id": server.run.id})

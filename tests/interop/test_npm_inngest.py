@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -21,7 +21,14 @@ CALLS: Counter[str] = Counter()
 HEADERS = {"x-my-header": "my-value"}
 
 
+#: Waits until a client listens at the server.
+LISTENS: list[Callable[[], None]] = []
+
+
 def says(text: str, failures: int = 0) -> str:
+    """Push; all but the first time of all, when the client has come to the server."""
+    if CALLS:
+        LISTENS[0]()
     CALLS[text] += 1
     sync_stream.push(text)
     if CALLS[text] <= failures:
@@ -31,14 +38,14 @@ def says(text: str, failures: int = 0) -> str:
 
 async def napping(request: Request) -> Response:
     await step.run("a", says, "chunk a")
-    await step.sleep("nap", "500ms")
+    await step.sleep("nap", "10ms")
     await step.run("b", says, "chunk b")
     return Response.json("All done", 202, HEADERS)
 
 
 def napping_sync(request: Request) -> Response:
     sync_step.run("a", says, "chunk a")
-    sync_step.sleep("nap", "500ms")
+    sync_step.sleep("nap", "10ms")
     sync_step.run("b", says, "chunk b")
     return Response.json("All done", 202, HEADERS)
 
@@ -50,7 +57,7 @@ async def flaky(request: Request) -> Response:
 
 
 async def caught(request: Request) -> Response:
-    await step.sleep("nap", "500ms")
+    await step.sleep("nap", "10ms")
     try:
         await step.run("a", refuses)
     except StepError as error:
@@ -63,7 +70,7 @@ def refuses() -> None:
 
 
 async def fails(request: Request) -> None:
-    await step.sleep("nap", "500ms")
+    await step.sleep("nap", "10ms")
     raise NonRetriableError("boom")
 
 
@@ -74,7 +81,7 @@ def npm() -> NpmClient:
 
 @pytest.fixture(params=["asgi", "wsgi"])
 def app(request: pytest.FixtureRequest) -> Iterator[App]:
-    """The handlers, on a server that leaves a client time to come there."""
+    """The handlers, on a server of their own."""
     CALLS.clear()
     handlers: dict[str, Any] = {
         "GET /napping": napping,
@@ -84,9 +91,10 @@ def app(request: pytest.FixtureRequest) -> Iterator[App]:
         "GET /fails": fails,
     }
     with (
-        inngest_server(retry_interval=0.5) as server,
+        inngest_server() as server,
         serving(server, handlers, interface=request.param) as app,
     ):
+        LISTENS[:] = [lambda: server.until(lambda: server.is_followed)]
         yield app
 
 
@@ -114,7 +122,10 @@ def test_rollbacks(npm: NpmClient, app: App) -> None:
     ("path", "body"), [("caught", '"oh no"'), ("fails", '"boom"')], ids=["caught", "fails"]
 )
 def test_failures(npm: NpmClient, app: App, path: str, body: str) -> None:
-    """A response of the handler's own, or that of a run that has failed: both end the call."""
+    """A response of the handler's own, or that of a run that has failed: both end the call.
+
+    It may be there before the client is; the end is told again.
+    """
     call = npm.call(f"{app.url}/{path}")
 
     assert call.response is not None, call.error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -33,7 +33,10 @@ def says(text: str) -> str:
     return text
 
 
-def says_and_fails(text: str, times: int) -> str:
+def says_and_fails(listens: Callable[[], None], text: str, times: int) -> str:
+    """Push; after the first failure of all, when the client has come to the server."""
+    if CALLS:
+        listens()
     CALLS[text] += 1
     sync_stream.push(text)
     if CALLS[text] <= times:
@@ -73,24 +76,27 @@ def test_attached(server: InngestServer, interface: str, handler: Any) -> None:
     assert "Completed" == server.run.status
 
 
-async def handed_off(request: Request) -> Response:
-    await step.run("a", says_and_fails, "sync-data", 1)
-    await step.sleep("nap", "20ms")
-    await step.run("b", says_and_fails, "async-data", 1)
-    return Response.json("done", 202, {"x-own": "yes"})
-
-
-def handed_off_sync(request: Request) -> Response:
-    sync_step.run("a", says_and_fails, "sync-data", 1)
-    sync_step.sleep("nap", "20ms")
-    sync_step.run("b", says_and_fails, "async-data", 1)
-    return Response.json("done", 202, {"x-own": "yes"})
-
-
 @pytest.mark.parametrize("interface", ["asgi", "wsgi"])
-@pytest.mark.parametrize("handler", [handed_off, handed_off_sync])
-def test_across_the_handoff(server: InngestServer, interface: str, handler: Any) -> None:
+@pytest.mark.parametrize("face", ["async", "def"])
+def test_across_the_handoff(server: InngestServer, interface: str, face: str) -> None:
     """The client follows to the server; what was rolled back is dropped, the response is whole."""
+
+    def listens() -> None:
+        server.until(lambda: server.is_followed)
+
+    async def handed_off(request: Request) -> Response:
+        await step.run("a", says_and_fails, listens, "sync-data", 1)
+        await step.sleep("nap", "20ms")
+        await step.run("b", says_and_fails, listens, "async-data", 1)
+        return Response.json("done", 202, {"x-own": "yes"})
+
+    def handed_off_sync(request: Request) -> Response:
+        sync_step.run("a", says_and_fails, listens, "sync-data", 1)
+        sync_step.sleep("nap", "20ms")
+        sync_step.run("b", says_and_fails, listens, "async-data", 1)
+        return Response.json("done", 202, {"x-own": "yes"})
+
+    handler: Any = handed_off if face == "async" else handed_off_sync
     with serving(server, {"GET /a": handler}, interface=interface) as app:
         collected = Collector()
         response = fetch_with_stream(f"{app.url}/a", collect=collected, timeout=20)

@@ -46,13 +46,14 @@ class Fault:
     """What goes wrong with the next ``times`` requests whose path matches.
 
     ``kind`` is a status, ``"drop"`` (the connection ends before the work is done), ``"lose"`` (it
-    ends after it), or ``"slow"``.
+    ends after it), or ``"slow"``: for ``seconds``, or until ``gate`` is set.
     """
 
     path: str
     kind: str | int
     times: int = 1
     seconds: float = 0.2
+    gate: threading.Event | None = None
 
 
 @dataclass
@@ -125,6 +126,11 @@ class InngestServer:
             return self._runs.busy > 0
 
         return self._do(look())
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether somebody listens to a stream."""
+        return bool(self._listening)
 
     def send(self, *events: dict[str, Any]) -> None:
         self._do(self._send(events))
@@ -245,7 +251,10 @@ class InngestServer:
         for fault in self.faults:
             if fault.times > 0 and re.fullmatch(fault.path, seen.path):
                 fault.times -= 1
-                if fault.kind == "slow":
+                if fault.kind == "slow" and fault.gate is not None:
+                    while not fault.gate.is_set():
+                        await asyncio.sleep(0.005)
+                elif fault.kind == "slow":
                     await asyncio.sleep(fault.seconds)
                 elif fault.kind == "lose":
                     await self._answer(seen)

@@ -80,16 +80,16 @@ async def load_execution(
     """
     run_id = request.headers.get(_RUN_ID) or ""
     if not is_ulid(run_id):
-        return _gone("the run id is malformed")
+        return _refusal("the run id is malformed")
     try:
         batch, actions = await client.state(run_id)
         original = load_request(batch, request, any_path=any_path)
-    except Unknown as error:
-        return _gone(str(error))
-    except (StoreError, ValueError, RecursionError) as error:
+    except (Unknown, StoreError, ValueError, RecursionError) as error:
+        # That a run is not known any more is no failure of it: it may have ended meanwhile, and a
+        # server that is told of a failure would take that for the end of the run.
         return internal_error(error)
     if original is None:
-        return _gone("the run was not begun by a request to this path")
+        return _refusal("the run was not begun by a request to this path")
     run = Run(
         id=run_id,
         app=env.app,
@@ -116,7 +116,7 @@ def _asked(request: Request) -> Reentry:
     )
 
 
-def _gone(why: str) -> Response:
-    """Return the answer for a run that no attempt can bring back."""
-    body = f'{{"name":"RunGone","message":"{why}"}}'
+def _refusal(why: str) -> Response:
+    """Return the answer to a call that no attempt can make right."""
+    body = f'{{"name":"CallRefused","message":"{why}"}}'
     return server_answer(400, body, (("x-inngest-no-retry", "true"),))
