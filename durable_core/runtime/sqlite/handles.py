@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
+from durable_core.errors import StoreError
 from durable_core.ports import Write
 from durable_core.runtime.sqlite.batches import Answer, apply_batch
 from durable_core.runtime.sqlite.faults import store_error
@@ -47,6 +48,8 @@ class Handles:
         self._path = path
         self._log_path = os.path.realpath(path) + "-wal"  # SQLite follows symbolic links
         self._closed = False
+        self._file: tuple[int, int] | None = None  # until the first connection
+        self._moved = False
         self._write_lock = threading.Lock()
         self._writer: sqlite3.Connection | None = None
         self._busy_ms = -1
@@ -63,6 +66,7 @@ class Handles:
     def commit(self, writes: Sequence[Write[object]], wait: float) -> Sequence[Answer]:
         """Apply the writes on the writing connection."""
         with self._write_lock:
+            self._refuse_if_moved()
             db = self._writer or self._open_writer()
             busy_ms = int(wait * 1000)
             if busy_ms != self._busy_ms:
@@ -79,10 +83,26 @@ class Handles:
     def _connect(self, *pragmas: str) -> sqlite3.Connection:
         if self._closed:
             raise HandlesClosedError
+        self._look_at_file()
         try:
             return connect(self._path, *pragmas, busy_seconds=_READ_SECONDS)
         except sqlite3.Error as error:
             raise store_error(error, self._path) from error
+
+    def _look_at_file(self) -> None:
+        """Refuse to go on once the file is not where it was: what it takes would be lost."""
+        file = _identity(self._path)
+        if self._file is None:
+            self._file = file
+        self._moved = self._moved or file != self._file
+        self._refuse_if_moved()
+
+    def _refuse_if_moved(self) -> None:
+        if self._moved:
+            raise StoreError(
+                f"the store {self._path} was removed or replaced while it was in use: nothing "
+                "more is written to what is left of it; put the file in place and start again"
+            )
 
     def read(
         self,
@@ -93,13 +113,18 @@ class Handles:
         """Run the query on a reading connection that nobody else uses meanwhile."""
         db = self._take_reader()
         try:
-            return query(db, *args, **kwargs)
-        except sqlite3.Error as error:
-            raise store_error(error, self._path) from error
-        finally:
-            self._give_back(db)
+            answer = query(db, *args, **kwargs)
+        except BaseException as error:
+            # What it has half read lives as long as the error, and keeps showing the old state.
+            self._close_reader(db)
+            if isinstance(error, sqlite3.Error):
+                raise store_error(error, self._path) from error
+            raise
+        self._give_back(db)
+        return answer
 
     def _take_reader(self) -> sqlite3.Connection:
+        self._refuse_if_moved()
         with contextlib.suppress(IndexError):
             return self._free.pop()
         with self._count_lock:
@@ -139,11 +164,15 @@ class Handles:
     def checkpoint(self) -> None:
         """Move the log into the database if it has grown, so that it can be written anew.
 
+        If the file is not where it was, nothing more is read from or written to it.
+
         A commit that makes the log longer costs up to twice one that writes over it, which one
         does after all of the log has been moved. The bulk is moved while commits go on; what they
         have added by then, of which SQLite does not tell, is moved while they wait.
         """
         with self._keep_lock:
+            if self._file is not None:
+                self._look_at_file()
             size, commits = self._wal_bytes(), self._commits
             last_size, last_commits = self._checkpointed
             idle = size == last_size and commits - last_commits < _COMMITS_BETWEEN_CHECKPOINTS
@@ -187,6 +216,15 @@ class Handles:
         while self._readers and time.monotonic() < give_up:
             time.sleep(0.001)
         return not self._readers
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return what tells a file from all others, None if there is none at the path."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _move_log(db: sqlite3.Connection) -> None:

@@ -38,6 +38,16 @@ _held: dict[tuple[int, str], int] = {}
 _held_lock = threading.Lock()
 
 
+def _forget_lock() -> None:
+    """In a child, no thread would let go of a lock that one of its parent held."""
+    global _held_lock
+    _held_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
+
+
 class LockFiles:
     """The lock files of one store, as one ``SQLiteStore`` sees them.
 

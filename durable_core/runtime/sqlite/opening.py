@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from pathlib import Path
 
 from durable_core.errors import StoreError, StoreVersionError
 from durable_core.runtime.sqlite.faults import store_error
@@ -36,11 +37,14 @@ def connect(path: str, *pragmas: str, busy_seconds: float) -> sqlite3.Connection
     """Open one more connection on a store that :func:`prepare` has accepted.
 
     Args:
-        path: the file.
+        path: the file, absolute.
         pragmas: settings besides those that all connections have, such as ``"query_only = ON"``.
         busy_seconds: how long a statement waits for a lock.
     """
-    db = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
+    uri = f"{Path(path).as_uri()}?mode=rw"  # by default SQLite makes a file that is missing
+    db = sqlite3.connect(
+        uri, uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+    )
     try:
         for pragma in (*_PRAGMAS, *pragmas):
             db.execute(f"PRAGMA {pragma}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
@@ -61,8 +62,10 @@ class SQLiteStore:
         self._is_open = False
         self._handles: Handles | None = None
         self._inherited = False
-        self._locks = LockFiles(self.path + ".locks")
-        self.channel = FileChannel(self.path + "-live")
+        # SQLite follows links, too: each way to the file leads to one set of these.
+        self._real_path = os.path.realpath(self.path)
+        self._locks = LockFiles(self._real_path + ".locks")
+        self.channel = FileChannel(self._real_path + "-live")
         self._hosts: set[str] = set()
         self._secret = b""
         forks.watch(self)
@@ -135,8 +138,9 @@ class SQLiteStore:
         """Remove the files of those who left in this batch; a spared process keeps its own."""
         gone = {write.id for write in writes if isinstance(write, Unregister)}
         buried = {id_ for write in writes if isinstance(write, Bury) for id_ in write.ids}
-        if gone or buried:
-            gone = (gone | buried) - {peer.id for peer in self.peers()}
+        if buried:
+            with contextlib.suppress(StoreError):  # the batch is durable; a file left does no harm
+                gone |= buried - {peer.id for peer in self.peers()}
         for id_ in gone:
             self._locks.let_go(id_)
             self._locks.remove(id_)
@@ -278,7 +282,7 @@ class SQLiteStore:
 
     def _own_locks(self) -> LockFiles:
         if self._locks.pid != os.getpid():
-            self._locks = LockFiles(self.path + ".locks")
+            self._locks = LockFiles(self._real_path + ".locks")
         return self._locks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -269,3 +270,41 @@ def test_a_step_changes_one_page(path: str, handles: Handles) -> None:
 
 def log_pages(path: str) -> int:
     return (Path(path + "-wal").stat().st_size - 32) // (4096 + 24)
+
+
+def test_a_reader_whose_query_broke_shows_no_old_state(handles: Handles) -> None:
+    """Whoever holds the error holds the query that is half read, and with it the state it saw."""
+
+    def breaks(db: sqlite3.Connection) -> None:
+        rows = db.execute("SELECT id FROM run ORDER BY id")
+        raise KeyError(rows.fetchone())
+
+    handles.commit([created("r1"), created("r2")], 1.0)
+    with pytest.raises(KeyError) as held:
+        handles.read(breaks)
+    handles.commit([created("r3")], 1.0)
+
+    assert 3 == handles.read(count_runs)
+    del held
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_gone_takes_no_more_writes(
+    path: str, handles: Handles, replaced: bool
+) -> None:
+    """What is written to a file that has no name any more is lost; and no new one is made."""
+    handles.commit([created("r1")], 1.0)
+    other = path + ".other"
+    prepare(other)
+    os.unlink(path)
+    if replaced:
+        os.rename(other, path)
+
+    with pytest.raises(StoreError, match="was removed or replaced while it was in use"):
+        handles.checkpoint()
+    with pytest.raises(StoreError, match="was removed or replaced while it was in use"):
+        handles.commit([created("r2")], 1.0)
+    with pytest.raises(StoreError, match="was removed or replaced while it was in use"):
+        handles.read(count_runs)
+
+    assert replaced == os.path.exists(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from durable_core.runtime.sqlite.locks import LockFiles
 
 HOLD = """
 import sys
+import textwrap
 from durable_core.runtime.sqlite.locks import LockFiles
 locks = LockFiles(sys.argv[1])
 locks.hold("other")
@@ -137,3 +139,29 @@ def test_without_a_place_for_files_nothing_is_held(tmp_path: Path) -> None:
     locks.hold("a")
 
     assert not locks.is_proof_of_death("a")
+
+
+def test_a_fork_while_files_are_looked_at_is_no_deadlock(directory: str) -> None:
+    """The child has no thread that would let go of what another thread of its parent held."""
+    code = """
+        import os, sys, threading
+        from durable_core.runtime.sqlite import locks
+        entered, leave = threading.Event(), threading.Event()
+        def hold():
+            with locks._held_lock:
+                entered.set()
+                leave.wait()
+        thread = threading.Thread(target=hold)
+        thread.start()
+        entered.wait()
+        pid = os.fork()
+        if pid == 0:
+            ours = locks.LockFiles(sys.argv[1])
+            ours.hold("child")
+            os._exit(os.listdir(sys.argv[1]) != ["child"])
+        leave.set()
+        thread.join()
+        sys.exit(os.waitpid(pid, 0)[1] >> 8)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), directory]
+    assert 0 == subprocess.run(command, timeout=60).returncode

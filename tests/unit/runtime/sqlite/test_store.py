@@ -26,8 +26,8 @@ from durable_core.errors import (
     StoreReadOnlyError,
     StoreVersionError,
 )
-from durable_core.ports import Bury, Peer, Register, StoredRequest, Unregister
-from durable_core.runtime.sqlite import SQLiteStore, files
+from durable_core.ports import Bury, Peer, Register, StoredRequest, Unregister, Written
+from durable_core.runtime.sqlite import SQLiteStore, files, reads
 from durable_core.runtime.sqlite.opening import VERSION
 from support.source_tree import ROOT
 
@@ -413,3 +413,40 @@ def test_a_registration_that_fails_holds_no_lock(store: SQLiteStore) -> None:
 def test_the_representation_names_the_file(store: SQLiteStore) -> None:
     """For logs."""
     assert f"SQLiteStore({store.path!r})" == repr(store)
+
+
+def test_a_store_has_one_set_of_lock_files_however_its_path_is_spelt(tmp_path: Path) -> None:
+    """A link to its folder, or to it, leads to the same: else each would take the other for dead."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "linked.db").symlink_to("real/store.db")
+    paths = ("real/store.db", "link/store.db", "linked.db")
+    stores = [SQLiteStore(tmp_path / path) for path in paths]
+    for number, store in enumerate(stores):
+        store.open()
+        commit(store, Register(peer=peer(f"o{number}")))
+        assert (tmp_path / paths[number]) == Path(store.path)
+
+    for store in stores:
+        assert [] == store.proven_dead(store.peers())
+
+    assert ["o0", "o1", "o2"] == sorted(os.listdir(tmp_path / "real" / "store.db.locks"))
+    assert ["link", "linked.db", "real"] == sorted(os.listdir(tmp_path))
+    for store in stores:
+        store.close()
+
+
+def test_a_commit_stands_although_lock_files_cannot_be_cleared_up(
+    store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is durable is answered with success, whatever housekeeping comes to."""
+    commit(store, Register(peer=peer("o1")))
+
+    def broken(db: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(reads, "peers", broken)
+    buries = Bury(ids=("o1",), now=1)
+    answers = store.commit([created(), buries], wait=1.0)
+
+    assert [Written(), ("r1",)] == list(answers)
