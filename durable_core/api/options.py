@@ -101,6 +101,10 @@ def _check_name(option: str, value: object) -> None:
         raise TypeError(f"{option} must be a str, not {type(value).__name__}")
     if not 1 <= len(value) <= 255:
         raise ValueError(f"{option} must have 1 to 255 characters, not {len(value)}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"{option} must not contain lone surrogates") from None
 
 
 def _check_redirect_url(value: object) -> None:

@@ -59,11 +59,11 @@ class EmbeddedEngine:
         self.store = store
         self.settings = settings
         self.endpoints: dict[str, Registered] = {}
-        self._lock = threading.RLock()
-        self._lock_pid = os.getpid()
+        #: By process: a fork may have happened while a thread of the parent held its lock.
+        self._locks: dict[int, threading.RLock] = {}
         self._node: Node | None = None
         self._make_node: NodeFactory = Node
-        self._stopping = False
+        self._stopping_pid = 0
         self._at_exit = False
 
     @property
@@ -109,12 +109,12 @@ class EmbeddedEngine:
         with self._lock:
             if self._node is not node:
                 return
-            self._stopping = True
+            self._stopping_pid = os.getpid()
             try:
                 node.stop(timeout)
             finally:
                 self._node = None
-                self._stopping = False
+                self._stopping_pid = 0
 
     @property
     def node(self) -> Node | None:
@@ -122,14 +122,18 @@ class EmbeddedEngine:
         node = self._node
         return node if node is not None and node.pid == os.getpid() else None
 
+    @property
+    def _lock(self) -> threading.RLock:
+        return self._locks.setdefault(os.getpid(), threading.RLock())
+
+    @property
+    def _stopping(self) -> bool:
+        return self._stopping_pid == os.getpid()
+
     def _started(self) -> Node:
         node = self._node
         if node is not None and node.pid == os.getpid():
             return node
-        if self._lock_pid != os.getpid():
-            # A fork may have happened while a thread of the parent held the lock.
-            self._lock, self._lock_pid = threading.RLock(), os.getpid()
-            self._stopping = False
         with self._lock:
             node = self._node
             if node is None or node.pid != os.getpid():

@@ -29,6 +29,7 @@ from durable_core.ports import (
     Unreadable,
     Unregister,
 )
+from durable_core.runtime.chores import Chore
 from durable_core.runtime.commits import CommitQueue
 from durable_core.runtime.live import LiveRuns, Waiters
 from durable_core.runtime.logs import logger
@@ -101,14 +102,14 @@ class Keeper:
         self._skew = 0
         self._spare_until = 0.0
         self._reported: set[str] = set()
-        self._pruning = _Chore(5.0, self._prune)
+        self._pruning = Chore(5.0, self._prune)
         self._chores = (
-            _Chore(host.settings.heartbeat, self._beat),
-            _Chore(_ATTENTIVE, host.store.maintain),
-            _Chore(10.0, self._bury_orphans),
+            Chore(host.settings.heartbeat, self._beat),
+            Chore(_ATTENTIVE, host.store.maintain),
+            Chore(10.0, self._bury_orphans),
             self._pruning,
-            _Chore(60.0, self._report_unknown),
-            _Chore(60.0, lambda: host.streams.sweep(host.store, host.env.app)),
+            Chore(60.0, self._report_unknown),
+            Chore(60.0, lambda: host.streams.sweep(host.store, host.env.app)),
         )
 
     def start(self) -> None:
@@ -226,9 +227,9 @@ class Keeper:
         if abs(skew - self._skew) <= _CLOCK_STEP:
             return
         logger.warning("the clock was set by %+d ms", skew - self._skew)
-        self._skew = skew
-        self._beat()
         self._spare_until = time.monotonic() + 2 * self._host.settings.heartbeat
+        self._beat()
+        self._skew = skew  # not before, for a beat that fails must be made up for
         for live in self._host.live.all():
             live.look_again()
 
@@ -269,6 +270,13 @@ class Keeper:
         if version == self._version:
             return
         self._version = version
+        try:
+            self._look_at_others()
+        except BaseException:
+            self._version = -1  # some of it has not been seen
+            raise
+
+    def _look_at_others(self) -> None:
         self._host.event_mark.changed()
         self._refresh_peers()
         store, app = self._host.store, self._host.env.app
@@ -370,23 +378,3 @@ class Keeper:
         )
         if gone >= _PRUNE:
             self._pruning.hasten()
-
-
-class _Chore:
-    """Something that is done every so many seconds."""
-
-    def __init__(self, every: float, do: Callable[[], object]) -> None:
-        self._every = every
-        self._do = do
-        self._due = 0.0
-
-    def do_if_due(self) -> None:
-        """Do it if it is time."""
-        now = time.monotonic()
-        if now >= self._due:
-            self._due = now + self._every
-            self._do()
-
-    def hasten(self) -> None:
-        """Do it again in a moment."""
-        self._due = time.monotonic() + 0.1

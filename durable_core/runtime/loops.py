@@ -18,7 +18,8 @@ class LoopThread:
     """One long-lived event loop in a daemon thread.
 
     Args:
-        patience: seconds that :meth:`stop` leaves to tasks which do not end when cancelled.
+        patience: seconds that :meth:`stop` leaves to tasks which do not end when cancelled, and
+            as many again to code which does not let the loop go on.
     """
 
     def __init__(self, patience: float = 5.0) -> None:
@@ -42,7 +43,9 @@ class LoopThread:
         """End the loop and its thread."""
         self._stopped = True
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
+        self._thread.join(2 * self._patience)
+        if self._thread.is_alive():
+            logger.warning("the engine's event loop is blocked by code on it, and is left behind")
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -50,7 +51,7 @@ class DaemonPool(Executor):
         """Run the call in a thread; the future has its outcome.
 
         Raises:
-            RuntimeError: the pool was shut down.
+            RuntimeError: the pool was shut down, or has no thread and can start none.
         """
         future: Future[T] = Future()
 
@@ -77,22 +78,26 @@ class DaemonPool(Executor):
             self._calls.append(call)
             if self._idle >= len(self._calls):
                 self._condition.notify()
-            else:
-                self._add_thread()
+            elif not self._add_thread():
+                self._calls.pop()
+                raise RuntimeError(f"no {self._name} thread can be started")
         return future
 
-    def _add_thread(self) -> None:
+    def _add_thread(self) -> bool:
+        """Start one more thread if there may be more; False if there is none at all."""
         if self._threads < self._size:
-            self._threads += 1
-            name = f"{self._name}-{self._threads}"
-            threading.Thread(target=self._work, name=name, daemon=True).start()
+            name = f"{self._name}-{self._threads + 1}"
+            with contextlib.suppress(RuntimeError):  # too many in the system: those here go on
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+                self._threads += 1
+        return self._threads > 0
 
     def _replace_this_thread(self, future: Future[Any]) -> None:
         _HERE.leave = None
         with self._condition:
             self._threads -= 1
             if self._calls:
-                self._add_thread()
+                self._add_thread()  # if it cannot, whoever submits the next call does
         future.set_result(None)
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from durable_core.errors import StoreError
 from durable_core.flow.current import Face
 from durable_core.flow.env import Env, Options
 from durable_core.flow.execution import Execution
@@ -73,8 +74,7 @@ class Resuming:
         if endpoint.face is Face.SYNC:
             run = ThreadRun(self._node, ex, endpoint.handler)
             self._node.live.add(run)
-            done = self._node.workers.submit(self._running.in_thread, run, resume(ex))
-            done.add_done_callback(lambda _: self._free(Face.SYNC))
+            self._resume_in_thread(run)
         else:
             loop = self._node.loops.replaying
             task_run = TaskRun(self._node, ex, endpoint.handler, loop=loop)
@@ -84,6 +84,17 @@ class Resuming:
                 ex.close(RuntimeError("the event loop was closed"))
                 self._running.end(task_run)
                 task_run.left()
+
+    def _resume_in_thread(self, run: ThreadRun) -> None:
+        try:
+            done = self._node.workers.submit(self._running.in_thread, run, resume(run.ex))
+        except RuntimeError as error:
+            # The system has no thread left. As with the store, that passes.
+            run.ex.close(StoreError(f"it has no thread to run in: {error}"))
+            self._running.end(run)
+            self._free(Face.SYNC)
+        else:
+            done.add_done_callback(lambda _: self._free(Face.SYNC))
 
     def fail_orphan(self, claimed: Claimed) -> None:
         """Fail a claimed run whose endpoint no code knows any more."""

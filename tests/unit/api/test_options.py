@@ -49,3 +49,11 @@ def test_methods_become_a_tuple() -> None:
     """Any collection of methods will do."""
     methods: Any = ["GET", "HEAD"]
     assert ("GET", "HEAD") == EndpointOptions(methods=methods).methods
+
+
+@pytest.mark.parametrize("option", ["function_id", "name"])
+def test_a_name_that_no_store_can_hold_is_refused(option: str) -> None:
+    """At definition, not at the first request."""
+    options: dict[str, Any] = {option: "a\udc80"}
+    with pytest.raises(ValueError, match=f"{option} must not contain lone surrogates"):
+        EndpointOptions(**options)

@@ -264,3 +264,20 @@ def test_stop() -> None:
     ex = execution()
     ex.stop()
     assert (True, True, False) == (ex.stopping, ex.cut_short, ex.closed)
+
+
+def test_steps_limit_counts_steps_that_have_not_ended() -> None:
+    """However many are asked for before the first of them ends."""
+    ex = execution(memos=(), limits=Limits(steps=3))
+    for index in range(3):
+        ex.take(f"s{index}", OpKind.SLEEP, ex)
+    with pytest.raises(LimitExceededError, match="'s3' is one more than the 3 steps"):
+        ex.take("s3", OpKind.SLEEP, ex)
+
+
+def test_steps_that_are_refused_do_not_count() -> None:
+    """Each of them is answered as such, however often a stray handler asks."""
+    ex = execution(memos=(), limits=Limits(steps=3))
+    ex.close()
+    for index in range(9):
+        ex.take(f"s{index}", OpKind.RUN, ex)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from durable_core.errors import ConfigurationError, DuplicateEndpointError, Stor
 from durable_core.model.request import Request
 from durable_core.model.run import Phase
 from durable_core.ports import Write
+from durable_core.runtime import engine, node
 from durable_core.runtime.memory_store import MemoryStore
 from durable_core.runtime.node import Node
 from durable_core.runtime.settings import Settings
@@ -385,3 +388,32 @@ def _sqlite(folder: Path) -> Any:
     from durable_core.runtime.sqlite import SQLiteStore
 
     return SQLiteStore(folder / "lab.db")
+
+
+def test_child_with_two_first_requests_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They find one lock, although each finds that of the parent useless."""
+    process = Lab()
+    endpoint = process.endpoint(answers)
+    both = threading.Barrier(2)
+    make_lock = threading.RLock
+
+    def make_slowly() -> Any:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(10)
+        return make_lock()
+
+    child = SimpleNamespace(getpid=lambda: -1)
+    monkeypatch.setattr(engine, "os", child)
+    monkeypatch.setattr(node, "os", child)
+    monkeypatch.setattr(
+        engine, "threading", SimpleNamespace(RLock=make_slowly, current_thread=None)
+    )
+    clients = [threading.Thread(target=endpoint.handle, args=(request(),)) for _ in range(2)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join(20)
+    both.abort()  # for whoever makes one more
+    assert 1 == len(process.store.peers())
+    process.stop()
+    assert [] == list(process.store.peers())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from durable_conformance.store_values import created, run
+from durable_conformance.store_values import created, ended, run
 from durable_core.api.step import sync_step
 from durable_core.errors import StoreError
 from durable_core.model.request import Request
@@ -466,3 +467,55 @@ def test_what_cannot_be_given_up_is_tried_again_and_holds_nothing_up(
         r2 = process.durable.runs.get("r2")
         assert r2 is not None
         assert 0 == r2.due_at
+
+
+def test_what_others_did_is_looked_at_again_after_a_fault(process: Lab) -> None:
+    """A store that fails in the middle of the look hides nothing for good."""
+    process.durable.start()
+    node = process.engine.node
+    assert node is not None
+    node.keeper.stop()
+    process.store.commit([created("r1", app="lab"), ended("r1")], wait=1.0)
+    told: list[str] = []
+    node.waiters.add("r1", lambda: told.append("ended"))
+    ended_ids = process.store.ended
+    faults = [StoreError("an I/O error")]
+
+    def fails_once(app: str, run_ids: Sequence[str]) -> Sequence[str]:
+        if faults:
+            raise faults.pop()
+        return ended_ids(app, run_ids)
+
+    process.store.ended = fails_once  # type: ignore[method-assign]
+    node.keeper.wake()
+    with pytest.raises(StoreError, match="an I/O error"):
+        node.keeper.catch_up()
+    assert [] == told
+
+    node.keeper.catch_up()
+
+    assert ["ended"] == told
+
+
+def test_clock_that_was_set_is_noticed_until_the_lease_is_renewed(
+    process: Lab, clock: FakeClock
+) -> None:
+    """A store that cannot be written to at that moment does not make others look dead."""
+    process.durable.start()
+    node = process.engine.node
+    assert node is not None
+    node.keeper.stop()
+    clock.advance(3600)
+
+    def refuse(writes: Sequence[Write[Any]]) -> None:
+        raise StoreError("locked")
+
+    process.watched.fault = refuse
+    with pytest.raises(StoreError, match="locked"):
+        node.keeper._watch_clock()
+    process.watched.fault = None
+    node.keeper._watch_clock()
+
+    [peer] = process.store.peers()
+    assert clock.now() + 15_000 == peer.expires_at
+    assert node.keeper._spare_until > time.monotonic()

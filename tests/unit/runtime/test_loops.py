@@ -209,3 +209,26 @@ def test_stop_does_not_wait_for_ever_for_a_task_that_will_not_end() -> None:
     left: Any = tasks[0]
     left.get_coro().close()
     left._log_destroy_pending = False
+
+
+def test_stop_does_not_wait_for_ever_for_a_loop_that_is_blocked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Code that blocks the loop is left behind, in a daemon thread, and the log says so."""
+    thread = LoopThread(patience=0.05)
+    entered, leave = threading.Event(), threading.Event()
+
+    async def blocks() -> None:
+        entered.set()
+        leave.wait(PATIENCE)
+
+    blocked = asyncio.run_coroutine_threadsafe(blocks(), thread.loop)
+    assert entered.wait(PATIENCE)
+    thread.stop()
+
+    assert "the engine's event loop is blocked" in caplog.text
+    assert not leave.is_set()
+    leave.set()
+    blocked.result(PATIENCE)
+    thread._thread.join(PATIENCE)
+    assert thread.loop.is_closed()

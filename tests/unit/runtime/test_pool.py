@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from durable_core.runtime.pool import DaemonPool
+from durable_core.runtime.pool import DaemonPool, leave_pool
 
 PATIENCE = 10.0
 
@@ -101,3 +101,57 @@ def test_needs_a_thread() -> None:
     """A pool of no threads is refused."""
     with pytest.raises(ValueError, match="at least one"):
         DaemonPool(0, "test")
+
+
+def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call is refused, and never made, if there is no thread; else the others come to it."""
+    calls: list[str] = []
+    gate = threading.Event()
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool = DaemonPool(2, "test")
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="no test thread can be started"):
+            pool.submit(calls.append, "refused")
+    first = pool.submit(gate.wait, PATIENCE)
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(threading.Thread, "start", refuse)
+        second = pool.submit(calls.append, "second")
+    gate.set()
+    assert first.result(PATIENCE)
+    second.result(PATIENCE)
+    assert ["second"] == calls
+    together = threading.Barrier(2)
+    for each in [pool.submit(together.wait, PATIENCE) for _ in range(2)]:
+        each.result(PATIENCE)
+    pool.shutdown()
+
+
+def test_a_thread_that_leaves_while_none_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call is over all the same; what is queued is done once there can be threads again."""
+    entered, leave, left = threading.Event(), threading.Event(), threading.Event()
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def stray() -> None:
+        entered.set()
+        assert leave.wait(PATIENCE)
+        leave_pool()
+        left.set()
+
+    pool = DaemonPool(1, "test")
+    first = pool.submit(stray)
+    assert entered.wait(PATIENCE)
+    second = pool.submit(str, 2)
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(threading.Thread, "start", refuse)
+        leave.set()
+        assert left.wait(PATIENCE)
+        assert first.result(PATIENCE) is None
+    assert "3" == pool.submit(str, 3).result(PATIENCE)
+    assert "2" == second.result(PATIENCE)
+    pool.shutdown()

@@ -9,6 +9,7 @@ import threading
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from durable_core.model.request import Request
 from durable_core.model.run import Phase
 from durable_core.ports import Claim, Release, RunWrite, StoredRequest, StoredResult
 from durable_core.runtime.loops import Loops
+from durable_core.runtime.pool import DaemonPool
 from durable_core.runtime.settings import Settings
 from durable_core.runtime.sqlite import SQLiteStore
 from support.harness import (
@@ -177,3 +179,27 @@ def test_a_wait_that_cannot_be_read_fails_its_run_when_the_event_comes(tmp_path:
     told = json.loads(broken.body)
     assert (500, first) == (broken.status, told["run_id"])
     assert told["type"].endswith("unreadable-record")
+
+
+def test_a_run_for_which_there_is_no_thread_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That is no fault of the run's: it counts as no crash, and nothing of it stays behind."""
+    submit, refused = DaemonPool.submit, threading.Event()
+
+    def refuse_once(pool: DaemonPool, call: Any, *args: Any) -> Any:
+        if pool._name == "durable-worker" and not refused.is_set():
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        return submit(pool, call, *args)
+
+    monkeypatch.setattr(DaemonPool, "submit", refuse_once)
+    store = WatchedStore()
+    plant(store, 1)
+    with lab(store) as process:
+        process.endpoint(lambda request: "end")
+        process.durable.start()
+        until(lambda: process.durable.runs.get("r0").run.phase is Phase.COMPLETED)
+        until(lambda: process.durable.health()["replaying"]["def"] == 0)
+        assert refused.is_set()
+        assert 0 == process.durable.runs.get("r0").run.takeovers

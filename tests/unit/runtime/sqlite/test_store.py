@@ -416,7 +416,7 @@ def test_the_representation_names_the_file(store: SQLiteStore) -> None:
 
 
 def test_a_store_has_one_set_of_lock_files_however_its_path_is_spelt(tmp_path: Path) -> None:
-    """A link to its folder, or to it, leads to the same: else each would take the other for dead."""
+    """A link leads to the same ones: else each process would take the others for dead."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "linked.db").symlink_to("real/store.db")
