@@ -51,7 +51,8 @@ class Ledger:
         """Return the entries in the order in which they were made."""
         if not self._path.exists():
             return []
-        lines = self._path.read_text("utf-8").splitlines()
+        # Others may be writing: the last line may not be whole yet.
+        lines = self._path.read_text("utf-8").split("\n")[:-1]
         found = [Entry(**json.loads(line)) for line in lines]
         return [entry for entry in found if trip in (None, entry.trip)]
 
