@@ -134,15 +134,18 @@ class World:
     def happen(self, what: object, *args: object) -> None:
         getattr(self, str(what))(*args)
 
+    def known(self) -> list[Trial]:
+        """The attempts that the log knows of, and not yet that they are over."""
+        return [*self.open.values(), *(trial for trial, _ in self.queued), *self.unpublished]
+
     def live(self) -> LiveStream:
-        known = [*self.open.values(), *(trial for trial, _ in self.queued), *self.unpublished]
         return LiveStream(
             epoch=self.epoch,
             attempts={
                 each.attempt: OpenAttempt(
                     op_id=each.op, texts=tuple(each.texts), number=each.number
                 )
-                for each in known
+                for each in self.known()
             },
             outside=tuple(
                 Pushed(text=str(index), index=index)
@@ -236,6 +239,9 @@ class Client:
         for event in catch_up(self.cursor, stored, live, until):
             self.tell(event, self.cursor.dump(self.most_open))
         self.follows = place if self.is_near and not stored.more else None
+        if until is None and not stored.more:
+            claims = {attempt[0] for attempt, _ in self.cursor.open.values()}
+            assert claims <= {stored.epoch}, "a chunk of a claim that is over"
         return stored.more
 
     def follow(self) -> None:
@@ -250,6 +256,18 @@ class Client:
             self.follows = self.world.epoch, index + 1
             for event in self.cursor.see(self.world.event(index)):
                 self.tell(event, self.cursor.dump(self.most_open))
+
+    def check(self) -> None:
+        """A client that is in step shows what is open of the steps that it does not have whole.
+
+        One whose reader has forgotten what it has been told learns of that with the next commit.
+        """
+        world = self.world
+        if self.most_open is not None or self.follows != (world.epoch, len(world.log)):
+            return
+        seen = (each for each in world.known() if each.texts and each.op not in self.over)
+        opened = {each.op: each.texts for each in seen}
+        assert opened == self.tentative
 
     def reconnect(self, *, is_near: bool) -> None:
         self.cursor = Cursor.load(self.last_id)
