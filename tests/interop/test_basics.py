@@ -360,6 +360,37 @@ def app_of(server: InngestServer, handler: Any) -> Any:
     return serving(server, {"GET /a": handler})
 
 
+@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+def test_connections_are_kept(server: InngestServer, interface: str) -> None:
+    """One after the other, clients need one connection to the server."""
+    with serving(server, {"GET /a": two_steps}, interface=interface) as app:
+        answers = [app.get("/a") for _ in range(5)]
+
+    assert [200] * 5 == [got.status for got in answers]
+    assert (15, 1) == (len(server.seen), server.accepted)
+
+
+def test_the_servers_own_output_url(server: InngestServer) -> None:
+    """Clients can be sent there: it has the handler's response, and problems of failed runs."""
+
+    async def fails_late(request: Request) -> None:
+        await step.sleep("nap", "10ms")
+        raise NonRetriableError("boom")
+
+    engine = {"is_dev": True, "server_output_url": True}
+    routes = {"GET /a": flaky, "GET /b": fails_late}
+    with serving(server, routes, engine=engine) as app:
+        sent = [app.get(path).headers["location"] for path in ("/a", "/b")]
+        assert [f"{server.url}/v1/http/runs/{id}/output?token=jwt.{id}" for id in server.runs] == (
+            sent
+        )
+        done, failed = (App(server.url, app.durable).get(url[len(server.url) :]) for url in sent)
+
+    assert (201, "yes", [1, "ok", 3]) == (done.status, done.headers["x-own"], done.json)
+    assert (500, "NonRetriableError: boom") == (failed.status, failed.json["detail"])
+    assert b"Traceback" not in failed.body
+
+
 def test_the_token_answer(server: InngestServer) -> None:
     """The token is the server's, and opens its output URL."""
     options = {"async_response": "token"}

@@ -326,7 +326,8 @@ def test_signed_both_ways(interface: str) -> None:
             assert sign(KEY, answer.body, when) == answer.headers["x-inngest-signature"]
 
 
-def test_the_fallback_key() -> None:
+@pytest.mark.parametrize("refused", [401, 403])
+def test_the_fallback_key(refused: int) -> None:
     """A server that knows the new key only is asked with it after a refusal; calls work with it."""
 
     async def pushes(request: Request) -> list[Any]:
@@ -335,6 +336,7 @@ def test_the_fallback_key() -> None:
         return found
 
     with inngest_server(signing_key=KEY) as server:
+        server.unauthorized = refused
         engine = {"signing_key": OTHER, "signing_key_fallback": KEY, "is_dev": False}
         with serving(server, {"GET /a": pushes}, engine=engine) as app:
             got = app.follow("GET", "/a")

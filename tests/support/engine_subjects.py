@@ -58,7 +58,15 @@ class EmbeddedSubject:
 
 
 class InngestSubject:
-    """The engine that works with an Inngest server; here, with an imitation of one."""
+    """The engine that works with an Inngest server; here, with an imitation of one.
+
+    What it does not declare is the server's, by its protocol: runs are listed by its pages alone
+    (`runs`), an event is matched with the waits that there are when it comes, and with no later one
+    (`early-events`), and which of two events with one id counts is for it to say (`event-ids`). A
+    step that fails for good ends the client's request, for only a call of the server's can tell the
+    handler (`attached-failures`); and of a request's header fields it keeps but the content type
+    (`request-fields`).
+    """
 
     name = "inngest-engine"
     capabilities = frozenset({"sync-handlers", "async-handlers"})

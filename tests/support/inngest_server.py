@@ -86,6 +86,9 @@ class InngestServer:
         self._begins_once = begins_once
         self.signing_key = signing_key
         self.url = ""
+        #: How many connections there have been; and what a wrong key is answered.
+        self.accepted = 0
+        self.unauthorized = 401
         self.seen: list[Seen] = []
         self.calls: list[tuple[Call, Answer | None]] = []
         self.faults: list[Fault] = []
@@ -197,6 +200,7 @@ class InngestServer:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
+        self.accepted += 1
         try:
             await self._serve(reader, writer)
         except (ConnectionError, h11.RemoteProtocolError, asyncio.CancelledError):
@@ -269,7 +273,7 @@ class InngestServer:
     async def _answer(self, seen: Seen) -> _Reply:
         guarded = ("/v1/checkpoint", "/v0/", "/v1/realtime/publish")
         if seen.path.startswith(guarded) and not self._may(seen):
-            return _Reply(401, b"Authentication failed")
+            return _Reply(self.unauthorized, b"Authentication failed")
         if seen.path == "/v1/checkpoint":
             return self._begin(seen)
         if found := re.fullmatch(r"/v1/checkpoint/(\w+)/steps", seen.path):
