@@ -44,7 +44,7 @@ class _DoNothing(asyncio.Protocol):
         length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
         if len(body) >= int(length or 0):
             self._data = b""
-            self._transport.write(_ANSWER)
+            self._transport.write(_ANSWER if head[:4] != b"HEAD" else _ANSWER[: -len(_BEGUN)])
 
 
 def _serve(tell: Connection) -> None:

@@ -323,6 +323,27 @@ def test_a_server_that_is_not_there() -> None:
     assert ([503, 503], {}) == ([each.status for each in got], CALLS)
 
 
+def test_how_a_body_comes_back() -> None:
+    """The real server takes the body as base64, and calls with what that stands for."""
+    recorded = load("i-post-fail")
+    begun = next(each for each in recorded if each.kind == "POST /v1/checkpoint")
+    body = json.loads(begun.request_body)["event"]["data"]["body"]
+    called = [each for each in recorded if each.kind.startswith("answer")]
+
+    assert ["hello"] * len(called) == [each.request_body for each in called]
+    assert called
+    assert b64encode(b"hello").decode() == body
+
+
+def test_what_a_failed_run_gives_out() -> None:
+    """The real server gives out the body of the answer that has failed a run, as it stands."""
+    for name in ("h-exhaust", "n-retries0-step-error"):
+        recorded = load(name)
+        [failed] = [each for each in recorded if each.kind == "answer 400"]
+        [output] = [each for each in recorded if each.path.endswith("/output")]
+        assert (200, failed.body) == (output.status, output.body)
+
+
 # -- all of them -------------------------------------------------------------------------------
 
 
