@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
@@ -14,30 +13,7 @@ from durable_asyncio import (
     endpoint_adapter,
 )
 from durable_core import Durable, EndpointAdapter, Request
-from durable_core.api.options import EndpointOptions
 from durable_core.errors import ConfigurationError
-
-
-def test_with_options_makes_a_new_adapter() -> None:
-    """The adapter it is called on stays as it was; options add up."""
-    first = endpoint_adapter.with_options(retries=5)
-    second = first.with_options(async_response="token")
-
-    assert EndpointOptions() == endpoint_adapter.options
-    assert EndpointOptions(retries=5) == first.options
-    assert EndpointOptions(retries=5, async_response="token") == second.options
-
-
-def test_options_are_checked_at_once() -> None:
-    """A wrong option is refused where it is written."""
-    with pytest.raises(ValueError, match="retries"):
-        endpoint_adapter.with_options(retries=21)
-
-
-def test_adapter_cannot_be_changed() -> None:
-    """It is a value."""
-    with pytest.raises(FrozenInstanceError):
-        endpoint_adapter.options = EndpointOptions()  # type: ignore[misc] # what is tested
 
 
 def test_everything_is_wrapped(tmp_path: Path) -> None:
