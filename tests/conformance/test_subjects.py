@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 GAPS = {
     "durable_wsgi.conformance:subject": {"Q8", "Q10", "Q12", "H9", "S6"},
@@ -22,7 +22,7 @@ GAPS = {
 
 @pytest.mark.parametrize("spec", GAPS)
 def test_subject_conforms(judge: Callable[..., Any], spec: str) -> None:
-    """Every required case ran and passed, within a minute; the gaps are those we know."""
+    """Every required case ran and passed; the gaps are those we know."""
     code, text, report = judge(spec)
 
     assert 0 == code, text

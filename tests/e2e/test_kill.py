@@ -335,6 +335,7 @@ def test_kill_after_the_response_leaves_the_result(world: World, face: str) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_kill_at_random_moments(world: World) -> None:
     """Many runs, killed again and again wherever they are: all end, none repeats what it had."""
     dice = random.Random(20)

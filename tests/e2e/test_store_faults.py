@@ -157,7 +157,7 @@ def test_the_last_checkpoint_fails(world: World, face: str, fault: str) -> None:
 def test_a_run_that_comes_due_meanwhile_goes_on_later(world: World, face: str, fault: str) -> None:
     """The engine keeps trying; the waiting client gets the result in the end."""
     app = world.start(busy=0.3)
-    handoff = fetch(app.url(f"/{face}/nap?trip=T&seconds=0.4"))
+    handoff = fetch(app.url(f"/{face}/nap?trip=T&seconds=1"))
     assert 302 == handoff.status
     with _FAULTS[fault](world, app):
         until("the engine has noticed", lambda: "keeper" in "".join(app.errors()))

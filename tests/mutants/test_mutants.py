@@ -16,7 +16,7 @@ from durable_conformance.requirements import Requirement, load_requirements
 from support.mutants import cores, engines, requests, responses, runs, stores, streams
 from support.source_tree import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 #: The requirements that each mutant must fail.
 ALL: dict[str, tuple[str, ...]] = {

@@ -13,7 +13,7 @@ import pytest
 from support import recipe
 from support.source_tree import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 DISTRIBUTIONS = (ROOT, ROOT / "conformance")
 GAPS = {"Q8", "Q10", "Q12", "L10", "H9", "B3", "S6"}

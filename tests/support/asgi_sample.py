@@ -59,7 +59,7 @@ def make_sample(store: str | os.PathLike[str]) -> ASGIApp:
 
     @durable.endpoint(methods=METHODS)
     async def nap(request: Request) -> Response:
-        await step.sleep("nap", 0.3)
+        await step.sleep("nap", 0.5)
         return Response(status=201, headers={"content-type": "x/y", "x-own": "é"}, body=ALL_BYTES)
 
     @durable.endpoint

@@ -203,7 +203,7 @@ def gather_sync(request: Request) -> Response:
 @durable.endpoint
 def exact_sync(request: Request) -> Response:
     """A short sleep, so that the response goes through the wait URL."""
-    sync.step.sleep("nap", 0.2)
+    sync.step.sleep("nap", 0.5)
     return _exact(request.query["kind"])
 
 
@@ -377,7 +377,7 @@ async def fork_async(request: Request) -> Response:
 @durable.endpoint
 async def exact_async(request: Request) -> Response:
     """A short sleep, so that the response goes through the wait URL."""
-    await step.sleep("nap", 0.2)
+    await step.sleep("nap", 0.5)
     return _exact(request.query["kind"])
 
 

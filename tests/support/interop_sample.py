@@ -32,7 +32,7 @@ from durable_core.sync import stream as sync_stream
 __all__ = ["IDS", "SERVERS", "served"]
 
 HEADERS = {"x-my-header": "my-value"}
-NAP = "0.2s"
+NAP = "0.5s"
 
 
 def make_durable(adapter: Any, store: Any) -> Durable[Any]:

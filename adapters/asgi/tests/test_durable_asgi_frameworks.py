@@ -38,7 +38,7 @@ class Shop:
 
         @self.durable.endpoint(methods=METHODS)
         async def nap(request: Request) -> Response:
-            await step.sleep("nap", 0.3)
+            await step.sleep("nap", 0.5)
             return Response(status=201, headers={"x-own": "yes"}, body=request.body)
 
         @self.durable.endpoint

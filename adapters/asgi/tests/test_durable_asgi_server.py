@@ -53,7 +53,7 @@ def test_handlers_run_on_the_server_s_loop(tmp_path: Path) -> None:
     @durable.endpoint
     async def nap(request: Request) -> str:
         threads.append(threading.current_thread().name)
-        await step.sleep("nap", 0.2)
+        await step.sleep("nap", 0.5)
         return "rested"
 
     with create_endpoint_server(nap) as server:
