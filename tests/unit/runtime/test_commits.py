@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -432,12 +433,18 @@ def test_slow_store_on_an_event_loop() -> None:
         asyncio.run(commit_some(queue, 3, 0))
         assert "durable-writer" == gate.threads[-1]
         store.seconds = 0.0
-        asyncio.run(commit_some(queue, 60, 10))
-        assert threading.current_thread().name == gate.threads[-1]
+        here, numbers = threading.current_thread().name, itertools.count(10)
+
+        def is_here() -> bool:
+            asyncio.run(commit_some(queue, 1, next(numbers)))
+            return here == gate.threads[-1]
+
+        until(is_here)  # some commits take long on a busy machine, too
 
 
-def test_tasks_of_one_tick_share_a_commit() -> None:
+def test_tasks_of_one_tick_share_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The writes of all tasks that wait in one tick are one commit."""
+    monkeypatch.setattr("durable_core.runtime.commits._LINGER", PATIENCE)  # the tick may take long
     store = WatchedStore()
 
     async def main(queue: CommitQueue) -> None:
