@@ -288,7 +288,7 @@ def test_slow_callbacks_hold_up_neither_a_timeout_nor_an_abort() -> None:
 
     def slow(event: Chunk) -> None:
         told.append(event.data)
-        assert not never.wait(0.6)
+        assert not never.wait(2.2)
 
     def aborting(event: Chunk) -> None:
         told.append(event.data)
@@ -297,7 +297,7 @@ def test_slow_callbacks_hold_up_neither_a_timeout_nor_an_abort() -> None:
     never = threading.Event()
     with ScriptedServer(answers, answers) as server:
         with pytest.raises(RequestTimeoutError):
-            fetch_with_stream(server.origin, timeout=0.5, on_data=slow)
+            fetch_with_stream(server.origin, timeout=2.0, on_data=slow)
         with pytest.raises(RequestAbortedError):
             fetch_with_stream(server.origin, abort=abort, on_data=aborting)
     assert [0, 0] == told

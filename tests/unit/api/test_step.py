@@ -140,13 +140,14 @@ def test_missing_match_value_is_final() -> None:
 @pytest.mark.parametrize("face", ["def", "async"])
 def test_conditions(options: Any, sent: dict[str, object], heard: bool, face: str) -> None:
     """A wait ends by an event that answers its conditions, and only by such a one."""
+    most = 60 if heard else 0.5
 
     def sync(request: Request) -> object:
-        got = sync_step.wait_for_event("w", event="e", timeout=0.2, **options)
+        got = sync_step.wait_for_event("w", event="e", timeout=most, **options)
         return got and got.data
 
     async def async_(request: Request) -> object:
-        got = await step.wait_for_event("w", event="e", timeout=0.2, **options)
+        got = await step.wait_for_event("w", event="e", timeout=most, **options)
         return got and got.data
 
     with lab() as process:
