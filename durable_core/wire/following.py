@@ -36,9 +36,12 @@ from durable_core.wire.http_response import check_body_size
 from durable_core.wire.redirects import Journey, Stage, is_wait_url
 from durable_core.wire.sse import CONTENT_TYPE, SSEDecoder
 from durable_core.wire.stream_events import (
+    Chunk,
+    Commit,
     Final,
     Metadata,
     RedirectInfo,
+    Rollback,
     StreamEvent,
     load_stream_event,
 )
@@ -288,6 +291,9 @@ class Following:
 
     def _take_event(self, event: StreamEvent) -> None:
         match event:
+            case Chunk() | Commit() | Rollback():
+                self._backoff.succeed()
+                self._commands.append(Deliver(event))
             case Metadata(run_id=run_id):
                 if run_id != self._run_id:
                     self._run_id = run_id
@@ -296,9 +302,6 @@ class Following:
                 self._expect(url)
             case Final():
                 self._finish(event.status, event.headers, event.body)
-            case _:
-                self._backoff.succeed()
-                self._commands.append(Deliver(event))
 
     def _expect(self, url: str) -> None:
         """Open at once where the stream will go on; only the first such event does so."""

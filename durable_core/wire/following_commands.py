@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from durable_core.model.headers import Headers
+from durable_core.model.record import record
 from durable_core.wire.stream_events import Chunk, Commit, Metadata, Rollback
 
 __all__ = [
@@ -51,7 +52,7 @@ class Close:
     number: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Deliver:
     """Give this event to the callback for its type."""
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from durable_core.errors import ProtocolError
+from durable_core.model.record import record
 
 __all__ = [
     "CONTENT_TYPE",
@@ -29,7 +29,6 @@ KEEP_ALIVE = b":\n\n"
 #: How many bytes one event may have until its blank line, unless the decoder is told otherwise.
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 
-_LINE_END = re.compile(rb"\r\n?|\n")
 _LINE_END_IN_TEXT = re.compile(r"\r\n?|\n")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _DIGITS = re.compile(r"[0-9]{1,15}")
@@ -37,7 +36,7 @@ _DIGITS = re.compile(r"[0-9]{1,15}")
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ServerSentEvent:
     """One event of a stream.
 
@@ -135,52 +134,50 @@ class SSEDecoder:
         Raises:
             ProtocolError: an event is over the limit. Nothing more can be read from the stream.
         """
-        start = 0
-        if data and self._skips_lf:
-            self._skips_lf = False
-            start = 1 if data[0] == 0x0A else 0
-        for end in _LINE_END.finditer(data, start):
-            self._line += data[start : end.start()]
-            start = end.end()
-            self._skips_lf = start == len(data) and end[0] == b"\r"
-            event = self._end_line()
+        for line in self._lines(data):
+            if line:
+                self._take_line(line)
+                continue
+            event = self._end_event()
             if event is not None:
                 yield event
-        self._line += data[start:]
-        self._check_size()
-
-    def _check_size(self) -> None:
         if self._size + len(self._line) > self._limit:
-            raise ProtocolError(
-                f"an event of the stream has over {self._limit} bytes, which is the most allowed"
-            )
+            raise self._too_long()
 
-    def _end_line(self) -> ServerSentEvent | None:
-        """Take the line that has just ended; return the event if it is the end of one."""
-        self._check_size()
-        if self._is_first_line:
-            self._is_first_line = False
-            if self._line.startswith(_BYTE_ORDER_MARK):
-                del self._line[:3]
-        if not self._line:
-            return self._end_event()
-        self._size += len(self._line)
-        line = self._line.decode("utf-8", "replace")
-        self._line.clear()
-        field, _, value = line.partition(":")
-        self._take_field(field, value.removeprefix(" "))
-        return None
+    def _lines(self, data: bytes) -> list[bytes]:
+        """Return the lines that these bytes end, without their ends; keep what comes after."""
+        if self._skips_lf and data:
+            data = data.removeprefix(b"\n")
+            self._skips_lf = False
+        if not data:
+            return []
+        self._skips_lf = data.endswith(b"\r")
+        lines = data.splitlines()  # those of bytes end with CR, LF or CRLF, and with nothing else
+        rest = b"" if data.endswith((b"\n", b"\r")) else lines.pop()
+        if lines:
+            lines[0] = bytes(self._line) + lines[0]
+            self._line.clear()
+            if self._is_first_line:
+                self._is_first_line = False
+                lines[0] = lines[0].removeprefix(_BYTE_ORDER_MARK)
+        self._line += rest
+        return lines
 
-    def _take_field(self, field: str, value: str) -> None:
+    def _take_line(self, line: bytes) -> None:
         """Take one field; a comment has an empty name, and unknown names mean nothing."""
-        if field == "data":
+        self._size += len(line)
+        if self._size > self._limit:
+            raise self._too_long()
+        field, _, octets = line.partition(b":")
+        value = octets.removeprefix(b" ").decode("utf-8", "replace")
+        if field == b"data":
             self._data.append(value)
-        elif field == "event":
+        elif field == b"event":
             self._event = value
-        elif field == "id":
+        elif field == b"id":
             if "\0" not in value:
                 self._id = value
-        elif field == "retry" and _DIGITS.fullmatch(value) is not None:
+        elif field == b"retry" and _DIGITS.fullmatch(value) is not None:
             self.retry_ms = int(value)
 
     def _end_event(self) -> ServerSentEvent | None:
@@ -190,3 +187,8 @@ class SSEDecoder:
         if not lines:
             return None
         return ServerSentEvent(event=name or "message", data="\n".join(lines), id=self._id)
+
+    def _too_long(self) -> ProtocolError:
+        return ProtocolError(
+            f"an event of the stream has over {self._limit} bytes, which is the most allowed"
+        )
