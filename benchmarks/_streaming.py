@@ -6,17 +6,17 @@ The time is that of ``time.perf_counter_ns``, which all processes of a machine s
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from durable_core import Durable, Limits, Request, Response, endpoint_adapter, step, stream
+from durable_core import Durable, Limits, Request, Response, endpoint_adapter, step, stream, sync
 from durable_core.api.adapter import HTTPHandler
 from durable_core.api.application import Target
-from durable_core.wire.sse import encode_event
 
 FOLDER = "BENCH_FOLDER"
 SERVER = "BENCH_SERVER"
@@ -29,6 +29,8 @@ durable: Durable[HTTPHandler] = Durable(
 )
 
 _PADDING = "x" * 80
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+_DONE = {"status": "succeeded", "response": {"body": '"done"', "statusCode": 200, "headers": {}}}
 
 
 def _chunk() -> dict[str, object]:
@@ -58,14 +60,18 @@ async def asleep(request: Request) -> str:
 
 
 async def _events(count: int, pause: float) -> AsyncIterator[bytes]:
-    codec = durable.engine.env.codec
     for _ in range(count):
-        yield encode_event("chunk", codec.encode(_chunk()))
+        yield _event("inngest.stream", {"data": _chunk()})
         await asyncio.sleep(pause)
+    yield _event("inngest.response", _DONE)
+
+
+def _event(kind: str, data: object) -> bytes:
+    return f"event: {kind}\ndata: {_ENCODER.encode(data)}\n\n".encode()
 
 
 def bare(request: Request) -> Response:
-    """The same chunks, as one writes an event stream by hand."""
+    """The same chunks and response, as one writes an event stream by hand."""
     body = _events(int(request.query["count"]), float(request.query["pause"]))
     return Response(headers={"content-type": "text/event-stream"}, body=body)
 
@@ -78,6 +84,42 @@ async def bare_asgi(scope: Any, receive: Any, send: Any) -> None:
     async for part in _events(int(query["count"][0]), float(query["pause"][0])):
         await send({"type": "http.response.body", "body": part, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
+
+
+def _by_thread(count: int, pause: float) -> int:
+    for _ in range(count):
+        sync.stream.push(_chunk())
+        time.sleep(pause)
+    return count
+
+
+def _events_by_thread(count: int, pause: float) -> Iterator[bytes]:
+    for _ in range(count):
+        yield _event("inngest.stream", {"data": _chunk()})
+        time.sleep(pause)
+    yield _event("inngest.response", _DONE)
+
+
+def _wsgi() -> Callable[..., Any]:
+    from durable_wsgi import app
+
+    @durable.endpoint
+    def ours_by_thread(request: Request) -> str:
+        sync.step.run("first", int)
+        query = request.query
+        sync.step.run("a", _by_thread, int(query["count"]), float(query["pause"]))
+        return "done"
+
+    inner = app(durable, {"GET /ours": ours_by_thread})
+
+    def both(environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["PATH_INFO"] != "/bare":
+            return inner(environ, start_response)
+        query = parse_qs(environ["QUERY_STRING"])
+        start_response("200 OK", [("Content-Type", "text/event-stream")])
+        return _events_by_thread(int(query["count"][0]), float(query["pause"][0]))
+
+    return both
 
 
 def _asgi() -> Callable[..., Any]:
@@ -96,6 +138,8 @@ def _asgi() -> Callable[..., Any]:
 
 if os.environ.get(SERVER) == "uvicorn":
     asgi = _asgi()
+elif os.environ.get(SERVER) == "waitress":
+    wsgi = _wsgi()
 
 if __name__ == "__main__":
     import sys

@@ -1,11 +1,13 @@
 """Event streams: from push to the client, chunks per second, and what open streams hold.
 
-A bare event stream of the same server takes turns with ours. Latency is from the moment a chunk is
-made to the moment a client in another process has read it.
+A bare event stream of the same server takes turns with ours, and so do those who read them in
+another process: a bare socket, ``fetch_with_stream`` and ``afetch_with_stream``. Latency is from
+the moment a chunk is made to the moment the socket has read it, or ``on_data`` is called with it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import resource
@@ -13,10 +15,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from _load import wait_for_server
 from _measure import (
@@ -32,13 +36,20 @@ from _measure import (
 )
 from _streaming import FOLDER, SERVER
 
+from durable_core.client import Chunk, afetch_with_stream, fetch_with_stream
+
 _SERVERS = {
+    "waitress": "-m waitress --listen 127.0.0.1:{port} --threads 8 _streaming:wsgi",
     "uvicorn": "-m uvicorn --port {port} --log-level warning --no-access-log _streaming:asgi",
     "asyncio": "-m _streaming {port}",
 }
+#: Servers that need a thread for each open stream.
+_THREADED = ("waitress",)
 _TIME = re.compile(rb'"t":(\d+)')
 _REDIRECT = re.compile(rb'"url":"http://[^/]+([^"]+)"')
-_NAMES = ("bare", "ours")
+_ENDPOINTS = ("bare", "ours")
+#: What reads the bare endpoint, and what reads ours.
+_PAIRS = (("socket", "socket"), ("fetch", "fetch"), ("afetch", "afetch"), ("socket", "fetch"))
 
 
 @contextmanager
@@ -72,18 +83,51 @@ def _ask(port: int, target: str) -> socket.socket:
     return connection
 
 
-def _follow(port: int, name: str, count: int, pause: float) -> Burst:
-    """Read a stream to its last chunk; note how old each is."""
+def _by_socket(port: int, target: str) -> list[float]:
+    """Read a stream to its end; return how old each chunk was, seconds."""
     latencies: list[float] = []
-    began = time.perf_counter()
-    with closing(_ask(port, f"/{name}?count={count}&pause={pause}")) as connection:
-        rest = b""
-        while len(latencies) < count:
+    with closing(_ask(port, target)) as connection:
+        rest, is_over = b"", False
+        while not is_over:
             data = connection.recv(262_144)
             now = time.perf_counter_ns()
             assert data, f"the stream ended after {len(latencies)} chunks"
             whole, _, rest = (rest + data).rpartition(b"\n\n")
             latencies += [(now - int(found)) / 1e9 for found in _TIME.findall(whole)]
+            is_over = b"inngest.response" in whole
+    return latencies
+
+
+class _Ages:
+    """Notes how old chunks are when ``on_data`` is called."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_data(self, chunk: Chunk) -> None:
+        data: Any = chunk.data
+        self.seconds.append((time.perf_counter_ns() - data["t"]) / 1e9)
+
+
+def _by_fetch(port: int, target: str) -> list[float]:
+    ages = _Ages()
+    fetch_with_stream(f"http://127.0.0.1:{port}{target}", on_data=ages.on_data)
+    return ages.seconds
+
+
+def _by_afetch(port: int, target: str) -> list[float]:
+    ages = _Ages()
+    asyncio.run(afetch_with_stream(f"http://127.0.0.1:{port}{target}", on_data=ages.on_data))
+    return ages.seconds
+
+
+_READERS = {"socket": _by_socket, "fetch": _by_fetch, "afetch": _by_afetch}
+
+
+def _turn(port: int, endpoint: str, reader: str, count: int, pause: float) -> Burst:
+    began = time.perf_counter()
+    latencies = _READERS[reader](port, f"/{endpoint}?count={count}&pause={pause}")
+    assert count == len(latencies)
     return Burst(latencies, time.perf_counter() - began)
 
 
@@ -146,50 +190,91 @@ def _lazy_reader(port: int, pid: int, chunks: int) -> tuple[float, float]:
     return grown[0], grown[1]
 
 
-def _row(bursts: dict[str, list[Burst]]) -> dict[str, float]:
-    bare, ours = (bursts[name] for name in _NAMES)
-    return {
-        "bare_p50_ms": median(burst.p50 for burst in bare) * 1000,
-        "ours_p50_ms": median(burst.p50 for burst in ours) * 1000,
-        "bare_p99_ms": median(burst.p99 for burst in bare) * 1000,
-        "ours_p99_ms": median(burst.p99 for burst in ours) * 1000,
-        "p50_to_bare": ratio(ours, bare, lambda burst: burst.p50),
-        "bare_rate": median(burst.rate for burst in bare),
-        "ours_rate": median(burst.rate for burst in ours),
-        "rate_to_bare": ratio(ours, bare, lambda burst: burst.rate),
-    }
+def _rows(bursts: dict[str, list[Burst]]) -> Iterator[dict[str, object]]:
+    """Yield a row for each pair of readers."""
+    for readers in _PAIRS:
+        bare, ours = (bursts[" ".join(each)] for each in zip(_ENDPOINTS, readers, strict=True))
+        row: dict[str, object] = {"readers": ":".join(dict.fromkeys(readers))}
+        for name, figure in _FIGURES.items():
+            row[f"bare_{name}"] = median(map(figure, bare))
+            row[f"ours_{name}"] = median(map(figure, ours))
+            row[f"{name}_to_bare"] = ratio(ours, bare, figure)
+        yield row
+
+
+_FIGURES: dict[str, Callable[[Burst], float]] = {
+    "p50_ms": lambda burst: burst.p50 * 1000,
+    "p99_ms": lambda burst: burst.p99 * 1000,
+    "rate": lambda burst: burst.rate,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sizes:
+    """How much is measured.
+
+    Attributes:
+        rounds: turns of each.
+        paced, fast: chunks of a turn, where they come every 2 ms, and where they do not wait.
+        flood: chunks of a run whose client may not read.
+        clients: open streams.
+    """
+
+    rounds: int
+    paced: int
+    fast: int
+    flood: int
+    clients: int
+
+
+_WHOLE = _Sizes(rounds=5, paced=500, fast=10_000, flood=20_000, clients=1_000)
+_QUICK = _Sizes(rounds=2, paced=200, fast=2_000, flood=2_000, clients=100)
+
+
+def _speed(port: int, sizes: _Sizes) -> Iterator[dict[str, object]]:
+    for pause, count in ((0.002, sizes.paced), (0, sizes.fast)):
+        turns = {
+            f"{endpoint} {reader}": partial(_turn, port, endpoint, reader, count, pause)
+            for endpoint in _ENDPOINTS
+            for reader in _READERS
+        }
+        for row in _rows(interleaved(turns, sizes.rounds)):
+            yield {"pause_ms": pause * 1000, **row}
+
+
+def _memory(port: int, pid: int, server: str, sizes: _Sizes) -> Iterator[dict[str, object]]:
+    print(f"\n{server}:")
+    if server not in _THREADED:
+        held = _open_streams(port, pid, sizes.clients)
+        print(f"an open stream holds {held:.1f} KiB ({sizes.clients} of them)")
+        yield {"kib_per_stream": held}
+    read, unread = _lazy_reader(port, pid, sizes.flood)
+    print(f"a run of {sizes.flood} chunks: {read:.1f} MiB more when its client reads,")
+    print(f"{unread:.1f} MiB more when its client never reads")
+    yield {"read_mib": read, "unread_mib": unread}
 
 
 def main() -> None:
     """Measure, print, and write the figures where asked."""
     parser = arguments(__doc__)
-    parser.add_argument("--server", nargs="+", choices=sorted(_SERVERS), default=sorted(_SERVERS))
+    parser.add_argument("--server", nargs="+", choices=_SERVERS, default=["asyncio", "uvicorn"])
     options = parser.parse_args()
-    rounds = 2 if options.quick else 7
-    count, flood, clients = (200, 2_000, 100) if options.quick else (500, 20_000, 1_000)
+    sizes = _QUICK if options.quick else _WHOLE
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    figures: list[dict[str, object]] = []
+    speeds: list[dict[str, object]] = []
+    memories: list[dict[str, object]] = []
     with work_folder(options.folder) as folder:
         facts = machine(folder)
         for server in options.server:
             with _served(server, folder / server) as (port, pid):
-                for pause, chunks in ((0.002, count), (0, flood)):
-                    turns = {name: partial(_follow, port, name, chunks, pause) for name in _NAMES}
-                    row = _row(interleaved(turns, rounds))
-                    figures.append({"server": server, "pause_ms": pause * 1000, **row})
-                held = _open_streams(port, pid, clients)
-                read, unread = _lazy_reader(port, pid, flood)
-            print(f"\n{server}: an open stream holds {held:.1f} KiB ({clients} of them);")
-            print(f"a run of {flood} chunks: {read:.1f} MiB more when its client reads,")
-            print(f"{unread:.1f} MiB more when its client never reads")
-            figures.append(
-                {"server": server, "kib_per_stream": held, "read_mib": read, "unread_mib": unread}
-            )
-    rows = [list(each.values()) for each in figures if "pause_ms" in each]
-    head = ["server", "pause ms", "bare p50 ms", "ours p50 ms", "bare p99", "ours p99"]
-    show("event streams", [*head, "p50 o/b", "bare/s", "ours/s", "rate o/b"], rows)
-    save_json(options.json, {"machine": facts, "figures": figures})
+                speeds += [{"server": server, **row} for row in _speed(port, sizes)]
+                memory = _memory(port, pid, server, sizes)
+                memories += [{"server": server, **row} for row in memory]
+    head = ["server", "pause ms", "readers", "bare p50 ms", "ours", "o/b", "bare p99 ms", "ours"]
+    head += ["o/b", "bare chunks/s", "ours", "o/b"]
+    show("event streams", head, [list(row.values()) for row in speeds])
+    save_json(options.json, {"machine": facts, "figures": speeds + memories})
 
 
 if __name__ == "__main__":
