@@ -7,6 +7,7 @@ import threading
 from contextlib import nullcontext
 from typing import Any
 
+from durable_core.errors import StoreError
 from durable_core.flow.asks import Ask, Hold, ReadResult
 from durable_core.flow.drive import drive_async, drive_sync
 from durable_core.flow.env import Env
@@ -49,11 +50,20 @@ class Holding:
 
     def _read(self, ask: Ask) -> StoredResult | Phase | None:
         assert isinstance(ask, ReadResult)
-        return self._store.result(self._env.app, ask.run_id)
+        return self._result(ask.run_id)
+
+    def _result(self, run_id: str) -> StoredResult | Phase | None:
+        """Read the result. Who has been let go is sent on, though the store is closed by now."""
+        try:
+            return self._store.result(self._env.app, run_id)
+        except StoreError:
+            if not self._waiters.released:
+                raise
+            return Phase.ASYNC
 
     def _running(self, run_id: str) -> bool:
         """Look once more after signing up, so that an end in between is not missed."""
-        return isinstance(self._store.result(self._env.app, run_id), Phase)
+        return isinstance(self._result(run_id), Phase)
 
     def _hold(self, ask: Hold) -> bool:
         ended = threading.Event()

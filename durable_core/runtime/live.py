@@ -155,6 +155,11 @@ class Waiters:
         for wake in wakers:
             wake()
 
+    @property
+    def released(self) -> bool:
+        """Whether nobody is held any more."""
+        return self._released
+
     def release_all(self) -> None:
         """Wake everybody, whether or not their run has ended, and hold nobody from now on."""
         with self._lock:

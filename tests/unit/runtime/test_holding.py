@@ -10,10 +10,12 @@ from dataclasses import replace
 import pytest
 
 from durable_conformance.store_values import commit, created, ended, result
+from durable_core.errors import StoreError
 from durable_core.flow.env import Env
 from durable_core.flow.wait import WaitRequest
 from durable_core.model.response import Response
-from durable_core.ports import RunWrite
+from durable_core.model.run import Phase
+from durable_core.ports import RunWrite, StoredResult
 from durable_core.runtime.holding import Holding
 from durable_core.runtime.live import Waiters
 from durable_core.runtime.system import SystemIds
@@ -72,6 +74,50 @@ def test_end_just_before_signing_up_is_not_missed(asynchronous: bool) -> None:
 
     waiters = Waiters(1, end)
     assert 200 == ask(holding_on(store, waiters), asynchronous, wanted()).status
+    assert 0 == len(waiters)
+
+
+@both
+@pytest.mark.parametrize("held", [True, False])
+def test_a_client_that_is_let_go_needs_no_store(asynchronous: bool, held: bool) -> None:
+    """It is sent on, though the store may be closed before its thread or task has its turn."""
+
+    class Closing(WatchedStore):
+        def __init__(self) -> None:
+            super().__init__()
+            self.reads = 0
+
+        def result(self, app: str, run_id: str) -> StoredResult | Phase | None:
+            self.reads += 1
+            if self.reads == 1 + held:  # held: all are let go while this one waits
+                found = super().result(app, run_id)
+                waiters.release_all()
+                return found
+            if self.reads > 1 + held:
+                raise StoreError("closed")
+            return super().result(app, run_id)
+
+    store = Closing()
+    commit(store, created())
+    waiters = Waiters(1, lambda: None)
+    assert 303 == ask(holding_on(store, waiters), asynchronous, wanted()).status
+    assert 0 == len(waiters)
+
+
+def test_a_store_that_fails_meanwhile_is_an_error() -> None:
+    """Where nobody was let go."""
+
+    class Failing(WatchedStore):
+        def result(self, app: str, run_id: str) -> StoredResult | Phase | None:
+            if len(waiters):
+                raise StoreError("no disk")
+            return super().result(app, run_id)
+
+    store = Failing()
+    commit(store, created())
+    waiters = Waiters(1, lambda: None)
+    with pytest.raises(StoreError, match="no disk"):
+        holding_on(store, waiters).wait(wanted())
     assert 0 == len(waiters)
 
 
