@@ -257,6 +257,7 @@ def test_unknown_endpoint_is_logged_and_kept(
         without.durable.start()
         node = without.engine.node
         assert node is not None
+        node.keeper.stop()  # which may have begun to say so itself
         for _ in range(2):
             node.keeper._report_unknown()
         [record] = without.durable.runs.list()
