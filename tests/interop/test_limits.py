@@ -122,7 +122,7 @@ def test_fewer_steps_than_the_server_takes(server: InngestServer) -> None:
         if CALLS["handler"] < 3:
             raise ValueError("again")
         await step.run("b", called, "b")
-        with pytest.raises(LimitExceededError, match="2 steps that a run"):
+        with pytest.raises(LimitExceededError, match="the 2 steps"):
             await step.run("c", called, "c")
         return "done"
 

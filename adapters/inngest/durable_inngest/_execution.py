@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn, cast
+from typing import cast
 
 from durable_core.errors import LimitExceededError
 from durable_core.flow.env import Env, Options
@@ -109,19 +109,14 @@ class RemoteExecution(Execution):
     def take(self, step_id: str, kind: OpKind, branch: object) -> Op:
         """Return the op for the next use of a step id; see ``Execution.take``."""
         op = super().take(step_id, kind, branch)
-        if op.id not in self._steps and len(self._steps) >= self.env.limits.steps:
-            self._refuse(op, f"{self.env.limits.steps} steps")
         if op.id not in self._counted and self.is_full:
-            self._refuse(op, f"{_MOST_STEPS} steps and retries")
+            raise LimitExceededError(
+                f"step {op.name!r} is one more than the {_MOST_STEPS} steps and retries that a run "
+                "may have under the Inngest engine"
+            )
         self._counted.add(op.id)
         self._steps[op.id] = Step(op=op, id=step_id)
         return op
-
-    def _refuse(self, op: Op, most: str) -> NoReturn:
-        raise LimitExceededError(
-            f"step {op.name!r} is one more than the {most} that a run may have under the Inngest "
-            "engine"
-        )
 
     @property
     def is_full(self) -> bool:
