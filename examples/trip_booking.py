@@ -114,7 +114,8 @@ def record(trip: str, step_id: str, booking: str = "") -> int:
 
 
 def ledger_lines() -> list[str]:
-    return LEDGER.read_text("utf-8").splitlines() if LEDGER.exists() else []
+    # What comes after the last line end is being written just now.
+    return LEDGER.read_text("utf-8").split("\n")[:-1] if LEDGER.exists() else []
 
 
 def param(request: Request, name: str, pattern: str, default: str = "") -> str:

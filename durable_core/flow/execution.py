@@ -112,7 +112,7 @@ class Execution:
         self._last_number = self._size = 0
         if memos:
             self._last_number = max(memo.number for memo in memos)
-            self._size = sum(len(memo.value) for memo in memos)
+            self._size = sum(_size(memo.value) for memo in memos)
 
     @property
     def attached(self) -> bool:
@@ -162,7 +162,7 @@ class Execution:
     def check_size(self, op: Op, value: str) -> None:
         """Count a result; raise LimitExceededError if it, or the run with it, is too large."""
         limits = self.env.limits
-        size = len(value) if value.isascii() else len(value.encode("utf-8"))
+        size = _size(value)
         if size > limits.step_result:
             raise LimitExceededError(
                 f"the result of step {op.name!r} has {size} bytes as JSON; "
@@ -326,6 +326,11 @@ def begin(ex: Execution) -> Flow[int | Cancelled]:
     written, mark = begun
     ex.settled(tickets, written)
     return mark
+
+
+def _size(text: str) -> int:
+    """Return how many bytes the text has as UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8"))
 
 
 def _fault(error: BaseException) -> BaseException:

@@ -302,6 +302,12 @@ class CommitQueue:
                 if not blocked.ticket.done:  # else it is leaving, and will not lead
                     blocked.wake()
                     return
+        # Tasks leave it to the background thread; once that is stopped, nobody else comes.
+        while self._stopped and self._queue and self._leading.acquire(blocking=False):
+            try:
+                self._commit_queued(self._busy_timeout)
+            finally:
+                self._leading.release()
 
     def _hurry(self) -> None:
         with self._mutex:

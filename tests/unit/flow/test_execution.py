@@ -281,3 +281,13 @@ def test_steps_that_are_refused_do_not_count() -> None:
     ex.close()
     for index in range(9):
         ex.take(f"s{index}", OpKind.RUN, ex)
+
+
+def test_stored_results_count_in_bytes() -> None:
+    """As they did when they were stored: three bytes for each of these characters."""
+    stored = replace(memo(1), value='"' + "\N{SNOWMAN}" * 10 + '"')
+    ex = execution(memos=(stored,), limits=Limits(run_state=40))
+    op = ex.take("next", OpKind.RUN, ex)
+    ex.check_size(op, "12345678")
+    with pytest.raises(LimitExceededError, match="would hold 41 bytes; at most 40"):
+        ex.check_size(op, "1")

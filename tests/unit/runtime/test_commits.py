@@ -600,3 +600,27 @@ def test_background_thread_outlives_a_broken_commit(caplog: pytest.LogCaptureFix
     assert isinstance(broken.error, StoreError)
     assert Written() == later.result()
     assert "a commit broke" in caplog.text
+
+
+def test_after_a_stop_the_leader_sees_to_what_has_queued_behind_it() -> None:
+    """There is no background thread any more that a task could leave its write to."""
+    store = WatchedStore()
+    with queue_on(store) as queue:
+        pass  # stopped
+    gate = Gate(store)
+    leader = threading.Thread(target=queue.execute, args=(created("r1"),))
+
+    async def waits() -> object:
+        ticket = queue.submit(created("r2"))
+        waiting = asyncio.create_task(queue.wait_async(ticket))
+        for _ in range(3):
+            await asyncio.sleep(0)  # it has found another one leading
+        gate.let_all()
+        async with asyncio.timeout(PATIENCE):
+            return await waiting
+
+    leader.start()
+    assert gate.entered.acquire(timeout=PATIENCE)
+    assert Written() == asyncio.run(waits())
+    leader.join(PATIENCE)
+    assert not leader.is_alive()
