@@ -194,14 +194,14 @@ def test_kill_during_the_back_off(world: World, face: str) -> None:
 def test_a_crash_is_not_an_attempt(world: World, face: str) -> None:
     """With 3 retries a step that fails 3 times succeeds, crashes in between or not."""
     world.close_gate("T", "flaky")
-    app = world.start()
+    app = world.start(retry_ms=50)
     client = world.background(app.url(f"/{face}/retry?trip=T&failures=4"))
     world.reached("T", "flaky")
     app.kill()
     with pytest.raises(ConnectionError):
         client.result()
     world.open_gate("T", "flaky")
-    world.start()
+    world.start(retry_ms=50)
     finished(world)
     # 1 call that crashed and counts in the ledger only, then 3 failures, then success.
     assert {"a": 1, "flaky": 5, "b": 1} == world.ledger.begun("T")
@@ -339,7 +339,7 @@ def test_kill_after_the_response_leaves_the_result(world: World, face: str) -> N
 def test_kill_at_random_moments(world: World) -> None:
     """Many runs, killed again and again wherever they are: all end, none repeats what it had."""
     dice = random.Random(20)
-    app = world.start()
+    app = world.start(retry_ms=250)
     trips = [
         f"{face}-{kind}-{n}"
         for n in range(4)
@@ -360,7 +360,7 @@ def test_kill_at_random_moments(world: World) -> None:
         for trip, client in clients.items():
             if client.exception() is None:
                 replies[trip] = client.result()
-        app = world.start(port=app.port)
+        app = world.start(port=app.port, retry_ms=250)
     for trip in trips:
         assert_no_step_ran_again(world.ledger.entries(trip))
     assert {"completed"} == set(world.store.runs().values())

@@ -47,7 +47,7 @@ durable = Durable(
     endpoint_adapter=endpoint_adapter,
     store=_STORE,
     token_ttl=float(os.environ.get("CRASH_TOKEN_TTL", "3600")),
-    retry=RetryPolicy(base_ms=int(os.environ.get("CRASH_RETRY_MS", "250")), jitter=0),
+    retry=RetryPolicy(base_ms=int(os.environ.get("CRASH_RETRY_MS", "1000")), jitter=0),
     limits=Limits(takeovers=int(os.environ.get("CRASH_TAKEOVERS", "1000"))),
     settings=Settings(
         busy_timeout=float(os.environ.get("CRASH_BUSY", "5")),
