@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 
+from durable_core.errors import StoreError
 from durable_core.model.events import StoredEvent
 from durable_core.model.ops import Memo, Pending
 from durable_core.model.run import Phase
@@ -164,6 +165,10 @@ def find_run(db: sqlite3.Connection, app: str, run_id: str) -> RunRecord | None:
         if row is None:
             return None
         return record_of(row, load_memos(db, run_id), load_pending(db, run_id))
+    except sqlite3.Error:
+        raise
+    except Exception as error:
+        raise StoreError(f"what is stored of run {run_id} cannot be read: {error!r}") from error
     finally:
         db.execute("ROLLBACK")
 
@@ -171,17 +176,37 @@ def find_run(db: sqlite3.Connection, app: str, run_id: str) -> RunRecord | None:
 def find_runs(
     db: sqlite3.Connection, app: str, phase: Phase | None, before: str | None, limit: int
 ) -> Sequence[RunRecord]:
-    """Return runs without their ops, newest first."""
+    """Return runs without their ops, newest first; those that cannot be read are left out."""
+    # Text that is no UTF-8 would fail the whole query.
+    db.text_factory = _decoded
+    try:
+        rows = _run_rows(db, app, phase, before, limit).fetchall()
+    finally:
+        db.text_factory = str
+    found: list[RunRecord] = []
+    for row in rows:
+        try:
+            found.append(record_of(row))
+        except Exception as error:
+            logger.error("run %s is not listed, it cannot be read: %r", row[0], error)
+    return found
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
+
+
+def _run_rows(
+    db: sqlite3.Connection, app: str, phase: Phase | None, before: str | None, limit: int
+) -> sqlite3.Cursor:
     wanted = {"app": app, "phase": None if phase is None else phase.value, "limit": limit}
     if phase in (Phase.FAILED, Phase.CANCELLED):
-        rows = db.execute(QUERIES["list-failed"], {**wanted, "before": before or _ABOVE_ALL})
-    elif phase is not None and not phase.ended:
-        rows = db.execute(QUERIES["list-live"], {**wanted, "before": before or _ABOVE_ALL})
-    elif before is None:
-        rows = db.execute(QUERIES["list-all"], wanted)
-    else:
-        rows = db.execute(QUERIES["list"], {**wanted, "before": before})
-    return [record_of(row) for row in rows]
+        return db.execute(QUERIES["list-failed"], {**wanted, "before": before or _ABOVE_ALL})
+    if phase is not None and not phase.ended:
+        return db.execute(QUERIES["list-live"], {**wanted, "before": before or _ABOVE_ALL})
+    if before is None:
+        return db.execute(QUERIES["list-all"], wanted)
+    return db.execute(QUERIES["list"], {**wanted, "before": before})
 
 
 def secret(db: sqlite3.Connection) -> bytes:

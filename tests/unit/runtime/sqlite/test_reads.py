@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from durable_conformance.store_values import created, event, memo_write, wait
+from durable_core.errors import StoreError
 from durable_core.ports import RunWrite, SendEvents
 from durable_core.runtime.sqlite import reads
+from durable_core.runtime.sqlite.handles import Handles
 from durable_core.runtime.sqlite.opening import connect, prepare
 from durable_core.runtime.sqlite.queries import SCHEMA
-from durable_core.runtime.sqlite.reads import find_run, matched
+from durable_core.runtime.sqlite.reads import find_run, find_runs, matched
 from durable_core.runtime.sqlite.runs import write_run
 from durable_core.runtime.sqlite.signals import send_events
 
@@ -61,3 +64,46 @@ def test_an_event_that_cannot_be_read_keeps_no_other_from_its_run(
     assert ("r2", "id-wait", 1) == (run_id, op_id, stored.seq)
     assert "an event that run r1 waits for cannot be read" in caplog.text
     db.close()
+
+
+def test_a_run_that_cannot_be_read_keeps_no_other_from_being_listed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Text that is no UTF-8 shows what can be shown; the rest is left out, and logged."""
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.executescript(SCHEMA)
+    for id_ in ("r1", "r2", "r3"):
+        write_run(db, created(id_))
+    db.execute("UPDATE run SET phase = 'no phase' WHERE id = 'r1'")
+    db.execute("UPDATE run SET function_id = CAST(x'41ff42' AS TEXT) WHERE id = 'r2'")
+
+    records = find_runs(db, "app", None, None, 9)
+
+    shown = [(record.run.id, record.run.function_id) for record in records]
+    assert [("r3", "GET /x"), ("r2", "A\N{REPLACEMENT CHARACTER}B")] == shown
+    assert "run r1 is not listed, it cannot be read" in caplog.text
+    assert ("r3",) == db.execute("SELECT id FROM run WHERE id = 'r3'").fetchone()
+    db.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE run SET phase = 'no phase'",
+        "UPDATE run SET function_id = CAST(x'ff' AS TEXT)",
+        "UPDATE step SET kind = 'no kind'",
+    ],
+)
+def test_looking_at_a_run_that_cannot_be_read_says_so(tmp_path: Path, damage: str) -> None:
+    """It is a fault of the store, and no transaction stays open."""
+    path = str(tmp_path / "store.db")
+    prepare(path)
+    handles = Handles(path)
+    handles.commit([created("r1")], 1.0)
+    with closing(connect(path, busy_seconds=1)) as db:
+        db.execute(damage)
+
+    with pytest.raises(StoreError, match=r"run r1 cannot be read|UTF-8"):
+        handles.read(find_run, "app", "r1")
+
+    handles.close()
