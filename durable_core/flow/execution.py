@@ -53,6 +53,8 @@ class Execution:
         failures: counts the failed steps the handler has been told of.
         stopping: no new step may start; what is in flight may end.
         cut_short: the handler is put away although it could go on: the run is due at once.
+        answered: the client has its answer, which leaves with the handler's own thread: what is to
+            be tried again is put away although it may be due.
         unwound: a signal puts the handler away: what it does outside steps it will do again.
         closed: nothing more of this execution counts.
         fault: why it was closed, if something went wrong.
@@ -96,6 +98,7 @@ class Execution:
         self.failures = 0
         self.stopping = False
         self.cut_short = False
+        self.answered = False
         self.unwound = False
         self.closed = False
         self.fault: BaseException | None = None

@@ -326,7 +326,7 @@ def _in_its_turn(ex: Execution, pending: Pending) -> Flow[None]:
 def _until_due(ex: Execution, pending: Pending) -> Flow[None]:
     """Return when the op is due, or its event has come; until then it is parked."""
     op_id = pending.op.id
-    while not _is_due(ex, op_id, pending):
+    while ex.answered or not _is_due(ex, op_id, pending):
         if ex.run.phase not in _LIVE:
             raise Suspended  # to a branch that the handler has left behind
         parked = advance(ex.run, OpParked(pending=pending), ex.env.clock.now(), ex.env.policy)

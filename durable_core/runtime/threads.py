@@ -259,6 +259,7 @@ class ThreadRun:
         reply, self._reply = self._reply, None
         if reply is None:
             return
+        self.ex.answered = not self._own_thread
         response = ask.response
         if self.ex.run.phase is Phase.RESPONDING:
             response = tee(self.ex, response, self._host)

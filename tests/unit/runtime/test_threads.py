@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from durable_core.api.step import sync_step
-from durable_core.errors import StepError, Suspended
+from durable_core.errors import RetryAfterError, StepError, Suspended
 from durable_core.model.request import Request
 from durable_core.model.response import Response
 from durable_core.model.run import Phase
@@ -389,6 +389,32 @@ def test_client_is_let_go_within_a_step(how: str) -> None:
 
     asyncio.run(main())
     assert ["slow"] == ledger.calls
+
+
+def test_client_is_let_go_although_the_step_may_be_tried_again_at_once() -> None:
+    """What comes next may take long, and would have the client wait for its redirect."""
+    calls: list[int] = []
+    go_on = threading.Event()
+
+    def fails_once() -> int:
+        calls.append(1)
+        if len(calls) == 1:
+            raise RetryAfterError("not now", 0)
+        assert go_on.wait(10)
+        return len(calls)
+
+    def handler(request: Request) -> object:
+        return sync_step.run("flaky", fails_once)
+
+    with lab() as process, ThreadPoolExecutor(1) as pool:
+        endpoint = process.endpoint(handler)
+        client = pool.submit(endpoint.handle, request())
+        try:
+            first = client.result(5)
+        finally:
+            go_on.set()
+        assert 302 == first.status
+        assert b"2" == body_of(process.follow(endpoint, first))
 
 
 def test_step_error_of_a_def_handler() -> None:
