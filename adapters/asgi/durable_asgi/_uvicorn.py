@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 
 import uvicorn
 
@@ -49,6 +50,7 @@ class BackgroundServer(uvicorn.Server):
         self.port: int = listener.getsockname()[1]
         self.url = url_of(listener)
         self._accepting: Future[None] = Future()
+        self._leaving = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="durable-asgi", daemon=True)
 
     def launch(self) -> None:
@@ -75,12 +77,17 @@ class BackgroundServer(uvicorn.Server):
         A part of a second counts as a whole one.
         """
         self.config.timeout_graceful_shutdown = math.ceil(timeout)
-        self.should_exit = True
+        self._begin_to_end()
         self._thread.join()
+
+    def _begin_to_end(self) -> None:
+        self.should_exit = True
+        with suppress(RuntimeError):  # it has ended already, and its loop is closed
+            self._loop.call_soon_threadsafe(self._leaving.set)
 
     def _leave(self) -> None:
         self.force_exit = self.should_exit
-        self.should_exit = True
+        self._begin_to_end()
 
     def _run(self) -> None:
         try:
@@ -99,6 +106,7 @@ class BackgroundServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the engines on this loop, then accept connections."""
+        self._loop = asyncio.get_running_loop()
         try:
             for engine in self._engines:
                 engine.start()
@@ -108,6 +116,15 @@ class BackgroundServer(uvicorn.Server):
                 await self._stop_engines()
         if self.started:
             self._accepting.set_result(None)
+
+    async def main_loop(self) -> None:
+        """Serve until the end is begun, for which uvicorn looks ten times a second."""
+        looking = asyncio.create_task(super().main_loop())
+        leaving = asyncio.create_task(self._leaving.wait())
+        await asyncio.wait((looking, leaving), return_when=asyncio.FIRST_COMPLETED)
+        leaving.cancel()
+        if not looking.cancel():
+            await looking
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more. The engines hand clients off meanwhile, which ends their requests."""
