@@ -297,7 +297,9 @@ def _catch_up(reader: Reader) -> Flow[bytes]:
             return bytes(part)
     reader.missed = None
     if missed.place is None:
-        reader.look = reader.attached is None
+        if reader.attached is None:
+            # Not on in the log from where it was: that may tell of steps that are over by now.
+            reader.place, reader.look = None, True
         return bytes(part)
     reader.place = missed.place
     if missed.ended:
