@@ -51,7 +51,14 @@ def judged(spec: str, folder: Path) -> tuple[int, str, dict[str, str]]:
     patience = "2" if names else "30"
     done = subprocess.run(
         [sys.executable, "-m", "durable_conformance", spec, *chosen, "--json", str(report)],
-        env={**os.environ, "PYTHONPATH": path, "DURABLE_CONFORMANCE_PATIENCE": patience},
+        env={
+            **os.environ,
+            "PYTHONPATH": path,
+            "DURABLE_CONFORMANCE_PATIENCE": patience,
+            # No source in tracebacks: Python 3.11.7 cannot parse it in two threads at a time, as
+            # pytest and a server that logs what a mutant has broken would do.
+            "PYTEST_ADDOPTS": "--tb=line" if names else "",
+        },
         cwd=folder,
         capture_output=True,
         text=True,
