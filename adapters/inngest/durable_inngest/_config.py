@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from durable_core.errors import ConfigurationError
+from durable_core.model.headers import Headers
+from durable_core.wire.urls import parse_url
 from durable_inngest._hosts import ANY, LOOPBACK, check_host, is_loopback
 from durable_inngest._signing import hashed_key
 
@@ -100,7 +101,7 @@ def resolve_config(
         event_url=_url("event_base_url", events or dev_url or (_DEV if dev else _CLOUD_EVENTS)),
         event_key=given(event_key, "INNGEST_EVENT_KEY") or None,
         signing_keys=keys,
-        environment=given(environment, "INNGEST_ENV"),
+        environment=_environment(given(environment, "INNGEST_ENV")),
         serve_origin=_url("serve_origin", own) if own else "",
         serve_path=path,
         hosts=_hosts(allowed_hosts, ANY if is_free else LOOPBACK if is_loopback(api_url) else ()),
@@ -133,7 +134,20 @@ def _mode(is_dev: bool | None, text: str) -> tuple[bool, str]:
 
 
 def _url(name: str, text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
-        raise ConfigurationError(f"{name} must be an http or https URL, not {text!r}")
+    """Return a URL without a slash at its end, to which a path can be added."""
+    try:
+        parse_url(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{name} must be an http or https URL: {error}") from None
+    if "?" in text or "#" in text:
+        raise ConfigurationError(f"{name} must be a URL without a query and a fragment")
     return text.rstrip("/")
+
+
+def _environment(name: str) -> str:
+    """Return the name of the server's environment, which goes out in a header."""
+    try:
+        Headers({"x-inngest-env": name})
+    except ValueError as error:
+        raise ConfigurationError(f"environment must be a name such as 'staging': {error}") from None
+    return name

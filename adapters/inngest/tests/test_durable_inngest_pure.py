@@ -99,6 +99,20 @@ def test_a_key_that_is_none(key: str) -> None:
             "http://a",
             "http://e",
         ),
+        (
+            {"INNGEST_API_BASE_URL": "http://a", "INNGEST_BASE_URL": "http://b"},
+            False,
+            "http://a",
+            "http://b",
+        ),
+        ({"INNGEST_DEV": "box:9", "INNGEST_BASE_URL": "http://b"}, True, "http://b", "http://b"),
+        (
+            {"INNGEST_DEV": "box:9", "INNGEST_EVENT_API_BASE_URL": "http://e"},
+            True,
+            "http://box:9",
+            "http://e",
+        ),
+        ({"INNGEST_DEV": "https://box/in/"}, True, "https://box/in", "https://box/in"),
     ],
 )
 def test_where_the_server_is(environ: dict[str, str], is_dev: bool, api: str, events: str) -> None:
@@ -116,6 +130,9 @@ def test_arguments_go_before_the_environment() -> None:
         "INNGEST_SIGNING_KEY": KEY,
         "INNGEST_ENV": "env",
         "INNGEST_SERVE_ORIGIN": "http://env",
+        "INNGEST_SERVE_PATH": "/env",
+        "INNGEST_SIGNING_KEY_FALLBACK": KEY,
+        "INNGEST_EVENT_API_BASE_URL": "http://env",
     }
     config = resolve_config(
         environ,
@@ -124,16 +141,19 @@ def test_arguments_go_before_the_environment() -> None:
         event_key="arg",
         environment="arg",
         serve_origin="http://own",
+        serve_path="/own",
+        signing_key_fallback=KEY[:-1] + "0",
     )
-    assert (False, "http://arg", "http://arg", "arg", "arg", "http://own") == (
+    assert (False, "http://arg", "http://arg", "arg", "arg", "http://own", "/own") == (
         config.is_dev,
         config.api_url,
         config.event_url,
         config.event_key,
         config.environment,
         config.serve_origin,
+        config.serve_path,
     )
-    assert (KEY,) == config.signing_keys
+    assert (KEY, KEY[:-1] + "0") == config.signing_keys
 
 
 @pytest.mark.parametrize(
@@ -144,6 +164,16 @@ def test_arguments_go_before_the_environment() -> None:
         ({"is_dev": True, "base_url": "ftp://x"}, "base_url"),
         ({"is_dev": True, "serve_origin": "shop"}, "serve_origin"),
         ({"is_dev": True, "serve_path": "api"}, "serve_path"),
+        ({"is_dev": True, "base_url": "http://box:none"}, "base_url .*malformed"),
+        ({"is_dev": True, "base_url": "http://box:99999"}, "base_url .*malformed"),
+        ({"is_dev": True, "event_base_url": "http://[::1"}, "event_base_url .*malformed"),
+        ({"is_dev": True, "base_url": "http://a box"}, "base_url .*host"),
+        ({"is_dev": True, "base_url": "http://me:secret@box"}, "base_url .*credentials"),
+        ({"is_dev": True, "base_url": "http://box?a=b"}, "base_url .*query"),
+        ({"is_dev": True, "base_url": "http://box/a#"}, "base_url .*fragment"),
+        ({"is_dev": True, "serve_origin": "http://box:none"}, "serve_origin .*malformed"),
+        ({"is_dev": True, "environment": "a\nb"}, "environment"),
+        ({"is_dev": True, "environment": "\u0416"}, "environment"),
         ({"signing_key": KEY}, "INNGEST_SERVE_ORIGIN"),
         ({"signing_key": KEY, "allowed_hosts": []}, "INNGEST_SERVE_ORIGIN"),
         ({"is_dev": True, "allowed_hosts": "shop.example"}, "several hosts"),
@@ -151,9 +181,17 @@ def test_arguments_go_before_the_environment() -> None:
     ],
 )
 def test_what_is_wrong_is_said(arguments: dict[str, object], match: str) -> None:
-    """A configuration that cannot work is refused, naming what is wrong."""
-    with pytest.raises(ConfigurationError, match=match):
+    """A configuration that cannot work is refused, naming what is wrong, and no secret."""
+    with pytest.raises(ConfigurationError, match=match) as caught:
         resolve_config({}, **arguments)  # type: ignore[arg-type]
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["http://box:none", "box:none", "http://a box"])
+def test_a_development_server_that_is_nowhere(text: str) -> None:
+    """A URL in ``INNGEST_DEV`` is one, or is refused at start."""
+    with pytest.raises(ConfigurationError, match="http or https URL"):
+        resolve_config({"INNGEST_DEV": text})
 
 
 # -- ops and memos -----------------------------------------------------------------------------
