@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -168,33 +167,27 @@ def _open_streams(port: int, pid: int, count: int) -> float:
             connection.close()
 
 
-def _grown(port: int, pid: int, chunks: int, *, reads: bool) -> float:
-    """Return by how many MiB a process grows whose run pushes that much, and is followed.
-
-    Its first client reads along or does not read at all; another one follows the run to its end.
-    """
-    before = _resident(pid)
-    with closing(_ask(port, f"/ours?count={chunks}&pause=0")) as attached:
-        head = _until(attached, b"redirect_info")
-        found = _REDIRECT.search(head + _until(attached, b"\n\n"))
-        assert found is not None
-        with ThreadPoolExecutor(1) as pool:
-            reading = pool.submit(_until, attached, b"inngest.response") if reads else None
-            with closing(_ask(port, found[1].decode().replace("durable-from", "x"))) as other:
-                _until(other, b"inngest.response")
-            if reading is not None:
-                reading.result()
-        return (_resident(pid) - before) / 1024
-
-
 def _lazy_reader(port: int, pid: int, chunks: int) -> tuple[float, float]:
-    """Return by how much it grows when its client reads, and when it does not.
+    """Return by how many MiB a process grows whose run pushes that much.
 
-    A run before them has taken the memory that a run of that length needs.
+    First its client reads; then the client does not read at all, and another one follows the run
+    to its end.
     """
-    _grown(port, pid, chunks, reads=True)
-    read = _grown(port, pid, chunks, reads=True)
-    return read, _grown(port, pid, chunks, reads=False)
+    grown = []
+    for reads in (True, False):
+        before = _resident(pid)
+        with closing(_ask(port, f"/ours?count={chunks}&pause=0")) as attached:
+            head = _until(attached, b"redirect_info")
+            found = _REDIRECT.search(head + _until(attached, b"\n\n"))
+            assert found is not None
+            if reads:
+                _until(attached, b"inngest.response")
+            else:
+                target = found[1].decode().replace("&durable-from=handoff", "")
+                with closing(_ask(port, target)) as other:
+                    _until(other, b"inngest.response")
+            grown.append((_resident(pid) - before) / 1024)
+    return grown[0], grown[1]
 
 
 def _rows(bursts: dict[str, list[Burst]]) -> Iterator[dict[str, object]]:
@@ -256,7 +249,7 @@ def _memory(port: int, pid: int, server: str, sizes: _Sizes) -> Iterator[dict[st
         print(f"an open stream holds {held:.1f} KiB ({sizes.clients} of them)")
         yield {"kib_per_stream": held}
     read, unread = _lazy_reader(port, pid, sizes.flood)
-    print(f"another run of {sizes.flood} chunks: {read:.1f} MiB more when its client reads,")
+    print(f"a run of {sizes.flood} chunks: {read:.1f} MiB more when its client reads,")
     print(f"{unread:.1f} MiB more when its client never reads")
     yield {"read_mib": read, "unread_mib": unread}
 

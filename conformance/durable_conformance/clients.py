@@ -30,8 +30,6 @@ __all__ = ["CLIENTS", "PROGRAMS", "Call", "Client"]
 Client: TypeAlias = Callable[..., ClientResponse]
 
 _FIELDS = {"x-my-header": "my-value"}
-#: Where storing it takes longer, the run goes on at once; a client is told the same.
-_NAP = 0.1
 _gates: dict[str, Gate] = {}
 _ledger = Ledger()
 
@@ -102,7 +100,7 @@ def _two(first: _Step, second: _Step, *, nap: bool = False) -> Program:
         key = request.query["key"]
         yield step.run("a", first, key)
         if nap:
-            yield step.sleep("nap", _NAP)
+            yield step.sleep("nap", 0.1)
         yield step.run("b", second, key)
         return Response.json("All done", 202, _FIELDS)
 
@@ -153,12 +151,12 @@ def _gated(key: str) -> None:
 
 
 def _catching(request: Any, step: Any) -> Script:
-    yield step.sleep("nap", _NAP)
+    yield step.sleep("nap", 0.1)
     try:
         yield step.run("a", _fail, "")
     except StepError as error:
         message = error.message
-    yield step.sleep("later", _NAP)
+    yield step.sleep("later", 0.1)
     return Response.json(message, 500)
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterable, Iterable
 from dataclasses import replace
 
 from durable_core.errors import (
+    EngineUnavailableError,
     HTTPError,
     LeaseLost,
     StepError,
@@ -133,7 +134,8 @@ def unavailable(error: StoreError) -> Response:
     The reason is for the log: it names a file of the server.
     """
     reason = "busy" if isinstance(error, StoreBusyError) else "not available"
-    detail = f"the request could not be made durable: the store is {reason}"
+    whose = "the engine's server" if isinstance(error, EngineUnavailableError) else "the store"
+    detail = f"the request could not be made durable: {whose} is {reason}"
     return with_headers(problem(503, "store-unavailable", detail=detail), (("retry-after", "1"),))
 
 

@@ -108,6 +108,11 @@ class Loops:
                 self._own = LoopThread()
             return self._own
 
+    def is_own(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Tell whether the loop is the node's own; none is made to find that out."""
+        own = self._own
+        return own is not None and own.loop is loop
+
     @property
     def replaying(self) -> asyncio.AbstractEventLoop:
         """The event loop that handlers are replayed on."""

@@ -86,8 +86,10 @@ class InngestServer:
         self._begins_once = begins_once
         self.signing_key = signing_key
         self.url = ""
-        #: How many connections there have been; and what a wrong key is answered.
+        #: How many connections there have been, how often it was asked whether it is there, and
+        #: what a wrong key is answered.
         self.accepted = 0
+        self.asked = 0
         self.unauthorized = 401
         self.seen: list[Seen] = []
         self.calls: list[tuple[Call, Answer | None]] = []
@@ -250,7 +252,9 @@ class InngestServer:
             await writer.drain()
 
     async def _faulty(self, seen: Seen) -> _Reply | None:
-        if seen.method != "HEAD":  # which only asks whether it is there
+        if seen.method == "HEAD":  # which only asks whether it is there
+            self.asked += 1
+        else:
             self.seen.append(seen)
         for fault in self.faults:
             if fault.times > 0 and re.fullmatch(fault.path, seen.path):

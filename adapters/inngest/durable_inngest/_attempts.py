@@ -51,25 +51,42 @@ class Attempts:
         #: The last call that was insisted on got no answer.
         self.is_down = False
         self._heard = -math.inf
+        self._asking: asyncio.Task[str] | None = None
 
     @property
     def is_sure(self) -> bool:
         """Whether the server has answered lately: nobody needs to ask if it is there."""
         return not self.is_down and time.monotonic() - self._heard < _SILENCE
 
-    async def is_there(self) -> bool:
-        """Tell whether the server answers; where that is sure, it is not asked.
+    async def reach(self) -> None:
+        """Make sure that the server answers; where that is sure, it is not asked.
 
-        Asking costs one exchange, over a connection that is used next in any case.
+        Asking costs one exchange, however many want to know at a time, over a connection that is
+        used next in any case.
+
+        Raises:
+            EngineUnavailableError: it does not.
         """
         if self.is_sure:
-            return True
+            return
+        if self._asking is None:
+            self._asking = asyncio.get_running_loop().create_task(self._ask())
+            self._asking.add_done_callback(self._asked)
+        why = await asyncio.shield(self._asking)  # others want to know it, too
+        if why:
+            raise EngineUnavailableError(f"the Inngest server does not answer: {why}")
+
+    async def _ask(self) -> str:
+        """Return why the server is not there, "" if it is; any answer of its own will do."""
         try:
             answer = await self.once(self.calls.probe())
-        except ClientError:
-            return False
+        except ClientError as error:
+            return str(error)
         self.is_down = answer.status in _AWAY
-        return not self.is_down
+        return refusal(answer) if self.is_down else ""
+
+    def _asked(self, asking: asyncio.Task[str]) -> None:
+        self._asking = None
 
     async def close(self) -> None:
         """Close the kept connections; keep none from now on."""

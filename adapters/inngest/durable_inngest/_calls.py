@@ -141,7 +141,8 @@ class Calls:
 
     def probe(self) -> OutgoingRequest:
         """Return a request that any server which is there answers somehow."""
-        timeouts = Timeouts(connect=1.0, idle=2.0, whole=2.0)
+        # As long as a checkpoint has to connect: a lost packet is no server that is away.
+        timeouts = Timeouts(connect=5.0, idle=5.0, whole=5.0)
         return OutgoingRequest(method="HEAD", url=f"{self._config.api_url}/", timeouts=timeouts)
 
     def _post(self, bearer: str, path: str, body: str, *, idempotent: bool) -> OutgoingRequest:

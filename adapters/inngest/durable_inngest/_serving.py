@@ -17,6 +17,7 @@ from durable_core.model.request import Request
 from durable_core.model.response import Response
 from durable_core.runtime.answering import Answering
 from durable_core.runtime.host import Host
+from durable_core.runtime.logs import logger
 from durable_core.runtime.pool import DaemonPool
 from durable_core.runtime.running import Running
 from durable_core.runtime.settings import Registered
@@ -86,8 +87,11 @@ class Serving:
         refusal = refused(request, self._node.config)
         if refusal is not None:
             return refusal
-        if not client.is_sure and not own.run(client.is_there()):
-            return _down()
+        try:
+            if not client.is_sure:
+                own.run(client.reach())
+        except EngineUnavailableError as error:
+            return _down(error)
         ex = self._attached(client, own.loop, endpoint.options, request, route)
         if follows:
             channel = follow(self._node, ex, endpoint, own.loop)
@@ -99,7 +103,7 @@ class Serving:
     ) -> Response:
         """Serve on this event loop."""
         loop = asyncio.get_running_loop()
-        if loop is not self._node.loops.own.loop:
+        if not self._node.loops.is_own(loop):
             self._node.loops.adopt(loop)
         client = self._node.client_on(loop)
         if is_reentry(request):
@@ -113,8 +117,10 @@ class Serving:
         refusal = refused(request, self._node.config)
         if refusal is not None:
             return refusal
-        if not await client.is_there():
-            return _down()
+        try:
+            await client.reach()
+        except EngineUnavailableError as error:
+            return _down(error)
         ex = self._attached(client, loop, endpoint.options, request, route)
         if accepts_stream(request.headers):
             return stream_response(follow(self._node, ex, endpoint, loop), asynchronous=True)
@@ -175,8 +181,9 @@ class Serving:
         )
 
 
-def _down() -> Response:
-    return unavailable(EngineUnavailableError("the Inngest server does not answer"))
+def _down(error: EngineUnavailableError) -> Response:
+    logger.error("a request was refused before its handler ran: %s", error)
+    return unavailable(error)
 
 
 def _unanswered(execution: Execution) -> Response:

@@ -10,6 +10,7 @@ from durable_core.flow.handoff import PRIVATE_HEADERS, with_headers
 from durable_core.flow.serve import unavailable
 from durable_core.flow.wait import WaitRequest, not_yet, refuse_incomplete, refuse_token, too_many
 from durable_core.model.response import Response
+from durable_core.runtime.logs import run_logger
 from durable_core.wire.problem import problem
 from durable_core.wire.ulid import is_ulid
 from durable_inngest._calls import Answered
@@ -48,6 +49,7 @@ async def wait_for_output(client: ServerClient, results: Results, wanted: WaitRe
         seconds = max(wanted.hold_ms / 1000, 0.01)
         said = await first_of(client, results, wanted, ended, seconds)
     except EngineUnavailableError as error:
+        run_logger(wanted.run_id, "").error("a client that waits got no answer: %s", error)
         return unavailable(error)
     finally:
         results.waiters.remove(wanted.run_id, wake)

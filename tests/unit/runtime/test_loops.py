@@ -120,6 +120,19 @@ def test_no_loop_is_made_before_it_is_needed() -> None:
     assert before == {thread.name for thread in threading.enumerate()}
 
 
+def test_no_loop_is_made_to_find_out_whose_one_is() -> None:
+    """Only the node's own loop, once there is one, is that."""
+    loops, other = Loops(), asyncio.new_event_loop()
+    before = {thread.name for thread in threading.enumerate()}
+    assert not loops.is_own(other)
+    assert before == {thread.name for thread in threading.enumerate()}
+
+    assert loops.is_own(loops.own.loop)
+    assert not loops.is_own(other)
+    loops.stop()
+    other.close()
+
+
 def test_end_of_a_loop_is_noticed() -> None:
     """``asyncio.run`` cancels everything at its end; a timeout on the loop is no end."""
     loops = Loops()

@@ -1,0 +1,239 @@
+"""How often the server is called, how far apart, with which key, and when it is asked for first."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from durable_core.errors import ConnectFailedError, EngineUnavailableError
+from durable_core.model.outgoing import OutgoingRequest
+from durable_core.testing.clock import FakeIds
+from durable_inngest import _attempts
+from durable_inngest._attempts import Attempts
+from durable_inngest._calls import Answered, Calls
+from durable_inngest._config import resolve_config
+from durable_inngest._signing import hashed_key
+
+KEY = "signkey-test-0123456789abcdef0123456789abcdef"
+OTHER = "signkey-test-ffffffffffffffffffffffffffffffff"
+
+
+class Ids(FakeIds):
+    """Randomness of a given outcome."""
+
+    def __init__(self, random: float) -> None:
+        super().__init__()
+        self._random = random
+
+    def uniform(self) -> float:
+        return self._random
+
+
+class Time:
+    """The clock of ``Attempts``."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Server(Attempts):
+    """Attempts at a server that answers what is given: statuses, or no answer at all.
+
+    Args:
+        answers: one for each call.
+        random: what randomness is.
+        clock: tells when there is an answer.
+    """
+
+    def __init__(
+        self, answers: list[int | None], random: float = 0.0, clock: Time | None = None
+    ) -> None:
+        config = resolve_config(
+            {}, signing_key=OTHER, signing_key_fallback=KEY, serve_origin="https://shop.example"
+        )
+        super().__init__(Calls(config), Ids(random))
+        self._clock = clock or Time()
+        self._answers = iter(answers)
+        self.asked: list[OutgoingRequest] = []
+
+    async def once(self, request: OutgoingRequest) -> Answered:
+        self.asked.append(request)
+        await asyncio.sleep(0)  # others have their turn meanwhile
+        status = next(self._answers)
+        if status is None:
+            raise ConnectFailedError("refused")
+        self._heard = self._clock.monotonic()
+        return Answered(status, {}, b"said")
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long was slept, without doing so."""
+    slept: list[float] = []
+    real, here = asyncio.sleep, threading.get_ident()
+
+    async def sleep(seconds: float, result: object = None) -> object:
+        if threading.get_ident() == here and seconds:
+            slept.append(seconds)
+            seconds = 0
+        return await real(seconds, result)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    return slept
+
+
+def insist(server: Server) -> bytes:
+    def make(bearer: str) -> OutgoingRequest:
+        fields = {"authorization": bearer}
+        return OutgoingRequest(method="POST", url="http://x/", headers=fields)
+
+    return asyncio.run(server.insist(make, lambda answer: answer.body))
+
+
+@pytest.mark.parametrize("random", [0.0, 0.5, 0.999])
+@pytest.mark.parametrize("answer", [500, 503, 429, 408, None])
+def test_five_attempts(pauses: list[float], random: float, answer: int | None) -> None:
+    """The pause between them doubles, and has up to a tenth of a second at random."""
+    server = Server([answer] * 5, random)
+
+    with pytest.raises(EngineUnavailableError):
+        insist(server)
+
+    assert 5 == len(server.asked)
+    assert [0.1 * (double + random) for double in (1, 2, 4, 8)] == pauses
+    assert server.is_down
+
+
+def test_the_last_attempt(pauses: list[float]) -> None:
+    """Four failures are made good by one answer."""
+    server = Server([500, None, 429, 503, 200])
+
+    assert b"said" == insist(server)
+    assert not server.is_down
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 413])
+def test_a_refusal(pauses: list[float], status: int) -> None:
+    """What would be refused again is not tried again, and the server is no less there."""
+    server = Server([status])
+
+    with pytest.raises(EngineUnavailableError, match=f"{status} said"):
+        insist(server)
+
+    assert ([], 1, False) == (pauses, len(server.asked), server.is_down)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_the_other_key(pauses: list[float], status: int) -> None:
+    """A key that is refused is followed by its fallback at once; refused as well, that is all."""
+    server = Server([status, 200, status, status])
+
+    assert b"said" == insist(server)
+    with pytest.raises(EngineUnavailableError, match=str(status)):
+        insist(server)
+
+    keys = [hashed_key(OTHER), hashed_key(KEY)]
+    assert keys * 2 == [request.headers["authorization"] for request in server.asked]
+    assert [] == pauses
+
+
+# -- whether the server is there ---------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
+    made = Time()
+    monkeypatch.setattr(_attempts, "time", made)
+    return made
+
+
+def methods(server: Server) -> list[str]:
+    return [request.method for request in server.asked]
+
+
+def test_many_ask_at_a_time(clock: Time) -> None:
+    """One exchange tells all of them, and nobody else for the next ten seconds."""
+
+    async def clients(server: Server) -> None:
+        await asyncio.gather(*(server.reach() for _ in range(20)))
+        clock.now += 9.9
+        await asyncio.gather(*(server.reach() for _ in range(20)))
+        assert ["HEAD"] == methods(server)
+        clock.now += 0.2
+        await asyncio.gather(*(server.reach() for _ in range(20)))
+
+    server = Server([404, 404], clock=clock)
+    asyncio.run(clients(server))
+    assert ["HEAD"] * 2 == methods(server)
+
+
+def test_many_are_told_why_not(clock: Time) -> None:
+    """Each of those who have asked at a time; the next one asks again."""
+
+    async def clients(server: Server) -> list[Any]:
+        told = await asyncio.gather(*(server.reach() for _ in range(5)), return_exceptions=True)
+        await server.reach()
+        return told
+
+    server = Server([None, 200], clock=clock)
+    told = asyncio.run(clients(server))
+
+    assert {"the Inngest server does not answer: refused"} == set(map(str, told))
+    assert [EngineUnavailableError] * 5 == list(map(type, told))
+    assert 2 == len(server.asked)
+
+
+def test_a_client_that_leaves_while_it_is_asked(clock: Time) -> None:
+    """The others are told all the same."""
+
+    async def clients(server: Server) -> None:
+        asking = [asyncio.ensure_future(server.reach()) for _ in range(2)]
+        await asyncio.sleep(0)
+        asking[0].cancel()
+        await asking[1]
+        assert asking[0].cancelled()
+
+    server = Server([200], clock=clock)
+    asyncio.run(clients(server))
+    assert ["HEAD"] == methods(server)
+
+
+@pytest.mark.parametrize("status", [200, 204, 301, 400, 401, 403, 404, 405, 429, 500, 501])
+def test_any_answer_of_its_own_will_do(clock: Time, status: int) -> None:
+    """Servers and proxies answer ``HEAD /`` as they like."""
+    asyncio.run(Server([status], clock=clock).reach())
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_what_stands_before_a_server_that_is_away(clock: Time, status: int) -> None:
+    """It says so; and as long as it does, everybody asks."""
+
+    async def clients(server: Server) -> None:
+        for _ in range(2):
+            with pytest.raises(EngineUnavailableError, match=f"answers {status}"):
+                await server.reach()
+        await server.reach()
+
+    server = Server([status, status, 200], clock=clock)
+    asyncio.run(clients(server))
+    assert 3 == len(server.asked)
+
+
+def test_a_server_that_was_down_a_moment_ago(clock: Time, pauses: list[float]) -> None:
+    """It is asked even though it has answered lately: the last thing it did was not to."""
+    server = Server([200, *[500] * 5, 200], clock=clock)
+    insist(server)
+    assert server.is_sure
+    with pytest.raises(EngineUnavailableError):
+        insist(server)
+
+    assert not server.is_sure
+    asyncio.run(server.reach())
+    assert "HEAD" == methods(server)[-1]
+    assert server.is_sure
