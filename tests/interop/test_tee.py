@@ -13,8 +13,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from durable_core import NonRetriableError, Request, step
+from durable_core.model.outgoing import Timeouts
 from durable_core.sync import stream as sync_stream
 from durable_core.wire.sse import SSEDecoder
+from durable_inngest import _calls
 from support.inngest_app import serving
 from support.inngest_server import Fault, InngestServer, inngest_server
 
@@ -165,3 +167,28 @@ def test_a_server_that_takes_nothing(server: InngestServer) -> None:
         got = app.follow("GET", "/a")
 
     assert b'"done"' == got.body
+
+
+def test_a_server_that_does_not_say_that_it_has_it(
+    server: InngestServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One post is waited for so long; the next one of the run goes out then."""
+    monkeypatch.setattr(_calls, "_STREAMED", Timeouts(connect=5.0, idle=2.0))
+    gate = threading.Event()
+    tee = "/v1/realtime/publish/tee"
+
+    async def handler(request: Request) -> str:
+        await step.sleep("nap", "10ms")
+        await step.run("a", sync_stream.push, "one")
+        await step.run("b", sync_stream.push, "two")
+        return "done"
+
+    server.faults.append(Fault(tee, "slow", gate=gate))
+    with serving(server, {"GET /a": handler}) as app:
+        got = app.follow("GET", "/a")
+        server.until(lambda: [each.path for each in list(server.seen)].count(tee) >= 3)
+        gate.set()
+
+    assert b'"done"' == got.body
+    [first, second, last] = [each.body for each in server.seen if each.path == tee][:3]
+    assert (b'"one"' in first, b'"two"' in second, b"inngest.response" in last) == (True,) * 3

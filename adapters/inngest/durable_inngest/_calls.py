@@ -22,6 +22,8 @@ MOST_BYTES = 4 * 1024 * 1024 - 4 * 1024
 SDK = "durable-inngest:v0.1.0"
 
 _QUICK = Timeouts(connect=5.0, idle=15.0, whole=30.0)
+#: Of a post that lasts as long as its steps push: time that they let pass is not the server's.
+_STREAMED = Timeouts(connect=5.0, idle=60.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ class Calls:
             url=f"{self._config.api_url}/v1/realtime/publish/tee?{urlencode({'channel': run_id})}",
             headers=self._fields[bearer].with_set("content-type", "application/octet-stream"),
             body=body,
-            timeouts=Timeouts(connect=5.0, idle=None),
+            timeouts=_STREAMED,
         )
 
     def stream_url(self, realtime_token: str) -> str:
