@@ -59,7 +59,7 @@ def two_steps_sync(request: Request) -> dict[str, Any]:
     return {"a": first, "b": second, "q": request.query.get("q")}
 
 
-@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("interface", ["asgi", "asyncio", "wsgi"])
 @pytest.mark.parametrize("handler", [two_steps, two_steps_sync])
 def test_steps_while_attached(server: InngestServer, interface: str, handler: Any) -> None:
     """Each step is a checkpoint, then the end; the client has its answer on its connection."""
@@ -90,7 +90,7 @@ def flaky_sync(request: Request) -> Response:
     return Response.json([before, flaky, after], 201, {"x-own": "yes"})
 
 
-@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("interface", ["asgi", "asyncio", "wsgi"])
 @pytest.mark.parametrize("handler", [flaky, flaky_sync])
 def test_a_step_that_fails_twice(server: InngestServer, interface: str, handler: Any) -> None:
     """The client is handed off, and gets the handler's own status, headers and body."""
@@ -104,7 +104,7 @@ def test_a_step_that_fails_twice(server: InngestServer, interface: str, handler:
     assert {"x-durable-response"}.isdisjoint(got.headers)
 
 
-@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("interface", ["asgi", "asyncio", "wsgi"])
 @pytest.mark.parametrize("face", ["async", "def"])
 def test_sleeps_and_waits(server: InngestServer, interface: str, face: str) -> None:
     """A sleep, then a wait that an event of the right value ends."""
@@ -360,7 +360,7 @@ def app_of(server: InngestServer, handler: Any) -> Any:
     return serving(server, {"GET /a": handler})
 
 
-@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("interface", ["asgi", "asyncio", "wsgi"])
 def test_connections_are_kept(server: InngestServer, interface: str) -> None:
     """One after the other, clients need one connection to the server."""
     with serving(server, {"GET /a": two_steps}, interface=interface) as app:

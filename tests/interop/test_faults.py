@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from durable_core import Request, step, stream
-from durable_core.errors import ConfigurationError, EngineError
+from durable_core import Request, step
+from durable_core.errors import EngineError
 from durable_core.machine.stepids import hash_step_id
-from durable_inngest._signing import hashed_key, sign
+from durable_core.sync import step as sync_step
 from support.inngest_app import serving
 from support.inngest_server import Fault, InngestServer, inngest_server
 
 pytestmark = pytest.mark.slow
 
-KEY = "signkey-test-0123456789abcdef0123456789abcdef"
-OTHER = "signkey-test-ffffffffffffffffffffffffffffffff"
 CALLS: Counter[str] = Counter()
 
 
@@ -41,6 +38,10 @@ def called(name: str) -> str:
 
 async def two(request: Request) -> list[Any]:
     return [await step.run("a", called, "a"), await step.run("b", called, "b")]
+
+
+def two_sync(request: Request) -> list[Any]:
+    return [sync_step.run("a", called, "a"), sync_step.run("b", called, "b")]
 
 
 async def naps(request: Request) -> list[Any]:
@@ -155,14 +156,15 @@ def test_a_run_of_somebody_else(server: InngestServer) -> None:
     assert 503 == got.status
 
 
-@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("interface", ["asgi", "asyncio", "wsgi"])
 @pytest.mark.parametrize("kind", ["drop", 503])
+@pytest.mark.parametrize("handler", [two, two_sync])
 def test_a_server_that_is_not_there_yet(
-    server: InngestServer, interface: str, kind: str | int
+    server: InngestServer, interface: str, kind: str | int, handler: Any
 ) -> None:
     """It is asked before the first step runs; when it has come, all is well."""
     server.faults.append(Fault(".*", kind))
-    with serving(server, {"GET /a": two}, interface=interface) as app:
+    with serving(server, {"GET /a": handler}, interface=interface) as app:
         first = app.get("/a")
         steps_run = dict(CALLS)
         second = app.get("/a")
@@ -273,118 +275,6 @@ def test_malformed_state(server: InngestServer, event: dict[str, Any]) -> None:
         got = app.ask("GET", "/a", headers=headers)
 
     assert (500, "internal", {"a": 1}) == (got.status, got.json["type"], CALLS)
-
-
-def signed(key: str, body: bytes = b"", later: int = 0) -> str:
-    return sign(key, body, int(time.time()) + later)
-
-
-@pytest.mark.parametrize(
-    "signature",
-    [
-        lambda: "",
-        lambda: "t=1&s=00",
-        lambda: "s=é&t=x",
-        lambda: signed(OTHER),
-        lambda: signed(KEY, b"another body"),
-        lambda: signed(KEY, later=-400),
-        lambda: signed(KEY, later=400),
-    ],
-    ids=["empty", "short", "letters", "key", "body", "early", "late"],
-)
-@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
-def test_a_call_that_the_server_did_not_make(signature: Callable[[], str], interface: str) -> None:
-    """It gets 401, without a word on what is wrong; nothing runs, and the server is not asked."""
-    CALLS.clear()
-    with inngest_server(signing_key=KEY) as server:
-        engine = {"signing_key": KEY, "is_dev": False}
-        with serving(server, {"GET /a": two}, engine=engine, interface=interface) as app:
-            sent = {
-                "x-run-id": "01J00000000000000000000000",
-                "x-inngest-signature": signature().encode().decode("latin-1"),
-            }
-            got = app.ask("GET", "/a", headers=sent)
-
-        assert (401, b'{"message":"Unauthorized"}') == (got.status, got.body)
-        assert {"x-inngest-sdk", "x-inngest-signature"}.isdisjoint(got.headers)
-        assert ({}, []) == (CALLS, server.seen)
-
-
-@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
-def test_signed_both_ways(interface: str) -> None:
-    """With a key, calls are verified, answers signed, and our calls carry the key's hash."""
-    with inngest_server(signing_key=KEY) as server:
-        engine = {"signing_key": KEY, "is_dev": False}
-        routes = {"POST /a": naps}
-        with serving(server, routes, engine=engine, interface=interface) as app:
-            got = app.follow("POST", "/a", body=b'{ "b": 1, "a": 2 }')
-
-        assert ["a", "b", "c"] == got.json
-        for _, answer in server.calls:
-            assert answer is not None
-            when = int(answer.headers["x-inngest-signature"][2:].partition("&")[0])
-            assert sign(KEY, answer.body, when) == answer.headers["x-inngest-signature"]
-
-
-@pytest.mark.parametrize("refused", [401, 403])
-def test_the_fallback_key(refused: int) -> None:
-    """A server that knows the new key only is asked with it after a refusal; calls work with it."""
-
-    async def pushes(request: Request) -> list[Any]:
-        found = await naps(request)
-        stream.push("chunk")
-        return found
-
-    with inngest_server(signing_key=KEY) as server:
-        server.unauthorized = refused
-        engine = {"signing_key": OTHER, "signing_key_fallback": KEY, "is_dev": False}
-        with serving(server, {"GET /a": pushes}, engine=engine) as app:
-            got = app.follow("GET", "/a")
-            tees = "/v1/realtime/publish/tee"
-            server.until(lambda: any(each.path == tees for each in server.seen))
-
-        assert ["a", "b", "c"] == got.json
-        assert ["POST /v1/checkpoint"] * 2 == server.paths()[:2]
-        hashed = {s.headers["authorization"] for s in server.seen if s.path == tees}
-        assert {f"Bearer {hashed_key(KEY)}"} == hashed
-
-
-def test_cloud_mode_without_a_key(server: InngestServer) -> None:
-    """That is an error at start, which says what to set."""
-    with (
-        pytest.raises(ConfigurationError, match="INNGEST_SIGNING_KEY"),
-        serving(server, {"GET /a": two}, engine={"is_dev": False}),
-    ):
-        pass
-
-
-@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
-@pytest.mark.parametrize("accept", ["*/*", "text/event-stream"])
-def test_a_host_that_is_not_ours(interface: str, accept: str) -> None:
-    """A client cannot send the server to a host of its choice: no step runs, nothing is told."""
-    CALLS.clear()
-    with inngest_server(signing_key=KEY) as server:
-        engine = {"signing_key": KEY, "is_dev": False, "allowed_hosts": ["127.0.0.1:*"]}
-        with serving(server, {"GET /a": two}, engine=engine, interface=interface) as app:
-            headers = {"accept": accept, "host": "169.254.169.254"}
-            refused = app.get("/a", headers=headers)
-            asked = dict(CALLS), list(server.seen)
-            served = app.get("/a")
-
-    assert (421, "urn:durable:misdirected-request") == (refused.status, refused.json["type"])
-    assert ({}, []) == asked
-    assert (200, ["a", "b"]) == (served.status, served.json)
-
-
-def test_cloud_mode_without_a_url_to_call() -> None:
-    """That is an error at start, which says what to set."""
-    engine = {"signing_key": KEY, "is_dev": False, "base_url": "http://inngest.example"}
-    with (
-        inngest_server(signing_key=KEY) as server,
-        pytest.raises(ConfigurationError, match="INNGEST_SERVE_ORIGIN"),
-        serving(server, {"GET /a": two}, engine=engine),
-    ):
-        pass
 
 
 def test_what_the_server_does_itself(server: InngestServer) -> None:

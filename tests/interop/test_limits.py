@@ -35,7 +35,7 @@ async def one(request: Request) -> str:
     return await step.run("a", called, "a")
 
 
-@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("interface", ["asgi", "asyncio", "wsgi"])
 def test_a_body_that_the_server_cannot_keep(server: InngestServer, interface: str) -> None:
     """It is refused before any step runs."""
     limits = Limits(body=8 * 1024 * 1024)

@@ -53,7 +53,7 @@ async def says(request: Request) -> str:
     return "done"
 
 
-@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("interface", ["asgi", "asyncio", "wsgi"])
 @pytest.mark.parametrize("kind", [301, 404, 405, 500])
 def test_servers_answer_as_they_like(
     server: InngestServer, interface: str, kind: int, monkeypatch: pytest.MonkeyPatch
@@ -68,7 +68,7 @@ def test_servers_answer_as_they_like(
     assert (1, 1) == (server.asked, server.accepted)
 
 
-@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("interface", ["asgi", "asyncio", "wsgi"])
 def test_the_reason_is_in_the_log(
     server: InngestServer, interface: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -87,7 +87,7 @@ def test_the_reason_is_in_the_log(
 
 
 @pytest.mark.parametrize("accept", ["*/*", "text/event-stream"])
-@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("interface", ["asgi", "asyncio", "wsgi"])
 @pytest.mark.parametrize(
     ("handler", "path"),
     [

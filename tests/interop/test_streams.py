@@ -61,7 +61,7 @@ def events_of(body: bytes) -> list[str]:
     return [line[len("event: inngest.") :] for line in lines if line.startswith("event: ")]
 
 
-@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("interface", ["asgi", "asyncio", "wsgi"])
 @pytest.mark.parametrize("handler", [attached, attached_sync])
 def test_attached(server: InngestServer, interface: str, handler: Any) -> None:
     """The recorded order: each chunk, its commit, the way on after the first checkpoint."""
@@ -76,7 +76,7 @@ def test_attached(server: InngestServer, interface: str, handler: Any) -> None:
     assert "Completed" == server.run.status
 
 
-@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("interface", ["asgi", "asyncio", "wsgi"])
 @pytest.mark.parametrize("face", ["async", "def"])
 def test_across_the_handoff(server: InngestServer, interface: str, face: str) -> None:
     """The client follows to the server; what was rolled back is dropped, the response is whole."""

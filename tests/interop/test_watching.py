@@ -51,7 +51,7 @@ def reading(app: App, path: str) -> Iterator[http.client.HTTPResponse]:
 
 
 @pytest.mark.parametrize("proxy", [False, True])
-@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("interface", ["asgi", "asyncio", "wsgi"])
 @pytest.mark.parametrize("is_async", [True, False])
 def test_the_rest_of_a_run(
     server: InngestServer, interface: str, is_async: bool, proxy: bool

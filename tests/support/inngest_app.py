@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from durable_asgi import create_endpoint_server as asgi_server
 from durable_asgi import endpoint_adapter as asgi_adapter
+from durable_asyncio import create_endpoint_server as asyncio_server
+from durable_asyncio import endpoint_adapter as asyncio_adapter
 from durable_core import Durable, Request, RetryPolicy
 from durable_inngest import InngestEngine
 from durable_wsgi import create_endpoint_server as wsgi_server
@@ -20,6 +22,11 @@ from support.inngest_server import InngestServer
 
 __all__ = ["App", "Got", "serving"]
 
+_INTERFACES: dict[str, tuple[Any, Any]] = {
+    "asgi": (asgi_adapter, asgi_server),
+    "asyncio": (asyncio_adapter, asyncio_server),
+    "wsgi": (wsgi_adapter, wsgi_server),
+}
 QUICK = RetryPolicy(base_ms=10, max_ms=20, jitter=0)
 
 
@@ -86,7 +93,7 @@ def serving(
     if engine is not None:
         settings = {"base_url": server.url, "event_base_url": server.url, **engine}
         made = InngestEngine(**settings)
-    adapter: Any = asgi_adapter if interface == "asgi" else wsgi_adapter
+    adapter, create = _INTERFACES[interface]
     arguments.setdefault("retry", QUICK)
     durable: Durable[Any] = Durable(
         id="interop", endpoint_adapter=adapter, engine=made, **arguments
@@ -96,6 +103,5 @@ def serving(
         for route, handler in handlers.items()
     }
     routes["GET /proxy"] = durable.endpoint_proxy()
-    create: Any = asgi_server if interface == "asgi" else wsgi_server
     with create(routes, durable=durable).listen() as listening:
         yield App(listening.url, durable)
