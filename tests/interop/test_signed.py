@@ -13,8 +13,9 @@ from durable_core import Request, step, stream
 from durable_core.errors import ConfigurationError
 from durable_core.sync import step as sync_step
 from durable_inngest._signing import hashed_key, sign
+from support import inngest_server as inngest_server_module
 from support.inngest_app import serving
-from support.inngest_server import InngestServer, inngest_server
+from support.inngest_server import InngestServer, fetch, inngest_server
 
 pytestmark = pytest.mark.slow
 
@@ -89,13 +90,14 @@ def test_a_call_that_the_server_did_not_make(
 
 
 @pytest.mark.parametrize("interface", ["asgi", "asyncio", "wsgi"])
-def test_signed_both_ways(interface: str) -> None:
-    """With a key, calls are verified, answers signed, and our calls carry the key's hash."""
+@pytest.mark.parametrize("body", [b'{ "b": 1, "a": 2 }', b"b=1&a=2", b"\xff\x00 {", b""])
+def test_signed_both_ways(interface: str, body: bytes) -> None:
+    """Calls are verified by their raw bytes, answers signed, and our calls carry the hash."""
     with inngest_server(signing_key=KEY) as server:
         engine = {"signing_key": KEY, "is_dev": False}
         routes = {"POST /a": naps}
         with serving(server, routes, engine=engine, interface=interface) as app:
-            got = app.follow("POST", "/a", body=b'{ "b": 1, "a": 2 }')
+            got = app.follow("POST", "/a", body=body)
 
         assert ["a", "b", "c"] == got.json
         for _, answer in server.calls:
@@ -163,3 +165,34 @@ def test_cloud_mode_without_a_url_to_call() -> None:
         serving(server, {"GET /a": two}, engine=engine),
     ):
         pass
+
+
+@pytest.mark.parametrize("interface", ["asgi", "asyncio", "wsgi"])
+def test_a_proxy_that_changes_the_url(
+    server: InngestServer, interface: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server calls what it is told; the handler sees one URL, at first and on a replay."""
+    called_at: list[str] = []
+    urls: list[str] = []
+
+    async def proxied(method: str, url: str, *rest: Any) -> Any:
+        called_at.append(url)
+        return await fetch(method, url.replace("/out/", "/in/"), *rest)
+
+    async def handler(request: Request) -> str:
+        urls.append(request.url)
+        await step.sleep("nap", "10ms")
+        return "done"
+
+    monkeypatch.setattr(inngest_server_module, "fetch", proxied)
+    origin = "http://shop.example"
+    engine = {"is_dev": True, "serve_origin": origin, "serve_path": "/out/a"}
+    with serving(server, {"GET /in/a": handler}, engine=engine, interface=interface) as app:
+        server.hosts[origin] = app.url
+        got = app.follow("GET", "/in/a?q=1")
+
+    assert (200, "done") == (got.status, got.json)
+    assert {f"{app.url}/out/a?q=1"} == set(called_at)
+    assert [f"{origin}/in/a?q=1"] * 2 == urls
+    data = server.run.event["data"]
+    assert (origin, "/out/a", "q=1") == (data["domain"], data["path"], data["query_params"])

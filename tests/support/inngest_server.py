@@ -20,7 +20,7 @@ import h11
 
 from support.inngest_runs import Answer, Call, Run, Runs
 
-__all__ = ["Fault", "InngestServer", "Seen", "inngest_server"]
+__all__ = ["Fault", "InngestServer", "Seen", "fetch", "inngest_server"]
 
 T = TypeVar("T")
 _MOST_TEE = 1_024_000
