@@ -14,6 +14,8 @@ import pytest
 from support.ledger import assert_no_step_ran_again
 from support.processes import App, World, fetch, until
 
+pytestmark = pytest.mark.slow
+
 _DONE = [201] * 5
 
 

@@ -136,6 +136,7 @@ def test_kill_during_a_sleep(world: World, face: str) -> None:
     assert 1 == len(world.store.runs())
 
 
+@pytest.mark.slow
 def test_a_sleep_is_over_when_the_process_comes_back_late(world: World, face: str) -> None:
     """Time passes while no process lives: the run goes on at once after the restart."""
     app = world.start()

@@ -184,6 +184,7 @@ def test_closing_takes_no_longer_than_it_may(own: Sample, caplog: pytest.LogCapt
     assert "1 clients were still connected and were cut off" in caplog.text
 
 
+@pytest.mark.slow
 def test_closing_leaves_no_socket_behind(own: Sample) -> None:
     """Clients that come at that very moment are accepted and closed, or not accepted."""
     done = threading.Event()
