@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,19 +18,10 @@ from durable_core import (
 from durable_core.errors import ConfigurationError
 from durable_core.sync import step as sync_step
 from support.inngest_app import App, serving
+from support.inngest_handlers import CALLS
 from support.inngest_server import InngestServer, inngest_server
 
 pytestmark = pytest.mark.slow
-
-CALLS: Counter[str] = Counter()
-
-
-@pytest.fixture
-def server() -> Iterator[InngestServer]:
-    """A development server."""
-    CALLS.clear()
-    with inngest_server() as serving:
-        yield serving
 
 
 def called(name: str, result: object = None) -> object:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,40 +13,11 @@ import pytest
 from durable_core import Request, step
 from durable_core.errors import EngineError
 from durable_core.machine.stepids import hash_step_id
-from durable_core.sync import step as sync_step
 from support.inngest_app import serving
+from support.inngest_handlers import CALLS, called, naps, two, two_sync
 from support.inngest_server import Fault, InngestServer, inngest_server
 
 pytestmark = pytest.mark.slow
-
-CALLS: Counter[str] = Counter()
-
-
-@pytest.fixture
-def server() -> Iterator[InngestServer]:
-    """A development server."""
-    CALLS.clear()
-    with inngest_server() as serving:
-        yield serving
-
-
-def called(name: str) -> str:
-    CALLS[name] += 1
-    return name
-
-
-async def two(request: Request) -> list[Any]:
-    return [await step.run("a", called, "a"), await step.run("b", called, "b")]
-
-
-def two_sync(request: Request) -> list[Any]:
-    return [sync_step.run("a", called, "a"), sync_step.run("b", called, "b")]
-
-
-async def naps(request: Request) -> list[Any]:
-    first = await step.run("a", called, "a")
-    await step.sleep("nap", "20ms")
-    return [first, await step.run("b", called, "b"), await step.run("c", called, "c")]
 
 
 async def rests(request: Request) -> None:

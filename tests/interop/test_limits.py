@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Iterator
 from urllib.parse import urlencode
 
 import pytest
@@ -13,22 +11,8 @@ import pytest
 from durable_core import Limits, NonRetriableError, Request, Response, StepError, step
 from durable_core.errors import LimitExceededError
 from support.inngest_app import serving
-from support.inngest_server import InngestServer, inngest_server
-
-CALLS: Counter[str] = Counter()
-
-
-@pytest.fixture
-def server() -> Iterator[InngestServer]:
-    """A development server."""
-    CALLS.clear()
-    with inngest_server() as serving:
-        yield serving
-
-
-def called(name: str) -> str:
-    CALLS[name] += 1
-    return name
+from support.inngest_handlers import CALLS, called
+from support.inngest_server import InngestServer
 
 
 async def one(request: Request) -> str:

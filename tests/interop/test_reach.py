@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,11 +14,10 @@ from durable_core import Request, step, stream
 from durable_core.model.outgoing import Timeouts
 from durable_inngest import _attempts, _calls
 from support.inngest_app import serving
+from support.inngest_handlers import CALLS, called, two
 from support.inngest_server import Fault, InngestServer, inngest_server
 
 pytestmark = pytest.mark.slow
-
-CALLS: Counter[str] = Counter()
 
 
 @pytest.fixture
@@ -29,15 +27,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[InngestServer]:
     monkeypatch.setattr(_attempts, "_BASE", 0.001)
     with inngest_server() as serving:
         yield serving
-
-
-def called(name: str) -> str:
-    CALLS[name] += 1
-    return name
-
-
-async def two(request: Request) -> list[Any]:
-    return [await step.run("a", called, "a"), await step.run("b", called, "b")]
 
 
 async def one(request: Request) -> str:

@@ -3,52 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from durable_core import Request, step, stream
 from durable_core.errors import ConfigurationError
-from durable_core.sync import step as sync_step
 from durable_inngest._signing import hashed_key, sign
 from support import inngest_server as inngest_server_module
 from support.inngest_app import serving
+from support.inngest_handlers import CALLS, naps, two, two_sync
 from support.inngest_server import InngestServer, fetch, inngest_server
 
 pytestmark = pytest.mark.slow
 
 KEY = "signkey-test-0123456789abcdef0123456789abcdef"
 OTHER = "signkey-test-ffffffffffffffffffffffffffffffff"
-CALLS: Counter[str] = Counter()
-
-
-@pytest.fixture
-def server() -> Iterator[InngestServer]:
-    """A development server."""
-    CALLS.clear()
-    with inngest_server() as serving:
-        yield serving
-
-
-def called(name: str) -> str:
-    CALLS[name] += 1
-    return name
-
-
-async def two(request: Request) -> list[Any]:
-    return [await step.run("a", called, "a"), await step.run("b", called, "b")]
-
-
-def two_sync(request: Request) -> list[Any]:
-    return [sync_step.run("a", called, "a"), sync_step.run("b", called, "b")]
-
-
-async def naps(request: Request) -> list[Any]:
-    first = await step.run("a", called, "a")
-    await step.sleep("nap", "20ms")
-    return [first, await step.run("b", called, "b"), await step.run("c", called, "c")]
 
 
 def signed(key: str, body: bytes = b"", later: int = 0) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import date
 from typing import Any
 
@@ -13,19 +12,10 @@ import pytest
 
 from durable_core import Event, Limits, NonRetriableError, Request, Response, StepError, step
 from support.inngest_app import serving
-from support.inngest_server import InngestServer, inngest_server
+from support.inngest_handlers import CALLS
+from support.inngest_server import InngestServer
 
 pytestmark = pytest.mark.slow
-
-CALLS: Counter[str] = Counter()
-
-
-@pytest.fixture
-def server() -> Iterator[InngestServer]:
-    """A development server."""
-    CALLS.clear()
-    with inngest_server() as serving:
-        yield serving
 
 
 def called(name: str, result: object = None) -> object:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,19 +12,10 @@ from durable_core.client import Collector, fetch_with_stream
 from durable_core.sync import step as sync_step
 from durable_core.sync import stream as sync_stream
 from support.inngest_app import serving
-from support.inngest_server import InngestServer, inngest_server
+from support.inngest_handlers import CALLS
+from support.inngest_server import InngestServer
 
 pytestmark = pytest.mark.slow
-
-CALLS: Counter[str] = Counter()
-
-
-@pytest.fixture
-def server() -> Iterator[InngestServer]:
-    """A development server."""
-    CALLS.clear()
-    with inngest_server() as serving:
-        yield serving
 
 
 def says(text: str) -> str:

@@ -18,18 +18,11 @@ from durable_core.sync import stream as sync_stream
 from durable_core.wire.sse import SSEDecoder
 from durable_inngest import _calls
 from support.inngest_app import serving
-from support.inngest_server import Fault, InngestServer, inngest_server
+from support.inngest_server import Fault, InngestServer
 
 pytestmark = pytest.mark.slow
 
 LIMIT = 1_024_000
-
-
-@pytest.fixture
-def server() -> Iterator[InngestServer]:
-    """A development server."""
-    with inngest_server() as serving:
-        yield serving
 
 
 @contextmanager

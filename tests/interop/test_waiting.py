@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -15,16 +14,9 @@ from durable_core.flow.wait import WaitRequest
 from durable_core.model.response import Response
 from durable_inngest._results import Results
 from support.inngest_app import App, serving
-from support.inngest_server import Fault, InngestServer, inngest_server
+from support.inngest_server import Fault, InngestServer
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def server() -> Iterator[InngestServer]:
-    """A development server."""
-    with inngest_server() as serving:
-        yield serving
 
 
 async def rests(request: Request) -> None:

@@ -15,18 +15,11 @@ from durable_core import NonRetriableError, Request, Response, step, stream
 from durable_core.sync import step as sync_step
 from durable_core.sync import stream as sync_stream
 from support.inngest_app import App, serving
-from support.inngest_server import Fault, InngestServer, inngest_server
+from support.inngest_server import Fault, InngestServer
 
 pytestmark = pytest.mark.slow
 
 SSE = {"accept": "text/event-stream"}
-
-
-@pytest.fixture
-def server() -> Iterator[InngestServer]:
-    """A development server."""
-    with inngest_server() as serving:
-        yield serving
 
 
 def events_of(body: bytes) -> list[str]:
