@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 
 from durable_core import Durable, Limits, Request, Response, endpoint_adapter, step, stream, sync
 from durable_core.api.adapter import HTTPHandler
-from durable_core.api.application import Target
+from durable_core.routing import Target
 
 FOLDER = "BENCH_FOLDER"
 SERVER = "BENCH_SERVER"

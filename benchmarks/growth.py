@@ -13,14 +13,14 @@ from _measure import arguments, interleaved, machine, median, ratio, save_json, 
 
 from durable_core import Durable, Request, Response, endpoint_adapter
 from durable_core.api.adapter import HTTPHandler
-from durable_core.machine.stepids import hash_step_id
-from durable_core.model.ops import Memo, Op, OpKind
+from durable_core.codec.records import dump_head, dump_request
+from durable_core.codec.tokens import make_ulid
+from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.run import Phase, Run
+from durable_core.model.step import Memo, Op, OpKind
 from durable_core.ports import RunWrite, StoredRequest, StoredResult
-from durable_core.runtime.sqlite import SQLiteStore
+from durable_core.stores.sqlite import SQLiteStore
 from durable_core.sync import step
-from durable_core.wire.requests import dump_head, dump_request
-from durable_core.wire.ulid import make_ulid
 
 _STEPS = ("reserve", "pay", "ship")
 _BATCH = 500

@@ -10,14 +10,14 @@ from _measure import arguments, machine, median, save_json, show, work_folder
 
 from durable_core import Durable, Request, endpoint_adapter, step
 from durable_core.api.adapter import HTTPHandler
+from durable_core.codec.records import dump_request
+from durable_core.engine.embedded import embedded
 from durable_core.flow.env import Limits
-from durable_core.machine.stepids import hash_step_id
-from durable_core.model.ops import Memo, Op, OpKind
+from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.run import Phase, Run
+from durable_core.model.step import Memo, Op, OpKind
 from durable_core.ports import Release, RunWrite, StoredRequest
-from durable_core.runtime.engine import embedded
 from durable_core.sync import step as sync_step
-from durable_core.wire.requests import dump_request
 
 _PATIENCE = 120.0
 

@@ -18,8 +18,8 @@ from _measure import arguments, machine, save_json, show, work_folder
 
 from durable_core import Durable, Request, endpoint_adapter, step
 from durable_core.api.adapter import HTTPHandler
+from durable_core.engine.embedded import embedded
 from durable_core.model.run import Phase
-from durable_core.runtime.engine import embedded
 from durable_core.sync import step as sync_step
 
 _CLIENTS = 64

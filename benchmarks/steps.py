@@ -24,7 +24,7 @@ from _subjects import Subjects
 
 from durable_core import Response
 from durable_core.ports import RunWrite, Write
-from durable_core.runtime.sqlite import SQLiteStore
+from durable_core.stores.sqlite import SQLiteStore
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from durable_core.api.adapter import EndpointAdapter, endpoint_adapter
     from durable_core.api.durable import Durable
-    from durable_core.api.router import Route
     from durable_core.api.step import step
     from durable_core.api.stream import stream
     from durable_core.errors import (
@@ -25,11 +24,14 @@ if TYPE_CHECKING:
         StepError,
     )
     from durable_core.flow.env import Limits
+    from durable_core.http.headers import Headers
+    from durable_core.http.request import Request
+    from durable_core.http.response import Response
     from durable_core.machine.retry import RetryPolicy
-    from durable_core.model.events import Event
-    from durable_core.model.http import Headers, Request, Response
+    from durable_core.model.event import Event
     from durable_core.model.run import Phase
-    from durable_core.runtime.settings import Settings
+    from durable_core.routing import Route
+    from durable_core.runners.settings import Settings
 
 __all__ = [
     "BadRequest",
@@ -62,18 +64,18 @@ _HOMES = {
     "BadRequest": "durable_core.errors",
     "Durable": "durable_core.api.durable",
     "EndpointAdapter": "durable_core.api.adapter",
-    "Event": "durable_core.model.events",
+    "Event": "durable_core.model.event",
     "HTTPError": "durable_core.errors",
-    "Headers": "durable_core.model.http",
+    "Headers": "durable_core.http.headers",
     "Limits": "durable_core.flow.env",
     "NonRetriableError": "durable_core.errors",
     "Phase": "durable_core.model.run",
-    "Request": "durable_core.model.http",
-    "Response": "durable_core.model.http",
+    "Request": "durable_core.http.request",
+    "Response": "durable_core.http.response",
     "RetryAfterError": "durable_core.errors",
     "RetryPolicy": "durable_core.machine.retry",
-    "Route": "durable_core.api.router",
-    "Settings": "durable_core.runtime.settings",
+    "Route": "durable_core.routing",
+    "Settings": "durable_core.runners.settings",
     "StepCancelled": "durable_core.errors",
     "StepError": "durable_core.errors",
     "endpoint_adapter": "durable_core.api.adapter",

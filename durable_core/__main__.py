@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from durable_core.api.cli import main
+from durable_core.cli import main
 
 sys.exit(main())

@@ -13,11 +13,11 @@ another transport as ``fetch=``.
 from __future__ import annotations
 
 from durable_core.api.fetching import ClientResponse, afetch_with_stream, fetch_with_stream
+from durable_core.codec.stream_events import Chunk, Commit, Metadata, Rollback
 from durable_core.model.outgoing import OutgoingRequest
 from durable_core.ports.http import AsyncFetch, AsyncFetched, Fetch, Fetched
 from durable_core.runtime.http.abort import Abort
 from durable_core.wire.collector import Collector
-from durable_core.wire.stream_events import Chunk, Commit, Metadata, Rollback
 
 __all__ = [
     "Abort",

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from durable_core import Durable
 from durable_core.api.adapter import EndpointAdapter
-from durable_core.api.application import Routes
 from durable_core.ports import Store
+from durable_core.routing import Routes
 
 __all__ = [
     "Capability",
@@ -130,7 +130,7 @@ class ServerSubject(Subject, Protocol):
 
         Args:
             routes: what to serve; targets are endpoints that the adapter wrapped, or plain
-                functions. ``durable_core.api.application.Application`` answers by them.
+                functions. ``durable_core.routing.Application`` answers by them.
             durable: whose endpoints they lead to.
         """
         ...

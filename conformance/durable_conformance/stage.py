@@ -14,11 +14,11 @@ from durable_conformance.contract import EngineSubject, Kind, ServerSubject, kin
 from durable_conformance.programs import Gate, Program, handler_of, until
 from durable_conformance.wire import Client, Reply
 from durable_core import Durable, Limits, RetryPolicy, Settings
-from durable_core.api.application import Routes, Target
+from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.model.run import Phase
 from durable_core.ports import Store
-from durable_core.runtime.engine import EmbeddedEngine
-from durable_core.runtime.memory_store import MemoryStore
+from durable_core.routing import Routes, Target
+from durable_core.stores.memory import MemoryStore
 
 __all__ = [
     "ALL_METHODS",

@@ -16,7 +16,7 @@ from durable_conformance.store_values import (
     run,
     wait,
 )
-from durable_core.model.ops import OpKind
+from durable_core.model.step import OpKind
 from durable_core.model.stream import Piece
 from durable_core.ports import Bury, Claim, Prune, Register, SendEvents, Store, Write
 

@@ -41,8 +41,8 @@ from durable_conformance.strategies import (
     waits,
     writes,
 )
-from durable_core.model.ops import Pending
 from durable_core.model.run import Phase
+from durable_core.model.step import Pending
 from durable_core.ports import (
     Claim,
     Peer,
@@ -55,7 +55,7 @@ from durable_core.ports import (
     Write,
     Written,
 )
-from durable_core.runtime.memory_store import MemoryStore
+from durable_core.stores.memory import MemoryStore
 
 __all__ = ["StoreMachine", "check_store"]
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TypeVar, cast
 
 from durable_core.machine.matching import MatchRule, WaitRule, dump_rule
-from durable_core.model.events import Event
-from durable_core.model.ops import Memo, Op, OpKind, Pending
+from durable_core.model.event import Event
 from durable_core.model.run import Phase, Run
+from durable_core.model.step import Memo, Op, OpKind, Pending
 from durable_core.ports import (
     Claim,
     Claimed,

@@ -8,9 +8,9 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from durable_conformance.store_values import REQUEST, memo, pending, run, wait
-from durable_core.model.events import Event
-from durable_core.model.ops import OpKind, Pending
+from durable_core.model.event import Event
 from durable_core.model.run import Phase
+from durable_core.model.step import OpKind, Pending
 from durable_core.model.stream import Piece
 from durable_core.ports import (
     Beat,

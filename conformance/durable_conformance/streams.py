@@ -8,8 +8,8 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from durable_conformance.wire import Client, Connection, head_of
-from durable_core.machine.stepids import hash_step_id
-from durable_core.wire.sse import ServerSentEvent, SSEDecoder
+from durable_core.codec.sse import ServerSentEvent, SSEDecoder
+from durable_core.machine.step_ids import hash_step_id
 
 __all__ = ["Following", "stream_of"]
 

@@ -8,8 +8,8 @@ from typing import Generic, Protocol, Self, TypeVar, Unpack
 
 from durable_core.api.options import EndpointOptions, EndpointOptionsDict
 from durable_core.flow.env import Limits
-from durable_core.model.request import Request
-from durable_core.model.response import Response
+from durable_core.http.request import Request
+from durable_core.http.response import Response
 
 __all__ = ["AppAdapter", "EndpointAdapter", "HTTPHandler", "ServedEngine", "endpoint_adapter"]
 

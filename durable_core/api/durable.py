@@ -12,23 +12,21 @@ from typing import Any, Generic, TypeVar, Unpack, overload
 from urllib.parse import urlsplit
 
 from durable_core.api.adapter import EndpointAdapter
-from durable_core.api.endpoint import Endpoint, Handler
+from durable_core.api.endpoint import Endpoint, Handler, Proxy
 from durable_core.api.engine import Engine
-from durable_core.api.events import EventsRoute, checked_events
+from durable_core.api.events import EventsRoute, Runs, checked_events
 from durable_core.api.options import EndpointOptions, EndpointOptionsDict
-from durable_core.api.proxy import Proxy
-from durable_core.api.runs import Runs
+from durable_core.codec.json import Codec, JSONCodec
+from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.errors import ConfigurationError, EndpointAdapterRequiredError
 from durable_core.flow.env import Env, Limits
 from durable_core.machine.duration import parse_duration
 from durable_core.machine.retry import RetryPolicy
-from durable_core.model.events import Event
+from durable_core.model.event import Event
+from durable_core.platform import SystemClock, SystemIds
 from durable_core.ports import Clock, Ids, Store
-from durable_core.runtime.engine import EmbeddedEngine
-from durable_core.runtime.settings import Settings
-from durable_core.runtime.sqlite import SQLiteStore
-from durable_core.runtime.system import SystemClock, SystemIds
-from durable_core.wire.codec import Codec, JSONCodec
+from durable_core.runners.settings import Settings
+from durable_core.stores.sqlite import SQLiteStore
 
 __all__ = ["Durable"]
 

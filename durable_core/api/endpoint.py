@@ -4,32 +4,95 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from durable_core.api.engine import Engine
-from durable_core.api.head import without_body, without_body_async
 from durable_core.api.options import DEFAULT_METHODS, EndpointOptions
 from durable_core.errors import HTTPError
-from durable_core.flow.current import Face
 from durable_core.flow.env import Options
 from durable_core.flow.handoff import (
     FROM_PARAM,
+    HANDOFF,
     HOP_PARAM,
     RUN_PARAM,
     TOKEN_PARAM,
     query_reference,
+    with_headers,
 )
-from durable_core.flow.onward import HANDOFF
+from durable_core.flow.scope import Face
 from durable_core.flow.wait import StreamWanted, WaitRequest
-from durable_core.machine.accept import accepts_stream
-from durable_core.model.request import Request
-from durable_core.model.response import Response
-from durable_core.runtime.settings import Registered
-from durable_core.wire.problem import problem, problem_from_http_error
+from durable_core.http.headers import accepts_stream
+from durable_core.http.problem import problem, problem_from_http_error
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.runners.settings import Registered
 
-__all__ = ["Endpoint", "Handler", "hop_of", "is_wait", "key_of", "stream_wanted"]
+__all__ = [
+    "Endpoint",
+    "Handler",
+    "Proxy",
+    "hop_of",
+    "is_wait",
+    "key_of",
+    "stream_wanted",
+    "without_body",
+    "without_body_async",
+]
+
+
+# --- head -----------------------------------------------------------------------------------------
+#
+# The answer to HEAD: that to GET, without its body.
+
+
+def without_body(response: Response, engine: Engine) -> Response:
+    """Return the answer to HEAD, in this thread.
+
+    A streamed body is made all the same, for its run must end; one of bytes stays, as servers
+    tell its length.
+
+    Args:
+        response: the answer to GET.
+        engine: has made it.
+
+    Raises:
+        Exception: what a streamed body raised.
+    """
+    body = response.body
+    if isinstance(body, bytes):
+        return response
+    if isinstance(body, AsyncIterable):
+        engine.await_elsewhere(_exhaust_async(body))
+    else:
+        _exhaust(body)
+    return Response(status=response.status, headers=response.headers)
+
+
+async def without_body_async(response: Response, engine: Engine) -> Response:
+    """As :func:`without_body`, on an event loop, which a plain iterable does not block."""
+    body = response.body
+    if isinstance(body, bytes):
+        return response
+    if isinstance(body, AsyncIterable):
+        await _exhaust_async(body)
+    else:
+        await engine.call_in_thread(_exhaust, body)
+    return Response(status=response.status, headers=response.headers)
+
+
+def _exhaust(body: Iterable[bytes]) -> None:
+    for _ in body:
+        pass
+
+
+async def _exhaust_async(body: AsyncIterable[bytes]) -> None:
+    async for _ in body:
+        pass
+
+
+# --- endpoint -------------------------------------------------------------------------------------
 
 #: A user's handler: ``def`` or ``async def``, from the request to a response or a plain value.
 Handler = Callable[[Request], Any]
@@ -220,4 +283,80 @@ def _as_get(request: Request) -> Request:
         body=request.body,
         path_params=request.path_params,
         root_path=request.root_path,
+    )
+
+
+# --- proxy ----------------------------------------------------------------------------------------
+#
+# The wait route for a URL of one's own, with CORS for browsers on other origins.
+
+_ALLOW = "GET, HEAD, OPTIONS"
+_OWN_PARAMS = frozenset({"runId", "token", "hop"})
+_CORS = (
+    ("access-control-allow-origin", "*"),
+    ("access-control-allow-methods", "GET, OPTIONS"),
+    ("access-control-allow-headers", "Content-Type, Last-Event-ID"),
+    ("access-control-expose-headers", "*"),
+)
+
+
+class Proxy:
+    """Answers ``GET ?runId=...&token=...`` with the run's own response.
+
+    Mount it where ``async_redirect_url`` points. The headers of CORS are added to the response,
+    but for those that it has itself; nothing else of it is touched.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
+        """Answer in this thread; see ``HTTPHandler.handle``."""
+        answer = _without_run(request) or self.engine.wait(_proxy_wait_request(request, hold))
+        return _with_cors(answer)
+
+    async def handle_async(
+        self, request: Request, *, hold: float = 25.0, route: str | None = None
+    ) -> Response:
+        """Answer in this task; see ``HTTPHandler.handle_async``."""
+        answer = _without_run(request)
+        if answer is None:
+            answer = await self.engine.wait_async(_proxy_wait_request(request, hold))
+        return _with_cors(answer)
+
+
+def _with_cors(answer: Response) -> Response:
+    """Add what is missing: browsers refuse a response that allows its origin twice."""
+    missing = (field for field in _CORS if field[0] not in answer.headers)
+    return with_headers(answer, tuple(missing))
+
+
+def _without_run(request: Request) -> Response | None:
+    if request.method == "OPTIONS":
+        headers = (("access-control-max-age", "86400"), ("allow", _ALLOW))
+        return Response(status=204, headers=headers)
+    if request.method in ("GET", "HEAD"):
+        return None
+    error = HTTPError(405, f"{request.method} is not allowed here", {"allow": _ALLOW})
+    return problem_from_http_error(error)
+
+
+def _proxy_wait_request(request: Request, hold: float) -> WaitRequest:
+    query = request.query
+    run_id = query.get("runId") or ""
+    # What else async_redirect_url has in its query is the application's, and stays.
+    others = tuple(pair for pair in query.items() if pair[0] not in _OWN_PARAMS)
+
+    def again(token: str, hop: int) -> str:
+        own = (("runId", run_id), ("token", token), ("hop", str(hop)))
+        return query_reference((*own, *others))
+
+    return WaitRequest(
+        run_id=run_id,
+        token=query.get("token") or "",
+        hop=hop_of(query.get("hop")),
+        hold_ms=int(hold * 1000),
+        again=again,
+        names=("runId", "token"),
+        stream=stream_wanted(request, "from"),
     )

@@ -8,12 +8,12 @@ from typing import Any, Protocol, TypeVar
 from durable_core.api.adapter import ServedEngine
 from durable_core.flow.env import Env
 from durable_core.flow.wait import WaitRequest
-from durable_core.model.events import Event
-from durable_core.model.request import Request
-from durable_core.model.response import Response
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.model.event import Event
 from durable_core.model.run import Phase
 from durable_core.ports import RunRecord, Store
-from durable_core.runtime.settings import Registered
+from durable_core.runners.settings import Registered
 
 __all__ = ["Engine"]
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from durable_core.model.headers import HeaderFields, Headers
+from durable_core.codec.stream_events import Chunk, Commit, Metadata, Rollback
+from durable_core.http.headers import HeaderFields, Headers
 from durable_core.model.outgoing import OutgoingBody, OutgoingRequest
 from durable_core.ports.http import AsyncFetch, Fetch, Fetched
 from durable_core.runtime.http.abort import Abort
@@ -23,7 +24,6 @@ from durable_core.runtime.http.thread_follower import ThreadFollower
 from durable_core.wire.collector import Collector
 from durable_core.wire.following import Following
 from durable_core.wire.following_commands import DeliveredEvent, Finish
-from durable_core.wire.stream_events import Chunk, Commit, Metadata, Rollback
 
 __all__ = ["ClientResponse", "afetch_with_stream", "fetch_with_stream"]
 

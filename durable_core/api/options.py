@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from durable_core.flow.env import RedirectUrl
+from durable_core.http.headers import TOKEN
+from durable_core.http.request import Request
+from durable_core.http.response import Response
 from durable_core.machine.retry import validate_retries
-from durable_core.model.headers import TOKEN
-from durable_core.model.request import Request
-from durable_core.model.response import Response
 
 __all__ = ["DEFAULT_METHODS", "Authorize", "EndpointOptions", "EndpointOptionsDict"]
 

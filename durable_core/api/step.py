@@ -9,12 +9,12 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from durable_core.api.events import checked_events
 from durable_core.errors import StepUsageError
-from durable_core.flow.asks import Call
-from durable_core.flow.current import Face, Scope, current_scope
+from durable_core.flow.effects import Call
+from durable_core.flow.scope import Face, Scope, current_scope
 from durable_core.machine.duration import parse_deadline, parse_duration
 from durable_core.machine.matching import WaitRule, resolve_match, validate_if
-from durable_core.model.events import Event
-from durable_core.model.ops import OpKind
+from durable_core.model.event import Event
+from durable_core.model.step import OpKind
 
 __all__ = ["AsyncSteps", "Steps", "step", "sync_step"]
 

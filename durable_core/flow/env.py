@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from durable_core.codec.json import Codec, JSONCodec
+from durable_core.http.request import Request
+from durable_core.http.response import Response
 from durable_core.machine.retry import RetryPolicy
-from durable_core.model.request import Request
-from durable_core.model.response import Response
 from durable_core.model.run import Phase, Run
 from durable_core.ports import Clock, Ids
-from durable_core.wire.codec import Codec, JSONCodec
 
 __all__ = ["Env", "Limits", "Options", "RedirectUrl"]
 

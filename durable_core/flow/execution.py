@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 
+from durable_core.codec.records import dump_request
 from durable_core.errors import (
     LeaseLost,
     LimitExceededError,
@@ -13,17 +14,15 @@ from durable_core.errors import (
     StoreError,
     Suspended,
 )
-from durable_core.flow.asks import Begin, Begun, Cancelled, Flow, Settle, Submit, Ticket
+from durable_core.flow.effects import Begin, Begun, Cancelled, Flow, Settle, Stream, Submit, Ticket
 from durable_core.flow.env import Env, Options
-from durable_core.flow.streaming import Stream
-from durable_core.machine.stepids import StepIds, op_named
-from durable_core.model.events import Event, StoredEvent
-from durable_core.model.ops import Memo, Op, OpKind, Pending
-from durable_core.model.request import Request
+from durable_core.http.request import Request
+from durable_core.machine.step_ids import StepIds, op_named
+from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
+from durable_core.model.step import Memo, Op, OpKind, Pending
 from durable_core.model.stream import Attempt
 from durable_core.ports import Release, RunWrite, StoredRequest, StoredResult, Written
-from durable_core.wire.requests import dump_request
 
 __all__ = ["MARK", "Execution", "begin", "checkpoint", "save", "settle"]
 

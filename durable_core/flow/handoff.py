@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit, urlunsplit
 
-from durable_core.flow.asks import Call, Flow, Returned, answer, invoke, report
+from durable_core.codec.tokens import sign_token
+from durable_core.flow.effects import Call, Flow, Returned, answer, invoke, report
 from durable_core.flow.env import Env, Options
 from durable_core.flow.execution import Execution, save, settle
-from durable_core.model.commands import HandoffReason
-from durable_core.model.headers import Headers
-from durable_core.model.response import Response
-from durable_core.wire.tokens import sign_token
+from durable_core.http.headers import Headers
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.model.decision import HandoffReason
 
 __all__ = [
     "FROM_PARAM",
+    "HANDOFF",
     "HOP_PARAM",
     "PRIVATE_HEADERS",
     "RUN_PARAM",
@@ -24,11 +26,15 @@ __all__ = [
     "fresh_token",
     "hand_off",
     "query_reference",
+    "redirect_url",
     "refer_client",
     "referral",
     "with_headers",
     "with_params",
 ]
+
+
+# --- handoff --------------------------------------------------------------------------------------
 
 #: Query parameters by which an endpoint's own URL is the wait URL of a run.
 RUN_PARAM = "durable-run"
@@ -145,3 +151,40 @@ def with_params(url: str, params: Sequence[tuple[str, str]]) -> str:
         path = f"/{path}"
     query = urlencode([*kept, *params])
     return urlunsplit((parts.scheme, parts.netloc, path, query, parts.fragment))
+
+
+# --- onward ---------------------------------------------------------------------------------------
+#
+# Where a stream goes on after the handoff: what ``inngest.redirect_info`` says.
+
+#: The value of the parameter that asks for what comes after the handoff.
+HANDOFF = "handoff"
+
+
+def redirect_url(env: Env, options: Options, request: Request, run_id: str) -> Flow[str]:
+    """Return the absolute URL where the stream of a run goes on after the handoff.
+
+    Args:
+        env: the application.
+        options: of the run's endpoint.
+        request: that began the run; its origin counts where ``env.public_url`` is None.
+        run_id: the run.
+    """
+    own = urlsplit(request.url)
+    origin = env.public_url or f"{own.scheme}://{own.netloc}"
+    base = urlunsplit((*urlsplit(origin)[:2], own.path, "", ""))
+    token = fresh_token(env, run_id)
+    chosen = yield from chosen_url(options, run_id, token)
+    if chosen is not None:
+        return _with_from(urljoin(base, chosen))
+    if isinstance(options.redirect_url, str) and not options.token_answer:
+        params = (("runId", run_id), ("token", token))
+        return _with_from(urljoin(base, with_params(options.redirect_url, params)))
+    own_params = ((RUN_PARAM, run_id), (TOKEN_PARAM, token), (FROM_PARAM, HANDOFF))
+    return base + query_reference(own_params)
+
+
+def _with_from(url: str) -> str:
+    parts = urlsplit(url)
+    query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), ("from", HANDOFF)])
+    return urlunsplit((*parts[:3], query, parts.fragment))

@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
+from durable_core.codec.records import dump_event, load_event, load_step_error
+from durable_core.codec.tokens import event_id
 from durable_core.errors import LimitExceededError, Suspended
-from durable_core.flow.asks import (
+from durable_core.flow.effects import (
     Call,
     Cancelled,
     Flow,
+    InsideStep,
     Invoke,
     Outcome,
     Raised,
@@ -21,18 +24,21 @@ from durable_core.flow.asks import (
 )
 from durable_core.flow.execution import MARK, Execution, begin, checkpoint, save, settle
 from durable_core.flow.handoff import hand_off
-from durable_core.flow.streaming import InsideStep
-from durable_core.machine.advance import Transition, advance
-from durable_core.machine.failures import failure_of_step
+from durable_core.machine.advance import Transition, advance, failure_of_step
 from durable_core.machine.matching import WaitRule, dump_rule
-from durable_core.model.commands import Handoff, SaveMemo, SavePending
-from durable_core.model.events import Event
-from durable_core.model.inputs import Failure, Input, OpEnded, OpFailed, OpParked
-from durable_core.model.ops import Memo, Op, OpKind, Pending
+from durable_core.model.decision import (
+    Failure,
+    Handoff,
+    Input,
+    OpEnded,
+    OpFailed,
+    OpParked,
+    SaveMemo,
+    SavePending,
+)
+from durable_core.model.event import Event
 from durable_core.model.run import Phase
-from durable_core.wire.errors import load_step_error
-from durable_core.wire.events import dump_event, load_event
-from durable_core.wire.tokens import event_id
+from durable_core.model.step import Memo, Op, OpKind, Pending
 
 __all__ = ["run_step", "send_events", "sleep_until", "wait_for_event"]
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from durable_core.codec.records import load_response
+from durable_core.codec.tokens import verify_token
 from durable_core.errors import InvalidTokenError
-from durable_core.flow.asks import Flow, hold, read_result
+from durable_core.flow.effects import Flow, hold, read_result
 from durable_core.flow.env import Env
 from durable_core.flow.handoff import PRIVATE_HEADERS, fresh_token, with_headers
-from durable_core.machine.cursor import Cursor
-from durable_core.model.response import Response
+from durable_core.http.problem import problem
+from durable_core.http.response import Response
+from durable_core.machine.stream_cursor import Cursor
 from durable_core.ports import StoredResult
-from durable_core.wire.problem import problem
-from durable_core.wire.requests import load_response
-from durable_core.wire.tokens import verify_token
 
 __all__ = [
     "RESPONSE_NOT_KEPT",

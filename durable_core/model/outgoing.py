@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from durable_core.model.headers import TOKEN, HeaderFields, Headers
+from durable_core.http.headers import TOKEN, HeaderFields, Headers
 
 __all__ = ["OutgoingBody", "OutgoingRequest", "ResponseHead", "Timeouts"]
 

@@ -7,28 +7,30 @@ transaction) and a few that read. Everything about concurrency is in the message
 
 from __future__ import annotations
 
-from durable_core.ports.channel import Channel, ChannelFile, ChannelName
-from durable_core.ports.records import (
-    Claimed,
-    Peer,
-    RunRecord,
-    StoredRequest,
-    StoredResult,
-    Unreadable,
-)
-from durable_core.ports.store import Store
-from durable_core.ports.world import Clock, Ids
-from durable_core.ports.writes import (
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from durable_core.model.event import StoredEvent
+from durable_core.model.run import Phase
+from durable_core.model.stream import StoredStream
+from durable_core.ports.messages import (
     Beat,
     Bury,
     Cancel,
     Claim,
+    Claimed,
+    Peer,
     Prune,
     Register,
     Release,
+    RunRecord,
     RunWrite,
     SendEvents,
     Sent,
+    StoredRequest,
+    StoredResult,
+    Unreadable,
     Unregister,
     Write,
     Written,
@@ -60,4 +62,221 @@ __all__ = [
     "Unregister",
     "Write",
     "Written",
+    "channel_of",
 ]
+
+
+# --- world ----------------------------------------------------------------------------------------
+#
+# Time, and what is fresh or random.
+
+
+class Clock(Protocol):
+    """Wall-clock time."""
+
+    def now(self) -> int:
+        """Return the time as epoch milliseconds."""
+        ...
+
+
+class Ids(Protocol):
+    """New names and random numbers."""
+
+    def ulid(self, now: int) -> str:
+        """Return a fresh ULID for that time (epoch milliseconds)."""
+        ...
+
+    def uniform(self) -> float:
+        """Return a random number in [0, 1)."""
+        ...
+
+
+# --- store ----------------------------------------------------------------------------------------
+#
+# What the embedded engine needs of a store.
+
+
+class Store(Protocol):
+    """Where the embedded engine keeps its state.
+
+    It may have an attribute ``channel``, see ``ports.Channel``, for processes that share it.
+
+    Methods may be called from any thread, :meth:`commit` by one thread at a time. All raise
+    ``StoreError`` (or a class below it) when the store cannot answer.
+    """
+
+    def open(self) -> None:
+        """Make ready for use in this process. Does nothing when it is."""
+        ...
+
+    def close(self) -> None:
+        """Let go of all handles of this process. May be opened again."""
+        ...
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        """Apply the writes in order, in one durable transaction.
+
+        Each is answered with its answer, or with the error (``LeaseLost``, ``RunNotFoundError``)
+        that undid it alone.
+
+        Args:
+            writes: at least one.
+            wait: seconds to wait for a locked store; 0 does not wait.
+
+        Raises:
+            StoreBusyError: the store was locked for longer than ``wait``; nothing was done.
+            StoreError: nothing was done.
+        """
+        ...
+
+    def maintain(self) -> None:
+        """Do what must be done now and then but would hold up a commit.
+
+        To be called about once a second, by one thread. Does not wait for other users of the
+        store, nor they for it.
+        """
+        ...
+
+    def event_mark(self, app: str) -> int:
+        """Return the highest event sequence number there is, of whatever app; 0 if none."""
+        ...
+
+    def result(self, app: str, run_id: str) -> StoredResult | Phase | None:
+        """Return how a run ended, or the phase it is in, or None if there is no such run."""
+        ...
+
+    def stream(
+        self, app: str, run_id: str, *, done: int, outside: int, most: int
+    ) -> StoredStream | None:
+        """Return what is stored of a run's stream, all from one moment; None without such a run.
+
+        Args:
+            app, run_id: the run.
+            done: steps that have succeeded with a higher completion number are wanted (those of
+                the kinds RUN and SEND), whether or not they have pushed anything.
+            outside: chunks from outside steps with this index and later ones are wanted, in whole
+                pieces. None are that were stored under a lower number than ``done``.
+            most: no further piece is added once so many bytes of chunks are there.
+        """
+        ...
+
+    def streamed(self, app: str, run_ids: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
+        """Return, for those of the runs that there are, numbers that tell whether a stream changed.
+
+        They change with each further step, piece, claim, release, handoff and end. The first is the
+        run's epoch, the second is 1 while some process executes it and else 0.
+        """
+        ...
+
+    def ended(self, app: str, run_ids: Sequence[str]) -> Sequence[str]:
+        """Return those of the runs (up to 1,000) that have ended."""
+        ...
+
+    def next_due(self, app: str, keys: Sequence[str]) -> int | None:
+        """Return when the first claimable run of these handlers is due, epoch milliseconds."""
+        ...
+
+    def unclaimable(self, app: str, keys: Sequence[str], now: int) -> Sequence[RunRecord]:
+        """Return up to 100 runs that are due but whose handler is not among the keys."""
+        ...
+
+    def matched(self, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
+        """Return run id, op id and event of matched waits of runs that this owner holds."""
+        ...
+
+    def peers(self) -> Sequence[Peer]:
+        """Return all registered processes."""
+        ...
+
+    def proven_dead(self, peers: Sequence[Peer]) -> Sequence[str]:
+        """Return the ids of those processes that are certainly gone, before their lease expires.
+
+        Needs a process of the same ``host`` registered by this store object; other hosts, and
+        platforms without file locks, are never proven anything about.
+        """
+        ...
+
+    def get(self, app: str, run_id: str) -> RunRecord | None:
+        """Return all that is known about a run, or None."""
+        ...
+
+    def list(
+        self, app: str, *, phase: Phase | None, before: str | None, limit: int
+    ) -> Sequence[RunRecord]:
+        """Return runs without their steps, newest first, with ids below ``before``."""
+        ...
+
+    def secret(self) -> bytes:
+        """Return 32 random bytes, made once and the same for every process of the store."""
+        ...
+
+    def version(self) -> int:
+        """Return a number that changes when another process has committed. Cheap.
+
+        It may change for commits of this process too.
+        """
+        ...
+
+
+# --- channel --------------------------------------------------------------------------------------
+#
+# What a store may offer besides: news of running steps, between the processes that share it.
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelName:
+    """Whose news it is.
+
+    Attributes:
+        run_id, epoch: the run, and its claim.
+        part: counts how often the execution has begun anew; only the last part matters.
+    """
+
+    run_id: str
+    epoch: int
+    part: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelFile:
+    """How much there is: ``size`` in bytes, ``age`` in seconds since the last was added."""
+
+    name: ChannelName
+    size: int
+    age: float
+
+
+class Channel(Protocol):
+    """Bytes that executions tell the other processes. Nothing durable depends on them.
+
+    Methods may be called from any thread, those that write by one thread at a time for each
+    execution. All raise ``StoreError`` when they cannot do what they should.
+    """
+
+    def begin(self, name: ChannelName, data: bytes) -> None:
+        """Tell this first. The name must be new."""
+        ...
+
+    def append(self, name: ChannelName, data: bytes) -> bool:
+        """Tell this, too; False, and nothing is done, if what came before is gone."""
+        ...
+
+    def remove(self, name: ChannelName) -> None:
+        """Forget what was told under this name, if anything."""
+        ...
+
+    def listed(self) -> Sequence[ChannelFile]:
+        """Return what there is, of whatever run."""
+        ...
+
+    def read(self, name: ChannelName, offset: int, most: int) -> bytes | None:
+        """Return up to so many bytes from an offset on; None if there is nothing of that name."""
+        ...
+
+
+def channel_of(store: object) -> Channel | None:
+    """Return the channel of a store, its attribute ``channel``; None if it has none."""
+    channel: Channel | None = getattr(store, "channel", None)
+    return channel

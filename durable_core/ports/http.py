@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from durable_core.model.headers import HeaderFields
+from durable_core.http.headers import HeaderFields
 from durable_core.model.outgoing import OutgoingRequest
 
 __all__ = ["AsyncFetch", "AsyncFetched", "Fetch", "Fetched"]

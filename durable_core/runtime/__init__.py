@@ -1,1 +1,1 @@
-"""Everything that touches the world with the standard library: stores, threads, clocks, HTTP."""
+"""Input and output of the HTTP client."""

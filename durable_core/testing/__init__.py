@@ -11,12 +11,10 @@ from durable_core.errors import (
     NotFinishedError,
     UnusedFaultError,
 )
-from durable_core.testing.client import AsyncClient, Client
+from durable_core.testing.client import AsyncClient, Client, Reply
 from durable_core.testing.clock import FakeClock
-from durable_core.testing.entry import harness
-from durable_core.testing.harnesses import AsyncHarness, Harness
-from durable_core.testing.reply import Reply
-from durable_core.testing.steps import StepRecord
+from durable_core.testing.harnesses import AsyncHarness, Harness, harness
+from durable_core.testing.simulation import StepRecord
 
 __all__ = [
     "AsyncClient",

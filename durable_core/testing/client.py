@@ -2,19 +2,183 @@
 
 from __future__ import annotations
 
+import json
 import json as jsonlib
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urlencode, urljoin, urlsplit
 
 from durable_core.api.adapter import HTTPHandler
-from durable_core.model.headers import HeaderFields, Headers
-from durable_core.model.request import Request
-from durable_core.model.response import Response
-from durable_core.testing.reply import Reply
-from durable_core.testing.steered import ASKING, Exchange
+from durable_core.api.endpoint import is_wait
+from durable_core.flow.handoff import fresh_token
+from durable_core.flow.wait import WaitRequest
+from durable_core.http.headers import HeaderFields, Headers
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.model.run import Phase
+from durable_core.routing import Application
+from durable_core.testing.simulation import Bench, Steering
+from durable_core.testing.worker import ASKING, Exchange
 
-__all__ = ["AsyncClient", "Client", "RequestOptions", "handler_of"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Reply",
+    "RequestOptions",
+    "concluded",
+    "handler_of",
+]
+
+
+# --- reply ----------------------------------------------------------------------------------------
+#
+# What a client of a test gets.
+
+
+class Reply:
+    """A response as a client sees it, its body read to the end.
+
+    Attributes:
+        request: what it answers.
+        status: the status code.
+        headers: the header fields.
+        body: the content, as bytes.
+        run_id: the run that was begun for the request, or that it asked for; None if there is
+            none.
+        is_handoff: the client is sent to wait elsewhere, by a redirect or a token.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        response: Response,
+        body: bytes,
+        run_id: str | None,
+        final: Callable[[Reply], Reply],
+    ) -> None:
+        self.request = request
+        self.status = response.status
+        self.headers: Headers = response.headers
+        self.body = body
+        known = run_id or _run_of(request)
+        self.is_handoff = known is not None and _refers_to(known, self)
+        self.run_id = known
+        self._final = final
+
+    @property
+    def text(self) -> str:
+        """The body as text in UTF-8."""
+        return self.body.decode("utf-8")
+
+    def json(self) -> object:
+        """Return the body as JSON.
+
+        Raises:
+            ValueError: it is none.
+        """
+        return json.loads(self.body)
+
+    def result(self) -> Reply:
+        """Return the final response: this one, or that of the run it is a handoff of.
+
+        The clock does not move for that.
+
+        Raises:
+            NotFinishedError: the run has no result yet; the message says what it waits for.
+        """
+        return self._final(self) if self.is_handoff else self
+
+    def __repr__(self) -> str:
+        """Show the status, and where a handoff leads to."""
+        what = f"handoff of run {self.run_id}" if self.is_handoff else f"{len(self.body)} bytes"
+        return f"<Reply {self.status}, {what}>"
+
+
+def _run_of(request: Request) -> str | None:
+    """Return the run that a request to a wait URL asks for."""
+    return request.query.get("durable-run") or request.query.get("runId")
+
+
+def _refers_to(run_id: str, reply: Reply) -> bool:
+    if reply.status in (302, 303):
+        return run_id in (reply.headers.get("location") or "")
+    return reply.status == 200 and _is_token(reply)
+
+
+def _is_token(reply: Reply) -> bool:
+    """Tell whether the body is that of ``async_response="token"``."""
+    try:
+        value = reply.json()
+    except ValueError:
+        return False
+    return isinstance(value, dict) and value.keys() == {"run_id", "token"}
+
+
+# --- following ------------------------------------------------------------------------------------
+#
+# From the first response to the last one, as a client goes that is sent to wait.
+
+
+def concluded(bench: Bench, exchange: Exchange, response: Response, body: bytes) -> Steering[Reply]:
+    """Let happen what a request has brought about, and return what its client gets.
+
+    Raises:
+        ConnectionResetError: the process died before the run had a checkpoint.
+        NotDeterministicError: see ``BaseHarness.replay_everything``.
+    """
+
+    def final(reply: Reply) -> Reply:
+        return _final(bench, exchange, reply)
+
+    yield from bench.settle()
+    if exchange.run_id in bench.node.gone:
+        raise ConnectionResetError(
+            "the process died before it answered, and before the run had a step to go on from"
+        )
+    reply = Reply(exchange.request, response, body, exchange.run_id, final)
+    if not (exchange.follow and reply.is_handoff):
+        return reply
+    assert reply.run_id is not None
+    yield from bench.finish(reply.run_id)
+    return reply.result()
+
+
+def _final(bench: Bench, exchange: Exchange, reply: Reply) -> Reply:
+    """Ask the wait URL for the final response."""
+    run_id = reply.run_id
+    assert run_id is not None
+    if isinstance(bench.store.result(bench.engine.env.app, run_id), Phase):
+        raise bench.unfinished(run_id)
+    location = reply.headers.get("location") or ""
+    request = Request(method="GET", url=urljoin(exchange.request.url, location))
+    if location and _leads_to(exchange, request):
+        response = exchange.handler.handle(request, hold=0.0)
+    else:
+        response = bench.engine.wait(_wait_request(bench, run_id))
+    assert isinstance(response.body, bytes)
+    return Reply(request, response, response.body, run_id, lambda same: same)
+
+
+def _leads_to(exchange: Exchange, request: Request) -> bool:
+    """Tell whether what the client talks to has the wait URL, too."""
+    if urlsplit(request.url).netloc != urlsplit(exchange.request.url).netloc:
+        return False
+    return is_wait(request) or isinstance(exchange.handler, Application)
+
+
+def _wait_request(bench: Bench, run_id: str) -> WaitRequest:
+    """Return what a wait route elsewhere would ask for; and with a token, where no URL says."""
+    return WaitRequest(
+        run_id=run_id,
+        token=fresh_token(bench.engine.env, run_id),
+        hop=0,
+        hold_ms=0,
+        again=lambda token, hop: "",
+        names=("runId", "token"),
+    )
+
+
+# --- client ---------------------------------------------------------------------------------------
 
 AnswerT = TypeVar("AnswerT")
 

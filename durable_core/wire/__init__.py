@@ -1,1 +1,1 @@
-"""Pure codecs between the model and text: step results, tokens, problems, stored requests, ids."""
+"""Pure parts of the HTTP client."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from durable_core.codec.stream_events import Chunk, Commit, Metadata, Rollback
 from durable_core.wire.following_commands import DeliveredEvent
-from durable_core.wire.stream_events import Chunk, Commit, Metadata, Rollback
 
 __all__ = ["Collector"]
 

@@ -13,13 +13,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from durable_core.codec.sse import CONTENT_TYPE, SSEDecoder
+from durable_core.codec.stream_events import (
+    Chunk,
+    Commit,
+    Final,
+    Metadata,
+    RedirectInfo,
+    Rollback,
+    StreamEvent,
+    load_stream_event,
+)
 from durable_core.errors import (
     ConnectionLostError,
     ProtocolError,
     StreamEndedError,
     TooManyRedirectsError,
 )
-from durable_core.model.headers import Headers
+from durable_core.http.headers import Headers
 from durable_core.wire.backoff import Backoff
 from durable_core.wire.following_commands import (
     Close,
@@ -34,17 +45,6 @@ from durable_core.wire.following_commands import (
 from durable_core.wire.following_head import Head
 from durable_core.wire.http_response import check_body_size
 from durable_core.wire.redirects import Journey, Stage, is_wait_url
-from durable_core.wire.sse import CONTENT_TYPE, SSEDecoder
-from durable_core.wire.stream_events import (
-    Chunk,
-    Commit,
-    Final,
-    Metadata,
-    RedirectInfo,
-    Rollback,
-    StreamEvent,
-    load_stream_event,
-)
 
 __all__ = ["Following"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from durable_core.model.headers import Headers
-from durable_core.model.record import record
-from durable_core.wire.stream_events import Chunk, Commit, Metadata, Rollback
+from durable_core.codec.stream_events import Chunk, Commit, Metadata, Rollback
+from durable_core.http.headers import Headers
+from durable_core.model._record import record
 
 __all__ = [
     "Close",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from durable_core.codec.sse import CONTENT_TYPE, may_begin
 from durable_core.errors import ProtocolError
-from durable_core.model.headers import Headers
+from durable_core.http.headers import Headers
 from durable_core.wire.redirects import REDIRECTS
-from durable_core.wire.sse import CONTENT_TYPE, may_begin
 
 __all__ = ["Head"]
 

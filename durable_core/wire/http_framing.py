@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from durable_core.errors import ProtocolError
-from durable_core.model.headers import Headers
+from durable_core.http.headers import Headers
 from durable_core.model.outgoing import ResponseHead
 
 __all__ = ["Framing", "framing_of"]

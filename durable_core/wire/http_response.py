@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from durable_core.errors import ConnectionLostError, ProtocolError
-from durable_core.model.headers import Headers
+from durable_core.http.headers import Headers
 from durable_core.model.outgoing import ResponseHead
 from durable_core.wire.http_framing import Framing, framing_of
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 from durable_core.errors import ProtocolError
-from durable_core.model.headers import Headers
+from durable_core.http.headers import Headers
 from durable_core.wire.urls import parse_url
 
 __all__ = ["REDIRECTS", "Journey", "Stage", "is_wait_url"]

@@ -34,9 +34,16 @@ def listed(module: Module) -> list[str] | None:
 
 
 def public_names(module: Module) -> set[str]:
-    """Return what a module makes public: what it defines, or if that is nothing, passes on."""
+    """Return what a module makes public.
+
+    It is what the module defines. A package also passes on what it imports from its own modules,
+    and a module that defines nothing passes on all it imports from the project.
+    """
     defined = {name for name in defined_names(module) if not name.startswith("_")}
-    return defined or set(imported_names(module))
+    own = f"{module.name}." if defined else "durable_"
+    return defined | (
+        set(imported_names(module, own)) if module.is_package or not defined else set()
+    )
 
 
 def defined_names(module: Module) -> Iterator[str]:
@@ -47,10 +54,10 @@ def defined_names(module: Module) -> Iterator[str]:
             yield from targets(node)
 
 
-def imported_names(module: Module) -> Iterator[str]:
-    """Yield the names that a module imports from the project."""
+def imported_names(module: Module, origin: str) -> Iterator[str]:
+    """Yield the names that a module imports from modules whose names begin with ``origin``."""
     for node in top_level(module.tree.body):
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("durable_"):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(origin):
             yield from (alias.asname or alias.name for alias in node.names)
 
 

@@ -28,7 +28,7 @@ from support.source_tree import (
 )
 
 RANK = {room: rank for rank, room in enumerate(ROOMS)}
-FACES = {"__init__", "__main__", "client", "sync"}  # modules beside the rooms, as high as api
+FACES = {"__init__", "__main__", "sync"}  # modules beside the rooms, as high as cli
 PURE_STDLIB = {
     *(
         "__future__",
@@ -52,7 +52,7 @@ def room_of(name: str) -> str:
 
 
 def rank_of(room: str) -> int:
-    return RANK["api"] if room in FACES else RANK[room]
+    return RANK["cli"] if room in FACES else RANK[room]
 
 
 def core_violations(module: Module) -> Iterator[str]:
@@ -155,13 +155,13 @@ def test_every_core_module_is_in_a_room() -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("durable_core.model.http", "import socket"),
-        ("durable_core.model.http", "from urllib.request import urlopen"),
-        ("durable_core.errors", "from durable_core.model import http"),
+        ("durable_core.http.headers", "import socket"),
+        ("durable_core.http.headers", "from urllib.request import urlopen"),
+        ("durable_core.errors", "from durable_core.http import headers"),
         ("durable_core.machine.table", "from durable_core import Durable"),
         ("durable_core.machine.table", "import durable_core"),
-        ("durable_core.flow.drive", "def f():\n    import threading"),
-        ("durable_core.wire.sse", "if TYPE_CHECKING:\n    from durable_core.flow import asks"),
+        ("durable_core.flow.driver", "def f():\n    import threading"),
+        ("durable_core.codec.sse", "if TYPE_CHECKING:\n    from durable_core.flow import asks"),
         ("durable_core.ports", "from . import api"),
         ("durable_core.runtime.worker", "from durable_core import sync"),
         ("durable_core.sync", "from durable_core.testing import client"),
@@ -177,7 +177,7 @@ def test_the_rule_lets_right_imports_pass() -> None:
     """Lower rooms, the own room and the listed standard library are allowed."""
     source = "from collections.abc import Mapping\nfrom durable_core import errors\n"
 
-    assert [] == list(core_violations(parse("durable_core.model.http", source)))
+    assert [] == list(core_violations(parse("durable_core.http.headers", source)))
 
 
 def test_the_rule_sees_an_adapter_that_imports_another() -> None:

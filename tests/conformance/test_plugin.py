@@ -138,7 +138,7 @@ def test_in_an_authors_own_pytest(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_own.py"]
     command += ["--pyargs", "durable_conformance.suites", "--durable-subject", "own:subject"]
     (tmp_path / "own.py").write_text(
-        "from durable_core.runtime.memory_store import MemoryStore\n"
+        "from durable_core.stores.memory import MemoryStore\n"
         "from contextlib import contextmanager\n"
         "class Subject:\n"
         "    name, capabilities = 'own', frozenset()\n"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from durable_core.client import Chunk, Commit, Metadata, Rollback, fetch_with_stream
-from durable_core.model.headers import Headers
-from durable_core.wire.stream_events import Final, RedirectInfo
+from durable_core.codec.stream_events import Final, RedirectInfo
+from durable_core.http.headers import Headers
 from support.docs_pages import run_page
 from support.scripted_server import Peer, ScriptedServer, chunked, plain, sse_head
 from support.source_tree import ROOT

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from durable_core.wire.sse import SSEDecoder
-from durable_core.wire.stream_events import RedirectInfo, load_stream_event
+from durable_core.codec.sse import SSEDecoder
+from durable_core.codec.stream_events import RedirectInfo, load_stream_event
 from support.processes import App, World, until
 from support.streams import described, kept
 

@@ -12,7 +12,7 @@ import pytest
 
 from durable_core import Request, step
 from durable_core.errors import EngineError
-from durable_core.machine.stepids import hash_step_id
+from durable_core.machine.step_ids import hash_step_id
 from support.inngest_app import serving
 from support.inngest_handlers import CALLS, called, naps, two, two_sync
 from support.inngest_server import Fault, InngestServer, inngest_server

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from durable_core import Request, step
-from durable_inngest._signing import sign, verify
+from durable_inngest._config import sign, verify
 from support.inngest_app import App, Got, serving
 from support.inngest_recordings import (
     Exchange,

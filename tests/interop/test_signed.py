@@ -10,7 +10,7 @@ import pytest
 
 from durable_core import Request, step, stream
 from durable_core.errors import ConfigurationError
-from durable_inngest._signing import hashed_key, sign
+from durable_inngest._config import hashed_key, sign
 from support import inngest_server as inngest_server_module
 from support.inngest_app import serving
 from support.inngest_handlers import CALLS, naps, two, two_sync

@@ -11,8 +11,8 @@ import pytest
 
 from durable_core import Request, step
 from durable_core.flow.wait import WaitRequest
-from durable_core.model.response import Response
-from durable_inngest._results import Results
+from durable_core.http.response import Response
+from durable_inngest._execution import Results
 from support.inngest_app import App, serving
 from support.inngest_server import Fault, InngestServer
 

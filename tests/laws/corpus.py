@@ -11,15 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from durable_core.api.step import step, sync_step
-from durable_core.errors import (
-    HTTPError,
-    NonRetriableError,
-    RetryAfterError,
-    StepError,
-)
-from durable_core.model.events import Event
-from durable_core.model.request import Request
-from durable_core.model.response import Response
+from durable_core.errors import HTTPError, NonRetriableError, RetryAfterError, StepError
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.model.event import Event
 from support.harness import Ledger
 
 __all__ = ["CORPUS", "Behaviour", "World"]

@@ -16,8 +16,8 @@ from durable_core.api.step import step, sync_step
 from durable_core.errors import StepError
 from durable_core.flow.env import Options
 from durable_core.flow.handoff import fresh_token, referral
-from durable_core.model.request import Request
-from durable_core.model.response import Response
+from durable_core.http.request import Request
+from durable_core.http.response import Response
 from support.harness import Ledger, WatchedStore, lab, request, until
 
 

@@ -9,11 +9,11 @@ import pytest
 from laws.corpus import CORPUS, Behaviour, World
 
 from durable_core.api.adapter import HTTPHandler
-from durable_core.flow.current import Face
 from durable_core.flow.env import Options
 from durable_core.flow.handoff import fresh_token, referral
-from durable_core.model.events import Event
-from durable_core.model.response import Response
+from durable_core.flow.scope import Face
+from durable_core.http.response import Response
+from durable_core.model.event import Event
 from durable_core.model.run import Phase
 from durable_core.ports import Release, RunRecord, RunWrite
 from support.harness import Lab, Ledger, WatchedStore, a_request, lab, request, until

@@ -16,8 +16,8 @@ from typing import Any
 from durable_asgi import ASGIApp, app, endpoint_adapter
 from durable_core import Durable, HTTPError, Request, Response, Settings, step
 from durable_core import stream as chunks
-from durable_core.api.application import Target
 from durable_core.ports import Clock
+from durable_core.routing import Target
 from durable_core.sync import step as sync_step
 
 __all__ = ["ALL_BYTES", "CHUNKS", "FLOOD", "METHODS", "make_durable", "make_sample"]

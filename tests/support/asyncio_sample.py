@@ -16,7 +16,7 @@ from typing import Any
 
 from durable_asyncio import AsyncioApp, app, create_endpoint_server, endpoint_adapter
 from durable_core import Durable, Request, Response, Settings, step
-from durable_core.api.application import Target
+from durable_core.routing import Target
 from durable_core.sync import step as sync_step
 from support.processes import until
 

@@ -28,7 +28,7 @@ from durable_core import (
     step,
     sync,
 )
-from durable_core.api.application import Target
+from durable_core.routing import Target
 from durable_core.sync import stream
 from durable_wsgi import app, endpoint_adapter
 from support.ledger import Ledger

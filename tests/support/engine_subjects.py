@@ -11,9 +11,9 @@ from typing import Any
 from durable_asgi.conformance import subject as server
 from durable_conformance.stage import until_at_rest
 from durable_core import Durable, RetryPolicy, Settings
-from durable_core.api.application import Routes
 from durable_core.ports import Store
-from durable_core.runtime.memory_store import MemoryStore
+from durable_core.routing import Routes
+from durable_core.stores.memory import MemoryStore
 from durable_inngest import InngestEngine
 from support.inngest_server import InngestServer
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from durable_conformance.store_values import run
 from durable_core.flow.env import Env, Limits, Options
 from durable_core.flow.execution import Execution
-from durable_core.model.ops import Memo
-from durable_core.runtime.system import SystemIds
+from durable_core.model.step import Memo
+from durable_core.platform import SystemIds
 from support.harness import FakeClock, request
 
 __all__ = ["execution"]

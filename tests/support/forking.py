@@ -12,7 +12,7 @@ import threading
 import traceback
 
 from durable_core import Request
-from durable_core.runtime.engine import embedded
+from durable_core.engine.embedded import embedded
 from support.crash_app import application, durable
 
 __all__ = ["main"]

@@ -12,16 +12,16 @@ from typing import Any, TypeVar
 
 from durable_core.api.adapter import HTTPHandler, endpoint_adapter
 from durable_core.api.durable import Durable
+from durable_core.codec.records import dump_request
+from durable_core.engine.embedded import EmbeddedEngine, embedded
 from durable_core.errors import StoreError
+from durable_core.http.request import Request
+from durable_core.http.response import Response
 from durable_core.machine.retry import RetryPolicy
-from durable_core.model.events import Event
-from durable_core.model.request import Request
-from durable_core.model.response import Response
+from durable_core.model.event import Event
 from durable_core.ports import Bury, Clock, Register, RunWrite, Store, StoredRequest, Write
-from durable_core.runtime.engine import EmbeddedEngine, embedded
-from durable_core.runtime.memory_store import MemoryStore
-from durable_core.runtime.settings import Settings
-from durable_core.wire.requests import dump_request
+from durable_core.runners.settings import Settings
+from durable_core.stores.memory import MemoryStore
 
 __all__ = [
     "QUICK",

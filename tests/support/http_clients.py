@@ -7,7 +7,7 @@ import ssl
 from types import TracebackType
 from typing import Protocol, Self
 
-from durable_core.model.headers import Headers
+from durable_core.http.headers import Headers
 from durable_core.model.outgoing import OutgoingRequest
 from durable_core.runtime.http.async_client import AsyncHTTPClient
 from durable_core.runtime.http.client import HTTPClient

@@ -24,8 +24,8 @@ from durable_core import (
     step,
     stream,
 )
-from durable_core.api.application import Routes
-from durable_core.runtime.memory_store import MemoryStore
+from durable_core.routing import Routes
+from durable_core.stores.memory import MemoryStore
 from durable_core.sync import step as sync_step
 from durable_core.sync import stream as sync_stream
 

@@ -15,7 +15,11 @@ CONFORMANCE = ROOT / "conformance"
 ADAPTER_FOLDERS = sorted(path.parent for path in ROOT.glob("adapters/*/pyproject.toml"))
 
 #: The rooms of the core, each of which may import those before it.
-ROOMS = ("errors", "model", "wire", "machine", "ports", "flow", "runtime", "api", "testing")
+ROOMS = (
+    *("errors", "http", "model", "ports", "codec", "machine", "flow"),
+    *("platform", "commit_queue", "stores", "runners", "streams", "engine"),
+    *("wire", "runtime", "api", "client", "routing", "adapter", "cli", "testing"),
+)
 #: The rooms that see time, chance and the outside world only through arguments.
 PURE_ROOMS = ROOMS[: ROOMS.index("flow") + 1]
 

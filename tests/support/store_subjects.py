@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from durable_core.ports import Store
-from durable_core.runtime.memory_store import MemoryStore
-from durable_core.runtime.sqlite import SQLiteStore
+from durable_core.stores.memory import MemoryStore
+from durable_core.stores.sqlite import SQLiteStore
 
 __all__ = ["MemorySubject", "SQLiteSubject", "memory", "sqlite"]
 

@@ -15,9 +15,9 @@ from durable_core.client import (
     afetch_with_stream,
     fetch_with_stream,
 )
+from durable_core.codec.sse import encode_event
+from durable_core.codec.stream_events import StreamEvent, dump_stream_event
 from durable_core.wire.following_commands import DeliveredEvent
-from durable_core.wire.sse import encode_event
-from durable_core.wire.stream_events import StreamEvent, dump_stream_event
 
 __all__ = ["CALLS", "Call", "Log", "afetch", "sse"]
 

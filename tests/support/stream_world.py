@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
-from durable_core.machine.catching_up import catch_up
-from durable_core.machine.cursor import Cursor
-from durable_core.machine.stepids import hash_step_id
+from durable_core.machine.step_ids import hash_step_id
+from durable_core.machine.stream_cursor import Cursor, catch_up
 from durable_core.model.run import Phase
 from durable_core.model.stream import (
     Attempt,

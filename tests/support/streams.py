@@ -6,11 +6,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from durable_core.machine.stepids import hash_step_id
-from durable_core.model.request import Request
-from durable_core.model.response import Response
-from durable_core.wire.sse import ServerSentEvent, SSEDecoder
-from durable_core.wire.stream_events import (
+from durable_core.codec.sse import ServerSentEvent, SSEDecoder
+from durable_core.codec.stream_events import (
     Chunk,
     Commit,
     Final,
@@ -19,6 +16,9 @@ from durable_core.wire.stream_events import (
     Rollback,
     load_stream_event,
 )
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.machine.step_ids import hash_step_id
 
 __all__ = ["Reading", "asks_stream", "described", "kept", "read", "second_request"]
 

@@ -15,7 +15,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from durable_core import Durable, HTTPError, Request, Response
 from durable_core import step as async_step
-from durable_core.api.application import Target
+from durable_core.routing import Target
 from durable_core.sync import step, stream
 from durable_wsgi import WSGIApp, app, endpoint_adapter
 

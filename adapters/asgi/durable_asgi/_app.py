@@ -12,10 +12,10 @@ from durable_asgi._response import send_response
 from durable_asgi._types import Receive, Scope, Send
 from durable_asgi._watch import is_gone
 from durable_core import Durable, HTTPError
-from durable_core.api.application import Application, Routes
-from durable_core.api.served import ServedApp
-from durable_core.api.watch import ClientGoneError, ClientWatch
-from durable_core.wire.problem import problem_from_http_error
+from durable_core.adapter.app import ServedApp
+from durable_core.adapter.asynchronous import ClientGoneError, ClientWatch
+from durable_core.http.problem import problem_from_http_error
+from durable_core.routing import Application, Routes
 
 __all__ = ["ASGIApp", "app"]
 

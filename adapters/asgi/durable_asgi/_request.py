@@ -8,8 +8,8 @@ from urllib.parse import quote, unquote
 
 from durable_asgi._types import Receive, Scope
 from durable_core import HTTPError, Request
-from durable_core.api.reading import refusing
-from durable_core.api.watch import ClientGoneError
+from durable_core.adapter.asynchronous import ClientGoneError
+from durable_core.adapter.messages import refusing
 
 __all__ = ["read_body", "root_of", "route_of", "to_request", "url_of"]
 

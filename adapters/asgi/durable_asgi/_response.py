@@ -6,9 +6,8 @@ import asyncio
 
 from durable_asgi._types import Message, Send
 from durable_core import Response
-from durable_core.api.chunks import chunks_of
-from durable_core.api.framing import Framed, checked_chunk, framed
-from durable_core.api.watch import ClientGoneError
+from durable_core.adapter.asynchronous import ClientGoneError, chunks_of
+from durable_core.adapter.messages import Framed, checked_chunk, framed
 
 __all__ = ["send_response"]
 

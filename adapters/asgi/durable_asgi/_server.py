@@ -6,8 +6,8 @@ import socket
 from typing import TYPE_CHECKING
 
 from durable_asgi._types import ASGIApplication
+from durable_core.adapter.server import Server
 from durable_core.api.adapter import ServedEngine
-from durable_core.api.server import Server
 from durable_core.errors import ConfigurationError
 
 if TYPE_CHECKING:

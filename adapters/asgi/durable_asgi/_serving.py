@@ -8,9 +8,9 @@ from durable_asgi._app import ASGIApp
 from durable_asgi._server import EndpointServer
 from durable_asgi._types import ASGIApplication
 from durable_core import Durable
+from durable_core.adapter.app import handler_of
 from durable_core.api.adapter import HTTPHandler
-from durable_core.api.application import Routes
-from durable_core.api.served import handler_of
+from durable_core.routing import Routes
 
 __all__ = ["Servable", "create_endpoint_server", "serve_endpoint"]
 

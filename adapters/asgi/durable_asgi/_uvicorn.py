@@ -14,9 +14,9 @@ import uvicorn
 
 from durable_asgi._lifespan import STOP_TIMEOUT
 from durable_asgi._types import ASGIApplication
+from durable_core.adapter.server import url_of
 from durable_core.api.adapter import ServedEngine
-from durable_core.api.server import url_of
-from durable_core.runtime.signals import leaving_on_signals
+from durable_core.platform import leaving_on_signals
 
 __all__ = ["BackgroundServer"]
 

@@ -14,7 +14,7 @@ import pytest
 from durable_asgi import ASGIApp, app
 from durable_core import Durable, HTTPError, Limits, Request, Response, step
 from durable_core.api.adapter import ServedEngine
-from durable_core.runtime.engine import embedded
+from durable_core.engine.embedded import embedded
 from durable_core.sync import step as sync_step
 from support.asgi_exchange import Exchange, http_scope
 from support.asgi_sample import make_durable

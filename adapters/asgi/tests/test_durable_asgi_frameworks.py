@@ -17,7 +17,7 @@ from starlette.routing import Mount, Route
 
 from durable_asgi import ASGIApp, app, create_endpoint_server
 from durable_core import Durable, Request, Response, step
-from durable_core.api.application import Target
+from durable_core.routing import Target
 from support.asgi_sample import CHUNKS, make_durable
 from support.harness import until
 from support.raw_http import ask

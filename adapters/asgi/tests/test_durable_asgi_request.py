@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from durable_asgi._request import read_body, route_of, to_request
 from durable_core import BadRequest, HTTPError, Request
-from durable_core.api.watch import ClientGoneError
+from durable_core.adapter.asynchronous import ClientGoneError
 from support.asgi_exchange import Exchange, http_scope
 
 #: Texts that have a form in UTF-8.

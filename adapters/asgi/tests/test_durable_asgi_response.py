@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from durable_asgi._response import send_response
 from durable_core import Response
-from durable_core.api.watch import ClientGoneError
+from durable_core.adapter.asynchronous import ClientGoneError
 from support.asgi_exchange import Exchange
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from durable_core.wire.sse import SSEDecoder
+from durable_core.codec.sse import SSEDecoder
 from support import raw_http
 from support.asgi_sample import ALL_BYTES, CHUNKS, FLOOD, METHODS, make_sample
 from support.harness import until

@@ -6,8 +6,8 @@ import logging
 from typing import Any
 
 from durable_core import Durable, Request, Response
-from durable_core.api.application import Application, Routes
-from durable_core.api.served import ServedApp
+from durable_core.adapter.app import ServedApp
+from durable_core.routing import Application, Routes
 
 __all__ = ["AsyncioApp", "app"]
 

@@ -15,8 +15,8 @@ from durable_asyncio._request import body_length, parse_head, to_head
 from durable_asyncio._response import send_response
 from durable_asyncio._timeouts import Timeouts
 from durable_core import HTTPError, Limits, Request, Response
-from durable_core.api.watch import ClientGoneError, ClientWatch
-from durable_core.wire.problem import problem, problem_from_http_error
+from durable_core.adapter.asynchronous import ClientGoneError, ClientWatch
+from durable_core.http.problem import problem, problem_from_http_error
 
 __all__ = ["Application", "Connection", "refuse"]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from durable_core import BadRequest, HTTPError
-from durable_core.api.watch import ClientGoneError
+from durable_core.adapter.asynchronous import ClientGoneError
 
 __all__ = ["Incoming"]
 

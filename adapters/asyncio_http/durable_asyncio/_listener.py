@@ -16,7 +16,7 @@ from durable_asyncio._sockets import BACKLOG, MAX_CONNECTIONS, check_most, has_h
 from durable_asyncio._timeouts import Timeouts
 from durable_core import Limits
 from durable_core.api.adapter import ServedEngine
-from durable_core.runtime.pool import DaemonPool
+from durable_core.runners.thread_pool import DaemonPool
 
 __all__ = ["Listener"]
 

@@ -8,7 +8,7 @@ import struct
 from contextlib import suppress
 
 from durable_asyncio._incoming import Incoming
-from durable_core.api.watch import ClientGoneError
+from durable_core.adapter.asynchronous import ClientGoneError
 
 __all__ = ["Outgoing"]
 

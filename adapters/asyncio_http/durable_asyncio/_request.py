@@ -10,7 +10,7 @@ from urllib.parse import quote
 import h11
 
 from durable_core import BadRequest, Headers, HTTPError, Request
-from durable_core.api.reading import refusing
+from durable_core.adapter.messages import refusing
 
 __all__ = ["RequestHead", "body_length", "parse_head", "to_head"]
 

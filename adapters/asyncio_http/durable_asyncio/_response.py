@@ -11,8 +11,8 @@ import h11
 
 from durable_asyncio._outgoing import Outgoing
 from durable_core import Response
-from durable_core.api.chunks import chunks_of
-from durable_core.api.framing import Framed, checked_chunk, framed
+from durable_core.adapter.asynchronous import chunks_of
+from durable_core.adapter.messages import Framed, checked_chunk, framed
 
 __all__ = ["send_response"]
 

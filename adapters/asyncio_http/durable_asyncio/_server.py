@@ -14,10 +14,10 @@ from durable_asyncio._listener import Listener
 from durable_asyncio._sockets import MAX_CONNECTIONS, bind, check_most
 from durable_asyncio._timeouts import Timeouts
 from durable_core import Limits
+from durable_core.adapter.server import Server, url_of
 from durable_core.api.adapter import ServedEngine
-from durable_core.api.server import Server, url_of
-from durable_core.runtime.loops import LoopThread
-from durable_core.runtime.signals import leaving_on_signals
+from durable_core.platform import leaving_on_signals
+from durable_core.runners.event_loops import LoopThread
 
 __all__ = ["EndpointServer"]
 

@@ -13,11 +13,11 @@ from durable_asyncio._server import EndpointServer
 from durable_asyncio._sockets import MAX_CONNECTIONS, bind
 from durable_asyncio._timeouts import Timeouts
 from durable_core import Durable
+from durable_core.adapter.app import handler_of
+from durable_core.adapter.server import url_of
 from durable_core.api.adapter import HTTPHandler
-from durable_core.api.application import Routes
-from durable_core.api.served import handler_of
-from durable_core.api.server import url_of
 from durable_core.errors import ConfigurationError
+from durable_core.routing import Routes
 
 __all__ = ["Servable", "create_endpoint_server", "serve", "serve_endpoint"]
 

@@ -6,12 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from durable_asyncio import (
-    AsyncioApp,
-    Timeouts,
-    create_endpoint_server,
-    endpoint_adapter,
-)
+from durable_asyncio import AsyncioApp, Timeouts, create_endpoint_server, endpoint_adapter
 from durable_core import Durable, EndpointAdapter, Request
 from durable_core.errors import ConfigurationError
 

@@ -14,13 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from durable_asyncio import (
-    AsyncioApp,
-    app,
-    create_endpoint_server,
-    endpoint_adapter,
-    serve,
-)
+from durable_asyncio import AsyncioApp, app, create_endpoint_server, endpoint_adapter, serve
 from durable_core import Durable, Phase, Request
 from durable_core.errors import StoreError
 from support.asyncio_sample import Sample, reached

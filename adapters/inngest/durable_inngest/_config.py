@@ -2,16 +2,210 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
+from urllib.parse import parse_qs, urlsplit
 
+from durable_core.codec.json import canonical_json
 from durable_core.errors import ConfigurationError
-from durable_core.model.headers import Headers
+from durable_core.http.headers import Headers
 from durable_core.wire.urls import parse_url
-from durable_inngest._hosts import ANY, LOOPBACK, check_host, is_loopback
-from durable_inngest._signing import hashed_key
 
-__all__ = ["Config", "resolve_config"]
+__all__ = [
+    "ANY",
+    "FRESH",
+    "LOOPBACK",
+    "Config",
+    "allows",
+    "check_host",
+    "hashed_key",
+    "is_loopback",
+    "resolve_config",
+    "sign",
+    "verify",
+]
+
+
+# --- hosts ----------------------------------------------------------------------------------------
+#
+# Which hosts a client may name in a request that begins a run.
+#
+# The server calls a run at the URL that its client has used. A client that could name any host
+# would choose where the server sends its signed calls to, and have it knock at doors that only it
+# reaches.
+
+#: Whatever a client names.
+ANY = ("*",)
+#: This machine, by each of its usual names, at every port.
+LOOPBACK = ("localhost:*", "127.0.0.1:*", "[::1]:*")
+
+_NAME = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
+_PATTERN = re.compile(rf"\*|(?:(?:\*\.)?{_NAME}|\[[0-9a-f:.]+\])(?::(?:\*|[0-9]{{1,5}}))?")
+_BELOW = re.compile(rf"{_NAME}\.")
+
+
+def check_host(pattern: str) -> str:
+    """Return a pattern of hosts in lower case.
+
+    It is ``*``, or a host with or without ``*.`` before it (for every name below it) and a port
+    behind it (``:*`` for every port; without one, the port is that of the scheme).
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    lower = pattern.strip().lower()
+    if _PATTERN.fullmatch(lower) is None:
+        raise ConfigurationError(
+            "allowed_hosts must be hosts such as 'shop.example', '*.shop.example' or "
+            f"'shop.example:8443', or '*' for any, not {pattern!r}"
+        )
+    return lower
+
+
+def allows(patterns: Sequence[str], url: str) -> bool:
+    """Tell whether the host of an http or https URL is among those of the patterns."""
+    if "*" in patterns:
+        return True
+    parts = urlsplit(url)
+    usual = 443 if parts.scheme == "https" else 80
+    try:
+        port = usual if parts.port is None else parts.port
+    except ValueError:
+        return False
+    host = parts.hostname or ""
+    if "@" in parts.netloc:
+        return False
+    return any(_matches(pattern, host, port, usual) for pattern in patterns)
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether a URL is of this machine, by its host."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _matches(pattern: str, host: str, port: int, usual: int) -> bool:
+    name, colon, wanted = pattern.rpartition(":")
+    if not colon or pattern.endswith("]"):
+        name, wanted = pattern, str(usual)
+    if wanted not in ("*", str(port)):
+        return False
+    if name.startswith("*."):
+        return host.endswith(name[1:]) and _BELOW.fullmatch(host[: -len(name) + 2]) is not None
+    return name.strip("[]") == host
+
+
+# --- signing --------------------------------------------------------------------------------------
+#
+# Signatures on requests and answers, and the key that stands in the Authorization header.
+#
+# Both come from one signing key, by different ways: a signature is keyed with the text behind the
+# key's prefix, the bearer token is the SHA-256 of the bytes that this text spells in hexadecimal.
+
+#: A signature is taken this many seconds before and after its time.
+FRESH = 300
+
+_PREFIX = re.compile(r"signkey-\w+-")
+_TIME = re.compile(r"[0-9]{1,12}")
+
+
+def hashed_key(key: str) -> str:
+    """Return the bearer token of a signing key: its prefix, and the hash of the rest.
+
+    Raises:
+        ConfigurationError: the key is not hexadecimal; the message does not show it.
+    """
+    prefix, rest = _split(key)
+    try:
+        secret = bytes.fromhex(rest)
+    except ValueError:
+        secret = b""
+    if not secret:
+        raise ConfigurationError(
+            "a signing key must be hexadecimal, after a prefix such as 'signkey-prod-'"
+        )
+    return prefix + hashlib.sha256(secret).hexdigest()
+
+
+def sign(key: str, body: bytes, at: int) -> str:
+    """Return the signature header of a body.
+
+    Args:
+        key: the signing key.
+        body: exactly what is sent.
+        at: epoch seconds.
+    """
+    return f"t={at}&s={_digest(key, body, str(at))}"
+
+
+def verify(keys: Sequence[str], header: str, body: bytes, now: float) -> str | None:
+    """Return the key that has signed this body lately; None if none has.
+
+    Args:
+        keys: every key that may have; all are tried, in constant time.
+        header: the signature header; any text.
+        body: the raw body. A signature over its canonical JSON is taken, too.
+        now: epoch seconds.
+    """
+    found = _parse(header)
+    if found is None:
+        return None
+    at, signature = found
+    if abs(now - int(at)) > FRESH:
+        return None
+    matched: str | None = None
+    for message in _messages(body):
+        for key in keys:
+            if hmac.compare_digest(_digest(key, message, at), signature) and matched is None:
+                matched = key
+        if matched is not None:
+            break
+    return matched
+
+
+def _parse(header: str) -> tuple[str, str] | None:
+    try:
+        fields = parse_qs(header, max_num_fields=8)
+    except ValueError:
+        return None
+    at, signature = fields.get("t", [""])[0], fields.get("s", [""])[0]
+    if _TIME.fullmatch(at) is None or not (signature.isascii() and signature):
+        return None
+    return at, signature
+
+
+def _messages(body: bytes) -> Iterator[bytes]:
+    """Yield what may have been signed: the body as it came, and its canonical JSON (RFC 8785)."""
+    yield body
+    if body[:1] not in (b"{", b"["):
+        return
+    try:
+        canonical = canonical_json(json.loads(body)).encode("utf-8")
+    except (ValueError, RecursionError):
+        return
+    if canonical != body:
+        yield canonical
+
+
+def _split(key: str) -> tuple[str, str]:
+    found = _PREFIX.match(key)
+    return ("", key) if found is None else (key[: found.end()], key[found.end() :])
+
+
+def _digest(key: str, body: bytes, at: str) -> str:
+    secret = _split(key)[1].encode("utf-8", "replace")
+    return hmac.digest(secret, body + at.encode("ascii"), hashlib.sha256).hex()
+
+
+# --- config ---------------------------------------------------------------------------------------
 
 _DEV = "http://127.0.0.1:8288"
 _CLOUD_API = "https://api.inngest.com"

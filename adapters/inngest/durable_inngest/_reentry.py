@@ -2,24 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from durable_core.codec.tokens import is_ulid, ulid_time
 from durable_core.errors import StoreError
+from durable_core.flow.effects import Flow, answer
 from durable_core.flow.env import Env, Options
-from durable_core.model.request import Request
-from durable_core.model.response import Response
+from durable_core.http.request import Request
+from durable_core.http.response import Response
 from durable_core.model.run import Phase, Run
-from durable_core.wire.ulid import is_ulid, ulid_time
-from durable_inngest._answers import internal_error, server_answer
+from durable_inngest._api import SDK
 from durable_inngest._client import ServerClient, Unknown
-from durable_inngest._config import Config
-from durable_inngest._execution import Reentry, RemoteExecution
-from durable_inngest._requests import load_request
-from durable_inngest._results import Results
-from durable_inngest._signing import sign, verify
+from durable_inngest._config import Config, sign, verify
+from durable_inngest._envelope import load_request
+from durable_inngest._execution import Found, Reentry, RemoteExecution, Results
 
-__all__ = ["Door", "is_reentry", "load_execution"]
+__all__ = [
+    "Door",
+    "answer_ops",
+    "answer_with",
+    "internal_error",
+    "is_reentry",
+    "load_execution",
+    "server_answer",
+]
+
+
+# --- answers --------------------------------------------------------------------------------------
+#
+# What the server gets for a re-entry.
+
+_OWN = (
+    ("content-type", "application/json"),
+    ("x-inngest-sdk", SDK),
+    ("x-inngest-framework", "durable"),
+    ("x-inngest-req-version", "2"),
+    ("x-inngest-sdk-handled", "true"),
+    ("user-agent", SDK),
+)
+
+
+def server_answer(
+    status: int, body: str | bytes, headers: Sequence[tuple[str, str]] = ()
+) -> Response:
+    """Return an answer with all the headers that the server needs."""
+    content = body.encode("utf-8") if isinstance(body, str) else body
+    return Response(status=status, headers=(*_OWN, *headers), body=content)
+
+
+def answer_ops(ex: RemoteExecution, ops: Sequence[str], failed: Found | None = None) -> Flow[None]:
+    """Answer with ops; a failed step says when it may be tried again."""
+    headers: list[tuple[str, str]] = []
+    if failed is not None:
+        headers.append(("x-inngest-no-retry", "true" if failed.final else "false"))
+        if not failed.final:
+            headers.append(("retry-after", str(max(1, -(-failed.delay // 1000)))))
+    yield from answer_with(ex, server_answer(206, f"[{','.join(ops)}]", headers))
+
+
+def answer_with(ex: RemoteExecution, response: Response) -> Flow[None]:
+    """Give the answer; nothing that the handler does from now on counts."""
+    ex.answered = True
+    yield from answer(response)
+
+
+def internal_error(error: BaseException) -> Response:
+    """Return the answer when a call cannot be served; the server tries again."""
+    fields = {"type": "internal", "name": type(error).__name__, "message": str(error)}
+    return server_answer(500, json.dumps(fields), (("x-inngest-no-retry", "false"),))
+
+
+# --- reentry --------------------------------------------------------------------------------------
 
 _RUN_ID = "x-run-id"
 _SIGNATURE = "x-inngest-signature"

@@ -12,13 +12,8 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
-from durable_core.flow.streaming import InsideStep
-from durable_core.model.ops import Memo
-from durable_core.model.response import Response
-from durable_core.model.stream import Piece
-from durable_core.wire.finals import final_of
-from durable_core.wire.sse import KEEP_ALIVE, encode_event
-from durable_core.wire.stream_events import (
+from durable_core.codec.sse import KEEP_ALIVE, encode_event
+from durable_core.codec.stream_events import (
     Commit,
     Metadata,
     RedirectInfo,
@@ -26,7 +21,12 @@ from durable_core.wire.stream_events import (
     StreamEvent,
     chunk_data,
     dump_stream_event,
+    final_of,
 )
+from durable_core.flow.effects import InsideStep
+from durable_core.http.response import Response
+from durable_core.model.step import Memo
+from durable_core.model.stream import Piece
 
 __all__ = ["Channel", "Emitter"]
 
@@ -111,7 +111,7 @@ class Channel:
 
 
 class Emitter:
-    """What an execution streams to; see ``durable_core.flow.streaming.Stream``.
+    """What an execution streams to; see ``durable_core.flow.effects.Stream``.
 
     Args:
         run_id: the run.

@@ -11,11 +11,10 @@ import pytest
 from durable_core.errors import ConnectFailedError, EngineUnavailableError
 from durable_core.model.outgoing import OutgoingRequest
 from durable_core.testing.clock import FakeIds
-from durable_inngest import _attempts
-from durable_inngest._attempts import Attempts
-from durable_inngest._calls import Answered, Calls
-from durable_inngest._config import resolve_config
-from durable_inngest._signing import hashed_key
+from durable_inngest import _client as _attempts
+from durable_inngest._api import Answered, Calls
+from durable_inngest._client import Attempts
+from durable_inngest._config import hashed_key, resolve_config
 
 KEY = "signkey-test-0123456789abcdef0123456789abcdef"
 OTHER = "signkey-test-ffffffffffffffffffffffffffffffff"

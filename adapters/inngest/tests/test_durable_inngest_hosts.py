@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_core.errors import ConfigurationError
-from durable_inngest._config import resolve_config
-from durable_inngest._hosts import ANY, LOOPBACK, allows, check_host, is_loopback
+from durable_inngest._config import ANY, LOOPBACK, allows, check_host, is_loopback, resolve_config
 
 KEY = "signkey-test-0123456789abcdef0123456789abcdef"
 

@@ -12,15 +12,20 @@ from hypothesis import strategies as st
 
 from durable_core import Headers, HTTPError, Request, Response
 from durable_core.errors import ConfigurationError, HeaderNotStoredError, StepError
-from durable_core.machine.failures import failure_of_step
-from durable_core.machine.stepids import hash_step_id
-from durable_core.model.ops import Op, OpKind
-from durable_inngest import _ops
-from durable_inngest._config import resolve_config
-from durable_inngest._envelope import MARK, dump_response, load_response, plain_response
-from durable_inngest._memos import Failed, Value, load_event_memo, load_failure, load_outcome
-from durable_inngest._requests import dump_request, load_request
-from durable_inngest._signing import FRESH, hashed_key, sign, verify
+from durable_core.machine.advance import failure_of_step
+from durable_core.machine.step_ids import hash_step_id
+from durable_core.model.step import Op, OpKind
+from durable_inngest import _protocol as _ops
+from durable_inngest._config import FRESH, hashed_key, resolve_config, sign, verify
+from durable_inngest._envelope import (
+    MARK,
+    dump_request,
+    dump_response,
+    load_request,
+    load_response,
+    plain_response,
+)
+from durable_inngest._protocol import Failed, Value, load_event_memo, load_failure, load_outcome
 
 KEY = "signkey-test-0123456789abcdef0123456789abcdef"
 JSON = st.recursive(

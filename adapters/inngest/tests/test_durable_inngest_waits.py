@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from durable_core import Request
 from durable_core.machine.matching import WaitRule, resolve_match, validate_if
-from durable_inngest._durations import format_duration
-from durable_inngest._expressions import literal, needs_loaded_events, wait_expression
+from durable_inngest._protocol import format_duration, literal, needs_loaded_events, wait_expression
 from support.inngest_cel import holds
 
 JSON = st.recursive(

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from durable_core import Durable, HTTPError, Response
-from durable_core.api.application import Application, Routes
-from durable_core.api.served import ServedApp
-from durable_core.wire.problem import problem, problem_from_http_error
+from durable_core.adapter.app import ServedApp
+from durable_core.http.problem import problem, problem_from_http_error
+from durable_core.routing import Application, Routes
 from durable_wsgi._request import request_line, to_request
 from durable_wsgi._response import Runner, to_answer
 

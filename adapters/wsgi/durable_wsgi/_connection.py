@@ -17,8 +17,8 @@ from wsgiref.simple_server import WSGIRequestHandler
 from wsgiref.types import WSGIApplication, WSGIEnvironment
 
 from durable_core import BadRequest, HTTPError
-from durable_core.runtime.closing import linger
-from durable_core.wire.problem import problem_from_http_error
+from durable_core.http.problem import problem_from_http_error
+from durable_core.platform import linger
 from durable_wsgi._closing import reset_on_close
 from durable_wsgi._exchange import Exchange
 from durable_wsgi._request import content_length

@@ -11,8 +11,8 @@ from wsgiref.handlers import SimpleHandler
 from wsgiref.headers import Headers
 from wsgiref.types import ErrorStream, InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
-from durable_core.api.watch import ClientGoneError
-from durable_core.wire.problem import problem
+from durable_core.adapter.asynchronous import ClientGoneError
+from durable_core.http.problem import problem
 from durable_wsgi._request import request_line
 from durable_wsgi._response import to_answer
 

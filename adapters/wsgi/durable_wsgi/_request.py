@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 from wsgiref.types import WSGIEnvironment
 
 from durable_core import Request
-from durable_core.api.reading import announced_length, read_sized, refusing
+from durable_core.adapter.messages import announced_length, read_sized, refusing
 
 __all__ = ["content_length", "read_body", "request_line", "to_request", "url_of"]
 

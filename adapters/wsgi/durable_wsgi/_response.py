@@ -11,7 +11,7 @@ from wsgiref.types import StartResponse
 from wsgiref.util import is_hop_by_hop
 
 from durable_core import Response
-from durable_core.api.framing import Framed, checked_chunk, framed
+from durable_core.adapter.messages import Framed, checked_chunk, framed
 
 __all__ = ["Answer", "Runner", "to_answer"]
 

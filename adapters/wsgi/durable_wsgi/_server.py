@@ -8,8 +8,8 @@ import time
 from wsgiref.types import WSGIApplication
 
 from durable_core import Limits
-from durable_core.api.server import Server, url_of
-from durable_core.runtime.signals import leaving_on_signals
+from durable_core.adapter.server import Server, url_of
+from durable_core.platform import leaving_on_signals
 from durable_wsgi._app import Startable
 from durable_wsgi._listener import Listener
 

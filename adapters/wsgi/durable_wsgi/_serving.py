@@ -6,9 +6,9 @@ from typing import Any, TypeAlias, cast
 from wsgiref.types import WSGIApplication
 
 from durable_core import Durable, Limits
+from durable_core.adapter.app import handler_of
 from durable_core.api.adapter import HTTPHandler
-from durable_core.api.application import Routes
-from durable_core.api.served import handler_of
+from durable_core.routing import Routes
 from durable_wsgi._app import WSGIApp, durables_of
 from durable_wsgi._server import EndpointServer
 

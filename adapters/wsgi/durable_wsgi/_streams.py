@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from durable_core import BadRequest
-from durable_core.api.watch import ClientGoneError
+from durable_core.adapter.asynchronous import ClientGoneError
 
 __all__ = ["HeadReader", "HeadTooLargeError", "RequestBody"]
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_core import Response
-from durable_core.runtime.loops import LoopThread
+from durable_core.runners.event_loops import LoopThread
 from durable_wsgi._response import Answer, to_answer
 
 T = TypeVar("T")

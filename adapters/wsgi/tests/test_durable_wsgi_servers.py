@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from durable_core.wire.sse import SSEDecoder
+from durable_core.codec.sse import SSEDecoder
 from support.raw_http import exchange
 from support.streams import described
 from support.wsgi_sample import ALL_BYTES, CHUNKS, METHODS

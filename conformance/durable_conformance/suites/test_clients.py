@@ -14,7 +14,7 @@ from durable_conformance.relay import Relay
 from durable_conformance.stage import Site, stage_for
 from durable_core.client import ClientResponse, Collector
 from durable_core.errors import ConnectionLostError, StreamEndedError
-from durable_core.model.headers import HeaderFields, Headers
+from durable_core.http.headers import HeaderFields, Headers
 
 _DONE = (202, "my-value", "All done")
 _FAILED = (500, "application/json", "oh no")

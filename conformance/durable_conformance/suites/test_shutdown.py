@@ -16,7 +16,7 @@ from durable_conformance.programs import LONG_NAP, NAP, Gate, Ledger, Program, S
 from durable_conformance.stage import Site, Stage, WatchedEngine
 from durable_conformance.wire import patience
 from durable_core import Request
-from durable_core.runtime.memory_store import MemoryStore
+from durable_core.stores.memory import MemoryStore
 
 _STEPS = 400
 

@@ -21,14 +21,9 @@ from durable_conformance.store_values import (
     send,
     wait,
 )
-from durable_core.model.events import Event, StoredEvent
-from durable_core.model.ops import OpKind, Pending
-from durable_core.ports import (
-    Release,
-    RunWrite,
-    SendEvents,
-    Store,
-)
+from durable_core.model.event import Event, StoredEvent
+from durable_core.model.step import OpKind, Pending
+from durable_core.ports import Release, RunWrite, SendEvents, Store
 
 
 @requirement("T7")

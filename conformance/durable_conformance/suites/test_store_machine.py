@@ -27,7 +27,7 @@ from durable_conformance.store_values import (
 )
 from durable_core.errors import LeaseLost
 from durable_core.ports import Prune, Store
-from durable_core.runtime.memory_store import MemoryStore
+from durable_core.stores.memory import MemoryStore
 
 _EXAMPLES = 60
 

@@ -25,10 +25,7 @@ from durable_conformance.store_values import (
 )
 from durable_core.errors import LeaseLost, StoreError
 from durable_core.model.run import Phase
-from durable_core.ports import (
-    RunWrite,
-    Store,
-)
+from durable_core.ports import RunWrite, Store
 
 # Checkpoints
 

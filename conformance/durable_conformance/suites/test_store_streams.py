@@ -17,8 +17,8 @@ from durable_conformance.store_values import (
     put_away,
 )
 from durable_core.errors import LeaseLost, StoreError
-from durable_core.model.ops import OpKind
 from durable_core.model.run import Phase
+from durable_core.model.step import OpKind
 from durable_core.model.stream import Piece, StoredStream
 from durable_core.ports import Prune, RunWrite, Store
 

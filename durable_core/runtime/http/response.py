@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from durable_core.errors import ConnectionLostError
-from durable_core.model.headers import Headers
+from durable_core.http.headers import Headers
 from durable_core.model.outgoing import ResponseHead
 from durable_core.wire.http_response import ResponseParser
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TypeAlias
 
 from durable_core.errors import RequestTimeoutError
-from durable_core.model.headers import Headers
+from durable_core.http.headers import Headers
 from durable_core.model.outgoing import OutgoingRequest
 from durable_core.ports.http import AsyncFetch, AsyncFetched
 from durable_core.runtime.http.outgoing import Requests

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TypeAlias
 
 from durable_core.errors import RequestAbortedError, RequestTimeoutError
-from durable_core.model.headers import Headers
+from durable_core.http.headers import Headers
 from durable_core.model.outgoing import OutgoingRequest
 from durable_core.ports.http import Fetched
 from durable_core.runtime.http.abort import Abort

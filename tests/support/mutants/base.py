@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 from durable_core import Durable, Request, Response
-from durable_core.api.application import Routes
+from durable_core.routing import Routes
 from support import recipe
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import Any
 
 from durable_core import Durable, Response
 from durable_core.ports import RunWrite
-from durable_core.runtime.settings import Registered
+from durable_core.runners.settings import Registered
 from durable_core.sync import step
 from support.mutants.base import Mutant, Mutants, find
 from support.mutants.runs import committing, only_runs

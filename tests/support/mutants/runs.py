@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from durable_core import Durable
+from durable_core.adapter.app import ServedApp
 from durable_core.api.adapter import AppAdapter
-from durable_core.api.application import Routes
-from durable_core.api.served import ServedApp
 from durable_core.ports import RunWrite, SendEvents, Sent, Written
+from durable_core.routing import Routes
 from support.mutants.base import (
     BASE,
     Mutant,

@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
-from durable_core.model.events import StoredEvent
+from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
 from durable_core.model.stream import StoredStream
 from durable_core.ports import (
@@ -23,8 +23,8 @@ from durable_core.ports import (
     Write,
     Written,
 )
-from durable_core.runtime.memory_store import MemoryStore
-from durable_core.runtime.sqlite import SQLiteStore
+from durable_core.stores.memory import MemoryStore
+from durable_core.stores.sqlite import SQLiteStore
 from support.store_subjects import MemorySubject, SQLiteSubject
 
 __all__ = ["MUTANTS", "Mutant", "sound"]

@@ -8,7 +8,7 @@ import pytest
 
 from durable_core.api.adapter import AppAdapter, EndpointAdapter, HTTPHandler, endpoint_adapter
 from durable_core.api.options import EndpointOptions
-from durable_core.model.request import Request
+from durable_core.http.request import Request
 from support.harness import lab
 
 

@@ -10,15 +10,11 @@ import pytest
 from durable_core.api.adapter import endpoint_adapter
 from durable_core.api.durable import Durable
 from durable_core.api.endpoint import Endpoint
-from durable_core.errors import (
-    ConfigurationError,
-    EndpointAdapterRequiredError,
-    LimitExceededError,
-)
+from durable_core.errors import ConfigurationError, EndpointAdapterRequiredError, LimitExceededError
 from durable_core.flow.env import Limits
-from durable_core.model.events import Event
-from durable_core.model.request import Request
-from durable_core.runtime.sqlite import SQLiteStore
+from durable_core.http.request import Request
+from durable_core.model.event import Event
+from durable_core.stores.sqlite import SQLiteStore
 from support.harness import WatchedStore, lab
 
 

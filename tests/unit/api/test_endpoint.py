@@ -14,8 +14,8 @@ from durable_core.api.endpoint import hop_of, is_wait, key_of
 from durable_core.api.step import sync_step
 from durable_core.errors import HTTPError
 from durable_core.flow.env import Limits
-from durable_core.model.request import Request
-from durable_core.model.response import Response
+from durable_core.http.request import Request
+from durable_core.http.response import Response
 from support.harness import FakeClock, Ledger, lab, request
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from durable_core import Durable, Request, endpoint_adapter
-from durable_core.api.cli import main
 from durable_core.api.engine import Engine
+from durable_core.cli import main
+from durable_core.engine.embedded import EmbeddedEngine, embedded
 from durable_core.errors import ConfigurationError
-from durable_core.runtime.engine import EmbeddedEngine, embedded
-from durable_core.runtime.memory_store import MemoryStore
-from durable_core.runtime.settings import Settings
+from durable_core.runners.settings import Settings
+from durable_core.stores.memory import MemoryStore
 
 
 def engine() -> EmbeddedEngine:
@@ -80,7 +80,7 @@ def test_the_command_line_needs_a_store(
     """Looking into the store of an engine that has none is an error with the engine's name."""
     durable: Durable[Any] = Durable(id="it", engine=engine())
     monkeypatch.setattr(durable.engine, "store", None)
-    monkeypatch.setattr("durable_core.api.cli.load_durable", lambda target: durable)
+    monkeypatch.setattr("durable_core.cli.load_durable", lambda target: durable)
 
     assert 0 != main(["runs", "list", "shop:durable"])
     assert "runs on the embedded engine, which has no store" in capsys.readouterr().err

@@ -12,9 +12,9 @@ import pytest
 from durable_core.api.events import checked_events
 from durable_core.errors import ConfigurationError, LimitExceededError, StoreError
 from durable_core.flow.env import Limits
-from durable_core.model.events import Event
-from durable_core.model.request import Request
-from durable_core.model.response import Response
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.model.event import Event
 from durable_core.ports import SendEvents, Write
 from support.harness import Lab, lab, request
 

@@ -26,6 +26,7 @@ from durable_core.client import (
     afetch_with_stream,
     fetch_with_stream,
 )
+from durable_core.codec.stream_events import Final, RedirectInfo
 from durable_core.errors import (
     ConnectFailedError,
     ConnectionLostError,
@@ -33,8 +34,7 @@ from durable_core.errors import (
     RequestTimeoutError,
     StreamEndedError,
 )
-from durable_core.model.headers import Headers
-from durable_core.wire.stream_events import Final, RedirectInfo
+from durable_core.http.headers import Headers
 from support.scripted_server import Peer, Script, ScriptedServer, chunked, plain, sse_head
 from support.stream_clients import CALLS, Call, Log, afetch, sse
 

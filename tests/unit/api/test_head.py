@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 import pytest
 
-from durable_core.api.head import without_body, without_body_async
-from durable_core.model.response import Response
+from durable_core.api.endpoint import without_body, without_body_async
+from durable_core.http.response import Response
 from support.harness import Lab, lab
 
 Ask: TypeAlias = Callable[[Response, Lab], Response]

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from durable_core.api.step import sync_step
-from durable_core.model.request import Request
-from durable_core.model.response import Response
+from durable_core.http.request import Request
+from durable_core.http.response import Response
 from support.harness import event, lab, request
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from durable_core.api.step import sync_step
 from durable_core.errors import RunNotFoundError
-from durable_core.model.request import Request
+from durable_core.http.request import Request
 from durable_core.model.run import Phase
 from support.harness import Lab, lab, request, until
 

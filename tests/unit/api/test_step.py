@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from durable_core.api.step import AsyncSteps, Steps, step, sync_step
-from durable_core.model.events import Event
-from durable_core.model.request import Request
+from durable_core.http.request import Request
+from durable_core.model.event import Event
 from support.harness import Ledger, lab, request
 
 

@@ -13,7 +13,7 @@ import pytest
 from durable_core.api.step import step, sync_step
 from durable_core.api.stream import stream, sync_stream
 from durable_core.errors import NonRetriableError
-from durable_core.model.request import Request
+from durable_core.http.request import Request
 from support.harness import lab
 from support.streams import asks_stream, read
 

@@ -8,7 +8,7 @@ import pytest
 
 from durable_core.flow.env import Env, Limits, Options
 from durable_core.model.run import Phase, Run
-from durable_core.runtime.system import SystemIds
+from durable_core.platform import SystemIds
 from support.harness import FakeClock, request
 
 

@@ -16,15 +16,15 @@ from durable_core.errors import (
     StoreError,
     Suspended,
 )
-from durable_core.flow.asks import Ask, Settle, Submit, Ticket
-from durable_core.flow.drive import drive_sync
+from durable_core.flow.driver import drive_sync
+from durable_core.flow.effects import Ask, Settle, Submit, Ticket
 from durable_core.flow.env import Env, Limits, Options
 from durable_core.flow.execution import Execution, save, settle
-from durable_core.model.events import StoredEvent
-from durable_core.model.ops import Memo, OpKind, Pending
+from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
+from durable_core.model.step import Memo, OpKind, Pending
+from durable_core.platform import SystemIds
 from durable_core.ports import RunWrite, Written
-from durable_core.runtime.system import SystemIds
 from support.harness import FakeClock, event, request
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from durable_core.flow import serve, steps
-from durable_core.flow.flows import STORED, Flows
+from durable_core.flow import handler as serve
+from durable_core.flow import steps
+from durable_core.flow.scope import STORED, Flows
 
 
 def test_the_stored_flows_are_those_of_this_room() -> None:

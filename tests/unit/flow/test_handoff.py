@@ -12,9 +12,9 @@ import pytest
 from durable_core.api.step import step, sync_step
 from durable_core.flow.env import Env, Options
 from durable_core.flow.handoff import query_reference, referral, with_headers
-from durable_core.model.request import Request
-from durable_core.model.response import Response
-from durable_core.runtime.system import SystemIds
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.platform import SystemIds
 from support.harness import FakeClock, lab, request
 
 PRIVATE = {"cache-control": "no-store", "referrer-policy": "no-referrer"}

@@ -8,11 +8,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from durable_core.flow.asks import Invoke, Returned
+from durable_core.flow.effects import Invoke, Returned
 from durable_core.flow.env import Env, Options
-from durable_core.flow.onward import redirect_url
-from durable_core.model.request import Request
-from durable_core.runtime.system import SystemIds
+from durable_core.flow.handoff import redirect_url
+from durable_core.http.request import Request
+from durable_core.platform import SystemIds
 from support.harness import FakeClock
 
 ENV = Env(app="app", clock=FakeClock(5), ids=SystemIds(), secrets=lambda: (b"s" * 32,))

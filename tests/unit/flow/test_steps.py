@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from durable_core.api.step import step, sync_step
+from durable_core.codec.tokens import event_id
 from durable_core.errors import StepError, StoreError
 from durable_core.flow.env import Limits
-from durable_core.machine.stepids import hash_step_id
-from durable_core.model.request import Request
-from durable_core.model.response import Response
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.run import Phase
 from durable_core.ports import RunWrite, Write
-from durable_core.wire.tokens import event_id
 from support.harness import FakeClock, Ledger, WatchedStore, event, lab, request, until
 
 Handler = Callable[[Request], Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from durable_core.flow.streaming import InsideStep
+from durable_core.flow.effects import InsideStep
 
 
 def test_an_attempt_begins_open() -> None:

@@ -12,8 +12,8 @@ import pytest
 from durable_core.api.adapter import HTTPHandler
 from durable_core.api.step import sync_step
 from durable_core.flow.env import Limits
-from durable_core.model.request import Request
-from durable_core.model.response import Response
+from durable_core.http.request import Request
+from durable_core.http.response import Response
 from support.harness import Lab, event, lab, request, until
 
 

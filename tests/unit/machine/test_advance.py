@@ -14,32 +14,30 @@ from durable_conformance.store_values import memo, pending, run
 from durable_core.machine.advance import Transition, advance
 from durable_core.machine.retry import RetryPolicy
 from durable_core.machine.table import IllegalTransition
-from durable_core.model.commands import (
-    Fail,
-    Finish,
-    Handoff,
-    HandoffReason,
-    PutAway,
-    SaveMemo,
-    SavePending,
-)
-from durable_core.model.inputs import (
+from durable_core.model.decision import (
     BecameQuiet,
     Claimed,
     Detached,
+    Fail,
     Failure,
+    Finish,
     HandlerRaised,
     HandlerReturned,
+    Handoff,
+    HandoffReason,
     Input,
     OpEnded,
     OpFailed,
     OpParked,
     Orphaned,
+    PutAway,
     ResponseBroke,
     ResponseStarted,
+    SaveMemo,
+    SavePending,
 )
-from durable_core.model.ops import Memo, Op, OpKind
 from durable_core.model.run import Phase, Run
+from durable_core.model.step import Memo, Op, OpKind
 
 POLICY = RetryPolicy(base_ms=1_000, jitter=0.0)
 OP = Op(id="1", name="step", kind=OpKind.RUN)

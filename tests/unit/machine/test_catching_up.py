@@ -7,8 +7,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable_core.machine.catching_up import catch_up, is_behind
-from durable_core.machine.cursor import Cursor
+from durable_core.machine.stream_cursor import Cursor, catch_up, is_behind
 from durable_core.model.run import Phase
 from durable_core.model.stream import (
     Committed,

@@ -14,7 +14,7 @@ from durable_core.errors import (
     StepError,
     WaitInterruptedError,
 )
-from durable_core.machine.failures import failure_of_handler, failure_of_step
+from durable_core.machine.advance import failure_of_handler, failure_of_step
 
 STEP = StepError("id", "ValueError", "no")
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_core.errors import MatchError
+from durable_core.http.request import Request
 from durable_core.machine.matching import (
     MatchRule,
     WaitRule,
@@ -21,8 +22,7 @@ from durable_core.machine.matching import (
     resolve_match,
     validate_if,
 )
-from durable_core.model.events import Event
-from durable_core.model.http import Request
+from durable_core.model.event import Event
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 SCALARS = st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT

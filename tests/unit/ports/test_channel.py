@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from durable_core.ports.channel import channel_of
-from durable_core.runtime.memory_store import MemoryStore
-from durable_core.runtime.sqlite import SQLiteStore
+from durable_core.ports import channel_of
+from durable_core.stores.memory import MemoryStore
+from durable_core.stores.sqlite import SQLiteStore
 
 
 def test_a_file_has_a_channel_and_memory_has_none(tmp_path: Path) -> None:

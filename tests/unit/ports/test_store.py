@@ -7,8 +7,8 @@ import inspect
 import pytest
 
 from durable_core.ports import Store
-from durable_core.runtime.memory_store import MemoryStore
-from durable_core.runtime.sqlite.store import SQLiteStore
+from durable_core.stores.memory import MemoryStore
+from durable_core.stores.sqlite.store import SQLiteStore
 
 METHODS = [name for name in vars(Store) if not name.startswith("_")]
 

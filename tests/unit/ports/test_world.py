@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
+from durable_core.platform import SystemClock, SystemIds
 from durable_core.ports import Clock, Ids
-from durable_core.runtime.system import SystemClock, SystemIds
 
 
 def test_clock_of_the_system() -> None:

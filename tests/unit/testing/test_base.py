@@ -8,11 +8,11 @@ import pytest
 
 from durable_core import Durable, Event, Request, endpoint_adapter, step, stream
 from durable_core.api.adapter import HTTPHandler
+from durable_core.codec.sse import SSEDecoder
 from durable_core.errors import RunNotFoundError
 from durable_core.sync import step as sync_step
 from durable_core.sync import stream as sync_stream
-from durable_core.testing.entry import harness
-from durable_core.wire.sse import SSEDecoder
+from durable_core.testing.harnesses import harness
 from support.harness_sample import plain_app, sample
 from support.streams import described
 

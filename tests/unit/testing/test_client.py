@@ -6,9 +6,9 @@ import pytest
 
 from durable_core import Durable, Request, Response
 from durable_core.api.adapter import HTTPHandler
-from durable_core.api.application import Application
+from durable_core.routing import Application
 from durable_core.testing.client import handler_of
-from durable_core.testing.entry import harness
+from durable_core.testing.harnesses import harness
 from support.harness_sample import plain_app
 
 

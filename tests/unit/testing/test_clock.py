@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from durable_core.codec.tokens import ulid_time
 from durable_core.testing.clock import FakeClock, FakeIds
-from durable_core.wire.ulid import ulid_time
 
 
 def test_clock_stands_still_until_it_is_moved() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from durable_core import Request, Response
-from durable_core.api.application import Application
 from durable_core.api.options import EndpointOptionsDict
 from durable_core.errors import NotFinishedError
+from durable_core.routing import Application
 from durable_core.sync import step
-from durable_core.testing.entry import harness
+from durable_core.testing.harnesses import harness
 from support.harness_sample import plain_app, sample
 
 

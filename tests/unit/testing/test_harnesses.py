@@ -9,7 +9,7 @@ import pytest
 
 from durable_core import Event, Request, Response, step
 from durable_core.sync import step as sync_step
-from durable_core.testing.entry import harness
+from durable_core.testing.harnesses import harness
 from support.harness_sample import plain_app, sample
 
 FACES = pytest.mark.parametrize("face", ["def", "async def"])

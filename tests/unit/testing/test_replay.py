@@ -12,7 +12,7 @@ import pytest
 from durable_core import Request, step
 from durable_core.errors import NotDeterministicError
 from durable_core.sync import step as sync_step
-from durable_core.testing.entry import harness
+from durable_core.testing.harnesses import harness
 from support.harness_sample import plain_app
 
 Handler = Callable[[Request], Coroutine[Any, Any, object] | object]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from durable_core.model.request import Request
-from durable_core.model.response import Response
-from durable_core.testing.reply import Reply
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.testing.client import Reply
 
 RUN = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 

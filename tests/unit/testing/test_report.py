@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from durable_core.model.ops import Op, OpKind, Pending
 from durable_core.model.run import Phase, Run
+from durable_core.model.step import Op, OpKind, Pending
 from durable_core.ports import RunRecord
-from durable_core.testing.report import waits_for
+from durable_core.testing.simulation import waits_for
 
 RUN = Run(
     id="r",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from durable_core.flow.current import Face
-from durable_core.runtime.engine import embedded
-from durable_core.testing.entry import harness
-from durable_core.testing.steered import SteeredNode
+from durable_core.engine.embedded import embedded
+from durable_core.flow.scope import Face
+from durable_core.testing.harnesses import harness
+from durable_core.testing.worker import SteeredNode
 from support.harness_sample import sample
 
 

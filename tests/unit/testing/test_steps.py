@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from durable_core.errors import StepError
-from durable_core.model.events import Event
-from durable_core.testing.entry import harness
-from durable_core.testing.steps import StepRecord
+from durable_core.model.event import Event
+from durable_core.testing.harnesses import harness
+from durable_core.testing.simulation import StepRecord
 from support.harness_sample import sample
 
 

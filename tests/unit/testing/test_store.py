@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from durable_core.errors import LeaseLost
-from durable_core.model.events import Event
+from durable_core.model.event import Event
 from durable_core.ports import RunWrite, SendEvents
-from durable_core.testing.store import NotingStore
+from durable_core.testing.simulation import NotingStore
 
 
 def test_events_are_noted_once() -> None:

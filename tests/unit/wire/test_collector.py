@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from durable_core.codec.stream_events import Chunk, Commit, Metadata, Rollback
 from durable_core.wire.collector import Collector
 from durable_core.wire.following_commands import DeliveredEvent
-from durable_core.wire.stream_events import Chunk, Commit, Metadata, Rollback
 
 
 def collected(*events: DeliveredEvent) -> Collector:

@@ -9,6 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from durable_core.codec.sse import KEEP_ALIVE, encode_event
+from durable_core.codec.stream_events import (
+    Chunk,
+    Commit,
+    Final,
+    Metadata,
+    RedirectInfo,
+    Rollback,
+    StreamEvent,
+    dump_stream_event,
+)
 from durable_core.errors import (
     ConnectFailedError,
     ConnectionLostError,
@@ -16,7 +27,7 @@ from durable_core.errors import (
     StreamEndedError,
     TooManyRedirectsError,
 )
-from durable_core.model.headers import Headers
+from durable_core.http.headers import Headers
 from durable_core.wire.following import Following
 from durable_core.wire.following_commands import (
     Close,
@@ -27,17 +38,6 @@ from durable_core.wire.following_commands import (
     Finish,
     Open,
     Read,
-)
-from durable_core.wire.sse import KEEP_ALIVE, encode_event
-from durable_core.wire.stream_events import (
-    Chunk,
-    Commit,
-    Final,
-    Metadata,
-    RedirectInfo,
-    Rollback,
-    StreamEvent,
-    dump_stream_event,
 )
 
 URL = "http://app/run"

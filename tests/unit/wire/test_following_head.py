@@ -8,7 +8,7 @@ import zlib
 import pytest
 
 from durable_core.errors import ProtocolError
-from durable_core.model.headers import Headers
+from durable_core.http.headers import Headers
 from durable_core.wire.following_head import Head
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from durable_core.errors import ProtocolError
-from durable_core.model.headers import Headers
+from durable_core.http.headers import Headers
 from durable_core.model.outgoing import ResponseHead
 from durable_core.wire.http_framing import Framing, framing_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from durable_core.errors import ProtocolError
-from durable_core.model.headers import Headers
+from durable_core.http.headers import Headers
 from durable_core.wire.redirects import Journey, Stage, is_wait_url
 
 HEADERS = Headers({"Authorization": "secret", "Content-Type": "text/plain"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from durable_core.model.headers import Headers
+from durable_core.http.headers import Headers
 from durable_core.model.outgoing import Timeouts
 from durable_core.runtime.http.outgoing import Requests
 from durable_core.wire.following_commands import Open

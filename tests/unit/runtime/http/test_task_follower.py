@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from durable_core.codec.stream_events import Chunk, Final
 from durable_core.errors import ConnectionLostError
-from durable_core.model.headers import Headers
+from durable_core.http.headers import Headers
 from durable_core.model.outgoing import OutgoingRequest
 from durable_core.ports.http import AsyncFetch, AsyncFetched
 from durable_core.runtime.http.outgoing import Requests
 from durable_core.runtime.http.task_follower import TaskFollower
 from durable_core.wire.following import Following
 from durable_core.wire.following_commands import DeliveredEvent
-from durable_core.wire.stream_events import Chunk, Final
 from support.stream_clients import sse
 
 WAIT = "http://a/?durable-run=1&durable-token=2"

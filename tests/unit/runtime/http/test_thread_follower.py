@@ -8,15 +8,15 @@ from contextlib import contextmanager
 
 import pytest
 
+from durable_core.codec.stream_events import Chunk, Final
 from durable_core.errors import ConnectionLostError, RequestAbortedError
-from durable_core.model.headers import Headers
+from durable_core.http.headers import Headers
 from durable_core.model.outgoing import OutgoingRequest
 from durable_core.ports.http import Fetched
 from durable_core.runtime.http.abort import Abort
 from durable_core.runtime.http.outgoing import Requests
 from durable_core.runtime.http.thread_follower import OpenFetch, ThreadFollower
 from durable_core.wire.following import Following
-from durable_core.wire.stream_events import Chunk, Final
 from support.stream_clients import sse
 
 WAIT = "http://a/?durable-run=1&durable-token=2"

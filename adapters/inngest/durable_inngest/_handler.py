@@ -1,0 +1,303 @@
+"""One execution of a handler under this engine, from its start to whatever ends it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from durable_core.errors import EngineUnavailableError, StoreError, Suspended
+from durable_core.flow.effects import (
+    Cancelled,
+    Flow,
+    Outcome,
+    Returned,
+    Unwound,
+    answer,
+    handle,
+    report,
+)
+from durable_core.flow.execution import Execution
+from durable_core.flow.handler import collected, translated, unavailable
+from durable_core.flow.handoff import refer_client, referral
+from durable_core.http.problem import problem
+from durable_core.http.response import Response
+from durable_core.machine.advance import failure_of_handler
+from durable_core.model.decision import Failure, HandlerRaised, HandoffReason, ResponseTooLarge
+from durable_inngest import _protocol as _ops
+from durable_inngest._api import MOST_BYTES
+from durable_inngest._envelope import dump_response, plain_response
+from durable_inngest._execution import Found, RemoteExecution, remote, tell
+from durable_inngest._link import Link
+from durable_inngest._protocol import format_duration
+from durable_inngest._reentry import answer_ops, answer_with, server_answer
+from durable_inngest._steps import delay_of
+
+__all__ = [
+    "answer_client",
+    "conclude",
+    "detach",
+    "execute",
+    "put_away",
+    "refer",
+]
+
+
+# --- concluding -----------------------------------------------------------------------------------
+#
+# What the handler comes to: a response, a failure for good, or another attempt.
+
+
+def conclude(ex: RemoteExecution, outcome: Outcome) -> Flow[None]:
+    """Tell the server and the client what the handler has come to."""
+    response, failure, error = yield from _meant(ex, outcome)
+    if failure is None:
+        assert response is not None
+        yield from _finish(ex, response)
+        return
+    failures = ex.counted("") + 1
+    shown = _ops.error_of(failure, error)
+    final = failure.final or failures > ex.run.retries or ex.is_full
+    then = "failed" if final else "is to be tried again"
+    text = f"the handler failed ({failure.name}: {failure.message}); the run {then}"
+    yield from report(text, error)
+    if final:
+        yield from _fail(ex, failure, shown)
+        return
+    delay = max(1, delay_of(ex, failure, failures))
+    op = _ops.handler_retry(failures, shown, format_duration(delay))
+    if ex.link is None:
+        yield from answer_ops(ex, [op])
+        return
+    yield from tell(ex, ex.link, op)
+    yield from refer(ex, ex.link)
+
+
+def _meant(
+    ex: RemoteExecution, outcome: Outcome
+) -> Flow[tuple[Response | None, Failure | None, Exception | None]]:
+    """Return the response that the outcome stands for, or the failure and its error."""
+    now = ex.env.clock.now()
+    error: Exception | None = None
+    if isinstance(outcome, Returned):
+        try:
+            response: Response | None = Response.from_value(outcome.value)
+        except (TypeError, ValueError) as wrong:
+            return None, replace(failure_of_handler(wrong, now), final=True), wrong
+    else:
+        assert isinstance(outcome.error, Exception)
+        error = outcome.error
+        try:
+            response = translated(ex, error)
+        except Exception as broken:
+            response, error = None, broken
+        if response is None:
+            return None, failure_of_handler(error, now), error
+    assert response is not None
+    if response.is_streaming:
+        whole = yield from collected(ex, response)
+        if isinstance(whole, HandlerRaised):
+            return None, whole.failure, None
+        if isinstance(whole, ResponseTooLarge):
+            return None, _too_large(whole.most, "Limits.response_stored"), None
+        response = whole
+    if ex.link is None and not _is_kept(response):
+        return (
+            None,
+            _too_large(MOST_BYTES, "with its headers, as the Inngest server keeps it"),
+            None,
+        )
+    return response, None, None
+
+
+def _is_kept(response: Response) -> bool:
+    """Tell whether the server can keep a response; as JSON a body has up to 6 times its size."""
+    assert isinstance(response.body, bytes)
+    if len(response.body) < MOST_BYTES // 8:
+        return True
+    return len(_ops.run_complete(dump_response(response)).encode("utf-8")) <= MOST_BYTES
+
+
+def _too_large(most: int, whose: str) -> Failure:
+    text = f"the response has more than {most} bytes ({whose})"
+    return Failure(name="ResponseTooLarge", message=text, final=True)
+
+
+def _finish(ex: RemoteExecution, response: Response) -> Flow[None]:
+    """Record the response as the run's, then send it."""
+    if ex.link is None:
+        _end(ex, response, failed=False)
+        yield from answer_with(ex, server_answer(206, _ops.run_complete(dump_response(response))))
+        return
+    yield from tell(ex, ex.link, _shown(response, ex.link.room))
+    yield from answer_client(ex, response)
+
+
+def _shown(response: Response, room: int) -> str:
+    """Return the op that shows a response that its client gets from us; too large, without body."""
+    data = plain_response(response)
+    op = _ops.run_complete(data)
+    return op if len(op.encode("utf-8")) <= room else _ops.run_complete({**data, "body": ""})
+
+
+def _fail(ex: RemoteExecution, failure: Failure, shown: dict[str, object]) -> Flow[None]:
+    """Record that the run has failed for good, as a response of its own."""
+    short = {"name": failure.name, "message": failure.message}
+    if failure.reason:
+        short["reason"] = failure.reason
+    detail = f"{failure.name}: {failure.message}"
+    response = problem(500, "run-failed", detail=detail, error=short, run_id=ex.run.id)
+    if ex.link is not None:
+        yield from tell(ex, ex.link, _ops.run_complete(plain_response(response)))
+        yield from answer_client(ex, response, failed=True)
+        return
+    _end(ex, response, failed=True)
+    # The server shows the error, and hands out what it finds as ``data`` for the response.
+    body = json.dumps({**shown, "data": dump_response(response, failed=True)})
+    yield from answer_with(ex, server_answer(400, body, (("x-inngest-no-retry", "true"),)))
+
+
+def answer_client(ex: RemoteExecution, response: Response, *, failed: bool = False) -> Flow[None]:
+    """Give the attached client the run's response, in its stream if it follows that."""
+    if ex.followed and ex.emitter is not None:
+        ex.emitter.respond(response, failed=failed)
+    else:
+        yield from answer(response)
+
+
+def _end(ex: RemoteExecution, response: Response, *, failed: bool) -> None:
+    """Tell those who wait for a handed-off run how it has ended."""
+    ex.results.ended(ex.run.id, response, failed=failed)
+    if ex.open_stream() is not None and ex.emitter is not None:
+        ex.emitter.respond(response, failed=failed)
+
+
+def refer(ex: RemoteExecution, link: Link) -> Flow[None]:
+    """Send the client where its result will be.
+
+    A run without a token would end unseen by its client, who is going to ask again: it ends here.
+    """
+    token = link.token
+    if not token:
+        error = EngineUnavailableError("the Inngest server gave no token for the run's output")
+        response = unavailable(error)
+        yield from report(f"the run is ended: {error}")
+        yield from tell(ex, link, _ops.run_complete(plain_response(response)))
+        yield from answer_client(ex, response, failed=True)
+        return
+    ex.results.handed_off(ex.run.id, token, followed=ex.followed)
+    if ex.followed:
+        return  # the stream ends here, and has said where it goes on
+    if ex.output_url is not None and ex.options.redirect_url is None:
+        url = ex.output_url(ex.run.id, token)
+        yield from answer(referral(ex.options, ex.request.method, ex.run.id, token, url))
+    else:
+        yield from refer_client(ex, token)
+
+
+# --- handler --------------------------------------------------------------------------------------
+
+_MOST_NAMED = 25
+
+
+def execute(execution: Execution) -> Flow[None]:
+    """Run the handler, and tell the server and the client what has come of it."""
+    ex = remote(execution)
+    try:
+        outcome = yield from handle()
+        if ex.answered:
+            return
+        if ex.closed or isinstance(outcome, (Unwound, Cancelled)):
+            yield from put_away(ex)
+        else:
+            yield from conclude(ex, outcome)
+    except Suspended:
+        yield from _refuse(ex)
+    finally:
+        ex.close()
+        if ex.emitter is not None:
+            ex.emitter.end()
+
+
+def put_away(execution: Execution) -> Flow[None]:
+    """The handler was unwound: tell the server what to go on from."""
+    ex = remote(execution)
+    if ex.answered:
+        return
+    if ex.fault is not None:
+        yield from _refuse(ex)
+        return
+    try:
+        if ex.link is not None:
+            yield from _hand_over(ex)
+        else:
+            yield from _report_found(ex)
+    except Suspended:
+        yield from _refuse(ex)
+
+
+def detach(execution: Execution, reason: HandoffReason) -> Flow[None]:
+    """Do nothing: a run whose client is gone is reported to its end, as if it were there."""
+    return
+    yield  # a flow, as those of other engines are
+
+
+# -- while the client is attached --------------------------------------------------------------
+
+
+def _hand_over(ex: RemoteExecution) -> Flow[None]:
+    """Report what was found, so that the server goes on, and send the client where to wait."""
+    assert ex.link is not None
+    yield from tell(ex, ex.link, *_to_hand_over(ex))
+    yield from refer(ex, ex.link)
+
+
+def _to_hand_over(ex: RemoteExecution) -> list[str]:
+    """Return the ops that take the run to the server; the last one makes it call again.
+
+    The server keeps count of steps that go on side by side only where they are reported in the
+    answer to a call of its own: several are kept back for that.
+    """
+    if len(ex.found) == 1 and not ex.found[0].detour:
+        return [ex.found[0].op]
+    kept = [
+        _ops.counted_failure(each.step, ex.counted(each.step.op.name) + 1, each.error, each.final)
+        for each in ex.in_order()
+        if each.error is not None
+    ]
+    return [*kept, _ops.discovery(ex.env.clock.now())]
+
+
+# -- on a re-entry -----------------------------------------------------------------------------
+
+
+def _report_found(ex: RemoteExecution) -> Flow[None]:
+    assert ex.reentry is not None
+    if ex.found:
+        failed: Found | None = ex.found[0] if ex.found[0].final and len(ex.found) == 1 else None
+        yield from answer_ops(ex, [each.op for each in ex.in_order()], failed)
+    elif ex.reentry.target and not ex.cut_short:
+        yield from answer_with(ex, _not_found(ex, ex.reentry.target))
+    else:
+        yield from answer_ops(ex, [_ops.discovery(ex.env.clock.now())])
+
+
+def _not_found(ex: RemoteExecution, target: str) -> Response:
+    """Return the answer where the handler asks for other steps than the one to be run."""
+    new = [each for each in ex.pending.values() if each.op.id not in ex.actions]
+    fields = {
+        "error": "the handler does not ask for the requested step",
+        "requestedStep": target,
+        "foundSteps": [
+            {"id": each.op.id, "name": each.op.name, "displayName": each.op.name}
+            for each in new[:_MOST_NAMED]
+        ],
+        "totalFoundSteps": len(new),
+    }
+    return server_answer(500, json.dumps(fields), (("x-inngest-no-retry", "false"),))
+
+
+def _refuse(ex: RemoteExecution) -> Flow[None]:
+    """Nothing of this execution counts: tell whoever waits for the answer."""
+    if isinstance(ex.fault, StoreError) and ex.link is not None:
+        yield from report(f"the run could not be recorded, it is lost: {ex.fault}")
+        yield from answer_client(ex, unavailable(ex.fault), failed=True)

@@ -1,0 +1,442 @@
+"""Ops: what the server is told of the steps of a run, as JSON text.
+
+The value of a step is JSON already, so an op is put together from text, not encoded again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import traceback
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from durable_core.codec.records import load_step_error
+from durable_core.errors import StepError
+from durable_core.machine.duration import MAX_DURATION_MS
+from durable_core.machine.matching import WaitRule
+from durable_core.machine.step_ids import hash_step_id
+from durable_core.model.decision import Failure
+from durable_core.model.event import Event
+from durable_core.model.step import Op
+
+__all__ = [
+    "COMPLETE",
+    "Failed",
+    "Step",
+    "Value",
+    "counted_failure",
+    "counted_failure_id",
+    "discovery",
+    "error_of",
+    "failed",
+    "finished",
+    "format_duration",
+    "handler_retry",
+    "literal",
+    "load_event_memo",
+    "load_failure",
+    "load_outcome",
+    "needs_loaded_events",
+    "planned",
+    "retry_sleep",
+    "run_complete",
+    "send_finished",
+    "sleep",
+    "step_failure",
+    "wait",
+    "wait_expression",
+]
+
+
+# --- durations ------------------------------------------------------------------------------------
+#
+# Durations as the server reads them.
+
+_UNITS = (
+    ("w", 604_800_000),
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+)
+#: Text as long as this may be a date to the server, which tries that first.
+_DATE = 10
+
+
+def format_duration(ms: int) -> str:
+    """Return a duration as text such as ``"1h30m"``: the largest unit first, none of them zero.
+
+    Where that has 10 characters or more, it is in one unit: milliseconds, else seconds.
+
+    Args:
+        ms: milliseconds, from 1 to those of 366 days, which is the most that the server allows. It
+            is never made shorter; beyond two hours it may be made longer, by less than a second.
+    """
+    if not 1 <= ms <= MAX_DURATION_MS:
+        raise ValueError(f"a duration for the server must be 1 ms to 366 days, not {ms} ms")
+    text = _in_units(ms)
+    if len(text) >= _DATE:
+        text = f"{ms}ms"
+    if len(text) >= _DATE:
+        text = _in_units(-(-ms // 1000) * 1000)
+    return text if len(text) < _DATE else f"{-(-ms // 1000)}s"
+
+
+def _in_units(ms: int) -> str:
+    parts = []
+    for unit, length in _UNITS:
+        number, ms = divmod(ms, length)
+        if number:
+            parts.append(f"{number}{unit}")
+    return "".join(parts)
+
+
+# --- expressions ----------------------------------------------------------------------------------
+#
+# What an event must be to end a wait, in the server's language, CEL.
+#
+# The event is ``async`` there; ``event`` is the request that began the run, and is not used: what
+# ``match`` takes from the request stands in the expression as a literal.
+#
+# The server takes literals out of an expression before it parses that, and it takes the text
+# between the quotes as it stands: an escape means itself, a backslash before the last quote makes
+# it crash, and so does ``vars.``, its name for what it has taken out. It indexes expressions, too:
+# only a plain path that is compared with a plain literal, and anything under a function call, are
+# safe there.
+
+#: Names that can follow a dot.
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RESERVED = frozenset(
+    {
+        *("as", "break", "const", "continue", "else", "false", "for", "function", "if", "import"),
+        *("in", "let", "loop", "namespace", "null", "package", "return", "true", "var", "void"),
+        "while",
+    }
+)
+_NUMBER_OR_BOOL = re.compile(r"true|false|-?(0|[1-9][0-9]{0,14})(\.[0-9]*[1-9])?")
+#: Text that means itself between quotes, wherever the server looks at it.
+_PLAIN = re.compile(r'[^"\\\x00-\x1f\x7f\ud800-\udfff]*')
+_SEARCHED_FOR = ("vars.", "event.")
+
+
+def wait_expression(rule: WaitRule) -> str:
+    """Return the expression of a wait, "" where every event of the name ends it."""
+    terms = [f"{_path(path)} == {literal(json.loads(text))}" for path, text in rule.conditions]
+    if rule.match is not None:
+        terms.append(_match(rule.match.path, rule.match.key))
+    return " && ".join(terms)
+
+
+def needs_loaded_events(expression: str) -> bool:
+    """Tell whether the server looks into the run's events for this expression.
+
+    It searches the text for ``event.``, and cannot do that at a checkpoint.
+    """
+    return "event." in expression
+
+
+def literal(value: object) -> str:
+    """Return a JSON value as CEL that means the same to every part of the server."""
+    if isinstance(value, (list, dict)):
+        return f"dyn({_inner(value)})"
+    return _inner(value)
+
+
+def _inner(value: object) -> str:
+    if isinstance(value, str):
+        return _string(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_inner, value))}]"
+    if isinstance(value, dict):
+        members = (f"{_string(str(key))}: {_inner(item)}" for key, item in value.items())
+        return f"{{{', '.join(members)}}}"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 2**63:
+        value = float(value)  # beyond the integers of CEL; events have only doubles anyway
+    return json.dumps(value)
+
+
+def _string(text: str) -> str:
+    if _PLAIN.fullmatch(text) and not any(each in text for each in _SEARCHED_FOR):
+        return f'"{text}"'
+    return f'b64decode("{b64encode(text.encode("utf-8", "surrogatepass")).decode("ascii")}")'
+
+
+def _match(path: Sequence[str], key: str) -> str:
+    """Compare with a value of the request: text from its URL, or JSON from its body."""
+    kind, _, text = key.partition(":")
+    where = _path(path)
+    if kind == "j":
+        return f"{where} == {literal(json.loads(text))}"
+    as_text = f"{where} == {literal(text)}"
+    if _NUMBER_OR_BOOL.fullmatch(text) is None or text == "-0":
+        return as_text
+    # In a URL a number is text; in an event it may be either.
+    return f"({as_text} || {where} == {text})"
+
+
+def _path(names: Sequence[str]) -> str:
+    """Return a path into the event; from a name that cannot follow a dot on, as indexes."""
+    dotted = 0
+    while dotted < len(names) and _follows_dot(names, dotted):
+        dotted += 1
+    plain = ".".join(("async", *names[:dotted]))
+    if dotted == len(names):
+        return plain
+    return f"dyn({plain}{''.join(f'[{_string(name)}]' for name in names[dotted:])})"
+
+
+def _follows_dot(names: Sequence[str], at: int) -> bool:
+    name, is_last = names[at], at + 1 == len(names)
+    if _NAME.fullmatch(name) is None or name in _RESERVED:
+        return False
+    return is_last or not name.endswith("vars")
+
+
+# --- memos ----------------------------------------------------------------------------------------
+#
+# The state of a run as the server hands it over: the outcomes of its steps by hashed id.
+
+_TYPED = ("data", "error", "input")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A step has this result."""
+
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A step has failed for good, with this error."""
+
+    error: Mapping[str, object]
+
+
+def load_outcome(memo: object) -> Value | Failed | None:
+    """Return what a memo says; None if the step is still to be run.
+
+    An object with nothing but ``data``, ``error`` or ``input`` (and a ``type`` that says which) is
+    that; anything else is itself the value.
+    """
+    if isinstance(memo, dict):
+        keys = set(memo)
+        for kind in _TYPED:
+            if keys == {kind} or (keys == {kind, "type"} and memo["type"] == kind):
+                return _typed(kind, memo[kind])
+    return Value(memo)
+
+
+def load_failure(step_name: str, error: Mapping[str, object]) -> StepError:
+    """Return what the handler sees of a failed step.
+
+    Args:
+        step_name: the step, with its index.
+        error: the error as the server keeps it, whoever wrote it.
+    """
+    fields: dict[str, object] = {
+        "name": _message_of(error.get("name")) or "Error",
+        "message": _message_of(error.get("message"))
+        or _message_of(error.get("error"))
+        or "Unknown error",
+    }
+    data = error.get("data")
+    own = data.get("durable") if isinstance(data, dict) and set(data) == {"durable"} else None
+    if isinstance(own, dict):
+        data = own.get("data")
+        if own.get("cancelled") is True:
+            fields["cancelled"] = True
+        if isinstance(own.get("result"), str):
+            fields["result"] = own["result"]
+        if isinstance(own.get("http"), list):
+            fields["http"] = own["http"]
+    if data is not None:
+        fields["data"] = data
+    return load_step_error(step_name, json.dumps(fields))
+
+
+def load_event_memo(value: object) -> Event | None:
+    """Return the event that ended a wait; None if its time ran out.
+
+    Raises:
+        ValueError: it is no event.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise ValueError("what ended the wait is no event")
+    data, id, ts = value.get("data"), value.get("id"), value.get("ts")
+    return Event(
+        value["name"],
+        data if isinstance(data, dict) else {},
+        id if isinstance(id, str) and id else None,
+        ts if isinstance(ts, int) and ts >= 0 else None,
+    )
+
+
+def _typed(kind: str, inner: object) -> Value | Failed | None:
+    if kind == "data":
+        return Value(inner)
+    if kind == "input":
+        return None
+    return Failed(inner if isinstance(inner, dict) else {"message": _message_of(inner)})
+
+
+def _message_of(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+# --- protocol -------------------------------------------------------------------------------------
+
+#: The id of the end of a run.
+COMPLETE = hash_step_id("complete")
+#: Stands in the names of ops of our own; no text of a user's makes the same hashed id.
+_OWN = "\x1f"
+_LONGEST_NAME = 120
+_LONGEST_STACK = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A step as the server shows it.
+
+    Attributes:
+        op: the op; its name has the index.
+        id: what the user called it, without the index.
+        began: when its function was called, epoch milliseconds.
+        took: how long that took, milliseconds.
+    """
+
+    op: Op
+    id: str
+    began: int = 0
+    took: int = 0
+
+
+def finished(step: Step, value: str) -> str:
+    """Return the op of a function that has returned; ``value`` is JSON."""
+    return _op(step, "StepRun", f',"data":{value}{_timing(step)}')
+
+
+def send_finished(step: Step, ids: list[str]) -> str:
+    """Return the op of events that were sent."""
+    data = _text({"ids": ids})
+    rest = f',"data":{data}{_timing(step)}'
+    return _op(step, "StepRun", rest, name="sendEvent", opts='{"type":"step.sendEvent"}')
+
+
+def failed(step: Step, error: dict[str, object]) -> str:
+    """Return the op of a function that has raised and is to be tried again by the server."""
+    return _op(step, "StepError", f',"error":{_text(error)}{_timing(step)}')
+
+
+def step_failure(step: Step, error: dict[str, object]) -> str:
+    """Return the op of a step that has failed for good."""
+    shown = {name: error[name] for name in ("name", "message")}
+    data = _text({"__serialized": True, **shown, "stack": ""})
+    return _op(step, "StepFailed", f',"error":{_text(error)},"data":{data}{_timing(step)}')
+
+
+def planned(step: Step) -> str:
+    """Return the op of a function that is to be called in a request of its own."""
+    return _op(step, "StepPlanned")
+
+
+def sleep(step: Step, duration: str) -> str:
+    """Return the op of a sleep."""
+    return _op(step, "Sleep", name=duration)
+
+
+def wait(step: Step, event: str, timeout: str, expression: str) -> str:
+    """Return the op of a wait for an event."""
+    opts = {"timeout": timeout, **({"if": expression} if expression else {})}
+    return _op(step, "WaitForEvent", name=event, opts=_text(opts))
+
+
+def discovery(now: int) -> str:
+    """Return the op that asks for a request at once."""
+    return _text({"id": hash_step_id(f"discovery-request-{now}"), "op": "DiscoveryRequest"})
+
+
+def run_complete(data: dict[str, object]) -> str:
+    """Return the op that ends a run."""
+    return _text({"id": COMPLETE, "op": "RunComplete", "data": data})
+
+
+# -- ops of our own: they count attempts, which the server tells nobody ------------------------
+
+
+def counted_failure_id(name: str, number: int) -> str:
+    """Return the id under which the n-th failure of a step (or of the handler, "") is counted."""
+    return hash_step_id(f"{_OWN}failure{_OWN}{name}{_OWN}{number}")
+
+
+def handler_retry(number: int, error: dict[str, object], duration: str) -> str:
+    """Return the sleep before the handler is called again after its n-th failure."""
+    shown = f"retry {number} of the handler after {error['name']}: {error['message']}"
+    return _own(counted_failure_id("", number), "Sleep", shown, duration)
+
+
+def retry_sleep(step: Step, number: int, error: dict[str, object], duration: str) -> str:
+    """Return the sleep before a step is tried again after its n-th failure."""
+    shown = f"retry {number} of {step.op.name} after {error['name']}: {error['message']}"
+    return _own(counted_failure_id(step.op.name, number), "Sleep", shown, duration)
+
+
+def counted_failure(step: Step, number: int, error: dict[str, object], final: bool) -> str:
+    """Return the op that keeps the n-th failure of a step for the next request."""
+    shown = f"failure {number} of {step.op.name}"
+    rest = f',"data":{_text({"error": error, "final": final})}'
+    return _own(counted_failure_id(step.op.name, number), "StepRun", shown, shown, rest)
+
+
+def error_of(failure: Failure, error: BaseException | None) -> dict[str, object]:
+    """Return an error as the server shows it, and as replay needs it.
+
+    What only we know goes into ``data``, the one field that the server keeps as it is.
+    """
+    stack = "".join(traceback.format_exception(error))[-_LONGEST_STACK:] if error else ""
+    shown: dict[str, object] = {
+        "name": failure.name,
+        "message": failure.message,
+        "stack": stack.encode("utf-8", "replace").decode() or f"{failure.name}: {failure.message}",
+        "__serialized": True,
+    }
+    data = json.loads(failure.data) if failure.data else None
+    if failure.http is not None or failure.cancelled or failure.result:
+        own = {"http": failure.http, "cancelled": failure.cancelled, "result": failure.result}
+        shown["data"] = {"durable": {**own, "data": data}}
+    elif data is not None:
+        shown["data"] = data
+    return shown
+
+
+def _own(id: str, op: str, shown: str, name: str, rest: str = "") -> str:
+    shown = shown if len(shown) <= _LONGEST_NAME else shown[: _LONGEST_NAME - 1] + "…"
+    fields = {"id": id, "op": op, "name": name, "displayName": shown, "opts": {}}
+    return _text({**fields, "userland": {"id": shown}})[:-1] + rest + "}"
+
+
+def _op(step: Step, op: str, rest: str = "", name: str | None = None, opts: str = "{}") -> str:
+    id = _text(step.id)
+    index = step.op.name[len(step.id) + 1 :]
+    userland = f'{{"id":{id},"index":{index}}}' if index else f'{{"id":{id}}}'
+    shown = id if name is None else _text(name)
+    return (
+        f'{{"id":"{step.op.id}","op":"{op}","name":{shown},"opts":{opts},'
+        f'"displayName":{id},"userland":{userland}{rest}}}'
+    )
+
+
+def _timing(step: Step) -> str:
+    return f',"timing":{{"a":{step.began * 1_000_000},"b":{step.took * 1_000_000}}}'
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":"))
+
+
+def _text(value: object) -> str:
+    return _ENCODER.encode(value)

@@ -1,0 +1,90 @@
+"""What adapters share: applications that answer by a handler of the core."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from durable_core.api.adapter import HTTPHandler, ServedEngine
+from durable_core.api.durable import Durable
+from durable_core.errors import ConfigurationError, HTTPError
+from durable_core.flow.env import Limits
+from durable_core.http.problem import problem, problem_from_http_error
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.routing import Application, Routes
+
+__all__ = ["ServedApp", "handler_of"]
+
+
+class ServedApp:
+    """What an adapter makes of a handler. Adapters add the form in which their server calls it.
+
+    Args:
+        handler: an endpoint, the wait route, the events route, an ``Application`` of routes.
+
+    Attributes:
+        endpoint: the handler.
+        logger: where a failure is logged; a class sets its own.
+    """
+
+    logger = logging.getLogger("durable.adapter")
+
+    def __init__(self, handler: HTTPHandler) -> None:
+        self.endpoint = handler
+
+    @property
+    def durables(self) -> tuple[ServedEngine, ...]:
+        """What a server should start before it serves this, and stop afterwards."""
+        return (self.endpoint.engine,)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the application behind it."""
+        return self.endpoint.engine.limits
+
+    def respond(
+        self, request: Request, *, hold: float = 25.0, route: str | None = None
+    ) -> Response:
+        """Answer in this thread, whatever happens; see ``HTTPHandler.handle``."""
+        try:
+            return self.endpoint.handle(request, hold=hold, route=route)
+        except Exception as error:
+            return self._failed(request, error)
+
+    async def respond_async(
+        self, request: Request, *, hold: float = 25.0, route: str | None = None
+    ) -> Response:
+        """Answer in this task, whatever happens; see ``HTTPHandler.handle_async``."""
+        try:
+            return await self.endpoint.handle_async(request, hold=hold, route=route)
+        except Exception as error:
+            return self._failed(request, error)
+
+    def _failed(self, request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPError):
+            return problem_from_http_error(error)
+        # Not the query, which may hold a token, nor the decoded path, which may hold new lines.
+        path = urlsplit(request.url).path
+        self.logger.error("%s %s failed", request.method, path, exc_info=error)
+        return problem(500, "internal-error")
+
+
+def handler_of(served: object, durable: Durable[Any] | None) -> HTTPHandler | None:
+    """Return the handler of the core that a server is to serve by; None for something callable.
+
+    Args:
+        served: a handler of the core, something callable of the server's own, or routes.
+        durable: whose endpoints the routes lead to.
+
+    Raises:
+        ConfigurationError: routes without ``durable``, or routes that conflict.
+    """
+    if hasattr(served, "handle") and hasattr(served, "handle_async"):
+        return cast(HTTPHandler, served)
+    if callable(served):
+        return None
+    if durable is None:
+        raise ConfigurationError("routes need durable=, or app(durable, routes) in their place")
+    return Application(durable, cast(Routes, served))

@@ -1,0 +1,1 @@
+"""Pure codecs between the model and text: step results, stored records, tokens, event streams."""

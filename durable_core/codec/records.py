@@ -1,0 +1,200 @@
+"""How requests and responses are stored: the head as JSON text, the body apart, as bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from durable_core.codec.json import JSONCodec
+from durable_core.errors import (
+    BadRequest,
+    HTTPError,
+    LimitExceededError,
+    StepCancelled,
+    StepError,
+    StepResultError,
+    StepResultTooLargeError,
+)
+from durable_core.http.headers import SENSITIVE_HEADERS, Headers
+from durable_core.http.json import dumper
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.model.decision import Failure
+from durable_core.model.event import Event
+
+__all__ = [
+    "check_event",
+    "dump_error",
+    "dump_event",
+    "dump_head",
+    "dump_request",
+    "load_event",
+    "load_request",
+    "load_response",
+    "load_step_error",
+    "parse_events",
+]
+
+
+# --- errors ---------------------------------------------------------------------------------------
+#
+# Errors of user code as JSON text, and back as what the handler sees.
+
+_RESULT_ERRORS: Mapping[str, type[StepError]] = {
+    "unstorable": StepResultError,
+    "too-large": StepResultTooLargeError,
+}
+
+
+def dump_error(failure: Failure) -> str:
+    """Return the failure as JSON: ``name``, ``message``, and what else there is to say."""
+    fields: dict[str, object] = {"name": failure.name, "message": failure.message}
+    if failure.data:
+        fields["data"] = json.loads(failure.data)
+    if failure.cancelled:
+        fields["cancelled"] = True
+    if failure.result:
+        fields["result"] = failure.result
+    if failure.http is not None:
+        fields["http"] = failure.http
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+
+
+def load_step_error(step_id: str, text: str) -> StepError:
+    """Return the error that the handler sees for a step whose memo is this failure.
+
+    That of an ``HTTPError`` has it as its cause.
+    """
+    fields = json.loads(text)
+    cls = StepCancelled if fields.get("cancelled") else StepError
+    cls = _RESULT_ERRORS.get(fields.get("result", ""), cls)
+    error = cls(step_id, fields["name"], fields["message"], fields.get("data"))
+    if "http" in fields:
+        status, detail, headers = fields["http"]
+        error.__cause__ = HTTPError(status, detail, dict(headers))
+    return error
+
+
+# --- events ---------------------------------------------------------------------------------------
+#
+# Events as JSON text, as the store keeps them and as clients send them.
+
+_CODEC = JSONCodec()
+_FIELDS = frozenset({"name", "data", "id", "ts"})
+
+
+def dump_event(event: Event) -> str:
+    """Return the event as a JSON object with ``name``, ``data``, ``id`` and ``ts``."""
+    fields = {"name": event.name, "data": dict(event.data), "id": event.id, "ts": event.ts}
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+
+
+def load_event(text: str) -> Event:
+    """Return the event that :func:`dump_event` made the text of."""
+    return Event(**json.loads(text))
+
+
+def check_event(event: Event, largest: int) -> Event:
+    """Return the event if its data is JSON and it has at most ``largest`` bytes.
+
+    Raises:
+        TypeError: the data holds what JSON cannot; names the path.
+        LimitExceededError: it is too large.
+    """
+    try:
+        size = len(_CODEC.encode(dict(event.data)).encode("utf-8"))
+    except TypeError as error:
+        raise TypeError(f"the data of event {event.name!r} is not JSON: {error}") from error
+    if size > largest:
+        raise LimitExceededError(
+            f"the data of event {event.name!r} has {size} bytes as JSON; "
+            f"at most {largest} are allowed (Limits.event)"
+        )
+    return event
+
+
+def parse_events(value: object) -> tuple[Event, ...]:
+    """Return the events of a decoded JSON body: one object, or an array of them.
+
+    Raises:
+        BadRequest: says what is wrong, and with which element.
+    """
+    items = value if isinstance(value, list) else [value]
+    if not items:
+        raise BadRequest("an array of events must not be empty")
+    return tuple(_parse_event(item, index) for index, item in enumerate(items))
+
+
+def _parse_event(item: object, index: int) -> Event:
+    where = f"event {index}"
+    if not isinstance(item, Mapping):
+        raise BadRequest(f"{where} must be a JSON object")
+    if "name" not in item:
+        raise BadRequest(f"{where} has no name")
+    unknown = sorted(set(item) - _FIELDS)
+    if unknown:
+        raise BadRequest(f"{where} has unknown members: {', '.join(map(repr, unknown))}")
+    fields = {key: value for key, value in item.items() if value is not None}
+    try:
+        return Event(**fields)
+    except (TypeError, ValueError) as error:
+        raise BadRequest(f"{where}: {error}") from error
+
+
+# --- records --------------------------------------------------------------------------------------
+
+# Escaped to ASCII: a client may put bytes into its URL that no UTF-8 text can hold.
+_dump = dumper(json.JSONEncoder(check_circular=False, separators=(",", ":")))
+
+
+def dump_request(request: Request, *, stored_headers: frozenset[str]) -> str:
+    """Return everything about the request except its body.
+
+    Args:
+        request: the request of the run.
+        stored_headers: lower-case names of credential headers (``SENSITIVE_HEADERS``) to store
+            all the same. Of others only the name is kept, so that replay can tell.
+    """
+    secret = SENSITIVE_HEADERS - stored_headers
+    headers, withheld = [], set(request.headers.withheld)
+    for name, value in request.headers.raw:
+        if name.lower() in secret:
+            withheld.add(name.lower())
+        else:
+            headers.append((name, value))
+    return _dump(
+        {
+            "method": request.method,
+            "url": request.url,
+            "root_path": request.root_path,
+            "headers": headers,
+            "path_params": dict(request.path_params),
+            "withheld": sorted(withheld),
+        }
+    )
+
+
+def load_request(text: str, body: bytes) -> Request:
+    """Return the request that ``dump_request`` was given, less the withheld headers."""
+    head = json.loads(text)
+    return Request(
+        method=head["method"],
+        url=head["url"],
+        headers=Headers._trusted(map(tuple, head["headers"]), frozenset(head["withheld"])),
+        body=body,
+        path_params=head["path_params"],
+        root_path=head["root_path"],
+    )
+
+
+def dump_head(response: Response) -> str:
+    """Return status and headers of the response."""
+    return _dump({"status": response.status, "headers": response.headers.raw})
+
+
+def load_response(text: str, body: bytes) -> Response:
+    """Return the response with the head that ``dump_head`` was given and this body."""
+    head = json.loads(text)
+    return Response(
+        status=head["status"], headers=Headers._trusted(map(tuple, head["headers"])), body=body
+    )

@@ -1,0 +1,496 @@
+"""Group commit: writes that wait at the same moment share one transaction and one fsync.
+
+There is no writer everybody hands over to; a hand-over costs more than the fsync. Whoever needs
+its write durable and finds nobody committing becomes the leader and commits for all that has
+queued meanwhile; the others follow. A background thread commits what nobody waits for after a few
+milliseconds, and what an event loop must not be blocked by.
+
+A queued checkpoint takes in a later one of the same run, so that the last step and the end of the
+run are one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from time import perf_counter
+from typing import Any, Generic, TypeVar
+
+from durable_core.errors import StoreBrokenError, StoreBusyError, StoreError
+from durable_core.platform import logger
+from durable_core.ports import RunWrite, Store, Write
+
+__all__ = [
+    "Blocked",
+    "CommitQueue",
+    "Ticket",
+    "wake",
+]
+
+
+# --- tickets --------------------------------------------------------------------------------------
+#
+# Receipts for queued writes, and the ways to wait for one: a blocked thread, or a task.
+
+T = TypeVar("T")
+
+
+class Ticket(Generic[T]):
+    """The receipt for one queued write.
+
+    Attributes:
+        write: what is to be committed.
+        done: it is durable, or has failed.
+        answer: the store's; None while there is none, or if the write failed.
+        error: why it failed.
+        threads, tasks: who waits for it.
+    """
+
+    __slots__ = ("answer", "done", "error", "tasks", "threads", "write")
+
+    def __init__(self, write: Write[T]) -> None:
+        self.write: Write[T] = write
+        self.done = False
+        self.error: BaseException | None = None
+        self.threads: list[Blocked] = []
+        self.tasks: list[asyncio.Future[None]] = []
+        self.answer: T | None = None
+
+    @classmethod
+    def failed(cls, write: Write[T], error: BaseException) -> Ticket[T]:
+        """Return the receipt of a write that is not even tried."""
+        ticket = cls(write)
+        ticket.error = error
+        ticket.done = True
+        return ticket
+
+    def take(self, answer: Any) -> None:
+        """Note the store's answer, or the error that it gave instead of one."""
+        if isinstance(answer, BaseException):
+            self.error = answer
+        else:
+            self.answer = answer
+
+    def result(self) -> T:
+        """Return the answer, or raise the error. Call it once ``done``."""
+        if self.error is not None:
+            raise self.error
+        answer: Any = self.answer
+        result: T = answer
+        return result
+
+
+class Blocked:
+    """A thread that waits for a ticket; it is woken when the ticket is done, or to lead."""
+
+    __slots__ = ("lock", "ticket")
+
+    def __init__(self, ticket: Ticket[Any]) -> None:
+        self.ticket = ticket
+        self.lock = threading.Lock()
+        self.lock.acquire()
+
+    def wake(self) -> None:
+        """Let the thread look again. Harmless if it has been woken already."""
+        try:
+            self.lock.release()
+        except RuntimeError:
+            pass
+
+
+def wake(tickets: Iterable[Ticket[Any]]) -> None:
+    """Wake all who wait for these tickets; an event loop is called once for all of its tasks."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for ticket in tickets:
+        for blocked in ticket.threads:
+            blocked.wake()
+        for future in ticket.tasks:
+            by_loop.setdefault(future.get_loop(), []).append(future)
+    if not by_loop:
+        return
+    here = asyncio._get_running_loop()
+    for loop, futures in by_loop.items():
+        if loop is here:
+            _finish(futures)
+            continue
+        try:
+            loop.call_soon_threadsafe(_finish, futures)
+        except RuntimeError:
+            pass  # the loop is closed, and the tasks with it
+
+
+def _finish(futures: Iterable[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+# --- commit queue ---------------------------------------------------------------------------------
+
+
+#: A write that nobody waits for stays queued for once to twice as long, seconds.
+_LINGER = 0.005
+#: On an event loop a commit is done in place only while commits take less than this, seconds.
+_INLINE_LIMIT = 0.001
+#: Weight of the newest commit in the moving average of their durations.
+_WEIGHT = 0.125
+
+
+class CommitQueue:
+    """Queues writes for one store and commits them in groups.
+
+    Args:
+        store: where they go. The queue is the only one to call its ``commit``.
+        busy_timeout: seconds to wait for a store that another process has locked.
+        on_commit: called after each commit, in the committing thread and before those who wait
+            are woken, with the writes and their answers; it must not block.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        busy_timeout: float = 5.0,
+        on_commit: Callable[[Sequence[Ticket[Any]]], None] | None = None,
+    ) -> None:
+        self._store = store
+        self._busy_timeout = busy_timeout
+        self._on_commit = on_commit
+        self._mutex = threading.Lock()  # guards the queue, never held while committing
+        self._leading = threading.Lock()  # held while committing
+        self._queue: list[Ticket[Any]] = []
+        self._by_lease: dict[_Lease, Ticket[Any]] = {}
+        self._blocked: list[Blocked] = []
+        self._ticking: set[asyncio.AbstractEventLoop] = set()
+        self._average = 0.0
+        self._wakeup = threading.Condition(self._mutex)
+        self._armed = False
+        self._urgent = False
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+        self.commits = 0
+        self.writes = 0
+
+    def start(self) -> None:
+        """Start the background thread."""
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="durable-writer", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Commit what is queued and end the background thread."""
+        with self._mutex:
+            self._stopped = True
+            self._wakeup.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def submit(self, write: Write[T], after: Sequence[Ticket[Any]] = ()) -> Ticket[T]:
+        """Queue a write; it is committed when somebody waits for it, or after 5 to 10 ms.
+
+        Args:
+            write: the write.
+            after: earlier ones that it builds on; if one has failed, it fails with that error.
+        """
+        with self._mutex:
+            for earlier in after:
+                if earlier.error is not None:
+                    return Ticket.failed(write, earlier.error)
+            return self._enqueue(write)
+
+    def _enqueue(self, write: Write[T]) -> Ticket[Any]:
+        ticket: Ticket[Any] = Ticket(write)
+        if isinstance(write, RunWrite):
+            lease = _lease(write)
+            queued = self._by_lease.get(lease)
+            if queued is not None and _can_be_one(queued.write, write):
+                queued.write = _merged(queued.write, write)
+                return queued
+            self._by_lease[lease] = ticket
+        self._queue.append(ticket)
+        if not self._armed:
+            self._armed = True
+            self._wakeup.notify()
+        return ticket
+
+    # -- waiting, in a thread ---------------------------------------------------------------
+
+    def wait(self, ticket: Ticket[T]) -> T:
+        """Block until the write is durable; return its answer or raise its error."""
+        while not ticket.done:
+            if self._leading.acquire(blocking=False):
+                try:
+                    self._commit_queued(self._busy_timeout)
+                finally:
+                    self._leading.release()
+                self._promote()
+            else:
+                self._block(ticket)
+        return ticket.result()
+
+    def execute(self, write: Write[T]) -> T:
+        """Submit a write and wait for it."""
+        return self.wait(self.submit(write))
+
+    def _block(self, ticket: Ticket[Any]) -> None:
+        blocked = Blocked(ticket)
+        with self._mutex:
+            if ticket.done:
+                return
+            if not self._leading.locked():
+                return  # the leader left before we were on its list: lead ourselves
+            ticket.threads.append(blocked)
+            self._blocked.append(blocked)
+        blocked.lock.acquire()
+        with self._mutex:
+            self._blocked.remove(blocked)
+
+    # -- waiting, on an event loop ----------------------------------------------------------
+
+    async def wait_async(self, ticket: Ticket[T]) -> T:
+        """Wait until the write is durable; return its answer or raise its error.
+
+        The writes of all tasks that wait in the same tick of the loop are committed together.
+        """
+        if ticket.done:
+            return ticket.result()
+        loop = asyncio.get_running_loop()
+        with self._mutex:
+            if ticket.done:
+                return ticket.result()
+            future: asyncio.Future[None] = loop.create_future()
+            ticket.tasks.append(future)
+            if loop not in self._ticking:
+                self._ticking.add(loop)
+                loop.call_soon(self._tick, loop)
+        await future
+        return ticket.result()
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Commit for all tasks of a loop that have come to wait, or see that somebody does."""
+        with self._mutex:
+            self._ticking.discard(loop)
+        self.commit_here()
+
+    def commit_here(self) -> None:
+        """Commit what is queued in this thread, an event loop's, or see that another one does.
+
+        The loop is not kept for long: not while somebody else has the lead or the store is
+        locked, nor when commits have been slow of late.
+        """
+        if not self._queue:
+            return
+        quick = self._stopped or self._average < _INLINE_LIMIT  # stopped, there is nobody else
+        if quick and self._leading.acquire(blocking=False):
+            try:
+                self._commit_queued(0.0)
+            finally:
+                self._leading.release()
+            self._promote()
+        else:
+            self._hurry()
+
+    # -- committing -------------------------------------------------------------------------
+
+    def _commit_queued(self, wait: float) -> None:
+        """Commit what is queued; the caller leads. With ``wait`` 0 a busy store leaves it so."""
+        with self._mutex:
+            batch, self._queue = self._queue, []
+            self._by_lease.clear()
+        if not batch:
+            return
+        writes = [ticket.write for ticket in batch]
+        began = perf_counter()
+        try:
+            answers = self._store.commit(writes, wait=wait)
+        except StoreBusyError as error:
+            if wait > 0.0 or not self._put_back(batch):
+                self._fail(batch, error)
+        except StoreError as error:
+            self._fail(batch, error)
+        except BaseException as error:
+            # A bug or an interrupt: nobody may take it for success, nobody may wait for ever.
+            self._fail(batch, StoreBrokenError(f"the commit was cut short: {error!r}"))
+            raise
+        else:
+            took = perf_counter() - began
+            self._average += (took - self._average) * _WEIGHT
+            self.commits += 1
+            self.writes += len(batch)
+            self._deliver(batch, answers)
+
+    def _deliver(self, batch: Sequence[Ticket[Any]], answers: Sequence[object]) -> None:
+        refused = False
+        for ticket, answer in zip(batch, answers, strict=True):
+            ticket.take(answer)
+            refused = refused or ticket.error is not None
+        behind = self._fail_behind(batch) if refused else ()
+        try:
+            if self._on_commit is not None:
+                self._on_commit(batch)
+        finally:
+            self._wake((*batch, *behind) if behind else batch)
+
+    def _fail(self, batch: Sequence[Ticket[Any]], error: StoreError) -> None:
+        """Fail what was to be committed, and what builds on it."""
+        for ticket in batch:
+            ticket.error = error
+        self._wake((*batch, *self._fail_behind(batch)))
+
+    def _fail_behind(self, batch: Sequence[Ticket[Any]]) -> Sequence[Ticket[Any]]:
+        """Fail what the leases of failed writes have queued behind them, and return it.
+
+        A run must not be stored as completed after its client was told that it could not be. What
+        comes later still sees the error in :meth:`submit`, for it was set before this looks.
+        """
+        errors = {
+            _lease(each.write): each.error
+            for each in batch
+            if each.error is not None and isinstance(each.write, RunWrite)
+        }
+        behind: list[Ticket[Any]] = []
+        with self._mutex:
+            for ticket in self._queue:
+                if isinstance(ticket.write, RunWrite) and _lease(ticket.write) in errors:
+                    ticket.error = errors[_lease(ticket.write)]
+                    behind.append(ticket)
+            if behind:
+                self._queue = [each for each in self._queue if each.error is None]
+            for lease in errors:
+                self._by_lease.pop(lease, None)
+        return behind
+
+    def _wake(self, batch: Sequence[Ticket[Any]]) -> None:
+        waited_for = False
+        with self._mutex:
+            for ticket in batch:
+                ticket.done = True
+                waited_for = waited_for or bool(ticket.threads or ticket.tasks)
+        if waited_for:
+            wake(batch)
+
+    def _put_back(self, batch: list[Ticket[Any]]) -> bool:
+        """The store is busy and this thread must not wait for it: leave it to the background.
+
+        False if the background thread has been stopped.
+        """
+        with self._mutex:
+            if self._stopped:
+                return False
+            later, self._queue = self._queue, batch
+            self._by_lease = {
+                _lease(ticket.write): ticket
+                for ticket in batch
+                if isinstance(ticket.write, RunWrite)
+            }
+            for ticket in later:
+                self._queue.append(ticket)
+                if isinstance(ticket.write, RunWrite):
+                    # Two writes of one run stay apart and in order; the later one is open.
+                    self._by_lease[_lease(ticket.write)] = ticket
+        self._hurry()
+        return True
+
+    def _promote(self) -> None:
+        """The leader leaves: if more has queued meanwhile, make somebody lead who waits for it.
+
+        Whoever has queued something and does not wait yet will lead when it does.
+        """
+        if not self._queue:
+            return  # whoever blocks now had queued while the lead was held, and is seen here
+        with self._mutex:
+            for blocked in self._blocked:
+                if not blocked.ticket.done:  # else it is leaving, and will not lead
+                    blocked.wake()
+                    return
+        # Tasks leave it to the background thread; once that is stopped, nobody else comes.
+        while self._stopped and self._queue and self._leading.acquire(blocking=False):
+            try:
+                self._commit_queued(self._busy_timeout)
+            finally:
+                self._leading.release()
+
+    def _hurry(self) -> None:
+        with self._mutex:
+            self._urgent = True
+            self._wakeup.notify()
+
+    def _run(self) -> None:
+        """Commit what is urgent at once, and the rest when it has lingered."""
+        while True:
+            with self._mutex:
+                self._linger()
+                self._urgent = False
+                stopped = self._stopped
+                queued = bool(self._queue)
+            if queued:
+                try:
+                    with self._leading:
+                        self._commit_queued(self._busy_timeout)
+                except Exception:
+                    # Those who waited have been told. Others rely on this thread.
+                    logger.exception("a commit broke")
+                self._promote()
+            elif stopped:
+                return
+
+    def _linger(self) -> None:
+        """Wait until there is something that this thread must commit. The mutex is held.
+
+        It keeps out of the way while others commit: a thread that waits for the lead and then for
+        the interpreter holds up all the others.
+        """
+        while not (self._urgent or self._stopped):
+            if not self._armed:
+                self._wakeup.wait()
+                continue
+            oldest = self._queue[:1]
+            self._wakeup.wait(_LINGER)
+            forgotten = oldest and oldest == self._queue[:1]
+            if forgotten and not self._leading.locked():
+                return
+            self._armed = bool(self._queue)
+
+
+#: Whose write it is: one that comes from a lost lease must not ride on the one that counts.
+_Lease = tuple[str, str, int]
+
+
+def _lease(write: RunWrite) -> _Lease:
+    return write.run_id, write.owner, write.epoch
+
+
+def _can_be_one(first: object, second: RunWrite) -> bool:
+    """Tell whether they may be merged: not if both send, for the marks of their memos differ."""
+    return isinstance(first, RunWrite) and not (first.sends and second.sends)
+
+
+def _merged(first: object, second: RunWrite) -> RunWrite:
+    """Return one write that does what two of the same lease do, one after the other."""
+    assert isinstance(first, RunWrite)
+    settled = {memo.op.id for memo in second.memos}
+    renewed = settled | {each.op.id for each in second.pending}
+    kept = tuple(each for each in first.pending if each.op.id not in renewed)
+    return RunWrite(
+        run_id=first.run_id,
+        owner=first.owner,
+        epoch=first.epoch,
+        now=second.now,
+        create=first.create,
+        request=first.request,
+        memos=(*first.memos, *second.memos),
+        pending=(*kept, *second.pending),
+        state=second.state or first.state,
+        release=second.release or first.release,
+        result=second.result or first.result,
+        sends=(*first.sends, *second.sends),
+        pieces=(*first.pieces, *second.pieces),
+        handoff=second.handoff or first.handoff,
+        direct=_is_direct(first) and _is_direct(second),
+    )
+
+
+def _is_direct(write: RunWrite) -> bool:
+    return write.direct or not write.memos

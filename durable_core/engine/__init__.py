@@ -1,0 +1,1 @@
+"""The embedded engine: one worker per process serves, resumes and schedules runs."""

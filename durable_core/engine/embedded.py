@@ -1,0 +1,342 @@
+"""The embedded engine: retries, timers, waits and re-entry, with nothing but a store."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeAlias, TypeVar
+
+from durable_core.codec.records import dump_head
+from durable_core.engine.worker import Node
+from durable_core.errors import ConfigurationError, StoreError
+from durable_core.flow.env import Env, Limits
+from durable_core.flow.handler import unavailable
+from durable_core.flow.scope import Face
+from durable_core.flow.wait import WaitRequest
+from durable_core.http.problem import problem
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.model.event import Event
+from durable_core.model.run import Phase
+from durable_core.platform import logger, refuse_patched_threads
+from durable_core.ports import Cancel, RunRecord, SendEvents, Store, StoredResult, Write
+from durable_core.runners.settings import Registered, Settings, add_endpoint
+
+__all__ = ["EmbeddedEngine", "NodeFactory", "embedded"]
+
+T = TypeVar("T")
+
+#: Makes the node of a process; see :class:`Node` for the arguments.
+NodeFactory: TypeAlias = Callable[[Env, Settings, Store, dict[str, Registered]], Node]
+
+
+class EmbeddedEngine:
+    """Owns the endpoints of one application, and its node in this process.
+
+    Nothing is opened or started before :meth:`start` or the first request. After a fork the child
+    leaves what it inherited alone and starts its own node.
+
+    Args:
+        secrets: keys of run tokens; none takes the store's own.
+        store: where state is kept.
+        settings: how a node works.
+    """
+
+    name = "the embedded engine"
+
+    #: What all runs of the application share; set by :meth:`attach`.
+    env: Env
+
+    def __init__(self, secrets: tuple[bytes, ...], store: Store, settings: Settings) -> None:
+        self._given_secrets = secrets
+        self._secrets: tuple[bytes, ...] | None = None
+        self.store = store
+        self.settings = settings
+        self.endpoints: dict[str, Registered] = {}
+        #: By process: a fork may have happened while a thread of the parent held its lock.
+        self._locks: dict[int, threading.RLock] = {}
+        self._node: Node | None = None
+        self._make_node: NodeFactory = Node
+        self._stopping_pid = 0
+        self._at_exit = False
+
+    @property
+    def limits(self) -> Limits:
+        """The upper bounds of the application."""
+        return self.env.limits
+
+    def attach(self, env: Env) -> None:
+        """Work for this application, with the secrets of the engine's own.
+
+        Raises:
+            ConfigurationError: it works for an application already.
+        """
+        if hasattr(self, "env"):
+            raise ConfigurationError(f"the engine works for {self.env.app!r} already")
+        self.env = replace(env, secrets=self._all_secrets)
+
+    # -- endpoints --------------------------------------------------------------------------
+
+    def register(self, endpoint: Registered) -> None:
+        """Add an endpoint, or replace it by a newer version of the same function.
+
+        Raises:
+            DuplicateEndpointError: another function has its key.
+        """
+        add_endpoint(self.endpoints, endpoint)
+
+    # -- life -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Open the store and start working in this process; nothing if that is so already."""
+        self._adopt_running_loop(self._started())
+
+    def stop(self, timeout: float) -> None:
+        """Hand clients off, wait for steps in flight, give leases back, close the store."""
+        node = self._node
+        if node is None or node.pid != os.getpid():
+            return
+        if _running_loop() is not None and node.has_tasks_on(_running_loop()):
+            raise RuntimeError(
+                "stop() would block the event loop that its runs need; use 'await stop_async()'"
+            )
+        with self._lock:
+            if self._node is not node:
+                return
+            self._stopping_pid = os.getpid()
+            try:
+                node.stop(timeout)
+            finally:
+                self._node = None
+                self._stopping_pid = 0
+
+    @property
+    def node(self) -> Node | None:
+        """The node of this process, if it was started."""
+        node = self._node
+        return node if node is not None and node.pid == os.getpid() else None
+
+    @property
+    def _lock(self) -> threading.RLock:
+        return self._locks.setdefault(os.getpid(), threading.RLock())
+
+    @property
+    def _stopping(self) -> bool:
+        return self._stopping_pid == os.getpid()
+
+    def _started(self) -> Node:
+        node = self._node
+        if node is not None and node.pid == os.getpid():
+            return node
+        with self._lock:
+            node = self._node
+            if node is None or node.pid != os.getpid():
+                refuse_patched_threads()
+                node = self._make_node(self.env, self.settings, self.store, self.endpoints)
+                node.start()
+                self._node = node
+                if not self._at_exit:
+                    self._at_exit = True
+                    atexit.register(self._stop_at_exit)
+            return node
+
+    @contextmanager
+    def instead(
+        self, *, env: Env, store: Store, settings: Settings, make_node: NodeFactory
+    ) -> Iterator[None]:
+        """Work with these in place of its own for a while: for tests.
+
+        Raises:
+            ConfigurationError: it is started; or, at the end, has not been stopped.
+        """
+        self._refuse_started()
+        own = self.env, self.store, self.settings, self._make_node
+        self.env, self.store, self.settings, self._make_node = env, store, settings, make_node
+        try:
+            yield
+            self._refuse_started()
+        finally:
+            self.env, self.store, self.settings, self._make_node = own
+
+    def _refuse_started(self) -> None:
+        if self.node is not None:
+            raise ConfigurationError(
+                f"the application {self.env.app!r} works already; stop() it before it works "
+                "with another store and clock"
+            )
+
+    def _stop_at_exit(self) -> None:
+        try:
+            self.stop(10.0)
+        except Exception:
+            logger.exception("could not stop in good order")
+
+    def _adopt_running_loop(self, node: Node) -> None:
+        loop = _running_loop()
+        if loop is not None:
+            node.loops.adopt(loop)
+
+    def _all_secrets(self) -> tuple[bytes, ...]:
+        if self._secrets is None:
+            self._secrets = self._given_secrets or (self.store.secret(),)
+        return self._secrets
+
+    def health(self) -> dict[str, Any]:
+        """Return what runs in this process, as a JSON-ready dict; starts nothing."""
+        node = self.node
+        if node is None:
+            return {"app": self.env.app, "started": False}
+        return {
+            "app": self.env.app,
+            "started": True,
+            "pid": node.pid,
+            "keeper": node.keeper.alive,
+            "live_runs": len(node.live),
+            "replaying": {face.value: node.busy[face] for face in Face},
+            "waiting_clients": len(node.waiters),
+            "endpoints": sorted(self.endpoints),
+        }
+
+    # -- requests ---------------------------------------------------------------------------
+
+    def is_reentry(self, request: Request) -> bool:
+        """Return False: nobody but clients calls this engine's endpoints."""
+        return False
+
+    def serve(self, endpoint: Registered, request: Request, route: str | None) -> Response:
+        """Run a handler for a client, in this thread."""
+        if self._stopping:
+            return _shutting_down()
+        try:
+            node = self._started()
+        except StoreError as error:
+            return _refuse(error)
+        return node.serve(endpoint, request, route)
+
+    async def serve_async(
+        self, endpoint: Registered, request: Request, route: str | None
+    ) -> Response:
+        """Run a handler for a client of an asynchronous server."""
+        if self._stopping:
+            return _shutting_down()
+        try:
+            node = self._started()
+        except StoreError as error:
+            return _refuse(error)
+        return await node.serve_async(endpoint, request, route)
+
+    def wait(self, wanted: WaitRequest) -> Response:
+        """Answer a client at the wait URL, in this thread."""
+        try:
+            node = self._started()
+            if wanted.stream is not None:
+                return node.streaming.wait(wanted, wanted.stream)
+            return node.holding.wait(wanted)
+        except StoreError as error:
+            return _refuse(error)
+
+    async def wait_async(self, wanted: WaitRequest) -> Response:
+        """Answer a client at the wait URL."""
+        try:
+            node = self._started()
+            if wanted.stream is not None:
+                return node.streaming.wait_async(wanted, wanted.stream)
+            return await node.holding.wait_async(wanted)
+        except StoreError as error:
+            return _refuse(error)
+
+    def await_elsewhere(self, awaitable: Awaitable[T]) -> T:
+        """Await something on the node's own event loop."""
+        return self._started().await_elsewhere(awaitable)
+
+    async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
+        """Call a plain function without blocking the event loop."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._started().servers, function, *args)
+
+    # -- events and runs --------------------------------------------------------------------
+
+    def send(self, events: Sequence[Event]) -> Sequence[str]:
+        """Store events and wake the runs that wait for them; return their ids."""
+        return self._started().queue.execute(self._to_send(events)).ids
+
+    async def send_async(self, events: Sequence[Event]) -> Sequence[str]:
+        """Store events and wake the runs that wait for them; return their ids."""
+        queue = self._started().queue
+        return (await queue.wait_async(queue.submit(self._to_send(events)))).ids
+
+    def _to_send(self, events: Sequence[Event]) -> SendEvents:
+        now = self.env.clock.now()
+        named = tuple(
+            replace(
+                event,
+                id=self.env.ids.ulid(now) if event.id is None else event.id,
+                ts=now if event.ts is None else event.ts,
+            )
+            for event in events
+        )
+        return SendEvents(app=self.env.app, events=named, now=now)
+
+    def execute(self, write: Write[T]) -> T:
+        """Commit one write."""
+        return self._started().queue.execute(write)
+
+    def get(self, run_id: str) -> RunRecord | None:
+        """Return all that is known about a run."""
+        self._started()
+        return self.store.get(self.env.app, run_id)
+
+    def list(self, phase: Phase | None, before: str | None, limit: int) -> Sequence[RunRecord]:
+        """Return runs, newest first."""
+        self._started()
+        return self.store.list(self.env.app, phase=phase, before=before, limit=limit)
+
+    def cancel(self, run_id: str) -> bool:
+        """End a run as cancelled; False if it had ended."""
+        response = problem(410, "run-cancelled", detail="the run was cancelled", run_id=run_id)
+        assert isinstance(response.body, bytes)
+        result = StoredResult(
+            phase=Phase.CANCELLED,
+            head=dump_head(response),
+            body=response.body,
+            ended_at=self.env.clock.now(),
+        )
+        return self.execute(Cancel(app=self.env.app, run_id=run_id, result=result))
+
+
+def embedded(engine: object) -> EmbeddedEngine:
+    """Return the engine if it is this one, for what works with its node and store.
+
+    Raises:
+        ConfigurationError: it is another one.
+    """
+    if isinstance(engine, EmbeddedEngine):
+        return engine
+    name = getattr(engine, "name", type(engine).__name__)
+    raise ConfigurationError(f"this needs the embedded engine; the application has {name}")
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _shutting_down() -> Response:
+    response = problem(503, "shutting-down", detail="the server is shutting down")
+    return Response(
+        status=503,
+        headers=(*response.headers.raw, ("retry-after", "1")),
+        body=response.body,
+    )
+
+
+def _refuse(error: StoreError) -> Response:
+    logger.error("a request was refused, the store is unavailable: %s", error)
+    return unavailable(error)

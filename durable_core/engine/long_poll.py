@@ -1,0 +1,100 @@
+"""Clients at the wait URL: the two ways to hold one until its run ends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import nullcontext
+from typing import Any
+
+from durable_core.errors import StoreError
+from durable_core.flow.driver import drive_async, drive_sync
+from durable_core.flow.effects import Ask, Hold, ReadResult
+from durable_core.flow.env import Env
+from durable_core.flow.wait import WaitRequest, wait_for_result
+from durable_core.http.response import Response
+from durable_core.model.run import Phase
+from durable_core.ports import Store, StoredResult
+from durable_core.runners.live import Waiters
+
+__all__ = ["Holding"]
+
+
+class Holding:
+    """Answers requests to the wait URL.
+
+    Args:
+        env: the application.
+        store: where results are.
+        waiters: who is waiting.
+    """
+
+    def __init__(self, env: Env, store: Store, waiters: Waiters) -> None:
+        self._env = env
+        self._store = store
+        self._waiters = waiters
+
+    def wait(self, wanted: WaitRequest) -> Response:
+        """Answer in this thread, holding it."""
+        return drive_sync(wait_for_result(self._env, wanted), self._perform, nullcontext())
+
+    async def wait_async(self, wanted: WaitRequest) -> Response:
+        """Answer in this task, holding it."""
+        return await drive_async(wait_for_result(self._env, wanted), self._perform_async)
+
+    def _perform(self, ask: Ask) -> Any:
+        return self._hold(ask) if isinstance(ask, Hold) else self._read(ask)
+
+    def _perform_async(self, ask: Ask) -> Any:
+        return self._hold_async(ask) if isinstance(ask, Hold) else self._read(ask)
+
+    def _read(self, ask: Ask) -> StoredResult | Phase | None:
+        assert isinstance(ask, ReadResult)
+        return self._result(ask.run_id)
+
+    def _result(self, run_id: str) -> StoredResult | Phase | None:
+        """Read the result. Who has been let go is sent on, though the store is closed by now."""
+        try:
+            return self._store.result(self._env.app, run_id)
+        except StoreError:
+            if not self._waiters.released:
+                raise
+            return Phase.ASYNC
+
+    def _running(self, run_id: str) -> bool:
+        """Look once more after signing up, so that an end in between is not missed."""
+        return isinstance(self._result(run_id), Phase)
+
+    def _hold(self, ask: Hold) -> bool:
+        ended = threading.Event()
+        if not self._waiters.add(ask.run_id, ended.set):
+            return False
+        try:
+            if self._running(ask.run_id):
+                ended.wait(ask.for_ms / 1000)
+        finally:
+            self._waiters.remove(ask.run_id, ended.set)
+        return True
+
+    async def _hold_async(self, ask: Hold) -> bool:
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+
+        def finish() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        def wake() -> None:
+            try:
+                loop.call_soon_threadsafe(finish)
+            except RuntimeError:
+                pass  # the loop is closed, and the client with it
+
+        if not self._waiters.add(ask.run_id, wake):
+            return False
+        try:
+            if self._running(ask.run_id):
+                await asyncio.wait((ended,), timeout=ask.for_ms / 1000)
+        finally:
+            self._waiters.remove(ask.run_id, wake)
+        return True

@@ -1,0 +1,414 @@
+"""The keeper: one thread per process that sees to everything with a time of its own.
+
+It renews the process's lease, takes over from dead processes, claims runs that are due, notices
+what other processes have committed, deletes what is old. It never runs a handler, so nothing it
+does is delayed by a slow step.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from durable_core.commit_queue import CommitQueue
+from durable_core.errors import LeaseLost, StoreError
+from durable_core.flow.env import Env
+from durable_core.flow.scope import Face
+from durable_core.platform import host_id, logger
+from durable_core.ports import (
+    Beat,
+    Bury,
+    Claim,
+    Claimed,
+    Peer,
+    Prune,
+    Register,
+    RunWrite,
+    Store,
+    Unreadable,
+    Unregister,
+)
+from durable_core.runners.host import EventMark
+from durable_core.runners.live import LiveRuns, Waiters
+from durable_core.streams.hub import Streams
+
+__all__ = [
+    "Chore",
+    "Keeper",
+]
+
+
+# --- chores ---------------------------------------------------------------------------------------
+#
+# What is to be done every so many seconds, by whoever comes round often enough.
+
+
+class Chore:
+    """See the module.
+
+    Args:
+        every: seconds from one time to the next; the first time is at once.
+        do: what is done.
+    """
+
+    def __init__(self, every: float, do: Callable[[], object]) -> None:
+        self._every = every
+        self._do = do
+        self._due = 0.0
+
+    def do_if_due(self) -> None:
+        """Do it if it is time."""
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + self._every
+            self._do()
+
+    def hasten(self) -> None:
+        """Do it again in a moment."""
+        self._due = time.monotonic() + 0.1
+
+
+# --- scheduler ------------------------------------------------------------------------------------
+
+#: How often other processes are looked at, seconds: while clients wait here, and otherwise.
+_ATTENTIVE = 0.02
+_IDLE = 0.1
+#: A wall clock that moves by more than this against the monotonic one was set, milliseconds.
+_CLOCK_STEP = 5_000
+#: How many runs one claim takes at most.
+_CLAIM = 20
+#: How many rows one deletion takes at most.
+_PRUNE = 100
+
+
+class _Settings(Protocol):
+    """The part of the node's settings that is the keeper's."""
+
+    @property
+    def heartbeat(self) -> float: ...
+    @property
+    def lease(self) -> float: ...
+    @property
+    def keep_runs(self) -> float: ...
+    @property
+    def keep_events(self) -> float: ...
+    @property
+    def orphan_after(self) -> float: ...
+
+
+class _Host(Protocol):
+    """What the keeper needs of its node."""
+
+    env: Env
+    store: Store
+    queue: CommitQueue
+    live: LiveRuns
+    waiters: Waiters
+    streams: Streams
+    event_mark: EventMark
+    abandoned: list[RunWrite]
+
+    @property
+    def settings(self) -> _Settings: ...
+    def capacity(self, face: Face) -> int: ...
+    def keys(self, face: Face) -> tuple[str, ...]: ...
+    def resume(self, claimed: Claimed) -> None: ...
+    def fail_orphan(self, claimed: Claimed) -> None: ...
+    def fail_unreadable(self, claimed: Unreadable) -> None: ...
+
+
+class Keeper:
+    """See the module. ``owner`` is the name of this process in its leases."""
+
+    def __init__(self, host: _Host) -> None:
+        self.owner = ""
+        self._host = host
+        self._wake = threading.Event()
+        self._stopped = False
+        self._draining = False
+        self._next_due: int | None = None
+        self._thread: threading.Thread | None = None
+        self._version = -1
+        self._peers: Sequence[Peer] = ()
+        self._skew = 0
+        self._spare_until = 0.0
+        self._reported: set[str] = set()
+        self._pruning = Chore(5.0, self._prune)
+        self._chores = (
+            Chore(host.settings.heartbeat, self._beat),
+            Chore(_ATTENTIVE, host.store.maintain),
+            Chore(10.0, self._bury_orphans),
+            self._pruning,
+            Chore(60.0, self._report_unknown),
+            Chore(60.0, lambda: host.streams.sweep(host.store, host.env.app)),
+        )
+
+    def start(self) -> None:
+        """Register the process and begin."""
+        self.register()
+        self._skew = self._clock_skew()
+        self._thread = threading.Thread(target=self._run, name="durable-keeper", daemon=True)
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Claim no more; go on renewing leases until :meth:`stop`."""
+        self._draining = True
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    @property
+    def alive(self) -> bool:
+        """True while the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def wake(self) -> None:
+        """Look at everything now."""
+        self._next_due = None
+        self._version = -1
+        self._wake.set()
+
+    def attend(self) -> None:
+        """Look at other processes more often: somebody waits for what they do."""
+        self._wake.set()
+
+    def due(self, due_at: int) -> None:
+        """A run is due then, epoch milliseconds."""
+        next_due = self._next_due
+        if next_due is None or due_at < next_due:
+            self._wake.set()
+
+    def _run(self) -> None:
+        troubled = False
+        while not self._stopped:
+            try:
+                delay = self._round()
+                troubled = False
+            except StoreError as error:
+                if not troubled:
+                    logger.error("the keeper cannot reach the store, it keeps trying: %s", error)
+                troubled, delay = True, 0.5
+            except Exception:
+                logger.exception("the keeper failed in one round, it goes on")
+                delay = 0.5
+            self._wake.wait(delay)
+            self._wake.clear()
+
+    def _round(self) -> float:
+        self._watch_clock()
+        for chore in self._chores:
+            chore.do_if_due()
+        self._next_due = None  # whatever becomes due during the round may come too late for it
+        next_due = self._next_due = self.catch_up()
+        pause = _ATTENTIVE if len(self._host.waiters) or len(self._host.live) else _IDLE
+        if next_due is None:
+            return pause
+        return min(pause, max(0.0, (next_due - self._host.env.clock.now()) / 1000))
+
+    def catch_up(self) -> int | None:
+        """See what has happened, and claim what is due now; return when the next run is due."""
+        self._notice_others()
+        self._bury_dead()
+        fault = self._give_up_abandoned()
+        next_due = self._claim_due()
+        if fault is not None:
+            raise StoreError(f"a run cannot be given up: {fault}") from fault
+        return next_due
+
+    # -- the process's own lease ------------------------------------------------------------
+
+    def register(self) -> None:
+        """Add the process to those that share the store, under a new name."""
+        now = self._host.env.clock.now()
+        owner = self._host.env.ids.ulid(now)
+        peer = Peer(id=owner, host=host_id(), pid=os.getpid(), expires_at=self._expiry(now))
+        self._host.queue.execute(Register(peer=peer))
+        self.owner = owner
+
+    def _expiry(self, now: int) -> int:
+        return now + int(self._host.settings.lease * 1000)
+
+    def _beat(self) -> None:
+        now = self._host.env.clock.now()
+        if self._host.queue.execute(Beat(id=self.owner, expires_at=self._expiry(now))):
+            return
+        logger.warning(
+            "this process did not renew its lease in time and others took its runs; it goes on "
+            "under a new name"
+        )
+        buried = self.owner
+        self.register()
+        for live in self._host.live.all():
+            if live.ex.owner == buried:
+                live.lose()
+        # Frees the runs that were begun under the old name after it was buried.
+        self._host.queue.execute(Unregister(id=buried, now=now))
+
+    def _clock_skew(self) -> int:
+        return self._host.env.clock.now() - time.monotonic_ns() // 1_000_000
+
+    def _watch_clock(self) -> None:
+        """When the wall clock was set, renew leases first and give others time to do so."""
+        skew = self._clock_skew()
+        if abs(skew - self._skew) <= _CLOCK_STEP:
+            return
+        logger.warning("the clock was set by %+d ms", skew - self._skew)
+        self._spare_until = time.monotonic() + 2 * self._host.settings.heartbeat
+        self._beat()
+        self._skew = skew  # not before, for a beat that fails must be made up for
+        for live in self._host.live.all():
+            live.look_again()
+
+    # -- other processes --------------------------------------------------------------------
+
+    def _refresh_peers(self) -> None:
+        self._peers = [peer for peer in self._host.store.peers() if peer.id != self.owner]
+        self._host.event_mark.share(bool(self._peers))
+        self._host.streams.share(bool(self._peers))
+
+    def _bury_dead(self) -> None:
+        if not self._peers:
+            return
+        dead = tuple(self._host.store.proven_dead(self._peers))
+        now = self._host.env.clock.now()
+        if dead:
+            self._bury(Bury(ids=dead, now=now))
+        if time.monotonic() >= self._spare_until:
+            expired = tuple(
+                peer.id for peer in self._peers if peer.expires_at < now and peer.id not in dead
+            )
+            if expired:
+                self._bury(Bury(ids=expired, now=now, unless_beat_after=now))
+
+    def _bury_orphans(self) -> None:
+        self._bury(Bury(ids=(), now=self._host.env.clock.now(), orphans=True))
+
+    def _bury(self, bury: Bury) -> None:
+        freed = self._host.queue.execute(bury)
+        if freed:
+            logger.warning("took %d runs over from processes that are gone", len(freed))
+        if bury.ids:
+            self._refresh_peers()
+
+    def _notice_others(self) -> None:
+        """Pass on what was committed since the last look."""
+        version = self._host.store.version()
+        if version == self._version:
+            return
+        self._version = version
+        try:
+            self._look_at_others()
+        except BaseException:
+            self._version = -1  # some of it has not been seen
+            raise
+
+    def _look_at_others(self) -> None:
+        self._host.event_mark.changed()
+        self._refresh_peers()
+        store, app = self._host.store, self._host.env.app
+        if len(self._host.live):
+            for run_id, op_id, event in store.matched(self.owner):
+                live = self._host.live.get(run_id)
+                if live is not None:
+                    live.event_came(op_id, event)
+        waited_for = self._host.waiters.run_ids()
+        if waited_for:
+            self._host.waiters.ended(store.ended(app, waited_for))
+        if len(self._host.streams):
+            self._host.streams.look_elsewhere(store, app)
+
+    # -- due runs ---------------------------------------------------------------------------
+
+    def _claim_due(self) -> int | None:
+        """Claim what is due and can be run; return when the next run is due."""
+        next_due: int | None = None
+        for face in Face:
+            keys = self._host.keys(face)
+            while keys and not self._draining:
+                room = self._host.capacity(face)
+                due_at = self._host.store.next_due(self._host.env.app, keys) if room else None
+                if due_at is None:
+                    break
+                if due_at > self._host.env.clock.now():
+                    next_due = due_at if next_due is None else min(next_due, due_at)
+                    break
+                runs = self._claim(keys, min(room, _CLAIM))
+                for claimed in runs:
+                    self._take(claimed, self._host.resume)
+                if not runs:
+                    break  # another process was first
+        return next_due
+
+    def _take(self, claimed: Claimed | Unreadable, take: Callable[[Claimed], None]) -> None:
+        if isinstance(claimed, Unreadable):
+            self._host.fail_unreadable(claimed)
+            return
+        try:
+            take(claimed)
+        except Exception:
+            # The others that were claimed with it must go on.
+            logger.exception("run %s cannot be resumed by this process", claimed.run.id)
+
+    def _claim(self, keys: tuple[str, ...], limit: int) -> tuple[Claimed | Unreadable, ...]:
+        env = self._host.env
+        claim = Claim(app=env.app, owner=self.owner, keys=keys, now=env.clock.now(), limit=limit)
+        try:
+            return self._host.queue.execute(claim)
+        except LeaseLost:
+            self._beat()  # buried since the last one: claim under the new name, in the next round
+            self._wake.set()
+            return ()
+
+    def _give_up_abandoned(self) -> Exception | None:
+        """Write what could not be written before; return why some of it still cannot be."""
+        abandoned, queue = self._host.abandoned, self._host.queue
+        fault: Exception | None = None
+        for write, ticket in [(write, queue.submit(write)) for write in list(abandoned)]:
+            try:
+                queue.wait(ticket)
+            except LeaseLost:
+                pass  # somebody else has it already, or it never came to be stored
+            except Exception as error:
+                fault = fault or error
+                continue
+            abandoned.remove(write)
+        return fault
+
+    def _report_unknown(self) -> None:
+        """Due runs that no code here knows: say so once per key, fail them after a long time."""
+        env, host = self._host.env, self._host
+        now = env.clock.now()
+        known = (*host.keys(Face.SYNC), *host.keys(Face.ASYNC))
+        too_old = now - int(host.settings.orphan_after * 1000)
+        for record in host.store.unclaimable(env.app, known, now):
+            key = record.run.endpoint_key
+            if key not in self._reported:
+                self._reported.add(key)
+                logger.warning("runs of endpoint %r are due, but no code here knows it", key)
+            if record.due_at is not None and record.due_at < too_old:
+                for claimed in self._claim((key,), 1):
+                    self._take(claimed, host.fail_orphan)
+
+    # -- old things -------------------------------------------------------------------------
+
+    def _prune(self) -> None:
+        env, settings = self._host.env, self._host.settings
+        now = env.clock.now()
+        gone = self._host.queue.execute(
+            Prune(
+                app=env.app,
+                runs_before=now - int(settings.keep_runs * 1000),
+                events_before=now - int(settings.keep_events * 1000),
+                limit=_PRUNE,
+            )
+        )
+        if gone >= _PRUNE:
+            self._pruning.hasten()

@@ -1,0 +1,335 @@
+"""One execution of a handler, from its start to whatever ends it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Iterable
+from dataclasses import replace
+
+from durable_core.codec.records import dump_head
+from durable_core.errors import (
+    EngineUnavailableError,
+    HTTPError,
+    LeaseLost,
+    StepError,
+    StoreBusyError,
+    StoreError,
+    Suspended,
+)
+from durable_core.flow.effects import (
+    Call,
+    Cancelled,
+    Flow,
+    Outcome,
+    Raised,
+    Returned,
+    Unwound,
+    answer,
+    handle,
+    invoke,
+    quiesce,
+    report,
+)
+from durable_core.flow.execution import Execution, save, settle
+from durable_core.flow.handoff import begin_handoff, hand_off, refer_client, with_headers
+from durable_core.http.problem import problem, problem_from_http_error
+from durable_core.http.response import Response
+from durable_core.machine.advance import advance, failure_of_handler
+from durable_core.model.decision import (
+    BecameQuiet,
+    Claimed,
+    Detached,
+    Fail,
+    Failure,
+    Finish,
+    HandlerRaised,
+    HandlerReturned,
+    Handoff,
+    HandoffReason,
+    Input,
+    Orphaned,
+    PutAway,
+    ResponseBroke,
+    ResponseStarted,
+    ResponseTooLarge,
+)
+from durable_core.ports import Release, StoredResult
+
+__all__ = [
+    "collected",
+    "detach",
+    "execute",
+    "finish_streaming",
+    "orphaned",
+    "put_away",
+    "resume",
+    "translated",
+    "unavailable",
+]
+
+
+def execute(ex: Execution) -> Flow[None]:
+    """Run the handler and do what its outcome asks for.
+
+    When this returns, the execution is closed and, if it was attached, its client answered.
+    """
+    try:
+        outcome = yield from handle()
+        if ex.closed or isinstance(outcome, (Unwound, Cancelled)):
+            yield from put_away(ex)
+        else:
+            yield from _conclude(ex, outcome)
+    except Suspended:
+        yield from _refuse(ex)
+    finally:
+        ex.close()
+
+
+def resume(ex: Execution) -> Flow[None]:
+    """Go on with a run that was claimed."""
+    try:
+        claimed = Claimed(max_takeovers=ex.env.limits.takeovers)
+        yield from _happen(ex, claimed)
+        if ex.run.phase.ended:
+            yield from settle(ex)
+    except Suspended:
+        return
+    if not ex.run.phase.ended:
+        yield from execute(ex)
+
+
+def orphaned(ex: Execution) -> Flow[None]:
+    """Fail a claimed run whose endpoint no code knows any more."""
+    try:
+        yield from _happen(ex, Orphaned())
+    except Suspended:
+        return
+
+
+def detach(ex: Execution, reason: HandoffReason) -> Flow[None]:
+    """Hand the client off although the handler could go on, which it does."""
+    if not ex.attached or ex.closed:
+        return
+    try:
+        yield from _happen(ex, Detached(reason=reason))
+    except Suspended:
+        return
+
+
+def finish_streaming(
+    ex: Execution, response: Response, body: bytes | None, error: Exception | None
+) -> Flow[None]:
+    """Record the end of a streamed response; ``body`` is None if it was too large to keep.
+
+    Raises:
+        Suspended: it could not be recorded.
+    """
+    if error is not None:
+        failure = failure_of_handler(error, ex.env.clock.now())
+        yield from _happen(ex, ResponseBroke(failure=failure))
+    else:
+        yield from _finish(ex, response, body)
+    yield from settle(ex)
+
+
+def unavailable(error: StoreError) -> Response:
+    """Return the answer for a client whose request could not be made durable.
+
+    The reason is for the log: it names a file of the server.
+    """
+    reason = "busy" if isinstance(error, StoreBusyError) else "not available"
+    whose = "the engine's server" if isinstance(error, EngineUnavailableError) else "the store"
+    detail = f"the request could not be made durable: {whose} is {reason}"
+    return with_headers(problem(503, "store-unavailable", detail=detail), (("retry-after", "1"),))
+
+
+def _conclude(ex: Execution, outcome: Outcome) -> Flow[None]:
+    """The handler came to its own end."""
+    if isinstance(outcome, Returned):
+        try:
+            response = Response.from_value(outcome.value)
+        except (TypeError, ValueError) as error:
+            # Another attempt would return the same kind of thing.
+            failure = failure_of_handler(error, ex.env.clock.now())
+            yield from _raised(ex, replace(failure, final=True))
+            yield from report("what the handler returned cannot be sent; the run failed", error)
+        else:
+            yield from _respond(ex, response)
+    elif isinstance(outcome, Raised):
+        raised = outcome.error
+        try:
+            response_of_error = translated(ex, raised)
+        except Exception as broken:
+            raised, response_of_error = broken, None
+        if response_of_error is not None:
+            yield from _respond(ex, response_of_error)
+        else:
+            failure = failure_of_handler(raised, ex.env.clock.now())
+            yield from _raised(ex, failure, outcome.trace)
+            what = f"{failure.name}: {failure.message}"
+            text = f"the handler failed ({what}); the run is {ex.run.phase.value}"
+            yield from report(text, raised)
+
+
+def translated(ex: Execution, error: Exception) -> Response | None:
+    """Return the response that an exception stands for, if it is one of those."""
+    meant = error.__cause__ if isinstance(error, StepError) else error
+    if isinstance(meant, HTTPError):
+        return problem_from_http_error(meant)
+    translate = ex.options.exception_to_response
+    return translate(error) if translate is not None else None
+
+
+def _raised(ex: Execution, failure: Failure, trace: str = "") -> Flow[None]:
+    yield from _happen(ex, HandlerRaised(failure=failure, u=ex.env.ids.uniform()), trace)
+
+
+def _respond(ex: Execution, response: Response) -> Flow[None]:
+    """Record the response, then send it. A run without a checkpoint leaves no record."""
+    attached = ex.attached
+    if response.is_streaming:
+        if attached and not ex.followed:
+            yield from _start_streaming(ex, response)
+            return
+        whole = yield from collected(ex, response)
+        if not isinstance(whole, Response):
+            yield from _happen(ex, whole)
+            return
+        response = whole
+    yield from _finish(ex, response, _whole(response))
+    yield from settle(ex)
+    if attached:
+        yield from answer(response)
+
+
+def _start_streaming(ex: Execution, response: Response) -> Flow[None]:
+    """Let the body go out as it comes; the runtime records its end."""
+    if ex.stored:
+        started = advance(ex.run, ResponseStarted(), ex.env.clock.now(), ex.env.policy)
+        ex.run = started.run
+        yield from save(ex, state=True)
+        yield from settle(ex)
+    yield from answer(response)
+
+
+def collected(
+    ex: Execution, response: Response
+) -> Flow[Response | HandlerRaised | ResponseTooLarge]:
+    """Read a streamed body whose client waits elsewhere; or say why it cannot be."""
+    most = ex.env.limits.response_stored
+    outcome = yield from invoke(None, Call(_collect, (response.body, most)))
+    if not isinstance(outcome, Returned):
+        failure = failure_of_handler(outcome.error, ex.env.clock.now())
+        return HandlerRaised(failure=failure, u=ex.env.ids.uniform())
+    if not isinstance(outcome.value, bytes):
+        return ResponseTooLarge(most=most)
+    return Response(status=response.status, headers=response.headers, body=outcome.value)
+
+
+def _collect(body: object, most: int) -> object:
+    """Join the chunks, or return None beyond the limit; a coroutine for an async body."""
+    if isinstance(body, AsyncIterable):
+        return _collect_async(body, most)
+    assert isinstance(body, Iterable)
+    whole = bytearray()
+    for chunk in body:
+        whole += chunk
+        if len(whole) > most:
+            return None
+    return bytes(whole)
+
+
+async def _collect_async(body: AsyncIterable[bytes], most: int) -> bytes | None:
+    whole = bytearray()
+    async for chunk in body:
+        whole += chunk
+        if len(whole) > most:
+            return None
+    return bytes(whole)
+
+
+def _whole(response: Response) -> bytes:
+    assert isinstance(response.body, bytes)
+    return response.body
+
+
+def _finish(ex: Execution, response: Response, body: bytes | None) -> Flow[None]:
+    """Record a response as the run's result, if the run has a record."""
+    finished = advance(ex.run, HandlerReturned(), ex.env.clock.now(), ex.env.policy)
+    assert finished.commands == (Finish(),)
+    ex.run = finished.run
+    if ex.stored:
+        yield from _save_result(ex, response, body)
+
+
+def _save_result(ex: Execution, response: Response, body: bytes | None) -> Flow[None]:
+    result = StoredResult(
+        phase=ex.run.phase,
+        head=dump_head(response),
+        body=body,
+        ended_at=ex.env.clock.now(),
+    )
+    yield from save(ex, state=True, result=result)
+
+
+def _happen(ex: Execution, happened: Input, trace: str = "") -> Flow[None]:
+    """Decide what follows from something that happened to the run, and do it."""
+    transition = advance(ex.run, happened, ex.env.clock.now(), ex.env.policy)
+    if any(isinstance(command, PutAway) for command in transition.commands):
+        # Steps in flight still change the run: decide when they have.
+        yield from quiesce()
+        transition = advance(ex.run, happened, ex.env.clock.now(), ex.env.policy)
+    attached = ex.attached
+    if any(isinstance(command, Handoff) for command in transition.commands):
+        yield from begin_handoff(ex)  # while the run is ours: it may be given up before that
+    ex.run = transition.run
+    for command in transition.commands:
+        match command:
+            case PutAway(due_at=due_at):
+                release = Release(due_at=due_at, awaited=tuple(sorted(ex.awaited)))
+                yield from save(ex, state=True, release=release)
+            case Handoff(reason=reason):
+                yield from hand_off(ex, reason)
+            case Fail():
+                yield from _fail(ex, command, attached, trace)
+            case _:
+                raise AssertionError(f"{happened!r} cannot lead to {command!r}")
+    yield from settle(ex)
+
+
+def _fail(ex: Execution, fail: Fail, attached: bool, trace: str) -> Flow[None]:
+    described = {"name": fail.name, "message": fail.message}
+    if fail.reason:
+        described["reason"] = fail.reason
+    extra: dict[str, object] = {"error": described}
+    if trace:
+        extra["traceback"] = trace
+    if ex.stored:
+        extra["run_id"] = ex.run.id
+    response = problem(500, fail.kind, detail=f"{fail.name}: {fail.message}", **extra)
+    if ex.stored:
+        yield from _save_result(ex, response, _whole(response))
+        yield from settle(ex)
+    if attached:
+        yield from answer(response)
+
+
+def put_away(ex: Execution) -> Flow[None]:
+    """The handler was unwound: give the run up until something is due."""
+    if ex.fault is not None:
+        yield from _refuse(ex)
+        return
+    try:
+        if ex.attached:
+            yield from _happen(ex, Detached(reason=HandoffReason.DRAIN))
+        awaited = (each for each in ex.pending.values() if each.op.id in ex.awaited)
+        yield from _happen(ex, BecameQuiet(pending=() if ex.cut_short else tuple(awaited)))
+    except Suspended:
+        yield from _refuse(ex)
+
+
+def _refuse(ex: Execution) -> Flow[None]:
+    """Nothing of this execution counts any more: tell the client, if it still waits."""
+    if isinstance(ex.fault, LeaseLost):
+        yield from refer_client(ex)
+    elif isinstance(ex.fault, StoreError):
+        yield from answer(unavailable(ex.fault))

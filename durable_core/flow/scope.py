@@ -1,0 +1,129 @@
+"""Which run the code that calls a step belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+from durable_core.errors import StepUsageError
+from durable_core.flow.effects import Call, Flow, InsideStep
+from durable_core.flow.execution import Execution
+from durable_core.flow.handler import detach, execute, put_away
+from durable_core.flow.steps import run_step, send_events, sleep_until, wait_for_event
+from durable_core.machine.matching import WaitRule
+from durable_core.model.decision import HandoffReason
+from durable_core.model.event import Event
+from durable_core.model.step import Op
+
+__all__ = ["CURRENT", "STORED", "Face", "Flows", "Scope", "current_scope"]
+
+
+# --- flows ----------------------------------------------------------------------------------------
+#
+# What an engine does for a live run: the flows that differ from one engine to the other.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flows:
+    """The flows of one engine.
+
+    Attributes:
+        run_step: ``step.run``: call a function once and for all, and return its result.
+        sleep_until: ``step.sleep`` and ``step.sleep_until``; the function gets the time now and
+            returns when to go on, both epoch milliseconds.
+        wait_for_event: ``step.wait_for_event``, with its time-out in milliseconds.
+        send_events: ``step.send_event``; returns the ids.
+        execute: run the handler and do what its outcome asks for.
+        put_away: give a run up whose handler was unwound, or does not end.
+        detach: hand the client off although the handler could go on, which it does.
+    """
+
+    run_step: Callable[[Execution, Op, Call], Flow[object]]
+    sleep_until: Callable[[Execution, Op, Callable[[int], int]], Flow[None]]
+    wait_for_event: Callable[[Execution, Op, WaitRule, int], Flow[Event | None]]
+    send_events: Callable[[Execution, Op, tuple[Event, ...]], Flow[list[str]]]
+    execute: Callable[[Execution], Flow[None]]
+    put_away: Callable[[Execution], Flow[None]]
+    detach: Callable[[Execution, HandoffReason], Flow[None]]
+
+
+#: The engine that keeps the state of its runs in a store.
+STORED = Flows(
+    run_step=run_step,
+    sleep_until=sleep_until,
+    wait_for_event=wait_for_event,
+    send_events=send_events,
+    execute=execute,
+    put_away=put_away,
+    detach=detach,
+)
+
+
+# --- scope ----------------------------------------------------------------------------------------
+
+
+class Face(Enum):
+    """How a handler, and the steps in it, are called."""
+
+    SYNC = "def"
+    ASYNC = "async def"
+
+
+class Scope(Protocol):
+    """A live run, as the code of its handler reaches it."""
+
+    @property
+    def ex(self) -> Execution:
+        """The execution."""
+        ...
+
+    @property
+    def flows(self) -> Flows:
+        """What its engine does for it."""
+        ...
+
+    @property
+    def face(self) -> Face:
+        """How its handler is called."""
+        ...
+
+    def branch(self) -> object:
+        """Return the task or thread that runs now; the same object for the same one."""
+        ...
+
+    def drive(self, flow: Flow[Any]) -> Any:
+        """Return the flow's result (SYNC), or a coroutine of it (ASYNC)."""
+        ...
+
+
+CURRENT: ContextVar[Scope | InsideStep | None] = ContextVar("durable_run", default=None)
+
+_IMPORTS = {
+    Face.SYNC: "from durable_core.sync import step",
+    Face.ASYNC: "from durable_core import step",
+}
+
+
+def current_scope(face: Face, step_id: str) -> Scope:
+    """Return the run that calls a step through this face.
+
+    Raises:
+        StepUsageError: there is none, it is inside another step, or its handler has another face.
+    """
+    scope = CURRENT.get()
+    if scope is None:
+        raise StepUsageError(
+            f"step {step_id!r} was called outside a run; steps work in the handler of a durable "
+            "endpoint and what it calls, not in response body iterators or other threads"
+        )
+    if isinstance(scope, InsideStep):
+        raise StepUsageError(f"step {step_id!r} was called inside step {scope.name!r}")
+    if scope.face is not face:
+        raise StepUsageError(
+            f"step {step_id!r} is for '{face.value}' handlers and was called in "
+            f"'{scope.face.value}'; write '{_IMPORTS[scope.face]}'"
+        )
+    return scope

@@ -1,0 +1,1 @@
+"""HTTP values, independent of any server: headers, requests, responses and problem documents."""

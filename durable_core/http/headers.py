@@ -1,0 +1,202 @@
+"""HTTP header fields as one immutable value (RFC 9110, section 5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeAlias, TypeVar
+
+from durable_core.errors import HeaderNotStoredError
+
+__all__ = ["SENSITIVE_HEADERS", "TOKEN", "HeaderFields", "Headers", "accepts_stream"]
+
+
+# --- headers --------------------------------------------------------------------------------------
+
+_T = TypeVar("_T")
+
+#: A method or field name: RFC 9110, section 5.6.2.
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+#: What a field value may not hold: controls other than tab, and what is not one Latin-1 octet.
+_NOT_A_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+#: Request headers that carry credentials; they are not stored with a run unless asked for.
+SENSITIVE_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
+_NOT_PRINTED = SENSITIVE_HEADERS | {"set-cookie"}
+
+
+class Headers:
+    """Header fields: names are case-insensitive, repeated fields are kept, order is kept.
+
+    Args:
+        fields: a mapping, an iterable of ``(name, value)`` pairs, or other ``Headers``.
+        withheld: lower-case names of fields that the request had but that are not stored with
+            its run. Looking one up raises ``HeaderNotStoredError``: it must never look absent.
+            Iteration and ``items()`` cannot show them.
+
+    Raises:
+        ValueError: a name that is no RFC 9110 token, or a value with control characters
+            (tab is allowed) or characters outside Latin-1. Whitespace around a value is dropped.
+        TypeError: a name or value that is not a ``str``.
+    """
+
+    __slots__ = ("_index", "_raw", "_withheld")
+
+    _raw: tuple[tuple[str, str], ...]
+    _index: dict[str, tuple[str, ...]] | None
+    _withheld: frozenset[str]
+
+    def __init__(self, fields: HeaderFields = (), *, withheld: Iterable[str] = ()) -> None:
+        self._index = None
+        self._withheld = frozenset(withheld)
+        if isinstance(fields, Headers):
+            self._raw = fields._raw
+            self._withheld |= fields._withheld
+            return
+        pairs = fields.items() if isinstance(fields, Mapping) else fields
+        self._raw = tuple(map(_checked, pairs))
+
+    @classmethod
+    def _trusted(
+        cls, pairs: Iterable[tuple[str, str]], withheld: frozenset[str] = frozenset()
+    ) -> Headers:
+        """Make headers from fields that a server has parsed, without checking them again."""
+        self = object.__new__(cls)
+        self._raw = tuple(pairs)
+        self._index = None
+        self._withheld = withheld
+        return self
+
+    @property
+    def raw(self) -> tuple[tuple[str, str], ...]:
+        """Every field in order, with the name spelt as it was given."""
+        return self._raw
+
+    @property
+    def withheld(self) -> frozenset[str]:
+        """Lower-case names of the fields that were present but are not stored."""
+        return self._withheld
+
+    def _by_name(self) -> dict[str, tuple[str, ...]]:
+        index = self._index
+        if index is None:
+            # Clients may repeat a name thousands of times: no tuple is made anew for each.
+            lists: dict[str, list[str]] = {}
+            for name, value in self._raw:
+                lists.setdefault(name.lower(), []).append(value)
+            index = self._index = {name: tuple(values) for name, values in lists.items()}
+        return index
+
+    def _values(self, name: str) -> tuple[str, ...]:
+        key = name.lower()
+        if key in self._withheld:
+            raise HeaderNotStoredError(
+                f"header {key!r} was on the request but is not stored with the run; "
+                f"name it in store_headers= to have it on replay"
+            )
+        return self._by_name().get(key, ())
+
+    def __getitem__(self, name: str) -> str:
+        """Return the first value of the field; ``KeyError`` when it is absent."""
+        values = self._values(name)
+        if not values:
+            raise KeyError(name)
+        return values[0]
+
+    def get(self, name: str, default: _T | None = None) -> str | _T | None:
+        """Return the first value of the field, or ``default`` when it is absent."""
+        values = self._values(name)
+        return values[0] if values else default
+
+    def get_all(self, name: str) -> tuple[str, ...]:
+        """Return every value of the field in order; empty when it is absent."""
+        return self._values(name)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and bool(self._values(name))
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the distinct names, in lower case, in order of first appearance."""
+        return tuple(self._by_name())
+
+    def items(self) -> tuple[tuple[str, str], ...]:
+        """Return every field in order, repeated ones too, with names in lower case."""
+        return tuple((name.lower(), value) for name, value in self._raw)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name())
+
+    def __len__(self) -> int:
+        return len(self._by_name())
+
+    def with_set(self, name: str, value: str) -> Headers:
+        """Return headers in which ``name`` has this one value, as the last field."""
+        kept = self.without((_checked_name(name),))
+        field = (name, _checked_value(name, value))
+        return Headers._trusted((*kept._raw, field), kept._withheld)
+
+    def without(self, names: Iterable[str]) -> Headers:
+        """Return headers that lack every field of these names."""
+        gone = {name.lower() for name in names}
+        kept = [pair for pair in self._raw if pair[0].lower() not in gone]
+        return Headers._trusted(kept, self._withheld - gone)
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether both hold the same values under the same names, ignoring case."""
+        if not isinstance(other, Headers):
+            return NotImplemented
+        return self._by_name() == other._by_name() and self._withheld == other._withheld
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._by_name().items()))
+
+    def __repr__(self) -> str:
+        """Show the fields; the values of those that carry credentials are hidden."""
+        shown = [(n, "..." if n.lower() in _NOT_PRINTED else v) for n, v in self._raw]
+        return f"Headers({shown!r})"
+
+
+HeaderFields: TypeAlias = Headers | Mapping[str, str] | Iterable[tuple[str, str]]
+
+
+def _checked(field: tuple[str, str]) -> tuple[str, str]:
+    """Return a field as it is kept. Nearly all are plain, and need no regular expression."""
+    name, value = field
+    if type(name) is str and type(value) is str:
+        value = value.strip(" \t")
+        is_plain = value.isascii() and value.isprintable()
+        if is_plain and name.isascii() and name.replace("-", "").isalnum():
+            return name, value
+    return _checked_name(name), _checked_value(name, value)
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"a header name must be a str, not {type(name).__name__}")
+    if TOKEN.fullmatch(name) is None:
+        raise ValueError(f"a header name must be an RFC 9110 token, not {name!r}")
+    return name
+
+
+def _checked_value(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"the value of header {name!r} must be a str, not {type(value).__name__}")
+    value = value.strip(" \t")
+    if _NOT_A_VALUE.search(value) is not None:
+        raise ValueError(
+            f"the value of header {name!r} may hold only tabs and printable Latin-1 characters"
+        )
+    return value
+
+
+# --- accept ---------------------------------------------------------------------------------------
+#
+# What a client says it accepts.
+
+
+def accepts_stream(headers: Headers) -> bool:
+    """Tell whether the client asks for an event stream.
+
+    As the existing clients of the protocol have it: ``text/event-stream`` is anywhere in
+    ``Accept``, in whatever case, whatever its weight.
+    """
+    return any("text/event-stream" in value.lower() for value in headers.get_all("accept"))

@@ -1,0 +1,328 @@
+"""What comes in: ``Request``, independent of any server."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import ClassVar, NoReturn, TypeVar
+from urllib.parse import parse_qsl, unquote
+
+from durable_core.errors import BadRequest, HTTPError, MissingParameter
+from durable_core.http.headers import TOKEN, HeaderFields, Headers
+
+__all__ = [
+    "FormParams",
+    "QueryParams",
+    "Request",
+]
+
+
+# --- params ---------------------------------------------------------------------------------------
+#
+# Query and form parameters, parsed when first read.
+
+_T = TypeVar("_T")
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+class QueryParams:
+    """The parameters of a URL query, in order; a name may occur more than once.
+
+    Blank values are kept. Bytes that are not UTF-8 become U+FFFD.
+
+    Args:
+        raw: the query text, percent-encoded, without the ``?``.
+    """
+
+    __slots__ = ("_index", "_items", "_raw")
+
+    _kind: ClassVar[str] = "query parameter"
+    _raw: str
+    _items: tuple[tuple[str, str], ...] | None
+    _index: dict[str, tuple[str, ...]] | None
+
+    def __init__(self, raw: str = "") -> None:
+        self._raw = raw
+        self._items = None
+        self._index = None
+
+    @property
+    def raw(self) -> str:
+        """The text the parameters were given in, still percent-encoded."""
+        return self._raw
+
+    def items(self) -> tuple[tuple[str, str], ...]:
+        """Return every ``(name, value)`` pair in order, repeated names too."""
+        if self._items is None:
+            pairs = parse_qsl(self._raw, keep_blank_values=True) if self._raw else ()
+            self._items = tuple(pairs)
+        return self._items
+
+    def _by_name(self) -> dict[str, tuple[str, ...]]:
+        if self._index is None:
+            lists: dict[str, list[str]] = {}
+            for name, value in self.items():
+                lists.setdefault(name, []).append(value)
+            self._index = {name: tuple(values) for name, values in lists.items()}
+        return self._index
+
+    def __getitem__(self, name: str) -> str:
+        """Return the first value; ``MissingParameter`` (answers 400) when there is none."""
+        values = self._by_name().get(name)
+        if values is None:
+            raise MissingParameter(f"{self._kind} {name!r} is missing")
+        return values[0]
+
+    def get(self, name: str, default: _T | None = None) -> str | _T | None:
+        """Return the first value, or ``default`` when there is none."""
+        values = self._by_name().get(name)
+        return default if values is None else values[0]
+
+    def get_all(self, name: str) -> tuple[str, ...]:
+        """Return every value of the name in order; empty when there is none."""
+        return self._by_name().get(name, ())
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the distinct names in order of first appearance."""
+        return tuple(self._by_name())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name())
+
+    def __len__(self) -> int:
+        return len(self._by_name())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, QueryParams):
+            return NotImplemented
+        return self.items() == other.items()
+
+    def __hash__(self) -> int:
+        return hash(self.items())
+
+    def __repr__(self) -> str:
+        """Show the names only: values may be secrets."""
+        return f"{type(self).__name__}({', '.join(map(repr, self))})"
+
+
+class FormParams(QueryParams):
+    """The fields of an ``application/x-www-form-urlencoded`` body."""
+
+    __slots__ = ()
+    _kind = "form field"
+
+    @classmethod
+    def parse(cls, body: bytes) -> FormParams:
+        """Read a form body at once.
+
+        Raises:
+            BadRequest: the body is not UTF-8, or holds a broken percent escape.
+        """
+        try:
+            text = body.decode("utf-8")
+            pairs = parse_qsl(text, keep_blank_values=True, errors="strict") if text else ()
+        except UnicodeDecodeError:
+            raise BadRequest("the form body is not valid UTF-8") from None
+        if _BROKEN_ESCAPE.search(text) is not None:
+            raise BadRequest("the form body has a '%' that two hex digits do not follow")
+        form = cls(text)
+        form._items = tuple(pairs)
+        return form
+
+
+# --- request --------------------------------------------------------------------------------------
+
+_NO_PARAMS: Mapping[str, str] = MappingProxyType({})
+_NO_HEADERS = Headers()
+_FORM = "application/x-www-form-urlencoded"
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
+_CHARSET = re.compile(r""";\s*charset\s*=\s*"?([^\s;"]+)""", re.IGNORECASE)
+#: Codecs that a client may name. Others of Python's are no charsets, or take quadratic time.
+_KNOWN_CHARSET = re.compile(
+    r"utf-?8|utf-?(?:16|32)(?:-?[bl]e)?|(?:us-)?ascii|latin-?1|iso-8859-\d{1,2}|koi8-[ru]"
+    r"|(?:windows-|cp)125[0-8]|shift_jis|euc-(?:jp|kr)|gb(?:k|2312|18030)|big5",
+    re.IGNORECASE,
+)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+
+
+@dataclass(frozen=True, slots=True, init=False, repr=False)
+class Request:
+    """An HTTP request, whole: its body has been read.
+
+    Args:
+        method: an RFC 9110 token such as ``"GET"``; case matters.
+        url: absolute, as the client asked for it: percent-encoded, with the query.
+        headers: the header fields.
+        body: the content, after any transfer coding was undone.
+        path_params: what the router found in the path.
+        root_path: decoded prefix under which the application is mounted; "" for none.
+
+    Raises:
+        ValueError: a method that is no token, or a URL that is not absolute.
+        TypeError: a body that is not ``bytes``.
+    """
+
+    method: str
+    url: str
+    headers: Headers
+    body: bytes
+    path_params: Mapping[str, str]
+    root_path: str
+    _path: str | None = field(compare=False)
+    _query: QueryParams | None = field(compare=False)
+    _text: str | None = field(compare=False)
+    _form: FormParams | None = field(compare=False)
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        url: str,
+        headers: HeaderFields = _NO_HEADERS,
+        body: bytes = b"",
+        path_params: Mapping[str, str] = _NO_PARAMS,
+        root_path: str = "",
+    ) -> None:
+        if TOKEN.fullmatch(method) is None:
+            raise ValueError(f"a method must be an RFC 9110 token such as 'GET', not {method!r}")
+        if _ABSOLUTE.match(url) is None:
+            raise ValueError("url must be absolute, such as 'http://host/path?query'")
+        if not isinstance(body, bytes):
+            raise TypeError(f"body must be bytes, not {type(body).__name__}")
+        put = object.__setattr__
+        put(self, "method", method)
+        put(self, "url", url)
+        put(self, "headers", headers if isinstance(headers, Headers) else Headers(headers))
+        put(self, "body", body)
+        put(self, "path_params", path_params)
+        put(self, "root_path", root_path)
+        put(self, "_path", None)
+        put(self, "_query", None)
+        put(self, "_text", None)
+        put(self, "_form", None)
+
+    @property
+    def path(self) -> str:
+        """The decoded path below ``root_path``; it begins with ``/``."""
+        path = self._path
+        if path is None:
+            path = _path_below(self.root_path, unquote(_raw_path(self.url)))
+            object.__setattr__(self, "_path", path)
+        return path
+
+    @property
+    def query(self) -> QueryParams:
+        """The parameters of the URL's query."""
+        query = self._query
+        if query is None:
+            query = QueryParams(self.url.partition("#")[0].partition("?")[2])
+            object.__setattr__(self, "_query", query)
+        return query
+
+    def json(self) -> object:
+        """Return the body as JSON (RFC 8259: UTF-8), whatever its content type.
+
+        It is parsed on every call, so that a handler that changes the value it got changes
+        neither what the next caller sees nor what a replay sees.
+
+        Raises:
+            BadRequest: the body is not UTF-8 or not JSON. ``NaN`` and ``Infinity`` are not JSON.
+        """
+        try:
+            return _DECODER.decode(self.body.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise BadRequest("the body is not valid UTF-8") from None
+        except json.JSONDecodeError as error:
+            raise BadRequest(f"the body is not valid JSON: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise BadRequest(f"the body is not acceptable JSON: {error}") from None
+
+    def text(self) -> str:
+        """Return the body as text, in the charset of its content type (UTF-8 by default).
+
+        Raises:
+            HTTPError: 415, for a charset that is not known.
+            BadRequest: the body is not text in that charset.
+        """
+        text = self._text
+        if text is None:
+            text = _decoded(self.body, self.headers.get("content-type") or "")
+            object.__setattr__(self, "_text", text)
+        return text
+
+    def form(self) -> FormParams:
+        """Return the fields of an ``application/x-www-form-urlencoded`` body.
+
+        Raises:
+            HTTPError: 415, for any other content type, or none.
+            BadRequest: the body is malformed.
+        """
+        form = self._form
+        if form is None:
+            content_type = self.headers.get("content-type") or ""
+            if content_type.partition(";")[0].strip().lower() != _FORM:
+                raise HTTPError(415, f"the content type must be {_FORM}")
+            form = FormParams.parse(self.body)
+            object.__setattr__(self, "_form", form)
+        return form
+
+    def with_path_params(self, path_params: Mapping[str, str]) -> Request:
+        """Return the same request with these path parameters."""
+        return Request(
+            method=self.method,
+            url=self.url,
+            headers=self.headers,
+            body=self.body,
+            path_params=path_params,
+            root_path=self.root_path,
+        )
+
+    def __repr__(self) -> str:
+        """Show method and path only: the rest may hold secrets."""
+        return f"<Request {self.method} {self.path}>"
+
+
+def _raw_path(url: str) -> str:
+    head = url.partition("?")[0].partition("#")[0]
+    start = head.find("/", head.index("://") + 3)
+    return head[start:] if start >= 0 else "/"
+
+
+def _path_below(root: str, path: str) -> str:
+    root = root.rstrip("/")
+    if root and (path == root or path.startswith(root + "/")):
+        path = path[len(root) :]
+    return path or "/"
+
+
+def _decoded(body: bytes, content_type: str) -> str:
+    found = _CHARSET.search(content_type)
+    charset = found[1] if found is not None else "utf-8"
+    if _KNOWN_CHARSET.fullmatch(charset) is None:
+        raise HTTPError(415, f"the charset {charset!r} is not supported")
+    try:
+        return body.decode(charset)
+    except LookupError:
+        raise HTTPError(415, f"the charset {charset!r} is not supported") from None
+    except UnicodeDecodeError:
+        raise BadRequest(f"the body is not valid {charset}") from None

@@ -1,0 +1,146 @@
+"""What goes out: ``Response``, independent of any server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+from urllib.parse import quote
+
+from durable_core.http.headers import HeaderFields, Headers
+from durable_core.http.json import dumper
+
+__all__ = ["Body", "Response"]
+
+#: A whole body, or the chunks of a streamed one.
+Body: TypeAlias = bytes | Iterable[bytes] | AsyncIterable[bytes]
+
+_NO_HEADERS = Headers()
+_REDIRECTS = (301, 302, 303, 307, 308)
+_dump = dumper(json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+
+
+@dataclass(frozen=True, slots=True, init=False, repr=False)
+class Response:
+    """An HTTP response. Adapters add what the transfer needs, such as ``content-length``.
+
+    Args:
+        status: 200 to 599.
+        headers: the header fields.
+        body: bytes, or a sync or async iterable of bytes, which is sent as it comes.
+
+    Raises:
+        ValueError: a status outside 200 to 599.
+        TypeError: a status that is no ``int``, or a body of another type.
+    """
+
+    status: int
+    headers: Headers
+    body: Body
+
+    def __init__(
+        self, *, status: int = 200, headers: HeaderFields | None = None, body: Body = b""
+    ) -> None:
+        if type(status) is not int:
+            raise TypeError(f"a response status must be an int, not {type(status).__name__}")
+        if not 200 <= status <= 599:
+            raise ValueError(f"a response status must be 200 to 599, not {status}")
+        put = object.__setattr__
+        put(self, "status", status)
+        put(self, "headers", _headers(headers))
+        put(self, "body", body if type(body) is bytes else _checked_body(body))
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether the body is an iterable of chunks."""
+        return not isinstance(self.body, bytes)
+
+    @classmethod
+    def json(
+        cls, value: object, status: int = 200, headers: HeaderFields | None = None
+    ) -> Response:
+        """Answer with compact JSON in UTF-8.
+
+        Raises:
+            TypeError, ValueError: the value has no JSON form (NaN and infinities have none).
+        """
+        body = _dump(value).encode("utf-8")
+        return cls(status=status, headers=_typed(headers, "application/json"), body=body)
+
+    @classmethod
+    def text(cls, text: str, status: int = 200, headers: HeaderFields | None = None) -> Response:
+        """Answer with plain text in UTF-8."""
+        typed = _typed(headers, "text/plain; charset=utf-8")
+        return cls(status=status, headers=typed, body=text.encode("utf-8"))
+
+    @classmethod
+    def html(cls, html: str, status: int = 200, headers: HeaderFields | None = None) -> Response:
+        """Answer with HTML in UTF-8."""
+        typed = _typed(headers, "text/html; charset=utf-8")
+        return cls(status=status, headers=typed, body=html.encode("utf-8"))
+
+    @classmethod
+    def redirect(cls, location: str, status: int = 302) -> Response:
+        """Send the client to ``location``, a URL reference; unsafe characters are escaped.
+
+        Raises:
+            ValueError: a status other than 301, 302, 303, 307, 308.
+        """
+        if status not in _REDIRECTS:
+            raise ValueError(f"a redirect status must be one of {_REDIRECTS}, not {status!r}")
+        target = quote(location, safe=":/%#?=@[]!$&'()*+,;~")
+        return cls(status=status, headers=Headers._trusted((("location", target),)))
+
+    @classmethod
+    def from_value(cls, value: object) -> Response:
+        """Turn what a handler returned into a response.
+
+        A ``Response`` stays as it is; ``bytes`` are sent as ``application/octet-stream``; a
+        dict, list, str, int, float, bool or None is sent as JSON (a ``str`` as a JSON string,
+        ``None`` as ``null``), all with status 200.
+
+        Raises:
+            TypeError: a value of any other type, or JSON that holds one.
+            ValueError: NaN or an infinity.
+        """
+        if isinstance(value, Response):
+            return value
+        if isinstance(value, bytes):
+            return cls(headers=_typed(None, "application/octet-stream"), body=bytes(value))
+        if value is None or isinstance(value, (dict, list, str, int, float)):
+            return cls.json(value)
+        raise TypeError(
+            "a handler must return a Response, dict, list, str, int, float, bool, None or bytes, "
+            f"not {type(value).__name__}"
+        )
+
+    def __repr__(self) -> str:
+        """Show the status and the kind of body."""
+        body = f"{len(self.body)} bytes" if isinstance(self.body, bytes) else "streaming"
+        return f"<Response {self.status}, {body}>"
+
+
+def _headers(fields: HeaderFields | None) -> Headers:
+    if fields is None:
+        return _NO_HEADERS
+    return fields if isinstance(fields, Headers) else Headers(fields)
+
+
+def _typed(fields: HeaderFields | None, content_type: str) -> Headers:
+    """Return the headers with this content type, unless they name one themselves."""
+    if fields is None:
+        return Headers._trusted((("content-type", content_type),))
+    headers = _headers(fields)
+    return headers if "content-type" in headers else headers.with_set("content-type", content_type)
+
+
+def _checked_body(body: object) -> Body:
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(body)
+    if isinstance(body, (Iterable, AsyncIterable)) and not isinstance(body, (str, Mapping)):
+        return body
+    raise TypeError(
+        f"a response body must be bytes or an iterable of bytes, not {type(body).__name__}; "
+        "Response.text() and Response.json() encode other values"
+    )

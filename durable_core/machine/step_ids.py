@@ -1,0 +1,104 @@
+"""The identity of steps: hashed ids, and an index for ids that repeat."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+from durable_core.errors import DuplicateStepIdError
+from durable_core.model.step import Op, OpKind
+
+__all__ = ["StepIds", "hash_step_id", "op_named"]
+
+_LONGEST = 255
+#: Its hash stands for the end of the run itself in the Inngest protocol.
+_RESERVED = "complete"
+
+
+def hash_step_id(id: str) -> str:
+    """Return the lower-case hexadecimal SHA-1 of the id in UTF-8, as in the Inngest protocol."""
+    return hashlib.sha1(id.encode("utf-8"), usedforsecurity=False).hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def op_named(name: str, kind: OpKind) -> Op:
+    """Return the op of that name; most names come again and again, so it is made once."""
+    return Op(id=hash_step_id(name), name=name, kind=kind)
+
+
+class StepIds:
+    """Gives each step of one execution its own id, the same in every replay.
+
+    The first step called ``a`` is ``a``, the next ones ``a:1``, ``a:2``, and so on; an id that is
+    already in use is passed over. That is the same each time only while the calls come in the
+    same order, so all steps whose ids meet must come from one branch (task or thread).
+
+    Several threads may call it at once.
+    """
+
+    __slots__ = ("_indexes", "_owners")
+
+    def __init__(self) -> None:
+        self._owners: dict[str, object] = {}
+        self._indexes: dict[str, int] = {}
+
+    def take(self, id: str, branch: object) -> tuple[str, int]:
+        """Return the indexed id for the next step called ``id``, and its index from 0.
+
+        Args:
+            id: what the user calls the step; 1 to 255 characters.
+            branch: the task or thread that asks; compared by identity, and kept alive.
+
+        Raises:
+            DuplicateStepIdError: another branch has this id.
+            TypeError: the id is not a ``str``.
+            ValueError: the id is empty, too long, reserved, or no UTF-8 text.
+        """
+        id = _checked(id)
+        # The index is read before the owner: another thread's index then comes with its name.
+        index = self._indexes.get(id, 0)
+        if self._owners.get(id, branch) is not branch:
+            raise _duplicate(id)
+        text = f"{id}:{index}" if index else id
+        while not self._claim(text, id, branch):
+            index += 1
+            text = f"{id}:{index}"
+        self._indexes[id] = index + 1
+        return text, index
+
+    def _claim(self, text: str, id: str, branch: object) -> bool:
+        """Make the branch the owner of the indexed id; False if it already is."""
+        if self._owners.get(text, _NOBODY) is branch:
+            return False
+        # One atomic call decides between threads.
+        if self._owners.setdefault(text, branch) is not branch:
+            raise _duplicate(id)
+        return True
+
+
+_NOBODY = object()
+
+
+def _duplicate(id: str) -> DuplicateStepIdError:
+    return DuplicateStepIdError(
+        f"step id {id!r} is used by two tasks or threads of one run, so a replay could "
+        "swap their results; give each its own id, such as one with the item's key"
+    )
+
+
+def _checked(id: object) -> str:
+    if not isinstance(id, str):
+        raise TypeError(f"a step id must be a str, not {type(id).__name__}")
+    if type(id) is not str:
+        # A member of a str enumeration formats as its name on some versions; its value counts.
+        id = str.__str__(id)
+    if not 1 <= len(id) <= _LONGEST:
+        raise ValueError(f"a step id must have 1 to {_LONGEST} characters, not {len(id)}")
+    if id == _RESERVED:
+        raise ValueError(f"the step id {_RESERVED!r} is reserved for the end of the run")
+    if not id.isascii():
+        try:
+            id.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError("a step id must not contain lone surrogates") from None
+    return id

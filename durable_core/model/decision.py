@@ -1,0 +1,251 @@
+"""What can happen to a run: the inputs of ``machine/advance.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from durable_core.model.step import Memo, Op, OpKind, Pending
+
+__all__ = [
+    "BecameQuiet",
+    "Claimed",
+    "Command",
+    "Detached",
+    "Fail",
+    "Failure",
+    "Finish",
+    "HandlerRaised",
+    "HandlerReturned",
+    "Handoff",
+    "HandoffReason",
+    "Input",
+    "OpEnded",
+    "OpFailed",
+    "OpParked",
+    "Orphaned",
+    "PutAway",
+    "ResponseBroke",
+    "ResponseStarted",
+    "ResponseTooLarge",
+    "SaveMemo",
+    "SavePending",
+]
+
+
+# --- commands -------------------------------------------------------------------------------------
+#
+# What must be done after something happened to a run: the answers of ``machine/advance.py``.
+
+
+class HandoffReason(Enum):
+    """Why a client is not answered on its own connection."""
+
+    #: A step failed and will be tried again.
+    STEP_RETRY = "step-retry"
+    #: The handler sleeps.
+    SLEEP = "sleep"
+    #: The handler waits for an event.
+    WAIT = "wait"
+    #: The handler itself failed and will be tried again.
+    HANDLER_RETRY = "handler-retry"
+    #: The client went away.
+    DISCONNECT = "disconnect"
+    #: The process was told to stop.
+    DRAIN = "drain"
+
+
+@dataclass(frozen=True, slots=True)
+class SaveMemo:
+    """Make the outcome of a finished op durable."""
+
+    memo: Memo
+
+
+@dataclass(frozen=True, slots=True)
+class SavePending:
+    """Make an unfinished op durable."""
+
+    pending: Pending
+
+
+@dataclass(frozen=True, slots=True)
+class Handoff:
+    """Answer the attached client with the way to the result."""
+
+    reason: HandoffReason
+
+
+@dataclass(frozen=True, slots=True)
+class PutAway:
+    """Give the run up until it is due (epoch milliseconds)."""
+
+    due_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Store the handler's response as the run's result and send it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Store a problem document as the run's result and send it.
+
+    Attributes:
+        kind: the last part of the problem's type, such as ``"run-failed"``.
+        name, message: the error that ended the run.
+        reason: what the error in the step said, if that is what ended it; else "".
+    """
+
+    kind: str
+    name: str
+    message: str
+    reason: str = ""
+
+
+Command = SaveMemo | SavePending | Handoff | PutAway | Finish | Fail
+
+
+# --- decision -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """An error of user code, as far as decisions go.
+
+    Attributes:
+        name: the class name of the error.
+        message: its text.
+        data: JSON text of its ``data`` attribute, or "".
+        final: trying again cannot help.
+        retry_after: milliseconds to wait, if the error says so.
+        cancelled: user code cancelled the step.
+        result: what is wrong with what the step returned, if that is what failed.
+        reason: the text of the error in a step that this one stands for, or "".
+        http: status, detail and headers, if it stands for an HTTP response.
+    """
+
+    name: str
+    message: str
+    data: str = ""
+    final: bool = False
+    retry_after: int | None = None
+    cancelled: bool = False
+    result: Literal["", "unstorable", "too-large"] = ""
+    reason: str = ""
+    http: tuple[int, str, tuple[tuple[str, str], ...]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpEnded:
+    """An op has its result."""
+
+    memo: Memo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpFailed:
+    """The function of an op raised. ``failures`` counts earlier ones; ``u`` is random in [0, 1)."""
+
+    op: Op
+    failure: Failure
+    number: int
+    mark: int
+    failures: int
+    u: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpParked:
+    """An op cannot finish now; ``pending`` says when it can."""
+
+    pending: Pending
+
+    @property
+    def reason(self) -> HandoffReason:
+        """Why the client cannot wait for it."""
+        return _REASONS[self.pending.op.kind]
+
+
+_REASONS = {
+    OpKind.RUN: HandoffReason.STEP_RETRY,
+    OpKind.SEND: HandoffReason.STEP_RETRY,
+    OpKind.SLEEP: HandoffReason.SLEEP,
+    OpKind.WAIT: HandoffReason.WAIT,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detached:
+    """The client cannot be kept any longer, for a reason that is not the handler's."""
+
+    reason: HandoffReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BecameQuiet:
+    """Nothing is left to do until the first of these is due (at once, if there are none)."""
+
+    pending: tuple[Pending, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerReturned:
+    """The handler's response is there, in full."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseStarted:
+    """The first byte of a streamed body is about to be sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseBroke:
+    """A streamed response that had started cannot be finished, nor made again."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseTooLarge:
+    """The body of a response that must be stored has more than ``most`` bytes."""
+
+    most: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerRaised:
+    """The handler raised outside steps, or let a StepError pass. ``u`` is random in [0, 1)."""
+
+    failure: Failure
+    u: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A worker took the run. ``max_takeovers`` bounds the crashes in a row without progress."""
+
+    max_takeovers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphaned:
+    """No code has known the run's endpoint key for too long."""
+
+
+Input = (
+    OpEnded
+    | OpFailed
+    | OpParked
+    | Detached
+    | BecameQuiet
+    | HandlerReturned
+    | ResponseStarted
+    | ResponseBroke
+    | ResponseTooLarge
+    | HandlerRaised
+    | Claimed
+    | Orphaned
+)

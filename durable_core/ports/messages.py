@@ -1,0 +1,313 @@
+"""The messages that a store takes, and what it answers them with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from durable_core.model._record import record
+from durable_core.model.event import Event, StoredEvent
+from durable_core.model.run import Phase, Run
+from durable_core.model.step import Memo, Pending
+from durable_core.model.stream import Piece
+
+__all__ = [
+    "Beat",
+    "Bury",
+    "Cancel",
+    "Claim",
+    "Claimed",
+    "Peer",
+    "Prune",
+    "Register",
+    "Release",
+    "RunRecord",
+    "RunWrite",
+    "SendEvents",
+    "Sent",
+    "StoredRequest",
+    "StoredResult",
+    "Unreadable",
+    "Unregister",
+    "Write",
+    "Written",
+]
+
+
+# --- records --------------------------------------------------------------------------------------
+#
+# What a store keeps, as it is handed over.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRequest:
+    """A request as it is kept: its head as text (``codec/records.py``), its body as it came."""
+
+    head: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredResult:
+    """How a run ended.
+
+    ``phase`` is COMPLETED, FAILED or CANCELLED, ``head`` status and headers as text
+    (``codec/records.py``), ``body`` None when it was too large to keep.
+    """
+
+    phase: Phase
+    head: str
+    body: bytes | None
+    ended_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A run that is now ours, and all that replaying it needs.
+
+    Attributes:
+        run: with the epoch of this claim, in the phase it was stored with.
+        request: the request it was made for.
+        memos: by completion number.
+        pending: unfinished ops, those matched by an event with the event.
+        streamed: how many bytes of chunks are stored.
+        outside: how many chunks from outside steps are.
+    """
+
+    run: Run
+    request: StoredRequest
+    memos: tuple[Memo, ...]
+    pending: tuple[Pending, ...]
+    streamed: int = 0
+    outside: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A run that is now ours, but what is stored of it cannot be read; ``reason`` is for the log.
+
+    ``epoch`` is that of this claim: whoever claimed it can end it.
+    """
+
+    run_id: str
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """A process that shares the store. ``id`` is the owner name in its leases."""
+
+    id: str
+    host: str
+    pid: int
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """What can be looked up about a run.
+
+    ``due_at`` is None while it is live or ended, ``owner`` None while nobody holds it.
+    """
+
+    run: Run
+    owner: str | None
+    due_at: int | None
+    ended_at: int | None
+    memos: tuple[Memo, ...] = ()
+    pending: tuple[Pending, ...] = ()
+
+
+# --- messages -------------------------------------------------------------------------------------
+
+AnswerT = TypeVar("AnswerT", covariant=True)
+
+
+class Write(Generic[AnswerT]):
+    """A message to :meth:`Store.commit`; the type parameter is what it is answered with."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Give the run up until ``due_at`` (epoch milliseconds), or at once if a wait has matched.
+
+    ``awaited`` are the ops whose matches count, None all: not waits that no code asks for now.
+    """
+
+    due_at: int
+    awaited: tuple[str, ...] | None = None
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class Written:
+    """The answer to a :class:`RunWrite`.
+
+    Attributes:
+        matched: for each WAIT in ``pending`` that a stored event already answers: its op id and
+            the event. The store has noted the match.
+        sent: id and sequence number of each event in ``sends``, in order; of one that was stored
+            already, those of the first.
+        woken: the runs with a wait that one of ``sends`` answered, and their owner or None. The
+            run itself may be among them.
+    """
+
+    matched: tuple[tuple[str, StoredEvent], ...] = ()
+    sent: tuple[tuple[str, int], ...] = ()
+    woken: tuple[tuple[str, str | None], ...] = ()
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class RunWrite(Write[Written]):
+    """One checkpoint: all that changes about one run, taken as a whole or not at all.
+
+    Refused with ``LeaseLost`` unless the stored run has this owner and epoch (a ``create`` needs
+    no stored run) and has not ended.
+
+    Attributes:
+        run_id, owner, epoch: the lease.
+        create: the run to insert first, with its request; None once it is stored.
+        request: goes with ``create``.
+        memos: finished ops. Each replaces the pending record of the same op, also one in here.
+        direct: none of the memos' ops has ever had a pending record, so there is none to remove.
+            A store may rely on it, or ignore it.
+        pending: unfinished ops, inserted or replaced. A WAIT is checked against the stored
+            events with a sequence number above its mark (and not in ``seen``), in the same
+            transaction, the earliest first.
+        state: the run's new phase, failures and takeovers; None leaves them.
+        release: give the run up.
+        result: the run has ended; also removes what is pending.
+        sends: events of ``step.send_event``, stored in the same transaction and matched to waits,
+            before ``pending``. The memos of kind SEND get the last one's number as their mark.
+        pieces: chunks to store: of steps among ``memos``, and of the code outside steps.
+        handoff: where in its stream the client was handed off; None leaves it.
+        now: epoch milliseconds.
+    """
+
+    run_id: str
+    owner: str
+    epoch: int
+    now: int
+    create: Run | None = None
+    request: StoredRequest | None = None
+    memos: tuple[Memo, ...] = ()
+    pending: tuple[Pending, ...] = ()
+    state: Run | None = None
+    release: Release | None = None
+    result: StoredResult | None = None
+    sends: tuple[Event, ...] = ()
+    pieces: tuple[Piece, ...] = ()
+    handoff: str | None = None
+    direct: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """The answer to :class:`SendEvents`.
+
+    Attributes:
+        ids: the id of each event, in order; an event sent twice has the id of the first.
+        woken: the runs with a wait that one of them answered, or that cannot be read, and their
+            owner or None.
+    """
+
+    ids: tuple[str, ...]
+    woken: tuple[tuple[str, str | None], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendEvents(Write[Sent]):
+    """Store events and match them to waits.
+
+    Every event has its ``id`` and ``ts`` set. An event whose id the app has stored already (and
+    not pruned) is not stored again and wakes nobody. A wait that cannot be read harms no other:
+    its run is woken, so that it can be failed.
+    """
+
+    app: str
+    events: tuple[Event, ...]
+    now: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim(Write[tuple[Claimed | Unreadable, ...]]):
+    """Take runs that are due, have no owner, and whose handler we know, the earliest due first.
+
+    One that cannot be read is taken too, so that it can be failed, and does not harm the others.
+    Refused with ``LeaseLost`` unless the owner is a registered process: one that was buried has to
+    register again first, or its runs would be taken from it while it executes them.
+    """
+
+    app: str
+    owner: str
+    keys: tuple[str, ...]
+    now: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Register(Write[None]):
+    """Add a process."""
+
+    peer: Peer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat(Write[bool]):
+    """Prolong the lease of a process. Answered with False if it was buried meanwhile."""
+
+    id: str
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bury(Write[tuple[str, ...]]):
+    """Remove dead processes and free their runs, due at once; answers the ids of these runs.
+
+    Each freed run has its epoch raised, so that nothing its old owner sends is taken any more,
+    and its takeovers counted up. ``orphans`` also frees runs whose owner is no known process.
+    With ``unless_beat_after``, a process that has prolonged its lease past that time is spared.
+    """
+
+    ids: tuple[str, ...]
+    now: int
+    unless_beat_after: int | None = None
+    orphans: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unregister(Write[tuple[str, ...]]):
+    """Remove a process that stops in good order; answers the ids of runs that it still held.
+
+    They are due at once, with no take-over counted.
+    """
+
+    id: str
+    now: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel(Write[bool]):
+    """End a run as cancelled with this result. Answered with False if it had ended already.
+
+    Raises ``RunNotFoundError`` (as its answer) if there is no such run.
+    """
+
+    app: str
+    run_id: str
+    result: StoredResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prune(Write[int]):
+    """Delete runs that ended before ``runs_before`` and events received before ``events_before``.
+
+    Up to ``limit`` of each, the oldest first; answers how many runs and events went.
+    """
+
+    app: str
+    runs_before: int
+    events_before: int
+    limit: int

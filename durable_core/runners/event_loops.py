@@ -1,0 +1,153 @@
+"""The event loops of ``async def`` handlers: the server's, or one of the engine's own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from durable_core.platform import logger
+
+__all__ = ["LoopThread", "Loops", "call_soon"]
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """One long-lived event loop in a daemon thread.
+
+    Args:
+        patience: seconds that :meth:`stop` leaves to tasks which do not end when cancelled, and
+            as many again to code which does not let the loop go on.
+    """
+
+    def __init__(self, patience: float = 5.0) -> None:
+        self._patience = patience
+        self.loop = asyncio.new_event_loop()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="durable-loop", daemon=True)
+        self._thread.start()
+
+    def run(self, awaitable: Awaitable[T]) -> T:
+        """Await something on the loop, and block until it is there. Not from the loop's thread."""
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("the event loop's own thread cannot block on the event loop")
+
+        async def wrapped() -> T:
+            return await awaitable
+
+        return asyncio.run_coroutine_threadsafe(wrapped(), self.loop).result()
+
+    def stop(self) -> None:
+        """End the loop and its thread."""
+        self._stopped = True
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(2 * self._patience)
+        if self._thread.is_alive():
+            logger.warning("the engine's event loop is blocked by code on it, and is left behind")
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            while not self._stopped:
+                try:
+                    self.loop.run_forever()
+                except (KeyboardInterrupt, SystemExit) as error:
+                    # Raised by a handler; asyncio lets it out of the loop. It ends only its run.
+                    logger.error("a handler raised %r on the engine's event loop", error)
+        finally:
+            leftover = asyncio.all_tasks(self.loop)
+            for task in leftover:
+                task.cancel()
+            self.loop.run_until_complete(_ended(leftover, self._patience))
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.run_until_complete(asyncio.sleep(0))  # transports close a turn later
+            self.loop.close()
+
+
+class Loops:
+    """The event loops of one node.
+
+    Handlers run, and are replayed, on the loop that serves the application. Only where there is
+    none does the node make one.
+
+    Attributes:
+        adopted: the loop that serves the application, once one is known.
+    """
+
+    def __init__(self) -> None:
+        self.adopted: asyncio.AbstractEventLoop | None = None
+        self._own: LoopThread | None = None
+        self._lock = threading.Lock()
+        self._guards: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
+
+    def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Use this loop from now on, unless another is in use. Called on the loop's thread."""
+        guard = self._guards.get(loop)
+        if guard is None or guard.done():
+            known = {each: task for each, task in self._guards.items() if not each.is_closed()}
+            self._guards = {**known, loop: loop.create_task(_rest(), name="durable-guard")}
+        if self.adopted is None or self.adopted.is_closed() or self.is_ending(self.adopted):
+            self.adopted = loop
+
+    def is_ending(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Tell whether the loop is being shut down.
+
+        ``asyncio.run`` ends by cancelling all tasks of its loop. A run must not take that for a
+        cancellation by the code of its handler; it was if a task of ours was cancelled too.
+        """
+        guard = self._guards.get(loop)
+        return guard is not None and (guard.done() or guard.cancelling() > 0)
+
+    @property
+    def own(self) -> LoopThread:
+        """The node's own event loop, made when it is first needed."""
+        with self._lock:
+            if self._own is None:
+                self._own = LoopThread()
+            return self._own
+
+    def is_own(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Tell whether the loop is the node's own; none is made to find that out."""
+        own = self._own
+        return own is not None and own.loop is loop
+
+    @property
+    def replaying(self) -> asyncio.AbstractEventLoop:
+        """The event loop that handlers are replayed on."""
+        loop = self.adopted
+        if loop is None or loop.is_closed() or self.is_ending(loop):
+            return self.own.loop
+        return loop
+
+    def stop(self) -> None:
+        """Let go of the loops, and end the node's own."""
+        guards, self._guards = self._guards, {}
+        for loop, guard in guards.items():
+            try:
+                loop.call_soon_threadsafe(guard.cancel)
+            except RuntimeError:
+                pass  # closed, and the guard with it
+        if self._own is not None:
+            self._own.stop()
+
+
+async def _ended(tasks: Iterable[asyncio.Task[object]], patience: float) -> None:
+    """Wait for tasks that were cancelled, whatever becomes of them; not for ever."""
+    ended = asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.wait((ended,), timeout=patience)
+
+
+async def _rest() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+def call_soon(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> bool:
+    """Call on the loop's thread; False, and nothing is done, if the loop is closed."""
+    try:
+        loop.call_soon_threadsafe(call, *args)
+    except RuntimeError:
+        logger.warning("an event loop was closed while runs were live on it")
+        return False
+    return True

@@ -1,0 +1,167 @@
+"""The runs whose handlers are live in this process, and the clients that wait for a run's end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from durable_core.flow.execution import Execution
+from durable_core.model.decision import HandoffReason
+from durable_core.model.event import StoredEvent
+
+__all__ = ["Live", "LiveRuns", "Waiters"]
+
+
+class Live(Protocol):
+    """A run whose handler is live. All methods may be called from any thread."""
+
+    @property
+    def ex(self) -> Execution:
+        """The execution."""
+        ...
+
+    def event_came(self, op_id: str, event: StoredEvent) -> None:
+        """Tell the run that one of its waits has been answered."""
+        ...
+
+    def look_again(self) -> None:
+        """Tell the run that something it waits for may be due."""
+        ...
+
+    def detach(self, reason: HandoffReason) -> None:
+        """Hand its client off as soon as that can be done."""
+        ...
+
+    def stop(self) -> None:
+        """Start no new step, and put the handler away when what is in flight has ended."""
+        ...
+
+    def lose(self) -> None:
+        """Let nothing more of it count: somebody else owns the run, or it was cancelled."""
+        ...
+
+
+class LiveRuns:
+    """The live runs by id, and those whose streamed responses are being sent."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, Live] = {}
+        self._sending: set[str] = set()
+        self._empty = threading.Condition()
+        self._awaited = False
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def get(self, run_id: str) -> Live | None:
+        """Return the live run with that id."""
+        return self._runs.get(run_id)
+
+    def add(self, live: Live) -> None:
+        """Take up a run."""
+        self._runs[live.ex.run.id] = live
+
+    def remove(self, live: Live) -> None:
+        """Drop a run that is not live any more."""
+        if self._runs.get(live.ex.run.id) is live:  # else a later execution has its place
+            del self._runs[live.ex.run.id]
+        self._tell_if_empty()
+
+    def sending(self, run_id: str) -> None:
+        """Note that a streamed response is on its way, whose end must be recorded."""
+        self._sending.add(run_id)
+
+    def sent(self, run_id: str) -> None:
+        """Note that this end is recorded, or cannot be."""
+        self._sending.discard(run_id)
+        self._tell_if_empty()
+
+    def _tell_if_empty(self) -> None:
+        if self._awaited and not self._runs and not self._sending:
+            with self._empty:
+                self._empty.notify_all()
+
+    def all(self) -> list[Live]:
+        """Return the runs that are live now."""
+        return list(self._runs.values())
+
+    def wait_until_empty(self, timeout: float) -> bool:
+        """Wait until no run is live or sent; False if some still are after so many seconds."""
+        with self._empty:
+            self._awaited = True  # from now on; whoever has ended before that is seen here
+            return self._empty.wait_for(lambda: not self._runs and not self._sending, timeout)
+
+    def names(self) -> list[str]:
+        """Return the ids of all that :meth:`wait_until_empty` waits for."""
+        return sorted({*self._runs, *self._sending})
+
+
+class Waiters:
+    """The clients that are held at wait URLs, by the run they wait for.
+
+    Args:
+        most: how many may be held at a time.
+        attend: called when the first one comes, from the thread that brings it.
+    """
+
+    def __init__(self, most: int, attend: Callable[[], None]) -> None:
+        self._most = most
+        self._attend = attend
+        self._lock = threading.Lock()
+        self._wakers: dict[str, list[Callable[[], None]]] = {}
+        self._count = 0
+        self._released = False
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, run_id: str, wake: Callable[[], None]) -> bool:
+        """Have ``wake`` called when the run ends; False if too many wait already.
+
+        Once all have been released it is called at once.
+        """
+        with self._lock:
+            if self._count >= self._most:
+                return False
+            self._count += 1
+            self._wakers.setdefault(run_id, []).append(wake)
+            first = self._count == 1
+            released = self._released
+        if released:
+            wake()
+        elif first:
+            self._attend()
+        return True
+
+    def remove(self, run_id: str, wake: Callable[[], None]) -> None:
+        """Undo :meth:`add`."""
+        with self._lock:
+            wakers = self._wakers[run_id]
+            wakers.remove(wake)
+            if not wakers:
+                del self._wakers[run_id]
+            self._count -= 1
+
+    def run_ids(self) -> list[str]:
+        """Return the runs somebody waits for."""
+        with self._lock:
+            return list(self._wakers)
+
+    def ended(self, run_ids: Iterable[str]) -> None:
+        """Wake all who wait for one of these runs."""
+        with self._lock:
+            wakers = [wake for run_id in run_ids for wake in self._wakers.get(run_id, ())]
+        for wake in wakers:
+            wake()
+
+    @property
+    def released(self) -> bool:
+        """Whether nobody is held any more."""
+        return self._released
+
+    def release_all(self) -> None:
+        """Wake everybody, whether or not their run has ended, and hold nobody from now on."""
+        with self._lock:
+            self._released = True
+        self.ended(self.run_ids())

@@ -1,0 +1,83 @@
+"""How the engine works in a process, and what it works for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from durable_core.errors import DuplicateEndpointError
+from durable_core.flow.env import Options
+from durable_core.flow.scope import Face
+from durable_core.http.request import Request
+
+__all__ = ["Registered", "Settings", "add_endpoint"]
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """An endpoint's handler, by its key."""
+
+    handler: Callable[[Request], Any]
+    face: Face
+    options: Options
+
+
+def add_endpoint(endpoints: dict[str, Registered], endpoint: Registered) -> None:
+    """Add an endpoint to those of an engine, or replace it by a newer version of its function.
+
+    Raises:
+        DuplicateEndpointError: another function has its key.
+    """
+    key = endpoint.options.key
+    known = endpoints.get(key)
+    if known is not None and _name(known.handler) != _name(endpoint.handler):
+        raise DuplicateEndpointError(
+            f"two functions have the endpoint key {key!r}: {_name(known.handler)} and "
+            f"{_name(endpoint.handler)}; give one of them endpoint(name=...) or "
+            "endpoint(function_id=...)"
+        )
+    endpoints[key] = endpoint
+
+
+def _name(handler: Callable[..., object]) -> str:
+    module = getattr(handler, "__module__", type(handler).__module__)
+    name = getattr(handler, "__qualname__", type(handler).__qualname__)
+    return f"{module}.{name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a node works. Times are seconds.
+
+    Attributes:
+        worker_threads: ``def`` handlers that are replayed at a time.
+        worker_tasks: ``async def`` handlers that are replayed at a time.
+        serving_threads: ``def`` handlers that serve clients of an asynchronous server at a time,
+            and plain functions that ``async def`` handlers call in steps.
+        settle_time: without activity for so long, a parked handler is put away.
+        unwind_time: so long may a handler take to end when it is put away.
+        busy_timeout: so long may another process keep the store locked.
+        heartbeat, lease: a process renews its lease every ``heartbeat``; unrenewed it is over
+            after ``lease``.
+        keep_runs, keep_events: ended runs and events are deleted after so long.
+        orphan_after: due runs whose endpoint no code knows fail after so long.
+    """
+
+    worker_threads: int = 8
+    worker_tasks: int = 100
+    serving_threads: int = 40
+    settle_time: float = 0.05
+    unwind_time: float = 10.0
+    busy_timeout: float = 5.0
+    heartbeat: float = 3.0
+    lease: float = 15.0
+    keep_runs: float = 7 * 86_400.0
+    keep_events: float = 86_400.0
+    orphan_after: float = 7 * 86_400.0
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise ValueError(f"{name} must be a number greater than 0, not {value!r}")

@@ -1,0 +1,371 @@
+"""Runs of ``async def`` handlers: a flow and its handler in one task of the event loop.
+
+A step that cannot finish now parks on a future, while sibling branches go on. When nothing else
+happens for a moment the handler is unwound, and replayed when the first parked step is due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import traceback
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from types import CodeType
+from typing import Any
+
+from durable_core.commit_queue import Ticket
+from durable_core.errors import ControlSignal, LeaseLost, Suspended, WaitInterruptedError
+from durable_core.flow.driver import drive_async
+from durable_core.flow.effects import (
+    Answer,
+    Ask,
+    Begin,
+    Begun,
+    Call,
+    Cancelled,
+    Flow,
+    Handle,
+    InTurn,
+    Invoke,
+    Outcome,
+    Park,
+    Quiesce,
+    Raised,
+    Report,
+    Returned,
+    Settle,
+    Submit,
+    Unwound,
+)
+from durable_core.flow.execution import MARK, Execution
+from durable_core.flow.scope import CURRENT, Face
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.model.decision import HandoffReason
+from durable_core.model.event import StoredEvent
+from durable_core.model.run import Phase
+from durable_core.platform import run_logger
+from durable_core.ports import Written
+from durable_core.runners.host import Host
+from durable_core.runners.recorded_body import tee
+from durable_core.runners.suspend import Parking, Turns, Unwinding
+from durable_core.runners.thread import PAUSE, Stray
+
+__all__ = ["TaskRun"]
+
+
+class TaskRun:
+    """One execution of an ``async def`` handler. Everything happens on its loop.
+
+    Args:
+        host: the engine.
+        ex: the execution.
+        handler: the user's coroutine function.
+        reply: called once, with the answer for the attached client.
+        loop: where it will run; by default where it is made.
+    """
+
+    face = Face.ASYNC
+
+    def __init__(
+        self,
+        host: Host,
+        ex: Execution,
+        handler: Callable[[Request], Coroutine[Any, Any, object]],
+        reply: Callable[[Response], None] | None = None,
+        *,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.ex = ex
+        self.flows = host.flows
+        self._host = host
+        self._handler = handler
+        self._reply = reply
+        self._loop = loop or asyncio.get_running_loop()
+        self._parking = Parking(self._loop, ex.env.clock)
+        self._turns = Turns(self._loop)
+        self._unwinding = Unwinding(host, ex, self._loop, self._parking)
+        self._idle: asyncio.Future[None] | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self._stray = Stray(ex)
+        #: Called if the run goes on while its handler, which does not end, still runs.
+        self.left: Callable[[], None] = _nothing
+
+    def start(self, flow: Flow[None]) -> asyncio.Task[None]:
+        """Run the flow in a task of its own, which no framework can cancel."""
+        return self._loop.create_task(drive_async(flow, self.perform))
+
+    # -- the run as its handler sees it -----------------------------------------------------
+
+    def branch(self) -> object:
+        """Return the current task."""
+        return asyncio.current_task()
+
+    async def drive(self, flow: Flow[Any]) -> Any:
+        """Run a flow of a step in the task that awaits it."""
+        try:
+            return await drive_async(flow, self.perform)
+        except Suspended:
+            if self._stray.refused() > 0:
+                await asyncio.sleep(PAUSE)
+            raise
+        finally:
+            if self.ex.stopping:
+                self._unwinding.unwind_if_idle()
+                self._look_if_idle()
+
+    def perform(self, ask: Ask) -> Any:
+        """Answer one Ask."""
+        return _PERFORM[type(ask)](self, ask)
+
+    # -- the run as the engine sees it ------------------------------------------------------
+
+    def event_came(self, op_id: str, event: StoredEvent) -> None:
+        """Wake the wait, in place."""
+        self._soon(self._take_event, op_id, event)
+
+    def look_again(self) -> None:
+        """Wake everything that is parked: it looks at the clock."""
+        self._soon(self._parking.wake_all)
+
+    def detach(self, reason: HandoffReason) -> None:
+        """Hand the client off; the handler goes on."""
+        self._soon(self._detach_here, reason)
+
+    def stop(self) -> None:
+        """Put the handler away as soon as no step is in flight."""
+        self._soon(self._stop_here)
+
+    def lose(self) -> None:
+        """Unwind the handler; nothing more of it counts."""
+        self._soon(self._lose_here)
+
+    def _soon(self, call: Callable[..., None], *args: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *args)
+        except RuntimeError:
+            pass  # the loop is closed, and the run with it
+
+    def _take_event(self, op_id: str, event: StoredEvent) -> None:
+        self.ex.answer_wait(op_id, event)
+        self._parking.wake(op_id)
+
+    def _detach_here(self, reason: HandoffReason) -> None:
+        if self.ex.attached and not self.ex.closed:
+            self._in_background(self.flows.detach(self.ex, reason))
+
+    def _stop_here(self) -> None:
+        self.ex.stop()
+        self._unwinding.unwind_if_idle()
+
+    def _lose_here(self) -> None:
+        self.ex.close(LeaseLost())
+        self._unwinding.unwind()
+
+    def _go_on_without_handler(self) -> None:
+        task = self._in_background(self.flows.put_away(self.ex))
+        # The handler may never end; what could not be stored now must be all the same.
+        task.add_done_callback(lambda _: self._gone_on())
+
+    def _gone_on(self) -> None:
+        self._host.give_up(self.ex)
+        self._host.live.remove(self)
+        self.left()
+
+    def _in_background(self, flow: Flow[None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(drive_async(flow, self.perform))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    # -- Asks -------------------------------------------------------------------------------
+
+    def _submit(self, ask: Submit) -> Ticket[Written]:
+        after: Any = ask.after  # Tickets of the queue, which flows know by their Protocol only
+        return self._host.queue.submit(ask.write, after)
+
+    def _settle(self, ask: Settle) -> Sequence[Written] | Coroutine[Any, Any, object]:
+        tickets: Any = ask.tickets
+        return self._written_now(tickets) or self._written_later(tickets)
+
+    def _begin(self, ask: Begin) -> Begun | Coroutine[Any, Any, object]:
+        tickets: Any = ask.tickets
+        written = self._written_now(tickets) if tickets else ()
+        if tickets and not written:
+            return self._begin_later(tickets)
+        return written, self._host.event_mark.recent()
+
+    async def _begin_later(self, tickets: Sequence[Ticket[Written]]) -> Begun | Cancelled:
+        try:
+            written = await self._written_later(tickets)
+        except asyncio.CancelledError as error:
+            if self._unwinding.ends_parked_steps():
+                raise
+            return Cancelled(error)
+        return written, self._host.event_mark.recent()
+
+    def _written_now(self, tickets: Sequence[Ticket[Written]]) -> Sequence[Written]:
+        """Commit here if that is done without waiting; else return nothing."""
+        if self._is_alone:
+            self._host.queue.commit_here()
+            if all(ticket.done for ticket in tickets):
+                return [ticket.result() for ticket in tickets]
+        return ()
+
+    async def _written_later(self, tickets: Sequence[Ticket[Written]]) -> Sequence[Written]:
+        queue = self._host.queue
+        return [await queue.wait_async(ticket) for ticket in tickets]
+
+    @property
+    def _is_alone(self) -> bool:
+        """True if no other run or branch could share a commit: then a turn of the loop is lost."""
+        return self.ex.in_flight <= 1 and len(self._host.live) == 1
+
+    async def _invoke(self, ask: Invoke) -> Outcome:
+        token = CURRENT.set(ask.inside)
+        try:
+            call = ask.call
+            if _is_coroutine_function(call.fn):
+                value: Any = call.fn(*call.args, **(call.kwargs or {}))
+                return Returned(await value)
+            return Returned(await self._call_in_thread(call))
+        except ControlSignal:
+            raise
+        except asyncio.CancelledError as error:
+            if self.ex.closed or self._unwinding.loop_is_ending():
+                raise
+            return Cancelled(error)
+        except Exception as error:
+            return Raised(error)
+        finally:
+            CURRENT.reset(token)
+
+    async def _call_in_thread(self, call: Call) -> object:
+        context = contextvars.copy_context()
+
+        def run() -> object:
+            try:
+                return context.run(call.fn, *call.args, **(call.kwargs or {}))
+            except StopIteration as error:
+                # As a coroutine would (PEP 479); a future cannot hold a StopIteration.
+                raise RuntimeError("the function raised StopIteration") from error
+
+        value = await self._loop.run_in_executor(self._host.threads, run)
+        if inspect.isawaitable(value):
+            return await value
+        return value
+
+    async def _handle(self, ask: Handle) -> Outcome | Unwound:
+        """Run the handler in this task."""
+        if self.ex.stopping or self.ex.closed:
+            return Unwound()  # told so before it began
+        self._unwinding.handler_begins(self._go_on_without_handler)
+        token = CURRENT.set(self._host.scope(self))
+        MARK.set(self.ex.run.mark)
+        outcome: Outcome | Unwound
+        try:
+            outcome = Returned(await self._handler(self.ex.request))
+        except Exception as error:
+            trace = traceback.format_exc() if self.ex.env.debug else ""
+            outcome = Raised(error, trace)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            outcome = self._unwinding.cut_short(error)
+        finally:
+            CURRENT.reset(token)
+        ended = self._unwinding.handler_ended(outcome)
+        if isinstance(ended, Unwound):
+            await _take_cancellation()
+        return ended
+
+    async def _park(self, ask: Park) -> None:
+        if self._unwinding.is_left_behind:
+            raise asyncio.CancelledError
+        failures = self.ex.failures
+        with self._parking.place(ask.op_id, ask.due_at) as future:
+            self._unwinding.watch()
+            try:
+                await future
+            except asyncio.CancelledError:
+                if self._unwinding.ends_parked_steps():
+                    raise
+                if self.ex.stopping:
+                    # The run is being put away; what the handler makes of this does not count.
+                    self._unwinding.past_refused_step = True
+                    raise
+                if future.may_be_cancelled or self.ex.failures > failures:
+                    self.ex.awaited.discard(ask.op_id)  # it makes the run due no more
+                    raise
+                raise self._interrupted(ask.op_id) from None
+
+    def _interrupted(self, op_id: str) -> WaitInterruptedError:
+        pending = self.ex.pending[op_id]
+        return WaitInterruptedError(
+            f"a timeout was put around step {pending.op.name!r}, which survives "
+            "restarts and cannot be timed from outside; use the step's own timeout= instead"
+        )
+
+    async def _quiesce(self, ask: Quiesce) -> None:
+        self.ex.stopping = True
+        self._idle = self._loop.create_future()
+        self._look_if_idle()
+        await self._idle
+
+    def _look_if_idle(self) -> None:
+        if self._idle is not None and not self._idle.done() and self.ex.in_flight == 0:
+            self._idle.set_result(None)
+
+    async def _in_turn(self, ask: InTurn) -> None:
+        await self._turns.take(ask.number)
+
+    def _report(self, ask: Report) -> None:
+        run = self.ex.run
+        run_logger(run.id, run.function_id).warning("%s", ask.text, exc_info=ask.error)
+
+    def _answer(self, ask: Answer) -> None:
+        reply, self._reply = self._reply, None
+        if reply is None:
+            return
+        response = ask.response
+        if self.ex.run.phase is Phase.RESPONDING:
+            response = tee(self.ex, response, self._host)
+        reply(response)
+
+
+async def _take_cancellation() -> None:
+    """Let a cancellation of this task that is still to be delivered be delivered here.
+
+    A handler may end, by a step that is refused, before it has met the cancellation that puts it
+    away; ``uncancel`` does not take that back before Python 3.13.
+    """
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        pass
+
+
+def _nothing() -> None:
+    """Nobody is to be told."""
+
+
+def _is_coroutine_function(fn: Any) -> bool:
+    """Tell what ``inspect`` would; it takes ten times as long to say yes."""
+    code = getattr(fn, "__code__", None)
+    is_plainly = isinstance(code, CodeType) and code.co_flags & inspect.CO_COROUTINE
+    return bool(is_plainly) or inspect.iscoroutinefunction(fn)
+
+
+_PERFORM: Mapping[type[Ask], Callable[[TaskRun, Any], Any]] = {
+    Submit: TaskRun._submit,
+    Settle: TaskRun._settle,
+    Begin: TaskRun._begin,
+    Invoke: TaskRun._invoke,
+    Handle: TaskRun._handle,
+    Park: TaskRun._park,
+    Quiesce: TaskRun._quiesce,
+    InTurn: TaskRun._in_turn,
+    Answer: TaskRun._answer,
+    Report: TaskRun._report,
+}

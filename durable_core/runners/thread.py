@@ -1,0 +1,324 @@
+"""Runs of ``def`` handlers: a flow driven in the thread that runs the handler.
+
+The thread cannot wait for a retry, a sleep or an event: the handler is unwound by a signal and
+replayed when it is due.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from durable_core.commit_queue import Ticket
+from durable_core.errors import ControlSignal, LeaseLost, StepUsageError, Suspended
+from durable_core.flow.driver import drive_sync
+from durable_core.flow.effects import (
+    Answer,
+    Ask,
+    Begin,
+    Begun,
+    Flow,
+    Handle,
+    InsideStep,
+    InTurn,
+    Invoke,
+    Outcome,
+    Park,
+    Quiesce,
+    Raised,
+    Report,
+    Returned,
+    Settle,
+    Submit,
+    Unwound,
+)
+from durable_core.flow.execution import MARK, Execution
+from durable_core.flow.scope import CURRENT, Face
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.model.decision import HandoffReason
+from durable_core.model.event import StoredEvent
+from durable_core.model.run import Phase
+from durable_core.platform import run_logger
+from durable_core.ports import Written
+from durable_core.runners.host import Host
+from durable_core.runners.recorded_body import tee
+from durable_core.runners.thread_pool import leave_pool
+
+__all__ = [
+    "PAUSE",
+    "Stray",
+    "ThreadRun",
+]
+
+
+# --- stray ----------------------------------------------------------------------------------------
+#
+# Handlers that go on asking for steps after they were put away.
+#
+# ``while True: try: ... except: continue`` swallows whatever a refused step raises, and asks for
+# the next one at once. Nothing can end such code from outside; but it need not keep a processor
+# busy, nor an event loop, nor its run.
+
+#: So many steps are refused at once; ``finally`` blocks ask for a few.
+_MOST = 100
+#: Each one after that takes so long, seconds.
+PAUSE = 1.0
+
+
+class Stray:
+    """Counts the refused steps of one execution.
+
+    Args:
+        ex: the execution.
+    """
+
+    def __init__(self, ex: Execution) -> None:
+        self._ex = ex
+        self._numbers = itertools.count(1 - _MOST)  # several threads may count
+
+    def refused(self) -> int:
+        """Count one more, and return how many that is too many; the first such is logged."""
+        too_many = next(self._numbers)
+        if too_many == 1:
+            run = self._ex.run
+            run_logger(run.id, run.function_id).error(
+                "%s goes on asking for steps after it was put away: it swallows what they raise, "
+                "perhaps in a bare 'except:' in a loop; the run goes on without it",
+                run.function_id,
+            )
+        return too_many
+
+
+# --- thread ---------------------------------------------------------------------------------------
+
+#: The run that has raised the signal in this context, if any.
+_UNWOUND: ContextVar[ThreadRun | None] = ContextVar("durable_unwound", default=None)
+
+
+class ThreadRun:
+    """One execution of a ``def`` handler.
+
+    Args:
+        host: the engine.
+        ex: the execution.
+        handler: the user's function.
+        reply: called once, with the answer for the attached client.
+        own_thread: the thread may be asked to hand its client off while a step is running,
+            because the client waits elsewhere.
+    """
+
+    face = Face.SYNC
+
+    def __init__(
+        self,
+        host: Host,
+        ex: Execution,
+        handler: Callable[[Request], object],
+        reply: Callable[[Response], object] | None = None,
+        *,
+        own_thread: bool = False,
+    ) -> None:
+        self.ex = ex
+        self.flows = host.flows
+        self._host = host
+        self._handler = handler
+        self._reply = reply
+        self._own_thread = own_thread
+        self._lock = threading.RLock()
+        self._quiet = threading.Condition(self._lock)
+        self._unwound_at: str | None = None
+        self._main = 0  # the handler's own thread
+        self._stray = Stray(ex)
+        self._left = False
+
+    # -- the run as its handler sees it -----------------------------------------------------
+
+    #: The current thread.
+    branch = staticmethod(threading.current_thread)
+
+    def drive(self, flow: Flow[Any]) -> Any:
+        """Run a flow in this thread."""
+        try:
+            if self._unwound_at is not None:
+                self._refuse_if_unwound()
+            return drive_sync(flow, self.perform, self._lock)
+        except Suspended:
+            too_many = self._stray.refused()
+            if too_many > 0:
+                self._hold_stray(too_many)
+            raise
+        finally:
+            if self.ex.stopping:
+                with self._quiet:
+                    self._quiet.notify_all()
+
+    def perform(self, ask: Ask) -> Any:
+        """Answer one Ask."""
+        return _PERFORM[type(ask)](self, ask)
+
+    def _refuse_if_unwound(self) -> None:
+        """Let only threads go on that have nothing to do with the code whose step is parked.
+
+        The handler's own thread may have seen the signal as how the other one ended. A thread of
+        a pool may have gone on to other work, in another context.
+        """
+        if threading.get_ident() == self._main or _UNWOUND.get() is self:
+            raise Suspended
+
+    def _hold_stray(self, too_many: int) -> None:
+        """Slow the handler down, which may never end; at first, put the run away without it."""
+        if too_many == 1:
+            self._left = True
+            drive_sync(self.flows.put_away(self.ex), self.perform, self._lock)
+            self.ex.close()
+            self._host.give_up(self.ex)
+            self._host.live.remove(self)
+            leave_pool()
+        time.sleep(PAUSE)
+
+    # -- the run as the engine sees it ------------------------------------------------------
+
+    def event_came(self, op_id: str, event: StoredEvent) -> None:
+        """Do nothing: no thread waits for an event; the run is claimed when it is put away."""
+
+    def look_again(self) -> None:
+        """Do nothing: no thread waits for a time."""
+
+    def detach(self, reason: HandoffReason) -> None:
+        """Hand the client off now if it waits elsewhere, else at the next step."""
+        if self._own_thread:
+            self.drive(self.flows.detach(self.ex, reason))
+        elif self.ex.attached:
+            self.ex.stop()
+
+    def stop(self) -> None:
+        """Let the next step unwind the handler."""
+        self.ex.stop()
+
+    def lose(self) -> None:
+        """Let nothing more of it count."""
+        self.ex.close(LeaseLost())
+
+    # -- Asks -------------------------------------------------------------------------------
+
+    def _submit(self, ask: Submit) -> Ticket[Written]:
+        after: Any = ask.after  # Tickets of the queue, which flows know by their Protocol only
+        return self._host.queue.submit(ask.write, after)
+
+    def _settle(self, ask: Settle | Begin) -> list[Written]:
+        queue = self._host.queue
+        tickets: Any = ask.tickets
+        return [queue.wait(ticket) for ticket in tickets]
+
+    def _begin(self, ask: Begin) -> Begun:
+        return self._settle(ask), self._host.event_mark.recent()
+
+    def _invoke(self, ask: Invoke) -> Outcome:
+        call = ask.call
+        token = CURRENT.set(ask.inside)
+        try:
+            value = call.fn(*call.args, **(call.kwargs or {}))
+            if hasattr(type(value), "__await__"):
+                value = self._await(ask.inside, value)
+        except ControlSignal:
+            raise
+        except Exception as error:
+            return Raised(error)
+        finally:
+            CURRENT.reset(token)
+        return Returned(value)
+
+    def _await(self, inside: InsideStep | None, awaitable: Any) -> object:
+        """Await the result of a hook; a step of a ``def`` handler has a plain function."""
+        if inside is None:
+            return self._host.await_elsewhere(awaitable)
+        if hasattr(awaitable, "close"):
+            awaitable.close()
+        raise StepUsageError(
+            f"step {inside.name!r} was given an async function; steps of 'def' handlers call plain "
+            "functions, only 'async def' handlers can await"
+        )
+
+    def _handle(self, ask: Handle) -> Outcome | Unwound:
+        if self.ex.stopping or self.ex.closed:
+            return Unwound()  # told so before it began
+        self._main = threading.get_ident()
+        outcome = contextvars.copy_context().run(self._call_handler)
+        if self._left:
+            raise Suspended  # the run has gone on without it
+        if self._unwound_at is not None:
+            if not isinstance(outcome, Unwound):
+                self._warn_swallowed()
+            return Unwound()
+        return outcome
+
+    def _call_handler(self) -> Outcome | Unwound:
+        CURRENT.set(self._host.scope(self))
+        MARK.set(self.ex.run.mark)
+        try:
+            value = self._handler(self.ex.request)
+        except ControlSignal:
+            return Unwound()
+        except Exception as error:
+            trace = traceback.format_exc() if self.ex.env.debug else ""
+            return Raised(error, trace)
+        return Returned(value)
+
+    def _warn_swallowed(self) -> None:
+        run_logger(self.ex.run.id, self.ex.run.function_id).warning(
+            "%s swallowed the signal that step %r raises to put it away; what it returned or "
+            "raised after that is discarded",
+            self.ex.run.function_id,
+            self._unwound_at,
+        )
+
+    def _quiesce(self, ask: Quiesce) -> None:
+        with self._quiet:
+            self.ex.stopping = True
+            self._quiet.wait_for(lambda: self.ex.in_flight == 0)
+
+    def _park(self, ask: Park) -> None:
+        op_id = ask.op_id
+        _UNWOUND.set(self)
+        self.ex.unwound = True
+        pending = self.ex.pending.get(op_id)
+        self._unwound_at = pending.op.name if pending is not None else "(next)"
+        raise Suspended
+
+    def _report(self, ask: Report) -> None:
+        run = self.ex.run
+        run_logger(run.id, run.function_id).warning("%s", ask.text, exc_info=ask.error)
+
+    def _in_turn(self, ask: InTurn) -> None:
+        """One thread asks for one memo at a time."""
+
+    def _answer(self, ask: Answer) -> None:
+        reply, self._reply = self._reply, None
+        if reply is None:
+            return
+        self.ex.answered = not self._own_thread
+        response = ask.response
+        if self.ex.run.phase is Phase.RESPONDING:
+            response = tee(self.ex, response, self._host)
+        reply(response)
+
+
+_PERFORM: Mapping[type[Ask], Callable[[ThreadRun, Any], Any]] = {
+    Submit: ThreadRun._submit,
+    Settle: ThreadRun._settle,
+    Begin: ThreadRun._begin,
+    Invoke: ThreadRun._invoke,
+    Handle: ThreadRun._handle,
+    Park: ThreadRun._park,
+    Quiesce: ThreadRun._quiesce,
+    InTurn: ThreadRun._in_turn,
+    Answer: ThreadRun._answer,
+    Report: ThreadRun._report,
+}

@@ -1,0 +1,1 @@
+"""Where the embedded engine keeps runs: in memory, or in a SQLite file."""

@@ -1,0 +1,526 @@
+"""A store in the memory of one process: the reference for what every store must do.
+
+It is written to be read. Each message checks first and changes afterwards, so that a refused one
+has changed nothing and there is nothing to undo.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from durable_core.errors import LeaseLost, RunNotFoundError, StoreError
+from durable_core.machine.matching import answers, marked, match_keys
+from durable_core.model.event import Event, StoredEvent
+from durable_core.model.run import Phase, Run
+from durable_core.model.step import Memo, OpKind, Pending
+from durable_core.model.stream import Piece, StoredStream
+from durable_core.ports import (
+    Beat,
+    Bury,
+    Cancel,
+    Claim,
+    Claimed,
+    Peer,
+    Prune,
+    Register,
+    RunRecord,
+    RunWrite,
+    SendEvents,
+    Sent,
+    StoredRequest,
+    StoredResult,
+    Unregister,
+    Write,
+    Written,
+)
+
+__all__ = [
+    "MemoryRow",
+    "MemoryStore",
+    "place_of",
+]
+
+
+# --- memory row -----------------------------------------------------------------------------------
+#
+# A run in the memory store.
+
+
+@dataclass(slots=True)
+class MemoryRow:
+    """A run and all that belongs to it. It has an owner, or a due time, or has ended."""
+
+    run: Run
+    request: StoredRequest
+    owner: str | None
+    due_at: int | None = None
+    result: StoredResult | None = None
+    memos: dict[int, Memo] = field(default_factory=dict)
+    pending: dict[str, Pending] = field(default_factory=dict)
+    pieces: dict[tuple[int, int], Piece] = field(default_factory=dict)
+    handoff: str | None = None
+
+    @property
+    def due(self) -> tuple[int, str]:
+        """What due runs are ordered by."""
+        assert self.due_at is not None
+        return self.due_at, self.run.id
+
+    def record(self) -> RunRecord:
+        """Return what can be looked up about the run, without its ops."""
+        ended_at = None if self.result is None else self.result.ended_at
+        return RunRecord(run=self.run, owner=self.owner, due_at=self.due_at, ended_at=ended_at)
+
+    def ops(self) -> tuple[tuple[Memo, ...], tuple[Pending, ...]]:
+        """Return finished ops by number and unfinished ones by id."""
+        memos = tuple(self.memos[number] for number in sorted(self.memos))
+        return memos, tuple(_copied(self.pending[op_id]) for op_id in sorted(self.pending))
+
+    def wake(self, now: int) -> None:
+        """Make the run due, if nobody holds it and it has not ended."""
+        if self.due_at is not None:
+            self.due_at = min(self.due_at, now)
+
+    def end(self, result: StoredResult) -> None:
+        """End the run."""
+        self.run = replace(self.run, phase=result.phase)
+        self.owner = self.due_at = None
+        self.result = result
+        self.pending.clear()
+
+    def settle(self, write: RunWrite) -> None:
+        """Give the run its new state; end it, or put it away, as the write says."""
+        state = write.state
+        if state is not None:
+            self.run = replace(
+                self.run, phase=state.phase, failures=state.failures, takeovers=state.takeovers
+            )
+        self.pieces.update((place_of(piece), piece) for piece in write.pieces)
+        if write.handoff is not None:
+            self.handoff = write.handoff
+        if write.result is not None:
+            self.end(write.result)
+        elif write.release is not None:
+            self.owner, self.due_at = None, write.release.due_at
+            awaited = write.release.awaited
+            if any(
+                pending.matched is not None and (awaited is None or op_id in awaited)
+                for op_id, pending in self.pending.items()
+            ):
+                self.wake(write.now)
+
+    def take(self, owner: str) -> Claimed:
+        """Give the run to an owner, in a new epoch."""
+        self.owner, self.due_at = owner, None
+        self.run = replace(self.run, epoch=self.run.epoch + 1)
+        memos, pending = self.ops()
+        outside = (len(piece.texts) for piece in self.pieces.values() if piece.op_id is None)
+        return Claimed(
+            run=self.run,
+            request=self.request,
+            memos=memos,
+            pending=pending,
+            streamed=sum(piece.size for piece in self.pieces.values()),
+            outside=sum(outside),
+        )
+
+    def stream(self, done: int, outside: int, most: int) -> StoredStream:
+        """Return what is stored of its stream; see ``ports.Store``."""
+        wanted, size = self._pieces_after(done, outside), 0
+        enough = len(wanted)
+        for index, piece in enumerate(wanted):
+            if size >= most:
+                enough = index
+                break
+            size += piece.size
+        return StoredStream(
+            pieces=tuple(wanted[:enough]),
+            more=enough < len(wanted),
+            handoff=self.handoff,
+            phase=self.run.phase,
+            epoch=self.run.epoch,
+            held=self.owner is not None,
+        )
+
+    def streamed(self) -> tuple[int, ...]:
+        """Return numbers that change whenever what ``stream`` returns does."""
+        flags = self.owner is not None, self.result is not None, self.handoff is not None
+        steps = max(self.memos, default=0)
+        return self.run.epoch, *map(int, flags), len(self.pieces), steps
+
+    def _pieces_after(self, done: int, outside: int) -> list[Piece]:
+        """Return those of steps and those between, in order."""
+        found = {
+            place: piece
+            for place, piece in self.pieces.items()
+            if piece.op_id is None
+            and piece.number >= done
+            and piece.start + len(piece.texts) > outside
+        }
+        for memo in self.memos.values():
+            if memo.number > done and memo.ok and memo.op.kind in (OpKind.RUN, OpKind.SEND):
+                nothing = Piece(number=memo.number, texts=(), op_id=memo.op.id)
+                stored = self.pieces.get((memo.number, -1))
+                piece = nothing if stored is None else replace(stored, op_id=memo.op.id)
+                found[memo.number, -1] = piece
+        return [found[place] for place in sorted(found)]
+
+    def free(self, now: int, take_overs: int) -> None:
+        """Take the run from its owner."""
+        run = self.run
+        self.owner, self.due_at = None, now
+        self.run = replace(run, epoch=run.epoch + take_overs, takeovers=run.takeovers + take_overs)
+
+
+def place_of(piece: Piece) -> tuple[int, int]:
+    """Return what the pieces of a run are known and ordered by."""
+    return piece.number, piece.start if piece.op_id is None else -1
+
+
+def _copied(pending: Pending) -> Pending:
+    """Return an op whose event the caller may change without changing the store."""
+    if pending.matched is None:
+        return pending
+    return replace(pending, matched=deepcopy(pending.matched))
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+_MOST_UNCLAIMABLE = 100
+
+
+class MemoryStore:
+    """Keeps everything in dictionaries; see ``durable_core.ports.Store`` for the contract.
+
+    What it holds lives as long as the object, through ``close`` and ``open``.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._runs: dict[str, MemoryRow] = {}
+        self._peers: dict[str, Peer] = {}
+        self._events: dict[tuple[str, str], StoredEvent] = {}
+        self._last_seq = 0
+        self._secret = os.urandom(32)
+        self._apply: Mapping[type, Callable[[Any], object]] = {
+            RunWrite: self._write_run,
+            SendEvents: self._send_events,
+            Claim: self._claim,
+            Cancel: self._cancel,
+            Register: self._register,
+            Beat: self._beat,
+            Bury: self._bury,
+            Unregister: self._unregister,
+            Prune: self._prune,
+        }
+
+    def open(self) -> None:
+        """Do nothing: it is always ready."""
+
+    def close(self) -> None:
+        """Do nothing: it holds no handles."""
+
+    def maintain(self) -> None:
+        """Do nothing."""
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        """Apply the writes in order; see ``ports.Store``."""
+        with self._lock:
+            return [self._answer(write) for write in writes]
+
+    def _answer(self, write: Write[object]) -> object | BaseException:
+        try:
+            return self._apply[type(write)](write)
+        except (Exception, LeaseLost) as error:
+            return error
+
+    # Runs
+
+    def _write_run(self, write: RunWrite) -> Written:
+        row = self._checked_row(write)
+        self._runs[write.run_id] = row
+        sent, woken = self._store_events(row.run.app, write.sends, write.now)
+        matched = []
+        for pending in write.pending:
+            if pending.event and pending.matched is None:
+                pending = replace(pending, matched=self._earliest_answer(row.run.app, pending))
+            row.pending[pending.op.id] = pending
+            if pending.matched is not None:
+                matched.append((pending.op.id, deepcopy(pending.matched)))
+        for memo in marked(write.memos, sent):
+            row.memos[memo.number] = memo
+            row.pending.pop(memo.op.id, None)
+        row.settle(write)
+        return Written(matched=tuple(matched), sent=sent, woken=woken)
+
+    def _checked_row(self, write: RunWrite) -> MemoryRow:
+        """Return the row that the write is about; raise before anything is changed."""
+        if write.create is None:
+            row = self._runs.get(write.run_id)
+            if row is None or row.owner != write.owner or row.run.epoch != write.epoch:
+                raise _lost(write)
+        else:
+            if write.request is None:
+                raise ValueError("a RunWrite that creates a run must bring its request")
+            if write.run_id in self._runs:
+                raise _lost(write)
+            run = replace(write.create, epoch=write.epoch)
+            row = MemoryRow(run=run, request=write.request, owner=write.owner)
+        numbers = [*row.memos, *(memo.number for memo in write.memos)]
+        if len(set(numbers)) != len(numbers):
+            raise StoreError(f"run {write.run_id}: a memo with this number is stored already")
+        places = [*row.pieces, *map(place_of, write.pieces)]
+        if len(set(places)) != len(places):
+            raise StoreError(f"run {write.run_id}: chunks with this place are stored already")
+        _check_ids(write.sends)
+        return row
+
+    def _cancel(self, message: Cancel) -> bool:
+        row = self._find(message.app, message.run_id)
+        if row is None:
+            raise RunNotFoundError(f"no run {message.run_id!r} in app {message.app!r}")
+        if row.result is not None:
+            return False
+        row.end(message.result)
+        return True
+
+    def _claim(self, message: Claim) -> tuple[Claimed, ...]:
+        if message.owner not in self._peers:
+            raise LeaseLost(f"the process {message.owner} is not registered: it cannot claim runs")
+        due = self._due(message.app, message.now, lambda key: key in message.keys)
+        return tuple(row.take(message.owner) for row in due[: message.limit])
+
+    def _due(self, app: str, now: int, wanted: Callable[[str], bool]) -> list[MemoryRow]:
+        due = [
+            row
+            for row in self._of(app)
+            if row.due_at is not None and row.due_at <= now and wanted(row.run.endpoint_key)
+        ]
+        return sorted(due, key=lambda row: row.due)
+
+    def _of(self, app: str) -> Iterable[MemoryRow]:
+        return (row for row in self._runs.values() if row.run.app == app)
+
+    def _find(self, app: str, run_id: str) -> MemoryRow | None:
+        row = self._runs.get(run_id)
+        return row if row is not None and row.run.app == app else None
+
+    # Events and waits
+
+    def _send_events(self, message: SendEvents) -> Sent:
+        _check_ids(message.events)
+        sent, woken = self._store_events(message.app, message.events, message.now)
+        return Sent(ids=tuple(id_ for id_, _ in sent), woken=woken)
+
+    def _store_events(
+        self, app: str, events: Sequence[Event], now: int
+    ) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, str | None], ...]]:
+        sent: list[tuple[str, int]] = []
+        woken: dict[str, str | None] = {}
+        for event in events:
+            assert event.id is not None
+            stored = self._events.get((app, event.id))
+            if stored is None:
+                self._last_seq += 1
+                stored = StoredEvent(seq=self._last_seq, event=deepcopy(event), received_at=now)
+                self._events[app, event.id] = stored
+                woken.update(self._wake(app, stored, now))
+            sent.append((event.id, stored.seq))
+        return tuple(sent), tuple(woken.items())
+
+    def _wake(self, app: str, stored: StoredEvent, now: int) -> dict[str, str | None]:
+        woken = {}
+        for row in self._of(app):
+            for op_id, pending in row.pending.items():
+                if pending.matched is None and _is_answered(pending, stored):
+                    row.pending[op_id] = replace(pending, matched=stored)
+                    row.wake(now)
+                    woken[row.run.id] = row.owner
+        return woken
+
+    def _earliest_answer(self, app: str, pending: Pending) -> StoredEvent | None:
+        stored = [event for (of_app, _), event in self._events.items() if of_app == app]
+        return min(
+            (event for event in stored if _is_answered(pending, event)),
+            key=lambda event: event.seq,
+            default=None,
+        )
+
+    # Processes
+
+    def _register(self, message: Register) -> None:
+        self._peers[message.peer.id] = message.peer
+
+    def _beat(self, message: Beat) -> bool:
+        peer = self._peers.get(message.id)
+        if peer is None:
+            return False
+        self._peers[message.id] = replace(peer, expires_at=message.expires_at)
+        return True
+
+    def _bury(self, message: Bury) -> tuple[str, ...]:
+        dead = {id_ for id_ in message.ids if not self._is_spared(id_, message.unless_beat_after)}
+        for id_ in dead:
+            self._peers.pop(id_, None)
+        if message.orphans:
+            owners = {row.owner for row in self._runs.values() if row.owner is not None}
+            dead |= owners - set(self._peers)
+        return self._free(dead, message.now, 1)
+
+    def _is_spared(self, id_: str, unless_beat_after: int | None) -> bool:
+        peer = self._peers.get(id_)
+        return (
+            peer is not None
+            and unless_beat_after is not None
+            and peer.expires_at > unless_beat_after
+        )
+
+    def _unregister(self, message: Unregister) -> tuple[str, ...]:
+        self._peers.pop(message.id, None)
+        return self._free({message.id}, message.now, 0)
+
+    def _free(self, owners: set[str], now: int, take_overs: int) -> tuple[str, ...]:
+        freed = [row for row in self._runs.values() if row.owner in owners]
+        for row in freed:
+            row.free(now, take_overs)
+        return tuple(row.run.id for row in freed)
+
+    def _prune(self, message: Prune) -> int:
+        ended = [
+            (row.result.ended_at, row.run.id)
+            for row in self._of(message.app)
+            if row.result is not None and row.result.ended_at < message.runs_before
+        ]
+        runs = sorted(ended)[: message.limit]
+        for _, run_id in runs:
+            del self._runs[run_id]
+        received = [
+            (stored.received_at, stored.seq, key)
+            for key, stored in self._events.items()
+            if key[0] == message.app and stored.received_at < message.events_before
+        ]
+        events = sorted(received)[: message.limit]
+        for _, _, key in events:
+            del self._events[key]
+        return len(runs) + len(events)
+
+    # Reads
+
+    def event_mark(self, app: str) -> int:
+        """Return the highest event sequence number there is, 0 if none."""
+        with self._lock:
+            return max((stored.seq for stored in self._events.values()), default=0)
+
+    def result(self, app: str, run_id: str) -> StoredResult | Phase | None:
+        """Return how a run ended, or the phase it is in, or None if there is no such run."""
+        with self._lock:
+            row = self._find(app, run_id)
+            return None if row is None else row.result or row.run.phase
+
+    def stream(
+        self, app: str, run_id: str, *, done: int, outside: int, most: int
+    ) -> StoredStream | None:
+        """Return what is stored of a run's stream, or None; see ``ports.Store``."""
+        with self._lock:
+            row = self._find(app, run_id)
+            return None if row is None else row.stream(done, outside, most)
+
+    def streamed(self, app: str, run_ids: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
+        """Return numbers that tell whether the streams of the runs have changed."""
+        with self._lock:
+            rows = [self._find(app, run_id) for run_id in run_ids]
+            return {row.run.id: row.streamed() for row in rows if row is not None}
+
+    def ended(self, app: str, run_ids: Sequence[str]) -> Sequence[str]:
+        """Return those of the runs that have ended."""
+        with self._lock:
+            rows = [self._find(app, run_id) for run_id in run_ids]
+            return [row.run.id for row in rows if row is not None and row.result is not None]
+
+    def next_due(self, app: str, keys: Sequence[str]) -> int | None:
+        """Return when the first claimable run of these handlers is due, epoch milliseconds."""
+        with self._lock:
+            due = (row.due_at for row in self._of(app) if row.run.endpoint_key in keys)
+            return min((due_at for due_at in due if due_at is not None), default=None)
+
+    def unclaimable(self, app: str, keys: Sequence[str], now: int) -> Sequence[RunRecord]:
+        """Return up to 100 runs that are due but whose handler is not among the keys."""
+        with self._lock:
+            due = self._due(app, now, lambda key: key not in keys)
+            return [row.record() for row in due[:_MOST_UNCLAIMABLE]]
+
+    def matched(self, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
+        """Return run id, op id and event of matched waits of runs that this owner holds."""
+        with self._lock:
+            return [
+                (row.run.id, pending.op.id, pending.matched)
+                for row in self._runs.values()
+                if row.owner == owner
+                for pending in row.ops()[1]
+                if pending.matched is not None
+            ]
+
+    def peers(self) -> Sequence[Peer]:
+        """Return all registered processes."""
+        with self._lock:
+            return list(self._peers.values())
+
+    def proven_dead(self, peers: Sequence[Peer]) -> Sequence[str]:
+        """Return nothing: no other process can share this store."""
+        return ()
+
+    def get(self, app: str, run_id: str) -> RunRecord | None:
+        """Return all that is known about a run, or None."""
+        with self._lock:
+            row = self._find(app, run_id)
+            if row is None:
+                return None
+            memos, pending = row.ops()
+            return replace(row.record(), memos=memos, pending=pending)
+
+    def list(
+        self, app: str, *, phase: Phase | None, before: str | None, limit: int
+    ) -> Sequence[RunRecord]:
+        """Return runs without their steps, newest first, with ids below ``before``."""
+        with self._lock:
+            records = [row.record() for row in self._of(app)]
+        wanted = [
+            record
+            for record in records
+            if phase in (None, record.run.phase) and (before is None or record.run.id < before)
+        ]
+        return sorted(wanted, key=lambda record: record.run.id, reverse=True)[:limit]
+
+    def secret(self) -> bytes:
+        """Return 32 random bytes, the same for the life of the store."""
+        return self._secret
+
+    def version(self) -> int:
+        """Return 0: no other process can commit."""
+        return 0
+
+
+def _is_answered(pending: Pending, stored: StoredEvent) -> bool:
+    return (
+        pending.event == stored.event.name
+        and pending.match_key in match_keys(stored.event, pending.match_path)
+        and answers(stored, rule=pending.rule, mark=pending.mark, seen=pending.seen)
+    )
+
+
+def _check_ids(events: Sequence[Event]) -> None:
+    if any(event.id is None for event in events):
+        raise ValueError("an event must have an id before it is stored")
+
+
+def _lost(write: RunWrite) -> LeaseLost:
+    return LeaseLost(
+        f"run {write.run_id} is not held by owner {write.owner} in epoch {write.epoch}"
+    )

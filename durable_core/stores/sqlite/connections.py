@@ -1,0 +1,232 @@
+"""The open connections of one process to one store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
+
+from durable_core.errors import StoreError
+from durable_core.ports import Write
+from durable_core.stores.sqlite.opening import connect
+from durable_core.stores.sqlite.sql import store_error
+from durable_core.stores.sqlite.writes import Answer, apply_batch
+
+__all__ = ["Handles", "HandlesClosedError"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_READ_SECONDS = 5.0
+#: Room for the upper levels of all trees of a store with a million runs.
+_WRITER_CACHE_KIB = 16_384
+#: More reading connections than this are kept only while they are in use.
+_MOST_FREE = 16
+#: Below this size of the log (1,000 frames of a page and its header) it is left alone.
+_WAL_BYTES = 1_000 * (4096 + 24)
+#: As many commits of a step each fill as many pages; the log keeps its size when written anew.
+_COMMITS_BETWEEN_CHECKPOINTS = 1_000
+
+
+class HandlesClosedError(Exception):
+    """The handles were closed between finding and using them; find the new ones."""
+
+
+class Handles:
+    """A connection that writes, some that read, and two for housekeeping.
+
+    All are opened on first use. None may be used, or closed, in another process than this one.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.pid = os.getpid()
+        self._path = path
+        self._log_path = os.path.realpath(path) + "-wal"  # SQLite follows symbolic links
+        self._closed = False
+        self._file: tuple[int, int] | None = None  # until the first connection
+        self._moved = False
+        self._write_lock = threading.Lock()
+        self._writer: sqlite3.Connection | None = None
+        self._busy_ms = -1
+        self._commits = 0
+        self._free: deque[sqlite3.Connection] = deque()
+        self._readers = 0
+        self._count_lock = threading.Lock()
+        self._watcher: sqlite3.Connection | None = None
+        self._watch_lock = threading.Lock()
+        self._keeper: sqlite3.Connection | None = None
+        self._keep_lock = threading.Lock()
+        self._checkpointed = (0, 0)
+
+    def commit(self, writes: Sequence[Write[object]], wait: float) -> Sequence[Answer]:
+        """Apply the writes on the writing connection."""
+        with self._write_lock:
+            self._refuse_if_moved()
+            db = self._writer or self._open_writer()
+            busy_ms = int(wait * 1000)
+            if busy_ms != self._busy_ms:
+                db.execute(f"PRAGMA busy_timeout = {busy_ms}")
+                self._busy_ms = busy_ms
+            self._commits += 1
+            return apply_batch(db, writes, self._path)
+
+    def _open_writer(self) -> sqlite3.Connection:
+        self._writer = self._connect(f"cache_size = -{_WRITER_CACHE_KIB}")
+        self._busy_ms = -1
+        return self._writer
+
+    def _connect(self, *pragmas: str) -> sqlite3.Connection:
+        if self._closed:
+            raise HandlesClosedError
+        self._look_at_file()
+        try:
+            return connect(self._path, *pragmas, busy_seconds=_READ_SECONDS)
+        except sqlite3.Error as error:
+            raise store_error(error, self._path) from error
+
+    def _look_at_file(self) -> None:
+        """Refuse to go on once the file is not where it was: what it takes would be lost."""
+        file = _identity(self._path)
+        if self._file is None:
+            self._file = file
+        self._moved = self._moved or file != self._file
+        self._refuse_if_moved()
+
+    def _refuse_if_moved(self) -> None:
+        if self._moved:
+            raise StoreError(
+                f"the store {self._path} was removed or replaced while it was in use: nothing "
+                "more is written to what is left of it; put the file in place and start again"
+            )
+
+    def read(
+        self,
+        query: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run the query on a reading connection that nobody else uses meanwhile."""
+        db = self._take_reader()
+        try:
+            answer = query(db, *args, **kwargs)
+        except BaseException as error:
+            # What it has half read lives as long as the error, and keeps showing the old state.
+            self._close_reader(db)
+            if isinstance(error, sqlite3.Error):
+                raise store_error(error, self._path) from error
+            raise
+        self._give_back(db)
+        return answer
+
+    def _take_reader(self) -> sqlite3.Connection:
+        self._refuse_if_moved()
+        with contextlib.suppress(IndexError):
+            return self._free.pop()
+        with self._count_lock:
+            db = self._connect("query_only = ON")
+            self._readers += 1
+            return db
+
+    def _give_back(self, db: sqlite3.Connection) -> None:
+        if self._closed or len(self._free) >= _MOST_FREE:
+            self._close_reader(db)
+            return
+        self._free.append(db)
+        if self._closed:  # Meanwhile, and whoever closed may not have seen this one.
+            self._close_free()
+
+    def _close_free(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._close_reader(self._free.pop())
+
+    def _close_reader(self, db: sqlite3.Connection) -> None:
+        db.close()
+        with self._count_lock:
+            self._readers -= 1
+
+    def version(self) -> int:
+        """Return a number that changes with each commit of another connection."""
+        with self._watch_lock:
+            if self._watcher is None:
+                self._watcher = self._connect()
+            try:
+                [version] = self._watcher.execute("PRAGMA data_version").fetchone()
+            except sqlite3.Error as error:
+                raise store_error(error, self._path) from error
+            return int(version)
+
+    def checkpoint(self) -> None:
+        """Move the log into the database if it has grown, so that it can be written anew.
+
+        If the file is not where it was, nothing more is read from or written to it.
+
+        A commit that makes the log longer costs up to twice one that writes over it, which one
+        does after all of the log has been moved. The bulk is moved while commits go on; what they
+        have added by then, of which SQLite does not tell, is moved while they wait.
+        """
+        with self._keep_lock:
+            if self._file is not None:
+                self._look_at_file()
+            size, commits = self._wal_bytes(), self._commits
+            last_size, last_commits = self._checkpointed
+            idle = size == last_size and commits - last_commits < _COMMITS_BETWEEN_CHECKPOINTS
+            if size < _WAL_BYTES or idle:
+                return
+            if self._keeper is None:
+                self._keeper = self._connect()
+            try:
+                _move_log(self._keeper)
+                with self._write_lock:
+                    _move_log(self._keeper)
+                    commits = self._commits
+            except sqlite3.Error as error:
+                raise store_error(error, self._path) from error
+            self._checkpointed = (size, commits)
+
+    def _wal_bytes(self) -> int:
+        try:
+            return os.stat(self._log_path).st_size
+        except FileNotFoundError:
+            return 0
+
+    def close(self, patience: float = 0.0) -> bool:
+        """Close all connections; readers in use are closed when they are given back.
+
+        Args:
+            patience: seconds to wait for those readers.
+
+        Returns:
+            True if all are closed.
+        """
+        give_up = time.monotonic() + patience
+        # In the order of checkpoint(), which takes the second while it holds the first.
+        with self._keep_lock, self._write_lock, self._watch_lock, self._count_lock:
+            self._closed = True
+            for db in (self._writer, self._watcher, self._keeper):
+                if db is not None:
+                    db.close()
+            self._writer = self._watcher = self._keeper = None
+        self._close_free()
+        while self._readers and time.monotonic() < give_up:
+            time.sleep(0.001)
+        return not self._readers
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return what tells a file from all others, None if there is none at the path."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _move_log(db: sqlite3.Connection) -> None:
+    """Move what can be moved of the log without waiting for anybody."""
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

@@ -1,0 +1,223 @@
+"""Events, and the waits that they answer."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from durable_core.machine.matching import answers, load_rule, match_keys
+from durable_core.model.event import Event, StoredEvent
+from durable_core.model.step import Pending
+from durable_core.platform import logger
+from durable_core.ports import SendEvents, Sent
+from durable_core.stores.sqlite.reads import (
+    dump_data,
+    dump_json,
+    dump_match,
+    dump_seen,
+    load_seen,
+    stored_event_of,
+)
+from durable_core.stores.sqlite.sql import QUERIES
+
+__all__ = [
+    "Needles",
+    "needles",
+    "put_pending",
+    "send_events",
+    "store_events",
+]
+
+
+# --- needles --------------------------------------------------------------------------------------
+#
+# Which stored events cannot end a wait, told from the JSON text of their data alone.
+#
+# Registering a wait looks at every event of that name since its mark, in a transaction that writes.
+# Most are ruled out by a search for text in SQLite, many times faster than reading their JSON here.
+
+#: Texts one of which is in the data of every event that may match.
+Needles = tuple[str, str, str]
+
+_INTEGER = re.compile(r"-?[0-9]+")
+#: What a URL may have in place of a number.
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+
+
+def needles(rule: str) -> Needles:
+    """Return three texts one of which is in the stored data of every event that the rule matches.
+
+    Args:
+        rule: as in ``Pending``.
+
+    Returns:
+        All ``""``, which is in every text, if the rule requires no value.
+    """
+    loaded = load_rule(rule)
+    required = [(path[-1], f"j:{value}") for path, value in loaded.conditions]
+    if loaded.match is not None:
+        required.append((loaded.match.path[-1], loaded.match.key))
+    found = [_of_field(name, key) for name, key in required]
+    one, *others = max(found, key=_rarity, default=("",))
+    last = others[-1] if others else one
+    return one, others[0] if others else one, last
+
+
+def _rarity(texts: tuple[str, ...]) -> int:
+    """Return how much the texts promise to rule out: the longer, the more."""
+    return min(map(len, texts))
+
+
+def _of_field(name: str, key: str) -> tuple[str, ...]:
+    """Return up to three texts one of which stands where a field has a value with this key."""
+    kind, _, text = key.partition(":")
+    field = f"{dump_json(name)}:"
+    if kind == "j":
+        return _of_value(field, json.loads(text))
+    texts = [field + dump_json(text)]
+    if text in ("true", "false"):
+        texts.append(field + text)
+    elif _NUMBER.fullmatch(text) is not None:
+        texts += _of_number(field, text)
+    return tuple(texts)
+
+
+def _of_value(before: str, value: object) -> tuple[str, ...]:
+    """Return texts one of which is there where this value comes after the text ``before``.
+
+    The members of an object may stand in any order, so of what has parts the part is chosen that
+    rules out the most.
+    """
+    if isinstance(value, (dict, list)) and value:
+        return max(_of_parts(before, value), key=_rarity)
+    text = dump_json(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return _of_number(before, text)
+    return (before + text,)
+
+
+def _of_parts(before: str, value: dict[str, object] | list[object]) -> Iterator[tuple[str, ...]]:
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield _of_value(f"{dump_json(name)}:", part)
+    else:
+        for index, part in enumerate(value):
+            yield _of_value("," if index else f"{before}[", part)
+
+
+def _of_number(before: str, text: str) -> tuple[str, ...]:
+    """Return how what is stored of a number begins: it may have been an int, a float, or both."""
+    if text == "0":
+        return before + text, f"{before}-0"
+    texts = [before + text] if _INTEGER.fullmatch(text) is not None else []
+    number = float(text)
+    if math.isfinite(number):
+        as_float = before + dump_json(number)
+        texts += [as_float] if not texts or not as_float.startswith(texts[0]) else []
+    return tuple(texts)
+
+
+# --- events ---------------------------------------------------------------------------------------
+
+#: Run id and owner (or None) of each run that an event has woken.
+_Woken = tuple[tuple[str, str | None], ...]
+
+
+def send_events(db: sqlite3.Connection, message: SendEvents) -> Sent:
+    """Store events and match them to waits."""
+    sent, woken = store_events(db, message.app, message.events, message.now)
+    return Sent(ids=tuple(id_ for id_, _ in sent), woken=woken)
+
+
+def store_events(
+    db: sqlite3.Connection, app: str, events: Sequence[Event], now: int
+) -> tuple[tuple[tuple[str, int], ...], _Woken]:
+    """Store events and match them to waits; return id and number of each, and who is woken."""
+    sent: list[tuple[str, int]] = []
+    woken: dict[str, str | None] = {}
+    for event in events:
+        if event.id is None:
+            raise ValueError("an event must have an id before it is stored")
+        row = db.execute(QUERIES["event-seq"], (app, event.id)).fetchone()
+        if row is not None:
+            sent.append((event.id, row[0]))
+            continue
+        stored = _insert_event(db, app, event, now)
+        sent.append((event.id, stored.seq))
+        woken.update(_wake(db, app, stored, now))
+    return tuple(sent), tuple(woken.items())
+
+
+def _insert_event(db: sqlite3.Connection, app: str, event: Event, now: int) -> StoredEvent:
+    row = (app, event.id, event.name, dump_data(event), event.ts, now)
+    seq = db.execute(QUERIES["insert-event"], row).lastrowid
+    assert seq is not None
+    return StoredEvent(seq=seq, event=event, received_at=now)
+
+
+def _wake(db: sqlite3.Connection, app: str, stored: StoredEvent, now: int) -> dict[str, str | None]:
+    """Give the event to every wait that it answers; return the runs and their owners."""
+    woken: dict[str, str | None] = {}
+    text = ""
+    name = stored.event.name
+    paths = db.execute(QUERIES["wait-paths"], {"app": app, "event": name}).fetchall()
+    keys = [(path, key) for (path,) in paths for key in match_keys(stored.event, path)]
+    for path, key in keys:
+        for run_id, op_id, rule, mark, seen, owner in db.execute(
+            QUERIES["waits"], (app, name, path, key)
+        ).fetchall():
+            answer = _is_answered(stored, rule, mark, seen)
+            if answer is False:
+                continue
+            if answer:
+                text = text or dump_match(stored)
+                db.execute(QUERIES["match-wait"], (text, run_id, op_id))
+            db.execute(QUERIES["wake-run"], {"id": run_id, "now": now})
+            woken[run_id] = owner
+    return woken
+
+
+def _is_answered(stored: StoredEvent, rule: bytes, mark: int, seen: bytes) -> bool | None:
+    """Tell whether the event ends a wait; None if what is stored of the wait cannot be read.
+
+    The run of such a wait is woken: whoever claims it finds out and fails it. The event is not to
+    be refused for that, since others may wait for it.
+    """
+    try:
+        numbers = load_seen(seen.decode())
+        return answers(stored, rule=rule.decode(), mark=mark, seen=numbers)
+    except Exception:
+        return None
+
+
+def put_pending(db: sqlite3.Connection, app: str, run_id: str, pending: Pending) -> Pending:
+    """Store an unfinished op; return it with the stored event that answers it already, if any."""
+    if pending.event and pending.matched is None:
+        pending = replace(pending, matched=_earliest_answer(db, app, pending))
+    op, matched = pending.op, pending.matched
+    row = (
+        *(run_id, op.id, op.name, op.kind.value, pending.due_at, pending.failures),
+        *(pending.error, pending.rule, app, pending.event, pending.match_path),
+        *(pending.match_key, pending.mark, dump_seen(pending.seen)),
+        None if matched is None else dump_match(matched),
+    )
+    db.execute(QUERIES["put-pending"], row)
+    return pending
+
+
+def _earliest_answer(db: sqlite3.Connection, app: str, pending: Pending) -> StoredEvent | None:
+    name, mark, seen = pending.event, pending.mark, frozenset(pending.seen)
+    wanted = (app, name, mark, *needles(pending.rule))
+    for row in db.execute(QUERIES["events-after"], wanted):
+        try:
+            stored = stored_event_of(name, row)
+            if answers(stored, rule=pending.rule, mark=mark, seen=seen):
+                return stored
+        except Exception as error:
+            # It can answer nobody; others of its name can.
+            logger.error("event %d of %r is left out, it cannot be read: %r", row[0], name, error)
+    return None

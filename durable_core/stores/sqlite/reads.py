@@ -1,0 +1,367 @@
+"""Everything that is only looked up. Each function sees one state of the database."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from durable_core.errors import StoreError
+from durable_core.model.event import Event, StoredEvent
+from durable_core.model.run import Phase, Run
+from durable_core.model.step import Memo, Op, OpKind, Pending
+from durable_core.model.stream import Piece, StoredStream
+from durable_core.platform import logger
+from durable_core.ports import Peer, RunRecord, StoredResult
+from durable_core.stores.sqlite.sql import QUERIES
+
+__all__ = [
+    "KIND_TEXTS",
+    "dump_data",
+    "dump_json",
+    "dump_match",
+    "dump_seen",
+    "ended",
+    "event_mark",
+    "find_run",
+    "find_runs",
+    "load_match",
+    "load_memos",
+    "load_pending",
+    "load_seen",
+    "matched",
+    "memo_of",
+    "next_due",
+    "peer_of",
+    "peers",
+    "pending_of",
+    "piece_of",
+    "piece_row",
+    "record_of",
+    "result",
+    "run_of",
+    "secret",
+    "stored_event_of",
+    "stream",
+    "streamed",
+    "unclaimable",
+]
+
+
+# --- rows -----------------------------------------------------------------------------------------
+#
+# Rows of the tables as model objects, and back.
+
+#: A row as sqlite3 returns it; the queries say what is in it.
+_Row = tuple[Any, ...]
+
+_PHASES = {phase.value: phase for phase in Phase}
+#: The text of each kind; ``kind.value`` is a Python function that is called at every step.
+KIND_TEXTS = {kind: kind.value for kind in OpKind}
+_KINDS = {kind.value: kind for kind in OpKind}
+
+
+def run_of(row: _Row) -> Run:
+    """Return the run of the first eleven columns."""
+    return Run(
+        id=row[0],
+        app=row[1],
+        endpoint_key=row[2],
+        function_id=row[3],
+        phase=_PHASES[row[4]],
+        retries=row[5],
+        created_at=row[6],
+        mark=row[7],
+        failures=row[8],
+        takeovers=row[9],
+        epoch=row[10],
+    )
+
+
+def record_of(
+    row: _Row, memos: tuple[Memo, ...] = (), pending: tuple[Pending, ...] = ()
+) -> RunRecord:
+    """Return the record of a run: its columns, then owner, due_at and ended_at."""
+    return RunRecord(
+        run=run_of(row),
+        owner=row[11],
+        due_at=row[12],
+        ended_at=row[13],
+        memos=memos,
+        pending=pending,
+    )
+
+
+def memo_of(row: _Row) -> Memo:
+    """Return the memo of a row of ``steps``."""
+    return Memo(
+        op=Op(id=row[0], name=row[1], kind=_KINDS[row[2]]),
+        number=row[3],
+        ok=bool(row[4]),
+        value=row[5],
+        mark=row[6],
+        attempts=row[7],
+        ended_at=row[8],
+    )
+
+
+def pending_of(row: _Row) -> Pending:
+    """Return the unfinished op of a row of ``pending``."""
+    return Pending(
+        op=Op(id=row[0], name=row[1], kind=_KINDS[row[2]]),
+        due_at=row[3],
+        failures=row[4],
+        error=row[5],
+        rule=row[6],
+        event=row[7],
+        match_path=row[8],
+        match_key=row[9],
+        mark=row[10],
+        seen=load_seen(row[11]),
+        matched=None if row[12] is None else load_match(row[12]),
+    )
+
+
+def piece_row(run_id: str, piece: Piece) -> _Row:
+    """Return the row of ``piece`` for chunks that were streamed."""
+    epoch, attempt = piece.attempt or (None, None)
+    start = piece.start if piece.op_id is None else -1
+    texts = "\n".join(piece.texts)  # JSON text that the codec made has no line ends
+    count = len(piece.texts)
+    return run_id, piece.number, start, epoch, attempt, count, piece.size, texts
+
+
+def piece_of(row: _Row) -> Piece:
+    """Return the chunks of a row of ``stream``; none for a step that has pushed nothing."""
+    number, start, op_id, epoch, attempt, _, texts = row
+    return Piece(
+        number=number,
+        texts=() if texts is None else tuple(texts.split("\n")),
+        op_id=op_id,
+        attempt=None if epoch is None else (epoch, attempt),
+        start=max(start, 0),
+    )
+
+
+def peer_of(row: _Row) -> Peer:
+    """Return the process of a row of ``peers``."""
+    return Peer(id=row[0], host=row[1], pid=row[2], expires_at=row[3])
+
+
+def stored_event_of(name: str, row: _Row) -> StoredEvent:
+    """Return the event of a row of ``events-after``, whose texts come as bytes."""
+    event = Event(name=name, data=json.loads(row[2].decode()), id=row[1].decode(), ts=row[3])
+    return StoredEvent(seq=row[0], event=event, received_at=row[4])
+
+
+def dump_data(event: Event) -> str:
+    """Return the data of an event as JSON text."""
+    return dump_json(dict(event.data))
+
+
+def dump_match(stored: StoredEvent) -> str:
+    """Return a whole event as JSON text."""
+    event = stored.event
+    return dump_json(
+        [stored.seq, event.name, dict(event.data), event.id, event.ts, stored.received_at]
+    )
+
+
+def load_match(text: str) -> StoredEvent:
+    """Return the event that ``dump_match`` was given."""
+    seq, name, data, key, ts, received_at = json.loads(text)
+    event = Event(name=name, data=data, id=key, ts=ts)
+    return StoredEvent(seq=seq, event=event, received_at=received_at)
+
+
+def dump_seen(seen: tuple[int, ...]) -> str:
+    """Return event numbers as JSON text."""
+    return dump_json(seen) if seen else "[]"
+
+
+def load_seen(text: str) -> tuple[int, ...]:
+    """Return the event numbers that ``dump_seen`` was given."""
+    return () if text == "[]" else tuple(json.loads(text))
+
+
+def dump_json(value: object) -> str:
+    """Return the value as it is stored: without spaces, non-ASCII text as it is."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+# --- reads ----------------------------------------------------------------------------------------
+
+#: No id of a run comes after this.
+_ABOVE_ALL = "\U0010ffff"
+_EVENT_MARK = QUERIES["event-mark"]
+
+
+def load_memos(db: sqlite3.Connection, run_id: str) -> tuple[Memo, ...]:
+    """Return the finished ops of a run, in the order in which they finished."""
+    return tuple(map(memo_of, db.execute(QUERIES["steps"], (run_id,))))
+
+
+def load_pending(db: sqlite3.Connection, run_id: str) -> tuple[Pending, ...]:
+    """Return the unfinished ops of a run."""
+    return tuple(map(pending_of, db.execute(QUERIES["pending"], (run_id,))))
+
+
+def event_mark(db: sqlite3.Connection) -> int:
+    """Return the highest event number there is."""
+    mark: int = db.execute(_EVENT_MARK).fetchone()[0]
+    return mark
+
+
+def result(db: sqlite3.Connection, app: str, run_id: str) -> StoredResult | Phase | None:
+    """Return how a run ended, or its phase, or None."""
+    row = db.execute(QUERIES["result"], (run_id, app)).fetchone()
+    if row is None:
+        return None
+    phase, ended_at, head, body = row
+    if ended_at is None:
+        return Phase(phase)
+    return StoredResult(phase=Phase(phase), head=head, body=body, ended_at=ended_at)
+
+
+def stream(
+    db: sqlite3.Connection, app: str, run_id: str, done: int, outside: int, most: int
+) -> StoredStream | None:
+    """Return what is stored of a run's stream, or None; see ``ports.Store``."""
+    db.execute("BEGIN")
+    try:
+        row = db.execute(QUERIES["stream-run"], (run_id, app)).fetchone()
+        if row is None:
+            return None
+        phase, epoch, held, handoff = row
+        pieces, more = _pieces(db, run_id, done, outside, most)
+    finally:
+        db.execute("ROLLBACK")
+    return StoredStream(
+        pieces=pieces,
+        more=more,
+        handoff=handoff,
+        phase=Phase(phase),
+        epoch=epoch,
+        held=bool(held),
+    )
+
+
+def _pieces(
+    db: sqlite3.Connection, run_id: str, done: int, outside: int, most: int
+) -> tuple[tuple[Piece, ...], bool]:
+    """Return the pieces until they are large enough, and whether there are more."""
+    pieces: list[Piece] = []
+    size = 0
+    wanted = {"id": run_id, "done": done, "outside": outside}
+    for row in db.execute(QUERIES["stream"], wanted):
+        if size >= most:
+            return tuple(pieces), True
+        pieces.append(piece_of(row))
+        size += row[5] or 0
+    return tuple(pieces), False
+
+
+def streamed(
+    db: sqlite3.Connection, app: str, run_ids: Sequence[str]
+) -> Mapping[str, tuple[int, ...]]:
+    """Return numbers that tell whether the streams of the runs have changed."""
+    rows = db.execute(QUERIES["streamed"], {"app": app, "ids": json.dumps(list(run_ids))})
+    return {row[0]: tuple(row[1:]) for row in rows}
+
+
+def ended(db: sqlite3.Connection, app: str, run_ids: Sequence[str]) -> Sequence[str]:
+    """Return those of the runs that have ended."""
+    rows = db.execute(QUERIES["ended"], {"app": app, "ids": json.dumps(list(run_ids))})
+    return [run_id for (run_id,) in rows]
+
+
+def next_due(db: sqlite3.Connection, app: str, keys: Sequence[str]) -> int | None:
+    """Return when the first run of these handlers is due."""
+    wanted = {"app": app, "keys": json.dumps(list(keys))}
+    due_at: int | None = db.execute(QUERIES["next-due"], wanted).fetchone()[0]
+    return due_at
+
+
+def unclaimable(
+    db: sqlite3.Connection, app: str, keys: Sequence[str], now: int
+) -> Sequence[RunRecord]:
+    """Return due runs of other handlers than these."""
+    wanted = {"app": app, "keys": json.dumps(list(keys)), "now": now}
+    rows = db.execute(QUERIES["unclaimable"], wanted)
+    return [record_of(row) for row in rows]
+
+
+def matched(db: sqlite3.Connection, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
+    """Return the answered waits of the runs that the owner holds."""
+    found: list[tuple[str, str, StoredEvent]] = []
+    for run_id, op_id, match in db.execute(QUERIES["matched"], (owner,)):
+        try:
+            found.append((run_id, op_id, load_match(match.decode())))
+        except Exception as error:
+            # Whoever claims that run fails it; the others are to be told of their events.
+            logger.error("an event that run %s waits for cannot be read: %r", run_id, error)
+    return found
+
+
+def peers(db: sqlite3.Connection) -> Sequence[Peer]:
+    """Return the registered processes."""
+    return [peer_of(row) for row in db.execute(QUERIES["peers"])]
+
+
+def find_run(db: sqlite3.Connection, app: str, run_id: str) -> RunRecord | None:
+    """Return all about one run, or None."""
+    db.execute("BEGIN")
+    try:
+        row = db.execute(QUERIES["run"], (run_id, app)).fetchone()
+        if row is None:
+            return None
+        return record_of(row, load_memos(db, run_id), load_pending(db, run_id))
+    except sqlite3.Error:
+        raise
+    except Exception as error:
+        raise StoreError(f"what is stored of run {run_id} cannot be read: {error!r}") from error
+    finally:
+        db.execute("ROLLBACK")
+
+
+def find_runs(
+    db: sqlite3.Connection, app: str, phase: Phase | None, before: str | None, limit: int
+) -> Sequence[RunRecord]:
+    """Return runs without their ops, newest first; those that cannot be read are left out."""
+    # Text that is no UTF-8 would fail the whole query.
+    db.text_factory = _decoded
+    try:
+        rows = _run_rows(db, app, phase, before, limit).fetchall()
+    finally:
+        db.text_factory = str
+    found: list[RunRecord] = []
+    for row in rows:
+        try:
+            found.append(record_of(row))
+        except Exception as error:
+            logger.error("run %s is not listed, it cannot be read: %r", row[0], error)
+    return found
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
+
+
+def _run_rows(
+    db: sqlite3.Connection, app: str, phase: Phase | None, before: str | None, limit: int
+) -> sqlite3.Cursor:
+    wanted = {"app": app, "phase": None if phase is None else phase.value, "limit": limit}
+    if phase in (Phase.FAILED, Phase.CANCELLED):
+        return db.execute(QUERIES["list-failed"], {**wanted, "before": before or _ABOVE_ALL})
+    if phase is not None and not phase.ended:
+        return db.execute(QUERIES["list-live"], {**wanted, "before": before or _ABOVE_ALL})
+    if before is None:
+        return db.execute(QUERIES["list-all"], wanted)
+    return db.execute(QUERIES["list"], {**wanted, "before": before})
+
+
+def secret(db: sqlite3.Connection) -> bytes:
+    """Return the random bytes that were made with the store."""
+    value: bytes = db.execute(QUERIES["secret"]).fetchone()[0]
+    return value

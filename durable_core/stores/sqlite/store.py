@@ -1,0 +1,287 @@
+"""The SQLite store: the face of this package."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
+
+from durable_core.errors import StoreError, StoreFullError, StoreReadOnlyError
+from durable_core.model.event import StoredEvent
+from durable_core.model.run import Phase
+from durable_core.model.stream import StoredStream
+from durable_core.ports import Bury, Peer, Register, RunRecord, StoredResult, Unregister, Write
+from durable_core.stores.sqlite import processes as forks
+from durable_core.stores.sqlite import reads
+from durable_core.stores.sqlite.connections import Handles, HandlesClosedError
+from durable_core.stores.sqlite.opening import create_private, prepare, refuse_network_filesystem
+from durable_core.stores.sqlite.processes import LockFiles
+from durable_core.stores.sqlite.side_channel import FileChannel
+
+__all__ = ["SQLiteStore"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_FORK_PATIENCE = 10.0
+_TOUCH_LOCK_FILES = frozenset({Register, Unregister, Bury})
+
+
+class SQLiteStore:
+    """Keeps everything in one SQLite file; see ``durable_core.ports.Store`` for the contract.
+
+    Nothing is opened before :meth:`open`. Processes of one host may share the file. In a process
+    made by ``os.fork`` an open store stays usable, with connections of its own.
+
+    Args:
+        path: the file; made absolute now. A new file gets mode 0600, a new directory 0700. Beside
+            it lie ``-wal`` and ``-shm`` files and a ``.locks`` directory, and a ``-live`` one once
+            something was streamed while several processes shared the file.
+        unsafe_filesystem: allow a network file system.
+
+    Attributes:
+        channel: see ``durable_core.ports.Channel``.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, unsafe_filesystem: bool = False) -> None:
+        self.path = os.path.abspath(os.fspath(path))
+        self._unsafe_filesystem = unsafe_filesystem
+        self._open_lock = threading.Lock()
+        self._is_open = False
+        self._handles: Handles | None = None
+        self._inherited = False
+        # SQLite follows links, too: each way to the file leads to one set of these.
+        self._real_path = os.path.realpath(self.path)
+        self._locks = LockFiles(self._real_path + ".locks")
+        self.channel = FileChannel(self._real_path + "-live")
+        self._hosts: set[str] = set()
+        self._secret = b""
+        forks.watch(self)
+
+    def __repr__(self) -> str:
+        return f"SQLiteStore({self.path!r})"
+
+    def open(self) -> None:
+        """Make ready for use; makes the file, or brings an older one up to date.
+
+        Raises:
+            StoreVersionError: the file is not a store, or a newer release made it.
+            StoreError: it cannot be opened, or lies where it would not be safe.
+        """
+        with self._open_lock:
+            if self._is_open:
+                return
+            self._refuse_inherited()
+            if not self._unsafe_filesystem:
+                refuse_network_filesystem(self.path)
+            try:
+                create_private(self.path)
+            except OSError as error:
+                raise _file_error(error, self.path) from error
+            prepare(self.path)
+            self._is_open = True
+
+    def close(self) -> None:
+        """Close all connections and let go of lock files. May be opened again."""
+        with self._open_lock:
+            self._is_open = False
+            if self._locks.pid == os.getpid():
+                self._locks.close()
+            self._disown_inherited()
+            handles, self._handles = self._handles, None
+            if handles is not None:
+                handles.close()
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        """Apply the writes in order, in one durable transaction; see ``ports.Store``."""
+        for write in writes:
+            if type(write) in _TOUCH_LOCK_FILES:
+                return self._commit_with_lock_files(writes, wait)
+        while True:
+            try:
+                return self._live().commit(writes, wait)
+            except HandlesClosedError:
+                continue
+
+    def _commit_with_lock_files(
+        self, writes: Sequence[Write[object]], wait: float
+    ) -> Sequence[object | BaseException]:
+        locks = self._own_locks()
+        registered = [write.peer for write in writes if isinstance(write, Register)]
+        for peer in registered:
+            locks.hold(peer.id)
+            self._hosts.add(peer.host)
+        try:
+            answers = self._on_handles(lambda handles: handles.commit(writes, wait))
+        except BaseException:
+            for peer in registered:
+                locks.let_go(peer.id)
+            raise
+        self._remove_lock_files(writes)
+        return answers
+
+    def _remove_lock_files(self, writes: Sequence[Write[object]]) -> None:
+        """Remove the files of those who left in this batch; a spared process keeps its own."""
+        gone = {write.id for write in writes if isinstance(write, Unregister)}
+        buried = {id_ for write in writes if isinstance(write, Bury) for id_ in write.ids}
+        if buried:
+            with contextlib.suppress(StoreError):  # the batch is durable; a file left does no harm
+                gone |= buried - {peer.id for peer in self.peers()}
+        for id_ in gone:
+            self._locks.let_go(id_)
+            self._locks.remove(id_)
+
+    def maintain(self) -> None:
+        """Move the write-ahead log into the database if it has grown; see ``ports.Store``."""
+        self._on_handles(Handles.checkpoint)
+
+    def version(self) -> int:
+        """Return a number that changes when another connection has committed."""
+        return self._on_handles(Handles.version)
+
+    def event_mark(self, app: str) -> int:
+        """Return the highest event sequence number there is, 0 if none."""
+        return self._read(reads.event_mark)
+
+    def result(self, app: str, run_id: str) -> StoredResult | Phase | None:
+        """Return how a run ended, or the phase it is in, or None if there is no such run."""
+        return self._read(reads.result, app, run_id)
+
+    def stream(
+        self, app: str, run_id: str, *, done: int, outside: int, most: int
+    ) -> StoredStream | None:
+        """Return what is stored of a run's stream, or None; see ``ports.Store``."""
+        return self._read(reads.stream, app, run_id, done, outside, most)
+
+    def streamed(self, app: str, run_ids: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
+        """Return numbers that tell whether the streams of the runs have changed."""
+        return self._read(reads.streamed, app, run_ids)
+
+    def ended(self, app: str, run_ids: Sequence[str]) -> Sequence[str]:
+        """Return those of the runs (up to 1,000) that have ended."""
+        return self._read(reads.ended, app, run_ids)
+
+    def next_due(self, app: str, keys: Sequence[str]) -> int | None:
+        """Return when the first claimable run of these handlers is due, epoch milliseconds."""
+        return self._read(reads.next_due, app, keys)
+
+    def unclaimable(self, app: str, keys: Sequence[str], now: int) -> Sequence[RunRecord]:
+        """Return up to 100 runs that are due but whose handler is not among the keys."""
+        return self._read(reads.unclaimable, app, keys, now)
+
+    def matched(self, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
+        """Return run id, op id and event of matched waits of runs that this owner holds."""
+        return self._read(reads.matched, owner)
+
+    def peers(self) -> Sequence[Peer]:
+        """Return all registered processes."""
+        return self._read(reads.peers)
+
+    def proven_dead(self, peers: Sequence[Peer]) -> Sequence[str]:
+        """Return the ids of those processes that are certainly gone; see ``ports.Store``."""
+        locks = self._own_locks()
+        return [
+            peer.id
+            for peer in peers
+            if peer.host in self._hosts and locks.is_proof_of_death(peer.id)
+        ]
+
+    def get(self, app: str, run_id: str) -> RunRecord | None:
+        """Return all that is known about a run, or None."""
+        return self._read(reads.find_run, app, run_id)
+
+    def list(
+        self, app: str, *, phase: Phase | None, before: str | None, limit: int
+    ) -> Sequence[RunRecord]:
+        """Return runs without their steps, newest first, with ids below ``before``."""
+        return self._read(reads.find_runs, app, phase, before, limit)
+
+    def secret(self) -> bytes:
+        """Return 32 random bytes, made once and the same for every process of the store."""
+        if not self._secret:
+            self._secret = self._read(reads.secret)
+        return self._secret
+
+    def before_fork(self) -> None:
+        """Close the connections and keep them closed; for ``forks``."""
+        self._open_lock.acquire()
+        handles, self._handles = self._handles, None
+        if handles is not None and not handles.close(_FORK_PATIENCE):
+            self._handles = handles
+
+    def after_fork(self) -> None:
+        """Allow connections again, in the parent and in the child; for ``forks``."""
+        self._disown_inherited()
+        # Whoever uses a connection of the parent still will close it.
+        self._handles = None
+        self._open_lock.release()
+
+    def _read(
+        self,
+        query: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        while True:
+            try:
+                return self._live().read(query, *args, **kwargs)
+            except HandlesClosedError:
+                continue
+
+    def _on_handles(self, action: Callable[[Handles], T]) -> T:
+        while True:
+            try:
+                return action(self._live())
+            except HandlesClosedError:
+                continue
+
+    def _live(self) -> Handles:
+        """Return the connections of this process."""
+        handles = self._handles
+        if handles is not None and handles.pid == os.getpid():
+            return handles
+        with self._open_lock:
+            return self._renew()
+
+    def _renew(self) -> Handles:
+        if not self._is_open:
+            raise StoreError(f"the store {self.path} is not open")
+        self._refuse_inherited()
+        if self._handles is None:
+            self._handles = Handles(self.path)
+        return self._handles
+
+    def _refuse_inherited(self) -> None:
+        self._disown_inherited()
+        if self._inherited:
+            raise StoreError(
+                f"the store {self.path} was in use while this process was forked, "
+                "and cannot be used here; open stores after forking"
+            )
+
+    def _disown_inherited(self) -> None:
+        """Put away connections that came through a fork: never used again, and never closed."""
+        if self._handles is not None and self._handles.pid != os.getpid():
+            forks.abandon(self._handles)
+            self._handles = None
+            self._inherited = True
+
+    def _own_locks(self) -> LockFiles:
+        if self._locks.pid != os.getpid():
+            self._locks = LockFiles(self._real_path + ".locks")
+        return self._locks
+
+
+def _file_error(error: OSError, path: str) -> StoreError:
+    text = f"the store {path} cannot be made: {error.strerror}"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StoreReadOnlyError(text)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFullError(text)
+    return StoreError(text)

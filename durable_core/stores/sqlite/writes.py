@@ -1,0 +1,476 @@
+"""Group commit: many writes, one transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from durable_core.errors import LeaseLost, RunNotFoundError, StoreError
+from durable_core.machine.matching import check_rule, marked
+from durable_core.model.run import Run
+from durable_core.model.step import Memo
+from durable_core.ports import (
+    Beat,
+    Bury,
+    Cancel,
+    Claim,
+    Claimed,
+    Prune,
+    Register,
+    RunWrite,
+    SendEvents,
+    StoredRequest,
+    StoredResult,
+    Unreadable,
+    Unregister,
+    Write,
+    Written,
+)
+from durable_core.stores.sqlite.events import put_pending, send_events, store_events
+from durable_core.stores.sqlite.reads import KIND_TEXTS, load_memos, load_pending, piece_row, run_of
+from durable_core.stores.sqlite.sql import QUERIES, store_error
+
+__all__ = [
+    "CHECKPOINTED",
+    "Answer",
+    "apply_batch",
+    "beat",
+    "bury",
+    "cancel",
+    "claim",
+    "insert_memo",
+    "is_one_memo",
+    "prune",
+    "register",
+    "unregister",
+    "write_run",
+]
+
+
+# --- runs -----------------------------------------------------------------------------------------
+#
+# What happens to one run: checkpoints, its end, and its taking by an owner.
+
+_INSERT_STEP = QUERIES["insert-step"]
+_DELETE_PENDING = QUERIES["delete-pending"]
+#: The answer to a write that nothing came of but that it is durable.
+CHECKPOINTED = Written()
+#: Numbers of steps have 24 bits of their keys.
+_MOST_NUMBERS = 0xFFFFFF
+
+
+def is_one_memo(write: RunWrite) -> bool:
+    """Tell whether the write is a single memo, as nearly all are.
+
+    If :func:`insert_memo` refuses that memo, or finds a constraint violated, it has changed
+    nothing.
+    """
+    return (
+        len(write.memos) == 1
+        and write.create is None
+        and write.state is None
+        and write.release is None
+        and write.result is None
+        and not write.pending
+        and not write.sends
+        and not write.pieces
+        and write.handoff is None
+    )
+
+
+def write_run(db: sqlite3.Connection, write: RunWrite) -> Written:
+    """Take one checkpoint.
+
+    Raises:
+        LeaseLost: the run is not held by that owner in that epoch.
+    """
+    if write.create is not None:
+        if write.result is not None and _is_only_memos(write):
+            _insert_ended_run(db, write, write.create, write.result)
+            return CHECKPOINTED
+        _insert_run(db, write, write.create, write.owner, None)
+    answer = _signal(db, write) if write.sends or write.pending else CHECKPOINTED
+    for memo in marked(write.memos, answer.sent):
+        insert_memo(db, write, memo, write.owner)
+    if write.result is not None:
+        _end_run(db, write, write.result)
+    elif _changes_run(write):
+        _update_run(db, write)
+    elif write.create is None and not write.memos:
+        _held_app(db, write)
+    if write.pieces:
+        db.executemany(QUERIES["insert-piece"], [piece_row(write.run_id, p) for p in write.pieces])
+    return answer
+
+
+def _is_only_memos(write: RunWrite) -> bool:
+    """Tell whether nothing but finished ops comes with the run and its result."""
+    return (
+        write.release is None
+        and not write.pending
+        and not write.sends
+        and not write.pieces
+        and write.handoff is None
+    )
+
+
+def _changes_run(write: RunWrite) -> bool:
+    return write.state is not None or write.release is not None or write.handoff is not None
+
+
+def _insert_ended_run(
+    db: sqlite3.Connection, write: RunWrite, run: Run, result: StoredResult
+) -> None:
+    """Store a run that was never seen before it ended, without a state in between."""
+    ended = (write.state or run).in_phase(result.phase)
+    _insert_run(db, write, ended, None, result.ended_at)
+    for memo in write.memos:
+        insert_memo(db, write, memo, None)
+    db.execute(QUERIES["insert-result"], (write.run_id, result.head, result.body))
+
+
+def _insert_run(
+    db: sqlite3.Connection, write: RunWrite, run: Run, owner: str | None, ended_at: int | None
+) -> None:
+    request = write.request
+    if request is None:
+        raise ValueError("a RunWrite that creates a run must bring its request")
+    row = (
+        *(run.id, run.app, run.endpoint_key, run.function_id, run.phase.value, run.retries),
+        *(run.created_at, run.mark, run.failures, run.takeovers, write.epoch, owner, ended_at),
+    )
+    if db.execute(QUERIES["insert-run"], row).rowcount == 0:
+        raise _lost(write)
+    db.execute(QUERIES["insert-request"], (write.run_id, request.head, request.body))
+
+
+def insert_memo(db: sqlite3.Connection, write: RunWrite, memo: Memo, owner: str | None) -> None:
+    """Store one memo of a write, for the run's owner; None if this very write ends it.
+
+    The guard is part of the INSERT, so that it costs one statement, and a second one only for a
+    memo that is not ``direct``.
+
+    Raises:
+        LeaseLost: the run is not held by that owner in that epoch.
+        OverflowError: the run has too many numbers.
+    """
+    op = memo.op
+    if memo.number > _MOST_NUMBERS:
+        raise OverflowError(f"a run has at most {_MOST_NUMBERS} finished and failed steps")
+    inserted = db.execute(
+        _INSERT_STEP,
+        (
+            memo.number,
+            op.id,
+            op.name,
+            KIND_TEXTS[op.kind],
+            memo.ok,
+            memo.value,
+            memo.mark,
+            memo.attempts,
+            memo.ended_at,
+            write.run_id,
+            owner,
+            write.epoch,
+        ),
+    )
+    if inserted.rowcount == 0:
+        raise _lost(write)
+    if not write.direct:
+        db.execute(_DELETE_PENDING, (write.run_id, op.id))
+
+
+def _signal(db: sqlite3.Connection, write: RunWrite) -> Written:
+    """Store what the run sends, then what it waits for, so that a wait sees those events."""
+    app = _held_app(db, write)
+    sent, woken = store_events(db, app, write.sends, write.now)
+    put = [put_pending(db, app, write.run_id, pending) for pending in write.pending]
+    matched = tuple((each.op.id, each.matched) for each in put if each.matched is not None)
+    return Written(matched=matched, sent=sent, woken=woken)
+
+
+def _held_app(db: sqlite3.Connection, write: RunWrite) -> str:
+    row = db.execute(QUERIES["held-app"], (write.run_id, write.owner, write.epoch)).fetchone()
+    if row is None:
+        raise _lost(write)
+    app: str = row[0]
+    return app
+
+
+def _update_run(db: sqlite3.Connection, write: RunWrite) -> None:
+    state, release = write.state, write.release
+    awaited = None if release is None else release.awaited
+    row = {
+        "id": write.run_id,
+        "owner": write.owner,
+        "epoch": write.epoch,
+        "phase": None if state is None else state.phase.value,
+        "failures": None if state is None else state.failures,
+        "takeovers": None if state is None else state.takeovers,
+        "holder": write.owner if release is None else None,
+        "due_at": None if release is None else release.due_at,
+        "now": write.now,
+        "awaited": None if awaited is None else json.dumps(awaited),
+        "handoff": write.handoff,
+    }
+    if db.execute(QUERIES["update-run"], row).rowcount == 0:
+        raise _lost(write)
+
+
+def _end_run(db: sqlite3.Connection, write: RunWrite, result: StoredResult) -> None:
+    state = write.state
+    row = (
+        result.phase.value,
+        None if state is None else state.failures,
+        None if state is None else state.takeovers,
+        result.ended_at,
+        write.handoff,
+        *(write.run_id, write.owner, write.epoch),
+    )
+    if db.execute(QUERIES["end-run"], row).rowcount == 0:
+        raise _lost(write)
+    _insert_result(db, write.run_id, result)
+
+
+def _insert_result(db: sqlite3.Connection, run_id: str, result: StoredResult) -> None:
+    db.execute(QUERIES["insert-result"], (run_id, result.head, result.body))
+    db.execute(QUERIES["delete-all-pending"], (run_id,))
+
+
+def _lost(write: RunWrite) -> LeaseLost:
+    return LeaseLost(
+        f"run {write.run_id} is not held by owner {write.owner} in epoch {write.epoch}"
+    )
+
+
+def cancel(db: sqlite3.Connection, message: Cancel) -> bool:
+    """End a run as cancelled, whoever holds it; False if it had ended.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+    """
+    result = message.result
+    row = {
+        "id": message.run_id,
+        "app": message.app,
+        "phase": result.phase.value,
+        "ended_at": result.ended_at,
+    }
+    if db.execute(QUERIES["cancel-run"], row).rowcount:
+        _insert_result(db, message.run_id, result)
+        return True
+    if db.execute(QUERIES["run-exists"], (message.run_id, message.app)).fetchone() is None:
+        raise RunNotFoundError(f"no run {message.run_id!r} in app {message.app!r}")
+    return False
+
+
+def claim(db: sqlite3.Connection, message: Claim) -> tuple[Claimed | Unreadable, ...]:
+    """Take due runs for an owner, and read all that replaying them needs.
+
+    Raises:
+        LeaseLost: the owner is not registered (any more).
+    """
+    if db.execute(QUERIES["peer"], (message.owner,)).fetchone() is None:
+        raise LeaseLost(f"the process {message.owner} is not registered: it cannot claim runs")
+    wanted = {
+        "app": message.app,
+        "keys": json.dumps(message.keys),
+        "now": message.now,
+        "limit": message.limit,
+    }
+    due = db.execute(QUERIES["due-runs"], wanted)
+    return tuple(_claim_run(db, run_id, message.owner) for (run_id,) in due.fetchall())
+
+
+def _claim_run(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed | Unreadable:
+    try:
+        return _claim_readable(db, run_id, owner)
+    except Exception as error:
+        if getattr(error, "sqlite_errorcode", None) is not None:
+            raise  # the database's fault, not this run's; text that is no UTF-8 has no code
+        [epoch] = db.execute(QUERIES["epoch"], (run_id,)).fetchone()
+        reason = f"{type(error).__name__}: {error}"
+        return Unreadable(run_id=run_id, epoch=epoch, reason=reason)
+
+
+def _claim_readable(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed:
+    [row] = db.execute(QUERIES["claim-run"], {"id": run_id, "owner": owner}).fetchall()
+    head, body = db.execute(QUERIES["request"], (run_id,)).fetchone()
+    streamed, outside = db.execute(QUERIES["stream-size"], (run_id,)).fetchone()
+    pending = load_pending(db, run_id)
+    for each in pending:
+        check_rule(each)
+    return Claimed(
+        run=run_of(row),
+        request=StoredRequest(head=head, body=body),
+        memos=load_memos(db, run_id),
+        pending=pending,
+        streamed=streamed,
+        outside=outside,
+    )
+
+
+# --- peers ----------------------------------------------------------------------------------------
+#
+# Processes that share the store, their leases, and clearing up.
+
+
+def register(db: sqlite3.Connection, message: Register) -> None:
+    """Add a process."""
+    peer = message.peer
+    db.execute(QUERIES["put-peer"], (peer.id, peer.host, peer.pid, peer.expires_at))
+
+
+def beat(db: sqlite3.Connection, message: Beat) -> bool:
+    """Prolong the lease of a process; False if there is no such process."""
+    row = {"id": message.id, "expires_at": message.expires_at}
+    return db.execute(QUERIES["beat"], row).rowcount == 1
+
+
+def bury(db: sqlite3.Connection, message: Bury) -> tuple[str, ...]:
+    """Remove dead processes; return the runs that this frees."""
+    dead = [id_ for id_ in message.ids if _delete_peer(db, id_, message.unless_beat_after)]
+    if message.orphans:
+        dead += [id_ for (id_,) in db.execute(QUERIES["unknown-owners"]).fetchall()]
+    freed = [_free_runs(db, id_, message.now, taken_over=True) for id_ in dict.fromkeys(dead)]
+    return tuple(run_id for run_ids in freed for run_id in run_ids)
+
+
+def unregister(db: sqlite3.Connection, message: Unregister) -> tuple[str, ...]:
+    """Remove a process that stops in good order; return the runs that it still held."""
+    _delete_peer(db, message.id, None)
+    return _free_runs(db, message.id, message.now, taken_over=False)
+
+
+def _delete_peer(db: sqlite3.Connection, id_: str, unless_beat_after: int | None) -> bool:
+    """Remove a process unless it is spared; True if it is not there any more."""
+    row = {"id": id_, "unless_beat_after": unless_beat_after}
+    if db.execute(QUERIES["delete-peer"], row).rowcount:
+        return True
+    return db.execute(QUERIES["peer"], (id_,)).fetchone() is None
+
+
+def _free_runs(
+    db: sqlite3.Connection, owner: str, now: int, *, taken_over: bool
+) -> tuple[str, ...]:
+    row = {"owner": owner, "now": now, "takeovers": int(taken_over)}
+    freed = db.execute(QUERIES["free-runs"], row).fetchall()
+    return tuple(sorted(run_id for (run_id,) in freed))
+
+
+def prune(db: sqlite3.Connection, message: Prune) -> int:
+    """Delete old runs and events; return how many."""
+    app, limit = message.app, message.limit
+    ended = db.execute(QUERIES["ended-before"], (app, message.runs_before, limit)).fetchall()
+    for name in ("delete-request", "delete-result", "delete-steps", "delete-pieces", "delete-run"):
+        db.executemany(QUERIES[name], ended)
+    events = db.execute(QUERIES["delete-events"], (app, message.events_before, limit)).rowcount
+    return len(ended) + events
+
+
+# --- writes ---------------------------------------------------------------------------------------
+
+#: What a write is answered with: its own answer, or the error that undid it alone.
+Answer = object | BaseException
+
+_APPLY: Mapping[type, Callable[[sqlite3.Connection, Any], object]] = {
+    RunWrite: write_run,
+    SendEvents: send_events,
+    Claim: claim,
+    Cancel: cancel,
+    Register: register,
+    Beat: beat,
+    Bury: bury,
+    Unregister: unregister,
+    Prune: prune,
+}
+
+
+def apply_batch(
+    db: sqlite3.Connection, writes: Sequence[Write[object]], path: str
+) -> Sequence[Answer]:
+    """Apply the writes in order in one transaction, each as a whole or not at all.
+
+    Args:
+        db: a connection without an open transaction.
+        writes: at least one.
+        path: the file, for messages.
+
+    Raises:
+        StoreError: nothing was done.
+    """
+    try:
+        if len(writes) == 1:
+            return (_apply_alone(db, writes[0], path),)
+        db.execute("BEGIN IMMEDIATE")
+        answers = [_apply_member(db, write, path) for write in writes]
+        db.execute("COMMIT")
+        return answers
+    except BaseException as error:
+        # Also for what has nothing to do with the database, such as KeyboardInterrupt.
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        if isinstance(error, sqlite3.Error):
+            raise store_error(error, path) from error
+        raise
+
+
+def _apply_alone(db: sqlite3.Connection, write: Write[object], path: str) -> Answer:
+    """Apply the only write of a transaction; no savepoint is needed.
+
+    One that is a single statement needs no BEGIN and COMMIT either: SQLite wraps it in a
+    transaction of its own, as durable as any.
+    """
+    if isinstance(write, RunWrite) and write.direct and is_one_memo(write):
+        return _apply_one_memo(db, write, path)
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        answer = _APPLY[type(write)](db, write)
+    except (Exception, LeaseLost) as error:
+        if not db.in_transaction:
+            raise
+        db.execute("ROLLBACK")
+        return _as_answer(error, path)
+    db.execute("COMMIT")
+    return answer
+
+
+def _apply_member(db: sqlite3.Connection, write: Write[object], path: str) -> Answer:
+    """Apply one write of several; if it fails, the others are not touched."""
+    if isinstance(write, RunWrite) and is_one_memo(write):
+        return _apply_one_memo(db, write, path)
+    db.execute("SAVEPOINT member")
+    try:
+        answer = _APPLY[type(write)](db, write)
+    except (Exception, LeaseLost) as error:
+        # A full disk or an I/O error makes SQLite undo the transaction. Then nobody succeeded.
+        if not db.in_transaction:
+            raise
+        db.execute("ROLLBACK TO member")
+        answer = _as_answer(error, path)
+    db.execute("RELEASE member")
+    return answer
+
+
+def _apply_one_memo(db: sqlite3.Connection, write: RunWrite, path: str) -> Answer:
+    """Apply the write that needs no savepoint, which would cost half as much again.
+
+    What is caught here has changed nothing: the lease is lost, the number is taken, or a value
+    could not even be bound (OverflowError, ValueError). Any other fault fails the whole batch.
+    """
+    try:
+        insert_memo(db, write, write.memos[0], write.owner)
+        return CHECKPOINTED
+    except (LeaseLost, sqlite3.IntegrityError, OverflowError, ValueError) as error:
+        return _as_answer(error, path)
+
+
+def _as_answer(error: BaseException, path: str) -> Answer:
+    """Return what a failed write is answered with."""
+    if isinstance(error, sqlite3.Error):
+        fault: StoreError = store_error(error, path)
+        fault.__cause__ = error
+        return fault
+    return error

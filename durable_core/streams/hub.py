@@ -1,0 +1,161 @@
+"""The streams of all runs in this process, by run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from durable_core.flow.execution import Execution
+from durable_core.ports import RunWrite, Store
+from durable_core.runners.live import LiveRuns
+from durable_core.streams.log import RunLog
+from durable_core.streams.publisher import Emitter
+from durable_core.streams.relay import Sharing
+
+__all__ = ["Streams"]
+
+
+class Streams:
+    """Makes the log of a run when something is pushed or somebody reads, and drops it after.
+
+    Args:
+        live: the runs that are live in this process.
+        sharing: carries them between processes; None where the store has no channel.
+    """
+
+    def __init__(self, live: LiveRuns, sharing: Sharing | None = None) -> None:
+        self._live = live
+        self._sharing = sharing
+        self._lock = threading.Lock()
+        self._logs: dict[str, RunLog] = {}
+        self._emitters: dict[str, Emitter] = {}
+        self._lookers: dict[str, list[Callable[[], None]]] = {}
+        self._marks: dict[str, tuple[int, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._logs)
+
+    # -- executions -------------------------------------------------------------------------
+
+    def begin(self, ex: Execution) -> None:
+        """An execution is live now: those who wait for its stream follow it."""
+        ex.stream_opener = self.open
+        if self._logs and ex.run.id in self._logs:
+            ex.open_stream()
+
+    def open(self, ex: Execution) -> Emitter | None:
+        """Return the stream of an execution, made if need be; None if nothing of it counts now."""
+        with self._lock:
+            return self._emitter_of(ex)
+
+    def _emitter_of(self, ex: Execution) -> Emitter | None:
+        if isinstance(ex.stream, Emitter):
+            return ex.stream  # another thread was first
+        if ex.closed:
+            return None  # what it has left behind must not take the place of a later execution
+        run_id = ex.run.id
+        log = self._logs.get(run_id)
+        if log is None:
+            log = self._logs[run_id] = RunLog(run_id)
+        emitter = self._emitters[run_id] = Emitter(ex, log)
+        log.take_source(emitter)
+        ex.stream = emitter
+        if self._sharing is not None:
+            self._sharing.publish(emitter)
+        return emitter
+
+    def end(self, ex: Execution) -> None:
+        """An execution is over; its log stays as long as somebody reads."""
+        with self._lock:
+            ex.stream_opener = None
+            emitter = ex.stream
+        if not isinstance(emitter, Emitter):
+            return
+        emitter.end()
+        if self._sharing is not None:
+            self._sharing.withdraw(emitter)
+        with self._lock:
+            if self._emitters.get(ex.run.id) is emitter:
+                del self._emitters[ex.run.id]
+            self._drop_unused(emitter.log)
+
+    def committed(self, write: RunWrite) -> None:
+        """A write is durable. Called in the order of the commits, in whatever thread."""
+        emitter = self._emitters.get(write.run_id)
+        if emitter is not None:
+            emitter.committed(write)
+
+    # -- readers ----------------------------------------------------------------------------
+
+    def join(self, run_id: str, wake: Callable[[], None], look: Callable[[], None]) -> RunLog:
+        """Return the log of a run for one more reader, which will :meth:`leave` it.
+
+        Args:
+            run_id: the run.
+            wake: called when there is something new in the log.
+            look: called when there is something new in the store, from another process.
+        """
+        with self._lock:
+            self._lookers.setdefault(run_id, []).append(look)
+            log = self._logs.get(run_id)
+            if log is None:
+                log = self._logs[run_id] = RunLog(run_id)
+            log.follow(wake)
+            if self._sharing is not None:
+                self._sharing.follow(log)
+            live = self._live.get(run_id)
+            if live is not None and live.ex.stream_opener is not None:
+                self._emitter_of(live.ex)
+            return log
+
+    def leave(
+        self, log: RunLog, wake: Callable[[], None], look: Callable[[], None] | None = None
+    ) -> None:
+        """A reader has gone."""
+        log.leave(wake)
+        with self._lock:
+            if look is not None:
+                lookers = self._lookers[log.run_id]
+                lookers.remove(look)
+                if not lookers:
+                    del self._lookers[log.run_id]
+                    self._marks.pop(log.run_id, None)
+                    if self._sharing is not None:
+                        self._sharing.unfollow(log)
+            self._drop_unused(log)
+
+    def look_elsewhere(self, store: Store, app: str) -> None:
+        """Have readers look whose runs another process has gone on with. For one thread."""
+        with self._lock:
+            wanted = [run_id for run_id in self._lookers if run_id not in self._emitters]
+        if not wanted:
+            return
+        marks = store.streamed(app, wanted)
+        with self._lock:
+            changed = [run_id for run_id in wanted if self._marks.get(run_id) != marks.get(run_id)]
+            self._marks.update((run_id, mark) for run_id, mark in marks.items())
+            lookers = [look for run_id in changed for look in self._lookers.get(run_id, ())]
+        for look in lookers:
+            look()
+
+    # -- other processes --------------------------------------------------------------------
+
+    def share(self, is_shared: bool) -> None:
+        """Tell other processes what is streamed here: there are some; or nobody, there are none."""
+        if self._sharing is not None:
+            with self._lock:
+                self._sharing.share(is_shared, self._emitters.values())
+
+    def sweep(self, store: Store, app: str) -> None:
+        """Remove what processes that are gone have told."""
+        if self._sharing is not None:
+            self._sharing.sweep(store, app)
+
+    def stop(self) -> None:
+        """Tell nothing any more."""
+        if self._sharing is not None:
+            self._sharing.stop()
+
+    def _drop_unused(self, log: RunLog) -> None:
+        if not log.wakers and log.run_id not in self._emitters:
+            self._logs.pop(log.run_id, None)

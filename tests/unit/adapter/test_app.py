@@ -1,0 +1,98 @@
+"""What adapters share: applications that answer by a handler of the core."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from durable_core.adapter.app import ServedApp, handler_of
+from durable_core.errors import ConfigurationError, HTTPError
+from durable_core.flow.env import Limits
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.routing import Application
+from support.harness import lab
+
+REQUEST = Request(method="GET", url="http://h/a%0Ab?durable-token=secret")
+
+
+class Handler:
+    """Answers with what it was given, or fails."""
+
+    engine: Any = SimpleNamespace(limits=Limits(body=7))
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self._error = error
+
+    def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
+        if self._error is not None:
+            raise self._error
+        return Response.json([request.method, hold, route])
+
+    async def handle_async(
+        self, request: Request, *, hold: float = 25.0, route: str | None = None
+    ) -> Response:
+        return self.handle(request, hold=hold, route=route)
+
+
+def answers(app: ServedApp, **options: Any) -> tuple[Response, Response]:
+    """Return the answers of both kinds."""
+    return app.respond(REQUEST, **options), asyncio.run(app.respond_async(REQUEST, **options))
+
+
+def test_what_servers_need() -> None:
+    """The handler, the engine to start and stop, and the limits to keep to."""
+    handler = Handler()
+    app = ServedApp(handler)
+
+    assert (handler, (Handler.engine,)) == (app.endpoint, app.durables)
+    assert Limits(body=7) == app.limits
+
+
+def test_answers() -> None:
+    """It asks the handler, and passes on for how long and by which route."""
+    one, other = answers(ServedApp(Handler()), hold=2.0, route="/{x}")
+
+    assert b'["GET",2.0,"/{x}"]' == one.body == other.body
+
+
+def test_http_errors() -> None:
+    """They are the response that they describe."""
+    for response in answers(ServedApp(Handler(HTTPError(418, "short and stout")))):
+        assert (418, b"short and stout" in bytes(response.body)) == (response.status, True)  # type: ignore[arg-type]
+
+
+def test_failures(caplog: pytest.LogCaptureFixture) -> None:
+    """Any other error is a 500 without a word, logged without the query and on one line."""
+
+    class App(ServedApp):
+        logger = logging.getLogger("durable.x")
+
+    for response in answers(App(Handler(ZeroDivisionError("secret")))):
+        assert (500, False) == (response.status, b"secret" in bytes(response.body))  # type: ignore[arg-type]
+    assert [("durable.x", "GET /a%0Ab failed")] * 2 == [
+        (record.name, record.getMessage()) for record in caplog.records
+    ]
+    assert all(record.exc_info and record.exc_info[1] for record in caplog.records)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_exits_pass(error: type[BaseException]) -> None:
+    """What ends a process is no failed request."""
+    with pytest.raises(error):
+        ServedApp(Handler(error())).respond(REQUEST)
+
+
+def test_handler_of() -> None:
+    """A handler is itself, routes become one, what is callable is the server's own."""
+    handler = Handler()
+    with lab() as process:
+        assert handler is handler_of(handler, None)
+        assert handler_of(len, None) is None
+        assert isinstance(handler_of({}, process.durable), Application)
+    with pytest.raises(ConfigurationError, match="durable="):
+        handler_of({}, None)

@@ -1,0 +1,167 @@
+"""The chunks of streamed bodies."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from contextvars import ContextVar
+
+import pytest
+
+from durable_core.adapter.asynchronous import chunks_of
+
+WHO: ContextVar[str] = ContextVar("who", default="nobody")
+
+
+class Body:
+    """A plain body that notes the threads in which it is iterated and closed."""
+
+    def __init__(self, *chunks: bytes) -> None:
+        self._chunks = iter(chunks)
+        self.threads: list[int] = []
+        self.closed: list[int] = []
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        self.threads.append(threading.get_ident())
+        return next(self._chunks)
+
+    def close(self) -> None:
+        self.closed.append(threading.get_ident())
+
+
+async def made(body: Iterable[bytes] | AsyncIterable[bytes]) -> list[bytes]:
+    """Return all chunks, closing the body as a server does."""
+    chunks = chunks_of(body)
+    try:
+        return [chunk async for chunk in chunks]
+    finally:
+        await chunks.aclose()
+
+
+def test_async_bodies() -> None:
+    """An async generator is iterated, and ended where it is not exhausted."""
+    ended: list[str] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            yield b"a"
+            yield b"b"
+        finally:
+            ended.append("ended")
+
+    async def main() -> None:
+        assert [b"a", b"b"] == await made(body())
+        chunks = chunks_of(body())
+        assert b"a" == await anext(aiter(chunks))
+        assert 1 == len(ended)
+        await chunks.aclose()
+
+    asyncio.run(main())
+    assert 2 == len(ended)
+
+
+def test_plain_bodies_have_a_thread_of_their_own() -> None:
+    """One thread iterates all of a body and closes it; others have others."""
+    one, other = Body(b"a", b"b"), Body(b"c")
+
+    async def main() -> None:
+        chunks, others = chunks_of(one), chunks_of(other)
+        assert b"a" == await anext(aiter(chunks))
+        assert b"c" == await anext(aiter(others))
+        assert [b"b"] == [chunk async for chunk in chunks]
+        await chunks.aclose()
+        await others.aclose()
+
+    asyncio.run(main())
+    threads = {*one.threads, *one.closed}
+
+    assert (1, 1, 1) == (len(threads), len(one.closed), len(other.closed))
+    assert threads.isdisjoint({*other.threads, threading.get_ident()})
+
+
+def test_plain_bodies_keep_the_context() -> None:
+    """A generator sees the variables of the task that sends it, and what it has set itself."""
+
+    def body() -> Iterator[bytes]:
+        yield WHO.get().encode()
+        WHO.set("body")
+        yield b""
+        yield WHO.get().encode()
+
+    async def main() -> None:
+        WHO.set("task")
+        assert [b"task", b"", b"body"] == await made(body())
+        assert "task" == WHO.get()
+
+    asyncio.run(main())
+
+
+def test_anything_can_be_iterated() -> None:
+    """A body may have nothing to close, or be closed itself, or not be begun."""
+
+    class File:
+        closed = 0
+
+        def __iter__(self) -> Iterator[bytes]:
+            return iter((b"x",))
+
+        def close(self) -> None:
+            self.closed += 1
+
+    file, unused = File(), Body(b"x")
+
+    async def main() -> None:
+        assert [b"a", b"b"] == await made([b"a", b"b"])
+        assert [b"x"] == await made(file)
+        await chunks_of(unused).aclose()
+
+    asyncio.run(main())
+    assert (1, 0, 1) == (file.closed, len(unused.threads), len(unused.closed))
+
+
+def test_broken_bodies() -> None:
+    """The error is that of the body, which is closed."""
+
+    class Broken(Body):
+        def __next__(self) -> bytes:
+            raise ZeroDivisionError
+
+    body = Broken()
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(made(body))
+
+    assert 1 == len(body.closed)
+
+
+def test_closing_waits_for_the_chunk_that_is_made() -> None:
+    """A body is never closed while it runs, also where the task is cancelled again and again."""
+    making, go_on = threading.Event(), threading.Event()
+    ended = threading.Event()
+
+    def body() -> Iterator[bytes]:
+        try:
+            making.set()
+            assert go_on.wait(60)
+            yield b"a"
+            raise AssertionError("nobody asks for more")
+        finally:
+            ended.set()
+
+    async def main() -> None:
+        task = asyncio.create_task(made(body()))
+        await asyncio.to_thread(making.wait, 60)
+        for _ in range(2):
+            task.cancel()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert not ended.is_set()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(ended.wait, 60)
+
+    asyncio.run(main())

@@ -1,0 +1,75 @@
+"""Running an execution for a client that waits."""
+
+from __future__ import annotations
+
+import asyncio
+
+from durable_core import Request, Response
+from durable_core.engine.running import Running
+from durable_core.engine.runs import Answering
+from durable_core.engine.worker import Node
+from durable_core.flow.env import Options
+from durable_core.flow.execution import Execution
+from durable_core.flow.scope import Face
+from durable_core.model.run import Phase, Run
+from durable_core.runners.settings import Registered
+from support.harness import lab, request
+
+
+def execution(node: Node) -> Execution:
+    run = Run(
+        id="r1",
+        app="lab",
+        endpoint_key="it",
+        function_id="it",
+        phase=Phase.SYNC,
+        retries=0,
+        created_at=0,
+    )
+    return Execution(node.env, Options(key="it"), run, request(), owner=node.keeper.owner)
+
+
+def unanswered(ex: Execution) -> Response:
+    return Response.text(f"nothing of {ex.run.id}", 599)
+
+
+def test_a_plain_handler_answers_in_this_thread() -> None:
+    """What the handler returns is what the caller gets."""
+    with lab() as process:
+        process.durable.start()
+        node = process.engine.node
+        assert node is not None
+        answering = Answering(node, Running(node), unanswered)
+        endpoint = Registered(
+            lambda request: {"method": request.method}, Face.SYNC, Options(key="it")
+        )
+        response = answering.run(execution(node), endpoint)
+
+    assert b'{"method":"GET"}' == response.body
+
+
+def test_an_execution_without_an_answer() -> None:
+    """One that is closed before it has answered is answered by the one who asked for it."""
+
+    async def handler(asked: Request) -> None:
+        raise AssertionError("it is closed before it begins")
+
+    async def asked(node: Node) -> tuple[Response, Response]:
+        answering = Answering(node, Running(node), unanswered)
+        async_face = Registered(handler, Face.ASYNC, Options(key="it"))
+        plain = Registered(lambda request: None, Face.SYNC, Options(key="it"))
+        answers = []
+        for endpoint in (async_face, plain):
+            ex = execution(node)
+            ex.stored = True
+            ex.close(SystemError("gone"))
+            answers.append(await answering.run_async(ex, endpoint))
+        return answers[0], answers[1]
+
+    with lab() as process:
+        process.durable.start()
+        node = process.engine.node
+        assert node is not None
+        answers = asyncio.run(asked(node))
+
+    assert [b"nothing of r1"] * 2 == [each.body for each in answers]

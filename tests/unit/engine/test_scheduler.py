@@ -1,0 +1,522 @@
+"""The keeper, on real stores and clocks that tests move."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from durable_conformance.store_values import created, ended, run
+from durable_core.api.step import sync_step
+from durable_core.engine.worker import Node
+from durable_core.errors import StoreError
+from durable_core.http.request import Request
+from durable_core.model.run import Phase
+from durable_core.ports import (
+    Beat,
+    Bury,
+    Peer,
+    Prune,
+    Register,
+    Release,
+    RunWrite,
+    SendEvents,
+    Write,
+    Written,
+)
+from durable_core.runners.settings import Settings
+from support.harness import (
+    FakeClock,
+    Lab,
+    Ledger,
+    WatchedStore,
+    a_request,
+    event,
+    lab,
+    request,
+    until,
+)
+
+
+def sleeps(request: Request) -> str:
+    sync_step.sleep("nap", "1h")
+    return "end"
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def process(clock: FakeClock) -> Iterator[Lab]:
+    with lab(clock=clock) as made:
+        yield made
+
+
+def test_sleep_ends_when_it_is_due(process: Lab, clock: FakeClock) -> None:
+    """A run is claimed when its time has come by the wall clock, not before."""
+    endpoint = process.endpoint(sleeps)
+    first = endpoint.handle(request())
+    clock.advance(3599)
+    process.poke()
+    [record] = process.durable.runs.list()
+    assert Phase.SUSPENDED is record.run.phase
+    clock.advance(1)
+    process.poke()
+    assert b'"end"' == process.follow(endpoint, first).body
+
+
+def test_sleep_survives_a_restart(clock: FakeClock) -> None:
+    """A sleep that ended while no process ran ends at the start."""
+    store = WatchedStore()
+    with lab(store, clock=clock) as first:
+        response = first.endpoint(sleeps).handle(request())
+    clock.advance(3600)
+    with lab(store, clock=clock) as second:
+        assert b'"end"' == second.follow(second.endpoint(sleeps), response).body
+
+
+def test_clock_that_was_set_is_noticed(
+    process: Lab, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the wall clock jumps, the own lease is renewed first, and it is logged."""
+    process.durable.start()
+    [peer] = process.store.peers()
+    with caplog.at_level(logging.WARNING, "durable"):
+        clock.advance(3600)
+        process.poke()
+        until(lambda: process.store.peers()[0].expires_at > peer.expires_at)
+    assert "the clock was set by" in caplog.text
+    assert peer.id == process.store.peers()[0].id
+    beats = [
+        write for batch in process.watched.batches for write in batch if isinstance(write, Beat)
+    ]
+    assert beats[-1].expires_at == clock.now() + 15_000
+
+
+def test_dead_process_is_taken_over_from(process: Lab, clock: FakeClock) -> None:
+    """Runs of a process whose lease is over are freed, with the take-over counted."""
+    process.endpoint(sleeps)
+    process.durable.start()
+    node = process.engine.node
+    assert node is not None
+    store = process.store
+    dead = Peer(id="dead", host="elsewhere", pid=1, expires_at=clock.now() - 1)
+    store.commit([Register(peer=dead)], wait=1.0)
+    store.commit(
+        [
+            RunWrite(
+                run_id="r1",
+                owner="dead",
+                epoch=1,
+                now=0,
+                create=run("r1", app="lab", key="it"),
+                request=a_request(),
+            )
+        ],
+        wait=1.0,
+    )
+    node.keeper._refresh_peers()
+    process.poke()
+    until(lambda: process.durable.runs.get("r1").run.phase is Phase.SUSPENDED)
+    record = process.durable.runs.get("r1")
+    assert (3, 1) == (record.run.epoch, record.run.takeovers)
+    assert ["dead"] != [peer.id for peer in store.peers()]
+
+
+def test_process_that_was_buried_goes_on_under_a_new_name(
+    process: Lab, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that others took for dead loses its live runs, and says so."""
+    entered, leave = threading.Event(), threading.Event()
+    ledger = Ledger()
+
+    def slow() -> int:
+        entered.set()
+        assert leave.wait(10)
+        return 1
+
+    def handler(request: Request) -> object:
+        sync_step.run("first", ledger.did, "first", 1)
+        if not entered.is_set():
+            sync_step.run("slow", slow)
+        return sync_step.run("last", ledger.did, "last", "end")
+
+    endpoint = process.endpoint(handler)
+    answers: list[Any] = []
+    client = threading.Thread(target=lambda: answers.append(endpoint.handle(request())))
+    client.start()
+    assert entered.wait(10)
+    node = process.engine.node
+    assert node is not None
+    before = node.keeper.owner
+    # Not due before the process has noticed: it could take the run under its old name.
+    process.store.commit([Bury(ids=(before,), now=clock.now() + 1000)], wait=1.0)
+    node.keeper._beat()
+    assert before != node.keeper.owner
+    assert "under a new name" in caplog.text
+    clock.advance(1)
+    process.poke()
+    leave.set()
+    client.join(10)
+    assert b'"end"' == process.follow(endpoint, answers[0]).body
+    assert {"first": 1, "last": 1} == ledger.counts()
+
+
+def test_process_that_was_buried_claims_nothing_under_its_old_name(clock: FakeClock) -> None:
+    """It registers anew when a claim is refused, without waiting for its next heartbeat."""
+    ledger = Ledger()
+
+    def handler(request: Request) -> object:
+        sync_step.sleep("nap", "3s")
+        return sync_step.run("after", ledger.did, "after", "end")
+
+    with lab(clock=clock, settings=Settings(heartbeat=3600.0, lease=7200.0)) as process:
+        endpoint = process.endpoint(handler)
+        first = endpoint.handle(request())
+        node = process.engine.node
+        assert node is not None
+        before = node.keeper.owner
+        process.store.commit([Bury(ids=(before,), now=clock.now())], wait=1.0)
+        clock.advance(4)  # less than what is taken for a clock that was set
+        process.poke()
+
+        assert b'"end"' == process.follow(endpoint, first).body
+
+        assert before != node.keeper.owner
+        assert [node.keeper.owner] == [peer.id for peer in process.store.peers()]
+        [record] = process.durable.runs.list()
+        assert (2, 0) == (record.run.epoch, record.run.takeovers)
+        assert {"after": 1} == ledger.counts()
+
+
+def test_store_in_trouble_is_logged_once(process: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """While the store fails the keeper keeps trying, with one message; then it goes on."""
+    process.durable.start()
+    failed = threading.Semaphore(0)
+
+    def refuse(writes: Sequence[Write[Any]]) -> None:
+        failed.release()
+        raise StoreError("no space left")
+
+    process.watched.fault = refuse
+    node = process.engine.node
+    assert node is not None
+    for chore in node.keeper._chores:
+        chore._due = 0.0
+    for _ in range(2):
+        for chore in node.keeper._chores:
+            chore._due = 0.0
+        process.poke()
+        assert failed.acquire(timeout=10)
+    process.watched.fault = None
+    troubles = [r for r in caplog.records if "cannot reach the store" in r.getMessage()]
+    assert len(troubles) == 1
+    assert node.keeper.alive
+
+
+def test_failing_round_does_not_end_the_keeper(
+    process: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever goes wrong in a round, there is a next one."""
+    process.durable.start()
+    failed = threading.Event()
+
+    def explode(writes: Sequence[Write[Any]]) -> None:
+        process.watched.fault = None
+        failed.set()
+        raise ZeroDivisionError
+
+    node = process.engine.node
+    assert node is not None
+    process.watched.fault = explode
+    for chore in node.keeper._chores:
+        chore._due = 0.0
+    process.poke()
+    assert failed.wait(10)
+    endpoint = process.endpoint(sleeps)
+    assert 302 == endpoint.handle(request()).status
+    assert node.keeper.alive
+
+
+def test_unknown_endpoint_is_logged_and_kept(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Due runs without code stay due, are logged once, and run when the code is back."""
+    store = WatchedStore()
+    with lab(store, clock=clock) as first:
+        response = first.endpoint(sleeps).handle(request())
+    clock.advance(3600)
+    with lab(store, clock=clock) as without:
+        without.durable.start()
+        node = without.engine.node
+        assert node is not None
+        node.keeper.stop()  # which may have begun to say so itself
+        for _ in range(2):
+            node.keeper._report_unknown()
+        [record] = without.durable.runs.list()
+        assert Phase.SUSPENDED is record.run.phase
+    reports = [r for r in caplog.records if "no code here knows it" in r.getMessage()]
+    assert len([r for r in reports if "'it'" in r.getMessage()]) == 1
+    with lab(store, clock=clock) as again:
+        assert b'"end"' == again.follow(again.endpoint(sleeps), response).body
+
+
+def test_orphans_fail_after_a_long_time(clock: FakeClock) -> None:
+    """A run whose code does not come back fails with the problem ``endpoint-missing``."""
+    store = WatchedStore()
+    with lab(store, clock=clock) as first:
+        response = first.endpoint(sleeps).handle(request())
+    clock.advance(3600 + 7 * 86_400 + 1)
+    with lab(store, clock=clock, token_ttl="30 days") as without:
+        without.durable.start()
+        node = without.engine.node
+        assert node is not None
+        node.keeper._report_unknown()  # unless it is just being done
+        [record] = without.durable.runs.list()
+        until(lambda: Phase.FAILED is without.durable.runs.list()[0].run.phase)
+
+        def other(request: Request) -> None: ...
+
+        answer = without.store.result("lab", record.run.id)
+        assert b"endpoint-missing" in (getattr(answer, "body", None) or b"")
+        assert 302 == response.status
+
+
+def test_old_runs_and_events_are_pruned(process: Lab, clock: FakeClock) -> None:
+    """Ended runs and events go when they are old; runs that have not ended stay."""
+
+    def ends(request: Request) -> str:
+        return sync_step.run("a", str, "x")
+
+    process.endpoint(sleeps, name="sleeper").handle(request())
+    process.endpoint(ends).handle(request())
+    process.durable.send(event("e", id="e"))
+    node = process.engine.node
+    assert node is not None
+    clock.advance(86_401)
+    node.keeper._prune()
+    assert 2 == len(process.durable.runs.list())
+    assert ["e"] == process.durable.send(event("e", id="e"))
+    clock.advance(7 * 86_400)
+    node.keeper._prune()
+    keys = [record.run.endpoint_key for record in process.durable.runs.list()]
+    assert ["sleeper"] == keys
+
+
+def test_pruning_goes_on_in_small_batches() -> None:
+    """A full batch is followed by another one soon, not at once."""
+    store = WatchedStore()
+    with lab(store, settings=Settings(settle_time=0.01)) as process:
+        process.durable.start()
+        node = process.engine.node
+        assert node is not None
+        node.keeper._prune()
+    prunes = [write for batch in store.batches for write in batch if isinstance(write, Prune)]
+    assert {100} == {prune.limit for prune in prunes}
+
+
+def test_due_during_a_round_is_not_missed() -> None:
+    """What becomes due after the round has looked has a round of its own, at once."""
+
+    class Late(WatchedStore):
+        def next_due(self, app: str, keys: Sequence[str]) -> int | None:
+            answer = super().next_due(app, keys)
+            for node in nodes:
+                node.keeper.due(200)
+            return answer
+
+    nodes: list[Node] = []
+    with lab(Late()) as process:
+        process.endpoint(sleeps)
+        process.durable.start()
+        node = process.engine.node
+        assert node is not None
+        node.keeper.stop()
+        nodes.append(node)
+        node.keeper._next_due = 100
+        node.keeper._wake.clear()
+        node.keeper._round()
+        assert node.keeper._wake.is_set()
+
+
+def test_the_event_mark_is_shared_while_others_work() -> None:
+    """An event that another process has stored before a step began does not end the wait after."""
+    store = WatchedStore()
+    with lab(store) as process:
+
+        def handler(asked: Request) -> object:
+            sync_step.run("first", int)
+            # As another process does it: nobody here is told.
+            sent = SendEvents(app="lab", events=(event("go", id="e1"),), now=1)
+            store.commit([sent], wait=1.0)
+            sync_step.run("second", int)
+            came = sync_step.wait_for_event("go", event="go", timeout=0.001)
+            return came is not None
+
+        endpoint = process.endpoint(handler)
+        process.durable.start()
+        node = process.engine.node
+        assert node is not None
+        node.keeper.stop()
+        store.commit([Register(peer=Peer(id="p", host="h", pid=1, expires_at=2**50))], wait=1.0)
+        node.keeper._version = -1
+        node.keeper.catch_up()
+        first = endpoint.handle(request())
+
+        def ended() -> bool:
+            node.keeper.catch_up()
+            return all(each.run.phase.ended for each in process.durable.runs.list())
+
+        until(ended)
+        assert b"false" == process.follow(endpoint, first).body
+
+
+def test_due_wakes_only_for_what_is_earlier() -> None:
+    """A run that is due later than the next known one needs no round of its own."""
+    with lab() as process:
+        process.durable.start()
+        node = process.engine.node
+        assert node is not None
+        keeper = node.keeper
+        keeper.stop()
+        keeper._wake.clear()
+        keeper._next_due = 100
+        keeper.due(200)
+        assert not keeper._wake.is_set()
+        keeper.due(50)
+        assert keeper._wake.is_set()
+
+
+def test_give_up_abandoned() -> None:
+    """A run that could not be put away is released later, unless somebody has it already."""
+    store = WatchedStore()
+    with lab(store) as process:
+        process.durable.start()
+        node = process.engine.node
+        assert node is not None
+        for run_id in ("r1", "r2"):
+            store.commit(
+                [
+                    RunWrite(
+                        run_id=run_id,
+                        owner=node.keeper.owner,
+                        epoch=1,
+                        now=0,
+                        create=run(run_id, app="lab", key="unknown"),
+                        request=a_request(),
+                    )
+                ],
+                wait=1.0,
+            )
+            node.abandoned.append(
+                RunWrite(
+                    run_id=run_id,
+                    owner=node.keeper.owner,
+                    epoch=1 if run_id == "r2" else 9,
+                    now=0,
+                    release=Release(due_at=7),
+                )
+            )
+        process.poke()
+        until(lambda: not node.abandoned)
+        assert 7 == process.durable.runs.get("r2").due_at
+        assert node.keeper.owner == process.durable.runs.get("r1").owner
+
+
+def test_what_cannot_be_given_up_is_tried_again_and_holds_nothing_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """While the store refuses one release, others are taken and due runs go on; then it is too."""
+
+    class Picky(WatchedStore):
+        refuses = True
+
+        def _write_run(self, write: RunWrite) -> Written:
+            if self.refuses and write.run_id == "r1" and write.create is None:
+                raise ValueError("not now")
+            return super()._write_run(write)
+
+    store = Picky()
+    with lab(store) as process:
+        process.durable.start()
+        node = process.engine.node
+        assert node is not None
+        held = replace(created("r1", app="lab", key="it"), owner=node.keeper.owner)
+        store.commit([held, replace(held, run_id="r2", create=run("r2", app="lab"))], wait=1.0)
+        process.endpoint(lambda request: "end")
+        for run_id in ("r1", "r2"):
+            release = Release(due_at=0)
+            node.abandoned.append(
+                RunWrite(run_id=run_id, owner=held.owner, epoch=1, now=0, release=release)
+            )
+        due = replace(created("r3", app="lab", key="it"), owner="x", request=a_request())
+        store.commit([replace(due, release=Release(due_at=0))], wait=1.0)
+        process.poke()
+        until(lambda: store.list("lab", phase=Phase.COMPLETED, before=None, limit=9))
+        assert ["r1"] == [write.run_id for write in until(lambda: list(node.abandoned))]
+        until(lambda: "not now" in caplog.text)
+        store.refuses = False
+        until(lambda: not node.abandoned)
+        assert 1 == caplog.text.count("the keeper cannot reach the store")
+        r2 = process.durable.runs.get("r2")
+        assert r2 is not None
+        assert 0 == r2.due_at
+
+
+def test_what_others_did_is_looked_at_again_after_a_fault(process: Lab) -> None:
+    """A store that fails in the middle of the look hides nothing for good."""
+    process.durable.start()
+    node = process.engine.node
+    assert node is not None
+    node.keeper.stop()
+    process.store.commit([created("r1", app="lab"), ended("r1")], wait=1.0)
+    told: list[str] = []
+    node.waiters.add("r1", lambda: told.append("ended"))
+    ended_ids = process.store.ended
+    faults = [StoreError("an I/O error")]
+
+    def fails_once(app: str, run_ids: Sequence[str]) -> Sequence[str]:
+        if faults:
+            raise faults.pop()
+        return ended_ids(app, run_ids)
+
+    process.store.ended = fails_once  # type: ignore[method-assign]
+    node.keeper.wake()
+    with pytest.raises(StoreError, match="an I/O error"):
+        node.keeper.catch_up()
+    assert [] == told
+
+    node.keeper.catch_up()
+
+    assert ["ended"] == told
+
+
+def test_clock_that_was_set_is_noticed_until_the_lease_is_renewed(
+    process: Lab, clock: FakeClock
+) -> None:
+    """A store that cannot be written to at that moment does not make others look dead."""
+    process.durable.start()
+    node = process.engine.node
+    assert node is not None
+    node.keeper.stop()
+    clock.advance(3600)
+
+    def refuse(writes: Sequence[Write[Any]]) -> None:
+        raise StoreError("locked")
+
+    process.watched.fault = refuse
+    with pytest.raises(StoreError, match="locked"):
+        node.keeper._watch_clock()
+    process.watched.fault = None
+    node.keeper._watch_clock()
+
+    [peer] = process.store.peers()
+    assert clock.now() + 15_000 == peer.expires_at
+    assert node.keeper._spare_until > time.monotonic()

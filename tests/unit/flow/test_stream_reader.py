@@ -1,0 +1,328 @@
+"""Reading the stream of a run, part by part, against a log and a store that are scripted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from durable_core.codec.sse import KEEP_ALIVE, SSEDecoder
+from durable_core.codec.stream_events import Final
+from durable_core.flow.effects import Ask, AwaitMore, Flow, ReadResult, ReadStream, Report, Woken
+from durable_core.flow.env import Env, Options
+from durable_core.flow.stream_reader import Attached, Batch, Log, Place, Reader, next_part
+from durable_core.machine.step_ids import hash_step_id
+from durable_core.machine.stream_cursor import Cursor
+from durable_core.model.run import Phase
+from durable_core.model.stream import (
+    Committed,
+    LiveStream,
+    OpenAttempt,
+    Piece,
+    Pushed,
+    StoredStream,
+)
+from durable_core.platform import SystemIds
+from durable_core.ports import StoredResult
+from support.harness import FakeClock, request
+from support.streams import described
+
+A, B = hash_step_id("a"), hash_step_id("b")
+ENV = Env(app="app", clock=FakeClock(5), ids=SystemIds(), secrets=lambda: (b"s" * 32,))
+STORED = StoredStream(pieces=(), more=False, handoff=None, phase=Phase.ASYNC, epoch=1, held=True)
+ATTACHED = Attached(options=Options(key="it"), request=request("/it?x=1"))
+
+
+class Scripted:
+    """A log that has these batches, and is lost when they are used up."""
+
+    def __init__(self, *batches: Batch | None, live: LiveStream | None = None) -> None:
+        self.batches = list(batches)
+        self.live = live
+        self.handed_off = False
+        self.handoff: str | None = None
+        self.handoff_place: Place | None = None
+
+    def snapshot(self) -> tuple[Place, LiveStream | None]:
+        return Place(0, 0), self.live
+
+    def read(self, place: Place) -> Batch | None:
+        return self.batches.pop(0) if self.batches else Batch((), place.index)
+
+    def read_attached(self, index: int, *, redirected: bool) -> Batch | None:
+        return self.read(Place(0, index))
+
+
+class World:
+    """Answers what a reader asks for, and notes it."""
+
+    def __init__(self, *stored: StoredStream | None, result: StoredResult | None = None) -> None:
+        self.stored = list(stored)
+        self.result = result
+        self.woken = [Woken.MORE]
+        self.asked: list[Ask] = []
+
+    def run(self, flow: Flow[bytes | None]) -> bytes | None:
+        answer: Any = None
+        while True:
+            try:
+                ask = flow.send(answer)
+            except StopIteration as stop:
+                part: bytes | None = stop.value
+                return part
+            self.asked.append(ask)
+            match ask:
+                case ReadStream():
+                    answer = self.stored.pop(0) if len(self.stored) > 1 else self.stored[0]
+                case ReadResult():
+                    answer = self.result
+                case AwaitMore():
+                    answer = self.woken.pop(0) if len(self.woken) > 1 else self.woken[0]
+                case Report():
+                    answer = None
+                case _:
+                    raise AssertionError(ask)
+
+    def parts(self, reader: Reader, count: int) -> list[str]:
+        """Return the events of so many parts."""
+        decoder, told = SSEDecoder(), []
+        for _ in range(count):
+            part = self.run(next_part(reader))
+            told += ["end"] if part is None else [*map(described, decoder.feed(part))]
+        return told
+
+
+def reader_of(log: Log, **options: Any) -> Reader:
+    return Reader(ENV, "r1", log, **options)
+
+
+def test_metadata_comes_first_and_once() -> None:
+    """A connection begins with the run's id, before anything is looked up."""
+    world = World(STORED)
+    reader = reader_of(Scripted())
+
+    assert ["meta"] == world.parts(reader, 1)
+    assert [] == world.asked
+
+
+def test_stored_then_live() -> None:
+    """A late reader gets what is stored, then what is live, then what comes."""
+    piece = Piece(number=1, texts=("1",), op_id=A, attempt=(1, 1))
+    live = LiveStream(epoch=1, attempts={(1, 2): OpenAttempt(op_id=B, texts=("2",))})
+    coming = Batch((Committed(op_id=B, number=2),), 1)
+    world = World(replace(STORED, pieces=(piece,)))
+    reader = reader_of(Scripted(coming, live=live))
+
+    assert ["meta", "a: 1", "commit a", "b: 2", "commit b"] == world.parts(reader, 3)
+
+
+def test_a_long_stream_is_caught_up_in_parts() -> None:
+    """Where the store has more, the reader asks again from where it is."""
+    first = replace(STORED, pieces=(Piece(number=1, texts=(), op_id=A),), more=True)
+    second = replace(STORED, pieces=(Piece(number=2, texts=(), op_id=B),))
+    world = World(first, second)
+
+    assert ["meta", "commit a", "commit b"] == world.parts(reader_of(Scripted()), 3)
+    asked = [ask for ask in world.asked if isinstance(ask, ReadStream)]
+    assert 2 == len(asked)
+
+
+def test_what_was_missed_is_sent_in_parts() -> None:
+    """However much it is, however small its chunks: looked up once, and made as it is sent."""
+    texts = ("1",) * 5000
+    live = LiveStream(epoch=1, attempts={(1, 1): OpenAttempt(op_id=A, texts=texts)})
+    coming = Batch((Committed(op_id=A, number=1),), 1)
+    world = World(STORED)
+    reader = reader_of(Scripted(coming, live=live))
+    world.run(next_part(reader))
+    parts: list[bytes] = []
+    while not parts or b"commit" not in parts[-1]:
+        part = world.run(next_part(reader))
+        assert part is not None
+        parts.append(part)
+
+    told = b"".join(parts)
+    assert [5000, 1] == [told.count(b"event: inngest.stream"), told.count(b"event: inngest.commit")]
+    assert max(map(len, parts)) < 66_000
+    assert 1 == sum(isinstance(ask, ReadStream) for ask in world.asked)
+
+
+def test_news_that_come_while_missed_parts_are_sent() -> None:
+    """They are looked for after that, not instead."""
+    texts = ("1",) * 1000
+    live = LiveStream(epoch=1, attempts={(1, 1): OpenAttempt(op_id=A, texts=texts)})
+    piece = Piece(number=1, texts=texts, op_id=A, attempt=(1, 1))
+    log = Scripted(live=live)
+    world = World(STORED, replace(STORED, pieces=(piece,)))
+    reader = reader_of(log)
+    told = world.parts(reader, 2)
+    early = len(told)
+    reader.look, log.live = True, None
+    while told[-1] != "commit a":
+        told += world.parts(reader, 1)
+
+    assert 1 < early < 1000
+    assert ["meta", *["a: 1"] * 1000, "commit a"] == told
+
+
+def test_a_run_that_has_ended() -> None:
+    """All that is stored, the response, the end."""
+    ended = replace(
+        STORED, pieces=(Piece(number=1, texts=(), op_id=A),), phase=Phase.COMPLETED, held=False
+    )
+    result = StoredResult(
+        phase=Phase.COMPLETED, head='{"status":200,"headers":[]}', body=b"ok", ended_at=1
+    )
+    world = World(ended, result=result)
+
+    assert ["meta", "commit a", "200: ok", "end"] == world.parts(reader_of(Scripted()), 3)
+
+
+def test_a_response_that_was_not_kept() -> None:
+    """It was sent once and too large: the reader is told so."""
+    ended = replace(STORED, phase=Phase.COMPLETED, held=False)
+    result = StoredResult(phase=Phase.COMPLETED, head="{}", body=None, ended_at=1)
+    world = World(ended, result=result)
+
+    [_, told, _] = world.parts(reader_of(Scripted()), 3)
+    assert told.startswith("failed 410: ")
+
+
+def test_a_pruned_run_ends_the_stream() -> None:
+    """There is nothing more to say."""
+    assert ["meta", "end"] == World(None).parts(reader_of(Scripted()), 2)
+
+
+def test_keep_alive() -> None:
+    """A comment when nothing has come for 15 s; the store is looked at then."""
+    world = World(STORED)
+    world.woken = [Woken.TIME_OUT]
+    reader = reader_of(Scripted())
+    world.parts(reader, 1)
+
+    assert KEEP_ALIVE == world.run(next_part(reader))
+    assert [15_000] == [ask.for_ms for ask in world.asked if isinstance(ask, AwaitMore)]
+    assert reader.look
+
+
+def test_stopping_ends_a_waiting_stream() -> None:
+    """A client that waits comes again, to another process."""
+    world = World(STORED)
+    world.woken = [Woken.STOPPING]
+
+    assert ["meta", "end"] == world.parts(reader_of(Scripted()), 2)
+
+
+def test_the_attached_client() -> None:
+    """The log alone, redirect_info after the first checkpoint, the response last."""
+    log = Scripted(
+        Batch((Pushed(text="1", index=0, op_id=A, attempt=(1, 1)),), 1),
+        Batch((Committed(op_id=A, number=1),), 2, redirect=True),
+        Batch((), 2, final=Final(status=200, body=b"ok")),
+    )
+    world = World(STORED)
+    told = world.parts(reader_of(log, attached=ATTACHED), 5)
+
+    assert ["meta", "a: 1", "commit a", "redirect", "200: ok", "end"] == told
+    assert [] == world.asked
+
+
+def test_the_attached_client_is_let_go() -> None:
+    """Its stream ends without a response; what it has missed is told up to that place only."""
+    piece = Piece(number=1, texts=("1",), op_id=A, attempt=(1, 1))
+    later = Piece(number=2, texts=("2",), op_id=B, attempt=(1, 2))
+    log = Scripted(None, Batch((), 9, over=True))
+    log.handoff = "1.0"
+    world = World(replace(STORED, pieces=(piece, later)))
+
+    assert ["meta", "a: 1", "commit a", "end"] == world.parts(reader_of(log, attached=ATTACHED), 3)
+
+
+def test_a_client_that_is_let_go_is_caught_up_in_parts() -> None:
+    """As far as it is about what was committed before the handoff; the rest is read at once."""
+    steps = [hash_step_id(name) for name in ("a", "b", "never", "let go")]
+    pieces = [
+        Piece(number=number, texts=(str(number),), op_id=op_id, attempt=(1, number))
+        for number, op_id in enumerate(steps, 1)
+    ]
+    log = Scripted(None, None, Batch((), 9, over=True))
+    log.handoff = f"2.0;{steps[3]}:1.4:1"
+    world = World(
+        replace(STORED, pieces=(pieces[0],), more=True),
+        replace(STORED, pieces=(pieces[1],), more=True),
+        replace(STORED, pieces=tuple(pieces[1:])),
+    )
+
+    told = world.parts(reader_of(log, attached=ATTACHED), 4)
+
+    last = f"{steps[3]}: 4"
+    assert ["meta", "a: 1", "commit a", "b: 2", "commit b", last, "end"] == told
+    most = [ask.most for ask in world.asked if isinstance(ask, ReadStream)]
+    assert most[0] == most[1] < most[2]
+    assert 3 == len(most)
+
+
+def test_from_handoff_waits_for_it() -> None:
+    """Nothing is told before the handoff, and nothing twice after it."""
+    before = replace(STORED, phase=Phase.SYNC)
+    piece = Piece(number=2, texts=("2",), op_id=B, attempt=(1, 2))
+    after = replace(STORED, handoff="1.0", pieces=(piece,))
+    world = World(before, after)
+    log = Scripted()
+    reader = reader_of(log, from_handoff=True)
+    world.woken = [Woken.TIME_OUT, Woken.MORE]
+
+    assert [] == world.parts(reader, 1)[1:]
+    assert KEEP_ALIVE == world.run(next_part(reader))
+    assert ["b: 2", "commit b"] == world.parts(reader, 1)
+    cursors = [ask.cursor.done for ask in world.asked if isinstance(ask, ReadStream)]
+    assert 1 not in cursors[:1]
+
+
+def test_from_handoff_of_a_run_that_had_none() -> None:
+    """One that has ended has its response left; one whose client read nothing has all."""
+    ended = replace(
+        STORED, phase=Phase.COMPLETED, held=False, pieces=(Piece(number=1, texts=(), op_id=A),)
+    )
+    result = StoredResult(
+        phase=Phase.COMPLETED, head='{"status":200,"headers":[]}', body=b"ok", ended_at=1
+    )
+    world = World(ended, result=result)
+    told = world.parts(reader_of(Scripted(), from_handoff=True), 2)
+    others = World(replace(STORED, pieces=(Piece(number=1, texts=(), op_id=A),)))
+
+    assert ["meta", "200: ok"] == told
+    assert ["meta", "commit a"] == others.parts(reader_of(Scripted(), from_handoff=True), 2)
+
+
+def test_ids_are_cursors() -> None:
+    """The id of each event is where a reader goes on that has seen it."""
+    piece = Piece(number=1, texts=("1", "2"), op_id=A, attempt=(1, 1))
+    world = World(replace(STORED, pieces=(piece,)))
+    reader = reader_of(Scripted())
+    world.parts(reader, 1)
+    part = world.run(next_part(reader))
+    assert part is not None
+    ids = [event.id for event in SSEDecoder().feed(part)]
+
+    resumed = reader_of(Scripted(), cursor=Cursor.load(ids[0]))
+    assert ["meta", "a: 2", "commit a"] == world.parts(resumed, 2)
+    assert [f"0.0;{A}:1.1:1", f"0.0;{A}:1.1:2", "1.0"] == ids
+
+
+def test_ids_stay_short() -> None:
+    """However many steps push at a time: a client must be able to send the id back in a header."""
+    attempts = {
+        (1, number): OpenAttempt(op_id=hash_step_id(str(number)), texts=("1",))
+        for number in range(1000)
+    }
+    world = World(STORED)
+    reader = reader_of(Scripted(live=LiveStream(epoch=1, attempts=attempts)))
+    decoder, ids = SSEDecoder(), list[str]()
+    while len(ids) < 1001:
+        part = world.run(next_part(reader))
+        assert part is not None
+        ids += [event.id for event in decoder.feed(part)]
+
+    assert max(map(len, ids)) < 2000
+    assert "0.0;*" == ids[-1]
+    assert 1 + 32 == ids.index("0.0;*")

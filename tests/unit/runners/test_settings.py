@@ -1,0 +1,34 @@
+"""Settings of the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from durable_core.flow.env import Options
+from durable_core.flow.scope import Face
+from durable_core.runners.settings import Registered, Settings
+
+
+def test_defaults() -> None:
+    """The defaults are those that the documentation names."""
+    settings = Settings()
+    assert (8, 100) == (settings.worker_threads, settings.worker_tasks)
+    assert (0.05, 3.0, 15.0) == (settings.settle_time, settings.heartbeat, settings.lease)
+    assert 7 * 86_400 == settings.keep_runs == settings.orphan_after
+
+
+@pytest.mark.parametrize("name", ["worker_threads", "settle_time", "lease", "keep_runs"])
+@pytest.mark.parametrize("value", [0, -1, True, "1", None, float("nan")])
+def test_out_of_range(name: str, value: object) -> None:
+    """Each setting is a number greater than 0; the error names it."""
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(ValueError, match=name):
+        Settings(**options)
+
+
+def test_registered() -> None:
+    """An endpoint is its handler, its face and its options."""
+    options = Options(key="k")
+    assert Registered(str, Face.SYNC, options) == Registered(str, Face.SYNC, options)

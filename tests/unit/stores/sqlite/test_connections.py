@@ -1,0 +1,310 @@
+"""The open connections of one process to one store."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from durable_conformance.store_values import created, memo_write
+from durable_core.errors import StoreError
+from durable_core.stores.sqlite import connections as handles_module
+from durable_core.stores.sqlite.connections import Handles, HandlesClosedError
+from durable_core.stores.sqlite.opening import connect, prepare
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    path = str(tmp_path / "store.db")
+    prepare(path)
+    return path
+
+
+@pytest.fixture
+def handles(path: str) -> Iterator[Handles]:
+    handles = Handles(path)
+    yield handles
+    handles.close()
+
+
+def count_runs(db: sqlite3.Connection) -> int:
+    count: int = db.execute("SELECT count(*) FROM run").fetchone()[0]
+    return count
+
+
+def itself(db: sqlite3.Connection) -> sqlite3.Connection:
+    return db
+
+
+def test_readers_see_what_was_committed(handles: Handles) -> None:
+    """A commit is there for every read after it."""
+    handles.commit([created()], 1.0)
+
+    assert 1 == handles.read(count_runs)
+
+
+def test_readers_are_used_again(handles: Handles) -> None:
+    """Reading one after another needs one connection."""
+    assert handles.read(itself) is handles.read(itself)
+
+
+def test_reads_at_the_same_time_have_connections_of_their_own(handles: Handles) -> None:
+    """No thread waits for another's read, and beyond a few the connections are not kept."""
+    together = threading.Barrier(20)
+
+    def meet(db: sqlite3.Connection) -> int:
+        together.wait(30)
+        return id(db)
+
+    with ThreadPoolExecutor(20) as pool:
+        ids = {future.result() for future in [pool.submit(handles.read, meet) for _ in range(20)]}
+
+    assert 20 == len(ids)
+    assert 16 == handles._readers == len(handles._free)
+
+
+def test_a_reader_cannot_write(handles: Handles) -> None:
+    """It says so as a StoreError, and can be used again."""
+    with pytest.raises(StoreError, match="cannot be written"):
+        handles.read(lambda db: db.execute("DELETE FROM run"))
+
+    assert 0 == handles.read(count_runs)
+
+
+def test_the_version_changes_with_commits_of_others(path: str, handles: Handles) -> None:
+    """It stays while nobody commits."""
+    others = Handles(path)
+    before = handles.version()
+    assert before == handles.version()
+
+    others.commit([created()], 1.0)
+
+    assert before != handles.version()
+    others.close()
+
+
+def test_the_busy_timeout_is_set_when_it_changes(handles: Handles) -> None:
+    """A second commit with the same wait runs no statement for it."""
+    handles.commit([created()], 0.5)
+    statements: list[str] = []
+    assert handles._writer is not None
+    handles._writer.set_trace_callback(statements.append)
+
+    handles.commit([memo_write(number=2)], 0.5)
+    handles.commit([memo_write(number=3)], 0.0)
+
+    assert ["PRAGMA busy_timeout = 0"] == [text for text in statements if "PRAGMA" in text]
+
+
+def test_a_closed_set_of_handles_opens_nothing(handles: Handles) -> None:
+    """Who comes late is told to look for the new ones."""
+    handles.commit([created()], 1.0)
+    handles.read(count_runs)
+    handles.version()
+
+    assert handles.close()
+
+    with pytest.raises(HandlesClosedError):
+        handles.commit([created("r2")], 1.0)
+    with pytest.raises(HandlesClosedError):
+        handles.read(count_runs)
+    with pytest.raises(HandlesClosedError):
+        handles.version()
+
+
+def test_a_reader_in_use_is_closed_when_it_is_given_back(handles: Handles) -> None:
+    """Closing does not pull the connection from under a read."""
+
+    def close_and_count(db: sqlite3.Connection) -> int:
+        assert not handles.close()
+        return count_runs(db)
+
+    assert 0 == handles.read(close_and_count)
+
+    assert 0 == handles._readers
+    assert handles.close()
+
+
+def test_the_log_is_moved_into_the_database_once_it_has_grown(
+    path: str, handles: Handles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small log is left alone; commits never do it themselves."""
+    handles.commit([created()], 1.0)
+    before = Path(path).read_bytes()
+    handles.checkpoint()
+    assert before == Path(path).read_bytes()
+
+    monkeypatch.setattr(handles_module, "_WAL_BYTES", 4096)
+    handles.checkpoint()
+
+    assert before != Path(path).read_bytes()
+
+
+def test_the_log_of_a_linked_file_is_found(
+    tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite keeps it beside the file that the link leads to."""
+    monkeypatch.setattr(handles_module, "_WAL_BYTES", 4096)
+    link = tmp_path / "elsewhere.db"
+    link.symlink_to(path)
+    handles = Handles(str(link))
+    handles.commit([created()], 1.0)
+    before = Path(path).read_bytes()
+
+    handles.checkpoint()
+
+    assert before != Path(path).read_bytes()
+    handles.close()
+
+
+def test_an_idle_log_is_not_looked_at_again(
+    handles: Handles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log keeps its size, so size alone is no reason."""
+    monkeypatch.setattr(handles_module, "_WAL_BYTES", 4096)
+    handles.commit([created()], 1.0)
+    handles.checkpoint()
+    statements: list[str] = []
+    assert handles._keeper is not None
+    handles._keeper.set_trace_callback(statements.append)
+
+    handles.checkpoint()
+    assert [] == statements
+
+    for number in range(2, 752):
+        handles.commit([memo_write(number=number)], 1.0)
+    handles.checkpoint()
+    assert 2 == len(statements)
+
+
+def test_the_log_is_written_anew_although_commits_keep_coming(
+    path: str, handles: Handles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is committed while the log is moved is moved too, or it would grow for ever."""
+    monkeypatch.setattr(handles_module, "_WAL_BYTES", 4096)
+    handles.commit([created()], 1.0)
+    for number in range(2, 50):
+        handles.commit([memo_write(number=number)], 1.0)
+    move, reader = handles_module._move_log, connect(path, busy_seconds=0)
+
+    def move_while_a_commit_comes(db: sqlite3.Connection) -> None:
+        if handles._write_lock.locked():
+            move(db)
+            return
+        reader.execute("BEGIN")
+        count_runs(reader)  # from here on it is as if the move had begun before the commit
+        handles.commit([memo_write(number=50)], 1.0)
+        move(db)
+        reader.execute("COMMIT")
+
+    monkeypatch.setattr(handles_module, "_move_log", move_while_a_commit_comes)
+    handles.checkpoint()
+    handles.commit([memo_write(number=51)], 1.0)
+    reader.close()
+
+    other = connect(path, busy_seconds=0)
+    _, frames, moved = other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    other.close()
+    assert 0 < frames == moved < 5
+
+
+def test_a_file_that_cannot_be_opened_is_a_store_error(tmp_path: Path) -> None:
+    """Not an error of sqlite3's."""
+    handles = Handles(str(tmp_path))
+
+    with pytest.raises(StoreError, match="cannot be opened"):
+        handles.read(count_runs)
+    with pytest.raises(StoreError, match="cannot be opened"):
+        handles.commit([created()], 1.0)
+    with pytest.raises(StoreError, match="cannot be opened"):
+        handles.version()
+
+
+def test_closing_during_a_checkpoint_is_no_deadlock(
+    handles: Handles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process may fork, which closes all, while the log is being moved."""
+    moving, closing = threading.Event(), threading.Event()
+
+    def move_some(db: sqlite3.Connection) -> None:
+        moving.set()
+        assert closing.wait(10)
+
+    @contextmanager
+    def told(lock: threading.Lock) -> Iterator[None]:
+        closing.set()
+        with lock:
+            yield
+
+    monkeypatch.setattr(handles_module, "_WAL_BYTES", 0)
+    monkeypatch.setattr(handles_module, "_move_log", move_some)
+    handles.commit([created()], wait=1.0)
+    checkpoint = threading.Thread(target=handles.checkpoint, daemon=True)
+    checkpoint.start()
+    assert moving.wait(10)
+    monkeypatch.setattr(handles, "_keep_lock", told(handles._keep_lock))
+    close = threading.Thread(target=handles.close, daemon=True)
+    close.start()
+    for thread in (checkpoint, close):
+        thread.join(10)
+        assert not thread.is_alive()
+    monkeypatch.undo()
+
+
+def test_a_step_changes_one_page(path: str, handles: Handles) -> None:
+    """It goes to the end of its table, so that hardly any commit writes a second page."""
+    handles.commit([created("r1")], 1.0)
+    before = log_pages(path)
+    for number in range(2, 402):
+        handles.commit([replace(memo_write(number=number), direct=True)], 1.0)
+
+    assert 400 <= log_pages(path) - before < 440
+
+
+def log_pages(path: str) -> int:
+    return (Path(path + "-wal").stat().st_size - 32) // (4096 + 24)
+
+
+def test_a_reader_whose_query_broke_shows_no_old_state(handles: Handles) -> None:
+    """Whoever holds the error holds the query that is half read, and with it the state it saw."""
+
+    def breaks(db: sqlite3.Connection) -> None:
+        rows = db.execute("SELECT id FROM run ORDER BY id")
+        raise KeyError(rows.fetchone())
+
+    handles.commit([created("r1"), created("r2")], 1.0)
+    with pytest.raises(KeyError) as held:
+        handles.read(breaks)
+    handles.commit([created("r3")], 1.0)
+
+    assert 3 == handles.read(count_runs)
+    del held
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_gone_takes_no_more_writes(
+    path: str, handles: Handles, replaced: bool
+) -> None:
+    """What is written to a file that has no name any more is lost; and no new one is made."""
+    handles.commit([created("r1")], 1.0)
+    other = path + ".other"
+    prepare(other)
+    os.unlink(path)
+    if replaced:
+        os.rename(other, path)
+
+    with pytest.raises(StoreError, match="was removed or replaced while it was in use"):
+        handles.checkpoint()
+    with pytest.raises(StoreError, match="was removed or replaced while it was in use"):
+        handles.commit([created("r2")], 1.0)
+    with pytest.raises(StoreError, match="was removed or replaced while it was in use"):
+        handles.read(count_runs)
+
+    assert replaced == os.path.exists(path)

@@ -1,0 +1,139 @@
+"""How an event finds its waits; what it does to them is in the stores' contract."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from durable_conformance.store_values import created, event, peer, put_away, wait
+from durable_core.ports import Claim, Claimed, Register, SendEvents, Unreadable
+from durable_core.stores.sqlite.events import send_events
+from durable_core.stores.sqlite.reads import load_match
+from durable_core.stores.sqlite.sql import SCHEMA
+from durable_core.stores.sqlite.writes import claim, register, write_run
+
+
+@pytest.fixture
+def db() -> Iterator[sqlite3.Connection]:
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.executescript(SCHEMA)
+    register(db, Register(peer=peer("o2")))
+    yield db
+    db.close()
+
+
+def rows_looked_at(db: sqlite3.Connection, name: str, data: dict[str, object]) -> int:
+    """Send an event and return how much work that was, in steps of SQLite's virtual machine."""
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    db.set_progress_handler(count, 1)
+    send_events(db, SendEvents(app="app", events=(event(name, **data),), now=1))
+    db.set_progress_handler(None, 0)
+    return steps
+
+
+def test_an_event_costs_the_same_however_many_wait_for_others(db: sqlite3.Connection) -> None:
+    """Waits are found by the key of their value; the others are not looked at."""
+    write_run(db, replace(created("r"), pending=(wait(path="data.x", key="t:r"),)))
+    send_events(db, SendEvents(app="app", events=(event("0", x="r"),), now=1))
+    write_run(db, replace(created("s"), pending=(wait(path="data.x", key="t:s"),)))
+    few = rows_looked_at(db, "1", {"x": "s"})
+    for number in range(500):
+        key = f"t:{number}"
+        write_run(db, replace(created(f"r{number}"), pending=(wait(path="data.x", key=key),)))
+
+    many = rows_looked_at(db, "2", {"x": "77"})
+
+    assert few > 0
+    assert many < 2 * few
+
+
+def test_a_wait_that_is_over_costs_an_event_nothing(db: sqlite3.Connection) -> None:
+    """Answered waits have left the index that events look into."""
+    nobody = rows_looked_at(db, "1", {})
+    for number in range(100):
+        write_run(db, replace(created(f"r{number}"), pending=(wait(mark=1),)))
+    send_events(db, SendEvents(app="app", events=(event("2"),), now=1))
+
+    assert rows_looked_at(db, "3", {}) < 2 * nobody
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "rule = '['",
+        "rule = '[]'",
+        "rule = '[\"e\", 1, []]'",
+        "rule = CAST(x'ff' AS TEXT)",
+        "seen = '['",
+        "seen = CAST(x'ff' AS TEXT)",
+    ],
+)
+def test_a_wait_that_cannot_be_read_fails_alone(damage: str, db: sqlite3.Connection) -> None:
+    """The event is taken and answers the other waits; the damaged run is due, to be failed."""
+    for id_ in ("r1", "r2", "r3"):
+        write_run(db, created(id_))
+        write_run(db, put_away(id_, wait(), due_at=5000))
+    db.execute(f"UPDATE pending SET {damage} WHERE run_id = 'r2'")
+
+    sent = send_events(db, SendEvents(app="app", events=(event("1"),), now=100))
+
+    assert (("1",), (("r1", None), ("r2", None), ("r3", None))) == (sent.ids, sent.woken)
+    due = Claim(app="app", owner="o2", keys=("key",), now=100, limit=10)
+    one, damaged, other = claim(db, due)
+    assert isinstance(damaged, Unreadable)
+    for each in (one, other):
+        assert isinstance(each, Claimed)
+        [answered] = each.pending
+        assert answered.matched is not None
+        assert "1" == answered.matched.event.id
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "data = '{'",
+        "data = '[1]'",
+        "data = CAST(x'ff' AS TEXT)",
+        "id = CAST(x'ff' AS TEXT)",
+        "id = ''",
+        "ts = -1",
+    ],
+)
+@pytest.mark.parametrize("path", ["", "data.x"])
+def test_an_event_that_cannot_be_read_is_left_out(
+    damage: str, path: str, db: sqlite3.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wait is registered all the same, and finds the next event that answers it."""
+    write_run(db, created("r1"))
+    events = (event("1", x="A"), event("2", x="A"))
+    send_events(db, SendEvents(app="app", events=events, now=100))
+    db.execute(f"UPDATE event SET {damage} WHERE id = '1'")
+
+    write_run(db, put_away("r1", wait(path=path, key="t:A" if path else "")))
+
+    [[matched]] = db.execute("SELECT matched FROM pending WHERE run_id = 'r1'").fetchall()
+    assert 2 == load_match(matched).seq
+    logged = [record.getMessage() for record in caplog.records]
+    assert all("event 1 of 'e' is left out" in text for text in logged)
+    assert path or logged, "without a match, every event is read"
+
+
+def test_a_wait_that_cannot_be_read_does_not_keep_its_owner_from_others(
+    db: sqlite3.Connection,
+) -> None:
+    """A run that is held is left to its owner: only once it is put away it can be claimed."""
+    write_run(db, replace(created("r1"), pending=(wait(),)))
+    db.execute("UPDATE pending SET rule = '['")
+
+    sent = send_events(db, SendEvents(app="app", events=(event("1"),), now=100))
+
+    assert (("r1", "o1"),) == sent.woken
+    assert [("o1", None)] == db.execute("SELECT owner, due_at FROM run").fetchall()

@@ -1,0 +1,177 @@
+"""How few statements a checkpoint takes; what it does is in the stores' contract."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from durable_conformance.store_values import (
+    created,
+    ended,
+    event,
+    memo,
+    memo_write,
+    peer,
+    pending,
+    put_away,
+    result,
+    run,
+)
+from durable_core.errors import LeaseLost
+from durable_core.ports import Claim, Claimed, Register, Release, RunWrite, Unreadable
+from durable_core.stores.sqlite.reads import load_memos
+from durable_core.stores.sqlite.sql import SCHEMA
+from durable_core.stores.sqlite.writes import claim, is_one_memo, register, write_run
+
+
+def whole(run_id: str) -> RunWrite:
+    """Return the only write of a run."""
+    first, last = created(run_id), ended(run_id)
+    memos = (*first.memos, memo(2))
+    return replace(first, memos=memos, state=last.state, result=last.result, direct=True)
+
+
+@pytest.fixture
+def db() -> Iterator[sqlite3.Connection]:
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.executescript(SCHEMA)
+    register(db, Register(peer=peer("o2")))
+    yield db
+    db.close()
+
+
+@pytest.mark.parametrize(
+    ("write", "expected"),
+    [
+        (memo_write(), True),
+        (replace(memo_write(), memos=()), False),
+        (replace(memo_write(), memos=(memo(2), memo(3))), False),
+        (replace(memo_write(), create=run()), False),
+        (replace(memo_write(), state=run()), False),
+        (replace(memo_write(), release=Release(due_at=1)), False),
+        (replace(memo_write(), result=result()), False),
+        (replace(memo_write(), pending=(pending(),)), False),
+        (replace(memo_write(), sends=(event("1"),)), False),
+    ],
+)
+def test_one_memo_and_nothing_else(write: RunWrite, expected: bool) -> None:
+    """Whatever else a write may hold makes it another kind of write."""
+    assert expected == is_one_memo(write)
+
+
+@pytest.mark.parametrize(
+    "write", [memo_write(owner="o2"), memo_write(epoch=2), memo_write("nobody")]
+)
+def test_a_refused_memo_has_changed_nothing(write: RunWrite, db: sqlite3.Connection) -> None:
+    """It needs no savepoint."""
+    write_run(db, created())
+    before = db.total_changes
+
+    with pytest.raises(LeaseLost):
+        write_run(db, write)
+
+    assert before == db.total_changes
+
+
+@pytest.mark.parametrize(
+    ("write", "count"),
+    [
+        (memo_write(), 2),
+        (created("r2"), 4),
+        (replace(ended(), memos=(memo(2),)), 5),
+        (whole("r2"), 5),
+        (put_away(), 1),
+        (put_away("r1", pending()), 3),
+        (replace(memo_write(), memos=(), state=run()), 1),
+        (replace(memo_write(), memos=()), 1),
+    ],
+    ids=["memo", "first", "last", "whole", "release", "sleep", "state", "nothing"],
+)
+def test_a_checkpoint_takes_few_statements(
+    write: RunWrite, count: int, db: sqlite3.Connection
+) -> None:
+    """Each costs some microseconds, on a path that every step takes."""
+    write_run(db, created())
+    traced: list[str] = []
+    db.set_trace_callback(traced.append)
+
+    write_run(db, write)
+
+    assert count == len(traced), traced
+
+
+def test_a_run_that_ends_in_its_first_write() -> None:
+    """It is stored as one that was stored before, in fewer statements."""
+    dumps = []
+    for writes in ((whole("r2"),), (created("r2"), replace(ended("r2"), memos=(memo(2),)))):
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        db.executescript(SCHEMA)
+        for write in writes:
+            write_run(db, write)
+        dumps.append(list(db.iterdump()))
+        db.close()
+
+    assert dumps[0] == dumps[1]
+
+
+def test_a_run_cannot_begin_twice(db: sqlite3.Connection) -> None:
+    """Not even in a write that ends it."""
+    write_run(db, whole("r2"))
+    for again in (whole("r2"), created("r2")):
+        with pytest.raises(LeaseLost):
+            write_run(db, again)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE run SET phase = 'no phase' WHERE id = 'r1'",
+        "UPDATE run SET function_id = CAST(x'ff' AS TEXT) WHERE id = 'r1'",
+        "DELETE FROM request WHERE run_id = 'r1'",
+        "UPDATE request SET head = CAST(x'ff' AS TEXT) WHERE run_id = 'r1'",
+        "UPDATE step SET kind = 'no kind' WHERE key >> 24 = (SELECT seq FROM run WHERE id = 'r1')",
+        "UPDATE pending SET seen = '[' WHERE run_id = 'r1'",
+        "UPDATE pending SET event = 'e', rule = '[' WHERE run_id = 'r1'",
+    ],
+)
+def test_a_run_that_cannot_be_read_is_claimed_as_that(damage: str, db: sqlite3.Connection) -> None:
+    """It says why, has a lease under which it can be ended, and does not harm the others."""
+    for id_ in ("r1", "r2"):
+        write_run(db, created(id_))
+        write_run(db, put_away(id_, pending()))
+    db.execute(damage)
+
+    due = Claim(app="app", owner="o2", keys=("key",), now=5000, limit=10)
+    one, other = claim(db, due)
+
+    assert isinstance(one, Unreadable)
+    assert ("r1", 2) == (one.run_id, one.epoch)
+    assert one.reason
+    assert isinstance(other, Claimed)
+    assert "r2" == other.run.id
+    write_run(db, ended("r1", owner="o2", epoch=2))
+
+
+def test_a_damaged_database_is_not_blamed_on_a_run(db: sqlite3.Connection) -> None:
+    """An error of the database itself fails the claim."""
+    write_run(db, created("r1"))
+    write_run(db, put_away("r1"))
+    db.execute("DROP TABLE step")
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        claim(db, Claim(app="app", owner="o2", keys=("key",), now=5000, limit=10))
+
+
+def test_a_run_has_so_many_numbers(db: sqlite3.Connection) -> None:
+    """One more would be a step of the next run: it is refused, and nothing is stored."""
+    for id_ in ("r1", "r2"):
+        write_run(db, created(id_))
+    write_run(db, memo_write("r1", 0xFFFFFF))
+
+    with pytest.raises(OverflowError, match="16777215"):
+        write_run(db, memo_write("r1", 0x1000000))
+
+    assert [1, 0xFFFFFF] == [each.number for each in load_memos(db, "r1")]
+    assert [1] == [each.number for each in load_memos(db, "r2")]

@@ -1,0 +1,27 @@
+"""The system's clock and randomness."""
+
+from __future__ import annotations
+
+import time
+
+from durable_core.platform import SystemClock, SystemIds, host_id
+
+
+def test_clock() -> None:
+    """The clock gives epoch milliseconds."""
+    before = time.time_ns() // 1_000_000
+    assert before <= SystemClock().now() <= time.time_ns() // 1_000_000
+
+
+def test_ids() -> None:
+    """ULIDs carry their time and differ; numbers are in [0, 1)."""
+    ids = SystemIds()
+    made = {ids.ulid(1_700_000_000_000) for _ in range(100)}
+    assert 100 == len(made)
+    assert {"01HF7YAT00"} == {each[:10] for each in made}
+    assert all(0 <= ids.uniform() < 1 for _ in range(100))
+
+
+def test_host() -> None:
+    """The host's name is the same for every process, and not empty."""
+    assert host_id() == host_id() != "/"
