@@ -18,7 +18,7 @@ from durable_core.codec.tokens import make_ulid
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import Memo, Op, OpKind
-from durable_core.ports import RunWrite, StoredRequest, StoredResult
+from durable_core.ports import Checkpoint, StoredRequest, StoredResult
 from durable_core.stores.sqlite import SQLiteStore
 from durable_core.sync import step
 
@@ -32,7 +32,7 @@ def _handler(request: Request) -> int:
     return sum(step.run(name, len, name) for name in _STEPS)
 
 
-def _ended_run(number: int, count: int) -> RunWrite:
+def _ended_run(number: int, count: int) -> Checkpoint:
     """Return the write that stores a run that ended in the last hour, the oldest first."""
     now = time_ns() // 1_000_000 - _HOUR + _HOUR * number // count
     run = Run(
@@ -45,7 +45,7 @@ def _ended_run(number: int, count: int) -> RunWrite:
         created_at=now,
     )
     head = dump_request(make_request(), stored_headers=frozenset())
-    return RunWrite(
+    return Checkpoint(
         run_id=run.id,
         owner="filler",
         epoch=1,
@@ -60,7 +60,9 @@ def _ended_run(number: int, count: int) -> RunWrite:
 
 def _memo(place: int, name: str, now: int) -> Memo:
     op = Op(id=hash_step_id(name), name=name, kind=OpKind.RUN)
-    return Memo(op=op, number=place, ok=True, value="5", mark=0, attempts=1, ended_at=now)
+    return Memo(
+        op=op, completion_no=place, ok=True, value="5", event_seq=0, attempts=1, ended_at=now
+    )
 
 
 def _filled(folder: Path, count: int) -> Durable[HTTPHandler]:

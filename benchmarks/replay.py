@@ -16,7 +16,7 @@ from durable_core.flow.env import Limits
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import Memo, Op, OpKind
-from durable_core.ports import Release, RunWrite, StoredRequest
+from durable_core.ports import Checkpoint, Release, StoredRequest
 from durable_core.sync import step as sync_step
 
 _PATIENCE = 120.0
@@ -57,9 +57,9 @@ class Replays:
         """Return seconds from "it is due" to its end, and those spent in the handler."""
         self._ended.clear()
         engine = embedded(self.durable.engine)
-        node = engine.node
+        node = engine.worker
         assert node is not None
-        engine.execute(_due_run(key, steps, node.keeper.owner))
+        engine.execute(_due_run(key, steps, node.scheduler.owner))
         stored = perf_counter()
         if not self._ended.wait(_PATIENCE):
             raise TimeoutError("the run did not end")
@@ -70,12 +70,12 @@ def _never() -> int:
     raise AssertionError("a finished step ran again")
 
 
-def _due_run(key: str, steps: int, owner: str) -> RunWrite:
+def _due_run(key: str, steps: int, owner: str) -> Checkpoint:
     """Return the write that stores a run with so many finished steps, which is due at once."""
     now = time_ns() // 1_000_000
     run_id = f"{now:026X}"
     request = Request(method="GET", url=f"http://bench/?steps={steps}")
-    return RunWrite(
+    return Checkpoint(
         run_id=run_id,
         owner=owner,
         epoch=1,
@@ -99,10 +99,10 @@ def _memo(number: int) -> Memo:
     name = f"step-{number}"
     return Memo(
         op=Op(id=hash_step_id(name), name=name, kind=OpKind.RUN),
-        number=number + 1,
+        completion_no=number + 1,
         ok=True,
         value=f'{{"number":{number}}}',
-        mark=0,
+        event_seq=0,
         attempts=1,
         ended_at=1,
     )

@@ -78,7 +78,7 @@ class Sleepers:
             for response in pool.map(lambda _: self.sync.handle(make_request()), range(count // 2)):
                 assert response.status == 302
         asyncio.run_coroutine_threadsafe(self._clients(count - count // 2), loop).result()
-        node = embedded(self.durable.engine).node
+        node = embedded(self.durable.engine).worker
         while node is not None and len(node.live):
             sleep(0.01)
 

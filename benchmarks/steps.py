@@ -23,7 +23,7 @@ from _measure import Burst, arguments, interleaved, machine, median, save_json, 
 from _subjects import Subjects
 
 from durable_core import Response
-from durable_core.ports import RunWrite, Write
+from durable_core.ports import Checkpoint, Write
 from durable_core.stores.sqlite import SQLiteStore
 
 
@@ -36,7 +36,7 @@ def counted_checkpoints(store: SQLiteStore) -> Iterator[list[int]]:
     def counting(
         writes: Sequence[Write[object]], *, wait: float
     ) -> Sequence[object | BaseException]:
-        if any(isinstance(write, RunWrite) for write in writes):
+        if any(isinstance(write, Checkpoint) for write in writes):
             counted.append(len(writes))
         return commit(writes, wait=wait)
 

@@ -77,7 +77,7 @@ def details(record: RunRecord) -> str:
         ("ended", _time(record.ended_at)),
         ("owner", record.owner or "-"),
         ("failures", f"{run.failures} of the handler, {run.retries} retries allowed"),
-        ("takeovers", str(run.takeovers)),
+        ("crashes", str(run.crash_count)),
     )
     head = "".join(f"{name:<10} {value}\n" for name, value in facts)
     rows = [*map(_memo_row, record.memos), *map(_pending_row, record.pending)]
@@ -96,7 +96,7 @@ def as_json(record: RunRecord, *, steps: bool = False) -> dict[str, object]:
         "phase": run.phase.value,
         "retries": run.retries,
         "failures": run.failures,
-        "takeovers": run.takeovers,
+        "crash_count": run.crash_count,
         "owner": record.owner,
         "created_at": run.created_at,
         "due_at": record.due_at,

@@ -19,13 +19,13 @@ from typing import Any, Generic, TypeVar
 
 from durable_core.errors import StoreBrokenError, StoreBusyError, StoreError
 from durable_core.platform import logger
-from durable_core.ports import RunWrite, Store, Write
+from durable_core.ports import Checkpoint, Store, Write
 
 __all__ = [
-    "Blocked",
+    "CommitFuture",
     "CommitQueue",
-    "Ticket",
-    "wake",
+    "ThreadWaiter",
+    "notify",
 ]
 
 
@@ -36,7 +36,7 @@ __all__ = [
 T = TypeVar("T")
 
 
-class Ticket(Generic[T]):
+class CommitFuture(Generic[T]):
     """The receipt for one queued write.
 
     Attributes:
@@ -53,19 +53,19 @@ class Ticket(Generic[T]):
         self.write: Write[T] = write
         self.done = False
         self.error: BaseException | None = None
-        self.threads: list[Blocked] = []
+        self.threads: list[ThreadWaiter] = []
         self.tasks: list[asyncio.Future[None]] = []
         self.answer: T | None = None
 
     @classmethod
-    def failed(cls, write: Write[T], error: BaseException) -> Ticket[T]:
+    def failed(cls, write: Write[T], error: BaseException) -> CommitFuture[T]:
         """Return the receipt of a write that is not even tried."""
         ticket = cls(write)
         ticket.error = error
         ticket.done = True
         return ticket
 
-    def take(self, answer: Any) -> None:
+    def set_result(self, answer: Any) -> None:
         """Note the store's answer, or the error that it gave instead of one."""
         if isinstance(answer, BaseException):
             self.error = answer
@@ -81,17 +81,17 @@ class Ticket(Generic[T]):
         return result
 
 
-class Blocked:
+class ThreadWaiter:
     """A thread that waits for a ticket; it is woken when the ticket is done, or to lead."""
 
     __slots__ = ("lock", "ticket")
 
-    def __init__(self, ticket: Ticket[Any]) -> None:
+    def __init__(self, ticket: CommitFuture[Any]) -> None:
         self.ticket = ticket
         self.lock = threading.Lock()
         self.lock.acquire()
 
-    def wake(self) -> None:
+    def notify(self) -> None:
         """Let the thread look again. Harmless if it has been woken already."""
         try:
             self.lock.release()
@@ -99,12 +99,12 @@ class Blocked:
             pass
 
 
-def wake(tickets: Iterable[Ticket[Any]]) -> None:
+def notify(tickets: Iterable[CommitFuture[Any]]) -> None:
     """Wake all who wait for these tickets; an event loop is called once for all of its tasks."""
     by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     for ticket in tickets:
         for blocked in ticket.threads:
-            blocked.wake()
+            blocked.notify()
         for future in ticket.tasks:
             by_loop.setdefault(future.get_loop(), []).append(future)
     if not by_loop:
@@ -152,20 +152,20 @@ class CommitQueue:
         store: Store,
         *,
         busy_timeout: float = 5.0,
-        on_commit: Callable[[Sequence[Ticket[Any]]], None] | None = None,
+        on_commit: Callable[[Sequence[CommitFuture[Any]]], None] | None = None,
     ) -> None:
         self._store = store
         self._busy_timeout = busy_timeout
         self._on_commit = on_commit
         self._mutex = threading.Lock()  # guards the queue, never held while committing
         self._leading = threading.Lock()  # held while committing
-        self._queue: list[Ticket[Any]] = []
-        self._by_lease: dict[_Lease, Ticket[Any]] = {}
-        self._blocked: list[Blocked] = []
-        self._ticking: set[asyncio.AbstractEventLoop] = set()
+        self._queue: list[CommitFuture[Any]] = []
+        self._by_lease: dict[_Lease, CommitFuture[Any]] = {}
+        self._blocked: list[ThreadWaiter] = []
+        self._tick_scheduled: set[asyncio.AbstractEventLoop] = set()
         self._average = 0.0
         self._wakeup = threading.Condition(self._mutex)
-        self._armed = False
+        self._writer_notified = False
         self._urgent = False
         self._stopped = False
         self._thread: threading.Thread | None = None
@@ -187,7 +187,7 @@ class CommitQueue:
             self._thread.join()
             self._thread = None
 
-    def submit(self, write: Write[T], after: Sequence[Ticket[Any]] = ()) -> Ticket[T]:
+    def submit(self, write: Write[T], after: Sequence[CommitFuture[Any]] = ()) -> CommitFuture[T]:
         """Queue a write; it is committed when somebody waits for it, or after 5 to 10 ms.
 
         Args:
@@ -197,12 +197,12 @@ class CommitQueue:
         with self._mutex:
             for earlier in after:
                 if earlier.error is not None:
-                    return Ticket.failed(write, earlier.error)
+                    return CommitFuture.failed(write, earlier.error)
             return self._enqueue(write)
 
-    def _enqueue(self, write: Write[T]) -> Ticket[Any]:
-        ticket: Ticket[Any] = Ticket(write)
-        if isinstance(write, RunWrite):
+    def _enqueue(self, write: Write[T]) -> CommitFuture[Any]:
+        ticket: CommitFuture[Any] = CommitFuture(write)
+        if isinstance(write, Checkpoint):
             lease = _lease(write)
             queued = self._by_lease.get(lease)
             if queued is not None and _can_be_one(queued.write, write):
@@ -210,14 +210,14 @@ class CommitQueue:
                 return queued
             self._by_lease[lease] = ticket
         self._queue.append(ticket)
-        if not self._armed:
-            self._armed = True
+        if not self._writer_notified:
+            self._writer_notified = True
             self._wakeup.notify()
         return ticket
 
     # -- waiting, in a thread ---------------------------------------------------------------
 
-    def wait(self, ticket: Ticket[T]) -> T:
+    def wait(self, ticket: CommitFuture[T]) -> T:
         """Block until the write is durable; return its answer or raise its error."""
         while not ticket.done:
             if self._leading.acquire(blocking=False):
@@ -225,7 +225,7 @@ class CommitQueue:
                     self._commit_queued(self._busy_timeout)
                 finally:
                     self._leading.release()
-                self._promote()
+                self._hand_over_lead()
             else:
                 self._block(ticket)
         return ticket.result()
@@ -234,8 +234,8 @@ class CommitQueue:
         """Submit a write and wait for it."""
         return self.wait(self.submit(write))
 
-    def _block(self, ticket: Ticket[Any]) -> None:
-        blocked = Blocked(ticket)
+    def _block(self, ticket: CommitFuture[Any]) -> None:
+        blocked = ThreadWaiter(ticket)
         with self._mutex:
             if ticket.done:
                 return
@@ -249,7 +249,7 @@ class CommitQueue:
 
     # -- waiting, on an event loop ----------------------------------------------------------
 
-    async def wait_async(self, ticket: Ticket[T]) -> T:
+    async def wait_async(self, ticket: CommitFuture[T]) -> T:
         """Wait until the write is durable; return its answer or raise its error.
 
         The writes of all tasks that wait in the same tick of the loop are committed together.
@@ -262,8 +262,8 @@ class CommitQueue:
                 return ticket.result()
             future: asyncio.Future[None] = loop.create_future()
             ticket.tasks.append(future)
-            if loop not in self._ticking:
-                self._ticking.add(loop)
+            if loop not in self._tick_scheduled:
+                self._tick_scheduled.add(loop)
                 loop.call_soon(self._tick, loop)
         await future
         return ticket.result()
@@ -271,7 +271,7 @@ class CommitQueue:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """Commit for all tasks of a loop that have come to wait, or see that somebody does."""
         with self._mutex:
-            self._ticking.discard(loop)
+            self._tick_scheduled.discard(loop)
         self.commit_here()
 
     def commit_here(self) -> None:
@@ -288,9 +288,9 @@ class CommitQueue:
                 self._commit_queued(0.0)
             finally:
                 self._leading.release()
-            self._promote()
+            self._hand_over_lead()
         else:
-            self._hurry()
+            self._flush_in_background()
 
     # -- committing -------------------------------------------------------------------------
 
@@ -306,7 +306,7 @@ class CommitQueue:
         try:
             answers = self._store.commit(writes, wait=wait)
         except StoreBusyError as error:
-            if wait > 0.0 or not self._put_back(batch):
+            if wait > 0.0 or not self._requeue(batch):
                 self._fail(batch, error)
         except StoreError as error:
             self._fail(batch, error)
@@ -321,25 +321,25 @@ class CommitQueue:
             self.writes += len(batch)
             self._deliver(batch, answers)
 
-    def _deliver(self, batch: Sequence[Ticket[Any]], answers: Sequence[object]) -> None:
+    def _deliver(self, batch: Sequence[CommitFuture[Any]], answers: Sequence[object]) -> None:
         refused = False
         for ticket, answer in zip(batch, answers, strict=True):
-            ticket.take(answer)
+            ticket.set_result(answer)
             refused = refused or ticket.error is not None
         behind = self._fail_behind(batch) if refused else ()
         try:
             if self._on_commit is not None:
                 self._on_commit(batch)
         finally:
-            self._wake((*batch, *behind) if behind else batch)
+            self._notify((*batch, *behind) if behind else batch)
 
-    def _fail(self, batch: Sequence[Ticket[Any]], error: StoreError) -> None:
+    def _fail(self, batch: Sequence[CommitFuture[Any]], error: StoreError) -> None:
         """Fail what was to be committed, and what builds on it."""
         for ticket in batch:
             ticket.error = error
-        self._wake((*batch, *self._fail_behind(batch)))
+        self._notify((*batch, *self._fail_behind(batch)))
 
-    def _fail_behind(self, batch: Sequence[Ticket[Any]]) -> Sequence[Ticket[Any]]:
+    def _fail_behind(self, batch: Sequence[CommitFuture[Any]]) -> Sequence[CommitFuture[Any]]:
         """Fail what the leases of failed writes have queued behind them, and return it.
 
         A run must not be stored as completed after its client was told that it could not be. What
@@ -348,12 +348,12 @@ class CommitQueue:
         errors = {
             _lease(each.write): each.error
             for each in batch
-            if each.error is not None and isinstance(each.write, RunWrite)
+            if each.error is not None and isinstance(each.write, Checkpoint)
         }
-        behind: list[Ticket[Any]] = []
+        behind: list[CommitFuture[Any]] = []
         with self._mutex:
             for ticket in self._queue:
-                if isinstance(ticket.write, RunWrite) and _lease(ticket.write) in errors:
+                if isinstance(ticket.write, Checkpoint) and _lease(ticket.write) in errors:
                     ticket.error = errors[_lease(ticket.write)]
                     behind.append(ticket)
             if behind:
@@ -362,16 +362,16 @@ class CommitQueue:
                 self._by_lease.pop(lease, None)
         return behind
 
-    def _wake(self, batch: Sequence[Ticket[Any]]) -> None:
+    def _notify(self, batch: Sequence[CommitFuture[Any]]) -> None:
         waited_for = False
         with self._mutex:
             for ticket in batch:
                 ticket.done = True
                 waited_for = waited_for or bool(ticket.threads or ticket.tasks)
         if waited_for:
-            wake(batch)
+            notify(batch)
 
-    def _put_back(self, batch: list[Ticket[Any]]) -> bool:
+    def _requeue(self, batch: list[CommitFuture[Any]]) -> bool:
         """The store is busy and this thread must not wait for it: leave it to the background.
 
         False if the background thread has been stopped.
@@ -383,17 +383,17 @@ class CommitQueue:
             self._by_lease = {
                 _lease(ticket.write): ticket
                 for ticket in batch
-                if isinstance(ticket.write, RunWrite)
+                if isinstance(ticket.write, Checkpoint)
             }
             for ticket in later:
                 self._queue.append(ticket)
-                if isinstance(ticket.write, RunWrite):
+                if isinstance(ticket.write, Checkpoint):
                     # Two writes of one run stay apart and in order; the later one is open.
                     self._by_lease[_lease(ticket.write)] = ticket
-        self._hurry()
+        self._flush_in_background()
         return True
 
-    def _promote(self) -> None:
+    def _hand_over_lead(self) -> None:
         """The leader leaves: if more has queued meanwhile, make somebody lead who waits for it.
 
         Whoever has queued something and does not wait yet will lead when it does.
@@ -403,7 +403,7 @@ class CommitQueue:
         with self._mutex:
             for blocked in self._blocked:
                 if not blocked.ticket.done:  # else it is leaving, and will not lead
-                    blocked.wake()
+                    blocked.notify()
                     return
         # Tasks leave it to the background thread; once that is stopped, nobody else comes.
         while self._stopped and self._queue and self._leading.acquire(blocking=False):
@@ -412,7 +412,7 @@ class CommitQueue:
             finally:
                 self._leading.release()
 
-    def _hurry(self) -> None:
+    def _flush_in_background(self) -> None:
         with self._mutex:
             self._urgent = True
             self._wakeup.notify()
@@ -421,7 +421,7 @@ class CommitQueue:
         """Commit what is urgent at once, and the rest when it has lingered."""
         while True:
             with self._mutex:
-                self._linger()
+                self._idle_wait()
                 self._urgent = False
                 stopped = self._stopped
                 queued = bool(self._queue)
@@ -432,18 +432,18 @@ class CommitQueue:
                 except Exception:
                     # Those who waited have been told. Others rely on this thread.
                     logger.exception("a commit broke")
-                self._promote()
+                self._hand_over_lead()
             elif stopped:
                 return
 
-    def _linger(self) -> None:
+    def _idle_wait(self) -> None:
         """Wait until there is something that this thread must commit. The mutex is held.
 
         It keeps out of the way while others commit: a thread that waits for the lead and then for
         the interpreter holds up all the others.
         """
         while not (self._urgent or self._stopped):
-            if not self._armed:
+            if not self._writer_notified:
                 self._wakeup.wait()
                 continue
             oldest = self._queue[:1]
@@ -451,29 +451,29 @@ class CommitQueue:
             forgotten = oldest and oldest == self._queue[:1]
             if forgotten and not self._leading.locked():
                 return
-            self._armed = bool(self._queue)
+            self._writer_notified = bool(self._queue)
 
 
 #: Whose write it is: one that comes from a lost lease must not ride on the one that counts.
 _Lease = tuple[str, str, int]
 
 
-def _lease(write: RunWrite) -> _Lease:
+def _lease(write: Checkpoint) -> _Lease:
     return write.run_id, write.owner, write.epoch
 
 
-def _can_be_one(first: object, second: RunWrite) -> bool:
+def _can_be_one(first: object, second: Checkpoint) -> bool:
     """Tell whether they may be merged: not if both send, for the marks of their memos differ."""
-    return isinstance(first, RunWrite) and not (first.sends and second.sends)
+    return isinstance(first, Checkpoint) and not (first.events and second.events)
 
 
-def _merged(first: object, second: RunWrite) -> RunWrite:
+def _merged(first: object, second: Checkpoint) -> Checkpoint:
     """Return one write that does what two of the same lease do, one after the other."""
-    assert isinstance(first, RunWrite)
+    assert isinstance(first, Checkpoint)
     settled = {memo.op.id for memo in second.memos}
     renewed = settled | {each.op.id for each in second.pending}
     kept = tuple(each for each in first.pending if each.op.id not in renewed)
-    return RunWrite(
+    return Checkpoint(
         run_id=first.run_id,
         owner=first.owner,
         epoch=first.epoch,
@@ -485,12 +485,12 @@ def _merged(first: object, second: RunWrite) -> RunWrite:
         state=second.state or first.state,
         release=second.release or first.release,
         result=second.result or first.result,
-        sends=(*first.sends, *second.sends),
-        pieces=(*first.pieces, *second.pieces),
+        events=(*first.events, *second.events),
+        chunks=(*first.chunks, *second.chunks),
         handoff=second.handoff or first.handoff,
-        direct=_is_direct(first) and _is_direct(second),
+        no_pending_row=_is_direct(first) and _is_direct(second),
     )
 
 
-def _is_direct(write: RunWrite) -> bool:
-    return write.direct or not write.memos
+def _is_direct(write: Checkpoint) -> bool:
+    return write.no_pending_row or not write.memos

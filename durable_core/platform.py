@@ -21,12 +21,12 @@ from durable_core.errors import ConfigurationError
 __all__ = [
     "SystemClock",
     "SystemIds",
+    "check_threading",
     "host_id",
-    "leaving_on_signals",
-    "linger",
+    "lingering_close",
     "logger",
-    "refuse_patched_threads",
     "run_logger",
+    "stop_on_signals",
 ]
 
 
@@ -35,7 +35,7 @@ __all__ = [
 # Where the engine cannot work: servers whose threads are not threads.
 
 
-def refuse_patched_threads() -> None:
+def check_threading() -> None:
     """Refuse to start where threads are not threads.
 
     Raises:
@@ -103,7 +103,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def leaving_on_signals(leave: Callable[[], object], wake: int = -1) -> Iterator[None]:
+def stop_on_signals(leave: Callable[[], object], wake: int = -1) -> Iterator[None]:
     """Call ``leave`` on SIGTERM and SIGINT; restore the former handlers afterwards.
 
     Nothing is done outside the main thread, where no handler can be set.
@@ -135,7 +135,7 @@ def leaving_on_signals(leave: Callable[[], object], wake: int = -1) -> Iterator[
 _LINGER_BYTES, _LINGER_SECONDS = 8 * 1024 * 1024, 2.0
 
 
-def linger(connection: socket.socket) -> None:
+def lingering_close(connection: socket.socket) -> None:
     """Send no more, and read for a while what nobody wants.
 
     Closing a connection with unread data resets it, and the client may lose the answer. Returns

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
-from durable_core.api.adapter import HTTPHandler, ServedEngine
+from durable_core.api.adapter import EngineLifecycle, HTTPHandler
 from durable_core.api.durable import Durable
 from durable_core.api.endpoint import Endpoint, Proxy, is_wait
 from durable_core.errors import ConfigurationError, HTTPError
@@ -223,18 +223,20 @@ class PlainHandler:
         self.engine = durable.engine
         self._function = function
 
-    def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
+    def handle(
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
+    ) -> Response:
         """Answer in this thread; see ``HTTPHandler.handle``."""
         try:
             value = self._function(request)
             if inspect.isawaitable(value):
-                value = self.engine.await_elsewhere(cast("Awaitable[object]", value))
+                value = self.engine.run_on_background_loop(cast("Awaitable[object]", value))
             return Response.from_value(value)
         except HTTPError as error:
             return problem_from_http_error(error)
 
     async def handle_async(
-        self, request: Request, *, hold: float = 25.0, route: str | None = None
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
     ) -> Response:
         """Answer in this task; a ``def`` function runs in a thread."""
         try:
@@ -268,21 +270,23 @@ class Application:
         )
 
     @property
-    def engine(self) -> ServedEngine:
+    def engine(self) -> EngineLifecycle:
         """The engine of the application."""
         return self.durable.engine
 
-    def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
+    def handle(
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
+    ) -> Response:
         """Answer in this thread; see ``HTTPHandler.handle``."""
         found = self._find(request)
         if isinstance(found, Response):
             return found
         handler = found.route.endpoint
         request = request.with_path_params(found.path_params)
-        return handler.handle(request, hold=hold, route=found.route.path)
+        return handler.handle(request, max_wait=max_wait, route=found.route.path)
 
     async def handle_async(
-        self, request: Request, *, hold: float = 25.0, route: str | None = None
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
     ) -> Response:
         """Answer in this task; see ``HTTPHandler.handle_async``."""
         found = self._find(request)
@@ -290,7 +294,7 @@ class Application:
             return found
         handler = found.route.endpoint
         request = request.with_path_params(found.path_params)
-        return await handler.handle_async(request, hold=hold, route=found.route.path)
+        return await handler.handle_async(request, max_wait=max_wait, route=found.route.path)
 
     def _find(self, request: Request) -> Matched[HTTPHandler] | Response:
         found = None

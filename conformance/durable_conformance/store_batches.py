@@ -12,23 +12,23 @@ from durable_conformance.store_values import (
     memo,
     memo_write,
     peer,
-    put_away,
     run,
+    suspended,
     wait,
 )
 from durable_core.model.step import OpKind
-from durable_core.model.stream import Piece
-from durable_core.ports import Bury, Claim, Prune, Register, SendEvents, Store, Write
+from durable_core.model.stream import ChunkBatch
+from durable_core.ports import Claim, Prune, ReapWorkers, Register, SendEvents, Store, Write
 
 __all__ = ["BATCHES", "picture"]
 
 _RUNS = tuple(f"r{number}" for number in range(1, 6))
-_ALIVE = [created("r1"), put_away("r1", wait()), created("r2"), created("r3"), ended("r3")]
+_ALIVE = [created("r1"), suspended("r1", wait()), created("r2"), created("r3"), ended("r3")]
 _SENDING = replace(
     memo_write("r2"),
     memos=(memo(2, kind=OpKind.SEND), memo(3)),
-    sends=(event("1"), event("2")),
-    pieces=(Piece(number=3, texts=('"a"',), op_id="id-step3", attempt=(1, 1)),),
+    events=(event("1"), event("2")),
+    chunks=(ChunkBatch(number=3, texts=('"a"',), op_id="id-step3", attempt=(1, 1)),),
     state=run("r2"),
 )
 
@@ -38,15 +38,15 @@ BATCHES: dict[str, tuple[list[Write[Any]], list[Write[Any]]]] = {
     "a run, from its first step to its last": ([], [created("r1"), memo_write("r1"), ended("r1")]),
     "a checkpoint that sends": (list(_ALIVE), [_SENDING]),
     "events": (list(_ALIVE), [SendEvents(app="app", events=(event("1"), event("2")), now=100)]),
-    "a run that is put away": (list(_ALIVE), [put_away("r2", wait("w1"), wait("w2"))]),
+    "a run that is put away": (list(_ALIVE), [suspended("r2", wait("w1"), wait("w2"))]),
     "the end of a run": (list(_ALIVE), [ended("r2")]),
     "a claim": (
-        [*_ALIVE, Register(peer=peer("o2"))],
+        [*_ALIVE, Register(worker=peer("o2"))],
         [Claim(app="app", owner="o2", keys=("key",), now=2000, limit=9)],
     ),
     "a process that is gone": (
-        [*_ALIVE, Register(peer=peer("o1"))],
-        [Bury(ids=("o1",), now=100, unless_beat_after=None, orphans=False)],
+        [*_ALIVE, Register(worker=peer("o1"))],
+        [ReapWorkers(ids=("o1",), now=100, skip_if_renewed_after=None, orphans=False)],
     ),
     "what is old": (
         [*_ALIVE, SendEvents(app="app", events=(event("1"),), now=1)],
@@ -70,9 +70,9 @@ def picture(store: Store) -> tuple[Any, ...]:
     return (
         tuple(store.get("app", id_) for id_ in _RUNS),
         tuple(store.result("app", id_) for id_ in _RUNS),
-        tuple(store.stream("app", id_, done=0, outside=0, most=1000) for id_ in _RUNS),
-        store.event_mark("app"),
+        tuple(store.read_stream("app", id_, done=0, outside=0, most=1000) for id_ in _RUNS),
+        store.event_seq("app"),
         store.next_due("app", ("key",)),
-        sorted(store.matched("o1"), key=lambda match: match[:2]),
-        sorted((each.id, each.expires_at) for each in store.peers()),
+        sorted(store.matched_waits("o1"), key=lambda match: match[:2]),
+        sorted((each.id, each.expires_at) for each in store.workers()),
     )

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from durable_conformance.contract import Capability, StoreSubject
-from durable_conformance.store_values import created, peer, put_away
+from durable_conformance.store_values import created, peer, suspended
 from durable_conformance.strategies import (
     APPS,
     KEYS,
@@ -44,16 +44,16 @@ from durable_conformance.strategies import (
 from durable_core.model.run import Phase
 from durable_core.model.step import Pending
 from durable_core.ports import (
+    Checkpoint,
+    CheckpointResult,
     Claim,
-    Peer,
     Register,
     Release,
     RunRecord,
-    RunWrite,
     SendEvents,
     Sent,
+    WorkerRecord,
     Write,
-    Written,
 )
 from durable_core.stores.memory import MemoryStore
 
@@ -64,14 +64,16 @@ def _comparable(answer: object) -> object:
     """Return the answer with errors as their type, and sorted where the order is open."""
     if isinstance(answer, BaseException):
         return type(answer)
-    if isinstance(answer, Sent | Written):
-        return replace(answer, woken=tuple(sorted(answer.woken, key=lambda woken: woken[0])))
+    if isinstance(answer, Sent | CheckpointResult):
+        return replace(
+            answer, resumed_runs=tuple(sorted(answer.resumed_runs, key=lambda woken: woken[0]))
+        )
     if isinstance(answer, tuple) and all(isinstance(item, str) for item in answer):
         return sorted(answer)
     return answer
 
 
-def _by_id(peers: Sequence[Peer]) -> dict[str, Peer]:
+def _by_id(peers: Sequence[WorkerRecord]) -> dict[str, WorkerRecord]:
     return {peer.id: peer for peer in peers}
 
 
@@ -98,19 +100,19 @@ class StoreMachine(RuleBasedStateMachine):
     @initialize(awaited=st.lists(waits(), min_size=3, max_size=3))
     def create_runs(self, awaited: list[Pending]) -> None:
         """Create the runs, each with a wait, and the processes that claim them."""
-        self.commit([Register(peer=peer(owner)) for owner in OWNERS])
+        self.commit([Register(worker=peer(owner)) for owner in OWNERS])
         for id_, op in zip(RUNS, awaited, strict=True):
             self.commit([replace(created(id_), pending=(op,))])
 
     @rule(write=run_writes() | one_memo, by_owner=st.booleans())
-    def write_run(self, write: RunWrite, by_owner: bool) -> None:
+    def write_run(self, write: Checkpoint, by_owner: bool) -> None:
         """Write a checkpoint."""
         self.commit([self.by_owner(write) if by_owner else write])
 
     @rule(id_=run_ids, release=releases, ops=st.lists(waits(), max_size=1))
-    def put_away(self, id_: str, release: Release, ops: list[Pending]) -> None:
+    def suspended(self, id_: str, release: Release, ops: list[Pending]) -> None:
         """Give a run up."""
-        self.commit([self.by_owner(replace(put_away(id_, *ops), release=release))])
+        self.commit([self.by_owner(replace(suspended(id_, *ops), release=release))])
 
     @rule(write=sends)
     def send(self, write: SendEvents) -> None:
@@ -142,7 +144,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def by_owner(self, write: Write[object]) -> Write[object]:
         """Return the write as the one who holds the run would make it."""
-        if not isinstance(write, RunWrite):
+        if not isinstance(write, Checkpoint):
             return write
         records = [self.reference.get(app, write.run_id) for app in APPS]
         for record in records:
@@ -153,18 +155,18 @@ class StoreMachine(RuleBasedStateMachine):
 
     def truthful(self, write: Write[object], batch: list[Write[object]]) -> Write[object]:
         """Return the write with ``direct`` only if its memos' ops have no pending records."""
-        if not isinstance(write, RunWrite):
+        if not isinstance(write, Checkpoint):
             return write
         records = (self.reference.get(app, write.run_id) for app in APPS)
         known = [op.op.id for record in records if record for op in record.pending]
-        known += [op.op.id for each in batch if isinstance(each, RunWrite) for op in each.pending]
-        direct = write.direct and not {memo.op.id for memo in write.memos} & set(known)
-        return replace(write, direct=direct)
+        known += [op.op.id for each in batch if isinstance(each, Checkpoint) for op in each.pending]
+        direct = write.no_pending_row and not {memo.op.id for memo in write.memos} & set(known)
+        return replace(write, no_pending_row=direct)
 
     @rule()
     def reopen(self) -> None:
         """Close it and open it again."""
-        self.store.maintain()
+        self.store.run_maintenance()
         self.store.close()
         self.store.open()
 
@@ -193,13 +195,15 @@ class StoreMachine(RuleBasedStateMachine):
                 assert record == self.store.get(app, id_)
                 assert record is None or _is_held_due_or_ended(record)
                 assert self.reference.result(app, id_) == self.store.result(app, id_)
-            assert set(self.reference.ended(app, RUNS)) == set(self.store.ended(app, RUNS))
+            assert set(self.reference.which_ended(app, RUNS)) == set(
+                self.store.which_ended(app, RUNS)
+            )
 
     @invariant()
     def the_rest_reads_the_same(self) -> None:
         """Marks, processes and due times."""
-        assert self.reference.event_mark("app") == self.store.event_mark("app")
-        assert _by_id(self.reference.peers()) == _by_id(self.store.peers())
+        assert self.reference.event_seq("app") == self.store.event_seq("app")
+        assert _by_id(self.reference.workers()) == _by_id(self.store.workers())
         for app in APPS:
             assert self.reference.next_due(app, KEYS) == self.store.next_due(app, KEYS)
 
@@ -213,23 +217,23 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(owner=owners)
     def read_matches(self, owner: str) -> None:
         """Matched waits."""
-        expected = sorted(self.reference.matched(owner), key=lambda match: match[:2])
-        actual = sorted(self.store.matched(owner), key=lambda match: match[:2])
+        expected = sorted(self.reference.matched_waits(owner), key=lambda match: match[:2])
+        actual = sorted(self.store.matched_waits(owner), key=lambda match: match[:2])
         assert expected == actual
 
     @rule(app=apps, run_id=run_ids, done=times, outside=st.integers(0, 6), most=st.integers(1, 9))
     def read_stream(self, app: str, run_id: str, done: int, outside: int, most: int) -> None:
         """Stored chunks, some at a time."""
-        expected = self.reference.stream(app, run_id, done=done, outside=outside, most=most)
-        actual = self.store.stream(app, run_id, done=done, outside=outside, most=most)
+        expected = self.reference.read_stream(app, run_id, done=done, outside=outside, most=most)
+        actual = self.store.read_stream(app, run_id, done=done, outside=outside, most=most)
         assert expected == actual
 
     @invariant()
     def whole_streams_read_the_same(self) -> None:
         """All chunks of each run."""
         for id_ in RUNS:
-            expected = self.reference.stream("app", id_, done=0, outside=0, most=1000)
-            assert expected == self.store.stream("app", id_, done=0, outside=0, most=1000)
+            expected = self.reference.read_stream("app", id_, done=0, outside=0, most=1000)
+            assert expected == self.store.read_stream("app", id_, done=0, outside=0, most=1000)
 
     @rule(app=apps, phase=st.none() | st.sampled_from(Phase), before=st.none() | run_ids, limit=few)
     def list_runs(self, app: str, phase: Phase | None, before: str | None, limit: int) -> None:

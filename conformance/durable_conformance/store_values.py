@@ -10,16 +10,16 @@ from durable_core.model.event import Event
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import Memo, Op, OpKind, Pending
 from durable_core.ports import (
+    Checkpoint,
     Claim,
     Claimed,
-    Peer,
     Register,
     Release,
-    RunWrite,
     SendEvents,
     Store,
     StoredRequest,
     StoredResult,
+    WorkerRecord,
     Write,
 )
 
@@ -36,10 +36,10 @@ __all__ = [
     "peer",
     "pending",
     "pending_of",
-    "put_away",
     "result",
     "run",
     "send",
+    "suspended",
     "wait",
 ]
 
@@ -66,7 +66,9 @@ def memo(number: int, *, name: str = "", value: str = "1", kind: OpKind = OpKind
     """Return the outcome of a finished op."""
     name = name or f"step{number}"
     op = Op(id=f"id-{name}", name=name, kind=kind)
-    return Memo(op=op, number=number, ok=True, value=value, mark=0, attempts=1, ended_at=number)
+    return Memo(
+        op=op, completion_no=number, ok=True, value=value, event_seq=0, attempts=1, ended_at=number
+    )
 
 
 def pending(name: str = "nap", *, due_at: int = 1000) -> Pending:
@@ -93,8 +95,8 @@ def wait(
         event=event,
         match_path=path,
         match_key=key,
-        mark=mark,
-        seen=seen,
+        event_seq=mark,
+        consumed_seqs=seen,
     )
 
 
@@ -108,9 +110,11 @@ def result(phase: Phase = Phase.COMPLETED, *, ended_at: int = 50) -> StoredResul
     return StoredResult(phase=phase, head="200", body=b"ok", ended_at=ended_at)
 
 
-def created(id_: str = "r1", *, owner: str = "o1", app: str = "app", key: str = "key") -> RunWrite:
+def created(
+    id_: str = "r1", *, owner: str = "o1", app: str = "app", key: str = "key"
+) -> Checkpoint:
     """Return the write that creates a run with its first memo."""
-    return RunWrite(
+    return Checkpoint(
         run_id=id_,
         owner=owner,
         epoch=1,
@@ -121,21 +125,23 @@ def created(id_: str = "r1", *, owner: str = "o1", app: str = "app", key: str = 
     )
 
 
-def memo_write(id_: str = "r1", number: int = 2, *, owner: str = "o1", epoch: int = 1) -> RunWrite:
+def memo_write(
+    id_: str = "r1", number: int = 2, *, owner: str = "o1", epoch: int = 1
+) -> Checkpoint:
     """Return the write that holds one memo and nothing else."""
-    return RunWrite(run_id=id_, owner=owner, epoch=epoch, now=20, memos=(memo(number),))
+    return Checkpoint(run_id=id_, owner=owner, epoch=epoch, now=20, memos=(memo(number),))
 
 
-def put_away(id_: str = "r1", *ops: Pending, owner: str = "o1", due_at: int = 1000) -> RunWrite:
+def suspended(id_: str = "r1", *ops: Pending, owner: str = "o1", due_at: int = 1000) -> Checkpoint:
     """Return the write that gives a run up until it is due."""
-    return RunWrite(
+    return Checkpoint(
         run_id=id_, owner=owner, epoch=1, now=20, pending=ops, release=Release(due_at=due_at)
     )
 
 
-def ended(id_: str = "r1", *, owner: str = "o1", epoch: int = 1, ended_at: int = 50) -> RunWrite:
+def ended(id_: str = "r1", *, owner: str = "o1", epoch: int = 1, ended_at: int = 50) -> Checkpoint:
     """Return the write that ends a run."""
-    return RunWrite(
+    return Checkpoint(
         run_id=id_, owner=owner, epoch=epoch, now=ended_at, result=result(ended_at=ended_at)
     )
 
@@ -157,7 +163,7 @@ def claim(
     limit: int = 10,
 ) -> Sequence[Claimed]:
     """Register the owner and claim due runs, which can all be read."""
-    commit(store, Register(peer=peer(owner)))
+    commit(store, Register(worker=peer(owner)))
     claimed = commit(store, Claim(app="app", owner=owner, keys=tuple(keys), now=now, limit=limit))
     readable = tuple(each for each in claimed if isinstance(each, Claimed))
     assert len(readable) == len(claimed), claimed
@@ -166,12 +172,12 @@ def claim(
 
 def send(store: Store, *events: Event, now: int = 100) -> Sequence[tuple[str, str | None]]:
     """Send events to the app and return who is woken."""
-    return commit(store, SendEvents(app="app", events=events, now=now)).woken
+    return commit(store, SendEvents(app="app", events=events, now=now)).resumed_runs
 
 
-def peer(id_: str, *, expires_at: int = 100) -> Peer:
+def peer(id_: str, *, expires_at: int = 100) -> WorkerRecord:
     """Return a process."""
-    return Peer(id=id_, host="h", pid=1, expires_at=expires_at)
+    return WorkerRecord(id=id_, host="h", pid=1, expires_at=expires_at)
 
 
 def pending_of(store: Store, id_: str = "r1") -> tuple[Pending, ...]:

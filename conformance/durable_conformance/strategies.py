@@ -11,20 +11,20 @@ from durable_conformance.store_values import REQUEST, memo, pending, run, wait
 from durable_core.model.event import Event
 from durable_core.model.run import Phase
 from durable_core.model.step import OpKind, Pending
-from durable_core.model.stream import Piece
+from durable_core.model.stream import ChunkBatch
 from durable_core.ports import (
-    Beat,
-    Bury,
     Cancel,
+    Checkpoint,
     Claim,
-    Peer,
+    Heartbeat,
     Prune,
+    ReapWorkers,
     Register,
     Release,
-    RunWrite,
     SendEvents,
     StoredResult,
     Unregister,
+    WorkerRecord,
     Write,
 )
 
@@ -97,13 +97,13 @@ _texts = st.lists(st.sampled_from(["1", '"\N{SNOWMAN}"', "null"]), min_size=1, m
 )
 _pieces = st.one_of(
     st.builds(
-        Piece,
+        ChunkBatch,
         number=st.integers(2, 20),
         texts=_texts,
         op_id=st.just("id-step2"),
         attempt=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     ),
-    st.builds(Piece, number=st.integers(0, 20), texts=_texts, start=st.integers(0, 5)),
+    st.builds(ChunkBatch, number=st.integers(0, 20), texts=_texts, start=st.integers(0, 5)),
 )
 _awaited = st.none() | st.just(()) | st.just(("id-w1",)) | st.just(("id-step1", "id-w2"))
 releases = st.builds(Release, due_at=times, awaited=_awaited)
@@ -120,18 +120,18 @@ def _results(phases: Sequence[Phase]) -> st.SearchStrategy[StoredResult]:
 
 
 @st.composite
-def run_writes(draw: st.DrawFn) -> RunWrite:
+def run_writes(draw: st.DrawFn) -> Checkpoint:
     id_ = draw(run_ids)
     state = run(id_, app=draw(apps), key=draw(st.sampled_from(KEYS)))
     state = replace(
         state,
         phase=draw(st.sampled_from(_LIVE)),
         failures=draw(st.integers(0, 2)),
-        takeovers=draw(st.integers(0, 2)),
+        crash_count=draw(st.integers(0, 2)),
     )
     creates = draw(st.booleans())
     ops = draw(st.lists(waits() | _naps, max_size=2, unique_by=lambda op: op.op.id))
-    return RunWrite(
+    return Checkpoint(
         run_id=id_,
         owner=draw(owners),
         epoch=1 if creates else draw(few),
@@ -143,15 +143,15 @@ def run_writes(draw: st.DrawFn) -> RunWrite:
         state=draw(st.none() | st.just(state)),
         release=draw(st.none() | releases),
         result=draw(st.none() | _results(_ENDED)) if draw(few) == 1 else None,
-        sends=tuple(draw(st.lists(_events, max_size=2))),
-        pieces=tuple(draw(st.lists(_pieces, max_size=2))),
+        events=tuple(draw(st.lists(_events, max_size=2))),
+        chunks=tuple(draw(st.lists(_pieces, max_size=2))),
         handoff=draw(st.none() | st.sampled_from(["0.0", "1.2"])),
-        direct=draw(st.booleans()),
+        no_pending_row=draw(st.booleans()),
     )
 
 
 one_memo = st.builds(
-    RunWrite,
+    Checkpoint,
     run_id=run_ids,
     owner=owners,
     epoch=few,
@@ -159,7 +159,9 @@ one_memo = st.builds(
     memos=st.tuples(st.builds(memo, st.integers(2, 20))),
     direct=st.booleans(),
 )
-_peers = st.builds(Peer, id=owners, host=st.just("h"), pid=st.integers(1, 9), expires_at=times)
+_peers = st.builds(
+    WorkerRecord, id=owners, host=st.just("h"), pid=st.integers(1, 9), expires_at=times
+)
 key_sets = st.sampled_from([KEYS, KEYS[:1], KEYS[1:], ()])
 sends = st.builds(
     SendEvents, app=apps, events=st.lists(_events, min_size=1, max_size=3).map(tuple), now=times
@@ -171,12 +173,12 @@ _ends: st.SearchStrategy[Write[object]] = st.one_of(
 )
 processes: st.SearchStrategy[Write[object]] = st.one_of(
     st.builds(Register, peer=_peers),
-    st.builds(Beat, id=owners, expires_at=times),
+    st.builds(Heartbeat, id=owners, expires_at=times),
     st.builds(
-        Bury,
+        ReapWorkers,
         ids=st.lists(owners, max_size=2).map(tuple),
         now=times,
-        unless_beat_after=st.none() | times,
+        skip_if_renewed_after=st.none() | times,
         orphans=st.booleans(),
     ),
     st.builds(Unregister, id=owners, now=times),

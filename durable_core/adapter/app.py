@@ -6,7 +6,7 @@ import logging
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from durable_core.api.adapter import HTTPHandler, ServedEngine
+from durable_core.api.adapter import EngineLifecycle, HTTPHandler
 from durable_core.api.durable import Durable
 from durable_core.errors import ConfigurationError, HTTPError
 from durable_core.flow.env import Limits
@@ -15,10 +15,10 @@ from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.routing import Application, Routes
 
-__all__ = ["ServedApp", "handler_of"]
+__all__ = ["AdapterApp", "resolve_handler"]
 
 
-class ServedApp:
+class AdapterApp:
     """What an adapter makes of a handler. Adapters add the form in which their server calls it.
 
     Args:
@@ -35,7 +35,7 @@ class ServedApp:
         self.endpoint = handler
 
     @property
-    def durables(self) -> tuple[ServedEngine, ...]:
+    def durables(self) -> tuple[EngineLifecycle, ...]:
         """What a server should start before it serves this, and stop afterwards."""
         return (self.endpoint.engine,)
 
@@ -45,20 +45,20 @@ class ServedApp:
         return self.endpoint.engine.limits
 
     def respond(
-        self, request: Request, *, hold: float = 25.0, route: str | None = None
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
     ) -> Response:
         """Answer in this thread, whatever happens; see ``HTTPHandler.handle``."""
         try:
-            return self.endpoint.handle(request, hold=hold, route=route)
+            return self.endpoint.handle(request, max_wait=max_wait, route=route)
         except Exception as error:
             return self._failed(request, error)
 
     async def respond_async(
-        self, request: Request, *, hold: float = 25.0, route: str | None = None
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
     ) -> Response:
         """Answer in this task, whatever happens; see ``HTTPHandler.handle_async``."""
         try:
-            return await self.endpoint.handle_async(request, hold=hold, route=route)
+            return await self.endpoint.handle_async(request, max_wait=max_wait, route=route)
         except Exception as error:
             return self._failed(request, error)
 
@@ -71,7 +71,7 @@ class ServedApp:
         return problem(500, "internal-error")
 
 
-def handler_of(served: object, durable: Durable[Any] | None) -> HTTPHandler | None:
+def resolve_handler(served: object, durable: Durable[Any] | None) -> HTTPHandler | None:
     """Return the handler of the core that a server is to serve by; None for something callable.
 
     Args:

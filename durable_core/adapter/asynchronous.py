@@ -8,13 +8,13 @@ from contextvars import copy_context
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
-from durable_core.runners.thread_pool import DaemonPool
+from durable_core.runners.thread_pool import DaemonThreadPool
 
 __all__ = [
     "Chunks",
-    "ClientGoneError",
-    "ClientWatch",
-    "chunks_of",
+    "ClientDisconnectedError",
+    "DisconnectWatcher",
+    "aiter_body",
 ]
 
 
@@ -27,15 +27,15 @@ __all__ = [
 _GRACE = 0.02
 
 
-class ClientGoneError(ConnectionError):
+class ClientDisconnectedError(ConnectionError):
     """The client has closed the connection, or does not take what is sent."""
 
 
-class ClientWatch:
+class DisconnectWatcher:
     """``async with`` it: when the client goes away, the block is cancelled.
 
-    The task that enters it is the one that is cancelled, and leaves it with ClientGoneError. A
-    cancellation from elsewhere passes.
+    The task that enters it is the one that is cancelled, and leaves it with
+    ClientDisconnectedError. A cancellation from elsewhere passes.
 
     Args:
         is_gone: waits until the client is gone, and returns True; False where that cannot be told.
@@ -62,7 +62,7 @@ class ClientWatch:
         """End the watch, leaving nothing behind.
 
         Raises:
-            ClientGoneError: the block was cancelled because the client is gone, and left for that.
+            ClientDisconnectedError: the block was cancelled because the client is gone.
         """
         self._timer.cancel()
         if self._listener is not None:
@@ -71,7 +71,7 @@ class ClientWatch:
         if self._gone and self._task is not None:
             others = self._task.uncancel()
             if isinstance(error, asyncio.CancelledError) and not others:
-                raise ClientGoneError("the client has closed the connection") from None
+                raise ClientDisconnectedError("the client has closed the connection") from None
 
     def listen(self) -> None:
         """Listen from now on, as a stream must: it could outrun the server in no time."""
@@ -101,7 +101,7 @@ class Chunks(Protocol):
         ...
 
 
-def chunks_of(body: Iterable[bytes] | AsyncIterable[bytes]) -> Chunks:
+def aiter_body(body: Iterable[bytes] | AsyncIterable[bytes]) -> Chunks:
     """Return the chunks of a body, whichever kind of iterable it is.
 
     A plain iterable may block: it is iterated, and closed, in a thread, one call at a time, all in
@@ -138,7 +138,7 @@ class _ThreadChunks:
         self._body = body
         self._chunks: Iterator[bytes] | None = None
         self._context = copy_context()
-        self._thread = DaemonPool(1, "durable-stream")
+        self._thread = DaemonThreadPool(1, "durable-stream")
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

@@ -12,14 +12,14 @@ from durable_core.errors import BadRequest, HTTPError
 from durable_core.http.response import Response
 
 __all__ = [
-    "Framed",
+    "OutgoingHead",
     "Readable",
-    "announced_length",
+    "bad_request_on_error",
     "checked_chunk",
     "chunked",
-    "framed",
+    "parse_content_length",
+    "prepare_response",
     "read_sized",
-    "refusing",
 ]
 
 
@@ -40,7 +40,7 @@ _SERVERS_OWN = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Framed:
+class OutgoingHead:
     """A response as it is to be sent.
 
     Attributes:
@@ -51,10 +51,10 @@ class Framed:
     """
 
     fields: tuple[tuple[str, str], ...]
-    silent: bool
+    omit_body: bool
 
 
-def framed(response: Response, *, head: bool) -> Framed:
+def prepare_response(response: Response, *, head: bool) -> OutgoingHead:
     """Return what is to be sent.
 
     The length of a streamed body is kept if the response says it. A field that is the server's
@@ -83,7 +83,7 @@ def framed(response: Response, *, head: bool) -> Framed:
             fields.append(field)
     if length is not None:
         fields.append(("content-length", length))
-    return Framed(fields=tuple(fields), silent=head or response.status in _WITHOUT_CONTENT)
+    return OutgoingHead(fields=tuple(fields), omit_body=head or response.status in _WITHOUT_CONTENT)
 
 
 def checked_chunk(chunk: object) -> bytes:
@@ -134,7 +134,7 @@ class Readable(Protocol):
 
 
 @contextmanager
-def refusing() -> Iterator[None]:
+def bad_request_on_error() -> Iterator[None]:
     """Turn a ``ValueError`` of the block, as ``Request`` raises, into a ``BadRequest``."""
     try:
         yield
@@ -142,7 +142,7 @@ def refusing() -> Iterator[None]:
         raise BadRequest(str(error)) from error
 
 
-def announced_length(text: str) -> int | None:
+def parse_content_length(text: str) -> int | None:
     """Return the length that a client announced for its body, None if it did not.
 
     Args:

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
-__all__ = ["Server", "Serving", "url_of"]
+__all__ = ["RunningServer", "Server", "url_of"]
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-class Serving(Protocol):
+class RunningServer(Protocol):
     """What serves in the background, from its opening to its end.
 
     Attributes:
@@ -33,20 +33,20 @@ class Serving(Protocol):
         ...
 
 
-ServingT = TypeVar("ServingT", bound=Serving)
+RunningServerT = TypeVar("RunningServerT", bound=RunningServer)
 
 
-class Server(Generic[ServingT]):
+class Server(Generic[RunningServerT]):
     """Starts and ends what serves. Adapters add what it is made of.
 
     Args:
         open: called with a host and a port; returns what accepts connections there by then.
     """
 
-    def __init__(self, open: Callable[[str, int], ServingT]) -> None:
+    def __init__(self, open: Callable[[str, int], RunningServerT]) -> None:
         self._open = open
         self._lock = threading.RLock()
-        self._serving: ServingT | None = None
+        self._serving: RunningServerT | None = None
 
     def listen(self, port: int = 0, host: str = "127.0.0.1") -> Self:
         """Serve in a background thread.
@@ -119,7 +119,7 @@ class Server(Generic[ServingT]):
         """Close."""
         self.close()
 
-    def _listening(self) -> ServingT:
+    def _listening(self) -> RunningServerT:
         if self._serving is None:
             raise RuntimeError("the server does not listen; call listen() first")
         return self._serving

@@ -11,13 +11,13 @@ from durable_core.flow.env import Limits
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 
-__all__ = ["AppAdapter", "EndpointAdapter", "HTTPHandler", "ServedEngine", "endpoint_adapter"]
+__all__ = ["AppAdapter", "EndpointAdapter", "EngineLifecycle", "HTTPHandler", "endpoint_adapter"]
 
 AppT = TypeVar("AppT")
 AppT_co = TypeVar("AppT_co", covariant=True)
 
 
-class ServedEngine(Protocol):
+class EngineLifecycle(Protocol):
     """The engine of an application as a server sees it; all of it is ``api.engine.Engine``."""
 
     @property
@@ -42,23 +42,25 @@ class HTTPHandler(Protocol):
     """
 
     @property
-    def engine(self) -> ServedEngine:
+    def engine(self) -> EngineLifecycle:
         """What runs it. A server starts it before the first request and stops it after the last."""
         ...
 
-    def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
+    def handle(
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
+    ) -> Response:
         """Answer in this thread.
 
         Args:
             request: the whole request, body read.
-            hold: seconds for which the server lets a client wait; 2 where one waiting client
+            max_wait: seconds for which the server lets a client wait; 2 where one waiting client
                 keeps others from being served.
             route: the template that the path was found by, where a router knows it.
         """
         ...
 
     async def handle_async(
-        self, request: Request, *, hold: float = 25.0, route: str | None = None
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
     ) -> Response:
         """Answer in this task. Cancelling it means that the client is gone; the run goes on."""
         ...

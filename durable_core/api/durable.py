@@ -19,7 +19,7 @@ from durable_core.api.options import EndpointOptions, EndpointOptionsDict
 from durable_core.codec.json import Codec, JSONCodec
 from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.errors import ConfigurationError, EndpointAdapterRequiredError
-from durable_core.flow.env import Env, Limits
+from durable_core.flow.env import AppConfig, Limits
 from durable_core.machine.duration import parse_duration
 from durable_core.machine.retry import RetryPolicy
 from durable_core.model.event import Event
@@ -97,7 +97,7 @@ class Durable(Generic[AppT]):
         self.id = id
         self._adapter = endpoint_adapter
         self._used_ids: dict[str, Endpoint] = {}
-        env = Env(
+        env = AppConfig(
             app=id,
             clock=clock or SystemClock(),
             ids=ids or SystemIds(),

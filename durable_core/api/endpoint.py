@@ -11,7 +11,7 @@ from typing import Any
 from durable_core.api.engine import Engine
 from durable_core.api.options import DEFAULT_METHODS, EndpointOptions
 from durable_core.errors import HTTPError
-from durable_core.flow.env import Options
+from durable_core.flow.env import ResolvedOptions
 from durable_core.flow.handoff import (
     FROM_PARAM,
     HANDOFF,
@@ -21,13 +21,13 @@ from durable_core.flow.handoff import (
     query_reference,
     with_headers,
 )
-from durable_core.flow.scope import Face
+from durable_core.flow.scope import HandlerKind
 from durable_core.flow.wait import StreamWanted, WaitRequest
-from durable_core.http.headers import accepts_stream
+from durable_core.http.headers import accepts_event_stream
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.http.request import Request
 from durable_core.http.response import Response
-from durable_core.runners.settings import Registered
+from durable_core.runners.settings import RegisteredEndpoint
 
 __all__ = [
     "Endpoint",
@@ -37,8 +37,8 @@ __all__ = [
     "is_wait",
     "key_of",
     "stream_wanted",
-    "without_body",
-    "without_body_async",
+    "strip_body_for_head",
+    "strip_body_for_head_async",
 ]
 
 
@@ -47,7 +47,7 @@ __all__ = [
 # The answer to HEAD: that to GET, without its body.
 
 
-def without_body(response: Response, engine: Engine) -> Response:
+def strip_body_for_head(response: Response, engine: Engine) -> Response:
     """Return the answer to HEAD, in this thread.
 
     A streamed body is made all the same, for its run must end; one of bytes stays, as servers
@@ -64,14 +64,14 @@ def without_body(response: Response, engine: Engine) -> Response:
     if isinstance(body, bytes):
         return response
     if isinstance(body, AsyncIterable):
-        engine.await_elsewhere(_exhaust_async(body))
+        engine.run_on_background_loop(_exhaust_async(body))
     else:
         _exhaust(body)
     return Response(status=response.status, headers=response.headers)
 
 
-async def without_body_async(response: Response, engine: Engine) -> Response:
-    """As :func:`without_body`, on an event loop, which a plain iterable does not block."""
+async def strip_body_for_head_async(response: Response, engine: Engine) -> Response:
+    """As :func:`strip_body_for_head`, on an event loop, which a plain iterable does not block."""
     body = response.body
     if isinstance(body, bytes):
         return response
@@ -112,20 +112,24 @@ class Endpoint:
         self._authorize = options.authorize
         self._methods = options.methods or DEFAULT_METHODS
         self.key = options.function_id or options.name or key_of(handler)
-        self.face = Face.ASYNC if inspect.iscoroutinefunction(handler) else Face.SYNC
-        self._registered = Registered(handler, self.face, _options(self.key, options))
+        self.face = (
+            HandlerKind.ASYNC_DEF if inspect.iscoroutinefunction(handler) else HandlerKind.DEF
+        )
+        self._registered = RegisteredEndpoint(handler, self.face, _options(self.key, options))
         engine.register(self._registered)
 
     def __repr__(self) -> str:
         """Show the key."""
         return f"<Endpoint {self.key}>"
 
-    def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
+    def handle(
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
+    ) -> Response:
         """Answer in this thread; see ``HTTPHandler.handle``."""
         if self.engine.is_reentry(request):
             return self.engine.serve(self._registered, request, route)
         if is_wait(request):
-            return self.engine.wait(_wait_request(request, hold))
+            return self.engine.wait(_wait_request(request, max_wait))
         answer = self._refusal(request, route)
         if answer is not None:
             return answer
@@ -133,23 +137,23 @@ class Endpoint:
             if self._authorize is not None:
                 verdict = self._authorize(request)
                 if inspect.isawaitable(verdict):
-                    verdict = self.engine.await_elsewhere(verdict)
+                    verdict = self.engine.run_on_background_loop(verdict)
                 _check_verdict(verdict)
         except HTTPError as error:
             return problem_from_http_error(error)
         if request.method != "HEAD":
             return self.engine.serve(self._registered, request, route)
         response = self.engine.serve(self._registered, _as_get(request), route)
-        return without_body(response, self.engine)
+        return strip_body_for_head(response, self.engine)
 
     async def handle_async(
-        self, request: Request, *, hold: float = 25.0, route: str | None = None
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
     ) -> Response:
         """Answer in this task; see ``HTTPHandler.handle_async``."""
         if self.engine.is_reentry(request):
             return await self.engine.serve_async(self._registered, request, route)
         if is_wait(request):
-            return await self.engine.wait_async(_wait_request(request, hold))
+            return await self.engine.wait_async(_wait_request(request, max_wait))
         answer = self._refusal(request, route)
         if answer is not None:
             return answer
@@ -164,7 +168,7 @@ class Endpoint:
         if request.method != "HEAD":
             return await self.engine.serve_async(self._registered, request, route)
         response = await self.engine.serve_async(self._registered, _as_get(request), route)
-        return await without_body_async(response, self.engine)
+        return await strip_body_for_head_async(response, self.engine)
 
     def _refusal(self, request: Request, route: str | None) -> Response | None:
         """Return the answer to a request that gets no run; a router has checked the method."""
@@ -204,8 +208,8 @@ def _main_module() -> str:
     return Path(file).stem if file else "__main__"
 
 
-def _options(key: str, options: EndpointOptions) -> Options:
-    return Options(
+def _options(key: str, options: EndpointOptions) -> ResolvedOptions:
+    return ResolvedOptions(
         key=key,
         function_id=options.function_id,
         retries=3 if options.retries is None else options.retries,
@@ -230,7 +234,7 @@ def _is_wait_url(request: Request) -> bool:
     return RUN_PARAM in request.url and RUN_PARAM in request.query and TOKEN_PARAM in request.query
 
 
-def _wait_request(request: Request, hold: float) -> WaitRequest:
+def _wait_request(request: Request, max_wait: float) -> WaitRequest:
     query = request.query
     run_id = query.get(RUN_PARAM) or ""
 
@@ -242,7 +246,7 @@ def _wait_request(request: Request, hold: float) -> WaitRequest:
         run_id=run_id,
         token=query.get(TOKEN_PARAM) or "",
         hop=hop_of(query.get(HOP_PARAM)),
-        hold_ms=int(hold * 1000),
+        max_wait_ms=int(max_wait * 1000),
         again=again,
         names=(RUN_PARAM, TOKEN_PARAM),
         stream=stream_wanted(request, FROM_PARAM),
@@ -254,7 +258,7 @@ def stream_wanted(request: Request, from_param: str) -> StreamWanted | None:
 
     ``from_param`` is the query parameter that says where to begin.
     """
-    if request.method == "HEAD" or not accepts_stream(request.headers):
+    if request.method == "HEAD" or not accepts_event_stream(request.headers):
         return None
     return StreamWanted(
         last_event_id=request.headers.get("last-event-id") or "",
@@ -310,18 +314,20 @@ class Proxy:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
-    def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
+    def handle(
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
+    ) -> Response:
         """Answer in this thread; see ``HTTPHandler.handle``."""
-        answer = _without_run(request) or self.engine.wait(_proxy_wait_request(request, hold))
+        answer = _without_run(request) or self.engine.wait(_proxy_wait_request(request, max_wait))
         return _with_cors(answer)
 
     async def handle_async(
-        self, request: Request, *, hold: float = 25.0, route: str | None = None
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
     ) -> Response:
         """Answer in this task; see ``HTTPHandler.handle_async``."""
         answer = _without_run(request)
         if answer is None:
-            answer = await self.engine.wait_async(_proxy_wait_request(request, hold))
+            answer = await self.engine.wait_async(_proxy_wait_request(request, max_wait))
         return _with_cors(answer)
 
 
@@ -341,7 +347,7 @@ def _without_run(request: Request) -> Response | None:
     return problem_from_http_error(error)
 
 
-def _proxy_wait_request(request: Request, hold: float) -> WaitRequest:
+def _proxy_wait_request(request: Request, max_wait: float) -> WaitRequest:
     query = request.query
     run_id = query.get("runId") or ""
     # What else async_redirect_url has in its query is the application's, and stays.
@@ -355,7 +361,7 @@ def _proxy_wait_request(request: Request, hold: float) -> WaitRequest:
         run_id=run_id,
         token=query.get("token") or "",
         hop=hop_of(query.get("hop")),
-        hold_ms=int(hold * 1000),
+        max_wait_ms=int(max_wait * 1000),
         again=again,
         names=("runId", "token"),
         stream=stream_wanted(request, "from"),

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from durable_core.api.adapter import ServedEngine
-from durable_core.flow.env import Env
+from durable_core.api.adapter import EngineLifecycle
+from durable_core.flow.env import AppConfig
 from durable_core.flow.wait import WaitRequest
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.event import Event
 from durable_core.model.run import Phase
 from durable_core.ports import RunRecord, Store
-from durable_core.runners.settings import Registered
+from durable_core.runners.settings import RegisteredEndpoint
 
 __all__ = ["Engine"]
 
 T = TypeVar("T")
 
 
-class Engine(ServedEngine, Protocol):
+class Engine(EngineLifecycle, Protocol):
     """What ``Durable(engine=)`` takes. It owns retries, timers, waits and re-entry.
 
     Nothing is opened or started before :meth:`start` or the first request. All methods may be
@@ -33,12 +33,12 @@ class Engine(ServedEngine, Protocol):
         ...
 
     @property
-    def env(self) -> Env:
+    def env(self) -> AppConfig:
         """What all runs of the application share."""
         ...
 
     @property
-    def endpoints(self) -> Mapping[str, Registered]:
+    def endpoints(self) -> Mapping[str, RegisteredEndpoint]:
         """The endpoints by key."""
         ...
 
@@ -47,7 +47,7 @@ class Engine(ServedEngine, Protocol):
         """Where its state is kept, for the command line to look at; None if that is elsewhere."""
         ...
 
-    def attach(self, env: Env) -> None:
+    def attach(self, env: AppConfig) -> None:
         """Work for this application. Called once, by ``Durable``.
 
         Raises:
@@ -55,7 +55,7 @@ class Engine(ServedEngine, Protocol):
         """
         ...
 
-    def register(self, endpoint: Registered) -> None:
+    def register(self, endpoint: RegisteredEndpoint) -> None:
         """Add an endpoint, or replace it by a newer version of the same function.
 
         Raises:
@@ -77,12 +77,12 @@ class Engine(ServedEngine, Protocol):
         """
         ...
 
-    def serve(self, endpoint: Registered, request: Request, route: str | None) -> Response:
+    def serve(self, endpoint: RegisteredEndpoint, request: Request, route: str | None) -> Response:
         """Run a handler for a client, in this thread."""
         ...
 
     async def serve_async(
-        self, endpoint: Registered, request: Request, route: str | None
+        self, endpoint: RegisteredEndpoint, request: Request, route: str | None
     ) -> Response:
         """Run a handler for a client of an asynchronous server."""
         ...
@@ -95,7 +95,7 @@ class Engine(ServedEngine, Protocol):
         """Answer a client at the wait URL."""
         ...
 
-    def await_elsewhere(self, awaitable: Awaitable[T]) -> T:
+    def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
         """Await something on an event loop of the engine's own, blocking this thread."""
         ...
 

@@ -16,7 +16,7 @@ from durable_core.errors import (
     StoreError,
 )
 from durable_core.flow.env import Limits
-from durable_core.flow.handler import unavailable
+from durable_core.flow.handler import store_unavailable_response
 from durable_core.http.problem import problem_from_http_error
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -118,7 +118,9 @@ class EventsRoute:
         self.engine = engine
         self._key = event_key
 
-    def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
+    def handle(
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
+    ) -> Response:
         """Answer in this thread; see ``HTTPHandler.handle``."""
         try:
             events = self._accept(request)
@@ -129,7 +131,7 @@ class EventsRoute:
             return _refused(error)
 
     async def handle_async(
-        self, request: Request, *, hold: float = 25.0, route: str | None = None
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
     ) -> Response:
         """Answer in this task; see ``HTTPHandler.handle_async``."""
         try:
@@ -200,4 +202,4 @@ def _refused(error: HTTPError | StoreError) -> Response:
     if isinstance(error, HTTPError):
         return problem_from_http_error(error)
     logger.error("events were refused, the store is unavailable: %s", error)
-    return unavailable(error)
+    return store_unavailable_response(error)

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 from durable_core.api.events import checked_events
 from durable_core.errors import StepUsageError
 from durable_core.flow.effects import Call
-from durable_core.flow.scope import Face, Scope, current_scope
+from durable_core.flow.scope import HandlerKind, RunScope, current_scope
 from durable_core.machine.duration import parse_deadline, parse_duration
 from durable_core.machine.matching import WaitRule, resolve_match, validate_if
 from durable_core.model.event import Event
@@ -66,9 +66,9 @@ class AsyncSteps:
             DuplicateStepIdError: another task uses the id.
             StepUsageError: not in a run, inside another step, or ``fn`` is no function.
         """
-        scope = current_scope(Face.ASYNC, id)
+        scope = current_scope(HandlerKind.ASYNC_DEF, id)
         call = _call(id, fn, args, kwargs)
-        op = scope.ex.take(id, OpKind.RUN, scope.branch())
+        op = scope.ex.next_op(id, OpKind.RUN, scope.current_task())
         return _named("run", id, scope.drive(scope.flows.run_step(scope.ex, op, call)))
 
     def sleep(self, id: str, duration: _Duration) -> Coroutine[Any, Any, None]:
@@ -82,7 +82,7 @@ class AsyncSteps:
         Raises:
             ValueError: not a duration.
         """
-        scope = current_scope(Face.ASYNC, id)
+        scope = current_scope(HandlerKind.ASYNC_DEF, id)
         return _named("sleep", id, _sleep(scope, id, duration))
 
     def sleep_until(self, id: str, deadline: datetime) -> Coroutine[Any, Any, None]:
@@ -95,7 +95,7 @@ class AsyncSteps:
         Raises:
             ValueError: naive, or too far ahead.
         """
-        scope = current_scope(Face.ASYNC, id)
+        scope = current_scope(HandlerKind.ASYNC_DEF, id)
         return _named("sleep_until", id, _sleep_until(scope, id, deadline))
 
     def wait_for_event(
@@ -124,7 +124,7 @@ class AsyncSteps:
             MatchError: the request has no such value.
             ValueError, TypeError: an argument of another form, or both ``match`` and ``if_``.
         """
-        scope = current_scope(Face.ASYNC, id)
+        scope = current_scope(HandlerKind.ASYNC_DEF, id)
         return _named("wait_for_event", id, _wait(scope, id, event, timeout, match, if_))
 
     def send_event(
@@ -136,7 +136,7 @@ class AsyncSteps:
             TypeError, ValueError: not events.
             LimitExceededError: one is too large.
         """
-        scope = current_scope(Face.ASYNC, id)
+        scope = current_scope(HandlerKind.ASYNC_DEF, id)
         return _named("send_event", id, _send(scope, id, events))
 
 
@@ -149,19 +149,19 @@ class Steps:
 
     def run(self, id: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a plain function once and for all; see :meth:`AsyncSteps.run`."""
-        scope = current_scope(Face.SYNC, id)
+        scope = current_scope(HandlerKind.DEF, id)
         call = _call(id, fn, args, kwargs)
-        op = scope.ex.take(id, OpKind.RUN, scope.branch())
+        op = scope.ex.next_op(id, OpKind.RUN, scope.current_task())
         result: T = scope.drive(scope.flows.run_step(scope.ex, op, call))
         return result
 
     def sleep(self, id: str, duration: _Duration) -> None:
         """Go on after so long; see :meth:`AsyncSteps.sleep`."""
-        _sleep(current_scope(Face.SYNC, id), id, duration)
+        _sleep(current_scope(HandlerKind.DEF, id), id, duration)
 
     def sleep_until(self, id: str, deadline: datetime) -> None:
         """Go on at a time; see :meth:`AsyncSteps.sleep_until`."""
-        _sleep_until(current_scope(Face.SYNC, id), id, deadline)
+        _sleep_until(current_scope(HandlerKind.DEF, id), id, deadline)
 
     def wait_for_event(
         self,
@@ -173,12 +173,12 @@ class Steps:
         if_: Mapping[str, object] | None = None,
     ) -> Event | None:
         """Wait for an event; see :meth:`AsyncSteps.wait_for_event`."""
-        scope = current_scope(Face.SYNC, id)
+        scope = current_scope(HandlerKind.DEF, id)
         return cast("Event | None", _wait(scope, id, event, timeout, match, if_))
 
     def send_event(self, id: str, events: Event | Sequence[Event]) -> list[str]:
         """Send events, exactly once; see :meth:`AsyncSteps.send_event`."""
-        return cast("list[str]", _send(current_scope(Face.SYNC, id), id, events))
+        return cast("list[str]", _send(current_scope(HandlerKind.DEF, id), id, events))
 
 
 #: The steps of ``async def`` handlers.
@@ -205,22 +205,22 @@ def _named(method: str, step_id: str, coroutine: Any) -> Coroutine[Any, Any, Any
     return named
 
 
-def _sleep(scope: Scope, step_id: str, duration: _Duration) -> Any:
+def _sleep(scope: RunScope, step_id: str, duration: _Duration) -> Any:
     length = parse_duration(duration)
-    op = scope.ex.take(step_id, OpKind.SLEEP, scope.branch())
+    op = scope.ex.next_op(step_id, OpKind.SLEEP, scope.current_task())
     return scope.drive(
         scope.flows.sleep_until(scope.ex, op, functools.partial(int.__add__, length))
     )
 
 
-def _sleep_until(scope: Scope, step_id: str, deadline: datetime) -> Any:
+def _sleep_until(scope: RunScope, step_id: str, deadline: datetime) -> Any:
     due_at = parse_deadline(deadline, now=scope.ex.env.clock.now())
-    op = scope.ex.take(step_id, OpKind.SLEEP, scope.branch())
+    op = scope.ex.next_op(step_id, OpKind.SLEEP, scope.current_task())
     return scope.drive(scope.flows.sleep_until(scope.ex, op, lambda now: due_at))
 
 
 def _wait(
-    scope: Scope,
+    scope: RunScope,
     step_id: str,
     event: str,
     timeout: _Duration,
@@ -236,11 +236,11 @@ def _wait(
         conditions=() if if_ is None else validate_if(if_),
     )
     length = parse_duration(timeout, what="timeout")
-    op = scope.ex.take(step_id, OpKind.WAIT, scope.branch())
+    op = scope.ex.next_op(step_id, OpKind.WAIT, scope.current_task())
     return scope.drive(scope.flows.wait_for_event(scope.ex, op, rule, length))
 
 
-def _send(scope: Scope, step_id: str, events: Event | Sequence[Event]) -> Any:
+def _send(scope: RunScope, step_id: str, events: Event | Sequence[Event]) -> Any:
     checked = checked_events(events, scope.ex.env.limits)
-    op = scope.ex.take(step_id, OpKind.SEND, scope.branch())
+    op = scope.ex.next_op(step_id, OpKind.SEND, scope.current_task())
     return scope.drive(scope.flows.send_events(scope.ex, op, checked))

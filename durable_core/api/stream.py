@@ -12,9 +12,9 @@ from contextlib import aclosing, closing
 from typing import Any
 
 from durable_core.codec.json import JSONCodec
-from durable_core.flow.effects import InsideStep, Source, Stream
-from durable_core.flow.scope import CURRENT
-from durable_core.runners.thread_pool import DaemonPool
+from durable_core.flow.effects import StepAttempt, Stream, StreamOwner
+from durable_core.flow.scope import CURRENT_RUN
+from durable_core.runners.thread_pool import DaemonThreadPool
 
 __all__ = [
     "AsyncStreaming",
@@ -126,7 +126,7 @@ async def read_async(source: Any) -> AsyncGenerator[object, None]:
 
 async def _read_in_thread(source: Any, *, made: bool) -> AsyncGenerator[object, None]:
     loop, context = asyncio.get_running_loop(), contextvars.copy_context()
-    pool = DaemonPool(1, "durable-pipe")
+    pool = DaemonThreadPool(1, "durable-pipe")
 
     def in_thread(call: Callable[..., Any], *args: object) -> asyncio.Future[Any]:
         return loop.run_in_executor(pool, lambda: context.run(call, *args))
@@ -293,16 +293,16 @@ stream = AsyncStreaming()
 #: Streaming for ``def`` handlers.
 sync_stream = Streaming()
 
-_Where = tuple[Source, InsideStep | None]
+_Where = tuple[StreamOwner, StepAttempt | None]
 
 
 def _where() -> _Where | None:
     """Return the run that the calling code belongs to, and the step."""
-    scope = CURRENT.get()
+    scope = CURRENT_RUN.get()
     if scope is None:
         return None
-    if isinstance(scope, InsideStep):
-        return None if scope.source is None else (scope.source, scope)
+    if isinstance(scope, StepAttempt):
+        return None if scope.owner is None else (scope.owner, scope)
     return scope.ex, None
 
 

@@ -12,27 +12,29 @@ from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
 from durable_core.codec.records import dump_head
-from durable_core.engine.worker import Node
+from durable_core.engine.worker import Worker
 from durable_core.errors import ConfigurationError, StoreError
-from durable_core.flow.env import Env, Limits
-from durable_core.flow.handler import unavailable
-from durable_core.flow.scope import Face
+from durable_core.flow.env import AppConfig, Limits
+from durable_core.flow.handler import store_unavailable_response
+from durable_core.flow.scope import HandlerKind
 from durable_core.flow.wait import WaitRequest
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.event import Event
 from durable_core.model.run import Phase
-from durable_core.platform import logger, refuse_patched_threads
+from durable_core.platform import check_threading, logger
 from durable_core.ports import Cancel, RunRecord, SendEvents, Store, StoredResult, Write
-from durable_core.runners.settings import Registered, Settings, add_endpoint
+from durable_core.runners.settings import RegisteredEndpoint, Settings, add_endpoint
 
-__all__ = ["EmbeddedEngine", "NodeFactory", "embedded"]
+__all__ = ["EmbeddedEngine", "WorkerFactory", "embedded"]
 
 T = TypeVar("T")
 
 #: Makes the node of a process; see :class:`Node` for the arguments.
-NodeFactory: TypeAlias = Callable[[Env, Settings, Store, dict[str, Registered]], Node]
+WorkerFactory: TypeAlias = Callable[
+    [AppConfig, Settings, Store, dict[str, RegisteredEndpoint]], Worker
+]
 
 
 class EmbeddedEngine:
@@ -50,18 +52,18 @@ class EmbeddedEngine:
     name = "the embedded engine"
 
     #: What all runs of the application share; set by :meth:`attach`.
-    env: Env
+    env: AppConfig
 
     def __init__(self, secrets: tuple[bytes, ...], store: Store, settings: Settings) -> None:
         self._given_secrets = secrets
         self._secrets: tuple[bytes, ...] | None = None
         self.store = store
         self.settings = settings
-        self.endpoints: dict[str, Registered] = {}
+        self.endpoints: dict[str, RegisteredEndpoint] = {}
         #: By process: a fork may have happened while a thread of the parent held its lock.
         self._locks: dict[int, threading.RLock] = {}
-        self._node: Node | None = None
-        self._make_node: NodeFactory = Node
+        self._node: Worker | None = None
+        self._make_node: WorkerFactory = Worker
         self._stopping_pid = 0
         self._at_exit = False
 
@@ -70,7 +72,7 @@ class EmbeddedEngine:
         """The upper bounds of the application."""
         return self.env.limits
 
-    def attach(self, env: Env) -> None:
+    def attach(self, env: AppConfig) -> None:
         """Work for this application, with the secrets of the engine's own.
 
         Raises:
@@ -82,7 +84,7 @@ class EmbeddedEngine:
 
     # -- endpoints --------------------------------------------------------------------------
 
-    def register(self, endpoint: Registered) -> None:
+    def register(self, endpoint: RegisteredEndpoint) -> None:
         """Add an endpoint, or replace it by a newer version of the same function.
 
         Raises:
@@ -116,7 +118,7 @@ class EmbeddedEngine:
                 self._stopping_pid = 0
 
     @property
-    def node(self) -> Node | None:
+    def worker(self) -> Worker | None:
         """The node of this process, if it was started."""
         node = self._node
         return node if node is not None and node.pid == os.getpid() else None
@@ -129,14 +131,14 @@ class EmbeddedEngine:
     def _stopping(self) -> bool:
         return self._stopping_pid == os.getpid()
 
-    def _started(self) -> Node:
+    def _started(self) -> Worker:
         node = self._node
         if node is not None and node.pid == os.getpid():
             return node
         with self._lock:
             node = self._node
             if node is None or node.pid != os.getpid():
-                refuse_patched_threads()
+                check_threading()
                 node = self._make_node(self.env, self.settings, self.store, self.endpoints)
                 node.start()
                 self._node = node
@@ -146,8 +148,8 @@ class EmbeddedEngine:
             return node
 
     @contextmanager
-    def instead(
-        self, *, env: Env, store: Store, settings: Settings, make_node: NodeFactory
+    def override(
+        self, *, env: AppConfig, store: Store, settings: Settings, make_node: WorkerFactory
     ) -> Iterator[None]:
         """Work with these in place of its own for a while: for tests.
 
@@ -164,7 +166,7 @@ class EmbeddedEngine:
             self.env, self.store, self.settings, self._make_node = own
 
     def _refuse_started(self) -> None:
-        if self.node is not None:
+        if self.worker is not None:
             raise ConfigurationError(
                 f"the application {self.env.app!r} works already; stop() it before it works "
                 "with another store and clock"
@@ -176,7 +178,7 @@ class EmbeddedEngine:
         except Exception:
             logger.exception("could not stop in good order")
 
-    def _adopt_running_loop(self, node: Node) -> None:
+    def _adopt_running_loop(self, node: Worker) -> None:
         loop = _running_loop()
         if loop is not None:
             node.loops.adopt(loop)
@@ -188,16 +190,16 @@ class EmbeddedEngine:
 
     def health(self) -> dict[str, Any]:
         """Return what runs in this process, as a JSON-ready dict; starts nothing."""
-        node = self.node
+        node = self.worker
         if node is None:
             return {"app": self.env.app, "started": False}
         return {
             "app": self.env.app,
             "started": True,
             "pid": node.pid,
-            "keeper": node.keeper.alive,
+            "keeper": node.scheduler.alive,
             "live_runs": len(node.live),
-            "replaying": {face.value: node.busy[face] for face in Face},
+            "replaying": {face.value: node.busy[face] for face in HandlerKind},
             "waiting_clients": len(node.waiters),
             "endpoints": sorted(self.endpoints),
         }
@@ -208,7 +210,7 @@ class EmbeddedEngine:
         """Return False: nobody but clients calls this engine's endpoints."""
         return False
 
-    def serve(self, endpoint: Registered, request: Request, route: str | None) -> Response:
+    def serve(self, endpoint: RegisteredEndpoint, request: Request, route: str | None) -> Response:
         """Run a handler for a client, in this thread."""
         if self._stopping:
             return _shutting_down()
@@ -219,7 +221,7 @@ class EmbeddedEngine:
         return node.serve(endpoint, request, route)
 
     async def serve_async(
-        self, endpoint: Registered, request: Request, route: str | None
+        self, endpoint: RegisteredEndpoint, request: Request, route: str | None
     ) -> Response:
         """Run a handler for a client of an asynchronous server."""
         if self._stopping:
@@ -236,7 +238,7 @@ class EmbeddedEngine:
             node = self._started()
             if wanted.stream is not None:
                 return node.streaming.wait(wanted, wanted.stream)
-            return node.holding.wait(wanted)
+            return node.long_poll.wait(wanted)
         except StoreError as error:
             return _refuse(error)
 
@@ -246,13 +248,13 @@ class EmbeddedEngine:
             node = self._started()
             if wanted.stream is not None:
                 return node.streaming.wait_async(wanted, wanted.stream)
-            return await node.holding.wait_async(wanted)
+            return await node.long_poll.wait_async(wanted)
         except StoreError as error:
             return _refuse(error)
 
-    def await_elsewhere(self, awaitable: Awaitable[T]) -> T:
+    def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
         """Await something on the node's own event loop."""
-        return self._started().await_elsewhere(awaitable)
+        return self._started().run_on_background_loop(awaitable)
 
     async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
         """Call a plain function without blocking the event loop."""
@@ -339,4 +341,4 @@ def _shutting_down() -> Response:
 
 def _refuse(error: StoreError) -> Response:
     logger.error("a request was refused, the store is unavailable: %s", error)
-    return unavailable(error)
+    return store_unavailable_response(error)

@@ -9,18 +9,18 @@ from typing import Any
 
 from durable_core.errors import StoreError
 from durable_core.flow.driver import drive_async, drive_sync
-from durable_core.flow.effects import Ask, Hold, ReadResult
-from durable_core.flow.env import Env
+from durable_core.flow.effects import AwaitEnd, Effect, ReadResult
+from durable_core.flow.env import AppConfig
 from durable_core.flow.wait import WaitRequest, wait_for_result
 from durable_core.http.response import Response
 from durable_core.model.run import Phase
 from durable_core.ports import Store, StoredResult
 from durable_core.runners.live import Waiters
 
-__all__ = ["Holding"]
+__all__ = ["LongPoll"]
 
 
-class Holding:
+class LongPoll:
     """Answers requests to the wait URL.
 
     Args:
@@ -29,7 +29,7 @@ class Holding:
         waiters: who is waiting.
     """
 
-    def __init__(self, env: Env, store: Store, waiters: Waiters) -> None:
+    def __init__(self, env: AppConfig, store: Store, waiters: Waiters) -> None:
         self._env = env
         self._store = store
         self._waiters = waiters
@@ -42,15 +42,15 @@ class Holding:
         """Answer in this task, holding it."""
         return await drive_async(wait_for_result(self._env, wanted), self._perform_async)
 
-    def _perform(self, ask: Ask) -> Any:
-        return self._hold(ask) if isinstance(ask, Hold) else self._read(ask)
+    def _perform(self, effect: Effect) -> Any:
+        return self._await_end(effect) if isinstance(effect, AwaitEnd) else self._read(effect)
 
-    def _perform_async(self, ask: Ask) -> Any:
-        return self._hold_async(ask) if isinstance(ask, Hold) else self._read(ask)
+    def _perform_async(self, effect: Effect) -> Any:
+        return self._await_end_async(effect) if isinstance(effect, AwaitEnd) else self._read(effect)
 
-    def _read(self, ask: Ask) -> StoredResult | Phase | None:
-        assert isinstance(ask, ReadResult)
-        return self._result(ask.run_id)
+    def _read(self, effect: Effect) -> StoredResult | Phase | None:
+        assert isinstance(effect, ReadResult)
+        return self._result(effect.run_id)
 
     def _result(self, run_id: str) -> StoredResult | Phase | None:
         """Read the result. Who has been let go is sent on, though the store is closed by now."""
@@ -65,18 +65,18 @@ class Holding:
         """Look once more after signing up, so that an end in between is not missed."""
         return isinstance(self._result(run_id), Phase)
 
-    def _hold(self, ask: Hold) -> bool:
+    def _await_end(self, effect: AwaitEnd) -> bool:
         ended = threading.Event()
-        if not self._waiters.add(ask.run_id, ended.set):
+        if not self._waiters.add(effect.run_id, ended.set):
             return False
         try:
-            if self._running(ask.run_id):
-                ended.wait(ask.for_ms / 1000)
+            if self._running(effect.run_id):
+                ended.wait(effect.for_ms / 1000)
         finally:
-            self._waiters.remove(ask.run_id, ended.set)
+            self._waiters.remove(effect.run_id, ended.set)
         return True
 
-    async def _hold_async(self, ask: Hold) -> bool:
+    async def _await_end_async(self, effect: AwaitEnd) -> bool:
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
 
@@ -90,11 +90,11 @@ class Holding:
             except RuntimeError:
                 pass  # the loop is closed, and the client with it
 
-        if not self._waiters.add(ask.run_id, wake):
+        if not self._waiters.add(effect.run_id, wake):
             return False
         try:
-            if self._running(ask.run_id):
-                await asyncio.wait((ended,), timeout=ask.for_ms / 1000)
+            if self._running(effect.run_id):
+                await asyncio.wait((ended,), timeout=effect.for_ms / 1000)
         finally:
-            self._waiters.remove(ask.run_id, wake)
+            self._waiters.remove(effect.run_id, wake)
         return True

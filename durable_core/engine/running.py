@@ -8,18 +8,18 @@ from dataclasses import replace
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from durable_core.engine.scheduler import Keeper
+from durable_core.engine.scheduler import Scheduler
 from durable_core.errors import LeaseLost, StoreBrokenError, StoreError
 from durable_core.flow.effects import Flow
-from durable_core.flow.env import Env
+from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution
 from durable_core.model.run import Phase
 from durable_core.platform import run_logger
-from durable_core.ports import Release, RunWrite
-from durable_core.runners.live import LiveRuns
+from durable_core.ports import Checkpoint, Release
+from durable_core.runners.live import ActiveRuns
 from durable_core.runners.task import TaskRun
 from durable_core.runners.thread import ThreadRun
-from durable_core.streams.hub import Streams
+from durable_core.streams.hub import StreamHub
 
 __all__ = ["Running", "StoredRunning"]
 
@@ -31,17 +31,17 @@ _PAUSE = 1_000
 class _Node(Protocol):
     """What running needs of its node."""
 
-    live: LiveRuns
+    live: ActiveRuns
     stopping: bool
 
 
 class _StoredNode(_Node, Protocol):
     """What it needs besides where runs are kept in a store."""
 
-    env: Env
-    keeper: Keeper
-    abandoned: list[RunWrite]
-    streams: Streams
+    env: AppConfig
+    scheduler: Scheduler
+    abandoned: list[Checkpoint]
+    streams: StreamHub
 
 
 class Running:
@@ -102,10 +102,10 @@ class Running:
 
     def end(self, run: ThreadRun | TaskRun) -> None:
         """Note that a run is not live any more."""
-        self.give_up(run.ex)
+        self.release_later(run.ex)
         self._node.live.remove(run)
 
-    def give_up(self, ex: Execution) -> None:
+    def release_later(self, ex: Execution) -> None:
         """See that a run which its execution could not put away is given up later, if it must."""
 
     def _begin(self, run: ThreadRun | TaskRun) -> None:
@@ -124,7 +124,7 @@ class StoredRunning(Running):
     def __init__(self, node: _StoredNode) -> None:
         super().__init__(node)
         self._stored_node = node
-        self._given_up: WeakSet[Execution] = WeakSet()
+        self._released: WeakSet[Execution] = WeakSet()
 
     def end(self, run: ThreadRun | TaskRun) -> None:
         """Note that a run, and what it streams, is not live any more."""
@@ -135,29 +135,29 @@ class StoredRunning(Running):
         super()._begin(run)
         self._stored_node.streams.begin(run.ex)
 
-    def write_later(self, write: RunWrite) -> None:
+    def write_later(self, write: Checkpoint) -> None:
         """Have the keeper write this of a run that is not live, as soon as the store takes it."""
         self._stored_node.abandoned.append(write)
-        self._stored_node.keeper.wake()
+        self._stored_node.scheduler.wake()
 
-    def give_up(self, ex: Execution) -> None:
+    def release_later(self, ex: Execution) -> None:
         """See that a run which its execution could not put away is given up later, once."""
         if ex.fault is None or isinstance(ex.fault, LeaseLost) or not ex.stored:
             return
-        if ex in self._given_up:
+        if ex in self._released:
             return
-        self._given_up.add(ex)
+        self._released.add(ex)
         # A fault of the store passes; whatever else it was may come again with every attempt.
         passes = isinstance(ex.fault, StoreError) and not isinstance(ex.fault, StoreBrokenError)
         crashes = 0 if passes else 1
-        run = replace(ex.run, takeovers=ex.takeovers + crashes)
+        run = replace(ex.run, crash_count=ex.crash_count + crashes)
         log = run_logger(run.id, run.function_id)
         text = "cut short, it continues from its last checkpoint: %s"
         log.error(text, ex.fault, exc_info=ex.fault if crashes else None)
         now = self._stored_node.env.clock.now()
         release = Release(due_at=now if crashes else now + _PAUSE)
         self.write_later(
-            RunWrite(
+            Checkpoint(
                 run_id=run.id,
                 owner=ex.owner,
                 epoch=run.epoch,

@@ -15,29 +15,29 @@ from typing import Protocol
 
 from durable_core.commit_queue import CommitQueue
 from durable_core.errors import LeaseLost, StoreError
-from durable_core.flow.env import Env
-from durable_core.flow.scope import Face
+from durable_core.flow.env import AppConfig
+from durable_core.flow.scope import HandlerKind
 from durable_core.platform import host_id, logger
 from durable_core.ports import (
-    Beat,
-    Bury,
+    Checkpoint,
     Claim,
     Claimed,
-    Peer,
+    CorruptRun,
+    Heartbeat,
     Prune,
+    ReapWorkers,
     Register,
-    RunWrite,
     Store,
-    Unreadable,
     Unregister,
+    WorkerRecord,
 )
-from durable_core.runners.host import EventMark
-from durable_core.runners.live import LiveRuns, Waiters
-from durable_core.streams.hub import Streams
+from durable_core.runners.host import EventWatermark
+from durable_core.runners.live import ActiveRuns, Waiters
+from durable_core.streams.hub import StreamHub
 
 __all__ = [
-    "Chore",
-    "Keeper",
+    "PeriodicTask",
+    "Scheduler",
 ]
 
 
@@ -46,7 +46,7 @@ __all__ = [
 # What is to be done every so many seconds, by whoever comes round often enough.
 
 
-class Chore:
+class PeriodicTask:
     """See the module.
 
     Args:
@@ -59,14 +59,14 @@ class Chore:
         self._do = do
         self._due = 0.0
 
-    def do_if_due(self) -> None:
+    def run_if_due(self) -> None:
         """Do it if it is time."""
         now = time.monotonic()
         if now >= self._due:
             self._due = now + self._every
             self._do()
 
-    def hasten(self) -> None:
+    def run_soon(self) -> None:
         """Do it again in a moment."""
         self._due = time.monotonic() + 0.1
 
@@ -102,25 +102,25 @@ class _Settings(Protocol):
 class _Host(Protocol):
     """What the keeper needs of its node."""
 
-    env: Env
+    env: AppConfig
     store: Store
     queue: CommitQueue
-    live: LiveRuns
+    live: ActiveRuns
     waiters: Waiters
-    streams: Streams
-    event_mark: EventMark
-    abandoned: list[RunWrite]
+    streams: StreamHub
+    event_watermark: EventWatermark
+    abandoned: list[Checkpoint]
 
     @property
     def settings(self) -> _Settings: ...
-    def capacity(self, face: Face) -> int: ...
-    def keys(self, face: Face) -> tuple[str, ...]: ...
+    def capacity(self, face: HandlerKind) -> int: ...
+    def keys(self, face: HandlerKind) -> tuple[str, ...]: ...
     def resume(self, claimed: Claimed) -> None: ...
     def fail_orphan(self, claimed: Claimed) -> None: ...
-    def fail_unreadable(self, claimed: Unreadable) -> None: ...
+    def fail_unreadable(self, claimed: CorruptRun) -> None: ...
 
 
-class Keeper:
+class Scheduler:
     """See the module. ``owner`` is the name of this process in its leases."""
 
     def __init__(self, host: _Host) -> None:
@@ -132,18 +132,18 @@ class Keeper:
         self._next_due: int | None = None
         self._thread: threading.Thread | None = None
         self._version = -1
-        self._peers: Sequence[Peer] = ()
+        self._workers: Sequence[WorkerRecord] = ()
         self._skew = 0
         self._spare_until = 0.0
         self._reported: set[str] = set()
-        self._pruning = Chore(5.0, self._prune)
+        self._pruning = PeriodicTask(5.0, self._prune)
         self._chores = (
-            Chore(host.settings.heartbeat, self._beat),
-            Chore(_ATTENTIVE, host.store.maintain),
-            Chore(10.0, self._bury_orphans),
+            PeriodicTask(host.settings.heartbeat, self._renew_leases),
+            PeriodicTask(_ATTENTIVE, host.store.run_maintenance),
+            PeriodicTask(10.0, self._reap_unowned),
             self._pruning,
-            Chore(60.0, self._report_unknown),
-            Chore(60.0, lambda: host.streams.sweep(host.store, host.env.app)),
+            PeriodicTask(60.0, self._report_unknown),
+            PeriodicTask(60.0, lambda: host.streams.sweep(host.store, host.env.app)),
         )
 
     def start(self) -> None:
@@ -176,11 +176,11 @@ class Keeper:
         self._version = -1
         self._wake.set()
 
-    def attend(self) -> None:
+    def poll_faster(self) -> None:
         """Look at other processes more often: somebody waits for what they do."""
         self._wake.set()
 
-    def due(self, due_at: int) -> None:
+    def wake_at(self, due_at: int) -> None:
         """A run is due then, epoch milliseconds."""
         next_due = self._next_due
         if next_due is None or due_at < next_due:
@@ -205,7 +205,7 @@ class Keeper:
     def _round(self) -> float:
         self._watch_clock()
         for chore in self._chores:
-            chore.do_if_due()
+            chore.run_if_due()
         self._next_due = None  # whatever becomes due during the round may come too late for it
         next_due = self._next_due = self.catch_up()
         pause = _ATTENTIVE if len(self._host.waiters) or len(self._host.live) else _IDLE
@@ -216,8 +216,8 @@ class Keeper:
     def catch_up(self) -> int | None:
         """See what has happened, and claim what is due now; return when the next run is due."""
         self._notice_others()
-        self._bury_dead()
-        fault = self._give_up_abandoned()
+        self._reap_dead()
+        fault = self._release_abandoned()
         next_due = self._claim_due()
         if fault is not None:
             raise StoreError(f"a run cannot be given up: {fault}") from fault
@@ -229,28 +229,28 @@ class Keeper:
         """Add the process to those that share the store, under a new name."""
         now = self._host.env.clock.now()
         owner = self._host.env.ids.ulid(now)
-        peer = Peer(id=owner, host=host_id(), pid=os.getpid(), expires_at=self._expiry(now))
-        self._host.queue.execute(Register(peer=peer))
+        peer = WorkerRecord(id=owner, host=host_id(), pid=os.getpid(), expires_at=self._expiry(now))
+        self._host.queue.execute(Register(worker=peer))
         self.owner = owner
 
     def _expiry(self, now: int) -> int:
         return now + int(self._host.settings.lease * 1000)
 
-    def _beat(self) -> None:
+    def _renew_leases(self) -> None:
         now = self._host.env.clock.now()
-        if self._host.queue.execute(Beat(id=self.owner, expires_at=self._expiry(now))):
+        if self._host.queue.execute(Heartbeat(id=self.owner, expires_at=self._expiry(now))):
             return
         logger.warning(
             "this process did not renew its lease in time and others took its runs; it goes on "
             "under a new name"
         )
-        buried = self.owner
+        reaped = self.owner
         self.register()
         for live in self._host.live.all():
-            if live.ex.owner == buried:
-                live.lose()
-        # Frees the runs that were begun under the old name after it was buried.
-        self._host.queue.execute(Unregister(id=buried, now=now))
+            if live.ex.owner == reaped:
+                live.lease_lost()
+        # Frees the runs that were begun under the old name after it was reaped.
+        self._host.queue.execute(Unregister(id=reaped, now=now))
 
     def _clock_skew(self) -> int:
         return self._host.env.clock.now() - time.monotonic_ns() // 1_000_000
@@ -262,75 +262,75 @@ class Keeper:
             return
         logger.warning("the clock was set by %+d ms", skew - self._skew)
         self._spare_until = time.monotonic() + 2 * self._host.settings.heartbeat
-        self._beat()
+        self._renew_leases()
         self._skew = skew  # not before, for a beat that fails must be made up for
         for live in self._host.live.all():
-            live.look_again()
+            live.recheck_deadlines()
 
     # -- other processes --------------------------------------------------------------------
 
-    def _refresh_peers(self) -> None:
-        self._peers = [peer for peer in self._host.store.peers() if peer.id != self.owner]
-        self._host.event_mark.share(bool(self._peers))
-        self._host.streams.share(bool(self._peers))
+    def _refresh_workers(self) -> None:
+        self._workers = [peer for peer in self._host.store.workers() if peer.id != self.owner]
+        self._host.event_watermark.share(bool(self._workers))
+        self._host.streams.share(bool(self._workers))
 
-    def _bury_dead(self) -> None:
-        if not self._peers:
+    def _reap_dead(self) -> None:
+        if not self._workers:
             return
-        dead = tuple(self._host.store.proven_dead(self._peers))
+        dead = tuple(self._host.store.dead_workers(self._workers))
         now = self._host.env.clock.now()
         if dead:
-            self._bury(Bury(ids=dead, now=now))
+            self._reap(ReapWorkers(ids=dead, now=now))
         if time.monotonic() >= self._spare_until:
             expired = tuple(
-                peer.id for peer in self._peers if peer.expires_at < now and peer.id not in dead
+                peer.id for peer in self._workers if peer.expires_at < now and peer.id not in dead
             )
             if expired:
-                self._bury(Bury(ids=expired, now=now, unless_beat_after=now))
+                self._reap(ReapWorkers(ids=expired, now=now, skip_if_renewed_after=now))
 
-    def _bury_orphans(self) -> None:
-        self._bury(Bury(ids=(), now=self._host.env.clock.now(), orphans=True))
+    def _reap_unowned(self) -> None:
+        self._reap(ReapWorkers(ids=(), now=self._host.env.clock.now(), orphans=True))
 
-    def _bury(self, bury: Bury) -> None:
-        freed = self._host.queue.execute(bury)
+    def _reap(self, reap: ReapWorkers) -> None:
+        freed = self._host.queue.execute(reap)
         if freed:
             logger.warning("took %d runs over from processes that are gone", len(freed))
-        if bury.ids:
-            self._refresh_peers()
+        if reap.ids:
+            self._refresh_workers()
 
     def _notice_others(self) -> None:
         """Pass on what was committed since the last look."""
-        version = self._host.store.version()
+        version = self._host.store.change_counter()
         if version == self._version:
             return
         self._version = version
         try:
-            self._look_at_others()
+            self._poll_others()
         except BaseException:
             self._version = -1  # some of it has not been seen
             raise
 
-    def _look_at_others(self) -> None:
-        self._host.event_mark.changed()
-        self._refresh_peers()
+    def _poll_others(self) -> None:
+        self._host.event_watermark.changed()
+        self._refresh_workers()
         store, app = self._host.store, self._host.env.app
         if len(self._host.live):
-            for run_id, op_id, event in store.matched(self.owner):
+            for run_id, op_id, event in store.matched_waits(self.owner):
                 live = self._host.live.get(run_id)
                 if live is not None:
-                    live.event_came(op_id, event)
+                    live.on_event(op_id, event)
         waited_for = self._host.waiters.run_ids()
         if waited_for:
-            self._host.waiters.ended(store.ended(app, waited_for))
+            self._host.waiters.ended(store.which_ended(app, waited_for))
         if len(self._host.streams):
-            self._host.streams.look_elsewhere(store, app)
+            self._host.streams.poll_others(store, app)
 
     # -- due runs ---------------------------------------------------------------------------
 
     def _claim_due(self) -> int | None:
         """Claim what is due and can be run; return when the next run is due."""
         next_due: int | None = None
-        for face in Face:
+        for face in HandlerKind:
             keys = self._host.keys(face)
             while keys and not self._draining:
                 room = self._host.capacity(face)
@@ -347,8 +347,8 @@ class Keeper:
                     break  # another process was first
         return next_due
 
-    def _take(self, claimed: Claimed | Unreadable, take: Callable[[Claimed], None]) -> None:
-        if isinstance(claimed, Unreadable):
+    def _take(self, claimed: Claimed | CorruptRun, take: Callable[[Claimed], None]) -> None:
+        if isinstance(claimed, CorruptRun):
             self._host.fail_unreadable(claimed)
             return
         try:
@@ -357,17 +357,17 @@ class Keeper:
             # The others that were claimed with it must go on.
             logger.exception("run %s cannot be resumed by this process", claimed.run.id)
 
-    def _claim(self, keys: tuple[str, ...], limit: int) -> tuple[Claimed | Unreadable, ...]:
+    def _claim(self, keys: tuple[str, ...], limit: int) -> tuple[Claimed | CorruptRun, ...]:
         env = self._host.env
         claim = Claim(app=env.app, owner=self.owner, keys=keys, now=env.clock.now(), limit=limit)
         try:
             return self._host.queue.execute(claim)
         except LeaseLost:
-            self._beat()  # buried since the last one: claim under the new name, in the next round
+            self._renew_leases()  # reaped since the last one: claim under the new name next time
             self._wake.set()
             return ()
 
-    def _give_up_abandoned(self) -> Exception | None:
+    def _release_abandoned(self) -> Exception | None:
         """Write what could not be written before; return why some of it still cannot be."""
         abandoned, queue = self._host.abandoned, self._host.queue
         fault: Exception | None = None
@@ -386,7 +386,7 @@ class Keeper:
         """Due runs that no code here knows: say so once per key, fail them after a long time."""
         env, host = self._host.env, self._host
         now = env.clock.now()
-        known = (*host.keys(Face.SYNC), *host.keys(Face.ASYNC))
+        known = (*host.keys(HandlerKind.DEF), *host.keys(HandlerKind.ASYNC_DEF))
         too_old = now - int(host.settings.orphan_after * 1000)
         for record in host.store.unclaimable(env.app, known, now):
             key = record.run.endpoint_key
@@ -411,4 +411,4 @@ class Keeper:
             )
         )
         if gone >= _PRUNE:
-            self._pruning.hasten()
+            self._pruning.run_soon()

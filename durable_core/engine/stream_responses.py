@@ -16,23 +16,30 @@ from durable_core.engine.running import Running
 from durable_core.errors import StoreError
 from durable_core.flow.driver import drive_async, drive_sync
 from durable_core.flow.effects import (
-    Ask,
-    AwaitMore,
+    AwaitStream,
     Call,
-    Invoke,
+    CallUser,
+    Effect,
+    LogWarning,
     Outcome,
     Raised,
     ReadResult,
     ReadStream,
-    Report,
     Returned,
-    Woken,
+    WakeReason,
 )
-from durable_core.flow.env import Env
+from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution
-from durable_core.flow.scope import Face
+from durable_core.flow.scope import HandlerKind
 from durable_core.flow.stream_reader import Attached, Reader, next_part
-from durable_core.flow.wait import StreamWanted, WaitRequest, gone, refusal, too_many, wanted_cursor
+from durable_core.flow.wait import (
+    StreamWanted,
+    WaitRequest,
+    gone,
+    refusal,
+    too_many_clients,
+    wanted_cursor,
+)
 from durable_core.http.problem import problem
 from durable_core.http.response import Response
 from durable_core.machine.stream_cursor import Cursor
@@ -41,22 +48,22 @@ from durable_core.model.run import Phase
 from durable_core.platform import logger
 from durable_core.ports import Store
 from durable_core.runners.event_loops import call_soon
-from durable_core.runners.host import Host
+from durable_core.runners.host import RunHost
 from durable_core.runners.live import Waiters
-from durable_core.runners.settings import Registered
+from durable_core.runners.settings import RegisteredEndpoint
 from durable_core.runners.task import TaskRun
 from durable_core.runners.thread import ThreadRun
-from durable_core.runners.thread_pool import DaemonPool
-from durable_core.streams.hub import Streams
+from durable_core.runners.thread_pool import DaemonThreadPool
+from durable_core.streams.hub import StreamHub
 from durable_core.streams.log import RunLog
 
 __all__ = [
     "AsyncBody",
     "BodyHost",
-    "StreamServing",
+    "StreamResponder",
     "SyncBody",
-    "TaskSignal",
-    "ThreadSignal",
+    "TaskWaker",
+    "ThreadWaker",
 ]
 
 
@@ -65,7 +72,7 @@ __all__ = [
 # Waking a reader, be it a thread or a task.
 
 
-class ThreadSignal:
+class ThreadWaker:
     """Wakes one thread; what comes while it does not wait is not lost."""
 
     def __init__(self) -> None:
@@ -82,7 +89,7 @@ class ThreadSignal:
         return woken
 
 
-class TaskSignal:
+class TaskWaker:
     """Wakes one task; what comes while it does not wait is not lost.
 
     Args:
@@ -149,11 +156,11 @@ class BodyHost(Protocol):
         ...
 
     @property
-    def threads(self) -> DaemonPool:
+    def threads(self) -> DaemonThreadPool:
         """Where plain functions are called for tasks."""
         ...
 
-    def await_elsewhere(self, awaitable: Awaitable[T]) -> T:
+    def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
         """Await something on the node's own event loop, blocking this thread."""
         ...
 
@@ -173,28 +180,28 @@ class _Body:
         self._close: Callable[[], None] | None = close
 
     def _end(self) -> None:
-        self._reader.over = True
+        self._reader.finished = True
         close, self._close = self._close, None
         if close is not None:
             close()
 
-    def _perform_at_once(self, ask: Ask) -> Any:
+    def _perform_at_once(self, effect: Effect) -> Any:
         app, store = self._reader.env.app, self._host.store
-        if isinstance(ask, ReadStream):
-            cursor = ask.cursor
-            return store.stream(
-                app, ask.run_id, done=cursor.done, outside=cursor.outside, most=ask.most
+        if isinstance(effect, ReadStream):
+            cursor = effect.cursor
+            return store.read_stream(
+                app, effect.run_id, done=cursor.done, outside=cursor.outside, most=effect.most
             )
-        if isinstance(ask, ReadResult):
-            return store.result(app, ask.run_id)
-        assert isinstance(ask, Report)  # a reader asks for nothing else
-        logger.warning("run %s: %s", self._reader.run_id, ask.text, exc_info=ask.error)
+        if isinstance(effect, ReadResult):
+            return store.result(app, effect.run_id)
+        assert isinstance(effect, LogWarning)  # a reader asks for nothing else
+        logger.warning("run %s: %s", self._reader.run_id, effect.text, exc_info=effect.error)
         return None
 
-    def _woken(self, woken: bool) -> Woken:
+    def _woken(self, woken: bool) -> WakeReason:
         if self._host.stopping:
-            return Woken.STOPPING
-        return Woken.MORE if woken else Woken.TIME_OUT
+            return WakeReason.STOPPING
+        return WakeReason.MORE if woken else WakeReason.TIME_OUT
 
     def _lost(self, error: StoreError) -> None:
         """The store cannot be read: the client has to come again."""
@@ -212,7 +219,7 @@ class SyncBody(_Body, Iterator[bytes]):
         self,
         host: BodyHost,
         reader: Reader,
-        signal: ThreadSignal,
+        signal: ThreadWaker,
         close: Callable[[], None],
         deadline: float | None = None,
     ) -> None:
@@ -237,27 +244,27 @@ class SyncBody(_Body, Iterator[bytes]):
         """The server sends no more of it."""
         self._end()
 
-    def _perform(self, ask: Ask) -> Any:
-        if isinstance(ask, AwaitMore):
-            return self._await_more(ask.for_ms / 1000)
-        if isinstance(ask, Invoke):
-            return self._invoke(ask.call)
-        return self._perform_at_once(ask)
+    def _perform(self, effect: Effect) -> Any:
+        if isinstance(effect, AwaitStream):
+            return self._await_more(effect.for_ms / 1000)
+        if isinstance(effect, CallUser):
+            return self._invoke(effect.call)
+        return self._perform_at_once(effect)
 
-    def _await_more(self, seconds: float) -> Woken:
+    def _await_more(self, seconds: float) -> WakeReason:
         if self._deadline is None:
             return self._woken(self._signal.wait(seconds))
         left = self._deadline - time.monotonic()
         if left <= 0:
-            return Woken.STOPPING
+            return WakeReason.STOPPING
         woken = self._woken(self._signal.wait(min(seconds, left)))
-        return Woken.MORE if woken is Woken.TIME_OUT and left < seconds else woken
+        return WakeReason.MORE if woken is WakeReason.TIME_OUT and left < seconds else woken
 
     def _invoke(self, call: Call) -> Outcome:
         try:
             value = call.fn(*call.args, **(call.kwargs or {}))
             if inspect.isawaitable(value):
-                value = self._host.await_elsewhere(value)
+                value = self._host.run_on_background_loop(value)
         except Exception as error:
             return Raised(error)
         return Returned(value)
@@ -267,7 +274,7 @@ class AsyncBody(_Body, AsyncIterator[bytes]):
     """A stream that is iterated on an event loop."""
 
     def __init__(
-        self, host: BodyHost, reader: Reader, signal: TaskSignal, close: Callable[[], None]
+        self, host: BodyHost, reader: Reader, signal: TaskWaker, close: Callable[[], None]
     ) -> None:
         super().__init__(host, reader, close)
         self._signal = signal
@@ -291,14 +298,14 @@ class AsyncBody(_Body, AsyncIterator[bytes]):
         """The server sends no more of it."""
         self._end()
 
-    def _perform(self, ask: Ask) -> Any:
-        if isinstance(ask, AwaitMore):
-            return self._await_more(ask.for_ms / 1000)
-        if isinstance(ask, Invoke):
-            return self._invoke(ask.call)
-        return self._perform_at_once(ask)
+    def _perform(self, effect: Effect) -> Any:
+        if isinstance(effect, AwaitStream):
+            return self._await_more(effect.for_ms / 1000)
+        if isinstance(effect, CallUser):
+            return self._invoke(effect.call)
+        return self._perform_at_once(effect)
 
-    async def _await_more(self, seconds: float) -> Woken:
+    async def _await_more(self, seconds: float) -> WakeReason:
         return self._woken(await self._signal.wait(seconds))
 
     async def _invoke(self, call: Call) -> Outcome:
@@ -328,19 +335,19 @@ _HEADERS = (
     ("referrer-policy", "no-referrer"),
 )
 #: A server that holds clients for less than this cannot hold a stream for longer either, ms.
-_HOLDS_LONG = 25_000
+_LONG_WAIT = 25_000
 
 
-class _Node(Host, BodyHost, Protocol):
+class _Node(RunHost, BodyHost, Protocol):
     """What this needs of its node."""
 
-    env: Env
-    servers: DaemonPool
-    streams: Streams
+    env: AppConfig
+    servers: DaemonThreadPool
+    streams: StreamHub
     waiters: Waiters
 
 
-class StreamServing:
+class StreamResponder:
     """See the module.
 
     Args:
@@ -354,18 +361,18 @@ class StreamServing:
 
     # -- the client whose request begins a run ----------------------------------------------
 
-    def serve(self, endpoint: Registered, ex: Execution) -> Response:
+    def serve(self, endpoint: RegisteredEndpoint, ex: Execution) -> Response:
         """Begin a run, and answer with its stream, which is iterated by threads."""
-        signal = ThreadSignal()
+        signal = ThreadWaker()
         log = self._followed(ex, signal.wake)
-        detach = self._start(endpoint, ex, log, self._node.loops.own.loop, here=False)
+        detach = self._start(endpoint, ex, log, self._node.loops.background_loop.loop, here=False)
         close = self._closing(log, signal.wake, detach)
         return _answer(SyncBody(self._node, self._attached(ex, log), signal, close))
 
-    def serve_async(self, endpoint: Registered, ex: Execution) -> Response:
+    def serve_async(self, endpoint: RegisteredEndpoint, ex: Execution) -> Response:
         """Begin a run, and answer with its stream, which is iterated on this loop."""
         loop = asyncio.get_running_loop()
-        signal = TaskSignal(loop)
+        signal = TaskWaker(loop)
         log = self._followed(ex, signal.wake)
         detach = self._start(endpoint, ex, log, loop, here=True)
         close = self._closing(log, signal.wake, detach)
@@ -394,7 +401,7 @@ class StreamServing:
 
     def _start(
         self,
-        endpoint: Registered,
+        endpoint: RegisteredEndpoint,
         ex: Execution,
         log: RunLog,
         loop: asyncio.AbstractEventLoop,
@@ -404,12 +411,12 @@ class StreamServing:
         """Have the handler begin, on the loop or in a thread; return what a gone client means."""
 
         def reply(response: Response) -> None:
-            log.conclude(final_of(response, failed=ex.run.phase is not Phase.COMPLETED))
+            log.set_final(final_of(response, failed=ex.run.phase is not Phase.COMPLETED))
 
         def ended() -> None:
             _end(ex, log)
 
-        if endpoint.face is Face.ASYNC:
+        if endpoint.kind is HandlerKind.ASYNC_DEF:
             task_run = TaskRun(self._node, ex, endpoint.handler, reply, loop=loop)
 
             def begin() -> None:
@@ -437,19 +444,19 @@ class StreamServing:
 
     def wait(self, wanted: WaitRequest, stream: StreamWanted) -> Response:
         """Answer at the wait URL with the stream of a run, which is iterated by threads."""
-        signal = ThreadSignal()
+        signal = ThreadWaker()
         found = self._joined(wanted, stream, signal.wake)
         if isinstance(found, Response):
             return found
         reader, close = found
         deadline = None
-        if wanted.hold_ms < _HOLDS_LONG:
-            deadline = time.monotonic() + wanted.hold_ms / 1000
+        if wanted.max_wait_ms < _LONG_WAIT:
+            deadline = time.monotonic() + wanted.max_wait_ms / 1000
         return _answer(SyncBody(self._node, reader, signal, close, deadline))
 
     def wait_async(self, wanted: WaitRequest, stream: StreamWanted) -> Response:
         """Answer at the wait URL with the stream of a run, which is iterated on this loop."""
-        signal = TaskSignal(asyncio.get_running_loop())
+        signal = TaskWaker(asyncio.get_running_loop())
         found = self._joined(wanted, stream, signal.wake)
         if isinstance(found, Response):
             return found
@@ -469,7 +476,7 @@ class StreamServing:
             return cursor
         if self._node.store.result(env.app, run_id) is None:
             return gone()
-        return self._sign_up(run_id, stream, cursor, wake) or too_many()
+        return self._sign_up(run_id, stream, cursor, wake) or too_many_clients()
 
     def _sign_up(
         self, run_id: str, stream: StreamWanted, cursor: Cursor | None, wake: Callable[[], None]
@@ -477,7 +484,7 @@ class StreamServing:
         streams, waiters = self._node.streams, self._node.waiters
 
         def look() -> None:
-            reader.look = True
+            reader.check_store = True
             wake()
 
         def close() -> None:
@@ -511,5 +518,5 @@ def _end(ex: Execution, log: RunLog) -> None:
     """An execution is over: its client gets no more here, whether or not it has an answer."""
     if not ex.stored and not log.handed_off:
         detail = f"run {ex.run.id} ended without an answer"
-        log.conclude(final_of(problem(500, "internal-error", detail=detail), failed=True))
+        log.set_final(final_of(problem(500, "internal-error", detail=detail), failed=True))
     log.detach()

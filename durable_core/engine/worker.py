@@ -7,45 +7,45 @@ import os
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from durable_core.commit_queue import CommitQueue, Ticket
-from durable_core.engine.long_poll import Holding
+from durable_core.commit_queue import CommitFuture, CommitQueue
+from durable_core.engine.long_poll import LongPoll
 from durable_core.engine.running import StoredRunning
 from durable_core.engine.runs import Resuming, Serving
-from durable_core.engine.scheduler import Keeper
-from durable_core.engine.stream_responses import StreamServing
+from durable_core.engine.scheduler import Scheduler
+from durable_core.engine.stream_responses import StreamResponder
 from durable_core.errors import StoreError
-from durable_core.flow.env import Env
+from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution
-from durable_core.flow.scope import STORED, Face, Scope
+from durable_core.flow.scope import EMBEDDED_FLOWS, HandlerKind, RunScope
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.decision import HandoffReason
 from durable_core.platform import logger
 from durable_core.ports import (
     Cancel,
+    Checkpoint,
+    CheckpointResult,
     Claimed,
-    RunWrite,
+    CorruptRun,
     SendEvents,
     Store,
-    Unreadable,
     Unregister,
-    Written,
     channel_of,
 )
 from durable_core.runners.event_loops import Loops
-from durable_core.runners.host import EventMark
-from durable_core.runners.live import LiveRuns, Waiters
-from durable_core.runners.settings import Registered, Settings
-from durable_core.runners.thread_pool import DaemonPool
-from durable_core.streams.hub import Streams
-from durable_core.streams.relay import Sharing
+from durable_core.runners.host import EventWatermark
+from durable_core.runners.live import ActiveRuns, Waiters
+from durable_core.runners.settings import RegisteredEndpoint, Settings
+from durable_core.runners.thread_pool import DaemonThreadPool
+from durable_core.streams.hub import StreamHub
+from durable_core.streams.relay import StreamRelay
 
-__all__ = ["Node"]
+__all__ = ["Worker"]
 
 T = TypeVar("T")
 
 
-class Node:
+class Worker:
     """Serves, resumes and keeps runs in this process.
 
     Args:
@@ -56,7 +56,11 @@ class Node:
     """
 
     def __init__(
-        self, env: Env, settings: Settings, store: Store, endpoints: dict[str, Registered]
+        self,
+        env: AppConfig,
+        settings: Settings,
+        store: Store,
+        endpoints: dict[str, RegisteredEndpoint],
     ) -> None:
         self.pid = os.getpid()
         self.env = env
@@ -66,25 +70,25 @@ class Node:
         self.settle_time = settings.settle_time
         self.unwind_time = settings.unwind_time
         self.stopping = False
-        self.flows = STORED
-        self.live = LiveRuns()
-        self.keeper = Keeper(self)
-        self.waiters = Waiters(env.limits.waiting_clients, self.keeper.attend)
+        self.flows = EMBEDDED_FLOWS
+        self.live = ActiveRuns()
+        self.scheduler = Scheduler(self)
+        self.waiters = Waiters(env.limits.waiting_clients, self.scheduler.poll_faster)
         self.queue = CommitQueue(
             store, busy_timeout=settings.busy_timeout, on_commit=self._committed
         )
         channel = channel_of(store)
-        sharing = None if channel is None else Sharing(channel, env.limits.stream_run)
-        self.streams = Streams(self.live, sharing)
-        self.event_mark = EventMark(store, env.app)
-        self.holding = Holding(env, store, self.waiters)
-        self.threads = DaemonPool(settings.serving_threads, "durable-step")
-        self.servers = DaemonPool(settings.serving_threads, "durable-serve")
-        self.workers = DaemonPool(settings.worker_threads, "durable-worker")
-        self.abandoned: list[RunWrite] = []
+        sharing = None if channel is None else StreamRelay(channel, env.limits.stream_run)
+        self.streams = StreamHub(self.live, sharing)
+        self.event_watermark = EventWatermark(store, env.app)
+        self.long_poll = LongPoll(env, store, self.waiters)
+        self.threads = DaemonThreadPool(settings.serving_threads, "durable-step")
+        self.servers = DaemonThreadPool(settings.serving_threads, "durable-serve")
+        self.workers = DaemonThreadPool(settings.worker_threads, "durable-worker")
+        self.abandoned: list[Checkpoint] = []
         self.loops = Loops()
         self._running = StoredRunning(self)
-        self.streaming = StreamServing(self, self._running)
+        self.streaming = StreamResponder(self, self._running)
         self._serving = Serving(self, self._running, self.streaming)
         self._resuming = Resuming(self, self._running)
 
@@ -96,7 +100,7 @@ class Node:
         self.queue.start()
         try:
             self.env.secrets()  # read now, so that no handoff can fail for want of them
-            self.keeper.start()
+            self.scheduler.start()
         except BaseException:
             self.queue.stop()
             self.store.close()
@@ -106,7 +110,7 @@ class Node:
     def stop(self, timeout: float) -> None:
         """Put everything away in good order, for up to ``timeout`` seconds; then let go."""
         self.stopping = True
-        self.keeper.drain()
+        self.scheduler.drain()
         for live in self.live.all():
             live.detach(HandoffReason.DRAIN)
             live.stop()
@@ -114,10 +118,10 @@ class Node:
         if not self.live.wait_until_empty(timeout):
             names = ", ".join(self.live.names())
             logger.warning("stopped while steps or responses were in flight: %s", names)
-        self.keeper.stop()
+        self.scheduler.stop()
         self.streams.stop()
         try:
-            self.queue.execute(Unregister(id=self.keeper.owner, now=self.env.clock.now()))
+            self.queue.execute(Unregister(id=self.scheduler.owner, now=self.env.clock.now()))
         except StoreError as error:
             logger.warning("leases were not given back, they will expire: %s", error)
         self.queue.stop()
@@ -128,34 +132,34 @@ class Node:
 
     def has_tasks_on(self, loop: asyncio.AbstractEventLoop | None) -> bool:
         """Tell whether runs are live on this loop."""
-        return self.loops.adopted is loop and self._running.has_tasks
+        return self.loops.server_loop is loop and self._running.has_tasks
 
     @property
-    def busy(self) -> Mapping[Face, int]:
+    def busy(self) -> Mapping[HandlerKind, int]:
         """How many runs of each kind of handler are replayed now."""
         return self._resuming.busy
 
     # -- what a server asks for -------------------------------------------------------------
 
-    def serve(self, endpoint: Registered, request: Request, route: str | None) -> Response:
+    def serve(self, endpoint: RegisteredEndpoint, request: Request, route: str | None) -> Response:
         """Serve a client in this thread."""
         return self._serving.serve(endpoint, request, route)
 
     async def serve_async(
-        self, endpoint: Registered, request: Request, route: str | None
+        self, endpoint: RegisteredEndpoint, request: Request, route: str | None
     ) -> Response:
         """Serve a client of an asynchronous server."""
         return await self._serving.serve_async(endpoint, request, route)
 
     # -- what the keeper asks for -----------------------------------------------------------
 
-    def capacity(self, face: Face) -> int:
+    def capacity(self, face: HandlerKind) -> int:
         """Return how many more runs with such handlers may be replayed now."""
         return self._resuming.capacity(face)
 
-    def keys(self, face: Face) -> tuple[str, ...]:
+    def keys(self, face: HandlerKind) -> tuple[str, ...]:
         """Return the keys of the handlers of a kind."""
-        return tuple(key for key, each in list(self.endpoints.items()) if each.face is face)
+        return tuple(key for key, each in list(self.endpoints.items()) if each.kind is face)
 
     def resume(self, claimed: Claimed) -> None:
         """Go on with a run that was claimed, in a worker."""
@@ -165,45 +169,45 @@ class Node:
         """Fail a claimed run whose endpoint no code knows any more."""
         self._resuming.fail_orphan(claimed)
 
-    def fail_unreadable(self, claimed: Unreadable) -> None:
+    def fail_unreadable(self, claimed: CorruptRun) -> None:
         """Fail a claimed run whose record cannot be read."""
         self._resuming.fail_unreadable(claimed)
 
     # -- what runs ask for ------------------------------------------------------------------
 
-    def give_up(self, ex: Execution) -> None:
+    def release_later(self, ex: Execution) -> None:
         """See that a run which its execution could not put away is given up later."""
-        self._running.give_up(ex)
+        self._running.release_later(ex)
 
-    def scope(self, run: Scope) -> Scope:
+    def scope(self, run: RunScope) -> RunScope:
         """Return what the code of a handler reaches as its run; a test may put itself between."""
         return run
 
-    def await_elsewhere(self, awaitable: Awaitable[T]) -> T:
+    def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
         """Await something on the node's own event loop."""
-        return self.loops.own.run(awaitable)
+        return self.loops.background_loop.run(awaitable)
 
     # -- what commits mean to others in this process ----------------------------------------
 
-    def _committed(self, batch: Sequence[Ticket[Any]]) -> None:
+    def _committed(self, batch: Sequence[CommitFuture[Any]]) -> None:
         for ticket in batch:
             write, answer = ticket.write, ticket.answer
-            if isinstance(write, RunWrite):
+            if isinstance(write, Checkpoint):
                 if len(self.streams) and answer is not None:
                     self.streams.committed(write)
                 if write.result is not None and answer is not None:
                     self.waiters.ended((write.run_id,))
                 if write.release is not None:
-                    self.keeper.due(write.release.due_at)
-                if write.sends:
-                    self.event_mark.changed()
-                if isinstance(answer, Written) and answer.woken:
-                    self.keeper.wake()
+                    self.scheduler.wake_at(write.release.due_at)
+                if write.events:
+                    self.event_watermark.changed()
+                if isinstance(answer, CheckpointResult) and answer.resumed_runs:
+                    self.scheduler.wake()
             elif isinstance(write, SendEvents):
-                self.event_mark.changed()
-                self.keeper.wake()
+                self.event_watermark.changed()
+                self.scheduler.wake()
             elif isinstance(write, Cancel) and answer is True:
                 self.waiters.ended((write.run_id,))
                 live = self.live.get(write.run_id)
                 if live is not None:
-                    live.lose()
+                    live.lease_lost()

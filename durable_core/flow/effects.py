@@ -1,9 +1,9 @@
 """What a flow can ask of the runtime that drives it.
 
-A flow is a generator: it yields an Ask and is resumed with its answer. An Ask that several flows
-make is wrapped in a small generator here, so that the answer is typed at one spot and flows read
-``outcome = yield from invoke(...)``. What every step asks is yielded as it is, for each generator
-in between counts.
+A flow is a generator: it yields an effect and is resumed with its answer. An effect that several
+flows need is wrapped in a small generator here, so that the answer is typed at one spot and flows
+read ``outcome = yield from call_user(...)``. What every step needs is yielded as it is, because
+each generator in between costs time.
 """
 
 from __future__ import annotations
@@ -17,49 +17,49 @@ from durable_core.http.response import Response
 from durable_core.machine.stream_cursor import Cursor
 from durable_core.model._record import record
 from durable_core.model.step import Memo
-from durable_core.model.stream import Attempt, Piece, StoredStream
-from durable_core.ports import StoredResult, Write, Written
+from durable_core.model.stream import Attempt, ChunkBatch, StoredStream
+from durable_core.ports import CheckpointResult, StoredResult, Write
 
 __all__ = [
-    "Answer",
-    "Ask",
-    "AwaitMore",
-    "Begin",
+    "AwaitDurable",
+    "AwaitEnd",
+    "AwaitReplayTurn",
+    "AwaitStream",
+    "BeginStep",
     "Begun",
     "Call",
+    "CallHandler",
+    "CallUser",
     "Cancelled",
+    "DrainSteps",
+    "Effect",
     "Flow",
-    "Handle",
-    "Hold",
-    "InTurn",
-    "InsideStep",
-    "Invoke",
+    "LogWarning",
     "Outcome",
     "Park",
-    "Quiesce",
+    "PendingCommit",
     "Raised",
     "ReadResult",
     "ReadStream",
-    "Report",
     "Returned",
-    "Settle",
-    "Source",
+    "SendResponse",
+    "StepAttempt",
     "Stream",
+    "StreamOwner",
     "Submit",
-    "Ticket",
     "Unwound",
-    "Woken",
-    "answer",
-    "await_more",
-    "handle",
-    "hold",
-    "in_turn",
-    "invoke",
+    "WakeReason",
+    "await_end",
+    "await_replay_turn",
+    "await_stream",
+    "call_handler",
+    "call_user",
+    "drain_steps",
+    "log_warning",
     "park",
-    "quiesce",
     "read_result",
     "read_stream",
-    "report",
+    "send_response",
 ]
 
 
@@ -71,7 +71,7 @@ __all__ = [
 class Stream(Protocol):
     """The stream of a live execution. All methods may be called from any thread."""
 
-    def push(self, inside: InsideStep | None, text: str) -> None:
+    def push(self, inside: StepAttempt | None, text: str) -> None:
         """Take a chunk as JSON text, from an attempt of a step or from outside steps.
 
         Raises:
@@ -79,11 +79,11 @@ class Stream(Protocol):
         """
         ...
 
-    def roll_back(self, inside: InsideStep) -> None:
+    def roll_back(self, inside: StepAttempt) -> None:
         """Tell readers that the attempt has come to nothing, unless it is being saved."""
         ...
 
-    def unsaved(self, memos: Sequence[Memo]) -> tuple[tuple[Piece, ...], str | None]:
+    def unsaved(self, memos: Sequence[Memo]) -> tuple[tuple[ChunkBatch, ...], str | None]:
         """Return what a checkpoint with these memos must store, and the cursor of a handoff.
 
         What it returns is not returned again.
@@ -102,7 +102,7 @@ class Stream(Protocol):
         ...
 
 
-class Source(Protocol):
+class StreamOwner(Protocol):
     """What a push is made on: an execution."""
 
     @property
@@ -115,7 +115,7 @@ class Source(Protocol):
         ...
 
 
-class InsideStep:
+class StepAttempt:
     """Code that runs inside a step's function, where no step may be: one attempt of it.
 
     Attributes:
@@ -126,20 +126,20 @@ class InsideStep:
         settled: what has become of the attempt is known.
     """
 
-    __slots__ = ("attempt", "name", "op_id", "over", "settled", "source")
+    __slots__ = ("attempt", "function_ended", "name", "op_id", "owner", "settled")
 
     def __init__(
         self,
         name: str,
         op_id: str = "",
         attempt: Attempt = (0, 0),
-        source: Source | None = None,
+        source: StreamOwner | None = None,
     ) -> None:
         self.name = name
         self.op_id = op_id
         self.attempt = attempt
-        self.source = source
-        self.over = False
+        self.owner = source
+        self.function_ended = False
         self.settled = False
 
 
@@ -148,7 +148,7 @@ class InsideStep:
 T = TypeVar("T")
 
 
-class Ticket(Protocol):
+class PendingCommit(Protocol):
     """The receipt for a write that was queued."""
 
     @property
@@ -205,19 +205,19 @@ class Submit:
 
     waits: ClassVar[bool] = False
     write: Write[Any]
-    after: tuple[Ticket, ...] = ()
+    after: tuple[PendingCommit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Settle:
+class AwaitDurable:
     """Wait until these writes are durable; answered with their answers. Raises what failed."""
 
     waits: ClassVar[bool] = True
-    tickets: tuple[Ticket, ...]
+    tickets: tuple[PendingCommit, ...]
 
 
 @record(frozen=True, slots=True)
-class Begin:
+class BeginStep:
     """Wait until these writes are durable, so that a step may begin. Raises what failed.
 
     Answered with their answers and the highest event sequence number by then, or, if user code
@@ -225,23 +225,23 @@ class Begin:
     """
 
     waits: ClassVar[bool] = True
-    tickets: tuple[Ticket, ...]
+    tickets: tuple[PendingCommit, ...]
 
 
-Begun: TypeAlias = tuple[Sequence[Written], int]
+Begun: TypeAlias = tuple[Sequence[CheckpointResult], int]
 
 
 @record(frozen=True, slots=True)
-class Invoke:
+class CallUser:
     """Call a step's function (``inside``), or a hook (None); answered with an Outcome."""
 
     waits: ClassVar[bool] = True
-    inside: InsideStep | None
+    inside: StepAttempt | None
     call: Call
 
 
 @dataclass(frozen=True, slots=True)
-class Handle:
+class CallHandler:
     """Run the handler to its end or until it is put away."""
 
     waits: ClassVar[bool] = True
@@ -257,22 +257,22 @@ class Park:
 
 
 @dataclass(frozen=True, slots=True)
-class Quiesce:
+class DrainSteps:
     """Let no more steps begin, and wait for those in flight: they must be able to checkpoint."""
 
     waits: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True)
-class InTurn:
+class AwaitReplayTurn:
     """Wait for the turn of a memo: those asked for in one tick resolve by completion number."""
 
     waits: ClassVar[bool] = True
-    number: int
+    completion_no: int
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SendResponse:
     """Answer the attached client."""
 
     waits: ClassVar[bool] = False
@@ -280,7 +280,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class LogWarning:
     """Tell whoever runs the application: a warning about this run, and the error behind it."""
 
     waits: ClassVar[bool] = False
@@ -297,7 +297,7 @@ class ReadResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class AwaitEnd:
     """Wait until the run ends, or for so many milliseconds; False if too many wait already."""
 
     waits: ClassVar[bool] = True
@@ -305,7 +305,7 @@ class Hold:
     for_ms: int
 
 
-class Woken(Enum):
+class WakeReason(Enum):
     """Why a reader of a stream is woken."""
 
     #: There may be more to read.
@@ -327,41 +327,41 @@ class ReadStream:
 
 
 @dataclass(frozen=True, slots=True)
-class AwaitMore:
+class AwaitStream:
     """Wait until there may be more to read of the stream, or for so many milliseconds."""
 
     waits: ClassVar[bool] = True
     for_ms: int
 
 
-Ask: TypeAlias = (
+Effect: TypeAlias = (
     Submit
-    | Settle
-    | Begin
-    | Invoke
-    | Handle
+    | AwaitDurable
+    | BeginStep
+    | CallUser
+    | CallHandler
     | Park
-    | Quiesce
-    | InTurn
-    | Answer
-    | Report
+    | DrainSteps
+    | AwaitReplayTurn
+    | SendResponse
+    | LogWarning
     | ReadResult
-    | Hold
+    | AwaitEnd
     | ReadStream
-    | AwaitMore
+    | AwaitStream
 )
-Flow: TypeAlias = Generator[Ask, Any, T]
+Flow: TypeAlias = Generator[Effect, Any, T]
 
 
-def invoke(inside: InsideStep | None, call: Call) -> Flow[Outcome]:
+def call_user(inside: StepAttempt | None, call: Call) -> Flow[Outcome]:
     """Call user code."""
-    outcome: Outcome = yield Invoke(inside, call)
+    outcome: Outcome = yield CallUser(inside, call)
     return outcome
 
 
-def handle() -> Flow[Outcome | Unwound]:
+def call_handler() -> Flow[Outcome | Unwound]:
     """Run the handler."""
-    outcome: Outcome | Unwound = yield Handle()
+    outcome: Outcome | Unwound = yield CallHandler()
     return outcome
 
 
@@ -370,24 +370,24 @@ def park(op_id: str, due_at: int | None) -> Flow[None]:
     yield Park(op_id, due_at)
 
 
-def quiesce() -> Flow[None]:
+def drain_steps() -> Flow[None]:
     """Wait for the steps in flight."""
-    yield Quiesce()
+    yield DrainSteps()
 
 
-def in_turn(number: int) -> Flow[None]:
+def await_replay_turn(completion_no: int) -> Flow[None]:
     """Wait for the turn of a memo."""
-    yield InTurn(number)
+    yield AwaitReplayTurn(completion_no)
 
 
-def answer(response: Response) -> Flow[None]:
+def send_response(response: Response) -> Flow[None]:
     """Answer the attached client."""
-    yield Answer(response)
+    yield SendResponse(response)
 
 
-def report(text: str, error: BaseException | None = None) -> Flow[None]:
+def log_warning(text: str, error: BaseException | None = None) -> Flow[None]:
     """Log a warning about the run."""
-    yield Report(text, error)
+    yield LogWarning(text, error)
 
 
 def read_result(run_id: str) -> Flow[StoredResult | object | None]:
@@ -396,9 +396,9 @@ def read_result(run_id: str) -> Flow[StoredResult | object | None]:
     return result
 
 
-def hold(run_id: str, for_ms: int) -> Flow[bool]:
+def await_end(run_id: str, for_ms: int) -> Flow[bool]:
     """Wait for the run to end."""
-    there_was_room: bool = yield Hold(run_id, for_ms)
+    there_was_room: bool = yield AwaitEnd(run_id, for_ms)
     return there_was_room
 
 
@@ -408,7 +408,7 @@ def read_stream(run_id: str, cursor: Cursor, most: int) -> Flow[StoredStream | N
     return stored
 
 
-def await_more(for_ms: int) -> Flow[Woken]:
+def await_stream(for_ms: int) -> Flow[WakeReason]:
     """Wait for more to read."""
-    woken: Woken = yield AwaitMore(for_ms)
+    woken: WakeReason = yield AwaitStream(for_ms)
     return woken

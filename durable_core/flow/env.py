@@ -13,7 +13,7 @@ from durable_core.machine.retry import RetryPolicy
 from durable_core.model.run import Phase, Run
 from durable_core.ports import Clock, Ids
 
-__all__ = ["Env", "Limits", "Options", "RedirectUrl"]
+__all__ = ["AppConfig", "Limits", "RedirectUrl", "ResolvedOptions"]
 
 #: Where a handed-off client goes: a path or URL, or a function of run id and token.
 RedirectUrl: TypeAlias = "str | Callable[[str, str], str | Awaitable[str]]"
@@ -33,7 +33,7 @@ class Limits:
         events: number of events sent at a time.
         waiting_clients: clients held at wait URLs per process; beyond it the answer is 503.
         response_stored: of a response body that is kept for the wait URL.
-        takeovers: crashes in a row without a new checkpoint after which a run fails.
+        crashes: those in a row without a new checkpoint after which a run fails.
         stream_step: of what one attempt of a step streams, as JSON.
         stream_run: of all that a run streams and keeps.
     """
@@ -47,7 +47,7 @@ class Limits:
     events: int = 1_000
     waiting_clients: int = 1_000
     response_stored: int = 1024 * 1024
-    takeovers: int = 10
+    crashes: int = 10
     stream_step: int = 4 * 1024 * 1024
     stream_run: int = 32 * 1024 * 1024
 
@@ -59,7 +59,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class ResolvedOptions:
     """How one endpoint behaves, after its own options and its adapter's are put together.
 
     Attributes:
@@ -82,7 +82,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Env:
+class AppConfig:
     """What every flow of one application shares.
 
     Attributes:
@@ -105,7 +105,9 @@ class Env:
     debug: bool = False
     public_url: str | None = None
 
-    def new_run(self, options: Options, request: Request, route: str | None, mark: int = 0) -> Run:
+    def new_run(
+        self, options: ResolvedOptions, request: Request, route: str | None, mark: int = 0
+    ) -> Run:
         """Return a run that begins now, with a client attached.
 
         Args:
@@ -123,9 +125,9 @@ class Env:
             phase=Phase.SYNC,
             retries=options.retries,
             created_at=now,
-            mark=mark,
+            event_seq=mark,
         )
 
-    def function_id(self, options: Options, request: Request, route: str | None) -> str:
+    def function_id(self, options: ResolvedOptions, request: Request, route: str | None) -> str:
         """Return the label of a run; a route's template goes before the path."""
         return options.function_id or f"{request.method} {route or request.path}"

@@ -14,15 +14,24 @@ from durable_core.errors import (
     StoreError,
     Suspended,
 )
-from durable_core.flow.effects import Begin, Begun, Cancelled, Flow, Settle, Stream, Submit, Ticket
-from durable_core.flow.env import Env, Options
+from durable_core.flow.effects import (
+    AwaitDurable,
+    BeginStep,
+    Begun,
+    Cancelled,
+    Flow,
+    PendingCommit,
+    Stream,
+    Submit,
+)
+from durable_core.flow.env import AppConfig, ResolvedOptions
 from durable_core.http.request import Request
 from durable_core.machine.step_ids import StepIds, op_named
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import Memo, Op, OpKind, Pending
 from durable_core.model.stream import Attempt
-from durable_core.ports import Release, RunWrite, StoredRequest, StoredResult, Written
+from durable_core.ports import Checkpoint, CheckpointResult, Release, StoredRequest, StoredResult
 
 __all__ = ["MARK", "Execution", "begin", "checkpoint", "save", "settle"]
 
@@ -51,13 +60,13 @@ class Execution:
         activity: counts what happened; unchanged means nothing did.
         failures: counts the failed steps the handler has been told of.
         stopping: no new step may start; what is in flight may end.
-        cut_short: the handler is put away although it could go on: the run is due at once.
+        due_immediately: the handler is suspended although it could go on: the run is due at once.
         answered: the client has its answer, which leaves with the handler's own thread: what is to
             be tried again is put away although it may be due.
         unwound: a signal puts the handler away: what it does outside steps it will do again.
         closed: nothing more of this execution counts.
         fault: why it was closed, if something went wrong.
-        takeovers: those of the run, as far as their count is durable: a checkpoint that cannot be
+        crash_count: those of the run, as far as their count is durable: a checkpoint that cannot be
             stored is no progress.
         streamed, outside: how many bytes of chunks, and how many chunks from outside steps, are
             stored already.
@@ -69,8 +78,8 @@ class Execution:
 
     def __init__(
         self,
-        env: Env,
-        options: Options,
+        env: AppConfig,
+        options: ResolvedOptions,
         run: Run,
         request: Request,
         *,
@@ -78,7 +87,7 @@ class Execution:
         memos: Sequence[Memo] | None = None,
         pending: Sequence[Pending] = (),
         streamed: int = 0,
-        outside: int = 0,
+        handler_chunks: int = 0,
     ) -> None:
         self.env = env
         self.options = options
@@ -88,7 +97,7 @@ class Execution:
         self.stored = memos is not None
         self.memos = {memo.op.id: memo for memo in memos or ()}
         self.pending = {each.op.id: each for each in pending}
-        self.taken: set[int] = set()
+        self.consumed_seqs: set[int] = set()
         self.sent: dict[str, int] = {}
         self.in_flight = 0
         self.parked: set[str] = set()
@@ -96,24 +105,24 @@ class Execution:
         self.activity = 0
         self.failures = 0
         self.stopping = False
-        self.cut_short = False
+        self.due_immediately = False
         self.answered = False
         self.unwound = False
         self.closed = False
         self.fault: BaseException | None = None
-        self.takeovers = run.takeovers
+        self.crash_count = run.crash_count
         self.streamed = streamed
-        self.outside = outside
+        self.handler_chunks = handler_chunks
         self.stream: Stream | None = None
         self.stream_opener: Callable[[Execution], Stream | None] | None = None
         self.followed = False
         self._asked = 0
         self._attempts = 0
         self._step_ids = StepIds()
-        self.tickets: tuple[Ticket, ...] = ()
+        self.tickets: tuple[PendingCommit, ...] = ()
         self._last_number = self._size = 0
         if memos:
-            self._last_number = max(memo.number for memo in memos)
+            self._last_number = max(memo.completion_no for memo in memos)
             self._size = sum(_size(memo.value) for memo in memos)
 
     @property
@@ -122,11 +131,11 @@ class Execution:
         return self.run.phase is Phase.SYNC
 
     @property
-    def quiet(self) -> bool:
+    def is_idle(self) -> bool:
         """True if something is parked and nothing runs."""
         return self.in_flight == 0 and bool(self.parked)
 
-    def take(self, step_id: str, kind: OpKind, branch: object) -> Op:
+    def next_op(self, step_id: str, kind: OpKind, branch: object) -> Op:
         """Return the op for the next use of a step id.
 
         Raises:
@@ -134,7 +143,7 @@ class Execution:
             DuplicateStepIdError: another task or thread of the run uses it.
             LimitExceededError: too many steps.
         """
-        name, _ = self._step_ids.take(step_id, branch)
+        name, _ = self._step_ids.next_op(step_id, branch)
         op = op_named(name, kind)
         if not self.closed:
             self._asked += 1
@@ -179,7 +188,7 @@ class Execution:
 
     def stop(self) -> None:
         """Start no more steps here; the run goes on elsewhere, at once."""
-        self.stopping = self.cut_short = True
+        self.stopping = self.due_immediately = True
 
     def close(self, fault: BaseException | None = None) -> None:
         """Let nothing more of this execution count."""
@@ -191,37 +200,39 @@ class Execution:
         if self.closed:
             raise Suspended
 
-    def queued(self, ticket: Ticket) -> None:
+    def queued(self, ticket: PendingCommit) -> None:
         """Remember a queued write until it is durable."""
         self.tickets = (*self.tickets, ticket)
 
-    def settled(self, tickets: tuple[Ticket, ...], written: Sequence[Written]) -> None:
+    def settled(
+        self, tickets: tuple[PendingCommit, ...], written: Sequence[CheckpointResult]
+    ) -> None:
         """Take over what came of these writes, which are durable, and drop them.
 
         Others may have failed: that must still be seen.
         """
-        self.note(written)
-        self.takeovers = self.run.takeovers
+        self.apply_results(written)
+        self.crash_count = self.run.crash_count
         if self.tickets is tickets:
             self.tickets = ()
         else:
             self.tickets = tuple(each for each in self.tickets if each not in tickets)
 
-    def note(self, written: Sequence[Written]) -> None:
+    def apply_results(self, written: Sequence[CheckpointResult]) -> None:
         """Take over what the store found out: numbers of sent events, waits answered already."""
         for each in written:
             if each.sent:
                 self.sent.update(each.sent)
             for op_id, event in each.matched:
-                self.answer_wait(op_id, event)
+                self.resolve_wait(op_id, event)
 
-    def answer_wait(self, op_id: str, event: StoredEvent) -> None:
+    def resolve_wait(self, op_id: str, event: StoredEvent) -> None:
         """Note the event that ends a wait, unless the wait has ended."""
         pending = self.pending.get(op_id)
         if pending is not None and pending.matched is None:
             self.pending[op_id] = replace(pending, matched=event)
 
-    def birth(self) -> tuple[Run | None, StoredRequest | None]:
+    def creation_rows(self) -> tuple[Run | None, StoredRequest | None]:
         """Return the run and request to insert with the next write, once."""
         if self.stored:
             return None, None
@@ -238,8 +249,8 @@ def save(
     state: bool = False,
     release: Release | None = None,
     result: StoredResult | None = None,
-    sends: tuple[Event, ...] = (),
-    direct: bool = False,
+    events: tuple[Event, ...] = (),
+    no_pending_row: bool = False,
 ) -> Flow[None]:
     """Queue one checkpoint of the run. It is durable after the next :func:`settle`."""
     ask = checkpoint(
@@ -249,8 +260,8 @@ def save(
         state=state,
         release=release,
         result=result,
-        sends=sends,
-        direct=direct,
+        events=events,
+        no_pending_row=no_pending_row,
     )
     ex.queued((yield ask))
 
@@ -263,17 +274,17 @@ def checkpoint(
     state: bool = False,
     release: Release | None = None,
     result: StoredResult | None = None,
-    sends: tuple[Event, ...] = (),
-    direct: bool = False,
+    events: tuple[Event, ...] = (),
+    no_pending_row: bool = False,
 ) -> Submit:
     """Return what :func:`save` asks; its answer is for ``ex.queued``."""
-    if memos and ex.run.takeovers:
-        ex.run = replace(ex.run, takeovers=0)
+    if memos and ex.run.crash_count:
+        ex.run = replace(ex.run, crash_count=0)
         state = True
-    create, request = (None, None) if ex.stored else ex.birth()
+    create, request = (None, None) if ex.stored else ex.creation_rows()
     run = ex.run
     pieces, handoff = ((), None) if ex.stream is None else ex.stream.unsaved(memos)
-    write = RunWrite(
+    write = Checkpoint(
         run_id=run.id,
         owner=ex.owner,
         epoch=run.epoch,
@@ -285,9 +296,9 @@ def checkpoint(
         state=run if state else None,
         release=release,
         result=result,
-        sends=sends,
-        direct=direct,
-        pieces=pieces,
+        events=events,
+        no_pending_row=no_pending_row,
+        chunks=pieces,
         handoff=handoff,
     )
     return Submit(write, ex.tickets)
@@ -304,7 +315,7 @@ def settle(ex: Execution) -> Flow[None]:
     if not tickets:
         return
     try:
-        written: Sequence[Written] = yield Settle(tickets)
+        written: Sequence[CheckpointResult] = yield AwaitDurable(tickets)
     except (Exception, LeaseLost) as error:
         ex.close(_fault(error))
         raise Suspended from error
@@ -319,7 +330,7 @@ def begin(ex: Execution) -> Flow[int | Cancelled]:
     """
     tickets = ex.tickets
     try:
-        begun: Begun | Cancelled = yield Begin(tickets)
+        begun: Begun | Cancelled = yield BeginStep(tickets)
     except (Exception, LeaseLost) as error:
         ex.close(_fault(error))
         raise Suspended from error

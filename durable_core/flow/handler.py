@@ -23,19 +23,19 @@ from durable_core.flow.effects import (
     Raised,
     Returned,
     Unwound,
-    answer,
-    handle,
-    invoke,
-    quiesce,
-    report,
+    call_handler,
+    call_user,
+    drain_steps,
+    log_warning,
+    send_response,
 )
 from durable_core.flow.execution import Execution, save, settle
-from durable_core.flow.handoff import begin_handoff, hand_off, refer_client, with_headers
+from durable_core.flow.handoff import begin_handoff, hand_off, send_handoff, with_headers
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.http.response import Response
 from durable_core.machine.advance import advance, failure_of_handler
 from durable_core.model.decision import (
-    BecameQuiet,
+    BecameIdle,
     Claimed,
     Detached,
     Fail,
@@ -47,23 +47,23 @@ from durable_core.model.decision import (
     HandoffReason,
     Input,
     Orphaned,
-    PutAway,
-    ResponseBroke,
+    ResponseInterrupted,
     ResponseStarted,
     ResponseTooLarge,
+    Suspend,
 )
 from durable_core.ports import Release, StoredResult
 
 __all__ = [
-    "collected",
     "detach",
     "execute",
     "finish_streaming",
     "orphaned",
-    "put_away",
+    "read_whole_body",
+    "response_for_exception",
     "resume",
-    "translated",
-    "unavailable",
+    "store_unavailable_response",
+    "suspend",
 ]
 
 
@@ -73,11 +73,11 @@ def execute(ex: Execution) -> Flow[None]:
     When this returns, the execution is closed and, if it was attached, its client answered.
     """
     try:
-        outcome = yield from handle()
+        outcome = yield from call_handler()
         if ex.closed or isinstance(outcome, (Unwound, Cancelled)):
-            yield from put_away(ex)
+            yield from suspend(ex)
         else:
-            yield from _conclude(ex, outcome)
+            yield from _finish_handler(ex, outcome)
     except Suspended:
         yield from _refuse(ex)
     finally:
@@ -87,8 +87,8 @@ def execute(ex: Execution) -> Flow[None]:
 def resume(ex: Execution) -> Flow[None]:
     """Go on with a run that was claimed."""
     try:
-        claimed = Claimed(max_takeovers=ex.env.limits.takeovers)
-        yield from _happen(ex, claimed)
+        claimed = Claimed(max_crashes=ex.env.limits.crashes)
+        yield from _apply_input(ex, claimed)
         if ex.run.phase.ended:
             yield from settle(ex)
     except Suspended:
@@ -100,7 +100,7 @@ def resume(ex: Execution) -> Flow[None]:
 def orphaned(ex: Execution) -> Flow[None]:
     """Fail a claimed run whose endpoint no code knows any more."""
     try:
-        yield from _happen(ex, Orphaned())
+        yield from _apply_input(ex, Orphaned())
     except Suspended:
         return
 
@@ -110,7 +110,7 @@ def detach(ex: Execution, reason: HandoffReason) -> Flow[None]:
     if not ex.attached or ex.closed:
         return
     try:
-        yield from _happen(ex, Detached(reason=reason))
+        yield from _apply_input(ex, Detached(reason=reason))
     except Suspended:
         return
 
@@ -125,13 +125,13 @@ def finish_streaming(
     """
     if error is not None:
         failure = failure_of_handler(error, ex.env.clock.now())
-        yield from _happen(ex, ResponseBroke(failure=failure))
+        yield from _apply_input(ex, ResponseInterrupted(failure=failure))
     else:
         yield from _finish(ex, response, body)
     yield from settle(ex)
 
 
-def unavailable(error: StoreError) -> Response:
+def store_unavailable_response(error: StoreError) -> Response:
     """Return the answer for a client whose request could not be made durable.
 
     The reason is for the log: it names a file of the server.
@@ -142,7 +142,7 @@ def unavailable(error: StoreError) -> Response:
     return with_headers(problem(503, "store-unavailable", detail=detail), (("retry-after", "1"),))
 
 
-def _conclude(ex: Execution, outcome: Outcome) -> Flow[None]:
+def _finish_handler(ex: Execution, outcome: Outcome) -> Flow[None]:
     """The handler came to its own end."""
     if isinstance(outcome, Returned):
         try:
@@ -151,13 +151,15 @@ def _conclude(ex: Execution, outcome: Outcome) -> Flow[None]:
             # Another attempt would return the same kind of thing.
             failure = failure_of_handler(error, ex.env.clock.now())
             yield from _raised(ex, replace(failure, final=True))
-            yield from report("what the handler returned cannot be sent; the run failed", error)
+            yield from log_warning(
+                "what the handler returned cannot be sent; the run failed", error
+            )
         else:
             yield from _respond(ex, response)
     elif isinstance(outcome, Raised):
         raised = outcome.error
         try:
-            response_of_error = translated(ex, raised)
+            response_of_error = response_for_exception(ex, raised)
         except Exception as broken:
             raised, response_of_error = broken, None
         if response_of_error is not None:
@@ -167,10 +169,10 @@ def _conclude(ex: Execution, outcome: Outcome) -> Flow[None]:
             yield from _raised(ex, failure, outcome.trace)
             what = f"{failure.name}: {failure.message}"
             text = f"the handler failed ({what}); the run is {ex.run.phase.value}"
-            yield from report(text, raised)
+            yield from log_warning(text, raised)
 
 
-def translated(ex: Execution, error: Exception) -> Response | None:
+def response_for_exception(ex: Execution, error: Exception) -> Response | None:
     """Return the response that an exception stands for, if it is one of those."""
     meant = error.__cause__ if isinstance(error, StepError) else error
     if isinstance(meant, HTTPError):
@@ -180,7 +182,7 @@ def translated(ex: Execution, error: Exception) -> Response | None:
 
 
 def _raised(ex: Execution, failure: Failure, trace: str = "") -> Flow[None]:
-    yield from _happen(ex, HandlerRaised(failure=failure, u=ex.env.ids.uniform()), trace)
+    yield from _apply_input(ex, HandlerRaised(failure=failure, u=ex.env.ids.uniform()), trace)
 
 
 def _respond(ex: Execution, response: Response) -> Flow[None]:
@@ -190,15 +192,15 @@ def _respond(ex: Execution, response: Response) -> Flow[None]:
         if attached and not ex.followed:
             yield from _start_streaming(ex, response)
             return
-        whole = yield from collected(ex, response)
+        whole = yield from read_whole_body(ex, response)
         if not isinstance(whole, Response):
-            yield from _happen(ex, whole)
+            yield from _apply_input(ex, whole)
             return
         response = whole
     yield from _finish(ex, response, _whole(response))
     yield from settle(ex)
     if attached:
-        yield from answer(response)
+        yield from send_response(response)
 
 
 def _start_streaming(ex: Execution, response: Response) -> Flow[None]:
@@ -208,15 +210,15 @@ def _start_streaming(ex: Execution, response: Response) -> Flow[None]:
         ex.run = started.run
         yield from save(ex, state=True)
         yield from settle(ex)
-    yield from answer(response)
+    yield from send_response(response)
 
 
-def collected(
+def read_whole_body(
     ex: Execution, response: Response
 ) -> Flow[Response | HandlerRaised | ResponseTooLarge]:
     """Read a streamed body whose client waits elsewhere; or say why it cannot be."""
     most = ex.env.limits.response_stored
-    outcome = yield from invoke(None, Call(_collect, (response.body, most)))
+    outcome = yield from call_user(None, Call(_collect, (response.body, most)))
     if not isinstance(outcome, Returned):
         failure = failure_of_handler(outcome.error, ex.env.clock.now())
         return HandlerRaised(failure=failure, u=ex.env.ids.uniform())
@@ -271,12 +273,12 @@ def _save_result(ex: Execution, response: Response, body: bytes | None) -> Flow[
     yield from save(ex, state=True, result=result)
 
 
-def _happen(ex: Execution, happened: Input, trace: str = "") -> Flow[None]:
+def _apply_input(ex: Execution, happened: Input, trace: str = "") -> Flow[None]:
     """Decide what follows from something that happened to the run, and do it."""
     transition = advance(ex.run, happened, ex.env.clock.now(), ex.env.policy)
-    if any(isinstance(command, PutAway) for command in transition.commands):
+    if any(isinstance(command, Suspend) for command in transition.commands):
         # Steps in flight still change the run: decide when they have.
-        yield from quiesce()
+        yield from drain_steps()
         transition = advance(ex.run, happened, ex.env.clock.now(), ex.env.policy)
     attached = ex.attached
     if any(isinstance(command, Handoff) for command in transition.commands):
@@ -284,7 +286,7 @@ def _happen(ex: Execution, happened: Input, trace: str = "") -> Flow[None]:
     ex.run = transition.run
     for command in transition.commands:
         match command:
-            case PutAway(due_at=due_at):
+            case Suspend(due_at=due_at):
                 release = Release(due_at=due_at, awaited=tuple(sorted(ex.awaited)))
                 yield from save(ex, state=True, release=release)
             case Handoff(reason=reason):
@@ -310,19 +312,21 @@ def _fail(ex: Execution, fail: Fail, attached: bool, trace: str) -> Flow[None]:
         yield from _save_result(ex, response, _whole(response))
         yield from settle(ex)
     if attached:
-        yield from answer(response)
+        yield from send_response(response)
 
 
-def put_away(ex: Execution) -> Flow[None]:
+def suspend(ex: Execution) -> Flow[None]:
     """The handler was unwound: give the run up until something is due."""
     if ex.fault is not None:
         yield from _refuse(ex)
         return
     try:
         if ex.attached:
-            yield from _happen(ex, Detached(reason=HandoffReason.DRAIN))
+            yield from _apply_input(ex, Detached(reason=HandoffReason.DRAIN))
         awaited = (each for each in ex.pending.values() if each.op.id in ex.awaited)
-        yield from _happen(ex, BecameQuiet(pending=() if ex.cut_short else tuple(awaited)))
+        yield from _apply_input(
+            ex, BecameIdle(pending=() if ex.due_immediately else tuple(awaited))
+        )
     except Suspended:
         yield from _refuse(ex)
 
@@ -330,6 +334,6 @@ def put_away(ex: Execution) -> Flow[None]:
 def _refuse(ex: Execution) -> Flow[None]:
     """Nothing of this execution counts any more: tell the client, if it still waits."""
     if isinstance(ex.fault, LeaseLost):
-        yield from refer_client(ex)
+        yield from send_handoff(ex)
     elif isinstance(ex.fault, StoreError):
-        yield from answer(unavailable(ex.fault))
+        yield from send_response(store_unavailable_response(ex.fault))

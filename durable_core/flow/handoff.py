@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit, urlunsplit
 
 from durable_core.codec.tokens import sign_token
-from durable_core.flow.effects import Call, Flow, Returned, answer, invoke, report
-from durable_core.flow.env import Env, Options
+from durable_core.flow.effects import Call, Flow, Returned, call_user, log_warning, send_response
+from durable_core.flow.env import AppConfig, ResolvedOptions
 from durable_core.flow.execution import Execution, save, settle
 from durable_core.http.headers import Headers
 from durable_core.http.request import Request
@@ -22,13 +22,13 @@ __all__ = [
     "RUN_PARAM",
     "TOKEN_PARAM",
     "begin_handoff",
-    "chosen_url",
-    "fresh_token",
+    "custom_redirect_url",
     "hand_off",
+    "handoff_response",
+    "new_token",
     "query_reference",
-    "redirect_url",
-    "refer_client",
-    "referral",
+    "send_handoff",
+    "stream_redirect_url",
     "with_headers",
     "with_params",
 ]
@@ -57,7 +57,7 @@ def hand_off(ex: Execution, reason: HandoffReason) -> Flow[None]:
         yield from save(ex, state=True)
         yield from settle(ex)
     if reason is not HandoffReason.DISCONNECT or ex.followed:
-        yield from refer_client(ex)
+        yield from send_handoff(ex)
 
 
 def begin_handoff(ex: Execution) -> Flow[bool]:
@@ -71,7 +71,7 @@ def begin_handoff(ex: Execution) -> Flow[bool]:
     return ex.stream.begin_handoff()
 
 
-def refer_client(ex: Execution, token: str | None = None) -> Flow[None]:
+def send_handoff(ex: Execution, token: str | None = None) -> Flow[None]:
     """Answer the attached client with a redirect or a token; one that reads the stream knows it.
 
     Args:
@@ -82,27 +82,27 @@ def refer_client(ex: Execution, token: str | None = None) -> Flow[None]:
         if ex.stream is not None:
             ex.stream.detach()
         return
-    token = token or fresh_token(ex.env, ex.run.id)
-    url = yield from chosen_url(ex.options, ex.run.id, token)
-    yield from answer(referral(ex.options, ex.request.method, ex.run.id, token, url))
+    token = token or new_token(ex.env, ex.run.id)
+    url = yield from custom_redirect_url(ex.options, ex.run.id, token)
+    yield from send_response(handoff_response(ex.options, ex.request.method, ex.run.id, token, url))
 
 
-def chosen_url(options: Options, run_id: str, token: str) -> Flow[str | None]:
+def custom_redirect_url(options: ResolvedOptions, run_id: str, token: str) -> Flow[str | None]:
     """Return where the application sends a client by a function of its own; None if it has none."""
     target = options.redirect_url
     if not callable(target) or options.token_answer:
         return None
-    outcome = yield from invoke(None, Call(target, (run_id, token)))
+    outcome = yield from call_user(None, Call(target, (run_id, token)))
     if isinstance(outcome, Returned) and isinstance(outcome.value, str) and outcome.value:
         return quote(outcome.value, safe="!#$%&'()*+,/:;=?@[]~")
     error = None if isinstance(outcome, Returned) else outcome.error
     text = "async_redirect_url gave no URL; the client is sent to the endpoint's own"
-    yield from report(text, error)
+    yield from log_warning(text, error)
     return None
 
 
-def referral(
-    options: Options, method: str, run_id: str, token: str, url: str | None = None
+def handoff_response(
+    options: ResolvedOptions, method: str, run_id: str, token: str, url: str | None = None
 ) -> Response:
     """Return the answer that tells a client where its result will be.
 
@@ -124,7 +124,7 @@ def referral(
     return Response(status=302 if method in ("GET", "HEAD") else 303, headers=headers)
 
 
-def fresh_token(env: Env, run_id: str) -> str:
+def new_token(env: AppConfig, run_id: str) -> str:
     """Return a token that opens the run's result from now on for the time configured."""
     expires_at = env.clock.now() + env.token_ttl
     return sign_token(env.secrets()[0], app=env.app, run_id=run_id, expires_at=expires_at)
@@ -161,7 +161,9 @@ def with_params(url: str, params: Sequence[tuple[str, str]]) -> str:
 HANDOFF = "handoff"
 
 
-def redirect_url(env: Env, options: Options, request: Request, run_id: str) -> Flow[str]:
+def stream_redirect_url(
+    env: AppConfig, options: ResolvedOptions, request: Request, run_id: str
+) -> Flow[str]:
     """Return the absolute URL where the stream of a run goes on after the handoff.
 
     Args:
@@ -173,8 +175,8 @@ def redirect_url(env: Env, options: Options, request: Request, run_id: str) -> F
     own = urlsplit(request.url)
     origin = env.public_url or f"{own.scheme}://{own.netloc}"
     base = urlunsplit((*urlsplit(origin)[:2], own.path, "", ""))
-    token = fresh_token(env, run_id)
-    chosen = yield from chosen_url(options, run_id, token)
+    token = new_token(env, run_id)
+    chosen = yield from custom_redirect_url(options, run_id, token)
     if chosen is not None:
         return _with_from(urljoin(base, chosen))
     if isinstance(options.redirect_url, str) and not options.token_answer:

@@ -9,16 +9,23 @@ from enum import Enum
 from typing import Any, Protocol
 
 from durable_core.errors import StepUsageError
-from durable_core.flow.effects import Call, Flow, InsideStep
+from durable_core.flow.effects import Call, Flow, StepAttempt
 from durable_core.flow.execution import Execution
-from durable_core.flow.handler import detach, execute, put_away
+from durable_core.flow.handler import detach, execute, suspend
 from durable_core.flow.steps import run_step, send_events, sleep_until, wait_for_event
 from durable_core.machine.matching import WaitRule
 from durable_core.model.decision import HandoffReason
 from durable_core.model.event import Event
 from durable_core.model.step import Op
 
-__all__ = ["CURRENT", "STORED", "Face", "Flows", "Scope", "current_scope"]
+__all__ = [
+    "CURRENT_RUN",
+    "EMBEDDED_FLOWS",
+    "EngineFlows",
+    "HandlerKind",
+    "RunScope",
+    "current_scope",
+]
 
 
 # --- flows ----------------------------------------------------------------------------------------
@@ -27,7 +34,7 @@ __all__ = ["CURRENT", "STORED", "Face", "Flows", "Scope", "current_scope"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flows:
+class EngineFlows:
     """The flows of one engine.
 
     Attributes:
@@ -37,7 +44,7 @@ class Flows:
         wait_for_event: ``step.wait_for_event``, with its time-out in milliseconds.
         send_events: ``step.send_event``; returns the ids.
         execute: run the handler and do what its outcome asks for.
-        put_away: give a run up whose handler was unwound, or does not end.
+        suspend: give a run up whose handler was unwound, or does not end.
         detach: hand the client off although the handler could go on, which it does.
     """
 
@@ -46,18 +53,18 @@ class Flows:
     wait_for_event: Callable[[Execution, Op, WaitRule, int], Flow[Event | None]]
     send_events: Callable[[Execution, Op, tuple[Event, ...]], Flow[list[str]]]
     execute: Callable[[Execution], Flow[None]]
-    put_away: Callable[[Execution], Flow[None]]
+    suspend: Callable[[Execution], Flow[None]]
     detach: Callable[[Execution, HandoffReason], Flow[None]]
 
 
 #: The engine that keeps the state of its runs in a store.
-STORED = Flows(
+EMBEDDED_FLOWS = EngineFlows(
     run_step=run_step,
     sleep_until=sleep_until,
     wait_for_event=wait_for_event,
     send_events=send_events,
     execute=execute,
-    put_away=put_away,
+    suspend=suspend,
     detach=detach,
 )
 
@@ -65,14 +72,14 @@ STORED = Flows(
 # --- scope ----------------------------------------------------------------------------------------
 
 
-class Face(Enum):
+class HandlerKind(Enum):
     """How a handler, and the steps in it, are called."""
 
-    SYNC = "def"
-    ASYNC = "async def"
+    DEF = "def"
+    ASYNC_DEF = "async def"
 
 
-class Scope(Protocol):
+class RunScope(Protocol):
     """A live run, as the code of its handler reaches it."""
 
     @property
@@ -81,16 +88,16 @@ class Scope(Protocol):
         ...
 
     @property
-    def flows(self) -> Flows:
+    def flows(self) -> EngineFlows:
         """What its engine does for it."""
         ...
 
     @property
-    def face(self) -> Face:
+    def kind(self) -> HandlerKind:
         """How its handler is called."""
         ...
 
-    def branch(self) -> object:
+    def current_task(self) -> object:
         """Return the task or thread that runs now; the same object for the same one."""
         ...
 
@@ -99,31 +106,31 @@ class Scope(Protocol):
         ...
 
 
-CURRENT: ContextVar[Scope | InsideStep | None] = ContextVar("durable_run", default=None)
+CURRENT_RUN: ContextVar[RunScope | StepAttempt | None] = ContextVar("durable_run", default=None)
 
 _IMPORTS = {
-    Face.SYNC: "from durable_core.sync import step",
-    Face.ASYNC: "from durable_core import step",
+    HandlerKind.DEF: "from durable_core.sync import step",
+    HandlerKind.ASYNC_DEF: "from durable_core import step",
 }
 
 
-def current_scope(face: Face, step_id: str) -> Scope:
+def current_scope(kind: HandlerKind, step_id: str) -> RunScope:
     """Return the run that calls a step through this face.
 
     Raises:
         StepUsageError: there is none, it is inside another step, or its handler has another face.
     """
-    scope = CURRENT.get()
+    scope = CURRENT_RUN.get()
     if scope is None:
         raise StepUsageError(
             f"step {step_id!r} was called outside a run; steps work in the handler of a durable "
             "endpoint and what it calls, not in response body iterators or other threads"
         )
-    if isinstance(scope, InsideStep):
+    if isinstance(scope, StepAttempt):
         raise StepUsageError(f"step {step_id!r} was called inside step {scope.name!r}")
-    if scope.face is not face:
+    if scope.kind is not kind:
         raise StepUsageError(
-            f"step {step_id!r} is for '{face.value}' handlers and was called in "
-            f"'{scope.face.value}'; write '{_IMPORTS[scope.face]}'"
+            f"step {step_id!r} is for '{kind.value}' handlers and was called in "
+            f"'{scope.kind.value}'; write '{_IMPORTS[scope.kind]}'"
         )
     return scope

@@ -11,16 +11,16 @@ from durable_core.codec.tokens import event_id
 from durable_core.errors import LimitExceededError, Suspended
 from durable_core.flow.effects import (
     Call,
+    CallUser,
     Cancelled,
     Flow,
-    InsideStep,
-    Invoke,
     Outcome,
     Raised,
     Returned,
-    in_turn,
+    StepAttempt,
+    await_replay_turn,
+    log_warning,
     park,
-    report,
 )
 from durable_core.flow.execution import MARK, Execution, begin, checkpoint, save, settle
 from durable_core.flow.handoff import hand_off
@@ -53,7 +53,7 @@ def run_step(ex: Execution, op: Op, call: Call) -> Flow[object]:
     """``step.run``: answer from the memo, or call the function until it has an outcome."""
     memo: Memo | None = None
     if ex.stopping or op.id in ex.memos:
-        memo = yield from _recall(ex, op)
+        memo = yield from _replayed(ex, op)
     else:
         ex.check_open()
         ex.activity += 1
@@ -62,44 +62,44 @@ def run_step(ex: Execution, op: Op, call: Call) -> Flow[object]:
         if pending is not None:
             yield from _until_due(ex, pending)
         memo = yield from _attempt(ex, op, call, pending)
-    return _deliver(ex, memo)
+    return _return_outcome(ex, memo)
 
 
 def sleep_until(ex: Execution, op: Op, due_at: Callable[[int], int]) -> Flow[None]:
     """``step.sleep`` and ``step.sleep_until``; ``due_at`` gets the time now."""
-    memo = yield from _recall(ex, op)
+    memo = yield from _replayed(ex, op)
     if memo is None:
         pending = ex.pending.get(op.id)
         if pending is None:
             now = ex.env.clock.now()
             pending = Pending(op=op, due_at=due_at(now))
             if pending.due_at > now:
-                yield from _remember(ex, pending)
+                yield from _save_pending(ex, pending)
         else:
-            yield from _in_its_turn(ex, pending)
+            yield from _await_replay_turn(ex, pending)
         yield from _until_due(ex, pending)
         memo = yield from _end(ex, op, "null", MARK.get())
-    _deliver(ex, memo)
+    _return_outcome(ex, memo)
 
 
 def wait_for_event(ex: Execution, op: Op, rule: WaitRule, timeout: int) -> Flow[Event | None]:
     """``step.wait_for_event``: the first matching event after the last step, or None."""
-    memo = yield from _recall(ex, op)
+    memo = yield from _replayed(ex, op)
     if memo is None:
         pending = ex.pending.get(op.id)
         if pending is None:
             pending = _wait(ex, op, rule, timeout)
-            yield from _remember(ex, pending)
+            yield from _save_pending(ex, pending)
         else:
-            yield from _in_its_turn(ex, pending)
+            yield from _await_replay_turn(ex, pending)
         yield from _until_due(ex, pending)
         event = ex.pending[op.id].matched
         if event is None:
-            memo = yield from _end(ex, op, "null", pending.mark)
+            memo = yield from _end(ex, op, "null", pending.event_seq)
         else:
-            ex.taken.add(event.seq)
+            ex.consumed_seqs.add(event.seq)
             memo = yield from _end(ex, op, dump_event(event.event), event.seq)
-    _deliver(ex, memo)
+    _return_outcome(ex, memo)
     return None if memo.value == "null" else load_event(memo.value)
 
 
@@ -109,7 +109,7 @@ def send_events(ex: Execution, op: Op, events: tuple[Event, ...]) -> Flow[list[s
     Ids that the user left out are made from run and step, so that a crash cannot send twice, and
     with the application's secret, so that no client can take them beforehand.
     """
-    memo = yield from _recall(ex, op)
+    memo = yield from _replayed(ex, op)
     if memo is None:
         now = ex.env.clock.now()
         named = tuple(
@@ -123,8 +123,8 @@ def send_events(ex: Execution, op: Op, events: tuple[Event, ...]) -> Flow[list[s
         # A wait after this step is for what comes after these events, themselves not included.
         sent = max(ex.sent.get(event.id or "", 0) for event in named)
         memo = ex.memos[op.id]
-        memo = ex.memos[op.id] = replace(memo, mark=max(memo.mark, sent))
-    _deliver(ex, memo)
+        memo = ex.memos[op.id] = replace(memo, event_seq=max(memo.event_seq, sent))
+    _return_outcome(ex, memo)
     ids: list[str] = json.loads(memo.value)
     return ids
 
@@ -134,7 +134,7 @@ def _event_id(ex: Execution, op: Op, index: int) -> str:
     return event_id(secret, app=ex.env.app, run_id=ex.run.id, op_id=op.id, index=index)
 
 
-def _recall(ex: Execution, op: Op) -> Flow[Memo | None]:
+def _replayed(ex: Execution, op: Op) -> Flow[Memo | None]:
     """Return the memo of an op, in its turn; None if the op has not finished."""
     ex.check_open()
     ex.activity += 1
@@ -143,18 +143,18 @@ def _recall(ex: Execution, op: Op) -> Flow[Memo | None]:
         ex.check_open()
     memo = ex.memos.get(op.id)
     if memo is not None:
-        yield from in_turn(memo.number)
+        yield from await_replay_turn(memo.completion_no)
         ex.check_open()
         ex.activity += 1
     return memo
 
 
-def _deliver(ex: Execution, memo: Memo) -> object:
+def _return_outcome(ex: Execution, memo: Memo) -> object:
     """Give the outcome to the handler, as replay would."""
-    if memo.mark > MARK.get():
-        MARK.set(memo.mark)
+    if memo.event_seq > MARK.get():
+        MARK.set(memo.event_seq)
     if memo.op.kind is OpKind.WAIT and memo.value != "null":
-        ex.taken.add(memo.mark)
+        ex.consumed_seqs.add(memo.event_seq)
     if not memo.ok:
         ex.failures += 1
         raise load_step_error(memo.op.name, memo.value)
@@ -168,7 +168,7 @@ def _attempt(ex: Execution, op: Op, call: Call, before: Pending | None) -> Flow[
     not be lost.
     """
     failures = before.failures if before is not None else 0
-    inside = InsideStep(op.name, op.id, ex.next_attempt(), ex)
+    inside = StepAttempt(op.name, op.id, ex.next_attempt(), ex)
     ex.in_flight += 1
     try:
         mark = yield from begin(ex)
@@ -177,12 +177,12 @@ def _attempt(ex: Execution, op: Op, call: Call, before: Pending | None) -> Flow[
         if isinstance(mark, Cancelled):
             outcome, mark = mark, MARK.get()
         else:
-            outcome = yield Invoke(inside, call)
-        inside.over = True
+            outcome = yield CallUser(inside, call)
+        inside.function_ended = True
         if before is not None:
-            mark = before.mark
+            mark = before.event_seq
         now = ex.env.clock.now()
-        ended = _judge(ex, op, outcome, mark, failures, now)
+        ended = _classify(ex, op, outcome, mark, failures, now)
         if ex.stream is not None and isinstance(ended, OpFailed):
             ex.stream.roll_back(inside)
         memo = yield from _apply(ex, _decide(ex, ended, now))
@@ -193,7 +193,7 @@ def _attempt(ex: Execution, op: Op, call: Call, before: Pending | None) -> Flow[
             raise outcome.error
         return memo
     finally:
-        inside.over = True
+        inside.function_ended = True
         if ex.stream is not None and not inside.settled:
             ex.stream.roll_back(inside)
         ex.in_flight -= 1
@@ -208,10 +208,10 @@ def _report_failure(ex: Execution, op: Op, error: Exception, failures: int) -> F
         then = f"and is tried again in {left:.1f} s"
     attempt = f"attempt {failures} of {ex.run.retries + 1}"
     text = f"step {op.name!r} failed, {attempt}, {then}: {type(error).__name__}"
-    yield from report(text, error)
+    yield from log_warning(text, error)
 
 
-def _judge(ex: Execution, op: Op, outcome: Outcome, mark: int, failures: int, now: int) -> Input:
+def _classify(ex: Execution, op: Op, outcome: Outcome, mark: int, failures: int, now: int) -> Input:
     """Say what the outcome of a function means for the run."""
     match outcome:
         case Returned(value=value):
@@ -225,17 +225,19 @@ def _judge(ex: Execution, op: Op, outcome: Outcome, mark: int, failures: int, no
             text = "user code cancelled the step before its function ended"
             failure = Failure(name="StepCancelled", message=text, final=True, cancelled=True)
     number, u = ex.next_number(), ex.env.ids.uniform()
-    return OpFailed(op=op, failure=failure, number=number, mark=mark, failures=failures, u=u)
+    return OpFailed(
+        op=op, failure=failure, completion_no=number, event_seq=mark, failures=failures, u=u
+    )
 
 
 def _success(ex: Execution, op: Op, value: str, mark: int, now: int, failures: int = 0) -> Memo:
     """Return the memo of an op that has its result (JSON text) after so many failures."""
     return Memo(
         op=op,
-        number=ex.next_number(),
+        completion_no=ex.next_number(),
         ok=True,
         value=value,
-        mark=mark,
+        event_seq=mark,
         attempts=failures + 1,
         ended_at=now,
     )
@@ -283,7 +285,9 @@ def _apply(
             case SaveMemo(memo=memo):
                 ex.memos[memo.op.id] = memo
                 direct = ex.pending.pop(memo.op.id, None) is None
-                ex.queued((yield checkpoint(ex, memos=(memo,), sends=sends, direct=direct)))
+                ex.queued(
+                    (yield checkpoint(ex, memos=(memo,), events=sends, no_pending_row=direct))
+                )
             case SavePending(pending=pending):
                 ex.pending[pending.op.id] = pending
                 yield from save(ex, pending=(pending,))
@@ -303,12 +307,12 @@ def _wait(ex: Execution, op: Op, rule: WaitRule, timeout: int) -> Pending:
         event=rule.event,
         match_path=".".join(rule.match.path) if rule.match else "",
         match_key=rule.match.key if rule.match else "",
-        mark=mark,
-        seen=tuple(sorted(seq for seq in ex.taken if seq > mark)),
+        event_seq=mark,
+        consumed_seqs=tuple(sorted(seq for seq in ex.consumed_seqs if seq > mark)),
     )
 
 
-def _remember(ex: Execution, pending: Pending) -> Flow[None]:
+def _save_pending(ex: Execution, pending: Pending) -> Flow[None]:
     """Make an unfinished op durable before anybody relies on it."""
     ex.pending[pending.op.id] = pending
     yield from save(ex, pending=(pending,))
@@ -316,7 +320,7 @@ def _remember(ex: Execution, pending: Pending) -> Flow[None]:
     ex.check_open()
 
 
-def _in_its_turn(ex: Execution, pending: Pending) -> Flow[None]:
+def _await_replay_turn(ex: Execution, pending: Pending) -> Flow[None]:
     """Let an op that has come due while the run was put away come after those that had finished.
 
     The handler may have raced it against one of them, and will cancel it when it sees that one.
@@ -324,7 +328,9 @@ def _in_its_turn(ex: Execution, pending: Pending) -> Flow[None]:
     if not _is_due(ex, pending.op.id, pending):
         return
     matched = pending.matched
-    yield from in_turn(_AFTER_MEMOS + (pending.due_at if matched is None else matched.received_at))
+    yield from await_replay_turn(
+        _AFTER_MEMOS + (pending.due_at if matched is None else matched.received_at)
+    )
     ex.check_open()
     ex.activity += 1
 

@@ -20,18 +20,18 @@ from durable_core.codec.stream_events import (
     dump_stream_event,
     final_of,
 )
-from durable_core.flow.effects import Flow, Woken, await_more, read_result, read_stream
-from durable_core.flow.env import Env, Options
-from durable_core.flow.handoff import redirect_url
+from durable_core.flow.effects import Flow, WakeReason, await_stream, read_result, read_stream
+from durable_core.flow.env import AppConfig, ResolvedOptions
+from durable_core.flow.handoff import stream_redirect_url
 from durable_core.flow.wait import RESPONSE_NOT_KEPT
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
-from durable_core.machine.stream_cursor import Cursor, catch_up, is_behind
+from durable_core.machine.stream_cursor import Cursor, catch_up, is_stale
 from durable_core.model.run import Phase
 from durable_core.model.stream import LiveStream, Pushed, RolledBack, StoredStream, Streamed
 from durable_core.ports import StoredResult
 
-__all__ = ["Attached", "Batch", "Log", "Place", "Reader", "next_part"]
+__all__ = ["Attached", "LogBatch", "LogPosition", "Reader", "StreamLog", "next_part"]
 
 #: A comment is sent when there was nothing else for so long, milliseconds.
 _KEEP_ALIVE_MS = 15_000
@@ -44,7 +44,7 @@ _MOST_OPEN = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LogPosition:
     """A place in a log: which execution of the run it is of, and how many events it is past."""
 
     generation: int
@@ -52,7 +52,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class LogBatch:
     """What a log has for a reader.
 
     Attributes:
@@ -67,10 +67,10 @@ class Batch:
     index: int
     redirect: bool = False
     final: Final | None = None
-    over: bool = False
+    finished: bool = False
 
 
-class Log(Protocol):
+class StreamLog(Protocol):
     """What a process knows of the stream of a run that it may be executing."""
 
     @property
@@ -84,19 +84,19 @@ class Log(Protocol):
         ...
 
     @property
-    def handoff_place(self) -> Place | None:
+    def handoff_place(self) -> LogPosition | None:
         """The same as a place in the log."""
         ...
 
-    def snapshot(self) -> tuple[Place, LiveStream | None]:
+    def snapshot(self) -> tuple[LogPosition, LiveStream | None]:
         """Return where the log is, and what is live."""
         ...
 
-    def read(self, place: Place) -> Batch | None:
+    def read(self, place: LogPosition) -> LogBatch | None:
         """Return the events from a place on; None if they are not there any more."""
         ...
 
-    def read_attached(self, index: int, *, redirected: bool) -> Batch | None:
+    def read_attached(self, index: int, *, redirected: bool) -> LogBatch | None:
         """Return the events for the attached client, up to where it is let go.
 
         ``redirected``: it has been told of the first checkpoint.
@@ -108,12 +108,12 @@ class Log(Protocol):
 class Attached:
     """What is known of a client that waits on the connection of its own request."""
 
-    options: Options
+    options: ResolvedOptions
     request: Request
 
 
 @dataclass(frozen=True, slots=True)
-class _Missed:
+class _Backlog:
     """What a reader is being told that it has missed; it is made as far as it is sent.
 
     Attributes:
@@ -124,7 +124,7 @@ class _Missed:
     """
 
     events: Iterator[Streamed]
-    place: Place | None
+    place: LogPosition | None
     ended: bool
 
 
@@ -140,20 +140,20 @@ class Reader:
         from_handoff: it wants what comes after the handoff.
 
     Attributes:
-        look: the store may have news: another process has written, or the run has ended. Set by
-            whoever learns of that.
+        check_store: the store may have news: another process has written, or the run has ended.
+            Set by whoever learns of that.
     """
 
     __slots__ = (
-        *("attached", "cursor", "env", "from_handoff", "greeted", "log", "look", "missed", "over"),
-        *("place", "redirected", "run_id"),
+        *("attached", "cursor", "env", "finished", "from_handoff", "log", "backlog"),
+        *("check_store", "place", "redirected", "run_id", "sent_metadata"),
     )
 
     def __init__(
         self,
-        env: Env,
+        env: AppConfig,
         run_id: str,
-        log: Log,
+        log: StreamLog,
         *,
         attached: Attached | None = None,
         cursor: Cursor | None = None,
@@ -165,35 +165,35 @@ class Reader:
         self.attached = attached
         self.cursor = cursor or Cursor()
         self.from_handoff = from_handoff
-        self.look = attached is None
-        self.greeted = False
+        self.check_store = attached is None
+        self.sent_metadata = False
         self.redirected = False
-        self.over = False
-        self.missed: _Missed | None = None
-        self.place: Place | None = Place(0, 0) if attached is not None else None
+        self.finished = False
+        self.backlog: _Backlog | None = None
+        self.place: LogPosition | None = LogPosition(0, 0) if attached is not None else None
 
 
 def next_part(reader: Reader) -> Flow[bytes | None]:
     """Return the next bytes of the event stream, waiting for them; None at its end."""
-    if not reader.greeted:
-        reader.greeted = True
+    if not reader.sent_metadata:
+        reader.sent_metadata = True
         return _frame(Metadata(run_id=reader.run_id))
-    while not reader.over:
+    while not reader.finished:
         if reader.attached is not None:
             part = yield from _attached_part(reader, reader.attached)
         else:
             part = yield from _waiting_part(reader)
         if part:
             return part
-        if reader.over:
+        if reader.finished:
             break
-        woken = yield from await_more(_KEEP_ALIVE_MS)
-        if woken is Woken.STOPPING and reader.attached is None:
+        woken = yield from await_stream(_KEEP_ALIVE_MS)
+        if woken is WakeReason.STOPPING and reader.attached is None:
             break
-        if woken is Woken.TIME_OUT:
-            reader.look = reader.attached is None
+        if woken is WakeReason.TIME_OUT:
+            reader.check_store = reader.attached is None
             return KEEP_ALIVE
-    reader.over = True
+    reader.finished = True
     return None
 
 
@@ -201,34 +201,36 @@ def _attached_part(reader: Reader, attached: Attached) -> Flow[bytes]:
     """Return what the log has: the response, too, if the run ends while the client waits."""
     assert reader.place is not None
     batch = None
-    if reader.missed is None:
+    if reader.backlog is None:
         batch = reader.log.read_attached(reader.place.index, redirected=reader.redirected)
     if batch is None:
         return (yield from _catch_up(reader))
-    part = _told(reader, batch.events)
-    reader.place = Place(0, batch.index)
+    part = _encode_new(reader, batch.events)
+    reader.place = LogPosition(0, batch.index)
     if batch.redirect:
         reader.redirected = True
-        url = yield from redirect_url(reader.env, attached.options, attached.request, reader.run_id)
+        url = yield from stream_redirect_url(
+            reader.env, attached.options, attached.request, reader.run_id
+        )
         part += _frame(RedirectInfo(run_id=reader.run_id, url=url))
     if batch.final is not None:
         part += _frame(batch.final)
-    reader.over = batch.over or batch.final is not None
+    reader.finished = batch.finished or batch.final is not None
     return bytes(part)
 
 
 def _waiting_part(reader: Reader) -> Flow[bytes]:
     """Return what is stored, then what is live; the response when the run has ended."""
     if reader.from_handoff:
-        if not (reader.look or reader.log.handed_off):
+        if not (reader.check_store or reader.log.handed_off):
             return b""
         if not (yield from _found_handoff(reader)):
             return b""
-    if reader.missed is None:
+    if reader.backlog is None:
         part = _follow(reader)
         if part:
             return part
-    if reader.missed is not None or reader.place is None or reader.look:
+    if reader.backlog is not None or reader.place is None or reader.check_store:
         return (yield from _catch_up(reader))
     return b""
 
@@ -244,8 +246,8 @@ def _follow(reader: Reader) -> bytes:
         if batch is None:
             reader.place = None
         elif batch.events:
-            reader.place = Place(reader.place.generation, batch.index)
-            part = _told(reader, batch.events)
+            reader.place = LogPosition(reader.place.generation, batch.index)
+            part = _encode_new(reader, batch.events)
         else:
             break
     return bytes(part)
@@ -262,10 +264,10 @@ def _found_handoff(reader: Reader) -> Flow[bool]:
         reader.cursor, reader.place = Cursor.load(log.handoff), log.handoff_place
         reader.from_handoff = False
         return True
-    reader.look = False
+    reader.check_store = False
     stored = yield from read_stream(reader.run_id, reader.cursor, 1)
     if stored is None:
-        reader.over = True
+        reader.finished = True
         return False
     if stored.handoff is not None:
         reader.cursor = Cursor.load(stored.handoff)
@@ -274,7 +276,7 @@ def _found_handoff(reader: Reader) -> Flow[bool]:
     elif stored.phase in (Phase.SYNC, Phase.RESPONDING):
         return False
     reader.from_handoff = False
-    reader.look = True
+    reader.check_store = True
     return True
 
 
@@ -284,32 +286,32 @@ _EVERYTHING = 2**62
 
 def _catch_up(reader: Reader) -> Flow[bytes]:
     """Return what the reader has missed, a part at a time."""
-    missed = reader.missed or (yield from _look_up(reader))
+    missed = reader.backlog or (yield from _look_up(reader))
     if missed is None:
-        reader.over = True  # pruned
+        reader.finished = True  # pruned
         return b""
     part = bytearray()
     for event in missed.events:
-        part += _told_frame(reader, event)
+        part += _encode(reader, event)
         if len(part) >= _MOST_SENT:
-            reader.missed = missed
+            reader.backlog = missed
             return bytes(part)
-    reader.missed = None
+    reader.backlog = None
     if missed.place is None:
         if reader.attached is None:
             # Not on in the log from where it was: that may tell of steps that are over by now.
-            reader.place, reader.look = None, True
+            reader.place, reader.check_store = None, True
         return bytes(part)
     reader.place = missed.place
     if missed.ended:
         part += yield from _response(reader)
-        reader.over = True
+        reader.finished = True
     return bytes(part)
 
 
-def _look_up(reader: Reader) -> Flow[_Missed | None]:
+def _look_up(reader: Reader) -> Flow[_Backlog | None]:
     """Look what the reader has missed, as far as it is read at a time; None for a pruned run."""
-    reader.look = False
+    reader.check_store = False
     place, live = reader.log.snapshot()
     stored = yield from read_stream(reader.run_id, reader.cursor, _MOST_READ)
     until = _end_of(reader)
@@ -321,8 +323,8 @@ def _look_up(reader: Reader) -> Flow[_Missed | None]:
         return None
     more = stored is not None and stored.more
     ended = not attached and not more and stored is not None and stored.phase.ended
-    is_old = live is not None and is_behind(live, reader.cursor, stored)
-    return _Missed(
+    is_old = live is not None and is_stale(live, reader.cursor, stored)
+    return _Backlog(
         catch_up(reader.cursor, stored, None if is_old else live, until),
         None if more or (is_old and not ended and not attached) else place,
         ended=ended,
@@ -337,7 +339,7 @@ def _end_of(reader: Reader) -> Cursor | None:
 
 def _is_before(stored: StoredStream | None, until: Cursor) -> bool:
     """Tell whether all of this was committed before the handoff, and there is more."""
-    return stored is not None and stored.more and stored.pieces[-1].number < until.done
+    return stored is not None and stored.more and stored.chunks[-1].number < until.done
 
 
 def _response(reader: Reader) -> Flow[bytes]:
@@ -355,15 +357,15 @@ def _final(result: StoredResult) -> Final:
     return final_of(response, failed=result.phase is not Phase.COMPLETED)
 
 
-def _told(reader: Reader, events: Iterable[Streamed]) -> bytearray:
+def _encode_new(reader: Reader, events: Iterable[Streamed]) -> bytearray:
     part = bytearray()
     for event in events:
-        for told in reader.cursor.see(event):
-            part += _told_frame(reader, told)
+        for told in reader.cursor.advance(event):
+            part += _encode(reader, told)
     return part
 
 
-def _told_frame(reader: Reader, event: Streamed) -> bytes:
+def _encode(reader: Reader, event: Streamed) -> bytes:
     """Encode an event; its id is where the reader is once it has it."""
     id_ = reader.cursor.dump(_MOST_OPEN)
     if isinstance(event, Pushed):

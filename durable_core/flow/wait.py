@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from durable_core.codec.records import load_response
 from durable_core.codec.tokens import verify_token
 from durable_core.errors import InvalidTokenError
-from durable_core.flow.effects import Flow, hold, read_result
-from durable_core.flow.env import Env
-from durable_core.flow.handoff import PRIVATE_HEADERS, fresh_token, with_headers
+from durable_core.flow.effects import Flow, await_end, read_result
+from durable_core.flow.env import AppConfig
+from durable_core.flow.handoff import PRIVATE_HEADERS, new_token, with_headers
 from durable_core.http.problem import problem
 from durable_core.http.response import Response
 from durable_core.machine.stream_cursor import Cursor
@@ -21,11 +21,11 @@ __all__ = [
     "StreamWanted",
     "WaitRequest",
     "gone",
-    "not_yet",
+    "not_ended_yet",
     "refusal",
     "refuse_incomplete",
     "refuse_token",
-    "too_many",
+    "too_many_clients",
     "wait_for_result",
     "wanted_cursor",
 ]
@@ -68,13 +68,13 @@ class WaitRequest:
     run_id: str
     token: str
     hop: int
-    hold_ms: int
+    max_wait_ms: int
     again: Callable[[str, int], str]
     names: tuple[str, str]
     stream: StreamWanted | None = None
 
 
-def wait_for_result(env: Env, wanted: WaitRequest) -> Flow[Response]:
+def wait_for_result(env: AppConfig, wanted: WaitRequest) -> Flow[Response]:
     """Answer with the run's own response, or with where to ask again.
 
     The answer to a bad token is the same whether or not there is such a run.
@@ -84,17 +84,17 @@ def wait_for_result(env: Env, wanted: WaitRequest) -> Flow[Response]:
         return refused
     result = yield from read_result(wanted.run_id)
     if result is not None and not isinstance(result, StoredResult):
-        if not (yield from hold(wanted.run_id, wanted.hold_ms)):
-            return too_many()
+        if not (yield from await_end(wanted.run_id, wanted.max_wait_ms)):
+            return too_many_clients()
         result = yield from read_result(wanted.run_id)
     if result is None:
         return gone()
     if isinstance(result, StoredResult):
         return _ended(result)
-    return not_yet(wanted, fresh_token(env, wanted.run_id))
+    return not_ended_yet(wanted, new_token(env, wanted.run_id))
 
 
-def refusal(env: Env, wanted: WaitRequest) -> Response | None:
+def refusal(env: AppConfig, wanted: WaitRequest) -> Response | None:
     """Return the answer to a client that may not know about the run; None to one that may."""
     missing = refuse_incomplete(wanted)
     if missing is not None:
@@ -124,7 +124,7 @@ def gone() -> Response:
     return with_headers(pruned, PRIVATE_HEADERS)
 
 
-def too_many() -> Response:
+def too_many_clients() -> Response:
     """Return the answer to who comes when too many clients wait already."""
     busy = problem(503, "too-many-waiting", detail="too many clients are waiting here")
     return with_headers(busy, (("retry-after", _RETRY_AFTER),))
@@ -150,7 +150,7 @@ def _ended(result: StoredResult) -> Response:
     return load_response(result.head, result.body)
 
 
-def not_yet(wanted: WaitRequest, token: str) -> Response:
+def not_ended_yet(wanted: WaitRequest, token: str) -> Response:
     """Send a client whose run has not ended to the wait URL again, with this token."""
     if wanted.hop < _MOST_HOPS:
         location = wanted.again(token, wanted.hop + 1)

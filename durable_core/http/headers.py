@@ -8,7 +8,7 @@ from typing import TypeAlias, TypeVar
 
 from durable_core.errors import HeaderNotStoredError
 
-__all__ = ["SENSITIVE_HEADERS", "TOKEN", "HeaderFields", "Headers", "accepts_stream"]
+__all__ = ["SENSITIVE_HEADERS", "TOKEN", "HeaderFields", "Headers", "accepts_event_stream"]
 
 
 # --- headers --------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def _checked_value(name: str, value: object) -> str:
 # What a client says it accepts.
 
 
-def accepts_stream(headers: Headers) -> bool:
+def accepts_event_stream(headers: Headers) -> bool:
     """Tell whether the client asks for an event stream.
 
     As the existing clients of the protocol have it: ``text/event-stream`` is anywhere in

@@ -14,9 +14,9 @@ from durable_core.codec.json import JSONCodec
 from durable_core.codec.records import dump_error
 from durable_core.errors import HTTPError, NonRetriableError, RetryAfterError, StepError
 from durable_core.machine.retry import RetryPolicy, delay_ms, retry_after_delay_ms
-from durable_core.machine.table import Cue, next_phase
+from durable_core.machine.table import Trigger, next_phase
 from durable_core.model.decision import (
-    BecameQuiet,
+    BecameIdle,
     Claimed,
     Command,
     Detached,
@@ -32,12 +32,12 @@ from durable_core.model.decision import (
     OpFailed,
     OpParked,
     Orphaned,
-    PutAway,
-    ResponseBroke,
+    ResponseInterrupted,
     ResponseStarted,
     ResponseTooLarge,
     SaveMemo,
     SavePending,
+    Suspend,
 )
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import Memo, Pending
@@ -168,28 +168,28 @@ def advance(run: Run, happened: Input, now: int, policy: RetryPolicy) -> Transit
     """
     match happened:
         case OpEnded(memo=memo):
-            return Transition(_go(run, Cue.CHECKPOINT), (SaveMemo(memo),))
+            return Transition(_go(run, Trigger.CHECKPOINT), (SaveMemo(memo),))
         case OpFailed():
             return _op_failed(run, happened, now, policy)
         case OpParked():
             return _park(run, happened.reason)
         case Detached(reason=reason):
-            return Transition(_go(run, Cue.DETACH), _handoff(run, reason))
-        case BecameQuiet(pending=pending):
+            return Transition(_go(run, Trigger.DETACH), _handoff(run, reason))
+        case BecameIdle(pending=pending):
             due_at = min((each.due_at for each in pending), default=now)
-            return Transition(_go(run, Cue.QUIET), (PutAway(due_at),))
+            return Transition(_go(run, Trigger.QUIET), (Suspend(due_at),))
         case ResponseStarted():
-            return Transition(_go(run, Cue.STREAM), ())
+            return Transition(_go(run, Trigger.STREAM), ())
         case HandlerReturned():
-            return Transition(_go(run, Cue.FINISH), (Finish(),))
+            return Transition(_go(run, Trigger.FINISH), (Finish(),))
         case HandlerRaised():
             return _handler_raised(run, happened, now, policy)
-        case ResponseBroke(failure=failure):
+        case ResponseInterrupted(failure=failure):
             return _fail(run, "response-interrupted", failure.name, failure.message)
         case ResponseTooLarge(most=most):
             text = f"the response has more than {most} bytes (Limits.response_stored)"
             return _fail(run, "response-too-large", "ResponseTooLarge", text)
-        case Claimed(max_takeovers=most):
+        case Claimed(max_crashes=most):
             return _claimed(run, most)
         case Orphaned():
             text = f"no code knows the endpoint {run.endpoint_key!r} any more"
@@ -197,7 +197,7 @@ def advance(run: Run, happened: Input, now: int, policy: RetryPolicy) -> Transit
     assert_never(happened)
 
 
-def _go(run: Run, cue: Cue) -> Run:
+def _go(run: Run, cue: Trigger) -> Run:
     """Return the run in the phase that follows; the same object when that is no change."""
     phase = next_phase(run, cue)
     return run if phase is run.phase else run.in_phase(phase)
@@ -213,22 +213,24 @@ def _op_failed(run: Run, failed: OpFailed, now: int, policy: RetryPolicy) -> Tra
     if failure.final or failures > run.retries:
         memo = Memo(
             op=failed.op,
-            number=failed.number,
+            completion_no=failed.completion_no,
             ok=False,
             value=error,
-            mark=failed.mark,
+            event_seq=failed.event_seq,
             attempts=failures,
             ended_at=now,
         )
-        return Transition(_go(run, Cue.CHECKPOINT), (SaveMemo(memo),))
+        return Transition(_go(run, Trigger.CHECKPOINT), (SaveMemo(memo),))
     due_at = now + _delay(failure, failures, failed.u, policy)
-    pending = Pending(op=failed.op, due_at=due_at, failures=failures, error=error, mark=failed.mark)
+    pending = Pending(
+        op=failed.op, due_at=due_at, failures=failures, error=error, event_seq=failed.event_seq
+    )
     parked = _park(run, HandoffReason.STEP_RETRY)
     return Transition(parked.run, (SavePending(pending), *parked.commands))
 
 
 def _park(run: Run, reason: HandoffReason) -> Transition:
-    return Transition(_go(run, Cue.PARK), _handoff(run, reason))
+    return Transition(_go(run, Trigger.PARK), _handoff(run, reason))
 
 
 def _delay(failure: Failure, failures: int, u: float, policy: RetryPolicy) -> int:
@@ -242,20 +244,20 @@ def _handler_raised(run: Run, raised: HandlerRaised, now: int, policy: RetryPoli
     if failure.final or failures > run.retries:
         return _fail(run, "run-failed", failure.name, failure.message, failure.reason)
     due_at = now + _delay(failure, failures, raised.u, policy)
-    after = replace(run, phase=next_phase(run, Cue.RETRY), failures=failures)
-    return Transition(after, (PutAway(due_at), *_handoff(run, HandoffReason.HANDLER_RETRY)))
+    after = replace(run, phase=next_phase(run, Trigger.RETRY), failures=failures)
+    return Transition(after, (Suspend(due_at), *_handoff(run, HandoffReason.HANDLER_RETRY)))
 
 
 def _fail(run: Run, kind: str, name: str, message: str, reason: str = "") -> Transition:
-    return Transition(_go(run, Cue.FAIL), (Fail(kind, name, message, reason),))
+    return Transition(_go(run, Trigger.FAIL), (Fail(kind, name, message, reason),))
 
 
-def _claimed(run: Run, max_takeovers: int) -> Transition:
+def _claimed(run: Run, max_crashes: int) -> Transition:
     if run.phase is Phase.RESPONDING:
         text = "the process ended while it was sending the response, which is not made twice"
-        return Transition(_go(run, Cue.CLAIM), (Fail("response-interrupted", "Crash", text),))
-    claimed = _go(run, Cue.CLAIM)
-    if run.takeovers < max_takeovers:
+        return Transition(_go(run, Trigger.CLAIM), (Fail("response-interrupted", "Crash", text),))
+    claimed = _go(run, Trigger.CLAIM)
+    if run.crash_count < max_crashes:
         return Transition(claimed, ())
-    text = f"the process died {run.takeovers} times in a row without a new checkpoint"
+    text = f"the process died {run.crash_count} times in a row without a new checkpoint"
     return _fail(claimed, "crashed-repeatedly", "Crash", text)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from enum import Enum
 
-from durable_core.machine.table import TRANSITIONS, Cue
+from durable_core.machine.table import TRANSITIONS, Trigger
 from durable_core.model.run import Phase
 
 __all__ = ["meanings", "mermaid", "page"]
@@ -54,12 +54,12 @@ def page() -> str:
     return _PAGE.format(
         diagram=mermaid(TRANSITIONS),
         phases=_rows((f"`{phase.value}`", text) for phase, text in meanings(Phase).items()),
-        cues=_rows((f"`{cue.value}`", text) for cue, text in meanings(Cue).items()),
+        cues=_rows((f"`{cue.value}`", text) for cue, text in meanings(Trigger).items()),
         transitions=_rows(tuple(f"`{each.value}`" for each in row) for row in transitions),
     )
 
 
-def mermaid(transitions: Mapping[tuple[Phase, Cue], Phase]) -> str:
+def mermaid(transitions: Mapping[tuple[Phase, Trigger], Phase]) -> str:
     """Return a state diagram; cues that lead from one phase to the same next one share an arrow."""
     arrows: dict[tuple[Phase, Phase], list[str]] = {}
     for (before, cue), after in transitions.items():

@@ -27,16 +27,16 @@ __all__ = [
     "Condition",
     "MatchRule",
     "WaitRule",
-    "answers",
-    "check_rule",
     "dump_rule",
     "event_keys",
     "load_rule",
-    "marked",
     "match_keys",
     "matches",
     "resolve_match",
     "validate_if",
+    "validate_rule",
+    "wait_matches",
+    "with_event_seq",
 ]
 
 
@@ -236,32 +236,32 @@ def match_keys(event: Event, match_path: str) -> tuple[str, ...]:
     return event_keys(event, tuple(match_path.split("."))) if match_path else ("",)
 
 
-def answers(stored: StoredEvent, *, rule: str, mark: int, seen: Collection[int]) -> bool:
+def wait_matches(stored: StoredEvent, *, rule: str, mark: int, seen: Collection[int]) -> bool:
     """Tell whether the event ends a wait with this rule, mark and seen numbers (``Pending``)."""
     if stored.seq <= mark or stored.seq in seen:
         return False
     return matches(_load_rule(rule), stored.event)
 
 
-def check_rule(pending: Pending) -> None:
+def validate_rule(pending: Pending) -> None:
     """Raise an exception of any kind if the op is a wait whose rule cannot be read."""
     if pending.event:
         _load_rule(pending.rule)
 
 
-def marked(memos: Sequence[Memo], sent: Sequence[tuple[str, int]]) -> Sequence[Memo]:
+def with_event_seq(memos: Sequence[Memo], sent: Sequence[tuple[str, int]]) -> Sequence[Memo]:
     """Return the memos of a write with those of SEND marked past the events it sends.
 
     A wait after ``step.send_event`` is for what comes later, the run's own events not included.
 
     Args:
-        memos: of one ``RunWrite``.
+        memos: of one ``Checkpoint``.
         sent: id and sequence number of each of its events.
     """
     if not sent:
         return memos
     last = max(seq for _, seq in sent)
     return [
-        replace(memo, mark=max(memo.mark, last)) if memo.op.kind is OpKind.SEND else memo
+        replace(memo, event_seq=max(memo.event_seq, last)) if memo.op.kind is OpKind.SEND else memo
         for memo in memos
     ]

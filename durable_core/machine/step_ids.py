@@ -42,7 +42,7 @@ class StepIds:
         self._owners: dict[str, object] = {}
         self._indexes: dict[str, int] = {}
 
-    def take(self, id: str, branch: object) -> tuple[str, int]:
+    def next_op(self, id: str, branch: object) -> tuple[str, int]:
         """Return the indexed id for the next step called ``id``, and its index from 0.
 
         Args:

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from durable_core.model.stream import (
     Attempt,
+    ChunkBatch,
     Committed,
     LiveStream,
     OpenAttempt,
-    Piece,
     Pushed,
     RolledBack,
     StoredStream,
@@ -21,7 +21,7 @@ from durable_core.model.stream import (
 __all__ = [
     "Cursor",
     "catch_up",
-    "is_behind",
+    "is_stale",
 ]
 
 
@@ -44,7 +44,7 @@ class Cursor:
         outside: how many chunks from outside steps it has seen.
         open: by op id, the attempt of which it has seen chunks, and how many; only those with
             neither commit nor rollback.
-        is_vague: it may have seen chunks of steps that are not in ``open``. Before it is told
+        is_truncated: it may have seen chunks of steps that are not in ``open``. Before it is told
             anything of such a step, that step is rolled back.
     """
 
@@ -56,13 +56,13 @@ class Cursor:
         outside: int = 0,
         open: Mapping[str, tuple[Attempt, int]] | None = None,
         *,
-        is_vague: bool = False,
+        is_truncated: bool = False,
     ) -> None:
         self.done = done
         self.outside = outside
         self._open = dict(open or {})
-        #: If it is vague: the steps of which it is known what the reader has seen.
-        self._clear = set(self._open) if is_vague else None
+        #: If it is truncated: the steps of which it is known what the reader has seen.
+        self._clear = set(self._open) if is_truncated else None
 
     @property
     def open(self) -> Mapping[str, tuple[Attempt, int]]:
@@ -70,19 +70,19 @@ class Cursor:
         return self._open
 
     @property
-    def is_vague(self) -> bool:
+    def is_truncated(self) -> bool:
         """Whether the reader may have seen more than is in ``open``."""
         return self._clear is not None
 
-    def see(self, event: Streamed) -> tuple[Streamed, ...]:
+    def advance(self, event: Streamed) -> tuple[Streamed, ...]:
         """Return what the reader must be told because of this event, and count it as told."""
         if isinstance(event, Pushed):
-            return self._see_chunk(event)
+            return self._advance_chunk(event)
         if isinstance(event, Committed):
-            return self._see_commit(event)
-        return self._see_rollback(event)
+            return self._advance_commit(event)
+        return self._advance_rollback(event)
 
-    def _see_chunk(self, chunk: Pushed) -> tuple[Streamed, ...]:
+    def _advance_chunk(self, chunk: Pushed) -> tuple[Streamed, ...]:
         op_id, attempt = chunk.op_id, chunk.attempt
         if op_id is None or attempt is None:
             if chunk.index < self.outside:
@@ -105,14 +105,14 @@ class Cursor:
         self._open[op_id] = attempt, chunk.index + 1
         return RolledBack(op_id=op_id, attempt=seen[0]), chunk
 
-    def _see_commit(self, commit: Committed) -> tuple[Streamed, ...]:
+    def _advance_commit(self, commit: Committed) -> tuple[Streamed, ...]:
         if commit.number <= self.done:
             return ()
         self.done = commit.number
         self._open.pop(commit.op_id, None)
         return *self._cleared(commit.op_id), commit
 
-    def _see_rollback(self, rollback: RolledBack) -> tuple[Streamed, ...]:
+    def _advance_rollback(self, rollback: RolledBack) -> tuple[Streamed, ...]:
         seen = self._open.get(rollback.op_id)
         if seen is not None:
             if seen[0] > rollback.attempt:
@@ -133,8 +133,8 @@ class Cursor:
         """Return it as one line of ASCII, which :meth:`load` reads.
 
         Args:
-            most_open: if more steps than this are open, or it is vague, it becomes a short text
-                that is vague; None for all of them.
+            most_open: if more steps than this are open, or it is truncated, it becomes a short text
+                that is truncated; None for all of them.
         """
         head = f"{self.done}.{self.outside}"
         if self._clear is not None or (most_open is not None and len(self._open) > most_open):
@@ -161,7 +161,7 @@ class Cursor:
         head, *rest = text.split(";")
         found = _HEAD.fullmatch(head)
         if found is not None and rest == ["*"]:
-            return cls(int(found[1]), int(found[2]), is_vague=True)
+            return cls(int(found[1]), int(found[2]), is_truncated=True)
         opened = [_OPEN.fullmatch(each) for each in rest]
         if found is None or not all(opened):
             raise ValueError("not a position in an event stream")
@@ -198,47 +198,47 @@ def catch_up(
     if stored is not None and live is not None and live.epoch != stored.epoch:
         live = None  # somebody else has taken the run over
     if until is not None:
-        stored, live = _up_to(until, stored, live)
+        stored, live = _as_of(until, stored, live)
     committed = set()
-    for piece in () if stored is None else stored.pieces:
+    for piece in () if stored is None else stored.chunks:
         committed.add(piece.op_id)
         yield from _stored(cursor, piece)
     if stored is not None and stored.more:
         return
     for op_id, (attempt, _) in list(cursor.open.items()):
         if _is_over(attempt, stored, live):
-            yield from cursor.see(RolledBack(op_id=op_id, attempt=attempt))
+            yield from cursor.advance(RolledBack(op_id=op_id, attempt=attempt))
     if live is None:
         return
-    for chunk in live.outside:
+    for chunk in live.handler_chunks:
         if chunk.index >= cursor.outside:
-            yield from cursor.see(chunk)
+            yield from cursor.advance(chunk)
     for attempt, opened in live.attempts.items():
         if opened.op_id not in committed:
             yield from _chunks(cursor, opened.op_id, attempt, opened.texts, opened.number)
 
 
-def is_behind(live: LiveStream, cursor: Cursor, stored: StoredStream | None) -> bool:
+def is_stale(live: LiveStream, cursor: Cursor, stored: StoredStream | None) -> bool:
     """Tell whether what another process has told is older than what a reader has, or gets, stored.
 
     What is open in it may have been committed since then, and may be void; so none of it is to be
     told before more of it has come.
     """
-    if not live.is_copy:
+    if not live.is_remote:
         return False
-    if stored is None or not stored.held or stored.epoch != live.epoch:
+    if stored is None or not stored.is_running or stored.epoch != live.epoch:
         return True
-    numbers = (piece.number for piece in stored.pieces if piece.op_id is not None)
+    numbers = (piece.number for piece in stored.chunks if piece.op_id is not None)
     return live.done < max(numbers, default=cursor.done) or live.done < cursor.done
 
 
-def _up_to(
+def _as_of(
     until: Cursor, stored: StoredStream | None, live: LiveStream | None
 ) -> tuple[StoredStream | None, LiveStream]:
     """Return what there was when the cursor was there, as far as it has not come to nothing."""
-    pieces: list[Piece] = []
+    pieces: list[ChunkBatch] = []
     attempts = {} if live is None else dict(live.attempts)
-    for piece in () if stored is None else stored.pieces:
+    for piece in () if stored is None else stored.chunks:
         if piece.op_id is None:
             kept = piece.texts[: max(0, until.outside - piece.start)]
             pieces.append(replace(piece, texts=kept))
@@ -252,13 +252,13 @@ def _up_to(
         for attempt, each in attempts.items()
         if attempt in counts
     }
-    outside = () if live is None else live.outside
+    outside = () if live is None else live.handler_chunks
     then = LiveStream(
         epoch=0 if live is None else live.epoch,
         attempts=opened,
-        outside=tuple(chunk for chunk in outside if chunk.index < until.outside),
+        handler_chunks=tuple(chunk for chunk in outside if chunk.index < until.outside),
     )
-    return None if stored is None else replace(stored, pieces=tuple(pieces)), then
+    return None if stored is None else replace(stored, chunks=tuple(pieces)), then
 
 
 def _is_over(attempt: Attempt, stored: StoredStream | None, live: LiveStream | None) -> bool:
@@ -267,21 +267,21 @@ def _is_over(attempt: Attempt, stored: StoredStream | None, live: LiveStream | N
         return attempt not in live.attempts
     if stored is None:
         return True
-    return not stored.held or attempt[0] != stored.epoch
+    return not stored.is_running or attempt[0] != stored.epoch
 
 
-def _stored(cursor: Cursor, piece: Piece) -> Iterator[Streamed]:
+def _stored(cursor: Cursor, piece: ChunkBatch) -> Iterator[Streamed]:
     op_id, attempt = piece.op_id, piece.attempt
     if op_id is None:
         for index, text in enumerate(piece.texts, piece.start):
-            yield from cursor.see(Pushed(text=text, index=index))
+            yield from cursor.advance(Pushed(text=text, index=index))
         return
     seen = cursor.open.get(op_id)
     if seen is not None and seen[0] != attempt:
-        yield from cursor.see(RolledBack(op_id=op_id, attempt=seen[0]))
+        yield from cursor.advance(RolledBack(op_id=op_id, attempt=seen[0]))
     if attempt is not None:
         yield from _chunks(cursor, op_id, attempt, piece.texts, None)
-    yield from cursor.see(Committed(op_id=op_id, number=piece.number))
+    yield from cursor.advance(Committed(op_id=op_id, number=piece.number))
 
 
 def _chunks(
@@ -290,6 +290,6 @@ def _chunks(
     seen = cursor.open.get(op_id)
     start = seen[1] if seen is not None and seen[0] == attempt else 0
     for index in range(start, len(texts)):
-        yield from cursor.see(
+        yield from cursor.advance(
             Pushed(text=texts[index], index=index, op_id=op_id, attempt=attempt, number=number)
         )

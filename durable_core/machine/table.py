@@ -15,10 +15,10 @@ from enum import Enum
 
 from durable_core.model.run import Phase, Run
 
-__all__ = ["TRANSITIONS", "Cue", "IllegalTransition", "next_phase"]
+__all__ = ["TRANSITIONS", "IllegalTransition", "Trigger", "next_phase"]
 
 
-class Cue(Enum):
+class Trigger(Enum):
     """What happened, as far as the table is concerned."""
 
     #: An op finished, well or for good; the handler goes on.
@@ -45,32 +45,32 @@ class Cue(Enum):
     __hash__ = object.__hash__  # see Phase
 
 
-TRANSITIONS: Mapping[tuple[Phase, Cue], Phase] = {
-    (Phase.SYNC, Cue.CHECKPOINT): Phase.SYNC,
-    (Phase.SYNC, Cue.PARK): Phase.ASYNC,
-    (Phase.SYNC, Cue.DETACH): Phase.ASYNC,
-    (Phase.SYNC, Cue.RETRY): Phase.SUSPENDED,
-    (Phase.SYNC, Cue.STREAM): Phase.RESPONDING,
-    (Phase.SYNC, Cue.FINISH): Phase.COMPLETED,
-    (Phase.SYNC, Cue.FAIL): Phase.FAILED,
-    (Phase.SYNC, Cue.CLAIM): Phase.ASYNC,
-    (Phase.SYNC, Cue.CANCEL): Phase.CANCELLED,
-    (Phase.ASYNC, Cue.CHECKPOINT): Phase.ASYNC,
-    (Phase.ASYNC, Cue.PARK): Phase.ASYNC,
-    (Phase.ASYNC, Cue.DETACH): Phase.ASYNC,
-    (Phase.ASYNC, Cue.QUIET): Phase.SUSPENDED,
-    (Phase.ASYNC, Cue.RETRY): Phase.SUSPENDED,
-    (Phase.ASYNC, Cue.FINISH): Phase.COMPLETED,
-    (Phase.ASYNC, Cue.FAIL): Phase.FAILED,
-    (Phase.ASYNC, Cue.CLAIM): Phase.ASYNC,
-    (Phase.ASYNC, Cue.CANCEL): Phase.CANCELLED,
-    (Phase.SUSPENDED, Cue.CLAIM): Phase.ASYNC,
-    (Phase.SUSPENDED, Cue.FAIL): Phase.FAILED,
-    (Phase.SUSPENDED, Cue.CANCEL): Phase.CANCELLED,
-    (Phase.RESPONDING, Cue.FINISH): Phase.COMPLETED,
-    (Phase.RESPONDING, Cue.FAIL): Phase.FAILED,
-    (Phase.RESPONDING, Cue.CLAIM): Phase.FAILED,
-    (Phase.RESPONDING, Cue.CANCEL): Phase.CANCELLED,
+TRANSITIONS: Mapping[tuple[Phase, Trigger], Phase] = {
+    (Phase.SYNC, Trigger.CHECKPOINT): Phase.SYNC,
+    (Phase.SYNC, Trigger.PARK): Phase.ASYNC,
+    (Phase.SYNC, Trigger.DETACH): Phase.ASYNC,
+    (Phase.SYNC, Trigger.RETRY): Phase.SUSPENDED,
+    (Phase.SYNC, Trigger.STREAM): Phase.RESPONDING,
+    (Phase.SYNC, Trigger.FINISH): Phase.COMPLETED,
+    (Phase.SYNC, Trigger.FAIL): Phase.FAILED,
+    (Phase.SYNC, Trigger.CLAIM): Phase.ASYNC,
+    (Phase.SYNC, Trigger.CANCEL): Phase.CANCELLED,
+    (Phase.ASYNC, Trigger.CHECKPOINT): Phase.ASYNC,
+    (Phase.ASYNC, Trigger.PARK): Phase.ASYNC,
+    (Phase.ASYNC, Trigger.DETACH): Phase.ASYNC,
+    (Phase.ASYNC, Trigger.QUIET): Phase.SUSPENDED,
+    (Phase.ASYNC, Trigger.RETRY): Phase.SUSPENDED,
+    (Phase.ASYNC, Trigger.FINISH): Phase.COMPLETED,
+    (Phase.ASYNC, Trigger.FAIL): Phase.FAILED,
+    (Phase.ASYNC, Trigger.CLAIM): Phase.ASYNC,
+    (Phase.ASYNC, Trigger.CANCEL): Phase.CANCELLED,
+    (Phase.SUSPENDED, Trigger.CLAIM): Phase.ASYNC,
+    (Phase.SUSPENDED, Trigger.FAIL): Phase.FAILED,
+    (Phase.SUSPENDED, Trigger.CANCEL): Phase.CANCELLED,
+    (Phase.RESPONDING, Trigger.FINISH): Phase.COMPLETED,
+    (Phase.RESPONDING, Trigger.FAIL): Phase.FAILED,
+    (Phase.RESPONDING, Trigger.CLAIM): Phase.FAILED,
+    (Phase.RESPONDING, Trigger.CANCEL): Phase.CANCELLED,
 }
 
 
@@ -78,7 +78,7 @@ class IllegalTransition(AssertionError):  # noqa: N818 - a bug in this library, 
     """Something happened to a run that cannot happen in its phase."""
 
 
-def next_phase(run: Run, cue: Cue) -> Phase:
+def next_phase(run: Run, cue: Trigger) -> Phase:
     """Return the phase that follows.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Literal
 from durable_core.model.step import Memo, Op, OpKind, Pending
 
 __all__ = [
-    "BecameQuiet",
+    "BecameIdle",
     "Claimed",
     "Command",
     "Detached",
@@ -25,12 +25,12 @@ __all__ = [
     "OpFailed",
     "OpParked",
     "Orphaned",
-    "PutAway",
-    "ResponseBroke",
+    "ResponseInterrupted",
     "ResponseStarted",
     "ResponseTooLarge",
     "SaveMemo",
     "SavePending",
+    "Suspend",
 ]
 
 
@@ -78,7 +78,7 @@ class Handoff:
 
 
 @dataclass(frozen=True, slots=True)
-class PutAway:
+class Suspend:
     """Give the run up until it is due (epoch milliseconds)."""
 
     due_at: int
@@ -105,7 +105,7 @@ class Fail:
     reason: str = ""
 
 
-Command = SaveMemo | SavePending | Handoff | PutAway | Finish | Fail
+Command = SaveMemo | SavePending | Handoff | Suspend | Finish | Fail
 
 
 # --- decision -------------------------------------------------------------------------------------
@@ -151,8 +151,8 @@ class OpFailed:
 
     op: Op
     failure: Failure
-    number: int
-    mark: int
+    completion_no: int
+    event_seq: int
     failures: int
     u: float
 
@@ -185,7 +185,7 @@ class Detached:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BecameQuiet:
+class BecameIdle:
     """Nothing is left to do until the first of these is due (at once, if there are none)."""
 
     pending: tuple[Pending, ...]
@@ -202,7 +202,7 @@ class ResponseStarted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResponseBroke:
+class ResponseInterrupted:
     """A streamed response that had started cannot be finished, nor made again."""
 
     failure: Failure
@@ -225,9 +225,9 @@ class HandlerRaised:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """A worker took the run. ``max_takeovers`` bounds the crashes in a row without progress."""
+    """A worker took the run. ``max_crashes`` bounds the crashes in a row without progress."""
 
-    max_takeovers: int
+    max_crashes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,10 +240,10 @@ Input = (
     | OpFailed
     | OpParked
     | Detached
-    | BecameQuiet
+    | BecameIdle
     | HandlerReturned
     | ResponseStarted
-    | ResponseBroke
+    | ResponseInterrupted
     | ResponseTooLarge
     | HandlerRaised
     | Claimed

@@ -50,7 +50,7 @@ class Run:
         phase: where it is in its life.
         retries: how often a step or the handler may be tried again, 0 to 20.
         failures: how often the handler itself has failed (errors outside steps).
-        takeovers: how often in a row it was taken from a dead process without a new checkpoint.
+        crash_count: how often in a row it was taken from a dead process without a new checkpoint.
         epoch: raised by each claim; only a write with the current epoch is taken.
         created_at: epoch milliseconds.
         mark: the event sequence number up to which events came before the run.
@@ -63,9 +63,9 @@ class Run:
     phase: Phase
     retries: int
     created_at: int
-    mark: int = 0
+    event_seq: int = 0
     failures: int = 0
-    takeovers: int = 0
+    crash_count: int = 0
     epoch: int = 1
 
     def in_phase(self, phase: Phase) -> Run:
@@ -78,8 +78,8 @@ class Run:
             phase=phase,
             retries=self.retries,
             created_at=self.created_at,
-            mark=self.mark,
+            event_seq=self.event_seq,
             failures=self.failures,
-            takeovers=self.takeovers,
+            crash_count=self.crash_count,
             epoch=self.epoch,
         )

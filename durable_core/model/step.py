@@ -55,10 +55,10 @@ class Memo:
     """
 
     op: Op
-    number: int
+    completion_no: int
     ok: bool
     value: str
-    mark: int
+    event_seq: int
     attempts: int
     ended_at: int
 
@@ -90,6 +90,6 @@ class Pending:
     event: str = ""
     match_path: str = ""
     match_key: str = ""
-    mark: int = 0
-    seen: tuple[int, ...] = ()
+    event_seq: int = 0
+    consumed_seqs: tuple[int, ...] = ()
     matched: StoredEvent | None = None

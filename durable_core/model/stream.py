@@ -10,10 +10,10 @@ from durable_core.model.run import Phase
 
 __all__ = [
     "Attempt",
+    "ChunkBatch",
     "Committed",
     "LiveStream",
     "OpenAttempt",
-    "Piece",
     "Pushed",
     "RolledBack",
     "StoredStream",
@@ -65,7 +65,7 @@ Streamed: TypeAlias = Pushed | Committed | RolledBack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class ChunkBatch:
     """Chunks of one source, as they are stored.
 
     Attributes:
@@ -103,12 +103,12 @@ class StoredStream:
         held: some process executes the run.
     """
 
-    pieces: tuple[Piece, ...]
+    chunks: tuple[ChunkBatch, ...]
     more: bool
     handoff: str | None
     phase: Phase
     epoch: int
-    held: bool
+    is_running: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +138,6 @@ class LiveStream:
 
     epoch: int
     attempts: Mapping[Attempt, OpenAttempt]
-    outside: tuple[Pushed, ...] = ()
+    handler_chunks: tuple[Pushed, ...] = ()
     done: int = 0
-    is_copy: bool = False
+    is_remote: bool = False

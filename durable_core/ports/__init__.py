@@ -2,7 +2,7 @@
 
 A store is one method that writes (:meth:`Store.commit`, a batch of :class:`Write` messages in one
 transaction) and a few that read. Everything about concurrency is in the messages: a
-:class:`RunWrite` takes effect only while its owner and epoch still hold the run.
+:class:`Checkpoint` takes effect only while its owner and epoch still hold the run.
 """
 
 from __future__ import annotations
@@ -15,53 +15,53 @@ from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
 from durable_core.model.stream import StoredStream
 from durable_core.ports.messages import (
-    Beat,
-    Bury,
     Cancel,
+    Checkpoint,
+    CheckpointResult,
     Claim,
     Claimed,
-    Peer,
+    CorruptRun,
+    Heartbeat,
     Prune,
+    ReapWorkers,
     Register,
     Release,
     RunRecord,
-    RunWrite,
     SendEvents,
     Sent,
     StoredRequest,
     StoredResult,
-    Unreadable,
     Unregister,
+    WorkerRecord,
     Write,
-    Written,
 )
 
 __all__ = [
-    "Beat",
-    "Bury",
     "Cancel",
     "Channel",
     "ChannelFile",
     "ChannelName",
+    "Checkpoint",
+    "CheckpointResult",
     "Claim",
     "Claimed",
     "Clock",
+    "CorruptRun",
+    "Heartbeat",
     "Ids",
-    "Peer",
     "Prune",
+    "ReapWorkers",
     "Register",
     "Release",
     "RunRecord",
-    "RunWrite",
     "SendEvents",
     "Sent",
     "Store",
     "StoredRequest",
     "StoredResult",
-    "Unreadable",
     "Unregister",
+    "WorkerRecord",
     "Write",
-    "Written",
     "channel_of",
 ]
 
@@ -131,7 +131,7 @@ class Store(Protocol):
         """
         ...
 
-    def maintain(self) -> None:
+    def run_maintenance(self) -> None:
         """Do what must be done now and then but would hold up a commit.
 
         To be called about once a second, by one thread. Does not wait for other users of the
@@ -139,7 +139,7 @@ class Store(Protocol):
         """
         ...
 
-    def event_mark(self, app: str) -> int:
+    def event_seq(self, app: str) -> int:
         """Return the highest event sequence number there is, of whatever app; 0 if none."""
         ...
 
@@ -147,7 +147,7 @@ class Store(Protocol):
         """Return how a run ended, or the phase it is in, or None if there is no such run."""
         ...
 
-    def stream(
+    def read_stream(
         self, app: str, run_id: str, *, done: int, outside: int, most: int
     ) -> StoredStream | None:
         """Return what is stored of a run's stream, all from one moment; None without such a run.
@@ -162,7 +162,7 @@ class Store(Protocol):
         """
         ...
 
-    def streamed(self, app: str, run_ids: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
+    def stream_versions(self, app: str, run_ids: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
         """Return, for those of the runs that there are, numbers that tell whether a stream changed.
 
         They change with each further step, piece, claim, release, handoff and end. The first is the
@@ -170,7 +170,7 @@ class Store(Protocol):
         """
         ...
 
-    def ended(self, app: str, run_ids: Sequence[str]) -> Sequence[str]:
+    def which_ended(self, app: str, run_ids: Sequence[str]) -> Sequence[str]:
         """Return those of the runs (up to 1,000) that have ended."""
         ...
 
@@ -182,15 +182,15 @@ class Store(Protocol):
         """Return up to 100 runs that are due but whose handler is not among the keys."""
         ...
 
-    def matched(self, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
+    def matched_waits(self, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
         """Return run id, op id and event of matched waits of runs that this owner holds."""
         ...
 
-    def peers(self) -> Sequence[Peer]:
+    def workers(self) -> Sequence[WorkerRecord]:
         """Return all registered processes."""
         ...
 
-    def proven_dead(self, peers: Sequence[Peer]) -> Sequence[str]:
+    def dead_workers(self, peers: Sequence[WorkerRecord]) -> Sequence[str]:
         """Return the ids of those processes that are certainly gone, before their lease expires.
 
         Needs a process of the same ``host`` registered by this store object; other hosts, and
@@ -212,7 +212,7 @@ class Store(Protocol):
         """Return 32 random bytes, made once and the same for every process of the store."""
         ...
 
-    def version(self) -> int:
+    def change_counter(self) -> int:
         """Return a number that changes when another process has committed. Cheap.
 
         It may change for commits of this process too.

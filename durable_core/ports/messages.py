@@ -9,28 +9,28 @@ from durable_core.model._record import record
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import Memo, Pending
-from durable_core.model.stream import Piece
+from durable_core.model.stream import ChunkBatch
 
 __all__ = [
-    "Beat",
-    "Bury",
     "Cancel",
+    "Checkpoint",
+    "CheckpointResult",
     "Claim",
     "Claimed",
-    "Peer",
+    "CorruptRun",
+    "Heartbeat",
     "Prune",
+    "ReapWorkers",
     "Register",
     "Release",
     "RunRecord",
-    "RunWrite",
     "SendEvents",
     "Sent",
     "StoredRequest",
     "StoredResult",
-    "Unreadable",
     "Unregister",
+    "WorkerRecord",
     "Write",
-    "Written",
 ]
 
 
@@ -79,11 +79,11 @@ class Claimed:
     memos: tuple[Memo, ...]
     pending: tuple[Pending, ...]
     streamed: int = 0
-    outside: int = 0
+    handler_chunks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unreadable:
+class CorruptRun:
     """A run that is now ours, but what is stored of it cannot be read; ``reason`` is for the log.
 
     ``epoch`` is that of this claim: whoever claimed it can end it.
@@ -95,7 +95,7 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
+class WorkerRecord:
     """A process that shares the store. ``id`` is the owner name in its leases."""
 
     id: str
@@ -142,8 +142,8 @@ class Release:
 
 
 @record(frozen=True, slots=True, kw_only=True)
-class Written:
-    """The answer to a :class:`RunWrite`.
+class CheckpointResult:
+    """The answer to a :class:`Checkpoint`.
 
     Attributes:
         matched: for each WAIT in ``pending`` that a stored event already answers: its op id and
@@ -156,11 +156,11 @@ class Written:
 
     matched: tuple[tuple[str, StoredEvent], ...] = ()
     sent: tuple[tuple[str, int], ...] = ()
-    woken: tuple[tuple[str, str | None], ...] = ()
+    resumed_runs: tuple[tuple[str, str | None], ...] = ()
 
 
 @record(frozen=True, slots=True, kw_only=True)
-class RunWrite(Write[Written]):
+class Checkpoint(Write[CheckpointResult]):
     """One checkpoint: all that changes about one run, taken as a whole or not at all.
 
     Refused with ``LeaseLost`` unless the stored run has this owner and epoch (a ``create`` needs
@@ -176,7 +176,7 @@ class RunWrite(Write[Written]):
         pending: unfinished ops, inserted or replaced. A WAIT is checked against the stored
             events with a sequence number above its mark (and not in ``seen``), in the same
             transaction, the earliest first.
-        state: the run's new phase, failures and takeovers; None leaves them.
+        state: the run's new phase, failures and crash count; None leaves them.
         release: give the run up.
         result: the run has ended; also removes what is pending.
         sends: events of ``step.send_event``, stored in the same transaction and matched to waits,
@@ -197,10 +197,10 @@ class RunWrite(Write[Written]):
     state: Run | None = None
     release: Release | None = None
     result: StoredResult | None = None
-    sends: tuple[Event, ...] = ()
-    pieces: tuple[Piece, ...] = ()
+    events: tuple[Event, ...] = ()
+    chunks: tuple[ChunkBatch, ...] = ()
     handoff: str | None = None
-    direct: bool = False
+    no_pending_row: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +214,7 @@ class Sent:
     """
 
     ids: tuple[str, ...]
-    woken: tuple[tuple[str, str | None], ...]
+    resumed_runs: tuple[tuple[str, str | None], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,11 +232,11 @@ class SendEvents(Write[Sent]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim(Write[tuple[Claimed | Unreadable, ...]]):
+class Claim(Write[tuple[Claimed | CorruptRun, ...]]):
     """Take runs that are due, have no owner, and whose handler we know, the earliest due first.
 
     One that cannot be read is taken too, so that it can be failed, and does not harm the others.
-    Refused with ``LeaseLost`` unless the owner is a registered process: one that was buried has to
+    Refused with ``LeaseLost`` unless the owner is a registered process: one that was reaped has to
     register again first, or its runs would be taken from it while it executes them.
     """
 
@@ -251,29 +251,29 @@ class Claim(Write[tuple[Claimed | Unreadable, ...]]):
 class Register(Write[None]):
     """Add a process."""
 
-    peer: Peer
+    worker: WorkerRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beat(Write[bool]):
-    """Prolong the lease of a process. Answered with False if it was buried meanwhile."""
+class Heartbeat(Write[bool]):
+    """Prolong the lease of a process. Answered with False if it was reaped meanwhile."""
 
     id: str
     expires_at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bury(Write[tuple[str, ...]]):
+class ReapWorkers(Write[tuple[str, ...]]):
     """Remove dead processes and free their runs, due at once; answers the ids of these runs.
 
     Each freed run has its epoch raised, so that nothing its old owner sends is taken any more,
-    and its takeovers counted up. ``orphans`` also frees runs whose owner is no known process.
-    With ``unless_beat_after``, a process that has prolonged its lease past that time is spared.
+    and its crashes counted up. ``orphans`` also frees runs whose owner is no known process.
+    With ``skip_if_renewed_after``, a process that has prolonged its lease past that time is spared.
     """
 
     ids: tuple[str, ...]
     now: int
-    unless_beat_after: int | None = None
+    skip_if_renewed_after: int | None = None
     orphans: bool = False
 
 

@@ -77,60 +77,67 @@ class Loops:
     """
 
     def __init__(self) -> None:
-        self.adopted: asyncio.AbstractEventLoop | None = None
-        self._own: LoopThread | None = None
+        self.server_loop: asyncio.AbstractEventLoop | None = None
+        self._background: LoopThread | None = None
         self._lock = threading.Lock()
-        self._guards: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
+        self._sentinels: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
 
     def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
         """Use this loop from now on, unless another is in use. Called on the loop's thread."""
-        guard = self._guards.get(loop)
+        guard = self._sentinels.get(loop)
         if guard is None or guard.done():
-            known = {each: task for each, task in self._guards.items() if not each.is_closed()}
-            self._guards = {**known, loop: loop.create_task(_rest(), name="durable-guard")}
-        if self.adopted is None or self.adopted.is_closed() or self.is_ending(self.adopted):
-            self.adopted = loop
+            known = {each: task for each, task in self._sentinels.items() if not each.is_closed()}
+            self._sentinels = {
+                **known,
+                loop: loop.create_task(_sleep_forever(), name="durable-guard"),
+            }
+        if (
+            self.server_loop is None
+            or self.server_loop.is_closed()
+            or self.is_shutting_down(self.server_loop)
+        ):
+            self.server_loop = loop
 
-    def is_ending(self, loop: asyncio.AbstractEventLoop) -> bool:
+    def is_shutting_down(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Tell whether the loop is being shut down.
 
         ``asyncio.run`` ends by cancelling all tasks of its loop. A run must not take that for a
         cancellation by the code of its handler; it was if a task of ours was cancelled too.
         """
-        guard = self._guards.get(loop)
+        guard = self._sentinels.get(loop)
         return guard is not None and (guard.done() or guard.cancelling() > 0)
 
     @property
-    def own(self) -> LoopThread:
+    def background_loop(self) -> LoopThread:
         """The node's own event loop, made when it is first needed."""
         with self._lock:
-            if self._own is None:
-                self._own = LoopThread()
-            return self._own
+            if self._background is None:
+                self._background = LoopThread()
+            return self._background
 
-    def is_own(self, loop: asyncio.AbstractEventLoop) -> bool:
+    def is_background_loop(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Tell whether the loop is the node's own; none is made to find that out."""
-        own = self._own
+        own = self._background
         return own is not None and own.loop is loop
 
     @property
-    def replaying(self) -> asyncio.AbstractEventLoop:
+    def replay_loop(self) -> asyncio.AbstractEventLoop:
         """The event loop that handlers are replayed on."""
-        loop = self.adopted
-        if loop is None or loop.is_closed() or self.is_ending(loop):
-            return self.own.loop
+        loop = self.server_loop
+        if loop is None or loop.is_closed() or self.is_shutting_down(loop):
+            return self.background_loop.loop
         return loop
 
     def stop(self) -> None:
         """Let go of the loops, and end the node's own."""
-        guards, self._guards = self._guards, {}
+        guards, self._sentinels = self._sentinels, {}
         for loop, guard in guards.items():
             try:
                 loop.call_soon_threadsafe(guard.cancel)
             except RuntimeError:
                 pass  # closed, and the guard with it
-        if self._own is not None:
-            self._own.stop()
+        if self._background is not None:
+            self._background.stop()
 
 
 async def _ended(tasks: Iterable[asyncio.Task[object]], patience: float) -> None:
@@ -139,7 +146,7 @@ async def _ended(tasks: Iterable[asyncio.Task[object]], patience: float) -> None
     await asyncio.wait((ended,), timeout=patience)
 
 
-async def _rest() -> None:
+async def _sleep_forever() -> None:
     await asyncio.get_running_loop().create_future()
 
 

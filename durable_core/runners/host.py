@@ -6,18 +6,18 @@ import threading
 from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from durable_core.commit_queue import Ticket
+from durable_core.commit_queue import CommitFuture
 from durable_core.flow.execution import Execution
-from durable_core.flow.scope import Flows, Scope
+from durable_core.flow.scope import EngineFlows, RunScope
 from durable_core.ports import Store, Write
 from durable_core.runners.event_loops import Loops
-from durable_core.runners.live import LiveRuns
-from durable_core.runners.thread_pool import DaemonPool
+from durable_core.runners.live import ActiveRuns
+from durable_core.runners.thread_pool import DaemonThreadPool
 
 __all__ = [
-    "EventMark",
-    "Host",
-    "Mark",
+    "EventWatermark",
+    "RunHost",
+    "Watermark",
     "WriteQueue",
 ]
 
@@ -27,7 +27,7 @@ __all__ = [
 # The highest event sequence number, without asking the store for it at every request and step.
 
 
-class EventMark:
+class EventWatermark:
     """Reads the highest event sequence number, and remembers it until it may have changed.
 
     Where events are matched from, a number that is too low errs on the safe side: the event is
@@ -54,7 +54,7 @@ class EventMark:
         # Before reading, so that a change meanwhile is not missed.
         self._is_current = not self._is_shared
         try:
-            mark = self._store.event_mark(self._app)
+            mark = self._store.event_seq(self._app)
         except BaseException:
             self._is_current = False
             raise
@@ -81,15 +81,15 @@ T = TypeVar("T")
 class WriteQueue(Protocol):
     """The way from a live run to where its engine keeps what is durable."""
 
-    def submit(self, write: Write[T], after: Sequence[Ticket[Any]] = ()) -> Ticket[T]:
+    def submit(self, write: Write[T], after: Sequence[CommitFuture[Any]] = ()) -> CommitFuture[T]:
         """Queue a write; it fails if one of those before it has failed."""
         ...
 
-    def wait(self, ticket: Ticket[T]) -> T:
+    def wait(self, ticket: CommitFuture[T]) -> T:
         """Block until the write is durable; return its answer or raise its error."""
         ...
 
-    async def wait_async(self, ticket: Ticket[T]) -> T:
+    async def wait_async(self, ticket: CommitFuture[T]) -> T:
         """As :meth:`wait`, on an event loop."""
         ...
 
@@ -98,7 +98,7 @@ class WriteQueue(Protocol):
         ...
 
 
-class Mark(Protocol):
+class Watermark(Protocol):
     """How far the numbers of stored events have come."""
 
     def recent(self) -> int:
@@ -106,21 +106,21 @@ class Mark(Protocol):
         ...
 
 
-class Host(Protocol):
+class RunHost(Protocol):
     """The node, as its runs see it."""
 
     @property
-    def flows(self) -> Flows:
+    def flows(self) -> EngineFlows:
         """What the engine does for a run."""
         ...
 
     @property
-    def event_mark(self) -> Mark:
+    def event_watermark(self) -> Watermark:
         """How far the numbers of stored events have come."""
         ...
 
     @property
-    def live(self) -> LiveRuns:
+    def live(self) -> ActiveRuns:
         """The runs that are live in this process."""
         ...
 
@@ -130,7 +130,7 @@ class Host(Protocol):
         ...
 
     @property
-    def threads(self) -> DaemonPool:
+    def threads(self) -> DaemonThreadPool:
         """Where plain functions of ``async def`` handlers run."""
         ...
 
@@ -149,14 +149,14 @@ class Host(Protocol):
         """The event loops that handlers run on."""
         ...
 
-    def give_up(self, ex: Execution) -> None:
+    def release_later(self, ex: Execution) -> None:
         """See that a run which its execution could not put away is given up later."""
         ...
 
-    def scope(self, run: Scope) -> Scope:
+    def scope(self, run: RunScope) -> RunScope:
         """Return what the code of the run's handler reaches as its run."""
         ...
 
-    def await_elsewhere(self, awaitable: Awaitable[T]) -> T:
+    def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
         """Await something on the node's own event loop, blocking this thread."""
         ...

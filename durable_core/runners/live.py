@@ -10,10 +10,10 @@ from durable_core.flow.execution import Execution
 from durable_core.model.decision import HandoffReason
 from durable_core.model.event import StoredEvent
 
-__all__ = ["Live", "LiveRuns", "Waiters"]
+__all__ = ["ActiveRun", "ActiveRuns", "Waiters"]
 
 
-class Live(Protocol):
+class ActiveRun(Protocol):
     """A run whose handler is live. All methods may be called from any thread."""
 
     @property
@@ -21,11 +21,11 @@ class Live(Protocol):
         """The execution."""
         ...
 
-    def event_came(self, op_id: str, event: StoredEvent) -> None:
+    def on_event(self, op_id: str, event: StoredEvent) -> None:
         """Tell the run that one of its waits has been answered."""
         ...
 
-    def look_again(self) -> None:
+    def recheck_deadlines(self) -> None:
         """Tell the run that something it waits for may be due."""
         ...
 
@@ -37,16 +37,16 @@ class Live(Protocol):
         """Start no new step, and put the handler away when what is in flight has ended."""
         ...
 
-    def lose(self) -> None:
+    def lease_lost(self) -> None:
         """Let nothing more of it count: somebody else owns the run, or it was cancelled."""
         ...
 
 
-class LiveRuns:
+class ActiveRuns:
     """The live runs by id, and those whose streamed responses are being sent."""
 
     def __init__(self) -> None:
-        self._runs: dict[str, Live] = {}
+        self._runs: dict[str, ActiveRun] = {}
         self._sending: set[str] = set()
         self._empty = threading.Condition()
         self._awaited = False
@@ -54,35 +54,35 @@ class LiveRuns:
     def __len__(self) -> int:
         return len(self._runs)
 
-    def get(self, run_id: str) -> Live | None:
+    def get(self, run_id: str) -> ActiveRun | None:
         """Return the live run with that id."""
         return self._runs.get(run_id)
 
-    def add(self, live: Live) -> None:
+    def add(self, live: ActiveRun) -> None:
         """Take up a run."""
         self._runs[live.ex.run.id] = live
 
-    def remove(self, live: Live) -> None:
+    def remove(self, live: ActiveRun) -> None:
         """Drop a run that is not live any more."""
         if self._runs.get(live.ex.run.id) is live:  # else a later execution has its place
             del self._runs[live.ex.run.id]
-        self._tell_if_empty()
+        self._notify_if_empty()
 
-    def sending(self, run_id: str) -> None:
+    def body_started(self, run_id: str) -> None:
         """Note that a streamed response is on its way, whose end must be recorded."""
         self._sending.add(run_id)
 
-    def sent(self, run_id: str) -> None:
+    def body_finished(self, run_id: str) -> None:
         """Note that this end is recorded, or cannot be."""
         self._sending.discard(run_id)
-        self._tell_if_empty()
+        self._notify_if_empty()
 
-    def _tell_if_empty(self) -> None:
+    def _notify_if_empty(self) -> None:
         if self._awaited and not self._runs and not self._sending:
             with self._empty:
                 self._empty.notify_all()
 
-    def all(self) -> list[Live]:
+    def all(self) -> list[ActiveRun]:
         """Return the runs that are live now."""
         return list(self._runs.values())
 

@@ -13,18 +13,18 @@ from concurrent.futures import Executor
 from contextlib import nullcontext
 from typing import Any, cast
 
-from durable_core.commit_queue import Ticket
+from durable_core.commit_queue import CommitFuture
 from durable_core.errors import ControlSignal, StoreError
 from durable_core.flow.driver import drive_async, drive_sync
-from durable_core.flow.effects import Ask, Flow, Settle, Submit
+from durable_core.flow.effects import AwaitDurable, Effect, Flow, Submit
 from durable_core.flow.execution import Execution
 from durable_core.flow.handler import finish_streaming
 from durable_core.http.response import Response
 from durable_core.platform import run_logger
-from durable_core.ports import Written
-from durable_core.runners.host import Host
+from durable_core.ports import CheckpointResult
+from durable_core.runners.host import RunHost
 
-__all__ = ["discard", "tee"]
+__all__ = ["close_unsent", "record_body"]
 
 
 class _ResponseCutError(Exception):
@@ -34,7 +34,7 @@ class _ResponseCutError(Exception):
         super().__init__("the client went away")
 
 
-def tee(ex: Execution, response: Response, host: Host) -> Response:
+def record_body(ex: Execution, response: Response, host: RunHost) -> Response:
     """Return the response with a body that records the run's end when it is exhausted or closed.
 
     Args:
@@ -42,17 +42,17 @@ def tee(ex: Execution, response: Response, host: Host) -> Response:
         response: a response whose body is an iterable.
         host: where the end is recorded; it is not stopped before that.
     """
-    record = _Record(ex, response, host)
+    record = _BodyRecorder(ex, response, host)
     body: Iterable[bytes] | AsyncIterable[bytes]
     if isinstance(response.body, AsyncIterable):
-        body = _AsyncTee(response.body, record)
+        body = _AsyncRecordedBody(response.body, record)
     else:
         assert not isinstance(response.body, bytes)
-        body = _SyncTee(response.body, record)
+        body = _SyncRecordedBody(response.body, record)
     return Response(status=response.status, headers=response.headers, body=body)
 
 
-async def discard(response: Response, threads: Executor) -> None:
+async def close_unsent(response: Response, threads: Executor) -> None:
     """Close the body of a response that will not be sent.
 
     Args:
@@ -69,16 +69,16 @@ async def discard(response: Response, threads: Executor) -> None:
             await asyncio.get_running_loop().run_in_executor(threads, close)
 
 
-class _Record:
+class _BodyRecorder:
     """What has been sent so far, until it is too much to keep."""
 
-    def __init__(self, ex: Execution, response: Response, host: Host) -> None:
+    def __init__(self, ex: Execution, response: Response, host: RunHost) -> None:
         self._ex = ex
         self._response = response
         self._queue = host.queue
         self._live = host.live
         self._kept: bytearray | None = bytearray()
-        self._live.sending(ex.run.id)
+        self._live.body_started(ex.run.id)
 
     def add(self, chunk: bytes) -> None:
         """Keep a chunk."""
@@ -90,41 +90,45 @@ class _Record:
     def end(self, error: Exception | None) -> None:
         """Record the end, in this thread."""
         try:
-            drive_sync(self._flow(error), self._performer(self._settle), nullcontext())
+            drive_sync(self._flow(error), self._performer(self._await_durable), nullcontext())
         except (StoreError, ControlSignal) as lost:
             self._lost(lost)
         finally:
-            self._live.sent(self._ex.run.id)
+            self._live.body_finished(self._ex.run.id)
 
     async def end_async(self, error: Exception | None) -> None:
         """Record the end, on this loop."""
         try:
-            await drive_async(self._flow(error), self._performer(self._settle_async))
+            await drive_async(self._flow(error), self._performer(self._await_durable_async))
         except (StoreError, ControlSignal) as lost:
             self._lost(lost)
         finally:
-            self._live.sent(self._ex.run.id)
+            self._live.body_finished(self._ex.run.id)
 
     def _flow(self, error: Exception | None) -> Flow[None]:
         body = None if self._kept is None else bytes(self._kept)
         return finish_streaming(self._ex, self._response, body, error)
 
-    def _performer(self, settle: Callable[[Settle], object]) -> Callable[[Ask], Any]:
-        def perform(ask: Ask) -> object:
-            if isinstance(ask, Settle):
-                return settle(ask)
-            assert isinstance(ask, Submit)  # recording an end asks for nothing else
-            after = cast("tuple[Ticket[Written], ...]", ask.after)
-            return self._queue.submit(ask.write, after)
+    def _performer(self, settle: Callable[[AwaitDurable], object]) -> Callable[[Effect], Any]:
+        def perform(effect: Effect) -> object:
+            if isinstance(effect, AwaitDurable):
+                return settle(effect)
+            assert isinstance(effect, Submit)  # recording an end asks for nothing else
+            after = cast("tuple[CommitFuture[CheckpointResult], ...]", effect.after)
+            return self._queue.submit(effect.write, after)
 
         return perform
 
-    def _settle(self, ask: Settle) -> list[Written]:
-        return [self._queue.wait(cast("Ticket[Written]", each)) for each in ask.tickets]
+    def _await_durable(self, effect: AwaitDurable) -> list[CheckpointResult]:
+        tickets = cast("tuple[CommitFuture[CheckpointResult], ...]", effect.tickets)
+        return [self._queue.wait(each) for each in tickets]
 
-    async def _settle_async(self, ask: Settle) -> list[Written]:
+    async def _await_durable_async(self, effect: AwaitDurable) -> list[CheckpointResult]:
         queue = self._queue
-        return [await queue.wait_async(cast("Ticket[Written]", each)) for each in ask.tickets]
+        return [
+            await queue.wait_async(cast("CommitFuture[CheckpointResult]", each))
+            for each in effect.tickets
+        ]
 
     def _lost(self, error: BaseException) -> None:
         """Log that the end could not be recorded; the run will be failed by whoever takes it."""
@@ -133,10 +137,10 @@ class _Record:
         log.error("the end of the streamed response could not be recorded: %r", reason)
 
 
-class _SyncTee(Iterator[bytes]):
+class _SyncRecordedBody(Iterator[bytes]):
     """A body that is iterated in threads, one at a time."""
 
-    def __init__(self, body: Iterable[bytes], record: _Record) -> None:
+    def __init__(self, body: Iterable[bytes], record: _BodyRecorder) -> None:
         self._body = body
         self._chunks: Iterator[bytes] | None = None
         self._record = record
@@ -174,10 +178,10 @@ class _SyncTee(Iterator[bytes]):
                 close()
 
 
-class _AsyncTee(AsyncIterator[bytes]):
+class _AsyncRecordedBody(AsyncIterator[bytes]):
     """A body that is iterated on an event loop."""
 
-    def __init__(self, body: AsyncIterable[bytes], record: _Record) -> None:
+    def __init__(self, body: AsyncIterable[bytes], record: _BodyRecorder) -> None:
         self._body = body
         self._chunks: AsyncIterator[bytes] | None = None
         self._record = record

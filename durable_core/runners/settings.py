@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from durable_core.errors import DuplicateEndpointError
-from durable_core.flow.env import Options
-from durable_core.flow.scope import Face
+from durable_core.flow.env import ResolvedOptions
+from durable_core.flow.scope import HandlerKind
 from durable_core.http.request import Request
 
-__all__ = ["Registered", "Settings", "add_endpoint"]
+__all__ = ["RegisteredEndpoint", "Settings", "add_endpoint"]
 
 
 @dataclass(frozen=True, slots=True)
-class Registered:
+class RegisteredEndpoint:
     """An endpoint's handler, by its key."""
 
     handler: Callable[[Request], Any]
-    face: Face
-    options: Options
+    kind: HandlerKind
+    options: ResolvedOptions
 
 
-def add_endpoint(endpoints: dict[str, Registered], endpoint: Registered) -> None:
+def add_endpoint(endpoints: dict[str, RegisteredEndpoint], endpoint: RegisteredEndpoint) -> None:
     """Add an endpoint to those of an engine, or replace it by a newer version of its function.
 
     Raises:

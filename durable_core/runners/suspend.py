@@ -14,13 +14,13 @@ from durable_core.flow.effects import Outcome, Raised, Unwound
 from durable_core.flow.execution import Execution
 from durable_core.platform import run_logger
 from durable_core.ports import Clock
-from durable_core.runners.host import Host
+from durable_core.runners.host import RunHost
 
 __all__ = [
-    "Parked",
-    "Parking",
-    "Turns",
-    "Unwinding",
+    "HandlerUnwinder",
+    "ParkedFuture",
+    "ParkedSteps",
+    "ReplayOrder",
 ]
 
 
@@ -31,14 +31,14 @@ __all__ = [
 #: Ticks of the loop from one turn to the next. Code that waits for the first of several steps
 #: (``asyncio.wait`` with ``FIRST_COMPLETED``, a task or two in between) must see that one alone,
 #: as it did when it really was the first, and have time to cancel the others.
-_APART = 6
+_TICKS_BETWEEN = 6
 
 
-class Turns:
+class ReplayOrder:
     """Lets those who ask at a time go on one by one, the lowest number first.
 
     Args:
-        loop: where they ask.
+        loop: where they effect.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -47,19 +47,19 @@ class Turns:
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap
         self._letting_go = False
 
-    async def take(self, number: int) -> None:
+    async def wait_turn(self, number: int) -> None:
         """Return in the next tick, or after those with a lower number who ask until then."""
         future: asyncio.Future[None] = self._loop.create_future()
         heappush(self._waiting, (number, next(self._asked), future))
         if not self._letting_go:
             self._letting_go = True
-            self._loop.call_soon(self._let_go, 0)
+            self._loop.call_soon(self._release_next, 0)
         await future
 
-    def _let_go(self, ticks: int) -> None:
+    def _release_next(self, ticks: int) -> None:
         """Let one go on in so many ticks, and the next one later."""
         if ticks:
-            self._loop.call_soon(self._let_go, ticks - 1)
+            self._loop.call_soon(self._release_next, ticks - 1)
             return
         while self._waiting:
             _, _, future = heappop(self._waiting)
@@ -68,7 +68,7 @@ class Turns:
                 break
         self._letting_go = bool(self._waiting)
         if self._letting_go:
-            self._loop.call_soon(self._let_go, _APART - 1)
+            self._loop.call_soon(self._release_next, _TICKS_BETWEEN - 1)
 
 
 # --- suspend --------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ class Turns:
 _LONGEST_TIMER = 30.0
 
 
-class Parking:
+class ParkedSteps:
     """The parked steps of one run. Everything happens on its loop.
 
     Args:
@@ -88,43 +88,43 @@ class Parking:
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         self._loop = loop
         self._clock = clock
-        self._places: dict[str, Parked] = {}
+        self._futures: dict[str, ParkedFuture] = {}
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._futures)
 
     @contextmanager
-    def place(self, op_id: str, due_at: int | None) -> Iterator[Parked]:
+    def park(self, op_id: str, due_at: int | None) -> Iterator[ParkedFuture]:
         """Park a step for as long as the context lasts.
 
         Args:
             op_id: the step.
             due_at: when to wake it (epoch milliseconds; it may be woken earlier), None for never.
         """
-        future = Parked(loop=self._loop)
-        self._places[op_id] = future
+        future = ParkedFuture(loop=self._loop)
+        self._futures[op_id] = future
         timer = None if due_at is None else self._timer(op_id, due_at)
         try:
             yield future
         finally:
             if timer is not None:
                 timer.cancel()
-            del self._places[op_id]
+            del self._futures[op_id]
 
     def wake(self, op_id: str) -> None:
         """Wake that step, if it is parked."""
-        future = self._places.get(op_id)
+        future = self._futures.get(op_id)
         if future is not None and not future.done():
             future.set_result(None)
 
     def wake_all(self) -> None:
         """Wake every parked step."""
-        for op_id in list(self._places):
+        for op_id in list(self._futures):
             self.wake(op_id)
 
     def cancel_all(self) -> None:
         """Cancel every parked step."""
-        for future in self._places.values():
+        for future in self._futures.values():
             future.cancel()
 
     def _timer(self, op_id: str, due_at: int) -> asyncio.TimerHandle:
@@ -132,7 +132,7 @@ class Parking:
         return self._loop.call_later(max(0.0, min(left, _LONGEST_TIMER)), self.wake, op_id)
 
 
-class Parked(asyncio.Future[None]):
+class ParkedFuture(asyncio.Future[None]):
     """A future that knows whether it may be cancelled: not by a timeout.
 
     Code that has seen another step finish or fail may end a branch that sleeps: replay sees the
@@ -201,7 +201,7 @@ def _body_has_failed(frame: FrameType) -> bool:
 # Putting an ``async def`` handler away: when it is quiet, or when it is told to go.
 
 
-class Unwinding:
+class HandlerUnwinder:
     """Ends the handler of one run before it has returned. Everything happens on its loop.
 
     The handler runs between :meth:`handler_begins` and :meth:`handler_ended`. When something is
@@ -216,24 +216,24 @@ class Unwinding:
     """
 
     def __init__(
-        self, host: Host, ex: Execution, loop: asyncio.AbstractEventLoop, parking: Parking
+        self, host: RunHost, ex: Execution, loop: asyncio.AbstractEventLoop, parking: ParkedSteps
     ) -> None:
         self._host = host
         self._ex = ex
         self._loop = loop
-        self._parking = parking
+        self._parked = parking
         self._task: asyncio.Task[object] | None = None
         self._go_on_without: Callable[[], None] | None = None  # None while no handler runs
         self._begun = False
         #: The handler has gone on from a step that was refused: how it ends does not count.
-        self.past_refused_step = False
+        self.saw_refused_step = False
         self._watching = False
         self._deadline: asyncio.TimerHandle | None = None
 
     # -- the handler ------------------------------------------------------------------------
 
     @property
-    def is_left_behind(self) -> bool:
+    def handler_has_ended(self) -> bool:
         """Tell whether a step that parks now is one of a task that has outlived the handler."""
         return not self._handling
 
@@ -268,11 +268,11 @@ class Unwinding:
         if not self._handling:
             raise asyncio.CancelledError
         self._go_on_without = None
-        self._parking.cancel_all()  # of tasks that the handler has left behind
+        self._parked.cancel_all()  # of tasks that the handler has left behind
         if self._deadline is not None:
             self._deadline.cancel()
         if not self._begun:
-            return Unwound() if self.past_refused_step else outcome
+            return Unwound() if self.saw_refused_step else outcome
         if not isinstance(outcome, Unwound):
             self._warn_swallowed()
         return Unwound()
@@ -287,9 +287,9 @@ class Unwinding:
 
     def _look(self, activity: int) -> None:
         self._watching = False
-        if not self._handling or self._begun or not self._parking:
+        if not self._handling or self._begun or not self._parked:
             return
-        if self._ex.quiet and self._ex.activity == activity:
+        if self._ex.is_idle and self._ex.activity == activity:
             self.unwind()
         else:
             self.watch()
@@ -306,7 +306,7 @@ class Unwinding:
         self._begun = True
         self._ex.close()
         self._task.cancel()
-        self._parking.cancel_all()
+        self._parked.cancel_all()
         self._deadline = self._loop.call_later(self._host.unwind_time, self._abandon)
 
     def _abandon(self) -> None:
@@ -330,7 +330,7 @@ class Unwinding:
 
     def loop_is_ending(self) -> bool:
         """Tell whether the loop is being shut down; the run then goes on elsewhere."""
-        if not self._host.loops.is_ending(self._loop):
+        if not self._host.loops.is_shutting_down(self._loop):
             return False
         self._begun = True
         self._ex.stop()

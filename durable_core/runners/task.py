@@ -14,42 +14,42 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import CodeType
 from typing import Any
 
-from durable_core.commit_queue import Ticket
+from durable_core.commit_queue import CommitFuture
 from durable_core.errors import ControlSignal, LeaseLost, Suspended, WaitInterruptedError
 from durable_core.flow.driver import drive_async
 from durable_core.flow.effects import (
-    Answer,
-    Ask,
-    Begin,
+    AwaitDurable,
+    AwaitReplayTurn,
+    BeginStep,
     Begun,
     Call,
+    CallHandler,
+    CallUser,
     Cancelled,
+    DrainSteps,
+    Effect,
     Flow,
-    Handle,
-    InTurn,
-    Invoke,
+    LogWarning,
     Outcome,
     Park,
-    Quiesce,
     Raised,
-    Report,
     Returned,
-    Settle,
+    SendResponse,
     Submit,
     Unwound,
 )
 from durable_core.flow.execution import MARK, Execution
-from durable_core.flow.scope import CURRENT, Face
+from durable_core.flow.scope import CURRENT_RUN, HandlerKind
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.decision import HandoffReason
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
 from durable_core.platform import run_logger
-from durable_core.ports import Written
-from durable_core.runners.host import Host
-from durable_core.runners.recorded_body import tee
-from durable_core.runners.suspend import Parking, Turns, Unwinding
+from durable_core.ports import CheckpointResult
+from durable_core.runners.host import RunHost
+from durable_core.runners.recorded_body import record_body
+from durable_core.runners.suspend import HandlerUnwinder, ParkedSteps, ReplayOrder
 from durable_core.runners.thread import PAUSE, Stray
 
 __all__ = ["TaskRun"]
@@ -66,11 +66,11 @@ class TaskRun:
         loop: where it will run; by default where it is made.
     """
 
-    face = Face.ASYNC
+    kind = HandlerKind.ASYNC_DEF
 
     def __init__(
         self,
-        host: Host,
+        host: RunHost,
         ex: Execution,
         handler: Callable[[Request], Coroutine[Any, Any, object]],
         reply: Callable[[Response], None] | None = None,
@@ -83,9 +83,9 @@ class TaskRun:
         self._handler = handler
         self._reply = reply
         self._loop = loop or asyncio.get_running_loop()
-        self._parking = Parking(self._loop, ex.env.clock)
-        self._turns = Turns(self._loop)
-        self._unwinding = Unwinding(host, ex, self._loop, self._parking)
+        self._parked = ParkedSteps(self._loop, ex.env.clock)
+        self._replay_order = ReplayOrder(self._loop)
+        self._unwinder = HandlerUnwinder(host, ex, self._loop, self._parked)
         self._idle: asyncio.Future[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._stray = Stray(ex)
@@ -98,7 +98,7 @@ class TaskRun:
 
     # -- the run as its handler sees it -----------------------------------------------------
 
-    def branch(self) -> object:
+    def current_task(self) -> object:
         """Return the current task."""
         return asyncio.current_task()
 
@@ -112,22 +112,22 @@ class TaskRun:
             raise
         finally:
             if self.ex.stopping:
-                self._unwinding.unwind_if_idle()
+                self._unwinder.unwind_if_idle()
                 self._look_if_idle()
 
-    def perform(self, ask: Ask) -> Any:
-        """Answer one Ask."""
-        return _PERFORM[type(ask)](self, ask)
+    def perform(self, effect: Effect) -> Any:
+        """Answer one effect."""
+        return _PERFORM[type(effect)](self, effect)
 
     # -- the run as the engine sees it ------------------------------------------------------
 
-    def event_came(self, op_id: str, event: StoredEvent) -> None:
+    def on_event(self, op_id: str, event: StoredEvent) -> None:
         """Wake the wait, in place."""
         self._soon(self._take_event, op_id, event)
 
-    def look_again(self) -> None:
+    def recheck_deadlines(self) -> None:
         """Wake everything that is parked: it looks at the clock."""
-        self._soon(self._parking.wake_all)
+        self._soon(self._parked.wake_all)
 
     def detach(self, reason: HandoffReason) -> None:
         """Hand the client off; the handler goes on."""
@@ -137,9 +137,9 @@ class TaskRun:
         """Put the handler away as soon as no step is in flight."""
         self._soon(self._stop_here)
 
-    def lose(self) -> None:
+    def lease_lost(self) -> None:
         """Unwind the handler; nothing more of it counts."""
-        self._soon(self._lose_here)
+        self._soon(self._lease_lost_here)
 
     def _soon(self, call: Callable[..., None], *args: object) -> None:
         try:
@@ -148,8 +148,8 @@ class TaskRun:
             pass  # the loop is closed, and the run with it
 
     def _take_event(self, op_id: str, event: StoredEvent) -> None:
-        self.ex.answer_wait(op_id, event)
-        self._parking.wake(op_id)
+        self.ex.resolve_wait(op_id, event)
+        self._parked.wake(op_id)
 
     def _detach_here(self, reason: HandoffReason) -> None:
         if self.ex.attached and not self.ex.closed:
@@ -157,19 +157,19 @@ class TaskRun:
 
     def _stop_here(self) -> None:
         self.ex.stop()
-        self._unwinding.unwind_if_idle()
+        self._unwinder.unwind_if_idle()
 
-    def _lose_here(self) -> None:
+    def _lease_lost_here(self) -> None:
         self.ex.close(LeaseLost())
-        self._unwinding.unwind()
+        self._unwinder.unwind()
 
     def _go_on_without_handler(self) -> None:
-        task = self._in_background(self.flows.put_away(self.ex))
+        task = self._in_background(self.flows.suspend(self.ex))
         # The handler may never end; what could not be stored now must be all the same.
         task.add_done_callback(lambda _: self._gone_on())
 
     def _gone_on(self) -> None:
-        self._host.give_up(self.ex)
+        self._host.release_later(self.ex)
         self._host.live.remove(self)
         self.left()
 
@@ -181,31 +181,37 @@ class TaskRun:
 
     # -- Asks -------------------------------------------------------------------------------
 
-    def _submit(self, ask: Submit) -> Ticket[Written]:
-        after: Any = ask.after  # Tickets of the queue, which flows know by their Protocol only
-        return self._host.queue.submit(ask.write, after)
+    def _submit(self, effect: Submit) -> CommitFuture[CheckpointResult]:
+        after: Any = effect.after  # Tickets of the queue, which flows know by their Protocol only
+        return self._host.queue.submit(effect.write, after)
 
-    def _settle(self, ask: Settle) -> Sequence[Written] | Coroutine[Any, Any, object]:
-        tickets: Any = ask.tickets
+    def _await_durable(
+        self, effect: AwaitDurable
+    ) -> Sequence[CheckpointResult] | Coroutine[Any, Any, object]:
+        tickets: Any = effect.tickets
         return self._written_now(tickets) or self._written_later(tickets)
 
-    def _begin(self, ask: Begin) -> Begun | Coroutine[Any, Any, object]:
-        tickets: Any = ask.tickets
+    def _begin_step(self, effect: BeginStep) -> Begun | Coroutine[Any, Any, object]:
+        tickets: Any = effect.tickets
         written = self._written_now(tickets) if tickets else ()
         if tickets and not written:
-            return self._begin_later(tickets)
-        return written, self._host.event_mark.recent()
+            return self._begin_step_later(tickets)
+        return written, self._host.event_watermark.recent()
 
-    async def _begin_later(self, tickets: Sequence[Ticket[Written]]) -> Begun | Cancelled:
+    async def _begin_step_later(
+        self, tickets: Sequence[CommitFuture[CheckpointResult]]
+    ) -> Begun | Cancelled:
         try:
             written = await self._written_later(tickets)
         except asyncio.CancelledError as error:
-            if self._unwinding.ends_parked_steps():
+            if self._unwinder.ends_parked_steps():
                 raise
             return Cancelled(error)
-        return written, self._host.event_mark.recent()
+        return written, self._host.event_watermark.recent()
 
-    def _written_now(self, tickets: Sequence[Ticket[Written]]) -> Sequence[Written]:
+    def _written_now(
+        self, tickets: Sequence[CommitFuture[CheckpointResult]]
+    ) -> Sequence[CheckpointResult]:
         """Commit here if that is done without waiting; else return nothing."""
         if self._is_alone:
             self._host.queue.commit_here()
@@ -213,7 +219,9 @@ class TaskRun:
                 return [ticket.result() for ticket in tickets]
         return ()
 
-    async def _written_later(self, tickets: Sequence[Ticket[Written]]) -> Sequence[Written]:
+    async def _written_later(
+        self, tickets: Sequence[CommitFuture[CheckpointResult]]
+    ) -> Sequence[CheckpointResult]:
         queue = self._host.queue
         return [await queue.wait_async(ticket) for ticket in tickets]
 
@@ -222,10 +230,10 @@ class TaskRun:
         """True if no other run or branch could share a commit: then a turn of the loop is lost."""
         return self.ex.in_flight <= 1 and len(self._host.live) == 1
 
-    async def _invoke(self, ask: Invoke) -> Outcome:
-        token = CURRENT.set(ask.inside)
+    async def _call_user(self, effect: CallUser) -> Outcome:
+        token = CURRENT_RUN.set(effect.inside)
         try:
-            call = ask.call
+            call = effect.call
             if _is_coroutine_function(call.fn):
                 value: Any = call.fn(*call.args, **(call.kwargs or {}))
                 return Returned(await value)
@@ -233,13 +241,13 @@ class TaskRun:
         except ControlSignal:
             raise
         except asyncio.CancelledError as error:
-            if self.ex.closed or self._unwinding.loop_is_ending():
+            if self.ex.closed or self._unwinder.loop_is_ending():
                 raise
             return Cancelled(error)
         except Exception as error:
             return Raised(error)
         finally:
-            CURRENT.reset(token)
+            CURRENT_RUN.reset(token)
 
     async def _call_in_thread(self, call: Call) -> object:
         context = contextvars.copy_context()
@@ -256,13 +264,13 @@ class TaskRun:
             return await value
         return value
 
-    async def _handle(self, ask: Handle) -> Outcome | Unwound:
+    async def _handle(self, effect: CallHandler) -> Outcome | Unwound:
         """Run the handler in this task."""
         if self.ex.stopping or self.ex.closed:
             return Unwound()  # told so before it began
-        self._unwinding.handler_begins(self._go_on_without_handler)
-        token = CURRENT.set(self._host.scope(self))
-        MARK.set(self.ex.run.mark)
+        self._unwinder.handler_begins(self._go_on_without_handler)
+        token = CURRENT_RUN.set(self._host.scope(self))
+        MARK.set(self.ex.run.event_seq)
         outcome: Outcome | Unwound
         try:
             outcome = Returned(await self._handler(self.ex.request))
@@ -272,33 +280,33 @@ class TaskRun:
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:
-            outcome = self._unwinding.cut_short(error)
+            outcome = self._unwinder.cut_short(error)
         finally:
-            CURRENT.reset(token)
-        ended = self._unwinding.handler_ended(outcome)
+            CURRENT_RUN.reset(token)
+        ended = self._unwinder.handler_ended(outcome)
         if isinstance(ended, Unwound):
             await _take_cancellation()
         return ended
 
-    async def _park(self, ask: Park) -> None:
-        if self._unwinding.is_left_behind:
+    async def _park(self, effect: Park) -> None:
+        if self._unwinder.handler_has_ended:
             raise asyncio.CancelledError
         failures = self.ex.failures
-        with self._parking.place(ask.op_id, ask.due_at) as future:
-            self._unwinding.watch()
+        with self._parked.park(effect.op_id, effect.due_at) as future:
+            self._unwinder.watch()
             try:
                 await future
             except asyncio.CancelledError:
-                if self._unwinding.ends_parked_steps():
+                if self._unwinder.ends_parked_steps():
                     raise
                 if self.ex.stopping:
                     # The run is being put away; what the handler makes of this does not count.
-                    self._unwinding.past_refused_step = True
+                    self._unwinder.saw_refused_step = True
                     raise
                 if future.may_be_cancelled or self.ex.failures > failures:
-                    self.ex.awaited.discard(ask.op_id)  # it makes the run due no more
+                    self.ex.awaited.discard(effect.op_id)  # it makes the run due no more
                     raise
-                raise self._interrupted(ask.op_id) from None
+                raise self._interrupted(effect.op_id) from None
 
     def _interrupted(self, op_id: str) -> WaitInterruptedError:
         pending = self.ex.pending[op_id]
@@ -307,7 +315,7 @@ class TaskRun:
             "restarts and cannot be timed from outside; use the step's own timeout= instead"
         )
 
-    async def _quiesce(self, ask: Quiesce) -> None:
+    async def _drain_steps(self, effect: DrainSteps) -> None:
         self.ex.stopping = True
         self._idle = self._loop.create_future()
         self._look_if_idle()
@@ -317,20 +325,20 @@ class TaskRun:
         if self._idle is not None and not self._idle.done() and self.ex.in_flight == 0:
             self._idle.set_result(None)
 
-    async def _in_turn(self, ask: InTurn) -> None:
-        await self._turns.take(ask.number)
+    async def _await_replay_turn(self, effect: AwaitReplayTurn) -> None:
+        await self._replay_order.wait_turn(effect.completion_no)
 
-    def _report(self, ask: Report) -> None:
+    def _log_warning(self, effect: LogWarning) -> None:
         run = self.ex.run
-        run_logger(run.id, run.function_id).warning("%s", ask.text, exc_info=ask.error)
+        run_logger(run.id, run.function_id).warning("%s", effect.text, exc_info=effect.error)
 
-    def _answer(self, ask: Answer) -> None:
+    def _send_response(self, effect: SendResponse) -> None:
         reply, self._reply = self._reply, None
         if reply is None:
             return
-        response = ask.response
+        response = effect.response
         if self.ex.run.phase is Phase.RESPONDING:
-            response = tee(self.ex, response, self._host)
+            response = record_body(self.ex, response, self._host)
         reply(response)
 
 
@@ -357,15 +365,15 @@ def _is_coroutine_function(fn: Any) -> bool:
     return bool(is_plainly) or inspect.iscoroutinefunction(fn)
 
 
-_PERFORM: Mapping[type[Ask], Callable[[TaskRun, Any], Any]] = {
+_PERFORM: Mapping[type[Effect], Callable[[TaskRun, Any], Any]] = {
     Submit: TaskRun._submit,
-    Settle: TaskRun._settle,
-    Begin: TaskRun._begin,
-    Invoke: TaskRun._invoke,
-    Handle: TaskRun._handle,
+    AwaitDurable: TaskRun._await_durable,
+    BeginStep: TaskRun._begin_step,
+    CallUser: TaskRun._call_user,
+    CallHandler: TaskRun._handle,
     Park: TaskRun._park,
-    Quiesce: TaskRun._quiesce,
-    InTurn: TaskRun._in_turn,
-    Answer: TaskRun._answer,
-    Report: TaskRun._report,
+    DrainSteps: TaskRun._drain_steps,
+    AwaitReplayTurn: TaskRun._await_replay_turn,
+    SendResponse: TaskRun._send_response,
+    LogWarning: TaskRun._log_warning,
 }

@@ -15,41 +15,41 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
-from durable_core.commit_queue import Ticket
+from durable_core.commit_queue import CommitFuture
 from durable_core.errors import ControlSignal, LeaseLost, StepUsageError, Suspended
 from durable_core.flow.driver import drive_sync
 from durable_core.flow.effects import (
-    Answer,
-    Ask,
-    Begin,
+    AwaitDurable,
+    AwaitReplayTurn,
+    BeginStep,
     Begun,
+    CallHandler,
+    CallUser,
+    DrainSteps,
+    Effect,
     Flow,
-    Handle,
-    InsideStep,
-    InTurn,
-    Invoke,
+    LogWarning,
     Outcome,
     Park,
-    Quiesce,
     Raised,
-    Report,
     Returned,
-    Settle,
+    SendResponse,
+    StepAttempt,
     Submit,
     Unwound,
 )
 from durable_core.flow.execution import MARK, Execution
-from durable_core.flow.scope import CURRENT, Face
+from durable_core.flow.scope import CURRENT_RUN, HandlerKind
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.decision import HandoffReason
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
 from durable_core.platform import run_logger
-from durable_core.ports import Written
-from durable_core.runners.host import Host
-from durable_core.runners.recorded_body import tee
-from durable_core.runners.thread_pool import leave_pool
+from durable_core.ports import CheckpointResult
+from durable_core.runners.host import RunHost
+from durable_core.runners.recorded_body import record_body
+from durable_core.runners.thread_pool import detach_current_thread
 
 __all__ = [
     "PAUSE",
@@ -114,11 +114,11 @@ class ThreadRun:
             because the client waits elsewhere.
     """
 
-    face = Face.SYNC
+    kind = HandlerKind.DEF
 
     def __init__(
         self,
-        host: Host,
+        host: RunHost,
         ex: Execution,
         handler: Callable[[Request], object],
         reply: Callable[[Response], object] | None = None,
@@ -141,7 +141,7 @@ class ThreadRun:
     # -- the run as its handler sees it -----------------------------------------------------
 
     #: The current thread.
-    branch = staticmethod(threading.current_thread)
+    current_task = staticmethod(threading.current_thread)
 
     def drive(self, flow: Flow[Any]) -> Any:
         """Run a flow in this thread."""
@@ -159,9 +159,9 @@ class ThreadRun:
                 with self._quiet:
                     self._quiet.notify_all()
 
-    def perform(self, ask: Ask) -> Any:
-        """Answer one Ask."""
-        return _PERFORM[type(ask)](self, ask)
+    def perform(self, effect: Effect) -> Any:
+        """Answer one effect."""
+        return _PERFORM[type(effect)](self, effect)
 
     def _refuse_if_unwound(self) -> None:
         """Let only threads go on that have nothing to do with the code whose step is parked.
@@ -176,19 +176,19 @@ class ThreadRun:
         """Slow the handler down, which may never end; at first, put the run away without it."""
         if too_many == 1:
             self._left = True
-            drive_sync(self.flows.put_away(self.ex), self.perform, self._lock)
+            drive_sync(self.flows.suspend(self.ex), self.perform, self._lock)
             self.ex.close()
-            self._host.give_up(self.ex)
+            self._host.release_later(self.ex)
             self._host.live.remove(self)
-            leave_pool()
+            detach_current_thread()
         time.sleep(PAUSE)
 
     # -- the run as the engine sees it ------------------------------------------------------
 
-    def event_came(self, op_id: str, event: StoredEvent) -> None:
+    def on_event(self, op_id: str, event: StoredEvent) -> None:
         """Do nothing: no thread waits for an event; the run is claimed when it is put away."""
 
-    def look_again(self) -> None:
+    def recheck_deadlines(self) -> None:
         """Do nothing: no thread waits for a time."""
 
     def detach(self, reason: HandoffReason) -> None:
@@ -202,43 +202,43 @@ class ThreadRun:
         """Let the next step unwind the handler."""
         self.ex.stop()
 
-    def lose(self) -> None:
+    def lease_lost(self) -> None:
         """Let nothing more of it count."""
         self.ex.close(LeaseLost())
 
     # -- Asks -------------------------------------------------------------------------------
 
-    def _submit(self, ask: Submit) -> Ticket[Written]:
-        after: Any = ask.after  # Tickets of the queue, which flows know by their Protocol only
-        return self._host.queue.submit(ask.write, after)
+    def _submit(self, effect: Submit) -> CommitFuture[CheckpointResult]:
+        after: Any = effect.after  # Tickets of the queue, which flows know by their Protocol only
+        return self._host.queue.submit(effect.write, after)
 
-    def _settle(self, ask: Settle | Begin) -> list[Written]:
+    def _await_durable(self, effect: AwaitDurable | BeginStep) -> list[CheckpointResult]:
         queue = self._host.queue
-        tickets: Any = ask.tickets
+        tickets: Any = effect.tickets
         return [queue.wait(ticket) for ticket in tickets]
 
-    def _begin(self, ask: Begin) -> Begun:
-        return self._settle(ask), self._host.event_mark.recent()
+    def _begin_step(self, effect: BeginStep) -> Begun:
+        return self._await_durable(effect), self._host.event_watermark.recent()
 
-    def _invoke(self, ask: Invoke) -> Outcome:
-        call = ask.call
-        token = CURRENT.set(ask.inside)
+    def _call_user(self, effect: CallUser) -> Outcome:
+        call = effect.call
+        token = CURRENT_RUN.set(effect.inside)
         try:
             value = call.fn(*call.args, **(call.kwargs or {}))
             if hasattr(type(value), "__await__"):
-                value = self._await(ask.inside, value)
+                value = self._await(effect.inside, value)
         except ControlSignal:
             raise
         except Exception as error:
             return Raised(error)
         finally:
-            CURRENT.reset(token)
+            CURRENT_RUN.reset(token)
         return Returned(value)
 
-    def _await(self, inside: InsideStep | None, awaitable: Any) -> object:
+    def _await(self, inside: StepAttempt | None, awaitable: Any) -> object:
         """Await the result of a hook; a step of a ``def`` handler has a plain function."""
         if inside is None:
-            return self._host.await_elsewhere(awaitable)
+            return self._host.run_on_background_loop(awaitable)
         if hasattr(awaitable, "close"):
             awaitable.close()
         raise StepUsageError(
@@ -246,7 +246,7 @@ class ThreadRun:
             "functions, only 'async def' handlers can await"
         )
 
-    def _handle(self, ask: Handle) -> Outcome | Unwound:
+    def _handle(self, effect: CallHandler) -> Outcome | Unwound:
         if self.ex.stopping or self.ex.closed:
             return Unwound()  # told so before it began
         self._main = threading.get_ident()
@@ -260,8 +260,8 @@ class ThreadRun:
         return outcome
 
     def _call_handler(self) -> Outcome | Unwound:
-        CURRENT.set(self._host.scope(self))
-        MARK.set(self.ex.run.mark)
+        CURRENT_RUN.set(self._host.scope(self))
+        MARK.set(self.ex.run.event_seq)
         try:
             value = self._handler(self.ex.request)
         except ControlSignal:
@@ -279,46 +279,46 @@ class ThreadRun:
             self._unwound_at,
         )
 
-    def _quiesce(self, ask: Quiesce) -> None:
+    def _drain_steps(self, effect: DrainSteps) -> None:
         with self._quiet:
             self.ex.stopping = True
             self._quiet.wait_for(lambda: self.ex.in_flight == 0)
 
-    def _park(self, ask: Park) -> None:
-        op_id = ask.op_id
+    def _park(self, effect: Park) -> None:
+        op_id = effect.op_id
         _UNWOUND.set(self)
         self.ex.unwound = True
         pending = self.ex.pending.get(op_id)
         self._unwound_at = pending.op.name if pending is not None else "(next)"
         raise Suspended
 
-    def _report(self, ask: Report) -> None:
+    def _log_warning(self, effect: LogWarning) -> None:
         run = self.ex.run
-        run_logger(run.id, run.function_id).warning("%s", ask.text, exc_info=ask.error)
+        run_logger(run.id, run.function_id).warning("%s", effect.text, exc_info=effect.error)
 
-    def _in_turn(self, ask: InTurn) -> None:
+    def _await_replay_turn(self, effect: AwaitReplayTurn) -> None:
         """One thread asks for one memo at a time."""
 
-    def _answer(self, ask: Answer) -> None:
+    def _send_response(self, effect: SendResponse) -> None:
         reply, self._reply = self._reply, None
         if reply is None:
             return
         self.ex.answered = not self._own_thread
-        response = ask.response
+        response = effect.response
         if self.ex.run.phase is Phase.RESPONDING:
-            response = tee(self.ex, response, self._host)
+            response = record_body(self.ex, response, self._host)
         reply(response)
 
 
-_PERFORM: Mapping[type[Ask], Callable[[ThreadRun, Any], Any]] = {
+_PERFORM: Mapping[type[Effect], Callable[[ThreadRun, Any], Any]] = {
     Submit: ThreadRun._submit,
-    Settle: ThreadRun._settle,
-    Begin: ThreadRun._begin,
-    Invoke: ThreadRun._invoke,
-    Handle: ThreadRun._handle,
+    AwaitDurable: ThreadRun._await_durable,
+    BeginStep: ThreadRun._begin_step,
+    CallUser: ThreadRun._call_user,
+    CallHandler: ThreadRun._handle,
     Park: ThreadRun._park,
-    Quiesce: ThreadRun._quiesce,
-    InTurn: ThreadRun._in_turn,
-    Answer: ThreadRun._answer,
-    Report: ThreadRun._report,
+    DrainSteps: ThreadRun._drain_steps,
+    AwaitReplayTurn: ThreadRun._await_replay_turn,
+    SendResponse: ThreadRun._send_response,
+    LogWarning: ThreadRun._log_warning,
 }

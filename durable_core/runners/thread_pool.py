@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["DaemonPool", "leave_pool"]
+__all__ = ["DaemonThreadPool", "detach_current_thread"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,7 +24,7 @@ class _Here(threading.local):
 _HERE = _Here()
 
 
-def leave_pool() -> None:
+def detach_current_thread() -> None:
     """Take the call that runs in this thread for ended, as it may never be.
 
     If the thread is one of a pool, another one takes its place, and this one ends with the call.
@@ -33,7 +33,7 @@ def leave_pool() -> None:
         _HERE.leave()
 
 
-class DaemonPool(Executor):
+class DaemonThreadPool(Executor):
     """Runs calls in up to ``size`` threads, made as they are needed, first come first served."""
 
     def __init__(self, size: int, name: str) -> None:

@@ -14,35 +14,35 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from durable_core.errors import LeaseLost, RunNotFoundError, StoreError
-from durable_core.machine.matching import answers, marked, match_keys
+from durable_core.machine.matching import match_keys, wait_matches, with_event_seq
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import Memo, OpKind, Pending
-from durable_core.model.stream import Piece, StoredStream
+from durable_core.model.stream import ChunkBatch, StoredStream
 from durable_core.ports import (
-    Beat,
-    Bury,
     Cancel,
+    Checkpoint,
+    CheckpointResult,
     Claim,
     Claimed,
-    Peer,
+    Heartbeat,
     Prune,
+    ReapWorkers,
     Register,
     RunRecord,
-    RunWrite,
     SendEvents,
     Sent,
     StoredRequest,
     StoredResult,
     Unregister,
+    WorkerRecord,
     Write,
-    Written,
 )
 
 __all__ = [
-    "MemoryRow",
     "MemoryStore",
-    "place_of",
+    "StoredRun",
+    "sort_key",
 ]
 
 
@@ -52,7 +52,7 @@ __all__ = [
 
 
 @dataclass(slots=True)
-class MemoryRow:
+class StoredRun:
     """A run and all that belongs to it. It has an owner, or a due time, or has ended."""
 
     run: Run
@@ -62,7 +62,7 @@ class MemoryRow:
     result: StoredResult | None = None
     memos: dict[int, Memo] = field(default_factory=dict)
     pending: dict[str, Pending] = field(default_factory=dict)
-    pieces: dict[tuple[int, int], Piece] = field(default_factory=dict)
+    chunks: dict[tuple[int, int], ChunkBatch] = field(default_factory=dict)
     handoff: str | None = None
 
     @property
@@ -93,14 +93,14 @@ class MemoryRow:
         self.result = result
         self.pending.clear()
 
-    def settle(self, write: RunWrite) -> None:
+    def settle(self, write: Checkpoint) -> None:
         """Give the run its new state; end it, or put it away, as the write says."""
         state = write.state
         if state is not None:
             self.run = replace(
-                self.run, phase=state.phase, failures=state.failures, takeovers=state.takeovers
+                self.run, phase=state.phase, failures=state.failures, crash_count=state.crash_count
             )
-        self.pieces.update((place_of(piece), piece) for piece in write.pieces)
+        self.chunks.update((sort_key(piece), piece) for piece in write.chunks)
         if write.handoff is not None:
             self.handoff = write.handoff
         if write.result is not None:
@@ -119,19 +119,19 @@ class MemoryRow:
         self.owner, self.due_at = owner, None
         self.run = replace(self.run, epoch=self.run.epoch + 1)
         memos, pending = self.ops()
-        outside = (len(piece.texts) for piece in self.pieces.values() if piece.op_id is None)
+        outside = (len(piece.texts) for piece in self.chunks.values() if piece.op_id is None)
         return Claimed(
             run=self.run,
             request=self.request,
             memos=memos,
             pending=pending,
-            streamed=sum(piece.size for piece in self.pieces.values()),
-            outside=sum(outside),
+            streamed=sum(piece.size for piece in self.chunks.values()),
+            handler_chunks=sum(outside),
         )
 
-    def stream(self, done: int, outside: int, most: int) -> StoredStream:
+    def read_stream(self, done: int, outside: int, most: int) -> StoredStream:
         """Return what is stored of its stream; see ``ports.Store``."""
-        wanted, size = self._pieces_after(done, outside), 0
+        wanted, size = self._chunks_after(done, outside), 0
         enough = len(wanted)
         for index, piece in enumerate(wanted):
             if size >= most:
@@ -139,45 +139,47 @@ class MemoryRow:
                 break
             size += piece.size
         return StoredStream(
-            pieces=tuple(wanted[:enough]),
+            chunks=tuple(wanted[:enough]),
             more=enough < len(wanted),
             handoff=self.handoff,
             phase=self.run.phase,
             epoch=self.run.epoch,
-            held=self.owner is not None,
+            is_running=self.owner is not None,
         )
 
-    def streamed(self) -> tuple[int, ...]:
+    def stream_version(self) -> tuple[int, ...]:
         """Return numbers that change whenever what ``stream`` returns does."""
         flags = self.owner is not None, self.result is not None, self.handoff is not None
         steps = max(self.memos, default=0)
-        return self.run.epoch, *map(int, flags), len(self.pieces), steps
+        return self.run.epoch, *map(int, flags), len(self.chunks), steps
 
-    def _pieces_after(self, done: int, outside: int) -> list[Piece]:
+    def _chunks_after(self, done: int, outside: int) -> list[ChunkBatch]:
         """Return those of steps and those between, in order."""
         found = {
             place: piece
-            for place, piece in self.pieces.items()
+            for place, piece in self.chunks.items()
             if piece.op_id is None
             and piece.number >= done
             and piece.start + len(piece.texts) > outside
         }
         for memo in self.memos.values():
-            if memo.number > done and memo.ok and memo.op.kind in (OpKind.RUN, OpKind.SEND):
-                nothing = Piece(number=memo.number, texts=(), op_id=memo.op.id)
-                stored = self.pieces.get((memo.number, -1))
+            if memo.completion_no > done and memo.ok and memo.op.kind in (OpKind.RUN, OpKind.SEND):
+                nothing = ChunkBatch(number=memo.completion_no, texts=(), op_id=memo.op.id)
+                stored = self.chunks.get((memo.completion_no, -1))
                 piece = nothing if stored is None else replace(stored, op_id=memo.op.id)
-                found[memo.number, -1] = piece
+                found[memo.completion_no, -1] = piece
         return [found[place] for place in sorted(found)]
 
     def free(self, now: int, take_overs: int) -> None:
         """Take the run from its owner."""
         run = self.run
         self.owner, self.due_at = None, now
-        self.run = replace(run, epoch=run.epoch + take_overs, takeovers=run.takeovers + take_overs)
+        self.run = replace(
+            run, epoch=run.epoch + take_overs, crash_count=run.crash_count + take_overs
+        )
 
 
-def place_of(piece: Piece) -> tuple[int, int]:
+def sort_key(piece: ChunkBatch) -> tuple[int, int]:
     """Return what the pieces of a run are known and ordered by."""
     return piece.number, piece.start if piece.op_id is None else -1
 
@@ -202,19 +204,19 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._runs: dict[str, MemoryRow] = {}
-        self._peers: dict[str, Peer] = {}
+        self._runs: dict[str, StoredRun] = {}
+        self._peers: dict[str, WorkerRecord] = {}
         self._events: dict[tuple[str, str], StoredEvent] = {}
         self._last_seq = 0
         self._secret = os.urandom(32)
         self._apply: Mapping[type, Callable[[Any], object]] = {
-            RunWrite: self._write_run,
+            Checkpoint: self._write_run,
             SendEvents: self._send_events,
             Claim: self._claim,
             Cancel: self._cancel,
             Register: self._register,
-            Beat: self._beat,
-            Bury: self._bury,
+            Heartbeat: self._heartbeat,
+            ReapWorkers: self._reap,
             Unregister: self._unregister,
             Prune: self._prune,
         }
@@ -225,7 +227,7 @@ class MemoryStore:
     def close(self) -> None:
         """Do nothing: it holds no handles."""
 
-    def maintain(self) -> None:
+    def run_maintenance(self) -> None:
         """Do nothing."""
 
     def commit(
@@ -243,10 +245,10 @@ class MemoryStore:
 
     # Runs
 
-    def _write_run(self, write: RunWrite) -> Written:
+    def _write_run(self, write: Checkpoint) -> CheckpointResult:
         row = self._checked_row(write)
         self._runs[write.run_id] = row
-        sent, woken = self._store_events(row.run.app, write.sends, write.now)
+        sent, woken = self._store_events(row.run.app, write.events, write.now)
         matched = []
         for pending in write.pending:
             if pending.event and pending.matched is None:
@@ -254,13 +256,13 @@ class MemoryStore:
             row.pending[pending.op.id] = pending
             if pending.matched is not None:
                 matched.append((pending.op.id, deepcopy(pending.matched)))
-        for memo in marked(write.memos, sent):
-            row.memos[memo.number] = memo
+        for memo in with_event_seq(write.memos, sent):
+            row.memos[memo.completion_no] = memo
             row.pending.pop(memo.op.id, None)
         row.settle(write)
-        return Written(matched=tuple(matched), sent=sent, woken=woken)
+        return CheckpointResult(matched=tuple(matched), sent=sent, resumed_runs=woken)
 
-    def _checked_row(self, write: RunWrite) -> MemoryRow:
+    def _checked_row(self, write: Checkpoint) -> StoredRun:
         """Return the row that the write is about; raise before anything is changed."""
         if write.create is None:
             row = self._runs.get(write.run_id)
@@ -268,18 +270,18 @@ class MemoryStore:
                 raise _lost(write)
         else:
             if write.request is None:
-                raise ValueError("a RunWrite that creates a run must bring its request")
+                raise ValueError("a Checkpoint that creates a run must bring its request")
             if write.run_id in self._runs:
                 raise _lost(write)
             run = replace(write.create, epoch=write.epoch)
-            row = MemoryRow(run=run, request=write.request, owner=write.owner)
-        numbers = [*row.memos, *(memo.number for memo in write.memos)]
+            row = StoredRun(run=run, request=write.request, owner=write.owner)
+        numbers = [*row.memos, *(memo.completion_no for memo in write.memos)]
         if len(set(numbers)) != len(numbers):
             raise StoreError(f"run {write.run_id}: a memo with this number is stored already")
-        places = [*row.pieces, *map(place_of, write.pieces)]
+        places = [*row.chunks, *map(sort_key, write.chunks)]
         if len(set(places)) != len(places):
             raise StoreError(f"run {write.run_id}: chunks with this place are stored already")
-        _check_ids(write.sends)
+        _check_ids(write.events)
         return row
 
     def _cancel(self, message: Cancel) -> bool:
@@ -297,7 +299,7 @@ class MemoryStore:
         due = self._due(message.app, message.now, lambda key: key in message.keys)
         return tuple(row.take(message.owner) for row in due[: message.limit])
 
-    def _due(self, app: str, now: int, wanted: Callable[[str], bool]) -> list[MemoryRow]:
+    def _due(self, app: str, now: int, wanted: Callable[[str], bool]) -> list[StoredRun]:
         due = [
             row
             for row in self._of(app)
@@ -305,10 +307,10 @@ class MemoryStore:
         ]
         return sorted(due, key=lambda row: row.due)
 
-    def _of(self, app: str) -> Iterable[MemoryRow]:
+    def _of(self, app: str) -> Iterable[StoredRun]:
         return (row for row in self._runs.values() if row.run.app == app)
 
-    def _find(self, app: str, run_id: str) -> MemoryRow | None:
+    def _find(self, app: str, run_id: str) -> StoredRun | None:
         row = self._runs.get(run_id)
         return row if row is not None and row.run.app == app else None
 
@@ -317,7 +319,7 @@ class MemoryStore:
     def _send_events(self, message: SendEvents) -> Sent:
         _check_ids(message.events)
         sent, woken = self._store_events(message.app, message.events, message.now)
-        return Sent(ids=tuple(id_ for id_, _ in sent), woken=woken)
+        return Sent(ids=tuple(id_ for id_, _ in sent), resumed_runs=woken)
 
     def _store_events(
         self, app: str, events: Sequence[Event], now: int
@@ -356,17 +358,19 @@ class MemoryStore:
     # Processes
 
     def _register(self, message: Register) -> None:
-        self._peers[message.peer.id] = message.peer
+        self._peers[message.worker.id] = message.worker
 
-    def _beat(self, message: Beat) -> bool:
+    def _heartbeat(self, message: Heartbeat) -> bool:
         peer = self._peers.get(message.id)
         if peer is None:
             return False
         self._peers[message.id] = replace(peer, expires_at=message.expires_at)
         return True
 
-    def _bury(self, message: Bury) -> tuple[str, ...]:
-        dead = {id_ for id_ in message.ids if not self._is_spared(id_, message.unless_beat_after)}
+    def _reap(self, message: ReapWorkers) -> tuple[str, ...]:
+        dead = {
+            id_ for id_ in message.ids if not self._is_spared(id_, message.skip_if_renewed_after)
+        }
         for id_ in dead:
             self._peers.pop(id_, None)
         if message.orphans:
@@ -374,12 +378,12 @@ class MemoryStore:
             dead |= owners - set(self._peers)
         return self._free(dead, message.now, 1)
 
-    def _is_spared(self, id_: str, unless_beat_after: int | None) -> bool:
+    def _is_spared(self, id_: str, skip_if_renewed_after: int | None) -> bool:
         peer = self._peers.get(id_)
         return (
             peer is not None
-            and unless_beat_after is not None
-            and peer.expires_at > unless_beat_after
+            and skip_if_renewed_after is not None
+            and peer.expires_at > skip_if_renewed_after
         )
 
     def _unregister(self, message: Unregister) -> tuple[str, ...]:
@@ -413,7 +417,7 @@ class MemoryStore:
 
     # Reads
 
-    def event_mark(self, app: str) -> int:
+    def event_seq(self, app: str) -> int:
         """Return the highest event sequence number there is, 0 if none."""
         with self._lock:
             return max((stored.seq for stored in self._events.values()), default=0)
@@ -424,21 +428,21 @@ class MemoryStore:
             row = self._find(app, run_id)
             return None if row is None else row.result or row.run.phase
 
-    def stream(
+    def read_stream(
         self, app: str, run_id: str, *, done: int, outside: int, most: int
     ) -> StoredStream | None:
         """Return what is stored of a run's stream, or None; see ``ports.Store``."""
         with self._lock:
             row = self._find(app, run_id)
-            return None if row is None else row.stream(done, outside, most)
+            return None if row is None else row.read_stream(done, outside, most)
 
-    def streamed(self, app: str, run_ids: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
+    def stream_versions(self, app: str, run_ids: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
         """Return numbers that tell whether the streams of the runs have changed."""
         with self._lock:
             rows = [self._find(app, run_id) for run_id in run_ids]
-            return {row.run.id: row.streamed() for row in rows if row is not None}
+            return {row.run.id: row.stream_version() for row in rows if row is not None}
 
-    def ended(self, app: str, run_ids: Sequence[str]) -> Sequence[str]:
+    def which_ended(self, app: str, run_ids: Sequence[str]) -> Sequence[str]:
         """Return those of the runs that have ended."""
         with self._lock:
             rows = [self._find(app, run_id) for run_id in run_ids]
@@ -456,7 +460,7 @@ class MemoryStore:
             due = self._due(app, now, lambda key: key not in keys)
             return [row.record() for row in due[:_MOST_UNCLAIMABLE]]
 
-    def matched(self, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
+    def matched_waits(self, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
         """Return run id, op id and event of matched waits of runs that this owner holds."""
         with self._lock:
             return [
@@ -467,12 +471,12 @@ class MemoryStore:
                 if pending.matched is not None
             ]
 
-    def peers(self) -> Sequence[Peer]:
+    def workers(self) -> Sequence[WorkerRecord]:
         """Return all registered processes."""
         with self._lock:
             return list(self._peers.values())
 
-    def proven_dead(self, peers: Sequence[Peer]) -> Sequence[str]:
+    def dead_workers(self, peers: Sequence[WorkerRecord]) -> Sequence[str]:
         """Return nothing: no other process can share this store."""
         return ()
 
@@ -502,7 +506,7 @@ class MemoryStore:
         """Return 32 random bytes, the same for the life of the store."""
         return self._secret
 
-    def version(self) -> int:
+    def change_counter(self) -> int:
         """Return 0: no other process can commit."""
         return 0
 
@@ -511,7 +515,9 @@ def _is_answered(pending: Pending, stored: StoredEvent) -> bool:
     return (
         pending.event == stored.event.name
         and pending.match_key in match_keys(stored.event, pending.match_path)
-        and answers(stored, rule=pending.rule, mark=pending.mark, seen=pending.seen)
+        and wait_matches(
+            stored, rule=pending.rule, mark=pending.event_seq, seen=pending.consumed_seqs
+        )
     )
 
 
@@ -520,7 +526,7 @@ def _check_ids(events: Sequence[Event]) -> None:
         raise ValueError("an event must have an id before it is stored")
 
 
-def _lost(write: RunWrite) -> LeaseLost:
+def _lost(write: Checkpoint) -> LeaseLost:
     return LeaseLost(
         f"run {write.run_id} is not held by owner {write.owner} in epoch {write.epoch}"
     )

@@ -6,16 +6,16 @@ import threading
 from collections.abc import Callable
 
 from durable_core.flow.execution import Execution
-from durable_core.ports import RunWrite, Store
-from durable_core.runners.live import LiveRuns
+from durable_core.ports import Checkpoint, Store
+from durable_core.runners.live import ActiveRuns
 from durable_core.streams.log import RunLog
-from durable_core.streams.publisher import Emitter
-from durable_core.streams.relay import Sharing
+from durable_core.streams.publisher import Publisher
+from durable_core.streams.relay import StreamRelay
 
-__all__ = ["Streams"]
+__all__ = ["StreamHub"]
 
 
-class Streams:
+class StreamHub:
     """Makes the log of a run when something is pushed or somebody reads, and drops it after.
 
     Args:
@@ -23,12 +23,12 @@ class Streams:
         sharing: carries them between processes; None where the store has no channel.
     """
 
-    def __init__(self, live: LiveRuns, sharing: Sharing | None = None) -> None:
+    def __init__(self, live: ActiveRuns, sharing: StreamRelay | None = None) -> None:
         self._live = live
         self._sharing = sharing
         self._lock = threading.Lock()
         self._logs: dict[str, RunLog] = {}
-        self._emitters: dict[str, Emitter] = {}
+        self._emitters: dict[str, Publisher] = {}
         self._lookers: dict[str, list[Callable[[], None]]] = {}
         self._marks: dict[str, tuple[int, ...]] = {}
 
@@ -43,13 +43,13 @@ class Streams:
         if self._logs and ex.run.id in self._logs:
             ex.open_stream()
 
-    def open(self, ex: Execution) -> Emitter | None:
+    def open(self, ex: Execution) -> Publisher | None:
         """Return the stream of an execution, made if need be; None if nothing of it counts now."""
         with self._lock:
-            return self._emitter_of(ex)
+            return self._publisher_of(ex)
 
-    def _emitter_of(self, ex: Execution) -> Emitter | None:
-        if isinstance(ex.stream, Emitter):
+    def _publisher_of(self, ex: Execution) -> Publisher | None:
+        if isinstance(ex.stream, Publisher):
             return ex.stream  # another thread was first
         if ex.closed:
             return None  # what it has left behind must not take the place of a later execution
@@ -57,8 +57,8 @@ class Streams:
         log = self._logs.get(run_id)
         if log is None:
             log = self._logs[run_id] = RunLog(run_id)
-        emitter = self._emitters[run_id] = Emitter(ex, log)
-        log.take_source(emitter)
+        emitter = self._emitters[run_id] = Publisher(ex, log)
+        log.attach_publisher(emitter)
         ex.stream = emitter
         if self._sharing is not None:
             self._sharing.publish(emitter)
@@ -69,7 +69,7 @@ class Streams:
         with self._lock:
             ex.stream_opener = None
             emitter = ex.stream
-        if not isinstance(emitter, Emitter):
+        if not isinstance(emitter, Publisher):
             return
         emitter.end()
         if self._sharing is not None:
@@ -79,7 +79,7 @@ class Streams:
                 del self._emitters[ex.run.id]
             self._drop_unused(emitter.log)
 
-    def committed(self, write: RunWrite) -> None:
+    def committed(self, write: Checkpoint) -> None:
         """A write is durable. Called in the order of the commits, in whatever thread."""
         emitter = self._emitters.get(write.run_id)
         if emitter is not None:
@@ -105,7 +105,7 @@ class Streams:
                 self._sharing.follow(log)
             live = self._live.get(run_id)
             if live is not None and live.ex.stream_opener is not None:
-                self._emitter_of(live.ex)
+                self._publisher_of(live.ex)
             return log
 
     def leave(
@@ -124,13 +124,13 @@ class Streams:
                         self._sharing.unfollow(log)
             self._drop_unused(log)
 
-    def look_elsewhere(self, store: Store, app: str) -> None:
+    def poll_others(self, store: Store, app: str) -> None:
         """Have readers look whose runs another process has gone on with. For one thread."""
         with self._lock:
             wanted = [run_id for run_id in self._lookers if run_id not in self._emitters]
         if not wanted:
             return
-        marks = store.streamed(app, wanted)
+        marks = store.stream_versions(app, wanted)
         with self._lock:
             changed = [run_id for run_id in wanted if self._marks.get(run_id) != marks.get(run_id)]
             self._marks.update((run_id, mark) for run_id, mark in marks.items())

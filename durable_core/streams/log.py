@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias, overload
 
 from durable_core.codec.stream_events import Final
-from durable_core.flow.stream_reader import Batch, Place
+from durable_core.flow.stream_reader import LogBatch, LogPosition
 from durable_core.model.stream import Attempt, LiveStream, Pushed, Streamed
 
-__all__ = ["Event", "LiveAttempt", "Prefix", "RunLog"]
+__all__ = ["Event", "LiveAttempt", "PrefixView", "RunLog"]
 
 #: How many bytes of events are kept for readers; who falls behind is caught up from the store.
 _MOST_KEPT = 256 * 1024
@@ -20,7 +20,7 @@ _OVERHEAD = 128
 _MOST_EVENTS, _MOST_BYTES = 256, 64 * 1024
 
 
-class Prefix(Sequence[str]):
+class PrefixView(Sequence[str]):
     """The first elements of a list that only grows; it costs nothing, however many those are.
 
     Args:
@@ -68,13 +68,13 @@ class _Source(Protocol):
 
     Attributes:
         epoch: of its claim.
-        over: it has ended, and told what has come of all that it pushed.
-        is_copy: it is what another process tells.
+        finished: it has ended, and told what has come of all that it pushed.
+        is_remote: it is what another process tells.
     """
 
     epoch: int
-    over: bool
-    is_copy: bool
+    finished: bool
+    is_remote: bool
 
     def live(self) -> LiveStream:
         """Return what the store may not have yet. The log's lock is held."""
@@ -107,7 +107,7 @@ class RunLog:
         self._checkpoint: int | None = None
         self._boundary: int | None = None
         self._handoff: str | None = None
-        self._handoff_place: Place | None = None
+        self._handoff_place: LogPosition | None = None
         self._has_client = False
         self._detached = False
         self._final: Final | None = None
@@ -149,25 +149,25 @@ class RunLog:
         return self._handoff
 
     @property
-    def handoff_place(self) -> Place | None:
+    def handoff_place(self) -> LogPosition | None:
         """The same as a place in here."""
         return self._handoff_place
 
-    def snapshot(self) -> tuple[Place, LiveStream | None]:
+    def snapshot(self) -> tuple[LogPosition, LiveStream | None]:
         """Return where the log is, and what is live."""
         with self.lock:
             live = None if self.source is None else self.source.live()
-            return Place(self._generation, self._end), live
+            return LogPosition(self._generation, self._end), live
 
-    def read(self, place: Place) -> Batch | None:
+    def read(self, place: LogPosition) -> LogBatch | None:
         """Return the events from a place on; None if they are not there any more."""
         with self.lock:
             if place.generation != self._generation or place.index < self._base:
                 return None
             events = self._slice(place.index, self._end)
-            return Batch(events, place.index + len(events))
+            return LogBatch(events, place.index + len(events))
 
-    def read_attached(self, index: int, *, redirected: bool) -> Batch | None:
+    def read_attached(self, index: int, *, redirected: bool) -> LogBatch | None:
         """Return the events for the attached client, up to where it is let go."""
         with self.lock:
             if index < self._base and index < self._end:
@@ -180,12 +180,12 @@ class RunLog:
             index += len(events)
             redirect = due and index >= stop
             at_end = index >= end and (redirect or not due)
-            return Batch(
+            return LogBatch(
                 events,
                 index,
                 redirect=redirect,
                 final=self._final if at_end else None,
-                over=at_end and self._detached,
+                finished=at_end and self._detached,
             )
 
     def _slice(self, start: int, stop: int) -> tuple[Streamed, ...]:
@@ -204,7 +204,7 @@ class RunLog:
     def _end(self) -> int:
         return self._base + len(self._events)
 
-    def take_source(self, source: _Source) -> None:
+    def attach_publisher(self, source: _Source) -> None:
         """Take events from this execution.
 
         Readers go on where the one before it has ended. They catch up first if another process
@@ -212,7 +212,7 @@ class RunLog:
         """
         with self.lock:
             before = self.source
-            if before is None or not before.over or source.epoch != before.epoch + 1:
+            if before is None or not before.finished or source.epoch != before.epoch + 1:
                 self._generation += 1
             self.source = source
         self.wake()
@@ -221,9 +221,9 @@ class RunLog:
     def is_executed(self) -> bool:
         """True while an execution in this process is behind it."""
         source = self.source
-        return source is not None and not (source.over or source.is_copy)
+        return source is not None and not (source.finished or source.is_remote)
 
-    def take_copy(self, copy: _Source) -> bool:
+    def attach_remote(self, copy: _Source) -> bool:
         """Take events from what another process tells; False if something of this one is there."""
         with self.lock:
             if self.is_executed or (self._has_client and not self._detached):
@@ -233,8 +233,8 @@ class RunLog:
         self.wake()
         return True
 
-    def drop_copy(self, copy: _Source) -> None:
-        """Undo :meth:`take_copy`, unless something else has its place already."""
+    def detach_remote(self, copy: _Source) -> None:
+        """Undo :meth:`attach_remote`, unless something else has its place already."""
         with self.lock:
             if self.source is not copy:
                 return
@@ -278,7 +278,7 @@ class RunLog:
     def begin_handoff(self, cursor: str) -> None:
         """Let what the attached client gets end here. The lock is held."""
         self._boundary, self._handoff = self._end, cursor
-        self._handoff_place = Place(self._generation, self._end)
+        self._handoff_place = LogPosition(self._generation, self._end)
 
     def detach(self) -> None:
         """Let the attached client go when it has got all."""
@@ -288,7 +288,7 @@ class RunLog:
             self._detached = True
         self.wake()
 
-    def conclude(self, final: Final) -> None:
+    def set_final(self, final: Final) -> None:
         """Give the attached client the response when it has got all."""
         with self.lock:
             self._final = self._final or final

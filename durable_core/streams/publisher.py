@@ -5,20 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from durable_core.errors import LimitExceededError
-from durable_core.flow.effects import InsideStep
+from durable_core.flow.effects import StepAttempt
 from durable_core.flow.execution import Execution
 from durable_core.machine.stream_cursor import Cursor
 from durable_core.model.step import Memo, OpKind
-from durable_core.model.stream import Committed, LiveStream, OpenAttempt, Piece, Pushed, RolledBack
-from durable_core.ports import RunWrite
-from durable_core.streams.log import LiveAttempt, Prefix, RunLog
+from durable_core.model.stream import (
+    ChunkBatch,
+    Committed,
+    LiveStream,
+    OpenAttempt,
+    Pushed,
+    RolledBack,
+)
+from durable_core.ports import Checkpoint
+from durable_core.streams.log import LiveAttempt, PrefixView, RunLog
 
-__all__ = ["Emitter"]
+__all__ = ["Publisher"]
 
 _STREAMING = (OpKind.RUN, OpKind.SEND)
 
 
-class Emitter:
+class Publisher:
     """See ``flow.streaming.Stream``. Pushes come from any thread, and never wait for a reader.
 
     Args:
@@ -28,20 +35,20 @@ class Emitter:
 
     def __init__(self, ex: Execution, log: RunLog) -> None:
         self.epoch = ex.run.epoch
-        self.over = self.is_copy = False
+        self.finished = self.is_remote = False
         self.log = log
         self._ex: Execution | None = ex
         self._limits = ex.env.limits
         self._size = ex.streamed
         self._done = 0
         memos = list(ex.memos.values())  # at once: a reader may bring this about in another thread
-        self._position = max((memo.number for memo in memos), default=0)
+        self._position = max((memo.completion_no for memo in memos), default=0)
         self._before = self._position
         self._attempts: dict[str, LiveAttempt] = {}
         # Chunks from outside steps: how many this execution has pushed; how many are saved; and
         # those whose checkpoint is not durable, from the one with index `_durable` on.
         self._pushed_outside = 0
-        self._saved_outside = self._durable = ex.outside
+        self._saved_outside = self._durable = ex.handler_chunks
         self._outside: list[Pushed] = []
         self._handoff: str | None = None
         self._has_handoff = False
@@ -54,7 +61,7 @@ class Emitter:
 
     # -- what pushes ------------------------------------------------------------------------
 
-    def push(self, inside: InsideStep | None, text: str) -> None:
+    def push(self, inside: StepAttempt | None, text: str) -> None:
         """Take a chunk; nothing, if what it comes from does not count any more.
 
         Raises:
@@ -67,12 +74,12 @@ class Emitter:
                 return
             if inside is None:
                 if not ex.unwound:
-                    self._push_outside(text, size)
-            elif not inside.over:
-                self._push_inside(inside, text, size)
+                    self._push_from_handler(text, size)
+            elif not inside.function_ended:
+                self._push_from_step(inside, text, size)
         self.log.wake()
 
-    def _push_outside(self, text: str, size: int) -> None:
+    def _push_from_handler(self, text: str, size: int) -> None:
         index = self._pushed_outside
         if index >= self._saved_outside:
             self._count(size)
@@ -81,7 +88,7 @@ class Emitter:
             self.log.append(chunk, size)
         self._pushed_outside = index + 1
 
-    def _push_inside(self, inside: InsideStep, text: str, size: int) -> None:
+    def _push_from_step(self, inside: StepAttempt, text: str, size: int) -> None:
         attempt = self._attempts.get(inside.op_id)
         if attempt is None or attempt.attempt != inside.attempt:
             attempt = self._attempts[inside.op_id] = LiveAttempt(inside.op_id, inside.attempt)
@@ -107,7 +114,7 @@ class Emitter:
 
     # -- what becomes of it -----------------------------------------------------------------
 
-    def roll_back(self, inside: InsideStep) -> None:
+    def roll_back(self, inside: StepAttempt) -> None:
         """Tell readers that the attempt has come to nothing, unless it is being saved."""
         with self.log.lock:
             inside.settled = True
@@ -121,7 +128,7 @@ class Emitter:
                 self.log.append(RolledBack(op_id=inside.op_id, attempt=inside.attempt))
         self.log.wake()
 
-    def unsaved(self, memos: Sequence[Memo]) -> tuple[tuple[Piece, ...], str | None]:
+    def unsaved(self, memos: Sequence[Memo]) -> tuple[tuple[ChunkBatch, ...], str | None]:
         """Return what a checkpoint with these memos must store, and the cursor of a handoff."""
         pieces = []
         with self.log.lock:
@@ -129,15 +136,15 @@ class Emitter:
                 unsaved = self._outside[self._saved_outside - self._durable :]
                 texts = tuple(chunk.text for chunk in unsaved)
                 start, self._saved_outside = self._saved_outside, self._durable + len(self._outside)
-                pieces.append(Piece(number=self._position, texts=texts, start=start))
+                pieces.append(ChunkBatch(number=self._position, texts=texts, start=start))
             for memo in memos:
-                self._position = max(self._position, memo.number)
+                self._position = max(self._position, memo.completion_no)
                 attempt = self._attempts.get(memo.op.id)
                 if attempt is not None and memo.ok:
-                    attempt.number = memo.number
+                    attempt.number = memo.completion_no
                     pieces.append(
-                        Piece(
-                            number=memo.number,
+                        ChunkBatch(
+                            number=memo.completion_no,
                             texts=tuple(attempt.texts),
                             op_id=attempt.op_id,
                             attempt=attempt.attempt,
@@ -146,7 +153,7 @@ class Emitter:
             handoff, self._handoff = self._handoff, None
         return tuple(pieces), handoff
 
-    def committed(self, write: RunWrite) -> None:
+    def committed(self, write: Checkpoint) -> None:
         """Tell readers what is durable now. Called in the order of the commits."""
         if write.epoch != self.epoch:
             return
@@ -154,9 +161,9 @@ class Emitter:
             for memo in write.memos:
                 if memo.ok and memo.op.kind in _STREAMING:
                     self._attempts.pop(memo.op.id, None)
-                    self._done = memo.number
-                    self.log.append(Committed(op_id=memo.op.id, number=memo.number))
-            for piece in write.pieces:
+                    self._done = memo.completion_no
+                    self.log.append(Committed(op_id=memo.op.id, number=memo.completion_no))
+            for piece in write.chunks:
                 if piece.op_id is None:
                     end = piece.start + len(piece.texts)
                     del self._outside[: end - self._durable]
@@ -171,7 +178,7 @@ class Emitter:
                 if self.log.source is self:
                     self.log.append(RolledBack(op_id=attempt.op_id, attempt=attempt.attempt))
             self._attempts.clear()
-            self.over = True
+            self.finished = True
             self._ex = None  # a reader may keep the log for long
         self.log.wake()
 
@@ -203,10 +210,10 @@ class Emitter:
             epoch=self.epoch,
             attempts={
                 each.attempt: OpenAttempt(
-                    op_id=each.op_id, texts=Prefix(each.texts), number=each.number
+                    op_id=each.op_id, texts=PrefixView(each.texts), number=each.number
                 )
                 for each in self._attempts.values()
             },
-            outside=tuple(self._outside),
+            handler_chunks=tuple(self._outside),
             done=max(self._before, self._done),
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from durable_core.errors import StoreError
-from durable_core.flow.stream_reader import Place
+from durable_core.flow.stream_reader import LogPosition
 from durable_core.model.stream import (
     Committed,
     LiveStream,
@@ -22,15 +22,15 @@ from durable_core.model.stream import (
 )
 from durable_core.platform import logger
 from durable_core.ports import Channel, ChannelFile, ChannelName, Store
-from durable_core.streams.log import LiveAttempt, Prefix, RunLog
-from durable_core.streams.publisher import Emitter
+from durable_core.streams.log import LiveAttempt, PrefixView, RunLog
+from durable_core.streams.publisher import Publisher
 
 __all__ = [
-    "Copy",
     "Head",
-    "Inlet",
-    "Outlet",
-    "Sharing",
+    "RemoteReader",
+    "RemoteStream",
+    "RemoteWriter",
+    "StreamRelay",
     "dump_events",
     "dump_head",
     "load_event",
@@ -67,7 +67,7 @@ def dump_head(live: LiveStream) -> bytes:
         for attempt, opened in live.attempts.items()
         for index, text in enumerate(opened.texts)
     ]
-    body = dump_events([*live.outside, *chunks])
+    body = dump_events([*live.handler_chunks, *chunks])
     return _line("live", _VERSION, live.done, len(body)) + body
 
 
@@ -169,7 +169,7 @@ def _checked(text: str) -> str:
 _MOST_AT_ONCE = 1024 * 1024
 
 
-class Outlet:
+class RemoteWriter:
     """A reader of a run's log that passes on what it reads.
 
     It has no queue, like every reader. When it has fallen behind what the log keeps, or has told
@@ -187,7 +187,7 @@ class Outlet:
     def __init__(
         self,
         channel: Channel,
-        emitter: Emitter,
+        emitter: Publisher,
         parts: Iterator[int],
         most: int,
         poke: Callable[[], None],
@@ -200,7 +200,7 @@ class Outlet:
         self._parts = parts
         self._name: ChannelName | None = None
         self._is_too_large = False
-        self._place: Place | None = None
+        self._place: LogPosition | None = None
         self._size = self._room = 0
         emitter.log.follow(self.wake)
 
@@ -249,7 +249,7 @@ class Outlet:
                 return False
             if not batch.events:
                 break
-            place = Place(place.generation, batch.index)
+            place = LogPosition(place.generation, batch.index)
             parts.append(dump_events(batch.events))
             size += len(parts[-1])
         else:
@@ -286,7 +286,7 @@ class Outlet:
 _MOST_READ = 256 * 1024
 
 
-class Copy:
+class RemoteStream:
     """The other process's part of a stream, as far as it has been told; feeds a log from there.
 
     Args:
@@ -298,7 +298,7 @@ class Copy:
     def __init__(self, log: RunLog, epoch: int, most: int) -> None:
         self._log = log
         self.epoch = epoch
-        self.is_copy, self.over = True, False
+        self.is_remote, self.finished = True, False
         self._most = most
         self._head: Head | None = None
         self._rest = b""
@@ -336,12 +336,12 @@ class Copy:
         return LiveStream(
             epoch=self.epoch,
             attempts={
-                each.attempt: OpenAttempt(op_id=each.op_id, texts=Prefix(each.texts))
+                each.attempt: OpenAttempt(op_id=each.op_id, texts=PrefixView(each.texts))
                 for each in self._attempts.values()
             },
-            outside=tuple(self._outside),
+            handler_chunks=tuple(self._outside),
             done=self._done,
-            is_copy=True,
+            is_remote=True,
         )
 
     def _take(self, event: Streamed) -> None:
@@ -389,7 +389,7 @@ class Copy:
             self._log.append(event, size)
 
 
-class Inlet:
+class RemoteReader:
     """Reads a file of the channel as it grows.
 
     Args:
@@ -409,7 +409,7 @@ class Inlet:
         self.log = log
         self._channel = channel
         self._offset = 0
-        self._copy = Copy(log, file.name.epoch, most)
+        self._copy = RemoteStream(log, file.name.epoch, most)
 
     def advance(self, size: int) -> None:
         """Pass on what is new in the file, now of that size.
@@ -429,7 +429,7 @@ class Inlet:
             if is_new:
                 self.log.wake()
         elif self._copy.is_whole:
-            self.log.take_copy(self._copy)
+            self.log.attach_remote(self._copy)
 
     def _read_to(self, size: int) -> bool:
         before = self._offset
@@ -446,7 +446,7 @@ class Inlet:
 
     def drop(self) -> None:
         """Let readers of the run have what is stored, and no more."""
-        self.log.drop_copy(self._copy)
+        self.log.detach_remote(self._copy)
 
 
 # --- relay ----------------------------------------------------------------------------------------
@@ -457,7 +457,7 @@ _PAUSE = 0.02
 _OLD = 3600.0
 
 
-class Sharing:
+class StreamRelay:
     """Tells others what runs of this process stream, and readers here what others tell.
 
     Only while other processes share the store; the thread runs only while something of this
@@ -474,10 +474,10 @@ class Sharing:
         self._most = most
         self._lock = threading.Lock()
         self._is_shared = False
-        self._outlets: dict[Emitter, Outlet] = {}
-        self._left: list[Outlet] = []
+        self._outlets: dict[Publisher, RemoteWriter] = {}
+        self._left: list[RemoteWriter] = []
         self._followed: dict[str, RunLog] = {}
-        self._inlets: dict[str, Inlet] = {}
+        self._inlets: dict[str, RemoteReader] = {}
         self._thread: threading.Thread | None = None
         self._due = threading.Event()
         self._stopped = threading.Event()
@@ -486,7 +486,7 @@ class Sharing:
 
     # -- what the process does --------------------------------------------------------------
 
-    def share(self, is_shared: bool, emitters: Iterable[Emitter]) -> None:
+    def share(self, is_shared: bool, emitters: Iterable[Publisher]) -> None:
         """Begin, or cease, because other processes are there, or are not."""
         if is_shared == self._is_shared:
             return
@@ -498,33 +498,33 @@ class Sharing:
             else:
                 for emitter in list(self._outlets):
                     self._give_up(emitter)
-        self._poke()
+        self._wake_thread()
 
-    def publish(self, emitter: Emitter) -> None:
+    def publish(self, emitter: Publisher) -> None:
         """Tell what an execution streams from now on."""
         with self._lock:
             if self._is_shared:
                 self._add(emitter)
-        self._poke()
+        self._wake_thread()
 
-    def withdraw(self, emitter: Emitter) -> None:
+    def withdraw(self, emitter: Publisher) -> None:
         """An execution is over."""
         with self._lock:
             if emitter in self._outlets:
                 self._give_up(emitter)
-        self._poke()
+        self._wake_thread()
 
     def follow(self, log: RunLog) -> None:
         """Somebody reads the stream of a run, wherever it is executed."""
         with self._lock:
             self._followed[log.run_id] = log
-        self._poke()
+        self._wake_thread()
 
     def unfollow(self, log: RunLog) -> None:
         """Nobody does any more."""
         with self._lock:
             self._followed.pop(log.run_id, None)
-        self._poke()
+        self._wake_thread()
 
     def stop(self) -> None:
         """Forget what was told, and end the thread."""
@@ -532,25 +532,25 @@ class Sharing:
         with self._lock:
             self._followed.clear()
         self._stopped.set()
-        self._poke()
+        self._wake_thread()
         thread = self._thread
         if thread is not None:
             thread.join()
 
-    def _add(self, emitter: Emitter) -> None:
+    def _add(self, emitter: Publisher) -> None:
         if emitter not in self._outlets:
-            self._outlets[emitter] = Outlet(
+            self._outlets[emitter] = RemoteWriter(
                 self._channel, emitter, self._parts, self._most, self._due.set
             )
 
-    def _give_up(self, emitter: Emitter) -> None:
+    def _give_up(self, emitter: Publisher) -> None:
         outlet = self._outlets.pop(emitter)
         outlet.leave()
         self._left.append(outlet)
 
     # -- the thread -------------------------------------------------------------------------
 
-    def _poke(self) -> None:
+    def _wake_thread(self) -> None:
         with self._lock:
             if self._thread is None and self._has_work():
                 self._thread = threading.Thread(
@@ -570,7 +570,7 @@ class Sharing:
                 self._due.wait()
             self._due.clear()
             try:
-                watches = self.carry()
+                watches = self.run_once()
             except Exception:
                 logger.exception("the channel between processes failed once, it goes on")
             with self._lock:
@@ -579,7 +579,7 @@ class Sharing:
                     return
             self._stopped.wait(_PAUSE)
 
-    def carry(self) -> bool:
+    def run_once(self) -> bool:
         """Carry what there is now; return whether others may tell more. For one thread."""
         with self._lock:
             outlets, left = list(self._outlets.items()), self._left
@@ -593,18 +593,18 @@ class Sharing:
         self._look(elsewhere)
         return bool(elsewhere)
 
-    def _flush(self, emitter: Emitter, outlet: Outlet) -> None:
+    def _flush(self, emitter: Publisher, outlet: RemoteWriter) -> None:
         try:
             outlet.flush()
         except StoreError as error:
-            self._complain(error)
+            self._warn_once(error)
             self.withdraw(emitter)
 
-    def _remove(self, outlet: Outlet) -> None:
+    def _remove(self, outlet: RemoteWriter) -> None:
         try:
             outlet.remove()
         except StoreError as error:
-            self._complain(error)
+            self._warn_once(error)
 
     def _look(self, followed: dict[str, RunLog]) -> None:
         files = self._found(followed) if followed else {}
@@ -615,12 +615,12 @@ class Sharing:
                 del self._inlets[run_id]
         for run_id, file in files.items():
             if run_id not in self._inlets:
-                made = Inlet(self._channel, followed[run_id], file, self._most)
+                made = RemoteReader(self._channel, followed[run_id], file, self._most)
                 self._inlets[run_id] = made
             try:
                 self._inlets[run_id].advance(file.size)
             except (StoreError, ValueError) as error:
-                self._complain(error)
+                self._warn_once(error)
 
     def _found(self, followed: dict[str, RunLog]) -> dict[str, ChannelFile]:
         """Return the last file of each run that is followed."""
@@ -628,7 +628,7 @@ class Sharing:
         try:
             files = self._channel.listed()
         except StoreError as error:
-            self._complain(error)
+            self._warn_once(error)
             return found
         for file in files:
             run_id, known = file.name.run_id, found.get(file.name.run_id)
@@ -636,7 +636,7 @@ class Sharing:
                 found[run_id] = file
         return found
 
-    def _complain(self, error: Exception) -> None:
+    def _warn_once(self, error: Exception) -> None:
         level = logger.debug if self._has_complained else logger.warning
         self._has_complained = True
         level("streams of running steps are not seen in other processes: %s", error)
@@ -648,12 +648,12 @@ class Sharing:
         try:
             files = self._channel.listed()
             if files:
-                marks = store.streamed(app, [file.name.run_id for file in files])
+                marks = store.stream_versions(app, [file.name.run_id for file in files])
                 for file in files:
                     if _is_left_behind(file, marks.get(file.name.run_id)):
                         self._channel.remove(file.name)
         except StoreError as error:
-            self._complain(error)
+            self._warn_once(error)
 
 
 def _is_later(one: ChannelFile, other: ChannelFile) -> bool:

@@ -10,7 +10,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 from durable_core.api.adapter import HTTPHandler
 from durable_core.api.endpoint import is_wait
-from durable_core.flow.handoff import fresh_token
+from durable_core.flow.handoff import new_token
 from durable_core.flow.wait import WaitRequest
 from durable_core.http.headers import HeaderFields, Headers
 from durable_core.http.request import Request
@@ -131,7 +131,7 @@ def concluded(bench: Bench, exchange: Exchange, response: Response, body: bytes)
         return _final(bench, exchange, reply)
 
     yield from bench.settle()
-    if exchange.run_id in bench.node.gone:
+    if exchange.run_id in bench.worker.gone:
         raise ConnectionResetError(
             "the process died before it answered, and before the run had a step to go on from"
         )
@@ -152,7 +152,7 @@ def _final(bench: Bench, exchange: Exchange, reply: Reply) -> Reply:
     location = reply.headers.get("location") or ""
     request = Request(method="GET", url=urljoin(exchange.request.url, location))
     if location and _leads_to(exchange, request):
-        response = exchange.handler.handle(request, hold=0.0)
+        response = exchange.handler.handle(request, max_wait=0.0)
     else:
         response = bench.engine.wait(_wait_request(bench, run_id))
     assert isinstance(response.body, bytes)
@@ -170,9 +170,9 @@ def _wait_request(bench: Bench, run_id: str) -> WaitRequest:
     """Return what a wait route elsewhere would ask for; and with a token, where no URL says."""
     return WaitRequest(
         run_id=run_id,
-        token=fresh_token(bench.engine.env, run_id),
+        token=new_token(bench.engine.env, run_id),
         hop=0,
-        hold_ms=0,
+        max_wait_ms=0,
         again=lambda token, hop: "",
         names=("runId", "token"),
     )
@@ -264,7 +264,7 @@ class Client(_Methods[Reply]):
         exchange = _exchange(self._handler, method, url, options)
         token = ASKING.set(exchange)
         try:
-            response = self._handler.handle(exchange.request, hold=0.0)
+            response = self._handler.handle(exchange.request, max_wait=0.0)
         finally:
             ASKING.reset(token)
         return self._conclude(exchange, response)
@@ -286,7 +286,7 @@ class AsyncClient(_Methods[Coroutine[Any, Any, Reply]]):
         exchange = _exchange(self._handler, method, url, options)
         token = ASKING.set(exchange)
         try:
-            response = await self._handler.handle_async(exchange.request, hold=0.0)
+            response = await self._handler.handle_async(exchange.request, max_wait=0.0)
         finally:
             ASKING.reset(token)
         return await self._conclude(exchange, response)

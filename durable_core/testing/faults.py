@@ -73,7 +73,7 @@ class Asked:
 
     def __init__(self, ex: Execution, in_line: set[int], missed: Counter[tuple[str, int]]) -> None:
         self._run = ex.run
-        self._known = {memo.number: memo.op.name for memo in ex.memos.values()}
+        self._known = {memo.completion_no: memo.op.name for memo in ex.memos.values()}
         self._asked: set[int] = set()
         self._in_line = in_line
         self._missed = missed
@@ -91,7 +91,7 @@ class Asked:
     def finished(self, memo: Memo, *, in_line: bool) -> None:
         """A step has finished for good."""
         if in_line:
-            self._in_line.add(memo.number)
+            self._in_line.add(memo.completion_no)
 
     def thrown_away(self) -> NotDeterministicError | None:
         """The handler is thrown away: say what it has not asked for in many replays."""

@@ -128,8 +128,8 @@ class BaseHarness:
         """
         run_id = self.run(of).run.id
         app, store = self._bench.engine.env.app, self._bench.store
-        stored = store.stream(app, run_id, done=0, outside=0, most=sys.maxsize)
-        pieces = () if stored is None else stored.pieces
+        stored = store.read_stream(app, run_id, done=0, outside=0, most=sys.maxsize)
+        pieces = () if stored is None else stored.chunks
         return [json.loads(text) for piece in pieces for text in piece.texts]
 
     def sent(self, name: str | None = None) -> list[Event]:
@@ -195,7 +195,7 @@ class Harness(BaseHarness):
 
     def _conclude(self, exchange: Exchange, response: Response) -> Reply:
         if isinstance(response.body, AsyncIterable):
-            body = self._bench.engine.await_elsewhere(_joined(response.body))
+            body = self._bench.engine.run_on_background_loop(_joined(response.body))
         else:
             body = _whole(response)
         return self._drive(concluded(self._bench, exchange, response, body))
@@ -207,7 +207,7 @@ class Harness(BaseHarness):
             except StopIteration as stop:
                 value: T = stop.value
                 return value
-            if not self._bench.node.live.wait_until_empty(PATIENCE):
+            if not self._bench.worker.live.wait_until_empty(PATIENCE):
                 raise self._bench.still_running()
 
 
@@ -242,7 +242,7 @@ class AsyncHarness(BaseHarness):
             except StopIteration as stop:
                 value: T = stop.value
                 return value
-            live = self._bench.node.live
+            live = self._bench.worker.live
             if len(live):
                 wait = self._bench.engine.call_in_thread
                 if not await wait(live.wait_until_empty, PATIENCE):

@@ -18,12 +18,12 @@ from durable_core.codec.json import Codec
 from durable_core.codec.records import load_event, load_step_error
 from durable_core.engine.embedded import embedded
 from durable_core.errors import ConfigurationError, NotFinishedError, RunNotFoundError, StepError
-from durable_core.flow.scope import Face
+from durable_core.flow.scope import HandlerKind
 from durable_core.machine.duration import parse_duration
 from durable_core.model.event import Event
 from durable_core.model.run import Phase
 from durable_core.model.step import Memo, OpKind, Pending
-from durable_core.ports import RunRecord, RunWrite, SendEvents, Write
+from durable_core.ports import Checkpoint, RunRecord, SendEvents, Write
 from durable_core.stores.memory import MemoryStore
 from durable_core.testing.clock import FakeClock, FakeIds
 from durable_core.testing.faults import Faults, Replays
@@ -97,8 +97,8 @@ class NotingStore(MemoryStore):
 
 
 def _events_of(write: Write[object]) -> tuple[Event, ...]:
-    if isinstance(write, RunWrite):
-        return write.sends
+    if isinstance(write, Checkpoint):
+        return write.events
     return write.events if isinstance(write, SendEvents) else ()
 
 
@@ -228,14 +228,14 @@ class Bench:
         make_node = functools.partial(
             SteeredNode, faults=self.faults, replays=self.replays, cancel=engine.cancel
         )
-        with engine.instead(env=env, store=self.store, settings=settings, make_node=make_node):
+        with engine.override(env=env, store=self.store, settings=settings, make_node=make_node):
             engine.start()
             yield
 
     @property
-    def node(self) -> SteeredNode:
+    def worker(self) -> SteeredNode:
         """The node that works for the test."""
-        node = self.engine.node
+        node = self.engine.worker
         if not isinstance(node, SteeredNode):
             raise ConfigurationError("the application was stopped within its harness")
         return node
@@ -244,10 +244,10 @@ class Bench:
 
     def settle(self) -> Steering[None]:
         """Let all that is due now happen."""
-        node = self.node
+        node = self.worker
         yield
         while node.abandoned or self._is_due(self.clock.now()):
-            node.keeper.catch_up()
+            node.scheduler.catch_up()
             yield
         self._check()
 
@@ -284,12 +284,12 @@ class Bench:
         return due_at is not None and due_at <= until
 
     def _next_due(self) -> int | None:
-        keys = [key for face in Face for key in self.node.keys(face)]
+        keys = [key for face in HandlerKind for key in self.worker.keys(face)]
         return self.store.next_due(self.engine.env.app, keys)
 
     def _check(self) -> None:
         """Tell the test what it must know."""
-        app, problems = self.engine.env.app, self.node.problems
+        app, problems = self.engine.env.app, self.worker.problems
         for run_id in self.replays.run_ids():
             result = self.store.result(app, run_id)
             if not isinstance(result, Phase):
@@ -316,7 +316,7 @@ class Bench:
 
     def calls(self, run_id: str) -> Mapping[str, int]:
         """Return how often the function of each step of a run was called."""
-        return {name: n for (of_run, name), n in self.node.calls.items() if of_run == run_id}
+        return {name: n for (of_run, name), n in self.worker.calls.items() if of_run == run_id}
 
     def unfinished(self, run_id: str) -> NotFinishedError:
         """Return the error for a run that has no result yet."""
@@ -325,7 +325,7 @@ class Bench:
 
     def still_running(self) -> NotFinishedError:
         """Return the error for handlers that do not come to an end."""
-        names = ", ".join(sorted(each.ex.run.function_id for each in self.node.live.all()))
+        names = ", ".join(sorted(each.ex.run.function_id for each in self.worker.live.all()))
         return NotFinishedError(
             f"{names} did not come to an end, to a sleep or to a wait in {PATIENCE:g} s of real "
             "time; does it wait for something outside its steps?"

@@ -10,20 +10,29 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from durable_core.api.adapter import HTTPHandler
-from durable_core.engine.scheduler import Keeper
-from durable_core.engine.worker import Node
+from durable_core.engine.scheduler import Scheduler
+from durable_core.engine.worker import Worker
 from durable_core.errors import NotDeterministicError, StepError
-from durable_core.flow.effects import Ask, Call, Flow, InsideStep, InTurn, Invoke, Park, Submit
-from durable_core.flow.env import Env
+from durable_core.flow.effects import (
+    AwaitReplayTurn,
+    Call,
+    CallUser,
+    Effect,
+    Flow,
+    Park,
+    StepAttempt,
+    Submit,
+)
+from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, settle
-from durable_core.flow.scope import Face, Flows, Scope
-from durable_core.http.headers import accepts_stream
+from durable_core.flow.scope import EngineFlows, HandlerKind, RunScope
+from durable_core.http.headers import accepts_event_stream
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.step import Memo
-from durable_core.ports import Bury, RunWrite, Store
-from durable_core.runners.settings import Registered, Settings
+from durable_core.ports import Checkpoint, ReapWorkers, Store
+from durable_core.runners.settings import RegisteredEndpoint, Settings
 from durable_core.testing.faults import Faults, Moment, Replays
 
 __all__ = [
@@ -72,10 +81,10 @@ class WatchedScope:
         fate: what is planned.
     """
 
-    def __init__(self, run: Scope, fate: Fate) -> None:
+    def __init__(self, run: RunScope, fate: Fate) -> None:
         self._run = run
         self._fate = fate
-        self._own_branch = run.branch()
+        self._own_branch = run.current_task()
         self._asked = fate.replays.begin(run.ex)
 
     @property
@@ -84,18 +93,18 @@ class WatchedScope:
         return self._run.ex
 
     @property
-    def flows(self) -> Flows:
+    def flows(self) -> EngineFlows:
         """What its engine does for it."""
         return self._run.flows
 
     @property
-    def face(self) -> Face:
+    def kind(self) -> HandlerKind:
         """How its handler is called."""
-        return self._run.face
+        return self._run.kind
 
-    def branch(self) -> object:
+    def current_task(self) -> object:
         """Return the task or thread that runs now."""
-        return self._run.branch()
+        return self._run.current_task()
 
     def drive(self, flow: Flow[Any]) -> Any:
         """Run the flow of a step, with an eye on what it asks for."""
@@ -113,40 +122,40 @@ class WatchedScope:
 
     def _between(self, flow: Flow[T], finished: list[Memo]) -> Flow[T]:
         """Pass on what the flow asks for, and the answers."""
-        resume: Callable[[Any], Ask] = flow.send
+        resume: Callable[[Any], Effect] = flow.send
         value: Any = None
         while True:
             try:
-                ask = resume(value)
+                effect = resume(value)
             except StopIteration as stop:
                 result: T = stop.value
                 return result
             try:
-                value = yield from self._answer(ask, finished)
+                value = yield from self._answer(effect, finished)
                 resume = flow.send
             except BaseException as error:
                 value = error
                 resume = flow.throw
 
-    def _answer(self, ask: Ask, finished: list[Memo]) -> Flow[Any]:
-        match ask:
-            case Invoke(inside=InsideStep(name=name)):
-                return (yield from self._invoke(ask, name))
-            case Submit(write=RunWrite() as write):
+    def _answer(self, effect: Effect, finished: list[Memo]) -> Flow[Any]:
+        match effect:
+            case CallUser(inside=StepAttempt(name=name)):
+                return (yield from self._invoke(effect, name))
+            case Submit(write=Checkpoint() as write):
                 for op in [*(m.op for m in write.memos), *(p.op for p in write.pending)]:
                     yield from self._begins(op.name)
                 for memo in write.memos:
                     self._asked.finished(memo, in_line=self._in_line)
                 finished.extend(write.memos)
-            case InTurn(number=number):
+            case AwaitReplayTurn(completion_no=number):
                 self._asked.recalled(number)
             case Park(op_id=op_id):
-                ask = Park(op_id, None)  # no timer: it waits for the test to move the clock
-        return (yield ask)
+                effect = Park(op_id, None)  # no timer: it waits for the test to move the clock
+        return (yield effect)
 
     @property
     def _in_line(self) -> bool:
-        return self._run.branch() is self._own_branch
+        return self._run.current_task() is self._own_branch
 
     def _begins(self, step_name: str) -> Flow[None]:
         """A step that has not finished is asked for."""
@@ -156,15 +165,15 @@ class WatchedScope:
                 self._fate.refuse(self.ex.run.id, error)
                 yield from _never(step_name)
 
-    def _invoke(self, ask: Invoke, step_name: str) -> Flow[Any]:
+    def _invoke(self, effect: CallUser, step_name: str) -> Flow[Any]:
         yield from self._begins(step_name)
         yield from self._crash_if(step_name, Moment.BEFORE)
         error = self._fate.faults.failure(step_name)
         if error is None:
             self._fate.called(self.ex.run.id, step_name)
         else:
-            ask = Invoke(ask.inside, _failing(error, self.face))
-        outcome = yield ask
+            effect = CallUser(effect.inside, _failing(error, self.kind))
+        outcome = yield effect
         yield from self._crash_if(step_name, Moment.DURING)
         return outcome
 
@@ -194,7 +203,7 @@ def _never(step_name: str) -> Flow[None]:
         yield Park(hash_step_id(step_name), None)
 
 
-def _failing(error: Exception, face: Face) -> Call:
+def _failing(error: Exception, face: HandlerKind) -> Call:
     """Return a call that raises the error, in the place where the step's function would."""
 
     def fail() -> NoReturn:
@@ -203,7 +212,7 @@ def _failing(error: Exception, face: Face) -> Call:
     async def fail_async() -> NoReturn:
         raise error
 
-    return Call(fail if face is Face.SYNC else fail_async)
+    return Call(fail if face is HandlerKind.DEF else fail_async)
 
 
 # --- steered --------------------------------------------------------------------------------------
@@ -232,7 +241,7 @@ class Exchange:
 ASKING: ContextVar[Exchange | None] = ContextVar("durable_asking", default=None)
 
 
-class SteeredKeeper(Keeper):
+class SteeredKeeper(Scheduler):
     """A keeper without a thread; somebody calls :meth:`catch_up`."""
 
     def start(self) -> None:
@@ -240,11 +249,11 @@ class SteeredKeeper(Keeper):
         self.register()
 
 
-class SteeredNode(Node):
+class SteeredNode(Worker):
     """Runs one handler at a time, and only what it is told to.
 
     Args:
-        env, settings, store, endpoints: see ``Node``.
+        env, settings, store, endpoints: see ``Worker``.
         faults: what is to go wrong.
         replays: what is known about replays.
         cancel: ends a run, given its id.
@@ -257,17 +266,17 @@ class SteeredNode(Node):
 
     def __init__(
         self,
-        env: Env,
+        env: AppConfig,
         settings: Settings,
         store: Store,
-        endpoints: dict[str, Registered],
+        endpoints: dict[str, RegisteredEndpoint],
         *,
         faults: Faults,
         replays: Replays,
         cancel: Callable[[str], object],
     ) -> None:
         super().__init__(env, settings, store, endpoints)
-        self.keeper: Keeper = SteeredKeeper(self)
+        self.scheduler: Scheduler = SteeredKeeper(self)
         self.faults = faults
         self.replays = replays
         self.calls: Counter[tuple[str, str]] = Counter()
@@ -278,13 +287,13 @@ class SteeredNode(Node):
 
     # -- serving and resuming, as of Node ---------------------------------------------------
 
-    def serve(self, endpoint: Registered, request: Request, route: str | None) -> Response:
+    def serve(self, endpoint: RegisteredEndpoint, request: Request, route: str | None) -> Response:
         """Serve a client in this thread."""
         with self._expecting(request):
             return super().serve(endpoint, request, route)
 
     async def serve_async(
-        self, endpoint: Registered, request: Request, route: str | None
+        self, endpoint: RegisteredEndpoint, request: Request, route: str | None
     ) -> Response:
         """Serve a client on an event loop."""
         with self._expecting(request):
@@ -301,14 +310,14 @@ class SteeredNode(Node):
         try:
             yield
         finally:
-            if not accepts_stream(request.headers):  # else its handler may not have begun
+            if not accepts_event_stream(request.headers):  # else its handler may not have begun
                 self._exchanges.pop(id(request), None)
 
-    def capacity(self, face: Face) -> int:
+    def capacity(self, face: HandlerKind) -> int:
         """Return 1 while nothing is live: one run goes as far as it can before the next."""
         return 0 if len(self.live) else 1
 
-    def scope(self, run: Scope) -> Scope:
+    def scope(self, run: RunScope) -> RunScope:
         """Put the test between a run and its handler."""
         exchange = self._exchanges.pop(id(run.ex.request), None)
         if exchange is not None:
@@ -323,13 +332,13 @@ class SteeredNode(Node):
 
     def crash(self) -> None:
         """Let go of every run, as a process that dies; take them over under a new name."""
-        dead, lost = self.keeper.owner, self.live.all()
-        self.keeper.register()
-        self.queue.execute(Bury(ids=(dead,), now=self.env.clock.now()))
+        dead, lost = self.scheduler.owner, self.live.all()
+        self.scheduler.register()
+        self.queue.execute(ReapWorkers(ids=(dead,), now=self.env.clock.now()))
         for live in lost:
             if not live.ex.stored:
                 self.gone.add(live.ex.run.id)
-            live.lose()
+            live.lease_lost()
 
     def throw_away(self, run_id: str) -> None:
         """Have the handler of a run put away when nothing of it is in flight; it is due at once."""

@@ -185,7 +185,7 @@ def test_a_stalled_process_works_again_afterwards(world: World) -> None:
     """It goes on under a new name: it serves, and can be taken over from once more."""
     one, two = _pair(world, **_SHORT)
     world.freeze(one)
-    until("it is buried", lambda: len(world.store.peers()) == 1)
+    until("it is reaped", lambda: len(world.store.peers()) == 1)
     one.thaw()
     until("it has registered again", lambda: len(world.store.peers()) == 2)
     assert 201 == fetch(one.url("/sync/steps?trip=T")).status

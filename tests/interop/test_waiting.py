@@ -31,7 +31,7 @@ def asked(app: App, location: str, hop: int) -> Response:
             run_id=query["durable-run"][0],
             token=query["durable-token"][0],
             hop=hop,
-            hold_ms=20,
+            max_wait_ms=20,
             again=lambda token, hop: f"?{token}&{hop}",
             names=("durable-run", "durable-token"),
         )

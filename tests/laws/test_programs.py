@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from durable_core.api.step import step, sync_step
 from durable_core.errors import StepError
-from durable_core.flow.env import Options
-from durable_core.flow.handoff import fresh_token, referral
+from durable_core.flow.env import ResolvedOptions
+from durable_core.flow.handoff import handoff_response, new_token
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from support.harness import Ledger, WatchedStore, lab, request, until
@@ -150,8 +150,8 @@ def finish(program: Program, asynchronous: bool, crashes: tuple[int, ...]) -> tu
             records = store.list("lab", phase=None, before=None, limit=1)
             if attempt and records:
                 run_id = records[0].run.id
-                token = fresh_token(process.durable.engine.env, run_id)
-                answer = referral(Options(key="it"), "GET", run_id, token)
+                token = new_token(process.durable.engine.env, run_id)
+                answer = handoff_response(ResolvedOptions(key="it"), "GET", run_id, token)
             else:
                 answer = endpoint.handle(request())
             if crash is None:

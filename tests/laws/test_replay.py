@@ -9,16 +9,16 @@ import pytest
 from laws.corpus import CORPUS, Behaviour, World
 
 from durable_core.api.adapter import HTTPHandler
-from durable_core.flow.env import Options
-from durable_core.flow.handoff import fresh_token, referral
-from durable_core.flow.scope import Face
+from durable_core.flow.env import ResolvedOptions
+from durable_core.flow.handoff import handoff_response, new_token
+from durable_core.flow.scope import HandlerKind
 from durable_core.http.response import Response
 from durable_core.model.event import Event
 from durable_core.model.run import Phase
-from durable_core.ports import Release, RunRecord, RunWrite
+from durable_core.ports import Checkpoint, Release, RunRecord
 from support.harness import Lab, Ledger, WatchedStore, a_request, lab, request, until
 
-FACES = [Face.SYNC, Face.ASYNC]
+FACES = [HandlerKind.DEF, HandlerKind.ASYNC_DEF]
 
 pytestmark = pytest.mark.parametrize("behaviour", CORPUS, ids=lambda behaviour: behaviour.name)
 both = pytest.mark.parametrize("face", FACES, ids=["def", "async"])
@@ -29,7 +29,7 @@ class Experiment:
     """One handler and one run of it, in as many processes as it takes."""
 
     behaviour: Behaviour
-    face: Face
+    face: HandlerKind
     store: WatchedStore = field(default_factory=WatchedStore)
     ledger: Ledger = field(default_factory=Ledger)
 
@@ -53,8 +53,8 @@ class Experiment:
         with lab(self.store) as process:
             endpoint = self.endpoint(process)
             process.durable.start()
-            token = fresh_token(process.durable.engine.env, record.run.id)
-            way = referral(Options(key="it"), "GET", record.run.id, token)
+            token = new_token(process.durable.engine.env, record.run.id)
+            way = handoff_response(ResolvedOptions(key="it"), "GET", record.run.id, token)
             return process.follow(endpoint, way)
 
     def crash(self, checkpoints: int) -> bool:
@@ -91,7 +91,7 @@ def assert_right(behaviour: Behaviour, response: Response) -> None:
 
 
 @both
-def test_undisturbed(behaviour: Behaviour, face: Face) -> None:
+def test_undisturbed(behaviour: Behaviour, face: HandlerKind) -> None:
     """Left alone, a handler ends as its author meant, and each step has run once."""
     experiment = Experiment(behaviour, face)
 
@@ -101,7 +101,7 @@ def test_undisturbed(behaviour: Behaviour, face: Face) -> None:
 
 
 @both
-def test_crash_after_each_checkpoint(behaviour: Behaviour, face: Face) -> None:
+def test_crash_after_each_checkpoint(behaviour: Behaviour, face: HandlerKind) -> None:
     """Wherever the process dies, another one comes to the same end and repeats no stored step."""
     checkpoints = 0
     while True:
@@ -132,7 +132,7 @@ def test_twins(behaviour: Behaviour) -> None:
 
 
 @both
-def test_all_from_memory(behaviour: Behaviour, face: Face) -> None:
+def test_all_from_memory(behaviour: Behaviour, face: HandlerKind) -> None:
     """Where every step is stored, a replay calls no step's function and ends the same."""
     first = Experiment(behaviour, face)
     first.run()
@@ -151,8 +151,8 @@ def test_all_from_memory(behaviour: Behaviour, face: Face) -> None:
 
 def _plant(store: WatchedStore, known: RunRecord) -> None:
     """Store a run that has all its steps and lacks only its end."""
-    memos = tuple(replace(memo, number=index) for index, memo in enumerate(known.memos, 1))
-    write = RunWrite(
+    memos = tuple(replace(memo, completion_no=index) for index, memo in enumerate(known.memos, 1))
+    write = Checkpoint(
         run_id=known.run.id,
         owner="nobody",
         epoch=1,

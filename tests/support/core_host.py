@@ -30,7 +30,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers=list(self.headers.items()),
             body=self.rfile.read(length),
         )
-        response = application.endpoint.handle(request, hold=_HOLD)
+        response = application.endpoint.handle(request, max_wait=_HOLD)
         assert isinstance(response.body, bytes)
         self.send_response_only(response.status)
         for name, value in response.headers.raw:

@@ -48,7 +48,7 @@ durable = Durable(
     store=_STORE,
     token_ttl=float(os.environ.get("CRASH_TOKEN_TTL", "3600")),
     retry=RetryPolicy(base_ms=int(os.environ.get("CRASH_RETRY_MS", "1000")), jitter=0),
-    limits=Limits(takeovers=int(os.environ.get("CRASH_TAKEOVERS", "1000"))),
+    limits=Limits(crashes=int(os.environ.get("CRASH_TAKEOVERS", "1000"))),
     settings=Settings(
         busy_timeout=float(os.environ.get("CRASH_BUSY", "5")),
         heartbeat=float(os.environ.get("CRASH_HEARTBEAT", "3")),

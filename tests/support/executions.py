@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from durable_conformance.store_values import run
-from durable_core.flow.env import Env, Limits, Options
+from durable_core.flow.env import AppConfig, Limits, ResolvedOptions
 from durable_core.flow.execution import Execution
 from durable_core.model.step import Memo
 from durable_core.platform import SystemIds
@@ -16,7 +16,7 @@ def execution(
     *memos: Memo, limits: Limits | None = None, streamed: int = 0, outside: int = 0
 ) -> Execution:
     """Return one of run ``"r1"`` that has these memos."""
-    env = Env(
+    env = AppConfig(
         app="app",
         clock=FakeClock(5),
         ids=SystemIds(),
@@ -25,11 +25,11 @@ def execution(
     )
     return Execution(
         env,
-        Options(key="it"),
+        ResolvedOptions(key="it"),
         run(),
         request(),
         owner="o1",
         memos=memos,
         streamed=streamed,
-        outside=outside,
+        handler_chunks=outside,
     )

@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def _registered() -> set[int]:
-    return {peer.pid for peer in embedded(durable.engine).store.peers()}
+    return {peer.pid for peer in embedded(durable.engine).store.workers()}
 
 
 if __name__ == "__main__":

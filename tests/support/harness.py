@@ -19,7 +19,7 @@ from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.retry import RetryPolicy
 from durable_core.model.event import Event
-from durable_core.ports import Bury, Clock, Register, RunWrite, Store, StoredRequest, Write
+from durable_core.ports import Checkpoint, Clock, ReapWorkers, Register, Store, StoredRequest, Write
 from durable_core.runners.settings import Settings
 from durable_core.stores.memory import MemoryStore
 
@@ -91,20 +91,20 @@ class WatchedStore(MemoryStore):
         self._check_direct(writes)
         answers = super().commit(writes, wait=wait)
         self.batches.append(tuple(writes))
-        if any(isinstance(write, RunWrite) for write in writes):
+        if any(isinstance(write, Checkpoint) for write in writes):
             self.log.append("commit")
         return answers
 
     def _check_direct(self, writes: Sequence[Write[object]]) -> None:
         """No write may call itself direct and bring the memo of an op that was pending."""
         for write in writes:
-            row = self._runs.get(write.run_id) if isinstance(write, RunWrite) else None
-            if row is not None and isinstance(write, RunWrite) and write.direct:
+            row = self._runs.get(write.run_id) if isinstance(write, Checkpoint) else None
+            if row is not None and isinstance(write, Checkpoint) and write.no_pending_row:
                 assert not {memo.op.id for memo in write.memos} & row.pending.keys()
 
     def checkpoints(self) -> list[tuple[Write[Any], ...]]:
         """Return the commits that have to do with runs."""
-        return [batch for batch in self.batches if any(isinstance(w, RunWrite) for w in batch)]
+        return [batch for batch in self.batches if any(isinstance(w, Checkpoint) for w in batch)]
 
     def memos(self) -> Counter[str]:
         """Return how often each step has been stored, by its name."""
@@ -112,7 +112,7 @@ class WatchedStore(MemoryStore):
             memo.op.name
             for batch in self.batches
             for write in batch
-            if isinstance(write, RunWrite)
+            if isinstance(write, Checkpoint)
             for memo in write.memos
         )
 
@@ -122,7 +122,7 @@ class WatchedStore(MemoryStore):
 
         def fault(writes: Sequence[Write[Any]]) -> None:
             nonlocal left
-            about_runs = any(isinstance(write, RunWrite) for write in writes)
+            about_runs = any(isinstance(write, Checkpoint) for write in writes)
             if all(isinstance(write, Register) for write in writes) or (
                 left > 0 and not about_runs
             ):
@@ -138,8 +138,8 @@ class WatchedStore(MemoryStore):
         """Take commits again; what the dead process held is free, as when its death is seen."""
         self.fault = None
         self.crashed.clear()
-        dead = tuple(peer.id for peer in self.peers())
-        self.commit([Bury(ids=dead, now=0)], wait=1.0)
+        dead = tuple(peer.id for peer in self.workers())
+        self.commit([ReapWorkers(ids=dead, now=0)], wait=1.0)
 
 
 class Ledger:
@@ -223,7 +223,7 @@ class Lab:
             if time.monotonic() > give_up:
                 raise TimeoutError(f"no final answer; runs: {self.durable.runs.list()}")
             location = response.headers["location"]
-            response = handler.handle(request("/it" + location), hold=2.0)
+            response = handler.handle(request("/it" + location), max_wait=2.0)
         return response
 
     def sleep_through(
@@ -241,20 +241,20 @@ class Lab:
 
     def pass_nap(self, clock: FakeClock, before: int = 0) -> None:
         """Let an hour pass once a run has been put away, not counting those so often before."""
-        until(lambda: self.put_away() > before)
+        until(lambda: self.suspended() > before)
         clock.advance(3600)
         self.poke()
 
-    def put_away(self) -> int:
+    def suspended(self) -> int:
         """Return how often runs have been put away."""
         writes = [write for batch in list(self.watched.batches) for write in batch]
-        return sum(isinstance(write, RunWrite) and write.release is not None for write in writes)
+        return sum(isinstance(write, Checkpoint) and write.release is not None for write in writes)
 
     def poke(self) -> None:
         """Have the keeper look at everything now."""
-        node = self.engine.node
+        node = self.engine.worker
         assert node is not None
-        node.keeper.wake()
+        node.scheduler.wake()
 
     def stop(self) -> None:
         """Stop it."""

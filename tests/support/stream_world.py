@@ -11,10 +11,10 @@ from durable_core.machine.stream_cursor import Cursor, catch_up
 from durable_core.model.run import Phase
 from durable_core.model.stream import (
     Attempt,
+    ChunkBatch,
     Committed,
     LiveStream,
     OpenAttempt,
-    Piece,
     Pushed,
     RolledBack,
     StoredStream,
@@ -40,7 +40,7 @@ class World:
     """A run, the process that executes it with its log, and the store; all of it simulated."""
 
     def __init__(self) -> None:
-        self.stored: list[Piece] = []
+        self.stored: list[ChunkBatch] = []
         self.committed: list[str] = []
         self.epoch = 1
         self.held = True
@@ -104,11 +104,11 @@ class World:
         assert trial.number is not None
         if outside > self.saved:
             texts = tuple(map(str, range(self.saved, outside)))
-            self.stored.append(Piece(number=self.position, texts=texts, start=self.saved))
+            self.stored.append(ChunkBatch(number=self.position, texts=texts, start=self.saved))
             self.saved = outside
         self.position = trial.number
         self.stored.append(
-            Piece(
+            ChunkBatch(
                 number=trial.number, texts=tuple(trial.texts), op_id=trial.op, attempt=trial.attempt
             )
         )
@@ -146,7 +146,7 @@ class World:
                 )
                 for each in self.known()
             },
-            outside=tuple(
+            handler_chunks=tuple(
                 Pushed(text=str(index), index=index)
                 for index in range(self.durable_outside, self.outside)
             ),
@@ -169,12 +169,12 @@ class World:
             or (piece.op_id is None and piece.start + len(piece.texts) > outside)
         ]
         return StoredStream(
-            pieces=tuple(pieces[:most]),
+            chunks=tuple(pieces[:most]),
             more=len(pieces) > most,
             handoff=None,
             phase=Phase.ASYNC,
             epoch=self.epoch,
-            held=self.held,
+            is_running=self.held,
         )
 
     def event(self, index: int) -> Streamed:
@@ -253,7 +253,7 @@ class Client:
             self.follows = None
         elif index < len(self.world.log):
             self.follows = self.world.epoch, index + 1
-            for event in self.cursor.see(self.world.event(index)):
+            for event in self.cursor.advance(self.world.event(index)):
                 self.tell(event, self.cursor.dump(self.most_open))
 
     def check(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import durable_core
-from durable_conformance.store_values import commit, created, ended, put_away, wait
+from durable_conformance.store_values import commit, created, ended, suspended, wait
 from durable_core.cli import main
 from durable_core.model.run import Phase
 from durable_core.ports import StoredResult
@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> str:
     for run_id in ("r1", "r2", "r3"):
         commit(store, created(run_id))
     commit(store, ended("r1"))
-    commit(store, put_away("r2", wait("approval")))
+    commit(store, suspended("r2", wait("approval")))
     store.close()
     return store.path
 

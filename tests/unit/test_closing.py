@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 
-from durable_core.platform import linger
+from durable_core.platform import lingering_close
 
 
 def test_linger() -> None:
@@ -18,7 +18,7 @@ def test_linger() -> None:
         server.sendall(b"refused")
 
         def end() -> None:
-            linger(server)
+            lingering_close(server)
             server.close()
 
         thread = threading.Thread(target=end)
@@ -37,4 +37,4 @@ def test_linger_on_a_broken_connection() -> None:
     theirs.close()
     ours.close()
 
-    linger(ours)
+    lingering_close(ours)

@@ -19,14 +19,14 @@ from durable_conformance.store_values import (
     memo,
     memo_write,
     pending,
-    put_away,
     result,
     run,
+    suspended,
 )
-from durable_core.commit_queue import CommitQueue, Ticket
+from durable_core.commit_queue import CommitFuture, CommitQueue
 from durable_core.errors import LeaseLost, StoreBusyError, StoreError
 from durable_core.model.step import OpKind
-from durable_core.ports import Beat, Release, RunWrite, Write, Written
+from durable_core.ports import Checkpoint, CheckpointResult, Heartbeat, Release, Write
 from support.harness import WatchedStore, until
 
 PATIENCE = 10.0
@@ -90,7 +90,7 @@ def test_execute_answers() -> None:
     gate = Gate(store)
     gate.open = True
     with queue_on(store) as queue:
-        assert Written() == queue.execute(created())
+        assert CheckpointResult() == queue.execute(created())
         assert [threading.current_thread().name] == gate.threads
         assert (1, 1) == (queue.commits, queue.writes)
 
@@ -101,7 +101,7 @@ def test_what_nobody_waits_for_is_committed_soon() -> None:
     with queue_on(store) as queue:
         ticket = queue.submit(created())
         until(lambda: ticket.done)
-        assert Written() == ticket.result()
+        assert CheckpointResult() == ticket.result()
         assert store.result("app", "r1") is not None
 
 
@@ -156,16 +156,20 @@ def test_writes_of_one_run_are_merged() -> None:
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
-        (replace(memo_write(), direct=True), replace(memo_write(number=3), direct=True), True),
-        (replace(memo_write(), direct=True), memo_write(number=3), False),
-        (memo_write(), replace(memo_write(number=3), direct=True), False),
-        (replace(memo_write(), direct=True), ended(), True),
-        (put_away("r1", pending("s")), memo_write(), False),
-        (put_away("r1", pending("s")), ended(), True),
+        (
+            replace(memo_write(), no_pending_row=True),
+            replace(memo_write(number=3), no_pending_row=True),
+            True,
+        ),
+        (replace(memo_write(), no_pending_row=True), memo_write(number=3), False),
+        (memo_write(), replace(memo_write(number=3), no_pending_row=True), False),
+        (replace(memo_write(), no_pending_row=True), ended(), True),
+        (suspended("r1", pending("s")), memo_write(), False),
+        (suspended("r1", pending("s")), ended(), True),
     ],
 )
 def test_a_merged_write_is_direct_if_all_its_memos_are(
-    first: RunWrite, second: RunWrite, expected: bool
+    first: Checkpoint, second: Checkpoint, expected: bool
 ) -> None:
     """What holds for the memos of each holds for those of both."""
     store = WatchedStore()
@@ -176,8 +180,8 @@ def test_a_merged_write_is_direct_if_all_its_memos_are(
     queue.execute(second)
 
     [_, [merged]] = store.batches
-    assert isinstance(merged, RunWrite)
-    assert expected == merged.direct
+    assert isinstance(merged, Checkpoint)
+    assert expected == merged.no_pending_row
 
 
 def test_a_merged_write_keeps_what_the_first_said() -> None:
@@ -189,7 +193,7 @@ def test_a_merged_write_keeps_what_the_first_said() -> None:
         first.start()
         assert gate.entered.acquire(timeout=PATIENCE)
         one = replace(created(), state=replace(run(), failures=1))
-        two = replace(memo_write(number=2), sends=(event("e1"),), result=result())
+        two = replace(memo_write(number=2), events=(event("e1"),), result=result())
         ticket = queue.submit(one)
         assert ticket is queue.submit(two)
         gate.let_all()
@@ -197,11 +201,11 @@ def test_a_merged_write_keeps_what_the_first_said() -> None:
         first.join(PATIENCE)
 
     [_, [merged]] = store.batches
-    assert isinstance(merged, RunWrite)
+    assert isinstance(merged, Checkpoint)
     assert one.create is merged.create
     assert one.state is merged.state
     assert two.result is merged.result
-    assert (event("e1"),) == merged.sends
+    assert (event("e1"),) == merged.events
     assert ["e1"] == [id_ for id_, _ in written.sent]
 
 
@@ -211,8 +215,8 @@ def test_writes_that_send_stay_apart() -> None:
 
     async def main(queue: CommitQueue) -> None:
         writes = [
-            replace(created(), memos=(memo(2, kind=OpKind.SEND),), sends=(event("e1"),)),
-            replace(memo_write(), memos=(memo(3, kind=OpKind.SEND),), sends=(event("e2"),)),
+            replace(created(), memos=(memo(2, kind=OpKind.SEND),), events=(event("e1"),)),
+            replace(memo_write(), memos=(memo(3, kind=OpKind.SEND),), events=(event("e2"),)),
             memo_write(number=4),
         ]
         tickets = [queue.submit(write) for write in writes]
@@ -224,7 +228,7 @@ def test_writes_that_send_stay_apart() -> None:
         asyncio.run(main(queue))
     record = store.get("app", "r1")
     assert record is not None
-    assert [1, 2, 0] == [each.mark for each in record.memos]
+    assert [1, 2, 0] == [each.event_seq for each in record.memos]
 
 
 def test_a_lost_lease_does_not_ride_on_the_one_that_counts() -> None:
@@ -241,7 +245,7 @@ def test_a_lost_lease_does_not_ride_on_the_one_that_counts() -> None:
             queue.submit(memo_write(number=4, epoch=9)),
         ]
         gate.let_all()
-        assert Written() == queue.wait(good)
+        assert CheckpointResult() == queue.wait(good)
         for ticket in stale:
             with pytest.raises(LeaseLost):
                 queue.wait(ticket)
@@ -272,7 +276,7 @@ def test_a_failing_commit_fails_all() -> None:
             assert ticket.answer is None
         first.join(PATIENCE)
         store.fault = None
-        assert Written() == queue.execute(created("r3"))
+        assert CheckpointResult() == queue.execute(created("r3"))
 
 
 def test_what_a_run_has_queued_behind_a_failed_checkpoint_fails() -> None:
@@ -294,14 +298,14 @@ def test_what_a_run_has_queued_behind_a_failed_checkpoint_fails() -> None:
             store.fault = None
             raise StoreError("no")
 
-        tickets: list[Ticket[Any]] = []
+        tickets: list[CommitFuture[Any]] = []
         store.fault = refuse
         gate.leave.release()
         with pytest.raises(StoreError, match="no"):
             queue.wait(checkpoint)
         with pytest.raises(StoreError, match="no"):
             queue.wait(tickets[0])
-        assert Written() == queue.wait(tickets[1])
+        assert CheckpointResult() == queue.wait(tickets[1])
         queue_first.join(PATIENCE)
     record = store.get("app", "r1")
     assert record is not None
@@ -317,7 +321,7 @@ def test_what_is_queued_behind_a_write_that_fails_alone_fails_too() -> None:
         queue.execute(created("r1"))
         again = queue.submit(memo_write("r1", 1))  # that number is taken
         other = queue.submit(created("r2"))
-        behind: list[Ticket[Written]] = []
+        behind: list[CommitFuture[CheckpointResult]] = []
 
         def meanwhile(writes: Sequence[Write[Any]]) -> None:
             store.fault = None
@@ -329,7 +333,7 @@ def test_what_is_queued_behind_a_write_that_fails_alone_fails_too() -> None:
                 queue.wait(ticket)
         with pytest.raises(StoreError, match="memo with this number"):
             queue.wait(behind[0])
-        assert Written() == queue.wait(other)
+        assert CheckpointResult() == queue.wait(other)
     record = store.get("app", "r1")
     assert record is not None
     assert record.ended_at is None
@@ -346,7 +350,7 @@ def test_what_builds_on_a_failed_write_fails() -> None:
         refused = queue.submit(last, after=(failed,))
         with pytest.raises(StoreError, match="memo with this number"):
             queue.wait(refused)
-        assert Written() == queue.execute(last)
+        assert CheckpointResult() == queue.execute(last)
 
 
 def test_an_interrupt_in_a_commit_is_no_success() -> None:
@@ -362,7 +366,7 @@ def test_an_interrupt_in_a_commit_is_no_success() -> None:
             queue.execute(created())
         store.fault = None
         ticket = queue.submit(created())
-        assert Written() == queue.wait(ticket)
+        assert CheckpointResult() == queue.wait(ticket)
 
 
 def test_busy_store_in_a_thread() -> None:
@@ -408,7 +412,7 @@ def test_busy_store_on_an_event_loop() -> None:
         release.set()
         async with asyncio.timeout(PATIENCE):
             written = await asyncio.gather(committing, other, later)
-            assert [Written()] * 3 == list(written)
+            assert [CheckpointResult()] * 3 == list(written)
 
     store = Busy()
     with queue_on(store) as queue:
@@ -470,7 +474,7 @@ def test_cancelled_waiter_is_harmless() -> None:
         gone.cancel()
         gate.let_all()
         async with asyncio.timeout(PATIENCE):
-            assert Written() == await stays
+            assert CheckpointResult() == await stays
         with pytest.raises(asyncio.CancelledError):
             await gone
         first.join(PATIENCE)
@@ -495,11 +499,11 @@ def test_on_commit_is_told() -> None:
     """The listener gets every ticket, with its answer or without."""
     told: list[tuple[Write[Any], object]] = []
 
-    def on_commit(batch: Sequence[Ticket[Any]]) -> None:
+    def on_commit(batch: Sequence[CommitFuture[Any]]) -> None:
         told.extend((ticket.write, ticket.answer) for ticket in batch)
 
     store = WatchedStore()
-    beat = Beat(id="nobody", expires_at=1)
+    beat = Heartbeat(id="nobody", expires_at=1)
     with queue_on(store, on_commit=on_commit) as queue:
         assert queue.execute(beat) is False
         with pytest.raises(LeaseLost):
@@ -558,7 +562,7 @@ def test_leader_wakes_one_who_still_waits() -> None:
     for thread in [first, *others]:
         thread.join(PATIENCE)
         assert not thread.is_alive()
-    assert [Written()] * 5 == results
+    assert [CheckpointResult()] * 5 == results
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1.0])
@@ -597,7 +601,7 @@ def test_background_thread_outlives_a_broken_commit(caplog: pytest.LogCaptureFix
         later = queue.submit(created("r1"))
         until(lambda: later.done)
     assert isinstance(broken.error, StoreError)
-    assert Written() == later.result()
+    assert CheckpointResult() == later.result()
     assert "a commit broke" in caplog.text
 
 
@@ -620,6 +624,6 @@ def test_after_a_stop_the_leader_sees_to_what_has_queued_behind_it() -> None:
 
     leader.start()
     assert gate.entered.acquire(timeout=PATIENCE)
-    assert Written() == asyncio.run(waits())
+    assert CheckpointResult() == asyncio.run(waits())
     leader.join(PATIENCE)
     assert not leader.is_alive()

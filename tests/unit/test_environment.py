@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from durable_core.errors import ConfigurationError
-from durable_core.platform import refuse_patched_threads
+from durable_core.platform import check_threading
 
 
 def module(name: str, **attributes: Any) -> types.ModuleType:
@@ -20,7 +20,7 @@ def module(name: str, **attributes: Any) -> types.ModuleType:
 
 def test_ordinary_process() -> None:
     """Nothing is refused here."""
-    refuse_patched_threads()
+    check_threading()
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_refused(
     """Patched threads, and uWSGI without threads, are refused by name."""
     monkeypatch.setitem(sys.modules, name, module(name, **attributes))
     with pytest.raises(ConfigurationError, match=library):
-        refuse_patched_threads()
+        check_threading()
 
 
 @pytest.mark.parametrize(
@@ -54,4 +54,4 @@ def test_not_refused(
 ) -> None:
     """The same libraries are welcome where they leave threads alone."""
     monkeypatch.setitem(sys.modules, name, module(name, **attributes))
-    refuse_patched_threads()
+    check_threading()

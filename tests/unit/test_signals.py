@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from durable_core.platform import leaving_on_signals
+from durable_core.platform import stop_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -17,7 +17,7 @@ def test_signals(number: signal.Signals) -> None:
     """Each leaves, and afterwards the former handlers are back."""
     former = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     left = threading.Event()
-    with leaving_on_signals(left.set):
+    with stop_on_signals(left.set):
         os.kill(os.getpid(), number)
         assert left.wait(10)
 
@@ -29,7 +29,7 @@ def test_wake() -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     with ours, theirs:
-        with leaving_on_signals(lambda: None, ours.fileno()):
+        with stop_on_signals(lambda: None, ours.fileno()):
             os.kill(os.getpid(), signal.SIGTERM)
             theirs.settimeout(10)
             assert bytes([signal.SIGTERM]) == theirs.recv(1)
@@ -45,7 +45,7 @@ def test_elsewhere() -> None:
     seen: list[object] = []
 
     def enter() -> None:
-        with leaving_on_signals(lambda: None):
+        with stop_on_signals(lambda: None):
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=enter)

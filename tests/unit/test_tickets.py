@@ -8,25 +8,25 @@ from typing import Any
 
 import pytest
 
-from durable_core.commit_queue import Blocked, Ticket, wake
-from durable_core.ports import Beat
+from durable_core.commit_queue import CommitFuture, ThreadWaiter, notify
+from durable_core.ports import Heartbeat
 
 
-def ticket() -> Ticket[bool]:
-    return Ticket(Beat(id="a", expires_at=1))
+def ticket() -> CommitFuture[bool]:
+    return CommitFuture(Heartbeat(id="a", expires_at=1))
 
 
 def test_an_answer_is_the_result() -> None:
     """The store's answer is what the waiting code gets."""
     each = ticket()
-    each.take(True)
+    each.set_result(True)
     assert (True, True) == (each.answer, each.result())
 
 
 def test_an_error_is_raised() -> None:
     """An error in place of an answer is raised to whoever waits."""
     each = ticket()
-    each.take(KeyError("refused"))
+    each.set_result(KeyError("refused"))
     assert each.answer is None
     with pytest.raises(KeyError, match="refused"):
         each.result()
@@ -35,10 +35,10 @@ def test_an_error_is_raised() -> None:
 def test_a_thread_is_woken_once_however_often_it_is_told() -> None:
     """A second wake-up is harmless."""
     each = ticket()
-    blocked = Blocked(each)
+    blocked = ThreadWaiter(each)
     each.threads.append(blocked)
-    wake([each])
-    wake([each])
+    notify([each])
+    notify([each])
     assert blocked.lock.acquire(timeout=5)
     assert not blocked.lock.acquire(blocking=False)
 
@@ -50,7 +50,7 @@ def test_tasks_are_woken_on_their_own_loop() -> None:
         each, loop = ticket(), asyncio.get_running_loop()
         each.tasks += [loop.create_future(), loop.create_future()]
         each.tasks[0].cancel()
-        wake([each])
+        notify([each])
         return ["cancelled" if future.cancelled() else "woken" for future in each.tasks]
 
     assert ["cancelled", "woken"] == asyncio.run(main())
@@ -72,7 +72,7 @@ def test_another_loop_is_called_once_for_all_its_tasks(monkeypatch: pytest.Monke
             return call(*args)
 
         monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
-        thread = threading.Thread(target=wake, args=(tickets,))
+        thread = threading.Thread(target=notify, args=(tickets,))
         thread.start()
         await asyncio.gather(*(each.tasks[0] for each in tickets))
         thread.join()
@@ -87,5 +87,5 @@ def test_a_closed_loop_is_left_alone() -> None:
     each = ticket()
     each.tasks.append(loop.create_future())
     loop.close()
-    wake([each])
+    notify([each])
     assert not each.tasks[0].done()

@@ -12,15 +12,15 @@ from durable_asgi._response import send_response
 from durable_asgi._types import Receive, Scope, Send
 from durable_asgi._watch import is_gone
 from durable_core import Durable, HTTPError
-from durable_core.adapter.app import ServedApp
-from durable_core.adapter.asynchronous import ClientGoneError, ClientWatch
+from durable_core.adapter.app import AdapterApp
+from durable_core.adapter.asynchronous import ClientDisconnectedError, DisconnectWatcher
 from durable_core.http.problem import problem_from_http_error
 from durable_core.routing import Application, Routes
 
 __all__ = ["ASGIApp", "app"]
 
 
-class ASGIApp(ServedApp):
+class ASGIApp(AdapterApp):
     """An ASGI 3 application that answers by a handler of the core.
 
     Its lifespan starts and stops the engine. Without one, as where it is mounted in another
@@ -46,7 +46,7 @@ class ASGIApp(ServedApp):
         if kind == "http":
             try:
                 await self._serve(scope, receive, send)
-            except ClientGoneError:
+            except ClientDisconnectedError:
                 pass
         elif kind == "lifespan":
             await serve_lifespan(self.endpoint.engine, receive, send)
@@ -62,7 +62,7 @@ class ASGIApp(ServedApp):
         except HTTPError as error:
             await send_response(problem_from_http_error(error), send, head=head)
             return
-        async with ClientWatch(partial(is_gone, receive)) as watch:
+        async with DisconnectWatcher(partial(is_gone, receive)) as watch:
             response = await self.respond_async(request, route=route_of(scope))
             if response.is_streaming:
                 watch.listen()

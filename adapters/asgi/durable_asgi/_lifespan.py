@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from durable_asgi._types import Receive, Send
-from durable_core.api.adapter import ServedEngine
+from durable_core.api.adapter import EngineLifecycle
 
 __all__ = ["STOP_TIMEOUT", "serve_lifespan"]
 
@@ -15,7 +15,7 @@ _logger = logging.getLogger("durable.asgi")
 STOP_TIMEOUT = 10.0
 
 
-async def serve_lifespan(engine: ServedEngine, receive: Receive, send: Send) -> None:
+async def serve_lifespan(engine: EngineLifecycle, receive: Receive, send: Send) -> None:
     """Start the engine on this event loop, and stop it when the server stops.
 
     The server is told if that cannot be done; it then does not serve.

@@ -8,8 +8,8 @@ from urllib.parse import quote, unquote
 
 from durable_asgi._types import Receive, Scope
 from durable_core import HTTPError, Request
-from durable_core.adapter.asynchronous import ClientGoneError
-from durable_core.adapter.messages import refusing
+from durable_core.adapter.asynchronous import ClientDisconnectedError
+from durable_core.adapter.messages import bad_request_on_error
 
 __all__ = ["read_body", "root_of", "route_of", "to_request", "url_of"]
 
@@ -34,7 +34,7 @@ def to_request(scope: Scope, body: bytes) -> Request:
     """
     fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
     params = scope.get("path_params") or {}
-    with refusing():
+    with bad_request_on_error():
         return Request(
             method=scope["method"],
             url=url_of(scope, [value for name, value in fields if name == "host"]),
@@ -49,7 +49,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """Read the body; what is over the limit is not read to its end.
 
     Raises:
-        ClientGoneError: the client went away before the end of the body.
+        ClientDisconnectedError: the client went away before the end of the body.
         HTTPError: 413, over the limit.
     """
     for name, value in scope["headers"]:
@@ -60,7 +60,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGoneError("the client went away before the end of the request")
+            raise ClientDisconnectedError("the client went away before the end of the request")
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:

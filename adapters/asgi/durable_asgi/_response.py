@@ -6,8 +6,8 @@ import asyncio
 
 from durable_asgi._types import Message, Send
 from durable_core import Response
-from durable_core.adapter.asynchronous import ClientGoneError, chunks_of
-from durable_core.adapter.messages import Framed, checked_chunk, framed
+from durable_core.adapter.asynchronous import ClientDisconnectedError, aiter_body
+from durable_core.adapter.messages import OutgoingHead, checked_chunk, prepare_response
 
 __all__ = ["send_response"]
 
@@ -26,18 +26,18 @@ async def send_response(response: Response, send: Send, *, head: bool = False) -
         head: the request's method is HEAD: there is no body.
 
     Raises:
-        ClientGoneError: the server says that the client is gone.
+        ClientDisconnectedError: the server says that the client is gone.
         Exception: what a streamed body raised, or what no server can send.
     """
     body = response.body
-    message = framed(response, head=head)
-    silent, headers = message.silent, _encoded(message)
+    message = prepare_response(response, head=head)
+    silent, headers = message.omit_body, _encoded(message)
     start = {"type": "http.response.start", "status": response.status, "headers": headers}
     if isinstance(body, bytes):
         await _send(send, start)
         await _send(send, {"type": "http.response.body", "body": b"" if silent else body})
         return
-    chunks = chunks_of(body)
+    chunks = aiter_body(body)
     try:
         await _send(send, start)
         async for chunk in chunks:
@@ -56,7 +56,7 @@ async def send_response(response: Response, send: Send, *, head: bool = False) -
         await chunks.aclose()
 
 
-def _encoded(message: Framed) -> list[tuple[bytes, bytes]]:
+def _encoded(message: OutgoingHead) -> list[tuple[bytes, bytes]]:
     """Return the header fields as ASGI has them: names in lower case, all in bytes."""
     return [
         (name.lower().encode("ascii"), value.encode("latin-1")) for name, value in message.fields
@@ -67,4 +67,4 @@ async def _send(send: Send, message: Message) -> None:
     try:
         await send(message)
     except OSError as error:  # what the specification lets servers raise for a client that is gone
-        raise ClientGoneError(str(error)) from error
+        raise ClientDisconnectedError(str(error)) from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from durable_asgi._types import ASGIApplication
 from durable_core.adapter.server import Server
-from durable_core.api.adapter import ServedEngine
+from durable_core.api.adapter import EngineLifecycle
 from durable_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ class EndpointServer(Server["BackgroundServer"]):
     """
 
     def __init__(
-        self, application: ASGIApplication, *, durables: tuple[ServedEngine, ...] = ()
+        self, application: ASGIApplication, *, durables: tuple[EngineLifecycle, ...] = ()
     ) -> None:
         super().__init__(lambda host, port: _launched(application, durables, host=host, port=port))
 
 
 def _launched(
-    application: ASGIApplication, durables: tuple[ServedEngine, ...], *, host: str, port: int
+    application: ASGIApplication, durables: tuple[EngineLifecycle, ...], *, host: str, port: int
 ) -> BackgroundServer:
     make = _background_server()
     server = make(application, durables, _bound(host, port))

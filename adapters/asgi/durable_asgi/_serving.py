@@ -8,7 +8,7 @@ from durable_asgi._app import ASGIApp
 from durable_asgi._server import EndpointServer
 from durable_asgi._types import ASGIApplication
 from durable_core import Durable
-from durable_core.adapter.app import handler_of
+from durable_core.adapter.app import resolve_handler
 from durable_core.api.adapter import HTTPHandler
 from durable_core.routing import Routes
 
@@ -31,7 +31,7 @@ def create_endpoint_server(
         ConfigurationError: routes without ``durable``.
         TypeError: something that cannot be served.
     """
-    own = handler_of(handler, durable)
+    own = resolve_handler(handler, durable)
     application = ASGIApp(own) if own is not None else cast(ASGIApplication, handler)
     durables = (durable.engine,) if durable is not None else getattr(application, "durables", ())
     return EndpointServer(application, durables=tuple(durables))

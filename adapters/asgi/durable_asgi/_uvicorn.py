@@ -15,8 +15,8 @@ import uvicorn
 from durable_asgi._lifespan import STOP_TIMEOUT
 from durable_asgi._types import ASGIApplication
 from durable_core.adapter.server import url_of
-from durable_core.api.adapter import ServedEngine
-from durable_core.platform import leaving_on_signals
+from durable_core.api.adapter import EngineLifecycle
+from durable_core.platform import stop_on_signals
 
 __all__ = ["BackgroundServer"]
 
@@ -35,7 +35,10 @@ class BackgroundServer(uvicorn.Server):
     """
 
     def __init__(
-        self, application: ASGIApplication, engines: Sequence[ServedEngine], listener: socket.socket
+        self,
+        application: ASGIApplication,
+        engines: Sequence[EngineLifecycle],
+        listener: socket.socket,
     ) -> None:
         config = uvicorn.Config(
             application,
@@ -68,7 +71,7 @@ class BackgroundServer(uvicorn.Server):
 
         The second signal ends it at once.
         """
-        with leaving_on_signals(self._leave):
+        with stop_on_signals(self._leave):
             self._thread.join()
 
     def end(self, timeout: float) -> None:

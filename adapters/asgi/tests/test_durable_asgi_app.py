@@ -13,7 +13,7 @@ import pytest
 
 from durable_asgi import ASGIApp, app
 from durable_core import Durable, HTTPError, Limits, Request, Response, step
-from durable_core.api.adapter import ServedEngine
+from durable_core.api.adapter import EngineLifecycle
 from durable_core.engine.embedded import embedded
 from durable_core.sync import step as sync_step
 from support.asgi_exchange import Exchange, http_scope
@@ -39,17 +39,19 @@ class FakeHandler:
     """A handler that does what it is told to."""
 
     def __init__(self, answer: Callable[[Request], Awaitable[Response]]) -> None:
-        self.engine: ServedEngine = FakeEngine()
+        self.engine: EngineLifecycle = FakeEngine()
         self.calls: list[tuple[float, str | None]] = []
         self._answer = answer
 
-    def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
+    def handle(
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
+    ) -> Response:
         raise AssertionError("ASGI is asynchronous")
 
     async def handle_async(
-        self, request: Request, *, hold: float = 25.0, route: str | None = None
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
     ) -> Response:
-        self.calls.append((hold, route))
+        self.calls.append((max_wait, route))
         return await self._answer(request)
 
 
@@ -105,9 +107,9 @@ async def pass_nap(durable: Durable[ASGIApp], clock: FakeClock) -> None:
     while durable.runs.list()[0].due_at is None:
         await asyncio.sleep(0.002)
     clock.advance(3600)
-    node = embedded(durable.engine).node
+    node = embedded(durable.engine).worker
     assert node is not None
-    node.keeper.wake()
+    node.scheduler.wake()
 
 
 # Translation

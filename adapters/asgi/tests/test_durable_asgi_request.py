@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from durable_asgi._request import read_body, route_of, to_request
 from durable_core import BadRequest, HTTPError, Request
-from durable_core.adapter.asynchronous import ClientGoneError
+from durable_core.adapter.asynchronous import ClientDisconnectedError
 from support.asgi_exchange import Exchange, http_scope
 
 #: Texts that have a form in UTF-8.
@@ -272,7 +272,7 @@ def test_client_gone_within_the_body() -> None:
     async def main() -> None:
         exchange = Exchange(body=())
         exchange.leave()
-        with pytest.raises(ClientGoneError):
+        with pytest.raises(ClientDisconnectedError):
             await read_body(exchange.scope, exchange.receive, 3)
 
     asyncio.run(main())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from durable_asgi._response import send_response
 from durable_core import Response
-from durable_core.adapter.asynchronous import ClientGoneError
+from durable_core.adapter.asynchronous import ClientDisconnectedError
 from support.asgi_exchange import Exchange
 
 
@@ -253,7 +253,7 @@ def test_server_says_that_the_client_is_gone(kind: Kind, when: str) -> None:
             raise BrokenPipeError
 
     async def main() -> None:
-        with pytest.raises(ClientGoneError):
+        with pytest.raises(ClientDisconnectedError):
             await send_response(Response(body=body), send)
 
     asyncio.run(main())

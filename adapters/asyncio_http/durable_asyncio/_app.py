@@ -6,13 +6,13 @@ import logging
 from typing import Any
 
 from durable_core import Durable, Request, Response
-from durable_core.adapter.app import ServedApp
+from durable_core.adapter.app import AdapterApp
 from durable_core.routing import Application, Routes
 
 __all__ = ["AsyncioApp", "app"]
 
 
-class AsyncioApp(ServedApp):
+class AsyncioApp(AdapterApp):
     """An asynchronous function from a request to a response, by a handler of the core.
 
     Args:

@@ -31,7 +31,7 @@ async def read_body(
         BadRequest: malformed chunks.
         HTTPError: 413, over the limit.
         TimeoutError: it did not come in time.
-        ClientGoneError: the connection ended before the body.
+        ClientDisconnectedError: the connection ended before the body.
     """
     try:
         if isinstance(parser.next_event(), h11.EndOfMessage):

@@ -15,7 +15,7 @@ from durable_asyncio._request import body_length, parse_head, to_head
 from durable_asyncio._response import send_response
 from durable_asyncio._timeouts import Timeouts
 from durable_core import HTTPError, Limits, Request, Response
-from durable_core.adapter.asynchronous import ClientGoneError, ClientWatch
+from durable_core.adapter.asynchronous import ClientDisconnectedError, DisconnectWatcher
 from durable_core.http.problem import problem, problem_from_http_error
 
 __all__ = ["Application", "Connection", "refuse"]
@@ -78,7 +78,7 @@ class Connection:
                         break
                 else:
                     unwanted = self._incoming if self._lingers else None
-        except ClientGoneError as error:
+        except ClientDisconnectedError as error:
             _logger.debug("a client went away: %s", error)
             self._out.cut()
         except BaseException:
@@ -113,7 +113,7 @@ class Connection:
             _logger.info("a request was refused: %s", error)
             await self._send(problem_from_http_error(error), parser, close=True)
             return False
-        async with ClientWatch(self._incoming.is_gone):
+        async with DisconnectWatcher(self._incoming.is_gone):
             response = await self._application(request)
             await self._answer(response, parser, request)
         return parser.our_state is h11.DONE and not self._draining
@@ -152,7 +152,7 @@ class Connection:
         try:
             await self._send(response, parser, close=self._draining)
             _logger.info("%s %s %d", request.method, asked, response.status)
-        except ClientGoneError:
+        except ClientDisconnectedError:
             raise
         except Exception:
             _logger.exception("the response to %s %s broke", request.method, asked)
@@ -173,5 +173,5 @@ async def refuse(incoming: Incoming, out: Outgoing) -> None:
     try:
         await send_response(busy, parser, out, head=False, close=True)
         await out.close(incoming)
-    except ClientGoneError:
+    except ClientDisconnectedError:
         out.cut()

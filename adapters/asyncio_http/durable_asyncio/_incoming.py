@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from durable_core import BadRequest, HTTPError
-from durable_core.adapter.asynchronous import ClientGoneError
+from durable_core.adapter.asynchronous import ClientDisconnectedError
 
 __all__ = ["Incoming"]
 
@@ -25,7 +25,7 @@ _HEAD_END = re.compile(rb"\n\r?\n")
 class Incoming:
     """The bytes of a connection. One task at a time may wait for them.
 
-    All methods that wait raise ClientGoneError if the connection broke.
+    All methods that wait raise ClientDisconnectedError if the connection broke.
 
     Args:
         reader: where they come from.
@@ -78,7 +78,7 @@ class Incoming:
         Raises:
             BadRequest: what comes is no HTTP.
             HTTPError: 431, more bytes than the limit.
-            ClientGoneError: the connection ended before it.
+            ClientDisconnectedError: the connection ended before it.
         """
         buffer, searched, skipped = self._buffer, 0, False
         while True:
@@ -92,7 +92,7 @@ class Incoming:
                 break
             searched = max(0, len(buffer) - 2)
             if not await self._more():
-                raise ClientGoneError("the connection ended within the head of a request")
+                raise ClientDisconnectedError("the connection ended within the head of a request")
         if found is None or found.end() > limit:
             raise HTTPError(431, f"at most {limit} bytes are accepted")
         head = bytes(buffer[: found.end()])
@@ -103,10 +103,10 @@ class Incoming:
         """Return what has come, or the next that comes; never nothing.
 
         Raises:
-            ClientGoneError: the connection ended.
+            ClientDisconnectedError: the connection ended.
         """
         if not self._buffer and not await self._more():
-            raise ClientGoneError("the connection ended within the body of a request")
+            raise ClientDisconnectedError("the connection ended within the body of a request")
         data = bytes(self._buffer)
         self._buffer.clear()
         return data
@@ -125,7 +125,7 @@ class Incoming:
         try:
             await self._until_closed()
             await asyncio.sleep(_MERCY)
-        except ClientGoneError:
+        except ClientDisconnectedError:
             pass
         return True
 
@@ -151,6 +151,6 @@ class Incoming:
         try:
             data = await self._reader.read(_READ)
         except OSError as error:
-            raise ClientGoneError(str(error)) from error
+            raise ClientDisconnectedError(str(error)) from error
         self._buffer += data
         return bool(data)

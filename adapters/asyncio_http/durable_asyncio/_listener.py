@@ -15,8 +15,8 @@ from durable_asyncio._outgoing import Outgoing
 from durable_asyncio._sockets import BACKLOG, MAX_CONNECTIONS, check_most, has_hung_up
 from durable_asyncio._timeouts import Timeouts
 from durable_core import Limits
-from durable_core.api.adapter import ServedEngine
-from durable_core.runners.thread_pool import DaemonPool
+from durable_core.api.adapter import EngineLifecycle
+from durable_core.runners.thread_pool import DaemonThreadPool
 
 __all__ = ["Listener"]
 
@@ -45,7 +45,7 @@ class Listener:
     def __init__(
         self,
         application: Application,
-        engines: Sequence[ServedEngine],
+        engines: Sequence[EngineLifecycle],
         *,
         limits: Limits,
         timeouts: Timeouts,
@@ -178,7 +178,7 @@ class Listener:
     async def _stop_engines(self, timeout: float) -> None:
         """Stop them in threads, for that blocks, and they may need this loop for it."""
         loop = asyncio.get_running_loop()
-        pool = DaemonPool(max(1, len(self._engines)), "durable-stop")
+        pool = DaemonThreadPool(max(1, len(self._engines)), "durable-stop")
         stops = [loop.run_in_executor(pool, engine.stop, timeout) for engine in self._engines]
         pool.shutdown()
         for outcome in await asyncio.gather(*stops, return_exceptions=True):

@@ -8,7 +8,7 @@ import struct
 from contextlib import suppress
 
 from durable_asyncio._incoming import Incoming
-from durable_core.adapter.asynchronous import ClientGoneError
+from durable_core.adapter.asynchronous import ClientDisconnectedError
 
 __all__ = ["Outgoing"]
 
@@ -34,7 +34,7 @@ class Outgoing:
         """Send; wait while the client is behind.
 
         Raises:
-            ClientGoneError: it is gone, or too slow.
+            ClientDisconnectedError: it is gone, or too slow.
         """
         view = memoryview(data)
         try:
@@ -43,7 +43,7 @@ class Outgoing:
                 async with asyncio.timeout(self._timeout):
                     await self._writer.drain()
         except OSError as error:  # TimeoutError is one
-            raise ClientGoneError("the client is gone, or too slow") from error
+            raise ClientDisconnectedError("the client is gone, or too slow") from error
 
     def cut(self) -> None:
         """Reset the connection: the client sees that what it got is not all there is."""

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import h11
 
 from durable_core import BadRequest, Headers, HTTPError, Request
-from durable_core.adapter.messages import refusing
+from durable_core.adapter.messages import bad_request_on_error
 
 __all__ = ["RequestHead", "body_length", "parse_head", "to_head"]
 
@@ -121,7 +121,7 @@ def to_head(head: h11.Request, scheme: str, server: Any) -> RequestHead:
     path, mark, query = target.partition("?")
     target = quote(path, safe=_IN_PATH) + mark + quote(query, safe=_IN_QUERY)
     url = f"{scheme}://{host or _own_host(scheme, server)}{target}"
-    with refusing():
+    with bad_request_on_error():
         return RequestHead(head.method.decode("ascii"), url, Headers(fields))
 
 

@@ -11,8 +11,8 @@ import h11
 
 from durable_asyncio._outgoing import Outgoing
 from durable_core import Response
-from durable_core.adapter.asynchronous import chunks_of
-from durable_core.adapter.messages import Framed, checked_chunk, framed
+from durable_core.adapter.asynchronous import aiter_body
+from durable_core.adapter.messages import OutgoingHead, checked_chunk, prepare_response
 
 __all__ = ["send_response"]
 
@@ -36,20 +36,20 @@ async def send_response(
         close: the connection ends with this response.
 
     Raises:
-        ClientGoneError: the client is gone, or too slow.
+        ClientDisconnectedError: the client is gone, or too slow.
         Exception: what a streamed body raised; h11.LocalProtocolError for what cannot be sent.
             Nothing was sent if the parser's state is still SEND_RESPONSE.
     """
     body = response.body
-    message = framed(response, head=head)
-    silent = message.silent
+    message = prepare_response(response, head=head)
+    silent = message.omit_body
     if isinstance(body, bytes):
         parts = [parser.send(_head(response, message, close=close))]
         if body and not silent:
             parts.append(parser.send(h11.Data(data=body)))
         await out.write(b"".join((*parts, parser.send(h11.EndOfMessage()))))
         return
-    chunks = chunks_of(body)
+    chunks = aiter_body(body)
     try:
         await out.write(parser.send(_head(response, message, close=close)))
         async for chunk in chunks:
@@ -61,7 +61,7 @@ async def send_response(
         await chunks.aclose()
 
 
-def _head(response: Response, message: Framed, *, close: bool) -> h11.Response:
+def _head(response: Response, message: OutgoingHead, *, close: bool) -> h11.Response:
     """Return the status line and the header fields.
 
     The fields are the response's own, but for those that are the server's business, the length of

@@ -15,8 +15,8 @@ from durable_asyncio._sockets import MAX_CONNECTIONS, bind, check_most
 from durable_asyncio._timeouts import Timeouts
 from durable_core import Limits
 from durable_core.adapter.server import Server, url_of
-from durable_core.api.adapter import ServedEngine
-from durable_core.platform import leaving_on_signals
+from durable_core.api.adapter import EngineLifecycle
+from durable_core.platform import stop_on_signals
 from durable_core.runners.event_loops import LoopThread
 
 __all__ = ["EndpointServer"]
@@ -45,7 +45,7 @@ class EndpointServer(Server["_Serving"]):
         self,
         application: Application,
         *,
-        durables: tuple[ServedEngine, ...] = (),
+        durables: tuple[EngineLifecycle, ...] = (),
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         ssl: ssl.SSLContext | None = None,
@@ -98,7 +98,7 @@ class _Serving:
         _logger.info("serving on %s", self.url)
 
     def wait(self) -> None:
-        with leaving_on_signals(self._leaving.set):
+        with stop_on_signals(self._leaving.set):
             self._leaving.wait()
 
     def refuse_own_loop(self) -> None:

@@ -13,7 +13,7 @@ from durable_asyncio._server import EndpointServer
 from durable_asyncio._sockets import MAX_CONNECTIONS, bind
 from durable_asyncio._timeouts import Timeouts
 from durable_core import Durable
-from durable_core.adapter.app import handler_of
+from durable_core.adapter.app import resolve_handler
 from durable_core.adapter.server import url_of
 from durable_core.api.adapter import HTTPHandler
 from durable_core.errors import ConfigurationError
@@ -121,7 +121,7 @@ async def serve(
 def _application(handler: Servable, durable: Durable[Any] | None) -> AsyncioApp:
     if isinstance(handler, AsyncioApp):
         return handler
-    own = handler_of(handler, durable)
+    own = resolve_handler(handler, durable)
     if own is None:
         raise ConfigurationError(
             f"{handler!r} is no endpoint; a plain function is served by a route, as in "

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from durable_core.errors import ConfigurationError, EngineError
-from durable_core.flow.env import Env, Limits
+from durable_core.flow.env import AppConfig, Limits
 from durable_core.flow.handoff import with_headers
 from durable_core.flow.wait import WaitRequest
 from durable_core.http.problem import problem
@@ -19,9 +19,9 @@ from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.event import Event
 from durable_core.model.run import Phase
-from durable_core.platform import logger, refuse_patched_threads
+from durable_core.platform import check_threading, logger
 from durable_core.ports import RunRecord, Store
-from durable_core.runners.settings import Registered, Settings, add_endpoint
+from durable_core.runners.settings import RegisteredEndpoint, Settings, add_endpoint
 from durable_inngest._config import Config, resolve_config
 from durable_inngest._node import Node
 from durable_inngest._reentry import is_reentry
@@ -78,7 +78,7 @@ class Life:
         with self._lock:
             node = self.node
             if node is None:
-                refuse_patched_threads()
+                check_threading()
                 node = self._node = self._make()
                 how = ", for development: its calls are not verified" if node.config.is_dev else ""
                 logger.info("%s started, with %s%s", node.env.app, node.config.api_url, how)
@@ -143,24 +143,24 @@ class BaseEngine:
     store: Store | None = None
 
     #: What all runs of the application share; set by :meth:`attach`.
-    env: Env
+    env: AppConfig
 
     def __init__(self, make: Callable[[], Node]) -> None:
         self._life = Life(make)
-        self.endpoints: dict[str, Registered] = {}
+        self.endpoints: dict[str, RegisteredEndpoint] = {}
 
     @property
     def limits(self) -> Limits:
         """The upper bounds of the application."""
         return self.env.limits
 
-    def attach(self, env: Env) -> None:
+    def attach(self, env: AppConfig) -> None:
         """Work for this application."""
         if hasattr(self, "env"):
             raise ConfigurationError(f"the engine works for {self.env.app!r} already")
         self.env = env
 
-    def register(self, endpoint: Registered) -> None:
+    def register(self, endpoint: RegisteredEndpoint) -> None:
         """Add an endpoint."""
         add_endpoint(self.endpoints, endpoint)
 
@@ -198,14 +198,14 @@ class BaseEngine:
         """Tell whether a request has the headers of one from the server."""
         return is_reentry(request)
 
-    def serve(self, endpoint: Registered, request: Request, route: str | None) -> Response:
+    def serve(self, endpoint: RegisteredEndpoint, request: Request, route: str | None) -> Response:
         """Answer a client, or the server, in this thread."""
         if self._life.stopping:
             return _shutting_down()
         return self._life.started().serving.serve(endpoint, request, route)
 
     async def serve_async(
-        self, endpoint: Registered, request: Request, route: str | None
+        self, endpoint: RegisteredEndpoint, request: Request, route: str | None
     ) -> Response:
         """Answer a client, or the server, on an event loop."""
         if self._life.stopping:
@@ -214,7 +214,7 @@ class BaseEngine:
 
     def wait(self, wanted: WaitRequest) -> Response:
         """Answer a client at the wait URL, in this thread."""
-        return self.await_elsewhere(self._wait(wanted, asynchronous=False))
+        return self.run_on_background_loop(self._wait(wanted, asynchronous=False))
 
     async def wait_async(self, wanted: WaitRequest) -> Response:
         """Answer a client at the wait URL."""
@@ -229,9 +229,9 @@ class BaseEngine:
             )
         return await wait_for_output(client, node.results, wanted)
 
-    def await_elsewhere(self, awaitable: Awaitable[T]) -> T:
+    def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
         """Await something on the node's own event loop."""
-        return self._life.started().await_elsewhere(awaitable)
+        return self._life.started().run_on_background_loop(awaitable)
 
     async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
         """Call a plain function without blocking the event loop."""
@@ -242,7 +242,7 @@ class BaseEngine:
 
     def send(self, events: Sequence[Event]) -> Sequence[str]:
         """Send events; return the ids that the server gives them."""
-        return self.await_elsewhere(self.send_async(events))
+        return self.run_on_background_loop(self.send_async(events))
 
     async def send_async(self, events: Sequence[Event]) -> Sequence[str]:
         """Send events; return the ids that the server gives them."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from durable_core.errors import LimitExceededError
-from durable_core.flow.effects import Flow, Submit, Ticket
-from durable_core.flow.env import Env, Options
+from durable_core.flow.effects import Flow, PendingCommit, Submit
+from durable_core.flow.env import AppConfig, ResolvedOptions
 from durable_core.flow.execution import Execution, settle
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -196,8 +196,8 @@ class RemoteExecution(Execution):
 
     def __init__(
         self,
-        env: Env,
-        options: Options,
+        env: AppConfig,
+        options: ResolvedOptions,
         run: Run,
         request: Request,
         *,
@@ -221,9 +221,9 @@ class RemoteExecution(Execution):
         self._counted = set(self.actions)
         self._order = {op_id: number for number, op_id in enumerate(self.actions, 1)}
 
-    def take(self, step_id: str, kind: OpKind, branch: object) -> Op:
+    def next_op(self, step_id: str, kind: OpKind, branch: object) -> Op:
         """Return the op for the next use of a step id; see ``Execution.take``."""
-        op = super().take(step_id, kind, branch)
+        op = super().next_op(step_id, kind, branch)
         if op.id not in self._counted and self.is_full:
             raise LimitExceededError(
                 f"step {op.name!r} is one more than the {_MOST_STEPS} steps and retries that a run "
@@ -238,7 +238,7 @@ class RemoteExecution(Execution):
         """Whether the server would fail the run for one more op; ours count as the user's do."""
         return len(self._counted) >= _MOST_STEPS
 
-    def note(self, written: Sequence[object]) -> None:
+    def apply_results(self, written: Sequence[object]) -> None:
         """Do nothing: the server answers reports with nothing but that it has them."""
 
     def step(self, op: Op, *, began: int = 0, took: int = 0) -> Step:
@@ -280,7 +280,7 @@ def remote(ex: Execution) -> RemoteExecution:
 def queue(ex: RemoteExecution, link: Link, op: str, commits: str = "") -> Flow[None]:
     """Let an op go out; it is recorded after the next ``settle``."""
     ex.stored = True
-    ticket: Ticket = yield Submit(Ops(link, (op,), commits), ex.tickets)
+    ticket: PendingCommit = yield Submit(Ops(link, (op,), commits), ex.tickets)
     ex.queued(ticket)
 
 

@@ -15,14 +15,14 @@ from typing import Protocol
 from durable_core.engine.running import Running
 from durable_core.errors import ClientError
 from durable_core.flow.execution import Execution
-from durable_core.flow.scope import Face
+from durable_core.flow.scope import HandlerKind
 from durable_core.http.response import Response
 from durable_core.platform import run_logger
-from durable_core.runners.host import Host
-from durable_core.runners.settings import Registered
+from durable_core.runners.host import RunHost
+from durable_core.runners.settings import RegisteredEndpoint
 from durable_core.runners.task import TaskRun
 from durable_core.runners.thread import ThreadRun
-from durable_core.runners.thread_pool import DaemonPool
+from durable_core.runners.thread_pool import DaemonThreadPool
 from durable_inngest._client import ServerClient
 from durable_inngest._execution import RemoteExecution, remote
 from durable_inngest._streams import Channel, Emitter
@@ -47,15 +47,15 @@ _HEADERS = (
 )
 
 
-class _Node(Host, Protocol):
+class _Node(RunHost, Protocol):
     """What this needs of its node."""
 
-    servers: DaemonPool
+    servers: DaemonThreadPool
     running: Running
 
 
 def follow(
-    node: _Node, ex: RemoteExecution, endpoint: Registered, loop: asyncio.AbstractEventLoop
+    node: _Node, ex: RemoteExecution, endpoint: RegisteredEndpoint, loop: asyncio.AbstractEventLoop
 ) -> Channel:
     """Run an execution for a client that gets its stream; return that.
 
@@ -71,7 +71,7 @@ def follow(
     if ex.link is not None:
         ex.link.emitter = emitter
     execute = node.flows.execute(ex)
-    if endpoint.face is Face.ASYNC:
+    if endpoint.kind is HandlerKind.ASYNC_DEF:
         run = TaskRun(node, ex, endpoint.handler, loop=loop)
         loop.call_soon_threadsafe(node.running.in_task, run, execute, emitter.end)
     else:

@@ -12,13 +12,17 @@ from durable_core.flow.effects import (
     Outcome,
     Returned,
     Unwound,
-    answer,
-    handle,
-    report,
+    call_handler,
+    log_warning,
+    send_response,
 )
 from durable_core.flow.execution import Execution
-from durable_core.flow.handler import collected, translated, unavailable
-from durable_core.flow.handoff import refer_client, referral
+from durable_core.flow.handler import (
+    read_whole_body,
+    response_for_exception,
+    store_unavailable_response,
+)
+from durable_core.flow.handoff import handoff_response, send_handoff
 from durable_core.http.problem import problem
 from durable_core.http.response import Response
 from durable_core.machine.advance import failure_of_handler
@@ -37,8 +41,8 @@ __all__ = [
     "conclude",
     "detach",
     "execute",
-    "put_away",
     "refer",
+    "suspend",
 ]
 
 
@@ -59,7 +63,7 @@ def conclude(ex: RemoteExecution, outcome: Outcome) -> Flow[None]:
     final = failure.final or failures > ex.run.retries or ex.is_full
     then = "failed" if final else "is to be tried again"
     text = f"the handler failed ({failure.name}: {failure.message}); the run {then}"
-    yield from report(text, error)
+    yield from log_warning(text, error)
     if final:
         yield from _fail(ex, failure, shown)
         return
@@ -87,14 +91,14 @@ def _meant(
         assert isinstance(outcome.error, Exception)
         error = outcome.error
         try:
-            response = translated(ex, error)
+            response = response_for_exception(ex, error)
         except Exception as broken:
             response, error = None, broken
         if response is None:
             return None, failure_of_handler(error, now), error
     assert response is not None
     if response.is_streaming:
-        whole = yield from collected(ex, response)
+        whole = yield from read_whole_body(ex, response)
         if isinstance(whole, HandlerRaised):
             return None, whole.failure, None
         if isinstance(whole, ResponseTooLarge):
@@ -161,7 +165,7 @@ def answer_client(ex: RemoteExecution, response: Response, *, failed: bool = Fal
     if ex.followed and ex.emitter is not None:
         ex.emitter.respond(response, failed=failed)
     else:
-        yield from answer(response)
+        yield from send_response(response)
 
 
 def _end(ex: RemoteExecution, response: Response, *, failed: bool) -> None:
@@ -179,8 +183,8 @@ def refer(ex: RemoteExecution, link: Link) -> Flow[None]:
     token = link.token
     if not token:
         error = EngineUnavailableError("the Inngest server gave no token for the run's output")
-        response = unavailable(error)
-        yield from report(f"the run is ended: {error}")
+        response = store_unavailable_response(error)
+        yield from log_warning(f"the run is ended: {error}")
         yield from tell(ex, link, _ops.run_complete(plain_response(response)))
         yield from answer_client(ex, response, failed=True)
         return
@@ -189,9 +193,11 @@ def refer(ex: RemoteExecution, link: Link) -> Flow[None]:
         return  # the stream ends here, and has said where it goes on
     if ex.output_url is not None and ex.options.redirect_url is None:
         url = ex.output_url(ex.run.id, token)
-        yield from answer(referral(ex.options, ex.request.method, ex.run.id, token, url))
+        yield from send_response(
+            handoff_response(ex.options, ex.request.method, ex.run.id, token, url)
+        )
     else:
-        yield from refer_client(ex, token)
+        yield from send_handoff(ex, token)
 
 
 # --- handler --------------------------------------------------------------------------------------
@@ -203,11 +209,11 @@ def execute(execution: Execution) -> Flow[None]:
     """Run the handler, and tell the server and the client what has come of it."""
     ex = remote(execution)
     try:
-        outcome = yield from handle()
+        outcome = yield from call_handler()
         if ex.answered:
             return
         if ex.closed or isinstance(outcome, (Unwound, Cancelled)):
-            yield from put_away(ex)
+            yield from suspend(ex)
         else:
             yield from conclude(ex, outcome)
     except Suspended:
@@ -218,7 +224,7 @@ def execute(execution: Execution) -> Flow[None]:
             ex.emitter.end()
 
 
-def put_away(execution: Execution) -> Flow[None]:
+def suspend(execution: Execution) -> Flow[None]:
     """The handler was unwound: tell the server what to go on from."""
     ex = remote(execution)
     if ex.answered:
@@ -275,7 +281,7 @@ def _report_found(ex: RemoteExecution) -> Flow[None]:
     if ex.found:
         failed: Found | None = ex.found[0] if ex.found[0].final and len(ex.found) == 1 else None
         yield from answer_ops(ex, [each.op for each in ex.in_order()], failed)
-    elif ex.reentry.target and not ex.cut_short:
+    elif ex.reentry.target and not ex.due_immediately:
         yield from answer_with(ex, _not_found(ex, ex.reentry.target))
     else:
         yield from answer_ops(ex, [_ops.discovery(ex.env.clock.now())])
@@ -299,5 +305,5 @@ def _not_found(ex: RemoteExecution, target: str) -> Response:
 def _refuse(ex: RemoteExecution) -> Flow[None]:
     """Nothing of this execution counts: tell whoever waits for the answer."""
     if isinstance(ex.fault, StoreError) and ex.link is not None:
-        yield from report(f"the run could not be recorded, it is lost: {ex.fault}")
-        yield from answer_client(ex, unavailable(ex.fault), failed=True)
+        yield from log_warning(f"the run could not be recorded, it is lost: {ex.fault}")
+        yield from answer_client(ex, store_unavailable_response(ex.fault), failed=True)

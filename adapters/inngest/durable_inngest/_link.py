@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from durable_core.commit_queue import Blocked, Ticket, wake
+from durable_core.commit_queue import CommitFuture, ThreadWaiter, notify
 from durable_core.errors import EngineUnavailableError
 from durable_core.ports import Clock, Write
 from durable_inngest._api import MOST_BYTES, Begun
@@ -34,7 +34,7 @@ T = TypeVar("T")
 class Line(Protocol):
     """The line of a run to the server."""
 
-    def add(self, ops: Ops, ticket: Ticket[Any]) -> None:
+    def add(self, ops: Ops, ticket: CommitFuture[Any]) -> None:
         """Queue ops."""
         ...
 
@@ -49,7 +49,7 @@ class Ops(Write[None]):
     commits: str = ""
 
 
-Queued: TypeAlias = "tuple[Ops, Ticket[Any]]"
+Queued: TypeAlias = "tuple[Ops, CommitFuture[Any]]"
 
 #: Guards who waits for a ticket against its end.
 _MUTEX = threading.Lock()
@@ -62,23 +62,23 @@ def finish(batch: list[Queued], error: BaseException | None) -> None:
         for ticket in tickets:
             ticket.error = error
             ticket.done = True
-    wake(tickets)
+    notify(tickets)
 
 
 class Reports:
     """The write queue of all runs: each write goes to the line of its run."""
 
-    def submit(self, write: Write[T], after: object = ()) -> Ticket[T]:
+    def submit(self, write: Write[T], after: object = ()) -> CommitFuture[T]:
         """Queue ops; what follows a failed report of the run fails, too."""
-        ticket = Ticket(write)
+        ticket = CommitFuture(write)
         ops: object = write
         assert isinstance(ops, Ops)
         ops.link.add(ops, ticket)
         return ticket
 
-    def wait(self, ticket: Ticket[T]) -> T:
+    def wait(self, ticket: CommitFuture[T]) -> T:
         """Block until the server has taken the ops."""
-        blocked = Blocked(ticket)
+        blocked = ThreadWaiter(ticket)
         with _MUTEX:
             if not ticket.done:
                 ticket.threads.append(blocked)
@@ -86,7 +86,7 @@ class Reports:
             blocked.lock.acquire()
         return ticket.result()
 
-    async def wait_async(self, ticket: Ticket[T]) -> T:
+    async def wait_async(self, ticket: CommitFuture[T]) -> T:
         """Wait until the server has taken the ops."""
         future: asyncio.Future[None] | None = None
         with _MUTEX:
@@ -156,14 +156,14 @@ class Link:
         """How many bytes of ops the server takes in one call now."""
         return MOST_BYTES - (_size(self._event) if self.begun is None else 0)
 
-    def add(self, ops: Ops, ticket: Ticket[Any]) -> None:
+    def add(self, ops: Ops, ticket: CommitFuture[Any]) -> None:
         """Queue ops; they go out as soon as nothing is on its way. From any thread."""
         if asyncio._get_running_loop() is self._loop:
             self._add(ops, ticket)
         else:
             self._loop.call_soon_threadsafe(self._add, ops, ticket)
 
-    def _add(self, ops: Ops, ticket: Ticket[Any]) -> None:
+    def _add(self, ops: Ops, ticket: CommitFuture[Any]) -> None:
         self._queue.append((ops, ticket))
         if self._sending is None:
             self._sending = self._loop.create_task(self._send())

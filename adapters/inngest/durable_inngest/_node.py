@@ -11,29 +11,29 @@ from typing import Protocol, TypeVar
 from durable_core.engine.running import Running
 from durable_core.engine.runs import Answering
 from durable_core.errors import EngineUnavailableError
-from durable_core.flow.env import Env, Options
+from durable_core.flow.env import AppConfig, ResolvedOptions
 from durable_core.flow.execution import Execution
-from durable_core.flow.handler import unavailable
-from durable_core.flow.handoff import referral
-from durable_core.flow.scope import Face, Flows, Scope
-from durable_core.http.headers import accepts_stream
+from durable_core.flow.handler import store_unavailable_response
+from durable_core.flow.handoff import handoff_response
+from durable_core.flow.scope import EngineFlows, HandlerKind, RunScope
+from durable_core.http.headers import accepts_event_stream
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.decision import HandoffReason
 from durable_core.platform import logger, run_logger
 from durable_core.runners.event_loops import Loops
-from durable_core.runners.host import Host
-from durable_core.runners.live import LiveRuns
-from durable_core.runners.settings import Registered, Settings
-from durable_core.runners.thread_pool import DaemonPool
+from durable_core.runners.host import RunHost
+from durable_core.runners.live import ActiveRuns
+from durable_core.runners.settings import RegisteredEndpoint, Settings
+from durable_core.runners.thread_pool import DaemonThreadPool
 from durable_inngest._api import Calls
 from durable_inngest._client import ServerClient
 from durable_inngest._config import Config
 from durable_inngest._envelope import dump_request, function_of, refused, with_origin
 from durable_inngest._execution import RemoteExecution, Results, remote
 from durable_inngest._followers import Tee, follow, stream_response
-from durable_inngest._handler import detach, execute, put_away
+from durable_inngest._handler import detach, execute, suspend
 from durable_inngest._link import Link, Reports
 from durable_inngest._reentry import Door, internal_error, is_reentry, load_execution
 from durable_inngest._steps import run_step, sending, sleep_until, wait_for_event
@@ -50,16 +50,16 @@ __all__ = [
 # Answering clients, and the server when it calls again.
 
 
-class _Node(Host, Protocol):
+class _Node(RunHost, Protocol):
     """What serving needs of its node."""
 
-    env: Env
+    env: AppConfig
     config: Config
     calls: Calls
     results: Results
     watchers: Watchers
     running: Running
-    servers: DaemonPool
+    servers: DaemonThreadPool
 
     def client_on(self, loop: asyncio.AbstractEventLoop) -> ServerClient:
         """Return the client for a loop."""
@@ -81,11 +81,11 @@ class Serving:
         self._tees: dict[asyncio.AbstractEventLoop, Tee] = {}
         self._output_url = node.calls.output_url if server_output_url else None
 
-    def serve(self, endpoint: Registered, request: Request, route: str | None) -> Response:
+    def serve(self, endpoint: RegisteredEndpoint, request: Request, route: str | None) -> Response:
         """Serve in this thread."""
-        own = self._node.loops.own
-        follows = accepts_stream(request.headers) and not is_reentry(request)
-        if not follows and endpoint.face is Face.ASYNC:
+        own = self._node.loops.background_loop
+        follows = accepts_event_stream(request.headers) and not is_reentry(request)
+        if not follows and endpoint.kind is HandlerKind.ASYNC_DEF:
             return own.run(self.serve_async(endpoint, request, route))
         if is_reentry(request):
             key = self._door.key_of(request)
@@ -111,11 +111,11 @@ class Serving:
         return self._answering.run(ex, endpoint)
 
     async def serve_async(
-        self, endpoint: Registered, request: Request, route: str | None
+        self, endpoint: RegisteredEndpoint, request: Request, route: str | None
     ) -> Response:
         """Serve on this event loop."""
         loop = asyncio.get_running_loop()
-        if not self._node.loops.is_own(loop):
+        if not self._node.loops.is_background_loop(loop):
             self._node.loops.adopt(loop)
         client = self._node.client_on(loop)
         if is_reentry(request):
@@ -134,12 +134,12 @@ class Serving:
         except EngineUnavailableError as error:
             return _down(error)
         ex = self._attached(client, loop, endpoint.options, request, route)
-        if accepts_stream(request.headers):
+        if accepts_event_stream(request.headers):
             return stream_response(follow(self._node, ex, endpoint, loop), asynchronous=True)
         return await self._answering.run_async(ex, endpoint)
 
     async def _load(
-        self, loop: asyncio.AbstractEventLoop, options: Options, request: Request
+        self, loop: asyncio.AbstractEventLoop, options: ResolvedOptions, request: Request
     ) -> RemoteExecution | Response:
         client, node = self._node.client_on(loop), self._node
         loaded = await load_execution(
@@ -163,7 +163,7 @@ class Serving:
         self,
         client: ServerClient,
         loop: asyncio.AbstractEventLoop,
-        options: Options,
+        options: ResolvedOptions,
         request: Request,
         route: str | None,
     ) -> RemoteExecution:
@@ -195,7 +195,7 @@ class Serving:
 
 def _down(error: EngineUnavailableError) -> Response:
     logger.error("a request was refused before its handler ran: %s", error)
-    return unavailable(error)
+    return store_unavailable_response(error)
 
 
 def _unanswered(execution: Execution) -> Response:
@@ -204,7 +204,7 @@ def _unanswered(execution: Execution) -> Response:
     if ex.link is None:
         return internal_error(RuntimeError("the execution ended without an answer"))
     if ex.fault is None and ex.link.begun is not None and ex.link.begun.token:
-        return referral(ex.options, ex.request.method, ex.run.id, ex.link.begun.token)
+        return handoff_response(ex.options, ex.request.method, ex.run.id, ex.link.begun.token)
     return problem(500, "internal-error", detail=f"run {ex.run.id} ended without an answer")
 
 
@@ -235,7 +235,7 @@ class Node:
     """
 
     def __init__(
-        self, env: Env, config: Config, settings: Settings, *, server_output_url: bool = False
+        self, env: AppConfig, config: Config, settings: Settings, *, server_output_url: bool = False
     ) -> None:
         self.pid = os.getpid()
         self.env = env
@@ -243,24 +243,24 @@ class Node:
         self.settle_time = min(settings.settle_time, 0.005)
         self.unwind_time = settings.unwind_time
         self.stopping = False
-        self.live = LiveRuns()
+        self.live = ActiveRuns()
         self.queue = Reports()
-        self.event_mark = _NoMark()
-        self.threads = DaemonPool(settings.serving_threads, "durable-step")
-        self.servers = DaemonPool(settings.serving_threads, "durable-serve")
+        self.event_watermark = _NoMark()
+        self.threads = DaemonThreadPool(settings.serving_threads, "durable-step")
+        self.servers = DaemonThreadPool(settings.serving_threads, "durable-serve")
         self.loops = Loops()
         self.running = Running(self)
         self.results = Results(env.limits.waiting_clients)
         self.watchers = Watchers()
         self.calls = Calls(config)
         self._clients: dict[asyncio.AbstractEventLoop, ServerClient] = {}
-        self.flows = Flows(
+        self.flows = EngineFlows(
             run_step=run_step,
             sleep_until=sleep_until,
             wait_for_event=wait_for_event,
             send_events=sending(self._send),
             execute=execute,
-            put_away=put_away,
+            suspend=suspend,
             detach=detach,
         )
         self.serving = Serving(self, server_output_url=server_output_url)
@@ -282,23 +282,23 @@ class Node:
 
     # -- what runs ask for ------------------------------------------------------------------
 
-    def give_up(self, ex: Execution) -> None:
+    def release_later(self, ex: Execution) -> None:
         """Log that a handler does not end; the server has the run, or never had it."""
         run_logger(ex.run.id, ex.run.function_id).warning("the handler was left to itself")
 
-    def scope(self, run: Scope) -> Scope:
+    def scope(self, run: RunScope) -> RunScope:
         """Return what the code of a handler reaches as its run."""
         return run
 
-    def await_elsewhere(self, awaitable: Awaitable[T]) -> T:
+    def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
         """Await something on the node's own event loop."""
-        return self.loops.own.run(awaitable)
+        return self.loops.background_loop.run(awaitable)
 
     # -- life -------------------------------------------------------------------------------
 
     def has_tasks_on(self, loop: asyncio.AbstractEventLoop | None) -> bool:
         """Tell whether runs are live on this loop."""
-        return self.loops.adopted is loop and self.running.has_tasks
+        return self.loops.server_loop is loop and self.running.has_tasks
 
     def stop(self, timeout: float) -> None:
         """Hand every run over to the server after the step it is in; then let go."""

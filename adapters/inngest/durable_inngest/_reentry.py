@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from durable_core.codec.tokens import is_ulid, ulid_time
 from durable_core.errors import StoreError
-from durable_core.flow.effects import Flow, answer
-from durable_core.flow.env import Env, Options
+from durable_core.flow.effects import Flow, send_response
+from durable_core.flow.env import AppConfig, ResolvedOptions
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.run import Phase, Run
@@ -65,7 +65,7 @@ def answer_ops(ex: RemoteExecution, ops: Sequence[str], failed: Found | None = N
 def answer_with(ex: RemoteExecution, response: Response) -> Flow[None]:
     """Give the answer; nothing that the handler does from now on counts."""
     ex.answered = True
-    yield from answer(response)
+    yield from send_response(response)
 
 
 def internal_error(error: BaseException) -> Response:
@@ -122,8 +122,8 @@ class Door:
 
 async def load_execution(
     client: ServerClient,
-    env: Env,
-    options: Options,
+    env: AppConfig,
+    options: ResolvedOptions,
     request: Request,
     results: Results,
     *,

@@ -19,14 +19,14 @@ from durable_core.flow.effects import (
     Call,
     Cancelled,
     Flow,
-    InsideStep,
     Outcome,
     Raised,
     Returned,
-    in_turn,
-    invoke,
+    StepAttempt,
+    await_replay_turn,
+    call_user,
+    log_warning,
     park,
-    report,
 )
 from durable_core.flow.execution import Execution, begin
 from durable_core.machine.advance import failure_of_step
@@ -166,7 +166,7 @@ def _must_plan(ex: RemoteExecution, reentry: Reentry) -> bool:
 def _until_calm(ex: RemoteExecution) -> Flow[None]:
     seen, calm = ex.activity, 0
     while calm < _CALM:
-        yield from in_turn(_LAST)
+        yield from await_replay_turn(_LAST)
         calm = calm + 1 if ex.activity == seen else 0
         seen = ex.activity
 
@@ -200,15 +200,15 @@ def perform(
     """
     if not (yield from admitted(ex, op)):
         yield from park_for_ever(ex, op)
-    inside = InsideStep(op.name, op.id, ex.next_attempt(), ex) if is_users else None
+    inside = StepAttempt(op.name, op.id, ex.next_attempt(), ex) if is_users else None
     ex.in_flight += 1
     try:
         begun = yield from begin(ex)
         ex.check_open()
         began = ex.env.clock.now()
-        outcome = begun if isinstance(begun, Cancelled) else (yield from invoke(inside, call))
+        outcome = begun if isinstance(begun, Cancelled) else (yield from call_user(inside, call))
         if inside is not None:
-            inside.over = True
+            inside.function_ended = True
         step = ex.step(op, began=began, took=max(0, ex.env.clock.now() - began))
         ex.check_open()
         failure = None
@@ -290,7 +290,7 @@ def _failed(
     found = step_failed(ex, step, failure, error)
     then = "for good" if found.final else "and is to be tried again"
     if not isinstance(outcome, Cancelled):
-        yield from report(f"step {step.op.name!r} failed, {then}: {failure.name}", error)
+        yield from log_warning(f"step {step.op.name!r} failed, {then}: {failure.name}", error)
     if ex.reentry is None:
         ex.found.append(found)
     else:
@@ -353,7 +353,7 @@ def recall(ex: RemoteExecution, op: Op) -> Flow[Value | None]:
     if op.id not in ex.actions:
         return None
     outcome = load_outcome(ex.actions[op.id])
-    yield from in_turn(ex.number(op.id))
+    yield from await_replay_turn(ex.number(op.id))
     ex.check_open()
     if op.kind is OpKind.WAIT:
         return Value(ex.actions[op.id])  # an event has data, and more

@@ -23,10 +23,10 @@ from durable_core.codec.stream_events import (
     dump_stream_event,
     final_of,
 )
-from durable_core.flow.effects import InsideStep
+from durable_core.flow.effects import StepAttempt
 from durable_core.http.response import Response
 from durable_core.model.step import Memo
-from durable_core.model.stream import Piece
+from durable_core.model.stream import ChunkBatch
 
 __all__ = ["Channel", "Emitter"]
 
@@ -127,9 +127,9 @@ class Emitter:
         self._watched = watched
         self._tell(Metadata(run_id=run_id))
 
-    def push(self, inside: InsideStep | None, text: str) -> None:
+    def push(self, inside: StepAttempt | None, text: str) -> None:
         """Send a chunk, given as JSON."""
-        if inside is None or not inside.over:
+        if inside is None or not inside.function_ended:
             data = chunk_data(text, inside.op_id if inside is not None else None)
             self._tell_all(encode_event("inngest.stream", data))
 
@@ -137,7 +137,7 @@ class Emitter:
         """Tell readers that the chunks of a step count."""
         self._tell_all(_encoded(Commit(step_id=op_id)))
 
-    def roll_back(self, inside: InsideStep) -> None:
+    def roll_back(self, inside: StepAttempt) -> None:
         """Tell readers that the chunks of an attempt do not count."""
         self._tell_all(_encoded(Rollback(step_id=inside.op_id)))
 
@@ -154,7 +154,7 @@ class Emitter:
         """End the stream here; the run may go on elsewhere."""
         self._channel.close()
 
-    def unsaved(self, memos: Sequence[Memo]) -> tuple[tuple[Piece, ...], str | None]:
+    def unsaved(self, memos: Sequence[Memo]) -> tuple[tuple[ChunkBatch, ...], str | None]:
         """Return nothing: the server keeps no chunks."""
         return (), None
 

@@ -9,9 +9,15 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 
 from durable_core.codec.tokens import is_ulid
 from durable_core.errors import EngineUnavailableError
-from durable_core.flow.handler import unavailable
+from durable_core.flow.handler import store_unavailable_response
 from durable_core.flow.handoff import PRIVATE_HEADERS, with_headers
-from durable_core.flow.wait import WaitRequest, not_yet, refuse_incomplete, refuse_token, too_many
+from durable_core.flow.wait import (
+    WaitRequest,
+    not_ended_yet,
+    refuse_incomplete,
+    refuse_token,
+    too_many_clients,
+)
 from durable_core.http.problem import problem
 from durable_core.http.response import Response
 from durable_core.platform import run_logger
@@ -58,17 +64,17 @@ async def wait_for_output(client: ServerClient, results: Results, wanted: WaitRe
             pass  # the loop is closed, and the client with it
 
     if not results.waiters.add(wanted.run_id, wake):
-        return too_many()
+        return too_many_clients()
     try:
-        seconds = max(wanted.hold_ms / 1000, 0.01)
+        seconds = max(wanted.max_wait_ms / 1000, 0.01)
         said = await first_of(client, results, wanted, ended, seconds)
     except EngineUnavailableError as error:
         run_logger(wanted.run_id, "").error("a client that waits got no answer: %s", error)
-        return unavailable(error)
+        return store_unavailable_response(error)
     finally:
         results.waiters.remove(wanted.run_id, wake)
     if said is None:
-        return not_yet(wanted, wanted.token)
+        return not_ended_yet(wanted, wanted.token)
     return said.response if isinstance(said, Ended) else said
 
 
@@ -269,7 +275,7 @@ class _Watch:
         """Begin to wait for the end; return why the client may not, if so."""
         wanted = self._wanted
         if not self._results.waiters.add(wanted.run_id, self._wake):
-            return too_many()
+            return too_many_clients()
         is_known = self._results.knows(wanted.run_id, wanted.token)
         if is_known:
             self._watchers.add(wanted.run_id, self.channel)

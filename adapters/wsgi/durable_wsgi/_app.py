@@ -8,19 +8,19 @@ from typing import Any, Protocol
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from durable_core import Durable, HTTPError, Response
-from durable_core.adapter.app import ServedApp
+from durable_core.adapter.app import AdapterApp
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.routing import Application, Routes
 from durable_wsgi._request import request_line, to_request
 from durable_wsgi._response import Runner, to_answer
 
-__all__ = ["HOLD", "HOLD_ALONE", "Startable", "WSGIApp", "app", "durables_of"]
+__all__ = ["MAX_WAIT", "MAX_WAIT_SINGLE_THREADED", "Startable", "WSGIApp", "app", "durables_of"]
 
 #: Seconds for which a client is held at a wait URL.
-HOLD = 25.0
+MAX_WAIT = 25.0
 #: The same where the server answers one request at a time: others must get their turn, and
 #: servers such as gunicorn end a worker that is silent for too long.
-HOLD_ALONE = 2.0
+MAX_WAIT_SINGLE_THREADED = 2.0
 
 
 class Startable(Protocol):
@@ -35,7 +35,7 @@ class Startable(Protocol):
         ...
 
 
-class WSGIApp(ServedApp):
+class WSGIApp(AdapterApp):
     """A WSGI application that answers by a handler of the core.
 
     Args:
@@ -50,7 +50,7 @@ class WSGIApp(ServedApp):
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
         head = environ["REQUEST_METHOD"] == "HEAD"
-        run: Runner | None = getattr(self.endpoint.engine, "await_elsewhere", None)
+        run: Runner | None = getattr(self.endpoint.engine, "run_on_background_loop", None)
         try:
             answer = to_answer(self._respond(environ), head=head, run=run)
         except Exception:
@@ -63,7 +63,9 @@ class WSGIApp(ServedApp):
             request = to_request(environ, self.limits.body)
         except HTTPError as error:
             return problem_from_http_error(error)
-        return self.respond(request, hold=HOLD if environ["wsgi.multithread"] else HOLD_ALONE)
+        return self.respond(
+            request, max_wait=MAX_WAIT if environ["wsgi.multithread"] else MAX_WAIT_SINGLE_THREADED
+        )
 
 
 def app(durable: Durable[Any], routes: Routes) -> WSGIApp:

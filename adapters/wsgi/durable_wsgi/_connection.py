@@ -18,7 +18,7 @@ from wsgiref.types import WSGIApplication, WSGIEnvironment
 
 from durable_core import BadRequest, HTTPError
 from durable_core.http.problem import problem_from_http_error
-from durable_core.platform import linger
+from durable_core.platform import lingering_close
 from durable_wsgi._closing import reset_on_close
 from durable_wsgi._exchange import Exchange
 from durable_wsgi._request import content_length
@@ -95,7 +95,7 @@ class Connection(WSGIRequestHandler):
             self.rfile.close()  # which the base class forgets when the client is gone
         if self._refused or (self._body is not None and self._body.left):
             # Closing with unread data would reset the connection, and the answer would be lost.
-            linger(self.connection)
+            lingering_close(self.connection)
 
     # -- the head ---------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from wsgiref.handlers import SimpleHandler
 from wsgiref.headers import Headers
 from wsgiref.types import ErrorStream, InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
-from durable_core.adapter.asynchronous import ClientGoneError
+from durable_core.adapter.asynchronous import ClientDisconnectedError
 from durable_core.http.problem import problem
 from durable_wsgi._request import request_line
 from durable_wsgi._response import to_answer
@@ -71,7 +71,7 @@ class Exchange(SimpleHandler):
         """
         try:
             self._run(application)
-        except ClientGoneError:
+        except ClientDisconnectedError:
             _logger.debug("a client went away before it had its response")
 
     def _run(self, application: WSGIApplication) -> None:
@@ -79,7 +79,7 @@ class Exchange(SimpleHandler):
             self.setup_environ()
             self.result = application(self.environ, self.start_response)
             self.finish_response()
-        except ClientGoneError:
+        except ClientDisconnectedError:
             raise
         except Exception:
             _logger.exception("%s failed", request_line(self.environ))
@@ -133,4 +133,4 @@ def _client_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ClientGoneError("the client is gone, or too slow") from error
+        raise ClientDisconnectedError("the client is gone, or too slow") from error

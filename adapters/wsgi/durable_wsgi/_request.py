@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 from wsgiref.types import WSGIEnvironment
 
 from durable_core import Request
-from durable_core.adapter.messages import announced_length, read_sized, refusing
+from durable_core.adapter.messages import bad_request_on_error, parse_content_length, read_sized
 
 __all__ = ["content_length", "read_body", "request_line", "to_request", "url_of"]
 
@@ -39,7 +39,7 @@ def to_request(environ: WSGIEnvironment, body_limit: int) -> Request:
         HTTPError: 413, for a body over the limit; 408, for one that did not come in time.
     """
     body = read_body(environ, body_limit)
-    with refusing():
+    with bad_request_on_error():
         return Request(
             method=environ["REQUEST_METHOD"],
             body=body,
@@ -117,7 +117,7 @@ def content_length(environ: WSGIEnvironment) -> int | None:
     Raises:
         BadRequest: it is no number of bytes.
     """
-    return announced_length(environ.get("CONTENT_LENGTH") or "")
+    return parse_content_length(environ.get("CONTENT_LENGTH") or "")
 
 
 def read_body(environ: WSGIEnvironment, limit: int) -> bytes:

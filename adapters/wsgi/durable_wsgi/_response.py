@@ -11,7 +11,7 @@ from wsgiref.types import StartResponse
 from wsgiref.util import is_hop_by_hop
 
 from durable_core import Response
-from durable_core.adapter.messages import Framed, checked_chunk, framed
+from durable_core.adapter.messages import OutgoingHead, checked_chunk, prepare_response
 
 __all__ = ["Answer", "Runner", "to_answer"]
 
@@ -58,20 +58,20 @@ def to_answer(response: Response, *, head: bool = False, run: Runner | None = No
         run: where a body that is an async iterable is iterated; None for a loop of its own.
     """
     status = f"{response.status} {_PHRASES.get(response.status, 'Unknown')}"
-    message = framed(response, head=head)
+    message = prepare_response(response, head=head)
     headers = _headers(response, message)
     if isinstance(response.body, bytes):
         body: Iterable[bytes] = [response.body] if response.body else []
     else:
         body = _streamed(response.body, run)
-    if message.silent:
+    if message.omit_body:
         if isinstance(body, _Stream):
             body.close()
         body = []
     return Answer(status, headers, body)
 
 
-def _headers(response: Response, message: Framed) -> list[tuple[str, str]]:
+def _headers(response: Response, message: OutgoingHead) -> list[tuple[str, str]]:
     # A tab is allowed in HTTP, where it means the same as a space, but not in WSGI.
     fields = [
         (name, value.replace("\t", " ")) for name, value in message.fields if not _is_servers(name)

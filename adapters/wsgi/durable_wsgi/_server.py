@@ -9,7 +9,7 @@ from wsgiref.types import WSGIApplication
 
 from durable_core import Limits
 from durable_core.adapter.server import Server, url_of
-from durable_core.platform import leaving_on_signals
+from durable_core.platform import stop_on_signals
 from durable_wsgi._app import Startable
 from durable_wsgi._listener import Listener
 
@@ -66,7 +66,7 @@ class _Serving:
         _logger.info("serving on %s", self.url)
 
     def wait(self) -> None:
-        with leaving_on_signals(self._listener.stop, self._listener.waker.fileno()):
+        with stop_on_signals(self._listener.stop, self._listener.waker.fileno()):
             self._thread.join()
 
     def end(self, timeout: float) -> None:

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias, cast
 from wsgiref.types import WSGIApplication
 
 from durable_core import Durable, Limits
-from durable_core.adapter.app import handler_of
+from durable_core.adapter.app import resolve_handler
 from durable_core.api.adapter import HTTPHandler
 from durable_core.routing import Routes
 from durable_wsgi._app import WSGIApp, durables_of
@@ -31,7 +31,7 @@ def create_endpoint_server(
         ConfigurationError: routes without ``durable``.
         TypeError: something that cannot be served.
     """
-    own = handler_of(handler, durable)
+    own = resolve_handler(handler, durable)
     application = WSGIApp(own) if own is not None else cast(WSGIApplication, handler)
     if durable is not None:
         limits = durable.engine.limits

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from durable_core import BadRequest
-from durable_core.adapter.asynchronous import ClientGoneError
+from durable_core.adapter.asynchronous import ClientDisconnectedError
 
 __all__ = ["HeadReader", "HeadTooLargeError", "RequestBody"]
 
@@ -33,8 +33,8 @@ class HeadReader(io.BufferedIOBase):
 
         Raises:
             HeadTooLargeError: that would be more than the limit.
-            ClientGoneError: the stream ends within the head. A request that is cut off must not be
-                taken for a whole one.
+            ClientDisconnectedError: the stream ends within the head. A request that is cut off
+                must not be taken for a whole one.
             BadRequest: a carriage return that does not end a line.
         """
         line = self._file.readline(self._left + 1)
@@ -42,7 +42,7 @@ class HeadReader(io.BufferedIOBase):
         if self._left < 0:
             raise HeadTooLargeError
         if not line.endswith(b"\n"):
-            raise ClientGoneError("the connection ended within the head of a request")
+            raise ClientDisconnectedError("the connection ended within the head of a request")
         if b"\r" in line.removesuffix(b"\r\n"):
             # The library would take what comes after it for another field (RFC 9112, section 2.2).
             raise BadRequest("a line of the head has a bare CR")

@@ -12,7 +12,7 @@ from wsgiref.util import setup_testing_defaults
 import pytest
 
 from durable_core import Durable, HTTPError, Limits, Request, Response
-from durable_core.api.adapter import ServedEngine
+from durable_core.api.adapter import EngineLifecycle
 from durable_wsgi import WSGIApp, app
 from durable_wsgi._app import durables_of
 from support.wsgi_sample import make_durable
@@ -34,16 +34,18 @@ class FakeHandler:
     """A handler that does what it is told to."""
 
     def __init__(self, answer: Callable[[Request], Response]) -> None:
-        self.engine: ServedEngine = FakeEngine()
-        self.holds: list[float] = []
+        self.engine: EngineLifecycle = FakeEngine()
+        self.max_waits: list[float] = []
         self._answer = answer
 
-    def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
-        self.holds.append(hold)
+    def handle(
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
+    ) -> Response:
+        self.max_waits.append(max_wait)
         return self._answer(request)
 
     async def handle_async(
-        self, request: Request, *, hold: float = 25.0, route: str | None = None
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
     ) -> Response:
         raise AssertionError("WSGI is synchronous")
 
@@ -84,13 +86,13 @@ def test_answer_of_the_handler() -> None:
     assert application.endpoint is handler
 
 
-@pytest.mark.parametrize(("multithread", "hold"), [(True, 25.0), (False, 2.0), (0, 2.0)])
-def test_hold(multithread: object, hold: float) -> None:
+@pytest.mark.parametrize(("multithread", "max_wait"), [(True, 25.0), (False, 2.0), (0, 2.0)])
+def test_max_wait(multithread: object, max_wait: float) -> None:
     """A server that answers one request at a time lets clients wait for a short time only."""
     handler = FakeHandler(lambda request: Response())
     call(WSGIApp(handler), wsgi_multithread=multithread)
 
-    assert [hold] == handler.holds
+    assert [max_wait] == handler.max_waits
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_bad_request(changes: dict[str, str], status: str) -> None:
     assert (status, "application/problem+json", []) == (
         line[:3],
         headers["content-type"],
-        handler.holds,
+        handler.max_waits,
     )
 
 

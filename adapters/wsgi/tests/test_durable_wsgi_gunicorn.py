@@ -20,9 +20,9 @@ stop = worker_exit
 
 def worker_exit(server, worker):
     (engine,) = worker.wsgi.durables
-    was = engine.node is not None
+    was = engine.worker is not None
     stop(server, worker)
-    print(f"worker_exit: started {{was}}, then {{engine.node is not None}}", file=sys.stderr)
+    print(f"worker_exit: started {{was}}, then {{engine.worker is not None}}", file=sys.stderr)
 """
 
 

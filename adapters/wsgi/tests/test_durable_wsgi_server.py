@@ -190,7 +190,7 @@ from support.wsgi_sample import make_sample
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 sample = make_sample(sys.argv[1])
 serve_endpoint(sample, 0)
-print("stopped", sample.endpoint.engine.node is None, flush=True)
+print("stopped", sample.endpoint.engine.worker is None, flush=True)
 """
 
 

@@ -33,7 +33,7 @@ def test_starting_takes_up_what_was_left(stage: Stage) -> None:
         assert 302 == site.ask("GET", "/it").status
         run_id = site.durable.runs.list()[0].run.id
     with stage.serving(program, store=store):
-        until(lambda: store.ended("suite", [run_id]), "the run completed")
+        until(lambda: store.which_ended("suite", [run_id]), "the run completed")
 
 
 @requirement("S2")

@@ -17,13 +17,13 @@ from durable_conformance.store_values import (
     memo_write,
     pending,
     pending_of,
-    put_away,
     send,
+    suspended,
     wait,
 )
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.step import OpKind, Pending
-from durable_core.ports import Release, RunWrite, SendEvents, Store
+from durable_core.ports import Checkpoint, Release, SendEvents, Store
 
 
 @requirement("T7")
@@ -31,14 +31,14 @@ def test_an_event_wakes_every_run_that_waits_for_it(store: Store) -> None:
     """Held runs are named with their owner; the others are due at once."""
     for id_ in ("r1", "r2", "r3"):
         commit(store, replace(created(id_), pending=(wait(event="f" if id_ == "r3" else "e"),)))
-    commit(store, put_away("r2"))
+    commit(store, suspended("r2"))
 
     woken = send(store, event("1", x=1), now=100)
 
     assert {("r1", "o1"), ("r2", None)} == set(woken)
     assert 100 == store.next_due("app", ["key"])
     stored = StoredEvent(seq=1, event=event("1", x=1), received_at=100)
-    assert [("r1", "id-wait", stored)] == list(store.matched("o1"))
+    assert [("r1", "id-wait", stored)] == list(store.matched_waits("o1"))
     [claimed] = claim(store, now=100)
     assert [stored] == [op.matched for op in claimed.pending]
 
@@ -52,9 +52,9 @@ def test_an_event_sent_twice_is_stored_once(store: Store) -> None:
         store, SendEvents(app="app", events=(event("1"), event("1")), now=100)
     ).ids
     assert [] == list(send(store, event("1")))
-    assert 1 == store.event_mark("app")
+    assert 1 == store.event_seq("app")
     commit(store, SendEvents(app="other", events=(event("1"),), now=100))
-    assert 2 == store.event_mark("app")
+    assert 2 == store.event_seq("app")
     assert [None] == matched_seqs(store)
 
 
@@ -64,7 +64,7 @@ def test_a_wait_sees_events_that_came_after_its_mark(store: Store) -> None:
     commit(store, created())
     send(store, *(event(str(number)) for number in range(1, 6)))
 
-    write = RunWrite(run_id="r1", owner="o1", epoch=1, now=1, pending=(wait(mark=2, seen=(3,)),))
+    write = Checkpoint(run_id="r1", owner="o1", epoch=1, now=1, pending=(wait(mark=2, seen=(3,)),))
     written = commit(store, write)
 
     expected = StoredEvent(seq=4, event=event("4"), received_at=100)
@@ -95,7 +95,7 @@ def test_match_and_conditions_decide_in_whichever_order_they_come(
 ) -> None:
     """A wait that finds a stored event and an event that finds a wait decide the same."""
     commit(store, created())
-    register = RunWrite(run_id="r1", owner="o1", epoch=1, now=1, pending=(op,))
+    register = Checkpoint(run_id="r1", owner="o1", epoch=1, now=1, pending=(op,))
     sent = event("1", **data)
 
     if first == "wait":
@@ -136,7 +136,7 @@ def test_a_run_with_an_answered_wait_is_due_at_once_when_it_is_given_up(store: S
     commit(store, replace(created(), pending=(wait(),)))
     send(store, event("1"))
 
-    commit(store, put_away(due_at=1000))
+    commit(store, suspended(due_at=1000))
 
     assert 20 == store.next_due("app", ["key"])
 
@@ -152,7 +152,7 @@ def test_only_waits_that_the_handler_still_asks_for_make_a_run_due(
     commit(store, replace(created(), pending=(wait(),)))
     send(store, event("1"))
 
-    commit(store, replace(put_away(), release=Release(due_at=1000, awaited=awaited)))
+    commit(store, replace(suspended(), release=Release(due_at=1000, awaited=awaited)))
 
     assert expected == store.next_due("app", ["key"])
 
@@ -161,7 +161,7 @@ def test_only_waits_that_the_handler_still_asks_for_make_a_run_due(
 def test_an_event_does_not_put_off_a_run_that_is_due_already(store: Store) -> None:
     """Waking only ever makes a run due earlier."""
     commit(store, created())
-    commit(store, put_away("r1", wait(), due_at=30))
+    commit(store, suspended("r1", wait(), due_at=30))
 
     send(store, event("1"), now=100)
 
@@ -173,12 +173,12 @@ def test_a_step_sends_events_with_its_checkpoint(store: Store) -> None:
     """They are numbered, wake others, and answer waits of the same write."""
     commit(store, replace(created("r2"), pending=(wait(),)))
     commit(store, created())
-    write = replace(memo_write(), sends=(event("1"), event("2", "f")), pending=(wait(event="f"),))
+    write = replace(memo_write(), events=(event("1"), event("2", "f")), pending=(wait(event="f"),))
 
     written = commit(store, write)
 
     assert (("1", 1), ("2", 2)) == written.sent
-    assert (("r2", "o1"),) == written.woken
+    assert (("r2", "o1"),) == written.resumed_runs
     stored = StoredEvent(seq=2, event=event("2", "f"), received_at=20)
     assert (("id-wait", stored),) == written.matched
 
@@ -190,11 +190,11 @@ def test_the_memo_of_a_sending_step_is_marked_past_its_events(store: Store) -> N
     commit(store, created())
     memos = (memo(2, kind=OpKind.SEND), memo(3))
 
-    commit(store, replace(memo_write(), memos=memos, sends=(event("1"), event("2"))))
+    commit(store, replace(memo_write(), memos=memos, events=(event("1"), event("2"))))
 
     record = store.get("app", "r1")
     assert record is not None
-    assert [0, 3, 0] == [each.mark for each in record.memos]
+    assert [0, 3, 0] == [each.event_seq for each in record.memos]
 
 
 @requirement("T10")
@@ -211,7 +211,7 @@ def test_an_event_without_an_id_is_refused(store: Store) -> None:
     with pytest.raises(ValueError, match="id"):
         send(store, event("1"), Event(name="e", ts=1))
 
-    assert 0 == store.event_mark("app")
+    assert 0 == store.event_seq("app")
 
 
 @requirement("T11")
@@ -221,11 +221,11 @@ def test_what_a_reader_does_to_an_event_stays_with_the_reader(store: Store) -> N
     commit(store, replace(created(), pending=(wait(),)))
     send(store, Event(name="e", data=data, id="1", ts=1))
     data["items"] = []
-    [(_, _, stored)] = store.matched("o1")
+    [(_, _, stored)] = store.matched_waits("o1")
     items = stored.event.data["items"]
     assert isinstance(items, list)
     items.append(2)
 
-    [(_, _, again)] = store.matched("o1")
+    [(_, _, again)] = store.matched_waits("o1")
 
     assert {"items": [1]} == again.event.data

@@ -21,8 +21,8 @@ from durable_conformance.store_values import (
     ended,
     event,
     memo_write,
-    put_away,
     send,
+    suspended,
     wait,
 )
 from durable_core.errors import LeaseLost
@@ -42,7 +42,7 @@ def test_it_does_what_the_memory_store_does(durable_subject: StoreSubject) -> No
 def test_what_is_stored_is_what_is_read(durable_subject: StoreSubject, store: Store) -> None:
     """Looking past the store's own reads finds as much, and no more."""
     commit(store, created())
-    commit(store, put_away("r1", wait()))
+    commit(store, suspended("r1", wait()))
     commit(store, created("r2"))
     send(store, event("1", "other"), event("2", "other"))
     first = dict(durable_subject.peek(store))
@@ -60,13 +60,13 @@ def test_another_handle_sees_what_was_committed(
 ) -> None:
     """At once, and its version tells; the first handle is never closed."""
     with durable_subject.again(store) as other:
-        before = other.version()
+        before = other.change_counter()
         commit(store, created())
         send(store, event("1"))
 
-        assert before != other.version()
+        assert before != other.change_counter()
         assert store.get("app", "r1") == other.get("app", "r1")
-        assert (1, store.secret()) == (other.event_mark("app"), other.secret())
+        assert (1, store.secret()) == (other.event_seq("app"), other.secret())
 
 
 @requirement("T18")
@@ -74,7 +74,7 @@ def test_another_handle_sees_what_was_committed(
 def test_a_stale_owner_commits_nothing(durable_subject: StoreSubject, store: Store) -> None:
     """Once another handle has claimed the run, the first one's writes are refused."""
     commit(store, created())
-    commit(store, put_away())
+    commit(store, suspended())
     with durable_subject.again(store) as other:
         assert 1 == len(claim(other))
         [answer] = store.commit([memo_write()], wait=1.0)
@@ -122,7 +122,7 @@ def test_each_run_is_claimed_once(
     """However many handles claim at the same moment."""
     runs = [f"r{number:02}" for number in range(40)]
     for id_ in runs:
-        store.commit([created(id_), put_away(id_)], wait=1.0)
+        store.commit([created(id_), suspended(id_)], wait=1.0)
     barrier = threading.Barrier(4)
 
     def claim_all(handle: Store, owner: str) -> list[str]:

@@ -18,14 +18,14 @@ from durable_conformance.store_values import (
     memo_write,
     pending,
     pending_of,
-    put_away,
     result,
     run,
+    suspended,
     wait,
 )
 from durable_core.errors import LeaseLost, StoreError
 from durable_core.model.run import Phase
-from durable_core.ports import RunWrite, Store
+from durable_core.ports import Checkpoint, Store
 
 # Checkpoints
 
@@ -55,16 +55,16 @@ def test_a_run_comes_back_as_it_was_stored(store: Store) -> None:
         memo_write(owner="o2"),
         memo_write(epoch=2),
         memo_write("r2"),
-        put_away(owner="o2"),
-        replace(put_away(), epoch=2, pending=(pending(),)),
+        suspended(owner="o2"),
+        replace(suspended(), epoch=2, pending=(pending(),)),
         ended(owner="o2"),
-        RunWrite(run_id="r1", owner="o2", epoch=1, now=1),
-        RunWrite(run_id="r1", owner="o2", epoch=1, now=1, sends=(event("1"),)),
-        RunWrite(run_id="r1", owner="o2", epoch=1, now=1, pending=(wait(),)),
+        Checkpoint(run_id="r1", owner="o2", epoch=1, now=1),
+        Checkpoint(run_id="r1", owner="o2", epoch=1, now=1, events=(event("1"),)),
+        Checkpoint(run_id="r1", owner="o2", epoch=1, now=1, pending=(wait(),)),
         created(owner="o1"),
     ],
 )
-def test_a_write_without_the_lease_is_refused_as_a_whole(store: Store, write: RunWrite) -> None:
+def test_a_write_without_the_lease_is_refused_as_a_whole(store: Store, write: Checkpoint) -> None:
     """Another owner, epoch or run, and a second creation, change nothing."""
     commit(store, created())
     before = store.get("app", "r1")
@@ -74,7 +74,7 @@ def test_a_write_without_the_lease_is_refused_as_a_whole(store: Store, write: Ru
 
     assert before == store.get("app", "r1")
     assert store.get("app", "r2") is None
-    assert 0 == store.event_mark("app")
+    assert 0 == store.event_seq("app")
 
 
 @requirement("T1")
@@ -91,7 +91,7 @@ def test_a_memo_replaces_the_pending_record_of_its_op(store: Store) -> None:
 def test_a_pending_record_is_replaced_by_a_later_one(store: Store) -> None:
     """The newest state of an unfinished op counts."""
     commit(store, replace(created(), pending=(pending("a", due_at=5),)))
-    commit(store, RunWrite(run_id="r1", owner="o1", epoch=1, now=1, pending=(pending("a"),)))
+    commit(store, Checkpoint(run_id="r1", owner="o1", epoch=1, now=1, pending=(pending("a"),)))
 
     assert (pending("a"),) == pending_of(store)
 
@@ -109,13 +109,15 @@ def test_a_second_memo_of_one_number_is_refused(store: Store) -> None:
 def test_state_changes_phase_failures_and_takeovers_only(store: Store) -> None:
     """What identifies a run never changes."""
     commit(store, created())
-    state = replace(run(), phase=Phase.ASYNC, failures=2, takeovers=3, epoch=9, function_id="other")
+    state = replace(
+        run(), phase=Phase.ASYNC, failures=2, crash_count=3, epoch=9, function_id="other"
+    )
 
-    commit(store, RunWrite(run_id="r1", owner="o1", epoch=1, now=1, state=state))
+    commit(store, Checkpoint(run_id="r1", owner="o1", epoch=1, now=1, state=state))
 
     record = store.get("app", "r1")
     assert record is not None
-    assert replace(run(), phase=Phase.ASYNC, failures=2, takeovers=3) == record.run
+    assert replace(run(), phase=Phase.ASYNC, failures=2, crash_count=3) == record.run
 
 
 @requirement("T3")
@@ -190,7 +192,7 @@ def test_a_run_that_was_put_away_is_claimed_when_due(store: Store) -> None:
     """A claim brings all that replaying needs, in a new epoch; the old owner is powerless."""
     commit(store, created())
     state = replace(run(), phase=Phase.SUSPENDED)
-    commit(store, replace(put_away("r1", pending()), state=state))
+    commit(store, replace(suspended("r1", pending()), state=state))
 
     assert 1000 == store.next_due("app", ["key"])
     assert () == claim(store, now=999)
@@ -213,7 +215,7 @@ def test_the_earliest_due_run_is_claimed_first(store: Store) -> None:
     """Due time orders claims across handlers, then the run's id."""
     for id_, key, due_at in [("r1", "a", 30), ("r2", "b", 20), ("r3", "a", 20), ("r4", "a", 10)]:
         commit(store, created(id_, key=key))
-        commit(store, put_away(id_, due_at=due_at))
+        commit(store, suspended(id_, due_at=due_at))
 
     claimed = claim(store, keys=("a", "b"), now=30, limit=3)
 
@@ -225,7 +227,7 @@ def test_a_claim_of_few_takes_the_earliest_of_one_handler(store: Store) -> None:
     """Neither the order of creation nor that of ids decides."""
     for id_, due_at in [("r1", 30), ("r2", 10), ("r3", 20)]:
         commit(store, created(id_))
-        commit(store, put_away(id_, due_at=due_at))
+        commit(store, suspended(id_, due_at=due_at))
 
     claimed = claim(store, keys=("key",), now=30, limit=2)
 
@@ -237,7 +239,7 @@ def test_only_known_handlers_of_the_own_app_are_claimed(store: Store) -> None:
     """Other due runs stay, and those of the app are listed as unclaimable."""
     for id_, app, key in [("r1", "app", "key"), ("r2", "app", "gone"), ("r3", "other", "key")]:
         commit(store, created(id_, app=app, key=key))
-        commit(store, put_away(id_))
+        commit(store, suspended(id_))
 
     assert ["r2"] == [record.run.id for record in store.unclaimable("app", ["key"], 5000)]
     assert [] == list(store.unclaimable("app", ["key"], 999))
@@ -252,7 +254,7 @@ def test_at_most_a_hundred_unclaimable_runs_are_listed(store: Store) -> None:
     """The oldest due ones, over all unknown handlers."""
     for number in range(120):
         id_ = f"r{number:03}"
-        batch = [created(id_, key=f"gone{number % 3}"), put_away(id_, due_at=number)]
+        batch = [created(id_, key=f"gone{number % 3}"), suspended(id_, due_at=number)]
         store.commit(batch, wait=0)
 
     listed = store.unclaimable("app", ["key"], 5000)
@@ -264,6 +266,6 @@ def test_at_most_a_hundred_unclaimable_runs_are_listed(store: Store) -> None:
 def test_a_run_that_was_sending_its_response_is_claimed_like_any_other(store: Store) -> None:
     """The caller decides what to do with it; its phase is as it was stored."""
     commit(store, created())
-    commit(store, replace(put_away(), state=replace(run(), phase=Phase.RESPONDING)))
+    commit(store, replace(suspended(), state=replace(run(), phase=Phase.RESPONDING)))
 
     assert [Phase.RESPONDING] == [each.run.phase for each in claim(store)]

@@ -14,25 +14,25 @@ from durable_conformance.store_values import (
     ended,
     memo,
     memo_write,
-    put_away,
+    suspended,
 )
 from durable_core.errors import LeaseLost, StoreError
 from durable_core.model.run import Phase
 from durable_core.model.step import OpKind
-from durable_core.model.stream import Piece, StoredStream
-from durable_core.ports import Prune, RunWrite, Store
+from durable_core.model.stream import ChunkBatch, StoredStream
+from durable_core.ports import Checkpoint, Prune, Store
 
 
-def _of_step(number: int, *texts: str) -> Piece:
-    return Piece(number=number, texts=texts, op_id=f"id-step{number}", attempt=(1, number))
+def _of_step(number: int, *texts: str) -> ChunkBatch:
+    return ChunkBatch(number=number, texts=texts, op_id=f"id-step{number}", attempt=(1, number))
 
 
-def _outside(number: int, start: int, *texts: str) -> Piece:
-    return Piece(number=number, texts=texts, start=start)
+def _outside(number: int, start: int, *texts: str) -> ChunkBatch:
+    return ChunkBatch(number=number, texts=texts, start=start)
 
 
 def _read(store: Store, *, done: int = 0, outside: int = 0, most: int = 1000) -> StoredStream:
-    stream = store.stream("app", "r1", done=done, outside=outside, most=most)
+    stream = store.read_stream("app", "r1", done=done, outside=outside, most=most)
     assert stream is not None
     return stream
 
@@ -40,14 +40,14 @@ def _read(store: Store, *, done: int = 0, outside: int = 0, most: int = 1000) ->
 @requirement("T20")
 def test_chunks_are_stored_with_the_checkpoint_of_their_step(store: Store) -> None:
     """They come back as they were, after the number asked for; a step without any has none."""
-    commit(store, replace(created(), pieces=(_of_step(1, '"a"', '"\N{SNOWMAN}"'),)))
+    commit(store, replace(created(), chunks=(_of_step(1, '"a"', '"\N{SNOWMAN}"'),)))
     commit(store, memo_write(number=2))
 
     assert (
         _of_step(1, '"a"', '"\N{SNOWMAN}"'),
-        Piece(number=2, texts=(), op_id="id-step2"),
-    ) == _read(store).pieces
-    assert (2,) == tuple(piece.number for piece in _read(store, done=1).pieces)
+        ChunkBatch(number=2, texts=(), op_id="id-step2"),
+    ) == _read(store).chunks
+    assert (2,) == tuple(piece.number for piece in _read(store, done=1).chunks)
 
 
 @requirement("T20")
@@ -57,18 +57,18 @@ def test_only_steps_that_stream_and_succeed_are_in_it(store: Store) -> None:
     memos = (memo(2, kind=OpKind.SLEEP), failed, memo(4, kind=OpKind.SEND))
     commit(store, replace(created(), memos=(memo(1), *memos)))
 
-    assert [1, 4] == [piece.number for piece in _read(store).pieces]
+    assert [1, 4] == [piece.number for piece in _read(store).chunks]
 
 
 @requirement("T20")
 def test_chunks_from_outside_steps_keep_their_place(store: Store) -> None:
     """They come after the step with their number, and by their index."""
-    first = replace(created(), pieces=(_outside(0, 0, "1"), _outside(1, 1, "2", "3")))
+    first = replace(created(), chunks=(_outside(0, 0, "1"), _outside(1, 1, "2", "3")))
     commit(store, first)
-    commit(store, replace(memo_write(), pieces=(_outside(1, 3, "4"),)))
+    commit(store, replace(memo_write(), chunks=(_outside(1, 3, "4"),)))
 
-    places = [(piece.number, piece.op_id, piece.start) for piece in _read(store).pieces]
-    later = [piece.start for piece in _read(store, done=1, outside=3).pieces]
+    places = [(piece.number, piece.op_id, piece.start) for piece in _read(store).chunks]
+    later = [piece.start for piece in _read(store, done=1, outside=3).chunks]
 
     assert [(0, None, 0), (1, "id-step1", 0), (1, None, 1), (1, None, 3), (2, "id-step2", 0)] == [
         *places
@@ -79,27 +79,27 @@ def test_chunks_from_outside_steps_keep_their_place(store: Store) -> None:
 @requirement("T21")
 def test_a_long_stream_is_read_in_parts(store: Store) -> None:
     """A reader gets about as many bytes as it asks for, and learns that there is more."""
-    commit(store, replace(created(), pieces=(_of_step(1, "1" * 50),)))
-    commit(store, replace(memo_write(), pieces=(_of_step(2, "2" * 50),)))
+    commit(store, replace(created(), chunks=(_of_step(1, "1" * 50),)))
+    commit(store, replace(memo_write(), chunks=(_of_step(2, "2" * 50),)))
 
     first = _read(store, most=10)
-    rest = _read(store, done=first.pieces[-1].number, most=1000)
+    rest = _read(store, done=first.chunks[-1].number, most=1000)
 
-    assert ([1], True) == ([piece.number for piece in first.pieces], first.more)
-    assert ([2], False) == ([piece.number for piece in rest.pieces], rest.more)
+    assert ([1], True) == ([piece.number for piece in first.chunks], first.more)
+    assert ([2], False) == ([piece.number for piece in rest.chunks], rest.more)
 
 
 @requirement("T20")
 def test_a_refused_write_stores_no_chunk(store: Store) -> None:
     """Chunks stand and fall with their checkpoint; a place is taken once."""
-    commit(store, replace(created(), pieces=(_outside(0, 0, "1"),)))
+    commit(store, replace(created(), chunks=(_outside(0, 0, "1"),)))
 
     with pytest.raises(LeaseLost):
-        commit(store, replace(memo_write(epoch=2), pieces=(_of_step(2, "2"),)))
+        commit(store, replace(memo_write(epoch=2), chunks=(_of_step(2, "2"),)))
     with pytest.raises(StoreError):
-        commit(store, replace(memo_write(), pieces=(_outside(0, 0, "1"),)))
+        commit(store, replace(memo_write(), chunks=(_outside(0, 0, "1"),)))
 
-    assert [0, 1] == [piece.number for piece in _read(store).pieces]
+    assert [0, 1] == [piece.number for piece in _read(store).chunks]
 
 
 @requirement("T21")
@@ -107,17 +107,17 @@ def test_the_stream_says_where_the_run_is(store: Store) -> None:
     """Its phase and claim, whether somebody executes it, and where its client was handed off."""
     commit(store, created())
     live = _read(store)
-    commit(store, RunWrite(run_id="r1", owner="o1", epoch=1, now=1, handoff="1.0"))
-    commit(store, put_away())
+    commit(store, Checkpoint(run_id="r1", owner="o1", epoch=1, now=1, handoff="1.0"))
+    commit(store, suspended())
     handed_off = _read(store)
     claim(store)
     commit(store, ended(owner="o2", epoch=2))
     over = _read(store)
 
-    assert (Phase.SYNC, 1, True, None) == (live.phase, live.epoch, live.held, live.handoff)
-    assert (False, "1.0") == (handed_off.held, handed_off.handoff)
-    assert (Phase.COMPLETED, 2, False) == (over.phase, over.epoch, over.held)
-    assert store.stream("other", "r1", done=0, outside=0, most=9) is None
+    assert (Phase.SYNC, 1, True, None) == (live.phase, live.epoch, live.is_running, live.handoff)
+    assert (False, "1.0") == (handed_off.is_running, handed_off.handoff)
+    assert (Phase.COMPLETED, 2, False) == (over.phase, over.epoch, over.is_running)
+    assert store.read_stream("other", "r1", done=0, outside=0, most=9) is None
 
 
 @requirement("T21")
@@ -129,45 +129,45 @@ def test_a_change_of_a_stream_is_seen_without_reading_it(store: Store) -> None:
     commit(store, created())
     changes = [
         memo_write(number=2),
-        RunWrite(run_id="r1", owner="o1", epoch=1, now=1, pieces=(_outside(2, 0, "1"),)),
-        RunWrite(run_id="r1", owner="o1", epoch=1, now=1, handoff="2.1"),
-        put_away(),
+        Checkpoint(run_id="r1", owner="o1", epoch=1, now=1, chunks=(_outside(2, 0, "1"),)),
+        Checkpoint(run_id="r1", owner="o1", epoch=1, now=1, handoff="2.1"),
+        suspended(),
     ]
-    marks = [store.streamed("app", ["r1"])["r1"]]
+    marks = [store.stream_versions("app", ["r1"])["r1"]]
     for write in changes:
         commit(store, write)
-        marks.append(store.streamed("app", ["r1", "nobody"])["r1"])
+        marks.append(store.stream_versions("app", ["r1", "nobody"])["r1"])
     claim(store)
-    marks.append(store.streamed("app", ["r1"])["r1"])
+    marks.append(store.stream_versions("app", ["r1"])["r1"])
     commit(store, ended(owner="o2", epoch=2))
-    marks.append(store.streamed("app", ["r1"])["r1"])
+    marks.append(store.stream_versions("app", ["r1"])["r1"])
     commit(store, created("r2"))
 
     assert len(marks) == len(set(marks))
     assert [(1, 1)] * 4 + [(1, 0), (2, 1), (2, 0)] == [mark[:2] for mark in marks]
-    assert marks[-1] == store.streamed("app", ["r1"])["r1"]
-    assert {} == dict(store.streamed("other", ["r1"]))
+    assert marks[-1] == store.stream_versions("app", ["r1"])["r1"]
+    assert {} == dict(store.stream_versions("other", ["r1"]))
 
 
 @requirement("T21")
 def test_a_claim_says_how_much_was_streamed(store: Store) -> None:
     """Whoever goes on with a run knows how many bytes and chunks it has stored."""
     pieces = (_of_step(1, '"a"'), _outside(1, 0, "1", '"é"'))
-    commit(store, replace(created(), pieces=pieces))
-    commit(store, put_away())
+    commit(store, replace(created(), chunks=pieces))
+    commit(store, suspended())
 
     [claimed] = claim(store)
 
-    assert (8, 2) == (claimed.streamed, claimed.outside)
+    assert (8, 2) == (claimed.streamed, claimed.handler_chunks)
 
 
 @requirement("T20")
 def test_chunks_are_pruned_with_their_run(store: Store) -> None:
     """A run of the same id that comes later has none of them."""
-    commit(store, replace(created(), pieces=(_of_step(1, "1"), _outside(1, 0, "2"))))
+    commit(store, replace(created(), chunks=(_of_step(1, "1"), _outside(1, 0, "2"))))
     commit(store, ended())
     commit(store, Prune(app="app", runs_before=1000, events_before=0, limit=9))
 
-    assert store.stream("app", "r1", done=0, outside=0, most=9) is None
+    assert store.read_stream("app", "r1", done=0, outside=0, most=9) is None
     commit(store, created())
-    assert [()] == [piece.texts for piece in _read(store).pieces]
+    assert [()] == [piece.texts for piece in _read(store).chunks]

@@ -19,21 +19,21 @@ from durable_conformance.store_values import (
     peer,
     pending,
     pending_of,
-    put_away,
     result,
     run,
     send,
+    suspended,
     wait,
 )
 from durable_core.errors import LeaseLost, RunNotFoundError
 from durable_core.model.run import Phase
 from durable_core.ports import (
-    Beat,
-    Bury,
     Cancel,
     Claim,
     Claimed,
+    Heartbeat,
     Prune,
+    ReapWorkers,
     Register,
     Release,
     Store,
@@ -46,35 +46,35 @@ from durable_core.ports import (
 @requirement("T12")
 def test_a_process_is_listed_until_it_leaves(store: Store) -> None:
     """Registering, beating, and leaving in good order; its runs are due at once."""
-    commit(store, Register(peer=peer("o1")))
+    commit(store, Register(worker=peer("o1")))
     commit(store, created())
 
-    assert commit(store, Beat(id="o1", expires_at=200))
-    assert [peer("o1", expires_at=200)] == list(store.peers())
+    assert commit(store, Heartbeat(id="o1", expires_at=200))
+    assert [peer("o1", expires_at=200)] == list(store.workers())
     assert ("r1",) == commit(store, Unregister(id="o1", now=70))
 
-    assert [] == list(store.peers())
-    assert not commit(store, Beat(id="o1", expires_at=300))
+    assert [] == list(store.workers())
+    assert not commit(store, Heartbeat(id="o1", expires_at=300))
     [claimed] = claim(store, now=70)
-    assert (0, 2) == (claimed.run.takeovers, claimed.run.epoch)
+    assert (0, 2) == (claimed.run.crash_count, claimed.run.epoch)
 
 
 @requirement("T12")
 def test_the_runs_of_a_dead_process_are_taken_from_it(store: Store) -> None:
     """They are due at once with a raised epoch and a take-over counted."""
-    commit(store, Register(peer=peer("o1")))
+    commit(store, Register(worker=peer("o1")))
     commit(store, created())
 
-    assert ("r1",) == commit(store, Bury(ids=("o1",), now=70))
+    assert ("r1",) == commit(store, ReapWorkers(ids=("o1",), now=70))
 
-    assert [] == list(store.peers())
+    assert [] == list(store.workers())
     record = store.get("app", "r1")
     assert record is not None
     assert (None, 70, 2, 1) == (
         record.owner,
         record.due_at,
         record.run.epoch,
-        record.run.takeovers,
+        record.run.crash_count,
     )
     with pytest.raises(LeaseLost):
         commit(store, memo_write())
@@ -83,34 +83,34 @@ def test_the_runs_of_a_dead_process_are_taken_from_it(store: Store) -> None:
 @requirement("T12")
 def test_a_process_that_has_beaten_since_is_spared(store: Store) -> None:
     """A burial decided on old news does no harm."""
-    commit(store, Register(peer=peer("o1", expires_at=200)))
+    commit(store, Register(worker=peer("o1", expires_at=200)))
     commit(store, created())
 
-    assert () == commit(store, Bury(ids=("o1",), now=150, unless_beat_after=199))
-    assert ["o1"] == [each.id for each in store.peers()]
-    assert ("r1",) == commit(store, Bury(ids=("o1",), now=201, unless_beat_after=200))
+    assert () == commit(store, ReapWorkers(ids=("o1",), now=150, skip_if_renewed_after=199))
+    assert ["o1"] == [each.id for each in store.workers()]
+    assert ("r1",) == commit(store, ReapWorkers(ids=("o1",), now=201, skip_if_renewed_after=200))
 
 
 @requirement("T12")
 def test_runs_of_unknown_processes_are_orphans(store: Store) -> None:
     """They are freed on request; those of registered processes are not."""
-    commit(store, Register(peer=peer("o1")))
+    commit(store, Register(worker=peer("o1")))
     commit(store, created("r1", owner="o1"))
     commit(store, created("r2", owner="o2"))
     commit(store, created("r3", owner="o3"))
 
-    assert () == commit(store, Bury(ids=(), now=70))
-    assert {"r2", "r3"} == set(commit(store, Bury(ids=(), now=70, orphans=True)))
+    assert () == commit(store, ReapWorkers(ids=(), now=70))
+    assert {"r2", "r3"} == set(commit(store, ReapWorkers(ids=(), now=70, orphans=True)))
 
 
 @requirement("T12")
 def test_only_a_registered_process_claims_runs(store: Store) -> None:
-    """One that was buried, or never came, is refused: the runs stay due for others."""
-    commit(store, Register(peer=peer("o1")))
-    commit(store, Register(peer=peer("o2")))
+    """One that was reaped, or never came, is refused: the runs stay due for others."""
+    commit(store, Register(worker=peer("o1")))
+    commit(store, Register(worker=peer("o2")))
     commit(store, created())
-    commit(store, put_away())
-    commit(store, Bury(ids=("o2",), now=70))
+    commit(store, suspended())
+    commit(store, ReapWorkers(ids=("o2",), now=70))
 
     for owner in ("o2", "o3"):
         with pytest.raises(LeaseLost, match=owner):
@@ -162,7 +162,7 @@ def test_old_runs_and_events_are_pruned_in_small_batches(store: Store) -> None:
 
     left = store.list("app", phase=None, before=None, limit=9)
     assert ["r5", "live"] == [record.run.id for record in left]
-    assert 5 == store.event_mark("app")
+    assert 5 == store.event_seq("app")
     assert 0 == commit(store, Prune(app="other", runs_before=99, events_before=99, limit=9))
 
 
@@ -176,7 +176,7 @@ def test_a_matched_wait_outlives_its_event(store: Store) -> None:
 
     assert [1] == matched_seqs(store)
     send(store, event("1"))
-    assert 2 == store.event_mark("app")
+    assert 2 == store.event_seq("app")
 
 
 # Looking
@@ -189,8 +189,8 @@ def test_ended_runs_are_told_from_others(store: Store) -> None:
     store.commit([created(id_) for id_ in ids], wait=0)
     store.commit([ended(id_) for id_ in ids[::2]], wait=0)
 
-    assert set(ids[::2]) == set(store.ended("app", ids))
-    assert [] == list(store.ended("other", ids))
+    assert set(ids[::2]) == set(store.which_ended("app", ids))
+    assert [] == list(store.which_ended("other", ids))
 
 
 @requirement("T15")
@@ -210,8 +210,8 @@ def test_runs_are_listed_newest_first_by_pages(store: Store) -> None:
     assert ["r3", "r2"] == ids(before="r4")
     assert ["r4"] == ids(Phase.COMPLETED)
     assert ["r3", "r2", "r1"] == ids(Phase.SYNC, "r5", 9)
-    commit(store, put_away("r2"))
-    commit(store, replace(put_away("r3"), state=replace(run("r3"), phase=Phase.SUSPENDED)))
+    commit(store, suspended("r2"))
+    commit(store, replace(suspended("r3"), state=replace(run("r3"), phase=Phase.SUSPENDED)))
     assert ["r5", "r2", "r1"] == ids(Phase.SYNC, None, 9)
     assert ["r3"] == ids(Phase.SUSPENDED, "r5", 9)
     assert [] == ids(Phase.SUSPENDED, "r3")

@@ -181,17 +181,19 @@ class _Brief:
     def __init__(self, handler: HTTPHandler) -> None:
         self._handler = handler
         self.engine = handler.engine
-        self.holds: list[float] = []
+        self.max_waits: list[float] = []
 
-    def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
-        self.holds.append(hold)
-        return self._handler.handle(request, hold=_MOMENT, route=route)
+    def handle(
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
+    ) -> Response:
+        self.max_waits.append(max_wait)
+        return self._handler.handle(request, max_wait=_MOMENT, route=route)
 
     async def handle_async(
-        self, request: Request, *, hold: float = 25.0, route: str | None = None
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
     ) -> Response:
-        self.holds.append(hold)
-        return await self._handler.handle_async(request, hold=_MOMENT, route=route)
+        self.max_waits.append(max_wait)
+        return await self._handler.handle_async(request, max_wait=_MOMENT, route=route)
 
 
 @requirement("W8")
@@ -223,7 +225,7 @@ def test_a_client_is_not_held_for_long(stage: Stage) -> None:
     assert [["no-store"]] * 7 == [reply.all("cache-control") for reply in hops]
     assert final is not None
     assert _DONE == _seen(final)
-    assert all(0 < hold <= 30 for hold in brief[0].holds), "proxies give up after 30 s"
+    assert all(0 < each <= 30 for each in brief[0].max_waits), "proxies give up after 30 s"
 
 
 def _poll(durable: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from durable_core.stores.sqlite.opening import connect
 from durable_core.stores.sqlite.sql import store_error
 from durable_core.stores.sqlite.writes import Answer, apply_batch
 
-__all__ = ["Handles", "HandlesClosedError"]
+__all__ = ["Connections", "ConnectionsClosedError"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,11 +33,11 @@ _WAL_BYTES = 1_000 * (4096 + 24)
 _COMMITS_BETWEEN_CHECKPOINTS = 1_000
 
 
-class HandlesClosedError(Exception):
+class ConnectionsClosedError(Exception):
     """The handles were closed between finding and using them; find the new ones."""
 
 
-class Handles:
+class Connections:
     """A connection that writes, some that read, and two for housekeeping.
 
     All are opened on first use. None may be used, or closed, in another process than this one.
@@ -57,9 +57,9 @@ class Handles:
         self._free: deque[sqlite3.Connection] = deque()
         self._readers = 0
         self._count_lock = threading.Lock()
-        self._watcher: sqlite3.Connection | None = None
+        self._version_reader: sqlite3.Connection | None = None
         self._watch_lock = threading.Lock()
-        self._keeper: sqlite3.Connection | None = None
+        self._checkpointer: sqlite3.Connection | None = None
         self._keep_lock = threading.Lock()
         self._checkpointed = (0, 0)
 
@@ -82,14 +82,14 @@ class Handles:
 
     def _connect(self, *pragmas: str) -> sqlite3.Connection:
         if self._closed:
-            raise HandlesClosedError
-        self._look_at_file()
+            raise ConnectionsClosedError
+        self._check_file()
         try:
             return connect(self._path, *pragmas, busy_seconds=_READ_SECONDS)
         except sqlite3.Error as error:
             raise store_error(error, self._path) from error
 
-    def _look_at_file(self) -> None:
+    def _check_file(self) -> None:
         """Refuse to go on once the file is not where it was: what it takes would be lost."""
         file = _identity(self._path)
         if self._file is None:
@@ -150,13 +150,13 @@ class Handles:
         with self._count_lock:
             self._readers -= 1
 
-    def version(self) -> int:
+    def change_counter(self) -> int:
         """Return a number that changes with each commit of another connection."""
         with self._watch_lock:
-            if self._watcher is None:
-                self._watcher = self._connect()
+            if self._version_reader is None:
+                self._version_reader = self._connect()
             try:
-                [version] = self._watcher.execute("PRAGMA data_version").fetchone()
+                [version] = self._version_reader.execute("PRAGMA data_version").fetchone()
             except sqlite3.Error as error:
                 raise store_error(error, self._path) from error
             return int(version)
@@ -172,18 +172,18 @@ class Handles:
         """
         with self._keep_lock:
             if self._file is not None:
-                self._look_at_file()
+                self._check_file()
             size, commits = self._wal_bytes(), self._commits
             last_size, last_commits = self._checkpointed
             idle = size == last_size and commits - last_commits < _COMMITS_BETWEEN_CHECKPOINTS
             if size < _WAL_BYTES or idle:
                 return
-            if self._keeper is None:
-                self._keeper = self._connect()
+            if self._checkpointer is None:
+                self._checkpointer = self._connect()
             try:
-                _move_log(self._keeper)
+                _move_log(self._checkpointer)
                 with self._write_lock:
-                    _move_log(self._keeper)
+                    _move_log(self._checkpointer)
                     commits = self._commits
             except sqlite3.Error as error:
                 raise store_error(error, self._path) from error
@@ -208,10 +208,10 @@ class Handles:
         # In the order of checkpoint(), which takes the second while it holds the first.
         with self._keep_lock, self._write_lock, self._watch_lock, self._count_lock:
             self._closed = True
-            for db in (self._writer, self._watcher, self._keeper):
+            for db in (self._writer, self._version_reader, self._checkpointer):
                 if db is not None:
                     db.close()
-            self._writer = self._watcher = self._keeper = None
+            self._writer = self._version_reader = self._checkpointer = None
         self._close_free()
         while self._readers and time.monotonic() < give_up:
             time.sleep(0.001)

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from durable_core.machine.matching import answers, load_rule, match_keys
+from durable_core.machine.matching import load_rule, match_keys, wait_matches
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.step import Pending
 from durable_core.platform import logger
@@ -25,8 +25,8 @@ from durable_core.stores.sqlite.reads import (
 from durable_core.stores.sqlite.sql import QUERIES
 
 __all__ = [
-    "Needles",
-    "needles",
+    "EventPrefilter",
+    "event_prefilter",
     "put_pending",
     "send_events",
     "store_events",
@@ -41,14 +41,14 @@ __all__ = [
 # Most are ruled out by a search for text in SQLite, many times faster than reading their JSON here.
 
 #: Texts one of which is in the data of every event that may match.
-Needles = tuple[str, str, str]
+EventPrefilter = tuple[str, str, str]
 
 _INTEGER = re.compile(r"-?[0-9]+")
 #: What a URL may have in place of a number.
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
-def needles(rule: str) -> Needles:
+def event_prefilter(rule: str) -> EventPrefilter:
     """Return three texts one of which is in the stored data of every event that the rule matches.
 
     Args:
@@ -130,7 +130,7 @@ _Woken = tuple[tuple[str, str | None], ...]
 def send_events(db: sqlite3.Connection, message: SendEvents) -> Sent:
     """Store events and match them to waits."""
     sent, woken = store_events(db, message.app, message.events, message.now)
-    return Sent(ids=tuple(id_ for id_, _ in sent), woken=woken)
+    return Sent(ids=tuple(id_ for id_, _ in sent), resumed_runs=woken)
 
 
 def store_events(
@@ -189,7 +189,7 @@ def _is_answered(stored: StoredEvent, rule: bytes, mark: int, seen: bytes) -> bo
     """
     try:
         numbers = load_seen(seen.decode())
-        return answers(stored, rule=rule.decode(), mark=mark, seen=numbers)
+        return wait_matches(stored, rule=rule.decode(), mark=mark, seen=numbers)
     except Exception:
         return None
 
@@ -202,7 +202,7 @@ def put_pending(db: sqlite3.Connection, app: str, run_id: str, pending: Pending)
     row = (
         *(run_id, op.id, op.name, op.kind.value, pending.due_at, pending.failures),
         *(pending.error, pending.rule, app, pending.event, pending.match_path),
-        *(pending.match_key, pending.mark, dump_seen(pending.seen)),
+        *(pending.match_key, pending.event_seq, dump_seen(pending.consumed_seqs)),
         None if matched is None else dump_match(matched),
     )
     db.execute(QUERIES["put-pending"], row)
@@ -210,12 +210,12 @@ def put_pending(db: sqlite3.Connection, app: str, run_id: str, pending: Pending)
 
 
 def _earliest_answer(db: sqlite3.Connection, app: str, pending: Pending) -> StoredEvent | None:
-    name, mark, seen = pending.event, pending.mark, frozenset(pending.seen)
-    wanted = (app, name, mark, *needles(pending.rule))
+    name, mark, seen = pending.event, pending.event_seq, frozenset(pending.consumed_seqs)
+    wanted = (app, name, mark, *event_prefilter(pending.rule))
     for row in db.execute(QUERIES["events-after"], wanted):
         try:
             stored = stored_event_of(name, row)
-            if answers(stored, rule=pending.rule, mark=mark, seen=seen):
+            if wait_matches(stored, rule=pending.rule, mark=mark, seen=seen):
                 return stored
         except Exception as error:
             # It can answer nobody; others of its name can.

@@ -126,7 +126,7 @@ class LockFiles:
         self._directory = directory
         self._mine: set[str] = set()
 
-    def hold(self, id_: str) -> None:
+    def acquire(self, id_: str) -> None:
         """Lock the file of a process of ours, making it. Without locks this does nothing.
 
         To be called before others can learn of the process: a file that is not locked is a proof
@@ -136,7 +136,7 @@ class LockFiles:
         with _held_lock, contextlib.suppress(OSError):
             key = (self.pid, path)
             if key in _held and not _is_same_file(_held[key], path):
-                os.close(_held.pop(key))  # Somebody buried us; the file is gone.
+                os.close(_held.pop(key))  # Somebody reaped us; the file is gone.
             if key not in _held:
                 os.makedirs(self._directory, mode=0o700, exist_ok=True)
                 fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -146,7 +146,7 @@ class LockFiles:
                 _held[key] = fd
             self._mine.add(id_)
 
-    def let_go(self, id_: str) -> None:
+    def release(self, id_: str) -> None:
         """Remove the file of a process of ours and unlock it."""
         if id_ in self._mine:
             self.remove(id_)
@@ -162,7 +162,7 @@ class LockFiles:
         with contextlib.suppress(OSError):
             os.unlink(self._path(id_))
 
-    def is_proof_of_death(self, id_: str) -> bool:
+    def owner_is_dead(self, id_: str) -> bool:
         """Tell whether the file is there and no process holds it."""
         path = self._path(id_)
         with _held_lock:

@@ -152,7 +152,7 @@ WHERE run_id = ?
 -- stream-run --
 SELECT phase, epoch, owner IS NOT NULL, handoff FROM run WHERE id = ? AND app = ?
 
--- stream --
+-- read-stream --
 SELECT step.key & 0xFFFFFF AS number, -1 AS start, step.op_id, piece.epoch, piece.attempt,
        piece.size, piece.texts
 FROM run
@@ -168,7 +168,7 @@ FROM piece
 WHERE run_id = :id AND number >= :done AND start + count > :outside AND start >= 0
 ORDER BY number, start
 
--- streamed --
+-- stream-versions --
 SELECT run.id, run.epoch, run.owner IS NOT NULL, run.ended_at IS NOT NULL,
        run.handoff IS NOT NULL, (SELECT count(*) FROM piece WHERE piece.run_id = run.id),
        coalesce((
@@ -182,16 +182,16 @@ WHERE run.app = :app
 -- put-peer --
 INSERT OR REPLACE INTO peer (id, host, pid, expires_at) VALUES (?, ?, ?, ?)
 
--- beat --
+-- heartbeat --
 UPDATE peer SET expires_at = :expires_at WHERE id = :id
 
 -- delete-peer --
-DELETE FROM peer WHERE id = :id AND (:unless_beat_after IS NULL OR expires_at <= :unless_beat_after)
+DELETE FROM peer WHERE id = :id AND (:skip_if_renewed_after IS NULL OR expires_at <= :skip_if_renewed_after)
 
 -- peer --
 SELECT 1 FROM peer WHERE id = ?
 
--- peers --
+-- workers --
 SELECT id, host, pid, expires_at FROM peer ORDER BY id
 
 -- free-runs --
@@ -259,7 +259,7 @@ FROM run
 LEFT JOIN result ON result.run_id = run.id
 WHERE run.id = ? AND run.app = ?
 
--- ended --
+-- which-ended --
 SELECT run.id
 FROM json_each(:ids) AS wanted
 CROSS JOIN run ON run.id = wanted.value
@@ -299,7 +299,7 @@ WHERE handler.name NOT IN (SELECT value FROM json_each(:keys))
 ORDER BY run.due_at, run.id
 LIMIT 100
 
--- matched --
+-- matched-waits --
 -- The event as bytes: text that is no UTF-8 would fail the whole query.
 SELECT run.id, pending.op_id, CAST(pending.matched AS BLOB)
 FROM run

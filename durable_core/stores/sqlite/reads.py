@@ -11,41 +11,41 @@ from durable_core.errors import StoreError
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import Memo, Op, OpKind, Pending
-from durable_core.model.stream import Piece, StoredStream
+from durable_core.model.stream import ChunkBatch, StoredStream
 from durable_core.platform import logger
-from durable_core.ports import Peer, RunRecord, StoredResult
+from durable_core.ports import RunRecord, StoredResult, WorkerRecord
 from durable_core.stores.sqlite.sql import QUERIES
 
 __all__ = [
     "KIND_TEXTS",
+    "chunk_batch_of",
+    "chunk_batch_row",
     "dump_data",
     "dump_json",
     "dump_match",
     "dump_seen",
-    "ended",
-    "event_mark",
+    "event_seq",
     "find_run",
     "find_runs",
     "load_match",
     "load_memos",
     "load_pending",
     "load_seen",
-    "matched",
+    "matched_waits",
     "memo_of",
     "next_due",
-    "peer_of",
-    "peers",
     "pending_of",
-    "piece_of",
-    "piece_row",
+    "read_stream",
     "record_of",
     "result",
     "run_of",
     "secret",
     "stored_event_of",
-    "stream",
-    "streamed",
+    "stream_versions",
     "unclaimable",
+    "which_ended",
+    "worker_of",
+    "workers",
 ]
 
 
@@ -72,9 +72,9 @@ def run_of(row: _Row) -> Run:
         phase=_PHASES[row[4]],
         retries=row[5],
         created_at=row[6],
-        mark=row[7],
+        event_seq=row[7],
         failures=row[8],
-        takeovers=row[9],
+        crash_count=row[9],
         epoch=row[10],
     )
 
@@ -97,10 +97,10 @@ def memo_of(row: _Row) -> Memo:
     """Return the memo of a row of ``steps``."""
     return Memo(
         op=Op(id=row[0], name=row[1], kind=_KINDS[row[2]]),
-        number=row[3],
+        completion_no=row[3],
         ok=bool(row[4]),
         value=row[5],
-        mark=row[6],
+        event_seq=row[6],
         attempts=row[7],
         ended_at=row[8],
     )
@@ -117,13 +117,13 @@ def pending_of(row: _Row) -> Pending:
         event=row[7],
         match_path=row[8],
         match_key=row[9],
-        mark=row[10],
-        seen=load_seen(row[11]),
+        event_seq=row[10],
+        consumed_seqs=load_seen(row[11]),
         matched=None if row[12] is None else load_match(row[12]),
     )
 
 
-def piece_row(run_id: str, piece: Piece) -> _Row:
+def chunk_batch_row(run_id: str, piece: ChunkBatch) -> _Row:
     """Return the row of ``piece`` for chunks that were streamed."""
     epoch, attempt = piece.attempt or (None, None)
     start = piece.start if piece.op_id is None else -1
@@ -132,10 +132,10 @@ def piece_row(run_id: str, piece: Piece) -> _Row:
     return run_id, piece.number, start, epoch, attempt, count, piece.size, texts
 
 
-def piece_of(row: _Row) -> Piece:
+def chunk_batch_of(row: _Row) -> ChunkBatch:
     """Return the chunks of a row of ``stream``; none for a step that has pushed nothing."""
     number, start, op_id, epoch, attempt, _, texts = row
-    return Piece(
+    return ChunkBatch(
         number=number,
         texts=() if texts is None else tuple(texts.split("\n")),
         op_id=op_id,
@@ -144,9 +144,9 @@ def piece_of(row: _Row) -> Piece:
     )
 
 
-def peer_of(row: _Row) -> Peer:
+def worker_of(row: _Row) -> WorkerRecord:
     """Return the process of a row of ``peers``."""
-    return Peer(id=row[0], host=row[1], pid=row[2], expires_at=row[3])
+    return WorkerRecord(id=row[0], host=row[1], pid=row[2], expires_at=row[3])
 
 
 def stored_event_of(name: str, row: _Row) -> StoredEvent:
@@ -207,7 +207,7 @@ def load_pending(db: sqlite3.Connection, run_id: str) -> tuple[Pending, ...]:
     return tuple(map(pending_of, db.execute(QUERIES["pending"], (run_id,))))
 
 
-def event_mark(db: sqlite3.Connection) -> int:
+def event_seq(db: sqlite3.Connection) -> int:
     """Return the highest event number there is."""
     mark: int = db.execute(_EVENT_MARK).fetchone()[0]
     return mark
@@ -224,7 +224,7 @@ def result(db: sqlite3.Connection, app: str, run_id: str) -> StoredResult | Phas
     return StoredResult(phase=Phase(phase), head=head, body=body, ended_at=ended_at)
 
 
-def stream(
+def read_stream(
     db: sqlite3.Connection, app: str, run_id: str, done: int, outside: int, most: int
 ) -> StoredStream | None:
     """Return what is stored of a run's stream, or None; see ``ports.Store``."""
@@ -238,41 +238,41 @@ def stream(
     finally:
         db.execute("ROLLBACK")
     return StoredStream(
-        pieces=pieces,
+        chunks=pieces,
         more=more,
         handoff=handoff,
         phase=Phase(phase),
         epoch=epoch,
-        held=bool(held),
+        is_running=bool(held),
     )
 
 
 def _pieces(
     db: sqlite3.Connection, run_id: str, done: int, outside: int, most: int
-) -> tuple[tuple[Piece, ...], bool]:
+) -> tuple[tuple[ChunkBatch, ...], bool]:
     """Return the pieces until they are large enough, and whether there are more."""
-    pieces: list[Piece] = []
+    pieces: list[ChunkBatch] = []
     size = 0
     wanted = {"id": run_id, "done": done, "outside": outside}
-    for row in db.execute(QUERIES["stream"], wanted):
+    for row in db.execute(QUERIES["read-stream"], wanted):
         if size >= most:
             return tuple(pieces), True
-        pieces.append(piece_of(row))
+        pieces.append(chunk_batch_of(row))
         size += row[5] or 0
     return tuple(pieces), False
 
 
-def streamed(
+def stream_versions(
     db: sqlite3.Connection, app: str, run_ids: Sequence[str]
 ) -> Mapping[str, tuple[int, ...]]:
     """Return numbers that tell whether the streams of the runs have changed."""
-    rows = db.execute(QUERIES["streamed"], {"app": app, "ids": json.dumps(list(run_ids))})
+    rows = db.execute(QUERIES["stream-versions"], {"app": app, "ids": json.dumps(list(run_ids))})
     return {row[0]: tuple(row[1:]) for row in rows}
 
 
-def ended(db: sqlite3.Connection, app: str, run_ids: Sequence[str]) -> Sequence[str]:
+def which_ended(db: sqlite3.Connection, app: str, run_ids: Sequence[str]) -> Sequence[str]:
     """Return those of the runs that have ended."""
-    rows = db.execute(QUERIES["ended"], {"app": app, "ids": json.dumps(list(run_ids))})
+    rows = db.execute(QUERIES["which-ended"], {"app": app, "ids": json.dumps(list(run_ids))})
     return [run_id for (run_id,) in rows]
 
 
@@ -292,10 +292,10 @@ def unclaimable(
     return [record_of(row) for row in rows]
 
 
-def matched(db: sqlite3.Connection, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
+def matched_waits(db: sqlite3.Connection, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
     """Return the answered waits of the runs that the owner holds."""
     found: list[tuple[str, str, StoredEvent]] = []
-    for run_id, op_id, match in db.execute(QUERIES["matched"], (owner,)):
+    for run_id, op_id, match in db.execute(QUERIES["matched-waits"], (owner,)):
         try:
             found.append((run_id, op_id, load_match(match.decode())))
         except Exception as error:
@@ -304,9 +304,9 @@ def matched(db: sqlite3.Connection, owner: str) -> Sequence[tuple[str, str, Stor
     return found
 
 
-def peers(db: sqlite3.Connection) -> Sequence[Peer]:
+def workers(db: sqlite3.Connection) -> Sequence[WorkerRecord]:
     """Return the registered processes."""
-    return [peer_of(row) for row in db.execute(QUERIES["peers"])]
+    return [worker_of(row) for row in db.execute(QUERIES["workers"])]
 
 
 def find_run(db: sqlite3.Connection, app: str, run_id: str) -> RunRecord | None:

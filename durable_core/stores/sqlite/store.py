@@ -14,10 +14,18 @@ from durable_core.errors import StoreError, StoreFullError, StoreReadOnlyError
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
 from durable_core.model.stream import StoredStream
-from durable_core.ports import Bury, Peer, Register, RunRecord, StoredResult, Unregister, Write
+from durable_core.ports import (
+    ReapWorkers,
+    Register,
+    RunRecord,
+    StoredResult,
+    Unregister,
+    WorkerRecord,
+    Write,
+)
 from durable_core.stores.sqlite import processes as forks
 from durable_core.stores.sqlite import reads
-from durable_core.stores.sqlite.connections import Handles, HandlesClosedError
+from durable_core.stores.sqlite.connections import Connections, ConnectionsClosedError
 from durable_core.stores.sqlite.opening import create_private, prepare, refuse_network_filesystem
 from durable_core.stores.sqlite.processes import LockFiles
 from durable_core.stores.sqlite.side_channel import FileChannel
@@ -28,7 +36,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _FORK_PATIENCE = 10.0
-_TOUCH_LOCK_FILES = frozenset({Register, Unregister, Bury})
+_TOUCH_LOCK_FILES = frozenset({Register, Unregister, ReapWorkers})
 
 
 class SQLiteStore:
@@ -52,7 +60,7 @@ class SQLiteStore:
         self._unsafe_filesystem = unsafe_filesystem
         self._open_lock = threading.Lock()
         self._is_open = False
-        self._handles: Handles | None = None
+        self._handles: Connections | None = None
         self._inherited = False
         # SQLite follows links, too: each way to the file leads to one set of these.
         self._real_path = os.path.realpath(self.path)
@@ -106,22 +114,22 @@ class SQLiteStore:
         while True:
             try:
                 return self._live().commit(writes, wait)
-            except HandlesClosedError:
+            except ConnectionsClosedError:
                 continue
 
     def _commit_with_lock_files(
         self, writes: Sequence[Write[object]], wait: float
     ) -> Sequence[object | BaseException]:
         locks = self._own_locks()
-        registered = [write.peer for write in writes if isinstance(write, Register)]
+        registered = [write.worker for write in writes if isinstance(write, Register)]
         for peer in registered:
-            locks.hold(peer.id)
+            locks.acquire(peer.id)
             self._hosts.add(peer.host)
         try:
-            answers = self._on_handles(lambda handles: handles.commit(writes, wait))
+            answers = self._on_connections(lambda handles: handles.commit(writes, wait))
         except BaseException:
             for peer in registered:
-                locks.let_go(peer.id)
+                locks.release(peer.id)
             raise
         self._remove_lock_files(writes)
         return answers
@@ -129,43 +137,43 @@ class SQLiteStore:
     def _remove_lock_files(self, writes: Sequence[Write[object]]) -> None:
         """Remove the files of those who left in this batch; a spared process keeps its own."""
         gone = {write.id for write in writes if isinstance(write, Unregister)}
-        buried = {id_ for write in writes if isinstance(write, Bury) for id_ in write.ids}
-        if buried:
+        reaped = {id_ for write in writes if isinstance(write, ReapWorkers) for id_ in write.ids}
+        if reaped:
             with contextlib.suppress(StoreError):  # the batch is durable; a file left does no harm
-                gone |= buried - {peer.id for peer in self.peers()}
+                gone |= reaped - {peer.id for peer in self.workers()}
         for id_ in gone:
-            self._locks.let_go(id_)
+            self._locks.release(id_)
             self._locks.remove(id_)
 
-    def maintain(self) -> None:
+    def run_maintenance(self) -> None:
         """Move the write-ahead log into the database if it has grown; see ``ports.Store``."""
-        self._on_handles(Handles.checkpoint)
+        self._on_connections(Connections.checkpoint)
 
-    def version(self) -> int:
+    def change_counter(self) -> int:
         """Return a number that changes when another connection has committed."""
-        return self._on_handles(Handles.version)
+        return self._on_connections(Connections.change_counter)
 
-    def event_mark(self, app: str) -> int:
+    def event_seq(self, app: str) -> int:
         """Return the highest event sequence number there is, 0 if none."""
-        return self._read(reads.event_mark)
+        return self._read(reads.event_seq)
 
     def result(self, app: str, run_id: str) -> StoredResult | Phase | None:
         """Return how a run ended, or the phase it is in, or None if there is no such run."""
         return self._read(reads.result, app, run_id)
 
-    def stream(
+    def read_stream(
         self, app: str, run_id: str, *, done: int, outside: int, most: int
     ) -> StoredStream | None:
         """Return what is stored of a run's stream, or None; see ``ports.Store``."""
-        return self._read(reads.stream, app, run_id, done, outside, most)
+        return self._read(reads.read_stream, app, run_id, done, outside, most)
 
-    def streamed(self, app: str, run_ids: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
+    def stream_versions(self, app: str, run_ids: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
         """Return numbers that tell whether the streams of the runs have changed."""
-        return self._read(reads.streamed, app, run_ids)
+        return self._read(reads.stream_versions, app, run_ids)
 
-    def ended(self, app: str, run_ids: Sequence[str]) -> Sequence[str]:
+    def which_ended(self, app: str, run_ids: Sequence[str]) -> Sequence[str]:
         """Return those of the runs (up to 1,000) that have ended."""
-        return self._read(reads.ended, app, run_ids)
+        return self._read(reads.which_ended, app, run_ids)
 
     def next_due(self, app: str, keys: Sequence[str]) -> int | None:
         """Return when the first claimable run of these handlers is due, epoch milliseconds."""
@@ -175,21 +183,19 @@ class SQLiteStore:
         """Return up to 100 runs that are due but whose handler is not among the keys."""
         return self._read(reads.unclaimable, app, keys, now)
 
-    def matched(self, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
+    def matched_waits(self, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
         """Return run id, op id and event of matched waits of runs that this owner holds."""
-        return self._read(reads.matched, owner)
+        return self._read(reads.matched_waits, owner)
 
-    def peers(self) -> Sequence[Peer]:
+    def workers(self) -> Sequence[WorkerRecord]:
         """Return all registered processes."""
-        return self._read(reads.peers)
+        return self._read(reads.workers)
 
-    def proven_dead(self, peers: Sequence[Peer]) -> Sequence[str]:
+    def dead_workers(self, peers: Sequence[WorkerRecord]) -> Sequence[str]:
         """Return the ids of those processes that are certainly gone; see ``ports.Store``."""
         locks = self._own_locks()
         return [
-            peer.id
-            for peer in peers
-            if peer.host in self._hosts and locks.is_proof_of_death(peer.id)
+            peer.id for peer in peers if peer.host in self._hosts and locks.owner_is_dead(peer.id)
         ]
 
     def get(self, app: str, run_id: str) -> RunRecord | None:
@@ -231,17 +237,17 @@ class SQLiteStore:
         while True:
             try:
                 return self._live().read(query, *args, **kwargs)
-            except HandlesClosedError:
+            except ConnectionsClosedError:
                 continue
 
-    def _on_handles(self, action: Callable[[Handles], T]) -> T:
+    def _on_connections(self, action: Callable[[Connections], T]) -> T:
         while True:
             try:
                 return action(self._live())
-            except HandlesClosedError:
+            except ConnectionsClosedError:
                 continue
 
-    def _live(self) -> Handles:
+    def _live(self) -> Connections:
         """Return the connections of this process."""
         handles = self._handles
         if handles is not None and handles.pid == os.getpid():
@@ -249,12 +255,12 @@ class SQLiteStore:
         with self._open_lock:
             return self._renew()
 
-    def _renew(self) -> Handles:
+    def _renew(self) -> Connections:
         if not self._is_open:
             raise StoreError(f"the store {self.path} is not open")
         self._refuse_inherited()
         if self._handles is None:
-            self._handles = Handles(self.path)
+            self._handles = Connections(self.path)
         return self._handles
 
     def _refuse_inherited(self) -> None:

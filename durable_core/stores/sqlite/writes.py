@@ -8,41 +8,47 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from durable_core.errors import LeaseLost, RunNotFoundError, StoreError
-from durable_core.machine.matching import check_rule, marked
+from durable_core.machine.matching import validate_rule, with_event_seq
 from durable_core.model.run import Run
 from durable_core.model.step import Memo
 from durable_core.ports import (
-    Beat,
-    Bury,
     Cancel,
+    Checkpoint,
+    CheckpointResult,
     Claim,
     Claimed,
+    CorruptRun,
+    Heartbeat,
     Prune,
+    ReapWorkers,
     Register,
-    RunWrite,
     SendEvents,
     StoredRequest,
     StoredResult,
-    Unreadable,
     Unregister,
     Write,
-    Written,
 )
 from durable_core.stores.sqlite.events import put_pending, send_events, store_events
-from durable_core.stores.sqlite.reads import KIND_TEXTS, load_memos, load_pending, piece_row, run_of
+from durable_core.stores.sqlite.reads import (
+    KIND_TEXTS,
+    chunk_batch_row,
+    load_memos,
+    load_pending,
+    run_of,
+)
 from durable_core.stores.sqlite.sql import QUERIES, store_error
 
 __all__ = [
     "CHECKPOINTED",
     "Answer",
     "apply_batch",
-    "beat",
-    "bury",
     "cancel",
     "claim",
+    "heartbeat",
     "insert_memo",
     "is_one_memo",
     "prune",
+    "reap",
     "register",
     "unregister",
     "write_run",
@@ -56,12 +62,12 @@ __all__ = [
 _INSERT_STEP = QUERIES["insert-step"]
 _DELETE_PENDING = QUERIES["delete-pending"]
 #: The answer to a write that nothing came of but that it is durable.
-CHECKPOINTED = Written()
+CHECKPOINTED = CheckpointResult()
 #: Numbers of steps have 24 bits of their keys.
 _MOST_NUMBERS = 0xFFFFFF
 
 
-def is_one_memo(write: RunWrite) -> bool:
+def is_one_memo(write: Checkpoint) -> bool:
     """Tell whether the write is a single memo, as nearly all are.
 
     If :func:`insert_memo` refuses that memo, or finds a constraint violated, it has changed
@@ -74,13 +80,13 @@ def is_one_memo(write: RunWrite) -> bool:
         and write.release is None
         and write.result is None
         and not write.pending
-        and not write.sends
-        and not write.pieces
+        and not write.events
+        and not write.chunks
         and write.handoff is None
     )
 
 
-def write_run(db: sqlite3.Connection, write: RunWrite) -> Written:
+def write_run(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult:
     """Take one checkpoint.
 
     Raises:
@@ -91,8 +97,8 @@ def write_run(db: sqlite3.Connection, write: RunWrite) -> Written:
             _insert_ended_run(db, write, write.create, write.result)
             return CHECKPOINTED
         _insert_run(db, write, write.create, write.owner, None)
-    answer = _signal(db, write) if write.sends or write.pending else CHECKPOINTED
-    for memo in marked(write.memos, answer.sent):
+    answer = _signal(db, write) if write.events or write.pending else CHECKPOINTED
+    for memo in with_event_seq(write.memos, answer.sent):
         insert_memo(db, write, memo, write.owner)
     if write.result is not None:
         _end_run(db, write, write.result)
@@ -100,28 +106,30 @@ def write_run(db: sqlite3.Connection, write: RunWrite) -> Written:
         _update_run(db, write)
     elif write.create is None and not write.memos:
         _held_app(db, write)
-    if write.pieces:
-        db.executemany(QUERIES["insert-piece"], [piece_row(write.run_id, p) for p in write.pieces])
+    if write.chunks:
+        db.executemany(
+            QUERIES["insert-piece"], [chunk_batch_row(write.run_id, p) for p in write.chunks]
+        )
     return answer
 
 
-def _is_only_memos(write: RunWrite) -> bool:
+def _is_only_memos(write: Checkpoint) -> bool:
     """Tell whether nothing but finished ops comes with the run and its result."""
     return (
         write.release is None
         and not write.pending
-        and not write.sends
-        and not write.pieces
+        and not write.events
+        and not write.chunks
         and write.handoff is None
     )
 
 
-def _changes_run(write: RunWrite) -> bool:
+def _changes_run(write: Checkpoint) -> bool:
     return write.state is not None or write.release is not None or write.handoff is not None
 
 
 def _insert_ended_run(
-    db: sqlite3.Connection, write: RunWrite, run: Run, result: StoredResult
+    db: sqlite3.Connection, write: Checkpoint, run: Run, result: StoredResult
 ) -> None:
     """Store a run that was never seen before it ended, without a state in between."""
     ended = (write.state or run).in_phase(result.phase)
@@ -132,21 +140,29 @@ def _insert_ended_run(
 
 
 def _insert_run(
-    db: sqlite3.Connection, write: RunWrite, run: Run, owner: str | None, ended_at: int | None
+    db: sqlite3.Connection, write: Checkpoint, run: Run, owner: str | None, ended_at: int | None
 ) -> None:
     request = write.request
     if request is None:
-        raise ValueError("a RunWrite that creates a run must bring its request")
+        raise ValueError("a Checkpoint that creates a run must bring its request")
     row = (
         *(run.id, run.app, run.endpoint_key, run.function_id, run.phase.value, run.retries),
-        *(run.created_at, run.mark, run.failures, run.takeovers, write.epoch, owner, ended_at),
+        *(
+            run.created_at,
+            run.event_seq,
+            run.failures,
+            run.crash_count,
+            write.epoch,
+            owner,
+            ended_at,
+        ),
     )
     if db.execute(QUERIES["insert-run"], row).rowcount == 0:
         raise _lost(write)
     db.execute(QUERIES["insert-request"], (write.run_id, request.head, request.body))
 
 
-def insert_memo(db: sqlite3.Connection, write: RunWrite, memo: Memo, owner: str | None) -> None:
+def insert_memo(db: sqlite3.Connection, write: Checkpoint, memo: Memo, owner: str | None) -> None:
     """Store one memo of a write, for the run's owner; None if this very write ends it.
 
     The guard is part of the INSERT, so that it costs one statement, and a second one only for a
@@ -157,18 +173,18 @@ def insert_memo(db: sqlite3.Connection, write: RunWrite, memo: Memo, owner: str 
         OverflowError: the run has too many numbers.
     """
     op = memo.op
-    if memo.number > _MOST_NUMBERS:
+    if memo.completion_no > _MOST_NUMBERS:
         raise OverflowError(f"a run has at most {_MOST_NUMBERS} finished and failed steps")
     inserted = db.execute(
         _INSERT_STEP,
         (
-            memo.number,
+            memo.completion_no,
             op.id,
             op.name,
             KIND_TEXTS[op.kind],
             memo.ok,
             memo.value,
-            memo.mark,
+            memo.event_seq,
             memo.attempts,
             memo.ended_at,
             write.run_id,
@@ -178,20 +194,20 @@ def insert_memo(db: sqlite3.Connection, write: RunWrite, memo: Memo, owner: str 
     )
     if inserted.rowcount == 0:
         raise _lost(write)
-    if not write.direct:
+    if not write.no_pending_row:
         db.execute(_DELETE_PENDING, (write.run_id, op.id))
 
 
-def _signal(db: sqlite3.Connection, write: RunWrite) -> Written:
+def _signal(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult:
     """Store what the run sends, then what it waits for, so that a wait sees those events."""
     app = _held_app(db, write)
-    sent, woken = store_events(db, app, write.sends, write.now)
+    sent, woken = store_events(db, app, write.events, write.now)
     put = [put_pending(db, app, write.run_id, pending) for pending in write.pending]
     matched = tuple((each.op.id, each.matched) for each in put if each.matched is not None)
-    return Written(matched=matched, sent=sent, woken=woken)
+    return CheckpointResult(matched=matched, sent=sent, resumed_runs=woken)
 
 
-def _held_app(db: sqlite3.Connection, write: RunWrite) -> str:
+def _held_app(db: sqlite3.Connection, write: Checkpoint) -> str:
     row = db.execute(QUERIES["held-app"], (write.run_id, write.owner, write.epoch)).fetchone()
     if row is None:
         raise _lost(write)
@@ -199,7 +215,7 @@ def _held_app(db: sqlite3.Connection, write: RunWrite) -> str:
     return app
 
 
-def _update_run(db: sqlite3.Connection, write: RunWrite) -> None:
+def _update_run(db: sqlite3.Connection, write: Checkpoint) -> None:
     state, release = write.state, write.release
     awaited = None if release is None else release.awaited
     row = {
@@ -208,7 +224,7 @@ def _update_run(db: sqlite3.Connection, write: RunWrite) -> None:
         "epoch": write.epoch,
         "phase": None if state is None else state.phase.value,
         "failures": None if state is None else state.failures,
-        "takeovers": None if state is None else state.takeovers,
+        "takeovers": None if state is None else state.crash_count,
         "holder": write.owner if release is None else None,
         "due_at": None if release is None else release.due_at,
         "now": write.now,
@@ -219,12 +235,12 @@ def _update_run(db: sqlite3.Connection, write: RunWrite) -> None:
         raise _lost(write)
 
 
-def _end_run(db: sqlite3.Connection, write: RunWrite, result: StoredResult) -> None:
+def _end_run(db: sqlite3.Connection, write: Checkpoint, result: StoredResult) -> None:
     state = write.state
     row = (
         result.phase.value,
         None if state is None else state.failures,
-        None if state is None else state.takeovers,
+        None if state is None else state.crash_count,
         result.ended_at,
         write.handoff,
         *(write.run_id, write.owner, write.epoch),
@@ -239,7 +255,7 @@ def _insert_result(db: sqlite3.Connection, run_id: str, result: StoredResult) ->
     db.execute(QUERIES["delete-all-pending"], (run_id,))
 
 
-def _lost(write: RunWrite) -> LeaseLost:
+def _lost(write: Checkpoint) -> LeaseLost:
     return LeaseLost(
         f"run {write.run_id} is not held by owner {write.owner} in epoch {write.epoch}"
     )
@@ -266,7 +282,7 @@ def cancel(db: sqlite3.Connection, message: Cancel) -> bool:
     return False
 
 
-def claim(db: sqlite3.Connection, message: Claim) -> tuple[Claimed | Unreadable, ...]:
+def claim(db: sqlite3.Connection, message: Claim) -> tuple[Claimed | CorruptRun, ...]:
     """Take due runs for an owner, and read all that replaying them needs.
 
     Raises:
@@ -284,7 +300,7 @@ def claim(db: sqlite3.Connection, message: Claim) -> tuple[Claimed | Unreadable,
     return tuple(_claim_run(db, run_id, message.owner) for (run_id,) in due.fetchall())
 
 
-def _claim_run(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed | Unreadable:
+def _claim_run(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed | CorruptRun:
     try:
         return _claim_readable(db, run_id, owner)
     except Exception as error:
@@ -292,7 +308,7 @@ def _claim_run(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed | Unr
             raise  # the database's fault, not this run's; text that is no UTF-8 has no code
         [epoch] = db.execute(QUERIES["epoch"], (run_id,)).fetchone()
         reason = f"{type(error).__name__}: {error}"
-        return Unreadable(run_id=run_id, epoch=epoch, reason=reason)
+        return CorruptRun(run_id=run_id, epoch=epoch, reason=reason)
 
 
 def _claim_readable(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed:
@@ -301,14 +317,14 @@ def _claim_readable(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed:
     streamed, outside = db.execute(QUERIES["stream-size"], (run_id,)).fetchone()
     pending = load_pending(db, run_id)
     for each in pending:
-        check_rule(each)
+        validate_rule(each)
     return Claimed(
         run=run_of(row),
         request=StoredRequest(head=head, body=body),
         memos=load_memos(db, run_id),
         pending=pending,
         streamed=streamed,
-        outside=outside,
+        handler_chunks=outside,
     )
 
 
@@ -319,19 +335,19 @@ def _claim_readable(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed:
 
 def register(db: sqlite3.Connection, message: Register) -> None:
     """Add a process."""
-    peer = message.peer
+    peer = message.worker
     db.execute(QUERIES["put-peer"], (peer.id, peer.host, peer.pid, peer.expires_at))
 
 
-def beat(db: sqlite3.Connection, message: Beat) -> bool:
+def heartbeat(db: sqlite3.Connection, message: Heartbeat) -> bool:
     """Prolong the lease of a process; False if there is no such process."""
     row = {"id": message.id, "expires_at": message.expires_at}
-    return db.execute(QUERIES["beat"], row).rowcount == 1
+    return db.execute(QUERIES["heartbeat"], row).rowcount == 1
 
 
-def bury(db: sqlite3.Connection, message: Bury) -> tuple[str, ...]:
+def reap(db: sqlite3.Connection, message: ReapWorkers) -> tuple[str, ...]:
     """Remove dead processes; return the runs that this frees."""
-    dead = [id_ for id_ in message.ids if _delete_peer(db, id_, message.unless_beat_after)]
+    dead = [id_ for id_ in message.ids if _delete_peer(db, id_, message.skip_if_renewed_after)]
     if message.orphans:
         dead += [id_ for (id_,) in db.execute(QUERIES["unknown-owners"]).fetchall()]
     freed = [_free_runs(db, id_, message.now, taken_over=True) for id_ in dict.fromkeys(dead)]
@@ -344,9 +360,9 @@ def unregister(db: sqlite3.Connection, message: Unregister) -> tuple[str, ...]:
     return _free_runs(db, message.id, message.now, taken_over=False)
 
 
-def _delete_peer(db: sqlite3.Connection, id_: str, unless_beat_after: int | None) -> bool:
+def _delete_peer(db: sqlite3.Connection, id_: str, skip_if_renewed_after: int | None) -> bool:
     """Remove a process unless it is spared; True if it is not there any more."""
-    row = {"id": id_, "unless_beat_after": unless_beat_after}
+    row = {"id": id_, "skip_if_renewed_after": skip_if_renewed_after}
     if db.execute(QUERIES["delete-peer"], row).rowcount:
         return True
     return db.execute(QUERIES["peer"], (id_,)).fetchone() is None
@@ -376,13 +392,13 @@ def prune(db: sqlite3.Connection, message: Prune) -> int:
 Answer = object | BaseException
 
 _APPLY: Mapping[type, Callable[[sqlite3.Connection, Any], object]] = {
-    RunWrite: write_run,
+    Checkpoint: write_run,
     SendEvents: send_events,
     Claim: claim,
     Cancel: cancel,
     Register: register,
-    Beat: beat,
-    Bury: bury,
+    Heartbeat: heartbeat,
+    ReapWorkers: reap,
     Unregister: unregister,
     Prune: prune,
 }
@@ -423,7 +439,7 @@ def _apply_alone(db: sqlite3.Connection, write: Write[object], path: str) -> Ans
     One that is a single statement needs no BEGIN and COMMIT either: SQLite wraps it in a
     transaction of its own, as durable as any.
     """
-    if isinstance(write, RunWrite) and write.direct and is_one_memo(write):
+    if isinstance(write, Checkpoint) and write.no_pending_row and is_one_memo(write):
         return _apply_one_memo(db, write, path)
     db.execute("BEGIN IMMEDIATE")
     try:
@@ -439,7 +455,7 @@ def _apply_alone(db: sqlite3.Connection, write: Write[object], path: str) -> Ans
 
 def _apply_member(db: sqlite3.Connection, write: Write[object], path: str) -> Answer:
     """Apply one write of several; if it fails, the others are not touched."""
-    if isinstance(write, RunWrite) and is_one_memo(write):
+    if isinstance(write, Checkpoint) and is_one_memo(write):
         return _apply_one_memo(db, write, path)
     db.execute("SAVEPOINT member")
     try:
@@ -454,7 +470,7 @@ def _apply_member(db: sqlite3.Connection, write: Write[object], path: str) -> An
     return answer
 
 
-def _apply_one_memo(db: sqlite3.Connection, write: RunWrite, path: str) -> Answer:
+def _apply_one_memo(db: sqlite3.Connection, write: Checkpoint, path: str) -> Answer:
     """Apply the write that needs no savepoint, which would cost half as much again.
 
     What is caught here has changed nothing: the lease is lost, the number is taken, or a value

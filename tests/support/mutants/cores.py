@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from durable_core import Durable, Response
-from durable_core.ports import RunWrite
-from durable_core.runners.settings import Registered
+from durable_core.ports import Checkpoint
+from durable_core.runners.settings import RegisteredEndpoint
 from durable_core.sync import step
 from support.mutants.base import Mutant, Mutants, find
 from support.mutants.runs import committing, only_runs
@@ -29,7 +29,7 @@ def serving(
         engine: Any = durable.engine
         serve = engine.serve
 
-        def changed(endpoint: Registered, request: Any, route: str | None) -> Response:
+        def changed(endpoint: RegisteredEndpoint, request: Any, route: str | None) -> Response:
             broken = replace(endpoint, handler=change(endpoint.handler))
             return answer(serve(broken, request, route))
 
@@ -68,15 +68,15 @@ def _recording(handler: _Handler) -> _Handler:
     return recording
 
 
-def _misnamed(write: RunWrite) -> RunWrite:
+def _misnamed(write: Checkpoint) -> Checkpoint:
     return replace(write, create=write.create and replace(write.create, function_id="it"))
 
 
-def _mixing_up() -> Callable[[RunWrite], RunWrite]:
+def _mixing_up() -> Callable[[Checkpoint], Checkpoint]:
     """Store each step's result as that of the step that ended after it."""
     latest: dict[str, str] = {}
 
-    def mix_up(write: RunWrite) -> RunWrite:
+    def mix_up(write: Checkpoint) -> Checkpoint:
         memos = []
         for memo in write.memos:
             memos.append(replace(memo, value=latest.get(write.run_id, memo.value)))

@@ -1,4 +1,4 @@
-"""Engines that are broken on purpose, each in one way: ``support.mutants.engines:<name>``."""
+"""Engines that are broken on purpose, each in one way: ``support.mutants.durables:<name>``."""
 
 from __future__ import annotations
 

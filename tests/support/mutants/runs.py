@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from durable_core import Durable
-from durable_core.adapter.app import ServedApp
+from durable_core.adapter.app import AdapterApp
 from durable_core.api.adapter import AppAdapter
-from durable_core.ports import RunWrite, SendEvents, Sent, Written
+from durable_core.ports import Checkpoint, CheckpointResult, SendEvents, Sent
 from durable_core.routing import Routes
 from support.mutants.base import (
     BASE,
@@ -50,33 +50,33 @@ def _answer(commit: Any, changed: Any, write: Any, wait: float) -> Any:
     if changed is not None:
         return commit([changed], wait=wait)[0]
     if isinstance(write, SendEvents):
-        return Sent(ids=tuple(str(event.id) for event in write.events), woken=())
-    return Written()
+        return Sent(ids=tuple(str(event.id) for event in write.events), resumed_runs=())
+    return CheckpointResult()
 
 
-def only_runs(change: Callable[[RunWrite], RunWrite]) -> Callable[[Any], Any]:
-    return lambda write: change(write) if isinstance(write, RunWrite) else write
+def only_runs(change: Callable[[Checkpoint], Checkpoint]) -> Callable[[Any], Any]:
+    return lambda write: change(write) if isinstance(write, Checkpoint) else write
 
 
-def _at_once(write: RunWrite) -> RunWrite:
+def _at_once(write: Checkpoint) -> Checkpoint:
     pending = tuple(replace(each, due_at=write.now) for each in write.pending)
     release = write.release and replace(write.release, due_at=write.now)
     return replace(write, pending=pending, release=release)
 
 
-def without_body(write: RunWrite) -> RunWrite:
+def without_body(write: Checkpoint) -> Checkpoint:
     return replace(write, request=write.request and replace(write.request, body=b""))
 
 
-def without_memos(write: RunWrite) -> RunWrite:
+def without_memos(write: Checkpoint) -> Checkpoint:
     return replace(write, memos=write.memos if write.create is not None else ())
 
 
-def _without_sends(write: RunWrite) -> RunWrite:
-    return replace(write, sends=())
+def _without_sends(write: Checkpoint) -> Checkpoint:
+    return replace(write, events=())
 
 
-def _without_timeouts(write: RunWrite) -> RunWrite:
+def _without_timeouts(write: Checkpoint) -> Checkpoint:
     late = tuple(
         replace(each, due_at=each.due_at + 10**9) if each.event else each for each in write.pending
     )
@@ -86,7 +86,7 @@ def _without_timeouts(write: RunWrite) -> RunWrite:
     return replace(write, pending=late, release=release)
 
 
-def _matching_all(write: RunWrite) -> RunWrite:
+def _matching_all(write: Checkpoint) -> Checkpoint:
     rules = tuple(
         replace(each, rule='{"event":"go"}', match_path="", match_key="") for each in write.pending
     )
@@ -122,7 +122,7 @@ def _with_secret(durable: Durable[Any]) -> None:
     store._secret = str(id(durable)).encode().ljust(32)
 
 
-class DeafAdapter(AppAdapter[ServedApp]):
+class DeafAdapter(AppAdapter[AdapterApp]):
     """An adapter that takes no options."""
 
     def with_options(self, **options: Any) -> DeafAdapter:
@@ -182,7 +182,7 @@ MUTANTS: Mutants = {
         Mutant(adapter=BASE.Subject.endpoint_adapter.with_options(retries=0)),
         ("L4", "L7"),
     ),
-    "takes_no_options": (Mutant(adapter=DeafAdapter(ServedApp)), ("L5", "H4", "H5", "H6", "H7")),
+    "takes_no_options": (Mutant(adapter=DeafAdapter(AdapterApp)), ("L5", "H4", "H5", "H6", "H7")),
     "retries_at_once": (Mutant(start=committing(only_runs(_at_once))), ("L8",)),
     "forgets_its_secret": (Mutant(start=_with_secret), ("W6",)),
     "loses_events": (Mutant(start=committing(lose_events)), ("E1", "E8")),

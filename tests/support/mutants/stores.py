@@ -13,15 +13,15 @@ from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
 from durable_core.model.stream import StoredStream
 from durable_core.ports import (
-    Bury,
     Cancel,
+    Checkpoint,
+    CheckpointResult,
     Claim,
     Prune,
+    ReapWorkers,
     RunRecord,
-    RunWrite,
     Store,
     Write,
-    Written,
 )
 from durable_core.stores.memory import MemoryStore
 from durable_core.stores.sqlite import SQLiteStore
@@ -63,14 +63,14 @@ class ForgetsMemos(_Changing):
 
     def change(self, write: Any) -> Any:
         """Drop them."""
-        late = isinstance(write, RunWrite) and write.create is None
+        late = isinstance(write, Checkpoint) and write.create is None
         return replace(write, memos=()) if late else write
 
 
 class LeaksLeases(MemoryStore):
     """Takes whoever writes for the one who holds the lease."""
 
-    def _checked_row(self, write: RunWrite) -> Any:
+    def _checked_row(self, write: Checkpoint) -> Any:
         row = self._runs.get(write.run_id)
         if row is not None and write.create is None and row.owner is not None:
             write = replace(write, owner=row.owner, epoch=row.run.epoch)
@@ -80,7 +80,7 @@ class LeaksLeases(MemoryStore):
 class KeepsPending(MemoryStore):
     """An ended run still has unfinished ops."""
 
-    def _write_run(self, write: RunWrite) -> Written:
+    def _write_run(self, write: Checkpoint) -> CheckpointResult:
         before = dict(self._runs[write.run_id].pending) if write.run_id in self._runs else {}
         written = super()._write_run(write)
         if write.result is not None:
@@ -147,7 +147,7 @@ class MatchesLoosely(_Changing):
 
     def change(self, write: Any) -> Any:
         """Drop the rule."""
-        if not isinstance(write, RunWrite):
+        if not isinstance(write, Checkpoint):
             return write
         pending = tuple(
             replace(each, rule='{"event":"e"}', match_path="", match_key="") if each.event else each
@@ -161,13 +161,13 @@ class SendsNothing(_Changing):
 
     def change(self, write: Any) -> Any:
         """Drop them."""
-        return replace(write, sends=()) if isinstance(write, RunWrite) else write
+        return replace(write, events=()) if isinstance(write, Checkpoint) else write
 
 
 class Shares(MemoryStore):
     """Hands out its own values."""
 
-    def matched(self, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
+    def matched_waits(self, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
         """Return what is stored, not a copy."""
         return [
             (row.run.id, op_id, pending.matched)
@@ -180,8 +180,8 @@ class Shares(MemoryStore):
 class SparesNobody(MemoryStore):
     """Buries processes that have prolonged their lease."""
 
-    def _bury(self, message: Bury) -> tuple[str, ...]:
-        return super()._bury(replace(message, unless_beat_after=None))
+    def _reap(self, message: ReapWorkers) -> tuple[str, ...]:
+        return super()._reap(replace(message, skip_if_renewed_after=None))
 
 
 class CancelsAgain(MemoryStore):
@@ -222,17 +222,17 @@ class DropsChunks(_Changing):
 
     def change(self, write: Any) -> Any:
         """Drop it."""
-        return replace(write, pieces=()) if isinstance(write, RunWrite) else write
+        return replace(write, chunks=()) if isinstance(write, Checkpoint) else write
 
 
 class StreamsAtOnce(MemoryStore):
     """Reads streams without regard to how much was asked for."""
 
-    def stream(
+    def read_stream(
         self, app: str, run_id: str, *, done: int, outside: int, most: int
     ) -> StoredStream | None:
         """Return all of it."""
-        return super().stream(app, run_id, done=0, outside=0, most=10**9)
+        return super().read_stream(app, run_id, done=0, outside=0, most=10**9)
 
 
 class _HidingSubject(Mutant):
@@ -273,16 +273,16 @@ class ForgetsChunks(_Changing):
 
     def change(self, write: Any) -> Any:
         """Drop it."""
-        return replace(write, pieces=()) if isinstance(write, RunWrite) else write
+        return replace(write, chunks=()) if isinstance(write, Checkpoint) else write
 
 
 class ForgetsHandoffs(MemoryStore):
     """Does not know where the client of a stream was handed off."""
 
-    def stream(
+    def read_stream(
         self, app: str, run_id: str, *, done: int, outside: int, most: int
     ) -> StoredStream | None:
-        stored = super().stream(app, run_id, done=done, outside=outside, most=most)
+        stored = super().read_stream(app, run_id, done=done, outside=outside, most=most)
         return stored and replace(stored, handoff=None)
 
 

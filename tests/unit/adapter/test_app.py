@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from durable_core.adapter.app import ServedApp, handler_of
+from durable_core.adapter.app import AdapterApp, resolve_handler
 from durable_core.errors import ConfigurationError, HTTPError
 from durable_core.flow.env import Limits
 from durable_core.http.request import Request
@@ -28,18 +28,20 @@ class Handler:
     def __init__(self, error: BaseException | None = None) -> None:
         self._error = error
 
-    def handle(self, request: Request, *, hold: float = 25.0, route: str | None = None) -> Response:
+    def handle(
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
+    ) -> Response:
         if self._error is not None:
             raise self._error
-        return Response.json([request.method, hold, route])
+        return Response.json([request.method, max_wait, route])
 
     async def handle_async(
-        self, request: Request, *, hold: float = 25.0, route: str | None = None
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
     ) -> Response:
-        return self.handle(request, hold=hold, route=route)
+        return self.handle(request, max_wait=max_wait, route=route)
 
 
-def answers(app: ServedApp, **options: Any) -> tuple[Response, Response]:
+def answers(app: AdapterApp, **options: Any) -> tuple[Response, Response]:
     """Return the answers of both kinds."""
     return app.respond(REQUEST, **options), asyncio.run(app.respond_async(REQUEST, **options))
 
@@ -47,7 +49,7 @@ def answers(app: ServedApp, **options: Any) -> tuple[Response, Response]:
 def test_what_servers_need() -> None:
     """The handler, the engine to start and stop, and the limits to keep to."""
     handler = Handler()
-    app = ServedApp(handler)
+    app = AdapterApp(handler)
 
     assert (handler, (Handler.engine,)) == (app.endpoint, app.durables)
     assert Limits(body=7) == app.limits
@@ -55,21 +57,21 @@ def test_what_servers_need() -> None:
 
 def test_answers() -> None:
     """It asks the handler, and passes on for how long and by which route."""
-    one, other = answers(ServedApp(Handler()), hold=2.0, route="/{x}")
+    one, other = answers(AdapterApp(Handler()), max_wait=2.0, route="/{x}")
 
     assert b'["GET",2.0,"/{x}"]' == one.body == other.body
 
 
 def test_http_errors() -> None:
     """They are the response that they describe."""
-    for response in answers(ServedApp(Handler(HTTPError(418, "short and stout")))):
+    for response in answers(AdapterApp(Handler(HTTPError(418, "short and stout")))):
         assert (418, b"short and stout" in bytes(response.body)) == (response.status, True)  # type: ignore[arg-type]
 
 
 def test_failures(caplog: pytest.LogCaptureFixture) -> None:
     """Any other error is a 500 without a word, logged without the query and on one line."""
 
-    class App(ServedApp):
+    class App(AdapterApp):
         logger = logging.getLogger("durable.x")
 
     for response in answers(App(Handler(ZeroDivisionError("secret")))):
@@ -84,15 +86,15 @@ def test_failures(caplog: pytest.LogCaptureFixture) -> None:
 def test_exits_pass(error: type[BaseException]) -> None:
     """What ends a process is no failed request."""
     with pytest.raises(error):
-        ServedApp(Handler(error())).respond(REQUEST)
+        AdapterApp(Handler(error())).respond(REQUEST)
 
 
 def test_handler_of() -> None:
     """A handler is itself, routes become one, what is callable is the server's own."""
     handler = Handler()
     with lab() as process:
-        assert handler is handler_of(handler, None)
-        assert handler_of(len, None) is None
-        assert isinstance(handler_of({}, process.durable), Application)
+        assert handler is resolve_handler(handler, None)
+        assert resolve_handler(len, None) is None
+        assert isinstance(resolve_handler({}, process.durable), Application)
     with pytest.raises(ConfigurationError, match="durable="):
-        handler_of({}, None)
+        resolve_handler({}, None)

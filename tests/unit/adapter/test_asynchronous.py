@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from durable_core.adapter.asynchronous import chunks_of
+from durable_core.adapter.asynchronous import aiter_body
 
 WHO: ContextVar[str] = ContextVar("who", default="nobody")
 
@@ -35,7 +35,7 @@ class Body:
 
 async def made(body: Iterable[bytes] | AsyncIterable[bytes]) -> list[bytes]:
     """Return all chunks, closing the body as a server does."""
-    chunks = chunks_of(body)
+    chunks = aiter_body(body)
     try:
         return [chunk async for chunk in chunks]
     finally:
@@ -55,7 +55,7 @@ def test_async_bodies() -> None:
 
     async def main() -> None:
         assert [b"a", b"b"] == await made(body())
-        chunks = chunks_of(body())
+        chunks = aiter_body(body())
         assert b"a" == await anext(aiter(chunks))
         assert 1 == len(ended)
         await chunks.aclose()
@@ -69,7 +69,7 @@ def test_plain_bodies_have_a_thread_of_their_own() -> None:
     one, other = Body(b"a", b"b"), Body(b"c")
 
     async def main() -> None:
-        chunks, others = chunks_of(one), chunks_of(other)
+        chunks, others = aiter_body(one), aiter_body(other)
         assert b"a" == await anext(aiter(chunks))
         assert b"c" == await anext(aiter(others))
         assert [b"b"] == [chunk async for chunk in chunks]
@@ -117,7 +117,7 @@ def test_anything_can_be_iterated() -> None:
     async def main() -> None:
         assert [b"a", b"b"] == await made([b"a", b"b"])
         assert [b"x"] == await made(file)
-        await chunks_of(unused).aclose()
+        await aiter_body(unused).aclose()
 
     asyncio.run(main())
     assert (1, 0, 1) == (file.closed, len(unused.threads), len(unused.closed))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_core.adapter.messages import checked_chunk, chunked, framed
+from durable_core.adapter.messages import checked_chunk, chunked, prepare_response
 from durable_core.http.response import Response
 
 
@@ -27,20 +27,24 @@ from durable_core.http.response import Response
 )
 def test_length(response: Response, head: bool, expected: list[tuple[str, str]]) -> None:
     """That of a whole body is what it is; a stream keeps its own; some statuses have none."""
-    assert tuple(expected) == framed(response, head=head).fields
+    assert tuple(expected) == prepare_response(response, head=head).fields
 
 
 def test_fields_stay_apart_in_order() -> None:
     """Repeated fields are as the response has them."""
     fields = (("Set-Cookie", "b"), ("X-Own", "1"), ("set-cookie", "a"))
 
-    assert (*fields, ("content-length", "0")) == framed(Response(headers=fields), head=False).fields
+    assert (*fields, ("content-length", "0")) == prepare_response(
+        Response(headers=fields), head=False
+    ).fields
 
 
 @pytest.mark.parametrize("name", ["Connection", "TE", "Transfer-Encoding", "Upgrade", "Trailer"])
 def test_fields_of_the_server(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """What is the server's business is dropped, and that is said."""
-    assert (("content-length", "0"),) == framed(Response(headers={name: "x"}), head=False).fields
+    assert (("content-length", "0"),) == prepare_response(
+        Response(headers={name: "x"}), head=False
+    ).fields
     assert [f"the response header {name!r} was dropped: only the server may set it"] == (
         caplog.messages
     )
@@ -52,7 +56,7 @@ def test_fields_of_the_server(name: str, caplog: pytest.LogCaptureFixture) -> No
 )
 def test_silence(status: int, head: bool, silent: bool) -> None:
     """No body is sent to HEAD, nor where the status has none."""
-    assert silent == framed(Response(status=status), head=head).silent
+    assert silent == prepare_response(Response(status=status), head=head).omit_body
 
 
 @given(st.lists(st.binary(max_size=20)))

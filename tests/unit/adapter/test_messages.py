@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_core.adapter.messages import announced_length, read_sized, refusing
+from durable_core.adapter.messages import bad_request_on_error, parse_content_length, read_sized
 from durable_core.errors import BadRequest, HTTPError
 from durable_core.http.request import Request
 
@@ -18,14 +18,14 @@ from durable_core.http.request import Request
 )
 def test_announced_length(text: str, expected: int | None) -> None:
     """It is a number of decimal digits; without any there is none."""
-    assert expected == announced_length(text)
+    assert expected == parse_content_length(text)
 
 
 @pytest.mark.parametrize("text", ["-1", "+1", "1.5", "1, 1", "x", "\u0661", "1_0"])
 def test_malformed_length(text: str) -> None:
     """Anything else is a bad request."""
     with pytest.raises(BadRequest, match="content-length must be one number"):
-        announced_length(text)
+        parse_content_length(text)
 
 
 @given(body=st.binary(max_size=64), rest=st.binary(max_size=9))
@@ -78,9 +78,9 @@ def test_a_body_that_does_not_come(stream: io.BytesIO, status: int, text: str) -
 
 def test_refusing() -> None:
     """What HTTP does not allow is a bad request; other errors pass."""
-    with refusing():
+    with bad_request_on_error():
         assert "/x" == Request(method="GET", url="http://h/x", headers=[]).path
-    with pytest.raises(BadRequest, match="method"), refusing():
+    with pytest.raises(BadRequest, match="method"), bad_request_on_error():
         Request(method="G T", url="http://h/x", headers=[])
-    with pytest.raises(HTTPError, match="slow"), refusing():
+    with pytest.raises(HTTPError, match="slow"), bad_request_on_error():
         raise HTTPError(408, "slow")

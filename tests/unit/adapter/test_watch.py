@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from durable_core.adapter.asynchronous import ClientGoneError, ClientWatch
+from durable_core.adapter.asynchronous import ClientDisconnectedError, DisconnectWatcher
 
 
 class Client:
@@ -51,7 +51,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 
 async def forever(client: Client) -> None:
-    async with ClientWatch(client.is_gone):
+    async with DisconnectWatcher(client.is_gone):
         await asyncio.Event().wait()
 
 
@@ -59,7 +59,7 @@ def test_gone_client_cancels_the_block() -> None:
     """The block is cancelled, and says why; the task goes on as if nothing had been."""
 
     async def main() -> None:
-        with pytest.raises(ClientGoneError):
+        with pytest.raises(ClientDisconnectedError):
             await forever(Client(gone=True))
         await asyncio.sleep(0)
 
@@ -74,7 +74,7 @@ def test_client_that_goes_later() -> None:
         task = asyncio.create_task(forever(client))
         await client.listened_to.wait()
         client.leave()
-        with pytest.raises(ClientGoneError):
+        with pytest.raises(ClientDisconnectedError):
             await task
 
     run(main())
@@ -85,7 +85,7 @@ def test_quick_block_is_not_watched() -> None:
 
     async def main() -> None:
         client = Client(gone=True)
-        async with ClientWatch(client.is_gone):
+        async with DisconnectWatcher(client.is_gone):
             await asyncio.sleep(0)
         assert 0 == client.asked
 
@@ -97,12 +97,12 @@ def test_listening_at_once() -> None:
 
     async def main() -> None:
         client = Client(gone=True)
-        with pytest.raises(ClientGoneError):
+        with pytest.raises(ClientDisconnectedError):
             await impatient(client)
         assert 1 == client.asked
 
     async def impatient(client: Client) -> None:
-        async with ClientWatch(client.is_gone) as watch:
+        async with DisconnectWatcher(client.is_gone) as watch:
             watch.listen()
             watch.listen()
             for _ in range(5):
@@ -117,7 +117,7 @@ def test_client_that_stays() -> None:
 
     async def main() -> None:
         client = Client()
-        async with ClientWatch(client.is_gone):
+        async with DisconnectWatcher(client.is_gone):
             await client.listened_to.wait()
 
     run(main())
@@ -128,7 +128,7 @@ def test_what_cannot_be_told() -> None:
 
     async def main() -> None:
         client = Client(can_be_told=False)
-        async with ClientWatch(client.is_gone) as watch:
+        async with DisconnectWatcher(client.is_gone) as watch:
             await client.listened_to.wait()
             watch.listen()
             for _ in range(5):
@@ -163,7 +163,7 @@ def test_both_at_once() -> None:
             return gone
 
         async def block() -> None:
-            async with ClientWatch(is_gone):
+            async with DisconnectWatcher(is_gone):
                 await asyncio.Event().wait()
 
         task = asyncio.create_task(block())
@@ -182,7 +182,7 @@ def test_error_of_the_block_passes() -> None:
             await failing()
 
     async def failing() -> None:
-        async with ClientWatch(Client(gone=True).is_gone):
+        async with DisconnectWatcher(Client(gone=True).is_gone):
             try:
                 await asyncio.Event().wait()
             finally:
@@ -195,7 +195,7 @@ def test_block_that_swallows_its_cancellation() -> None:
     """It is not cancelled again later."""
 
     async def main() -> None:
-        async with ClientWatch(Client(gone=True).is_gone):
+        async with DisconnectWatcher(Client(gone=True).is_gone):
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:

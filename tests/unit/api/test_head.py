@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import pytest
 
-from durable_core.api.endpoint import without_body, without_body_async
+from durable_core.api.endpoint import strip_body_for_head, strip_body_for_head_async
 from durable_core.http.response import Response
 from support.harness import Lab, lab
 
@@ -35,11 +35,11 @@ class Streams:
 
 
 def on_a_loop(response: Response, process: Lab) -> Response:
-    return asyncio.run(without_body_async(response, process.durable.engine))
+    return asyncio.run(strip_body_for_head_async(response, process.durable.engine))
 
 
 def in_this_thread(response: Response, process: Lab) -> Response:
-    return without_body(response, process.durable.engine)
+    return strip_body_for_head(response, process.durable.engine)
 
 
 each_server = pytest.mark.parametrize("ask", [in_this_thread, on_a_loop])

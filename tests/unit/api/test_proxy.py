@@ -25,7 +25,7 @@ def test_proxy(asynchronous: bool) -> None:
         proxy = process.durable.endpoint_proxy()
         endpoint = process.endpoint(waits, async_redirect_url="/results")
         url = endpoint.handle(request()).headers["location"]
-        hop = proxy.handle(request(url), hold=0.001)
+        hop = proxy.handle(request(url), max_wait=0.001)
         assert 303 == hop.status
         assert hop.headers["location"].startswith("?runId=")
         assert "hop=1" in hop.headers["location"]
@@ -94,7 +94,7 @@ def test_hops_keep_what_else_the_query_has() -> None:
         endpoint = process.endpoint(waits, async_redirect_url="/results?shop=a%26b&n=1&n=&token=x")
         url = endpoint.handle(request()).headers["location"]
         for hop in (1, 2):
-            answer = proxy.handle(request(url), hold=0.001)
+            answer = proxy.handle(request(url), max_wait=0.001)
             asked = request(f"/results{answer.headers['location']}").query
             assert (("shop", "a&b"), ("n", "1"), ("n", "")) == tuple(
                 pair for pair in asked.items() if pair[0] in ("shop", "n")
@@ -110,5 +110,5 @@ def test_hops_keep_a_query_that_is_no_text() -> None:
         proxy = process.durable.endpoint_proxy()
         endpoint = process.endpoint(waits, async_redirect_url="/results")
         url = endpoint.handle(request()).headers["location"]
-        answer = proxy.handle(request(url + "&x=%ff"), hold=0.001)
+        answer = proxy.handle(request(url + "&x=%ff"), max_wait=0.001)
         assert 303 == answer.status

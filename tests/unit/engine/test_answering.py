@@ -7,16 +7,16 @@ import asyncio
 from durable_core import Request, Response
 from durable_core.engine.running import Running
 from durable_core.engine.runs import Answering
-from durable_core.engine.worker import Node
-from durable_core.flow.env import Options
+from durable_core.engine.worker import Worker
+from durable_core.flow.env import ResolvedOptions
 from durable_core.flow.execution import Execution
-from durable_core.flow.scope import Face
+from durable_core.flow.scope import HandlerKind
 from durable_core.model.run import Phase, Run
-from durable_core.runners.settings import Registered
+from durable_core.runners.settings import RegisteredEndpoint
 from support.harness import lab, request
 
 
-def execution(node: Node) -> Execution:
+def execution(node: Worker) -> Execution:
     run = Run(
         id="r1",
         app="lab",
@@ -26,7 +26,9 @@ def execution(node: Node) -> Execution:
         retries=0,
         created_at=0,
     )
-    return Execution(node.env, Options(key="it"), run, request(), owner=node.keeper.owner)
+    return Execution(
+        node.env, ResolvedOptions(key="it"), run, request(), owner=node.scheduler.owner
+    )
 
 
 def unanswered(ex: Execution) -> Response:
@@ -37,11 +39,11 @@ def test_a_plain_handler_answers_in_this_thread() -> None:
     """What the handler returns is what the caller gets."""
     with lab() as process:
         process.durable.start()
-        node = process.engine.node
+        node = process.engine.worker
         assert node is not None
         answering = Answering(node, Running(node), unanswered)
-        endpoint = Registered(
-            lambda request: {"method": request.method}, Face.SYNC, Options(key="it")
+        endpoint = RegisteredEndpoint(
+            lambda request: {"method": request.method}, HandlerKind.DEF, ResolvedOptions(key="it")
         )
         response = answering.run(execution(node), endpoint)
 
@@ -54,10 +56,10 @@ def test_an_execution_without_an_answer() -> None:
     async def handler(asked: Request) -> None:
         raise AssertionError("it is closed before it begins")
 
-    async def asked(node: Node) -> tuple[Response, Response]:
+    async def asked(node: Worker) -> tuple[Response, Response]:
         answering = Answering(node, Running(node), unanswered)
-        async_face = Registered(handler, Face.ASYNC, Options(key="it"))
-        plain = Registered(lambda request: None, Face.SYNC, Options(key="it"))
+        async_face = RegisteredEndpoint(handler, HandlerKind.ASYNC_DEF, ResolvedOptions(key="it"))
+        plain = RegisteredEndpoint(lambda request: None, HandlerKind.DEF, ResolvedOptions(key="it"))
         answers = []
         for endpoint in (async_face, plain):
             ex = execution(node)
@@ -68,7 +70,7 @@ def test_an_execution_without_an_answer() -> None:
 
     with lab() as process:
         process.durable.start()
-        node = process.engine.node
+        node = process.engine.worker
         assert node is not None
         answers = asyncio.run(asked(node))
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from durable_conformance.store_values import commit, created
-from durable_core.engine.stream_responses import AsyncBody, SyncBody, TaskSignal, ThreadSignal
+from durable_core.engine.stream_responses import AsyncBody, SyncBody, TaskWaker, ThreadWaker
 from durable_core.errors import StoreError
-from durable_core.flow.effects import Call, Invoke, Raised, Returned
-from durable_core.flow.env import Env
+from durable_core.flow.effects import Call, CallUser, Raised, Returned
+from durable_core.flow.env import AppConfig
 from durable_core.flow.stream_reader import Reader
 from durable_core.model.stream import LiveStream, OpenAttempt
 from durable_core.platform import SystemIds
-from durable_core.runners.thread_pool import DaemonPool
+from durable_core.runners.thread_pool import DaemonThreadPool
 from durable_core.stores.memory import MemoryStore
 from durable_core.streams.log import RunLog
 from support.harness import FakeClock
@@ -25,7 +25,7 @@ from support.harness import FakeClock
 class Broken(MemoryStore):
     """A store that cannot be read."""
 
-    def stream(self, *args: Any, **kwargs: Any) -> Any:
+    def read_stream(self, *args: Any, **kwargs: Any) -> Any:
         raise StoreError("gone")
 
 
@@ -35,9 +35,9 @@ class Host:
     def __init__(self, store: MemoryStore | None = None) -> None:
         self.stopping = False
         self.store = store or MemoryStore()
-        self.threads = DaemonPool(1, "test")
+        self.threads = DaemonThreadPool(1, "test")
 
-    def await_elsewhere(self, awaitable: Awaitable[Any]) -> Any:
+    def run_on_background_loop(self, awaitable: Awaitable[Any]) -> Any:
         async def wait() -> Any:
             return await awaitable
 
@@ -49,12 +49,12 @@ def nothing() -> None:
 
 
 def reader() -> Reader:
-    env = Env(app="app", clock=FakeClock(5), ids=SystemIds(), secrets=lambda: (b"s" * 32,))
+    env = AppConfig(app="app", clock=FakeClock(5), ids=SystemIds(), secrets=lambda: (b"s" * 32,))
     return Reader(env, "r1", RunLog("r1"))
 
 
 def sync_body(host: Host, close: Callable[[], None], deadline: float | None = None) -> SyncBody:
-    return SyncBody(host, reader(), ThreadSignal(), close, deadline)
+    return SyncBody(host, reader(), ThreadWaker(), close, deadline)
 
 
 def test_it_is_closed_once() -> None:
@@ -86,7 +86,7 @@ def test_a_store_that_cannot_be_read_ends_it(
     if asynchronous:
 
         async def iterate() -> int:
-            signal = TaskSignal(asyncio.get_running_loop())
+            signal = TaskWaker(asyncio.get_running_loop())
             return len([part async for part in AsyncBody(host, reader(), signal, nothing)])
 
         parts = asyncio.run(iterate())
@@ -114,7 +114,7 @@ def test_a_cancelled_task_closes_it() -> None:
 
     async def iterate() -> None:
         loop = asyncio.get_running_loop()
-        body = AsyncBody(Host(store), reader(), TaskSignal(loop), lambda: closed.append(1))
+        body = AsyncBody(Host(store), reader(), TaskWaker(loop), lambda: closed.append(1))
         await anext(body)
         await anext(body)
         waiting = loop.create_task(anext(body))
@@ -151,8 +151,8 @@ def test_a_long_stream_leaves_others_their_turns() -> None:
                 turns += 1
 
         following = reader()
-        following.log.take_source(Source())  # type: ignore[attr-defined]
-        body = AsyncBody(Host(store), following, TaskSignal(loop), nothing)
+        following.log.attach_publisher(Source())  # type: ignore[attr-defined]
+        body = AsyncBody(Host(store), following, TaskWaker(loop), nothing)
         task = loop.create_task(other())
         size = 0
         async for part in body:
@@ -183,10 +183,10 @@ def broken(value: int) -> int:
 @pytest.mark.parametrize("function", [plain, coroutine, lambda value: coroutine(value)], ids="abc")
 def test_functions_of_the_application(function: Callable[[int], Any]) -> None:
     """What says where a stream goes on may be any kind of function, under any server."""
-    ask = Invoke(None, Call(function, (7,)))
+    ask = CallUser(None, Call(function, (7,)))
 
     async def call() -> object:
-        body = AsyncBody(Host(), reader(), TaskSignal(asyncio.get_running_loop()), nothing)
+        body = AsyncBody(Host(), reader(), TaskWaker(asyncio.get_running_loop()), nothing)
         return await body._perform(ask)
 
     assert Returned(7) == sync_body(Host(), lambda: None)._perform(ask)
@@ -195,7 +195,7 @@ def test_functions_of_the_application(function: Callable[[int], Any]) -> None:
 
 def test_a_function_that_fails() -> None:
     """Its error is the answer."""
-    ask = Invoke(None, Call(broken, (7,)))
+    ask = CallUser(None, Call(broken, (7,)))
     outcome = sync_body(Host(), lambda: None)._perform(ask)
 
     assert isinstance(outcome, Raised)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from durable_core.engine.scheduler import Chore
+from durable_core.engine.scheduler import PeriodicTask
 
 
 @pytest.fixture
@@ -20,10 +20,10 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_a_chore_is_done_at_once_and_then_every_so_often(now: list[float]) -> None:
     """However often somebody comes round, and once however long nobody did."""
     done: list[float] = []
-    chore = Chore(5.0, lambda: done.append(now[0]))
+    chore = PeriodicTask(5.0, lambda: done.append(now[0]))
     for time_ in (100.0, 104.9, 105.0, 109.0, 127.0, 128.0):
         now[0] = time_
-        chore.do_if_due()
+        chore.run_if_due()
     assert [100.0, 105.0, 127.0] == done
 
 
@@ -33,20 +33,20 @@ def test_a_chore_that_fails_waits_for_its_next_time(now: list[float]) -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
-    chore = Chore(5.0, fail)
+    chore = PeriodicTask(5.0, fail)
     with pytest.raises(ZeroDivisionError):
-        chore.do_if_due()
+        chore.run_if_due()
     now[0] += 4.0
-    chore.do_if_due()
+    chore.run_if_due()
 
 
 def test_a_chore_may_be_hastened(now: list[float]) -> None:
     """There is more to do: it comes again in a moment."""
     done: list[float] = []
-    chore = Chore(5.0, lambda: done.append(now[0]))
-    chore.do_if_due()
-    chore.hasten()
+    chore = PeriodicTask(5.0, lambda: done.append(now[0]))
+    chore.run_if_due()
+    chore.run_soon()
     for _ in range(3):
         now[0] += 0.0625
-        chore.do_if_due()
+        chore.run_if_due()
     assert [100.0, 100.125] == done

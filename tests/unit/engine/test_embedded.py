@@ -18,7 +18,7 @@ import pytest
 from durable_core.api.step import sync_step
 from durable_core.engine import embedded as engine
 from durable_core.engine import worker as node
-from durable_core.engine.worker import Node
+from durable_core.engine.worker import Worker
 from durable_core.errors import ConfigurationError, DuplicateEndpointError, StoreError
 from durable_core.http.request import Request
 from durable_core.model.run import Phase
@@ -49,9 +49,9 @@ def test_start_and_stop_are_idempotent() -> None:
     process.durable.stop()
     for _ in range(2):
         process.durable.start()
-        node = process.engine.node
+        node = process.engine.worker
         process.durable.start()
-        assert node is process.engine.node
+        assert node is process.engine.worker
         assert process.durable.health()["keeper"]
         process.durable.stop()
         process.durable.stop()
@@ -74,7 +74,7 @@ def test_stop_from_many_threads() -> None:
     for stopper in stoppers:
         stopper.join(10)
         assert not stopper.is_alive()
-    assert process.engine.node is None
+    assert process.engine.worker is None
 
 
 def test_start_from_many_threads() -> None:
@@ -91,7 +91,7 @@ def test_start_from_many_threads() -> None:
     for client in clients:
         client.join(10)
     assert [200] * 8 == statuses
-    assert 1 == len(process.store.peers())
+    assert 1 == len(process.store.workers())
     process.stop()
 
 
@@ -99,9 +99,9 @@ def test_stop_gives_the_lease_back() -> None:
     """After a stop no process is registered, and no run is held."""
     with lab() as process:
         assert 200 == process.endpoint(answers).handle(request()).status
-        assert 1 == len(process.store.peers())
+        assert 1 == len(process.store.workers())
         store = process.store
-    assert [] == list(store.peers())
+    assert [] == list(store.workers())
 
 
 def test_store_that_cannot_be_opened() -> None:
@@ -118,7 +118,7 @@ def test_store_that_cannot_be_opened() -> None:
     for url in ("/it", "/it?durable-run=x&durable-token=y"):
         assert 503 == endpoint.handle(request(url)).status
         assert 503 == asyncio.run(endpoint.handle_async(request(url))).status
-    assert process.engine.node is None
+    assert process.engine.worker is None
 
 
 def test_start_that_fails_leaves_nothing_behind() -> None:
@@ -165,7 +165,7 @@ def test_requests_during_a_stop() -> None:
     release.set()
     client.join(10)
     stopper.join(10)
-    assert process.engine.node is None
+    assert process.engine.worker is None
 
 
 def test_stop_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) -> None:
@@ -227,10 +227,10 @@ def test_lifespan() -> None:
     async def main() -> None:
         process = Lab()
         async with process.durable.lifespan(object()):
-            node = process.engine.node
+            node = process.engine.worker
             assert node is not None
-            assert asyncio.get_running_loop() is node.loops.adopted
-        assert process.engine.node is None
+            assert asyncio.get_running_loop() is node.loops.server_loop
+        assert process.engine.worker is None
 
     asyncio.run(main())
 
@@ -272,7 +272,7 @@ def test_patched_threads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise ConfigurationError("patched")
 
-    monkeypatch.setattr("durable_core.engine.embedded.refuse_patched_threads", refuse)
+    monkeypatch.setattr("durable_core.engine.embedded.check_threading", refuse)
     with pytest.raises(ConfigurationError, match="patched"):
         Lab().durable.start()
 
@@ -323,15 +323,15 @@ def test_child_starts_its_own(tmp_path: Path) -> None:
     process = Lab(_sqlite(tmp_path))
     endpoint = process.endpoint(answers)
     assert 200 == endpoint.handle(request()).status
-    assert process.engine.node is not None
+    assert process.engine.worker is not None
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            fresh = process.engine.node is None
+            fresh = process.engine.worker is None
             status = endpoint.handle(request()).status
-            owners = len(process.store.peers())
+            owners = len(process.store.workers())
             os.write(writing, f"{fresh} {status} {owners}".encode())
             process.durable.stop()
             code = 0
@@ -350,16 +350,16 @@ def test_working_elsewhere_for_a_while(tmp_path: Path) -> None:
     process = Lab(_sqlite(tmp_path))
     endpoint, engine = process.endpoint(answers), process.engine
     own, elsewhere = (engine.env, engine.store, engine.settings), MemoryStore()
-    made: list[Node] = []
+    made: list[Worker] = []
 
-    def make_node(*args: Any) -> Node:
-        made.append(Node(*args))
+    def make_node(*args: Any) -> Worker:
+        made.append(Worker(*args))
         return made[-1]
 
     env, settings = replace(engine.env, app="other"), Settings(worker_threads=1)
-    with engine.instead(env=env, store=elsewhere, settings=settings, make_node=make_node):
+    with engine.override(env=env, store=elsewhere, settings=settings, make_node=make_node):
         assert 200 == endpoint.handle(request()).status
-        assert made == [engine.node]
+        assert made == [engine.worker]
         assert (env, elsewhere, settings) == (made[0].env, made[0].store, made[0].settings)
         process.stop()
 
@@ -371,15 +371,15 @@ def test_working_elsewhere_is_for_what_is_stopped() -> None:
     """Neither at the beginning nor at the end of it may the engine be at work."""
     with lab() as process:
         engine = process.engine
-        elsewhere = engine.instead(
-            env=engine.env, store=MemoryStore(), settings=engine.settings, make_node=Node
+        elsewhere = engine.override(
+            env=engine.env, store=MemoryStore(), settings=engine.settings, make_node=Worker
         )
         with pytest.raises(ConfigurationError, match="works already"), elsewhere:
             engine.start()
         engine.stop(1.0)
         engine.start()
-        again = engine.instead(
-            env=engine.env, store=MemoryStore(), settings=engine.settings, make_node=Node
+        again = engine.override(
+            env=engine.env, store=MemoryStore(), settings=engine.settings, make_node=Worker
         )
         with pytest.raises(ConfigurationError, match="works already"):
             again.__enter__()
@@ -415,6 +415,6 @@ def test_child_with_two_first_requests_at_once(monkeypatch: pytest.MonkeyPatch) 
     for client in clients:
         client.join(20)
     both.abort()  # for whoever makes one more
-    assert 1 == len(process.store.peers())
+    assert 1 == len(process.store.workers())
     process.stop()
-    assert [] == list(process.store.peers())
+    assert [] == list(process.store.workers())

@@ -12,23 +12,23 @@ import pytest
 from durable_conformance.store_values import commit, created, ended, result
 from durable_core.codec.records import dump_head
 from durable_core.codec.tokens import sign_token
-from durable_core.engine.long_poll import Holding
+from durable_core.engine.long_poll import LongPoll
 from durable_core.errors import StoreError
-from durable_core.flow.env import Env
+from durable_core.flow.env import AppConfig
 from durable_core.flow.wait import WaitRequest
 from durable_core.http.response import Response
 from durable_core.model.run import Phase
 from durable_core.platform import SystemIds
-from durable_core.ports import RunWrite, StoredResult
+from durable_core.ports import Checkpoint, StoredResult
 from durable_core.runners.live import Waiters
 from support.harness import FakeClock, WatchedStore
 
 SECRET = b"s" * 32
 
 
-def holding_on(store: WatchedStore, waiters: Waiters) -> Holding:
-    env = Env(app="app", clock=FakeClock(5), ids=SystemIds(), secrets=lambda: (SECRET,))
-    return Holding(env, store, waiters)
+def holding_on(store: WatchedStore, waiters: Waiters) -> LongPoll:
+    env = AppConfig(app="app", clock=FakeClock(5), ids=SystemIds(), secrets=lambda: (SECRET,))
+    return LongPoll(env, store, waiters)
 
 
 def wanted(hold_ms: int = 10_000) -> WaitRequest:
@@ -36,17 +36,17 @@ def wanted(hold_ms: int = 10_000) -> WaitRequest:
         run_id="r1",
         token=sign_token(SECRET, app="app", run_id="r1", expires_at=99),
         hop=0,
-        hold_ms=hold_ms,
+        max_wait_ms=hold_ms,
         again=lambda token, hop: f"?{hop}",
         names=("run", "token"),
     )
 
 
-def the_end() -> RunWrite:
+def the_end() -> Checkpoint:
     return replace(ended(), result=replace(result(), head=dump_head(Response())))
 
 
-def ask(holding: Holding, asynchronous: bool, wait: WaitRequest) -> Response:
+def ask(holding: LongPoll, asynchronous: bool, wait: WaitRequest) -> Response:
     return asyncio.run(holding.wait_async(wait)) if asynchronous else holding.wait(wait)
 
 

@@ -17,10 +17,10 @@ from durable_conformance.store_values import created, run
 from durable_core.api.step import step
 from durable_core.http.request import Request
 from durable_core.model.run import Phase
-from durable_core.ports import Claim, Release, RunWrite, StoredRequest, StoredResult
+from durable_core.ports import Checkpoint, Claim, Release, StoredRequest, StoredResult
 from durable_core.runners.event_loops import Loops
 from durable_core.runners.settings import Settings
-from durable_core.runners.thread_pool import DaemonPool
+from durable_core.runners.thread_pool import DaemonThreadPool
 from durable_core.stores.sqlite import SQLiteStore
 from support.harness import (
     Lab,
@@ -38,7 +38,7 @@ def plant(store: WatchedStore, count: int, *, key: str = "it") -> None:
     for n in range(count):
         store.commit(
             [
-                RunWrite(
+                Checkpoint(
                     run_id=f"r{n}",
                     owner="nobody",
                     epoch=1,
@@ -117,8 +117,8 @@ def test_loop_that_closes_at_the_wrong_moment(monkeypatch: pytest.MonkeyPatch) -
 
     class Fickle(Loops):
         @property
-        def replaying(self) -> asyncio.AbstractEventLoop:
-            return choices.pop() if choices else super().replaying
+        def replay_loop(self) -> asyncio.AbstractEventLoop:
+            return choices.pop() if choices else super().replay_loop
 
     monkeypatch.setattr("durable_core.engine.worker.Loops", Fickle)
     store = WatchedStore()
@@ -185,15 +185,15 @@ def test_a_run_for_which_there_is_no_thread_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """That is no fault of the run's: it counts as no crash, and nothing of it stays behind."""
-    submit, refused = DaemonPool.submit, threading.Event()
+    submit, refused = DaemonThreadPool.submit, threading.Event()
 
-    def refuse_once(pool: DaemonPool, call: Any, *args: Any) -> Any:
+    def refuse_once(pool: DaemonThreadPool, call: Any, *args: Any) -> Any:
         if pool._name == "durable-worker" and not refused.is_set():
             refused.set()
             raise RuntimeError("can't start new thread")
         return submit(pool, call, *args)
 
-    monkeypatch.setattr(DaemonPool, "submit", refuse_once)
+    monkeypatch.setattr(DaemonThreadPool, "submit", refuse_once)
     store = WatchedStore()
     plant(store, 1)
     with lab(store) as process:
@@ -202,4 +202,4 @@ def test_a_run_for_which_there_is_no_thread_is_tried_again(
         until(lambda: process.durable.runs.get("r0").run.phase is Phase.COMPLETED)
         until(lambda: process.durable.health()["replaying"]["def"] == 0)
         assert refused.is_set()
-        assert 0 == process.durable.runs.get("r0").run.takeovers
+        assert 0 == process.durable.runs.get("r0").run.crash_count

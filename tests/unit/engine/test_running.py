@@ -6,11 +6,11 @@ import pytest
 
 from durable_conformance.store_values import run
 from durable_core.api.step import sync_step
-from durable_core.engine.worker import Node
+from durable_core.engine.worker import Worker
 from durable_core.flow.env import Limits
 from durable_core.http.request import Request
 from durable_core.model.run import Phase
-from durable_core.ports import Release, RunWrite, Written
+from durable_core.ports import Checkpoint, CheckpointResult, Release
 from support.harness import (
     Lab,
     Ledger,
@@ -33,11 +33,11 @@ def test_claimed_run_that_has_not_begun_is_given_back_at_a_stop() -> None:
 
     process.endpoint(handler)
     process.durable.start()
-    node = process.engine.node
+    node = process.engine.worker
     assert node is not None
     store.commit(
         [
-            RunWrite(
+            Checkpoint(
                 run_id="r0",
                 owner="nobody",
                 epoch=1,
@@ -84,13 +84,13 @@ def test_a_checkpoint_that_always_breaks_is_no_progress(caplog: pytest.LogCaptur
     ledger = Ledger()
 
     class Picky(WatchedStore):
-        def version(self) -> int:
+        def change_counter(self) -> int:
             """Let the keeper come only when all that has queued is committed, one way or other."""
             if node:
                 until(lambda: not node[0].queue._queue)
-            return super().version()
+            return super().change_counter()
 
-        def _write_run(self, write: RunWrite) -> Written:
+        def _write_run(self, write: Checkpoint) -> CheckpointResult:
             if any(memo.op.name == "b" for memo in write.memos):
                 raise ValueError("no b")
             return super()._write_run(write)
@@ -100,12 +100,12 @@ def test_a_checkpoint_that_always_breaks_is_no_progress(caplog: pytest.LogCaptur
         sync_step.run("b", ledger.did, "b", 1)
         return sync_step.run("c", ledger.did, "c", 1)
 
-    node: list[Node] = []
-    with lab(Picky(), limits=Limits(takeovers=3)) as process:
+    node: list[Worker] = []
+    with lab(Picky(), limits=Limits(crashes=3)) as process:
         endpoint = process.endpoint(handler)
         process.durable.start()
-        assert process.engine.node is not None
-        node.append(process.engine.node)
+        assert process.engine.worker is not None
+        node.append(process.engine.worker)
         assert 503 == endpoint.handle(request()).status
         until(lambda: all(each.run.phase.ended for each in process.durable.runs.list()))
         assert [Phase.FAILED] == [each.run.phase for each in process.durable.runs.list()]

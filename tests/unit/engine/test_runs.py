@@ -8,7 +8,7 @@ from typing import Any
 from durable_core.api.step import step, sync_step
 from durable_core.errors import StoreError
 from durable_core.http.request import Request
-from durable_core.ports import Bury
+from durable_core.ports import ReapWorkers
 from support.harness import (
     QUICK,
     Ledger,
@@ -22,7 +22,7 @@ def test_unreadable_store_refuses_a_request() -> None:
     """When the beginning of a run cannot be read from the store, the client gets 503."""
 
     class Unreadable(WatchedStore):
-        def event_mark(self, app: str) -> int:
+        def event_seq(self, app: str) -> int:
             raise StoreError("cannot read")
 
     def handler(request: Request) -> str:
@@ -42,8 +42,8 @@ def test_lost_lease_sends_the_client_on() -> None:
     stolen: list[Any] = []
 
     def steals() -> int:
-        owners = tuple(peer.id for peer in store.peers())
-        stolen.extend(store.commit([Bury(ids=owners, now=0)], wait=1.0))
+        owners = tuple(peer.id for peer in store.workers())
+        stolen.extend(store.commit([ReapWorkers(ids=owners, now=0)], wait=1.0))
         return ledger.did("steals", 1)
 
     def handler(request: Request) -> object:

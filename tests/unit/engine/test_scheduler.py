@@ -13,21 +13,21 @@ import pytest
 
 from durable_conformance.store_values import created, ended, run
 from durable_core.api.step import sync_step
-from durable_core.engine.worker import Node
+from durable_core.engine.worker import Worker
 from durable_core.errors import StoreError
 from durable_core.http.request import Request
 from durable_core.model.run import Phase
 from durable_core.ports import (
-    Beat,
-    Bury,
-    Peer,
+    Checkpoint,
+    CheckpointResult,
+    Heartbeat,
     Prune,
+    ReapWorkers,
     Register,
     Release,
-    RunWrite,
     SendEvents,
+    WorkerRecord,
     Write,
-    Written,
 )
 from durable_core.runners.settings import Settings
 from support.harness import (
@@ -87,15 +87,18 @@ def test_clock_that_was_set_is_noticed(
 ) -> None:
     """When the wall clock jumps, the own lease is renewed first, and it is logged."""
     process.durable.start()
-    [peer] = process.store.peers()
+    [peer] = process.store.workers()
     with caplog.at_level(logging.WARNING, "durable"):
         clock.advance(3600)
         process.poke()
-        until(lambda: process.store.peers()[0].expires_at > peer.expires_at)
+        until(lambda: process.store.workers()[0].expires_at > peer.expires_at)
     assert "the clock was set by" in caplog.text
-    assert peer.id == process.store.peers()[0].id
+    assert peer.id == process.store.workers()[0].id
     beats = [
-        write for batch in process.watched.batches for write in batch if isinstance(write, Beat)
+        write
+        for batch in process.watched.batches
+        for write in batch
+        if isinstance(write, Heartbeat)
     ]
     assert beats[-1].expires_at == clock.now() + 15_000
 
@@ -104,14 +107,14 @@ def test_dead_process_is_taken_over_from(process: Lab, clock: FakeClock) -> None
     """Runs of a process whose lease is over are freed, with the take-over counted."""
     process.endpoint(sleeps)
     process.durable.start()
-    node = process.engine.node
+    node = process.engine.worker
     assert node is not None
     store = process.store
-    dead = Peer(id="dead", host="elsewhere", pid=1, expires_at=clock.now() - 1)
-    store.commit([Register(peer=dead)], wait=1.0)
+    dead = WorkerRecord(id="dead", host="elsewhere", pid=1, expires_at=clock.now() - 1)
+    store.commit([Register(worker=dead)], wait=1.0)
     store.commit(
         [
-            RunWrite(
+            Checkpoint(
                 run_id="r1",
                 owner="dead",
                 epoch=1,
@@ -122,12 +125,12 @@ def test_dead_process_is_taken_over_from(process: Lab, clock: FakeClock) -> None
         ],
         wait=1.0,
     )
-    node.keeper._refresh_peers()
+    node.scheduler._refresh_workers()
     process.poke()
     until(lambda: process.durable.runs.get("r1").run.phase is Phase.SUSPENDED)
     record = process.durable.runs.get("r1")
-    assert (3, 1) == (record.run.epoch, record.run.takeovers)
-    assert ["dead"] != [peer.id for peer in store.peers()]
+    assert (3, 1) == (record.run.epoch, record.run.crash_count)
+    assert ["dead"] != [peer.id for peer in store.workers()]
 
 
 def test_process_that_was_buried_goes_on_under_a_new_name(
@@ -153,13 +156,13 @@ def test_process_that_was_buried_goes_on_under_a_new_name(
     client = threading.Thread(target=lambda: answers.append(endpoint.handle(request())))
     client.start()
     assert entered.wait(10)
-    node = process.engine.node
+    node = process.engine.worker
     assert node is not None
-    before = node.keeper.owner
+    before = node.scheduler.owner
     # Not due before the process has noticed: it could take the run under its old name.
-    process.store.commit([Bury(ids=(before,), now=clock.now() + 1000)], wait=1.0)
-    node.keeper._beat()
-    assert before != node.keeper.owner
+    process.store.commit([ReapWorkers(ids=(before,), now=clock.now() + 1000)], wait=1.0)
+    node.scheduler._renew_leases()
+    assert before != node.scheduler.owner
     assert "under a new name" in caplog.text
     clock.advance(1)
     process.poke()
@@ -180,19 +183,19 @@ def test_process_that_was_buried_claims_nothing_under_its_old_name(clock: FakeCl
     with lab(clock=clock, settings=Settings(heartbeat=3600.0, lease=7200.0)) as process:
         endpoint = process.endpoint(handler)
         first = endpoint.handle(request())
-        node = process.engine.node
+        node = process.engine.worker
         assert node is not None
-        before = node.keeper.owner
-        process.store.commit([Bury(ids=(before,), now=clock.now())], wait=1.0)
+        before = node.scheduler.owner
+        process.store.commit([ReapWorkers(ids=(before,), now=clock.now())], wait=1.0)
         clock.advance(4)  # less than what is taken for a clock that was set
         process.poke()
 
         assert b'"end"' == process.follow(endpoint, first).body
 
-        assert before != node.keeper.owner
-        assert [node.keeper.owner] == [peer.id for peer in process.store.peers()]
+        assert before != node.scheduler.owner
+        assert [node.scheduler.owner] == [peer.id for peer in process.store.workers()]
         [record] = process.durable.runs.list()
-        assert (2, 0) == (record.run.epoch, record.run.takeovers)
+        assert (2, 0) == (record.run.epoch, record.run.crash_count)
         assert {"after": 1} == ledger.counts()
 
 
@@ -206,19 +209,19 @@ def test_store_in_trouble_is_logged_once(process: Lab, caplog: pytest.LogCapture
         raise StoreError("no space left")
 
     process.watched.fault = refuse
-    node = process.engine.node
+    node = process.engine.worker
     assert node is not None
-    for chore in node.keeper._chores:
+    for chore in node.scheduler._chores:
         chore._due = 0.0
     for _ in range(2):
-        for chore in node.keeper._chores:
+        for chore in node.scheduler._chores:
             chore._due = 0.0
         process.poke()
         assert failed.acquire(timeout=10)
     process.watched.fault = None
     troubles = [r for r in caplog.records if "cannot reach the store" in r.getMessage()]
     assert len(troubles) == 1
-    assert node.keeper.alive
+    assert node.scheduler.alive
 
 
 def test_failing_round_does_not_end_the_keeper(
@@ -233,16 +236,16 @@ def test_failing_round_does_not_end_the_keeper(
         failed.set()
         raise ZeroDivisionError
 
-    node = process.engine.node
+    node = process.engine.worker
     assert node is not None
     process.watched.fault = explode
-    for chore in node.keeper._chores:
+    for chore in node.scheduler._chores:
         chore._due = 0.0
     process.poke()
     assert failed.wait(10)
     endpoint = process.endpoint(sleeps)
     assert 302 == endpoint.handle(request()).status
-    assert node.keeper.alive
+    assert node.scheduler.alive
 
 
 def test_unknown_endpoint_is_logged_and_kept(
@@ -255,11 +258,11 @@ def test_unknown_endpoint_is_logged_and_kept(
     clock.advance(3600)
     with lab(store, clock=clock) as without:
         without.durable.start()
-        node = without.engine.node
+        node = without.engine.worker
         assert node is not None
-        node.keeper.stop()  # which may have begun to say so itself
+        node.scheduler.stop()  # which may have begun to say so itself
         for _ in range(2):
-            node.keeper._report_unknown()
+            node.scheduler._report_unknown()
         [record] = without.durable.runs.list()
         assert Phase.SUSPENDED is record.run.phase
     reports = [r for r in caplog.records if "no code here knows it" in r.getMessage()]
@@ -276,9 +279,9 @@ def test_orphans_fail_after_a_long_time(clock: FakeClock) -> None:
     clock.advance(3600 + 7 * 86_400 + 1)
     with lab(store, clock=clock, token_ttl="30 days") as without:
         without.durable.start()
-        node = without.engine.node
+        node = without.engine.worker
         assert node is not None
-        node.keeper._report_unknown()  # unless it is just being done
+        node.scheduler._report_unknown()  # unless it is just being done
         [record] = without.durable.runs.list()
         until(lambda: Phase.FAILED is without.durable.runs.list()[0].run.phase)
 
@@ -298,14 +301,14 @@ def test_old_runs_and_events_are_pruned(process: Lab, clock: FakeClock) -> None:
     process.endpoint(sleeps, name="sleeper").handle(request())
     process.endpoint(ends).handle(request())
     process.durable.send(event("e", id="e"))
-    node = process.engine.node
+    node = process.engine.worker
     assert node is not None
     clock.advance(86_401)
-    node.keeper._prune()
+    node.scheduler._prune()
     assert 2 == len(process.durable.runs.list())
     assert ["e"] == process.durable.send(event("e", id="e"))
     clock.advance(7 * 86_400)
-    node.keeper._prune()
+    node.scheduler._prune()
     keys = [record.run.endpoint_key for record in process.durable.runs.list()]
     assert ["sleeper"] == keys
 
@@ -315,9 +318,9 @@ def test_pruning_goes_on_in_small_batches() -> None:
     store = WatchedStore()
     with lab(store, settings=Settings(settle_time=0.01)) as process:
         process.durable.start()
-        node = process.engine.node
+        node = process.engine.worker
         assert node is not None
-        node.keeper._prune()
+        node.scheduler._prune()
     prunes = [write for batch in store.batches for write in batch if isinstance(write, Prune)]
     assert {100} == {prune.limit for prune in prunes}
 
@@ -329,21 +332,21 @@ def test_due_during_a_round_is_not_missed() -> None:
         def next_due(self, app: str, keys: Sequence[str]) -> int | None:
             answer = super().next_due(app, keys)
             for node in nodes:
-                node.keeper.due(200)
+                node.scheduler.wake_at(200)
             return answer
 
-    nodes: list[Node] = []
+    nodes: list[Worker] = []
     with lab(Late()) as process:
         process.endpoint(sleeps)
         process.durable.start()
-        node = process.engine.node
+        node = process.engine.worker
         assert node is not None
-        node.keeper.stop()
+        node.scheduler.stop()
         nodes.append(node)
-        node.keeper._next_due = 100
-        node.keeper._wake.clear()
-        node.keeper._round()
-        assert node.keeper._wake.is_set()
+        node.scheduler._next_due = 100
+        node.scheduler._wake.clear()
+        node.scheduler._round()
+        assert node.scheduler._wake.is_set()
 
 
 def test_the_event_mark_is_shared_while_others_work() -> None:
@@ -362,16 +365,18 @@ def test_the_event_mark_is_shared_while_others_work() -> None:
 
         endpoint = process.endpoint(handler)
         process.durable.start()
-        node = process.engine.node
+        node = process.engine.worker
         assert node is not None
-        node.keeper.stop()
-        store.commit([Register(peer=Peer(id="p", host="h", pid=1, expires_at=2**50))], wait=1.0)
-        node.keeper._version = -1
-        node.keeper.catch_up()
+        node.scheduler.stop()
+        store.commit(
+            [Register(worker=WorkerRecord(id="p", host="h", pid=1, expires_at=2**50))], wait=1.0
+        )
+        node.scheduler._version = -1
+        node.scheduler.catch_up()
         first = endpoint.handle(request())
 
         def ended() -> bool:
-            node.keeper.catch_up()
+            node.scheduler.catch_up()
             return all(each.run.phase.ended for each in process.durable.runs.list())
 
         until(ended)
@@ -382,15 +387,15 @@ def test_due_wakes_only_for_what_is_earlier() -> None:
     """A run that is due later than the next known one needs no round of its own."""
     with lab() as process:
         process.durable.start()
-        node = process.engine.node
+        node = process.engine.worker
         assert node is not None
-        keeper = node.keeper
+        keeper = node.scheduler
         keeper.stop()
         keeper._wake.clear()
         keeper._next_due = 100
-        keeper.due(200)
+        keeper.wake_at(200)
         assert not keeper._wake.is_set()
-        keeper.due(50)
+        keeper.wake_at(50)
         assert keeper._wake.is_set()
 
 
@@ -399,14 +404,14 @@ def test_give_up_abandoned() -> None:
     store = WatchedStore()
     with lab(store) as process:
         process.durable.start()
-        node = process.engine.node
+        node = process.engine.worker
         assert node is not None
         for run_id in ("r1", "r2"):
             store.commit(
                 [
-                    RunWrite(
+                    Checkpoint(
                         run_id=run_id,
-                        owner=node.keeper.owner,
+                        owner=node.scheduler.owner,
                         epoch=1,
                         now=0,
                         create=run(run_id, app="lab", key="unknown"),
@@ -416,9 +421,9 @@ def test_give_up_abandoned() -> None:
                 wait=1.0,
             )
             node.abandoned.append(
-                RunWrite(
+                Checkpoint(
                     run_id=run_id,
-                    owner=node.keeper.owner,
+                    owner=node.scheduler.owner,
                     epoch=1 if run_id == "r2" else 9,
                     now=0,
                     release=Release(due_at=7),
@@ -427,7 +432,7 @@ def test_give_up_abandoned() -> None:
         process.poke()
         until(lambda: not node.abandoned)
         assert 7 == process.durable.runs.get("r2").due_at
-        assert node.keeper.owner == process.durable.runs.get("r1").owner
+        assert node.scheduler.owner == process.durable.runs.get("r1").owner
 
 
 def test_what_cannot_be_given_up_is_tried_again_and_holds_nothing_up(
@@ -438,7 +443,7 @@ def test_what_cannot_be_given_up_is_tried_again_and_holds_nothing_up(
     class Picky(WatchedStore):
         refuses = True
 
-        def _write_run(self, write: RunWrite) -> Written:
+        def _write_run(self, write: Checkpoint) -> CheckpointResult:
             if self.refuses and write.run_id == "r1" and write.create is None:
                 raise ValueError("not now")
             return super()._write_run(write)
@@ -446,15 +451,15 @@ def test_what_cannot_be_given_up_is_tried_again_and_holds_nothing_up(
     store = Picky()
     with lab(store) as process:
         process.durable.start()
-        node = process.engine.node
+        node = process.engine.worker
         assert node is not None
-        held = replace(created("r1", app="lab", key="it"), owner=node.keeper.owner)
+        held = replace(created("r1", app="lab", key="it"), owner=node.scheduler.owner)
         store.commit([held, replace(held, run_id="r2", create=run("r2", app="lab"))], wait=1.0)
         process.endpoint(lambda request: "end")
         for run_id in ("r1", "r2"):
             release = Release(due_at=0)
             node.abandoned.append(
-                RunWrite(run_id=run_id, owner=held.owner, epoch=1, now=0, release=release)
+                Checkpoint(run_id=run_id, owner=held.owner, epoch=1, now=0, release=release)
             )
         due = replace(created("r3", app="lab", key="it"), owner="x", request=a_request())
         store.commit([replace(due, release=Release(due_at=0))], wait=1.0)
@@ -473,13 +478,13 @@ def test_what_cannot_be_given_up_is_tried_again_and_holds_nothing_up(
 def test_what_others_did_is_looked_at_again_after_a_fault(process: Lab) -> None:
     """A store that fails in the middle of the look hides nothing for good."""
     process.durable.start()
-    node = process.engine.node
+    node = process.engine.worker
     assert node is not None
-    node.keeper.stop()
+    node.scheduler.stop()
     process.store.commit([created("r1", app="lab"), ended("r1")], wait=1.0)
     told: list[str] = []
     node.waiters.add("r1", lambda: told.append("ended"))
-    ended_ids = process.store.ended
+    ended_ids = process.store.which_ended
     faults = [StoreError("an I/O error")]
 
     def fails_once(app: str, run_ids: Sequence[str]) -> Sequence[str]:
@@ -487,13 +492,13 @@ def test_what_others_did_is_looked_at_again_after_a_fault(process: Lab) -> None:
             raise faults.pop()
         return ended_ids(app, run_ids)
 
-    process.store.ended = fails_once  # type: ignore[method-assign]
-    node.keeper.wake()
+    process.store.which_ended = fails_once  # type: ignore[method-assign]
+    node.scheduler.wake()
     with pytest.raises(StoreError, match="an I/O error"):
-        node.keeper.catch_up()
+        node.scheduler.catch_up()
     assert [] == told
 
-    node.keeper.catch_up()
+    node.scheduler.catch_up()
 
     assert ["ended"] == told
 
@@ -503,9 +508,9 @@ def test_clock_that_was_set_is_noticed_until_the_lease_is_renewed(
 ) -> None:
     """A store that cannot be written to at that moment does not make others look dead."""
     process.durable.start()
-    node = process.engine.node
+    node = process.engine.worker
     assert node is not None
-    node.keeper.stop()
+    node.scheduler.stop()
     clock.advance(3600)
 
     def refuse(writes: Sequence[Write[Any]]) -> None:
@@ -513,10 +518,10 @@ def test_clock_that_was_set_is_noticed_until_the_lease_is_renewed(
 
     process.watched.fault = refuse
     with pytest.raises(StoreError, match="locked"):
-        node.keeper._watch_clock()
+        node.scheduler._watch_clock()
     process.watched.fault = None
-    node.keeper._watch_clock()
+    node.scheduler._watch_clock()
 
-    [peer] = process.store.peers()
+    [peer] = process.store.workers()
     assert clock.now() + 15_000 == peer.expires_at
-    assert node.keeper._spare_until > time.monotonic()
+    assert node.scheduler._spare_until > time.monotonic()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from durable_core.engine.stream_responses import TaskSignal, ThreadSignal
+from durable_core.engine.stream_responses import TaskWaker, ThreadWaker
 
 
 def test_a_thread_is_woken_once_for_each_time() -> None:
     """What came before the wait counts, once; nothing is a time-out."""
-    signal = ThreadSignal()
+    signal = ThreadWaker()
     signal.wake()
     signal.wake()
 
@@ -23,7 +23,7 @@ def test_a_task_is_woken_from_anywhere() -> None:
 
     async def wait_thrice() -> list[bool]:
         loop = asyncio.get_running_loop()
-        signal = TaskSignal(loop)
+        signal = TaskWaker(loop)
         signal.wake()
         woken = [await signal.wait(10)]
         loop.call_soon(signal.wake)
@@ -39,7 +39,7 @@ def test_a_task_is_woken_from_anywhere() -> None:
 def test_a_closed_loop_has_no_reader() -> None:
     """Waking a task whose loop is gone does nothing."""
     loop = asyncio.new_event_loop()
-    signal = TaskSignal(loop)
+    signal = TaskWaker(loop)
     signal._waiting = loop.create_future()
     loop.close()
 

@@ -190,7 +190,7 @@ def test_retries_are_followed_from_the_handoff() -> None:
         second = Reading(endpoint.handle(second_request(reading)))
         rest = second.take(1)
         for attempt in (1, 2):
-            until(lambda n=attempt: process.put_away() >= n)  # type: ignore[misc]
+            until(lambda n=attempt: process.suspended() >= n)  # type: ignore[misc]
             clock.advance(3600)
             process.poke()
             rest += second.take(1)
@@ -244,10 +244,10 @@ def test_without_the_header_the_answer_is_plain() -> None:
         endpoint = process.endpoint(two_steps)
         response = endpoint.handle(Request(method="GET", url="http://test/it"))
         [run] = process.durable.runs.list()
-        stored = process.store.stream("lab", run.run.id, done=0, outside=0, most=1000)
+        stored = process.store.read_stream("lab", run.run.id, done=0, outside=0, most=1000)
     assert b'"done"' == response.body
     assert stored is not None
-    assert [('"from a"',), ('"from b"',)] == [piece.texts for piece in stored.pieces]
+    assert [('"from a"',), ('"from b"',)] == [piece.texts for piece in stored.chunks]
 
 
 def test_a_gone_client_stops_nothing() -> None:
@@ -521,7 +521,7 @@ def test_nothing_is_left() -> None:
         reading = Reading(endpoint.handle(asks_stream()))
         list(reading)
         read(endpoint.handle(second_request(reading)))
-        node = process.engine.node
+        node = process.engine.worker
         assert node is not None
         until(lambda: not len(node.streams))
         assert 0 == len(node.waiters)
@@ -580,9 +580,9 @@ def test_a_thread_left_behind_does_not_silence_the_run() -> None:
         go_on.set()
         until(lambda: process.durable.runs.list()[0].run.phase.ended)
         [run] = process.durable.runs.list()
-        stored = process.store.stream("lab", run.run.id, done=0, outside=0, most=1000)
+        stored = process.store.read_stream("lab", run.run.id, done=0, outside=0, most=1000)
     assert stored is not None
-    assert ('"first"', '"second"') == stored.pieces[-1].texts
+    assert ('"first"', '"second"') == stored.chunks[-1].texts
 
 
 def test_a_slow_client_is_let_go_after_the_handoff() -> None:
@@ -604,7 +604,7 @@ def test_a_slow_client_is_let_go_after_the_handoff() -> None:
     with lab(clock=clock) as process:
         endpoint = process.endpoint(handler)
         response = endpoint.handle(asks_stream())
-        until(lambda: process.put_away() >= 1)
+        until(lambda: process.suspended() >= 1)
         clock.advance(61)
         process.poke()
         until(lambda: process.durable.runs.list()[0].run.phase.ended)

@@ -64,13 +64,13 @@ def test_a_client_that_comes_during_a_stop_is_not_held() -> None:
         location = endpoint.handle(request()).headers["location"]
         process.pass_nap(clock)
         assert entered.wait(10)
-        node = process.engine.node
+        node = process.engine.worker
         assert node is not None
         stop = threading.Thread(target=process.durable.stop, args=(20.0,))
         stop.start()
         until(lambda: node.stopping)
         began = time.monotonic()
-        answer = endpoint.handle(request("/it" + location), hold=15.0)
+        answer = endpoint.handle(request("/it" + location), max_wait=15.0)
         took = time.monotonic() - began
         leave.set()
         stop.join(10)

@@ -11,10 +11,10 @@ import pytest
 
 from durable_core.errors import Suspended
 from durable_core.flow.driver import drive_async, drive_sync
-from durable_core.flow.effects import Ask, Flow, Park, Submit, park
-from durable_core.ports import Beat
+from durable_core.flow.effects import Effect, Flow, Park, Submit, park
+from durable_core.ports import Heartbeat
 
-SUBMIT = Submit(Beat(id="p", expires_at=1))
+SUBMIT = Submit(Heartbeat(id="p", expires_at=1))
 
 
 def adds() -> Flow[int]:
@@ -33,11 +33,11 @@ def guarded(caught: list[BaseException]) -> Flow[str]:
     return "end"
 
 
-def sync_performer(ask: Ask) -> Any:
+def sync_performer(ask: Effect) -> Any:
     return 4 if isinstance(ask, Submit) else None
 
 
-def async_performer(ask: Ask) -> Any:
+def async_performer(ask: Effect) -> Any:
     return asyncio.sleep(0) if isinstance(ask, Park) else 4
 
 
@@ -51,7 +51,7 @@ def test_both_drive_a_flow_to_its_end() -> None:
 def test_errors_are_raised_in_the_flow(error: BaseException) -> None:
     """What the performer raises comes out of the Ask; the flow may go on after it."""
 
-    def fails(ask: Ask) -> Any:
+    def fails(ask: Effect) -> Any:
         if isinstance(ask, Park):
             raise error
         return 4
@@ -59,7 +59,7 @@ def test_errors_are_raised_in_the_flow(error: BaseException) -> None:
     async def fails_later() -> None:
         raise error
 
-    def fails_async(ask: Ask) -> Any:
+    def fails_async(ask: Effect) -> Any:
         return fails_later() if isinstance(ask, Park) else 4
 
     caught: list[BaseException] = []
@@ -74,7 +74,7 @@ def test_errors_are_raised_in_the_flow(error: BaseException) -> None:
 def test_error_that_the_flow_lets_pass() -> None:
     """It leaves the driver."""
 
-    def fails(ask: Ask) -> Any:
+    def fails(ask: Effect) -> Any:
         raise ValueError("x")
 
     with pytest.raises(ValueError, match="x"):
@@ -94,7 +94,7 @@ def test_lock_is_held_until_the_flow_waits() -> None:
         yield from park("x", None)
         held.append(lock.locked())
 
-    def perform(ask: Ask) -> Any:
+    def perform(ask: Effect) -> Any:
         held.append(lock.locked())
 
     drive_sync(flow(), perform, lock)

@@ -8,32 +8,32 @@ from typing import Any, get_args
 import pytest
 
 from durable_core.flow import effects as asks
-from durable_core.flow.effects import Ask, Call, Flow, InsideStep, Returned, Unwound
+from durable_core.flow.effects import Call, Effect, Flow, Returned, StepAttempt, Unwound
 from durable_core.http.response import Response
 from durable_core.machine.stream_cursor import Cursor
 
-INSIDE = InsideStep("x")
+INSIDE = StepAttempt("x")
 CURSOR = Cursor()
 
-WRAPPERS: list[tuple[Callable[[], Flow[Any]], Ask, object]] = [
-    (lambda: asks.invoke(INSIDE, Call(int)), asks.Invoke(INSIDE, Call(int)), Returned(1)),
-    (lambda: asks.handle(), asks.Handle(), Unwound()),
+WRAPPERS: list[tuple[Callable[[], Flow[Any]], Effect, object]] = [
+    (lambda: asks.call_user(INSIDE, Call(int)), asks.CallUser(INSIDE, Call(int)), Returned(1)),
+    (lambda: asks.call_handler(), asks.CallHandler(), Unwound()),
     (lambda: asks.park("x", 7), asks.Park("x", 7), None),
-    (lambda: asks.quiesce(), asks.Quiesce(), None),
-    (lambda: asks.in_turn(7), asks.InTurn(7), None),
-    (lambda: asks.answer(Response()), asks.Answer(Response()), None),
-    (lambda: asks.report("x"), asks.Report("x", None), None),
+    (lambda: asks.drain_steps(), asks.DrainSteps(), None),
+    (lambda: asks.await_replay_turn(7), asks.AwaitReplayTurn(7), None),
+    (lambda: asks.send_response(Response()), asks.SendResponse(Response()), None),
+    (lambda: asks.log_warning("x"), asks.LogWarning("x", None), None),
     (lambda: asks.read_result("x"), asks.ReadResult("x"), None),
-    (lambda: asks.hold("x", 7), asks.Hold("x", 7), True),
+    (lambda: asks.await_end("x", 7), asks.AwaitEnd("x", 7), True),
     (lambda: asks.read_stream("x", CURSOR, 7), asks.ReadStream("x", CURSOR, 7), None),
-    (lambda: asks.await_more(7), asks.AwaitMore(7), asks.Woken.MORE),
+    (lambda: asks.await_stream(7), asks.AwaitStream(7), asks.WakeReason.MORE),
 ]
 
 
 @pytest.mark.parametrize(
     ("make", "ask", "answer"), WRAPPERS, ids=lambda value: type(value).__name__
 )
-def test_wrappers(make: Callable[[], Flow[Any]], ask: Ask, answer: object) -> None:
+def test_wrappers(make: Callable[[], Flow[Any]], ask: Effect, answer: object) -> None:
     """Each wrapper asks one thing and returns its answer."""
     flow = make()
     asked = next(flow)
@@ -45,5 +45,5 @@ def test_wrappers(make: Callable[[], Flow[Any]], ask: Ask, answer: object) -> No
 
 def test_every_ask_has_its_wrapper() -> None:
     """There is no Ask without a typed way to ask it, save those that every step yields itself."""
-    bare = {asks.Submit, asks.Settle, asks.Begin}
-    assert set(get_args(Ask)) - bare == {type(ask) for _, ask, _ in WRAPPERS}
+    bare = {asks.Submit, asks.AwaitDurable, asks.BeginStep}
+    assert set(get_args(Effect)) - bare == {type(ask) for _, ask, _ in WRAPPERS}

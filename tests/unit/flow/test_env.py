@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from durable_core.flow.env import Env, Limits, Options
+from durable_core.flow.env import AppConfig, Limits, ResolvedOptions
 from durable_core.model.run import Phase, Run
 from durable_core.platform import SystemIds
 from support.harness import FakeClock, request
@@ -32,8 +32,8 @@ def test_limits_out_of_range(name: str, value: object) -> None:
 def test_new_run() -> None:
     """A run begins now, with an id of this time, under the app and the key of its endpoint."""
     clock = FakeClock()
-    env = Env(app="a", clock=clock, ids=SystemIds(), secrets=tuple)
-    options = Options(key="k", retries=7)
+    env = AppConfig(app="a", clock=clock, ids=SystemIds(), secrets=tuple)
+    options = ResolvedOptions(key="k", retries=7)
     run = env.new_run(options, request("/users/7"), "/users/{id}", 9)
     expected = Run(
         id=run.id,
@@ -43,7 +43,7 @@ def test_new_run() -> None:
         phase=Phase.SYNC,
         retries=7,
         created_at=clock.now(),
-        mark=9,
+        event_seq=9,
     )
 
     assert expected == run
@@ -53,8 +53,10 @@ def test_new_run() -> None:
 
 def test_function_id() -> None:
     """The label is the given one, else the method with the route or the path."""
-    env = Env(app="a", clock=FakeClock(), ids=SystemIds(), secrets=tuple)
+    env = AppConfig(app="a", clock=FakeClock(), ids=SystemIds(), secrets=tuple)
     asked = request("/users/7?x=1", "POST")
-    assert "POST /users/7" == env.function_id(Options(key="k"), asked, None)
-    assert "POST /users/{id}" == env.function_id(Options(key="k"), asked, "/users/{id}")
-    assert "mine" == env.function_id(Options(key="k", function_id="mine"), asked, "/users/{id}")
+    assert "POST /users/7" == env.function_id(ResolvedOptions(key="k"), asked, None)
+    assert "POST /users/{id}" == env.function_id(ResolvedOptions(key="k"), asked, "/users/{id}")
+    assert "mine" == env.function_id(
+        ResolvedOptions(key="k", function_id="mine"), asked, "/users/{id}"
+    )

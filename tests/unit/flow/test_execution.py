@@ -17,14 +17,14 @@ from durable_core.errors import (
     Suspended,
 )
 from durable_core.flow.driver import drive_sync
-from durable_core.flow.effects import Ask, Settle, Submit, Ticket
-from durable_core.flow.env import Env, Limits, Options
+from durable_core.flow.effects import AwaitDurable, Effect, PendingCommit, Submit
+from durable_core.flow.env import AppConfig, Limits, ResolvedOptions
 from durable_core.flow.execution import Execution, save, settle
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
 from durable_core.model.step import Memo, OpKind, Pending
 from durable_core.platform import SystemIds
-from durable_core.ports import RunWrite, Written
+from durable_core.ports import Checkpoint, CheckpointResult
 from support.harness import FakeClock, event, request
 
 
@@ -33,22 +33,22 @@ class Queue:
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
-        self.writes: list[RunWrite] = []
-        self.after: list[tuple[Ticket, ...]] = []
+        self.writes: list[Checkpoint] = []
+        self.after: list[tuple[PendingCommit, ...]] = []
 
-    def perform(self, ask: Ask) -> Any:
+    def perform(self, ask: Effect) -> Any:
         if isinstance(ask, Submit):
-            assert isinstance(ask.write, RunWrite)
+            assert isinstance(ask.write, Checkpoint)
             self.writes.append(ask.write)
             self.after.append(ask.after)
             return _Ticket()
-        assert isinstance(ask, Settle)
+        assert isinstance(ask, AwaitDurable)
         if self.error is not None:
             raise self.error
         for ticket in ask.tickets:
             assert isinstance(ticket, _Ticket)
             ticket.done = True
-        return [Written() for _ in ask.tickets]
+        return [CheckpointResult() for _ in ask.tickets]
 
 
 class _Ticket:
@@ -67,7 +67,7 @@ def execution(
     limits: Limits | None = None,
     **changes: Any,
 ) -> Execution:
-    env = Env(
+    env = AppConfig(
         app="app",
         clock=FakeClock(50),
         ids=SystemIds(),
@@ -75,7 +75,7 @@ def execution(
         limits=limits or Limits(),
     )
     it = replace(run(), **changes)
-    options = Options(key="key", store_headers=frozenset())
+    options = ResolvedOptions(key="key", store_headers=frozenset())
     return Execution(env, options, it, request(), owner="me", memos=memos, pending=waiting)
 
 
@@ -109,11 +109,11 @@ def test_resumed_run_is_not_created() -> None:
 
 def test_progress_ends_a_row_of_take_overs() -> None:
     """The first new memo after a crash sets the count of take-overs back."""
-    ex, queue = execution(memos=(), takeovers=3), Queue()
+    ex, queue = execution(memos=(), crash_count=3), Queue()
     drive(save(ex, pending=(pending(),)), queue)
     drive(save(ex, memos=(memo(1),)), queue)
     drive(save(ex, memos=(memo(2),)), queue)
-    assert [None, 0, None] == [write.state and write.state.takeovers for write in queue.writes]
+    assert [None, 0, None] == [write.state and write.state.crash_count for write in queue.writes]
 
 
 def test_settle_waits_for_what_was_saved() -> None:
@@ -134,7 +134,7 @@ def test_settling_keeps_what_came_meanwhile() -> None:
     awaited = ex.tickets
     ex.queued(two)
     one.done = True
-    ex.settled(awaited, (Written(),))
+    ex.settled(awaited, (CheckpointResult(),))
     assert (two,) == ex.tickets
 
 
@@ -146,7 +146,7 @@ def test_settling_keeps_what_ended_meanwhile() -> None:
     awaited = ex.tickets
     ex.queued(two)
     one.done = two.done = True
-    ex.settled(awaited, (Written(),))
+    ex.settled(awaited, (CheckpointResult(),))
     assert (two,) == ex.tickets
 
 
@@ -197,7 +197,7 @@ def test_take_names_and_counts() -> None:
     """A repeated id gets an index, and an id its hash."""
     ex = execution()
     branch = object()
-    ops = [ex.take("save", OpKind.RUN, branch) for _ in range(3)]
+    ops = [ex.next_op("save", OpKind.RUN, branch) for _ in range(3)]
     assert ["save", "save:1", "save:2"] == [op.name for op in ops]
     assert 3 == len({op.id for op in ops})
 
@@ -205,13 +205,13 @@ def test_take_names_and_counts() -> None:
 def test_steps_limit_counts_new_steps_only() -> None:
     """A replay may take every step that is stored, and none more than the limit."""
     ex = execution(memos=(), limits=Limits(steps=1))
-    op = ex.take("one", OpKind.RUN, ex)
+    op = ex.next_op("one", OpKind.RUN, ex)
     ex.memos[op.id] = memo(1)
     again = execution(memos=(), limits=Limits(steps=1))
     again.memos = dict(ex.memos)
-    assert op == again.take("one", OpKind.RUN, again)
+    assert op == again.next_op("one", OpKind.RUN, again)
     with pytest.raises(LimitExceededError, match="'two'"):
-        again.take("two", OpKind.RUN, again)
+        again.next_op("two", OpKind.RUN, again)
 
 
 def test_numbers_go_on() -> None:
@@ -227,7 +227,7 @@ def number(ex: Execution) -> int:
 
 def test_sizes() -> None:
     """One result, and all together, have limits in bytes."""
-    op = execution().take("x", OpKind.RUN, None)
+    op = execution().next_op("x", OpKind.RUN, None)
     ex = execution(memos=(memo(1, value="1" * 6),), limits=Limits(step_result=5, run_state=10))
     with pytest.raises(LimitExceededError, match=r"Limits\.step_result"):
         ex.check_size(op, "\N{SNOWMAN}" * 2)
@@ -241,9 +241,9 @@ def test_event_ends_a_wait_once() -> None:
     op = wait("w")
     ex = execution(memos=(), waiting=(op,))
     one, two = (StoredEvent(seq=n, event=event("e"), received_at=0) for n in (1, 2))
-    ex.settled((), [Written(matched=((op.op.id, one),), sent=(("e1", 4),))])
-    ex.answer_wait(op.op.id, two)
-    ex.answer_wait("unknown", two)
+    ex.settled((), [CheckpointResult(matched=((op.op.id, one),), sent=(("e1", 4),))])
+    ex.resolve_wait(op.op.id, two)
+    ex.resolve_wait("unknown", two)
     assert one == ex.pending[op.op.id].matched
     assert {"e1": 4} == ex.sent
 
@@ -252,27 +252,27 @@ def test_attached_and_quiet() -> None:
     """A client is attached in SYNC; quiet is parked with nothing in flight."""
     ex = execution(phase=Phase.ASYNC)
     assert (False, True) == (ex.attached, execution().attached)
-    assert not ex.quiet
+    assert not ex.is_idle
     ex.parked.add("x")
-    assert ex.quiet
+    assert ex.is_idle
     ex.in_flight = 1
-    assert not ex.quiet
+    assert not ex.is_idle
 
 
 def test_stop() -> None:
     """A stopped execution starts nothing, and its run is due at once."""
     ex = execution()
     ex.stop()
-    assert (True, True, False) == (ex.stopping, ex.cut_short, ex.closed)
+    assert (True, True, False) == (ex.stopping, ex.due_immediately, ex.closed)
 
 
 def test_steps_limit_counts_steps_that_have_not_ended() -> None:
     """However many are asked for before the first of them ends."""
     ex = execution(memos=(), limits=Limits(steps=3))
     for index in range(3):
-        ex.take(f"s{index}", OpKind.SLEEP, ex)
+        ex.next_op(f"s{index}", OpKind.SLEEP, ex)
     with pytest.raises(LimitExceededError, match="'s3' is one more than the 3 steps"):
-        ex.take("s3", OpKind.SLEEP, ex)
+        ex.next_op("s3", OpKind.SLEEP, ex)
 
 
 def test_steps_that_are_refused_do_not_count() -> None:
@@ -280,14 +280,14 @@ def test_steps_that_are_refused_do_not_count() -> None:
     ex = execution(memos=(), limits=Limits(steps=3))
     ex.close()
     for index in range(9):
-        ex.take(f"s{index}", OpKind.RUN, ex)
+        ex.next_op(f"s{index}", OpKind.RUN, ex)
 
 
 def test_stored_results_count_in_bytes() -> None:
     """As they did when they were stored: three bytes for each of these characters."""
     stored = replace(memo(1), value='"' + "\N{SNOWMAN}" * 10 + '"')
     ex = execution(memos=(stored,), limits=Limits(run_state=40))
-    op = ex.take("next", OpKind.RUN, ex)
+    op = ex.next_op("next", OpKind.RUN, ex)
     ex.check_size(op, "12345678")
     with pytest.raises(LimitExceededError, match="would hold 41 bytes; at most 40"):
         ex.check_size(op, "1")

@@ -6,12 +6,12 @@ from dataclasses import fields
 
 from durable_core.flow import handler as serve
 from durable_core.flow import steps
-from durable_core.flow.scope import STORED, Flows
+from durable_core.flow.scope import EMBEDDED_FLOWS, EngineFlows
 
 
 def test_the_stored_flows_are_those_of_this_room() -> None:
     """Each flow is the function of its name in ``steps`` or ``serve``."""
     named = {**vars(serve), **vars(steps)}
-    expected = {field.name: named[field.name] for field in fields(Flows)}
+    expected = {field.name: named[field.name] for field in fields(EngineFlows)}
 
-    assert expected == {name: getattr(STORED, name) for name in expected}
+    assert expected == {name: getattr(EMBEDDED_FLOWS, name) for name in expected}

@@ -211,7 +211,7 @@ def test_retry_after_is_clamped(seconds: float, expected: float) -> None:
 
     with lab(clock=clock, retry=RetryPolicy(base_ms=7_000, jitter=0.0)) as process:
         process.durable.start()
-        keeper = process.engine.node.keeper  # type: ignore[union-attr]
+        keeper = process.engine.worker.scheduler  # type: ignore[union-attr]
         keeper.stop()  # else it tries again at once
         assert 302 == process.endpoint(handler).handle(request()).status
         [record] = process.durable.runs.list()

@@ -10,8 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from durable_core.api.step import step, sync_step
-from durable_core.flow.env import Env, Options
-from durable_core.flow.handoff import query_reference, referral, with_headers
+from durable_core.flow.env import AppConfig, ResolvedOptions
+from durable_core.flow.handoff import handoff_response, query_reference, with_headers
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.platform import SystemIds
@@ -33,8 +33,8 @@ async def sleeps_async(request: Request) -> str:
 handlers = pytest.mark.parametrize("handler", [sleeps, sleeps_async])
 
 
-def an_env() -> Env:
-    return Env(app="lab", clock=FakeClock(), ids=SystemIds(), secrets=lambda: (b"s" * 32,))
+def an_env() -> AppConfig:
+    return AppConfig(app="lab", clock=FakeClock(), ids=SystemIds(), secrets=lambda: (b"s" * 32,))
 
 
 def params_of(location: str) -> dict[str, str]:
@@ -156,9 +156,11 @@ def test_tokens_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_referral_prefers_what_the_application_said() -> None:
     """A URL that was made for this run goes before the configured one."""
-    options = Options(key="it", redirect_url="/wait")
-    assert "/made" == referral(options, "GET", "r1", "t", "/made").headers["location"]
-    assert "/wait?runId=r1&token=t" == referral(options, "GET", "r1", "t").headers["location"]
+    options = ResolvedOptions(key="it", redirect_url="/wait")
+    assert "/made" == handoff_response(options, "GET", "r1", "t", "/made").headers["location"]
+    assert (
+        "/wait?runId=r1&token=t" == handoff_response(options, "GET", "r1", "t").headers["location"]
+    )
 
 
 def test_query_reference() -> None:

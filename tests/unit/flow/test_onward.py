@@ -8,20 +8,20 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from durable_core.flow.effects import Invoke, Returned
-from durable_core.flow.env import Env, Options
-from durable_core.flow.handoff import redirect_url
+from durable_core.flow.effects import CallUser, Returned
+from durable_core.flow.env import AppConfig, ResolvedOptions
+from durable_core.flow.handoff import stream_redirect_url
 from durable_core.http.request import Request
 from durable_core.platform import SystemIds
 from support.harness import FakeClock
 
-ENV = Env(app="app", clock=FakeClock(5), ids=SystemIds(), secrets=lambda: (b"s" * 32,))
+ENV = AppConfig(app="app", clock=FakeClock(5), ids=SystemIds(), secrets=lambda: (b"s" * 32,))
 REQUEST = Request(method="GET", url="http://host:8000//evil.example/it?x=1")
 
 
-def where(env: Env = ENV, **options: Any) -> tuple[str, dict[str, list[str]]]:
+def where(env: AppConfig = ENV, **options: Any) -> tuple[str, dict[str, list[str]]]:
     """Return the URL without its query, and the query."""
-    flow = redirect_url(env, Options(key="it", **options), REQUEST, "r1")
+    flow = stream_redirect_url(env, ResolvedOptions(key="it", **options), REQUEST, "r1")
     answer: Any = None
     while True:
         try:
@@ -29,7 +29,7 @@ def where(env: Env = ENV, **options: Any) -> tuple[str, dict[str, list[str]]]:
         except StopIteration as stop:
             parts = urlsplit(stop.value)
             return parts._replace(query="").geturl(), parse_qs(parts.query)
-        assert isinstance(ask, Invoke)
+        assert isinstance(ask, CallUser)
         answer = Returned(ask.call.fn(*ask.call.args))
 
 

@@ -18,7 +18,7 @@ from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.run import Phase
-from durable_core.ports import RunWrite, Write
+from durable_core.ports import Checkpoint, Write
 from support.harness import FakeClock, Ledger, WatchedStore, event, lab, request, until
 
 Handler = Callable[[Request], Any]
@@ -97,7 +97,7 @@ def test_store_error_is_never_success(good: int, asynchronous: bool) -> None:
 
         def fault(writes: Sequence[Write[Any]]) -> None:
             nonlocal left
-            if any(isinstance(write, RunWrite) for write in writes):
+            if any(isinstance(write, Checkpoint) for write in writes):
                 if left <= 0:
                     raise StoreError("the disk is full")
                 left -= 1
@@ -127,10 +127,10 @@ def test_store_error_is_hidden_from_the_handler(asynchronous: bool) -> None:
     class Unreadable(WatchedStore):
         broken = False
 
-        def event_mark(self, app: str) -> int:
+        def event_seq(self, app: str) -> int:
             if self.broken:
                 raise StoreError("cannot read")
-            return super().event_mark(app)
+            return super().event_seq(app)
 
     store = Unreadable()
 
@@ -257,7 +257,7 @@ def test_failed_attempts_are_counted() -> None:
 
     finish(handler, store)
     writes = [write for batch in store.checkpoints() for write in batch]
-    [memo] = [memo for write in writes if isinstance(write, RunWrite) for memo in write.memos]
+    [memo] = [memo for write in writes if isinstance(write, Checkpoint) for memo in write.memos]
     assert (True, 3) == (memo.ok, memo.attempts)
 
 
@@ -276,10 +276,10 @@ def test_only_an_op_that_was_pending_has_its_record_removed() -> None:
     finish(handler, store=store)
 
     direct = {
-        memo.op.name: write.direct
+        memo.op.name: write.no_pending_row
         for batch in store.checkpoints()
         for write in batch
-        if isinstance(write, RunWrite)
+        if isinstance(write, Checkpoint)
         for memo in write.memos
     }
     assert {"good": True, "flaky": False, "none": True, "nap": False} == direct

@@ -7,17 +7,32 @@ from typing import Any
 
 from durable_core.codec.sse import KEEP_ALIVE, SSEDecoder
 from durable_core.codec.stream_events import Final
-from durable_core.flow.effects import Ask, AwaitMore, Flow, ReadResult, ReadStream, Report, Woken
-from durable_core.flow.env import Env, Options
-from durable_core.flow.stream_reader import Attached, Batch, Log, Place, Reader, next_part
+from durable_core.flow.effects import (
+    AwaitStream,
+    Effect,
+    Flow,
+    LogWarning,
+    ReadResult,
+    ReadStream,
+    WakeReason,
+)
+from durable_core.flow.env import AppConfig, ResolvedOptions
+from durable_core.flow.stream_reader import (
+    Attached,
+    LogBatch,
+    LogPosition,
+    Reader,
+    StreamLog,
+    next_part,
+)
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.machine.stream_cursor import Cursor
 from durable_core.model.run import Phase
 from durable_core.model.stream import (
+    ChunkBatch,
     Committed,
     LiveStream,
     OpenAttempt,
-    Piece,
     Pushed,
     StoredStream,
 )
@@ -27,29 +42,31 @@ from support.harness import FakeClock, request
 from support.streams import described
 
 A, B = hash_step_id("a"), hash_step_id("b")
-ENV = Env(app="app", clock=FakeClock(5), ids=SystemIds(), secrets=lambda: (b"s" * 32,))
-STORED = StoredStream(pieces=(), more=False, handoff=None, phase=Phase.ASYNC, epoch=1, held=True)
-ATTACHED = Attached(options=Options(key="it"), request=request("/it?x=1"))
+ENV = AppConfig(app="app", clock=FakeClock(5), ids=SystemIds(), secrets=lambda: (b"s" * 32,))
+STORED = StoredStream(
+    chunks=(), more=False, handoff=None, phase=Phase.ASYNC, epoch=1, is_running=True
+)
+ATTACHED = Attached(options=ResolvedOptions(key="it"), request=request("/it?x=1"))
 
 
 class Scripted:
     """A log that has these batches, and is lost when they are used up."""
 
-    def __init__(self, *batches: Batch | None, live: LiveStream | None = None) -> None:
+    def __init__(self, *batches: LogBatch | None, live: LiveStream | None = None) -> None:
         self.batches = list(batches)
         self.live = live
         self.handed_off = False
         self.handoff: str | None = None
-        self.handoff_place: Place | None = None
+        self.handoff_place: LogPosition | None = None
 
-    def snapshot(self) -> tuple[Place, LiveStream | None]:
-        return Place(0, 0), self.live
+    def snapshot(self) -> tuple[LogPosition, LiveStream | None]:
+        return LogPosition(0, 0), self.live
 
-    def read(self, place: Place) -> Batch | None:
-        return self.batches.pop(0) if self.batches else Batch((), place.index)
+    def read(self, place: LogPosition) -> LogBatch | None:
+        return self.batches.pop(0) if self.batches else LogBatch((), place.index)
 
-    def read_attached(self, index: int, *, redirected: bool) -> Batch | None:
-        return self.read(Place(0, index))
+    def read_attached(self, index: int, *, redirected: bool) -> LogBatch | None:
+        return self.read(LogPosition(0, index))
 
 
 class World:
@@ -58,8 +75,8 @@ class World:
     def __init__(self, *stored: StoredStream | None, result: StoredResult | None = None) -> None:
         self.stored = list(stored)
         self.result = result
-        self.woken = [Woken.MORE]
-        self.asked: list[Ask] = []
+        self.woken = [WakeReason.MORE]
+        self.asked: list[Effect] = []
 
     def run(self, flow: Flow[bytes | None]) -> bytes | None:
         answer: Any = None
@@ -75,9 +92,9 @@ class World:
                     answer = self.stored.pop(0) if len(self.stored) > 1 else self.stored[0]
                 case ReadResult():
                     answer = self.result
-                case AwaitMore():
+                case AwaitStream():
                     answer = self.woken.pop(0) if len(self.woken) > 1 else self.woken[0]
-                case Report():
+                case LogWarning():
                     answer = None
                 case _:
                     raise AssertionError(ask)
@@ -91,7 +108,7 @@ class World:
         return told
 
 
-def reader_of(log: Log, **options: Any) -> Reader:
+def reader_of(log: StreamLog, **options: Any) -> Reader:
     return Reader(ENV, "r1", log, **options)
 
 
@@ -106,10 +123,10 @@ def test_metadata_comes_first_and_once() -> None:
 
 def test_stored_then_live() -> None:
     """A late reader gets what is stored, then what is live, then what comes."""
-    piece = Piece(number=1, texts=("1",), op_id=A, attempt=(1, 1))
+    piece = ChunkBatch(number=1, texts=("1",), op_id=A, attempt=(1, 1))
     live = LiveStream(epoch=1, attempts={(1, 2): OpenAttempt(op_id=B, texts=("2",))})
-    coming = Batch((Committed(op_id=B, number=2),), 1)
-    world = World(replace(STORED, pieces=(piece,)))
+    coming = LogBatch((Committed(op_id=B, number=2),), 1)
+    world = World(replace(STORED, chunks=(piece,)))
     reader = reader_of(Scripted(coming, live=live))
 
     assert ["meta", "a: 1", "commit a", "b: 2", "commit b"] == world.parts(reader, 3)
@@ -117,8 +134,8 @@ def test_stored_then_live() -> None:
 
 def test_a_long_stream_is_caught_up_in_parts() -> None:
     """Where the store has more, the reader asks again from where it is."""
-    first = replace(STORED, pieces=(Piece(number=1, texts=(), op_id=A),), more=True)
-    second = replace(STORED, pieces=(Piece(number=2, texts=(), op_id=B),))
+    first = replace(STORED, chunks=(ChunkBatch(number=1, texts=(), op_id=A),), more=True)
+    second = replace(STORED, chunks=(ChunkBatch(number=2, texts=(), op_id=B),))
     world = World(first, second)
 
     assert ["meta", "commit a", "commit b"] == world.parts(reader_of(Scripted()), 3)
@@ -130,7 +147,7 @@ def test_what_was_missed_is_sent_in_parts() -> None:
     """However much it is, however small its chunks: looked up once, and made as it is sent."""
     texts = ("1",) * 5000
     live = LiveStream(epoch=1, attempts={(1, 1): OpenAttempt(op_id=A, texts=texts)})
-    coming = Batch((Committed(op_id=A, number=1),), 1)
+    coming = LogBatch((Committed(op_id=A, number=1),), 1)
     world = World(STORED)
     reader = reader_of(Scripted(coming, live=live))
     world.run(next_part(reader))
@@ -150,13 +167,13 @@ def test_news_that_come_while_missed_parts_are_sent() -> None:
     """They are looked for after that, not instead."""
     texts = ("1",) * 1000
     live = LiveStream(epoch=1, attempts={(1, 1): OpenAttempt(op_id=A, texts=texts)})
-    piece = Piece(number=1, texts=texts, op_id=A, attempt=(1, 1))
+    piece = ChunkBatch(number=1, texts=texts, op_id=A, attempt=(1, 1))
     log = Scripted(live=live)
-    world = World(STORED, replace(STORED, pieces=(piece,)))
+    world = World(STORED, replace(STORED, chunks=(piece,)))
     reader = reader_of(log)
     told = world.parts(reader, 2)
     early = len(told)
-    reader.look, log.live = True, None
+    reader.check_store, log.live = True, None
     while told[-1] != "commit a":
         told += world.parts(reader, 1)
 
@@ -167,7 +184,10 @@ def test_news_that_come_while_missed_parts_are_sent() -> None:
 def test_a_run_that_has_ended() -> None:
     """All that is stored, the response, the end."""
     ended = replace(
-        STORED, pieces=(Piece(number=1, texts=(), op_id=A),), phase=Phase.COMPLETED, held=False
+        STORED,
+        chunks=(ChunkBatch(number=1, texts=(), op_id=A),),
+        phase=Phase.COMPLETED,
+        is_running=False,
     )
     result = StoredResult(
         phase=Phase.COMPLETED, head='{"status":200,"headers":[]}', body=b"ok", ended_at=1
@@ -179,7 +199,7 @@ def test_a_run_that_has_ended() -> None:
 
 def test_a_response_that_was_not_kept() -> None:
     """It was sent once and too large: the reader is told so."""
-    ended = replace(STORED, phase=Phase.COMPLETED, held=False)
+    ended = replace(STORED, phase=Phase.COMPLETED, is_running=False)
     result = StoredResult(phase=Phase.COMPLETED, head="{}", body=None, ended_at=1)
     world = World(ended, result=result)
 
@@ -195,19 +215,19 @@ def test_a_pruned_run_ends_the_stream() -> None:
 def test_keep_alive() -> None:
     """A comment when nothing has come for 15 s; the store is looked at then."""
     world = World(STORED)
-    world.woken = [Woken.TIME_OUT]
+    world.woken = [WakeReason.TIME_OUT]
     reader = reader_of(Scripted())
     world.parts(reader, 1)
 
     assert KEEP_ALIVE == world.run(next_part(reader))
-    assert [15_000] == [ask.for_ms for ask in world.asked if isinstance(ask, AwaitMore)]
-    assert reader.look
+    assert [15_000] == [ask.for_ms for ask in world.asked if isinstance(ask, AwaitStream)]
+    assert reader.check_store
 
 
 def test_stopping_ends_a_waiting_stream() -> None:
     """A client that waits comes again, to another process."""
     world = World(STORED)
-    world.woken = [Woken.STOPPING]
+    world.woken = [WakeReason.STOPPING]
 
     assert ["meta", "end"] == world.parts(reader_of(Scripted()), 2)
 
@@ -215,9 +235,9 @@ def test_stopping_ends_a_waiting_stream() -> None:
 def test_the_attached_client() -> None:
     """The log alone, redirect_info after the first checkpoint, the response last."""
     log = Scripted(
-        Batch((Pushed(text="1", index=0, op_id=A, attempt=(1, 1)),), 1),
-        Batch((Committed(op_id=A, number=1),), 2, redirect=True),
-        Batch((), 2, final=Final(status=200, body=b"ok")),
+        LogBatch((Pushed(text="1", index=0, op_id=A, attempt=(1, 1)),), 1),
+        LogBatch((Committed(op_id=A, number=1),), 2, redirect=True),
+        LogBatch((), 2, final=Final(status=200, body=b"ok")),
     )
     world = World(STORED)
     told = world.parts(reader_of(log, attached=ATTACHED), 5)
@@ -228,11 +248,11 @@ def test_the_attached_client() -> None:
 
 def test_the_attached_client_is_let_go() -> None:
     """Its stream ends without a response; what it has missed is told up to that place only."""
-    piece = Piece(number=1, texts=("1",), op_id=A, attempt=(1, 1))
-    later = Piece(number=2, texts=("2",), op_id=B, attempt=(1, 2))
-    log = Scripted(None, Batch((), 9, over=True))
+    piece = ChunkBatch(number=1, texts=("1",), op_id=A, attempt=(1, 1))
+    later = ChunkBatch(number=2, texts=("2",), op_id=B, attempt=(1, 2))
+    log = Scripted(None, LogBatch((), 9, finished=True))
     log.handoff = "1.0"
-    world = World(replace(STORED, pieces=(piece, later)))
+    world = World(replace(STORED, chunks=(piece, later)))
 
     assert ["meta", "a: 1", "commit a", "end"] == world.parts(reader_of(log, attached=ATTACHED), 3)
 
@@ -241,15 +261,15 @@ def test_a_client_that_is_let_go_is_caught_up_in_parts() -> None:
     """As far as it is about what was committed before the handoff; the rest is read at once."""
     steps = [hash_step_id(name) for name in ("a", "b", "never", "let go")]
     pieces = [
-        Piece(number=number, texts=(str(number),), op_id=op_id, attempt=(1, number))
+        ChunkBatch(number=number, texts=(str(number),), op_id=op_id, attempt=(1, number))
         for number, op_id in enumerate(steps, 1)
     ]
-    log = Scripted(None, None, Batch((), 9, over=True))
+    log = Scripted(None, None, LogBatch((), 9, finished=True))
     log.handoff = f"2.0;{steps[3]}:1.4:1"
     world = World(
-        replace(STORED, pieces=(pieces[0],), more=True),
-        replace(STORED, pieces=(pieces[1],), more=True),
-        replace(STORED, pieces=tuple(pieces[1:])),
+        replace(STORED, chunks=(pieces[0],), more=True),
+        replace(STORED, chunks=(pieces[1],), more=True),
+        replace(STORED, chunks=tuple(pieces[1:])),
     )
 
     told = world.parts(reader_of(log, attached=ATTACHED), 4)
@@ -264,12 +284,12 @@ def test_a_client_that_is_let_go_is_caught_up_in_parts() -> None:
 def test_from_handoff_waits_for_it() -> None:
     """Nothing is told before the handoff, and nothing twice after it."""
     before = replace(STORED, phase=Phase.SYNC)
-    piece = Piece(number=2, texts=("2",), op_id=B, attempt=(1, 2))
-    after = replace(STORED, handoff="1.0", pieces=(piece,))
+    piece = ChunkBatch(number=2, texts=("2",), op_id=B, attempt=(1, 2))
+    after = replace(STORED, handoff="1.0", chunks=(piece,))
     world = World(before, after)
     log = Scripted()
     reader = reader_of(log, from_handoff=True)
-    world.woken = [Woken.TIME_OUT, Woken.MORE]
+    world.woken = [WakeReason.TIME_OUT, WakeReason.MORE]
 
     assert [] == world.parts(reader, 1)[1:]
     assert KEEP_ALIVE == world.run(next_part(reader))
@@ -281,14 +301,17 @@ def test_from_handoff_waits_for_it() -> None:
 def test_from_handoff_of_a_run_that_had_none() -> None:
     """One that has ended has its response left; one whose client read nothing has all."""
     ended = replace(
-        STORED, phase=Phase.COMPLETED, held=False, pieces=(Piece(number=1, texts=(), op_id=A),)
+        STORED,
+        phase=Phase.COMPLETED,
+        is_running=False,
+        chunks=(ChunkBatch(number=1, texts=(), op_id=A),),
     )
     result = StoredResult(
         phase=Phase.COMPLETED, head='{"status":200,"headers":[]}', body=b"ok", ended_at=1
     )
     world = World(ended, result=result)
     told = world.parts(reader_of(Scripted(), from_handoff=True), 2)
-    others = World(replace(STORED, pieces=(Piece(number=1, texts=(), op_id=A),)))
+    others = World(replace(STORED, chunks=(ChunkBatch(number=1, texts=(), op_id=A),)))
 
     assert ["meta", "200: ok"] == told
     assert ["meta", "commit a"] == others.parts(reader_of(Scripted(), from_handoff=True), 2)
@@ -296,8 +319,8 @@ def test_from_handoff_of_a_run_that_had_none() -> None:
 
 def test_ids_are_cursors() -> None:
     """The id of each event is where a reader goes on that has seen it."""
-    piece = Piece(number=1, texts=("1", "2"), op_id=A, attempt=(1, 1))
-    world = World(replace(STORED, pieces=(piece,)))
+    piece = ChunkBatch(number=1, texts=("1", "2"), op_id=A, attempt=(1, 1))
+    world = World(replace(STORED, chunks=(piece,)))
     reader = reader_of(Scripted())
     world.parts(reader, 1)
     part = world.run(next_part(reader))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from durable_core.flow.effects import InsideStep
+from durable_core.flow.effects import StepAttempt
 
 
 def test_an_attempt_begins_open() -> None:
     """It is neither over nor settled, and stands for the step that was named."""
-    inside = InsideStep("a", "id", (2, 1))
+    inside = StepAttempt("a", "id", (2, 1))
 
     assert ("a", "id", (2, 1), None) == (
         inside.name,
         inside.op_id,
         inside.attempt,
-        inside.source,
+        inside.owner,
     )
-    assert not inside.over
+    assert not inside.function_ended
     assert not inside.settled

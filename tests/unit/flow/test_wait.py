@@ -46,14 +46,14 @@ def test_hops() -> None:
         endpoint, url = started(process)
         seen = {url}
         for hop in range(1, 6):
-            response = endpoint.handle(request(url), hold=0.001)
+            response = endpoint.handle(request(url), max_wait=0.001)
             assert 303 == response.status
             assert "no-store" == response.headers["cache-control"]
             url = "/it" + response.headers["location"]
             assert f"durable-hop={hop}" in url
             seen.add(url)
         assert 6 == len(seen)
-        last = endpoint.handle(request(url), hold=0.001)
+        last = endpoint.handle(request(url), max_wait=0.001)
         assert 202 == last.status
         assert "5" == last.headers["retry-after"]
         assert "no-store" == last.headers["cache-control"]
@@ -74,7 +74,7 @@ def test_nonsense_hops(hop: str) -> None:
     """A hop that is no small number counts as the first; a large one gets 202."""
     with lab() as process:
         endpoint, url = started(process)
-        response = endpoint.handle(request(with_params(url, hop=hop)), hold=0.001)
+        response = endpoint.handle(request(with_params(url, hop=hop)), max_wait=0.001)
     assert (202 if hop == "5" else 303) == response.status
 
 
@@ -85,10 +85,10 @@ def test_answers_at_once_when_the_run_ends() -> None:
         answers: list[Response] = []
 
         def ask() -> None:
-            answers.append(endpoint.handle(request(url), hold=20.0))
+            answers.append(endpoint.handle(request(url), max_wait=20.0))
 
         async def ask_async() -> Response:
-            return await endpoint.handle_async(request(url), hold=20.0)
+            return await endpoint.handle_async(request(url), max_wait=20.0)
 
         threads = [
             *[threading.Thread(target=ask) for _ in range(3)],
@@ -162,9 +162,9 @@ def test_expired_token() -> None:
     with lab(clock=clock, token_ttl="1h") as process:
         endpoint, url = started(process)
         clock.advance(3599)
-        assert 303 == endpoint.handle(request(url), hold=0.001).status
+        assert 303 == endpoint.handle(request(url), max_wait=0.001).status
         clock.advance(2)
-        assert 403 == endpoint.handle(request(url), hold=0.001).status
+        assert 403 == endpoint.handle(request(url), max_wait=0.001).status
 
 
 def test_secrets_rotate() -> None:
@@ -175,10 +175,10 @@ def test_secrets_rotate() -> None:
         store = process.store
     with lab(store, secrets=[new, old]) as process:
         endpoint = process.endpoint(waits)
-        assert 303 == endpoint.handle(request(url), hold=0.001).status
+        assert 303 == endpoint.handle(request(url), max_wait=0.001).status
     with lab(store, secrets=[new]) as process:
         endpoint = process.endpoint(waits)
-        assert 403 == endpoint.handle(request(url), hold=0.001).status
+        assert 403 == endpoint.handle(request(url), max_wait=0.001).status
 
 
 def test_run_that_is_gone() -> None:
@@ -217,16 +217,18 @@ def test_too_many_waiting(asynchronous: bool) -> None:
     with lab(limits=Limits(waiting_clients=2)) as process:
         endpoint, url = started(process)
         held = [
-            threading.Thread(target=endpoint.handle, args=(request(url),), kwargs={"hold": 20.0})
+            threading.Thread(
+                target=endpoint.handle, args=(request(url),), kwargs={"max_wait": 20.0}
+            )
             for _ in range(2)
         ]
         for thread in held:
             thread.start()
         until(lambda: process.durable.health()["waiting_clients"] == 2)
         if asynchronous:
-            response = asyncio.run(endpoint.handle_async(request(url), hold=20.0))
+            response = asyncio.run(endpoint.handle_async(request(url), max_wait=20.0))
         else:
-            response = endpoint.handle(request(url), hold=20.0)
+            response = endpoint.handle(request(url), max_wait=20.0)
         assert 503 == response.status
         assert "retry-after" in response.headers
         process.durable.send(event("go"))

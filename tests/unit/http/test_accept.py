@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from durable_core.http.headers import Headers, accepts_stream
+from durable_core.http.headers import Headers, accepts_event_stream
 
 
 @pytest.mark.parametrize(
@@ -19,4 +19,4 @@ from durable_core.http.headers import Headers, accepts_stream
 )
 def test_accepts_stream(values: tuple[str, ...], expected: bool) -> None:
     """The media type counts wherever it stands, in whatever case and field."""
-    assert expected is accepts_stream(Headers([("accept", value) for value in values]))
+    assert expected is accepts_event_stream(Headers([("accept", value) for value in values]))

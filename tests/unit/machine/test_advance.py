@@ -15,7 +15,7 @@ from durable_core.machine.advance import Transition, advance
 from durable_core.machine.retry import RetryPolicy
 from durable_core.machine.table import IllegalTransition
 from durable_core.model.decision import (
-    BecameQuiet,
+    BecameIdle,
     Claimed,
     Detached,
     Fail,
@@ -30,11 +30,11 @@ from durable_core.model.decision import (
     OpFailed,
     OpParked,
     Orphaned,
-    PutAway,
-    ResponseBroke,
+    ResponseInterrupted,
     ResponseStarted,
     SaveMemo,
     SavePending,
+    Suspend,
 )
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import Memo, Op, OpKind
@@ -53,14 +53,14 @@ def advanced(it: Run, happened: Input, now: int = 100) -> Transition:
 
 
 def failed(failure: Failure = FAILURE, failures: int = 0) -> OpFailed:
-    return OpFailed(op=OP, failure=failure, number=4, mark=2, failures=failures, u=0.5)
+    return OpFailed(op=OP, failure=failure, completion_no=4, event_seq=2, failures=failures, u=0.5)
 
 
 @pytest.mark.parametrize("phase", [Phase.SYNC, Phase.ASYNC])
 def test_op_ended(phase: Phase) -> None:
     """A finished op is stored, and the run stays where it is."""
     it = in_phase(phase)
-    done = Memo(op=OP, number=4, ok=True, value="7", mark=2, attempts=2, ended_at=90)
+    done = Memo(op=OP, completion_no=4, ok=True, value="7", event_seq=2, attempts=2, ended_at=90)
     after = advanced(it, OpEnded(memo=done))
     assert after.run is it
     assert (SaveMemo(done),) == after.commands
@@ -132,9 +132,9 @@ def test_detached() -> None:
 def test_quiet(times: list[int]) -> None:
     """A quiet run is put away until the first op is due; without one, until now."""
     ops = tuple(pending(f"p{n}", due_at=due_at) for n, due_at in enumerate(times))
-    after = advanced(in_phase(Phase.ASYNC), BecameQuiet(pending=ops))
+    after = advanced(in_phase(Phase.ASYNC), BecameIdle(pending=ops))
     assert Phase.SUSPENDED is after.run.phase
-    assert (PutAway(min(times, default=100)),) == after.commands
+    assert (Suspend(min(times, default=100)),) == after.commands
 
 
 def test_returned() -> None:
@@ -148,7 +148,7 @@ def test_handler_raised() -> None:
     """A handler that fails is put away and tried again, its failures counted."""
     after = advanced(in_phase(Phase.SYNC, failures=1), HandlerRaised(failure=FAILURE, u=0.5))
     assert (Phase.SUSPENDED, 2) == (after.run.phase, after.run.failures)
-    assert (PutAway(2_100), Handoff(HandoffReason.HANDLER_RETRY)) == after.commands
+    assert (Suspend(2_100), Handoff(HandoffReason.HANDLER_RETRY)) == after.commands
 
 
 @pytest.mark.parametrize(("failure", "failures"), [(FAILURE, 3), (replace(FAILURE, final=True), 0)])
@@ -165,9 +165,9 @@ def test_streamed_response() -> None:
     """A response that has started can be finished or broken, but not made again."""
     started = advanced(in_phase(Phase.SYNC), ResponseStarted())
     assert (Phase.RESPONDING, ()) == (started.run.phase, started.commands)
-    broke = advanced(started.run, ResponseBroke(failure=FAILURE))
+    broke = advanced(started.run, ResponseInterrupted(failure=FAILURE))
     assert Phase.FAILED is broke.run.phase
-    taken = advanced(started.run, Claimed(max_takeovers=10))
+    taken = advanced(started.run, Claimed(max_crashes=10))
     assert Phase.FAILED is taken.run.phase
     [fail] = taken.commands
     assert isinstance(fail, Fail)
@@ -177,9 +177,9 @@ def test_streamed_response() -> None:
 @pytest.mark.parametrize("phase", [Phase.SYNC, Phase.ASYNC, Phase.SUSPENDED])
 def test_claimed(phase: Phase) -> None:
     """A claimed run is live without a client, unless its process died too often."""
-    after = advanced(in_phase(phase, takeovers=9), Claimed(max_takeovers=10))
+    after = advanced(in_phase(phase, crash_count=9), Claimed(max_crashes=10))
     assert (Phase.ASYNC, ()) == (after.run.phase, after.commands)
-    dead = advanced(in_phase(phase, takeovers=10), Claimed(max_takeovers=10))
+    dead = advanced(in_phase(phase, crash_count=10), Claimed(max_crashes=10))
     assert Phase.FAILED is dead.run.phase
     [fail] = dead.commands
     assert isinstance(fail, Fail)
@@ -202,10 +202,10 @@ def test_orphaned() -> None:
         OpEnded(memo=memo(1)),
         failed(),
         Detached(reason=HandoffReason.DRAIN),
-        BecameQuiet(pending=()),
+        BecameIdle(pending=()),
         HandlerReturned(),
         HandlerRaised(failure=FAILURE, u=0.5),
-        Claimed(max_takeovers=1),
+        Claimed(max_crashes=1),
         Orphaned(),
     ],
     ids=lambda value: type(value).__name__,

@@ -7,13 +7,13 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable_core.machine.stream_cursor import Cursor, catch_up, is_behind
+from durable_core.machine.stream_cursor import Cursor, catch_up, is_stale
 from durable_core.model.run import Phase
 from durable_core.model.stream import (
+    ChunkBatch,
     Committed,
     LiveStream,
     OpenAttempt,
-    Piece,
     Pushed,
     RolledBack,
     StoredStream,
@@ -133,7 +133,7 @@ def test_a_run_without_a_record_is_known_from_its_process_alone() -> None:
     live = LiveStream(
         epoch=1,
         attempts={(1, 1): OpenAttempt(op_id=OPS[0], texts=("1", "2"))},
-        outside=(Pushed(text="0", index=0),),
+        handler_chunks=(Pushed(text="0", index=0),),
     )
 
     told = list(catch_up(Cursor(), None, live))
@@ -143,7 +143,7 @@ def test_a_run_without_a_record_is_known_from_its_process_alone() -> None:
 
 def test_a_step_that_was_committed_meanwhile_is_not_told_again() -> None:
     """What the log says of a step that the store has as committed is older than that."""
-    piece = Piece(number=1, texts=("1", "2"), op_id=OPS[0], attempt=(1, 1))
+    piece = ChunkBatch(number=1, texts=("1", "2"), op_id=OPS[0], attempt=(1, 1))
     live = LiveStream(epoch=1, attempts={(1, 1): OpenAttempt(op_id=OPS[0], texts=("1",))})
 
     told = list(catch_up(Cursor(), _stored(piece, epoch=1, held=True), live))
@@ -164,7 +164,7 @@ def test_what_a_process_knows_that_has_lost_the_run_does_not_count() -> None:
 def test_a_step_that_succeeded_without_chunks_voids_those_of_its_earlier_attempt() -> None:
     """The attempt that was seen is rolled back before the commit of the one that pushed none."""
     cursor = Cursor(open={OPS[0]: ((1, 1), 1)})
-    piece = Piece(number=3, texts=(), op_id=OPS[0])
+    piece = ChunkBatch(number=3, texts=(), op_id=OPS[0])
 
     told = list(catch_up(cursor, _stored(piece, epoch=2, held=True), None))
 
@@ -176,22 +176,22 @@ def test_a_step_that_succeeded_without_chunks_voids_those_of_its_earlier_attempt
 
 def test_a_copy_counts_while_it_is_as_far_as_the_reader() -> None:
     """It may be ahead of the store, but not behind, and not of a claim that is over."""
-    live = LiveStream(epoch=1, attempts={}, done=2, is_copy=True)
-    third = Piece(number=3, texts=(), op_id=OPS[0])
+    live = LiveStream(epoch=1, attempts={}, done=2, is_remote=True)
+    third = ChunkBatch(number=3, texts=(), op_id=OPS[0])
     held = _stored(epoch=1, held=True)
 
-    assert not is_behind(live, Cursor(), held)
-    assert not is_behind(live, Cursor(2), held)
-    assert is_behind(live, Cursor(3), held)
-    assert is_behind(live, Cursor(), _stored(third, epoch=1, held=True))
-    assert not is_behind(live, Cursor(), _stored(replace(third, number=2), epoch=1, held=True))
-    assert is_behind(live, Cursor(), _stored(epoch=2, held=True))
-    assert is_behind(live, Cursor(), _stored(epoch=1, held=False))
-    assert is_behind(live, Cursor(), None)
-    assert not is_behind(replace(live, is_copy=False), Cursor(3), None)
+    assert not is_stale(live, Cursor(), held)
+    assert not is_stale(live, Cursor(2), held)
+    assert is_stale(live, Cursor(3), held)
+    assert is_stale(live, Cursor(), _stored(third, epoch=1, held=True))
+    assert not is_stale(live, Cursor(), _stored(replace(third, number=2), epoch=1, held=True))
+    assert is_stale(live, Cursor(), _stored(epoch=2, held=True))
+    assert is_stale(live, Cursor(), _stored(epoch=1, held=False))
+    assert is_stale(live, Cursor(), None)
+    assert not is_stale(replace(live, is_remote=False), Cursor(3), None)
 
 
-def _stored(*pieces: Piece, epoch: int, held: bool) -> StoredStream:
+def _stored(*pieces: ChunkBatch, epoch: int, held: bool) -> StoredStream:
     return StoredStream(
-        pieces=pieces, more=False, handoff=None, phase=Phase.ASYNC, epoch=epoch, held=held
+        chunks=pieces, more=False, handoff=None, phase=Phase.ASYNC, epoch=epoch, is_running=held
     )

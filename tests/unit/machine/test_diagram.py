@@ -7,7 +7,7 @@ import re
 import pytest
 
 from durable_core.machine.diagram import meanings, mermaid, page
-from durable_core.machine.table import TRANSITIONS, Cue
+from durable_core.machine.table import TRANSITIONS, Trigger
 from durable_core.model.run import Phase
 
 
@@ -15,9 +15,9 @@ def test_mermaid_shares_arrows() -> None:
     """Cues between the same two phases share one arrow, in the order of the table."""
     diagram = mermaid(
         {
-            (Phase.SYNC, Cue.PARK): Phase.ASYNC,
-            (Phase.SYNC, Cue.FINISH): Phase.COMPLETED,
-            (Phase.SYNC, Cue.DETACH): Phase.ASYNC,
+            (Phase.SYNC, Trigger.PARK): Phase.ASYNC,
+            (Phase.SYNC, Trigger.FINISH): Phase.COMPLETED,
+            (Phase.SYNC, Trigger.DETACH): Phase.ASYNC,
         }
     )
 
@@ -32,8 +32,8 @@ def test_mermaid_shares_arrows() -> None:
     ] == diagram.splitlines()
 
 
-@pytest.mark.parametrize("enum", [Phase, Cue])
-def test_every_member_has_a_meaning(enum: type[Phase] | type[Cue]) -> None:
+@pytest.mark.parametrize("enum", [Phase, Trigger])
+def test_every_member_has_a_meaning(enum: type[Phase] | type[Trigger]) -> None:
     """Each member is described by the comment above it: a sentence, without the marker."""
     found = meanings(enum)
 
@@ -43,7 +43,7 @@ def test_every_member_has_a_meaning(enum: type[Phase] | type[Cue]) -> None:
 
 def test_meaning_is_the_comment() -> None:
     """The meaning of a member is what its own comment says."""
-    assert "The response is complete." == meanings(Cue)[Cue.FINISH]
+    assert "The response is complete." == meanings(Trigger)[Trigger.FINISH]
 
 
 def test_page_has_every_transition_once() -> None:

@@ -28,7 +28,7 @@ class Branch:
 
 def taken(*ids: str) -> list[tuple[str, int]]:
     allocator, branch = StepIds(), Branch()
-    return [allocator.take(id, branch) for id in ids]
+    return [allocator.next_op(id, branch) for id in ids]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_two_branches_never_depend_on_their_order(
     try:
         for side in order:
             branch, ids = branches[side]
-            got[side].append(allocator.take(next(ids), branch))
+            got[side].append(allocator.next_op(next(ids), branch))
     except DuplicateStepIdError:
         shared = {text for text, _ in taken(*left)} & {text for text, _ in taken(*right)}
         assert shared
@@ -94,21 +94,21 @@ def test_two_branches_never_depend_on_their_order(
 def test_one_id_from_two_branches_is_refused_by_name() -> None:
     """In whichever order they come, the second one gets the error, which names the id."""
     allocator, first, second = StepIds(), Branch(), Branch()
-    allocator.take("save", first)
+    allocator.next_op("save", first)
     with pytest.raises(DuplicateStepIdError, match="'save' is used by two tasks or threads"):
-        allocator.take("save", second)
-    assert ("save:1", 1) == allocator.take("save", first)
+        allocator.next_op("save", second)
+    assert ("save:1", 1) == allocator.next_op("save", first)
     with pytest.raises(DuplicateStepIdError, match="'save:1'"):
-        allocator.take("save:1", second)
+        allocator.next_op("save:1", second)
 
 
 def test_a_branch_is_kept_alive() -> None:
     """A new task cannot be taken for one that ended, by getting its address."""
     allocator = StepIds()
-    allocator.take("a", Branch())
+    allocator.next_op("a", Branch())
     for _ in range(100):
         with pytest.raises(DuplicateStepIdError):
-            allocator.take("a", Branch())
+            allocator.next_op("a", Branch())
 
 
 def test_a_member_of_a_str_enum_is_its_value() -> None:

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from durable_conformance.store_values import run
-from durable_core.machine.table import TRANSITIONS, Cue, IllegalTransition, next_phase
+from durable_core.machine.table import TRANSITIONS, IllegalTransition, Trigger, next_phase
 from durable_core.model.run import Phase
 
 
-@pytest.mark.parametrize("cue", Cue, ids=lambda cue: cue.value)
+@pytest.mark.parametrize("cue", Trigger, ids=lambda cue: cue.value)
 @pytest.mark.parametrize("phase", Phase, ids=lambda phase: phase.value)
-def test_every_pair_is_decided(phase: Phase, cue: Cue) -> None:
+def test_every_pair_is_decided(phase: Phase, cue: Trigger) -> None:
     """Each cue in each phase either leads to one phase, or is refused by name."""
     it = replace(run("r1"), phase=phase)
     if (phase, cue) in TRANSITIONS:
@@ -38,7 +38,7 @@ def test_every_phase_can_be_reached_and_cancelled() -> None:
         before = set(reached)
         reached |= {end for (start, _), end in TRANSITIONS.items() if start in before}
     assert set(Phase) == reached
-    assert {phase for phase, cue in TRANSITIONS if cue is Cue.CANCEL} == {
+    assert {phase for phase, cue in TRANSITIONS if cue is Trigger.CANCEL} == {
         phase for phase in Phase if not phase.ended
     }
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from durable_conformance.store_values import event, memo, pending, wait
-from durable_core.machine.matching import answers, check_rule, marked, match_keys
+from durable_core.machine.matching import match_keys, validate_rule, wait_matches, with_event_seq
 from durable_core.model.event import StoredEvent
 from durable_core.model.step import OpKind
 
@@ -42,7 +42,7 @@ def test_only_events_after_the_mark_that_were_not_seen_count(
     mark: int, seen: tuple[int, ...], expected: bool
 ) -> None:
     """One event does not end two waits in a row."""
-    assert expected == answers(STORED, rule=wait().rule, mark=mark, seen=seen)
+    assert expected == wait_matches(STORED, rule=wait().rule, mark=mark, seen=seen)
 
 
 @pytest.mark.parametrize(("required", "expected"), [("1", True), ("2", False)])
@@ -50,7 +50,7 @@ def test_conditions_are_checked(required: str, expected: bool) -> None:
     """The keys decide where to look, the rule decides."""
     rule = wait(conditions=((("data", "x", "y"), required),)).rule
 
-    assert expected == answers(STORED, rule=rule, mark=0, seen=())
+    assert expected == wait_matches(STORED, rule=rule, mark=0, seen=())
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_memos_of_sending_steps_are_marked_past_what_they_sent(
     sent: tuple[tuple[str, int], ...], expected: list[int]
 ) -> None:
     """A mark never goes back, and other memos keep theirs."""
-    memos = [memo(1), replace(memo(2, kind=OpKind.SEND), mark=7)]
+    memos = [memo(1), replace(memo(2, kind=OpKind.SEND), event_seq=7)]
 
-    assert expected == [each.mark for each in marked(memos, sent)]
+    assert expected == [each.event_seq for each in with_event_seq(memos, sent)]
 
 
 def test_a_rule_is_checked_where_there_is_one() -> None:
     """A wait whose rule is no rule is refused; an op that waits for no event has none."""
-    check_rule(wait())
-    check_rule(replace(pending(), rule=""))
+    validate_rule(wait())
+    validate_rule(replace(pending(), rule=""))
     with pytest.raises(ValueError, match="Expecting value"):
-        check_rule(replace(wait(), rule="["))
+        validate_rule(replace(wait(), rule="["))

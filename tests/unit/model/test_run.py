@@ -22,7 +22,7 @@ def test_phases_as_they_are_stored() -> None:
 
 
 def test_new_run() -> None:
-    """A run begins in its first epoch, without failures or takeovers."""
+    """A run begins in its first epoch, without failures or crashes."""
     run = Run(
         id="r1",
         app="app",
@@ -33,4 +33,4 @@ def test_new_run() -> None:
         created_at=1,
     )
 
-    assert (1, 0, 0, 0) == (run.epoch, run.failures, run.takeovers, run.mark)
+    assert (1, 0, 0, 0) == (run.epoch, run.failures, run.crash_count, run.event_seq)

@@ -32,8 +32,8 @@ def test_pending_op_that_has_not_failed() -> None:
             event="",
             match_path="",
             match_key="",
-            mark=0,
-            seen=(),
+            event_seq=0,
+            consumed_seqs=(),
             matched=None,
         )
         == first

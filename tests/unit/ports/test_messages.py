@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from durable_core import ports
-from durable_core.ports import Beat, Write
+from durable_core.ports import Heartbeat, Write
 from durable_core.ports.messages import __all__ as names
 from durable_core.stores.memory import MemoryStore
 from durable_core.stores.sqlite import writes as batches
@@ -27,8 +27,8 @@ def test_every_store_takes_every_message() -> None:
 
 def test_messages_cannot_be_changed() -> None:
     """A message may wait in a queue and be sent again; nobody changes it meanwhile."""
-    beat = Beat(id="o1", expires_at=5)
+    beat = Heartbeat(id="o1", expires_at=5)
 
     with pytest.raises(FrozenInstanceError):
         beat.expires_at = 6  # type: ignore[misc]
-    assert Beat(id="o1", expires_at=5) == beat
+    assert Heartbeat(id="o1", expires_at=5) == beat

@@ -94,19 +94,19 @@ def test_first_loop_is_adopted_until_it_is_closed() -> None:
     async def first() -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
         loops.adopt(loop)
-        assert loop is loops.replaying
+        assert loop is loops.replay_loop
         other = asyncio.new_event_loop()
-        assert loop is loops.adopted
+        assert loop is loops.server_loop
         other.close()
         return loop
 
     loop = asyncio.run(first())
     assert loop.is_closed()
-    assert loops.own.loop is loops.replaying
+    assert loops.background_loop.loop is loops.replay_loop
 
     async def second() -> None:
         loops.adopt(asyncio.get_running_loop())
-        assert asyncio.get_running_loop() is loops.replaying
+        assert asyncio.get_running_loop() is loops.replay_loop
 
     asyncio.run(second())
     loops.stop()
@@ -124,11 +124,11 @@ def test_no_loop_is_made_to_find_out_whose_one_is() -> None:
     """Only the node's own loop, once there is one, is that."""
     loops, other = Loops(), asyncio.new_event_loop()
     before = {thread.name for thread in threading.enumerate()}
-    assert not loops.is_own(other)
+    assert not loops.is_background_loop(other)
     assert before == {thread.name for thread in threading.enumerate()}
 
-    assert loops.is_own(loops.own.loop)
-    assert not loops.is_own(other)
+    assert loops.is_background_loop(loops.background_loop.loop)
+    assert not loops.is_background_loop(other)
     loops.stop()
     other.close()
 
@@ -143,8 +143,8 @@ def test_end_of_a_loop_is_noticed() -> None:
         try:
             await asyncio.Event().wait()
         finally:
-            seen.append(loops.is_ending(loop))
-            assert seen[-1] is (loop is not loops.replaying)
+            seen.append(loops.is_shutting_down(loop))
+            assert seen[-1] is (loop is not loops.replay_loop)
 
     async def main() -> None:
         loops.adopt(asyncio.get_running_loop())
@@ -170,7 +170,7 @@ def test_stop_is_no_end_of_the_loop() -> None:
         loops.stop()
         async with asyncio.timeout(PATIENCE):
             while len(asyncio.all_tasks()) > 1:
-                assert not loops.is_ending(loop)
+                assert not loops.is_shutting_down(loop)
                 await asyncio.sleep(0)
 
     asyncio.run(main())

@@ -9,25 +9,25 @@ from durable_conformance.store_values import run
 from durable_core.flow.execution import Execution
 from durable_core.model.decision import HandoffReason
 from durable_core.model.event import StoredEvent
-from durable_core.runners.live import LiveRuns, Waiters
+from durable_core.runners.live import ActiveRuns, Waiters
 
 
-class FakeLive:
+class FakeActiveRun:
     """A live run that does nothing."""
 
     def __init__(self, run_id: str) -> None:
         self.ex = cast(Execution, type("Ex", (), {"run": run(run_id)})())
 
-    def event_came(self, op_id: str, event: StoredEvent) -> None: ...
-    def look_again(self) -> None: ...
+    def on_event(self, op_id: str, event: StoredEvent) -> None: ...
+    def recheck_deadlines(self) -> None: ...
     def detach(self, reason: HandoffReason) -> None: ...
     def stop(self) -> None: ...
-    def lose(self) -> None: ...
+    def lease_lost(self) -> None: ...
 
 
 def test_live_runs() -> None:
     """What is added can be found until it is removed."""
-    live, one = LiveRuns(), FakeLive("r1")
+    live, one = ActiveRuns(), FakeActiveRun("r1")
     live.add(one)
     assert (1, one, [one]) == (len(live), live.get("r1"), live.all())
     live.remove(one)
@@ -36,7 +36,7 @@ def test_live_runs() -> None:
 
 def test_remove_leaves_a_later_execution_alone() -> None:
     """An execution that ends late does not drop the one that has taken its place."""
-    live, old, new = LiveRuns(), FakeLive("r1"), FakeLive("r1")
+    live, old, new = ActiveRuns(), FakeActiveRun("r1"), FakeActiveRun("r1")
     live.add(old)
     live.add(new)
     live.remove(old)
@@ -46,7 +46,7 @@ def test_remove_leaves_a_later_execution_alone() -> None:
 
 def test_wait_until_empty() -> None:
     """A stop waits until nothing is live, and is told when that does not come."""
-    live, one = LiveRuns(), FakeLive("r1")
+    live, one = ActiveRuns(), FakeActiveRun("r1")
     assert live.wait_until_empty(0.0)
     live.add(one)
     assert not live.wait_until_empty(0.001)

@@ -7,7 +7,7 @@ import pytest
 from durable_core.errors import StoreError
 from durable_core.model.event import Event
 from durable_core.ports import SendEvents
-from durable_core.runners.host import EventMark
+from durable_core.runners.host import EventWatermark
 from durable_core.stores.memory import MemoryStore
 
 
@@ -19,11 +19,11 @@ class CountedStore(MemoryStore):
         self.asked = 0
         self.fault: StoreError | None = None
 
-    def event_mark(self, app: str) -> int:
+    def event_seq(self, app: str) -> int:
         self.asked += 1
         if self.fault is not None:
             raise self.fault
-        return super().event_mark(app)
+        return super().event_seq(app)
 
     def send(self, id: str) -> None:
         event = Event(name="e", id=id, ts=1)
@@ -39,7 +39,7 @@ def store() -> CountedStore:
 
 def test_recent_asks_only_after_a_change(store: CountedStore) -> None:
     """The store is asked once, and once more after each change, by a process that is alone."""
-    mark = EventMark(store, "app")
+    mark = EventWatermark(store, "app")
     mark.share(False)
     assert [0, 0] == [mark.recent(), mark.recent()]
     store.send("a")
@@ -51,7 +51,7 @@ def test_recent_asks_only_after_a_change(store: CountedStore) -> None:
 
 def test_recent_always_asks_while_others_may_write(store: CountedStore) -> None:
     """Of what another process stores nobody tells us; so it is as long as nobody has looked."""
-    mark = EventMark(store, "app")
+    mark = EventWatermark(store, "app")
     for shared in (None, True):
         if shared is not None:
             mark.share(False)
@@ -64,11 +64,11 @@ def test_recent_always_asks_while_others_may_write(store: CountedStore) -> None:
 
 def test_a_change_while_reading_is_not_missed(store: CountedStore) -> None:
     """What changes between the store's answer and its arrival is read by the next caller."""
-    mark = EventMark(store, "app")
+    mark = EventWatermark(store, "app")
 
     class Interrupted(CountedStore):
-        def event_mark(self, app: str) -> int:
-            answer = store.event_mark(app)
+        def event_seq(self, app: str) -> int:
+            answer = store.event_seq(app)
             store.send("a")
             mark.changed()
             return answer
@@ -81,7 +81,7 @@ def test_a_change_while_reading_is_not_missed(store: CountedStore) -> None:
 
 def test_a_failed_read_is_tried_again(store: CountedStore) -> None:
     """A mark that could not be read is not taken for known."""
-    mark = EventMark(store, "app")
+    mark = EventWatermark(store, "app")
     store.fault = StoreError("gone")
     with pytest.raises(StoreError):
         mark.recent()
@@ -92,7 +92,7 @@ def test_a_failed_read_is_tried_again(store: CountedStore) -> None:
 
 def test_the_mark_never_falls(store: CountedStore) -> None:
     """Pruning events may lower what the store says, not what is remembered."""
-    mark = EventMark(store, "app")
+    mark = EventWatermark(store, "app")
     store.send("a")
     assert 1 == mark.recent()
     empty = CountedStore()

@@ -15,7 +15,7 @@ from durable_core.flow.env import Limits
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.run import Phase
-from durable_core.ports import RunWrite
+from durable_core.ports import Checkpoint
 from durable_core.sync import step as sync_step
 from support.harness import Lab, lab, request, until
 
@@ -254,7 +254,7 @@ def test_end_that_cannot_be_recorded(kind: Kind, caplog: pytest.LogCaptureFixtur
     """The client has its response all the same; the log says that the run has no end."""
 
     def fault(writes: Any) -> None:
-        if any(isinstance(write, RunWrite) for write in writes):
+        if any(isinstance(write, Checkpoint) for write in writes):
             raise StoreError("the disk is gone")
 
     async def main() -> None:
@@ -280,7 +280,7 @@ def test_stop_waits_for_the_end_of_a_response(face: str) -> None:
         response = await process.endpoint(streaming(face, body)).handle_async(request())
         chunks: Any = response.body
         assert b"one " == next(chunks)
-        node = process.engine.node
+        node = process.engine.worker
         assert node is not None
         stopping = asyncio.create_task(process.durable.stop_async(10.0))
         await asyncio.to_thread(until, lambda: node.stopping)

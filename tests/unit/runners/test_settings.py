@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from durable_core.flow.env import Options
-from durable_core.flow.scope import Face
-from durable_core.runners.settings import Registered, Settings
+from durable_core.flow.env import ResolvedOptions
+from durable_core.flow.scope import HandlerKind
+from durable_core.runners.settings import RegisteredEndpoint, Settings
 
 
 def test_defaults() -> None:
@@ -30,5 +30,7 @@ def test_out_of_range(name: str, value: object) -> None:
 
 def test_registered() -> None:
     """An endpoint is its handler, its face and its options."""
-    options = Options(key="k")
-    assert Registered(str, Face.SYNC, options) == Registered(str, Face.SYNC, options)
+    options = ResolvedOptions(key="k")
+    assert RegisteredEndpoint(str, HandlerKind.DEF, options) == RegisteredEndpoint(
+        str, HandlerKind.DEF, options
+    )

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from durable_core.runners import suspend as parking
-from durable_core.runners.suspend import Parked, Parking
+from durable_core.runners.suspend import ParkedFuture, ParkedSteps
 from support.harness import FakeClock
 
 PATIENCE = 10.0
@@ -193,7 +193,7 @@ def test_cause(scenario: Callable[[Branch], Awaitable[None]], may_be_cancelled: 
     """A decision and a failing sibling are told from a timeout, through gather and groups."""
 
     async def main() -> None:
-        parked = Parked()
+        parked = ParkedFuture()
 
         async def branch() -> None:
             loop.parked = True
@@ -214,7 +214,7 @@ def test_result() -> None:
     """Otherwise it is a future as any other."""
 
     async def main() -> None:
-        parked = Parked()
+        parked = ParkedFuture()
         parked.set_result(None)
         await parked
         assert not parked.cancel()
@@ -226,8 +226,8 @@ def test_woken_by_name() -> None:
     """A step is woken by its id, others go on waiting, and ids that are not parked do no harm."""
 
     async def main() -> None:
-        places = Parking(asyncio.get_running_loop(), FakeClock())
-        with places.place("a", None) as a, places.place("b", None) as b:
+        places = ParkedSteps(asyncio.get_running_loop(), FakeClock())
+        with places.park("a", None) as a, places.park("b", None) as b:
             places.wake("a")
             places.wake("a")
             places.wake("c")
@@ -245,10 +245,10 @@ def test_woken_when_due() -> None:
 
     async def main() -> None:
         clock = FakeClock()
-        places = Parking(asyncio.get_running_loop(), clock)
+        places = ParkedSteps(asyncio.get_running_loop(), clock)
         with (
-            places.place("due", clock.now() - 5) as due,
-            places.place("later", clock.now() + 3_600_000) as later,
+            places.park("due", clock.now() - 5) as due,
+            places.park("later", clock.now() + 3_600_000) as later,
         ):
             async with asyncio.timeout(PATIENCE):
                 await due
@@ -263,8 +263,8 @@ def test_looks_at_the_clock_now_and_then(monkeypatch: pytest.MonkeyPatch) -> Non
 
     async def main() -> None:
         clock = FakeClock()
-        places = Parking(asyncio.get_running_loop(), clock)
-        with places.place("later", clock.now() + 3_600_000) as later:
+        places = ParkedSteps(asyncio.get_running_loop(), clock)
+        with places.park("later", clock.now() + 3_600_000) as later:
             async with asyncio.timeout(PATIENCE):
                 await later
 
@@ -275,10 +275,10 @@ def test_cancelled_all_at_once() -> None:
     """All that is parked can be cancelled; no place is left when those who waited are gone."""
 
     async def main() -> None:
-        places = Parking(asyncio.get_running_loop(), FakeClock())
+        places = ParkedSteps(asyncio.get_running_loop(), FakeClock())
 
         async def wait(op_id: str) -> None:
-            with places.place(op_id, None) as future:
+            with places.park(op_id, None) as future:
                 await future
 
         tasks = [asyncio.ensure_future(wait(op_id)) for op_id in "ab"]

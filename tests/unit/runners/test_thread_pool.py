@@ -6,14 +6,14 @@ import threading
 
 import pytest
 
-from durable_core.runners.thread_pool import DaemonPool, leave_pool
+from durable_core.runners.thread_pool import DaemonThreadPool, detach_current_thread
 
 PATIENCE = 10.0
 
 
 def test_runs_calls_in_daemon_threads() -> None:
     """A call's value and error come through its future; the threads are daemons."""
-    pool = DaemonPool(2, "test")
+    pool = DaemonThreadPool(2, "test")
 
     def fails() -> None:
         raise ValueError("x")
@@ -35,7 +35,7 @@ def _interrupt() -> None:
 
 def test_size() -> None:
     """So many calls run at once, and no more; idle threads are used again."""
-    pool = DaemonPool(3, "test")
+    pool = DaemonThreadPool(3, "test")
     inside, leave = threading.Semaphore(0), threading.Semaphore(0)
     names: set[str] = set()
 
@@ -58,7 +58,7 @@ def test_size() -> None:
 
 def test_shutdown() -> None:
     """What is queued is done, unless it is to be cancelled; nothing more is taken."""
-    pool = DaemonPool(1, "test")
+    pool = DaemonThreadPool(1, "test")
     entered, leave = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -78,7 +78,7 @@ def test_shutdown() -> None:
 
 def test_cancelled_future_is_not_run() -> None:
     """A call that is cancelled before its turn is left out."""
-    pool = DaemonPool(1, "test")
+    pool = DaemonThreadPool(1, "test")
     entered, leave = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -100,7 +100,7 @@ def test_cancelled_future_is_not_run() -> None:
 def test_needs_a_thread() -> None:
     """A pool of no threads is refused."""
     with pytest.raises(ValueError, match="at least one"):
-        DaemonPool(0, "test")
+        DaemonThreadPool(0, "test")
 
 
 def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> Non
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    pool = DaemonPool(2, "test")
+    pool = DaemonThreadPool(2, "test")
     with monkeypatch.context() as exhausted:
         exhausted.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="no test thread can be started"):
@@ -140,10 +140,10 @@ def test_a_thread_that_leaves_while_none_can_be_started(monkeypatch: pytest.Monk
     def stray() -> None:
         entered.set()
         assert leave.wait(PATIENCE)
-        leave_pool()
+        detach_current_thread()
         left.set()
 
-    pool = DaemonPool(1, "test")
+    pool = DaemonThreadPool(1, "test")
     first = pool.submit(stray)
     assert entered.wait(PATIENCE)
     second = pool.submit(str, 2)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_core.runners.suspend import Turns
+from durable_core.runners.suspend import ReplayOrder
 
 
 @given(st.lists(st.integers(min_value=0, max_value=9), unique=True))
@@ -17,10 +17,10 @@ def test_lowest_number_first(numbers: list[int]) -> None:
     order: list[int] = []
 
     async def main() -> None:
-        turns = Turns(asyncio.get_running_loop())
+        turns = ReplayOrder(asyncio.get_running_loop())
 
         async def ask(number: int) -> None:
-            await turns.take(number)
+            await turns.wait_turn(number)
             order.append(number)
 
         await asyncio.gather(*map(ask, numbers))
@@ -34,9 +34,9 @@ def test_later_tick_comes_later() -> None:
     order: list[int] = []
 
     async def main() -> None:
-        turns = Turns(asyncio.get_running_loop())
+        turns = ReplayOrder(asyncio.get_running_loop())
         for number in (2, 1):
-            await turns.take(number)
+            await turns.wait_turn(number)
             order.append(number)
 
     asyncio.run(main())
@@ -47,8 +47,8 @@ def test_cancelled_one_holds_up_nobody() -> None:
     """When one of those who ask is cancelled, the others still get their turns."""
 
     async def main() -> None:
-        turns = Turns(asyncio.get_running_loop())
-        first, second = (asyncio.ensure_future(turns.take(number)) for number in (1, 2))
+        turns = ReplayOrder(asyncio.get_running_loop())
+        first, second = (asyncio.ensure_future(turns.wait_turn(number)) for number in (1, 2))
         asyncio.get_running_loop().call_soon(first.cancel)
         await asyncio.wait([first, second])
         assert (True, False) == (first.cancelled(), second.cancelled())
@@ -61,10 +61,10 @@ def test_the_first_is_seen_alone(count: int) -> None:
     """Code that waits for the first of several sees that one, and has time to cancel the others."""
 
     async def main() -> None:
-        turns = Turns(asyncio.get_running_loop())
+        turns = ReplayOrder(asyncio.get_running_loop())
 
         async def step(number: int) -> int:
-            await turns.take(number)
+            await turns.wait_turn(number)
             return number
 
         async def within_a_task(number: int) -> int:

@@ -15,7 +15,7 @@ from durable_core.api.step import step
 from durable_core.errors import StoreError, Suspended
 from durable_core.http.request import Request
 from durable_core.http.response import Response
-from durable_core.ports import RunWrite, Write
+from durable_core.ports import Checkpoint, Write
 from durable_core.runners.settings import Settings
 from support.harness import (
     FakeClock,
@@ -174,11 +174,11 @@ def test_handler_that_will_not_end_is_given_up_although_the_store_fails() -> Non
     """Its run is released as soon as the store takes that, while the handler still goes on."""
     clock, release = FakeClock(), threading.Event()
     entered: list[int] = []
-    refused: list[RunWrite] = []
+    refused: list[Checkpoint] = []
     store = WatchedStore()
 
     def refuse(writes: Sequence[Write[Any]]) -> None:
-        releases = [each for each in writes if isinstance(each, RunWrite) and each.release]
+        releases = [each for each in writes if isinstance(each, Checkpoint) and each.release]
         if releases and len(refused) < 3:
             refused.extend(releases)
             raise StoreError("not now")
@@ -229,7 +229,7 @@ def test_stop_puts_a_run_away_between_steps() -> None:
         endpoint = process.endpoint(handler)
         first = endpoint.handle(request())
         assert started.wait(5)
-        node = process.engine.node
+        node = process.engine.worker
         assert node is not None
         [live] = node.live.all()
         stopper = threading.Thread(target=process.stop)
@@ -284,7 +284,7 @@ def test_task_left_behind_by_a_handler_ends_with_it() -> None:
     async def handler(request: Request) -> object:
         left.append(asyncio.ensure_future(step.sleep("nap", "1h")))
         await step.run("a", _one, 1)
-        node = process.engine.node
+        node = process.engine.worker
         assert node is not None
         [live] = node.live.all()
         while not live.ex.parked:
@@ -363,7 +363,7 @@ def test_handler_that_passes_a_refused_step_does_not_count() -> None:
         async def branch() -> str:
             await step.run("one", ledger.did_async, "one", 1)
             if not stopped:
-                node = process.engine.node
+                node = process.engine.worker
                 assert node is not None
                 [live] = node.live.all()
                 stopped.append(live.ex.run.id)

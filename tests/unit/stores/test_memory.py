@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from durable_conformance.store_values import commit, created, memo_write
-from durable_core.ports import Peer, Register
+from durable_core.ports import Register, WorkerRecord
 from durable_core.stores.memory import MemoryStore
 
 
@@ -14,7 +14,7 @@ def test_it_keeps_everything_through_close() -> None:
     store = MemoryStore()
     store.open()
     commit(store, created())
-    store.maintain()
+    store.run_maintenance()
     store.close()
 
     store.open()
@@ -34,11 +34,11 @@ def test_two_stores_share_nothing() -> None:
 def test_no_other_process_is_ever_noticed() -> None:
     """None can share it, so none dies and none commits."""
     store = MemoryStore()
-    before = store.version()
-    commit(store, Register(peer=Peer(id="o1", host="h", pid=1, expires_at=0)))
+    before = store.change_counter()
+    commit(store, Register(worker=WorkerRecord(id="o1", host="h", pid=1, expires_at=0)))
 
-    assert [] == list(store.proven_dead(store.peers()))
-    assert before == store.version()
+    assert [] == list(store.dead_workers(store.workers()))
+    assert before == store.change_counter()
 
 
 def test_threads_read_while_another_commits() -> None:
@@ -52,7 +52,7 @@ def test_threads_read_while_another_commits() -> None:
             while not stop.is_set():
                 store.list("app", phase=None, before=None, limit=10)
                 store.next_due("app", ["key"])
-                store.matched("o1")
+                store.matched_waits("o1")
                 store.get("app", "r1")
         except BaseException as error:
             errors.append(error)

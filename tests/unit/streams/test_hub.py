@@ -10,12 +10,12 @@ from typing import Any
 
 from durable_conformance.store_values import commit, created, memo_write
 from durable_core.ports import ChannelName
-from durable_core.runners.live import LiveRuns
+from durable_core.runners.live import ActiveRuns
 from durable_core.stores.memory import MemoryStore
 from durable_core.stores.sqlite.side_channel import FileChannel
-from durable_core.streams.hub import Streams
-from durable_core.streams.publisher import Emitter
-from durable_core.streams.relay import Sharing
+from durable_core.streams.hub import StreamHub
+from durable_core.streams.publisher import Publisher
+from durable_core.streams.relay import StreamRelay
 from support.executions import execution
 from support.harness import until
 
@@ -37,7 +37,7 @@ def look() -> None:
 
 def test_a_log_is_made_by_the_first_push_and_dropped_at_the_end() -> None:
     """An execution that streams nothing costs nothing."""
-    streams, ex = Streams(LiveRuns()), execution()
+    streams, ex = StreamHub(ActiveRuns()), execution()
     streams.begin(ex)
     before = len(streams)
     opened = ex.open_stream()
@@ -50,8 +50,8 @@ def test_a_log_is_made_by_the_first_push_and_dropped_at_the_end() -> None:
 
 def test_a_reader_makes_a_live_run_stream() -> None:
     """From then on its commits are told; the log is dropped when the reader has left."""
-    live, ex = LiveRuns(), execution()
-    streams = Streams(live)
+    live, ex = ActiveRuns(), execution()
+    streams = StreamHub(live)
     live.add(Live(ex))  # type: ignore[arg-type]
     streams.begin(ex)
     log = streams.join("r1", wake, look)
@@ -61,7 +61,7 @@ def test_a_reader_makes_a_live_run_stream() -> None:
     kept = len(streams)
     streams.leave(log, wake, look)
 
-    assert isinstance(ex.stream, Emitter)
+    assert isinstance(ex.stream, Publisher)
     assert 1 == place.index
     assert source is not None
     assert (1, 0) == (kept, len(streams))
@@ -69,11 +69,11 @@ def test_a_reader_makes_a_live_run_stream() -> None:
 
 def test_an_execution_takes_up_the_log_of_those_who_wait() -> None:
     """A reader that came while the run was put away follows it when it goes on."""
-    streams, ex = Streams(LiveRuns()), execution()
+    streams, ex = StreamHub(ActiveRuns()), execution()
     log = streams.join("r1", wake, look)
     streams.begin(ex)
 
-    assert isinstance(ex.stream, Emitter)
+    assert isinstance(ex.stream, Publisher)
     assert log is ex.stream.log
     streams.end(ex)
     streams.leave(log, wake, look)
@@ -82,13 +82,13 @@ def test_an_execution_takes_up_the_log_of_those_who_wait() -> None:
 
 def test_a_later_execution_has_the_place_of_an_earlier_one() -> None:
     """The end of the earlier one does not silence the later one."""
-    streams, old, new = Streams(LiveRuns()), execution(), execution()
+    streams, old, new = StreamHub(ActiveRuns()), execution(), execution()
     streams.begin(old)
     streams.begin(new)
     old.open_stream()
     stream = new.open_stream()
     streams.end(old)
-    assert isinstance(stream, Emitter)
+    assert isinstance(stream, Publisher)
     streams.committed(memo_write())
 
     assert 1 == stream.log.snapshot()[0].index
@@ -96,23 +96,23 @@ def test_a_later_execution_has_the_place_of_an_earlier_one() -> None:
 
 def test_readers_look_when_another_process_has_gone_on() -> None:
     """Once for each change, and only those whose run is executed elsewhere."""
-    streams, store, looked = Streams(LiveRuns()), MemoryStore(), list[int]()
+    streams, store, looked = StreamHub(ActiveRuns()), MemoryStore(), list[int]()
 
     def note() -> None:
         looked.append(1)
 
     commit(store, created())
     log = streams.join("r1", wake, note)
-    streams.look_elsewhere(store, "app")
-    streams.look_elsewhere(store, "app")
+    streams.poll_others(store, "app")
+    streams.poll_others(store, "app")
     first = len(looked)
     commit(store, memo_write())
-    streams.look_elsewhere(store, "app")
+    streams.poll_others(store, "app")
     second = len(looked)
     ex = execution()
     streams.begin(ex)
     commit(store, memo_write(number=3))
-    streams.look_elsewhere(store, "app")
+    streams.poll_others(store, "app")
     third = len(looked)
     streams.end(ex)
     streams.leave(log, wake, note)
@@ -122,7 +122,7 @@ def test_readers_look_when_another_process_has_gone_on() -> None:
 
 def test_what_a_closed_execution_has_left_behind_opens_nothing() -> None:
     """It takes neither memory, nor the place of the execution that goes on with the run."""
-    streams, old, new = Streams(LiveRuns()), execution(), execution()
+    streams, old, new = StreamHub(ActiveRuns()), execution(), execution()
     streams.begin(old)
     opener = old.stream_opener
     assert opener is not None
@@ -132,7 +132,7 @@ def test_what_a_closed_execution_has_left_behind_opens_nothing() -> None:
     streams.begin(new)
     stream = new.open_stream()
     late = old.open_stream(), opener(old)
-    assert isinstance(stream, Emitter)
+    assert isinstance(stream, Publisher)
     streams.committed(memo_write())
 
     assert (None, (None, None)) == (early, late)
@@ -144,7 +144,7 @@ def test_what_a_closed_execution_has_left_behind_opens_nothing() -> None:
 
 def test_a_reader_that_stays_keeps_no_execution() -> None:
     """Only the log is left of a run that has ended, not its steps and its request."""
-    streams, ex = Streams(LiveRuns()), execution()
+    streams, ex = StreamHub(ActiveRuns()), execution()
     log = streams.join("r1", wake, look)
     streams.begin(ex)
     streams.end(ex)
@@ -159,7 +159,7 @@ def test_a_reader_that_stays_keeps_no_execution() -> None:
 def test_other_processes_are_told_while_there_are_some(tmp_path: Path) -> None:
     """Of executions that stream already and of those that begin to; until they end."""
     channel = FileChannel(str(tmp_path / "live"))
-    streams = Streams(LiveRuns(), Sharing(channel, 1000))
+    streams = StreamHub(ActiveRuns(), StreamRelay(channel, 1000))
     first, second = execution(), execution()
     second.run = replace(second.run, id="r2")
     for ex in (first, second):
@@ -182,7 +182,7 @@ def test_readers_follow_what_others_tell(tmp_path: Path) -> None:
     """As long as there is one of them."""
     channel = FileChannel(str(tmp_path / "live"))
     channel.begin(ChannelName("r1", 3, 1), b'["live",1,0,0]\n')
-    streams = Streams(LiveRuns(), Sharing(channel, 1000))
+    streams = StreamHub(ActiveRuns(), StreamRelay(channel, 1000))
     streams.share(True)
     log = streams.join("r1", wake, look)
     live = until(lambda: log.snapshot()[1])
@@ -192,13 +192,13 @@ def test_readers_follow_what_others_tell(tmp_path: Path) -> None:
     streams.stop()
 
     assert live is not None
-    assert (3, True) == (live.epoch, live.is_copy)
+    assert (3, True) == (live.epoch, live.is_remote)
     assert 1 == len(channel.listed())
 
 
 def test_a_store_without_a_channel_has_nobody_to_tell() -> None:
     """Sharing, sweeping and stopping do nothing."""
-    streams = Streams(LiveRuns())
+    streams = StreamHub(ActiveRuns())
     streams.share(True)
     streams.sweep(MemoryStore(), "app")
     streams.stop()

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from durable_core.codec.sse import SSEDecoder
 from durable_core.codec.stream_events import Chunk, Commit, Rollback, load_stream_event
 from durable_core.errors import StoreError
-from durable_core.flow.effects import AwaitMore, ReadStream
-from durable_core.flow.stream_reader import Place, Reader, next_part
+from durable_core.flow.effects import AwaitStream, ReadStream
+from durable_core.flow.stream_reader import LogPosition, Reader, next_part
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.machine.stream_cursor import Cursor
 from durable_core.model.stream import (
@@ -28,8 +28,8 @@ from durable_core.model.stream import (
 from durable_core.ports import ChannelName
 from durable_core.stores.sqlite.side_channel import FileChannel
 from durable_core.streams.log import RunLog
-from durable_core.streams.publisher import Emitter
-from durable_core.streams.relay import Copy, Inlet, dump_events, dump_head
+from durable_core.streams.publisher import Publisher
+from durable_core.streams.relay import RemoteReader, RemoteStream, dump_events, dump_head
 from support.executions import execution
 from support.stream_world import Client, World, finish, happenings
 
@@ -61,7 +61,7 @@ def opened(*texts: str, number: int = 1, done: int = 0) -> LiveStream:
 
 def test_a_copy_is_what_the_other_process_has() -> None:
     """Open attempts, the last commit, and chunks from outside steps, as they are told."""
-    copy = Copy(followed(), 1, 100)
+    copy = RemoteStream(followed(), 1, 100)
     copy.feed(dump_head(opened('"0"')))
     outside = Pushed(text="7", index=7)
     copy.feed(dump_events([chunk(1), chunk(0, B, 2), outside]))
@@ -74,9 +74,9 @@ def test_a_copy_is_what_the_other_process_has() -> None:
 
     assert ({(1, 1): ('"0"', '"1"'), (1, 2): ('"0"',)}, (outside,), 0, True) == (
         {attempt: tuple(each.texts) for attempt, each in first.attempts.items()},
-        first.outside,
+        first.handler_chunks,
         first.done,
-        first.is_copy,
+        first.is_remote,
     )
     assert ([(1, 4)], 3) == (list(second.attempts), second.done)
     assert list(second.attempts) == list(kept.attempts)
@@ -85,7 +85,7 @@ def test_a_copy_is_what_the_other_process_has() -> None:
 
 def test_a_line_counts_once_it_is_whole() -> None:
     """However the bytes come; and the beginning, once all of it is there."""
-    copy = Copy(followed(), 1, 100)
+    copy = RemoteStream(followed(), 1, 100)
     data = dump_head(opened('"é"', '"1"'))
     whole = []
     for index in range(len(data)):
@@ -111,14 +111,14 @@ def test_a_line_counts_once_it_is_whole() -> None:
 )
 def test_what_no_execution_tells_is_refused(data: bytes) -> None:
     """Chunks that are missing or come twice, more than is allowed, and what is no line."""
-    copy = Copy(followed(), 1, 100)
+    copy = RemoteStream(followed(), 1, 100)
     with pytest.raises(ValueError, match=r"."):
         copy.feed(data)
 
 
 def test_room_is_given_back() -> None:
     """A commit, a rollback and a later attempt make room for what comes next."""
-    copy = Copy(followed(), 1, 10)
+    copy = RemoteStream(followed(), 1, 10)
     copy.feed(dump_head(opened()))
     for number in range(1, 30):
         copy.feed(dump_events([chunk(0, number=number)]))
@@ -138,15 +138,15 @@ def channel(tmp_path: Path) -> FileChannel:
     return FileChannel(str(tmp_path / "live"))
 
 
-def advance(channel: FileChannel, inlet: Inlet) -> None:
+def advance(channel: FileChannel, inlet: RemoteReader) -> None:
     """Let it read what there is."""
     [file] = channel.listed()
     inlet.advance(file.size)
 
 
-def inlet_of(channel: FileChannel, log: RunLog) -> Inlet:
+def inlet_of(channel: FileChannel, log: RunLog) -> RemoteReader:
     [file] = channel.listed()
-    return Inlet(channel, log, file, 1000)
+    return RemoteReader(channel, log, file, 1000)
 
 
 def test_readers_follow_the_file(channel: FileChannel) -> None:
@@ -178,7 +178,7 @@ def test_a_beginning_that_is_not_whole_has_no_readers_yet(channel: FileChannel) 
     channel.append(NAME, data[-1:])
     advance(channel, inlet)
 
-    assert (Place(0, 0), None) == before
+    assert (LogPosition(0, 0), None) == before
     assert None is not log.snapshot()[1]
 
 
@@ -195,7 +195,7 @@ def test_a_damaged_file_costs_what_is_live(channel: FileChannel, damage: bytes) 
     advance(channel, inlet)
 
     assert inlet.broken
-    assert (Place(2, 0), None) == log.snapshot()
+    assert (LogPosition(2, 0), None) == log.snapshot()
 
 
 def test_a_file_that_has_become_shorter_is_damaged(channel: FileChannel, tmp_path: Path) -> None:
@@ -228,11 +228,11 @@ def test_a_file_that_cannot_be_read_is_given_up(channel: FileChannel, tmp_path: 
 def test_an_execution_of_this_process_comes_first(channel: FileChannel) -> None:
     """Neither it, nor the client that waits for it, gets anything from elsewhere."""
     log = followed()
-    emitter = Emitter(execution(), log)
+    emitter = Publisher(execution(), log)
     channel.begin(NAME, dump_head(opened('"0"')))
     inlet = inlet_of(channel, log)
     advance(channel, inlet)
-    log.take_source(emitter)
+    log.attach_publisher(emitter)
     channel.append(NAME, dump_events([chunk(1)]))
     advance(channel, inlet)
     inlet.drop()
@@ -244,9 +244,9 @@ def test_an_execution_of_this_process_comes_first(channel: FileChannel) -> None:
     log.detach()
     advance(channel, inlet)
 
-    assert Place(2, 0) == executed[0]
+    assert LogPosition(2, 0) == executed[0]
     assert executed[1] is not None
-    assert not executed[1].is_copy
+    assert not executed[1].is_remote
     assert emitter is ended
     live = log.snapshot()[1]
     assert live is not None
@@ -267,7 +267,7 @@ class Elsewhere:
         self.world = world
         self.client = Client(world, is_near=False)
         self.log = followed()
-        self.copy: Copy | None = None
+        self.copy: RemoteStream | None = None
         self.told = b""
         self.epoch = self.seen = 0
         self.reconnect()
@@ -276,7 +276,7 @@ class Elsewhere:
         """Have the client come again with the last id that it got."""
         cursor = Cursor.load(self.client.last_id)
         self.reader = Reader(execution().env, "r1", self.log, cursor=cursor)
-        self.reader.greeted = True
+        self.reader.sent_metadata = True
         self.decoder = SSEDecoder(last_event_id=self.client.last_id)
 
     def begin(self) -> None:
@@ -284,7 +284,7 @@ class Elsewhere:
         self.lose()
         self.told = dump_head(self.world.live())
         self.epoch, self.seen = self.world.epoch, len(self.world.log)
-        self.copy = Copy(self.log, self.epoch, 10**6)
+        self.copy = RemoteStream(self.log, self.epoch, 10**6)
 
     def tell(self, count: int) -> None:
         """The execution tells some further events, unless it is over."""
@@ -300,17 +300,17 @@ class Elsewhere:
         data, self.told = self.told[:count], self.told[count:]
         self.copy.feed(data)
         if self.log.source is not self.copy and self.copy.is_whole:
-            self.log.take_copy(self.copy)
+            self.log.attach_remote(self.copy)
 
     def lose(self) -> None:
         """The file is gone."""
         if self.copy is not None:
-            self.log.drop_copy(self.copy)
+            self.log.detach_remote(self.copy)
             self.copy = None
 
     def look(self) -> None:
         """The keeper has found that the store has changed."""
-        self.reader.look = True
+        self.reader.check_store = True
 
     def read(self, between: list[tuple[object, ...]], most: int) -> bool:
         """Have the client read one part; things happen before each look at the store."""
@@ -322,7 +322,7 @@ class Elsewhere:
             except StopIteration as end:
                 self._get(end.value)
                 return True
-            if isinstance(ask, AwaitMore):
+            if isinstance(ask, AwaitStream):
                 flow.close()
                 return False
             assert isinstance(ask, ReadStream)

@@ -49,7 +49,7 @@ def test_the_head_says_how_much_is_open() -> None:
     live = LiveStream(
         epoch=7,
         attempts={(7, 2): OpenAttempt(op_id=A, texts=("1", "2"), number=5)},
-        outside=(Pushed(text="0", index=3),),
+        handler_chunks=(Pushed(text="0", index=3),),
         done=4,
     )
     head, body = dump_head(live).split(b"\n", 1)

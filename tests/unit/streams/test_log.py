@@ -7,19 +7,19 @@ import threading
 import pytest
 
 from durable_core.codec.stream_events import Final
-from durable_core.flow.stream_reader import Place
+from durable_core.flow.stream_reader import LogPosition
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.stream import Committed, LiveStream, Pushed
-from durable_core.streams.log import LiveAttempt, Prefix, RunLog
+from durable_core.streams.log import LiveAttempt, PrefixView, RunLog
 
 A = hash_step_id("a")
 
 
 class Source:
-    def __init__(self, epoch: int = 1, *, over: bool = False) -> None:
+    def __init__(self, epoch: int = 1, *, finished: bool = False) -> None:
         self.epoch = epoch
-        self.over = over
-        self.is_copy = False
+        self.finished = finished
+        self.is_remote = False
 
     def live(self) -> LiveStream:
         return LiveStream(epoch=self.epoch, attempts={})
@@ -40,8 +40,8 @@ def test_nothing_is_kept_for_nobody() -> None:
         log.append(outside(0))
     place, live = log.snapshot()
 
-    assert (Place(0, 1), None) == (place, live)
-    assert log.read(Place(0, 0)) is None
+    assert (LogPosition(0, 1), None) == (place, live)
+    assert log.read(LogPosition(0, 0)) is None
 
 
 def test_readers_follow_from_their_place() -> None:
@@ -52,9 +52,9 @@ def test_readers_follow_from_their_place() -> None:
     with log.lock:
         log.append((attempt, 0), 1)
     attempt.number = 7
-    batch = log.read(Place(0, 0))
+    batch = log.read(LogPosition(0, 0))
     assert batch is not None
-    rest = log.read(Place(0, batch.index))
+    rest = log.read(LogPosition(0, batch.index))
     assert rest is not None
 
     assert (Pushed(text="1", index=0, op_id=A, attempt=(1, 1), number=7),) == batch.events
@@ -70,8 +70,8 @@ def test_who_falls_behind_must_catch_up() -> None:
             log.append(Pushed(text="x" * 100, index=index), 100)
     place, _ = log.snapshot()
 
-    assert log.read(Place(0, 0)) is None
-    assert log.read(Place(0, place.index - 100)) is not None
+    assert log.read(LogPosition(0, 0)) is None
+    assert log.read(LogPosition(0, place.index - 100)) is not None
     assert len(log._events) * 228 <= 256 * 1024
 
 
@@ -82,7 +82,7 @@ def test_a_reader_gets_so_much_at_a_time() -> None:
     with log.lock:
         for index in range(300):
             log.append(outside(index))
-    batch = log.read(Place(0, 0))
+    batch = log.read(LogPosition(0, 0))
     assert batch is not None
 
     assert 256 == len(batch.events)
@@ -96,14 +96,14 @@ def test_events_go_when_the_last_reader_has_left() -> None:
         log.append(outside(0))
     log.leave(nothing)
 
-    assert log.read(Place(0, 0)) is None
+    assert log.read(LogPosition(0, 0)) is None
 
 
 @pytest.mark.parametrize(
     ("before", "after", "must_catch_up"),
     [
-        (Source(1, over=True), Source(2), False),
-        (Source(1, over=True), Source(3), True),
+        (Source(1, finished=True), Source(2), False),
+        (Source(1, finished=True), Source(3), True),
         (Source(1), Source(2), True),
     ],
     ids=["the next", "another process in between", "the one before has not ended"],
@@ -112,12 +112,12 @@ def test_a_new_execution(before: Source, after: Source, must_catch_up: bool) -> 
     """Readers follow it if the log has all that was before it; the attached client has it all."""
     log = RunLog("r1")
     log.follow(nothing)
-    log.take_source(before)
+    log.attach_publisher(before)
     with log.lock:
         log.append(outside(0))
-    log.take_source(after)
+    log.attach_publisher(after)
 
-    assert must_catch_up is (log.read(Place(1, 0)) is None)
+    assert must_catch_up is (log.read(LogPosition(1, 0)) is None)
     batch = log.read_attached(0, redirected=False)
     assert batch is not None
     assert 1 == len(batch.events)
@@ -155,8 +155,8 @@ def test_the_end_of_the_attached_client() -> None:
     assert held is not None
     assert over is not None
 
-    assert ((outside(0),), False) == (held.events, held.over)
-    assert ((), True) == (over.events, over.over)
+    assert ((outside(0),), False) == (held.events, held.finished)
+    assert ((), True) == (over.events, over.finished)
     assert (True, "0.1") == (log.handed_off, log.handoff)
 
 
@@ -167,8 +167,8 @@ def test_the_response_comes_last() -> None:
     with log.lock:
         log.append(outside(0))
     final = Final(status=200)
-    log.conclude(final)
-    log.conclude(Final(status=500))
+    log.set_final(final)
+    log.set_final(Final(status=500))
     batch = log.read_attached(0, redirected=False)
     assert batch is not None
 
@@ -191,7 +191,7 @@ def test_readers_are_woken() -> None:
 def test_a_prefix_of_a_list_that_grows() -> None:
     """It has what the list had, and can be gone through, indexed and sliced as that."""
     texts = ["a", "b", "c"]
-    prefix = Prefix(texts)
+    prefix = PrefixView(texts)
     texts.append("d")
 
     assert (3, ["a", "b", "c"]) == (len(prefix), list(prefix))
@@ -203,7 +203,7 @@ def test_a_prefix_of_a_list_that_grows() -> None:
 class Copied(Source):
     def __init__(self, epoch: int = 1) -> None:
         super().__init__(epoch)
-        self.is_copy = True
+        self.is_remote = True
 
 
 def test_what_another_process_tells_is_taken_while_nobody_executes_the_run() -> None:
@@ -211,18 +211,18 @@ def test_what_another_process_tells_is_taken_while_nobody_executes_the_run() -> 
     log, copy, source = RunLog("r1"), Copied(), Source()
     looked: list[int] = []
     log.follow(lambda: looked.append(1))
-    taken = log.take_copy(copy)
+    taken = log.attach_remote(copy)
     first = log.snapshot()
-    log.drop_copy(copy)
+    log.detach_remote(copy)
     second = log.snapshot()
-    log.take_source(source)
-    refused = log.take_copy(copy)
-    log.drop_copy(copy)
+    log.attach_publisher(source)
+    refused = log.attach_remote(copy)
+    log.detach_remote(copy)
 
     assert (True, False) == (taken, refused)
-    assert (Place(1, 0), LiveStream(epoch=1, attempts={})) == first
-    assert (Place(2, 0), None) == second
-    assert (Place(3, 0), source, True) == (log.snapshot()[0], log.source, log.is_executed)
+    assert (LogPosition(1, 0), LiveStream(epoch=1, attempts={})) == first
+    assert (LogPosition(2, 0), None) == second
+    assert (LogPosition(3, 0), source, True) == (log.snapshot()[0], log.source, log.is_executed)
     assert 3 == len(looked)
 
 
@@ -230,16 +230,16 @@ def test_a_client_that_waits_here_gets_nothing_from_elsewhere() -> None:
     """What its stream is, is what happens here until it is let go."""
     log = RunLog("r1")
     log.attach()
-    before = log.take_copy(Copied())
+    before = log.attach_remote(Copied())
     log.detach()
 
-    assert (False, True) == (before, log.take_copy(Copied()))
+    assert (False, True) == (before, log.attach_remote(Copied()))
 
 
 def test_an_execution_here_after_one_elsewhere_makes_readers_catch_up() -> None:
     """It is not known what has come of all that was open there, whichever claim comes next."""
     log = RunLog("r1")
-    log.take_copy(Copied(1))
-    log.take_source(Source(2))
+    log.attach_remote(Copied(1))
+    log.attach_publisher(Source(2))
 
-    assert Place(2, 0) == log.snapshot()[0]
+    assert LogPosition(2, 0) == log.snapshot()[0]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from durable_conformance.store_values import memo, memo_write
-from durable_core.flow.effects import InsideStep
+from durable_core.flow.effects import StepAttempt
 from durable_core.flow.execution import Execution
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.step import Op, OpKind
@@ -18,12 +18,12 @@ from durable_core.model.stream import Committed, Pushed, RolledBack, Streamed
 from durable_core.ports import ChannelName
 from durable_core.stores.sqlite.side_channel import FileChannel
 from durable_core.streams.log import RunLog
-from durable_core.streams.publisher import Emitter
-from durable_core.streams.relay import Outlet, load_event, load_head
+from durable_core.streams.publisher import Publisher
+from durable_core.streams.relay import RemoteWriter, load_event, load_head
 from support.executions import execution
 
 A = hash_step_id("a")
-INSIDE = InsideStep("a", A, (1, 1))
+INSIDE = StepAttempt("a", A, (1, 1))
 
 
 class Told:
@@ -34,10 +34,10 @@ class Told:
         self.ex: Execution = execution()
         self.ex.stored = True
         self.log = RunLog("r1")
-        self.emitter = Emitter(self.ex, self.log)
-        self.log.take_source(self.emitter)
+        self.emitter = Publisher(self.ex, self.log)
+        self.log.attach_publisher(self.emitter)
         self.pokes = 0
-        self.outlet = Outlet(self.channel, self.emitter, itertools.count(1), most, self._poke)
+        self.outlet = RemoteWriter(self.channel, self.emitter, itertools.count(1), most, self._poke)
 
     def _poke(self) -> None:
         self.pokes += 1
@@ -169,9 +169,9 @@ def test_an_end_leaves_nothing(told: Told) -> None:
     """Neither the file, nor a reader of the log; a later execution is not told as this one."""
     told.push("1")
     told.outlet.flush()
-    later = Emitter(execution(), told.log)
+    later = Publisher(execution(), told.log)
     later.epoch = 2
-    told.log.take_source(later)
+    told.log.attach_publisher(later)
     told.outlet.flush()
     same = told.read()
     told.outlet.leave()

@@ -11,39 +11,39 @@ import pytest
 
 from durable_conformance.store_values import memo, memo_write
 from durable_core.errors import LimitExceededError
-from durable_core.flow.effects import InsideStep
+from durable_core.flow.effects import StepAttempt
 from durable_core.flow.env import Limits
 from durable_core.flow.execution import Execution
-from durable_core.flow.stream_reader import Place
+from durable_core.flow.stream_reader import LogPosition
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.step import Memo, Op, OpKind
-from durable_core.model.stream import Committed, Piece, Pushed, RolledBack, Streamed
+from durable_core.model.stream import ChunkBatch, Committed, Pushed, RolledBack, Streamed
 from durable_core.streams.log import RunLog
-from durable_core.streams.publisher import Emitter
+from durable_core.streams.publisher import Publisher
 from support.executions import execution
 
 A = hash_step_id("a")
 
 
-def emitter_of(ex: Execution) -> Emitter:
+def emitter_of(ex: Execution) -> Publisher:
     log = RunLog("r1")
     log.follow(lambda: None)
-    emitter = Emitter(ex, log)
-    log.take_source(emitter)
+    emitter = Publisher(ex, log)
+    log.attach_publisher(emitter)
     ex.stream = emitter
     return emitter
 
 
-def inside(number: int = 1) -> InsideStep:
-    return InsideStep("a", A, (1, number))
+def inside(number: int = 1) -> StepAttempt:
+    return StepAttempt("a", A, (1, number))
 
 
 def done(number: int, *, ok: bool = True) -> Memo:
     return replace(memo(number), op=Op(id=A, name="a", kind=OpKind.RUN), ok=ok)
 
 
-def told(emitter: Emitter) -> Sequence[Streamed]:
-    batch = emitter.log.read(Place(1, 0))
+def told(emitter: Publisher) -> Sequence[Streamed]:
+    batch = emitter.log.read(LogPosition(1, 0))
     assert batch is not None
     return batch.events
 
@@ -54,11 +54,11 @@ def test_a_step_pushes_saves_and_commits() -> None:
     attempt = inside()
     emitter.push(attempt, '"x"')
     before = emitter.live()
-    attempt.over = True
+    attempt.function_ended = True
     pieces, handoff = emitter.unsaved((done(1),))
-    emitter.committed(replace(memo_write(), memos=(done(1),), pieces=pieces))
+    emitter.committed(replace(memo_write(), memos=(done(1),), chunks=pieces))
 
-    piece = Piece(number=1, texts=('"x"',), op_id=A, attempt=(1, 1))
+    piece = ChunkBatch(number=1, texts=('"x"',), op_id=A, attempt=(1, 1))
     assert ((piece,), None) == (pieces, handoff)
     [(pushing, opened)] = before.attempts.items()
     assert ((1, 1), A, ['"x"']) == (pushing, opened.op_id, list(opened.texts))
@@ -90,7 +90,7 @@ def test_what_a_step_has_left_behind_pushes_nothing() -> None:
     ex = execution()
     emitter = emitter_of(ex)
     attempt = inside()
-    attempt.over = True
+    attempt.function_ended = True
     emitter.push(attempt, "1")
     ex.close()
     emitter.push(inside(2), "2")
@@ -104,14 +104,14 @@ def test_outside_steps() -> None:
     emitter.push(None, "1")
     first, _ = emitter.unsaved((done(5),))
     emitter.push(None, "2")
-    live = emitter.live().outside
-    emitter.committed(replace(memo_write(), memos=(), pieces=first))
+    live = emitter.live().handler_chunks
+    emitter.committed(replace(memo_write(), memos=(), chunks=first))
     second, _ = emitter.unsaved(())
 
-    assert (Piece(number=3, texts=("1",), start=0),) == first
-    assert (Piece(number=5, texts=("2",), start=1),) == second
+    assert (ChunkBatch(number=3, texts=("1",), start=0),) == first
+    assert (ChunkBatch(number=5, texts=("2",), start=1),) == second
     assert ["1", "2"] == [chunk.text for chunk in live]
-    assert ["2"] == [chunk.text for chunk in emitter.live().outside]
+    assert ["2"] == [chunk.text for chunk in emitter.live().handler_chunks]
 
 
 def test_a_replay_pushes_what_is_stored_in_vain() -> None:
@@ -121,7 +121,7 @@ def test_a_replay_pushes_what_is_stored_in_vain() -> None:
         emitter.push(None, text)
 
     assert (Pushed(text="3", index=2),) == told(emitter)
-    assert (Piece(number=0, texts=("3",), start=2),) == emitter.unsaved(())[0]
+    assert (ChunkBatch(number=0, texts=("3",), start=2),) == emitter.unsaved(())[0]
 
 
 def test_limits() -> None:
@@ -171,12 +171,12 @@ def test_writes_of_another_claim_are_not_its_own() -> None:
 def test_an_execution_that_was_replaced_is_silent() -> None:
     """What an execution that has lost its run still does reaches nobody."""
     old = emitter_of(execution())
-    new = Emitter(execution(), old.log)
-    old.log.take_source(new)
+    new = Publisher(execution(), old.log)
+    old.log.attach_publisher(new)
     old.push(inside(), "1")
     old.roll_back(inside())
 
-    batch = old.log.read(Place(2, 0))
+    batch = old.log.read(LogPosition(2, 0))
     assert batch is not None
     assert () == batch.events
 
@@ -204,14 +204,14 @@ def test_a_stream_may_be_opened_while_the_run_goes_on() -> None:
         """A memo; while its number is read, another step ends."""
 
         @property
-        def number(self) -> int:
+        def completion_no(self) -> int:
             ex.memos["another"] = done(2)
             return 1
 
     ex.memos["one"] = cast("Memo", Meanwhile())
     emitter = emitter_of(ex)
 
-    assert isinstance(emitter, Emitter)
+    assert isinstance(emitter, Publisher)
     assert ["one", "another"] == list(ex.memos)
 
 
@@ -233,8 +233,8 @@ def test_what_is_live_costs_a_reader_nothing() -> None:
     emitter.push(None, "more")
 
     assert after - before < 8 * 10_000 + 2_000  # the references to the chunks outside steps
-    assert 10_000 == len(first.attempts[1, 1].texts) == len(first.outside)
-    assert "9999" == first.attempts[1, 1].texts[-1] == first.outside[-1].text
+    assert 10_000 == len(first.attempts[1, 1].texts) == len(first.handler_chunks)
+    assert "9999" == first.attempts[1, 1].texts[-1] == first.handler_chunks[-1].text
 
 
 def test_what_is_live_says_up_to_where_all_is_over() -> None:
@@ -258,10 +258,10 @@ def test_an_execution_says_what_others_may_know_of_it() -> None:
     ex = execution()
     ex.stored = False
     emitter = emitter_of(ex)
-    states = [(emitter.is_stored, emitter.over)]
+    states = [(emitter.is_stored, emitter.finished)]
     ex.stored = True
-    states.append((emitter.is_stored, emitter.over))
+    states.append((emitter.is_stored, emitter.finished))
     emitter.end()
-    states.append((emitter.is_stored, emitter.over))
+    states.append((emitter.is_stored, emitter.finished))
 
     assert [(False, False), (True, False), (False, True)] == states

@@ -11,36 +11,36 @@ from pathlib import Path
 import pytest
 
 from durable_conformance.store_values import commit, created
-from durable_core.flow.effects import InsideStep
+from durable_core.flow.effects import StepAttempt
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.stream import LiveStream
 from durable_core.ports import ChannelName
 from durable_core.stores.memory import MemoryStore
 from durable_core.stores.sqlite.side_channel import FileChannel
 from durable_core.streams.log import RunLog
-from durable_core.streams.publisher import Emitter
-from durable_core.streams.relay import Sharing
+from durable_core.streams.publisher import Publisher
+from durable_core.streams.relay import StreamRelay
 from support.executions import execution
 from support.harness import until
 
 A = hash_step_id("a")
-INSIDE = InsideStep("a", A, (1, 1))
+INSIDE = StepAttempt("a", A, (1, 1))
 
 
-class Still(Sharing):
+class Still(StreamRelay):
     """Without a thread: a test calls ``carry``."""
 
-    def _poke(self) -> None:
+    def _wake_thread(self) -> None:
         """Do nothing."""
 
 
-def pushing() -> Emitter:
+def pushing() -> Publisher:
     """Return the stream of a stored run that has pushed something."""
     ex = execution()
     ex.stored = True
     log = RunLog("r1")
-    emitter = Emitter(ex, log)
-    log.take_source(emitter)
+    emitter = Publisher(ex, log)
+    log.attach_publisher(emitter)
     emitter.push(INSIDE, "1")
     return emitter
 
@@ -74,16 +74,16 @@ def test_readers_in_another_process_have_what_is_open(channel: FileChannel) -> N
     here.share(True, [emitter])
     there.share(True, ())
     there.follow(log)
-    here.carry()
-    assert there.carry()
+    here.run_once()
+    assert there.run_once()
     first = texts(log.snapshot()[1])
     emitter.push(INSIDE, "2")
-    here.carry()
-    there.carry()
+    here.run_once()
+    there.run_once()
     second = texts(log.snapshot()[1])
     here.withdraw(emitter)
-    here.carry()
-    there.carry()
+    here.run_once()
+    there.run_once()
 
     assert (("1",), ("1", "2"), None) == (first, second, texts(log.snapshot()[1]))
     assert [] == channel.listed()
@@ -92,7 +92,7 @@ def test_readers_in_another_process_have_what_is_open(channel: FileChannel) -> N
 
 def test_nothing_is_told_while_nobody_is_there(channel: FileChannel, folder: Path) -> None:
     """No folder, no thread. When the others have gone it is as before."""
-    sharing, emitter = Sharing(channel, 1000), pushing()
+    sharing, emitter = StreamRelay(channel, 1000), pushing()
     sharing.publish(emitter)
     sharing.follow(reading())
     assert "durable-channel" not in {thread.name for thread in threading.enumerate()}
@@ -100,10 +100,10 @@ def test_nothing_is_told_while_nobody_is_there(channel: FileChannel, folder: Pat
 
     still = Still(channel, 1000)
     still.share(True, [emitter])
-    still.carry()
+    still.run_once()
     told = len(channel.listed())
     still.share(False, ())
-    still.carry()
+    still.run_once()
 
     assert (1, 0) == (told, len(channel.listed()))
     assert () == emitter.log.wakers
@@ -117,11 +117,11 @@ def test_the_last_claim_counts(channel: FileChannel) -> None:
     there.follow(log)
     emitter = pushing()
     here.share(True, [emitter])
-    here.carry()
-    there.carry()
+    here.run_once()
+    there.run_once()
     live = log.snapshot()[1]
     channel.remove(ChannelName("r1", 3, 7))
-    there.carry()
+    there.run_once()
 
     assert live is not None
     assert 3 == live.epoch
@@ -133,10 +133,10 @@ def test_a_reader_that_leaves_is_not_told(channel: FileChannel) -> None:
     there, log, emitter = Still(channel, 1000), reading(), pushing()
     there.share(True, ())
     there.follow(log)
-    looks = [there.carry()]
+    looks = [there.run_once()]
     there.follow(emitter.log)
     there.unfollow(log)
-    looks.append(there.carry())
+    looks.append(there.run_once())
 
     assert [True, False] == looks
 
@@ -157,8 +157,8 @@ def test_what_goes_wrong_is_logged_once(
         for _ in range(3):
             here.share(True, [emitter])
             emitter.push(INSIDE, "1")
-            here.carry()
-            there.carry()
+            here.run_once()
+            there.run_once()
 
     assert None is log.snapshot()[1]
     said = [each.getMessage() for each in caplog.records if "are not seen" in each.getMessage()]
@@ -166,15 +166,15 @@ def test_what_goes_wrong_is_logged_once(
 
 
 @pytest.fixture
-def threads(channel: FileChannel) -> Iterator[tuple[Sharing, Sharing]]:
-    here, there = Sharing(channel, 1000), Sharing(channel, 1000)
+def threads(channel: FileChannel) -> Iterator[tuple[StreamRelay, StreamRelay]]:
+    here, there = StreamRelay(channel, 1000), StreamRelay(channel, 1000)
     yield here, there
     here.stop()
     there.stop()
 
 
 def test_threads_carry_what_is_pushed(
-    threads: tuple[Sharing, Sharing], channel: FileChannel
+    threads: tuple[StreamRelay, StreamRelay], channel: FileChannel
 ) -> None:
     """They begin when there is something to do, and end when there is not."""
     here, there = threads
@@ -193,7 +193,9 @@ def test_threads_carry_what_is_pushed(
     assert [] == channel.listed()
 
 
-def test_stopping_leaves_nothing(threads: tuple[Sharing, Sharing], channel: FileChannel) -> None:
+def test_stopping_leaves_nothing(
+    threads: tuple[StreamRelay, StreamRelay], channel: FileChannel
+) -> None:
     """Neither files nor threads."""
     here, _ = threads
     here.share(True, [pushing()])
@@ -213,7 +215,7 @@ def test_what_dead_processes_have_left_is_swept(channel: FileChannel, folder: Pa
     channel.begin(ChannelName("unknown", 1, 1), b"")
     channel.begin(ChannelName("pruned", 1, 1), b"")
     os.utime(folder / "pruned.1.1", (1, 1))
-    Sharing(channel, 1000).sweep(store, "app")
+    StreamRelay(channel, 1000).sweep(store, "app")
 
     assert {ChannelName("held", 1, 1), ChannelName("unknown", 1, 1)} == {
         file.name for file in channel.listed()
@@ -226,6 +228,6 @@ def test_sweeping_survives_a_channel_that_does_not_work(
     """The keeper has other things to do."""
     folder.touch()
     with caplog.at_level(logging.WARNING, "durable"):
-        Sharing(channel, 1000).sweep(MemoryStore(), "app")
+        StreamRelay(channel, 1000).sweep(MemoryStore(), "app")
 
     assert "are not seen in other processes" in caplog.text

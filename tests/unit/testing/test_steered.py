@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from durable_core.engine.embedded import embedded
-from durable_core.flow.scope import Face
+from durable_core.flow.scope import HandlerKind
 from durable_core.testing.harnesses import harness
 from durable_core.testing.worker import SteeredNode
 from support.harness_sample import sample
@@ -26,19 +26,19 @@ def test_one_run_at_a_time() -> None:
     """There is room for a run of either kind only while none is live."""
     app = sample("def")
     with harness(app.durable):
-        node = embedded(app.durable.engine).node
+        node = embedded(app.durable.engine).worker
         assert isinstance(node, SteeredNode)
-        assert [1, 1] == [node.capacity(face) for face in Face]
+        assert [1, 1] == [node.capacity(face) for face in HandlerKind]
 
 
 def test_a_crash_takes_a_new_name() -> None:
     """The process goes on as another one; the dead one is not among those that share the store."""
     app = sample("def")
     with harness(app.durable):
-        node = embedded(app.durable.engine).node
+        node = embedded(app.durable.engine).worker
         assert isinstance(node, SteeredNode)
-        before = node.keeper.owner
+        before = node.scheduler.owner
         node.crash()
 
-        assert before != node.keeper.owner
-        assert [node.keeper.owner] == [peer.id for peer in node.store.peers()]
+        assert before != node.scheduler.owner
+        assert [node.scheduler.owner] == [peer.id for peer in node.store.workers()]

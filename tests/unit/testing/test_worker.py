@@ -12,8 +12,8 @@ import pytest
 
 from durable_core import Request, step
 from durable_core.errors import ControlSignal
-from durable_core.flow.effects import InsideStep
-from durable_core.flow.scope import CURRENT, Scope
+from durable_core.flow.effects import StepAttempt
+from durable_core.flow.scope import CURRENT_RUN, RunScope
 from durable_core.sync import step as sync_step
 from durable_core.testing.harnesses import harness
 from durable_core.testing.worker import WatchedScope
@@ -23,11 +23,11 @@ from support.harness_sample import plain_app
 def test_a_handler_reaches_the_watched_run() -> None:
     """It has the execution, face and branch of the run it stands for."""
     durable = plain_app()
-    scopes: list[Scope | InsideStep | None] = []
+    scopes: list[RunScope | StepAttempt | None] = []
 
     @durable.endpoint(name="it")
     def endpoint(request: Request) -> bool:
-        scopes.append(CURRENT.get())
+        scopes.append(CURRENT_RUN.get())
         return True
 
     with harness(durable) as t:
@@ -35,8 +35,8 @@ def test_a_handler_reaches_the_watched_run() -> None:
 
     [scope] = scopes
     assert isinstance(scope, WatchedScope)
-    assert ("def", "it") == (scope.face.value, scope.ex.run.endpoint_key)
-    assert threading.current_thread() is scope.branch()
+    assert ("def", "it") == (scope.kind.value, scope.ex.run.endpoint_key)
+    assert threading.current_thread() is scope.current_task()
 
 
 def test_crash_with_branches_in_flight() -> None:

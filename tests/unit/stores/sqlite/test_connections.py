@@ -16,7 +16,7 @@ import pytest
 from durable_conformance.store_values import created, memo_write
 from durable_core.errors import StoreError
 from durable_core.stores.sqlite import connections as handles_module
-from durable_core.stores.sqlite.connections import Handles, HandlesClosedError
+from durable_core.stores.sqlite.connections import Connections, ConnectionsClosedError
 from durable_core.stores.sqlite.opening import connect, prepare
 
 
@@ -28,8 +28,8 @@ def path(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def handles(path: str) -> Iterator[Handles]:
-    handles = Handles(path)
+def handles(path: str) -> Iterator[Connections]:
+    handles = Connections(path)
     yield handles
     handles.close()
 
@@ -43,19 +43,19 @@ def itself(db: sqlite3.Connection) -> sqlite3.Connection:
     return db
 
 
-def test_readers_see_what_was_committed(handles: Handles) -> None:
+def test_readers_see_what_was_committed(handles: Connections) -> None:
     """A commit is there for every read after it."""
     handles.commit([created()], 1.0)
 
     assert 1 == handles.read(count_runs)
 
 
-def test_readers_are_used_again(handles: Handles) -> None:
+def test_readers_are_used_again(handles: Connections) -> None:
     """Reading one after another needs one connection."""
     assert handles.read(itself) is handles.read(itself)
 
 
-def test_reads_at_the_same_time_have_connections_of_their_own(handles: Handles) -> None:
+def test_reads_at_the_same_time_have_connections_of_their_own(handles: Connections) -> None:
     """No thread waits for another's read, and beyond a few the connections are not kept."""
     together = threading.Barrier(20)
 
@@ -70,7 +70,7 @@ def test_reads_at_the_same_time_have_connections_of_their_own(handles: Handles) 
     assert 16 == handles._readers == len(handles._free)
 
 
-def test_a_reader_cannot_write(handles: Handles) -> None:
+def test_a_reader_cannot_write(handles: Connections) -> None:
     """It says so as a StoreError, and can be used again."""
     with pytest.raises(StoreError, match="cannot be written"):
         handles.read(lambda db: db.execute("DELETE FROM run"))
@@ -78,19 +78,19 @@ def test_a_reader_cannot_write(handles: Handles) -> None:
     assert 0 == handles.read(count_runs)
 
 
-def test_the_version_changes_with_commits_of_others(path: str, handles: Handles) -> None:
+def test_the_version_changes_with_commits_of_others(path: str, handles: Connections) -> None:
     """It stays while nobody commits."""
-    others = Handles(path)
-    before = handles.version()
-    assert before == handles.version()
+    others = Connections(path)
+    before = handles.change_counter()
+    assert before == handles.change_counter()
 
     others.commit([created()], 1.0)
 
-    assert before != handles.version()
+    assert before != handles.change_counter()
     others.close()
 
 
-def test_the_busy_timeout_is_set_when_it_changes(handles: Handles) -> None:
+def test_the_busy_timeout_is_set_when_it_changes(handles: Connections) -> None:
     """A second commit with the same wait runs no statement for it."""
     handles.commit([created()], 0.5)
     statements: list[str] = []
@@ -103,23 +103,23 @@ def test_the_busy_timeout_is_set_when_it_changes(handles: Handles) -> None:
     assert ["PRAGMA busy_timeout = 0"] == [text for text in statements if "PRAGMA" in text]
 
 
-def test_a_closed_set_of_handles_opens_nothing(handles: Handles) -> None:
+def test_a_closed_set_of_handles_opens_nothing(handles: Connections) -> None:
     """Who comes late is told to look for the new ones."""
     handles.commit([created()], 1.0)
     handles.read(count_runs)
-    handles.version()
+    handles.change_counter()
 
     assert handles.close()
 
-    with pytest.raises(HandlesClosedError):
+    with pytest.raises(ConnectionsClosedError):
         handles.commit([created("r2")], 1.0)
-    with pytest.raises(HandlesClosedError):
+    with pytest.raises(ConnectionsClosedError):
         handles.read(count_runs)
-    with pytest.raises(HandlesClosedError):
-        handles.version()
+    with pytest.raises(ConnectionsClosedError):
+        handles.change_counter()
 
 
-def test_a_reader_in_use_is_closed_when_it_is_given_back(handles: Handles) -> None:
+def test_a_reader_in_use_is_closed_when_it_is_given_back(handles: Connections) -> None:
     """Closing does not pull the connection from under a read."""
 
     def close_and_count(db: sqlite3.Connection) -> int:
@@ -133,7 +133,7 @@ def test_a_reader_in_use_is_closed_when_it_is_given_back(handles: Handles) -> No
 
 
 def test_the_log_is_moved_into_the_database_once_it_has_grown(
-    path: str, handles: Handles, monkeypatch: pytest.MonkeyPatch
+    path: str, handles: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A small log is left alone; commits never do it themselves."""
     handles.commit([created()], 1.0)
@@ -154,7 +154,7 @@ def test_the_log_of_a_linked_file_is_found(
     monkeypatch.setattr(handles_module, "_WAL_BYTES", 4096)
     link = tmp_path / "elsewhere.db"
     link.symlink_to(path)
-    handles = Handles(str(link))
+    handles = Connections(str(link))
     handles.commit([created()], 1.0)
     before = Path(path).read_bytes()
 
@@ -165,15 +165,15 @@ def test_the_log_of_a_linked_file_is_found(
 
 
 def test_an_idle_log_is_not_looked_at_again(
-    handles: Handles, monkeypatch: pytest.MonkeyPatch
+    handles: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log keeps its size, so size alone is no reason."""
     monkeypatch.setattr(handles_module, "_WAL_BYTES", 4096)
     handles.commit([created()], 1.0)
     handles.checkpoint()
     statements: list[str] = []
-    assert handles._keeper is not None
-    handles._keeper.set_trace_callback(statements.append)
+    assert handles._checkpointer is not None
+    handles._checkpointer.set_trace_callback(statements.append)
 
     handles.checkpoint()
     assert [] == statements
@@ -185,7 +185,7 @@ def test_an_idle_log_is_not_looked_at_again(
 
 
 def test_the_log_is_written_anew_although_commits_keep_coming(
-    path: str, handles: Handles, monkeypatch: pytest.MonkeyPatch
+    path: str, handles: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is committed while the log is moved is moved too, or it would grow for ever."""
     monkeypatch.setattr(handles_module, "_WAL_BYTES", 4096)
@@ -217,18 +217,18 @@ def test_the_log_is_written_anew_although_commits_keep_coming(
 
 def test_a_file_that_cannot_be_opened_is_a_store_error(tmp_path: Path) -> None:
     """Not an error of sqlite3's."""
-    handles = Handles(str(tmp_path))
+    handles = Connections(str(tmp_path))
 
     with pytest.raises(StoreError, match="cannot be opened"):
         handles.read(count_runs)
     with pytest.raises(StoreError, match="cannot be opened"):
         handles.commit([created()], 1.0)
     with pytest.raises(StoreError, match="cannot be opened"):
-        handles.version()
+        handles.change_counter()
 
 
 def test_closing_during_a_checkpoint_is_no_deadlock(
-    handles: Handles, monkeypatch: pytest.MonkeyPatch
+    handles: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process may fork, which closes all, while the log is being moved."""
     moving, closing = threading.Event(), threading.Event()
@@ -258,12 +258,12 @@ def test_closing_during_a_checkpoint_is_no_deadlock(
     monkeypatch.undo()
 
 
-def test_a_step_changes_one_page(path: str, handles: Handles) -> None:
+def test_a_step_changes_one_page(path: str, handles: Connections) -> None:
     """It goes to the end of its table, so that hardly any commit writes a second page."""
     handles.commit([created("r1")], 1.0)
     before = log_pages(path)
     for number in range(2, 402):
-        handles.commit([replace(memo_write(number=number), direct=True)], 1.0)
+        handles.commit([replace(memo_write(number=number), no_pending_row=True)], 1.0)
 
     assert 400 <= log_pages(path) - before < 440
 
@@ -272,7 +272,7 @@ def log_pages(path: str) -> int:
     return (Path(path + "-wal").stat().st_size - 32) // (4096 + 24)
 
 
-def test_a_reader_whose_query_broke_shows_no_old_state(handles: Handles) -> None:
+def test_a_reader_whose_query_broke_shows_no_old_state(handles: Connections) -> None:
     """Whoever holds the error holds the query that is half read, and with it the state it saw."""
 
     def breaks(db: sqlite3.Connection) -> None:
@@ -290,7 +290,7 @@ def test_a_reader_whose_query_broke_shows_no_old_state(handles: Handles) -> None
 
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_file_that_is_gone_takes_no_more_writes(
-    path: str, handles: Handles, replaced: bool
+    path: str, handles: Connections, replaced: bool
 ) -> None:
     """What is written to a file that has no name any more is lost; and no new one is made."""
     handles.commit([created("r1")], 1.0)

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from durable_conformance.store_values import created, event, peer, put_away, wait
-from durable_core.ports import Claim, Claimed, Register, SendEvents, Unreadable
+from durable_conformance.store_values import created, event, peer, suspended, wait
+from durable_core.ports import Claim, Claimed, CorruptRun, Register, SendEvents
 from durable_core.stores.sqlite.events import send_events
 from durable_core.stores.sqlite.reads import load_match
 from durable_core.stores.sqlite.sql import SCHEMA
@@ -20,7 +20,7 @@ from durable_core.stores.sqlite.writes import claim, register, write_run
 def db() -> Iterator[sqlite3.Connection]:
     db = sqlite3.connect(":memory:", isolation_level=None)
     db.executescript(SCHEMA)
-    register(db, Register(peer=peer("o2")))
+    register(db, Register(worker=peer("o2")))
     yield db
     db.close()
 
@@ -80,15 +80,15 @@ def test_a_wait_that_cannot_be_read_fails_alone(damage: str, db: sqlite3.Connect
     """The event is taken and answers the other waits; the damaged run is due, to be failed."""
     for id_ in ("r1", "r2", "r3"):
         write_run(db, created(id_))
-        write_run(db, put_away(id_, wait(), due_at=5000))
+        write_run(db, suspended(id_, wait(), due_at=5000))
     db.execute(f"UPDATE pending SET {damage} WHERE run_id = 'r2'")
 
     sent = send_events(db, SendEvents(app="app", events=(event("1"),), now=100))
 
-    assert (("1",), (("r1", None), ("r2", None), ("r3", None))) == (sent.ids, sent.woken)
+    assert (("1",), (("r1", None), ("r2", None), ("r3", None))) == (sent.ids, sent.resumed_runs)
     due = Claim(app="app", owner="o2", keys=("key",), now=100, limit=10)
     one, damaged, other = claim(db, due)
-    assert isinstance(damaged, Unreadable)
+    assert isinstance(damaged, CorruptRun)
     for each in (one, other):
         assert isinstance(each, Claimed)
         [answered] = each.pending
@@ -117,7 +117,7 @@ def test_an_event_that_cannot_be_read_is_left_out(
     send_events(db, SendEvents(app="app", events=events, now=100))
     db.execute(f"UPDATE event SET {damage} WHERE id = '1'")
 
-    write_run(db, put_away("r1", wait(path=path, key="t:A" if path else "")))
+    write_run(db, suspended("r1", wait(path=path, key="t:A" if path else "")))
 
     [[matched]] = db.execute("SELECT matched FROM pending WHERE run_id = 'r1'").fetchall()
     assert 2 == load_match(matched).seq
@@ -135,5 +135,5 @@ def test_a_wait_that_cannot_be_read_does_not_keep_its_owner_from_others(
 
     sent = send_events(db, SendEvents(app="app", events=(event("1"),), now=100))
 
-    assert (("r1", "o1"),) == sent.woken
+    assert (("r1", "o1"),) == sent.resumed_runs
     assert [("o1", None)] == db.execute("SELECT owner, due_at FROM run").fetchall()

@@ -18,8 +18,8 @@ from durable_conformance.store_values import *
 store = SQLiteStore(sys.argv[1])
 store.open()
 commit(store, created("before"))
-store.version()
-store.peers()
+store.change_counter()
+store.workers()
 """
 
 
@@ -79,8 +79,8 @@ def test_a_fork_in_the_middle_of_everything_hurts_nobody(tmp_path: Path) -> None
         def read():
             while not stop.is_set():
                 store.get("app", "before")
-                store.version()
-                store.maintain()
+                store.change_counter()
+                store.run_maintenance()
 
         threads = [threading.Thread(target=target) for target in (write, read, read)]
         for thread in threads:
@@ -96,7 +96,7 @@ def test_a_fork_in_the_middle_of_everything_hurts_nobody(tmp_path: Path) -> None
         stop.set()
         for thread in threads:
             thread.join()
-        numbers = [memo.number for memo in store.get("app", "before").memos]
+        numbers = [memo.completion_no for memo in store.get("app", "before").memos]
         assert numbers == list(range(1, len(numbers) + 1))
         print(sum(store.get("app", f"child{number}") is not None for number in range(20)))
         store.close()
@@ -125,7 +125,7 @@ def test_a_store_that_was_in_use_during_the_fork_is_refused_in_the_child(tmp_pat
         used.wait(30)
         pid = os.fork()
         if pid == 0:
-            for name in ("peers", "open", "peers", "close", "open", "peers"):
+            for name in ("workers", "open", "workers", "close", "open", "workers"):
                 try:
                     getattr(store, name)()
                 except StoreError as error:
@@ -135,12 +135,12 @@ def test_a_store_that_was_in_use_during_the_fork_is_refused_in_the_child(tmp_pat
         os.waitpid(pid, 0)
         free.set()
         thread.join()
-        print(len(store.peers()))
+        print(len(store.workers()))
         store.close()
         """,
     )
 
-    refused = [f"{name} forked while in use" for name in ("peers", "peers", "open")]
+    refused = [f"{name} forked while in use" for name in ("workers", "workers", "open")]
     *lines, after_close, in_parent = printed.splitlines()
     assert refused == lines
     assert after_close.endswith("is not open")
@@ -152,25 +152,25 @@ def test_a_child_does_not_take_over_the_locks_of_its_parent(tmp_path: Path) -> N
     printed = run_script(
         tmp_path / "store.db",
         """
-        from durable_core.ports import Peer, Register
+        from durable_core.ports import Register, WorkerRecord
 
         def peer(id_):
-            return Peer(id=id_, host="h", pid=os.getpid(), expires_at=9)
+            return WorkerRecord(id=id_, host="h", pid=os.getpid(), expires_at=9)
 
-        commit(store, Register(peer=peer("parent")))
+        commit(store, Register(worker=peer("parent")))
         died, dies = os.pipe()
         said, says = os.pipe()
         pid = os.fork()
         if pid == 0:
             store.close()
             store.open()
-            commit(store, Register(peer=peer("child")))
-            os.write(says, str(store.proven_dead(store.peers())).encode() + b"\\n")
+            commit(store, Register(worker=peer("child")))
+            os.write(says, str(store.dead_workers(store.workers())).encode() + b"\\n")
             os.close(dies)
             store.close()
             os._exit(0)
         os.waitpid(pid, 0)
-        print(os.read(said, 99).decode(), store.proven_dead(store.peers()))
+        print(os.read(said, 99).decode(), store.dead_workers(store.workers()))
         store.close()
         """,
     )

@@ -19,7 +19,7 @@ def test_pruning_a_run_removes_all_of_its_rows() -> None:
         created(),
         memos=(memo(1), memo(2)),
         pending=(pending(),),
-        sends=(event("1"),),
+        events=(event("1"),),
         result=result(ended_at=5),
     )
     write_run(db, write)

@@ -19,7 +19,7 @@ import sys
 import textwrap
 from durable_core.stores.sqlite.processes import LockFiles
 locks = LockFiles(sys.argv[1])
-locks.hold("other")
+locks.acquire("other")
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -48,38 +48,38 @@ def test_a_killed_process_is_proven_dead_at_once(directory: str) -> None:
     """While it lives nothing is proven, however often one looks."""
     locks = LockFiles(directory)
     with other_process(directory) as process:
-        assert not locks.is_proof_of_death("other")
-        assert not locks.is_proof_of_death("other")
+        assert not locks.owner_is_dead("other")
+        assert not locks.owner_is_dead("other")
 
         process.kill()
         process.wait()
 
-        assert locks.is_proof_of_death("other")
+        assert locks.owner_is_dead("other")
 
 
 def test_a_process_that_nobody_knows_is_not_proven_dead(directory: str) -> None:
     """A file that is missing proves nothing."""
-    assert not LockFiles(directory).is_proof_of_death("nobody")
+    assert not LockFiles(directory).owner_is_dead("nobody")
 
 
 def test_processes_of_this_process_are_alive(directory: str) -> None:
     """Two stores in one process see each other's files as held, and looking lets none go."""
     ours, others = LockFiles(directory), LockFiles(directory)
-    ours.hold("a")
+    ours.acquire("a")
 
-    assert not others.is_proof_of_death("a")
-    assert not ours.is_proof_of_death("a")
+    assert not others.owner_is_dead("a")
+    assert not ours.owner_is_dead("a")
 
     assert not proven_by_another_process(directory, "a")
     ours.close()
     assert proven_by_another_process(directory, "a")
-    assert others.is_proof_of_death("a")
+    assert others.owner_is_dead("a")
 
 
 def proven_by_another_process(directory: str, id_: str) -> bool:
     code = (
         "import sys; from durable_core.stores.sqlite.processes import LockFiles; "
-        "print(LockFiles(sys.argv[1]).is_proof_of_death(sys.argv[2]))"
+        "print(LockFiles(sys.argv[1]).owner_is_dead(sys.argv[2]))"
     )
     command = [sys.executable, "-c", code, directory, id_]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout == "True\n"
@@ -88,11 +88,11 @@ def proven_by_another_process(directory: str, id_: str) -> bool:
 def test_leaving_in_good_order_removes_the_file(directory: str) -> None:
     """Nothing is left to prove; another store's file is not touched."""
     ours, others = LockFiles(directory), LockFiles(directory)
-    ours.hold("a")
-    others.hold("b")
+    ours.acquire("a")
+    others.acquire("b")
 
-    ours.let_go("a")
-    ours.let_go("b")
+    ours.release("a")
+    ours.release("b")
 
     assert ["b"] == os.listdir(directory)
     others.close()
@@ -101,8 +101,8 @@ def test_leaving_in_good_order_removes_the_file(directory: str) -> None:
 def test_holding_twice_is_holding_once(directory: str) -> None:
     """A second registration does not let go of the first."""
     locks = LockFiles(directory)
-    locks.hold("a")
-    locks.hold("a")
+    locks.acquire("a")
+    locks.acquire("a")
 
     assert not proven_by_another_process(directory, "a")
     locks.close()
@@ -111,10 +111,10 @@ def test_holding_twice_is_holding_once(directory: str) -> None:
 def test_who_was_buried_by_mistake_gets_a_new_file(directory: str) -> None:
     """The old file is gone, so the lock on it proves nothing to others any more."""
     locks = LockFiles(directory)
-    locks.hold("a")
+    locks.acquire("a")
     locks.remove("a")
 
-    locks.hold("a")
+    locks.acquire("a")
 
     assert ["a"] == os.listdir(directory)
     assert not proven_by_another_process(directory, "a")
@@ -124,11 +124,11 @@ def test_who_was_buried_by_mistake_gets_a_new_file(directory: str) -> None:
 def test_an_id_is_one_file_name(directory: str) -> None:
     """Slashes in it do not lead out of the directory."""
     locks = LockFiles(directory)
-    locks.hold("../a/b")
+    locks.acquire("../a/b")
 
     assert [Path(directory)] == list(Path(directory).parent.iterdir())
     assert 1 == len(os.listdir(directory))
-    locks.let_go("../a/b")
+    locks.release("../a/b")
 
 
 def test_without_a_place_for_files_nothing_is_held(tmp_path: Path) -> None:
@@ -136,9 +136,9 @@ def test_without_a_place_for_files_nothing_is_held(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     locks = LockFiles(str(tmp_path / "file" / "locks"))
 
-    locks.hold("a")
+    locks.acquire("a")
 
-    assert not locks.is_proof_of_death("a")
+    assert not locks.owner_is_dead("a")
 
 
 def test_a_fork_while_files_are_looked_at_is_no_deadlock(directory: str) -> None:
@@ -157,7 +157,7 @@ def test_a_fork_while_files_are_looked_at_is_no_deadlock(directory: str) -> None
         pid = os.fork()
         if pid == 0:
             ours = processes.LockFiles(sys.argv[1])
-            ours.hold("child")
+            ours.acquire("child")
             os._exit(os.listdir(sys.argv[1]) != ["child"])
         leave.set()
         thread.join()

@@ -11,12 +11,12 @@ import pytest
 
 from durable_conformance.store_values import created, event, memo_write, wait
 from durable_core.errors import StoreError
-from durable_core.ports import RunWrite, SendEvents
+from durable_core.ports import Checkpoint, SendEvents
 from durable_core.stores.sqlite import reads
-from durable_core.stores.sqlite.connections import Handles
+from durable_core.stores.sqlite.connections import Connections
 from durable_core.stores.sqlite.events import send_events
 from durable_core.stores.sqlite.opening import connect, prepare
-from durable_core.stores.sqlite.reads import find_run, find_runs, matched
+from durable_core.stores.sqlite.reads import find_run, find_runs, matched_waits
 from durable_core.stores.sqlite.sql import SCHEMA
 from durable_core.stores.sqlite.writes import write_run
 
@@ -30,7 +30,7 @@ def test_a_run_is_read_in_one_state(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     load_memos = reads.load_memos
 
     def commit_first(db: sqlite3.Connection, run_id: str) -> object:
-        write: RunWrite = memo_write()
+        write: Checkpoint = memo_write()
         write_run(writer, write)
         return load_memos(db, run_id)
 
@@ -39,7 +39,7 @@ def test_a_run_is_read_in_one_state(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     record = find_run(reader, "app", "r1")
 
     assert record is not None
-    assert [1] == [memo.number for memo in record.memos]
+    assert [1] == [memo.completion_no for memo in record.memos]
     assert not reader.in_transaction
     assert find_run(reader, "app", "nobody") is None
     assert not reader.in_transaction
@@ -59,7 +59,7 @@ def test_an_event_that_cannot_be_read_keeps_no_other_from_its_run(
     send_events(db, SendEvents(app="app", events=(event("1"),), now=100))
     db.execute(f"UPDATE pending SET matched = {damage} WHERE run_id = 'r1'")
 
-    [(run_id, op_id, stored)] = matched(db, "o1")
+    [(run_id, op_id, stored)] = matched_waits(db, "o1")
 
     assert ("r2", "id-wait", 1) == (run_id, op_id, stored.seq)
     assert "an event that run r1 waits for cannot be read" in caplog.text
@@ -98,7 +98,7 @@ def test_looking_at_a_run_that_cannot_be_read_says_so(tmp_path: Path, damage: st
     """It is a fault of the store, and no transaction stays open."""
     path = str(tmp_path / "store.db")
     prepare(path)
-    handles = Handles(path)
+    handles = Connections(path)
     handles.commit([created("r1")], 1.0)
     with closing(connect(path, busy_seconds=1)) as db:
         db.execute(damage)

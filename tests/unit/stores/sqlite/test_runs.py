@@ -16,29 +16,29 @@ from durable_conformance.store_values import (
     memo_write,
     peer,
     pending,
-    put_away,
     result,
     run,
+    suspended,
 )
 from durable_core.errors import LeaseLost
-from durable_core.ports import Claim, Claimed, Register, Release, RunWrite, Unreadable
+from durable_core.ports import Checkpoint, Claim, Claimed, CorruptRun, Register, Release
 from durable_core.stores.sqlite.reads import load_memos
 from durable_core.stores.sqlite.sql import SCHEMA
 from durable_core.stores.sqlite.writes import claim, is_one_memo, register, write_run
 
 
-def whole(run_id: str) -> RunWrite:
+def whole(run_id: str) -> Checkpoint:
     """Return the only write of a run."""
     first, last = created(run_id), ended(run_id)
     memos = (*first.memos, memo(2))
-    return replace(first, memos=memos, state=last.state, result=last.result, direct=True)
+    return replace(first, memos=memos, state=last.state, result=last.result, no_pending_row=True)
 
 
 @pytest.fixture
 def db() -> Iterator[sqlite3.Connection]:
     db = sqlite3.connect(":memory:", isolation_level=None)
     db.executescript(SCHEMA)
-    register(db, Register(peer=peer("o2")))
+    register(db, Register(worker=peer("o2")))
     yield db
     db.close()
 
@@ -54,10 +54,10 @@ def db() -> Iterator[sqlite3.Connection]:
         (replace(memo_write(), release=Release(due_at=1)), False),
         (replace(memo_write(), result=result()), False),
         (replace(memo_write(), pending=(pending(),)), False),
-        (replace(memo_write(), sends=(event("1"),)), False),
+        (replace(memo_write(), events=(event("1"),)), False),
     ],
 )
-def test_one_memo_and_nothing_else(write: RunWrite, expected: bool) -> None:
+def test_one_memo_and_nothing_else(write: Checkpoint, expected: bool) -> None:
     """Whatever else a write may hold makes it another kind of write."""
     assert expected == is_one_memo(write)
 
@@ -65,7 +65,7 @@ def test_one_memo_and_nothing_else(write: RunWrite, expected: bool) -> None:
 @pytest.mark.parametrize(
     "write", [memo_write(owner="o2"), memo_write(epoch=2), memo_write("nobody")]
 )
-def test_a_refused_memo_has_changed_nothing(write: RunWrite, db: sqlite3.Connection) -> None:
+def test_a_refused_memo_has_changed_nothing(write: Checkpoint, db: sqlite3.Connection) -> None:
     """It needs no savepoint."""
     write_run(db, created())
     before = db.total_changes
@@ -83,15 +83,15 @@ def test_a_refused_memo_has_changed_nothing(write: RunWrite, db: sqlite3.Connect
         (created("r2"), 4),
         (replace(ended(), memos=(memo(2),)), 5),
         (whole("r2"), 5),
-        (put_away(), 1),
-        (put_away("r1", pending()), 3),
+        (suspended(), 1),
+        (suspended("r1", pending()), 3),
         (replace(memo_write(), memos=(), state=run()), 1),
         (replace(memo_write(), memos=()), 1),
     ],
     ids=["memo", "first", "last", "whole", "release", "sleep", "state", "nothing"],
 )
 def test_a_checkpoint_takes_few_statements(
-    write: RunWrite, count: int, db: sqlite3.Connection
+    write: Checkpoint, count: int, db: sqlite3.Connection
 ) -> None:
     """Each costs some microseconds, on a path that every step takes."""
     write_run(db, created())
@@ -141,13 +141,13 @@ def test_a_run_that_cannot_be_read_is_claimed_as_that(damage: str, db: sqlite3.C
     """It says why, has a lease under which it can be ended, and does not harm the others."""
     for id_ in ("r1", "r2"):
         write_run(db, created(id_))
-        write_run(db, put_away(id_, pending()))
+        write_run(db, suspended(id_, pending()))
     db.execute(damage)
 
     due = Claim(app="app", owner="o2", keys=("key",), now=5000, limit=10)
     one, other = claim(db, due)
 
-    assert isinstance(one, Unreadable)
+    assert isinstance(one, CorruptRun)
     assert ("r1", 2) == (one.run_id, one.epoch)
     assert one.reason
     assert isinstance(other, Claimed)
@@ -158,7 +158,7 @@ def test_a_run_that_cannot_be_read_is_claimed_as_that(damage: str, db: sqlite3.C
 def test_a_damaged_database_is_not_blamed_on_a_run(db: sqlite3.Connection) -> None:
     """An error of the database itself fails the claim."""
     write_run(db, created("r1"))
-    write_run(db, put_away("r1"))
+    write_run(db, suspended("r1"))
     db.execute("DROP TABLE step")
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
         claim(db, Claim(app="app", owner="o2", keys=("key",), now=5000, limit=10))
@@ -173,5 +173,5 @@ def test_a_run_has_so_many_numbers(db: sqlite3.Connection) -> None:
     with pytest.raises(OverflowError, match="16777215"):
         write_run(db, memo_write("r1", 0x1000000))
 
-    assert [1, 0xFFFFFF] == [each.number for each in load_memos(db, "r1")]
-    assert [1] == [each.number for each in load_memos(db, "r2")]
+    assert [1, 0xFFFFFF] == [each.completion_no for each in load_memos(db, "r1")]
+    assert [1] == [each.completion_no for each in load_memos(db, "r2")]

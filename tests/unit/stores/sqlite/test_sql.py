@@ -12,7 +12,7 @@ from durable_core.stores.sqlite.sql import QUERIES, SCHEMA, parse_queries
 from support.source_tree import CORE
 
 #: Statements that read a whole table: one row a process, and a page of the command line's list.
-SCANS = {"peers", "list-all"}
+SCANS = {"workers", "list-all"}
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,14 @@ from durable_core.errors import (
     StoreReadOnlyError,
     StoreVersionError,
 )
-from durable_core.ports import Bury, Peer, Register, StoredRequest, Unregister, Written
+from durable_core.ports import (
+    CheckpointResult,
+    ReapWorkers,
+    Register,
+    StoredRequest,
+    Unregister,
+    WorkerRecord,
+)
 from durable_core.stores.sqlite import SQLiteStore, reads
 from durable_core.stores.sqlite import opening as files
 from durable_core.stores.sqlite.opening import VERSION
@@ -57,8 +64,8 @@ def locked(store: SQLiteStore) -> closing[sqlite3.Connection]:
     return closing(db)
 
 
-def peer(id_: str, *, host: str = "h") -> Peer:
-    return Peer(id=id_, host=host, pid=1, expires_at=100)
+def peer(id_: str, *, host: str = "h") -> WorkerRecord:
+    return WorkerRecord(id=id_, host=host, pid=1, expires_at=100)
 
 
 def popen(script: str, *args: str) -> subprocess.Popen[str]:
@@ -94,7 +101,7 @@ def test_construction_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_all_files_are_private(store: SQLiteStore) -> None:
     """The log and the index of it are as private as the database."""
     commit(store, created())
-    commit(store, Register(peer=peer("o1")))
+    commit(store, Register(worker=peer("o1")))
 
     paths = list(Path(store.path).parent.iterdir())
 
@@ -107,7 +114,7 @@ def test_a_store_that_is_not_open_says_so(tmp_path: Path) -> None:
     """Before opening and after closing, with its path; opening makes it usable again."""
     store = SQLiteStore(tmp_path / "store.db")
     with pytest.raises(StoreError, match=r"store\.db is not open"):
-        store.peers()
+        store.workers()
     store.open()
     store.open()
     commit(store, created())
@@ -201,8 +208,8 @@ def test_reads_do_not_wait_for_a_writer(store: SQLiteStore) -> None:
 
     with locked(store):
         assert store.get("app", "r1") is not None
-        store.maintain()
-        store.version()
+        store.run_maintenance()
+        store.change_counter()
 
 
 def test_a_full_store_says_so_and_stays_sound(store: SQLiteStore) -> None:
@@ -318,10 +325,10 @@ def test_a_kill_leaves_all_of_a_transaction_or_nothing(tmp_path: Path) -> None:
 
 def test_two_stores_on_one_file_see_each_other(store: SQLiteStore, other: SQLiteStore) -> None:
     """Commits of one are there for the other, who notices that there was one."""
-    before = other.version()
+    before = other.change_counter()
     commit(store, created())
 
-    assert before != other.version()
+    assert before != other.change_counter()
     assert store.get("app", "r1") == other.get("app", "r1")
     assert store.secret() == other.secret()
 
@@ -355,7 +362,7 @@ def test_a_killed_process_is_proven_dead_by_the_others(store: SQLiteStore) -> No
     """While it lives nothing is proven; what it held is taken over after its burial."""
     script = """
         store.open()
-        commit(store, Register(peer=Peer(id="other", host="h", pid=1, expires_at=100)))
+        commit(store, Register(worker=WorkerRecord(id="other", host="h", pid=1, expires_at=100)))
         commit(store, created(owner="other"))
         print("registered", flush=True)
         sys.stdin.read()
@@ -363,14 +370,14 @@ def test_a_killed_process_is_proven_dead_by_the_others(store: SQLiteStore) -> No
     with popen(script, store.path) as process:
         assert process.stdout is not None
         assert "registered\n" == process.stdout.readline()
-        commit(store, Register(peer=peer("o1")))
-        assert [] == store.proven_dead(store.peers())
+        commit(store, Register(worker=peer("o1")))
+        assert [] == store.dead_workers(store.workers())
 
         process.kill()
         process.wait()
 
-    assert ["other"] == store.proven_dead(store.peers())
-    assert ("r1",) == commit(store, Bury(ids=("other",), now=70))
+    assert ["other"] == store.dead_workers(store.workers())
+    assert ("r1",) == commit(store, ReapWorkers(ids=("other",), now=70))
     assert ["o1"] == os.listdir(store.path + ".locks")
 
 
@@ -378,25 +385,25 @@ def test_processes_of_other_hosts_are_never_proven_dead(
     store: SQLiteStore, other: SQLiteStore
 ) -> None:
     """Their locks are not seen here; nor are any by a store without a process of its own."""
-    commit(other, Register(peer=peer("o2", host="elsewhere")))
-    commit(other, Register(peer=peer("o3")))
+    commit(other, Register(worker=peer("o2", host="elsewhere")))
+    commit(other, Register(worker=peer("o3")))
     other.close()
 
-    assert [] == store.proven_dead(store.peers())
-    commit(store, Register(peer=peer("o1")))
+    assert [] == store.dead_workers(store.workers())
+    commit(store, Register(worker=peer("o1")))
 
-    assert ["o3"] == store.proven_dead(store.peers())
+    assert ["o3"] == store.dead_workers(store.workers())
 
 
 def test_a_lock_file_lives_as_long_as_its_process_is_registered(store: SQLiteStore) -> None:
     """Unregistering and burying remove it; being spared does not."""
     locks = Path(store.path + ".locks")
     for id_ in ("o1", "o2", "o3"):
-        commit(store, Register(peer=peer(id_)))
+        commit(store, Register(worker=peer(id_)))
 
     commit(store, Unregister(id="o1", now=1))
-    commit(store, Bury(ids=("o2",), now=1, unless_beat_after=99))
-    commit(store, Bury(ids=("o3",), now=1))
+    commit(store, ReapWorkers(ids=("o2",), now=1, skip_if_renewed_after=99))
+    commit(store, ReapWorkers(ids=("o3",), now=1))
 
     assert ["o2"] == os.listdir(locks)
     store.close()
@@ -406,7 +413,7 @@ def test_a_lock_file_lives_as_long_as_its_process_is_registered(store: SQLiteSto
 def test_a_registration_that_fails_holds_no_lock(store: SQLiteStore) -> None:
     """Nobody is registered, so there is nothing to prove."""
     with locked(store), pytest.raises(StoreBusyError):
-        store.commit([Register(peer=peer("o1"))], wait=0)
+        store.commit([Register(worker=peer("o1"))], wait=0)
 
     assert [] == os.listdir(store.path + ".locks")
 
@@ -425,11 +432,11 @@ def test_a_store_has_one_set_of_lock_files_however_its_path_is_spelt(tmp_path: P
     stores = [SQLiteStore(tmp_path / path) for path in paths]
     for number, store in enumerate(stores):
         store.open()
-        commit(store, Register(peer=peer(f"o{number}")))
+        commit(store, Register(worker=peer(f"o{number}")))
         assert (tmp_path / paths[number]) == Path(store.path)
 
     for store in stores:
-        assert [] == store.proven_dead(store.peers())
+        assert [] == store.dead_workers(store.workers())
 
     assert ["o0", "o1", "o2"] == sorted(os.listdir(tmp_path / "real" / "store.db.locks"))
     assert ["link", "linked.db", "real"] == sorted(os.listdir(tmp_path))
@@ -441,13 +448,13 @@ def test_a_commit_stands_although_lock_files_cannot_be_cleared_up(
     store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is durable is answered with success, whatever housekeeping comes to."""
-    commit(store, Register(peer=peer("o1")))
+    commit(store, Register(worker=peer("o1")))
 
     def broken(db: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(reads, "peers", broken)
-    buries = Bury(ids=("o1",), now=1)
+    monkeypatch.setattr(reads, "workers", broken)
+    buries = ReapWorkers(ids=("o1",), now=1)
     answers = store.commit([created(), buries], wait=1.0)
 
-    assert [Written(), ("r1",)] == list(answers)
+    assert [CheckpointResult(), ("r1",)] == list(answers)

@@ -10,7 +10,7 @@ import pytest
 
 from durable_conformance.store_values import created, memo, memo_write, pending
 from durable_core.errors import LeaseLost, StoreBusyError, StoreError, StoreFullError
-from durable_core.ports import RunWrite, StoredRequest, Write, Written
+from durable_core.ports import Checkpoint, CheckpointResult, StoredRequest, Write
 from durable_core.stores.sqlite import writes as runs_module
 from durable_core.stores.sqlite.opening import connect, prepare
 from durable_core.stores.sqlite.writes import apply_batch
@@ -57,7 +57,7 @@ def apply(db: sqlite3.Connection, *writes: Write[object]) -> list[object]:
     return list(apply_batch(db, writes, "the path"))
 
 
-DIRECT = replace(memo_write(), direct=True)
+DIRECT = replace(memo_write(), no_pending_row=True)
 
 
 def test_one_direct_memo_is_one_guarded_insert(path: str, db: sqlite3.Connection) -> None:
@@ -67,7 +67,7 @@ def test_one_direct_memo_is_one_guarded_insert(path: str, db: sqlite3.Connection
 
     [answer] = apply(db, DIRECT)
 
-    assert Written() == answer
+    assert CheckpointResult() == answer
     assert ["-- The"] == statements  # the comment that insert-step begins with
     other = connect(path, busy_seconds=0)
     assert [1, 2] == numbers(other)
@@ -78,7 +78,7 @@ def test_one_direct_memo_is_one_guarded_insert(path: str, db: sqlite3.Connection
     "write", [replace(DIRECT, owner="o2"), replace(DIRECT, epoch=2), replace(DIRECT, run_id="r2")]
 )
 def test_a_direct_memo_is_refused_without_the_lease(
-    write: RunWrite, db: sqlite3.Connection
+    write: Checkpoint, db: sqlite3.Connection
 ) -> None:
     """That it is one statement makes no difference to its guard."""
     apply(db, created())
@@ -162,7 +162,7 @@ def test_a_batch_that_is_refused_as_a_whole_costs_no_commit(db: sqlite3.Connecti
     ids=["twice", "number", "surrogate", "request", "one-number", "one-twice"],
 )
 def test_a_member_that_cannot_be_stored_fails_alone(
-    broken: RunWrite, db: sqlite3.Connection
+    broken: Checkpoint, db: sqlite3.Connection
 ) -> None:
     """What it did before is undone, the others are stored."""
     apply(db, created("r1"))
