@@ -59,7 +59,7 @@ class Replays:
         engine = embedded(self.durable.engine)
         node = engine.worker
         assert node is not None
-        engine.execute(_due_run(key, steps, node.scheduler.owner))
+        engine.execute(_due_run(key, steps, node.owner))
         stored = perf_counter()
         if not self._ended.wait(_PATIENCE):
             raise TimeoutError("the run did not end")

@@ -18,6 +18,7 @@ from durable_core.flow.env import AppConfig, Limits
 from durable_core.flow.handler import store_unavailable_response
 from durable_core.flow.scope import HandlerKind
 from durable_core.flow.wait import WaitRequest
+from durable_core.http.headers import accepts_event_stream
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -31,22 +32,22 @@ __all__ = ["EmbeddedEngine", "WorkerFactory", "embedded"]
 
 T = TypeVar("T")
 
-#: Makes the node of a process; see :class:`Node` for the arguments.
+#: Makes the worker of a process; see :class:`Worker` for the arguments.
 WorkerFactory: TypeAlias = Callable[
     [AppConfig, Settings, Store, dict[str, RegisteredEndpoint]], Worker
 ]
 
 
 class EmbeddedEngine:
-    """Owns the endpoints of one application, and its node in this process.
+    """Owns the endpoints of one application, and its worker in this process.
 
     Nothing is opened or started before :meth:`start` or the first request. After a fork the child
-    leaves what it inherited alone and starts its own node.
+    leaves what it inherited alone and starts its own worker.
 
     Args:
         secrets: keys of run tokens; none takes the store's own.
         store: where state is kept.
-        settings: how a node works.
+        settings: how a worker works.
     """
 
     name = "the embedded engine"
@@ -62,8 +63,8 @@ class EmbeddedEngine:
         self.endpoints: dict[str, RegisteredEndpoint] = {}
         #: By process: a fork may have happened while a thread of the parent held its lock.
         self._locks: dict[int, threading.RLock] = {}
-        self._node: Worker | None = None
-        self._make_node: WorkerFactory = Worker
+        self._worker: Worker | None = None
+        self._make_worker: WorkerFactory = Worker
         self._stopping_pid = 0
         self._at_exit = False
 
@@ -100,28 +101,28 @@ class EmbeddedEngine:
 
     def stop(self, timeout: float) -> None:
         """Hand clients off, wait for steps in flight, give leases back, close the store."""
-        node = self._node
-        if node is None or node.pid != os.getpid():
+        worker = self._worker
+        if worker is None or worker.pid != os.getpid():
             return
-        if _running_loop() is not None and node.has_tasks_on(_running_loop()):
+        if _running_loop() is not None and worker.has_tasks_on(_running_loop()):
             raise RuntimeError(
                 "stop() would block the event loop that its runs need; use 'await stop_async()'"
             )
         with self._lock:
-            if self._node is not node:
+            if self._worker is not worker:
                 return
             self._stopping_pid = os.getpid()
             try:
-                node.stop(timeout)
+                worker.stop(timeout)
             finally:
-                self._node = None
+                self._worker = None
                 self._stopping_pid = 0
 
     @property
     def worker(self) -> Worker | None:
-        """The node of this process, if it was started."""
-        node = self._node
-        return node if node is not None and node.pid == os.getpid() else None
+        """The worker of this process, if it was started."""
+        worker = self._worker
+        return worker if worker is not None and worker.pid == os.getpid() else None
 
     @property
     def _lock(self) -> threading.RLock:
@@ -132,24 +133,24 @@ class EmbeddedEngine:
         return self._stopping_pid == os.getpid()
 
     def _started(self) -> Worker:
-        node = self._node
-        if node is not None and node.pid == os.getpid():
-            return node
+        worker = self._worker
+        if worker is not None and worker.pid == os.getpid():
+            return worker
         with self._lock:
-            node = self._node
-            if node is None or node.pid != os.getpid():
+            worker = self._worker
+            if worker is None or worker.pid != os.getpid():
                 check_threading()
-                node = self._make_node(self.env, self.settings, self.store, self.endpoints)
-                node.start()
-                self._node = node
+                worker = self._make_worker(self.env, self.settings, self.store, self.endpoints)
+                worker.start()
+                self._worker = worker
                 if not self._at_exit:
                     self._at_exit = True
                     atexit.register(self._stop_at_exit)
-            return node
+            return worker
 
     @contextmanager
     def override(
-        self, *, env: AppConfig, store: Store, settings: Settings, make_node: WorkerFactory
+        self, *, env: AppConfig, store: Store, settings: Settings, make_worker: WorkerFactory
     ) -> Iterator[None]:
         """Work with these in place of its own for a while: for tests.
 
@@ -157,13 +158,13 @@ class EmbeddedEngine:
             ConfigurationError: it is started; or, at the end, has not been stopped.
         """
         self._refuse_started()
-        own = self.env, self.store, self.settings, self._make_node
-        self.env, self.store, self.settings, self._make_node = env, store, settings, make_node
+        own = self.env, self.store, self.settings, self._make_worker
+        self.env, self.store, self.settings, self._make_worker = env, store, settings, make_worker
         try:
             yield
             self._refuse_started()
         finally:
-            self.env, self.store, self.settings, self._make_node = own
+            self.env, self.store, self.settings, self._make_worker = own
 
     def _refuse_started(self) -> None:
         if self.worker is not None:
@@ -178,10 +179,10 @@ class EmbeddedEngine:
         except Exception:
             logger.exception("could not stop in good order")
 
-    def _adopt_running_loop(self, node: Worker) -> None:
+    def _adopt_running_loop(self, worker: Worker) -> None:
         loop = _running_loop()
         if loop is not None:
-            node.loops.adopt(loop)
+            worker.loops.adopt(loop)
 
     def _all_secrets(self) -> tuple[bytes, ...]:
         if self._secrets is None:
@@ -190,17 +191,17 @@ class EmbeddedEngine:
 
     def health(self) -> dict[str, Any]:
         """Return what runs in this process, as a JSON-ready dict; starts nothing."""
-        node = self.worker
-        if node is None:
+        worker = self.worker
+        if worker is None:
             return {"app": self.env.app, "started": False}
         return {
             "app": self.env.app,
             "started": True,
-            "pid": node.pid,
-            "keeper": node.scheduler.alive,
-            "live_runs": len(node.live),
-            "replaying": {face.value: node.busy[face] for face in HandlerKind},
-            "waiting_clients": len(node.waiters),
+            "pid": worker.pid,
+            "keeper": worker.scheduler.alive,
+            "live_runs": len(worker.live),
+            "replaying": {kind.value: worker.runs.busy[kind] for kind in HandlerKind},
+            "waiting_clients": len(worker.waiters),
             "endpoints": sorted(self.endpoints),
         }
 
@@ -214,11 +215,26 @@ class EmbeddedEngine:
         """Run a handler for a client, in this thread."""
         if self._stopping:
             return _shutting_down()
+        follows = accepts_event_stream(request.headers)
+        if endpoint.kind is HandlerKind.ASYNC_DEF and not follows:
+            return self._serve_on_background_loop(endpoint, request, route)
         try:
-            node = self._started()
+            worker = self._started()
+            ex = worker.runs.new_execution(endpoint, request, route)
         except StoreError as error:
             return _refuse(error)
-        return node.serve(endpoint, request, route)
+        if follows:
+            return worker.streaming.serve(endpoint, ex)
+        return worker.runs.start_for_client(endpoint, ex)
+
+    def _serve_on_background_loop(
+        self, endpoint: RegisteredEndpoint, request: Request, route: str | None
+    ) -> Response:
+        try:
+            worker = self._started()
+        except StoreError as error:
+            return _refuse(error)
+        return worker.run_on_background_loop(self.serve_async(endpoint, request, route))
 
     async def serve_async(
         self, endpoint: RegisteredEndpoint, request: Request, route: str | None
@@ -227,33 +243,37 @@ class EmbeddedEngine:
         if self._stopping:
             return _shutting_down()
         try:
-            node = self._started()
+            worker = self._started()
+            worker.loops.adopt(asyncio.get_running_loop())
+            ex = worker.runs.new_execution(endpoint, request, route)
         except StoreError as error:
             return _refuse(error)
-        return await node.serve_async(endpoint, request, route)
+        if accepts_event_stream(request.headers):
+            return worker.streaming.serve_async(endpoint, ex)
+        return await worker.runs.start_for_client_async(endpoint, ex)
 
     def wait(self, wanted: WaitRequest) -> Response:
         """Answer a client at the wait URL, in this thread."""
         try:
-            node = self._started()
+            worker = self._started()
             if wanted.stream is not None:
-                return node.streaming.wait(wanted, wanted.stream)
-            return node.long_poll.wait(wanted)
+                return worker.streaming.wait(wanted, wanted.stream)
+            return worker.long_poll.wait(wanted)
         except StoreError as error:
             return _refuse(error)
 
     async def wait_async(self, wanted: WaitRequest) -> Response:
         """Answer a client at the wait URL."""
         try:
-            node = self._started()
+            worker = self._started()
             if wanted.stream is not None:
-                return node.streaming.wait_async(wanted, wanted.stream)
-            return await node.long_poll.wait_async(wanted)
+                return worker.streaming.wait_async(wanted, wanted.stream)
+            return await worker.long_poll.wait_async(wanted)
         except StoreError as error:
             return _refuse(error)
 
     def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
-        """Await something on the node's own event loop."""
+        """Await something on the worker's own event loop."""
         return self._started().run_on_background_loop(awaitable)
 
     async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
@@ -312,7 +332,7 @@ class EmbeddedEngine:
 
 
 def embedded(engine: object) -> EmbeddedEngine:
-    """Return the engine if it is this one, for what works with its node and store.
+    """Return the engine if it is this one, for what works with its worker and store.
 
     Raises:
         ConfigurationError: it is another one.

@@ -1,87 +1,91 @@
-"""Answering clients: a run is begun for each request, and what it answers goes to the client."""
+"""The runs of one process: they are started for clients or resumed, and live until they end."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+from weakref import WeakSet
 
 from durable_core.codec.records import dump_head, load_request
-from durable_core.engine.running import Running, StoredRunning
-from durable_core.engine.scheduler import Scheduler
-from durable_core.engine.stream_responses import StreamResponder
-from durable_core.errors import StoreError
+from durable_core.commit_queue import CommitFuture, CommitQueue
+from durable_core.errors import LeaseLost, StoreBrokenError, StoreError
+from durable_core.flow.effects import Flow
 from durable_core.flow.env import AppConfig, ResolvedOptions
 from durable_core.flow.execution import Execution
-from durable_core.flow.handler import orphaned, resume, store_unavailable_response
+from durable_core.flow.handler import orphaned, resume
 from durable_core.flow.handoff import handoff_response, new_token
 from durable_core.flow.scope import HandlerKind
-from durable_core.http.headers import accepts_event_stream
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.decision import HandoffReason
 from durable_core.model.run import Phase
-from durable_core.platform import logger, run_logger
-from durable_core.ports import Checkpoint, Claimed, CorruptRun, StoredResult
+from durable_core.platform import run_logger
+from durable_core.ports import (
+    Cancel,
+    Checkpoint,
+    CheckpointResult,
+    Claimed,
+    CorruptRun,
+    Release,
+    SendEvents,
+    Store,
+    StoredResult,
+)
 from durable_core.runners.event_loops import call_soon
 from durable_core.runners.host import EventWatermark, RunHost
+from durable_core.runners.live import Waiters
 from durable_core.runners.recorded_body import close_unsent
 from durable_core.runners.settings import RegisteredEndpoint, Settings
 from durable_core.runners.task import TaskRun
 from durable_core.runners.thread import ThreadRun
 from durable_core.runners.thread_pool import DaemonThreadPool
+from durable_core.streams.hub import StreamHub
 
-__all__ = [
-    "Answering",
-    "Resuming",
-    "Serving",
-]
+__all__ = ["RunExecutor", "RunManager", "WorkerParts"]
 
-
-# --- answering ------------------------------------------------------------------------------------
-#
-# Running an execution for a client that waits: what it answers goes to the client.
+#: A run that the store has cut short goes on after so long, milliseconds: it may be so again.
+_PAUSE = 1_000
 
 
-class _AnswerNode(RunHost, Protocol):
-    """What answering needs of its node."""
+class RunExecutor:
+    """Runs executions in threads and tasks; each is live from its beginning to its end.
 
-    servers: DaemonThreadPool
-
-
-class Answering:
-    """See the module.
+    This is what any engine needs; :class:`RunManager` adds what a store makes possible.
 
     Args:
-        node: the node.
-        running: runs the executions.
-        unanswered: makes the answer of an execution that was cut short before it had one.
+        host: the worker.
+        unanswered: makes the answer of an execution that ended before it had one.
     """
 
-    def __init__(
-        self, node: _AnswerNode, running: Running, unanswered: Callable[[Execution], Response]
-    ) -> None:
-        self._node = node
-        self._running = running
+    def __init__(self, host: RunHost, unanswered: Callable[[Execution], Response]) -> None:
+        self._host = host
         self._unanswered = unanswered
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def run(self, ex: Execution, endpoint: RegisteredEndpoint) -> Response:
+    @property
+    def has_tasks(self) -> bool:
+        """True while something runs in a task."""
+        return bool(self._tasks)
+
+    def start_for_client(self, endpoint: RegisteredEndpoint, ex: Execution) -> Response:
         """Run a ``def`` handler in this thread, and return what it answers."""
         answers: list[Response] = []
-        run = ThreadRun(self._node, ex, endpoint.handler, answers.append)
-        self._running.in_thread(run, self._node.flows.execute(ex))
+        run = ThreadRun(self._host, ex, endpoint.handler, answers.append)
+        self.run_in_thread(run, self._host.flows.execute(ex))
         return answers[0] if answers else self._unanswered(ex)
 
-    async def run_async(self, ex: Execution, endpoint: RegisteredEndpoint) -> Response:
-        """Run a handler for a client of an asynchronous server, and return what it answers.
+    async def start_for_client_async(self, endpoint: RegisteredEndpoint, ex: Execution) -> Response:
+        """Run a handler of either kind, and return what it answers.
 
-        Cancelling it means that the client is gone; the execution goes on.
+        Cancelling this means that the client is gone; the execution goes on.
         """
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Response] = loop.create_future()
-        execute = self._node.flows.execute
+        execute = self._host.flows.execute
 
         def reply(response: Response) -> None:
             if answered.done():  # the client is gone
@@ -94,18 +98,18 @@ class Answering:
                 answered.set_result(self._unanswered(ex))
 
         if endpoint.kind is HandlerKind.ASYNC_DEF:
-            task_run = TaskRun(self._node, ex, endpoint.handler, reply)
+            task_run = TaskRun(self._host, ex, endpoint.handler, reply)
             live: TaskRun | ThreadRun = task_run
-            self._running.in_task(task_run, execute(ex), ended)
+            self.run_in_task(task_run, execute(ex), ended)
         else:
             live = ThreadRun(
-                self._node,
+                self._host,
                 ex,
                 endpoint.handler,
                 lambda response: call_soon(loop, reply, response),
                 own_thread=True,
             )
-            done = self._node.servers.submit(self._running.in_thread, live, execute(ex))
+            done = self._host.servers.submit(self.run_in_thread, live, execute(ex))
             done.add_done_callback(lambda _: call_soon(loop, ended))
         try:
             return await answered
@@ -117,151 +121,324 @@ class Answering:
                 self._client_gone(live)
             raise
 
+    def run_in_thread(self, run: ThreadRun, flow: Flow[None]) -> None:
+        """Run a flow of that run in this thread."""
+        self._begin(run)
+        try:
+            run.drive(flow)
+        except BaseException as error:
+            run.ex.close(error)
+            _log_broken(run.ex, error)
+            raise
+        finally:
+            self._end(run)
+
+    def run_in_task(
+        self, run: TaskRun, flow: Flow[None], ended: Callable[[], None]
+    ) -> asyncio.Task[None]:
+        """Run a flow of that run in a task of its loop, which this is called on.
+
+        ``ended`` is called at the end, whether or not there was an answer.
+        """
+        self._begin(run)
+        task = run.start(flow)
+        self._tasks.add(task)
+
+        def task_ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and task.exception() is not None:
+                run.ex.close(task.exception())
+                _log_broken(run.ex, task.exception())
+            ended()
+            self._end(run)
+
+        task.add_done_callback(task_ended)
+        return task
+
+    def _begin(self, run: ThreadRun | TaskRun) -> None:
+        self._host.live.add(run)
+        if self._host.stopping:  # after this one was let in, before it was live
+            run.ex.stop()
+
+    def _end(self, run: ThreadRun | TaskRun) -> None:
+        self._host.live.remove(run)
+
     def _client_gone(self, live: TaskRun | ThreadRun) -> None:
         if isinstance(live, TaskRun):
             live.detach(HandoffReason.DISCONNECT)
             return
         try:
             # Detaching a thread commits, which must not block the loop.
-            self._node.threads.submit(live.detach, HandoffReason.DISCONNECT)
+            self._host.threads.submit(live.detach, HandoffReason.DISCONNECT)
         except RuntimeError:
-            pass  # stopped: what was in flight has been detached or given up
+            pass  # stopped: what was in flight has been detached or released
 
     def _discard(self, response: Response) -> None:
         """See that the end of a streamed body is recorded although nobody sends it."""
         if response.is_streaming:
-            self._running.keep(close_unsent(response, self._node.threads))
+            self._keep(close_unsent(response, self._host.threads))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine in a task of this loop that is no run's."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
-# --- resuming -------------------------------------------------------------------------------------
-#
-# Going on with runs that were claimed: their handlers are replayed in workers.
-
-
-class _ResumeNode(RunHost, Protocol):
-    """What resuming needs of its node."""
+class WorkerParts(RunHost, Protocol):
+    """A worker of the embedded engine, as its parts see it."""
 
     env: AppConfig
     settings: Settings
+    store: Store
     endpoints: dict[str, RegisteredEndpoint]
-    scheduler: Scheduler
+    #: The name of this process in its leases.
+    owner: str
+    #: Writes of runs that are not live any more, which the store has not taken yet.
+    abandoned: list[Checkpoint]
+    waiters: Waiters
+    streams: StreamHub
+    #: Where ``def`` handlers are replayed.
     workers: DaemonThreadPool
 
+    @property
+    def queue(self) -> CommitQueue:
+        """The way to what is durable."""
+        ...
 
-class Resuming:
-    """See the module.
+    @property
+    def event_watermark(self) -> EventWatermark:
+        """How far the numbers of stored events have come."""
+        ...
+
+    def wake_scheduler(self) -> None:
+        """Have the scheduler look at everything now."""
+        ...
+
+    def wake_scheduler_at(self, due_at: int) -> None:
+        """Have the scheduler look at a run that is due then, epoch milliseconds."""
+        ...
+
+
+class RunManager(RunExecutor):
+    """Starts and resumes runs that are kept in a store, where other processes may resume them too.
 
     Args:
-        node: the node.
-        running: runs the executions.
+        worker: the worker that it is a part of.
 
     Attributes:
         busy: how many runs of each kind of handler are replayed now.
     """
 
-    def __init__(self, node: _ResumeNode, running: StoredRunning) -> None:
+    def __init__(self, worker: WorkerParts) -> None:
+        super().__init__(worker, _unanswered)
         self.busy = {HandlerKind.DEF: 0, HandlerKind.ASYNC_DEF: 0}
-        self._node = node
-        self._running = running
+        self._worker = worker
         self._busy_lock = threading.Lock()
+        self._released: WeakSet[Execution] = WeakSet()
 
-    def capacity(self, face: HandlerKind) -> int:
+    # -- starting ---------------------------------------------------------------------------
+
+    def new_execution(
+        self, endpoint: RegisteredEndpoint, request: Request, route: str | None
+    ) -> Execution:
+        """Return the execution of a new run; nothing is written before its first checkpoint.
+
+        Raises:
+            StoreError: the store is unavailable.
+        """
+        worker, options = self._worker, endpoint.options
+        run = worker.env.new_run(options, request, route, worker.event_watermark.recent())
+        return Execution(worker.env, options, run, request, owner=worker.owner)
+
+    # -- resuming ---------------------------------------------------------------------------
+
+    def keys(self, kind: HandlerKind) -> tuple[str, ...]:
+        """Return the keys of the handlers of a kind."""
+        endpoints = list(self._worker.endpoints.items())
+        return tuple(key for key, endpoint in endpoints if endpoint.kind is kind)
+
+    def capacity(self, kind: HandlerKind) -> int:
         """Return how many more runs with such handlers may be replayed now."""
-        settings = self._node.settings
-        most = settings.worker_threads if face is HandlerKind.DEF else settings.worker_tasks
-        return max(0, most - self.busy[face])
+        settings = self._worker.settings
+        most = settings.worker_threads if kind is HandlerKind.DEF else settings.worker_tasks
+        return max(0, most - self.busy[kind])
 
     def resume(self, claimed: Claimed) -> None:
-        """Go on with a run that was claimed, in a worker."""
-        endpoint = self._node.endpoints[claimed.run.endpoint_key]
-        ex = self._execution_of(claimed, endpoint.options)
+        """Replay the handler of a claimed run, in a thread or a task."""
+        endpoint = self._worker.endpoints[claimed.run.endpoint_key]
+        ex = self._claimed_execution(claimed, endpoint.options)
         if ex is None:
             return
         with self._busy_lock:
             self.busy[endpoint.kind] += 1
         # It is live from now on, although its worker begins later: a stop must know of it.
         if endpoint.kind is HandlerKind.DEF:
-            run = ThreadRun(self._node, ex, endpoint.handler)
-            self._node.live.add(run)
+            run = ThreadRun(self._worker, ex, endpoint.handler)
+            self._worker.live.add(run)
             self._resume_in_thread(run)
         else:
-            loop = self._node.loops.replay_loop
-            task_run = TaskRun(self._node, ex, endpoint.handler, loop=loop)
-            self._node.live.add(task_run)
+            loop = self._worker.loops.replay_loop
+            task_run = TaskRun(self._worker, ex, endpoint.handler, loop=loop)
+            self._worker.live.add(task_run)
             task_run.left = _once(lambda: self._free(HandlerKind.ASYNC_DEF))
             if not call_soon(loop, self._resume_here, task_run):
                 ex.close(RuntimeError("the event loop was closed"))
-                self._running.end(task_run)
+                self._end(task_run)
                 task_run.left()
 
     def _resume_in_thread(self, run: ThreadRun) -> None:
         try:
-            done = self._node.workers.submit(self._running.in_thread, run, resume(run.ex))
+            done = self._worker.workers.submit(self.run_in_thread, run, resume(run.ex))
         except RuntimeError as error:
             # The system has no thread left. As with the store, that passes.
             run.ex.close(StoreError(f"it has no thread to run in: {error}"))
-            self._running.end(run)
+            self._end(run)
             self._free(HandlerKind.DEF)
         else:
             done.add_done_callback(lambda _: self._free(HandlerKind.DEF))
 
+    def _resume_here(self, run: TaskRun) -> None:
+        task = self.run_in_task(run, resume(run.ex), lambda: None)
+        task.add_done_callback(lambda _: run.left())
+
+    def _free(self, kind: HandlerKind) -> None:
+        with self._busy_lock:
+            self.busy[kind] -= 1
+        self._worker.wake_scheduler()
+
     def fail_orphan(self, claimed: Claimed) -> None:
         """Fail a claimed run whose endpoint no code knows any more."""
-        ex = self._execution_of(claimed, ResolvedOptions(key=claimed.run.endpoint_key))
+        ex = self._claimed_execution(claimed, ResolvedOptions(key=claimed.run.endpoint_key))
         if ex is not None:
-            self._running.in_thread(ThreadRun(self._node, ex, _no_handler), orphaned(ex))
+            self.run_in_thread(ThreadRun(self._worker, ex, _no_handler), orphaned(ex))
 
-    def fail_unreadable(self, claimed: CorruptRun) -> None:
+    def fail_corrupt(self, claimed: CorruptRun) -> None:
         """Fail a claimed run whose record cannot be read: another try would not help."""
-        run_id, now = claimed.run_id, self._node.env.clock.now()
+        run_id, now = claimed.run_id, self._worker.env.clock.now()
         log = run_logger(run_id, "")
         log.error("what is stored of the run cannot be read, it fails: %s", claimed.reason)
         detail = "what is stored of the run cannot be read"
         response = problem(500, "unreadable-record", detail=detail, run_id=run_id)
         assert isinstance(response.body, bytes)
-        self._running.write_later(
+        result = StoredResult(
+            phase=Phase.FAILED, head=dump_head(response), body=response.body, ended_at=now
+        )
+        self._write_later(
             Checkpoint(
                 run_id=run_id,
-                owner=self._node.scheduler.owner,
+                owner=self._worker.owner,
                 epoch=claimed.epoch,
                 now=now,
-                result=StoredResult(
-                    phase=Phase.FAILED,
-                    head=dump_head(response),
-                    body=response.body,
-                    ended_at=now,
-                ),
+                result=result,
             )
         )
 
-    def _execution_of(self, claimed: Claimed, options: ResolvedOptions) -> Execution | None:
+    def _claimed_execution(self, claimed: Claimed, options: ResolvedOptions) -> Execution | None:
         """Return what is to be executed; None if it cannot be, and the run is failed."""
         try:
             request = load_request(claimed.request.head, claimed.request.body)
         except Exception as error:
             run, reason = claimed.run, f"{type(error).__name__}: {error}"
-            self.fail_unreadable(CorruptRun(run_id=run.id, epoch=run.epoch, reason=reason))
+            self.fail_corrupt(CorruptRun(run_id=run.id, epoch=run.epoch, reason=reason))
             return None
         return Execution(
-            self._node.env,
+            self._worker.env,
             options,
             claimed.run,
             request,
-            owner=self._node.scheduler.owner,
+            owner=self._worker.owner,
             memos=claimed.memos,
             pending=claimed.pending,
             streamed=claimed.streamed,
             handler_chunks=claimed.handler_chunks,
         )
 
-    def _resume_here(self, run: TaskRun) -> None:
-        task = self._running.in_task(run, resume(run.ex), lambda: None)
-        task.add_done_callback(lambda _: run.left())
+    # -- living -----------------------------------------------------------------------------
 
-    def _free(self, face: HandlerKind) -> None:
-        with self._busy_lock:
-            self.busy[face] -= 1
-        self._node.scheduler.wake()
+    def _begin(self, run: ThreadRun | TaskRun) -> None:
+        super()._begin(run)
+        self._worker.streams.begin(run.ex)
+
+    def _end(self, run: ThreadRun | TaskRun) -> None:
+        if run.ex.fault is not None:
+            self.release_later(run.ex)
+        super()._end(run)
+        self._worker.streams.end(run.ex)
+
+    def release_later(self, ex: Execution) -> None:
+        """Have the scheduler release a run that its execution could not release, once.
+
+        Nothing is done if the execution has no fault, or has lost its lease, or has no record.
+        """
+        if ex.fault is None or isinstance(ex.fault, LeaseLost) or not ex.stored:
+            return
+        if ex in self._released:
+            return
+        self._released.add(ex)
+        # A fault of the store passes; whatever else it was may come again with every attempt.
+        passes = isinstance(ex.fault, StoreError) and not isinstance(ex.fault, StoreBrokenError)
+        crashes = 0 if passes else 1
+        run = replace(ex.run, crash_count=ex.crash_count + crashes)
+        log = run_logger(run.id, run.function_id)
+        text = "cut short, it continues from its last checkpoint: %s"
+        log.error(text, ex.fault, exc_info=ex.fault if crashes else None)
+        now = self._worker.env.clock.now()
+        release = Release(due_at=now if crashes else now + _PAUSE)
+        self._write_later(
+            Checkpoint(
+                run_id=run.id,
+                owner=ex.owner,
+                epoch=run.epoch,
+                now=now,
+                state=replace(run, phase=Phase.SUSPENDED),
+                release=release,
+            )
+        )
+
+    def _write_later(self, write: Checkpoint) -> None:
+        """Have the scheduler write this as soon as the store takes it."""
+        self._worker.abandoned.append(write)
+        self._worker.wake_scheduler()
+
+    # -- what commits mean to others in this process ----------------------------------------
+
+    def on_commit(self, batch: Sequence[CommitFuture[Any]]) -> None:
+        """Pass on what was committed to those in this process who wait for it."""
+        worker = self._worker
+        for commit in batch:
+            write, answer = commit.write, commit.answer
+            if isinstance(write, Checkpoint):
+                if len(worker.streams) and answer is not None:
+                    worker.streams.committed(write)
+                if write.result is not None and answer is not None:
+                    worker.waiters.ended((write.run_id,))
+                if write.release is not None:
+                    worker.wake_scheduler_at(write.release.due_at)
+                if write.events:
+                    worker.event_watermark.changed()
+                if isinstance(answer, CheckpointResult) and answer.resumed_runs:
+                    worker.wake_scheduler()
+            elif isinstance(write, SendEvents):
+                worker.event_watermark.changed()
+                worker.wake_scheduler()
+            elif isinstance(write, Cancel) and answer is True:
+                worker.waiters.ended((write.run_id,))
+                live = worker.live.get(write.run_id)
+                if live is not None:
+                    live.lease_lost()
+
+
+def _unanswered(ex: Execution) -> Response:
+    """Return what a client gets if an execution ended before it could answer."""
+    if ex.stored and ex.fault is None:
+        token = new_token(ex.env, ex.run.id)
+        return handoff_response(ex.options, ex.request.method, ex.run.id, token)
+    return problem(500, "internal-error", detail=f"run {ex.run.id} ended without an answer")
+
+
+def _log_broken(ex: Execution, error: BaseException | None) -> None:
+    run_logger(ex.run.id, ex.run.function_id).error("the execution broke", exc_info=error)
 
 
 def _once(call: Callable[[], None]) -> Callable[[], None]:
@@ -277,76 +454,3 @@ def _once(call: Callable[[], None]) -> Callable[[], None]:
 
 def _no_handler(request: Request) -> None:
     raise AssertionError("an orphaned run has no handler")
-
-
-# --- runs -----------------------------------------------------------------------------------------
-
-
-class _StartNode(RunHost, Protocol):
-    """What serving needs of its node."""
-
-    env: AppConfig
-    event_watermark: EventWatermark
-    scheduler: Scheduler
-    servers: DaemonThreadPool
-
-
-class Serving:
-    """See the module.
-
-    Args:
-        node: the node.
-        running: runs the executions.
-        streaming: answers with event streams.
-    """
-
-    def __init__(self, node: _StartNode, running: Running, streaming: StreamResponder) -> None:
-        self._node = node
-        self._streaming = streaming
-        self._answering = Answering(node, running, _unanswered)
-
-    def serve(self, endpoint: RegisteredEndpoint, request: Request, route: str | None) -> Response:
-        """Serve a client in this thread."""
-        followed = accepts_event_stream(request.headers)
-        if endpoint.kind is HandlerKind.ASYNC_DEF and not followed:
-            return self._node.loops.background_loop.run(self.serve_async(endpoint, request, route))
-        try:
-            ex = self._execution_for(endpoint, request, route)
-        except StoreError as error:
-            return self._refuse(error)
-        if followed:
-            return self._streaming.serve(endpoint, ex)
-        return self._answering.run(ex, endpoint)
-
-    async def serve_async(
-        self, endpoint: RegisteredEndpoint, request: Request, route: str | None
-    ) -> Response:
-        """Serve a client of an asynchronous server."""
-        loop = asyncio.get_running_loop()
-        self._node.loops.adopt(loop)
-        try:
-            ex = self._execution_for(endpoint, request, route)
-        except StoreError as error:
-            return self._refuse(error)
-        if accepts_event_stream(request.headers):
-            return self._streaming.serve_async(endpoint, ex)
-        return await self._answering.run_async(ex, endpoint)
-
-    def _execution_for(
-        self, endpoint: RegisteredEndpoint, request: Request, route: str | None
-    ) -> Execution:
-        env, options = self._node.env, endpoint.options
-        run = env.new_run(options, request, route, self._node.event_watermark.recent())
-        return Execution(env, options, run, request, owner=self._node.scheduler.owner)
-
-    def _refuse(self, error: StoreError) -> Response:
-        logger.error("a request was refused, the store is unavailable: %s", error)
-        return store_unavailable_response(error)
-
-
-def _unanswered(ex: Execution) -> Response:
-    """Return what a client gets if an execution was cut short before it could answer."""
-    if ex.stored and ex.fault is None:
-        token = new_token(ex.env, ex.run.id)
-        return handoff_response(ex.options, ex.request.method, ex.run.id, token)
-    return problem(500, "internal-error", detail=f"run {ex.run.id} ended without an answer")

@@ -1,4 +1,4 @@
-"""The keeper: one thread per process that sees to everything with a time of its own.
+"""The scheduler: one thread per process, for everything that has a time of its own.
 
 It renews the process's lease, takes over from dead processes, claims runs that are due, notices
 what other processes have committed, deletes what is old. It never runs a handler, so nothing it
@@ -11,15 +11,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
-from durable_core.commit_queue import CommitQueue
+from durable_core.engine.runs import RunManager, WorkerParts
 from durable_core.errors import LeaseLost, StoreError
-from durable_core.flow.env import AppConfig
 from durable_core.flow.scope import HandlerKind
 from durable_core.platform import host_id, logger
 from durable_core.ports import (
-    Checkpoint,
     Claim,
     Claimed,
     CorruptRun,
@@ -27,13 +24,9 @@ from durable_core.ports import (
     Prune,
     ReapWorkers,
     Register,
-    Store,
     Unregister,
     WorkerRecord,
 )
-from durable_core.runners.host import EventWatermark
-from durable_core.runners.live import ActiveRuns, Waiters
-from durable_core.streams.hub import StreamHub
 
 __all__ = [
     "PeriodicTask",
@@ -41,13 +34,19 @@ __all__ = [
 ]
 
 
-# --- chores ---------------------------------------------------------------------------------------
-#
-# What is to be done every so many seconds, by whoever comes round often enough.
+#: How often other processes are looked at, seconds: while clients wait here, and otherwise.
+_ATTENTIVE = 0.02
+_IDLE = 0.1
+#: A wall clock that moves by more than this against the monotonic one was set, milliseconds.
+_CLOCK_STEP = 5_000
+#: How many runs one claim takes at most.
+_CLAIM = 20
+#: How many rows one deletion takes at most.
+_PRUNE = 100
 
 
 class PeriodicTask:
-    """See the module.
+    """A callable that a polling loop runs at a fixed interval.
 
     Args:
         every: seconds from one time to the next; the first time is at once.
@@ -71,61 +70,17 @@ class PeriodicTask:
         self._due = time.monotonic() + 0.1
 
 
-# --- scheduler ------------------------------------------------------------------------------------
-
-#: How often other processes are looked at, seconds: while clients wait here, and otherwise.
-_ATTENTIVE = 0.02
-_IDLE = 0.1
-#: A wall clock that moves by more than this against the monotonic one was set, milliseconds.
-_CLOCK_STEP = 5_000
-#: How many runs one claim takes at most.
-_CLAIM = 20
-#: How many rows one deletion takes at most.
-_PRUNE = 100
-
-
-class _Settings(Protocol):
-    """The part of the node's settings that is the keeper's."""
-
-    @property
-    def heartbeat(self) -> float: ...
-    @property
-    def lease(self) -> float: ...
-    @property
-    def keep_runs(self) -> float: ...
-    @property
-    def keep_events(self) -> float: ...
-    @property
-    def orphan_after(self) -> float: ...
-
-
-class _Host(Protocol):
-    """What the keeper needs of its node."""
-
-    env: AppConfig
-    store: Store
-    queue: CommitQueue
-    live: ActiveRuns
-    waiters: Waiters
-    streams: StreamHub
-    event_watermark: EventWatermark
-    abandoned: list[Checkpoint]
-
-    @property
-    def settings(self) -> _Settings: ...
-    def capacity(self, face: HandlerKind) -> int: ...
-    def keys(self, face: HandlerKind) -> tuple[str, ...]: ...
-    def resume(self, claimed: Claimed) -> None: ...
-    def fail_orphan(self, claimed: Claimed) -> None: ...
-    def fail_unreadable(self, claimed: CorruptRun) -> None: ...
-
-
 class Scheduler:
-    """See the module. ``owner`` is the name of this process in its leases."""
+    """Keeps the lease of this process, claims due runs, and notices what other processes commit.
 
-    def __init__(self, host: _Host) -> None:
-        self.owner = ""
+    Args:
+        host: the worker that it is a part of; gets its ``owner`` name here.
+        runs: gets the runs that were claimed.
+    """
+
+    def __init__(self, host: WorkerParts, runs: RunManager) -> None:
         self._host = host
+        self._runs = runs
         self._wake = threading.Event()
         self._stopped = False
         self._draining = False
@@ -231,20 +186,20 @@ class Scheduler:
         owner = self._host.env.ids.ulid(now)
         peer = WorkerRecord(id=owner, host=host_id(), pid=os.getpid(), expires_at=self._expiry(now))
         self._host.queue.execute(Register(worker=peer))
-        self.owner = owner
+        self._host.owner = owner
 
     def _expiry(self, now: int) -> int:
         return now + int(self._host.settings.lease * 1000)
 
     def _renew_leases(self) -> None:
         now = self._host.env.clock.now()
-        if self._host.queue.execute(Heartbeat(id=self.owner, expires_at=self._expiry(now))):
+        if self._host.queue.execute(Heartbeat(id=self._host.owner, expires_at=self._expiry(now))):
             return
         logger.warning(
             "this process did not renew its lease in time and others took its runs; it goes on "
             "under a new name"
         )
-        reaped = self.owner
+        reaped = self._host.owner
         self.register()
         for live in self._host.live.all():
             if live.ex.owner == reaped:
@@ -270,7 +225,7 @@ class Scheduler:
     # -- other processes --------------------------------------------------------------------
 
     def _refresh_workers(self) -> None:
-        self._workers = [peer for peer in self._host.store.workers() if peer.id != self.owner]
+        self._workers = [peer for peer in self._host.store.workers() if peer.id != self._host.owner]
         self._host.event_watermark.share(bool(self._workers))
         self._host.streams.share(bool(self._workers))
 
@@ -315,7 +270,7 @@ class Scheduler:
         self._refresh_workers()
         store, app = self._host.store, self._host.env.app
         if len(self._host.live):
-            for run_id, op_id, event in store.matched_waits(self.owner):
+            for run_id, op_id, event in store.matched_waits(self._host.owner):
                 live = self._host.live.get(run_id)
                 if live is not None:
                     live.on_event(op_id, event)
@@ -330,10 +285,10 @@ class Scheduler:
     def _claim_due(self) -> int | None:
         """Claim what is due and can be run; return when the next run is due."""
         next_due: int | None = None
-        for face in HandlerKind:
-            keys = self._host.keys(face)
+        for kind in HandlerKind:
+            keys = self._runs.keys(kind)
             while keys and not self._draining:
-                room = self._host.capacity(face)
+                room = self._runs.capacity(kind)
                 due_at = self._host.store.next_due(self._host.env.app, keys) if room else None
                 if due_at is None:
                     break
@@ -342,14 +297,14 @@ class Scheduler:
                     break
                 runs = self._claim(keys, min(room, _CLAIM))
                 for claimed in runs:
-                    self._take(claimed, self._host.resume)
+                    self._take(claimed, self._runs.resume)
                 if not runs:
                     break  # another process was first
         return next_due
 
     def _take(self, claimed: Claimed | CorruptRun, take: Callable[[Claimed], None]) -> None:
         if isinstance(claimed, CorruptRun):
-            self._host.fail_unreadable(claimed)
+            self._runs.fail_corrupt(claimed)
             return
         try:
             take(claimed)
@@ -359,7 +314,9 @@ class Scheduler:
 
     def _claim(self, keys: tuple[str, ...], limit: int) -> tuple[Claimed | CorruptRun, ...]:
         env = self._host.env
-        claim = Claim(app=env.app, owner=self.owner, keys=keys, now=env.clock.now(), limit=limit)
+        claim = Claim(
+            app=env.app, owner=self._host.owner, keys=keys, now=env.clock.now(), limit=limit
+        )
         try:
             return self._host.queue.execute(claim)
         except LeaseLost:
@@ -386,7 +343,7 @@ class Scheduler:
         """Due runs that no code here knows: say so once per key, fail them after a long time."""
         env, host = self._host.env, self._host
         now = env.clock.now()
-        known = (*host.keys(HandlerKind.DEF), *host.keys(HandlerKind.ASYNC_DEF))
+        known = (*self._runs.keys(HandlerKind.DEF), *self._runs.keys(HandlerKind.ASYNC_DEF))
         too_old = now - int(host.settings.orphan_after * 1000)
         for record in host.store.unclaimable(env.app, known, now):
             key = record.run.endpoint_key
@@ -395,7 +352,7 @@ class Scheduler:
                 logger.warning("runs of endpoint %r are due, but no code here knows it", key)
             if record.due_at is not None and record.due_at < too_old:
                 for claimed in self._claim((key,), 1):
-                    self._take(claimed, host.fail_orphan)
+                    self._take(claimed, self._runs.fail_orphan)
 
     # -- old things -------------------------------------------------------------------------
 

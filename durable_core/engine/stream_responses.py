@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from durable_core.codec.sse import CONTENT_TYPE
 from durable_core.codec.stream_events import final_of
-from durable_core.engine.running import Running
+from durable_core.engine.runs import RunManager, WorkerParts
 from durable_core.errors import StoreError
 from durable_core.flow.driver import drive_async, drive_sync
 from durable_core.flow.effects import (
@@ -28,7 +28,6 @@ from durable_core.flow.effects import (
     Returned,
     WakeReason,
 )
-from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution
 from durable_core.flow.scope import HandlerKind
 from durable_core.flow.stream_reader import Attached, Reader, next_part
@@ -48,13 +47,10 @@ from durable_core.model.run import Phase
 from durable_core.platform import logger
 from durable_core.ports import Store
 from durable_core.runners.event_loops import call_soon
-from durable_core.runners.host import RunHost
-from durable_core.runners.live import Waiters
 from durable_core.runners.settings import RegisteredEndpoint
 from durable_core.runners.task import TaskRun
 from durable_core.runners.thread import ThreadRun
 from durable_core.runners.thread_pool import DaemonThreadPool
-from durable_core.streams.hub import StreamHub
 from durable_core.streams.log import RunLog
 
 __all__ = [
@@ -148,7 +144,10 @@ _LARGE = 32 * 1024
 class BodyHost(Protocol):
     """What bodies need of the node."""
 
-    stopping: bool
+    @property
+    def stopping(self) -> bool:
+        """No client may be held any more."""
+        ...
 
     @property
     def store(self) -> Store:
@@ -338,26 +337,17 @@ _HEADERS = (
 _LONG_WAIT = 25_000
 
 
-class _Node(RunHost, BodyHost, Protocol):
-    """What this needs of its node."""
-
-    env: AppConfig
-    servers: DaemonThreadPool
-    streams: StreamHub
-    waiters: Waiters
-
-
 class StreamResponder:
     """See the module.
 
     Args:
-        node: the node.
-        running: runs the executions.
+        node: the worker that it is a part of.
+        runs: runs the executions.
     """
 
-    def __init__(self, node: _Node, running: Running) -> None:
+    def __init__(self, node: WorkerParts, runs: RunManager) -> None:
         self._node = node
-        self._running = running
+        self._runs = runs
 
     # -- the client whose request begins a run ----------------------------------------------
 
@@ -420,7 +410,7 @@ class StreamResponder:
             task_run = TaskRun(self._node, ex, endpoint.handler, reply, loop=loop)
 
             def begin() -> None:
-                self._running.in_task(task_run, self._node.flows.execute(ex), ended)
+                self._runs.run_in_task(task_run, self._node.flows.execute(ex), ended)
 
             if here:
                 begin()
@@ -428,7 +418,9 @@ class StreamResponder:
                 ended()
             return lambda: _detach(task_run)
         run = ThreadRun(self._node, ex, endpoint.handler, reply, own_thread=True)
-        done = self._node.servers.submit(self._running.in_thread, run, self._node.flows.execute(ex))
+        done = self._node.servers.submit(
+            self._runs.run_in_thread, run, self._node.flows.execute(ex)
+        )
         done.add_done_callback(lambda _: ended())
         return lambda: self._detach_in_thread(run)
 

@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
-from durable_core.commit_queue import CommitFuture, CommitQueue
+from durable_core.commit_queue import CommitQueue
 from durable_core.engine.long_poll import LongPoll
-from durable_core.engine.running import StoredRunning
-from durable_core.engine.runs import Resuming, Serving
+from durable_core.engine.runs import RunManager
 from durable_core.engine.scheduler import Scheduler
 from durable_core.engine.stream_responses import StreamResponder
 from durable_core.errors import StoreError
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution
-from durable_core.flow.scope import EMBEDDED_FLOWS, HandlerKind, RunScope
-from durable_core.http.request import Request
-from durable_core.http.response import Response
+from durable_core.flow.scope import EMBEDDED_FLOWS, RunScope
 from durable_core.model.decision import HandoffReason
 from durable_core.platform import logger
-from durable_core.ports import (
-    Cancel,
-    Checkpoint,
-    CheckpointResult,
-    Claimed,
-    CorruptRun,
-    SendEvents,
-    Store,
-    Unregister,
-    channel_of,
-)
+from durable_core.ports import Checkpoint, Store, Unregister, channel_of
 from durable_core.runners.event_loops import Loops
 from durable_core.runners.host import EventWatermark
 from durable_core.runners.live import ActiveRuns, Waiters
@@ -46,13 +33,22 @@ T = TypeVar("T")
 
 
 class Worker:
-    """Serves, resumes and keeps runs in this process.
+    """Opens the store, and has what works in this process: it starts and stops all of it.
 
     Args:
         env: the application.
         settings: how to work.
         store: the shared store.
-        endpoints: the handlers by key; the engine adds to it while the node works.
+        endpoints: the handlers by key; the engine adds to it while the worker works.
+
+    Attributes:
+        owner: the name of this process in its leases; the scheduler gives it.
+        runs: starts and resumes runs.
+        streaming: answers with event streams.
+        long_poll: answers clients that wait.
+        scheduler: does everything that has a time of its own.
+        abandoned: writes of runs that are not live any more, which the store has not taken yet.
+        stopping: no run may start any more.
     """
 
     def __init__(
@@ -67,32 +63,37 @@ class Worker:
         self.settings = settings
         self.store = store
         self.endpoints = endpoints
+        self.owner = ""
         self.settle_time = settings.settle_time
         self.unwind_time = settings.unwind_time
         self.stopping = False
         self.flows = EMBEDDED_FLOWS
         self.live = ActiveRuns()
-        self.scheduler = Scheduler(self)
-        self.waiters = Waiters(env.limits.waiting_clients, self.scheduler.poll_faster)
-        self.queue = CommitQueue(
-            store, busy_timeout=settings.busy_timeout, on_commit=self._committed
-        )
+        self.waiters = Waiters(env.limits.waiting_clients, self._poll_faster)
         channel = channel_of(store)
-        sharing = None if channel is None else StreamRelay(channel, env.limits.stream_run)
-        self.streams = StreamHub(self.live, sharing)
+        relay = None if channel is None else StreamRelay(channel, env.limits.stream_run)
+        self.streams = StreamHub(self.live, relay)
         self.event_watermark = EventWatermark(store, env.app)
-        self.long_poll = LongPoll(env, store, self.waiters)
         self.threads = DaemonThreadPool(settings.serving_threads, "durable-step")
         self.servers = DaemonThreadPool(settings.serving_threads, "durable-serve")
         self.workers = DaemonThreadPool(settings.worker_threads, "durable-worker")
         self.abandoned: list[Checkpoint] = []
         self.loops = Loops()
-        self._running = StoredRunning(self)
-        self.streaming = StreamResponder(self, self._running)
-        self._serving = Serving(self, self._running, self.streaming)
-        self._resuming = Resuming(self, self._running)
+        self.runs = self.make_run_manager()
+        self.queue = CommitQueue(
+            store, busy_timeout=settings.busy_timeout, on_commit=self.runs.on_commit
+        )
+        self.scheduler = self.make_scheduler()
+        self.long_poll = LongPoll(env, store, self.waiters)
+        self.streaming = StreamResponder(self, self.runs)
 
-    # -- life -------------------------------------------------------------------------------
+    def make_run_manager(self) -> RunManager:
+        """Return the manager of this worker's runs; a test may have its own."""
+        return RunManager(self)
+
+    def make_scheduler(self) -> Scheduler:
+        """Return the scheduler of this worker; a test may have its own."""
+        return Scheduler(self, self.runs)
 
     def start(self) -> None:
         """Open the store and begin to work."""
@@ -108,7 +109,7 @@ class Worker:
         logger.info("%s started in process %d with %r", self.env.app, self.pid, self.store)
 
     def stop(self, timeout: float) -> None:
-        """Put everything away in good order, for up to ``timeout`` seconds; then let go."""
+        """Suspend all runs in good order, for up to ``timeout`` seconds; then release them."""
         self.stopping = True
         self.scheduler.drain()
         for live in self.live.all():
@@ -121,7 +122,7 @@ class Worker:
         self.scheduler.stop()
         self.streams.stop()
         try:
-            self.queue.execute(Unregister(id=self.scheduler.owner, now=self.env.clock.now()))
+            self.queue.execute(Unregister(id=self.owner, now=self.env.clock.now()))
         except StoreError as error:
             logger.warning("leases were not given back, they will expire: %s", error)
         self.queue.stop()
@@ -132,82 +133,29 @@ class Worker:
 
     def has_tasks_on(self, loop: asyncio.AbstractEventLoop | None) -> bool:
         """Tell whether runs are live on this loop."""
-        return self.loops.server_loop is loop and self._running.has_tasks
+        return self.loops.server_loop is loop and self.runs.has_tasks
 
-    @property
-    def busy(self) -> Mapping[HandlerKind, int]:
-        """How many runs of each kind of handler are replayed now."""
-        return self._resuming.busy
+    # -- what runs and other parts ask for --------------------------------------------------
 
-    # -- what a server asks for -------------------------------------------------------------
+    def wake_scheduler(self) -> None:
+        """Have the scheduler look at everything now."""
+        self.scheduler.wake()
 
-    def serve(self, endpoint: RegisteredEndpoint, request: Request, route: str | None) -> Response:
-        """Serve a client in this thread."""
-        return self._serving.serve(endpoint, request, route)
+    def wake_scheduler_at(self, due_at: int) -> None:
+        """Have the scheduler look at a run that is due then, epoch milliseconds."""
+        self.scheduler.wake_at(due_at)
 
-    async def serve_async(
-        self, endpoint: RegisteredEndpoint, request: Request, route: str | None
-    ) -> Response:
-        """Serve a client of an asynchronous server."""
-        return await self._serving.serve_async(endpoint, request, route)
-
-    # -- what the keeper asks for -----------------------------------------------------------
-
-    def capacity(self, face: HandlerKind) -> int:
-        """Return how many more runs with such handlers may be replayed now."""
-        return self._resuming.capacity(face)
-
-    def keys(self, face: HandlerKind) -> tuple[str, ...]:
-        """Return the keys of the handlers of a kind."""
-        return tuple(key for key, each in list(self.endpoints.items()) if each.kind is face)
-
-    def resume(self, claimed: Claimed) -> None:
-        """Go on with a run that was claimed, in a worker."""
-        self._resuming.resume(claimed)
-
-    def fail_orphan(self, claimed: Claimed) -> None:
-        """Fail a claimed run whose endpoint no code knows any more."""
-        self._resuming.fail_orphan(claimed)
-
-    def fail_unreadable(self, claimed: CorruptRun) -> None:
-        """Fail a claimed run whose record cannot be read."""
-        self._resuming.fail_unreadable(claimed)
-
-    # -- what runs ask for ------------------------------------------------------------------
+    def _poll_faster(self) -> None:
+        self.scheduler.poll_faster()
 
     def release_later(self, ex: Execution) -> None:
-        """See that a run which its execution could not put away is given up later."""
-        self._running.release_later(ex)
+        """Have a run released later that its execution could not release."""
+        self.runs.release_later(ex)
 
     def scope(self, run: RunScope) -> RunScope:
         """Return what the code of a handler reaches as its run; a test may put itself between."""
         return run
 
     def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
-        """Await something on the node's own event loop."""
+        """Await something on the worker's own event loop."""
         return self.loops.background_loop.run(awaitable)
-
-    # -- what commits mean to others in this process ----------------------------------------
-
-    def _committed(self, batch: Sequence[CommitFuture[Any]]) -> None:
-        for ticket in batch:
-            write, answer = ticket.write, ticket.answer
-            if isinstance(write, Checkpoint):
-                if len(self.streams) and answer is not None:
-                    self.streams.committed(write)
-                if write.result is not None and answer is not None:
-                    self.waiters.ended((write.run_id,))
-                if write.release is not None:
-                    self.scheduler.wake_at(write.release.due_at)
-                if write.events:
-                    self.event_watermark.changed()
-                if isinstance(answer, CheckpointResult) and answer.resumed_runs:
-                    self.scheduler.wake()
-            elif isinstance(write, SendEvents):
-                self.event_watermark.changed()
-                self.scheduler.wake()
-            elif isinstance(write, Cancel) and answer is True:
-                self.waiters.ended((write.run_id,))
-                live = self.live.get(write.run_id)
-                if live is not None:
-                    live.lease_lost()

@@ -130,8 +130,18 @@ class RunHost(Protocol):
         ...
 
     @property
+    def stopping(self) -> bool:
+        """No run may start any more."""
+        ...
+
+    @property
     def threads(self) -> DaemonThreadPool:
         """Where plain functions of ``async def`` handlers run."""
+        ...
+
+    @property
+    def servers(self) -> DaemonThreadPool:
+        """Where ``def`` handlers run for clients of an asynchronous server."""
         ...
 
     @property

@@ -225,10 +225,10 @@ class Bench:
             keep_runs=_FOREVER,
             keep_events=_FOREVER,
         )
-        make_node = functools.partial(
+        make_worker = functools.partial(
             SteeredNode, faults=self.faults, replays=self.replays, cancel=engine.cancel
         )
-        with engine.override(env=env, store=self.store, settings=settings, make_node=make_node):
+        with engine.override(env=env, store=self.store, settings=settings, make_worker=make_worker):
             engine.start()
             yield
 
@@ -284,7 +284,7 @@ class Bench:
         return due_at is not None and due_at <= until
 
     def _next_due(self) -> int | None:
-        keys = [key for face in HandlerKind for key in self.worker.keys(face)]
+        keys = [key for face in HandlerKind for key in self.worker.runs.keys(face)]
         return self.store.next_due(self.engine.env.app, keys)
 
     def _check(self) -> None:

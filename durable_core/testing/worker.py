@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from durable_core.api.adapter import HTTPHandler
+from durable_core.engine.runs import RunManager
 from durable_core.engine.scheduler import Scheduler
 from durable_core.engine.worker import Worker
 from durable_core.errors import NotDeterministicError, StepError
@@ -26,9 +26,7 @@ from durable_core.flow.effects import (
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, settle
 from durable_core.flow.scope import EngineFlows, HandlerKind, RunScope
-from durable_core.http.headers import accepts_event_stream
 from durable_core.http.request import Request
-from durable_core.http.response import Response
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.step import Memo
 from durable_core.ports import Checkpoint, ReapWorkers, Store
@@ -249,6 +247,24 @@ class SteeredKeeper(Scheduler):
         self.register()
 
 
+class _SteeredRuns(RunManager):
+    """Has room for one run at a time, which goes as far as it can before the next."""
+
+    def new_execution(
+        self, endpoint: RegisteredEndpoint, request: Request, route: str | None
+    ) -> Execution:
+        """Return the execution of a new run; the exchange that it is for learns its id."""
+        ex = super().new_execution(endpoint, request, route)
+        exchange = ASKING.get()
+        if exchange is not None:
+            exchange.run_id = ex.run.id
+        return ex
+
+    def capacity(self, kind: HandlerKind) -> int:
+        """Return 1 while nothing is live."""
+        return 0 if len(self._host.live) else 1
+
+
 class SteeredNode(Worker):
     """Runs one handler at a time, and only what it is told to.
 
@@ -276,52 +292,23 @@ class SteeredNode(Worker):
         cancel: Callable[[str], object],
     ) -> None:
         super().__init__(env, settings, store, endpoints)
-        self.scheduler: Scheduler = SteeredKeeper(self)
         self.faults = faults
         self.replays = replays
         self.calls: Counter[tuple[str, str]] = Counter()
         self.gone: set[str] = set()
         self._cancel = cancel
         self.problems: list[NotDeterministicError] = []
-        self._exchanges: dict[int, Exchange] = {}
 
-    # -- serving and resuming, as of Node ---------------------------------------------------
+    def make_run_manager(self) -> RunManager:
+        """Return one that runs one handler at a time."""
+        return _SteeredRuns(self)
 
-    def serve(self, endpoint: RegisteredEndpoint, request: Request, route: str | None) -> Response:
-        """Serve a client in this thread."""
-        with self._expecting(request):
-            return super().serve(endpoint, request, route)
-
-    async def serve_async(
-        self, endpoint: RegisteredEndpoint, request: Request, route: str | None
-    ) -> Response:
-        """Serve a client on an event loop."""
-        with self._expecting(request):
-            return await super().serve_async(endpoint, request, route)
-
-    @contextmanager
-    def _expecting(self, request: Request) -> Iterator[None]:
-        """Note the run of this very request: its handler may be called in another context."""
-        exchange = ASKING.get()
-        if exchange is None:
-            yield
-            return
-        self._exchanges[id(request)] = exchange
-        try:
-            yield
-        finally:
-            if not accepts_event_stream(request.headers):  # else its handler may not have begun
-                self._exchanges.pop(id(request), None)
-
-    def capacity(self, face: HandlerKind) -> int:
-        """Return 1 while nothing is live: one run goes as far as it can before the next."""
-        return 0 if len(self.live) else 1
+    def make_scheduler(self) -> Scheduler:
+        """Return one without a thread."""
+        return SteeredKeeper(self, self.runs)
 
     def scope(self, run: RunScope) -> RunScope:
         """Put the test between a run and its handler."""
-        exchange = self._exchanges.pop(id(run.ex.request), None)
-        if exchange is not None:
-            exchange.run_id = run.ex.run.id
         return WatchedScope(run, self)
 
     # -- what a scope needs -----------------------------------------------------------------
@@ -332,7 +319,7 @@ class SteeredNode(Worker):
 
     def crash(self) -> None:
         """Let go of every run, as a process that dies; take them over under a new name."""
-        dead, lost = self.scheduler.owner, self.live.all()
+        dead, lost = self.owner, self.live.all()
         self.scheduler.register()
         self.queue.execute(ReapWorkers(ids=(dead,), now=self.env.clock.now()))
         for live in lost:

@@ -21,14 +21,14 @@ FIGURES = ("all_calls", "library_calls", "files", "frames")
 
 #: (kind of handler, steps) -> limits, in the order of FIGURES.
 LIMITS: dict[tuple[str, int], Figures] = {
-    ("def", 0): (163, 86, 25, 12),
-    ("def", 1): (416, 222, 34, 12),
-    ("def", 3): (747, 390, 35, 12),
-    ("def", 10): (1878, 970, 35, 12),
-    ("async def", 0): (255, 103, 28, 3),
-    ("async def", 1): (516, 245, 37, 3),
-    ("async def", 3): (865, 427, 38, 3),
-    ("async def", 10): (2063, 1059, 38, 3),
+    ("def", 0): (159, 82, 24, 10),
+    ("def", 1): (412, 218, 33, 10),
+    ("def", 3): (743, 386, 34, 10),
+    ("def", 10): (1875, 967, 34, 10),
+    ("async def", 0): (249, 97, 27, 3),
+    ("async def", 1): (510, 239, 36, 3),
+    ("async def", 3): (859, 422, 37, 3),
+    ("async def", 10): (2058, 1054, 37, 3),
 }
 
 #: Other threads and slow commits only ever add calls, so one run within the limits is enough.

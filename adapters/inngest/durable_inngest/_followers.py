@@ -12,7 +12,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Protocol
 
-from durable_core.engine.running import Running
+from durable_core.engine.runs import RunExecutor
 from durable_core.errors import ClientError
 from durable_core.flow.execution import Execution
 from durable_core.flow.scope import HandlerKind
@@ -51,7 +51,7 @@ class _Node(RunHost, Protocol):
     """What this needs of its node."""
 
     servers: DaemonThreadPool
-    running: Running
+    running: RunExecutor
 
 
 def follow(
@@ -73,10 +73,10 @@ def follow(
     execute = node.flows.execute(ex)
     if endpoint.kind is HandlerKind.ASYNC_DEF:
         run = TaskRun(node, ex, endpoint.handler, loop=loop)
-        loop.call_soon_threadsafe(node.running.in_task, run, execute, emitter.end)
+        loop.call_soon_threadsafe(node.running.run_in_task, run, execute, emitter.end)
     else:
         thread = ThreadRun(node, ex, endpoint.handler, own_thread=True)
-        done = node.servers.submit(node.running.in_thread, thread, execute)
+        done = node.servers.submit(node.running.run_in_thread, thread, execute)
         done.add_done_callback(lambda _: emitter.end())
     return channel
 

@@ -8,8 +8,7 @@ import os
 from collections.abc import Awaitable, Sequence
 from typing import Protocol, TypeVar
 
-from durable_core.engine.running import Running
-from durable_core.engine.runs import Answering
+from durable_core.engine.runs import RunExecutor
 from durable_core.errors import EngineUnavailableError
 from durable_core.flow.env import AppConfig, ResolvedOptions
 from durable_core.flow.execution import Execution
@@ -58,7 +57,7 @@ class _Node(RunHost, Protocol):
     calls: Calls
     results: Results
     watchers: Watchers
-    running: Running
+    running: RunExecutor
     servers: DaemonThreadPool
 
     def client_on(self, loop: asyncio.AbstractEventLoop) -> ServerClient:
@@ -77,7 +76,6 @@ class Serving:
     def __init__(self, node: _Node, *, server_output_url: bool) -> None:
         self._node = node
         self._door = Door(node.config, node.env.clock.now)
-        self._answering = Answering(node, node.running, _unanswered)
         self._tees: dict[asyncio.AbstractEventLoop, Tee] = {}
         self._output_url = node.calls.output_url if server_output_url else None
 
@@ -93,7 +91,7 @@ class Serving:
                 return self._door.refusal()
             loaded = own.run(self._load(own.loop, endpoint.options, request))
             if isinstance(loaded, RemoteExecution):
-                loaded = self._answering.run(loaded, endpoint)
+                loaded = self._node.running.start_for_client(endpoint, loaded)
             return self._door.signed(loaded, key)
         client = self._node.client_on(own.loop)
         refusal = refused(request, self._node.config)
@@ -108,7 +106,7 @@ class Serving:
         if follows:
             channel = follow(self._node, ex, endpoint, own.loop)
             return stream_response(channel, asynchronous=False)
-        return self._answering.run(ex, endpoint)
+        return self._node.running.start_for_client(endpoint, ex)
 
     async def serve_async(
         self, endpoint: RegisteredEndpoint, request: Request, route: str | None
@@ -124,7 +122,7 @@ class Serving:
                 return self._door.refusal()
             loaded = await self._load(loop, endpoint.options, request)
             if isinstance(loaded, RemoteExecution):
-                loaded = await self._answering.run_async(loaded, endpoint)
+                loaded = await self._node.running.start_for_client_async(endpoint, loaded)
             return self._door.signed(loaded, key)
         refusal = refused(request, self._node.config)
         if refusal is not None:
@@ -136,7 +134,7 @@ class Serving:
         ex = self._attached(client, loop, endpoint.options, request, route)
         if accepts_event_stream(request.headers):
             return stream_response(follow(self._node, ex, endpoint, loop), asynchronous=True)
-        return await self._answering.run_async(ex, endpoint)
+        return await self._node.running.start_for_client_async(endpoint, ex)
 
     async def _load(
         self, loop: asyncio.AbstractEventLoop, options: ResolvedOptions, request: Request
@@ -249,7 +247,7 @@ class Node:
         self.threads = DaemonThreadPool(settings.serving_threads, "durable-step")
         self.servers = DaemonThreadPool(settings.serving_threads, "durable-serve")
         self.loops = Loops()
-        self.running = Running(self)
+        self.running = RunExecutor(self, _unanswered)
         self.results = Results(env.limits.waiting_clients)
         self.watchers = Watchers()
         self.calls = Calls(config)

@@ -352,12 +352,12 @@ def test_working_elsewhere_for_a_while(tmp_path: Path) -> None:
     own, elsewhere = (engine.env, engine.store, engine.settings), MemoryStore()
     made: list[Worker] = []
 
-    def make_node(*args: Any) -> Worker:
+    def make_worker(*args: Any) -> Worker:
         made.append(Worker(*args))
         return made[-1]
 
     env, settings = replace(engine.env, app="other"), Settings(worker_threads=1)
-    with engine.override(env=env, store=elsewhere, settings=settings, make_node=make_node):
+    with engine.override(env=env, store=elsewhere, settings=settings, make_worker=make_worker):
         assert 200 == endpoint.handle(request()).status
         assert made == [engine.worker]
         assert (env, elsewhere, settings) == (made[0].env, made[0].store, made[0].settings)
@@ -372,14 +372,14 @@ def test_working_elsewhere_is_for_what_is_stopped() -> None:
     with lab() as process:
         engine = process.engine
         elsewhere = engine.override(
-            env=engine.env, store=MemoryStore(), settings=engine.settings, make_node=Worker
+            env=engine.env, store=MemoryStore(), settings=engine.settings, make_worker=Worker
         )
         with pytest.raises(ConfigurationError, match="works already"), elsewhere:
             engine.start()
         engine.stop(1.0)
         engine.start()
         again = engine.override(
-            env=engine.env, store=MemoryStore(), settings=engine.settings, make_node=Worker
+            env=engine.env, store=MemoryStore(), settings=engine.settings, make_worker=Worker
         )
         with pytest.raises(ConfigurationError, match="works already"):
             again.__enter__()

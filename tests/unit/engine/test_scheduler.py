@@ -158,11 +158,11 @@ def test_process_that_was_buried_goes_on_under_a_new_name(
     assert entered.wait(10)
     node = process.engine.worker
     assert node is not None
-    before = node.scheduler.owner
+    before = node.owner
     # Not due before the process has noticed: it could take the run under its old name.
     process.store.commit([ReapWorkers(ids=(before,), now=clock.now() + 1000)], wait=1.0)
     node.scheduler._renew_leases()
-    assert before != node.scheduler.owner
+    assert before != node.owner
     assert "under a new name" in caplog.text
     clock.advance(1)
     process.poke()
@@ -185,15 +185,15 @@ def test_process_that_was_buried_claims_nothing_under_its_old_name(clock: FakeCl
         first = endpoint.handle(request())
         node = process.engine.worker
         assert node is not None
-        before = node.scheduler.owner
+        before = node.owner
         process.store.commit([ReapWorkers(ids=(before,), now=clock.now())], wait=1.0)
         clock.advance(4)  # less than what is taken for a clock that was set
         process.poke()
 
         assert b'"end"' == process.follow(endpoint, first).body
 
-        assert before != node.scheduler.owner
-        assert [node.scheduler.owner] == [peer.id for peer in process.store.workers()]
+        assert before != node.owner
+        assert [node.owner] == [peer.id for peer in process.store.workers()]
         [record] = process.durable.runs.list()
         assert (2, 0) == (record.run.epoch, record.run.crash_count)
         assert {"after": 1} == ledger.counts()
@@ -411,7 +411,7 @@ def test_give_up_abandoned() -> None:
                 [
                     Checkpoint(
                         run_id=run_id,
-                        owner=node.scheduler.owner,
+                        owner=node.owner,
                         epoch=1,
                         now=0,
                         create=run(run_id, app="lab", key="unknown"),
@@ -423,7 +423,7 @@ def test_give_up_abandoned() -> None:
             node.abandoned.append(
                 Checkpoint(
                     run_id=run_id,
-                    owner=node.scheduler.owner,
+                    owner=node.owner,
                     epoch=1 if run_id == "r2" else 9,
                     now=0,
                     release=Release(due_at=7),
@@ -432,7 +432,7 @@ def test_give_up_abandoned() -> None:
         process.poke()
         until(lambda: not node.abandoned)
         assert 7 == process.durable.runs.get("r2").due_at
-        assert node.scheduler.owner == process.durable.runs.get("r1").owner
+        assert node.owner == process.durable.runs.get("r1").owner
 
 
 def test_what_cannot_be_given_up_is_tried_again_and_holds_nothing_up(
@@ -453,7 +453,7 @@ def test_what_cannot_be_given_up_is_tried_again_and_holds_nothing_up(
         process.durable.start()
         node = process.engine.worker
         assert node is not None
-        held = replace(created("r1", app="lab", key="it"), owner=node.scheduler.owner)
+        held = replace(created("r1", app="lab", key="it"), owner=node.owner)
         store.commit([held, replace(held, run_id="r2", create=run("r2", app="lab"))], wait=1.0)
         process.endpoint(lambda request: "end")
         for run_id in ("r1", "r2"):

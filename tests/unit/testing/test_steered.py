@@ -28,7 +28,7 @@ def test_one_run_at_a_time() -> None:
     with harness(app.durable):
         node = embedded(app.durable.engine).worker
         assert isinstance(node, SteeredNode)
-        assert [1, 1] == [node.capacity(face) for face in HandlerKind]
+        assert [1, 1] == [node.runs.capacity(kind) for kind in HandlerKind]
 
 
 def test_a_crash_takes_a_new_name() -> None:
@@ -37,8 +37,8 @@ def test_a_crash_takes_a_new_name() -> None:
     with harness(app.durable):
         node = embedded(app.durable.engine).worker
         assert isinstance(node, SteeredNode)
-        before = node.scheduler.owner
+        before = node.owner
         node.crash()
 
-        assert before != node.scheduler.owner
-        assert [node.scheduler.owner] == [peer.id for peer in node.store.workers()]
+        assert before != node.owner
+        assert [node.owner] == [peer.id for peer in node.store.workers()]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from durable_core import Request, Response
-from durable_core.engine.running import Running
-from durable_core.engine.runs import Answering
+from durable_core.engine.runs import RunExecutor
 from durable_core.engine.worker import Worker
 from durable_core.flow.env import ResolvedOptions
 from durable_core.flow.execution import Execution
@@ -26,9 +25,7 @@ def execution(node: Worker) -> Execution:
         retries=0,
         created_at=0,
     )
-    return Execution(
-        node.env, ResolvedOptions(key="it"), run, request(), owner=node.scheduler.owner
-    )
+    return Execution(node.env, ResolvedOptions(key="it"), run, request(), owner=node.owner)
 
 
 def unanswered(ex: Execution) -> Response:
@@ -41,11 +38,11 @@ def test_a_plain_handler_answers_in_this_thread() -> None:
         process.durable.start()
         node = process.engine.worker
         assert node is not None
-        answering = Answering(node, Running(node), unanswered)
+        runs = RunExecutor(node, unanswered)
         endpoint = RegisteredEndpoint(
             lambda request: {"method": request.method}, HandlerKind.DEF, ResolvedOptions(key="it")
         )
-        response = answering.run(execution(node), endpoint)
+        response = runs.start_for_client(endpoint, execution(node))
 
     assert b'{"method":"GET"}' == response.body
 
@@ -57,7 +54,7 @@ def test_an_execution_without_an_answer() -> None:
         raise AssertionError("it is closed before it begins")
 
     async def asked(node: Worker) -> tuple[Response, Response]:
-        answering = Answering(node, Running(node), unanswered)
+        runs = RunExecutor(node, unanswered)
         async_face = RegisteredEndpoint(handler, HandlerKind.ASYNC_DEF, ResolvedOptions(key="it"))
         plain = RegisteredEndpoint(lambda request: None, HandlerKind.DEF, ResolvedOptions(key="it"))
         answers = []
@@ -65,7 +62,7 @@ def test_an_execution_without_an_answer() -> None:
             ex = execution(node)
             ex.stored = True
             ex.close(SystemError("gone"))
-            answers.append(await answering.run_async(ex, endpoint))
+            answers.append(await runs.start_for_client_async(endpoint, ex))
         return answers[0], answers[1]
 
     with lab() as process:
