@@ -157,9 +157,9 @@ one_memo = st.builds(
     epoch=few,
     now=times,
     memos=st.tuples(st.builds(memo, st.integers(2, 20))),
-    direct=st.booleans(),
+    no_pending_row=st.booleans(),
 )
-_peers = st.builds(
+_workers = st.builds(
     WorkerRecord, id=owners, host=st.just("h"), pid=st.integers(1, 9), expires_at=times
 )
 key_sets = st.sampled_from([KEYS, KEYS[:1], KEYS[1:], ()])
@@ -172,7 +172,7 @@ _ends: st.SearchStrategy[Write[object]] = st.one_of(
     st.builds(Prune, app=apps, runs_before=times, events_before=times, limit=few),
 )
 processes: st.SearchStrategy[Write[object]] = st.one_of(
-    st.builds(Register, peer=_peers),
+    st.builds(Register, worker=_workers),
     st.builds(Heartbeat, id=owners, expires_at=times),
     st.builds(
         ReapWorkers,
