@@ -98,7 +98,6 @@ class Scheduler:
             PeriodicTask(10.0, self._reap_unowned),
             self._pruning,
             PeriodicTask(60.0, self._report_unknown),
-            PeriodicTask(60.0, lambda: host.streams.sweep(host.store, host.env.app)),
         )
 
     def start(self) -> None:

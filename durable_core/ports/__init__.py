@@ -13,7 +13,7 @@ from typing import Protocol
 
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
-from durable_core.model.stream import StoredStream
+from durable_core.model.stream import StoredStream, Streamed
 from durable_core.ports.messages import (
     Cancel,
     Checkpoint,
@@ -39,8 +39,7 @@ from durable_core.ports.messages import (
 __all__ = [
     "Cancel",
     "Channel",
-    "ChannelFile",
-    "ChannelName",
+    "ChannelWrite",
     "Checkpoint",
     "CheckpointResult",
     "Claim",
@@ -49,6 +48,7 @@ __all__ = [
     "CorruptRun",
     "Heartbeat",
     "Ids",
+    "LiveExecution",
     "Prune",
     "ReapWorkers",
     "Register",
@@ -225,54 +225,77 @@ class Store(Protocol):
 # What a store may offer besides: news of running steps, between the processes that share it.
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelName:
-    """Whose news it is.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelWrite:
+    """What an execution of this process tells the others.
 
     Attributes:
         run_id, epoch: the run, and its claim.
-        part: counts how often the execution has begun anew; only the last part matters.
+        events: in the order in which readers see them.
+        done: the execution begins to tell, or begins anew: what it, and those before it, have
+            written is removed, ``events`` is all that it has open, and this is
+            ``LiveStream.done`` as of that. None to go on.
     """
 
     run_id: str
     epoch: int
-    part: int
+    events: Sequence[Streamed]
+    done: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelFile:
-    """How much there is: ``size`` in bytes, ``age`` in seconds since the last was added."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveExecution:
+    """An execution, of whatever process, that has written to the channel.
 
-    name: ChannelName
-    size: int
-    age: float
+    Attributes:
+        run_id, epoch: the run, and its claim.
+        begun: when it has begun anew, this is another one.
+        done: as of when it has begun; see ``LiveStream.done``.
+    """
+
+    run_id: str
+    epoch: int
+    begun: tuple[int, int]
+    done: int
 
 
 class Channel(Protocol):
-    """Bytes that executions tell the other processes. Nothing durable depends on them.
+    """What executions tell the other processes. Nothing durable depends on it.
 
-    Methods may be called from any thread, those that write by one thread at a time for each
-    execution. All raise ``StoreError`` when they cannot do what they should.
+    Methods may be called from any thread. All raise ``StoreError`` when they cannot do what they
+    should.
     """
 
-    def begin(self, name: ChannelName, data: bytes) -> None:
-        """Tell this first. The name must be new."""
+    def write(self, writes: Sequence[ChannelWrite]) -> Sequence[bool]:
+        """Tell this; for each, False if what it goes on from is gone: it was not written."""
         ...
 
-    def append(self, name: ChannelName, data: bytes) -> bool:
-        """Tell this, too; False, and nothing is done, if what came before is gone."""
+    def remove(self, executions: Sequence[tuple[str, int]]) -> None:
+        """Forget what these executions have told, by run id and epoch."""
         ...
 
-    def remove(self, name: ChannelName) -> None:
-        """Forget what was told under this name, if anything."""
+    def version(self) -> tuple[int, int]:
+        """Return what changes when another process has written. Cheap."""
         ...
 
-    def listed(self) -> Sequence[ChannelFile]:
-        """Return what there is, of whatever run."""
+    def executions(self, run_ids: Sequence[str]) -> Sequence[LiveExecution]:
+        """Return, for each of the runs of which there is one, the execution of the last epoch."""
         ...
 
-    def read(self, name: ChannelName, offset: int, most: int) -> bytes | None:
-        """Return up to so many bytes from an offset on; None if there is nothing of that name."""
+    def read(
+        self, execution: LiveExecution, after: int, most: int
+    ) -> Sequence[tuple[int, Streamed]]:
+        """Return up to ``most`` events, each with its position.
+
+        Args:
+            execution: whose.
+            after: the last position that was read; 0 for the beginning.
+            most: fewer than this mean that there are no more for now.
+        """
+        ...
+
+    def prune(self, age: float) -> None:
+        """Forget what was told more than so many seconds ago."""
         ...
 
 

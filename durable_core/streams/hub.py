@@ -20,15 +20,15 @@ class StreamHub:
 
     Args:
         live: the runs that are live in this process.
-        sharing: carries them between processes; None where the store has no channel.
+        relay: carries them between processes; None where the store has no channel.
     """
 
-    def __init__(self, live: ActiveRuns, sharing: StreamRelay | None = None) -> None:
+    def __init__(self, live: ActiveRuns, relay: StreamRelay | None = None) -> None:
         self._live = live
-        self._sharing = sharing
+        self._relay = relay
         self._lock = threading.Lock()
         self._logs: dict[str, RunLog] = {}
-        self._emitters: dict[str, Publisher] = {}
+        self._publishers: dict[str, Publisher] = {}
         self._lookers: dict[str, list[Callable[[], None]]] = {}
         self._marks: dict[str, tuple[int, ...]] = {}
 
@@ -57,33 +57,33 @@ class StreamHub:
         log = self._logs.get(run_id)
         if log is None:
             log = self._logs[run_id] = RunLog(run_id)
-        emitter = self._emitters[run_id] = Publisher(ex, log)
-        log.attach_publisher(emitter)
-        ex.stream = emitter
-        if self._sharing is not None:
-            self._sharing.publish(emitter)
-        return emitter
+        publisher = self._publishers[run_id] = Publisher(ex, log)
+        log.attach_publisher(publisher)
+        ex.stream = publisher
+        if self._relay is not None:
+            self._relay.publish(publisher)
+        return publisher
 
     def end(self, ex: Execution) -> None:
         """An execution is over; its log stays as long as somebody reads."""
         with self._lock:
             ex.stream_opener = None
-            emitter = ex.stream
-        if not isinstance(emitter, Publisher):
+            publisher = ex.stream
+        if not isinstance(publisher, Publisher):
             return
-        emitter.end()
-        if self._sharing is not None:
-            self._sharing.withdraw(emitter)
+        publisher.end()
+        if self._relay is not None:
+            self._relay.withdraw(publisher)
         with self._lock:
-            if self._emitters.get(ex.run.id) is emitter:
-                del self._emitters[ex.run.id]
-            self._drop_unused(emitter.log)
+            if self._publishers.get(ex.run.id) is publisher:
+                del self._publishers[ex.run.id]
+            self._drop_unused(publisher.log)
 
     def committed(self, write: Checkpoint) -> None:
         """A write is durable. Called in the order of the commits, in whatever thread."""
-        emitter = self._emitters.get(write.run_id)
-        if emitter is not None:
-            emitter.committed(write)
+        publisher = self._publishers.get(write.run_id)
+        if publisher is not None:
+            publisher.committed(write)
 
     # -- readers ----------------------------------------------------------------------------
 
@@ -101,8 +101,8 @@ class StreamHub:
             if log is None:
                 log = self._logs[run_id] = RunLog(run_id)
             log.follow(wake)
-            if self._sharing is not None:
-                self._sharing.follow(log)
+            if self._relay is not None:
+                self._relay.follow(log)
             live = self._live.get(run_id)
             if live is not None and live.ex.stream_opener is not None:
                 self._publisher_of(live.ex)
@@ -120,14 +120,14 @@ class StreamHub:
                 if not lookers:
                     del self._lookers[log.run_id]
                     self._marks.pop(log.run_id, None)
-                    if self._sharing is not None:
-                        self._sharing.unfollow(log)
+                    if self._relay is not None:
+                        self._relay.unfollow(log)
             self._drop_unused(log)
 
     def poll_others(self, store: Store, app: str) -> None:
         """Have readers look whose runs another process has gone on with. For one thread."""
         with self._lock:
-            wanted = [run_id for run_id in self._lookers if run_id not in self._emitters]
+            wanted = [run_id for run_id in self._lookers if run_id not in self._publishers]
         if not wanted:
             return
         marks = store.stream_versions(app, wanted)
@@ -142,20 +142,15 @@ class StreamHub:
 
     def share(self, is_shared: bool) -> None:
         """Tell other processes what is streamed here: there are some; or nobody, there are none."""
-        if self._sharing is not None:
+        if self._relay is not None:
             with self._lock:
-                self._sharing.share(is_shared, self._emitters.values())
-
-    def sweep(self, store: Store, app: str) -> None:
-        """Remove what processes that are gone have told."""
-        if self._sharing is not None:
-            self._sharing.sweep(store, app)
+                self._relay.share(is_shared, self._publishers.values())
 
     def stop(self) -> None:
         """Tell nothing any more."""
-        if self._sharing is not None:
-            self._sharing.stop()
+        if self._relay is not None:
+            self._relay.stop()
 
     def _drop_unused(self, log: RunLog) -> None:
-        if not log.wakers and log.run_id not in self._emitters:
+        if not log.wakers and log.run_id not in self._publishers:
             self._logs.pop(log.run_id, None)

@@ -26,9 +26,9 @@ from durable_core.ports import (
 from durable_core.stores.sqlite import processes as forks
 from durable_core.stores.sqlite import reads
 from durable_core.stores.sqlite.connections import Connections, ConnectionsClosedError
+from durable_core.stores.sqlite.live_file import LiveFile
 from durable_core.stores.sqlite.opening import create_private, prepare, refuse_network_filesystem
 from durable_core.stores.sqlite.processes import LockFiles
-from durable_core.stores.sqlite.side_channel import FileChannel
 
 __all__ = ["SQLiteStore"]
 
@@ -47,8 +47,8 @@ class SQLiteStore:
 
     Args:
         path: the file; made absolute now. A new file gets mode 0600, a new directory 0700. Beside
-            it lie ``-wal`` and ``-shm`` files and a ``.locks`` directory, and a ``-live`` one once
-            something was streamed while several processes shared the file.
+            it lie ``-wal`` and ``-shm`` files and a ``.locks`` directory, and a ``-live`` file once
+            something was streamed while several processes shared the store.
         unsafe_filesystem: allow a network file system.
 
     Attributes:
@@ -65,7 +65,7 @@ class SQLiteStore:
         # SQLite follows links, too: each way to the file leads to one set of these.
         self._real_path = os.path.realpath(self.path)
         self._locks = LockFiles(self._real_path + ".locks")
-        self.channel = FileChannel(self._real_path + "-live")
+        self.channel = LiveFile(self._real_path + "-live")
         self._hosts: set[str] = set()
         self._secret = b""
         forks.watch(self)
@@ -103,6 +103,7 @@ class SQLiteStore:
             handles, self._handles = self._handles, None
             if handles is not None:
                 handles.close()
+        self.channel.close()
 
     def commit(
         self, writes: Sequence[Write[object]], *, wait: float
@@ -217,6 +218,7 @@ class SQLiteStore:
     def before_fork(self) -> None:
         """Close the connections and keep them closed; for ``forks``."""
         self._open_lock.acquire()
+        self.channel.before_fork()
         handles, self._handles = self._handles, None
         if handles is not None and not handles.close(_FORK_PATIENCE):
             self._handles = handles
@@ -226,6 +228,7 @@ class SQLiteStore:
         self._disown_inherited()
         # Whoever uses a connection of the parent still will close it.
         self._handles = None
+        self.channel.after_fork()
         self._open_lock.release()
 
     def _read(

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from durable_conformance.store_values import commit, created, memo_write
-from durable_core.ports import ChannelName
+from durable_core.ports import ChannelWrite
 from durable_core.runners.live import ActiveRuns
 from durable_core.stores.memory import MemoryStore
-from durable_core.stores.sqlite.side_channel import FileChannel
+from durable_core.stores.sqlite.live_file import LiveFile
 from durable_core.streams.hub import StreamHub
 from durable_core.streams.publisher import Publisher
 from durable_core.streams.relay import StreamRelay
@@ -158,7 +158,7 @@ def test_a_reader_that_stays_keeps_no_execution() -> None:
 
 def test_other_processes_are_told_while_there_are_some(tmp_path: Path) -> None:
     """Of executions that stream already and of those that begin to; until they end."""
-    channel = FileChannel(str(tmp_path / "live"))
+    channel = LiveFile(str(tmp_path / "live"))
     streams = StreamHub(ActiveRuns(), StreamRelay(channel, 1000))
     first, second = execution(), execution()
     second.run = replace(second.run, id="r2")
@@ -168,39 +168,38 @@ def test_other_processes_are_told_while_there_are_some(tmp_path: Path) -> None:
     first.open_stream()
     streams.share(True)
     second.open_stream()
-    until(lambda: {"r1", "r2"} == {file.name.run_id for file in channel.listed()})
+    told = LiveFile(str(tmp_path / "live"))
+    until(lambda: 2 == len(told.executions(["r1", "r2"])))
     streams.end(first)
-    until(lambda: ["r2"] == [file.name.run_id for file in channel.listed()])
+    until(lambda: ["r2"] == [each.run_id for each in told.executions(["r1", "r2"])])
     streams.stop()
     streams.end(second)
 
-    assert [] == channel.listed()
+    assert [] == told.executions(["r1", "r2"])
     assert 0 == len(streams)
 
 
 def test_readers_follow_what_others_tell(tmp_path: Path) -> None:
     """As long as there is one of them."""
-    channel = FileChannel(str(tmp_path / "live"))
-    channel.begin(ChannelName("r1", 3, 1), b'["live",1,0,0]\n')
+    channel = LiveFile(str(tmp_path / "live"))
+    channel.write([ChannelWrite(run_id="r1", epoch=3, events=(), done=0)])
     streams = StreamHub(ActiveRuns(), StreamRelay(channel, 1000))
     streams.share(True)
     log = streams.join("r1", wake, look)
     live = until(lambda: log.snapshot()[1])
     streams.leave(log, wake, look)
     until(lambda: log.snapshot()[1] is None)
-    streams.sweep(MemoryStore(), "app")
     streams.stop()
 
     assert live is not None
     assert (3, True) == (live.epoch, live.is_remote)
-    assert 1 == len(channel.listed())
+    assert 1 == len(channel.executions(["r1"]))
 
 
 def test_a_store_without_a_channel_has_nobody_to_tell() -> None:
-    """Sharing, sweeping and stopping do nothing."""
+    """Sharing and stopping do nothing."""
     streams = StreamHub(ActiveRuns())
     streams.share(True)
-    streams.sweep(MemoryStore(), "app")
     streams.stop()
 
     assert 0 == len(streams)

@@ -11,30 +11,26 @@ from hypothesis import strategies as st
 
 from durable_core.codec.sse import SSEDecoder
 from durable_core.codec.stream_events import Chunk, Commit, Rollback, load_stream_event
-from durable_core.errors import StoreError
 from durable_core.flow.effects import AwaitStream, ReadStream
 from durable_core.flow.stream_reader import LogPosition, Reader, next_part
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.machine.stream_cursor import Cursor
 from durable_core.model.stream import (
     Committed,
-    LiveStream,
-    OpenAttempt,
     Pushed,
     RolledBack,
     StoredStream,
     Streamed,
 )
-from durable_core.ports import ChannelName
-from durable_core.stores.sqlite.side_channel import FileChannel
+from durable_core.ports import ChannelWrite
+from durable_core.stores.sqlite.live_file import LiveFile
 from durable_core.streams.log import RunLog
 from durable_core.streams.publisher import Publisher
-from durable_core.streams.relay import RemoteReader, RemoteStream, dump_events, dump_head
+from durable_core.streams.relay import RemoteReader, RemoteStream
 from support.executions import execution
 from support.stream_world import Client, World, finish, happenings
 
 A, B = hash_step_id("a"), hash_step_id("b")
-NAME = ChannelName("r1", 1, 1)
 
 
 def wake() -> None:
@@ -51,26 +47,21 @@ def chunk(index: int, op: str = A, number: int = 1) -> Pushed:
     return Pushed(text=f'"{index}"', index=index, op_id=op, attempt=(1, number))
 
 
-def opened(*texts: str, number: int = 1, done: int = 0) -> LiveStream:
-    attempts = {(1, number): OpenAttempt(op_id=A, texts=texts)} if texts else {}
-    return LiveStream(epoch=1, attempts=attempts, done=done)
+# -- the stream --------------------------------------------------------------------------------
 
 
-# -- the copy ----------------------------------------------------------------------------------
-
-
-def test_a_copy_is_what_the_other_process_has() -> None:
+def test_a_remote_stream_is_what_the_other_process_has() -> None:
     """Open attempts, the last commit, and chunks from outside steps, as they are told."""
-    copy = RemoteStream(followed(), 1, 100)
-    copy.feed(dump_head(opened('"0"')))
+    stream = RemoteStream(followed(), 1, 0)
+    stream.feed([chunk(0)])
     outside = Pushed(text="7", index=7)
-    copy.feed(dump_events([chunk(1), chunk(0, B, 2), outside]))
-    first = copy.live()
-    copy.feed(dump_events([Committed(op_id=A, number=3), chunk(0, B, 4)]))
-    second = copy.live()
-    copy.feed(dump_events([RolledBack(op_id=B, attempt=(1, 2))]))
-    kept = copy.live()
-    copy.feed(dump_events([RolledBack(op_id=B, attempt=(1, 4))]))
+    stream.feed([chunk(1), chunk(0, B, 2), outside])
+    first = stream.live()
+    stream.feed([Committed(op_id=A, number=3), chunk(0, B, 4)])
+    second = stream.live()
+    stream.feed([RolledBack(op_id=B, attempt=(1, 2))])
+    kept = stream.live()
+    stream.feed([RolledBack(op_id=B, attempt=(1, 4))])
 
     assert ({(1, 1): ('"0"', '"1"'), (1, 2): ('"0"',)}, (outside,), 0, True) == (
         {attempt: tuple(each.texts) for attempt, each in first.attempts.items()},
@@ -80,85 +71,56 @@ def test_a_copy_is_what_the_other_process_has() -> None:
     )
     assert ([(1, 4)], 3) == (list(second.attempts), second.done)
     assert list(second.attempts) == list(kept.attempts)
-    assert {} == copy.live().attempts
-
-
-def test_a_line_counts_once_it_is_whole() -> None:
-    """However the bytes come; and the beginning, once all of it is there."""
-    copy = RemoteStream(followed(), 1, 100)
-    data = dump_head(opened('"é"', '"1"'))
-    whole = []
-    for index in range(len(data)):
-        copy.feed(data[index : index + 1])
-        whole.append(copy.is_whole)
-
-    assert [len(data) - 1] == [index for index, each in enumerate(whole) if each]
-    assert ('"é"', '"1"') == tuple(copy.live().attempts[1, 1].texts)
+    assert {} == stream.live().attempts
 
 
 @pytest.mark.parametrize(
-    "data",
+    "events",
     [
-        dump_events([chunk(0)]),
-        dump_head(opened()) * 2,
-        dump_head(opened()) + dump_events([chunk(1)]),
-        dump_head(opened('"0"')) + dump_events([chunk(0)]),
-        dump_head(opened('"0"', number=2)) + dump_events([chunk(0, number=1)]),
-        dump_head(opened()) + dump_events([Pushed(text="1", index=i) for i in (3, 5)]),
-        dump_head(opened("1" * 101)),
-        dump_head(opened()) + b"x" * 201,
+        [chunk(1)],
+        [chunk(0), chunk(0)],
+        [chunk(0, number=2), chunk(0, number=1)],
+        [Pushed(text="1", index=3), Pushed(text="1", index=5)],
     ],
 )
-def test_what_no_execution_tells_is_refused(data: bytes) -> None:
-    """Chunks that are missing or come twice, more than is allowed, and what is no line."""
-    copy = RemoteStream(followed(), 1, 100)
-    with pytest.raises(ValueError, match=r"."):
-        copy.feed(data)
+def test_what_no_execution_tells_is_refused(events: list[Streamed]) -> None:
+    """Chunks that are missing or come twice."""
+    stream = RemoteStream(followed(), 1, 0)
+    with pytest.raises(ValueError, match="missing"):
+        stream.feed(events)
 
 
-def test_room_is_given_back() -> None:
-    """A commit, a rollback and a later attempt make room for what comes next."""
-    copy = RemoteStream(followed(), 1, 10)
-    copy.feed(dump_head(opened()))
-    for number in range(1, 30):
-        copy.feed(dump_events([chunk(0, number=number)]))
-    copy.feed(dump_events([Committed(op_id=A, number=1)]))
-    for number in range(1, 30):
-        attempt = chunk(0, B, number)
-        copy.feed(dump_events([attempt, RolledBack(op_id=B, attempt=(1, number))]))
-
-    assert {} == copy.live().attempts
-
-
-# -- the file ----------------------------------------------------------------------------------
+# -- the channel -------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def channel(tmp_path: Path) -> FileChannel:
-    return FileChannel(str(tmp_path / "live"))
+def channel(tmp_path: Path) -> LiveFile:
+    return LiveFile(str(tmp_path / "live"))
 
 
-def advance(channel: FileChannel, inlet: RemoteReader) -> None:
-    """Let it read what there is."""
-    [file] = channel.listed()
-    inlet.advance(file.size)
+def begin(channel: LiveFile, *events: Streamed) -> None:
+    assert [True] == channel.write([ChannelWrite(run_id="r1", epoch=1, events=events, done=0)])
 
 
-def inlet_of(channel: FileChannel, log: RunLog) -> RemoteReader:
-    [file] = channel.listed()
-    return RemoteReader(channel, log, file, 1000)
+def go_on(channel: LiveFile, *events: Streamed) -> None:
+    assert [True] == channel.write([ChannelWrite(run_id="r1", epoch=1, events=events)])
 
 
-def test_readers_follow_the_file(channel: FileChannel) -> None:
-    """They catch up with its beginning, and then get each event."""
+def reader_of(channel: LiveFile, log: RunLog) -> RemoteReader:
+    [found] = channel.executions(["r1"])
+    return RemoteReader(channel, log, found)
+
+
+def test_readers_follow_the_channel(channel: LiveFile) -> None:
+    """They catch up with what is open, and then get each event."""
     log = followed()
-    channel.begin(NAME, dump_head(opened('"0"')))
-    inlet = inlet_of(channel, log)
-    advance(channel, inlet)
+    begin(channel, chunk(0))
+    reader = reader_of(channel, log)
+    reader.advance()
     place, live = log.snapshot()
-    channel.append(NAME, dump_events([chunk(1)]))
-    advance(channel, inlet)
-    advance(channel, inlet)
+    go_on(channel, chunk(1))
+    reader.advance()
+    reader.advance()
     batch = log.read(place)
 
     assert live is not None
@@ -167,87 +129,55 @@ def test_readers_follow_the_file(channel: FileChannel) -> None:
     assert (chunk(1),) == batch.events
 
 
-def test_a_beginning_that_is_not_whole_has_no_readers_yet(channel: FileChannel) -> None:
-    """Else what it has not told so far would be taken for void."""
+def test_a_long_beginning_is_whole_for_its_readers(channel: LiveFile) -> None:
+    """However many parts it is read in: else what is not read yet would be taken for void."""
     log = followed()
-    data = dump_head(opened('"0"', '"1"'))
-    channel.begin(NAME, data[:-1])
-    inlet = inlet_of(channel, log)
-    advance(channel, inlet)
-    before = log.snapshot()
-    channel.append(NAME, data[-1:])
-    advance(channel, inlet)
+    begin(channel, *(chunk(index) for index in range(1000)))
+    reader_of(channel, log).advance()
+    _, live = log.snapshot()
 
-    assert (LogPosition(0, 0), None) == before
-    assert None is not log.snapshot()[1]
+    assert live is not None
+    assert 1000 == len(live.attempts[1, 1].texts)
 
 
-@pytest.mark.parametrize("damage", [b"\x00\xff\n", b'["commit",1,2]\n', b"[" * 9000 + b"\n"])
-def test_a_damaged_file_costs_what_is_live(channel: FileChannel, damage: bytes) -> None:
+def test_a_gap_costs_what_is_live(channel: LiveFile) -> None:
     """Readers are left with the store, and it is not looked at again."""
     log = followed()
-    channel.begin(NAME, dump_head(opened('"0"')))
-    inlet = inlet_of(channel, log)
-    advance(channel, inlet)
-    channel.append(NAME, damage)
-    with pytest.raises(ValueError, match=r"."):
-        advance(channel, inlet)
-    advance(channel, inlet)
+    begin(channel, chunk(0))
+    reader = reader_of(channel, log)
+    reader.advance()
+    go_on(channel, chunk(2))
+    with pytest.raises(ValueError, match="missing"):
+        reader.advance()
+    reader.advance()
 
-    assert inlet.broken
+    assert reader.broken
     assert (LogPosition(2, 0), None) == log.snapshot()
 
 
-def test_a_file_that_has_become_shorter_is_damaged(channel: FileChannel, tmp_path: Path) -> None:
-    """Executions only add to theirs."""
-    log = followed()
-    channel.begin(NAME, dump_head(opened('"0"')))
-    inlet = inlet_of(channel, log)
-    advance(channel, inlet)
-    with next((tmp_path / "live").iterdir()).open("r+b") as file:
-        file.truncate(3)
-    with pytest.raises(ValueError, match="shorter"):
-        advance(channel, inlet)
-
-    assert None is log.snapshot()[1]
-
-
-def test_a_file_that_cannot_be_read_is_given_up(channel: FileChannel, tmp_path: Path) -> None:
-    """As one that is damaged."""
-    channel.begin(NAME, dump_head(opened('"0"')))
-    inlet = inlet_of(channel, followed())
-    path = next((tmp_path / "live").iterdir())
-    path.rename(tmp_path / "elsewhere")
-    path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StoreError):
-        inlet.advance(10)
-
-    assert inlet.broken
-
-
-def test_an_execution_of_this_process_comes_first(channel: FileChannel) -> None:
+def test_an_execution_of_this_process_comes_first(channel: LiveFile) -> None:
     """Neither it, nor the client that waits for it, gets anything from elsewhere."""
     log = followed()
-    emitter = Publisher(execution(), log)
-    channel.begin(NAME, dump_head(opened('"0"')))
-    inlet = inlet_of(channel, log)
-    advance(channel, inlet)
-    log.attach_publisher(emitter)
-    channel.append(NAME, dump_events([chunk(1)]))
-    advance(channel, inlet)
-    inlet.drop()
+    publisher = Publisher(execution(), log)
+    begin(channel, chunk(0))
+    reader = reader_of(channel, log)
+    reader.advance()
+    log.attach_publisher(publisher)
+    go_on(channel, chunk(1))
+    reader.advance()
+    reader.drop()
     executed = log.snapshot()
     log.attach()
-    emitter.end()
-    advance(channel, inlet)
+    publisher.end()
+    reader.advance()
     ended = log.source
     log.detach()
-    advance(channel, inlet)
+    reader.advance()
 
     assert LogPosition(2, 0) == executed[0]
     assert executed[1] is not None
     assert not executed[1].is_remote
-    assert emitter is ended
+    assert publisher is ended
     live = log.snapshot()[1]
     assert live is not None
     assert ('"0"', '"1"') == tuple(live.attempts[1, 1].texts)
@@ -267,8 +197,9 @@ class Elsewhere:
         self.world = world
         self.client = Client(world, is_near=False)
         self.log = followed()
-        self.copy: RemoteStream | None = None
-        self.told = b""
+        self.remote: RemoteStream | None = None
+        self.told: list[Streamed] = []
+        self.open = 0
         self.epoch = self.seen = 0
         self.reconnect()
 
@@ -282,31 +213,42 @@ class Elsewhere:
     def begin(self) -> None:
         """The execution tells all that is open, as when it begins, or begins anew."""
         self.lose()
-        self.told = dump_head(self.world.live())
+        live = self.world.live()
+        self.told = [
+            *live.handler_chunks,
+            *(
+                Pushed(text=text, index=index, op_id=opened.op_id, attempt=attempt)
+                for attempt, opened in live.attempts.items()
+                for index, text in enumerate(opened.texts)
+            ),
+        ]
+        self.open = len(self.told)
         self.epoch, self.seen = self.world.epoch, len(self.world.log)
-        self.copy = RemoteStream(self.log, self.epoch, 10**6)
+        self.remote = RemoteStream(self.log, self.epoch, live.done)
 
     def tell(self, count: int) -> None:
         """The execution tells some further events, unless it is over."""
-        if self.copy is not None and self.epoch == self.world.epoch:
+        if self.remote is not None and self.epoch == self.world.epoch:
             end = min(len(self.world.log), self.seen + count)
-            self.told += dump_events(map(self.world.event, range(self.seen, end)))
+            self.told += map(self.world.event, range(self.seen, end))
             self.seen = end
 
     def hear(self, count: int) -> None:
-        """Some bytes of that arrive."""
-        if self.copy is None:
+        """What was open arrives, and some events more."""
+        if self.remote is None:
             return
-        data, self.told = self.told[:count], self.told[count:]
-        self.copy.feed(data)
-        if self.log.source is not self.copy and self.copy.is_whole:
-            self.log.attach_remote(self.copy)
+        count = max(count, self.open)
+        arrived, self.told = self.told[:count], self.told[count:]
+        self.open = 0
+        self.remote.feed(arrived)
+        if self.log.source is not self.remote:
+            self.log.attach_remote(self.remote)
 
     def lose(self) -> None:
-        """The file is gone."""
-        if self.copy is not None:
-            self.log.detach_remote(self.copy)
-            self.copy = None
+        """What was told is gone."""
+        if self.remote is not None:
+            self.log.detach_remote(self.remote)
+            self.remote = None
 
     def look(self) -> None:
         """The keeper has found that the store has changed."""
@@ -353,7 +295,7 @@ actions = st.one_of(
     happenings,
     st.tuples(st.sampled_from(["begin", "lose", "reconnect", "look"])),
     st.tuples(st.just("tell"), st.integers(1, 4)),
-    st.tuples(st.just("hear"), st.sampled_from([60, 300, 9999, 9999])),
+    st.tuples(st.just("hear"), st.sampled_from([0, 1, 3, 999])),
     st.tuples(st.just("read"), st.lists(happenings, max_size=4), st.integers(1, 5)),
     st.just(("read", [], 99)),
 )
@@ -361,8 +303,8 @@ actions = st.one_of(
 
 #: The store is ahead of the channel, which then tells of a step that the client knows as over.
 _BEHIND: list[tuple[object, ...]] = [
-    *(("begin",), ("hear", 9999), ("push", A), ("tell", 1), ("read", [], 99), ("look",)),
-    *(("read", [("succeed", A), ("commit",)], 1), ("hear", 300)),
+    *(("begin",), ("hear", 999), ("push", A), ("tell", 1), ("read", [], 99), ("look",)),
+    *(("read", [("succeed", A), ("commit",)], 1), ("hear", 3)),
 ]
 
 
