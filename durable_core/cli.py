@@ -28,7 +28,7 @@ from durable_core.http.problem import problem
 from durable_core.model.run import Phase
 from durable_core.model.step import Memo, Pending
 from durable_core.platform import SystemClock
-from durable_core.ports import Cancel, RunRecord, Store, StoredResult
+from durable_core.ports import Cancel, RunFilter, RunRecord, Store, StoredResult
 from durable_core.stores.sqlite import SQLiteStore
 
 __all__ = [
@@ -361,9 +361,10 @@ def _limit(text: str) -> int:
 
 
 def _list(options: argparse.Namespace) -> None:
-    phase = Phase(options.phase) if options.phase else None
+    phases = (Phase(options.phase),) if options.phase else ()
+    where = RunFilter(phases=phases, before=options.before)
     with _opened(options) as (store, app):
-        records = store.list(app, phase=phase, before=options.before, limit=options.limit)
+        records = store.list(app, where=where, limit=options.limit)
     if options.json:
         lines = ",\n".join(json.dumps(as_json(record)) for record in records)
         print(f"[{lines}]")

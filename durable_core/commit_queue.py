@@ -488,6 +488,7 @@ def _merged(first: object, second: Checkpoint) -> Checkpoint:
         events=(*first.events, *second.events),
         chunks=(*first.chunks, *second.chunks),
         handoff=second.handoff or first.handoff,
+        failed_attempts=(*first.failed_attempts, *second.failed_attempts),
         no_pending_row=_is_direct(first) and _is_direct(second),
     )
 

@@ -29,6 +29,7 @@ from durable_conformance.strategies import (
     apps,
     claims,
     few,
+    filters,
     key_sets,
     one_memo,
     owners,
@@ -41,7 +42,6 @@ from durable_conformance.strategies import (
     waits,
     writes,
 )
-from durable_core.model.run import Phase
 from durable_core.model.step import Pending
 from durable_core.ports import (
     Checkpoint,
@@ -49,6 +49,7 @@ from durable_core.ports import (
     Claim,
     Register,
     Release,
+    RunFilter,
     RunRecord,
     SendEvents,
     Sent,
@@ -235,11 +236,11 @@ class StoreMachine(RuleBasedStateMachine):
             expected = self.reference.read_stream("app", id_, done=0, outside=0, most=1000)
             assert expected == self.store.read_stream("app", id_, done=0, outside=0, most=1000)
 
-    @rule(app=apps, phase=st.none() | st.sampled_from(Phase), before=st.none() | run_ids, limit=few)
-    def list_runs(self, app: str, phase: Phase | None, before: str | None, limit: int) -> None:
+    @rule(app=apps, where=filters, limit=few)
+    def list_runs(self, app: str, where: RunFilter, limit: int) -> None:
         """Pages of runs."""
-        expected = self.reference.list(app, phase=phase, before=before, limit=limit)
-        assert expected == self.store.list(app, phase=phase, before=before, limit=limit)
+        expected = self.reference.list(app, where=where, limit=limit)
+        assert expected == self.store.list(app, where=where, limit=limit)
 
 
 def check_store(subject: StoreSubject, examples: int) -> None:

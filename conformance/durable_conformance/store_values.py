@@ -8,7 +8,7 @@ from typing import TypeVar, cast
 from durable_core.machine.matching import MatchRule, WaitRule, dump_rule
 from durable_core.model.event import Event
 from durable_core.model.run import Phase, Run
-from durable_core.model.step import Memo, Op, OpKind, Pending
+from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
 from durable_core.ports import (
     Checkpoint,
     Claim,
@@ -30,6 +30,7 @@ __all__ = [
     "created",
     "ended",
     "event",
+    "failed_attempt",
     "matched_seqs",
     "memo",
     "memo_write",
@@ -68,6 +69,19 @@ def memo(number: int, *, name: str = "", value: str = "1", kind: OpKind = OpKind
     op = Op(id=f"id-{name}", name=name, kind=kind)
     return Memo(
         op=op, completion_no=number, ok=True, value=value, event_seq=0, attempts=1, ended_at=number
+    )
+
+
+def failed_attempt(number: int, op_id: str = "id-step1") -> FailedAttempt:
+    """Return an attempt of a step that failed and will be made again."""
+    return FailedAttempt(
+        op_id=op_id,
+        number=number,
+        started_at=number,
+        ended_at=number + 1,
+        error_name="OSError",
+        error_message="no \N{SNOWMAN}",
+        retry_at=number + 2,
     )
 
 

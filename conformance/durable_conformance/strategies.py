@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from durable_conformance.store_values import REQUEST, memo, pending, run, wait
 from durable_core.model.event import Event
 from durable_core.model.run import Phase
-from durable_core.model.step import OpKind, Pending
+from durable_core.model.step import FailedAttempt, OpKind, Pending
 from durable_core.model.stream import ChunkBatch
 from durable_core.ports import (
     Cancel,
@@ -21,6 +21,7 @@ from durable_core.ports import (
     ReapWorkers,
     Register,
     Release,
+    RunFilter,
     SendEvents,
     StoredResult,
     Unregister,
@@ -36,6 +37,7 @@ __all__ = [
     "apps",
     "claims",
     "few",
+    "filters",
     "key_sets",
     "one_memo",
     "owners",
@@ -105,6 +107,27 @@ _pieces = st.one_of(
     ),
     st.builds(ChunkBatch, number=st.integers(0, 20), texts=_texts, start=st.integers(0, 5)),
 )
+_failed_attempts = st.builds(
+    FailedAttempt,
+    op_id=st.sampled_from(["", "id-step2"]),
+    number=few,
+    started_at=times,
+    ended_at=times,
+    error_name=st.just("OSError"),
+    error_message=st.sampled_from(["", "\N{SNOWMAN}"]),
+    retry_at=st.none() | times,
+)
+_run_keys = st.none() | st.sampled_from(["a", "b"])
+_labels = st.sampled_from([("l", "1"), ("l", "2"), ("m", "1")])
+filters = st.builds(
+    RunFilter,
+    phases=st.just(()) | st.lists(st.sampled_from(Phase), max_size=3, unique=True).map(tuple),
+    endpoint_key=st.none() | st.sampled_from(KEYS),
+    key=_run_keys,
+    label=st.none() | _labels,
+    since=st.none() | run_ids,
+    before=st.none() | run_ids,
+)
 _awaited = st.none() | st.just(()) | st.just(("id-w1",)) | st.just(("id-step1", "id-w2"))
 releases = st.builds(Release, due_at=times, awaited=_awaited)
 
@@ -128,6 +151,11 @@ def run_writes(draw: st.DrawFn) -> Checkpoint:
         phase=draw(st.sampled_from(_LIVE)),
         failures=draw(st.integers(0, 2)),
         crash_count=draw(st.integers(0, 2)),
+        key=draw(_run_keys),
+        parent=draw(st.none() | run_ids),
+        traceparent=draw(st.none() | st.just("00-1-2-01")),
+        labels=tuple(sorted(dict(draw(st.lists(_labels, max_size=2))).items())),
+        version=draw(st.none() | st.just("v1")),
     )
     creates = draw(st.booleans())
     ops = draw(st.lists(waits() | _naps, max_size=2, unique_by=lambda op: op.op.id))
@@ -146,6 +174,7 @@ def run_writes(draw: st.DrawFn) -> Checkpoint:
         events=tuple(draw(st.lists(_events, max_size=2))),
         chunks=tuple(draw(st.lists(_pieces, max_size=2))),
         handoff=draw(st.none() | st.sampled_from(["0.0", "1.2"])),
+        failed_attempts=tuple(draw(st.lists(_failed_attempts, max_size=2))),
         no_pending_row=draw(st.booleans()),
     )
 
@@ -164,7 +193,11 @@ _workers = st.builds(
 )
 key_sets = st.sampled_from([KEYS, KEYS[:1], KEYS[1:], ()])
 sends = st.builds(
-    SendEvents, app=apps, events=st.lists(_events, min_size=1, max_size=3).map(tuple), now=times
+    SendEvents,
+    app=apps,
+    events=st.lists(_events, min_size=1, max_size=3).map(tuple),
+    now=times,
+    source=st.sampled_from(["", "", "hook"]),
 )
 claims = st.builds(Claim, app=apps, owner=owners, keys=key_sets, now=st.integers(10, 20), limit=few)
 _ends: st.SearchStrategy[Write[object]] = st.one_of(

@@ -25,7 +25,7 @@ from durable_core.http.response import Response
 from durable_core.model.event import Event
 from durable_core.model.run import Phase
 from durable_core.platform import check_threading, logger
-from durable_core.ports import Cancel, RunRecord, SendEvents, Store, StoredResult, Write
+from durable_core.ports import Cancel, RunFilter, RunRecord, SendEvents, Store, StoredResult, Write
 from durable_core.runners.settings import RegisteredEndpoint, Settings, add_endpoint
 
 __all__ = ["EmbeddedEngine", "WorkerFactory", "embedded"]
@@ -316,7 +316,8 @@ class EmbeddedEngine:
     def list(self, phase: Phase | None, before: str | None, limit: int) -> Sequence[RunRecord]:
         """Return runs, newest first."""
         self._started()
-        return self.store.list(self.env.app, phase=phase, before=before, limit=limit)
+        where = RunFilter(phases=() if phase is None else (phase,), before=before)
+        return self.store.list(self.env.app, where=where, limit=limit)
 
     def cancel(self, run_id: str) -> bool:
         """End a run as cancelled; False if it had ended."""

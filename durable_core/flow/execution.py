@@ -29,7 +29,7 @@ from durable_core.http.request import Request
 from durable_core.machine.step_ids import StepIds, op_named
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
-from durable_core.model.step import Memo, Op, OpKind, Pending
+from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
 from durable_core.model.stream import Attempt
 from durable_core.ports import Checkpoint, CheckpointResult, Release, StoredRequest, StoredResult
 
@@ -59,6 +59,7 @@ class Execution:
             what an older version of the code asked for.
         activity: counts what happened; unchanged means nothing did.
         failures: counts the failed steps the handler has been told of.
+        started_at: when the handler was called, epoch milliseconds.
         stopping: no new step may start; what is in flight may end.
         due_immediately: the handler is suspended although it could go on: the run is due at once.
         answered: the client has its answer, which leaves with the handler's own thread: what is to
@@ -103,6 +104,7 @@ class Execution:
         self.parked: set[str] = set()
         self.awaited: set[str] = set()
         self.activity = 0
+        self.started_at = run.created_at
         self.failures = 0
         self.stopping = False
         self.due_immediately = False
@@ -251,6 +253,7 @@ def save(
     result: StoredResult | None = None,
     events: tuple[Event, ...] = (),
     no_pending_row: bool = False,
+    failed_attempts: tuple[FailedAttempt, ...] = (),
 ) -> Flow[None]:
     """Queue one checkpoint of the run. It is durable after the next :func:`settle`."""
     ask = checkpoint(
@@ -262,6 +265,7 @@ def save(
         result=result,
         events=events,
         no_pending_row=no_pending_row,
+        failed_attempts=failed_attempts,
     )
     ex.queued((yield ask))
 
@@ -276,6 +280,7 @@ def checkpoint(
     result: StoredResult | None = None,
     events: tuple[Event, ...] = (),
     no_pending_row: bool = False,
+    failed_attempts: tuple[FailedAttempt, ...] = (),
 ) -> Submit:
     """Return what :func:`save` asks; its answer is for ``ex.queued``."""
     if memos and ex.run.crash_count:
@@ -298,6 +303,7 @@ def checkpoint(
         result=result,
         events=events,
         no_pending_row=no_pending_row,
+        failed_attempts=failed_attempts,
         chunks=pieces,
         handoff=handoff,
     )

@@ -52,6 +52,7 @@ from durable_core.model.decision import (
     ResponseTooLarge,
     Suspend,
 )
+from durable_core.model.step import FailedAttempt
 from durable_core.ports import Release, StoredResult
 
 __all__ = [
@@ -94,6 +95,7 @@ def resume(ex: Execution) -> Flow[None]:
     except Suspended:
         return
     if not ex.run.phase.ended:
+        ex.started_at = ex.env.clock.now()
         yield from execute(ex)
 
 
@@ -182,7 +184,12 @@ def response_for_exception(ex: Execution, error: Exception) -> Response | None:
 
 
 def _raised(ex: Execution, failure: Failure, trace: str = "") -> Flow[None]:
-    yield from _apply_input(ex, HandlerRaised(failure=failure, u=ex.env.ids.uniform()), trace)
+    yield from _apply_input(ex, _handler_raised(ex, failure), trace)
+
+
+def _handler_raised(ex: Execution, failure: Failure) -> HandlerRaised:
+    u = ex.env.ids.uniform()
+    return HandlerRaised(failure=failure, u=u, started_at=ex.started_at)
 
 
 def _respond(ex: Execution, response: Response) -> Flow[None]:
@@ -221,7 +228,7 @@ def read_whole_body(
     outcome = yield from call_user(None, Call(_collect, (response.body, most)))
     if not isinstance(outcome, Returned):
         failure = failure_of_handler(outcome.error, ex.env.clock.now())
-        return HandlerRaised(failure=failure, u=ex.env.ids.uniform())
+        return _handler_raised(ex, failure)
     if not isinstance(outcome.value, bytes):
         return ResponseTooLarge(most=most)
     return Response(status=response.status, headers=response.headers, body=outcome.value)
@@ -263,14 +270,20 @@ def _finish(ex: Execution, response: Response, body: bytes | None) -> Flow[None]
         yield from _save_result(ex, response, body)
 
 
-def _save_result(ex: Execution, response: Response, body: bytes | None) -> Flow[None]:
+def _save_result(
+    ex: Execution, response: Response, body: bytes | None, failed: FailedAttempt | None = None
+) -> Flow[None]:
     result = StoredResult(
         phase=ex.run.phase,
         head=dump_head(response),
         body=body,
         ended_at=ex.env.clock.now(),
     )
-    yield from save(ex, state=True, result=result)
+    yield from save(ex, state=True, result=result, failed_attempts=_as_tuple(failed))
+
+
+def _as_tuple(failed: FailedAttempt | None) -> tuple[FailedAttempt, ...]:
+    return () if failed is None else (failed,)
 
 
 def _apply_input(ex: Execution, happened: Input, trace: str = "") -> Flow[None]:
@@ -286,9 +299,9 @@ def _apply_input(ex: Execution, happened: Input, trace: str = "") -> Flow[None]:
     ex.run = transition.run
     for command in transition.commands:
         match command:
-            case Suspend(due_at=due_at):
+            case Suspend(due_at=due_at, failed=failed):
                 release = Release(due_at=due_at, awaited=tuple(sorted(ex.awaited)))
-                yield from save(ex, state=True, release=release)
+                yield from save(ex, state=True, release=release, failed_attempts=_as_tuple(failed))
             case Handoff(reason=reason):
                 yield from hand_off(ex, reason)
             case Fail():
@@ -309,7 +322,7 @@ def _fail(ex: Execution, fail: Fail, attached: bool, trace: str) -> Flow[None]:
         extra["run_id"] = ex.run.id
     response = problem(500, fail.kind, detail=f"{fail.name}: {fail.message}", **extra)
     if ex.stored:
-        yield from _save_result(ex, response, _whole(response))
+        yield from _save_result(ex, response, _whole(response), fail.failed)
         yield from settle(ex)
     if attached:
         yield from send_response(response)

@@ -72,13 +72,13 @@ def sleep_until(ex: Execution, op: Op, due_at: Callable[[int], int]) -> Flow[Non
         pending = ex.pending.get(op.id)
         if pending is None:
             now = ex.env.clock.now()
-            pending = Pending(op=op, due_at=due_at(now))
+            pending = Pending(op=op, due_at=due_at(now), started_at=now)
             if pending.due_at > now:
                 yield from _save_pending(ex, pending)
         else:
             yield from _await_replay_turn(ex, pending)
         yield from _until_due(ex, pending)
-        memo = yield from _end(ex, op, "null", MARK.get())
+        memo = yield from _end(ex, pending, "null", MARK.get())
     _return_outcome(ex, memo)
 
 
@@ -95,10 +95,10 @@ def wait_for_event(ex: Execution, op: Op, rule: WaitRule, timeout: int) -> Flow[
         yield from _until_due(ex, pending)
         event = ex.pending[op.id].matched
         if event is None:
-            memo = yield from _end(ex, op, "null", pending.event_seq)
+            memo = yield from _end(ex, pending, "null", pending.event_seq)
         else:
             ex.consumed_seqs.add(event.seq)
-            memo = yield from _end(ex, op, dump_event(event.event), event.seq)
+            memo = yield from _end(ex, pending, dump_event(event.event), event.seq)
     _return_outcome(ex, memo)
     return None if memo.value == "null" else load_event(memo.value)
 
@@ -117,7 +117,7 @@ def send_events(ex: Execution, op: Op, events: tuple[Event, ...]) -> Flow[list[s
             for index, event in enumerate(events)
         )
         value = json.dumps([event.id for event in named], ensure_ascii=False)
-        ended = OpEnded(memo=_success(ex, op, value, MARK.get(), now))
+        ended = OpEnded(memo=_success(ex, op, value, MARK.get(), now, started_at=now))
         yield from _apply(ex, _decide(ex, ended, now), named)
         yield from settle(ex)
         # A wait after this step is for what comes after these events, themselves not included.
@@ -173,6 +173,7 @@ def _attempt(ex: Execution, op: Op, call: Call, before: Pending | None) -> Flow[
     try:
         mark = yield from begin(ex)
         ex.check_open()
+        started_at = ex.env.clock.now()
         outcome: Outcome
         if isinstance(mark, Cancelled):
             outcome, mark = mark, MARK.get()
@@ -182,7 +183,7 @@ def _attempt(ex: Execution, op: Op, call: Call, before: Pending | None) -> Flow[
         if before is not None:
             mark = before.event_seq
         now = ex.env.clock.now()
-        ended = _classify(ex, op, outcome, mark, failures, now)
+        ended = _classify(ex, op, outcome, mark, failures, started_at, now)
         if ex.stream is not None and isinstance(ended, OpFailed):
             ex.stream.roll_back(inside)
         memo = yield from _apply(ex, _decide(ex, ended, now))
@@ -211,13 +212,22 @@ def _report_failure(ex: Execution, op: Op, error: Exception, failures: int) -> F
     yield from log_warning(text, error)
 
 
-def _classify(ex: Execution, op: Op, outcome: Outcome, mark: int, failures: int, now: int) -> Input:
+def _classify(
+    ex: Execution,
+    op: Op,
+    outcome: Outcome,
+    mark: int,
+    failures: int,
+    started_at: int,
+    now: int,
+) -> Input:
     """Say what the outcome of a function means for the run."""
     match outcome:
         case Returned(value=value):
             encoded = _encode(ex, op, value)
             if isinstance(encoded, str):
-                return OpEnded(memo=_success(ex, op, encoded, mark, now, failures))
+                memo = _success(ex, op, encoded, mark, now, failures, started_at=started_at)
+                return OpEnded(memo=memo)
             failure = encoded
         case Raised(error=error):
             failure = failure_of_step(error, now)
@@ -226,11 +236,26 @@ def _classify(ex: Execution, op: Op, outcome: Outcome, mark: int, failures: int,
             failure = Failure(name="StepCancelled", message=text, final=True, cancelled=True)
     number, u = ex.next_number(), ex.env.ids.uniform()
     return OpFailed(
-        op=op, failure=failure, completion_no=number, event_seq=mark, failures=failures, u=u
+        op=op,
+        failure=failure,
+        completion_no=number,
+        event_seq=mark,
+        failures=failures,
+        u=u,
+        started_at=started_at,
     )
 
 
-def _success(ex: Execution, op: Op, value: str, mark: int, now: int, failures: int = 0) -> Memo:
+def _success(
+    ex: Execution,
+    op: Op,
+    value: str,
+    mark: int,
+    now: int,
+    failures: int = 0,
+    *,
+    started_at: int | None,
+) -> Memo:
     """Return the memo of an op that has its result (JSON text) after so many failures."""
     return Memo(
         op=op,
@@ -240,6 +265,7 @@ def _success(ex: Execution, op: Op, value: str, mark: int, now: int, failures: i
         event_seq=mark,
         attempts=failures + 1,
         ended_at=now,
+        started_at=started_at,
     )
 
 
@@ -258,12 +284,11 @@ def _encode(ex: Execution, op: Op, value: object) -> str | Failure:
     return text
 
 
-def _end(ex: Execution, op: Op, value: str, mark: int) -> Flow[Memo]:
+def _end(ex: Execution, pending: Pending, value: str, mark: int) -> Flow[Memo]:
     """Finish an op that had no function to call."""
     now = ex.env.clock.now()
-    ended = OpEnded(memo=_success(ex, op, value, mark, now))
-    memo = yield from _apply(ex, _decide(ex, ended, now))
-    assert memo is not None
+    memo = _success(ex, pending.op, value, mark, now, started_at=pending.started_at)
+    yield from _apply(ex, _decide(ex, OpEnded(memo=memo), now))
     return memo
 
 
@@ -282,15 +307,24 @@ def _apply(
     memo: Memo | None = None
     for command in transition.commands:
         match command:
-            case SaveMemo(memo=memo):
+            case SaveMemo(memo=memo, failed=failed):
                 ex.memos[memo.op.id] = memo
                 direct = ex.pending.pop(memo.op.id, None) is None
                 ex.queued(
-                    (yield checkpoint(ex, memos=(memo,), events=sends, no_pending_row=direct))
+                    (
+                        yield checkpoint(
+                            ex,
+                            memos=(memo,),
+                            events=sends,
+                            no_pending_row=direct,
+                            failed_attempts=() if failed is None else (failed,),
+                        )
+                    )
                 )
-            case SavePending(pending=pending):
+            case SavePending(pending=pending, failed=failed):
                 ex.pending[pending.op.id] = pending
-                yield from save(ex, pending=(pending,))
+                failed_attempts = () if failed is None else (failed,)
+                yield from save(ex, pending=(pending,), failed_attempts=failed_attempts)
             case Handoff(reason=reason):
                 yield from hand_off(ex, reason)
             case _:
@@ -299,15 +333,16 @@ def _apply(
 
 
 def _wait(ex: Execution, op: Op, rule: WaitRule, timeout: int) -> Pending:
-    mark = MARK.get()
+    mark, now = MARK.get(), ex.env.clock.now()
     return Pending(
         op=op,
-        due_at=ex.env.clock.now() + timeout,
+        due_at=now + timeout,
         rule=dump_rule(rule),
         event=rule.event,
         match_path=".".join(rule.match.path) if rule.match else "",
         match_key=rule.match.key if rule.match else "",
         event_seq=mark,
+        started_at=now,
         consumed_seqs=tuple(sorted(seq for seq in ex.consumed_seqs if seq > mark)),
     )
 

@@ -40,7 +40,7 @@ from durable_core.model.decision import (
     Suspend,
 )
 from durable_core.model.run import Phase, Run
-from durable_core.model.step import Memo, Pending
+from durable_core.model.step import FailedAttempt, Memo, Pending
 
 __all__ = [
     "Transition",
@@ -143,6 +143,24 @@ def _data(error: BaseException) -> str:
         return ""
 
 
+#: How much of an error's text is kept with a failed attempt, characters.
+_MESSAGE_CHARS = 1_000
+
+
+def _failed_attempt(
+    op_id: str, number: int, failure: Failure, *, started_at: int, now: int, retry_at: int | None
+) -> FailedAttempt:
+    return FailedAttempt(
+        op_id=op_id,
+        number=number,
+        started_at=started_at,
+        ended_at=now,
+        error_name=failure.name,
+        error_message=failure.message[:_MESSAGE_CHARS],
+        retry_at=retry_at,
+    )
+
+
 # --- advance --------------------------------------------------------------------------------------
 
 
@@ -219,14 +237,33 @@ def _op_failed(run: Run, failed: OpFailed, now: int, policy: RetryPolicy) -> Tra
             event_seq=failed.event_seq,
             attempts=failures,
             ended_at=now,
+            started_at=failed.started_at,
         )
-        return Transition(_go(run, Trigger.CHECKPOINT), (SaveMemo(memo),))
+        attempt = _failed_step(failed, now, None)
+        return Transition(_go(run, Trigger.CHECKPOINT), (SaveMemo(memo, attempt),))
     due_at = now + _delay(failure, failures, failed.u, policy)
     pending = Pending(
-        op=failed.op, due_at=due_at, failures=failures, error=error, event_seq=failed.event_seq
+        op=failed.op,
+        due_at=due_at,
+        failures=failures,
+        error=error,
+        event_seq=failed.event_seq,
+        started_at=failed.started_at,
     )
     parked = _park(run, HandoffReason.STEP_RETRY)
-    return Transition(parked.run, (SavePending(pending), *parked.commands))
+    attempt = _failed_step(failed, now, due_at)
+    return Transition(parked.run, (SavePending(pending, attempt), *parked.commands))
+
+
+def _failed_step(failed: OpFailed, now: int, retry_at: int | None) -> FailedAttempt:
+    return _failed_attempt(
+        failed.op.id,
+        failed.failures + 1,
+        failed.failure,
+        started_at=failed.started_at,
+        now=now,
+        retry_at=retry_at,
+    )
 
 
 def _park(run: Run, reason: HandoffReason) -> Transition:
@@ -241,15 +278,21 @@ def _delay(failure: Failure, failures: int, u: float, policy: RetryPolicy) -> in
 
 def _handler_raised(run: Run, raised: HandlerRaised, now: int, policy: RetryPolicy) -> Transition:
     failure, failures = raised.failure, run.failures + 1
-    if failure.final or failures > run.retries:
-        return _fail(run, "run-failed", failure.name, failure.message, failure.reason)
-    due_at = now + _delay(failure, failures, raised.u, policy)
+    is_last = failure.final or failures > run.retries
+    due_at = None if is_last else now + _delay(failure, failures, raised.u, policy)
+    attempt = _failed_attempt(
+        "", failures, failure, started_at=raised.started_at, now=now, retry_at=due_at
+    )
+    if due_at is None:
+        fail = Fail("run-failed", failure.name, failure.message, failure.reason, attempt)
+        return Transition(_go(run, Trigger.FAIL), (fail,))
     after = replace(run, phase=next_phase(run, Trigger.RETRY), failures=failures)
-    return Transition(after, (Suspend(due_at), *_handoff(run, HandoffReason.HANDLER_RETRY)))
+    commands = Suspend(due_at, attempt), *_handoff(run, HandoffReason.HANDLER_RETRY)
+    return Transition(after, commands)
 
 
-def _fail(run: Run, kind: str, name: str, message: str, reason: str = "") -> Transition:
-    return Transition(_go(run, Trigger.FAIL), (Fail(kind, name, message, reason),))
+def _fail(run: Run, kind: str, name: str, message: str) -> Transition:
+    return Transition(_go(run, Trigger.FAIL), (Fail(kind, name, message),))
 
 
 def _claimed(run: Run, max_crashes: int) -> Transition:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-from durable_core.model.step import Memo, Op, OpKind, Pending
+from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
 
 __all__ = [
     "BecameIdle",
@@ -58,16 +58,18 @@ class HandoffReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SaveMemo:
-    """Make the outcome of a finished op durable."""
+    """Make the outcome of a finished op durable, with the attempt that failed for good."""
 
     memo: Memo
+    failed: FailedAttempt | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SavePending:
-    """Make an unfinished op durable."""
+    """Make an unfinished op durable, with the attempt that failed before."""
 
     pending: Pending
+    failed: FailedAttempt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,10 @@ class Handoff:
 
 @dataclass(frozen=True, slots=True)
 class Suspend:
-    """Give the run up until it is due (epoch milliseconds)."""
+    """Give the run up until it is due (epoch milliseconds); ``failed`` if the handler has."""
 
     due_at: int
+    failed: FailedAttempt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +100,14 @@ class Fail:
         kind: the last part of the problem's type, such as ``"run-failed"``.
         name, message: the error that ended the run.
         reason: what the error in the step said, if that is what ended it; else "".
+        failed: the attempt of the handler that ended it, if one did.
     """
 
     kind: str
     name: str
     message: str
     reason: str = ""
+    failed: FailedAttempt | None = None
 
 
 Command = SaveMemo | SavePending | Handoff | Suspend | Finish | Fail
@@ -147,7 +152,10 @@ class OpEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpFailed:
-    """The function of an op raised. ``failures`` counts earlier ones; ``u`` is random in [0, 1)."""
+    """The function of an op raised; ``started_at`` is when it was called, epoch milliseconds.
+
+    ``failures`` counts earlier ones; ``u`` is random in [0, 1).
+    """
 
     op: Op
     failure: Failure
@@ -155,6 +163,7 @@ class OpFailed:
     event_seq: int
     failures: int
     u: float
+    started_at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,10 +226,14 @@ class ResponseTooLarge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerRaised:
-    """The handler raised outside steps, or let a StepError pass. ``u`` is random in [0, 1)."""
+    """The handler raised outside steps, or let a StepError pass.
+
+    ``started_at`` is when it was called, epoch milliseconds; ``u`` is random in [0, 1).
+    """
 
     failure: Failure
     u: float
+    started_at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,13 @@ class Run:
         crash_count: how often in a row it was taken from a dead process without a new checkpoint.
         epoch: raised by each claim; only a write with the current epoch is taken.
         created_at: epoch milliseconds.
-        mark: the event sequence number up to which events came before the run.
+        event_seq: the event sequence number up to which events came before the run.
+        key: what the caller knows it by: an idempotency key or a business key; None without one.
+            Several runs may have the same.
+        parent: the id of the run that started it; None if a client did.
+        traceparent: the W3C trace context of the request that started it; None without one.
+        labels: names and values to find it by, a few short ones, ordered by name.
+        version: of the code that began it; None if that has none.
     """
 
     id: str
@@ -67,6 +73,11 @@ class Run:
     failures: int = 0
     crash_count: int = 0
     epoch: int = 1
+    key: str | None = None
+    parent: str | None = None
+    traceparent: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    version: str | None = None
 
     def in_phase(self, phase: Phase) -> Run:
         """Return the run in another phase; ``dataclasses.replace`` takes three times as long."""
@@ -82,4 +93,9 @@ class Run:
             failures=self.failures,
             crash_count=self.crash_count,
             epoch=self.epoch,
+            key=self.key,
+            parent=self.parent,
+            traceparent=self.traceparent,
+            labels=self.labels,
+            version=self.version,
         )

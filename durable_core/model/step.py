@@ -7,7 +7,7 @@ from enum import Enum
 
 from durable_core.model.event import StoredEvent
 
-__all__ = ["Memo", "Op", "OpKind", "Pending"]
+__all__ = ["FailedAttempt", "Memo", "Op", "OpKind", "Pending"]
 
 
 class OpKind(Enum):
@@ -46,12 +46,16 @@ class Memo:
 
     Attributes:
         op: the op it belongs to.
-        number: rises with each op of the run that finishes.
+        completion_no: rises with each op of the run that finishes.
         ok: False if the op failed for good.
         value: JSON text of the result, or of ``{"name", "message", "data"}`` of the error.
-        mark: the event sequence number up to which this op has seen events.
+        event_seq: the event sequence number up to which this op has seen events.
         attempts: how many times its function was called.
         ended_at: when it finished, epoch milliseconds.
+        started_at: when the attempt that finished it began; of a sleep or a wait, when the handler
+            asked for it. None if the engine does not know.
+        arguments: what its function was called with, as JSON text of ``{"args", "kwargs"}`` of at
+            most 64 KiB; "" if there were arguments that are not kept; None if there were none.
     """
 
     op: Op
@@ -61,6 +65,8 @@ class Memo:
     event_seq: int
     attempts: int
     ended_at: int
+    started_at: int | None = None
+    arguments: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +82,12 @@ class Pending:
         event: name of the event a WAIT waits for, or "".
         match_path: dotted path of the event value that is compared, or "".
         match_key: canonical key that this value must have, or "".
-        mark: a WAIT matches only events with a higher sequence number; what a RUN that will be
-            tried again had seen when it was first tried.
-        seen: sequence numbers above ``mark`` that earlier waits of this run have taken.
+        event_seq: a WAIT matches only events with a higher sequence number; what a RUN that will
+            be tried again had seen when it was first tried.
+        consumed_seqs: sequence numbers above ``event_seq`` that earlier waits of this run have
+            taken.
+        started_at: when the handler asked for it; of a RUN, when its last attempt began. None if
+            the engine does not know.
         matched: the event that ended the wait, once it has come.
     """
 
@@ -92,4 +101,27 @@ class Pending:
     match_key: str = ""
     event_seq: int = 0
     consumed_seqs: tuple[int, ...] = ()
+    started_at: int | None = None
     matched: StoredEvent | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedAttempt:
+    """One call that failed: of a step's function, or of the handler itself.
+
+    Attributes:
+        op_id: the step; "" for the handler.
+        number: 1 for the first attempt.
+        started_at, ended_at: epoch milliseconds.
+        error_name: the class of the error.
+        error_message: its text, cut to 1,000 characters.
+        retry_at: when the next attempt is due, epoch milliseconds; None if there is none.
+    """
+
+    op_id: str
+    number: int
+    started_at: int
+    ended_at: int
+    error_name: str
+    error_message: str
+    retry_at: int | None

@@ -15,6 +15,7 @@ from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
 from durable_core.model.stream import StoredStream, Streamed
 from durable_core.ports.messages import (
+    ANY_RUN,
     Cancel,
     Checkpoint,
     CheckpointResult,
@@ -26,6 +27,7 @@ from durable_core.ports.messages import (
     ReapWorkers,
     Register,
     Release,
+    RunFilter,
     RunRecord,
     SendEvents,
     Sent,
@@ -37,6 +39,7 @@ from durable_core.ports.messages import (
 )
 
 __all__ = [
+    "ANY_RUN",
     "Cancel",
     "Channel",
     "ChannelWrite",
@@ -53,6 +56,7 @@ __all__ = [
     "ReapWorkers",
     "Register",
     "Release",
+    "RunFilter",
     "RunRecord",
     "SendEvents",
     "Sent",
@@ -190,7 +194,7 @@ class Store(Protocol):
         """Return all registered processes."""
         ...
 
-    def dead_workers(self, peers: Sequence[WorkerRecord]) -> Sequence[str]:
+    def dead_workers(self, workers: Sequence[WorkerRecord]) -> Sequence[str]:
         """Return the ids of those processes that are certainly gone, before their lease expires.
 
         Needs a process of the same ``host`` registered by this store object; other hosts, and
@@ -202,10 +206,12 @@ class Store(Protocol):
         """Return all that is known about a run, or None."""
         ...
 
-    def list(
-        self, app: str, *, phase: Phase | None, before: str | None, limit: int
-    ) -> Sequence[RunRecord]:
-        """Return runs without their steps, newest first, with ids below ``before``."""
+    def list(self, app: str, *, where: RunFilter = ANY_RUN, limit: int) -> Sequence[RunRecord]:
+        """Return runs without their steps, those with the highest ids first.
+
+        What it costs depends on ``limit`` and on how many runs the narrowest condition leaves, not
+        on how many there are.
+        """
         ...
 
     def secret(self) -> bytes:

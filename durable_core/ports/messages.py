@@ -8,10 +8,11 @@ from typing import Generic, TypeVar
 from durable_core.model._record import record
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
-from durable_core.model.step import Memo, Pending
+from durable_core.model.step import FailedAttempt, Memo, Pending
 from durable_core.model.stream import ChunkBatch
 
 __all__ = [
+    "ANY_RUN",
     "Cancel",
     "Checkpoint",
     "CheckpointResult",
@@ -23,6 +24,7 @@ __all__ = [
     "ReapWorkers",
     "Register",
     "Release",
+    "RunFilter",
     "RunRecord",
     "SendEvents",
     "Sent",
@@ -71,7 +73,7 @@ class Claimed:
         memos: by completion number.
         pending: unfinished ops, those matched by an event with the event.
         streamed: how many bytes of chunks are stored.
-        outside: how many chunks from outside steps are.
+        handler_chunks: how many chunks from outside steps are.
     """
 
     run: Run
@@ -108,7 +110,8 @@ class WorkerRecord:
 class RunRecord:
     """What can be looked up about a run.
 
-    ``due_at`` is None while it is live or ended, ``owner`` None while nobody holds it.
+    ``due_at`` is None while it is live or ended, ``owner`` None while nobody holds it. The failed
+    attempts of each step are in order, those of the handler (whose op id is "") come first.
     """
 
     run: Run
@@ -117,6 +120,35 @@ class RunRecord:
     ended_at: int | None
     memos: tuple[Memo, ...] = ()
     pending: tuple[Pending, ...] = ()
+    failed_attempts: tuple[FailedAttempt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    """Which runs to list; all conditions must hold.
+
+    Ids of runs begin with the time at which they were created, so ``since`` and ``before`` also
+    bound that time: give the lowest id of a moment.
+
+    Attributes:
+        phases: in one of these phases; empty for any.
+        endpoint_key: of this handler.
+        key: known to callers by this key.
+        label: with this name and value among their labels.
+        since: with this id or a higher one.
+        before: with a lower id.
+    """
+
+    phases: tuple[Phase, ...] = ()
+    endpoint_key: str | None = None
+    key: str | None = None
+    label: tuple[str, str] | None = None
+    since: str | None = None
+    before: str | None = None
+
+
+#: No condition.
+ANY_RUN = RunFilter()
 
 
 # --- messages -------------------------------------------------------------------------------------
@@ -148,10 +180,10 @@ class CheckpointResult:
     Attributes:
         matched: for each WAIT in ``pending`` that a stored event already answers: its op id and
             the event. The store has noted the match.
-        sent: id and sequence number of each event in ``sends``, in order; of one that was stored
+        sent: id and sequence number of each of ``events``, in order; of one that was stored
             already, those of the first.
-        woken: the runs with a wait that one of ``sends`` answered, and their owner or None. The
-            run itself may be among them.
+        resumed_runs: the runs with a wait that one of ``events`` answered, and their owner or None.
+            The run itself may be among them.
     """
 
     matched: tuple[tuple[str, StoredEvent], ...] = ()
@@ -171,18 +203,19 @@ class Checkpoint(Write[CheckpointResult]):
         create: the run to insert first, with its request; None once it is stored.
         request: goes with ``create``.
         memos: finished ops. Each replaces the pending record of the same op, also one in here.
-        direct: none of the memos' ops has ever had a pending record, so there is none to remove.
-            A store may rely on it, or ignore it.
+        no_pending_row: none of the memos' ops has ever had a pending record, so there is none to
+            remove. A store may rely on it, or ignore it.
         pending: unfinished ops, inserted or replaced. A WAIT is checked against the stored
-            events with a sequence number above its mark (and not in ``seen``), in the same
-            transaction, the earliest first.
+            events with a sequence number above its ``event_seq`` and not among its
+            ``consumed_seqs``, in the same transaction, the earliest first.
         state: the run's new phase, failures and crash count; None leaves them.
         release: give the run up.
         result: the run has ended; also removes what is pending.
-        sends: events of ``step.send_event``, stored in the same transaction and matched to waits,
-            before ``pending``. The memos of kind SEND get the last one's number as their mark.
-        pieces: chunks to store: of steps among ``memos``, and of the code outside steps.
+        events: those of ``step.send_event``, stored in the same transaction and matched to waits,
+            before ``pending``. The memos of kind SEND get the last one's number as theirs.
+        chunks: chunks to store: of steps among ``memos``, and of the code outside steps.
         handoff: where in its stream the client was handed off; None leaves it.
+        failed_attempts: attempts that have failed. Each replaces one of the same op and number.
         now: epoch milliseconds.
     """
 
@@ -201,6 +234,7 @@ class Checkpoint(Write[CheckpointResult]):
     chunks: tuple[ChunkBatch, ...] = ()
     handoff: str | None = None
     no_pending_row: bool = False
+    failed_attempts: tuple[FailedAttempt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,8 +243,8 @@ class Sent:
 
     Attributes:
         ids: the id of each event, in order; an event sent twice has the id of the first.
-        woken: the runs with a wait that one of them answered, or that cannot be read, and their
-            owner or None.
+        resumed_runs: the runs with a wait that one of them answered, or that cannot be read, and
+            their owner or None.
     """
 
     ids: tuple[str, ...]
@@ -221,14 +255,18 @@ class Sent:
 class SendEvents(Write[Sent]):
     """Store events and match them to waits.
 
-    Every event has its ``id`` and ``ts`` set. An event whose id the app has stored already (and
-    not pruned) is not stored again and wakes nobody. A wait that cannot be read harms no other:
-    its run is woken, so that it can be failed.
+    Every event has its ``id`` and ``ts`` set. An event whose id the app has stored already from the
+    same source (and not pruned) is not stored again and wakes nobody. A wait that cannot be read
+    harms no other: its run is woken, so that it can be failed.
+
+    ``source`` names the sender, so that no sender can take the ids of another. It is "" for the
+    application itself, as it is for the events of a :class:`Checkpoint`.
     """
 
     app: str
     events: tuple[Event, ...]
     now: int
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

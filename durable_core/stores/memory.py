@@ -17,9 +17,10 @@ from durable_core.errors import LeaseLost, RunNotFoundError, StoreError
 from durable_core.machine.matching import match_keys, wait_matches, with_event_seq
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
-from durable_core.model.step import Memo, OpKind, Pending
+from durable_core.model.step import FailedAttempt, Memo, OpKind, Pending
 from durable_core.model.stream import ChunkBatch, StoredStream
 from durable_core.ports import (
+    ANY_RUN,
     Cancel,
     Checkpoint,
     CheckpointResult,
@@ -29,6 +30,7 @@ from durable_core.ports import (
     Prune,
     ReapWorkers,
     Register,
+    RunFilter,
     RunRecord,
     SendEvents,
     Sent,
@@ -63,6 +65,7 @@ class StoredRun:
     memos: dict[int, Memo] = field(default_factory=dict)
     pending: dict[str, Pending] = field(default_factory=dict)
     chunks: dict[tuple[int, int], ChunkBatch] = field(default_factory=dict)
+    failed_attempts: dict[tuple[str, int], FailedAttempt] = field(default_factory=dict)
     handoff: str | None = None
 
     @property
@@ -101,6 +104,9 @@ class StoredRun:
                 self.run, phase=state.phase, failures=state.failures, crash_count=state.crash_count
             )
         self.chunks.update((sort_key(piece), piece) for piece in write.chunks)
+        self.failed_attempts.update(
+            ((each.op_id, each.number), each) for each in write.failed_attempts
+        )
         if write.handoff is not None:
             self.handoff = write.handoff
         if write.result is not None:
@@ -206,7 +212,7 @@ class MemoryStore:
         self._lock = threading.RLock()
         self._runs: dict[str, StoredRun] = {}
         self._peers: dict[str, WorkerRecord] = {}
-        self._events: dict[tuple[str, str], StoredEvent] = {}
+        self._events: dict[tuple[str, str, str], StoredEvent] = {}  # by app, source and id
         self._last_seq = 0
         self._secret = os.urandom(32)
         self._apply: Mapping[type, Callable[[Any], object]] = {
@@ -248,7 +254,7 @@ class MemoryStore:
     def _write_run(self, write: Checkpoint) -> CheckpointResult:
         row = self._checked_row(write)
         self._runs[write.run_id] = row
-        sent, woken = self._store_events(row.run.app, write.events, write.now)
+        sent, woken = self._store_events(row.run.app, "", write.events, write.now)
         matched = []
         for pending in write.pending:
             if pending.event and pending.matched is None:
@@ -318,21 +324,21 @@ class MemoryStore:
 
     def _send_events(self, message: SendEvents) -> Sent:
         _check_ids(message.events)
-        sent, woken = self._store_events(message.app, message.events, message.now)
+        sent, woken = self._store_events(message.app, message.source, message.events, message.now)
         return Sent(ids=tuple(id_ for id_, _ in sent), resumed_runs=woken)
 
     def _store_events(
-        self, app: str, events: Sequence[Event], now: int
+        self, app: str, source: str, events: Sequence[Event], now: int
     ) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, str | None], ...]]:
         sent: list[tuple[str, int]] = []
         woken: dict[str, str | None] = {}
         for event in events:
             assert event.id is not None
-            stored = self._events.get((app, event.id))
+            stored = self._events.get((app, source, event.id))
             if stored is None:
                 self._last_seq += 1
                 stored = StoredEvent(seq=self._last_seq, event=deepcopy(event), received_at=now)
-                self._events[app, event.id] = stored
+                self._events[app, source, event.id] = stored
                 woken.update(self._wake(app, stored, now))
             sent.append((event.id, stored.seq))
         return tuple(sent), tuple(woken.items())
@@ -348,7 +354,7 @@ class MemoryStore:
         return woken
 
     def _earliest_answer(self, app: str, pending: Pending) -> StoredEvent | None:
-        stored = [event for (of_app, _), event in self._events.items() if of_app == app]
+        stored = [event for (of_app, _, _), event in self._events.items() if of_app == app]
         return min(
             (event for event in stored if _is_answered(pending, event)),
             key=lambda event: event.seq,
@@ -476,7 +482,7 @@ class MemoryStore:
         with self._lock:
             return list(self._peers.values())
 
-    def dead_workers(self, peers: Sequence[WorkerRecord]) -> Sequence[str]:
+    def dead_workers(self, workers: Sequence[WorkerRecord]) -> Sequence[str]:
         """Return nothing: no other process can share this store."""
         return ()
 
@@ -487,19 +493,14 @@ class MemoryStore:
             if row is None:
                 return None
             memos, pending = row.ops()
-            return replace(row.record(), memos=memos, pending=pending)
+            failed = tuple(row.failed_attempts[key] for key in sorted(row.failed_attempts))
+            return replace(row.record(), memos=memos, pending=pending, failed_attempts=failed)
 
-    def list(
-        self, app: str, *, phase: Phase | None, before: str | None, limit: int
-    ) -> Sequence[RunRecord]:
-        """Return runs without their steps, newest first, with ids below ``before``."""
+    def list(self, app: str, *, where: RunFilter = ANY_RUN, limit: int) -> Sequence[RunRecord]:
+        """Return runs without their steps, those with the highest ids first."""
         with self._lock:
             records = [row.record() for row in self._of(app)]
-        wanted = [
-            record
-            for record in records
-            if phase in (None, record.run.phase) and (before is None or record.run.id < before)
-        ]
+        wanted = [record for record in records if _is_wanted(record.run, where)]
         return sorted(wanted, key=lambda record: record.run.id, reverse=True)[:limit]
 
     def secret(self) -> bytes:
@@ -509,6 +510,17 @@ class MemoryStore:
     def change_counter(self) -> int:
         """Return 0: no other process can commit."""
         return 0
+
+
+def _is_wanted(run: Run, where: RunFilter) -> bool:
+    return (
+        (not where.phases or run.phase in where.phases)
+        and where.endpoint_key in (None, run.endpoint_key)
+        and where.key in (None, run.key)
+        and (where.label is None or where.label in run.labels)
+        and (where.since is None or where.since <= run.id)
+        and (where.before is None or run.id < where.before)
+    )
 
 
 def _is_answered(pending: Pending, stored: StoredEvent) -> bool:

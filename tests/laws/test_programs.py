@@ -147,7 +147,7 @@ def finish(program: Program, asynchronous: bool, crashes: tuple[int, ...]) -> tu
         with lab(store) as process:
             endpoint = process.endpoint(handler)
             process.durable.start()
-            records = store.list("lab", phase=None, before=None, limit=1)
+            records = store.list("lab", limit=1)
             if attempt and records:
                 run_id = records[0].run.id
                 token = new_token(process.durable.engine.env, run_id)
@@ -164,7 +164,7 @@ def finish(program: Program, asynchronous: bool, crashes: tuple[int, ...]) -> tu
 
 
 def _ended(store: WatchedStore) -> bool:
-    records = store.list("lab", phase=None, before=None, limit=1)
+    records = store.list("lab", limit=1)
     return bool(records) and records[0].run.phase.ended
 
 

@@ -69,7 +69,7 @@ class Experiment:
 
     def records(self) -> list[RunRecord]:
         """Return what is stored."""
-        return list(self.store.list("lab", phase=None, before=None, limit=10))
+        return list(self.store.list("lab", limit=10))
 
     def ended(self) -> bool:
         """Tell whether there are no runs that have not ended."""

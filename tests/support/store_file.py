@@ -60,16 +60,16 @@ class StoreFile:
 
     def peers(self) -> set[str]:
         """Return the names of the registered processes."""
-        return {str(id_) for (id_,) in self._query("SELECT id FROM peer")}
+        return {str(id_) for (id_,) in self._query("SELECT id FROM worker")}
 
     def peer_pids(self) -> set[int]:
         """Return the process ids of the registered processes."""
-        return {int(pid) for (pid,) in self._query("SELECT pid FROM peer")}
+        return {int(pid) for (pid,) in self._query("SELECT pid FROM worker")}
 
     def leases_are_over(self) -> bool:
         """Tell whether no registered process has a lease any more."""
         now = time.time() * 1000
-        return all(at < now for (at,) in self._query("SELECT expires_at FROM peer"))
+        return all(at < now for (at,) in self._query("SELECT expires_at FROM worker"))
 
     def all_ended(self) -> bool:
         """Tell whether there are runs and none is under way."""

@@ -58,6 +58,18 @@ def test_an_event_sent_twice_is_stored_once(store: Store) -> None:
     assert [None] == matched_seqs(store)
 
 
+@requirement("T7")
+def test_no_sender_takes_the_ids_of_another(store: Store) -> None:
+    """An id is known for each source apart; within one it is taken once."""
+    for source in ("hook", "hook", "other", ""):
+        commit(store, SendEvents(app="app", events=(event("1"),), now=100, source=source))
+    commit(store, created())
+    written = commit(store, replace(memo_write(), events=(event("1"),)))
+
+    assert (("1", 3),) == written.sent
+    assert 3 == store.event_seq("app")
+
+
 @requirement("T8")
 def test_a_wait_sees_events_that_came_after_its_mark(store: Store) -> None:
     """Registering answers with the earliest stored event above the mark and not seen before."""

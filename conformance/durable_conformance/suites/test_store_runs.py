@@ -14,6 +14,7 @@ from durable_conformance.store_values import (
     created,
     ended,
     event,
+    failed_attempt,
     memo,
     memo_write,
     pending,
@@ -48,6 +49,61 @@ def test_a_run_comes_back_as_it_was_stored(store: Store) -> None:
     assert Phase.SYNC == store.result("app", "r1")
 
 
+@requirement("T1")
+def test_all_that_is_known_of_a_run_comes_back(store: Store) -> None:
+    """Also what most runs do not have: a key, a parent, a trace, labels, a version."""
+    full = replace(
+        run(),
+        key="order-1",
+        parent="r0",
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        labels=(("area", "x"), ("snow", "\N{SNOWMAN}")),
+        version="2026.1",
+    )
+    commit(store, replace(created(), create=full))
+    commit(store, suspended())
+
+    record = store.get("app", "r1")
+    assert record is not None
+    assert full == record.run
+    assert [full] == [each.run for each in store.list("app", limit=9)]
+    assert [full] == [each.run for each in store.unclaimable("app", (), 5000)]
+    [claimed] = claim(store)
+    assert replace(full, epoch=2) == claimed.run
+
+
+@requirement("T1")
+def test_times_and_arguments_of_steps_come_back(store: Store) -> None:
+    """When a step began, what it was called with, when a wait was asked for."""
+    memos = (
+        replace(memo(1), started_at=7, arguments='{"args":[1],"kwargs":{}}'),
+        replace(memo(2), started_at=8, arguments=""),
+    )
+    nap = replace(pending(), started_at=9)
+    commit(store, replace(created(), memos=memos, pending=(nap,)))
+    commit(store, suspended())
+
+    record = store.get("app", "r1")
+    assert record is not None
+    assert (memos, (nap,)) == (record.memos, record.pending)
+    [claimed] = claim(store)
+    assert (memos, (nap,)) == (claimed.memos, claimed.pending)
+
+
+@requirement("T1")
+def test_each_failed_attempt_is_kept(store: Store) -> None:
+    """Of steps and of the handler, in order; the last word on one attempt counts."""
+    first, second, own = failed_attempt(1), failed_attempt(2), failed_attempt(1, "")
+    last = replace(second, error_name="ValueError", retry_at=None)
+    commit(store, replace(created(), failed_attempts=(second, first)))
+    commit(store, Checkpoint(run_id="r1", owner="o1", epoch=1, now=1, failed_attempts=(own, last)))
+    commit(store, ended())
+
+    record = store.get("app", "r1")
+    assert record is not None
+    assert (own, first, last) == record.failed_attempts
+
+
 @requirement("T2")
 @pytest.mark.parametrize(
     "write",
@@ -61,6 +117,7 @@ def test_a_run_comes_back_as_it_was_stored(store: Store) -> None:
         Checkpoint(run_id="r1", owner="o2", epoch=1, now=1),
         Checkpoint(run_id="r1", owner="o2", epoch=1, now=1, events=(event("1"),)),
         Checkpoint(run_id="r1", owner="o2", epoch=1, now=1, pending=(wait(),)),
+        Checkpoint(run_id="r1", owner="o2", epoch=1, now=1, failed_attempts=(failed_attempt(1),)),
         created(owner="o1"),
     ],
 )
@@ -147,6 +204,17 @@ def test_a_run_may_be_created_and_ended_in_one_write(store: Store) -> None:
     """A run of one step is one transaction."""
     commit(store, replace(created(), result=result()))
 
+    assert result() == store.result("app", "r1")
+
+
+@requirement("T3")
+def test_a_run_without_a_step_leaves_a_record_when_asked(store: Store) -> None:
+    """A run that is created by the write that ends it needs no memo."""
+    commit(store, replace(created(), memos=(), result=result()))
+
+    record = store.get("app", "r1")
+    assert record is not None
+    assert (Phase.COMPLETED, 50, ()) == (record.run.phase, record.ended_at, record.memos)
     assert result() == store.result("app", "r1")
 
 

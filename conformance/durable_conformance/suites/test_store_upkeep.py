@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from durable_conformance.store_values import (
     created,
     ended,
     event,
+    failed_attempt,
     matched_seqs,
     memo_write,
     peer,
@@ -36,6 +38,7 @@ from durable_core.ports import (
     ReapWorkers,
     Register,
     Release,
+    RunFilter,
     Store,
     Unregister,
 )
@@ -160,7 +163,7 @@ def test_old_runs_and_events_are_pruned_in_small_batches(store: Store) -> None:
 
     assert [4, 3, 0] == [commit(store, message) for _ in range(3)]
 
-    left = store.list("app", phase=None, before=None, limit=9)
+    left = store.list("app", limit=9)
     assert ["r5", "live"] == [record.run.id for record in left]
     assert 5 == store.event_seq("app")
     assert 0 == commit(store, Prune(app="other", runs_before=99, events_before=99, limit=9))
@@ -202,7 +205,8 @@ def test_runs_are_listed_newest_first_by_pages(store: Store) -> None:
     commit(store, created("r9", app="other"))
 
     def ids(phase: Phase | None = None, before: str | None = None, limit: int = 2) -> list[str]:
-        records = store.list("app", phase=phase, before=before, limit=limit)
+        where = RunFilter(phases=() if phase is None else (phase,), before=before)
+        records = store.list("app", where=where, limit=limit)
         assert all(record.memos == () for record in records)
         return [record.run.id for record in records]
 
@@ -216,6 +220,63 @@ def test_runs_are_listed_newest_first_by_pages(store: Store) -> None:
     assert ["r3"] == ids(Phase.SUSPENDED, "r5", 9)
     assert [] == ids(Phase.SUSPENDED, "r3")
     assert [] == ids(Phase.ASYNC)
+
+
+@requirement("T15")
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (RunFilter(), ["r5", "r4", "r3", "r2", "r1"]),
+        (RunFilter(phases=(Phase.COMPLETED, Phase.FAILED)), ["r4", "r2"]),
+        (RunFilter(phases=(Phase.SYNC, Phase.FAILED)), ["r5", "r4", "r3"]),
+        (RunFilter(phases=(Phase.SUSPENDED, Phase.FAILED)), ["r4", "r1"]),
+        (RunFilter(endpoint_key="key2"), ["r5", "r2"]),
+        (RunFilter(endpoint_key="key2", phases=(Phase.COMPLETED,)), ["r2"]),
+        (RunFilter(key="order-1"), ["r4", "r2"]),
+        (RunFilter(key="order-1", phases=(Phase.FAILED,)), ["r4"]),
+        (RunFilter(label=("tenant", "a")), ["r5", "r4", "r1"]),
+        (RunFilter(label=("tenant", "a"), phases=(Phase.FAILED,)), ["r4"]),
+        (RunFilter(label=("tenant", "a"), phases=(Phase.SYNC,)), ["r5"]),
+        (RunFilter(label=("tenant", "a"), endpoint_key="key"), ["r4", "r1"]),
+        (RunFilter(label=("tenant", "a"), phases=(Phase.COMPLETED, Phase.SUSPENDED)), ["r1"]),
+        (RunFilter(since="r2", before="r4"), ["r3", "r2"]),
+        (RunFilter(label=("tenant", "a"), since="r4"), ["r5", "r4"]),
+        (RunFilter(key="nobody"), []),
+        (RunFilter(label=("tenant", "")), []),
+    ],
+)
+def test_runs_are_found_by_each_filter(store: Store, where: RunFilter, expected: list[str]) -> None:
+    """By phase, handler, key, label and time, and by several of them at once."""
+    order, tenant = {"key": "order-1"}, {"labels": (("area", "x"), ("tenant", "a"))}
+    changes: list[dict[str, Any]] = [tenant, order, {}, {**order, **tenant}, tenant]
+    for number, change in enumerate(changes, 1):
+        create = created(f"r{number}", key="key2" if number in (2, 5) else "key")
+        assert create.create is not None
+        commit(store, replace(create, create=replace(create.create, **change)))
+    commit(store, ended("r2"))
+    commit(store, replace(ended("r4"), result=result(Phase.FAILED)))
+    commit(store, replace(suspended("r1"), state=replace(run("r1"), phase=Phase.SUSPENDED)))
+    commit(store, replace(created("r6", app="other"), create=run("r6", app="other")))
+
+    assert expected == [record.run.id for record in store.list("app", where=where, limit=9)]
+    page = [record.run.id for record in store.list("app", where=where, limit=1)]
+    assert expected[:1] == page
+
+
+@requirement("T15")
+def test_a_pruned_run_is_found_by_nothing(store: Store) -> None:
+    """Its labels, its key and its failed attempts go with it."""
+    create = replace(run(), key="k", labels=(("l", "1"),))
+    commit(store, replace(created(), create=create, failed_attempts=(failed_attempt(1),)))
+    commit(store, ended())
+    assert 1 == commit(store, Prune(app="app", runs_before=99, events_before=0, limit=9))
+
+    for where in (RunFilter(key="k"), RunFilter(label=("l", "1"))):
+        assert [] == list(store.list("app", where=where, limit=9))
+    commit(store, created())
+    record = store.get("app", "r1")
+    assert record is not None
+    assert () == record.failed_attempts
 
 
 @requirement("T15")

@@ -15,11 +15,11 @@ from durable_core.model.step import Pending
 from durable_core.platform import logger
 from durable_core.ports import SendEvents, Sent
 from durable_core.stores.sqlite.reads import (
+    dump_consumed,
     dump_data,
     dump_json,
     dump_match,
-    dump_seen,
-    load_seen,
+    load_consumed,
     stored_event_of,
 )
 from durable_core.stores.sqlite.sql import QUERIES
@@ -37,8 +37,9 @@ __all__ = [
 #
 # Which stored events cannot end a wait, told from the JSON text of their data alone.
 #
-# Registering a wait looks at every event of that name since its mark, in a transaction that writes.
-# Most are ruled out by a search for text in SQLite, many times faster than reading their JSON here.
+# Registering a wait looks at every event of that name above its watermark, while it holds the write
+# lock. Most are ruled out by a search for text in SQLite, many times faster than reading their JSON
+# here.
 
 #: Texts one of which is in the data of every event that may match.
 EventPrefilter = tuple[str, str, str]
@@ -129,12 +130,12 @@ _Woken = tuple[tuple[str, str | None], ...]
 
 def send_events(db: sqlite3.Connection, message: SendEvents) -> Sent:
     """Store events and match them to waits."""
-    sent, woken = store_events(db, message.app, message.events, message.now)
+    sent, woken = store_events(db, message.app, message.source, message.events, message.now)
     return Sent(ids=tuple(id_ for id_, _ in sent), resumed_runs=woken)
 
 
 def store_events(
-    db: sqlite3.Connection, app: str, events: Sequence[Event], now: int
+    db: sqlite3.Connection, app: str, source: str, events: Sequence[Event], now: int
 ) -> tuple[tuple[tuple[str, int], ...], _Woken]:
     """Store events and match them to waits; return id and number of each, and who is woken."""
     sent: list[tuple[str, int]] = []
@@ -142,18 +143,20 @@ def store_events(
     for event in events:
         if event.id is None:
             raise ValueError("an event must have an id before it is stored")
-        row = db.execute(QUERIES["event-seq"], (app, event.id)).fetchone()
+        row = db.execute(QUERIES["seq-of-event"], (app, source, event.id)).fetchone()
         if row is not None:
             sent.append((event.id, row[0]))
             continue
-        stored = _insert_event(db, app, event, now)
+        stored = _insert_event(db, app, source, event, now)
         sent.append((event.id, stored.seq))
         woken.update(_wake(db, app, stored, now))
     return tuple(sent), tuple(woken.items())
 
 
-def _insert_event(db: sqlite3.Connection, app: str, event: Event, now: int) -> StoredEvent:
-    row = (app, event.id, event.name, dump_data(event), event.ts, now)
+def _insert_event(
+    db: sqlite3.Connection, app: str, source: str, event: Event, now: int
+) -> StoredEvent:
+    row = (app, source, event.id, event.name, dump_data(event), event.ts, now)
     seq = db.execute(QUERIES["insert-event"], row).lastrowid
     assert seq is not None
     return StoredEvent(seq=seq, event=event, received_at=now)
@@ -167,10 +170,10 @@ def _wake(db: sqlite3.Connection, app: str, stored: StoredEvent, now: int) -> di
     paths = db.execute(QUERIES["wait-paths"], {"app": app, "event": name}).fetchall()
     keys = [(path, key) for (path,) in paths for key in match_keys(stored.event, path)]
     for path, key in keys:
-        for run_id, op_id, rule, mark, seen, owner in db.execute(
+        for run_id, op_id, rule, event_seq, consumed, owner in db.execute(
             QUERIES["waits"], (app, name, path, key)
         ).fetchall():
-            answer = _is_answered(stored, rule, mark, seen)
+            answer = _is_answered(stored, rule, event_seq, consumed)
             if answer is False:
                 continue
             if answer:
@@ -181,15 +184,15 @@ def _wake(db: sqlite3.Connection, app: str, stored: StoredEvent, now: int) -> di
     return woken
 
 
-def _is_answered(stored: StoredEvent, rule: bytes, mark: int, seen: bytes) -> bool | None:
+def _is_answered(stored: StoredEvent, rule: bytes, event_seq: int, consumed: bytes) -> bool | None:
     """Tell whether the event ends a wait; None if what is stored of the wait cannot be read.
 
     The run of such a wait is woken: whoever claims it finds out and fails it. The event is not to
     be refused for that, since others may wait for it.
     """
     try:
-        numbers = load_seen(seen.decode())
-        return wait_matches(stored, rule=rule.decode(), mark=mark, seen=numbers)
+        numbers = load_consumed(consumed.decode())
+        return wait_matches(stored, rule=rule.decode(), mark=event_seq, seen=numbers)
     except Exception:
         return None
 
@@ -202,20 +205,20 @@ def put_pending(db: sqlite3.Connection, app: str, run_id: str, pending: Pending)
     row = (
         *(run_id, op.id, op.name, op.kind.value, pending.due_at, pending.failures),
         *(pending.error, pending.rule, app, pending.event, pending.match_path),
-        *(pending.match_key, pending.event_seq, dump_seen(pending.consumed_seqs)),
-        None if matched is None else dump_match(matched),
+        *(pending.match_key, pending.event_seq, dump_consumed(pending.consumed_seqs)),
+        *(pending.started_at, None if matched is None else dump_match(matched)),
     )
     db.execute(QUERIES["put-pending"], row)
     return pending
 
 
 def _earliest_answer(db: sqlite3.Connection, app: str, pending: Pending) -> StoredEvent | None:
-    name, mark, seen = pending.event, pending.event_seq, frozenset(pending.consumed_seqs)
-    wanted = (app, name, mark, *event_prefilter(pending.rule))
+    name, event_seq, consumed = pending.event, pending.event_seq, frozenset(pending.consumed_seqs)
+    wanted = (app, name, event_seq, *event_prefilter(pending.rule))
     for row in db.execute(QUERIES["events-after"], wanted):
         try:
             stored = stored_event_of(name, row)
-            if wait_matches(stored, rule=pending.rule, mark=mark, seen=seen):
+            if wait_matches(stored, rule=pending.rule, mark=event_seq, seen=consumed):
                 return stored
         except Exception as error:
             # It can answer nobody; others of its name can.

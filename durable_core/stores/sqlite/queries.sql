@@ -2,8 +2,9 @@
 
 -- insert-step --
 -- The guard makes one statement of "is the run still ours" and "take the checkpoint".
-INSERT INTO step (key, op_id, name, kind, ok, value, mark, attempts, ended_at)
-SELECT seq << 24 | ?, ?, ?, ?, ?, ?, ?, ?, ?
+INSERT INTO step (key, op_id, name, kind, ok, value, event_seq, attempts, ended_at, started_at,
+                  arguments)
+SELECT seq << 24 | ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
 FROM run
 WHERE id = ? AND owner IS ? AND epoch = ?
 
@@ -11,10 +12,24 @@ WHERE id = ? AND owner IS ? AND epoch = ?
 DELETE FROM pending WHERE run_id = ? AND op_id = ?
 
 -- insert-run --
-INSERT INTO run (seq, id, app, endpoint_key, function_id, phase, retries, created_at, mark,
-                 failures, takeovers, epoch, owner, ended_at)
-VALUES ((SELECT coalesce(max(seq), 0) + 1 FROM run), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO run (seq, id, app, endpoint_key, function_id, phase, retries, created_at, event_seq,
+                 failures, crash_count, epoch, owner, ended_at, key, parent, traceparent, labels,
+                 version)
+VALUES ((SELECT coalesce(max(seq), 0) + 1 FROM run), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
+        ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
+
+-- insert-labels --
+INSERT INTO label (app, name, value, run_id)
+SELECT run.app, each.key, each.value, run.id
+FROM run
+CROSS JOIN json_each(run.labels) AS each
+WHERE run.id = ?
+
+-- insert-failed-attempt --
+INSERT OR REPLACE INTO failed_attempt (run_id, op_id, number, started_at, ended_at, error_name,
+                                       error_message, retry_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
 -- insert-request --
 INSERT INTO request (run_id, head, body) VALUES (?, ?, ?)
@@ -23,7 +38,7 @@ INSERT INTO request (run_id, head, body) VALUES (?, ?, ?)
 -- A run that is given up is due at once when one of its waits has been answered meanwhile.
 UPDATE run
 SET phase = coalesce(:phase, phase), failures = coalesce(:failures, failures),
-    takeovers = coalesce(:takeovers, takeovers), owner = :holder,
+    crash_count = coalesce(:crash_count, crash_count), owner = :holder,
     handoff = coalesce(:handoff, handoff),
     due_at = CASE
         WHEN :due_at IS NULL THEN NULL
@@ -39,7 +54,7 @@ WHERE id = :id AND owner = :owner AND epoch = :epoch
 
 -- end-run --
 UPDATE run
-SET phase = ?, failures = coalesce(?, failures), takeovers = coalesce(?, takeovers),
+SET phase = ?, failures = coalesce(?, failures), crash_count = coalesce(?, crash_count),
     owner = NULL, due_at = NULL, ended_at = ?, handoff = coalesce(?, handoff)
 WHERE id = ? AND owner = ? AND epoch = ?
 
@@ -48,8 +63,9 @@ SELECT app FROM run WHERE id = ? AND owner = ? AND epoch = ?
 
 -- put-pending --
 INSERT OR REPLACE INTO pending (run_id, op_id, name, kind, due_at, failures, error, rule, app,
-                                event, match_path, match_key, mark, seen, matched)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                                event, match_path, match_key, event_seq, consumed_seqs, started_at,
+                                matched)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- insert-result --
 INSERT INTO result (run_id, head, body) VALUES (?, ?, ?)
@@ -57,11 +73,11 @@ INSERT INTO result (run_id, head, body) VALUES (?, ?, ?)
 -- delete-all-pending --
 DELETE FROM pending WHERE run_id = ?
 
--- event-seq --
-SELECT seq FROM event WHERE app = ? AND id = ?
+-- seq-of-event --
+SELECT seq FROM event WHERE app = ? AND source = ? AND id = ?
 
 -- insert-event --
-INSERT INTO event (app, id, name, data, ts, received_at) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO event (app, source, id, name, data, ts, received_at) VALUES (?, ?, ?, ?, ?, ?, ?)
 
 -- events-after --
 -- Id and data as bytes: text that is no UTF-8 would end the query.
@@ -87,9 +103,9 @@ WITH RECURSIVE path (value) AS (
 SELECT value FROM path WHERE value IS NOT NULL
 
 -- waits --
--- Rule and seen as bytes: text that is no UTF-8 would fail the whole query.
-SELECT pending.run_id, pending.op_id, CAST(pending.rule AS BLOB), pending.mark,
-       CAST(pending.seen AS BLOB), run.owner
+-- Rule and consumed_seqs as bytes: text that is no UTF-8 would fail the whole query.
+SELECT pending.run_id, pending.op_id, CAST(pending.rule AS BLOB), pending.event_seq,
+       CAST(pending.consumed_seqs AS BLOB), run.owner
 FROM pending
 CROSS JOIN run ON run.id = pending.run_id
 WHERE pending.app = ? AND pending.event = ? AND pending.event <> ''
@@ -117,8 +133,8 @@ LIMIT :limit
 -- claim-run --
 UPDATE run SET owner = :owner, epoch = epoch + 1, due_at = NULL
 WHERE id = :id
-RETURNING id, app, endpoint_key, function_id, phase, retries, created_at, mark,
-          failures, takeovers, epoch
+RETURNING id, app, endpoint_key, function_id, phase, retries, created_at, event_seq,
+          failures, crash_count, epoch, key, parent, traceparent, labels, version
 
 -- epoch --
 SELECT epoch FROM run WHERE id = ?
@@ -127,50 +143,57 @@ SELECT epoch FROM run WHERE id = ?
 SELECT head, body FROM request WHERE run_id = ?
 
 -- steps --
-SELECT op_id, name, kind, step.key & 0xFFFFFF, ok, value, step.mark, attempts, step.ended_at
+SELECT op_id, name, kind, step.key & 0xFFFFFF, ok, value, step.event_seq, attempts, step.ended_at,
+       started_at, arguments
 FROM run
 CROSS JOIN step ON step.key BETWEEN run.seq << 24 AND run.seq << 24 | 0xFFFFFF
 WHERE run.id = ?
 ORDER BY step.key
 
 -- pending --
-SELECT op_id, name, kind, due_at, failures, error, rule, event, match_path, match_key, mark,
-       seen, matched
+SELECT op_id, name, kind, due_at, failures, error, rule, event, match_path, match_key, event_seq,
+       consumed_seqs, started_at, matched
 FROM pending
 WHERE run_id = ?
 ORDER BY op_id
 
--- insert-piece --
-INSERT INTO piece (run_id, number, start, epoch, attempt, count, size, texts)
+-- failed-attempts --
+SELECT op_id, number, started_at, ended_at, error_name, error_message, retry_at
+FROM failed_attempt
+WHERE run_id = ?
+ORDER BY op_id, number
+
+-- insert-chunk-batch --
+INSERT INTO chunk_batch (run_id, number, start, epoch, attempt, count, size, texts)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
 -- stream-size --
 SELECT coalesce(sum(size), 0), coalesce(sum(count) FILTER (WHERE start >= 0), 0)
-FROM piece
+FROM chunk_batch
 WHERE run_id = ?
 
 -- stream-run --
 SELECT phase, epoch, owner IS NOT NULL, handoff FROM run WHERE id = ? AND app = ?
 
 -- read-stream --
-SELECT step.key & 0xFFFFFF AS number, -1 AS start, step.op_id, piece.epoch, piece.attempt,
-       piece.size, piece.texts
+SELECT step.key & 0xFFFFFF AS number, -1 AS start, step.op_id, chunk_batch.epoch, chunk_batch.attempt,
+       chunk_batch.size, chunk_batch.texts
 FROM run
 CROSS JOIN step
     ON step.key BETWEEN (run.seq << 24) + :done + 1 AND run.seq << 24 | 0xFFFFFF
     AND step.ok AND step.kind IN ('run', 'send')
-LEFT JOIN piece
-    ON piece.run_id = run.id AND piece.number = step.key & 0xFFFFFF AND piece.start = -1
+LEFT JOIN chunk_batch
+    ON chunk_batch.run_id = run.id AND chunk_batch.number = step.key & 0xFFFFFF AND chunk_batch.start = -1
 WHERE run.id = :id
 UNION ALL
 SELECT number, start, NULL, NULL, NULL, size, texts
-FROM piece
+FROM chunk_batch
 WHERE run_id = :id AND number >= :done AND start + count > :outside AND start >= 0
 ORDER BY number, start
 
 -- stream-versions --
 SELECT run.id, run.epoch, run.owner IS NOT NULL, run.ended_at IS NOT NULL,
-       run.handoff IS NOT NULL, (SELECT count(*) FROM piece WHERE piece.run_id = run.id),
+       run.handoff IS NOT NULL, (SELECT count(*) FROM chunk_batch WHERE chunk_batch.run_id = run.id),
        coalesce((
            SELECT max(key) & 0xFFFFFF FROM step
            WHERE key BETWEEN run.seq << 24 AND run.seq << 24 | 0xFFFFFF
@@ -179,24 +202,24 @@ FROM json_each(:ids) AS wanted
 CROSS JOIN run ON run.id = wanted.value
 WHERE run.app = :app
 
--- put-peer --
-INSERT OR REPLACE INTO peer (id, host, pid, expires_at) VALUES (?, ?, ?, ?)
+-- put-worker --
+INSERT OR REPLACE INTO worker (id, host, pid, expires_at) VALUES (?, ?, ?, ?)
 
 -- heartbeat --
-UPDATE peer SET expires_at = :expires_at WHERE id = :id
+UPDATE worker SET expires_at = :expires_at WHERE id = :id
 
--- delete-peer --
-DELETE FROM peer WHERE id = :id AND (:skip_if_renewed_after IS NULL OR expires_at <= :skip_if_renewed_after)
+-- delete-worker --
+DELETE FROM worker WHERE id = :id AND (:skip_if_renewed_after IS NULL OR expires_at <= :skip_if_renewed_after)
 
--- peer --
-SELECT 1 FROM peer WHERE id = ?
+-- worker --
+SELECT 1 FROM worker WHERE id = ?
 
 -- workers --
-SELECT id, host, pid, expires_at FROM peer ORDER BY id
+SELECT id, host, pid, expires_at FROM worker ORDER BY id
 
 -- free-runs --
 UPDATE run
-SET owner = NULL, due_at = :now, epoch = epoch + :takeovers, takeovers = takeovers + :takeovers
+SET owner = NULL, due_at = :now, epoch = epoch + :crash_count, crash_count = crash_count + :crash_count
 WHERE owner = :owner
 RETURNING id
 
@@ -209,7 +232,7 @@ WITH RECURSIVE holder (id) AS (
     WHERE holder.id IS NOT NULL
 )
 SELECT id FROM holder
-WHERE id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM peer WHERE peer.id = holder.id)
+WHERE id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM worker WHERE worker.id = holder.id)
 
 -- cancel-run --
 UPDATE run SET phase = :phase, owner = NULL, due_at = NULL, ended_at = :ended_at
@@ -242,15 +265,27 @@ WHERE key IN (
     WHERE run.id = ?
 )
 
--- delete-pieces --
-DELETE FROM piece WHERE run_id = ?
+-- delete-failed-attempts --
+DELETE FROM failed_attempt WHERE run_id = ?
+
+-- delete-labels --
+DELETE FROM label
+WHERE (app, name, value, run_id) IN (
+    SELECT run.app, each.key, each.value, run.id
+    FROM run
+    CROSS JOIN json_each(run.labels) AS each
+    WHERE run.id = ?
+)
+
+-- delete-chunk-batches --
+DELETE FROM chunk_batch WHERE run_id = ?
 
 -- delete-events --
 DELETE FROM event WHERE seq IN (
     SELECT seq FROM event WHERE app = ? AND received_at < ? ORDER BY received_at, seq LIMIT ?
 )
 
--- event-mark --
+-- event-seq --
 SELECT coalesce(max(seq), 0) FROM event
 
 -- result --
@@ -286,8 +321,8 @@ WITH RECURSIVE handler (name) AS (
     WHERE handler.name IS NOT NULL
 )
 SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries,
-       run.created_at, run.mark, run.failures, run.takeovers, run.epoch,
-       run.owner, run.due_at, run.ended_at
+       run.created_at, run.event_seq, run.failures, run.crash_count, run.epoch, run.key,
+       run.parent, run.traceparent, run.labels, run.version, run.owner, run.due_at, run.ended_at
 FROM handler
 CROSS JOIN run ON run.id IN (
     SELECT due.id FROM run AS due
@@ -308,52 +343,104 @@ WHERE run.owner = ?
 ORDER BY run.id, pending.op_id
 
 -- run --
-SELECT id, app, endpoint_key, function_id, phase, retries, created_at, mark,
-       failures, takeovers, epoch, owner, due_at, ended_at
+SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
+       crash_count, epoch, key, parent, traceparent, labels, version, owner, due_at, ended_at
 FROM run
 WHERE id = ? AND app = ?
 
 -- list --
-SELECT id, app, endpoint_key, function_id, phase, retries, created_at, mark,
-       failures, takeovers, epoch, owner, due_at, ended_at
+-- The plus sign keeps the planner from an index on `app`, which would have it sort all runs.
+SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
+       crash_count, epoch, key, parent, traceparent, labels, version, owner, due_at, ended_at
 FROM run
-WHERE id < :before AND app = :app AND (:phase IS NULL OR phase = :phase)
+WHERE id >= :since AND id < :before AND +app = :app
 ORDER BY id DESC
 LIMIT :limit
 
--- list-all --
-SELECT id, app, endpoint_key, function_id, phase, retries, created_at, mark,
-       failures, takeovers, epoch, owner, due_at, ended_at
+-- list-by-endpoint --
+SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
+       crash_count, epoch, key, parent, traceparent, labels, version, owner, due_at, ended_at
 FROM run
-WHERE app = :app AND (:phase IS NULL OR phase = :phase)
+WHERE app = :app AND endpoint_key = :endpoint_key AND id >= :since AND id < :before
+  AND (:phases IS NULL OR phase IN (SELECT value FROM json_each(:phases)))
 ORDER BY id DESC
 LIMIT :limit
 
--- list-live --
--- A run that has not ended is held by somebody, or waits for its time. The plus sign keeps the
--- few held ones from being sought among all by their ids.
-SELECT id, app, endpoint_key, function_id, phase, retries, created_at, mark,
-       failures, takeovers, epoch, owner, due_at, ended_at
+-- list-by-key --
+SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
+       crash_count, epoch, key, parent, traceparent, labels, version, owner, due_at, ended_at
+FROM run
+WHERE app = :app AND key = :key AND id >= :since AND id < :before
+  AND (:phases IS NULL OR phase IN (SELECT value FROM json_each(:phases)))
+  AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
+  AND (:label IS NULL OR EXISTS (
+      SELECT 1 FROM label
+      WHERE label.app = run.app AND label.name = :label AND label.value = :label_value
+        AND label.run_id = run.id
+  ))
+ORDER BY id DESC
+LIMIT :limit
+
+-- list-by-label --
+SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries, run.created_at,
+       run.event_seq, run.failures, run.crash_count, run.epoch, run.key, run.parent,
+       run.traceparent, run.labels, run.version, run.owner, run.due_at, run.ended_at
+FROM label
+CROSS JOIN run ON run.id = label.run_id
+WHERE label.app = :app AND label.name = :label AND label.value = :label_value
+  AND label.run_id >= :since AND label.run_id < :before
+  AND (:phases IS NULL OR phase IN (SELECT value FROM json_each(:phases)))
+  AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
+ORDER BY label.run_id DESC
+LIMIT :limit
+
+-- list-by-phase --
+-- A run is held by somebody, or waits for its time, or has ended. The plus signs keep the few held
+-- ones from being sought among all of the app; of the others each phase gives its newest.
+SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
+       crash_count, epoch, key, parent, traceparent, labels, version, owner, due_at, ended_at
 FROM run
 WHERE id IN (
     SELECT id FROM run AS held
-    WHERE owner IS NOT NULL AND app = :app AND phase = :phase AND +id < :before
+    WHERE owner IS NOT NULL AND +app = :app AND +id >= :since AND +id < :before
+      AND phase IN (SELECT value FROM json_each(:phases))
     UNION ALL
-    SELECT id FROM (
-        SELECT id FROM run AS waiting
-        WHERE due_at IS NOT NULL AND app = :app AND phase = :phase AND id < :before
+    SELECT waiting.id
+    FROM json_each(:phases) AS wanted
+    CROSS JOIN run AS waiting ON waiting.id IN (
+        SELECT id FROM run AS due
+        WHERE due_at IS NOT NULL AND app = :app AND phase = wanted.value AND id >= :since AND id < :before
+          AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
+          AND (:label IS NULL OR EXISTS (
+      SELECT 1 FROM label
+      WHERE label.app = due.app AND label.name = :label AND label.value = :label_value
+        AND label.run_id = due.id
+  ))
+        ORDER BY id DESC
+        LIMIT :limit
+    )
+    UNION ALL
+    SELECT over.id
+    FROM json_each(:phases) AS wanted
+    CROSS JOIN run AS over ON over.id IN (
+        SELECT id FROM run AS ended
+        WHERE ended_at IS NOT NULL AND app = :app AND phase = wanted.value AND id >= :since AND id < :before
+          AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
+          AND (:label IS NULL OR EXISTS (
+      SELECT 1 FROM label
+      WHERE label.app = ended.app AND label.name = :label AND label.value = :label_value
+        AND label.run_id = ended.id
+  ))
         ORDER BY id DESC
         LIMIT :limit
     )
 )
-ORDER BY id DESC
-LIMIT :limit
-
--- list-failed --
-SELECT id, app, endpoint_key, function_id, phase, retries, created_at, mark,
-       failures, takeovers, epoch, owner, due_at, ended_at
-FROM run
-WHERE id < :before AND app = :app AND phase = :phase AND phase IN ('failed', 'cancelled')
+  AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
+  AND (:label IS NULL OR EXISTS (
+      SELECT 1 FROM label
+      WHERE label.app = run.app AND label.name = :label AND label.value = :label_value
+        AND label.run_id = run.id
+  ))
 ORDER BY id DESC
 LIMIT :limit
 

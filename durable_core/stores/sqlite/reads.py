@@ -10,27 +10,30 @@ from typing import Any
 from durable_core.errors import StoreError
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
-from durable_core.model.step import Memo, Op, OpKind, Pending
+from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
 from durable_core.model.stream import ChunkBatch, StoredStream
 from durable_core.platform import logger
-from durable_core.ports import RunRecord, StoredResult, WorkerRecord
+from durable_core.ports import RunFilter, RunRecord, StoredResult, WorkerRecord
 from durable_core.stores.sqlite.sql import QUERIES
 
 __all__ = [
     "KIND_TEXTS",
     "chunk_batch_of",
     "chunk_batch_row",
+    "dump_consumed",
     "dump_data",
     "dump_json",
+    "dump_labels",
     "dump_match",
-    "dump_seen",
     "event_seq",
+    "failed_attempt_of",
+    "failed_attempt_row",
     "find_run",
     "find_runs",
+    "load_consumed",
     "load_match",
     "load_memos",
     "load_pending",
-    "load_seen",
     "matched_waits",
     "memo_of",
     "next_due",
@@ -63,7 +66,7 @@ _KINDS = {kind.value: kind for kind in OpKind}
 
 
 def run_of(row: _Row) -> Run:
-    """Return the run of the first eleven columns."""
+    """Return the run of the first sixteen columns."""
     return Run(
         id=row[0],
         app=row[1],
@@ -76,21 +79,60 @@ def run_of(row: _Row) -> Run:
         failures=row[8],
         crash_count=row[9],
         epoch=row[10],
+        key=row[11],
+        parent=row[12],
+        traceparent=row[13],
+        labels=_load_labels(row[14]),
+        version=row[15],
     )
 
 
 def record_of(
-    row: _Row, memos: tuple[Memo, ...] = (), pending: tuple[Pending, ...] = ()
+    row: _Row,
+    memos: tuple[Memo, ...] = (),
+    pending: tuple[Pending, ...] = (),
+    failed_attempts: tuple[FailedAttempt, ...] = (),
 ) -> RunRecord:
     """Return the record of a run: its columns, then owner, due_at and ended_at."""
     return RunRecord(
         run=run_of(row),
-        owner=row[11],
-        due_at=row[12],
-        ended_at=row[13],
+        owner=row[16],
+        due_at=row[17],
+        ended_at=row[18],
         memos=memos,
         pending=pending,
+        failed_attempts=failed_attempts,
     )
+
+
+def failed_attempt_of(row: _Row) -> FailedAttempt:
+    """Return the attempt of a row of ``failed-attempts``."""
+    return FailedAttempt(
+        op_id=row[0],
+        number=row[1],
+        started_at=row[2],
+        ended_at=row[3],
+        error_name=row[4],
+        error_message=row[5],
+        retry_at=row[6],
+    )
+
+
+def failed_attempt_row(run_id: str, attempt: FailedAttempt) -> _Row:
+    """Return the row of ``failed_attempt`` for an attempt."""
+    return (
+        *(run_id, attempt.op_id, attempt.number, attempt.started_at, attempt.ended_at),
+        *(attempt.error_name, attempt.error_message, attempt.retry_at),
+    )
+
+
+def dump_labels(labels: tuple[tuple[str, str], ...]) -> str | None:
+    """Return labels as JSON text, None if there are none."""
+    return dump_json(dict(labels)) if labels else None
+
+
+def _load_labels(text: str | None) -> tuple[tuple[str, str], ...]:
+    return () if text is None else tuple(json.loads(text).items())
 
 
 def memo_of(row: _Row) -> Memo:
@@ -103,6 +145,8 @@ def memo_of(row: _Row) -> Memo:
         event_seq=row[6],
         attempts=row[7],
         ended_at=row[8],
+        started_at=row[9],
+        arguments=row[10],
     )
 
 
@@ -118,18 +162,19 @@ def pending_of(row: _Row) -> Pending:
         match_path=row[8],
         match_key=row[9],
         event_seq=row[10],
-        consumed_seqs=load_seen(row[11]),
-        matched=None if row[12] is None else load_match(row[12]),
+        consumed_seqs=load_consumed(row[11]),
+        started_at=row[12],
+        matched=None if row[13] is None else load_match(row[13]),
     )
 
 
-def chunk_batch_row(run_id: str, piece: ChunkBatch) -> _Row:
-    """Return the row of ``piece`` for chunks that were streamed."""
-    epoch, attempt = piece.attempt or (None, None)
-    start = piece.start if piece.op_id is None else -1
-    texts = "\n".join(piece.texts)  # JSON text that the codec made has no line ends
-    count = len(piece.texts)
-    return run_id, piece.number, start, epoch, attempt, count, piece.size, texts
+def chunk_batch_row(run_id: str, batch: ChunkBatch) -> _Row:
+    """Return the row of ``chunk_batch`` for chunks that were streamed."""
+    epoch, attempt = batch.attempt or (None, None)
+    start = batch.start if batch.op_id is None else -1
+    texts = "\n".join(batch.texts)  # JSON text that the codec made has no line ends
+    count = len(batch.texts)
+    return run_id, batch.number, start, epoch, attempt, count, batch.size, texts
 
 
 def chunk_batch_of(row: _Row) -> ChunkBatch:
@@ -145,7 +190,7 @@ def chunk_batch_of(row: _Row) -> ChunkBatch:
 
 
 def worker_of(row: _Row) -> WorkerRecord:
-    """Return the process of a row of ``peers``."""
+    """Return the process of a row of ``workers``."""
     return WorkerRecord(id=row[0], host=row[1], pid=row[2], expires_at=row[3])
 
 
@@ -175,13 +220,13 @@ def load_match(text: str) -> StoredEvent:
     return StoredEvent(seq=seq, event=event, received_at=received_at)
 
 
-def dump_seen(seen: tuple[int, ...]) -> str:
+def dump_consumed(consumed: tuple[int, ...]) -> str:
     """Return event numbers as JSON text."""
-    return dump_json(seen) if seen else "[]"
+    return dump_json(consumed) if consumed else "[]"
 
 
-def load_seen(text: str) -> tuple[int, ...]:
-    """Return the event numbers that ``dump_seen`` was given."""
+def load_consumed(text: str) -> tuple[int, ...]:
+    """Return the event numbers that ``dump_consumed`` was given."""
     return () if text == "[]" else tuple(json.loads(text))
 
 
@@ -194,7 +239,7 @@ def dump_json(value: object) -> str:
 
 #: No id of a run comes after this.
 _ABOVE_ALL = "\U0010ffff"
-_EVENT_MARK = QUERIES["event-mark"]
+_EVENT_SEQ = QUERIES["event-seq"]
 
 
 def load_memos(db: sqlite3.Connection, run_id: str) -> tuple[Memo, ...]:
@@ -209,8 +254,8 @@ def load_pending(db: sqlite3.Connection, run_id: str) -> tuple[Pending, ...]:
 
 def event_seq(db: sqlite3.Connection) -> int:
     """Return the highest event number there is."""
-    mark: int = db.execute(_EVENT_MARK).fetchone()[0]
-    return mark
+    seq: int = db.execute(_EVENT_SEQ).fetchone()[0]
+    return seq
 
 
 def result(db: sqlite3.Connection, app: str, run_id: str) -> StoredResult | Phase | None:
@@ -234,11 +279,11 @@ def read_stream(
         if row is None:
             return None
         phase, epoch, held, handoff = row
-        pieces, more = _pieces(db, run_id, done, outside, most)
+        chunks, more = _chunks(db, run_id, done, outside, most)
     finally:
         db.execute("ROLLBACK")
     return StoredStream(
-        chunks=pieces,
+        chunks=chunks,
         more=more,
         handoff=handoff,
         phase=Phase(phase),
@@ -247,19 +292,19 @@ def read_stream(
     )
 
 
-def _pieces(
+def _chunks(
     db: sqlite3.Connection, run_id: str, done: int, outside: int, most: int
 ) -> tuple[tuple[ChunkBatch, ...], bool]:
-    """Return the pieces until they are large enough, and whether there are more."""
-    pieces: list[ChunkBatch] = []
+    """Return the chunks until they are large enough, and whether there are more."""
+    chunks: list[ChunkBatch] = []
     size = 0
     wanted = {"id": run_id, "done": done, "outside": outside}
     for row in db.execute(QUERIES["read-stream"], wanted):
         if size >= most:
-            return tuple(pieces), True
-        pieces.append(chunk_batch_of(row))
+            return tuple(chunks), True
+        chunks.append(chunk_batch_of(row))
         size += row[5] or 0
-    return tuple(pieces), False
+    return tuple(chunks), False
 
 
 def stream_versions(
@@ -316,7 +361,8 @@ def find_run(db: sqlite3.Connection, app: str, run_id: str) -> RunRecord | None:
         row = db.execute(QUERIES["run"], (run_id, app)).fetchone()
         if row is None:
             return None
-        return record_of(row, load_memos(db, run_id), load_pending(db, run_id))
+        failed = map(failed_attempt_of, db.execute(QUERIES["failed-attempts"], (run_id,)))
+        return record_of(row, load_memos(db, run_id), load_pending(db, run_id), tuple(failed))
     except sqlite3.Error:
         raise
     except Exception as error:
@@ -326,13 +372,13 @@ def find_run(db: sqlite3.Connection, app: str, run_id: str) -> RunRecord | None:
 
 
 def find_runs(
-    db: sqlite3.Connection, app: str, phase: Phase | None, before: str | None, limit: int
+    db: sqlite3.Connection, app: str, where: RunFilter, limit: int
 ) -> Sequence[RunRecord]:
     """Return runs without their ops, newest first; those that cannot be read are left out."""
     # Text that is no UTF-8 would fail the whole query.
     db.text_factory = _decoded
     try:
-        rows = _run_rows(db, app, phase, before, limit).fetchall()
+        rows = _run_rows(db, app, where, limit).fetchall()
     finally:
         db.text_factory = str
     found: list[RunRecord] = []
@@ -348,17 +394,36 @@ def _decoded(text: bytes) -> str:
     return text.decode("utf-8", "replace")
 
 
-def _run_rows(
-    db: sqlite3.Connection, app: str, phase: Phase | None, before: str | None, limit: int
-) -> sqlite3.Cursor:
-    wanted = {"app": app, "phase": None if phase is None else phase.value, "limit": limit}
-    if phase in (Phase.FAILED, Phase.CANCELLED):
-        return db.execute(QUERIES["list-failed"], {**wanted, "before": before or _ABOVE_ALL})
-    if phase is not None and not phase.ended:
-        return db.execute(QUERIES["list-live"], {**wanted, "before": before or _ABOVE_ALL})
-    if before is None:
-        return db.execute(QUERIES["list-all"], wanted)
-    return db.execute(QUERIES["list"], {**wanted, "before": before})
+def _run_rows(db: sqlite3.Connection, app: str, where: RunFilter, limit: int) -> sqlite3.Cursor:
+    label, label_value = where.label or (None, None)
+    wanted = {
+        "app": app,
+        "phases": json.dumps([phase.value for phase in where.phases]) if where.phases else None,
+        "endpoint_key": where.endpoint_key,
+        "key": where.key,
+        "label": label,
+        "label_value": label_value,
+        "since": where.since or "",
+        "before": _ABOVE_ALL if where.before is None else where.before,
+        "limit": limit,
+    }
+    return db.execute(QUERIES[_narrowest(where)], wanted)
+
+
+def _narrowest(where: RunFilter) -> str:
+    """Return the query that begins with the condition that should leave the fewest runs.
+
+    Nearly all runs have completed, so that phase comes last.
+    """
+    if where.key is not None:
+        return "list-by-key"
+    if where.phases and Phase.COMPLETED not in where.phases:
+        return "list-by-phase"
+    if where.label is not None:
+        return "list-by-label"
+    if where.endpoint_key is not None:
+        return "list-by-endpoint"
+    return "list-by-phase" if where.phases else "list"
 
 
 def secret(db: sqlite3.Connection) -> bytes:

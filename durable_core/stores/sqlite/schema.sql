@@ -7,7 +7,7 @@ CREATE TABLE meta (
 ) STRICT, WITHOUT ROWID;
 
 -- The processes that share this file.
-CREATE TABLE peer (
+CREATE TABLE worker (
     id         TEXT PRIMARY KEY,
     host       TEXT NOT NULL,
     pid        INTEGER NOT NULL,
@@ -16,6 +16,7 @@ CREATE TABLE peer (
 
 -- `seq` is short for `id`: its steps have it in their keys.
 -- A run has an owner, or a due time, or has ended: exactly one of the three is not null.
+-- `labels` is a JSON object of strings, null if there are none.
 CREATE TABLE run (
     id           TEXT PRIMARY KEY,
     seq          INTEGER NOT NULL UNIQUE,
@@ -25,25 +26,41 @@ CREATE TABLE run (
     phase        TEXT NOT NULL,
     retries      INTEGER NOT NULL,
     created_at   INTEGER NOT NULL,
-    mark         INTEGER NOT NULL,
+    event_seq    INTEGER NOT NULL,
     failures     INTEGER NOT NULL,
-    takeovers    INTEGER NOT NULL,
+    crash_count  INTEGER NOT NULL,
     epoch        INTEGER NOT NULL,
     owner        TEXT,
     due_at       INTEGER,
     ended_at     INTEGER,
-    handoff      TEXT
+    handoff      TEXT,
+    key          TEXT,
+    parent       TEXT,
+    traceparent  TEXT,
+    labels       TEXT,
+    version      TEXT
 ) STRICT, WITHOUT ROWID;
 
 -- By handler first: due runs whose handler nobody knows must not stand in the way of the others.
 CREATE INDEX run_due ON run (app, endpoint_key, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX run_owner ON run (owner) WHERE owner IS NOT NULL;
 CREATE INDEX run_ended ON run (app, ended_at) WHERE ended_at IS NOT NULL;
--- By phase, the runs that wait for their time; those somebody holds are few. A run that completes
--- without a pause is never in it.
-CREATE INDEX run_waiting ON run (app, phase, id) WHERE due_at IS NOT NULL;
--- What people look for. A run that completes is never in it, and costs nothing.
-CREATE INDEX run_failed ON run (app, id) WHERE phase IN ('failed', 'cancelled');
+-- What people look for, by id, so that the newest come first. By phase there are two indexes, of the
+-- runs that wait for their time and of those that have ended: the few that somebody holds are in
+-- `run_owner`, so a run costs nothing here before it waits or ends.
+CREATE INDEX run_waiting_phase ON run (app, phase, id) WHERE due_at IS NOT NULL;
+CREATE INDEX run_ended_phase ON run (app, phase, id) WHERE ended_at IS NOT NULL;
+CREATE INDEX run_endpoint ON run (app, endpoint_key, id);
+CREATE INDEX run_key ON run (app, key, id) WHERE key IS NOT NULL;
+
+-- The labels of all runs, once more, to find the runs by them.
+CREATE TABLE label (
+    app    TEXT NOT NULL,
+    name   TEXT NOT NULL,
+    value  TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    PRIMARY KEY (app, name, value, run_id)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE request (
     run_id TEXT PRIMARY KEY,
@@ -60,21 +77,37 @@ CREATE TABLE result (
 -- The key is run.seq << 24 | number, so that the steps of a run lie together and a new step of
 -- the newest run goes to the end of the table: that changes a single page, nearly always.
 CREATE TABLE step (
-    key      INTEGER PRIMARY KEY,
-    op_id    TEXT NOT NULL,
-    name     TEXT NOT NULL,
-    kind     TEXT NOT NULL,
-    ok       INTEGER NOT NULL,
-    value    TEXT NOT NULL,
-    mark     INTEGER NOT NULL,
-    attempts INTEGER NOT NULL,
-    ended_at INTEGER NOT NULL
+    key        INTEGER PRIMARY KEY,
+    op_id      TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    kind       TEXT NOT NULL,
+    ok         INTEGER NOT NULL,
+    value      TEXT NOT NULL,
+    event_seq  INTEGER NOT NULL,
+    attempts   INTEGER NOT NULL,
+    ended_at   INTEGER NOT NULL,
+    started_at INTEGER,
+    arguments  TEXT
 ) STRICT;
+
+-- One row for each call that failed; `op_id` is '' for the handler's own. An op that succeeds at
+-- once has none.
+CREATE TABLE failed_attempt (
+    run_id        TEXT NOT NULL,
+    op_id         TEXT NOT NULL,
+    number        INTEGER NOT NULL,
+    started_at    INTEGER NOT NULL,
+    ended_at      INTEGER NOT NULL,
+    error_name    TEXT NOT NULL,
+    error_message TEXT NOT NULL,
+    retry_at      INTEGER,
+    PRIMARY KEY (run_id, op_id, number)
+) STRICT, WITHOUT ROWID;
 
 -- Chunks that were streamed. Those of a step have its number, and start at -1. Those from outside
 -- steps have the number of the last step before them, and start at the index of the first of
 -- them. `texts` has one JSON text per line, `size` is in bytes.
-CREATE TABLE piece (
+CREATE TABLE chunk_batch (
     run_id  TEXT NOT NULL,
     number  INTEGER NOT NULL,
     start   INTEGER NOT NULL,
@@ -86,23 +119,24 @@ CREATE TABLE piece (
     PRIMARY KEY (run_id, number, start)
 ) STRICT, WITHOUT ROWID;
 
--- `seen` is a JSON array. `matched` is the whole event as JSON, for it outlives the event's row.
+-- `consumed_seqs` is a JSON array. `matched` is the whole event as JSON, for it outlives the event's row.
 CREATE TABLE pending (
-    run_id     TEXT NOT NULL,
-    op_id      TEXT NOT NULL,
-    name       TEXT NOT NULL,
-    kind       TEXT NOT NULL,
-    due_at     INTEGER NOT NULL,
-    failures   INTEGER NOT NULL,
-    error      TEXT NOT NULL,
-    rule       TEXT NOT NULL,
-    app        TEXT NOT NULL,
-    event      TEXT NOT NULL,
-    match_path TEXT NOT NULL,
-    match_key  TEXT NOT NULL,
-    mark       INTEGER NOT NULL,
-    seen       TEXT NOT NULL,
-    matched    TEXT,
+    run_id        TEXT NOT NULL,
+    op_id         TEXT NOT NULL,
+    name          TEXT NOT NULL,
+    kind          TEXT NOT NULL,
+    due_at        INTEGER NOT NULL,
+    failures      INTEGER NOT NULL,
+    error         TEXT NOT NULL,
+    rule          TEXT NOT NULL,
+    app           TEXT NOT NULL,
+    event         TEXT NOT NULL,
+    match_path    TEXT NOT NULL,
+    match_key     TEXT NOT NULL,
+    event_seq     INTEGER NOT NULL,
+    consumed_seqs TEXT NOT NULL,
+    started_at    INTEGER,
+    matched       TEXT,
     PRIMARY KEY (run_id, op_id)
 ) STRICT, WITHOUT ROWID;
 
@@ -113,12 +147,13 @@ CREATE INDEX pending_wait ON pending (app, event, match_path, match_key)
 CREATE TABLE event (
     seq         INTEGER PRIMARY KEY AUTOINCREMENT,
     app         TEXT NOT NULL,
+    source      TEXT NOT NULL,
     id          TEXT NOT NULL,
     name        TEXT NOT NULL,
     data        TEXT NOT NULL,
     ts          INTEGER,
     received_at INTEGER NOT NULL,
-    UNIQUE (app, id)
+    UNIQUE (app, source, id)
 ) STRICT;
 
 CREATE INDEX event_name ON event (app, name);

@@ -15,8 +15,10 @@ from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
 from durable_core.model.stream import StoredStream
 from durable_core.ports import (
+    ANY_RUN,
     ReapWorkers,
     Register,
+    RunFilter,
     RunRecord,
     StoredResult,
     Unregister,
@@ -123,14 +125,14 @@ class SQLiteStore:
     ) -> Sequence[object | BaseException]:
         locks = self._own_locks()
         registered = [write.worker for write in writes if isinstance(write, Register)]
-        for peer in registered:
-            locks.acquire(peer.id)
-            self._hosts.add(peer.host)
+        for worker in registered:
+            locks.acquire(worker.id)
+            self._hosts.add(worker.host)
         try:
             answers = self._on_connections(lambda handles: handles.commit(writes, wait))
         except BaseException:
-            for peer in registered:
-                locks.release(peer.id)
+            for worker in registered:
+                locks.release(worker.id)
             raise
         self._remove_lock_files(writes)
         return answers
@@ -141,7 +143,7 @@ class SQLiteStore:
         reaped = {id_ for write in writes if isinstance(write, ReapWorkers) for id_ in write.ids}
         if reaped:
             with contextlib.suppress(StoreError):  # the batch is durable; a file left does no harm
-                gone |= reaped - {peer.id for peer in self.workers()}
+                gone |= reaped - {worker.id for worker in self.workers()}
         for id_ in gone:
             self._locks.release(id_)
             self._locks.remove(id_)
@@ -192,22 +194,20 @@ class SQLiteStore:
         """Return all registered processes."""
         return self._read(reads.workers)
 
-    def dead_workers(self, peers: Sequence[WorkerRecord]) -> Sequence[str]:
+    def dead_workers(self, workers: Sequence[WorkerRecord]) -> Sequence[str]:
         """Return the ids of those processes that are certainly gone; see ``ports.Store``."""
         locks = self._own_locks()
         return [
-            peer.id for peer in peers if peer.host in self._hosts and locks.owner_is_dead(peer.id)
+            each.id for each in workers if each.host in self._hosts and locks.owner_is_dead(each.id)
         ]
 
     def get(self, app: str, run_id: str) -> RunRecord | None:
         """Return all that is known about a run, or None."""
         return self._read(reads.find_run, app, run_id)
 
-    def list(
-        self, app: str, *, phase: Phase | None, before: str | None, limit: int
-    ) -> Sequence[RunRecord]:
-        """Return runs without their steps, newest first, with ids below ``before``."""
-        return self._read(reads.find_runs, app, phase, before, limit)
+    def list(self, app: str, *, where: RunFilter = ANY_RUN, limit: int) -> Sequence[RunRecord]:
+        """Return runs without their steps, those with the highest ids first."""
+        return self._read(reads.find_runs, app, where, limit)
 
     def secret(self) -> bytes:
         """Return 32 random bytes, made once and the same for every process of the store."""

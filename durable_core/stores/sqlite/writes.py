@@ -32,6 +32,8 @@ from durable_core.stores.sqlite.events import put_pending, send_events, store_ev
 from durable_core.stores.sqlite.reads import (
     KIND_TEXTS,
     chunk_batch_row,
+    dump_labels,
+    failed_attempt_row,
     load_memos,
     load_pending,
     run_of,
@@ -82,6 +84,7 @@ def is_one_memo(write: Checkpoint) -> bool:
         and not write.pending
         and not write.events
         and not write.chunks
+        and not write.failed_attempts
         and write.handoff is None
     )
 
@@ -108,7 +111,12 @@ def write_run(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult:
         _held_app(db, write)
     if write.chunks:
         db.executemany(
-            QUERIES["insert-piece"], [chunk_batch_row(write.run_id, p) for p in write.chunks]
+            QUERIES["insert-chunk-batch"], [chunk_batch_row(write.run_id, p) for p in write.chunks]
+        )
+    if write.failed_attempts:
+        db.executemany(
+            QUERIES["insert-failed-attempt"],
+            [failed_attempt_row(write.run_id, each) for each in write.failed_attempts],
         )
     return answer
 
@@ -120,6 +128,7 @@ def _is_only_memos(write: Checkpoint) -> bool:
         and not write.pending
         and not write.events
         and not write.chunks
+        and not write.failed_attempts
         and write.handoff is None
     )
 
@@ -156,10 +165,13 @@ def _insert_run(
             owner,
             ended_at,
         ),
+        *(run.key, run.parent, run.traceparent, dump_labels(run.labels), run.version),
     )
     if db.execute(QUERIES["insert-run"], row).rowcount == 0:
         raise _lost(write)
     db.execute(QUERIES["insert-request"], (write.run_id, request.head, request.body))
+    if run.labels:
+        db.execute(QUERIES["insert-labels"], (write.run_id,))
 
 
 def insert_memo(db: sqlite3.Connection, write: Checkpoint, memo: Memo, owner: str | None) -> None:
@@ -187,6 +199,8 @@ def insert_memo(db: sqlite3.Connection, write: Checkpoint, memo: Memo, owner: st
             memo.event_seq,
             memo.attempts,
             memo.ended_at,
+            memo.started_at,
+            memo.arguments,
             write.run_id,
             owner,
             write.epoch,
@@ -201,7 +215,7 @@ def insert_memo(db: sqlite3.Connection, write: Checkpoint, memo: Memo, owner: st
 def _signal(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult:
     """Store what the run sends, then what it waits for, so that a wait sees those events."""
     app = _held_app(db, write)
-    sent, woken = store_events(db, app, write.events, write.now)
+    sent, woken = store_events(db, app, "", write.events, write.now)
     put = [put_pending(db, app, write.run_id, pending) for pending in write.pending]
     matched = tuple((each.op.id, each.matched) for each in put if each.matched is not None)
     return CheckpointResult(matched=matched, sent=sent, resumed_runs=woken)
@@ -224,7 +238,7 @@ def _update_run(db: sqlite3.Connection, write: Checkpoint) -> None:
         "epoch": write.epoch,
         "phase": None if state is None else state.phase.value,
         "failures": None if state is None else state.failures,
-        "takeovers": None if state is None else state.crash_count,
+        "crash_count": None if state is None else state.crash_count,
         "holder": write.owner if release is None else None,
         "due_at": None if release is None else release.due_at,
         "now": write.now,
@@ -288,7 +302,7 @@ def claim(db: sqlite3.Connection, message: Claim) -> tuple[Claimed | CorruptRun,
     Raises:
         LeaseLost: the owner is not registered (any more).
     """
-    if db.execute(QUERIES["peer"], (message.owner,)).fetchone() is None:
+    if db.execute(QUERIES["worker"], (message.owner,)).fetchone() is None:
         raise LeaseLost(f"the process {message.owner} is not registered: it cannot claim runs")
     wanted = {
         "app": message.app,
@@ -328,15 +342,15 @@ def _claim_readable(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed:
     )
 
 
-# --- peers ----------------------------------------------------------------------------------------
+# --- workers --------------------------------------------------------------------------------------
 #
 # Processes that share the store, their leases, and clearing up.
 
 
 def register(db: sqlite3.Connection, message: Register) -> None:
     """Add a process."""
-    peer = message.worker
-    db.execute(QUERIES["put-peer"], (peer.id, peer.host, peer.pid, peer.expires_at))
+    worker = message.worker
+    db.execute(QUERIES["put-worker"], (worker.id, worker.host, worker.pid, worker.expires_at))
 
 
 def heartbeat(db: sqlite3.Connection, message: Heartbeat) -> bool:
@@ -347,31 +361,29 @@ def heartbeat(db: sqlite3.Connection, message: Heartbeat) -> bool:
 
 def reap(db: sqlite3.Connection, message: ReapWorkers) -> tuple[str, ...]:
     """Remove dead processes; return the runs that this frees."""
-    dead = [id_ for id_ in message.ids if _delete_peer(db, id_, message.skip_if_renewed_after)]
+    dead = [id_ for id_ in message.ids if _delete_worker(db, id_, message.skip_if_renewed_after)]
     if message.orphans:
         dead += [id_ for (id_,) in db.execute(QUERIES["unknown-owners"]).fetchall()]
-    freed = [_free_runs(db, id_, message.now, taken_over=True) for id_ in dict.fromkeys(dead)]
+    freed = [_free_runs(db, id_, message.now, crashed=True) for id_ in dict.fromkeys(dead)]
     return tuple(run_id for run_ids in freed for run_id in run_ids)
 
 
 def unregister(db: sqlite3.Connection, message: Unregister) -> tuple[str, ...]:
     """Remove a process that stops in good order; return the runs that it still held."""
-    _delete_peer(db, message.id, None)
-    return _free_runs(db, message.id, message.now, taken_over=False)
+    _delete_worker(db, message.id, None)
+    return _free_runs(db, message.id, message.now, crashed=False)
 
 
-def _delete_peer(db: sqlite3.Connection, id_: str, skip_if_renewed_after: int | None) -> bool:
+def _delete_worker(db: sqlite3.Connection, id_: str, skip_if_renewed_after: int | None) -> bool:
     """Remove a process unless it is spared; True if it is not there any more."""
     row = {"id": id_, "skip_if_renewed_after": skip_if_renewed_after}
-    if db.execute(QUERIES["delete-peer"], row).rowcount:
+    if db.execute(QUERIES["delete-worker"], row).rowcount:
         return True
-    return db.execute(QUERIES["peer"], (id_,)).fetchone() is None
+    return db.execute(QUERIES["worker"], (id_,)).fetchone() is None
 
 
-def _free_runs(
-    db: sqlite3.Connection, owner: str, now: int, *, taken_over: bool
-) -> tuple[str, ...]:
-    row = {"owner": owner, "now": now, "takeovers": int(taken_over)}
+def _free_runs(db: sqlite3.Connection, owner: str, now: int, *, crashed: bool) -> tuple[str, ...]:
+    row = {"owner": owner, "now": now, "crash_count": int(crashed)}
     freed = db.execute(QUERIES["free-runs"], row).fetchall()
     return tuple(sorted(run_id for (run_id,) in freed))
 
@@ -380,7 +392,15 @@ def prune(db: sqlite3.Connection, message: Prune) -> int:
     """Delete old runs and events; return how many."""
     app, limit = message.app, message.limit
     ended = db.execute(QUERIES["ended-before"], (app, message.runs_before, limit)).fetchall()
-    for name in ("delete-request", "delete-result", "delete-steps", "delete-pieces", "delete-run"):
+    for name in (
+        "delete-request",
+        "delete-result",
+        "delete-steps",
+        "delete-chunk-batches",
+        "delete-failed-attempts",
+        "delete-labels",
+        "delete-run",
+    ):
         db.executemany(QUERIES[name], ended)
     events = db.execute(QUERIES["delete-events"], (app, message.events_before, limit)).rowcount
     return len(ended) + events

@@ -10,16 +10,18 @@ from dataclasses import replace
 from typing import Any
 
 from durable_core.model.event import StoredEvent
-from durable_core.model.run import Phase
 from durable_core.model.stream import StoredStream
 from durable_core.ports import (
+    ANY_RUN,
     Cancel,
     Checkpoint,
     CheckpointResult,
     Claim,
     Prune,
     ReapWorkers,
+    RunFilter,
     RunRecord,
+    SendEvents,
     Store,
     Write,
 )
@@ -202,11 +204,33 @@ class PrunesAll(MemoryStore):
 class ListsTheOldest(MemoryStore):
     """Lists runs from the wrong end."""
 
-    def list(
-        self, app: str, *, phase: Phase | None, before: str | None, limit: int
-    ) -> Sequence[RunRecord]:
+    def list(self, app: str, *, where: RunFilter = ANY_RUN, limit: int) -> Sequence[RunRecord]:
         """Return the oldest first."""
-        return super().list(app, phase=phase, before=before, limit=limit)[::-1]
+        return super().list(app, where=where, limit=limit)[::-1]
+
+
+class FindsAll(MemoryStore):
+    """Knows no labels."""
+
+    def list(self, app: str, *, where: RunFilter = ANY_RUN, limit: int) -> Sequence[RunRecord]:
+        """Leave the label out."""
+        return super().list(app, where=replace(where, label=None), limit=limit)
+
+
+class ForgetsFailures(_Changing):
+    """Stores no failed attempts."""
+
+    def change(self, write: Any) -> Any:
+        """Drop them."""
+        return replace(write, failed_attempts=()) if isinstance(write, Checkpoint) else write
+
+
+class OneSource(_Changing):
+    """Takes all senders for one."""
+
+    def change(self, write: Any) -> Any:
+        """Drop the source."""
+        return replace(write, source="") if isinstance(write, SendEvents) else write
 
 
 class NewSecrets(MemoryStore):
@@ -288,6 +312,9 @@ class ForgetsHandoffs(MemoryStore):
 
 MUTANTS: dict[str, tuple[MemorySubject | SQLiteSubject, tuple[str, ...]]] = {
     "forgets_memos": (Mutant(ForgetsMemos), ("T1",)),
+    "forgets_failures": (Mutant(ForgetsFailures), ("T1",)),
+    "finds_all": (Mutant(FindsAll), ("T15",)),
+    "one_source": (Mutant(OneSource), ("T7",)),
     "leaks_leases": (Mutant(LeaksLeases), ("T2",)),
     "keeps_pending": (Mutant(KeepsPending), ("T3",)),
     "fails_together": (Mutant(FailsTogether), ("T4",)),

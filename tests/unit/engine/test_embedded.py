@@ -189,7 +189,7 @@ def test_stop_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) -> None:
     assert started.wait(10)
     with caplog.at_level(logging.WARNING, "durable"):
         process.durable.stop(timeout=0.05)
-    [record] = process.store.list("lab", phase=None, before=None, limit=10)
+    [record] = process.store.list("lab", limit=10)
     assert record.run.id in caplog.text
     assert record.owner is None
     release.set()

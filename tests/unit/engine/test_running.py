@@ -10,7 +10,7 @@ from durable_core.engine.worker import Worker
 from durable_core.flow.env import Limits
 from durable_core.http.request import Request
 from durable_core.model.run import Phase
-from durable_core.ports import Checkpoint, CheckpointResult, Release
+from durable_core.ports import Checkpoint, CheckpointResult, Release, RunFilter
 from support.harness import (
     Lab,
     Ledger,
@@ -51,10 +51,10 @@ def test_claimed_run_that_has_not_begun_is_given_back_at_a_stop() -> None:
     )
     node.stopping = True
     process.poke()
-    until(lambda: store.list("lab", phase=Phase.SUSPENDED, before=None, limit=1))
+    until(lambda: store.list("lab", where=RunFilter(phases=(Phase.SUSPENDED,)), limit=1))
     process.stop()
     assert [] == ledger.calls
-    [record] = store.list("lab", phase=None, before=None, limit=10)
+    [record] = store.list("lab", limit=10)
     assert record.due_at is not None
 
 

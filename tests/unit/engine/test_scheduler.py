@@ -25,6 +25,7 @@ from durable_core.ports import (
     ReapWorkers,
     Register,
     Release,
+    RunFilter,
     SendEvents,
     WorkerRecord,
     Write,
@@ -464,7 +465,7 @@ def test_what_cannot_be_given_up_is_tried_again_and_holds_nothing_up(
         due = replace(created("r3", app="lab", key="it"), owner="x", request=a_request())
         store.commit([replace(due, release=Release(due_at=0))], wait=1.0)
         process.poke()
-        until(lambda: store.list("lab", phase=Phase.COMPLETED, before=None, limit=9))
+        until(lambda: store.list("lab", where=RunFilter(phases=(Phase.COMPLETED,)), limit=9))
         assert ["r1"] == [write.run_id for write in until(lambda: list(node.abandoned))]
         until(lambda: "not now" in caplog.text)
         store.refuses = False

@@ -79,6 +79,69 @@ def test_no_step_no_record() -> None:
     assert [] == store.checkpoints()
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_failed_attempts_and_starts_are_recorded(asynchronous: bool) -> None:
+    """Each failed call of a step, and of the handler, has its times, its error and its retry."""
+    store, fails = WatchedStore(), ["a", "handler"]
+
+    def work(name: str) -> str:
+        if name in fails:
+            fails.remove(name)
+            raise OSError(f"{name} is down")
+        return name
+
+    def sync(request: Request) -> object:
+        sync_step.run("first", work, "first")
+        return [sync_step.run("a", work, "a"), work("handler")]
+
+    async def async_(request: Request) -> object:
+        await step.run("first", work, "first")
+        return [await step.run("a", work, "a"), work("handler")]
+
+    with lab(store) as process:
+        process.durable.start()
+        process.endpoint(async_ if asynchronous else sync).handle(request())
+        until(lambda: process.durable.runs.list()[0].run.phase.ended)
+        record = process.durable.runs.get(process.durable.runs.list()[0].run.id)
+
+    assert Phase.COMPLETED is record.run.phase
+    assert [("first", 1), ("a", 2)] == [(memo.op.name, memo.attempts) for memo in record.memos]
+    own, of_step = record.failed_attempts
+    assert ("", 1, "OSError", "handler is down") == (
+        own.op_id,
+        own.number,
+        own.error_name,
+        own.error_message,
+    )
+    a = record.memos[1]
+    assert (a.op.id, 1, "OSError", "a is down") == (
+        of_step.op_id,
+        of_step.number,
+        of_step.error_name,
+        of_step.error_message,
+    )
+    for memo in record.memos:
+        assert memo.started_at is not None
+        assert record.run.created_at <= memo.started_at <= memo.ended_at
+    for failed in record.failed_attempts:
+        assert failed.started_at <= failed.ended_at
+        assert failed.retry_at is not None
+    assert a.started_at is not None
+    assert of_step.retry_at is not None
+    assert of_step.ended_at <= of_step.retry_at <= a.started_at
+
+
+def test_a_first_try_adds_no_attempt() -> None:
+    """A run whose steps succeed at once has no row for a failed attempt."""
+    store = WatchedStore()
+    finish(lambda request: sync_step.run("only", str, 1), store)
+
+    [run] = store.list("lab", limit=9)
+    record = store.get("lab", run.run.id)
+    assert record is not None
+    assert ((), 1) == (record.failed_attempts, len(record.memos))
+
+
 @pytest.mark.parametrize("good", range(4))
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_store_error_is_never_success(good: int, asynchronous: bool) -> None:

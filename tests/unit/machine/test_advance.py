@@ -37,7 +37,7 @@ from durable_core.model.decision import (
     Suspend,
 )
 from durable_core.model.run import Phase, Run
-from durable_core.model.step import Memo, Op, OpKind
+from durable_core.model.step import FailedAttempt, Memo, Op, OpKind
 
 POLICY = RetryPolicy(base_ms=1_000, jitter=0.0)
 OP = Op(id="1", name="step", kind=OpKind.RUN)
@@ -53,7 +53,9 @@ def advanced(it: Run, happened: Input, now: int = 100) -> Transition:
 
 
 def failed(failure: Failure = FAILURE, failures: int = 0) -> OpFailed:
-    return OpFailed(op=OP, failure=failure, completion_no=4, event_seq=2, failures=failures, u=0.5)
+    return OpFailed(
+        op=OP, failure=failure, completion_no=4, event_seq=2, failures=failures, u=0.5, started_at=5
+    )
 
 
 @pytest.mark.parametrize("phase", [Phase.SYNC, Phase.ASYNC])
@@ -95,6 +97,29 @@ def test_attempts_are_bounded(retries: int, failures: int) -> None:
     after = advanced(in_phase(Phase.ASYNC, retries=retries), failed(failures=failures))
     again = isinstance(after.commands[0], SavePending)
     assert again is (failures + 1 <= retries)
+
+
+@pytest.mark.parametrize(("retries", "retry_at"), [(3, 2_100), (1, None)])
+def test_a_failed_attempt_is_noted(retries: int, retry_at: int | None) -> None:
+    """With its times, its error cut to 1,000 characters, and when the next one is due."""
+    long = replace(FAILURE, message="no" * 1_000)
+    [command] = [
+        each
+        for each in advanced(in_phase(Phase.ASYNC, retries=retries), failed(long, 1)).commands
+        if isinstance(each, (SaveMemo, SavePending))
+    ]
+    assert (
+        FailedAttempt(
+            op_id=OP.id,
+            number=2,
+            started_at=5,
+            ended_at=100,
+            error_name="ValueError",
+            error_message="no" * 500,
+            retry_at=retry_at,
+        )
+        == command.failed
+    )
 
 
 def test_error_chooses_its_delay() -> None:
@@ -146,19 +171,35 @@ def test_returned() -> None:
 
 def test_handler_raised() -> None:
     """A handler that fails is put away and tried again, its failures counted."""
-    after = advanced(in_phase(Phase.SYNC, failures=1), HandlerRaised(failure=FAILURE, u=0.5))
+    after = advanced(
+        in_phase(Phase.SYNC, failures=1), HandlerRaised(failure=FAILURE, u=0.5, started_at=5)
+    )
     assert (Phase.SUSPENDED, 2) == (after.run.phase, after.run.failures)
-    assert (Suspend(2_100), Handoff(HandoffReason.HANDLER_RETRY)) == after.commands
+    attempt = FailedAttempt(
+        op_id="",
+        number=2,
+        started_at=5,
+        ended_at=100,
+        error_name="ValueError",
+        error_message="no",
+        retry_at=2_100,
+    )
+    assert (Suspend(2_100, attempt), Handoff(HandoffReason.HANDLER_RETRY)) == after.commands
 
 
 @pytest.mark.parametrize(("failure", "failures"), [(FAILURE, 3), (replace(FAILURE, final=True), 0)])
 def test_handler_raised_for_good(failure: Failure, failures: int) -> None:
     """After the last attempt, or a final error, the run has failed."""
     after = advanced(
-        in_phase(Phase.ASYNC, failures=failures), HandlerRaised(failure=failure, u=0.5)
+        in_phase(Phase.ASYNC, failures=failures),
+        HandlerRaised(failure=failure, u=0.5, started_at=5),
     )
     assert Phase.FAILED is after.run.phase
-    assert (Fail("run-failed", "ValueError", "no"),) == after.commands
+    [fail] = after.commands
+    assert isinstance(fail, Fail)
+    assert ("run-failed", "ValueError", "no") == (fail.kind, fail.name, fail.message)
+    assert fail.failed is not None
+    assert (failures + 1, None) == (fail.failed.number, fail.failed.retry_at)
 
 
 def test_streamed_response() -> None:
@@ -204,7 +245,7 @@ def test_orphaned() -> None:
         Detached(reason=HandoffReason.DRAIN),
         BecameIdle(pending=()),
         HandlerReturned(),
-        HandlerRaised(failure=FAILURE, u=0.5),
+        HandlerRaised(failure=FAILURE, u=0.5, started_at=5),
         Claimed(max_crashes=1),
         Orphaned(),
     ],

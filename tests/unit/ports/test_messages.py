@@ -15,7 +15,7 @@ from durable_core.stores.sqlite import writes as batches
 MESSAGES = {
     each
     for each in (getattr(ports, name) for name in names)
-    if issubclass(each, Write) and each is not Write
+    if isinstance(each, type) and issubclass(each, Write) and each is not Write
 }
 
 

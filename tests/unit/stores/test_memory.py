@@ -50,7 +50,7 @@ def test_threads_read_while_another_commits() -> None:
     def read() -> None:
         try:
             while not stop.is_set():
-                store.list("app", phase=None, before=None, limit=10)
+                store.list("app", limit=10)
                 store.next_due("app", ["key"])
                 store.matched_waits("o1")
                 store.get("app", "r1")

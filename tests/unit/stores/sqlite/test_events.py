@@ -72,8 +72,8 @@ def test_a_wait_that_is_over_costs_an_event_nothing(db: sqlite3.Connection) -> N
         "rule = '[]'",
         "rule = '[\"e\", 1, []]'",
         "rule = CAST(x'ff' AS TEXT)",
-        "seen = '['",
-        "seen = CAST(x'ff' AS TEXT)",
+        "consumed_seqs = '['",
+        "consumed_seqs = CAST(x'ff' AS TEXT)",
     ],
 )
 def test_a_wait_that_cannot_be_read_fails_alone(damage: str, db: sqlite3.Connection) -> None:

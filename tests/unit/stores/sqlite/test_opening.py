@@ -83,7 +83,7 @@ def test_a_store_that_lacks_columns_is_refused(path: str) -> None:
     execute(path, "PRAGMA journal_mode = DELETE", "DROP TABLE step", "ALTER TABLE run DROP handoff")
     before = Path(path).read_bytes()
 
-    message = r"version 1, but lacks run\.handoff, step\.attempts, step\.ended_at: no published"
+    message = r"version 1, but lacks run\.handoff, step\.arguments, step\.attempts: no published"
     with pytest.raises(StoreVersionError, match=message):
         prepare(path)
 

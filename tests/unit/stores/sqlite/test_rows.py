@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_core.model.event import Event, StoredEvent
-from durable_core.stores.sqlite.reads import dump_match, dump_seen, load_match, load_seen
+from durable_core.stores.sqlite.reads import dump_consumed, dump_match, load_consumed, load_match
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 json_values = st.recursive(
@@ -35,4 +35,4 @@ def test_a_matched_event_comes_back_whole(stored: StoredEvent) -> None:
 @pytest.mark.parametrize("seen", [(), (3,), (1, 2, 2**40)])
 def test_seen_numbers_come_back(seen: tuple[int, ...]) -> None:
     """None of them is the common case."""
-    assert seen == load_seen(dump_seen(seen))
+    assert seen == load_consumed(dump_consumed(seen))

@@ -133,7 +133,7 @@ def test_a_run_cannot_begin_twice(db: sqlite3.Connection) -> None:
         "DELETE FROM request WHERE run_id = 'r1'",
         "UPDATE request SET head = CAST(x'ff' AS TEXT) WHERE run_id = 'r1'",
         "UPDATE step SET kind = 'no kind' WHERE key >> 24 = (SELECT seq FROM run WHERE id = 'r1')",
-        "UPDATE pending SET seen = '[' WHERE run_id = 'r1'",
+        "UPDATE pending SET consumed_seqs = '[' WHERE run_id = 'r1'",
         "UPDATE pending SET event = 'e', rule = '[' WHERE run_id = 'r1'",
     ],
 )

@@ -11,8 +11,8 @@ import pytest
 from durable_core.stores.sqlite.sql import QUERIES, SCHEMA, parse_queries
 from support.source_tree import CORE
 
-#: Statements that read a whole table: one row a process, and a page of the command line's list.
-SCANS = {"workers", "list-all"}
+#: Statements that read a whole table: one row a process.
+SCANS = {"workers"}
 
 
 @pytest.fixture(scope="module")
@@ -82,15 +82,30 @@ def test_a_name_may_come_once() -> None:
         parse_queries("-- a --\nSELECT 1\n-- a --\nSELECT 2\n")
 
 
-def test_live_runs_are_found_by_indexes_of_their_own(database: sqlite3.Connection) -> None:
-    """However many have ended; those that wait are read in order, up to the limit."""
-    steps = plan(database, QUERIES["list-live"])
-    assert any("USING INDEX run_owner (owner>?)" in step for step in steps), steps
-    assert any("USING INDEX run_waiting (app=? AND phase=?" in step for step in steps)
-    assert any(step.startswith("SEARCH run USING PRIMARY KEY (id=?)") for step in steps), steps
+@pytest.mark.parametrize(
+    ("name", "search"),
+    [
+        ("list", "SEARCH run USING PRIMARY KEY (id>? AND id<?)"),
+        ("list-by-endpoint", "run_endpoint (app=? AND endpoint_key=? AND id>? AND id<?)"),
+        ("list-by-key", "run_key (app=? AND key=? AND id>? AND id<?)"),
+        ("list-by-label", "PRIMARY KEY (app=? AND name=? AND value=? AND run_id>? AND run_id<?)"),
+    ],
+)
+def test_runs_are_listed_in_the_order_of_an_index(
+    name: str, search: str, database: sqlite3.Connection
+) -> None:
+    """The newest are found first: nothing is sorted, and what comes after the page is not read."""
+    steps = plan(database, QUERIES[name])
+
+    assert search in steps[0]
+    assert [] == [step for step in steps if "TEMP B-TREE" in step]
 
 
-def test_failed_runs_are_found_by_their_own_index(database: sqlite3.Connection) -> None:
-    """However many have completed; the listing needs no sorting either."""
-    [step] = plan(database, QUERIES["list-failed"])
-    assert "USING INDEX run_failed (app=? AND id<?)" in step
+def test_runs_of_a_phase_are_found_by_indexes_of_their_own(database: sqlite3.Connection) -> None:
+    """The few that are held, and of the others the newest of each phase."""
+    steps = plan(database, QUERIES["list-by-phase"])
+
+    assert any("run_owner (owner>?)" in step for step in steps), steps
+    assert any("run_waiting_phase (app=? AND phase=? AND id>? AND id<?)" in step for step in steps)
+    assert any("run_ended_phase (app=? AND phase=? AND id>? AND id<?)" in step for step in steps)
+    assert "SEARCH run USING PRIMARY KEY (id=?)" in steps[0]
