@@ -103,7 +103,7 @@ def _let_scheduler_look(subjects: Subjects) -> None:
     Until that thread has looked for other processes, a request reads more from the store.
     """
 
-    @subjects.durable.endpoint(name="sleeper")
+    @subjects.durable.endpoint(function_id="sleeper")
     def sleeper(request: Request) -> Response:
         step.sleep("short", 0.05)
         return Response()

@@ -97,7 +97,7 @@ def main() -> None:
         facts = machine(folder)
         applications = {size: _filled(folder, size) for size in sizes}
         handlers = {
-            size: durable.endpoint(name="growth")(_handler).handle
+            size: durable.endpoint(function_id="growth")(_handler).handle
             for size, durable in applications.items()
         }
         rows: list[list[object]] = []

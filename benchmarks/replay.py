@@ -34,8 +34,8 @@ class Replays:
         )
         self._took = 0.0
         self._ended = threading.Event()
-        self.durable.endpoint(name="def")(self._handler)
-        self.durable.endpoint(name="async def")(self._handler_async)
+        self.durable.endpoint(function_id="def")(self._handler)
+        self.durable.endpoint(function_id="async def")(self._handler_async)
 
     def _handler(self, request: Request) -> None:
         began = perf_counter()

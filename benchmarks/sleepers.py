@@ -56,8 +56,8 @@ class Sleepers:
         self.durable: Durable[HTTPHandler] = Durable(
             id="sleepers", endpoint_adapter=endpoint_adapter, store=folder / "sleepers.db"
         )
-        self.sync = self.durable.endpoint(name="def")(self._handler)
-        self.asynchronous = self.durable.endpoint(name="async def")(self._handler_async)
+        self.sync = self.durable.endpoint(function_id="def")(self._handler)
+        self.asynchronous = self.durable.endpoint(function_id="async def")(self._handler_async)
 
     def _handler(self, request: Request) -> int:
         sync_step.sleep_until("nap", self.deadline)

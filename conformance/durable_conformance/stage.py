@@ -118,7 +118,7 @@ class Stage(ABC):
         durable, inherited = self._application(options, store, limits)
         routes: dict[str, Target] = dict(more(durable)) if more is not None else {}
         if program is not None:
-            chosen = {"name": "it", **inherited, **(own or {})}
+            chosen = {"function_id": "it", **inherited, **(own or {})}
             routes[f"{methods} /it"] = self.endpoint(durable, program, **chosen)
         with self._served(routes, durable) as url:
             try:
@@ -153,8 +153,8 @@ class Stage(ABC):
 class WatchedEngine(EmbeddedEngine):
     """The embedded engine, which lets on that it is being stopped."""
 
-    def __init__(self, secrets: tuple[bytes, ...], store: Store, settings: Settings) -> None:
-        super().__init__(secrets, store, settings)
+    def __init__(self, store: Store) -> None:
+        super().__init__(store, settings=Settings(settle_time=0.01))
         self.stopping = threading.Event()
 
     def stop(self, timeout: float) -> None:
@@ -177,7 +177,7 @@ class ServerStage(Stage):
         durable: Durable[Any] = Durable(
             id="suite",
             endpoint_adapter=self._subject.endpoint_adapter.with_options(**options),
-            engine=WatchedEngine((), store or self._store, Settings(settle_time=0.01)),
+            engine=WatchedEngine(store or self._store),
             limits=limits,
             retry=RetryPolicy(base_ms=1, max_ms=1),
         )

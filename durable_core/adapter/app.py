@@ -34,6 +34,10 @@ class AdapterApp:
     def __init__(self, handler: HTTPHandler) -> None:
         self.endpoint = handler
 
+    def __repr__(self) -> str:
+        """Show what it answers by, such as ``<WSGIApp of <Endpoint shop:checkout>>``."""
+        return f"<{type(self).__name__} of {self.endpoint!r}>"
+
     @property
     def durables(self) -> tuple[EngineLifecycle, ...]:
         """What a server should start before it serves this, and stop afterwards."""

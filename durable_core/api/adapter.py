@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, Self, TypeVar, Unpack
 
-from durable_core.api.options import EndpointOptions, EndpointOptionsDict
+from durable_core.api.options import EndpointOptions, merge_options
 from durable_core.flow.env import Limits
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -74,7 +74,7 @@ class EndpointAdapter(Protocol[AppT_co]):
         """The options of all endpoints that this adapter wraps."""
         ...
 
-    def with_options(self, **options: Unpack[EndpointOptionsDict]) -> Self:
+    def with_options(self, **options: Unpack[EndpointOptions]) -> Self:
         """Return a new adapter with these options in place of its own."""
         ...
 
@@ -99,13 +99,13 @@ class AppAdapter(Generic[AppT]):
     make: Callable[[HTTPHandler], AppT]
     options: EndpointOptions = field(default_factory=EndpointOptions)
 
-    def with_options(self, **options: Unpack[EndpointOptionsDict]) -> Self:
+    def with_options(self, **options: Unpack[EndpointOptions]) -> Self:
         """Return a new adapter with these options in place of its own.
 
         Raises:
             ValueError, TypeError: an option out of range; see ``EndpointOptions``.
         """
-        return replace(self, options=self.options.merged(EndpointOptions(**options)))
+        return replace(self, options=merge_options(self.options, options))
 
     def wrap(self, endpoint: HTTPHandler) -> AppT:
         """Return an application that answers by the endpoint."""

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any, Generic, TypeVar, Unpack, overload
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 from urllib.parse import urlsplit
 
-from durable_core.api.adapter import EndpointAdapter
+from durable_core.api.adapter import EndpointAdapter, HTTPHandler
 from durable_core.api.endpoint import Endpoint, Handler, Proxy
 from durable_core.api.engine import Engine
 from durable_core.api.events import EventsRoute, Runs, checked_events
-from durable_core.api.options import EndpointOptions, EndpointOptionsDict
+from durable_core.api.options import EndpointOptions, merge_options
 from durable_core.codec.json import Codec, JSONCodec
 from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.errors import ConfigurationError, EndpointAdapterRequiredError
 from durable_core.flow.env import AppConfig, Limits
-from durable_core.machine.duration import parse_duration
 from durable_core.machine.retry import RetryPolicy
 from durable_core.model.event import Event
 from durable_core.platform import SystemClock, SystemIds
-from durable_core.ports import Clock, Ids, Store
-from durable_core.runners.settings import Settings
-from durable_core.stores.sqlite import SQLiteStore
+from durable_core.ports import Store
 
 __all__ = ["Durable"]
 
-AppT = TypeVar("AppT")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as DefaultTypeVar
+
+    #: The kind of application that the adapter makes; without one none is made.
+    AppT = DefaultTypeVar("AppT", default=HTTPHandler)
+else:
+    AppT = TypeVar("AppT")
 
 _APP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -43,28 +46,22 @@ class Durable(Generic[AppT]):
 
     Args:
         id: the application's name in the store: letters, digits, ``.``, ``_``, ``-``; up to 64.
-        engine: who runs the endpoints; default: this process, with a store. The arguments
-            ``store``, ``secrets``, ``token_ttl`` and ``settings`` are for the default alone.
         endpoint_adapter: translates a server interface, such as ``durable_wsgi.endpoint_adapter``;
             ``durable_core.endpoint_adapter`` is for servers of one's own.
-        store: path of a SQLite file, or a store. Default: ``./.durable/<id>.db``. The path is
-            made absolute here.
-        secrets: keys that sign the tokens of wait URLs, each 16 bytes or more; the first signs,
-            all verify. Default: the environment variable ``DURABLE_SECRET``, else random bytes
-            kept in the store.
-        token_ttl: how long a token opens its run; a duration, default 7 days.
+        store: the path of a SQLite file, or a store: short for
+            ``engine=EmbeddedEngine(store)``, which takes further arguments.
+        engine: who runs the endpoints. Default: ``EmbeddedEngine()``, this process with the
+            SQLite file ``./.durable/<id>.db``.
         retry: how long to wait before another attempt.
         limits: upper bounds of sizes and numbers.
         codec: how step results are stored. Default: strict JSON.
-        settings: threads, tasks and times of the engine.
         public_url: scheme and authority under which clients reach the application, such as
             ``"https://api.example.com"``. The event streams of runs tell clients an absolute URL
             to go on at. Default: those of the request.
         debug: put stack traces into the problem documents of failed runs.
-        clock, ids: time and randomness, for tests.
 
     Raises:
-        ConfigurationError, ValueError: an argument of another form.
+        ConfigurationError: an argument of another form, or both ``store`` and ``engine``.
     """
 
     def __init__(
@@ -72,18 +69,13 @@ class Durable(Generic[AppT]):
         *,
         id: str,
         endpoint_adapter: EndpointAdapter[AppT] | None = None,
-        engine: Engine | None = None,
         store: str | os.PathLike[str] | Store | None = None,
-        secrets: Sequence[bytes | str] | None = None,
-        token_ttl: str | float | None = None,
+        engine: Engine | None = None,
         retry: RetryPolicy | None = None,
         limits: Limits | None = None,
         codec: Codec | None = None,
-        settings: Settings | None = None,
         public_url: str | None = None,
         debug: bool = False,
-        clock: Clock | None = None,
-        ids: Ids | None = None,
     ) -> None:
         if not isinstance(id, str) or _APP_ID.fullmatch(id) is None:
             raise ConfigurationError(
@@ -94,32 +86,27 @@ class Durable(Generic[AppT]):
                 "Durable(endpoint_adapter=) must have options, wrap and proxy, as the "
                 f"endpoint_adapter of an adapter package has; {endpoint_adapter!r} has not"
             )
+        if engine is not None and store is not None:
+            raise ConfigurationError(
+                f"Durable takes either store= or engine=; {engine.name} was given its own store"
+            )
         self.id = id
         self._adapter = endpoint_adapter
-        self._used_ids: dict[str, Endpoint] = {}
-        env = AppConfig(
-            app=id,
-            clock=clock or SystemClock(),
-            ids=ids or SystemIds(),
-            secrets=tuple,
-            codec=codec or JSONCodec(),
-            policy=retry or RetryPolicy(),
-            limits=limits or Limits(),
-            token_ttl=parse_duration(
-                "7 days" if token_ttl is None else token_ttl, what="token_ttl"
-            ),
-            debug=debug,
-            public_url=None if public_url is None else _origin(public_url),
-        )
-        if engine is None:
-            engine = EmbeddedEngine(_secrets(secrets), _store(store, id), settings or Settings())
-        else:
-            _refuse_set(
-                engine, store=store, secrets=secrets, token_ttl=token_ttl, settings=settings
-            )
-        engine.attach(env)
         #: Runs the endpoints.
-        self.engine: Engine = engine
+        self.engine: Engine = EmbeddedEngine(store) if engine is None else engine
+        self.engine.attach(
+            AppConfig(
+                app=id,
+                clock=SystemClock(),
+                ids=SystemIds(),
+                secrets=tuple,
+                codec=codec or JSONCodec(),
+                policy=retry or RetryPolicy(),
+                limits=limits or Limits(),
+                debug=debug,
+                public_url=None if public_url is None else _origin(public_url),
+            )
+        )
         #: Look at runs and cancel them.
         self.runs = Runs(self.engine)
 
@@ -129,55 +116,43 @@ class Durable(Generic[AppT]):
     def endpoint(self, handler: Handler, /) -> AppT: ...
 
     @overload
-    def endpoint(self, /, **options: Unpack[EndpointOptionsDict]) -> Callable[[Handler], AppT]: ...
+    def endpoint(self, /, **options: Unpack[EndpointOptions]) -> Callable[[Handler], AppT]: ...
 
     def endpoint(
-        self, handler: Handler | None = None, /, **options: Unpack[EndpointOptionsDict]
+        self, handler: Handler | None = None, /, **options: Unpack[EndpointOptions]
     ) -> AppT | Callable[[Handler], AppT]:
         """Make a handler durable: ``@durable.endpoint`` or ``@durable.endpoint(retries=5)``.
 
         Args:
             handler: ``def`` or ``async def``, from a ``Request`` to a ``Response``, dict, list,
                 str, number, bool, None (all as JSON) or bytes.
-            **options: see ``EndpointOptions``; they go before those of the adapter.
+            **options: see :class:`EndpointOptions`; they go before those of the adapter.
 
         Returns:
             What the adapter makes of it, such as a WSGI application. It has the endpoint as
-            ``.endpoint``.
+            ``.endpoint``, and the handler's ``__name__``, ``__doc__`` and ``__module__``.
 
         Raises:
             EndpointAdapterRequiredError: ``Durable`` has no adapter.
             DuplicateEndpointError: another function has its key.
-            ValueError, TypeError: an option out of range.
+            ValueError, TypeError: an option out of range, or no handler.
         """
         adapter = self._required_adapter("endpoint")
+        merged = merge_options(adapter.options, options)
         if handler is not None:
-            return self._wrap(adapter, handler, EndpointOptions(**options))
-        own = EndpointOptions(**options)
-        return lambda handler: self._wrap(adapter, handler, own)
+            return self._wrap(adapter, handler, merged)
+        return lambda handler: self._wrap(adapter, handler, merged)
 
-    def _wrap(self, adapter: EndpointAdapter[AppT], handler: Handler, own: EndpointOptions) -> AppT:
+    def _wrap(
+        self, adapter: EndpointAdapter[AppT], handler: Handler, options: EndpointOptions
+    ) -> AppT:
         if not callable(handler):
             raise TypeError(f"an endpoint needs a function, not {type(handler).__name__}")
-        options = adapter.options.merged(own)
-        self._refuse_shared_id(handler, adapter.options, own)
-        endpoint = Endpoint(self.engine, handler, options)
-        self._used_ids[endpoint.key] = endpoint
-        return adapter.wrap(endpoint)
-
-    def _refuse_shared_id(
-        self, handler: Handler, adapter: EndpointOptions, own: EndpointOptions
-    ) -> None:
-        """An adapter's function_id is for one endpoint."""
-        shared = adapter.function_id
-        if shared is None or own.function_id is not None or shared not in self._used_ids:
-            return
-        known = self.engine.endpoints[shared].handler
-        if _name(known) != _name(handler):
-            raise ConfigurationError(
-                f"the adapter's function_id {shared!r} is already used by {_name(known)}; give "
-                f"{_name(handler)} its own with endpoint(function_id=...)"
-            )
+        app = adapter.wrap(Endpoint(self.engine, handler, options))
+        with suppress(AttributeError, TypeError):  # of an application with slots
+            functools.update_wrapper(app, handler, updated=())  # type: ignore[arg-type]
+            del app.__wrapped__  # type: ignore[attr-defined]
+        return app
 
     def endpoint_proxy(self) -> AppT:
         """Return the wait route, to be mounted where ``async_redirect_url`` points."""
@@ -270,22 +245,6 @@ def _is_adapter(candidate: object) -> bool:
     return all(hasattr(candidate, name) for name in ("options", "wrap", "proxy"))
 
 
-def _refuse_set(engine: Engine, **arguments: object) -> None:
-    """Refuse what only the default engine takes."""
-    given = [name for name, value in arguments.items() if value is not None]
-    if given:
-        names = ", ".join(f"{name}=" for name in given)
-        raise ConfigurationError(f"{names} cannot be given with engine=: {engine.name} has no use")
-
-
-def _store(store: str | os.PathLike[str] | Store | None, app: str) -> Store:
-    if store is None:
-        return SQLiteStore(Path(".durable") / f"{app}.db")
-    if isinstance(store, (str, os.PathLike)):
-        return SQLiteStore(store)
-    return store
-
-
 def _origin(url: str) -> str:
     """Return scheme and authority of a public URL."""
     parts = urlsplit(url)
@@ -295,20 +254,3 @@ def _origin(url: str) -> str:
             f"not {url!r}"
         )
     return f"{parts.scheme}://{parts.netloc}"
-
-
-def _secrets(secrets: Sequence[bytes | str] | None) -> tuple[bytes, ...]:
-    if secrets is None:
-        given = os.environ.get("DURABLE_SECRET")
-        secrets = (given,) if given else ()
-    elif isinstance(secrets, (bytes, str)) or not secrets:
-        raise ConfigurationError("secrets= must be a list of one or more keys")
-    keys = tuple(key.encode() if isinstance(key, str) else key for key in secrets)
-    if any(len(key) < 16 for key in keys):
-        raise ConfigurationError("a secret must have 16 bytes or more")
-    return keys
-
-
-def _name(handler: object) -> str:
-    module = getattr(handler, "__module__", type(handler).__module__)
-    return f"{module}.{getattr(handler, '__qualname__', type(handler).__qualname__)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import AsyncIterable, Callable, Iterable
@@ -9,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from durable_core.api.engine import Engine
-from durable_core.api.options import DEFAULT_METHODS, EndpointOptions
+from durable_core.api.options import DEFAULT_METHODS, EndpointOptions, resolve_options
 from durable_core.errors import HTTPError
-from durable_core.flow.env import ResolvedOptions
 from durable_core.flow.handoff import (
     FROM_PARAM,
     HANDOFF,
@@ -34,6 +34,7 @@ __all__ = [
     "Handler",
     "Proxy",
     "hop_of",
+    "is_async",
     "is_wait",
     "key_of",
     "stream_wanted",
@@ -104,18 +105,18 @@ class Endpoint:
     Attributes:
         engine: runs it.
         key: which handler a stored run belongs to.
-        face: whether the handler is ``def`` or ``async def``.
+        kind: whether the handler is ``def`` or ``async def``.
     """
 
     def __init__(self, engine: Engine, handler: Handler, options: EndpointOptions) -> None:
         self.engine = engine
-        self._authorize = options.authorize
-        self._methods = options.methods or DEFAULT_METHODS
-        self.key = options.function_id or options.name or key_of(handler)
-        self.face = (
-            HandlerKind.ASYNC_DEF if inspect.iscoroutinefunction(handler) else HandlerKind.DEF
-        )
-        self._registered = RegisteredEndpoint(handler, self.face, _options(self.key, options))
+        self._authorize = options.get("authorize")
+        self._methods = options.get("methods") or DEFAULT_METHODS
+        resolved = resolve_options(options, key_of(handler))
+        self.key = resolved.key
+        self.kind = HandlerKind.ASYNC_DEF if is_async(handler) else HandlerKind.DEF
+        _check_parameters(handler)
+        self._registered = RegisteredEndpoint(handler, self.kind, resolved)
         engine.register(self._registered)
 
     def __repr__(self) -> str:
@@ -208,16 +209,40 @@ def _main_module() -> str:
     return Path(file).stem if file else "__main__"
 
 
-def _options(key: str, options: EndpointOptions) -> ResolvedOptions:
-    return ResolvedOptions(
-        key=key,
-        function_id=options.function_id,
-        retries=3 if options.retries is None else options.retries,
-        token_answer=options.async_response == "token",
-        redirect_url=options.async_redirect_url,
-        store_headers=frozenset(name.lower() for name in options.store_headers or ()),
-        exception_to_response=options.exception_to_response,
-    )
+def is_async(function: Callable[..., object]) -> bool:
+    """Tell whether a call of it returns a coroutine, as far as can be known before.
+
+    Seen through are ``functools.partial``, objects with ``async def __call__``, and decorators
+    that use ``functools.wraps``.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.iscoroutinefunction(function):
+        return True
+    if not inspect.isroutine(function) and inspect.iscoroutinefunction(type(function).__call__):
+        return True
+    # An object that wraps a coroutine function, such as ``async_to_sync``, is there to be plain.
+    inner = getattr(function, "__wrapped__", None) if inspect.isfunction(function) else None
+    return callable(inner) and is_async(inner)
+
+
+def _check_parameters(handler: Handler) -> None:
+    """See that a handler can be called with a request alone.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    try:
+        signature = inspect.signature(handler)
+    except ValueError:  # of some functions written in C
+        return
+    try:
+        signature.bind(object())
+    except TypeError as error:
+        raise TypeError(
+            f"a handler is called with one argument, the request; {key_of(handler)}{signature} "
+            f"cannot be: {error}"
+        ) from None
 
 
 def is_wait(request: Request) -> bool:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import re
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from durable_core.codec.records import dump_head
@@ -22,15 +25,29 @@ from durable_core.http.headers import accepts_event_stream
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response
+from durable_core.machine.duration import parse_duration
 from durable_core.model.event import Event
 from durable_core.model.run import Phase
-from durable_core.platform import check_threading, logger
-from durable_core.ports import Cancel, RunFilter, RunRecord, SendEvents, Store, StoredResult, Write
+from durable_core.platform import SystemClock, SystemIds, check_threading, logger
+from durable_core.ports import (
+    Cancel,
+    Clock,
+    Ids,
+    RunFilter,
+    RunRecord,
+    SendEvents,
+    Store,
+    StoredResult,
+    Write,
+)
 from durable_core.runners.settings import RegisteredEndpoint, Settings, add_endpoint
+from durable_core.stores.sqlite import SQLiteStore
 
 __all__ = ["EmbeddedEngine", "WorkerFactory", "embedded"]
 
 T = TypeVar("T")
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 #: Makes the worker of a process; see :class:`Worker` for the arguments.
 WorkerFactory: TypeAlias = Callable[
@@ -39,27 +56,51 @@ WorkerFactory: TypeAlias = Callable[
 
 
 class EmbeddedEngine:
-    """Owns the endpoints of one application, and its worker in this process.
+    """Runs the endpoints of one application in this process, with a store.
 
     Nothing is opened or started before :meth:`start` or the first request. After a fork the child
     leaves what it inherited alone and starts its own worker.
 
     Args:
-        secrets: keys of run tokens; none takes the store's own.
-        store: where state is kept.
-        settings: how a worker works.
+        store: the path of a SQLite file, or a store. A path is made absolute here. Default:
+            ``./.durable/<id>.db``, with the id of the application.
+        secrets: keys that sign the tokens of wait URLs, each 16 bytes or more; the first signs,
+            all verify. Default: the environment variable ``DURABLE_SECRET``, else random bytes
+            that are kept in the store.
+        token_ttl: how long a token opens its run; a duration.
+        settings: threads, tasks and times of a worker.
+        clock, ids: time and randomness. Default: those of the system.
+
+    Raises:
+        ConfigurationError: ``store`` or ``secrets`` of another form.
+        ValueError: ``token_ttl`` is no duration.
     """
 
     name = "the embedded engine"
 
     #: What all runs of the application share; set by :meth:`attach`.
     env: AppConfig
+    #: Where its state is kept; the default is known when it is attached.
+    store: Store
 
-    def __init__(self, secrets: tuple[bytes, ...], store: Store, settings: Settings) -> None:
-        self._given_secrets = secrets
+    def __init__(
+        self,
+        store: str | os.PathLike[str] | Store | None = None,
+        *,
+        secrets: Sequence[bytes | str] | None = None,
+        token_ttl: str | float | timedelta = "7 days",
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        ids: Ids | None = None,
+    ) -> None:
+        if store is not None:
+            self.store = _opened_by(store)
+        self._given_secrets = _parse_secrets(secrets)
         self._secrets: tuple[bytes, ...] | None = None
-        self.store = store
-        self.settings = settings
+        self._token_ttl = parse_duration(token_ttl, what="token_ttl")
+        self._clock = clock or SystemClock()
+        self._ids = ids or SystemIds()
+        self.settings = settings or Settings()
         self.endpoints: dict[str, RegisteredEndpoint] = {}
         #: By process: a fork may have happened while a thread of the parent held its lock.
         self._locks: dict[int, threading.RLock] = {}
@@ -74,14 +115,22 @@ class EmbeddedEngine:
         return self.env.limits
 
     def attach(self, env: AppConfig) -> None:
-        """Work for this application, with the secrets of the engine's own.
+        """Work for this application, with the clock and the secrets of the engine's own.
 
         Raises:
             ConfigurationError: it works for an application already.
         """
         if hasattr(self, "env"):
             raise ConfigurationError(f"the engine works for {self.env.app!r} already")
-        self.env = replace(env, secrets=self._all_secrets)
+        if not hasattr(self, "store"):
+            self.store = SQLiteStore(Path(".durable") / f"{env.app}.db")
+        self.env = replace(
+            env,
+            clock=self._clock,
+            ids=self._ids,
+            secrets=self._all_secrets,
+            token_ttl=self._token_ttl,
+        )
 
     # -- endpoints --------------------------------------------------------------------------
 
@@ -342,6 +391,40 @@ def embedded(engine: object) -> EmbeddedEngine:
         return engine
     name = getattr(engine, "name", type(engine).__name__)
     raise ConfigurationError(f"this needs the embedded engine; the application has {name}")
+
+
+def _opened_by(store: str | os.PathLike[str] | Store) -> Store:
+    """Return the store that a user names by a path, or has made.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    if isinstance(store, str) and (scheme := _URL.match(store)) is not None:
+        raise ConfigurationError(
+            f"store= is the path of a SQLite file, or a store; a {scheme[1]} URL is neither"
+        )
+    if isinstance(store, str) and not store:
+        raise ConfigurationError("store= must not be empty")
+    if isinstance(store, (str, os.PathLike)):
+        return SQLiteStore(store)
+    if isinstance(store, type) or not all(hasattr(store, name) for name in ("open", "commit")):
+        raise ConfigurationError(
+            "store= is the path of a SQLite file (str or os.PathLike), or an object such as "
+            f"durable_core.stores.MemoryStore(), not {store!r}"
+        )
+    return store
+
+
+def _parse_secrets(secrets: Sequence[bytes | str] | None) -> tuple[bytes, ...]:
+    if secrets is None:
+        given = os.environ.get("DURABLE_SECRET")
+        secrets = (given,) if given else ()
+    elif isinstance(secrets, (bytes, str)) or not secrets:
+        raise ConfigurationError("secrets= must be a list of one or more keys")
+    keys = tuple(key.encode() if isinstance(key, str) else key for key in secrets)
+    if any(len(key) < 16 for key in keys):
+        raise ConfigurationError("a secret must have 16 bytes or more")
+    return keys
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -64,7 +64,8 @@ class ResolvedOptions:
 
     Attributes:
         key: which handler a run belongs to.
-        function_id: the label, or None for ``"{METHOD} {path}"`` of the request.
+        function_id: the key as the user has given it, or None.
+        name: how runs are shown; None for ``function_id``, or else ``"{METHOD} {path}"``.
         retries: 0 to 20.
         token_answer: answer a handoff with a token instead of a redirect.
         redirect_url: where a handed-off client is sent; None for the endpoint itself.
@@ -74,6 +75,7 @@ class ResolvedOptions:
 
     key: str
     function_id: str | None = None
+    name: str | None = None
     retries: int = 3
     token_answer: bool = False
     redirect_url: RedirectUrl | None = None
@@ -130,4 +132,5 @@ class AppConfig:
 
     def function_id(self, options: ResolvedOptions, request: Request, route: str | None) -> str:
         """Return the label of a run; a route's template goes before the path."""
-        return options.function_id or f"{request.method} {route or request.path}"
+        shown = options.name or options.function_id
+        return shown or f"{request.method} {route or request.path}"

@@ -31,19 +31,25 @@ def add_endpoint(endpoints: dict[str, RegisteredEndpoint], endpoint: RegisteredE
     """
     key = endpoint.options.key
     known = endpoints.get(key)
-    if known is not None and _name(known.handler) != _name(endpoint.handler):
+    if known is not None and _identity(known) != _identity(endpoint):
         raise DuplicateEndpointError(
-            f"two functions have the endpoint key {key!r}: {_name(known.handler)} and "
-            f"{_name(endpoint.handler)}; give one of them endpoint(name=...) or "
-            "endpoint(function_id=...)"
+            f"two endpoints have the key {key!r}: {_name(known)} and {_name(endpoint)}; give one "
+            "of them endpoint(function_id=...)"
         )
     endpoints[key] = endpoint
 
 
-def _name(handler: Callable[..., object]) -> str:
+def _identity(endpoint: RegisteredEndpoint) -> tuple[str, str | None]:
+    """Return what an endpoint has in common with newer versions of it alone."""
+    handler = endpoint.handler
     module = getattr(handler, "__module__", type(handler).__module__)
     name = getattr(handler, "__qualname__", type(handler).__qualname__)
-    return f"{module}.{name}"
+    return f"{module}.{name}", endpoint.options.name
+
+
+def _name(endpoint: RegisteredEndpoint) -> str:
+    function, shown = _identity(endpoint)
+    return function if shown is None else f"{function} (name={shown!r})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,1 +1,9 @@
-"""Where the embedded engine keeps runs: in memory, or in a SQLite file."""
+"""Where the embedded engine can keep its state: ``EmbeddedEngine(store=...)``."""
+
+from __future__ import annotations
+
+from durable_core.ports import Store
+from durable_core.stores.memory import MemoryStore
+from durable_core.stores.sqlite import SQLiteStore
+
+__all__ = ["MemoryStore", "SQLiteStore", "Store"]

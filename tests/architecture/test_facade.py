@@ -1,43 +1,24 @@
-"""The lazy façade ``durable_core``: what it promises to type checkers is what it loads."""
+"""The façade ``durable_core``: it loads its names when one is used."""
 
 from __future__ import annotations
-
-import ast
 
 import pytest
 
 import durable_core
-from support.source_tree import CORE, Module, modules_in
+from durable_core import _public
 
 
-def facade() -> Module:
-    return next(module for module in modules_in(CORE) if module.name == "durable_core")
-
-
-def names_for_type_checkers() -> dict[str, str]:
-    """Return name -> module of the façade's imports, all of which type checkers alone see."""
-    return {
-        alias.name: str(node.module)
-        for node in ast.walk(facade().tree)
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("durable_core")
-        for alias in node.names
+def test_names_are_those_of_the_module_behind_it() -> None:
+    """Each public name is an attribute, and ``dir`` shows it beside the version."""
+    assert durable_core.__all__ == _public.__all__
+    assert {name: getattr(_public, name) for name in _public.__all__} == {
+        name: getattr(durable_core, name) for name in durable_core.__all__
     }
+    assert {*durable_core.__all__, "__version__"} <= set(dir(durable_core))
 
 
-def test_lazy_table_is_what_type_checkers_see() -> None:
-    """The table of lazy names and the imports for type checkers are the same."""
-    assert names_for_type_checkers() == durable_core._HOMES
-    assert {*durable_core._HOMES, "__version__"} == set(durable_core.__all__)
-
-
-@pytest.mark.parametrize("name", durable_core.__all__)
-def test_every_public_name_loads(name: str) -> None:
-    """Each name of ``__all__`` is an attribute, and ``dir`` shows it."""
-    assert getattr(durable_core, name) is not None
-    assert name in dir(durable_core)
-
-
-def test_unknown_name_is_an_attribute_error() -> None:
+@pytest.mark.parametrize("name", ["nothing", "_nothing", "annotations_", "__wrapped__"])
+def test_unknown_name_is_an_attribute_error(name: str) -> None:
     """A name the façade does not have is an AttributeError that says so."""
-    with pytest.raises(AttributeError, match="module 'durable_core' has no attribute 'nothing'"):
-        _ = durable_core.nothing
+    with pytest.raises(AttributeError, match=f"module 'durable_core' has no attribute '{name}'"):
+        getattr(durable_core, name)

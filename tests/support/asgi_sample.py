@@ -16,6 +16,7 @@ from typing import Any
 from durable_asgi import ASGIApp, app, endpoint_adapter
 from durable_core import Durable, HTTPError, Request, Response, Settings, step
 from durable_core import stream as chunks
+from durable_core.engines import EmbeddedEngine
 from durable_core.ports import Clock
 from durable_core.routing import Target
 from durable_core.sync import step as sync_step
@@ -35,9 +36,7 @@ def make_durable(store: str | os.PathLike[str], clock: Clock | None = None) -> D
     return Durable(
         id="sample",
         endpoint_adapter=endpoint_adapter,
-        store=store,
-        clock=clock,
-        settings=settings,
+        engine=EmbeddedEngine(store, clock=clock, settings=settings),
     )
 
 

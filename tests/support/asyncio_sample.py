@@ -16,6 +16,7 @@ from typing import Any
 
 from durable_asyncio import AsyncioApp, app, create_endpoint_server, endpoint_adapter
 from durable_core import Durable, Request, Response, Settings, step
+from durable_core.engines import EmbeddedEngine
 from durable_core.routing import Target
 from durable_core.sync import step as sync_step
 from support.processes import until
@@ -70,9 +71,9 @@ class Sample:
     """
 
     def __init__(self, store: Path) -> None:
-        settings = Settings(settle_time=0.01)
+        engine = EmbeddedEngine(store, settings=Settings(settle_time=0.01))
         self.durable: Durable[AsyncioApp] = Durable(
-            id="sample", endpoint_adapter=endpoint_adapter, store=store, settings=settings
+            id="sample", endpoint_adapter=endpoint_adapter, engine=engine
         )
         self.endless = Endless()
         endpoint = self.durable.endpoint

@@ -28,6 +28,7 @@ from durable_core import (
     step,
     sync,
 )
+from durable_core.engines import EmbeddedEngine
 from durable_core.routing import Target
 from durable_core.sync import stream
 from durable_wsgi import app, endpoint_adapter
@@ -45,18 +46,20 @@ logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 durable = Durable(
     id="crash",
     endpoint_adapter=endpoint_adapter,
-    store=_STORE,
-    token_ttl=float(os.environ.get("CRASH_TOKEN_TTL", "3600")),
+    engine=EmbeddedEngine(
+        _STORE,
+        token_ttl=float(os.environ.get("CRASH_TOKEN_TTL", "3600")),
+        settings=Settings(
+            busy_timeout=float(os.environ.get("CRASH_BUSY", "5")),
+            heartbeat=float(os.environ.get("CRASH_HEARTBEAT", "3")),
+            lease=float(os.environ.get("CRASH_LEASE", "15")),
+            settle_time=float(os.environ.get("CRASH_SETTLE", "0.05")),
+            worker_threads=int(os.environ.get("CRASH_WORKERS", "8")),
+            worker_tasks=int(os.environ.get("CRASH_WORKERS", "100")),
+        ),
+    ),
     retry=RetryPolicy(base_ms=int(os.environ.get("CRASH_RETRY_MS", "1000")), jitter=0),
     limits=Limits(crashes=int(os.environ.get("CRASH_TAKEOVERS", "1000"))),
-    settings=Settings(
-        busy_timeout=float(os.environ.get("CRASH_BUSY", "5")),
-        heartbeat=float(os.environ.get("CRASH_HEARTBEAT", "3")),
-        lease=float(os.environ.get("CRASH_LEASE", "15")),
-        settle_time=float(os.environ.get("CRASH_SETTLE", "0.05")),
-        worker_threads=int(os.environ.get("CRASH_WORKERS", "8")),
-        worker_tasks=int(os.environ.get("CRASH_WORKERS", "100")),
-    ),
 )
 
 

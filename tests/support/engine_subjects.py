@@ -11,6 +11,7 @@ from typing import Any
 from durable_asgi.conformance import subject as server
 from durable_conformance.stage import until_at_rest
 from durable_core import Durable, RetryPolicy, Settings
+from durable_core.engines import EmbeddedEngine
 from durable_core.ports import Store
 from durable_core.routing import Routes
 from durable_core.stores.memory import MemoryStore
@@ -43,9 +44,8 @@ class EmbeddedSubject:
         return Durable(
             id=id,
             endpoint_adapter=server.endpoint_adapter,
-            store=self._stores[id],
+            engine=EmbeddedEngine(self._stores[id], settings=Settings(settle_time=0.01)),
             retry=RetryPolicy(base_ms=1, max_ms=1),
-            settings=Settings(settle_time=0.01),
         )
 
     def serve(self, routes: Routes, *, durable: Durable[Any]) -> AbstractContextManager[str]:

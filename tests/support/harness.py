@@ -185,6 +185,8 @@ class Lab:
         *,
         clock: Clock | None = None,
         settings: Settings = QUICK,
+        secrets: Sequence[bytes | str] | None = None,
+        token_ttl: str | float = "7 days",
         retry: RetryPolicy = AT_ONCE,
         **options: Any,
     ) -> None:
@@ -193,9 +195,13 @@ class Lab:
         self.durable: Durable[HTTPHandler] = Durable(
             id="lab",
             endpoint_adapter=endpoint_adapter,
-            store=self.store,
-            clock=clock,
-            settings=settings,
+            engine=EmbeddedEngine(
+                self.store,
+                secrets=secrets,
+                token_ttl=token_ttl,
+                settings=settings,
+                clock=clock,
+            ),
             retry=retry,
             **options,
         )
@@ -207,7 +213,7 @@ class Lab:
 
     def endpoint(self, handler: Callable[[Request], Any], **options: Any) -> HTTPHandler:
         """Make an endpoint of the handler; its key is ``"it"`` unless the options say otherwise."""
-        options.setdefault("name", "it")
+        options.setdefault("function_id", "it")
         wrapped: HTTPHandler = self.durable.endpoint(**options)(handler)
         return wrapped
 

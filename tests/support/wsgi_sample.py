@@ -60,7 +60,7 @@ def make_sample(store: str | os.PathLike[str]) -> WSGIApp:
         await async_step.run("first", lambda: None)
         return Response(headers={"content-type": "text/plain"}, body=_async_chunks())
 
-    @durable.endpoint(name="stream")
+    @durable.endpoint(function_id="stream")
     def stream_(request: Request) -> Response:
         step.run("first", lambda: None)
         return Response(headers={"content-type": "text/plain"}, body=_chunks())

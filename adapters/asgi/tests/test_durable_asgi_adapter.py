@@ -13,7 +13,7 @@ def test_what_durable_makes_of_handlers(tmp_path: Path) -> None:
     """Endpoints, the wait route and the events route are ASGI applications."""
     durable = Durable(id="x", endpoint_adapter=endpoint_adapter, store=tmp_path / "db")
 
-    @durable.endpoint(name="it")
+    @durable.endpoint(function_id="it")
     async def handler(request: Request) -> str:
         return "done"
 

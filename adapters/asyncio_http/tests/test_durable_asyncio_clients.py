@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from durable_asyncio import EndpointServer, Timeouts, create_endpoint_server
-from durable_core import Phase
+from durable_core.model.run import Phase
 from support.asyncio_exchange import replies_in
 from support.asyncio_sample import ALL_BYTES, Sample, reached
 from support.processes import until

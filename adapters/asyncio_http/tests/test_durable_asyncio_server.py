@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from durable_asyncio import AsyncioApp, app, create_endpoint_server, endpoint_adapter, serve
-from durable_core import Durable, Phase, Request
+from durable_core import Durable, Request
 from durable_core.errors import StoreError
+from durable_core.model.run import Phase
 from support.asyncio_sample import Sample, reached
 from support.ports import ReservedPort, has_ipv6
 from support.processes import until

@@ -62,7 +62,7 @@ def echo(durable_subject: Any, face: str) -> Iterator[Site]:
     stage = stage_for(durable_subject, face)
 
     def routes(durable: Any) -> dict[str, Any]:
-        target = stage.endpoint(durable, _echo, name="echo")
+        target = stage.endpoint(durable, _echo, function_id="echo")
         return {f"{ALL_METHODS} /echo/{{rest:path}}": target}
 
     with stage.serving(more=routes) as site:

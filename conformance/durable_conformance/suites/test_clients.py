@@ -27,7 +27,7 @@ def site(durable_subject: Any, face: str) -> Iterator[Site]:
 
     def routes(durable: Any) -> dict[str, Any]:
         return {
-            f"GET /{name}": stage.endpoint(durable, program, name=name)
+            f"GET /{name}": stage.endpoint(durable, program, function_id=name)
             for name, program in PROGRAMS.items()
         }
 

@@ -118,7 +118,7 @@ def test_a_step_sends_events(stage: Stage) -> None:
         return ids
 
     def routes(durable: Any) -> dict[str, Any]:
-        return {"POST /tell": stage.endpoint(durable, sender, name="tell")}
+        return {"POST /tell": stage.endpoint(durable, sender, function_id="tell")}
 
     with stage.serving(_waiting(), more=routes) as site:
         first = site.ask("GET", "/it")

@@ -62,7 +62,7 @@ def test_a_run_is_recorded(stage: Stage) -> None:
         assert [200, 500] == [site.finish("POST", f"/it{q}").status for q in ("", "?fail")]
         records = [site.durable.runs.get(each.run.id) for each in site.durable.runs.list()]
 
-    assert {("completed", "POST /it", "a", "b"), ("failed", "POST /it", "a", "b")} == {
+    assert {("completed", "it", "a", "b"), ("failed", "it", "a", "b")} == {
         (each.run.phase.value, each.run.function_id, *(memo.op.name for memo in each.memos))
         for each in records
     }
@@ -216,7 +216,7 @@ def test_steps_in_parallel(durable_subject: Any, together: Any) -> None:
     async def handler(request: Request) -> Any:
         return await together([0, 1, 2, 3], work)
 
-    more = lambda durable: {"GET /it": durable.endpoint(name="it")(handler)}  # noqa: E731
+    more = lambda durable: {"GET /it": durable.endpoint(function_id="it")(handler)}  # noqa: E731
     with stage_for(durable_subject, "async").serving(more=more) as site:
         assert [0, 1, 2, 3] == site.finish("GET", "/it").json()
 

@@ -203,7 +203,7 @@ def test_a_client_is_not_held_for_long(stage: Stage) -> None:
     brief: list[_Brief] = []
 
     def more(durable: Any) -> dict[str, Any]:
-        wrapped = stage.endpoint(durable, _gated(gate), name="long")
+        wrapped = stage.endpoint(durable, _gated(gate), function_id="long")
         brief.append(_Brief(getattr(wrapped, "endpoint", wrapped)))
         return {"GET /long": brief[0]}
 

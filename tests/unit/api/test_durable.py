@@ -63,29 +63,13 @@ def test_default_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [] == list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("secrets", ["one string of sixteen", [], ["short"], [b"x" * 15]])
-def test_bad_secrets(secrets: Any) -> None:
-    """Secrets are a list of keys of 16 bytes or more."""
-    with pytest.raises(ConfigurationError):
-        made(secrets=secrets)
-
-
-def test_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``DURABLE_SECRET`` is the key, unless others are given; else the store has one."""
-    store = WatchedStore()
-    assert (store.secret(),) == tuple(made(store=store).engine.env.secrets())
-    monkeypatch.setenv("DURABLE_SECRET", "e" * 16)
-    assert (b"e" * 16,) == tuple(made().engine.env.secrets())
-    assert (b"g" * 16,) == tuple(made(secrets=["g" * 16]).engine.env.secrets())
-
-
 def test_endpoint_with_and_without_options() -> None:
     """The decorator works bare and with options; those of the endpoint go before the adapter's."""
-    durable = made(endpoint_adapter=endpoint_adapter.with_options(retries=1, name="shared"))
+    durable = made(endpoint_adapter=endpoint_adapter.with_options(retries=1, function_id="shared"))
     bare = durable.endpoint(handler)
     assert isinstance(bare, Endpoint)
     assert "shared" == bare.key
-    assert "own" == durable.endpoint(name="own", retries=5)(other).key
+    assert "own" == durable.endpoint(function_id="own", retries=5)(other).key
     retries = {key: each.options.retries for key, each in durable.engine.endpoints.items()}
     assert {"shared": 1, "own": 5} == retries
 
@@ -127,10 +111,3 @@ def test_events_are_checked() -> None:
         with pytest.raises(LimitExceededError):
             send(Event("x", {"a": "x" * 100}))
         assert [] == process.watched.batches[1:]
-
-
-def test_token_ttl() -> None:
-    """The life of tokens is a duration."""
-    assert 3_600_000 == made(token_ttl="1h").engine.env.token_ttl
-    with pytest.raises(ValueError, match="token_ttl"):
-        made(token_ttl="soon")

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 
-from durable_core.api.endpoint import hop_of, is_wait, key_of
+from durable_core.adapter.app import AdapterApp
+from durable_core.api.adapter import AppAdapter
+from durable_core.api.durable import Durable
+from durable_core.api.endpoint import Endpoint, hop_of, is_wait, key_of
 from durable_core.api.step import sync_step
 from durable_core.errors import HTTPError
 from durable_core.flow.env import Limits
+from durable_core.flow.scope import HandlerKind
 from durable_core.http.request import Request
 from durable_core.http.response import Response
+from durable_core.stores.memory import MemoryStore
 from support.harness import FakeClock, Ledger, lab, request
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -228,14 +236,14 @@ def test_labels() -> None:
         sync_step.sleep("nap", "1h")
 
     with lab() as process:
-        process.endpoint(handler, name="a").handle(request("/users/7"))
-        process.endpoint(handler, name="b").handle(request("/users/7"), route="/users/{id}")
-        process.endpoint(handler, function_id="mine").handle(request("/users/7"))
-        records = {
-            record.run.endpoint_key: record.run.function_id
-            for record in process.durable.runs.list()
-        }
-    assert {"a": "GET /users/7", "b": "GET /users/{id}", "mine": "mine"} == records
+        endpoint = process.durable.endpoint
+        endpoint(handler).handle(request("/users/7"))
+        endpoint(handler).handle(request("/users/7"), route="/users/{id}")
+        endpoint(function_id="mine")(handler).handle(request("/users/7"))
+        endpoint(function_id="own", name="A user")(handler).handle(request("/users/7"))
+        labels = {record.run.function_id for record in process.durable.runs.list()}
+
+    assert {"A user", "mine", "GET /users/{id}", "GET /users/7"} == labels
 
 
 def test_key_of() -> None:
@@ -322,3 +330,75 @@ def test_method_repeated_at_the_wait_url(method: str, asynchronous: bool) -> Non
 def test_hop_of(text: str | None, hop: int) -> None:
     """Nonsense counts as the first hop."""
     assert hop == hop_of(text)
+
+
+async def _coroutine_function(request: Request) -> str:
+    """Answer with the path."""
+    return request.path
+
+
+class _Callable:
+    async def __call__(self, request: Request) -> str:
+        return request.path
+
+
+def _decorated(function: Callable[[Request], Any]) -> Callable[[Request], Any]:
+    @functools.wraps(function)
+    def call(request: Request) -> Any:
+        return function(request)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("handler", "kind"),
+    [
+        (_coroutine_function, HandlerKind.ASYNC_DEF),
+        (_Callable(), HandlerKind.ASYNC_DEF),
+        (_Callable().__call__, HandlerKind.ASYNC_DEF),
+        (functools.partial(_coroutine_function), HandlerKind.ASYNC_DEF),
+        (functools.partial(functools.partial(_Callable())), HandlerKind.ASYNC_DEF),
+        (_decorated(_coroutine_function), HandlerKind.ASYNC_DEF),
+        (_decorated(lambda request: request.path), HandlerKind.DEF),
+        (functools.partial(lambda request: request.path), HandlerKind.DEF),
+        (async_to_sync(_coroutine_function), HandlerKind.DEF),
+    ],
+    ids=range(9),
+)
+def test_what_a_coroutine_comes_from(handler: Callable[[Request], Any], kind: HandlerKind) -> None:
+    """A handler that returns a coroutine is taken for ``async def``, in whatever form it comes."""
+    with lab() as process:
+        endpoint = process.endpoint(handler)
+        assert isinstance(endpoint, Endpoint)
+        assert kind is endpoint.kind
+        assert b'"/it"' == endpoint.handle(request()).body
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        lambda: None,
+        lambda request, order: None,
+        lambda *, request: None,
+        functools.partial(lambda request: None, request=None),
+        str.join,
+    ],
+    ids=range(5),
+)
+def test_wrong_number_of_parameters(handler: Callable[..., Any]) -> None:
+    """A handler that cannot be called with the request alone is refused when it is defined."""
+    with lab() as process, pytest.raises(TypeError, match="called with one argument, the request"):
+        process.endpoint(handler)
+
+
+def test_a_wrapped_endpoint_is_named_after_its_handler() -> None:
+    """Its name, docstring and module are those of the function; its repr has the key."""
+    durable: Durable[AdapterApp] = Durable(
+        id="it", endpoint_adapter=AppAdapter(AdapterApp), store=MemoryStore()
+    )
+    app: Any = durable.endpoint(function_id="paths")(_coroutine_function)
+
+    assert "_coroutine_function" == app.__name__
+    assert "Answer with the path." == app.__doc__
+    assert __name__ == app.__module__
+    assert "<AdapterApp of <Endpoint paths>>" == repr(app)

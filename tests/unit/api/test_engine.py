@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,12 +12,11 @@ from durable_core.api.engine import Engine
 from durable_core.cli import main
 from durable_core.engine.embedded import EmbeddedEngine, embedded
 from durable_core.errors import ConfigurationError
-from durable_core.runners.settings import Settings
 from durable_core.stores.memory import MemoryStore
 
 
 def engine() -> EmbeddedEngine:
-    return EmbeddedEngine((), MemoryStore(), Settings())
+    return EmbeddedEngine(MemoryStore())
 
 
 def test_the_embedded_engine_is_one() -> None:
@@ -42,18 +42,60 @@ def test_an_engine_works_for_one_application() -> None:
         Durable(id="second", engine=shared)
 
 
+def test_a_store_goes_to_the_engine_that_is_given() -> None:
+    """``store=`` is short for an engine on that store, so there cannot be both."""
+    with pytest.raises(ConfigurationError, match="either store= or engine="):
+        Durable(id="it", engine=engine(), store=MemoryStore())
+
+
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("store", "message"),
     [
-        ({"store": MemoryStore()}, "store="),
-        ({"secrets": ["s" * 16]}, "secrets="),
-        ({"settings": Settings(), "token_ttl": "1h"}, "token_ttl=, settings="),
+        ("postgres://user:password@host/db", "a postgres URL is neither"),
+        ("sqlite:///shop.db", "a sqlite URL is neither"),
+        ("", "must not be empty"),
+        (5, "not 5"),
+        (b"shop.db", "not b'shop.db'"),
+        (MemoryStore, "not <class"),
     ],
 )
-def test_what_only_the_default_engine_takes(arguments: dict[str, Any], named: str) -> None:
-    """Arguments that the given engine would not see are refused by name."""
-    with pytest.raises(ConfigurationError, match=named):
-        Durable(id="it", engine=engine(), **arguments)
+def test_what_is_no_store(store: Any, message: str) -> None:
+    """Neither a path nor a store: the error says what is allowed, and shows no password."""
+    with pytest.raises(ConfigurationError, match=message) as raised:
+        Durable(id="it", store=store)
+
+    assert "password" not in str(raised.value)
+
+
+@pytest.mark.parametrize("secrets", ["one string of sixteen", [], ["short"], [b"x" * 15]])
+def test_bad_secrets(secrets: Any) -> None:
+    """Secrets are a list of keys of 16 bytes or more."""
+    with pytest.raises(ConfigurationError):
+        EmbeddedEngine(MemoryStore(), secrets=secrets)
+
+
+def secrets_of(given: EmbeddedEngine) -> tuple[bytes, ...]:
+    Durable(id="it", engine=given)
+    return tuple(given.env.secrets())
+
+
+def test_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``DURABLE_SECRET`` is the key, unless others are given; else the store has one."""
+    store = MemoryStore()
+    assert (store.secret(),) == secrets_of(EmbeddedEngine(store))
+    monkeypatch.setenv("DURABLE_SECRET", "e" * 16)
+    assert (b"e" * 16,) == secrets_of(engine())
+    assert (b"g" * 16,) == secrets_of(EmbeddedEngine(MemoryStore(), secrets=["g" * 16]))
+
+
+@pytest.mark.parametrize("ttl", ["1h", 3600, timedelta(hours=1)])
+def test_token_ttl(ttl: str | float | timedelta) -> None:
+    """The life of tokens is a duration in any of its forms."""
+    given = EmbeddedEngine(MemoryStore(), token_ttl=ttl)
+    Durable(id="it", engine=given)
+    assert 3_600_000 == given.env.token_ttl
+    with pytest.raises(ValueError, match="token_ttl"):
+        EmbeddedEngine(MemoryStore(), token_ttl="soon")
 
 
 def test_no_client_is_taken_for_the_engine() -> None:

@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 
-from durable_core.api.options import EndpointOptions
+from durable_core.api.options import EndpointOptions, merge_options, resolve_options
+from durable_core.flow.env import AppConfig
+from durable_core.http.request import Request
+from durable_core.platform import SystemIds
+from support.harness import FakeClock
 
 
 @pytest.mark.parametrize(
@@ -33,22 +37,51 @@ def test_out_of_range(options: dict[str, Any], error: type[Exception]) -> None:
     """An option that cannot be is refused when it is given, by its name."""
     [name] = options
     with pytest.raises(error, match=name):
-        EndpointOptions(**options)
+        merge_options({}, options)  # type: ignore[arg-type] # what is tested
+
+
+def test_an_option_that_there_is_not() -> None:
+    """Also where no type checker has seen it."""
+    with pytest.raises(TypeError, match="has no option retry"):
+        merge_options({}, {"retry": 5})  # type: ignore[typeddict-unknown-key] # what is tested
 
 
 def test_merged() -> None:
-    """What the later options set goes before; what they leave open stays."""
-    below = EndpointOptions(retries=1, name="below", methods=("GET",))
-    over = EndpointOptions(retries=0, async_response="token")
-    expected = EndpointOptions(retries=0, name="below", methods=("GET",), async_response="token")
-    assert expected == below.merged(over)
-    assert below == below.merged(EndpointOptions())
+    """What the later options set goes before; what they leave open, or None, stays."""
+    below = EndpointOptions(retries=1, function_id="below", methods=("GET",))
+    over = EndpointOptions(retries=0, async_response="token", function_id=None)
+    expected = {
+        "retries": 0,
+        "function_id": "below",
+        "methods": ("GET",),
+        "async_response": "token",
+    }
+    assert expected == merge_options(below, over)
+    assert below == merge_options(below, {})
 
 
 def test_methods_become_a_tuple() -> None:
     """Any collection of methods will do."""
     methods: Any = ["GET", "HEAD"]
-    assert ("GET", "HEAD") == EndpointOptions(methods=methods).methods
+    assert {"methods": ("GET", "HEAD")} == merge_options({}, {"methods": methods})
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "shown"),
+    [
+        ({}, "m:f", "GET /users/{id}"),
+        ({"function_id": "book"}, "book", "book"),
+        ({"name": "Book a trip"}, "m:f", "Book a trip"),
+        ({"function_id": "book", "name": "Book a trip"}, "book", "Book a trip"),
+    ],
+)
+def test_identity_and_name(options: EndpointOptions, key: str, shown: str) -> None:
+    """``function_id`` is the identity; ``name`` is for people alone."""
+    env = AppConfig(app="a", clock=FakeClock(), ids=SystemIds(), secrets=tuple)
+    resolved = resolve_options(options, "m:f")
+    assert key == resolved.key
+    asked = Request(method="GET", url="http://x/users/7")
+    assert shown == env.function_id(resolved, asked, "/users/{id}")
 
 
 @pytest.mark.parametrize("option", ["function_id", "name"])
@@ -56,4 +89,4 @@ def test_a_name_that_no_store_can_hold_is_refused(option: str) -> None:
     """At definition, not at the first request."""
     options: dict[str, Any] = {option: "a\udc80"}
     with pytest.raises(ValueError, match=f"{option} must not contain lone surrogates"):
-        EndpointOptions(**options)
+        merge_options({}, options)  # type: ignore[arg-type] # what is tested

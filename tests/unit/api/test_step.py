@@ -177,8 +177,8 @@ def test_arguments_are_handed_to_the_function() -> None:
         return [one, two]
 
     with lab() as process:
-        assert b"6" == process.endpoint(sync, name="a").handle(request()).body
-        assert b"[6,6]" == process.endpoint(async_, name="b").handle(request()).body
+        assert b"6" == process.endpoint(sync, function_id="a").handle(request()).body
+        assert b"[6,6]" == process.endpoint(async_, function_id="b").handle(request()).body
 
 
 def test_index_is_taken_at_the_call() -> None:

@@ -81,7 +81,7 @@ def test_pipe_in_def_handlers_and_plain_steps() -> None:
         asynchronous = read(process.endpoint(handler).handle(asks_stream()))
         plain = read(
             process.endpoint(
-                lambda request: sync_step.run("a", sync_stream.pipe, ["a", "b"]), name="2"
+                lambda request: sync_step.run("a", sync_stream.pipe, ["a", "b"]), function_id="2"
             ).handle(asks_stream())
         )
 

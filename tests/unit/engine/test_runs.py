@@ -32,8 +32,8 @@ def test_unreadable_store_refuses_a_request() -> None:
         return "never"
 
     with lab(Unreadable()) as process:
-        assert 503 == process.endpoint(handler, name="a").handle(request()).status
-        assert 503 == process.endpoint(async_handler, name="b").handle(request()).status
+        assert 503 == process.endpoint(handler, function_id="a").handle(request()).status
+        assert 503 == process.endpoint(async_handler, function_id="b").handle(request()).status
 
 
 def test_lost_lease_sends_the_client_on() -> None:

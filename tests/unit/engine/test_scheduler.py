@@ -299,7 +299,7 @@ def test_old_runs_and_events_are_pruned(process: Lab, clock: FakeClock) -> None:
     def ends(request: Request) -> str:
         return sync_step.run("a", str, "x")
 
-    process.endpoint(sleeps, name="sleeper").handle(request())
+    process.endpoint(sleeps, function_id="sleeper").handle(request())
     process.endpoint(ends).handle(request())
     process.durable.send(event("e", id="e"))
     node = process.engine.worker

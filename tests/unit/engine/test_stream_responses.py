@@ -115,7 +115,7 @@ def test_failure_for_good() -> None:
             process.endpoint(lambda request: sync_step.run("a", fail)).handle(asks_stream())
         )
         told = list(reading)
-        late = read(process.endpoint(two_steps, name="x").handle(second_request(reading)))
+        late = read(process.endpoint(two_steps, function_id="x").handle(second_request(reading)))
     assert ["meta", "a: partial", "rollback a", "redirect", 'failed 500: "boom"'] == told
     assert ["meta", 'failed 500: "boom"'] == late
 
@@ -475,7 +475,9 @@ def test_public_url_and_proxy() -> None:
         own = Reading(process.endpoint(sleepy).handle(asks_stream()))
         list(own)
         path = Reading(
-            process.endpoint(sleepy, name="2", async_redirect_url="/wait").handle(asks_stream())
+            process.endpoint(sleepy, function_id="2", async_redirect_url="/wait").handle(
+                asks_stream()
+            )
         )
         list(path)
         proxy: HTTPHandler = process.durable.endpoint_proxy()
@@ -484,7 +486,7 @@ def test_public_url_and_proxy() -> None:
         waiting.close()
         chosen = Reading(
             process.endpoint(
-                sleepy, name="3", async_redirect_url=lambda run_id, token: f"/x?r={run_id}"
+                sleepy, function_id="3", async_redirect_url=lambda run_id, token: f"/x?r={run_id}"
             ).handle(asks_stream())
         )
         list(chosen)

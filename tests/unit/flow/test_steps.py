@@ -503,7 +503,7 @@ def test_run_does_not_hear_itself(face: str) -> None:
             heard = await step.wait_for_event("w", event="said", timeout=0.03)
             return {"heard": heard and heard.data}
 
-        listener = process.endpoint(listens, name="listener")
+        listener = process.endpoint(listens, function_id="listener")
         first = listener.handle(request())
         speaker = process.endpoint(sync if face == "def" else async_)
         assert b'{"heard":null}' == process.call(speaker).body

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from durable_core.errors import DuplicateEndpointError
 from durable_core.flow.env import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
-from durable_core.runners.settings import RegisteredEndpoint, Settings
+from durable_core.runners.settings import RegisteredEndpoint, Settings, add_endpoint
 
 
 def test_defaults() -> None:
@@ -34,3 +35,15 @@ def test_registered() -> None:
     assert RegisteredEndpoint(str, HandlerKind.DEF, options) == RegisteredEndpoint(
         str, HandlerKind.DEF, options
     )
+
+
+def test_two_endpoints_of_one_factory() -> None:
+    """Functions that a factory made look alike; with names of their own they are two endpoints."""
+    endpoints: dict[str, RegisteredEndpoint] = {}
+    add_endpoint(
+        endpoints, RegisteredEndpoint(str, HandlerKind.DEF, ResolvedOptions(key="k", name="a"))
+    )
+    with pytest.raises(DuplicateEndpointError, match=r"name='a'.*name='b'"):
+        add_endpoint(
+            endpoints, RegisteredEndpoint(str, HandlerKind.DEF, ResolvedOptions(key="k", name="b"))
+        )

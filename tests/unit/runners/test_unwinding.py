@@ -104,7 +104,7 @@ def test_swallowed_cancellation(swallow: Swallower, caplog: pytest.LogCaptureFix
     assert ["before"] == ledger.calls
     warnings = [r.getMessage() for r in caplog.records if "swallowed" in r.getMessage()]
     assert len(warnings) == 1
-    assert "GET /it" in warnings[0]
+    assert ": it swallowed" in warnings[0]
     assert "'nap'" in warnings[0]
 
 

@@ -120,7 +120,7 @@ def test_run_of_a_reply() -> None:
     app = sample("def")
     durable = app.durable
 
-    @durable.endpoint(name="stepless")
+    @durable.endpoint(function_id="stepless")
     def stepless(request: Request) -> None: ...
 
     with harness(durable) as t:
@@ -181,7 +181,9 @@ def chatty(face: str) -> tuple[Durable[HTTPHandler], HTTPHandler]:
         await step.run("b", work, await step.run("a", work, "x"))
         return "done"
 
-    made: HTTPHandler = durable.endpoint(name="it")(handler if face == "def" else async_handler)
+    made: HTTPHandler = durable.endpoint(function_id="it")(
+        handler if face == "def" else async_handler
+    )
     return durable, made
 
 

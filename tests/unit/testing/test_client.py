@@ -15,7 +15,7 @@ from support.harness_sample import plain_app
 def echo(durable: Durable[HTTPHandler]) -> HTTPHandler:
     """Return an endpoint that answers with what it has got."""
 
-    @durable.endpoint(methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"), name="echo")
+    @durable.endpoint(methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"), function_id="echo")
     def echo(request: Request) -> Response:
         seen = [
             request.method,

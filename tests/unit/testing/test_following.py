@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from durable_core import Request, Response
-from durable_core.api.options import EndpointOptionsDict
+from durable_core.api.options import EndpointOptions
 from durable_core.errors import NotFinishedError
 from durable_core.routing import Application
 from durable_core.sync import step
@@ -54,7 +54,7 @@ def elsewhere(run_id: str, token: str) -> str:
     ],
 )
 @pytest.mark.parametrize("routed", [True, False])
-def test_wherever_the_client_is_sent(options: EndpointOptionsDict, routed: bool) -> None:
+def test_wherever_the_client_is_sent(options: EndpointOptions, routed: bool) -> None:
     """The result is that of the run, by the endpoint's wait URL, a wait route, or another host."""
     durable = plain_app()
 

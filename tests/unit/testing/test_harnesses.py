@@ -56,7 +56,7 @@ def test_async_handlers_run_on_the_loop_of_the_test() -> None:
     durable = plain_app()
     loops = set()
 
-    @durable.endpoint(name="it")
+    @durable.endpoint(function_id="it")
     async def endpoint(request: Request) -> None:
         loops.add(asyncio.get_running_loop())
         await step.sleep("nap", "1h")
@@ -102,7 +102,7 @@ def test_time_passes_in_order(face: str) -> None:
         await step.sleep("again", "30s")
         seen.append((request.query["for"], (clock.now() - start) // 1000))
 
-    endpoint = durable.endpoint(name="nap")(nap if face == "def" else nap_async)
+    endpoint = durable.endpoint(function_id="nap")(nap if face == "def" else nap_async)
     with harness(durable) as t:
         clock, start = t.clock, t.clock.now()
         for duration in ("40s", "20s", "60s"):
@@ -133,11 +133,11 @@ def test_runs_that_wake_each_other_are_done_when_the_call_returns() -> None:
     """What an event of a step brings about happens at once, too."""
     durable = plain_app()
 
-    @durable.endpoint(name="waiter")
+    @durable.endpoint(function_id="waiter")
     def waiter(request: Request) -> bool:
         return sync_step.wait_for_event("e", event="go", timeout="1h") is not None
 
-    @durable.endpoint(name="sender")
+    @durable.endpoint(function_id="sender")
     async def sender(request: Request) -> None:
         await step.send_event("send", Event("go"))
 
@@ -159,12 +159,12 @@ def test_streamed_bodies_are_read(face: str) -> None:
         yield b"a"
         yield b"b"
 
-    @durable.endpoint(name="sync")
+    @durable.endpoint(function_id="sync")
     def streams(request: Request) -> Response:
         sync_step.run("one", int)
         return Response(body=chunks())
 
-    @durable.endpoint(name="async")
+    @durable.endpoint(function_id="async")
     async def streams_async(request: Request) -> Response:
         await step.run("one", int)
         return Response(body=chunks_async())

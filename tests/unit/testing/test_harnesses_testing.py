@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from durable_core import Durable, Request, RetryPolicy, Settings, endpoint_adapter
-from durable_core.engine.embedded import embedded
+from durable_core.engine.embedded import EmbeddedEngine, embedded
 from durable_core.errors import ConfigurationError, UnusedFaultError
 from durable_core.sync import step
 from durable_core.testing.harnesses import harness
@@ -22,9 +22,8 @@ def test_the_application_is_as_it_was(tmp_path: Path) -> None:
     durable = Durable(
         id="own",
         endpoint_adapter=endpoint_adapter,
-        store=tmp_path / "own.db",
+        engine=EmbeddedEngine(tmp_path / "own.db", settings=settings),
         retry=policy,
-        settings=settings,
     )
     engine = embedded(durable.engine)
     own = (engine.env, engine.store, engine.settings)
@@ -110,7 +109,7 @@ def test_stopped_within_the_block() -> None:
     """An application that the test stops is told from one that works."""
     durable = plain_app()
 
-    @durable.endpoint(name="it")
+    @durable.endpoint(function_id="it")
     def endpoint(request: Request) -> None:
         step.run("one", int)
 

@@ -42,7 +42,7 @@ def test_a_handler_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("durable_core.testing.harnesses.PATIENCE", 0.05)
     durable, ended = plain_app(), threading.Event()
 
-    @durable.endpoint(name="hangs")
+    @durable.endpoint(function_id="hangs")
     def hangs(request: Request) -> None:
         step.sleep("nap", "1s")
         ended.wait(bench.PATIENCE)
@@ -50,13 +50,13 @@ def test_a_handler_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with harness(durable) as t:
             await t.client(hangs).get("/hang")
-            with pytest.raises(NotFinishedError, match="GET /hang did not come to an end"):
+            with pytest.raises(NotFinishedError, match="hangs did not come to an end"):
                 await t.advance("1s")
             ended.set()
 
     with harness(durable) as t:
         t.client(hangs).get("/hang")
-        with pytest.raises(NotFinishedError, match="GET /hang did not come to an end"):
+        with pytest.raises(NotFinishedError, match="hangs did not come to an end"):
             t.advance("1s")
         ended.set()
     ended.clear()
@@ -67,7 +67,7 @@ def test_a_sleep_that_is_shorter_than_the_settle_time() -> None:
     """A parked handler is put away although its sleep would soon be over by the real clock."""
     durable = plain_app()
 
-    @durable.endpoint(name="short")
+    @durable.endpoint(function_id="short")
     async def short(request: Request) -> str:
         await async_step.sleep("nap", "1ms")
         return "up"

@@ -25,7 +25,7 @@ def test_a_handler_reaches_the_watched_run() -> None:
     durable = plain_app()
     scopes: list[RunScope | StepAttempt | None] = []
 
-    @durable.endpoint(name="it")
+    @durable.endpoint(function_id="it")
     def endpoint(request: Request) -> bool:
         scopes.append(CURRENT_RUN.get())
         return True
@@ -50,7 +50,7 @@ def test_crash_with_branches_in_flight() -> None:
             await asyncio.Event().wait()  # in flight until the process dies
         return name
 
-    @durable.endpoint(name="it")
+    @durable.endpoint(function_id="it")
     async def endpoint(request: Request) -> list[str]:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(step.run(n, work, n)) for n in ("slow", "quick")]
@@ -73,7 +73,7 @@ def test_replay_with_threads_of_a_handler() -> None:
         with suppress(ControlSignal):  # the thread ends with its handler
             sync_step.run("there", calls.append, "there")
 
-    @durable.endpoint(name="it")
+    @durable.endpoint(function_id="it")
     def endpoint(request: Request) -> bool:
         other = threading.Thread(target=contextvars.copy_context().run, args=(there,))
         other.start()
@@ -91,7 +91,7 @@ def test_handler_that_swallows_a_crash(caplog: pytest.LogCaptureFixture) -> None
     """What it does after its process has died does not count."""
     durable = plain_app()
 
-    @durable.endpoint(name="it")
+    @durable.endpoint(function_id="it")
     def endpoint(request: Request) -> str:
         try:
             return sync_step.run("one", str, "good")

@@ -1,0 +1,46 @@
+"""The public names of ``durable_core``, which loads this module when the first of them is used."""
+
+from __future__ import annotations
+
+from durable_core.api.adapter import EndpointAdapter, endpoint_adapter
+from durable_core.api.durable import Durable
+from durable_core.api.step import step
+from durable_core.api.stream import stream
+from durable_core.errors import (
+    BadRequest,
+    HTTPError,
+    NonRetriableError,
+    RetryAfterError,
+    StepCancelled,
+    StepError,
+)
+from durable_core.flow.env import Limits
+from durable_core.http.headers import Headers
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.machine.retry import RetryPolicy
+from durable_core.model.event import Event
+from durable_core.routing import Route
+from durable_core.runners.settings import Settings
+
+__all__ = [
+    "BadRequest",
+    "Durable",
+    "EndpointAdapter",
+    "Event",
+    "HTTPError",
+    "Headers",
+    "Limits",
+    "NonRetriableError",
+    "Request",
+    "Response",
+    "RetryAfterError",
+    "RetryPolicy",
+    "Route",
+    "Settings",
+    "StepCancelled",
+    "StepError",
+    "endpoint_adapter",
+    "step",
+    "stream",
+]
