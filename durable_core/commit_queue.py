@@ -17,7 +17,13 @@ from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
-from durable_core.errors import StoreBrokenError, StoreBusyError, StoreError
+from durable_core.errors import (
+    StoreBrokenError,
+    StoreBusyError,
+    StoreConflictError,
+    StoreError,
+    StoreOutcomeUnknownError,
+)
 from durable_core.platform import logger
 from durable_core.ports import Checkpoint, Store, Write
 
@@ -35,6 +41,9 @@ __all__ = [
 
 T = TypeVar("T")
 
+#: How often a batch that met another one, or whose answer was lost, is committed again.
+_TRIES = 3
+
 
 class CommitFuture(Generic[T]):
     """The receipt for one queued write.
@@ -45,9 +54,11 @@ class CommitFuture(Generic[T]):
         answer: the store's; None while there is none, or if the write failed.
         error: why it failed.
         threads, tasks: who waits for it.
+        unknown: an earlier try may have succeeded.
+        tries_left: how often it may be tried again when the answer of the store was lost.
     """
 
-    __slots__ = ("answer", "done", "error", "tasks", "threads", "write")
+    __slots__ = ("answer", "done", "error", "tasks", "threads", "tries_left", "unknown", "write")
 
     def __init__(self, write: Write[T]) -> None:
         self.write: Write[T] = write
@@ -56,6 +67,8 @@ class CommitFuture(Generic[T]):
         self.threads: list[ThreadWaiter] = []
         self.tasks: list[asyncio.Future[None]] = []
         self.answer: T | None = None
+        self.unknown: StoreOutcomeUnknownError | None = None
+        self.tries_left = _TRIES if write.repeatable else 0
 
     @classmethod
     def failed(cls, write: Write[T], error: BaseException) -> CommitFuture[T]:
@@ -304,10 +317,12 @@ class CommitQueue:
         writes = [ticket.write for ticket in batch]
         began = perf_counter()
         try:
-            answers = self._store.commit(writes, wait=wait)
+            answers = self._commit(writes, wait)
         except StoreBusyError as error:
             if wait > 0.0 or not self._requeue(batch):
                 self._fail(batch, error)
+        except StoreOutcomeUnknownError as error:
+            self._try_again(batch, error)
         except StoreError as error:
             self._fail(batch, error)
         except BaseException as error:
@@ -320,6 +335,26 @@ class CommitQueue:
             self.commits += 1
             self.writes += len(batch)
             self._deliver(batch, answers)
+
+    def _commit(self, writes: Sequence[Write[Any]], wait: float) -> Sequence[object]:
+        for _ in range(_TRIES):
+            try:
+                return self._store.commit(writes, wait=wait)
+            except StoreConflictError:
+                continue
+        return self._store.commit(writes, wait=wait)
+
+    def _try_again(
+        self, batch: Sequence[CommitFuture[Any]], error: StoreOutcomeUnknownError
+    ) -> None:
+        """Nobody knows whether the batch was committed: queue again what may be, fail the rest."""
+        again = [ticket for ticket in batch if ticket.tries_left]
+        for ticket in again:
+            ticket.tries_left -= 1
+            ticket.unknown = error
+        self._fail([ticket for ticket in batch if ticket not in again], error)
+        if again and not self._requeue(again):
+            self._fail(again, error)
 
     def _deliver(self, batch: Sequence[CommitFuture[Any]], answers: Sequence[object]) -> None:
         refused = False
@@ -336,7 +371,7 @@ class CommitQueue:
     def _fail(self, batch: Sequence[CommitFuture[Any]], error: StoreError) -> None:
         """Fail what was to be committed, and what builds on it."""
         for ticket in batch:
-            ticket.error = error
+            ticket.error = ticket.unknown or error
         self._notify((*batch, *self._fail_behind(batch)))
 
     def _fail_behind(self, batch: Sequence[CommitFuture[Any]]) -> Sequence[CommitFuture[Any]]:

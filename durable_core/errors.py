@@ -36,7 +36,9 @@ What a user may raise or catch::
         ├── StoreBrokenError          a commit was cut short by what is no fault of the store
         ├── EngineUnavailableError    the engine's server does not take it
         ├── StoreBusyError            locked by someone else for too long
+        ├── StoreConflictError        it met another commit; the same again may succeed
         ├── StoreFullError            no space left
+        ├── StoreOutcomeUnknownError  it was done, or not: the answer of the store was lost
         ├── StoreReadOnlyError
         └── StoreVersionError         made by a newer version, or no store at all
 
@@ -96,8 +98,10 @@ __all__ = [
     "StepUsageError",
     "StoreBrokenError",
     "StoreBusyError",
+    "StoreConflictError",
     "StoreError",
     "StoreFullError",
+    "StoreOutcomeUnknownError",
     "StoreReadOnlyError",
     "StoreVersionError",
     "StreamEndedError",
@@ -309,7 +313,7 @@ class EngineError(DurableError):
 
 
 class StoreError(DurableError):
-    """The store could not do what was asked; nothing of it was done."""
+    """The store could not do what was asked. Nothing of it was done, unless the class says so."""
 
 
 class StoreBrokenError(StoreError):
@@ -322,6 +326,18 @@ class EngineUnavailableError(StoreError):
 
 class StoreBusyError(StoreError):
     """The database was locked by somebody else for longer than the busy timeout."""
+
+
+class StoreConflictError(StoreError):
+    """The store undid a commit because it met another one. The same commit may succeed now."""
+
+
+class StoreOutcomeUnknownError(StoreError):
+    """The connection to the store was lost after a commit was sent: it was done, or it was not.
+
+    Look at what is stored before you ask for the same again. Events that are sent again with the
+    same ids are taken once.
+    """
 
 
 class StoreFullError(StoreError):

@@ -205,6 +205,8 @@ class StoreMachine(RuleBasedStateMachine):
         """Marks, processes and due times."""
         assert self.reference.event_seq("app") == self.store.event_seq("app")
         assert _by_id(self.reference.workers()) == _by_id(self.store.workers())
+        for owner in OWNERS:
+            assert self.reference.held(owner) == self.store.held(owner)
         for app in APPS:
             assert self.reference.next_due(app, KEYS) == self.store.next_due(app, KEYS)
 

@@ -189,7 +189,12 @@ one_memo = st.builds(
     no_pending_row=st.booleans(),
 )
 _workers = st.builds(
-    WorkerRecord, id=owners, host=st.just("h"), pid=st.integers(1, 9), expires_at=times
+    WorkerRecord,
+    id=owners,
+    host=st.just("h"),
+    pid=st.integers(1, 9),
+    expires_at=times,
+    app=apps,
 )
 key_sets = st.sampled_from([KEYS, KEYS[:1], KEYS[1:], ()])
 sends = st.builds(

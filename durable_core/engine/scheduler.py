@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from durable_core.engine.runs import RunManager, WorkerParts
-from durable_core.errors import LeaseLost, StoreError
+from durable_core.errors import LeaseLost, StoreError, StoreOutcomeUnknownError
 from durable_core.flow.scope import HandlerKind
 from durable_core.platform import host_id, logger
 from durable_core.ports import (
+    Checkpoint,
     Claim,
     Claimed,
     CorruptRun,
@@ -24,6 +25,7 @@ from durable_core.ports import (
     Prune,
     ReapWorkers,
     Register,
+    Release,
     Unregister,
     WorkerRecord,
 )
@@ -34,9 +36,10 @@ __all__ = [
 ]
 
 
-#: How often other processes are looked at, seconds: while clients wait here, and otherwise.
-_ATTENTIVE = 0.02
-_IDLE = 0.1
+#: The longest from one round to the next, seconds.
+_PAUSE = 1.0
+#: How often the store is maintained, seconds.
+_MAINTENANCE = 0.02
 #: A wall clock that moves by more than this against the monotonic one was set, milliseconds.
 _CLOCK_STEP = 5_000
 #: How many runs one claim takes at most.
@@ -81,20 +84,22 @@ class Scheduler:
     def __init__(self, host: WorkerParts, runs: RunManager) -> None:
         self._host = host
         self._runs = runs
-        self._wake = threading.Event()
+        self._wakeups = host.store.wakeups()
+        self._look = True
+        self._claim_lost = False
         self._stopped = False
         self._draining = False
         self._next_due: int | None = None
         self._thread: threading.Thread | None = None
-        self._version = -1
         self._workers: Sequence[WorkerRecord] = ()
         self._skew = 0
         self._spare_until = 0.0
+        self._renewed = time.monotonic()
         self._reported: set[str] = set()
         self._pruning = PeriodicTask(5.0, self._prune)
         self._chores = (
             PeriodicTask(host.settings.heartbeat, self._renew_leases),
-            PeriodicTask(_ATTENTIVE, host.store.run_maintenance),
+            PeriodicTask(_MAINTENANCE, self._maintain),
             PeriodicTask(10.0, self._reap_unowned),
             self._pruning,
             PeriodicTask(60.0, self._report_unknown),
@@ -114,7 +119,7 @@ class Scheduler:
     def stop(self) -> None:
         """End the thread."""
         self._stopped = True
-        self._wake.set()
+        self._wakeups.notify()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -127,18 +132,18 @@ class Scheduler:
     def wake(self) -> None:
         """Look at everything now."""
         self._next_due = None
-        self._version = -1
-        self._wake.set()
+        self._look = True
+        self._wakeups.notify()
 
     def poll_faster(self) -> None:
         """Look at other processes more often: somebody waits for what they do."""
-        self._wake.set()
+        self._wakeups.notify()
 
     def wake_at(self, due_at: int) -> None:
         """A run is due then, epoch milliseconds."""
         next_due = self._next_due
         if next_due is None or due_at < next_due:
-            self._wake.set()
+            self._wakeups.notify()
 
     def _run(self) -> None:
         troubled = False
@@ -153,8 +158,7 @@ class Scheduler:
             except Exception:
                 logger.exception("the keeper failed in one round, it goes on")
                 delay = 0.5
-            self._wake.wait(delay)
-            self._wake.clear()
+            self._wakeups.wait(delay, eager=self._is_waited_for())
 
     def _round(self) -> float:
         self._watch_clock()
@@ -162,15 +166,18 @@ class Scheduler:
             chore.run_if_due()
         self._next_due = None  # whatever becomes due during the round may come too late for it
         next_due = self._next_due = self.catch_up()
-        pause = _ATTENTIVE if len(self._host.waiters) or len(self._host.live) else _IDLE
         if next_due is None:
-            return pause
-        return min(pause, max(0.0, (next_due - self._host.env.clock.now()) / 1000))
+            return _PAUSE
+        return min(_PAUSE, max(0.0, (next_due - self._host.env.clock.now()) / 1000))
+
+    def _is_waited_for(self) -> bool:
+        return bool(len(self._host.waiters) or len(self._host.live))
 
     def catch_up(self) -> int | None:
         """See what has happened, and claim what is due now; return when the next run is due."""
         self._notice_others()
         self._reap_dead()
+        self._release_unknown()
         fault = self._release_abandoned()
         next_due = self._claim_due()
         if fault is not None:
@@ -181,18 +188,26 @@ class Scheduler:
 
     def register(self) -> None:
         """Add the process to those that share the store, under a new name."""
-        now = self._host.env.clock.now()
-        owner = self._host.env.ids.ulid(now)
-        peer = WorkerRecord(id=owner, host=host_id(), pid=os.getpid(), expires_at=self._expiry(now))
-        self._host.queue.execute(Register(worker=peer))
+        owner = self._host.env.ids.ulid(self._host.env.clock.now())
+        worker = WorkerRecord(
+            id=owner,
+            host=host_id(),
+            pid=os.getpid(),
+            expires_at=self._expiry(),
+            app=self._host.env.app,
+        )
+        self._host.queue.execute(Register(worker=worker))
         self._host.owner = owner
 
-    def _expiry(self, now: int) -> int:
+    def _expiry(self) -> int:
+        """Return when a lease ends that is renewed now."""
+        now = self._host.store.now(self._host.env.clock.now())
         return now + int(self._host.settings.lease * 1000)
 
     def _renew_leases(self) -> None:
-        now = self._host.env.clock.now()
-        if self._host.queue.execute(Heartbeat(id=self._host.owner, expires_at=self._expiry(now))):
+        heartbeat = Heartbeat(id=self._host.owner, expires_at=self._expiry())
+        if self._host.queue.execute(heartbeat):
+            self._note_renewal()
             return
         logger.warning(
             "this process did not renew its lease in time and others took its runs; it goes on "
@@ -204,16 +219,30 @@ class Scheduler:
             if live.ex.owner == reaped:
                 live.lease_lost()
         # Frees the runs that were begun under the old name after it was reaped.
-        self._host.queue.execute(Unregister(id=reaped, now=now))
+        self._host.queue.execute(Unregister(id=reaped, now=self._host.env.clock.now()))
+
+    def _note_renewal(self) -> None:
+        """Spare the others if this process could not renew its own lease for long.
+
+        Whatever held it up may have held them up, too: a store that took no writes, or a host that
+        stood still. They get the time to renew theirs.
+        """
+        now, heartbeat = time.monotonic(), self._host.settings.heartbeat
+        if now - self._renewed > 2 * heartbeat:
+            self._spare_until = max(self._spare_until, now + 2 * heartbeat)
+        self._renewed = now
 
     def _clock_skew(self) -> int:
         return self._host.env.clock.now() - time.monotonic_ns() // 1_000_000
 
+    def _clock_was_set(self) -> bool:
+        return abs(self._clock_skew() - self._skew) > _CLOCK_STEP
+
     def _watch_clock(self) -> None:
         """When the wall clock was set, renew leases first and give others time to do so."""
-        skew = self._clock_skew()
-        if abs(skew - self._skew) <= _CLOCK_STEP:
+        if not self._clock_was_set():
             return
+        skew = self._clock_skew()
         logger.warning("the clock was set by %+d ms", skew - self._skew)
         self._spare_until = time.monotonic() + 2 * self._host.settings.heartbeat
         self._renew_leases()
@@ -232,15 +261,17 @@ class Scheduler:
         if not self._workers:
             return
         dead = tuple(self._host.store.dead_workers(self._workers))
-        now = self._host.env.clock.now()
+        local = self._host.env.clock.now()
         if dead:
-            self._reap(ReapWorkers(ids=dead, now=now))
-        if time.monotonic() >= self._spare_until:
-            expired = tuple(
-                peer.id for peer in self._workers if peer.expires_at < now and peer.id not in dead
-            )
-            if expired:
-                self._reap(ReapWorkers(ids=expired, now=now, skip_if_renewed_after=now))
+            self._reap(ReapWorkers(ids=dead, now=local))
+        if time.monotonic() < self._spare_until or self._clock_was_set():
+            return  # the next round renews our own lease first, and gives the others time
+        now = self._host.store.now(local)
+        expired = tuple(
+            peer.id for peer in self._workers if peer.expires_at < now and peer.id not in dead
+        )
+        if expired:
+            self._reap(ReapWorkers(ids=expired, now=local, skip_if_renewed_after=now))
 
     def _reap_unowned(self) -> None:
         self._reap(ReapWorkers(ids=(), now=self._host.env.clock.now(), orphans=True))
@@ -254,14 +285,13 @@ class Scheduler:
 
     def _notice_others(self) -> None:
         """Pass on what was committed since the last look."""
-        version = self._host.store.change_counter()
-        if version == self._version:
+        if not (self._wakeups.changed() or self._look):
             return
-        self._version = version
+        self._look = False  # before looking, so that what comes meanwhile is looked at next time
         try:
             self._poll_others()
         except BaseException:
-            self._version = -1  # some of it has not been seen
+            self._look = True  # some of it has not been seen
             raise
 
     def _poll_others(self) -> None:
@@ -320,8 +350,25 @@ class Scheduler:
             return self._host.queue.execute(claim)
         except LeaseLost:
             self._renew_leases()  # reaped since the last one: claim under the new name next time
-            self._wake.set()
+            self._wakeups.notify()
             return ()
+        except StoreOutcomeUnknownError:
+            self._claim_lost = True
+            raise
+
+    def _release_unknown(self) -> None:
+        """Give up runs that a claim has taken for us whose answer was lost."""
+        if not self._claim_lost:
+            return
+        owner, now = self._host.owner, self._host.env.clock.now()
+        for run_id, epoch in self._host.store.held(owner).items():
+            if self._host.live.get(run_id) is None:
+                release = Release(due_at=now)
+                write = Checkpoint(
+                    run_id=run_id, owner=owner, epoch=epoch, now=now, release=release
+                )
+                self._host.abandoned.append(write)
+        self._claim_lost = False
 
     def _release_abandoned(self) -> Exception | None:
         """Write what could not be written before; return why some of it still cannot be."""
@@ -353,10 +400,22 @@ class Scheduler:
                 for claimed in self._claim((key,), 1):
                     self._take(claimed, self._runs.fail_orphan)
 
+    # -- what one process does for all ----------------------------------------------------------
+
+    def _leads(self, others: Iterable[WorkerRecord]) -> bool:
+        """Tell whether this process was there before all of those."""
+        return all(self._host.owner < each.id for each in others)
+
+    def _maintain(self) -> None:
+        if self._leads(self._workers):
+            self._host.store.run_maintenance()
+
     # -- old things -------------------------------------------------------------------------
 
     def _prune(self) -> None:
         env, settings = self._host.env, self._host.settings
+        if not self._leads(each for each in self._workers if each.app == env.app):
+            return
         now = env.clock.now()
         gone = self._host.queue.execute(
             Prune(

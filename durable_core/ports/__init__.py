@@ -64,6 +64,7 @@ __all__ = [
     "StoredRequest",
     "StoredResult",
     "Unregister",
+    "Wakeups",
     "WorkerRecord",
     "Write",
     "channel_of",
@@ -101,20 +102,51 @@ class Ids(Protocol):
 
 
 class Store(Protocol):
-    """Where the embedded engine keeps its state.
+    """Where the embedded engine keeps its state. ``durable_conformance`` judges all that it says.
 
-    It may have an attribute ``channel``, see ``ports.Channel``, for processes that share it.
+    Its methods may be called from any thread, :meth:`commit` by one thread at a time. They raise
+    ``StoreError``, or a class below it, if the store cannot answer, also when it is not open. They
+    raise nothing else but what a programming mistake deserves. What a caller does with a value
+    that it has handed in or was given changes nothing in the store.
 
-    Methods may be called from any thread, :meth:`commit` by one thread at a time. All raise
-    ``StoreError`` (or a class below it) when the store cannot answer.
+    **Isolation.** Commits take effect one after the other, as if no two overlapped. A read shows
+    every commit that was answered before the read began, of whatever process, and of each commit
+    all or nothing.
+
+    **No event is lost.** Each stored event has a number, unique in the store, that is never given
+    again, even after the event was pruned. Each number that the store hands out, be it by
+    :meth:`event_seq`, in an answer, or with an event, is a *watermark*: an event that becomes
+    visible later has a higher number. A wait is registered under a watermark and is matched with
+    events that have a higher number. A store in which a transaction that has a lower number may
+    commit later than one with a higher number does not hand out the higher one before that. A wait
+    and an event that are committed at the same time find each other, whichever comes first.
+
+    **Order.** Texts are equal, and in order, by their bytes as UTF-8, whatever the collation of a
+    database.
+
+    **Locks.** A run whose record somebody has locked holds up no other run and no heartbeat.
+
+    Attributes:
+        reads_are_fast: an event loop may call :meth:`event_seq` and :meth:`result` in place,
+            because they answer from memory or from a local file; else they are called in a thread.
     """
 
+    # It may have an attribute ``channel``, see ``Channel``, for processes that share it.
+
+    @property
+    def reads_are_fast(self) -> bool: ...
+
     def open(self) -> None:
-        """Make ready for use in this process. Does nothing when it is."""
+        """Make ready for use in this process. Does nothing if it is.
+
+        Raises:
+            StoreVersionError: what is there is not a store, or a newer release made it.
+            StoreError: it cannot be opened, or is where it would not be safe.
+        """
         ...
 
     def close(self) -> None:
-        """Let go of all handles of this process. May be opened again."""
+        """Close all handles of this process. The store may be opened again."""
         ...
 
     def commit(
@@ -122,15 +154,20 @@ class Store(Protocol):
     ) -> Sequence[object | BaseException]:
         """Apply the writes in order, in one durable transaction.
 
-        Each is answered with its answer, or with the error (``LeaseLost``, ``RunNotFoundError``)
-        that undid it alone.
+        Each write is answered by its answer, or by the error that undid it alone: ``LeaseLost``,
+        ``RunNotFoundError``, ``ValueError``, or a ``StoreError`` if something about this write
+        cannot be stored or its run stays locked. An error of one write is an answer. It is not
+        raised, and changes nothing about the others.
 
         Args:
             writes: at least one.
-            wait: seconds to wait for a locked store; 0 does not wait.
+            wait: seconds to wait for a store, or a run, that is locked; 0 does not wait.
 
         Raises:
             StoreBusyError: the store was locked for longer than ``wait``; nothing was done.
+            StoreConflictError: the batch met another one and was undone; commit it again.
+            StoreOutcomeUnknownError: all of it was done, or nothing: the answer was lost. Writes
+                that are ``repeatable`` may be committed again; of a claim, :meth:`held` tells.
             StoreError: nothing was done.
         """
         ...
@@ -138,13 +175,25 @@ class Store(Protocol):
     def run_maintenance(self) -> None:
         """Do what must be done now and then but would hold up a commit.
 
-        To be called about once a second, by one thread. Does not wait for other users of the
-        store, nor they for it.
+        To be called about once a second, by one thread of one process; see :class:`WorkerRecord`.
+        Does not wait for other users of the store, nor they for it.
+        """
+        ...
+
+    def now(self, local: int) -> int:
+        """Return the time that leases begin and end by, epoch milliseconds.
+
+        Args:
+            local: what the clock of this host says. A store that only processes of one host share
+                returns it; another one returns the same time to all hosts.
         """
         ...
 
     def event_seq(self, app: str) -> int:
-        """Return the highest event sequence number there is, of whatever app; 0 if none."""
+        """Return a watermark, see above: a number that no event has that is not yet visible.
+
+        It may be of whatever app, and lower than it could be: 0 if there is no event.
+        """
         ...
 
     def result(self, app: str, run_id: str) -> StoredResult | Phase | None:
@@ -161,15 +210,15 @@ class Store(Protocol):
             done: steps that have succeeded with a higher completion number are wanted (those of
                 the kinds RUN and SEND), whether or not they have pushed anything.
             outside: chunks from outside steps with this index and later ones are wanted, in whole
-                pieces. None are that were stored under a lower number than ``done``.
-            most: no further piece is added once so many bytes of chunks are there.
+                batches. None are that were stored under a lower number than ``done``.
+            most: no further batch is added once so many bytes of chunks are there.
         """
         ...
 
     def stream_versions(self, app: str, run_ids: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
         """Return, for those of the runs that there are, numbers that tell whether a stream changed.
 
-        They change with each further step, piece, claim, release, handoff and end. The first is the
+        They change with each further step, batch, claim, release, handoff and end. The first is the
         run's epoch, the second is 1 while some process executes it and else 0.
         """
         ...
@@ -190,6 +239,10 @@ class Store(Protocol):
         """Return run id, op id and event of matched waits of runs that this owner holds."""
         ...
 
+    def held(self, owner: str) -> Mapping[str, int]:
+        """Return the ids of the runs that this owner holds, each with its epoch."""
+        ...
+
     def workers(self) -> Sequence[WorkerRecord]:
         """Return all registered processes."""
         ...
@@ -203,7 +256,11 @@ class Store(Protocol):
         ...
 
     def get(self, app: str, run_id: str) -> RunRecord | None:
-        """Return all that is known about a run, or None."""
+        """Return all that is known about a run, or None.
+
+        Steps are in the order of their completion numbers, pending ops in that of their ids, and
+        failed attempts in that of op id and number.
+        """
         ...
 
     def list(self, app: str, *, where: RunFilter = ANY_RUN, limit: int) -> Sequence[RunRecord]:
@@ -218,11 +275,37 @@ class Store(Protocol):
         """Return 32 random bytes, made once and the same for every process of the store."""
         ...
 
-    def change_counter(self) -> int:
-        """Return a number that changes when another process has committed. Cheap.
+    def wakeups(self) -> Wakeups:
+        """Return what one thread of this process learns of other processes' commits from."""
+        ...
 
-        It may change for commits of this process too.
+
+class Wakeups(Protocol):
+    """How a thread learns that another process, which shares the store, has committed."""
+
+    def changed(self) -> bool:
+        """Return whether another process may have committed since the last call. Cheap.
+
+        The first call returns True.
+
+        Raises:
+            StoreError: the store cannot answer.
         """
+        ...
+
+    def wait(self, timeout: float, *, eager: bool) -> None:
+        """Block until another process has committed, or :meth:`notify` was called.
+
+        It may return earlier. A store that has to look for commits does, so that its caller looks.
+
+        Args:
+            timeout: the longest it blocks, seconds.
+            eager: somebody waits for what other processes do; look more often.
+        """
+        ...
+
+    def notify(self) -> None:
+        """Make :meth:`wait` return, now or as soon as it is called. For any thread."""
         ...
 
 

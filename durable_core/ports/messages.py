@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from durable_core.model._record import record
 from durable_core.model.event import Event, StoredEvent
@@ -98,12 +98,24 @@ class CorruptRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRecord:
-    """A process that shares the store. ``id`` is the owner name in its leases."""
+    """A process that shares the store.
+
+    The one with the lowest id leads: it alone calls ``run_maintenance``. Of those of one app, the
+    one with the lowest id prunes.
+
+    Attributes:
+        id: the owner name in its leases, a ULID: the lowest is that of the process that came first.
+        host: the host that it runs on.
+        pid: its number there.
+        expires_at: when its lease ends, by :meth:`Store.now`.
+        app: whose runs it executes.
+    """
 
     id: str
     host: str
     pid: int
     expires_at: int
+    app: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,9 +169,15 @@ AnswerT = TypeVar("AnswerT", covariant=True)
 
 
 class Write(Generic[AnswerT]):
-    """A message to :meth:`Store.commit`; the type parameter is what it is answered with."""
+    """A message to :meth:`Store.commit`; the type parameter is what it is answered with.
+
+    Attributes:
+        repeatable: committing it twice has the effect of committing it once, so that it may be
+            committed again if the answer was lost.
+    """
 
     __slots__ = ()
+    repeatable: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +281,7 @@ class SendEvents(Write[Sent]):
     application itself, as it is for the events of a :class:`Checkpoint`.
     """
 
+    repeatable: ClassVar[bool] = True
     app: str
     events: tuple[Event, ...]
     now: int
@@ -274,6 +293,7 @@ class Claim(Write[tuple[Claimed | CorruptRun, ...]]):
     """Take runs that are due, have no owner, and whose handler we know, the earliest due first.
 
     One that cannot be read is taken too, so that it can be failed, and does not harm the others.
+    If the answer is lost, :meth:`Store.held` shows what the owner holds and does not know of.
     Refused with ``LeaseLost`` unless the owner is a registered process: one that was reaped has to
     register again first, or its runs would be taken from it while it executes them.
     """
@@ -289,6 +309,7 @@ class Claim(Write[tuple[Claimed | CorruptRun, ...]]):
 class Register(Write[None]):
     """Add a process."""
 
+    repeatable: ClassVar[bool] = True
     worker: WorkerRecord
 
 
@@ -296,6 +317,7 @@ class Register(Write[None]):
 class Heartbeat(Write[bool]):
     """Prolong the lease of a process. Answered with False if it was reaped meanwhile."""
 
+    repeatable: ClassVar[bool] = True
     id: str
     expires_at: int
 
@@ -309,6 +331,7 @@ class ReapWorkers(Write[tuple[str, ...]]):
     With ``skip_if_renewed_after``, a process that has prolonged its lease past that time is spared.
     """
 
+    repeatable: ClassVar[bool] = True
     ids: tuple[str, ...]
     now: int
     skip_if_renewed_after: int | None = None
@@ -322,6 +345,7 @@ class Unregister(Write[tuple[str, ...]]):
     They are due at once, with no take-over counted.
     """
 
+    repeatable: ClassVar[bool] = True
     id: str
     now: int
 
@@ -345,6 +369,7 @@ class Prune(Write[int]):
     Up to ``limit`` of each, the oldest first; answers how many runs and events went.
     """
 
+    repeatable: ClassVar[bool] = True
     app: str
     runs_before: int
     events_before: int

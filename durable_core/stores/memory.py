@@ -34,12 +34,15 @@ from durable_core.ports import (
     RunRecord,
     SendEvents,
     Sent,
+    Store,
     StoredRequest,
     StoredResult,
     Unregister,
+    Wakeups,
     WorkerRecord,
     Write,
 )
+from durable_core.stores.wakeups import PolledWakeups
 
 __all__ = [
     "MemoryStore",
@@ -202,11 +205,13 @@ def _copied(pending: Pending) -> Pending:
 _MOST_UNCLAIMABLE = 100
 
 
-class MemoryStore:
+class MemoryStore(Store):
     """Keeps everything in dictionaries; see ``durable_core.ports.Store`` for the contract.
 
     What it holds lives as long as the object, through ``close`` and ``open``.
     """
+
+    reads_are_fast = True
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -228,18 +233,17 @@ class MemoryStore:
         }
 
     def open(self) -> None:
-        """Do nothing: it is always ready."""
+        pass
 
     def close(self) -> None:
-        """Do nothing: it holds no handles."""
+        pass
 
     def run_maintenance(self) -> None:
-        """Do nothing."""
+        pass
 
     def commit(
         self, writes: Sequence[Write[object]], *, wait: float
     ) -> Sequence[object | BaseException]:
-        """Apply the writes in order; see ``ports.Store``."""
         with self._lock:
             return [self._answer(write) for write in writes]
 
@@ -423,13 +427,14 @@ class MemoryStore:
 
     # Reads
 
+    def now(self, local: int) -> int:
+        return local
+
     def event_seq(self, app: str) -> int:
-        """Return the highest event sequence number there is, 0 if none."""
         with self._lock:
             return max((stored.seq for stored in self._events.values()), default=0)
 
     def result(self, app: str, run_id: str) -> StoredResult | Phase | None:
-        """Return how a run ended, or the phase it is in, or None if there is no such run."""
         with self._lock:
             row = self._find(app, run_id)
             return None if row is None else row.result or row.run.phase
@@ -437,37 +442,31 @@ class MemoryStore:
     def read_stream(
         self, app: str, run_id: str, *, done: int, outside: int, most: int
     ) -> StoredStream | None:
-        """Return what is stored of a run's stream, or None; see ``ports.Store``."""
         with self._lock:
             row = self._find(app, run_id)
             return None if row is None else row.read_stream(done, outside, most)
 
     def stream_versions(self, app: str, run_ids: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
-        """Return numbers that tell whether the streams of the runs have changed."""
         with self._lock:
             rows = [self._find(app, run_id) for run_id in run_ids]
             return {row.run.id: row.stream_version() for row in rows if row is not None}
 
     def which_ended(self, app: str, run_ids: Sequence[str]) -> Sequence[str]:
-        """Return those of the runs that have ended."""
         with self._lock:
             rows = [self._find(app, run_id) for run_id in run_ids]
             return [row.run.id for row in rows if row is not None and row.result is not None]
 
     def next_due(self, app: str, keys: Sequence[str]) -> int | None:
-        """Return when the first claimable run of these handlers is due, epoch milliseconds."""
         with self._lock:
             due = (row.due_at for row in self._of(app) if row.run.endpoint_key in keys)
             return min((due_at for due_at in due if due_at is not None), default=None)
 
     def unclaimable(self, app: str, keys: Sequence[str], now: int) -> Sequence[RunRecord]:
-        """Return up to 100 runs that are due but whose handler is not among the keys."""
         with self._lock:
             due = self._due(app, now, lambda key: key not in keys)
             return [row.record() for row in due[:_MOST_UNCLAIMABLE]]
 
     def matched_waits(self, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
-        """Return run id, op id and event of matched waits of runs that this owner holds."""
         with self._lock:
             return [
                 (row.run.id, pending.op.id, pending.matched)
@@ -477,17 +476,18 @@ class MemoryStore:
                 if pending.matched is not None
             ]
 
+    def held(self, owner: str) -> Mapping[str, int]:
+        with self._lock:
+            return {row.run.id: row.run.epoch for row in self._runs.values() if row.owner == owner}
+
     def workers(self) -> Sequence[WorkerRecord]:
-        """Return all registered processes."""
         with self._lock:
             return list(self._peers.values())
 
     def dead_workers(self, workers: Sequence[WorkerRecord]) -> Sequence[str]:
-        """Return nothing: no other process can share this store."""
         return ()
 
     def get(self, app: str, run_id: str) -> RunRecord | None:
-        """Return all that is known about a run, or None."""
         with self._lock:
             row = self._find(app, run_id)
             if row is None:
@@ -497,19 +497,16 @@ class MemoryStore:
             return replace(row.record(), memos=memos, pending=pending, failed_attempts=failed)
 
     def list(self, app: str, *, where: RunFilter = ANY_RUN, limit: int) -> Sequence[RunRecord]:
-        """Return runs without their steps, those with the highest ids first."""
         with self._lock:
             records = [row.record() for row in self._of(app)]
         wanted = [record for record in records if _is_wanted(record.run, where)]
         return sorted(wanted, key=lambda record: record.run.id, reverse=True)[:limit]
 
     def secret(self) -> bytes:
-        """Return 32 random bytes, the same for the life of the store."""
         return self._secret
 
-    def change_counter(self) -> int:
-        """Return 0: no other process can commit."""
-        return 0
+    def wakeups(self) -> Wakeups:
+        return PolledWakeups(lambda: 0)  # no other process can commit
 
 
 def _is_wanted(run: Run, where: RunFilter) -> bool:

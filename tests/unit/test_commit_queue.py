@@ -24,9 +24,23 @@ from durable_conformance.store_values import (
     suspended,
 )
 from durable_core.commit_queue import CommitFuture, CommitQueue
-from durable_core.errors import LeaseLost, StoreBusyError, StoreError
+from durable_core.errors import (
+    LeaseLost,
+    StoreBusyError,
+    StoreConflictError,
+    StoreError,
+    StoreOutcomeUnknownError,
+)
 from durable_core.model.step import OpKind
-from durable_core.ports import Checkpoint, CheckpointResult, Heartbeat, Release, Write
+from durable_core.ports import (
+    Checkpoint,
+    CheckpointResult,
+    Heartbeat,
+    Release,
+    SendEvents,
+    Write,
+)
+from durable_core.stores.memory import MemoryStore
 from support.harness import WatchedStore, until
 
 PATIENCE = 10.0
@@ -277,6 +291,95 @@ def test_a_failing_commit_fails_all() -> None:
         first.join(PATIENCE)
         store.fault = None
         assert CheckpointResult() == queue.execute(created("r3"))
+
+
+@pytest.mark.parametrize("conflicts", [1, 3])
+def test_a_batch_that_met_another_one_is_committed_again(conflicts: int) -> None:
+    """A few times; nobody who waits learns of it."""
+    store, left = WatchedStore(), conflicts
+
+    def fault(writes: Sequence[Write[Any]]) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise StoreConflictError("met another one")
+
+    store.fault = fault
+    with queue_on(store) as queue:
+        assert CheckpointResult() == queue.execute(created())
+    assert -1 == left
+
+
+def test_a_batch_that_always_meets_another_one_fails() -> None:
+    """With the error that says so, and without being stored."""
+    store = WatchedStore()
+
+    def fault(writes: Sequence[Write[Any]]) -> None:
+        raise StoreConflictError("met another one")
+
+    store.fault = fault
+    with queue_on(store) as queue, pytest.raises(StoreConflictError):
+        queue.execute(created())
+    assert store.get("app", "r1") is None
+
+
+class LosesAnswers(MemoryStore):
+    """Commits, and loses so many of its answers."""
+
+    def __init__(self, lost: int, then: StoreError | None = None) -> None:
+        super().__init__()
+        self.lost, self.then = lost, then
+        self.commits = 0
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        self.commits += 1
+        if self.commits > self.lost:
+            if self.then is not None:
+                raise self.then
+            return super().commit(writes, wait=wait)
+        super().commit(writes, wait=wait)
+        raise StoreOutcomeUnknownError("the connection broke")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_send_whose_answer_was_lost_is_sent_again_and_taken_once(asynchronous: bool) -> None:
+    """Its ids make it the same; whoever waits gets the answer."""
+    store = LosesAnswers(2)
+    message = SendEvents(app="app", events=(event("1"),), now=1)
+    queue = CommitQueue(store)
+    queue.start()
+    try:
+        if asynchronous:
+            sent = asyncio.run(queue.wait_async(queue.submit(message)))
+        else:
+            sent = queue.execute(message)
+    finally:
+        queue.stop()
+
+    assert (("1",), 3) == (sent.ids, store.commits)
+    assert 1 == store.event_seq("app")
+
+
+@pytest.mark.parametrize("then", [None, StoreError("not connected")])
+def test_what_cannot_be_repeated_ends_as_unknown(then: StoreError | None) -> None:
+    """A checkpoint is not committed twice; a send that fails later may still have been taken."""
+    store = LosesAnswers(1, then)
+    queue = CommitQueue(store)
+    queue.start()
+    try:
+        with pytest.raises(StoreOutcomeUnknownError):
+            queue.execute(created())
+        store.commits = 0
+        if then is not None:
+            with pytest.raises(StoreOutcomeUnknownError):
+                queue.execute(SendEvents(app="app", events=(event("1"),), now=1))
+    finally:
+        queue.stop()
+
+    assert store.get("app", "r1") is not None
+    assert (0 if then is None else 2) == store.commits
 
 
 def test_what_a_run_has_queued_behind_a_failed_checkpoint_fails() -> None:

@@ -203,7 +203,7 @@ CROSS JOIN run ON run.id = wanted.value
 WHERE run.app = :app
 
 -- put-worker --
-INSERT OR REPLACE INTO worker (id, host, pid, expires_at) VALUES (?, ?, ?, ?)
+INSERT OR REPLACE INTO worker (id, host, pid, expires_at, app) VALUES (?, ?, ?, ?, ?)
 
 -- heartbeat --
 UPDATE worker SET expires_at = :expires_at WHERE id = :id
@@ -215,7 +215,7 @@ DELETE FROM worker WHERE id = :id AND (:skip_if_renewed_after IS NULL OR expires
 SELECT 1 FROM worker WHERE id = ?
 
 -- workers --
-SELECT id, host, pid, expires_at FROM worker ORDER BY id
+SELECT id, host, pid, expires_at, app FROM worker ORDER BY id
 
 -- free-runs --
 UPDATE run
@@ -333,6 +333,9 @@ CROSS JOIN run ON run.id IN (
 WHERE handler.name NOT IN (SELECT value FROM json_each(:keys))
 ORDER BY run.due_at, run.id
 LIMIT 100
+
+-- held --
+SELECT id, epoch FROM run WHERE owner = ? ORDER BY id
 
 -- matched-waits --
 -- The event as bytes: text that is no UTF-8 would fail the whole query.

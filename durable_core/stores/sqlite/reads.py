@@ -30,6 +30,7 @@ __all__ = [
     "failed_attempt_row",
     "find_run",
     "find_runs",
+    "held",
     "load_consumed",
     "load_match",
     "load_memos",
@@ -191,7 +192,7 @@ def chunk_batch_of(row: _Row) -> ChunkBatch:
 
 def worker_of(row: _Row) -> WorkerRecord:
     """Return the process of a row of ``workers``."""
-    return WorkerRecord(id=row[0], host=row[1], pid=row[2], expires_at=row[3])
+    return WorkerRecord(id=row[0], host=row[1], pid=row[2], expires_at=row[3], app=row[4])
 
 
 def stored_event_of(name: str, row: _Row) -> StoredEvent:
@@ -347,6 +348,11 @@ def matched_waits(db: sqlite3.Connection, owner: str) -> Sequence[tuple[str, str
             # Whoever claims that run fails it; the others are to be told of their events.
             logger.error("an event that run %s waits for cannot be read: %r", run_id, error)
     return found
+
+
+def held(db: sqlite3.Connection, owner: str) -> Mapping[str, int]:
+    """Return the runs that the owner holds, and their epochs."""
+    return dict(db.execute(QUERIES["held"], (owner,)).fetchall())
 
 
 def workers(db: sqlite3.Connection) -> Sequence[WorkerRecord]:

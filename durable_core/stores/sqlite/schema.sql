@@ -11,7 +11,8 @@ CREATE TABLE worker (
     id         TEXT PRIMARY KEY,
     host       TEXT NOT NULL,
     pid        INTEGER NOT NULL,
-    expires_at INTEGER NOT NULL
+    expires_at INTEGER NOT NULL,
+    app        TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- `seq` is short for `id`: its steps have it in their keys.

@@ -20,8 +20,10 @@ from durable_core.ports import (
     Register,
     RunFilter,
     RunRecord,
+    Store,
     StoredResult,
     Unregister,
+    Wakeups,
     WorkerRecord,
     Write,
 )
@@ -31,6 +33,7 @@ from durable_core.stores.sqlite.connections import Connections, ConnectionsClose
 from durable_core.stores.sqlite.live_file import LiveFile
 from durable_core.stores.sqlite.opening import create_private, prepare, refuse_network_filesystem
 from durable_core.stores.sqlite.processes import LockFiles
+from durable_core.stores.wakeups import PolledWakeups
 
 __all__ = ["SQLiteStore"]
 
@@ -41,7 +44,7 @@ _FORK_PATIENCE = 10.0
 _TOUCH_LOCK_FILES = frozenset({Register, Unregister, ReapWorkers})
 
 
-class SQLiteStore:
+class SQLiteStore(Store):
     """Keeps everything in one SQLite file; see ``durable_core.ports.Store`` for the contract.
 
     Nothing is opened before :meth:`open`. Processes of one host may share the file. In a process
@@ -56,6 +59,8 @@ class SQLiteStore:
     Attributes:
         channel: see ``durable_core.ports.Channel``.
     """
+
+    reads_are_fast = True
 
     def __init__(self, path: str | os.PathLike[str], *, unsafe_filesystem: bool = False) -> None:
         self.path = os.path.abspath(os.fspath(path))
@@ -76,12 +81,6 @@ class SQLiteStore:
         return f"SQLiteStore({self.path!r})"
 
     def open(self) -> None:
-        """Make ready for use; makes the file, or brings an older one up to date.
-
-        Raises:
-            StoreVersionError: the file is not a store, or a newer release made it.
-            StoreError: it cannot be opened, or lies where it would not be safe.
-        """
         with self._open_lock:
             if self._is_open:
                 return
@@ -96,7 +95,6 @@ class SQLiteStore:
             self._is_open = True
 
     def close(self) -> None:
-        """Close all connections and let go of lock files. May be opened again."""
         with self._open_lock:
             self._is_open = False
             if self._locks.pid == os.getpid():
@@ -110,7 +108,6 @@ class SQLiteStore:
     def commit(
         self, writes: Sequence[Write[object]], *, wait: float
     ) -> Sequence[object | BaseException]:
-        """Apply the writes in order, in one durable transaction; see ``ports.Store``."""
         for write in writes:
             if type(write) in _TOUCH_LOCK_FILES:
                 return self._commit_with_lock_files(writes, wait)
@@ -149,68 +146,63 @@ class SQLiteStore:
             self._locks.remove(id_)
 
     def run_maintenance(self) -> None:
-        """Move the write-ahead log into the database if it has grown; see ``ports.Store``."""
         self._on_connections(Connections.checkpoint)
 
     def change_counter(self) -> int:
         """Return a number that changes when another connection has committed."""
         return self._on_connections(Connections.change_counter)
 
+    def now(self, local: int) -> int:
+        return local
+
+    def wakeups(self) -> Wakeups:
+        return PolledWakeups(self.change_counter)
+
     def event_seq(self, app: str) -> int:
-        """Return the highest event sequence number there is, 0 if none."""
         return self._read(reads.event_seq)
 
     def result(self, app: str, run_id: str) -> StoredResult | Phase | None:
-        """Return how a run ended, or the phase it is in, or None if there is no such run."""
         return self._read(reads.result, app, run_id)
 
     def read_stream(
         self, app: str, run_id: str, *, done: int, outside: int, most: int
     ) -> StoredStream | None:
-        """Return what is stored of a run's stream, or None; see ``ports.Store``."""
         return self._read(reads.read_stream, app, run_id, done, outside, most)
 
     def stream_versions(self, app: str, run_ids: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
-        """Return numbers that tell whether the streams of the runs have changed."""
         return self._read(reads.stream_versions, app, run_ids)
 
     def which_ended(self, app: str, run_ids: Sequence[str]) -> Sequence[str]:
-        """Return those of the runs (up to 1,000) that have ended."""
         return self._read(reads.which_ended, app, run_ids)
 
     def next_due(self, app: str, keys: Sequence[str]) -> int | None:
-        """Return when the first claimable run of these handlers is due, epoch milliseconds."""
         return self._read(reads.next_due, app, keys)
 
     def unclaimable(self, app: str, keys: Sequence[str], now: int) -> Sequence[RunRecord]:
-        """Return up to 100 runs that are due but whose handler is not among the keys."""
         return self._read(reads.unclaimable, app, keys, now)
 
     def matched_waits(self, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
-        """Return run id, op id and event of matched waits of runs that this owner holds."""
         return self._read(reads.matched_waits, owner)
 
+    def held(self, owner: str) -> Mapping[str, int]:
+        return self._read(reads.held, owner)
+
     def workers(self) -> Sequence[WorkerRecord]:
-        """Return all registered processes."""
         return self._read(reads.workers)
 
     def dead_workers(self, workers: Sequence[WorkerRecord]) -> Sequence[str]:
-        """Return the ids of those processes that are certainly gone; see ``ports.Store``."""
         locks = self._own_locks()
         return [
             each.id for each in workers if each.host in self._hosts and locks.owner_is_dead(each.id)
         ]
 
     def get(self, app: str, run_id: str) -> RunRecord | None:
-        """Return all that is known about a run, or None."""
         return self._read(reads.find_run, app, run_id)
 
     def list(self, app: str, *, where: RunFilter = ANY_RUN, limit: int) -> Sequence[RunRecord]:
-        """Return runs without their steps, those with the highest ids first."""
         return self._read(reads.find_runs, app, where, limit)
 
     def secret(self) -> bytes:
-        """Return 32 random bytes, made once and the same for every process of the store."""
         if not self._secret:
             self._secret = self._read(reads.secret)
         return self._secret

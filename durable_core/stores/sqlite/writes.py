@@ -350,7 +350,9 @@ def _claim_readable(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed:
 def register(db: sqlite3.Connection, message: Register) -> None:
     """Add a process."""
     worker = message.worker
-    db.execute(QUERIES["put-worker"], (worker.id, worker.host, worker.pid, worker.expires_at))
+    db.execute(
+        QUERIES["put-worker"], (worker.id, worker.host, worker.pid, worker.expires_at, worker.app)
+    )
 
 
 def heartbeat(db: sqlite3.Connection, message: Heartbeat) -> bool:

@@ -10,7 +10,8 @@ from durable_core.engine.worker import Worker
 from durable_core.flow.env import Limits
 from durable_core.http.request import Request
 from durable_core.model.run import Phase
-from durable_core.ports import Checkpoint, CheckpointResult, Release, RunFilter
+from durable_core.ports import Checkpoint, CheckpointResult, Release, RunFilter, Wakeups
+from durable_core.stores.wakeups import PolledWakeups
 from support.harness import (
     Lab,
     Ledger,
@@ -84,11 +85,14 @@ def test_a_checkpoint_that_always_breaks_is_no_progress(caplog: pytest.LogCaptur
     ledger = Ledger()
 
     class Picky(WatchedStore):
-        def change_counter(self) -> int:
-            """Let the keeper come only when all that has queued is committed, one way or other."""
+        def wakeups(self) -> Wakeups:
+            """Let the scheduler come only when all that has queued is committed or has failed."""
+            return PolledWakeups(self._settled)
+
+        def _settled(self) -> int:
             if node:
                 until(lambda: not node[0].queue._queue)
-            return super().change_counter()
+            return 0
 
         def _write_run(self, write: Checkpoint) -> CheckpointResult:
             if any(memo.op.name == "b" for memo in write.memos):

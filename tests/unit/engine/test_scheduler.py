@@ -13,13 +13,15 @@ import pytest
 
 from durable_conformance.store_values import created, ended, run
 from durable_core.api.step import sync_step
+from durable_core.engine.scheduler import Scheduler
 from durable_core.engine.worker import Worker
-from durable_core.errors import StoreError
+from durable_core.errors import StoreError, StoreOutcomeUnknownError
 from durable_core.http.request import Request
 from durable_core.model.run import Phase
 from durable_core.ports import (
     Checkpoint,
     CheckpointResult,
+    Claim,
     Heartbeat,
     Prune,
     ReapWorkers,
@@ -31,6 +33,7 @@ from durable_core.ports import (
     Write,
 )
 from durable_core.runners.settings import Settings
+from durable_core.stores.wakeups import PolledWakeups
 from support.harness import (
     FakeClock,
     Lab,
@@ -42,6 +45,13 @@ from support.harness import (
     request,
     until,
 )
+
+
+def notified(scheduler: Scheduler) -> threading.Event:
+    """Return what makes a scheduler look at once."""
+    wakeups = scheduler._wakeups
+    assert isinstance(wakeups, PolledWakeups)
+    return wakeups._notified
 
 
 def sleeps(request: Request) -> str:
@@ -345,9 +355,9 @@ def test_due_during_a_round_is_not_missed() -> None:
         node.scheduler.stop()
         nodes.append(node)
         node.scheduler._next_due = 100
-        node.scheduler._wake.clear()
+        notified(node.scheduler).clear()
         node.scheduler._round()
-        assert node.scheduler._wake.is_set()
+        assert notified(node.scheduler).is_set()
 
 
 def test_the_event_mark_is_shared_while_others_work() -> None:
@@ -372,7 +382,7 @@ def test_the_event_mark_is_shared_while_others_work() -> None:
         store.commit(
             [Register(worker=WorkerRecord(id="p", host="h", pid=1, expires_at=2**50))], wait=1.0
         )
-        node.scheduler._version = -1
+        node.scheduler._look = True
         node.scheduler.catch_up()
         first = endpoint.handle(request())
 
@@ -384,6 +394,93 @@ def test_the_event_mark_is_shared_while_others_work() -> None:
         assert b"false" == process.follow(endpoint, first).body
 
 
+def test_a_claim_whose_answer_was_lost_leaves_no_run_stuck(clock: FakeClock) -> None:
+    """What the store gave this process without its knowing is given up, and claimed again."""
+    lost: list[Write[Any]] = []
+
+    class LosesClaims(WatchedStore):
+        def commit(
+            self, writes: Sequence[Write[object]], *, wait: float
+        ) -> Sequence[object | BaseException]:
+            answers = super().commit(writes, wait=wait)
+            if not lost and any(isinstance(write, Claim) for write in writes):
+                lost.extend(writes)
+                raise StoreOutcomeUnknownError("the connection broke")
+            return answers
+
+    store = LosesClaims()
+    with lab(store, clock=clock) as process:
+        endpoint = process.endpoint(sleeps)
+        first = endpoint.handle(request())
+        clock.advance(3600)
+        process.poke()
+        assert b'"end"' == process.follow(endpoint, first).body
+    assert lost
+
+
+def test_a_jump_of_the_clock_takes_no_lease_from_a_live_process(
+    process: Lab, clock: FakeClock
+) -> None:
+    """Not even if it comes after the round has looked at the clock."""
+    process.durable.start()
+    node = process.engine.worker
+    assert node is not None
+    node.scheduler.stop()
+    other = WorkerRecord(id="p", host="elsewhere", pid=1, expires_at=clock.now() + 15_000)
+    process.store.commit([Register(worker=other)], wait=1.0)
+    node.scheduler._refresh_workers()
+    clock.advance(3600)
+
+    node.scheduler._reap_dead()
+    node.scheduler._round()
+
+    assert "p" in {each.id for each in process.store.workers()}
+
+
+def test_nobody_dies_while_nobody_can_write(process: Lab, clock: FakeClock) -> None:
+    """After a time without a renewal of its own a process spares the others for two heartbeats."""
+    process.durable.start()
+    node = process.engine.worker
+    assert node is not None
+    node.scheduler.stop()
+    other = WorkerRecord(id="p", host="elsewhere", pid=1, expires_at=clock.now() - 1)
+    process.store.commit([Register(worker=other)], wait=1.0)
+    node.scheduler._refresh_workers()
+
+    node.scheduler._renewed -= 60
+    node.scheduler._renew_leases()
+    node.scheduler._reap_dead()
+    assert "p" in {each.id for each in process.store.workers()}
+
+    node.scheduler._spare_until = 0.0
+    node.scheduler._renew_leases()
+    node.scheduler._reap_dead()
+    assert "p" not in {each.id for each in process.store.workers()}
+
+
+def test_one_process_of_several_prunes_and_maintains(process: Lab, clock: FakeClock) -> None:
+    """The one that came first; another app's pruning is none of its business."""
+    process.durable.start()
+    node = process.engine.worker
+    assert node is not None
+    scheduler = node.scheduler
+    scheduler.stop()
+
+    def leads(**fields: Any) -> tuple[bool, bool]:
+        other = WorkerRecord(host="h", pid=1, expires_at=0, **fields)
+        scheduler._workers = [other]
+        process.watched.batches.clear()
+        scheduler._prune()
+        pruned = any(
+            isinstance(write, Prune) for batch in process.watched.batches for write in batch
+        )
+        return pruned, scheduler._leads(scheduler._workers)
+
+    assert (False, False) == leads(id="0", app="lab")
+    assert (True, False) == leads(id="0", app="other")
+    assert (True, True) == leads(id="Z", app="lab")
+
+
 def test_due_wakes_only_for_what_is_earlier() -> None:
     """A run that is due later than the next known one needs no round of its own."""
     with lab() as process:
@@ -392,12 +489,12 @@ def test_due_wakes_only_for_what_is_earlier() -> None:
         assert node is not None
         keeper = node.scheduler
         keeper.stop()
-        keeper._wake.clear()
+        notified(keeper).clear()
         keeper._next_due = 100
         keeper.wake_at(200)
-        assert not keeper._wake.is_set()
+        assert not notified(keeper).is_set()
         keeper.wake_at(50)
-        assert keeper._wake.is_set()
+        assert notified(keeper).is_set()
 
 
 def test_give_up_abandoned() -> None:
