@@ -6,12 +6,13 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
 from durable_core.codec.records import dump_head, load_request
 from durable_core.commit_queue import CommitFuture, CommitQueue
 from durable_core.errors import LeaseLost, StoreBrokenError, StoreError
+from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.effects import Flow
 from durable_core.flow.env import AppConfig, ResolvedOptions
 from durable_core.flow.execution import Execution
@@ -51,7 +52,10 @@ __all__ = ["RunExecutor", "RunManager", "WorkerParts"]
 _PAUSE = 1_000
 
 
-class RunExecutor:
+ExecutionT = TypeVar("ExecutionT", bound=Execution)
+
+
+class RunExecutor(Generic[ExecutionT]):
     """Runs executions in threads and tasks; each is live from its beginning to its end.
 
     This is what any engine needs; :class:`RunManager` adds what a store makes possible.
@@ -61,7 +65,7 @@ class RunExecutor:
         unanswered: makes the answer of an execution that ended before it had one.
     """
 
-    def __init__(self, host: RunHost, unanswered: Callable[[Execution], Response]) -> None:
+    def __init__(self, host: RunHost, unanswered: Callable[[ExecutionT], Response]) -> None:
         self._host = host
         self._unanswered = unanswered
         self._tasks: set[asyncio.Task[None]] = set()
@@ -71,14 +75,16 @@ class RunExecutor:
         """True while something runs in a task."""
         return bool(self._tasks)
 
-    def start_for_client(self, endpoint: RegisteredEndpoint, ex: Execution) -> Response:
+    def start_for_client(self, endpoint: RegisteredEndpoint, ex: ExecutionT) -> Response:
         """Run a ``def`` handler in this thread, and return what it answers."""
         answers: list[Response] = []
         run = ThreadRun(self._host, ex, endpoint.handler, answers.append)
         self.run_in_thread(run, self._host.flows.execute(ex))
         return answers[0] if answers else self._unanswered(ex)
 
-    async def start_for_client_async(self, endpoint: RegisteredEndpoint, ex: Execution) -> Response:
+    async def start_for_client_async(
+        self, endpoint: RegisteredEndpoint, ex: ExecutionT
+    ) -> Response:
         """Run a handler of either kind, and return what it answers.
 
         Cancelling this means that the client is gone; the execution goes on.
@@ -220,7 +226,7 @@ class WorkerParts(RunHost, Protocol):
         ...
 
 
-class RunManager(RunExecutor):
+class RunManager(RunExecutor[StoredExecution]):
     """Starts and resumes runs that are kept in a store, where other processes may resume them too.
 
     Args:
@@ -235,13 +241,13 @@ class RunManager(RunExecutor):
         self.busy = {HandlerKind.DEF: 0, HandlerKind.ASYNC_DEF: 0}
         self._worker = worker
         self._busy_lock = threading.Lock()
-        self._released: WeakSet[Execution] = WeakSet()
+        self._released: WeakSet[StoredExecution] = WeakSet()
 
     # -- starting ---------------------------------------------------------------------------
 
     def new_execution(
         self, endpoint: RegisteredEndpoint, request: Request, route: str | None
-    ) -> Execution:
+    ) -> StoredExecution:
         """Return the execution of a new run; nothing is written before its first checkpoint.
 
         Raises:
@@ -249,7 +255,7 @@ class RunManager(RunExecutor):
         """
         worker, options = self._worker, endpoint.options
         run = worker.env.new_run(options, request, route, worker.event_watermark.recent())
-        return Execution(worker.env, options, run, request, owner=worker.owner)
+        return StoredExecution(worker.env, options, run, request, owner=worker.owner)
 
     # -- resuming ---------------------------------------------------------------------------
 
@@ -276,30 +282,30 @@ class RunManager(RunExecutor):
         if endpoint.kind is HandlerKind.DEF:
             run = ThreadRun(self._worker, ex, endpoint.handler)
             self._worker.live.add(run)
-            self._resume_in_thread(run)
+            self._resume_in_thread(run, ex)
         else:
             loop = self._worker.loops.replay_loop
             task_run = TaskRun(self._worker, ex, endpoint.handler, loop=loop)
             self._worker.live.add(task_run)
             task_run.left = _once(lambda: self._free(HandlerKind.ASYNC_DEF))
-            if not call_soon(loop, self._resume_here, task_run):
+            if not call_soon(loop, self._resume_here, task_run, ex):
                 ex.close(RuntimeError("the event loop was closed"))
                 self._end(task_run)
                 task_run.left()
 
-    def _resume_in_thread(self, run: ThreadRun) -> None:
+    def _resume_in_thread(self, run: ThreadRun, ex: StoredExecution) -> None:
         try:
-            done = self._worker.workers.submit(self.run_in_thread, run, resume(run.ex))
+            done = self._worker.workers.submit(self.run_in_thread, run, resume(ex))
         except RuntimeError as error:
             # The system has no thread left. As with the store, that passes.
-            run.ex.close(StoreError(f"it has no thread to run in: {error}"))
+            ex.close(StoreError(f"it has no thread to run in: {error}"))
             self._end(run)
             self._free(HandlerKind.DEF)
         else:
             done.add_done_callback(lambda _: self._free(HandlerKind.DEF))
 
-    def _resume_here(self, run: TaskRun) -> None:
-        task = self.run_in_task(run, resume(run.ex), lambda: None)
+    def _resume_here(self, run: TaskRun, ex: StoredExecution) -> None:
+        task = self.run_in_task(run, resume(ex), lambda: None)
         task.add_done_callback(lambda _: run.left())
 
     def _free(self, kind: HandlerKind) -> None:
@@ -334,7 +340,9 @@ class RunManager(RunExecutor):
             )
         )
 
-    def _claimed_execution(self, claimed: Claimed, options: ResolvedOptions) -> Execution | None:
+    def _claimed_execution(
+        self, claimed: Claimed, options: ResolvedOptions
+    ) -> StoredExecution | None:
         """Return what is to be executed; None if it cannot be, and the run is failed."""
         try:
             request = load_request(claimed.request.head, claimed.request.body)
@@ -342,7 +350,7 @@ class RunManager(RunExecutor):
             run, reason = claimed.run, f"{type(error).__name__}: {error}"
             self.fail_corrupt(CorruptRun(run_id=run.id, epoch=run.epoch, reason=reason))
             return None
-        return Execution(
+        return StoredExecution(
             self._worker.env,
             options,
             claimed.run,
@@ -371,6 +379,7 @@ class RunManager(RunExecutor):
 
         Nothing is done if the execution has no fault, or has lost its lease, or has no record.
         """
+        assert isinstance(ex, StoredExecution)
         if ex.fault is None or isinstance(ex.fault, LeaseLost) or not ex.stored:
             return
         if ex in self._released:
@@ -429,7 +438,7 @@ class RunManager(RunExecutor):
                     live.lease_lost()
 
 
-def _unanswered(ex: Execution) -> Response:
+def _unanswered(ex: StoredExecution) -> Response:
     """Return what a client gets if an execution ended before it could answer."""
     if ex.stored and ex.fault is None:
         token = new_token(ex.env, ex.run.id)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from durable_core.engine.runs import RunManager, WorkerParts
 from durable_core.errors import LeaseLost, StoreError, StoreOutcomeUnknownError
+from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.scope import HandlerKind
 from durable_core.platform import host_id, logger
 from durable_core.ports import (
@@ -216,7 +217,7 @@ class Scheduler:
         reaped = self._host.owner
         self.register()
         for live in self._host.live.all():
-            if live.ex.owner == reaped:
+            if isinstance(live.ex, StoredExecution) and live.ex.owner == reaped:
                 live.lease_lost()
         # Frees the runs that were begun under the old name after it was reaped.
         self._host.queue.execute(Unregister(id=reaped, now=self._host.env.clock.now()))

@@ -14,6 +14,7 @@ from durable_core.codec.sse import CONTENT_TYPE
 from durable_core.codec.stream_events import final_of
 from durable_core.engine.runs import RunManager, WorkerParts
 from durable_core.errors import StoreError
+from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.driver import drive_async, drive_sync
 from durable_core.flow.effects import (
     AwaitStream,
@@ -28,7 +29,6 @@ from durable_core.flow.effects import (
     Returned,
     WakeReason,
 )
-from durable_core.flow.execution import Execution
 from durable_core.flow.scope import HandlerKind
 from durable_core.flow.stream_reader import Attached, Reader, next_part
 from durable_core.flow.wait import (
@@ -351,7 +351,7 @@ class StreamResponder:
 
     # -- the client whose request begins a run ----------------------------------------------
 
-    def serve(self, endpoint: RegisteredEndpoint, ex: Execution) -> Response:
+    def serve(self, endpoint: RegisteredEndpoint, ex: StoredExecution) -> Response:
         """Begin a run, and answer with its stream, which is iterated by threads."""
         signal = ThreadWaker()
         log = self._followed(ex, signal.wake)
@@ -359,7 +359,7 @@ class StreamResponder:
         close = self._closing(log, signal.wake, detach)
         return _answer(SyncBody(self._node, self._attached(ex, log), signal, close))
 
-    def serve_async(self, endpoint: RegisteredEndpoint, ex: Execution) -> Response:
+    def serve_async(self, endpoint: RegisteredEndpoint, ex: StoredExecution) -> Response:
         """Begin a run, and answer with its stream, which is iterated on this loop."""
         loop = asyncio.get_running_loop()
         signal = TaskWaker(loop)
@@ -368,7 +368,7 @@ class StreamResponder:
         close = self._closing(log, signal.wake, detach)
         return _answer(AsyncBody(self._node, self._attached(ex, log), signal, close))
 
-    def _followed(self, ex: Execution, wake: Callable[[], None]) -> RunLog:
+    def _followed(self, ex: StoredExecution, wake: Callable[[], None]) -> RunLog:
         ex.followed = True
         emitter = self._node.streams.open(ex)
         assert emitter is not None  # it has not begun
@@ -376,7 +376,7 @@ class StreamResponder:
         emitter.log.follow(wake)
         return emitter.log
 
-    def _attached(self, ex: Execution, log: RunLog) -> Reader:
+    def _attached(self, ex: StoredExecution, log: RunLog) -> Reader:
         attached = Attached(options=ex.options, request=ex.request)
         return Reader(ex.env, ex.run.id, log, attached=attached)
 
@@ -392,7 +392,7 @@ class StreamResponder:
     def _start(
         self,
         endpoint: RegisteredEndpoint,
-        ex: Execution,
+        ex: StoredExecution,
         log: RunLog,
         loop: asyncio.AbstractEventLoop,
         *,
@@ -506,7 +506,7 @@ def _detach(run: TaskRun) -> None:
         run.detach(HandoffReason.DISCONNECT)
 
 
-def _end(ex: Execution, log: RunLog) -> None:
+def _end(ex: StoredExecution, log: RunLog) -> None:
     """An execution is over: its client gets no more here, whether or not it has an answer."""
     if not ex.stored and not log.handed_off:
         detail = f"run {ex.run.id} ended without an answer"

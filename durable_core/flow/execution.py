@@ -1,12 +1,12 @@
-"""One live execution of a handler: what it has asked for so far, and what came of it."""
+"""One live execution of a handler: what any engine needs to know about it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import replace
+from enum import Enum
+from typing import Any
 
-from durable_core.codec.records import dump_request
 from durable_core.errors import (
     LeaseLost,
     LimitExceededError,
@@ -22,21 +22,86 @@ from durable_core.flow.effects import (
     Flow,
     PendingCommit,
     Stream,
-    Submit,
 )
 from durable_core.flow.env import AppConfig, ResolvedOptions
 from durable_core.http.request import Request
 from durable_core.machine.step_ids import StepIds, op_named
-from durable_core.model.event import Event, StoredEvent
+from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase, Run
-from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
+from durable_core.model.step import Op, OpKind
 from durable_core.model.stream import Attempt
-from durable_core.ports import Checkpoint, CheckpointResult, Release, StoredRequest, StoredResult
+from durable_core.ports import CheckpointResult
 
-__all__ = ["MARK", "Execution", "begin", "checkpoint", "save", "settle"]
+__all__ = [
+    "EVENT_SEQ",
+    "TRANSITIONS",
+    "Execution",
+    "ExecutionEvent",
+    "ExecutionState",
+    "begin",
+    "settle",
+    "utf8_size",
+]
 
 #: The event sequence number up to which the code of this branch of a handler has seen events.
-MARK: ContextVar[int] = ContextVar("durable_event_mark")
+EVENT_SEQ: ContextVar[int] = ContextVar("durable_event_seq")
+
+
+class ExecutionState(Enum):
+    """How far an execution is from its end. It never goes back."""
+
+    #: The handler runs and may begin steps.
+    RUNNING = "running"
+    #: A signal unwinds a ``def`` handler. What it does outside steps it will do again. Threads of
+    #: the handler that have not met the signal may begin steps.
+    UNWINDING = "unwinding"
+    #: The handler runs and may begin no step. Without further steps it may come to its end.
+    STOPPING = "stopping"
+    #: The handler has ended, or is unwound and may begin no step. Steps in flight may end.
+    DRAINING = "draining"
+    #: Nothing more of the execution counts.
+    CLOSED = "closed"
+
+
+class ExecutionEvent(Enum):
+    """What moves an execution towards its end."""
+
+    #: A step that cannot finish now unwinds a ``def`` handler.
+    UNWIND = "unwind"
+    #: The run is to go on elsewhere: the process stops, or a test says so.
+    STOP = "stop"
+    #: The run will be suspended when the steps in flight have ended.
+    DRAIN = "drain"
+    #: The execution is over, or something broke, or the lease is lost.
+    CLOSE = "close"
+
+
+_S, _E = ExecutionState, ExecutionEvent
+
+#: What follows from each event in each state. Every pair is in the table: stopping and closing
+#: come from other threads, at any time.
+TRANSITIONS: Mapping[tuple[ExecutionState, ExecutionEvent], ExecutionState] = {
+    (_S.RUNNING, _E.UNWIND): _S.UNWINDING,
+    (_S.RUNNING, _E.STOP): _S.STOPPING,
+    (_S.RUNNING, _E.DRAIN): _S.DRAINING,
+    (_S.RUNNING, _E.CLOSE): _S.CLOSED,
+    (_S.UNWINDING, _E.UNWIND): _S.UNWINDING,
+    (_S.UNWINDING, _E.STOP): _S.DRAINING,
+    (_S.UNWINDING, _E.DRAIN): _S.DRAINING,
+    (_S.UNWINDING, _E.CLOSE): _S.CLOSED,
+    (_S.STOPPING, _E.UNWIND): _S.DRAINING,
+    (_S.STOPPING, _E.STOP): _S.STOPPING,
+    (_S.STOPPING, _E.DRAIN): _S.DRAINING,
+    (_S.STOPPING, _E.CLOSE): _S.CLOSED,
+    (_S.DRAINING, _E.UNWIND): _S.DRAINING,
+    (_S.DRAINING, _E.STOP): _S.DRAINING,
+    (_S.DRAINING, _E.DRAIN): _S.DRAINING,
+    (_S.DRAINING, _E.CLOSE): _S.CLOSED,
+    (_S.CLOSED, _E.UNWIND): _S.CLOSED,
+    (_S.CLOSED, _E.STOP): _S.CLOSED,
+    (_S.CLOSED, _E.DRAIN): _S.CLOSED,
+    (_S.CLOSED, _E.CLOSE): _S.CLOSED,
+}
 
 
 class Execution:
@@ -45,35 +110,30 @@ class Execution:
     It belongs to one driver at a time: flows of one run are driven on one event loop, or under one
     lock.
 
+    Args:
+        env: the application.
+        options: of the endpoint.
+        run: the run when the execution begins.
+        request: the request that the run was made for.
+        outcomes: of finished steps, by op id. They count as asked for already.
+
     Attributes:
         run: the run as decided so far; what of it is durable lags behind.
-        request: the request it was made for.
-        owner: the name under which this process holds the run.
-        stored: the run has a row, or the write that makes it is queued.
-        memos, pending: finished and unfinished ops by op id.
-        taken: sequence numbers of events that waits of this run have been answered with.
-        sent: sequence numbers, by event id, of the events that steps of this execution have sent.
+        state: how far the execution is from its end.
+        fault: why it was closed, if something went wrong.
+        due_at_once: the handler was stopped although it could go on.
         in_flight: how many step functions are running.
         parked: ids of ops that wait for their time.
-        awaited: ids of all that have been parked; only these make a run due that is put away, not
-            what an older version of the code asked for.
+        awaited: names of all steps that have been parked, by op id. Only these make a suspended
+            run due, not what an older version of the code asked for.
         activity: counts what happened; unchanged means nothing did.
         failures: counts the failed steps the handler has been told of.
         started_at: when the handler was called, epoch milliseconds.
-        stopping: no new step may start; what is in flight may end.
-        due_immediately: the handler is suspended although it could go on: the run is due at once.
-        answered: the client has its answer, which leaves with the handler's own thread: what is to
-            be tried again is put away although it may be due.
-        unwound: a signal puts the handler away: what it does outside steps it will do again.
-        closed: nothing more of this execution counts.
-        fault: why it was closed, if something went wrong.
-        crash_count: those of the run, as far as their count is durable: a checkpoint that cannot be
-            stored is no progress.
-        streamed, outside: how many bytes of chunks, and how many chunks from outside steps, are
-            stored already.
+        answered: the client has its answer, which leaves with the handler's own thread: a step
+            that is to be tried again is parked although it may be due.
+        followed: the attached client gets the stream, not a plain answer.
         stream: what is pushed goes here; None until something is, or somebody reads.
         stream_opener: makes that.
-        followed: the attached client gets the stream, not a plain answer.
         tickets: the queued writes that may not be durable yet.
     """
 
@@ -83,49 +143,31 @@ class Execution:
         options: ResolvedOptions,
         run: Run,
         request: Request,
-        *,
-        owner: str,
-        memos: Sequence[Memo] | None = None,
-        pending: Sequence[Pending] = (),
-        streamed: int = 0,
-        handler_chunks: int = 0,
+        outcomes: Mapping[str, object],
     ) -> None:
         self.env = env
         self.options = options
         self.run = run
         self.request = request
-        self.owner = owner
-        self.stored = memos is not None
-        self.memos = {memo.op.id: memo for memo in memos or ()}
-        self.pending = {each.op.id: each for each in pending}
-        self.consumed_seqs: set[int] = set()
-        self.sent: dict[str, int] = {}
+        self.state = ExecutionState.RUNNING
+        self.fault: BaseException | None = None
+        self.due_at_once = False
         self.in_flight = 0
         self.parked: set[str] = set()
-        self.awaited: set[str] = set()
+        self.awaited: dict[str, str] = {}
         self.activity = 0
-        self.started_at = run.created_at
         self.failures = 0
-        self.stopping = False
-        self.due_immediately = False
+        self.started_at = run.created_at
         self.answered = False
-        self.unwound = False
-        self.closed = False
-        self.fault: BaseException | None = None
-        self.crash_count = run.crash_count
-        self.streamed = streamed
-        self.handler_chunks = handler_chunks
-        self.stream: Stream | None = None
-        self.stream_opener: Callable[[Execution], Stream | None] | None = None
         self.followed = False
-        self._asked = 0
-        self._attempts = 0
-        self._step_ids = StepIds()
+        self.stream: Stream | None = None
+        self.stream_opener: Callable[[Any], Stream | None] | None = None
         self.tickets: tuple[PendingCommit, ...] = ()
-        self._last_number = self._size = 0
-        if memos:
-            self._last_number = max(memo.completion_no for memo in memos)
-            self._size = sum(_size(memo.value) for memo in memos)
+        self._outcomes = outcomes
+        self._asked = self._attempts = self._size = 0
+        self._step_ids = StepIds()
+
+    # -- its state --------------------------------------------------------------------------
 
     @property
     def attached(self) -> bool:
@@ -137,6 +179,37 @@ class Execution:
         """True if something is parked and nothing runs."""
         return self.in_flight == 0 and bool(self.parked)
 
+    @property
+    def closed(self) -> bool:
+        """True if nothing more of it counts."""
+        return self.state is ExecutionState.CLOSED
+
+    @property
+    def stopping(self) -> bool:
+        """True if no step may begin, although steps in flight may end."""
+        return self.state is ExecutionState.STOPPING or self.state is ExecutionState.DRAINING
+
+    def check_open(self) -> None:
+        """Raise Suspended if the execution is closed."""
+        if self.state is ExecutionState.CLOSED:
+            raise Suspended
+
+    def take(self, event: ExecutionEvent) -> None:
+        """Move on as the table says."""
+        self.state = TRANSITIONS[self.state, event]
+
+    def stop(self) -> None:
+        """Start no more steps here; the run goes on elsewhere, at once."""
+        self.due_at_once = True
+        self.take(ExecutionEvent.STOP)
+
+    def close(self, fault: BaseException | None = None) -> None:
+        """Let nothing more of this execution count; the first fault is kept."""
+        self.state = ExecutionState.CLOSED
+        self.fault = self.fault or fault
+
+    # -- steps ------------------------------------------------------------------------------
+
     def next_op(self, step_id: str, kind: OpKind, branch: object) -> Op:
         """Return the op for the next use of a step id.
 
@@ -147,35 +220,24 @@ class Execution:
         """
         name, _ = self._step_ids.next_op(step_id, branch)
         op = op_named(name, kind)
-        if not self.closed:
+        if self.state is not ExecutionState.CLOSED:
             self._asked += 1
         most = self.env.limits.steps
-        if (self._asked > most or len(self.memos) >= most) and op.id not in self.memos:
+        if (self._asked > most or len(self._outcomes) >= most) and op.id not in self._outcomes:
             raise LimitExceededError(
                 f"step {name!r} is one more than the {self.env.limits.steps} steps a run may have"
             )
         return op
-
-    def open_stream(self) -> Stream | None:
-        """Return the stream of the run, made if need be; None where nothing can be streamed."""
-        if self.stream is None and self.stream_opener is not None:
-            self.stream = self.stream_opener(self)
-        return self.stream
 
     def next_attempt(self) -> Attempt:
         """Return the identity of the attempt of a step that begins now."""
         self._attempts += 1
         return self.run.epoch, self._attempts
 
-    def next_number(self) -> int:
-        """Return the completion number of the op that finishes now."""
-        self._last_number += 1
-        return self._last_number
-
     def check_size(self, op: Op, value: str) -> None:
         """Count a result; raise LimitExceededError if it, or the run with it, is too large."""
         limits = self.env.limits
-        size = _size(value)
+        size = utf8_size(value)
         if size > limits.step_result:
             raise LimitExceededError(
                 f"the result of step {op.name!r} has {size} bytes as JSON; "
@@ -188,19 +250,13 @@ class Execution:
             )
         self._size += size
 
-    def stop(self) -> None:
-        """Start no more steps here; the run goes on elsewhere, at once."""
-        self.stopping = self.due_immediately = True
+    def open_stream(self) -> Stream | None:
+        """Return the stream of the run, made if need be; None where nothing can be streamed."""
+        if self.stream is None and self.stream_opener is not None:
+            self.stream = self.stream_opener(self)
+        return self.stream
 
-    def close(self, fault: BaseException | None = None) -> None:
-        """Let nothing more of this execution count."""
-        self.closed = True
-        self.fault = self.fault or fault
-
-    def check_open(self) -> None:
-        """Raise Suspended if the execution is closed."""
-        if self.closed:
-            raise Suspended
+    # -- writes -----------------------------------------------------------------------------
 
     def queued(self, ticket: PendingCommit) -> None:
         """Remember a queued write until it is durable."""
@@ -214,104 +270,20 @@ class Execution:
         Others may have failed: that must still be seen.
         """
         self.apply_results(written)
-        self.crash_count = self.run.crash_count
         if self.tickets is tickets:
             self.tickets = ()
         else:
             self.tickets = tuple(each for each in self.tickets if each not in tickets)
 
     def apply_results(self, written: Sequence[CheckpointResult]) -> None:
-        """Take over what the store found out: numbers of sent events, waits answered already."""
-        for each in written:
-            if each.sent:
-                self.sent.update(each.sent)
-            for op_id, event in each.matched:
-                self.resolve_wait(op_id, event)
+        """Take over the answers to writes; here there is nothing in them."""
 
     def resolve_wait(self, op_id: str, event: StoredEvent) -> None:
-        """Note the event that ends a wait, unless the wait has ended."""
-        pending = self.pending.get(op_id)
-        if pending is not None and pending.matched is None:
-            self.pending[op_id] = replace(pending, matched=event)
-
-    def creation_rows(self) -> tuple[Run | None, StoredRequest | None]:
-        """Return the run and request to insert with the next write, once."""
-        if self.stored:
-            return None, None
-        self.stored = True
-        head = dump_request(self.request, stored_headers=self.options.store_headers)
-        return self.run, StoredRequest(head=head, body=self.request.body)
-
-
-def save(
-    ex: Execution,
-    *,
-    memos: tuple[Memo, ...] = (),
-    pending: tuple[Pending, ...] = (),
-    state: bool = False,
-    release: Release | None = None,
-    result: StoredResult | None = None,
-    events: tuple[Event, ...] = (),
-    no_pending_row: bool = False,
-    failed_attempts: tuple[FailedAttempt, ...] = (),
-) -> Flow[None]:
-    """Queue one checkpoint of the run. It is durable after the next :func:`settle`."""
-    ask = checkpoint(
-        ex,
-        memos=memos,
-        pending=pending,
-        state=state,
-        release=release,
-        result=result,
-        events=events,
-        no_pending_row=no_pending_row,
-        failed_attempts=failed_attempts,
-    )
-    ex.queued((yield ask))
-
-
-def checkpoint(
-    ex: Execution,
-    *,
-    memos: tuple[Memo, ...] = (),
-    pending: tuple[Pending, ...] = (),
-    state: bool = False,
-    release: Release | None = None,
-    result: StoredResult | None = None,
-    events: tuple[Event, ...] = (),
-    no_pending_row: bool = False,
-    failed_attempts: tuple[FailedAttempt, ...] = (),
-) -> Submit:
-    """Return what :func:`save` asks; its answer is for ``ex.queued``."""
-    if memos and ex.run.crash_count:
-        ex.run = replace(ex.run, crash_count=0)
-        state = True
-    create, request = (None, None) if ex.stored else ex.creation_rows()
-    run = ex.run
-    pieces, handoff = ((), None) if ex.stream is None else ex.stream.unsaved(memos)
-    write = Checkpoint(
-        run_id=run.id,
-        owner=ex.owner,
-        epoch=run.epoch,
-        now=ex.env.clock.now(),
-        create=create,
-        request=request,
-        memos=memos,
-        pending=pending,
-        state=run if state else None,
-        release=release,
-        result=result,
-        events=events,
-        no_pending_row=no_pending_row,
-        failed_attempts=failed_attempts,
-        chunks=pieces,
-        handoff=handoff,
-    )
-    return Submit(write, ex.tickets)
+        """Note the event that ends a wait; here no wait is answered while the handler is live."""
 
 
 def settle(ex: Execution) -> Flow[None]:
-    """Wait until all that was saved is durable.
+    """Wait until all that was queued is durable.
 
     Raises:
         Suspended: it could not be made durable. The execution is closed, with the reason as its
@@ -342,12 +314,12 @@ def begin(ex: Execution) -> Flow[int | Cancelled]:
         raise Suspended from error
     if isinstance(begun, Cancelled):
         return begun
-    written, mark = begun
+    written, event_seq = begun
     ex.settled(tickets, written)
-    return mark
+    return event_seq
 
 
-def _size(text: str) -> int:
+def utf8_size(text: str) -> int:
     """Return how many bytes the text has as UTF-8."""
     return len(text) if text.isascii() else len(text.encode("utf-8"))
 

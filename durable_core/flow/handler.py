@@ -15,6 +15,7 @@ from durable_core.errors import (
     StoreError,
     Suspended,
 )
+from durable_core.flow.checkpoint import StoredExecution, checkpoint
 from durable_core.flow.effects import (
     Call,
     Cancelled,
@@ -29,7 +30,7 @@ from durable_core.flow.effects import (
     log_warning,
     send_response,
 )
-from durable_core.flow.execution import Execution, save, settle
+from durable_core.flow.execution import Execution, settle
 from durable_core.flow.handoff import begin_handoff, hand_off, send_handoff, with_headers
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.http.response import Response
@@ -68,7 +69,7 @@ __all__ = [
 ]
 
 
-def execute(ex: Execution) -> Flow[None]:
+def execute(ex: StoredExecution) -> Flow[None]:
     """Run the handler and do what its outcome asks for.
 
     When this returns, the execution is closed and, if it was attached, its client answered.
@@ -85,7 +86,7 @@ def execute(ex: Execution) -> Flow[None]:
         ex.close()
 
 
-def resume(ex: Execution) -> Flow[None]:
+def resume(ex: StoredExecution) -> Flow[None]:
     """Go on with a run that was claimed."""
     try:
         claimed = Claimed(max_crashes=ex.env.limits.crashes)
@@ -99,7 +100,7 @@ def resume(ex: Execution) -> Flow[None]:
         yield from execute(ex)
 
 
-def orphaned(ex: Execution) -> Flow[None]:
+def orphaned(ex: StoredExecution) -> Flow[None]:
     """Fail a claimed run whose endpoint no code knows any more."""
     try:
         yield from _apply_input(ex, Orphaned())
@@ -107,7 +108,7 @@ def orphaned(ex: Execution) -> Flow[None]:
         return
 
 
-def detach(ex: Execution, reason: HandoffReason) -> Flow[None]:
+def detach(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
     """Hand the client off although the handler could go on, which it does."""
     if not ex.attached or ex.closed:
         return
@@ -118,7 +119,7 @@ def detach(ex: Execution, reason: HandoffReason) -> Flow[None]:
 
 
 def finish_streaming(
-    ex: Execution, response: Response, body: bytes | None, error: Exception | None
+    ex: StoredExecution, response: Response, body: bytes | None, error: Exception | None
 ) -> Flow[None]:
     """Record the end of a streamed response; ``body`` is None if it was too large to keep.
 
@@ -144,7 +145,7 @@ def store_unavailable_response(error: StoreError) -> Response:
     return with_headers(problem(503, "store-unavailable", detail=detail), (("retry-after", "1"),))
 
 
-def _finish_handler(ex: Execution, outcome: Outcome) -> Flow[None]:
+def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
     """The handler came to its own end."""
     if isinstance(outcome, Returned):
         try:
@@ -183,16 +184,16 @@ def response_for_exception(ex: Execution, error: Exception) -> Response | None:
     return translate(error) if translate is not None else None
 
 
-def _raised(ex: Execution, failure: Failure, trace: str = "") -> Flow[None]:
+def _raised(ex: StoredExecution, failure: Failure, trace: str = "") -> Flow[None]:
     yield from _apply_input(ex, _handler_raised(ex, failure), trace)
 
 
-def _handler_raised(ex: Execution, failure: Failure) -> HandlerRaised:
+def _handler_raised(ex: StoredExecution, failure: Failure) -> HandlerRaised:
     u = ex.env.ids.uniform()
     return HandlerRaised(failure=failure, u=u, started_at=ex.started_at)
 
 
-def _respond(ex: Execution, response: Response) -> Flow[None]:
+def _respond(ex: StoredExecution, response: Response) -> Flow[None]:
     """Record the response, then send it. A run without a checkpoint leaves no record."""
     attached = ex.attached
     if response.is_streaming:
@@ -210,12 +211,12 @@ def _respond(ex: Execution, response: Response) -> Flow[None]:
         yield from send_response(response)
 
 
-def _start_streaming(ex: Execution, response: Response) -> Flow[None]:
+def _start_streaming(ex: StoredExecution, response: Response) -> Flow[None]:
     """Let the body go out as it comes; the runtime records its end."""
     if ex.stored:
         started = advance(ex.run, ResponseStarted(), ex.env.clock.now(), ex.env.policy)
         ex.run = started.run
-        yield from save(ex, state=True)
+        ex.queued((yield checkpoint(ex, state=True)))
         yield from settle(ex)
     yield from send_response(response)
 
@@ -261,7 +262,7 @@ def _whole(response: Response) -> bytes:
     return response.body
 
 
-def _finish(ex: Execution, response: Response, body: bytes | None) -> Flow[None]:
+def _finish(ex: StoredExecution, response: Response, body: bytes | None) -> Flow[None]:
     """Record a response as the run's result, if the run has a record."""
     finished = advance(ex.run, HandlerReturned(), ex.env.clock.now(), ex.env.policy)
     assert finished.commands == (Finish(),)
@@ -271,7 +272,7 @@ def _finish(ex: Execution, response: Response, body: bytes | None) -> Flow[None]
 
 
 def _save_result(
-    ex: Execution, response: Response, body: bytes | None, failed: FailedAttempt | None = None
+    ex: StoredExecution, response: Response, body: bytes | None, failed: FailedAttempt | None = None
 ) -> Flow[None]:
     result = StoredResult(
         phase=ex.run.phase,
@@ -279,14 +280,14 @@ def _save_result(
         body=body,
         ended_at=ex.env.clock.now(),
     )
-    yield from save(ex, state=True, result=result, failed_attempts=_as_tuple(failed))
+    ex.queued((yield checkpoint(ex, state=True, result=result, failed_attempts=_as_tuple(failed))))
 
 
 def _as_tuple(failed: FailedAttempt | None) -> tuple[FailedAttempt, ...]:
     return () if failed is None else (failed,)
 
 
-def _apply_input(ex: Execution, happened: Input, trace: str = "") -> Flow[None]:
+def _apply_input(ex: StoredExecution, happened: Input, trace: str = "") -> Flow[None]:
     """Decide what follows from something that happened to the run, and do it."""
     transition = advance(ex.run, happened, ex.env.clock.now(), ex.env.policy)
     if any(isinstance(command, Suspend) for command in transition.commands):
@@ -301,7 +302,13 @@ def _apply_input(ex: Execution, happened: Input, trace: str = "") -> Flow[None]:
         match command:
             case Suspend(due_at=due_at, failed=failed):
                 release = Release(due_at=due_at, awaited=tuple(sorted(ex.awaited)))
-                yield from save(ex, state=True, release=release, failed_attempts=_as_tuple(failed))
+                ex.queued(
+                    (
+                        yield checkpoint(
+                            ex, state=True, release=release, failed_attempts=_as_tuple(failed)
+                        )
+                    )
+                )
             case Handoff(reason=reason):
                 yield from hand_off(ex, reason)
             case Fail():
@@ -311,7 +318,7 @@ def _apply_input(ex: Execution, happened: Input, trace: str = "") -> Flow[None]:
     yield from settle(ex)
 
 
-def _fail(ex: Execution, fail: Fail, attached: bool, trace: str) -> Flow[None]:
+def _fail(ex: StoredExecution, fail: Fail, attached: bool, trace: str) -> Flow[None]:
     described = {"name": fail.name, "message": fail.message}
     if fail.reason:
         described["reason"] = fail.reason
@@ -328,7 +335,7 @@ def _fail(ex: Execution, fail: Fail, attached: bool, trace: str) -> Flow[None]:
         yield from send_response(response)
 
 
-def suspend(ex: Execution) -> Flow[None]:
+def suspend(ex: StoredExecution) -> Flow[None]:
     """The handler was unwound: give the run up until something is due."""
     if ex.fault is not None:
         yield from _refuse(ex)
@@ -337,14 +344,12 @@ def suspend(ex: Execution) -> Flow[None]:
         if ex.attached:
             yield from _apply_input(ex, Detached(reason=HandoffReason.DRAIN))
         awaited = (each for each in ex.pending.values() if each.op.id in ex.awaited)
-        yield from _apply_input(
-            ex, BecameIdle(pending=() if ex.due_immediately else tuple(awaited))
-        )
+        yield from _apply_input(ex, BecameIdle(pending=() if ex.due_at_once else tuple(awaited)))
     except Suspended:
         yield from _refuse(ex)
 
 
-def _refuse(ex: Execution) -> Flow[None]:
+def _refuse(ex: StoredExecution) -> Flow[None]:
     """Nothing of this execution counts any more: tell the client, if it still waits."""
     if isinstance(ex.fault, LeaseLost):
         yield from send_handoff(ex)

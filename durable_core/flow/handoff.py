@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit, urlunsplit
 
 from durable_core.codec.tokens import sign_token
+from durable_core.flow.checkpoint import StoredExecution, checkpoint
 from durable_core.flow.effects import Call, Flow, Returned, call_user, log_warning, send_response
 from durable_core.flow.env import AppConfig, ResolvedOptions
-from durable_core.flow.execution import Execution, save, settle
+from durable_core.flow.execution import Execution, settle
 from durable_core.http.headers import Headers
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -48,13 +49,13 @@ PRIVATE_HEADERS = (("cache-control", "no-store"), ("referrer-policy", "no-referr
 _UNASKED = frozenset({HandoffReason.DISCONNECT, HandoffReason.DRAIN})
 
 
-def hand_off(ex: Execution, reason: HandoffReason) -> Flow[None]:
+def hand_off(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
     """Answer the attached client with the way to the result, once all so far is durable."""
     if reason in _UNASKED or not ex.stored:
-        yield from save(ex, state=True)
+        ex.queued((yield checkpoint(ex, state=True)))
     yield from settle(ex)
     if (yield from begin_handoff(ex)):
-        yield from save(ex, state=True)
+        ex.queued((yield checkpoint(ex, state=True)))
         yield from settle(ex)
     if reason is not HandoffReason.DISCONNECT or ex.followed:
         yield from send_handoff(ex)

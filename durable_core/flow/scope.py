@@ -6,9 +6,10 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from durable_core.errors import StepUsageError
+from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.effects import Call, Flow, StepAttempt
 from durable_core.flow.execution import Execution
 from durable_core.flow.handler import detach, execute, suspend
@@ -33,8 +34,11 @@ __all__ = [
 # What an engine does for a live run: the flows that differ from one engine to the other.
 
 
+ExecutionT = TypeVar("ExecutionT", bound=Execution)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineFlows:
+class EngineFlows(Generic[ExecutionT]):
     """The flows of one engine.
 
     Attributes:
@@ -48,17 +52,17 @@ class EngineFlows:
         detach: hand the client off although the handler could go on, which it does.
     """
 
-    run_step: Callable[[Execution, Op, Call], Flow[object]]
-    sleep_until: Callable[[Execution, Op, Callable[[int], int]], Flow[None]]
-    wait_for_event: Callable[[Execution, Op, WaitRule, int], Flow[Event | None]]
-    send_events: Callable[[Execution, Op, tuple[Event, ...]], Flow[list[str]]]
-    execute: Callable[[Execution], Flow[None]]
-    suspend: Callable[[Execution], Flow[None]]
-    detach: Callable[[Execution, HandoffReason], Flow[None]]
+    run_step: Callable[[ExecutionT, Op, Call], Flow[object]]
+    sleep_until: Callable[[ExecutionT, Op, Callable[[int], int]], Flow[None]]
+    wait_for_event: Callable[[ExecutionT, Op, WaitRule, int], Flow[Event | None]]
+    send_events: Callable[[ExecutionT, Op, tuple[Event, ...]], Flow[list[str]]]
+    execute: Callable[[ExecutionT], Flow[None]]
+    suspend: Callable[[ExecutionT], Flow[None]]
+    detach: Callable[[ExecutionT, HandoffReason], Flow[None]]
 
 
 #: The engine that keeps the state of its runs in a store.
-EMBEDDED_FLOWS = EngineFlows(
+EMBEDDED_FLOWS: EngineFlows[StoredExecution] = EngineFlows(
     run_step=run_step,
     sleep_until=sleep_until,
     wait_for_event=wait_for_event,
@@ -88,7 +92,7 @@ class RunScope(Protocol):
         ...
 
     @property
-    def flows(self) -> EngineFlows:
+    def flows(self) -> EngineFlows[Any]:
         """What its engine does for it."""
         ...
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from durable_core.codec.records import dump_event, load_event, load_step_error
 from durable_core.codec.tokens import event_id
 from durable_core.errors import LimitExceededError, Suspended
+from durable_core.flow.checkpoint import StoredExecution, checkpoint
 from durable_core.flow.effects import (
     Call,
     CallUser,
@@ -22,7 +23,7 @@ from durable_core.flow.effects import (
     log_warning,
     park,
 )
-from durable_core.flow.execution import MARK, Execution, begin, checkpoint, save, settle
+from durable_core.flow.execution import EVENT_SEQ, ExecutionState, begin, settle
 from durable_core.flow.handoff import hand_off
 from durable_core.machine.advance import Transition, advance, failure_of_step
 from durable_core.machine.matching import WaitRule, dump_rule
@@ -49,13 +50,12 @@ _AFTER_MEMOS = 1_000_000_000
 _LIVE = (Phase.SYNC, Phase.ASYNC)
 
 
-def run_step(ex: Execution, op: Op, call: Call) -> Flow[object]:
+def run_step(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
     """``step.run``: answer from the memo, or call the function until it has an outcome."""
     memo: Memo | None = None
-    if ex.stopping or op.id in ex.memos:
+    if ex.state is not ExecutionState.RUNNING or op.id in ex.memos:
         memo = yield from _replayed(ex, op)
     else:
-        ex.check_open()
         ex.activity += 1
     while memo is None:
         pending = ex.pending.get(op.id)
@@ -65,7 +65,7 @@ def run_step(ex: Execution, op: Op, call: Call) -> Flow[object]:
     return _return_outcome(ex, memo)
 
 
-def sleep_until(ex: Execution, op: Op, due_at: Callable[[int], int]) -> Flow[None]:
+def sleep_until(ex: StoredExecution, op: Op, due_at: Callable[[int], int]) -> Flow[None]:
     """``step.sleep`` and ``step.sleep_until``; ``due_at`` gets the time now."""
     memo = yield from _replayed(ex, op)
     if memo is None:
@@ -78,11 +78,11 @@ def sleep_until(ex: Execution, op: Op, due_at: Callable[[int], int]) -> Flow[Non
         else:
             yield from _await_replay_turn(ex, pending)
         yield from _until_due(ex, pending)
-        memo = yield from _end(ex, pending, "null", MARK.get())
+        memo = yield from _end(ex, pending, "null", EVENT_SEQ.get())
     _return_outcome(ex, memo)
 
 
-def wait_for_event(ex: Execution, op: Op, rule: WaitRule, timeout: int) -> Flow[Event | None]:
+def wait_for_event(ex: StoredExecution, op: Op, rule: WaitRule, timeout: int) -> Flow[Event | None]:
     """``step.wait_for_event``: the first matching event after the last step, or None."""
     memo = yield from _replayed(ex, op)
     if memo is None:
@@ -103,7 +103,7 @@ def wait_for_event(ex: Execution, op: Op, rule: WaitRule, timeout: int) -> Flow[
     return None if memo.value == "null" else load_event(memo.value)
 
 
-def send_events(ex: Execution, op: Op, events: tuple[Event, ...]) -> Flow[list[str]]:
+def send_events(ex: StoredExecution, op: Op, events: tuple[Event, ...]) -> Flow[list[str]]:
     """``step.send_event``: the events and the step's checkpoint are one transaction.
 
     Ids that the user left out are made from run and step, so that a crash cannot send twice, and
@@ -117,7 +117,7 @@ def send_events(ex: Execution, op: Op, events: tuple[Event, ...]) -> Flow[list[s
             for index, event in enumerate(events)
         )
         value = json.dumps([event.id for event in named], ensure_ascii=False)
-        ended = OpEnded(memo=_success(ex, op, value, MARK.get(), now, started_at=now))
+        ended = OpEnded(memo=_success(ex, op, value, EVENT_SEQ.get(), now, started_at=now))
         yield from _apply(ex, _decide(ex, ended, now), named)
         yield from settle(ex)
         # A wait after this step is for what comes after these events, themselves not included.
@@ -129,12 +129,12 @@ def send_events(ex: Execution, op: Op, events: tuple[Event, ...]) -> Flow[list[s
     return ids
 
 
-def _event_id(ex: Execution, op: Op, index: int) -> str:
+def _event_id(ex: StoredExecution, op: Op, index: int) -> str:
     secret = ex.env.secrets()[0]
     return event_id(secret, app=ex.env.app, run_id=ex.run.id, op_id=op.id, index=index)
 
 
-def _replayed(ex: Execution, op: Op) -> Flow[Memo | None]:
+def _replayed(ex: StoredExecution, op: Op) -> Flow[Memo | None]:
     """Return the memo of an op, in its turn; None if the op has not finished."""
     ex.check_open()
     ex.activity += 1
@@ -149,10 +149,10 @@ def _replayed(ex: Execution, op: Op) -> Flow[Memo | None]:
     return memo
 
 
-def _return_outcome(ex: Execution, memo: Memo) -> object:
+def _return_outcome(ex: StoredExecution, memo: Memo) -> object:
     """Give the outcome to the handler, as replay would."""
-    if memo.event_seq > MARK.get():
-        MARK.set(memo.event_seq)
+    if memo.event_seq > EVENT_SEQ.get():
+        EVENT_SEQ.set(memo.event_seq)
     if memo.op.kind is OpKind.WAIT and memo.value != "null":
         ex.consumed_seqs.add(memo.event_seq)
     if not memo.ok:
@@ -161,7 +161,7 @@ def _return_outcome(ex: Execution, memo: Memo) -> object:
     return ex.env.codec.decode(memo.value) if memo.op.kind is OpKind.RUN else None
 
 
-def _attempt(ex: Execution, op: Op, call: Call, before: Pending | None) -> Flow[Memo | None]:
+def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) -> Flow[Memo | None]:
     """Call the function once; the memo if that settled it, None if it is to be tried again.
 
     Its event mark is that of its first attempt (``before``): an answer to what that one did must
@@ -176,7 +176,7 @@ def _attempt(ex: Execution, op: Op, call: Call, before: Pending | None) -> Flow[
         started_at = ex.env.clock.now()
         outcome: Outcome
         if isinstance(mark, Cancelled):
-            outcome, mark = mark, MARK.get()
+            outcome, mark = mark, EVENT_SEQ.get()
         else:
             outcome = yield CallUser(inside, call)
         inside.function_ended = True
@@ -201,7 +201,7 @@ def _attempt(ex: Execution, op: Op, call: Call, before: Pending | None) -> Flow[
         ex.activity += 1
 
 
-def _report_failure(ex: Execution, op: Op, error: Exception, failures: int) -> Flow[None]:
+def _report_failure(ex: StoredExecution, op: Op, error: Exception, failures: int) -> Flow[None]:
     pending = ex.pending.get(op.id)
     then = "for good"
     if pending is not None:
@@ -213,7 +213,7 @@ def _report_failure(ex: Execution, op: Op, error: Exception, failures: int) -> F
 
 
 def _classify(
-    ex: Execution,
+    ex: StoredExecution,
     op: Op,
     outcome: Outcome,
     mark: int,
@@ -234,7 +234,7 @@ def _classify(
         case Cancelled():
             text = "user code cancelled the step before its function ended"
             failure = Failure(name="StepCancelled", message=text, final=True, cancelled=True)
-    number, u = ex.next_number(), ex.env.ids.uniform()
+    number, u = ex.next_completion_no(), ex.env.ids.uniform()
     return OpFailed(
         op=op,
         failure=failure,
@@ -247,7 +247,7 @@ def _classify(
 
 
 def _success(
-    ex: Execution,
+    ex: StoredExecution,
     op: Op,
     value: str,
     mark: int,
@@ -259,7 +259,7 @@ def _success(
     """Return the memo of an op that has its result (JSON text) after so many failures."""
     return Memo(
         op=op,
-        completion_no=ex.next_number(),
+        completion_no=ex.next_completion_no(),
         ok=True,
         value=value,
         event_seq=mark,
@@ -269,7 +269,7 @@ def _success(
     )
 
 
-def _encode(ex: Execution, op: Op, value: object) -> str | Failure:
+def _encode(ex: StoredExecution, op: Op, value: object) -> str | Failure:
     """Return the result as it is stored, or why it cannot be: the step is not called again."""
     try:
         text = ex.env.codec.encode(value)
@@ -284,7 +284,7 @@ def _encode(ex: Execution, op: Op, value: object) -> str | Failure:
     return text
 
 
-def _end(ex: Execution, pending: Pending, value: str, mark: int) -> Flow[Memo]:
+def _end(ex: StoredExecution, pending: Pending, value: str, mark: int) -> Flow[Memo]:
     """Finish an op that had no function to call."""
     now = ex.env.clock.now()
     memo = _success(ex, pending.op, value, mark, now, started_at=pending.started_at)
@@ -292,7 +292,7 @@ def _end(ex: Execution, pending: Pending, value: str, mark: int) -> Flow[Memo]:
     return memo
 
 
-def _decide(ex: Execution, ended: Input, now: int) -> Transition:
+def _decide(ex: StoredExecution, ended: Input, now: int) -> Transition:
     """Decide what follows from the end of an op."""
     ex.check_open()
     transition = advance(ex.run, ended, now, ex.env.policy)
@@ -301,7 +301,7 @@ def _decide(ex: Execution, ended: Input, now: int) -> Transition:
 
 
 def _apply(
-    ex: Execution, transition: Transition, sends: tuple[Event, ...] = ()
+    ex: StoredExecution, transition: Transition, sends: tuple[Event, ...] = ()
 ) -> Flow[Memo | None]:
     """Queue what follows; return the memo of the op if that is it."""
     memo: Memo | None = None
@@ -324,7 +324,9 @@ def _apply(
             case SavePending(pending=pending, failed=failed):
                 ex.pending[pending.op.id] = pending
                 failed_attempts = () if failed is None else (failed,)
-                yield from save(ex, pending=(pending,), failed_attempts=failed_attempts)
+                ex.queued(
+                    (yield checkpoint(ex, pending=(pending,), failed_attempts=failed_attempts))
+                )
             case Handoff(reason=reason):
                 yield from hand_off(ex, reason)
             case _:
@@ -332,8 +334,8 @@ def _apply(
     return memo
 
 
-def _wait(ex: Execution, op: Op, rule: WaitRule, timeout: int) -> Pending:
-    mark, now = MARK.get(), ex.env.clock.now()
+def _wait(ex: StoredExecution, op: Op, rule: WaitRule, timeout: int) -> Pending:
+    mark, now = EVENT_SEQ.get(), ex.env.clock.now()
     return Pending(
         op=op,
         due_at=now + timeout,
@@ -347,15 +349,15 @@ def _wait(ex: Execution, op: Op, rule: WaitRule, timeout: int) -> Pending:
     )
 
 
-def _save_pending(ex: Execution, pending: Pending) -> Flow[None]:
+def _save_pending(ex: StoredExecution, pending: Pending) -> Flow[None]:
     """Make an unfinished op durable before anybody relies on it."""
     ex.pending[pending.op.id] = pending
-    yield from save(ex, pending=(pending,))
+    ex.queued((yield checkpoint(ex, pending=(pending,))))
     yield from settle(ex)
     ex.check_open()
 
 
-def _await_replay_turn(ex: Execution, pending: Pending) -> Flow[None]:
+def _await_replay_turn(ex: StoredExecution, pending: Pending) -> Flow[None]:
     """Let an op that has come due while the run was put away come after those that had finished.
 
     The handler may have raced it against one of them, and will cancel it when it sees that one.
@@ -370,7 +372,7 @@ def _await_replay_turn(ex: Execution, pending: Pending) -> Flow[None]:
     ex.activity += 1
 
 
-def _until_due(ex: Execution, pending: Pending) -> Flow[None]:
+def _until_due(ex: StoredExecution, pending: Pending) -> Flow[None]:
     """Return when the op is due, or its event has come; until then it is parked."""
     op_id = pending.op.id
     while ex.answered or not _is_due(ex, op_id, pending):
@@ -379,7 +381,7 @@ def _until_due(ex: Execution, pending: Pending) -> Flow[None]:
         parked = advance(ex.run, OpParked(pending=pending), ex.env.clock.now(), ex.env.policy)
         ex.run = parked.run
         ex.parked.add(op_id)
-        ex.awaited.add(op_id)
+        ex.awaited[op_id] = pending.op.name
         try:
             yield from _apply(ex, parked)
             yield from park(op_id, pending.due_at)
@@ -389,6 +391,6 @@ def _until_due(ex: Execution, pending: Pending) -> Flow[None]:
         ex.check_open()
 
 
-def _is_due(ex: Execution, op_id: str, pending: Pending) -> bool:
+def _is_due(ex: StoredExecution, op_id: str, pending: Pending) -> bool:
     known = ex.pending.get(op_id, pending)
     return known.matched is not None or known.due_at <= ex.env.clock.now()

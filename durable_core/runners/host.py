@@ -110,7 +110,7 @@ class RunHost(Protocol):
     """The node, as its runs see it."""
 
     @property
-    def flows(self) -> EngineFlows:
+    def flows(self) -> EngineFlows[Any]:
         """What the engine does for a run."""
         ...
 

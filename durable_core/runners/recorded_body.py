@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from durable_core.commit_queue import CommitFuture
 from durable_core.errors import ControlSignal, StoreError
+from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.driver import drive_async, drive_sync
 from durable_core.flow.effects import AwaitDurable, Effect, Flow, Submit
 from durable_core.flow.execution import Execution
@@ -107,6 +108,7 @@ class _BodyRecorder:
 
     def _flow(self, error: Exception | None) -> Flow[None]:
         body = None if self._kept is None else bytes(self._kept)
+        assert isinstance(self._ex, StoredExecution)  # only these end after their response began
         return finish_streaming(self._ex, self._response, body, error)
 
     def _performer(self, settle: Callable[[AwaitDurable], object]) -> Callable[[Effect], Any]:

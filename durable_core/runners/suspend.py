@@ -342,5 +342,5 @@ class HandlerUnwinder:
             "%s swallowed the cancellation that puts it away at step %s; what it returned or "
             "raised after that is discarded",
             self._ex.run.function_id,
-            ", ".join(repr(each.op.name) for each in self._ex.pending.values()) or "(none)",
+            ", ".join(repr(name) for name in self._ex.awaited.values()) or "(none)",
         )

@@ -38,7 +38,12 @@ from durable_core.flow.effects import (
     Submit,
     Unwound,
 )
-from durable_core.flow.execution import MARK, Execution
+from durable_core.flow.execution import (
+    EVENT_SEQ,
+    Execution,
+    ExecutionEvent,
+    ExecutionState,
+)
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -111,8 +116,9 @@ class TaskRun:
                 await asyncio.sleep(PAUSE)
             raise
         finally:
-            if self.ex.stopping:
-                self._unwinder.unwind_if_idle()
+            if self.ex.state is not ExecutionState.RUNNING:
+                if not self.ex.closed:
+                    self._unwinder.unwind_if_idle()
                 self._look_if_idle()
 
     def perform(self, effect: Effect) -> Any:
@@ -266,11 +272,11 @@ class TaskRun:
 
     async def _handle(self, effect: CallHandler) -> Outcome | Unwound:
         """Run the handler in this task."""
-        if self.ex.stopping or self.ex.closed:
+        if self.ex.state is not ExecutionState.RUNNING:
             return Unwound()  # told so before it began
         self._unwinder.handler_begins(self._go_on_without_handler)
         token = CURRENT_RUN.set(self._host.scope(self))
-        MARK.set(self.ex.run.event_seq)
+        EVENT_SEQ.set(self.ex.run.event_seq)
         outcome: Outcome | Unwound
         try:
             outcome = Returned(await self._handler(self.ex.request))
@@ -304,19 +310,18 @@ class TaskRun:
                     self._unwinder.saw_refused_step = True
                     raise
                 if future.may_be_cancelled or self.ex.failures > failures:
-                    self.ex.awaited.discard(effect.op_id)  # it makes the run due no more
+                    self.ex.awaited.pop(effect.op_id, None)  # it makes the run due no more
                     raise
                 raise self._interrupted(effect.op_id) from None
 
     def _interrupted(self, op_id: str) -> WaitInterruptedError:
-        pending = self.ex.pending[op_id]
         return WaitInterruptedError(
-            f"a timeout was put around step {pending.op.name!r}, which survives "
+            f"a timeout was put around step {self.ex.awaited.get(op_id)!r}, which survives "
             "restarts and cannot be timed from outside; use the step's own timeout= instead"
         )
 
     async def _drain_steps(self, effect: DrainSteps) -> None:
-        self.ex.stopping = True
+        self.ex.take(ExecutionEvent.DRAIN)
         self._idle = self._loop.create_future()
         self._look_if_idle()
         await self._idle

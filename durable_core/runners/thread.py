@@ -38,7 +38,12 @@ from durable_core.flow.effects import (
     Submit,
     Unwound,
 )
-from durable_core.flow.execution import MARK, Execution
+from durable_core.flow.execution import (
+    EVENT_SEQ,
+    Execution,
+    ExecutionEvent,
+    ExecutionState,
+)
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -155,7 +160,7 @@ class ThreadRun:
                 self._hold_stray(too_many)
             raise
         finally:
-            if self.ex.stopping:
+            if self.ex.state is not ExecutionState.RUNNING:
                 with self._quiet:
                     self._quiet.notify_all()
 
@@ -247,7 +252,7 @@ class ThreadRun:
         )
 
     def _handle(self, effect: CallHandler) -> Outcome | Unwound:
-        if self.ex.stopping or self.ex.closed:
+        if self.ex.state is not ExecutionState.RUNNING:
             return Unwound()  # told so before it began
         self._main = threading.get_ident()
         outcome = contextvars.copy_context().run(self._call_handler)
@@ -261,7 +266,7 @@ class ThreadRun:
 
     def _call_handler(self) -> Outcome | Unwound:
         CURRENT_RUN.set(self._host.scope(self))
-        MARK.set(self.ex.run.event_seq)
+        EVENT_SEQ.set(self.ex.run.event_seq)
         try:
             value = self._handler(self.ex.request)
         except ControlSignal:
@@ -281,15 +286,14 @@ class ThreadRun:
 
     def _drain_steps(self, effect: DrainSteps) -> None:
         with self._quiet:
-            self.ex.stopping = True
+            self.ex.take(ExecutionEvent.DRAIN)
             self._quiet.wait_for(lambda: self.ex.in_flight == 0)
 
     def _park(self, effect: Park) -> None:
         op_id = effect.op_id
         _UNWOUND.set(self)
-        self.ex.unwound = True
-        pending = self.ex.pending.get(op_id)
-        self._unwound_at = pending.op.name if pending is not None else "(next)"
+        self.ex.take(ExecutionEvent.UNWIND)
+        self._unwound_at = self.ex.awaited.get(op_id, "(next)")
         raise Suspended
 
     def _log_warning(self, effect: LogWarning) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.execution import Execution
 from durable_core.ports import Checkpoint, Store
 from durable_core.runners.live import ActiveRuns
@@ -53,6 +54,7 @@ class StreamHub:
             return ex.stream  # another thread was first
         if ex.closed:
             return None  # what it has left behind must not take the place of a later execution
+        assert isinstance(ex, StoredExecution)
         run_id = ex.run.id
         log = self._logs.get(run_id)
         if log is None:

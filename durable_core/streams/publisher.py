@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from durable_core.errors import LimitExceededError
+from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.effects import StepAttempt
-from durable_core.flow.execution import Execution
+from durable_core.flow.execution import ExecutionState
 from durable_core.machine.stream_cursor import Cursor
 from durable_core.model.step import Memo, OpKind
 from durable_core.model.stream import (
@@ -25,6 +26,10 @@ __all__ = ["Publisher"]
 _STREAMING = (OpKind.RUN, OpKind.SEND)
 
 
+#: Where what the handler pushes outside steps counts: later it is pushed again by a replay.
+_HANDLER_COUNTS = (ExecutionState.RUNNING, ExecutionState.STOPPING)
+
+
 class Publisher:
     """See ``flow.streaming.Stream``. Pushes come from any thread, and never wait for a reader.
 
@@ -33,11 +38,11 @@ class Publisher:
         log: where readers of the run find what it does.
     """
 
-    def __init__(self, ex: Execution, log: RunLog) -> None:
+    def __init__(self, ex: StoredExecution, log: RunLog) -> None:
         self.epoch = ex.run.epoch
         self.finished = self.is_remote = False
         self.log = log
-        self._ex: Execution | None = ex
+        self._ex: StoredExecution | None = ex
         self._limits = ex.env.limits
         self._size = ex.streamed
         self._done = 0
@@ -73,7 +78,7 @@ class Publisher:
             if ex is None or ex.closed or self.log.source is not self:
                 return
             if inside is None:
-                if not ex.unwound:
+                if ex.state in _HANDLER_COUNTS:
                     self._push_from_handler(text, size)
             elif not inside.function_ended:
                 self._push_from_step(inside, text, size)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from durable_core.errors import NotDeterministicError, UnusedFaultError
+from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.execution import Execution
 from durable_core.model.step import Memo
 
@@ -72,6 +73,7 @@ class Asked:
     """
 
     def __init__(self, ex: Execution, in_line: set[int], missed: Counter[tuple[str, int]]) -> None:
+        assert isinstance(ex, StoredExecution)  # the engine under test is the embedded one
         self._run = ex.run
         self._known = {memo.completion_no: memo.op.name for memo in ex.memos.values()}
         self._asked: set[int] = set()

@@ -13,6 +13,7 @@ from durable_core.engine.runs import RunManager
 from durable_core.engine.scheduler import Scheduler
 from durable_core.engine.worker import Worker
 from durable_core.errors import NotDeterministicError, StepError
+from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.effects import (
     AwaitReplayTurn,
     Call,
@@ -91,7 +92,7 @@ class WatchedScope:
         return self._run.ex
 
     @property
-    def flows(self) -> EngineFlows:
+    def flows(self) -> EngineFlows[Any]:
         """What its engine does for it."""
         return self._run.flows
 
@@ -252,7 +253,7 @@ class _SteeredRuns(RunManager):
 
     def new_execution(
         self, endpoint: RegisteredEndpoint, request: Request, route: str | None
-    ) -> Execution:
+    ) -> StoredExecution:
         """Return the execution of a new run; the exchange that it is for learns its id."""
         ex = super().new_execution(endpoint, request, route)
         exchange = ASKING.get()
@@ -323,7 +324,7 @@ class SteeredNode(Worker):
         self.scheduler.register()
         self.queue.execute(ReapWorkers(ids=(dead,), now=self.env.clock.now()))
         for live in lost:
-            if not live.ex.stored:
+            if isinstance(live.ex, StoredExecution) and not live.ex.stored:
                 self.gone.add(live.ex.run.id)
             live.lease_lost()
 

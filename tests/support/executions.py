@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from durable_conformance.store_values import run
+from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.env import AppConfig, Limits, ResolvedOptions
-from durable_core.flow.execution import Execution
 from durable_core.model.step import Memo
 from durable_core.platform import SystemIds
 from support.harness import FakeClock, request
@@ -14,7 +14,7 @@ __all__ = ["execution"]
 
 def execution(
     *memos: Memo, limits: Limits | None = None, streamed: int = 0, outside: int = 0
-) -> Execution:
+) -> StoredExecution:
     """Return one of run ``"r1"`` that has these memos."""
     env = AppConfig(
         app="app",
@@ -23,7 +23,7 @@ def execution(
         secrets=lambda: (b"s" * 32,),
         limits=limits or Limits(),
     )
-    return Execution(
+    return StoredExecution(
         env,
         ResolvedOptions(key="it"),
         run(),

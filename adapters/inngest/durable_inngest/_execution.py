@@ -16,7 +16,7 @@ from durable_core.flow.execution import Execution, settle
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.run import Run
-from durable_core.model.step import Op, OpKind
+from durable_core.model.step import Op, OpKind, Pending
 from durable_core.runners.live import Waiters
 from durable_inngest._link import Link, Ops
 from durable_inngest._protocol import Step, counted_failure_id
@@ -206,7 +206,7 @@ class RemoteExecution(Execution):
         results: Results,
         output_url: Callable[[str, str], str] | None = None,
     ) -> None:
-        super().__init__(env, options, run, request, owner="")
+        super().__init__(env, options, run, request, {})
         self.link = link
         self.reentry = reentry
         self.results = results
@@ -218,6 +218,7 @@ class RemoteExecution(Execution):
         self.barrier = False
         self._steps: dict[str, Step] = {}
         self.actions = reentry.actions if reentry is not None else {}
+        self.pending: dict[str, Pending] = {}
         self._counted = set(self.actions)
         self._order = {op_id: number for number, op_id in enumerate(self.actions, 1)}
 
@@ -279,7 +280,6 @@ def remote(ex: Execution) -> RemoteExecution:
 
 def queue(ex: RemoteExecution, link: Link, op: str, commits: str = "") -> Flow[None]:
     """Let an op go out; it is recorded after the next ``settle``."""
-    ex.stored = True
     ticket: PendingCommit = yield Submit(Ops(link, (op,), commits), ex.tickets)
     ex.queued(ticket)
 

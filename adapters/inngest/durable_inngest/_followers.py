@@ -51,7 +51,7 @@ class _Node(RunHost, Protocol):
     """What this needs of its node."""
 
     servers: DaemonThreadPool
-    running: RunExecutor
+    running: RunExecutor[RemoteExecution]
 
 
 def follow(

@@ -281,7 +281,7 @@ def _report_found(ex: RemoteExecution) -> Flow[None]:
     if ex.found:
         failed: Found | None = ex.found[0] if ex.found[0].final and len(ex.found) == 1 else None
         yield from answer_ops(ex, [each.op for each in ex.in_order()], failed)
-    elif ex.reentry.target and not ex.due_immediately:
+    elif ex.reentry.target and not ex.due_at_once:
         yield from answer_with(ex, _not_found(ex, ex.reentry.target))
     else:
         yield from answer_ops(ex, [_ops.discovery(ex.env.clock.now())])

@@ -30,7 +30,7 @@ from durable_inngest._api import Calls
 from durable_inngest._client import ServerClient
 from durable_inngest._config import Config
 from durable_inngest._envelope import dump_request, function_of, refused, with_origin
-from durable_inngest._execution import RemoteExecution, Results, remote
+from durable_inngest._execution import RemoteExecution, Results
 from durable_inngest._followers import Tee, follow, stream_response
 from durable_inngest._handler import detach, execute, suspend
 from durable_inngest._link import Link, Reports
@@ -57,7 +57,7 @@ class _Node(RunHost, Protocol):
     calls: Calls
     results: Results
     watchers: Watchers
-    running: RunExecutor
+    running: RunExecutor[RemoteExecution]
     servers: DaemonThreadPool
 
     def client_on(self, loop: asyncio.AbstractEventLoop) -> ServerClient:
@@ -196,9 +196,8 @@ def _down(error: EngineUnavailableError) -> Response:
     return store_unavailable_response(error)
 
 
-def _unanswered(execution: Execution) -> Response:
+def _unanswered(ex: RemoteExecution) -> Response:
     """Return what is answered where an execution was cut short before it could."""
-    ex = remote(execution)
     if ex.link is None:
         return internal_error(RuntimeError("the execution ended without an answer"))
     if ex.fault is None and ex.link.begun is not None and ex.link.begun.token:

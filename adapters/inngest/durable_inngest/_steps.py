@@ -235,6 +235,7 @@ def perform(
 def park_for_ever(ex: RemoteExecution, op: Op) -> Flow[None]:
     """Wait for the handler to be put away; the server goes on from there."""
     ex.pending[op.id] = Pending(op=op, due_at=0)
+    ex.awaited[op.id] = op.name
     ex.parked.add(op.id)
     try:
         while True:

@@ -7,15 +7,15 @@ import asyncio
 from durable_core import Request, Response
 from durable_core.engine.runs import RunExecutor
 from durable_core.engine.worker import Worker
+from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.env import ResolvedOptions
-from durable_core.flow.execution import Execution
 from durable_core.flow.scope import HandlerKind
 from durable_core.model.run import Phase, Run
 from durable_core.runners.settings import RegisteredEndpoint
 from support.harness import lab, request
 
 
-def execution(node: Worker) -> Execution:
+def execution(node: Worker) -> StoredExecution:
     run = Run(
         id="r1",
         app="lab",
@@ -25,10 +25,10 @@ def execution(node: Worker) -> Execution:
         retries=0,
         created_at=0,
     )
-    return Execution(node.env, ResolvedOptions(key="it"), run, request(), owner=node.owner)
+    return StoredExecution(node.env, ResolvedOptions(key="it"), run, request(), owner=node.owner)
 
 
-def unanswered(ex: Execution) -> Response:
+def unanswered(ex: StoredExecution) -> Response:
     return Response.text(f"nothing of {ex.run.id}", 599)
 
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from durable_conformance.store_values import memo, pending, run, wait
 from durable_core.errors import (
@@ -16,10 +18,16 @@ from durable_core.errors import (
     StoreError,
     Suspended,
 )
+from durable_core.flow.checkpoint import StoredExecution, checkpoint
 from durable_core.flow.driver import drive_sync
-from durable_core.flow.effects import AwaitDurable, Effect, PendingCommit, Submit
+from durable_core.flow.effects import AwaitDurable, Effect, Flow, PendingCommit, Submit
 from durable_core.flow.env import AppConfig, Limits, ResolvedOptions
-from durable_core.flow.execution import Execution, save, settle
+from durable_core.flow.execution import (
+    TRANSITIONS,
+    ExecutionEvent,
+    ExecutionState,
+    settle,
+)
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
 from durable_core.model.step import Memo, OpKind, Pending
@@ -66,7 +74,7 @@ def execution(
     waiting: Sequence[Pending] = (),
     limits: Limits | None = None,
     **changes: Any,
-) -> Execution:
+) -> StoredExecution:
     env = AppConfig(
         app="app",
         clock=FakeClock(50),
@@ -76,7 +84,11 @@ def execution(
     )
     it = replace(run(), **changes)
     options = ResolvedOptions(key="key", store_headers=frozenset())
-    return Execution(env, options, it, request(), owner="me", memos=memos, pending=waiting)
+    return StoredExecution(env, options, it, request(), owner="me", memos=memos, pending=waiting)
+
+
+def save(ex: StoredExecution, **changes: Any) -> Flow[None]:
+    ex.queued((yield checkpoint(ex, **changes)))
 
 
 def drive(flow: Any, queue: Queue) -> Any:
@@ -208,7 +220,7 @@ def test_steps_limit_counts_new_steps_only() -> None:
     op = ex.next_op("one", OpKind.RUN, ex)
     ex.memos[op.id] = memo(1)
     again = execution(memos=(), limits=Limits(steps=1))
-    again.memos = dict(ex.memos)
+    again.memos.update(ex.memos)
     assert op == again.next_op("one", OpKind.RUN, again)
     with pytest.raises(LimitExceededError, match="'two'"):
         again.next_op("two", OpKind.RUN, again)
@@ -221,8 +233,8 @@ def test_numbers_go_on() -> None:
     assert [5, 6] == [number(ex), number(ex)]
 
 
-def number(ex: Execution) -> int:
-    return ex.next_number()
+def number(ex: StoredExecution) -> int:
+    return ex.next_completion_no()
 
 
 def test_sizes() -> None:
@@ -236,7 +248,7 @@ def test_sizes() -> None:
         ex.check_size(op, "1")
 
 
-def test_event_ends_a_wait_once() -> None:
+def test_happensends_a_wait_once() -> None:
     """The first event that is noted for a wait stays; others and unknown ones do nothing."""
     op = wait("w")
     ex = execution(memos=(), waiting=(op,))
@@ -263,7 +275,40 @@ def test_stop() -> None:
     """A stopped execution starts nothing, and its run is due at once."""
     ex = execution()
     ex.stop()
-    assert (True, True, False) == (ex.stopping, ex.due_immediately, ex.closed)
+    assert (True, True, False) == (ex.stopping, ex.due_at_once, ex.closed)
+
+
+@given(st.lists(st.sampled_from(ExecutionEvent)))
+def test_every_happensis_decided_in_every_state(events: list[ExecutionEvent]) -> None:
+    """Whatever happens, in whatever order: an execution never goes back, and a closed one stays.
+
+    Once it may begin no step it never may again, and once its handler does not count it never does.
+    """
+    order = list(ExecutionState)
+    ex = execution()
+    for happens in events:
+        before = ex.state
+        if happens is ExecutionEvent.CLOSE:
+            ex.close()
+        else:
+            ex.take(happens)
+        assert TRANSITIONS[before, happens] is ex.state
+        assert order.index(before) <= order.index(ex.state)
+        assert not may_begin_no_step(before) or may_begin_no_step(ex.state)
+    happened = set(events)
+    assert (ExecutionEvent.CLOSE in happened) is ex.closed
+    steps_end = {ExecutionEvent.STOP, ExecutionEvent.DRAIN, ExecutionEvent.CLOSE}
+    assert bool(happened & steps_end) is may_begin_no_step(ex.state)
+
+
+def may_begin_no_step(state: ExecutionState) -> bool:
+    return state not in (ExecutionState.RUNNING, ExecutionState.UNWINDING)
+
+
+def test_the_table_is_whole() -> None:
+    """There is no pair of a state and an event that the table leaves open."""
+    pairs = {(state, event) for state in ExecutionState for event in ExecutionEvent}
+    assert pairs == TRANSITIONS.keys()
 
 
 def test_steps_limit_counts_steps_that_have_not_ended() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from durable_conformance.store_values import memo, memo_write
+from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.effects import StepAttempt
-from durable_core.flow.execution import Execution
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.step import Op, OpKind
 from durable_core.model.stream import Committed, Pushed, RolledBack, Streamed
@@ -28,7 +28,7 @@ class Told:
 
     def __init__(self, folder: Path, *, most: int = 10_000) -> None:
         self.channel = LiveFile(str(folder / "live"))
-        self.ex: Execution = execution()
+        self.ex: StoredExecution = execution()
         self.ex.stored = True
         self.log = RunLog("r1")
         self.publisher = Publisher(self.ex, self.log)
