@@ -9,8 +9,8 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from durable_core.api.events import checked_events
 from durable_core.errors import StepUsageError
-from durable_core.flow.effects import Call
-from durable_core.flow.scope import HandlerKind, RunScope, current_scope
+from durable_core.flow.effects import Call, StepAttempt
+from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
 from durable_core.machine.duration import parse_deadline, parse_duration
 from durable_core.machine.matching import WaitRule, resolve_match, validate_if
 from durable_core.model.event import Event
@@ -66,7 +66,7 @@ class AsyncSteps:
             DuplicateStepIdError: another task uses the id.
             StepUsageError: not in a run, inside another step, or ``fn`` is no function.
         """
-        scope = current_scope(HandlerKind.ASYNC_DEF, id)
+        scope = _current_scope(HandlerKind.ASYNC_DEF, id)
         call = _call(id, fn, args, kwargs)
         op = scope.ex.next_op(id, OpKind.RUN, scope.current_task())
         return _named("run", id, scope.drive(scope.flows.run_step(scope.ex, op, call)))
@@ -82,7 +82,7 @@ class AsyncSteps:
         Raises:
             ValueError: not a duration.
         """
-        scope = current_scope(HandlerKind.ASYNC_DEF, id)
+        scope = _current_scope(HandlerKind.ASYNC_DEF, id)
         return _named("sleep", id, _sleep(scope, id, duration))
 
     def sleep_until(self, id: str, deadline: datetime) -> Coroutine[Any, Any, None]:
@@ -95,7 +95,7 @@ class AsyncSteps:
         Raises:
             ValueError: naive, or too far ahead.
         """
-        scope = current_scope(HandlerKind.ASYNC_DEF, id)
+        scope = _current_scope(HandlerKind.ASYNC_DEF, id)
         return _named("sleep_until", id, _sleep_until(scope, id, deadline))
 
     def wait_for_event(
@@ -124,7 +124,7 @@ class AsyncSteps:
             MatchError: the request has no such value.
             ValueError, TypeError: an argument of another form, or both ``match`` and ``if_``.
         """
-        scope = current_scope(HandlerKind.ASYNC_DEF, id)
+        scope = _current_scope(HandlerKind.ASYNC_DEF, id)
         return _named("wait_for_event", id, _wait(scope, id, event, timeout, match, if_))
 
     def send_event(
@@ -136,7 +136,7 @@ class AsyncSteps:
             TypeError, ValueError: not events.
             LimitExceededError: one is too large.
         """
-        scope = current_scope(HandlerKind.ASYNC_DEF, id)
+        scope = _current_scope(HandlerKind.ASYNC_DEF, id)
         return _named("send_event", id, _send(scope, id, events))
 
 
@@ -149,7 +149,7 @@ class Steps:
 
     def run(self, id: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a plain function once and for all; see :meth:`AsyncSteps.run`."""
-        scope = current_scope(HandlerKind.DEF, id)
+        scope = _current_scope(HandlerKind.DEF, id)
         call = _call(id, fn, args, kwargs)
         op = scope.ex.next_op(id, OpKind.RUN, scope.current_task())
         result: T = scope.drive(scope.flows.run_step(scope.ex, op, call))
@@ -157,11 +157,11 @@ class Steps:
 
     def sleep(self, id: str, duration: _Duration) -> None:
         """Go on after so long; see :meth:`AsyncSteps.sleep`."""
-        _sleep(current_scope(HandlerKind.DEF, id), id, duration)
+        _sleep(_current_scope(HandlerKind.DEF, id), id, duration)
 
     def sleep_until(self, id: str, deadline: datetime) -> None:
         """Go on at a time; see :meth:`AsyncSteps.sleep_until`."""
-        _sleep_until(current_scope(HandlerKind.DEF, id), id, deadline)
+        _sleep_until(_current_scope(HandlerKind.DEF, id), id, deadline)
 
     def wait_for_event(
         self,
@@ -173,12 +173,12 @@ class Steps:
         if_: Mapping[str, object] | None = None,
     ) -> Event | None:
         """Wait for an event; see :meth:`AsyncSteps.wait_for_event`."""
-        scope = current_scope(HandlerKind.DEF, id)
+        scope = _current_scope(HandlerKind.DEF, id)
         return cast("Event | None", _wait(scope, id, event, timeout, match, if_))
 
     def send_event(self, id: str, events: Event | Sequence[Event]) -> list[str]:
         """Send events, exactly once; see :meth:`AsyncSteps.send_event`."""
-        return cast("list[str]", _send(current_scope(HandlerKind.DEF, id), id, events))
+        return cast("list[str]", _send(_current_scope(HandlerKind.DEF, id), id, events))
 
 
 #: The steps of ``async def`` handlers.
@@ -244,3 +244,32 @@ def _send(scope: RunScope, step_id: str, events: Event | Sequence[Event]) -> Any
     checked = checked_events(events, scope.ex.env.limits)
     op = scope.ex.next_op(step_id, OpKind.SEND, scope.current_task())
     return scope.drive(scope.flows.send_events(scope.ex, op, checked))
+
+
+_IMPORTS = {
+    HandlerKind.DEF: "from durable_core.sync import step",
+    HandlerKind.ASYNC_DEF: "from durable_core import step",
+}
+
+
+def _current_scope(kind: HandlerKind, step_id: str) -> RunScope:
+    """Return the run that calls a step with this calling convention.
+
+    Raises:
+        StepUsageError: there is none, it is inside another step, or its handler is of the other
+            kind.
+    """
+    scope = CURRENT_RUN.get()
+    if scope is None:
+        raise StepUsageError(
+            f"step {step_id!r} was called outside a run; steps work in the handler of a durable "
+            "endpoint and what it calls, not in response body iterators or other threads"
+        )
+    if isinstance(scope, StepAttempt):
+        raise StepUsageError(f"step {step_id!r} was called inside step {scope.name!r}")
+    if scope.kind is not kind:
+        raise StepUsageError(
+            f"step {step_id!r} is for '{kind.value}' handlers and was called in "
+            f"'{scope.kind.value}'; write '{_IMPORTS[scope.kind]}'"
+        )
+    return scope

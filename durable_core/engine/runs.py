@@ -15,7 +15,7 @@ from durable_core.errors import LeaseLost, StoreBrokenError, StoreError
 from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.effects import Flow
 from durable_core.flow.env import AppConfig, ResolvedOptions
-from durable_core.flow.execution import Execution
+from durable_core.flow.execution import Execution, new_run
 from durable_core.flow.handler import orphaned, resume
 from durable_core.flow.handoff import handoff_response, new_token
 from durable_core.flow.scope import HandlerKind
@@ -37,7 +37,7 @@ from durable_core.ports import (
     StoredResult,
 )
 from durable_core.runners.event_loops import call_soon
-from durable_core.runners.host import EventWatermark, RunHost
+from durable_core.runners.host import RunHost
 from durable_core.runners.live import Waiters
 from durable_core.runners.recorded_body import close_unsent
 from durable_core.runners.settings import RegisteredEndpoint, Settings
@@ -46,7 +46,7 @@ from durable_core.runners.thread import ThreadRun
 from durable_core.runners.thread_pool import DaemonThreadPool
 from durable_core.streams.hub import StreamHub
 
-__all__ = ["RunExecutor", "RunManager", "WorkerParts"]
+__all__ = ["EventWatermark", "RunExecutor", "RunManager", "WorkerParts"]
 
 #: A run that the store has cut short goes on after so long, milliseconds: it may be so again.
 _PAUSE = 1_000
@@ -191,6 +191,54 @@ class RunExecutor(Generic[ExecutionT]):
         task.add_done_callback(self._tasks.discard)
 
 
+class EventWatermark:
+    """Reads the highest event sequence number, and remembers it until it may have changed.
+
+    So not every request and step asks the store for it.
+
+    Where events are matched from, a number that is too low errs on the safe side: the event is
+    still found. May be used by several threads.
+    """
+
+    def __init__(self, store: Store, app: str) -> None:
+        self._store = store
+        self._app = app
+        self._lock = threading.Lock()
+        self._known = 0
+        self._is_current = False
+        self._is_shared = True  # until the keeper has looked
+
+    def recent(self) -> int:
+        """Return a number that counts every event of this process, and of those known to be there.
+
+        Those of a process that has just come are counted once the keeper has noticed it, up to
+        0.1 s later. To the run or step that asks, they seem to have come after it began.
+        """
+        return self._known if self._is_current else self._read()
+
+    def _read(self) -> int:
+        # Before reading, so that a change meanwhile is not missed.
+        self._is_current = not self._is_shared
+        try:
+            mark = self._store.event_seq(self._app)
+        except BaseException:
+            self._is_current = False
+            raise
+        with self._lock:
+            self._known = max(self._known, mark)
+            return self._known
+
+    def share(self, shared: bool) -> None:
+        """Note whether other processes may store events, too; then every step asks the store."""
+        self._is_shared = shared
+        if shared:
+            self._is_current = False
+
+    def changed(self) -> None:
+        """Note that there may be newer events."""
+        self._is_current = False
+
+
 class WorkerParts(RunHost, Protocol):
     """A worker of the embedded engine, as its parts see it."""
 
@@ -254,7 +302,7 @@ class RunManager(RunExecutor[StoredExecution]):
             StoreError: the store is unavailable.
         """
         worker, options = self._worker, endpoint.options
-        run = worker.env.new_run(options, request, route, worker.event_watermark.recent())
+        run = new_run(worker.env, options, request, route, worker.event_watermark.recent())
         return StoredExecution(worker.env, options, run, request, owner=worker.owner)
 
     # -- resuming ---------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from durable_core.codec.stream_events import final_of
 from durable_core.engine.runs import RunManager, WorkerParts
 from durable_core.errors import StoreError
 from durable_core.flow.checkpoint import StoredExecution
-from durable_core.flow.driver import drive_async, drive_sync
 from durable_core.flow.effects import (
     AwaitStream,
     Call,
@@ -28,6 +27,8 @@ from durable_core.flow.effects import (
     ReadStream,
     Returned,
     WakeReason,
+    drive_async,
+    drive_sync,
 )
 from durable_core.flow.scope import HandlerKind
 from durable_core.flow.stream_reader import Attached, Reader, next_part

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from durable_core.commit_queue import CommitQueue
 from durable_core.engine.long_poll import LongPoll
-from durable_core.engine.runs import RunManager
+from durable_core.engine.runs import EventWatermark, RunManager
 from durable_core.engine.scheduler import Scheduler
 from durable_core.engine.stream_responses import StreamResponder
 from durable_core.errors import StoreError
@@ -20,7 +20,6 @@ from durable_core.model.decision import HandoffReason
 from durable_core.platform import logger
 from durable_core.ports import Checkpoint, Store, Unregister, channel_of
 from durable_core.runners.event_loops import Loops
-from durable_core.runners.host import EventWatermark
 from durable_core.runners.live import ActiveRuns, Waiters
 from durable_core.runners.settings import RegisteredEndpoint, Settings
 from durable_core.runners.thread_pool import DaemonThreadPool
@@ -67,6 +66,8 @@ class Worker:
         self.settle_time = settings.settle_time
         self.unwind_time = settings.unwind_time
         self.stopping = False
+        #: A test may put itself between a run and the code of its handler.
+        self.wrap_scope: Callable[[RunScope], RunScope] | None = None
         self.flows = EMBEDDED_FLOWS
         self.live = ActiveRuns()
         self.waiters = Waiters(env.limits.waiting_clients, self._poll_faster)
@@ -151,10 +152,6 @@ class Worker:
     def release_later(self, ex: Execution) -> None:
         """Have a run released later that its execution could not release."""
         self.runs.release_later(ex)
-
-    def scope(self, run: RunScope) -> RunScope:
-        """Return what the code of a handler reaches as its run; a test may put itself between."""
-        return run
 
     def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
         """Await something on the worker's own event loop."""

@@ -114,8 +114,9 @@ def checkpoint(
 
     Args:
         ex: the execution.
-        memos, pending, release, result, events, no_pending_row, failed_attempts: see ``Checkpoint``.
         state: store the state of the run.
+        memos, pending, release, result, events, no_pending_row, failed_attempts: see
+            ``Checkpoint``.
     """
     if memos and ex.run.crash_count:
         ex.run = replace(ex.run, crash_count=0)

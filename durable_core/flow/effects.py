@@ -1,4 +1,4 @@
-"""What a flow can ask of the runtime that drives it.
+"""What a flow can ask of the runtime that drives it, and the two drivers.
 
 A flow is a generator: it yields an effect and is resumed with its answer. An effect that several
 flows need is wrapped in a small generator here, so that the answer is typed at one spot and flows
@@ -9,8 +9,10 @@ each generator in between costs time.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
+from types import CoroutineType
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from durable_core.http.response import Response
@@ -55,6 +57,8 @@ __all__ = [
     "call_handler",
     "call_user",
     "drain_steps",
+    "drive_async",
+    "drive_sync",
     "log_warning",
     "park",
     "read_result",
@@ -412,3 +416,58 @@ def await_stream(for_ms: int) -> Flow[WakeReason]:
     """Wait for more to read."""
     woken: WakeReason = yield AwaitStream(for_ms)
     return woken
+
+
+def drive_sync(
+    flow: Flow[T], perform: Callable[[Effect], Any], lock: AbstractContextManager[object]
+) -> T:
+    """Run the flow in this thread.
+
+    The flow's own code runs under the lock (several threads may drive flows of one run), and so do
+    the Asks that do not wait: what one flow decided first is also queued first.
+    """
+    resume: Callable[[Any], Effect] = flow.send
+    value: Any = None
+    while True:
+        with lock:
+            try:
+                effect = resume(value)
+                while not effect.waits:
+                    try:
+                        value = perform(effect)
+                    except BaseException as error:
+                        effect = flow.throw(error)
+                    else:
+                        effect = flow.send(value)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+        try:
+            value = perform(effect)
+            resume = flow.send
+        except BaseException as error:
+            value = error
+            resume = flow.throw
+
+
+async def drive_async(flow: Flow[T], perform: Callable[[Effect], Any]) -> T:
+    """Run the flow in this task.
+
+    An effect that waits is answered through a coroutine, or by the answer itself if that is there.
+    """
+    resume: Callable[[Any], Effect] = flow.send
+    value: Any = None
+    while True:
+        try:
+            effect = resume(value)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        try:
+            value = perform(effect)
+            if type(value) is CoroutineType:
+                value = await value
+            resume = flow.send
+        except BaseException as error:
+            value = error
+            resume = flow.throw

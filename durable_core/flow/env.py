@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from durable_core.codec.json import Codec, JSONCodec
-from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.retry import RetryPolicy
-from durable_core.model.run import Phase, Run
 from durable_core.ports import Clock, Ids
 
 __all__ = ["AppConfig", "Limits", "RedirectUrl", "ResolvedOptions"]
@@ -106,31 +104,3 @@ class AppConfig:
     token_ttl: int = 7 * 24 * 3_600_000
     debug: bool = False
     public_url: str | None = None
-
-    def new_run(
-        self, options: ResolvedOptions, request: Request, route: str | None, mark: int = 0
-    ) -> Run:
-        """Return a run that begins now, with a client attached.
-
-        Args:
-            options: of the endpoint.
-            request: what the client asks.
-            route: the template that the path was found by, where a router knows it.
-            mark: the event sequence number up to which events came before the run.
-        """
-        now = self.clock.now()
-        return Run(
-            id=self.ids.ulid(now),
-            app=self.app,
-            endpoint_key=options.key,
-            function_id=self.function_id(options, request, route),
-            phase=Phase.SYNC,
-            retries=options.retries,
-            created_at=now,
-            event_seq=mark,
-        )
-
-    def function_id(self, options: ResolvedOptions, request: Request, route: str | None) -> str:
-        """Return the label of a run; a route's template goes before the path."""
-        shown = options.name or options.function_id
-        return shown or f"{request.method} {route or request.path}"

@@ -39,6 +39,8 @@ __all__ = [
     "ExecutionEvent",
     "ExecutionState",
     "begin",
+    "new_run",
+    "run_label",
     "settle",
     "utf8_size",
 ]
@@ -280,6 +282,41 @@ class Execution:
 
     def resolve_wait(self, op_id: str, event: StoredEvent) -> None:
         """Note the event that ends a wait; here no wait is answered while the handler is live."""
+
+
+def new_run(
+    env: AppConfig,
+    options: ResolvedOptions,
+    request: Request,
+    route: str | None,
+    event_seq: int = 0,
+) -> Run:
+    """Return a run that begins now, with a client attached.
+
+    Args:
+        env: the application.
+        options: of the endpoint.
+        request: what the client asks.
+        route: the template that the path was found by, where a router knows it.
+        event_seq: the event sequence number up to which events came before the run.
+    """
+    now = env.clock.now()
+    return Run(
+        id=env.ids.ulid(now),
+        app=env.app,
+        endpoint_key=options.key,
+        function_id=run_label(options, request, route),
+        phase=Phase.SYNC,
+        retries=options.retries,
+        created_at=now,
+        event_seq=event_seq,
+    )
+
+
+def run_label(options: ResolvedOptions, request: Request, route: str | None) -> str:
+    """Return what people see of a run: the endpoint's name, else the method and the route."""
+    shown = options.name or options.function_id
+    return shown or f"{request.method} {route or request.path}"
 
 
 def settle(ex: Execution) -> Flow[None]:

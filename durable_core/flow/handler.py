@@ -188,7 +188,7 @@ def _raised(ex: StoredExecution, failure: Failure, trace: str = "") -> Flow[None
     yield from _apply_input(ex, _handler_raised(ex, failure), trace)
 
 
-def _handler_raised(ex: StoredExecution, failure: Failure) -> HandlerRaised:
+def _handler_raised(ex: Execution, failure: Failure) -> HandlerRaised:
     u = ex.env.ids.uniform()
     return HandlerRaised(failure=failure, u=u, started_at=ex.started_at)
 

@@ -1,4 +1,4 @@
-"""Which run the code that calls a step belongs to."""
+"""How the code of a handler reaches its run, and what an engine does for a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
-from durable_core.errors import StepUsageError
 from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.effects import Call, Flow, StepAttempt
 from durable_core.flow.execution import Execution
@@ -25,13 +24,7 @@ __all__ = [
     "EngineFlows",
     "HandlerKind",
     "RunScope",
-    "current_scope",
 ]
-
-
-# --- flows ----------------------------------------------------------------------------------------
-#
-# What an engine does for a live run: the flows that differ from one engine to the other.
 
 
 ExecutionT = TypeVar("ExecutionT", bound=Execution)
@@ -73,9 +66,6 @@ EMBEDDED_FLOWS: EngineFlows[StoredExecution] = EngineFlows(
 )
 
 
-# --- scope ----------------------------------------------------------------------------------------
-
-
 class HandlerKind(Enum):
     """How a handler, and the steps in it, are called."""
 
@@ -111,30 +101,3 @@ class RunScope(Protocol):
 
 
 CURRENT_RUN: ContextVar[RunScope | StepAttempt | None] = ContextVar("durable_run", default=None)
-
-_IMPORTS = {
-    HandlerKind.DEF: "from durable_core.sync import step",
-    HandlerKind.ASYNC_DEF: "from durable_core import step",
-}
-
-
-def current_scope(kind: HandlerKind, step_id: str) -> RunScope:
-    """Return the run that calls a step through this face.
-
-    Raises:
-        StepUsageError: there is none, it is inside another step, or its handler has another face.
-    """
-    scope = CURRENT_RUN.get()
-    if scope is None:
-        raise StepUsageError(
-            f"step {step_id!r} was called outside a run; steps work in the handler of a durable "
-            "endpoint and what it calls, not in response body iterators or other threads"
-        )
-    if isinstance(scope, StepAttempt):
-        raise StepUsageError(f"step {step_id!r} was called inside step {scope.name!r}")
-    if scope.kind is not kind:
-        raise StepUsageError(
-            f"step {step_id!r} is for '{kind.value}' handlers and was called in "
-            f"'{scope.kind.value}'; write '{_IMPORTS[scope.kind]}'"
-        )
-    return scope

@@ -164,26 +164,26 @@ def _return_outcome(ex: StoredExecution, memo: Memo) -> object:
 def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) -> Flow[Memo | None]:
     """Call the function once; the memo if that settled it, None if it is to be tried again.
 
-    Its event mark is that of its first attempt (``before``): an answer to what that one did must
-    not be lost.
+    Its event sequence number is that of its first attempt (``before``): an answer to what that one
+    did must not be lost.
     """
     failures = before.failures if before is not None else 0
     inside = StepAttempt(op.name, op.id, ex.next_attempt(), ex)
     ex.in_flight += 1
     try:
-        mark = yield from begin(ex)
+        event_seq = yield from begin(ex)
         ex.check_open()
         started_at = ex.env.clock.now()
         outcome: Outcome
-        if isinstance(mark, Cancelled):
-            outcome, mark = mark, EVENT_SEQ.get()
+        if isinstance(event_seq, Cancelled):
+            outcome, event_seq = event_seq, EVENT_SEQ.get()
         else:
             outcome = yield CallUser(inside, call)
         inside.function_ended = True
         if before is not None:
-            mark = before.event_seq
+            event_seq = before.event_seq
         now = ex.env.clock.now()
-        ended = _classify(ex, op, outcome, mark, failures, started_at, now)
+        ended = _classify(ex, op, outcome, event_seq, failures, started_at, now)
         if ex.stream is not None and isinstance(ended, OpFailed):
             ex.stream.roll_back(inside)
         memo = yield from _apply(ex, _decide(ex, ended, now))
@@ -216,7 +216,7 @@ def _classify(
     ex: StoredExecution,
     op: Op,
     outcome: Outcome,
-    mark: int,
+    event_seq: int,
     failures: int,
     started_at: int,
     now: int,
@@ -226,7 +226,7 @@ def _classify(
         case Returned(value=value):
             encoded = _encode(ex, op, value)
             if isinstance(encoded, str):
-                memo = _success(ex, op, encoded, mark, now, failures, started_at=started_at)
+                memo = _success(ex, op, encoded, event_seq, now, failures, started_at=started_at)
                 return OpEnded(memo=memo)
             failure = encoded
         case Raised(error=error):
@@ -239,7 +239,7 @@ def _classify(
         op=op,
         failure=failure,
         completion_no=number,
-        event_seq=mark,
+        event_seq=event_seq,
         failures=failures,
         u=u,
         started_at=started_at,
@@ -250,7 +250,7 @@ def _success(
     ex: StoredExecution,
     op: Op,
     value: str,
-    mark: int,
+    event_seq: int,
     now: int,
     failures: int = 0,
     *,
@@ -262,7 +262,7 @@ def _success(
         completion_no=ex.next_completion_no(),
         ok=True,
         value=value,
-        event_seq=mark,
+        event_seq=event_seq,
         attempts=failures + 1,
         ended_at=now,
         started_at=started_at,
@@ -284,10 +284,10 @@ def _encode(ex: StoredExecution, op: Op, value: object) -> str | Failure:
     return text
 
 
-def _end(ex: StoredExecution, pending: Pending, value: str, mark: int) -> Flow[Memo]:
+def _end(ex: StoredExecution, pending: Pending, value: str, event_seq: int) -> Flow[Memo]:
     """Finish an op that had no function to call."""
     now = ex.env.clock.now()
-    memo = _success(ex, pending.op, value, mark, now, started_at=pending.started_at)
+    memo = _success(ex, pending.op, value, event_seq, now, started_at=pending.started_at)
     yield from _apply(ex, _decide(ex, OpEnded(memo=memo), now))
     return memo
 
@@ -310,23 +310,19 @@ def _apply(
             case SaveMemo(memo=memo, failed=failed):
                 ex.memos[memo.op.id] = memo
                 direct = ex.pending.pop(memo.op.id, None) is None
-                ex.queued(
-                    (
-                        yield checkpoint(
-                            ex,
-                            memos=(memo,),
-                            events=sends,
-                            no_pending_row=direct,
-                            failed_attempts=() if failed is None else (failed,),
-                        )
-                    )
+                effect = checkpoint(
+                    ex,
+                    memos=(memo,),
+                    events=sends,
+                    no_pending_row=direct,
+                    failed_attempts=() if failed is None else (failed,),
                 )
+                ex.queued((yield effect))
             case SavePending(pending=pending, failed=failed):
                 ex.pending[pending.op.id] = pending
                 failed_attempts = () if failed is None else (failed,)
-                ex.queued(
-                    (yield checkpoint(ex, pending=(pending,), failed_attempts=failed_attempts))
-                )
+                effect = checkpoint(ex, pending=(pending,), failed_attempts=failed_attempts)
+                ex.queued((yield effect))
             case Handoff(reason=reason):
                 yield from hand_off(ex, reason)
             case _:
@@ -335,7 +331,7 @@ def _apply(
 
 
 def _wait(ex: StoredExecution, op: Op, rule: WaitRule, timeout: int) -> Pending:
-    mark, now = EVENT_SEQ.get(), ex.env.clock.now()
+    event_seq, now = EVENT_SEQ.get(), ex.env.clock.now()
     return Pending(
         op=op,
         due_at=now + timeout,
@@ -343,9 +339,9 @@ def _wait(ex: StoredExecution, op: Op, rule: WaitRule, timeout: int) -> Pending:
         event=rule.event,
         match_path=".".join(rule.match.path) if rule.match else "",
         match_key=rule.match.key if rule.match else "",
-        event_seq=mark,
+        event_seq=event_seq,
         started_at=now,
-        consumed_seqs=tuple(sorted(seq for seq in ex.consumed_seqs if seq > mark)),
+        consumed_seqs=tuple(sorted(seq for seq in ex.consumed_seqs if seq > event_seq)),
     )
 
 

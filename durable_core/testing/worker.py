@@ -293,6 +293,7 @@ class SteeredNode(Worker):
         cancel: Callable[[str], object],
     ) -> None:
         super().__init__(env, settings, store, endpoints)
+        self.wrap_scope = self._scope
         self.faults = faults
         self.replays = replays
         self.calls: Counter[tuple[str, str]] = Counter()
@@ -308,7 +309,7 @@ class SteeredNode(Worker):
         """Return one without a thread."""
         return SteeredKeeper(self, self.runs)
 
-    def scope(self, run: RunScope) -> RunScope:
+    def _scope(self, run: RunScope) -> RunScope:
         """Put the test between a run and its handler."""
         return WatchedScope(run, self)
 

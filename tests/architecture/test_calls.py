@@ -21,14 +21,14 @@ FIGURES = ("all_calls", "library_calls", "files", "frames")
 
 #: (kind of handler, steps) -> limits, in the order of FIGURES.
 LIMITS: dict[tuple[str, int], Figures] = {
-    ("def", 0): (159, 82, 24, 10),
-    ("def", 1): (412, 218, 33, 10),
-    ("def", 3): (743, 386, 34, 10),
-    ("def", 10): (1875, 967, 34, 10),
-    ("async def", 0): (249, 97, 27, 3),
-    ("async def", 1): (510, 239, 36, 3),
-    ("async def", 3): (859, 422, 37, 3),
-    ("async def", 10): (2058, 1054, 37, 3),
+    ("def", 0): (149, 79, 18, 10),
+    ("def", 1): (397, 212, 27, 10),
+    ("def", 3): (732, 379, 28, 10),
+    ("def", 10): (1872, 952, 28, 10),
+    ("async def", 0): (240, 94, 21, 3),
+    ("async def", 1): (496, 233, 30, 3),
+    ("async def", 3): (850, 414, 31, 3),
+    ("async def", 10): (2055, 1039, 31, 3),
 }
 
 #: Other threads and slow commits only ever add calls, so one run within the limits is enough.

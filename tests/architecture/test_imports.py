@@ -162,7 +162,7 @@ def test_every_core_module_is_in_a_room() -> None:
         ("durable_core.errors", "from durable_core.http import headers"),
         ("durable_core.machine.table", "from durable_core import Durable"),
         ("durable_core.machine.table", "import durable_core"),
-        ("durable_core.flow.driver", "def f():\n    import threading"),
+        ("durable_core.flow.effects", "def f():\n    import threading"),
         ("durable_core.codec.sse", "if TYPE_CHECKING:\n    from durable_core.flow import asks"),
         ("durable_core.ports", "from . import api"),
         ("durable_core.runtime.worker", "from durable_core import sync"),

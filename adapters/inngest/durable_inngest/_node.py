@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from durable_core.engine.runs import RunExecutor
 from durable_core.errors import EngineUnavailableError
 from durable_core.flow.env import AppConfig, ResolvedOptions
-from durable_core.flow.execution import Execution
+from durable_core.flow.execution import Execution, new_run
 from durable_core.flow.handler import store_unavailable_response
 from durable_core.flow.handoff import handoff_response
 from durable_core.flow.scope import EngineFlows, HandlerKind, RunScope
@@ -166,7 +166,7 @@ class Serving:
         route: str | None,
     ) -> RemoteExecution:
         env = self._node.env
-        run = env.new_run(options, request, route)
+        run = new_run(env, options, request, route)
         # One name for all paths of a route: the server lists every path as a function otherwise.
         is_template = route is not None and "{" in route
         fn = options.function_id or (run.function_id if is_template else "")
@@ -240,6 +240,7 @@ class Node:
         self.settle_time = min(settings.settle_time, 0.005)
         self.unwind_time = settings.unwind_time
         self.stopping = False
+        self.wrap_scope: Callable[[RunScope], RunScope] | None = None
         self.live = ActiveRuns()
         self.queue = Reports()
         self.event_watermark = _NoMark()
@@ -282,10 +283,6 @@ class Node:
     def release_later(self, ex: Execution) -> None:
         """Log that a handler does not end; the server has the run, or never had it."""
         run_logger(ex.run.id, ex.run.function_id).warning("the handler was left to itself")
-
-    def scope(self, run: RunScope) -> RunScope:
-        """Return what the code of a handler reaches as its run."""
-        return run
 
     def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
         """Await something on the node's own event loop."""

@@ -10,6 +10,7 @@ from durable_core.codec.tokens import is_ulid, ulid_time
 from durable_core.errors import StoreError
 from durable_core.flow.effects import Flow, send_response
 from durable_core.flow.env import AppConfig, ResolvedOptions
+from durable_core.flow.execution import run_label
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.run import Phase, Run
@@ -149,7 +150,7 @@ async def load_execution(
         id=run_id,
         app=env.app,
         endpoint_key=options.key,
-        function_id=env.function_id(options, original, None),
+        function_id=run_label(options, original, None),
         phase=Phase.ASYNC,
         retries=options.retries,
         created_at=ulid_time(run_id),

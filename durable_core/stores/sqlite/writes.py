@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from durable_core.errors import LeaseLost, RunNotFoundError, StoreError
@@ -141,7 +142,9 @@ def _insert_ended_run(
     db: sqlite3.Connection, write: Checkpoint, run: Run, result: StoredResult
 ) -> None:
     """Store a run that was never seen before it ended, without a state in between."""
-    ended = (write.state or run).in_phase(result.phase)
+    ended = write.state or run
+    if ended.phase is not result.phase:
+        ended = replace(ended, phase=result.phase)
     _insert_run(db, write, ended, None, result.ended_at)
     for memo in write.memos:
         insert_memo(db, write, memo, None)

@@ -7,10 +7,8 @@ from typing import Any
 import pytest
 
 from durable_core.api.options import EndpointOptions, merge_options, resolve_options
-from durable_core.flow.env import AppConfig
+from durable_core.flow.execution import run_label
 from durable_core.http.request import Request
-from durable_core.platform import SystemIds
-from support.harness import FakeClock
 
 
 @pytest.mark.parametrize(
@@ -77,11 +75,10 @@ def test_methods_become_a_tuple() -> None:
 )
 def test_identity_and_name(options: EndpointOptions, key: str, shown: str) -> None:
     """``function_id`` is the identity; ``name`` is for people alone."""
-    env = AppConfig(app="a", clock=FakeClock(), ids=SystemIds(), secrets=tuple)
     resolved = resolve_options(options, "m:f")
     assert key == resolved.key
     asked = Request(method="GET", url="http://x/users/7")
-    assert shown == env.function_id(resolved, asked, "/users/{id}")
+    assert shown == run_label(resolved, asked, "/users/{id}")
 
 
 @pytest.mark.parametrize("option", ["function_id", "name"])

@@ -6,10 +6,7 @@ from typing import Any
 
 import pytest
 
-from durable_core.flow.env import AppConfig, Limits, ResolvedOptions
-from durable_core.model.run import Phase, Run
-from durable_core.platform import SystemIds
-from support.harness import FakeClock, request
+from durable_core.flow.env import Limits
 
 
 def test_default_limits() -> None:
@@ -27,36 +24,3 @@ def test_limits_out_of_range(name: str, value: object) -> None:
     options: dict[str, Any] = {name: value}
     with pytest.raises(ValueError, match=f"Limits.{name}"):
         Limits(**options)
-
-
-def test_new_run() -> None:
-    """A run begins now, with an id of this time, under the app and the key of its endpoint."""
-    clock = FakeClock()
-    env = AppConfig(app="a", clock=clock, ids=SystemIds(), secrets=tuple)
-    options = ResolvedOptions(key="k", retries=7)
-    run = env.new_run(options, request("/users/7"), "/users/{id}", 9)
-    expected = Run(
-        id=run.id,
-        app="a",
-        endpoint_key="k",
-        function_id="GET /users/{id}",
-        phase=Phase.SYNC,
-        retries=7,
-        created_at=clock.now(),
-        event_seq=9,
-    )
-
-    assert expected == run
-    assert run.id[:10] == SystemIds().ulid(clock.now())[:10]
-    assert run.id != env.new_run(options, request("/users/7"), None).id
-
-
-def test_function_id() -> None:
-    """The label is the given one, else the method with the route or the path."""
-    env = AppConfig(app="a", clock=FakeClock(), ids=SystemIds(), secrets=tuple)
-    asked = request("/users/7?x=1", "POST")
-    assert "POST /users/7" == env.function_id(ResolvedOptions(key="k"), asked, None)
-    assert "POST /users/{id}" == env.function_id(ResolvedOptions(key="k"), asked, "/users/{id}")
-    assert "mine" == env.function_id(
-        ResolvedOptions(key="k", function_id="mine"), asked, "/users/{id}"
-    )

@@ -19,17 +19,17 @@ from durable_core.errors import (
     Suspended,
 )
 from durable_core.flow.checkpoint import StoredExecution, checkpoint
-from durable_core.flow.driver import drive_sync
-from durable_core.flow.effects import AwaitDurable, Effect, Flow, PendingCommit, Submit
+from durable_core.flow.effects import AwaitDurable, Effect, Flow, PendingCommit, Submit, drive_sync
 from durable_core.flow.env import AppConfig, Limits, ResolvedOptions
 from durable_core.flow.execution import (
     TRANSITIONS,
     ExecutionEvent,
     ExecutionState,
+    new_run,
     settle,
 )
 from durable_core.model.event import StoredEvent
-from durable_core.model.run import Phase
+from durable_core.model.run import Phase, Run
 from durable_core.model.step import Memo, OpKind, Pending
 from durable_core.platform import SystemIds
 from durable_core.ports import Checkpoint, CheckpointResult
@@ -336,3 +336,35 @@ def test_stored_results_count_in_bytes() -> None:
     ex.check_size(op, "12345678")
     with pytest.raises(LimitExceededError, match="would hold 41 bytes; at most 40"):
         ex.check_size(op, "1")
+
+
+def test_new_run() -> None:
+    """A run begins now, with an id of this time, under the app and the key of its endpoint."""
+    clock = FakeClock()
+    env = AppConfig(app="a", clock=clock, ids=SystemIds(), secrets=tuple)
+    options = ResolvedOptions(key="k", retries=7)
+    run = new_run(env, options, request("/users/7"), "/users/{id}", 9)
+    expected = Run(
+        id=run.id,
+        app="a",
+        endpoint_key="k",
+        function_id="GET /users/{id}",
+        phase=Phase.SYNC,
+        retries=7,
+        created_at=clock.now(),
+        event_seq=9,
+    )
+
+    assert expected == run
+    assert run.id[:10] == SystemIds().ulid(clock.now())[:10]
+    assert run.id != new_run(env, options, request("/users/7"), None).id
+
+
+def test_function_id() -> None:
+    """The label is the given one, else the method with the route or the path."""
+    env = AppConfig(app="a", clock=FakeClock(), ids=SystemIds(), secrets=tuple)
+    unnamed, named = ResolvedOptions(key="k"), ResolvedOptions(key="k", function_id="mine")
+    asked, route = request("/users/7?x=1", "POST"), "/users/{id}"
+    assert "POST /users/7" == new_run(env, unnamed, asked, None).function_id
+    assert "POST /users/{id}" == new_run(env, unnamed, asked, route).function_id
+    assert "mine" == new_run(env, named, asked, route).function_id

@@ -11,7 +11,7 @@ import pytest
 
 from durable_core.api.step import step, sync_step
 from durable_core.errors import StepUsageError
-from durable_core.flow.scope import CURRENT_RUN, HandlerKind, current_scope
+from durable_core.flow.scope import CURRENT_RUN
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from support.harness import lab, request
@@ -118,4 +118,4 @@ def test_nothing_is_left_behind() -> None:
         process.endpoint(handler).handle(request())
     assert CURRENT_RUN.get() is None
     with pytest.raises(StepUsageError):
-        current_scope(HandlerKind.DEF, "x")
+        sync_step.run("x", int)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from durable_core.engine.runs import EventWatermark
 from durable_core.errors import StoreError
 from durable_core.model.event import Event
 from durable_core.ports import SendEvents
-from durable_core.runners.host import EventWatermark
 from durable_core.stores.memory import MemoryStore
 
 
