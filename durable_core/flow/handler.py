@@ -153,7 +153,7 @@ def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
         except (TypeError, ValueError) as error:
             # Another attempt would return the same kind of thing.
             failure = failure_of_handler(error, ex.env.clock.now())
-            yield from _raised(ex, replace(failure, final=True))
+            yield from _raised(ex, replace(failure, retriable=False))
             yield from log_warning(
                 "what the handler returned cannot be sent; the run failed", error
             )

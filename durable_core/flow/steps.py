@@ -233,7 +233,7 @@ def _classify(
             failure = failure_of_step(error, now)
         case Cancelled():
             text = "user code cancelled the step before its function ended"
-            failure = Failure(name="StepCancelled", message=text, final=True, cancelled=True)
+            failure = Failure(name="StepCancelled", message=text, retriable=False, cancelled=True)
     number, u = ex.next_completion_no(), ex.env.ids.uniform()
     return OpFailed(
         op=op,
@@ -275,12 +275,14 @@ def _encode(ex: StoredExecution, op: Op, value: object) -> str | Failure:
         text = ex.env.codec.encode(value)
     except Exception as error:
         message = f"the result of step {op.name!r} cannot be stored: {error}"
-        return Failure(name="StepResultError", message=message, final=True, result="unstorable")
+        return Failure(
+            name="StepResultError", message=message, retriable=False, result="unstorable"
+        )
     try:
         ex.check_size(op, text)
     except LimitExceededError as error:
         name = "StepResultTooLargeError"
-        return Failure(name=name, message=str(error), final=True, result="too-large")
+        return Failure(name=name, message=str(error), retriable=False, result="too-large")
     return text
 
 

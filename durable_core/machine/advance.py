@@ -63,8 +63,8 @@ def failure_of_step(error: BaseException, now: int) -> Failure:
     A StepError inside a step (from a nested helper, say) is an ordinary error; only
     ``NonRetriableError`` and ``HTTPError`` are final, only ``RetryAfterError`` chooses its delay.
     """
-    final = isinstance(error, (NonRetriableError, HTTPError))
-    return _describe(error, now, final=final)
+    retriable = not isinstance(error, (NonRetriableError, HTTPError))
+    return _describe(error, now, retriable=retriable)
 
 
 def failure_of_handler(error: BaseException, now: int) -> Failure:
@@ -73,17 +73,17 @@ def failure_of_handler(error: BaseException, now: int) -> Failure:
     Final are ``NonRetriableError`` and a StepError that was not caught, be it the error itself,
     among its causes, or in an exception group; a group of nothing but final errors is final too.
     """
-    return _describe(error, now, final=_is_final(error))
+    return _describe(error, now, retriable=not _is_final(error))
 
 
-def _describe(error: BaseException, now: int, *, final: bool) -> Failure:
+def _describe(error: BaseException, now: int, *, retriable: bool) -> Failure:
     return Failure(
         name=type(error).__name__,
         message=_text(error),
         data=_data(error),
         reason=_utf8(error.message) if isinstance(error, StepError) else "",
         http=_http(error) if isinstance(error, HTTPError) else None,
-        final=final,
+        retriable=retriable,
         retry_after=retry_after_delay_ms(error, now)
         if isinstance(error, RetryAfterError)
         else None,
@@ -254,7 +254,7 @@ def _handoff(run: Run, reason: HandoffReason) -> tuple[Command, ...]:
 def _op_failed(run: Run, failed: OpFailed, now: int, policy: RetryPolicy) -> Transition:
     failure, failures = failed.failure, failed.failures + 1
     error = dump_error(failure)
-    if failure.final or failures > run.retries:
+    if not failure.retriable or failures > run.retries:
         memo = Memo(
             op=failed.op,
             completion_no=failed.completion_no,
@@ -304,7 +304,7 @@ def _delay(failure: Failure, failures: int, u: float, policy: RetryPolicy) -> in
 
 def _handler_raised(run: Run, raised: HandlerRaised, now: int, policy: RetryPolicy) -> Transition:
     failure, failures = raised.failure, run.failures + 1
-    is_last = failure.final or failures > run.retries
+    is_last = not failure.retriable or failures > run.retries
     due_at = None if is_last else now + _delay(failure, failures, raised.u, policy)
     attempt = _failed_attempt(
         "", failures, failure, started_at=raised.started_at, now=now, retry_at=due_at

@@ -124,7 +124,7 @@ class Failure:
         name: the class name of the error.
         message: its text.
         data: JSON text of its ``data`` attribute, or "".
-        final: trying again cannot help.
+        retriable: another attempt may succeed.
         retry_after: milliseconds to wait, if the error says so.
         cancelled: user code cancelled the step.
         result: what is wrong with what the step returned, if that is what failed.
@@ -135,7 +135,7 @@ class Failure:
     name: str
     message: str
     data: str = ""
-    final: bool = False
+    retriable: bool = True
     retry_after: int | None = None
     cancelled: bool = False
     result: Literal["", "unstorable", "too-large"] = ""

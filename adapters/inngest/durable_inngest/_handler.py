@@ -60,7 +60,7 @@ def conclude(ex: RemoteExecution, outcome: Outcome) -> Flow[None]:
         return
     failures = ex.counted("") + 1
     shown = _ops.error_of(failure, error)
-    final = failure.final or failures > ex.run.retries or ex.is_full
+    final = not failure.retriable or failures > ex.run.retries or ex.is_full
     then = "failed" if final else "is to be tried again"
     text = f"the handler failed ({failure.name}: {failure.message}); the run {then}"
     yield from log_warning(text, error)
@@ -86,7 +86,7 @@ def _meant(
         try:
             response: Response | None = Response.from_value(outcome.value)
         except (TypeError, ValueError) as wrong:
-            return None, replace(failure_of_handler(wrong, now), final=True), wrong
+            return None, replace(failure_of_handler(wrong, now), retriable=False), wrong
     else:
         assert isinstance(outcome.error, Exception)
         error = outcome.error
@@ -123,7 +123,7 @@ def _is_kept(response: Response) -> bool:
 
 def _too_large(most: int, whose: str) -> Failure:
     text = f"the response has more than {most} bytes ({whose})"
-    return Failure(name="ResponseTooLarge", message=text, final=True)
+    return Failure(name="ResponseTooLarge", message=text, retriable=False)
 
 
 def _finish(ex: RemoteExecution, response: Response) -> Flow[None]:

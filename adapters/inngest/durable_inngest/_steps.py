@@ -88,7 +88,7 @@ def step_failed(
     failures = counted + 1
     asked = failure.retry_after is not None
     is_ours = is_counted or (asked and ex.reentry is None)
-    if failure.final or failures > ex.run.retries or (is_ours and ex.is_full):
+    if not failure.retriable or failures > ex.run.retries or (is_ours and ex.is_full):
         op = _ops.step_failure(step, shown)
         return Found(step=step, op=op, error=shown, final=True)
     attempts = failures if is_counted or ex.reentry is None else ex.reentry.generation
@@ -252,7 +252,9 @@ def _encode(ex: RemoteExecution, op: Op, value: object, codec: Codec) -> str | F
         text = codec.encode(value)
     except Exception as error:
         message = f"the result of step {op.name!r} cannot be stored: {error}"
-        return Failure(name="StepResultError", message=message, final=True, result="unstorable")
+        return Failure(
+            name="StepResultError", message=message, retriable=False, result="unstorable"
+        )
     try:
         ex.check_size(op, text)
         most = (MOST_BYTES if ex.link is None else ex.link.room) - _OVERHEAD
@@ -263,7 +265,7 @@ def _encode(ex: RemoteExecution, op: Op, value: object, codec: Codec) -> str | F
             )
     except LimitExceededError as error:
         name = "StepResultTooLargeError"
-        return Failure(name=name, message=str(error), final=True, result="too-large")
+        return Failure(name=name, message=str(error), retriable=False, result="too-large")
     return text
 
 
@@ -284,7 +286,7 @@ def _failed(
     error = outcome.error if isinstance(outcome, Raised) else None
     if isinstance(outcome, Cancelled):
         text = "user code cancelled the step before its function ended"
-        failure = Failure(name="StepCancelled", message=text, final=True, cancelled=True)
+        failure = Failure(name="StepCancelled", message=text, retriable=False, cancelled=True)
     elif error is not None:
         failure = failure_of_step(error, ex.env.clock.now())
     assert failure is not None

@@ -33,7 +33,7 @@ FAILURES = st.builds(
     name=st.text(),
     message=st.text(),
     data=st.just("") | JSON.map(json.dumps),
-    final=st.booleans(),
+    retriable=st.booleans(),
     retry_after=st.none() | st.integers(min_value=0),
     cancelled=st.booleans(),
     result=st.sampled_from(("", "unstorable", "too-large")),
@@ -60,6 +60,6 @@ def test_round_trip(failure: Failure) -> None:
 
 def test_only_what_is_there_is_stored() -> None:
     """An error without extras is stored as name and message alone, non-ASCII text as it is."""
-    failure = Failure(name="ValueError", message="né", final=True, retry_after=5)
+    failure = Failure(name="ValueError", message="né", retriable=False, retry_after=5)
 
     assert '{"name":"ValueError","message":"né"}' == dump_error(failure)

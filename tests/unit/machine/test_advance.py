@@ -80,7 +80,9 @@ def test_op_failed_and_is_tried_again() -> None:
     assert 1 == len(advanced(in_phase(Phase.ASYNC), failed()).commands)
 
 
-@pytest.mark.parametrize(("failure", "failures"), [(FAILURE, 3), (replace(FAILURE, final=True), 0)])
+@pytest.mark.parametrize(
+    ("failure", "failures"), [(FAILURE, 3), (replace(FAILURE, retriable=False), 0)]
+)
 def test_op_failed_for_good(failure: Failure, failures: int) -> None:
     """After the last attempt, or a final error, the failure is the op's outcome."""
     it = in_phase(Phase.SYNC)
@@ -187,7 +189,9 @@ def test_handler_raised() -> None:
     assert (Suspend(2_100, attempt), Handoff(HandoffReason.HANDLER_RETRY)) == after.commands
 
 
-@pytest.mark.parametrize(("failure", "failures"), [(FAILURE, 3), (replace(FAILURE, final=True), 0)])
+@pytest.mark.parametrize(
+    ("failure", "failures"), [(FAILURE, 3), (replace(FAILURE, retriable=False), 0)]
+)
 def test_handler_raised_for_good(failure: Failure, failures: int) -> None:
     """After the last attempt, or a final error, the run has failed."""
     after = advanced(

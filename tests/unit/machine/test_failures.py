@@ -43,7 +43,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
 )
 def test_step(error: Exception, final: bool) -> None:
     """In a step only NonRetriableError itself is final."""
-    assert final is failure_of_step(error, 0).final
+    assert final is (not failure_of_step(error, 0).retriable)
 
 
 @pytest.mark.parametrize(
@@ -64,14 +64,14 @@ def test_step(error: Exception, final: bool) -> None:
 )
 def test_handler(error: Exception, final: bool) -> None:
     """In a handler a StepError that was not caught is final, wherever it hides."""
-    assert final is failure_of_handler(error, 0).final
+    assert final is (not failure_of_handler(error, 0).retriable)
 
 
 def test_causes_in_a_circle() -> None:
     """Errors that are causes of each other are no trouble."""
     one, two = ValueError("1"), ValueError("2")
     one.__cause__, two.__cause__ = two, one
-    assert failure_of_handler(one, 0).final is False
+    assert failure_of_handler(one, 0).retriable
 
 
 def test_description() -> None:
@@ -113,5 +113,5 @@ def test_data_that_json_cannot_hold() -> None:
 def test_retry_after(retry_after: float | datetime, expected: int) -> None:
     """RetryAfterError chooses its delay, within 24 hours."""
     failure = failure_of_step(RetryAfterError("busy", retry_after), 10_000)
-    assert (expected, False) == (failure.retry_after, failure.final)
+    assert (expected, True) == (failure.retry_after, failure.retriable)
     assert failure_of_step(ValueError(), 10_000).retry_after is None
