@@ -20,11 +20,10 @@ from time import perf_counter
 from typing import Any
 
 from durable_core import Durable, Request, endpoint_adapter, step
-from durable_core.model.outgoing import OutgoingRequest
-from durable_core.runtime.http.async_client import AsyncHTTPClient
-from durable_core.runtime.http.idle import PoolLimits
 from durable_inngest import InngestEngine
+from durable_inngest._http import Call, Connections, Timeouts
 
+_TIMEOUTS = Timeouts(connect=5.0, idle=15.0, whole=30.0)
 _BEGUN = json.dumps({"data": {"fn_id": "f", "app_id": "a", "token": "t", "realtime_token": "r"}})
 _ANSWER = f"HTTP/1.1 200 OK\r\ncontent-length: {len(_BEGUN)}\r\n\r\n{_BEGUN}".encode()
 
@@ -85,7 +84,7 @@ async def _measure(url: str, rounds: int, count: int) -> list[dict[str, float]]:
         return "done"
 
     endpoint = durable.endpoint(handler)
-    client = AsyncHTTPClient(limits=PoolLimits(per_origin=100, in_all=100))
+    connections = Connections()
     document = {"run_id": "0" * 26, "steps": [{"id": "0" * 40}], "event": "x" * 400}
     body = json.dumps(document).encode()
 
@@ -96,8 +95,8 @@ async def _measure(url: str, rounds: int, count: int) -> list[dict[str, float]]:
 
     async def floor(steps: int) -> None:
         for _ in range(steps + 1):
-            call = OutgoingRequest(method="POST", url=f"{url}/v1/checkpoint", body=body)
-            await (await client.send(call)).read()
+            call = Call(method="POST", url=f"{url}/v1/checkpoint", body=body, timeouts=_TIMEOUTS)
+            await connections.exchange(call, 1 << 20)
 
     rows = []
     for steps in (1, 3):
@@ -111,7 +110,7 @@ async def _measure(url: str, rounds: int, count: int) -> list[dict[str, float]]:
                 row[f"{name}_ms"] = min(ms for ms, _ in taken[1:])
                 row[f"{name}_rate"] = max(rate for _, rate in taken[1:])
             rows.append(row)
-    await client.close()
+    await connections.close()
     await durable.stop_async()
     return rows
 

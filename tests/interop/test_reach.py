@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from durable_core import Request, step, stream
-from durable_core.model.outgoing import Timeouts
 from durable_inngest import _api as _calls
 from durable_inngest import _client as _attempts
+from durable_inngest._http import Timeouts
 from support.inngest_app import serving
 from support.inngest_handlers import CALLS, called, two
 from support.inngest_server import Fault, InngestServer, inngest_server

@@ -14,9 +14,9 @@ import pytest
 
 from durable_core import NonRetriableError, Request, step
 from durable_core.codec.sse import SSEDecoder
-from durable_core.model.outgoing import Timeouts
 from durable_core.sync import stream as sync_stream
 from durable_inngest import _api as _calls
+from durable_inngest._http import Timeouts
 from support.inngest_app import serving
 from support.inngest_server import Fault, InngestServer
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
 from durable_core.errors import ConfigurationError
-from durable_core.http.headers import Headers
-from durable_core.model.outgoing import OutgoingRequest, Timeouts
 from durable_inngest._config import Config, hashed_key
+from durable_inngest._http import Answered, Call, Timeouts
 
 __all__ = [
     "MOST_BYTES",
     "SDK",
-    "Answered",
     "Begun",
     "Calls",
     "begun",
@@ -36,15 +34,6 @@ SDK = "durable-inngest:v0.1.0"
 _QUICK = Timeouts(connect=5.0, idle=15.0, whole=30.0)
 #: Of a post that lasts as long as its steps push: time that they let pass is not the server's.
 _STREAMED = Timeouts(connect=5.0, idle=60.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A whole answer; the names of its headers are in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,39 +68,37 @@ class Calls:
 
     def begin(
         self, bearer: str, *, run_id: str, event: str, ops: Sequence[str], ts: int, retries: int
-    ) -> OutgoingRequest:
+    ) -> Call:
         """Return the request that begins a run with an event (as JSON), and with its first ops."""
         head = f'{{"run_id":{json.dumps(run_id)},"event":{event}'
         tail = f'"ts":{ts},"request_version":2,"retries":{retries}}}'
         body = f'{head},"steps":[{",".join(ops)}],{tail}'
         # Not sent again unseen: what a second one is answered depends on the first.
-        return self._post(bearer, "/v1/checkpoint", body, idempotent=False)
+        return self._post(bearer, "/v1/checkpoint", body, repeatable=False)
 
-    def go_on(
-        self, bearer: str, *, run_id: str, begun: Begun, ops: Sequence[str], ts: int
-    ) -> OutgoingRequest:
+    def go_on(self, bearer: str, *, run_id: str, begun: Begun, ops: Sequence[str], ts: int) -> Call:
         """Return the request with further ops of a run."""
         ids = {"fn_id": begun.fn_id, "app_id": begun.app_id, "run_id": run_id}
         body = f'{json.dumps(ids)[:-1]},"steps":[{",".join(ops)}],"ts":{ts}}}'
         path = f"/v1/checkpoint/{quote(run_id, safe='')}/steps"
-        return self._post(bearer, path, body, idempotent=True)  # the first of two equal ones counts
+        return self._post(bearer, path, body, repeatable=True)  # the first of two equal ones counts
 
-    def state(self, bearer: str, run_id: str, part: str) -> OutgoingRequest:
+    def state(self, bearer: str, run_id: str, part: str) -> Call:
         """Return the request for the ``batch`` of events or the ``actions`` of a run."""
         url = f"{self._config.api_url}/v0/runs/{quote(run_id, safe='')}/{part}"
-        return OutgoingRequest(url=url, headers=self._fields[bearer], timeouts=_QUICK)
+        return Call(url=url, headers=self._fields[bearer], timeouts=_QUICK)
 
-    def output(self, run_id: str, token: str, seconds: float) -> OutgoingRequest:
+    def output(self, run_id: str, token: str, seconds: float) -> Call:
         """Return the request that waits for a run's output, for so long. The token is all."""
         timeouts = Timeouts(connect=5.0, idle=None, whole=max(seconds, 0.01))
-        return OutgoingRequest(url=self.output_url(run_id, token), timeouts=timeouts)
+        return Call(url=self.output_url(run_id, token), timeouts=timeouts)
 
     def output_url(self, run_id: str, token: str) -> str:
         """Return where the server itself gives the output of a run."""
         query = urlencode({"token": token})
         return f"{self._config.api_url}/v1/http/runs/{quote(run_id, safe='')}/output?{query}"
 
-    def events(self, events: object, seed: str) -> OutgoingRequest:
+    def events(self, events: object, seed: str) -> Call:
         """Return the request that sends events; with the same seed they are taken once.
 
         Raises:
@@ -129,23 +116,23 @@ class Calls:
             "x-inngest-sdk-handled": "true",
             "x-inngest-event-id-seed": seed,
         }
-        return OutgoingRequest(
+        return Call(
             method="POST",
             url=f"{self._config.event_url}/e/{key}",
             headers={**headers, **self._environment()},
             body=json.dumps(events, ensure_ascii=False, separators=(",", ":")).encode("utf-8"),
             timeouts=_QUICK,
-            idempotent=True,
         )
 
-    def tee(self, bearer: str, run_id: str, body: AsyncIterable[bytes]) -> OutgoingRequest:
+    def tee(self, bearer: str, run_id: str, body: AsyncIterable[bytes]) -> Call:
         """Return the request that passes on a part of a run's stream, as it comes."""
-        return OutgoingRequest(
+        return Call(
             method="POST",
             url=f"{self._config.api_url}/v1/realtime/publish/tee?{urlencode({'channel': run_id})}",
-            headers=self._fields[bearer].with_set("content-type", "application/octet-stream"),
+            headers={**self._fields[bearer], "content-type": "application/octet-stream"},
             body=body,
             timeouts=_STREAMED,
+            repeatable=False,
         )
 
     def stream_url(self, realtime_token: str) -> str:
@@ -153,31 +140,29 @@ class Calls:
         query = urlencode({"token": realtime_token})
         return f"{self._config.api_url}/v1/realtime/sse?{query}"
 
-    def probe(self) -> OutgoingRequest:
+    def probe(self) -> Call:
         """Return a request that any server which is there answers somehow."""
         # As long as a checkpoint has to connect: a lost packet is no server that is away.
         timeouts = Timeouts(connect=5.0, idle=5.0, whole=5.0)
-        return OutgoingRequest(method="HEAD", url=f"{self._config.api_url}/", timeouts=timeouts)
+        return Call(method="HEAD", url=f"{self._config.api_url}/", timeouts=timeouts)
 
-    def _post(self, bearer: str, path: str, body: str, *, idempotent: bool) -> OutgoingRequest:
-        return OutgoingRequest(
+    def _post(self, bearer: str, path: str, body: str, *, repeatable: bool) -> Call:
+        return Call(
             method="POST",
             url=self._config.api_url + path,
             headers=self._fields[bearer],
             body=body.encode("utf-8"),
             timeouts=_QUICK,
-            idempotent=idempotent,
+            repeatable=repeatable,
         )
 
-    def _headers(self, bearer: str) -> Headers:
-        return Headers(
-            {
-                "content-type": "application/json",
-                "x-inngest-sdk": SDK,
-                "authorization": f"Bearer {bearer}",
-                **self._environment(),
-            }
-        )
+    def _headers(self, bearer: str) -> dict[str, str]:
+        return {
+            "content-type": "application/json",
+            "x-inngest-sdk": SDK,
+            "authorization": f"Bearer {bearer}".rstrip(),  # there may be no key
+            **self._environment(),
+        }
 
     def _environment(self) -> dict[str, str]:
         name = self._config.environment

@@ -17,11 +17,9 @@ from durable_core.errors import (
     EngineUnavailableError,
     RequestTimeoutError,
 )
-from durable_core.model.outgoing import OutgoingRequest
 from durable_core.ports import Ids
-from durable_core.runtime.http.async_client import AsyncHTTPClient
-from durable_core.runtime.http.idle import PoolLimits
-from durable_inngest._api import Answered, Begun, Calls, begun, ids_of, nothing, refusal
+from durable_inngest._api import Begun, Calls, begun, ids_of, nothing, refusal
+from durable_inngest._http import Answered, Call, Connections
 
 __all__ = [
     "Attempts",
@@ -47,7 +45,6 @@ _AWAY = frozenset({502, 503, 504})
 _SILENCE = 10.0
 #: More than the state of a run, the largest thing the server hands out.
 _MOST_BYTES = 64 * 1024 * 1024
-_POOL = PoolLimits(per_origin=100, in_all=128, seconds=30.0)
 
 
 class Attempts:
@@ -61,8 +58,7 @@ class Attempts:
     def __init__(self, calls: Calls, ids: Ids) -> None:
         self.calls = calls
         self._ids = ids
-        self._http = AsyncHTTPClient(limits=_POOL)
-        self._closed = False
+        self._http = Connections()
         #: The key that the server took last, as bearer token: for what can be sent only once.
         self.bearer = calls.bearers[0]
         #: The last call that was insisted on got no answer.
@@ -107,12 +103,11 @@ class Attempts:
 
     async def close(self) -> None:
         """Close the kept connections; keep none from now on."""
-        self._closed = True
         await self._http.close()
 
     async def insist(
         self,
-        make: Callable[[str], OutgoingRequest],
+        make: Callable[[str], Call],
         read: Callable[[Answered], T],
         *,
         if_there: T | None = None,
@@ -142,7 +137,7 @@ class Attempts:
         self.is_down = may_pass
         raise EngineUnavailableError(f"the Inngest server has not taken it: {why}")
 
-    async def with_fallback(self, make: Callable[[str], OutgoingRequest]) -> Answered:
+    async def with_fallback(self, make: Callable[[str], Call]) -> Answered:
         """Make a call with the first key; where that is refused, at once with the other one."""
         for bearer in self.calls.bearers:
             answer = await self.once(make(bearer))
@@ -151,20 +146,15 @@ class Attempts:
                 break
         return answer
 
-    async def once(self, request: OutgoingRequest) -> Answered:
+    async def once(self, call: Call) -> Answered:
         """Make a call, and read its answer.
 
         Raises:
             ClientError: there is none.
         """
-        try:
-            async with await self._http.send(request) as response:
-                body = await response.read(_MOST_BYTES)
-                self._heard = time.monotonic()
-                return Answered(response.status, dict(response.headers.items()), body)
-        finally:
-            if self._closed:  # meanwhile: nobody else would close the connection
-                await self._http.close()
+        answer = await self._http.exchange(call, _MOST_BYTES)
+        self._heard = time.monotonic()
+        return answer
 
 
 # --- functions ------------------------------------------------------------------------------------
@@ -219,7 +209,7 @@ class ServerClient(Attempts):
         """
         known = self._functions.get(function)
 
-        def make(bearer: str) -> OutgoingRequest:
+        def make(bearer: str) -> Call:
             return self.calls.begin(
                 bearer, run_id=run_id, event=event, ops=ops, ts=ts, retries=retries
             )
@@ -238,7 +228,7 @@ class ServerClient(Attempts):
             EngineUnavailableError: the server has not taken them.
         """
 
-        def make(bearer: str) -> OutgoingRequest:
+        def make(bearer: str) -> Call:
             return self.calls.go_on(bearer, run_id=run_id, begun=begun, ops=ops, ts=ts)
 
         await self.insist(make, nothing)
@@ -288,7 +278,7 @@ class ServerClient(Attempts):
         await self.once(self.calls.tee(self.bearer, run_id, body))
 
     async def _state(self, run_id: str, part: str) -> object:
-        def make(bearer: str) -> OutgoingRequest:
+        def make(bearer: str) -> Call:
             return self.calls.state(bearer, run_id, part)
 
         try:

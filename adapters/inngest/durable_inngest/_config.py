@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from durable_core.codec.json import canonical_json
 from durable_core.errors import ConfigurationError
 from durable_core.http.headers import Headers
-from durable_core.wire.urls import parse_url
+from durable_inngest._http import check_url
 
 __all__ = [
     "ANY",
@@ -330,7 +330,7 @@ def _mode(is_dev: bool | None, text: str) -> tuple[bool, str]:
 def _url(name: str, text: str) -> str:
     """Return a URL without a slash at its end, to which a path can be added."""
     try:
-        parse_url(text)
+        check_url(text)
     except ValueError as error:
         raise ConfigurationError(f"{name} must be an http or https URL: {error}") from None
     if "?" in text or "#" in text:

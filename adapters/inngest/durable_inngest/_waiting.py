@@ -21,11 +21,11 @@ from durable_core.flow.wait import (
 from durable_core.http.problem import problem
 from durable_core.http.response import Response
 from durable_core.platform import run_logger
-from durable_inngest._api import Answered
 from durable_inngest._client import ServerClient
 from durable_inngest._envelope import FAILED, MARK, load_response
 from durable_inngest._execution import Ended, Results
 from durable_inngest._followers import stream_response
+from durable_inngest._http import Answered
 from durable_inngest._streams import Channel, Emitter
 
 __all__ = [

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from durable_core.errors import ConnectFailedError, EngineUnavailableError
-from durable_core.model.outgoing import OutgoingRequest
 from durable_core.testing.clock import FakeIds
 from durable_inngest import _client as _attempts
-from durable_inngest._api import Answered, Calls
+from durable_inngest._api import Calls
 from durable_inngest._client import Attempts
 from durable_inngest._config import hashed_key, resolve_config
+from durable_inngest._http import Answered, Call, Timeouts
 
 KEY = "signkey-test-0123456789abcdef0123456789abcdef"
+QUICK = Timeouts(connect=5.0, idle=5.0)
 OTHER = "signkey-test-ffffffffffffffffffffffffffffffff"
 
 
@@ -59,9 +60,9 @@ class Server(Attempts):
         super().__init__(Calls(config), Ids(random))
         self._clock = clock or Time()
         self._answers = iter(answers)
-        self.asked: list[OutgoingRequest] = []
+        self.asked: list[Call] = []
 
-    async def once(self, request: OutgoingRequest) -> Answered:
+    async def once(self, request: Call) -> Answered:
         self.asked.append(request)
         await asyncio.sleep(0)  # others have their turn meanwhile
         status = next(self._answers)
@@ -88,9 +89,9 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def insist(server: Server) -> bytes:
-    def make(bearer: str) -> OutgoingRequest:
+    def make(bearer: str) -> Call:
         fields = {"authorization": bearer}
-        return OutgoingRequest(method="POST", url="http://x/", headers=fields)
+        return Call(method="POST", url="http://x/", headers=fields, timeouts=QUICK)
 
     return asyncio.run(server.insist(make, lambda answer: answer.body))
 
