@@ -48,6 +48,8 @@ SUBJECTS = (
     "durable_asgi.conformance:subject",
     "durable_asyncio.conformance:subject",
 )
+#: What the suite calls their servers with.
+CLIENTS = "durable_client.conformance:clients"
 MATRIX = "docs/reference/matrix.md"
 
 CHECKS: tuple[tuple[str, ...], ...] = (
@@ -272,7 +274,8 @@ def matrix(_options: argparse.Namespace, _extra: Sequence[str]) -> None:
         for number, subject in enumerate(SUBJECTS):
             reports.append(f"{folder}/{number}.json")
             say(f"judging {subject}")
-            suite = [str(PYTHON), "-m", "durable_conformance", subject, "--json", reports[-1]]
+            suite = [str(PYTHON), "-m", "durable_conformance", subject, "--client", CLIENTS]
+            suite += ["--json", reports[-1]]
             if subprocess.run(suite, cwd=folder).returncode:
                 fail(f"{subject} does not conform")
         program = [str(PYTHON), "-m", "durable_conformance.matrix", *reports]

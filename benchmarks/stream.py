@@ -1,8 +1,8 @@
 """Event streams: from push to the client, chunks per second, and what open streams hold.
 
 A bare event stream of the same server takes turns with ours, and so do those who read them in
-another process: a bare socket, ``fetch_with_stream`` and ``afetch_with_stream``. Latency is from
-the moment a chunk is made to the moment the socket has read it, or ``on_data`` is called with it.
+another process: a bare socket, ``fetch_with_stream`` and ``fetch_with_stream_async``. Latency is
+from the moment a chunk is made to the moment the socket has read it, or ``on_data`` is called.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from _measure import (
 )
 from _streaming import FOLDER, SERVER
 
-from durable_core.client import Chunk, afetch_with_stream, fetch_with_stream
+from durable_client import Chunk, fetch_with_stream, fetch_with_stream_async
 
 _SERVERS = {
     "waitress": "-m waitress --listen 127.0.0.1:{port} --threads 8 _streaming:wsgi",
@@ -49,7 +49,12 @@ _TIME = re.compile(rb'"t":(\d+)')
 _REDIRECT = re.compile(rb'"url":"http://[^/]+([^"]+)"')
 _ENDPOINTS = ("bare", "ours")
 #: What reads the bare endpoint, and what reads ours.
-_PAIRS = (("socket", "socket"), ("fetch", "fetch"), ("afetch", "afetch"), ("socket", "fetch"))
+_PAIRS = (
+    ("socket", "socket"),
+    ("fetch", "fetch"),
+    ("fetch_async", "fetch_async"),
+    ("socket", "fetch"),
+)
 
 
 @contextmanager
@@ -115,13 +120,13 @@ def _by_fetch(port: int, target: str) -> list[float]:
     return ages.seconds
 
 
-def _by_afetch(port: int, target: str) -> list[float]:
+def _by_fetch_async(port: int, target: str) -> list[float]:
     ages = _Ages()
-    asyncio.run(afetch_with_stream(f"http://127.0.0.1:{port}{target}", on_data=ages.on_data))
+    asyncio.run(fetch_with_stream_async(f"http://127.0.0.1:{port}{target}", on_data=ages.on_data))
     return ages.seconds
 
 
-_READERS = {"socket": _by_socket, "fetch": _by_fetch, "afetch": _by_afetch}
+_READERS = {"socket": _by_socket, "fetch": _by_fetch, "fetch_async": _by_fetch_async}
 
 
 def _turn(port: int, endpoint: str, reader: str, count: int, pause: float) -> Burst:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TextIO
 from urllib.parse import quote
 
+from durable_client import Collector, fetch_with_stream
 from durable_core import Durable, Request, Response, RetryPolicy
-from durable_core.client import Collector, fetch_with_stream
 from durable_core.sync import step, stream
 from durable_wsgi import create_endpoint_server, endpoint_adapter
 

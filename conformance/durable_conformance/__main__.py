@@ -20,6 +20,7 @@ def main() -> int:
     """Run the suite against the subject that the command line names; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m durable_conformance", description=_ABOUT)
     parser.add_argument("subject", help="what to judge: MODULE:NAME, looked for here, too")
+    parser.add_argument("--client", metavar="MODULE:NAME", help="clients to call a server with")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON, too")
     parser.add_argument("--known-gaps", metavar="FILE", help="cases that must fail, with reasons")
     parser.add_argument("-k", metavar="EXPRESSION", help="only some cases (never conforms)")
@@ -35,6 +36,8 @@ def _arguments(options: argparse.Namespace) -> list[str]:
     config = Path(__file__).with_name("suite.ini")
     arguments = ["-c", str(config), "-q", "-p", _PLUGIN, "--pyargs", "durable_conformance.suites"]
     arguments += ["--durable-subject", options.subject]
+    if options.client is not None:
+        arguments += ["--durable-client", options.client]
     if options.json is not None:
         arguments += ["--durable-json", str(Path(options.json).absolute())]
     if options.known_gaps is not None:

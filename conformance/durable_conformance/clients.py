@@ -6,39 +6,22 @@ A request says which gate is its own, so that calls do not meet.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 from uuid import uuid4
 
+from durable_conformance.contract import AnyResponse, Client
 from durable_conformance.programs import Gate, Ledger, Program, Script
 from durable_conformance.wire import patience
 from durable_core import NonRetriableError, Response, StepError
-from durable_core.client import (
-    Chunk,
-    ClientResponse,
-    Commit,
-    Rollback,
-    afetch_with_stream,
-    fetch_with_stream,
-)
+from durable_core.codec.stream_events import Chunk, Commit, Rollback
 from durable_core.sync import stream
 
-__all__ = ["CLIENTS", "PROGRAMS", "Call", "Client"]
-
-#: Either client: called with a URL, and what ``fetch_with_stream`` may be given.
-Client: TypeAlias = Callable[..., ClientResponse]
+__all__ = ["PROGRAMS", "Call"]
 
 _FIELDS = {"x-my-header": "my-value"}
 _gates: dict[str, Gate] = {}
 _ledger = Ledger()
-
-
-def _in_a_task(url: str, **options: Any) -> ClientResponse:
-    return asyncio.run(afetch_with_stream(url, **options))
-
-
-CLIENTS: Mapping[str, Client] = {"threads": fetch_with_stream, "tasks": _in_a_task}
 
 
 class Call:
@@ -65,7 +48,7 @@ class Call:
     def __exit__(self, *_: object) -> None:
         self.gate.open()
 
-    def of(self, host: str, name: str, **options: Any) -> ClientResponse:
+    def of(self, host: str, name: str, **options: Any) -> AnyResponse:
         """Call the program of that name."""
         url = f"http://{host}/{name}?key={self._key}"
         return self._client(

@@ -13,11 +13,15 @@ from typing import Any, Protocol
 
 from durable_core import Durable
 from durable_core.api.adapter import EndpointAdapter
+from durable_core.codec.stream_events import Chunk, Commit, Rollback
+from durable_core.http.headers import HeaderFields
 from durable_core.ports import Store
 from durable_core.routing import Routes
 
 __all__ = [
+    "AnyResponse",
     "Capability",
+    "Client",
     "EngineSubject",
     "Kind",
     "ServerSubject",
@@ -132,6 +136,49 @@ class ServerSubject(Subject, Protocol):
             routes: what to serve; targets are endpoints that the adapter wrapped, or plain
                 functions. ``durable_core.routing.Application`` answers by them.
             durable: whose endpoints they lead to.
+        """
+        ...
+
+
+class AnyResponse(Protocol):
+    """What a client returns."""
+
+    @property
+    def status(self) -> int:
+        """The status of the run's response."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The header fields of the run's response."""
+        ...
+
+    def json(self) -> Any:
+        """Return the value of the JSON body."""
+        ...
+
+
+class Client(Protocol):
+    """Calls an endpoint as ``fetch_with_stream`` of durable-client does.
+
+    ``--client MODULE:NAME`` names a mapping of such functions by the names that reports show.
+    """
+
+    def __call__(
+        self,
+        url: str,
+        *,
+        headers: HeaderFields = ...,
+        on_data: Callable[[Chunk], object] | None = ...,
+        on_commit: Callable[[Commit], object] | None = ...,
+        on_rollback: Callable[[Rollback], object] | None = ...,
+        timeout: float | None = ...,
+        max_reconnects: int = ...,
+    ) -> AnyResponse:
+        """Follow the run, and return its response.
+
+        Raises:
+            ConnectionLostError, StreamEndedError: of ``durable_core.errors``.
         """
         ...
 

@@ -10,22 +10,25 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from durable_conformance.contract import Capability, Kind, capabilities_of, kind_of
+from durable_conformance.contract import Capability, Client, Kind, capabilities_of, kind_of
 from durable_conformance.gaps import KnownGapsError, base_of, read_gaps, unknown_gaps
 from durable_conformance.report import Case, Report, Status
 from durable_conformance.requirements import Requirement, load_requirements
 
 __all__ = [
+    "CLIENTS",
     "SUBJECT",
     "Judge",
     "case_id",
+    "client_parameters",
+    "load_clients",
     "load_subject",
     "needs",
     "pytest_addoption",
@@ -36,6 +39,9 @@ __all__ = [
 
 #: Where the subject is, in ``config.stash``.
 SUBJECT = pytest.StashKey[Any]()
+
+#: The clients that servers are called with, by name; empty for none.
+CLIENTS = pytest.StashKey[Mapping[str, Client]]()
 
 #: ``@requirement("Q1")``: which requirement a case tests.
 requirement = pytest.mark.durable_requirement
@@ -56,6 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options."""
     group = parser.getgroup("durable-conformance")
     group.addoption("--durable-subject", metavar="MODULE:NAME", help="what the suite judges")
+    group.addoption("--durable-client", metavar="MODULE:NAME", help="clients to call a server with")
     group.addoption("--durable-json", metavar="FILE", help="write the report as JSON")
     group.addoption("--durable-known-gaps", metavar="FILE", help="cases that must fail")
 
@@ -68,6 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if spec is not None:
         judge = Judge(config, spec)
         config.stash[SUBJECT] = judge.subject
+        config.stash[CLIENTS] = load_clients(config.getoption("--durable-client"))
         config.pluginmanager.register(judge, _JUDGE)
 
 
@@ -92,20 +100,47 @@ def load_subject(spec: str) -> tuple[Any, Kind]:
     Raises:
         pytest.UsageError: it cannot be imported, or is no subject.
     """
-    module, _, name = spec.partition(":")
-    if not module or not name:
-        raise pytest.UsageError(f"a subject is named as MODULE:NAME, not {spec!r}")
-    try:
-        subject = getattr(import_module(module), name)
-    except (Exception, SystemExit) as error:
-        text = f"{type(error).__name__}: {error}"
-        raise pytest.UsageError(f"the subject {spec} cannot be imported: {text}") from error
+    subject = _imported("subject", spec)
     kind = kind_of(subject)
     if kind is None:
         methods = ", ".join(f"{each.value}()" for each in Kind)
         raise pytest.UsageError(f"{spec} is no subject: it has none of the methods {methods}")
     _check_declaration(spec, subject, kind)
     return subject, kind
+
+
+def load_clients(spec: str | None) -> Mapping[str, Client]:
+    """Return the clients by name; none for None.
+
+    Raises:
+        pytest.UsageError: they cannot be imported, or are no mapping of functions.
+    """
+    if spec is None:
+        return {}
+    clients = _imported("client", spec)
+    if not isinstance(clients, Mapping) or not clients or not all(map(callable, clients.values())):
+        raise pytest.UsageError(f"{spec} must be a mapping of names to functions that call a URL")
+    return clients
+
+
+def client_parameters(config: pytest.Config) -> list[Any]:
+    """Return what a case about clients is parametrized with: each client, or a gap."""
+    clients = config.stash.get(CLIENTS, {})
+    if clients:
+        return [pytest.param(client, id=name) for name, client in clients.items()]
+    reason = f"{_GAP}no client is named: --client MODULE:NAME"
+    return [pytest.param(None, id="no-client", marks=pytest.mark.skip(reason=reason))]
+
+
+def _imported(what: str, spec: str) -> Any:
+    module, _, name = spec.partition(":")
+    if not module or not name:
+        raise pytest.UsageError(f"a {what} is named as MODULE:NAME, not {spec!r}")
+    try:
+        return getattr(import_module(module), name)
+    except (Exception, SystemExit) as error:
+        text = f"{type(error).__name__}: {error}"
+        raise pytest.UsageError(f"the {what} {spec} cannot be imported: {text}") from error
 
 
 def _check_declaration(spec: str, subject: Any, kind: Kind) -> None:

@@ -165,7 +165,7 @@ def test_every_core_module_is_in_a_room() -> None:
         ("durable_core.flow.effects", "def f():\n    import threading"),
         ("durable_core.codec.sse", "if TYPE_CHECKING:\n    from durable_core.flow import asks"),
         ("durable_core.ports", "from . import api"),
-        ("durable_core.runtime.worker", "from durable_core import sync"),
+        ("durable_core.engine.worker", "from durable_core import sync"),
         ("durable_core.sync", "from durable_core.testing import client"),
         ("durable_core.api.durable", "import durable_wsgi"),
     ],

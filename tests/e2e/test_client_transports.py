@@ -1,30 +1,133 @@
-"""The transports that the documentation shows, against real sockets."""
+"""``fetch_with_stream`` with client objects of the caller: applications in the same process, and
+the examples of the documentation."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import httpx
+import httpx2
 import pytest
+from starlette.testclient import TestClient
 
-from durable_core.client import Chunk, Commit, Metadata, Rollback, fetch_with_stream
-from durable_core.codec.stream_events import Final, RedirectInfo
-from durable_core.http.headers import Headers
+import durable_asgi
+import durable_wsgi
+from durable_client import ClientResponse, fetch_with_stream, fetch_with_stream_async
+from durable_core import Durable, Request, Response, step, stream
+from durable_core.codec.stream_events import Chunk, Commit, Final, Metadata, Rollback
+from durable_core.sync import step as sync_step
+from durable_core.sync import stream as sync_stream
 from support.docs_pages import run_page
-from support.scripted_server import Peer, ScriptedServer, chunked, plain, sse_head
+from support.scripted_server import Peer, ScriptedServer, plain, sse_head
 from support.source_tree import ROOT
-from support.stream_clients import Call, Log, afetch, sse
+from support.stream_clients import Log, sse
 
 PAGE = ROOT / "docs" / "howto" / "stream-from-a-client.md"
-TRANSPORTS: list[tuple[Call, str]] = [
-    (fetch_with_stream, "fetch_by_httpx"),
-    (fetch_with_stream, "fetch_by_requests"),
-    (afetch, "fetch_by_aiohttp"),
-]
+LIBRARIES = pytest.mark.parametrize("library", [httpx2, httpx], ids=lambda each: each.__name__)
 HELLO = Metadata(run_id="r")
-DONE = Final(status=202, headers=Headers({"x-a": "b"}), body=b"done")
-each = pytest.mark.parametrize(("call", "name"), TRANSPORTS, ids=[t[1] for t in TRANSPORTS])
+
+
+# Applications in the same process
+
+
+def say(text: str) -> None:
+    sync_stream.push(text)
+
+
+def talk(request: Request) -> Response:
+    """Stream in a step before the handoff, and in one after it."""
+    sync_step.run("a", say, "one")
+    sync_step.sleep("nap", "50ms")
+    sync_step.run("b", say, "two")
+    return Response.json({"said": request.query["q"]}, 202)
+
+
+async def talk_async(request: Request) -> Response:
+    """Do the same in a task."""
+
+    async def push(text: str) -> None:
+        stream.push(text)
+
+    await step.run("a", push, "one")
+    await step.sleep("nap", "50ms")
+    await step.run("b", push, "two")
+    return Response.json({"said": request.query["q"]}, 202)
+
+
+@pytest.fixture
+def wsgi(tmp_path: Path) -> Iterator[Any]:
+    """A WSGI application."""
+    durable = Durable(
+        id="chat", endpoint_adapter=durable_wsgi.endpoint_adapter, store=tmp_path / "runs.db"
+    )
+    app = durable.endpoint(talk)
+    durable.start()
+    yield app
+    durable.stop()
+
+
+@pytest.fixture
+def asgi(tmp_path: Path) -> tuple[Durable[Any], Any]:
+    """An ASGI application, which is started on the loop of the test."""
+    durable = Durable(
+        id="chat", endpoint_adapter=durable_asgi.endpoint_adapter, store=tmp_path / "runs.db"
+    )
+    return durable, durable.endpoint(talk_async)
+
+
+def check(response: ClientResponse, log: Log) -> None:
+    assert (202, {"said": "tea"}) == (response.status, response.json())
+    assert ["metadata", "data", "commit", "data", "commit"] == log.kinds
+    assert ["one", "two"] == log.data
+
+
+@LIBRARIES
+def test_a_wsgi_application_in_the_same_process(wsgi: Any, library: Any) -> None:
+    """The run is handed off and followed without a socket."""
+    log = Log()
+    with library.Client(transport=library.WSGITransport(app=wsgi)) as client:
+        response = fetch_with_stream(
+            "http://app/chat?q=tea", client=client, timeout=30, **log.callbacks
+        )
+
+    check(response, log)
+
+
+@LIBRARIES
+def test_an_asgi_application_in_the_same_process(
+    asgi: tuple[Durable[Any], Any], library: Any
+) -> None:
+    """Likewise in a task, on the application's own loop."""
+    durable, app = asgi
+    log = Log()
+
+    async def main() -> ClientResponse:
+        transport = library.ASGITransport(app=app)
+        async with durable.lifespan(), library.AsyncClient(transport=transport) as client:
+            return await fetch_with_stream_async(
+                "http://app/chat?q=tea", client=client, timeout=30, **log.callbacks
+            )
+
+    check(asyncio.run(main()), log)
+
+
+def test_the_test_client_of_starlette(asgi: tuple[Durable[Any], Any]) -> None:
+    """It is a client object, too; its portal runs the application."""
+    _, app = asgi
+    log = Log()
+    with TestClient(app) as client:
+        response = fetch_with_stream(
+            "http://testserver/chat?q=tea", client=client, timeout=30, **log.callbacks
+        )
+
+    check(response, log)
+
+
+# The page
 
 
 @pytest.fixture(scope="module")
@@ -34,105 +137,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         return run_page(PAGE)
 
 
-@each
-def test_a_stream_is_followed(page: dict[str, Any], call: Call, name: str) -> None:
-    """Redirects are left to the client, and pieces come as they are sent, without framing too."""
-    told = threading.Semaphore(0)
-    log = Log()
-
-    def on_data(event: Chunk) -> None:
-        log.events.append(event)
-        told.release()
-
-    def run(peer: Peer) -> None:
-        url = f"{server.origin}/second"
-        peer.answer(sse_head() + sse(HELLO, RedirectInfo(run_id="r", url=url)))
-        for number in (1, 2):
-            peer.say(sse(Chunk(data=number, step_id="s")))
-            assert told.acquire(timeout=10)
-
-    def second(peer: Peer) -> None:
-        peer.answer(sse_head() + sse(HELLO, Chunk(data=3, step_id="s"), DONE))
-
-    def redirect(peer: Peer) -> None:
-        peer.answer(plain("", "307 Temporary Redirect", ["location: /run", "connection: close"]))
-
-    with ScriptedServer(redirect, run, second) as server:
-        response = call(
-            server.origin,
-            method="POST",
-            headers={"X-A": "b"},
-            body=b"in",
-            fetch=page[name],
-            on_data=on_data,
-        )
-
-    assert (202, "b", b"done") == (response.status, response.headers["x-a"], response.body)
-    assert [1, 2, 3] == log.data
-    assert [("/", b"in"), ("/run", b"in"), ("/second", b"")] == [
-        (heard.target, heard.body) for heard in server.heard
-    ]
-    assert ["b"] * 3 == [heard.headers.get("x-a") for heard in server.heard]
-
-
-@each
-def test_a_break_is_mended(page: dict[str, Any], call: Call, name: str) -> None:
-    """A body in chunks that breaks off is noticed, and the stream goes on where it was."""
-    head = sse_head("transfer-encoding: chunked")
-    told, second_is_open = threading.Event(), threading.Event()
-    log = Log()
-
-    def on_data(event: Chunk) -> None:
-        log.events.append(event)
-        told.set()
-
-    def run(peer: Peer) -> None:
-        info = RedirectInfo(run_id="r", url=f"{server.origin}/second")
-        events = sse(HELLO, info) + sse(Chunk(data=1, step_id="s"), id="1")
-        peer.answer(head + chunked(b"retry: 1\n\n", events))
-        assert told.wait(10)
-        assert second_is_open.wait(10)
-        peer.reset()
-
-    def second(peer: Peer) -> None:
-        peer.answer(head + chunked(sse(HELLO)))
-        second_is_open.set()
-        peer.wait_for_close()
-
-    def resumed(peer: Peer) -> None:
-        events = sse(HELLO, Chunk(data=2, step_id="s"), DONE)
-        peer.answer(head + chunked(events) + b"0\r\n\r\n")
-
-    with ScriptedServer(run, second, resumed) as server:
-        response = call(server.origin, fetch=page[name], on_data=on_data)
-
-    assert (202, [1, 2]) == (response.status, log.data)
-    assert [None, None, "1"] == [heard.headers.get("last-event-id") for heard in server.heard]
-
-
-@each
-def test_nobody_listens(page: dict[str, Any], call: Call, name: str) -> None:
-    """The library's own error comes out."""
-    with ScriptedServer() as server:
-        pass
-    with pytest.raises(Exception, match=r"(?i)connect") as caught:
-        call(server.origin, fetch=page[name])
-    assert name.removeprefix("fetch_by_") == type(caught.value).__module__.partition(".")[0]
-
-
-@each
-def test_a_silent_server_is_left(page: dict[str, Any], call: Call, name: str) -> None:
-    """The idle time reaches the transport."""
-    with (
-        ScriptedServer(lambda peer: peer.wait_for_close()) as server,
-        pytest.raises(Exception, match=r"(?i)time"),
-    ):
-        call(server.origin, fetch=page[name], idle_timeout=0.1)
-
-
-def test_the_other_examples_of_the_page(
-    page: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_examples_of_the_page(page: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     """They return what stays, and show what comes."""
     events = (
         Chunk(data="bad", step_id="s"),
@@ -140,16 +145,38 @@ def test_the_other_examples_of_the_page(
         Chunk(data="good", step_id="s"),
         Commit(step_id="s"),
     )
-    stream = sse_head() + sse(HELLO, *events, Final(status=200))
+    answer = sse_head() + sse(HELLO, *events, Final(status=200))
+    script: Callable[[Peer], object] = partial(Peer.answer, data=answer)
 
-    def script(peer: Peer) -> None:
-        peer.answer(stream)
-
-    with ScriptedServer(*[script] * 4) as server:
+    with ScriptedServer(*[script] * 5) as server:
         assert "good" == page["ask"](server.origin)
         assert ("good",) == page["replay"](server.origin)
         assert ("good",) == asyncio.run(page["collect"](server.origin))
         page["show"](server.origin)
+        page["ask_for_a_minute"](server.origin)
 
     clear = "\r\x1b[K"
     assert f"{clear}bad{clear}{clear}good" == capsys.readouterr().out
+
+
+def test_the_examples_with_client_objects(
+    page: dict[str, Any], monkeypatch: pytest.MonkeyPatch, asgi: tuple[Durable[Any], Any]
+) -> None:
+    """One goes through its proxy with its credentials, the other to an application."""
+    durable, app = asgi
+    with ScriptedServer(lambda peer: peer.answer(plain("by proxy"))) as proxy:
+        real = httpx2.Client
+        monkeypatch.setattr(
+            httpx2, "Client", lambda **options: real(**options | {"proxy": proxy.origin})
+        )
+        assert "by proxy" == page["ask_as"]("me", "secret", "http://app.invalid/")
+
+    assert "http://app.invalid/" == proxy.heard[0].target
+    assert proxy.heard[0].headers["authorization"].startswith("Basic ")
+
+    async def main() -> str:
+        async with durable.lifespan():
+            text: str = await page["ask_app"](app)
+            return text
+
+    assert '{"said":"tea"}' == asyncio.run(main())

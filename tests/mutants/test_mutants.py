@@ -50,7 +50,10 @@ def judged(spec: str, folder: Path) -> tuple[int, str, dict[str, str]]:
     path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     patience = "2" if names else "30"
     done = subprocess.run(
-        [sys.executable, "-m", "durable_conformance", spec, *chosen, "--json", str(report)],
+        [
+            *(sys.executable, "-m", "durable_conformance", spec, *chosen, "--json", str(report)),
+            *("--client", "durable_client.conformance:clients"),
+        ],
         env={
             **os.environ,
             "PYTHONPATH": path,

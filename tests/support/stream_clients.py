@@ -6,32 +6,32 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from durable_core.client import (
+from durable_client import (
     Chunk,
     ClientResponse,
     Commit,
     Metadata,
     Rollback,
-    afetch_with_stream,
     fetch_with_stream,
+    fetch_with_stream_async,
 )
+from durable_client._follow import DeliveredEvent
 from durable_core.codec.sse import encode_event
 from durable_core.codec.stream_events import StreamEvent, dump_stream_event
-from durable_core.wire.following_commands import DeliveredEvent
 
-__all__ = ["CALLS", "Call", "Log", "afetch", "sse"]
+__all__ = ["CALLS", "Call", "Log", "fetch_in_task", "sse"]
 
 
 #: Calls an endpoint with the arguments of ``fetch_with_stream``.
 Call: TypeAlias = Callable[..., ClientResponse]
 
 
-def afetch(url: str, **options: Any) -> ClientResponse:
+def fetch_in_task(url: str, **options: Any) -> ClientResponse:
     """Call in a task, on a loop of its own."""
-    return asyncio.run(afetch_with_stream(url, **options))
+    return asyncio.run(fetch_with_stream_async(url, **options))
 
 
-CALLS: tuple[Call, ...] = (fetch_with_stream, afetch)
+CALLS: tuple[Call, ...] = (fetch_with_stream, fetch_in_task)
 
 
 class Log:

@@ -1,0 +1,301 @@
+"""``fetch_with_stream_async``: follows a run in a task.
+
+Each connection has a task of its own that opens and reads it, two at most. Their reports come to
+the caller's task, which runs the machine and the callbacks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections import deque
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+)
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import TypeAlias
+
+from durable_client._call import (
+    ClientResponse,
+    Listeners,
+    checked_body,
+    checked_seconds,
+    response_of,
+    stream_client,
+)
+from durable_client._collector import Collector
+from durable_client._follow import (
+    Close,
+    Command,
+    Commands,
+    Deliver,
+    DeliveredEvent,
+    Fail,
+    Finish,
+    Open,
+    Read,
+    StreamClient,
+)
+from durable_client._transport import (
+    AsyncHTTPClient,
+    AsyncHTTPResponse,
+    AsyncTransportClient,
+    Body,
+    RequestFactory,
+    is_delimited,
+    response_headers,
+    translated,
+)
+from durable_core.codec.stream_events import Chunk, Commit, Metadata, Rollback
+from durable_core.errors import RequestTimeoutError
+from durable_core.http.headers import HeaderFields
+
+__all__ = ["TaskDriver", "fetch_with_stream_async"]
+
+#: How many bytes a connection may read ahead of the callbacks, beside its last piece.
+_READ_AHEAD = 256 * 1024
+
+#: What a connection reports to the machine.
+_Report: TypeAlias = Callable[[StreamClient], Commands]
+
+
+async def fetch_with_stream_async(
+    url: str,
+    *,
+    client: AsyncHTTPClient | None = None,
+    method: str = "GET",
+    headers: HeaderFields = (),
+    body: bytes | Iterable[bytes] | AsyncIterable[bytes] | None = None,
+    on_metadata: Callable[[Metadata], object] | None = None,
+    on_data: Callable[[Chunk], object] | None = None,
+    on_commit: Callable[[Commit], object] | None = None,
+    on_rollback: Callable[[Rollback], object] | None = None,
+    collect: Collector | None = None,
+    timeout: float | None = None,
+    idle_timeout: float | None = 60.0,
+    max_reconnects: int = 10,
+) -> ClientResponse:
+    """Do in a task what ``fetch_with_stream`` does, without a thread.
+
+    A callback may return an awaitable, which is awaited before the next event. The body may be an
+    async iterable. Cancelling the task closes all connections.
+
+    Args:
+        client: an ``AsyncClient`` of ``httpx2`` or ``httpx``; it stays open. By default a new one
+            without authentication, proxies and cookies.
+
+    The other arguments, and what is raised: as for ``fetch_with_stream``.
+    """
+    whole = checked_body(body)
+    machine = stream_client(method, url, headers, whole, max_reconnects)
+    listeners = Listeners(
+        collect=collect,
+        on_metadata=on_metadata,
+        on_data=on_data,
+        on_commit=on_commit,
+        on_rollback=on_rollback,
+    )
+
+    async def deliver(event: DeliveredEvent) -> None:
+        result = listeners.notify(event)
+        if inspect.isawaitable(result):
+            await result
+
+    requests = RequestFactory(
+        body=_async_body(whole), idle_timeout=checked_seconds("idle_timeout", idle_timeout)
+    )
+    limit = checked_seconds("timeout", timeout)
+    opened: AbstractAsyncContextManager[AsyncHTTPClient] = (
+        AsyncTransportClient() if client is None else nullcontext(client)
+    )
+    async with opened as http:
+        driver = TaskDriver(machine, client=http, requests=requests, deliver=deliver, timeout=limit)
+        return response_of(await driver.run())
+
+
+def _async_body(body: Body) -> Body:
+    """Return the body as an async HTTP client takes it."""
+    if body is None or isinstance(body, bytes | AsyncIterable):
+        return body
+    return _as_async(body)
+
+
+async def _as_async(body: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for data in body:
+        yield data
+
+
+class TaskDriver:
+    """Does what the machine of one call says.
+
+    Args:
+        machine: decides.
+        client: sends the requests.
+        requests: builds them.
+        deliver: gets the events.
+        timeout: seconds for the whole call; None for no limit.
+    """
+
+    def __init__(
+        self,
+        machine: StreamClient,
+        *,
+        client: AsyncHTTPClient,
+        requests: RequestFactory,
+        deliver: Callable[[DeliveredEvent], Awaitable[object]],
+        timeout: float | None,
+    ) -> None:
+        self._machine = machine
+        self._client = client
+        self._requests = requests
+        self._deliver = deliver
+        self._timeout = timeout
+        self._mailbox: asyncio.Queue[_Report] = asyncio.Queue()
+        self._open: dict[int, _Connection] = {}
+        self._closed: list[asyncio.Task[None]] = []
+
+    async def run(self) -> Finish:
+        """Follow the stream to its end; cancelling it closes all connections.
+
+        Raises:
+            RequestTimeoutError: the time was up.
+            Exception: what the machine fails with, or a callback raises.
+        """
+        try:
+            async with asyncio.timeout(self._timeout) as limit:
+                return await self._follow()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise  # a callback's own
+            raise RequestTimeoutError(
+                f"the run has no response after {self._timeout} s (timeout=)"
+            ) from error
+        finally:
+            for number in list(self._open):
+                self._close(number)
+            await asyncio.gather(*self._closed, return_exceptions=True)
+
+    async def _follow(self) -> Finish:
+        todo: deque[Command] = deque(self._machine.start())
+        while True:
+            while todo:
+                command = todo.popleft()
+                if isinstance(command, Finish):
+                    return command
+                await self._do(command)
+            report = await self._mailbox.get()
+            await asyncio.sleep(0)  # or a fast stream would keep the loop, and delay the time-out
+            todo += report(self._machine)
+
+    async def _do(self, command: Command) -> None:
+        match command:
+            case Open(number=number):
+                self._forget_ended()
+                connection = _Connection(
+                    command, self._client, self._requests, self._mailbox.put_nowait
+                )
+                self._open[number] = connection
+            case Read(number=number):
+                self._open[number].may_read.set()
+            case Close(number=number):
+                self._close(number)
+            case Deliver(event=event):
+                await self._deliver(event)
+            case Fail(error=error):
+                raise error
+
+    def _close(self, number: int) -> None:
+        task = self._open.pop(number).task
+        task.cancel()
+        self._closed.append(task)
+
+    def _forget_ended(self) -> None:
+        """Keep no trace of connections that have ended: a stream may need any number of them."""
+        self._open = {n: each for n, each in self._open.items() if not each.task.done()}
+        self._closed = [task for task in self._closed if not task.done()]
+
+
+class _Connection:
+    """Opens one request in a task, and reads its response when that is allowed.
+
+    Attributes:
+        task: cancel it to close the response, or to stop opening it.
+        may_read: set it to have the body read.
+    """
+
+    def __init__(
+        self,
+        command: Open,
+        client: AsyncHTTPClient,
+        requests: RequestFactory,
+        report: Callable[[_Report], None],
+    ) -> None:
+        self._command = command
+        self._client = client
+        self._requests = requests
+        self._report = report
+        self._unread = bytearray()
+        self._has_room = asyncio.Event()
+        self.may_read = asyncio.Event()
+        self.task = asyncio.create_task(self._run(), name="durable-stream")
+
+    async def _run(self) -> None:
+        command = self._command
+        try:
+            await asyncio.sleep(command.delay_ms / 1000)
+            await self._exchange(command)
+        except Exception as error:
+            failure = translated(error, self._requests.idle_timeout)
+            self._report(lambda machine: machine.failed(command.number, failure, _now()))
+
+    async def _exchange(self, command: Open) -> None:
+        request = self._requests.build(self._client, command)
+        auth = {} if command.is_same_origin else {"auth": None}
+        response = await self._client.send(request, stream=True, follow_redirects=False, **auth)
+        try:
+            await self._read_all(command.number, response)
+        finally:
+            await response.aclose()
+
+    async def _read_all(self, number: int, response: AsyncHTTPResponse) -> None:
+        status, fields = response.status_code, response_headers(response)
+        self._report(lambda machine: machine.opened(number, status, fields, _now()))
+        await self.may_read.wait()
+        pieces = response.aiter_bytes()
+        try:
+            async for data in pieces:
+                await self._add(data)
+        finally:
+            if isinstance(pieces, AsyncGenerator):
+                await pieces.aclose()
+        delimited = is_delimited(response)
+        self._report(lambda machine: machine.ended(number, _now(), is_delimited=delimited))
+
+    async def _add(self, data: bytes) -> None:
+        """Add to what the machine has not taken yet, and wait until there is room for more.
+
+        HTTP clients yield each chunk of the transfer coding by itself. Chunks that come faster
+        than they are taken are one report.
+        """
+        if data and not self._unread:
+            self._report(self._received)
+        self._unread += data
+        if len(self._unread) >= _READ_AHEAD:
+            self._has_room.clear()
+            await self._has_room.wait()
+
+    def _received(self, machine: StreamClient) -> Commands:
+        data = bytes(self._unread)
+        self._unread.clear()
+        self._has_room.set()
+        return machine.received(self._command.number, data)
+
+
+def _now() -> int:
+    return time.monotonic_ns() // 1_000_000

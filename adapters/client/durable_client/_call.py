@@ -1,0 +1,129 @@
+"""What one call is made of, in a thread or in a task: arguments, callbacks and the response."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from durable_client._collector import Collector
+from durable_client._follow import DeliveredEvent, Finish, StreamClient
+from durable_client._transport import Body, checked_headers
+from durable_core.codec.stream_events import Chunk, Commit, Metadata, Rollback
+from durable_core.http.headers import HeaderFields, Headers
+
+__all__ = [
+    "ClientResponse",
+    "Listeners",
+    "checked_body",
+    "checked_seconds",
+    "response_of",
+    "stream_client",
+]
+
+_CHARSET = re.compile(r""";\s*charset\s*=\s*"?([^\s;"]+)""", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientResponse:
+    """The response of a run, or what the server answered instead.
+
+    Attributes:
+        status: the HTTP status; 500 for a run that failed.
+        headers: the header fields.
+        body: the whole body.
+    """
+
+    status: int
+    headers: Headers
+    body: bytes
+
+    def text(self) -> str:
+        """Return the body as text, in the charset that it names, or UTF-8.
+
+        Raises:
+            LookupError, UnicodeDecodeError: the charset is unknown, or the body is not in it.
+        """
+        found = _CHARSET.search(self.headers.get("content-type") or "")
+        return self.body.decode(found[1] if found else "utf-8")
+
+    def json(self) -> Any:
+        """Return the value of a JSON body.
+
+        Raises:
+            ValueError: the body is not JSON.
+        """
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listeners:
+    """The collector and the callbacks of a call."""
+
+    collect: Collector | None
+    on_metadata: Callable[[Metadata], object] | None
+    on_data: Callable[[Chunk], object] | None
+    on_commit: Callable[[Commit], object] | None
+    on_rollback: Callable[[Rollback], object] | None
+
+    def notify(self, event: DeliveredEvent) -> object:
+        """Give an event to the collector, then to the callback for its type; return its result."""
+        if self.collect is not None:
+            self.collect.take(event)
+        match event:
+            case Metadata():
+                return self.on_metadata(event) if self.on_metadata else None
+            case Chunk():
+                return self.on_data(event) if self.on_data else None
+            case Commit():
+                return self.on_commit(event) if self.on_commit else None
+            case Rollback():
+                return self.on_rollback(event) if self.on_rollback else None
+
+
+def stream_client(
+    method: str, url: str, headers: HeaderFields, body: Body, max_reconnects: int
+) -> StreamClient:
+    """Return the machine that decides in this call; ``ValueError`` for what cannot be sent."""
+    return StreamClient(
+        method=method,
+        url=url,
+        headers=checked_headers(headers),
+        repeatable=body is None or isinstance(body, bytes),
+        uniform=random.random,
+        max_reconnects=max_reconnects,
+    )
+
+
+def checked_body(body: object) -> Body:
+    """Return the body of a request.
+
+    Raises:
+        TypeError: it is neither bytes, nor an iterable, nor None.
+    """
+    if body is None or isinstance(body, bytes):
+        return body
+    if isinstance(body, (bytearray, memoryview)):
+        return bytes(body)
+    if isinstance(body, (Iterable, AsyncIterable)) and not isinstance(body, (str, Mapping)):
+        return body
+    raise TypeError(
+        "the body of a request must be bytes, an iterable of bytes or None, "
+        f"not {type(body).__name__}"
+    )
+
+
+def checked_seconds(name: str, value: float | None) -> float | None:
+    """Return a time-out; ``ValueError`` if it is not above 0, or not finite."""
+    if value is not None and not (0 < value and math.isfinite(value)):
+        raise ValueError(f"{name} must be seconds above 0, or None, not {value!r}")
+    return value
+
+
+def response_of(finish: Finish) -> ClientResponse:
+    """Return the response that the machine has come to."""
+    return ClientResponse(finish.status, finish.headers, finish.body)
