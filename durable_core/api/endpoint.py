@@ -13,17 +13,12 @@ from durable_core.api.engine import Engine
 from durable_core.api.options import DEFAULT_METHODS, EndpointOptions, resolve_options
 from durable_core.errors import HTTPError
 from durable_core.flow.handoff import (
-    FROM_PARAM,
-    HANDOFF,
-    HOP_PARAM,
     RUN_PARAM,
     TOKEN_PARAM,
-    query_reference,
     with_headers,
 )
 from durable_core.flow.scope import HandlerKind
-from durable_core.flow.wait import StreamWanted, WaitRequest
-from durable_core.http.headers import accepts_event_stream
+from durable_core.flow.wait import OWN_PARAMS, PROXY_PARAMS, WaitRequest
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -33,11 +28,9 @@ __all__ = [
     "Endpoint",
     "Handler",
     "Proxy",
-    "hop_of",
     "is_async",
     "is_wait",
     "key_of",
-    "stream_wanted",
     "strip_body_for_head",
     "strip_body_for_head_async",
 ]
@@ -130,7 +123,7 @@ class Endpoint:
         if self.engine.is_reentry(request):
             return self.engine.serve(self._registered, request, route)
         if is_wait(request):
-            return self.engine.wait(_wait_request(request, max_wait))
+            return self.engine.wait(WaitRequest.from_request(request, OWN_PARAMS, max_wait))
         answer = self._refusal(request, route)
         if answer is not None:
             return answer
@@ -154,7 +147,9 @@ class Endpoint:
         if self.engine.is_reentry(request):
             return await self.engine.serve_async(self._registered, request, route)
         if is_wait(request):
-            return await self.engine.wait_async(_wait_request(request, max_wait))
+            return await self.engine.wait_async(
+                WaitRequest.from_request(request, OWN_PARAMS, max_wait)
+            )
         answer = self._refusal(request, route)
         if answer is not None:
             return answer
@@ -259,45 +254,6 @@ def _is_wait_url(request: Request) -> bool:
     return RUN_PARAM in request.url and RUN_PARAM in request.query and TOKEN_PARAM in request.query
 
 
-def _wait_request(request: Request, max_wait: float) -> WaitRequest:
-    query = request.query
-    run_id = query.get(RUN_PARAM) or ""
-
-    def again(token: str, hop: int) -> str:
-        hops = ((HOP_PARAM, str(hop)),) if hop else ()
-        return query_reference(((RUN_PARAM, run_id), (TOKEN_PARAM, token), *hops))
-
-    return WaitRequest(
-        run_id=run_id,
-        token=query.get(TOKEN_PARAM) or "",
-        hop=hop_of(query.get(HOP_PARAM)),
-        max_wait_ms=int(max_wait * 1000),
-        again=again,
-        names=(RUN_PARAM, TOKEN_PARAM),
-        stream=stream_wanted(request, FROM_PARAM),
-    )
-
-
-def stream_wanted(request: Request, from_param: str) -> StreamWanted | None:
-    """Return what a client wants that asks a wait URL for an event stream; None if it does not.
-
-    ``from_param`` is the query parameter that says where to begin.
-    """
-    if request.method == "HEAD" or not accepts_event_stream(request.headers):
-        return None
-    return StreamWanted(
-        last_event_id=request.headers.get("last-event-id") or "",
-        from_handoff=request.query.get(from_param) == HANDOFF,
-    )
-
-
-def hop_of(text: str | None) -> int:
-    """Return the hop a client says it is at; nonsense counts as the first."""
-    if text is None or not (text.isascii() and text.isdigit() and len(text) < 4):
-        return 0
-    return int(text)
-
-
 def _check_verdict(verdict: object) -> None:
     if verdict is False:
         raise HTTPError(403, "the request was not authorized")
@@ -320,7 +276,7 @@ def _as_get(request: Request) -> Request:
 # The wait route for a URL of one's own, with CORS for browsers on other origins.
 
 _ALLOW = "GET, HEAD, OPTIONS"
-_OWN_PARAMS = frozenset({"runId", "token", "hop"})
+_OWN_PARAMS = frozenset({PROXY_PARAMS.run, PROXY_PARAMS.token, PROXY_PARAMS.hop})
 _CORS = (
     ("access-control-allow-origin", "*"),
     ("access-control-allow-methods", "GET, OPTIONS"),
@@ -373,21 +329,6 @@ def _without_run(request: Request) -> Response | None:
 
 
 def _proxy_wait_request(request: Request, max_wait: float) -> WaitRequest:
-    query = request.query
-    run_id = query.get("runId") or ""
     # What else async_redirect_url has in its query is the application's, and stays.
-    others = tuple(pair for pair in query.items() if pair[0] not in _OWN_PARAMS)
-
-    def again(token: str, hop: int) -> str:
-        own = (("runId", run_id), ("token", token), ("hop", str(hop)))
-        return query_reference((*own, *others))
-
-    return WaitRequest(
-        run_id=run_id,
-        token=query.get("token") or "",
-        hop=hop_of(query.get("hop")),
-        max_wait_ms=int(max_wait * 1000),
-        again=again,
-        names=("runId", "token"),
-        stream=stream_wanted(request, "from"),
-    )
+    others = tuple(pair for pair in request.query.items() if pair[0] not in _OWN_PARAMS)
+    return WaitRequest.from_request(request, PROXY_PARAMS, max_wait, others)

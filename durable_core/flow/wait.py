@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from durable_core.codec.records import load_response
@@ -10,15 +10,30 @@ from durable_core.codec.tokens import verify_token
 from durable_core.errors import InvalidTokenError
 from durable_core.flow.effects import Flow, await_end, read_result
 from durable_core.flow.env import AppConfig
-from durable_core.flow.handoff import PRIVATE_HEADERS, new_token, with_headers
+from durable_core.flow.handoff import (
+    FROM_PARAM,
+    HANDOFF,
+    HOP_PARAM,
+    PRIVATE_HEADERS,
+    RUN_PARAM,
+    TOKEN_PARAM,
+    new_token,
+    query_reference,
+    with_headers,
+)
+from durable_core.http.headers import accepts_event_stream
 from durable_core.http.problem import problem
+from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.stream_cursor import Cursor
 from durable_core.ports import StoredResult
 
 __all__ = [
+    "OWN_PARAMS",
+    "PROXY_PARAMS",
     "RESPONSE_NOT_KEPT",
     "StreamWanted",
+    "WaitParams",
     "WaitRequest",
     "gone",
     "not_ended_yet",
@@ -52,6 +67,21 @@ class StreamWanted:
     from_handoff: bool
 
 
+@dataclass(frozen=True, slots=True)
+class WaitParams:
+    """How the query parameters of a wait URL are called: run, token, hop, and where to begin."""
+
+    run: str
+    token: str
+    hop: str
+    begin: str
+
+
+#: Of the URL of an endpoint itself, and of a wait route of the application's own.
+OWN_PARAMS = WaitParams(RUN_PARAM, TOKEN_PARAM, HOP_PARAM, FROM_PARAM)
+PROXY_PARAMS = WaitParams("runId", "token", "hop", "from")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitRequest:
     """What a client asks of the wait URL.
@@ -59,7 +89,7 @@ class WaitRequest:
     Attributes:
         run_id, token: as sent; "" if missing.
         hop: how often it has been sent on already.
-        hold_ms: how long this server can hold it.
+        max_wait_ms: how long this server can hold it.
         again: the reference of the wait URL for a token and a hop.
         names: how the two parameters are called, for the error text.
         stream: it wants an event stream.
@@ -72,6 +102,56 @@ class WaitRequest:
     again: Callable[[str, int], str]
     names: tuple[str, str]
     stream: StreamWanted | None = None
+
+    @classmethod
+    def from_request(
+        cls,
+        request: Request,
+        params: WaitParams,
+        max_wait: float,
+        kept: Sequence[tuple[str, str]] = (),
+    ) -> WaitRequest:
+        """Return what a GET or HEAD request asks.
+
+        Args:
+            request: the request.
+            params: how its parameters are called.
+            max_wait: how long this server can hold it, seconds.
+            kept: other parameters that the wait URL has.
+        """
+        query = request.query
+        run_id = query.get(params.run) or ""
+
+        def again(token: str, hop: int) -> str:
+            hops = ((params.hop, str(hop)),) if hop else ()
+            return query_reference(((params.run, run_id), (params.token, token), *hops, *kept))
+
+        return cls(
+            run_id=run_id,
+            token=query.get(params.token) or "",
+            hop=_hop(query.get(params.hop)),
+            max_wait_ms=int(max_wait * 1000),
+            again=again,
+            names=(params.run, params.token),
+            stream=_stream_wanted(request, params.begin),
+        )
+
+
+def _hop(text: str | None) -> int:
+    """Return the hop a client says it is at; nonsense counts as the first."""
+    if text is None or not (text.isascii() and text.isdigit() and len(text) < 4):
+        return 0
+    return int(text)
+
+
+def _stream_wanted(request: Request, begin_param: str) -> StreamWanted | None:
+    """Return what a client wants that asks for an event stream; None if it does not."""
+    if request.method == "HEAD" or not accepts_event_stream(request.headers):
+        return None
+    return StreamWanted(
+        last_event_id=request.headers.get("last-event-id") or "",
+        from_handoff=request.query.get(begin_param) == HANDOFF,
+    )
 
 
 def wait_for_result(env: AppConfig, wanted: WaitRequest) -> Flow[Response]:

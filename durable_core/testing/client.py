@@ -10,8 +10,8 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 from durable_core.api.adapter import HTTPHandler
 from durable_core.api.endpoint import is_wait
-from durable_core.flow.handoff import new_token
-from durable_core.flow.wait import WaitRequest
+from durable_core.flow.handoff import new_token, query_reference
+from durable_core.flow.wait import PROXY_PARAMS, WaitRequest
 from durable_core.http.headers import HeaderFields, Headers
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -168,14 +168,9 @@ def _leads_to(exchange: Exchange, request: Request) -> bool:
 
 def _wait_request(bench: Bench, run_id: str) -> WaitRequest:
     """Return what a wait route elsewhere would ask for; and with a token, where no URL says."""
-    return WaitRequest(
-        run_id=run_id,
-        token=new_token(bench.engine.env, run_id),
-        hop=0,
-        max_wait_ms=0,
-        again=lambda token, hop: "",
-        names=("runId", "token"),
-    )
+    params = (PROXY_PARAMS.run, run_id), (PROXY_PARAMS.token, new_token(bench.engine.env, run_id))
+    request = Request(method="GET", url=_BASE + query_reference(params))
+    return WaitRequest.from_request(request, PROXY_PARAMS, 0.0)
 
 
 # --- client ---------------------------------------------------------------------------------------

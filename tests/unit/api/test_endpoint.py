@@ -16,7 +16,7 @@ from asgiref.sync import async_to_sync
 from durable_core.adapter.app import AdapterApp
 from durable_core.api.adapter import AppAdapter
 from durable_core.api.durable import Durable
-from durable_core.api.endpoint import Endpoint, hop_of, is_wait, key_of
+from durable_core.api.endpoint import Endpoint, is_wait, key_of
 from durable_core.api.step import sync_step
 from durable_core.errors import HTTPError
 from durable_core.flow.env import Limits
@@ -324,12 +324,6 @@ def test_method_repeated_at_the_wait_url(method: str, asynchronous: bool) -> Non
         ask = asyncio.run(endpoint.handle_async(again)) if asynchronous else endpoint.handle(again)
     assert (405, "GET, HEAD") == (ask.status, ask.headers["allow"])
     assert ["handler"] == ledger.calls
-
-
-@pytest.mark.parametrize(("text", "hop"), [(None, 0), ("3", 3), ("", 0), ("-1", 0), ("1000", 0)])
-def test_hop_of(text: str | None, hop: int) -> None:
-    """Nonsense counts as the first hop."""
-    assert hop == hop_of(text)
 
 
 async def _coroutine_function(request: Request) -> str:

@@ -12,6 +12,7 @@ import pytest
 from durable_core.api.adapter import HTTPHandler
 from durable_core.api.step import sync_step
 from durable_core.flow.env import Limits
+from durable_core.flow.wait import PROXY_PARAMS, WaitRequest
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from support.harness import Lab, event, lab, request, until
@@ -235,3 +236,21 @@ def test_too_many_waiting(asynchronous: bool) -> None:
         for thread in held:
             thread.join(10)
             assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(("text", "hop"), [(None, 0), ("3", 3), ("", 0), ("-1", 0), ("1000", 0)])
+def test_what_a_request_asks(text: str | None, hop: int) -> None:
+    """Nonsense counts as the first hop; the way back has the names and the rest of the query."""
+    query = {"runId": "r1", "token": "t1"} | ({} if text is None else {"hop": text})
+    wanted = WaitRequest.from_request(
+        request(f"/wait?{urlencode(query)}"), PROXY_PARAMS, 2.5, (("lang", "fr"),)
+    )
+
+    assert ("r1", "t1", hop, 2500) == (
+        wanted.run_id,
+        wanted.token,
+        wanted.hop,
+        wanted.max_wait_ms,
+    )
+    assert "?runId=r1&token=t2&hop=1&lang=fr" == wanted.again("t2", 1)
+    assert "?runId=r1&token=t2&lang=fr" == wanted.again("t2", 0)
