@@ -24,7 +24,7 @@ from durable_core.errors import (
     StoreError,
     StoreOutcomeUnknownError,
 )
-from durable_core.platform import logger
+from durable_core.platform import call_soon, logger
 from durable_core.ports import Checkpoint, Store, Write
 
 __all__ = [
@@ -127,10 +127,7 @@ def notify(tickets: Iterable[CommitFuture[Any]]) -> None:
         if loop is here:
             _finish(futures)
             continue
-        try:
-            loop.call_soon_threadsafe(_finish, futures)
-        except RuntimeError:
-            pass  # the loop is closed, and the tasks with it
+        call_soon(loop, _finish, futures)
 
 
 def _finish(futures: Iterable[asyncio.Future[None]]) -> None:

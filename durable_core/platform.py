@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from durable_core.errors import ConfigurationError
 __all__ = [
     "SystemClock",
     "SystemIds",
+    "call_soon",
     "check_threading",
     "host_id",
     "lingering_close",
@@ -67,6 +69,18 @@ def _uwsgi_without_threads() -> bool:
         return False
     options = getattr(uwsgi, "opt", {})
     return not (options.get("enable-threads") or options.get("threads"))
+
+
+def call_soon(loop: AbstractEventLoop, call: Callable[..., object], *args: object) -> bool:
+    """Call on the thread of an event loop; False, and nothing is done, if the loop is closed.
+
+    Then the tasks of the loop are gone, and with them those who waited for the call.
+    """
+    try:
+        loop.call_soon_threadsafe(call, *args)
+    except RuntimeError:
+        return False
+    return True
 
 
 # --- logs -----------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from durable_core.flow.env import AppConfig
 from durable_core.flow.wait import WaitRequest, wait_for_result
 from durable_core.http.response import Response
 from durable_core.model.run import Phase
+from durable_core.platform import call_soon
 from durable_core.ports import Store, StoredResult
 from durable_core.runners.live import Waiters
 
@@ -84,10 +85,7 @@ class LongPoll:
                 ended.set_result(None)
 
         def wake() -> None:
-            try:
-                loop.call_soon_threadsafe(finish)
-            except RuntimeError:
-                pass  # the loop is closed, and the client with it
+            call_soon(loop, finish)
 
         if not self._waiters.add(effect.run_id, wake):
             return False

@@ -24,7 +24,7 @@ from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.decision import HandoffReason
 from durable_core.model.run import Phase
-from durable_core.platform import run_logger
+from durable_core.platform import call_soon, logger, run_logger
 from durable_core.ports import (
     Cancel,
     Checkpoint,
@@ -36,7 +36,6 @@ from durable_core.ports import (
     Store,
     StoredResult,
 )
-from durable_core.runners.event_loops import call_soon
 from durable_core.runners.host import RunHost
 from durable_core.runners.live import Waiters
 from durable_core.runners.recorded_body import close_unsent
@@ -112,11 +111,11 @@ class RunExecutor(Generic[ExecutionT]):
                 self._host,
                 ex,
                 endpoint.handler,
-                lambda response: call_soon(loop, reply, response),
+                lambda response: _call_live(loop, reply, response),
                 own_thread=True,
             )
             done = self._host.servers.submit(self.run_in_thread, live, execute(ex))
-            done.add_done_callback(lambda _: call_soon(loop, ended))
+            done.add_done_callback(lambda _: _call_live(loop, ended))
         try:
             return await answered
         except asyncio.CancelledError:
@@ -336,7 +335,7 @@ class RunManager(RunExecutor[StoredExecution]):
             task_run = TaskRun(self._worker, ex, endpoint.handler, loop=loop)
             self._worker.live.add(task_run)
             task_run.left = _once(lambda: self._free(HandlerKind.ASYNC_DEF))
-            if not call_soon(loop, self._resume_here, task_run, ex):
+            if not _call_live(loop, self._resume_here, task_run, ex):
                 ex.close(RuntimeError("the event loop was closed"))
                 self._end(task_run)
                 task_run.left()
@@ -492,6 +491,14 @@ def _unanswered(ex: StoredExecution) -> Response:
         token = new_token(ex.env, ex.run.id)
         return handoff_response(ex.options, ex.request.method, ex.run.id, token)
     return problem(500, "internal-error", detail=f"run {ex.run.id} ended without an answer")
+
+
+def _call_live(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: object) -> bool:
+    """Call on the loop of a live run; False if the loop is closed, which is logged."""
+    if call_soon(loop, call, *args):
+        return True
+    logger.warning("an event loop was closed while runs were live on it")
+    return False
 
 
 def _log_broken(ex: Execution, error: BaseException | None) -> None:

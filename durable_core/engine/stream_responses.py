@@ -45,9 +45,8 @@ from durable_core.http.response import Response
 from durable_core.machine.stream_cursor import Cursor
 from durable_core.model.decision import HandoffReason
 from durable_core.model.run import Phase
-from durable_core.platform import logger
+from durable_core.platform import call_soon, logger
 from durable_core.ports import Store
-from durable_core.runners.event_loops import call_soon
 from durable_core.runners.settings import RegisteredEndpoint
 from durable_core.runners.task import TaskRun
 from durable_core.runners.thread import ThreadRun
@@ -108,10 +107,7 @@ class TaskWaker:
         if asyncio._get_running_loop() is self._loop:
             self._finish()
             return
-        try:
-            self._loop.call_soon_threadsafe(self._finish)
-        except RuntimeError:
-            pass
+        call_soon(self._loop, self._finish)
 
     async def wait(self, seconds: float) -> bool:
         """Wait until woken; False after so many seconds without that."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from typing import TypeVar
 
-from durable_core.platform import logger
+from durable_core.platform import call_soon, logger
 
-__all__ = ["LoopThread", "Loops", "call_soon"]
+__all__ = ["LoopThread", "Loops"]
 
 T = TypeVar("T")
 
@@ -132,10 +132,7 @@ class Loops:
         """Let go of the loops, and end the node's own."""
         guards, self._sentinels = self._sentinels, {}
         for loop, guard in guards.items():
-            try:
-                loop.call_soon_threadsafe(guard.cancel)
-            except RuntimeError:
-                pass  # closed, and the guard with it
+            call_soon(loop, guard.cancel)
         if self._background is not None:
             self._background.stop()
 
@@ -148,13 +145,3 @@ async def _ended(tasks: Iterable[asyncio.Task[object]], patience: float) -> None
 
 async def _sleep_forever() -> None:
     await asyncio.get_running_loop().create_future()
-
-
-def call_soon(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> bool:
-    """Call on the loop's thread; False, and nothing is done, if the loop is closed."""
-    try:
-        loop.call_soon_threadsafe(call, *args)
-    except RuntimeError:
-        logger.warning("an event loop was closed while runs were live on it")
-        return False
-    return True

@@ -50,7 +50,7 @@ from durable_core.http.response import Response
 from durable_core.model.decision import HandoffReason
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
-from durable_core.platform import run_logger
+from durable_core.platform import call_soon, run_logger
 from durable_core.ports import CheckpointResult
 from durable_core.runners.host import RunHost
 from durable_core.runners.recorded_body import record_body
@@ -148,10 +148,7 @@ class TaskRun:
         self._soon(self._lease_lost_here)
 
     def _soon(self, call: Callable[..., None], *args: object) -> None:
-        try:
-            self._loop.call_soon_threadsafe(call, *args)
-        except RuntimeError:
-            pass  # the loop is closed, and the run with it
+        call_soon(self._loop, call, *args)
 
     def _take_event(self, op_id: str, event: StoredEvent) -> None:
         self.ex.resolve_wait(op_id, event)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
-from durable_core.platform import SystemClock, SystemIds, host_id
+from durable_core.platform import SystemClock, SystemIds, call_soon, host_id
 
 
 def test_clock() -> None:
@@ -25,3 +26,16 @@ def test_ids() -> None:
 def test_host() -> None:
     """The host's name is the same for every process, and not empty."""
     assert host_id() == host_id() != "/"
+
+
+def test_call_on_a_closed_loop() -> None:
+    """What is to be called on a loop that is closed is not, and the caller is told."""
+    calls: list[int] = []
+    loop = asyncio.new_event_loop()
+
+    assert call_soon(loop, calls.append, 1)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+    assert not call_soon(loop, calls.append, 2)
+    assert [1] == calls

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from durable_core.runners.event_loops import Loops, LoopThread, call_soon
+from durable_core.runners.event_loops import Loops, LoopThread
 
 PATIENCE = 10.0
 
@@ -174,20 +174,6 @@ def test_stop_is_no_end_of_the_loop() -> None:
                 await asyncio.sleep(0)
 
     asyncio.run(main())
-
-
-def test_call_on_a_closed_loop(caplog: pytest.LogCaptureFixture) -> None:
-    """What is to be called on a loop that is closed is not, and the caller is told."""
-    calls: list[int] = []
-    loop = asyncio.new_event_loop()
-
-    assert call_soon(loop, calls.append, 1)
-    loop.call_soon(loop.stop)
-    loop.run_forever()
-    loop.close()
-    assert not call_soon(loop, calls.append, 2)
-    assert [1] == calls
-    assert "an event loop was closed while runs were live on it" in caplog.text
 
 
 def test_stop_does_not_wait_for_ever_for_a_task_that_will_not_end() -> None:
