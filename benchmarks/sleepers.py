@@ -19,7 +19,6 @@ from _measure import arguments, machine, save_json, show, work_folder
 from durable_core import Durable, Request, endpoint_adapter, step
 from durable_core.api.adapter import HTTPHandler
 from durable_core.engine.embedded import embedded
-from durable_core.model.run import Phase
 from durable_core.sync import step as sync_step
 
 _CLIENTS = 64
@@ -96,7 +95,7 @@ class Sleepers:
         """Tell whether all runs have woken, and ended."""
         runs = self.durable.runs
         return self.woken >= count and not any(
-            runs.list(phase=phase, limit=1) for phase in (Phase.SUSPENDED, Phase.ASYNC)
+            runs.list(status=status, limit=1) for status in ("suspended", "running")
         )
 
 

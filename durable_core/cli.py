@@ -15,24 +15,24 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from durable_core import __version__
 from durable_core.api.durable import Durable
+from durable_core.api.runs import RunInfo, RunStatus, StepInfo, as_json, select, show_run
+from durable_core.codec.json import Codec, JSONCodec
 from durable_core.codec.records import dump_head
 from durable_core.errors import ConfigurationError, DurableError, RunNotFoundError, StoreError
 from durable_core.http.problem import problem
 from durable_core.model.run import Phase
-from durable_core.model.step import Memo, Pending
 from durable_core.platform import SystemClock
-from durable_core.ports import Cancel, RunFilter, RunRecord, Store, StoredResult
+from durable_core.ports import Cancel, Store, StoredResult
 from durable_core.stores.sqlite import SQLiteStore
 
 __all__ = [
-    "as_json",
     "details",
     "load_durable",
     "main",
@@ -41,132 +41,59 @@ __all__ = [
 ]
 
 
-# --- cli text -------------------------------------------------------------------------------------
-#
-# How the command line shows runs: tables for people, JSON for programs.
+# --- text -----------------------------------------------------------------------------------------
 
+#: The longest cell of a table, characters.
 _LONGEST = 60
 
 
-def table(records: Sequence[RunRecord]) -> str:
+def table(runs: Sequence[RunInfo]) -> str:
     """Return one line for each run, under a heading."""
     rows = [
-        (
-            record.run.id,
-            record.run.phase.value,
-            _time(record.run.created_at),
-            _time(record.due_at),
-            _time(record.ended_at),
-            record.run.function_id,
-        )
-        for record in records
+        (run.id, run.status, _time(run.started), _time(run.due), _time(run.ended), run.name)
+        for run in runs
     ]
-    return _columns(("RUN", "PHASE", "CREATED (UTC)", "DUE", "ENDED", "FUNCTION"), rows)
+    return _columns(("RUN", "STATUS", "STARTED (UTC)", "DUE", "ENDED", "NAME"), rows)
 
 
-def details(record: RunRecord) -> str:
+def details(run: RunInfo) -> str:
     """Return everything about one run but the results of its steps."""
-    run = record.run
     facts = (
         ("run", run.id),
+        ("name", run.name),
         ("function", run.function_id),
-        ("endpoint", run.endpoint_key),
-        ("phase", run.phase.value),
-        ("created", _time(run.created_at)),
-        ("due", _time(record.due_at)),
-        ("ended", _time(record.ended_at)),
-        ("owner", record.owner or "-"),
-        ("failures", f"{run.failures} of the handler, {run.retries} retries allowed"),
-        ("crashes", str(run.crash_count)),
+        ("status", run.status),
+        ("attempts", str(run.attempts)),
+        ("crashes", str(run.crashes)),
+        ("started", _time(run.started)),
+        ("due", _time(run.due)),
+        ("ended", _time(run.ended)),
+        ("error", run.error or "-"),
     )
-    head = "".join(f"{name:<10} {value}\n" for name, value in facts)
-    rows = [*map(_memo_row, record.memos), *map(_pending_row, record.pending)]
-    steps = _columns(("STEP", "KIND", "STATE", "ATTEMPTS", "WHEN (UTC)", "ERROR"), rows)
-    return f"{head}\n{steps}" if rows else head
+    head = "".join(f"{name:<10} {_printable(value)}\n" for name, value in facts)
+    rows = [_step_row(step) for step in run.steps]
+    heading = ("STEP", "KIND", "STATUS", "ATTEMPTS", "STARTED (UTC)", "ENDED", "DUE", "ERROR")
+    return f"{head}\n{_columns(heading, rows)}" if rows else head
 
 
-def as_json(record: RunRecord, *, steps: bool = False) -> dict[str, object]:
-    """Return the run as a JSON-ready dict; with ``steps``, what it has done and waits for too."""
-    run = record.run
-    fields: dict[str, object] = {
-        "id": run.id,
-        "app": run.app,
-        "function_id": run.function_id,
-        "endpoint_key": run.endpoint_key,
-        "phase": run.phase.value,
-        "retries": run.retries,
-        "failures": run.failures,
-        "crash_count": run.crash_count,
-        "owner": record.owner,
-        "created_at": run.created_at,
-        "due_at": record.due_at,
-        "ended_at": record.ended_at,
-    }
-    if steps:
-        fields["steps"] = [_memo_json(memo) for memo in record.memos]
-        fields["pending"] = [_pending_json(pending) for pending in record.pending]
-    return fields
+def _step_row(step: StepInfo) -> tuple[str, ...]:
+    status = f"waiting for {step.event}" if step.event else step.status
+    times = (_time(step.started), _time(step.ended), _time(step.due))
+    return (step.name, step.kind, status, str(step.attempts), *times, step.error or "")
 
 
-def _memo_json(memo: Memo) -> dict[str, object]:
-    return {
-        "id": memo.op.name,
-        "kind": memo.op.kind.value,
-        "ok": memo.ok,
-        "attempts": memo.attempts,
-        "ended_at": memo.ended_at,
-        "result" if memo.ok else "error": _parsed(memo.value),
-    }
+def _time(time: datetime | None) -> str:
+    return "-" if time is None else time.strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _pending_json(pending: Pending) -> dict[str, object]:
-    return {
-        "id": pending.op.name,
-        "kind": pending.op.kind.value,
-        "failures": pending.failures,
-        "due_at": pending.due_at,
-        "event": pending.event or None,
-        "error": _parsed(pending.error) if pending.error else None,
-    }
-
-
-def _memo_row(memo: Memo) -> tuple[str, ...]:
-    state, error = ("done", "") if memo.ok else ("failed", _error(memo.value))
-    kind, attempts = memo.op.kind.value, str(memo.attempts)
-    return (memo.op.name, kind, state, attempts, _time(memo.ended_at), error)
-
-
-def _pending_row(pending: Pending) -> tuple[str, ...]:
-    state = f"waiting for {pending.event}" if pending.event else "waiting"
-    kind, attempts = pending.op.kind.value, str(pending.failures)
-    error = _error(pending.error) if pending.error else ""
-    return (pending.op.name, kind, state, attempts, f"due {_time(pending.due_at)}", error)
-
-
-def _error(text: str) -> str:
-    fields = json.loads(text)
-    return _short(f"{fields['name']}: {fields['message']}")
-
-
-def _parsed(text: str) -> object:
-    """Return what the text stands for; a codec of the user's may write what is not JSON."""
-    try:
-        value: object = json.loads(text)
-    except ValueError:
-        return text
-    return value
-
-
-def _time(ms: int | None) -> str:
-    if ms is None:
-        return "-"
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+def _printable(text: str) -> str:
+    """Return the text as one line without control characters: a terminal would obey them."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def _short(text: str) -> str:
-    """Return the text as one line of printable characters, cut if it is long."""
-    line = "".join(char if char.isprintable() else " " for char in text)
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
+    line = _printable(text[: _LONGEST + 1])
+    return line if len(text) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
 
 
 def _columns(heading: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
@@ -179,9 +106,7 @@ def _columns(heading: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     )
 
 
-# --- cli worker -----------------------------------------------------------------------------------
-#
-# The stand-alone worker: carries runs to their end without serving clients.
+# --- worker ---------------------------------------------------------------------------------------
 
 #: Seconds for which steps in flight may go on when the worker is told to stop.
 _DRAIN = 10.0
@@ -262,7 +187,7 @@ def _stop_on_signals() -> threading.Event:
     return stopped
 
 
-# --- cli ------------------------------------------------------------------------------------------
+# --- commands -------------------------------------------------------------------------------------
 
 _PROGRAM = "python -m durable_core"
 _ACTIONS = ("list", "get", "cancel")
@@ -341,13 +266,13 @@ def _add_runs(commands: Any) -> None:
         action.add_argument("application", metavar="MODULE:DURABLE", nargs="?")
         action.add_argument("--store", metavar="PATH", help="a store, instead of MODULE:DURABLE")
         action.add_argument("--app", metavar="ID", help="with --store: the Durable(id=)")
-        action.add_argument("--json", action="store_true", help="print JSON; times in epoch ms")
+        action.add_argument("--json", action="store_true", help="print JSON")
         action.set_defaults(run=run)
         return action
 
     listing = add("list", _list, "show runs, the newest first; `runs` without an action does so")
-    phases = [phase.value for phase in Phase]
-    listing.add_argument("--phase", choices=phases, metavar="PHASE", help=", ".join(phases))
+    statuses = get_args(RunStatus)
+    listing.add_argument("--status", choices=statuses, metavar="STATUS", help=", ".join(statuses))
     listing.add_argument("--limit", type=_limit, default=50, metavar="N", help="1 to 1000; 50")
     listing.add_argument("--before", metavar="RUN_ID", help="only runs older than this one")
     add("get", _get, "show one run and its steps")
@@ -361,31 +286,35 @@ def _limit(text: str) -> int:
 
 
 def _list(options: argparse.Namespace) -> None:
-    phases = (Phase(options.phase),) if options.phase else ()
-    where = RunFilter(phases=phases, before=options.before)
-    with _opened(options) as (store, app):
-        records = store.list(app, where=where, limit=options.limit)
+    with _opened(options) as (store, app, _):
+        runs = select(
+            lambda where, limit: store.list(app, where=where, limit=limit),
+            status=options.status,
+            before=options.before,
+            limit=options.limit,
+        )
     if options.json:
-        lines = ",\n".join(json.dumps(as_json(record)) for record in records)
+        lines = ",\n".join(json.dumps(as_json(run)) for run in runs)
         print(f"[{lines}]")
     else:
-        print(table(records), end="")
+        print(table(runs), end="")
 
 
 def _get(options: argparse.Namespace) -> None:
-    with _opened(options) as (store, app):
+    with _opened(options) as (store, app, codec):
         record = store.get(app, options.run_id)
     if record is None:
         raise RunNotFoundError(f"there is no run {options.run_id!r} in app {app!r}")
+    run = show_run(record, codec)
     if options.json:
-        print(json.dumps(as_json(record, steps=True), indent=2))
+        print(json.dumps(as_json(run), indent=2, default=repr))
     else:
-        print(details(record), end="")
+        print(details(run), end="")
 
 
 def _cancel(options: argparse.Namespace) -> str | None:
     run_id = options.run_id
-    with _opened(options) as (store, app):
+    with _opened(options) as (store, app, _):
         cancel = Cancel(app=app, run_id=run_id, result=_cancelled(run_id))
         [answer] = store.commit([cancel], wait=_BUSY)
     if isinstance(answer, BaseException):
@@ -408,29 +337,32 @@ def _cancelled(run_id: str) -> StoredResult:
 
 
 @contextmanager
-def _opened(options: argparse.Namespace) -> Iterator[tuple[Store, str]]:
-    """Yield the store, open but without an engine that works on it, and the application's id."""
-    store, app = _chosen(options)
+def _opened(options: argparse.Namespace) -> Iterator[tuple[Store, str, Codec]]:
+    """Yield the store, open but without an engine that works on it, and the application's own.
+
+    That is its id, and how it stores the results of steps.
+    """
+    store, app, codec = _chosen(options)
     if isinstance(store, SQLiteStore) and not Path(store.path).is_file():
         raise StoreError(f"there is no store {store.path}")
     store.open()
     try:
-        yield store, app
+        yield store, app, codec
     finally:
         store.close()
 
 
-def _chosen(options: argparse.Namespace) -> tuple[Store, str]:
+def _chosen(options: argparse.Namespace) -> tuple[Store, str, Codec]:
     if (options.application is None) == (options.store is None):
         raise ConfigurationError("name either MODULE:DURABLE, or --store PATH and --app ID")
     if (options.store is None) != (options.app is None):
         raise ConfigurationError("--store and --app go together")
     if options.application is None:
-        return SQLiteStore(options.store), options.app
+        return SQLiteStore(options.store), options.app, JSONCodec()
     durable = load_durable(options.application)
     store = durable.engine.store
     if store is None:
         raise ConfigurationError(
             f"{options.application} runs on {durable.engine.name}, which has no store to look into"
         )
-    return store, durable.id
+    return store, durable.id, durable.engine.env.codec

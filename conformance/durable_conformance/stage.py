@@ -15,7 +15,6 @@ from durable_conformance.programs import Gate, Program, handler_of, until
 from durable_conformance.wire import Client, Reply
 from durable_core import Durable, Limits, RetryPolicy, Settings
 from durable_core.engine.embedded import EmbeddedEngine
-from durable_core.model.run import Phase
 from durable_core.ports import Store
 from durable_core.routing import Routes, Target
 from durable_core.stores.memory import MemoryStore
@@ -35,7 +34,6 @@ __all__ = [
 #: More routes of an application.
 More: TypeAlias = Callable[[Durable[Any]], Mapping[str, Target]]
 
-_AT_REST = frozenset({Phase.SUSPENDED, Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED})
 ALL_METHODS = "GET,HEAD,POST,PUT,PATCH,DELETE"
 
 
@@ -60,8 +58,8 @@ class Site(Client):
         return self.follow(target, self.ask(method, target, **sent))
 
     def phases(self) -> list[str]:
-        """Return the phase of each run, the newest first."""
-        return [record.run.phase.value for record in self.durable.runs.list(limit=1000)]
+        """Return the status of each run, the newest first."""
+        return [run.status for run in self.durable.runs.list(limit=1000)]
 
     def settle(self) -> None:
         """Wait until each run has ended, sleeps, or waits: for an event, or to be tried again."""
@@ -216,7 +214,7 @@ def until_at_rest(durable: Durable[Any]) -> None:
     """Wait until ``durable.runs`` shows no run that is about to go on."""
     listed = durable.runs.list
     until(
-        lambda: _AT_REST.issuperset(record.run.phase for record in listed(limit=1000)),
+        lambda: "running" not in {run.status for run in listed(limit=1000)},
         "no run was about to go on",
     )
 

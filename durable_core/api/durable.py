@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 from durable_core.api.adapter import EndpointAdapter, HTTPHandler
 from durable_core.api.endpoint import Endpoint, Handler, Proxy
 from durable_core.api.engine import Engine
-from durable_core.api.events import EventsRoute, Runs, checked_events
+from durable_core.api.events import EventsRoute, checked_events
 from durable_core.api.options import EndpointOptions, merge_options
+from durable_core.api.runs import Runs
 from durable_core.codec.json import Codec, JSONCodec
 from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.errors import ConfigurationError, EndpointAdapterRequiredError

@@ -11,8 +11,7 @@ from durable_core.flow.wait import WaitRequest
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.event import Event
-from durable_core.model.run import Phase
-from durable_core.ports import RunRecord, Store
+from durable_core.ports import RunFilter, RunRecord, Store
 from durable_core.runners.settings import RegisteredEndpoint
 
 __all__ = ["Engine"]
@@ -121,8 +120,8 @@ class Engine(EngineLifecycle, Protocol):
         """
         ...
 
-    def list(self, phase: Phase | None, before: str | None, limit: int) -> Sequence[RunRecord]:
-        """Return runs, newest first."""
+    def list(self, where: RunFilter, limit: int) -> Sequence[RunRecord]:
+        """Return up to ``limit`` runs, newest first, without what they did."""
         ...
 
     def cancel(self, run_id: str) -> bool:

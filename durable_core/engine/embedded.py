@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from durable_core.codec.records import dump_head
 from durable_core.engine.worker import Worker
@@ -334,12 +334,14 @@ class EmbeddedEngine:
 
     def send(self, events: Sequence[Event]) -> Sequence[str]:
         """Store events and wake the runs that wait for them; return their ids."""
-        return self._started().queue.execute(self._to_send(events)).ids
+        return self.execute(self._to_send(events)).ids
 
     async def send_async(self, events: Sequence[Event]) -> Sequence[str]:
         """Store events and wake the runs that wait for them; return their ids."""
-        queue = self._started().queue
-        return (await queue.wait_async(queue.submit(self._to_send(events)))).ids
+        worker, write = self.worker, self._to_send(events)
+        if worker is None:
+            return (await asyncio.to_thread(self.execute, write)).ids
+        return (await worker.queue.wait_async(worker.queue.submit(write))).ids
 
     def _to_send(self, events: Sequence[Event]) -> SendEvents:
         now = self.env.clock.now()
@@ -354,18 +356,37 @@ class EmbeddedEngine:
         return SendEvents(app=self.env.app, events=named, now=now)
 
     def execute(self, write: Write[T]) -> T:
-        """Commit one write."""
-        return self._started().queue.execute(write)
+        """Commit one write; without a worker in this process nothing is executed for it.
+
+        Raises:
+            StoreError: it was not committed.
+            RunNotFoundError: it is about a run that there is not.
+        """
+        worker = self.worker
+        if worker is not None:
+            return worker.queue.execute(write)
+        with self._lock:  # a store commits for one thread at a time, and no worker starts meanwhile
+            if self.worker is None:
+                self.store.open()
+                [answer] = self.store.commit([write], wait=self.settings.busy_timeout)
+                if isinstance(answer, BaseException):
+                    raise answer
+                return cast(T, answer)
+        return self.execute(write)
+
+    def _open_store(self) -> None:
+        if self.worker is None:
+            with self._lock:
+                self.store.open()
 
     def get(self, run_id: str) -> RunRecord | None:
         """Return all that is known about a run."""
-        self._started()
+        self._open_store()
         return self.store.get(self.env.app, run_id)
 
-    def list(self, phase: Phase | None, before: str | None, limit: int) -> Sequence[RunRecord]:
+    def list(self, where: RunFilter, limit: int) -> Sequence[RunRecord]:
         """Return runs, newest first."""
-        self._started()
-        where = RunFilter(phases=() if phase is None else (phase,), before=before)
+        self._open_store()
         return self.store.list(self.env.app, where=where, limit=limit)
 
     def cancel(self, run_id: str) -> bool:

@@ -18,7 +18,8 @@ _PAGE = """\
 <!-- Generated from durable_core/machine/table.py by `python3 dev.py docs`. Do not edit. -->
 
 A run is in one *phase* at a time. What happens to it is a *cue*, and what is not in the table below
-cannot happen. `durable.runs.get(run_id).run.phase` is the phase as it was last stored.
+cannot happen. `durable.runs` shows a run that has not ended as `running` while a process executes
+it, and as `suspended` while none does.
 
 ```mermaid
 {diagram}

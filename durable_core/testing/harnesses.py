@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from durable_core.api.durable import Durable
+from durable_core.api.runs import RunInfo, show_run
 from durable_core.errors import ConfigurationError
 from durable_core.http.response import Response
 from durable_core.model.event import Event
@@ -95,16 +96,19 @@ class BaseHarness:
 
     # -- looking ----------------------------------------------------------------------------
 
-    def run(self, of: Reply | str) -> RunRecord:
+    def run(self, of: Reply | str) -> RunInfo:
         """Return all that is known about a run, given its id or a reply to its client.
 
         Raises:
             RunNotFoundError: it has left no record, for it ended before its first step.
             ValueError: the reply is no run's.
         """
+        return show_run(self._record(of), self._bench.engine.env.codec)
+
+    def _record(self, of: Reply | str) -> RunRecord:
         return self._bench.record(_run_id(of))
 
-    def runs(self) -> Sequence[RunRecord]:
+    def runs(self) -> Sequence[RunInfo]:
         """Return the last 1,000 runs without their steps, the newest first."""
         return self._bench.durable.runs.list(limit=1000)
 
@@ -114,7 +118,7 @@ class BaseHarness:
         Raises:
             RunNotFoundError, ValueError: as :meth:`run`.
         """
-        record = self.run(of)
+        record = self._record(of)
         return steps_of(record, self._bench.engine.env.codec, self._bench.calls(record.run.id))
 
     def streamed(self, of: Reply | str) -> list[object]:
@@ -126,7 +130,7 @@ class BaseHarness:
         Raises:
             RunNotFoundError, ValueError: as :meth:`run`.
         """
-        run_id = self.run(of).run.id
+        run_id = self._record(of).run.id
         app, store = self._bench.engine.env.app, self._bench.store
         stored = store.read_stream(app, run_id, done=0, outside=0, most=sys.maxsize)
         pieces = () if stored is None else stored.chunks

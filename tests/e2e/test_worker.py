@@ -43,9 +43,9 @@ durable.stop()
 CLIENT = """
 from shop import durable
 
-[record] = durable.runs.list()
-result = durable.engine.store.result("shop", record.run.id)
-print(record.run.phase.value, result.head, result.body.decode())
+[run] = durable.runs.list()
+result = durable.engine.store.result("shop", run.id)
+print(run.status, result.head, result.body.decode())
 """
 
 
@@ -115,8 +115,8 @@ def test_runs_of_a_stopped_application(folder: Path) -> None:
     runs = ("-m", "durable_core", "runs")
 
     [run] = json.loads(python(folder, *runs, "shop:durable", "--json"))
-    assert ("suspended", "GET /checkout") == (run["phase"], run["function_id"])
+    assert ("suspended", "GET /checkout") == (run["status"], run["name"])
     assert run["id"] in python(folder, *runs, "list", "--store", "shop.db", "--app", "shop")
-    assert "waiting" in python(folder, *runs, "get", run["id"], "shop:durable")
+    assert "sleeping" in python(folder, *runs, "get", run["id"], "shop:durable")
     assert f"cancelled {run['id']}\n" == python(folder, *runs, "cancel", run["id"], "shop:durable")
-    assert "[]\n" == python(folder, *runs, "shop:durable", "--json", "--phase", "suspended")
+    assert "[]\n" == python(folder, *runs, "shop:durable", "--json", "--status", "suspended")

@@ -97,10 +97,7 @@ def make_sample(store: str | os.PathLike[str]) -> ASGIApp:
         return Response(body=_flood(floods))
 
     def runs(request: Request) -> list[dict[str, str]]:
-        return [
-            {"id": each.run.function_id, "phase": each.run.phase.value}
-            for each in durable.runs.list()
-        ]
+        return [{"id": each.name, "status": each.status} for each in durable.runs.list()]
 
     routes: dict[str, Target] = {
         "GET /told": told,

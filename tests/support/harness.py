@@ -19,7 +19,18 @@ from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.retry import RetryPolicy
 from durable_core.model.event import Event
-from durable_core.ports import Checkpoint, Clock, ReapWorkers, Register, Store, StoredRequest, Write
+from durable_core.model.run import Phase
+from durable_core.ports import (
+    Checkpoint,
+    Clock,
+    ReapWorkers,
+    Register,
+    RunFilter,
+    RunRecord,
+    Store,
+    StoredRequest,
+    Write,
+)
 from durable_core.runners.settings import Settings
 from durable_core.stores.memory import MemoryStore
 
@@ -28,6 +39,7 @@ __all__ = [
     "FakeClock",
     "Lab",
     "Ledger",
+    "Records",
     "WatchedStore",
     "a_request",
     "event",
@@ -207,6 +219,11 @@ class Lab:
         )
 
     @property
+    def records(self) -> Records:
+        """What the engine has stored of its runs."""
+        return Records(self.engine)
+
+    @property
     def engine(self) -> EmbeddedEngine:
         """The engine of the application."""
         return embedded(self.durable.engine)
@@ -227,7 +244,7 @@ class Lab:
         give_up = time.monotonic() + PATIENCE
         while response.status in (302, 303) and "location" in response.headers:
             if time.monotonic() > give_up:
-                raise TimeoutError(f"no final answer; runs: {self.durable.runs.list()}")
+                raise TimeoutError(f"no final answer; runs: {self.records.list()}")
             location = response.headers["location"]
             response = handler.handle(request("/it" + location), max_wait=2.0)
         return response
@@ -265,6 +282,23 @@ class Lab:
     def stop(self) -> None:
         """Stop it."""
         self.durable.stop(timeout=5.0)
+
+
+class Records:
+    """The records of an engine, behind what ``durable.runs`` shows of them."""
+
+    def __init__(self, engine: EmbeddedEngine) -> None:
+        self._engine = engine
+
+    def get(self, run_id: str) -> RunRecord:
+        """Return the record of a run."""
+        record = self._engine.get(run_id)
+        assert record is not None
+        return record
+
+    def list(self, phase: Phase | None = None) -> Sequence[RunRecord]:
+        """Return the records of all runs, the newest first, without what they did."""
+        return self._engine.list(RunFilter(phases=() if phase is None else (phase,)), 1000)
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def test_path_parameters_are_stored() -> None:
     with lab(clock=clock) as process:
         app = Application(process.durable, [Route("/u/{id}", process.endpoint(sleeps), ("GET",))])
         response = app.handle(request("/u/7"))
-        [record] = process.durable.runs.list()
+        [record] = process.records.list()
         assert (302, "it") == (response.status, record.run.function_id)
         clock.advance(1)
         process.poke()

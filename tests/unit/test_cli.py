@@ -60,14 +60,14 @@ def test_runs_alone_lists(path: str, capsys: pytest.CaptureFixture[str]) -> None
     [
         (["--limit", "1"], ["r3"]),
         (["--before", "r3"], ["r2", "r1"]),
-        (["--phase", "completed"], ["r1"]),
-        (["--phase", "sync"], ["r3", "r2"]),
+        (["--status", "completed"], ["r1"]),
+        (["--status", "running"], ["r3"]),
     ],
 )
 def test_list_selects(
     path: str, options: list[str], expected: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """``--limit``, ``--before`` and ``--phase`` narrow the list."""
+    """``--limit``, ``--before`` and ``--status`` narrow the list."""
     assert 0 == main(["runs", "list", "--store", path, "--app", "app", "--json", *options])
 
     assert expected == [run["id"] for run in json.loads(capsys.readouterr().out)]
@@ -87,10 +87,9 @@ def test_get_as_json(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == main(["runs", "get", "r2", "--store", path, "--app", "app", "--json"])
 
     run = json.loads(capsys.readouterr().out)
-    assert ("r2", ["step1"], ["approval"]) == (
+    assert ("r2", [("step1", "completed"), ("approval", "waiting")]) == (
         run["id"],
-        [step["id"] for step in run["steps"]],
-        [step["id"] for step in run["pending"]],
+        [(step["name"], step["status"]) for step in run["steps"]],
     )
 
 
@@ -177,7 +176,7 @@ def test_what_makes_no_sense_is_code_2(
         ["runs", "get"],
         ["runs", "--limit", "0"],
         ["runs", "--limit", "many"],
-        ["runs", "--phase", "happy"],
+        ["runs", "--status", "happy"],
     ],
 )
 def test_what_cannot_be_parsed_is_code_2(words: list[str]) -> None:

@@ -104,7 +104,7 @@ def live(durable: Durable[ASGIApp], main: Coroutine[Any, Any, T]) -> T:
 
 async def pass_nap(durable: Durable[ASGIApp], clock: FakeClock) -> None:
     """Let an hour pass once the only run has been put away."""
-    while durable.runs.list()[0].due_at is None:
+    while durable.runs.list()[0].due is None:
         await asyncio.sleep(0.002)
     clock.advance(3600)
     node = embedded(durable.engine).worker
@@ -249,7 +249,7 @@ def test_label_of_a_framework_s_route(tmp_path: Path) -> None:
     async def main() -> None:
         scope = http_scope("/users/7", path_params={"id": 7}, route=FoundRoute())
         assert b'"7"' == (await Exchange(scope).run(show)).body
-        assert ["GET /users/{id}"] == [each.run.function_id for each in durable.runs.list()]
+        assert ["GET /users/{id}"] == [each.name for each in durable.runs.list()]
 
     live(durable, main())
 
@@ -385,7 +385,7 @@ def test_run_of_a_client_that_left(tmp_path: Path, face: str) -> None:
         return [first, sync_step.run("second", lambda: done.append("second"))]
 
     async def until_phase(phase: str) -> None:
-        while [phase] != [each.run.phase.value for each in durable.runs.list()]:
+        while [phase] != [each.status for each in durable.runs.list()]:
             await asyncio.sleep(0.002)
 
     async def main() -> None:
@@ -394,7 +394,7 @@ def test_run_of_a_client_that_left(tmp_path: Path, face: str) -> None:
         await begun.wait()
         exchange.leave()
         await asking
-        await until_phase("async")
+        await until_phase("running")
         assert ([], []) == (exchange.sent, done)
         go_on.set()
         await until_phase("completed")

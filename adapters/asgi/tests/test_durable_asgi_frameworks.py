@@ -186,7 +186,7 @@ def test_all_of_it(port: int, shop: Shop) -> None:
     assert (201, "yes", b"body") == (answer.status, answer.get("x-own"), answer.body)
 
     assert b"".join(CHUNKS) == ask(port, "GET", "/stream").body
-    until(lambda: {"completed"} == {run.run.phase.value for run in shop.durable.runs.list()})
+    until(lambda: {"completed"} == {run.status for run in shop.durable.runs.list()})
 
 
 def test_mount_below_a_prefix(shop: Shop) -> None:
@@ -240,4 +240,4 @@ def test_endpoint_below_a_failing_middleware(shop: Shop) -> None:
     api = Starlette(routes=routes, middleware=middleware, lifespan=shop.durable.lifespan)
     with create_endpoint_server(api) as server:
         assert 500 == ask(server.port, "GET", "/stream").status
-        until(lambda: all(run.run.phase.ended for run in shop.durable.runs.list()))
+        until(lambda: all(run.ended for run in shop.durable.runs.list()))

@@ -144,7 +144,7 @@ def gate(folder: Path) -> Any:
 
 
 def phases(durable: Durable[Any]) -> list[str]:
-    return [each.run.phase.value for each in durable.runs.list()]
+    return [each.status for each in durable.runs.list()]
 
 
 @pytest.mark.parametrize("path", ["/gated", "/sync-gated"])

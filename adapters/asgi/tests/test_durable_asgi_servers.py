@@ -58,7 +58,7 @@ class Server:
 
     def phase_of(self, label: str) -> list[str]:
         """Return the phases of all runs with this label."""
-        return [each["phase"] for each in self.ask("GET", "/runs").json() if each["id"] == label]
+        return [each["status"] for each in self.ask("GET", "/runs").json() if each["id"] == label]
 
     def answers(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
@@ -384,7 +384,7 @@ def test_client_that_leaves_in_a_step(server: Server, tmp_path: Path, path: str)
     assert [] == server.phase_of(f"GET {path}")[1:]
     connection.close()
 
-    until(lambda: server.phase_of(f"GET {path}") == ["async"])
+    until(lambda: server.phase_of(f"GET {path}") == ["running"])
     gate.touch()
     until(lambda: server.phase_of(f"GET {path}") == ["completed"])
 

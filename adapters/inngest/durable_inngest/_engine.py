@@ -18,9 +18,8 @@ from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.event import Event
-from durable_core.model.run import Phase
 from durable_core.platform import check_threading, logger
-from durable_core.ports import RunRecord, Store
+from durable_core.ports import RunFilter, RunRecord, Store
 from durable_core.runners.settings import RegisteredEndpoint, Settings, add_endpoint
 from durable_inngest._config import Config, resolve_config
 from durable_inngest._node import Node
@@ -254,7 +253,7 @@ class BaseEngine:
         """Refuse: the server shows its runs."""
         self._refuse("show runs")
 
-    def list(self, phase: Phase | None, before: str | None, limit: int) -> Sequence[RunRecord]:
+    def list(self, where: RunFilter, limit: int) -> Sequence[RunRecord]:
         """Refuse: the server lists its runs."""
         self._refuse("list runs")
 

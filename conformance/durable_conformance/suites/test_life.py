@@ -60,11 +60,10 @@ def test_a_run_is_recorded(stage: Stage) -> None:
 
     with stage.serving(program) as site:
         assert [200, 500] == [site.finish("POST", f"/it{q}").status for q in ("", "?fail")]
-        records = [site.durable.runs.get(each.run.id) for each in site.durable.runs.list()]
+        records = [site.durable.runs.get(each.id) for each in site.durable.runs.list()]
 
     assert {("completed", "it", "a", "b"), ("failed", "it", "a", "b")} == {
-        (each.run.phase.value, each.run.function_id, *(memo.op.name for memo in each.memos))
-        for each in records
+        (each.status, each.name, *(step.name for step in each.steps)) for each in records
     }
 
 

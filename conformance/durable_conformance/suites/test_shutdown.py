@@ -31,7 +31,7 @@ def test_starting_takes_up_what_was_left(stage: Stage) -> None:
 
     with stage.serving(program, store=store) as site:
         assert 302 == site.ask("GET", "/it").status
-        run_id = site.durable.runs.list()[0].run.id
+        run_id = site.durable.runs.list()[0].id
     with stage.serving(program, store=store):
         until(lambda: store.which_ended("suite", [run_id]), "the run completed")
 

@@ -112,7 +112,7 @@ def _late(_: Any, response: Response) -> Response:
 
 
 def _telling(self: Any, response: Response) -> Response:
-    known = {record.run.id for record in self.server.app.endpoint.durable.runs.list()}
+    known = {run.id for run in self.server.app.endpoint.durable.runs.list()}
     is_known = any(id_ in self.path for id_ in known)
     return response if is_known or response.status != 403 else Response(status=404)
 

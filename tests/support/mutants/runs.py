@@ -139,8 +139,8 @@ def _cancel_all(durable: Durable[Any]) -> None:
     stop = durable.stop
 
     def cancel_all(timeout: float = 10.0) -> None:
-        for record in durable.runs.list():
-            durable.runs.cancel(record.run.id)
+        for run in durable.runs.list():
+            durable.runs.cancel(run.id)
         stop(timeout)
 
     durable.stop = cancel_all  # type: ignore[method-assign]

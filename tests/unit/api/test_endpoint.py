@@ -241,7 +241,7 @@ def test_labels() -> None:
         endpoint(handler).handle(request("/users/7"), route="/users/{id}")
         endpoint(function_id="mine")(handler).handle(request("/users/7"))
         endpoint(function_id="own", name="A user")(handler).handle(request("/users/7"))
-        labels = {record.run.function_id for record in process.durable.runs.list()}
+        labels = {record.run.function_id for record in process.records.list()}
 
     assert {"A user", "mine", "GET /users/{id}", "GET /users/7"} == labels
 

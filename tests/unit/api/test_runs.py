@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from dataclasses import fields, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from durable_conformance.store_values import memo, run, wait
+from durable_core.api.runs import RunInfo, StepInfo, as_json, show_run
 from durable_core.api.step import sync_step
+from durable_core.codec.json import JSONCodec
 from durable_core.errors import RunNotFoundError
 from durable_core.http.request import Request
+from durable_core.machine.retry import RetryPolicy
+from durable_core.model.event import Event
 from durable_core.model.run import Phase
-from support.harness import Lab, lab, request, until
+from durable_core.ports import RunRecord
+from durable_core.stores.memory import MemoryStore
+from support.harness import FakeClock, Lab, Ledger, lab, request, until
 
 
 def some_runs(process: Lab) -> None:
@@ -23,28 +34,28 @@ def some_runs(process: Lab) -> None:
     endpoint = process.endpoint(handler)
     for n in range(4):
         endpoint.handle(request("/it" if n % 2 else "/it?sleep=1"))
-    until(lambda: len(process.durable.runs.list(phase="suspended")) == 2)
+    until(lambda: len(process.durable.runs.list(status="suspended")) == 2)
 
 
 def test_list() -> None:
-    """Runs are listed newest first, by phase and by page."""
+    """Runs are listed newest first, by status and by page."""
     with lab() as process:
         some_runs(process)
         runs = process.durable.runs
-        ids = [record.run.id for record in runs.list()]
+        ids = [run.id for run in runs.list()]
         assert sorted(ids, reverse=True) == ids
         assert 4 == len(ids)
-        assert 2 == len(runs.list(phase=Phase.COMPLETED))
-        assert ids[:3] == [record.run.id for record in runs.list(limit=3)]
-        assert ids[3:] == [record.run.id for record in runs.list(before=ids[2])]
+        assert 2 == len(runs.list(status="completed"))
+        assert ids[:3] == [run.id for run in runs.list(limit=3)]
+        assert ids[3:] == [run.id for run in runs.list(before=ids[2])]
 
 
 @pytest.mark.parametrize(
-    "options", [{"limit": 0}, {"limit": 1001}, {"limit": True}, {"phase": "x"}]
+    "options", [{"limit": 0}, {"limit": 1001}, {"limit": True}, {"status": "x"}]
 )
 def test_list_out_of_range(options: dict[str, Any]) -> None:
-    """An unknown phase or a limit out of range is a ValueError."""
-    with lab() as process, pytest.raises(ValueError, match=r"limit must be|one of sync, "):
+    """An unknown status or a limit out of range is a ValueError."""
+    with lab() as process, pytest.raises(ValueError, match=r"limit must be|one of running, "):
         process.durable.runs.list(**options)
 
 
@@ -52,11 +63,11 @@ def test_get() -> None:
     """A run is shown with its steps; one that is not there is an error."""
     with lab() as process:
         some_runs(process)
-        [first, *_] = process.durable.runs.list(phase="suspended")
-        record = process.durable.runs.get(first.run.id)
+        [first, *_] = process.durable.runs.list(status="suspended")
+        run = process.durable.runs.get(first.id)
         assert (["a"], ["nap"]) == (
-            [memo.op.name for memo in record.memos],
-            [each.op.name for each in record.pending],
+            [step.name for step in run.steps if step.ended],
+            [step.name for step in run.steps if step.due],
         )
         with pytest.raises(RunNotFoundError, match="nobody"):
             process.durable.runs.get("nobody")
@@ -66,8 +77,113 @@ def test_cancel() -> None:
     """A run is cancelled once; one that is not there is an error."""
     with lab() as process:
         some_runs(process)
-        [first, *_] = process.durable.runs.list(phase="suspended")
-        assert [True, False] == [process.durable.runs.cancel(first.run.id) for _ in range(2)]
-        assert Phase.CANCELLED is process.durable.runs.get(first.run.id).run.phase
+        [first, *_] = process.durable.runs.list(status="suspended")
+        assert [True, False] == [process.durable.runs.cancel(first.id) for _ in range(2)]
+        assert "cancelled" == process.durable.runs.get(first.id).status
         with pytest.raises(RunNotFoundError):
             process.durable.runs.cancel("nobody")
+
+
+RECORD = RunRecord(
+    run=run(),
+    owner=None,
+    due_at=1_700_000_000_000,
+    ended_at=None,
+    memos=(
+        memo(1, name="reserve", value='{"seat":"12A"}'),
+        replace(memo(2, name="charge", value='{"name":"E","message":"no"}'), ok=False),
+    ),
+    pending=(wait("approval"),),
+)
+
+
+def test_json_has_the_same_names() -> None:
+    """What Python has as attributes JSON has as members; times are ISO 8601 in UTC."""
+    shown = show_run(RECORD, JSONCodec())
+    parsed = json.loads(json.dumps(as_json(shown)))
+
+    assert [field.name for field in fields(RunInfo)] == list(parsed)
+    assert [field.name for field in fields(StepInfo)] == list(parsed["steps"][0])
+    assert ("2023-11-14T22:13:20+00:00", None) == (parsed["due"], parsed["ended"])
+    assert datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC) == shown.due
+    assert [{"seat": "12A"}, None, None] == [step["result"] for step in parsed["steps"]]
+    assert [None, "E: no", None] == [step["error"] for step in parsed["steps"]]
+    assert [None, None, "e"] == [step["event"] for step in parsed["steps"]]
+
+
+def test_result_of_another_codec_is_shown_as_text() -> None:
+    """What a codec of the user's has written, and is not JSON, is shown as it is."""
+    record = replace(RECORD, memos=(memo(1, value="!!python/tuple [1]"),))
+
+    assert "!!python/tuple [1]" == show_run(record, JSONCodec()).steps[0].result
+
+
+@pytest.mark.parametrize(
+    ("phase", "owner", "status"),
+    [
+        (Phase.SYNC, "p1", "running"),
+        (Phase.SUSPENDED, "p1", "running"),
+        (Phase.SUSPENDED, None, "suspended"),
+        (Phase.ASYNC, None, "suspended"),
+        (Phase.COMPLETED, None, "completed"),
+        (Phase.FAILED, None, "failed"),
+        (Phase.CANCELLED, None, "cancelled"),
+    ],
+)
+def test_status(phase: Phase, owner: str | None, status: str) -> None:
+    """A run that some process executes is running, whatever it was before it was resumed."""
+    record = replace(RECORD, run=replace(run(), phase=phase), owner=owner)
+
+    assert status == show_run(record, JSONCodec()).status
+
+
+def test_why_the_handler_failed() -> None:
+    """The error of a handler that raised, and how often, while it is tried again and at the end."""
+
+    def handler(request: Request) -> None:
+        sync_step.run("a", int)
+        raise ValueError("no seat left")
+
+    clock = FakeClock()
+    with lab(
+        clock=clock, retry=RetryPolicy(base_ms=3_600_000, max_ms=3_600_000, jitter=0)
+    ) as process:
+        process.endpoint(handler, retries=3).handle(request())
+        runs, shown = process.durable.runs, []
+        [first] = runs.list()
+        for attempts in (2, 3, 4):
+            until(lambda: runs.get(first.id).due is not None)
+            assert attempts == runs.get(first.id).attempts
+            shown.append(runs.get(first.id))
+            clock.advance(4 * 3600)
+            process.poke()
+            until(lambda: runs.get(first.id).due != shown[-1].due)
+        until(lambda: runs.list(status="failed"))
+        shown.append(runs.get(first.id))
+
+    assert ["suspended"] * 3 + ["failed"] == [each.status for each in shown]
+    assert ["ValueError: no seat left"] * 4 == [each.error for each in shown]
+    assert [2, 3, 4, 4] == [each.attempts for each in shown]
+
+
+def test_looking_executes_nothing() -> None:
+    """Whoever lists, shows, cancels or sends opens the store, and claims no run that is due."""
+    clock, store, calls = FakeClock(), MemoryStore(), Ledger()
+
+    def handler(request: Request) -> None:
+        sync_step.sleep("nap", "1h")
+        calls.did("woke", None)
+
+    with lab(store, clock=clock) as process:
+        process.endpoint(handler).handle(request())
+    clock.advance(2 * 3600)
+    looking = Lab(store, clock=clock)
+    looking.endpoint(handler)
+    [first] = looking.durable.runs.list()
+    looking.durable.runs.get(first.id)
+    looking.durable.send(Event("e"))
+    asyncio.run(looking.durable.send_async(Event("e")))
+
+    assert not looking.durable.health()["started"]
+    assert looking.durable.runs.cancel(first.id)
+    assert [] == calls.calls

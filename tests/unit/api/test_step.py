@@ -192,8 +192,8 @@ def test_index_is_taken_at_the_call() -> None:
 
     with lab() as process:
         assert b'["second","first"]' == process.call(process.endpoint(handler)).body
-        [record] = process.durable.runs.list()
-        memos = {m.op.name: m.value for m in process.durable.runs.get(record.run.id).memos}
+        [record] = process.records.list()
+        memos = {m.op.name: m.value for m in process.records.get(record.run.id).memos}
     assert ('"first"', '"second"') == (memos["x"], memos["x:1"])
 
 

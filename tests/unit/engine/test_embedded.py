@@ -308,11 +308,11 @@ def test_cancel_unwinds_a_live_handler() -> None:
         client = threading.Thread(target=lambda: answers.append(endpoint.handle(request())))
         client.start()
         assert started.wait(10)
-        [record] = process.durable.runs.list()
+        [record] = process.records.list()
         assert process.durable.runs.cancel(record.run.id)
         release.set()
         client.join(10)
-        assert Phase.CANCELLED is process.durable.runs.get(record.run.id).run.phase
+        assert Phase.CANCELLED is process.records.get(record.run.id).run.phase
         assert 410 == process.follow(endpoint, answers[0]).status
     assert ["slow"] == ledger.calls
 

@@ -77,10 +77,10 @@ def test_no_more_runs_are_claimed_than_can_run(asynchronous: bool) -> None:
         process.poke()
         claims = [write for batch in store.batches for write in batch if isinstance(write, Claim)]
         assert all(claim.limit <= 3 for claim in claims)
-        busy = [r.run.id for r in process.durable.runs.list() if r.owner is not None]
+        busy = [r.run.id for r in process.records.list() if r.owner is not None]
         assert ["r2", "r1", "r0"] == busy
         leave.set()
-        until(lambda: all(each.run.phase.ended for each in process.durable.runs.list()))
+        until(lambda: all(each.run.phase.ended for each in process.records.list()))
 
 
 def test_replays_on_the_loop_that_serves() -> None:
@@ -130,7 +130,7 @@ def test_loop_that_closes_at_the_wrong_moment(monkeypatch: pytest.MonkeyPatch) -
     with lab(store) as process:
         process.endpoint(handler)
         process.durable.start()
-        until(lambda: process.durable.runs.get("r0").run.phase is Phase.COMPLETED)
+        until(lambda: process.records.get("r0").run.phase is Phase.COMPLETED)
         until(lambda: process.durable.health()["replaying"]["async def"] == 0)
     assert [] == choices
 
@@ -144,7 +144,7 @@ def test_a_run_that_cannot_be_read_fails_alone(caplog: pytest.LogCaptureFixture)
     with lab(store) as process:
         process.endpoint(lambda request: "end")
         process.durable.start()
-        until(lambda: all(each.run.phase.ended for each in process.durable.runs.list()))
+        until(lambda: all(each.run.phase.ended for each in process.records.list()))
     phases = {each.run.id: each.run.phase for each in store.list("lab", limit=10)}
     assert {"bad": Phase.FAILED, "r0": Phase.COMPLETED, "r1": Phase.COMPLETED} == phases
     result = store.result("lab", "bad")
@@ -166,8 +166,8 @@ def test_a_wait_that_cannot_be_read_fails_its_run_when_the_event_comes(tmp_path:
     with lab(SQLiteStore(path)) as process:
         endpoint = process.endpoint(handler)
         handoffs = [endpoint.handle(request()) for _ in range(2)]
-        until(lambda: all(each.due_at is not None for each in process.durable.runs.list()))
-        first, _ = sorted(each.run.id for each in process.durable.runs.list())
+        until(lambda: all(each.due_at is not None for each in process.records.list()))
+        first, _ = sorted(each.run.id for each in process.records.list())
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
             db.execute("UPDATE pending SET rule = '[' WHERE run_id = ?", (first,))
         process.durable.send(event("go", n=1))
@@ -197,7 +197,7 @@ def test_a_run_for_which_there_is_no_thread_is_tried_again(
     with lab(store) as process:
         process.endpoint(lambda request: "end")
         process.durable.start()
-        until(lambda: process.durable.runs.get("r0").run.phase is Phase.COMPLETED)
+        until(lambda: process.records.get("r0").run.phase is Phase.COMPLETED)
         until(lambda: process.durable.health()["replaying"]["def"] == 0)
         assert refused.is_set()
-        assert 0 == process.durable.runs.get("r0").run.crash_count
+        assert 0 == process.records.get("r0").run.crash_count

@@ -75,8 +75,8 @@ def test_abandoned_run_goes_on_when_the_store_is_back() -> None:
         assert 503 == endpoint.handle(request()).status
         store.fault = None
         process.poke()
-        until(lambda: all(each.run.phase.ended for each in process.durable.runs.list()))
-        assert Phase.COMPLETED is process.durable.runs.list()[0].run.phase
+        until(lambda: all(each.run.phase.ended for each in process.records.list()))
+        assert Phase.COMPLETED is process.records.list()[0].run.phase
     assert {"a": 1, "b": 2} == ledger.counts()
 
 
@@ -111,7 +111,7 @@ def test_a_checkpoint_that_always_breaks_is_no_progress(caplog: pytest.LogCaptur
         assert process.engine.worker is not None
         node.append(process.engine.worker)
         assert 503 == endpoint.handle(request()).status
-        until(lambda: all(each.run.phase.ended for each in process.durable.runs.list()))
-        assert [Phase.FAILED] == [each.run.phase for each in process.durable.runs.list()]
+        until(lambda: all(each.run.phase.ended for each in process.records.list()))
+        assert [Phase.FAILED] == [each.run.phase for each in process.records.list()]
     assert {"a": 1, "b": 3} == ledger.counts()
     assert "no b" in caplog.text

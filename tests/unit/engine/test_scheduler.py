@@ -76,7 +76,7 @@ def test_sleep_ends_when_it_is_due(process: Lab, clock: FakeClock) -> None:
     first = endpoint.handle(request())
     clock.advance(3599)
     process.poke()
-    [record] = process.durable.runs.list()
+    [record] = process.records.list()
     assert Phase.SUSPENDED is record.run.phase
     clock.advance(1)
     process.poke()
@@ -138,8 +138,8 @@ def test_dead_process_is_taken_over_from(process: Lab, clock: FakeClock) -> None
     )
     node.scheduler._refresh_workers()
     process.poke()
-    until(lambda: process.durable.runs.get("r1").run.phase is Phase.SUSPENDED)
-    record = process.durable.runs.get("r1")
+    until(lambda: process.records.get("r1").run.phase is Phase.SUSPENDED)
+    record = process.records.get("r1")
     assert (3, 1) == (record.run.epoch, record.run.crash_count)
     assert ["dead"] != [peer.id for peer in store.workers()]
 
@@ -205,7 +205,7 @@ def test_process_that_was_buried_claims_nothing_under_its_old_name(clock: FakeCl
 
         assert before != node.owner
         assert [node.owner] == [peer.id for peer in process.store.workers()]
-        [record] = process.durable.runs.list()
+        [record] = process.records.list()
         assert (2, 0) == (record.run.epoch, record.run.crash_count)
         assert {"after": 1} == ledger.counts()
 
@@ -274,7 +274,7 @@ def test_unknown_endpoint_is_logged_and_kept(
         node.scheduler.stop()  # which may have begun to say so itself
         for _ in range(2):
             node.scheduler._report_unknown()
-        [record] = without.durable.runs.list()
+        [record] = without.records.list()
         assert Phase.SUSPENDED is record.run.phase
     reports = [r for r in caplog.records if "no code here knows it" in r.getMessage()]
     assert len([r for r in reports if "'it'" in r.getMessage()]) == 1
@@ -293,8 +293,8 @@ def test_orphans_fail_after_a_long_time(clock: FakeClock) -> None:
         node = without.engine.worker
         assert node is not None
         node.scheduler._report_unknown()  # unless it is just being done
-        [record] = without.durable.runs.list()
-        until(lambda: Phase.FAILED is without.durable.runs.list()[0].run.phase)
+        [record] = without.records.list()
+        until(lambda: Phase.FAILED is without.records.list()[0].run.phase)
 
         def other(request: Request) -> None: ...
 
@@ -316,11 +316,11 @@ def test_old_runs_and_events_are_pruned(process: Lab, clock: FakeClock) -> None:
     assert node is not None
     clock.advance(86_401)
     node.scheduler._prune()
-    assert 2 == len(process.durable.runs.list())
+    assert 2 == len(process.records.list())
     assert ["e"] == process.durable.send(event("e", id="e"))
     clock.advance(7 * 86_400)
     node.scheduler._prune()
-    keys = [record.run.endpoint_key for record in process.durable.runs.list()]
+    keys = [record.run.endpoint_key for record in process.records.list()]
     assert ["sleeper"] == keys
 
 
@@ -388,7 +388,7 @@ def test_the_event_mark_is_shared_while_others_work() -> None:
 
         def ended() -> bool:
             node.scheduler.catch_up()
-            return all(each.run.phase.ended for each in process.durable.runs.list())
+            return all(each.run.phase.ended for each in process.records.list())
 
         until(ended)
         assert b"false" == process.follow(endpoint, first).body
@@ -529,8 +529,8 @@ def test_give_up_abandoned() -> None:
             )
         process.poke()
         until(lambda: not node.abandoned)
-        assert 7 == process.durable.runs.get("r2").due_at
-        assert node.owner == process.durable.runs.get("r1").owner
+        assert 7 == process.records.get("r2").due_at
+        assert node.owner == process.records.get("r1").owner
 
 
 def test_what_cannot_be_given_up_is_tried_again_and_holds_nothing_up(
@@ -568,7 +568,7 @@ def test_what_cannot_be_given_up_is_tried_again_and_holds_nothing_up(
         store.refuses = False
         until(lambda: not node.abandoned)
         assert 1 == caplog.text.count("the keeper cannot reach the store")
-        r2 = process.durable.runs.get("r2")
+        r2 = process.records.get("r2")
         assert r2 is not None
         assert 0 == r2.due_at
 

@@ -243,7 +243,7 @@ def test_without_the_header_the_answer_is_plain() -> None:
     with lab() as process:
         endpoint = process.endpoint(two_steps)
         response = endpoint.handle(Request(method="GET", url="http://test/it"))
-        [run] = process.durable.runs.list()
+        [run] = process.records.list()
         stored = process.store.read_stream("lab", run.run.id, done=0, outside=0, most=1000)
     assert b'"done"' == response.body
     assert stored is not None
@@ -580,8 +580,8 @@ def test_a_thread_left_behind_does_not_silence_the_run() -> None:
         assert pushed.wait(10)
         left[0]()
         go_on.set()
-        until(lambda: process.durable.runs.list()[0].run.phase.ended)
-        [run] = process.durable.runs.list()
+        until(lambda: process.records.list()[0].run.phase.ended)
+        [run] = process.records.list()
         stored = process.store.read_stream("lab", run.run.id, done=0, outside=0, most=1000)
     assert stored is not None
     assert ('"first"', '"second"') == stored.chunks[-1].texts
@@ -609,7 +609,7 @@ def test_a_slow_client_is_let_go_after_the_handoff() -> None:
         until(lambda: process.suspended() >= 1)
         clock.advance(61)
         process.poke()
-        until(lambda: process.durable.runs.list()[0].run.phase.ended)
+        until(lambda: process.records.list()[0].run.phase.ended)
         reading = Reading(response)
         told = reading.take(603)
         rest = list(reading) if told[-1] == "redirect" else ["no end"]

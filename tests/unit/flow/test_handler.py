@@ -141,7 +141,7 @@ def test_handler_errors_are_retried(retries: int) -> None:
         assert "traceback" not in problem
         assert "application/problem+json" == last.headers["content-type"]
         assert retries + 1 == len(ledger.calls)
-        assert min(retries, 1) == len(process.durable.runs.list())
+        assert min(retries, 1) == len(process.records.list())
 
 
 def test_handler_failures_are_not_reset_by_progress() -> None:
@@ -214,7 +214,7 @@ def test_retry_after_is_clamped(seconds: float, expected: float) -> None:
         keeper = process.engine.worker.scheduler  # type: ignore[union-attr]
         keeper.stop()  # else it tries again at once
         assert 302 == process.endpoint(handler).handle(request()).status
-        [record] = process.durable.runs.list()
+        [record] = process.records.list()
         assert record.due_at == clock.now() + expected * 1000
 
 
@@ -236,13 +236,13 @@ def test_back_off() -> None:
             delays.append(record.due_at - clock.now())
             clock.advance(delays[-1] / 1000)
             process.poke()
-        until(lambda: process.durable.runs.list()[0].run.phase.ended)
+        until(lambda: process.records.list()[0].run.phase.ended)
     assert [1_000, 2_000, 4_000] == delays
     assert 4 == len(ledger.calls)
 
 
 def _put_away(process: Lab) -> Any:
-    [record] = process.durable.runs.list()
+    [record] = process.records.list()
     return record if record.due_at is not None else None  # a claimed run keeps its phase at first
 
 

@@ -97,7 +97,7 @@ def test_string_redirect_url(target: str, start: str) -> None:
     with lab(clock=FakeClock()) as process:
         response = process.endpoint(sleeps, async_redirect_url=target).handle(request())
         location = response.headers["location"]
-        [record] = process.durable.runs.list()
+        [record] = process.records.list()
     assert location.startswith(start)
     assert record.run.id == params_of(location)["runId"]
     assert 1 == location.count("token=")
@@ -118,7 +118,7 @@ def test_callable_redirect_url(handler: Any, asynchronous: bool) -> None:
     with lab(clock=FakeClock()) as process:
         endpoint = process.endpoint(handler, async_redirect_url=async_ if asynchronous else sync)
         location = endpoint.handle(request()).headers["location"]
-        [record] = process.durable.runs.list()
+        [record] = process.records.list()
     assert location.startswith(f"https://x.test/{record.run.id}/%C3%A4%0D%0Ax:%20y?t=")
 
 

@@ -101,8 +101,8 @@ def test_failed_attempts_and_starts_are_recorded(asynchronous: bool) -> None:
     with lab(store) as process:
         process.durable.start()
         process.endpoint(async_ if asynchronous else sync).handle(request())
-        until(lambda: process.durable.runs.list()[0].run.phase.ended)
-        record = process.durable.runs.get(process.durable.runs.list()[0].run.id)
+        until(lambda: process.records.list()[0].run.phase.ended)
+        record = process.records.get(process.records.list()[0].run.id)
 
     assert Phase.COMPLETED is record.run.phase
     assert [("first", 1), ("a", 2)] == [(memo.op.name, memo.attempts) for memo in record.memos]
@@ -176,8 +176,8 @@ def test_store_error_is_never_success(good: int, asynchronous: bool) -> None:
         else:
             assert 200 == response.status
         if good:
-            until(lambda: all(each.run.phase.ended for each in process.durable.runs.list()))
-            [record] = process.durable.runs.list()
+            until(lambda: all(each.run.phase.ended for each in process.records.list()))
+            [record] = process.records.list()
             assert Phase.COMPLETED is record.run.phase
             assert {f"s{n}" for n in range(3)} == set(ledger.calls)
 
@@ -518,7 +518,7 @@ def test_sent_event_ids() -> None:
             return sync_step.send_event("say", [event("x", id="mine"), event("x"), event("x")])
 
         body = json.loads(body_of(process.call(process.endpoint(handler))))
-        [record] = process.durable.runs.list()
+        [record] = process.records.list()
         secret, op_id = ("secret" * 6).encode(), hash_step_id("say")
         made = [
             event_id(secret, app="lab", run_id=record.run.id, op_id=op_id, index=index)

@@ -204,7 +204,7 @@ def test_cancelled_run() -> None:
     """A cancelled run answers 410 to those who wait and those who come later."""
     with lab() as process:
         endpoint, url = started(process)
-        [record] = process.durable.runs.list()
+        [record] = process.records.list()
         assert process.durable.runs.cancel(record.run.id)
         assert not process.durable.runs.cancel(record.run.id)
         response = endpoint.handle(request(url))

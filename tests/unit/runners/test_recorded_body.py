@@ -92,7 +92,7 @@ async def close(response: Response) -> None:
 
 
 def phases(process: Lab) -> list[Phase]:
-    return [each.run.phase for each in process.durable.runs.list()]
+    return [each.run.phase for each in process.records.list()]
 
 
 each_face = pytest.mark.parametrize("face", ["async", "sync"])
@@ -115,7 +115,7 @@ def test_body_is_sent_and_kept(face: str, kind: Kind) -> None:
     with lab() as process:
         endpoint = process.endpoint(streaming(face, body))
         asyncio.run(main())
-        (run,) = process.durable.runs.list()
+        (run,) = process.records.list()
         stored = process.store.result("lab", run.run.id)
 
     assert Phase.COMPLETED == run.run.phase
@@ -242,7 +242,7 @@ def test_body_too_large_to_keep(kind: Kind) -> None:
     with lab(limits=Limits(response_stored=6)) as process:
         endpoint = process.endpoint(streaming("async", kind()))
         asyncio.run(main())
-        (run,) = process.durable.runs.list()
+        (run,) = process.records.list()
         stored = process.store.result("lab", run.run.id)
 
     assert Phase.COMPLETED == run.run.phase

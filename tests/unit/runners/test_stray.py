@@ -74,10 +74,10 @@ def test_the_run_goes_on_without_it(
     begun = threading.Thread(target=lambda: answers.append(endpoint.handle(request())))
     answers: list[Any] = []
     begun.start()
-    until(lambda: process.durable.runs.list() and process.durable.runs.list()[0].due_at)
+    until(lambda: process.records.list() and process.records.list()[0].due_at)
     clock.advance(3600)
     process.poke()
-    until(lambda: process.durable.runs.list()[0].run.phase.ended)
+    until(lambda: process.records.list()[0].run.phase.ended)
     swallower.ends.set()
     begun.join(10)
     assert [302] == [each.status for each in answers]
@@ -103,11 +103,11 @@ def test_it_takes_no_processor_and_no_worker(swallower: Swallower, asynchronous:
     endpoint = process.endpoint(async_ if asynchronous else sync)
     for _ in range(3):
         assert 302 == endpoint.handle(request()).status
-    until(lambda: all(each.due_at for each in process.durable.runs.list()))
+    until(lambda: all(each.due_at for each in process.records.list()))
     clock.advance(3600)
     process.poke()
     until(lambda: swallower.entered == 3)
-    until(lambda: all(each.due_at for each in process.durable.runs.list()))
+    until(lambda: all(each.due_at for each in process.records.list()))
     began, before = time.monotonic(), swallower.asked
     asyncio.run(asyncio.sleep(0.3))
     assert swallower.asked - before <= 3 * (time.monotonic() - began + 1)

@@ -108,8 +108,8 @@ def test_sibling_goes_on_while_one_is_parked() -> None:
         first = process.endpoint(handler).handle(request())
         assert first.status == 302
         assert done.wait(5)
-        [record] = until(process.durable.runs.list)
-        until(lambda: process.durable.runs.get(record.run.id).run.phase is Phase.SUSPENDED)
+        [record] = until(process.records.list)
+        until(lambda: process.records.get(record.run.id).run.phase is Phase.SUSPENDED)
     assert {f"w{n}": 1 for n in range(5)} == ledger.counts()
 
 
@@ -231,7 +231,7 @@ def test_timeout_around_a_sleep_or_wait_is_refused(library: str, kind: str) -> N
 
 def _due_at(process: Lab) -> int:
     """Return when the only run is due, 0 while it is live."""
-    [record] = process.durable.runs.list()
+    [record] = process.records.list()
     return record.due_at or 0
 
 
@@ -405,9 +405,9 @@ def test_function_that_exits_is_a_crash() -> None:
     with lab() as process:
         endpoint = process.endpoint(handler, retries=0)
         endpoint.handle(request())
-        [record] = until(process.durable.runs.list)
-        until(lambda: process.durable.runs.get(record.run.id).run.phase.ended)
-        assert Phase.COMPLETED is process.durable.runs.get(record.run.id).run.phase
+        [record] = until(process.records.list)
+        until(lambda: process.records.get(record.run.id).run.phase.ended)
+        assert Phase.COMPLETED is process.records.get(record.run.id).run.phase
     assert ["before", "exits", "exits"] == ledger.calls
 
 
@@ -440,7 +440,7 @@ def test_client_that_goes_away() -> None:
                 await client
             release.set()
             async with asyncio.timeout(5):
-                while not (runs := process.durable.runs.list()) or not runs[0].run.phase.ended:
+                while not (runs := process.records.list()) or not runs[0].run.phase.ended:
                     await asyncio.sleep(0.002)
             assert Phase.COMPLETED is runs[0].run.phase
         finally:

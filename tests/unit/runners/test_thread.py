@@ -301,9 +301,9 @@ def test_keyboard_interrupt_is_a_crash() -> None:
         endpoint = process.endpoint(handler, retries=0)
         with pytest.raises(KeyboardInterrupt):
             endpoint.handle(request())
-        [record] = until(process.durable.runs.list)
-        until(lambda: process.durable.runs.get(record.run.id).run.phase.ended)
-        assert Phase.COMPLETED is process.durable.runs.get(record.run.id).run.phase
+        [record] = until(process.records.list)
+        until(lambda: process.records.get(record.run.id).run.phase.ended)
+        assert Phase.COMPLETED is process.records.get(record.run.id).run.phase
     assert ["a", "interrupted", "b"] == ledger.calls
 
 
@@ -320,9 +320,9 @@ def test_interrupts_without_end_fail_the_run() -> None:
         endpoint = process.endpoint(handler)
         with pytest.raises(SystemExit):
             endpoint.handle(request())
-        [record] = until(process.durable.runs.list)
-        until(lambda: process.durable.runs.get(record.run.id).run.phase.ended)
-        assert Phase.FAILED is process.durable.runs.get(record.run.id).run.phase
+        [record] = until(process.records.list)
+        until(lambda: process.records.get(record.run.id).run.phase.ended)
+        assert Phase.FAILED is process.records.get(record.run.id).run.phase
     assert {"a": 1, "crash": 10} == ledger.counts()
 
 
@@ -382,7 +382,7 @@ def test_client_is_let_go_within_a_step(how: str) -> None:
             release.set()
             await stopping
         async with asyncio.timeout(5):
-            while not (runs := process.durable.runs.list()) or not runs[0].run.phase.ended:
+            while not (runs := process.records.list()) or not runs[0].run.phase.ended:
                 await asyncio.sleep(0.002)
         assert Phase.COMPLETED is runs[0].run.phase
         await process.durable.stop_async()

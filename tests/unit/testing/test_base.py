@@ -27,7 +27,7 @@ def once(face: str, plan: str, step_id: str) -> tuple[list[str], object, int]:
         reply = t.client(app.order).get("/order?id=7")
         t.advance("1 day 1s")
         t.send("order/approved", {"id": "7"})
-        return app.calls, reply.result().json(), t.run(reply).run.epoch
+        return app.calls, reply.result().json(), t._record(reply).run.epoch
 
 
 @FACES
@@ -127,7 +127,7 @@ def test_run_of_a_reply() -> None:
         reply = t.client(app.order).get("/order?id=7")
         assert reply.run_id is not None
         assert t.run(reply) == t.run(reply.run_id)
-        assert [reply.run_id] == [record.run.id for record in t.runs()]
+        assert [reply.run_id] == [run.id for run in t.runs()]
         with pytest.raises(RunNotFoundError, match="ended before its first step"):
             t.run(t.client(stepless).get("/"))
         refused = t.client(stepless).request("BREW", "/")
