@@ -13,6 +13,7 @@ from durable_core.api.engine import Engine
 from durable_core.api.options import DEFAULT_METHODS, EndpointOptions, resolve_options
 from durable_core.errors import HTTPError
 from durable_core.flow.handoff import (
+    PRIVATE_HEADERS,
     RUN_PARAM,
     TOKEN_PARAM,
     with_headers,
@@ -124,6 +125,9 @@ class Endpoint:
             return self.engine.serve(self._registered, request, route)
         if is_wait(request):
             return self.engine.wait(WaitRequest.from_request(request, OWN_PARAMS, max_wait))
+        if request.headers.get("last-event-id") and request.method != "OPTIONS":
+            wanted = WaitRequest.from_last_event(request, max_wait)
+            return _no_run() if wanted is None else self.engine.wait(wanted)
         answer = self._refusal(request, route)
         if answer is not None:
             return answer
@@ -150,6 +154,9 @@ class Endpoint:
             return await self.engine.wait_async(
                 WaitRequest.from_request(request, OWN_PARAMS, max_wait)
             )
+        if request.headers.get("last-event-id") and request.method != "OPTIONS":
+            wanted = WaitRequest.from_last_event(request, max_wait)
+            return _no_run() if wanted is None else await self.engine.wait_async(wanted)
         answer = self._refusal(request, route)
         if answer is not None:
             return answer
@@ -252,6 +259,11 @@ def is_wait(request: Request) -> bool:
 def _is_wait_url(request: Request) -> bool:
     """Tell whether the URL is the wait URL of a run, whatever the method."""
     return RUN_PARAM in request.url and RUN_PARAM in request.query and TOKEN_PARAM in request.query
+
+
+def _no_run() -> Response:
+    """Return what makes a browser stop that comes back: any other run would not be its own."""
+    return Response(status=204, headers=PRIVATE_HEADERS)
 
 
 def _check_verdict(verdict: object) -> None:

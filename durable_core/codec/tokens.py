@@ -93,8 +93,8 @@ def sign_token(secret: bytes, *, app: str, run_id: str, expires_at: int) -> str:
     return f"d1.{expiry}.{_signature(secret, app, run_id, expiry)}"
 
 
-def verify_token(secrets: Sequence[bytes], token: str, *, app: str, run_id: str, now: int) -> None:
-    """Return if the token opens this run now.
+def verify_token(secrets: Sequence[bytes], token: str, *, app: str, run_id: str, now: int) -> int:
+    """Return until when the token opens this run, epoch milliseconds.
 
     Args:
         secrets: every key that may have signed it. All are tried, in constant time.
@@ -114,6 +114,7 @@ def verify_token(secrets: Sequence[bytes], token: str, *, app: str, run_id: str,
         signed |= hmac.compare_digest(expected.encode(), signature.encode())
     if not signed or int(expiry) <= now:
         raise InvalidTokenError("the token does not open this run, or has expired")
+    return int(expiry)
 
 
 def event_id(secret: bytes, *, app: str, run_id: str, op_id: str, index: int) -> str:

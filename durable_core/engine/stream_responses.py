@@ -35,8 +35,8 @@ from durable_core.flow.stream_reader import Attached, Reader, next_part
 from durable_core.flow.wait import (
     StreamWanted,
     WaitRequest,
+    expiry_of,
     gone,
-    refusal,
     too_many_clients,
     wanted_cursor,
 )
@@ -457,10 +457,10 @@ class StreamResponder:
     ) -> Response | tuple[Reader, Callable[[], None]]:
         """Return a reader that has signed up, and how it signs off; or why there is none."""
         env, run_id = self._node.env, wanted.run_id
-        refused = refusal(env, wanted)
-        if refused is not None:
-            return refused
-        cursor = wanted_cursor(stream)
+        expiry = expiry_of(env, wanted)
+        if isinstance(expiry, Response):
+            return expiry
+        cursor = wanted_cursor(wanted, stream)
         if isinstance(cursor, Response):
             return cursor
         if self._node.store.result(env.app, run_id) is None:

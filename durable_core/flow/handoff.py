@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ipaddress import ip_address
 from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit, urlunsplit
 
 from durable_core.codec.tokens import sign_token
@@ -95,7 +96,7 @@ def custom_redirect_url(options: ResolvedOptions, run_id: str, token: str) -> Fl
         return None
     outcome = yield from call_user(None, Call(target, (run_id, token)))
     if isinstance(outcome, Returned) and isinstance(outcome.value, str) and outcome.value:
-        return quote(outcome.value, safe="!#$%&'()*+,/:;=?@[]~")
+        return _quote_url(outcome.value)
     error = None if isinstance(outcome, Returned) else outcome.error
     text = "async_redirect_url gave no URL; the client is sent to the endpoint's own"
     yield from log_warning(text, error)
@@ -165,26 +166,56 @@ HANDOFF = "handoff"
 def stream_redirect_url(
     env: AppConfig, options: ResolvedOptions, request: Request, run_id: str
 ) -> Flow[str]:
-    """Return the absolute URL where the stream of a run goes on after the handoff.
+    """Return the URL where the stream of a run goes on after the handoff.
+
+    It is absolute where its origin is certain: by ``env.public_url``, or because the client has
+    asked a loopback address. Else it is a path, which clients resolve against the URL that they
+    have asked: what a request says of its own host may be anything, and would get the token.
 
     Args:
         env: the application.
         options: of the run's endpoint.
-        request: that began the run; its origin counts where ``env.public_url`` is None.
+        request: that began the run.
         run_id: the run.
     """
-    own = urlsplit(request.url)
-    origin = env.public_url or f"{own.scheme}://{own.netloc}"
-    base = urlunsplit((*urlsplit(origin)[:2], own.path, "", ""))
+    base = _origin(env, request) + _path(request)
     token = new_token(env, run_id)
     chosen = yield from custom_redirect_url(options, run_id, token)
     if chosen is not None:
         return _with_from(urljoin(base, chosen))
     if isinstance(options.redirect_url, str) and not options.token_answer:
         params = (("runId", run_id), ("token", token))
-        return _with_from(urljoin(base, with_params(options.redirect_url, params)))
+        url = _quote_url(with_params(options.redirect_url, params))
+        return _with_from(urljoin(base, url))
     own_params = ((RUN_PARAM, run_id), (TOKEN_PARAM, token), (FROM_PARAM, HANDOFF))
     return base + query_reference(own_params)
+
+
+def _origin(env: AppConfig, request: Request) -> str:
+    """Return scheme and authority under which clients certainly reach the application, or ""."""
+    if env.public_url is not None:
+        public = urlsplit(env.public_url)
+        return f"{public.scheme}://{public.netloc}"
+    own = urlsplit(request.url)
+    return f"{own.scheme}://{own.netloc}" if _is_loopback(own.hostname or "") else ""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _path(request: Request) -> str:
+    path = _quote_url(urlsplit(request.url).path)
+    # Without the dot, what follows two slashes would be a host (RFC 3986 section 4.2).
+    return f"/.{path}" if path.startswith("//") else path
+
+
+def _quote_url(url: str) -> str:
+    """Escape what no URL can hold, such as spaces, other letters, or halves of characters."""
+    return quote(url, safe="!#$%&'()*+,/:;=?@[]~", errors="surrogatepass")
 
 
 def _with_from(url: str) -> str:

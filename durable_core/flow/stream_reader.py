@@ -22,11 +22,11 @@ from durable_core.codec.stream_events import (
 )
 from durable_core.flow.effects import Flow, WakeReason, await_stream, read_result, read_stream
 from durable_core.flow.env import AppConfig, ResolvedOptions
-from durable_core.flow.handoff import stream_redirect_url
+from durable_core.flow.handoff import new_token, stream_redirect_url
 from durable_core.flow.wait import RESPONSE_NOT_KEPT
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
-from durable_core.machine.stream_cursor import Cursor, catch_up, is_stale
+from durable_core.machine.stream_cursor import FINISHED, Cursor, EventId, catch_up, is_stale
 from durable_core.model.run import Phase
 from durable_core.model.stream import LiveStream, Pushed, RolledBack, StoredStream, Streamed
 from durable_core.ports import StoredResult
@@ -39,8 +39,6 @@ _KEEP_ALIVE_MS = 15_000
 _MOST_READ = 64 * 1024
 #: About how many bytes of what a reader has missed are one part.
 _MOST_SENT = 64 * 1024
-#: The id of an event names so many steps under way at most; it goes into a header of a request.
-_MOST_OPEN = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +140,12 @@ class Reader:
     Attributes:
         check_store: the store may have news: another process has written, or the run has ended.
             Set by whoever learns of that.
+        id_prefix: what the ids of its events begin with.
     """
 
     __slots__ = (
         *("attached", "cursor", "env", "finished", "from_handoff", "log", "backlog"),
-        *("check_store", "place", "redirected", "run_id", "sent_metadata"),
+        *("check_store", "id_prefix", "place", "redirected", "run_id", "sent_metadata"),
     )
 
     def __init__(
@@ -165,6 +164,9 @@ class Reader:
         self.attached = attached
         self.cursor = cursor or Cursor()
         self.from_handoff = from_handoff
+        self.id_prefix = ""
+        if attached is not None:
+            self.id_prefix = EventId.prefix(run_id, new_token(env, run_id))
         self.check_store = attached is None
         self.sent_metadata = False
         self.redirected = False
@@ -177,7 +179,9 @@ def next_part(reader: Reader) -> Flow[bytes | None]:
     """Return the next bytes of the event stream, waiting for them; None at its end."""
     if not reader.sent_metadata:
         reader.sent_metadata = True
-        return _frame(Metadata(run_id=reader.run_id))
+        # So that a client that comes back before the first chunk begins no second run.
+        id_ = None if reader.attached is None else f"{reader.id_prefix}{reader.cursor.dump()}"
+        return _frame(Metadata(run_id=reader.run_id), id_)
     while not reader.finished:
         if reader.attached is not None:
             part = yield from _attached_part(reader, reader.attached)
@@ -214,7 +218,7 @@ def _attached_part(reader: Reader, attached: Attached) -> Flow[bytes]:
         )
         part += _frame(RedirectInfo(run_id=reader.run_id, url=url))
     if batch.final is not None:
-        part += _frame(batch.final)
+        part += _frame(batch.final, reader.id_prefix + FINISHED)
     reader.finished = batch.finished or batch.final is not None
     return bytes(part)
 
@@ -346,7 +350,7 @@ def _response(reader: Reader) -> Flow[bytes]:
     result = yield from read_result(reader.run_id)
     if not isinstance(result, StoredResult):
         return b""  # pruned a moment ago
-    return _frame(_final(result))
+    return _frame(_final(result), reader.id_prefix + FINISHED)
 
 
 def _final(result: StoredResult) -> Final:
@@ -367,7 +371,7 @@ def _encode_new(reader: Reader, events: Iterable[Streamed]) -> bytearray:
 
 def _encode(reader: Reader, event: Streamed) -> bytes:
     """Encode an event; its id is where the reader is once it has it."""
-    id_ = reader.cursor.dump(_MOST_OPEN)
+    id_ = reader.id_prefix + reader.cursor.dump()
     if isinstance(event, Pushed):
         return encode_event(CHUNK, chunk_data(event.text, event.op_id), id=id_)
     if isinstance(event, RolledBack):
@@ -375,5 +379,5 @@ def _encode(reader: Reader, event: Streamed) -> bytes:
     return encode_event(*dump_stream_event(Commit(step_id=event.op_id)), id=id_)
 
 
-def _frame(event: StreamEvent) -> bytes:
-    return encode_event(*dump_stream_event(event))
+def _frame(event: StreamEvent, id: str | None = None) -> bytes:
+    return encode_event(*dump_stream_event(event), id=id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from durable_core.codec.records import load_response
 from durable_core.codec.tokens import verify_token
@@ -25,7 +25,7 @@ from durable_core.http.headers import accepts_event_stream
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response
-from durable_core.machine.stream_cursor import Cursor
+from durable_core.machine.stream_cursor import Cursor, EventId
 from durable_core.ports import StoredResult
 
 __all__ = [
@@ -35,9 +35,9 @@ __all__ = [
     "StreamWanted",
     "WaitParams",
     "WaitRequest",
+    "expiry_of",
     "gone",
     "not_ended_yet",
-    "refusal",
     "refuse_incomplete",
     "refuse_token",
     "too_many_clients",
@@ -136,6 +136,29 @@ class WaitRequest:
             stream=_stream_wanted(request, params.begin),
         )
 
+    @classmethod
+    def from_last_event(cls, request: Request, max_wait: float) -> WaitRequest | None:
+        """Return what a client asks that comes back to the URL where it has begun a run.
+
+        Browsers do so when a stream ends, with the id of the last event. None if that does not
+        tell the run, or if there is nothing more to read.
+
+        Args:
+            request: has a ``Last-Event-ID``.
+            max_wait: how long this server can hold it, seconds.
+        """
+        stream = _stream_wanted(request, FROM_PARAM)
+        if stream is None:
+            return None
+        try:
+            event_id = EventId.load(stream.last_event_id)
+        except ValueError:
+            return None
+        if event_id.cursor is None or not event_id.run_id:
+            return None
+        wanted = cls.from_request(request, OWN_PARAMS, max_wait)
+        return replace(wanted, run_id=event_id.run_id, token=event_id.token)
+
 
 def _hop(text: str | None) -> int:
     """Return the hop a client says it is at; nonsense counts as the first."""
@@ -159,9 +182,9 @@ def wait_for_result(env: AppConfig, wanted: WaitRequest) -> Flow[Response]:
 
     The answer to a bad token is the same whether or not there is such a run.
     """
-    refused = refusal(env, wanted)
-    if refused is not None:
-        return refused
+    expiry = expiry_of(env, wanted)
+    if isinstance(expiry, Response):
+        return expiry
     result = yield from read_result(wanted.run_id)
     if result is not None and not isinstance(result, StoredResult):
         if not (yield from await_end(wanted.run_id, wanted.max_wait_ms)):
@@ -174,28 +197,35 @@ def wait_for_result(env: AppConfig, wanted: WaitRequest) -> Flow[Response]:
     return not_ended_yet(wanted, new_token(env, wanted.run_id))
 
 
-def refusal(env: AppConfig, wanted: WaitRequest) -> Response | None:
-    """Return the answer to a client that may not know about the run; None to one that may."""
+def expiry_of(env: AppConfig, wanted: WaitRequest) -> int | Response:
+    """Return until when the client may read the run, or the answer to one that may not."""
     missing = refuse_incomplete(wanted)
     if missing is not None:
         return missing
     try:
         now = env.clock.now()
-        verify_token(env.secrets(), wanted.token, app=env.app, run_id=wanted.run_id, now=now)
+        return verify_token(env.secrets(), wanted.token, app=env.app, run_id=wanted.run_id, now=now)
     except InvalidTokenError as error:
         return refuse_token(str(error))
-    return None
 
 
-def wanted_cursor(stream: StreamWanted) -> Cursor | Response | None:
-    """Return where the client goes on, None for the beginning, or what is wrong with its id."""
+def wanted_cursor(wanted: WaitRequest, stream: StreamWanted) -> Cursor | Response | None:
+    """Return where the client goes on, None for the beginning, or the answer to its id.
+
+    A client that has read the response is answered 204, after which browsers do not come again.
+    """
     if not stream.last_event_id:
         return None
     try:
-        return Cursor.load(stream.last_event_id)
+        event_id = EventId.load(stream.last_event_id)
+        if event_id.run_id not in ("", wanted.run_id):
+            raise ValueError("of another run")
     except ValueError:
-        detail = "the header Last-Event-ID is not the id of an event of a stream from here"
+        detail = "the header Last-Event-ID is not the id of an event of this stream"
         return with_headers(problem(400, "invalid-event-id", detail=detail), PRIVATE_HEADERS)
+    if event_id.cursor is None:
+        return Response(status=204, headers=PRIVATE_HEADERS)
+    return event_id.cursor
 
 
 def gone() -> Response:
@@ -227,7 +257,9 @@ def _ended(result: StoredResult) -> Response:
     if result.body is None:
         kept = problem(410, "response-not-kept", detail=RESPONSE_NOT_KEPT)
         return with_headers(kept, PRIVATE_HEADERS)
-    return load_response(result.head, result.body)
+    response = load_response(result.head, result.body)
+    missing = (field for field in PRIVATE_HEADERS if field[0] not in response.headers)
+    return with_headers(response, tuple(missing))
 
 
 def not_ended_yet(wanted: WaitRequest, token: str) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
 from durable_core.errors import HeaderNotStoredError
@@ -192,11 +192,33 @@ def _checked_value(name: str, value: object) -> str:
 #
 # What a client says it accepts.
 
+_EVENT_STREAM = "text/event-stream"
+_WEIGHT = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
+
 
 def accepts_event_stream(headers: Headers) -> bool:
-    """Tell whether the client asks for an event stream.
+    """Tell whether the client asks for an event stream before anything else.
 
-    As the existing clients of the protocol have it: ``text/event-stream`` is anywhere in
-    ``Accept``, in whatever case, whatever its weight.
+    ``Accept`` must name ``text/event-stream``, and no other media type with a higher weight, or
+    with the same weight before it (RFC 9110 section 12.5.1). Wildcards name none. A media type
+    whose weight is malformed is passed over.
     """
-    return any("text/event-stream" in value.lower() for value in headers.get_all("accept"))
+    values = headers.get_all("accept")
+    if not any(_EVENT_STREAM in value.lower() for value in values):
+        return False
+    best, best_weight = "", 0.0
+    for media_range in ",".join(values).lower().split(","):
+        name, *parameters = (part.strip() for part in media_range.split(";"))
+        weight = _weight(parameters)
+        if name and "*" not in name and weight > best_weight:
+            best, best_weight = name, weight
+    return best == _EVENT_STREAM
+
+
+def _weight(parameters: Sequence[str]) -> float:
+    """Return the weight that stands among the parameters of a media type; 0 if it is malformed."""
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            return float(value) if _WEIGHT.fullmatch(value) else 0.0
+    return 1.0

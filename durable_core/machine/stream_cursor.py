@@ -1,10 +1,10 @@
-"""How far somebody has read the stream of a run."""
+"""How far somebody has read the stream of a run, and what it has missed since."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from durable_core.model.stream import (
     Attempt,
@@ -18,25 +18,18 @@ from durable_core.model.stream import (
     Streamed,
 )
 
-__all__ = [
-    "Cursor",
-    "catch_up",
-    "is_stale",
-]
-
-
-# --- stream cursor --------------------------------------------------------------------------------
+__all__ = ["FINISHED", "Cursor", "EventId", "catch_up", "is_stale"]
 
 _HEAD = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
 _OPEN = re.compile(r"([0-9a-f]{40}):([0-9]{1,9})\.([0-9]{1,9}):([0-9]{1,9})")
 
 
 class Cursor:
-    """What a reader has been told of a run's stream, and so what it must be told next.
+    """What a reader has been sent of a run's stream, and so what it must be sent next.
 
-    Each event is shown to :meth:`see`, which says what of it is new to the reader. The events may
-    come from the store, from the log of the process that executes the run, or from both, with
-    overlaps; attempts of one step must come in order, and their chunks without gaps.
+    Each event is shown to :meth:`advance`, which returns what of it is new to the reader. The
+    events may come from the store, from the log of the process that executes the run, or from
+    both, with overlaps; attempts of one step must come in order, and their chunks without gaps.
 
     Args:
         done: the highest completion number whose commit the reader has seen. Commits go out in
@@ -44,38 +37,27 @@ class Cursor:
         outside: how many chunks from outside steps it has seen.
         open: by op id, the attempt of which it has seen chunks, and how many; only those with
             neither commit nor rollback.
-        is_truncated: it may have seen chunks of steps that are not in ``open``. Before it is told
-            anything of such a step, that step is rolled back.
     """
 
-    __slots__ = ("_clear", "_open", "done", "outside")
+    __slots__ = ("_open", "done", "outside")
 
     def __init__(
         self,
         done: int = 0,
         outside: int = 0,
         open: Mapping[str, tuple[Attempt, int]] | None = None,
-        *,
-        is_truncated: bool = False,
     ) -> None:
         self.done = done
         self.outside = outside
         self._open = dict(open or {})
-        #: If it is truncated: the steps of which it is known what the reader has seen.
-        self._clear = set(self._open) if is_truncated else None
 
     @property
     def open(self) -> Mapping[str, tuple[Attempt, int]]:
         """The attempt whose chunks are neither committed nor rolled back, by op id."""
         return self._open
 
-    @property
-    def is_truncated(self) -> bool:
-        """Whether the reader may have seen more than is in ``open``."""
-        return self._clear is not None
-
     def advance(self, event: Streamed) -> tuple[Streamed, ...]:
-        """Return what the reader must be told because of this event, and count it as told."""
+        """Return what the reader must be sent because of this event, and count it as sent."""
         if isinstance(event, Pushed):
             return self._advance_chunk(event)
         if isinstance(event, Committed):
@@ -92,25 +74,19 @@ class Cursor:
         if chunk.number is not None and chunk.number <= self.done:
             return ()
         seen = self._open.get(op_id)
-        if seen is None:
-            self._open[op_id] = attempt, chunk.index + 1
-            return *self._cleared(op_id), chunk
-        if attempt == seen[0]:
-            if chunk.index < seen[1]:
-                return ()
-            self._open[op_id] = attempt, chunk.index + 1
-            return (chunk,)
-        if attempt < seen[0]:
+        if seen is not None and (attempt < seen[0] or (attempt, chunk.index + 1) <= seen):
             return ()
         self._open[op_id] = attempt, chunk.index + 1
-        return RolledBack(op_id=op_id, attempt=seen[0]), chunk
+        if seen is not None and attempt != seen[0]:
+            return RolledBack(op_id=op_id, attempt=seen[0]), chunk
+        return (chunk,)
 
     def _advance_commit(self, commit: Committed) -> tuple[Streamed, ...]:
         if commit.number <= self.done:
             return ()
         self.done = commit.number
         self._open.pop(commit.op_id, None)
-        return *self._cleared(commit.op_id), commit
+        return (commit,)
 
     def _advance_rollback(self, rollback: RolledBack) -> tuple[Streamed, ...]:
         seen = self._open.get(rollback.op_id)
@@ -118,27 +94,11 @@ class Cursor:
             if seen[0] > rollback.attempt:
                 return ()
             del self._open[rollback.op_id]
-        if self._clear is not None:
-            self._clear.add(rollback.op_id)
         return (rollback,)
 
-    def _cleared(self, op_id: str) -> tuple[Streamed, ...]:
-        """Return what makes void that the reader may have seen of a step; nothing as a rule."""
-        if self._clear is None or op_id in self._clear:
-            return ()
-        self._clear.add(op_id)
-        return (RolledBack(op_id=op_id, attempt=(0, 0)),)
-
-    def dump(self, most_open: int | None = None) -> str:
-        """Return it as one line of ASCII, which :meth:`load` reads.
-
-        Args:
-            most_open: if more steps than this are open, or it is truncated, it becomes a short text
-                that is truncated; None for all of them.
-        """
+    def dump(self) -> str:
+        """Return it as one line of ASCII, which :meth:`load` reads."""
         head = f"{self.done}.{self.outside}"
-        if self._clear is not None or (most_open is not None and len(self._open) > most_open):
-            return f"{head};*"
         if not self._open:
             return head
         return ";".join(
@@ -160,8 +120,6 @@ class Cursor:
         """
         head, *rest = text.split(";")
         found = _HEAD.fullmatch(head)
-        if found is not None and rest == ["*"]:
-            return cls(int(found[1]), int(found[2]), is_truncated=True)
         opened = [_OPEN.fullmatch(each) for each in rest]
         if found is None or not all(opened):
             raise ValueError("not a position in an event stream")
@@ -172,9 +130,44 @@ class Cursor:
         )
 
 
-# --- catching up ----------------------------------------------------------------------------------
-#
-# What a reader of a run's stream has missed, from what is stored and what is live.
+#: In place of a cursor: the reader has the response, after which there is nothing.
+FINISHED = "end"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventId:
+    """The id of an event, as clients that come back send it.
+
+    It is the text of a cursor, or ``end``. On the connection of the request that began the run
+    it also has the run, as the URL does not say which that is: ``<run>!<token>!<cursor>``.
+
+    Attributes:
+        cursor: how far the client has read; None if it has read all.
+        run_id, token: the run, and what opens it; "" where the URL says so.
+    """
+
+    cursor: Cursor | None
+    run_id: str = ""
+    token: str = ""
+
+    @staticmethod
+    def prefix(run_id: str, token: str) -> str:
+        """Return what stands before the cursor where the URL does not tell the run."""
+        return f"{run_id}!{token}!"
+
+    @classmethod
+    def load(cls, text: str) -> EventId:
+        """Read what a client has sent.
+
+        Raises:
+            ValueError: it is not the id of an event.
+        """
+        *run, place = text.split("!")
+        if len(run) not in (0, 2):
+            raise ValueError("not the id of an event")
+        run_id, token = run or ("", "")
+        cursor = None if place == FINISHED else Cursor.load(place)
+        return cls(cursor=cursor, run_id=run_id, token=token)
 
 
 def catch_up(

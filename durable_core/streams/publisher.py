@@ -24,6 +24,9 @@ from durable_core.streams.log import LiveAttempt, PrefixView, RunLog
 __all__ = ["Publisher"]
 
 _STREAMING = (OpKind.RUN, OpKind.SEND)
+#: So many steps of a run may stream at a time: the id of an event names them all, and clients
+#: send it back in one header field.
+_MOST_OPEN = 64
 
 
 #: Where what the handler pushes outside steps counts: later it is pushed again by a replay.
@@ -70,7 +73,8 @@ class Publisher:
         """Take a chunk; nothing, if what it comes from does not count any more.
 
         Raises:
-            LimitExceededError: the step, or the run, would have streamed too much.
+            LimitExceededError: the step, or the run, would have streamed too much, or too many
+                steps at a time.
         """
         size = len(text) if text.isascii() else len(text.encode())
         with self.log.lock:
@@ -95,6 +99,11 @@ class Publisher:
 
     def _push_from_step(self, inside: StepAttempt, text: str, size: int) -> None:
         attempt = self._attempts.get(inside.op_id)
+        if attempt is None and len(self._attempts) >= _MOST_OPEN:
+            raise LimitExceededError(
+                f"step {inside.name!r} may not stream while {_MOST_OPEN} other steps of its run "
+                "do; let fewer of them stream at a time"
+            )
         if attempt is None or attempt.attempt != inside.attempt:
             attempt = self._attempts[inside.op_id] = LiveAttempt(inside.op_id, inside.attempt)
         most = self._limits.stream_step

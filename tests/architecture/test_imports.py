@@ -42,7 +42,8 @@ PURE_STDLIB = {
         "dataclasses",
         "datetime",
     ),
-    *("enum", "functools", "hashlib", "hmac", "inspect", "itertools", "json", "math", "re"),
+    *("enum", "functools", "hashlib", "hmac", "inspect", "ipaddress", "itertools"),
+    *("json", "math", "re"),
     *("string", "types", "typing", "urllib.parse"),
 }
 

@@ -194,10 +194,9 @@ class World:
 class Client:
     """A reader, and what its client makes of what it is told: commit keeps, rollback drops."""
 
-    def __init__(self, world: World, *, is_near: bool, most_open: int | None = None) -> None:
+    def __init__(self, world: World, *, is_near: bool) -> None:
         self.world = world
         self.is_near = is_near
-        self.most_open = most_open
         self.cursor = Cursor()
         self.last_id = self.cursor.dump()
         self.kept: list[str] = []
@@ -236,7 +235,7 @@ class Client:
             world.happen(*action)
         stored = world.read(self.cursor.done, self.cursor.outside, most)
         for event in catch_up(self.cursor, stored, live, until):
-            self.tell(event, self.cursor.dump(self.most_open))
+            self.tell(event, self.cursor.dump())
         self.follows = place if self.is_near and not stored.more else None
         if until is None and not stored.more:
             claims = {attempt[0] for attempt, _ in self.cursor.open.values()}
@@ -254,15 +253,12 @@ class Client:
         elif index < len(self.world.log):
             self.follows = self.world.epoch, index + 1
             for event in self.cursor.advance(self.world.event(index)):
-                self.tell(event, self.cursor.dump(self.most_open))
+                self.tell(event, self.cursor.dump())
 
     def check(self) -> None:
-        """A client that is in step shows what is open of the steps that it does not have whole.
-
-        One whose reader has forgotten what it has been told learns of that with the next commit.
-        """
+        """A client that is in step shows what is open of the steps that it does not have whole."""
         world = self.world
-        if self.most_open is not None or self.follows != (world.epoch, len(world.log)):
+        if self.follows != (world.epoch, len(world.log)):
             return
         seen = (each for each in world.known() if each.texts and each.op not in self.over)
         opened = {each.op: each.texts for each in seen}

@@ -353,6 +353,64 @@ def test_an_id_that_is_none() -> None:
     assert 400 == response.status
 
 
+@both
+def test_who_comes_back_begins_no_other_run(handler: Handler) -> None:
+    """A browser asks the same URL again, with the last id: the stream of its run goes on."""
+    with lab() as process:
+        endpoint = process.endpoint(handler)
+        first = Reading(endpoint.handle(asks_stream()))
+        told = first.take(4)
+        again = Reading(endpoint.handle(asks_stream(last_event_id=first.ids[-2])))
+        rest = list(again)
+        told += list(first)
+        stopped = [
+            endpoint.handle(asks_stream(last_event_id=last))
+            for last in (first.ids[-1], again.ids[-1])
+        ]
+        runs = process.durable.runs.list()
+
+    assert TWO_STEPS == told
+    assert ["meta", *TWO_STEPS[4:]] == rest
+    assert [204, 204] == [response.status for response in stopped]
+    assert 1 == len(runs)
+
+
+@pytest.mark.parametrize(
+    ("headers", "method"),
+    [
+        ({"last_event_id": "7"}, "GET"),
+        ({"last_event_id": "0.0"}, "GET"),
+        ({"last_event_id": "end"}, "GET"),
+        ({"last_event_id": "0.0", "accept": "application/json"}, "POST"),
+    ],
+)
+def test_who_comes_back_with_another_id_is_stopped(headers: dict[str, str], method: str) -> None:
+    """Whatever it is the id of, and whatever else is asked for: it begins no run."""
+    with lab() as process:
+        endpoint = process.endpoint(two_steps)
+        response = endpoint.handle(asks_stream(method=method, **headers))
+        runs = process.durable.runs.list()
+
+    assert (204, "no-store") == (response.status, response.headers["cache-control"])
+    assert [] == list(runs)
+
+
+def test_an_id_opens_its_own_run_only() -> None:
+    """As a token does: with another run in it, it is refused, at the endpoint and elsewhere."""
+    with lab(clock=FakeClock()) as process:
+        endpoint = process.endpoint(sleepy)
+        first, second = (Reading(endpoint.handle(asks_stream())) for _ in range(2))
+        list(first)
+        list(second)
+        run, token, place = first.ids[-1].split("!")
+        other = second.ids[-1].split("!")[0]
+        forged = endpoint.handle(asks_stream(last_event_id=f"{other}!{token}!{place}"))
+        elsewhere = endpoint.handle(second_request(second, last_event_id=first.ids[-1]))
+
+    assert run != other
+    assert (403, 400) == (forged.status, elsewhere.status)
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_stopping_ends_streams(asynchronous: bool) -> None:
     """The attached client is handed off, those who wait come again; both keep what they have."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from durable_core.codec.sse import KEEP_ALIVE, SSEDecoder
 from durable_core.codec.stream_events import Final
+from durable_core.codec.tokens import verify_token
 from durable_core.flow.effects import (
     AwaitStream,
     Effect,
@@ -26,7 +27,7 @@ from durable_core.flow.stream_reader import (
     next_part,
 )
 from durable_core.machine.step_ids import hash_step_id
-from durable_core.machine.stream_cursor import Cursor
+from durable_core.machine.stream_cursor import FINISHED, Cursor, EventId
 from durable_core.model.run import Phase
 from durable_core.model.stream import (
     ChunkBatch,
@@ -332,20 +333,36 @@ def test_ids_are_cursors() -> None:
     assert [f"0.0;{A}:1.1:1", f"0.0;{A}:1.1:2", "1.0"] == ids
 
 
-def test_ids_stay_short() -> None:
-    """However many steps push at a time: a client must be able to send the id back in a header."""
-    attempts = {
-        (1, number): OpenAttempt(op_id=hash_step_id(str(number)), texts=("1",))
-        for number in range(1000)
-    }
+def test_ids_of_an_attached_client_name_the_run() -> None:
+    """From the first event on: its URL would begin another run. The last one says that it is."""
+    log = Scripted(
+        LogBatch((Pushed(text="1", index=0, op_id=A, attempt=(1, 1)),), 1),
+        LogBatch((), 1, final=Final(status=200, body=b"ok")),
+    )
+    reader = reader_of(log, attached=ATTACHED)
+    decoder, ids = SSEDecoder(), list[EventId]()
     world = World(STORED)
-    reader = reader_of(Scripted(live=LiveStream(epoch=1, attempts=attempts)))
-    decoder, ids = SSEDecoder(), list[str]()
-    while len(ids) < 1001:
-        part = world.run(next_part(reader))
-        assert part is not None
-        ids += [event.id for event in decoder.feed(part)]
+    while (part := world.run(next_part(reader))) is not None:
+        ids += [EventId.load(event.id) for event in decoder.feed(part)]
 
-    assert max(map(len, ids)) < 2000
-    assert "0.0;*" == ids[-1]
-    assert 1 + 32 == ids.index("0.0;*")
+    assert {"r1"} == {each.run_id for each in ids}
+    assert ["0.0", f"0.0;{A}:1.1:1", None] == [
+        None if each.cursor is None else each.cursor.dump() for each in ids
+    ]
+    now = ENV.clock.now()
+    expiry = verify_token(ENV.secrets(), ids[0].token, app=ENV.app, run_id="r1", now=now)
+    assert now + ENV.token_ttl == expiry
+
+
+def test_the_last_id_says_that_all_is_read() -> None:
+    """A browser that comes back with it is told to stop."""
+    ended = replace(STORED, phase=Phase.COMPLETED, is_running=False)
+    result = StoredResult(
+        phase=Phase.COMPLETED, head='{"status":200,"headers":[]}', body=b"ok", ended_at=1
+    )
+    world, reader = World(ended, result=result), reader_of(Scripted())
+    world.parts(reader, 1)
+    part = world.run(next_part(reader))
+
+    assert part is not None
+    assert [FINISHED] == [event.id for event in SSEDecoder().feed(part)]

@@ -70,6 +70,37 @@ def test_hops() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ((), [("cache-control", "no-store"), ("referrer-policy", "no-referrer")]),
+        (
+            (("Cache-Control", "private, max-age=9"),),
+            [("cache-control", "private, max-age=9"), ("referrer-policy", "no-referrer")],
+        ),
+    ],
+)
+def test_results_stay_with_the_client(
+    own: tuple[tuple[str, str], ...], expected: list[tuple[str, str]]
+) -> None:
+    """No cache keeps what a token has opened, and no page it links to gets the token; unless the
+    handler has said something else.
+    """
+
+    def handler(request: Request) -> Response:
+        sync_step.wait_for_event("w", event="go", timeout="1h")
+        return Response.text("secret", headers=own)
+
+    with lab() as process:
+        endpoint = process.endpoint(handler)
+        handoff = endpoint.handle(request())
+        process.durable.send(event("go"))
+        got = process.follow(endpoint, handoff)
+
+    fields = dict(expected)
+    assert expected == [field for field in got.headers.items() if field[0] in fields]
+
+
 @pytest.mark.parametrize("hop", ["-1", "x", "99999", "1e3", "\N{SUPERSCRIPT TWO}", "5"])
 def test_nonsense_hops(hop: str) -> None:
     """A hop that is no small number counts as the first; a large one gets 202."""

@@ -46,9 +46,9 @@ def play(action: tuple[object, ...], world: World, clients: list[Client]) -> Non
 
 
 @settings(max_examples=500)
-@given(st.lists(actions, min_size=20, max_size=50), st.booleans(), st.sampled_from([None, 0, 1]))
+@given(st.lists(actions, min_size=20, max_size=50), st.booleans())
 def test_what_is_committed_is_read_once_and_in_order(
-    program: list[tuple[object, ...]], live_at_end: bool, most_open: int | None
+    program: list[tuple[object, ...]], live_at_end: bool
 ) -> None:
     """However pushes, commits, rollbacks, crashes, late joins, resumes and trims fall together:
     a client that keeps at a commit and drops at a rollback has what was committed, once and in
@@ -56,7 +56,7 @@ def test_what_is_committed_is_read_once_and_in_order(
     a claim that is over and, where it is in step, just what is open.
     """
     world = World()
-    clients = [Client(world, is_near=near, most_open=most_open) for near in (True, False)]
+    clients = [Client(world, is_near=near) for near in (True, False)]
 
     for action in program:
         play(action, world, clients)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_core.machine.step_ids import hash_step_id
-from durable_core.machine.stream_cursor import Cursor
+from durable_core.machine.stream_cursor import FINISHED, Cursor, EventId
 from durable_core.model.stream import Committed, Pushed, RolledBack
 
 A, B = hash_step_id("a"), hash_step_id("b")
@@ -106,7 +106,7 @@ def test_dump_and_load(
     "text",
     [
         *("", "1", "1.x", "1.2;", "1.2;xyz:1.1:1", f"1.2;{'a' * 40}:1:1"),
-        *("1.2;*;", "1.2;*;*", "1;*", "1.1234567890", "\u0661.\u0662"),
+        *("1.2;*", "1.1234567890", "\u0661.\u0662"),
     ],
 )
 def test_what_is_no_cursor(text: str) -> None:
@@ -115,38 +115,22 @@ def test_what_is_no_cursor(text: str) -> None:
         Cursor.load(text)
 
 
-def test_a_truncated_cursor_is_short() -> None:
-    """It does not say what is open, however much that is; it stays truncated."""
-    opened = {hash_step_id(str(number)): ((1, number), 1) for number in range(3)}
-    cursor = Cursor(5, 7, opened)
-    truncated = Cursor.load(cursor.dump(2))
+def test_an_event_id_says_how_far_and_of_which_run() -> None:
+    """A cursor alone; with its run, where the URL does not tell that; or the end."""
+    alone = EventId.load("3.1")
+    with_run = EventId.load(EventId.prefix("r1", "d1.5.x") + "3.1")
+    finished = EventId.load(EventId.prefix("r1", "d1.5.x") + FINISHED)
 
-    assert (cursor.dump(), "5.7;*") == (cursor.dump(3), cursor.dump(2))
-    assert (5, 7, {}, True) == (
-        truncated.done,
-        truncated.outside,
-        truncated.open,
-        truncated.is_truncated,
-    )
-    assert "5.7;*" == truncated.dump()
+    assert alone.cursor is not None
+    assert with_run.cursor is not None
+    assert ("3.1", "", "") == (alone.cursor.dump(), alone.run_id, alone.token)
+    assert ("3.1", "r1", "d1.5.x") == (with_run.cursor.dump(), with_run.run_id, with_run.token)
+    assert (None, "r1", "d1.5.x") == (finished.cursor, finished.run_id, finished.token)
+    assert None is EventId.load(FINISHED).cursor
 
 
-def test_a_truncated_cursor_rolls_back_what_may_have_been_seen() -> None:
-    """Before anything else of a step, once; a commit that was seen is certain."""
-    cursor = Cursor(1, 0, is_truncated=True)
-    void_a, void_b = (RolledBack(op_id=op, attempt=(0, 0)) for op in (A, B))
-
-    assert (void_a, chunk(0)) == cursor.advance(chunk(0))
-    assert (chunk(1),) == cursor.advance(chunk(1))
-    assert (Committed(op_id=A, number=2),) == cursor.advance(Committed(op_id=A, number=2))
-    assert () == cursor.advance(Committed(op_id=B, number=1))
-    assert (void_b, Committed(op_id=B, number=3)) == cursor.advance(Committed(op_id=B, number=3))
-
-
-def test_a_truncated_cursor_takes_a_rollback_for_one() -> None:
-    """What it was told of is clear then."""
-    cursor = Cursor(is_truncated=True)
-    rolled_back = RolledBack(op_id=A, attempt=(1, 1))
-
-    assert (rolled_back,) == cursor.advance(rolled_back)
-    assert (chunk(0, (1, 2)),) == cursor.advance(chunk(0, (1, 2)))
+@pytest.mark.parametrize("text", ["", "7", "r1!3.1", "r1!t!x!3.1", "r1!t!", "End", "3.1!r1!t"])
+def test_what_is_no_event_id(text: str) -> None:
+    """Anything else is refused."""
+    with pytest.raises(ValueError, match="not "):
+        EventId.load(text)
