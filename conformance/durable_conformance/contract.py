@@ -74,6 +74,10 @@ class Capability(StrEnum):
     SHARED = "shared"
     #: Store: what is left of a commit when the process dies in it can be looked at.
     CRASH_POINTS = "crash-points"
+    #: Store: somebody else can lock it, so that no commit is taken.
+    LOCKS = "locks"
+    #: Store: its data is there for other processes on this host, also for forked ones.
+    PROCESSES = "processes"
 
 
 class Kind(Enum):
@@ -93,7 +97,12 @@ _OF_ENGINES = (
     Capability.ATTACHED_FAILURES,
     Capability.REQUEST_FIELDS,
 )
-_OF_STORES = (Capability.SHARED, Capability.CRASH_POINTS)
+_OF_STORES = (
+    Capability.SHARED,
+    Capability.CRASH_POINTS,
+    Capability.LOCKS,
+    Capability.PROCESSES,
+)
 _OF_SERVERS = tuple(each for each in Capability if each not in _OF_ENGINES[2:] + _OF_STORES)
 
 
@@ -193,7 +202,15 @@ class StoreSubject(Subject, Protocol):
     def again(self, store: Store) -> AbstractContextManager[Store]:
         """Yield another handle on the data of an open store, as another process would have it.
 
-        Called only for subjects that declare ``"shared"``.
+        Called only for subjects that declare ``"shared"``; in a process that was made by
+        ``os.fork`` only for those that declare ``"processes"``.
+        """
+        ...
+
+    def locked(self, store: Store) -> AbstractContextManager[None]:
+        """Lock the store, as another program would, as long as the context lasts.
+
+        Called only for subjects that declare ``"locks"``.
         """
         ...
 

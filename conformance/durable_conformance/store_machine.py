@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import ClassVar
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import Phase as Stage
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -246,17 +248,25 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 def check_store(subject: StoreSubject, examples: int) -> None:
-    """Let the machine write to the subject's stores at random; raise where they differ."""
-    machine = type("Machine", (StoreMachine,), {"subject": subject})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=30,
-            deadline=None,
-            database=None,
-            # Explaining a failure would take longer than the case may.
-            phases=[Stage.explicit, Stage.generate, Stage.shrink],
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    """Let the machine write to the subject's stores at random; raise where they differ.
+
+    What failed is kept in ``.hypothesis`` in the working directory, and is tried first the next
+    time. ``DURABLE_CONFORMANCE_SEED`` sets where the random numbers begin.
+    """
+    value = int(os.environ.get("DURABLE_CONFORMANCE_SEED") or random.SystemRandom().getrandbits(32))
+    machine = seed(value)(type("Machine", (StoreMachine,), {"subject": subject}))
+    try:
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=30,
+                deadline=None,
+                # Explaining a failure would take longer than the case may.
+                phases=[Stage.explicit, Stage.reuse, Stage.generate, Stage.shrink],
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    except BaseException as error:
+        error.add_note(f"to have the same again: DURABLE_CONFORMANCE_SEED={value}")
+        raise

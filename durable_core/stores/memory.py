@@ -340,12 +340,15 @@ class MemoryStore(Store):
             assert event.id is not None
             stored = self._events.get((app, source, event.id))
             if stored is None:
-                self._last_seq += 1
-                stored = StoredEvent(seq=self._last_seq, event=deepcopy(event), received_at=now)
+                stored = StoredEvent(seq=self._next_seq(), event=deepcopy(event), received_at=now)
                 self._events[app, source, event.id] = stored
                 woken.update(self._wake(app, stored, now))
             sent.append((event.id, stored.seq))
         return tuple(sent), tuple(woken.items())
+
+    def _next_seq(self) -> int:
+        self._last_seq += 1
+        return self._last_seq
 
     def _wake(self, app: str, stored: StoredEvent, now: int) -> dict[str, str | None]:
         woken = {}

@@ -50,7 +50,7 @@ nothing = object()
         ("odd:declares", "telepathy"),
         ("odd:nameless", "must have a str `name`"),
         ("odd:idle", "must declare one of"),
-        ("odd:store", "of the kind store may declare: shared, crash-points"),
+        ("odd:store", "of the kind store may declare: shared, crash-points, locks, processes"),
         ("odd:engine", "of the kind engine may declare: sync-handlers"),
     ],
 )
@@ -82,7 +82,9 @@ def test_gaps_are_printed(judge: Judge) -> None:
 
     statuses = {each["id"]: each["status"] for each in report["requirements"]}
     assert ("gap", "gap") == (statuses["T18"], statuses["T19"])
-    assert {"shared": False, "crash-points": False} == report["capabilities"]
+    assert {"shared": False, "crash-points": False, "locks": False, "processes": False} == report[
+        "capabilities"
+    ]
     assert "not declared: shared" in text
     assert "3 gap" in text
 

@@ -67,13 +67,6 @@ def test_ids_count() -> None:
     ]
 
 
-def test_files_are_short() -> None:
-    """No file of cases has 300 lines."""
-    lengths = {path.name: len(path.read_text().splitlines()) for path in SUITES.glob("*.py")}
-
-    assert {} == {name: length for name, length in lengths.items() if length >= 300}
-
-
 @pytest.mark.parametrize(
     "text",
     [

@@ -15,7 +15,7 @@ GAPS = {
     "durable_asyncio.conformance:subject": set(),
     "support.engine_subjects:embedded": set(),
     "support.engine_subjects:inngest": {"L12", "E4", "E6"},
-    "support.store_subjects:memory": {"T18", "T19", "T22"},
+    "support.store_subjects:memory": {"T18", "T19", "T22", "T23", "T24", "T27"},
     "support.store_subjects:sqlite": set(),
 }
 

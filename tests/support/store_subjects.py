@@ -50,7 +50,7 @@ class SQLiteSubject:
     """The SQLite store."""
 
     name = "sqlite-store"
-    capabilities = frozenset({"shared", "crash-points"})
+    capabilities = frozenset({"shared", "crash-points", "locks", "processes"})
 
     def __init__(self, make_store: Callable[[Path], SQLiteStore] = SQLiteStore) -> None:
         self._make_store = make_store
@@ -69,6 +69,14 @@ class SQLiteSubject:
         """Yield another store on the same file."""
         with self._opened(self._files[id(store)]) as other:
             yield other
+
+    @contextmanager
+    def locked(self, store: Store) -> Iterator[None]:
+        """Begin a transaction that writes, by a connection of one's own."""
+        with closing(sqlite3.connect(self._files[id(store)], isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield
+            connection.execute("ROLLBACK")
 
     def crash_points(
         self, store: Store, act: Callable[[], object]

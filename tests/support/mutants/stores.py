@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from durable_core.model.event import StoredEvent
@@ -23,6 +26,7 @@ from durable_core.ports import (
     RunRecord,
     SendEvents,
     Store,
+    WorkerRecord,
     Write,
 )
 from durable_core.stores.memory import MemoryStore
@@ -288,10 +292,199 @@ class _Piecemeal(SQLiteStore):
         self, writes: Sequence[Write[object]], *, wait: float
     ) -> Sequence[object | BaseException]:
         """Commit each by itself."""
-        return [answer for write in writes for answer in super().commit([write], wait=wait)]
+        commit = super().commit
+        return [answer for write in writes for answer in commit([write], wait=wait)]
 
 
-#: Each mutant by what it gets wrong: (subject, the requirements that must fail for it).
+class _Shared(Mutant):
+    """Several handles on one store in memory, which take commits at the same time."""
+
+    capabilities = frozenset({"shared"})
+
+    @contextmanager
+    def again(self, store: Store) -> Iterator[Store]:
+        """Yield the same."""
+        yield store
+
+
+def _has_events(write: Write[object]) -> bool:
+    return bool(getattr(write, "events", ()))
+
+
+class NumbersEarly(MemoryStore):
+    """Gives numbers to events when a commit begins; it may become visible after a later one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers = threading.local()
+        self._begun = 0
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        """Take the numbers, and a while for every other commit."""
+        if not any(map(_has_events, writes)):
+            return super().commit(writes, wait=wait)
+        with self._lock:
+            self._begun += 1
+            slow = self._begun % 2
+            count = sum(len(getattr(write, "events", ())) for write in writes)
+            self._numbers.left = list(range(self._last_seq + 1, self._last_seq + 1 + count))
+            self._last_seq += count
+        time.sleep(0.03 * slow)
+        return super().commit(writes, wait=wait)
+
+    def _next_seq(self) -> int:
+        number: int = self._numbers.left.pop(0)
+        return number
+
+
+class ReadsCommitted(MemoryStore):
+    """A commit sees of waits and events what was there when it began, as in READ COMMITTED."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen = threading.local()
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        """Look, wait, write."""
+        with self._lock:
+            self._seen.events = set(self._events)
+            self._seen.waits = {
+                (id_, op_id) for id_, row in self._runs.items() for op_id in row.pending
+            }
+        time.sleep(0.002)
+        return super().commit(writes, wait=wait)
+
+    def _earliest_answer(self, app: str, pending: Any) -> StoredEvent | None:
+        answer = super()._earliest_answer(app, pending)
+        known = {self._events[key].seq for key in self._seen.events}
+        return answer if answer is not None and answer.seq in known else None
+
+    def _wake(self, app: str, stored: StoredEvent, now: int) -> dict[str, str | None]:
+        hidden = {
+            (id_, op_id): row.pending.pop(op_id)
+            for id_, row in self._runs.items()
+            for op_id in list(row.pending)
+            if (id_, op_id) not in self._seen.waits
+        }
+        try:
+            return super()._wake(app, stored, now)
+        finally:
+            for (id_, op_id), pending in hidden.items():
+                self._runs[id_].pending[op_id] = pending
+
+
+class ClaimsBlindly(MemoryStore):
+    """Takes what was due when the commit began, whatever became of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._due_then = threading.local()
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        """Look, wait, write."""
+        claims = [write for write in writes if isinstance(write, Claim)]
+        if not claims:
+            return super().commit(writes, wait=wait)
+        with self._lock:
+            self._due_then.rows = self._due(claims[0].app, claims[0].now, lambda key: True)
+        time.sleep(0.002)
+        return super().commit(writes, wait=wait)
+
+    def _claim(self, message: Claim) -> Any:
+        return tuple(row.take(message.owner) for row in self._due_then.rows[: message.limit])
+
+
+class PrunesInParts(MemoryStore):
+    """Deletes the steps of a run, then the run."""
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        """Let others read in between."""
+        for write in writes:
+            if isinstance(write, Prune):
+                with self._lock:
+                    ended = [row for row in self._runs.values() if row.result is not None]
+                    for row in sorted(ended, key=lambda row: row.run.id)[: write.limit]:
+                        row.memos.clear()
+                time.sleep(0.002)
+        return super().commit(writes, wait=wait)
+
+
+class CountsAgain(MemoryStore):
+    """Frees the runs of a process as often as it is told that the process is dead."""
+
+    def _reap(self, message: ReapWorkers) -> tuple[str, ...]:
+        freed = super()._reap(message)
+        for row in self._runs.values():
+            if message.ids and row.due_at is not None:
+                row.free(message.now, 1)
+        return freed
+
+
+class ForgetsHeld(MemoryStore):
+    """Does not know what a process holds."""
+
+    def held(self, owner: str) -> Mapping[str, int]:
+        """Return nothing."""
+        return {}
+
+
+class BreaksWhenClosed(MemoryStore):
+    """Raises what its driver raises."""
+
+    def close(self) -> None:
+        """Take the lock away."""
+        del self._lock
+
+    def open(self) -> None:
+        """Give it back."""
+        self._lock = threading.RLock()
+
+
+class _Patient(SQLiteStore):
+    """Waits although it should not."""
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        """Wait for three seconds at least."""
+        return super().commit(writes, wait=max(wait, 3.0))
+
+
+class _Suspicious(SQLiteStore):
+    """Takes every other process for dead."""
+
+    def dead_workers(self, workers: Sequence[WorkerRecord]) -> Sequence[str]:
+        """Return all of them."""
+        return [each.id for each in workers]
+
+
+class _Early(SQLiteStore):
+    """Answers before it commits."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._later: list[Write[object]] = []
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        """Commit five batches at a time."""
+        self._later += writes
+        if len(self._later) < 15:
+            return [CheckpointResult()] * len(writes)
+        later, self._later = self._later, []
+        time.sleep(0.01)
+        return super().commit(later, wait=wait)[-len(writes) :]
+
+
 class ForgetsChunks(_Changing):
     """Stores checkpoints without what was streamed before them."""
 
@@ -310,6 +503,7 @@ class ForgetsHandoffs(MemoryStore):
         return stored and replace(stored, handoff=None)
 
 
+#: Each mutant by what it gets wrong: (subject, the requirements that must fail for it).
 MUTANTS: dict[str, tuple[MemorySubject | SQLiteSubject, tuple[str, ...]]] = {
     "forgets_memos": (Mutant(ForgetsMemos), ("T1",)),
     "forgets_failures": (Mutant(ForgetsFailures), ("T1",)),
@@ -337,6 +531,17 @@ MUTANTS: dict[str, tuple[MemorySubject | SQLiteSubject, tuple[str, ...]]] = {
     "streams_at_once": (Mutant(StreamsAtOnce), ("T21",)),
     "commits_piecemeal": (SQLiteSubject(_Piecemeal), ("T22",)),
     "forks_its_data": (_Forking(MemoryStore), ("T18", "T19")),
+    "numbers_early": (_Shared(NumbersEarly), ("T23",)),
+    "reads_committed": (_Shared(ReadsCommitted), ("T23",)),
+    "claims_blindly": (_Shared(ClaimsBlindly), ("T24",)),
+    "prunes_in_parts": (_Shared(PrunesInParts), ("T24",)),
+    "counts_again": (Mutant(CountsAgain), ("T25",)),
+    "forgets_held": (Mutant(ForgetsHeld), ("T25",)),
+    "breaks_when_closed": (Mutant(BreaksWhenClosed), ("T26",)),
+    "waits_too_long": (SQLiteSubject(_Patient), ("T26",)),
+    "takes_all_for_dead": (SQLiteSubject(_Suspicious), ("T26",)),
+    "answers_early": (SQLiteSubject(_Early), ("T27",)),
+    "kills_by_parts": (SQLiteSubject(_Piecemeal), ("T27",)),
     "hides_rows": (_HidingSubject(MemoryStore), ("T17",)),
 }
 
