@@ -13,7 +13,7 @@ from uuid import uuid4
 from durable_conformance.contract import EngineSubject, Kind, ServerSubject, kind_of
 from durable_conformance.programs import Gate, Program, handler_of, until
 from durable_conformance.wire import Client, Reply
-from durable_core import Durable, Limits, RetryPolicy, Settings
+from durable_core import Durable, Limits, RetryPolicy
 from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.ports import Store
 from durable_core.routing import Routes, Target
@@ -152,7 +152,7 @@ class WatchedEngine(EmbeddedEngine):
     """The embedded engine, which lets on that it is being stopped."""
 
     def __init__(self, store: Store) -> None:
-        super().__init__(store, settings=Settings(settle_time=0.01))
+        super().__init__(store)
         self.stopping = threading.Event()
 
     def stop(self, timeout: float) -> None:

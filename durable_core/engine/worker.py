@@ -63,7 +63,7 @@ class Worker:
         self.store = store
         self.endpoints = endpoints
         self.owner = ""
-        self.settle_time = settings.settle_time
+        self.max_own_wait = settings.max_own_wait
         self.unwind_time = settings.unwind_time
         self.stopping = False
         #: A test may put itself between a run and the code of its handler.

@@ -214,10 +214,15 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class AwaitDurable:
-    """Wait until these writes are durable; answered with their answers. Raises what failed."""
+    """Wait until these writes are durable; answered with their answers. Raises what failed.
+
+    ``step_name`` is the step that is to park after that, if one is. It raises WaitInterruptedError
+    if a time-out of the handler's ends the wait.
+    """
 
     waits: ClassVar[bool] = True
     tickets: tuple[PendingCommit, ...]
+    step_name: str = ""
 
 
 @record(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from durable_core.errors import (
     StoreBrokenError,
     StoreError,
     Suspended,
+    WaitInterruptedError,
 )
 from durable_core.flow.effects import (
     AwaitDurable,
@@ -319,10 +320,15 @@ def run_label(options: ResolvedOptions, request: Request, route: str | None) -> 
     return shown or f"{request.method} {route or request.path}"
 
 
-def settle(ex: Execution) -> Flow[None]:
+def settle(ex: Execution, step_name: str = "") -> Flow[None]:
     """Wait until all that was queued is durable.
 
+    Args:
+        ex: the execution.
+        step_name: the step that is to park after that, if one is.
+
     Raises:
+        WaitInterruptedError: a time-out of the handler's has ended the wait of such a step.
         Suspended: it could not be made durable. The execution is closed, with the reason as its
             fault; user code must not mistake that for an error of its own.
     """
@@ -330,7 +336,9 @@ def settle(ex: Execution) -> Flow[None]:
     if not tickets:
         return
     try:
-        written: Sequence[CheckpointResult] = yield AwaitDurable(tickets)
+        written: Sequence[CheckpointResult] = yield AwaitDurable(tickets, step_name)
+    except WaitInterruptedError:
+        raise
     except (Exception, LeaseLost) as error:
         ex.close(_fault(error))
         raise Suspended from error

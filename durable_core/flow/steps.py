@@ -351,7 +351,7 @@ def _save_pending(ex: StoredExecution, pending: Pending) -> Flow[None]:
     """Make an unfinished op durable before anybody relies on it."""
     ex.pending[pending.op.id] = pending
     ex.queued((yield checkpoint(ex, pending=(pending,))))
-    yield from settle(ex)
+    yield from settle(ex, pending.op.name)
     ex.check_open()
 
 

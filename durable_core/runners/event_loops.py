@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Iterable
 from typing import TypeVar
 
 from durable_core.platform import call_soon, logger
+from durable_core.runners.run_tasks import watch_loop
 
 __all__ = ["LoopThread", "Loops"]
 
@@ -25,6 +26,7 @@ class LoopThread:
     def __init__(self, patience: float = 5.0) -> None:
         self._patience = patience
         self.loop = asyncio.new_event_loop()
+        watch_loop(self.loop)
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="durable-loop", daemon=True)
         self._thread.start()
@@ -86,6 +88,7 @@ class Loops:
         """Use this loop from now on, unless another is in use. Called on the loop's thread."""
         guard = self._sentinels.get(loop)
         if guard is None or guard.done():
+            watch_loop(loop)
             known = {each: task for each, task in self._sentinels.items() if not each.is_closed()}
             self._sentinels = {
                 **known,

@@ -90,8 +90,8 @@ class RunHost(Protocol):
         ...
 
     @property
-    def settle_time(self) -> float:
-        """Seconds without activity after which a parked handler is put away."""
+    def max_own_wait(self) -> float:
+        """Seconds that a handler may await something of its own while steps of it are parked."""
         ...
 
     @property

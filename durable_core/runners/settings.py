@@ -61,7 +61,8 @@ class Settings:
         worker_tasks: ``async def`` handlers that are replayed at a time.
         serving_threads: ``def`` handlers that serve clients of an asynchronous server at a time,
             and plain functions that ``async def`` handlers call in steps.
-        settle_time: without activity for so long, a parked handler is put away.
+        max_own_wait: an ``async def`` handler that awaits something of its own while steps of it
+            are parked is suspended after this time, with a warning.
         unwind_time: so long may a handler take to end when it is put away.
         busy_timeout: so long may another process keep the store locked.
         heartbeat, lease: a process renews its lease every ``heartbeat``; unrenewed it is over
@@ -73,7 +74,7 @@ class Settings:
     worker_threads: int = 8
     worker_tasks: int = 100
     serving_threads: int = 40
-    settle_time: float = 0.05
+    max_own_wait: float = 30.0
     unwind_time: float = 10.0
     busy_timeout: float = 5.0
     heartbeat: float = 3.0

@@ -1,7 +1,7 @@
 """Runs of ``async def`` handlers: a flow and its handler in one task of the event loop.
 
-A step that cannot finish now parks on a future, while sibling branches go on. When nothing else
-happens for a moment the handler is unwound, and replayed when the first parked step is due.
+A step that cannot finish now parks on a future, while sibling branches go on. When every task of
+the handler waits for parked steps it is unwound, and replayed when the first of them is due.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import asyncio
 import contextvars
 import inspect
 import traceback
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from types import CodeType
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from types import CodeType, CoroutineType
+from typing import Any, TypeVar
 
 from durable_core.commit_queue import CommitFuture
 from durable_core.errors import ControlSignal, LeaseLost, Suspended, WaitInterruptedError
@@ -54,10 +54,17 @@ from durable_core.platform import call_soon, run_logger
 from durable_core.ports import CheckpointResult
 from durable_core.runners.host import RunHost
 from durable_core.runners.recorded_body import record_body
-from durable_core.runners.suspend import HandlerUnwinder, ParkedSteps, ReplayOrder
-from durable_core.runners.thread import PAUSE, Stray
+from durable_core.runners.run_tasks import CURRENT_TASKS, RunTask
+from durable_core.runners.suspend import HandlerUnwinder, ReplayOrder
+from durable_core.runners.thread import (
+    MAX_REFUSED_STEPS,
+    REFUSED_STEP_DELAY,
+    too_many_refused_steps,
+)
 
 __all__ = ["TaskRun"]
+
+T = TypeVar("T")
 
 
 class TaskRun:
@@ -88,12 +95,14 @@ class TaskRun:
         self._handler = handler
         self._reply = reply
         self._loop = loop or asyncio.get_running_loop()
-        self._parked = ParkedSteps(self._loop, ex.env.clock)
         self._replay_order = ReplayOrder(self._loop)
-        self._unwinder = HandlerUnwinder(host, ex, self._loop, self._parked)
+        self._unwinder = HandlerUnwinder(host, ex, self._loop, self._is_occupied)
+        self._parked = self._unwinder.parked
+        self._steps = 0  # calls of steps that are in progress and not parked
+        self._interrupted: WaitInterruptedError | None = None
         self._idle: asyncio.Future[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
-        self._stray = Stray(ex)
+        self._refused_steps = 0
         #: Called if the run goes on while its handler, which does not end, still runs.
         self.left: Callable[[], None] = _nothing
 
@@ -109,13 +118,19 @@ class TaskRun:
 
     async def drive(self, flow: Flow[Any]) -> Any:
         """Run a flow of a step in the task that awaits it."""
+        self._steps += 1
         try:
+            if self._interrupted is not None:
+                raise self._interrupted
             return await drive_async(flow, self.perform)
         except Suspended:
-            if self._stray.refused() > 0:
-                await asyncio.sleep(PAUSE)
+            self._refused_steps += 1
+            if self._refused_steps > MAX_REFUSED_STEPS:
+                await asyncio.sleep(REFUSED_STEP_DELAY)
+                raise too_many_refused_steps(self.ex, self._refused_steps) from None
             raise
         finally:
+            self._steps -= 1
             if self.ex.state is not ExecutionState.RUNNING:
                 if not self.ex.closed:
                     self._unwinder.unwind_if_idle()
@@ -179,8 +194,15 @@ class TaskRun:
     def _in_background(self, flow: Flow[None]) -> asyncio.Task[None]:
         task = self._loop.create_task(drive_async(flow, self.perform))
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._background_ended)
         return task
+
+    def _background_ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        self._unwinder.tasks.look_soon()
+
+    def _is_occupied(self) -> bool:
+        return self._steps > 0 or bool(self._background)
 
     # -- Asks -------------------------------------------------------------------------------
 
@@ -192,7 +214,22 @@ class TaskRun:
         self, effect: AwaitDurable
     ) -> Sequence[CheckpointResult] | Coroutine[Any, Any, object]:
         tickets: Any = effect.tickets
-        return self._written_now(tickets) or self._written_later(tickets)
+        written = self._written_now(tickets)
+        if written:
+            return written
+        if effect.step_name:
+            return self._stored_later(effect.step_name, tickets)
+        return self._written_later(tickets)
+
+    async def _stored_later(
+        self, step_name: str, tickets: Sequence[CommitFuture[CheckpointResult]]
+    ) -> Sequence[CheckpointResult]:
+        """Wait until a step that is about to park is durable."""
+        try:
+            return await self._written_later(tickets)
+        except asyncio.CancelledError:
+            self._refuse_time_out(step_name)
+            raise
 
     def _begin_step(self, effect: BeginStep) -> Begun | Coroutine[Any, Any, object]:
         tickets: Any = effect.tickets
@@ -272,12 +309,17 @@ class TaskRun:
         if self.ex.state is not ExecutionState.RUNNING:
             return Unwound()  # told so before it began
         self._unwinder.handler_begins(self._go_on_without_handler)
+        tasks = self._unwinder.tasks
         wrap = self._host.wrap_scope
         token = CURRENT_RUN.set(self if wrap is None else wrap(self))
+        CURRENT_TASKS.set(tasks)
         EVENT_SEQ.set(self.ex.run.event_seq)
         outcome: Outcome | Unwound
         try:
-            outcome = Returned(await self._handler(self.ex.request))
+            code: Any = self._handler(self.ex.request)
+            if type(code) is not CoroutineType:
+                code = _awaited(code)
+            outcome = Returned(await tasks.watch(code, RunTask()))
         except Exception as error:
             trace = traceback.format_exc() if self.ex.env.debug else ""
             outcome = Raised(error, trace)
@@ -287,6 +329,10 @@ class TaskRun:
             outcome = self._unwinder.cut_short(error)
         finally:
             CURRENT_RUN.reset(token)
+            CURRENT_TASKS.set(None)
+        if self._interrupted is not None and not isinstance(outcome, Unwound):
+            # gather(), a task group or anyio may have made something else of it.
+            outcome = Raised(self._interrupted)
         ended = self._unwinder.handler_ended(outcome)
         if isinstance(ended, Unwound):
             await _take_cancellation()
@@ -295,28 +341,36 @@ class TaskRun:
     async def _park(self, effect: Park) -> None:
         if self._unwinder.handler_has_ended:
             raise asyncio.CancelledError
-        failures = self.ex.failures
-        with self._parked.park(effect.op_id, effect.due_at) as future:
-            self._unwinder.watch()
-            try:
+        self._steps -= 1
+        try:
+            with self._parked.park(effect.op_id, effect.due_at) as future:
+                self._unwinder.limit_own_wait()
                 await future
-            except asyncio.CancelledError:
-                if self._unwinder.ends_parked_steps():
-                    raise
-                if self.ex.stopping:
-                    # The run is being put away; what the handler makes of this does not count.
-                    self._unwinder.saw_refused_step = True
-                    raise
-                if future.may_be_cancelled or self.ex.failures > failures:
-                    self.ex.awaited.pop(effect.op_id, None)  # it makes the run due no more
-                    raise
-                raise self._interrupted(effect.op_id) from None
+        except asyncio.CancelledError:
+            self._refuse_time_out(self.ex.awaited.get(effect.op_id, ""))
+            self.ex.awaited.pop(effect.op_id, None)  # it makes the run due no more
+            raise
+        finally:
+            self._steps += 1
 
-    def _interrupted(self, op_id: str) -> WaitInterruptedError:
-        return WaitInterruptedError(
-            f"a timeout was put around step {self.ex.awaited.get(op_id)!r}, which survives "
-            "restarts and cannot be timed from outside; use the step's own timeout= instead"
-        )
+    def _refuse_time_out(self, step_name: str) -> None:
+        """Raise an error if the step that is cancelled now is cancelled by a time-out.
+
+        Any other cancellation is a decision of the handler's, or the end of the handler.
+        """
+        if self._unwinder.ends_parked_steps():
+            raise asyncio.CancelledError
+        if self.ex.stopping:
+            # The run is being suspended; what the handler makes of this does not count.
+            self._unwinder.saw_refused_step = True
+            raise asyncio.CancelledError
+        if self._unwinder.tasks.are_timed_out:
+            self._interrupted = WaitInterruptedError(
+                f"a time-out ended around step {step_name!r} while that waited; it would not "
+                "survive a restart as the step does: use the step's own timeout= instead, or put "
+                "the time-out into the function that the step calls"
+            )
+            raise self._interrupted from None
 
     async def _drain_steps(self, effect: DrainSteps) -> None:
         self.ex.take(ExecutionEvent.DRAIN)
@@ -343,6 +397,10 @@ class TaskRun:
         if self.ex.run.phase is Phase.RESPONDING:
             response = record_body(self.ex, response, self._host)
         reply(response)
+
+
+async def _awaited(value: Awaitable[T]) -> T:
+    return await value
 
 
 async def _take_cancellation() -> None:

@@ -7,7 +7,6 @@ replayed when it is due.
 from __future__ import annotations
 
 import contextvars
-import itertools
 import threading
 import time
 import traceback
@@ -54,54 +53,14 @@ from durable_core.platform import run_logger
 from durable_core.ports import CheckpointResult
 from durable_core.runners.host import RunHost
 from durable_core.runners.recorded_body import record_body
-from durable_core.runners.thread_pool import detach_current_thread
 
-__all__ = [
-    "PAUSE",
-    "Stray",
-    "ThreadRun",
-]
+__all__ = ["MAX_REFUSED_STEPS", "REFUSED_STEP_DELAY", "ThreadRun", "too_many_refused_steps"]
 
-
-# --- stray ----------------------------------------------------------------------------------------
-#
-# Handlers that go on asking for steps after they were put away.
-#
-# ``while True: try: ... except: continue`` swallows whatever a refused step raises, and asks for
-# the next one at once. Nothing can end such code from outside; but it need not keep a processor
-# busy, nor an event loop, nor its run.
-
-#: So many steps are refused at once; ``finally`` blocks ask for a few.
-_MOST = 100
-#: Each one after that takes so long, seconds.
-PAUSE = 1.0
-
-
-class Stray:
-    """Counts the refused steps of one execution.
-
-    Args:
-        ex: the execution.
-    """
-
-    def __init__(self, ex: Execution) -> None:
-        self._ex = ex
-        self._numbers = itertools.count(1 - _MOST)  # several threads may count
-
-    def refused(self) -> int:
-        """Count one more, and return how many that is too many; the first such is logged."""
-        too_many = next(self._numbers)
-        if too_many == 1:
-            run = self._ex.run
-            run_logger(run.id, run.function_id).error(
-                "%s goes on asking for steps after it was put away: it swallows what they raise, "
-                "perhaps in a bare 'except:' in a loop; the run goes on without it",
-                run.function_id,
-            )
-        return too_many
-
-
-# --- thread ---------------------------------------------------------------------------------------
+#: A handler that is being suspended may ask for this many steps; ``finally`` blocks ask for a few.
+MAX_REFUSED_STEPS = 100
+#: Each further one takes this long, seconds: a loop that swallows errors shall not keep a processor
+#: busy.
+REFUSED_STEP_DELAY = 1.0
 
 #: The run that has raised the signal in this context, if any.
 _UNWOUND: ContextVar[ThreadRun | None] = ContextVar("durable_unwound", default=None)
@@ -140,8 +99,7 @@ class ThreadRun:
         self._idle: threading.Condition | None = None  # made by who waits for it
         self._unwound_at: str | None = None
         self._main = 0  # the handler's own thread
-        self._stray = Stray(ex)
-        self._left = False
+        self._refused_steps = 0
 
     # -- the run as its handler sees it -----------------------------------------------------
 
@@ -155,9 +113,10 @@ class ThreadRun:
                 self._refuse_if_unwound()
             return drive_sync(flow, self.perform, self._lock)
         except Suspended:
-            too_many = self._stray.refused()
-            if too_many > 0:
-                self._hold_stray(too_many)
+            self._refused_steps += 1
+            if self._refused_steps > MAX_REFUSED_STEPS:
+                time.sleep(REFUSED_STEP_DELAY)
+                raise too_many_refused_steps(self.ex, self._refused_steps) from None
             raise
         finally:
             if self._idle is not None:
@@ -176,17 +135,6 @@ class ThreadRun:
         """
         if threading.get_ident() == self._main or _UNWOUND.get() is self:
             raise Suspended
-
-    def _hold_stray(self, too_many: int) -> None:
-        """Slow the handler down, which may never end; at first, put the run away without it."""
-        if too_many == 1:
-            self._left = True
-            drive_sync(self.flows.suspend(self.ex), self.perform, self._lock)
-            self.ex.close()
-            self._host.release_later(self.ex)
-            self._host.live.remove(self)
-            detach_current_thread()
-        time.sleep(PAUSE)
 
     # -- the run as the engine sees it ------------------------------------------------------
 
@@ -256,8 +204,6 @@ class ThreadRun:
             return Unwound()  # told so before it began
         self._main = threading.get_ident()
         outcome = contextvars.copy_context().run(self._call_handler)
-        if self._left:
-            raise Suspended  # the run has gone on without it
         if self._unwound_at is not None:
             if not isinstance(outcome, Unwound):
                 self._warn_swallowed()
@@ -314,6 +260,22 @@ class ThreadRun:
         if self.ex.run.phase is Phase.RESPONDING:
             response = record_body(self.ex, response, self._host)
         reply(response)
+
+
+def too_many_refused_steps(ex: Execution, count: int) -> StepUsageError:
+    """Return the error for a handler that goes on asking for steps; the first time it is logged.
+
+    Args:
+        ex: the execution.
+        count: how many steps were refused; more than :data:`MAX_REFUSED_STEPS`.
+    """
+    text = (
+        f"{ex.run.function_id} has asked for {count} steps since it was suspended, and does not "
+        "end: it swallows what they raise, perhaps in a bare 'except:' in a loop"
+    )
+    if count == MAX_REFUSED_STEPS + 1:
+        run_logger(ex.run.id, ex.run.function_id).error("%s", text)
+    return StepUsageError(text)
 
 
 _PERFORM: Mapping[type[Effect], Callable[[ThreadRun, Any], Any]] = {

@@ -7,30 +7,12 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
-__all__ = ["DaemonThreadPool", "detach_current_thread"]
+__all__ = ["DaemonThreadPool"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class _Here(threading.local):
-    """How the thread of a pool leaves it; None in other threads."""
-
-    leave: Callable[[], None] | None = None
-
-
-_HERE = _Here()
-
-
-def detach_current_thread() -> None:
-    """Take the call that runs in this thread for ended, as it may never be.
-
-    If the thread is one of a pool, another one takes its place, and this one ends with the call.
-    """
-    if _HERE.leave is not None:
-        _HERE.leave()
 
 
 class DaemonThreadPool(Executor):
@@ -41,7 +23,7 @@ class DaemonThreadPool(Executor):
             raise ValueError(f"a pool must have at least one thread, not {size}")
         self._size = size
         self._name = name
-        self._calls: deque[Callable[[], bool]] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
         self._condition = threading.Condition()
         self._threads = 0
         self._idle = 0
@@ -55,22 +37,15 @@ class DaemonThreadPool(Executor):
         """
         future: Future[T] = Future()
 
-        def call() -> bool:
-            """Make the call; False if the thread has left the pool meanwhile."""
+        def call() -> None:
             if not future.set_running_or_notify_cancel():
-                return True
-            _HERE.leave = lambda: self._replace_this_thread(future)
+                return
             try:
                 result = fn(*args, **kwargs)
             except BaseException as error:
-                if future.done():
-                    return False
                 future.set_exception(error)
             else:
-                if future.done():
-                    return False
                 future.set_result(result)
-            return True
 
         with self._condition:
             if self._closed:
@@ -92,14 +67,6 @@ class DaemonThreadPool(Executor):
                 self._threads += 1
         return self._threads > 0
 
-    def _replace_this_thread(self, future: Future[Any]) -> None:
-        _HERE.leave = None
-        with self._condition:
-            self._threads -= 1
-            if self._calls:
-                self._add_thread()  # if it cannot, whoever submits the next call does
-        future.set_result(None)
-
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
         """Take no more calls; threads end after what is queued. Never waits."""
         with self._condition:
@@ -120,5 +87,4 @@ class DaemonThreadPool(Executor):
                     self._condition.wait()
                 self._idle -= 1
                 call = self._calls.popleft()
-            if not call():
-                return
+            call()

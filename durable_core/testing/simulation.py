@@ -184,8 +184,6 @@ T = TypeVar("T")
 
 Steering: TypeAlias = Generator[None, None, T]
 
-#: Without activity for so long (real seconds) a parked ``async def`` handler is put away.
-_SETTLE_TIME = 0.01
 #: For so long (real seconds) a handler may run without coming to its end or to a wait.
 PATIENCE = 10.0
 _FOREVER = 10.0**9
@@ -221,7 +219,6 @@ class Bench:
         )
         settings = replace(
             engine.settings,
-            settle_time=_SETTLE_TIME,
             keep_runs=_FOREVER,
             keep_events=_FOREVER,
         )

@@ -32,7 +32,7 @@ FLOOD = 4096
 
 def make_durable(store: str | os.PathLike[str], clock: Clock | None = None) -> Durable[ASGIApp]:
     """Return a ``Durable`` without endpoints."""
-    settings = Settings(settle_time=0.01)
+    settings = Settings()
     return Durable(
         id="sample",
         endpoint_adapter=endpoint_adapter,

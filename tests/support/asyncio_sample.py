@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from durable_asyncio import AsyncioApp, app, create_endpoint_server, endpoint_adapter
-from durable_core import Durable, Request, Response, Settings, step
+from durable_core import Durable, Request, Response, step
 from durable_core.engines import EmbeddedEngine
 from durable_core.routing import Target
 from durable_core.sync import step as sync_step
@@ -71,7 +71,7 @@ class Sample:
     """
 
     def __init__(self, store: Path) -> None:
-        engine = EmbeddedEngine(store, settings=Settings(settle_time=0.01))
+        engine = EmbeddedEngine(store)
         self.durable: Durable[AsyncioApp] = Durable(
             id="sample", endpoint_adapter=endpoint_adapter, engine=engine
         )

@@ -53,7 +53,6 @@ durable = Durable(
             busy_timeout=float(os.environ.get("CRASH_BUSY", "5")),
             heartbeat=float(os.environ.get("CRASH_HEARTBEAT", "3")),
             lease=float(os.environ.get("CRASH_LEASE", "15")),
-            settle_time=float(os.environ.get("CRASH_SETTLE", "0.05")),
             worker_threads=int(os.environ.get("CRASH_WORKERS", "8")),
             worker_tasks=int(os.environ.get("CRASH_WORKERS", "100")),
         ),

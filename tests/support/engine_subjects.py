@@ -10,7 +10,7 @@ from typing import Any
 
 from durable_asgi.conformance import subject as server
 from durable_conformance.stage import until_at_rest
-from durable_core import Durable, RetryPolicy, Settings
+from durable_core import Durable, RetryPolicy
 from durable_core.engines import EmbeddedEngine
 from durable_core.ports import Store
 from durable_core.routing import Routes
@@ -44,7 +44,7 @@ class EmbeddedSubject:
         return Durable(
             id=id,
             endpoint_adapter=server.endpoint_adapter,
-            engine=EmbeddedEngine(self._stores[id], settings=Settings(settle_time=0.01)),
+            engine=EmbeddedEngine(self._stores[id]),
             retry=RetryPolicy(base_ms=1, max_ms=1),
         )
 

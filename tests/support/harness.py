@@ -51,7 +51,7 @@ __all__ = [
 T = TypeVar("T")
 
 #: Settings under which nothing takes longer than it must.
-QUICK = Settings(settle_time=0.01, unwind_time=2.0)
+QUICK = Settings(unwind_time=2.0)
 #: A step or handler is tried again at once.
 AT_ONCE = RetryPolicy(base_ms=1, max_ms=1)
 #: For how long a test waits for what must happen, seconds.

@@ -237,7 +237,7 @@ class Node:
         self.pid = os.getpid()
         self.env = env
         self.config = config
-        self.settle_time = min(settings.settle_time, 0.005)
+        self.max_own_wait = min(settings.max_own_wait, 1.0)  # the server waits for an answer
         self.unwind_time = settings.unwind_time
         self.stopping = False
         self.wrap_scope: Callable[[RunScope], RunScope] | None = None

@@ -68,7 +68,7 @@ def test_no_more_runs_are_claimed_than_can_run(asynchronous: bool) -> None:
         live.release()
         await asyncio.to_thread(leave.wait, 10)
 
-    settings = Settings(settle_time=0.01, worker_threads=3, worker_tasks=3)
+    settings = Settings(worker_threads=3, worker_tasks=3)
     with lab(store, settings=settings) as process:
         process.endpoint(async_ if asynchronous else sync)
         process.durable.start()

@@ -327,7 +327,7 @@ def test_old_runs_and_events_are_pruned(process: Lab, clock: FakeClock) -> None:
 def test_pruning_goes_on_in_small_batches() -> None:
     """A full batch is followed by another one soon, not at once."""
     store = WatchedStore()
-    with lab(store, settings=Settings(settle_time=0.01)) as process:
+    with lab(store, settings=Settings()) as process:
         process.durable.start()
         node = process.engine.worker
         assert node is not None

@@ -568,7 +568,7 @@ def test_parallel_steps() -> None:
     async def handler(request: Request) -> object:
         return await asyncio.gather(*(step.run(name, chatty, name) for name in "abc"))
 
-    with lab(settings=Settings(settle_time=0.01)) as process:
+    with lab(settings=Settings()) as process:
         told = read(process.endpoint(handler).handle(asks_stream()))
     assert sorted(f"{name}{number}" for name in "abc" for number in range(20)) == sorted(kept(told))
     assert '200: ["a","b","c"]' == told[-1]

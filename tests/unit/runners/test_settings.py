@@ -16,11 +16,11 @@ def test_defaults() -> None:
     """The defaults are those that the documentation names."""
     settings = Settings()
     assert (8, 100) == (settings.worker_threads, settings.worker_tasks)
-    assert (0.05, 3.0, 15.0) == (settings.settle_time, settings.heartbeat, settings.lease)
+    assert (30.0, 3.0, 15.0) == (settings.max_own_wait, settings.heartbeat, settings.lease)
     assert 7 * 86_400 == settings.keep_runs == settings.orphan_after
 
 
-@pytest.mark.parametrize("name", ["worker_threads", "settle_time", "lease", "keep_runs"])
+@pytest.mark.parametrize("name", ["worker_threads", "max_own_wait", "lease", "keep_runs"])
 @pytest.mark.parametrize("value", [0, -1, True, "1", None, float("nan")])
 def test_out_of_range(name: str, value: object) -> None:
     """Each setting is a number greater than 0; the error names it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +10,9 @@ from typing import Any
 import pytest
 
 from durable_core.api.step import step, sync_step
+from durable_core.errors import StepUsageError
 from durable_core.http.request import Request
+from durable_core.model.run import Phase
 from durable_core.runners.settings import Settings
 from support.harness import FakeClock, Lab, lab, request, until
 
@@ -25,6 +26,11 @@ class Swallower:
         self.ends = threading.Event()
         self.entered = 0
         self.asked = 0
+        self.error: Exception | None = None
+
+    def note(self, error: BaseException) -> None:
+        if isinstance(error, Exception):
+            self.error = error
 
     def sync(self, request: Request) -> str:
         self.entered += 1
@@ -33,8 +39,8 @@ class Swallower:
             try:
                 sync_step.sleep("nap", "1h")
                 return "end"
-            except BaseException:
-                continue
+            except BaseException as error:
+                self.note(error)
         return "late"
 
     async def async_(self, request: Request) -> str:
@@ -44,8 +50,8 @@ class Swallower:
             try:
                 await step.sleep("nap", "1h")
                 return "end"
-            except BaseException:
-                continue
+            except BaseException as error:
+                self.note(error)
         return "late"
 
 
@@ -57,60 +63,40 @@ def swallower() -> Iterator[Swallower]:
     made.ends.set()
 
 
-def one_worker(clock: FakeClock) -> Lab:
-    quick = Settings(settle_time=0.01, unwind_time=0.05, worker_threads=1, worker_tasks=1)
-    return Lab(clock=clock, settings=quick)
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_the_run_goes_on_without_it(
-    swallower: Swallower, asynchronous: bool, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_it_is_slowed_down(
+    swallower: Swallower, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its client is handed off, the run finishes in another worker, and the log says so once."""
+    """It asks for a step a second at most, each raises what is wrong, and the log says so once."""
     clock = FakeClock()
-    process = one_worker(clock)
-    handler: Handler = swallower.async_ if asynchronous else swallower.sync
-    endpoint = process.endpoint(handler)
-    begun = threading.Thread(target=lambda: answers.append(endpoint.handle(request())))
+    process = Lab(clock=clock, settings=Settings(unwind_time=0.05))
+    endpoint = process.endpoint(swallower.sync if kind == "def" else swallower.async_)
     answers: list[Any] = []
+    begun = threading.Thread(target=lambda: answers.append(endpoint.handle(request())))
     begun.start()
-    until(lambda: process.records.list() and process.records.list()[0].due_at)
-    clock.advance(3600)
-    process.poke()
-    until(lambda: process.records.list()[0].run.phase.ended)
+    until(lambda: "has asked for 101 steps" in caplog.text)
+    began, before = time.monotonic(), swallower.asked
+    until(lambda: swallower.error is not None)
+    assert isinstance(swallower.error, StepUsageError)
+    assert swallower.asked - before <= time.monotonic() - began + 1
     swallower.ends.set()
     begun.join(10)
     assert [302] == [each.status for each in answers]
-    assert 2 == swallower.entered
-    assert 1 == caplog.text.count("goes on asking for steps")
+    assert 1 == caplog.text.count("since it was suspended, and does not end")
     process.stop()
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_it_takes_no_processor_and_no_worker(swallower: Swallower, asynchronous: bool) -> None:
-    """One that has gone astray in the only worker holds up no other run, and asks seldom."""
+def test_an_async_run_goes_on_without_it(swallower: Swallower) -> None:
+    """An ``async def`` handler holds up neither its event loop nor its run."""
     clock = FakeClock()
-    process = one_worker(clock)
-
-    def sync(asked: Request) -> object:
-        sync_step.sleep("first", "1h")
-        return swallower.sync(asked)
-
-    async def async_(asked: Request) -> object:
-        await step.sleep("first", "1h")
-        return await swallower.async_(asked)
-
-    endpoint = process.endpoint(async_ if asynchronous else sync)
-    for _ in range(3):
-        assert 302 == endpoint.handle(request()).status
-    until(lambda: all(each.due_at for each in process.records.list()))
+    process = Lab(clock=clock, settings=Settings(unwind_time=0.05))
+    endpoint = process.endpoint(swallower.async_)
+    assert 302 == endpoint.handle(request()).status
+    until(lambda: process.records.list()[0].run.phase is Phase.SUSPENDED)
     clock.advance(3600)
     process.poke()
-    until(lambda: swallower.entered == 3)
-    until(lambda: all(each.due_at for each in process.records.list()))
-    began, before = time.monotonic(), swallower.asked
-    asyncio.run(asyncio.sleep(0.3))
-    assert swallower.asked - before <= 3 * (time.monotonic() - began + 1)
+    until(lambda: process.records.list()[0].run.phase.ended)
+    assert 2 == swallower.entered
     swallower.ends.set()
     process.stop()
 

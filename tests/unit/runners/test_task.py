@@ -221,7 +221,7 @@ def test_timeout_around_a_sleep_or_wait_is_refused(library: str, kind: str) -> N
 
     from durable_core.runners.settings import Settings
 
-    with lab(settings=Settings(settle_time=0.3)) as process:
+    with lab(settings=Settings()) as process:
         response = process.call(process.endpoint(handler))
     assert 500 == response.status
     assert b"WaitInterruptedError" in body_of(response)

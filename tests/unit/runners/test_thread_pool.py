@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from durable_core.runners.thread_pool import DaemonThreadPool, detach_current_thread
+from durable_core.runners.thread_pool import DaemonThreadPool
 
 PATIENCE = 10.0
 
@@ -127,31 +127,4 @@ def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> Non
     together = threading.Barrier(2)
     for each in [pool.submit(together.wait, PATIENCE) for _ in range(2)]:
         each.result(PATIENCE)
-    pool.shutdown()
-
-
-def test_a_thread_that_leaves_while_none_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The call is over all the same; what is queued is done once there can be threads again."""
-    entered, leave, left = threading.Event(), threading.Event(), threading.Event()
-
-    def refuse(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    def stray() -> None:
-        entered.set()
-        assert leave.wait(PATIENCE)
-        detach_current_thread()
-        left.set()
-
-    pool = DaemonThreadPool(1, "test")
-    first = pool.submit(stray)
-    assert entered.wait(PATIENCE)
-    second = pool.submit(str, 2)
-    with monkeypatch.context() as exhausted:
-        exhausted.setattr(threading.Thread, "start", refuse)
-        leave.set()
-        assert left.wait(PATIENCE)
-        assert first.result(PATIENCE) is None
-    assert "3" == pool.submit(str, 3).result(PATIENCE)
-    assert "2" == second.result(PATIENCE)
     pool.shutdown()

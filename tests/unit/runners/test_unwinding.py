@@ -160,7 +160,7 @@ def test_handler_that_will_not_end_is_given_up(caplog: pytest.LogCaptureFixture)
         return "end"
 
     try:
-        with lab(clock=clock, settings=Settings(settle_time=0.01, unwind_time=0.05)) as process:
+        with lab(clock=clock, settings=Settings(unwind_time=0.05)) as process:
             endpoint = process.endpoint(handler)
             assert b'"end"' == body_of(process.sleep_through(endpoint, clock))
             release.set()
@@ -195,9 +195,7 @@ def test_handler_that_will_not_end_is_given_up_although_the_store_fails() -> Non
 
     try:
         store.fault = refuse
-        with lab(
-            store, clock=clock, settings=Settings(settle_time=0.01, unwind_time=0.05)
-        ) as process:
+        with lab(store, clock=clock, settings=Settings(unwind_time=0.05)) as process:
             endpoint = process.endpoint(handler)
             assert b'"end"' == body_of(process.sleep_through(endpoint, clock))
             release.set()

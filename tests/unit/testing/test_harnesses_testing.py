@@ -18,7 +18,7 @@ from support.harness_sample import plain_app, sample
 
 def test_the_application_is_as_it_was(tmp_path: Path) -> None:
     """Store, clock, settings and policy are the test's within the block, its own afterwards."""
-    policy, settings = RetryPolicy(base_ms=10, jitter=1), Settings(settle_time=3.0)
+    policy, settings = RetryPolicy(base_ms=10, jitter=1), Settings(max_own_wait=3.0)
     durable = Durable(
         id="own",
         endpoint_adapter=endpoint_adapter,

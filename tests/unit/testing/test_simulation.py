@@ -63,7 +63,7 @@ def test_a_handler_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(main())
 
 
-def test_a_sleep_that_is_shorter_than_the_settle_time() -> None:
+def test_a_sleep_that_is_short_by_the_real_clock() -> None:
     """A parked handler is put away although its sleep would soon be over by the real clock."""
     durable = plain_app()
 

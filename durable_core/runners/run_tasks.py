@@ -1,0 +1,347 @@
+"""The tasks that run the code of one handler, and what each of them waits for.
+
+A handler is suspended when each of its tasks waits for a parked step. What a task waits for is seen
+by public means only. A coroutine yields the future that it waits for to its task: the coroutines of
+a run are wrapped, so that this future is seen on its way. The task factory of the loop wraps the
+coroutines of the tasks that a handler starts, and ``call_at`` of the loop shows its time-outs.
+``docs/explanation/replay-and-determinism.md`` states the rules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
+from contextvars import ContextVar
+from types import CoroutineType, GeneratorType, coroutine
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+from durable_core.flow.effects import StepAttempt
+from durable_core.flow.scope import CURRENT_RUN
+
+__all__ = ["CURRENT_TASKS", "ParkedFuture", "RunTask", "RunTasks", "watch_loop"]
+
+T = TypeVar("T")
+
+#: Ticks of the loop in which no task of a run goes on, after which none is about to. The end of a
+#: task reaches the task that awaits it in 2 ticks, and in 2 more through each ``gather`` between.
+_TICKS_TO_SETTLE = 16
+#: Ticks of the loop in which a time-out that has fired reaches what it cancels, through groups.
+_TICKS_TO_CANCEL = 16
+
+#: The run that the current code belongs to.
+CURRENT_TASKS: ContextVar[RunTasks | None] = ContextVar("durable_tasks", default=None)
+
+
+class ParkedFuture(asyncio.Future[None]):
+    """What a parked step waits for."""
+
+
+class RunTasks:
+    """The tasks of one run. Everything happens on its loop.
+
+    Args:
+        loop: the loop.
+        parked: the parked steps, by op id.
+        may_suspend: tells whether steps are parked and no other call of a step is in progress.
+        suspend: called when, besides, every task waits for parked steps; maybe more than once.
+
+    Attributes:
+        live: the tasks whose code runs or waits.
+        running: the one that runs now.
+        resumptions: how often any of them has gone on.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        parked: Mapping[str, ParkedFuture],
+        may_suspend: Callable[[], bool],
+        suspend: Callable[[], None],
+    ) -> None:
+        self.parked = parked
+        self.live: set[RunTask] = set()
+        self.running: RunTask | None = None
+        self.resumptions = 0
+        self._loop = loop
+        self._may_suspend = may_suspend
+        self._suspend = suspend
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self._is_looking = False
+
+    @coroutine
+    def watch(self, code: Coroutine[Any, Any, T], task: RunTask) -> Generator[Any, Any, T]:
+        """Await a coroutine of the run, and note in ``task`` what it waits for meanwhile."""
+        task.code = code
+        self.live.add(task)
+        resume: Callable[[Any], Any] = code.send
+        value: Any = None
+        try:
+            while True:
+                self.resumptions += 1
+                before, self.running = self.running, task
+                try:
+                    task.awaited = resume(value)
+                finally:
+                    self.running = before
+                if self.parked:
+                    self.look_soon()
+                try:
+                    value = yield task.awaited
+                except BaseException as error:
+                    value, resume = error, code.throw
+                    task.resumed_wait_for = None
+                else:
+                    resume = code.send
+                    if len(self.live) > 1:  # wait_for() in Python 3.11 makes a task
+                        task.resumed_wait_for = task.wait_for
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        finally:
+            self.live.discard(task)
+            if self.parked:
+                self.look_soon()
+
+    def add(self, task: asyncio.Future[Any], code: Coroutine[Any, Any, Any]) -> None:
+        """Note a task that the run has started, and the coroutine that it was started with."""
+        self._tasks.add(task)
+
+        def ended(task: asyncio.Future[Any]) -> None:
+            self._tasks.discard(task)
+            code.close()  # if it was cancelled before it began
+
+        task.add_done_callback(ended, context=contextvars.Context())
+
+    # -- are all waiting for steps? ---------------------------------------------------------
+
+    @property
+    def has_pending_time_out(self) -> bool:
+        """Whether the handler has put a time-out around what it waits for."""
+        return any(each.has_pending_time_out for each in self.live)
+
+    def look_soon(self) -> None:
+        """Suspend the run if all of its tasks wait for steps once none is about to go on."""
+        if not self._is_looking and self._may_suspend():
+            self._is_looking = True
+            self._call_soon(self._look, self.resumptions, 0)
+
+    def _look(self, resumptions: int, ticks: int) -> None:
+        if resumptions != self.resumptions:
+            ticks = 0
+        if ticks < _TICKS_TO_SETTLE and len(self.live) > 1:
+            self._call_soon(self._look, self.resumptions, ticks + 1)
+            return
+        self._is_looking = False
+        if self._may_suspend() and not self.has_pending_time_out and self._all_wait():
+            self._suspend()
+
+    def _all_wait(self) -> bool:
+        return all(self._waits_for_steps(each) for each in self.live)
+
+    def _waits_for_steps(self, task: RunTask) -> bool:
+        """Tell whether a task waits for steps or for tasks of the run, and for nothing else."""
+        awaited = task.awaited
+        if not isinstance(awaited, asyncio.Future) or awaited.done():
+            return False
+        if isinstance(awaited, asyncio.Task):
+            return awaited in self._tasks
+        if type(awaited) is not asyncio.Future:
+            return True  # a parked step, or gather(): asyncio has no other class of futures
+        return any(self._waits_for_tasks(each) for each in _await_chain(task.code))
+
+    def _waits_for_tasks(self, code: CoroutineType[Any, Any, Any]) -> bool:
+        """Tell whether it is the end of a task group, or ``asyncio.wait``."""
+        if code.cr_code.co_name == "__aexit__":
+            return isinstance(inspect.getcoroutinelocals(code).get("self"), _task_groups())
+        if code.cr_code is asyncio.wait.__code__:
+            local = inspect.getcoroutinelocals(code)
+            return local["timeout"] is None and all(each in self._tasks for each in local["fs"])
+        return False
+
+    def _call_soon(self, call: Callable[..., None], *args: object) -> None:
+        self._loop.call_soon(call, *args, context=contextvars.Context())  # not the handler's
+
+    # -- time-outs --------------------------------------------------------------------------
+
+    @property
+    def are_timed_out(self) -> bool:
+        """Whether a time-out of the handler's has just cancelled the task that runs now."""
+        task = self.running
+        while task is not None:
+            if task.is_timed_out:
+                return True
+            task = task.parent
+        return False
+
+    def time_out_fires(self, owner: RunTask) -> None:
+        """Note that a time-out fires in a task."""
+        owner.fired += 1
+        self._call_soon(self._forget_time_out, owner, _TICKS_TO_CANCEL)
+
+    def _forget_time_out(self, owner: RunTask, ticks: int) -> None:
+        if ticks:
+            self._call_soon(self._forget_time_out, owner, ticks - 1)
+        else:
+            owner.fired -= 1
+
+
+class RunTask:
+    """What is known of one task of a run.
+
+    Attributes:
+        parent: the task that has started it; None for the handler's own.
+        code: the coroutine that it runs.
+        awaited: the future that this has last waited for.
+        time_outs: the timers of the time-outs that are set around what it does now.
+        fired: how many of its time-outs have fired in the last ticks.
+        resumed_wait_for: the call of ``asyncio.wait_for`` that has last gone on in it.
+    """
+
+    parent: RunTask | None = None
+    code: object = None
+    awaited: object = None
+    time_outs: tuple[asyncio.TimerHandle, ...] = ()
+    fired = 0
+    resumed_wait_for: object = None
+
+    @property
+    def has_pending_time_out(self) -> bool:
+        """Whether it is in a time-out that has not fired."""
+        return any(not each.cancelled() for each in self.time_outs)
+
+    @property
+    def is_timed_out(self) -> bool:
+        """Whether one of its time-outs has fired and cancels what it waits for."""
+        if self.fired:
+            return True
+        # In Python 3.11 wait_for() has a timer of its own, goes on when that fires, and waits for
+        # the end of what it cancels.
+        wait_for = self.resumed_wait_for
+        return wait_for is not None and wait_for is self.wait_for
+
+    @property
+    def wait_for(self) -> object:
+        """The call of ``asyncio.wait_for`` that it is in, if that keeps its own time."""
+        if sys.version_info >= (3, 12):
+            return None
+        for each in _await_chain(self.code):
+            if each.cr_code is asyncio.wait_for.__code__:
+                return each
+        return None
+
+
+def _await_chain(code: object) -> Iterator[CoroutineType[Any, Any, Any]]:
+    """Yield a suspended coroutine, the one it awaits, and so on."""
+    while True:
+        if isinstance(code, CoroutineType):
+            yield code
+            code = code.cr_await
+        elif isinstance(code, GeneratorType):  # of an ``__await__``
+            code = code.gi_yieldfrom
+        else:
+            return
+
+
+def _task_groups() -> tuple[type, ...]:
+    """Return the classes of task groups that may be in use."""
+    anyio = sys.modules.get("anyio.abc")
+    return (asyncio.TaskGroup,) if anyio is None else (asyncio.TaskGroup, anyio.TaskGroup)
+
+
+def _time_outs() -> tuple[type, ...]:
+    """Return the classes of time-outs that may be in use."""
+    anyio = sys.modules.get("anyio")
+    return (asyncio.Timeout,) if anyio is None else (asyncio.Timeout, anyio.CancelScope)
+
+
+# -- what a loop shows of its tasks and time-outs -----------------------------------------------
+
+_WATCHED: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+
+
+def watch_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Have the runs on a loop know of the tasks and time-outs of their handlers.
+
+    Code of other tasks on that loop is not affected. A task factory that the loop has stays in use.
+    """
+    if loop not in _WATCHED:
+        _WATCHED.add(loop)
+        _watch_tasks(loop)
+        _watch_time_outs(loop)
+
+
+def _current_run(context: contextvars.Context | None = None) -> RunTasks | None:
+    """Return the run whose handler the code in a context belongs to; None within its steps."""
+    if context is None:
+        tasks = CURRENT_TASKS.get()
+        return None if tasks is None or isinstance(CURRENT_RUN.get(), StepAttempt) else tasks
+    return context.run(_current_run)
+
+
+def _watch_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    make: Any = loop.get_task_factory() or _make_task
+
+    def make_task(loop: asyncio.AbstractEventLoop, code: Any, **options: Any) -> Any:
+        tasks = _current_run(options.get("context"))
+        if tasks is None:
+            return make(loop, code, **options)
+        run_task = RunTask()
+        run_task.parent = tasks.running
+        watched = _in_task(tasks.watch(code, run_task))
+        _copy_name(code, watched)
+        task = make(loop, watched, **options)
+        tasks.add(task, code)
+        return task
+
+    loop.set_task_factory(make_task)
+
+
+def _copy_name(source: Any, target: Any) -> None:
+    """Let a coroutine be shown as the one that it runs."""
+    for name in ("__name__", "__qualname__"):
+        setattr(target, name, getattr(source, name, getattr(target, name)))
+
+
+async def _in_task(watched: Awaitable[T]) -> T:
+    return await watched
+
+
+def _make_task(
+    loop: asyncio.AbstractEventLoop, code: Coroutine[Any, Any, T], **options: Any
+) -> asyncio.Task[T]:
+    return asyncio.Task(code, loop=loop, **options)
+
+
+def _watch_time_outs(loop: asyncio.AbstractEventLoop) -> None:
+    call_at = loop.call_at
+
+    def watched_call_at(
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        tasks = CURRENT_TASKS.get()
+        if tasks is None or not isinstance(getattr(callback, "__self__", None), _time_outs()):
+            return call_at(when, callback, *args, context=context)
+        tasks = _current_run(context)
+        owner = None if tasks is None else tasks.running
+        if tasks is None or owner is None:
+            return call_at(when, callback, *args, context=context)
+
+        def fire() -> None:
+            owner.time_outs = tuple(each for each in owner.time_outs if each is not timer)
+            tasks.time_out_fires(owner)
+            callback(*args)
+
+        timer = call_at(when, fire, context=context)
+        pending = (each for each in owner.time_outs if not each.cancelled())
+        owner.time_outs = (*pending, timer)
+        return timer
+
+    # No loop has a public hook for this; asyncio and anyio look ``call_at`` up for each time-out.
+    vars(loop)["call_at"] = watched_call_at

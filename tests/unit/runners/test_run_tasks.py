@@ -1,0 +1,658 @@
+"""When a handler is suspended, and which cancellations of a parked step are refused."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import anyio
+import pytest
+import uvloop
+
+from durable_core.api.step import step
+from durable_core.errors import WaitInterruptedError
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.model.run import Phase
+from durable_core.runners.run_tasks import watch_loop
+from durable_core.runners.settings import Settings
+from support.harness import FakeClock, Lab, Ledger, WatchedStore, event, lab, request, until
+
+Branch = Callable[[], Coroutine[Any, Any, None]]
+Scenario = Callable[[Branch], Awaitable[None]]
+
+
+def body_of(response: Response) -> bytes:
+    assert isinstance(response.body, bytes)
+    return response.body
+
+
+def is_suspended(process: Lab) -> bool:
+    """Tell whether the only run is suspended."""
+    return any(each.run.phase is Phase.SUSPENDED for each in process.records.list())
+
+
+async def nap() -> None:
+    await step.sleep("nap", "1h")
+
+
+# Handlers of which every task waits for parked steps
+
+
+async def alone(branch: Branch) -> None:
+    await branch()
+
+
+async def gathered(branch: Branch) -> None:
+    await asyncio.gather(branch(), step.wait_for_event("other", event="never", timeout="2h"))
+
+
+async def gathered_five_times(branch: Branch) -> None:
+    inner: Awaitable[Any] = asyncio.gather(branch())
+    for _ in range(4):
+        inner = asyncio.gather(inner)
+    await inner
+
+
+async def in_a_task(branch: Branch) -> None:
+    await asyncio.create_task(branch())
+
+
+async def in_a_group(branch: Branch) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(branch())
+        group.create_task(step.wait_for_event("other", event="never", timeout="2h"))
+
+
+async def in_nested_groups(branch: Branch) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(in_a_group(branch))
+
+
+async def in_an_anyio_group(branch: Branch) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(branch)
+
+
+async def in_wait(branch: Branch) -> None:
+    await asyncio.wait({asyncio.create_task(branch())}, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def in_a_generator(branch: Branch) -> None:
+    async def chunks() -> Any:
+        await branch()
+        yield 1
+
+    async for _ in chunks():
+        pass
+
+
+async def beside_a_task_that_ends_later(branch: Branch) -> None:
+    await asyncio.gather(branch(), asyncio.sleep(0.05))
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        alone,
+        gathered,
+        gathered_five_times,
+        in_a_task,
+        in_a_group,
+        in_nested_groups,
+        in_an_anyio_group,
+        in_wait,
+        in_a_generator,
+        beside_a_task_that_ends_later,
+    ],
+)
+def test_all_wait_for_steps(scenario: Scenario, caplog: pytest.LogCaptureFixture) -> None:
+    """The handler is suspended at once, without a warning, and ends when the sleep has ended."""
+
+    async def handler(request: Request) -> str:
+        await scenario(nap)
+        return "end"
+
+    clock = FakeClock()
+    with caplog.at_level(logging.WARNING, "durable"), lab(clock=clock) as process:
+        endpoint = process.endpoint(handler)
+        first = endpoint.handle(request())
+        until(lambda: is_suspended(process), 5.0)
+        clock.advance(7200)
+        process.poke()
+        assert b'"end"' == body_of(process.follow(endpoint, first))
+    warnings = [each.getMessage() for each in caplog.records]
+    assert [] == [each for each in warnings if "clock was set" not in each]
+
+
+# Handlers that await something of their own
+
+
+async def sleeps(release: threading.Event) -> None:
+    while not release.is_set():
+        await asyncio.sleep(0.2)
+
+
+async def a_thread(release: threading.Event) -> None:
+    await asyncio.to_thread(release.wait, 5)
+
+
+async def two_threads(release: threading.Event) -> None:
+    await asyncio.gather(asyncio.to_thread(release.wait, 5), asyncio.to_thread(release.wait, 5))
+
+
+async def an_outer_event(release: threading.Event) -> None:
+    happened, loop = asyncio.Event(), asyncio.get_running_loop()
+    threading.Thread(
+        target=lambda: (release.wait(5), loop.call_soon_threadsafe(happened.set))
+    ).start()
+    await happened.wait()
+
+
+async def a_bounded_wait(release: threading.Event) -> None:
+    done: set[asyncio.Task[bool]] = set()
+    task = asyncio.create_task(asyncio.to_thread(release.wait, 5))
+    while not done:
+        done, _ = await asyncio.wait({task}, timeout=0.05)
+
+
+OWN_WAITS = [sleeps, a_thread, two_threads, an_outer_event, a_bounded_wait]
+
+
+@pytest.mark.parametrize("own_wait", OWN_WAITS)
+@pytest.mark.parametrize("where", ["parent", "task", "group"])
+def test_own_wait(own_wait: Callable[[threading.Event], Awaitable[None]], where: str) -> None:
+    """A handler goes on after a wait of its own although a step sleeps for an hour."""
+    release, ledger = threading.Event(), Ledger()
+
+    async def work() -> None:
+        await own_wait(release)
+        await step.run("after", ledger.did, "after", 1)
+
+    async def handler(request: Request) -> str:
+        if where == "parent":
+            sleeper = asyncio.create_task(nap())
+            await work()
+            await sleeper
+        elif where == "task":
+            await asyncio.gather(nap(), work())
+        else:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(nap())
+                await work()
+        return "end"
+
+    clock = FakeClock()
+    with lab(clock=clock) as process:
+        endpoint = process.endpoint(handler)
+        first = endpoint.handle(request())
+        assert 302 == first.status
+        [live] = process.engine.worker.live.all()  # type: ignore[union-attr]
+        until(lambda: live.ex.parked)
+        asyncio.run(asyncio.sleep(0.1))
+        assert not is_suspended(process)
+        assert not live.ex.closed
+        release.set()
+        until(lambda: ledger.calls)
+        until(lambda: is_suspended(process), 5.0)
+        clock.advance(3600)
+        process.poke()
+        assert b'"end"' == body_of(process.follow(endpoint, first))
+    assert ["after"] == ledger.calls
+
+
+def test_event_wakes_a_live_handler() -> None:
+    """While the handler awaits something of its own, an event ends a wait without a replay."""
+    release, entered = threading.Event(), []
+
+    async def handler(request: Request) -> object:
+        entered.append(1)
+        waits = step.wait_for_event("wait", event="go", timeout="1h")
+        heard, _ = await asyncio.gather(waits, asyncio.to_thread(release.wait, 5))
+        return heard is not None
+
+    with lab() as process:
+        endpoint = process.endpoint(handler)
+        first = endpoint.handle(request())
+        [live] = process.engine.worker.live.all()  # type: ignore[union-attr]
+        until(lambda: live.ex.parked)
+        process.durable.send(event("go"))
+        until(lambda: not live.ex.parked)
+        release.set()
+        assert b"true" == body_of(process.follow(endpoint, first))
+    assert [1] == entered
+
+
+def test_own_wait_is_limited(caplog: pytest.LogCaptureFixture) -> None:
+    """A handler that awaits something of its own for longer is suspended, and warned of once."""
+    entered: list[int] = []
+
+    async def handler(request: Request) -> str:
+        entered.append(1)
+        sleeper = asyncio.create_task(nap())
+        if len(entered) == 1:
+            await asyncio.Event().wait()
+        await sleeper
+        return "end"
+
+    clock = FakeClock()
+    with lab(clock=clock, settings=Settings(max_own_wait=0.1)) as process:
+        assert b'"end"' == body_of(process.sleep_through(process.endpoint(handler), clock))
+    [warning] = [each.getMessage() for each in caplog.records if "awaited" in each.getMessage()]
+    assert warning.endswith(
+        "it is suspended at step 'nap'; for 0.1 seconds it has also awaited something that "
+        "is no step"
+    )
+    assert 2 == len(entered)
+
+
+def test_limit_does_not_count_steps() -> None:
+    """A step that takes longer than a handler may await something of its own is not cut short."""
+    ledger = Ledger()
+
+    async def slow() -> int:
+        await asyncio.sleep(0.3)
+        return ledger.did("slow", 1)
+
+    async def handler(request: Request) -> object:
+        return await asyncio.gather(step.sleep("nap", "10ms"), step.run("slow", slow))
+
+    with lab(settings=Settings(max_own_wait=0.05)) as process:
+        assert b"[null,1]" == body_of(process.call(process.endpoint(handler)))
+    assert ["slow"] == ledger.calls
+
+
+def test_branch_does_not_oversleep_while_it_is_stored() -> None:
+    """With commits of 200 ms, a branch that sleeps for 1 s beside a wait of 30 s sleeps for 1 s."""
+    ledger, store = Ledger(), WatchedStore()
+    store.seconds = 0.2
+
+    async def branch() -> None:
+        await step.run("before", ledger.did, "before", 1)
+        await step.sleep("pause", "1s")
+        await step.run("after", ledger.did, "after", 1)
+
+    async def handler(request: Request) -> None:
+        await asyncio.gather(
+            step.wait_for_event("wait", event="never", timeout="30s"),
+            branch(),
+        )
+
+    with lab(store) as process:
+        endpoint = process.endpoint(handler)
+        assert 302 == endpoint.handle(request()).status
+        until(lambda: is_suspended(process), 5.0)
+        [record] = process.records.list()
+        [pause] = [
+            each for each in process.records.get(record.run.id).pending if each.op.name == "pause"
+        ]
+        assert pause.due_at == record.due_at
+        until(lambda: "after" in ledger.calls, 5.0)
+    assert ["before", "after"] == ledger.calls
+
+
+def test_slow_redirect_url() -> None:
+    """A slow ``async_redirect_url`` is honoured although another branch waits meanwhile."""
+
+    async def redirect_url(run_id: str, token: str) -> str:
+        await asyncio.sleep(0.2)
+        return f"https://wait.test/{run_id}"
+
+    async def handler(request: Request) -> None:
+        await asyncio.gather(nap(), step.sleep("other", "1h"))
+
+    with lab() as process:
+        endpoint = process.endpoint(handler, async_redirect_url=redirect_url)
+        response = endpoint.handle(request())
+        assert response.headers["location"].startswith("https://wait.test/")
+
+
+# Time-outs around parked steps
+
+
+async def timeout(branch: Branch, seconds: float) -> None:
+    async with asyncio.timeout(seconds):
+        await branch()
+
+
+async def wait_for(branch: Branch, seconds: float) -> None:
+    await asyncio.wait_for(branch(), seconds)
+
+
+async def wait_for_gather(branch: Branch, seconds: float) -> None:
+    await asyncio.wait_for(asyncio.gather(branch()), seconds)
+
+
+async def timeout_around_a_group(branch: Branch, seconds: float) -> None:
+    async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+        group.create_task(branch())
+
+
+async def timeout_in_the_body_of_a_group(branch: Branch, seconds: float) -> None:
+    async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+        group.create_task(branch())
+        await asyncio.Event().wait()
+
+
+async def timeout_around_nested_groups(branch: Branch, seconds: float) -> None:
+    async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+        group.create_task(in_an_anyio_group(branch))
+
+
+async def fail_after(branch: Branch, seconds: float) -> None:
+    with anyio.fail_after(seconds):
+        await branch()
+
+
+async def move_on_after(branch: Branch, seconds: float) -> None:
+    with anyio.move_on_after(seconds):
+        await asyncio.gather(branch())
+
+
+async def fail_after_around_a_group(branch: Branch, seconds: float) -> None:
+    with anyio.fail_after(seconds):
+        async with anyio.create_task_group() as group:
+            group.start_soon(branch)
+
+
+async def timeout_around_an_anyio_group(branch: Branch, seconds: float) -> None:
+    async with asyncio.timeout(seconds), anyio.create_task_group() as group:
+        group.start_soon(branch)
+        await anyio.sleep_forever()
+
+
+TIME_OUTS = [
+    timeout,
+    wait_for,
+    wait_for_gather,
+    timeout_around_a_group,
+    timeout_in_the_body_of_a_group,
+    timeout_around_nested_groups,
+    fail_after,
+    move_on_after,
+    fail_after_around_a_group,
+    timeout_around_an_anyio_group,
+]
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.3])
+@pytest.mark.parametrize("commit_takes", [0.0, 0.1])
+@pytest.mark.parametrize("time_out", TIME_OUTS)
+def test_time_out_is_refused(
+    time_out: Callable[[Branch, float], Awaitable[None]],
+    commit_takes: float,
+    seconds: float,
+) -> None:
+    """A time-out that ends around a parked step fails the run, whenever it ends, whatever the
+    handler makes of the error."""
+    store, ledger, seen = WatchedStore(), Ledger(), []
+    store.seconds = commit_takes
+
+    async def held() -> None:
+        try:
+            await step.sleep("held", "1h")
+        except BaseException as error:
+            seen.append(type(error))
+            raise
+
+    async def handler(request: Request) -> str:
+        with suppress(Exception):
+            await time_out(held, seconds)
+        await step.run("after", ledger.did, "after", 1)
+        return "end"
+
+    with lab(store) as process:
+        response = process.call(process.endpoint(handler))
+    assert [WaitInterruptedError] == seen
+    assert [] == ledger.calls
+    assert 500 == response.status
+    assert b"WaitInterruptedError: a time-out ended around step 'held'" in body_of(response)
+    assert b"use the step's own timeout=" in body_of(response)
+
+
+@pytest.mark.parametrize("time_out", TIME_OUTS)
+def test_time_out_that_does_not_end(time_out: Callable[[Branch, float], Awaitable[None]]) -> None:
+    """A time-out around a sleep that is shorter changes nothing."""
+
+    async def short() -> None:
+        await step.sleep("short", "50ms")
+
+    async def handler(request: Request) -> str:
+        with suppress(asyncio.CancelledError):
+            if time_out not in (timeout_in_the_body_of_a_group, timeout_around_an_anyio_group):
+                await time_out(short, 20.0)
+        return "end"
+
+    with lab() as process:
+        assert b'"end"' == body_of(process.call(process.endpoint(handler)))
+
+
+def test_long_time_out_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """A time-out that cannot end before the handler is suspended is never ignored in silence."""
+
+    async def handler(request: Request) -> str:
+        async with asyncio.timeout(7200):
+            await step.sleep("nap", "1h")
+        return "end"
+
+    clock = FakeClock()
+    with lab(clock=clock, settings=Settings(max_own_wait=0.1)) as process:
+        assert b'"end"' == body_of(process.sleep_through(process.endpoint(handler), clock))
+    [warning] = [each.getMessage() for each in caplog.records if "awaited" in each.getMessage()]
+    assert "'nap'" in warning
+    assert "use the step's own timeout=" in warning
+
+
+# Cancellations that are decisions of the handler
+
+
+async def fails(after: float) -> None:
+    await asyncio.sleep(after)
+    raise ValueError("x")
+
+
+async def a_sibling_fails(branch: Branch, after: float) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fails(after))
+        group.create_task(branch())
+
+
+async def the_body_fails(branch: Branch, after: float) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(branch())
+        await fails(after)
+
+
+async def a_nested_group_fails(branch: Branch, after: float) -> None:
+    async def inner() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails(after))
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(inner())
+        group.create_task(branch())
+
+
+async def by_hand(branch: Branch, after: float) -> None:
+    task = asyncio.create_task(branch())
+    await asyncio.sleep(after)
+    task.cancel()
+    await task
+
+
+async def after_another(branch: Branch, after: float) -> None:
+    tasks: list[asyncio.Future[Any]] = [
+        asyncio.ensure_future(asyncio.gather(branch())),
+        asyncio.create_task(fails(after)),
+    ]
+    _, losers = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for loser in losers:
+        loser.cancel()
+    await asyncio.gather(*losers)
+
+
+async def a_sibling_times_out(branch: Branch, after: float) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(after):
+            await asyncio.Event().wait()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(branch())
+        group.create_task(bounded())
+
+
+async def a_sibling_waits_for_too_long(branch: Branch, after: float) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(branch())
+        group.create_task(_wait_for_nothing(after))
+
+
+async def _wait_for_nothing(after: float) -> None:
+    await asyncio.wait_for(asyncio.Event().wait(), after)
+
+
+async def after_a_bounded_wait(branch: Branch, after: float) -> None:
+    loser = asyncio.create_task(branch())
+    await asyncio.wait_for(asyncio.sleep(after), 20)
+    loser.cancel()
+    await loser
+
+
+async def anyio_sibling_fails(branch: Branch, after: float) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(branch)
+        group.start_soon(fails, after)
+
+
+async def anyio_body_fails(branch: Branch, after: float) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(branch)
+        await fails(after)
+
+
+async def anyio_by_hand(branch: Branch, after: float) -> None:
+    with anyio.move_on_after(20) as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(branch)
+            await asyncio.sleep(after)
+            scope.cancel()
+
+
+async def anyio_group_by_hand(branch: Branch, after: float) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(branch)
+        await asyncio.sleep(after)
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("after", [0.0, 0.15])
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        a_sibling_fails,
+        the_body_fails,
+        a_nested_group_fails,
+        by_hand,
+        after_another,
+        a_sibling_times_out,
+        a_sibling_waits_for_too_long,
+        after_a_bounded_wait,
+        anyio_sibling_fails,
+        anyio_body_fails,
+        anyio_by_hand,
+        anyio_group_by_hand,
+    ],
+)
+def test_decision(scenario: Callable[[Branch, float], Awaitable[None]], after: float) -> None:
+    """The handler may cancel a parked step, or let it be cancelled by what fails beside it."""
+    seen: list[type] = []
+
+    async def held() -> None:
+        try:
+            await step.sleep("held", "1h")
+        except BaseException as error:
+            seen.append(type(error))
+            raise
+
+    async def handler(request: Request) -> str:
+        with suppress(asyncio.CancelledError, ExceptionGroup, TimeoutError):
+            await scenario(held, after)
+        return "end"
+
+    with lab() as process:
+        assert b'"end"' == body_of(process.call(process.endpoint(handler)))
+    assert set(seen) <= {asyncio.CancelledError}
+    assert after == 0.0 or seen
+
+
+# Loops
+
+
+def test_uvloop() -> None:
+    """All of this holds on another implementation of the event loop, too."""
+    release, ledger = asyncio.Event(), Ledger()
+
+    async def work() -> None:
+        await release.wait()
+        await step.run("after", ledger.did_async, "after", 1)
+
+    async def waits(request: Request) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(nap())
+            group.create_task(work())
+
+    async def with_a_time_out(request: Request) -> None:
+        async with asyncio.timeout(0.05):
+            await asyncio.gather(nap())
+
+    async def main(process: Lab) -> None:
+        endpoint = process.endpoint(waits)
+        assert 302 == (await endpoint.handle_async(request())).status
+        await asyncio.sleep(0.1)
+        assert not is_suspended(process)
+        release.set()
+        while not is_suspended(process):
+            await asyncio.sleep(0.01)
+        refusing = process.endpoint(with_a_time_out, function_id="refusing")
+        first = await refusing.handle_async(request())
+        while "location" in first.headers:
+            location = first.headers["location"]
+            first = await refusing.handle_async(request("/it" + location), max_wait=2.0)
+        assert b"WaitInterruptedError" in body_of(first)
+
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    with lab(clock=FakeClock()) as process, runner:
+        runner.run(asyncio.wait_for(main(process), 10))
+    assert ["after"] == ledger.calls
+
+
+def test_tasks_of_others_are_left_alone() -> None:
+    """A watched loop makes tasks of code that belongs to no run as it did before."""
+
+    class OwnTask(asyncio.Task[Any]):
+        pass
+
+    async def coroutine() -> int:
+        return 1
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(lambda loop, coro, **options: OwnTask(coro, loop=loop, **options))
+        watch_loop(loop)
+        factory = loop.get_task_factory()
+        watch_loop(loop)
+        assert factory is loop.get_task_factory()
+        made = coroutine()
+        task = asyncio.create_task(made, name="mine")
+        assert isinstance(task, OwnTask)
+        assert made is task.get_coro()
+        assert ("mine", 1) == (task.get_name(), await task)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await asyncio.Event().wait()
+
+    asyncio.run(main())
