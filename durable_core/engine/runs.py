@@ -22,8 +22,9 @@ from durable_core.flow.scope import HandlerKind
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response
+from durable_core.machine.retry import delay_ms
 from durable_core.model.decision import HandoffReason
-from durable_core.model.run import Phase
+from durable_core.model.run import Phase, Run
 from durable_core.platform import call_soon, logger, run_logger
 from durable_core.ports import (
     Cancel,
@@ -130,7 +131,7 @@ class RunExecutor(Generic[ExecutionT]):
         """Run a flow of that run in this thread."""
         self._begin(run)
         try:
-            run.drive(flow)
+            run.run(flow)
         except BaseException as error:
             run.ex.close(error)
             _log_broken(run.ex, error)
@@ -393,6 +394,8 @@ class RunManager(RunExecutor[StoredExecution]):
         """Return what is to be executed; None if it cannot be, and the run is failed."""
         try:
             request = load_request(claimed.request.head, claimed.request.body)
+        except MemoryError:
+            raise
         except Exception as error:
             run, reason = claimed.run, f"{type(error).__name__}: {error}"
             self.fail_corrupt(CorruptRun(run_id=run.id, epoch=run.epoch, reason=reason))
@@ -427,28 +430,37 @@ class RunManager(RunExecutor[StoredExecution]):
         Nothing is done if the execution has no fault, or has lost its lease, or has no record.
         """
         assert isinstance(ex, StoredExecution)
-        if ex.fault is None or isinstance(ex.fault, LeaseLost) or not ex.stored:
-            return
-        if ex in self._released:
+        fault = ex.fault
+        if fault is None or isinstance(fault, LeaseLost) or not ex.stored or ex in self._released:
             return
         self._released.add(ex)
         # A fault of the store passes; whatever else it was may come again with every attempt.
-        passes = isinstance(ex.fault, StoreError) and not isinstance(ex.fault, StoreBrokenError)
-        crashes = 0 if passes else 1
-        run = replace(ex.run, crash_count=ex.crash_count + crashes)
+        passes = isinstance(fault, StoreError) and not isinstance(fault, StoreBrokenError)
+        crash_count = ex.crash_count + (0 if passes else 1)
+        run = replace(ex.run, crash_count=crash_count)
+        self._release(run, ex.owner, fault, is_crash=not passes)
+
+    def give_back(self, claimed: Run, fault: Exception) -> None:
+        """Have the scheduler release a claimed run that could not be resumed here."""
+        run = replace(claimed, crash_count=claimed.crash_count + 1)
+        self._release(run, self._worker.owner, fault, is_crash=True)
+
+    def _release(self, run: Run, owner: str, fault: BaseException, *, is_crash: bool) -> None:
         log = run_logger(run.id, run.function_id)
-        text = "cut short, it continues from its last checkpoint: %s"
-        log.error(text, ex.fault, exc_info=ex.fault if crashes else None)
-        now = self._worker.env.clock.now()
-        release = Release(due_at=now if crashes else now + _PAUSE)
+        text = "cut short, it continues from its last checkpoint: %r"
+        log.error(text, fault, exc_info=fault if is_crash else None)
+        env = self._worker.env
+        now, pause = env.clock.now(), _PAUSE
+        if is_crash:  # what was short in the process may be short for a while
+            pause = delay_ms(env.policy, run.crash_count, env.ids.uniform())
         self._write_later(
             Checkpoint(
                 run_id=run.id,
-                owner=ex.owner,
+                owner=owner,
                 epoch=run.epoch,
                 now=now,
                 state=replace(run, phase=Phase.SUSPENDED),
-                release=release,
+                release=Release(due_at=now + pause),
             )
         )
 

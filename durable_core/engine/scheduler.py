@@ -338,9 +338,10 @@ class Scheduler:
             return
         try:
             take(claimed)
-        except Exception:
+        except Exception as error:
             # The others that were claimed with it must go on.
-            logger.exception("run %s cannot be resumed by this process", claimed.run.id)
+            logger.error("run %s cannot be resumed by this process", claimed.run.id)
+            self._runs.give_back(claimed.run, error)
 
     def _claim(self, keys: tuple[str, ...], limit: int) -> tuple[Claimed | CorruptRun, ...]:
         env = self._host.env

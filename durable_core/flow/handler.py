@@ -163,6 +163,8 @@ def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
         raised = outcome.error
         try:
             response_of_error = response_for_exception(ex, raised)
+        except MemoryError:
+            raise
         except Exception as broken:
             raised, response_of_error = broken, None
         if response_of_error is not None:

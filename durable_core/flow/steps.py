@@ -273,6 +273,8 @@ def _encode(ex: StoredExecution, op: Op, value: object) -> str | Failure:
     """Return the result as it is stored, or why it cannot be: the step is not called again."""
     try:
         text = ex.env.codec.encode(value)
+    except MemoryError:
+        raise
     except Exception as error:
         message = f"the result of step {op.name!r} cannot be stored: {error}"
         return Failure(

@@ -47,6 +47,7 @@ __all__ = [
     "advance",
     "failure_of_handler",
     "failure_of_step",
+    "is_crash",
 ]
 
 
@@ -55,6 +56,17 @@ __all__ = [
 # What an exception of user code means for the run.
 
 _CODEC = JSONCodec()
+
+
+def is_crash(error: BaseException) -> bool:
+    """Tell whether an error is the process's own, and no outcome of the code that met it.
+
+    Where memory is short, a step or a handler has neither failed nor returned. The run goes on from
+    its last checkpoint.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return any(is_crash(each) for each in error.exceptions)
+    return isinstance(error, MemoryError)
 
 
 def failure_of_step(error: BaseException, now: int) -> Failure:

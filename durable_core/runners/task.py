@@ -47,6 +47,7 @@ from durable_core.flow.execution import (
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind
 from durable_core.http.request import Request
 from durable_core.http.response import Response
+from durable_core.machine.advance import is_crash
 from durable_core.model.decision import HandoffReason
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
@@ -129,6 +130,9 @@ class TaskRun:
                 await asyncio.sleep(REFUSED_STEP_DELAY)
                 raise too_many_refused_steps(self.ex, self._refused_steps) from None
             raise
+        except MemoryError as error:
+            self.ex.close(error)
+            raise Suspended from error
         finally:
             self._steps -= 1
             if self.ex.state is not ExecutionState.RUNNING:
@@ -278,7 +282,7 @@ class TaskRun:
                 value: Any = call.fn(*call.args, **(call.kwargs or {}))
                 return Returned(await value)
             return Returned(await self._call_in_thread(call))
-        except ControlSignal:
+        except (ControlSignal, MemoryError):
             raise
         except asyncio.CancelledError as error:
             if self.ex.closed or self._unwinder.loop_is_ending():
@@ -321,8 +325,7 @@ class TaskRun:
                 code = _awaited(code)
             outcome = Returned(await tasks.watch(code, RunTask()))
         except Exception as error:
-            trace = traceback.format_exc() if self.ex.env.debug else ""
-            outcome = Raised(error, trace)
+            outcome = self._handler_raised(error)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:
@@ -337,6 +340,13 @@ class TaskRun:
         if isinstance(ended, Unwound):
             await _take_cancellation()
         return ended
+
+    def _handler_raised(self, error: Exception) -> Outcome | Unwound:
+        if is_crash(error):
+            self.ex.close(error)
+            return self._unwinder.cut_short(error)
+        trace = traceback.format_exc() if self.ex.env.debug else ""
+        return Raised(error, trace)
 
     async def _park(self, effect: Park) -> None:
         if self._unwinder.handler_has_ended:

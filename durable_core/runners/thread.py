@@ -46,6 +46,7 @@ from durable_core.flow.execution import (
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind
 from durable_core.http.request import Request
 from durable_core.http.response import Response
+from durable_core.machine.advance import is_crash
 from durable_core.model.decision import HandoffReason
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
@@ -106,8 +107,12 @@ class ThreadRun:
     #: The current thread.
     current_task = staticmethod(threading.current_thread)
 
+    def run(self, flow: Flow[None]) -> None:
+        """Run the flow of the execution in this thread, to its end."""
+        drive_sync(flow, self.perform, self._lock)
+
     def drive(self, flow: Flow[Any]) -> Any:
-        """Run a flow in this thread."""
+        """Run the flow of a step in the thread that calls it."""
         try:
             if self._unwound_at is not None:
                 self._refuse_if_unwound()
@@ -118,6 +123,9 @@ class ThreadRun:
                 time.sleep(REFUSED_STEP_DELAY)
                 raise too_many_refused_steps(self.ex, self._refused_steps) from None
             raise
+        except MemoryError as error:
+            self.ex.close(error)
+            raise Suspended from error
         finally:
             if self._idle is not None:
                 with self._idle:
@@ -180,7 +188,7 @@ class ThreadRun:
             value = call.fn(*call.args, **(call.kwargs or {}))
             if hasattr(type(value), "__await__"):
                 value = self._await(effect.inside, value)
-        except ControlSignal:
+        except (ControlSignal, MemoryError):
             raise
         except Exception as error:
             return Raised(error)
@@ -218,10 +226,21 @@ class ThreadRun:
             value = self._handler(self.ex.request)
         except ControlSignal:
             return Unwound()
-        except Exception as error:
-            trace = traceback.format_exc() if self.ex.env.debug else ""
-            return Raised(error, trace)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            return self._handler_raised(error)
         return Returned(value)
+
+    def _handler_raised(self, error: BaseException) -> Outcome | Unwound:
+        if is_crash(error):
+            self.ex.close(error)
+        if self.ex.closed:
+            return Unwound()
+        if not isinstance(error, Exception):
+            error = RuntimeError(f"the handler raised {error!r}, which is no Exception")
+        trace = traceback.format_exc() if self.ex.env.debug else ""
+        return Raised(error, trace)
 
     def _warn_swallowed(self) -> None:
         run_logger(self.ex.run.id, self.ex.run.function_id).warning(

@@ -193,6 +193,8 @@ def _is_answered(stored: StoredEvent, rule: bytes, event_seq: int, consumed: byt
     try:
         numbers = load_consumed(consumed.decode())
         return wait_matches(stored, rule=rule.decode(), mark=event_seq, seen=numbers)
+    except MemoryError:
+        raise  # the process's fault, not that of what is stored
     except Exception:
         return None
 
@@ -220,6 +222,8 @@ def _earliest_answer(db: sqlite3.Connection, app: str, pending: Pending) -> Stor
             stored = stored_event_of(name, row)
             if wait_matches(stored, rule=pending.rule, mark=event_seq, seen=consumed):
                 return stored
+        except MemoryError:
+            raise  # the process's fault, not that of what is stored
         except Exception as error:
             # It can answer nobody; others of its name can.
             logger.error("event %d of %r is left out, it cannot be read: %r", row[0], name, error)

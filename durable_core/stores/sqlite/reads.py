@@ -344,6 +344,8 @@ def matched_waits(db: sqlite3.Connection, owner: str) -> Sequence[tuple[str, str
     for run_id, op_id, match in db.execute(QUERIES["matched-waits"], (owner,)):
         try:
             found.append((run_id, op_id, load_match(match.decode())))
+        except MemoryError:
+            raise  # the process's fault, not that of what is stored
         except Exception as error:
             # Whoever claims that run fails it; the others are to be told of their events.
             logger.error("an event that run %s waits for cannot be read: %r", run_id, error)
@@ -391,6 +393,8 @@ def find_runs(
     for row in rows:
         try:
             found.append(record_of(row))
+        except MemoryError:
+            raise  # the process's fault, not that of what is stored
         except Exception as error:
             logger.error("run %s is not listed, it cannot be read: %r", row[0], error)
     return found

@@ -320,6 +320,8 @@ def claim(db: sqlite3.Connection, message: Claim) -> tuple[Claimed | CorruptRun,
 def _claim_run(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed | CorruptRun:
     try:
         return _claim_readable(db, run_id, owner)
+    except MemoryError:
+        raise  # the process's fault, not that of what is stored
     except Exception as error:
         if getattr(error, "sqlite_errorcode", None) is not None:
             raise  # the database's fault, not this run's; text that is no UTF-8 has no code
