@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -25,8 +26,10 @@ __all__ = [
     "call_soon",
     "check_threading",
     "host_id",
+    "is_reset_on_close",
     "lingering_close",
     "logger",
+    "reset_on_close",
     "run_logger",
     "stop_on_signals",
 ]
@@ -147,6 +150,8 @@ def stop_on_signals(leave: Callable[[], object], wake: int = -1) -> Iterator[Non
 # How a connection ends without the loss of what was sent on it.
 
 _LINGER_BYTES, _LINGER_SECONDS = 8 * 1024 * 1024, 2.0
+#: As the option SO_LINGER: closing discards what is unsent, and resets the connection.
+_RESET = struct.pack("ii", 1, 0)
 
 
 def lingering_close(connection: socket.socket) -> None:
@@ -164,6 +169,17 @@ def lingering_close(connection: socket.socket) -> None:
             if not chunk:
                 return
             most -= len(chunk)
+
+
+def reset_on_close(connection: socket.socket) -> None:
+    """Have the connection reset when it is closed: the client sees that something is missing."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
+
+def is_reset_on_close(connection: socket.socket) -> bool:
+    """Tell whether :func:`reset_on_close` was called."""
+    option = connection.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET))
+    return option == _RESET
 
 
 # --- platform -------------------------------------------------------------------------------------

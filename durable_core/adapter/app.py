@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, cast
+from collections.abc import Awaitable
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from durable_core.api.adapter import EngineLifecycle, HTTPHandler
@@ -16,6 +17,8 @@ from durable_core.http.response import Response
 from durable_core.routing import Application, Routes
 
 __all__ = ["AdapterApp", "resolve_handler"]
+
+T = TypeVar("T")
 
 
 class AdapterApp:
@@ -65,6 +68,10 @@ class AdapterApp:
             return await self.endpoint.handle_async(request, max_wait=max_wait, route=route)
         except Exception as error:
             return self._failed(request, error)
+
+    def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
+        """Await something on the engine's own event loop, and block until it is there."""
+        return self.endpoint.engine.run_on_background_loop(awaitable)
 
     def _failed(self, request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPError):

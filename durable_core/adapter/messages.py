@@ -1,145 +1,210 @@
-"""From what a server has read to a ``Request``; what could be understood in two ways is refused."""
+"""From what a server has read to a ``Request``, and from a ``Response`` to what is sent.
+
+A request that could be understood in more than one way is refused.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import re
 from dataclasses import dataclass
-from typing import Protocol, cast
+from ipaddress import IPv6Address
+from urllib.parse import quote
 
+from durable_core.adapter.exchange import AsyncExchange, Exchange
 from durable_core.errors import BadRequest, HTTPError
+from durable_core.flow.env import Limits
+from durable_core.http.headers import Headers
+from durable_core.http.request import Request
 from durable_core.http.response import Response
 
 __all__ = [
+    "IncomingHead",
     "OutgoingHead",
-    "Readable",
-    "bad_request_on_error",
+    "authority_of",
     "checked_chunk",
-    "chunked",
+    "declared_length",
+    "loggable_path",
     "parse_content_length",
+    "parse_head",
     "prepare_response",
-    "read_sized",
+    "split_target",
+    "too_large",
 ]
 
-
-# --- framing --------------------------------------------------------------------------------------
-#
-# What leaves a server for a response: its header fields, and whether there is a body.
-
 _logger = logging.getLogger("durable.adapter")
-#: Statuses of responses that have no content, and no length of it (RFC 9110, section 8.6).
-_WITHOUT_CONTENT = (204, 304)
-#: Fields about the connection, which is the server's business (RFC 9110, section 7.6.1).
-_SERVERS_OWN = frozenset(
-    {
-        *("connection", "keep-alive", "proxy-connection", "proxy-authenticate"),
-        *("proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"),
-    }
-)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutgoingHead:
-    """A response as it is to be sent.
+# Requests
+
+#: What may stand in a path as it is, besides letters and digits (RFC 3986, section 3.3).
+_IN_PATH = "%/:@!$&'()*+,;=-._~"
+#: What is left as it is in a query: all that prints but ``#``, which would end it.
+_IN_QUERY = "!\"$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
+_ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.DOTALL | re.IGNORECASE)
+#: A host as RFC 3986 has it, section 3.2.2, with an optional port.
+_HOST = re.compile(r"(?:[A-Za-z0-9._~%\-]+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]*))?")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingHead:
+    """The head of a request that is not refused.
 
     Attributes:
-        fields: the response's own, repeated ones apart, but for those that are the server's
-            business, and with the length of a whole body.
-        silent: no body is sent: to HEAD, and where the status has none. A streamed body is
-            iterated all the same, so that what it does is done, and closed.
+        request: without its body.
+        length: of the body as announced, in bytes; None where it is not.
+        expects_continue: whether the client waits for ``100 Continue`` to send a body.
     """
 
-    fields: tuple[tuple[str, str], ...]
-    omit_body: bool
+    request: Request
+    length: int | None
+    expects_continue: bool
+
+    def with_body(self, body: bytes) -> Request:
+        """Return the whole request."""
+        head = self.request
+        return Request(
+            method=head.method,
+            url=head.url,
+            headers=head.headers,
+            body=body,
+            path_params=head.path_params,
+            root_path=head.root_path,
+        )
 
 
-def prepare_response(response: Response, *, head: bool) -> OutgoingHead:
-    """Return what is to be sent.
+def parse_head(exchange: Exchange | AsyncExchange, limits: Limits) -> IncomingHead:
+    """Return what an exchange says about its request.
 
-    The length of a streamed body is kept if the response says it. A field that is the server's
-    business is dropped with a warning.
+    The path and the query stay as they were sent, but for characters that no URL may hold. The
+    authority of a target that is a URL goes before the ``Host`` field (RFC 9112, section 3.2.2).
 
-    Args:
-        response: what a handler of the core answered.
-        head: whether the request's method is HEAD. The length that a response without a body
-            says is kept then.
+    Raises:
+        BadRequest: a method, target, host, length or field that HTTP does not allow.
+        HTTPError: 431, a head over the limit; 413, an announced body over the limit.
     """
-    body, length = response.body, None
-    if response.status in _WITHOUT_CONTENT:
-        own_length = False
-    elif isinstance(body, bytes) and (body or not head or "content-length" not in response.headers):
-        own_length, length = False, str(len(body))
+    _check_head_size(exchange, limits.head)
+    hosts, lengths, codings, expects = [], [], False, False
+    for field, value in exchange.fields:
+        name = field.lower()
+        if name == "host":
+            hosts.append(value)
+        elif name == "content-length":
+            lengths.append(value)
+        elif name == "transfer-encoding":
+            codings = True
+        elif name == "expect":
+            expects = expects or value.strip().lower() == "100-continue"
+    length = parse_content_length(", ".join(lengths))
+    if codings and length is not None:
+        raise BadRequest("transfer-encoding excludes content-length")
+    if length is not None and length > limits.body:
+        raise too_large(limits.body)
+    has_body = codings or bool(length)
+    return IncomingHead(_parse_request(exchange, hosts), length, expects and has_body)
+
+
+def _check_head_size(exchange: Exchange | AsyncExchange, limit: int) -> None:
+    size = len(exchange.method) + len(exchange.target)
+    size += sum(len(name) + len(value) + 4 for name, value in exchange.fields)
+    if size > limit:
+        raise HTTPError(431, f"at most {limit} bytes are accepted")
+
+
+def _parse_request(exchange: Exchange | AsyncExchange, hosts: list[str]) -> Request:
+    fields = exchange.fields
+    authority, target = split_target(exchange.target)
+    if authority is not None:
+        fields = [("host", authority), *(each for each in fields if each[0].lower() != "host")]
+    elif len(hosts) > 1:
+        raise BadRequest("there must be one Host header")
     else:
-        own_length = True
-    fields = []
-    for field in response.headers.raw:
-        name = field[0].lower()
-        if name in _SERVERS_OWN:
-            _logger.warning(
-                "the response header %r was dropped: only the server may set it", field[0]
-            )
-        elif own_length or name != "content-length":
-            fields.append(field)
-    if length is not None:
-        fields.append(("content-length", length))
-    return OutgoingHead(fields=tuple(fields), omit_body=head or response.status in _WITHOUT_CONTENT)
+        authority = (hosts[0] if hosts else "") or exchange.authority
+    if not target.startswith("/"):
+        raise BadRequest("the request target must be a path or a URL")
+    _check_authority(authority)
+    if _SCHEME.fullmatch(exchange.scheme) is None:
+        raise BadRequest("the scheme of the request is none")
+    path, mark, query = target.partition("?")
+    try:
+        # Whoever decoded octets that are no ASCII as characters of another kind gets a bad request.
+        path = quote(path, safe=_IN_PATH, encoding="latin-1", errors="strict")
+        query = quote(query, safe=_IN_QUERY, encoding="latin-1", errors="strict")
+        return Request(
+            method=exchange.method,
+            url=f"{exchange.scheme}://{authority}{path}{mark * bool(query)}{query}",
+            headers=Headers(fields),
+            path_params=exchange.path_params,
+            root_path=exchange.root_path,
+        )
+    except ValueError as error:  # a UnicodeEncodeError is one
+        raise BadRequest(str(error)) from error
 
 
-def checked_chunk(chunk: object) -> bytes:
-    """Return a chunk of a body as ``bytes`` themselves, which is all that servers take.
-
-    Raises:
-        TypeError: it is no bytes.
-    """
-    if type(chunk) is bytes:
-        return chunk
-    if isinstance(chunk, (bytes, bytearray, memoryview)):
-        return bytes(chunk)
-    raise TypeError(f"a chunk of a response body must be bytes, not {type(chunk).__name__}")
+def _check_authority(authority: str) -> None:
+    """Refuse what would break URLs that are made of it later."""
+    found = _HOST.fullmatch(authority)
+    if found is not None:
+        address, port = found.groups()
+        if (address is None or _is_ipv6(address)) and (not port or int(port[:6]) < 65536):
+            return
+    raise BadRequest("the host must be one host, with or without a port")
 
 
-def chunked(response: Response) -> Iterator[bytes]:
-    """Yield a streamed body in the chunked transfer coding (RFC 9112, section 7.1), and close it.
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def split_target(target: str) -> tuple[str | None, str]:
+    """Return the authority and the path, with its query, of a request target.
 
     Args:
-        response: what a sync handler answered; its body is an iterable.
+        target: a path; or a whole URL, ``*`` or nothing, of which a path is made (RFC 9112, 3.2).
 
-    Raises:
-        Exception: what the body raised. The coding has no end then, so that nobody takes the body
-            for a whole one.
+    Returns:
+        The authority; None where the target has none.
     """
-    body = cast("Iterable[bytes]", response.body)
-    try:
-        for chunk in body:
-            data = checked_chunk(chunk)
-            if data:
-                yield b"%x\r\n%b\r\n" % (len(data), data)
-        yield b"0\r\n\r\n"
-    finally:
-        close = getattr(body, "close", None)
-        if close is not None:
-            close()
+    authority: str | None = None
+    if not target.startswith("/"):
+        absolute = _ABSOLUTE.fullmatch(target)
+        if absolute is not None:
+            authority, target = absolute.groups()
+        if target == "*" or target.startswith("?") or not target:
+            target = f"/{target.lstrip('*')}"
+    return authority, target
 
 
-# --- messages -------------------------------------------------------------------------------------
+def loggable_path(target: str) -> str:
+    """Return the path of a request target as it may be logged.
+
+    The query is left out, for it may hold a token. Control characters are encoded, which a terminal
+    would take for commands.
+    """
+    _, target = split_target(target)
+    return quote(target.partition("?")[0], safe=_IN_PATH, errors="replace")
 
 
-class Readable(Protocol):
-    """Where a body is read from."""
+def authority_of(scheme: str, name: str, port: int | str | None) -> str:
+    """Return how clients name a server that listens there.
 
-    def read(self, size: int, /) -> bytes:
-        """Return at most so many bytes; none at the end."""
-        ...
-
-
-@contextmanager
-def bad_request_on_error() -> Iterator[None]:
-    """Turn a ``ValueError`` of the block, as ``Request`` raises, into a ``BadRequest``."""
-    try:
-        yield
-    except ValueError as error:
-        raise BadRequest(str(error)) from error
+    Args:
+        scheme: ``"http"`` or ``"https"``, whose default port is left out.
+        name: a host name or an address; the path of a Unix socket is none, and becomes
+            ``localhost``.
+        port: None or "" where there is none.
+    """
+    if ":" in name and not name.startswith("["):
+        name = f"[{name.partition('%')[0]}]"
+    if _HOST.fullmatch(name) is None:
+        name = "localhost"
+    is_default = port in (None, "") or str(port) == str(_DEFAULT_PORTS.get(scheme))
+    return name if is_default else f"{name}:{port}"
 
 
 def parse_content_length(text: str) -> int | None:
@@ -159,43 +224,97 @@ def parse_content_length(text: str) -> int | None:
     return int(text.lstrip("0")[:20] or "0")  # however long, so many bytes are too many
 
 
-def read_sized(stream: Readable, length: int | None, limit: int, *, ends: bool = False) -> bytes:
-    """Read a body; what is over the limit is not read to its end.
+def too_large(limit: int) -> HTTPError:
+    """Return the refusal of a body over the limit."""
+    return HTTPError(413, f"at most {limit} bytes are accepted")
+
+
+# Responses
+
+#: Statuses of responses that have no content, and no length of it (RFC 9110, section 8.6).
+_WITHOUT_CONTENT = (204, 304)
+#: Fields about the connection, which is the server's business (RFC 9110, section 7.6.1).
+_SERVERS_OWN = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-connection", "proxy-authenticate"),
+        *("proxy-authorization", "te", "trailer", "trailers", "transfer-encoding"),
+        "upgrade",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutgoingHead:
+    """A response as it is to be sent.
+
+    Attributes:
+        fields: the response's own, repeated ones apart, but for those that are the server's
+            business, and with the length of a whole body.
+        length: of the body, in bytes; None where it is not known before the body ends.
+        omit_body: no body is sent: to HEAD, and where the status has none. A streamed body is
+            iterated all the same, so that what it does is done, and closed.
+    """
+
+    fields: tuple[tuple[str, str], ...]
+    length: int | None
+    omit_body: bool
+
+
+def prepare_response(response: Response, *, head: bool) -> OutgoingHead:
+    """Return what is to be sent.
+
+    The length of a streamed body is kept if the response declares it, as one number; who sends the
+    body holds it to that. A field that is the server's business, and a length that is none, are
+    dropped with a warning.
 
     Args:
-        stream: where it comes from.
-        length: as announced, in bytes; without one there is a body only where the stream ends.
-        limit: the most bytes that it may have.
-        ends: whether the stream has an end of its own, where the body does.
+        response: what a handler of the core answered.
+        head: whether the request's method is HEAD. The length that a response without a body
+            declares is kept then.
+    """
+    body, length = response.body, declared_length(response)
+    if isinstance(body, bytes) and (body or not head or length is None):
+        length = len(body)
+    if response.status in _WITHOUT_CONTENT:
+        length = None
+    fields = []
+    for field in response.headers.raw:
+        name = field[0].lower()
+        if name in _SERVERS_OWN:
+            _logger.warning(
+                "the response header %r was dropped: only the server may set it", field[0]
+            )
+        elif name != "content-length":
+            fields.append(field)
+    if length is not None:
+        fields.append(("content-length", str(length)))
+    return OutgoingHead(
+        fields=tuple(fields),
+        length=length,
+        omit_body=head or response.status in _WITHOUT_CONTENT,
+    )
+
+
+def declared_length(response: Response) -> int | None:
+    """Return the length that a response declares for its body; None where it declares none."""
+    declared = response.headers.get_all("content-length")
+    if not declared:
+        return None
+    try:
+        return parse_content_length(", ".join(declared))
+    except BadRequest:
+        _logger.warning("the response header 'content-length' was dropped: it is not one number")
+        return None
+
+
+def checked_chunk(chunk: object) -> bytes:
+    """Return a chunk of a body as ``bytes`` themselves, which is all that servers take.
 
     Raises:
-        BadRequest: fewer bytes than were announced.
-        HTTPError: 413, over the limit; 408, not in time.
+        TypeError: it is no bytes.
     """
-    if length is None:
-        body = _read(stream, limit + 1) if ends else b""
-        _check_size(len(body), limit)
-        return body
-    _check_size(length, limit)
-    body = _read(stream, length)
-    if len(body) < length:
-        raise BadRequest(f"the body ended after {len(body)} of {length} bytes")
-    return body
-
-
-def _check_size(size: int, limit: int) -> None:
-    if size > limit:
-        raise HTTPError(413, f"at most {limit} bytes are accepted")
-
-
-def _read(stream: Readable, size: int) -> bytes:
-    chunks = []
-    try:
-        while size > 0 and (chunk := stream.read(size)):
-            chunks.append(chunk)
-            size -= len(chunk)
-    except TimeoutError as error:
-        raise HTTPError(408, "the body did not come in time") from error
-    except OSError as error:
-        raise BadRequest("the body could not be read to its end") from error
-    return b"".join(chunks)
+    if type(chunk) is bytes:
+        return chunk
+    if isinstance(chunk, (bytes, bytearray, memoryview)):
+        return bytes(chunk)
+    raise TypeError(f"a chunk of a response body must be bytes, not {type(chunk).__name__}")

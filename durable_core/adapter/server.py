@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
-__all__ = ["RunningServer", "Server", "url_of"]
+__all__ = [
+    "BACKLOG",
+    "RunningServer",
+    "Server",
+    "bind",
+    "check_max_connections",
+    "default_max_connections",
+    "is_out_of_descriptors",
+    "url_of",
+]
 
+#: Connections that wait to be accepted.
+BACKLOG = 1024
+#: Descriptors that are left to the rest of the process: stores, logs, clients of its own.
+_RESERVED = 128
+#: What a host without an address family answers.
+_NO_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+#: What accept() raises when the process or the system can have no more connections.
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -130,3 +148,74 @@ def url_of(listener: socket.socket, scheme: str = "http") -> str:
     name, port = listener.getsockname()[:2]
     host = _WILDCARDS.get(name, name)
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Return listening sockets for all addresses of a host, all with the same port.
+
+    Args:
+        host: a name or an address, IPv4 or IPv6; ``"0.0.0.0"`` for all of IPv4, ``"::"`` for all
+            of both.
+        port: 0 takes a free one.
+
+    Raises:
+        OSError: an address cannot be had.
+    """
+    if host == "::" and socket.has_dualstack_ipv6():
+        return [_listening(socket.AF_INET6, (host, port), dualstack=True)]
+    bound: list[socket.socket] = []
+    missing: OSError | None = None
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        for family, *_, address in dict.fromkeys(found):
+            taken = bound[0].getsockname()[1] if bound else port
+            try:
+                bound.append(_listening(family, (address[0], taken, *address[2:])))
+            except OSError as error:
+                if error.errno not in _NO_FAMILY:
+                    raise
+                missing = error
+        if missing is not None and not bound:
+            raise missing
+    except BaseException:
+        for each in bound:
+            each.close()
+        raise
+    return bound
+
+
+def _listening(
+    family: socket.AddressFamily, address: tuple[Any, ...], *, dualstack: bool = False
+) -> socket.socket:
+    return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=dualstack)
+
+
+def check_max_connections(most: int) -> int:
+    """Return a number of connections.
+
+    Raises:
+        ValueError: it is no whole number above 0.
+    """
+    if type(most) is not int or most < 1:
+        raise ValueError(f"max_connections must be a whole number above 0, not {most!r}")
+    return most
+
+
+def default_max_connections(most: int) -> int:
+    """Return for how many clients at a time this process has descriptors, at most ``most``."""
+    try:
+        import resource
+    except ImportError:  # there is no such limit on Windows
+        return most
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return most
+    return max(1, min(most, max(soft - _RESERVED, soft // 2)))
+
+
+def is_out_of_descriptors(error: OSError) -> bool:
+    """Tell whether no connection can be accepted at present, whoever asks for one.
+
+    A server that tries again at once would keep a processor busy, for the client still waits.
+    """
+    return error.errno in _EXHAUSTED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, Self, TypeVar, Unpack
 
@@ -13,6 +13,7 @@ from durable_core.http.response import Response
 
 __all__ = ["AppAdapter", "EndpointAdapter", "EngineLifecycle", "HTTPHandler", "endpoint_adapter"]
 
+T = TypeVar("T")
 AppT = TypeVar("AppT")
 AppT_co = TypeVar("AppT_co", covariant=True)
 
@@ -31,6 +32,10 @@ class EngineLifecycle(Protocol):
 
     def stop(self, timeout: float) -> None:
         """Stop, and block for up to ``timeout`` seconds; see ``Durable.stop``."""
+        ...
+
+    def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
+        """Await something on the engine's own event loop, and block until it is there."""
         ...
 
 

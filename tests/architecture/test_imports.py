@@ -29,7 +29,7 @@ from support.source_tree import (
 
 RANK = {room: rank for rank, room in enumerate(ROOMS)}
 # Modules beside the rooms, as high as cli.
-FACES = {"__init__", "__main__", "_public", "engines", "sync"}
+FACES = {"__init__", "__main__", "_public", "adapters", "engines", "sync"}
 FOR_TYPE_CHECKERS = {"typing_extensions"}  # every type checker brings it along
 PURE_STDLIB = {
     *(

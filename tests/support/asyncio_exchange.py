@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from http.client import HTTPResponse
-from typing import Any
+from typing import Any, TypeAlias
 
-from durable_asyncio._connection import Application, Connection
+from durable_asyncio._connection import Connection
 from durable_asyncio._incoming import Incoming
 from durable_asyncio._outgoing import Outgoing
 from durable_asyncio._timeouts import Timeouts
-from durable_core import Limits
+from durable_core import Limits, Request, Response
+from durable_core.adapters import AdapterApp
 from support.raw_http import Reply
 
-__all__ = ["Pieces", "Sink", "conversation", "converse", "replies_in"]
+__all__ = ["Application", "Pieces", "Sink", "conversation", "converse", "replies_in"]
+
+#: What a test answers by.
+Application: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 _TIMEOUTS = Timeouts(head=5, body=5, keep_alive=5, write=5)
 
@@ -140,13 +145,12 @@ async def conversation(
     sink = Sink()
     source = Pieces(pieces, sink)
     connection = Connection(
-        application,
+        _App(application, limits or Limits()),
         Incoming(
             source,  # type: ignore[arg-type] # all that is used of a StreamReader
             lambda: False,
         ),
         Outgoing(sink, timeouts.write),  # type: ignore[arg-type] # all that is used of a StreamWriter
-        limits=limits or Limits(),
         timeouts=timeouts,
         scheme="http",
         server=("127.0.0.1", 8000),
@@ -154,6 +158,25 @@ async def conversation(
     before(connection, sink)
     await connection.serve()
     return sink
+
+
+class _App(AdapterApp):
+    """An application that answers by a function of a test."""
+
+    logger = logging.getLogger("durable.asyncio")
+
+    def __init__(self, application: Application, limits: Limits) -> None:
+        self._application = application
+        self._limits = limits
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    async def respond_async(
+        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
+    ) -> Response:
+        return await self._application(request)
 
 
 class _Socket:

@@ -1,4 +1,4 @@
-"""The adapter of ``docs/howto/write-an-adapter.md``, made a module."""
+"""The adapters of ``docs/howto/write-an-adapter.md``, made modules."""
 
 from __future__ import annotations
 
@@ -14,17 +14,31 @@ __all__ = ["load", "source"]
 
 _PAGE = ROOT / "docs" / "howto" / "write-an-adapter.md"
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+#: The heading of the second recipe.
+_SECOND = "\n## On an event loop"
+_FUTURE = "from __future__ import annotations\n"
 
 
-def source() -> str:
-    """Return the code of the page as one text."""
-    return "\n".join(_BLOCK.findall(_PAGE.read_text("utf-8")))
+def source(name: str = "my_adapter") -> str:
+    """Return the code of a recipe as one text: ``my_adapter``, or ``my_loop_adapter``."""
+    first, _, second = _PAGE.read_text("utf-8").partition(_SECOND)
+    code = "\n".join(_BLOCK.findall(first if name == "my_adapter" else second))
+    return code if code.startswith(_FUTURE) else f"{_FUTURE}{code}"
 
 
 @cache
-def load() -> Any:
-    """Return the module."""
-    module = types.ModuleType("my_adapter")
-    sys.modules[module.__name__] = module  # dataclasses look there for the types of fields
-    exec(compile(source(), str(_PAGE), "exec", dont_inherit=True), module.__dict__)
+def load(name: str = "my_adapter") -> Any:
+    """Return a recipe as a module."""
+    module = types.ModuleType(name)
+    sys.modules[name] = module  # dataclasses look there for the types of fields
+    exec(compile(source(name), str(_PAGE), "exec", dont_inherit=True), module.__dict__)
     return module
+
+
+def __getattr__(name: str) -> Any:
+    """Return a subject, so that the suite can be given ``support.recipe:loop_subject``."""
+    if name == "subject":
+        return load().subject
+    if name == "loop_subject":
+        return load("my_loop_adapter").loop_subject
+    raise AttributeError(name)

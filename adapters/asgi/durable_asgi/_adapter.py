@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from durable_asgi._app import ASGIApp
-from durable_core.api.adapter import AppAdapter
+from durable_core.adapters import AppAdapter
 
 __all__ = ["endpoint_adapter"]
 

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import Any
 
+from durable_asgi._exchange import ASGIExchange
 from durable_asgi._lifespan import serve_lifespan
-from durable_asgi._request import read_body, route_of, to_request
-from durable_asgi._response import send_response
 from durable_asgi._types import Receive, Scope, Send
-from durable_asgi._watch import is_gone
-from durable_core import Durable, HTTPError
-from durable_core.adapter.app import AdapterApp
-from durable_core.adapter.asynchronous import ClientDisconnectedError, DisconnectWatcher
-from durable_core.http.problem import problem_from_http_error
-from durable_core.routing import Application, Routes
+from durable_core import Durable
+from durable_core.adapters import AdapterApp, Application, Routes, converse_async
 
 __all__ = ["ASGIApp", "app"]
 
@@ -39,34 +33,19 @@ class ASGIApp(AdapterApp):
         """Serve one scope.
 
         Raises:
+            Exception: what a streamed body raised; the server then cuts the connection.
             ValueError: a type of scope other than ``http``, ``lifespan`` and ``websocket``; the
                 last is closed.
         """
         kind = scope["type"]
         if kind == "http":
-            try:
-                await self._serve(scope, receive, send)
-            except ClientDisconnectedError:
-                pass
+            await converse_async(self, ASGIExchange(scope, receive, send))
         elif kind == "lifespan":
             await serve_lifespan(self.endpoint.engine, receive, send)
         elif kind == "websocket":
             await send({"type": "websocket.close", "code": 1000, "reason": "there is only HTTP"})
         else:
             raise ValueError(f"durable_asgi serves the scopes http and lifespan, not {kind!r}")
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        head = scope["method"] == "HEAD"
-        try:
-            request = to_request(scope, await read_body(scope, receive, self.limits.body))
-        except HTTPError as error:
-            await send_response(problem_from_http_error(error), send, head=head)
-            return
-        async with DisconnectWatcher(partial(is_gone, receive)) as watch:
-            response = await self.respond_async(request, route=route_of(scope))
-            if response.is_streaming:
-                watch.listen()
-            await send_response(response, send, head=head)
 
 
 def app(durable: Durable[Any], routes: Routes) -> ASGIApp:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from durable_asgi._types import Receive, Send
-from durable_core.api.adapter import EngineLifecycle
+from durable_core.adapters import EngineLifecycle
 
 __all__ = ["STOP_TIMEOUT", "serve_lifespan"]
 

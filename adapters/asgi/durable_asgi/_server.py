@@ -6,8 +6,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from durable_asgi._types import ASGIApplication
-from durable_core.adapter.server import Server
-from durable_core.api.adapter import EngineLifecycle
+from durable_core.adapters import EngineLifecycle, Server
 from durable_core.errors import ConfigurationError
 
 if TYPE_CHECKING:

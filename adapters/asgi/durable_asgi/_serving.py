@@ -8,9 +8,7 @@ from durable_asgi._app import ASGIApp
 from durable_asgi._server import EndpointServer
 from durable_asgi._types import ASGIApplication
 from durable_core import Durable
-from durable_core.adapter.app import resolve_handler
-from durable_core.api.adapter import HTTPHandler
-from durable_core.routing import Routes
+from durable_core.adapters import HTTPHandler, Routes, resolve_handler
 
 __all__ = ["Servable", "create_endpoint_server", "serve_endpoint"]
 

@@ -14,9 +14,7 @@ import uvicorn
 
 from durable_asgi._lifespan import STOP_TIMEOUT
 from durable_asgi._types import ASGIApplication
-from durable_core.adapter.server import url_of
-from durable_core.api.adapter import EngineLifecycle
-from durable_core.platform import stop_on_signals
+from durable_core.adapters import EngineLifecycle, stop_on_signals, url_of
 
 __all__ = ["BackgroundServer"]
 

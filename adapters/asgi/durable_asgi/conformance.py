@@ -9,7 +9,7 @@ from typing import Any
 from durable_asgi._adapter import endpoint_adapter
 from durable_asgi._serving import create_endpoint_server
 from durable_core import Durable
-from durable_core.routing import Routes
+from durable_core.adapters import Routes
 
 __all__ = ["ASGISubject", "subject"]
 
@@ -30,6 +30,7 @@ class ASGISubject:
             "expect-continue",
             "raw-path",
             "separate-fields",
+            "head-limit",
         }
     )
     endpoint_adapter = endpoint_adapter

@@ -34,6 +34,9 @@ class FakeEngine:
         self.calls.append(timeout)
         self._fail("stop")
 
+    def run_on_background_loop(self, awaitable: Any) -> Any:
+        raise AssertionError("there is nothing to be awaited")
+
     def _fail(self, at: str) -> None:
         error = self._errors.get(at)
         if error is not None:

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_asgi._request import read_body, route_of, to_request
-from durable_core import BadRequest, HTTPError, Request
-from durable_core.adapter.asynchronous import ClientDisconnectedError
+from durable_asgi._exchange import ASGIExchange
+from durable_core import BadRequest, HTTPError, Limits, Request
+from durable_core.adapters import converse_async
 from support.asgi_exchange import Exchange, http_scope
+from support.recording_app import RecordingApp, refusal_of
 
 #: Texts that have a form in UTF-8.
 TEXT = st.text(st.characters(codec="utf-8"))
@@ -24,8 +25,22 @@ RAW_PATHS = st.lists(
 ).map(lambda parts: "/" + "".join(parts))
 
 
+def asked(exchange: Exchange, limits: Limits | None = None) -> RecordingApp:
+    """Return an application that was asked through this exchange; raise why it was not."""
+    app = RecordingApp(limits=limits)
+
+    async def main() -> None:
+        own = ASGIExchange(exchange.scope, exchange.receive, exchange.send)
+        await converse_async(app, own)
+
+    asyncio.run(main())
+    if not app.requests:
+        raise refusal_of(exchange.status, exchange.body)
+    return app
+
+
 def translated(body: bytes = b"", **changes: Any) -> Request:
-    return to_request(http_scope(**changes), body)
+    return asked(Exchange(http_scope(**changes), (body,))).requests[0]
 
 
 # The path
@@ -203,7 +218,7 @@ def test_path_parameters_of_a_framework() -> None:
 )
 def test_route_of_a_framework(route: object, template: str | None) -> None:
     """A framework may say by which template it has found the path."""
-    assert template == route_of(http_scope(route=route))
+    assert [(25.0, template)] == asked(Exchange(http_scope(route=route))).asked
 
 
 # The body
@@ -212,12 +227,8 @@ def test_route_of_a_framework(route: object, template: str | None) -> None:
 def read(*pieces: bytes, limit: int = 1000, length: bytes | None = None) -> tuple[bytes, int]:
     """Read a body that comes in these pieces; return it and how many of them were taken."""
     headers = [] if length is None else [(b"content-length", length)]
-
-    async def main() -> tuple[bytes, int]:
-        exchange = Exchange(http_scope(headers=headers), pieces)
-        return await read_body(exchange.scope, exchange.receive, limit), exchange.received
-
-    return asyncio.run(main())
+    exchange = Exchange(http_scope(headers=headers), pieces)
+    return asked(exchange, Limits(body=limit)).requests[0].body, exchange.received
 
 
 @given(st.lists(st.binary(max_size=4), min_size=1, max_size=6))
@@ -228,51 +239,47 @@ def test_body_in_pieces(pieces: list[bytes]) -> None:
 
 def test_message_without_a_body() -> None:
     """Both keys of a message are optional."""
+    exchange = Exchange()
+    exchange._pieces = [{"type": "http.request"}]
 
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request"}
-
-    assert b"" == asyncio.run(read_body(http_scope(), receive, 10))
+    assert b"" == asked(exchange).requests[0].body
 
 
 @given(st.integers(1, 20))
 def test_body_at_its_limit(size: int) -> None:
     """The limit itself is allowed."""
-    assert (b"x" * size, 2) == read(b"x", b"x" * (size - 1), limit=size, length=b"%d" % size)
+    body, _ = read(b"x", b"x" * (size - 1), limit=size, length=b"%d" % size)
+
+    assert b"x" * size == body
 
 
 def test_reading_stops_at_the_limit() -> None:
     """A body is refused with the first piece that is too much; those after it are not asked for."""
+    exchange = Exchange(http_scope(), [b"xx", b"xx", b"xx", b"xx"])
 
-    async def main() -> int:
-        exchange = Exchange(http_scope(), [b"xx", b"xx", b"xx", b"xx"])
-        with pytest.raises(HTTPError, match="413"):
-            await read_body(exchange.scope, exchange.receive, 3)
-        return exchange.received
-
-    assert 2 == asyncio.run(main())
+    with pytest.raises(HTTPError, match="413"):
+        asked(exchange, Limits(body=3))
+    assert 2 == exchange.received
 
 
 @pytest.mark.parametrize("length", [b"4", b"9" * 5000])
 def test_announced_body_over_the_limit(length: bytes) -> None:
     """A body that is too large by its own account is refused unread."""
+    exchange = Exchange(http_scope(headers=[(b"content-length", length)]), [b"x"])
 
-    async def main() -> int:
-        exchange = Exchange(http_scope(headers=[(b"content-length", length)]), [b"x"])
-        with pytest.raises(HTTPError, match="413"):
-            await read_body(exchange.scope, exchange.receive, 3)
-        return exchange.received
-
-    assert 0 == asyncio.run(main())
+    with pytest.raises(HTTPError, match="413"):
+        asked(exchange, Limits(body=3))
+    assert 0 == exchange.received
 
 
 def test_client_gone_within_the_body() -> None:
-    """Half a body is no body."""
+    """Half a body is no body: nobody is asked, and the server gets an answer nobody reads."""
+    exchange = Exchange(body=())
+    app = RecordingApp()
 
     async def main() -> None:
-        exchange = Exchange(body=())
         exchange.leave()
-        with pytest.raises(ClientDisconnectedError):
-            await read_body(exchange.scope, exchange.receive, 3)
+        await converse_async(app, ASGIExchange(exchange.scope, exchange.receive, exchange.send))
 
     asyncio.run(main())
+    assert ([], 499) == (app.requests, exchange.status)

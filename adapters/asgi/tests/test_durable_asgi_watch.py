@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 
-from durable_asgi._watch import is_gone
-from support.asgi_exchange import Exchange
+from durable_asgi._exchange import ASGIExchange
+from durable_asgi._types import Receive
+from support.asgi_exchange import Exchange, http_scope
+
+
+async def is_gone(receive: Receive) -> bool:
+    return await ASGIExchange(http_scope(), receive, Exchange().send).is_gone()
 
 
 def test_a_client_that_goes() -> None:

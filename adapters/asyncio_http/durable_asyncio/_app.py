@@ -6,8 +6,7 @@ import logging
 from typing import Any
 
 from durable_core import Durable, Request, Response
-from durable_core.adapter.app import AdapterApp
-from durable_core.routing import Application, Routes
+from durable_core.adapters import AdapterApp, Application, Routes
 
 __all__ = ["AsyncioApp", "app"]
 

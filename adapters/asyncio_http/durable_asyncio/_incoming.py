@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from durable_core import BadRequest, HTTPError
-from durable_core.adapter.asynchronous import ClientDisconnectedError
+from durable_core.adapters import ClientDisconnectedError
 
 __all__ = ["Incoming"]
 
@@ -30,6 +30,9 @@ class Incoming:
     Args:
         reader: where they come from.
         has_hung_up: tells whether the client has closed its side, although not all was read.
+
+    Attributes:
+        expired: whether nobody waits any longer for what the client sends.
     """
 
     def __init__(self, reader: asyncio.StreamReader, has_hung_up: Callable[[], bool]) -> None:
@@ -37,7 +40,7 @@ class Incoming:
         self._has_hung_up = has_hung_up
         self._buffer = bytearray()
         self._deadline: asyncio.Timeout | None = None
-        self._hurried = False
+        self.expired = False
 
     def __bool__(self) -> bool:
         """Tell whether something has come that nobody has taken."""
@@ -47,17 +50,12 @@ class Incoming:
 
     def within(self, seconds: float) -> asyncio.Timeout:
         """Return a context for waiting: it raises TimeoutError after so many seconds."""
-        self._deadline = asyncio.timeout(0 if self._hurried else seconds)
+        self._deadline = asyncio.timeout(0 if self.expired else seconds)
         return self._deadline
 
-    def extend(self, when: float) -> None:
-        """Move the deadline of the entered context to a time of the loop, unless in a hurry."""
-        if self._deadline is not None and not self._hurried:
-            self._deadline.reschedule(when)
-
-    def hurry(self) -> None:
+    def expire_now(self) -> None:
         """Wait no longer, now and later: what has not come in by now is too late."""
-        self._hurried = True
+        self.expired = True
         if self._deadline is not None:
             try:
                 self._deadline.reschedule(asyncio.get_running_loop().time())
@@ -66,7 +64,7 @@ class Incoming:
 
     # -- requests ---------------------------------------------------------------------------
 
-    async def begins(self) -> bool:
+    async def wait_for_data(self) -> bool:
         """Wait for a request to begin; False if the client closes the connection instead."""
         return bool(self._buffer) or await self._more()
 
@@ -99,7 +97,7 @@ class Incoming:
         del buffer[: found.end()]
         return head
 
-    async def some(self) -> bytes:
+    async def read_some(self) -> bytes:
         """Return what has come, or the next that comes; never nothing.
 
         Raises:
@@ -111,7 +109,7 @@ class Incoming:
         self._buffer.clear()
         return data
 
-    def unread(self, data: bytes) -> None:
+    def pushback(self, data: bytes) -> None:
         """Give back what belongs to the next request."""
         self._buffer[:0] = data
 

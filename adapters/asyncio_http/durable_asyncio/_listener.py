@@ -7,36 +7,62 @@ import logging
 import socket
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
+from typing import Any
 
-from durable_asyncio._connection import Application, Connection, refuse
+from durable_asyncio._connection import Connection, refuse
 from durable_asyncio._incoming import Incoming
 from durable_asyncio._outgoing import Outgoing
-from durable_asyncio._sockets import BACKLOG, MAX_CONNECTIONS, check_most, has_hung_up
+from durable_asyncio._sockets import has_hung_up
 from durable_asyncio._timeouts import Timeouts
-from durable_core import Limits
-from durable_core.api.adapter import EngineLifecycle
+from durable_core.adapters import (
+    App,
+    ClientDisconnectedError,
+    EngineLifecycle,
+    check_max_connections,
+    default_max_connections,
+    is_out_of_descriptors,
+)
 from durable_core.runners.thread_pool import DaemonThreadPool
 
-__all__ = ["Listener"]
+__all__ = ["Listener", "max_connections_of"]
 
 _logger = logging.getLogger("durable.asyncio")
+#: So many clients are served at a time, unless said otherwise.
+_MAX_CONNECTIONS = 10_000
+#: So many are told at a time that there are too many; others are cut off.
+_MAX_REFUSALS = 64
+#: Connections that are accepted before others get their turn on the event loop.
+_AT_ONCE = 64
+#: Seconds for which no client is accepted when the process is out of descriptors.
+_BACK_OFF = 1.0
 #: Seconds that a client has to agree to the end of TLS.
 _TLS_SHUTDOWN = 2.0
 #: Seconds that connections have to end after they were cut off.
 _LAST = 1.0
 
 
+def max_connections_of(most: int | None) -> int:
+    """Return how many clients are served at a time; ``None`` for the default.
+
+    Raises:
+        ValueError: less than 1.
+    """
+    return (
+        default_max_connections(_MAX_CONNECTIONS) if most is None else check_max_connections(most)
+    )
+
+
 class Listener:
     """Serves an application. All of it happens on one event loop.
 
     Args:
-        application: what answers.
+        app: what answers.
         engines: what is started before it, and stopped while its last answers are sent.
-        limits: of a request's head and body.
         timeouts: of clients.
         tls: serve HTTPS with it.
-        max_connections: clients over so many are refused with 503.
+        max_connections: clients over so many, TLS handshakes included, are refused with 503.
 
     Raises:
         ValueError: ``max_connections`` is less than 1.
@@ -44,24 +70,23 @@ class Listener:
 
     def __init__(
         self,
-        application: Application,
+        app: App,
         engines: Sequence[EngineLifecycle],
         *,
-        limits: Limits,
         timeouts: Timeouts,
         tls: ssl.SSLContext | None,
-        max_connections: int = MAX_CONNECTIONS,
+        max_connections: int | None = None,
     ) -> None:
-        self._most = check_most(max_connections)
-        self._refusals: set[asyncio.Task[None]] = set()
-        self._application = application
+        self._most = max_connections_of(max_connections)
+        self._app = app
         self._engines = engines
-        self._limits = limits
         self._timeouts = timeouts
         self._tls = tls
         self.scheme = "http" if tls is None else "https"
-        self._servers: list[asyncio.Server] = []
-        self._connections: dict[asyncio.Task[None], Connection] = {}
+        self._sockets: list[socket.socket] = []
+        # A socket as long as there is no connection on it yet: during the TLS handshake.
+        self._clients: dict[asyncio.Task[None], Connection | socket.socket] = {}
+        self._refusals: set[asyncio.Task[None]] = set()
         self._draining = False
 
     async def open(self, sockets: Sequence[socket.socket]) -> None:
@@ -73,23 +98,15 @@ class Listener:
         Raises:
             StoreError: a store cannot be opened.
         """
-        tls = self._tls
+        self._sockets = list(sockets)
         try:
             for engine in self._engines:
                 engine.start()
             for each in sockets:
-                server = await asyncio.start_server(
-                    self._accept,
-                    sock=each,
-                    backlog=BACKLOG,
-                    ssl=tls,
-                    ssl_handshake_timeout=self._timeouts.head if tls else None,
-                    ssl_shutdown_timeout=_TLS_SHUTDOWN if tls else None,
-                )
-                self._servers.append(server)
+                each.setblocking(False)
+                self._start_accepting(each)
         except BaseException:
-            for each in sockets:
-                each.close()
+            self._stop_accepting()
             raise
 
     async def drain(self, timeout: float) -> None:
@@ -102,78 +119,145 @@ class Listener:
         deadline = asyncio.get_running_loop().time() + timeout
         self._draining = True
         try:
-            await self._stop_accepting()
-            for connection in self._connections.values():
-                connection.drain()
+            self._stop_accepting()
+            for client in self._clients.values():
+                if isinstance(client, Connection):
+                    client.drain()
+                else:
+                    with suppress(OSError):
+                        client.shutdown(socket.SHUT_RDWR)
             await self._stop_engines(timeout)
-            if self._connections:
-                await asyncio.wait(self._connections, timeout=_left(deadline))
+            if self._clients:
+                await asyncio.wait(self._clients, timeout=_left(deadline))
         finally:
             await self._cut()
         # A request that was on its way meanwhile may have started one again.
         await self._stop_engines(_left(deadline))
 
-    async def _stop_accepting(self) -> None:
-        """Close the listening sockets.
+    # -- accepting --------------------------------------------------------------------------
 
-        asyncio loses a client that it has accepted without having made a transport of it by then
-        (``Server._attach`` fails, and nobody closes the socket): it gets a moment to do so.
+    def _start_accepting(self, listener: socket.socket) -> None:
+        if not self._draining:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _stop_accepting(self) -> None:
+        """Close the listening sockets."""
+        for listener in self._sockets:
+            asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Accept who waits.
+
+        Not by ``asyncio.start_server``: that tries a thousand times in a row when the process is
+        out of descriptors, with a traceback for each, and shows clients only after their handshake.
         """
-        loop = asyncio.get_running_loop()
-        for server in self._servers:
-            for each in server.sockets:
-                loop.remove_reader(each.fileno())
-        await asyncio.sleep(0)
-        for server in self._servers:
-            server.close()
+        for _ in range(_AT_ONCE):
+            try:
+                client, _ = listener.accept()
+            except OSError as error:
+                if is_out_of_descriptors(error):
+                    self._back_off(listener, error)
+                return  # nobody waits any more, or who did is gone again
+            client.setblocking(False)
+            self._take(client)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _back_off(self, listener: socket.socket, error: OSError) -> None:
+        """Wait for connections to end: the one that could not be accepted stays ready."""
+        _logger.error("no client can be accepted: %s; waiting %s s", error, _BACK_OFF)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener)
+        loop.call_later(_BACK_OFF, self._start_accepting, listener)
+
+    def _take(self, client: socket.socket) -> None:
+        """Serve a client, or refuse it; without a word if many are just being refused."""
+        loop = asyncio.get_running_loop()
+        if len(self._clients) < self._most:
+            task = loop.create_task(self._serve(client))
+            self._clients[task] = client
+            task.add_done_callback(self._ended)
+        elif len(self._refusals) < _MAX_REFUSALS:
+            if not self._refusals:
+                _logger.warning("%d clients are connected: further ones are refused", self._most)
+            task = loop.create_task(self._turn_away(client))
+            self._refusals.add(task)
+            task.add_done_callback(self._refusals.discard)
+        else:
+            client.close()
+
+    # -- connections ------------------------------------------------------------------------
+
+    async def _serve(self, client: socket.socket) -> None:
         if self._draining:
-            writer.transport.abort()
+            client.close()
             return
-        peer = writer.get_extra_info("socket")
-        incoming = Incoming(reader, partial(has_hung_up, peer))
-        out = Outgoing(writer, self._timeouts.write)
-        if len(self._connections) >= self._most:
-            self._turn_away(incoming, out)
-            return
+        incoming, out, server = await self._connect(client)
         connection = Connection(
-            self._application,
+            self._app,
             incoming,
             out,
-            limits=self._limits,
             timeouts=self._timeouts,
             scheme=self.scheme,
-            server=writer.get_extra_info("sockname"),
+            server=server,
         )
-        task = asyncio.get_running_loop().create_task(connection.serve())
-        self._connections[task] = connection
-        task.add_done_callback(self._ended)
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients[task] = connection
+        if self._draining:
+            connection.drain()
+        await connection.serve()
 
-    def _turn_away(self, incoming: Incoming, out: Outgoing) -> None:
-        """Refuse a client; without a word if so many others are just being refused."""
-        if len(self._refusals) >= self._most:
-            out.cut()
-            return
-        if not self._refusals:
-            _logger.warning("%d clients are connected: further ones are refused", self._most)
-        task = asyncio.get_running_loop().create_task(refuse(incoming, out))
-        self._refusals.add(task)
-        task.add_done_callback(self._refusals.discard)
+    async def _turn_away(self, client: socket.socket) -> None:
+        try:
+            incoming, out, _ = await self._connect(client)
+            await refuse(self._app, incoming, out)
+        except ClientDisconnectedError as error:
+            _logger.debug("a client went away: %s", error)
+
+    async def _connect(self, client: socket.socket) -> tuple[Incoming, Outgoing, Any]:
+        """Return the two ways of a connection, after the TLS handshake, and the server's address.
+
+        Raises:
+            ClientDisconnectedError: there was no handshake.
+        """
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        tls = self._tls
+        try:
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol,
+                client,
+                ssl=tls,
+                ssl_handshake_timeout=self._timeouts.head if tls else None,
+                ssl_shutdown_timeout=_TLS_SHUTDOWN if tls else None,
+            )
+        except OSError as error:
+            raise ClientDisconnectedError("the TLS handshake failed") from error
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        peer, server = (writer.get_extra_info(name) for name in ("socket", "sockname"))
+        incoming = Incoming(reader, partial(has_hung_up, peer))
+        return incoming, Outgoing(writer, self._timeouts.write), server
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._connections[task]
-        if not task.cancelled() and (error := task.exception()) is not None:
+        del self._clients[task]
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, ClientDisconnectedError):
+            _logger.debug("a client went away: %s", error)
+        elif error is not None:
             _logger.error("a connection broke", exc_info=error)
 
     async def _cut(self) -> None:
-        if not self._connections:
+        if not self._clients:
             return
-        _logger.warning("%d clients were still connected and were cut off", len(self._connections))
-        for task, connection in self._connections.items():
-            connection.cut()
+        _logger.warning("%d clients were still connected and were cut off", len(self._clients))
+        for task, client in self._clients.items():
+            if isinstance(client, Connection):
+                client.abort()
             task.cancel()
-        await asyncio.wait(self._connections, timeout=_LAST)
+        await asyncio.wait(self._clients, timeout=_LAST)
+
+    # -- engines ----------------------------------------------------------------------------
 
     async def _stop_engines(self, timeout: float) -> None:
         """Stop them in threads, for that blocks, and they may need this loop for it."""

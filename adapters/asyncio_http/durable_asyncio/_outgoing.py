@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from contextlib import suppress
 
 from durable_asyncio._incoming import Incoming
-from durable_core.adapter.asynchronous import ClientDisconnectedError
+from durable_core.adapters import ClientDisconnectedError, reset_on_close
 
 __all__ = ["Outgoing"]
 
 _PIECE = 65536
-#: As the option SO_LINGER: closing discards what is unsent, and resets the connection.
-_RESET = struct.pack("ii", 1, 0)
 _LINGER_BYTES, _LINGER_SECONDS = 8 * 1024 * 1024, 2.0
 
 
@@ -45,11 +41,11 @@ class Outgoing:
         except OSError as error:  # TimeoutError is one
             raise ClientDisconnectedError("the client is gone, or too slow") from error
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """Reset the connection: the client sees that what it got is not all there is."""
         connection = self._writer.get_extra_info("socket")
         with suppress(OSError):
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            reset_on_close(connection)
         self._writer.transport.abort()
 
     async def close(self, unwanted: Incoming | None = None) -> None:
@@ -67,7 +63,7 @@ class Outgoing:
             async with asyncio.timeout(self._timeout):
                 await self._writer.wait_closed()
         except OSError:
-            self.cut()
+            self.abort()
 
     async def _linger(self, unwanted: Incoming) -> None:
         if self._writer.can_write_eof():  # not in TLS

@@ -9,14 +9,9 @@ import ssl
 import threading
 from functools import partial
 
-from durable_asyncio._connection import Application
-from durable_asyncio._listener import Listener
-from durable_asyncio._sockets import MAX_CONNECTIONS, bind, check_most
+from durable_asyncio._listener import Listener, max_connections_of
 from durable_asyncio._timeouts import Timeouts
-from durable_core import Limits
-from durable_core.adapter.server import Server, url_of
-from durable_core.api.adapter import EngineLifecycle
-from durable_core.platform import stop_on_signals
+from durable_core.adapters import App, EngineLifecycle, Server, bind, stop_on_signals, url_of
 from durable_core.runners.event_loops import LoopThread
 
 __all__ = ["EndpointServer"]
@@ -32,10 +27,10 @@ class EndpointServer(Server["_Serving"]):
     Args:
         application: what to serve.
         durables: what to start and stop.
-        limits: ``head`` and ``body`` are the limits of requests.
         timeouts: how long clients may take.
         ssl: serve HTTPS with it.
-        max_connections: clients over so many are refused with 503.
+        max_connections: clients over so many are refused with 503. By default 10,000, or less where
+            the process may open fewer files.
 
     Raises:
         ValueError: ``max_connections`` is less than 1.
@@ -43,23 +38,21 @@ class EndpointServer(Server["_Serving"]):
 
     def __init__(
         self,
-        application: Application,
+        application: App,
         *,
         durables: tuple[EngineLifecycle, ...] = (),
-        limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         ssl: ssl.SSLContext | None = None,
-        max_connections: int = MAX_CONNECTIONS,
+        max_connections: int | None = None,
     ) -> None:
-        check_most(max_connections)
+        most = max_connections_of(max_connections)
         new_listener = partial(
             Listener,
             application,
             durables,
-            limits=limits or Limits(),
             timeouts=timeouts or Timeouts(),
             tls=ssl,
-            max_connections=max_connections,
+            max_connections=most,
         )
         super().__init__(lambda host, port: _Serving(new_listener(), bind(host, port)))
 

@@ -10,14 +10,10 @@ from typing import Any, TypeAlias
 from durable_asyncio._app import AsyncioApp
 from durable_asyncio._listener import Listener
 from durable_asyncio._server import EndpointServer
-from durable_asyncio._sockets import MAX_CONNECTIONS, bind
 from durable_asyncio._timeouts import Timeouts
 from durable_core import Durable
-from durable_core.adapter.app import resolve_handler
-from durable_core.adapter.server import url_of
-from durable_core.api.adapter import HTTPHandler
+from durable_core.adapters import HTTPHandler, Routes, bind, resolve_handler, url_of
 from durable_core.errors import ConfigurationError
-from durable_core.routing import Routes
 
 __all__ = ["Servable", "create_endpoint_server", "serve", "serve_endpoint"]
 
@@ -33,7 +29,7 @@ def create_endpoint_server(
     durable: Durable[Any] | None = None,
     timeouts: Timeouts | None = None,
     ssl: tls.SSLContext | None = None,
-    max_connections: int = MAX_CONNECTIONS,
+    max_connections: int | None = None,
 ) -> EndpointServer:
     """Return a server, to be started by :meth:`EndpointServer.listen`.
 
@@ -42,7 +38,8 @@ def create_endpoint_server(
         durable: whose endpoints the routes lead to.
         timeouts: how long clients may take.
         ssl: serve HTTPS with it.
-        max_connections: clients over so many are refused with 503.
+        max_connections: clients over so many are refused with 503. By default 10,000, or less where
+            the process may open fewer files.
 
     Raises:
         ValueError: ``max_connections`` is less than 1.
@@ -52,7 +49,6 @@ def create_endpoint_server(
     return EndpointServer(
         served,
         durables=served.durables,
-        limits=served.limits,
         timeouts=timeouts,
         ssl=ssl,
         max_connections=max_connections,
@@ -67,7 +63,7 @@ def serve_endpoint(
     durable: Durable[Any] | None = None,
     timeouts: Timeouts | None = None,
     ssl: tls.SSLContext | None = None,
-    max_connections: int = MAX_CONNECTIONS,
+    max_connections: int | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; see :func:`create_endpoint_server`."""
     server = create_endpoint_server(
@@ -84,7 +80,7 @@ async def serve(
     durable: Durable[Any] | None = None,
     timeouts: Timeouts | None = None,
     ssl: tls.SSLContext | None = None,
-    max_connections: int = MAX_CONNECTIONS,
+    max_connections: int | None = None,
     drain: float = 10.0,
 ) -> None:
     """Serve on this event loop until cancelled; then close in good order.
@@ -104,7 +100,6 @@ async def serve(
     listener = Listener(
         served,
         served.durables,
-        limits=served.limits,
         timeouts=timeouts or Timeouts(),
         tls=ssl,
         max_connections=max_connections,

@@ -9,7 +9,7 @@ from typing import Any
 from durable_asyncio._adapter import endpoint_adapter
 from durable_asyncio._serving import create_endpoint_server
 from durable_core import Durable
-from durable_core.routing import Routes
+from durable_core.adapters import Routes
 
 __all__ = ["AsyncioSubject", "subject"]
 

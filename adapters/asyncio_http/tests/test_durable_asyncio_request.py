@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
 
-import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_asyncio._request import body_length, parse_head, to_head
 from durable_core import Limits, Request, Response
 from support.asyncio_exchange import converse, replies_in
 from support.raw_http import Reply
@@ -193,14 +190,6 @@ def test_an_empty_host_is_the_servers() -> None:
 def test_there_must_be_one_host(host: bytes) -> None:
     """HTTP/1.1 needs one Host field, also where all say the same."""
     assert 400 == refused(b"GET / HTTP/1.1\r\n" + host + b"\r\n").status
-
-
-def test_own_address_of_ipv6() -> None:
-    """Without a host the URL has the server's address, in brackets and without its default port."""
-    parser = h11.Connection(h11.SERVER)
-    parsed = parse_head(parser, b"GET / HTTP/1.0\r\n\r\n")
-
-    assert "https://[fe80::1]/" == to_head(parsed, "https", ("fe80::1%eth0", 443, 0, 2)).url
 
 
 @given(st.lists(st.tuples(st.from_regex(r"X-[a-zA-Z!#$%&'*+.^_`|~0-9-]+", fullmatch=True))))
@@ -514,10 +503,3 @@ def test_persistence(fields: tuple[str, ...], version: str, requests: int) -> No
     assert requests == len(found)
     last = replies_in(data, *["GET"] * requests)[-1]
     assert ("close" if requests == 1 else None) == last.get("connection")
-
-
-def test_body_length() -> None:
-    """Without any field there is no body."""
-    data: Any = get()
-
-    assert 0 == body_length(parse_head(h11.Connection(h11.SERVER), data), data)

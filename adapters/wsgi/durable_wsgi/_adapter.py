@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from durable_core.api.adapter import AppAdapter
+from durable_core.adapters import AppAdapter
 from durable_wsgi._app import WSGIApp
 
 __all__ = ["endpoint_adapter"]

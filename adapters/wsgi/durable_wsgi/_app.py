@@ -7,20 +7,11 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from durable_core import Durable, HTTPError, Response
-from durable_core.adapter.app import AdapterApp
-from durable_core.http.problem import problem, problem_from_http_error
-from durable_core.routing import Application, Routes
-from durable_wsgi._request import request_line, to_request
-from durable_wsgi._response import Runner, to_answer
+from durable_core import Durable
+from durable_core.adapters import AdapterApp, Application, Routes, pull
+from durable_wsgi._exchange import WSGIExchange
 
-__all__ = ["MAX_WAIT", "MAX_WAIT_SINGLE_THREADED", "Startable", "WSGIApp", "app", "durables_of"]
-
-#: Seconds for which a client is held at a wait URL.
-MAX_WAIT = 25.0
-#: The same where the server answers one request at a time: others must get their turn, and
-#: servers such as gunicorn end a worker that is silent for too long.
-MAX_WAIT_SINGLE_THREADED = 2.0
+__all__ = ["Startable", "WSGIApp", "app", "durables_of"]
 
 
 class Startable(Protocol):
@@ -49,23 +40,7 @@ class WSGIApp(AdapterApp):
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
-        head = environ["REQUEST_METHOD"] == "HEAD"
-        run: Runner | None = getattr(self.endpoint.engine, "run_on_background_loop", None)
-        try:
-            answer = to_answer(self._respond(environ), head=head, run=run)
-        except Exception:
-            self.logger.exception("%s failed", request_line(environ))
-            answer = to_answer(problem(500, "internal-error"), head=head)
-        return answer.send(start_response)
-
-    def _respond(self, environ: WSGIEnvironment) -> Response:
-        try:
-            request = to_request(environ, self.limits.body)
-        except HTTPError as error:
-            return problem_from_http_error(error)
-        return self.respond(
-            request, max_wait=MAX_WAIT if environ["wsgi.multithread"] else MAX_WAIT_SINGLE_THREADED
-        )
+        return pull(self, WSGIExchange(environ, start_response))
 
 
 def app(durable: Durable[Any], routes: Routes) -> WSGIApp:

@@ -1,136 +1,130 @@
-"""One call of a WSGI application by our own server, and the response that it sends."""
+"""One call of a WSGI application (PEP 3333) as a ``PulledExchange``."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, MutableMapping
-from contextlib import contextmanager
-from typing import IO, Protocol
-from wsgiref.handlers import SimpleHandler
-from wsgiref.headers import Headers
-from wsgiref.types import ErrorStream, InputStream, StartResponse, WSGIApplication, WSGIEnvironment
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from urllib.parse import quote, unquote
+from wsgiref.types import StartResponse, WSGIEnvironment
 
-from durable_core.adapter.asynchronous import ClientDisconnectedError
-from durable_core.http.problem import problem
-from durable_wsgi._request import request_line
-from durable_wsgi._response import to_answer
+from durable_core.adapters import (
+    ClientDisconnectedError,
+    Fields,
+    PulledExchange,
+    authority_of,
+    split_target,
+)
 
-__all__ = ["Exchange", "Peer"]
+__all__ = ["MAX_WAIT", "MAX_WAIT_SINGLE_THREADED", "WSGIExchange", "request_line"]
 
 _logger = logging.getLogger("durable.wsgi")
+#: Seconds for which a client is held at a wait URL.
+MAX_WAIT = 25.0
+#: The same where the server answers one request at a time: others must get their turn, and
+#: servers such as gunicorn end a worker that is silent for too long.
+MAX_WAIT_SINGLE_THREADED = 2.0
+#: What may stand in a path as it is, besides letters and digits (RFC 3986, section 3.3).
+_IN_PATH = "/:@!$&'()*+,;=-._~"
+#: Keys of the environ that look like header fields. CGI has other names for two of them.
+_NO_FIELDS = frozenset({"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"})
+_FIELDS = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
+_PHRASES = {int(status): status.phrase for status in HTTPStatus}
 
 
-class Peer(Protocol):
-    """What an exchange needs of its connection, besides the streams."""
+class WSGIExchange(PulledExchange):
+    """What a WSGI server says about a request, and how it is told the response's head.
 
-    def abort(self) -> None:
-        """Have the connection reset instead of closed."""
-        ...
-
-    def log_request(self, code: int | str = ..., size: int | str = ...) -> None:
-        """Log an answered request."""
-        ...
-
-
-class Exchange(SimpleHandler):
-    """Runs the application once; its response ends with the connection.
+    Of a repeated field the server has joined the values.
 
     Args:
-        peer: the connection.
-        stdin, stdout, stderr: the request's body, the way to the client, ``wsgi.errors``.
-        environ: describes the request.
+        environ, start_response: what the application is called with.
     """
 
-    http_version = "1.1"
-    # The variables of the process are none of a request's business.
-    os_environ: MutableMapping[str, str] = {}  # noqa: RUF012 - the base class declares it so
+    def __init__(self, environ: WSGIEnvironment, start_response: StartResponse) -> None:
+        self.method = environ["REQUEST_METHOD"]
+        self.scheme = environ["wsgi.url_scheme"]
+        self.authority = authority_of(self.scheme, environ["SERVER_NAME"], environ["SERVER_PORT"])
+        self.root_path = _decoded(environ.get("SCRIPT_NAME", ""))
+        self.target = _target_of(environ)
+        self.fields = list(_fields_of(environ))
+        self.max_wait = MAX_WAIT if environ["wsgi.multithread"] else MAX_WAIT_SINGLE_THREADED
+        self._input = environ["wsgi.input"]
+        # Without a length there is a body only where the server marks its end: a chunked one.
+        has_end = environ.get("CONTENT_LENGTH") or environ.get("wsgi.input_terminated")
+        self._has_body = bool(has_end)
+        self._start_response = start_response
 
-    environ: WSGIEnvironment
-    headers: Headers
-    headers_sent: bool
-    bytes_sent: int
-    status: str
-    result: Iterable[bytes]
+    def read(self, size: int) -> bytes:
+        """Return what the server has of the body."""
+        data: bytes = self._input.read(size) if self._has_body else b""
+        return data
 
-    def __init__(
-        self,
-        peer: Peer,
-        stdin: InputStream,
-        stdout: IO[bytes],
-        stderr: ErrorStream,
-        environ: WSGIEnvironment,
-    ) -> None:
-        super().__init__(stdin, stdout, stderr, environ, multithread=True, multiprocess=False)
-        self._peer = peer
+    def begin(self, status: int, fields: Fields) -> None:
+        """Start the response."""
+        line = f"{status} {_PHRASES.get(status, 'Unknown')}"
+        # In place of what the server did not take, it wants to know why.
+        error = (sys.exc_info(),) if self.begun else ()
+        self.begun = True
+        self._start_response(line, _wsgi_fields(status, fields), *error)
 
-    def run(self, application: WSGIApplication) -> None:
-        """Call the application and send its response.
-
-        An exception becomes a 500, or cuts the response off where that has begun.
-        """
-        try:
-            self._run(application)
-        except ClientDisconnectedError:
-            _logger.debug("a client went away before it had its response")
-
-    def _run(self, application: WSGIApplication) -> None:
-        try:
-            self.setup_environ()
-            self.result = application(self.environ, self.start_response)
-            self.finish_response()
-        except ClientDisconnectedError:
-            raise
-        except Exception:
-            _logger.exception("%s failed", request_line(self.environ))
-            if self.headers_sent:
-                self._peer.abort()
-            else:
-                self.result = self.error_output(self.environ, self.start_response)
-                self.finish_response()
-
-    def error_output(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        """Answer in place of an application that has failed."""
-        head = environ["REQUEST_METHOD"] == "HEAD"
-        answer = to_answer(problem(500, "internal-error"), head=head)
-        start_response(answer.status, answer.headers, sys.exc_info())
-        return list(answer.body)
-
-    def cleanup_headers(self) -> None:
-        """Set the fields that are the server's business."""
-        super().cleanup_headers()
-        if self.status.startswith(("204", "304")):
-            del self.headers["content-length"]  # which wsgiref has set to 0
-        self.headers["connection"] = "close"
-
-    def finish_content(self) -> None:
-        """Send the head of a response without content; to HEAD its length may be unknown."""
-        if not self.headers_sent:
-            if self.environ["REQUEST_METHOD"] != "HEAD":
-                self.headers.setdefault("content-length", "0")
-            self.send_headers()
-
-    def close(self) -> None:
-        """Close the application's iterable; the response has been sent by now."""
-        self._peer.log_request(self.status[:3], self.bytes_sent)
-        try:
-            super().close()
-        except Exception:
-            _logger.exception("a response body could not be closed")
-
-    def _write(self, data: bytes) -> None:
-        with _client_errors():
-            self.stdout.write(data)
-
-    def _flush(self) -> None:
-        with _client_errors():
-            self.stdout.flush()
+    def abort(self, error: BaseException) -> None:
+        """Raise the error: servers cut the connection when an application fails."""
+        if not (self.begun and isinstance(error, ClientDisconnectedError)):
+            raise error
 
 
-@contextmanager
-def _client_errors() -> Iterator[None]:
-    """Tell errors of the connection from those of the application."""
+def request_line(environ: WSGIEnvironment) -> str:
+    """Return method and path for a log: without the query, which may hold a token, on one line."""
+    path = quote(environ.get("PATH_INFO", ""), safe=_IN_PATH, encoding="latin-1")
+    return f"{environ['REQUEST_METHOD']} {path}"
+
+
+def _target_of(environ: Mapping[str, str]) -> str:
+    """Return the target of the request.
+
+    The environ holds the path decoded. Its percent-encoding is restored from the request line if
+    the server passes that on, otherwise what must be encoded is.
+    """
+    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    query = environ.get("QUERY_STRING", "")
+    # gunicorn and waitress have different names for it; servers that rewrite do not change it.
+    sent = (environ.get("RAW_URI") or environ.get("REQUEST_URI") or "").partition("?")[0]
+    if unquote(split_target(sent)[1], "latin-1") == path and sent:
+        return f"{sent}?{query}"
     try:
-        yield
-    except OSError as error:
-        raise ClientDisconnectedError("the client is gone, or too slow") from error
+        return f"{quote(path or '/', safe=_IN_PATH, encoding='latin-1', errors='strict')}?{query}"
+    except UnicodeEncodeError:
+        return path  # these are no octets: a bad request
+
+
+def _decoded(octets: str) -> str:
+    """Return text whose UTF-8 octets PEP 3333 shows as one character each."""
+    return octets.encode("latin-1", "replace").decode("utf-8", "replace")
+
+
+def _fields_of(environ: WSGIEnvironment) -> Iterator[tuple[str, str]]:
+    for key, value in environ.items():
+        if key.startswith("HTTP_"):
+            if key not in _NO_FIELDS:
+                yield key[5:].replace("_", "-").lower(), value
+        elif key in _FIELDS and value:  # servers say "" where there is no such field
+            yield _FIELDS[key], value
+
+
+def _wsgi_fields(status: int, fields: Fields) -> list[tuple[str, str]]:
+    """Return header fields as WSGI has them.
+
+    A content type is required where there is content, and must not be where there is none. A tab is
+    allowed in HTTP, where it means the same as a space, but not here. CGI has a field ``Status``.
+    """
+    found = {name.lower(): value for name, value in fields}
+    if "status" in found:
+        _logger.warning("the response header 'status' was dropped: only the server may set it")
+    unwanted = {"status", "content-type"} if status in (204, 304) else {"status"}
+    kept = [(n, value.replace("\t", " ")) for n, value in fields if n.lower() not in unwanted]
+    if status not in (204, 304) and "content-type" not in found:
+        is_empty = found.get("content-length") == "0"
+        kept.append(("content-type", "text/plain" if is_empty else "application/octet-stream"))
+    return kept

@@ -1,4 +1,4 @@
-"""The listening socket of our own server, and a thread for each connection."""
+"""The listening socket of our own server, and a thread for each of so many connections."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from typing import Any
 from wsgiref.simple_server import WSGIServer
 from wsgiref.types import WSGIApplication
 
-from durable_wsgi._closing import is_reset_on_close
-from durable_wsgi._connection import Connection
+from durable_core.adapters import BACKLOG, is_out_of_descriptors, is_reset_on_close
+from durable_wsgi._connection import Connection, refuse
 
 __all__ = ["Listener"]
 
 _logger = logging.getLogger("durable.wsgi")
+#: Seconds for which no client is accepted when the process is out of descriptors.
+_BACK_OFF = 1.0
 
 
 class Listener(socketserver.ThreadingMixIn, WSGIServer):
@@ -30,7 +32,8 @@ class Listener(socketserver.ThreadingMixIn, WSGIServer):
         host: a name or an address, IPv4 or IPv6.
         port: 0 takes a free one.
         head_limit: the most bytes of a request's line and header fields.
-        timeout: the most seconds that a client may take to send or receive something.
+        timeout: seconds that a client may take; see ``Connection``.
+        max_connections: clients over so many are refused with 503.
 
     Raises:
         OSError: the address cannot be had.
@@ -38,11 +41,20 @@ class Listener(socketserver.ThreadingMixIn, WSGIServer):
 
     daemon_threads = True
     block_on_close = False
-    request_queue_size = 128
+    request_queue_size = BACKLOG
 
     def __init__(
-        self, application: WSGIApplication, host: str, port: int, head_limit: int, timeout: float
+        self,
+        application: WSGIApplication,
+        host: str,
+        port: int,
+        *,
+        head_limit: int,
+        timeout: float,
+        max_connections: int,
     ) -> None:
+        self._most = max_connections
+        self._is_full = self._is_exhausted = False
         self._open: set[Any] = set()
         self._changed = threading.Condition()
         self._woken, self.waker = socket.socketpair()
@@ -75,6 +87,37 @@ class Listener(socketserver.ThreadingMixIn, WSGIServer):
             woken = selector.register(self._woken, selectors.EVENT_READ)
             while woken not in (key for key, _ in selector.select()):
                 self.handle_request()
+                if self._is_exhausted:
+                    self._back_off(selector)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection."""
+        try:
+            accepted: tuple[socket.socket, Any] = super().get_request()
+        except OSError as error:
+            self._is_exhausted = is_out_of_descriptors(error)
+            if self._is_exhausted:
+                _logger.error("no client can be accepted: %s; waiting %s s", error, _BACK_OFF)
+            raise
+        return accepted
+
+    def _back_off(self, selector: selectors.BaseSelector) -> None:
+        """Wait for connections to end: the one that could not be accepted stays ready."""
+        self._is_exhausted = False
+        listening = selector.unregister(self.socket)
+        selector.select(_BACK_OFF)
+        selector.register(listening.fileobj, selectors.EVENT_READ)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Refuse a client over the limit."""
+        with self._changed:
+            was_full, self._is_full = self._is_full, len(self._open) >= self._most
+        if not self._is_full:
+            return True
+        if not was_full:
+            _logger.warning("%d clients are connected: further ones are refused", self._most)
+        refuse(request)
+        return False
 
     def stop(self) -> None:
         """Let :meth:`accept` return. A signal handler may call it."""

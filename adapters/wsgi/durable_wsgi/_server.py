@@ -1,4 +1,7 @@
-"""A server to start from Python, for development, tests and small services."""
+"""A server to start from Python, for development and tests.
+
+It is ``wsgiref`` made strict. Production belongs to servers such as waitress and gunicorn.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,13 @@ import time
 from wsgiref.types import WSGIApplication
 
 from durable_core import Limits
-from durable_core.adapter.server import Server, url_of
-from durable_core.platform import stop_on_signals
+from durable_core.adapters import (
+    Server,
+    check_max_connections,
+    default_max_connections,
+    stop_on_signals,
+    url_of,
+)
 from durable_wsgi._app import Startable
 from durable_wsgi._listener import Listener
 
@@ -17,10 +25,11 @@ __all__ = ["EndpointServer"]
 
 _logger = logging.getLogger("durable.wsgi")
 _CLIENT_TIMEOUT = 30.0
+_MAX_CONNECTIONS = 200
 
 
 class EndpointServer(Server["_Serving"]):
-    """Serves a WSGI application, with a thread for each connection.
+    """Serves a WSGI application, with a thread for each connection, for development and tests.
 
     It starts what works in the background of the application, and stops it in good order.
 
@@ -28,7 +37,13 @@ class EndpointServer(Server["_Serving"]):
         application: what to serve.
         durables: what to start and stop.
         limits: ``head`` is the limit of a request's line and header fields.
-        client_timeout: the most seconds that a client may take to send or receive something.
+        client_timeout: seconds that a client may take for its whole request, and a second more for
+            each 1,000 bytes of it that have come, and for taking in 64 KiB of a response.
+        max_connections: clients over so many are refused with 503. By default 200, or less where
+            the process may open fewer files.
+
+    Raises:
+        ValueError: ``max_connections`` is less than 1.
     """
 
     def __init__(
@@ -38,13 +53,25 @@ class EndpointServer(Server["_Serving"]):
         durables: tuple[Startable, ...] = (),
         limits: Limits | None = None,
         client_timeout: float = _CLIENT_TIMEOUT,
+        max_connections: int | None = None,
     ) -> None:
         head = (limits or Limits()).head
-        super().__init__(
-            lambda host, port: _Serving(
-                Listener(application, host, port, head, client_timeout), durables
+        most = default_max_connections(_MAX_CONNECTIONS)
+        if max_connections is not None:
+            most = check_max_connections(max_connections)
+
+        def start(host: str, port: int) -> _Serving:
+            listener = Listener(
+                application,
+                host,
+                port,
+                head_limit=head,
+                timeout=client_timeout,
+                max_connections=most,
             )
-        )
+            return _Serving(listener, durables)
+
+        super().__init__(start)
 
 
 class _Serving:

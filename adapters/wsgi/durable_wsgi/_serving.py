@@ -6,9 +6,7 @@ from typing import Any, TypeAlias, cast
 from wsgiref.types import WSGIApplication
 
 from durable_core import Durable, Limits
-from durable_core.adapter.app import resolve_handler
-from durable_core.api.adapter import HTTPHandler
-from durable_core.routing import Routes
+from durable_core.adapters import HTTPHandler, Routes, resolve_handler
 from durable_wsgi._app import WSGIApp, durables_of
 from durable_wsgi._server import EndpointServer
 

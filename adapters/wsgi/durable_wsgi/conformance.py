@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from durable_core import Durable
-from durable_core.routing import Routes
+from durable_core.adapters import Routes
 from durable_wsgi._adapter import endpoint_adapter
 from durable_wsgi._serving import create_endpoint_server
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from durable_core import Durable, Request, Response
-from durable_core.routing import Routes
+from durable_core import BadRequest, Durable, Request, Response
+from durable_core.adapters import AdapterApp, Routes, converse, lingering_close, refuse
 from support import recipe
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Fields",
     "Mutant",
     "Mutants",
+    "Seen",
     "changed_request",
     "changed_response",
     "fields_in",
@@ -39,6 +41,8 @@ class Mutant(_Subject):  # type: ignore[misc]
     """The recipe's subject with some of it replaced.
 
     Args:
+        app: what the application's class has in place of the kit's.
+        exchange: what the exchange's class has in place of the recipe's.
         handler: what the handler's class has in place of the recipe's.
         declares: more capabilities.
         start: called with the ``Durable`` before it is served.
@@ -46,15 +50,22 @@ class Mutant(_Subject):  # type: ignore[misc]
 
     def __init__(
         self,
-        handler: dict[str, Any] | None = None,
+        app: dict[str, Any] | None = None,
         *,
+        exchange: dict[str, Any] | None = None,
+        handler: dict[str, Any] | None = None,
         declares: str = "",
         start: Callable[[Durable[Any]], object] = lambda durable: None,
         adapter: Any = None,
     ) -> None:
         self.name = "mutant"
-        self.capabilities = BASE.Subject.capabilities | set(declares.split())
-        self.handler_class: Any = type("Mutant", (BASE.Handler,), handler or {})
+        self.capabilities = BASE.Subject.capabilities - {"async-handlers"} | set(declares.split())
+        exchanges = type("Mutant", (BASE.HandlerExchange,), exchange or {})
+        answer = {"answer": lambda handler: _converse(handler, exchanges(handler))}
+        methods = dict.fromkeys((f"do_{method}" for method in _METHODS), answer["answer"])
+        own = {**answer, **methods, **(handler or {})}
+        self.handler_class: Any = type("Mutant", (BASE.Handler,), own)
+        self.app_class = type("Mutant", (AdapterApp,), app or {})
         self.endpoint_adapter = adapter or BASE.Subject.endpoint_adapter
         self._start = start
 
@@ -65,6 +76,33 @@ class Mutant(_Subject):  # type: ignore[misc]
         return served
 
 
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+def _converse(handler: Any, exchange: Any) -> None:
+    """As the recipe's handler does."""
+    handler.close_connection = True
+    if handler.headers.get_payload():
+        refuse(handler.server.app, exchange, BadRequest("the head of the request is malformed"))
+    else:
+        converse(handler.server.app, exchange)
+    if exchange.refused:
+        lingering_close(handler.connection)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Whom a response is for."""
+
+    app: Any
+    request: Request
+
+    @property
+    def path(self) -> str:
+        """The target of the request."""
+        return self.request.url.partition("://")[2].partition("/")[2]
+
+
 def changed_request(request: Request, **changes: Any) -> Request:
     """Return the request with some of it changed."""
     kept = {name: getattr(request, name) for name in ("method", "url", "headers", "body")}
@@ -73,7 +111,9 @@ def changed_request(request: Request, **changes: Any) -> Request:
 
 def receiving(change: Callable[[Request], Request]) -> dict[str, Any]:
     """Change what the core is given."""
-    return {"receive": lambda self: change(BASE.Handler.receive(self))}
+    return {
+        "respond": lambda self, request, **how: AdapterApp.respond(self, change(request), **how)
+    }
 
 
 def fields_in(change: Callable[[Fields], Fields]) -> dict[str, Any]:
@@ -87,9 +127,13 @@ def changed_response(response: Response, **changes: Any) -> Response:
     return Response(**{**kept, **changes})
 
 
-def sending(change: Callable[[Any, Response], Response]) -> dict[str, Any]:
+def sending(change: Callable[[Seen, Response], Response]) -> dict[str, Any]:
     """Change what is sent."""
-    return {"send": lambda self, response: BASE.Handler.send(self, change(self, response))}
+    return {
+        "respond": lambda self, request, **how: change(
+            Seen(self, request), AdapterApp.respond(self, request, **how)
+        )
+    }
 
 
 def fields_out(change: Callable[[Fields], Fields]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -56,32 +57,41 @@ def _mix_up(request: Request) -> Request:
     return changed_request(request, body=_latest[0])
 
 
-def _refuse_to_continue(self: Any) -> bool:
-    self.send_error(417)
-    return False
+def _never(self: Any) -> None:
+    """Leave a client waiting that waits to be asked for its body."""
 
 
-def _ignore_coding(self: Any) -> Any:
-    del self.headers["transfer-encoding"]
-    return BASE.Handler.receive(self)
+def _ignore_coding(self: Any, handler: Any) -> None:
+    del handler.headers["transfer-encoding"]
+    BASE.HandlerExchange.__init__(self, handler)
 
 
-def _options_as_get(self: Any) -> None:
-    self.command = "GET"
-    self.answer()
+def _options_as_get(self: Any, handler: Any) -> None:
+    BASE.HandlerExchange.__init__(self, handler)
+    self.method = "GET" if self.method == "OPTIONS" else self.method
 
 
-def _no_limit(self: Any) -> Request:
-    body = self.rfile.read(int(self.headers.get("content-length", "0")))
-    url = f"http://{self.headers['host']}{self.path}"
-    return Request(method=self.command, url=url, headers=self.headers.items(), body=body)
-
-
-def _lenient(self: Any) -> Any:
-    length = self.headers.get("content-length", "0")
+def _lenient(self: Any, handler: Any) -> None:
+    length = handler.headers.get("content-length", "0")
     if not length.isdigit():
-        self.headers.replace_header("content-length", "0")
-    return BASE.Handler.receive(self)
+        handler.headers.replace_header("content-length", "0")
+    BASE.HandlerExchange.__init__(self, handler)
+
+
+def _without_limit(self: Any, handler: Any) -> None:
+    """Read as much as comes, and pass it on as what was announced."""
+    BASE.HandlerExchange.__init__(self, handler)
+    body = handler.rfile.read(int(handler.headers.get("content-length", "0")))[:1000]
+    handler.rfile = io.BytesIO(body)
+    self.fields = [each for each in self.fields if each[0].lower() != "content-length"]
+    self.fields.append(("content-length", str(len(body))))
+
+
+def _cut_head(self: Any, handler: Any) -> None:
+    """Leave out what would be too much."""
+    BASE.HandlerExchange.__init__(self, handler)
+    self.target = self.target[:100]
+    self.fields = [each for each in self.fields if each[0].lower() != "x-own"]
 
 
 def _with_key(request: Request) -> Request:
@@ -107,18 +117,18 @@ MUTANTS: Mutants = {
     "joins_fields": (Mutant(fields_in(_joined), declares="separate-fields"), ("Q8",)),
     "drops_bodies": (Mutant(receiving(lambda r: changed_request(r, body=b""))), ("Q9", "B2")),
     "takes_chunks_for_nothing": (
-        Mutant({"receive": _ignore_coding}, declares="chunked-requests"),
+        Mutant(exchange={"__init__": _ignore_coding}, declares="chunked-requests"),
         ("Q10", "B4"),
     ),
-    "refuses_to_continue": (Mutant({"handle_expect_100": _refuse_to_continue}), ("Q11",)),
+    "refuses_to_continue": (Mutant(exchange={"send_continue": _never}), ("Q11",)),
     "closes_connections": (Mutant(declares="keep-alive"), ("Q12",)),
     "mixes_bodies": (Mutant(receiving(_mix_up)), ("Q13",)),
-    "runs_for_options": (Mutant({"do_OPTIONS": _options_as_get}), ("Q15", "W7")),
+    "runs_for_options": (Mutant(exchange={"__init__": _options_as_get}), ("Q15", "W7")),
     "notices_no_disconnect": (Mutant(declares="client-disconnect"), ("H9",)),
     "adds_the_key": (Mutant(receiving(_with_key)), ("E9",)),
-    "guesses_lengths": (Mutant({"receive": _lenient}), ("B1",)),
-    "reads_without_limit": (Mutant({"receive": _no_limit}), ("B2", "B4")),
-    "has_no_head_limit": (Mutant(declares="head-limit"), ("B3",)),
+    "guesses_lengths": (Mutant(exchange={"__init__": _lenient}), ("B1",)),
+    "reads_without_limit": (Mutant(exchange={"__init__": _without_limit}), ("B2", "B4")),
+    "has_no_head_limit": (Mutant(exchange={"__init__": _cut_head}), ("B3",)),
 }
 
 

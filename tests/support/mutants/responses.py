@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from durable_core import HTTPError, Response
+from durable_core import Request, Response
+from durable_core.adapters import AdapterApp
 from support.mutants.base import (
     BASE,
     Fields,
     Mutant,
     Mutants,
+    Seen,
     changed_response,
     fields_out,
     find,
@@ -40,43 +42,47 @@ def _shortened(_: Any, response: Response) -> Response:
     return changed_response(response, body=list(body)[:-1])  # type: ignore[arg-type]
 
 
-def _ended_nicely(self: Any, response: Response) -> Iterator[bytes]:
+def _ended_nicely(self: Any, error: BaseException) -> None:
+    self.end()
+    self.write(b"0\r\n\r\n")
+
+
+def _pass_framing_on(self: Any, request: Request, **how: Any) -> Response:
+    response = AdapterApp.respond(self, request, **how)
+    _framing[0] = [each for each in response.headers.raw if each[0].lower() in _OWN]
+    return response
+
+
+_OWN = ("content-length", "transfer-encoding", "connection")
+_framing: list[Fields] = [[]]
+
+
+def _begin_with_framing(self: Any, status: int, fields: Fields) -> None:
+    own, _framing[0] = _framing[0], []
+    BASE.HandlerExchange.begin(self, status, [*fields, *own])
+
+
+def _content_always(self: Any) -> None:
+    if self._status in (204, 304):
+        self.write(b"nothing")
+
+
+def _begin_remembering(self: Any, status: int, fields: Fields) -> None:
+    self._status = status
+    BASE.HandlerExchange.begin(self, status, fields)
+
+
+def _body_to_head(self: Any) -> None:
+    if self.method == "HEAD":
+        self.write(b"body")
+
+
+def _show_trace(self: Any, request: Request, **how: Any) -> Response:
     try:
-        yield from BASE.Handler.pieces(self, response)
-    except ValueError:
-        yield b"0\r\n\r\n"
-
-
-def _pass_framing_on(self: Any, response: Response) -> None:
-    self.send_response_only(response.status)
-    for field in response.headers.raw:
-        self.send_header(*field)
-    body = b"".join(self.pieces(response))
-    self.send_header("content-length", str(len(body)))
-    self.end_headers()
-    self.wfile.write(body)
-
-
-def _content_always(self: Any, response: Response) -> None:
-    BASE.Handler.send(self, response)
-    if response.status in (204, 304):
-        self.wfile.write(b"nothing")
-
-
-def _body_to_head(self: Any, response: Response) -> None:
-    BASE.Handler.send(self, response)
-    if self.command == "HEAD":
-        self.wfile.write(b"body")
-
-
-def _show_trace(self: Any) -> None:
-    self.close_connection = True
-    try:
-        self.send(self.server.app.endpoint.handle(self.receive()))
-    except HTTPError:
-        self.send(Response(status=400))
+        response: Response = self.endpoint.handle(request, **how)
     except Exception:
-        self.send(Response.text(traceback.format_exc(), 500))
+        return Response.text(traceback.format_exc(), 500)
+    return response
 
 
 def _all_found(status: int) -> int:
@@ -87,11 +93,11 @@ def _drop_cors(fields: Fields) -> Fields:
     return [field for field in fields if not field[0].startswith("access-control")]
 
 
-def waiting(change: Callable[[Any, Response], Response]) -> dict[str, Any]:
+def waiting(change: Callable[[Seen, Response], Response]) -> dict[str, Any]:
     """Change the answers of wait URLs only."""
 
-    def sent(self: Any, response: Response) -> Response:
-        return change(self, response) if "durable-run=" in self.path else response
+    def sent(seen: Seen, response: Response) -> Response:
+        return change(seen, response) if "durable-run=" in seen.path else response
 
     return sending(sent)
 
@@ -99,9 +105,9 @@ def waiting(change: Callable[[Any, Response], Response]) -> dict[str, Any]:
 _asked: set[str] = set()
 
 
-def _answered_once(self: Any, response: Response) -> Response:
-    if response.status not in (201,) or self.path not in _asked:
-        _asked.add(self.path)
+def _answered_once(seen: Seen, response: Response) -> Response:
+    if response.status not in (201,) or seen.path not in _asked:
+        _asked.add(seen.path)
         return response
     return Response(status=410)
 
@@ -111,37 +117,38 @@ def _late(_: Any, response: Response) -> Response:
     return response
 
 
-def _telling(self: Any, response: Response) -> Response:
-    known = {run.id for run in self.server.app.endpoint.durable.runs.list()}
-    is_known = any(id_ in self.path for id_ in known)
+def _telling(seen: Seen, response: Response) -> Response:
+    known = {run.id for run in seen.app.endpoint.durable.runs.list()}
+    is_known = any(id_ in seen.path for id_ in known)
     return response if is_known or response.status != 403 else Response(status=404)
 
 
-def _forget_if_gone(self: Any, response: Response) -> None:
+def _forget_if_gone(self: Any, status: int, fields: Fields) -> None:
+    connection = self._handler.connection
     try:
-        self.connection.setblocking(False)
-        gone = self.connection.recv(1) == b""
+        connection.setblocking(False)
+        gone = connection.recv(1) == b""
     except OSError:
         gone = False
-    self.connection.setblocking(True)
+    connection.setblocking(True)
     if gone:
-        self.server.app.endpoint.durable.engine.store._runs.clear()
-    BASE.Handler.send(self, response)
+        self._handler.server.app.endpoint.durable.engine.store._runs.clear()
+    BASE.HandlerExchange.begin(self, status, fields)
 
 
 _cached: dict[str, Response] = {}
 
 
-def _cache(self: Any, response: Response) -> Response:
+def _cache(seen: Seen, response: Response) -> Response:
     """Answer by the path alone, whatever the query."""
     if response.status != 200:
         return response
-    return _cached.setdefault(self.path.partition("?")[0], response)
+    return _cached.setdefault(seen.path.partition("?")[0], response)
 
 
 #: See ``base.Mutants``.
 MUTANTS: Mutants = {
-    "sends_bodies_to_head": (Mutant({"send": _body_to_head}), ("Q14",)),
+    "sends_bodies_to_head": (Mutant(exchange={"end": _body_to_head}), ("Q14",)),
     "knows_few_statuses": (
         Mutant(status_out(lambda status: status if status in (200, 201, 404, 500) else 500)),
         ("A1",),
@@ -159,16 +166,22 @@ MUTANTS: Mutants = {
         ("A4",),
     ),
     "cuts_bodies": (Mutant(sending(_cut_body)), ("A5", "H3")),
-    "sends_content_with_204": (Mutant({"send": _content_always}), ("A6",)),
-    "passes_framing_on": (Mutant({"send": _pass_framing_on}), ("A7",)),
+    "sends_content_with_204": (
+        Mutant(exchange={"begin": _begin_remembering, "end": _content_always}),
+        ("A6",),
+    ),
+    "passes_framing_on": (
+        Mutant({"respond": _pass_framing_on}, exchange={"begin": _begin_with_framing}),
+        ("A7",),
+    ),
     "drops_the_last_chunk": (Mutant(sending(_shortened)), ("A8",)),
-    "ends_broken_streams": (Mutant({"pieces": _ended_nicely}), ("A9",)),
+    "ends_broken_streams": (Mutant(exchange={"abort": _ended_nicely}), ("A9",)),
     "buffers_streams": (Mutant(sending(_buffered)), ("A10",)),
     "hides_errors": (
         Mutant(status_out(lambda status: 500 if 400 <= status < 500 else status)),
         ("A11", "W5", "B5"),
     ),
-    "shows_stack_traces": (Mutant({"answer": _show_trace, "do_GET": _show_trace}), ("A12",)),
+    "shows_stack_traces": (Mutant({"respond": _show_trace}), ("A12",)),
     "caches_answers": (Mutant(sending(_cache)), ("L11",)),
     "says_200": (Mutant(status_out(lambda status: 200)), ("L1", "H1")),
     "hides_failures": (
@@ -183,15 +196,15 @@ MUTANTS: Mutants = {
         Mutant(fields_out(lambda fields: [each for each in fields if each[0] != "cache-control"])),
         ("H2",),
     ),
-    "forgets_runs_of_gone_clients": (Mutant({"send": _forget_if_gone}), ("H8",)),
+    "forgets_runs_of_gone_clients": (Mutant(exchange={"begin": _forget_if_gone}), ("H8",)),
     "wakes_nobody": (Mutant(waiting(_late)), ("W1",)),
     "answers_once": (Mutant(waiting(_answered_once)), ("W2",)),
     "no_head_of_wait_urls": (
-        Mutant(waiting(lambda self, r: Response(status=405) if self.command == "HEAD" else r)),
+        Mutant(waiting(lambda s, r: Response(status=405) if s.request.method == "HEAD" else r)),
         ("W3",),
     ),
     "waits_by_post_only": (
-        Mutant(waiting(lambda self, r: Response(status=405) if self.command == "GET" else r)),
+        Mutant(waiting(lambda s, r: Response(status=405) if s.request.method == "GET" else r)),
         ("W4",),
     ),
     "tells_which_runs_exist": (Mutant(waiting(_telling)), ("W5",)),

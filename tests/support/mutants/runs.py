@@ -10,8 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from durable_core import Durable
-from durable_core.adapter.app import AdapterApp
-from durable_core.api.adapter import AppAdapter
+from durable_core.adapters import AdapterApp, AppAdapter
 from durable_core.ports import Checkpoint, CheckpointResult, SendEvents, Sent
 from durable_core.routing import Routes
 from support.mutants.base import (

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-import io
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from durable_core.adapter.messages import bad_request_on_error, parse_content_length, read_sized
-from durable_core.errors import BadRequest, HTTPError
-from durable_core.http.request import Request
+from durable_core import BadRequest, HTTPError, Limits, Request
+from durable_core.adapter.exchange import _Head
+from durable_core.adapter.messages import (
+    authority_of,
+    loggable_path,
+    parse_content_length,
+    parse_head,
+    split_target,
+)
+
+
+class Head(_Head):
+    """The head of a request."""
+
+    def __init__(self, **known: Any) -> None:
+        vars(self).update(known)
+
+
+def parsed(limits: Limits | None = None, **known: Any) -> Request:
+    return parse_head(Head(**known), limits or Limits()).request  # type: ignore[arg-type] # all it is read for
 
 
 @pytest.mark.parametrize(
@@ -28,59 +43,152 @@ def test_malformed_length(text: str) -> None:
         parse_content_length(text)
 
 
-@given(body=st.binary(max_size=64), rest=st.binary(max_size=9))
-def test_bodies(body: bytes, rest: bytes) -> None:
-    """It is read to its announced end and no further; or, where the stream ends, to that."""
-    stream = io.BytesIO(body + rest)
-
-    assert body == read_sized(stream, len(body), 64)
-    assert len(body) == stream.tell()
-    assert body == read_sized(io.BytesIO(body), None, 64, ends=True)
-    assert b"" == read_sized(io.BytesIO(body), None, 64)
-
-
-@pytest.mark.parametrize(("length", "read"), [(65, 0), (10**30, 0), (None, 65)])
-def test_over_the_limit(length: int | None, read: int) -> None:
-    """413, after at most one byte more than the limit has been read."""
-    stream = io.BytesIO(b"x" * 1000)
-    with pytest.raises(HTTPError, match="at most 64 bytes") as caught:
-        read_sized(stream, length, 64, ends=True)
-
-    assert (413, read) == (caught.value.status, stream.tell())
-
-
-class Broken(io.BytesIO):
-    """Fails when it is read."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self._error = error
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        raise self._error
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("/a%2Fb?q=%00", (None, "/a%2Fb?q=%00")),
+        ("*", (None, "/")),
+        ("", (None, "/")),
+        ("?q", (None, "/?q")),
+        ("//a/b", (None, "//a/b")),
+        ("http://h:1/p?q", ("h:1", "/p?q")),
+        ("HTTPS://h", ("h", "/")),
+        ("http://h?q", ("h", "/?q")),
+        ("h:1", (None, "h:1")),
+        ("ftp://h/p", (None, "ftp://h/p")),
+    ],
+)
+def test_targets(target: str, expected: tuple[str | None, str]) -> None:
+    """All forms that a target may have (RFC 9112, 3.2); what is no path stays as it is."""
+    assert expected == split_target(target)
 
 
 @pytest.mark.parametrize(
-    ("stream", "status", "text"),
+    ("known", "url"),
     [
-        (io.BytesIO(b"short"), 400, "the body ended after 5 of 9 bytes"),
-        (Broken(TimeoutError()), 408, "the body did not come in time"),
-        (Broken(ConnectionResetError()), 400, "the body could not be read to its end"),
+        ({"fields": [("Host", "a:81")], "target": "/x?y"}, "http://a:81/x?y"),
+        ({"fields": [("host", "a")], "target": "http://b/x"}, "http://b/x"),
+        ({"fields": [("host", "")], "authority": "own:8000"}, "http://own:8000/"),
+        ({"authority": "own:8000", "scheme": "https"}, "https://own:8000/"),
+        ({"target": "/\xe9 #?\xe9#"}, "http://localhost/%E9%20%23?%E9%23"),
+        ({"target": "/x?"}, "http://localhost/x"),
+        ({"fields": [("host", "[::1]:80")]}, "http://[::1]:80/"),
+        ({"fields": [("host", "[::ffff:1.2.3.4]")]}, "http://[::ffff:1.2.3.4]/"),
     ],
 )
-def test_a_body_that_does_not_come(stream: io.BytesIO, status: int, text: str) -> None:
-    """One that is cut off, late or broken gives a clear error."""
-    with pytest.raises(HTTPError) as caught:
-        read_sized(stream, 9, 64)
-
-    assert (status, text) == (caught.value.status, caught.value.detail)
+def test_urls(known: dict[str, Any], url: str) -> None:
+    """The authority is the target's, else the Host's, else the server's own."""
+    assert url == parsed(**known).url
 
 
-def test_refusing() -> None:
-    """What HTTP does not allow is a bad request; other errors pass."""
-    with bad_request_on_error():
-        assert "/x" == Request(method="GET", url="http://h/x", headers=[]).path
-    with pytest.raises(BadRequest, match="method"), bad_request_on_error():
-        Request(method="G T", url="http://h/x", headers=[])
-    with pytest.raises(HTTPError, match="slow"), bad_request_on_error():
-        raise HTTPError(408, "slow")
+def test_the_host_is_that_of_the_target() -> None:
+    """A handler sees one host, wherever it looks."""
+    request = parsed(fields=[("HOST", "a"), ("x", "1")], target="http://b/")
+
+    assert (("host", "b"), ("x", "1")) == request.headers.items()
+
+
+#: What is no host.
+HOSTS = (
+    *(
+        "a b",
+        "a/b",
+        "u@a",
+        "a,b",
+        "a:b",
+        "\xe9",
+        "a?",
+        ":80",
+        "a:80:80",
+        "a:65536",
+        "a:99999999999",
+    ),
+    *("[:]", "[::1", "[1.2.3.4]", "[::1::]", "[:::]"),
+)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        *(
+            {"fields": [("host", host)]}
+            for host in ("a b", "a/b", "u@a", "a,b", "a:b", "\xe9", "a?")
+        ),
+        *(
+            {"fields": [("host", host)]}
+            for host in ("[:]", "[::1", "[1.2.3.4]", "[::1::]", "[:::]")
+        ),
+        *({"fields": [("host", host)]} for host in ("a:65536", "a:99999999999", ":80", "a:80:80")),
+        {"fields": [("host", "a"), ("Host", "a")]},
+        {"target": "http://"},
+        {"target": "http://u@a/"},
+        {"target": "http://[:]/"},
+        {"target": "nowhere"},
+        {"target": "ftp://h/p"},
+        {"target": "/\u20ac"},
+        {"target": "/\ud800"},
+        {"target": "/?\ud800"},
+        {"method": "G T"},
+        {"method": ""},
+        {"scheme": "1"},
+        {"fields": [("a b", "1")]},
+        {"fields": [("a", "1\n2")]},
+        {"fields": [("content-length", "1"), ("content-length", "1")]},
+        {"fields": [("content-length", "1"), ("transfer-encoding", "chunked")]},
+    ],
+)
+def test_what_http_does_not_allow(known: dict[str, Any]) -> None:
+    """It is a bad request before anybody has been asked."""
+    with pytest.raises(BadRequest):
+        parsed(**known)
+
+
+def test_limits() -> None:
+    """413 for an announced body, 431 for a head, each one byte over its limit."""
+    limits = Limits(head=100, body=10)
+    fields = [("content-length", "10")]
+    room = 100 - len("GET") - len("/") - len("content-length10") - 4
+
+    assert 10 == parse_head(Head(fields=fields), limits).length  # type: ignore[arg-type]
+    parsed(limits, target="/" + "x" * room, fields=fields)
+    with pytest.raises(HTTPError, match="431"):
+        parsed(limits, target="/" + "x" * (room + 1), fields=fields)
+    with pytest.raises(HTTPError, match="413"):
+        parsed(limits, fields=[("content-length", "11")])
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ([("Expect", "100-Continue"), ("content-length", "1")], True),
+        ([("Expect", "100-continue"), ("transfer-encoding", "chunked")], True),
+        ([("Expect", "100-continue"), ("content-length", "0")], False),
+        ([("Expect", "100-continue")], False),
+        ([("Expect", "more"), ("content-length", "1")], False),
+    ],
+)
+def test_expectations(fields: list[tuple[str, str]], expected: bool) -> None:
+    """Only who has a body to send waits for anything."""
+    assert expected == parse_head(Head(fields=fields), Limits()).expects_continue  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        (("http", "h", 81), "h:81"),
+        (("http", "h", 80), "h"),
+        (("https", "h", "443"), "h"),
+        (("http", "::1", 81), "[::1]:81"),
+        (("https", "fe80::1%eth0", 443), "[fe80::1]"),
+        (("http", "/run/x.sock", None), "localhost"),
+        (("http", "h", ""), "h"),
+    ],
+)
+def test_authorities(known: tuple[str, str, Any], expected: str) -> None:
+    """Addresses of IPv6 are in brackets, default ports left out."""
+    assert expected == authority_of(*known)
+
+
+def test_paths_in_logs() -> None:
+    """Neither tokens nor what a terminal takes for a command."""
+    assert "/a%1B%5B2J%C2%9B%00" == loggable_path("http://h/a\x1b[2J\x9b\x00?durable-token=secret")

@@ -9,7 +9,8 @@ from contextvars import ContextVar
 
 import pytest
 
-from durable_core.adapter.asynchronous import aiter_body
+from durable_core.adapter.bodies import END, AsyncChunks, aiter_body, iter_body
+from durable_core.runners.event_loops import LoopThread
 
 WHO: ContextVar[str] = ContextVar("who", default="nobody")
 
@@ -37,9 +38,17 @@ async def made(body: Iterable[bytes] | AsyncIterable[bytes]) -> list[bytes]:
     """Return all chunks, closing the body as a server does."""
     chunks = aiter_body(body)
     try:
-        return [chunk async for chunk in chunks]
+        return await rest(chunks)
     finally:
-        await chunks.aclose()
+        await chunks.close()
+
+
+async def rest(chunks: AsyncChunks) -> list[bytes]:
+    """Return what is left of a body."""
+    found = []
+    while (chunk := await chunks.next()) is not END:
+        found.append(chunk)
+    return found
 
 
 def test_async_bodies() -> None:
@@ -56,9 +65,9 @@ def test_async_bodies() -> None:
     async def main() -> None:
         assert [b"a", b"b"] == await made(body())
         chunks = aiter_body(body())
-        assert b"a" == await anext(aiter(chunks))
+        assert b"a" == await chunks.next()
         assert 1 == len(ended)
-        await chunks.aclose()
+        await chunks.close()
 
     asyncio.run(main())
     assert 2 == len(ended)
@@ -70,11 +79,11 @@ def test_plain_bodies_have_a_thread_of_their_own() -> None:
 
     async def main() -> None:
         chunks, others = aiter_body(one), aiter_body(other)
-        assert b"a" == await anext(aiter(chunks))
-        assert b"c" == await anext(aiter(others))
-        assert [b"b"] == [chunk async for chunk in chunks]
-        await chunks.aclose()
-        await others.aclose()
+        assert b"a" == await chunks.next()
+        assert b"c" == await others.next()
+        assert [b"b"] == await rest(chunks)
+        await chunks.close()
+        await others.close()
 
     asyncio.run(main())
     threads = {*one.threads, *one.closed}
@@ -117,7 +126,7 @@ def test_anything_can_be_iterated() -> None:
     async def main() -> None:
         assert [b"a", b"b"] == await made([b"a", b"b"])
         assert [b"x"] == await made(file)
-        await aiter_body(unused).aclose()
+        await aiter_body(unused).close()
 
     asyncio.run(main())
     assert (1, 0, 1) == (file.closed, len(unused.threads), len(unused.closed))
@@ -165,3 +174,53 @@ def test_closing_waits_for_the_chunk_that_is_made() -> None:
         assert await asyncio.to_thread(ended.wait, 60)
 
     asyncio.run(main())
+
+
+def test_async_bodies_in_a_thread() -> None:
+    """One task of the given loop iterates all of an async body, and closes it."""
+    tasks: list[asyncio.Task[None] | None] = []
+    ended: list[str] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            for chunk in (b"a", b"b", b"c"):
+                tasks.append(asyncio.current_task())
+                async with asyncio.timeout(60):  # which another task could not leave
+                    yield chunk
+        finally:
+            tasks.append(asyncio.current_task())
+            ended.append(WHO.get())
+
+    loop = LoopThread()
+    chunks = iter_body(body(), loop.run)
+    assert [b"a", b"b"] == [chunks.next(), chunks.next()]
+    chunks.close()
+    loop.stop()
+
+    assert (["nobody"], 1, 3) == (ended, len(set(tasks)), len(tasks))
+
+
+def test_broken_async_bodies_in_a_thread() -> None:
+    """The error is that of the body; closing it afterwards does nothing."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"a"
+        raise ZeroDivisionError
+
+    loop = LoopThread()
+    chunks = iter_body(body(), loop.run)
+    assert b"a" == chunks.next()
+    with pytest.raises(ZeroDivisionError):
+        chunks.next()
+    chunks.close()
+    loop.stop()
+
+
+def test_plain_bodies_in_a_thread() -> None:
+    """They are iterated and closed where they are asked for."""
+    body = Body(b"a", b"b")
+    chunks = iter_body(body, lambda coroutine: pytest.fail("there is nothing to be awaited"))
+    assert [b"a", b"b", END] == [chunks.next(), chunks.next(), chunks.next()]
+    chunks.close()
+
+    assert {threading.get_ident()} == {*body.threads, *body.closed}

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from durable_core.adapter.asynchronous import ClientDisconnectedError, DisconnectWatcher
+from durable_core.adapter.disconnect import DisconnectWatcher
+from durable_core.adapters import ClientDisconnectedError
 
 
 class Client:
@@ -51,7 +52,8 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 
 async def forever(client: Client) -> None:
-    async with DisconnectWatcher(client.is_gone):
+    async with DisconnectWatcher(client.is_gone) as watch:
+        watch.start()
         await asyncio.Event().wait()
 
 
@@ -85,7 +87,8 @@ def test_quick_block_is_not_watched() -> None:
 
     async def main() -> None:
         client = Client(gone=True)
-        async with DisconnectWatcher(client.is_gone):
+        async with DisconnectWatcher(client.is_gone) as watch:
+            watch.start()
             await asyncio.sleep(0)
         assert 0 == client.asked
 
@@ -103,6 +106,7 @@ def test_listening_at_once() -> None:
 
     async def impatient(client: Client) -> None:
         async with DisconnectWatcher(client.is_gone) as watch:
+            watch.start()
             watch.listen()
             watch.listen()
             for _ in range(5):
@@ -117,7 +121,8 @@ def test_client_that_stays() -> None:
 
     async def main() -> None:
         client = Client()
-        async with DisconnectWatcher(client.is_gone):
+        async with DisconnectWatcher(client.is_gone) as watch:
+            watch.start()
             await client.listened_to.wait()
 
     run(main())
@@ -129,6 +134,7 @@ def test_what_cannot_be_told() -> None:
     async def main() -> None:
         client = Client(can_be_told=False)
         async with DisconnectWatcher(client.is_gone) as watch:
+            watch.start()
             await client.listened_to.wait()
             watch.listen()
             for _ in range(5):
@@ -163,7 +169,8 @@ def test_both_at_once() -> None:
             return gone
 
         async def block() -> None:
-            async with DisconnectWatcher(is_gone):
+            async with DisconnectWatcher(is_gone) as watch:
+                watch.start()
                 await asyncio.Event().wait()
 
         task = asyncio.create_task(block())
@@ -182,7 +189,8 @@ def test_error_of_the_block_passes() -> None:
             await failing()
 
     async def failing() -> None:
-        async with DisconnectWatcher(Client(gone=True).is_gone):
+        async with DisconnectWatcher(Client(gone=True).is_gone) as watch:
+            watch.start()
             try:
                 await asyncio.Event().wait()
             finally:
@@ -195,7 +203,8 @@ def test_block_that_swallows_its_cancellation() -> None:
     """It is not cancelled again later."""
 
     async def main() -> None:
-        async with DisconnectWatcher(Client(gone=True).is_gone):
+        async with DisconnectWatcher(Client(gone=True).is_gone) as watch:
+            watch.start()
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:

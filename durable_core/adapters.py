@@ -1,0 +1,87 @@
+"""What adapters are made of: all that the author of one needs, and no more.
+
+An adapter gives an :class:`Exchange` or an :class:`AsyncExchange` for each request;
+:func:`converse`, :func:`converse_async` or :func:`pull` does the rest. The how-to page "Write an
+adapter" shows each.
+"""
+
+from __future__ import annotations
+
+from durable_core.adapter.app import AdapterApp, resolve_handler
+from durable_core.adapter.conversation import (
+    App,
+    PulledBody,
+    PulledExchange,
+    converse,
+    converse_async,
+    pull,
+    refuse,
+    refuse_async,
+)
+from durable_core.adapter.exchange import AsyncExchange, ClientDisconnectedError, Exchange, Fields
+from durable_core.adapter.messages import (
+    authority_of,
+    loggable_path,
+    parse_content_length,
+    split_target,
+)
+from durable_core.adapter.server import (
+    BACKLOG,
+    RunningServer,
+    Server,
+    bind,
+    check_max_connections,
+    default_max_connections,
+    is_out_of_descriptors,
+    url_of,
+)
+from durable_core.api.adapter import AppAdapter, EndpointAdapter, EngineLifecycle, HTTPHandler
+from durable_core.http.problem import problem, problem_from_http_error
+from durable_core.platform import (
+    is_reset_on_close,
+    lingering_close,
+    reset_on_close,
+    stop_on_signals,
+)
+from durable_core.routing import Application, Routes
+
+__all__ = [
+    "BACKLOG",
+    "AdapterApp",
+    "App",
+    "AppAdapter",
+    "Application",
+    "AsyncExchange",
+    "ClientDisconnectedError",
+    "EndpointAdapter",
+    "EngineLifecycle",
+    "Exchange",
+    "Fields",
+    "HTTPHandler",
+    "PulledBody",
+    "PulledExchange",
+    "Routes",
+    "RunningServer",
+    "Server",
+    "authority_of",
+    "bind",
+    "check_max_connections",
+    "converse",
+    "converse_async",
+    "default_max_connections",
+    "is_out_of_descriptors",
+    "is_reset_on_close",
+    "lingering_close",
+    "loggable_path",
+    "parse_content_length",
+    "problem",
+    "problem_from_http_error",
+    "pull",
+    "refuse",
+    "refuse_async",
+    "reset_on_close",
+    "resolve_handler",
+    "split_target",
+    "stop_on_signals",
+    "url_of",
+]
