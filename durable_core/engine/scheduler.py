@@ -110,7 +110,7 @@ class Scheduler:
         """Register the process and begin."""
         self.register()
         self._skew = self._clock_skew()
-        self._thread = threading.Thread(target=self._run, name="durable-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="durable-scheduler", daemon=True)
         self._thread.start()
 
     def drain(self) -> None:
