@@ -37,9 +37,11 @@ PYTHON = VENV / ("Scripts/python.exe" if sys.platform == "win32" else "bin/pytho
 STAMP = VENV / "dev-stamp.json"
 LOCK = ROOT / ".venv.lock"
 
-#: Files that a program writes: (module, target). The target holds what ``python -m module`` prints.
+#: Files that a program writes: (program, target). The target holds what the program prints.
 GENERATED: tuple[tuple[str, str], ...] = (
-    ("durable_core.machine.diagram", "docs/reference/run-states.md"),
+    ("docs/_generate/rooms.py", "docs/explanation/architecture.md"),
+    ("docs/_generate/run_states.py", "docs/reference/run-states.md"),
+    ("docs/_generate/signatures.py", "docs/reference/signatures.md"),
 )
 
 #: The adapters in docs/reference/matrix.md, as the conformance suite is told them.
@@ -56,6 +58,8 @@ CHECKS: tuple[tuple[str, ...], ...] = (
     ("ruff", "check"),
     ("ruff", "format", "--check"),
     ("mypy",),
+    # A user's program in strict mode, by the other type checker that users have.
+    ("basedpyright", "-p", "tests/typing/pyrightconfig.json", "--pythonpath", str(PYTHON)),
 )
 
 # The settings are in pyproject.toml. The plugin would import the core before coverage sees it; the
@@ -259,8 +263,8 @@ def bench(options: argparse.Namespace, extra: Sequence[str]) -> None:
 def docs(_options: argparse.Namespace, _extra: Sequence[str]) -> None:
     """Write the generated files of docs/ anew."""
     ensure_venv()
-    for module, target in GENERATED:
-        program = [str(PYTHON), "-m", module]
+    for path, target in GENERATED:
+        program = [str(PYTHON), path]
         text = subprocess.run(program, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
         (ROOT / target).write_bytes(text)
         say(f"wrote {target}")

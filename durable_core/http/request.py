@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 from durable_core.errors import BadRequest, HTTPError, MissingParameter
@@ -239,7 +239,7 @@ class Request:
             object.__setattr__(self, "_query", query)
         return query
 
-    def json(self) -> object:
+    def json(self) -> Any:
         """Return the body as JSON (RFC 8259: UTF-8), whatever its content type.
 
         It is parsed on every call, so that a handler that changes the value it got changes

@@ -70,7 +70,7 @@ class Reply:
         """The body as text in UTF-8."""
         return self.body.decode("utf-8")
 
-    def json(self) -> object:
+    def json(self) -> Any:
         """Return the body as JSON.
 
         Raises:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from importlib import import_module
+from pathlib import Path
+
 import pytest
 
 import durable_core
 from durable_core import _public
+from support.source_tree import ROOT
 
 
 def test_names_are_those_of_the_module_behind_it() -> None:
@@ -22,3 +27,34 @@ def test_unknown_name_is_an_attribute_error(name: str) -> None:
     """A name the façade does not have is an AttributeError that says so."""
     with pytest.raises(AttributeError, match=f"module 'durable_core' has no attribute '{name}'"):
         getattr(durable_core, name)
+
+
+PUBLIC = {
+    *("durable_core", "durable_core.adapters", "durable_core.engines", "durable_core.errors"),
+    *("durable_core.routing", "durable_core.stores", "durable_core.sync", "durable_core.testing"),
+    *("durable_asgi", "durable_asyncio", "durable_client", "durable_inngest", "durable_wsgi"),
+    "durable_wsgi.gunicorn",
+}
+#: The page about adapters shows the kit that they are made of.
+KIT = "write-an-adapter.md"
+PAGES = [
+    page
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    if page.name != KIT
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_pages_import_what_is_public(page: Path) -> None:
+    """What a page tells users to import is in a public module, and listed in its ``__all__``."""
+    imports = re.findall(
+        r"^\s*from (durable_[\w.]+) import \(?([\w\s,]+?)\)?$", page.read_text("utf-8"), re.M
+    )
+    private = [
+        (module, name)
+        for module, names in imports
+        for name in re.findall(r"(\w+)(?: as \w+)?", names.strip())
+        if module not in PUBLIC or name not in import_module(module).__all__
+    ]
+
+    assert [] == private

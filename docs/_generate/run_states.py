@@ -1,4 +1,4 @@
-"""The life of a run as a page for people: ``python -m durable_core.machine.diagram`` prints it."""
+"""The life of a run as a page for people: ``python docs/_generate/run_states.py`` prints it."""
 
 from __future__ import annotations
 

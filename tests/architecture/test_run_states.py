@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import runpy
 
 import pytest
 
-from durable_core.machine.diagram import meanings, mermaid, page
 from durable_core.machine.table import TRANSITIONS, Trigger
 from durable_core.model.run import Phase
+from support.source_tree import ROOT
+
+PROGRAM = runpy.run_path(str(ROOT / "docs" / "_generate" / "run_states.py"))
+meanings, mermaid, page = (PROGRAM[name] for name in ("meanings", "mermaid", "page"))
 
 
 def test_mermaid_shares_arrows() -> None:
