@@ -1,4 +1,4 @@
-"""Durable endpoints in a server of one's own, without any adapter: the core is all it takes.
+"""Durable endpoints in a server of your own: only the core, without an adapter.
 
 ``python examples/embed_custom_server.py [PORT]``, then ``curl -L localhost:8000/greet?name=ada``.
 """
@@ -16,14 +16,14 @@ durable = Durable(id="embedded", endpoint_adapter=endpoint_adapter)
 
 @durable.endpoint
 def greet(request: Request) -> Response:
-    """Look somebody up, take a nap, and greet."""
+    """Look a person up, sleep, and greet the person."""
     name = step.run("look-up", str.title, request.query["name"])
     step.sleep("nap", request.query.get("nap") or "1s")
     return Response.text(f"Hello {name}\n")
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Makes a Request of what comes in, and sends the Response."""
+    """Converts each HTTP request to a Request, and sends the Response."""
 
     def do_GET(self) -> None:
         """Answer one request."""

@@ -1,13 +1,13 @@
 """An order that waits for its approval, on an Inngest server.
 
-Start a development server, then this, then place an order and approve it::
+Start a development server and this program. Then place an order and approve it::
 
     npx inngest-cli@latest dev --no-discovery
     INNGEST_DEV=1 python examples/on_inngest.py
     curl -L 'http://127.0.0.1:8000/order?id=7&item=tea' &
     curl -X POST http://127.0.0.1:8000/events -d '{"name": "order/approved", "data": {"id": "7"}}'
 
-The same program runs without any server if ``engine=`` is left out.
+Without ``engine=`` the same program runs without an Inngest server.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def reserve(item: str) -> dict[str, str]:
 
 @durable.endpoint
 async def order(request: Request) -> Response:
-    """Reserve, wait for the approval of this very order, and say what has come of it."""
+    """Reserve the item, wait for the approval of this order, and return the outcome."""
     reserved = await step.run("reserve", reserve, request.query["item"])
     approval = await step.wait_for_event(
         "approval", event="order/approved", match="data.id", timeout="1h"

@@ -1,8 +1,9 @@
-"""A chat whose answer streams word by word, fails half-way, is taken back, and is then finished.
+"""A chat that streams its answer word by word, fails half-way, and then answers completely.
 
-``python3 examples/streaming_chat.py serve`` serves it. ``python3 examples/streaming_chat.py ask
-"How do I make tea?"`` asks it from another terminal: what the failed attempt has written vanishes,
-and the answer begins anew. Kill the server meanwhile and start it again: the answer goes on.
+``python3 examples/streaming_chat.py serve`` starts the server. ``python3
+examples/streaming_chat.py ask "How do I make tea?"`` sends a question from another terminal. The
+words of the failed attempt disappear, and the answer starts again. If you kill the server and
+start it again, the answer continues.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ attempts: dict[str, int] = {}
 
 @durable.endpoint
 def chat(request: Request) -> Response:
-    """Think, and write the answer. Both are steps; what they stream is shown as it comes."""
+    """Think, and write the answer. Both are steps; the client shows their chunks at once."""
     question = request.query["q"]
     topic = step.run("think", think, question)
     text = step.run("write", write, topic)
@@ -50,7 +51,7 @@ def think(question: str) -> str:
 
 
 def write(topic: str) -> str:
-    """Stream the answer. The first attempt at each topic breaks off, as models do at times."""
+    """Stream the answer. The first attempt for each topic fails half-way."""
     attempts[topic] = attempts.get(topic, 0) + 1
     return stream.pipe(generate(breaks_off=attempts[topic] == 1))
 
@@ -60,13 +61,13 @@ def generate(*, breaks_off: bool) -> Iterator[str]:
     words = ANSWER.split(" ")
     for number, word in enumerate(words):
         if breaks_off and number == len(words) // 2:
-            raise ConnectionError("the model has hung up")
+            raise ConnectionError("the model closed the connection")
         time.sleep(1 / WORDS_A_SECOND)
         yield word if number == 0 else f" {word}"
 
 
 def ask(url: str, question: str, out: TextIO) -> str:
-    """Show the answer on a terminal as it is written, and take back what was rolled back."""
+    """Show the answer on a terminal while it is streamed, without rolled-back words."""
     answer = Collector()
 
     def redraw(event: object) -> None:
@@ -78,12 +79,12 @@ def ask(url: str, question: str, out: TextIO) -> str:
     )
     out.write("\n")
     if response.status != 200:
-        raise SystemExit(f"the chat has failed: {response.text()}")
+        raise SystemExit(f"the run failed: {response.text()}")
     return answer.text
 
 
 def main() -> None:
-    """Serve, or ask."""
+    """Start the server, or send a question to it."""
     parser = argparse.ArgumentParser(description="A chat that streams.")
     parser.add_argument("what", choices=["serve", "ask"])
     parser.add_argument("question", nargs="?", default="How do I make tea?")

@@ -1,7 +1,8 @@
 """Booking trips, in steps that survive failures, restarts and ``kill -9``.
 
-``python3 dev.py demo [--port 8000] [--store PATH]`` serves it and prints what to try. Kill it while
-a run sleeps, waits or retries, start it again, and the run goes on after its last finished step.
+``python3 dev.py demo [--port 8000] [--store PATH]`` starts the server and prints commands to try.
+Kill the server while a run sleeps, waits or retries, and start it again: the run continues after
+its last finished step.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ durable = Durable(
     retry=RetryPolicy(base_ms=300),  # by default the first retry comes after up to a second
 )
 
-# Handlers. Each is called again from its start whenever its run goes on. Steps that have finished
-# are not: they return at once what they returned the first time.
+# Handlers. When a run continues, its handler is called again from its start. Finished steps are
+# not executed again: they return their stored results at once.
 
 
 @durable.endpoint
 def book(request: Request) -> Response:
-    """Take three steps. With ``flaky=2`` the second fails twice, and is tried again by itself."""
+    """Execute three steps. With ``flaky=2`` the second one fails twice and is retried."""
     trip, flaky = param(request, "trip", WORD), float(param(request, "flaky", NUMBER, "0"))
     booking = step.run("reserve-seat", reserve_seat, trip)
     try:
         attempts = step.run("charge-payment", charge_payment, trip, booking, flaky)
-    except StepError as error:  # it has failed on its last attempt
+    except StepError as error:  # the last attempt has failed
         step.run("release-seat", record, trip, "release-seat", booking)
         return Response.json({"trip": trip, "error": error.message}, 402, {"x-trip": trip})
     step.run("send-ticket", record, trip, "send-ticket", booking)
@@ -53,7 +54,7 @@ def book(request: Request) -> Response:
 
 @durable.endpoint
 def nap(request: Request) -> Response:
-    """Sleep. No thread is kept meanwhile, and a restart does not make it longer."""
+    """Sleep. The sleep holds no thread, and a restart does not prolong it."""
     trip, seconds = param(request, "trip", WORD, "nap"), param(request, "seconds", NUMBER, "2")
     step.run("lie-down", record, trip, "lie-down")
     step.sleep("nap", f"{seconds}s")
@@ -71,7 +72,7 @@ def approval(request: Request) -> Response:
 
 
 def ledger(request: Request) -> dict[str, object]:
-    """Tell how often each step of a trip really happened; a plain route, not a durable one."""
+    """Count how often each step of a trip was executed. A plain route, not a durable one."""
     mine = f"{param(request, 'trip', WORD)} "
     return {"steps": Counter(line.split()[1] for line in ledger_lines() if line.startswith(mine))}
 
@@ -87,11 +88,11 @@ application = app(
     },
 )
 
-# What steps do. Each call leaves a line in a file, which can be counted afterwards.
+# The functions of the steps. Each call appends a line to a file, so calls can be counted later.
 
 
 def reserve_seat(trip: str) -> str:
-    booking = secrets.token_hex(4)  # random, but the same whenever the handler is called again
+    booking = secrets.token_hex(4)  # random, but the same in every replay
     record(trip, "reserve-seat", booking)
     return booking
 
@@ -104,7 +105,7 @@ def charge_payment(trip: str, booking: str, flaky: float) -> int:
 
 
 def record(trip: str, step_id: str, booking: str = "") -> int:
-    """Append a line that survives a crash; return how many there are of the same words."""
+    """Append a line that survives a crash. Return how many equal lines the file has now."""
     line = f"{trip} {step_id} {booking}".rstrip()
     with LEDGER.open("ab", buffering=0) as file:
         file.write(f"{line}\n".encode())
@@ -114,7 +115,7 @@ def record(trip: str, step_id: str, booking: str = "") -> int:
 
 
 def ledger_lines() -> list[str]:
-    # What comes after the last line end is being written just now.
+    # Text after the last line end is still being written.
     return LEDGER.read_text("utf-8").split("\n")[:-1] if LEDGER.exists() else []
 
 
@@ -132,19 +133,19 @@ def without_traceback(entry: logging.LogRecord) -> bool:
 
 HELP = """
 Try, in another terminal:
-  curl -i  '{url}/book?trip=T1'           three steps, answered at once
+  curl -i  '{url}/book?trip=T1'           three steps, no redirect
   curl -iL '{url}/book?trip=T2&flaky=2'   the payment fails twice: a redirect, then the result
   curl -iL '{url}/nap?seconds=2'          sleeps
   curl -iL '{url}/approval?trip=T3'       waits for the event that the next line sends
   curl '{url}/events' -d '{{"name": "trip/approved", "data": {{"trip": "T3"}}}}'
-  curl '{url}/ledger?trip=T2'             how often each step really happened
+  curl '{url}/ledger?trip=T2'             how often each step was executed
 
-Stop it by Ctrl-C or kill -9 and start it again: runs go on. Here anybody may send events.
+Stop it by Ctrl-C or kill -9 and start it again: runs continue. Anybody may send events here.
 """
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("durable").addFilter(without_traceback)  # a line for each failure will do
+    logging.getLogger("durable").addFilter(without_traceback)  # one line per failure is enough
     server = create_endpoint_server(application).listen(OPTIONS.port)
     print(HELP.format(url=server.url), flush=True)
     server.serve_forever()
