@@ -1,8 +1,8 @@
 """One subject in a server's process: as a WSGI or ASGI application, or under our asyncio server.
 
-Environment variables name the subject, its steps and its folder. ``/<steps>`` answers. What is
-not ours is written by hand around the handler, except under the asyncio server, where a plain
-function of a route is all that one can write.
+Environment variables name the subject, its steps and its folder. ``/<steps>`` is the path.
+For bare and floor, a hand-written application calls the handler. Under the asyncio server a plain
+function of a route calls it, because that server takes nothing else.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FOLDER, NAME, STEPS = "BENCH_FOLDER", "BENCH_NAME", "BENCH_STEPS"
 WSGI = Callable[[dict[str, Any], Any], Iterable[bytes]]
 ASGI = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
 
-logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it warns of each queued request
+logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # no warning per queued request
 
 
 def wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -68,7 +68,7 @@ def _asgi_apps() -> dict[str, ASGI]:
 
 
 def _wsgi_by_hand(handler: Sync) -> WSGI:
-    """Return a WSGI application as one writes it by hand around a handler."""
+    """Return a hand-written WSGI application that calls a handler."""
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         length = int(environ.get("CONTENT_LENGTH") or 0)
@@ -89,7 +89,7 @@ def _wsgi_by_hand(handler: Sync) -> WSGI:
 
 
 def _asgi_by_hand(handler: Async) -> ASGI:
-    """Return an ASGI application as one writes it by hand around a handler."""
+    """Return a hand-written ASGI application that calls a handler."""
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         body, more = b"", True

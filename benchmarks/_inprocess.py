@@ -15,7 +15,7 @@ __all__ = ["call_from_tasks", "call_from_threads", "make_request"]
 
 
 def make_request() -> Request:
-    """Return a request such as a browser's, new each time as a server's are."""
+    """Return a new request with the headers of a browser."""
     return Request(
         method="GET",
         url="http://127.0.0.1:8000/bench?cart=42",
@@ -31,7 +31,7 @@ def make_request() -> Request:
 def call_from_threads(
     handler: Callable[[Request], Response], threads: int, seconds: float
 ) -> Burst:
-    """Call the handler from so many threads at once."""
+    """Call the handler from this many threads at the same time."""
     latencies: list[list[float]] = [[] for _ in range(threads)]
     ready = threading.Barrier(threads + 1)
 
@@ -59,7 +59,7 @@ def call_from_threads(
 async def call_from_tasks(
     handler: Callable[[Request], Awaitable[Response]], tasks: int, seconds: float
 ) -> Burst:
-    """Call the handler from so many tasks of this loop."""
+    """Call the handler from this many tasks of the current loop."""
     latencies: list[float] = []
     end = perf_counter() + seconds
 

@@ -1,7 +1,7 @@
 """A load generator: HTTP/1.1 connections on one selector, each with one request at a time.
 
 It does little more than copy bytes (some 25,000 requests per second and processor), so that a
-Python server is the bottleneck; ``Burst.busy`` says how much of its processor it needed.
+Python server is the bottleneck; ``Burst.busy`` is the share of a processor that it needed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class _Connection:
-    """One client, which asks again as soon as it has its answer."""
+    """One client, which sends the next request as soon as it has the response."""
 
     def __init__(self, port: int, request: bytes) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
@@ -36,7 +36,7 @@ class _Connection:
         self.socket.sendall(self._request)
 
     def read(self) -> float | None:
-        """Read what has come; return the latency once the response is whole."""
+        """Read the received bytes; return the latency once the response is complete."""
         part = self.socket.recv(65536)
         if not part:
             raise ConnectionError("the server closed the connection")
@@ -51,7 +51,7 @@ class _Connection:
 
 
 def load(port: int, path: str, connections: int, seconds: float) -> Burst:
-    """Ask for the path over so many connections at once, for some time."""
+    """Request the path over this many connections at the same time, for some time."""
     head = f"GET {path}?cart=42 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: bench/1.0\r\n"
     request = (head + "Accept: */*\r\nAccept-Encoding: gzip, deflate\r\n\r\n").encode()
     clients = [_Connection(port, request) for _ in range(connections)]
@@ -81,10 +81,10 @@ def load(port: int, path: str, connections: int, seconds: float) -> Burst:
 
 
 def wait_for_server(port: int, patience: float = 15.0) -> None:
-    """Return when something listens on the port.
+    """Return when a server listens on the port.
 
     Raises:
-        TimeoutError: nothing does.
+        TimeoutError: no server listens.
     """
     give_up = perf_counter() + patience
     while perf_counter() < give_up:

@@ -1,4 +1,4 @@
-"""Measuring on a machine that has other things to do: interleaved bursts, medians, ratios."""
+"""Measuring on a machine with other load: interleaved bursts, medians, ratios."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def quantile(values: Sequence[float], q: float) -> float:
 
 
 def interleaved(subjects: Mapping[str, Callable[[], Burst]], rounds: int) -> dict[str, list[Burst]]:
-    """Let the subjects take turns, in another order each round, after one turn that is dropped."""
+    """Run the subjects by turns, in another order each round. A first turn is discarded."""
     bursts: dict[str, list[Burst]] = {name: [] for name in subjects}
     names = list(subjects)
     for name in names:
@@ -100,7 +100,7 @@ def fsync_seconds(folder: Path, times: int = 300) -> float:
 
 
 def machine(folder: Path) -> dict[str, object]:
-    """Return what the figures depend on, and print it."""
+    """Return the properties of the machine that the figures depend on, and print them."""
     facts: dict[str, object] = {
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,

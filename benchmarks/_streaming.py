@@ -46,7 +46,7 @@ async def _pushes(count: int, pause: float) -> int:
 
 @durable.endpoint
 async def ours(request: Request) -> str:
-    """Push so many chunks in one step, after another, so that others may follow early."""
+    """Push this many chunks in a second step; the first one lets other clients follow early."""
     await step.run("first", int)
     await step.run("a", _pushes, int(request.query["count"]), float(request.query["pause"]))
     return "done"
@@ -54,7 +54,7 @@ async def ours(request: Request) -> str:
 
 @durable.endpoint
 async def asleep(request: Request) -> str:
-    """Sleep, for those who follow."""
+    """Sleep while clients follow the run."""
     await step.sleep("nap", 3600)
     return "done"
 
@@ -71,7 +71,7 @@ def _event(kind: str, data: object) -> bytes:
 
 
 def bare(request: Request) -> Response:
-    """The same chunks and response, as one writes an event stream by hand."""
+    """The same chunks and response as a hand-written event stream."""
     body = _events(int(request.query["count"]), float(request.query["pause"]))
     return Response(headers={"content-type": "text/event-stream"}, body=body)
 

@@ -50,7 +50,7 @@ def _ask(port: int, target: str) -> socket.socket:
 
 
 def _target(connection: socket.socket) -> tuple[str, bytes]:
-    """Return where the stream can be followed from its beginning, and what was read until then."""
+    """Return the path that streams the run from its beginning, and the bytes read so far."""
     data = b""
     while (found := _REDIRECT.search(data)) is None:
         part = connection.recv(65536)
@@ -60,7 +60,7 @@ def _target(connection: socket.socket) -> tuple[str, bytes]:
 
 
 def _ages(connection: socket.socket, count: int, rest: bytes = b"") -> list[float]:
-    """Read to the last chunk; return how old each was when it had come, seconds."""
+    """Read to the last chunk; return the age of each chunk when it was received, seconds."""
     ages: list[float] = []
     while True:
         now = time.perf_counter_ns()
@@ -74,7 +74,7 @@ def _ages(connection: socket.socket, count: int, rest: bytes = b"") -> list[floa
 
 
 def _turn(here: int, there: int, count: int, pause: float) -> dict[str, Burst]:
-    """Have one run followed by both clients; the second comes when it knows the run."""
+    """Let both clients follow one run; the second client begins when the run's URL is known."""
     began = time.perf_counter()
     with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
         first = stack.enter_context(closing(_ask(here, f"/ours?count={count}&pause={pause}")))
@@ -84,7 +84,7 @@ def _turn(here: int, there: int, count: int, pause: float) -> dict[str, Burst]:
             "same process": pool.submit(_ages, first, count, seen),
             "another process": pool.submit(_ages, second, count),
         }
-        # What was pushed before the second had come is not how long the channel takes.
+        # Chunks pushed before the second client connected do not measure the channel.
         return {
             name: Burst(ages.result()[count // 5 :], time.perf_counter() - began)
             for name, ages in reading.items()
@@ -92,7 +92,7 @@ def _turn(here: int, there: int, count: int, pause: float) -> dict[str, Burst]:
 
 
 def main() -> None:
-    """Measure, print, and write the figures where asked."""
+    """Measure, print, and write the figures to a file if one was named."""
     options = arguments(__doc__).parse_args()
     rounds, count = (2, 100) if options.quick else (7, 300)
     rows, figures = [], []

@@ -12,11 +12,11 @@ figures.
 - *frames*: the frames of these functions on the stack when the handler is called. An ``async def``
   handler has a task of its own, so the frames of its caller are not on that stack.
 
-The engine also works by the clock. For instance, a thread looks for due runs about 50 times a
-second, and after that a request may have to read from the store again. This falls into one request
-or the other by chance. Each row is the request with the fewest calls, of those that came often.
-Where a commit takes longer than a millisecond, another thread makes it, which takes more calls, so
-the database is kept in memory if the system has a folder for that.
+The engine also has periodic work. For instance, a thread looks for due runs about 50 times a
+second, and after that a request may have to read from the store again. Such work falls into one
+request or another by chance. Each row shows the smallest number of calls that was counted often.
+If a commit takes longer than a millisecond, another thread makes it, which takes more calls. So
+the database is in a memory file system if the machine has one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from durable_core.sync import step
 _HEAD = ("handler", "steps", "all calls", "library calls", "files", "frames")
 _STEPS = (0, 1, 3, 10)
 _MEMORY = Path("/dev/shm")
-_ALIKE = 5  # what this many requests took is no accident
+_ALIKE = 5  # counts of this many requests are no chance
 _LIBRARY = str(Path(durable_core.__file__).parent)
 
 
@@ -58,7 +58,7 @@ class Calls:
 
 
 class Probe:
-    """A profile function that several threads may have at once."""
+    """A profile function that several threads may use at the same time."""
 
     def __init__(self) -> None:
         # Appending is atomic; None stands for a function written in C.
@@ -66,7 +66,7 @@ class Probe:
         self._frames = 0
 
     def __call__(self, frame: FrameType, event: str, arg: object) -> None:
-        """Note a call; ending the measurement is none."""
+        """Note a call, except the one that ends the measurement."""
         if event == "call":
             self._called.append(frame.f_code)
             if _is_handler(frame.f_code):
@@ -75,7 +75,7 @@ class Probe:
             self._called.append(None)
 
     def take(self) -> Calls:
-        """Return what was counted since the last time, and begin anew."""
+        """Return the counts since the last call, and reset them."""
         called, self._called = self._called, []
         library = [code for code in called if code is not None and _is_library(code)]
         files = {code.co_filename for code in library}
@@ -98,7 +98,7 @@ def _codes_of(frame: FrameType | None) -> Iterator[CodeType]:
 
 
 def _let_scheduler_look(subjects: Subjects) -> None:
-    """Make a run that the engine's thread must resume, and wait for its end.
+    """Start a run that the engine's thread must resume, and wait for its end.
 
     Until that thread has looked for other processes, a request reads more from the store.
     """
@@ -117,7 +117,7 @@ def _let_scheduler_look(subjects: Subjects) -> None:
 
 
 def _counted(probe: Probe, handle: Sync, requests: int) -> Calls:
-    """Return what a request to a ``def`` handler takes; count at least so many."""
+    """Return the counts of a request to a ``def`` handler, from this many or more."""
     taken: list[Calls] = []
     while len(taken) < requests or not _usual(taken):
         request = make_request()
@@ -131,7 +131,7 @@ def _counted(probe: Probe, handle: Sync, requests: int) -> Calls:
 
 
 async def _counted_async(probe: Probe, handle: Async, requests: int) -> Calls:
-    """Return what a request to an ``async def`` handler takes; count at least so many."""
+    """Return the counts of a request to an ``async def`` handler, from this many or more."""
     taken: list[Calls] = []
     while len(taken) < requests or not _usual(taken):
         request = make_request()
@@ -145,7 +145,7 @@ async def _counted_async(probe: Probe, handle: Async, requests: int) -> Calls:
 
 
 def _usual(taken: list[Calls]) -> list[Calls]:
-    """Return what came too often to be an accident."""
+    """Return the counts that came too often to be chance."""
     return [calls for calls, times in Counter(taken).items() if times >= _ALIKE]
 
 
@@ -173,7 +173,7 @@ def _measure(folder: Path, requests: int) -> Iterator[dict[str, object]]:
 
 
 def main() -> None:
-    """Count, print, and write the figures where asked."""
+    """Count, print, and write the figures to a file if one was named."""
     options = arguments(__doc__).parse_args()
     parent = options.folder or (_MEMORY if _MEMORY.is_dir() else None)
     with work_folder(parent) as folder:

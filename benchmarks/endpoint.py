@@ -1,9 +1,9 @@
 """Latency and throughput of an endpoint of 0, 1, 3 and 10 steps: bare, written by hand, and ours.
 
 The three take turns, in one run and on one disk. ``bare`` makes nothing durable; ``floor`` is what
-one would write by hand for this one endpoint (``_floor.py``); ``ours`` is this library. They are
-measured twice: called directly, which shows the engine, and behind a server with a process of its
-own for each: a WSGI server (``def``), an ASGI server or our asyncio server (``async def``). Ratios
+an engineer would write by hand for this endpoint (``_floor.py``); ``ours`` is this library. They
+are measured twice: called directly, which shows the engine, and behind a server, in a process of
+their own: a WSGI server (``def``), an ASGI server or our asyncio server (``async def``). Ratios
 are medians over the turns, so a busy machine disturbs them little.
 """
 
@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Measure, print, and write the figures where asked."""
+    """Measure, print, and write the figures to a file if one was named."""
     options = _parser().parse_args()
     seconds, rounds = (0.3, 3) if options.quick else (1.0, 7)
     figures: list[dict[str, object]] = []

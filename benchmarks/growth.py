@@ -66,7 +66,7 @@ def _memo(place: int, name: str, now: int) -> Memo:
 
 
 def _filled(folder: Path, count: int) -> Durable[HTTPHandler]:
-    """Return an application over a store with so many ended runs."""
+    """Return an application over a store with this many ended runs."""
     path = folder / f"{count}.db"
     store = SQLiteStore(path)
     store.open()
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Measure, print, and write the figures where asked."""
+    """Measure, print, and write the figures to a file if one was named."""
     options = _parser().parse_args()
     seconds, rounds = (0.3, 5) if options.quick else (1.0, 11)
     sizes = [0, 10_000] if options.quick else [0, 100_000]

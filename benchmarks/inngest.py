@@ -29,7 +29,7 @@ _ANSWER = f"HTTP/1.1 200 OK\r\ncontent-length: {len(_BEGUN)}\r\n\r\n{_BEGUN}".en
 
 
 class _DoNothing(asyncio.Protocol):
-    """Answers every request, as soon as it is whole, with the same bytes."""
+    """Answers every complete request at once with the same bytes."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
@@ -57,7 +57,7 @@ def _serve(tell: Connection) -> None:
 
 
 async def _timed(one: Callable[[], Awaitable[object]], count: int, at_a_time: int) -> list[float]:
-    """Return the seconds that each of ``count`` calls took, so many at a time; and all of them."""
+    """Return the sorted seconds of the calls, ``at_a_time`` in parallel, then the total."""
     times: list[float] = []
 
     async def worker(number: int) -> None:
@@ -120,7 +120,7 @@ async def _step() -> int:
 
 
 def main() -> None:
-    """Measure, print, and write the figures where asked."""
+    """Measure, print, and write the figures to a file if one was named."""
     parser = argparse.ArgumentParser(prog="inngest", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--json", type=Path, help="write the figures to this file")

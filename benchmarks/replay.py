@@ -1,4 +1,4 @@
-"""What it costs to go on with a run that has 1,000 or 10,000 finished steps behind it."""
+"""What it costs to continue a run that has 1,000 or 10,000 finished steps."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _never() -> int:
 
 
 def _due_run(key: str, steps: int, owner: str) -> Checkpoint:
-    """Return the write that stores a run with so many finished steps, which is due at once."""
+    """Return the write that stores a run with this many finished steps, which is due at once."""
     now = time_ns() // 1_000_000
     run_id = f"{now:026X}"
     request = Request(method="GET", url=f"http://bench/?steps={steps}")
@@ -115,7 +115,7 @@ def _row(replays: Replays, key: str, steps: int, times: int) -> list[object]:
 
 
 def main() -> None:
-    """Measure, print, and write the figures where asked."""
+    """Measure, print, and write the figures to a file if one was named."""
     options = arguments(__doc__).parse_args()
     times = 3 if options.quick else 9
     with work_folder(options.folder) as folder:

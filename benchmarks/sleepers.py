@@ -26,7 +26,7 @@ _CLIENTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the process holds at a moment."""
+    """The resources that the process holds at one moment."""
 
     threads: int
     tasks: int
@@ -72,7 +72,7 @@ class Sleepers:
             return self.woken
 
     def put_to_sleep(self, count: int, loop: asyncio.AbstractEventLoop) -> None:
-        """Make so many runs, half of each kind, and return when all are put away."""
+        """Start this many runs, half of each kind, and return when all are suspended."""
         with ThreadPoolExecutor(8) as pool:
             for response in pool.map(lambda _: self.sync.handle(make_request()), range(count // 2)):
                 assert response.status == 302
@@ -92,7 +92,7 @@ class Sleepers:
         await asyncio.gather(*(client() for _ in range(_CLIENTS)))
 
     def all_ended(self, count: int) -> bool:
-        """Tell whether all runs have woken, and ended."""
+        """Return True if all runs have woken and ended."""
         runs = self.durable.runs
         return self.woken >= count and not any(
             runs.list(status=status, limit=1) for status in ("suspended", "running")
@@ -132,7 +132,7 @@ def _measure(count: int, folder: Path, loop: asyncio.AbstractEventLoop) -> dict[
 
 
 def _wait_for_all(sleepers: Sleepers, count: int, loop: asyncio.AbstractEventLoop) -> Usage:
-    """Wait until all have ended; return the most that was held meanwhile."""
+    """Wait until all runs have ended; return the maximum that was held meanwhile."""
     sleep(max(0.0, sleepers.deadline.timestamp() - time()))
     seen = [Usage.now(loop)]
     while not sleepers.all_ended(count):
@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Measure, print, and write the figures where asked."""
+    """Measure, print, and write the figures to a file if one was named."""
     options = _parser().parse_args()
     count = options.count or (1_000 if options.quick else 10_000)
     loop = asyncio.new_event_loop()

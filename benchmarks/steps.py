@@ -1,7 +1,7 @@
 """One long run: 1,000 steps in sequence against 1,000 commits by hand, and 100 to 5,000 steps.
 
-It also counts the commits, and the times that the log was forced to disk where ``strace`` is
-there: a run of n steps may take n + 1 at most.
+It also counts the commits and, if ``strace`` is installed, how often the log was forced to disk:
+at most n + 1 times in a run of n steps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from durable_core.stores.sqlite import SQLiteStore
 
 @contextmanager
 def counted_checkpoints(store: SQLiteStore) -> Iterator[list[int]]:
-    """Count the transactions that checkpoint a run, by their writes. Not while time is taken."""
+    """Count the transactions that checkpoint a run, by their writes. This slows the store down."""
     counted: list[int] = []
     commit = store.commit
 
@@ -59,7 +59,7 @@ class Bench:
         self.runner.close()
 
     def runs(self, steps: int) -> dict[str, Callable[[], Response]]:
-        """Return a call that makes one run of so many steps, by subject."""
+        """Return a function for each subject that executes one run of this many steps."""
         by_hand = self.subjects.sync("floor", steps)
         sync = self.subjects.sync("ours", steps)
         asynchronous = self.subjects.asynchronous("ours", steps)
@@ -102,7 +102,7 @@ def _compare(bench: Bench, sizes: Sequence[int], rounds: int) -> list[list[objec
 
 
 def _forced_writes(face: str, steps: int, folder: Path) -> int:
-    """Return how often a process that makes one such run forces the log to disk."""
+    """Return how often a process that executes one such run forces the log to disk."""
     trace = folder / "trace"
     program = [sys.executable, __file__, "--trace", face, str(steps), "--folder", str(folder)]
     subprocess.run(
@@ -113,7 +113,7 @@ def _forced_writes(face: str, steps: int, folder: Path) -> int:
 
 
 def _trace(face: str, steps: int, parent: Path) -> None:
-    """Make one run, under ``strace``."""
+    """Execute one run under ``strace``."""
     with work_folder(parent) as folder:
         bench = Bench(folder)
         bench.runs(steps)[face]()
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Measure, print, and write the figures where asked."""
+    """Measure, print, and write the figures to a file if one was named."""
     options = _parser().parse_args()
     if options.trace:
         _trace(options.trace[0], int(options.trace[1]), options.folder)

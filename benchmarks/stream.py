@@ -1,7 +1,7 @@
 """Event streams: from push to the client, chunks per second, and what open streams hold.
 
-A bare event stream of the same server takes turns with ours, and so do those who read them in
-another process: a bare socket, ``fetch_with_stream`` and ``fetch_with_stream_async``. Latency is
+A bare event stream of the same server takes turns with ours, and so do the readers in another
+process: a bare socket, ``fetch_with_stream`` and ``fetch_with_stream_async``. Latency is
 from the moment a chunk is made to the moment the socket has read it, or ``on_data`` is called.
 """
 
@@ -81,7 +81,7 @@ def _served(server: str, folder: Path) -> Iterator[tuple[int, int]]:
 
 
 def _ask(port: int, target: str) -> socket.socket:
-    """Ask for an event stream."""
+    """Request an event stream."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=60)
     head = f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: text/event-stream\r\n\r\n"
     connection.sendall(head.encode())
@@ -89,7 +89,7 @@ def _ask(port: int, target: str) -> socket.socket:
 
 
 def _by_socket(port: int, target: str) -> list[float]:
-    """Read a stream to its end; return how old each chunk was, seconds."""
+    """Read a stream to its end; return the age of each chunk, seconds."""
     latencies: list[float] = []
     with closing(_ask(port, target)) as connection:
         rest, is_over = b"", False
@@ -104,7 +104,7 @@ def _by_socket(port: int, target: str) -> list[float]:
 
 
 class _Ages:
-    """Notes how old chunks are when ``on_data`` is called."""
+    """Notes the age of each chunk when ``on_data`` is called."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -154,7 +154,7 @@ def _until(connection: socket.socket, what: bytes) -> bytes:
 
 
 def _open_streams(port: int, pid: int, count: int) -> float:
-    """Return how many KiB each of so many clients costs that follow a sleeping run."""
+    """Return how many KiB each client costs, of this many that follow a sleeping run."""
     with closing(_ask(port, "/asleep")) as first:
         found = _REDIRECT.search(_until(first, b"redirect_info"))
     assert found is not None
@@ -173,7 +173,7 @@ def _open_streams(port: int, pid: int, count: int) -> float:
 
 
 def _lazy_reader(port: int, pid: int, chunks: int) -> tuple[float, float]:
-    """Return by how many MiB a process grows whose run pushes that much.
+    """Return by how many MiB a process grows when its run pushes this much data.
 
     First its client reads; then the client does not read at all, and another one follows the run
     to its end.
@@ -216,11 +216,11 @@ _FIGURES: dict[str, Callable[[Burst], float]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sizes:
-    """How much is measured.
+    """The sizes of the measurement.
 
     Attributes:
         rounds: turns of each.
-        paced, fast: chunks of a turn, where they come every 2 ms, and where they do not wait.
+        paced, fast: chunks per turn, with 2 ms between chunks and without a pause.
         flood: chunks of a run whose client may not read.
         clients: open streams.
     """
@@ -260,7 +260,7 @@ def _memory(port: int, pid: int, server: str, sizes: _Sizes) -> Iterator[dict[st
 
 
 def main() -> None:
-    """Measure, print, and write the figures where asked."""
+    """Measure, print, and write the figures to a file if one was named."""
     parser = arguments(__doc__)
     parser.add_argument("--server", nargs="+", choices=_SERVERS, default=["asyncio", "uvicorn"])
     options = parser.parse_args()
