@@ -269,7 +269,8 @@ class EmbeddedEngine:
             return self._serve_on_background_loop(endpoint, request, route)
         try:
             worker = self._started()
-            ex = worker.runs.new_execution(endpoint, request, route)
+            event_seq = worker.event_watermark.recent()
+            ex = worker.runs.new_execution(endpoint, request, route, event_seq)
         except StoreError as error:
             return _refuse(error)
         if follows:
@@ -294,7 +295,10 @@ class EmbeddedEngine:
         try:
             worker = self._started()
             worker.loops.adopt(asyncio.get_running_loop())
-            ex = worker.runs.new_execution(endpoint, request, route)
+            event_seq = worker.event_watermark.recent_async()
+            if not isinstance(event_seq, int):
+                event_seq = await event_seq
+            ex = worker.runs.new_execution(endpoint, request, route, event_seq)
         except StoreError as error:
             return _refuse(error)
         if accepts_event_stream(request.headers):
@@ -316,7 +320,7 @@ class EmbeddedEngine:
         try:
             worker = self._started()
             if wanted.stream is not None:
-                return worker.streaming.wait_async(wanted, wanted.stream)
+                return await worker.streaming.wait_async(wanted, wanted.stream)
             return await worker.long_poll.wait_async(wanted)
         except StoreError as error:
             return _refuse(error)

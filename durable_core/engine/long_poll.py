@@ -16,6 +16,7 @@ from durable_core.model.run import Phase
 from durable_core.platform import call_soon
 from durable_core.ports import Store, StoredResult
 from durable_core.runners.live import Waiters
+from durable_core.runners.store_reads import StoreReads
 
 __all__ = ["LongPoll"]
 
@@ -27,9 +28,11 @@ class LongPoll:
         env: the application.
         store: where results are.
         waiters: who is waiting.
+        reads: how an event loop reads the store.
     """
 
-    def __init__(self, env: AppConfig, store: Store, waiters: Waiters) -> None:
+    def __init__(self, env: AppConfig, store: Store, waiters: Waiters, reads: StoreReads) -> None:
+        self._reads = reads
         self._env = env
         self._store = store
         self._waiters = waiters
@@ -46,7 +49,9 @@ class LongPoll:
         return self._await_end(effect) if isinstance(effect, AwaitEnd) else self._read(effect)
 
     def _perform_async(self, effect: Effect) -> Any:
-        return self._await_end_async(effect) if isinstance(effect, AwaitEnd) else self._read(effect)
+        if isinstance(effect, AwaitEnd):
+            return self._await_end_async(effect)
+        return self._reads.call(self._read, effect)
 
     def _read(self, effect: Effect) -> StoredResult | Phase | None:
         assert isinstance(effect, ReadResult)
@@ -90,7 +95,7 @@ class LongPoll:
         if not self._waiters.add(effect.run_id, wake):
             return False
         try:
-            if self._running(effect.run_id):
+            if await self._reads.wait(self._running, effect.run_id):
                 await asyncio.wait((ended,), timeout=effect.for_ms / 1000)
         finally:
             self._waiters.remove(effect.run_id, wake)

@@ -41,6 +41,7 @@ from durable_core.runners.host import RunHost
 from durable_core.runners.live import Waiters
 from durable_core.runners.recorded_body import close_unsent
 from durable_core.runners.settings import RegisteredEndpoint, Settings
+from durable_core.runners.store_reads import StoreReads
 from durable_core.runners.task import TaskRun
 from durable_core.runners.thread import ThreadRun
 from durable_core.runners.thread_pool import DaemonThreadPool
@@ -200,8 +201,9 @@ class EventWatermark:
     still found. May be used by several threads.
     """
 
-    def __init__(self, store: Store, app: str) -> None:
+    def __init__(self, store: Store, app: str, reads: StoreReads) -> None:
         self._store = store
+        self._reads = reads
         self._app = app
         self._lock = threading.Lock()
         self._known = 0
@@ -215,6 +217,10 @@ class EventWatermark:
         0.1 s later. To the run or step that asks, they seem to have come after it began.
         """
         return self._known if self._is_current else self._read()
+
+    def recent_async(self) -> int | Coroutine[Any, Any, int]:
+        """As :meth:`recent`, on an event loop: the number, or what it is awaited from."""
+        return self._known if self._is_current else self._reads.call(self._read)
 
     def _read(self) -> int:
         # Before reading, so that a change meanwhile is not missed.
@@ -252,6 +258,7 @@ class WorkerParts(RunHost, Protocol):
     abandoned: list[Checkpoint]
     waiters: Waiters
     streams: StreamHub
+    reads: StoreReads
     #: Where ``def`` handlers are replayed.
     workers: DaemonThreadPool
 
@@ -294,15 +301,18 @@ class RunManager(RunExecutor[StoredExecution]):
     # -- starting ---------------------------------------------------------------------------
 
     def new_execution(
-        self, endpoint: RegisteredEndpoint, request: Request, route: str | None
+        self, endpoint: RegisteredEndpoint, request: Request, route: str | None, event_seq: int
     ) -> StoredExecution:
         """Return the execution of a new run; nothing is written before its first checkpoint.
 
-        Raises:
-            StoreError: the store is unavailable.
+        Args:
+            endpoint: its handler.
+            request: what the client asks.
+            route: the template that the path was found by, where a router knows it.
+            event_seq: the watermark of events that came before the run.
         """
         worker, options = self._worker, endpoint.options
-        run = new_run(worker.env, options, request, route, worker.event_watermark.recent())
+        run = new_run(worker.env, options, request, route, event_seq)
         return StoredExecution(worker.env, options, run, request, owner=worker.owner)
 
     # -- resuming ---------------------------------------------------------------------------

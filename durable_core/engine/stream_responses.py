@@ -46,8 +46,9 @@ from durable_core.machine.stream_cursor import Cursor
 from durable_core.model.decision import HandoffReason
 from durable_core.model.run import Phase
 from durable_core.platform import call_soon, logger
-from durable_core.ports import Store
+from durable_core.ports import Store, StoredResult
 from durable_core.runners.settings import RegisteredEndpoint
+from durable_core.runners.store_reads import StoreReads
 from durable_core.runners.task import TaskRun
 from durable_core.runners.thread import ThreadRun
 from durable_core.runners.thread_pool import DaemonThreadPool
@@ -149,6 +150,11 @@ class BodyHost(Protocol):
     @property
     def store(self) -> Store:
         """Where stored chunks are read."""
+        ...
+
+    @property
+    def reads(self) -> StoreReads:
+        """How an event loop reads the store."""
         ...
 
     @property
@@ -299,7 +305,7 @@ class AsyncBody(_Body, AsyncIterator[bytes]):
             return self._await_more(effect.for_ms / 1000)
         if isinstance(effect, CallUser):
             return self._invoke(effect.call)
-        return self._perform_at_once(effect)
+        return self._host.reads.call(self._perform_at_once, effect)
 
     async def _await_more(self, seconds: float) -> WakeReason:
         return self._woken(await self._signal.wait(seconds))
@@ -434,38 +440,41 @@ class StreamResponder:
     def wait(self, wanted: WaitRequest, stream: StreamWanted) -> Response:
         """Answer at the wait URL with the stream of a run, which is iterated by threads."""
         signal = ThreadWaker()
-        found = self._joined(wanted, stream, signal.wake)
-        if isinstance(found, Response):
-            return found
+        cursor = self._wanted_cursor(wanted, stream)
+        if isinstance(cursor, Response):
+            return cursor
+        if self._result_of(wanted.run_id) is None:
+            return gone()
+        found = self._sign_up(wanted.run_id, stream, cursor, signal.wake)
+        if found is None:
+            return too_many_clients()
         reader, close = found
         deadline = None
         if wanted.max_wait_ms < _LONG_WAIT:
             deadline = time.monotonic() + wanted.max_wait_ms / 1000
         return _answer(SyncBody(self._node, reader, signal, close, deadline))
 
-    def wait_async(self, wanted: WaitRequest, stream: StreamWanted) -> Response:
+    async def wait_async(self, wanted: WaitRequest, stream: StreamWanted) -> Response:
         """Answer at the wait URL with the stream of a run, which is iterated on this loop."""
         signal = TaskWaker(asyncio.get_running_loop())
-        found = self._joined(wanted, stream, signal.wake)
-        if isinstance(found, Response):
-            return found
+        cursor = self._wanted_cursor(wanted, stream)
+        if isinstance(cursor, Response):
+            return cursor
+        if await self._node.reads.wait(self._result_of, wanted.run_id) is None:
+            return gone()
+        found = self._sign_up(wanted.run_id, stream, cursor, signal.wake)
+        if found is None:
+            return too_many_clients()
         reader, close = found
         return _answer(AsyncBody(self._node, reader, signal, close))
 
-    def _joined(
-        self, wanted: WaitRequest, stream: StreamWanted, wake: Callable[[], None]
-    ) -> Response | tuple[Reader, Callable[[], None]]:
-        """Return a reader that has signed up, and how it signs off; or why there is none."""
-        env, run_id = self._node.env, wanted.run_id
-        expiry = expiry_of(env, wanted)
-        if isinstance(expiry, Response):
-            return expiry
-        cursor = wanted_cursor(wanted, stream)
-        if isinstance(cursor, Response):
-            return cursor
-        if self._node.store.result(env.app, run_id) is None:
-            return gone()
-        return self._sign_up(run_id, stream, cursor, wake) or too_many_clients()
+    def _wanted_cursor(self, wanted: WaitRequest, stream: StreamWanted) -> Response | Cursor | None:
+        """Return where the client wants to go on; or why it may not."""
+        expiry = expiry_of(self._node.env, wanted)
+        return expiry if isinstance(expiry, Response) else wanted_cursor(wanted, stream)
+
+    def _result_of(self, run_id: str) -> StoredResult | Phase | None:
+        return self._node.store.result(self._node.env.app, run_id)
 
     def _sign_up(
         self, run_id: str, stream: StreamWanted, cursor: Cursor | None, wake: Callable[[], None]

@@ -22,6 +22,7 @@ from durable_core.ports import Checkpoint, Store, Unregister, channel_of
 from durable_core.runners.event_loops import Loops
 from durable_core.runners.live import ActiveRuns, Waiters
 from durable_core.runners.settings import RegisteredEndpoint, Settings
+from durable_core.runners.store_reads import StoreReads
 from durable_core.runners.thread_pool import DaemonThreadPool
 from durable_core.streams.hub import StreamHub
 from durable_core.streams.relay import StreamRelay
@@ -74,7 +75,8 @@ class Worker:
         channel = channel_of(store)
         relay = None if channel is None else StreamRelay(channel, env.limits.stream_run)
         self.streams = StreamHub(self.live, relay)
-        self.event_watermark = EventWatermark(store, env.app)
+        self.reads = StoreReads(store)
+        self.event_watermark = EventWatermark(store, env.app, self.reads)
         self.threads = DaemonThreadPool(settings.serving_threads, "durable-step")
         self.servers = DaemonThreadPool(settings.serving_threads, "durable-serve")
         self.workers = DaemonThreadPool(settings.worker_threads, "durable-worker")
@@ -85,7 +87,7 @@ class Worker:
             store, busy_timeout=settings.busy_timeout, on_commit=self.runs.on_commit
         )
         self.scheduler = self.make_scheduler()
-        self.long_poll = LongPoll(env, store, self.waiters)
+        self.long_poll = LongPoll(env, store, self.waiters, self.reads)
         self.streaming = StreamResponder(self, self.runs)
 
     def make_run_manager(self) -> RunManager:
@@ -129,6 +131,7 @@ class Worker:
         self.queue.stop()
         for pool in (self.threads, self.servers, self.workers):
             pool.shutdown()
+        self.reads.close()
         self.loops.stop()
         self.store.close()
 

@@ -127,8 +127,9 @@ class Store(Protocol):
     **Locks.** A run whose record somebody has locked holds up no other run and no heartbeat.
 
     Attributes:
-        reads_are_fast: an event loop may call :meth:`event_seq` and :meth:`result` in place,
-            because they answer from memory or from a local file; else they are called in a thread.
+        reads_are_fast: :meth:`event_seq`, :meth:`result` and :meth:`read_stream` answer from memory
+            or from a local file, so that an event loop may call them in place. Otherwise they are
+            called in a thread.
     """
 
     # It may have an attribute ``channel``, see ``Channel``, for processes that share it.

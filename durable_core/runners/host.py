@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 from durable_core.commit_queue import CommitFuture
@@ -48,6 +48,10 @@ class Watermark(Protocol):
 
     def recent(self) -> int:
         """Return a number that counts every event of this process."""
+        ...
+
+    def recent_async(self) -> int | Coroutine[Any, Any, int]:
+        """As :meth:`recent`, on an event loop: the number, or what it is awaited from."""
         ...
 
 

@@ -240,7 +240,15 @@ class TaskRun:
         written = self._written_now(tickets) if tickets else ()
         if tickets and not written:
             return self._begin_step_later(tickets)
-        return written, self._host.event_watermark.recent()
+        event_seq = self._host.event_watermark.recent_async()
+        if isinstance(event_seq, int):
+            return written, event_seq
+        return self._begun(written, event_seq)
+
+    async def _begun(
+        self, written: Sequence[CheckpointResult], event_seq: Coroutine[Any, Any, int]
+    ) -> Begun:
+        return written, await event_seq
 
     async def _begin_step_later(
         self, tickets: Sequence[CommitFuture[CheckpointResult]]
@@ -251,7 +259,8 @@ class TaskRun:
             if self._unwinder.ends_parked_steps():
                 raise
             return Cancelled(error)
-        return written, self._host.event_watermark.recent()
+        event_seq = self._host.event_watermark.recent_async()
+        return written, event_seq if isinstance(event_seq, int) else await event_seq
 
     def _written_now(
         self, tickets: Sequence[CommitFuture[CheckpointResult]]

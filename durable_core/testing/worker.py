@@ -252,10 +252,10 @@ class _SteeredRuns(RunManager):
     """Has room for one run at a time, which goes as far as it can before the next."""
 
     def new_execution(
-        self, endpoint: RegisteredEndpoint, request: Request, route: str | None
+        self, endpoint: RegisteredEndpoint, request: Request, route: str | None, event_seq: int
     ) -> StoredExecution:
         """Return the execution of a new run; the exchange that it is for learns its id."""
-        ex = super().new_execution(endpoint, request, route)
+        ex = super().new_execution(endpoint, request, route, event_seq)
         exchange = ASKING.get()
         if exchange is not None:
             exchange.run_id = ex.run.id

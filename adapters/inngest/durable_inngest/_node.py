@@ -220,6 +220,10 @@ class _NoMark:
         """Return 0."""
         return 0
 
+    def recent_async(self) -> int:
+        """Return 0."""
+        return 0
+
 
 class Node:
     """Hosts the live runs of this process.

@@ -16,6 +16,7 @@ from durable_core.flow.env import AppConfig
 from durable_core.flow.stream_reader import Reader
 from durable_core.model.stream import LiveStream, OpenAttempt
 from durable_core.platform import SystemIds
+from durable_core.runners.store_reads import StoreReads
 from durable_core.runners.thread_pool import DaemonThreadPool
 from durable_core.stores.memory import MemoryStore
 from durable_core.streams.log import RunLog
@@ -35,6 +36,7 @@ class Host:
     def __init__(self, store: MemoryStore | None = None) -> None:
         self.stopping = False
         self.store = store or MemoryStore()
+        self.reads = StoreReads(self.store)
         self.threads = DaemonThreadPool(1, "test")
 
     def run_on_background_loop(self, awaitable: Awaitable[Any]) -> Any:

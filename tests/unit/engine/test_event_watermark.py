@@ -8,6 +8,7 @@ from durable_core.engine.runs import EventWatermark
 from durable_core.errors import StoreError
 from durable_core.model.event import Event
 from durable_core.ports import SendEvents
+from durable_core.runners.store_reads import StoreReads
 from durable_core.stores.memory import MemoryStore
 
 
@@ -39,7 +40,7 @@ def store() -> CountedStore:
 
 def test_recent_asks_only_after_a_change(store: CountedStore) -> None:
     """The store is asked once, and once more after each change, by a process that is alone."""
-    mark = EventWatermark(store, "app")
+    mark = EventWatermark(store, "app", StoreReads(store))
     mark.share(False)
     assert [0, 0] == [mark.recent(), mark.recent()]
     store.send("a")
@@ -51,7 +52,7 @@ def test_recent_asks_only_after_a_change(store: CountedStore) -> None:
 
 def test_recent_always_asks_while_others_may_write(store: CountedStore) -> None:
     """Of what another process stores nobody tells us; so it is as long as nobody has looked."""
-    mark = EventWatermark(store, "app")
+    mark = EventWatermark(store, "app", StoreReads(store))
     for shared in (None, True):
         if shared is not None:
             mark.share(False)
@@ -64,7 +65,7 @@ def test_recent_always_asks_while_others_may_write(store: CountedStore) -> None:
 
 def test_a_change_while_reading_is_not_missed(store: CountedStore) -> None:
     """What changes between the store's answer and its arrival is read by the next caller."""
-    mark = EventWatermark(store, "app")
+    mark = EventWatermark(store, "app", StoreReads(store))
 
     class Interrupted(CountedStore):
         def event_seq(self, app: str) -> int:
@@ -81,7 +82,7 @@ def test_a_change_while_reading_is_not_missed(store: CountedStore) -> None:
 
 def test_a_failed_read_is_tried_again(store: CountedStore) -> None:
     """A mark that could not be read is not taken for known."""
-    mark = EventWatermark(store, "app")
+    mark = EventWatermark(store, "app", StoreReads(store))
     store.fault = StoreError("gone")
     with pytest.raises(StoreError):
         mark.recent()
@@ -92,7 +93,7 @@ def test_a_failed_read_is_tried_again(store: CountedStore) -> None:
 
 def test_the_mark_never_falls(store: CountedStore) -> None:
     """Pruning events may lower what the store says, not what is remembered."""
-    mark = EventWatermark(store, "app")
+    mark = EventWatermark(store, "app", StoreReads(store))
     store.send("a")
     assert 1 == mark.recent()
     empty = CountedStore()

@@ -21,6 +21,7 @@ from durable_core.model.run import Phase
 from durable_core.platform import SystemIds
 from durable_core.ports import Checkpoint, StoredResult
 from durable_core.runners.live import Waiters
+from durable_core.runners.store_reads import StoreReads
 from support.harness import FakeClock, WatchedStore
 
 SECRET = b"s" * 32
@@ -28,7 +29,7 @@ SECRET = b"s" * 32
 
 def holding_on(store: WatchedStore, waiters: Waiters) -> LongPoll:
     env = AppConfig(app="app", clock=FakeClock(5), ids=SystemIds(), secrets=lambda: (SECRET,))
-    return LongPoll(env, store, waiters)
+    return LongPoll(env, store, waiters, StoreReads(store))
 
 
 def wanted(hold_ms: int = 10_000) -> WaitRequest:
