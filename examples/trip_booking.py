@@ -146,6 +146,9 @@ Stop it by Ctrl-C or kill -9 and start it again: runs continue. Anybody may send
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("durable").addFilter(without_traceback)  # one line per failure is enough
-    server = create_endpoint_server(application).listen(OPTIONS.port)
+    try:
+        server = create_endpoint_server(application).listen(OPTIONS.port)
+    except OSError as error:
+        parser.error(f"port {OPTIONS.port} cannot be had ({error}); choose another with --port")
     print(HELP.format(url=server.url), flush=True)
     server.serve_forever()

@@ -25,6 +25,8 @@ __all__ = [
 # Query and form parameters, parsed when first read.
 
 _T = TypeVar("_T")
+#: So many fields of a form are parsed; each costs memory many times its size.
+_MOST_FIELDS = 1000
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -122,8 +124,11 @@ class FormParams(QueryParams):
         """Read a form body at once.
 
         Raises:
-            BadRequest: the body is not UTF-8, or holds a broken percent escape.
+            BadRequest: the body is not UTF-8, holds a broken percent escape, or more than 1,000
+                fields.
         """
+        if body.count(b"&") >= _MOST_FIELDS:
+            raise BadRequest(f"the form body has more than {_MOST_FIELDS} fields")
         try:
             text = body.decode("utf-8")
             pairs = parse_qsl(text, keep_blank_values=True, errors="strict") if text else ()

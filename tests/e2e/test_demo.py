@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -262,3 +263,20 @@ def test_location_is_relative(demo: Demo) -> None:
 
     assert "/nap?durable-run=" in urljoin("http://example.org/nap?seconds=1", headers["location"])
     assert "example.org" not in headers["location"]
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    """The demo says so in one line, and how another one is chosen."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        script = ROOT / "examples" / "trip_booking.py"
+        done = subprocess.run(
+            [sys.executable, script, "--port", str(port), "--store", tmp_path / "trips.db"],
+            capture_output=True,
+            text=True,
+        )
+
+    assert 2 == done.returncode
+    assert f"port {port} cannot be had" in done.stderr
+    assert "--port" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

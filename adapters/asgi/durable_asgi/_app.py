@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from durable_asgi._exchange import ASGIExchange
-from durable_asgi._lifespan import serve_lifespan
+from durable_asgi._lifespan import check_event_loop, serve_lifespan
 from durable_asgi._types import Receive, Scope, Send
 from durable_core import Durable
 from durable_core.adapters import AdapterApp, Application, Routes, converse_async
@@ -33,12 +33,14 @@ class ASGIApp(AdapterApp):
         """Serve one scope.
 
         Raises:
+            ConfigurationError: the event loop is not asyncio's.
             Exception: what a streamed body raised; the server then cuts the connection.
             ValueError: a type of scope other than ``http``, ``lifespan`` and ``websocket``; the
                 last is closed.
         """
         kind = scope["type"]
         if kind == "http":
+            check_event_loop()
             await converse_async(self, ASGIExchange(scope, receive, send))
         elif kind == "lifespan":
             await serve_lifespan(self.endpoint.engine, receive, send)

@@ -7,8 +7,9 @@ import logging
 
 from durable_asgi._types import Receive, Send
 from durable_core.adapters import EngineLifecycle
+from durable_core.errors import ConfigurationError
 
-__all__ = ["STOP_TIMEOUT", "serve_lifespan"]
+__all__ = ["STOP_TIMEOUT", "check_event_loop", "serve_lifespan"]
 
 _logger = logging.getLogger("durable.asgi")
 #: Seconds that steps in flight have to end when the server stops.
@@ -22,6 +23,7 @@ async def serve_lifespan(engine: EngineLifecycle, receive: Receive, send: Send) 
     """
     await receive()
     try:
+        check_event_loop()
         engine.start()
     except Exception as error:
         _logger.exception("could not start")
@@ -36,6 +38,21 @@ async def serve_lifespan(engine: EngineLifecycle, receive: Receive, send: Send) 
         await send({"type": "lifespan.shutdown.failed", "message": _text(error)})
     else:
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def check_event_loop() -> None:
+    """Refuse event loops that are not asyncio's.
+
+    Raises:
+        ConfigurationError: a server runs the application on another, such as trio's.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigurationError(
+            "durable_asgi runs on asyncio's event loop, or uvloop's, and this is another one; "
+            "start the server with one of these (hypercorn: -k asyncio)"
+        ) from None
 
 
 def _text(error: Exception) -> str:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING
 
 from durable_asgi._types import ASGIApplication
-from durable_core.adapters import EngineLifecycle, Server
+from durable_core.adapters import EngineLifecycle, Server, bind
 from durable_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from durable_asgi._uvicorn import BackgroundServer
 
 __all__ = ["EndpointServer"]
-
-_BACKLOG = 1024
 
 
 class EndpointServer(Server["BackgroundServer"]):
@@ -37,7 +34,7 @@ def _launched(
     application: ASGIApplication, durables: tuple[EngineLifecycle, ...], *, host: str, port: int
 ) -> BackgroundServer:
     make = _background_server()
-    server = make(application, durables, _bound(host, port))
+    server = make(application, durables, bind(host, port))
     server.launch()
     return server
 
@@ -51,8 +48,3 @@ def _background_server() -> type[BackgroundServer]:
             "without it, name the application to an ASGI server of your choice"
         ) from error
     return BackgroundServer
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=_BACKLOG)

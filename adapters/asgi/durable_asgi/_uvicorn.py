@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import socket
 import threading
@@ -18,6 +19,8 @@ from durable_core.adapters import EngineLifecycle, stop_on_signals, url_of
 
 __all__ = ["BackgroundServer"]
 
+_logger = logging.getLogger("durable.asgi")
+
 
 class BackgroundServer(uvicorn.Server):
     """Serves an application on an event loop in a thread of its own.
@@ -25,7 +28,7 @@ class BackgroundServer(uvicorn.Server):
     Args:
         application: what to serve, lifespan included.
         engines: what is started before it, and stopped while its last answers are sent.
-        listener: a bound socket; the server closes it.
+        listeners: bound sockets, all with the same port; the server closes them.
 
     Attributes:
         port: the port it listens on.
@@ -36,7 +39,7 @@ class BackgroundServer(uvicorn.Server):
         self,
         application: ASGIApplication,
         engines: Sequence[EngineLifecycle],
-        listener: socket.socket,
+        listeners: Sequence[socket.socket],
     ) -> None:
         config = uvicorn.Config(
             application,
@@ -47,9 +50,9 @@ class BackgroundServer(uvicorn.Server):
         )
         super().__init__(config)
         self._engines = engines
-        self._listener = listener
-        self.port: int = listener.getsockname()[1]
-        self.url = url_of(listener)
+        self._listeners = list(listeners)
+        self.port: int = self._listeners[0].getsockname()[1]
+        self.url = url_of(self._listeners[0])
         self._accepting: Future[None] = Future()
         self._leaving = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="durable-asgi", daemon=True)
@@ -63,6 +66,7 @@ class BackgroundServer(uvicorn.Server):
         """
         self._thread.start()
         self._accepting.result()
+        _logger.info("serving on %s", self.url)
 
     def wait(self) -> None:
         """Wait until it has ended, as it does in good order on SIGTERM and SIGINT.
@@ -92,7 +96,7 @@ class BackgroundServer(uvicorn.Server):
 
     def _run(self) -> None:
         try:
-            self.run(sockets=[self._listener])
+            self.run(sockets=self._listeners)
         except SystemExit:
             pass  # how uvicorn says that the application refused to start
         except BaseException as error:
@@ -100,7 +104,8 @@ class BackgroundServer(uvicorn.Server):
                 raise
             self._accepting.set_exception(error)
         finally:
-            self._listener.close()
+            for listener in self._listeners:
+                listener.close()
             if not self._accepting.done():
                 text = "the application did not start; its log says why"
                 self._accepting.set_exception(RuntimeError(text))

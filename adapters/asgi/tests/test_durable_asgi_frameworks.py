@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +19,7 @@ from starlette.routing import Mount, Route
 from durable_asgi import ASGIApp, app, create_endpoint_server
 from durable_core import Durable, Request, Response, step
 from durable_core.routing import Target
+from support.asgi_exchange import Exchange
 from support.asgi_sample import CHUNKS, make_durable
 from support.harness import until
 from support.raw_http import ask
@@ -241,3 +243,26 @@ def test_endpoint_below_a_failing_middleware(shop: Shop) -> None:
     with create_endpoint_server(api) as server:
         assert 500 == ask(server.port, "GET", "/stream").status
         until(lambda: all(run.ended for run in shop.durable.runs.list()))
+
+
+def test_clients_that_leave_below_a_middleware(shop: Shop) -> None:
+    """``BaseHTTPMiddleware`` gets a response, although nobody is there: it logs no error."""
+
+    class Passing(BaseHTTPMiddleware):
+        async def dispatch(self, request: Any, call_next: Any) -> Any:
+            return await call_next(request)
+
+    async def wait(request: Request) -> None:
+        exchange.leave()
+        await asyncio.get_running_loop().create_future()
+
+    async def main() -> None:
+        waiting = app(shop.durable, {"GET /x": wait})
+        api = Starlette(routes=[Mount("/", waiting)], middleware=[Middleware(Passing)])
+        await exchange.run(api)  # raises what a server would log
+
+    exchange = Exchange()
+    asyncio.run(main())
+    shop.durable.stop()
+
+    assert 499 == exchange.status

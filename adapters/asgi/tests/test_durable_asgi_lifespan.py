@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from durable_asgi import ASGIApp
 from durable_asgi._lifespan import serve_lifespan
 from durable_core import Limits
-from durable_core.errors import StoreError
+from durable_core.errors import ConfigurationError, StoreError
 
 STARTUP, SHUTDOWN = {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}
 
@@ -89,3 +90,29 @@ def test_shutdown_that_fails(caplog: pytest.LogCaptureFixture) -> None:
         1
     ]
     assert ["could not stop in good order"] == caplog.messages
+
+
+def test_another_event_loop() -> None:
+    """A server that runs the application on trio's loop is told so at its start."""
+    sent: list[Any] = []
+    engine = FakeEngine()
+
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with pytest.raises(StopIteration):
+        serve_lifespan(engine, receive, send).send(None)
+
+    [message] = sent
+    assert "lifespan.startup.failed" == message["type"]
+    assert "hypercorn: -k asyncio" in message["message"]
+    assert [] == engine.calls
+
+
+def test_a_request_on_another_event_loop() -> None:
+    """Without a lifespan the first request says so, too."""
+    with pytest.raises(ConfigurationError, match="hypercorn: -k asyncio"):
+        ASGIApp(cast(Any, None))({"type": "http"}, cast(Any, None), cast(Any, None)).send(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -21,7 +22,7 @@ from durable_core import Durable, Request, step
 from durable_core.errors import ConfigurationError, StoreError
 from support.asgi_sample import make_durable, make_sample
 from support.harness import until
-from support.ports import ReservedPort
+from support.ports import ReservedPort, has_ipv6
 from support.raw_http import ask
 
 TESTS = Path(make_sample.__code__.co_filename).parents[1]
@@ -248,3 +249,30 @@ def test_nothing_left_behind(tmp_path: Path) -> None:
 
     check: Callable[[], bool] = lambda: set(threading.enumerate()) <= before  # noqa: E731
     until(check)
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize(
+    ("host", "reachable"),
+    [("::", ("127.0.0.1", "::1")), ("0.0.0.0", ("127.0.0.1",)), ("::1", ("::1",))],
+)
+def test_addresses(tmp_path: Path, host: str, reachable: tuple[str, ...]) -> None:
+    """All of both, all of IPv4, or just one."""
+    durable = make_durable(tmp_path / "db")
+    routes = {"GET /": lambda request: "here"}
+    with create_endpoint_server(routes, durable=durable).listen(host=host) as server:
+        for address in ("127.0.0.1", "::1"):
+            if address in reachable:
+                assert 200 == ask(server.port, "GET", "/", host=address).status
+            else:
+                with pytest.raises(ConnectionRefusedError):
+                    ask(server.port, "GET", "/", host=address)
+
+
+def test_it_says_where_it_serves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One line, as the other servers."""
+    with (
+        caplog.at_level(logging.INFO, "durable.asgi"),
+        create_endpoint_server({}, durable=make_durable(tmp_path / "db")) as server,
+    ):
+        assert [f"serving on {server.url}"] == caplog.messages

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from durable_asyncio import EndpointServer, create_endpoint_server
+from durable_asyncio import EndpointServer, _listener, create_endpoint_server
+from durable_core.adapters import default_max_connections
 from support.asyncio_sample import Sample
 from support.processes import until
 from support.raw_http import ask, connect, read_reply
@@ -69,3 +73,36 @@ def test_a_client_that_sent_very_much_ahead_is_seen_to_go(tmp_path: Path) -> Non
             client.sendall(BINARY * 4000)
             assert [] == sample.endless.ended
         until("the body is closed", lambda: sample.endless.ended == ["idle"])
+
+
+def test_out_of_descriptors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line, and a pause; the client that waits is served when there is room again."""
+    sample, left, accept = Sample(tmp_path / "db"), [3], socket.socket.accept
+
+    def exhausted(self: socket.socket) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(self)
+
+    monkeypatch.setattr(_listener, "_BACK_OFF", 0.05)
+    with create_endpoint_server(sample.app).listen() as server:
+        monkeypatch.setattr(socket.socket, "accept", exhausted)
+        begun = time.monotonic()
+        assert 200 == ask(server.port, "GET", "/binary").status
+
+    assert time.monotonic() - begun >= 3 * 0.05
+    assert 3 == sum("no client can be accepted" in message for message in caplog.messages)
+
+
+def test_the_default_leaves_descriptors_for_others() -> None:
+    """As many clients as the process may open files, but for some, and never too many."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
+    try:
+        assert (896, 10) == (default_max_connections(10_000), default_max_connections(10))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

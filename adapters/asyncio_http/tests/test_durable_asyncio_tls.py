@@ -175,3 +175,16 @@ def test_serving_tls_on_a_loop_of_ones_own(
 
     with ReservedPort() as reserved:
         assert (200, ALL_BYTES) == asyncio.run(main(reserved.number))
+
+
+def test_handshakes_count_as_connections(sample: Sample, certificate: Path) -> None:
+    """A client that never begins TLS takes the place of another."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    server = create_endpoint_server(sample.app, ssl=context, max_connections=1)
+    trust = ssl.create_default_context(cafile=certificate)
+    with server.listen(), connect(server.port):
+        until("it counts", lambda: len(server._listening()._listener._clients) == 1)
+        with trust.wrap_socket(connect(server.port), server_hostname="localhost") as client:
+            client.sendall(b"GET /binary HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert 503 == read_reply(client).status

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
+import socket
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 
 from durable_core import Limits
-from durable_wsgi import EndpointServer, create_endpoint_server
+from durable_wsgi import EndpointServer, _listener, create_endpoint_server
+from support.processes import until
 from support.raw_http import ask, connect, exchange, read_reply
 from support.wsgi_sample import greet, make_sample
 
@@ -276,3 +282,123 @@ def test_access_log(caplog: pytest.LogCaptureFixture) -> None:
     # An answer is logged after it is sent: by then the next request may have come.
     expected = [f'127.0.0.1 "GET /a" 200 {size}', '127.0.0.1 "GET nowhere" 400 -']
     assert sorted(expected) == sorted(caplog.messages[1:])
+
+
+def test_uploads(tmp_path: Path) -> None:
+    """A multipart body is a body; the parser of e-mail has no say in it."""
+    body = b'--x\r\ncontent-disposition: form-data; name="f"\r\n\r\nhello\r\n--x--\r\n'
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+
+    def read(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [("content-type", "text/plain")])
+        return [environ["CONTENT_TYPE"].encode(), environ["wsgi.input"].read()]
+
+    with EndpointServer(read).listen() as running:
+        answer = exchange(running.port, head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+
+    assert b"200" == status_of(answer)
+    assert b"multipart/form-data; boundary=x" in answer
+    assert body in answer
+
+
+def test_a_client_that_takes_too_little_is_cut_off(tmp_path: Path) -> None:
+    """It cannot take what it got for the whole, whether or not the length is known."""
+
+    def large(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [("content-type", "x/y")])
+        return (bytes(65536) for _ in range(1000))
+
+    with (
+        EndpointServer(large, client_timeout=0.3).listen() as running,
+        connect(running.port) as client,
+    ):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.recv(100)
+        until("the server has given up", lambda: not running._listening()._listener._open)
+        with pytest.raises(ConnectionResetError):
+            list(iter(lambda: client.recv(65536), b""))
+
+
+def test_a_request_has_a_deadline() -> None:
+    """A byte now and then does not move it."""
+    begun = time.monotonic()
+    with (
+        EndpointServer(greet, client_timeout=0.5).listen() as running,
+        connect(running.port) as client,
+        contextlib.suppress(OSError),
+    ):
+        client.settimeout(0.1)
+        while time.monotonic() - begun < 20:
+            client.sendall(b"G")
+            with contextlib.suppress(TimeoutError):
+                if client.recv(1000):
+                    break
+
+    assert time.monotonic() - begun < 10
+
+
+def test_clients_over_the_limit_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """503 and when to come again; afterwards there is room again."""
+    with EndpointServer(greet, max_connections=1).listen() as running:
+        with connect(running.port):
+            until("it is served", lambda: running._listening()._listener._open)
+            refused = ask(running.port, "GET", "/")
+        until("there is room again", lambda: ask(running.port, "GET", "/").status == 200)
+
+    assert (503, "1") == (refused.status, refused.get("retry-after"))
+    assert "1 clients are connected: further ones are refused" in caplog.messages
+
+
+@pytest.mark.parametrize("most", [0, -1, True, 1.5])
+def test_limits_are_checked(most: int) -> None:
+    """A number of clients is a whole one above 0."""
+    with pytest.raises(ValueError, match="max_connections"):
+        EndpointServer(greet, max_connections=most)
+
+
+def test_control_characters_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A terminal would take them for commands."""
+    with caplog.at_level(logging.INFO, "durable.wsgi"), EndpointServer(greet).listen() as running:
+        exchange(running.port, b"GET /a\x9b2J\xe9?token HTTP/1.1\r\nHost: x\r\n\r\n")
+        exchange(running.port, b"GET /a\x1b[2J HTTP/1.1\r\nHost: x\r\n\r\n")
+        exchange(running.port, b"G\x1b[2J /secret HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert all(message.isprintable() and message.isascii() for message in caplog.messages)
+    assert "secret" not in caplog.text
+    assert "/a%9B2J%E9" in caplog.text or "/a%C2%9B2J%C3%A9" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"A : b", b" A: b", b"A", b": b", b"A: b\n", b"A: \x00", b"A: b\r", b"A\x0b: b", b"A: \x7f"],
+)
+def test_malformed_fields(line: bytes) -> None:
+    """What parsers understand in different ways is refused."""
+    with EndpointServer(greet).listen() as running:
+        answer = exchange(running.port, b"GET / HTTP/1.1\r\nHost: x\r\n" + line + b"\r\n\r\n")
+
+    assert b"400" == status_of(answer)
+
+
+def test_out_of_descriptors(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line, and a pause; the client that waits is served when there is room again."""
+    left = [3]
+    accept = socket.socket.accept
+
+    def exhausted(self: socket.socket) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(self)
+
+    monkeypatch.setattr(_listener, "_BACK_OFF", 0.05)
+    with EndpointServer(greet).listen() as running:
+        monkeypatch.setattr(socket.socket, "accept", exhausted)
+        begun = time.monotonic()
+        assert 200 == ask(running.port, "GET", "/").status
+
+    assert time.monotonic() - begun >= 3 * 0.05
+    assert 3 == sum("no client can be accepted" in message for message in caplog.messages)

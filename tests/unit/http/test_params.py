@@ -74,3 +74,11 @@ def test_equality_and_repr() -> None:
     assert QueryParams("a=1&b=2") != QueryParams("b=2&a=1")
     assert QueryParams("a=1") != "a=1"
     assert repr(QueryParams("token=s3cret")) == "QueryParams('token')"
+
+
+def test_a_form_has_a_limit_of_fields() -> None:
+    """A small body must not become a million objects."""
+    assert 1000 == len(FormParams.parse(b"&".join([b"a=1"] * 1000)).items())
+    for separator in (b"&a=1", b"&"):
+        with pytest.raises(BadRequest, match="more than 1000 fields"):
+            FormParams.parse(separator * 1000)
