@@ -1,8 +1,8 @@
 """The numbered requirements, read from ``requirements.md`` beside this file.
 
 A group is a heading ``## <title> (<kinds>)``, as in ``(store)`` or ``(server, engine)``; a
-requirement is a heading ``### <id> <title>``, with kinds of its own behind it where they are not
-those of the group. The lines that begin with ``Cases:`` name its cases in backquotes.
+requirement is a heading ``### <id> <title>``, followed by its own kinds if they differ from those
+of the group. The lines that begin with ``Cases:`` name its cases in backquotes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Requirement:
     Attributes:
         id: such as ``"Q3"``; its letters are the group's.
         title: a sentence.
-        kinds: of which subjects.
+        kinds: the kinds of subject that it applies to.
         group: the title of its group.
         cases: ids of the cases that test it, without variants.
     """
