@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from contextvars import copy_context
 from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
@@ -116,7 +117,8 @@ class RunExecutor(Generic[ExecutionT]):
                 lambda response: _call_live(loop, reply, response),
                 own_thread=True,
             )
-            done = self._host.servers.submit(self.run_in_thread, live, execute(ex))
+            context = copy_context()  # what a middleware has set is there in the thread, too
+            done = self._host.servers.submit(context.run, self.run_in_thread, live, execute(ex))
             done.add_done_callback(lambda _: _call_live(loop, ended))
         try:
             return await answered

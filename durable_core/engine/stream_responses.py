@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import nullcontext
+from contextvars import copy_context
 from typing import Any, Protocol, TypeVar
 
 from durable_core.codec.sse import CONTENT_TYPE
@@ -422,7 +423,7 @@ class StreamResponder:
             return lambda: _detach(task_run)
         run = ThreadRun(self._node, ex, endpoint.handler, reply, own_thread=True)
         done = self._node.servers.submit(
-            self._runs.run_in_thread, run, self._node.flows.execute(ex)
+            copy_context().run, self._runs.run_in_thread, run, self._node.flows.execute(ex)
         )
         done.add_done_callback(lambda _: ended())
         return lambda: self._detach_in_thread(run)

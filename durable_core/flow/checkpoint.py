@@ -55,6 +55,8 @@ class StoredExecution(Execution):
         super().__init__(env, options, run, request, self.memos)
         self.owner = owner
         self.stored = memos is not None
+        if self.stored:
+            self.checked_at = env.clock.now()  # it was claimed just now
         self.pending = {each.op.id: each for each in pending}
         self.consumed_seqs: set[int] = set()
         self.sent: dict[str, int] = {}
@@ -85,6 +87,10 @@ class StoredExecution(Execution):
         pending = self.pending.get(op_id)
         if pending is not None and pending.matched is None:
             self.pending[op_id] = replace(pending, matched=event)
+
+    def lease_check(self) -> Submit:
+        """Return a checkpoint that stores nothing; it fails if another process has the run."""
+        return checkpoint(self)
 
     def creation_rows(self) -> tuple[Run | None, StoredRequest | None]:
         """Return the run and request to insert with the next write, once."""
@@ -123,12 +129,13 @@ def checkpoint(
         state = True
     create, request = (None, None) if ex.stored else ex.creation_rows()
     run = ex.run
+    ex.checked_at = now = ex.env.clock.now()
     chunks, handoff = ((), None) if ex.stream is None else ex.stream.unsaved(memos)
     write = Checkpoint(
         run_id=run.id,
         owner=ex.owner,
         epoch=run.epoch,
-        now=ex.env.clock.now(),
+        now=now,
         create=create,
         request=request,
         memos=memos,

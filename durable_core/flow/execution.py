@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from enum import Enum
@@ -23,6 +24,7 @@ from durable_core.flow.effects import (
     Flow,
     PendingCommit,
     Stream,
+    Submit,
 )
 from durable_core.flow.env import AppConfig, ResolvedOptions
 from durable_core.http.request import Request
@@ -48,6 +50,10 @@ __all__ = [
 
 #: The event sequence number up to which the code of this branch of a handler has seen events.
 EVENT_SEQ: ContextVar[int] = ContextVar("durable_event_seq")
+
+
+#: A step begins only if the process held the run at most this long ago, milliseconds.
+_MAX_LEASE_CHECK_AGE = 1_000
 
 
 class ExecutionState(Enum):
@@ -138,6 +144,8 @@ class Execution:
         stream: what is pushed goes here; None until something is, or somebody reads.
         stream_opener: makes that.
         tickets: the queued writes that may not be durable yet.
+        checked_at: the last time, epoch milliseconds, after which the store has accepted, or is to
+            accept, a write of the execution: the process held the run then.
     """
 
     def __init__(
@@ -166,6 +174,7 @@ class Execution:
         self.stream: Stream | None = None
         self.stream_opener: Callable[[Any], Stream | None] | None = None
         self.tickets: tuple[PendingCommit, ...] = ()
+        self.checked_at = math.inf
         self._outcomes = outcomes
         self._asked = self._attempts = self._size = 0
         self._step_ids = StepIds()
@@ -281,6 +290,10 @@ class Execution:
     def apply_results(self, written: Sequence[CheckpointResult]) -> None:
         """Take over the answers to writes; here there is nothing in them."""
 
+    def lease_check(self) -> Submit:
+        """Return a write that changes nothing, and fails if the run is held by somebody else."""
+        raise NotImplementedError(f"{type(self).__name__} holds no lease")
+
     def resolve_wait(self, op_id: str, event: StoredEvent) -> None:
         """Note the event that ends a wait; here no wait is answered while the handler is live."""
 
@@ -351,6 +364,9 @@ def begin(ex: Execution) -> Flow[int | Cancelled]:
     Returns:
         The highest event sequence number, or the cancellation if user code cancels the step.
     """
+    if ex.env.clock.now() - ex.checked_at > _MAX_LEASE_CHECK_AGE:
+        # The process may have been frozen: another one may have gone on with the run meanwhile.
+        ex.queued((yield ex.lease_check()))
     tickets = ex.tickets
     try:
         begun: Begun | Cancelled = yield BeginStep(tickets)

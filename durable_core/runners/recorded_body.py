@@ -8,10 +8,18 @@ written, whatever kind of handler it came from.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+)
 from concurrent.futures import Executor
 from contextlib import nullcontext
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
 from durable_core.commit_queue import CommitFuture
 from durable_core.errors import ControlSignal, StoreError
@@ -42,13 +50,13 @@ def record_body(ex: Execution, response: Response, host: RunHost) -> Response:
         response: a response whose body is an iterable.
         host: where the end is recorded; it is not stopped before that.
     """
-    record = _BodyRecorder(ex, response, host)
+    recorder = _BodyRecorder(ex, response, host)
     body: Iterable[bytes] | AsyncIterable[bytes]
     if isinstance(response.body, AsyncIterable):
-        body = _AsyncRecordedBody(response.body, record)
+        body = _AsyncRecordedBody(response.body, recorder)
     else:
         assert not isinstance(response.body, bytes)
-        body = _SyncRecordedBody(response.body, record)
+        body = _SyncRecordedBody(response.body, recorder)
     return Response(status=response.status, headers=response.headers, body=body)
 
 
@@ -138,84 +146,124 @@ class _BodyRecorder:
         log.error("the end of the streamed response could not be recorded: %r", reason)
 
 
-class _SyncRecordedBody(Iterator[bytes]):
-    """A body that is iterated in threads, one at a time."""
+_END: Any = object()
 
-    def __init__(self, body: Iterable[bytes], record: _BodyRecorder) -> None:
-        self._body = body
-        self._chunks: Iterator[bytes] | None = None
-        self._record = record
+
+@dataclass(frozen=True, slots=True)
+class _NextChunk:
+    """Make the next chunk, or return ``_END``."""
+
+    waits: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class _RecordEnd:
+    """Record the end of the run, with what the body has raised."""
+
+    waits: ClassVar[bool] = True
+    error: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
+class _CloseBody:
+    """Close the handler's own body."""
+
+    waits: ClassVar[bool] = True
+
+
+class _RecordedBody:
+    """What becomes of a body, whichever way it is iterated: flows for the two classes below."""
+
+    def __init__(self, recorder: _BodyRecorder) -> None:
+        self._recorder = recorder
         self._ended = False
 
-    def __next__(self) -> bytes:
+    def next_chunk(self) -> Generator[Any, Any, bytes]:
+        """Return the next chunk; ``_END`` after the last one."""
         if self._ended:
-            raise StopIteration
+            return cast("bytes", _END)
         try:
-            if self._chunks is None:
-                self._chunks = iter(self._body)
-            chunk = next(self._chunks)
-            self._record.add(chunk)
-        except StopIteration:
-            self._end(None)
-            raise
+            chunk: bytes = yield _NextChunk()
+            if chunk is not _END:
+                self._recorder.add(chunk)
         except BaseException as broken:
-            self._end(broken if isinstance(broken, Exception) else _ResponseCutError())
+            yield from self._end(broken if isinstance(broken, Exception) else _ResponseCutError())
             raise
+        if chunk is _END:
+            yield from self._end(None)
         return chunk
 
-    def close(self) -> None:
+    def close(self) -> Generator[Any, Any, None]:
         """Record that the response was cut short, unless it was not; close the body."""
-        self._end(_ResponseCutError())
+        yield from self._end(_ResponseCutError())
 
-    def _end(self, error: Exception | None) -> None:
+    def _end(self, error: Exception | None) -> Generator[Any, Any, None]:
         if self._ended:
             return
         self._ended = True
         try:
-            self._record.end(error)
+            yield _RecordEnd(error)
         finally:
-            close = getattr(self._body, "close", None)
-            if close is not None:
-                close()
+            yield _CloseBody()
+
+
+class _SyncRecordedBody(Iterator[bytes]):
+    """A body that is iterated in threads, one at a time."""
+
+    def __init__(self, body: Iterable[bytes], recorder: _BodyRecorder) -> None:
+        self._body = body
+        self._chunks: Iterator[bytes] | None = None
+        self._recorder = recorder
+        self._flows = _RecordedBody(recorder)
+
+    def __next__(self) -> bytes:
+        chunk = drive_sync(self._flows.next_chunk(), self._perform, nullcontext())
+        if chunk is _END:
+            raise StopIteration
+        return chunk
+
+    def close(self) -> None:
+        """Record the end, if that was not done; close the body."""
+        drive_sync(self._flows.close(), self._perform, nullcontext())
+
+    def _perform(self, effect: Any) -> object:
+        if isinstance(effect, _NextChunk):
+            if self._chunks is None:
+                self._chunks = iter(self._body)
+            return next(self._chunks, _END)
+        if isinstance(effect, _RecordEnd):
+            self._recorder.end(effect.error)
+            return None
+        close = getattr(self._body, "close", None)
+        return None if close is None else close()
 
 
 class _AsyncRecordedBody(AsyncIterator[bytes]):
     """A body that is iterated on an event loop."""
 
-    def __init__(self, body: AsyncIterable[bytes], record: _BodyRecorder) -> None:
+    def __init__(self, body: AsyncIterable[bytes], recorder: _BodyRecorder) -> None:
         self._body = body
         self._chunks: AsyncIterator[bytes] | None = None
-        self._record = record
-        self._ended = False
+        self._recorder = recorder
+        self._flows = _RecordedBody(recorder)
 
     async def __anext__(self) -> bytes:
-        if self._ended:
+        chunk = await drive_async(self._flows.next_chunk(), self._perform)
+        if chunk is _END:
             raise StopAsyncIteration
-        try:
-            if self._chunks is None:
-                self._chunks = aiter(self._body)
-            chunk = await anext(self._chunks)
-            self._record.add(chunk)
-        except StopAsyncIteration:
-            await self._end(None)
-            raise
-        except BaseException as broken:
-            await self._end(broken if isinstance(broken, Exception) else _ResponseCutError())
-            raise
         return chunk
 
     async def aclose(self) -> None:
-        """Record that the response was cut short, unless it was not; close the body."""
-        await self._end(_ResponseCutError())
+        """Record the end, if that was not done; close the body."""
+        await drive_async(self._flows.close(), self._perform)
 
-    async def _end(self, error: Exception | None) -> None:
-        if self._ended:
-            return
-        self._ended = True
-        try:
+    async def _perform(self, effect: Any) -> object:
+        if isinstance(effect, _NextChunk):
+            if self._chunks is None:
+                self._chunks = aiter(self._body)
+            return await anext(self._chunks, _END)
+        if isinstance(effect, _RecordEnd):
             # A framework may cancel this task again and again; that must not leave a run open.
-            await asyncio.shield(self._record.end_async(error))
-        finally:
-            close = getattr(self._body, "aclose", None)
-            if close is not None:
-                await close()
+            return await asyncio.shield(self._recorder.end_async(effect.error))
+        close = getattr(self._body, "aclose", None)
+        return None if close is None else await close()

@@ -149,10 +149,11 @@ class HandlerUnwinder:
         Raises:
             CancelledError: nothing does, for the run has gone on without it.
         """
-        if not self._handling:
+        if self._go_on_without is None:
             raise asyncio.CancelledError
         self._go_on_without = None
-        self.parked.cancel_all()  # of tasks that the handler has left behind
+        if self.parked.futures:  # of tasks that the handler has left behind
+            self.parked.cancel_all()
         for timer in (self._limit, self._deadline):
             if timer is not None:
                 timer.cancel()

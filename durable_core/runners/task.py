@@ -96,7 +96,7 @@ class TaskRun:
         self._handler = handler
         self._reply = reply
         self._loop = loop or asyncio.get_running_loop()
-        self._replay_order = ReplayOrder(self._loop)
+        self._replay_order: ReplayOrder | None = None  # made when it is first needed
         self._unwinder = HandlerUnwinder(host, ex, self._loop, self._is_occupied)
         self._parked = self._unwinder.parked
         self._steps = 0  # calls of steps that are in progress and not parked
@@ -402,6 +402,8 @@ class TaskRun:
             self._idle.set_result(None)
 
     async def _await_replay_turn(self, effect: AwaitReplayTurn) -> None:
+        if self._replay_order is None:
+            self._replay_order = ReplayOrder(self._loop)
         await self._replay_order.wait_turn(effect.completion_no)
 
     def _log_warning(self, effect: LogWarning) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from contextvars import copy_context
 from functools import partial
 from typing import Protocol
 
@@ -76,7 +77,7 @@ def follow(
         loop.call_soon_threadsafe(node.running.run_in_task, run, execute, emitter.end)
     else:
         thread = ThreadRun(node, ex, endpoint.handler, own_thread=True)
-        done = node.servers.submit(node.running.run_in_thread, thread, execute)
+        done = node.servers.submit(copy_context().run, node.running.run_in_thread, thread, execute)
         done.add_done_callback(lambda _: emitter.end())
     return channel
 

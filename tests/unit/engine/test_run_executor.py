@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterable
+from contextvars import ContextVar
+
+import pytest
 
 from durable_core import Request, Response
+from durable_core.api.step import step, sync_step
 from durable_core.engine.runs import RunExecutor
 from durable_core.engine.worker import Worker
 from durable_core.flow.checkpoint import StoredExecution
@@ -12,7 +17,7 @@ from durable_core.flow.env import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
 from durable_core.model.run import Phase, Run
 from durable_core.runners.settings import RegisteredEndpoint
-from support.harness import lab, request
+from support.harness import Lab, lab, request
 
 
 def execution(node: Worker) -> StoredExecution:
@@ -72,3 +77,39 @@ def test_an_execution_without_an_answer() -> None:
         answers = asyncio.run(asked(node))
 
     assert [b"nothing of r1"] * 2 == [each.body for each in answers]
+
+
+_USER: ContextVar[str] = ContextVar("user", default="nobody")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_context_of_a_request(streamed: bool) -> None:
+    """What a middleware has put into the context is there in handlers and steps of both kinds."""
+    seen: list[str] = []
+
+    def note(where: str) -> None:
+        seen.append(f"{where} {_USER.get()}")
+
+    def sync(request: Request) -> str:
+        note("def")
+        sync_step.run("step", note, "step of def")
+        return "end"
+
+    async def async_(request: Request) -> str:
+        note("async def")
+        await step.run("step", note, "step of async def")
+        return "end"
+
+    async def main(process: Lab) -> None:
+        _USER.set("ann")
+        asked = request(accept="text/event-stream") if streamed else request()
+        for handler in (sync, async_):
+            endpoint = process.endpoint(handler, function_id=handler.__name__)
+            response = await endpoint.handle_async(asked)
+            if isinstance(response.body, AsyncIterable):
+                async for _ in response.body:
+                    pass
+
+    with lab() as process:
+        asyncio.run(main(process))
+    assert ["def ann", "step of def ann", "async def ann", "step of async def ann"] == seen
