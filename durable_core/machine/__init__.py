@@ -1,1 +1,1 @@
-"""Pure decisions: what a run does next, when it tries again, which event ends a wait."""
+"""Pure decisions: the next state of a run, the time of a retry, the event that ends a wait."""

@@ -1,7 +1,7 @@
-"""Decisions about a run: what happened to it, in; its next state and what must be done, out.
+"""Decisions about a run: from what happened to its next state and the commands to carry out.
 
-Pure: the time and random numbers are arguments. The table in ``machine/table.py`` decides where a
-run goes; this module decides what to do about it.
+Pure: the time and random numbers are arguments. The table in ``machine/table.py`` determines the
+next phase of a run; this module determines the commands.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ __all__ = [
 
 # --- failures -------------------------------------------------------------------------------------
 #
-# What an exception of user code means for the run.
+# The meaning of an exception of user code for the run.
 
 _CODEC = JSONCodec()
 
 
 def is_crash(error: BaseException) -> bool:
-    """Tell whether an error is the process's own, and no outcome of the code that met it.
+    """Return whether an error belongs to the process, and is no outcome of the code that raised it.
 
-    Where memory is short, a step or a handler has neither failed nor returned. The run goes on from
-    its last checkpoint.
+    When memory is short, a step or a handler has neither failed nor returned. The run continues
+    from its last checkpoint.
     """
     if isinstance(error, BaseExceptionGroup):
         return any(is_crash(each) for each in error.exceptions)
@@ -82,8 +82,8 @@ def failure_of_step(error: BaseException, now: int) -> Failure:
 def failure_of_handler(error: BaseException, now: int) -> Failure:
     """Describe an error that left the handler.
 
-    Final are ``NonRetriableError`` and a StepError that was not caught, be it the error itself,
-    among its causes, or in an exception group; a group of nothing but final errors is final too.
+    Final errors are ``NonRetriableError`` and an uncaught StepError: the error itself, one of its
+    causes, or a member of an exception group. A group that has only final errors is final too.
     """
     return _describe(error, now, retriable=not _is_final(error))
 
@@ -126,7 +126,7 @@ def _family(error: BaseException) -> Iterator[BaseException]:
 
 
 def _text(error: BaseException) -> str:
-    """Return the error's message; one that cannot be made must not hide the error."""
+    """Return the error's message. A broken ``__str__`` must not hide the error."""
     try:
         text = str(error)
     except Exception as broken:
@@ -140,12 +140,12 @@ def _http(error: HTTPError) -> tuple[int, str, tuple[tuple[str, str], ...]]:
 
 
 def _utf8(text: str) -> str:
-    """Return the text without lone surrogates, which JSON can bring and stores refuse."""
+    """Return the text without lone surrogates: JSON can contain them, and stores refuse them."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _data(error: BaseException) -> str:
-    """Return the JSON text of the error's ``data`` attribute; what JSON cannot hold is left out."""
+    """Return the JSON text of the error's ``data`` attribute; "" if JSON cannot represent it."""
     data = getattr(error, "data", None)
     if data is None:
         return ""
@@ -155,7 +155,7 @@ def _data(error: BaseException) -> str:
         return ""
 
 
-#: How much of an error's text is kept with a failed attempt, characters.
+#: The maximum length of an error's text in a failed attempt, characters.
 _MESSAGE_CHARS = 1_000
 
 
@@ -178,23 +178,23 @@ def _failed_attempt(
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """The run after something happened, and the commands that make it so, in order."""
+    """The next state of a run, and the commands to carry out, in order."""
 
     run: Run
     commands: tuple[Command, ...]
 
 
 def advance(run: Run, happened: Input, now: int, policy: RetryPolicy) -> Transition:
-    """Decide what follows.
+    """Return the next state of a run, and the commands to carry out.
 
     Args:
-        run: the run as it is.
-        happened: what happened to it.
+        run: the current state.
+        happened: the event.
         now: epoch milliseconds.
-        policy: how long to wait before trying again.
+        policy: the pauses between retries.
 
     Raises:
-        IllegalTransition: it cannot happen in the run's phase.
+        IllegalTransition: the event is not possible in the run's phase.
     """
     match happened:
         case OpEnded(memo=memo):
@@ -222,14 +222,14 @@ def advance(run: Run, happened: Input, now: int, policy: RetryPolicy) -> Transit
         case Claimed(max_crashes=most):
             return _claimed(run, most)
         case Orphaned():
-            text = f"no code knows the endpoint {run.endpoint_key!r} any more"
+            text = f"no process knows the endpoint {run.endpoint_key!r} any more"
             return _fail(run, "endpoint-missing", "EndpointMissing", text)
     assert_never(happened)
 
 
-def _go(run: Run, cue: Trigger) -> Run:
-    """Return the run in the phase that follows; the same object when that is no change."""
-    phase = TRANSITIONS.get((run.phase, cue)) or next_phase(run, cue)  # which raises
+def _go(run: Run, trigger: Trigger) -> Run:
+    """Return the run in its next phase; the same object if the phase does not change."""
+    phase = TRANSITIONS.get((run.phase, trigger)) or next_phase(run, trigger)  # which raises
     return run if phase is run.phase else _in_phase(run, phase)
 
 

@@ -6,8 +6,8 @@ turned into *keys*, so that a store can find the waits of an event by an index:
 - ``t:<text>`` for text, as path parameters and query values are;
 - ``j:<canonical JSON>`` for a JSON value.
 
-A scalar in an event answers to both, an object or array to the second only, and a value that is
-missing or null to none.
+A scalar in an event has both keys, an object or array has only the second, and a value that is
+missing or null has none.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Condition = tuple[tuple[str, ...], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatchRule:
-    """The event's value at ``path`` must answer to ``key``.
+    """The event's value at ``path`` must have the key ``key``.
 
     Attributes:
         path: names into the event, beginning with ``"data"``.
@@ -61,12 +61,12 @@ class MatchRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitRule:
-    """What an event must be to end a wait.
+    """The conditions for an event to end a wait.
 
     Attributes:
-        event: its name.
-        match: a value that must be as in the request, or None.
-        conditions: values that must be as given.
+        event: the name of the event.
+        match: the value that must be equal to one of the request, or None.
+        conditions: values that the event must have.
     """
 
     event: str
@@ -75,10 +75,10 @@ class WaitRule:
 
 
 def resolve_match(expression: str, request: Request) -> MatchRule:
-    """Look up what ``match="data.<x>"`` means for this request.
+    """Return the rule of ``match="data.<x>"`` for this request.
 
-    ``<x>`` is taken from the path parameters, else from the query (its first value), else from
-    the JSON body, where each dot goes one object deeper.
+    ``<x>`` is looked up in the path parameters, then in the query (its first value), then in the
+    JSON body, where each dot leads one object deeper.
 
     Raises:
         TypeError, ValueError: the expression is not of that form.
@@ -105,7 +105,7 @@ def resolve_match(expression: str, request: Request) -> MatchRule:
 
 
 def event_keys(event: Event, path: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the keys that the event's value at the path answers to.
+    """Return the keys of the event's value at the path.
 
     Args:
         event: one whose data ``check_json`` accepts.
@@ -140,7 +140,7 @@ def validate_if(required: Mapping[str, object]) -> tuple[Condition, ...]:
 
 
 def matches(rule: WaitRule, event: Event) -> bool:
-    """Tell whether the event ends a wait with this rule."""
+    """Return whether the event ends a wait with this rule."""
     if event.name != rule.event:
         return False
     if rule.match is not None and rule.match.key not in event_keys(event, rule.match.path):
@@ -206,14 +206,14 @@ def _json_or_none(request: Request) -> object:
 
 
 def _scalar_text(value: object) -> str:
-    """Return what a client would write for the value in a URL."""
+    """Return the text of the value in a URL."""
     if isinstance(value, str):
         return value
     text = canonical_json(value)
     mantissa, exponent, power = text.partition("e-")
     if not exponent:
         return text
-    # A float that is no integer has no positive exponent, so this spells out small ones.
+    # Only small numbers have an exponent here: an integral float has become an int.
     sign = "-" if mantissa.startswith("-") else ""
     digits = mantissa.removeprefix("-").replace(".", "")
     return f"{sign}0.{'0' * (int(power) - 1)}{digits}"
@@ -221,23 +221,30 @@ def _scalar_text(value: object) -> str:
 
 # --- waits ----------------------------------------------------------------------------------------
 #
-# When a stored event ends a pending wait; the part of it that every store shares.
+# Whether a stored event ends a pending wait: the part that every store shares.
 
 _load_rule = lru_cache(maxsize=1024)(load_rule)
 
 
 def match_keys(event: Event, match_path: str) -> tuple[str, ...]:
-    """Return the values of ``Pending.match_key`` that the event answers to at that path.
+    """Return the values of ``Pending.match_key`` that match the event's value at that path.
 
     Args:
-        event: an event with the name that is waited for.
+        event: an event with the name of the wait.
         match_path: as in ``Pending``: names joined by dots, or "" for waits without ``match``.
     """
     return event_keys(event, tuple(match_path.split("."))) if match_path else ("",)
 
 
 def wait_matches(stored: StoredEvent, *, rule: str, mark: int, seen: Collection[int]) -> bool:
-    """Tell whether the event ends a wait with this rule, mark and seen numbers (``Pending``)."""
+    """Return whether the event ends a wait with these values of ``Pending``.
+
+    Args:
+        stored: the event.
+        rule: ``Pending.rule``.
+        mark: ``Pending.event_seq``.
+        seen: ``Pending.consumed_seqs``.
+    """
     if stored.seq <= mark or stored.seq in seen:
         return False
     return matches(_load_rule(rule), stored.event)
@@ -250,13 +257,13 @@ def validate_rule(pending: Pending) -> None:
 
 
 def with_event_seq(memos: Sequence[Memo], sent: Sequence[tuple[str, int]]) -> Sequence[Memo]:
-    """Return the memos of a write with those of SEND marked past the events it sends.
+    """Return the memos of a write; those of SEND get the number of the last event that it sends.
 
-    A wait after ``step.send_event`` is for what comes later, the run's own events not included.
+    So a wait after ``step.send_event`` does not match the events that the step itself sent.
 
     Args:
-        memos: of one ``Checkpoint``.
-        sent: id and sequence number of each of its events.
+        memos: the memos of one ``Checkpoint``.
+        sent: id and sequence number of each event of the checkpoint.
     """
     if not sent:
         return memos

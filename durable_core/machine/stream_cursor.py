@@ -1,4 +1,4 @@
-"""How far somebody has read the stream of a run, and what it has missed since."""
+"""The position of a reader in the stream of a run, and the events that it has missed since."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _OPEN = re.compile(r"([0-9a-f]{40}):([0-9]{1,9})\.([0-9]{1,9}):([0-9]{1,9})")
 
 
 class Cursor:
-    """What a reader has been sent of a run's stream, and so what it must be sent next.
+    """The position of a reader in a run's stream.
 
-    Each event is shown to :meth:`advance`, which returns what of it is new to the reader. The
-    events may come from the store, from the log of the process that executes the run, or from
-    both, with overlaps; attempts of one step must come in order, and their chunks without gaps.
+    :meth:`advance` takes each event and returns the part that is new to the reader. The events may
+    come from the store, from the log of the process that executes the run, or from both, with
+    overlaps. Attempts of one step must come in order, and their chunks without gaps.
 
     Args:
         done: the highest completion number whose commit the reader has seen. Commits go out in
             the order of these numbers.
-        outside: how many chunks from outside steps it has seen.
-        open: by op id, the attempt of which it has seen chunks, and how many; only those with
-            neither commit nor rollback.
+        outside: the number of chunks from outside steps that it has seen.
+        open: by op id, the attempt that the reader has chunks of, and their number; only attempts
+            with neither commit nor rollback.
     """
 
     __slots__ = ("_open", "done", "outside")
@@ -57,7 +57,7 @@ class Cursor:
         return self._open
 
     def advance(self, event: Streamed) -> tuple[Streamed, ...]:
-        """Return what the reader must be sent because of this event, and count it as sent."""
+        """Return the events that the reader must now get, and count them as sent."""
         if isinstance(event, Pushed):
             return self._advance_chunk(event)
         if isinstance(event, Committed):
@@ -97,7 +97,7 @@ class Cursor:
         return (rollback,)
 
     def dump(self) -> str:
-        """Return it as one line of ASCII, which :meth:`load` reads."""
+        """Return the cursor as one line of ASCII, which :meth:`load` reads."""
         head = f"{self.done}.{self.outside}"
         if not self._open:
             return head
@@ -116,7 +116,7 @@ class Cursor:
         """Return the cursor that was dumped.
 
         Raises:
-            ValueError: the text is none.
+            ValueError: the text is not a cursor.
         """
         head, *rest = text.split(";")
         found = _HEAD.fullmatch(head)
@@ -130,20 +130,20 @@ class Cursor:
         )
 
 
-#: In place of a cursor: the reader has the response, after which there is nothing.
+#: Stands for a cursor at the end: the reader has the response, which is the last event.
 FINISHED = "end"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventId:
-    """The id of an event, as clients that come back send it.
+    """The id of an event, as clients send it when they reconnect.
 
-    It is the text of a cursor, or ``end``. On the connection of the request that began the run
-    it also has the run, as the URL does not say which that is: ``<run>!<token>!<cursor>``.
+    It is the text of a cursor, or ``end``. On the connection of the request that began the run it
+    also names the run, because the URL does not: ``<run>!<token>!<cursor>``.
 
     Attributes:
-        cursor: how far the client has read; None if it has read all.
-        run_id, token: the run, and what opens it; "" where the URL says so.
+        cursor: the client's position; None if it has read everything.
+        run_id, token: the run and its token; "" if the URL has them.
     """
 
     cursor: Cursor | None
@@ -152,12 +152,12 @@ class EventId:
 
     @staticmethod
     def prefix(run_id: str, token: str) -> str:
-        """Return what stands before the cursor where the URL does not tell the run."""
+        """Return the part before the cursor, for ids on a URL that does not name the run."""
         return f"{run_id}!{token}!"
 
     @classmethod
     def load(cls, text: str) -> EventId:
-        """Read what a client has sent.
+        """Read the id that a client has sent.
 
         Raises:
             ValueError: it is not the id of an event.
@@ -176,20 +176,19 @@ def catch_up(
     live: LiveStream | None,
     until: Cursor | None = None,
 ) -> Iterator[Streamed]:
-    """Yield what the reader must be told, moving its cursor along.
+    """Yield the events that the reader has not got yet, and advance its cursor.
 
-    Afterwards it has been told all that is in ``stored`` (of which it has yet to ask for more, if
-    there is more) and, after the last of that, all that is in ``live``.
+    These are the events of ``stored``. If that has no further part, the events of ``live`` follow.
 
     Args:
-        cursor: of the reader.
-        stored: what is stored past the cursor, read after ``live`` was taken; None if the run is
-            not stored.
-        live: what this process knows, if it executes the run; else None.
-        until: tell the reader nothing beyond this; ``stored`` must have all there is, then.
+        cursor: the position of the reader.
+        stored: the part of the stored stream after the cursor, read after ``live`` was taken; None
+            if the run is not stored.
+        live: what this process knows of the stream, if it executes the run; else None.
+        until: yield no event after this position; ``stored`` must then be complete.
     """
     if stored is not None and live is not None and live.epoch != stored.epoch:
-        live = None  # somebody else has taken the run over
+        live = None  # another process has taken the run over
     if until is not None:
         stored, live = _as_of(until, stored, live)
     committed = set()
@@ -212,10 +211,10 @@ def catch_up(
 
 
 def is_stale(live: LiveStream, cursor: Cursor, stored: StoredStream | None) -> bool:
-    """Tell whether what another process has told is older than what a reader has, or gets, stored.
+    """Return whether another process's ``live`` is older than the reader's position or ``stored``.
 
-    What is open in it may have been committed since then, and may be void; so none of it is to be
-    told before more of it has come.
+    Attempts that are open in ``live`` may have been committed or rolled back since then. So the
+    reader must not get them before a newer state has come.
     """
     if not live.is_remote:
         return False
@@ -228,7 +227,7 @@ def is_stale(live: LiveStream, cursor: Cursor, stored: StoredStream | None) -> b
 def _as_of(
     until: Cursor, stored: StoredStream | None, live: LiveStream | None
 ) -> tuple[StoredStream | None, LiveStream]:
-    """Return what there was when the cursor was there, as far as it has not come to nothing."""
+    """Return the stream as of this cursor, without attempts that were rolled back later."""
     pieces: list[ChunkBatch] = []
     attempts = {} if live is None else dict(live.attempts)
     for piece in () if stored is None else stored.chunks:
@@ -255,7 +254,7 @@ def _as_of(
 
 
 def _is_over(attempt: Attempt, stored: StoredStream | None, live: LiveStream | None) -> bool:
-    """Tell whether an attempt that is not among the stored ones can never be."""
+    """Return whether an attempt that is not stored can never be stored any more."""
     if live is not None:
         return attempt not in live.attempts
     if stored is None:

@@ -1,9 +1,9 @@
 """The life of a run, as one table. A phase changes here and nowhere else.
 
-A run is born in SYNC, in memory, with the client attached. What cannot be done while the client
-waits moves it to ASYNC; a live handler with nothing left to do is put away, SUSPENDED, and claimed
-again when it is due. What is not in the table cannot happen, and trying it is an
-:class:`IllegalTransition` that changes nothing.
+A run begins in SYNC, in memory, with the client attached. When a step cannot finish while the
+client waits, the run moves to ASYNC. When its handler has nothing left to do, the run is SUSPENDED;
+it is claimed again when it is due. A transition that is not in the table raises
+:class:`IllegalTransition` and changes nothing.
 
 ``docs/reference/run-states.md`` is generated from this table.
 """
@@ -19,27 +19,27 @@ __all__ = ["TRANSITIONS", "IllegalTransition", "Trigger", "next_phase"]
 
 
 class Trigger(Enum):
-    """What happened, as far as the table is concerned."""
+    """The events that the table knows."""
 
-    #: An op finished, well or for good; the handler goes on.
+    #: An op succeeded, or failed without a retry; the handler continues.
     CHECKPOINT = "checkpoint"
     #: An op cannot finish now: a retry, a sleep, a wait.
     PARK = "park"
-    #: The client is gone, or the process stops.
+    #: The client has disconnected, or the process stops.
     DETACH = "detach"
     #: The live handler has nothing left to do until something is due.
     QUIET = "quiet"
-    #: The handler failed and will be tried again.
+    #: The handler failed and will be retried.
     RETRY = "retry"
     #: The first byte of a streamed body is about to be sent.
     STREAM = "stream"
     #: The response is complete.
     FINISH = "finish"
-    #: The run failed for good.
+    #: The run failed, and no retry is left.
     FAIL = "fail"
     #: A worker took the run: it was due, or its owner had died.
     CLAIM = "claim"
-    #: Somebody cancelled it.
+    #: The run was cancelled.
     CANCEL = "cancel"
 
     __hash__ = object.__hash__  # see Phase
@@ -75,18 +75,18 @@ TRANSITIONS: Mapping[tuple[Phase, Trigger], Phase] = {
 
 
 class IllegalTransition(AssertionError):  # noqa: N818 - a bug in this library, not a user's error
-    """Something happened to a run that cannot happen in its phase."""
+    """An event that is not possible in the phase of the run."""
 
 
-def next_phase(run: Run, cue: Trigger) -> Phase:
-    """Return the phase that follows.
+def next_phase(run: Run, trigger: Trigger) -> Phase:
+    """Return the next phase.
 
     Raises:
-        IllegalTransition: naming the cue, the phase and the run.
+        IllegalTransition: the table has none; the message names trigger, phase and run.
     """
     try:
-        return TRANSITIONS[run.phase, cue]
+        return TRANSITIONS[run.phase, trigger]
     except KeyError:
         raise IllegalTransition(
-            f"{cue.value!r} cannot happen to run {run.id} in phase {run.phase.value!r}"
+            f"{trigger.value!r} cannot happen to run {run.id} in phase {run.phase.value!r}"
         ) from None

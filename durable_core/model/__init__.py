@@ -1,1 +1,1 @@
-"""Frozen values that every other package speaks about: requests, responses, events, ops, runs."""
+"""Frozen values that every other package uses: events, ops, runs, streams, decisions."""

@@ -1,4 +1,4 @@
-"""What can happen to a run: the inputs of ``machine/advance.py``."""
+"""The inputs and the commands of ``machine/advance.py``."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ __all__ = [
 
 # --- commands -------------------------------------------------------------------------------------
 #
-# What must be done after something happened to a run: the answers of ``machine/advance.py``.
+# The results of ``machine/advance.py``: what the engine must do.
 
 
 class HandoffReason(Enum):
-    """Why a client is not answered on its own connection."""
+    """Why a client does not get the response on its own connection."""
 
-    #: A step failed and will be tried again.
+    #: A step failed and will be retried.
     STEP_RETRY = "step-retry"
     #: The handler sleeps.
     SLEEP = "sleep"
     #: The handler waits for an event.
     WAIT = "wait"
-    #: The handler itself failed and will be tried again.
+    #: The handler itself failed and will be retried.
     HANDLER_RETRY = "handler-retry"
-    #: The client went away.
+    #: The client disconnected.
     DISCONNECT = "disconnect"
-    #: The process was told to stop.
+    #: The process stops.
     DRAIN = "drain"
 
 
 @dataclass(frozen=True, slots=True)
 class SaveMemo:
-    """Make the outcome of a finished op durable, with the attempt that failed for good."""
+    """Make the outcome of a finished op durable, with its last attempt if that failed."""
 
     memo: Memo
     failed: FailedAttempt | None = None
@@ -66,7 +66,7 @@ class SaveMemo:
 
 @dataclass(frozen=True, slots=True)
 class SavePending:
-    """Make an unfinished op durable, with the attempt that failed before."""
+    """Make an unfinished op durable, with the attempt that has just failed, if any."""
 
     pending: Pending
     failed: FailedAttempt | None = None
@@ -74,14 +74,14 @@ class SavePending:
 
 @dataclass(frozen=True, slots=True)
 class Handoff:
-    """Answer the attached client with the way to the result."""
+    """Send the attached client a redirect to the wait URL, or a token."""
 
     reason: HandoffReason
 
 
 @dataclass(frozen=True, slots=True)
 class Suspend:
-    """Give the run up until it is due (epoch milliseconds); ``failed`` if the handler has."""
+    """Release the run until it is due (epoch milliseconds); ``failed`` if the handler failed."""
 
     due_at: int
     failed: FailedAttempt | None = None
@@ -99,8 +99,8 @@ class Fail:
     Attributes:
         kind: the last part of the problem's type, such as ``"run-failed"``.
         name, message: the error that ended the run.
-        reason: what the error in the step said, if that is what ended it; else "".
-        failed: the attempt of the handler that ended it, if one did.
+        reason: the message of the step's error, if a StepError ended the run; else "".
+        failed: the attempt of the handler that ended the run, if any.
     """
 
     kind: str
@@ -118,18 +118,18 @@ Command = SaveMemo | SavePending | Handoff | Suspend | Finish | Fail
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """An error of user code, as far as decisions go.
+    """The facts about an error of user code that decisions need.
 
     Attributes:
         name: the class name of the error.
         message: its text.
         data: JSON text of its ``data`` attribute, or "".
         retriable: another attempt may succeed.
-        retry_after: milliseconds to wait, if the error says so.
+        retry_after: milliseconds to wait, if the error sets them.
         cancelled: user code cancelled the step.
-        result: what is wrong with what the step returned, if that is what failed.
-        reason: the text of the error in a step that this one stands for, or "".
-        http: status, detail and headers, if it stands for an HTTP response.
+        result: the defect of the value that the step returned, if this is the failure.
+        reason: the message of the original error in the step, if this is a StepError; else "".
+        http: status, detail and headers, if the error is an ``HTTPError``.
     """
 
     name: str
@@ -168,7 +168,7 @@ class OpFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpParked:
-    """An op cannot finish now; ``pending`` says when it can."""
+    """An op cannot finish now; ``pending`` has the time at which it continues."""
 
     pending: Pending
 
@@ -188,7 +188,7 @@ _REASONS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detached:
-    """The client cannot be kept any longer, for a reason that is not the handler's."""
+    """The client must be handed off for a reason outside the handler."""
 
     reason: HandoffReason
 
@@ -202,7 +202,7 @@ class BecameIdle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerReturned:
-    """The handler's response is there, in full."""
+    """The handler's response is complete."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +212,7 @@ class ResponseStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseInterrupted:
-    """A streamed response that had started cannot be finished, nor made again."""
+    """A streamed response had started; it can neither be finished nor made again."""
 
     failure: Failure
 
@@ -245,7 +245,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orphaned:
-    """No code has known the run's endpoint key for too long."""
+    """No process has known the run's endpoint key for too long."""
 
 
 Input = (

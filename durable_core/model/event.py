@@ -1,4 +1,4 @@
-"""Events: what outside code tells waiting runs."""
+"""Events: messages from outside code to waiting runs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Event:
     Args:
         name: what happened, such as ``"trip/approved"``; 1 to 255 characters.
         data: a JSON object. Its contents are checked where the event enters the library.
-        id: 1 to 255 characters that make the event unique: one that is sent again with the same
-            id within 24 hours is taken once. None makes every event a new one.
+        id: 1 to 255 characters that identify the event. A second event with the same id within
+            24 hours is not stored. None makes every event a new one.
         ts: when it happened, epoch milliseconds, 0 or more; None for "when it is received".
 
     Raises:
@@ -46,8 +46,8 @@ class StoredEvent:
     """An event as the store keeps it.
 
     Attributes:
-        seq: its place in the order in which events were stored; 1 or more.
-        event: what was sent.
+        seq: its number in the order in which events were stored; 1 or more.
+        event: the event as it was sent.
         received_at: epoch milliseconds.
     """
 

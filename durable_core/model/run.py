@@ -9,21 +9,21 @@ __all__ = ["Phase", "Run"]
 
 
 class Phase(Enum):
-    """Where a run is in its life. The moves between phases are ``machine/table.py``."""
+    """The phases of a run. ``machine/table.py`` has the transitions between them."""
 
     #: The client is attached and the handler is live.
     SYNC = "sync"
     #: The client was handed off and the handler is live.
     ASYNC = "async"
-    #: The handler is put away; the run waits until it is due.
+    #: No handler is live; the run waits until it is due.
     SUSPENDED = "suspended"
     #: The handler returned a streamed body whose first byte may have been sent.
     RESPONDING = "responding"
     #: The handler's response is final.
     COMPLETED = "completed"
-    #: The run failed for good; its response is a problem document.
+    #: The run failed; its response is a problem document.
     FAILED = "failed"
-    #: Somebody cancelled the run.
+    #: The run was cancelled.
     CANCELLED = "cancelled"
 
     # Members are singletons. Every step hashes some; this takes 0.10 us, and Enum's own hash, which
@@ -32,7 +32,7 @@ class Phase(Enum):
 
     @property
     def ended(self) -> bool:
-        """True once nothing about the run will change any more."""
+        """True if the run cannot change any more."""
         return self in _ENDED
 
 
@@ -41,26 +41,26 @@ _ENDED = frozenset({Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """The state of a run that decisions are made on.
+    """The state of a run, on which decisions depend.
 
     Attributes:
-        id: a ULID; its time is when the request came in.
+        id: a ULID with the time at which the request arrived.
         app: the ``Durable(id=)`` it belongs to.
         endpoint_key: which handler runs it.
         function_id: the label shown to people, such as ``"GET /users/{id}"``.
-        phase: where it is in its life.
-        retries: how often a step or the handler may be tried again, 0 to 20.
+        phase: its current phase.
+        retries: how often a step or the handler may be retried, 0 to 20.
         failures: how often the handler itself has failed (errors outside steps).
-        crash_count: how often in a row it was taken from a dead process without a new checkpoint.
-        epoch: raised by each claim; only a write with the current epoch is taken.
+        crash_count: the number of crashes in a row without a new checkpoint.
+        epoch: incremented by each claim; the store accepts only writes with the current epoch.
         created_at: epoch milliseconds.
-        event_seq: the event sequence number up to which events came before the run.
-        key: what the caller knows it by: an idempotency key or a business key; None without one.
-            Several runs may have the same.
-        parent: the id of the run that started it; None if a client did.
+        event_seq: the highest event sequence number when the run began.
+        key: the caller's name for it: an idempotency key or a business key; None without one.
+            Several runs may have the same key.
+        parent: the id of the run that started it; None if a client started it.
         traceparent: the W3C trace context of the request that started it; None without one.
         labels: names and values to find it by, a few short ones, ordered by name.
-        version: of the code that began it; None if that has none.
+        version: the version of the code that began it; None if the code has none.
     """
 
     id: str

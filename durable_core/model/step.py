@@ -1,4 +1,4 @@
-"""What a handler asks for: ops, and what becomes of them."""
+"""Ops: the steps that a handler calls, and their outcomes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Op:
     Attributes:
         id: lower-case hexadecimal SHA-1 of ``name``; the key of its memo.
         name: the step id given by the user, with ``:1``, ``:2`` appended when it repeats.
-        kind: what it does.
+        kind: the kind of step.
     """
 
     id: str
@@ -42,20 +42,20 @@ class Op:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memo:
-    """The stored outcome of a finished op; replay answers from it.
+    """The stored outcome of a finished op, which replay returns.
 
     Attributes:
         op: the op it belongs to.
-        completion_no: rises with each op of the run that finishes.
-        ok: False if the op failed for good.
+        completion_no: its number in the order in which the ops of the run finished.
+        ok: False if the op failed and will not be retried.
         value: JSON text of the result, or of ``{"name", "message", "data"}`` of the error.
         event_seq: the event sequence number up to which this op has seen events.
         attempts: how many times its function was called.
         ended_at: when it finished, epoch milliseconds.
         started_at: when the attempt that finished it began; of a sleep or a wait, when the handler
             asked for it. None if the engine does not know.
-        arguments: what its function was called with, as JSON text of ``{"args", "kwargs"}`` of at
-            most 64 KiB; "" if there were arguments that are not kept; None if there were none.
+        arguments: the arguments of its function, as JSON text of ``{"args", "kwargs"}`` of at most
+            64 KiB; "" if there were arguments that are not stored; None if there were none.
     """
 
     op: Op
@@ -71,21 +71,21 @@ class Memo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:
-    """An op that was asked for and has not finished.
+    """An op that the handler has called and that has not finished.
 
     Attributes:
         op: the op.
         failures: how often its function has failed so far.
-        due_at: when to go on (retry, end of sleep, time-out of a wait), epoch milliseconds.
+        due_at: when it continues (retry, end of sleep, time-out of a wait), epoch milliseconds.
         error: JSON text of the last failure, or "".
         rule: JSON text of the wait rule of a WAIT, or "".
         event: name of the event a WAIT waits for, or "".
         match_path: dotted path of the event value that is compared, or "".
         match_key: canonical key that this value must have, or "".
-        event_seq: a WAIT matches only events with a higher sequence number; what a RUN that will
-            be tried again had seen when it was first tried.
+        event_seq: a WAIT matches only events with a higher sequence number. Of a RUN that will be
+            retried, the highest sequence number when its first attempt began.
         consumed_seqs: sequence numbers above ``event_seq`` that earlier waits of this run have
-            taken.
+            consumed.
         started_at: when the handler asked for it; of a RUN, when its last attempt began. None if
             the engine does not know.
         matched: the event that ended the wait, once it has come.
@@ -107,7 +107,7 @@ class Pending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedAttempt:
-    """One call that failed: of a step's function, or of the handler itself.
+    """A failed call of a step's function, or of the handler itself.
 
     Attributes:
         op_id: the step; "" for the handler.

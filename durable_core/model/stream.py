@@ -1,4 +1,4 @@
-"""What a run streams: chunks, and what becomes of them."""
+"""The stream of a run: chunks, commits and rollbacks."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Pushed:
 
     Attributes:
         text: its value as JSON text.
-        index: its place among the chunks of its attempt; outside steps, among all chunks that
+        index: its position among the chunks of its attempt; outside steps, among all chunks that
             the handler pushes outside steps.
-        op_id, attempt: of the step that pushed it; None outside steps.
+        op_id, attempt: the step that pushed it and its attempt; None outside steps.
         number: the completion number of the attempt, once that has succeeded.
     """
 
@@ -46,7 +46,7 @@ class Pushed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
-    """The checkpoint of a step is durable: what its last attempt pushed stays."""
+    """The checkpoint of a step is durable: the chunks of its last attempt are final."""
 
     op_id: str
     number: int
@@ -54,13 +54,13 @@ class Committed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolledBack:
-    """An attempt of a step has come to nothing: what it pushed is void."""
+    """An attempt of a step has failed or was lost: its chunks are void."""
 
     op_id: str
     attempt: Attempt
 
 
-#: What happens on a run's stream, in the order in which its readers are told.
+#: An event of a run's stream; readers get the events in order.
 Streamed: TypeAlias = Pushed | Committed | RolledBack
 
 
@@ -71,9 +71,9 @@ class ChunkBatch:
     Attributes:
         number: the completion number of the step. Outside steps, that of the last step whose
             checkpoint was queued before; 0 before the first.
-        texts: the chunks as JSON texts. A step that has pushed nothing has a piece without any
-            where the stream is read, and none where it is stored.
-        op_id, attempt: of the step; None outside steps.
+        texts: the chunks as JSON texts. For a step that has pushed nothing, a read returns a batch
+            without texts; such a batch is not stored.
+        op_id, attempt: the step and its attempt; None outside steps.
         start: the index of the first chunk; 0 in steps.
     """
 
@@ -85,22 +85,22 @@ class ChunkBatch:
 
     @property
     def size(self) -> int:
-        """How many bytes the chunks have."""
+        """The size of the chunks in bytes."""
         return sum(len(text) if text.isascii() else len(text.encode()) for text in self.texts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredStream:
-    """What is stored of a run's stream, from some point on.
+    """The stored part of a run's stream after some position.
 
     Attributes:
-        pieces: of steps that have succeeded, by completion number, and of the code outside steps
+        chunks: the batches of succeeded steps, by completion number, and of the code outside steps
             between them.
-        more: there are further pieces.
-        handoff: where in the stream the client was handed off, as the text of a cursor; None if
-            it was not, or was no reader of the stream.
-        phase, epoch: of the run.
-        held: some process executes the run.
+        more: there are further batches.
+        handoff: the position at which the client was handed off, as the text of a cursor; None if
+            it was not handed off, or did not read the stream.
+        phase, epoch: those of the run.
+        is_running: a process executes the run.
     """
 
     chunks: tuple[ChunkBatch, ...]
@@ -113,7 +113,7 @@ class StoredStream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAttempt:
-    """An attempt whose checkpoint is not known to be durable, with what it has pushed so far.
+    """An attempt whose checkpoint is not known to be durable, with its chunks so far.
 
     ``number`` is its completion number, once it has one. ``texts`` does not change.
     """
@@ -125,15 +125,15 @@ class OpenAttempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveStream:
-    """What the process that executes a run knows of its stream and the store may not.
+    """The part of a run's stream that its process knows and the store may lack.
 
     Attributes:
-        epoch: of its claim.
-        attempts: all that are open.
-        outside: chunks pushed outside steps.
-        done: a completion number below that of every open attempt, whether or not that has got
-            one yet, and no lower than that of the last commit it knows of.
-        is_copy: it is what another process has told, and may be a moment old.
+        epoch: the epoch of the process's claim.
+        attempts: all open attempts.
+        handler_chunks: chunks pushed outside steps.
+        done: a completion number. It is lower than the numbers that open attempts have or will
+            get, and not lower than that of the last commit that the process knows.
+        is_remote: it comes from another process, and may be a moment old.
     """
 
     epoch: int
