@@ -25,7 +25,7 @@ durable: Durable[HTTPHandler] = Durable(
     id="bench",
     endpoint_adapter=endpoint_adapter,
     store=Path(os.environ.get(FOLDER, ".")) / "ours.db",
-    limits=Limits(stream_step=2**30, stream_run=2**30, waiting_clients=10_000),
+    limits=Limits(stream_step=2**30, stream_run=2**30, waiting_clients=20_000, run_clients=10_000),
 )
 
 _PADDING = "x" * 80

@@ -1,4 +1,4 @@
-"""Answering with a stream: to the client whose request begins a run, and to those who wait."""
+"""Responses that are the event stream of a run, for its own client and for those that wait."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import nullcontext
 from contextvars import copy_context
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 from durable_core.codec.sse import CONTENT_TYPE
 from durable_core.codec.stream_events import final_of
@@ -21,6 +23,7 @@ from durable_core.flow.effects import (
     Call,
     CallUser,
     Effect,
+    Flow,
     LogWarning,
     Outcome,
     Raised,
@@ -46,10 +49,11 @@ from durable_core.http.response import Response
 from durable_core.machine.stream_cursor import Cursor
 from durable_core.model.decision import HandoffReason
 from durable_core.model.run import Phase
+from durable_core.model.stream import ChunkBatch, StoredStream
 from durable_core.platform import call_soon, logger
 from durable_core.ports import Store, StoredResult
+from durable_core.runners.live import Waiters
 from durable_core.runners.settings import RegisteredEndpoint
-from durable_core.runners.store_reads import StoreReads
 from durable_core.runners.task import TaskRun
 from durable_core.runners.thread import ThreadRun
 from durable_core.runners.thread_pool import DaemonThreadPool
@@ -58,6 +62,7 @@ from durable_core.streams.log import RunLog
 __all__ = [
     "AsyncBody",
     "BodyHost",
+    "SharedChunks",
     "StreamResponder",
     "SyncBody",
     "TaskWaker",
@@ -65,9 +70,25 @@ __all__ = [
 ]
 
 
-# --- signals --------------------------------------------------------------------------------------
-#
-# Waking a reader, be it a thread or a task.
+#: What every event stream has: proxies and caches must neither keep nor buffer it, and what
+#: its events hold stays with the client.
+_HEADERS = (
+    ("content-type", CONTENT_TYPE),
+    ("cache-control", "no-cache, no-store"),
+    ("x-accel-buffering", "no"),
+    ("referrer-policy", "no-referrer"),
+)
+#: After a part of so many bytes others on the loop have their turn.
+_LARGE = 32 * 1024
+#: A client that has not read what it was sent for so many seconds is let go.
+_STALLED = 30.0
+#: Threads that read stored streams for bodies on event loops. Their own, also where other reads
+#: are made on the loop: a step may have pushed megabytes.
+_READING_THREADS = 2
+#: Of all clients at wait URLs, so many in four may read streams; the rest is for the others.
+_STREAMS_OF_FOUR = 3
+
+T = TypeVar("T")
 
 
 class ThreadWaker:
@@ -130,22 +151,12 @@ class TaskWaker:
             self._waiting.set_result(None)
 
 
-# --- bodies ---------------------------------------------------------------------------------------
-#
-# Response bodies that are the stream of a run: one flow, iterated by threads or on a loop.
-
-T = TypeVar("T")
-
-#: After a part of so many bytes others on the loop have their turn.
-_LARGE = 32 * 1024
-
-
 class BodyHost(Protocol):
-    """What bodies need of the node."""
+    """A worker, as bodies see it."""
 
     @property
     def stopping(self) -> bool:
-        """No client may be held any more."""
+        """Clients are to come again, to another process."""
         ...
 
     @property
@@ -154,8 +165,8 @@ class BodyHost(Protocol):
         ...
 
     @property
-    def reads(self) -> StoreReads:
-        """How an event loop reads the store."""
+    def waiters(self) -> Waiters:
+        """The clients that wait."""
         ...
 
     @property
@@ -164,81 +175,130 @@ class BodyHost(Protocol):
         ...
 
     def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
-        """Await something on the node's own event loop, blocking this thread."""
+        """Await something on the worker's own event loop, blocking this thread."""
         ...
 
 
+class SharedChunks:
+    """What readers are being sent of stored streams: in memory once, however many they are."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._batches: WeakValueDictionary[tuple[object, ...], ChunkBatch] = WeakValueDictionary()
+
+    def share(self, run_id: str, stored: StoredStream) -> StoredStream:
+        """Return the same with the batches that another reader has already; they never change."""
+        with self._lock:
+            chunks = tuple(
+                self._batches.setdefault((run_id, each.number, each.start, each.attempt), each)
+                for each in stored.chunks
+            )
+        return replace(stored, chunks=chunks)
+
+
 class _Body:
-    """What the two have in common.
+    """The stream of a run, part by part; the subclasses add how to wait and to call.
 
     Args:
-        host: the node.
-        reader: what is iterated.
-        close: called once, when there is nothing more to send or the server closes the body.
-    """
-
-    def __init__(self, host: BodyHost, reader: Reader, close: Callable[[], None]) -> None:
-        self._host = host
-        self._reader = reader
-        self._close: Callable[[], None] | None = close
-
-    def _end(self) -> None:
-        self._reader.finished = True
-        close, self._close = self._close, None
-        if close is not None:
-            close()
-
-    def _perform_at_once(self, effect: Effect) -> Any:
-        app, store = self._reader.env.app, self._host.store
-        if isinstance(effect, ReadStream):
-            cursor = effect.cursor
-            return store.read_stream(
-                app, effect.run_id, done=cursor.done, outside=cursor.outside, most=effect.most
-            )
-        if isinstance(effect, ReadResult):
-            return store.result(app, effect.run_id)
-        assert isinstance(effect, LogWarning)  # a reader asks for nothing else
-        logger.warning("run %s: %s", self._reader.run_id, effect.text, exc_info=effect.error)
-        return None
-
-    def _woken(self, woken: bool) -> WakeReason:
-        if self._host.stopping:
-            return WakeReason.STOPPING
-        return WakeReason.MORE if woken else WakeReason.TIME_OUT
-
-    def _lost(self, error: StoreError) -> None:
-        """The store cannot be read: the client has to come again."""
-        if not self._host.stopping:
-            logger.error("the stream of run %s was cut short: %s", self._reader.run_id, error)
-
-
-class SyncBody(_Body, Iterator[bytes]):
-    """A stream that is iterated in threads, one at a time. It blocks while there is nothing.
-
-    ``deadline`` (``time.monotonic``) is when a client that waits has to come again.
+        worker: whose process this is.
+        reader: whom it is for.
+        chunks: what all bodies of the worker are sending.
+        close: called once, when there is nothing more to send, or nobody to send it to.
+        deadline: ``time.monotonic`` from which a client that waits has to come again; None for one
+            that is attached.
     """
 
     def __init__(
         self,
-        host: BodyHost,
+        worker: BodyHost,
         reader: Reader,
-        signal: ThreadWaker,
+        chunks: SharedChunks,
         close: Callable[[], None],
-        deadline: float | None = None,
+        deadline: float | None,
     ) -> None:
-        super().__init__(host, reader, close)
-        self._signal = signal
+        self._worker = worker
+        self._reader = reader
+        self._chunks = chunks
+        self._close: Callable[[], None] | None = close
         self._deadline = deadline
+        self._parts = 0
 
-    def __next__(self) -> bytes:
+    def _next_part(self) -> Flow[bytes | None]:
+        """Return the next part; None at the end."""
         part: bytes | None = None
         try:
-            part = drive_sync(next_part(self._reader), self._perform, nullcontext())
+            # The first part is the metadata: a client gets on by one more, however late it is.
+            if self._parts < 2 or not self._is_late():
+                part = yield from next_part(self._reader)
         except StoreError as error:
-            self._lost(error)
+            if not self._worker.stopping:
+                text = "the stream of run %s was cut short: %s"
+                logger.error(text, self._reader.run_id, error)
         finally:
             if part is None:
                 self._end()
+        self._parts += 1
+        return part
+
+    def _end(self) -> None:
+        self._reader.stop()
+        close, self._close = self._close, None
+        if close is not None:
+            close()
+
+    def _is_late(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def _must_end(self) -> bool:
+        return self._worker.stopping or self._worker.waiters.released or self._is_late()
+
+    def _time_to_wait(self, effect: AwaitStream) -> float:
+        seconds = effect.for_ms / 1000
+        if self._reader.attached is not None:
+            return seconds
+        if self._must_end():
+            return 0.0
+        if self._deadline is None:
+            return seconds
+        return min(seconds, max(0.0, self._deadline - time.monotonic()))
+
+    def _reason(self, woken: bool) -> WakeReason:
+        if self._must_end():
+            return WakeReason.STOPPING
+        return WakeReason.MORE if woken else WakeReason.TIME_OUT
+
+    def _read(self, effect: ReadStream | ReadResult) -> StoredStream | StoredResult | Phase | None:
+        app, store = self._reader.env.app, self._worker.store
+        if isinstance(effect, ReadResult):
+            return store.result(app, effect.run_id)
+        cursor = effect.cursor
+        stored = store.read_stream(
+            app, effect.run_id, done=cursor.done, outside=cursor.outside, most=effect.most
+        )
+        return None if stored is None else self._chunks.share(effect.run_id, stored)
+
+    def _log(self, effect: Effect) -> None:
+        assert isinstance(effect, LogWarning)  # a reader asks for nothing else
+        logger.warning("run %s: %s", self._reader.run_id, effect.text, exc_info=effect.error)
+
+
+class SyncBody(_Body, Iterator[bytes]):
+    """A stream that is iterated in threads, one at a time. It blocks while there is nothing."""
+
+    def __init__(
+        self,
+        worker: BodyHost,
+        reader: Reader,
+        chunks: SharedChunks,
+        waker: ThreadWaker,
+        close: Callable[[], None],
+        deadline: float | None = None,
+    ) -> None:
+        super().__init__(worker, reader, chunks, close, deadline)
+        self._waker = waker
+
+    def __next__(self) -> bytes:
+        part = drive_sync(self._next_part(), self._perform, nullcontext())
         if part is None:
             raise StopIteration
         return part
@@ -249,77 +309,102 @@ class SyncBody(_Body, Iterator[bytes]):
 
     def _perform(self, effect: Effect) -> Any:
         if isinstance(effect, AwaitStream):
-            return self._await_more(effect.for_ms / 1000)
+            return self._reason(self._waker.wait(self._time_to_wait(effect)))
         if isinstance(effect, CallUser):
-            return self._invoke(effect.call)
-        return self._perform_at_once(effect)
+            return self._call(effect.call)
+        if isinstance(effect, ReadStream | ReadResult):
+            return self._read(effect)
+        return self._log(effect)
 
-    def _await_more(self, seconds: float) -> WakeReason:
-        if self._deadline is None:
-            return self._woken(self._signal.wait(seconds))
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            return WakeReason.STOPPING
-        woken = self._woken(self._signal.wait(min(seconds, left)))
-        return WakeReason.MORE if woken is WakeReason.TIME_OUT and left < seconds else woken
-
-    def _invoke(self, call: Call) -> Outcome:
+    def _call(self, call: Call) -> Outcome:
         try:
             value = call.fn(*call.args, **(call.kwargs or {}))
             if inspect.isawaitable(value):
-                value = self._host.run_on_background_loop(value)
+                value = self._worker.run_on_background_loop(value)
         except Exception as error:
             return Raised(error)
         return Returned(value)
 
 
 class AsyncBody(_Body, AsyncIterator[bytes]):
-    """A stream that is iterated on an event loop."""
+    """A stream that is iterated on an event loop, on which nothing of it blocks.
+
+    A client that does not take what it was sent is let go after a while: the server then has the
+    connection, and nothing else of the client is kept.
+
+    Args:
+        worker, reader, chunks, close, deadline: as above.
+        waker: of the task.
+        readers: where the store is read.
+    """
 
     def __init__(
-        self, host: BodyHost, reader: Reader, signal: TaskWaker, close: Callable[[], None]
+        self,
+        worker: BodyHost,
+        reader: Reader,
+        chunks: SharedChunks,
+        waker: TaskWaker,
+        close: Callable[[], None],
+        readers: DaemonThreadPool,
+        deadline: float | None = None,
     ) -> None:
-        super().__init__(host, reader, close)
-        self._signal = signal
+        super().__init__(worker, reader, chunks, close, deadline)
+        self._waker = waker
+        self._readers = readers
+        self._loop = asyncio.get_running_loop()
+        self._sent_at: float | None = None
+        self._is_watched = False
 
     async def __anext__(self) -> bytes:
-        part: bytes | None = None
-        try:
-            part = await drive_async(next_part(self._reader), self._perform)
-        except StoreError as error:
-            self._lost(error)
-        finally:
-            if part is None:
-                self._end()
+        self._sent_at = None
+        part = await drive_async(self._next_part(), self._perform)
         if part is None:
             raise StopAsyncIteration
         if len(part) >= _LARGE:
             await asyncio.sleep(0)  # there may be a lot more, and no server need wait in between
+        self._sent_at = self._loop.time()
+        self._watch(_STALLED)
         return part
 
     async def aclose(self) -> None:
         """The server sends no more of it."""
         self._end()
 
+    def _watch(self, seconds: float) -> None:
+        if not self._is_watched:
+            self._is_watched = True
+            self._loop.call_later(seconds, self._look_after_client)
+
+    def _look_after_client(self) -> None:
+        self._is_watched = False
+        if self._sent_at is None or self._close is None:
+            return  # it has asked for more, or is gone
+        idle = self._loop.time() - self._sent_at
+        if idle < _STALLED:
+            self._watch(_STALLED - idle)
+            return
+        logger.info("run %s: a client does not read its stream, it is let go", self._reader.run_id)
+        self._end()
+
     def _perform(self, effect: Effect) -> Any:
         if isinstance(effect, AwaitStream):
-            return self._await_more(effect.for_ms / 1000)
+            return self._wait(effect)
         if isinstance(effect, CallUser):
-            return self._invoke(effect.call)
-        return self._host.reads.call(self._perform_at_once, effect)
+            return self._call(effect.call)
+        if isinstance(effect, ReadStream | ReadResult):
+            return _in_thread(self._readers, self._read, effect)
+        return self._log(effect)
 
-    async def _await_more(self, seconds: float) -> WakeReason:
-        return self._woken(await self._signal.wait(seconds))
+    async def _wait(self, effect: AwaitStream) -> WakeReason:
+        return self._reason(await self._waker.wait(self._time_to_wait(effect)))
 
-    async def _invoke(self, call: Call) -> Outcome:
+    async def _call(self, call: Call) -> Outcome:
         kwargs = call.kwargs or {}
         try:
             if inspect.iscoroutinefunction(call.fn):
                 return Returned(await call.fn(*call.args, **kwargs))
-            loop = asyncio.get_running_loop()
-            value = await loop.run_in_executor(
-                self._host.threads, lambda: call.fn(*call.args, **kwargs)
-            )
+            threads = self._worker.threads
+            value = await self._loop.run_in_executor(threads, lambda: call.fn(*call.args, **kwargs))
             if inspect.isawaitable(value):
                 value = await value
         except Exception as error:
@@ -327,68 +412,70 @@ class AsyncBody(_Body, AsyncIterator[bytes]):
         return Returned(value)
 
 
-# --- stream responses -----------------------------------------------------------------------------
-
-#: What every event stream has: proxies and caches must neither keep nor buffer it, and what
-#: its events hold stays with the client.
-_HEADERS = (
-    ("content-type", CONTENT_TYPE),
-    ("cache-control", "no-cache, no-store"),
-    ("x-accel-buffering", "no"),
-    ("referrer-policy", "no-referrer"),
-)
-#: A server that holds clients for less than this cannot hold a stream for longer either, ms.
-_LONG_WAIT = 25_000
+async def _in_thread(pool: DaemonThreadPool, function: Callable[..., T], *args: object) -> T:
+    try:
+        waiting = asyncio.get_running_loop().run_in_executor(pool, function, *args)
+    except RuntimeError as error:  # the pool was shut down
+        raise StoreError(f"the store is not read any more: {error}") from error
+    return await waiting
 
 
 class StreamResponder:
-    """See the module.
+    """Answers with event streams.
 
     Args:
-        node: the worker that it is a part of.
+        worker: the worker that it is a part of.
         runs: runs the executions.
     """
 
-    def __init__(self, node: WorkerParts, runs: RunManager) -> None:
-        self._node = node
+    def __init__(self, worker: WorkerParts, runs: RunManager) -> None:
+        self._worker = worker
         self._runs = runs
+        self._readers = DaemonThreadPool(_READING_THREADS, "durable-stream")
+        self._chunks = SharedChunks()
+        self._lock = threading.Lock()
+        self._waiting = self._in_threads = 0
+
+    def stop(self) -> None:
+        """Read the store no more."""
+        self._readers.shutdown()
 
     # -- the client whose request begins a run ----------------------------------------------
 
     def serve(self, endpoint: RegisteredEndpoint, ex: StoredExecution) -> Response:
         """Begin a run, and answer with its stream, which is iterated by threads."""
-        signal = ThreadWaker()
-        log = self._followed(ex, signal.wake)
-        detach = self._start(endpoint, ex, log, self._node.loops.background_loop.loop, here=False)
-        close = self._closing(log, signal.wake, detach)
-        return _answer(SyncBody(self._node, self._attached(ex, log), signal, close))
+        waker = ThreadWaker()
+        log = self._attach(ex, waker.wake)
+        loop = self._worker.loops.background_loop.loop
+        detach = self._start(endpoint, ex, log, loop, here=False)
+        close = self._closing(log, waker.wake, detach)
+        return _answer(
+            SyncBody(self._worker, _attached_reader(ex, log), self._chunks, waker, close)
+        )
 
     def serve_async(self, endpoint: RegisteredEndpoint, ex: StoredExecution) -> Response:
         """Begin a run, and answer with its stream, which is iterated on this loop."""
         loop = asyncio.get_running_loop()
-        signal = TaskWaker(loop)
-        log = self._followed(ex, signal.wake)
+        waker = TaskWaker(loop)
+        log = self._attach(ex, waker.wake)
         detach = self._start(endpoint, ex, log, loop, here=True)
-        close = self._closing(log, signal.wake, detach)
-        return _answer(AsyncBody(self._node, self._attached(ex, log), signal, close))
+        close = self._closing(log, waker.wake, detach)
+        reader = _attached_reader(ex, log)
+        return _answer(AsyncBody(self._worker, reader, self._chunks, waker, close, self._readers))
 
-    def _followed(self, ex: StoredExecution, wake: Callable[[], None]) -> RunLog:
+    def _attach(self, ex: StoredExecution, wake: Callable[[], None]) -> RunLog:
         ex.followed = True
-        emitter = self._node.streams.open(ex)
-        assert emitter is not None  # it has not begun
-        emitter.log.attach()
-        emitter.log.follow(wake)
-        return emitter.log
-
-    def _attached(self, ex: StoredExecution, log: RunLog) -> Reader:
-        attached = Attached(options=ex.options, request=ex.request)
-        return Reader(ex.env, ex.run.id, log, attached=attached)
+        publisher = self._worker.streams.open(ex)
+        assert publisher is not None  # it has not begun
+        publisher.log.attach()
+        publisher.log.follow(wake)
+        return publisher.log
 
     def _closing(
         self, log: RunLog, wake: Callable[[], None], detach: Callable[[], None]
     ) -> Callable[[], None]:
         def close() -> None:
-            self._node.streams.leave(log, wake)
+            self._worker.streams.leave(log, wake)
             detach()
 
         return close
@@ -411,19 +498,19 @@ class StreamResponder:
             _end(ex, log)
 
         if endpoint.kind is HandlerKind.ASYNC_DEF:
-            task_run = TaskRun(self._node, ex, endpoint.handler, reply, loop=loop)
+            task_run = TaskRun(self._worker, ex, endpoint.handler, reply, loop=loop)
 
             def begin() -> None:
-                self._runs.run_in_task(task_run, self._node.flows.execute(ex), ended)
+                self._runs.run_in_task(task_run, self._worker.flows.execute(ex), ended)
 
             if here:
                 begin()
             elif not call_soon(loop, begin):
                 ended()
             return lambda: _detach(task_run)
-        run = ThreadRun(self._node, ex, endpoint.handler, reply, own_thread=True)
-        done = self._node.servers.submit(
-            copy_context().run, self._runs.run_in_thread, run, self._node.flows.execute(ex)
+        run = ThreadRun(self._worker, ex, endpoint.handler, reply, own_thread=True)
+        done = self._worker.servers.submit(
+            copy_context().run, self._runs.run_in_thread, run, self._worker.flows.execute(ex)
         )
         done.add_done_callback(lambda _: ended())
         return lambda: self._detach_in_thread(run)
@@ -432,55 +519,74 @@ class StreamResponder:
         """Detaching a thread commits, which must not hold up whoever closes the body."""
         if run.ex.attached and not run.ex.closed:
             try:
-                self._node.threads.submit(run.detach, HandoffReason.DISCONNECT)
+                self._worker.threads.submit(run.detach, HandoffReason.DISCONNECT)
             except RuntimeError:
                 pass  # stopped: what was in flight has been detached or given up
 
     # -- clients that wait ------------------------------------------------------------------
 
     def wait(self, wanted: WaitRequest, stream: StreamWanted) -> Response:
-        """Answer at the wait URL with the stream of a run, which is iterated by threads."""
-        signal = ThreadWaker()
-        cursor = self._wanted_cursor(wanted, stream)
-        if isinstance(cursor, Response):
-            return cursor
-        if self._result_of(wanted.run_id) is None:
+        """Answer at the wait URL with the stream of a run, which is iterated by threads.
+
+        It ends after the time that this server holds clients, and they come again. If such streams
+        have many threads already, it ends once the client has what there is.
+        """
+        admitted = self._admit(wanted, stream)
+        if isinstance(admitted, Response):
+            return admitted
+        if not self._exists(wanted.run_id):
             return gone()
-        found = self._sign_up(wanted.run_id, stream, cursor, signal.wake)
-        if found is None:
+        waker = ThreadWaker()
+        joined = self._join(wanted.run_id, admitted, waker.wake, in_thread=True)
+        if joined is None:
             return too_many_clients()
-        reader, close = found
-        deadline = None
-        if wanted.max_wait_ms < _LONG_WAIT:
-            deadline = time.monotonic() + wanted.max_wait_ms / 1000
-        return _answer(SyncBody(self._node, reader, signal, close, deadline))
+        reader, close = joined
+        is_crowded = self._in_threads > self._worker.env.limits.thread_streams
+        deadline = time.monotonic() + (0 if is_crowded else wanted.max_wait_ms / 1000)
+        deadline = min(deadline, admitted.deadline)
+        return _answer(SyncBody(self._worker, reader, self._chunks, waker, close, deadline))
 
     async def wait_async(self, wanted: WaitRequest, stream: StreamWanted) -> Response:
         """Answer at the wait URL with the stream of a run, which is iterated on this loop."""
-        signal = TaskWaker(asyncio.get_running_loop())
-        cursor = self._wanted_cursor(wanted, stream)
+        admitted = self._admit(wanted, stream)
+        if isinstance(admitted, Response):
+            return admitted
+        if not await self._worker.reads.wait(self._exists, wanted.run_id):
+            return gone()
+        waker = TaskWaker(asyncio.get_running_loop())
+        joined = self._join(wanted.run_id, admitted, waker.wake)
+        if joined is None:
+            return too_many_clients()
+        reader, close = joined
+        deadline = admitted.deadline
+        return _answer(
+            AsyncBody(self._worker, reader, self._chunks, waker, close, self._readers, deadline)
+        )
+
+    def _admit(self, wanted: WaitRequest, stream: StreamWanted) -> _Admitted | Response:
+        env = self._worker.env
+        expiry = expiry_of(env, wanted)
+        if isinstance(expiry, Response):
+            return expiry
+        cursor = wanted_cursor(wanted, stream)
         if isinstance(cursor, Response):
             return cursor
-        if await self._node.reads.wait(self._result_of, wanted.run_id) is None:
-            return gone()
-        found = self._sign_up(wanted.run_id, stream, cursor, signal.wake)
-        if found is None:
-            return too_many_clients()
-        reader, close = found
-        return _answer(AsyncBody(self._node, reader, signal, close))
+        deadline = time.monotonic() + (expiry - env.clock.now()) / 1000
+        return _Admitted(cursor, stream.from_handoff and cursor is None, deadline)
 
-    def _wanted_cursor(self, wanted: WaitRequest, stream: StreamWanted) -> Response | Cursor | None:
-        """Return where the client wants to go on; or why it may not."""
-        expiry = expiry_of(self._node.env, wanted)
-        return expiry if isinstance(expiry, Response) else wanted_cursor(wanted, stream)
+    def _exists(self, run_id: str) -> bool:
+        return bool(self._worker.store.stream_versions(self._worker.env.app, (run_id,)))
 
-    def _result_of(self, run_id: str) -> StoredResult | Phase | None:
-        return self._node.store.result(self._node.env.app, run_id)
-
-    def _sign_up(
-        self, run_id: str, stream: StreamWanted, cursor: Cursor | None, wake: Callable[[], None]
+    def _join(
+        self,
+        run_id: str,
+        admitted: _Admitted,
+        wake: Callable[[], None],
+        *,
+        in_thread: bool = False,
     ) -> tuple[Reader, Callable[[], None]] | None:
-        streams, waiters = self._node.streams, self._node.waiters
+        """Return a reader that has signed up, and how it signs off; None if there are too many."""
+        streams, waiters, env = self._worker.streams, self._worker.waiters, self._worker.env
 
         def look() -> None:
             reader.check_store = True
@@ -489,19 +595,47 @@ class StreamResponder:
         def close() -> None:
             waiters.remove(run_id, look)
             streams.leave(log, wake, look)
+            self._count(-1, in_thread=in_thread)
 
+        if not self._count(1, in_thread=in_thread):
+            return None
         reader = Reader(
-            self._node.env,
+            env,
             run_id,
             RunLog(run_id),
-            cursor=cursor,
-            from_handoff=stream.from_handoff and cursor is None,
+            cursor=admitted.cursor,
+            from_handoff=admitted.from_handoff,
         )
         log = reader.log = streams.join(run_id, wake, look)
         if not waiters.add(run_id, look):
             streams.leave(log, wake, look)
+            self._count(-1, in_thread=in_thread)
             return None
         return reader, close
+
+    def _count(self, change: int, *, in_thread: bool) -> bool:
+        """Count a stream that begins or ends; False, without counting, if it is one too many."""
+        most = max(1, self._worker.env.limits.waiting_clients * _STREAMS_OF_FOUR // 4)
+        with self._lock:
+            if change > 0 and self._waiting >= most:
+                return False
+            self._waiting += change
+            self._in_threads += change if in_thread else 0
+            return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """Where a client that waits begins, and until when (``time.monotonic``) its token is good."""
+
+    cursor: Cursor | None
+    from_handoff: bool
+    deadline: float
+
+
+def _attached_reader(ex: StoredExecution, log: RunLog) -> Reader:
+    attached = Attached(options=ex.options, request=ex.request)
+    return Reader(ex.env, ex.run.id, log, attached=attached)
 
 
 def _answer(body: SyncBody | AsyncBody) -> Response:

@@ -71,7 +71,9 @@ class Worker:
         self.wrap_scope: Callable[[RunScope], RunScope] | None = None
         self.flows = EMBEDDED_FLOWS
         self.live = ActiveRuns()
-        self.waiters = Waiters(env.limits.waiting_clients, self._poll_faster)
+        self.waiters = Waiters(
+            env.limits.waiting_clients, self._poll_faster, most_of_run=env.limits.run_clients
+        )
         channel = channel_of(store)
         relay = None if channel is None else StreamRelay(channel, env.limits.stream_run)
         self.streams = StreamHub(self.live, relay)
@@ -129,6 +131,7 @@ class Worker:
         except StoreError as error:
             logger.warning("leases were not given back, they will expire: %s", error)
         self.queue.stop()
+        self.streaming.stop()
         for pool in (self.threads, self.servers, self.workers):
             pool.shutdown()
         self.reads.close()

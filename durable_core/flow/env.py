@@ -29,7 +29,11 @@ class Limits:
         steps: number of steps of one run.
         event: of one event as JSON.
         events: number of events sent at a time.
-        waiting_clients: clients held at wait URLs per process; beyond it the answer is 503.
+        waiting_clients: clients held at wait URLs per process; beyond it the answer is 503. Three
+            in four of them may read event streams.
+        run_clients: those of them that wait for one run.
+        thread_streams: event streams at wait URLs that hold a thread of a server each; beyond it
+            a stream ends once the client has what there is, and the client comes again.
         response_stored: of a response body that is kept for the wait URL.
         crashes: those in a row without a new checkpoint after which a run fails.
         stream_step: of what one attempt of a step streams, as JSON.
@@ -44,6 +48,8 @@ class Limits:
     event: int = 256 * 1024
     events: int = 1_000
     waiting_clients: int = 1_000
+    run_clients: int = 100
+    thread_streams: int = 3
     response_stored: int = 1024 * 1024
     crashes: int = 10
     stream_step: int = 4 * 1024 * 1024

@@ -174,6 +174,11 @@ class Reader:
         self.backlog: _Backlog | None = None
         self.place: LogPosition | None = LogPosition(0, 0) if attached is not None else None
 
+    def stop(self) -> None:
+        """Read no more, and keep nothing of what was read."""
+        self.finished = True
+        self.backlog = None
+
 
 def next_part(reader: Reader) -> Flow[bytes | None]:
     """Return the next bytes of the event stream, waiting for them; None at its end."""

@@ -64,7 +64,7 @@ class RolledBack:
 Streamed: TypeAlias = Pushed | Committed | RolledBack
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class ChunkBatch:
     """Chunks of one source, as they are stored.
 

@@ -103,10 +103,14 @@ class Waiters:
     Args:
         most: how many may be held at a time.
         attend: called when the first one comes, from the thread that brings it.
+        most_of_run: how many of these may wait for one run; None for all.
     """
 
-    def __init__(self, most: int, attend: Callable[[], None]) -> None:
+    def __init__(
+        self, most: int, attend: Callable[[], None], *, most_of_run: int | None = None
+    ) -> None:
         self._most = most
+        self._most_of_run = most if most_of_run is None else most_of_run
         self._attend = attend
         self._lock = threading.Lock()
         self._wakers: dict[str, list[Callable[[], None]]] = {}
@@ -122,7 +126,8 @@ class Waiters:
         Once all have been released it is called at once.
         """
         with self._lock:
-            if self._count >= self._most:
+            of_run = len(self._wakers.get(run_id, ()))
+            if self._count >= self._most or of_run >= self._most_of_run:
                 return False
             self._count += 1
             self._wakers.setdefault(run_id, []).append(wake)

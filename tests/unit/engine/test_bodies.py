@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from durable_conformance.store_values import commit, created
-from durable_core.engine.stream_responses import AsyncBody, SyncBody, TaskWaker, ThreadWaker
+from durable_core.engine.stream_responses import (
+    AsyncBody,
+    SharedChunks,
+    SyncBody,
+    TaskWaker,
+    ThreadWaker,
+)
 from durable_core.errors import StoreError
 from durable_core.flow.effects import Call, CallUser, Raised, Returned
 from durable_core.flow.env import AppConfig
 from durable_core.flow.stream_reader import Reader
-from durable_core.model.stream import LiveStream, OpenAttempt
+from durable_core.model.run import Phase
+from durable_core.model.stream import ChunkBatch, LiveStream, OpenAttempt, StoredStream
 from durable_core.platform import SystemIds
-from durable_core.runners.store_reads import StoreReads
+from durable_core.ports import Store
+from durable_core.runners.live import Waiters
 from durable_core.runners.thread_pool import DaemonThreadPool
 from durable_core.stores.memory import MemoryStore
 from durable_core.streams.log import RunLog
@@ -35,9 +46,9 @@ class Host:
 
     def __init__(self, store: MemoryStore | None = None) -> None:
         self.stopping = False
-        self.store = store or MemoryStore()
-        self.reads = StoreReads(self.store)
+        self.store: Store = store or MemoryStore()
         self.threads = DaemonThreadPool(1, "test")
+        self.waiters = Waiters(9, nothing)
 
     def run_on_background_loop(self, awaitable: Awaitable[Any]) -> Any:
         async def wait() -> Any:
@@ -55,8 +66,20 @@ def reader() -> Reader:
     return Reader(env, "r1", RunLog("r1"))
 
 
+def async_body(
+    host: Host,
+    following: Reader | None = None,
+    close: Callable[[], None] = nothing,
+    deadline: float | None = None,
+) -> AsyncBody:
+    """Return a body of the running loop."""
+    waker = TaskWaker(asyncio.get_running_loop())
+    readers = DaemonThreadPool(1, "test-read")
+    return AsyncBody(host, following or reader(), SharedChunks(), waker, close, readers, deadline)
+
+
 def sync_body(host: Host, close: Callable[[], None], deadline: float | None = None) -> SyncBody:
-    return SyncBody(host, reader(), ThreadWaker(), close, deadline)
+    return SyncBody(host, reader(), SharedChunks(), ThreadWaker(), close, deadline)
 
 
 def test_it_is_closed_once() -> None:
@@ -88,8 +111,7 @@ def test_a_store_that_cannot_be_read_ends_it(
     if asynchronous:
 
         async def iterate() -> int:
-            signal = TaskWaker(asyncio.get_running_loop())
-            return len([part async for part in AsyncBody(host, reader(), signal, nothing)])
+            return len([part async for part in async_body(host)])
 
         parts = asyncio.run(iterate())
     else:
@@ -116,7 +138,7 @@ def test_a_cancelled_task_closes_it() -> None:
 
     async def iterate() -> None:
         loop = asyncio.get_running_loop()
-        body = AsyncBody(Host(store), reader(), TaskWaker(loop), lambda: closed.append(1))
+        body = async_body(Host(store), close=lambda: closed.append(1))
         await anext(body)
         await anext(body)
         waiting = loop.create_task(anext(body))
@@ -128,6 +150,99 @@ def test_a_cancelled_task_closes_it() -> None:
 
     asyncio.run(iterate())
     assert [1] == closed
+
+
+def test_a_slow_client_has_to_come_again() -> None:
+    """Past the deadline it is sent one part, so that it gets on, and no more."""
+    following = reader()
+    following.log.attach_publisher(Source())  # type: ignore[attr-defined]
+    store = MemoryStore()
+    commit(store, created())
+    body = SyncBody(Host(store), following, SharedChunks(), ThreadWaker(), nothing, deadline=0.0)
+
+    assert 2 == len(list(body))
+
+
+def test_who_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is kept then. One that reads slowly stays."""
+    monkeypatch.setattr("durable_core.engine.stream_responses._STALLED", 0.2)
+    closed: list[str] = []
+    store = MemoryStore()
+    commit(store, created())
+
+    async def exchange() -> tuple[list[str], bool, list[bytes]]:
+        following = reader()
+        following.log.attach_publisher(Source())  # type: ignore[attr-defined]
+        body = async_body(Host(store), following, lambda: closed.append("one"))
+        for _ in range(4):
+            await anext(body)
+            await asyncio.sleep(0.1)
+        early = list(closed)
+        had_backlog = following.backlog is not None
+        await asyncio.sleep(0.4)
+        return early, had_backlog and following.backlog is None, [part async for part in body]
+
+    assert ([], True, []) == asyncio.run(exchange())
+    assert ["one"] == closed
+
+
+def test_an_event_loop_reads_no_store() -> None:
+    """However long that takes."""
+    threads: list[str] = []
+
+    class Noting(MemoryStore):
+        def read_stream(self, *args: Any, **kwargs: Any) -> Any:
+            threads.append(threading.current_thread().name)
+            return super().read_stream(*args, **kwargs)
+
+    store = Noting()
+    commit(store, created())
+
+    async def exchange() -> None:
+        body = async_body(Host(store))
+        await anext(body)
+        await anext(body)
+        await body.aclose()
+
+    asyncio.run(exchange())
+    assert [True] == [name.startswith("test-read") for name in threads]
+
+
+def test_what_many_read_is_in_memory_once() -> None:
+    """As long as one of them is sent it."""
+
+    def stored() -> StoredStream:
+        batch = ChunkBatch(number=1, texts=("1",), op_id="a" * 40, attempt=(1, 1))
+        return StoredStream(
+            chunks=(batch,), more=False, handoff=None, phase=Phase.ASYNC, epoch=1, is_running=True
+        )
+
+    shared = SharedChunks()
+    first, second = (shared.share("r1", stored()).chunks[0] for _ in range(2))
+    other = shared.share("r2", stored()).chunks[0]
+    gone = weakref.ref(first)
+    same = first is second
+    del first, second
+    gc.collect()
+
+    assert same
+    assert gone() is None
+    assert other == shared.share("r1", stored()).chunks[0]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_released_clients_come_again(asynchronous: bool) -> None:
+    """A process that is to stop ends their streams at once."""
+    store = MemoryStore()
+    commit(store, created())
+    host = Host(store)
+    host.waiters.release_all()
+
+    async def exchange() -> int:
+        return len([part async for part in async_body(host)])
+
+    count = asyncio.run(exchange()) if asynchronous else len(list(sync_body(host, nothing)))
+    assert 2 == count
 
 
 class Source:
@@ -154,7 +269,7 @@ def test_a_long_stream_leaves_others_their_turns() -> None:
 
         following = reader()
         following.log.attach_publisher(Source())  # type: ignore[attr-defined]
-        body = AsyncBody(Host(store), following, TaskWaker(loop), nothing)
+        body = async_body(Host(store), following)
         task = loop.create_task(other())
         size = 0
         async for part in body:
@@ -188,7 +303,7 @@ def test_functions_of_the_application(function: Callable[[int], Any]) -> None:
     ask = CallUser(None, Call(function, (7,)))
 
     async def call() -> object:
-        body = AsyncBody(Host(), reader(), TaskWaker(asyncio.get_running_loop()), nothing)
+        body = async_body(Host())
         return await body._perform(ask)
 
     assert Returned(7) == sync_body(Host(), lambda: None)._perform(ask)

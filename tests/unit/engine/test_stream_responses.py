@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -351,6 +352,85 @@ def test_an_id_that_is_none() -> None:
         list(first)
         response = endpoint.handle(second_request(first, last_event_id="7"))
     assert 400 == response.status
+
+
+def waiting(process: Lab, endpoint: HTTPHandler) -> str:
+    """Begin a run that waits for long; return where its stream goes on."""
+    first = Reading(endpoint.handle(asks_stream()))
+    list(first)
+    return first.redirect
+
+
+def test_one_run_does_not_take_all() -> None:
+    """Who has one token can hold so many clients; those of other runs are let in."""
+    with lab(clock=FakeClock(), limits=Limits(run_clients=2)) as process:
+        endpoint = process.endpoint(sleepy)
+        one, other = waiting(process, endpoint), waiting(process, endpoint)
+        held = [endpoint.handle(asks_stream(one)) for _ in range(2)]
+        refused = endpoint.handle(asks_stream(one))
+        let_in = endpoint.handle(asks_stream(other))
+        for response in (*held, let_in):
+            Reading(response).close()
+        again = endpoint.handle(asks_stream(one))
+        Reading(again).close()
+
+    assert [200, 200, 503, 200, 200] == [
+        response.status for response in (*held, refused, let_in, again)
+    ]
+
+
+def test_streams_leave_room_for_others() -> None:
+    """A quarter of all places is for clients that wait for the result alone."""
+    with lab(clock=FakeClock(), limits=Limits(waiting_clients=4)) as process:
+        endpoint = process.endpoint(sleepy)
+        url = waiting(process, endpoint)
+        held = [endpoint.handle(asks_stream(url)) for _ in range(3)]
+        refused = endpoint.handle(asks_stream(url))
+        other = endpoint.handle(Request(method="GET", url=f"http://test{url}"), max_wait=0.01)
+        for response in held:
+            Reading(response).close()
+
+    assert (503, 303) == (refused.status, other.status)
+
+
+def test_streams_do_not_hold_threads_for_long() -> None:
+    """They end after the time that a client is held; where they have many threads already, once
+    the client has what there is.
+    """
+    with lab(clock=FakeClock(), limits=Limits(thread_streams=1)) as process:
+        endpoint = process.endpoint(sleepy)
+        url = waiting(process, endpoint).replace("&durable-from=handoff", "")
+        held = Reading(endpoint.handle(asks_stream(url), max_wait=1.0))
+        began = time.monotonic()
+        crowded = read(endpoint.handle(asks_stream(url), max_wait=60.0))
+        took = time.monotonic() - began
+        told = list(held)
+
+    assert ["meta", "a: sync-data", "commit a"] == crowded
+    assert crowded == told
+    assert took < 10
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_stream_ends_with_its_token(asynchronous: bool) -> None:
+    """It has opened the run until then, and not for longer."""
+    clock = FakeClock()
+    with lab(clock=clock) as process:
+        endpoint = process.endpoint(sleepy)
+        url = waiting(process, endpoint).replace("&durable-from=handoff", "")
+        clock.advance(7 * 24 * 3600 - 0.2)
+        if asynchronous:
+
+            async def exchange() -> list[str]:
+                response = await endpoint.handle_async(asks_stream(url))
+                return [event async for event in Reading(response)]
+
+            told = asyncio.run(exchange())
+        else:
+            told = read(endpoint.handle(asks_stream(url), max_wait=60.0))
+
+    assert "commit a" == told[2]
+    assert not any(event.startswith("200") for event in told[:3])
 
 
 @both
