@@ -1,8 +1,8 @@
-"""What step results and events may hold, and how it becomes text: strict JSON.
+"""Strict JSON: the values that step results and events may have, and their text.
 
 ``json.dumps`` changes values silently: a tuple comes back as a list, an ``IntEnum`` as an int,
-the key ``1`` as ``"1"``. A handler would then see one value in its first run and another on
-replay. So only what comes back equal, with the same types, is let in.
+the key ``1`` as ``"1"``. A handler would then see one value in its first execution and another
+on replay. So only values that decode to an equal value of the same types are accepted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from durable_core.http.json import dumper
 
 __all__ = ["MAX_DEPTH", "Codec", "JSONCodec", "canonical_json", "check_json"]
 
-#: Lists and dicts may nest this deep. Far enough for data, and safe for every JSON parser.
+#: The maximum depth of nested lists and dicts. Every JSON parser can read that depth.
 MAX_DEPTH = 100
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
@@ -30,18 +30,18 @@ _dump = dumper(_ENCODER)
 
 
 class Codec(Protocol):
-    """How step results become text and values again.
+    """Converts step results to text and back.
 
     ``decode(encode(value))`` must equal ``value``: a handler sees the decoded value in its first
-    run too. ``encode`` raises ``TypeError`` for what it cannot hold.
+    execution too. ``encode`` raises ``TypeError`` for a value that it cannot represent.
     """
 
     def encode(self, value: object) -> str:
-        """Return the text that stands for the value."""
+        """Return the text of the value."""
         ...
 
     def decode(self, text: str) -> object:
-        """Return the value that ``encode`` was given."""
+        """Return the value of a text that ``encode`` made."""
         ...
 
 
@@ -70,7 +70,7 @@ class JSONCodec:
         return text
 
     def decode(self, text: str) -> object:
-        """Return the value that the text stands for; ``ValueError`` if it is not JSON."""
+        """Return the value of the text; ``ValueError`` if it is not JSON."""
         value: object
         value, end = _DECODER.raw_decode(text)  # without the search for blanks around it
         if end != len(text):
@@ -109,9 +109,9 @@ def _canonical(value: object) -> object:
 
 
 def _has_allowed_types(value: Any, room: int = MAX_DEPTH - 1) -> bool:
-    """Tell whether all types and the depth are right; a value that contains itself is too deep.
+    """Return whether all types and the depth are allowed; a value that contains itself is too deep.
 
-    It runs for every step, so it looks at scalars without a call for each.
+    It runs for every step, so it checks scalars without a call for each.
     """
     kind = type(value)
     if kind is dict:
@@ -130,7 +130,7 @@ def _has_allowed_types(value: Any, room: int = MAX_DEPTH - 1) -> bool:
 
 
 def _explain(value: object, path: str, outer: tuple[object, ...]) -> None:
-    """Raise for the first part of the value that is refused; the slow twin of the check."""
+    """Raise the error for the first part of the value that is not allowed. This is slow."""
     if type(value) is dict or type(value) is list:
         if any(value is container for container in outer):
             _refuse(path, "the value contains itself")
@@ -159,7 +159,7 @@ def _explain_scalar(value: object, path: str) -> None:
     try:
         _ENCODER.encode(value).encode("utf-8")
     except UnicodeEncodeError:
-        _refuse(path, "the str holds a lone surrogate, which no UTF-8 text can")
+        _refuse(path, "the str contains a lone surrogate, which UTF-8 cannot represent")
     except ValueError:
         if type(value) is float:
             _refuse(path, f"{value!r} is not finite; {_RULE}")

@@ -38,7 +38,7 @@ __all__ = [
 
 # --- errors ---------------------------------------------------------------------------------------
 #
-# Errors of user code as JSON text, and back as what the handler sees.
+# Errors of user code as JSON text, and as the errors that the handler sees.
 
 _RESULT_ERRORS: Mapping[str, type[StepError]] = {
     "unstorable": StepResultError,
@@ -47,7 +47,7 @@ _RESULT_ERRORS: Mapping[str, type[StepError]] = {
 
 
 def dump_error(failure: Failure) -> str:
-    """Return the failure as JSON: ``name``, ``message``, and what else there is to say."""
+    """Return the failure as JSON: ``name``, ``message``, and the other fields that are set."""
     fields: dict[str, object] = {"name": failure.name, "message": failure.message}
     if failure.data:
         fields["data"] = json.loads(failure.data)
@@ -63,7 +63,7 @@ def dump_error(failure: Failure) -> str:
 def load_step_error(step_id: str, text: str) -> StepError:
     """Return the error that the handler sees for a step whose memo is this failure.
 
-    That of an ``HTTPError`` has it as its cause.
+    If the step raised an ``HTTPError``, that is the ``__cause__`` of the returned error.
     """
     fields = json.loads(text)
     cls = StepCancelled if fields.get("cancelled") else StepError
@@ -90,7 +90,7 @@ def dump_event(event: Event) -> str:
 
 
 def load_event(text: str) -> Event:
-    """Return the event that :func:`dump_event` made the text of."""
+    """Return the event of a text that :func:`dump_event` made."""
     return Event(**json.loads(text))
 
 
@@ -98,7 +98,7 @@ def check_event(event: Event, largest: int) -> Event:
     """Return the event if its data is JSON and it has at most ``largest`` bytes.
 
     Raises:
-        TypeError: the data holds what JSON cannot; names the path.
+        TypeError: the data is not JSON; the message names the path.
         LimitExceededError: it is too large.
     """
     try:
@@ -117,7 +117,7 @@ def parse_events(value: object) -> tuple[Event, ...]:
     """Return the events of a decoded JSON body: one object, or an array of them.
 
     Raises:
-        BadRequest: says what is wrong, and with which element.
+        BadRequest: the message names the error and the element.
     """
     items = value if isinstance(value, list) else [value]
     if not items:
@@ -143,7 +143,7 @@ def _parse_event(item: object, index: int) -> Event:
 
 # --- records --------------------------------------------------------------------------------------
 
-# Escaped to ASCII: a client may put bytes into its URL that no UTF-8 text can hold.
+# Escaped to ASCII: a URL from a client may contain bytes that are not UTF-8.
 _dump = dumper(json.JSONEncoder(check_circular=False, separators=(",", ":")))
 
 
@@ -153,7 +153,7 @@ def dump_request(request: Request, *, stored_headers: frozenset[str]) -> str:
     Args:
         request: the request of the run.
         stored_headers: lower-case names of credential headers (``SENSITIVE_HEADERS``) to store
-            all the same. Of others only the name is kept, so that replay can tell.
+            anyway. Of others only the name is stored, so that replay can raise an error.
     """
     secret = SENSITIVE_HEADERS - stored_headers
     headers, withheld = [], set(request.headers.withheld)
@@ -175,7 +175,7 @@ def dump_request(request: Request, *, stored_headers: frozenset[str]) -> str:
 
 
 def load_request(text: str, body: bytes) -> Request:
-    """Return the request that ``dump_request`` was given, less the withheld headers."""
+    """Return the request that ``dump_request`` was given, without the withheld headers."""
     head = json.loads(text)
     return Request(
         method=head["method"],

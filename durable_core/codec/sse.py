@@ -1,7 +1,7 @@
-"""Server-sent events as bytes: an encoder, and a decoder that takes them in any pieces.
+"""Server-sent events as bytes: an encoder, and a decoder that takes bytes in parts of any size.
 
-The grammar, and what a line of a stream means, is that of the HTML standard (WHATWG), section
-9.2, "Server-sent events".
+The grammar and the meaning of each line are those of the HTML standard (WHATWG), section 9.2,
+"Server-sent events".
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ __all__ = [
 
 #: The media type of a stream of events.
 CONTENT_TYPE = "text/event-stream"
-#: A comment that says nothing: it keeps an idle connection open.
+#: An empty comment, which keeps an idle connection open.
 KEEP_ALIVE = b":\n\n"
-#: How many bytes one event may have until its blank line, unless the decoder is told otherwise.
+#: The default limit for the bytes of one event before its blank line.
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 
 _LINE_END_IN_TEXT = re.compile(r"\r\n?|\n")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _DIGITS = re.compile(r"[0-9]{1,15}")
-#: What no text has that is made of lines.
+#: Control characters that a text of lines does not have.
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -41,10 +41,10 @@ class ServerSentEvent:
     """One event of a stream.
 
     Attributes:
-        event: its type; ``"message"`` where the stream names none.
+        event: its type; ``"message"`` if the stream names none.
         data: its text; lines are joined with LF.
-        id: the last event id of the stream as of this event, which a later event without an id
-            of its own repeats; empty where there has been none.
+        id: the last event id of the stream as of this event. An event without an id of its own has
+            the id of an earlier one; it is empty if there was none.
     """
 
     event: str = "message"
@@ -58,11 +58,11 @@ def encode_event(event: str, data: str, *, id: str | None = None) -> bytes:
     Args:
         event: its type; not empty, one line.
         data: its text; each of its lines (they end with CR, LF or CRLF) becomes a line of data.
-        id: what a client sends as ``Last-Event-ID`` when it comes back; None says nothing.
+        id: the value of ``Last-Event-ID`` when a client reconnects; None for no id.
 
     Raises:
         ValueError: an event type that is empty or has a line end, an id with a line end or NUL,
-            or text that UTF-8 cannot hold (a lone surrogate).
+            or text that UTF-8 cannot represent (a lone surrogate).
     """
     if not event or _LINE_END_IN_TEXT.search(event) is not None:
         raise ValueError(f"the type of an event must be one line that is not empty, not {event!r}")
@@ -77,7 +77,7 @@ def encode_event(event: str, data: str, *, id: str | None = None) -> bytes:
 
 
 def may_begin(data: bytes) -> bool:
-    """Tell whether these can be the first bytes of a stream: text, as compressed bytes are not."""
+    """Return whether a stream can begin with these bytes: they are text, and not compressed."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -87,18 +87,18 @@ def may_begin(data: bytes) -> bool:
 
 
 class SSEDecoder:
-    """Turns the bytes of one stream into events, wherever they are cut.
+    """Converts the bytes of one stream to events. The bytes may be split anywhere.
 
-    Bytes that are no UTF-8 become U+FFFD. What the stream does not end with a blank line is not
-    an event; it is dropped with the decoder.
+    Bytes that are not UTF-8 become U+FFFD. A last event without a blank line is incomplete and is
+    dropped.
 
     Args:
-        last_event_id: the id the stream was asked to go on from.
-        limit: how many bytes an event may have until its blank line; 1 or more.
+        last_event_id: the id that was sent as ``Last-Event-ID`` for this stream.
+        limit: the maximum number of bytes of an event before its blank line; 1 or more.
 
     Attributes:
-        last_event_id: what to send as ``Last-Event-ID`` when this stream breaks off.
-        retry_ms: how long the stream asks to wait before that; None where it has not said.
+        last_event_id: the value of ``Last-Event-ID`` for a reconnect.
+        retry_ms: the pause before a reconnect that the stream asks for; None if it asks for none.
     """
 
     __slots__ = (
@@ -129,7 +129,7 @@ class SSEDecoder:
         self._id = last_event_id
 
     def feed(self, data: bytes) -> Iterator[ServerSentEvent]:
-        """Yield the events that these bytes complete; take them all before feeding on.
+        """Yield the events that these bytes complete. Take them all before the next call.
 
         Raises:
             ProtocolError: an event is over the limit. Nothing more can be read from the stream.
@@ -164,7 +164,7 @@ class SSEDecoder:
         return lines
 
     def _take_line(self, line: bytes) -> None:
-        """Take one field; a comment has an empty name, and unknown names mean nothing."""
+        """Process one field. A comment has an empty name; unknown names are ignored."""
         self._size += len(line)
         if self._size > self._limit:
             raise self._too_long()

@@ -1,7 +1,7 @@
 """The events of a run's stream, and the type and data that each has on the wire.
 
-Every event is one line of compact JSON whose members stand in a fixed order, as existing clients
-of the protocol, such as ``fetchWithStream`` of the npm package ``inngest``, know them:
+Every event is one line of compact JSON with its members in a fixed order. Existing clients of the
+protocol, such as ``fetchWithStream`` of the npm package ``inngest``, expect this form:
 
 ======================  ===========================================================================
 ``inngest.metadata``       ``{"runId":...}``
@@ -12,8 +12,8 @@ of the protocol, such as ``fetchWithStream`` of the npm package ``inngest``, kno
 ``inngest.response``       ``{"status":...,"response":{"body":...,"statusCode":...,"headers":{}}}``
 ======================  ===========================================================================
 
-The body of a response is text. One that is no UTF-8 travels in base64, and the response then has
-a last member ``"encoding":"base64"``, which only the client of this library knows.
+The body of a response is text. A body that is not UTF-8 is sent in base64, and the response then
+has a last member ``"encoding":"base64"``, which only the client of this library understands.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """What the run pushed.
+    """A chunk that the run pushed.
 
     Attributes:
         data: any JSON value.
@@ -83,21 +83,21 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """The step with this hashed id has succeeded: what it pushed stays."""
+    """The step with this hashed id has succeeded: its chunks are final."""
 
     step_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollback:
-    """An attempt of the step with this hashed id has failed: what it pushed is void."""
+    """An attempt of the step with this hashed id has failed: its chunks are void."""
 
     step_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedirectInfo:
-    """Where the stream of this run goes on, should it not end on this connection."""
+    """The URL at which the stream continues if the run does not end on this connection."""
 
     run_id: str
     url: str
@@ -126,7 +126,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(","
 
 
 def chunk_data(json_text: str, step_id: str | None) -> str:
-    """Return the data of a chunk whose value is JSON text already."""
+    """Return the data of a chunk, from the JSON text of its value."""
     if step_id is None:
         return f'{{"data":{json_text}}}'
     return f'{{"data":{json_text},"hashedStepId":{_ENCODER.encode(step_id)}}}'
@@ -136,7 +136,7 @@ def dump_stream_event(event: StreamEvent) -> tuple[str, str]:
     """Return the type and the data of an event, both one line.
 
     Raises:
-        TypeError, ValueError: a chunk with data that JSON cannot hold.
+        TypeError, ValueError: the data of a chunk is not JSON.
     """
     match event:
         case Chunk(data=data, step_id=step_id):
@@ -170,11 +170,10 @@ def _final_document(final: Final) -> dict[str, object]:
 def load_stream_event(event: str, data: str) -> StreamEvent | None:
     """Return the event that has this type and data on the wire, None for an unknown type.
 
-    Members that are not known are passed over; a chunk without data (what JavaScript makes of
-    ``undefined``) holds None.
+    Unknown members are ignored. A chunk without data (JavaScript's ``undefined``) has None.
 
     Raises:
-        ProtocolError: the data of a known type is not what it must be.
+        ProtocolError: the data of a known type is malformed.
     """
     load = _LOADERS.get(event)
     if load is None:
@@ -286,10 +285,10 @@ _FINAL_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 def final_of(response: Response, *, failed: bool) -> Final:
-    """Return the event for a response whose body is whole.
+    """Return the event for a response with a complete body.
 
-    A failed run is told of as the existing clients know it: the status, and for a body the
-    message of the error as a JSON string.
+    For a failed run, existing clients expect the status, and the message of the error as a JSON
+    string in place of the body.
 
     Args:
         response: the response of the run; if it has failed, its problem document.
@@ -303,7 +302,7 @@ def final_of(response: Response, *, failed: bool) -> Final:
 
 
 def _message(body: bytes) -> str:
-    """Return what a problem document says: the message of the error, else its detail or title."""
+    """Return the message of the error in a problem document, else its detail or title."""
     document = json.loads(body)
     error = document.get("error", {})
     message = error.get("reason", error.get("message", document.get("detail", document["title"])))

@@ -1,9 +1,8 @@
-"""What is made with the application's secret, so that nobody else can make it.
+"""Run ids, and the tokens and event ids that are made with the application's secret.
 
-Signed tokens each open the result of one run until they expire.
-
-A token is ``d1.<expiry>.<signature>``: the expiry in epoch milliseconds and the URL-safe base64 of
-an HMAC-SHA256 (RFC 2104) over version, application, run and expiry. It holds nothing secret itself.
+A signed token gives access to the result of one run until it expires. It is
+``d1.<expiry>.<signature>``: the expiry in epoch milliseconds and the URL-safe base64 of an
+HMAC-SHA256 (RFC 2104) over version, application, run and expiry. It contains no secret.
 """
 
 from __future__ import annotations
@@ -64,14 +63,14 @@ def make_ulid(ms: int, entropy: bytes) -> str:
 
 
 def ulid_time(text: str) -> int:
-    """Return the epoch milliseconds of a ULID; ``ValueError`` if it is none."""
+    """Return the epoch milliseconds of a ULID; ``ValueError`` if the text is not a ULID."""
     if not is_ulid(text):
         raise ValueError("not a ULID: it must be 26 characters of Crockford base 32, upper case")
     return int(text[:10].translate(_AS_PYTHON_DIGITS), 32)
 
 
 def is_ulid(text: str) -> bool:
-    """Tell whether the text is a ULID in canonical form (upper case)."""
+    """Return whether the text is a ULID in canonical form (upper case)."""
     return _ULID_SHAPE.fullmatch(text) is not None
 
 
@@ -84,27 +83,27 @@ def sign_token(secret: bytes, *, app: str, run_id: str, expires_at: int) -> str:
     """Return a token for one run, of printable characters that need no escaping in a URL.
 
     Args:
-        secret: the signing key; 32 random bytes are right.
+        secret: the signing key; use 32 random bytes.
         app: the id of the application the run belongs to.
         run_id: the run.
-        expires_at: epoch milliseconds (0 to 9999999999999999) from which it opens nothing.
+        expires_at: the time from which it is invalid, epoch milliseconds, 0 to 9999999999999999.
     """
     expiry = str(expires_at)
     return f"d1.{expiry}.{_signature(secret, app, run_id, expiry)}"
 
 
 def verify_token(secrets: Sequence[bytes], token: str, *, app: str, run_id: str, now: int) -> int:
-    """Return until when the token opens this run, epoch milliseconds.
+    """Return the time at which the token for this run expires, epoch milliseconds.
 
     Args:
         secrets: every key that may have signed it. All are tried, in constant time.
-        token: what the client sent; any text.
+        token: the text that the client sent; any text.
         app: the id of the application.
-        run_id: the run the client wants, known or not; any text.
+        run_id: the run that the client asked for, known or not; any text.
         now: epoch milliseconds.
 
     Raises:
-        InvalidTokenError: always with the same text, whatever is wrong.
+        InvalidTokenError: the token is wrong or has expired; the text is always the same.
     """
     shape = _TOKEN_SHAPE.fullmatch(token)
     expiry, signature = shape.groups() if shape is not None else ("0", "")
@@ -118,10 +117,11 @@ def verify_token(secrets: Sequence[bytes], token: str, *, app: str, run_id: str,
 
 
 def event_id(secret: bytes, *, app: str, run_id: str, op_id: str, index: int) -> str:
-    """Return the id of an event that a step sends without one: always the same for that step.
+    """Return the id for an event that a step sends without one. It is the same in every attempt.
 
-    Events with an id that is stored already are not stored again, so a client that knew it
-    beforehand (it knows its run's id) could take it, and suppress the event.
+    The id is secret: an event whose id is already stored is not stored again. A client knows its
+    run's id; if it could compute the event's id too, it could send an event with this id first,
+    and so suppress the step's event.
     """
     return f"e1.{_mac(secret, ('e1', app, run_id, op_id, str(index)))}"
 
@@ -132,7 +132,7 @@ def _signature(secret: bytes, app: str, run_id: str, expiry: str) -> str:
 
 def _mac(secret: bytes, texts: tuple[str, ...]) -> str:
     parts = [text.encode("utf-8", "surrogatepass") for text in texts]
-    # Each part goes with its length: no two different lists of parts sign the same bytes.
+    # Each part has its length in front, so two different lists of parts never give the same bytes.
     message = b"".join(b"%d:%b" % (len(part), part) for part in parts)
     digest = hmac.digest(secret, message, hashlib.sha256)
     return urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")

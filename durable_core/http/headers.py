@@ -17,9 +17,9 @@ _T = TypeVar("_T")
 
 #: A method or field name: RFC 9110, section 5.6.2.
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-#: What a field value may not hold: controls other than tab, and what is not one Latin-1 octet.
+#: Characters that a field value may not contain: controls except tab, and non-Latin-1 characters.
 _NOT_A_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
-#: Request headers that carry credentials; they are not stored with a run unless asked for.
+#: Request headers with credentials; they are stored with a run only if an option names them.
 SENSITIVE_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
 _NOT_PRINTED = SENSITIVE_HEADERS | {"set-cookie"}
 
@@ -53,7 +53,7 @@ class Headers:
             self._withheld |= fields._withheld
             return
         pairs = fields.items() if isinstance(fields, Mapping) else fields
-        self._raw = tuple(map(_checked, pairs))
+        self._raw = tuple(map(_check_field, pairs))
 
     @classmethod
     def _trusted(
@@ -79,7 +79,7 @@ class Headers:
     def _by_name(self) -> dict[str, tuple[str, ...]]:
         index = self._index
         if index is None:
-            # Clients may repeat a name thousands of times: no tuple is made anew for each.
+            # Clients may repeat a name thousands of times, so values are collected in lists.
             lists: dict[str, list[str]] = {}
             for name, value in self._raw:
                 lists.setdefault(name.lower(), []).append(value)
@@ -130,18 +130,18 @@ class Headers:
 
     def with_set(self, name: str, value: str) -> Headers:
         """Return headers in which ``name`` has this one value, as the last field."""
-        kept = self.without((_checked_name(name),))
-        field = (name, _checked_value(name, value))
+        kept = self.without((_check_name(name),))
+        field = (name, _check_value(name, value))
         return Headers._trusted((*kept._raw, field), kept._withheld)
 
     def without(self, names: Iterable[str]) -> Headers:
-        """Return headers that lack every field of these names."""
+        """Return the headers without the fields of these names."""
         gone = {name.lower() for name in names}
         kept = [pair for pair in self._raw if pair[0].lower() not in gone]
         return Headers._trusted(kept, self._withheld - gone)
 
     def __eq__(self, other: object) -> bool:
-        """Tell whether both hold the same values under the same names, ignoring case."""
+        """Return whether both have the same values under the same names, ignoring case."""
         if not isinstance(other, Headers):
             return NotImplemented
         return self._by_name() == other._by_name() and self._withheld == other._withheld
@@ -158,18 +158,18 @@ class Headers:
 HeaderFields: TypeAlias = Headers | Mapping[str, str] | Iterable[tuple[str, str]]
 
 
-def _checked(field: tuple[str, str]) -> tuple[str, str]:
-    """Return a field as it is kept. Nearly all are plain, and need no regular expression."""
+def _check_field(field: tuple[str, str]) -> tuple[str, str]:
+    """Return the field to keep. Nearly all fields are plain and need no regular expression."""
     name, value = field
     if type(name) is str and type(value) is str:
         value = value.strip(" \t")
         is_plain = value.isascii() and value.isprintable()
         if is_plain and name.isascii() and name.replace("-", "").isalnum():
             return name, value
-    return _checked_name(name), _checked_value(name, value)
+    return _check_name(name), _check_value(name, value)
 
 
-def _checked_name(name: object) -> str:
+def _check_name(name: object) -> str:
     if not isinstance(name, str):
         raise TypeError(f"a header name must be a str, not {type(name).__name__}")
     if TOKEN.fullmatch(name) is None:
@@ -177,7 +177,7 @@ def _checked_name(name: object) -> str:
     return name
 
 
-def _checked_value(name: str, value: object) -> str:
+def _check_value(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"the value of header {name!r} must be a str, not {type(value).__name__}")
     value = value.strip(" \t")
@@ -190,18 +190,18 @@ def _checked_value(name: str, value: object) -> str:
 
 # --- accept ---------------------------------------------------------------------------------------
 #
-# What a client says it accepts.
+# The media types that a client accepts.
 
 _EVENT_STREAM = "text/event-stream"
 _WEIGHT = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 
 
 def accepts_event_stream(headers: Headers) -> bool:
-    """Tell whether the client asks for an event stream before anything else.
+    """Return whether the client prefers an event stream to any other media type.
 
     ``Accept`` must name ``text/event-stream``, and no other media type with a higher weight, or
-    with the same weight before it (RFC 9110 section 12.5.1). Wildcards name none. A media type
-    whose weight is malformed is passed over.
+    with the same weight before it (RFC 9110 section 12.5.1). Wildcards do not count. A media
+    type whose weight is malformed is ignored.
     """
     values = headers.get_all("accept")
     if not any(_EVENT_STREAM in value.lower() for value in values):
@@ -216,7 +216,7 @@ def accepts_event_stream(headers: Headers) -> bool:
 
 
 def _weight(parameters: Sequence[str]) -> float:
-    """Return the weight that stands among the parameters of a media type; 0 if it is malformed."""
+    """Return the weight among the parameters of a media type; 0 if it is malformed."""
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip() == "q":

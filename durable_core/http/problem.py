@@ -61,7 +61,8 @@ def problem(
     Args:
         status: 400 to 599.
         kind: a word such as ``"invalid-token"``; its type is ``urn:durable:<kind>``.
-        title: what the kind means, the same for all of its kind; the reason phrase by default.
+        title: the meaning of the kind, the same for all documents of it; by default the reason
+            phrase.
         detail: a sentence about this occurrence; left out when empty.
         **extra: further members, of other names than these.
     """
@@ -71,7 +72,7 @@ def problem(
         "status": status,
     }
     if detail:
-        # The text may come from an error of the user's; a lone surrogate must not hide it.
+        # The text may come from a user's error. A lone surrogate in it must not hide the error.
         document["detail"] = detail.encode("utf-8", "replace").decode("utf-8")
     return Response.json(
         document | extra, status, Headers._trusted([("content-type", _CONTENT_TYPE)])

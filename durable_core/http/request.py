@@ -148,7 +148,7 @@ _NO_HEADERS = Headers()
 _FORM = "application/x-www-form-urlencoded"
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 _CHARSET = re.compile(r""";\s*charset\s*=\s*"?([^\s;"]+)""", re.IGNORECASE)
-#: Codecs that a client may name. Others of Python's are no charsets, or take quadratic time.
+#: Charsets that a client may name. Python's other codecs are no charsets, or take quadratic time.
 _KNOWN_CHARSET = re.compile(
     r"utf-?8|utf-?(?:16|32)(?:-?[bl]e)?|(?:us-)?ascii|latin-?1|iso-8859-\d{1,2}|koi8-[ru]"
     r"|(?:windows-|cp)125[0-8]|shift_jis|euc-(?:jp|kr)|gb(?:k|2312|18030)|big5",
@@ -160,26 +160,26 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _finite(text: str) -> float:
+def _parse_float(text: str) -> float:
     value = float(text)
     if value in (float("inf"), float("-inf")):
         raise ValueError(f"{text[:20]} is too large a number")
     return value
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_float)
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class Request:
-    """An HTTP request, whole: its body has been read.
+    """An HTTP request with its complete body.
 
     Args:
         method: an RFC 9110 token such as ``"GET"``; case matters.
-        url: absolute, as the client asked for it: percent-encoded, with the query.
+        url: the absolute URL that the client requested: percent-encoded, with the query.
         headers: the header fields.
         body: the content, after any transfer coding was undone.
-        path_params: what the router found in the path.
+        path_params: the parameters that the router found in the path.
         root_path: decoded prefix under which the application is mounted; "" for none.
 
     Raises:
@@ -247,8 +247,8 @@ class Request:
     def json(self) -> Any:
         """Return the body as JSON (RFC 8259: UTF-8), whatever its content type.
 
-        It is parsed on every call, so that a handler that changes the value it got changes
-        neither what the next caller sees nor what a replay sees.
+        Every call parses the body again. So a handler that changes the returned value does not
+        change the value that another caller or a replay sees.
 
         Raises:
             BadRequest: the body is not UTF-8 or not JSON. ``NaN`` and ``Infinity`` are not JSON.
@@ -271,7 +271,7 @@ class Request:
         """
         text = self._text
         if text is None:
-            text = _decoded(self.body, self.headers.get("content-type") or "")
+            text = _decode(self.body, self.headers.get("content-type") or "")
             object.__setattr__(self, "_text", text)
         return text
 
@@ -320,7 +320,7 @@ def _path_below(root: str, path: str) -> str:
     return path or "/"
 
 
-def _decoded(body: bytes, content_type: str) -> str:
+def _decode(body: bytes, content_type: str) -> str:
     found = _CHARSET.search(content_type)
     charset = found[1] if found is not None else "utf-8"
     if _KNOWN_CHARSET.fullmatch(charset) is None:

@@ -1,4 +1,4 @@
-"""What goes out: ``Response``, independent of any server."""
+"""``Response``, independent of any server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from durable_core.http.json import dumper
 
 __all__ = ["Body", "Response"]
 
-#: A whole body, or the chunks of a streamed one.
+#: A complete body, or the chunks of a streamed one.
 Body: TypeAlias = bytes | Iterable[bytes] | AsyncIterable[bytes]
 
 _NO_HEADERS = Headers()
@@ -28,7 +28,7 @@ class Response:
     Args:
         status: 200 to 599.
         headers: the header fields.
-        body: bytes, or a sync or async iterable of bytes, which is sent as it comes.
+        body: bytes, or a sync or async iterable of bytes, whose chunks are sent at once.
 
     Raises:
         ValueError: a status outside 200 to 599.
@@ -49,7 +49,7 @@ class Response:
         put = object.__setattr__
         put(self, "status", status)
         put(self, "headers", _headers(headers))
-        put(self, "body", body if type(body) is bytes else _checked_body(body))
+        put(self, "body", body if type(body) is bytes else _check_body(body))
 
     @property
     def is_streaming(self) -> bool:
@@ -66,18 +66,20 @@ class Response:
             TypeError, ValueError: the value has no JSON form (NaN and infinities have none).
         """
         body = _dump(value).encode("utf-8")
-        return cls(status=status, headers=_typed(headers, "application/json"), body=body)
+        return cls(
+            status=status, headers=_with_content_type(headers, "application/json"), body=body
+        )
 
     @classmethod
     def text(cls, text: str, status: int = 200, headers: HeaderFields | None = None) -> Response:
         """Answer with plain text in UTF-8."""
-        typed = _typed(headers, "text/plain; charset=utf-8")
+        typed = _with_content_type(headers, "text/plain; charset=utf-8")
         return cls(status=status, headers=typed, body=text.encode("utf-8"))
 
     @classmethod
     def html(cls, html: str, status: int = 200, headers: HeaderFields | None = None) -> Response:
         """Answer with HTML in UTF-8."""
-        typed = _typed(headers, "text/html; charset=utf-8")
+        typed = _with_content_type(headers, "text/html; charset=utf-8")
         return cls(status=status, headers=typed, body=html.encode("utf-8"))
 
     @classmethod
@@ -94,9 +96,9 @@ class Response:
 
     @classmethod
     def from_value(cls, value: object) -> Response:
-        """Turn what a handler returned into a response.
+        """Convert the return value of a handler to a response.
 
-        A ``Response`` stays as it is; ``bytes`` are sent as ``application/octet-stream``; a
+        A ``Response`` is returned unchanged; ``bytes`` are sent as ``application/octet-stream``; a
         dict, list, str, int, float, bool or None is sent as JSON (a ``str`` as a JSON string,
         ``None`` as ``null``), all with status 200.
 
@@ -107,7 +109,9 @@ class Response:
         if isinstance(value, Response):
             return value
         if isinstance(value, bytes):
-            return cls(headers=_typed(None, "application/octet-stream"), body=bytes(value))
+            return cls(
+                headers=_with_content_type(None, "application/octet-stream"), body=bytes(value)
+            )
         if value is None or isinstance(value, (dict, list, str, int, float)):
             return cls.json(value)
         raise TypeError(
@@ -127,7 +131,7 @@ def _headers(fields: HeaderFields | None) -> Headers:
     return fields if isinstance(fields, Headers) else Headers(fields)
 
 
-def _typed(fields: HeaderFields | None, content_type: str) -> Headers:
+def _with_content_type(fields: HeaderFields | None, content_type: str) -> Headers:
     """Return the headers with this content type, unless they name one themselves."""
     if fields is None:
         return Headers._trusted((("content-type", content_type),))
@@ -135,7 +139,7 @@ def _typed(fields: HeaderFields | None, content_type: str) -> Headers:
     return headers if "content-type" in headers else headers.with_set("content-type", content_type)
 
 
-def _checked_body(body: object) -> Body:
+def _check_body(body: object) -> Body:
     if isinstance(body, (bytes, bytearray, memoryview)):
         return bytes(body)
     if isinstance(body, (Iterable, AsyncIterable)) and not isinstance(body, (str, Mapping)):
