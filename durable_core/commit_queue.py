@@ -12,6 +12,7 @@ run are one write.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
@@ -165,6 +166,7 @@ class CommitQueue:
         on_commit: Callable[[Sequence[CommitFuture[Any]]], None] | None = None,
     ) -> None:
         self._store = store
+        self._pid = os.getpid()
         self._busy_timeout = busy_timeout
         self._on_commit = on_commit
         self._mutex = threading.Lock()  # guards the queue, never held while committing
@@ -310,6 +312,9 @@ class CommitQueue:
             batch, self._queue = self._queue, []
             self._by_lease.clear()
         if not batch:
+            return
+        if os.getpid() != self._pid:
+            self._fail(batch, StoreBrokenError("a forked process cannot commit for its parent"))
             return
         writes = [ticket.write for ticket in batch]
         began = perf_counter()

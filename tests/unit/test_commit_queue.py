@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from durable_conformance.store_values import (
 from durable_core.commit_queue import CommitFuture, CommitQueue
 from durable_core.errors import (
     LeaseLost,
+    StoreBrokenError,
     StoreBusyError,
     StoreConflictError,
     StoreError,
@@ -730,3 +732,22 @@ def test_after_a_stop_the_leader_sees_to_what_has_queued_behind_it() -> None:
     assert CheckpointResult() == asyncio.run(waits())
     leader.join(PATIENCE)
     assert not leader.is_alive()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_child_commits_nothing_for_its_parent() -> None:
+    """A step that forks and lets its child return must not have it go on with the run."""
+    store = WatchedStore()
+    with queue_on(store) as queue:
+        queue.execute(created())
+        pid = os.fork()
+        if pid == 0:
+            try:
+                queue.execute(memo_write())
+            except StoreBrokenError:
+                os._exit(7)
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(pid, 0)
+        assert 7 == os.waitstatus_to_exitcode(status)
+        assert CheckpointResult() == queue.execute(memo_write())

@@ -29,6 +29,8 @@ _WRITER_CACHE_KIB = 16_384
 _MOST_FREE = 16
 #: Below this size of the log (1,000 frames of a page and its header) it is left alone.
 _WAL_BYTES = 1_000 * (4096 + 24)
+#: A log that has become longer, while somebody read for long, is cut when it is begun anew.
+_MOST_WAL_BYTES = 4 * _WAL_BYTES
 #: As many commits of a step each fill as many pages; the log keeps its size when written anew.
 _COMMITS_BETWEEN_CHECKPOINTS = 1_000
 
@@ -49,6 +51,7 @@ class Connections:
         self._log_path = os.path.realpath(path) + "-wal"  # SQLite follows symbolic links
         self._closed = False
         self._file: tuple[int, int] | None = None  # until the first connection
+        self._log_file: tuple[int, int] | None = None  # until the first look at its commits
         self._moved = False
         self._write_lock = threading.Lock()
         self._writer: sqlite3.Connection | None = None
@@ -76,7 +79,9 @@ class Connections:
             return apply_batch(db, writes, self._path)
 
     def _open_writer(self) -> sqlite3.Connection:
-        self._writer = self._connect(f"cache_size = -{_WRITER_CACHE_KIB}")
+        self._writer = self._connect(
+            f"cache_size = -{_WRITER_CACHE_KIB}", f"journal_size_limit = {_MOST_WAL_BYTES}"
+        )
         self._busy_ms = -1
         return self._writer
 
@@ -90,18 +95,27 @@ class Connections:
             raise store_error(error, self._path) from error
 
     def _check_file(self) -> None:
-        """Refuse to go on once the file is not where it was: what it takes would be lost."""
-        file = _identity(self._path)
+        """Refuse to go on once the file is not where it was: what it takes would be lost.
+
+        The same holds for its log, where the last commits are. A file that cannot be looked at now
+        may be where it was.
+        """
+        try:
+            file = _identity(self._path)
+            log = None if self._log_file is None else _identity(self._log_path)
+        except OSError:
+            return
         if self._file is None:
             self._file = file
-        self._moved = self._moved or file != self._file
+        self._moved = self._moved or file != self._file or log != self._log_file
         self._refuse_if_moved()
 
     def _refuse_if_moved(self) -> None:
         if self._moved:
             raise StoreError(
-                f"the store {self._path} was removed or replaced while it was in use: nothing "
-                "more is written to what is left of it; put the file in place and start again"
+                f"the store {self._path}, or its log beside it, was removed or replaced while it "
+                "was in use: nothing more is written to what is left of it; put the files in "
+                "place and start again"
             )
 
     def read(
@@ -151,28 +165,40 @@ class Connections:
             self._readers -= 1
 
     def change_counter(self) -> int:
-        """Return a number that changes with each commit of another connection."""
+        """Return a number that changes with each commit of another connection.
+
+        If the file is not where it was, nothing more is read from or written to it.
+        """
         with self._watch_lock:
             if self._version_reader is None:
                 self._version_reader = self._connect()
+            else:
+                self._check_file()
             try:
                 [version] = self._version_reader.execute("PRAGMA data_version").fetchone()
             except sqlite3.Error as error:
                 raise store_error(error, self._path) from error
+            if self._log_file is None:
+                self._log_file = self._find_log()
             return int(version)
+
+    def _find_log(self) -> tuple[int, int] | None:
+        """Return which file the log is. It stays while a connection of ours is open."""
+        try:
+            return _identity(self._log_path)
+        except OSError:
+            return None
 
     def checkpoint(self) -> None:
         """Move the log into the database if it has grown, so that it can be written anew.
 
-        If the file is not where it was, nothing more is read from or written to it.
-
         A commit that makes the log longer costs up to twice one that writes over it, which one
-        does after all of the log has been moved. The bulk is moved while commits go on; what they
-        have added by then, of which SQLite does not tell, is moved while they wait.
+        does after all of the log has been moved. The bulk is moved while commits go on. What they
+        have added by then, of which SQLite does not tell, is moved while nobody can commit: up to
+        version 3.51.2 a commit of another process that begins the log anew, while a checkpoint
+        runs that follows on a complete one, may damage the database (its "WAL-reset bug").
         """
         with self._keep_lock:
-            if self._file is not None:
-                self._check_file()
             size, commits = self._wal_bytes(), self._commits
             last_size, last_commits = self._checkpointed
             idle = size == last_size and commits - last_commits < _COMMITS_BETWEEN_CHECKPOINTS
@@ -183,11 +209,29 @@ class Connections:
             try:
                 _move_log(self._checkpointer)
                 with self._write_lock:
-                    _move_log(self._checkpointer)
                     commits = self._commits
+                    if not self._move_rest(self._checkpointer):
+                        return
             except sqlite3.Error as error:
                 raise store_error(error, self._path) from error
             self._checkpointed = (size, commits)
+
+    def _move_rest(self, checkpointer: sqlite3.Connection) -> bool:
+        """Move what is left of the log while no process can commit; False if one does now."""
+        writer = self._writer or self._open_writer()
+        writer.execute("PRAGMA busy_timeout = 0")
+        self._busy_ms = 0
+        try:
+            writer.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                return False  # the next round tries again
+            raise
+        try:
+            _move_log(checkpointer)
+        finally:
+            writer.execute("ROLLBACK")
+        return True
 
     def _wal_bytes(self) -> int:
         try:
@@ -219,10 +263,14 @@ class Connections:
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """Return what tells a file from all others, None if there is none at the path."""
+    """Return what tells a file from all others, None if there is none at the path.
+
+    Raises:
+        OSError: it cannot be told now.
+    """
     try:
         status = os.stat(path)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_dev, status.st_ino
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import stat
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ __all__ = [
     "create_private",
     "filesystem_type",
     "prepare",
+    "refuse_foreign_file",
     "refuse_network_filesystem",
 ]
 
@@ -28,8 +30,27 @@ __all__ = [
 # The file itself: where it may lie, and that only its owner can read it.
 
 _MOUNTINFO = "/proc/self/mountinfo"
-#: File systems whose locks or shared memory do not work between hosts, as the kernel names them.
-_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "9p"})
+#: File systems of one host, as the kernel names them: all others may be shared by hosts, between
+#: which locks or shared memory do not work.
+_LOCAL = frozenset(
+    (
+        *(
+            "aufs",
+            "bcachefs",
+            "btrfs",
+            "ecryptfs",
+            "erofs",
+            "exfat",
+            "ext2",
+            "ext3",
+            "ext4",
+            "f2fs",
+        ),
+        *("fuseblk", "fuse.fuse-overlayfs", "hfsplus", "jffs2", "jfs", "msdos", "nilfs2", "ntfs"),
+        *("ntfs3", "overlay", "overlayfs", "ramfs", "reiserfs", "rootfs", "tmpfs", "ubifs", "vfat"),
+        *("xfs", "zfs"),
+    )
+)
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -48,17 +69,39 @@ def create_private(path: str) -> None:
 
 
 def refuse_network_filesystem(path: str) -> None:
-    """Raise a ``StoreError`` if the path is known to be on a network file system."""
+    """Raise a ``StoreError`` if the path is not on a file system that is known to be local."""
     try:
         with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as file:
             mountinfo = file.read()
     except OSError:
         return  # Not Linux: nothing is known, nothing is refused.
     kind = filesystem_type(mountinfo, os.path.realpath(path))
-    if kind in _NETWORK:
+    if kind is not None and kind not in _LOCAL:
         raise StoreError(
-            f"the store {path} is on a network file system ({kind}), where SQLite's write-ahead "
-            "log is not safe; use a local path, or allow it with unsafe_filesystem=True"
+            f"the store {path} is on a file system ({kind}) that is not known to be local: on a "
+            "network SQLite's write-ahead log is not safe; use a local path, or allow it with "
+            "unsafe_filesystem=True"
+        )
+
+
+def refuse_foreign_file(path: str) -> None:
+    """Raise a ``StoreError`` if somebody else may have made the file, or may write to it.
+
+    Whoever can write to a store can make the application's code run on data of theirs, and knows
+    the secret of its tokens. Root may use the files of all users.
+    """
+    if not hasattr(os, "geteuid"):
+        return  # Windows: a file has other rules there.
+    status = os.stat(path)
+    if status.st_uid != os.geteuid() != 0:
+        raise StoreError(
+            f"the store {path} belongs to another user (uid {status.st_uid}): that user knows the "
+            "secret in it; give the application a file of its own, or allow it with "
+            "unsafe_filesystem=True"
+        )
+    if status.st_mode & stat.S_IWOTH:
+        raise StoreError(
+            f"every user may write to the store {path}: take the permission away (chmod o-w)"
         )
 
 

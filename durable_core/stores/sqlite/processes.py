@@ -12,8 +12,10 @@ import contextlib
 import os
 import sys
 import threading
+import time
+from collections.abc import Set
 from typing import Protocol
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 from weakref import WeakSet
 
 __all__ = [
@@ -99,6 +101,8 @@ else:
         return True
 
 
+#: A lock file is left alone for so many seconds after it was made.
+_YOUNG = 60.0
 #: The descriptors this process holds locked, by process id (for a fork copies the table) and path.
 _held: dict[tuple[int, str], int] = {}
 _held_lock = threading.Lock()
@@ -161,6 +165,21 @@ class LockFiles:
         """Remove the file of a process that is gone."""
         with contextlib.suppress(OSError):
             os.unlink(self._path(id_))
+
+    def remove_orphans(self, known: Set[str]) -> None:
+        """Remove the files of processes that are gone and were never, or are not, known.
+
+        A young file may be of a process that is about to lock it.
+        """
+        try:
+            entries = [(each.name, each.stat().st_mtime) for each in os.scandir(self._directory)]
+        except OSError:
+            return
+        oldest = time.time() - _YOUNG
+        for name, made_at in entries:
+            id_ = unquote(name)
+            if made_at < oldest and id_ not in known and self.owner_is_dead(id_):
+                self.remove(id_)
 
     def owner_is_dead(self, id_: str) -> bool:
         """Tell whether the file is there and no process holds it."""

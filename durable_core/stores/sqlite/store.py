@@ -31,7 +31,12 @@ from durable_core.stores.sqlite import processes as forks
 from durable_core.stores.sqlite import reads
 from durable_core.stores.sqlite.connections import Connections, ConnectionsClosedError
 from durable_core.stores.sqlite.live_file import LiveFile
-from durable_core.stores.sqlite.opening import create_private, prepare, refuse_network_filesystem
+from durable_core.stores.sqlite.opening import (
+    create_private,
+    prepare,
+    refuse_foreign_file,
+    refuse_network_filesystem,
+)
 from durable_core.stores.sqlite.processes import LockFiles
 from durable_core.stores.wakeups import PolledWakeups
 
@@ -54,7 +59,8 @@ class SQLiteStore(Store):
         path: the file; made absolute now. A new file gets mode 0600, a new directory 0700. Beside
             it lie ``-wal`` and ``-shm`` files and a ``.locks`` directory, and a ``-live`` file once
             something was streamed while several processes shared the store.
-        unsafe_filesystem: allow a network file system.
+        unsafe_filesystem: allow a file system that may be on a network, and a file that belongs to
+            another user.
 
     Attributes:
         channel: see ``durable_core.ports.Channel``.
@@ -89,6 +95,8 @@ class SQLiteStore(Store):
                 refuse_network_filesystem(self.path)
             try:
                 create_private(self.path)
+                if not self._unsafe_filesystem:
+                    refuse_foreign_file(self.path)
             except OSError as error:
                 raise _file_error(error, self.path) from error
             prepare(self.path)
@@ -132,6 +140,9 @@ class SQLiteStore(Store):
                 locks.release(worker.id)
             raise
         self._remove_lock_files(writes)
+        if registered:
+            with contextlib.suppress(StoreError):  # files that are left over do no harm
+                locks.remove_orphans({worker.id for worker in self.workers()})
         return answers
 
     def _remove_lock_files(self, writes: Sequence[Write[object]]) -> None:

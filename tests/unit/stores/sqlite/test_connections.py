@@ -7,14 +7,15 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from durable_conformance.store_values import created, memo_write
-from durable_core.errors import StoreError
+from durable_core.errors import StoreBusyError, StoreError
+from durable_core.ports import StoredRequest
 from durable_core.stores.sqlite import connections as handles_module
 from durable_core.stores.sqlite.connections import Connections, ConnectionsClosedError
 from durable_core.stores.sqlite.opening import connect, prepare
@@ -301,10 +302,106 @@ def test_a_file_that_is_gone_takes_no_more_writes(
         os.rename(other, path)
 
     with pytest.raises(StoreError, match="was removed or replaced while it was in use"):
-        handles.checkpoint()
+        handles.change_counter()
     with pytest.raises(StoreError, match="was removed or replaced while it was in use"):
         handles.commit([created("r2")], 1.0)
     with pytest.raises(StoreError, match="was removed or replaced while it was in use"):
         handles.read(count_runs)
 
     assert replaced == os.path.exists(path)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_log_that_is_gone_takes_no_more_writes(
+    path: str, handles: Connections, replaced: bool
+) -> None:
+    """The last commits are in it: those that follow would be lost with them."""
+    handles.commit([created("r1")], 1.0)
+    handles.change_counter()
+    os.unlink(path + "-wal")
+    if replaced:
+        Path(path + "-wal").write_bytes(b"")
+
+    with pytest.raises(StoreError, match="or its log beside it, was removed or replaced"):
+        handles.change_counter()
+    with pytest.raises(StoreError, match="or its log beside it, was removed or replaced"):
+        handles.commit([created("r2")], 1.0)
+
+
+def test_a_file_that_cannot_be_looked_at_for_a_moment_is_not_gone(
+    handles: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A permission that is missing for a while says nothing about the file."""
+    handles.commit([created("r1")], 1.0)
+    handles.change_counter()
+
+    def refuse(path: str) -> os.stat_result:
+        raise PermissionError(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", refuse)
+        handles.change_counter()
+    handles.change_counter()
+    handles.commit([created("r2")], 1.0)
+
+    assert 2 == handles.read(count_runs)
+
+
+def test_nobody_commits_during_a_checkpoint_that_follows_on_another(
+    path: str, handles: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in other processes either, whose commit might begin the log anew."""
+    monkeypatch.setattr(handles_module, "_WAL_BYTES", 1)
+    others = Connections(path)
+    move, busy = handles_module._move_log, list[bool]()
+
+    def moving(db: sqlite3.Connection) -> None:
+        try:
+            others.commit([created(f"r{len(busy)}")], 0.0)
+            busy.append(False)
+        except StoreBusyError:
+            busy.append(True)
+        move(db)
+
+    monkeypatch.setattr(handles_module, "_move_log", moving)
+    handles.commit([created("r9")], 1.0)
+    handles.checkpoint()
+    others.close()
+
+    assert [False, True] == busy
+    handles.commit([created("r8")], 1.0)
+    assert 3 == handles.read(count_runs)
+
+
+def test_a_checkpoint_leaves_its_end_to_the_next_round_if_somebody_commits(
+    path: str, handles: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for nobody."""
+    monkeypatch.setattr(handles_module, "_WAL_BYTES", 1)
+    handles.commit([created("r1")], 1.0)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        handles.checkpoint()
+        assert (0, 0) == handles._checkpointed
+        other.execute("ROLLBACK")
+    handles.checkpoint()
+    assert (0, 0) != handles._checkpointed
+
+
+def test_a_log_that_a_long_reader_made_long_is_cut(path: str, handles: Connections) -> None:
+    """Once the reader has gone, and the log is begun anew."""
+    large = StoredRequest(head="GET /", body=b"x" * 2_000_000)
+    handles.commit([created("r0")], 1.0)
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM run").fetchone()
+        for number in range(1, 11):
+            handles.commit([replace(created(f"r{number}"), request=large)], 1.0)
+            handles.checkpoint()
+        grown = os.stat(path + "-wal").st_size
+        reader.execute("ROLLBACK")
+    handles._checkpointed = (0, 0)
+    handles.checkpoint()
+    handles.commit([created("last")], 1.0)
+
+    assert os.stat(path + "-wal").st_size <= handles_module._MOST_WAL_BYTES < grown

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from durable_core.errors import StoreError
+from durable_core.stores.sqlite import SQLiteStore
 from durable_core.stores.sqlite import opening as files
 from durable_core.stores.sqlite.opening import (
     create_private,
     filesystem_type,
+    refuse_foreign_file,
     refuse_network_filesystem,
 )
 
@@ -51,8 +53,11 @@ def test_without_mounts_nothing_is_known() -> None:
     assert filesystem_type("", "/home/store.db") is None
 
 
-@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "9p"])
-def test_network_file_systems_are_refused(
+@pytest.mark.parametrize(
+    "kind",
+    ["nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "fuse.sshfs", "fuse.gcsfuse", "new"],
+)
+def test_what_is_not_known_to_be_local_is_refused(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message names the kind and what to do; links are followed to where the file is."""
@@ -110,3 +115,32 @@ def test_the_file_that_a_link_leads_to_is_private(tmp_path: Path) -> None:
     create_private(str(tmp_path / "link.db"))
 
     assert 0o600 == stat.S_IMODE((tmp_path / "new" / "store.db").stat().st_mode)
+
+
+def test_a_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever made it knows its secret; root, and who says so, may use it."""
+    path = tmp_path / "store.db"
+    create_private(str(path))
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+
+    with pytest.raises(StoreError, match="belongs to another user"):
+        SQLiteStore(path).open()
+
+    allowed = SQLiteStore(path, unsafe_filesystem=True)
+    allowed.open()
+    allowed.close()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    refuse_foreign_file(str(path))
+
+
+def test_a_file_that_everybody_may_write_to_is_refused(tmp_path: Path) -> None:
+    """Also through a link; its own group may write to it."""
+    path, link = tmp_path / "store.db", tmp_path / "link.db"
+    create_private(str(path))
+    link.symlink_to(path)
+    path.chmod(0o660)
+    refuse_foreign_file(str(link))
+    path.chmod(0o662)
+
+    with pytest.raises(StoreError, match="every user may write"):
+        SQLiteStore(link).open()

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -165,3 +166,28 @@ def test_a_fork_while_files_are_looked_at_is_no_deadlock(directory: str) -> None
     """
     command = [sys.executable, "-c", textwrap.dedent(code), directory]
     assert 0 == subprocess.run(command, timeout=60).returncode
+
+
+def test_files_that_nobody_knows_are_removed(directory: str) -> None:
+    """Those of processes that died before they were known; not young, locked or known ones."""
+    locks = LockFiles(directory)
+    locks.acquire("mine")
+    old = time.time() - 3600
+    for id_ in ("orphan", "known", "young"):
+        Path(directory, id_).touch()
+    for id_ in ("orphan", "known", "mine"):
+        os.utime(Path(directory, id_), (old, old))
+
+    locks.remove_orphans({"known"})
+
+    assert ["known", "mine", "young"] == sorted(os.listdir(directory))
+    locks.close()
+    locks.remove_orphans({"known"})
+    assert ["known", "young"] == sorted(os.listdir(directory))
+
+
+def test_without_a_directory_there_are_no_orphans(directory: str) -> None:
+    """Nothing was registered there yet."""
+    LockFiles(directory).remove_orphans(set())
+
+    assert not os.path.exists(directory)
