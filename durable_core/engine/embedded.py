@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import CoroutineType
 from typing import Any, TypeAlias, TypeVar, cast
 
 from durable_core.codec.records import dump_head
@@ -295,8 +296,8 @@ class EmbeddedEngine:
         try:
             worker = self._started()
             worker.loops.adopt(asyncio.get_running_loop())
-            event_seq = worker.event_watermark.recent_async()
-            if not isinstance(event_seq, int):
+            event_seq: Any = worker.event_watermark.recent_async()
+            if type(event_seq) is CoroutineType:
                 event_seq = await event_seq
             ex = worker.runs.new_execution(endpoint, request, route, event_seq)
         except StoreError as error:
