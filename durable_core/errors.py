@@ -1,6 +1,6 @@
 """Every error of the library, as one tree.
 
-What a user may raise or catch::
+Errors that a user may raise or catch::
 
     DurableError
     ├── ConfigurationError            the application is set up wrongly
@@ -13,19 +13,19 @@ What a user may raise or catch::
     │   ├── MatchError                `match` names something the request does not have
     │   ├── StepUsageError            a step where none may be
     │   └── WaitInterruptedError      a timeout put around a sleep or a wait
-    ├── RetryAfterError               raised by user code: try again, then
-    ├── StepError                     a step failed for good
+    ├── RetryAfterError               raised by user code: retry at the given time
+    ├── StepError                     a step failed on its last attempt
     │   ├── StepCancelled             user code cancelled it (also a TimeoutError)
-    │   ├── StepResultError           it returned what cannot be stored (also a TypeError)
-    │   └── StepResultTooLargeError   it returned too much (also a LimitExceededError)
+    │   ├── StepResultError           its result cannot be stored (also a TypeError)
+    │   └── StepResultTooLargeError   its result is too large (also a LimitExceededError)
     ├── HTTPError                     becomes that HTTP response at once
     │   └── BadRequest
     │       └── MissingParameter      (also a KeyError)
     ├── ClientError                   an exchange with a server did not succeed
-    │   ├── ConnectFailedError        no connection came about (also a ConnectionError)
-    │   ├── ConnectionLostError       it broke before the answer was whole (also a ConnectionError)
-    │   ├── ProtocolError             the other side sent what the protocol does not allow
-    │   ├── RequestAbortedError       the caller gave it up
+    │   ├── ConnectFailedError        the connection failed (also a ConnectionError)
+    │   ├── ConnectionLostError       it broke before the response ended (also a ConnectionError)
+    │   ├── ProtocolError             the other side violated the protocol
+    │   ├── RequestAbortedError       the caller aborted it
     │   ├── RequestTimeoutError       it took longer than allowed (also a TimeoutError)
     │   ├── StreamEndedError          the stream of a run ended without its response
     │   └── TooManyRedirectsError
@@ -33,27 +33,27 @@ What a user may raise or catch::
     ├── RunNotFoundError
     ├── EngineError                   the engine cannot do what was asked
     └── StoreError                    the store cannot do it now, or at all
-        ├── StoreBrokenError          a commit was cut short by what is no fault of the store
-        ├── EngineUnavailableError    the engine's server does not take it
-        ├── StoreBusyError            locked by someone else for too long
-        ├── StoreConflictError        it met another commit; the same again may succeed
+        ├── StoreBrokenError          a bug or an interrupt stopped a commit
+        ├── EngineUnavailableError    the engine's server does not answer or refuses
+        ├── StoreBusyError            locked by another connection for too long
+        ├── StoreConflictError        another commit conflicted; a retry may succeed
         ├── StoreFullError            no space left
-        ├── StoreOutcomeUnknownError  it was done, or not: the answer of the store was lost
+        ├── StoreOutcomeUnknownError  the answer was lost: it may or may not be committed
         ├── StoreReadOnlyError
         └── StoreVersionError         made by a newer version, or no store at all
 
-What ``durable_core.testing`` raises in a test::
+Errors that ``durable_core.testing`` raises in a test::
 
-    HarnessError                      the test does not hold (an AssertionError)
-    ├── NotDeterministicError         a replayed handler did not ask for the same steps
-    ├── NotFinishedError              the result of a run that has none yet was asked for
-    └── UnusedFaultError              a failure or crash that was planned did not happen
+    HarnessError                      the test fails (an AssertionError)
+    ├── NotDeterministicError         a replayed handler did not call the same steps
+    ├── NotFinishedError              the test asked for a result, but the run has none yet
+    └── UnusedFaultError              a planned failure or crash did not happen
 
-What only the library raises, to unwind a handler (``BaseException``, so that ``except Exception``
-lets it pass)::
+Signals that only the library raises, to unwind a handler (``BaseException``, so that ``except
+Exception`` does not catch them)::
 
     ControlSignal
-    ├── Suspended                     the handler is put away and will be replayed
+    ├── Suspended                     the run is suspended and its handler will be replayed
     └── LeaseLost                     another process owns the run now
 """
 
@@ -117,7 +117,7 @@ class DurableError(Exception):
 
 
 class ConfigurationError(DurableError):
-    """The application is set up in a way that cannot work; the message says what to change."""
+    """The configuration cannot work; the message explains what to change."""
 
 
 class EndpointAdapterRequiredError(ConfigurationError):
@@ -129,7 +129,7 @@ class DuplicateEndpointError(ConfigurationError):
 
 
 class NonRetriableError(DurableError):
-    """Raise it in a step or a handler when trying again cannot help."""
+    """Raise it in a step or a handler if a retry cannot help."""
 
 
 class DuplicateStepIdError(NonRetriableError):
@@ -149,7 +149,7 @@ class MatchError(NonRetriableError):
 
 
 class StepUsageError(NonRetriableError):
-    """A step was called outside a run, inside a step, by the wrong face or without a function."""
+    """A step was called outside a run, inside a step, in the wrong kind of handler or wrongly."""
 
 
 class WaitInterruptedError(NonRetriableError):
@@ -157,7 +157,7 @@ class WaitInterruptedError(NonRetriableError):
 
 
 class RetryAfterError(DurableError):
-    """Raise it in a step or a handler to be tried again at a chosen time.
+    """Raise it in a step or a handler to set the time of the retry.
 
     Args:
         message: what went wrong.
@@ -189,7 +189,7 @@ class RetryAfterError(DurableError):
 
 
 class StepError(DurableError):
-    """A step failed on its last attempt. The handler may catch it and go on.
+    """A step failed on its last attempt. The handler may catch it and continue.
 
     Attributes:
         step_id: the id given to the step.
@@ -214,9 +214,9 @@ class StepCancelled(StepError, TimeoutError):  # noqa: N818 - it is also a built
 
 
 class StepResultError(StepError, TypeError):
-    """A step's function returned what cannot be stored; names the step and the path in it.
+    """A step's function returned a value that cannot be stored; names the step and the path.
 
-    The function has had its effect, and is not called again: the step has failed for good.
+    The function has had its side effect and is not called again: the step has failed.
     """
 
     def __str__(self) -> str:
@@ -224,9 +224,9 @@ class StepResultError(StepError, TypeError):
 
 
 class StepResultTooLargeError(StepError, LimitExceededError):
-    """A step's function returned more than one result, or all of a run's, may hold.
+    """A step's result is over the limit for one result, or for all results of a run.
 
-    As for :class:`StepResultError`, the step has failed for good.
+    As for :class:`StepResultError`, the step has failed and is not retried.
     """
 
     def __str__(self) -> str:
@@ -234,7 +234,7 @@ class StepResultTooLargeError(StepError, LimitExceededError):
 
 
 class HTTPError(DurableError):
-    """Raise it in a handler to answer with a status at once. It is never retried.
+    """Raise it in a handler to respond with a status at once. It is never retried.
 
     Args:
         status: 400 to 599.
@@ -265,27 +265,27 @@ class BadRequest(HTTPError):  # noqa: N818 - the name of the status
 
 
 class MissingParameter(BadRequest, KeyError):  # noqa: N818 - a kind of BadRequest
-    """A query, form or path parameter that the handler asked for is not there."""
+    """The request lacks a query, form or path parameter that the handler reads."""
 
 
 class ClientError(DurableError):
-    """Base of what goes wrong between a client of this library and a server."""
+    """Base of errors between a client of this library and a server."""
 
 
 class ConnectFailedError(ClientError, ConnectionError):
-    """No connection to the server came about; nothing was sent."""
+    """The connection to the server failed; nothing was sent."""
 
 
 class ConnectionLostError(ClientError, ConnectionError):
-    """The connection broke, or the server closed it, before its answer was whole."""
+    """The connection broke, or the server closed it, before the response was complete."""
 
 
 class ProtocolError(ClientError):
-    """The other side sent what HTTP or the event stream does not allow, or too much of it."""
+    """The other side violated HTTP or the event stream format, or sent too much data."""
 
 
 class RequestAbortedError(ClientError):
-    """The caller gave the exchange up; its connections are closed."""
+    """The caller aborted the exchange; its connections are closed."""
 
 
 class RequestTimeoutError(ClientError, TimeoutError):
@@ -293,15 +293,15 @@ class RequestTimeoutError(ClientError, TimeoutError):
 
 
 class StreamEndedError(ClientError):
-    """The stream of a run ended without its response, and coming back to it did not help."""
+    """The stream of a run ended without its response, and all reconnects failed."""
 
 
 class TooManyRedirectsError(ClientError):
-    """The server sent the client from one URL to the next, more often than is allowed."""
+    """The server redirected the client more often than is allowed."""
 
 
 class InvalidTokenError(DurableError):
-    """The token is malformed, expired, or opens another run. The message never contains it."""
+    """The token is malformed, expired, or for another run. The message never contains it."""
 
 
 class RunNotFoundError(DurableError):
@@ -309,34 +309,34 @@ class RunNotFoundError(DurableError):
 
 
 class EngineError(DurableError):
-    """The engine cannot do what was asked; the message names it and says what can be done."""
+    """The engine does not support the operation; the message names it and a remedy."""
 
 
 class StoreError(DurableError):
-    """The store could not do what was asked. Nothing of it was done, unless the class says so."""
+    """The store could not carry out an operation. Nothing was done, unless the class differs."""
 
 
 class StoreBrokenError(StoreError):
-    """A commit was cut short by something that is no fault of the store: a bug, or an interrupt."""
+    """A bug or an interrupt, not a fault of the store, stopped a commit."""
 
 
 class EngineUnavailableError(StoreError):
-    """The server of the engine does not answer, or has refused; what was asked is not recorded."""
+    """The server of the engine does not answer, or has refused; the request is not recorded."""
 
 
 class StoreBusyError(StoreError):
-    """The database was locked by somebody else for longer than the busy timeout."""
+    """Another connection locked the database for longer than the busy time-out."""
 
 
 class StoreConflictError(StoreError):
-    """The store undid a commit because it met another one. The same commit may succeed now."""
+    """The store rolled a commit back because of a concurrent one. A retry may succeed."""
 
 
 class StoreOutcomeUnknownError(StoreError):
-    """The connection to the store was lost after a commit was sent: it was done, or it was not.
+    """The connection to the store was lost after a commit was sent. It may or may not be committed.
 
-    Look at what is stored before you ask for the same again. Events that are sent again with the
-    same ids are taken once.
+    Read the stored state before you repeat the operation. Events that are sent again with the same
+    ids are stored once.
     """
 
 
@@ -353,19 +353,19 @@ class StoreVersionError(StoreError):
 
 
 class HarnessError(AssertionError):
-    """Base of what ``durable_core.testing`` finds wrong. Never raised itself."""
+    """Base of the errors of ``durable_core.testing``. Never raised itself."""
 
 
 class NotDeterministicError(HarnessError):
-    """A replayed handler did not ask for the steps that it had asked for before."""
+    """A replayed handler did not call the steps that it had called before."""
 
 
 class NotFinishedError(HarnessError):
-    """The run has no result yet, and nothing is due that could bring it there."""
+    """The run has no result yet, and nothing is due that could continue it."""
 
 
 class UnusedFaultError(HarnessError):
-    """A failure or crash was planned for a step, and the step never came to that point."""
+    """A failure or crash was planned for a step, but the step never reached that point."""
 
 
 class ControlSignal(BaseException):
@@ -373,7 +373,7 @@ class ControlSignal(BaseException):
 
 
 class Suspended(ControlSignal):
-    """The run is put away until it is due; its handler will be replayed from the start."""
+    """The run is suspended until it is due; its handler will be replayed from the start."""
 
 
 class LeaseLost(ControlSignal):

@@ -1,4 +1,4 @@
-"""The system's clock and randomness, behind the core's ports."""
+"""The operating system: threads, logs, signals, closing connections, clock and randomness."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ __all__ = [
 
 # --- environment ----------------------------------------------------------------------------------
 #
-# Where the engine cannot work: servers whose threads are not threads.
+# Servers on which the engine cannot work, because their threads are not system threads.
 
 
 def check_threading() -> None:
-    """Refuse to start where threads are not threads.
+    """Refuse to start without operating-system threads.
 
     Raises:
         ConfigurationError: gevent or eventlet has patched them, or uWSGI runs without threads.
@@ -77,7 +77,7 @@ def _uwsgi_without_threads() -> bool:
 def call_soon(loop: AbstractEventLoop, call: Callable[..., object], *args: object) -> bool:
     """Call on the thread of an event loop; False, and nothing is done, if the loop is closed.
 
-    Then the tasks of the loop are gone, and with them those who waited for the call.
+    The tasks of a closed loop are gone, so no task waits for the call any more.
     """
     try:
         loop.call_soon_threadsafe(call, *args)
@@ -114,7 +114,7 @@ def run_logger(run_id: str, function_id: str) -> logging.LoggerAdapter[logging.L
 
 # --- signals --------------------------------------------------------------------------------------
 #
-# Leaving on a signal.
+# Stopping on a signal.
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -123,13 +123,13 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def stop_on_signals(leave: Callable[[], object], wake: int = -1) -> Iterator[None]:
     """Call ``leave`` on SIGTERM and SIGINT; restore the former handlers afterwards.
 
-    Nothing is done outside the main thread, where no handler can be set.
+    Outside the main thread it does nothing, because no handler can be set there.
 
     Args:
         leave: called in the main thread, between two of its instructions.
-        wake: a file descriptor that something is written to on each signal. Handlers run when the
-            main thread gets to it: a signal that comes right before that thread begins to wait
-            does not end the wait, unless it waits for this descriptor, too.
+        wake: a file descriptor to which each signal writes a byte. Python runs handlers between two
+            instructions of the main thread. So a signal right before a wait does not end the wait,
+            unless the thread waits for this descriptor too.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -147,17 +147,17 @@ def stop_on_signals(leave: Callable[[], object], wake: int = -1) -> Iterator[Non
 
 # --- closing --------------------------------------------------------------------------------------
 #
-# How a connection ends without the loss of what was sent on it.
+# Closing a connection without the loss of sent data.
 
 _LINGER_BYTES, _LINGER_SECONDS = 8 * 1024 * 1024, 2.0
-#: As the option SO_LINGER: closing discards what is unsent, and resets the connection.
+#: The value of SO_LINGER with which closing discards unsent data and resets the connection.
 _RESET = struct.pack("ii", 1, 0)
 
 
 def lingering_close(connection: socket.socket) -> None:
-    """Send no more, and read for a while what nobody wants.
+    """Send no more, and read and discard data for a while.
 
-    Closing a connection with unread data resets it, and the client may lose the answer. Returns
+    Closing a connection with unread data resets it, and the client may lose the response. Returns
     when the client closes, after 2 seconds, or after 8 MiB.
     """
     deadline, most = time.monotonic() + _LINGER_SECONDS, _LINGER_BYTES
@@ -172,12 +172,12 @@ def lingering_close(connection: socket.socket) -> None:
 
 
 def reset_on_close(connection: socket.socket) -> None:
-    """Have the connection reset when it is closed: the client sees that something is missing."""
+    """Reset the connection when it is closed, so the client notices that data is missing."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
 def is_reset_on_close(connection: socket.socket) -> bool:
-    """Tell whether :func:`reset_on_close` was called."""
+    """Return whether :func:`reset_on_close` was called."""
     option = connection.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET))
     return option == _RESET
 
@@ -206,7 +206,7 @@ class SystemIds:
 
 
 def host_id() -> str:
-    """Return a name for this host since it was started: process ids mean something only there."""
+    """Return a name for this host since its last boot; process ids are unique only within it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:

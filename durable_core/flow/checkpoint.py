@@ -1,4 +1,4 @@
-"""Checkpoints: what the embedded engine stores of a run while its handler is executed."""
+"""Checkpoints: the writes of the embedded engine while a handler is executed."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class StoredExecution(Execution):
     Args:
         env, options, run, request: see :class:`Execution`.
         owner: the name under which this process holds the run.
-        memos: of a run that was claimed; None for a run that begins.
+        memos: the memos of a claimed run; None for a new run.
         pending: its unfinished ops.
-        streamed: how many bytes of chunks are stored.
-        handler_chunks: how many chunks from outside steps are stored.
+        streamed: the number of stored bytes of chunks.
+        handler_chunks: the number of stored chunks from outside steps.
 
     Attributes:
         stored: the run has a row, or the write that makes it is queued.
         memos, pending: finished and unfinished ops by op id.
-        consumed_seqs: sequence numbers of events that waits of this run have been answered with.
+        consumed_seqs: sequence numbers of the events that ended waits of this run.
         sent: sequence numbers, by event id, of the events that steps of this execution have sent.
-        crash_count: that of the run, as far as it is durable: a checkpoint that cannot be stored
-            is no progress.
+        crash_count: the durable crash count of the run: a checkpoint that cannot be stored is no
+            progress.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class StoredExecution(Execution):
         return self._last_completion_no
 
     def apply_results(self, written: Sequence[CheckpointResult]) -> None:
-        """Take over what the store found out: numbers of sent events, waits answered already."""
+        """Apply the answers of the store: numbers of sent events, and waits that have ended."""
         self.crash_count = self.run.crash_count
         for each in written:
             if each.sent:
@@ -115,8 +115,8 @@ def checkpoint(
 ) -> Submit:
     """Return the effect that queues one checkpoint of the run.
 
-    A flow says ``ex.queued((yield checkpoint(ex, ...)))``. The checkpoint is durable after the next
-    :func:`settle`.
+    A flow writes ``ex.queued((yield checkpoint(ex, ...)))``. The checkpoint is durable after the
+    next :func:`settle`.
 
     Args:
         ex: the execution.

@@ -1,4 +1,4 @@
-"""What a flow can ask of the runtime that drives it, and the two drivers.
+"""The effects that a flow can request from its runner, and the two drivers.
 
 A flow is a generator: it yields an effect and is resumed with its answer. An effect that several
 flows need is wrapped in a small generator here, so that the answer is typed at one spot and flows
@@ -69,14 +69,14 @@ __all__ = [
 
 # --- streaming ------------------------------------------------------------------------------------
 #
-# What an execution streams to, and which attempt of a step it is that does.
+# The stream of an execution, and the attempt of a step that pushes to it.
 
 
 class Stream(Protocol):
     """The stream of a live execution. All methods may be called from any thread."""
 
     def push(self, inside: StepAttempt | None, text: str) -> None:
-        """Take a chunk as JSON text, from an attempt of a step or from outside steps.
+        """Add a chunk as JSON text, from an attempt of a step or from outside steps.
 
         Raises:
             LimitExceededError: the step, or the run, would have streamed too much.
@@ -84,30 +84,30 @@ class Stream(Protocol):
         ...
 
     def roll_back(self, inside: StepAttempt) -> None:
-        """Tell readers that the attempt has come to nothing, unless it is being saved."""
+        """Send readers a rollback of the attempt, unless its checkpoint is being saved."""
         ...
 
     def unsaved(self, memos: Sequence[Memo]) -> tuple[tuple[ChunkBatch, ...], str | None]:
         """Return what a checkpoint with these memos must store, and the cursor of a handoff.
 
-        What it returns is not returned again.
+        A chunk is returned only once.
         """
         ...
 
     def begin_handoff(self) -> bool:
-        """End here what the attached client gets; the next checkpoint has to store that place.
+        """End the attached client's stream here; the next checkpoint must store this position.
 
-        False, and nothing is done, if it has been ended already.
+        Returns False, and does nothing, if the stream has ended already.
         """
         ...
 
     def detach(self) -> None:
-        """Let the attached client go, once it has what it gets."""
+        """Detach the client, once it has received the rest of its stream."""
         ...
 
 
 class StreamOwner(Protocol):
-    """What a push is made on: an execution."""
+    """An execution, as the code that pushes chunks sees it."""
 
     @property
     def stream(self) -> Stream | None:
@@ -115,19 +115,19 @@ class StreamOwner(Protocol):
         ...
 
     def open_stream(self) -> Stream | None:
-        """Return its stream, made if need be; None where nothing can be streamed."""
+        """Return its stream, and open it first if necessary; None if it cannot stream."""
         ...
 
 
 class StepAttempt:
-    """Code that runs inside a step's function, where no step may be: one attempt of it.
+    """One attempt of a step: code inside the step's function, which may not call steps.
 
     Attributes:
         name: of the step.
         op_id, attempt: which attempt of which step it is, for its chunks.
-        source: the execution.
-        over: the function has ended; what it has left behind pushes nothing.
-        settled: what has become of the attempt is known.
+        owner: the execution.
+        function_ended: the function has ended; threads or tasks that it has left push nothing.
+        settled: the outcome of the attempt is known.
     """
 
     __slots__ = ("attempt", "function_ended", "name", "op_id", "owner", "settled")
@@ -194,7 +194,7 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Unwound:
-    """The handler was put away before it came to an end."""
+    """The handler was unwound before its end."""
 
 
 Outcome: TypeAlias = Returned | Raised | Cancelled
@@ -214,7 +214,7 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class AwaitDurable:
-    """Wait until these writes are durable; answered with their answers. Raises what failed.
+    """Wait until these writes are durable; answered with their answers. Raises their error.
 
     ``step_name`` is the step that is to park after that, if one is. It raises WaitInterruptedError
     if a time-out of the handler's ends the wait.
@@ -227,7 +227,7 @@ class AwaitDurable:
 
 @record(frozen=True, slots=True)
 class BeginStep:
-    """Wait until these writes are durable, so that a step may begin. Raises what failed.
+    """Wait until these writes are durable, so that a step may begin. Raises their error.
 
     Answered with their answers and the highest event sequence number by then, or, if user code
     cancels the step meanwhile, with the cancellation.
@@ -251,14 +251,14 @@ class CallUser:
 
 @dataclass(frozen=True, slots=True)
 class CallHandler:
-    """Run the handler to its end or until it is put away."""
+    """Run the handler to its end, or until it is unwound."""
 
     waits: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Wait until the op may be due (it must look again), or until the handler is put away."""
+    """Wait until the op may be due (the flow checks again), or until the handler is unwound."""
 
     waits: ClassVar[bool] = True
     op_id: str
@@ -267,7 +267,7 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class DrainSteps:
-    """Let no more steps begin, and wait for those in flight: they must be able to checkpoint."""
+    """Begin no more steps, and wait for those in flight, which may still checkpoint."""
 
     waits: ClassVar[bool] = True
 
@@ -290,7 +290,7 @@ class SendResponse:
 
 @dataclass(frozen=True, slots=True)
 class LogWarning:
-    """Tell whoever runs the application: a warning about this run, and the error behind it."""
+    """Log a warning about this run, with the error that caused it."""
 
     waits: ClassVar[bool] = False
     text: str
@@ -307,7 +307,7 @@ class ReadResult:
 
 @dataclass(frozen=True, slots=True)
 class AwaitEnd:
-    """Wait until the run ends, or for so many milliseconds; False if too many wait already."""
+    """Wait for the end of a run, at most ``for_ms`` milliseconds; False if too many wait."""
 
     waits: ClassVar[bool] = True
     run_id: str
@@ -327,7 +327,7 @@ class WakeReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ReadStream:
-    """Look up what is stored of a run's stream past a cursor, about so many bytes of it."""
+    """Read a run's stored stream after a cursor, about ``most`` bytes of it."""
 
     waits: ClassVar[bool] = False
     run_id: str
@@ -337,7 +337,7 @@ class ReadStream:
 
 @dataclass(frozen=True, slots=True)
 class AwaitStream:
-    """Wait until there may be more to read of the stream, or for so many milliseconds."""
+    """Wait until the stream may have more to read, at most ``for_ms`` milliseconds."""
 
     waits: ClassVar[bool] = True
     for_ms: int

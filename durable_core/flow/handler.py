@@ -1,4 +1,4 @@
-"""One execution of a handler, from its start to whatever ends it."""
+"""One execution of a handler, from its start to its end or suspension."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ __all__ = [
 
 
 def execute(ex: StoredExecution) -> Flow[None]:
-    """Run the handler and do what its outcome asks for.
+    """Run the handler and process its outcome.
 
-    When this returns, the execution is closed and, if it was attached, its client answered.
+    When this returns, the execution is closed, and an attached client has its response.
     """
     try:
         outcome = yield from call_handler()
@@ -87,7 +87,7 @@ def execute(ex: StoredExecution) -> Flow[None]:
 
 
 def resume(ex: StoredExecution) -> Flow[None]:
-    """Go on with a run that was claimed."""
+    """Continue a claimed run."""
     try:
         claimed = Claimed(max_crashes=ex.env.limits.crashes)
         yield from _apply_input(ex, claimed)
@@ -101,7 +101,7 @@ def resume(ex: StoredExecution) -> Flow[None]:
 
 
 def orphaned(ex: StoredExecution) -> Flow[None]:
-    """Fail a claimed run whose endpoint no code knows any more."""
+    """Fail a claimed run whose endpoint no process knows any more."""
     try:
         yield from _apply_input(ex, Orphaned())
     except Suspended:
@@ -109,7 +109,7 @@ def orphaned(ex: StoredExecution) -> Flow[None]:
 
 
 def detach(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
-    """Hand the client off although the handler could go on, which it does."""
+    """Hand the client off. The handler continues."""
     if not ex.attached or ex.closed:
         return
     try:
@@ -135,9 +135,9 @@ def finish_streaming(
 
 
 def store_unavailable_response(error: StoreError) -> Response:
-    """Return the answer for a client whose request could not be made durable.
+    """Return the response for a client whose request could not be made durable.
 
-    The reason is for the log: it names a file of the server.
+    The error's own text is only logged, because it names a file of the server.
     """
     reason = "busy" if isinstance(error, StoreBusyError) else "not available"
     whose = "the engine's server" if isinstance(error, EngineUnavailableError) else "the store"
@@ -146,7 +146,7 @@ def store_unavailable_response(error: StoreError) -> Response:
 
 
 def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
-    """The handler came to its own end."""
+    """Process the outcome of a handler that ended by itself."""
     if isinstance(outcome, Returned):
         try:
             response = Response.from_value(outcome.value)
@@ -155,7 +155,7 @@ def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
             failure = failure_of_handler(error, ex.env.clock.now())
             yield from _raised(ex, replace(failure, retriable=False))
             yield from log_warning(
-                "what the handler returned cannot be sent; the run failed", error
+                "the handler's return value cannot be sent; the run failed", error
             )
         else:
             yield from _respond(ex, response)
@@ -178,10 +178,10 @@ def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
 
 
 def response_for_exception(ex: Execution, error: Exception) -> Response | None:
-    """Return the response that an exception stands for, if it is one of those."""
-    meant = error.__cause__ if isinstance(error, StepError) else error
-    if isinstance(meant, HTTPError):
-        return problem_from_http_error(meant)
+    """Return the response for an exception, or None if it has none."""
+    cause = error.__cause__ if isinstance(error, StepError) else error
+    if isinstance(cause, HTTPError):
+        return problem_from_http_error(cause)
     translate = ex.options.exception_to_response
     return translate(error) if translate is not None else None
 
@@ -214,7 +214,7 @@ def _respond(ex: StoredExecution, response: Response) -> Flow[None]:
 
 
 def _start_streaming(ex: StoredExecution, response: Response) -> Flow[None]:
-    """Let the body go out as it comes; the runtime records its end."""
+    """Send the chunks as the handler makes them; the runner records the end."""
     if ex.stored:
         started = advance(ex.run, ResponseStarted(), ex.env.clock.now(), ex.env.policy)
         ex.run = started.run
@@ -226,7 +226,7 @@ def _start_streaming(ex: StoredExecution, response: Response) -> Flow[None]:
 def read_whole_body(
     ex: Execution, response: Response
 ) -> Flow[Response | HandlerRaised | ResponseTooLarge]:
-    """Read a streamed body whose client waits elsewhere; or say why it cannot be."""
+    """Read a streamed body whose client was handed off; or return the input for its failure."""
     most = ex.env.limits.response_stored
     outcome = yield from call_user(None, Call(_collect, (response.body, most)))
     if not isinstance(outcome, Returned):
@@ -290,7 +290,7 @@ def _as_tuple(failed: FailedAttempt | None) -> tuple[FailedAttempt, ...]:
 
 
 def _apply_input(ex: StoredExecution, happened: Input, trace: str = "") -> Flow[None]:
-    """Decide what follows from something that happened to the run, and do it."""
+    """Apply an event to the run, and carry out the resulting commands."""
     transition = advance(ex.run, happened, ex.env.clock.now(), ex.env.policy)
     if any(isinstance(command, Suspend) for command in transition.commands):
         # Steps in flight still change the run: decide when they have.
@@ -298,7 +298,7 @@ def _apply_input(ex: StoredExecution, happened: Input, trace: str = "") -> Flow[
         transition = advance(ex.run, happened, ex.env.clock.now(), ex.env.policy)
     attached = ex.attached
     if any(isinstance(command, Handoff) for command in transition.commands):
-        yield from begin_handoff(ex)  # while the run is ours: it may be given up before that
+        yield from begin_handoff(ex)  # while this process owns the run: a Suspend releases it
     ex.run = transition.run
     for command in transition.commands:
         match command:
@@ -338,7 +338,7 @@ def _fail(ex: StoredExecution, fail: Fail, attached: bool, trace: str) -> Flow[N
 
 
 def suspend(ex: StoredExecution) -> Flow[None]:
-    """The handler was unwound: give the run up until something is due."""
+    """Release the run of an unwound handler until it is due."""
     if ex.fault is not None:
         yield from _refuse(ex)
         return
@@ -352,7 +352,7 @@ def suspend(ex: StoredExecution) -> Flow[None]:
 
 
 def _refuse(ex: StoredExecution) -> Flow[None]:
-    """Nothing of this execution counts any more: tell the client, if it still waits."""
+    """Respond to a client that still waits, after the execution was closed by a fault."""
     if isinstance(ex.fault, LeaseLost):
         yield from send_handoff(ex)
     elif isinstance(ex.fault, StoreError):

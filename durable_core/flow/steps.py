@@ -1,4 +1,4 @@
-"""The steps: what happens when a handler asks for one."""
+"""The steps: the flow of each kind of step that a handler calls."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ from durable_core.model.step import Memo, Op, OpKind, Pending
 __all__ = ["run_step", "send_events", "sleep_until", "wait_for_event"]
 
 
-#: Added to times, so that what has them as its turn comes after the memos with their numbers.
+#: Added to times, so that ops ordered by time come after the memos, which have small numbers.
 _AFTER_MEMOS = 1_000_000_000
 #: The phases in which a handler runs.
 _LIVE = (Phase.SYNC, Phase.ASYNC)
 
 
 def run_step(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
-    """``step.run``: answer from the memo, or call the function until it has an outcome."""
+    """``step.run``: return the stored outcome, or call the function until it has one."""
     memo: Memo | None = None
     if ex.state is not ExecutionState.RUNNING or op.id in ex.memos:
         memo = yield from _replayed(ex, op)
@@ -106,8 +106,8 @@ def wait_for_event(ex: StoredExecution, op: Op, rule: WaitRule, timeout: int) ->
 def send_events(ex: StoredExecution, op: Op, events: tuple[Event, ...]) -> Flow[list[str]]:
     """``step.send_event``: the events and the step's checkpoint are one transaction.
 
-    Ids that the user left out are made from run and step, so that a crash cannot send twice, and
-    with the application's secret, so that no client can take them beforehand.
+    Ids that the user left out are made from run and step, so that a crash cannot send twice. They
+    are made with the application's secret, so that no client can guess them.
     """
     memo = yield from _replayed(ex, op)
     if memo is None:
@@ -120,7 +120,7 @@ def send_events(ex: StoredExecution, op: Op, events: tuple[Event, ...]) -> Flow[
         ended = OpEnded(memo=_success(ex, op, value, EVENT_SEQ.get(), now, started_at=now))
         yield from _apply(ex, _decide(ex, ended, now), named)
         yield from settle(ex)
-        # A wait after this step is for what comes after these events, themselves not included.
+        # A wait after this step matches only events that come after the events sent here.
         sent = max(ex.sent.get(event.id or "", 0) for event in named)
         memo = ex.memos[op.id]
         memo = ex.memos[op.id] = replace(memo, event_seq=max(memo.event_seq, sent))
@@ -150,7 +150,7 @@ def _replayed(ex: StoredExecution, op: Op) -> Flow[Memo | None]:
 
 
 def _return_outcome(ex: StoredExecution, memo: Memo) -> object:
-    """Give the outcome to the handler, as replay would."""
+    """Return or raise the outcome in the handler, as replay would."""
     if memo.event_seq > EVENT_SEQ.get():
         EVENT_SEQ.set(memo.event_seq)
     if memo.op.kind is OpKind.WAIT and memo.value != "null":
@@ -162,10 +162,10 @@ def _return_outcome(ex: StoredExecution, memo: Memo) -> object:
 
 
 def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) -> Flow[Memo | None]:
-    """Call the function once; the memo if that settled it, None if it is to be tried again.
+    """Call the function once. Return the memo, or None if the step will be retried.
 
-    Its event sequence number is that of its first attempt (``before``): an answer to what that one
-    did must not be lost.
+    The event sequence number is that of the first attempt (``before``): an event that answers the
+    first attempt must not be lost.
     """
     failures = before.failures if before is not None else 0
     inside = StepAttempt(op.name, op.id, ex.next_attempt(), ex)
@@ -203,10 +203,10 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
 
 def _report_failure(ex: StoredExecution, op: Op, error: Exception, failures: int) -> Flow[None]:
     pending = ex.pending.get(op.id)
-    then = "for good"
+    then = "and will not be retried"
     if pending is not None:
         left = max(0, pending.due_at - ex.env.clock.now()) / 1000
-        then = f"and is tried again in {left:.1f} s"
+        then = f"and will be retried in {left:.1f} s"
     attempt = f"attempt {failures} of {ex.run.retries + 1}"
     text = f"step {op.name!r} failed, {attempt}, {then}: {type(error).__name__}"
     yield from log_warning(text, error)
@@ -221,7 +221,7 @@ def _classify(
     started_at: int,
     now: int,
 ) -> Input:
-    """Say what the outcome of a function means for the run."""
+    """Return the input for the outcome of a step's function."""
     match outcome:
         case Returned(value=value):
             encoded = _encode(ex, op, value)
@@ -256,7 +256,7 @@ def _success(
     *,
     started_at: int | None,
 ) -> Memo:
-    """Return the memo of an op that has its result (JSON text) after so many failures."""
+    """Return the memo of an op with its result (JSON text) after this many failures."""
     return Memo(
         op=op,
         completion_no=ex.next_completion_no(),
@@ -270,7 +270,7 @@ def _success(
 
 
 def _encode(ex: StoredExecution, op: Op, value: object) -> str | Failure:
-    """Return the result as it is stored, or why it cannot be: the step is not called again."""
+    """Return the text to store, or the failure of a result that cannot be stored."""
     try:
         text = ex.env.codec.encode(value)
     except MemoryError:
@@ -289,7 +289,7 @@ def _encode(ex: StoredExecution, op: Op, value: object) -> str | Failure:
 
 
 def _end(ex: StoredExecution, pending: Pending, value: str, event_seq: int) -> Flow[Memo]:
-    """Finish an op that had no function to call."""
+    """Finish an op that has no function."""
     now = ex.env.clock.now()
     memo = _success(ex, pending.op, value, event_seq, now, started_at=pending.started_at)
     yield from _apply(ex, _decide(ex, OpEnded(memo=memo), now))
@@ -297,7 +297,7 @@ def _end(ex: StoredExecution, pending: Pending, value: str, event_seq: int) -> F
 
 
 def _decide(ex: StoredExecution, ended: Input, now: int) -> Transition:
-    """Decide what follows from the end of an op."""
+    """Advance the run by the end of an op."""
     ex.check_open()
     transition = advance(ex.run, ended, now, ex.env.policy)
     ex.run = transition.run
@@ -307,7 +307,7 @@ def _decide(ex: StoredExecution, ended: Input, now: int) -> Transition:
 def _apply(
     ex: StoredExecution, transition: Transition, sends: tuple[Event, ...] = ()
 ) -> Flow[Memo | None]:
-    """Queue what follows; return the memo of the op if that is it."""
+    """Carry out the commands of a transition. Return the memo if the op has finished."""
     memo: Memo | None = None
     for command in transition.commands:
         match command:
@@ -350,7 +350,7 @@ def _wait(ex: StoredExecution, op: Op, rule: WaitRule, timeout: int) -> Pending:
 
 
 def _save_pending(ex: StoredExecution, pending: Pending) -> Flow[None]:
-    """Make an unfinished op durable before anybody relies on it."""
+    """Make an unfinished op durable."""
     ex.pending[pending.op.id] = pending
     ex.queued((yield checkpoint(ex, pending=(pending,))))
     yield from settle(ex, pending.op.name)
@@ -358,9 +358,9 @@ def _save_pending(ex: StoredExecution, pending: Pending) -> Flow[None]:
 
 
 def _await_replay_turn(ex: StoredExecution, pending: Pending) -> Flow[None]:
-    """Let an op that has come due while the run was put away come after those that had finished.
+    """Resolve an op that became due while the run was suspended after all finished ops.
 
-    The handler may have raced it against one of them, and will cancel it when it sees that one.
+    The handler may race it against one of them, and cancels it when it sees the other result.
     """
     if not _is_due(ex, pending.op.id, pending):
         return

@@ -1,4 +1,4 @@
-"""Reading the stream of a run: what its client gets, part by part, as server-sent events."""
+"""Reading the stream of a run, part by part, as server-sent events."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from durable_core.ports import StoredResult
 
 __all__ = ["Attached", "LogBatch", "LogPosition", "Reader", "StreamLog", "next_part"]
 
-#: A comment is sent when there was nothing else for so long, milliseconds.
+#: A comment is sent after this time without an event, milliseconds.
 _KEEP_ALIVE_MS = 15_000
-#: About how many bytes of stored chunks are read at a time.
+#: The approximate number of bytes of stored chunks that are read at a time.
 _MOST_READ = 64 * 1024
-#: About how many bytes of what a reader has missed are one part.
+#: The approximate size of one part of a backlog, bytes.
 _MOST_SENT = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class LogPosition:
-    """A place in a log: which execution of the run it is of, and how many events it is past."""
+    """A position in a log: the execution of the run, and the number of events before it."""
 
     generation: int
     index: int
@@ -51,14 +51,14 @@ class LogPosition:
 
 @dataclass(frozen=True, slots=True)
 class LogBatch:
-    """What a log has for a reader.
+    """The next events of a log for a reader.
 
     Attributes:
-        events: the next ones.
-        index: how many events the reader is past with these.
+        events: the next events.
+        index: the number of events that the reader has after these.
         redirect: the first checkpoint is durable as of these events (for the attached client).
         final: the response, if these events were the last.
-        over: the attached client gets no more on this connection.
+        finished: the attached client gets no more on this connection.
     """
 
     events: tuple[Streamed, ...]
@@ -69,42 +69,42 @@ class LogBatch:
 
 
 class StreamLog(Protocol):
-    """What a process knows of the stream of a run that it may be executing."""
+    """The stream of a run, as this process knows it. The process may be executing the run."""
 
     @property
     def handed_off(self) -> bool:
-        """True once the attached client has been let go, in this process."""
+        """True if the attached client was detached in this process."""
         ...
 
     @property
     def handoff(self) -> str | None:
-        """Where the stream of the attached client ends, as a cursor, once that is known."""
+        """The cursor at which the stream of the attached client ends, if that is known."""
         ...
 
     @property
     def handoff_place(self) -> LogPosition | None:
-        """The same as a place in the log."""
+        """The same position, in the log."""
         ...
 
     def snapshot(self) -> tuple[LogPosition, LiveStream | None]:
-        """Return where the log is, and what is live."""
+        """Return the end of the log, and the live stream."""
         ...
 
     def read(self, place: LogPosition) -> LogBatch | None:
-        """Return the events from a place on; None if they are not there any more."""
+        """Return the events after a position; None if the log has discarded them."""
         ...
 
     def read_attached(self, index: int, *, redirected: bool) -> LogBatch | None:
-        """Return the events for the attached client, up to where it is let go.
+        """Return the events for the attached client, up to the position where it is detached.
 
-        ``redirected``: it has been told of the first checkpoint.
+        ``redirected``: it has received ``inngest.redirect_info``.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attached:
-    """What is known of a client that waits on the connection of its own request."""
+    """The request of a client that waits on its own connection, and the endpoint's options."""
 
     options: ResolvedOptions
     request: Request
@@ -112,13 +112,13 @@ class Attached:
 
 @dataclass(frozen=True, slots=True)
 class _Backlog:
-    """What a reader is being told that it has missed; it is made as far as it is sent.
+    """The events that a reader has missed; they are made lazily while they are sent.
 
     Attributes:
-        events: what is left of it.
-        place: where the reader goes on in the log after it; None if there is more in the store, or
-            the log is not as far as the store.
-        ended: the run has, and its response comes after it.
+        events: the remaining events.
+        place: the position in the log after them; None if there is more in the store, or the log
+            is behind the store.
+        ended: the run has ended, and its response comes next.
     """
 
     events: Iterator[Streamed]
@@ -127,20 +127,20 @@ class _Backlog:
 
 
 class Reader:
-    """Somebody who reads the stream of a run, and how far.
+    """A reader of the stream of a run, and its position.
 
     Args:
         env: the application.
         run_id: the run.
-        log: what this process knows of it.
-        attached: the client whose request began the run, and that still waits; None for others.
-        cursor: how far it has read on an earlier connection.
-        from_handoff: it wants what comes after the handoff.
+        log: the stream as this process knows it.
+        attached: the client whose request began the run, if it still waits; None for others.
+        cursor: its position after an earlier connection.
+        from_handoff: it reads only events after the handoff.
 
     Attributes:
         check_store: the store may have news: another process has written, or the run has ended.
-            Set by whoever learns of that.
-        id_prefix: what the ids of its events begin with.
+            Other code sets it.
+        id_prefix: the prefix of the ids of its events.
     """
 
     __slots__ = (
@@ -184,7 +184,7 @@ def next_part(reader: Reader) -> Flow[bytes | None]:
     """Return the next bytes of the event stream, waiting for them; None at its end."""
     if not reader.sent_metadata:
         reader.sent_metadata = True
-        # So that a client that comes back before the first chunk begins no second run.
+        # With this id, a client that reconnects before the first chunk begins no second run.
         id_ = None if reader.attached is None else f"{reader.id_prefix}{reader.cursor.dump()}"
         return _frame(Metadata(run_id=reader.run_id), id_)
     while not reader.finished:
@@ -207,7 +207,7 @@ def next_part(reader: Reader) -> Flow[bytes | None]:
 
 
 def _attached_part(reader: Reader, attached: Attached) -> Flow[bytes]:
-    """Return what the log has: the response, too, if the run ends while the client waits."""
+    """Return the next part of the log, with the response if the run has ended."""
     assert reader.place is not None
     batch = None
     if reader.backlog is None:
@@ -229,7 +229,7 @@ def _attached_part(reader: Reader, attached: Attached) -> Flow[bytes]:
 
 
 def _waiting_part(reader: Reader) -> Flow[bytes]:
-    """Return what is stored, then what is live; the response when the run has ended."""
+    """Return stored events, then live events, and the response when the run has ended."""
     if reader.from_handoff:
         if not (reader.check_store or reader.log.handed_off):
             return b""
@@ -245,9 +245,9 @@ def _waiting_part(reader: Reader) -> Flow[bytes]:
 
 
 def _follow(reader: Reader) -> bytes:
-    """Return what the log has that is new to the reader, before anything else is looked up.
+    """Return the events of the log that are new to the reader, before the store is read.
 
-    What a failed attempt has pushed is nowhere else.
+    Chunks of failed attempts are only in the log.
     """
     part = bytearray()
     while reader.place is not None and not part:
@@ -263,10 +263,10 @@ def _follow(reader: Reader) -> bytes:
 
 
 def _found_handoff(reader: Reader) -> Flow[bool]:
-    """Move the cursor to where the client was handed off; False if that has not happened yet.
+    """Move the cursor to the position of the handoff; False if there was no handoff yet.
 
-    Where the client was no reader of the stream, it begins at the beginning. A run that has ended
-    without a handoff has only its response left.
+    If the client did not read the stream, the cursor stays at the beginning. After a run that ended
+    without a handoff, only its response is left.
     """
     log = reader.log
     if log.handed_off and log.handoff is not None:
@@ -289,12 +289,12 @@ def _found_handoff(reader: Reader) -> Flow[bool]:
     return True
 
 
-#: Past all completion numbers and chunks.
+#: Higher than all completion numbers and chunk indexes.
 _EVERYTHING = 2**62
 
 
 def _catch_up(reader: Reader) -> Flow[bytes]:
-    """Return what the reader has missed, a part at a time."""
+    """Return the next part of the events that the reader has missed."""
     missed = reader.backlog or (yield from _look_up(reader))
     if missed is None:
         reader.finished = True  # pruned
@@ -308,7 +308,7 @@ def _catch_up(reader: Reader) -> Flow[bytes]:
     reader.backlog = None
     if missed.place is None:
         if reader.attached is None:
-            # Not on in the log from where it was: that may tell of steps that are over by now.
+            # Do not continue in the log: it may have chunks of attempts that are over by now.
             reader.place, reader.check_store = None, True
         return bytes(part)
     reader.place = missed.place
@@ -319,13 +319,13 @@ def _catch_up(reader: Reader) -> Flow[bytes]:
 
 
 def _look_up(reader: Reader) -> Flow[_Backlog | None]:
-    """Look what the reader has missed, as far as it is read at a time; None for a pruned run."""
+    """Read the next part of the reader's backlog; None for a pruned run."""
     reader.check_store = False
     place, live = reader.log.snapshot()
     stored = yield from read_stream(reader.run_id, reader.cursor, _MOST_READ)
     until = _end_of(reader)
     if until is not None and not _is_before(stored, until):
-        # It is let go, perhaps just now, and what it must be told may be stored last.
+        # The client is being detached, and its last events may be at the end of the store.
         stored = yield from read_stream(reader.run_id, reader.cursor, _EVERYTHING)
     attached = reader.attached is not None
     if stored is None and not attached:
@@ -341,13 +341,13 @@ def _look_up(reader: Reader) -> Flow[_Backlog | None]:
 
 
 def _end_of(reader: Reader) -> Cursor | None:
-    """Return where the stream of the attached client ends, if that is known."""
+    """Return the cursor at which the stream of the attached client ends, if that is known."""
     text = reader.log.handoff if reader.attached is not None else None
     return None if text is None else Cursor.load(text)
 
 
 def _is_before(stored: StoredStream | None, until: Cursor) -> bool:
-    """Tell whether all of this was committed before the handoff, and there is more."""
+    """Return whether all of this was committed before the handoff, and there is more."""
     return stored is not None and stored.more and stored.chunks[-1].number < until.done
 
 
@@ -369,13 +369,13 @@ def _final(result: StoredResult) -> Final:
 def _encode_new(reader: Reader, events: Iterable[Streamed]) -> bytearray:
     part = bytearray()
     for event in events:
-        for told in reader.cursor.advance(event):
-            part += _encode(reader, told)
+        for new in reader.cursor.advance(event):
+            part += _encode(reader, new)
     return part
 
 
 def _encode(reader: Reader, event: Streamed) -> bytes:
-    """Encode an event; its id is where the reader is once it has it."""
+    """Encode an event; its id is the position of the reader after it."""
     id_ = reader.id_prefix + reader.cursor.dump()
     if isinstance(event, Pushed):
         return encode_event(CHUNK, chunk_data(event.text, event.op_id), id=id_)
