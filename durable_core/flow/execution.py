@@ -187,11 +187,6 @@ class Execution:
         return self.run.phase is Phase.SYNC
 
     @property
-    def is_idle(self) -> bool:
-        """True if something is parked and nothing runs."""
-        return self.in_flight == 0 and bool(self.parked)
-
-    @property
     def closed(self) -> bool:
         """True if nothing more of it counts."""
         return self.state is ExecutionState.CLOSED

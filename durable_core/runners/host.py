@@ -109,7 +109,7 @@ class RunHost(Protocol):
         ...
 
     def release_later(self, ex: Execution) -> None:
-        """See that a run which its execution could not put away is given up later."""
+        """Release a run later that its execution could not suspend."""
         ...
 
     @property

@@ -54,7 +54,7 @@ def _name(endpoint: RegisteredEndpoint) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a node works. Times are seconds.
+    """How an engine works in one process. Times are seconds.
 
     Attributes:
         worker_threads: ``def`` handlers that are replayed at a time.
@@ -63,12 +63,12 @@ class Settings:
             and plain functions that ``async def`` handlers call in steps.
         max_own_wait: an ``async def`` handler that awaits something of its own while steps of it
             are parked is suspended after this time, with a warning.
-        unwind_time: so long may a handler take to end when it is put away.
-        busy_timeout: so long may another process keep the store locked.
+        unwind_time: how long a handler may take to end when it is suspended.
+        busy_timeout: how long another process may keep the store locked.
         heartbeat, lease: a process renews its lease every ``heartbeat``; unrenewed it is over
             after ``lease``.
-        keep_runs, keep_events: ended runs and events are deleted after so long.
-        orphan_after: due runs whose endpoint no code knows fail after so long.
+        keep_runs, keep_events: ended runs and events are deleted after this time.
+        orphan_after: due runs whose endpoint no code knows fail after this time.
     """
 
     worker_threads: int = 8

@@ -258,29 +258,29 @@ _TICKS_BETWEEN = 6
 
 
 class ReplayOrder:
-    """Lets those who ask at a time go on one by one, the lowest number first.
+    """Answers the steps of a replayed handler one by one, in the order of their numbers.
 
     Args:
-        loop: where they effect.
+        loop: the loop that the handler runs on.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._asked = itertools.count()
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap
-        self._letting_go = False
+        self._is_releasing = False
 
     async def wait_turn(self, number: int) -> None:
-        """Return in the next tick, or after those with a lower number who ask until then."""
+        """Return in the next tick, or after the steps with lower numbers that ask until then."""
         future: asyncio.Future[None] = self._loop.create_future()
         heappush(self._waiting, (number, next(self._asked), future))
-        if not self._letting_go:
-            self._letting_go = True
+        if not self._is_releasing:
+            self._is_releasing = True
             self._loop.call_soon(self._release_next, 0)
         await future
 
     def _release_next(self, ticks: int) -> None:
-        """Let one go on in so many ticks, and the next one later."""
+        """Answer one step after this number of ticks, and the next one later."""
         if ticks:
             self._loop.call_soon(self._release_next, ticks - 1)
             return
@@ -289,6 +289,6 @@ class ReplayOrder:
             if not future.done():
                 future.set_result(None)
                 break
-        self._letting_go = bool(self._waiting)
-        if self._letting_go:
+        self._is_releasing = bool(self._waiting)
+        if self._is_releasing:
             self._loop.call_soon(self._release_next, _TICKS_BETWEEN - 1)

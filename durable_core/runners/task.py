@@ -159,7 +159,7 @@ class TaskRun:
         self._soon(self._detach_here, reason)
 
     def stop(self) -> None:
-        """Put the handler away as soon as no step is in flight."""
+        """Suspend the handler as soon as no step is in flight."""
         self._soon(self._stop_here)
 
     def lease_lost(self) -> None:
@@ -208,7 +208,7 @@ class TaskRun:
     def _is_occupied(self) -> bool:
         return self._steps > 0 or bool(self._background)
 
-    # -- Asks -------------------------------------------------------------------------------
+    # -- effects ----------------------------------------------------------------------------
 
     def _submit(self, effect: Submit) -> CommitFuture[CheckpointResult]:
         after: Any = effect.after  # Tickets of the queue, which flows know by their Protocol only
@@ -341,7 +341,6 @@ class TaskRun:
             outcome = self._unwinder.cut_short(error)
         finally:
             CURRENT_RUN.reset(token)
-            CURRENT_TASKS.set(None)
         if self._interrupted is not None and not isinstance(outcome, Unwound):
             # gather(), a task group or anyio may have made something else of it.
             outcome = Raised(self._interrupted)

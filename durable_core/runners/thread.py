@@ -147,7 +147,7 @@ class ThreadRun:
     # -- the run as the engine sees it ------------------------------------------------------
 
     def on_event(self, op_id: str, event: StoredEvent) -> None:
-        """Do nothing: no thread waits for an event; the run is claimed when it is put away."""
+        """Do nothing: no thread waits for an event; a suspended run is claimed when one comes."""
 
     def recheck_deadlines(self) -> None:
         """Do nothing: no thread waits for a time."""
@@ -167,7 +167,7 @@ class ThreadRun:
         """Let nothing more of it count."""
         self.ex.close(LeaseLost())
 
-    # -- Asks -------------------------------------------------------------------------------
+    # -- effects ----------------------------------------------------------------------------
 
     def _submit(self, effect: Submit) -> CommitFuture[CheckpointResult]:
         after: Any = effect.after  # Tickets of the queue, which flows know by their Protocol only

@@ -95,6 +95,11 @@ def drive(flow: Any, queue: Queue) -> Any:
     return drive_sync(flow, queue.perform, _NoLock())
 
 
+def test_attached() -> None:
+    """A client is attached in SYNC."""
+    assert (False, True) == (execution(phase=Phase.ASYNC).attached, execution().attached)
+
+
 def test_first_write_creates_the_run() -> None:
     """The first checkpoint brings the run and its request, once."""
     ex, queue = execution(), Queue()
@@ -258,17 +263,6 @@ def test_happensends_a_wait_once() -> None:
     ex.resolve_wait("unknown", two)
     assert one == ex.pending[op.op.id].matched
     assert {"e1": 4} == ex.sent
-
-
-def test_attached_and_quiet() -> None:
-    """A client is attached in SYNC; quiet is parked with nothing in flight."""
-    ex = execution(phase=Phase.ASYNC)
-    assert (False, True) == (ex.attached, execution().attached)
-    assert not ex.is_idle
-    ex.parked.add("x")
-    assert ex.is_idle
-    ex.in_flight = 1
-    assert not ex.is_idle
 
 
 def test_stop() -> None:
