@@ -129,7 +129,17 @@ class DuplicateEndpointError(ConfigurationError):
 
 
 class NonRetriableError(DurableError):
-    """Raise it in a step or a handler if a retry cannot help."""
+    """Raise it in a step or a handler if a retry cannot help.
+
+    Args:
+        message: what went wrong; for the log, and for whoever runs the application.
+        public: what the client is told: the ``detail`` of the problem document. Clients see no
+            other text of an error, unless ``Durable(debug=True)``.
+    """
+
+    def __init__(self, *args: object, public: str | None = None) -> None:
+        super().__init__(*args)
+        self.public = public
 
 
 class DuplicateStepIdError(NonRetriableError):
@@ -196,7 +206,10 @@ class StepError(DurableError):
         name: the class name of the error the step raised, such as ``"ValueError"``.
         message: the text of that error.
         data: the JSON-ready ``data`` attribute of that error, or None.
+        public: what clients are told of it (see :class:`NonRetriableError`), or None.
     """
+
+    public: str | None = None
 
     def __init__(self, step_id: str, name: str, message: str, data: object = None) -> None:
         super().__init__(step_id, name, message, data)

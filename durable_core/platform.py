@@ -90,9 +90,9 @@ def call_soon(loop: AbstractEventLoop, call: Callable[..., object], *args: objec
 #
 # Logging: one logger for the library, the run id in every record about a run.
 
-#: The logger of the library; quiet unless the application configures logging.
+#: The logger of the library. Where the application configures no logging, its warnings and errors
+#: go to stderr, as those of any logger do.
 logger = logging.getLogger("durable")
-logger.addHandler(logging.NullHandler())
 
 
 class _RunLogger(logging.LoggerAdapter[logging.Logger]):

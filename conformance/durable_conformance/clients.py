@@ -114,7 +114,7 @@ def _flaky_b(key: str) -> int:
 
 
 def _fail(key: str) -> None:
-    raise NonRetriableError("oh no")
+    raise NonRetriableError("oh no", public="oh no")
 
 
 def _push_and_fail(key: str) -> None:

@@ -55,6 +55,8 @@ def dump_error(failure: Failure) -> str:
         fields["cancelled"] = True
     if failure.result:
         fields["result"] = failure.result
+    if failure.public:
+        fields["public"] = failure.public
     if failure.http is not None:
         fields["http"] = failure.http
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
@@ -69,6 +71,7 @@ def load_step_error(step_id: str, text: str) -> StepError:
     cls = StepCancelled if fields.get("cancelled") else StepError
     cls = _RESULT_ERRORS.get(fields.get("result", ""), cls)
     error = cls(step_id, fields["name"], fields["message"], fields.get("data"))
+    error.public = fields.get("public")
     if "http" in fields:
         status, detail, headers = fields["http"]
         error.__cause__ = HTTPError(status, detail, dict(headers))

@@ -24,7 +24,7 @@ from durable_core.flow.effects import (
     CallUser,
     Effect,
     Flow,
-    LogWarning,
+    Log,
     Outcome,
     Raised,
     ReadResult,
@@ -278,7 +278,7 @@ class _Body:
         return None if stored is None else self._chunks.share(effect.run_id, stored)
 
     def _log(self, effect: Effect) -> None:
-        assert isinstance(effect, LogWarning)  # a reader asks for nothing else
+        assert isinstance(effect, Log)  # a reader asks for nothing else
         logger.warning("run %s: %s", self._reader.run_id, effect.text, exc_info=effect.error)
 
 

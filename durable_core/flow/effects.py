@@ -36,7 +36,7 @@ __all__ = [
     "DrainSteps",
     "Effect",
     "Flow",
-    "LogWarning",
+    "Log",
     "Outcome",
     "Park",
     "PendingCommit",
@@ -59,6 +59,8 @@ __all__ = [
     "drain_steps",
     "drive_async",
     "drive_sync",
+    "log_error",
+    "log_info",
     "log_warning",
     "park",
     "read_result",
@@ -289,12 +291,13 @@ class SendResponse:
 
 
 @dataclass(frozen=True, slots=True)
-class LogWarning:
-    """Log a warning about this run, with the error that caused it."""
+class Log:
+    """Write a line about this run to the log, and the error behind it; levels as of ``logging``."""
 
     waits: ClassVar[bool] = False
     text: str
     error: BaseException | None = None
+    level: int = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +356,7 @@ Effect: TypeAlias = (
     | DrainSteps
     | AwaitReplayTurn
     | SendResponse
-    | LogWarning
+    | Log
     | ReadResult
     | AwaitEnd
     | ReadStream
@@ -394,9 +397,19 @@ def send_response(response: Response) -> Flow[None]:
     yield SendResponse(response)
 
 
+def log_info(text: str) -> Flow[None]:
+    """Log that something about the run has changed."""
+    yield Log(text, level=20)
+
+
 def log_warning(text: str, error: BaseException | None = None) -> Flow[None]:
     """Log a warning about the run."""
-    yield LogWarning(text, error)
+    yield Log(text, error)
+
+
+def log_error(text: str, error: BaseException | None = None) -> Flow[None]:
+    """Log that the run has failed for good."""
+    yield Log(text, error, level=40)
 
 
 def read_result(run_id: str) -> Flow[StoredResult | object | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from durable_core.codec.records import dump_head
 from durable_core.errors import (
@@ -27,6 +28,8 @@ from durable_core.flow.effects import (
     call_handler,
     call_user,
     drain_steps,
+    log_error,
+    log_info,
     log_warning,
     send_response,
 )
@@ -34,7 +37,7 @@ from durable_core.flow.execution import Execution, settle
 from durable_core.flow.handoff import begin_handoff, hand_off, send_handoff, with_headers
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.http.response import Response
-from durable_core.machine.advance import advance, failure_of_handler
+from durable_core.machine.advance import advance, describe, failure_of_handler
 from durable_core.model.decision import (
     BecameIdle,
     Claimed,
@@ -53,12 +56,14 @@ from durable_core.model.decision import (
     ResponseTooLarge,
     Suspend,
 )
+from durable_core.model.run import Phase
 from durable_core.model.step import FailedAttempt
 from durable_core.ports import Release, StoredResult
 
 __all__ = [
     "detach",
     "execute",
+    "failure_response",
     "finish_streaming",
     "orphaned",
     "read_whole_body",
@@ -95,7 +100,10 @@ def resume(ex: StoredExecution) -> Flow[None]:
             yield from settle(ex)
     except Suspended:
         return
+    if ex.run.phase is Phase.FAILED:
+        yield from log_error("the run failed: its process died too often")
     if not ex.run.phase.ended:
+        yield from log_info("resumed")
         ex.started_at = ex.env.clock.now()
         yield from execute(ex)
 
@@ -154,9 +162,7 @@ def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
             # Another attempt would return the same kind of thing.
             failure = failure_of_handler(error, ex.env.clock.now())
             yield from _raised(ex, replace(failure, retriable=False))
-            yield from log_warning(
-                "the handler's return value cannot be sent; the run failed", error
-            )
+            yield from log_error("the handler's return value cannot be sent; the run failed", error)
         else:
             yield from _respond(ex, response)
     elif isinstance(outcome, Raised):
@@ -172,9 +178,11 @@ def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
         else:
             failure = failure_of_handler(raised, ex.env.clock.now())
             yield from _raised(ex, failure, outcome.trace)
-            what = f"{failure.name}: {failure.message}"
-            text = f"the handler failed ({what}); the run is {ex.run.phase.value}"
-            yield from log_warning(text, raised)
+            if ex.run.phase is Phase.FAILED:
+                yield from log_error(f"the run failed: {describe(raised)}", raised)
+            else:
+                text = f"the handler failed and is called again: {describe(raised)}"
+                yield from log_warning(text, raised)
 
 
 def response_for_exception(ex: Execution, error: Exception) -> Response | None:
@@ -211,6 +219,8 @@ def _respond(ex: StoredExecution, response: Response) -> Flow[None]:
     yield from settle(ex)
     if attached:
         yield from send_response(response)
+    else:
+        yield from log_info(f"completed with status {response.status}")
 
 
 def _start_streaming(ex: StoredExecution, response: Response) -> Flow[None]:
@@ -285,6 +295,10 @@ def _save_result(
     ex.queued((yield checkpoint(ex, state=True, result=result, failed_attempts=_as_tuple(failed))))
 
 
+def _moment(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")
+
+
 def _as_tuple(failed: FailedAttempt | None) -> tuple[FailedAttempt, ...]:
     return () if failed is None else (failed,)
 
@@ -311,6 +325,7 @@ def _apply_input(ex: StoredExecution, happened: Input, trace: str = "") -> Flow[
                         )
                     )
                 )
+                yield from log_info(f"suspended until {_moment(due_at)}")
             case Handoff(reason=reason):
                 yield from hand_off(ex, reason)
             case Fail():
@@ -321,20 +336,45 @@ def _apply_input(ex: StoredExecution, happened: Input, trace: str = "") -> Flow[
 
 
 def _fail(ex: StoredExecution, fail: Fail, attached: bool, trace: str) -> Flow[None]:
-    described = {"name": fail.name, "message": fail.message}
-    if fail.reason:
-        described["reason"] = fail.reason
-    extra: dict[str, object] = {"error": described}
+    extra: dict[str, object] = {"run_id": ex.run.id} if ex.stored else {}
     if trace:
         extra["traceback"] = trace
-    if ex.stored:
-        extra["run_id"] = ex.run.id
-    response = problem(500, fail.kind, detail=f"{fail.name}: {fail.message}", **extra)
+    response = failure_response(fail, debug=ex.env.debug, **extra)
     if ex.stored:
         yield from _save_result(ex, response, _whole(response), fail.failed)
         yield from settle(ex)
     if attached:
         yield from send_response(response)
+
+
+def failure_response(fail: Fail, *, debug: bool, **extra: object) -> Response:
+    """Return what the client of a failed run gets.
+
+    The text of an error may hold what nobody else should see, such as a URL with a key. So the
+    client gets it only with ``debug``, or where the error addresses it to the client.
+
+    Args:
+        fail: how the run failed.
+        debug: show the error.
+        **extra: further members of the problem document.
+    """
+    if debug:
+        described = {"name": fail.name, "message": fail.message}
+        if fail.reason:
+            described["reason"] = fail.reason
+        detail = f"{fail.name}: {fail.message}"
+        return problem(500, fail.kind, detail=detail, error=described, **extra)
+    detail = fail.public or _NEUTRAL.get(fail.kind, "the request failed; the server's log says why")
+    return problem(500, fail.kind, detail=detail, **extra)
+
+
+#: Details of failures that are no errors of the application's code.
+_NEUTRAL = {
+    "crashed-repeatedly": "the process died several times while it worked on the request",
+    "endpoint-missing": "no code of the application answers this request any more",
+    "response-interrupted": "the response broke off, and is not made twice",
+    "response-too-large": "the response is too large to be kept",
+}
 
 
 def suspend(ex: StoredExecution) -> Flow[None]:

@@ -8,7 +8,15 @@ from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit, urlunsp
 
 from durable_core.codec.tokens import sign_token
 from durable_core.flow.checkpoint import StoredExecution, checkpoint
-from durable_core.flow.effects import Call, Flow, Returned, call_user, log_warning, send_response
+from durable_core.flow.effects import (
+    Call,
+    Flow,
+    Returned,
+    call_user,
+    log_info,
+    log_warning,
+    send_response,
+)
 from durable_core.flow.env import AppConfig, ResolvedOptions
 from durable_core.flow.execution import Execution, settle
 from durable_core.http.headers import Headers
@@ -58,6 +66,7 @@ def hand_off(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
     if (yield from begin_handoff(ex)):
         ex.queued((yield checkpoint(ex, state=True)))
         yield from settle(ex)
+    yield from log_info(f"handed off: {reason.value}")
     if reason is not HandoffReason.DISCONNECT or ex.followed:
         yield from send_handoff(ex)
 

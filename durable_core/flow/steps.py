@@ -25,7 +25,7 @@ from durable_core.flow.effects import (
 )
 from durable_core.flow.execution import EVENT_SEQ, ExecutionState, begin, settle
 from durable_core.flow.handoff import hand_off
-from durable_core.machine.advance import Transition, advance, failure_of_step
+from durable_core.machine.advance import Transition, advance, describe, failure_of_step
 from durable_core.machine.matching import WaitRule, dump_rule
 from durable_core.model.decision import (
     Failure,
@@ -208,7 +208,7 @@ def _report_failure(ex: StoredExecution, op: Op, error: Exception, failures: int
         left = max(0, pending.due_at - ex.env.clock.now()) / 1000
         then = f"and will be retried in {left:.1f} s"
     attempt = f"attempt {failures} of {ex.run.retries + 1}"
-    text = f"step {op.name!r} failed, {attempt}, {then}: {type(error).__name__}"
+    text = f"step {op.name!r} failed, {attempt}, {then}: {describe(error)}"
     yield from log_warning(text, error)
 
 

@@ -45,6 +45,7 @@ from durable_core.model.step import FailedAttempt, Memo, Pending
 __all__ = [
     "Transition",
     "advance",
+    "describe",
     "failure_of_handler",
     "failure_of_step",
     "is_crash",
@@ -67,6 +68,12 @@ def is_crash(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return any(is_crash(each) for each in error.exceptions)
     return isinstance(error, MemoryError)
+
+
+def describe(error: BaseException) -> str:
+    """Return class and text of an error, for the log; the text is cut to 1,000 characters."""
+    text = _text(error)[:1000]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def failure_of_step(error: BaseException, now: int) -> Failure:
@@ -94,6 +101,7 @@ def _describe(error: BaseException, now: int, *, retriable: bool) -> Failure:
         message=_text(error),
         data=_data(error),
         reason=_utf8(error.message) if isinstance(error, StepError) else "",
+        public=_public(error),
         http=_http(error) if isinstance(error, HTTPError) else None,
         retriable=retriable,
         retry_after=retry_after_delay_ms(error, now)
@@ -123,6 +131,14 @@ def _family(error: BaseException) -> Iterator[BaseException]:
             todo.append(each.__cause__)
         if isinstance(each, BaseExceptionGroup):
             todo.extend(each.exceptions)
+
+
+def _public(error: BaseException) -> str:
+    """Return what the error, or one behind it, says to clients."""
+    for each in _family(error):
+        if isinstance(each, (NonRetriableError, StepError)) and each.public:
+            return _utf8(each.public)
+    return ""
 
 
 def _text(error: BaseException) -> str:
@@ -322,7 +338,9 @@ def _handler_raised(run: Run, raised: HandlerRaised, now: int, policy: RetryPoli
         "", failures, failure, started_at=raised.started_at, now=now, retry_at=due_at
     )
     if due_at is None:
-        fail = Fail("run-failed", failure.name, failure.message, failure.reason, attempt)
+        fail = Fail(
+            "run-failed", failure.name, failure.message, failure.reason, attempt, failure.public
+        )
         return Transition(_go(run, Trigger.FAIL), (fail,))
     after = replace(run, phase=next_phase(run, Trigger.RETRY), failures=failures)
     commands = Suspend(due_at, attempt), *_handoff(run, HandoffReason.HANDLER_RETRY)

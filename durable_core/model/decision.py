@@ -101,6 +101,7 @@ class Fail:
         name, message: the error that ended the run.
         reason: the message of the step's error, if a StepError ended the run; else "".
         failed: the attempt of the handler that ended the run, if any.
+        public: what the error says to clients, or "".
     """
 
     kind: str
@@ -108,6 +109,7 @@ class Fail:
     message: str
     reason: str = ""
     failed: FailedAttempt | None = None
+    public: str = ""
 
 
 Command = SaveMemo | SavePending | Handoff | Suspend | Finish | Fail
@@ -130,6 +132,7 @@ class Failure:
         result: the defect of the value that the step returned, if this is the failure.
         reason: the message of the original error in the step, if this is a StepError; else "".
         http: status, detail and headers, if the error is an ``HTTPError``.
+        public: what the error says to clients, or "".
     """
 
     name: str
@@ -141,6 +144,7 @@ class Failure:
     result: Literal["", "unstorable", "too-large"] = ""
     reason: str = ""
     http: tuple[int, str, tuple[tuple[str, str], ...]] | None = None
+    public: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

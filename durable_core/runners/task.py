@@ -28,7 +28,7 @@ from durable_core.flow.effects import (
     DrainSteps,
     Effect,
     Flow,
-    LogWarning,
+    Log,
     Outcome,
     Park,
     Raised,
@@ -405,9 +405,10 @@ class TaskRun:
             self._replay_order = ReplayOrder(self._loop)
         await self._replay_order.wait_turn(effect.completion_no)
 
-    def _log_warning(self, effect: LogWarning) -> None:
+    def _log(self, effect: Log) -> None:
         run = self.ex.run
-        run_logger(run.id, run.function_id).warning("%s", effect.text, exc_info=effect.error)
+        log = run_logger(run.id, run.function_id)
+        log.log(effect.level, "%s", effect.text, exc_info=effect.error)
 
     def _send_response(self, effect: SendResponse) -> None:
         reply, self._reply = self._reply, None
@@ -456,5 +457,5 @@ _PERFORM: Mapping[type[Effect], Callable[[TaskRun, Any], Any]] = {
     DrainSteps: TaskRun._drain_steps,
     AwaitReplayTurn: TaskRun._await_replay_turn,
     SendResponse: TaskRun._send_response,
-    LogWarning: TaskRun._log_warning,
+    Log: TaskRun._log,
 }

@@ -26,7 +26,7 @@ from durable_core.flow.effects import (
     DrainSteps,
     Effect,
     Flow,
-    LogWarning,
+    Log,
     Outcome,
     Park,
     Raised,
@@ -263,9 +263,10 @@ class ThreadRun:
         self._unwound_at = self.ex.awaited.get(op_id, "(next)")
         raise Suspended
 
-    def _log_warning(self, effect: LogWarning) -> None:
+    def _log(self, effect: Log) -> None:
         run = self.ex.run
-        run_logger(run.id, run.function_id).warning("%s", effect.text, exc_info=effect.error)
+        log = run_logger(run.id, run.function_id)
+        log.log(effect.level, "%s", effect.text, exc_info=effect.error)
 
     def _await_replay_turn(self, effect: AwaitReplayTurn) -> None:
         """One thread asks for one memo at a time."""
@@ -307,5 +308,5 @@ _PERFORM: Mapping[type[Effect], Callable[[ThreadRun, Any], Any]] = {
     DrainSteps: ThreadRun._drain_steps,
     AwaitReplayTurn: ThreadRun._await_replay_turn,
     SendResponse: ThreadRun._send_response,
-    LogWarning: ThreadRun._log_warning,
+    Log: ThreadRun._log,
 }

@@ -202,6 +202,7 @@ class Lab:
         retry: RetryPolicy = AT_ONCE,
         **options: Any,
     ) -> None:
+        options.setdefault("debug", True)  # tests look at the texts of errors
         self.watched = store if isinstance(store, WatchedStore) else WatchedStore()
         self.store: Store = store or self.watched
         self.durable: Durable[HTTPHandler] = Durable(

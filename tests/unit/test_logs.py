@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
+import subprocess
+import sys
 
 import pytest
 
-from durable_core.platform import logger, run_logger
+from durable_core.api.step import sync_step
+from durable_core.http.request import Request
+from durable_core.platform import run_logger
+from support.harness import FakeClock, lab
 
 
 def test_run_id_in_every_record(caplog: pytest.LogCaptureFixture) -> None:
@@ -22,6 +28,51 @@ def test_run_id_in_every_record(caplog: pytest.LogCaptureFixture) -> None:
     )
 
 
-def test_quiet_by_default() -> None:
-    """The library's logger prints nothing unless the application sets logging up."""
-    assert any(isinstance(handler, logging.NullHandler) for handler in logger.handlers)
+#: A handler with a step that fails for good, in a process that sets no logging up.
+PROGRAM = """
+from durable_core import Durable, NonRetriableError, Request, endpoint_adapter
+from durable_core.stores import MemoryStore
+from durable_core.sync import step
+
+durable = Durable(id="it", endpoint_adapter=endpoint_adapter, store=MemoryStore())
+
+def charge():
+    raise ConnectionError("no route to ?api_key=sk_live_x")
+
+@durable.endpoint(retries=0)
+def order(request):
+    step.run("charge", charge)
+
+print(order.handle(Request(method="GET", url="http://x/")).body.decode())
+durable.stop()
+"""
+
+
+def test_errors_go_to_stderr_by_default() -> None:
+    """Without any logging set up, a step that fails and a run that fails are told on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert "step 'charge' failed, attempt 1 of 1, for good: ConnectionError: no" in done.stderr
+    assert "the run failed: StepError: step 'charge' failed: ConnectionError" in done.stderr
+    assert "Traceback" in done.stderr
+    assert "sk_live_x" not in done.stdout
+    assert "urn:durable:run-failed" in done.stdout
+
+
+def test_what_happens_to_a_run_is_told_at_info(caplog: pytest.LogCaptureFixture) -> None:
+    """One line each for a run that is handed off, suspended, resumed and completed."""
+
+    def handler(request: Request) -> str:
+        sync_step.sleep("nap", "1h")
+        return "done"
+
+    clock = FakeClock()
+    with caplog.at_level(logging.INFO, "durable"), lab(clock=clock) as process:
+        process.sleep_through(process.endpoint(handler), clock)
+    told = [record.getMessage() for record in caplog.records if "run " in record.getMessage()]
+
+    assert ["handed off: sleep", "suspended", "resumed", "completed with status 200"] == [
+        re.sub(r"run \w+: (suspended(?= until)|.*?)( until .*)?$", r"\1", line) for line in told
+    ]

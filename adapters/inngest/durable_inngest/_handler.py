@@ -18,15 +18,21 @@ from durable_core.flow.effects import (
 )
 from durable_core.flow.execution import Execution
 from durable_core.flow.handler import (
+    failure_response,
     read_whole_body,
     response_for_exception,
     store_unavailable_response,
 )
 from durable_core.flow.handoff import handoff_response, send_handoff
-from durable_core.http.problem import problem
 from durable_core.http.response import Response
 from durable_core.machine.advance import failure_of_handler
-from durable_core.model.decision import Failure, HandlerRaised, HandoffReason, ResponseTooLarge
+from durable_core.model.decision import (
+    Fail,
+    Failure,
+    HandlerRaised,
+    HandoffReason,
+    ResponseTooLarge,
+)
 from durable_inngest import _protocol as _ops
 from durable_inngest._api import MOST_BYTES
 from durable_inngest._envelope import dump_response, plain_response
@@ -123,7 +129,7 @@ def _is_kept(response: Response) -> bool:
 
 def _too_large(most: int, whose: str) -> Failure:
     text = f"the response has more than {most} bytes ({whose})"
-    return Failure(name="ResponseTooLarge", message=text, retriable=False)
+    return Failure(name="ResponseTooLarge", message=text, retriable=False, public=text)
 
 
 def _finish(ex: RemoteExecution, response: Response) -> Flow[None]:
@@ -145,11 +151,8 @@ def _shown(response: Response, room: int) -> str:
 
 def _fail(ex: RemoteExecution, failure: Failure, shown: dict[str, object]) -> Flow[None]:
     """Record that the run has failed for good, as a response of its own."""
-    short = {"name": failure.name, "message": failure.message}
-    if failure.reason:
-        short["reason"] = failure.reason
-    detail = f"{failure.name}: {failure.message}"
-    response = problem(500, "run-failed", detail=detail, error=short, run_id=ex.run.id)
+    fail = Fail("run-failed", failure.name, failure.message, failure.reason, None, failure.public)
+    response = failure_response(fail, debug=ex.env.debug, run_id=ex.run.id)
     if ex.link is not None:
         yield from tell(ex, ex.link, _ops.run_complete(plain_response(response)))
         yield from answer_client(ex, response, failed=True)

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 
 from durable_core.codec.tokens import is_ulid
 from durable_core.errors import EngineUnavailableError
-from durable_core.flow.handler import store_unavailable_response
+from durable_core.flow.handler import failure_response, store_unavailable_response
 from durable_core.flow.handoff import PRIVATE_HEADERS, with_headers
 from durable_core.flow.wait import (
     WaitRequest,
@@ -20,6 +20,7 @@ from durable_core.flow.wait import (
 )
 from durable_core.http.problem import problem
 from durable_core.http.response import Response
+from durable_core.model.decision import Fail
 from durable_core.platform import run_logger
 from durable_inngest._client import ServerClient
 from durable_inngest._envelope import FAILED, MARK, load_response
@@ -177,14 +178,9 @@ def _kept(data: object) -> Response | None:
 
 
 def _failed(run_id: str, name: str, message: str) -> Ended:
-    failure = problem(
-        500,
-        "run-failed",
-        detail=f"{name}: {message}",
-        error={"name": name, "message": message},
-        run_id=run_id,
-    )
-    return Ended(failure, failed=True)
+    """Return what clients get of a failure that the server alone knows; its text is not theirs."""
+    fail = Fail("run-failed", name, message)
+    return Ended(failure_response(fail, debug=False, run_id=run_id), failed=True)
 
 
 # --- watching -------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def test_what_failed_attempts_pushed(site: Site, call: Call) -> None:
 
 @requirement("C4")
 def test_runs_that_fail(site: Site, call: Call) -> None:
-    """The response has status 500 and the message of the error; nothing is raised."""
+    """The response has status 500 and what the error says to clients; nothing is raised."""
     response = call.of(site.host, "failing")
 
     assert (["partial", "rollback"], _FAILED) == (call.told, _failed(response))

@@ -86,7 +86,7 @@ def test_a_step_that_fails_for_good(stage: Stage) -> None:
 
     def fail() -> None:
         stream.push("partial")
-        raise NonRetriableError("boom")
+        raise NonRetriableError("boom", public="boom")
 
     def program(request: Any, step: Any) -> Script:
         yield step.run("a", fail)
@@ -239,6 +239,7 @@ def test_every_attempt_is_rolled_back(stage: Stage) -> None:
         stream.push("partial")
         if len(attempts) > 1:
             gates[1].pass_(None)
+            raise NonRetriableError("boom", public="boom")
         raise RuntimeError("boom")
 
     def program(request: Any, step: Any) -> Script:

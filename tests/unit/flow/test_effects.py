@@ -22,7 +22,7 @@ WRAPPERS: list[tuple[Callable[[], Flow[Any]], Effect, object]] = [
     (lambda: asks.drain_steps(), asks.DrainSteps(), None),
     (lambda: asks.await_replay_turn(7), asks.AwaitReplayTurn(7), None),
     (lambda: asks.send_response(Response()), asks.SendResponse(Response()), None),
-    (lambda: asks.log_warning("x"), asks.LogWarning("x", None), None),
+    (lambda: asks.log_warning("x"), asks.Log("x", None), None),
     (lambda: asks.read_result("x"), asks.ReadResult("x"), None),
     (lambda: asks.await_end("x", 7), asks.AwaitEnd("x", 7), True),
     (lambda: asks.read_stream("x", CURSOR, 7), asks.ReadStream("x", CURSOR, 7), None),

@@ -12,7 +12,7 @@ from durable_core.flow.effects import (
     AwaitStream,
     Effect,
     Flow,
-    LogWarning,
+    Log,
     ReadResult,
     ReadStream,
     WakeReason,
@@ -95,7 +95,7 @@ class World:
                     answer = self.result
                 case AwaitStream():
                     answer = self.woken.pop(0) if len(self.woken) > 1 else self.woken[0]
-                case LogWarning():
+                case Log():
                     answer = None
                 case _:
                     raise AssertionError(ask)
