@@ -104,12 +104,18 @@ class Engine(EngineLifecycle, Protocol):
 
     # -- events and runs --------------------------------------------------------------------
 
-    def send(self, events: Sequence[Event]) -> Sequence[str]:
-        """Send events; return their ids."""
+    def send(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
+        """Send events; return their ids.
+
+        Args:
+            events: at least one.
+            source: who sends them, where that is not the application itself: no sender can take the
+                event ids of another, if the engine can tell them apart.
+        """
         ...
 
-    async def send_async(self, events: Sequence[Event]) -> Sequence[str]:
-        """Send events; return their ids."""
+    async def send_async(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
+        """As :meth:`send`, in a task."""
         ...
 
     def get(self, run_id: str) -> RunRecord | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Sequence
 
@@ -50,6 +51,7 @@ class EventsRoute:
             raise ConfigurationError("event_key must not be empty")
         self.engine = engine
         self._key = event_key
+        self._source = _source_of(event_key)
 
     def handle(
         self, request: Request, *, max_wait: float = 25.0, route: str | None = None
@@ -59,7 +61,7 @@ class EventsRoute:
             events = self._accept(request)
             if isinstance(events, Response):
                 return events
-            return _taken(self.engine.send(events))
+            return _taken(self.engine.send(events, self._source))
         except (HTTPError, StoreError) as error:
             return _refused(error)
 
@@ -71,7 +73,7 @@ class EventsRoute:
             events = self._accept(request)
             if isinstance(events, Response):
                 return events
-            return _taken(await self.engine.send_async(events))
+            return _taken(await self.engine.send_async(events, self._source))
         except (HTTPError, StoreError) as error:
             return _refused(error)
 
@@ -100,6 +102,13 @@ class EventsRoute:
         if not (hmac.compare_digest(sent, wanted) and scheme.lower() == "bearer"):
             headers = {"www-authenticate": "Bearer"}
             raise HTTPError(401, "the event key is missing or wrong", headers)
+
+
+def _source_of(event_key: str | None) -> str:
+    """Return the name under which the ids of an endpoint's events are known, without its key."""
+    if event_key is None:
+        return "public"
+    return f"key:{hashlib.sha256(event_key.encode('utf-8', 'replace')).hexdigest()[:32]}"
 
 
 def checked_events(events: Event | Sequence[Event], limits: Limits) -> tuple[Event, ...]:

@@ -337,18 +337,18 @@ class EmbeddedEngine:
 
     # -- events and runs --------------------------------------------------------------------
 
-    def send(self, events: Sequence[Event]) -> Sequence[str]:
+    def send(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
         """Store events and wake the runs that wait for them; return their ids."""
-        return self.execute(self._to_send(events)).ids
+        return self.execute(self._to_send(events, source)).ids
 
-    async def send_async(self, events: Sequence[Event]) -> Sequence[str]:
+    async def send_async(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
         """Store events and wake the runs that wait for them; return their ids."""
-        worker, write = self.worker, self._to_send(events)
+        worker, write = self.worker, self._to_send(events, source)
         if worker is None:
             return (await asyncio.to_thread(self.execute, write)).ids
         return (await worker.queue.wait_async(worker.queue.submit(write))).ids
 
-    def _to_send(self, events: Sequence[Event]) -> SendEvents:
+    def _to_send(self, events: Sequence[Event], source: str) -> SendEvents:
         now = self.env.clock.now()
         named = tuple(
             replace(
@@ -358,7 +358,7 @@ class EmbeddedEngine:
             )
             for event in events
         )
-        return SendEvents(app=self.env.app, events=named, now=now)
+        return SendEvents(app=self.env.app, events=named, now=now, source=source)
 
     def execute(self, write: Write[T]) -> T:
         """Commit one write; without a worker in this process nothing is executed for it.

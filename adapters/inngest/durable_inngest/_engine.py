@@ -239,12 +239,12 @@ class BaseEngine:
 
     # -- events and runs --------------------------------------------------------------------
 
-    def send(self, events: Sequence[Event]) -> Sequence[str]:
+    def send(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
         """Send events; return the ids that the server gives them."""
-        return self.run_on_background_loop(self.send_async(events))
+        return self.run_on_background_loop(self.send_async(events, source))
 
-    async def send_async(self, events: Sequence[Event]) -> Sequence[str]:
-        """Send events; return the ids that the server gives them."""
+    async def send_async(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
+        """As :meth:`send`. The server tells no sources apart: it has one set of event ids."""
         now = self.env.clock.now()
         client = self._life.started().client_on(asyncio.get_running_loop())
         return await client.send(dump_events(events, now), seed_of(now, os.urandom(10)))

@@ -110,6 +110,19 @@ def test_key_or_public(options: dict[str, Any]) -> None:
         process.durable.events_endpoint(**options)
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_no_sender_takes_the_id_of_another(asynchronous: bool) -> None:
+    """Keys, the public and the application each have ids of their own; within one they are once."""
+    asked = posted({"name": "a", "id": "mine"}, authorization="Bearer k")
+    with lab() as process:
+        process.durable.start()
+        for options in ({"event_key": "k"}, {"event_key": "k"}, {"public": True}):
+            assert ["mine"] == ids_of(post(process, asked, asynchronous, **options))
+        process.durable.send(Event(name="a", id="mine"))
+
+        assert 3 == process.store.event_seq("lab")
+
+
 def test_methods() -> None:
     """Events are posted; OPTIONS says so, others get 405."""
     with lab() as process:
