@@ -1,12 +1,12 @@
 """Group commit: writes that wait at the same moment share one transaction and one fsync.
 
-There is no writer everybody hands over to; a hand-over costs more than the fsync. Whoever needs
-its write durable and finds nobody committing becomes the leader and commits for all that has
-queued meanwhile; the others follow. A background thread commits what nobody waits for after a few
-milliseconds, and what an event loop must not be blocked by.
+There is no single writer thread, because passing each write to another thread costs more than the
+fsync. A thread that waits for its write while no commit is running becomes the leader. It commits
+every queued write; the other threads wait for it. A background thread commits writes that no
+thread waits for, after a few milliseconds, and writes that would block an event loop.
 
-A queued checkpoint takes in a later one of the same run, so that the last step and the end of the
-run are one write.
+A queued checkpoint is merged with a later one of the same run, so that the last step and the end of
+the run are one write.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: How often a batch that met another one, or whose answer was lost, is committed again.
+#: How often a batch is committed again after a conflict, or after its answer was lost.
 _TRIES = 3
 
 
@@ -50,13 +50,13 @@ class CommitFuture(Generic[T]):
     """The receipt for one queued write.
 
     Attributes:
-        write: what is to be committed.
-        done: it is durable, or has failed.
-        answer: the store's; None while there is none, or if the write failed.
-        error: why it failed.
-        threads, tasks: who waits for it.
-        unknown: an earlier try may have succeeded.
-        tries_left: how often it may be tried again when the answer of the store was lost.
+        write: the write.
+        done: the write is durable, or has failed.
+        answer: the store's answer; None before it is known, or if the write failed.
+        error: the error of a failed write.
+        threads, tasks: the threads and tasks that wait for it.
+        unknown: the error of an earlier attempt that may have succeeded.
+        tries_left: how often it may be retried after the answer of the store was lost.
     """
 
     __slots__ = ("answer", "done", "error", "tasks", "threads", "tries_left", "unknown", "write")
@@ -73,14 +73,14 @@ class CommitFuture(Generic[T]):
 
     @classmethod
     def failed(cls, write: Write[T], error: BaseException) -> CommitFuture[T]:
-        """Return the receipt of a write that is not even tried."""
+        """Return the receipt of a write that fails without an attempt."""
         ticket = cls(write)
         ticket.error = error
         ticket.done = True
         return ticket
 
     def set_result(self, answer: Any) -> None:
-        """Note the store's answer, or the error that it gave instead of one."""
+        """Set the store's answer, or the error in place of it."""
         if isinstance(answer, BaseException):
             self.error = answer
         else:
@@ -106,7 +106,7 @@ class ThreadWaiter:
         self.lock.acquire()
 
     def notify(self) -> None:
-        """Let the thread look again. Harmless if it has been woken already."""
+        """Wake the thread. Harmless if it is awake already."""
         try:
             self.lock.release()
         except RuntimeError:
@@ -200,11 +200,11 @@ class CommitQueue:
             self._thread = None
 
     def submit(self, write: Write[T], after: Sequence[CommitFuture[Any]] = ()) -> CommitFuture[T]:
-        """Queue a write; it is committed when somebody waits for it, or after 5 to 10 ms.
+        """Queue a write. It is committed when a caller waits for it, or after 5 to 10 ms.
 
         Args:
             write: the write.
-            after: earlier ones that it builds on; if one has failed, it fails with that error.
+            after: earlier writes that it depends on; if one has failed, it fails with that error.
         """
         with self._mutex:
             for earlier in after:
@@ -218,7 +218,7 @@ class CommitQueue:
             lease = _lease(write)
             queued = self._by_lease.get(lease)
             if queued is not None and _can_be_one(queued.write, write):
-                queued.write = _merged(queued.write, write)
+                queued.write = _merge(queued.write, write)
                 return queued
             self._by_lease[lease] = ticket
         self._queue.append(ticket)
@@ -281,16 +281,16 @@ class CommitQueue:
         return ticket.result()
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Commit for all tasks of a loop that have come to wait, or see that somebody does."""
+        """Commit for all waiting tasks of a loop, or let another thread do it."""
         with self._mutex:
             self._tick_scheduled.discard(loop)
         self.commit_here()
 
     def commit_here(self) -> None:
-        """Commit what is queued in this thread, an event loop's, or see that another one does.
+        """Commit the queued writes in this event-loop thread, or let another thread do it.
 
-        The loop is not kept for long: not while somebody else has the lead or the store is
-        locked, nor when commits have been slow of late.
+        The event loop is not blocked for long. Another thread commits if there is a leader already,
+        if the store is locked, or if recent commits were slow.
         """
         if not self._queue:
             return
@@ -307,7 +307,7 @@ class CommitQueue:
     # -- committing -------------------------------------------------------------------------
 
     def _commit_queued(self, wait: float) -> None:
-        """Commit what is queued; the caller leads. With ``wait`` 0 a busy store leaves it so."""
+        """Commit the queued writes as the leader; with ``wait`` 0 a busy store leaves them queued."""
         with self._mutex:
             batch, self._queue = self._queue, []
             self._by_lease.clear()
@@ -328,7 +328,7 @@ class CommitQueue:
         except StoreError as error:
             self._fail(batch, error)
         except BaseException as error:
-            # A bug or an interrupt: nobody may take it for success, nobody may wait for ever.
+            # A bug or an interrupt: no waiter may see success, and none may wait for ever.
             self._fail(batch, StoreBrokenError(f"the commit was cut short: {error!r}"))
             raise
         else:
@@ -349,7 +349,7 @@ class CommitQueue:
     def _try_again(
         self, batch: Sequence[CommitFuture[Any]], error: StoreOutcomeUnknownError
     ) -> None:
-        """Nobody knows whether the batch was committed: queue again what may be, fail the rest."""
+        """The outcome of the batch is unknown: requeue repeatable writes, fail the others."""
         again = [ticket for ticket in batch if ticket.tries_left]
         for ticket in again:
             ticket.tries_left -= 1
@@ -371,16 +371,16 @@ class CommitQueue:
             self._notify((*batch, *behind) if behind else batch)
 
     def _fail(self, batch: Sequence[CommitFuture[Any]], error: StoreError) -> None:
-        """Fail what was to be committed, and what builds on it."""
+        """Fail a batch, and the writes that depend on it."""
         for ticket in batch:
             ticket.error = ticket.unknown or error
         self._notify((*batch, *self._fail_behind(batch)))
 
     def _fail_behind(self, batch: Sequence[CommitFuture[Any]]) -> Sequence[CommitFuture[Any]]:
-        """Fail what the leases of failed writes have queued behind them, and return it.
+        """Fail and return the queued writes with the same lease as a failed write.
 
-        A run must not be stored as completed after its client was told that it could not be. What
-        comes later still sees the error in :meth:`submit`, for it was set before this looks.
+        A run must not be stored as completed after its client got an error. A later write finds the
+        error in :meth:`submit`, because it was set before this method reads the queue.
         """
         errors = {
             _lease(each.write): each.error
@@ -409,9 +409,9 @@ class CommitQueue:
             notify(batch)
 
     def _requeue(self, batch: list[CommitFuture[Any]]) -> bool:
-        """The store is busy and this thread must not wait for it: leave it to the background.
+        """Queue a batch again for the background thread, because this thread must not wait.
 
-        False if the background thread has been stopped.
+        Returns False if the background thread has been stopped.
         """
         with self._mutex:
             if self._stopped:
@@ -431,18 +431,18 @@ class CommitQueue:
         return True
 
     def _hand_over_lead(self) -> None:
-        """The leader leaves: if more has queued meanwhile, make somebody lead who waits for it.
+        """If writes were queued during the commit, wake one waiting thread to lead the next one.
 
-        Whoever has queued something and does not wait yet will lead when it does.
+        A thread that has queued a write and does not wait yet will lead when it waits.
         """
         if not self._queue:
-            return  # whoever blocks now had queued while the lead was held, and is seen here
+            return  # a thread that blocks now queued its write under the lead, so this read sees it
         with self._mutex:
             for blocked in self._blocked:
-                if not blocked.ticket.done:  # else it is leaving, and will not lead
+                if not blocked.ticket.done:  # otherwise it returns and does not lead
                     blocked.notify()
                     return
-        # Tasks leave it to the background thread; once that is stopped, nobody else comes.
+        # Writes of tasks are committed by the background thread. After its stop, do it here.
         while self._stopped and self._queue and self._leading.acquire(blocking=False):
             try:
                 self._commit_queued(self._busy_timeout)
@@ -455,7 +455,7 @@ class CommitQueue:
             self._wakeup.notify()
 
     def _run(self) -> None:
-        """Commit what is urgent at once, and the rest when it has lingered."""
+        """Commit urgent writes at once, and others after a few milliseconds."""
         while True:
             with self._mutex:
                 self._idle_wait()
@@ -467,17 +467,17 @@ class CommitQueue:
                     with self._leading:
                         self._commit_queued(self._busy_timeout)
                 except Exception:
-                    # Those who waited have been told. Others rely on this thread.
-                    logger.exception("a commit broke")
+                    # The waiters have the error. Others need this thread, so it continues.
+                    logger.exception("a commit failed unexpectedly")
                 self._hand_over_lead()
             elif stopped:
                 return
 
     def _idle_wait(self) -> None:
-        """Wait until there is something that this thread must commit. The mutex is held.
+        """Wait until this thread must commit. The caller holds the mutex.
 
-        It keeps out of the way while others commit: a thread that waits for the lead and then for
-        the interpreter holds up all the others.
+        The thread does nothing while others commit: a thread that waits for the lead and then for
+        the interpreter delays all others.
         """
         while not (self._urgent or self._stopped):
             if not self._writer_notified:
@@ -491,7 +491,7 @@ class CommitQueue:
             self._writer_notified = bool(self._queue)
 
 
-#: Whose write it is: one that comes from a lost lease must not ride on the one that counts.
+#: The owner of a write: a write of a lost lease must not be merged with one of the valid lease.
 _Lease = tuple[str, str, int]
 
 
@@ -500,12 +500,12 @@ def _lease(write: Checkpoint) -> _Lease:
 
 
 def _can_be_one(first: object, second: Checkpoint) -> bool:
-    """Tell whether they may be merged: not if both send, for the marks of their memos differ."""
+    """Return whether they may be merged: not if both send events, as their event_seq differ."""
     return isinstance(first, Checkpoint) and not (first.events and second.events)
 
 
-def _merged(first: object, second: Checkpoint) -> Checkpoint:
-    """Return one write that does what two of the same lease do, one after the other."""
+def _merge(first: object, second: Checkpoint) -> Checkpoint:
+    """Return one write with the effect of two of the same lease, one after the other."""
     assert isinstance(first, Checkpoint)
     settled = {memo.op.id for memo in second.memos}
     renewed = settled | {each.op.id for each in second.pending}

@@ -1,4 +1,4 @@
-"""What every flow of one application shares, and the options of one endpoint."""
+"""The configuration of an application, and the options of one endpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from durable_core.ports import Clock, Ids
 
 __all__ = ["AppConfig", "Limits", "RedirectUrl", "ResolvedOptions"]
 
-#: Where a handed-off client goes: a path or URL, or a function of run id and token.
+#: The target of a handoff: a path or URL, or a function of run id and token.
 RedirectUrl: TypeAlias = "str | Callable[[str, str], str | Awaitable[str]]"
 
 
@@ -64,17 +64,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedOptions:
-    """How one endpoint behaves, after its own options and its adapter's are put together.
+    """The options of one endpoint, merged from its own and its adapter's.
 
     Attributes:
-        key: which handler a run belongs to.
-        function_id: the key as the user has given it, or None.
-        name: how runs are shown; None for ``function_id``, or else ``"{METHOD} {path}"``.
+        key: identifies the handler of a run.
+        function_id: the key as the user has set it, or None.
+        name: the label of its runs; None for ``function_id``, or else ``"{METHOD} {path}"``.
         retries: 0 to 20.
         token_answer: answer a handoff with a token instead of a redirect.
         redirect_url: where a handed-off client is sent; None for the endpoint itself.
-        store_headers: lower-case names of sensitive headers that are stored all the same.
-        exception_to_response: turns exceptions of a web framework into their responses.
+        store_headers: lower-case names of sensitive headers that are stored anyway.
+        exception_to_response: converts exceptions of a web framework to responses.
     """
 
     key: str
@@ -89,12 +89,12 @@ class ResolvedOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppConfig:
-    """What every flow of one application shares.
+    """The configuration that all flows of one application share.
 
     Attributes:
         app: the application's id.
-        secrets: gives the keys of run tokens; the first signs, all verify.
-        token_ttl: life of a token, milliseconds.
+        secrets: returns the keys of run tokens; the first signs, all verify.
+        token_ttl: how long a token is valid, milliseconds.
         debug: show stack traces in problem documents.
         public_url: scheme and authority under which clients reach the application; None takes
             those of the request.

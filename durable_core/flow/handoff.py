@@ -52,14 +52,14 @@ TOKEN_PARAM = "durable-token"
 HOP_PARAM = "durable-hop"
 FROM_PARAM = "durable-from"
 
-#: What every answer that carries a token has, so that the token stays with the client.
+#: Headers of every response with a token, so that caches and other sites do not get the token.
 PRIVATE_HEADERS = (("cache-control", "no-store"), ("referrer-policy", "no-referrer"))
 
 _UNASKED = frozenset({HandoffReason.DISCONNECT, HandoffReason.DRAIN})
 
 
 def hand_off(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
-    """Answer the attached client with the way to the result, once all so far is durable."""
+    """Send the attached client to the wait URL, once everything so far is durable."""
     if reason in _UNASKED or not ex.stored:
         ex.queued((yield checkpoint(ex, state=True)))
     yield from settle(ex)
@@ -72,9 +72,9 @@ def hand_off(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
 
 
 def begin_handoff(ex: Execution) -> Flow[bool]:
-    """End the stream of the attached client, if it has one, after all that is durable so far.
+    """End the stream of the attached client, if it has one, after the last durable event.
 
-    True if that place has to be stored by the next checkpoint.
+    Returns True if the next checkpoint must store this position.
     """
     if not ex.followed or ex.stream is None:
         return False
@@ -83,11 +83,11 @@ def begin_handoff(ex: Execution) -> Flow[bool]:
 
 
 def send_handoff(ex: Execution, token: str | None = None) -> Flow[None]:
-    """Answer the attached client with a redirect or a token; one that reads the stream knows it.
+    """Answer the attached client with a redirect or a token; detach one that reads the stream.
 
     Args:
         ex: the execution.
-        token: what opens the run's result; by default a fresh one of our own.
+        token: the token of the run's result; by default a new one.
     """
     if ex.followed:
         if ex.stream is not None:
@@ -99,7 +99,7 @@ def send_handoff(ex: Execution, token: str | None = None) -> Flow[None]:
 
 
 def custom_redirect_url(options: ResolvedOptions, run_id: str, token: str) -> Flow[str | None]:
-    """Return where the application sends a client by a function of its own; None if it has none."""
+    """Return the URL of the application's ``async_redirect_url`` function; None without one."""
     target = options.redirect_url
     if not callable(target) or options.token_answer:
         return None
@@ -107,7 +107,7 @@ def custom_redirect_url(options: ResolvedOptions, run_id: str, token: str) -> Fl
     if isinstance(outcome, Returned) and isinstance(outcome.value, str) and outcome.value:
         return _quote_url(outcome.value)
     error = None if isinstance(outcome, Returned) else outcome.error
-    text = "async_redirect_url gave no URL; the client is sent to the endpoint's own"
+    text = "async_redirect_url returned no URL; the endpoint's own is used"
     yield from log_warning(text, error)
     return None
 
@@ -115,15 +115,15 @@ def custom_redirect_url(options: ResolvedOptions, run_id: str, token: str) -> Fl
 def handoff_response(
     options: ResolvedOptions, method: str, run_id: str, token: str, url: str | None = None
 ) -> Response:
-    """Return the answer that tells a client where its result will be.
+    """Return the response of a handoff: a redirect to the wait URL, or a token.
 
     Args:
-        options: of the run's endpoint.
-        method: of the run's request; decides between 302 and 303 (RFC 9110 section 15.4).
+        options: the options of the run's endpoint.
+        method: the method of the run's request: 302 or 303 (RFC 9110 section 15.4).
         run_id: the run.
-        token: what opens its result.
-        url: where to, if the application has said so; else ``async_redirect_url`` as a string,
-            else the endpoint's own URL.
+        token: the token of its result.
+        url: the URL of the application's function, if it has one. Otherwise the location is
+            ``async_redirect_url`` as a string, or the endpoint's own URL.
     """
     if options.token_answer:
         return Response.json({"run_id": run_id, "token": token}, headers=PRIVATE_HEADERS)
@@ -136,7 +136,7 @@ def handoff_response(
 
 
 def new_token(env: AppConfig, run_id: str) -> str:
-    """Return a token that opens the run's result from now on for the time configured."""
+    """Return a token for the run's result that is valid for the configured time."""
     expires_at = env.clock.now() + env.token_ttl
     return sign_token(env.secrets()[0], app=env.app, run_id=run_id, expires_at=expires_at)
 
@@ -148,7 +148,10 @@ def with_headers(response: Response, fields: Sequence[tuple[str, str]]) -> Respo
 
 
 def query_reference(params: Sequence[tuple[str, str]]) -> str:
-    """Return a query-only relative reference (RFC 3986 section 4.2): right under any prefix."""
+    """Return a relative reference with only a query (RFC 3986 section 4.2).
+
+    It is correct under any prefix.
+    """
     return "?" + urlencode(params)
 
 
@@ -166,25 +169,25 @@ def with_params(url: str, params: Sequence[tuple[str, str]]) -> str:
 
 # --- onward ---------------------------------------------------------------------------------------
 #
-# Where a stream goes on after the handoff: what ``inngest.redirect_info`` says.
+# The URL of ``inngest.redirect_info``, where a stream continues after the handoff.
 
-#: The value of the parameter that asks for what comes after the handoff.
+#: The value of the parameter that asks for the events after the handoff.
 HANDOFF = "handoff"
 
 
 def stream_redirect_url(
     env: AppConfig, options: ResolvedOptions, request: Request, run_id: str
 ) -> Flow[str]:
-    """Return the URL where the stream of a run goes on after the handoff.
+    """Return the URL at which the stream of a run continues after the handoff.
 
-    It is absolute where its origin is certain: by ``env.public_url``, or because the client has
-    asked a loopback address. Else it is a path, which clients resolve against the URL that they
-    have asked: what a request says of its own host may be anything, and would get the token.
+    It is absolute if its origin is certain: by ``env.public_url``, or because the request went to a
+    loopback address. Otherwise it is a path, which clients resolve against the URL of their
+    request: the host in a request can be forged, and a forged host would get the token.
 
     Args:
         env: the application.
         options: of the run's endpoint.
-        request: that began the run.
+        request: the request that began the run.
         run_id: the run.
     """
     base = _origin(env, request) + _path(request)

@@ -1,4 +1,4 @@
-"""How the code of a handler reaches its run, and what an engine does for a run."""
+"""The run of the current handler code, and the flows of an engine."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class EngineFlows(Generic[ExecutionT]):
     """The flows of one engine.
 
     Attributes:
-        run_step: ``step.run``: call a function once and for all, and return its result.
+        run_step: ``step.run``: call a function until it has an outcome, and return it.
         sleep_until: ``step.sleep`` and ``step.sleep_until``; the function gets the time now and
-            returns when to go on, both epoch milliseconds.
+            returns when to continue, both epoch milliseconds.
         wait_for_event: ``step.wait_for_event``, with its time-out in milliseconds.
         send_events: ``step.send_event``; returns the ids.
-        execute: run the handler and do what its outcome asks for.
-        suspend: give a run up whose handler was unwound, or does not end.
-        detach: hand the client off although the handler could go on, which it does.
+        execute: run the handler and process its outcome.
+        suspend: release a run whose handler was unwound, or does not end.
+        detach: hand the client off; the handler continues.
     """
 
     run_step: Callable[[ExecutionT, Op, Call], Flow[object]]
@@ -67,14 +67,14 @@ EMBEDDED_FLOWS: EngineFlows[StoredExecution] = EngineFlows(
 
 
 class HandlerKind(Enum):
-    """How a handler, and the steps in it, are called."""
+    """The kind of a handler and its steps: ``def`` or ``async def``."""
 
     DEF = "def"
     ASYNC_DEF = "async def"
 
 
 class RunScope(Protocol):
-    """A live run, as the code of its handler reaches it."""
+    """A live run, as the code of its handler sees it."""
 
     @property
     def ex(self) -> Execution:
@@ -83,12 +83,12 @@ class RunScope(Protocol):
 
     @property
     def flows(self) -> EngineFlows[Any]:
-        """What its engine does for it."""
+        """The flows of its engine."""
         ...
 
     @property
     def kind(self) -> HandlerKind:
-        """How its handler is called."""
+        """The kind of its handler."""
         ...
 
     def current_task(self) -> object:
@@ -96,7 +96,7 @@ class RunScope(Protocol):
         ...
 
     def drive(self, flow: Flow[Any]) -> Any:
-        """Return the flow's result (SYNC), or a coroutine of it (ASYNC)."""
+        """Return the flow's result (DEF), or a coroutine of it (ASYNC_DEF)."""
         ...
 
 

@@ -45,21 +45,21 @@ __all__ = [
     "wanted_cursor",
 ]
 
-#: What there is to say of a result without a body.
+#: The text for a result without a stored body.
 RESPONSE_NOT_KEPT = "the response was sent once and was too large to keep"
 
-#: How often a client is sent to the wait URL again before it is told to come back later.
+#: How often a client is redirected to the wait URL before it gets 202 and a Retry-After.
 _MOST_HOPS = 5
 _RETRY_AFTER = "5"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamWanted:
-    """What a client wants that asks the wait URL for an event stream.
+    """A client's request for an event stream at the wait URL.
 
     Attributes:
-        last_event_id: where it was when its last connection broke; "" if there was none. It goes
-            before ``from_handoff``.
+        last_event_id: the client's position when its last connection broke; "" if there was none.
+            It has precedence over ``from_handoff``.
         from_handoff: it has read the stream of its own request up to the handoff.
     """
 
@@ -69,7 +69,7 @@ class StreamWanted:
 
 @dataclass(frozen=True, slots=True)
 class WaitParams:
-    """How the query parameters of a wait URL are called: run, token, hop, and where to begin."""
+    """The names of the query parameters of a wait URL: run, token, hop, and start position."""
 
     run: str
     token: str
@@ -77,22 +77,22 @@ class WaitParams:
     begin: str
 
 
-#: Of the URL of an endpoint itself, and of a wait route of the application's own.
+#: The names on an endpoint's own URL, and on the application's wait route.
 OWN_PARAMS = WaitParams(RUN_PARAM, TOKEN_PARAM, HOP_PARAM, FROM_PARAM)
 PROXY_PARAMS = WaitParams("runId", "token", "hop", "from")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitRequest:
-    """What a client asks of the wait URL.
+    """A client's request to the wait URL.
 
     Attributes:
         run_id, token: as sent; "" if missing.
-        hop: how often it has been sent on already.
-        max_wait_ms: how long this server can hold it.
+        hop: how often the client was redirected already.
+        max_wait_ms: how long this server can hold the request.
         again: the reference of the wait URL for a token and a hop.
-        names: how the two parameters are called, for the error text.
-        stream: it wants an event stream.
+        names: the names of the two parameters, for the error text.
+        stream: set if the client wants an event stream.
     """
 
     run_id: str
@@ -111,13 +111,13 @@ class WaitRequest:
         max_wait: float,
         kept: Sequence[tuple[str, str]] = (),
     ) -> WaitRequest:
-        """Return what a GET or HEAD request asks.
+        """Read a GET or HEAD request.
 
         Args:
             request: the request.
-            params: how its parameters are called.
+            params: the names of its parameters.
             max_wait: how long this server can hold it, seconds.
-            kept: other parameters that the wait URL has.
+            kept: other parameters of the wait URL.
         """
         query = request.query
         run_id = query.get(params.run) or ""
@@ -138,10 +138,10 @@ class WaitRequest:
 
     @classmethod
     def from_last_event(cls, request: Request, max_wait: float) -> WaitRequest | None:
-        """Return what a client asks that comes back to the URL where it has begun a run.
+        """Read the request of a client that reconnects to the URL at which it began a run.
 
-        Browsers do so when a stream ends, with the id of the last event. None if that does not
-        tell the run, or if there is nothing more to read.
+        Browsers do this when a stream ends, with the id of the last event. Returns None if the id
+        does not name the run, or if there is nothing more to read.
 
         Args:
             request: has a ``Last-Event-ID``.
@@ -161,14 +161,14 @@ class WaitRequest:
 
 
 def _hop(text: str | None) -> int:
-    """Return the hop a client says it is at; nonsense counts as the first."""
+    """Return the number of hops that a client sent; 0 if it is malformed."""
     if text is None or not (text.isascii() and text.isdigit() and len(text) < 4):
         return 0
     return int(text)
 
 
 def _stream_wanted(request: Request, begin_param: str) -> StreamWanted | None:
-    """Return what a client wants that asks for an event stream; None if it does not."""
+    """Return the request for an event stream; None if the client wants none."""
     if request.method == "HEAD" or not accepts_event_stream(request.headers):
         return None
     return StreamWanted(
@@ -178,9 +178,9 @@ def _stream_wanted(request: Request, begin_param: str) -> StreamWanted | None:
 
 
 def wait_for_result(env: AppConfig, wanted: WaitRequest) -> Flow[Response]:
-    """Answer with the run's own response, or with where to ask again.
+    """Answer with the run's own response, or with the URL for the next request.
 
-    The answer to a bad token is the same whether or not there is such a run.
+    The response to a bad token is the same whether or not the run exists.
     """
     expiry = expiry_of(env, wanted)
     if isinstance(expiry, Response):

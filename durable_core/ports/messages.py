@@ -1,4 +1,4 @@
-"""The messages that a store takes, and what it answers them with."""
+"""The messages to a store, and its answers."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ __all__ = [
 
 # --- records --------------------------------------------------------------------------------------
 #
-# What a store keeps, as it is handed over.
+# The records of a store.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRequest:
-    """A request as it is kept: its head as text (``codec/records.py``), its body as it came."""
+    """A stored request: its head as text (``codec/records.py``), and its body unchanged."""
 
     head: str
     body: bytes
@@ -51,10 +51,10 @@ class StoredRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredResult:
-    """How a run ended.
+    """The result of a run.
 
     ``phase`` is COMPLETED, FAILED or CANCELLED, ``head`` status and headers as text
-    (``codec/records.py``), ``body`` None when it was too large to keep.
+    (``codec/records.py``), ``body`` None if it was too large to store.
     """
 
     phase: Phase
@@ -65,15 +65,15 @@ class StoredResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """A run that is now ours, and all that replaying it needs.
+    """A claimed run, and everything that its replay needs.
 
     Attributes:
-        run: with the epoch of this claim, in the phase it was stored with.
-        request: the request it was made for.
+        run: the run with the epoch of this claim, in its stored phase.
+        request: the request that began it.
         memos: by completion number.
-        pending: unfinished ops, those matched by an event with the event.
-        streamed: how many bytes of chunks are stored.
-        handler_chunks: how many chunks from outside steps are.
+        pending: unfinished ops; a matched wait has its event.
+        streamed: the number of stored bytes of chunks.
+        handler_chunks: the number of stored chunks from outside steps.
     """
 
     run: Run
@@ -86,9 +86,9 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorruptRun:
-    """A run that is now ours, but what is stored of it cannot be read; ``reason`` is for the log.
+    """A claimed run whose record cannot be read; ``reason`` is for the log.
 
-    ``epoch`` is that of this claim: whoever claimed it can end it.
+    ``epoch`` is the epoch of this claim, with which the owner can end the run.
     """
 
     run_id: str
@@ -104,11 +104,11 @@ class WorkerRecord:
     one with the lowest id prunes.
 
     Attributes:
-        id: the owner name in its leases, a ULID: the lowest is that of the process that came first.
+        id: the owner name in its leases, a ULID: the first process has the lowest id.
         host: the host that it runs on.
-        pid: its number there.
-        expires_at: when its lease ends, by :meth:`Store.now`.
-        app: whose runs it executes.
+        pid: its process id there.
+        expires_at: the end of its lease, by :meth:`Store.now`.
+        app: the application whose runs it executes.
     """
 
     id: str
@@ -120,10 +120,10 @@ class WorkerRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """What can be looked up about a run.
+    """The stored facts about a run.
 
-    ``due_at`` is None while it is live or ended, ``owner`` None while nobody holds it. The failed
-    attempts of each step are in order, those of the handler (whose op id is "") come first.
+    ``due_at`` is None while the run is live or ended, ``owner`` None while no process holds it.
+    The failed attempts of each step are in order; those of the handler (op id "") come first.
     """
 
     run: Run
@@ -169,11 +169,11 @@ AnswerT = TypeVar("AnswerT", covariant=True)
 
 
 class Write(Generic[AnswerT]):
-    """A message to :meth:`Store.commit`; the type parameter is what it is answered with.
+    """A message to :meth:`Store.commit`; the type parameter is the type of its answer.
 
     Attributes:
-        repeatable: committing it twice has the effect of committing it once, so that it may be
-            committed again if the answer was lost.
+        repeatable: a second commit changes nothing, so it may be committed again after its answer
+            was lost.
     """
 
     __slots__ = ()
@@ -182,9 +182,10 @@ class Write(Generic[AnswerT]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """Give the run up until ``due_at`` (epoch milliseconds), or at once if a wait has matched.
+    """Release the run until ``due_at`` (epoch milliseconds), or until a wait matches.
 
-    ``awaited`` are the ops whose matches count, None all: not waits that no code asks for now.
+    ``awaited`` are the ops whose matches count; None means all. Waits of an older version of the
+    code do not count.
     """
 
     due_at: int
@@ -196,8 +197,8 @@ class CheckpointResult:
     """The answer to a :class:`Checkpoint`.
 
     Attributes:
-        matched: for each WAIT in ``pending`` that a stored event already answers: its op id and
-            the event. The store has noted the match.
+        matched: for each WAIT in ``pending`` that a stored event already ends: its op id and the
+            event. The store has recorded the match.
         sent: id and sequence number of each of ``events``, in order; of one that was stored
             already, those of the first.
         resumed_runs: the runs with a wait that one of ``events`` answered, and their owner or None.
@@ -211,7 +212,7 @@ class CheckpointResult:
 
 @record(frozen=True, slots=True, kw_only=True)
 class Checkpoint(Write[CheckpointResult]):
-    """One checkpoint: all that changes about one run, taken as a whole or not at all.
+    """One checkpoint: all changes of one run, applied together or not at all.
 
     Refused with ``LeaseLost`` unless the stored run has this owner and epoch (a ``create`` needs
     no stored run) and has not ended.
@@ -227,12 +228,12 @@ class Checkpoint(Write[CheckpointResult]):
             events with a sequence number above its ``event_seq`` and not among its
             ``consumed_seqs``, in the same transaction, the earliest first.
         state: the run's new phase, failures and crash count; None leaves them.
-        release: give the run up.
-        result: the run has ended; also removes what is pending.
+        release: release the run.
+        result: the run has ended; also removes its pending ops.
         events: those of ``step.send_event``, stored in the same transaction and matched to waits,
             before ``pending``. The memos of kind SEND get the last one's number as theirs.
         chunks: chunks to store: of steps among ``memos``, and of the code outside steps.
-        handoff: where in its stream the client was handed off; None leaves it.
+        handoff: the position in its stream at which the client was handed off; None leaves it.
         failed_attempts: attempts that have failed. Each replaces one of the same op and number.
         now: epoch milliseconds.
     """
@@ -274,10 +275,10 @@ class SendEvents(Write[Sent]):
     """Store events and match them to waits.
 
     Every event has its ``id`` and ``ts`` set. An event whose id the app has stored already from the
-    same source (and not pruned) is not stored again and wakes nobody. A wait that cannot be read
-    harms no other: its run is woken, so that it can be failed.
+    same source (and not pruned) is not stored again and ends no wait. A wait that cannot be read
+    does not affect others: its run is resumed, so that it can fail.
 
-    ``source`` names the sender, so that no sender can take the ids of another. It is "" for the
+    ``source`` names the sender, so that no sender can use the ids of another. It is "" for the
     application itself, as it is for the events of a :class:`Checkpoint`.
     """
 
@@ -290,10 +291,10 @@ class SendEvents(Write[Sent]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim(Write[tuple[Claimed | CorruptRun, ...]]):
-    """Take runs that are due, have no owner, and whose handler we know, the earliest due first.
+    """Claim due runs without an owner whose handler is known, the earliest due first.
 
-    One that cannot be read is taken too, so that it can be failed, and does not harm the others.
-    If the answer is lost, :meth:`Store.held` shows what the owner holds and does not know of.
+    A run that cannot be read is claimed too, so that it can fail; it does not affect the others.
+    If the answer is lost, :meth:`Store.held` returns the runs of the owner.
     Refused with ``LeaseLost`` unless the owner is a registered process: one that was reaped has to
     register again first, or its runs would be taken from it while it executes them.
     """
@@ -315,7 +316,7 @@ class Register(Write[None]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat(Write[bool]):
-    """Prolong the lease of a process. Answered with False if it was reaped meanwhile."""
+    """Renew the lease of a process. Answered with False if the process was reaped meanwhile."""
 
     repeatable: ClassVar[bool] = True
     id: str
@@ -326,9 +327,9 @@ class Heartbeat(Write[bool]):
 class ReapWorkers(Write[tuple[str, ...]]):
     """Remove dead processes and free their runs, due at once; answers the ids of these runs.
 
-    Each freed run has its epoch raised, so that nothing its old owner sends is taken any more,
-    and its crashes counted up. ``orphans`` also frees runs whose owner is no known process.
-    With ``skip_if_renewed_after``, a process that has prolonged its lease past that time is spared.
+    Each freed run gets a higher epoch, so that writes of its old owner are refused, and a higher
+    crash count. ``orphans`` also frees runs whose owner is not a registered process. With
+    ``skip_if_renewed_after``, a process that has renewed its lease past that time is kept.
     """
 
     repeatable: ClassVar[bool] = True
@@ -340,9 +341,9 @@ class ReapWorkers(Write[tuple[str, ...]]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unregister(Write[tuple[str, ...]]):
-    """Remove a process that stops in good order; answers the ids of runs that it still held.
+    """Remove a process that stops cleanly; answers the ids of the runs that it still held.
 
-    They are due at once, with no take-over counted.
+    They are due at once, and their crash count stays.
     """
 
     repeatable: ClassVar[bool] = True
@@ -366,7 +367,7 @@ class Cancel(Write[bool]):
 class Prune(Write[int]):
     """Delete runs that ended before ``runs_before`` and events received before ``events_before``.
 
-    Up to ``limit`` of each, the oldest first; answers how many runs and events went.
+    Up to ``limit`` of each, the oldest first; answers the number of deleted runs and events.
     """
 
     repeatable: ClassVar[bool] = True

@@ -707,7 +707,7 @@ def test_background_thread_outlives_a_broken_commit(caplog: pytest.LogCaptureFix
         until(lambda: later.done)
     assert isinstance(broken.error, StoreError)
     assert CheckpointResult() == later.result()
-    assert "a commit broke" in caplog.text
+    assert "a commit failed unexpectedly" in caplog.text
 
 
 def test_after_a_stop_the_leader_sees_to_what_has_queued_behind_it() -> None:
