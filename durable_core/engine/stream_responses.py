@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from durable_core.codec.sse import CONTENT_TYPE
 from durable_core.codec.stream_events import final_of
 from durable_core.engine.runs import RunManager, WorkerParts
-from durable_core.errors import StoreError
+from durable_core.errors import LeaseLost, StoreError
 from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.effects import (
     AwaitStream,
@@ -445,74 +445,46 @@ class StreamResponder:
     def serve(self, endpoint: RegisteredEndpoint, ex: StoredExecution) -> Response:
         """Begin a run, and answer with its stream, which is iterated by threads."""
         waker = ThreadWaker()
-        log = self._attach(ex, waker.wake)
+        client = _AttachedClient(self._worker, ex, waker.wake)
         loop = self._worker.loops.background_loop.loop
-        detach = self._start(endpoint, ex, log, loop, here=False)
-        close = self._closing(log, waker.wake, detach)
-        return _answer(
-            SyncBody(self._worker, _attached_reader(ex, log), self._chunks, waker, close)
-        )
+        client.detach = self._start(endpoint, ex, client, loop, here=False)
+        return _answer(SyncBody(self._worker, client.reader, self._chunks, waker, client.close))
 
     def serve_async(self, endpoint: RegisteredEndpoint, ex: StoredExecution) -> Response:
         """Begin a run, and answer with its stream, which is iterated on this loop."""
         loop = asyncio.get_running_loop()
         waker = TaskWaker(loop)
-        log = self._attach(ex, waker.wake)
-        detach = self._start(endpoint, ex, log, loop, here=True)
-        close = self._closing(log, waker.wake, detach)
-        reader = _attached_reader(ex, log)
+        client = _AttachedClient(self._worker, ex, waker.wake)
+        client.detach = self._start(endpoint, ex, client, loop, here=True)
+        reader, close = client.reader, client.close
         return _answer(AsyncBody(self._worker, reader, self._chunks, waker, close, self._readers))
-
-    def _attach(self, ex: StoredExecution, wake: Callable[[], None]) -> RunLog:
-        ex.followed = True
-        publisher = self._worker.streams.open(ex)
-        assert publisher is not None  # it has not begun
-        publisher.log.attach()
-        publisher.log.follow(wake)
-        return publisher.log
-
-    def _closing(
-        self, log: RunLog, wake: Callable[[], None], detach: Callable[[], None]
-    ) -> Callable[[], None]:
-        def close() -> None:
-            self._worker.streams.leave(log, wake)
-            detach()
-
-        return close
 
     def _start(
         self,
         endpoint: RegisteredEndpoint,
         ex: StoredExecution,
-        log: RunLog,
+        client: _AttachedClient,
         loop: asyncio.AbstractEventLoop,
         *,
         here: bool,
     ) -> Callable[[], None]:
         """Have the handler begin, on the loop or in a thread; return what a gone client means."""
-
-        def reply(response: Response) -> None:
-            log.set_final(final_of(response, failed=ex.run.phase is not Phase.COMPLETED))
-
-        def ended() -> None:
-            _end(ex, log)
-
         if endpoint.kind is HandlerKind.ASYNC_DEF:
-            task_run = TaskRun(self._worker, ex, endpoint.handler, reply, loop=loop)
+            task_run = TaskRun(self._worker, ex, endpoint.handler, client.reply, loop=loop)
 
             def begin() -> None:
-                self._runs.run_in_task(task_run, self._worker.flows.execute(ex), ended)
+                self._runs.run_in_task(task_run, self._worker.flows.execute(ex), client.ended)
 
             if here:
                 begin()
             elif not call_soon(loop, begin):
-                ended()
+                client.ended()
             return lambda: _detach(task_run)
-        run = ThreadRun(self._worker, ex, endpoint.handler, reply, own_thread=True)
+        run = ThreadRun(self._worker, ex, endpoint.handler, client.reply, own_thread=True)
         done = self._worker.servers.submit(
             copy_context().run, self._runs.run_in_thread, run, self._worker.flows.execute(ex)
         )
-        done.add_done_callback(lambda _: ended())
+        done.add_done_callback(lambda _: client.ended())
         return lambda: self._detach_in_thread(run)
 
     def _detach_in_thread(self, run: ThreadRun) -> None:
@@ -633,9 +605,68 @@ class _Admitted:
     deadline: float
 
 
-def _attached_reader(ex: StoredExecution, log: RunLog) -> Reader:
-    attached = Attached(options=ex.options, request=ex.request)
-    return Reader(ex.env, ex.run.id, log, attached=attached)
+class _AttachedClient:
+    """The client whose request begins a run, and that reads its stream on the same connection.
+
+    Args:
+        worker: where the run is executed.
+        ex: the execution, which has not begun.
+        wake: wakes the reader.
+
+    Attributes:
+        reader: of the stream.
+        detach: what a client that is gone means to the run.
+    """
+
+    def __init__(self, worker: WorkerParts, ex: StoredExecution, wake: Callable[[], None]) -> None:
+        self._streams, self._ex, self._wake = worker.streams, ex, wake
+        self._lock = threading.Lock()
+        self._look: Callable[[], None] | None = None
+        self._is_gone = False
+        self.detach: Callable[[], None] = lambda: None
+        ex.followed = True
+        publisher = worker.streams.open(ex)
+        assert publisher is not None  # it has not begun
+        self._log = publisher.log
+        self._log.attach()
+        self._log.follow(wake)
+        attached = Attached(options=ex.options, request=ex.request)
+        self.reader = Reader(ex.env, ex.run.id, self._log, attached=attached)
+
+    def reply(self, response: Response) -> None:
+        """Send the response when all before it is sent."""
+        failed = self._ex.run.phase is not Phase.COMPLETED
+        self._log.set_final(final_of(response, failed=failed))
+
+    def ended(self) -> None:
+        """The execution is over, whether or not there was an answer.
+
+        If another process has the run now, the client reads on as one that waits. A second
+        connection would begin at the beginning: no handoff was stored.
+        """
+        ex, log = self._ex, self._log
+        if isinstance(ex.fault, LeaseLost) and not log.handed_off:
+            with self._lock:
+                if not self._is_gone:
+                    self._look = self._check_store
+                    self._streams.watch(log, self._look)
+            log.lose_lease()
+            return
+        if not ex.stored and not log.handed_off:
+            detail = f"run {ex.run.id} ended without an answer"
+            log.set_final(final_of(problem(500, "internal-error", detail=detail), failed=True))
+        log.detach()
+
+    def close(self) -> None:
+        """The client is gone, or has all."""
+        with self._lock:
+            self._is_gone = True
+        self._streams.leave(self._log, self._wake, self._look)
+        self.detach()
+
+    def _check_store(self) -> None:
+        self.reader.check_store = True
+        self._wake()
 
 
 def _answer(body: SyncBody | AsyncBody) -> Response:
@@ -645,11 +676,3 @@ def _answer(body: SyncBody | AsyncBody) -> Response:
 def _detach(run: TaskRun) -> None:
     if run.ex.attached and not run.ex.closed:
         run.detach(HandoffReason.DISCONNECT)
-
-
-def _end(ex: StoredExecution, log: RunLog) -> None:
-    """An execution is over: its client gets no more here, whether or not it has an answer."""
-    if not ex.stored and not log.handed_off:
-        detail = f"run {ex.run.id} ended without an answer"
-        log.set_final(final_of(problem(500, "internal-error", detail=detail), failed=True))
-    log.detach()

@@ -394,6 +394,7 @@ def suspend(ex: StoredExecution) -> Flow[None]:
 def _refuse(ex: StoredExecution) -> Flow[None]:
     """Respond to a client that still waits, after the execution was closed by a fault."""
     if isinstance(ex.fault, LeaseLost):
-        yield from send_handoff(ex)
+        if not ex.followed:  # a client that reads the stream reads on, on the same connection
+            yield from send_handoff(ex)
     elif isinstance(ex.fault, StoreError):
         yield from send_response(store_unavailable_response(ex.fault))

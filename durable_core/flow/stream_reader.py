@@ -77,6 +77,11 @@ class StreamLog(Protocol):
         ...
 
     @property
+    def lease_lost(self) -> bool:
+        """True once the execution of the attached client is over, and its run is not."""
+        ...
+
+    @property
     def handoff(self) -> str | None:
         """The cursor at which the stream of the attached client ends, if that is known."""
         ...
@@ -208,6 +213,11 @@ def next_part(reader: Reader) -> Flow[bytes | None]:
 
 def _attached_part(reader: Reader, attached: Attached) -> Flow[bytes]:
     """Return the next part of the log, with the response if the run has ended."""
+    if reader.log.lease_lost:
+        # Whatever comes now comes by the store: what this execution has open is void.
+        reader.attached, reader.backlog, reader.place = None, None, None
+        reader.check_store = True
+        return (yield from _waiting_part(reader))
     assert reader.place is not None
     batch = None
     if reader.backlog is None:

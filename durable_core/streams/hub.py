@@ -110,6 +110,13 @@ class StreamHub:
                 self._publisher_of(live.ex)
             return log
 
+    def watch(self, log: RunLog, look: Callable[[], None]) -> None:
+        """Have a reader look that follows the log already, and now must know of other processes."""
+        with self._lock:
+            self._lookers.setdefault(log.run_id, []).append(look)
+            if self._relay is not None:
+                self._relay.follow(log)
+
     def leave(
         self, log: RunLog, wake: Callable[[], None], look: Callable[[], None] | None = None
     ) -> None:

@@ -110,6 +110,7 @@ class RunLog:
         self._handoff_place: LogPosition | None = None
         self._has_client = False
         self._detached = False
+        self.lease_lost = False
         self._final: Final | None = None
 
     # -- readers ----------------------------------------------------------------------------
@@ -286,6 +287,12 @@ class RunLog:
             if self._boundary is None:
                 self._boundary = self._end
             self._detached = True
+        self.wake()
+
+    def lose_lease(self) -> None:
+        """The execution is over here, and another process goes on: the client may read on, too."""
+        with self.lock:
+            self.lease_lost, self._has_client = True, False
         self.wake()
 
     def set_final(self, final: Final) -> None:

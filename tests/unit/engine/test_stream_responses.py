@@ -18,7 +18,9 @@ from durable_core.errors import NonRetriableError
 from durable_core.flow.env import Limits
 from durable_core.http.request import Request
 from durable_core.http.response import Response
+from durable_core.ports import ReapWorkers
 from durable_core.runners.settings import Settings
+from durable_core.stores.memory import MemoryStore
 from support.harness import FakeClock, Lab, lab, until
 from support.streams import Reading, asks_stream, kept, read, second_request
 
@@ -431,6 +433,50 @@ def test_a_stream_ends_with_its_token(asynchronous: bool) -> None:
 
     assert "commit a" == told[2]
     assert not any(event.startswith("200") for event in told[:3])
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_client_outlives_a_lost_lease(is_async: bool) -> None:
+    """Another process takes its run over: what was open is rolled back, and the rest follows on
+    the same connection, to the response; each chunk that stays is sent once.
+    """
+    store, clock = MemoryStore(), FakeClock()
+    began, go_on = threading.Event(), threading.Event()
+
+    def blocked() -> int:
+        sync_stream.push("first" if not began.is_set() else "again")
+        if not began.is_set():
+            began.set()
+            assert go_on.wait(10)
+        return 1
+
+    def handler(request: Request) -> object:
+        sync_step.run("a", push, "0")
+        return sync_step.run("b", blocked)
+
+    async def async_handler(request: Request) -> object:
+        await step.run("a", push, "0")
+        return await step.run("b", blocked)
+
+    made = async_handler if is_async else handler
+    with lab(store, clock=clock) as one, lab(store, clock=clock) as two:
+        reading = Reading(one.endpoint(made).handle(asks_stream()))
+        assert began.wait(10)
+        told = reading.take(5)
+        two.endpoint(made)
+        two.durable.start()
+        loser, winner = one.engine.worker, two.engine.worker
+        assert loser is not None
+        assert winner is not None
+        winner.queue.execute(ReapWorkers(ids=(loser.owner,), now=clock.now()))
+        two.poke()
+        until(lambda: two.durable.runs.list()[0].status == "completed")
+        go_on.set()
+        told += list(reading)
+
+    assert ["meta", "a: 0", "commit a", "redirect", "b: first"] == told[:5]
+    assert ["rollback b", "b: again", "commit b", "200: 1"] == told[5:]
+    assert ["0", "again"] == kept(told)
 
 
 @both
