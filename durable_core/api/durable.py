@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 from urllib.parse import urlsplit
 
 from durable_core.api.adapter import EndpointAdapter, HTTPHandler
-from durable_core.api.endpoint import Endpoint, Handler, Proxy
+from durable_core.api.endpoint import Around, Endpoint, Handler, Proxy
 from durable_core.api.engine import Engine
 from durable_core.api.events import EventsRoute, checked_events
 from durable_core.api.options import EndpointOptions, merge_options
@@ -59,6 +59,10 @@ class Durable(Generic[AppT]):
         public_url: scheme and authority under which clients reach the application, such as
             ``"https://api.example.com"``. The event streams of runs tell clients an absolute URL
             to go on at. Default: those of the request.
+        around: called with the request before each execution of a handler, the first one and
+            each replay; the handler runs within the context manager that it returns. It gives a
+            handler what a middleware would, such as the context of a web framework. ``def``
+            handlers take a plain context manager, ``async def`` ones also an asynchronous one.
         debug: put stack traces into the problem documents of failed runs.
 
     Raises:
@@ -76,6 +80,7 @@ class Durable(Generic[AppT]):
         limits: Limits | None = None,
         codec: Codec | None = None,
         public_url: str | None = None,
+        around: Around | None = None,
         debug: bool = False,
     ) -> None:
         if not isinstance(id, str) or _APP_ID.fullmatch(id) is None:
@@ -93,6 +98,7 @@ class Durable(Generic[AppT]):
             )
         self.id = id
         self._adapter = endpoint_adapter
+        self._around = around
         #: Runs the endpoints.
         self.engine: Engine = EmbeddedEngine(store) if engine is None else engine
         self.engine.attach(
@@ -149,7 +155,7 @@ class Durable(Generic[AppT]):
     ) -> AppT:
         if not callable(handler):
             raise TypeError(f"an endpoint needs a function, not {type(handler).__name__}")
-        app = adapter.wrap(Endpoint(self.engine, handler, options))
+        app = adapter.wrap(Endpoint(self.engine, handler, options, self._around))
         with suppress(AttributeError, TypeError):  # of an application with slots
             functools.update_wrapper(app, handler, updated=())  # type: ignore[arg-type]
             del app.__wrapped__  # type: ignore[attr-defined]

@@ -6,12 +6,13 @@ import functools
 import inspect
 import sys
 from collections.abc import AsyncIterable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from durable_core.api.engine import Engine
 from durable_core.api.options import DEFAULT_METHODS, EndpointOptions, resolve_options
-from durable_core.errors import HTTPError
+from durable_core.errors import ConfigurationError, HTTPError
 from durable_core.flow.handoff import (
     PRIVATE_HEADERS,
     RUN_PARAM,
@@ -26,6 +27,7 @@ from durable_core.http.response import Response
 from durable_core.runners.settings import RegisteredEndpoint
 
 __all__ = [
+    "Around",
     "Endpoint",
     "Handler",
     "Proxy",
@@ -91,6 +93,10 @@ async def _exhaust_async(body: AsyncIterable[bytes]) -> None:
 
 #: A user's handler: ``def`` or ``async def``, from the request to a response or a plain value.
 Handler = Callable[[Request], Any]
+#: Gives each execution of a handler its context.
+Around: TypeAlias = (
+    "Callable[[Request], AbstractContextManager[object] | AbstractAsyncContextManager[object]]"
+)
 
 
 class Endpoint:
@@ -102,7 +108,13 @@ class Endpoint:
         kind: whether the handler is ``def`` or ``async def``.
     """
 
-    def __init__(self, engine: Engine, handler: Handler, options: EndpointOptions) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        handler: Handler,
+        options: EndpointOptions,
+        around: Around | None = None,
+    ) -> None:
         self.engine = engine
         self._authorize = options.get("authorize")
         self._methods = options.get("methods") or DEFAULT_METHODS
@@ -110,6 +122,8 @@ class Endpoint:
         self.key = resolved.key
         self.kind = HandlerKind.ASYNC_DEF if is_async(handler) else HandlerKind.DEF
         _check_parameters(handler)
+        if around is not None:
+            handler = _within(around, handler, self.kind)
         self._registered = RegisteredEndpoint(handler, self.kind, resolved)
         engine.register(self._registered)
 
@@ -137,8 +151,8 @@ class Endpoint:
                 if inspect.isawaitable(verdict):
                     verdict = self.engine.run_on_background_loop(verdict)
                 _check_verdict(verdict)
-        except HTTPError as error:
-            return problem_from_http_error(error)
+        except Exception as error:
+            return self._answer_refusal(error)
         if request.method != "HEAD":
             return self.engine.serve(self._registered, request, route)
         response = self.engine.serve(self._registered, _as_get(request), route)
@@ -166,12 +180,22 @@ class Endpoint:
                 if inspect.isawaitable(verdict):
                     verdict = await verdict
                 _check_verdict(verdict)
-        except HTTPError as error:
-            return problem_from_http_error(error)
+        except Exception as error:
+            return self._answer_refusal(error)
         if request.method != "HEAD":
             return await self.engine.serve_async(self._registered, request, route)
         response = await self.engine.serve_async(self._registered, _as_get(request), route)
         return await strip_body_for_head_async(response, self.engine)
+
+    def _answer_refusal(self, error: Exception) -> Response:
+        """Return the response that an exception of ``authorize`` stands for, or raise it."""
+        if isinstance(error, HTTPError):
+            return problem_from_http_error(error)
+        translate = self._registered.options.exception_to_response
+        response = None if translate is None else translate(error)
+        if response is None:
+            raise error
+        return response
 
     def _refusal(self, request: Request, route: str | None) -> Response | None:
         """Return the answer to a request that gets no run; a router has checked the method."""
@@ -226,6 +250,32 @@ def is_async(function: Callable[..., object]) -> bool:
     # An object that wraps a coroutine function, such as ``async_to_sync``, is there to be plain.
     inner = getattr(function, "__wrapped__", None) if inspect.isfunction(function) else None
     return callable(inner) and is_async(inner)
+
+
+def _within(around: Around, handler: Handler, kind: HandlerKind) -> Handler:
+    """Return a handler that runs within the context manager that ``around`` gives."""
+
+    @functools.wraps(handler)
+    def call(request: Request) -> Any:
+        context = around(request)
+        if not isinstance(context, AbstractContextManager):
+            raise ConfigurationError(
+                "Durable(around=) must return a context manager with __enter__ for 'def' handlers, "
+                f"not {context!r}"
+            )
+        with context:
+            return handler(request)
+
+    @functools.wraps(handler)
+    async def call_async(request: Request) -> Any:
+        context = around(request)
+        if isinstance(context, AbstractAsyncContextManager):
+            async with context:
+                return await handler(request)
+        with context:
+            return await handler(request)
+
+    return call if kind is HandlerKind.DEF else call_async
 
 
 def _check_parameters(handler: Handler) -> None:

@@ -188,12 +188,14 @@ class RequestOptions(TypedDict, total=False):
         headers: header fields, a mapping or pairs.
         json: sent as JSON, with its content type.
         data: sent as it is (bytes, or text in UTF-8), or as a form (a mapping).
+        path_params: what a route would have found in the path, for an endpoint without one.
         follow: return the final response, as ``curl -L`` does: the clock moves as far as it must.
     """
 
     headers: HeaderFields
     json: object
     data: bytes | str | Mapping[str, str]
+    path_params: Mapping[str, str]
     follow: bool
 
 
@@ -308,6 +310,8 @@ def _exchange(handler: HTTPHandler, method: str, url: str, options: RequestOptio
     if content_type and "content-type" not in headers:
         headers = headers.with_set("content-type", content_type)
     request = Request(method=method, url=urljoin(_BASE, url), headers=headers, body=body)
+    if "path_params" in options:
+        request = request.with_path_params(options["path_params"])
     return Exchange(handler=handler, request=request, follow=options.get("follow", False))
 
 

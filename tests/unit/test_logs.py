@@ -54,7 +54,7 @@ def test_errors_go_to_stderr_by_default() -> None:
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=True
     )
 
-    assert "step 'charge' failed, attempt 1 of 1, for good: ConnectionError: no" in done.stderr
+    assert "failed, attempt 1 of 1, and will not be retried: ConnectionError: no" in done.stderr
     assert "the run failed: StepError: step 'charge' failed: ConnectionError" in done.stderr
     assert "Traceback" in done.stderr
     assert "sk_live_x" not in done.stdout

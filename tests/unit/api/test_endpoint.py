@@ -14,7 +14,7 @@ import pytest
 from asgiref.sync import async_to_sync
 
 from durable_core.adapter.app import AdapterApp
-from durable_core.api.adapter import AppAdapter
+from durable_core.api.adapter import AppAdapter, HTTPHandler
 from durable_core.api.durable import Durable
 from durable_core.api.endpoint import Endpoint, is_wait, key_of
 from durable_core.api.step import sync_step
@@ -396,3 +396,27 @@ def test_a_wrapped_endpoint_is_named_after_its_handler() -> None:
     assert "Answer with the path." == app.__doc__
     assert __name__ == app.__module__
     assert "<AdapterApp of <Endpoint paths>>" == repr(app)
+
+
+@pytest.mark.parametrize("face", ["def", "async def"])
+def test_authorize_raises_what_its_framework_raises(face: str) -> None:
+    """``exception_to_response`` is asked for it; what it does not know stays an error."""
+
+    def refuse(request: Request) -> None:
+        raise PermissionError("no key") if "known" in request.query else LookupError("a bug")
+
+    def translate(error: Exception) -> Response | None:
+        return Response.text(str(error), 401) if isinstance(error, PermissionError) else None
+
+    def ask(endpoint: HTTPHandler, url: str) -> Response:
+        if face == "def":
+            return endpoint.handle(request(url))
+        return asyncio.run(endpoint.handle_async(request(url)))
+
+    with lab() as process:
+        endpoint = process.endpoint(echo, authorize=refuse, exception_to_response=translate)
+        answer = ask(endpoint, "/it?known=1")
+        with pytest.raises(LookupError, match="a bug"):
+            ask(endpoint, "/it")
+
+    assert (401, b"no key") == (answer.status, answer.body)

@@ -92,3 +92,15 @@ def test_handler_of_an_application() -> None:
     for other in (print, durable, Application):
         with pytest.raises(TypeError, match="a client needs an endpoint"):
             handler_of(other)
+
+
+def test_path_params_of_an_endpoint_without_a_route() -> None:
+    """A test gives an endpoint what its route would have found in the path."""
+    durable = plain_app()
+
+    @durable.endpoint
+    def user(request: Request) -> str:
+        return request.path_params["id"]
+
+    with harness(durable) as t:
+        assert "7" == t.client(user).get("/users/7", path_params={"id": "7"}).json()
