@@ -307,7 +307,7 @@ class CommitQueue:
     # -- committing -------------------------------------------------------------------------
 
     def _commit_queued(self, wait: float) -> None:
-        """Commit the queued writes as the leader; with ``wait`` 0 they stay queued if it is busy."""
+        """Commit the queue as the leader; with ``wait`` 0 a busy store leaves it unchanged."""
         with self._mutex:
             batch, self._queue = self._queue, []
             self._by_lease.clear()

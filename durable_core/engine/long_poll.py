@@ -1,4 +1,4 @@
-"""Clients at the wait URL: the two ways to hold one until its run ends."""
+"""Clients at the wait URL: they are held until their run ends, in a thread or a task."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class LongPoll:
 
     Args:
         env: the application.
-        store: where results are.
-        waiters: who is waiting.
+        store: the store with the results.
+        waiters: the waiting clients.
         reads: how an event loop reads the store.
     """
 
@@ -38,11 +38,11 @@ class LongPoll:
         self._waiters = waiters
 
     def wait(self, wanted: WaitRequest) -> Response:
-        """Answer in this thread, holding it."""
+        """Answer in this thread, which blocks meanwhile."""
         return drive_sync(wait_for_result(self._env, wanted), self._perform, nullcontext())
 
     async def wait_async(self, wanted: WaitRequest) -> Response:
-        """Answer in this task, holding it."""
+        """Answer in this task, which waits meanwhile."""
         return await drive_async(wait_for_result(self._env, wanted), self._perform_async)
 
     def _perform(self, effect: Effect) -> Any:
@@ -58,7 +58,10 @@ class LongPoll:
         return self._result(effect.run_id)
 
     def _result(self, run_id: str) -> StoredResult | Phase | None:
-        """Read the result. Who has been let go is sent on, though the store is closed by now."""
+        """Read the run's result, or its phase.
+
+        During shutdown the store may be closed already; released clients are then redirected.
+        """
         try:
             return self._store.result(self._env.app, run_id)
         except StoreError:
@@ -67,7 +70,7 @@ class LongPoll:
             return Phase.ASYNC
 
     def _running(self, run_id: str) -> bool:
-        """Look once more after signing up, so that an end in between is not missed."""
+        """Read the phase again after registering, so that an end in between is not missed."""
         return isinstance(self._result(run_id), Phase)
 
     def _await_end(self, effect: AwaitEnd) -> bool:

@@ -1,8 +1,8 @@
-"""The scheduler: one thread per process, for everything that has a time of its own.
+"""The scheduler: one thread per process, for periodic and timed work.
 
-It renews the process's lease, takes over from dead processes, claims runs that are due, notices
-what other processes have committed, deletes what is old. It never runs a handler, so nothing it
-does is delayed by a slow step.
+It renews the process's lease, takes over the runs of dead processes, claims due runs, notices the
+commits of other processes, and deletes old rows. It never runs a handler, so a slow step does not
+delay it.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ __all__ = [
 ]
 
 
-#: The longest from one round to the next, seconds.
+#: The maximum time between two rounds, seconds.
 _PAUSE = 1.0
 #: How often the store is maintained, seconds.
 _MAINTENANCE = 0.02
-#: A wall clock that moves by more than this against the monotonic one was set, milliseconds.
+#: A larger difference between wall clock and monotonic clock means that the clock was set, ms.
 _CLOCK_STEP = 5_000
-#: How many runs one claim takes at most.
+#: The maximum number of runs of one claim.
 _CLAIM = 20
-#: How many rows one deletion takes at most.
+#: The maximum number of rows of one deletion.
 _PRUNE = 100
 
 
@@ -53,8 +53,8 @@ class PeriodicTask:
     """A callable that a polling loop runs at a fixed interval.
 
     Args:
-        every: seconds from one time to the next; the first time is at once.
-        do: what is done.
+        every: the interval, seconds; the first call is at once.
+        do: the callable.
     """
 
     def __init__(self, every: float, do: Callable[[], object]) -> None:
@@ -63,14 +63,14 @@ class PeriodicTask:
         self._due = 0.0
 
     def run_if_due(self) -> None:
-        """Do it if it is time."""
+        """Call it if the interval has passed."""
         now = time.monotonic()
         if now >= self._due:
             self._due = now + self._every
             self._do()
 
     def run_soon(self) -> None:
-        """Do it again in a moment."""
+        """Make it due in 0.1 seconds."""
         self._due = time.monotonic() + 0.1
 
 
@@ -78,8 +78,8 @@ class Scheduler:
     """Keeps the lease of this process, claims due runs, and notices what other processes commit.
 
     Args:
-        host: the worker that it is a part of; gets its ``owner`` name here.
-        runs: gets the runs that were claimed.
+        host: the worker that owns it; the scheduler sets its ``owner``.
+        runs: resumes the claimed runs.
     """
 
     def __init__(self, host: WorkerParts, runs: RunManager) -> None:
@@ -107,7 +107,7 @@ class Scheduler:
         )
 
     def start(self) -> None:
-        """Register the process and begin."""
+        """Register the process and start the thread."""
         self.register()
         self._skew = self._clock_skew()
         self._thread = threading.Thread(target=self._run, name="durable-scheduler", daemon=True)
@@ -131,17 +131,17 @@ class Scheduler:
         return self._thread is not None and self._thread.is_alive()
 
     def wake(self) -> None:
-        """Look at everything now."""
+        """Run a full round now."""
         self._next_due = None
         self._look = True
         self._wakeups.notify()
 
     def poll_faster(self) -> None:
-        """Look at other processes more often: somebody waits for what they do."""
+        """Poll other processes more often, because a client waits for them."""
         self._wakeups.notify()
 
     def wake_at(self, due_at: int) -> None:
-        """A run is due then, epoch milliseconds."""
+        """Run a round when a run is due, epoch milliseconds."""
         next_due = self._next_due
         if next_due is None or due_at < next_due:
             self._wakeups.notify()
@@ -154,10 +154,10 @@ class Scheduler:
                 troubled = False
             except StoreError as error:
                 if not troubled:
-                    logger.error("the keeper cannot reach the store, it keeps trying: %s", error)
+                    logger.error("the scheduler cannot reach the store, it keeps trying: %s", error)
                 troubled, delay = True, 0.5
             except Exception:
-                logger.exception("the keeper failed in one round, it goes on")
+                logger.exception("the scheduler failed in one round, it continues")
                 delay = 0.5
             self._wakeups.wait(delay, eager=self._is_waited_for())
 
@@ -165,7 +165,7 @@ class Scheduler:
         self._watch_clock()
         for chore in self._chores:
             chore.run_if_due()
-        self._next_due = None  # whatever becomes due during the round may come too late for it
+        self._next_due = None  # a run that becomes due during the round may be missed by it
         next_due = self._next_due = self.catch_up()
         if next_due is None:
             return _PAUSE
@@ -175,14 +175,14 @@ class Scheduler:
         return bool(len(self._host.waiters) or len(self._host.live))
 
     def catch_up(self) -> int | None:
-        """See what has happened, and claim what is due now; return when the next run is due."""
+        """Process the commits of others and claim due runs; return the next due time."""
         self._notice_others()
         self._reap_dead()
         self._release_unknown()
         fault = self._release_abandoned()
         next_due = self._claim_due()
         if fault is not None:
-            raise StoreError(f"a run cannot be given up: {fault}") from fault
+            raise StoreError(f"a run cannot be released: {fault}") from fault
         return next_due
 
     # -- the process's own lease ------------------------------------------------------------
@@ -201,7 +201,7 @@ class Scheduler:
         self._host.owner = owner
 
     def _expiry(self) -> int:
-        """Return when a lease ends that is renewed now."""
+        """Return the end of a lease that is renewed now."""
         now = self._host.store.now(self._host.env.clock.now())
         return now + int(self._host.settings.lease * 1000)
 
@@ -211,7 +211,7 @@ class Scheduler:
             self._note_renewal()
             return
         logger.warning(
-            "this process did not renew its lease in time and others took its runs; it goes on "
+            "this process did not renew its lease in time and others took its runs; it continues "
             "under a new name"
         )
         reaped = self._host.owner
@@ -219,14 +219,14 @@ class Scheduler:
         for live in self._host.live.all():
             if isinstance(live.ex, StoredExecution) and live.ex.owner == reaped:
                 live.lease_lost()
-        # Frees the runs that were begun under the old name after it was reaped.
+        # Frees runs that began under the old name after it was reaped.
         self._host.queue.execute(Unregister(id=reaped, now=self._host.env.clock.now()))
 
     def _note_renewal(self) -> None:
-        """Spare the others if this process could not renew its own lease for long.
+        """Keep the other processes for a while if this one could not renew its own lease for long.
 
-        Whatever held it up may have held them up, too: a store that took no writes, or a host that
-        stood still. They get the time to renew theirs.
+        The same cause may have delayed them: a store without writes, or a frozen host. So they get
+        time to renew their leases.
         """
         now, heartbeat = time.monotonic(), self._host.settings.heartbeat
         if now - self._renewed > 2 * heartbeat:
@@ -247,7 +247,7 @@ class Scheduler:
         logger.warning("the clock was set by %+d ms", skew - self._skew)
         self._spare_until = time.monotonic() + 2 * self._host.settings.heartbeat
         self._renew_leases()
-        self._skew = skew  # not before, for a beat that fails must be made up for
+        self._skew = skew  # only now: after a failed heartbeat the next round must try again
         for live in self._host.live.all():
             live.recheck_deadlines()
 
@@ -280,19 +280,19 @@ class Scheduler:
     def _reap(self, reap: ReapWorkers) -> None:
         freed = self._host.queue.execute(reap)
         if freed:
-            logger.warning("took %d runs over from processes that are gone", len(freed))
+            logger.warning("took %d runs over from dead processes", len(freed))
         if reap.ids:
             self._refresh_workers()
 
     def _notice_others(self) -> None:
-        """Pass on what was committed since the last look."""
+        """Process the commits of other processes since the last round."""
         if not (self._wakeups.changed() or self._look):
             return
-        self._look = False  # before looking, so that what comes meanwhile is looked at next time
+        self._look = False  # before the reads, so that a later commit causes another look
         try:
             self._poll_others()
         except BaseException:
-            self._look = True  # some of it has not been seen
+            self._look = True  # some commits were not processed
             raise
 
     def _poll_others(self) -> None:
@@ -313,7 +313,7 @@ class Scheduler:
     # -- due runs ---------------------------------------------------------------------------
 
     def _claim_due(self) -> int | None:
-        """Claim what is due and can be run; return when the next run is due."""
+        """Claim due runs as far as there is capacity; return the next due time."""
         next_due: int | None = None
         for kind in HandlerKind:
             keys = self._runs.keys(kind)
@@ -339,7 +339,7 @@ class Scheduler:
         try:
             take(claimed)
         except Exception as error:
-            # The others that were claimed with it must go on.
+            # The other claimed runs must continue.
             logger.error("run %s cannot be resumed by this process", claimed.run.id)
             self._runs.give_back(claimed.run, error)
 
@@ -351,7 +351,7 @@ class Scheduler:
         try:
             return self._host.queue.execute(claim)
         except LeaseLost:
-            self._renew_leases()  # reaped since the last one: claim under the new name next time
+            self._renew_leases()  # the process was reaped: claim under the new name next time
             self._wakeups.notify()
             return ()
         except StoreOutcomeUnknownError:
@@ -359,7 +359,7 @@ class Scheduler:
             raise
 
     def _release_unknown(self) -> None:
-        """Give up runs that a claim has taken for us whose answer was lost."""
+        """Release the runs of a claim whose answer was lost."""
         if not self._claim_lost:
             return
         owner, now = self._host.owner, self._host.env.clock.now()
@@ -373,14 +373,14 @@ class Scheduler:
         self._claim_lost = False
 
     def _release_abandoned(self) -> Exception | None:
-        """Write what could not be written before; return why some of it still cannot be."""
+        """Retry the writes of abandoned runs; return the error if some still fail."""
         abandoned, queue = self._host.abandoned, self._host.queue
         fault: Exception | None = None
         for write, ticket in [(write, queue.submit(write)) for write in list(abandoned)]:
             try:
                 queue.wait(ticket)
             except LeaseLost:
-                pass  # somebody else has it already, or it never came to be stored
+                pass  # another process has the run, or it was never stored
             except Exception as error:
                 fault = fault or error
                 continue
@@ -388,7 +388,7 @@ class Scheduler:
         return fault
 
     def _report_unknown(self) -> None:
-        """Due runs that no code here knows: say so once per key, fail them after a long time."""
+        """Log due runs with unknown handlers once per key, and fail them after a long time."""
         env, host = self._host.env, self._host
         now = env.clock.now()
         known = (*self._runs.keys(HandlerKind.DEF), *self._runs.keys(HandlerKind.ASYNC_DEF))
@@ -405,7 +405,7 @@ class Scheduler:
     # -- what one process does for all ----------------------------------------------------------
 
     def _leads(self, others: Iterable[WorkerRecord]) -> bool:
-        """Tell whether this process was there before all of those."""
+        """Return whether this process registered before all of those."""
         return all(self._host.owner < each.id for each in others)
 
     def _maintain(self) -> None:

@@ -17,7 +17,7 @@ _ALLOWED = (
 _MS = timedelta(milliseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-#: Each unit: how it may be written, and its milliseconds. A day has 24 hours.
+#: Each unit: its spellings, and its milliseconds. A day has 24 hours.
 _UNITS = (
     ("weeks?|w", 604_800_000),
     ("days?|d", 86_400_000),
@@ -26,7 +26,7 @@ _UNITS = (
     ("seconds?|secs?|s", 1_000),
     ("milliseconds?|millis?|ms", 1),
 )
-# White space is taken only after a unit, so that there is one way to read any text.
+# White space is allowed only after a unit, so that no text is ambiguous.
 _TEXT = re.compile(
     "".join(rf"(?:([0-9]+(?:\.[0-9]+)?)\s*(?:{names})(?![a-z])\s*)?" for names, _ in _UNITS)
 )
@@ -41,7 +41,7 @@ def parse_duration(value: str | float | timedelta, *, what: str = "duration") ->
         what: the name of the argument, for the error.
 
     Raises:
-        ValueError: anything else; negative; over 366 days. The message says what is allowed.
+        ValueError: anything else; negative; over 366 days. The message lists what is allowed.
     """
     ms = _milliseconds(value, what)
     if not 0 <= ms <= MAX_DURATION_MS:
@@ -64,7 +64,7 @@ def parse_deadline(value: datetime, *, now: int, what: str = "deadline") -> int:
         raise ValueError(f"{what} must be an aware datetime, not {type(value).__name__}")
     if value.utcoffset() is None:
         raise ValueError(f"{what} must be an aware datetime; this one has no time zone")
-    # Rounded up: nothing happens before its time.
+    # Rounded up, so that nothing happens too early.
     at = -((_EPOCH - value) // _MS)
     if at - now > MAX_DURATION_MS:
         raise ValueError(f"{what} must be at most 366 days from now, not {value.isoformat()}")

@@ -1,4 +1,4 @@
-"""How often, and after how long, something that failed is tried again."""
+"""The number of retries, and the delays between them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from durable_core.errors import RetryAfterError
 
 __all__ = ["MAX_RETRIES", "RetryPolicy", "delay_ms", "retry_after_delay_ms", "validate_retries"]
 
-#: The most retries a step or a handler may be given; the first attempt is not a retry.
+#: The maximum number of retries; the first attempt is not a retry.
 MAX_RETRIES = 20
 
 _DAY_MS = 86_400_000
@@ -22,8 +22,8 @@ class RetryPolicy:
 
     Args:
         base_ms: the delay before the first retry, before jitter; 0 or more milliseconds.
-        factor: how much longer each further delay is; 1 or more.
-        max_ms: the longest delay; from ``base_ms`` to 366 days.
+        factor: the ratio of each delay to the previous one; 1 or more.
+        max_ms: the maximum delay; from ``base_ms`` to 366 days.
         jitter: the share of each delay that is random, 0 (none) to 1 (all of it).
 
     Raises:
@@ -50,13 +50,13 @@ class RetryPolicy:
 
 
 def delay_ms(policy: RetryPolicy, failures: int, u: float) -> int:
-    """Return how long to wait before the next attempt, in milliseconds.
+    """Return the delay before the next attempt, in milliseconds.
 
     It is ``min(base_ms * factor**(failures - 1), max_ms)``, scaled to between ``1 - jitter`` and 1.
 
     Args:
         policy: the schedule.
-        failures: how many attempts have failed so far, 1 or more.
+        failures: the number of failed attempts so far, 1 or more.
         u: a random number, 0 <= u < 1.
     """
     if failures < 1:
@@ -76,10 +76,10 @@ def validate_retries(value: object) -> int:
 
 
 def retry_after_delay_ms(error: RetryAfterError, now: int) -> int:
-    """Return the delay that the error asks for, held to 0 to 24 hours, in milliseconds.
+    """Return the delay that the error sets, clamped to 0 to 24 hours, in milliseconds.
 
     Args:
-        error: what the user raised.
+        error: the error that user code raised.
         now: epoch milliseconds.
     """
     if isinstance(error.retry_after, datetime):

@@ -11,7 +11,7 @@ from durable_core.model.step import Op, OpKind
 __all__ = ["StepIds", "hash_step_id", "op_named"]
 
 _LONGEST = 255
-#: Its hash stands for the end of the run itself in the Inngest protocol.
+#: In the Inngest protocol, the hash of this id means the end of the run.
 _RESERVED = "complete"
 
 
@@ -22,7 +22,7 @@ def hash_step_id(id: str) -> str:
 
 @lru_cache(maxsize=4096)
 def op_named(name: str, kind: OpKind) -> Op:
-    """Return the op of that name; most names come again and again, so it is made once."""
+    """Return the op of that name. Ops are cached, because most names repeat."""
     return Op(id=hash_step_id(name), name=name, kind=kind)
 
 
@@ -30,8 +30,8 @@ class StepIds:
     """Gives each step of one execution its own id, the same in every replay.
 
     The first step called ``a`` is ``a``, the next ones ``a:1``, ``a:2``, and so on; an id that is
-    already in use is passed over. That is the same each time only while the calls come in the
-    same order, so all steps whose ids meet must come from one branch (task or thread).
+    already in use is skipped. Replay gives the same ids only if the calls come in the same order,
+    so all steps with the same id must be called from one branch (task or thread).
 
     Several threads may call it at once.
     """
@@ -46,15 +46,15 @@ class StepIds:
         """Return the indexed id for the next step called ``id``, and its index from 0.
 
         Args:
-            id: what the user calls the step; 1 to 255 characters.
-            branch: the task or thread that asks; compared by identity, and kept alive.
+            id: the user's id for the step; 1 to 255 characters.
+            branch: the calling task or thread; compared by identity, and kept alive.
 
         Raises:
             DuplicateStepIdError: another branch has this id.
             TypeError: the id is not a ``str``.
-            ValueError: the id is empty, too long, reserved, or no UTF-8 text.
+            ValueError: the id is empty, too long, reserved, or has lone surrogates.
         """
-        id = _checked(id)
+        id = _check_id(id)
         # The index is read before the owner: another thread's index then comes with its name.
         index = self._indexes.get(id, 0)
         if self._owners.get(id, branch) is not branch:
@@ -86,7 +86,7 @@ def _duplicate(id: str) -> DuplicateStepIdError:
     )
 
 
-def _checked(id: object) -> str:
+def _check_id(id: object) -> str:
     if not isinstance(id, str):
         raise TypeError(f"a step id must be a str, not {type(id).__name__}")
     if type(id) is not str:

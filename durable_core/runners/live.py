@@ -22,11 +22,11 @@ class ActiveRun(Protocol):
         ...
 
     def on_event(self, op_id: str, event: StoredEvent) -> None:
-        """Tell the run that one of its waits has been answered."""
+        """End one of the run's waits with this event."""
         ...
 
     def recheck_deadlines(self) -> None:
-        """Tell the run that something it waits for may be due."""
+        """Check the deadlines of the parked steps again."""
         ...
 
     def detach(self, reason: HandoffReason) -> None:
@@ -34,11 +34,11 @@ class ActiveRun(Protocol):
         ...
 
     def stop(self) -> None:
-        """Start no new step, and put the handler away when what is in flight has ended."""
+        """Start no new step, and suspend the run when the steps in flight have ended."""
         ...
 
     def lease_lost(self) -> None:
-        """Let nothing more of it count: somebody else owns the run, or it was cancelled."""
+        """Close the execution: another process owns the run, or it was cancelled."""
         ...
 
 
@@ -59,21 +59,21 @@ class ActiveRuns:
         return self._runs.get(run_id)
 
     def add(self, live: ActiveRun) -> None:
-        """Take up a run."""
+        """Add a run."""
         self._runs[live.ex.run.id] = live
 
     def remove(self, live: ActiveRun) -> None:
-        """Drop a run that is not live any more."""
+        """Remove a run that is not live any more."""
         if self._runs.get(live.ex.run.id) is live:  # else a later execution has its place
             del self._runs[live.ex.run.id]
         self._notify_if_empty()
 
     def body_started(self, run_id: str) -> None:
-        """Note that a streamed response is on its way, whose end must be recorded."""
+        """Note that a streamed response is being sent, whose end must be recorded."""
         self._sending.add(run_id)
 
     def body_finished(self, run_id: str) -> None:
-        """Note that this end is recorded, or cannot be."""
+        """Note that the end is recorded, or cannot be recorded."""
         self._sending.discard(run_id)
         self._notify_if_empty()
 
@@ -87,9 +87,9 @@ class ActiveRuns:
         return list(self._runs.values())
 
     def wait_until_empty(self, timeout: float) -> bool:
-        """Wait until no run is live or sent; False if some still are after so many seconds."""
+        """Wait until no run is live or sent; False if some still are after ``timeout`` seconds."""
         with self._empty:
-            self._awaited = True  # from now on; whoever has ended before that is seen here
+            self._awaited = True  # runs that ended before this are seen by the check below
             return self._empty.wait_for(lambda: not self._runs and not self._sending, timeout)
 
     def names(self) -> list[str]:
@@ -101,9 +101,9 @@ class Waiters:
     """The clients that are held at wait URLs, by the run they wait for.
 
     Args:
-        most: how many may be held at a time.
-        attend: called when the first one comes, from the thread that brings it.
-        most_of_run: how many of these may wait for one run; None for all.
+        most: the maximum number of held clients.
+        attend: called for the first client, in the client's thread.
+        most_of_run: the maximum number for one run; None for no such limit.
     """
 
     def __init__(
@@ -121,9 +121,9 @@ class Waiters:
         return self._count
 
     def add(self, run_id: str, wake: Callable[[], None]) -> bool:
-        """Have ``wake`` called when the run ends; False if too many wait already.
+        """Register ``wake`` for the end of the run; False if too many clients wait already.
 
-        Once all have been released it is called at once.
+        After :meth:`release_all`, ``wake`` is called at once.
         """
         with self._lock:
             of_run = len(self._wakers.get(run_id, ()))
@@ -149,12 +149,12 @@ class Waiters:
             self._count -= 1
 
     def run_ids(self) -> list[str]:
-        """Return the runs somebody waits for."""
+        """Return the runs that clients wait for."""
         with self._lock:
             return list(self._wakers)
 
     def ended(self, run_ids: Iterable[str]) -> None:
-        """Wake all who wait for one of these runs."""
+        """Wake all clients that wait for one of these runs."""
         if not self._wakers:
             return
         with self._lock:
@@ -164,11 +164,11 @@ class Waiters:
 
     @property
     def released(self) -> bool:
-        """Whether nobody is held any more."""
+        """Whether all clients were released."""
         return self._released
 
     def release_all(self) -> None:
-        """Wake everybody, whether or not their run has ended, and hold nobody from now on."""
+        """Wake all clients, whether or not their run has ended, and hold none from now on."""
         with self._lock:
             self._released = True
         self.ended(self.run_ids())

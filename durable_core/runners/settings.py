@@ -1,4 +1,4 @@
-"""How the engine works in a process, and what it works for."""
+"""The settings of the engine in a process, and its endpoints."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def add_endpoint(endpoints: dict[str, RegisteredEndpoint], endpoint: RegisteredE
 
 
 def _identity(endpoint: RegisteredEndpoint) -> tuple[str, str | None]:
-    """Return what an endpoint has in common with newer versions of it alone."""
+    """Return the identity that an endpoint shares only with newer versions of itself."""
     handler = endpoint.handler
     module = getattr(handler, "__module__", type(handler).__module__)
     name = getattr(handler, "__qualname__", type(handler).__qualname__)
@@ -65,10 +65,10 @@ class Settings:
             are parked is suspended after this time, with a warning.
         unwind_time: how long a handler may take to end when it is suspended.
         busy_timeout: how long another process may keep the store locked.
-        heartbeat, lease: a process renews its lease every ``heartbeat``; unrenewed it is over
-            after ``lease``.
+        heartbeat, lease: a process renews its lease every ``heartbeat``; a lease expires after
+            ``lease``.
         keep_runs, keep_events: ended runs and events are deleted after this time.
-        orphan_after: due runs whose endpoint no code knows fail after this time.
+        orphan_after: due runs whose endpoint no process knows fail after this time.
     """
 
     worker_threads: int = 8

@@ -17,11 +17,11 @@ __all__ = ["StreamHub"]
 
 
 class StreamHub:
-    """Makes the log of a run when something is pushed or somebody reads, and drops it after.
+    """Makes the log of a run when code pushes or a client reads, and drops it afterwards.
 
     Args:
-        live: the runs that are live in this process.
-        relay: carries them between processes; None where the store has no channel.
+        live: the live runs of this process.
+        relay: carries streams between processes; None if the store has no channel.
     """
 
     def __init__(self, live: ActiveRuns, relay: StreamRelay | None = None) -> None:
@@ -39,13 +39,13 @@ class StreamHub:
     # -- executions -------------------------------------------------------------------------
 
     def begin(self, ex: Execution) -> None:
-        """An execution is live now: those who wait for its stream follow it."""
+        """Connect a new live execution to the clients that already wait for its stream."""
         ex.stream_opener = self.open
         if self._logs and ex.run.id in self._logs:
             ex.open_stream()
 
     def open(self, ex: Execution) -> Publisher | None:
-        """Return the stream of an execution, made if need be; None if nothing of it counts now."""
+        """Return the stream of an execution, and make it if necessary; None if it is closed."""
         with self._lock:
             return self._publisher_of(ex)
 
@@ -53,7 +53,7 @@ class StreamHub:
         if isinstance(ex.stream, Publisher):
             return ex.stream  # another thread was first
         if ex.closed:
-            return None  # what it has left behind must not take the place of a later execution
+            return None  # threads it left behind must not replace a later execution's publisher
         assert isinstance(ex, StoredExecution)
         run_id = ex.run.id
         log = self._logs.get(run_id)
@@ -67,7 +67,7 @@ class StreamHub:
         return publisher
 
     def end(self, ex: Execution) -> None:
-        """An execution is over; its log stays as long as somebody reads."""
+        """End the stream of an execution; its log stays as long as a client reads."""
         with self._lock:
             ex.stream_opener = None
             publisher = ex.stream
@@ -82,7 +82,7 @@ class StreamHub:
             self._drop_unused(publisher.log)
 
     def committed(self, write: Checkpoint) -> None:
-        """A write is durable. Called in the order of the commits, in whatever thread."""
+        """Process a durable write. Called in the order of the commits, in any thread."""
         publisher = self._publishers.get(write.run_id)
         if publisher is not None:
             publisher.committed(write)
@@ -94,8 +94,8 @@ class StreamHub:
 
         Args:
             run_id: the run.
-            wake: called when there is something new in the log.
-            look: called when there is something new in the store, from another process.
+            wake: called when the log has something new.
+            look: called when the store has something new from another process.
         """
         with self._lock:
             self._lookers.setdefault(run_id, []).append(look)
@@ -120,7 +120,7 @@ class StreamHub:
     def leave(
         self, log: RunLog, wake: Callable[[], None], look: Callable[[], None] | None = None
     ) -> None:
-        """A reader has gone."""
+        """Remove a reader."""
         log.leave(wake)
         with self._lock:
             if look is not None:
@@ -134,7 +134,7 @@ class StreamHub:
             self._drop_unused(log)
 
     def poll_others(self, store: Store, app: str) -> None:
-        """Have readers look whose runs another process has gone on with. For one thread."""
+        """Wake the readers of runs that another process has continued. For one thread."""
         with self._lock:
             wanted = [run_id for run_id in self._lookers if run_id not in self._publishers]
         if not wanted:
@@ -150,13 +150,13 @@ class StreamHub:
     # -- other processes --------------------------------------------------------------------
 
     def share(self, is_shared: bool) -> None:
-        """Tell other processes what is streamed here: there are some; or nobody, there are none."""
+        """Publish streams to other processes if there are any; otherwise stop publishing."""
         if self._relay is not None:
             with self._lock:
                 self._relay.share(is_shared, self._publishers.values())
 
     def stop(self) -> None:
-        """Tell nothing any more."""
+        """Stop publishing to other processes."""
         if self._relay is not None:
             self._relay.stop()
 

@@ -567,7 +567,7 @@ def test_what_cannot_be_given_up_is_tried_again_and_holds_nothing_up(
         until(lambda: "not now" in caplog.text)
         store.refuses = False
         until(lambda: not node.abandoned)
-        assert 1 == caplog.text.count("the keeper cannot reach the store")
+        assert 1 == caplog.text.count("the scheduler cannot reach the store")
         r2 = process.records.get("r2")
         assert r2 is not None
         assert 0 == r2.due_at
