@@ -248,7 +248,7 @@ class EmbeddedEngine:
             "app": self.env.app,
             "started": True,
             "pid": worker.pid,
-            "keeper": worker.scheduler.alive,
+            "scheduler": worker.scheduler.alive,
             "live_runs": len(worker.live),
             "replaying": {kind.value: worker.runs.busy[kind] for kind in HandlerKind},
             "waiting_clients": len(worker.waiters),

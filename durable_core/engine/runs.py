@@ -210,12 +210,12 @@ class EventWatermark:
         self._lock = threading.Lock()
         self._known = 0
         self._is_current = False
-        self._is_shared = True  # until the keeper has looked
+        self._is_shared = True  # until the scheduler has looked
 
     def recent(self) -> int:
         """Return a number that counts every event of this process, and of those known to be there.
 
-        Those of a process that has just come are counted once the keeper has noticed it, up to
+        Those of a process that has just come are counted once the scheduler has noticed it, up to
         0.1 s later. To the run or step that asks, they seem to have come after it began.
         """
         return self._known if self._is_current else self._read()

@@ -241,7 +241,7 @@ ASKING: ContextVar[Exchange | None] = ContextVar("durable_asking", default=None)
 
 
 class SteeredKeeper(Scheduler):
-    """A keeper without a thread; somebody calls :meth:`catch_up`."""
+    """A scheduler without a thread; the simulation calls :meth:`catch_up`."""
 
     def start(self) -> None:
         """Register the process."""

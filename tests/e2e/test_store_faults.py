@@ -160,7 +160,7 @@ def test_a_run_that_comes_due_meanwhile_goes_on_later(world: World, face: str, f
     handoff = fetch(app.url(f"/{face}/nap?trip=T&seconds=1"))
     assert 302 == handoff.status
     with _FAULTS[fault](world, app):
-        until("the engine has noticed", lambda: "keeper" in "".join(app.errors()))
+        until("the engine has noticed", lambda: "scheduler" in "".join(app.errors()))
         client = world.background(handoff.location, follow=True)
     assert 201 == client.result().status
     assert 1 == world.ledger.begun("T")["a"]

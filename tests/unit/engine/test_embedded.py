@@ -52,7 +52,7 @@ def test_start_and_stop_are_idempotent() -> None:
         node = process.engine.worker
         process.durable.start()
         assert node is process.engine.worker
-        assert process.durable.health()["keeper"]
+        assert process.durable.health()["scheduler"]
         process.durable.stop()
         process.durable.stop()
         assert {"app": "lab", "started": False} == process.durable.health()

@@ -26,7 +26,7 @@ def test_health() -> None:
         health = process.durable.health()
         leave.set()
         client.join(10)
-    assert (1, True, ["it"]) == (health["live_runs"], health["keeper"], health["endpoints"])
+    assert (1, True, ["it"]) == (health["live_runs"], health["scheduler"], health["endpoints"])
     assert {"def": 0, "async def": 0} == health["replaying"]
 
 

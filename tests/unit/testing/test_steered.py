@@ -16,7 +16,7 @@ def test_nothing_happens_by_itself() -> None:
         reply = t.client(app.order).get("/order?id=7")
         t.clock.move_to(t.clock.now() + 86_400_000)
 
-        assert app.durable.health()["keeper"] is False
+        assert app.durable.health()["scheduler"] is False
         assert not t.steps(reply)[2].done
         t.advance(0)
         assert t.steps(reply)[2].done
