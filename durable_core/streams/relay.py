@@ -1,6 +1,6 @@
 """Streams between processes: what runs of this one stream, and what others tell of theirs.
 
-A thread carries both, every 20 ms, while there is something to carry. Nothing waits for it, and
+A thread carries both, every 10 or 20 ms, while there is something to carry. Nothing waits for it, and
 nothing durable depends on it: without it, readers get each step from the store once it is there.
 """
 
@@ -24,8 +24,11 @@ __all__ = ["RemoteReader", "RemoteStream", "RemoteWriter", "StreamRelay"]
 _MOST_WRITTEN = 1024 * 1024
 #: How many events are read at a time.
 _MOST_READ = 256
-#: Seconds between two looks.
+#: Seconds between two batches that are written.
 _PAUSE = 0.02
+#: Seconds between two looks at what others write: whether there is anything new costs next to
+#: nothing to ask.
+_LOOK = 0.01
 #: Seconds without a look after the channel has failed.
 _RETRY = 1.0
 #: What was written so many seconds ago is removed, as its process has died, or writes it again.
@@ -363,7 +366,7 @@ class StreamRelay:
                 if not self._has_work():
                     self._thread = None
                     return
-            self._stopped.wait(_PAUSE)
+            self._stopped.wait(_LOOK if watches else _PAUSE)
 
     def run_once(self) -> bool:
         """Carry what there is now; return whether there may be more. For one thread."""
