@@ -1,8 +1,8 @@
-"""What the core needs from outside, as Protocols, and the messages that cross them.
+"""The ports of the core as Protocols, and their messages.
 
-A store is one method that writes (:meth:`Store.commit`, a batch of :class:`Write` messages in one
-transaction) and a few that read. Everything about concurrency is in the messages: a
-:class:`Checkpoint` takes effect only while its owner and epoch still hold the run.
+A store has one method that writes (:meth:`Store.commit`, a batch of :class:`Write` messages in one
+transaction) and several that read. The messages contain the rules of concurrency: a
+:class:`Checkpoint` takes effect only while its owner and epoch are those of the stored run.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ __all__ = [
 
 # --- world ----------------------------------------------------------------------------------------
 #
-# Time, and what is fresh or random.
+# Time, new ids, and random numbers.
 
 
 class Clock(Protocol):
@@ -98,33 +98,33 @@ class Ids(Protocol):
 
 # --- store ----------------------------------------------------------------------------------------
 #
-# What the embedded engine needs of a store.
+# The store of the embedded engine.
 
 
 class Store(Protocol):
-    """Where the embedded engine keeps its state. ``durable_conformance`` judges all that it says.
+    """The state of the embedded engine. ``durable_conformance`` tests all of this contract.
 
     Its methods may be called from any thread, :meth:`commit` by one thread at a time. They raise
-    ``StoreError``, or a class below it, if the store cannot answer, also when it is not open. They
-    raise nothing else but what a programming mistake deserves. What a caller does with a value
-    that it has handed in or was given changes nothing in the store.
+    ``StoreError``, or a subclass, if the store cannot answer, also when it is not open. They raise
+    other errors only for programming mistakes. A caller that changes an argument or a returned
+    value does not change the store.
 
     **Isolation.** Commits take effect one after the other, as if no two overlapped. A read shows
-    every commit that was answered before the read began, of whatever process, and of each commit
-    all or nothing.
+    every commit of any process that was answered before the read began. It shows a commit
+    completely or not at all.
 
-    **No event is lost.** Each stored event has a number, unique in the store, that is never given
-    again, even after the event was pruned. Each number that the store hands out, be it by
-    :meth:`event_seq`, in an answer, or with an event, is a *watermark*: an event that becomes
-    visible later has a higher number. A wait is registered under a watermark and is matched with
-    events that have a higher number. A store in which a transaction that has a lower number may
-    commit later than one with a higher number does not hand out the higher one before that. A wait
-    and an event that are committed at the same time find each other, whichever comes first.
+    **No event is lost.** Each stored event has a number, unique in the store, that is never reused,
+    even after the event was pruned. Each number that the store returns (by :meth:`event_seq`, in
+    an answer, or with an event) is a *watermark*: an event that becomes visible later has a higher
+    number. A wait is registered under a watermark and is matched with
+    events that have a higher number. In some stores a transaction with a lower number may commit
+    later than one with a higher number; such a store must not return the higher number before that.
+    If a wait and an event are committed at the same time, the event ends the wait.
 
     **Order.** Texts are equal, and in order, by their bytes as UTF-8, whatever the collation of a
     database.
 
-    **Locks.** A run whose record somebody has locked holds up no other run and no heartbeat.
+    **Locks.** A locked record of a run delays neither other runs nor heartbeats.
 
     Attributes:
         reads_are_fast: :meth:`event_seq`, :meth:`result` and :meth:`read_stream` answer from memory
@@ -132,17 +132,17 @@ class Store(Protocol):
             called in a thread.
     """
 
-    # It may have an attribute ``channel``, see ``Channel``, for processes that share it.
+    # A store may have an attribute ``channel`` for processes that share it; see ``Channel``.
 
     @property
     def reads_are_fast(self) -> bool: ...
 
     def open(self) -> None:
-        """Make ready for use in this process. Does nothing if it is.
+        """Open the store in this process. Does nothing if it is open.
 
         Raises:
-            StoreVersionError: what is there is not a store, or a newer release made it.
-            StoreError: it cannot be opened, or is where it would not be safe.
+            StoreVersionError: the data is not a store, or a newer release made it.
+            StoreError: it cannot be opened, or its location is not safe.
         """
         ...
 
@@ -155,10 +155,10 @@ class Store(Protocol):
     ) -> Sequence[object | BaseException]:
         """Apply the writes in order, in one durable transaction.
 
-        Each write is answered by its answer, or by the error that undid it alone: ``LeaseLost``,
-        ``RunNotFoundError``, ``ValueError``, or a ``StoreError`` if something about this write
-        cannot be stored or its run stays locked. An error of one write is an answer. It is not
-        raised, and changes nothing about the others.
+        The result has for each write its answer, or the error that undid only this write:
+        ``LeaseLost``, ``RunNotFoundError``, ``ValueError``, or a ``StoreError`` if this write
+        cannot be stored or its run stays locked. Such an error is returned, not
+        raised, and does not affect the other writes.
 
         Args:
             writes: at least one.
@@ -166,61 +166,61 @@ class Store(Protocol):
 
         Raises:
             StoreBusyError: the store was locked for longer than ``wait``; nothing was done.
-            StoreConflictError: the batch met another one and was undone; commit it again.
-            StoreOutcomeUnknownError: all of it was done, or nothing: the answer was lost. Writes
-                that are ``repeatable`` may be committed again; of a claim, :meth:`held` tells.
+            StoreConflictError: the batch conflicted with another and was undone; commit it again.
+            StoreOutcomeUnknownError: the answer was lost; all of it was done, or nothing. Writes
+                that are ``repeatable`` may be committed again; after a claim, use :meth:`held`.
             StoreError: nothing was done.
         """
         ...
 
     def run_maintenance(self) -> None:
-        """Do what must be done now and then but would hold up a commit.
+        """Do periodic work that would delay a commit.
 
-        To be called about once a second, by one thread of one process; see :class:`WorkerRecord`.
-        Does not wait for other users of the store, nor they for it.
+        One thread of one process calls it about once a second; see :class:`WorkerRecord`. It does
+        not wait for other users of the store, and they do not wait for it.
         """
         ...
 
     def now(self, local: int) -> int:
-        """Return the time that leases begin and end by, epoch milliseconds.
+        """Return the time for leases, epoch milliseconds.
 
         Args:
-            local: what the clock of this host says. A store that only processes of one host share
-                returns it; another one returns the same time to all hosts.
+            local: the time of this host's clock. A store for the processes of one host returns it;
+                a store for several hosts returns the same time to all of them.
         """
         ...
 
     def event_seq(self, app: str) -> int:
-        """Return a watermark, see above: a number that no event has that is not yet visible.
+        """Return a watermark, see above: events that become visible later have higher numbers.
 
-        It may be of whatever app, and lower than it could be: 0 if there is no event.
+        It may be the number of another app's event, and lower than necessary; 0 without events.
         """
         ...
 
     def result(self, app: str, run_id: str) -> StoredResult | Phase | None:
-        """Return how a run ended, or the phase it is in, or None if there is no such run."""
+        """Return the result of a run, or its phase if it has not ended; None if it is unknown."""
         ...
 
     def read_stream(
         self, app: str, run_id: str, *, done: int, outside: int, most: int
     ) -> StoredStream | None:
-        """Return what is stored of a run's stream, all from one moment; None without such a run.
+        """Return a consistent part of a run's stored stream; None if the run is unknown.
 
         Args:
             app, run_id: the run.
-            done: steps that have succeeded with a higher completion number are wanted (those of
-                the kinds RUN and SEND), whether or not they have pushed anything.
-            outside: chunks from outside steps with this index and later ones are wanted, in whole
-                batches. None are that were stored under a lower number than ``done``.
-            most: no further batch is added once so many bytes of chunks are there.
+            done: return steps of the kinds RUN and SEND that have succeeded with a higher
+                completion number, whether or not they have pushed chunks.
+            outside: return chunks from outside steps with this index or a higher one, in whole
+                batches, but none that were stored under a lower number than ``done``.
+            most: add no further batch after this many bytes of chunks.
         """
         ...
 
     def stream_versions(self, app: str, run_ids: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
-        """Return, for those of the runs that there are, numbers that tell whether a stream changed.
+        """Return, for each known run, numbers that change when its stream changes.
 
         They change with each further step, batch, claim, release, handoff and end. The first is the
-        run's epoch, the second is 1 while some process executes it and else 0.
+        run's epoch, the second is 1 while a process executes it, else 0.
         """
         ...
 
@@ -229,7 +229,7 @@ class Store(Protocol):
         ...
 
     def next_due(self, app: str, keys: Sequence[str]) -> int | None:
-        """Return when the first claimable run of these handlers is due, epoch milliseconds."""
+        """Return the due time of the first claimable run of these handlers, epoch milliseconds."""
         ...
 
     def unclaimable(self, app: str, keys: Sequence[str], now: int) -> Sequence[RunRecord]:
@@ -249,15 +249,15 @@ class Store(Protocol):
         ...
 
     def dead_workers(self, workers: Sequence[WorkerRecord]) -> Sequence[str]:
-        """Return the ids of those processes that are certainly gone, before their lease expires.
+        """Return the ids of the processes that are certainly dead, before their lease expires.
 
-        Needs a process of the same ``host`` registered by this store object; other hosts, and
-        platforms without file locks, are never proven anything about.
+        This store object must have registered a process of the same ``host``. Nothing is returned
+        about other hosts, or on platforms without file locks.
         """
         ...
 
     def get(self, app: str, run_id: str) -> RunRecord | None:
-        """Return all that is known about a run, or None.
+        """Return the complete record of a run, or None.
 
         Steps are in the order of their completion numbers, pending ops in that of their ids, and
         failed attempts in that of op id and number.
@@ -267,8 +267,8 @@ class Store(Protocol):
     def list(self, app: str, *, where: RunFilter = ANY_RUN, limit: int) -> Sequence[RunRecord]:
         """Return runs without their steps, those with the highest ids first.
 
-        What it costs depends on ``limit`` and on how many runs the narrowest condition leaves, not
-        on how many there are.
+        The cost depends on ``limit`` and on the number of runs that fulfil the narrowest condition,
+        not on the number of all runs.
         """
         ...
 
@@ -277,12 +277,12 @@ class Store(Protocol):
         ...
 
     def wakeups(self) -> Wakeups:
-        """Return what one thread of this process learns of other processes' commits from."""
+        """Return an object by which one thread notices the commits of other processes."""
         ...
 
 
 class Wakeups(Protocol):
-    """How a thread learns that another process, which shares the store, has committed."""
+    """Notifies a thread that another process, which shares the store, has committed."""
 
     def changed(self) -> bool:
         """Return whether another process may have committed since the last call. Cheap.
@@ -297,34 +297,34 @@ class Wakeups(Protocol):
     def wait(self, timeout: float, *, eager: bool) -> None:
         """Block until another process has committed, or :meth:`notify` was called.
 
-        It may return earlier. A store that has to look for commits does, so that its caller looks.
+        It may return earlier. A store that polls for commits does so, and its caller then polls.
 
         Args:
-            timeout: the longest it blocks, seconds.
-            eager: somebody waits for what other processes do; look more often.
+            timeout: the maximum time, seconds.
+            eager: a client waits for another process; poll more often.
         """
         ...
 
     def notify(self) -> None:
-        """Make :meth:`wait` return, now or as soon as it is called. For any thread."""
+        """End the current :meth:`wait`, or the next one. May be called from any thread."""
         ...
 
 
 # --- channel --------------------------------------------------------------------------------------
 #
-# What a store may offer besides: news of running steps, between the processes that share it.
+# An optional part of a store: news of running steps for the processes that share it.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelWrite:
-    """What an execution of this process tells the others.
+    """A message from an execution of this process to the others.
 
     Attributes:
         run_id, epoch: the run, and its claim.
         events: in the order in which readers see them.
-        done: the execution begins to tell, or begins anew: what it, and those before it, have
-            written is removed, ``events`` is all that it has open, and this is
-            ``LiveStream.done`` as of that. None to go on.
+        done: set if the execution begins to publish, or begins again. Then everything that it and
+            earlier executions have written is removed, ``events`` has all open attempts, and this
+            is ``LiveStream.done`` at that moment. None to continue.
     """
 
     run_id: str
@@ -335,12 +335,12 @@ class ChannelWrite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveExecution:
-    """An execution, of whatever process, that has written to the channel.
+    """An execution of any process that has written to the channel.
 
     Attributes:
         run_id, epoch: the run, and its claim.
-        begun: when it has begun anew, this is another one.
-        done: as of when it has begun; see ``LiveStream.done``.
+        begun: identifies its last beginning; another value means that it has begun again.
+        done: ``LiveStream.done`` at its last beginning.
     """
 
     run_id: str
@@ -350,26 +350,25 @@ class LiveExecution:
 
 
 class Channel(Protocol):
-    """What executions tell the other processes. Nothing durable depends on it.
+    """Messages of executions to other processes. Nothing durable depends on it.
 
-    Methods may be called from any thread. All raise ``StoreError`` when they cannot do what they
-    should.
+    Methods may be called from any thread. All raise ``StoreError`` if they fail.
     """
 
     def write(self, writes: Sequence[ChannelWrite]) -> Sequence[bool]:
-        """Tell this; for each, False if what it goes on from is gone: it was not written."""
+        """Write the messages. False for each that was not written, as its predecessors are gone."""
         ...
 
     def remove(self, executions: Sequence[tuple[str, int]]) -> None:
-        """Forget what these executions have told, by run id and epoch."""
+        """Remove the messages of these executions, by run id and epoch."""
         ...
 
     def version(self) -> tuple[int, int]:
-        """Return what changes when another process has written. Cheap."""
+        """Return a value that changes when another process has written. Cheap."""
         ...
 
     def executions(self, run_ids: Sequence[str]) -> Sequence[LiveExecution]:
-        """Return, for each of the runs of which there is one, the execution of the last epoch."""
+        """Return, for each of the runs that has one, the execution of the last epoch."""
         ...
 
     def read(
@@ -378,14 +377,14 @@ class Channel(Protocol):
         """Return up to ``most`` events, each with its position.
 
         Args:
-            execution: whose.
+            execution: the execution.
             after: the last position that was read; 0 for the beginning.
-            most: fewer than this mean that there are no more for now.
+            most: the maximum number; fewer events mean that there are no more for now.
         """
         ...
 
     def prune(self, age: float) -> None:
-        """Forget what was told more than so many seconds ago."""
+        """Remove messages that are more than ``age`` seconds old."""
         ...
 
 
