@@ -58,6 +58,8 @@ class Capability(StrEnum):
     RAW_PATH = "raw-path"
     #: Server: repeated request header fields arrive one by one, not joined.
     SEPARATE_FIELDS = "separate-fields"
+    #: Server: repeated response header fields leave one by one; some platforms have one value each.
+    REPEATED_FIELDS = "repeated-fields"
     #: Server: a request head over ``Limits.head`` is answered with 431.
     HEAD_LIMIT = "head-limit"
     #: Engine: ``durable.runs`` shows each run, its phase and its steps.

@@ -27,6 +27,7 @@ MEANINGS = {
     Capability.EXPECT_CONTINUE: "`Expect: 100-continue` is answered",
     Capability.RAW_PATH: "`request.url` has the path as it was encoded",
     Capability.SEPARATE_FIELDS: "repeated request header fields arrive one by one",
+    Capability.REPEATED_FIELDS: "repeated response header fields leave one by one",
     Capability.HEAD_LIMIT: "a request head over `Limits.head` gets 431",
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import time
 from collections.abc import Generator, Iterator, Mapping
 from importlib import import_module
@@ -21,6 +22,7 @@ from durable_conformance.contract import Capability, Client, Kind, capabilities_
 from durable_conformance.gaps import KnownGapsError, base_of, read_gaps, unknown_gaps
 from durable_conformance.report import Case, Report, Status
 from durable_conformance.requirements import Requirement, load_requirements
+from durable_conformance.wire import patience
 
 __all__ = [
     "CLIENTS",
@@ -56,6 +58,8 @@ _MARKS = (
 _JUDGE = "durable_conformance.judge"
 _GAP = "GAP: "
 _KNOWN = "known gap: "
+#: A case waits this many times, at most, for as long as it has patience.
+_MOST_PATIENCE = 4
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -208,6 +212,28 @@ class Judge:
         if missing:
             pytest.skip(f"{_GAP}not declared: {', '.join(missing)}")
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Fail a case that takes too long, wherever it waits, so that a report always comes.
+
+        The main thread is interrupted by a signal, where there are such; a second one follows,
+        for what is torn down may wait, too.
+        """
+        if not _is_case(item) or not hasattr(signal, "SIGALRM"):
+            return (yield)
+        limit = _MOST_PATIENCE * patience()
+
+        def give_up(*_: object) -> None:
+            pytest.fail(f"the case took more than {limit:.0f} s and was given up")
+
+        former = signal.signal(signal.SIGALRM, give_up)
+        signal.setitimer(signal.ITIMER_REAL, limit, limit)
+        try:
+            return (yield)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, former)
+
     def pytest_report_teststatus(
         self, report: pytest.CollectReport | pytest.TestReport
     ) -> tuple[str, str, str] | None:
@@ -307,8 +333,10 @@ def _reason(report: pytest.CollectReport | pytest.TestReport) -> str:
     if isinstance(report.longrepr, tuple):
         return report.longrepr[2].removeprefix("Skipped: ").removeprefix(_GAP)
     crash = getattr(report.longrepr, "reprcrash", None)
-    text = crash.message if crash is not None else str(report.longrepr or "")
-    return next(_first_lines(text), "")
+    if crash is None:
+        return next(_first_lines(str(report.longrepr or "")), "")
+    line = next(_first_lines(crash.message), "")
+    return f"{line} ({Path(crash.path).name}:{crash.lineno})"
 
 
 def _first_lines(text: str) -> Iterator[str]:

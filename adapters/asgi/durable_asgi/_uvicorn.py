@@ -46,6 +46,7 @@ class BackgroundServer(uvicorn.Server):
             log_config=None,
             access_log=False,  # it would hold the tokens that are in URLs
             ws="none",
+            proxy_headers=False,  # which any client of this machine could send
             timeout_graceful_shutdown=int(STOP_TIMEOUT),
         )
         super().__init__(config)

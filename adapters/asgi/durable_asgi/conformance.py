@@ -29,6 +29,7 @@ class ASGISubject:
             "chunked-requests",
             "expect-continue",
             "raw-path",
+            "repeated-fields",
             "separate-fields",
             "head-limit",
         }

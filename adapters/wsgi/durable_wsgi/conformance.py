@@ -25,6 +25,7 @@ class WSGISubject:
             "streaming",
             "expect-continue",
             "raw-path",
+            "repeated-fields",
             "head-limit",
         }
     )

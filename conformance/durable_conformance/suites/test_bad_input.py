@@ -58,8 +58,14 @@ def _status(data: bytes) -> int:
         b"POST /it HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         b"POST /it HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nbody5",
         b"POST /it HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: odd\r\n\r\n0\r\n\r\n",
+        b"POST /it HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n"
+        b"4\r\nbody\r\n0\r\n\r\n",
+        b"POST /it HTTP/1.1\r\nHost: x\r\nHost: y\r\nContent-Length: 0\r\n\r\n",
     ],
-    ids=["garbage", "tls", "no-colon", "length-word", "length-negative", "lengths", "coding"],
+    ids=[
+        *("garbage", "tls", "no-colon", "length-word", "length-negative", "lengths", "coding"),
+        *("coding-and-length", "hosts"),
+    ],
 )
 @pytest.mark.usefixtures("untouched")
 def test_malformed_requests(site: Site, head: bytes) -> None:
@@ -85,6 +91,17 @@ def test_a_body_over_the_limit_is_not_waited_for(site: Site) -> None:
     with site.connect() as connection:
         connection.send(head_of("POST", "/it", site.host, [("Content-Length", "99999999999")]))
         assert 413 == connection.receive().status
+
+
+@requirement("B2")
+@needs(Capability.EXPECT_CONTINUE)
+@pytest.mark.usefixtures("untouched")
+def test_a_body_over_the_limit_is_not_asked_for(site: Site) -> None:
+    """A client that waits for ``100 Continue`` is refused in its place."""
+    fields = [("Content-Length", "1001"), ("Expect", "100-continue")]
+    with site.connect() as connection:
+        connection.send(head_of("POST", "/it", site.host, fields))
+        assert 413 == connection.receive_head().status
 
 
 @requirement("B2")

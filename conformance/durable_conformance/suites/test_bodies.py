@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 
 import pytest
@@ -42,6 +43,15 @@ def test_a_body_in_pieces(echo: Site) -> None:
 def test_no_body(echo: Site) -> None:
     """Without an announced length there is none, and nobody waits for one."""
     assert "" == echo.ask("POST", "/echo/x").json()["body"]
+
+
+@requirement("Q9")
+def test_content_codings_are_the_handlers_business(echo: Site) -> None:
+    """A body arrives as it was sent, also a compressed one."""
+    body = gzip.compress(b"hello")
+    fields = (("Content-Encoding", "gzip"),)
+
+    assert body.hex() == echo.ask("POST", "/echo/x", fields=fields, body=body).json()["body"]
 
 
 @requirement("Q10")

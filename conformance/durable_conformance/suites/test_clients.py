@@ -84,6 +84,7 @@ def test_each_chunk_is_told_once(site: Site, call: Call, name: str) -> None:
 
 
 @requirement("C3")
+@needs(Capability.STREAMING)
 def test_what_failed_attempts_pushed(site: Site, call: Call) -> None:
     """Each step fails once after a push: the first on the first connection, the other later."""
     call.on_commit = call.gate.open  # that of the first step is told by the second connection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 
 from durable_conformance.contract import Capability
 from durable_conformance.plugin import needs, requirement
-from durable_conformance.stage import ALL_METHODS, Site
+from durable_conformance.programs import Ledger, Script
+from durable_conformance.stage import ALL_METHODS, Site, Stage
 from durable_conformance.wire import head_of
+from durable_core import Request
 
 _MIB = 1024 * 1024
 
@@ -102,6 +105,32 @@ def test_the_url_is_absolute(echo: Site) -> None:
     assert "http://shop.example:8080/echo/x" == seen["url"]
 
 
+@requirement("Q5")
+def test_absolute_targets(echo: Site) -> None:
+    """A target that is a whole URL is understood (RFC 9112, 3.2.2)."""
+    fields = [("Connection", "close")]
+    target = "http://shop.example:8080/echo/a%20b?c"
+    with echo.connect() as connection:
+        connection.send(head_of("GET", target, "shop.example:8080", fields))
+        reply = connection.receive()
+
+    assert 200 == reply.status
+    assert "http://shop.example:8080/echo/a%20b?c" == reply.json()["url"]
+
+
+@requirement("Q5")
+def test_forwarded_fields_are_not_trusted(echo: Site) -> None:
+    """Any client can send them."""
+    fields = (
+        ("X-Forwarded-Host", "evil.example"),
+        ("X-Forwarded-Proto", "https"),
+        ("Forwarded", "host=evil.example;proto=https"),
+    )
+    seen = echo.ask("GET", "/echo/x", fields=fields).json()
+
+    assert f"http://{echo.host}/echo/x" == seen["url"]
+
+
 @requirement("Q6")
 def test_fields_arrive(echo: Site) -> None:
     """Values are as they were sent: inner spaces, punctuation, Latin-1, length."""
@@ -112,6 +141,7 @@ def test_fields_arrive(echo: Site) -> None:
         "x-long": "y" * 8000,
         "content-type": "text/x-own; charset=utf-8",
         "authorization": "Bearer abc==",
+        "cookie": "a=1; b=2",
     }
     seen = echo.ask("POST", "/echo/x", fields=tuple(sent.items()), body=b"").json()
 
@@ -185,6 +215,20 @@ def test_head_runs_as_get(echo: Site) -> None:
 
 
 @requirement("Q14")
+def test_head_of_a_route_for_get(stage: Stage) -> None:
+    """Where a route does not list it, HEAD gets 405, and nothing is done."""
+    ledger = Ledger()
+
+    def program(request: Request, step: Any) -> Script:
+        yield step.run("work", ledger.did, "work", 1)
+
+    with stage.serving(program, methods="GET") as site:
+        assert 405 == site.ask("HEAD", "/it").status
+
+    assert {} == ledger.counts()
+
+
+@requirement("Q14")
 def test_head_has_no_body_on_the_wire(echo: Site) -> None:
     """Not one byte follows the head of the answer to HEAD."""
     fields = [("Connection", "close")]
@@ -202,3 +246,14 @@ def test_options_starts_no_run(echo: Site) -> None:
     assert (204, b"") == (reply.status, reply.body)
     assert {*ALL_METHODS.split(","), "OPTIONS"} == set((reply.get("allow") or "").split(", "))
     assert before == echo.phases()
+
+
+@requirement("Q16")
+def test_http_1_0(echo: Site) -> None:
+    """Its clients get a whole answer, and the end of the connection after it."""
+    data = echo.exchange(f"GET /echo/x HTTP/1.0\r\nHost: {echo.host}\r\n\r\n".encode())
+    head, _, body = data.partition(b"\r\n\r\n")
+
+    assert b"200" == head.split(b" ")[1]
+    assert b"transfer-encoding" not in head.lower()
+    assert "GET" == json.loads(body)["method"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -10,9 +12,9 @@ import pytest
 
 from durable_conformance.contract import Capability
 from durable_conformance.plugin import needs, requirement
-from durable_conformance.programs import Gate, Program, Script
+from durable_conformance.programs import Gate, Program, Script, until
 from durable_conformance.stage import Stage, stage_for
-from durable_conformance.wire import Reply, WireError, head_of
+from durable_conformance.wire import Reply, WireError, head_of, patience
 from durable_core import HTTPError, Response
 
 _CHUNKS = (b"one ", b"", b"two ", b"x" * 100_000, b"three")
@@ -101,6 +103,7 @@ def test_plain_values(show: Show, value: object, kind: str, body: bytes) -> None
 
 
 @requirement("A3")
+@needs(Capability.REPEATED_FIELDS)
 def test_repeated_fields_stay_apart(show: Show) -> None:
     """Each Set-Cookie is a field of its own, in order; none is joined, sorted or dropped."""
     cookies = ["b=2; Path=/", "a=1; Expires=Thu, 01 Jan 2026 00:00:00 GMT", "b=2; Path=/"]
@@ -119,6 +122,14 @@ def test_values_of_fields(show: Show) -> None:
     reply = show(Response(status=201, headers=sent, body=b"x"))
 
     assert sent == {name: value for name, value in reply.fields if name in sent}
+
+
+@requirement("A4")
+def test_content_types(show: Show) -> None:
+    """A content type is the handler's, to the letter."""
+    sent = "text/x-own; charset=latin-1"
+
+    assert sent == show(Response(headers={"content-type": sent}, body=b"x")).get("content-type")
 
 
 @requirement("A5")
@@ -210,6 +221,81 @@ def test_a_broken_stream_is_seen_to_be_broken(stage: Stage) -> None:
             pass
         assert not whole
         assert ["failed"] == site.phases()
+
+
+@requirement("A13")
+@pytest.mark.parametrize("length", [3, 7, 12])
+def test_a_stream_of_another_length(stage: Stage, length: int) -> None:
+    """A stream that is not as long as it declares is not taken for whole, nor waited for."""
+    response = lambda: Response(  # noqa: E731
+        headers={"content-length": str(length)}, body=_body(stage.face, b"one ", b"two ", b"3")
+    )
+    reply = None
+    with stage.serving(_giving(response)) as site:
+        try:
+            reply = site.ask("GET", "/it")
+        except (WireError, ConnectionError):
+            pass
+
+    assert reply is None or reply.status >= 500 or reply.body == b"one two 3"
+
+
+@requirement("A13")
+def test_a_stream_of_its_own_length(stage: Stage) -> None:
+    """One that keeps to it is whole, and its run completes."""
+    response = lambda: Response(  # noqa: E731
+        headers={"content-length": "9"}, body=_body(stage.face, b"one ", b"two ", b"3")
+    )
+    with stage.serving(_giving(response)) as site:
+        assert b"one two 3" == site.ask("GET", "/it").body
+        assert ["completed"] == site.phases()
+
+
+@requirement("A14")
+@needs(Capability.STREAMING)
+def test_a_stream_whose_client_goes(stage: Stage) -> None:
+    """Its body is closed, so that its run ends, long before all of it is made."""
+    chunks = [b"x" * 65536] * 20_000
+    with stage.serving(_giving(lambda: Response(body=_body(stage.face, *chunks)))) as site:
+        with site.connect() as connection:
+            connection.send(head_of("GET", "/it", site.host))
+            connection.receive_head()
+        until(lambda: site.phases() == ["failed"], "the run ended")
+
+
+@requirement("A15")
+@needs(Capability.STREAMING)
+@needs(Capability.CLIENT_DISCONNECT)
+def test_an_idle_stream_whose_client_goes(stage: Stage) -> None:
+    """That is noticed although nothing is sent."""
+    ended, over = threading.Event(), threading.Event()
+
+    def idle() -> Iterator[bytes]:
+        try:
+            yield b"first"
+            while not over.wait(0.01):
+                yield b""
+        finally:
+            ended.set()
+
+    async def async_idle() -> AsyncIterator[bytes]:
+        try:
+            yield b"first"
+            while not over.is_set():
+                await asyncio.sleep(0.01)
+        finally:
+            ended.set()
+
+    body = idle if stage.face == "sync" else async_idle
+    with stage.serving(_giving(lambda: Response(body=body()))) as site:
+        with site.connect() as connection:
+            connection.send(head_of("GET", "/it", site.host))
+            next(connection.pieces(connection.receive_head()))
+        try:
+            assert ended.wait(patience())
+        finally:
+            over.set()  # lest a server that has not noticed waits for it
+        until(lambda: site.phases() == ["failed"], "the run ended")
 
 
 @requirement("A10")

@@ -142,6 +142,7 @@ _SECOND = [*(_chunk("b", f'"async {n}"') for n in (1, 2, 3)), _commit("b")]
 
 
 @requirement("V4")
+@needs(Capability.STREAMING)
 def test_the_handoff(stage: Stage) -> None:
     """The first stream ends; the second one has what comes after, once and in order."""
     gate = stage.gate()
@@ -227,6 +228,7 @@ def test_who_does_not_ask_gets_no_stream(stage: Stage) -> None:
 
 
 @requirement("V8")
+@needs(Capability.STREAMING)
 def test_every_attempt_is_rolled_back(stage: Stage) -> None:
     """Before the handoff, and after it each further one, to a client that follows."""
     gates = [stage.gate() for _ in range(2)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import time
 from typing import Any
@@ -102,6 +103,51 @@ def _with_key(request: Request) -> Request:
     return request
 
 
+def _head_as_get(request: Request) -> Request:
+    return changed_request(request, method="GET") if request.method == "HEAD" else request
+
+
+def _unzipped(request: Request) -> Request:
+    if request.headers.get("content-encoding") != "gzip":
+        return request
+    return changed_request(request, body=gzip.decompress(request.body))
+
+
+def _without_absolute_targets(self: Any, handler: Any) -> None:
+    BASE.HandlerExchange.__init__(self, handler)
+    if self.target.startswith("http:"):
+        self.target = f"/{self.target}"
+
+
+def _trust(request: Request) -> Request:
+    own = urlsplit(request.url)
+    host = request.headers.get("x-forwarded-host") or own.netloc
+    scheme = request.headers.get("x-forwarded-proto") or own.scheme
+    return changed_request(request, url=own._replace(scheme=scheme, netloc=host).geturl())
+
+
+def _without_cookies(fields: Fields) -> Fields:
+    return [each for each in fields if each[0].lower() != "cookie"]
+
+
+def _continue_at_once(self: Any) -> bool:
+    self.send_response_only(100)
+    self.end_headers()
+    return True
+
+
+def _one_host(self: Any, handler: Any) -> None:
+    BASE.HandlerExchange.__init__(self, handler)
+    self.fields = list({name.lower(): (name, value) for name, value in self.fields}.values())
+
+
+def _refuse_1_0(self: Any, handler: Any) -> None:
+    BASE.HandlerExchange.__init__(self, handler)
+    self.chunked = True
+    if handler.request_version == "HTTP/1.0":
+        self.fields = [("host", "[:]")]
+
+
 #: See ``base.Mutants``.
 MUTANTS: Mutants = {
     "always_gets": (Mutant(receiving(lambda r: changed_request(r, method="GET"))), ("Q1",)),
@@ -121,10 +167,21 @@ MUTANTS: Mutants = {
         ("Q10", "B4"),
     ),
     "refuses_to_continue": (Mutant(exchange={"send_continue": _never}), ("Q11",)),
+    "runs_head_as_get": (Mutant(receiving(_head_as_get)), ("Q14",)),
+    "undoes_codings": (Mutant(receiving(_unzipped)), ("Q9",)),
+    "knows_no_absolute_targets": (
+        Mutant(exchange={"__init__": _without_absolute_targets}),
+        ("Q5",),
+    ),
+    "trusts_forwarded_fields": (Mutant(receiving(_trust)), ("Q5",)),
+    "drops_cookies": (Mutant(fields_in(_without_cookies)), ("Q6",)),
+    "asks_for_every_body": (Mutant(handler={"handle_expect_100": _continue_at_once}), ("B2",)),
+    "takes_the_last_host": (Mutant(exchange={"__init__": _one_host}), ("B1",)),
+    "knows_no_http_1_0": (Mutant(exchange={"__init__": _refuse_1_0}), ("Q16",)),
     "closes_connections": (Mutant(declares="keep-alive"), ("Q12",)),
     "mixes_bodies": (Mutant(receiving(_mix_up)), ("Q13",)),
     "runs_for_options": (Mutant(exchange={"__init__": _options_as_get}), ("Q15", "W7")),
-    "notices_no_disconnect": (Mutant(declares="client-disconnect"), ("H9",)),
+    "notices_no_disconnect": (Mutant(declares="client-disconnect"), ("H9", "A15")),
     "adds_the_key": (Mutant(receiving(_with_key)), ("E9",)),
     "guesses_lengths": (Mutant(exchange={"__init__": _lenient}), ("B1",)),
     "reads_without_limit": (Mutant(exchange={"__init__": _without_limit}), ("B2", "B4")),

@@ -62,6 +62,54 @@ def _begin_with_framing(self: Any, status: int, fields: Fields) -> None:
     BASE.HandlerExchange.begin(self, status, [*fields, *own])
 
 
+def _hide_length(self: Any, request: Request, **how: Any) -> Response:
+    """Take the length that a stream declares out of the kit's hands."""
+    response = AdapterApp.respond(self, request, **how)
+    if isinstance(response.body, bytes):
+        return response
+    _framing[0] = [each for each in response.headers.raw if each[0].lower() == "content-length"]
+    kept = [each for each in response.headers.raw if each[0].lower() != "content-length"]
+    return changed_response(response, headers=kept)
+
+
+def _begin_with_length(self: Any, status: int, fields: Fields) -> None:
+    own, _framing[0] = _framing[0], []
+    if own:
+        self._coded = False
+        fields = [*(each for each in fields if each[0] != "transfer-encoding"), *own]
+    BASE.HandlerExchange.begin(self, status, fields)
+
+
+class _Unclosed:
+    """A body that is not closed with what is made of it."""
+
+    def __init__(self, body: Any) -> None:
+        self._body = body
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> bytes:
+        chunk: bytes = next(self._body)
+        return chunk
+
+
+def _left_open(_: Any, response: Response) -> Response:
+    if isinstance(response.body, bytes):
+        return response
+    _bodies.append(response.body)  # lest it is closed when nobody holds it any more
+    return changed_response(response, body=_Unclosed(response.body))
+
+
+_bodies: list[Any] = []
+
+
+def _force_type(fields: Fields) -> Fields:
+    kept = [each for each in fields if each[0].lower() != "content-type"]
+    found = next((v for n, v in fields if n.lower() == "content-type"), "text/plain")
+    return [*kept, ("content-type", found.partition(";")[0])]
+
+
 def _content_always(self: Any) -> None:
     if self._status in (204, 304):
         self.write(b"nothing")
@@ -174,6 +222,12 @@ MUTANTS: Mutants = {
         Mutant({"respond": _pass_framing_on}, exchange={"begin": _begin_with_framing}),
         ("A7",),
     ),
+    "trusts_declared_lengths": (
+        Mutant({"respond": _hide_length}, exchange={"begin": _begin_with_length, "chunked": False}),
+        ("A13",),
+    ),
+    "leaves_bodies_open": (Mutant(sending(_left_open)), ("A14",)),
+    "forces_content_types": (Mutant(fields_out(_force_type)), ("A4",)),
     "drops_the_last_chunk": (Mutant(sending(_shortened)), ("A8",)),
     "ends_broken_streams": (Mutant(exchange={"abort": _ended_nicely}), ("A9",)),
     "buffers_streams": (Mutant(sending(_buffered)), ("A10",)),
