@@ -12,6 +12,8 @@ Errors that a user may raise or catch::
     │   ├── LimitExceededError        a step result, run or event is over its limit
     │   ├── MatchError                `match` names something the request does not have
     │   ├── StepUsageError            a step where none may be
+    │   │   ├── StepArgumentError     it was given what it cannot take (and a ValueError)
+    │   │   └── StepKindError         the run has stored another kind of step under that id
     │   └── WaitInterruptedError      a timeout put around a sleep or a wait
     ├── RetryAfterError               raised by user code: retry at the given time
     ├── StepError                     a step failed on its last attempt
@@ -91,8 +93,10 @@ __all__ = [
     "RequestTimeoutError",
     "RetryAfterError",
     "RunNotFoundError",
+    "StepArgumentError",
     "StepCancelled",
     "StepError",
+    "StepKindError",
     "StepResultError",
     "StepResultTooLargeError",
     "StepUsageError",
@@ -160,6 +164,14 @@ class MatchError(NonRetriableError):
 
 class StepUsageError(NonRetriableError):
     """A step was called outside a run, inside a step, in the wrong kind of handler or wrongly."""
+
+
+class StepArgumentError(StepUsageError, ValueError, TypeError):
+    """A step was given an id, a duration, an event or a rule that it cannot take."""
+
+
+class StepKindError(StepUsageError):
+    """The code asks for another kind of step than the one that the run has stored under that id."""
 
 
 class WaitInterruptedError(NonRetriableError):

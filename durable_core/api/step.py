@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from durable_core.api.events import checked_events
-from durable_core.errors import StepUsageError
+from durable_core.errors import NonRetriableError, StepArgumentError, StepUsageError
 from durable_core.flow.effects import Call, StepAttempt
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
+from durable_core.http.request import Request
 from durable_core.machine.duration import parse_deadline, parse_duration
 from durable_core.machine.matching import WaitRule, resolve_match, validate_if
 from durable_core.model.event import Event
@@ -206,7 +207,7 @@ def _named(method: str, step_id: str, coroutine: Any) -> Coroutine[Any, Any, Any
 
 
 def _sleep(scope: RunScope, step_id: str, duration: _Duration) -> Any:
-    length = parse_duration(duration)
+    length = _parsed(step_id, parse_duration, duration)
     op = scope.ex.next_op(step_id, OpKind.SLEEP, scope.current_task())
     return scope.drive(
         scope.flows.sleep_until(scope.ex, op, functools.partial(int.__add__, length))
@@ -214,7 +215,7 @@ def _sleep(scope: RunScope, step_id: str, duration: _Duration) -> Any:
 
 
 def _sleep_until(scope: RunScope, step_id: str, deadline: datetime) -> Any:
-    due_at = parse_deadline(deadline, now=scope.ex.env.clock.now())
+    due_at = _parsed(step_id, parse_deadline, deadline, now=scope.ex.env.clock.now())
     op = scope.ex.next_op(step_id, OpKind.SLEEP, scope.current_task())
     return scope.drive(scope.flows.sleep_until(scope.ex, op, lambda now: due_at))
 
@@ -227,23 +228,43 @@ def _wait(
     match: str | None,
     if_: Mapping[str, object] | None,
 ) -> Any:
-    if match is not None and if_ is not None:
-        raise ValueError(f"step {step_id!r}: give either match= or if_=, not both")
-    Event(event)  # checks the name
-    rule = WaitRule(
-        event=event,
-        match=None if match is None else resolve_match(match, scope.ex.request),
-        conditions=() if if_ is None else validate_if(if_),
-    )
-    length = parse_duration(timeout, what="timeout")
+    rule = _parsed(step_id, _wait_rule, scope.ex.request, event, match, if_)
+    length = _parsed(step_id, parse_duration, timeout, what="timeout")
     op = scope.ex.next_op(step_id, OpKind.WAIT, scope.current_task())
     return scope.drive(scope.flows.wait_for_event(scope.ex, op, rule, length))
 
 
+def _wait_rule(
+    request: Request, event: str, match: str | None, if_: Mapping[str, object] | None
+) -> WaitRule:
+    if match is not None and if_ is not None:
+        raise ValueError("give either match= or if_=, not both")
+    Event(event)  # checks the name
+    return WaitRule(
+        event=event,
+        match=None if match is None else resolve_match(match, request),
+        conditions=() if if_ is None else validate_if(if_),
+    )
+
+
 def _send(scope: RunScope, step_id: str, events: Event | Sequence[Event]) -> Any:
-    checked = checked_events(events, scope.ex.env.limits)
+    checked = _parsed(step_id, checked_events, events, scope.ex.env.limits)
     op = scope.ex.next_op(step_id, OpKind.SEND, scope.current_task())
     return scope.drive(scope.flows.send_events(scope.ex, op, checked))
+
+
+def _parsed(step_id: str, parse: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what an argument of a step means.
+
+    Raises:
+        StepArgumentError: nothing; a mistake in the code, which no retry mends.
+    """
+    try:
+        return parse(*args, **kwargs)
+    except NonRetriableError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise StepArgumentError(f"step {step_id!r}: {error}") from error
 
 
 _IMPORTS = {

@@ -263,7 +263,7 @@ class EmbeddedEngine:
 
     def serve(self, endpoint: RegisteredEndpoint, request: Request, route: str | None) -> Response:
         """Run a handler for a client, in this thread."""
-        if self._stopping:
+        if self._stopping_pid and self._stopping:
             return _shutting_down()
         follows = accepts_event_stream(request.headers)
         if endpoint.kind is HandlerKind.ASYNC_DEF and not follows:
@@ -291,7 +291,7 @@ class EmbeddedEngine:
         self, endpoint: RegisteredEndpoint, request: Request, route: str | None
     ) -> Response:
         """Run a handler for a client of an asynchronous server."""
-        if self._stopping:
+        if self._stopping_pid and self._stopping:
             return _shutting_down()
         try:
             worker = self._started()

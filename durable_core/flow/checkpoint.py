@@ -104,6 +104,7 @@ class StoredExecution(Execution):
 def checkpoint(
     ex: StoredExecution,
     *,
+    now: int | None = None,
     memos: tuple[Memo, ...] = (),
     pending: tuple[Pending, ...] = (),
     state: bool = False,
@@ -120,6 +121,7 @@ def checkpoint(
 
     Args:
         ex: the execution.
+        now: the time, epoch milliseconds, where the caller has just read it.
         state: store the state of the run.
         memos, pending, release, result, events, no_pending_row, failed_attempts: see
             ``Checkpoint``.
@@ -129,7 +131,8 @@ def checkpoint(
         state = True
     create, request = (None, None) if ex.stored else ex.creation_rows()
     run = ex.run
-    ex.checked_at = now = ex.env.clock.now()
+    now = ex.env.clock.now() if now is None else now
+    ex.checked_at = now
     chunks, handoff = ((), None) if ex.stream is None else ex.stream.unsaved(memos)
     write = Checkpoint(
         run_id=run.id,

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from durable_core.codec.records import dump_event, load_event, load_step_error
 from durable_core.codec.tokens import event_id
-from durable_core.errors import LimitExceededError, Suspended
+from durable_core.errors import LimitExceededError, StepKindError, Suspended
 from durable_core.flow.checkpoint import StoredExecution, checkpoint
 from durable_core.flow.effects import (
     Call,
@@ -46,6 +46,13 @@ __all__ = ["run_step", "send_events", "sleep_until", "wait_for_event"]
 
 #: Added to times, so that ops ordered by time come after the memos, which have small numbers.
 _AFTER_MEMOS = 1_000_000_000
+#: How users know the kinds of steps.
+_METHODS = {
+    OpKind.RUN: "step.run",
+    OpKind.SLEEP: "step.sleep",
+    OpKind.WAIT: "step.wait_for_event",
+    OpKind.SEND: "step.send_event",
+}
 #: The phases in which a handler runs.
 _LIVE = (Phase.SYNC, Phase.ASYNC)
 
@@ -53,7 +60,8 @@ _LIVE = (Phase.SYNC, Phase.ASYNC)
 def run_step(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
     """``step.run``: return the stored outcome, or call the function until it has one."""
     memo: Memo | None = None
-    if ex.state is not ExecutionState.RUNNING or op.id in ex.memos:
+    is_known = op.id in ex.memos or op.id in ex.pending
+    if is_known or ex.state is not ExecutionState.RUNNING:
         memo = yield from _replayed(ex, op)
     else:
         ex.activity += 1
@@ -118,7 +126,7 @@ def send_events(ex: StoredExecution, op: Op, events: tuple[Event, ...]) -> Flow[
         )
         value = json.dumps([event.id for event in named], ensure_ascii=False)
         ended = OpEnded(memo=_success(ex, op, value, EVENT_SEQ.get(), now, started_at=now))
-        yield from _apply(ex, _decide(ex, ended, now), named)
+        yield from _apply(ex, _decide(ex, ended, now), now, named)
         yield from settle(ex)
         # A wait after this step matches only events that come after the events sent here.
         sent = max(ex.sent.get(event.id or "", 0) for event in named)
@@ -142,11 +150,21 @@ def _replayed(ex: StoredExecution, op: Op) -> Flow[Memo | None]:
         yield from park(op.id, None)
         ex.check_open()
     memo = ex.memos.get(op.id)
+    stored = memo or ex.pending.get(op.id)
+    if stored is not None and stored.op.kind is not op.kind:
+        raise _other_kind(stored.op.kind, op)
     if memo is not None:
         yield from await_replay_turn(memo.completion_no)
         ex.check_open()
         ex.activity += 1
     return memo
+
+
+def _other_kind(stored: OpKind, op: Op) -> StepKindError:
+    return StepKindError(
+        f"step {op.name!r} is stored as {_METHODS[stored]}, and the code now asks for "
+        f"{_METHODS[op.kind]}; give the new step an id of its own"
+    )
 
 
 def _return_outcome(ex: StoredExecution, memo: Memo) -> object:
@@ -186,7 +204,7 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
         ended = _classify(ex, op, outcome, event_seq, failures, started_at, now)
         if ex.stream is not None and isinstance(ended, OpFailed):
             ex.stream.roll_back(inside)
-        memo = yield from _apply(ex, _decide(ex, ended, now))
+        memo = yield from _apply(ex, _decide(ex, ended, now), now)
         inside.settled = True
         if isinstance(outcome, Raised):
             yield from _report_failure(ex, op, outcome.error, failures + 1)
@@ -292,7 +310,7 @@ def _end(ex: StoredExecution, pending: Pending, value: str, event_seq: int) -> F
     """Finish an op that has no function."""
     now = ex.env.clock.now()
     memo = _success(ex, pending.op, value, event_seq, now, started_at=pending.started_at)
-    yield from _apply(ex, _decide(ex, OpEnded(memo=memo), now))
+    yield from _apply(ex, _decide(ex, OpEnded(memo=memo), now), now)
     return memo
 
 
@@ -305,7 +323,7 @@ def _decide(ex: StoredExecution, ended: Input, now: int) -> Transition:
 
 
 def _apply(
-    ex: StoredExecution, transition: Transition, sends: tuple[Event, ...] = ()
+    ex: StoredExecution, transition: Transition, now: int, sends: tuple[Event, ...] = ()
 ) -> Flow[Memo | None]:
     """Carry out the commands of a transition. Return the memo if the op has finished."""
     memo: Memo | None = None
@@ -316,6 +334,7 @@ def _apply(
                 direct = ex.pending.pop(memo.op.id, None) is None
                 effect = checkpoint(
                     ex,
+                    now=now,
                     memos=(memo,),
                     events=sends,
                     no_pending_row=direct,
@@ -325,7 +344,9 @@ def _apply(
             case SavePending(pending=pending, failed=failed):
                 ex.pending[pending.op.id] = pending
                 failed_attempts = () if failed is None else (failed,)
-                effect = checkpoint(ex, pending=(pending,), failed_attempts=failed_attempts)
+                effect = checkpoint(
+                    ex, now=now, pending=(pending,), failed_attempts=failed_attempts
+                )
                 ex.queued((yield effect))
             case Handoff(reason=reason):
                 yield from hand_off(ex, reason)
@@ -378,12 +399,13 @@ def _until_due(ex: StoredExecution, pending: Pending) -> Flow[None]:
     while ex.answered or not _is_due(ex, op_id, pending):
         if ex.run.phase not in _LIVE:
             raise Suspended  # to a branch that the handler has left behind
-        parked = advance(ex.run, OpParked(pending=pending), ex.env.clock.now(), ex.env.policy)
+        now = ex.env.clock.now()
+        parked = advance(ex.run, OpParked(pending=pending), now, ex.env.policy)
         ex.run = parked.run
         ex.parked.add(op_id)
         ex.awaited[op_id] = pending.op.name
         try:
-            yield from _apply(ex, parked)
+            yield from _apply(ex, parked, now)
             yield from park(op_id, pending.due_at)
         finally:
             ex.parked.discard(op_id)

@@ -142,11 +142,13 @@ def _public(error: BaseException) -> str:
 
 
 def _text(error: BaseException) -> str:
-    """Return the error's message. A broken ``__str__`` must not hide the error."""
+    """Return the error's message, cut. A broken ``__str__`` must not hide the error."""
     try:
         text = str(error)
     except Exception as broken:
         text = f"<no message: {type(broken).__name__} in __str__>"
+    if len(text) > _TEXT_CHARS:
+        text = f"{text[:_TEXT_CHARS]}... ({len(text)} characters)"
     return _utf8(text)
 
 
@@ -162,16 +164,19 @@ def _utf8(text: str) -> str:
 
 def _data(error: BaseException) -> str:
     """Return the JSON text of the error's ``data`` attribute; "" if JSON cannot represent it."""
-    data = getattr(error, "data", None)
-    if data is None:
+    try:  # a property of the user's may do anything
+        data = getattr(error, "data", None)
+        text = "" if data is None else _CODEC.encode(data)
+    except Exception:
         return ""
-    try:
-        return _CODEC.encode(data)
-    except TypeError:
-        return ""
+    return text if len(text) <= _DATA_CHARS else ""
 
 
-#: The maximum length of an error's text in a failed attempt, characters.
+#: How much of an error's text is kept with a run or a step, characters.
+_TEXT_CHARS = 10_000
+#: An error's data is left out if its JSON text has more characters than this.
+_DATA_CHARS = 64 * 1024
+#: How much of it is kept with a failed attempt, characters.
 _MESSAGE_CHARS = 1_000
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 
-from durable_core.errors import DuplicateStepIdError
+from durable_core.errors import DuplicateStepIdError, StepArgumentError
 from durable_core.model.step import Op, OpKind
 
 __all__ = ["StepIds", "hash_step_id", "op_named"]
@@ -88,17 +88,17 @@ def _duplicate(id: str) -> DuplicateStepIdError:
 
 def _check_id(id: object) -> str:
     if not isinstance(id, str):
-        raise TypeError(f"a step id must be a str, not {type(id).__name__}")
+        raise StepArgumentError(f"a step id must be a str, not {type(id).__name__}")
     if type(id) is not str:
         # A member of a str enumeration formats as its name on some versions; its value counts.
         id = str.__str__(id)
     if not 1 <= len(id) <= _LONGEST:
-        raise ValueError(f"a step id must have 1 to {_LONGEST} characters, not {len(id)}")
+        raise StepArgumentError(f"a step id must have 1 to {_LONGEST} characters, not {len(id)}")
     if id == _RESERVED:
-        raise ValueError(f"the step id {_RESERVED!r} is reserved for the end of the run")
+        raise StepArgumentError(f"the step id {_RESERVED!r} is reserved for the end of the run")
     if not id.isascii():
         try:
             id.encode("utf-8")
         except UnicodeEncodeError:
-            raise ValueError("a step id must not contain lone surrogates") from None
+            raise StepArgumentError("a step id must not contain lone surrogates") from None
     return id

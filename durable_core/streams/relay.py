@@ -1,7 +1,8 @@
 """Streams between processes: what runs of this one stream, and what others tell of theirs.
 
-A thread carries both, every 10 or 20 ms, while there is something to carry. Nothing waits for it, and
-nothing durable depends on it: without it, readers get each step from the store once it is there.
+A thread carries both, every 10 or 20 ms, while there is something to carry. Nothing waits for it,
+and nothing durable depends on it: without it, readers get each step from the store once it is
+there.
 """
 
 from __future__ import annotations

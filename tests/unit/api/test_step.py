@@ -51,25 +51,26 @@ def test_both_faces_have_the_same_steps() -> None:
 
 
 BAD_CALLS: list[tuple[Callable[[], Any], str]] = [
-    (lambda: sync_step.run("", int), "ValueError"),
-    (lambda: sync_step.run("x" * 256, int), "ValueError"),
-    (lambda: sync_step.run(7, int), "TypeError"),  # type: ignore[arg-type]
-    (lambda: sync_step.sleep("x", -1), "ValueError"),
-    (lambda: sync_step.sleep("x", "soon"), "ValueError"),
-    (lambda: sync_step.sleep("x", float("nan")), "ValueError"),
-    (lambda: sync_step.sleep("x", True), "ValueError"),
-    (lambda: sync_step.sleep("x", timedelta(days=367)), "ValueError"),
-    (lambda: sync_step.sleep_until("x", datetime(2030, 1, 1)), "ValueError"),
-    (lambda: sync_step.sleep_until("x", datetime(9999, 1, 1, tzinfo=UTC)), "ValueError"),
-    (lambda: sync_step.wait_for_event("x", event="", timeout=1), "ValueError"),
-    (lambda: sync_step.wait_for_event("x", event="e", timeout="367 days"), "ValueError"),
+    (lambda: sync_step.run("", int), "StepArgumentError"),
+    (lambda: sync_step.run("x" * 256, int), "StepArgumentError"),
+    (lambda: sync_step.run(7, int), "StepArgumentError"),  # type: ignore[arg-type]
+    (lambda: sync_step.sleep("x", -1), "StepArgumentError"),
+    (lambda: sync_step.sleep("x", "soon"), "StepArgumentError"),
+    (lambda: sync_step.sleep("x", float("nan")), "StepArgumentError"),
+    (lambda: sync_step.sleep("x", True), "StepArgumentError"),
+    (lambda: sync_step.sleep("x", timedelta(days=367)), "StepArgumentError"),
+    (lambda: sync_step.sleep_until("x", datetime(2030, 1, 1)), "StepArgumentError"),
+    (lambda: sync_step.sleep_until("x", datetime(9999, 1, 1, tzinfo=UTC)), "StepArgumentError"),
+    (lambda: sync_step.wait_for_event("x", event="", timeout=1), "StepArgumentError"),
+    (lambda: sync_step.wait_for_event("x", event="e", timeout="367 days"), "StepArgumentError"),
     (
         lambda: sync_step.wait_for_event("x", event="e", timeout=1, match="data.x", if_={}),
-        "ValueError",
+        "StepArgumentError",
     ),
-    (lambda: sync_step.wait_for_event("x", event="e", timeout=1, match="x"), "ValueError"),
-    (lambda: sync_step.send_event("x", []), "ValueError"),
-    (lambda: sync_step.send_event("x", ["e"]), "TypeError"),  # type: ignore[list-item]
+    (lambda: sync_step.wait_for_event("x", event="e", timeout=1, match="x"), "StepArgumentError"),
+    (lambda: sync_step.wait_for_event("x", event="e", timeout=1, if_={}), "StepArgumentError"),
+    (lambda: sync_step.send_event("x", []), "StepArgumentError"),
+    (lambda: sync_step.send_event("x", ["e"]), "StepArgumentError"),  # type: ignore[list-item]
 ]
 
 
@@ -134,7 +135,6 @@ def test_missing_match_value_is_final() -> None:
         ({"match": "data.trip"}, {}, False),
         ({"if_": {"data.status": "paid", "data.n": 1}}, {"status": "paid", "n": 1}, True),
         ({"if_": {"data.status": "paid", "data.n": 1}}, {"status": "paid", "n": 2}, False),
-        ({"if_": {}}, {}, True),
     ],
 )
 @pytest.mark.parametrize("face", ["def", "async"])

@@ -19,7 +19,7 @@ from durable_core.model.run import Phase
 from durable_core.ports import Release
 from durable_core.stores.sqlite import SQLiteStore
 from durable_core.stores.sqlite import writes as sqlite_writes
-from support.harness import Lab, Ledger, WatchedStore, a_request, lab, request, until
+from support.harness import FakeClock, Lab, Ledger, WatchedStore, a_request, lab, request, until
 
 Handler = Callable[[Request], Any]
 
@@ -166,14 +166,20 @@ def test_a_run_that_could_not_be_claimed_for_want_of_memory(
         return claim(*args)
 
     monkeypatch.setattr(sqlite_writes, "_claim_readable", short)
-    with lab(SQLiteStore(tmp_path / "db")) as process:
-        assert b'"end"' == process.call(process.endpoint(_sleeper)).body
+    clock = FakeClock()
+    with lab(SQLiteStore(tmp_path / "db"), clock=clock) as process:
+        endpoint = process.endpoint(_sleeper)
+        handoff = endpoint.handle(request())
+        until(lambda: process.records.list()[0].due_at is not None)
+        clock.advance(3601)
+        process.poke()
+        assert b'"end"' == process.follow(endpoint, handoff).body
 
     assert [] == broken
 
 
 def _sleeper(request: Request) -> str:
-    sync_step.sleep("nap", 0.05)
+    sync_step.sleep("nap", 3600)
     return "end"
 
 
