@@ -21,6 +21,7 @@ from weakref import WeakSet
 
 from durable_core.flow.effects import StepAttempt
 from durable_core.flow.scope import CURRENT_RUN
+from durable_core.platform import logger
 
 __all__ = ["CURRENT_TASKS", "ParkedFuture", "RunTask", "RunTasks", "watch_loop"]
 
@@ -344,4 +345,7 @@ def _watch_time_outs(loop: asyncio.AbstractEventLoop) -> None:
         return timer
 
     # No loop has a public hook for this; asyncio and anyio look ``call_at`` up for each time-out.
-    vars(loop)["call_at"] = watched_call_at
+    try:
+        vars(loop)["call_at"] = watched_call_at
+    except TypeError:  # the loop takes no attributes: a time-out passes for the handler's decision
+        logger.warning("time-outs around steps are not noticed on %s", type(loop).__name__)

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -656,3 +656,23 @@ def test_tasks_of_others_are_left_alone() -> None:
                 await asyncio.Event().wait()
 
     asyncio.run(main())
+
+
+def test_a_loop_without_attributes_is_used_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    """Where ``call_at`` cannot be watched, the log says so and runs go on without it."""
+
+    class Slotted:
+        __slots__ = ("__weakref__", "factory")
+
+        def get_task_factory(self) -> None:
+            return None
+
+        def set_task_factory(self, factory: object) -> None:
+            self.factory = factory
+
+        def call_at(self, *args: object) -> None: ...
+
+    with caplog.at_level(logging.WARNING):
+        watch_loop(cast("asyncio.AbstractEventLoop", Slotted()))
+
+    assert ["time-outs around steps are not noticed on Slotted"] == caplog.messages
