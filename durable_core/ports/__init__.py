@@ -268,7 +268,7 @@ class Store(Protocol):
         """Return runs without their steps, those with the highest ids first.
 
         The cost depends on ``limit`` and on the number of runs that fulfil the narrowest condition,
-        not on the number of all runs.
+        not on the number of all runs. A store may assume that nearly all runs have completed.
         """
         ...
 

@@ -357,6 +357,7 @@ SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq
        crash_count, epoch, key, parent, traceparent, labels, version, owner, due_at, ended_at
 FROM run
 WHERE id >= :since AND id < :before AND +app = :app
+  AND (:phases IS NULL OR phase IN (SELECT value FROM json_each(:phases)))
 ORDER BY id DESC
 LIMIT :limit
 
@@ -398,7 +399,8 @@ ORDER BY label.run_id DESC
 LIMIT :limit
 
 -- list-by-phase --
--- A run is held by somebody, or waits for its time, or has ended. The plus signs keep the few held
+-- For phases other than "completed": a run is held by somebody, or waits for its time, or has failed
+-- or was cancelled. The plus signs keep the few held
 -- ones from being sought among all of the app; of the others each phase gives its newest.
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
        crash_count, epoch, key, parent, traceparent, labels, version, owner, due_at, ended_at
@@ -427,7 +429,8 @@ WHERE id IN (
     FROM json_each(:phases) AS wanted
     CROSS JOIN run AS over ON over.id IN (
         SELECT id FROM run AS ended
-        WHERE ended_at IS NOT NULL AND app = :app AND phase = wanted.value AND id >= :since AND id < :before
+        WHERE phase IN ('failed', 'cancelled') AND app = :app AND phase = wanted.value
+          AND id >= :since AND id < :before
           AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
           AND (:label IS NULL OR EXISTS (
       SELECT 1 FROM label

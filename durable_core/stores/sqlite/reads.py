@@ -423,7 +423,7 @@ def _run_rows(db: sqlite3.Connection, app: str, where: RunFilter, limit: int) ->
 def _narrowest(where: RunFilter) -> str:
     """Return the query that begins with the condition that should leave the fewest runs.
 
-    Nearly all runs have completed, so that phase comes last.
+    Nearly all runs have completed, so that it is no condition to begin with.
     """
     if where.key is not None:
         return "list-by-key"
@@ -433,7 +433,7 @@ def _narrowest(where: RunFilter) -> str:
         return "list-by-label"
     if where.endpoint_key is not None:
         return "list-by-endpoint"
-    return "list-by-phase" if where.phases else "list"
+    return "list"
 
 
 def secret(db: sqlite3.Connection) -> bytes:

@@ -107,5 +107,5 @@ def test_runs_of_a_phase_are_found_by_indexes_of_their_own(database: sqlite3.Con
 
     assert any("run_owner (owner>?)" in step for step in steps), steps
     assert any("run_waiting_phase (app=? AND phase=? AND id>? AND id<?)" in step for step in steps)
-    assert any("run_ended_phase (app=? AND phase=? AND id>? AND id<?)" in step for step in steps)
+    assert any("run_failed_phase (app=? AND phase=? AND id>? AND id<?)" in step for step in steps)
     assert "SEARCH run USING PRIMARY KEY (id=?)" in steps[0]
