@@ -119,6 +119,25 @@ def test_adapter_depends_on_no_other_adapter(folder: Path) -> None:
     assert set() == allowed_in(folder) & others
 
 
+def test_an_engine_is_made_of_public_parts() -> None:
+    """The Inngest engine imports the faces of the core alone: others can be made of them, too."""
+    faces = {"durable_core", "durable_core.errors", "durable_core.engines.remote"}
+    [folder] = [folder for folder in ADAPTER_FOLDERS if folder.name == "inngest"]
+    imported = {
+        name
+        for module in adapter_modules(folder)
+        for _, name in imports_of(module)
+        if name.split(".")[0] == "durable_core"
+    }
+
+    assert {True} == {any(in_face(name, face) for face in faces) for name in imported}
+
+
+def in_face(name: str, face: str) -> bool:
+    """Tell whether a dotted name is a face, or one of the names that it makes public."""
+    return name == face or name.rpartition(".")[0] == face
+
+
 def test_the_suite_imports_no_adapter() -> None:
     """The conformance suite imports the core, pytest, hypothesis and the standard library."""
     allowed = {"durable_conformance", "durable_core", "pytest", "hypothesis"}

@@ -13,6 +13,7 @@ import pytest
 from durable_core import Request, step
 from durable_core.errors import EngineError
 from durable_core.machine.step_ids import hash_step_id
+from durable_inngest import _client
 from support.inngest_app import serving
 from support.inngest_handlers import CALLS, called, naps, two, two_sync
 from support.inngest_server import Fault, InngestServer, inngest_server
@@ -166,12 +167,26 @@ def test_a_server_that_goes_down(server: InngestServer) -> None:
 
 @pytest.mark.parametrize("kind", [500, "drop"])
 def test_state_that_cannot_be_read(server: InngestServer, kind: str | int) -> None:
+    """It is asked for again: a call that comes to nothing would be an attempt of a step."""
+    server.faults.append(Fault(r"/v0/runs/01\w+/(batch|actions)", kind, times=3))
+    with serving(server, {"GET /a": naps}, options={"retries": 0}) as app:
+        got = app.follow("GET", "/a")
+
+    assert (200, ["a", "b", "c"]) == (got.status, got.json)
+    assert "answer 500" not in server.run.history
+
+
+def test_state_that_cannot_be_read_at_all(
+    server: InngestServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server is told to call again."""
-    server.faults.append(Fault(r"/v0/runs/\w+/(batch|actions)", kind))
+    monkeypatch.setattr(_client, "_BASE", 0.001)
+    server.faults.append(Fault(r"/v0/runs/01\w+/batch", 500, times=5))
     with serving(server, {"GET /a": naps}) as app:
         got = app.follow("GET", "/a")
 
     assert (200, ["a", "b", "c"]) == (got.status, got.json)
+    assert 1 == server.run.history.count("answer 500")
 
 
 def test_calls_that_come_twice(server: InngestServer) -> None:
@@ -200,7 +215,7 @@ def test_calls_out_of_order(server: InngestServer) -> None:
 
     assert ["a", "b", "c"] == got.json
     assert (500, "false") == (late.status, late.headers["x-inngest-no-retry"])
-    assert ("internal", "Unknown") == (late.json["type"], late.json["name"])
+    assert ("internal", "RunUnknown") == (late.json["type"], late.json["name"])
 
 
 def test_a_step_that_is_no_longer_there(server: InngestServer) -> None:
@@ -230,7 +245,7 @@ def test_an_unknown_run(server: InngestServer, run_id: str, status: int, final: 
         got = app.ask("GET", "/a", headers=headers)
 
     assert (status, final, {}) == (got.status, got.headers["x-inngest-no-retry"], CALLS)
-    assert got.json["name"] == ("CallRefused" if status == 400 else "Unknown")
+    assert got.json["name"] == ("CallRefused" if status == 400 else "RunUnknown")
 
 
 @pytest.mark.parametrize(
@@ -278,8 +293,8 @@ def test_a_stop_hands_runs_over(server: InngestServer) -> None:
         stopping = threading.Thread(target=lambda: app.durable.stop(10))
         stopping.start()
         engine_of: Any = app.durable.engine
-        server.until(lambda: engine_of._life.node.stopping)
-        server.until(lambda: engine_of._life.node.live.all()[0].ex.stopping)
+        server.until(lambda: engine_of._lifecycle.host.stopping)
+        server.until(lambda: engine_of._lifecycle.host.live.all()[0].ex.stopping)
         go_on.set()
         client.join(10)
         stopping.join(10)

@@ -11,11 +11,14 @@ import socket
 from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from durable_core import Request, step
+from durable_inngest._client import Functions
 from durable_inngest._config import sign, verify
+from durable_inngest._protocol import load_value
 from support.inngest_app import App, Got, serving
 from support.inngest_recordings import (
     Exchange,
@@ -67,7 +70,9 @@ class Replay:
         self.recorded = load(name)
         self.first = next(each for each in self.recorded if each.leg == "app")
         self.key = KEY if name.startswith("p-signed") else None
-        with inngest_server(signing_key=self.key) as server:
+        # Nor did the recorded server hear of the endpoint for the first time.
+        known = mock.patch.object(Functions, "is_taken", return_value=True)
+        with known, inngest_server(signing_key=self.key) as server:
             self.got = self._run(server)
             self.exchanges = exchanges_of(server)
             self.event = server.run.event
@@ -128,9 +133,21 @@ def lines_of(told: list[tuple[str, Any]]) -> tuple[str, ...]:
     return tuple(f"{where} {_named(document)}".rstrip() for where, document in told)
 
 
-def ops_apart(told: list[tuple[str, Any]]) -> tuple[str, ...]:
-    """Return what was told, a line for each op: which go out together is a matter of time."""
-    return tuple(f"checkpoint {_named([op])}".rstrip() for _, doc in told for op in ops_of(doc))
+def apart(told: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Return what was told, each op of a checkpoint by itself: some go out together."""
+    return [
+        (name, part)
+        for where, doc in told
+        for name, part in (
+            [("checkpoint", [op]) for op in ops_of(doc)]
+            if where.startswith("POST /v1/checkpoint")
+            else [(where, doc)]
+        )
+    ]
+
+
+def without_checkpoints(kinds: list[str]) -> list[str]:
+    return [kind for kind in kinds if not kind.startswith("POST /v1/checkpoint")]
 
 
 def _named(document: Any) -> str:
@@ -143,6 +160,8 @@ def _named(document: Any) -> str:
 def key_of(op: dict[str, Any]) -> dict[str, Any]:
     """Return an op for comparison: times, and the ids that a server gives, are its own."""
     known = op_of(op)
+    if "data" in known:
+        known["data"] = load_value(known["data"])
     data = known.get("data")
     if known["op"] == "RunComplete":
         known["data"] = sorted(data or {})
@@ -170,15 +189,16 @@ def test_recording(name: str) -> None:
 
 def compare_told(replay: Replay) -> None:
     """The checkpoints, and the answers to calls: their paths, and every op."""
-    told, expected = said(replay.exchanges), said(replay.recorded)
+    told, expected = apart(said(replay.exchanges)), apart(said(replay.recorded))
     if replay.case.told is not None:
-        is_apart = replay.case.told[0].startswith("checkpoint")
-        assert replay.case.told == (ops_apart(told) if is_apart else lines_of(told))
+        assert replay.case.told == lines_of(told)
         return
     if replay.name in CUT_SHORT:
         told = told[: len(expected)]
     else:
-        assert asked(replay.recorded) == asked(replay.exchanges)
+        theirs, ours = asked(replay.recorded), asked(replay.exchanges)
+        assert without_checkpoints(theirs) == without_checkpoints(ours)
+        assert len(ours) <= len(theirs)  # the end of a run goes along with its last step
     assert lines_of(expected) == lines_of(told)
     for (_, theirs), (_, ours) in zip(expected, told, strict=True):
         assert [key_of(op) for op in ops_of(theirs)] == [key_of(op) for op in ops_of(ours)]

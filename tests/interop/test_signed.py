@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -167,3 +168,20 @@ def test_a_proxy_that_changes_the_url(
     assert [f"{origin}/in/a?q=1"] * 2 == urls
     data = server.run.event["data"]
     assert (origin, "/out/a", "q=1") == (data["domain"], data["path"], data["query_params"])
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_the_server_does_not_take(status: int, caplog: pytest.LogCaptureFixture) -> None:
+    """No step runs: nothing of it could be reported. The log says what is wrong, not the key."""
+    CALLS.clear()
+    caplog.set_level(logging.ERROR, "durable")
+    with inngest_server(signing_key=KEY) as server:
+        server.unauthorized = status
+        with serving(
+            server, {"GET /a": two}, engine={"signing_key": OTHER, "is_dev": False}
+        ) as app:
+            answers = [app.get("/a").status for _ in range(3)]
+
+    assert ([503] * 3, {}) == (answers, CALLS)
+    assert "does not take the signing key" in caplog.text
+    assert OTHER.rpartition("-")[2] not in caplog.text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -110,3 +112,41 @@ def test_a_run_that_fails(server: InngestServer) -> None:
     assert ["metadata", "stream", "response"] == events_of(got.body)[:2] + events_of(got.body)[-1:]
     assert b'"status":"failed"' in got.body
     assert b'\\"boom\\"' in got.body
+
+
+@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+def test_a_run_that_is_cancelled_at_the_server(server: InngestServer, interface: str) -> None:
+    """A client that follows the stream there learns of it: the stream ends."""
+
+    async def handler(request: Request) -> None:
+        await step.run("a", says, "sync-data")
+        await step.sleep("nap", "1h")
+
+    def cancel() -> None:
+        server.until(lambda: server.is_followed)
+        server.cancel(server.run)
+
+    cancelling = threading.Thread(target=cancel)
+    with serving(server, {"GET /a": handler}, interface=interface) as app:
+        cancelling.start()
+        response = fetch_with_stream(f"{app.url}/a", timeout=20)
+        cancelling.join(20)
+
+    assert (410, b'"the run was cancelled"') == (response.status, response.body)
+
+
+def test_a_run_that_goes_on_is_left_at_a_stop(server: InngestServer) -> None:
+    """Nobody waits for it: a process whose clients follow streams at the server stops at once."""
+
+    async def handler(request: Request) -> None:
+        await step.run("a", says, "sync-data")
+        await step.sleep("nap", "1h")
+
+    with serving(server, {"GET /a": handler}) as app:
+        got = app.get("/a", headers={"accept": "text/event-stream"})
+        server.until(lambda: any(each.path.endswith("/output") for each in server.seen))
+        began = time.monotonic()
+        app.durable.stop(5)
+
+    assert b"redirect_info" in got.body
+    assert time.monotonic() - began < 5

@@ -10,9 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from durable_core import Request, step
+from durable_core.engine.remote.results import Results
 from durable_core.flow.wait import WaitRequest
 from durable_core.http.response import Response
-from durable_inngest._execution import Results
 from support.inngest_app import App, serving
 from support.inngest_server import Fault, InngestServer
 
@@ -76,7 +76,7 @@ def test_too_many_wait(server: InngestServer, monkeypatch: pytest.MonkeyPatch) -
     with serving(server, {"GET /a": rests}) as app:
         location = app.get("/a").headers["location"]
         engine: Any = app.durable.engine
-        monkeypatch.setattr(engine._life.node, "results", Results(0))
+        monkeypatch.setattr(engine._lifecycle.host, "results", Results(0))
         got = asked(app, location, 0)
 
     assert isinstance(got.body, bytes)

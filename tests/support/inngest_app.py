@@ -95,6 +95,7 @@ def serving(
         made = InngestEngine(**settings)
     adapter, create = _INTERFACES[interface]
     arguments.setdefault("retry", QUICK)
+    arguments.setdefault("debug", True)  # the tests look at the texts of errors
     durable: Durable[Any] = Durable(
         id="interop", endpoint_adapter=adapter, engine=made, **arguments
     )

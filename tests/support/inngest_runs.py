@@ -8,7 +8,7 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from support.inngest_cel import holds
@@ -20,12 +20,20 @@ _UNITS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1, "ms": 0.001}
 
 @dataclass
 class Call:
-    """A call of the endpoint: one item of the server's queue."""
+    """A call of the endpoint: one item of the server's queue.
+
+    ``race`` and ``group`` are those of the op that it comes from; ``generation`` counts its
+    attempts, ``attempt`` may begin later than 0.
+    """
 
     run: Run
     target: str = ""
     attempt: int = 0
     generation: int = 0
+    race: bool = False
+    group: str = ""
+    #: Whether the run had to plan when the call was made: what the server knows while it lasts.
+    force_plan: bool = False
 
 
 @dataclass
@@ -47,8 +55,12 @@ class Run:
     memos: OrderedDict[str, object] = field(default_factory=OrderedDict)
     status: str = "Running"
     output: bytes | None = None
+    ended_at: float = 0.0
     force_plan: bool = False
-    group: set[str] = field(default_factory=set)
+    #: Ops of one answer that are not done: while there are any, only ops that race make a call.
+    pending: set[str] = field(default_factory=set)
+    #: Names of all items that were ever queued: none is queued twice.
+    jobs: set[str] = field(default_factory=set)
     waits: dict[str, dict[str, Any]] = field(default_factory=dict)
     history: list[str] = field(default_factory=list)
 
@@ -100,24 +112,33 @@ class Runs:
                     if not completes:
                         run.memos.setdefault(op["id"], {"data": op["data"]})
                 case "StepError" if run.retries > 0:
-                    self._later(self._retry_interval, Call(run, attempt=1))
+                    retry = Call(run, attempt=1)
+                    self._queue(retry, f"{op['id']}-sync-retry", self._retry_interval)
                 case "RunComplete":
                     self._complete_attached(run, op["data"])
                 case _:
-                    self._take(run, op, Call(run))
+                    self._take(run, op, Call(run, force_plan=run.force_plan), "")
 
     def _complete_attached(self, run: Run, data: dict[str, Any]) -> None:
-        run.output = data.get("body", "").encode()
-        run.status = "Failed" if data["status"] >= 500 else "Completed"
+        status = "Failed" if data["status"] >= 500 else "Completed"
+        self.end(run, status, data.get("body", "").encode())
+
+    def end(self, run: Run, status: str, output: bytes | None) -> None:
+        """End a run; there is no output of one that is cancelled."""
+        run.status, run.output = status, output
+        run.ended_at = asyncio.get_running_loop().time()
 
     # -- calls of the endpoint --------------------------------------------------------------
 
     def later(self, delay: float, call: Call) -> None:
         """Call the endpoint again, as a server that does so twice, or late."""
-        self._later(delay, call)
-
-    def _later(self, delay: float, call: Call) -> None:
         self._spawn(self._dispatch(delay, call))
+
+    def _queue(self, call: Call, job: str, delay: float = 0) -> None:
+        """Queue a call under a name, unless one was queued under it before."""
+        if job not in call.run.jobs:
+            call.run.jobs.add(job)
+            self.later(delay, call)
 
     async def _dispatch(self, delay: float, call: Call) -> None:
         if delay:
@@ -125,6 +146,7 @@ class Runs:
         if call.run.ended:
             return
         call.generation += 1
+        call.force_plan = call.run.force_plan
         self.busy += 1
         try:
             answer = await self._call(call)
@@ -143,70 +165,98 @@ class Runs:
         elif answer.body.startswith(b"["):
             self._take_all(call, json.loads(answer.body), answer.headers)
         elif answer.status < 300:
-            run.output, run.status = answer.body, "Completed"
+            self.end(run, "Completed", answer.body)
             run.history.append("completed")
         elif answer.headers.get("x-inngest-no-retry") == "true":
-            run.output, run.status = answer.body, "Failed"
+            self.end(run, "Failed", answer.body)
             run.history.append("failed")
         else:
             self._retry(call, answer.headers)
 
     def _take_all(self, call: Call, ops: list[dict[str, Any]], headers: Mapping[str, str]) -> None:
-        run = call.run
+        run, group = call.run, ""
         if not ops:
-            self._later(0, Call(run))
+            self.later(0, Call(run))
         if len(ops) > 1:
             run.force_plan = True
-            run.group |= {op["id"] for op in ops}
+            if any(op["op"] == "StepPlanned" for op in ops):
+                ids = sorted(op["id"] for op in ops)
+                group, run.pending = "-".join(ids), set(ids)
         for op in ops:
             name = op.get("displayName", "")
             run.history.append(f"op {op['op']} {name}".rstrip())
             if op["op"] == "StepError" and call.attempt + 1 <= run.retries:
                 self._retry(call, headers)
             else:
-                self._take(run, op, call)
+                self._take(run, op, call, group)
 
-    def _take(self, run: Run, op: dict[str, Any], call: Call) -> None:
+    def _take(self, run: Run, op: dict[str, Any], call: Call, group: str) -> None:
+        """Do what an op asks for; ``group`` is that of all ops of the answer."""
+        race = op.get("opts", {}).get("parallelMode") == "race"
+        follows = Call(run, race=race, group=group)
         match op["op"]:
             case "StepRun":
-                self._done(run, op["id"], {"data": op["data"]})
+                self._save(run, op["id"], {"data": op["data"]})
+                self._discover(call, op["id"], race=race)
             case "StepError" | "StepFailed":
                 kept = {k: v for k, v in op["error"].items() if k in _KEPT}
-                self._done(run, op["id"], {"error": kept})
+                self._save(run, op["id"], {"error": kept})
+                if not run.pending or call.race:
+                    self._queue(Call(run), f"{op['id']}-failure")
             case "StepPlanned":
-                self._later(0, Call(run, target=op["id"]))
+                self._queue(replace(follows, target=op["id"]), f"{op['id']}-plan")
             case "Sleep":
-                self._spawn(self._sleep(run, op["id"], _seconds(op["name"])))
+                if op["id"] not in run.jobs:
+                    run.jobs.add(op["id"])
+                    self._spawn(self._sleep(follows, op["id"], _seconds(op["name"])))
             case "WaitForEvent":
-                run.waits[op["id"]] = op
-                self._spawn(self._time_out(run, op["id"], _seconds(op["opts"]["timeout"])))
+                if op["id"] not in run.jobs:
+                    run.jobs.add(op["id"])
+                    run.waits[op["id"]] = {**op, "group": group}
+                    self._spawn(self._time_out(op, follows))
             case "DiscoveryRequest":
-                self._later(0, Call(run))
+                self._queue(Call(run), op["id"])
+            case "None":
+                pass  # the call has come to nothing
             case other:
                 raise ValueError(f"unknown op {other}")
 
-    def _done(self, run: Run, op_id: str, memo: object) -> None:
-        """Save an outcome, the first one counts; go on when all of a group are there."""
-        if op_id not in run.memos:
-            run.memos[op_id] = memo
-        elif op_id not in run.group:
+    def _save(self, run: Run, op_id: str, memo: object) -> None:
+        """Save an outcome; the first one counts."""
+        if op_id in run.memos:
             run.history.append("late")
-        if op_id in run.group:
-            run.group.discard(op_id)
-            if run.group:
-                return
+        run.memos.setdefault(op_id, memo)
+        run.pending.discard(op_id)
+
+    def _discover(self, call: Call, op_id: str, *, race: bool, job: str = "") -> None:
+        """Call the endpoint for what follows an op, unless the others are to be waited for."""
+        run = call.run
+        if run.pending and not race:
+            return
+        if call.force_plan:
             run.force_plan = False
-        self._later(0, Call(run))
+        name = f"{call.group}-discover" if call.group and not race else job or op_id
+        self._queue(Call(run), name)
 
-    async def _sleep(self, run: Run, op_id: str, seconds: float) -> None:
+    async def _sleep(self, call: Call, op_id: str, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        if not run.ended and op_id not in run.memos:
-            self._done(run, op_id, None)
+        if call.run.ended:
+            return
+        self._save(call.run, op_id, None)
+        if not call.run.pending or call.race:
+            call.run.force_plan = False
+            self.later(0, call)
 
-    async def _time_out(self, run: Run, op_id: str, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        if run.waits.pop(op_id, None) is not None and not run.ended:
-            self._done(run, op_id, None)
+    async def _time_out(self, op: dict[str, Any], call: Call) -> None:
+        await asyncio.sleep(_seconds(op["opts"]["timeout"]))
+        self._resume(call, op["id"], None)
+
+    def _resume(self, call: Call, op_id: str, value: object) -> None:
+        """End a wait, once."""
+        if call.run.waits.pop(op_id, None) is not None and not call.run.ended:
+            self._save(call.run, op_id, value)
+            call.force_plan = True
+            self._discover(call, op_id, race=call.race, job=f"{op_id}-event")
 
     def _retry(self, call: Call, headers: Mapping[str, str]) -> None:
         if call.attempt + 1 > call.run.retries:
@@ -214,7 +264,7 @@ class Runs:
             return
         call.attempt += 1
         asked = headers.get("retry-after")
-        self._later(min(float(asked or 0), 0.05) or self._retry_interval, call)
+        self.later(min(float(asked or 0), 0.05) or self._retry_interval, call)
 
     # -- events -----------------------------------------------------------------------------
 
@@ -226,9 +276,8 @@ class Runs:
             for op_id, op in list(run.waits.items()):
                 expression = op["opts"].get("if", "")
                 if op["name"] == event["name"] and (not expression or holds(expression, event)):
-                    del run.waits[op_id]
-                    if not run.ended:
-                        self._done(run, op_id, event)
+                    race = op["opts"].get("parallelMode") == "race"
+                    self._resume(Call(run, race=race, group=op["group"]), op_id, event)
         return str(event["id"])
 
     # -- tasks ------------------------------------------------------------------------------

@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import h11
 
+from durable_inngest._api import NO_RUN
 from support.inngest_runs import Answer, Call, Run, Runs
 
 __all__ = ["Fault", "InngestServer", "Seen", "fetch", "inngest_server"]
@@ -72,6 +74,9 @@ class InngestServer:
         poll: seconds between looks for a run's output.
         does_nothing: answer checkpoints, and never call anybody.
         begins_once: refuse to begin a run that it has.
+        makes_functions_in: seconds until it has a function that it has not seen before; what it is
+            told of the function's runs until then, after their beginning, is lost.
+        stores_output_in: seconds from the end of a run until its output is there.
     """
 
     def __init__(
@@ -82,7 +87,12 @@ class InngestServer:
         poll: float = 0.02,
         does_nothing: bool = False,
         begins_once: bool = False,
+        makes_functions_in: float = 0.0,
+        stores_output_in: float = 0.0,
     ) -> None:
+        self._makes_functions_in = makes_functions_in
+        self._stores_output_in = stores_output_in
+        self._functions: dict[str, float] = {}
         self._begins_once = begins_once
         self.signing_key = signing_key
         self.url = ""
@@ -151,6 +161,22 @@ class InngestServer:
             self._runs.later(0, Call(run, **fields))
 
         self._do(later())
+
+    def cancel(self, run: Run) -> None:
+        """End a run without an output, as somebody who cancels it on the server's pages."""
+
+        async def end() -> None:
+            self._runs.end(run, "Cancelled", None)
+
+        self._do(end())
+
+    def fail(self, run: Run, output: bytes) -> None:
+        """End a run with an error of the server's own."""
+
+        async def end() -> None:
+            self._runs.end(run, "Failed", output)
+
+        self._do(end())
 
     def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
         deadline = time.monotonic() + seconds
@@ -252,7 +278,7 @@ class InngestServer:
             await writer.drain()
 
     async def _faulty(self, seen: Seen) -> _Reply | None:
-        if seen.method == "HEAD":  # which only asks whether it is there
+        if seen.path == f"/v0/runs/{NO_RUN}/actions":  # which only asks whether it is there
             self.asked += 1
         else:
             self.seen.append(seen)
@@ -315,6 +341,8 @@ class InngestServer:
             return _json({"error": "Run already exists", "data": None, "status": 409}, 409)
         if not self._does_nothing:
             run = self._runs.begin(run_id, document["event"], document["retries"])
+            known_at = self._loop.time() + self._makes_functions_in
+            self._functions.setdefault(_function_of(run), known_at)
             try:
                 self._runs.checkpoint(run, document["steps"])
             except RuntimeError:
@@ -325,7 +353,9 @@ class InngestServer:
     def _go_on(self, seen: Seen) -> _Reply:
         document = seen.json
         run = self.runs.get(document["run_id"])
-        if run is not None and not run.ended:
+        if run is not None and self._functions[_function_of(run)] > self._loop.time():
+            run.history.append("lost a checkpoint")
+        elif run is not None and not run.ended:
             try:
                 self._runs.checkpoint(run, document["steps"])
             except RuntimeError:
@@ -338,7 +368,7 @@ class InngestServer:
             return _json({"error": "runtime state is no longer available", "status": 410}, 410)
         if part == "batch":
             return _json([run.event])
-        return _json(dict(sorted(run.memos.items())))
+        return _json(_as_kept(run.memos))
 
     async def _output(self, token: str) -> _Reply:
         run = self.runs.get(token.removeprefix("jwt."))
@@ -347,6 +377,8 @@ class InngestServer:
             return _json({"error": text, "data": None, "status": 401}, 401)
         while not run.ended:
             await asyncio.sleep(self._poll)
+        if self._loop.time() < run.ended_at + self._stores_output_in:
+            return _Reply(200, b"", {"content-type": "application/json"})
         try:
             data = json.loads(run.output or b"").get("data")
             status = int(data["status"])
@@ -394,6 +426,30 @@ class InngestServer:
         at = str(int(time.time()))
         key = self.signing_key.rpartition("-")[2].encode()
         return f"t={at}&s={hmac.digest(key, body + at.encode(), 'sha256').hex()}"
+
+
+def _function_of(run: Run) -> str:
+    data = run.event["data"]
+    return f"{data['domain']} {data['fn'] or data['method'] + ' ' + data['path']}"
+
+
+def _as_kept(value: object) -> Any:
+    """Return JSON as it comes back from the server: numbers are doubles, keys are sorted."""
+    match value:
+        case dict():
+            return {_as_kept(key): _as_kept(value[key]) for key in sorted(value)}
+        case list():
+            return [_as_kept(item) for item in value]
+        case str():
+            return re.sub("[\ud800-\udfff]", "\ufffd", value)
+        case bool() | None:
+            return value
+        case int() | float():
+            number = Decimal(repr(float(value)))
+            is_whole = number == number.to_integral_value() and abs(number) < 10**21
+            return int(number) if is_whole else float(value)
+        case _:
+            raise TypeError(f"no JSON: {value!r}")
 
 
 def _check_event(event: dict[str, Any]) -> None:

@@ -264,9 +264,9 @@ class Case:
     events: tuple[dict[str, Any], ...] = ()
 
 
-BEGIN, GO_ON = "POST /v1/checkpoint", "POST /v1/checkpoint/RUN/steps"
+CHECKPOINT = "checkpoint"
 HANDLER = "retry {} of the handler after ValueError: {}"
-READS = (f"{BEGIN} StepRun len", f"{GO_ON} RunComplete")
+READS = (f"{CHECKPOINT} StepRun len", f"{CHECKPOINT} RunComplete")
 TO_PROXY: dict[str, Any] = {"async_redirect_url": "/proxy"}
 
 #: By what recordings of one handler have in common in their names.
@@ -285,7 +285,7 @@ CASES: dict[str, Case] = {
     "b-retry-after": Case(
         slow_down,
         told=(
-            f"{BEGIN} Sleep retry 1 of ra after RetryAfterError: slow down",
+            f"{CHECKPOINT} Sleep retry 1 of ra after RetryAfterError: slow down",
             "answer 206 StepRun ra",
             "answer 206 RunComplete",
         ),
@@ -308,8 +308,8 @@ CASES: dict[str, Case] = {
     "e-throw": Case(
         streams_and_throws,
         told=(
-            f"{BEGIN} StepRun p1",
-            f"{GO_ON} Sleep {HANDLER.format(1, 'outside after stream')}",
+            f"{CHECKPOINT} StepRun p1",
+            f"{CHECKPOINT} Sleep {HANDLER.format(1, 'outside after stream')}",
             f"answer 206 Sleep {HANDLER.format(2, 'outside after stream')}",
             f"answer 206 Sleep {HANDLER.format(3, 'outside after stream')}",
             "answer 400 error",
@@ -318,18 +318,18 @@ CASES: dict[str, Case] = {
     ),
     "f-nonretriable": Case(
         raising(lambda: NonRetriableError("fatal outside")),
-        told=(f"{BEGIN} RunComplete",),
+        told=(f"{CHECKPOINT} RunComplete",),
         is_ours=True,
     ),
     "f-step-then-nonretriable": Case(
         raising(lambda: NonRetriableError("fatal after step"), before="s1"),
-        told=(f"{BEGIN} StepRun s1", f"{GO_ON} RunComplete"),
+        told=(f"{CHECKPOINT} StepRun s1", f"{CHECKPOINT} RunComplete"),
         is_ours=True,
     ),
     "f-throw": Case(
         raising(lambda: ValueError("boom")),
         told=(
-            f"{BEGIN} Sleep {HANDLER.format(1, 'boom')}",
+            f"{CHECKPOINT} Sleep {HANDLER.format(1, 'boom')}",
             f"answer 206 Sleep {HANDLER.format(2, 'boom')}",
             f"answer 206 Sleep {HANDLER.format(3, 'boom')}",
             "answer 400 error",
@@ -339,8 +339,8 @@ CASES: dict[str, Case] = {
     "f-throw-once": Case(
         raising(lambda: ValueError("boom"), times=1, before="s1"),
         told=(
-            f"{BEGIN} StepRun s1",
-            f"{GO_ON} Sleep {HANDLER.format(1, 'boom')}",
+            f"{CHECKPOINT} StepRun s1",
+            f"{CHECKPOINT} Sleep {HANDLER.format(1, 'boom')}",
             "answer 206 RunComplete",
         ),
     ),
@@ -366,8 +366,8 @@ CASES: dict[str, Case] = {
     "i-post-fail": Case(
         post_fails,
         told=(
-            f"{BEGIN} StepRun len",
-            f"{GO_ON} StepError flaky",
+            f"{CHECKPOINT} StepRun len",
+            f"{CHECKPOINT} StepError flaky",
             "answer 206 StepRun flaky",
             "answer 206 RunComplete",
         ),
@@ -383,11 +383,11 @@ CASES: dict[str, Case] = {
     "l-proxy-status-201": Case(fail_once, options=TO_PROXY),
     "m-async-response-token": Case(sleeps_first, options={"async_response": "token"}),
     "n-retries0-step-error": Case(
-        always, told=(f"{BEGIN} StepFailed bad", "answer 400 error"), retries=0
+        always, told=(f"{CHECKPOINT} StepFailed bad", "answer 400 error"), retries=0
     ),
     "n-retries0-throw": Case(
         raising(lambda: ValueError("boom")),
-        told=(f"{BEGIN} RunComplete",),
+        told=(f"{CHECKPOINT} RunComplete",),
         posted=(),
         is_ours=True,
         retries=0,

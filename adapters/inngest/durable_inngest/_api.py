@@ -13,6 +13,7 @@ from durable_inngest._http import Answered, Call, Timeouts
 
 __all__ = [
     "MOST_BYTES",
+    "NO_RUN",
     "SDK",
     "Begun",
     "Calls",
@@ -27,6 +28,9 @@ __all__ = [
 
 #: The server takes a checkpoint of 4 MiB; so much of that is for the event and the ops.
 MOST_BYTES = 4 * 1024 * 1024 - 4 * 1024
+
+#: The id of no run: what is asked about to see whether the server answers.
+NO_RUN = "00000000000000000000000000"
 
 #: How we call ourselves, as the protocol wants it: a name, a colon, "v" and a version.
 SDK = "durable-inngest:v0.1.0"
@@ -140,11 +144,12 @@ class Calls:
         query = urlencode({"token": realtime_token})
         return f"{self._config.api_url}/v1/realtime/sse?{query}"
 
-    def probe(self) -> Call:
-        """Return a request that any server which is there answers somehow."""
+    def probe(self, bearer: str) -> Call:
+        """Return a request that any server which is there answers somehow, a wrong key with 401."""
         # As long as a checkpoint has to connect: a lost packet is no server that is away.
         timeouts = Timeouts(connect=5.0, idle=5.0, whole=5.0)
-        return Call(method="HEAD", url=f"{self._config.api_url}/", timeouts=timeouts)
+        url = f"{self._config.api_url}/v0/runs/{NO_RUN}/actions"
+        return Call(url=url, headers=self._fields[bearer], timeouts=timeouts)
 
     def _post(self, bearer: str, path: str, body: str, *, repeatable: bool) -> Call:
         return Call(

@@ -11,21 +11,24 @@ from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from durable_core.engines.remote import (
+    Ids,
+)
 from durable_core.errors import (
     ClientError,
     EngineError,
     EngineUnavailableError,
     RequestTimeoutError,
 )
-from durable_core.ports import Ids
 from durable_inngest._api import Begun, Calls, begun, ids_of, nothing, refusal
 from durable_inngest._http import Answered, Call, Connections
+from durable_inngest._protocol import marker
 
 __all__ = [
     "Attempts",
     "Functions",
+    "RunUnknown",
     "ServerClient",
-    "Unknown",
 ]
 
 
@@ -39,6 +42,8 @@ _ATTEMPTS = 5
 #: Statuses below 500 that may be another one soon.
 _PASSING = frozenset({408, 425, 429})
 _BASE = 0.1
+#: What a server says to a wrong key.
+_REFUSED = frozenset({401, 403})
 #: What something before a server says that is not there.
 _AWAY = frozenset({502, 503, 504})
 #: Of a server that has said nothing for so many seconds it is not known whether it is there.
@@ -61,17 +66,17 @@ class Attempts:
         self._http = Connections()
         #: The key that the server took last, as bearer token: for what can be sent only once.
         self.bearer = calls.bearers[0]
-        #: The last call that was insisted on got no answer.
+        #: The last call that was retried got no answer.
         self.is_down = False
         self._heard = -math.inf
         self._asking: asyncio.Task[str] | None = None
 
     @property
-    def is_sure(self) -> bool:
+    def is_reachable(self) -> bool:
         """Whether the server has answered lately: nobody needs to ask if it is there."""
         return not self.is_down and time.monotonic() - self._heard < _SILENCE
 
-    async def reach(self) -> None:
+    async def probe(self) -> None:
         """Make sure that the server answers; where that is sure, it is not asked.
 
         Asking costs one exchange, however many want to know at a time, over a connection that is
@@ -80,22 +85,24 @@ class Attempts:
         Raises:
             EngineUnavailableError: it does not.
         """
-        if self.is_sure:
+        if self.is_reachable:
             return
         if self._asking is None:
             self._asking = asyncio.get_running_loop().create_task(self._ask())
             self._asking.add_done_callback(self._asked)
         why = await asyncio.shield(self._asking)  # others want to know it, too
         if why:
-            raise EngineUnavailableError(f"the Inngest server does not answer: {why}")
+            raise EngineUnavailableError(f"the Inngest server cannot be used: {why}")
 
     async def _ask(self) -> str:
-        """Return why the server is not there, "" if it is; any answer of its own will do."""
+        """Return why the server is of no use, "" if it is; any answer but to the key will do."""
         try:
-            answer = await self.once(self.calls.probe())
+            answer = await self.with_fallback(self.calls.probe)
         except ClientError as error:
-            return str(error)
-        self.is_down = answer.status in _AWAY
+            return f"it does not answer: {error}"
+        self.is_down = answer.status in _AWAY | _REFUSED
+        if answer.status in _REFUSED:
+            return f"it does not take the signing key: {refusal(answer)}"
         return refusal(answer) if self.is_down else ""
 
     def _asked(self, asking: asyncio.Task[str]) -> None:
@@ -105,7 +112,7 @@ class Attempts:
         """Close the kept connections; keep none from now on."""
         await self._http.close()
 
-    async def insist(
+    async def retry(
         self,
         make: Callable[[str], Call],
         read: Callable[[Answered], T],
@@ -120,8 +127,10 @@ class Attempts:
             EngineUnavailableError: it was not.
         """
         for attempt in range(1, _ATTEMPTS + 1):
+            status = 0
             try:
                 answer = await self.with_fallback(make)
+                status = answer.status
                 if answer.status == 200:
                     self.is_down = False
                     return read(answer)
@@ -133,15 +142,19 @@ class Attempts:
                 why, may_pass = f"it gave no sound answer: {error}", True
             if not may_pass or attempt == _ATTEMPTS:
                 break
-            await asyncio.sleep(_BASE * (2 ** (attempt - 1) + self._ids.uniform()))
-        self.is_down = may_pass
+            await self.pause(attempt)
+        self.is_down = may_pass or status in _REFUSED
         raise EngineUnavailableError(f"the Inngest server has not taken it: {why}")
+
+    async def pause(self, attempt: int) -> None:
+        """Wait before the attempt that follows this one."""
+        await asyncio.sleep(_BASE * (2 ** (attempt - 1) + self._ids.uniform()))
 
     async def with_fallback(self, make: Callable[[str], Call]) -> Answered:
         """Make a call with the first key; where that is refused, at once with the other one."""
         for bearer in self.calls.bearers:
             answer = await self.once(make(bearer))
-            if answer.status not in (401, 403):
+            if answer.status not in _REFUSED:
                 self.bearer = bearer
                 break
         return answer
@@ -160,6 +173,10 @@ class Attempts:
 # --- functions ------------------------------------------------------------------------------------
 #
 # What the server calls functions and their applications: the same in each run.
+#
+# It makes a function in the background when the first run of it begins. What it is told of a run
+# before it has done that is lost, and answered as if it was not: so it is asked, once for each
+# function, whether it has what it was told.
 
 _MOST = 1_000
 
@@ -169,6 +186,7 @@ class Functions:
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, Begun] = OrderedDict()
+        self._taken: set[str] = set()
 
     def get(self, name: str) -> Begun | None:
         """Return the ids of a function, without a token; None if it has not run here yet."""
@@ -179,13 +197,31 @@ class Functions:
         self._known[name] = replace(begun, token="", realtime_token="")
         self._known.move_to_end(name)
         if len(self._known) > _MOST:
-            self._known.popitem(last=False)
+            self._taken.discard(self._known.popitem(last=False)[0])
+
+    def is_taken(self, name: str) -> bool:
+        """Tell whether the server has taken a checkpoint of a run of the function."""
+        return name in self._taken
+
+    def taken(self, name: str) -> None:
+        """Note that it has."""
+        if name in self._known:
+            self._taken.add(name)
 
 
 # --- client ---------------------------------------------------------------------------------------
 
 
-class Unknown(EngineError):  # noqa: N818 - what the server says of the run
+#: Seconds after which ops are told again that the server has not saved.
+_UNTIL_TAKEN = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+
+
+def _is_saved(op: str) -> bool:
+    """Tell whether an op, given as JSON, shows in the state of its run once it is taken."""
+    return json.loads(op)["op"] in ("StepRun", "RunComplete")
+
+
+class RunUnknown(EngineError):  # noqa: N818 - what the server says of the run
     """The server keeps no state of the run any more."""
 
 
@@ -214,14 +250,16 @@ class ServerClient(Attempts):
                 bearer, run_id=run_id, event=event, ops=ops, ts=ts, retries=retries
             )
 
-        made = await self.insist(make, begun, if_there=known)
+        made = await self.retry(make, begun, if_there=known)
         if made is known:
-            await self.go_on(run_id=run_id, begun=known, ops=ops, ts=ts)
+            await self.go_on(run_id=run_id, function=function, begun=known, ops=ops, ts=ts)
             return known
         self._functions.put(function, made)
         return made
 
-    async def go_on(self, *, run_id: str, begun: Begun, ops: Sequence[str], ts: int) -> None:
+    async def go_on(
+        self, *, run_id: str, function: str, begun: Begun, ops: Sequence[str], ts: int
+    ) -> None:
         """Report further ops of a run.
 
         Raises:
@@ -229,9 +267,27 @@ class ServerClient(Attempts):
         """
 
         def make(bearer: str) -> Call:
-            return self.calls.go_on(bearer, run_id=run_id, begun=begun, ops=ops, ts=ts)
+            return self.calls.go_on(bearer, run_id=run_id, begun=begun, ops=told, ts=ts)
 
-        await self.insist(make, nothing)
+        told, sure = ops, self._functions.is_taken(function)
+        if not sure and not any(map(_is_saved, ops)):
+            told = (marker(), *ops)
+        await self.retry(make, nothing)
+        for pause in () if sure else _UNTIL_TAKEN:
+            if await self._is_taken(run_id, told):
+                self._functions.taken(function)
+                return
+            await asyncio.sleep(pause)
+            await self.retry(make, nothing)  # the first of two equal ones counts
+
+    async def _is_taken(self, run_id: str, ops: Sequence[str]) -> bool:
+        """Tell whether the server has saved ops of a run, or does not say that it has not."""
+        try:
+            actions = await self._state(run_id, "actions")
+        except (RunUnknown, EngineUnavailableError, ValueError):
+            return True  # the run has ended by these ops, most likely
+        saved = actions if isinstance(actions, dict) else {}
+        return any(json.loads(op)["id"] in saved for op in ops)
 
     async def send(self, events: Sequence[object], seed: str) -> list[str]:
         """Send events; return the ids that the server gives them.
@@ -239,13 +295,13 @@ class ServerClient(Attempts):
         Raises:
             EngineUnavailableError: the server has not taken them.
         """
-        return await self.insist(lambda bearer: self.calls.events(events, seed), ids_of)
+        return await self.retry(lambda bearer: self.calls.events(events, seed), ids_of)
 
     async def state(self, run_id: str) -> tuple[object, dict[str, object]]:
         """Return the events of a run and the outcomes of its steps, decoded from JSON.
 
         Raises:
-            Unknown: the run has ended, or there never was one.
+            RunUnknown: the run has ended, or there never was one.
             EngineUnavailableError: the server does not say.
             ValueError: what it says makes no sense.
         """
@@ -273,20 +329,28 @@ class ServerClient(Attempts):
         """Pass on a part of a run's stream.
 
         Raises:
-            ClientError: it did not get through.
+            EngineUnavailableError: it did not get through.
         """
-        await self.once(self.calls.tee(self.bearer, run_id, body))
+        try:
+            await self.once(self.calls.tee(self.bearer, run_id, body))
+        except ClientError as error:
+            raise EngineUnavailableError(f"the Inngest server has not taken it: {error}") from error
 
     async def _state(self, run_id: str, part: str) -> object:
         def make(bearer: str) -> Call:
             return self.calls.state(bearer, run_id, part)
 
-        try:
-            answer = await self.with_fallback(make)
-        except ClientError as error:
-            raise EngineUnavailableError(f"the Inngest server does not answer: {error}") from error
-        if answer.status == 410:
-            raise Unknown(f"the Inngest server keeps no state of run {run_id} any more")
-        if answer.status != 200:
-            raise EngineUnavailableError(refusal(answer))
-        return json.loads(answer.body)
+        for attempt in range(1, _ATTEMPTS + 1):
+            if attempt > 1:
+                await self.pause(attempt - 1)
+            try:
+                answer = await self.with_fallback(make)
+            except ClientError as error:
+                why = f"the Inngest server does not answer: {error}"
+                continue
+            if answer.status == 410:
+                raise RunUnknown(f"the Inngest server keeps no state of run {run_id} any more")
+            if answer.status == 200:
+                return json.loads(answer.body)
+            why = refusal(answer)
+        raise EngineUnavailableError(why)

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import parse_qs, urlsplit
 
-from durable_core.codec.json import canonical_json
+from durable_core import Headers
+from durable_core.engines.remote import (
+    canonical_json,
+    logger,
+)
 from durable_core.errors import ConfigurationError
-from durable_core.http.headers import Headers
 from durable_inngest._http import check_url
 
 __all__ = [
@@ -208,10 +211,14 @@ def _digest(key: str, body: bytes, at: str) -> str:
 # --- config ---------------------------------------------------------------------------------------
 
 _DEV = "http://127.0.0.1:8288"
+#: A host that no word can be taken for: it has a port, a dot or colons, or is this machine.
+_HOST = re.compile(
+    r"localhost|[\w-]+(?:\.[\w-]+)+|(?:[\w.-]+|\[[0-9a-f:.]+\]):[0-9]{1,5}|\[[0-9a-f:.]+\]", re.I
+)
 _CLOUD_API = "https://api.inngest.com"
 _CLOUD_EVENTS = "https://inn.gs"
-_TRUE = frozenset({"1", "true"})
-_FALSE = frozenset({"0", "false"})
+_TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
+_FALSE = frozenset({"0", "false", "f", "no", "n", "off", "none"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,6 +290,12 @@ def resolve_config(
         )
     for key in keys:
         hashed_key(key)
+    if dev and keys:
+        logger.warning(
+            "the Inngest engine is in development mode: the signing key that is set is not used, "
+            "and whoever calls is taken for the server; unset INNGEST_DEV in production"
+        )
+        keys = ()
     own = given(serve_origin, "INNGEST_SERVE_ORIGIN")
     path = given(serve_path, "INNGEST_SERVE_PATH")
     if path and not path.startswith("/"):
@@ -317,14 +330,24 @@ def _hosts(given: Sequence[str] | None, otherwise: tuple[str, ...]) -> tuple[str
 
 
 def _mode(is_dev: bool | None, text: str) -> tuple[bool, str]:
-    """Return whether the server is a development server, and its URL if that was said."""
+    """Return whether the server is a development server, and its URL if that was said.
+
+    Raises:
+        ConfigurationError: the text is neither a word for true or false nor a URL.
+    """
     word = text.strip()
-    url = "" if word.lower() in _TRUE | _FALSE else word
+    is_false = not word or word.lower() in _FALSE
+    url = "" if is_false or word.lower() in _TRUE else word
+    if is_dev is False:
+        return False, ""
     if url and "://" not in url:
         url = f"http://{url}"
-    if is_dev is not None:
-        return is_dev, url if is_dev else ""
-    return bool(word) and word.lower() not in _FALSE, url
+        if _HOST.fullmatch(word) is None:
+            raise ConfigurationError(
+                "INNGEST_DEV must be 1, 0, or the URL of a development server such as "
+                f"'http://127.0.0.1:8288', not {word!r}"
+            )
+    return not is_false if is_dev is None else is_dev, url
 
 
 def _url(name: str, text: str) -> str:

@@ -13,12 +13,12 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
+from durable_core import Headers, Request, Response
+from durable_core.engines.remote import (
+    logger,
+    problem,
+)
 from durable_core.errors import HeaderNotStoredError
-from durable_core.http.headers import Headers
-from durable_core.http.problem import problem
-from durable_core.http.request import Request
-from durable_core.http.response import Response
-from durable_core.platform import logger
 from durable_inngest._config import Config, allows
 
 __all__ = [

@@ -5,45 +5,50 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from durable_core.errors import EngineUnavailableError, StoreError, Suspended
-from durable_core.flow.effects import (
+from durable_core import Response
+from durable_core.engines.remote import (
     Cancelled,
-    Flow,
-    Outcome,
-    Returned,
-    Unwound,
-    call_handler,
-    log_warning,
-    send_response,
-)
-from durable_core.flow.execution import Execution
-from durable_core.flow.handler import (
-    failure_response,
-    read_whole_body,
-    response_for_exception,
-    store_unavailable_response,
-)
-from durable_core.flow.handoff import handoff_response, send_handoff
-from durable_core.http.response import Response
-from durable_core.machine.advance import failure_of_handler
-from durable_core.model.decision import (
     Fail,
+    FailedOp,
     Failure,
+    Flow,
     HandlerRaised,
     HandoffReason,
+    Outcome,
     ResponseTooLarge,
+    Returned,
+    Unwound,
+    answer_client,
+    call_handler,
+    failure_of_handler,
+    failure_response,
+    handoff_response,
+    log_warning,
+    read_whole_body,
+    report_ops,
+    response_for_exception,
+    send_handoff,
+    send_response,
+    store_unavailable_response,
 )
+from durable_core.errors import EngineUnavailableError, StoreError, Suspended
 from durable_inngest import _protocol as _ops
 from durable_inngest._api import MOST_BYTES
 from durable_inngest._envelope import dump_response, plain_response
-from durable_inngest._execution import Found, RemoteExecution, remote, tell
-from durable_inngest._link import Link
+from durable_inngest._execution import InngestExecution
+from durable_inngest._link import Reporter
 from durable_inngest._protocol import format_duration
-from durable_inngest._reentry import answer_ops, answer_with, server_answer
+from durable_inngest._reentry import (
+    answer_found,
+    answer_ops,
+    answer_with,
+    internal_error,
+    retry_headers,
+    server_answer,
+)
 from durable_inngest._steps import delay_of
 
 __all__ = [
-    "answer_client",
     "conclude",
     "detach",
     "execute",
@@ -57,16 +62,16 @@ __all__ = [
 # What the handler comes to: a response, a failure for good, or another attempt.
 
 
-def conclude(ex: RemoteExecution, outcome: Outcome) -> Flow[None]:
+def conclude(ex: InngestExecution, outcome: Outcome) -> Flow[None]:
     """Tell the server and the client what the handler has come to."""
     response, failure, error = yield from _meant(ex, outcome)
     if failure is None:
         assert response is not None
         yield from _finish(ex, response)
         return
-    failures = ex.counted("") + 1
+    failures = ex.counted("") + (ex.reentry.generation if ex.reentry and ex.target else 1)
     shown = _ops.error_of(failure, error)
-    final = not failure.retriable or failures > ex.run.retries or ex.is_full
+    final = not failure.retriable or failures > ex.run.retries or (ex.is_full and not ex.target)
     then = "failed" if final else "is to be tried again"
     text = f"the handler failed ({failure.name}: {failure.message}); the run {then}"
     yield from log_warning(text, error)
@@ -74,16 +79,22 @@ def conclude(ex: RemoteExecution, outcome: Outcome) -> Flow[None]:
         yield from _fail(ex, failure, shown)
         return
     delay = max(1, delay_of(ex, failure, failures))
-    op = _ops.handler_retry(failures, shown, format_duration(delay))
-    if ex.link is None:
+    if ex.target:
+        # The server waits for the outcome of this step, and for nothing else.
+        headers = retry_headers(delay, final=False)
+        yield from answer_with(ex, server_answer(500, json.dumps(shown), headers))
+        return
+    duration = format_duration(delay)
+    op = _ops.handler_retry(failures, shown, duration, races=ex.order.is_parallel)
+    if ex.reporter is None:
         yield from answer_ops(ex, [op])
         return
-    yield from tell(ex, ex.link, op)
-    yield from refer(ex, ex.link)
+    yield from report_ops(ex, *ex.order_ops(), op)
+    yield from refer(ex, ex.reporter)
 
 
 def _meant(
-    ex: RemoteExecution, outcome: Outcome
+    ex: InngestExecution, outcome: Outcome
 ) -> Flow[tuple[Response | None, Failure | None, Exception | None]]:
     """Return the response that the outcome stands for, or the failure and its error."""
     now = ex.env.clock.now()
@@ -110,7 +121,7 @@ def _meant(
         if isinstance(whole, ResponseTooLarge):
             return None, _too_large(whole.most, "Limits.response_stored"), None
         response = whole
-    if ex.link is None and not _is_kept(response):
+    if ex.reporter is None and not _is_kept(response):
         return (
             None,
             _too_large(MOST_BYTES, "with its headers, as the Inngest server keeps it"),
@@ -132,13 +143,13 @@ def _too_large(most: int, whose: str) -> Failure:
     return Failure(name="ResponseTooLarge", message=text, retriable=False, public=text)
 
 
-def _finish(ex: RemoteExecution, response: Response) -> Flow[None]:
+def _finish(ex: InngestExecution, response: Response) -> Flow[None]:
     """Record the response as the run's, then send it."""
-    if ex.link is None:
+    if ex.reporter is None:
         _end(ex, response, failed=False)
         yield from answer_with(ex, server_answer(206, _ops.run_complete(dump_response(response))))
         return
-    yield from tell(ex, ex.link, _shown(response, ex.link.room))
+    yield from report_ops(ex, _shown(response, ex.reporter.room))
     yield from answer_client(ex, response)
 
 
@@ -149,12 +160,12 @@ def _shown(response: Response, room: int) -> str:
     return op if len(op.encode("utf-8")) <= room else _ops.run_complete({**data, "body": ""})
 
 
-def _fail(ex: RemoteExecution, failure: Failure, shown: dict[str, object]) -> Flow[None]:
+def _fail(ex: InngestExecution, failure: Failure, shown: dict[str, object]) -> Flow[None]:
     """Record that the run has failed for good, as a response of its own."""
     fail = Fail("run-failed", failure.name, failure.message, failure.reason, None, failure.public)
     response = failure_response(fail, debug=ex.env.debug, run_id=ex.run.id)
-    if ex.link is not None:
-        yield from tell(ex, ex.link, _ops.run_complete(plain_response(response)))
+    if ex.reporter is not None:
+        yield from report_ops(ex, _ops.run_complete(plain_response(response)))
         yield from answer_client(ex, response, failed=True)
         return
     _end(ex, response, failed=True)
@@ -163,36 +174,29 @@ def _fail(ex: RemoteExecution, failure: Failure, shown: dict[str, object]) -> Fl
     yield from answer_with(ex, server_answer(400, body, (("x-inngest-no-retry", "true"),)))
 
 
-def answer_client(ex: RemoteExecution, response: Response, *, failed: bool = False) -> Flow[None]:
-    """Give the attached client the run's response, in its stream if it follows that."""
-    if ex.followed and ex.emitter is not None:
-        ex.emitter.respond(response, failed=failed)
-    else:
-        yield from send_response(response)
-
-
-def _end(ex: RemoteExecution, response: Response, *, failed: bool) -> None:
+def _end(ex: InngestExecution, response: Response, *, failed: bool) -> None:
     """Tell those who wait for a handed-off run how it has ended."""
     ex.results.ended(ex.run.id, response, failed=failed)
     if ex.open_stream() is not None and ex.emitter is not None:
         ex.emitter.respond(response, failed=failed)
 
 
-def refer(ex: RemoteExecution, link: Link) -> Flow[None]:
+def refer(ex: InngestExecution, reporter: Reporter) -> Flow[None]:
     """Send the client where its result will be.
 
     A run without a token would end unseen by its client, who is going to ask again: it ends here.
     """
-    token = link.token
+    token = reporter.token
     if not token:
         error = EngineUnavailableError("the Inngest server gave no token for the run's output")
         response = store_unavailable_response(error)
         yield from log_warning(f"the run is ended: {error}")
-        yield from tell(ex, link, _ops.run_complete(plain_response(response)))
+        yield from report_ops(ex, _ops.run_complete(plain_response(response)))
         yield from answer_client(ex, response, failed=True)
         return
     ex.results.handed_off(ex.run.id, token, followed=ex.followed)
     if ex.followed:
+        reporter.end_stream()
         return  # the stream ends here, and has said where it goes on
     if ex.output_url is not None and ex.options.redirect_url is None:
         url = ex.output_url(ex.run.id, token)
@@ -208,9 +212,8 @@ def refer(ex: RemoteExecution, link: Link) -> Flow[None]:
 _MOST_NAMED = 25
 
 
-def execute(execution: Execution) -> Flow[None]:
+def execute(ex: InngestExecution) -> Flow[None]:
     """Run the handler, and tell the server and the client what has come of it."""
-    ex = remote(execution)
     try:
         outcome = yield from call_handler()
         if ex.answered:
@@ -227,16 +230,15 @@ def execute(execution: Execution) -> Flow[None]:
             ex.emitter.end()
 
 
-def suspend(execution: Execution) -> Flow[None]:
+def suspend(ex: InngestExecution) -> Flow[None]:
     """The handler was unwound: tell the server what to go on from."""
-    ex = remote(execution)
     if ex.answered:
         return
     if ex.fault is not None:
         yield from _refuse(ex)
         return
     try:
-        if ex.link is not None:
+        if ex.reporter is not None:
             yield from _hand_over(ex)
         else:
             yield from _report_found(ex)
@@ -244,7 +246,7 @@ def suspend(execution: Execution) -> Flow[None]:
         yield from _refuse(ex)
 
 
-def detach(execution: Execution, reason: HandoffReason) -> Flow[None]:
+def detach(ex: InngestExecution, reason: HandoffReason) -> Flow[None]:
     """Do nothing: a run whose client is gone is reported to its end, as if it were there."""
     return
     yield  # a flow, as those of other engines are
@@ -253,60 +255,85 @@ def detach(execution: Execution, reason: HandoffReason) -> Flow[None]:
 # -- while the client is attached --------------------------------------------------------------
 
 
-def _hand_over(ex: RemoteExecution) -> Flow[None]:
+def _hand_over(ex: InngestExecution) -> Flow[None]:
     """Report what was found, so that the server goes on, and send the client where to wait."""
-    assert ex.link is not None
-    yield from tell(ex, ex.link, *_to_hand_over(ex))
-    yield from refer(ex, ex.link)
+    assert ex.reporter is not None
+    yield from report_ops(ex, *_to_hand_over(ex))
+    yield from refer(ex, ex.reporter)
 
 
-def _to_hand_over(ex: RemoteExecution) -> list[str]:
+def _to_hand_over(ex: InngestExecution) -> list[str]:
     """Return the ops that take the run to the server; the last one makes it call again.
 
     The server keeps count of steps that go on side by side only where they are reported in the
     answer to a call of its own: several are kept back for that.
     """
-    if len(ex.found) == 1 and not ex.found[0].detour:
-        return [ex.found[0].op]
+    found, now = ex.in_order(), ex.env.clock.now()
+    failed = [each for each in found if isinstance(each, FailedOp)]
+    again = [each for each in failed if not each.final]
+    if len(found) == 1 and not found[0].needs_reentry:
+        if not again:
+            return [*ex.order_ops(), *ex.dumps(found)]
+        if not ex.order.is_apart(again[0].step.op.id):
+            return [*ex.order_ops(), _retried(ex, again[0])]
     kept = [
-        _ops.counted_failure(each.step, ex.counted(each.step.op.name) + 1, each.error, each.final)
-        for each in ex.in_order()
-        if each.error is not None
+        _ops.counted_failure(
+            each.step, each.failures, each.error, final=each.final, until=now + each.delay
+        )
+        for each in failed
     ]
-    return [*kept, _ops.discovery(ex.env.clock.now())]
+    return [*ex.order_ops(), *kept, _ops.discovery(now)]
+
+
+def _retried(ex: InngestExecution, failed: FailedOp) -> str:
+    """Return the op of a step that is to be tried again; the server knows no delay here."""
+    if not failed.asked:
+        return ex.dumps([failed])[0]
+    duration = format_duration(max(failed.delay, 1))
+    step = replace(failed.step, races=ex.order.is_parallel)
+    return _ops.retry_sleep(step, failed.failures, failed.error, duration)
 
 
 # -- on a re-entry -----------------------------------------------------------------------------
 
 
-def _report_found(ex: RemoteExecution) -> Flow[None]:
+def _report_found(ex: InngestExecution) -> Flow[None]:
     assert ex.reentry is not None
-    if ex.found:
-        failed: Found | None = ex.found[0] if ex.found[0].final and len(ex.found) == 1 else None
-        yield from answer_ops(ex, [each.op for each in ex.in_order()], failed)
-    elif ex.reentry.target and not ex.due_at_once:
-        yield from answer_with(ex, _not_found(ex, ex.reentry.target))
+    if ex.target in ex.found:
+        yield from answer_found(ex)
+    elif ex.target and ex.due_at_once:
+        yield from answer_with(ex, internal_error(RuntimeError("the process is stopping")))
+    elif ex.target and ex.reentry.generation > ex.run.retries:
+        text = "the handler does not ask any more for a step that it has asked for before"
+        failure = Failure(name="StepNotFound", message=text, retriable=False)
+        yield from log_warning(f"{text}; the run failed")
+        yield from _fail(ex, failure, _ops.error_of(failure, None))
+    elif ex.target:
+        yield from answer_with(ex, _not_found(ex, ex.target))
+    elif ex.order.unknown:
+        yield from answer_ops(ex, ex.order_ops())
+    elif ex.found:
+        yield from answer_found(ex)
     else:
         yield from answer_ops(ex, [_ops.discovery(ex.env.clock.now())])
 
 
-def _not_found(ex: RemoteExecution, target: str) -> Response:
+def _not_found(ex: InngestExecution, target: str) -> Response:
     """Return the answer where the handler asks for other steps than the one to be run."""
-    new = [each for each in ex.pending.values() if each.op.id not in ex.actions]
+    new = [op for op in ex.pending.values() if op.id not in ex.actions]
     fields = {
         "error": "the handler does not ask for the requested step",
         "requestedStep": target,
         "foundSteps": [
-            {"id": each.op.id, "name": each.op.name, "displayName": each.op.name}
-            for each in new[:_MOST_NAMED]
+            {"id": op.id, "name": op.name, "displayName": op.name} for op in new[:_MOST_NAMED]
         ],
         "totalFoundSteps": len(new),
     }
-    return server_answer(500, json.dumps(fields), (("x-inngest-no-retry", "false"),))
+    return server_answer(500, json.dumps(fields), retry_headers(0, final=False))
 
 
-def _refuse(ex: RemoteExecution) -> Flow[None]:
+def _refuse(ex: InngestExecution) -> Flow[None]:
     """Nothing of this execution counts: tell whoever waits for the answer."""
-    if isinstance(ex.fault, StoreError) and ex.link is not None:
+    if isinstance(ex.fault, StoreError) and ex.reporter is not None:
         yield from log_warning(f"the run could not be recorded, it is lost: {ex.fault}")
         yield from answer_client(ex, store_unavailable_response(ex.fault), failed=True)

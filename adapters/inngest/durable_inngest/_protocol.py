@@ -12,23 +12,28 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from durable_core.codec.records import load_step_error
+from durable_core import Event
+from durable_core.engines.remote import (
+    MAX_DURATION_MS,
+    Failure,
+    ReportedStep,
+    WaitRule,
+    hash_step_id,
+    load_step_error,
+)
 from durable_core.errors import StepError
-from durable_core.machine.duration import MAX_DURATION_MS
-from durable_core.machine.matching import WaitRule
-from durable_core.machine.step_ids import hash_step_id
-from durable_core.model.decision import Failure
-from durable_core.model.event import Event
-from durable_core.model.step import Op
 
 __all__ = [
     "COMPLETE",
+    "MARKER",
     "Failed",
-    "Step",
     "Value",
+    "as_kept",
     "counted_failure",
     "counted_failure_id",
     "discovery",
+    "dump_event",
+    "dump_value",
     "error_of",
     "failed",
     "finished",
@@ -38,7 +43,13 @@ __all__ = [
     "load_event_memo",
     "load_failure",
     "load_outcome",
+    "load_value",
+    "marker",
     "needs_loaded_events",
+    "order",
+    "order_id",
+    "pause",
+    "pause_id",
     "planned",
     "retry_sleep",
     "run_complete",
@@ -195,6 +206,74 @@ def _follows_dot(names: Sequence[str], at: int) -> bool:
     return is_last or not name.endswith("vars")
 
 
+# --- values ---------------------------------------------------------------------------------------
+#
+# JSON as the server keeps it. What it hands over has gone through double precision numbers and maps
+# with sorted keys: 2**60 comes back as another number, 1.0 as 1, and an object in another order. A
+# JSON string comes back as it was, so a value that would not is sent as the text of its JSON.
+
+#: The name under which we send what is ours among what is the user's.
+_MARK = "durable"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+#: Text without any of these has neither a number nor an object.
+_CHANGES = re.compile(r"[0-9{\\\ud800-\udfff]")
+
+
+def as_kept(value: object) -> object:
+    """Return a JSON value as the server hands it over."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {as_kept(key): as_kept(value[key]) for key in sorted(value)}
+    if isinstance(value, list):
+        return [as_kept(item) for item in value]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    try:
+        double = float(value)
+    except OverflowError:
+        return None  # beyond any double
+    return int(double) if double.is_integer() and abs(double) < 1e21 else double
+
+
+def dump_value(text: str) -> str:
+    """Return the JSON text that stands for a value, given as JSON text, at the server.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    if _CHANGES.search(text) is None:
+        return text
+    value = json.loads(text)
+    is_ours = isinstance(value, dict) and set(value) == {_MARK}
+    if not is_ours and _text(as_kept(value)) == _text(value):
+        return text
+    return f'{{"{_MARK}":{{"json":{json.dumps(text)}}}}}'
+
+
+def load_value(value: object) -> object:
+    """Return the value that something from the server stands for; see :func:`dump_value`."""
+    own = value.get(_MARK) if isinstance(value, dict) and set(value) == {_MARK} else None
+    text = own.get("json") if isinstance(own, dict) and set(own) == {"json"} else None
+    return json.loads(text) if isinstance(text, str) else value
+
+
+def dump_event(event: Event, now: int) -> dict[str, object]:
+    """Return an event as the server takes it; ``now`` is its time if it has none."""
+    data = dict(event.data)
+    sent: dict[str, object] = {
+        "name": event.name,
+        "data": data,
+        "ts": now if event.ts is None else event.ts,
+    }
+    if event.id is not None:
+        sent["id"] = event.id
+    text = _text(data)
+    if _text(as_kept(data)) != text:
+        sent["user"] = {_MARK: text}
+    return sent
+
+
 # --- memos ----------------------------------------------------------------------------------------
 #
 # The state of a run as the server hands it over: the outcomes of its steps by hashed id.
@@ -244,9 +323,9 @@ def load_failure(step_name: str, error: Mapping[str, object]) -> StepError:
         or "Unknown error",
     }
     data = error.get("data")
-    own = data.get("durable") if isinstance(data, dict) and set(data) == {"durable"} else None
+    own = data.get(_MARK) if isinstance(data, dict) and set(data) == {_MARK} else None
     if isinstance(own, dict):
-        data = own.get("data")
+        data = load_value(own.get("data"))
         if own.get("cancelled") is True:
             fields["cancelled"] = True
         if isinstance(own.get("result"), str):
@@ -268,18 +347,34 @@ def load_event_memo(value: object) -> Event | None:
         return None
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise ValueError("what ended the wait is no event")
-    data, id, ts = value.get("data"), value.get("id"), value.get("ts")
+    data, id, ts = _data_of(value), value.get("id"), value.get("ts")
     return Event(
         value["name"],
-        data if isinstance(data, dict) else {},
+        data,
         id if isinstance(id, str) and id else None,
         ts if isinstance(ts, int) and ts >= 0 else None,
     )
 
 
+def _data_of(event: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the data of an event as it was sent, if what was sent with it says so."""
+    data, user = event.get("data"), event.get("user")
+    data = data if isinstance(data, dict) else {}
+    text = user.get(_MARK) if isinstance(user, dict) else None
+    if isinstance(text, str):
+        try:
+            sent = json.loads(text)
+        except (ValueError, RecursionError):
+            return data
+        # Whoever sends an event may claim anything here: what was matched is the data.
+        if isinstance(sent, dict) and as_kept(sent) == as_kept(data):
+            return sent
+    return data
+
+
 def _typed(kind: str, inner: object) -> Value | Failed | None:
     if kind == "data":
-        return Value(inner)
+        return Value(load_value(inner))
     if kind == "input":
         return None
     return Failed(inner if isinstance(inner, dict) else {"message": _message_of(inner)})
@@ -295,65 +390,50 @@ def _message_of(value: object) -> str:
 COMPLETE = hash_step_id("complete")
 #: Stands in the names of ops of our own; no text of a user's makes the same hashed id.
 _OWN = "\x1f"
+#: The id of :func:`marker`.
+MARKER = hash_step_id(f"{_OWN}marker")
 _LONGEST_NAME = 120
 _LONGEST_STACK = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """A step as the server shows it.
-
-    Attributes:
-        op: the op; its name has the index.
-        id: what the user called it, without the index.
-        began: when its function was called, epoch milliseconds.
-        took: how long that took, milliseconds.
-    """
-
-    op: Op
-    id: str
-    began: int = 0
-    took: int = 0
-
-
-def finished(step: Step, value: str) -> str:
-    """Return the op of a function that has returned; ``value`` is JSON."""
+def finished(step: ReportedStep, value: str) -> str:
+    """Return the op of a function that has returned; ``value`` is JSON as :func:`dump_value`."""
     return _op(step, "StepRun", f',"data":{value}{_timing(step)}')
 
 
-def send_finished(step: Step, ids: list[str]) -> str:
+def send_finished(step: ReportedStep, ids: list[str]) -> str:
     """Return the op of events that were sent."""
     data = _text({"ids": ids})
     rest = f',"data":{data}{_timing(step)}'
-    return _op(step, "StepRun", rest, name="sendEvent", opts='{"type":"step.sendEvent"}')
+    return _op(step, "StepRun", rest, name="sendEvent", opts={"type": "step.sendEvent"})
 
 
-def failed(step: Step, error: dict[str, object]) -> str:
+def failed(step: ReportedStep, error: Mapping[str, object]) -> str:
     """Return the op of a function that has raised and is to be tried again by the server."""
     return _op(step, "StepError", f',"error":{_text(error)}{_timing(step)}')
 
 
-def step_failure(step: Step, error: dict[str, object]) -> str:
+def step_failure(step: ReportedStep, error: Mapping[str, object]) -> str:
     """Return the op of a step that has failed for good."""
     shown = {name: error[name] for name in ("name", "message")}
     data = _text({"__serialized": True, **shown, "stack": ""})
     return _op(step, "StepFailed", f',"error":{_text(error)},"data":{data}{_timing(step)}')
 
 
-def planned(step: Step) -> str:
+def planned(step: ReportedStep) -> str:
     """Return the op of a function that is to be called in a request of its own."""
     return _op(step, "StepPlanned")
 
 
-def sleep(step: Step, duration: str) -> str:
+def sleep(step: ReportedStep, duration: str) -> str:
     """Return the op of a sleep."""
     return _op(step, "Sleep", name=duration)
 
 
-def wait(step: Step, event: str, timeout: str, expression: str) -> str:
+def wait(step: ReportedStep, event: str, timeout: str, expression: str) -> str:
     """Return the op of a wait for an event."""
     opts = {"timeout": timeout, **({"if": expression} if expression else {})}
-    return _op(step, "WaitForEvent", name=event, opts=_text(opts))
+    return _op(step, "WaitForEvent", name=event, opts=opts)
 
 
 def discovery(now: int) -> str:
@@ -366,7 +446,7 @@ def run_complete(data: dict[str, object]) -> str:
     return _text({"id": COMPLETE, "op": "RunComplete", "data": data})
 
 
-# -- ops of our own: they count attempts, which the server tells nobody ------------------------
+# -- ops of our own: what replay must know, and the server does not say ------------------------
 
 
 def counted_failure_id(name: str, number: int) -> str:
@@ -374,23 +454,60 @@ def counted_failure_id(name: str, number: int) -> str:
     return hash_step_id(f"{_OWN}failure{_OWN}{name}{_OWN}{number}")
 
 
-def handler_retry(number: int, error: dict[str, object], duration: str) -> str:
+def pause_id(name: str, number: int) -> str:
+    """Return the id of the pause after the n-th failure of a step, where that is an op."""
+    return hash_step_id(f"{_OWN}pause{_OWN}{name}{_OWN}{number}")
+
+
+def order_id(number: int) -> str:
+    """Return the id of the n-th part of the order in which steps have finished."""
+    return hash_step_id(f"{_OWN}order{_OWN}{number}")
+
+
+def handler_retry(
+    number: int, error: Mapping[str, object], duration: str, *, races: bool = False
+) -> str:
     """Return the sleep before the handler is called again after its n-th failure."""
     shown = f"retry {number} of the handler after {error['name']}: {error['message']}"
-    return _own(counted_failure_id("", number), "Sleep", shown, duration)
+    return _own(counted_failure_id("", number), "Sleep", shown, duration, races=races)
 
 
-def retry_sleep(step: Step, number: int, error: dict[str, object], duration: str) -> str:
-    """Return the sleep before a step is tried again after its n-th failure."""
+def retry_sleep(step: ReportedStep, number: int, error: Mapping[str, object], duration: str) -> str:
+    """Return the sleep before a step is tried again after its n-th failure, which it counts."""
     shown = f"retry {number} of {step.op.name} after {error['name']}: {error['message']}"
-    return _own(counted_failure_id(step.op.name, number), "Sleep", shown, duration)
+    id = counted_failure_id(step.op.name, number)
+    return _own(id, "Sleep", shown, duration, races=step.races)
 
 
-def counted_failure(step: Step, number: int, error: dict[str, object], final: bool) -> str:
-    """Return the op that keeps the n-th failure of a step for the next request."""
+def pause(step: ReportedStep, number: int, duration: str) -> str:
+    """Return the sleep before a step is tried again after its n-th failure, counted before."""
+    shown = f"retry {number} of {step.op.name}"
+    return _own(pause_id(step.op.name, number), "Sleep", shown, duration, races=step.races)
+
+
+def counted_failure(
+    step: ReportedStep, number: int, error: Mapping[str, object], *, final: bool, until: int
+) -> str:
+    """Return the op that keeps the n-th failure of a step for the next request.
+
+    ``until``: when it may be tried again, epoch milliseconds.
+    """
     shown = f"failure {number} of {step.op.name}"
-    rest = f',"data":{_text({"error": error, "final": final})}'
-    return _own(counted_failure_id(step.op.name, number), "StepRun", shown, shown, rest)
+    kept = {"error": error, "final": final, "until": until}
+    id = counted_failure_id(step.op.name, number)
+    return _own(id, "StepRun", shown, shown, f',"data":{_text(kept)}')
+
+
+def marker() -> str:
+    """Return an op that does nothing; that it was saved shows that the server took a checkpoint."""
+    return _own(MARKER, "StepRun", "checkpoint taken", "checkpoint taken", ',"data":null')
+
+
+def order(number: int, op_ids: Sequence[str]) -> str:
+    """Return the op that keeps the n-th part of the order in which steps have finished."""
+    shown = f"order of steps {number}"
+    rest = f',"data":{_text(list(op_ids))}'
+    return _own(order_id(number), "StepRun", shown, shown, rest, races=True)
 
 
 def error_of(failure: Failure, error: BaseException | None) -> dict[str, object]:
@@ -405,33 +522,47 @@ def error_of(failure: Failure, error: BaseException | None) -> dict[str, object]
         "stack": stack.encode("utf-8", "replace").decode() or f"{failure.name}: {failure.message}",
         "__serialized": True,
     }
-    data = json.loads(failure.data) if failure.data else None
-    if failure.http is not None or failure.cancelled or failure.result:
+    data = json.loads(dump_value(failure.data)) if failure.data else None
+    # The user's data may have come from a client: it must not pass for ours.
+    is_changed = isinstance(data, dict) and set(data) == {_MARK}
+    if failure.http is not None or failure.cancelled or failure.result or is_changed:
         own = {"http": failure.http, "cancelled": failure.cancelled, "result": failure.result}
-        shown["data"] = {"durable": {**own, "data": data}}
+        shown["data"] = {_MARK: {**own, "data": data}}
     elif data is not None:
         shown["data"] = data
     return shown
 
 
-def _own(id: str, op: str, shown: str, name: str, rest: str = "") -> str:
+#: Makes the server call again when an op is done, though others of the run are not.
+_RACES = {"parallelMode": "race"}
+
+
+def _own(id: str, op: str, shown: str, name: str, rest: str = "", *, races: bool = False) -> str:
     shown = shown if len(shown) <= _LONGEST_NAME else shown[: _LONGEST_NAME - 1] + "…"
-    fields = {"id": id, "op": op, "name": name, "displayName": shown, "opts": {}}
+    opts = _RACES if races else {}
+    fields = {"id": id, "op": op, "name": name, "displayName": shown, "opts": opts}
     return _text({**fields, "userland": {"id": shown}})[:-1] + rest + "}"
 
 
-def _op(step: Step, op: str, rest: str = "", name: str | None = None, opts: str = "{}") -> str:
+def _op(
+    step: ReportedStep,
+    op: str,
+    rest: str = "",
+    name: str | None = None,
+    opts: Mapping[str, object] | None = None,
+) -> str:
     id = _text(step.id)
     index = step.op.name[len(step.id) + 1 :]
     userland = f'{{"id":{id},"index":{index}}}' if index else f'{{"id":{id}}}'
     shown = id if name is None else _text(name)
+    every = {**(opts or {}), **(_RACES if step.races else {})}
     return (
-        f'{{"id":"{step.op.id}","op":"{op}","name":{shown},"opts":{opts},'
+        f'{{"id":"{step.op.id}","op":"{op}","name":{shown},"opts":{_text(every)},'
         f'"displayName":{id},"userland":{userland}{rest}}}'
     )
 
 
-def _timing(step: Step) -> str:
+def _timing(step: ReportedStep) -> str:
     return f',"timing":{{"a":{step.began * 1_000_000},"b":{step.took * 1_000_000}}}'
 
 

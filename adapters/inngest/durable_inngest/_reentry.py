@@ -6,27 +6,38 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from durable_core.codec.tokens import is_ulid, ulid_time
+from durable_core import Request, Response
+from durable_core.engines.remote import (
+    AppConfig,
+    FailedOp,
+    Flow,
+    Phase,
+    Reentry,
+    ResolvedOptions,
+    Results,
+    Run,
+    is_ulid,
+    run_label,
+    send_response,
+    ulid_time,
+)
 from durable_core.errors import StoreError
-from durable_core.flow.effects import Flow, send_response
-from durable_core.flow.env import AppConfig, ResolvedOptions
-from durable_core.flow.execution import run_label
-from durable_core.http.request import Request
-from durable_core.http.response import Response
-from durable_core.model.run import Phase, Run
 from durable_inngest._api import SDK
-from durable_inngest._client import ServerClient, Unknown
+from durable_inngest._client import RunUnknown, ServerClient
 from durable_inngest._config import Config, sign, verify
 from durable_inngest._envelope import load_request
-from durable_inngest._execution import Found, Reentry, RemoteExecution, Results
+from durable_inngest._execution import InngestExecution
+from durable_inngest._protocol import discovery
 
 __all__ = [
-    "Door",
+    "RequestVerifier",
+    "answer_found",
     "answer_ops",
     "answer_with",
     "internal_error",
     "is_reentry",
     "load_execution",
+    "retry_headers",
     "server_answer",
 ]
 
@@ -53,17 +64,35 @@ def server_answer(
     return Response(status=status, headers=(*_OWN, *headers), body=content)
 
 
-def answer_ops(ex: RemoteExecution, ops: Sequence[str], failed: Found | None = None) -> Flow[None]:
-    """Answer with ops; a failed step says when it may be tried again."""
-    headers: list[tuple[str, str]] = []
-    if failed is not None:
-        headers.append(("x-inngest-no-retry", "true" if failed.final else "false"))
-        if not failed.final:
-            headers.append(("retry-after", str(max(1, -(-failed.delay // 1000)))))
+def answer_ops(
+    ex: InngestExecution, ops: Sequence[str], headers: Sequence[tuple[str, str]] = ()
+) -> Flow[None]:
+    """Answer with ops."""
     yield from answer_with(ex, server_answer(206, f"[{','.join(ops)}]", headers))
 
 
-def answer_with(ex: RemoteExecution, response: Response) -> Flow[None]:
+def answer_found(ex: InngestExecution) -> Flow[None]:
+    """Answer with what was found; a failed step says when it may be tried again."""
+    found = ex.in_order()
+    ops = ex.dumps(found)
+    failed = [each for each in found if isinstance(each, FailedOp)]
+    if any(each.final for each in failed) and ex.order.is_parallel and not ex.target:
+        # Without this the server would wait for the other steps before it calls again.
+        ops.append(discovery(ex.env.clock.now()))
+    headers = (
+        retry_headers(failed[0].delay, final=failed[0].final) if len(ops) == 1 and failed else ()
+    )
+    yield from answer_ops(ex, ops, headers)
+
+
+def retry_headers(delay: int, *, final: bool) -> tuple[tuple[str, str], ...]:
+    """Return the headers that say whether to try again, and after how many milliseconds."""
+    if final:
+        return (("x-inngest-no-retry", "true"),)
+    return (("x-inngest-no-retry", "false"), ("retry-after", str(max(1, -(-delay // 1000)))))
+
+
+def answer_with(ex: InngestExecution, response: Response) -> Flow[None]:
     """Give the answer; nothing that the handler does from now on counts."""
     ex.answered = True
     yield from send_response(response)
@@ -87,8 +116,8 @@ def is_reentry(request: Request) -> bool:
     return bool(headers.get(_RUN_ID)) and headers.get(_SIGNATURE) is not None
 
 
-class Door:
-    """Lets the server in, and signs what it is told.
+class RequestVerifier:
+    """Tells the server from others, and signs what it is answered.
 
     Args:
         config: the keys, and whether they are needed.
@@ -129,7 +158,7 @@ async def load_execution(
     results: Results,
     *,
     any_path: bool = False,
-) -> RemoteExecution | Response:
+) -> InngestExecution | Response:
     """Return the execution that the server asks for, or the answer where there can be none.
 
     ``any_path``: the server knows our URL by another path than we see.
@@ -140,7 +169,7 @@ async def load_execution(
     try:
         batch, actions = await client.state(run_id)
         original = load_request(batch, request, any_path=any_path)
-    except (Unknown, StoreError, ValueError, RecursionError) as error:
+    except (RunUnknown, StoreError, ValueError, RecursionError) as error:
         # That a run is not known any more is no failure of it: it may have ended meanwhile, and a
         # server that is told of a failure would take that for the end of the run.
         return internal_error(error)
@@ -156,7 +185,7 @@ async def load_execution(
         created_at=ulid_time(run_id),
     )
     reentry = replace(_asked(request), actions=actions)
-    return RemoteExecution(env, options, run, original, reentry=reentry, results=results)
+    return InngestExecution(env, options, run, original, reentry=reentry, results=results)
 
 
 def _asked(request: Request) -> Reentry:
@@ -167,7 +196,6 @@ def _asked(request: Request) -> Reentry:
     return Reentry(
         actions={},
         target="" if target == "step" else target,
-        force_plan=(headers.get("x-inngest-force-step-plan") or "").lower() in ("true", "1"),
         generation=int(generation) if is_number else 1,
     )
 

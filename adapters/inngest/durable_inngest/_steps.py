@@ -12,32 +12,43 @@ import hashlib
 import json
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
-from durable_core.codec.json import Codec, JSONCodec
-from durable_core.errors import LimitExceededError
-from durable_core.flow.effects import (
+from durable_core import Event
+from durable_core.engines.remote import (
     Call,
     Cancelled,
+    Codec,
+    FailedOp,
+    Failure,
     Flow,
+    JSONCodec,
+    Op,
+    OpKind,
     Outcome,
+    PendingOp,
     Raised,
+    ReportedStep,
     Returned,
     StepAttempt,
-    await_replay_turn,
+    WaitRule,
+    ask_for_step,
+    await_outcome,
+    begin_step,
     call_user,
+    delay_ms,
+    failure_of_step,
+    leave_to_server,
     log_warning,
-    park,
+    park_for_ever,
+    queue_op,
+    until_idle,
 )
-from durable_core.flow.execution import Execution, begin
-from durable_core.machine.advance import failure_of_step
-from durable_core.machine.matching import WaitRule
-from durable_core.machine.retry import delay_ms
-from durable_core.model.decision import Failure
-from durable_core.model.event import Event
-from durable_core.model.step import Op, OpKind, Pending
+from durable_core.errors import LimitExceededError
 from durable_inngest import _protocol as _ops
 from durable_inngest._api import MOST_BYTES
-from durable_inngest._execution import Found, Reentry, RemoteExecution, queue, remote
+from durable_inngest._execution import InngestExecution
 from durable_inngest._protocol import (
     Failed,
     Value,
@@ -48,15 +59,14 @@ from durable_inngest._protocol import (
     needs_loaded_events,
     wait_expression,
 )
-from durable_inngest._reentry import answer_ops
+from durable_inngest._reentry import answer_found, answer_ops
 
 __all__ = [
     "Sender",
-    "admitted",
+    "counted_failure",
     "delay_of",
     "dump_events",
-    "known_failure",
-    "park_for_ever",
+    "may_run_step",
     "perform",
     "recall",
     "run_step",
@@ -72,49 +82,58 @@ __all__ = [
 #
 # What follows when a step or the handler fails: another attempt, and who counts them.
 #
-# The server counts the attempts of a step, and tells nobody; it loses count of the handler's. So
-# the handler's failures are counted here: each leaves a sleep of our own in the run's state, which
-# is the pause before the next attempt as well. A step is counted that way, too, once the server
-# cannot do it: when it asks for a delay of its own while the client is attached.
+# The server counts the attempts of a step, and says how often it has made a call; it loses count of
+# the handler's. So the handler's failures are counted here: each leaves a sleep of our own in the
+# run's state, which is the pause before the next attempt as well. A failure while the client is
+# attached is counted that way, too, where the server would lose it: beside other steps, which all
+# run in calls of their own then, or with a delay that the error asks for.
 
 
 def step_failed(
-    ex: RemoteExecution, step: _ops.Step, failure: Failure, error: BaseException | None
-) -> Found:
+    ex: InngestExecution, step: ReportedStep, failure: Failure, error: BaseException | None
+) -> FailedOp:
     """Return what the server is told of a function that has failed."""
-    shown = _ops.error_of(failure, error)
     counted = ex.counted(step.op.name)
-    is_counted = counted > 0
-    failures = counted + 1
-    asked = failure.retry_after is not None
-    is_ours = is_counted or (asked and ex.reentry is None)
-    if not failure.retriable or failures > ex.run.retries or (is_ours and ex.is_full):
-        op = _ops.step_failure(step, shown)
-        return Found(step=step, op=op, error=shown, final=True)
-    attempts = failures if is_counted or ex.reentry is None else ex.reentry.generation
-    delay = delay_of(ex, failure, attempts)
-    if is_ours:
-        op = _ops.retry_sleep(step, failures, shown, format_duration(max(delay, 1)))
-        return Found(step=step, op=op, error=shown, delay=delay, asked=asked)
-    return Found(step=step, op=_ops.failed(step, shown), error=shown, delay=delay, asked=asked)
+    failures = counted + (ex.reentry.generation if ex.reentry is not None else 1)
+    final = not failure.retriable or failures > ex.run.retries
+    unseen = 1 if not counted and ex.may_have_failed_attached else 0
+    shown = _ops.error_of(failure, error)
+    dump = _ops.step_failure if final else _ops.failed
+    return FailedOp(
+        step=step,
+        dump=partial(dump, error=shown),
+        error=shown,
+        failures=failures,
+        final=final,
+        delay=0 if final else delay_of(ex, failure, failures + unseen),
+        asked=failure.retry_after is not None,
+    )
 
 
-def known_failure(ex: RemoteExecution, step: _ops.Step) -> Found | None:
-    """Return what is still to be told of a step that failed while the client was attached."""
+def counted_failure(ex: InngestExecution, step: ReportedStep) -> PendingOp | None:
+    """Return what is to be reported of a step that failed beside others, before it runs again."""
     counted = ex.counted(step.op.name)
     if not counted:
         return None
     memo = load_outcome(ex.actions[_ops.counted_failure_id(step.op.name, counted)])
     kept = memo.value if isinstance(memo, Value) else None
-    if not isinstance(kept, dict) or kept.get("final") is not True:
+    if not isinstance(kept, dict):
+        return None  # it was a sleep, and is over
+    if kept.get("final") is True:
+        error = kept.get("error")
+        shown = {"name": "Error", "message": "Unknown error"}
+        shown.update(error if isinstance(error, dict) else {})
+        dump = partial(_ops.step_failure, error=shown)
+        return FailedOp(step=step, dump=dump, error=shown, final=True)
+    until = kept.get("until")
+    left = until - ex.env.clock.now() if isinstance(until, int) else 0
+    if left <= 0 or _ops.pause_id(step.op.name, counted) in ex.actions:
         return None
-    error = kept.get("error")
-    shown = error if isinstance(error, dict) else {}
-    shown = {"name": "Error", "message": "Unknown error", **shown}
-    return Found(step=step, op=_ops.step_failure(step, shown), error=shown, final=True)
+    dump = partial(_ops.pause, number=counted, duration=format_duration(left))
+    return PendingOp(step=step, dump=dump)
 
 
-def delay_of(ex: RemoteExecution, failure: Failure, failures: int) -> int:
+def delay_of(ex: InngestExecution, failure: Failure, failures: int) -> int:
     """Return how long to wait before the next attempt, milliseconds."""
     if failure.retry_after is not None:
         return failure.retry_after
@@ -125,50 +144,32 @@ def delay_of(ex: RemoteExecution, failure: Failure, failures: int) -> int:
 #
 # Which step may run: any while the client is attached, at most one on a re-entry.
 
-#: Later than any memo.
-_LAST = 2**62
-#: So many turns of the loop without a new step mean that all that can be asked for now has been.
-_CALM = 8
 
-
-def admitted(ex: RemoteExecution, op: Op) -> Flow[bool]:
+def may_run_step(ex: InngestExecution, op: Op) -> Flow[bool]:
     """Tell whether the function of a step may be called here and now.
 
-    If not, the server was left what it needs to know, or will be asked again.
+    If not, the server was left what it needs to know, or will be asked again. A step that is asked
+    for beside others runs in a call of its own. The server has a flag for that, too, which outlives
+    the others: who would follow it would count the attempts of a step anew.
     """
-    reentry = ex.reentry
-    if reentry is None:
+    if ex.reentry is None:
         return True
-    if reentry.target and op.id != reentry.target:
-        return False
-    if not reentry.target:
-        ex.candidates[op.id] = ex.step(op)
-        yield from _until_calm(ex)
+    if ex.target:
+        if op.id != ex.target:
+            return False
+    else:
+        yield from until_idle(ex)
         if ex.running is not None or ex.answered:
             return False
-        if _must_plan(ex, reentry):
-            ex.found.append(Found(step=ex.step(op), op=_ops.planned(ex.step(op))))
-            return False
-    failure = known_failure(ex, ex.step(op))
-    if failure is not None:
-        ex.found.append(failure)
+    step = ex.step(op)
+    pending = counted_failure(ex, step)
+    if pending is None and not ex.target and ex.order.is_apart(op.id):
+        pending = PendingOp(step=step, dump=_ops.planned)
+    if pending is not None:
+        ex.found[op.id] = pending
         return False
     ex.running = op.id
     return True
-
-
-def _must_plan(ex: RemoteExecution, reentry: Reentry) -> bool:
-    """Tell whether steps are to be run in requests of their own: there are several of them."""
-    others = [each for each in ex.found if each.step.op.id not in ex.candidates]
-    return reentry.force_plan or len(ex.candidates) + len(others) > 1
-
-
-def _until_calm(ex: RemoteExecution) -> Flow[None]:
-    seen, calm = ex.activity, 0
-    while calm < _CALM:
-        yield from await_replay_turn(_LAST)
-        calm = calm + 1 if ex.activity == seen else 0
-        seen = ex.activity
 
 
 # --- performing -----------------------------------------------------------------------------------
@@ -180,10 +181,10 @@ _OVERHEAD = 60 * 1024
 
 
 def perform(
-    ex: RemoteExecution,
+    ex: InngestExecution,
     op: Op,
     call: Call,
-    finished: Callable[[_ops.Step, str], str],
+    finished: Callable[[ReportedStep, str], str],
     codec: Codec,
     *,
     is_users: bool = True,
@@ -198,12 +199,12 @@ def perform(
         codec: makes text of the result.
         is_users: it is a function of the user's, which may push to the stream but call no steps.
     """
-    if not (yield from admitted(ex, op)):
+    if not (yield from may_run_step(ex, op)):
         yield from park_for_ever(ex, op)
     inside = StepAttempt(op.name, op.id, ex.next_attempt(), ex) if is_users else None
     ex.in_flight += 1
     try:
-        begun = yield from begin(ex)
+        begun = yield from begin_step(ex)
         ex.check_open()
         began = ex.env.clock.now()
         outcome = begun if isinstance(begun, Cancelled) else (yield from call_user(inside, call))
@@ -213,14 +214,14 @@ def perform(
         ex.check_open()
         failure = None
         if isinstance(outcome, Returned):
-            text = _encode(ex, op, outcome.value, codec)
-            if isinstance(text, str):
-                is_json = isinstance(codec, JSONCodec)
-                yield from _tell(ex, op, finished(step, text if is_json else json.dumps(text)))
+            result = _encode(ex, op, outcome.value, codec)
+            if isinstance(result, Failure):
+                failure = result
+            else:
+                text, kept = result
+                yield from _tell(ex, op, finished(replace(step, races=ex.order.is_parallel), kept))
                 if ex.reentry is None:
                     return codec.decode(text)
-            else:
-                failure = text
     finally:
         ex.in_flight -= 1
         ex.activity += 1
@@ -232,33 +233,18 @@ def perform(
     raise AssertionError("nothing goes on from a step that the server goes on from")
 
 
-def park_for_ever(ex: RemoteExecution, op: Op) -> Flow[None]:
-    """Wait for the handler to be put away; the server goes on from there."""
-    ex.pending[op.id] = Pending(op=op, due_at=0)
-    ex.awaited[op.id] = op.name
-    ex.parked.add(op.id)
-    try:
-        while True:
-            yield from park(op.id, None)
-            ex.check_open()
-    finally:
-        ex.parked.discard(op.id)
-        ex.activity += 1
-
-
-def _encode(ex: RemoteExecution, op: Op, value: object, codec: Codec) -> str | Failure:
-    """Return the result as it is kept, or why it cannot be: the step is not called again."""
+def _encode(ex: InngestExecution, op: Op, value: object, codec: Codec) -> tuple[str, str] | Failure:
+    """Return the result as text, and as the server keeps it; or why it cannot be kept."""
     try:
         text = codec.encode(value)
+        kept = _ops.dump_value(text) if isinstance(codec, JSONCodec) else json.dumps(text)
     except Exception as error:
-        message = f"the result of step {op.name!r} cannot be stored: {error}"
-        return Failure(
-            name="StepResultError", message=message, retriable=False, result="unstorable"
-        )
+        text = f"the result of step {op.name!r} cannot be stored: {error}"
+        return Failure(name="StepResultError", message=text, retriable=False, result="unstorable")
     try:
         ex.check_size(op, text)
-        most = (MOST_BYTES if ex.link is None else ex.link.room) - _OVERHEAD
-        if len(text) > most // 4 and len(text.encode("utf-8", "surrogatepass")) > most:
+        most = (MOST_BYTES if ex.reporter is None else ex.reporter.room) - _OVERHEAD
+        if len(kept) > most // 4 and len(kept.encode("utf-8", "surrogatepass")) > most:
             raise LimitExceededError(
                 f"the result of step {op.name!r} is larger than the {most} bytes that the Inngest "
                 "server takes now"
@@ -266,13 +252,14 @@ def _encode(ex: RemoteExecution, op: Op, value: object, codec: Codec) -> str | F
     except LimitExceededError as error:
         name = "StepResultTooLargeError"
         return Failure(name=name, message=str(error), retriable=False, result="too-large")
-    return text
+    return text, kept
 
 
-def _tell(ex: RemoteExecution, op: Op, said: str) -> Flow[None]:
+def _tell(ex: InngestExecution, op: Op, said: str) -> Flow[None]:
     """Tell the server of a finished op: on the line to it, or as the answer that it waits for."""
-    if ex.link is not None:
-        yield from queue(ex, ex.link, said, op.id)
+    if ex.reporter is not None:
+        ex.order.finish(op.id)
+        yield from queue_op(ex, said, op.id)
     else:
         if ex.emitter is not None:
             ex.emitter.commit(op.id)
@@ -280,7 +267,7 @@ def _tell(ex: RemoteExecution, op: Op, said: str) -> Flow[None]:
 
 
 def _failed(
-    ex: RemoteExecution, step: _ops.Step, outcome: Outcome, failure: Failure | None
+    ex: InngestExecution, step: ReportedStep, outcome: Outcome, failure: Failure | None
 ) -> Flow[None]:
     """Leave a step that has failed to the server; ``failure`` is what is wrong with its result."""
     error = outcome.error if isinstance(outcome, Raised) else None
@@ -290,15 +277,14 @@ def _failed(
     elif error is not None:
         failure = failure_of_step(error, ex.env.clock.now())
     assert failure is not None
-    found = step_failed(ex, step, failure, error)
-    then = "for good" if found.final else "and is to be tried again"
+    failed = step_failed(ex, step, failure, error)
+    then = "for good" if failed.final else "and is to be tried again"
     if not isinstance(outcome, Cancelled):
         yield from log_warning(f"step {step.op.name!r} failed, {then}: {failure.name}", error)
-    if ex.reentry is None:
-        ex.found.append(found)
-    else:
-        yield from answer_ops(ex, [found.op], found)
-    ex.barrier = ex.barrier or found.final
+    ex.found[step.op.id] = failed
+    if ex.reentry is not None:
+        yield from answer_found(ex)
+    ex.no_new_steps = ex.no_new_steps or failed.final
     if isinstance(outcome, Cancelled):
         raise outcome.error
 
@@ -306,58 +292,63 @@ def _failed(
 # --- steps ----------------------------------------------------------------------------------------
 
 
-def run_step(execution: Execution, op: Op, call: Call) -> Flow[object]:
+def run_step(ex: InngestExecution, op: Op, call: Call) -> Flow[object]:
     """``step.run``: answer from what the server knows, or call the function."""
-    ex = remote(execution)
+    return ask_for_step(ex, op, _run_step(ex, op, call))
+
+
+def _run_step(ex: InngestExecution, op: Op, call: Call) -> Flow[object]:
     known = yield from recall(ex, op)
     if known is None:
         return (yield from perform(ex, op, call, _ops.finished, ex.env.codec))
     return _load(ex, known)
 
 
-def sleep_until(execution: Execution, op: Op, due_at: Callable[[int], int]) -> Flow[None]:
+def sleep_until(ex: InngestExecution, op: Op, due_at: Callable[[int], int]) -> Flow[None]:
     """``step.sleep`` and ``step.sleep_until``; ``due_at`` gets the time now."""
-    ex = remote(execution)
+    return ask_for_step(ex, op, _sleep_until(ex, op, due_at))
+
+
+def _sleep_until(ex: InngestExecution, op: Op, due_at: Callable[[int], int]) -> Flow[None]:
     if (yield from recall(ex, op)) is None:
         now = ex.env.clock.now()
         length = due_at(now) - now
         if length > 0:
-            step = ex.step(op)
-            yield from _park(ex, Found(step=step, op=_ops.sleep(step, format_duration(length))))
+            dump = partial(_ops.sleep, duration=format_duration(length))
+            yield from leave_to_server(ex, PendingOp(step=ex.step(op), dump=dump))
 
 
 def wait_for_event(
-    execution: Execution, op: Op, rule: WaitRule, timeout: int
+    ex: InngestExecution, op: Op, rule: WaitRule, timeout: int
 ) -> Flow[Event | None]:
     """``step.wait_for_event``: the first matching event from now on, or None."""
-    ex = remote(execution)
+    return ask_for_step(ex, op, _wait_for_event(ex, op, rule, timeout))
+
+
+def _wait_for_event(
+    ex: InngestExecution, op: Op, rule: WaitRule, timeout: int
+) -> Flow[Event | None]:
     known = yield from recall(ex, op)
     if known is None and timeout > 0:
-        step, expression = ex.step(op), wait_expression(rule)
-        text = _ops.wait(step, rule.event, format_duration(timeout), expression)
-        yield from _park(ex, Found(step=step, op=text, detour=needs_loaded_events(expression)))
+        expression = wait_expression(rule)
+        dump = partial(
+            _ops.wait,
+            event=rule.event,
+            timeout=format_duration(timeout),
+            expression=expression,
+        )
+        found = PendingOp(
+            step=ex.step(op), dump=dump, needs_reentry=needs_loaded_events(expression)
+        )
+        yield from leave_to_server(ex, found)
     return None if known is None else load_event_memo(known.value)
 
 
-def _park(ex: RemoteExecution, found: Found) -> Flow[None]:
-    """Leave an op to the server, unless it has asked for another one alone."""
-    asked = ex.reentry is None or (not ex.reentry.target and ex.running is None)
-    if asked and not ex.barrier:
-        ex.found.append(found)
-    yield from park_for_ever(ex, found.step.op)
-
-
-def recall(ex: RemoteExecution, op: Op) -> Flow[Value | None]:
+def recall(ex: InngestExecution, op: Op) -> Flow[Value | None]:
     """Return the outcome of an op, in its turn; None if there is none yet."""
-    ex.check_open()
-    ex.activity += 1
-    if ex.stopping or ex.barrier or ex.answered:
-        yield from park_for_ever(ex, op)
-    if op.id not in ex.actions:
+    if not (yield from await_outcome(ex, op)):
         return None
     outcome = load_outcome(ex.actions[op.id])
-    yield from await_replay_turn(ex.number(op.id))
-    ex.check_open()
     if op.kind is OpKind.WAIT:
         return Value(ex.actions[op.id])  # an event has data, and more
     if isinstance(outcome, Failed):
@@ -366,7 +357,7 @@ def recall(ex: RemoteExecution, op: Op) -> Flow[Value | None]:
     return outcome
 
 
-def _load(ex: RemoteExecution, known: Value) -> object:
+def _load(ex: InngestExecution, known: Value) -> object:
     if isinstance(ex.env.codec, JSONCodec):
         return known.value
     return ex.env.codec.decode(str(known.value))  # another codec's text goes as a JSON string
@@ -384,15 +375,7 @@ Sender = Callable[[Sequence[object], str], Awaitable[list[str]]]
 
 def dump_events(events: Sequence[Event], now: int) -> list[object]:
     """Return events as the server takes them."""
-    return [
-        {
-            "name": event.name,
-            "data": dict(event.data),
-            "ts": now if event.ts is None else event.ts,
-            **({"id": event.id} if event.id is not None else {}),
-        }
-        for event in events
-    ]
+    return [_ops.dump_event(event, now) for event in events]
 
 
 def seed_of(at: int, entropy: bytes) -> str:
@@ -405,16 +388,18 @@ def seed_of(at: int, entropy: bytes) -> str:
     return f"{at},{b64encode(entropy).decode('ascii')}"
 
 
-def sending(send: Sender) -> Callable[[Execution, Op, tuple[Event, ...]], Flow[list[str]]]:
+def sending(send: Sender) -> Callable[[InngestExecution, Op, tuple[Event, ...]], Flow[list[str]]]:
     """Return the flow of ``step.send_event``.
 
     Args:
         send: sends the events.
     """
 
-    def send_events(execution: Execution, op: Op, events: tuple[Event, ...]) -> Flow[list[str]]:
+    def send_events(ex: InngestExecution, op: Op, events: tuple[Event, ...]) -> Flow[list[str]]:
         """Send the events with ids made from run and step, so that a crash cannot send twice."""
-        ex = remote(execution)
+        return ask_for_step(ex, op, _send_events(ex, op, events))
+
+    def _send_events(ex: InngestExecution, op: Op, events: tuple[Event, ...]) -> Flow[list[str]]:
         known = yield from recall(ex, op)
         if known is not None:
             value = known.value
@@ -424,7 +409,7 @@ def sending(send: Sender) -> Callable[[Execution, Op, tuple[Event, ...]], Flow[l
         ids = value.get("ids") if isinstance(value, dict) else None
         return [str(each) for each in ids] if isinstance(ids, list) else []
 
-    async def _send(ex: Execution, op: Op, events: tuple[Event, ...]) -> dict[str, object]:
+    async def _send(ex: InngestExecution, op: Op, events: tuple[Event, ...]) -> dict[str, object]:
         # The time is that of the run: the ids are the same in every attempt.
         at = ex.run.created_at
         named = [
@@ -438,10 +423,10 @@ def sending(send: Sender) -> Callable[[Execution, Op, tuple[Event, ...]], Flow[l
     return send_events
 
 
-def _ids(ex: Execution, op: Op, count: int) -> list[str]:
+def _ids(ex: InngestExecution, op: Op, count: int) -> list[str]:
     return [f"{ex.run.id}:{op.id}:{index}" for index in range(count)]
 
 
-def _finished(step: _ops.Step, value: str) -> str:
+def _finished(step: ReportedStep, value: str) -> str:
     document = json.loads(value)
     return _ops.send_finished(step, document["ids"])

@@ -93,7 +93,7 @@ def insist(server: Server) -> bytes:
         fields = {"authorization": bearer}
         return Call(method="POST", url="http://x/", headers=fields, timeouts=QUICK)
 
-    return asyncio.run(server.insist(make, lambda answer: answer.body))
+    return asyncio.run(server.retry(make, lambda answer: answer.body))
 
 
 @pytest.mark.parametrize("random", [0.0, 0.5, 0.999])
@@ -161,30 +161,30 @@ def test_many_ask_at_a_time(clock: Time) -> None:
     """One exchange tells all of them, and nobody else for the next ten seconds."""
 
     async def clients(server: Server) -> None:
-        await asyncio.gather(*(server.reach() for _ in range(20)))
+        await asyncio.gather(*(server.probe() for _ in range(20)))
         clock.now += 9.9
-        await asyncio.gather(*(server.reach() for _ in range(20)))
-        assert ["HEAD"] == methods(server)
+        await asyncio.gather(*(server.probe() for _ in range(20)))
+        assert ["GET"] == methods(server)
         clock.now += 0.2
-        await asyncio.gather(*(server.reach() for _ in range(20)))
+        await asyncio.gather(*(server.probe() for _ in range(20)))
 
     server = Server([404, 404], clock=clock)
     asyncio.run(clients(server))
-    assert ["HEAD"] * 2 == methods(server)
+    assert ["GET"] * 2 == methods(server)
 
 
 def test_many_are_told_why_not(clock: Time) -> None:
     """Each of those who have asked at a time; the next one asks again."""
 
     async def clients(server: Server) -> list[Any]:
-        told = await asyncio.gather(*(server.reach() for _ in range(5)), return_exceptions=True)
-        await server.reach()
+        told = await asyncio.gather(*(server.probe() for _ in range(5)), return_exceptions=True)
+        await server.probe()
         return told
 
     server = Server([None, 200], clock=clock)
     told = asyncio.run(clients(server))
 
-    assert {"the Inngest server does not answer: refused"} == set(map(str, told))
+    assert {"the Inngest server cannot be used: it does not answer: refused"} == set(map(str, told))
     assert [EngineUnavailableError] * 5 == list(map(type, told))
     assert 2 == len(server.asked)
 
@@ -193,7 +193,7 @@ def test_a_client_that_leaves_while_it_is_asked(clock: Time) -> None:
     """The others are told all the same."""
 
     async def clients(server: Server) -> None:
-        asking = [asyncio.ensure_future(server.reach()) for _ in range(2)]
+        asking = [asyncio.ensure_future(server.probe()) for _ in range(2)]
         await asyncio.sleep(0)
         asking[0].cancel()
         await asking[1]
@@ -201,13 +201,28 @@ def test_a_client_that_leaves_while_it_is_asked(clock: Time) -> None:
 
     server = Server([200], clock=clock)
     asyncio.run(clients(server))
-    assert ["HEAD"] == methods(server)
+    assert ["GET"] == methods(server)
 
 
-@pytest.mark.parametrize("status", [200, 204, 301, 400, 401, 403, 404, 405, 429, 500, 501])
+@pytest.mark.parametrize("status", [200, 204, 301, 400, 404, 405, 410, 429, 500, 501])
 def test_any_answer_of_its_own_will_do(clock: Time, status: int) -> None:
-    """Servers and proxies answer ``HEAD /`` as they like."""
-    asyncio.run(Server([status], clock=clock).reach())
+    """Servers and proxies answer as they like."""
+    asyncio.run(Server([status], clock=clock).probe())
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_the_server_does_not_take(clock: Time, status: int) -> None:
+    """Nobody may begin a step: its result could not be reported; as long as that is so."""
+
+    async def clients(server: Server) -> None:
+        for _ in range(2):
+            with pytest.raises(EngineUnavailableError, match="does not take the signing key"):
+                await server.probe()
+        await server.probe()
+
+    server = Server([*[status] * 4, 200], clock=clock)  # it has two keys, and tries both
+    asyncio.run(clients(server))
+    assert 5 == len(server.asked)
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
@@ -217,8 +232,8 @@ def test_what_stands_before_a_server_that_is_away(clock: Time, status: int) -> N
     async def clients(server: Server) -> None:
         for _ in range(2):
             with pytest.raises(EngineUnavailableError, match=f"answers {status}"):
-                await server.reach()
-        await server.reach()
+                await server.probe()
+        await server.probe()
 
     server = Server([status, status, 200], clock=clock)
     asyncio.run(clients(server))
@@ -229,11 +244,11 @@ def test_a_server_that_was_down_a_moment_ago(clock: Time, pauses: list[float]) -
     """It is asked even though it has answered lately: the last thing it did was not to."""
     server = Server([200, *[500] * 5, 200], clock=clock)
     insist(server)
-    assert server.is_sure
+    assert server.is_reachable
     with pytest.raises(EngineUnavailableError):
         insist(server)
 
-    assert not server.is_sure
-    asyncio.run(server.reach())
-    assert "HEAD" == methods(server)[-1]
-    assert server.is_sure
+    assert not server.is_reachable
+    asyncio.run(server.probe())
+    assert "GET" == methods(server)[-1]
+    assert server.is_reachable

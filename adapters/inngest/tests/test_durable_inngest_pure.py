@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_core import Headers, HTTPError, Request, Response
+from durable_core.engine.remote.execution import ReportedStep
 from durable_core.errors import ConfigurationError, HeaderNotStoredError, StepError
 from durable_core.machine.advance import failure_of_step
 from durable_core.machine.step_ids import hash_step_id
@@ -95,7 +96,13 @@ def test_a_key_that_is_none(key: str) -> None:
         ({"INNGEST_DEV": "1"}, True, "http://127.0.0.1:8288", "http://127.0.0.1:8288"),
         ({"INNGEST_DEV": " TRUE "}, True, "http://127.0.0.1:8288", "http://127.0.0.1:8288"),
         ({"INNGEST_DEV": "box:9"}, True, "http://box:9", "http://box:9"),
-        ({"INNGEST_DEV": "0"}, False, "https://api.inngest.com", "https://inn.gs"),
+        ({"INNGEST_DEV": "localhost"}, True, "http://localhost", "http://localhost"),
+        ({"INNGEST_DEV": "box.example"}, True, "http://box.example", "http://box.example"),
+        ({"INNGEST_DEV": "yes"}, True, "http://127.0.0.1:8288", "http://127.0.0.1:8288"),
+        *(
+            ({"INNGEST_DEV": word}, False, "https://api.inngest.com", "https://inn.gs")
+            for word in ("0", "false", "Off", "no", "none", "N", "f", " ")
+        ),
         ({}, False, "https://api.inngest.com", "https://inn.gs"),
         ({"INNGEST_BASE_URL": "https://own/"}, False, "https://own", "https://own"),
         (
@@ -192,20 +199,31 @@ def test_what_is_wrong_is_said(arguments: dict[str, object], match: str) -> None
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["http://box:none", "box:none", "http://a box"])
+@pytest.mark.parametrize(
+    "text", ["http://box:none", "box:none", "http://a box", "production", "2", "dev", "a b"]
+)
 def test_a_development_server_that_is_nowhere(text: str) -> None:
-    """A URL in ``INNGEST_DEV`` is one, or is refused at start."""
-    with pytest.raises(ConfigurationError, match="http or https URL"):
-        resolve_config({"INNGEST_DEV": text})
+    """A URL in ``INNGEST_DEV`` is one, or is refused at start: a word turns no checks off."""
+    with pytest.raises(ConfigurationError, match=r"URL"):
+        resolve_config({"INNGEST_DEV": text}, signing_key=KEY, serve_origin="http://shop.example")
+
+
+def test_a_key_in_development(caplog: pytest.LogCaptureFixture) -> None:
+    """It is not used, so that nothing of it goes anywhere; the log says so."""
+    config = resolve_config({"INNGEST_DEV": "1", "INNGEST_SIGNING_KEY": KEY})
+
+    assert (True, ()) == (config.is_dev, config.signing_keys)
+    assert "the signing key that is set is not used" in caplog.text
+    assert KEY not in caplog.text
 
 
 # -- ops and memos -----------------------------------------------------------------------------
 
 
-def a_step(id: str = "a", name: str | None = None) -> _ops.Step:
+def a_step(id: str = "a", name: str | None = None) -> ReportedStep:
     name = id if name is None else name
     op = Op(id=hash_step_id(name), name=name, kind=OpKind.RUN)
-    return _ops.Step(op=op, id=id, began=5, took=2)
+    return ReportedStep(op=op, id=id, began=5, took=2)
 
 
 @given(st.text(min_size=1, max_size=20), JSON)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_core import Response
+from durable_core.engine.remote.results import Ended
 from durable_core.errors import EngineUnavailableError
 from durable_inngest._envelope import MARK, dump_response
-from durable_inngest._execution import Ended
 from durable_inngest._http import Answered
 from durable_inngest._waiting import answer_of
 

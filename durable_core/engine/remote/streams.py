@@ -1,8 +1,4 @@
-"""The stream of a run: to the attached client, and after the handoff through the server.
-
-The events are those of the protocol. While the client is attached they go out on its connection;
-on a re-entry they are sent to the server, which passes them on to whoever listens, and keeps none.
-"""
+"""The stream of a run: to the attached client, and after the handoff to whoever passes it on."""
 
 from __future__ import annotations
 
@@ -27,16 +23,28 @@ from durable_core.flow.effects import StepAttempt
 from durable_core.http.response import Response
 from durable_core.model.step import Memo
 from durable_core.model.stream import ChunkBatch
+from durable_core.platform import call_soon
 
-__all__ = ["Channel", "Emitter"]
+__all__ = [
+    "StreamChannel",
+    "StreamEmitter",
+    "stream_response",
+]
 
 #: Of what nobody has taken yet, bytes; a reader that falls further behind is let go.
 _MOST = 8 * 1024 * 1024
 #: Seconds of silence after which a comment keeps the connection open.
 _KEEP_ALIVE = 15.0
+#: Proxies and caches must neither keep nor buffer a stream.
+_HEADERS = (
+    ("content-type", "text/event-stream"),
+    ("cache-control", "no-cache, no-store"),
+    ("x-accel-buffering", "no"),
+    ("referrer-policy", "no-referrer"),
+)
 
 
-class Channel:
+class StreamChannel:
     """Bytes from any thread, for one reader: a thread, or a task."""
 
     def __init__(self) -> None:
@@ -66,10 +74,7 @@ class Channel:
         self._changed.notify_all()
         if self._reader is not None:
             loop, event = self._reader
-            try:
-                loop.call_soon_threadsafe(event.set)
-            except RuntimeError:
-                pass  # the loop is closed, and the reader with it
+            call_soon(loop, event.set)
 
     def _take(self) -> bytes | None:
         """Return what is there; None at the end, b"" if there may be more."""
@@ -110,7 +115,7 @@ class Channel:
                 yield KEEP_ALIVE
 
 
-class Emitter:
+class StreamEmitter:
     """What an execution streams to; see ``durable_core.flow.effects.Stream``.
 
     Args:
@@ -120,7 +125,7 @@ class Emitter:
     """
 
     def __init__(
-        self, run_id: str, channel: Channel, watched: Callable[[bytes], None] | None = None
+        self, run_id: str, channel: StreamChannel, watched: Callable[[bytes], None] | None = None
     ) -> None:
         self._run_id = run_id
         self._channel = channel
@@ -178,3 +183,9 @@ class Emitter:
 def _encoded(event: StreamEvent) -> bytes:
     name, data = dump_stream_event(event)
     return encode_event(name, data)
+
+
+def stream_response(channel: StreamChannel, *, asynchronous: bool) -> Response:
+    """Return the response whose body is the stream."""
+    body = channel.chunks() if asynchronous else iter(channel)
+    return Response(headers=_HEADERS, body=body)

@@ -1,0 +1,167 @@
+"""The engine as servers and applications see it, whose runs are kept by a server elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, NoReturn, TypeVar
+
+from durable_core.engine.remote.host import RemoteHost
+from durable_core.engine.remote.lifecycle import ProcessLifecycle, running_loop
+from durable_core.errors import ConfigurationError, EngineError
+from durable_core.flow.env import AppConfig, Limits
+from durable_core.flow.handoff import with_headers
+from durable_core.flow.wait import WaitRequest
+from durable_core.http.problem import problem
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.model.event import Event
+from durable_core.ports import RunFilter, RunRecord, Store
+from durable_core.runners.settings import RegisteredEndpoint, add_endpoint
+
+__all__ = ["RemoteEngine"]
+
+T = TypeVar("T")
+H = TypeVar("H", bound=RemoteHost[Any])
+
+
+class RemoteEngine(ABC, Generic[H]):
+    """See ``durable_core.engines.Engine`` for what each method promises."""
+
+    name: str
+    store: Store | None = None
+
+    #: What all runs of the application share; set by :meth:`attach`.
+    env: AppConfig
+
+    def __init__(self) -> None:
+        self._lifecycle = ProcessLifecycle(self.make_host)
+        self.endpoints: dict[str, RegisteredEndpoint] = {}
+
+    # -- what differs from one server to another ---------------------------------------------
+
+    @abstractmethod
+    def make_host(self) -> H:
+        """Return the host of a process.
+
+        Raises:
+            ConfigurationError: the engine is set up wrongly.
+        """
+
+    @abstractmethod
+    def is_reentry(self, request: Request) -> bool:
+        """Tell whether a request has the headers of one from the server."""
+
+    @abstractmethod
+    async def send_async(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
+        """Send events; return the ids that the server gives them. See ``Engine.send``."""
+
+    @abstractmethod
+    async def wait_on(self, host: H, wanted: WaitRequest, *, asynchronous: bool) -> Response:
+        """Answer a client at the wait URL, on this event loop.
+
+        ``asynchronous``: a streamed body is for a task; else for a thread.
+        """
+
+    # -- life -------------------------------------------------------------------------------
+
+    @property
+    def limits(self) -> Limits:
+        """The upper bounds of the application."""
+        return self.env.limits
+
+    def attach(self, env: AppConfig) -> None:
+        """Work for this application."""
+        if hasattr(self, "env"):
+            raise ConfigurationError(f"the engine works for {self.env.app!r} already")
+        self.env = env
+
+    def register(self, endpoint: RegisteredEndpoint) -> None:
+        """Add an endpoint."""
+        add_endpoint(self.endpoints, endpoint)
+
+    def start(self) -> None:
+        """Check the configuration, and be ready in this process; the server is not called."""
+        host = self.started()
+        loop = running_loop()
+        if loop is not None:
+            host.loops.adopt(loop)
+
+    def started(self) -> H:
+        """Return the host of this process, started now if it was not."""
+        return self._lifecycle.started()
+
+    def stop(self, timeout: float) -> None:
+        """Hand runs in flight over to the server, after the step they are in."""
+        self._lifecycle.stop(timeout)
+
+    def health(self) -> dict[str, Any]:
+        """Return what runs in this process, as a JSON-ready dict; starts nothing."""
+        host = self._lifecycle.host
+        if host is None:
+            return {"app": self.env.app, "started": False}
+        endpoints = sorted(self.endpoints)
+        return {"app": self.env.app, "started": True, **host.health(), "endpoints": endpoints}
+
+    # -- requests ---------------------------------------------------------------------------
+
+    def serve(self, endpoint: RegisteredEndpoint, request: Request, route: str | None) -> Response:
+        """Answer a client, or the server, in this thread."""
+        if self._lifecycle.stopping:
+            return _shutting_down()
+        return self.started().serve(endpoint, request, route)
+
+    async def serve_async(
+        self, endpoint: RegisteredEndpoint, request: Request, route: str | None
+    ) -> Response:
+        """Answer a client, or the server, on an event loop."""
+        if self._lifecycle.stopping:
+            return _shutting_down()
+        return await self.started().serve_async(endpoint, request, route)
+
+    def wait(self, wanted: WaitRequest) -> Response:
+        """Answer a client at the wait URL, in this thread."""
+        host = self.started()
+        return host.run_on_background_loop(self.wait_on(host, wanted, asynchronous=False))
+
+    async def wait_async(self, wanted: WaitRequest) -> Response:
+        """Answer a client at the wait URL."""
+        return await self.wait_on(self.started(), wanted, asynchronous=True)
+
+    def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
+        """Await something on the host's own event loop."""
+        return self.started().run_on_background_loop(awaitable)
+
+    async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
+        """Call a plain function without blocking the event loop."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.started().servers, function, *args)
+
+    # -- events and runs --------------------------------------------------------------------
+
+    def send(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
+        """Send events; return the ids that the server gives them."""
+        return self.run_on_background_loop(self.send_async(events, source))
+
+    def get(self, run_id: str) -> RunRecord | None:
+        """Refuse: the server shows its runs."""
+        self._refuse("show runs")
+
+    def list(self, where: RunFilter, limit: int) -> Sequence[RunRecord]:
+        """Refuse: the server lists its runs."""
+        self._refuse("list runs")
+
+    def cancel(self, run_id: str) -> bool:
+        """Refuse: the server cancels its runs."""
+        self._refuse("cancel runs")
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise EngineError(
+            f"{self.name} cannot {what}: they are kept on the server, whose pages and API do that"
+        )
+
+
+def _shutting_down() -> Response:
+    response = problem(503, "shutting-down", detail="the server is shutting down")
+    return with_headers(response, (("retry-after", "1"),))

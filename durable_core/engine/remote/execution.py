@@ -1,0 +1,199 @@
+"""One live execution whose run a server keeps: what it knows of the run, and what it is to hear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from durable_core.engine.remote.op_queue import Ops, RunReporter
+from durable_core.engine.remote.order import CompletionOrder
+from durable_core.engine.remote.results import Results
+from durable_core.engine.remote.streams import StreamEmitter
+from durable_core.flow.effects import Flow, PendingCommit, Submit, send_response
+from durable_core.flow.env import AppConfig, ResolvedOptions
+from durable_core.flow.execution import Execution, settle
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.model.run import Run
+from durable_core.model.step import Op, OpKind
+
+__all__ = [
+    "FailedOp",
+    "PendingOp",
+    "Reentry",
+    "RemoteExecution",
+    "ReportedStep",
+    "answer_client",
+    "queue_op",
+    "report_ops",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reentry:
+    """What the server asks for when it calls the endpoint again.
+
+    Attributes:
+        actions: the outcomes of steps, by hashed id.
+        target: the hashed id of the one step to run; "" for whatever is next.
+        generation: how often the server has made this call; 1 if it does not say.
+    """
+
+    actions: Mapping[str, object]
+    target: str = ""
+    generation: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedStep:
+    """A step as it is reported.
+
+    Attributes:
+        op: the op; its name has the index.
+        id: what the user called it, without the index.
+        began: when its function was called, epoch milliseconds.
+        took: how long that took, milliseconds.
+        races: the server must call again when this op is done, whatever else is not.
+    """
+
+    op: Op
+    id: str
+    began: int = 0
+    took: int = 0
+    races: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingOp:
+    """An op that only the server can go on from.
+
+    Attributes:
+        step: the step.
+        dump: makes its JSON.
+        needs_reentry: it cannot be reported while the client is attached.
+    """
+
+    step: ReportedStep
+    dump: Callable[[ReportedStep], str]
+    needs_reentry: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedOp(PendingOp):
+    """The function of a step has failed.
+
+    Attributes:
+        error: its error.
+        failures: how often it has failed.
+        final: it is not tried again.
+        delay: how long until it is, milliseconds.
+        asked: the delay is the error's own wish.
+    """
+
+    error: Mapping[str, object]
+    failures: int = 1
+    final: bool = False
+    delay: int = 0
+    asked: bool = False
+
+
+class RemoteExecution(Execution):
+    """The live state of one execution.
+
+    Attributes:
+        reporter: reports to the server while the client is attached; None on a re-entry.
+        reentry: what the server asks for; None while the client is attached.
+        results: where results are kept for clients that wait in this process.
+        actions: the outcomes of steps, by hashed id.
+        order: what is known of the order in which steps have finished.
+        found: ops that the server must go on from, by op id.
+        pending: ops that are parked, by op id.
+        running: the op id of the one step that runs on a re-entry.
+        answered: the server has its answer.
+        no_new_steps: one has failed for good; the handler is told on the next re-entry.
+    """
+
+    def __init__(
+        self,
+        env: AppConfig,
+        options: ResolvedOptions,
+        run: Run,
+        request: Request,
+        *,
+        reporter: RunReporter | None = None,
+        reentry: Reentry | None = None,
+        results: Results,
+        order: CompletionOrder,
+    ) -> None:
+        super().__init__(env, options, run, request, {})
+        self.reporter = reporter
+        self.reentry = reentry
+        self.results = results
+        self.actions: Mapping[str, object] = reentry.actions if reentry is not None else {}
+        self.order = order
+        self.found: dict[str, PendingOp] = {}
+        self.running: str | None = None
+        self.no_new_steps = False
+        self.pending: dict[str, Op] = {}
+        self._steps: dict[str, ReportedStep] = {}
+
+    def next_op(self, step_id: str, kind: OpKind, branch: object) -> Op:
+        """Return the op for the next use of a step id; see ``Execution.next_op``."""
+        op = super().next_op(step_id, kind, branch)
+        self._steps[op.id] = ReportedStep(op=op, id=step_id)
+        return op
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the server would fail the run for one more op."""
+        return False
+
+    @property
+    def target(self) -> str:
+        """The hashed id of the one step that the server asks for; "" for whatever is next."""
+        return self.reentry.target if self.reentry is not None else ""
+
+    @property
+    def emitter(self) -> StreamEmitter | None:
+        """What the run streams to, if it does by now."""
+        return cast("StreamEmitter | None", self.stream)
+
+    def step(self, op: Op, *, began: int = 0, took: int = 0) -> ReportedStep:
+        """Return an op as it is reported."""
+        return replace(self._steps[op.id], began=began, took=took)
+
+    def in_order(self) -> list[PendingOp]:
+        """Return what was found, in the order in which the steps were first asked for."""
+        return [self.found[op_id] for op_id in self._steps if op_id in self.found]
+
+    def dumps(self, found: Sequence[PendingOp]) -> list[str]:
+        """Return the JSON of ops that are reported together."""
+        races = self.order.is_parallel or len(found) > 1
+        return [each.dump(replace(each.step, races=races)) for each in found]
+
+
+def queue_op(ex: RemoteExecution, op: str, commits: str = "") -> Flow[None]:
+    """Let an op go out; it is recorded after the next ``settle``."""
+    assert ex.reporter is not None
+    ticket: PendingCommit = yield Submit(Ops(ex.reporter, (op,), commits), ex.tickets)
+    ex.queued(ticket)
+
+
+def report_ops(ex: RemoteExecution, *ops: str) -> Flow[None]:
+    """Report ops, after all that were reported before, and wait until they are recorded.
+
+    Raises:
+        Suspended: the server has not taken one; the execution is closed.
+    """
+    for op in ops:
+        yield from queue_op(ex, op)
+    yield from settle(ex)
+
+
+def answer_client(ex: RemoteExecution, response: Response, *, failed: bool = False) -> Flow[None]:
+    """Give the attached client the run's response, in its stream if it follows that."""
+    if ex.followed and ex.emitter is not None:
+        ex.emitter.respond(response, failed=failed)
+    else:
+        yield from send_response(response)
