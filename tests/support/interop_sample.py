@@ -82,7 +82,7 @@ def pushes_and_fails_once(data: str, flaky: Flaky) -> Callable[[], str]:
 def pushes_and_fails() -> None:
     """Push, and fail for good."""
     sync_stream.push("partial")
-    raise NonRetriableError("oh no")
+    raise NonRetriableError("oh no", public="oh no")
 
 
 def fails() -> None:
