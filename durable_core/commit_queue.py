@@ -152,7 +152,7 @@ class CommitQueue:
     """Queues writes for one store and commits them in groups.
 
     Args:
-        store: where they go. The queue is the only one to call its ``commit``.
+        store: where they go. While runs are live, only the queue calls its ``commit``.
         busy_timeout: seconds to wait for a store that another process has locked.
         on_commit: called after each commit, in the committing thread and before those who wait
             are woken, with the writes and their answers; it must not block.

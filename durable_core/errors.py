@@ -12,7 +12,7 @@ Errors that a user may raise or catch::
     │   ├── LimitExceededError        a step result, run or event is over its limit
     │   ├── MatchError                `match` names something the request does not have
     │   ├── StepUsageError            a step where none may be
-    │   │   ├── StepArgumentError     it was given what it cannot take (and a ValueError)
+    │   │   ├── StepArgumentError     wrong arguments (also a ValueError) (also a TypeError)
     │   │   └── StepKindError         the run has stored another kind of step under that id
     │   └── WaitInterruptedError      a timeout put around a sleep or a wait
     ├── RetryAfterError               raised by user code: retry at the given time

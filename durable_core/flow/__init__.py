@@ -1,1 +1,1 @@
-"""Orchestration, written once: generators that yield Asks, and the two drivers that answer them."""
+"""Orchestration, written once: generators that yield effects, and two drivers that perform them."""

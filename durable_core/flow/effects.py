@@ -442,7 +442,7 @@ def drive_sync(
     """Run the flow in this thread.
 
     The flow's own code runs under the lock (several threads may drive flows of one run), and so do
-    the Asks that do not wait: what one flow decided first is also queued first.
+    the effects that do not wait: what one flow decided first is also queued first.
     """
     resume: Callable[[Any], Effect] = flow.send
     value: Any = None

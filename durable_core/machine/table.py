@@ -1,4 +1,7 @@
-"""The life of a run, as one table. A phase changes here and nowhere else.
+"""The life of a run, as one table.
+
+What a handler does changes the phase only by this table. Three ends are written without it, since
+no handler takes part: a run is cancelled, its endpoint is gone, or its record cannot be read.
 
 A run begins in SYNC, in memory, with the client attached. When a step cannot finish while the
 client waits, the run moves to ASYNC. When its handler has nothing left to do, the run is SUSPENDED;

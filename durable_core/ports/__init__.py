@@ -176,8 +176,8 @@ class Store(Protocol):
     def run_maintenance(self) -> None:
         """Do periodic work that would delay a commit.
 
-        One thread of one process calls it about once a second; see :class:`WorkerRecord`. It does
-        not wait for other users of the store, and they do not wait for it.
+        One thread of one process calls it up to 50 times a second; see :class:`WorkerRecord`. It
+        does not wait for other users of the store, and they do not wait for it.
         """
         ...
 

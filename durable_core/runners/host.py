@@ -1,4 +1,4 @@
-"""What a live run needs of the node that hosts it."""
+"""What a live run needs of the worker that hosts it."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class HandlerUnwinder:
     goes on for longer than the unwind time, the run goes on without it.
 
     Args:
-        host: the engine.
+        host: the worker.
         ex: the execution.
         loop: where it runs.
         is_occupied: tells whether the run does something besides waiting in parked steps.

@@ -72,7 +72,7 @@ class TaskRun:
     """One execution of an ``async def`` handler. Everything happens on its loop.
 
     Args:
-        host: the engine.
+        host: the worker.
         ex: the execution.
         handler: the user's coroutine function.
         reply: called once, with the answer for the attached client.

@@ -71,7 +71,7 @@ class ThreadRun:
     """One execution of a ``def`` handler.
 
     Args:
-        host: the engine.
+        host: the worker.
         ex: the execution.
         handler: the user's function.
         reply: called once, with the answer for the attached client.

@@ -86,7 +86,7 @@ class RunLog:
 
     It outlives the executions of the run for as long as somebody reads. A reader has no queue: it
     asks for what comes after its place. Who asks for what is not kept any more, or comes from
-    before an execution that is not in here, must catch up first (``machine/catching_up.py``).
+    before an execution that is not in here, must catch up first (``machine/stream_cursor.py``).
 
     All methods may be called from any thread. Those that say so need :attr:`lock` to be held.
 

@@ -34,7 +34,7 @@ _HANDLER_COUNTS = (ExecutionState.RUNNING, ExecutionState.STOPPING)
 
 
 class Publisher:
-    """See ``flow.streaming.Stream``. Pushes come from any thread, and never wait for a reader.
+    """See ``flow.effects.Stream``. Pushes come from any thread, and never wait for a reader.
 
     Args:
         ex: the execution.
