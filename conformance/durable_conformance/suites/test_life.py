@@ -50,7 +50,7 @@ def test_a_run_without_steps(stage: Stage) -> None:
 @requirement("L12")
 @needs(Capability.RUNS)
 def test_a_run_is_recorded(stage: Stage) -> None:
-    """What completed and what failed, under its method and path, with its steps."""
+    """What completed and what failed, under the name of its endpoint, with its steps."""
 
     def program(request: Request, step: Any) -> Script:
         yield step.run("a", lambda: None)

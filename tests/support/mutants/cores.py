@@ -69,7 +69,7 @@ def _recording(handler: _Handler) -> _Handler:
 
 
 def _misnamed(write: Checkpoint) -> Checkpoint:
-    return replace(write, create=write.create and replace(write.create, function_id="it"))
+    return replace(write, create=write.create and replace(write.create, function_id="another"))
 
 
 def _mixing_up() -> Callable[[Checkpoint], Checkpoint]:
