@@ -342,10 +342,12 @@ def _look_up(reader: Reader) -> Flow[_Backlog | None]:
         return None
     more = stored is not None and stored.more
     ended = not attached and not more and stored is not None and stored.phase.ended
+    if ended:
+        live = None  # the run has ended since the snapshot: what is not stored is void
     is_old = live is not None and is_stale(live, reader.cursor, stored)
     return _Backlog(
         catch_up(reader.cursor, stored, None if is_old else live, until),
-        None if more or (is_old and not ended and not attached) else place,
+        None if more or (is_old and not attached) else place,
         ended=ended,
     )
 

@@ -134,6 +134,22 @@ def test_stored_then_live() -> None:
     assert ["meta", "a: 1", "commit a", "b: 2", "commit b"] == world.parts(reader, 3)
 
 
+def test_a_run_that_ends_while_the_store_is_read() -> None:
+    """A chunk of the snapshot that is not stored by then is rolled back before the response."""
+    live = LiveStream(epoch=1, attempts={(1, 1): OpenAttempt(op_id=A, texts=("1",))})
+    ended = replace(STORED, phase=Phase.COMPLETED, is_running=False)
+    result = StoredResult(
+        phase=Phase.COMPLETED, head='{"status":200,"headers":[]}', body=b"ok", ended_at=1
+    )
+    world = World(STORED, ended, result=result)
+    reader = reader_of(Scripted(live=live))
+    told = world.parts(reader, 2)
+    reader.check_store = True
+    told += world.parts(reader, 2)
+
+    assert ["meta", "a: 1", "rollback a", "200: ok", "end"] == told
+
+
 def test_a_long_stream_is_caught_up_in_parts() -> None:
     """Where the store has more, the reader asks again from where it is."""
     first = replace(STORED, chunks=(ChunkBatch(number=1, texts=(), op_id=A),), more=True)
