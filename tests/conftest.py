@@ -20,7 +20,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: The tests that coverage is measured by: those that are about the core and that measure no time.
-MEASURED = [Path(__file__).with_name(name) for name in ("unit", "laws")]
+MEASURED = [Path(__file__).with_name(name) for name in ("unit", "laws", "interop")]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -10,7 +10,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 GAPS = {
-    "durable_wsgi.conformance:subject": {"Q8", "Q10", "Q12", "H9", "S6"},
+    "durable_wsgi.conformance:subject": {"A15", "Q8", "Q10", "Q12", "H9", "S6"},
     "durable_asgi.conformance:subject": set(),
     "durable_asyncio.conformance:subject": set(),
     "support.recipe:loop_subject": {"Q12"},
