@@ -13,17 +13,18 @@ from typing import Any, TypeAlias
 from durable_core.api.engine import Engine
 from durable_core.api.options import DEFAULT_METHODS, EndpointOptions, resolve_options
 from durable_core.errors import ConfigurationError, HTTPError
-from durable_core.flow.handoff import (
+from durable_core.flow.scope import HandlerKind
+from durable_core.flow.wait_url import (
+    OWN_PARAMS,
     PRIVATE_HEADERS,
+    PROXY_PARAMS,
     RUN_PARAM,
     TOKEN_PARAM,
-    with_headers,
+    WaitRequest,
 )
-from durable_core.flow.scope import HandlerKind
-from durable_core.flow.wait import OWN_PARAMS, PROXY_PARAMS, WaitRequest
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.http.request import Request
-from durable_core.http.response import Response
+from durable_core.http.response import Response, with_headers
 from durable_core.runners.settings import RegisteredEndpoint
 
 __all__ = [

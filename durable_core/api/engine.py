@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from durable_core.api.adapter import EngineLifecycle
 from durable_core.flow.env import AppConfig
-from durable_core.flow.wait import WaitRequest
+from durable_core.flow.wait_url import WaitRequest
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.event import Event

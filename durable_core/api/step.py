@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from durable_core.api.events import checked_events
 from durable_core.errors import NonRetriableError, StepArgumentError, StepUsageError
-from durable_core.flow.effects import Call, StepAttempt
+from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
 from durable_core.http.request import Request
 from durable_core.machine.duration import parse_deadline, parse_duration

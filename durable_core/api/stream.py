@@ -12,7 +12,7 @@ from contextlib import aclosing, closing
 from typing import Any
 
 from durable_core.codec.json import JSONCodec
-from durable_core.flow.effects import StepAttempt, Stream, StreamOwner
+from durable_core.flow.attempt import StepAttempt, Stream, StreamOwner
 from durable_core.flow.scope import CURRENT_RUN
 from durable_core.runners.thread_pool import DaemonThreadPool
 

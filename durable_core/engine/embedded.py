@@ -21,7 +21,7 @@ from durable_core.errors import ConfigurationError, StoreError
 from durable_core.flow.env import AppConfig, Limits
 from durable_core.flow.handler import store_unavailable_response
 from durable_core.flow.scope import HandlerKind
-from durable_core.flow.wait import WaitRequest
+from durable_core.flow.wait_url import WaitRequest
 from durable_core.http.headers import accepts_event_stream
 from durable_core.http.problem import problem
 from durable_core.http.request import Request

@@ -10,7 +10,8 @@ from typing import Any
 from durable_core.errors import StoreError
 from durable_core.flow.effects import AwaitEnd, Effect, ReadResult, drive_async, drive_sync
 from durable_core.flow.env import AppConfig
-from durable_core.flow.wait import WaitRequest, wait_for_result
+from durable_core.flow.wait import wait_for_result
+from durable_core.flow.wait_url import WaitRequest
 from durable_core.http.response import Response
 from durable_core.model.run import Phase
 from durable_core.platform import call_soon

@@ -17,10 +17,10 @@ from durable_core.codec.sse import CONTENT_TYPE
 from durable_core.codec.stream_events import final_of
 from durable_core.engine.runs import RunManager, WorkerParts
 from durable_core.errors import LeaseLost, StoreError
+from durable_core.flow.attempt import Call
 from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.effects import (
     AwaitStream,
-    Call,
     CallUser,
     Effect,
     Flow,
@@ -36,14 +36,8 @@ from durable_core.flow.effects import (
 )
 from durable_core.flow.scope import HandlerKind
 from durable_core.flow.stream_reader import Attached, Reader, next_part
-from durable_core.flow.wait import (
-    StreamWanted,
-    WaitRequest,
-    expiry_of,
-    gone,
-    too_many_clients,
-    wanted_cursor,
-)
+from durable_core.flow.wait import expiry_of, gone, too_many_clients, wanted_cursor
+from durable_core.flow.wait_url import StreamWanted, WaitRequest
 from durable_core.http.problem import problem
 from durable_core.http.response import Response
 from durable_core.machine.stream_cursor import Cursor

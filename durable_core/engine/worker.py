@@ -15,7 +15,8 @@ from durable_core.engine.stream_responses import StreamResponder
 from durable_core.errors import StoreError
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution
-from durable_core.flow.scope import EMBEDDED_FLOWS, RunScope
+from durable_core.flow.flows import EMBEDDED_FLOWS
+from durable_core.flow.scope import RunScope
 from durable_core.model.decision import HandoffReason
 from durable_core.platform import logger
 from durable_core.ports import Checkpoint, Store, Unregister, channel_of

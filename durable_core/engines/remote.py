@@ -35,14 +35,13 @@ from durable_core.engine.remote.steps import (
 )
 from durable_core.engine.remote.streams import StreamEmitter
 from durable_core.engine.remote.watching import AskServer, wait_for_output, watch_output
+from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.effects import (
-    Call,
     Cancelled,
     Flow,
     Outcome,
     Raised,
     Returned,
-    StepAttempt,
     Unwound,
     call_handler,
     call_user,
@@ -52,16 +51,18 @@ from durable_core.flow.effects import (
 from durable_core.flow.env import AppConfig, ResolvedOptions
 from durable_core.flow.execution import begin as begin_step
 from durable_core.flow.execution import new_run, run_label
+from durable_core.flow.flows import EngineFlows
 from durable_core.flow.handler import (
     failure_response,
     read_whole_body,
     response_for_exception,
     store_unavailable_response,
 )
-from durable_core.flow.handoff import PRIVATE_HEADERS, handoff_response, send_handoff, with_headers
-from durable_core.flow.scope import EngineFlows
-from durable_core.flow.wait import WaitRequest, refuse_incomplete, refuse_token
+from durable_core.flow.handoff import handoff_response, send_handoff
+from durable_core.flow.wait import refuse_incomplete, refuse_token
+from durable_core.flow.wait_url import PRIVATE_HEADERS, WaitRequest
 from durable_core.http.problem import problem
+from durable_core.http.response import with_headers
 from durable_core.machine.advance import failure_of_handler, failure_of_step
 from durable_core.machine.duration import MAX_DURATION_MS
 from durable_core.machine.matching import WaitRule

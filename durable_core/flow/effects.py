@@ -8,18 +8,18 @@ each generator in between costs time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from types import CoroutineType
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
+from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.http.response import Response
 from durable_core.machine.stream_cursor import Cursor
 from durable_core.model._record import record
-from durable_core.model.step import Memo
-from durable_core.model.stream import Attempt, ChunkBatch, StoredStream
+from durable_core.model.stream import StoredStream
 from durable_core.ports import CheckpointResult, StoredResult, Write
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "AwaitStream",
     "BeginStep",
     "Begun",
-    "Call",
     "CallHandler",
     "CallUser",
     "Cancelled",
@@ -45,9 +44,6 @@ __all__ = [
     "ReadStream",
     "Returned",
     "SendResponse",
-    "StepAttempt",
-    "Stream",
-    "StreamOwner",
     "Submit",
     "Unwound",
     "WakeReason",
@@ -69,86 +65,6 @@ __all__ = [
 ]
 
 
-# --- streaming ------------------------------------------------------------------------------------
-#
-# The stream of an execution, and the attempt of a step that pushes to it.
-
-
-class Stream(Protocol):
-    """The stream of a live execution. All methods may be called from any thread."""
-
-    def push(self, inside: StepAttempt | None, text: str) -> None:
-        """Add a chunk as JSON text, from an attempt of a step or from outside steps.
-
-        Raises:
-            LimitExceededError: the step, or the run, would have streamed too much.
-        """
-        ...
-
-    def roll_back(self, inside: StepAttempt) -> None:
-        """Send readers a rollback of the attempt, unless its checkpoint is being saved."""
-        ...
-
-    def unsaved(self, memos: Sequence[Memo]) -> tuple[tuple[ChunkBatch, ...], str | None]:
-        """Return what a checkpoint with these memos must store, and the cursor of a handoff.
-
-        A chunk is returned only once.
-        """
-        ...
-
-    def begin_handoff(self) -> bool:
-        """End the attached client's stream here; the next checkpoint must store this position.
-
-        Returns False, and does nothing, if the stream has ended already.
-        """
-        ...
-
-    def detach(self) -> None:
-        """Detach the client, once it has received the rest of its stream."""
-        ...
-
-
-class StreamOwner(Protocol):
-    """An execution, as the code that pushes chunks sees it."""
-
-    @property
-    def stream(self) -> Stream | None:
-        """Its stream, if it has one yet."""
-        ...
-
-    def open_stream(self) -> Stream | None:
-        """Return its stream, and open it first if necessary; None if it cannot stream."""
-        ...
-
-
-class StepAttempt:
-    """One attempt of a step: code inside the step's function, which may not call steps.
-
-    Attributes:
-        name: of the step.
-        op_id, attempt: which attempt of which step it is, for its chunks.
-        owner: the execution.
-        function_ended: the function has ended; threads or tasks that it has left push nothing.
-        settled: the outcome of the attempt is known.
-    """
-
-    __slots__ = ("attempt", "function_ended", "name", "op_id", "owner", "settled")
-
-    def __init__(
-        self,
-        name: str,
-        op_id: str = "",
-        attempt: Attempt = (0, 0),
-        source: StreamOwner | None = None,
-    ) -> None:
-        self.name = name
-        self.op_id = op_id
-        self.attempt = attempt
-        self.owner = source
-        self.function_ended = False
-        self.settled = False
-
-
 # --- effects --------------------------------------------------------------------------------------
 
 T = TypeVar("T")
@@ -161,15 +77,6 @@ class PendingCommit(Protocol):
     def done(self) -> bool:
         """True once the write is durable, or has failed."""
         ...
-
-
-@record(frozen=True, slots=True)
-class Call:
-    """A function of the user's, with its arguments."""
-
-    fn: Callable[..., object]
-    args: tuple[object, ...] = ()
-    kwargs: Mapping[str, object] | None = None
 
 
 @record(frozen=True, slots=True)

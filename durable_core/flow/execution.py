@@ -16,6 +16,7 @@ from durable_core.errors import (
     Suspended,
     WaitInterruptedError,
 )
+from durable_core.flow.attempt import Stream
 from durable_core.flow.effects import (
     AwaitDurable,
     BeginStep,
@@ -23,7 +24,6 @@ from durable_core.flow.effects import (
     Cancelled,
     Flow,
     PendingCommit,
-    Stream,
     Submit,
 )
 from durable_core.flow.env import AppConfig, ResolvedOptions

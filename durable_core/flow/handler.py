@@ -16,9 +16,9 @@ from durable_core.errors import (
     StoreError,
     Suspended,
 )
+from durable_core.flow.attempt import Call
 from durable_core.flow.checkpoint import StoredExecution, checkpoint
 from durable_core.flow.effects import (
-    Call,
     Cancelled,
     Flow,
     Outcome,
@@ -34,9 +34,9 @@ from durable_core.flow.effects import (
     send_response,
 )
 from durable_core.flow.execution import Execution, settle
-from durable_core.flow.handoff import begin_handoff, hand_off, send_handoff, with_headers
+from durable_core.flow.handoff import begin_handoff, hand_off, send_handoff
 from durable_core.http.problem import problem, problem_from_http_error
-from durable_core.http.response import Response
+from durable_core.http.response import Response, with_headers
 from durable_core.machine.advance import advance, describe, failure_of_handler
 from durable_core.model.decision import (
     BecameIdle,

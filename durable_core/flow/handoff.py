@@ -7,9 +7,9 @@ from ipaddress import ip_address
 from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit, urlunsplit
 
 from durable_core.codec.tokens import sign_token
+from durable_core.flow.attempt import Call
 from durable_core.flow.checkpoint import StoredExecution, checkpoint
 from durable_core.flow.effects import (
-    Call,
     Flow,
     Returned,
     call_user,
@@ -19,41 +19,32 @@ from durable_core.flow.effects import (
 )
 from durable_core.flow.env import AppConfig, ResolvedOptions
 from durable_core.flow.execution import Execution, settle
+from durable_core.flow.wait_url import (
+    FROM_PARAM,
+    HANDOFF,
+    PRIVATE_HEADERS,
+    RUN_PARAM,
+    TOKEN_PARAM,
+    query_reference,
+)
 from durable_core.http.headers import Headers
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.decision import HandoffReason
 
 __all__ = [
-    "FROM_PARAM",
-    "HANDOFF",
-    "HOP_PARAM",
-    "PRIVATE_HEADERS",
-    "RUN_PARAM",
-    "TOKEN_PARAM",
     "begin_handoff",
     "custom_redirect_url",
     "hand_off",
     "handoff_response",
     "new_token",
-    "query_reference",
     "send_handoff",
     "stream_redirect_url",
-    "with_headers",
     "with_params",
 ]
 
 
 # --- handoff --------------------------------------------------------------------------------------
-
-#: Query parameters by which an endpoint's own URL is the wait URL of a run.
-RUN_PARAM = "durable-run"
-TOKEN_PARAM = "durable-token"
-HOP_PARAM = "durable-hop"
-FROM_PARAM = "durable-from"
-
-#: Headers of every response with a token, so that caches and other sites do not get the token.
-PRIVATE_HEADERS = (("cache-control", "no-store"), ("referrer-policy", "no-referrer"))
 
 _UNASKED = frozenset({HandoffReason.DISCONNECT, HandoffReason.DRAIN})
 
@@ -141,20 +132,6 @@ def new_token(env: AppConfig, run_id: str) -> str:
     return sign_token(env.secrets()[0], app=env.app, run_id=run_id, expires_at=expires_at)
 
 
-def with_headers(response: Response, fields: Sequence[tuple[str, str]]) -> Response:
-    """Return the response with more header fields."""
-    headers = Headers((*response.headers.raw, *fields))
-    return Response(status=response.status, headers=headers, body=response.body)
-
-
-def query_reference(params: Sequence[tuple[str, str]]) -> str:
-    """Return a relative reference with only a query (RFC 3986 section 4.2).
-
-    It is correct under any prefix.
-    """
-    return "?" + urlencode(params)
-
-
 def with_params(url: str, params: Sequence[tuple[str, str]]) -> str:
     """Set the parameters in the URL; a path without a leading slash is made path-absolute."""
     parts = urlsplit(url)
@@ -170,9 +147,6 @@ def with_params(url: str, params: Sequence[tuple[str, str]]) -> str:
 # --- onward ---------------------------------------------------------------------------------------
 #
 # The URL of ``inngest.redirect_info``, where a stream continues after the handoff.
-
-#: The value of the parameter that asks for the events after the handoff.
-HANDOFF = "handoff"
 
 
 def stream_redirect_url(

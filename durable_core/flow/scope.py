@@ -1,69 +1,23 @@
-"""The run of the current handler code, and the flows of an engine."""
+"""The run of the current handler code."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
-from durable_core.flow.checkpoint import StoredExecution
-from durable_core.flow.effects import Call, Flow, StepAttempt
-from durable_core.flow.execution import Execution
-from durable_core.flow.handler import detach, execute, suspend
-from durable_core.flow.steps import run_step, send_events, sleep_until, wait_for_event
-from durable_core.machine.matching import WaitRule
-from durable_core.model.decision import HandoffReason
-from durable_core.model.event import Event
-from durable_core.model.step import Op
+from durable_core.flow.attempt import StepAttempt
+
+if TYPE_CHECKING:
+    from durable_core.flow.effects import Flow
+    from durable_core.flow.execution import Execution
+    from durable_core.flow.flows import EngineFlows
 
 __all__ = [
     "CURRENT_RUN",
-    "EMBEDDED_FLOWS",
-    "EngineFlows",
     "HandlerKind",
     "RunScope",
 ]
-
-
-ExecutionT = TypeVar("ExecutionT", bound=Execution)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineFlows(Generic[ExecutionT]):
-    """The flows of one engine.
-
-    Attributes:
-        run_step: ``step.run``: call a function until it has an outcome, and return it.
-        sleep_until: ``step.sleep`` and ``step.sleep_until``; the function gets the time now and
-            returns when to continue, both epoch milliseconds.
-        wait_for_event: ``step.wait_for_event``, with its time-out in milliseconds.
-        send_events: ``step.send_event``; returns the ids.
-        execute: run the handler and process its outcome.
-        suspend: release a run whose handler was unwound, or does not end.
-        detach: hand the client off; the handler continues.
-    """
-
-    run_step: Callable[[ExecutionT, Op, Call], Flow[object]]
-    sleep_until: Callable[[ExecutionT, Op, Callable[[int], int]], Flow[None]]
-    wait_for_event: Callable[[ExecutionT, Op, WaitRule, int], Flow[Event | None]]
-    send_events: Callable[[ExecutionT, Op, tuple[Event, ...]], Flow[list[str]]]
-    execute: Callable[[ExecutionT], Flow[None]]
-    suspend: Callable[[ExecutionT], Flow[None]]
-    detach: Callable[[ExecutionT, HandoffReason], Flow[None]]
-
-
-#: The engine that keeps the state of its runs in a store.
-EMBEDDED_FLOWS: EngineFlows[StoredExecution] = EngineFlows(
-    run_step=run_step,
-    sleep_until=sleep_until,
-    wait_for_event=wait_for_event,
-    send_events=send_events,
-    execute=execute,
-    suspend=suspend,
-    detach=detach,
-)
 
 
 class HandlerKind(Enum):

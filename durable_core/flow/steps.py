@@ -9,16 +9,15 @@ from dataclasses import replace
 from durable_core.codec.records import dump_event, load_event, load_step_error
 from durable_core.codec.tokens import event_id
 from durable_core.errors import LimitExceededError, StepKindError, Suspended
+from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.checkpoint import StoredExecution, checkpoint
 from durable_core.flow.effects import (
-    Call,
     CallUser,
     Cancelled,
     Flow,
     Outcome,
     Raised,
     Returned,
-    StepAttempt,
     await_replay_turn,
     log_warning,
     park,

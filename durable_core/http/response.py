@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 from urllib.parse import quote
@@ -11,7 +11,7 @@ from urllib.parse import quote
 from durable_core.http.headers import HeaderFields, Headers
 from durable_core.http.json import dumper
 
-__all__ = ["Body", "Response"]
+__all__ = ["Body", "Response", "with_headers"]
 
 #: A complete body, or the chunks of a streamed one.
 Body: TypeAlias = bytes | Iterable[bytes] | AsyncIterable[bytes]
@@ -123,6 +123,12 @@ class Response:
         """Show the status and the kind of body."""
         body = f"{len(self.body)} bytes" if isinstance(self.body, bytes) else "streaming"
         return f"<Response {self.status}, {body}>"
+
+
+def with_headers(response: Response, fields: Sequence[tuple[str, str]]) -> Response:
+    """Return the response with more header fields."""
+    headers = Headers((*response.headers.raw, *fields))
+    return Response(status=response.status, headers=headers, body=response.body)
 
 
 def _headers(fields: HeaderFields | None) -> Headers:

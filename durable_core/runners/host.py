@@ -7,7 +7,8 @@ from typing import Any, Protocol, TypeVar
 
 from durable_core.commit_queue import CommitFuture
 from durable_core.flow.execution import Execution
-from durable_core.flow.scope import EngineFlows, RunScope
+from durable_core.flow.flows import EngineFlows
+from durable_core.flow.scope import RunScope
 from durable_core.ports import Write
 from durable_core.runners.event_loops import Loops
 from durable_core.runners.live import ActiveRuns

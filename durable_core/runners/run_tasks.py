@@ -19,7 +19,7 @@ from types import CoroutineType, GeneratorType, coroutine
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-from durable_core.flow.effects import StepAttempt
+from durable_core.flow.attempt import StepAttempt
 from durable_core.flow.scope import CURRENT_RUN
 from durable_core.platform import logger
 

@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 
 from durable_core.commit_queue import CommitFuture
 from durable_core.errors import ControlSignal, LeaseLost, Suspended, WaitInterruptedError
+from durable_core.flow.attempt import Call
 from durable_core.flow.effects import (
     AwaitDurable,
     AwaitReplayTurn,
     BeginStep,
     Begun,
-    Call,
     CallHandler,
     CallUser,
     Cancelled,

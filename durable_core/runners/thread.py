@@ -16,6 +16,7 @@ from typing import Any
 
 from durable_core.commit_queue import CommitFuture
 from durable_core.errors import ControlSignal, LeaseLost, StepUsageError, Suspended
+from durable_core.flow.attempt import StepAttempt
 from durable_core.flow.effects import (
     AwaitDurable,
     AwaitReplayTurn,
@@ -32,7 +33,6 @@ from durable_core.flow.effects import (
     Raised,
     Returned,
     SendResponse,
-    StepAttempt,
     Submit,
     Unwound,
     drive_sync,

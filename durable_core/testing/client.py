@@ -10,8 +10,8 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 from durable_core.api.adapter import HTTPHandler
 from durable_core.api.endpoint import is_wait
-from durable_core.flow.handoff import new_token, query_reference
-from durable_core.flow.wait import PROXY_PARAMS, WaitRequest
+from durable_core.flow.handoff import new_token
+from durable_core.flow.wait_url import PROXY_PARAMS, WaitRequest, query_reference
 from durable_core.http.headers import HeaderFields, Headers
 from durable_core.http.request import Request
 from durable_core.http.response import Response

@@ -11,7 +11,7 @@ import pytest
 
 from durable_core import Request, step
 from durable_core.engine.remote.results import Results
-from durable_core.flow.wait import WaitRequest
+from durable_core.flow.wait_url import WaitRequest
 from durable_core.http.response import Response
 from support.inngest_app import App, serving
 from support.inngest_server import Fault, InngestServer

@@ -11,11 +11,10 @@ from durable_core.engine.remote.host import RemoteHost
 from durable_core.engine.remote.lifecycle import ProcessLifecycle, running_loop
 from durable_core.errors import ConfigurationError, EngineError
 from durable_core.flow.env import AppConfig, Limits
-from durable_core.flow.handoff import with_headers
-from durable_core.flow.wait import WaitRequest
+from durable_core.flow.wait_url import WaitRequest
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
-from durable_core.http.response import Response
+from durable_core.http.response import Response, with_headers
 from durable_core.model.event import Event
 from durable_core.ports import RunFilter, RunRecord, Store
 from durable_core.runners.settings import RegisteredEndpoint, add_endpoint

@@ -19,7 +19,7 @@ from durable_core.codec.stream_events import (
     dump_stream_event,
     final_of,
 )
-from durable_core.flow.effects import StepAttempt
+from durable_core.flow.attempt import StepAttempt
 from durable_core.http.response import Response
 from durable_core.model.step import Memo
 from durable_core.model.stream import ChunkBatch

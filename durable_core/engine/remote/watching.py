@@ -16,7 +16,8 @@ from durable_core.engine.remote.results import Ended, Results
 from durable_core.engine.remote.streams import StreamChannel, StreamEmitter, stream_response
 from durable_core.errors import EngineUnavailableError
 from durable_core.flow.handler import store_unavailable_response
-from durable_core.flow.wait import WaitRequest, not_ended_yet, too_many_clients
+from durable_core.flow.wait import not_ended_yet, too_many_clients
+from durable_core.flow.wait_url import WaitRequest
 from durable_core.http.response import Response
 from durable_core.platform import call_soon, run_logger
 

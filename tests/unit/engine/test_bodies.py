@@ -20,7 +20,8 @@ from durable_core.engine.stream_responses import (
     ThreadWaker,
 )
 from durable_core.errors import StoreError
-from durable_core.flow.effects import Call, CallUser, Raised, Returned
+from durable_core.flow.attempt import Call
+from durable_core.flow.effects import CallUser, Raised, Returned
 from durable_core.flow.env import AppConfig
 from durable_core.flow.stream_reader import Reader
 from durable_core.model.run import Phase

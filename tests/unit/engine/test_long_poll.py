@@ -15,7 +15,7 @@ from durable_core.codec.tokens import sign_token
 from durable_core.engine.long_poll import LongPoll
 from durable_core.errors import StoreError
 from durable_core.flow.env import AppConfig
-from durable_core.flow.wait import WaitRequest
+from durable_core.flow.wait_url import WaitRequest
 from durable_core.http.response import Response
 from durable_core.model.run import Phase
 from durable_core.platform import SystemIds

@@ -8,7 +8,8 @@ from typing import Any, get_args
 import pytest
 
 from durable_core.flow import effects as asks
-from durable_core.flow.effects import Call, Effect, Flow, Returned, StepAttempt, Unwound
+from durable_core.flow.attempt import Call, StepAttempt
+from durable_core.flow.effects import Effect, Flow, Returned, Unwound
 from durable_core.http.response import Response
 from durable_core.machine.stream_cursor import Cursor
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from durable_core.flow import handler as serve
 from durable_core.flow import steps
-from durable_core.flow.scope import EMBEDDED_FLOWS, EngineFlows
+from durable_core.flow.flows import EMBEDDED_FLOWS, EngineFlows
 
 
 def test_the_stored_flows_are_those_of_this_room() -> None:

@@ -12,7 +12,7 @@ import pytest
 from durable_core.api.step import step, sync_step
 from durable_core.errors import BadRequest, HTTPError, NonRetriableError, RetryAfterError, StepError
 from durable_core.flow.env import Limits
-from durable_core.flow.handoff import PRIVATE_HEADERS
+from durable_core.flow.wait_url import PRIVATE_HEADERS
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.retry import RetryPolicy

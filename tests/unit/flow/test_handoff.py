@@ -11,9 +11,10 @@ import pytest
 
 from durable_core.api.step import step, sync_step
 from durable_core.flow.env import AppConfig, ResolvedOptions
-from durable_core.flow.handoff import handoff_response, query_reference, with_headers
+from durable_core.flow.handoff import handoff_response
+from durable_core.flow.wait_url import query_reference
 from durable_core.http.request import Request
-from durable_core.http.response import Response
+from durable_core.http.response import Response, with_headers
 from durable_core.platform import SystemIds
 from support.harness import FakeClock, lab, request
 

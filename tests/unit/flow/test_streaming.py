@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from durable_core.flow.effects import StepAttempt
+from durable_core.flow.attempt import StepAttempt
 
 
 def test_an_attempt_begins_open() -> None:

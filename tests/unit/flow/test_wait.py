@@ -12,7 +12,7 @@ import pytest
 from durable_core.api.adapter import HTTPHandler
 from durable_core.api.step import sync_step
 from durable_core.flow.env import Limits
-from durable_core.flow.wait import PROXY_PARAMS, WaitRequest
+from durable_core.flow.wait_url import PROXY_PARAMS, WaitRequest
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from support.harness import Lab, event, lab, request, until

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from durable_core.flow.effects import StepAttempt
+from durable_core.flow.attempt import StepAttempt
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.stream import LiveStream, Pushed
 from durable_core.ports import ChannelWrite

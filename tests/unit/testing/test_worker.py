@@ -12,7 +12,7 @@ import pytest
 
 from durable_core import Request, step
 from durable_core.errors import ControlSignal
-from durable_core.flow.effects import StepAttempt
+from durable_core.flow.attempt import StepAttempt
 from durable_core.flow.scope import CURRENT_RUN, RunScope
 from durable_core.sync import step as sync_step
 from durable_core.testing.harnesses import harness

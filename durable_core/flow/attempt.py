@@ -1,0 +1,98 @@
+"""One attempt of a step: the function that it calls, and the stream that it pushes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from durable_core.model._record import record
+
+if TYPE_CHECKING:
+    from durable_core.model.step import Memo
+    from durable_core.model.stream import Attempt, ChunkBatch
+
+__all__ = ["Call", "StepAttempt", "Stream", "StreamOwner"]
+
+
+@record(frozen=True, slots=True)
+class Call:
+    """A function of the user's, with its arguments."""
+
+    fn: Callable[..., object]
+    args: tuple[object, ...] = ()
+    kwargs: Mapping[str, object] | None = None
+
+
+class Stream(Protocol):
+    """The stream of a live execution. All methods may be called from any thread."""
+
+    def push(self, inside: StepAttempt | None, text: str) -> None:
+        """Add a chunk as JSON text, from an attempt of a step or from outside steps.
+
+        Raises:
+            LimitExceededError: the step, or the run, would have streamed too much.
+        """
+        ...
+
+    def roll_back(self, inside: StepAttempt) -> None:
+        """Send readers a rollback of the attempt, unless its checkpoint is being saved."""
+        ...
+
+    def unsaved(self, memos: Sequence[Memo]) -> tuple[tuple[ChunkBatch, ...], str | None]:
+        """Return what a checkpoint with these memos must store, and the cursor of a handoff.
+
+        A chunk is returned only once.
+        """
+        ...
+
+    def begin_handoff(self) -> bool:
+        """End the attached client's stream here; the next checkpoint must store this position.
+
+        Returns False, and does nothing, if the stream has ended already.
+        """
+        ...
+
+    def detach(self) -> None:
+        """Detach the client, once it has received the rest of its stream."""
+        ...
+
+
+class StreamOwner(Protocol):
+    """An execution, as the code that pushes chunks sees it."""
+
+    @property
+    def stream(self) -> Stream | None:
+        """Its stream, if it has one yet."""
+        ...
+
+    def open_stream(self) -> Stream | None:
+        """Return its stream, and open it first if necessary; None if it cannot stream."""
+        ...
+
+
+class StepAttempt:
+    """One attempt of a step: code inside the step's function, which may not call steps.
+
+    Attributes:
+        name: of the step.
+        op_id, attempt: which attempt of which step it is, for its chunks.
+        owner: the execution.
+        function_ended: the function has ended; threads or tasks that it has left push nothing.
+        settled: the outcome of the attempt is known.
+    """
+
+    __slots__ = ("attempt", "function_ended", "name", "op_id", "owner", "settled")
+
+    def __init__(
+        self,
+        name: str,
+        op_id: str = "",
+        attempt: Attempt = (0, 0),
+        source: StreamOwner | None = None,
+    ) -> None:
+        self.name = name
+        self.op_id = op_id
+        self.attempt = attempt
+        self.owner = source
+        self.function_ended = False
+        self.settled = False
