@@ -222,6 +222,8 @@ class StepError(DurableError):
     """
 
     public: str | None = None
+    #: The ``Response`` that ``exception_to_response`` has made of the step's error, or None.
+    _response: object = None
 
     def __init__(self, step_id: str, name: str, message: str, data: object = None) -> None:
         super().__init__(step_id, name, message, data)

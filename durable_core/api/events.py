@@ -16,7 +16,7 @@ from durable_core.errors import (
     StoreError,
 )
 from durable_core.flow.env import Limits
-from durable_core.flow.handler import store_unavailable_response
+from durable_core.flow.error_responses import store_unavailable_response
 from durable_core.http.problem import problem_from_http_error
 from durable_core.http.request import Request
 from durable_core.http.response import Response

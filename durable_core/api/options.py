@@ -40,7 +40,8 @@ class EndpointOptions(TypedDict, total=False):
         store_headers: sensitive request headers (``authorization``, ``cookie``,
             ``proxy-authorization``) that are stored with the run, so that replay sees them.
         exception_to_response: turns an exception of a web framework into its response; None for
-            exceptions that are errors.
+            exceptions that are errors. It is asked for exceptions of handlers, of steps and of
+            ``authorize``. A step is retried only if the response has status 408, 425, 429 or 5xx.
     """
 
     async_redirect_url: RedirectUrl | None

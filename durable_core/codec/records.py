@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 
 from durable_core.codec.json import JSONCodec
@@ -25,6 +26,7 @@ from durable_core.model.event import Event
 __all__ = [
     "check_event",
     "dump_error",
+    "dump_error_response",
     "dump_event",
     "dump_head",
     "dump_request",
@@ -59,13 +61,16 @@ def dump_error(failure: Failure) -> str:
         fields["public"] = failure.public
     if failure.http is not None:
         fields["http"] = failure.http
+    if failure.response is not None:
+        fields["response"] = dump_error_response(failure.response)
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
 
 def load_step_error(step_id: str, text: str) -> StepError:
     """Return the error that the handler sees for a step whose memo is this failure.
 
-    If the step raised an ``HTTPError``, that is the ``__cause__`` of the returned error.
+    If the step raised an ``HTTPError``, that is the ``__cause__`` of the returned error. If
+    ``exception_to_response`` has made a response of the step's error, the returned one has it.
     """
     fields = json.loads(text)
     cls = StepCancelled if fields.get("cancelled") else StepError
@@ -75,7 +80,17 @@ def load_step_error(step_id: str, text: str) -> StepError:
     if "http" in fields:
         status, detail, headers = fields["http"]
         error.__cause__ = HTTPError(status, detail, dict(headers))
+    if "response" in fields:
+        status, headers, body = fields["response"]
+        fields_of = Headers._trusted(map(tuple, headers))
+        error._response = Response(status=status, headers=fields_of, body=b64decode(body))
     return error
+
+
+def dump_error_response(response: tuple[int, tuple[tuple[str, str], ...], bytes]) -> list[object]:
+    """Return status, headers and body of the response to an error, ready for JSON."""
+    status, headers, body = response
+    return [status, headers, b64encode(body).decode("ascii")]
 
 
 # --- events ---------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from durable_core.codec.records import dump_head
 from durable_core.engine.worker import Worker
 from durable_core.errors import ConfigurationError, StoreError
 from durable_core.flow.env import AppConfig, Limits
-from durable_core.flow.handler import store_unavailable_response
+from durable_core.flow.error_responses import store_unavailable_response
 from durable_core.flow.scope import HandlerKind
 from durable_core.flow.wait_url import WaitRequest
 from durable_core.http.headers import accepts_event_stream

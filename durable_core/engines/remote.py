@@ -8,7 +8,7 @@ and brings the server's protocol: a client, a ``RunReporter``, and the flows of 
 from __future__ import annotations
 
 from durable_core.codec.json import Codec, JSONCodec, canonical_json
-from durable_core.codec.records import load_step_error
+from durable_core.codec.records import dump_error_response, load_step_error
 from durable_core.codec.tokens import is_ulid, ulid_time
 from durable_core.engine.remote.engine import RemoteEngine
 from durable_core.engine.remote.execution import (
@@ -49,21 +49,22 @@ from durable_core.flow.effects import (
     send_response,
 )
 from durable_core.flow.env import AppConfig, ResolvedOptions
+from durable_core.flow.error_responses import (
+    failure_response,
+    response_for_exception,
+    step_failure,
+    store_unavailable_response,
+)
 from durable_core.flow.execution import begin as begin_step
 from durable_core.flow.execution import new_run, run_label
 from durable_core.flow.flows import EngineFlows
-from durable_core.flow.handler import (
-    failure_response,
-    read_whole_body,
-    response_for_exception,
-    store_unavailable_response,
-)
+from durable_core.flow.handler import read_whole_body
 from durable_core.flow.handoff import handoff_response, send_handoff
 from durable_core.flow.wait import refuse_incomplete, refuse_token
 from durable_core.flow.wait_url import PRIVATE_HEADERS, WaitRequest
 from durable_core.http.problem import problem
 from durable_core.http.response import with_headers
-from durable_core.machine.advance import failure_of_handler, failure_of_step
+from durable_core.machine.advance import failure_of_handler
 from durable_core.machine.duration import MAX_DURATION_MS
 from durable_core.machine.matching import WaitRule
 from durable_core.machine.retry import delay_ms
@@ -135,8 +136,8 @@ __all__ = [
     "call_user",
     "canonical_json",
     "delay_ms",
+    "dump_error_response",
     "failure_of_handler",
-    "failure_of_step",
     "failure_response",
     "handoff_response",
     "hash_step_id",
@@ -158,6 +159,7 @@ __all__ = [
     "send_handoff",
     "send_response",
     "size_of",
+    "step_failure",
     "store_unavailable_response",
     "ulid_time",
     "until_idle",

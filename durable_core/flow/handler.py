@@ -7,15 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from durable_core.codec.records import dump_head
-from durable_core.errors import (
-    EngineUnavailableError,
-    HTTPError,
-    LeaseLost,
-    StepError,
-    StoreBusyError,
-    StoreError,
-    Suspended,
-)
+from durable_core.errors import LeaseLost, StoreError, Suspended
 from durable_core.flow.attempt import Call
 from durable_core.flow.checkpoint import StoredExecution, checkpoint
 from durable_core.flow.effects import (
@@ -33,10 +25,14 @@ from durable_core.flow.effects import (
     log_warning,
     send_response,
 )
+from durable_core.flow.error_responses import (
+    failure_response,
+    response_for_exception,
+    store_unavailable_response,
+)
 from durable_core.flow.execution import Execution, settle
 from durable_core.flow.handoff import begin_handoff, hand_off, send_handoff
-from durable_core.http.problem import problem, problem_from_http_error
-from durable_core.http.response import Response, with_headers
+from durable_core.http.response import Response
 from durable_core.machine.advance import advance, describe, failure_of_handler
 from durable_core.model.decision import (
     BecameIdle,
@@ -63,13 +59,10 @@ from durable_core.ports import Release, StoredResult
 __all__ = [
     "detach",
     "execute",
-    "failure_response",
     "finish_streaming",
     "orphaned",
     "read_whole_body",
-    "response_for_exception",
     "resume",
-    "store_unavailable_response",
     "suspend",
 ]
 
@@ -142,17 +135,6 @@ def finish_streaming(
     yield from settle(ex)
 
 
-def store_unavailable_response(error: StoreError) -> Response:
-    """Return the response for a client whose request could not be made durable.
-
-    The error's own text is only logged, because it names a file of the server.
-    """
-    reason = "busy" if isinstance(error, StoreBusyError) else "not available"
-    whose = "the engine's server" if isinstance(error, EngineUnavailableError) else "the store"
-    detail = f"the request could not be made durable: {whose} is {reason}"
-    return with_headers(problem(503, "store-unavailable", detail=detail), (("retry-after", "1"),))
-
-
 def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
     """Process the outcome of a handler that ended by itself."""
     if isinstance(outcome, Returned):
@@ -168,7 +150,7 @@ def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
     elif isinstance(outcome, Raised):
         raised = outcome.error
         try:
-            response_of_error = response_for_exception(ex, raised)
+            response_of_error = response_for_exception(ex.options, raised)
         except MemoryError:
             raise
         except Exception as broken:
@@ -183,15 +165,6 @@ def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
             else:
                 text = f"the handler failed and is called again: {describe(raised)}"
                 yield from log_warning(text, raised)
-
-
-def response_for_exception(ex: Execution, error: Exception) -> Response | None:
-    """Return the response for an exception, or None if it has none."""
-    cause = error.__cause__ if isinstance(error, StepError) else error
-    if isinstance(cause, HTTPError):
-        return problem_from_http_error(cause)
-    translate = ex.options.exception_to_response
-    return translate(error) if translate is not None else None
 
 
 def _raised(ex: StoredExecution, failure: Failure, trace: str = "") -> Flow[None]:
@@ -345,36 +318,6 @@ def _fail(ex: StoredExecution, fail: Fail, attached: bool, trace: str) -> Flow[N
         yield from settle(ex)
     if attached:
         yield from send_response(response)
-
-
-def failure_response(fail: Fail, *, debug: bool, **extra: object) -> Response:
-    """Return what the client of a failed run gets.
-
-    The text of an error may hold what nobody else should see, such as a URL with a key. So the
-    client gets it only with ``debug``, or where the error addresses it to the client.
-
-    Args:
-        fail: how the run failed.
-        debug: show the error.
-        **extra: further members of the problem document.
-    """
-    if debug:
-        described = {"name": fail.name, "message": fail.message}
-        if fail.reason:
-            described["reason"] = fail.reason
-        detail = f"{fail.name}: {fail.message}"
-        return problem(500, fail.kind, detail=detail, error=described, **extra)
-    detail = fail.public or _NEUTRAL.get(fail.kind, "the request failed; the server's log says why")
-    return problem(500, fail.kind, detail=detail, **extra)
-
-
-#: Details of failures that are no errors of the application's code.
-_NEUTRAL = {
-    "crashed-repeatedly": "the process died several times while it worked on the request",
-    "endpoint-missing": "no code of the application answers this request any more",
-    "response-interrupted": "the response broke off, and is not made twice",
-    "response-too-large": "the response is too large to be kept",
-}
 
 
 def suspend(ex: StoredExecution) -> Flow[None]:

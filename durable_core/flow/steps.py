@@ -22,9 +22,10 @@ from durable_core.flow.effects import (
     log_warning,
     park,
 )
+from durable_core.flow.error_responses import step_failure
 from durable_core.flow.execution import EVENT_SEQ, ExecutionState, begin, settle
 from durable_core.flow.handoff import hand_off
-from durable_core.machine.advance import Transition, advance, describe, failure_of_step
+from durable_core.machine.advance import Transition, advance, describe
 from durable_core.machine.matching import WaitRule, dump_rule
 from durable_core.model.decision import (
     Failure,
@@ -247,7 +248,7 @@ def _classify(
                 return OpEnded(memo=memo)
             failure = encoded
         case Raised(error=error):
-            failure = failure_of_step(error, now)
+            failure = step_failure(ex.options, error, now)
         case Cancelled():
             text = "user code cancelled the step before its function ended"
             failure = Failure(name="StepCancelled", message=text, retriable=False, cancelled=True)

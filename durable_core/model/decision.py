@@ -133,6 +133,7 @@ class Failure:
         reason: the message of the original error in the step, if this is a StepError; else "".
         http: status, detail and headers, if the error is an ``HTTPError``.
         public: what the error says to clients, or "".
+        response: status, headers and body that ``exception_to_response`` has made of it, if any.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Failure:
     reason: str = ""
     http: tuple[int, str, tuple[tuple[str, str], ...]] | None = None
     public: str = ""
+    response: tuple[int, tuple[tuple[str, str], ...], bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from durable_core import Event, HTTPError, NonRetriableError, Request, StepError, step
+from durable_core import (
+    Event,
+    HTTPError,
+    NonRetriableError,
+    Request,
+    Response,
+    StepError,
+    step,
+)
 from support.inngest_app import App, Got, serving
 from support.inngest_handlers import CALLS, called
 from support.inngest_server import InngestServer, inngest_server
@@ -136,6 +144,10 @@ def test_the_data_of_an_error(server: InngestServer, data: dict[str, Any], naps:
     assert (500, None) == (got.status, got.headers.get("set-cookie"))
 
 
+class FrameworkError(Exception):
+    """Of a web framework: it stands for a response."""
+
+
 def test_an_error_that_is_a_response(server: InngestServer) -> None:
     """What the developer raises as a response is one, with its own data beside it."""
 
@@ -150,6 +162,40 @@ def test_an_error_that_is_a_response(server: InngestServer) -> None:
         got = app.follow("GET", "/a")
 
     assert 418 == got.status
+
+
+@pytest.mark.parametrize("naps", [False, True])
+@pytest.mark.parametrize("catches", [False, True])
+@pytest.mark.parametrize(("status", "attempts"), [(404, 1), (503, 2)])
+def test_an_error_that_is_made_a_response(
+    server: InngestServer, status: int, attempts: int, catches: bool, naps: bool
+) -> None:
+    """A framework's exception in a step: it is retried only if its response says so."""
+
+    def fails() -> None:
+        CALLS["fails"] += 1
+        raise FrameworkError
+
+    def translate(error: Exception) -> Response | None:
+        made = Response(status=status, headers=(("x-own", "1"),), body=b"\xff")
+        return made if isinstance(error, FrameworkError) else None
+
+    async def handler(request: Request) -> None:
+        if naps:
+            await step.sleep("nap", "10ms")
+        try:
+            await step.run("a", fails)
+        except StepError:
+            if catches:
+                await step.sleep("later", "10ms")
+            raise
+
+    options = {"exception_to_response": translate, "retries": 1}
+    with serving(server, {"GET /a": handler}, options=options) as app:
+        got = app.follow("GET", "/a")
+
+    assert (status, "1", b"\xff") == (got.status, got.headers.get("x-own"), got.body)
+    assert attempts == CALLS["fails"]
 
 
 @pytest.mark.parametrize("naps", [False, True])

@@ -108,7 +108,7 @@ def _meant(
         assert isinstance(outcome.error, Exception)
         error = outcome.error
         try:
-            response = response_for_exception(ex, error)
+            response = response_for_exception(ex.options, error)
         except Exception as broken:
             response, error = None, broken
         if response is None:

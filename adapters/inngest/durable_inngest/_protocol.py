@@ -18,6 +18,7 @@ from durable_core.engines.remote import (
     Failure,
     ReportedStep,
     WaitRule,
+    dump_error_response,
     hash_step_id,
     load_step_error,
 )
@@ -332,6 +333,8 @@ def load_failure(step_name: str, error: Mapping[str, object]) -> StepError:
             fields["result"] = own["result"]
         if isinstance(own.get("http"), list):
             fields["http"] = own["http"]
+        if isinstance(own.get("response"), list):
+            fields["response"] = own["response"]
     if data is not None:
         fields["data"] = data
     return load_step_error(step_name, json.dumps(fields))
@@ -525,8 +528,16 @@ def error_of(failure: Failure, error: BaseException | None) -> dict[str, object]
     data = json.loads(dump_value(failure.data)) if failure.data else None
     # The user's data may have come from a client: it must not pass for ours.
     is_changed = isinstance(data, dict) and set(data) == {_MARK}
-    if failure.http is not None or failure.cancelled or failure.result or is_changed:
-        own = {"http": failure.http, "cancelled": failure.cancelled, "result": failure.result}
+    own: dict[str, object] = {}
+    if failure.http is not None:
+        own["http"] = failure.http
+    if failure.response is not None:
+        own["response"] = dump_error_response(failure.response)
+    if failure.cancelled:
+        own["cancelled"] = True
+    if failure.result:
+        own["result"] = failure.result
+    if own or is_changed:
         shown["data"] = {_MARK: {**own, "data": data}}
     elif data is not None:
         shown["data"] = data

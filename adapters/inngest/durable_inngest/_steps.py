@@ -38,11 +38,11 @@ from durable_core.engines.remote import (
     begin_step,
     call_user,
     delay_ms,
-    failure_of_step,
     leave_to_server,
     log_warning,
     park_for_ever,
     queue_op,
+    step_failure,
     until_idle,
 )
 from durable_core.errors import LimitExceededError
@@ -275,7 +275,7 @@ def _failed(
         text = "user code cancelled the step before its function ended"
         failure = Failure(name="StepCancelled", message=text, retriable=False, cancelled=True)
     elif error is not None:
-        failure = failure_of_step(error, ex.env.clock.now())
+        failure = step_failure(ex.options, error, ex.env.clock.now())
     assert failure is not None
     failed = step_failed(ex, step, failure, error)
     then = "for good" if failed.final else "and is to be tried again"

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from durable_core.engine.remote.results import Ended, Results
 from durable_core.engine.remote.streams import StreamChannel, StreamEmitter, stream_response
 from durable_core.errors import EngineUnavailableError
-from durable_core.flow.handler import store_unavailable_response
+from durable_core.flow.error_responses import store_unavailable_response
 from durable_core.flow.wait import not_ended_yet, too_many_clients
 from durable_core.flow.wait_url import WaitRequest
 from durable_core.http.response import Response

@@ -1,0 +1,140 @@
+"""What the client gets for an error, and what an error of a step comes to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from durable_core.errors import (
+    EngineUnavailableError,
+    HTTPError,
+    LimitExceededError,
+    StepError,
+    StoreBusyError,
+    StoreError,
+)
+from durable_core.flow.env import ResolvedOptions
+from durable_core.http.problem import problem, problem_from_http_error
+from durable_core.http.response import Response, with_headers
+from durable_core.machine.advance import failure_of_step
+from durable_core.model.decision import Fail, Failure
+
+__all__ = [
+    "failure_response",
+    "response_for_exception",
+    "step_failure",
+    "store_unavailable_response",
+]
+
+#: The response that is kept with a step's error has at most this many bytes.
+_MAX_RESPONSE = 64 * 1024
+#: Statuses of responses that say "try again" (RFC 9110, RFC 8470, RFC 6585); so does any 5xx.
+_TRY_AGAIN = (408, 425, 429)
+
+
+def response_for_exception(options: ResolvedOptions, error: Exception) -> Response | None:
+    """Return the response that an exception of a handler stands for, or None if it has none.
+
+    For an error of a step that is what the original error stood for.
+    """
+    error = _only_member(error)
+    if isinstance(error, StepError):
+        if isinstance(error._response, Response):
+            return error._response
+        if isinstance(error.__cause__, HTTPError):
+            return problem_from_http_error(error.__cause__)
+    if isinstance(error, HTTPError):
+        return problem_from_http_error(error)
+    translate = options.exception_to_response
+    return translate(error) if translate is not None else None
+
+
+def step_failure(options: ResolvedOptions, error: Exception, now: int) -> Failure:
+    """Describe an error that a step's function raised.
+
+    An error that ``exception_to_response`` makes a response of is the function's answer, and no
+    reason to call it again, unless the response itself says that another attempt may succeed: with
+    the status 408, 425, 429 or 5xx. The response is kept with the step, for replay.
+
+    Args:
+        options: of the endpoint.
+        error: the error.
+        now: epoch milliseconds.
+    """
+    error = _only_member(error)
+    failure = failure_of_step(error, now)
+    translate = options.exception_to_response
+    if translate is None or failure.http is not None:
+        return failure
+    try:
+        response = translate(error)
+        if response is None:
+            return failure
+        kept = _kept(response, error)
+    except MemoryError:
+        raise
+    except Exception as broken:
+        return failure_of_step(broken, now)
+    is_final = response.status < 500 and response.status not in _TRY_AGAIN
+    retriable = failure.retriable and not (is_final and failure.retry_after is None)
+    return replace(failure, retriable=retriable, response=kept)
+
+
+def _kept(response: Response, error: Exception) -> tuple[int, tuple[tuple[str, str], ...], bytes]:
+    """Return status, headers and body of the response to a step's error."""
+    name = type(error).__name__
+    if not isinstance(response.body, bytes):
+        raise TypeError(f"exception_to_response made a streamed response of a step's {name}")
+    if len(response.body) > _MAX_RESPONSE:
+        raise LimitExceededError(
+            f"exception_to_response made a response of {len(response.body)} bytes of a step's "
+            f"{name}; at most {_MAX_RESPONSE} are kept"
+        )
+    return response.status, tuple(response.headers.raw), response.body
+
+
+def _only_member(error: Exception) -> Exception:
+    """Return the error itself, or the only one that is in a group: a task group makes such ones."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        [error] = error.exceptions
+    return error
+
+
+def failure_response(fail: Fail, *, debug: bool, **extra: object) -> Response:
+    """Return what the client of a failed run gets.
+
+    The text of an error may hold what nobody else should see, such as a URL with a key. So the
+    client gets it only with ``debug``, or where the error addresses it to the client.
+
+    Args:
+        fail: how the run failed.
+        debug: show the error.
+        **extra: further members of the problem document.
+    """
+    if debug:
+        described = {"name": fail.name, "message": fail.message}
+        if fail.reason:
+            described["reason"] = fail.reason
+        detail = f"{fail.name}: {fail.message}"
+        return problem(500, fail.kind, detail=detail, error=described, **extra)
+    detail = fail.public or _NEUTRAL.get(fail.kind, "the request failed; the server's log says why")
+    return problem(500, fail.kind, detail=detail, **extra)
+
+
+#: Details of failures that are no errors of the application's code.
+_NEUTRAL = {
+    "crashed-repeatedly": "the process died several times while it worked on the request",
+    "endpoint-missing": "no code of the application answers this request any more",
+    "response-interrupted": "the response broke off, and is not made twice",
+    "response-too-large": "the response is too large to be kept",
+}
+
+
+def store_unavailable_response(error: StoreError) -> Response:
+    """Return the response for a client whose request could not be made durable.
+
+    The error's own text is only logged, because it names a file of the server.
+    """
+    reason = "busy" if isinstance(error, StoreBusyError) else "not available"
+    whose = "the engine's server" if isinstance(error, EngineUnavailableError) else "the store"
+    detail = f"the request could not be made durable: {whose} is {reason}"
+    return with_headers(problem(503, "store-unavailable", detail=detail), (("retry-after", "1"),))
