@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from durable_core.engine.runs import RunManager, WorkerParts
 from durable_core.errors import LeaseLost, StoreError, StoreOutcomeUnknownError
-from durable_core.flow.checkpoint import StoredExecution
+from durable_core.flow.execution import StoredExecution
 from durable_core.flow.scope import HandlerKind
 from durable_core.platform import host_id, logger
 from durable_core.ports import (

@@ -18,7 +18,6 @@ from durable_core.codec.stream_events import final_of
 from durable_core.engine.runs import RunManager, WorkerParts
 from durable_core.errors import LeaseLost, StoreError
 from durable_core.flow.attempt import Call
-from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.effects import (
     AwaitStream,
     CallUser,
@@ -34,6 +33,7 @@ from durable_core.flow.effects import (
     drive_async,
     drive_sync,
 )
+from durable_core.flow.execution import StoredExecution
 from durable_core.flow.scope import HandlerKind
 from durable_core.flow.stream_reader import Attached, Reader, next_part
 from durable_core.flow.wait import expiry_of, gone, too_many_clients, wanted_cursor

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from durable_core.flow.attempt import Call
-from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.effects import Flow
-from durable_core.flow.execution import Execution
+from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.flow.handler import detach, execute, suspend
 from durable_core.flow.steps import run_step, send_events, sleep_until, wait_for_event
 from durable_core.machine.matching import WaitRule

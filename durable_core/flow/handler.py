@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from durable_core.codec.records import dump_head
 from durable_core.errors import LeaseLost, StoreError, Suspended
 from durable_core.flow.attempt import Call
-from durable_core.flow.checkpoint import StoredExecution, checkpoint
 from durable_core.flow.effects import (
     Cancelled,
     Flow,
@@ -30,7 +29,7 @@ from durable_core.flow.error_responses import (
     response_for_exception,
     store_unavailable_response,
 )
-from durable_core.flow.execution import Execution, settle
+from durable_core.flow.execution import Execution, StoredExecution, checkpoint, settle
 from durable_core.flow.handoff import begin_handoff, hand_off, send_handoff
 from durable_core.http.response import Response
 from durable_core.machine.advance import advance, describe, failure_of_handler

@@ -8,7 +8,6 @@ from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit, urlunsp
 
 from durable_core.codec.tokens import sign_token
 from durable_core.flow.attempt import Call
-from durable_core.flow.checkpoint import StoredExecution, checkpoint
 from durable_core.flow.effects import (
     Flow,
     Returned,
@@ -18,7 +17,7 @@ from durable_core.flow.effects import (
     send_response,
 )
 from durable_core.flow.env import AppConfig, ResolvedOptions
-from durable_core.flow.execution import Execution, settle
+from durable_core.flow.execution import Execution, StoredExecution, checkpoint, settle
 from durable_core.flow.wait_url import (
     FROM_PARAM,
     HANDOFF,

@@ -10,7 +10,6 @@ from durable_core.codec.records import dump_event, load_event, load_step_error
 from durable_core.codec.tokens import event_id
 from durable_core.errors import LimitExceededError, StepKindError, Suspended
 from durable_core.flow.attempt import Call, StepAttempt
-from durable_core.flow.checkpoint import StoredExecution, checkpoint
 from durable_core.flow.effects import (
     CallUser,
     Cancelled,
@@ -23,7 +22,14 @@ from durable_core.flow.effects import (
     park,
 )
 from durable_core.flow.error_responses import step_failure
-from durable_core.flow.execution import EVENT_SEQ, ExecutionState, begin, settle
+from durable_core.flow.execution import (
+    EVENT_SEQ,
+    ExecutionState,
+    StoredExecution,
+    begin,
+    checkpoint,
+    settle,
+)
 from durable_core.flow.handoff import hand_off
 from durable_core.machine.advance import Transition, advance, describe
 from durable_core.machine.matching import WaitRule, dump_rule

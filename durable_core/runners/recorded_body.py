@@ -23,9 +23,8 @@ from typing import Any, ClassVar, cast
 
 from durable_core.commit_queue import CommitFuture
 from durable_core.errors import ControlSignal, StoreError
-from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.effects import AwaitDurable, Effect, Flow, Submit, drive_async, drive_sync
-from durable_core.flow.execution import Execution
+from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.flow.handler import finish_streaming
 from durable_core.http.response import Response
 from durable_core.platform import run_logger

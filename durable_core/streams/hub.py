@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from durable_core.flow.checkpoint import StoredExecution
-from durable_core.flow.execution import Execution
+from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.ports import Checkpoint, Store
 from durable_core.runners.live import ActiveRuns
 from durable_core.streams.log import RunLog

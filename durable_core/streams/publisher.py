@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from durable_core.errors import LimitExceededError
 from durable_core.flow.attempt import StepAttempt
-from durable_core.flow.checkpoint import StoredExecution
-from durable_core.flow.execution import ExecutionState
+from durable_core.flow.execution import ExecutionState, StoredExecution
 from durable_core.machine.stream_cursor import Cursor
 from durable_core.model.step import Memo, OpKind
 from durable_core.model.stream import (

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from durable_core.errors import NotDeterministicError, UnusedFaultError
-from durable_core.flow.checkpoint import StoredExecution
-from durable_core.flow.execution import Execution
+from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.model.step import Memo
 
 __all__ = [

@@ -14,10 +14,9 @@ from durable_core.engine.scheduler import Scheduler
 from durable_core.engine.worker import Worker
 from durable_core.errors import NotDeterministicError, StepError
 from durable_core.flow.attempt import Call, StepAttempt
-from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.effects import AwaitReplayTurn, CallUser, Effect, Flow, Park, Submit
 from durable_core.flow.env import AppConfig
-from durable_core.flow.execution import Execution, settle
+from durable_core.flow.execution import Execution, StoredExecution, settle
 from durable_core.flow.flows import EngineFlows
 from durable_core.flow.scope import HandlerKind, RunScope
 from durable_core.http.request import Request

@@ -18,13 +18,14 @@ from durable_core.errors import (
     StoreError,
     Suspended,
 )
-from durable_core.flow.checkpoint import StoredExecution, checkpoint
 from durable_core.flow.effects import AwaitDurable, Effect, Flow, PendingCommit, Submit, drive_sync
 from durable_core.flow.env import AppConfig, Limits, ResolvedOptions
 from durable_core.flow.execution import (
     TRANSITIONS,
     ExecutionEvent,
     ExecutionState,
+    StoredExecution,
+    checkpoint,
     new_run,
     settle,
 )

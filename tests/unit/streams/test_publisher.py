@@ -12,9 +12,8 @@ import pytest
 from durable_conformance.store_values import memo, memo_write
 from durable_core.errors import LimitExceededError
 from durable_core.flow.attempt import StepAttempt
-from durable_core.flow.checkpoint import StoredExecution
 from durable_core.flow.env import Limits
-from durable_core.flow.execution import ExecutionEvent
+from durable_core.flow.execution import ExecutionEvent, StoredExecution
 from durable_core.flow.stream_reader import LogPosition
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.step import Memo, Op, OpKind

@@ -9,7 +9,7 @@ import pytest
 
 from durable_conformance.store_values import memo, memo_write
 from durable_core.flow.attempt import StepAttempt
-from durable_core.flow.checkpoint import StoredExecution
+from durable_core.flow.execution import StoredExecution
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.step import Op, OpKind
 from durable_core.model.stream import Committed, Pushed, RolledBack, Streamed
