@@ -44,6 +44,7 @@ __all__ = [
     "ReadStream",
     "Returned",
     "SendResponse",
+    "SomeEffect",
     "Submit",
     "Unwound",
     "WakeReason",
@@ -272,6 +273,16 @@ Effect: TypeAlias = (
 Flow: TypeAlias = Generator[Effect, Any, T]
 
 
+class SomeEffect(Protocol):
+    """What the drivers need to know of an effect. The test harness has effects of its own."""
+
+    #: Performing it may block the thread, or takes an await.
+    waits: ClassVar[bool]
+
+
+EffectT = TypeVar("EffectT", bound=SomeEffect)
+
+
 def call_user(inside: StepAttempt | None, call: Call) -> Flow[Outcome]:
     """Call user code."""
     outcome: Outcome = yield CallUser(inside, call)
@@ -344,14 +355,16 @@ def await_stream(for_ms: int) -> Flow[WakeReason]:
 
 
 def drive_sync(
-    flow: Flow[T], perform: Callable[[Effect], Any], lock: AbstractContextManager[object]
+    flow: Generator[EffectT, Any, T],
+    perform: Callable[[EffectT], Any],
+    lock: AbstractContextManager[object],
 ) -> T:
     """Run the flow in this thread.
 
     The flow's own code runs under the lock (several threads may drive flows of one run), and so do
     the effects that do not wait: what one flow decided first is also queued first.
     """
-    resume: Callable[[Any], Effect] = flow.send
+    resume: Callable[[Any], EffectT] = flow.send
     value: Any = None
     while True:
         with lock:
@@ -375,12 +388,12 @@ def drive_sync(
             resume = flow.throw
 
 
-async def drive_async(flow: Flow[T], perform: Callable[[Effect], Any]) -> T:
+async def drive_async(flow: Generator[EffectT, Any, T], perform: Callable[[EffectT], Any]) -> T:
     """Run the flow in this task.
 
     An effect that waits is answered through a coroutine, or by the answer itself if that is there.
     """
-    resume: Callable[[Any], Effect] = flow.send
+    resume: Callable[[Any], EffectT] = flow.send
     value: Any = None
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Clients in the test's own process: no server, no socket."""
+"""In-process clients: they call an application without a server and without a socket."""
 
 from __future__ import annotations
 
@@ -17,35 +17,37 @@ from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.run import Phase
 from durable_core.routing import Application
-from durable_core.testing.simulation import Bench, Steering
-from durable_core.testing.worker import ASKING, Exchange
+from durable_core.testing.simulation import ReadBody, Script, SendRequest, Simulation
+from durable_core.testing.worker import Exchange
 
 __all__ = [
     "AsyncClient",
+    "BaseClient",
     "Client",
     "Reply",
     "RequestOptions",
-    "concluded",
-    "handler_of",
+    "ask",
+    "follow_handoff",
+    "resolve_handler",
 ]
 
+AnswerT = TypeVar("AnswerT")
 
-# --- reply ----------------------------------------------------------------------------------------
-#
-# What a client of a test gets.
+#: The base of the URLs that tests give as paths.
+_BASE = "http://testserver/"
 
 
 class Reply:
     """A response as a client sees it, its body read to the end.
 
     Attributes:
-        request: what it answers.
+        request: the request that it answers.
         status: the status code.
         headers: the header fields.
         body: the content, as bytes.
-        run_id: the run that was begun for the request, or that it asked for; None if there is
-            none.
-        is_handoff: the client is sent to wait elsewhere, by a redirect or a token.
+        run_id: the run that was begun for the request, or the run that a wait URL names; None if
+            there is neither.
+        is_handoff: True if the client is sent to a wait URL, by a redirect or a token.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Reply:
         self.status = response.status
         self.headers: Headers = response.headers
         self.body = body
-        known = run_id or _run_of(request)
+        known = run_id or _requested_run(request)
         self.is_handoff = known is not None and _refers_to(known, self)
         self.run_id = known
         self._final = final
@@ -71,17 +73,17 @@ class Reply:
         return self.body.decode("utf-8")
 
     def json(self) -> Any:
-        """Return the body as JSON.
+        """Return the value of the JSON body.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the body is not JSON.
         """
         return json.loads(self.body)
 
     def result(self) -> Reply:
-        """Return the final response: this one, or that of the run it is a handoff of.
+        """Return the final response: this one, or after a handoff the response of the run.
 
-        The clock does not move for that.
+        The clock does not move.
 
         Raises:
             NotFinishedError: the run has no result yet; the message says what it waits for.
@@ -89,13 +91,13 @@ class Reply:
         return self._final(self) if self.is_handoff else self
 
     def __repr__(self) -> str:
-        """Show the status, and where a handoff leads to."""
+        """Show the status, and the run of a handoff or the size of the body."""
         what = f"handoff of run {self.run_id}" if self.is_handoff else f"{len(self.body)} bytes"
         return f"<Reply {self.status}, {what}>"
 
 
-def _run_of(request: Request) -> str | None:
-    """Return the run that a request to a wait URL asks for."""
+def _requested_run(request: Request) -> str | None:
+    """Return the run that a wait URL names, None for any other URL."""
     return request.query.get("durable-run") or request.query.get("runId")
 
 
@@ -114,82 +116,80 @@ def _is_token(reply: Reply) -> bool:
     return isinstance(value, dict) and value.keys() == {"run_id", "token"}
 
 
-# --- following ------------------------------------------------------------------------------------
-#
-# From the first response to the last one, as a client goes that is sent to wait.
-
-
-def concluded(bench: Bench, exchange: Exchange, response: Response, body: bytes) -> Steering[Reply]:
-    """Let happen what a request has brought about, and return what its client gets.
+def ask(
+    simulation: Simulation, handler: HTTPHandler, method: str, url: str, options: RequestOptions
+) -> Script[Reply]:
+    """Send one request, run everything that is due, and return the reply.
 
     Raises:
         ConnectionResetError: the process died before the run had a checkpoint.
         NotDeterministicError: see ``BaseHarness.replay_everything``.
+        NotFinishedError: a handler did not come to an end, or with ``follow=`` the run has none.
     """
-
-    def final(reply: Reply) -> Reply:
-        return _final(bench, exchange, reply)
-
-    yield from bench.settle()
-    if exchange.run_id in bench.worker.gone:
+    exchange = _make_exchange(handler, method, url, options)
+    response = yield SendRequest(exchange)
+    body = yield ReadBody(response)
+    yield from simulation.settle()
+    if exchange.run_id in simulation.worker.lost_runs:
         raise ConnectionResetError(
             "the process died before it answered, and before the run had a step to go on from"
         )
+    final = lambda reply: _final_reply(simulation, exchange, reply)  # noqa: E731
     reply = Reply(exchange.request, response, body, exchange.run_id, final)
-    if not (exchange.follow and reply.is_handoff):
-        return reply
+    if exchange.follow and reply.is_handoff:
+        return (yield from follow_handoff(simulation, reply))
+    return reply
+
+
+def follow_handoff(simulation: Simulation, reply: Reply) -> Script[Reply]:
+    """Move the clock until the run of a handoff has ended, and return its response."""
     assert reply.run_id is not None
-    yield from bench.finish(reply.run_id)
+    yield from simulation.finish(reply.run_id)
     return reply.result()
 
 
-def _final(bench: Bench, exchange: Exchange, reply: Reply) -> Reply:
-    """Ask the wait URL for the final response."""
+def _final_reply(simulation: Simulation, exchange: Exchange, reply: Reply) -> Reply:
+    """Ask the wait URL for the response of the run."""
     run_id = reply.run_id
     assert run_id is not None
-    if isinstance(bench.store.result(bench.engine.env.app, run_id), Phase):
-        raise bench.unfinished(run_id)
+    if isinstance(simulation.store.result(simulation.engine.env.app, run_id), Phase):
+        raise simulation.not_finished_error(run_id)
     location = reply.headers.get("location") or ""
     request = Request(method="GET", url=urljoin(exchange.request.url, location))
-    if location and _leads_to(exchange, request):
+    if location and _has_wait_url(exchange, request):
         response = exchange.handler.handle(request, max_wait=0.0)
     else:
-        response = bench.engine.wait(_wait_request(bench, run_id))
+        response = simulation.engine.wait(_make_wait_request(simulation, run_id))
     assert isinstance(response.body, bytes)
     return Reply(request, response, response.body, run_id, lambda same: same)
 
 
-def _leads_to(exchange: Exchange, request: Request) -> bool:
-    """Tell whether what the client talks to has the wait URL, too."""
+def _has_wait_url(exchange: Exchange, request: Request) -> bool:
+    """Tell whether the handler of the exchange also answers this wait URL."""
     if urlsplit(request.url).netloc != urlsplit(exchange.request.url).netloc:
         return False
     return is_wait(request) or isinstance(exchange.handler, Application)
 
 
-def _wait_request(bench: Bench, run_id: str) -> WaitRequest:
-    """Return what a wait route elsewhere would ask for; and with a token, where no URL says."""
-    params = (PROXY_PARAMS.run, run_id), (PROXY_PARAMS.token, new_token(bench.engine.env, run_id))
+def _make_wait_request(simulation: Simulation, run_id: str) -> WaitRequest:
+    """Return the request that a wait route of the user's own would make."""
+    token = new_token(simulation.engine.env, run_id)
+    params = (PROXY_PARAMS.run, run_id), (PROXY_PARAMS.token, token)
     request = Request(method="GET", url=_BASE + query_reference(params))
     return WaitRequest.from_request(request, PROXY_PARAMS, 0.0)
 
 
-# --- client ---------------------------------------------------------------------------------------
-
-AnswerT = TypeVar("AnswerT")
-
-#: Where the applications of tests seem to be.
-_BASE = "http://testserver/"
-
-
 class RequestOptions(TypedDict, total=False):
-    """What a request may have beside method and URL.
+    """The options of a request.
 
     Attributes:
         headers: header fields, a mapping or pairs.
-        json: sent as JSON, with its content type.
-        data: sent as it is (bytes, or text in UTF-8), or as a form (a mapping).
-        path_params: what a route would have found in the path, for an endpoint without one.
-        follow: return the final response, as ``curl -L`` does: the clock moves as far as it must.
+        json: a value that is sent as JSON, with its content type.
+        data: the body: bytes, text (sent as UTF-8), or a mapping (sent as a form).
+        path_params: the parameters that a route would find in the path; for an endpoint that is
+            tested without its route.
+        follow: return the final response, as ``curl -L`` does; the clock moves until the run has
+            ended.
     """
 
     headers: HeaderFields
@@ -199,11 +199,33 @@ class RequestOptions(TypedDict, total=False):
     follow: bool
 
 
-class _Methods(Generic[AnswerT]):
-    """One method for each method of HTTP."""
+class BaseClient(Generic[AnswerT]):
+    """Sends requests to one application; ``AnswerT`` is a reply, or the promise of one."""
+
+    def __init__(
+        self,
+        simulation: Simulation,
+        handler: HTTPHandler,
+        drive: Callable[[Script[Reply]], AnswerT],
+    ) -> None:
+        self._simulation = simulation
+        self._handler = handler
+        self._drive = drive
 
     def request(self, method: str, url: str, **options: Unpack[RequestOptions]) -> AnswerT:
-        raise NotImplementedError
+        """Send a request; return when no handler is live and nothing is due any more.
+
+        Args:
+            method: such as ``"GET"``.
+            url: a path with its query, or a whole URL.
+            **options: see :class:`RequestOptions`.
+
+        Raises:
+            ConnectionResetError: the process died before the run had a checkpoint.
+            NotDeterministicError: see ``replay_everything``.
+            NotFinishedError: a handler did not come to an end within 10 s of real time.
+        """
+        return self._drive(ask(self._simulation, self._handler, method, url, options))
 
     def get(self, url: str, **options: Unpack[RequestOptions]) -> AnswerT:
         """Send GET; see :meth:`request`."""
@@ -234,66 +256,19 @@ class _Methods(Generic[AnswerT]):
         return self.request("DELETE", url, **options)
 
 
-class Client(_Methods[Reply]):
+class Client(BaseClient[Reply]):
     """Sends requests to one application. Made by ``Harness.client``."""
 
-    def __init__(
-        self,
-        handler: HTTPHandler,
-        conclude: Callable[[Exchange, Response], Reply],
-    ) -> None:
-        self._handler = handler
-        self._conclude = conclude
 
-    def request(self, method: str, url: str, **options: Unpack[RequestOptions]) -> Reply:
-        """Send a request; return when no handler is live and nothing is due any more.
-
-        Args:
-            method: such as ``"GET"``.
-            url: a path with its query, or a whole URL.
-            **options: see :class:`RequestOptions`.
-
-        Raises:
-            ConnectionResetError: the process died before the run had anything to go on from.
-            NotDeterministicError: see ``replay_everything``.
-            NotFinishedError: a handler did not come to an end in some real time.
-        """
-        exchange = _exchange(self._handler, method, url, options)
-        token = ASKING.set(exchange)
-        try:
-            response = self._handler.handle(exchange.request, max_wait=0.0)
-        finally:
-            ASKING.reset(token)
-        return self._conclude(exchange, response)
+class AsyncClient(BaseClient[Coroutine[Any, Any, Reply]]):
+    """Sends requests to one application on an event loop. Made by ``AsyncHarness.client``."""
 
 
-class AsyncClient(_Methods[Coroutine[Any, Any, Reply]]):
-    """Sends requests to one application, on an event loop. Made by ``AsyncHarness.client``."""
-
-    def __init__(
-        self,
-        handler: HTTPHandler,
-        conclude: Callable[[Exchange, Response], Coroutine[Any, Any, Reply]],
-    ) -> None:
-        self._handler = handler
-        self._conclude = conclude
-
-    async def request(self, method: str, url: str, **options: Unpack[RequestOptions]) -> Reply:
-        """Send a request; see :meth:`Client.request`."""
-        exchange = _exchange(self._handler, method, url, options)
-        token = ASKING.set(exchange)
-        try:
-            response = await self._handler.handle_async(exchange.request, max_wait=0.0)
-        finally:
-            ASKING.reset(token)
-        return await self._conclude(exchange, response)
-
-
-def handler_of(app: object) -> HTTPHandler:
-    """Return what answers the requests of an application: itself, or its ``.endpoint``.
+def resolve_handler(app: object) -> HTTPHandler:
+    """Return the object that answers requests: ``app`` itself, or its ``.endpoint``.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: ``app`` is neither an endpoint nor an application.
     """
     inner = getattr(app, "endpoint", app)
     if isinstance(inner, type) or not (hasattr(inner, "handle") and hasattr(inner, "engine")):
@@ -304,9 +279,11 @@ def handler_of(app: object) -> HTTPHandler:
     return cast(HTTPHandler, inner)
 
 
-def _exchange(handler: HTTPHandler, method: str, url: str, options: RequestOptions) -> Exchange:
+def _make_exchange(
+    handler: HTTPHandler, method: str, url: str, options: RequestOptions
+) -> Exchange:
     headers = Headers(options.get("headers", ()))
-    body, content_type = _body(options)
+    body, content_type = _encode_body(options)
     if content_type and "content-type" not in headers:
         headers = headers.with_set("content-type", content_type)
     request = Request(method=method, url=urljoin(_BASE, url), headers=headers, body=body)
@@ -315,8 +292,8 @@ def _exchange(handler: HTTPHandler, method: str, url: str, options: RequestOptio
     return Exchange(handler=handler, request=request, follow=options.get("follow", False))
 
 
-def _body(options: RequestOptions) -> tuple[bytes, str]:
-    """Return the body and its content type, "" if none is known."""
+def _encode_body(options: RequestOptions) -> tuple[bytes, str]:
+    """Return the body and its content type, "" if there is none."""
     if "json" in options:
         if "data" in options:
             raise TypeError("a request has json= or data=, not both")

@@ -1,4 +1,4 @@
-"""Time and chance, made predictable."""
+"""A clock that tests move, and ids without randomness."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class FakeClock:
     """A clock that stands still until it is moved. A harness moves its own.
 
     Args:
-        start: what it shows at first, an aware ``datetime``; 2030-01-01 00:00 UTC by default.
+        start: the first time, an aware ``datetime``; 2030-01-01 00:00 UTC by default.
 
     Raises:
         ValueError: a naive ``datetime``.
@@ -36,7 +36,7 @@ class FakeClock:
         return datetime.fromtimestamp(self._now / 1000, UTC)
 
     def move_to(self, now: int) -> None:
-        """Show a later time, in epoch milliseconds; an earlier one changes nothing."""
+        """Move the clock to a time in epoch milliseconds; an earlier time changes nothing."""
         self._now = max(self._now, now)
 
     def __repr__(self) -> str:
@@ -45,7 +45,7 @@ class FakeClock:
 
 
 class FakeIds:
-    """Names in the order in which they are made, and no chance at all."""
+    """Ids that grow by one, and no randomness."""
 
     def __init__(self) -> None:
         self._numbers = count(1)

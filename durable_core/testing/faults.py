@@ -1,4 +1,4 @@
-"""What is to go wrong in a test, step by step."""
+"""Planned failures and crashes, and the check that handlers are deterministic."""
 
 from __future__ import annotations
 
@@ -11,91 +11,87 @@ from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.model.step import Memo
 
 __all__ = [
-    "Asked",
-    "Faults",
-    "Moment",
-    "Replays",
+    "CrashPoint",
+    "FaultPlan",
+    "ReplayChecker",
+    "ReplayTrace",
 ]
 
 
-# --- replay ---------------------------------------------------------------------------------------
-#
-# Whether a handler, when it is replayed, asks for the same steps.
-#
-# A step of the handler's own task or thread must be asked for again before any new one; steps of
-# branches that run beside it, by the end of the handler.
-
-#: In so many replays on end may a step of a branch come later than what ends the replay.
+#: In how many replays in a row a step of a branch may come later than what ends the replay.
 _PATIENCE = 20
 
 
-class Replays:
-    """What is known about the handlers of a test, from one replay to the next.
+class ReplayChecker:
+    """Checks that each replay of a handler reaches the steps that have finished.
+
+    A step of the handler's own task or thread must be reached before any new step; steps of
+    branches that run beside it must be reached before the handler ends.
 
     Attributes:
-        on: handlers are thrown away after every step.
+        enabled: True if handlers are suspended after every step.
     """
 
     def __init__(self) -> None:
-        self.on = False
-        self._runs: dict[str, Asked] = {}
+        self.enabled = False
+        self._runs: dict[str, ReplayTrace] = {}
         self._in_line: defaultdict[str, set[int]] = defaultdict(set)
         self._missed: Counter[tuple[str, int]] = Counter()
 
-    def begin(self, ex: Execution) -> Asked:
-        """Return a fresh account for a handler that is about to be called."""
+    def begin(self, ex: Execution) -> ReplayTrace:
+        """Return a new trace for a handler that is about to be called."""
         run_id = ex.run.id
-        asked = Asked(ex, self._in_line[run_id], self._missed)
-        self._runs[run_id] = asked
-        return asked
+        trace = ReplayTrace(ex, self._in_line[run_id], self._missed)
+        self._runs[run_id] = trace
+        return trace
 
     def run_ids(self) -> list[str]:
-        """Return the runs that have not been concluded."""
+        """Return the ids of the runs that have not been checked at their end."""
         return list(self._runs)
 
-    def conclude(self, run_id: str) -> NotDeterministicError | None:
-        """The run has completed: say what its last replay did not ask for."""
-        asked = self._runs.pop(run_id, None)
-        if asked is None or not self.on:
+    def check_completed(self, run_id: str) -> NotDeterministicError | None:
+        """Return the error of a completed run whose last replay did not reach a finished step."""
+        trace = self._runs.pop(run_id, None)
+        if trace is None or not self.enabled:
             return None
-        missing = sorted(asked.missing())
-        return asked.error(missing[0], "the handler returned") if missing else None
+        missing = sorted(trace.missing())
+        return trace.error(missing[0], "the handler returned") if missing else None
 
 
-class Asked:
-    """What one execution of a handler has asked for.
+class ReplayTrace:
+    """The steps that one execution of a handler has reached.
 
     Args:
         ex: the execution, before its handler is called.
-        in_line: numbers of the run's steps that its handler's own task or thread has taken.
-        missed: how often on end each step was missing when an execution was thrown away.
+        in_line: numbers of the run's steps that the handler's own task or thread has finished.
+        missed: in how many replays in a row each step was not reached.
     """
 
     def __init__(self, ex: Execution, in_line: set[int], missed: Counter[tuple[str, int]]) -> None:
         assert isinstance(ex, StoredExecution)  # the engine under test is the embedded one
         self._run = ex.run
         self._known = {memo.completion_no: memo.op.name for memo in ex.memos.values()}
-        self._asked: set[int] = set()
+        self._replayed: set[int] = set()
         self._in_line = in_line
         self._missed = missed
 
-    def recalled(self, number: int) -> None:
-        """A finished step was asked for again."""
-        self._asked.add(number)
+    def add_replayed(self, number: int) -> None:
+        """Note that a finished step was reached again."""
+        self._replayed.add(number)
         self._missed.pop((self._run.id, number), None)
 
-    def begins(self, step_name: str, *, in_line: bool) -> NotDeterministicError | None:
-        """A step that has not finished is asked for: say what should have been before it."""
+    def check_new(self, step_name: str, *, in_line: bool) -> NotDeterministicError | None:
+        """Return the error if a new step is reached before a finished one of the same task."""
         missing = sorted(self.missing() & self._in_line) if in_line else []
         return self.error(missing[0], f"step {step_name!r} was") if missing else None
 
-    def finished(self, memo: Memo, *, in_line: bool) -> None:
-        """A step has finished for good."""
+    def add_finished(self, memo: Memo, *, in_line: bool) -> None:
+        """Note that a step has finished."""
         if in_line:
             self._in_line.add(memo.completion_no)
 
-    def thrown_away(self) -> NotDeterministicError | None:
-        """The handler is thrown away: say what it has not asked for in many replays."""
+    def check_suspended(self) -> NotDeterministicError | None:
+        """Return the error if the suspended handler has missed a step in too many replays."""
         for number in sorted(self.missing()):
             self._missed[self._run.id, number] += 1
             if self._missed[self._run.id, number] > _PATIENCE:
@@ -103,11 +99,11 @@ class Asked:
         return None
 
     def missing(self) -> set[int]:
-        """Return the numbers of steps that had finished and were not asked for again."""
-        return set(self._known) - self._asked
+        """Return the numbers of the finished steps that were not reached again."""
+        return set(self._known) - self._replayed
 
     def error(self, number: int, instead: str) -> NotDeterministicError:
-        """Return the error about a missing step."""
+        """Return the error about a step that was not reached again."""
         return NotDeterministicError(
             f"{self._run.function_id} is not deterministic: when it was replayed, step "
             f"{self._known[number]!r} was not asked for again, {instead} instead. Which steps a "
@@ -116,44 +112,41 @@ class Asked:
         )
 
 
-# --- faults ---------------------------------------------------------------------------------------
+class CrashPoint(Enum):
+    """When the process crashes; the value is the name of the harness method."""
 
-
-class Moment(Enum):
-    """When the process dies."""
-
-    #: The function of the step is about to be called; what came before is durable.
+    #: Just before the step's function is called; earlier steps are durable.
     BEFORE = "crash_before"
-    #: The function has returned or raised, and nothing about that is durable.
+    #: When the function has returned or raised, and nothing of that is durable.
     DURING = "crash_during"
-    #: The step has just become durable.
+    #: Just after the step has become durable.
     AFTER = "crash_after"
 
 
 @dataclass(slots=True)
 class _Fault:
-    """Something that goes wrong at a step, the next ``left`` times (None: each time)."""
+    """A planned failure or crash of a step, for the next ``left`` times (None: every time)."""
 
     step_id: str
-    what: Moment | Exception | type[Exception]
+    effect: CrashPoint | Exception | type[Exception]
     left: int | None
     happened: bool = False
 
-    def take(self) -> None:
-        """Let it happen once."""
+    def use(self) -> None:
+        """Count one time that it happens."""
         self.happened = True
         if self.left is not None:
             self.left -= 1
 
     def __str__(self) -> str:
-        method = self.what.value if isinstance(self.what, Moment) else "fail_step"
+        method = self.effect.value if isinstance(self.effect, CrashPoint) else "fail_step"
         return f"{method}({self.step_id!r})"
 
 
-class Faults:
+class FaultPlan:
     """The failures and crashes that a test has planned, and which of them have happened.
 
-    Steps are named as their records are: ``"save"``, and where the id repeats ``"save:1"``, ...
+    A step has the name of its record: ``"save"``, and where the id repeats ``"save:1"``, ...
     """
 
     def __init__(self) -> None:
@@ -163,7 +156,7 @@ class Faults:
     def plan_failure(
         self, step_id: str, times: int | None, error: Exception | type[Exception] | None
     ) -> None:
-        """Have the function of a step fail; None stands for every time, and for some error.
+        """Plan that the function of a step fails; see ``BaseHarness.fail_step``.
 
         Raises:
             ValueError, TypeError: an argument out of range.
@@ -177,8 +170,8 @@ class Faults:
             raise TypeError(f"error must be an Exception or a class of them, not {error!r}")
         self._plan(step_id, error, times)
 
-    def plan_crash(self, step_id: str, moment: Moment, times: int) -> None:
-        """Have the process die at a step.
+    def plan_crash(self, step_id: str, moment: CrashPoint, times: int) -> None:
+        """Plan that the process crashes at a step.
 
         Raises:
             ValueError, TypeError: an argument out of range.
@@ -188,39 +181,39 @@ class Faults:
         self._plan(step_id, moment, times)
 
     def _plan(
-        self, step_id: str, what: Moment | Exception | type[Exception], times: int | None
+        self, step_id: str, effect: CrashPoint | Exception | type[Exception], times: int | None
     ) -> None:
         if not isinstance(step_id, str):
             raise TypeError(f"a step id is a str, not {type(step_id).__name__}")
         if times is not None and (type(times) is not int or times < 1):
             raise ValueError(f"times must be 1 or more, not {times!r}")
-        self._faults.append(_Fault(step_id, what, times))
+        self._faults.append(_Fault(step_id, effect, times))
 
-    def crashes(self, step_name: str, moment: Moment) -> bool:
-        """Tell whether the process dies now; that is then one crash less to come."""
+    def take_crash(self, step_name: str, moment: CrashPoint) -> bool:
+        """Return whether the process crashes now, and count that crash as done."""
         self._seen.add(step_name)
-        for fault in self._coming(step_name):
-            if fault.what is moment:
-                fault.take()
+        for fault in self._planned(step_name):
+            if fault.effect is moment:
+                fault.use()
                 return True
         return False
 
-    def failure(self, step_name: str) -> Exception | None:
-        """Return how the step fails now, which is then one failure less to come."""
-        for fault in self._coming(step_name):
-            if not isinstance(fault.what, Moment):
-                fault.take()
-                return fault.what() if isinstance(fault.what, type) else fault.what
+    def take_failure(self, step_name: str) -> Exception | None:
+        """Return the error of the step's next planned failure, and count it as done."""
+        for fault in self._planned(step_name):
+            if not isinstance(fault.effect, CrashPoint):
+                fault.use()
+                return fault.effect() if isinstance(fault.effect, type) else fault.effect
         return None
 
-    def _coming(self, step_name: str) -> list[_Fault]:
+    def _planned(self, step_name: str) -> list[_Fault]:
         return [each for each in self._faults if each.step_id == step_name and each.left != 0]
 
     def check_used(self) -> None:
-        """See that each fault has happened at least once.
+        """Check that each planned fault has happened at least once.
 
         Raises:
-            UnusedFaultError: some have not; a test that plans them tests less than it seems to.
+            UnusedFaultError: one has not, so the test tests less than it seems to.
         """
         unused = [str(fault) for fault in self._faults if not fault.happened]
         if unused:

@@ -1,12 +1,12 @@
-"""The way into a harness: one ``with`` block, of either kind."""
+"""The harnesses: an application, its clock and its clients, in the hands of a test."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterable, Coroutine, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, TypeVar
@@ -14,14 +14,22 @@ from typing import Any, TypeVar
 from durable_core.api.durable import Durable
 from durable_core.api.runs import RunInfo, show_run
 from durable_core.errors import ConfigurationError
+from durable_core.flow.effects import drive_async, drive_sync
 from durable_core.http.response import Response
 from durable_core.model.event import Event
 from durable_core.ports import RunRecord
-from durable_core.testing.client import AsyncClient, Client, Reply, concluded, handler_of
+from durable_core.testing.client import AsyncClient, Client, Reply, resolve_handler
 from durable_core.testing.clock import FakeClock
-from durable_core.testing.faults import Moment
-from durable_core.testing.simulation import PATIENCE, Bench, Steering, StepRecord, steps_of
-from durable_core.testing.worker import Exchange
+from durable_core.testing.faults import CrashPoint
+from durable_core.testing.simulation import (
+    AwaitIdle,
+    ReadBody,
+    Script,
+    SendRequest,
+    Simulation,
+    StepRecord,
+    steps_of,
+)
 
 __all__ = [
     "AsyncHarness",
@@ -31,23 +39,18 @@ __all__ = [
 ]
 
 
-# --- base -----------------------------------------------------------------------------------------
-#
-# What a harness can do without waiting: plan what goes wrong, and look at what has happened.
-
-
 class BaseHarness:
-    """What needs no waiting, and is the same in both kinds of test."""
+    """The part that is the same in both kinds of test: faults, and looking at runs."""
 
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
 
     @property
     def clock(self) -> FakeClock:
         """The clock of the application; ``advance`` moves it."""
-        return self._bench.clock
+        return self._simulation.clock
 
-    # -- what is to go wrong ----------------------------------------------------------------
+    # -- faults -----------------------------------------------------------------------------
 
     def fail_step(
         self,
@@ -56,61 +59,68 @@ class BaseHarness:
         times: int | None = 1,
         error: Exception | type[Exception] | None = None,
     ) -> None:
-        """Have a ``step.run``, of whatever run, fail in place of calling its function.
+        """Make a ``step.run`` of any run fail; its function is not called.
 
         Args:
-            step_id: the step; where its id repeats ``"save"`` is the first, ``"save:1"`` the next.
-            times: so often, and then it works again; None for every time.
-            error: what is raised; a ``RuntimeError`` by default.
+            step_id: the step; where its id repeats, ``"save"`` is the first, ``"save:1"`` the next.
+            times: how often it fails before it works again, 1 or more; None for every time.
+            error: the error that is raised; a ``RuntimeError`` by default.
         """
-        self._bench.faults.plan_failure(step_id, times, error)
+        self._simulation.faults.plan_failure(step_id, times, error)
 
     def crash_before(self, step_id: str, *, times: int = 1) -> None:
-        """Have the process die when the function of a ``step.run`` is about to be called.
+        """Crash the process just before the function of a ``step.run`` is called.
 
-        The live handler is thrown away, and its run is taken over and replayed. A client that
-        waits is sent to the wait URL (a real one loses its connection); if the run had no
-        checkpoint yet it is gone, and the client gets a ``ConnectionResetError``.
+        The live handler is abandoned; its run is taken over and replayed. The waiting client is
+        redirected to the wait URL (a real client would lose its connection). If the run had no
+        checkpoint yet, it is lost, and the client gets a ``ConnectionResetError``.
+
+        Args:
+            step_id: as in :meth:`fail_step`.
+            times: how many crashes, 1 or more.
         """
-        self._bench.faults.plan_crash(step_id, Moment.BEFORE, times)
+        self._simulation.faults.plan_crash(step_id, CrashPoint.BEFORE, times)
 
     def crash_during(self, step_id: str, *, times: int = 1) -> None:
-        """Have the process die when the function has done its work, but nobody knows it yet.
+        """Crash the process when the step's function has returned, but nothing is stored yet.
 
-        The function is called again. See :meth:`crash_before` for what becomes of the client.
+        The function is called again. The rest is as in :meth:`crash_before`.
         """
-        self._bench.faults.plan_crash(step_id, Moment.DURING, times)
+        self._simulation.faults.plan_crash(step_id, CrashPoint.DURING, times)
 
     def crash_after(self, step_id: str, *, times: int = 1) -> None:
-        """Have the process die when a step, of whatever kind, has just become durable."""
-        self._bench.faults.plan_crash(step_id, Moment.AFTER, times)
+        """Crash the process just after a step of any kind has become durable."""
+        self._simulation.faults.plan_crash(step_id, CrashPoint.AFTER, times)
 
     def replay_everything(self) -> None:
-        """From now on, throw handlers away after every step, and replay them.
+        """From now on, suspend handlers after every step, and replay them.
 
-        What is not deterministic shows: a step that is not asked for again when its handler is
-        replayed makes the call that replayed it raise ``NotDeterministicError``. Every response
-        is a handoff then.
+        This finds handlers that are not deterministic. If a replay does not reach a step that had
+        finished, the call that caused the replay raises ``NotDeterministicError``. Every response
+        is then a handoff.
         """
-        self._bench.replays.on = True
+        self._simulation.replay_checker.enabled = True
 
-    # -- looking ----------------------------------------------------------------------------
+    # -- looking at runs --------------------------------------------------------------------
 
     def run(self, of: Reply | str) -> RunInfo:
-        """Return all that is known about a run, given its id or a reply to its client.
+        """Return what ``durable.runs.get`` shows of a run.
+
+        Args:
+            of: the run's id, or a reply to its client.
 
         Raises:
-            RunNotFoundError: it has left no record, for it ended before its first step.
-            ValueError: the reply is no run's.
+            RunNotFoundError: the run has left no record: it ended before its first step.
+            ValueError: the reply does not come from a run.
         """
-        return show_run(self._record(of), self._bench.engine.env.codec)
+        return show_run(self._record(of), self._simulation.engine.env.codec)
 
     def _record(self, of: Reply | str) -> RunRecord:
-        return self._bench.record(_run_id(of))
+        return self._simulation.record(_run_id(of))
 
     def runs(self) -> Sequence[RunInfo]:
-        """Return the last 1,000 runs without their steps, the newest first."""
-        return self._bench.durable.runs.list(limit=1000)
+        """Return the newest 1,000 runs without their steps, the newest first."""
+        return self._simulation.durable.runs.list(limit=1000)
 
     def steps(self, of: Reply | str) -> tuple[StepRecord, ...]:
         """Return the steps of a run, in the order in which they finished, then the unfinished.
@@ -119,35 +129,37 @@ class BaseHarness:
             RunNotFoundError, ValueError: as :meth:`run`.
         """
         record = self._record(of)
-        return steps_of(record, self._bench.engine.env.codec, self._bench.calls(record.run.id))
+        return steps_of(
+            record, self._simulation.engine.env.codec, self._simulation.calls(record.run.id)
+        )
 
-    def streamed(self, of: Reply | str) -> list[object]:
-        """Return what a run has streamed to whoever follows it, and has not been rolled back.
+    def stream_data(self, of: Reply | str) -> list[object]:
+        """Return the data of a run's stored stream chunks, in order.
 
-        The data of all chunks that are stored, in order: those of steps that have succeeded, and
-        those from outside steps as of the last checkpoint.
+        These are the chunks of steps that have succeeded, and the handler's own chunks as of the
+        last checkpoint.
 
         Raises:
             RunNotFoundError, ValueError: as :meth:`run`.
         """
         run_id = self._record(of).run.id
-        app, store = self._bench.engine.env.app, self._bench.store
+        app, store = self._simulation.engine.env.app, self._simulation.store
         stored = store.read_stream(app, run_id, done=0, outside=0, most=sys.maxsize)
         pieces = () if stored is None else stored.chunks
         return [json.loads(text) for piece in pieces for text in piece.texts]
 
-    def sent(self, name: str | None = None) -> list[Event]:
-        """Return the events that the application has got, but for those of :meth:`send`.
+    def sent_events(self, name: str | None = None) -> list[Event]:
+        """Return the events that were sent by other ways than :meth:`send`, the oldest first.
 
-        They are what its steps, its other code and its clients have sent, the oldest first.
+        They come from steps, from other code of the application, and from its clients.
 
         Args:
-            name: only events of this name.
+            name: return only events of this name; None for all.
         """
-        own = self._bench.own_events
+        own = self._simulation.own_events
         return [
             event
-            for event_id, event in self._bench.store.events.items()
+            for event_id, event in self._simulation.store.events.items()
             if event_id not in own and name in (None, event.name)
         ]
 
@@ -159,11 +171,10 @@ def _run_id(of: Reply | str) -> str:
     return run_id
 
 
-# --- harnesses ------------------------------------------------------------------------------------
-#
-# The harnesses of tests: an application, its clock and its clients, all in the test's hands.
-
 T = TypeVar("T")
+
+#: How long (real seconds) a step that is in flight at the end of a test may take.
+_STOP = 1.0
 
 
 class Harness(BaseHarness):
@@ -173,14 +184,14 @@ class Harness(BaseHarness):
         """Return a client of an endpoint, or of an application made by ``app(durable, routes)``.
 
         Raises:
-            TypeError: it is neither.
+            TypeError: ``app`` is neither.
         """
-        return Client(handler_of(app), self._conclude)
+        return Client(self._simulation, resolve_handler(app), self._drive)
 
     def advance(self, duration: str | float | timedelta) -> None:
-        """Let time pass: sleeps end, failed steps are tried again, waits time out.
+        """Move the clock: sleeps end, failed steps are retried, waits time out.
 
-        Each at its own time, in order; ``"0s"`` lets happen what is due now.
+        Each happens at its own time, in order. ``"0s"`` runs what is due now.
 
         Args:
             duration: as in ``step.sleep``: ``"24h"``, seconds, or a ``timedelta``.
@@ -189,30 +200,37 @@ class Harness(BaseHarness):
             ValueError: not a duration.
             NotDeterministicError, NotFinishedError: as ``Client.request``.
         """
-        self._drive(self._bench.advance(duration))
+        self._drive(self._simulation.advance(duration))
 
     def send(
         self, name: str, data: Mapping[str, object] | None = None, *, id: str | None = None
     ) -> str:
-        """Send an event from outside; return its id."""
-        return self._drive(self._bench.send(Event(name, data or {}, id=id)))
+        """Send an event from outside, and run everything that it wakes.
 
-    def _conclude(self, exchange: Exchange, response: Response) -> Reply:
-        if isinstance(response.body, AsyncIterable):
-            body = self._bench.engine.run_on_background_loop(_joined(response.body))
-        else:
-            body = _whole(response)
-        return self._drive(concluded(self._bench, exchange, response, body))
+        Args:
+            name: the event's name.
+            data: its data; empty by default.
+            id: its id; an event with the same id is accepted once. None for a new id.
 
-    def _drive(self, steering: Steering[T]) -> T:
-        while True:
-            try:
-                next(steering)
-            except StopIteration as stop:
-                value: T = stop.value
-                return value
-            if not self._bench.worker.live.wait_until_empty(PATIENCE):
-                raise self._bench.still_running()
+        Returns:
+            The event's id.
+        """
+        return self._drive(self._simulation.send(Event(name, data or {}, id=id)))
+
+    def _drive(self, script: Script[T]) -> T:
+        return drive_sync(script, self._perform, nullcontext())
+
+    def _perform(self, effect: AwaitIdle | SendRequest | ReadBody) -> object:
+        match effect:
+            case SendRequest(exchange=exchange):
+                with exchange.current():
+                    return exchange.handler.handle(exchange.request, max_wait=0.0)
+            case ReadBody(response=Response(body=AsyncIterable() as body)):
+                return self._simulation.engine.run_on_background_loop(_join_async(body))
+            case ReadBody(response=response):
+                return _join(response)
+        self._simulation.await_idle()
+        return None
 
 
 class AsyncHarness(BaseHarness):
@@ -220,82 +238,73 @@ class AsyncHarness(BaseHarness):
 
     def client(self, app: object) -> AsyncClient:
         """Return a client; see :meth:`Harness.client`."""
-        return AsyncClient(handler_of(app), self._conclude)
+        return AsyncClient(self._simulation, resolve_handler(app), self._drive)
 
     async def advance(self, duration: str | float | timedelta) -> None:
-        """Let time pass; see :meth:`Harness.advance`."""
-        await self._drive(self._bench.advance(duration))
+        """Move the clock; see :meth:`Harness.advance`."""
+        await self._drive(self._simulation.advance(duration))
 
     async def send(
         self, name: str, data: Mapping[str, object] | None = None, *, id: str | None = None
     ) -> str:
-        """Send an event from outside; return its id."""
-        return await self._drive(self._bench.send(Event(name, data or {}, id=id)))
+        """Send an event from outside; see :meth:`Harness.send`."""
+        return await self._drive(self._simulation.send(Event(name, data or {}, id=id)))
 
-    async def _conclude(self, exchange: Exchange, response: Response) -> Reply:
-        if isinstance(response.body, AsyncIterable):
-            body = await _joined(response.body)
-        else:
-            body = await self._bench.engine.call_in_thread(_whole, response)
-        return await self._drive(concluded(self._bench, exchange, response, body))
+    def _drive(self, script: Script[T]) -> Coroutine[Any, Any, T]:
+        return drive_async(script, self._perform)
 
-    async def _drive(self, steering: Steering[T]) -> T:
-        while True:
-            try:
-                next(steering)
-            except StopIteration as stop:
-                value: T = stop.value
-                return value
-            live = self._bench.worker.live
-            if len(live):
-                wait = self._bench.engine.call_in_thread
-                if not await wait(live.wait_until_empty, PATIENCE):
-                    raise self._bench.still_running()
+    async def _perform(self, effect: AwaitIdle | SendRequest | ReadBody) -> object:
+        match effect:
+            case SendRequest(exchange=exchange):
+                with exchange.current():
+                    return await exchange.handler.handle_async(exchange.request, max_wait=0.0)
+            case ReadBody(response=Response(body=AsyncIterable() as body)):
+                return await _join_async(body)
+            case ReadBody(response=response):
+                return await self._simulation.engine.call_in_thread(_join, response)
+        return await self._simulation.engine.call_in_thread(self._simulation.await_idle)
 
 
-def _whole(response: Response) -> bytes:
-    """Return the whole body of a response, but not of one with an asynchronous body."""
+def _join(response: Response) -> bytes:
+    """Return the whole body of a response whose body is not asynchronous."""
     body = response.body
     assert not isinstance(body, AsyncIterable)
     return body if isinstance(body, bytes) else b"".join(body)
 
 
-async def _joined(body: AsyncIterable[bytes]) -> bytes:
+async def _join_async(body: AsyncIterable[bytes]) -> bytes:
     return b"".join([chunk async for chunk in body])
 
 
-# --- harnesses ------------------------------------------------------------------------------------
-
-#: So long (real seconds) a step that is in flight at the end of a test may take.
-_STOP = 1.0
-
-
 class harness:  # noqa: N801 - used as a function is
-    """Take an application into a test: ``with harness(durable) as t:``.
+    """Run an application inside a test: ``with harness(durable) as t:``.
 
-    Within the block the application works on an empty store in memory, with a clock that stands
-    still until the test moves it, without jitter in its back-offs, and runs one handler at a time.
-    Afterwards it is as it was. In asynchronous tests it is ``async with harness(durable) as t:``,
-    and ``async def`` handlers run on the test's event loop.
+    Inside the block the application has an empty store in memory and a clock that stands still
+    until the test moves it. Retries have no jitter, and one handler runs at a time. After the block
+    the application is as it was before.
+
+    In asynchronous tests write ``async with harness(durable) as t:``; then ``async def`` handlers
+    run on the test's event loop.
 
     Args:
         durable: the application; its endpoints are used as they are.
-        start: what the clock shows at first, an aware ``datetime``; 2030-01-01 by default.
+        start: the first time of the clock, an aware ``datetime``; 2030-01-01 by default.
 
     Raises:
-        ConfigurationError: on entering: the application is started, or the wrong ``with``.
-        UnusedFaultError: on leaving: a failure or crash that was planned has not happened.
+        ConfigurationError: on entering, if the application is started already, or if a plain
+            ``with`` is used on an event loop.
+        UnusedFaultError: on leaving, if a planned failure or crash has not happened.
     """
 
     def __init__(self, durable: Durable[Any], *, start: datetime | None = None) -> None:
-        self._bench = Bench(durable, start)
+        self._simulation = Simulation(durable, start)
         self._stack = ExitStack()
 
     def __enter__(self) -> Harness:
         if _on_a_loop():
             raise ConfigurationError("on an event loop it is 'async with harness(...)'")
-        self._stack.enter_context(self._bench.in_place())
-        return Harness(self._bench)
+        self._stack.enter_context(self._simulation.installed())
+        return Harness(self._simulation)
 
     def __exit__(
         self,
@@ -304,13 +313,13 @@ class harness:  # noqa: N801 - used as a function is
         trace: TracebackType | None,
     ) -> None:
         with self._stack:
-            self._bench.engine.stop(_STOP)
+            self._simulation.engine.stop(_STOP)
         if error is None:
-            self._bench.faults.check_used()
+            self._simulation.faults.check_used()
 
     async def __aenter__(self) -> AsyncHarness:
-        self._stack.enter_context(self._bench.in_place())
-        return AsyncHarness(self._bench)
+        self._stack.enter_context(self._simulation.installed())
+        return AsyncHarness(self._simulation)
 
     async def __aexit__(
         self,
@@ -319,9 +328,9 @@ class harness:  # noqa: N801 - used as a function is
         trace: TracebackType | None,
     ) -> None:
         with self._stack:
-            await self._bench.durable.stop_async(_STOP)
+            await self._simulation.durable.stop_async(_STOP)
         if error is None:
-            self._bench.faults.check_used()
+            self._simulation.faults.check_used()
 
 
 def _on_a_loop() -> bool:

@@ -1,6 +1,7 @@
-"""What both harnesses do, written once: each is a driver of these generators.
+"""The simulation behind both harnesses: the application, its clock, its store and its worker.
 
-A generator yields where it has to wait until no handler is live.
+What a harness does is written once, as generators (scripts) that yield what takes time. The
+harnesses perform that, one of them in a thread and the other one on an event loop.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from durable_core.api.durable import Durable
 from durable_core.codec.json import Codec
@@ -19,6 +20,7 @@ from durable_core.codec.records import load_event, load_step_error
 from durable_core.engine.embedded import embedded
 from durable_core.errors import ConfigurationError, NotFinishedError, RunNotFoundError, StepError
 from durable_core.flow.scope import HandlerKind
+from durable_core.http.response import Response
 from durable_core.machine.duration import parse_duration
 from durable_core.model.event import Event
 from durable_core.model.run import Phase
@@ -26,21 +28,64 @@ from durable_core.model.step import Memo, OpKind, Pending
 from durable_core.ports import Checkpoint, RunRecord, SendEvents, Write
 from durable_core.stores.memory import MemoryStore
 from durable_core.testing.clock import FakeClock, FakeIds
-from durable_core.testing.faults import Faults, Replays
-from durable_core.testing.worker import SteeredNode
+from durable_core.testing.faults import FaultPlan, ReplayChecker
+from durable_core.testing.worker import Exchange, ManualWorker
 
-__all__ = ["PATIENCE", "Bench", "NotingStore", "Steering", "StepRecord", "steps_of", "waits_for"]
+__all__ = [
+    "PATIENCE",
+    "AwaitIdle",
+    "ReadBody",
+    "RecordingStore",
+    "Script",
+    "SendRequest",
+    "Simulation",
+    "StepRecord",
+    "describe_wait",
+    "steps_of",
+]
+
+T = TypeVar("T")
+
+#: How long (real seconds) a handler may run without coming to its end, to a sleep or to a wait.
+PATIENCE = 10.0
+_FOREVER = 10.0**9
 
 
-# --- report ---------------------------------------------------------------------------------------
-#
-# What a run waits for, in words.
+@dataclass(frozen=True, slots=True)
+class AwaitIdle:
+    """Wait until no handler is live.
+
+    Raises:
+        NotFinishedError: one still is after :data:`PATIENCE`.
+    """
+
+    waits: ClassVar[bool] = True
 
 
-def waits_for(record: RunRecord, now: int) -> str:
-    """Return what a run without a result waits for; ``now`` is epoch milliseconds."""
+@dataclass(frozen=True, slots=True)
+class SendRequest:
+    """Call the application with the request of an exchange; the answer is its ``Response``."""
+
+    waits: ClassVar[bool] = True
+    exchange: Exchange
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBody:
+    """Read the body of a response to its end; the answer is the bytes."""
+
+    waits: ClassVar[bool] = True
+    response: Response
+
+
+#: What a harness does, without saying how it waits. Driven by ``drive_sync`` or ``drive_async``.
+Script: TypeAlias = Generator[AwaitIdle | SendRequest | ReadBody, Any, T]
+
+
+def describe_wait(record: RunRecord, now: int) -> str:
+    """Return in words what a run without a result waits for; ``now`` is epoch milliseconds."""
     run = record.run
-    steps = "; ".join(_step(pending, now) for pending in record.pending)
+    steps = "; ".join(_describe_step(pending, now) for pending in record.pending)
     if not steps and record.due_at is not None:
         steps = f"its handler is called again in {_seconds(record.due_at - now)}"
     return (
@@ -48,7 +93,7 @@ def waits_for(record: RunRecord, now: int) -> str:
     )
 
 
-def _step(pending: Pending, now: int) -> str:
+def _describe_step(pending: Pending, now: int) -> str:
     left = _seconds(pending.due_at - now)
     match pending.op.kind:
         case OpKind.SLEEP:
@@ -67,16 +112,11 @@ def _seconds(ms: int) -> str:
     return f"{max(0, ms) / 1000:g} s"
 
 
-# --- store ----------------------------------------------------------------------------------------
-#
-# The store of a harness: in memory, with a list of the events.
-
-
-class NotingStore(MemoryStore):
-    """A store in memory that notes the events it takes.
+class RecordingStore(MemoryStore):
+    """A memory store that remembers every event it has accepted.
 
     Attributes:
-        events: each event by its id, in the order in which they came.
+        events: the events by id, in the order in which they came.
     """
 
     def __init__(self) -> None:
@@ -102,25 +142,20 @@ def _events_of(write: Write[object]) -> tuple[Event, ...]:
     return write.events if isinstance(write, SendEvents) else ()
 
 
-# --- steps ----------------------------------------------------------------------------------------
-#
-# The steps of a run, as tests look at them.
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
-    """What has become of one step.
+    """One step of a run, as a test sees it.
 
     Attributes:
-        name: its id, with ``:1``, ``:2`` appended where the id repeats.
+        name: the step's id, with ``:1``, ``:2`` appended where the id repeats.
         kind: ``"run"``, ``"sleep"``, ``"wait"`` or ``"send"``.
-        done: it has finished and will not run again.
-        attempts: how often it was tried, as the store has it: planned failures count, what a
-            crash has undone does not.
-        calls: how often its function was really called.
+        done: True once the step has finished and will not run again.
+        attempts: how often the step was tried, as the store counts: planned failures count,
+            attempts that a crash has undone do not.
+        calls: how often the step's function was really called.
         result: what the handler gets: the result of ``run``, the ids of ``send``, the ``Event``
-            (or None) of ``wait``; None while the step is not done, or has failed.
-        error: how it has failed for good, or None.
+            (or None) of ``wait``; None while the step is not done, and after a failure.
+        error: the step's final error, or None.
     """
 
     name: str
@@ -138,7 +173,7 @@ def steps_of(record: RunRecord, codec: Codec, calls: Mapping[str, int]) -> tuple
     Args:
         record: the run.
         codec: how results are stored.
-        calls: how often the function of each step was called, by its name.
+        calls: how often the function of each step was called, by step name.
     """
     return (*_finished(record, codec, calls), *_unfinished(record, calls))
 
@@ -178,37 +213,26 @@ def _result(memo: Memo, codec: Codec) -> object:
     return json.loads(memo.value)
 
 
-# --- simulation -----------------------------------------------------------------------------------
-
-T = TypeVar("T")
-
-Steering: TypeAlias = Generator[None, None, T]
-
-#: For so long (real seconds) a handler may run without coming to its end or to a wait.
-PATIENCE = 10.0
-_FOREVER = 10.0**9
-
-
-class Bench:
-    """An application on a store, a clock and a node of the test's own.
+class Simulation:
+    """An application on a store, a clock and a worker of the test's own.
 
     Args:
         durable: the application.
-        start: what the clock shows at first.
+        start: the first time of the clock; None for the default of :class:`FakeClock`.
     """
 
     def __init__(self, durable: Durable[Any], start: datetime | None) -> None:
         self.durable = durable
         self.engine = embedded(durable.engine)
         self.clock = FakeClock() if start is None else FakeClock(start)
-        self.store = NotingStore()
-        self.faults = Faults()
-        self.replays = Replays()
+        self.store = RecordingStore()
+        self.faults = FaultPlan()
+        self.replay_checker = ReplayChecker()
         self.own_events: set[str] = set()
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Have the application work here; it must be stopped before the end."""
+    def installed(self) -> Iterator[None]:
+        """Start the application in this simulation; stop it before you leave the block."""
         engine = self.engine
         env = replace(
             engine.env,
@@ -223,54 +247,69 @@ class Bench:
             keep_events=_FOREVER,
         )
         make_worker = functools.partial(
-            SteeredNode, faults=self.faults, replays=self.replays, cancel=engine.cancel
+            ManualWorker,
+            faults=self.faults,
+            replay_checker=self.replay_checker,
+            cancel=engine.cancel,
         )
         with engine.override(env=env, store=self.store, settings=settings, make_worker=make_worker):
             engine.start()
             yield
 
     @property
-    def worker(self) -> SteeredNode:
-        """The node that works for the test."""
-        node = self.engine.worker
-        if not isinstance(node, SteeredNode):
+    def worker(self) -> ManualWorker:
+        """The worker of the test.
+
+        Raises:
+            ConfigurationError: the application was stopped inside its harness.
+        """
+        worker = self.engine.worker
+        if not isinstance(worker, ManualWorker):
             raise ConfigurationError("the application was stopped within its harness")
-        return node
+        return worker
 
-    # -- letting things happen --------------------------------------------------------------
+    # -- scripts ----------------------------------------------------------------------------
 
-    def settle(self) -> Steering[None]:
-        """Let all that is due now happen."""
-        node = self.worker
-        yield
-        while node.abandoned or self._is_due(self.clock.now()):
-            node.scheduler.catch_up()
-            yield
-        self._check()
+    def settle(self) -> Script[None]:
+        """Run everything that is due now.
 
-    def advance(self, duration: str | float | timedelta) -> Steering[None]:
-        """Let time pass, and all happen that is due meanwhile, in its order."""
+        Raises:
+            NotDeterministicError: see ``BaseHarness.replay_everything``.
+        """
+        worker = self.worker
+        yield AwaitIdle()
+        while worker.abandoned or self._is_due(self.clock.now()):
+            worker.scheduler.catch_up()
+            yield AwaitIdle()
+        self._raise_problem()
+
+    def advance(self, duration: str | float | timedelta) -> Script[None]:
+        """Move the clock, and run everything that becomes due, each at its own time."""
         until = self.clock.now() + parse_duration(duration)
         yield from self.settle()
         while self._is_due(until):
             yield from self._next()
         self.clock.move_to(until)
 
-    def send(self, event: Event) -> Steering[str]:
-        """Send an event, and let happen what it brings about; return its id."""
+    def send(self, event: Event) -> Script[str]:
+        """Send an event, run everything that it wakes, and return the event's id."""
         [event_id] = self.engine.send([event])
         self.own_events.add(event_id)
         yield from self.settle()
         return event_id
 
-    def finish(self, run_id: str) -> Steering[None]:
-        """Let time pass until a run has ended."""
+    def finish(self, run_id: str) -> Script[None]:
+        """Move the clock until a run has ended.
+
+        Raises:
+            NotFinishedError: nothing is due any more, and the run has not ended.
+        """
         while isinstance(self.store.result(self.engine.env.app, run_id), Phase):
             if self._next_due() is None:
-                raise self.unfinished(run_id)
+                raise self.not_finished_error(run_id)
             yield from self._next()
 
-    def _next(self) -> Steering[None]:
+    def _next(self) -> Script[None]:
         due_at = self._next_due()
         assert due_at is not None
         self.clock.move_to(due_at)
@@ -281,28 +320,28 @@ class Bench:
         return due_at is not None and due_at <= until
 
     def _next_due(self) -> int | None:
-        keys = [key for face in HandlerKind for key in self.worker.runs.keys(face)]
+        keys = [key for kind in HandlerKind for key in self.worker.runs.keys(kind)]
         return self.store.next_due(self.engine.env.app, keys)
 
-    def _check(self) -> None:
-        """Tell the test what it must know."""
+    def _raise_problem(self) -> None:
+        """Raise the first problem that was found in a handler, if there is one."""
         app, problems = self.engine.env.app, self.worker.problems
-        for run_id in self.replays.run_ids():
+        for run_id in self.replay_checker.run_ids():
             result = self.store.result(app, run_id)
             if not isinstance(result, Phase):
-                error = self.replays.conclude(run_id)
+                error = self.replay_checker.check_completed(run_id)
                 if error is not None and result is not None and result.phase is Phase.COMPLETED:
                     problems.append(error)
         if problems:
             raise problems.pop(0)
 
-    # -- looking ----------------------------------------------------------------------------
+    # -- looking at runs --------------------------------------------------------------------
 
     def record(self, run_id: str) -> RunRecord:
-        """Return all that is known about a run.
+        """Return everything that is stored about a run.
 
         Raises:
-            RunNotFoundError: it has left no record, for it had taken no step.
+            RunNotFoundError: the run has left no record: it ended before its first step.
         """
         record = self.store.get(self.engine.env.app, run_id)
         if record is None:
@@ -315,15 +354,21 @@ class Bench:
         """Return how often the function of each step of a run was called."""
         return {name: n for (of_run, name), n in self.worker.calls.items() if of_run == run_id}
 
-    def unfinished(self, run_id: str) -> NotFinishedError:
+    def not_finished_error(self, run_id: str) -> NotFinishedError:
         """Return the error for a run that has no result yet."""
-        what = waits_for(self.record(run_id), self.clock.now())
+        what = describe_wait(self.record(run_id), self.clock.now())
         return NotFinishedError(f"run {run_id} {what}")
 
-    def still_running(self) -> NotFinishedError:
-        """Return the error for handlers that do not come to an end."""
-        names = ", ".join(sorted(each.ex.run.function_id for each in self.worker.live.all()))
-        return NotFinishedError(
-            f"{names} did not come to an end, to a sleep or to a wait in {PATIENCE:g} s of real "
-            "time; does it wait for something outside its steps?"
-        )
+    def await_idle(self) -> None:
+        """Block until no handler is live.
+
+        Raises:
+            NotFinishedError: one still is after :data:`PATIENCE`.
+        """
+        live = self.worker.live
+        if not live.wait_until_empty(PATIENCE):
+            names = ", ".join(sorted(each.ex.run.function_id for each in live.all()))
+            raise NotFinishedError(
+                f"{names} did not come to an end, to a sleep or to a wait in {PATIENCE:g} s of "
+                "real time; does it wait for something outside its steps?"
+            )

@@ -1,12 +1,13 @@
-"""What stands between the code of a handler and its run: it sees every step, and can spoil it."""
+"""The worker of a harness: it runs what the test tells it to, and carries out the fault plan."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from durable_core.api.adapter import HTTPHandler
 from durable_core.engine.runs import RunManager
@@ -24,59 +25,33 @@ from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.step import Memo
 from durable_core.ports import Checkpoint, ReapWorkers, Store
 from durable_core.runners.settings import RegisteredEndpoint, Settings
-from durable_core.testing.faults import Faults, Moment, Replays
+from durable_core.testing.faults import CrashPoint, FaultPlan, ReplayChecker
 
 __all__ = [
-    "ASKING",
+    "CURRENT_EXCHANGE",
     "Exchange",
-    "Fate",
-    "SteeredKeeper",
-    "SteeredNode",
-    "WatchedScope",
+    "InstrumentedScope",
+    "ManualScheduler",
+    "ManualWorker",
 ]
 
-
-# --- worker ---------------------------------------------------------------------------------------
 
 T = TypeVar("T")
 
 
-class Fate(Protocol):
-    """What a scope needs of its node: the plans of the test, and the means to carry them out."""
-
-    faults: Faults
-    replays: Replays
-
-    def called(self, run_id: str, step_name: str) -> None:
-        """Note that the function of a step is called."""
-        ...
-
-    def crash(self) -> None:
-        """Let go of every run, as a process that dies."""
-        ...
-
-    def throw_away(self, run_id: str) -> None:
-        """Have the handler of a run put away when nothing of it is in flight."""
-        ...
-
-    def refuse(self, run_id: str, error: NotDeterministicError) -> None:
-        """End a run that cannot be tested, and tell the test why."""
-        ...
-
-
-class WatchedScope:
-    """A live run as the code of its handler reaches it, with the test in between.
+class InstrumentedScope:
+    """The scope of a live run, which shows every step to the test's worker.
 
     Args:
-        run: the run itself.
-        fate: what is planned.
+        run: the scope that does the work.
+        worker: has the fault plan and the replay checker.
     """
 
-    def __init__(self, run: RunScope, fate: Fate) -> None:
+    def __init__(self, run: RunScope, worker: ManualWorker) -> None:
         self._run = run
-        self._fate = fate
-        self._own_branch = run.current_task()
-        self._asked = fate.replays.begin(run.ex)
+        self._worker = worker
+        self._own_task = run.current_task()
+        self._trace = worker.replay_checker.begin(run.ex)
 
     @property
     def ex(self) -> Execution:
@@ -98,21 +73,21 @@ class WatchedScope:
         return self._run.current_task()
 
     def drive(self, flow: Flow[Any]) -> Any:
-        """Run the flow of a step, with an eye on what it asks for."""
-        return self._run.drive(self._watched(flow))
+        """Run the flow of a step, and watch its effects."""
+        return self._run.drive(self._instrument(flow))
 
-    def _watched(self, flow: Flow[T]) -> Flow[T]:
+    def _instrument(self, flow: Flow[T]) -> Flow[T]:
         finished: list[Memo] = []
         try:
-            value = yield from self._between(flow, finished)
+            value = yield from self._relay_effects(flow, finished)
         except StepError:
-            yield from self._after(finished)
+            yield from self._end_step(finished)
             raise
-        yield from self._after(finished)
+        yield from self._end_step(finished)
         return value
 
-    def _between(self, flow: Flow[T], finished: list[Memo]) -> Flow[T]:
-        """Pass on what the flow asks for, and the answers."""
+    def _relay_effects(self, flow: Flow[T], finished: list[Memo]) -> Flow[T]:
+        """Pass on the flow's effects and their answers; put the test's actions between them."""
         resume: Callable[[Any], Effect] = flow.send
         value: Any = None
         while True:
@@ -122,80 +97,80 @@ class WatchedScope:
                 result: T = stop.value
                 return result
             try:
-                value = yield from self._answer(effect, finished)
+                value = yield from self._perform(effect, finished)
                 resume = flow.send
             except BaseException as error:
                 value = error
                 resume = flow.throw
 
-    def _answer(self, effect: Effect, finished: list[Memo]) -> Flow[Any]:
+    def _perform(self, effect: Effect, finished: list[Memo]) -> Flow[Any]:
         match effect:
             case CallUser(inside=StepAttempt(name=name)):
-                return (yield from self._invoke(effect, name))
+                return (yield from self._call_step(effect, name))
             case Submit(write=Checkpoint() as write):
                 for op in [*(m.op for m in write.memos), *(p.op for p in write.pending)]:
-                    yield from self._begins(op.name)
+                    yield from self._check_order(op.name)
                 for memo in write.memos:
-                    self._asked.finished(memo, in_line=self._in_line)
+                    self._trace.add_finished(memo, in_line=self._in_line)
                 finished.extend(write.memos)
             case AwaitReplayTurn(completion_no=number):
-                self._asked.recalled(number)
+                self._trace.add_replayed(number)
             case Park(op_id=op_id):
                 effect = Park(op_id, None)  # no timer: it waits for the test to move the clock
         return (yield effect)
 
     @property
     def _in_line(self) -> bool:
-        return self._run.current_task() is self._own_branch
+        return self._run.current_task() is self._own_task
 
-    def _begins(self, step_name: str) -> Flow[None]:
-        """A step that has not finished is asked for."""
-        if self._fate.replays.on:
-            error = self._asked.begins(step_name, in_line=self._in_line)
+    def _check_order(self, step_name: str) -> Flow[None]:
+        """Check that an unfinished step comes after all finished ones of this task or thread."""
+        if self._worker.replay_checker.enabled:
+            error = self._trace.check_new(step_name, in_line=self._in_line)
             if error is not None:
-                self._fate.refuse(self.ex.run.id, error)
-                yield from _never(step_name)
+                self._worker.reject(self.ex.run.id, error)
+                yield from _wait_forever(step_name)
 
-    def _invoke(self, effect: CallUser, step_name: str) -> Flow[Any]:
-        yield from self._begins(step_name)
-        yield from self._crash_if(step_name, Moment.BEFORE)
-        error = self._fate.faults.failure(step_name)
+    def _call_step(self, effect: CallUser, step_name: str) -> Flow[Any]:
+        yield from self._check_order(step_name)
+        yield from self._crash_if(step_name, CrashPoint.BEFORE)
+        error = self._worker.faults.take_failure(step_name)
         if error is None:
-            self._fate.called(self.ex.run.id, step_name)
+            self._worker.count_call(self.ex.run.id, step_name)
         else:
-            effect = CallUser(effect.inside, _failing(error, self.kind))
+            effect = CallUser(effect.inside, _fail_with(error, self.kind))
         outcome = yield effect
-        yield from self._crash_if(step_name, Moment.DURING)
+        yield from self._crash_if(step_name, CrashPoint.DURING)
         return outcome
 
-    def _after(self, finished: list[Memo]) -> Flow[None]:
-        """The flow is over; it has checkpointed these steps. The handler may end here."""
+    def _end_step(self, finished: list[Memo]) -> Flow[None]:
+        """Crash or suspend here, if that is planned; the flow has checkpointed these steps."""
         for memo in finished:
-            yield from self._crash_if(memo.op.name, Moment.AFTER)
-        if finished and self._fate.replays.on:
+            yield from self._crash_if(memo.op.name, CrashPoint.AFTER)
+        if finished and self._worker.replay_checker.enabled:
             yield from settle(self.ex)
-            error = self._asked.thrown_away()
+            error = self._trace.check_suspended()
             if error is not None:
-                self._fate.refuse(self.ex.run.id, error)
+                self._worker.reject(self.ex.run.id, error)
             else:
-                self._fate.throw_away(self.ex.run.id)
-            yield from _never(finished[-1].op.name)
+                self._worker.suspend(self.ex.run.id)
+            yield from _wait_forever(finished[-1].op.name)
 
-    def _crash_if(self, step_name: str, moment: Moment) -> Flow[None]:
-        if self._fate.faults.crashes(step_name, moment):
+    def _crash_if(self, step_name: str, moment: CrashPoint) -> Flow[None]:
+        if self._worker.faults.take_crash(step_name, moment):
             yield from settle(self.ex)
-            self._fate.crash()
-            yield from _never(step_name)
+            self._worker.crash()
+            yield from _wait_forever(step_name)
 
 
-def _never(step_name: str) -> Flow[None]:
-    """Wait, in vain, until the handler is unwound."""
+def _wait_forever(step_name: str) -> Flow[None]:
+    """Wait until the handler is unwound."""
     while True:
         yield Park(hash_step_id(step_name), None)
 
 
-def _failing(error: Exception, face: HandlerKind) -> Call:
-    """Return a call that raises the error, in the place where the step's function would."""
+def _fail_with(error: Exception, kind: HandlerKind) -> Call:
+    """Return a call that raises the error in place of the step's function."""
 
     def fail() -> NoReturn:
         raise error
@@ -203,12 +178,11 @@ def _failing(error: Exception, face: HandlerKind) -> Call:
     async def fail_async() -> NoReturn:
         raise error
 
-    return Call(fail if face is HandlerKind.DEF else fail_async)
+    return Call(fail if kind is HandlerKind.DEF else fail_async)
 
 
-# --- steered --------------------------------------------------------------------------------------
-#
-# A node that does nothing by itself: the test says when it looks for what is due.
+#: The exchange that the calling code belongs to.
+CURRENT_EXCHANGE: ContextVar[Exchange | None] = ContextVar("durable_exchange", default=None)
 
 
 @dataclass(slots=True)
@@ -216,10 +190,10 @@ class Exchange:
     """One request of a test's client.
 
     Attributes:
-        handler: what it goes to.
+        handler: the endpoint or application that answers.
         request: the request.
-        follow: the client wants the final response.
-        run_id: the run that was begun for it, if one was.
+        follow: True if the client wants the final response.
+        run_id: the run that was begun for the request, or None.
     """
 
     handler: HTTPHandler
@@ -227,12 +201,17 @@ class Exchange:
     follow: bool
     run_id: str | None = None
 
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make this the current exchange, for the block."""
+        token = CURRENT_EXCHANGE.set(self)
+        try:
+            yield
+        finally:
+            CURRENT_EXCHANGE.reset(token)
 
-#: The exchange that the calling code is in.
-ASKING: ContextVar[Exchange | None] = ContextVar("durable_asking", default=None)
 
-
-class SteeredKeeper(Scheduler):
+class ManualScheduler(Scheduler):
     """A scheduler without a thread; the simulation calls :meth:`catch_up`."""
 
     def start(self) -> None:
@@ -240,15 +219,15 @@ class SteeredKeeper(Scheduler):
         self.register()
 
 
-class _SteeredRuns(RunManager):
-    """Has room for one run at a time, which goes as far as it can before the next."""
+class _ManualRuns(RunManager):
+    """Runs one handler at a time: each goes as far as it can before the next one begins."""
 
     def new_execution(
         self, endpoint: RegisteredEndpoint, request: Request, route: str | None, event_seq: int
     ) -> StoredExecution:
-        """Return the execution of a new run; the exchange that it is for learns its id."""
+        """Return the execution of a new run, and note its id in the current exchange."""
         ex = super().new_execution(endpoint, request, route, event_seq)
-        exchange = ASKING.get()
+        exchange = CURRENT_EXCHANGE.get()
         if exchange is not None:
             exchange.run_id = ex.run.id
         return ex
@@ -258,19 +237,19 @@ class _SteeredRuns(RunManager):
         return 0 if len(self._host.live) else 1
 
 
-class SteeredNode(Worker):
-    """Runs one handler at a time, and only what it is told to.
+class ManualWorker(Worker):
+    """Runs one handler at a time, and only when the simulation asks for it.
 
     Args:
         env, settings, store, endpoints: see ``Worker``.
-        faults: what is to go wrong.
-        replays: what is known about replays.
-        cancel: ends a run, given its id.
+        faults: the planned failures and crashes.
+        replay_checker: checks that handlers are deterministic.
+        cancel: cancels the run with the given id.
 
     Attributes:
-        calls: how often each step's function was called, by run id and step.
-        gone: runs that a crash has left no trace of.
-        problems: what a test must be told.
+        calls: how often each step's function was called, by run id and step name.
+        lost_runs: ids of runs that a crash has left no trace of.
+        problems: errors about handlers, which the simulation raises in the test.
     """
 
     def __init__(
@@ -280,54 +259,54 @@ class SteeredNode(Worker):
         store: Store,
         endpoints: dict[str, RegisteredEndpoint],
         *,
-        faults: Faults,
-        replays: Replays,
+        faults: FaultPlan,
+        replay_checker: ReplayChecker,
         cancel: Callable[[str], object],
     ) -> None:
         super().__init__(env, settings, store, endpoints)
         self.wrap_scope = self._scope
         self.faults = faults
-        self.replays = replays
+        self.replay_checker = replay_checker
         self.calls: Counter[tuple[str, str]] = Counter()
-        self.gone: set[str] = set()
+        self.lost_runs: set[str] = set()
         self._cancel = cancel
         self.problems: list[NotDeterministicError] = []
 
     def make_run_manager(self) -> RunManager:
-        """Return one that runs one handler at a time."""
-        return _SteeredRuns(self)
+        """Return a manager that runs one handler at a time."""
+        return _ManualRuns(self)
 
     def make_scheduler(self) -> Scheduler:
-        """Return one without a thread."""
-        return SteeredKeeper(self, self.runs)
+        """Return a scheduler without a thread."""
+        return ManualScheduler(self, self.runs)
 
     def _scope(self, run: RunScope) -> RunScope:
-        """Put the test between a run and its handler."""
-        return WatchedScope(run, self)
+        """Return the scope through which the handler of a run reaches it."""
+        return InstrumentedScope(run, self)
 
-    # -- what a scope needs -----------------------------------------------------------------
+    # -- what its scopes call ---------------------------------------------------------------
 
-    def called(self, run_id: str, step_name: str) -> None:
-        """Note that the function of a step is called."""
+    def count_call(self, run_id: str, step_name: str) -> None:
+        """Count a call of a step's function."""
         self.calls[run_id, step_name] += 1
 
     def crash(self) -> None:
-        """Let go of every run, as a process that dies; take them over under a new name."""
+        """Lose every live run, as a process that dies; the same worker goes on under a new id."""
         dead, lost = self.owner, self.live.all()
         self.scheduler.register()
         self.queue.execute(ReapWorkers(ids=(dead,), now=self.env.clock.now()))
         for live in lost:
             if isinstance(live.ex, StoredExecution) and not live.ex.stored:
-                self.gone.add(live.ex.run.id)
+                self.lost_runs.add(live.ex.run.id)
             live.lease_lost()
 
-    def throw_away(self, run_id: str) -> None:
-        """Have the handler of a run put away when nothing of it is in flight; it is due at once."""
+    def suspend(self, run_id: str) -> None:
+        """Suspend a run when none of its steps is in flight; it is due again at once."""
         live = self.live.get(run_id)
         if live is not None:
             live.stop()
 
-    def refuse(self, run_id: str, error: NotDeterministicError) -> None:
-        """End a run that cannot be tested, and tell the test why."""
+    def reject(self, run_id: str, error: NotDeterministicError) -> None:
+        """Cancel a run that cannot be tested, and keep the error for the test."""
         self.problems.append(error)
         self._cancel(run_id)

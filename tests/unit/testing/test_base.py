@@ -100,7 +100,7 @@ def test_replaying_everything_changes_nothing(face: str) -> None:
         t.send("order/approved", {"id": "7"})
 
         assert {"steps": ["RESERVE", "CHARGE"], "approved": True} == reply.result().json()
-        assert 1 == len(t.sent("order/done"))
+        assert 1 == len(t.sent_events("order/done"))
     assert ["reserve", "charge"] == app.calls
 
 
@@ -111,8 +111,8 @@ def test_events_of_the_test_are_not_those_of_the_application() -> None:
         assert "e1" == t.send("order/approved", {"id": "7"}, id="e1")
         t.client(app.order).get("/order?id=7", follow=True)
         app.durable.send(Event("news", id="n1"))
-        assert ["order/done", "news"] == [event.name for event in t.sent()]
-        assert [] == t.sent("order/approved")
+        assert ["order/done", "news"] == [event.name for event in t.sent_events()]
+        assert [] == t.sent_events("order/approved")
 
 
 def test_run_of_a_reply() -> None:
@@ -197,7 +197,7 @@ def test_what_was_streamed(face: str, plan: str) -> None:
         reply = t.client(handler).get("/")
         t.advance("1 day")
 
-        assert ["outside", {"text": "x"}, {"text": "x"}] == t.streamed(reply)
+        assert ["outside", {"text": "x"}, {"text": "x"}] == t.stream_data(reply)
 
 
 @FACES

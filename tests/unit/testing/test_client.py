@@ -7,7 +7,7 @@ import pytest
 from durable_core import Durable, Request, Response
 from durable_core.api.adapter import HTTPHandler
 from durable_core.routing import Application
-from durable_core.testing.client import handler_of
+from durable_core.testing.client import resolve_handler
 from durable_core.testing.harnesses import harness
 from support.harness_sample import plain_app
 
@@ -87,11 +87,11 @@ def test_handler_of_an_application() -> None:
     class Wrapped:
         endpoint = application
 
-    assert application is handler_of(application)
-    assert application is handler_of(Wrapped())
+    assert application is resolve_handler(application)
+    assert application is resolve_handler(Wrapped())
     for other in (print, durable, Application):
         with pytest.raises(TypeError, match="a client needs an endpoint"):
-            handler_of(other)
+            resolve_handler(other)
 
 
 def test_path_params_of_an_endpoint_without_a_route() -> None:

@@ -44,7 +44,7 @@ def test_the_same_on_an_event_loop(face: str) -> None:
             reply = await t.client(app.order).get("/order?id=7")
             await t.advance("1 day")
             await t.send("order/approved", {"id": "7"})
-            assert [{"id": "7"}] == [event.data for event in t.sent("order/done")]
+            assert [{"id": "7"}] == [event.data for event in t.sent_events("order/done")]
             return reply.result().json()
 
     assert FINAL == asyncio.run(main())

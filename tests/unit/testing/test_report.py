@@ -7,7 +7,7 @@ import pytest
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import Op, OpKind, Pending
 from durable_core.ports import RunRecord
-from durable_core.testing.simulation import waits_for
+from durable_core.testing.simulation import describe_wait
 
 RUN = Run(
     id="r",
@@ -42,7 +42,7 @@ def test_unfinished_steps_are_named(step: Pending, text: str) -> None:
     """The text says for what, and for how long."""
     record = RunRecord(run=RUN, owner=None, due_at=61_500, ended_at=None, pending=(step,))
 
-    assert waits_for(record, 1_000) == f"of 'GET /x' is suspended and has no result: {text}"
+    assert describe_wait(record, 1_000) == f"of 'GET /x' is suspended and has no result: {text}"
 
 
 def test_handler_that_is_called_again() -> None:
@@ -50,5 +50,5 @@ def test_handler_that_is_called_again() -> None:
     due = RunRecord(run=RUN, owner=None, due_at=3_000, ended_at=None)
     live = RunRecord(run=RUN, owner="o", due_at=None, ended_at=None)
 
-    assert waits_for(due, 1_000).endswith(": its handler is called again in 2 s")
-    assert waits_for(live, 1_000).endswith(": no step yet")
+    assert describe_wait(due, 1_000).endswith(": its handler is called again in 2 s")
+    assert describe_wait(live, 1_000).endswith(": no step yet")

@@ -1,4 +1,4 @@
-"""What both harnesses do: letting things happen, until nothing is due."""
+"""What both harnesses do: they run everything that is due."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from durable_core import Request
 from durable_core import step as async_step
 from durable_core.errors import NotFinishedError
 from durable_core.sync import step
-from durable_core.testing import simulation as bench
 from durable_core.testing.harnesses import harness
 from support.harness_sample import plain_app, sample
 
@@ -38,14 +37,14 @@ def test_advance_refuses_what_is_no_duration() -> None:
 
 
 def test_a_handler_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits for something outside of steps is named, in either kind of test."""
-    monkeypatch.setattr("durable_core.testing.harnesses.PATIENCE", 0.05)
+    """A handler that waits for something outside its steps is named, in either kind of test."""
+    monkeypatch.setattr("durable_core.testing.simulation.PATIENCE", 0.05)
     durable, ended = plain_app(), threading.Event()
 
     @durable.endpoint(function_id="hangs")
     def hangs(request: Request) -> None:
         step.sleep("nap", "1s")
-        ended.wait(bench.PATIENCE)
+        ended.wait(10)
 
     async def main() -> None:
         async with harness(durable) as t:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from durable_core.engine.embedded import embedded
 from durable_core.flow.scope import HandlerKind
 from durable_core.testing.harnesses import harness
-from durable_core.testing.worker import SteeredNode
+from durable_core.testing.worker import ManualWorker
 from support.harness_sample import sample
 
 
@@ -27,7 +27,7 @@ def test_one_run_at_a_time() -> None:
     app = sample("def")
     with harness(app.durable):
         node = embedded(app.durable.engine).worker
-        assert isinstance(node, SteeredNode)
+        assert isinstance(node, ManualWorker)
         assert [1, 1] == [node.runs.capacity(kind) for kind in HandlerKind]
 
 
@@ -36,7 +36,7 @@ def test_a_crash_takes_a_new_name() -> None:
     app = sample("def")
     with harness(app.durable):
         node = embedded(app.durable.engine).worker
-        assert isinstance(node, SteeredNode)
+        assert isinstance(node, ManualWorker)
         before = node.owner
         node.crash()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from durable_core.errors import LeaseLost
 from durable_core.model.event import Event
 from durable_core.ports import Checkpoint, SendEvents
-from durable_core.testing.simulation import NotingStore
+from durable_core.testing.simulation import RecordingStore
 
 
 def test_events_are_noted_once() -> None:
     """Each event that is taken is noted, the first of one id counts, refused writes do not."""
-    store = NotingStore()
+    store = RecordingStore()
     first, again = Event("x", {"n": 1}, id="a"), Event("x", {"n": 2}, id="a")
     refused = Checkpoint(run_id="r", owner="o", epoch=1, now=0, events=(Event("y", id="b"),))
 

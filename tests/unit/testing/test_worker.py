@@ -16,7 +16,7 @@ from durable_core.flow.attempt import StepAttempt
 from durable_core.flow.scope import CURRENT_RUN, RunScope
 from durable_core.sync import step as sync_step
 from durable_core.testing.harnesses import harness
-from durable_core.testing.worker import WatchedScope
+from durable_core.testing.worker import InstrumentedScope
 from support.harness_sample import plain_app
 
 
@@ -34,7 +34,7 @@ def test_a_handler_reaches_the_watched_run() -> None:
         t.client(endpoint).get("/")
 
     [scope] = scopes
-    assert isinstance(scope, WatchedScope)
+    assert isinstance(scope, InstrumentedScope)
     assert ("def", "it") == (scope.kind.value, scope.ex.run.endpoint_key)
     assert threading.current_thread() is scope.current_task()
 
