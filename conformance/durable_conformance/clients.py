@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from uuid import uuid4
 
 from durable_conformance.contract import AnyResponse, Client
-from durable_conformance.programs import Gate, Ledger, Program, Script
+from durable_conformance.programs import CallLog, Gate, Program, Script
 from durable_conformance.wire import patience
 from durable_core import NonRetriableError, Response, StepError
 from durable_core.codec.stream_events import Chunk, Commit, Rollback
@@ -21,7 +21,7 @@ __all__ = ["PROGRAMS", "Call"]
 
 _FIELDS = {"x-my-header": "my-value"}
 _gates: dict[str, Gate] = {}
-_ledger = Ledger()
+_ledger = CallLog()
 
 
 class Call:
@@ -104,13 +104,13 @@ def _push_b(key: str) -> None:
 
 def _flaky_a(key: str) -> int:
     stream.push("chunk a")
-    return _ledger.fails(f"a of {key}", 1, RuntimeError("once"))
+    return _ledger.fail_first(f"a of {key}", 1, RuntimeError("once"))
 
 
 def _flaky_b(key: str) -> int:
     _gates[key].pass_(None)
     stream.push("chunk b")
-    return _ledger.fails(f"b of {key}", 1, RuntimeError("once"))
+    return _ledger.fail_first(f"b of {key}", 1, RuntimeError("once"))
 
 
 def _fail(key: str) -> None:

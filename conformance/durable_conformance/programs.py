@@ -14,8 +14,8 @@ from durable_core import Request, step, sync
 __all__ = [
     "LONG_NAP",
     "NAP",
+    "CallLog",
     "Gate",
-    "Ledger",
     "Program",
     "Script",
     "handler_of",
@@ -37,7 +37,7 @@ Script: TypeAlias = Generator[Any, Any, Any]
 Program: TypeAlias = Callable[[Request, Any], Script]
 
 
-def handler_of(program: Program, face: str) -> Callable[[Request], Any]:
+def handler_of(program: Program, handler_kind: str) -> Callable[[Request], Any]:
     """Return the ``def`` or ``async def`` handler of a program."""
 
     def sync_handler(request: Request) -> Any:
@@ -63,10 +63,10 @@ def handler_of(program: Program, face: str) -> Callable[[Request], Any]:
             except BaseException as caught:
                 value, error = None, caught
 
-    return sync_handler if face == "sync" else async_handler
+    return sync_handler if handler_kind == "sync" else async_handler
 
 
-class Ledger:
+class CallLog:
     """Counts what the functions of steps did, as the outside world would see it."""
 
     def __init__(self) -> None:
@@ -74,21 +74,21 @@ class Ledger:
         self._counts: Counter[str] = Counter()
         self.times: dict[str, list[float]] = {}
 
-    def did(self, name: str, value: T) -> T:
+    def record(self, name: str, value: T) -> T:
         """Note that a step's function ran, and return the value."""
         with self._lock:
             self._counts[name] += 1
             self.times.setdefault(name, []).append(time.monotonic())
         return value
 
-    def fails(self, name: str, times: int, error: Exception) -> int:
+    def fail_first(self, name: str, times: int, error: Exception) -> int:
         """Raise the error so many times, then return how many calls there were."""
-        count = self.did(name, self.count(name) + 1)
+        count = self.record(name, self.count(name) + 1)
         if count <= times:
             raise error
         return count
 
-    def forget(self, name: str) -> None:
+    def take_back(self, name: str) -> None:
         """Take one call back."""
         with self._lock:
             self._counts[name] -= 1

@@ -20,7 +20,7 @@ from durable_core.model.step import OpKind
 from durable_core.model.stream import ChunkBatch
 from durable_core.ports import Claim, Prune, ReapWorkers, Register, SendEvents, Store, Write
 
-__all__ = ["BATCHES", "picture"]
+__all__ = ["BATCHES", "snapshot"]
 
 _RUNS = tuple(f"r{number}" for number in range(1, 6))
 _ALIVE = [created("r1"), suspended("r1", wait()), created("r2"), created("r3"), ended("r3")]
@@ -65,7 +65,7 @@ BATCHES: dict[str, tuple[list[Write[Any]], list[Write[Any]]]] = {
 }
 
 
-def picture(store: Store) -> tuple[Any, ...]:
+def snapshot(store: Store) -> tuple[Any, ...]:
     """Return all that can be read of the app."""
     return (
         tuple(store.get("app", id_) for id_ in _RUNS),

@@ -139,7 +139,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def commit(self, batch: list[Write[object]]) -> None:
         """Commit to both, and compare the answers."""
-        batch = [self.truthful(write, batch) for write in batch]
+        batch = [self.consistent(write, batch) for write in batch]
         expected = [_comparable(answer) for answer in self.reference.commit(batch, wait=0)]
         actual = [_comparable(answer) for answer in self.store.commit(batch, wait=0)]
 
@@ -156,7 +156,7 @@ class StoreMachine(RuleBasedStateMachine):
                 return replace(write, owner=record.owner, epoch=epoch, create=None, request=None)
         return write
 
-    def truthful(self, write: Write[object], batch: list[Write[object]]) -> Write[object]:
+    def consistent(self, write: Write[object], batch: list[Write[object]]) -> Write[object]:
         """Return the write with ``direct`` only if its memos' ops have no pending records."""
         if not isinstance(write, Checkpoint):
             return write

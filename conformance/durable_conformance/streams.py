@@ -11,12 +11,12 @@ from durable_conformance.wire import Client, Connection, head_of
 from durable_core.codec.sse import ServerSentEvent, SSEDecoder
 from durable_core.machine.step_ids import hash_step_id
 
-__all__ = ["Following", "stream_of"]
+__all__ = ["StreamReader", "read_whole_stream"]
 
 _NAMES = {hash_step_id(name): name for name in ("a", "b")}
 
 
-class Following:
+class StreamReader:
     """One connection on which an event stream is read.
 
     Attributes:
@@ -24,15 +24,15 @@ class Following:
         ids: the id of each event.
     """
 
-    def __init__(self, site: Client, target: str, last_event_id: str = "") -> None:
+    def __init__(self, server: Client, target: str, last_event_id: str = "") -> None:
         fields = [("accept", "text/event-stream")]
         if last_event_id:
             fields.append(("last-event-id", last_event_id))
         self.redirect = ""
         self.ids: list[str] = []
         self._decoder = SSEDecoder()
-        self._connection: Connection = site.connect()
-        self._connection.send(head_of("GET", target, site.host, fields))
+        self._connection: Connection = server.connect()
+        self._connection.send(head_of("GET", target, server.host, fields))
         self.head = self._connection.receive_head()
         self._events = self._read()
 
@@ -60,10 +60,10 @@ class Following:
         return list(self._events)
 
 
-def stream_of(site: Client, target: str, last_event_id: str = "") -> list[str]:
+def read_whole_stream(server: Client, target: str, last_event_id: str = "") -> list[str]:
     """Return all events of a stream."""
-    with Following(site, target, last_event_id) as following:
-        return following.rest()
+    with StreamReader(server, target, last_event_id) as reader:
+        return reader.rest()
 
 
 def _member(event: ServerSentEvent, name: str) -> str:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from durable_asgi.conformance import subject as server
-from durable_conformance.stage import until_at_rest
+from durable_conformance.deployment import wait_until_idle
 from durable_core import Durable, RetryPolicy
 from durable_core.engines import EmbeddedEngine
 from durable_core.ports import Store
@@ -54,7 +54,7 @@ class EmbeddedSubject:
 
     def settle(self, durable: Durable[Any]) -> None:
         """Wait until no run is in anybody's hands."""
-        until_at_rest(durable)
+        wait_until_idle(durable)
 
 
 class InngestSubject:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from durable_conformance.contract import Capability
+from durable_conformance.deployment import ALL_METHODS, Deployment, LiveServer, deployment_for
 from durable_conformance.plugin import SUBJECT, needs
 from durable_conformance.programs import Script
-from durable_conformance.stage import ALL_METHODS, Site, Stage, stage_for
 from durable_core import Request, Response
 from durable_core.ports import Store
 
@@ -29,15 +29,15 @@ def durable_subject(pytestconfig: pytest.Config) -> Any:
         pytest.param("async", marks=needs(Capability.ASYNC_HANDLERS)),
     ],
 )
-def face(request: pytest.FixtureRequest) -> str:
+def handler_kind(request: pytest.FixtureRequest) -> str:
     """The kind of handlers; every case that asks for it is run with each."""
     return str(request.param)
 
 
 @pytest.fixture
-def stage(durable_subject: Any, face: str) -> Stage:
+def deployment(durable_subject: Any, handler_kind: str) -> Deployment:
     """The subject's server, for handlers of either kind."""
-    return stage_for(durable_subject, face)
+    return deployment_for(durable_subject, handler_kind)
 
 
 def _echo(request: Request, step: Any) -> Script:
@@ -57,16 +57,16 @@ def _echo(request: Request, step: Any) -> Script:
 
 
 @pytest.fixture(scope="module")
-def echo(durable_subject: Any, face: str) -> Iterator[Site]:
+def echo(durable_subject: Any, handler_kind: str) -> Iterator[LiveServer]:
     """A server whose handler answers ``/echo/...`` with what it sees."""
-    stage = stage_for(durable_subject, face)
+    deployment = deployment_for(durable_subject, handler_kind)
 
     def routes(durable: Any) -> dict[str, Any]:
-        target = stage.endpoint(durable, _echo, function_id="echo")
+        target = deployment.endpoint(durable, _echo, function_id="echo")
         return {f"{ALL_METHODS} /echo/{{rest:path}}": target}
 
-    with stage.serving(more=routes) as site:
-        yield site
+    with deployment.serving(more=routes) as server:
+        yield server
 
 
 @pytest.fixture
@@ -78,6 +78,6 @@ def store(durable_subject: Any) -> Iterator[Store]:
 
 @pytest.fixture
 def background() -> Iterator[Callable[..., Future[Any]]]:
-    """Call functions in threads: ``background(site.ask, "GET", "/it")``."""
+    """Call functions in threads: ``background(server.ask, "GET", "/it")``."""
     with ThreadPoolExecutor(max_workers=64) as pool:
         yield pool.submit

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from durable_conformance.contract import Capability
+from durable_conformance.deployment import LiveServer, deployment_for
 from durable_conformance.plugin import needs, requirement
-from durable_conformance.programs import Ledger, Script
-from durable_conformance.stage import Site, stage_for
+from durable_conformance.programs import CallLog, Script
 from durable_conformance.wire import head_of
 from durable_core import Limits, Request
 
@@ -18,28 +18,28 @@ _LIMITS = Limits(body=1000, head=4096)
 
 
 @pytest.fixture(scope="module")
-def ledger() -> Ledger:
-    return Ledger()
+def call_log() -> CallLog:
+    return CallLog()
 
 
 @pytest.fixture(scope="module")
-def site(durable_subject: Any, face: str, ledger: Ledger) -> Iterator[Site]:
+def server(durable_subject: Any, handler_kind: str, call_log: CallLog) -> Iterator[LiveServer]:
     def program(request: Request, step: Any) -> Script:
-        size = yield step.run("work", ledger.did, "work", len(request.body))
+        size = yield step.run("work", call_log.record, "work", len(request.body))
         return size
 
-    stage = stage_for(durable_subject, face)
-    with stage.serving(program, limits=_LIMITS, methods="POST") as served:
+    deployment = deployment_for(durable_subject, handler_kind)
+    with deployment.serving(program, limits=_LIMITS, methods="POST") as served:
         yield served
 
 
 @pytest.fixture
-def untouched(site: Site, ledger: Ledger) -> Iterator[None]:
+def untouched(server: LiveServer, call_log: CallLog) -> Iterator[None]:
     """Nothing has run when the case ends, and the server still serves."""
-    before = ledger.count("work")
+    before = call_log.count("work")
     yield
-    assert before == ledger.count("work")
-    assert 4 == site.ask("POST", "/it", body=b"good").json()
+    assert before == call_log.count("work")
+    assert 4 == server.ask("POST", "/it", body=b"good").json()
 
 
 def _status(data: bytes) -> int:
@@ -68,101 +68,101 @@ def _status(data: bytes) -> int:
     ],
 )
 @pytest.mark.usefixtures("untouched")
-def test_malformed_requests(site: Site, head: bytes) -> None:
+def test_malformed_requests(server: LiveServer, head: bytes) -> None:
     """They are refused, or the connection is closed; no handler sees them."""
-    status = _status(site.exchange(head, end=True))
+    status = _status(server.exchange(head, end=True))
 
     assert status == 0 or 400 <= status < 600
 
 
 @requirement("B2")
 @pytest.mark.usefixtures("untouched")
-def test_a_body_over_the_limit(site: Site) -> None:
+def test_a_body_over_the_limit(server: LiveServer) -> None:
     """413 as a problem document, with no run."""
-    reply = site.ask("POST", "/it", body=b"x" * 1001)
+    reply = server.ask("POST", "/it", body=b"x" * 1001)
 
     assert (413, "application/problem+json") == (reply.status, reply.get("content-type"))
 
 
 @requirement("B2")
 @pytest.mark.usefixtures("untouched")
-def test_a_body_over_the_limit_is_not_waited_for(site: Site) -> None:
+def test_a_body_over_the_limit_is_not_waited_for(server: LiveServer) -> None:
     """An announced length is enough to be refused."""
-    with site.connect() as connection:
-        connection.send(head_of("POST", "/it", site.host, [("Content-Length", "99999999999")]))
+    with server.connect() as connection:
+        connection.send(head_of("POST", "/it", server.host, [("Content-Length", "99999999999")]))
         assert 413 == connection.receive().status
 
 
 @requirement("B2")
 @needs(Capability.EXPECT_CONTINUE)
 @pytest.mark.usefixtures("untouched")
-def test_a_body_over_the_limit_is_not_asked_for(site: Site) -> None:
+def test_a_body_over_the_limit_is_not_asked_for(server: LiveServer) -> None:
     """A client that waits for ``100 Continue`` is refused in its place."""
     fields = [("Content-Length", "1001"), ("Expect", "100-continue")]
-    with site.connect() as connection:
-        connection.send(head_of("POST", "/it", site.host, fields))
+    with server.connect() as connection:
+        connection.send(head_of("POST", "/it", server.host, fields))
         assert 413 == connection.receive_head().status
 
 
 @requirement("B2")
-def test_a_body_at_the_limit(site: Site) -> None:
+def test_a_body_at_the_limit(server: LiveServer) -> None:
     """The limit itself is allowed."""
-    assert 1000 == site.ask("POST", "/it", body=b"x" * 1000).json()
+    assert 1000 == server.ask("POST", "/it", body=b"x" * 1000).json()
 
 
 @requirement("B3")
 @needs(Capability.HEAD_LIMIT)
 @pytest.mark.parametrize("where", ["target", "field", "fields"])
 @pytest.mark.usefixtures("untouched")
-def test_a_head_over_the_limit(site: Site, where: str) -> None:
+def test_a_head_over_the_limit(server: LiveServer, where: str) -> None:
     """431, wherever in the head it is too much."""
     target = "/it?" + "x" * 5000 if where == "target" else "/it"
     fields = {"field": [("X-Own", "y" * 5000)], "fields": [("X-Own", "y" * 90)] * 60}
     sent = [*fields.get(where, []), ("Content-Length", "0")]
-    with site.connect() as connection:
-        connection.send(head_of("POST", target, site.host, sent))
+    with server.connect() as connection:
+        connection.send(head_of("POST", target, server.host, sent))
         assert 431 == connection.receive().status
 
 
 @requirement("B4")
 @pytest.mark.usefixtures("untouched")
-def test_a_body_that_is_cut_off(site: Site) -> None:
+def test_a_body_that_is_cut_off(server: LiveServer) -> None:
     """A handler sees a request whole, or not at all."""
-    head = head_of("POST", "/it", site.host, [("Content-Length", "10")])
-    status = _status(site.exchange(head + b"four", end=True))
+    head = head_of("POST", "/it", server.host, [("Content-Length", "10")])
+    status = _status(server.exchange(head + b"four", end=True))
 
     assert status in (0, 400, 408)
 
 
 @requirement("B4")
 @pytest.mark.usefixtures("untouched")
-def test_chunks_are_taken_or_refused(site: Site, ledger: Ledger) -> None:
+def test_chunks_are_taken_or_refused(server: LiveServer, call_log: CallLog) -> None:
     """A chunked body is never taken for none."""
-    head = head_of("POST", "/it", site.host, [("Transfer-Encoding", "chunked")])
-    with site.connect() as connection:
+    head = head_of("POST", "/it", server.host, [("Transfer-Encoding", "chunked")])
+    with server.connect() as connection:
         connection.send(head + b"2\r\nab\r\n0\r\n\r\n")
         reply = connection.receive()
 
     if reply.status == 200:
         assert 2 == reply.json()
-        ledger.forget("work")
+        call_log.take_back("work")
     else:
         assert reply.status in (400, 411, 501)
 
 
 @requirement("B5")
 @pytest.mark.usefixtures("untouched")
-def test_no_such_path(site: Site) -> None:
+def test_no_such_path(server: LiveServer) -> None:
     """404 as a problem document."""
-    reply = site.ask("POST", "/nothing-here")
+    reply = server.ask("POST", "/nothing-here")
 
     assert (404, "application/problem+json") == (reply.status, reply.get("content-type"))
 
 
 @requirement("B5")
 @pytest.mark.usefixtures("untouched")
-def test_another_method(site: Site) -> None:
+def test_another_method(server: LiveServer) -> None:
     """405 with the methods that there are."""
-    reply = site.ask("DELETE", "/it")
+    reply = server.ask("DELETE", "/it")
 
     assert (405, "OPTIONS, POST") == (reply.status, reply.get("allow"))

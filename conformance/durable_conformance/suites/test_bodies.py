@@ -8,8 +8,8 @@ import random
 import pytest
 
 from durable_conformance.contract import Capability
+from durable_conformance.deployment import LiveServer
 from durable_conformance.plugin import needs, requirement
-from durable_conformance.stage import Site
 from durable_conformance.wire import head_of
 
 _MIB = 1024 * 1024
@@ -18,7 +18,7 @@ _MIB = 1024 * 1024
 @requirement("Q9")
 @pytest.mark.parametrize("size", [0, 1, 255, 65_537, _MIB])
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
-def test_bodies_arrive(echo: Site, method: str, size: int) -> None:
+def test_bodies_arrive(echo: LiveServer, method: str, size: int) -> None:
     """A body is the one that was sent, to the byte, up to the limit."""
     body = random.Random(size).randbytes(size)
 
@@ -26,7 +26,7 @@ def test_bodies_arrive(echo: Site, method: str, size: int) -> None:
 
 
 @requirement("Q9")
-def test_a_body_in_pieces(echo: Site) -> None:
+def test_a_body_in_pieces(echo: LiveServer) -> None:
     """How the network cuts it is nobody's business."""
     body = bytes(range(256))
     fields = [("Content-Length", str(len(body))), ("Connection", "close")]
@@ -40,13 +40,13 @@ def test_a_body_in_pieces(echo: Site) -> None:
 
 
 @requirement("Q9")
-def test_no_body(echo: Site) -> None:
+def test_no_body(echo: LiveServer) -> None:
     """Without an announced length there is none, and nobody waits for one."""
     assert "" == echo.ask("POST", "/echo/x").json()["body"]
 
 
 @requirement("Q9")
-def test_content_codings_are_the_handlers_business(echo: Site) -> None:
+def test_content_codings_are_the_handlers_business(echo: LiveServer) -> None:
     """A body arrives as it was sent, also a compressed one."""
     body = gzip.compress(b"hello")
     fields = (("Content-Encoding", "gzip"),)
@@ -57,7 +57,7 @@ def test_content_codings_are_the_handlers_business(echo: Site) -> None:
 @requirement("Q10")
 @needs(Capability.CHUNKED_REQUESTS)
 @pytest.mark.parametrize("sizes", [(1,) * 20, (0,), (10, 1000, 3), (100_000,)])
-def test_chunked_bodies_arrive(echo: Site, sizes: tuple[int, ...]) -> None:
+def test_chunked_bodies_arrive(echo: LiveServer, sizes: tuple[int, ...]) -> None:
     """They are put together again; extensions and trailers are not part of them."""
     chunks = [random.Random(size).randbytes(size) for size in sizes if size]
     fields = [("Transfer-Encoding", "chunked"), ("Connection", "close")]
@@ -73,7 +73,7 @@ def test_chunked_bodies_arrive(echo: Site, sizes: tuple[int, ...]) -> None:
 
 @requirement("Q11")
 @needs(Capability.EXPECT_CONTINUE)
-def test_the_body_is_asked_for(echo: Site) -> None:
+def test_the_body_is_asked_for(echo: LiveServer) -> None:
     """A client that waits for ``100 Continue`` gets it, and then the answer."""
     fields = [("Expect", "100-continue"), ("Content-Length", "4"), ("Connection", "close")]
     with echo.connect() as connection:
@@ -85,7 +85,7 @@ def test_the_body_is_asked_for(echo: Site) -> None:
 
 @requirement("Q12")
 @needs(Capability.KEEP_ALIVE)
-def test_one_request_after_the_other(echo: Site) -> None:
+def test_one_request_after_the_other(echo: LiveServer) -> None:
     """Each on one connection gets its own answer, also when they are sent ahead."""
     bodies = [b"first", b"", b"third" * 1000]
     with echo.connect() as connection:

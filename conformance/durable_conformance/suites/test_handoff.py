@@ -8,9 +8,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from durable_conformance.contract import Capability, ServerSubject
+from durable_conformance.deployment import Deployment
 from durable_conformance.plugin import needs, requirement
-from durable_conformance.programs import LONG_NAP, NAP, Ledger, Program, Script, until
-from durable_conformance.stage import Stage
+from durable_conformance.programs import LONG_NAP, NAP, CallLog, Program, Script, until
 from durable_conformance.wire import Reply, head_of
 from durable_core import Event, HTTPError, Response
 from durable_core.model.run import Phase
@@ -26,20 +26,20 @@ def _final() -> Response:
     return Response(status=201, headers=[*fields, ("content-type", "x/y")], body=_BINARY)
 
 
-def _program(reason: str, ledger: Ledger) -> Program:
+def _program(reason: str, call_log: CallLog) -> Program:
     """Return a program of three parts, the second of which cannot finish at once."""
 
     def program(request: Any, step: Any) -> Script:
-        yield step.run("before", ledger.did, "before", 0)
+        yield step.run("before", call_log.record, "before", 0)
         if reason == "step-retry":
-            yield step.run("between", ledger.fails, "between", 1, RuntimeError("try again"))
+            yield step.run("between", call_log.fail_first, "between", 1, RuntimeError("try again"))
         elif reason in ("sleep", "long sleep"):
             yield step.sleep("between", NAP if reason == "sleep" else LONG_NAP)
         elif reason == "wait":
             yield step.wait_for_event("between", event="go", timeout=20)
-        elif ledger.did("handler", ledger.count("handler")) == 0:
+        elif call_log.record("handler", call_log.count("handler")) == 0:
             raise RuntimeError("try the handler again")
-        yield step.run("after", ledger.did, "after", 0)
+        yield step.run("after", call_log.record, "after", 0)
         return _final()
 
     return program
@@ -60,24 +60,24 @@ def _assert_private(reply: Reply) -> None:
 @requirement("H1")
 @pytest.mark.parametrize("reason", _REASONS)
 @pytest.mark.parametrize(("method", "status"), [("GET", 302), ("POST", 303)])
-def test_reasons(stage: Stage, reason: str, method: str, status: int) -> None:
+def test_reasons(deployment: Deployment, reason: str, method: str, status: int) -> None:
     """The client is redirected at once, and in the end has the handler's own response."""
-    ledger = Ledger()
-    with stage.serving(_program(reason, ledger)) as site:
-        first = site.ask(method, "/it")
+    call_log = CallLog()
+    with deployment.serving(_program(reason, call_log)) as server:
+        first = server.ask(method, "/it")
         assert (status, b"") == (first.status, first.body)
-        site.settle()
-        site.durable.send(Event("go"))
-        _assert_final(site.follow("/it", first))
+        server.settle()
+        server.durable.send(Event("go"))
+        _assert_final(server.follow("/it", first))
 
-    assert (1, 1) == (ledger.count("before"), ledger.count("after"))
+    assert (1, 1) == (call_log.count("before"), call_log.count("after"))
 
 
 @requirement("H2")
-def test_the_redirect(stage: Stage) -> None:
+def test_the_redirect(deployment: Deployment) -> None:
     """It is a query-only relative reference, which holds behind any proxy, and is private."""
-    with stage.serving(_program("long sleep", Ledger())) as site:
-        reply = site.ask("GET", "/it?x=1")
+    with deployment.serving(_program("long sleep", CallLog())) as server:
+        reply = server.ask("GET", "/it?x=1")
 
     location = urlsplit(reply.get("location") or "")
     assert ("", "", "") == (location.scheme, location.netloc, location.path)
@@ -98,7 +98,9 @@ def test_the_redirect(stage: Stage) -> None:
     ],
     ids=["202", "value", "HTTPError", "204", "large", "500"],
 )
-def test_exact_responses(stage: Stage, make: Any, status: int, body: bytes | None) -> None:
+def test_exact_responses(
+    deployment: Deployment, make: Any, status: int, body: bytes | None
+) -> None:
     """Whatever the handler answers arrives by the wait URL as it would have arrived directly, but
     for fields that keep what a token has opened with its client.
     """
@@ -113,9 +115,9 @@ def test_exact_responses(stage: Stage, make: Any, status: int, body: bytes | Non
             raise made
         return made
 
-    with stage.serving(program) as site:
-        direct = site.ask("GET", "/it")
-        waited = site.finish("GET", "/it?nap")
+    with deployment.serving(program) as server:
+        direct = server.ask("GET", "/it")
+        waited = server.finish("GET", "/it?nap")
 
     assert (status, direct.body) == (waited.status, waited.body)
     assert body is None or body == waited.body
@@ -128,29 +130,29 @@ def _comparable(reply: Reply) -> tuple[int, list[tuple[str, str]]]:
 
 
 @requirement("H4")
-def test_a_token_in_place_of_the_redirect(stage: Stage) -> None:
+def test_a_token_in_place_of_the_redirect(deployment: Deployment) -> None:
     """200 with the run's id and a token, which open the result."""
-    with stage.serving(_program("sleep", Ledger()), async_response="token") as site:
-        reply = site.ask("POST", "/it")
+    with deployment.serving(_program("sleep", CallLog()), async_response="token") as server:
+        reply = server.ask("POST", "/it")
         assert (200, "application/json") == (reply.status, reply.get("content-type"))
         assert {"run_id", "token"} == set(reply.json())
         _assert_private(reply)
         run_id, token = reply.json()["run_id"], reply.json()["token"]
         target = f"/it?durable-run={run_id}&durable-token={token}"
-        _assert_final(site.finish("GET", target))
+        _assert_final(server.finish("GET", target))
 
 
 @requirement("H5")
-def test_a_wait_url_of_ones_own(stage: Stage) -> None:
+def test_a_wait_url_of_ones_own(deployment: Deployment) -> None:
     """A path is sent path-absolute, with the run's id and token added to its own query."""
-    with stage.serving(
-        _program("sleep", Ledger()),
+    with deployment.serving(
+        _program("sleep", CallLog()),
         more=lambda durable: {"GET,HEAD,OPTIONS /poll": durable.endpoint_proxy()},
         async_redirect_url="/poll?mine=1",
-    ) as site:
-        reply = site.ask("GET", "/it")
+    ) as server:
+        reply = server.ask("GET", "/it")
         _assert_private(reply)
-        _assert_final(site.follow("/it", reply))
+        _assert_final(server.follow("/it", reply))
 
     location = urlsplit(reply.get("location") or "")
     assert ("", "/poll") == (location.netloc, location.path)
@@ -159,7 +161,7 @@ def test_a_wait_url_of_ones_own(stage: Stage) -> None:
 
 @requirement("H6")
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_a_function_says_where_to_wait(stage: Stage, kind: str) -> None:
+def test_a_function_says_where_to_wait(deployment: Deployment, kind: str) -> None:
     """It is called with the run's id and token, and its answer is the whole URL."""
 
     def where(run_id: str, token: str) -> str:
@@ -168,13 +170,13 @@ def test_a_function_says_where_to_wait(stage: Stage, kind: str) -> None:
     async def where_async(run_id: str, token: str) -> str:
         return where(run_id, token)
 
-    with stage.serving(
-        _program("sleep", Ledger()),
+    with deployment.serving(
+        _program("sleep", CallLog()),
         more=lambda durable: {"GET /poll": durable.endpoint_proxy()},
         async_redirect_url=where if kind == "def" else where_async,
-    ) as site:
-        reply = site.ask("GET", "/it")
-        _assert_final(site.follow("/it", reply))
+    ) as server:
+        reply = server.ask("GET", "/it")
+        _assert_final(server.follow("/it", reply))
 
     assert (reply.get("location") or "").endswith("&by=me")
 
@@ -193,56 +195,56 @@ def test_options_of_the_adapter(durable_subject: ServerSubject) -> None:
 
 
 @requirement("H7")
-def test_options_of_the_endpoint_go_first(stage: Stage) -> None:
+def test_options_of_the_endpoint_go_first(deployment: Deployment) -> None:
     """What the endpoint says for itself counts, and the adapter's for all else."""
     own = {"async_response": "redirect"}
     options: dict[str, Any] = {"async_response": "token", "async_redirect_url": "/poll"}
-    with stage.serving(_program("long sleep", Ledger()), own=own, **options) as site:
-        reply = site.ask("GET", "/it")
+    with deployment.serving(_program("long sleep", CallLog()), own=own, **options) as server:
+        reply = server.ask("GET", "/it")
 
     assert (302, "/poll") == (reply.status, (reply.get("location") or "").partition("?")[0])
 
 
 @requirement("H8")
-def test_the_run_of_a_client_that_left(stage: Stage) -> None:
+def test_the_run_of_a_client_that_left(deployment: Deployment) -> None:
     """It goes on to its end, and each step is executed once."""
-    ledger, gate = Ledger(), stage.gate()
+    call_log, gate = CallLog(), deployment.gate()
 
     def program(request: Any, step: Any) -> Script:
-        yield step.run("gate", lambda: ledger.did("gate", gate.pass_(0)))
+        yield step.run("gate", lambda: call_log.record("gate", gate.pass_(0)))
         yield step.sleep("nap", 0.1)
-        yield step.run("after", ledger.did, "after", 0)
+        yield step.run("after", call_log.record, "after", 0)
 
-    with stage.serving(program) as site:
-        with site.connect() as connection:
-            connection.send(head_of("GET", "/it", site.host))
+    with deployment.serving(program) as server:
+        with server.connect() as connection:
+            connection.send(head_of("GET", "/it", server.host))
             gate.reached()
         gate.open()
-        until(lambda: ledger.count("after"), "the run went on")
-        site.settle()
+        until(lambda: call_log.count("after"), "the run went on")
+        server.settle()
 
-    assert {"gate": 1, "after": 1} == ledger.counts()
+    assert {"gate": 1, "after": 1} == call_log.counts()
 
 
 @requirement("H9")
 @needs(Capability.CLIENT_DISCONNECT)
-def test_a_client_that_leaves_in_a_step(stage: Stage) -> None:
+def test_a_client_that_leaves_in_a_step(deployment: Deployment) -> None:
     """The run is handed off while the step still runs."""
-    gate = stage.gate()
+    gate = deployment.gate()
 
     def program(request: Any, step: Any) -> Script:
         yield step.run("before", lambda: None)
         yield step.run("gate", gate.pass_, 0)
 
-    with stage.serving(program) as site:
+    with deployment.serving(program) as server:
 
         def phases() -> list[Phase]:
-            return [each.run.phase for each in site.durable.engine.list(RunFilter(), 10)]
+            return [each.run.phase for each in server.durable.engine.list(RunFilter(), 10)]
 
-        with site.connect() as connection:
-            connection.send(head_of("GET", "/it", site.host))
+        with server.connect() as connection:
+            connection.send(head_of("GET", "/it", server.host))
             gate.reached()
             assert [Phase.SYNC] == phases()
         until(lambda: phases() == [Phase.ASYNC], "the run was handed off")
         gate.open()
-        until(lambda: site.phases() == ["completed"], "the run completed")
+        until(lambda: server.phases() == ["completed"], "the run completed")

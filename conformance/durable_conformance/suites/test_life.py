@@ -10,27 +10,27 @@ from typing import Any
 import pytest
 
 from durable_conformance.contract import Capability
+from durable_conformance.deployment import Deployment, deployment_for
 from durable_conformance.plugin import needs, requirement
-from durable_conformance.programs import NAP, Ledger, Program, Script
-from durable_conformance.stage import Stage, stage_for
+from durable_conformance.programs import NAP, CallLog, Program, Script
 from durable_core import NonRetriableError, Request, Response, step
 
 
 @requirement("L1")
-def test_a_run_that_goes_well(stage: Stage) -> None:
+def test_a_run_that_goes_well(deployment: Deployment) -> None:
     """The client has the handler's response on its own connection."""
-    ledger = Ledger()
+    call_log = CallLog()
 
     def program(request: Request, step: Any) -> Script:
-        first = yield step.run("a", ledger.did, "a", {"n": 1})
-        second = yield step.run("b", ledger.did, "b", [first, None])
+        first = yield step.run("a", call_log.record, "a", {"n": 1})
+        second = yield step.run("b", call_log.record, "b", [first, None])
         return Response.json(second, 202, {"x-own": "1"})
 
-    with stage.serving(program) as site:
-        reply = site.ask("POST", "/it")
+    with deployment.serving(program) as server:
+        reply = server.ask("POST", "/it")
 
     assert (202, "1", [{"n": 1}, None]) == (reply.status, reply.get("x-own"), reply.json())
-    assert {"a": 1, "b": 1} == ledger.counts()
+    assert {"a": 1, "b": 1} == call_log.counts()
 
 
 def _without_steps(request: Request, step: Any) -> Script:
@@ -39,17 +39,17 @@ def _without_steps(request: Request, step: Any) -> Script:
 
 
 @requirement("L1")
-def test_a_run_without_steps(stage: Stage) -> None:
+def test_a_run_without_steps(deployment: Deployment) -> None:
     """It is an ordinary request."""
-    with stage.serving(_without_steps) as site:
-        reply = site.ask("POST", "/it")
+    with deployment.serving(_without_steps) as server:
+        reply = server.ask("POST", "/it")
 
     assert (200, {"no": "steps"}) == (reply.status, reply.json())
 
 
 @requirement("L12")
 @needs(Capability.RUNS)
-def test_a_run_is_recorded(stage: Stage) -> None:
+def test_a_run_is_recorded(deployment: Deployment) -> None:
     """What completed and what failed, under the name of its endpoint, with its steps."""
 
     def program(request: Request, step: Any) -> Script:
@@ -58,9 +58,9 @@ def test_a_run_is_recorded(stage: Stage) -> None:
         if "fail" in request.query:
             raise NonRetriableError("no")
 
-    with stage.serving(program) as site:
-        assert [200, 500] == [site.finish("POST", f"/it{q}").status for q in ("", "?fail")]
-        records = [site.durable.runs.get(each.id) for each in site.durable.runs.list()]
+    with deployment.serving(program) as server:
+        assert [200, 500] == [server.finish("POST", f"/it{q}").status for q in ("", "?fail")]
+        records = [server.durable.runs.get(each.id) for each in server.durable.runs.list()]
 
     assert {("completed", "it", "a", "b"), ("failed", "it", "a", "b")} == {
         (each.status, each.name, *(step.name for step in each.steps)) for each in records
@@ -68,34 +68,34 @@ def test_a_run_is_recorded(stage: Stage) -> None:
 
 
 @requirement("L13")
-def test_a_run_without_steps_is_not_recorded(stage: Stage) -> None:
+def test_a_run_without_steps_is_not_recorded(deployment: Deployment) -> None:
     """Nothing is stored of what an ordinary request is."""
-    with stage.serving(_without_steps) as site:
-        assert 200 == site.ask("POST", "/it").status
-        assert [] == site.phases()
+    with deployment.serving(_without_steps) as server:
+        assert 200 == server.ask("POST", "/it").status
+        assert [] == server.phases()
 
 
 @requirement("L2")
-def test_replay_does_not_execute_again(stage: Stage) -> None:
+def test_replay_does_not_execute_again(deployment: Deployment) -> None:
     """However often the handler is replayed, each step is executed once, with one result."""
-    ledger = Ledger()
+    call_log = CallLog()
 
     def program(request: Request, step: Any) -> Script:
         seen = []
         for number in range(4):
-            value = yield step.run("work", lambda: ledger.did("work", ledger.count("work")))
+            value = yield step.run("work", lambda: call_log.record("work", call_log.count("work")))
             seen.append(value)
             yield step.sleep(f"nap-{number}", 0.01)
         return seen
 
-    with stage.serving(program) as site:
-        assert [1, 2, 3, 4] == [value + 1 for value in site.finish("GET", "/it").json()]
+    with deployment.serving(program) as server:
+        assert [1, 2, 3, 4] == [value + 1 for value in server.finish("GET", "/it").json()]
 
-    assert {"work": 4} == ledger.counts()
+    assert {"work": 4} == call_log.counts()
 
 
 @requirement("L3")
-def test_replay_sees_the_same_request(stage: Stage) -> None:
+def test_replay_sees_the_same_request(deployment: Deployment) -> None:
     """Method, URL, query and body are those of the first time."""
     body = bytes(range(256)) * 10
     seen: list[tuple[object, ...]] = []
@@ -107,8 +107,8 @@ def test_replay_sees_the_same_request(stage: Stage) -> None:
             raise RuntimeError("try the handler again")
         return "done"
 
-    with stage.serving(program) as site:
-        reply = site.finish("PUT", "/it?b=2&a=%26&b=1", body=body)
+    with deployment.serving(program) as server:
+        reply = server.finish("PUT", "/it?b=2&a=%26&b=1", body=body)
 
     assert "done" == reply.json()
     assert (2, seen[0]) == (len(seen), seen[-1])
@@ -117,7 +117,7 @@ def test_replay_sees_the_same_request(stage: Stage) -> None:
 
 @requirement("L3")
 @needs(Capability.REQUEST_FIELDS)
-def test_replay_sees_the_same_fields(stage: Stage) -> None:
+def test_replay_sees_the_same_fields(deployment: Deployment) -> None:
     """The header fields of the request are there as the first time, repeated ones as well."""
     seen: list[str] = []
 
@@ -128,9 +128,9 @@ def test_replay_sees_the_same_fields(stage: Stage) -> None:
             raise RuntimeError("try the handler again")
         return "done"
 
-    with stage.serving(program) as site:
+    with deployment.serving(program) as server:
         fields = (("X-Own", "1"), ("X-Own", "2"))
-        assert "done" == site.finish("GET", "/it", fields=fields).json()
+        assert "done" == server.finish("GET", "/it", fields=fields).json()
 
     assert ["1,2", "1,2"] == seen
 
@@ -162,29 +162,29 @@ def _return_finally(request: Request, step: Any) -> Script:
 
 @requirement("L9")
 @pytest.mark.parametrize("program", [_swallow_errors, _swallow_all, _return_finally])
-def test_the_signal_may_be_swallowed(stage: Stage, program: Program) -> None:
+def test_the_signal_may_be_swallowed(deployment: Deployment, program: Program) -> None:
     """A handler that catches what suspends it is replayed all the same."""
-    with stage.serving(program) as site:
-        assert "slept" == site.finish("GET", "/it").json()
+    with deployment.serving(program) as server:
+        assert "slept" == server.finish("GET", "/it").json()
 
 
 @requirement("L9")
-def test_steps_after_the_signal_are_not_executed(stage: Stage) -> None:
+def test_steps_after_the_signal_are_not_executed(deployment: Deployment) -> None:
     """Whoever has swallowed it gets no further with the next step."""
-    ledger = Ledger()
+    call_log = CallLog()
 
     def program(request: Request, step: Any) -> Script:
         try:
             yield step.sleep("nap", 0.1)
         except BaseException:
-            yield step.run("never", ledger.did, "never", 0)
+            yield step.run("never", call_log.record, "never", 0)
             return "swallowed"
         return "slept"
 
-    with stage.serving(program) as site:
-        assert "slept" == site.finish("GET", "/it").json()
+    with deployment.serving(program) as server:
+        assert "slept" == server.finish("GET", "/it").json()
 
-    assert {} == ledger.counts()
+    assert {} == call_log.counts()
 
 
 async def _gathered(numbers: list[int], work: Callable[[int], Any]) -> list[int]:
@@ -202,28 +202,28 @@ async def _grouped(numbers: list[int], work: Callable[[int], Any]) -> list[int]:
 @pytest.mark.parametrize("together", [_gathered, _grouped])
 def test_steps_in_parallel(durable_subject: Any, together: Any) -> None:
     """Under ``gather`` and ``TaskGroup``: one branch retries, one sleeps; each step runs once."""
-    ledger = Ledger()
+    call_log = CallLog()
 
     async def work(number: int) -> int:
         if number == 1:
-            await step.run("flaky", ledger.fails, "flaky", 1, ValueError("not yet"))
+            await step.run("flaky", call_log.fail_first, "flaky", 1, ValueError("not yet"))
         elif number == 2:
             await step.sleep("nap", NAP)
-        value: int = await step.run(f"s{number}", ledger.did, f"s{number}", number)
+        value: int = await step.run(f"s{number}", call_log.record, f"s{number}", number)
         return value
 
     async def handler(request: Request) -> Any:
         return await together([0, 1, 2, 3], work)
 
     more = lambda durable: {"GET /it": durable.endpoint(function_id="it")(handler)}  # noqa: E731
-    with stage_for(durable_subject, "async").serving(more=more) as site:
-        assert [0, 1, 2, 3] == site.finish("GET", "/it").json()
+    with deployment_for(durable_subject, "async").serving(more=more) as server:
+        assert [0, 1, 2, 3] == server.finish("GET", "/it").json()
 
-    assert {"flaky": 2, "s0": 1, "s1": 1, "s2": 1, "s3": 1} == ledger.counts()
+    assert {"flaky": 2, "s0": 1, "s1": 1, "s2": 1, "s3": 1} == call_log.counts()
 
 
 @requirement("L11")
-def test_many_runs_at_once(stage: Stage, background: Callable[..., Future[Any]]) -> None:
+def test_many_runs_at_once(deployment: Deployment, background: Callable[..., Future[Any]]) -> None:
     """Each is answered with its own result."""
 
     def program(request: Request, step: Any) -> Script:
@@ -232,8 +232,8 @@ def test_many_runs_at_once(stage: Stage, background: Callable[..., Future[Any]])
         yield step.sleep("nap", NAP)
         return {number: doubled}
 
-    with stage.serving(program) as site:
-        clients = [background(site.finish, "GET", f"/it?n={number}") for number in range(25)]
+    with deployment.serving(program) as server:
+        clients = [background(server.finish, "GET", f"/it?n={number}") for number in range(25)]
         seen = [client.result().json() for client in clients]
 
     assert [{str(number): 2 * number} for number in range(25)] == seen

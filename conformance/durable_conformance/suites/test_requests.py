@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from durable_conformance.contract import Capability
+from durable_conformance.deployment import ALL_METHODS, Deployment, LiveServer
 from durable_conformance.plugin import needs, requirement
-from durable_conformance.programs import Ledger, Script
-from durable_conformance.stage import ALL_METHODS, Site, Stage
+from durable_conformance.programs import CallLog, Script
 from durable_conformance.wire import head_of
 from durable_core import Request
 
@@ -25,7 +25,7 @@ def _fields(seen: Any, name: str) -> list[str]:
 
 
 @requirement("Q1")
-def test_methods_arrive(echo: Site) -> None:
+def test_methods_arrive(echo: LiveServer) -> None:
     """Each method is the one that was sent."""
     methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -46,7 +46,7 @@ def test_methods_arrive(echo: Site) -> None:
         ("/echo/;v=1,2:@&=$!'()*", "/echo/;v=1,2:@&=$!'()*"),
     ],
 )
-def test_paths_are_decoded_once(echo: Site, sent: str, path: str) -> None:
+def test_paths_are_decoded_once(echo: LiveServer, sent: str, path: str) -> None:
     """The path is the one that was sent, percent-decoded once and not otherwise changed."""
     seen = echo.ask("GET", sent).json()
 
@@ -55,7 +55,7 @@ def test_paths_are_decoded_once(echo: Site, sent: str, path: str) -> None:
 
 
 @requirement("Q2")
-def test_octets_that_are_no_utf_8(echo: Site) -> None:
+def test_octets_that_are_no_utf_8(echo: LiveServer) -> None:
     """A path that is no text is a path, or a bad request; it breaks nothing."""
     assert echo.ask("GET", "/echo/%FF%00").status in (200, 400)
     assert 200 == echo.ask("GET", "/echo/x").status
@@ -64,7 +64,7 @@ def test_octets_that_are_no_utf_8(echo: Site) -> None:
 @requirement("Q3")
 @needs(Capability.RAW_PATH)
 @pytest.mark.parametrize("path", ["/echo/a%2Fb%20c", "/echo/%7Euser", "/echo/caf%c3%a9"])
-def test_the_encoding_of_the_path_is_kept(echo: Site, path: str) -> None:
+def test_the_encoding_of_the_path_is_kept(echo: LiveServer, path: str) -> None:
     """The URL has the path to the byte."""
     assert path == urlsplit(echo.ask("GET", path).json()["url"]).path
 
@@ -81,13 +81,13 @@ def test_the_encoding_of_the_path_is_kept(echo: Site, path: str) -> None:
         "same=1&same=1",
     ],
 )
-def test_the_query_is_verbatim(echo: Site, query: str) -> None:
+def test_the_query_is_verbatim(echo: LiveServer, query: str) -> None:
     """The URL has the query to the byte: its order, its repetitions, its encoding."""
     assert query == urlsplit(echo.ask("GET", f"/echo/x?{query}").json()["url"]).query
 
 
 @requirement("Q4")
-def test_query_parameters_keep_their_order(echo: Site) -> None:
+def test_query_parameters_keep_their_order(echo: LiveServer) -> None:
     """Repeated and empty parameters are all there, decoded."""
     seen = echo.ask("GET", "/echo/x?b=2&a=%26+%20&b=1&e=").json()
 
@@ -95,7 +95,7 @@ def test_query_parameters_keep_their_order(echo: Site) -> None:
 
 
 @requirement("Q5")
-def test_the_url_is_absolute(echo: Site) -> None:
+def test_the_url_is_absolute(echo: LiveServer) -> None:
     """It has the scheme, and the host that the client asked for."""
     head = head_of("GET", "/echo/x", "shop.example:8080", [("Connection", "close")])
     with echo.connect() as connection:
@@ -106,7 +106,7 @@ def test_the_url_is_absolute(echo: Site) -> None:
 
 
 @requirement("Q5")
-def test_absolute_targets(echo: Site) -> None:
+def test_absolute_targets(echo: LiveServer) -> None:
     """A target that is a whole URL is understood (RFC 9112, 3.2.2)."""
     fields = [("Connection", "close")]
     target = "http://shop.example:8080/echo/a%20b?c"
@@ -119,7 +119,7 @@ def test_absolute_targets(echo: Site) -> None:
 
 
 @requirement("Q5")
-def test_forwarded_fields_are_not_trusted(echo: Site) -> None:
+def test_forwarded_fields_are_not_trusted(echo: LiveServer) -> None:
     """Any client can send them."""
     fields = (
         ("X-Forwarded-Host", "evil.example"),
@@ -132,7 +132,7 @@ def test_forwarded_fields_are_not_trusted(echo: Site) -> None:
 
 
 @requirement("Q6")
-def test_fields_arrive(echo: Site) -> None:
+def test_fields_arrive(echo: LiveServer) -> None:
     """Values are as they were sent: inner spaces, punctuation, Latin-1, length."""
     sent = {
         "x-plain": "a b  c",
@@ -149,7 +149,7 @@ def test_fields_arrive(echo: Site) -> None:
 
 
 @requirement("Q6")
-def test_names_of_fields_have_no_case(echo: Site) -> None:
+def test_names_of_fields_have_no_case(echo: LiveServer) -> None:
     """A field is found under its name in whatever case it was sent."""
     seen = echo.ask("GET", "/echo/x", fields=(("X-oWN-Name", "1"),)).json()
 
@@ -157,13 +157,13 @@ def test_names_of_fields_have_no_case(echo: Site) -> None:
 
 
 @requirement("Q6")
-def test_an_empty_field_is_a_field(echo: Site) -> None:
+def test_an_empty_field_is_a_field(echo: LiveServer) -> None:
     """It is there, and empty."""
     assert [""] == _fields(echo.ask("GET", "/echo/x", fields=(("X-Own", ""),)).json(), "x-own")
 
 
 @requirement("Q6")
-def test_many_fields(echo: Site) -> None:
+def test_many_fields(echo: LiveServer) -> None:
     """Fifty fields are fifty fields."""
     sent = [(f"x-own-{number}", str(number)) for number in range(50)]
     seen = echo.ask("GET", "/echo/x", fields=sent).json()
@@ -172,7 +172,7 @@ def test_many_fields(echo: Site) -> None:
 
 
 @requirement("Q7")
-def test_repeated_fields_keep_their_values(echo: Site) -> None:
+def test_repeated_fields_keep_their_values(echo: LiveServer) -> None:
     """All values are there, in order; they may have been joined by commas (RFC 9110, 5.3)."""
     sent = (("X-Own", "b"), ("X-Between", "1"), ("X-Own", "a"), ("X-Own", "b"))
     values = _fields(echo.ask("GET", "/echo/x", fields=sent).json(), "x-own")
@@ -182,7 +182,7 @@ def test_repeated_fields_keep_their_values(echo: Site) -> None:
 
 @requirement("Q8")
 @needs(Capability.SEPARATE_FIELDS)
-def test_repeated_fields_stay_apart(echo: Site) -> None:
+def test_repeated_fields_stay_apart(echo: LiveServer) -> None:
     """Each value is one of its own, also where it has commas."""
     sent = (("X-Own", "b"), ("X-Own", "a, c"), ("X-Own", "b"))
 
@@ -190,7 +190,7 @@ def test_repeated_fields_stay_apart(echo: Site) -> None:
 
 
 @requirement("Q13")
-def test_many_clients_do_not_mix(echo: Site, background: Callable[..., Future[Any]]) -> None:
+def test_many_clients_do_not_mix(echo: LiveServer, background: Callable[..., Future[Any]]) -> None:
     """Each gets the answer to its own request."""
     asked = [
         background(echo.ask, "POST", f"/echo/{number}?n={number}", body=b"%d" % number)
@@ -204,7 +204,7 @@ def test_many_clients_do_not_mix(echo: Site, background: Callable[..., Future[An
 
 
 @requirement("Q14")
-def test_head_runs_as_get(echo: Site) -> None:
+def test_head_runs_as_get(echo: LiveServer) -> None:
     """The answer to HEAD is that to GET without its body."""
     whole = echo.ask("GET", "/echo/x")
     head = echo.ask("HEAD", "/echo/x")
@@ -215,21 +215,21 @@ def test_head_runs_as_get(echo: Site) -> None:
 
 
 @requirement("Q14")
-def test_head_of_a_route_for_get(stage: Stage) -> None:
+def test_head_of_a_route_for_get(deployment: Deployment) -> None:
     """Where a route does not list it, HEAD gets 405, and nothing is done."""
-    ledger = Ledger()
+    call_log = CallLog()
 
     def program(request: Request, step: Any) -> Script:
-        yield step.run("work", ledger.did, "work", 1)
+        yield step.run("work", call_log.record, "work", 1)
 
-    with stage.serving(program, methods="GET") as site:
-        assert 405 == site.ask("HEAD", "/it").status
+    with deployment.serving(program, methods="GET") as server:
+        assert 405 == server.ask("HEAD", "/it").status
 
-    assert {} == ledger.counts()
+    assert {} == call_log.counts()
 
 
 @requirement("Q14")
-def test_head_has_no_body_on_the_wire(echo: Site) -> None:
+def test_head_has_no_body_on_the_wire(echo: LiveServer) -> None:
     """Not one byte follows the head of the answer to HEAD."""
     fields = [("Connection", "close")]
     data = echo.exchange(head_of("HEAD", "/echo/x", echo.host, fields))
@@ -238,7 +238,7 @@ def test_head_has_no_body_on_the_wire(echo: Site) -> None:
 
 
 @requirement("Q15")
-def test_options_starts_no_run(echo: Site) -> None:
+def test_options_starts_no_run(echo: LiveServer) -> None:
     """It is answered with 204 and the methods that there are."""
     before = echo.phases()
     reply = echo.ask("OPTIONS", "/echo/x")
@@ -249,7 +249,7 @@ def test_options_starts_no_run(echo: Site) -> None:
 
 
 @requirement("Q16")
-def test_http_1_0(echo: Site) -> None:
+def test_http_1_0(echo: LiveServer) -> None:
     """Its clients get a whole answer, and the end of the connection after it."""
     data = echo.exchange(f"GET /echo/x HTTP/1.0\r\nHost: {echo.host}\r\n\r\n".encode())
     head, _, body = data.partition(b"\r\n\r\n")

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from durable_conformance.contract import Capability
+from durable_conformance.deployment import Deployment, deployment_for
 from durable_conformance.plugin import needs, requirement
 from durable_conformance.programs import Gate, Program, Script, until
-from durable_conformance.stage import Stage, stage_for
 from durable_conformance.wire import Reply, WireError, head_of, patience
 from durable_core import HTTPError, Response
 
@@ -30,7 +30,7 @@ def _giving(value: Any) -> Program:
     return program
 
 
-def _body(face: str, *parts: bytes | Gate | Exception) -> Any:
+def _body(handler_kind: str, *parts: bytes | Gate | Exception) -> Any:
     """Return an iterator of the kind that goes with the handler: of chunks, gates and errors."""
 
     def chunks() -> Iterator[bytes]:
@@ -46,7 +46,7 @@ def _body(face: str, *parts: bytes | Gate | Exception) -> Any:
         for chunk in chunks():
             yield chunk
 
-    return chunks() if face == "sync" else async_chunks()
+    return chunks() if handler_kind == "sync" else async_chunks()
 
 
 #: Sends what it is given, or what a function makes, as a handler's answer.
@@ -54,19 +54,21 @@ Show = Callable[[Any], Reply]
 
 
 @pytest.fixture(scope="module")
-def show(durable_subject: Any, face: str) -> Iterator[Show]:
+def show(durable_subject: Any, handler_kind: str) -> Iterator[Show]:
     shown: list[Any] = []
-    with stage_for(durable_subject, face).serving(_giving(lambda: shown[-1])) as site:
+    with deployment_for(durable_subject, handler_kind).serving(
+        _giving(lambda: shown[-1])
+    ) as server:
 
         def ask(value: Any) -> Reply:
             shown.append(value)
-            return site.ask("GET", "/it")
+            return server.ask("GET", "/it")
 
         yield ask
 
 
 @requirement("A1")
-def test_statuses(stage: Stage) -> None:
+def test_statuses(deployment: Deployment) -> None:
     """Each status from 200 to 599 is sent as it is, whether or not it has a name."""
     statuses = [200, 201, 202, 299, 307, 400, 404, 418, 422, 451, 499, 500, 503, 599]
 
@@ -75,8 +77,8 @@ def test_statuses(stage: Stage) -> None:
         yield step.run("first", lambda: None)
         return Response(status=status, body=b"whatever")
 
-    with stage.serving(program) as site:
-        replies = [site.ask("GET", f"/it?status={status}") for status in statuses]
+    with deployment.serving(program) as server:
+        replies = [server.ask("GET", f"/it?status={status}") for status in statuses]
 
     assert [(status, b"whatever") for status in statuses] == [
         (reply.status, reply.body) for reply in replies
@@ -145,13 +147,13 @@ def test_bodies(show: Show, size: int) -> None:
 
 @requirement("A6")
 @pytest.mark.parametrize("status", [204, 304])
-def test_statuses_without_content(stage: Stage, status: int) -> None:
+def test_statuses_without_content(deployment: Deployment, status: int) -> None:
     """There is no body, and nothing is said about its length or coding."""
-    with stage.serving(_giving(Response(status=status, headers={"x-own": "1"}))) as site:
+    with deployment.serving(_giving(Response(status=status, headers={"x-own": "1"}))) as server:
         fields = [("Connection", "close")]
-        head = head_of("GET", "/it", site.host, fields)
-        data = site.exchange(head)
-        reply = site.ask("GET", "/it")
+        head = head_of("GET", "/it", server.host, fields)
+        data = server.exchange(head)
+        reply = server.ask("GET", "/it")
 
     assert b"" == data.partition(b"\r\n\r\n")[2]
     assert (status, "1", None) == (reply.status, reply.get("x-own"), reply.get("transfer-encoding"))
@@ -176,64 +178,71 @@ def test_handlers_cannot_break_the_framing(show: Show, field: tuple[str, str]) -
 
 
 @requirement("A8")
-def test_streamed_bodies_arrive(show: Show, face: str) -> None:
+def test_streamed_bodies_arrive(show: Show, handler_kind: str) -> None:
     """The chunks are sent in order, all of them, and the end is marked."""
-    reply = show(Response(status=201, body=_body(face, *_CHUNKS)))
+    reply = show(Response(status=201, body=_body(handler_kind, *_CHUNKS)))
 
     assert (201, b"".join(_CHUNKS)) == (reply.status, reply.body)
 
 
 @requirement("A8")
-def test_a_streamed_body_may_be_empty(show: Show, face: str) -> None:
+def test_a_streamed_body_may_be_empty(show: Show, handler_kind: str) -> None:
     """No chunks are an empty body."""
-    assert b"" == show(Response(body=_body(face))).body
+    assert b"" == show(Response(body=_body(handler_kind))).body
 
 
 @requirement("A8")
-def test_head_of_a_streamed_body(stage: Stage) -> None:
+def test_head_of_a_streamed_body(deployment: Deployment) -> None:
     """There are no chunks on the wire, and the run completes."""
-    with stage.serving(_giving(lambda: Response(body=_body(stage.face, *_CHUNKS)))) as site:
-        head = head_of("HEAD", "/it", site.host, [("Connection", "close")])
-        data = site.exchange(head)
-        phases = site.phases()
+    with deployment.serving(
+        _giving(lambda: Response(body=_body(deployment.handler_kind, *_CHUNKS)))
+    ) as server:
+        head = head_of("HEAD", "/it", server.host, [("Connection", "close")])
+        data = server.exchange(head)
+        phases = server.phases()
 
     assert (b"HTTP/1.1 200", b"") == (data[:12], data.partition(b"\r\n\r\n")[2])
     assert ["completed"] == phases
 
 
 @requirement("A8")
-def test_a_run_that_streamed_is_complete(stage: Stage) -> None:
+def test_a_run_that_streamed_is_complete(deployment: Deployment) -> None:
     """It is so when the last chunk has been made."""
-    with stage.serving(_giving(lambda: Response(body=_body(stage.face, *_CHUNKS)))) as site:
-        site.ask("GET", "/it")
-        assert ["completed"] == site.phases()
+    with deployment.serving(
+        _giving(lambda: Response(body=_body(deployment.handler_kind, *_CHUNKS)))
+    ) as server:
+        server.ask("GET", "/it")
+        assert ["completed"] == server.phases()
 
 
 @requirement("A9")
-def test_a_broken_stream_is_seen_to_be_broken(stage: Stage) -> None:
+def test_a_broken_stream_is_seen_to_be_broken(deployment: Deployment) -> None:
     """A client cannot take what it got for a whole body: it breaks off, or is no success."""
     error = ValueError("the database is gone")
     whole = False
-    with stage.serving(_giving(lambda: Response(body=_body(stage.face, b"x" * 9, error)))) as site:
+    with deployment.serving(
+        _giving(lambda: Response(body=_body(deployment.handler_kind, b"x" * 9, error)))
+    ) as server:
         try:
-            whole = site.ask("GET", "/it").status < 500
+            whole = server.ask("GET", "/it").status < 500
         except (WireError, ConnectionError):
             pass
         assert not whole
-        assert ["failed"] == site.phases()
+        assert ["failed"] == server.phases()
 
 
 @requirement("A13")
 @pytest.mark.parametrize("length", [3, 7, 12])
-def test_a_stream_of_another_length(stage: Stage, length: int) -> None:
+def test_a_stream_of_another_length(deployment: Deployment, length: int) -> None:
     """A stream that is not as long as it declares is not taken for whole, nor waited for."""
     response = lambda: Response(  # noqa: E731
-        headers={"content-length": str(length)}, body=_body(stage.face, b"one ", b"two ", b"3")
+        headers={"content-length": str(length)},
+        body=_body(deployment.handler_kind, b"one ", b"two ", b"3"),
     )
     reply = None
-    with stage.serving(_giving(response)) as site:
+    with deployment.serving(_giving(response)) as server:
         try:
-            reply = site.ask("GET", "/it")
+            reply = server.ask("GET", "/it")
         except (WireError, ConnectionError):
             pass
 
@@ -241,32 +250,34 @@ def test_a_stream_of_another_length(stage: Stage, length: int) -> None:
 
 
 @requirement("A13")
-def test_a_stream_of_its_own_length(stage: Stage) -> None:
+def test_a_stream_of_its_own_length(deployment: Deployment) -> None:
     """One that keeps to it is whole, and its run completes."""
     response = lambda: Response(  # noqa: E731
-        headers={"content-length": "9"}, body=_body(stage.face, b"one ", b"two ", b"3")
+        headers={"content-length": "9"}, body=_body(deployment.handler_kind, b"one ", b"two ", b"3")
     )
-    with stage.serving(_giving(response)) as site:
-        assert b"one two 3" == site.ask("GET", "/it").body
-        assert ["completed"] == site.phases()
+    with deployment.serving(_giving(response)) as server:
+        assert b"one two 3" == server.ask("GET", "/it").body
+        assert ["completed"] == server.phases()
 
 
 @requirement("A14")
 @needs(Capability.STREAMING)
-def test_a_stream_whose_client_goes(stage: Stage) -> None:
+def test_a_stream_whose_client_goes(deployment: Deployment) -> None:
     """Its body is closed, so that its run ends, long before all of it is made."""
     chunks = [b"x" * 65536] * 20_000
-    with stage.serving(_giving(lambda: Response(body=_body(stage.face, *chunks)))) as site:
-        with site.connect() as connection:
-            connection.send(head_of("GET", "/it", site.host))
+    with deployment.serving(
+        _giving(lambda: Response(body=_body(deployment.handler_kind, *chunks)))
+    ) as server:
+        with server.connect() as connection:
+            connection.send(head_of("GET", "/it", server.host))
             connection.receive_head()
-        until(lambda: site.phases() == ["failed"], "the run ended")
+        until(lambda: server.phases() == ["failed"], "the run ended")
 
 
 @requirement("A15")
 @needs(Capability.STREAMING)
 @needs(Capability.CLIENT_DISCONNECT)
-def test_an_idle_stream_whose_client_goes(stage: Stage) -> None:
+def test_an_idle_stream_whose_client_goes(deployment: Deployment) -> None:
     """That is noticed although nothing is sent."""
     ended, over = threading.Event(), threading.Event()
 
@@ -286,26 +297,26 @@ def test_an_idle_stream_whose_client_goes(stage: Stage) -> None:
         finally:
             ended.set()
 
-    body = idle if stage.face == "sync" else async_idle
-    with stage.serving(_giving(lambda: Response(body=body()))) as site:
-        with site.connect() as connection:
-            connection.send(head_of("GET", "/it", site.host))
+    body = idle if deployment.handler_kind == "sync" else async_idle
+    with deployment.serving(_giving(lambda: Response(body=body()))) as server:
+        with server.connect() as connection:
+            connection.send(head_of("GET", "/it", server.host))
             next(connection.pieces(connection.receive_head()))
         try:
             assert ended.wait(patience())
         finally:
             over.set()  # lest a server that has not noticed waits for it
-        until(lambda: site.phases() == ["failed"], "the run ended")
+        until(lambda: server.phases() == ["failed"], "the run ended")
 
 
 @requirement("A10")
 @needs(Capability.STREAMING)
-def test_chunks_leave_as_they_are_made(stage: Stage) -> None:
+def test_chunks_leave_as_they_are_made(deployment: Deployment) -> None:
     """The first is with the client while the second is not made yet."""
-    gate = stage.gate()
-    body = lambda: Response(body=_body(stage.face, b"first", gate, b"second"))  # noqa: E731
-    with stage.serving(_giving(body)) as site, site.connect() as connection:
-        connection.send(head_of("GET", "/it", site.host))
+    gate = deployment.gate()
+    body = lambda: Response(body=_body(deployment.handler_kind, b"first", gate, b"second"))  # noqa: E731
+    with deployment.serving(_giving(body)) as server, server.connect() as connection:
+        connection.send(head_of("GET", "/it", server.host))
         head = connection.receive_head()
         pieces = connection.pieces(head)
         first = next(pieces)
@@ -317,15 +328,15 @@ def test_chunks_leave_as_they_are_made(stage: Stage) -> None:
 
 
 @requirement("A11")
-def test_http_errors_of_handlers(stage: Stage) -> None:
+def test_http_errors_of_handlers(deployment: Deployment) -> None:
     """An ``HTTPError`` is the response that it describes, as a problem document."""
 
     def program(request: Any, step: Any) -> Script:
         yield step.run("first", lambda: None)
         raise HTTPError(418, "no coffee", {"x-own": "yes"})
 
-    with stage.serving(program) as site:
-        reply = site.ask("GET", "/it")
+    with deployment.serving(program) as server:
+        reply = server.ask("GET", "/it")
 
     assert (418, "yes") == (reply.status, reply.get("x-own"))
     assert "application/problem+json" == reply.get("content-type")
@@ -333,15 +344,17 @@ def test_http_errors_of_handlers(stage: Stage) -> None:
 
 
 @requirement("A12")
-def test_plain_functions_that_fail(stage: Stage) -> None:
+def test_plain_functions_that_fail(deployment: Deployment) -> None:
     """A bug is answered with 500, tells nothing about itself, and harms no other request."""
 
     def broken(request: Any) -> object:
         raise RuntimeError("a secret of the server")
 
-    with stage.serving(more=lambda _: {"GET /broken": broken, "GET /ok": lambda _: "ok"}) as site:
-        reply = site.ask("GET", "/broken")
-        assert "ok" == site.ask("GET", "/ok").json()
+    with deployment.serving(
+        more=lambda _: {"GET /broken": broken, "GET /ok": lambda _: "ok"}
+    ) as server:
+        reply = server.ask("GET", "/broken")
+        assert "ok" == server.ask("GET", "/ok").json()
 
     assert 500 == reply.status
     assert b"secret" not in reply.body

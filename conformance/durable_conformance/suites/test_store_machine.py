@@ -12,7 +12,7 @@ import pytest
 
 from durable_conformance.contract import Capability, StoreSubject
 from durable_conformance.plugin import needs, requirement
-from durable_conformance.store_batches import BATCHES, picture
+from durable_conformance.store_batches import BATCHES, snapshot
 from durable_conformance.store_machine import check_store
 from durable_conformance.store_values import (
     claim,
@@ -96,14 +96,14 @@ def test_a_commit_is_whole_or_not_at_all(
     reference = MemoryStore()
     for each in (store, reference):
         assert [] == [one for one in each.commit(before, wait=1.0) if _is_error(one)]
-    nothing = picture(reference)
+    nothing = snapshot(reference)
     reference.commit(batch, wait=1.0)
-    all_of_it = picture(reference)
+    all_of_it = snapshot(reference)
 
     left = []
     for crashed in durable_subject.crash_points(store, lambda: store.commit(batch, wait=1.0)):
         with crashed as found:
-            left.append(picture(found))
+            left.append(snapshot(found))
 
     assert nothing != all_of_it
     assert len(left) > 1

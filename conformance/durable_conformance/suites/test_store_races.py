@@ -17,7 +17,7 @@ import pytest
 
 from durable_conformance.contract import Capability, StoreSubject
 from durable_conformance.plugin import needs, requirement
-from durable_conformance.store_batches import picture
+from durable_conformance.store_batches import snapshot
 from durable_conformance.store_values import (
     claim,
     commit,
@@ -224,11 +224,11 @@ def test_what_is_repeatable_changes_nothing_the_second_time(
     commit(store, created("r2"))
     commit(store, ended("r2"))
     commit(store, write)
-    before = picture(store)
+    before = snapshot(store)
 
     commit(store, write)
 
-    assert before == picture(store)
+    assert before == snapshot(store)
 
 
 @requirement("T25")

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from durable_conformance.contract import Capability
+from durable_conformance.deployment import Deployment
 from durable_conformance.plugin import needs, requirement
 from durable_conformance.programs import NAP, Gate, Program, Script
-from durable_conformance.stage import Stage
-from durable_conformance.streams import Following, stream_of
+from durable_conformance.streams import StreamReader, read_whole_stream
 from durable_core import NonRetriableError, Response
 from durable_core.sync import stream
 
@@ -59,10 +59,10 @@ def _two(method: str) -> Program:
 
 @requirement("V1")
 @pytest.mark.parametrize("method", ["push", "pipe", "bytes"])
-def test_a_run_that_goes_well(stage: Stage, method: str) -> None:
+def test_a_run_that_goes_well(deployment: Deployment, method: str) -> None:
     """Each chunk, its commit, redirect_info after the first checkpoint, the response, the end."""
-    with stage.serving(_two(method)) as site, Following(site, "/it") as following:
-        head, told = following.head, following.rest()
+    with deployment.serving(_two(method)) as server, StreamReader(server, "/it") as reader:
+        head, told = reader.head, reader.rest()
 
     assert (200, "text/event-stream") == (head.status, head.get("content-type"))
     assert [
@@ -72,16 +72,16 @@ def test_a_run_that_goes_well(stage: Stage, method: str) -> None:
 
 
 @requirement("V1")
-def test_a_run_without_chunks(stage: Stage) -> None:
+def test_a_run_without_chunks(deployment: Deployment) -> None:
     """It has its commits and its response."""
-    with stage.serving(_two("nothing")) as site:
-        told = stream_of(site, "/it")
+    with deployment.serving(_two("nothing")) as server:
+        told = read_whole_stream(server, "/it")
 
     assert ["metadata", _commit("a"), "redirect_info", _commit("b"), _DONE] == told
 
 
 @requirement("V2")
-def test_a_step_that_fails_for_good(stage: Stage) -> None:
+def test_a_step_that_fails_for_good(deployment: Deployment) -> None:
     """Its chunks are rolled back, and the response is the message of its error."""
 
     def fail() -> None:
@@ -91,8 +91,8 @@ def test_a_step_that_fails_for_good(stage: Stage) -> None:
     def program(request: Any, step: Any) -> Script:
         yield step.run("a", fail)
 
-    with stage.serving(program) as site:
-        told = stream_of(site, "/it")
+    with deployment.serving(program) as server:
+        told = read_whole_stream(server, "/it")
 
     assert [
         *("metadata", _chunk("a", '"partial"'), _rollback("a"), "redirect_info"),
@@ -101,7 +101,7 @@ def test_a_step_that_fails_for_good(stage: Stage) -> None:
 
 
 @requirement("V3")
-def test_characters_may_be_cut(stage: Stage) -> None:
+def test_characters_may_be_cut(deployment: Deployment) -> None:
     """Bytes are joined to characters, wherever they are cut; the step has the whole text."""
     text = "\N{SNOWMAN}\N{GRINNING FACE}"
 
@@ -113,8 +113,8 @@ def test_characters_may_be_cut(stage: Stage) -> None:
     def program(request: Any, step: Any) -> Script:
         return (yield step.run("a", stream.pipe, cut))
 
-    with stage.serving(program) as site:
-        told = stream_of(site, "/it")
+    with deployment.serving(program) as server:
+        told = read_whole_stream(server, "/it")
 
     assert [_chunk("a", f'"{character}"') for character in text] == told[1:3]
     assert text in told[-1]
@@ -143,12 +143,12 @@ _SECOND = [*(_chunk("b", f'"async {n}"') for n in (1, 2, 3)), _commit("b")]
 
 @requirement("V4")
 @needs(Capability.STREAMING)
-def test_the_handoff(stage: Stage) -> None:
+def test_the_handoff(deployment: Deployment) -> None:
     """The first stream ends; the second one has what comes after, once and in order."""
-    gate = stage.gate()
-    with stage.serving(_asleep(gate)) as site, Following(site, "/it") as first:
+    gate = deployment.gate()
+    with deployment.serving(_asleep(gate)) as server, StreamReader(server, "/it") as first:
         told = first.take(6)
-        with Following(site, first.redirect) as second:
+        with StreamReader(server, first.redirect) as second:
             told += first.rest()
             rest = second.take(1)
             gate.open()
@@ -159,18 +159,18 @@ def test_the_handoff(stage: Stage) -> None:
 
 
 @requirement("V5")
-def test_who_comes_late_has_all(stage: Stage) -> None:
+def test_who_comes_late_has_all(deployment: Deployment) -> None:
     """The wait URL begins at the beginning, or where the client says it was."""
-    gate = stage.gate()
+    gate = deployment.gate()
     gate.open()
-    with stage.serving(_asleep(gate)) as site:
-        with Following(site, "/it") as first:
+    with deployment.serving(_asleep(gate)) as server:
+        with StreamReader(server, "/it") as first:
             first.rest()
-        site.settle()
+        server.settle()
         late = first.redirect.replace("&durable-from=handoff", "")
-        with Following(site, late) as again:
+        with StreamReader(server, late) as again:
             told = again.rest()
-        resumed = {id_: stream_of(site, late, id_) for id_ in again.ids[1:-1]}
+        resumed = {id_: read_whole_stream(server, late, id_) for id_ in again.ids[1:-1]}
 
     assert ["metadata", *_FIRST, *_SECOND, _DONE] == told
     assert {
@@ -180,9 +180,9 @@ def test_who_comes_late_has_all(stage: Stage) -> None:
 
 @requirement("V6")
 @needs(Capability.STREAMING)
-def test_chunks_are_not_kept_back(stage: Stage) -> None:
+def test_chunks_are_not_kept_back(deployment: Deployment) -> None:
     """A chunk is with the client while its step goes on, before the handoff and after it."""
-    gates = [stage.gate() for _ in range(3)]
+    gates = [deployment.gate() for _ in range(3)]
 
     def gated(text: str, gate: Gate) -> int:
         stream.push(text)
@@ -196,11 +196,11 @@ def test_chunks_are_not_kept_back(stage: Stage) -> None:
         yield step.run("b", gated, "second", gates[2])
         return "done"
 
-    with stage.serving(program) as site, Following(site, "/it") as first:
+    with deployment.serving(program) as server, StreamReader(server, "/it") as first:
         told = first.take(2)
         gates[0].open()
         first.rest()
-        with Following(site, first.redirect) as second:
+        with StreamReader(server, first.redirect) as second:
             told += second.take(1)
             gates[1].open()
             told += second.take(1)
@@ -214,14 +214,14 @@ def test_chunks_are_not_kept_back(stage: Stage) -> None:
 
 
 @requirement("V7")
-def test_who_does_not_ask_gets_no_stream(stage: Stage) -> None:
+def test_who_does_not_ask_gets_no_stream(deployment: Deployment) -> None:
     """Chunks are dropped for a client that asks for none, which is redirected as ever."""
-    gate = stage.gate()
+    gate = deployment.gate()
     gate.open()
-    with stage.serving(_two("push")) as site:
-        plain = site.ask("GET", "/it")
-    with stage.serving(_asleep(gate)) as site:
-        handed_off = site.ask("GET", "/it")
+    with deployment.serving(_two("push")) as server:
+        plain = server.ask("GET", "/it")
+    with deployment.serving(_asleep(gate)) as server:
+        handed_off = server.ask("GET", "/it")
 
     assert (200, b'"done"') == (plain.status, plain.body)
     assert 302 == handed_off.status
@@ -229,9 +229,9 @@ def test_who_does_not_ask_gets_no_stream(stage: Stage) -> None:
 
 @requirement("V8")
 @needs(Capability.STREAMING)
-def test_every_attempt_is_rolled_back(stage: Stage) -> None:
+def test_every_attempt_is_rolled_back(deployment: Deployment) -> None:
     """Before the handoff, and after it each further one, to a client that follows."""
-    gates = [stage.gate() for _ in range(2)]
+    gates = [deployment.gate() for _ in range(2)]
     attempts: list[int] = []
 
     def fail() -> None:
@@ -247,10 +247,10 @@ def test_every_attempt_is_rolled_back(stage: Stage) -> None:
     def program(request: Any, step: Any) -> Script:
         yield step.run("a", fail)
 
-    with stage.serving(program, retries=1) as site:
-        with Following(site, "/it") as first:
+    with deployment.serving(program, retries=1) as server:
+        with StreamReader(server, "/it") as first:
             told = first.rest()
-        with Following(site, first.redirect) as second:
+        with StreamReader(server, first.redirect) as second:
             rest = second.take(1)
             gates[0].open()
             rest += second.take(1)

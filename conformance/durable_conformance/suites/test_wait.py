@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from durable_conformance.deployment import ALL_METHODS, Deployment, LiveServer
 from durable_conformance.plugin import requirement
 from durable_conformance.programs import LONG_NAP, NAP, Gate, Program, Script, until
-from durable_conformance.stage import ALL_METHODS, Site, Stage
 from durable_conformance.wire import Reply
 from durable_core import Request, Response
 from durable_core.api.adapter import HTTPHandler
@@ -54,39 +54,39 @@ def _seen(reply: Reply) -> tuple[int, str | None, bytes]:
 _DONE = (201, "1", b'{"done":true}')
 
 
-def _wait_url(site: Site, target: str = "/it", method: str = "GET") -> str:
-    location = site.ask(method, target).get("location") or ""
+def _wait_url(server: LiveServer, target: str = "/it", method: str = "GET") -> str:
+    location = server.ask(method, target).get("location") or ""
     return f"{target.partition('?')[0]}{location}"
 
 
-def _until_held(site: Site, clients: int) -> None:
-    waiting = lambda: site.durable.health()["waiting_clients"] >= clients  # noqa: E731
+def _until_held(server: LiveServer, clients: int) -> None:
+    waiting = lambda: server.durable.health()["waiting_clients"] >= clients  # noqa: E731
     until(waiting, f"{clients} clients waited")
 
 
 @requirement("W1")
 def test_clients_are_answered_when_the_run_ends(
-    stage: Stage, background: Callable[..., Future[Any]]
+    deployment: Deployment, background: Callable[..., Future[Any]]
 ) -> None:
     """Two that wait and one that comes later get the same response, the former at once."""
-    gate = stage.gate()
-    with stage.serving(_gated(gate)) as site:
-        target = _wait_url(site)
-        early = [background(site.ask, "GET", target) for _ in range(2)]
+    gate = deployment.gate()
+    with deployment.serving(_gated(gate)) as server:
+        target = _wait_url(server)
+        early = [background(server.ask, "GET", target) for _ in range(2)]
         gate.reached()
-        _until_held(site, 2)
+        _until_held(server, 2)
         began = time.monotonic()
         gate.open()
         seen = [_seen(each.result()) for each in early]
         took = time.monotonic() - began
-        seen.append(_seen(site.ask("GET", target)))
+        seen.append(_seen(server.ask("GET", target)))
 
     assert [_DONE] * 3 == seen
     assert took < 3
 
 
 @requirement("W2")
-def test_it_may_be_asked_again(stage: Stage) -> None:
+def test_it_may_be_asked_again(deployment: Deployment) -> None:
     """The answer stays the same, and nothing runs again."""
     calls: list[int] = []
 
@@ -95,40 +95,40 @@ def test_it_may_be_asked_again(stage: Stage) -> None:
         yield step.run("a", lambda: calls.append(1))
         return Response.json({"done": True}, 201, {"x-own": "1"})
 
-    with stage.serving(program) as site:
-        target = _wait_url(site)
-        seen = {_seen(site.finish("GET", target)) for _ in range(4)}
+    with deployment.serving(program) as server:
+        target = _wait_url(server)
+        seen = {_seen(server.finish("GET", target)) for _ in range(4)}
 
     assert {_DONE} == seen
     assert [1] == calls
 
 
 @requirement("W3")
-def test_head_of_the_wait_url(stage: Stage) -> None:
+def test_head_of_the_wait_url(deployment: Deployment) -> None:
     """It is the response without its body."""
-    with stage.serving(_nap) as site:
-        target = _wait_url(site)
-        whole = site.finish("GET", target)
-        head = site.follow(target, site.ask("HEAD", target), "HEAD")
+    with deployment.serving(_nap) as server:
+        target = _wait_url(server)
+        whole = server.finish("GET", target)
+        head = server.follow(target, server.ask("HEAD", target), "HEAD")
 
     assert (201, "1", b"") == _seen(head)
     assert whole.get("content-length") == head.get("content-length")
 
 
 @requirement("W4")
-def test_wait_urls_are_for_get(stage: Stage) -> None:
+def test_wait_urls_are_for_get(deployment: Deployment) -> None:
     """Whatever methods the endpoint has: after a POST the client waits by GET."""
-    with stage.serving(_nap, methods="POST") as site:
-        reply = site.ask("POST", "/it", body=b"x")
+    with deployment.serving(_nap, methods="POST") as server:
+        reply = server.ask("POST", "/it", body=b"x")
         assert 303 == reply.status
-        assert _DONE == _seen(site.follow("/it", reply))
+        assert _DONE == _seen(server.follow("/it", reply))
 
 
 @requirement("W5")
-def test_a_bad_token_opens_nothing(stage: Stage) -> None:
+def test_a_bad_token_opens_nothing(deployment: Deployment) -> None:
     """403, with the same words whether or not there is such a run."""
-    with stage.serving(_long_nap) as site:
-        mine, other = _wait_url(site), _wait_url(site)
+    with deployment.serving(_long_nap) as server:
+        mine, other = _wait_url(server), _wait_url(server)
         run, token = mine.partition("durable-run=")[2].split("&durable-token=")
         bad = [
             mine[:-1] + ("A" if mine[-1] != "A" else "B"),
@@ -136,7 +136,7 @@ def test_a_bad_token_opens_nothing(stage: Stage) -> None:
             f"/it?durable-run={run}&durable-token={other.partition('durable-token=')[2]}",
             f"/it?durable-run=01ARZ3NDEKTSV4RRFFQ69G5FAV&durable-token={token}",
         ]
-        replies = [site.ask("GET", target) for target in bad]
+        replies = [server.ask("GET", target) for target in bad]
 
     assert {(403, "application/problem+json")} == {
         (reply.status, reply.get("content-type")) for reply in replies
@@ -145,20 +145,20 @@ def test_a_bad_token_opens_nothing(stage: Stage) -> None:
 
 
 @requirement("W5")
-def test_a_missing_parameter(stage: Stage) -> None:
+def test_a_missing_parameter(deployment: Deployment) -> None:
     """400, and no run is started for it."""
-    with stage.serving(_nap) as site:
+    with deployment.serving(_nap) as server:
         replies = [
-            site.ask("GET", f"/it?{query}")
+            server.ask("GET", f"/it?{query}")
             for query in ("durable-run=x", "durable-token=x", "durable-run=&durable-token=")
         ]
-        assert [] == site.phases()
+        assert [] == server.phases()
 
     assert [400] * 3 == [reply.status for reply in replies]
 
 
 @requirement("W6")
-def test_it_survives_a_restart(stage: Stage) -> None:
+def test_it_survives_a_restart(deployment: Deployment) -> None:
     """Whoever serves the same runs afterwards answers at the same wait URL, and they go on."""
     calls: list[int] = []
 
@@ -167,10 +167,10 @@ def test_it_survives_a_restart(stage: Stage) -> None:
         yield step.sleep("nap", NAP)
         return Response.json({"done": True}, 201, {"x-own": "1"})
 
-    with stage.serving(program) as site:
-        target = _wait_url(site)
-    with stage.serving(program) as site:
-        assert _DONE == _seen(site.finish("GET", target))
+    with deployment.serving(program) as server:
+        target = _wait_url(server)
+    with deployment.serving(program) as server:
+        assert _DONE == _seen(server.finish("GET", target))
 
     assert [1] == calls
 
@@ -197,25 +197,25 @@ class _Brief:
 
 
 @requirement("W8")
-def test_a_client_is_not_held_for_long(stage: Stage) -> None:
+def test_a_client_is_not_held_for_long(deployment: Deployment) -> None:
     """It is sent round by 303 five times, then told by 202 where and when to ask again."""
-    gate = stage.gate()
+    gate = deployment.gate()
     brief: list[_Brief] = []
 
     def more(durable: Any) -> dict[str, Any]:
-        wrapped = stage.endpoint(durable, _gated(gate), function_id="long")
+        wrapped = deployment.endpoint(durable, _gated(gate), function_id="long")
         brief.append(_Brief(getattr(wrapped, "endpoint", wrapped)))
         return {"GET /long": brief[0]}
 
-    with stage.serving(more=more) as site:
-        target, hops = "/long", [site.ask("GET", "/long")]
+    with deployment.serving(more=more) as server:
+        target, hops = "/long", [server.ask("GET", "/long")]
         while hops[-1].status in (302, 303) and len(hops) < 10:
-            target, reply = site.goto(target, hops[-1].get("location") or "")
+            target, reply = server.goto(target, hops[-1].get("location") or "")
             hops.append(reply)
         gate.open()
 
         def last() -> Reply | None:
-            _, reply = site.goto(target, hops[-1].get("location") or "")
+            _, reply = server.goto(target, hops[-1].get("location") or "")
             return reply if reply.status == 201 else None
 
         final = until(last, "the run ended")
@@ -233,10 +233,10 @@ def _poll(durable: Any) -> dict[str, Any]:
 
 
 @requirement("W7")
-def test_cors_of_the_wait_route(stage: Stage) -> None:
+def test_cors_of_the_wait_route(deployment: Deployment) -> None:
     """OPTIONS is answered with 204, no body and the fields of CORS."""
-    with stage.serving(more=_poll) as site:
-        reply = site.ask("OPTIONS", "/poll")
+    with deployment.serving(more=_poll) as server:
+        reply = server.ask("OPTIONS", "/poll")
 
     assert (204, b"", "86400") == (reply.status, reply.body, reply.get("access-control-max-age"))
     assert _CORS == {name: reply.get(name) for name in _CORS}
@@ -244,10 +244,10 @@ def test_cors_of_the_wait_route(stage: Stage) -> None:
 
 @requirement("W7")
 @pytest.mark.parametrize("query", ["", "?runId=x", "?token=x"])
-def test_the_wait_route_without_parameters(stage: Stage, query: str) -> None:
+def test_the_wait_route_without_parameters(deployment: Deployment, query: str) -> None:
     """400 as a problem document, which a script of another origin may read."""
-    with stage.serving(more=_poll) as site:
-        reply = site.ask("GET", f"/poll{query}")
+    with deployment.serving(more=_poll) as server:
+        reply = server.ask("GET", f"/poll{query}")
 
     assert (400, "application/problem+json") == (reply.status, reply.get("content-type"))
     assert "*" == reply.get("access-control-allow-origin")
@@ -255,12 +255,12 @@ def test_the_wait_route_without_parameters(stage: Stage, query: str) -> None:
 
 
 @requirement("W7")
-def test_the_wait_route_passes_the_response_on(stage: Stage) -> None:
+def test_the_wait_route_passes_the_response_on(deployment: Deployment) -> None:
     """It is the handler's own, with the fields of CORS added; a bad token gets 403 with them."""
-    with stage.serving(_nap, more=_poll, async_redirect_url="/poll") as site:
-        target = site.ask("GET", "/it").get("location") or ""
-        good = site.finish("GET", target)
-        bad = site.ask("GET", f"{target[:-3]}xyz")
+    with deployment.serving(_nap, more=_poll, async_redirect_url="/poll") as server:
+        target = server.ask("GET", "/it").get("location") or ""
+        good = server.finish("GET", target)
+        bad = server.ask("GET", f"{target[:-3]}xyz")
 
     assert _DONE == _seen(good)
     assert _CORS == {name: good.get(name) for name in _CORS}

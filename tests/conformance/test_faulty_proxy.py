@@ -1,4 +1,4 @@
-"""The relay that the suite puts between clients and servers."""
+"""The proxy that the suite puts between clients and servers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from threading import Thread
 
 import pytest
 
-from durable_conformance.relay import Relay
+from durable_conformance.faulty_proxy import FaultyProxy
 
 
 class Echo(StreamRequestHandler):
@@ -33,8 +33,8 @@ def host() -> Iterator[str]:
         serving.join()
 
 
-def connect(relay: Relay) -> socket.socket:
-    name, _, port = relay.host.partition(":")
+def connect(proxy: FaultyProxy) -> socket.socket:
+    name, _, port = proxy.host.partition(":")
     return socket.create_connection((name, int(port)), timeout=30)
 
 
@@ -45,7 +45,7 @@ def echoed(connection: socket.socket, line: bytes) -> bytes:
 
 def test_bytes_are_passed_on(host: str) -> None:
     """Both ways, on each connection its own; a client that goes is gone for the server, too."""
-    with Relay(host) as relay, connect(relay) as one, connect(relay) as two:
+    with FaultyProxy(host) as proxy, connect(proxy) as one, connect(proxy) as two:
         assert [b"1\n", b"2\n", b"3\n"] == [
             echoed(one, b"1\n"),
             echoed(two, b"2\n"),
@@ -55,28 +55,28 @@ def test_bytes_are_passed_on(host: str) -> None:
 
 def test_a_cut_breaks_connections(host: str) -> None:
     """Those there are end, and new ones are taken."""
-    with Relay(host) as relay, connect(relay) as one:
+    with FaultyProxy(host) as proxy, connect(proxy) as one:
         echoed(one, b"1\n")
-        relay.cut()
+        proxy.cut()
         assert b"" == one.recv(1)
-        with connect(relay) as two:
+        with connect(proxy) as two:
             assert b"2\n" == echoed(two, b"2\n")
 
 
 def test_who_is_dead_takes_no_connections(host: str) -> None:
     """Those there are end, and new ones are refused; it may be told so twice."""
-    with Relay(host) as relay, connect(relay) as one:
+    with FaultyProxy(host) as proxy, connect(proxy) as one:
         echoed(one, b"1\n")
-        relay.die()
+        proxy.die()
         assert b"" == one.recv(1)
         with pytest.raises(ConnectionRefusedError):
-            connect(relay)
-        relay.die()
+            connect(proxy)
+        proxy.die()
 
 
 def test_a_server_that_is_not_there(host: str) -> None:
     """A client of it is let go."""
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    with Relay(f"127.0.0.1:{port}") as relay, connect(relay) as one:
+    with FaultyProxy(f"127.0.0.1:{port}") as proxy, connect(proxy) as one:
         assert b"" == one.recv(1)

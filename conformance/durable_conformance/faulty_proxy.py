@@ -1,6 +1,6 @@
-"""A relay between a server and its clients, whose connections can be broken.
+"""A proxy between a server and its clients, whose connections can be broken.
 
-To a client, what a relay does is what its server does: when all connections end in the middle of
+To a client, what a proxy does is what its server does: when all connections end in the middle of
 a response and new ones are refused, the server has died.
 """
 
@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 
 from durable_conformance.wire import patience
 
-__all__ = ["Relay"]
+__all__ = ["FaultyProxy"]
 
 _PIECE = 65536
 
 
-class Relay:
+class FaultyProxy:
     """Passes bytes on, both ways; a context that serves.
 
     Args:
@@ -39,7 +39,7 @@ class Relay:
         self._is_dead = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._address = self._listener.getsockname()
-        self._accepting = threading.Thread(target=self._accept, name="relay")
+        self._accepting = threading.Thread(target=self._accept, name="proxy")
         self.host = "{}:{}".format(*self._address)
 
     def __enter__(self) -> Self:
@@ -78,7 +78,7 @@ class Relay:
             if self._is_dead:
                 client.close()
                 return
-            thread = threading.Thread(target=self._serve, args=(client,), name="relay-connection")
+            thread = threading.Thread(target=self._serve, args=(client,), name="proxy-connection")
             self._threads.append(thread)
             thread.start()
 

@@ -21,23 +21,23 @@ from durable_core.stores.memory import MemoryStore
 
 __all__ = [
     "ALL_METHODS",
-    "EngineStage",
-    "More",
-    "ServerStage",
-    "Site",
-    "Stage",
-    "WatchedEngine",
-    "stage_for",
-    "until_at_rest",
+    "Deployment",
+    "EngineDeployment",
+    "ExtraRoutes",
+    "LiveServer",
+    "ObservedEngine",
+    "ServerDeployment",
+    "deployment_for",
+    "wait_until_idle",
 ]
 
 #: More routes of an application.
-More: TypeAlias = Callable[[Durable[Any]], Mapping[str, Target]]
+ExtraRoutes: TypeAlias = Callable[[Durable[Any]], Mapping[str, Target]]
 
 ALL_METHODS = "GET,HEAD,POST,PUT,PATCH,DELETE"
 
 
-class Site(Client):
+class LiveServer(Client):
     """An application that is served.
 
     Args:
@@ -66,15 +66,15 @@ class Site(Client):
         self._settle(self.durable)
 
 
-class Stage(ABC):
+class Deployment(ABC):
     """Serves programs on a subject.
 
     Args:
-        face: the kind of handlers, ``"sync"`` or ``"async"``.
+        handler_kind: the kind of handlers, ``"sync"`` or ``"async"``.
     """
 
-    def __init__(self, face: str) -> None:
-        self.face = face
+    def __init__(self, handler_kind: str) -> None:
+        self.handler_kind = handler_kind
         self._gates: list[Gate] = []
 
     def gate(self, *, closed: bool = False) -> Gate:
@@ -94,21 +94,21 @@ class Stage(ABC):
         program: Program | None = None,
         *,
         methods: str = ALL_METHODS,
-        more: More | None = None,
+        more: ExtraRoutes | None = None,
         store: Store | None = None,
         limits: Limits | None = None,
         own: Mapping[str, Any] | None = None,
         **options: Any,
-    ) -> Iterator[Site]:
+    ) -> Iterator[LiveServer]:
         """Serve a program at ``/it``.
 
-        What is served later on the same stage goes on with the runs of what was before.
+        What is served later on the same deployment goes on with the runs of what was before.
 
         Args:
             program: the handler.
             methods: of its route.
             more: other routes.
-            store: None for the stage's own. Not for engines, as ``limits``.
+            store: None for the deployment's own. Not for engines, as ``limits``.
             limits: of the application.
             own: options given to ``Durable.endpoint``.
             **options: options given to the adapter, where the subject is a server.
@@ -118,20 +118,25 @@ class Stage(ABC):
         if program is not None:
             chosen = {"function_id": "it", **inherited, **(own or {})}
             routes[f"{methods} /it"] = self.endpoint(durable, program, **chosen)
-        with self._served(routes, durable) as url:
+        with self._serve(routes, durable) as url:
             try:
-                yield Site(url, durable, self._settle)
+                yield LiveServer(url, durable, self._settle)
             finally:
                 for gate in self._gates:
                     gate.open()
 
-    def aside(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a blocking function in a handler, outside its steps: ``yield stage.aside(f)``."""
-        return function(*args) if self.face == "sync" else asyncio.to_thread(function, *args)
+    def outside_step(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a blocking function in a handler, outside its steps.
+
+        A program writes ``value = yield deployment.outside_step(f)``.
+        """
+        return (
+            function(*args) if self.handler_kind == "sync" else asyncio.to_thread(function, *args)
+        )
 
     def endpoint(self, durable: Durable[Any], program: Program, **options: Any) -> Any:
         """Make an endpoint of a program."""
-        return durable.endpoint(**options)(handler_of(program, self.face))
+        return durable.endpoint(**options)(handler_of(program, self.handler_kind))
 
     @abstractmethod
     def _application(
@@ -140,7 +145,7 @@ class Stage(ABC):
         """Return an application, and which of the options its endpoints are to be given."""
 
     @abstractmethod
-    def _served(self, routes: Routes, durable: Durable[Any]) -> AbstractContextManager[str]:
+    def _serve(self, routes: Routes, durable: Durable[Any]) -> AbstractContextManager[str]:
         """Serve an application."""
 
     @abstractmethod
@@ -148,7 +153,7 @@ class Stage(ABC):
         """Wait until no run is about to go on."""
 
 
-class WatchedEngine(EmbeddedEngine):
+class ObservedEngine(EmbeddedEngine):
     """The embedded engine, which lets on that it is being stopped."""
 
     def __init__(self, store: Store) -> None:
@@ -161,11 +166,11 @@ class WatchedEngine(EmbeddedEngine):
         super().stop(timeout)
 
 
-class ServerStage(Stage):
+class ServerDeployment(Deployment):
     """A server that is judged, with the embedded engine behind it."""
 
-    def __init__(self, subject: ServerSubject, face: str) -> None:
-        super().__init__(face)
+    def __init__(self, subject: ServerSubject, handler_kind: str) -> None:
+        super().__init__(handler_kind)
         self._subject = subject
         self._store = MemoryStore()
 
@@ -175,24 +180,24 @@ class ServerStage(Stage):
         durable: Durable[Any] = Durable(
             id="suite",
             endpoint_adapter=self._subject.endpoint_adapter.with_options(**options),
-            engine=WatchedEngine(store or self._store),
+            engine=ObservedEngine(store or self._store),
             limits=limits,
             retry=RetryPolicy(base_ms=1, max_ms=1),
         )
         return durable, {}
 
-    def _served(self, routes: Routes, durable: Durable[Any]) -> AbstractContextManager[str]:
+    def _serve(self, routes: Routes, durable: Durable[Any]) -> AbstractContextManager[str]:
         return self._subject.serve(routes, durable=durable)
 
     def _settle(self, durable: Durable[Any]) -> None:
-        until_at_rest(durable)
+        wait_until_idle(durable)
 
 
-class EngineStage(Stage):
+class EngineDeployment(Deployment):
     """An engine that is judged, behind a server that is known to conform."""
 
-    def __init__(self, subject: EngineSubject, face: str) -> None:
-        super().__init__(face)
+    def __init__(self, subject: EngineSubject, handler_kind: str) -> None:
+        super().__init__(handler_kind)
         self._subject = subject
         self._id = f"suite-{uuid4().hex}"
 
@@ -203,14 +208,14 @@ class EngineStage(Stage):
         assert limits is None, "engines have limits of their own"
         return self._subject.application(self._id), options
 
-    def _served(self, routes: Routes, durable: Durable[Any]) -> AbstractContextManager[str]:
+    def _serve(self, routes: Routes, durable: Durable[Any]) -> AbstractContextManager[str]:
         return self._subject.serve(routes, durable=durable)
 
     def _settle(self, durable: Durable[Any]) -> None:
         self._subject.settle(durable)
 
 
-def until_at_rest(durable: Durable[Any]) -> None:
+def wait_until_idle(durable: Durable[Any]) -> None:
     """Wait until ``durable.runs`` shows no run that is about to go on."""
     listed = durable.runs.list
     until(
@@ -219,8 +224,8 @@ def until_at_rest(durable: Durable[Any]) -> None:
     )
 
 
-def stage_for(subject: ServerSubject | EngineSubject, face: str) -> Stage:
-    """Return the stage for a subject of either kind."""
+def deployment_for(subject: ServerSubject | EngineSubject, handler_kind: str) -> Deployment:
+    """Return the deployment for a subject of either kind."""
     if kind_of(subject) is Kind.ENGINE:
-        return EngineStage(cast(EngineSubject, subject), face)
-    return ServerStage(cast(ServerSubject, subject), face)
+        return EngineDeployment(cast(EngineSubject, subject), handler_kind)
+    return ServerDeployment(cast(ServerSubject, subject), handler_kind)
