@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from durable_core.api.adapter import EndpointAdapter, endpoint_adapter
 from durable_core.api.durable import Durable
-from durable_core.api.runs import RunInfo, StepInfo
+from durable_core.api.run_info import RunInfo, StepInfo
 from durable_core.api.step import step
 from durable_core.api.stream import stream
 from durable_core.errors import (

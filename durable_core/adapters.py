@@ -33,16 +33,14 @@ from durable_core.adapter.server import (
     check_max_connections,
     default_max_connections,
     is_out_of_descriptors,
-    url_of,
-)
-from durable_core.api.adapter import AppAdapter, EndpointAdapter, EngineLifecycle, HTTPHandler
-from durable_core.http.problem import problem, problem_from_http_error
-from durable_core.platform import (
     is_reset_on_close,
     lingering_close,
     reset_on_close,
     stop_on_signals,
+    url_of,
 )
+from durable_core.api.adapter import AppAdapter, EndpointAdapter, EngineLifecycle, HTTPHandler
+from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.routing import Application, Routes
 
 __all__ = [

@@ -22,7 +22,8 @@ from typing import Any, cast, get_args
 
 from durable_core import __version__
 from durable_core.api.durable import Durable
-from durable_core.api.runs import RunInfo, RunStatus, StepInfo, as_json, select, show_run
+from durable_core.api.run_info import RunInfo, RunStatus, StepInfo, as_json
+from durable_core.api.runs import select, show_run
 from durable_core.codec.json import Codec, JSONCodec
 from durable_core.codec.records import dump_head
 from durable_core.errors import ConfigurationError, DurableError, RunNotFoundError, StoreError

@@ -1,24 +1,21 @@
-"""The operating system: threads, logs, signals, closing connections, clock and randomness."""
+"""The operating system: threads, logs, clock and randomness."""
 
 from __future__ import annotations
 
 import logging
 import os
 import random
-import signal
-import socket
-import struct
 import sys
-import threading
 import time
-from asyncio import AbstractEventLoop
-from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from durable_core.codec.tokens import make_ulid
 from durable_core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 __all__ = [
     "SystemClock",
@@ -26,12 +23,8 @@ __all__ = [
     "call_soon",
     "check_threading",
     "host_id",
-    "is_reset_on_close",
-    "lingering_close",
     "logger",
-    "reset_on_close",
     "run_logger",
-    "stop_on_signals",
 ]
 
 
@@ -112,76 +105,6 @@ def run_logger(run_id: str, function_id: str) -> logging.LoggerAdapter[logging.L
     return _RunLogger(logger, {"run_id": run_id, "function_id": function_id})
 
 
-# --- signals --------------------------------------------------------------------------------------
-#
-# Stopping on a signal.
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-@contextmanager
-def stop_on_signals(leave: Callable[[], object], wake: int = -1) -> Iterator[None]:
-    """Call ``leave`` on SIGTERM and SIGINT; restore the former handlers afterwards.
-
-    Outside the main thread it does nothing, because no handler can be set there.
-
-    Args:
-        leave: called in the main thread, between two of its instructions.
-        wake: a file descriptor to which each signal writes a byte. Python runs handlers between two
-            instructions of the main thread. So a signal right before a wait does not end the wait,
-            unless the thread waits for this descriptor too.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = {each: signal.signal(each, lambda *_: leave()) for each in _SIGNALS}
-    former_wake = signal.set_wakeup_fd(wake, warn_on_full_buffer=False) if wake >= 0 else None
-    try:
-        yield
-    finally:
-        if former_wake is not None:
-            signal.set_wakeup_fd(former_wake)
-        for each, handler in former.items():
-            signal.signal(each, handler)
-
-
-# --- closing --------------------------------------------------------------------------------------
-#
-# Closing a connection without the loss of sent data.
-
-_LINGER_BYTES, _LINGER_SECONDS = 8 * 1024 * 1024, 2.0
-#: The value of SO_LINGER with which closing discards unsent data and resets the connection.
-_RESET = struct.pack("ii", 1, 0)
-
-
-def lingering_close(connection: socket.socket) -> None:
-    """Send no more, and read and discard data for a while.
-
-    Closing a connection with unread data resets it, and the client may lose the response. Returns
-    when the client closes, after 2 seconds, or after 8 MiB.
-    """
-    deadline, most = time.monotonic() + _LINGER_SECONDS, _LINGER_BYTES
-    with suppress(OSError):
-        connection.shutdown(socket.SHUT_WR)
-        while most > 0 and (left := deadline - time.monotonic()) > 0:
-            connection.settimeout(left)
-            chunk = connection.recv(65536)
-            if not chunk:
-                return
-            most -= len(chunk)
-
-
-def reset_on_close(connection: socket.socket) -> None:
-    """Reset the connection when it is closed, so the client notices that data is missing."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-
-
-def is_reset_on_close(connection: socket.socket) -> bool:
-    """Return whether :func:`reset_on_close` was called."""
-    option = connection.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET))
-    return option == _RESET
-
-
 # --- platform -------------------------------------------------------------------------------------
 
 
@@ -207,6 +130,8 @@ class SystemIds:
 
 def host_id() -> str:
     """Return a name for this host since its last boot; process ids are unique only within it."""
+    import socket  # which takes longer to load than all of this module
+
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:

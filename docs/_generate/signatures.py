@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import sys
@@ -84,8 +85,9 @@ def _members(name: str, cls: type) -> Iterator[str]:
         for member, value in vars(each).items():
             if member.startswith("_") or getattr(cls, member, None) is None:
                 continue
-            if isinstance(value, property):
-                returned = inspect.signature(value.fget).return_annotation if value.fget else ""
+            if isinstance(value, (property, functools.cached_property)):
+                read = value.fget if isinstance(value, property) else value.func
+                returned = inspect.signature(read).return_annotation if read else ""
                 yield f"{name}.{member}: {returned}"
             elif isinstance(value, (staticmethod, classmethod)):
                 yield from _call(f"{name}.{member}", getattr(cls, member))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import signal
 import socket
+import struct
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -17,6 +21,10 @@ __all__ = [
     "check_max_connections",
     "default_max_connections",
     "is_out_of_descriptors",
+    "is_reset_on_close",
+    "lingering_close",
+    "reset_on_close",
+    "stop_on_signals",
     "url_of",
 ]
 
@@ -29,6 +37,12 @@ _NO_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 #: What accept() raises when the process or the system can have no more connections.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+#: The signals that ask a server to stop.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+#: How much, and for how long, a closing server reads what nobody wants any more.
+_LINGER_BYTES, _LINGER_SECONDS = 8 * 1024 * 1024, 2.0
+#: The value of SO_LINGER with which closing discards unsent data and resets the connection.
+_RESET = struct.pack("ii", 1, 0)
 
 
 class RunningServer(Protocol):
@@ -219,3 +233,57 @@ def is_out_of_descriptors(error: OSError) -> bool:
     A server that tries again at once would keep a processor busy, for the client still waits.
     """
     return error.errno in _EXHAUSTED
+
+
+@contextmanager
+def stop_on_signals(leave: Callable[[], object], wake: int = -1) -> Iterator[None]:
+    """Call ``leave`` on SIGTERM and SIGINT; restore the former handlers afterwards.
+
+    Outside the main thread it does nothing, because no handler can be set there.
+
+    Args:
+        leave: called in the main thread, between two of its instructions.
+        wake: a file descriptor to which each signal writes a byte. Python runs handlers between two
+            instructions of the main thread. So a signal right before a wait does not end the wait,
+            unless the thread waits for this descriptor too.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {each: signal.signal(each, lambda *_: leave()) for each in _SIGNALS}
+    former_wake = signal.set_wakeup_fd(wake, warn_on_full_buffer=False) if wake >= 0 else None
+    try:
+        yield
+    finally:
+        if former_wake is not None:
+            signal.set_wakeup_fd(former_wake)
+        for each, handler in former.items():
+            signal.signal(each, handler)
+
+
+def lingering_close(connection: socket.socket) -> None:
+    """Send no more, and read and discard data for a while.
+
+    Closing a connection with unread data resets it, and the client may lose the response. Returns
+    when the client closes, after 2 seconds, or after 8 MiB.
+    """
+    deadline, most = time.monotonic() + _LINGER_SECONDS, _LINGER_BYTES
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        while most > 0 and (left := deadline - time.monotonic()) > 0:
+            connection.settimeout(left)
+            chunk = connection.recv(65536)
+            if not chunk:
+                return
+            most -= len(chunk)
+
+
+def reset_on_close(connection: socket.socket) -> None:
+    """Reset the connection when it is closed, so the client notices that data is missing."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
+
+def is_reset_on_close(connection: socket.socket) -> bool:
+    """Return whether :func:`reset_on_close` was called."""
+    option = connection.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET))
+    return option == _RESET

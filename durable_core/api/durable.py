@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
 import re
@@ -14,22 +13,23 @@ from urllib.parse import urlsplit
 from durable_core.api.adapter import EndpointAdapter, HTTPHandler
 from durable_core.api.endpoint import Around, Endpoint, Handler, Proxy
 from durable_core.api.engine import Engine
-from durable_core.api.events import EventsRoute, checked_events
 from durable_core.api.options import EndpointOptions, merge_options
-from durable_core.api.runs import Runs
 from durable_core.codec.json import Codec, JSONCodec
+from durable_core.codec.records import check_events
 from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.errors import ConfigurationError, EndpointAdapterRequiredError
 from durable_core.flow.env import AppConfig, Limits
 from durable_core.machine.retry import RetryPolicy
 from durable_core.model.event import Event
 from durable_core.platform import SystemClock, SystemIds
-from durable_core.ports import Store
 
 __all__ = ["Durable"]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as DefaultTypeVar
+
+    from durable_core.api.runs import Runs
+    from durable_core.ports import Store
 
     #: The kind of application that the adapter makes; without one none is made.
     AppT = DefaultTypeVar("AppT", default=HTTPHandler)
@@ -114,10 +114,13 @@ class Durable(Generic[AppT]):
                 public_url=None if public_url is None else _origin(public_url),
             )
         )
-        #: Look at runs and cancel them.
-        self.runs = Runs(self.engine)
 
-    # -- endpoints --------------------------------------------------------------------------
+    @functools.cached_property
+    def runs(self) -> Runs:
+        """Look at runs and cancel them."""
+        from durable_core.api.runs import Runs
+
+        return Runs(self.engine)
 
     @overload
     def endpoint(self, handler: Handler, /) -> AppT: ...
@@ -175,6 +178,8 @@ class Durable(Generic[AppT]):
         Raises:
             ConfigurationError: not exactly one of the two.
         """
+        from durable_core.api.events import EventsRoute
+
         adapter = self._required_adapter("events_endpoint")
         return adapter.wrap(EventsRoute(self.engine, event_key, public))
 
@@ -186,8 +191,6 @@ class Durable(Generic[AppT]):
                 "or durable_core.endpoint_adapter in a server of your own"
             )
         return self._adapter
-
-    # -- life -------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Open the store and start working in this process. Does nothing if that is so.
@@ -213,7 +216,9 @@ class Durable(Generic[AppT]):
 
     async def stop_async(self, timeout: float = 10.0) -> None:
         """As :meth:`stop`, on an event loop."""
-        await asyncio.to_thread(self.engine.stop, timeout)
+        from asyncio import to_thread
+
+        await to_thread(self.engine.stop, timeout)
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
@@ -227,8 +232,6 @@ class Durable(Generic[AppT]):
     def health(self) -> dict[str, Any]:
         """Return what runs in this process, as a JSON-ready dict; starts nothing."""
         return self.engine.health()
-
-    # -- events -----------------------------------------------------------------------------
 
     def send(self, events: Event | Sequence[Event]) -> list[str]:
         """Send events from anywhere; return their ids. They are durable when this returns.
@@ -245,7 +248,8 @@ class Durable(Generic[AppT]):
         return list(await self.engine.send_async(self._checked(events)))
 
     def _checked(self, events: Event | Sequence[Event]) -> tuple[Event, ...]:
-        return checked_events(events, self.engine.env.limits)
+        limits = self.engine.env.limits
+        return check_events(events, most=limits.events, largest=limits.event)
 
 
 def _is_adapter(candidate: object) -> bool:

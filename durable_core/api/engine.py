@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from durable_core.api.adapter import EngineLifecycle
-from durable_core.flow.env import AppConfig
-from durable_core.flow.wait_url import WaitRequest
-from durable_core.http.request import Request
-from durable_core.http.response import Response
-from durable_core.model.event import Event
-from durable_core.ports import RunFilter, RunRecord, Store
-from durable_core.runners.settings import RegisteredEndpoint
+
+if TYPE_CHECKING:
+    from durable_core.flow.env import AppConfig
+    from durable_core.flow.wait_url import WaitRequest
+    from durable_core.http.request import Request
+    from durable_core.http.response import Response
+    from durable_core.model.event import Event
+    from durable_core.ports import RunFilter, RunRecord, Store
+    from durable_core.runners.settings import RegisteredEndpoint
 
 __all__ = ["Engine"]
 

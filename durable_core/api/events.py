@@ -7,7 +7,7 @@ import hmac
 from collections.abc import Sequence
 
 from durable_core.api.engine import Engine
-from durable_core.codec.records import check_event, parse_events
+from durable_core.codec.records import check_events, parse_events
 from durable_core.errors import (
     BadRequest,
     ConfigurationError,
@@ -15,7 +15,6 @@ from durable_core.errors import (
     LimitExceededError,
     StoreError,
 )
-from durable_core.flow.env import Limits
 from durable_core.flow.error_responses import store_unavailable_response
 from durable_core.http.problem import problem_from_http_error
 from durable_core.http.request import Request
@@ -23,8 +22,7 @@ from durable_core.http.response import Response
 from durable_core.model.event import Event
 from durable_core.platform import logger
 
-__all__ = ["EventsRoute", "checked_events"]
-
+__all__ = ["EventsRoute"]
 
 _ALLOW = "OPTIONS, POST"
 
@@ -88,7 +86,9 @@ class EventsRoute:
         if len(request.body) > limits.body:
             raise HTTPError(413, f"at most {limits.body} bytes are accepted")
         try:
-            return checked_events(parse_events(request.json()), limits)
+            return check_events(
+                parse_events(request.json()), most=limits.events, largest=limits.event
+            )
         except LimitExceededError as error:
             raise HTTPError(413, str(error)) from error
         except TypeError as error:
@@ -109,31 +109,6 @@ def _source_of(event_key: str | None) -> str:
     if event_key is None:
         return "public"
     return f"key:{hashlib.sha256(event_key.encode('utf-8', 'replace')).hexdigest()[:32]}"
-
-
-def checked_events(events: Event | Sequence[Event], limits: Limits) -> tuple[Event, ...]:
-    """Return the events if all are sound.
-
-    Raises:
-        TypeError: something is not an Event, or its data is not JSON.
-        ValueError: there are none.
-        LimitExceededError: one is too large, or there are too many.
-    """
-    several = (events,) if isinstance(events, Event) else events
-    if isinstance(several, str) or not isinstance(several, Sequence):
-        raise TypeError(f"events must be an Event or a list of them, not {type(events).__name__}")
-    if not several:
-        raise ValueError("there must be at least one event")
-    if len(several) > limits.events:
-        raise LimitExceededError(
-            f"{len(several)} events were sent at a time; at most {limits.events} are allowed "
-            "(Limits.events)"
-        )
-    for event in several:
-        if not isinstance(event, Event):
-            raise TypeError(f"an Event is needed, not {type(event).__name__}")
-        check_event(event, limits.event)
-    return tuple(several)
 
 
 def _taken(ids: Sequence[str]) -> Response:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from durable_core.api.events import checked_events
+from durable_core.codec.records import check_events
 from durable_core.errors import NonRetriableError, StepArgumentError, StepUsageError
 from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
@@ -248,7 +248,8 @@ def _wait_rule(
 
 
 def _send(scope: RunScope, step_id: str, events: Event | Sequence[Event]) -> Any:
-    checked = _parsed(step_id, checked_events, events, scope.ex.env.limits)
+    limits = scope.ex.env.limits
+    checked = _parsed(step_id, check_events, events, most=limits.events, largest=limits.event)
     op = scope.ex.next_op(step_id, OpKind.SEND, scope.current_task())
     return scope.drive(scope.flows.send_events(scope.ex, op, checked))
 

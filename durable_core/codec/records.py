@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from durable_core.codec.json import JSONCodec
 from durable_core.errors import (
@@ -20,11 +21,14 @@ from durable_core.http.headers import SENSITIVE_HEADERS, Headers
 from durable_core.http.json import dumper
 from durable_core.http.request import Request
 from durable_core.http.response import Response
-from durable_core.model.decision import Failure
 from durable_core.model.event import Event
+
+if TYPE_CHECKING:
+    from durable_core.model.decision import Failure
 
 __all__ = [
     "check_event",
+    "check_events",
     "dump_error",
     "dump_error_response",
     "dump_event",
@@ -129,6 +133,35 @@ def check_event(event: Event, largest: int) -> Event:
             f"at most {largest} are allowed (Limits.event)"
         )
     return event
+
+
+def check_events(events: Event | Sequence[Event], *, most: int, largest: int) -> tuple[Event, ...]:
+    """Return events that are sent together, if each is sound.
+
+    Args:
+        events: one, or a list of them.
+        most: the number of events that may be sent at a time.
+        largest: the size of the data of each as JSON, bytes.
+
+    Raises:
+        TypeError: something is not an Event, or its data is not JSON.
+        ValueError: there are none.
+        LimitExceededError: one is too large, or there are too many.
+    """
+    several = (events,) if isinstance(events, Event) else events
+    if isinstance(several, str) or not isinstance(several, Sequence):
+        raise TypeError(f"events must be an Event or a list of them, not {type(events).__name__}")
+    if not several:
+        raise ValueError("there must be at least one event")
+    if len(several) > most:
+        raise LimitExceededError(
+            f"{len(several)} events were sent at a time; at most {most} are allowed (Limits.events)"
+        )
+    for event in several:
+        if not isinstance(event, Event):
+            raise TypeError(f"an Event is needed, not {type(event).__name__}")
+        check_event(event, largest)
+    return tuple(several)
 
 
 def parse_events(value: object) -> tuple[Event, ...]:

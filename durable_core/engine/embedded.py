@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import os
 import re
 import threading
@@ -13,36 +11,34 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import CoroutineType
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
-from durable_core.codec.records import dump_head
-from durable_core.engine.worker import Worker
 from durable_core.errors import ConfigurationError, StoreError
 from durable_core.flow.env import AppConfig, Limits
-from durable_core.flow.error_responses import store_unavailable_response
 from durable_core.flow.scope import HandlerKind
-from durable_core.flow.wait_url import WaitRequest
 from durable_core.http.headers import accepts_event_stream
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
-from durable_core.http.response import Response
+from durable_core.http.response import Response, with_headers
 from durable_core.machine.duration import parse_duration
-from durable_core.model.event import Event
-from durable_core.model.run import Phase
 from durable_core.platform import SystemClock, SystemIds, check_threading, logger
-from durable_core.ports import (
-    Cancel,
-    Clock,
-    Ids,
-    RunFilter,
-    RunRecord,
-    SendEvents,
-    Store,
-    StoredResult,
-    Write,
-)
 from durable_core.runners.settings import RegisteredEndpoint, Settings, add_endpoint
-from durable_core.stores.sqlite import SQLiteStore
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from durable_core.engine.worker import Worker
+    from durable_core.flow.wait_url import WaitRequest
+    from durable_core.model.event import Event
+    from durable_core.ports import (
+        Clock,
+        Ids,
+        RunFilter,
+        RunRecord,
+        SendEvents,
+        Store,
+        Write,
+    )
 
 __all__ = ["EmbeddedEngine", "WorkerFactory", "embedded"]
 
@@ -51,9 +47,9 @@ T = TypeVar("T")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 #: Makes the worker of a process; see :class:`Worker` for the arguments.
-WorkerFactory: TypeAlias = Callable[
-    [AppConfig, Settings, Store, dict[str, RegisteredEndpoint]], Worker
-]
+WorkerFactory: TypeAlias = (
+    "Callable[[AppConfig, Settings, Store, dict[str, RegisteredEndpoint]], Worker]"
+)
 
 
 class EmbeddedEngine:
@@ -81,8 +77,6 @@ class EmbeddedEngine:
 
     #: What all runs of the application share; set by :meth:`attach`.
     env: AppConfig
-    #: Where its state is kept; the default is known when it is attached.
-    store: Store
 
     def __init__(
         self,
@@ -94,8 +88,12 @@ class EmbeddedEngine:
         clock: Clock | None = None,
         ids: Ids | None = None,
     ) -> None:
-        if store is not None:
-            self.store = _opened_by(store)
+        self._store: Store | None = None
+        self._path = ""
+        if isinstance(store, (str, os.PathLike)):
+            self._path = _absolute_path(store)
+        elif store is not None:
+            self._store = _check_store(store)
         self._given_secrets = _parse_secrets(secrets)
         self._secrets: tuple[bytes, ...] | None = None
         self._token_ttl = parse_duration(token_ttl, what="token_ttl")
@@ -106,9 +104,20 @@ class EmbeddedEngine:
         #: By process: a fork may have happened while a thread of the parent held its lock.
         self._locks: dict[int, threading.RLock] = {}
         self._worker: Worker | None = None
-        self._make_worker: WorkerFactory = Worker
+        self._make_worker: WorkerFactory = _load_worker
         self._stopping_pid = 0
         self._at_exit = False
+
+    @property
+    def store(self) -> Store:
+        """Where its state is kept. The default is known once it works for an application."""
+        if self._store is None:
+            from durable_core.stores.sqlite import SQLiteStore
+
+            with self._lock:
+                if self._store is None:
+                    self._store = SQLiteStore(self._path)
+        return self._store
 
     @property
     def limits(self) -> Limits:
@@ -123,8 +132,8 @@ class EmbeddedEngine:
         """
         if hasattr(self, "env"):
             raise ConfigurationError(f"the engine works for {self.env.app!r} already")
-        if not hasattr(self, "store"):
-            self.store = SQLiteStore(Path(".durable") / f"{env.app}.db")
+        if self._store is None and not self._path:
+            self._path = os.path.abspath(Path(".durable") / f"{env.app}.db")
         self.env = replace(
             env,
             clock=self._clock,
@@ -147,7 +156,9 @@ class EmbeddedEngine:
 
     def start(self) -> None:
         """Open the store and start working in this process; nothing if that is so already."""
-        self._adopt_running_loop(self._started())
+        worker, loop = self._started(), _running_loop()
+        if loop is not None:
+            worker.loops.adopt(loop)
 
     def stop(self, timeout: float) -> None:
         """Hand clients off, wait for steps in flight, give leases back, close the store."""
@@ -189,6 +200,8 @@ class EmbeddedEngine:
         with self._lock:
             worker = self._worker
             if worker is None or worker.pid != os.getpid():
+                import atexit
+
                 check_threading()
                 worker = self._make_worker(self.env, self.settings, self.store, self.endpoints)
                 worker.start()
@@ -208,13 +221,13 @@ class EmbeddedEngine:
             ConfigurationError: it is started; or, at the end, has not been stopped.
         """
         self._refuse_started()
-        own = self.env, self.store, self.settings, self._make_worker
-        self.env, self.store, self.settings, self._make_worker = env, store, settings, make_worker
+        own = self.env, self._store, self.settings, self._make_worker
+        self.env, self._store, self.settings, self._make_worker = env, store, settings, make_worker
         try:
             yield
             self._refuse_started()
         finally:
-            self.env, self.store, self.settings, self._make_worker = own
+            self.env, self._store, self.settings, self._make_worker = own
 
     def _refuse_started(self) -> None:
         if self.worker is not None:
@@ -228,11 +241,6 @@ class EmbeddedEngine:
             self.stop(10.0)
         except Exception:
             logger.exception("could not stop in good order")
-
-    def _adopt_running_loop(self, worker: Worker) -> None:
-        loop = _running_loop()
-        if loop is not None:
-            worker.loops.adopt(loop)
 
     def _all_secrets(self) -> tuple[bytes, ...]:
         if self._secrets is None:
@@ -295,7 +303,7 @@ class EmbeddedEngine:
             return _shutting_down()
         try:
             worker = self._started()
-            worker.loops.adopt(asyncio.get_running_loop())
+            worker.loops.adopt_running()
             event_seq: Any = worker.event_watermark.recent_async()
             if type(event_seq) is CoroutineType:
                 event_seq = await event_seq
@@ -332,8 +340,7 @@ class EmbeddedEngine:
 
     async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
         """Call a plain function without blocking the event loop."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._started().servers, function, *args)
+        return await self._started().call_in_thread(function, *args)
 
     # -- events and runs --------------------------------------------------------------------
 
@@ -345,10 +352,14 @@ class EmbeddedEngine:
         """Store events and wake the runs that wait for them; return their ids."""
         worker, write = self.worker, self._to_send(events, source)
         if worker is None:
-            return (await asyncio.to_thread(self.execute, write)).ids
+            from asyncio import to_thread
+
+            return (await to_thread(self.execute, write)).ids
         return (await worker.queue.wait_async(worker.queue.submit(write))).ids
 
     def _to_send(self, events: Sequence[Event], source: str) -> SendEvents:
+        from durable_core.ports import SendEvents
+
         now = self.env.clock.now()
         named = tuple(
             replace(
@@ -396,6 +407,10 @@ class EmbeddedEngine:
 
     def cancel(self, run_id: str) -> bool:
         """End a run as cancelled; False if it had ended."""
+        from durable_core.codec.records import dump_head
+        from durable_core.model.run import Phase
+        from durable_core.ports import Cancel, StoredResult
+
         response = problem(410, "run-cancelled", detail="the run was cancelled", run_id=run_id)
         assert isinstance(response.body, bytes)
         result = StoredResult(
@@ -419,11 +434,20 @@ def embedded(engine: object) -> EmbeddedEngine:
     raise ConfigurationError(f"this needs the embedded engine; the application has {name}")
 
 
-def _opened_by(store: str | os.PathLike[str] | Store) -> Store:
-    """Return the store that a user names by a path, or has made.
+def _load_worker(
+    env: AppConfig, settings: Settings, store: Store, endpoints: dict[str, RegisteredEndpoint]
+) -> Worker:
+    """Return a worker; its module is loaded no earlier than the application is started."""
+    from durable_core.engine.worker import Worker
+
+    return Worker(env, settings, store, endpoints)
+
+
+def _absolute_path(store: str | os.PathLike[str]) -> str:
+    """Return the path of a SQLite file, absolute as of now.
 
     Raises:
-        ConfigurationError: it is neither.
+        ConfigurationError: it is empty, or a URL.
     """
     if isinstance(store, str) and (scheme := _URL.match(store)) is not None:
         raise ConfigurationError(
@@ -431,8 +455,15 @@ def _opened_by(store: str | os.PathLike[str] | Store) -> Store:
         )
     if isinstance(store, str) and not store:
         raise ConfigurationError("store= must not be empty")
-    if isinstance(store, (str, os.PathLike)):
-        return SQLiteStore(store)
+    return os.path.abspath(store)
+
+
+def _check_store(store: Store) -> Store:
+    """Return a store that a user has made.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
     if isinstance(store, type) or not all(hasattr(store, name) for name in ("open", "commit")):
         raise ConfigurationError(
             "store= is the path of a SQLite file (str or os.PathLike), or an object such as "
@@ -454,21 +485,21 @@ def _parse_secrets(secrets: Sequence[bytes | str] | None) -> tuple[bytes, ...]:
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
+    from asyncio import get_running_loop
+
     try:
-        return asyncio.get_running_loop()
+        return get_running_loop()
     except RuntimeError:
         return None
 
 
 def _shutting_down() -> Response:
     response = problem(503, "shutting-down", detail="the server is shutting down")
-    return Response(
-        status=503,
-        headers=(*response.headers.raw, ("retry-after", "1")),
-        body=response.body,
-    )
+    return with_headers(response, (("retry-after", "1"),))
 
 
 def _refuse(error: StoreError) -> Response:
+    from durable_core.flow.error_responses import store_unavailable_response
+
     logger.error("a request was refused, the store is unavailable: %s", error)
     return store_unavailable_response(error)

@@ -160,6 +160,11 @@ class Worker:
         """Have a run released later that its execution could not release."""
         self.runs.release_later(ex)
 
+    async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
+        """Call a plain function that serves a client, without blocking the event loop."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.servers, function, *args)
+
     def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
         """Await something on the worker's own event loop."""
         return self.loops.background_loop.run(awaitable)

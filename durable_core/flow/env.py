@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from durable_core.codec.json import Codec, JSONCodec
 from durable_core.http.response import Response
 from durable_core.machine.retry import RetryPolicy
-from durable_core.ports import Clock, Ids
+
+if TYPE_CHECKING:
+    from durable_core.ports import Clock, Ids
 
 __all__ = ["AppConfig", "Limits", "RedirectUrl", "ResolvedOptions"]
 

@@ -8,7 +8,6 @@ from urllib.parse import urlencode
 
 from durable_core.http.headers import accepts_event_stream
 from durable_core.http.request import Request
-from durable_core.machine.stream_cursor import EventId
 
 __all__ = [
     "FROM_PARAM",
@@ -132,6 +131,8 @@ class WaitRequest:
             request: has a ``Last-Event-ID``.
             max_wait: how long this server can hold it, seconds.
         """
+        from durable_core.machine.stream_cursor import EventId
+
         stream = _stream_wanted(request, FROM_PARAM)
         if stream is None:
             return None

@@ -84,6 +84,10 @@ class Loops:
         self._lock = threading.Lock()
         self._sentinels: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
 
+    def adopt_running(self) -> None:
+        """Use the loop that runs now; see :meth:`adopt`."""
+        self.adopt(asyncio.get_running_loop())
+
     def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
         """Use this loop from now on, unless another is in use. Called on the loop's thread."""
         guard = self._sentinels.get(loop)

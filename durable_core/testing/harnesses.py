@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from durable_core.api.durable import Durable
-from durable_core.api.runs import RunInfo, show_run
+from durable_core.api.run_info import RunInfo
+from durable_core.api.runs import show_run
 from durable_core.errors import ConfigurationError
 from durable_core.flow.effects import drive_async, drive_sync
 from durable_core.http.response import Response

@@ -41,6 +41,31 @@ for name in durable_core.__all__:
 json.dump([at_import, sorted(set(sys.modules) - before)], sys.stdout)
 """
 
+#: Imports what a user's module does, makes an application of it, and prints what that has loaded.
+MAKE_AN_APPLICATION = """
+import json, sys
+from durable_core import Durable, endpoint_adapter, step
+durable = Durable(id="shop", store="shop.db", endpoint_adapter=endpoint_adapter)
+@durable.endpoint(retries=5)
+async def order(request): ...
+json.dump(sorted(sys.modules), sys.stdout)
+"""
+
+#: What only a running application needs; loading it takes longer than all the rest.
+FOR_RUNNING = {
+    *("asyncio", "concurrent.futures", "email", "http", "importlib.metadata", "socket", "sqlite3"),
+    *("ssl", "subprocess"),
+    *("durable_core.commit_queue", "durable_core.engine.worker", "durable_core.runners.thread"),
+    *("durable_core.flow.effects", "durable_core.ports", "durable_core.stores"),
+    *("durable_core.streams", "durable_core.testing"),
+}
+
+#: Print the processor time in seconds that an import takes. The first one is the floor: what the
+#: standard library takes of the time of an application that runs.
+TIMED = "import time; begun = time.process_time()\n{}\nprint(time.process_time() - begun)"
+FLOOR = TIMED.format("import asyncio, dataclasses, inspect, json, logging, sqlite3, typing")
+USERS_IMPORT = TIMED.format("from durable_core import Durable, step")
+
 
 def run_fresh(options: str, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a program in a new interpreter, and return how that went."""
@@ -75,3 +100,21 @@ def test_facade_is_lazy_and_alone() -> None:
     assert [] == [name for name in at_import if name in OUTSIDE_WORLD]
     assert [] == [name for name in at_import if name.startswith("durable_core.")]
     assert {"durable_core"} == {name.split(".")[0] for name in in_use} - sys.stdlib_module_names
+
+
+def test_an_application_that_is_made_does_not_run() -> None:
+    """Wrapping endpoints loads no scheduler, store, event loop or socket; serving them does."""
+    done = run_fresh("-P", MAKE_AN_APPLICATION)
+    assert "" == done.stderr
+
+    assert set() == FOR_RUNNING & set(json.loads(done.stdout))
+
+
+def test_import_is_cheap() -> None:
+    """What users import takes little time (measured: 1.6 times the floor; all of it, 5 times)."""
+    floor, users = (
+        min(float(run_fresh("-P", program).stdout) for _ in range(5))
+        for program in (FLOOR, USERS_IMPORT)
+    )
+
+    assert users < 2.5 * floor

@@ -121,7 +121,7 @@ def test_the_command_line_needs_a_store(
 ) -> None:
     """Looking into the store of an engine that has none is an error with the engine's name."""
     durable: Durable[Any] = Durable(id="it", engine=engine())
-    monkeypatch.setattr(durable.engine, "store", None)
+    monkeypatch.setattr(type(durable.engine), "store", None)
     monkeypatch.setattr("durable_core.cli.load_durable", lambda target: durable)
 
     assert 0 != main(["runs", "list", "shop:durable"])

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from durable_core.api.events import checked_events
-from durable_core.errors import ConfigurationError, LimitExceededError, StoreError
+from durable_core.errors import ConfigurationError, StoreError
 from durable_core.flow.env import Limits
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -143,13 +142,3 @@ def test_store_in_trouble(asynchronous: bool) -> None:
         process.watched.fault = refuse
         assert 503 == post(process, posted({"name": "a"}), asynchronous).status
         process.watched.fault = None
-
-
-def test_checked_events() -> None:
-    """One event is as good as a list of one."""
-    assert (Event("a"),) == checked_events(Event("a"), Limits(event=100))
-    assert (Event("a"), Event("b")) == checked_events([Event("a"), Event("b")], Limits(event=100))
-    with pytest.raises(LimitExceededError):
-        checked_events(Event("a", {"x": "y" * 100}), Limits(event=100))
-    with pytest.raises(LimitExceededError, match=r"3 events.*at most 2"):
-        checked_events([Event("a")] * 3, Limits(events=2))

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from durable_conformance.store_values import memo, run, wait
-from durable_core.api.runs import RunInfo, StepInfo, as_json, show_run
+from durable_core.api.run_info import RunInfo, StepInfo, as_json
+from durable_core.api.runs import show_run
 from durable_core.api.step import sync_step
 from durable_core.codec.json import JSONCodec
 from durable_core.errors import RunNotFoundError

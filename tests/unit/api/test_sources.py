@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_core.api.stream import TextChunks, read_async, read_sync
+from durable_core.api.sources import TextChunks, read_async, read_sync
 
 
 class AsyncFile:

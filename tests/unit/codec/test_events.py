@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_core.codec.records import check_event, dump_event, load_event, parse_events
+from durable_core.codec.records import (
+    check_event,
+    check_events,
+    dump_event,
+    load_event,
+    parse_events,
+)
 from durable_core.errors import BadRequest, LimitExceededError
 from durable_core.model.event import Event
 
@@ -80,3 +86,15 @@ def test_data_that_is_not_json() -> None:
     """Data that JSON cannot hold is a TypeError that names the event and the path."""
     with pytest.raises(TypeError, match=r"the data of event 'trip' is not JSON: .*\bwhen\b"):
         check_event(Event("trip", {"when": [object()]}), 1_000)
+
+
+def test_check_events() -> None:
+    """One event is as good as a list of one."""
+    assert (Event("a"),) == check_events(Event("a"), most=1000, largest=100)
+    assert (Event("a"), Event("b")) == check_events(
+        [Event("a"), Event("b")], most=1000, largest=100
+    )
+    with pytest.raises(LimitExceededError):
+        check_events(Event("a", {"x": "y" * 100}), most=1000, largest=100)
+    with pytest.raises(LimitExceededError, match=r"3 events.*at most 2"):
+        check_events([Event("a")] * 3, most=2, largest=100)

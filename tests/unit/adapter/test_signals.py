@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from durable_core.platform import stop_on_signals
+from durable_core.adapter.server import stop_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

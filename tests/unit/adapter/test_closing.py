@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 
-from durable_core.platform import lingering_close
+from durable_core.adapter.server import lingering_close
 
 
 def test_linger() -> None:

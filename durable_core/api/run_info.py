@@ -1,0 +1,96 @@
+"""What people and programs are shown of a run and its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+__all__ = ["RunInfo", "RunStatus", "StepInfo", "StepStatus", "as_json"]
+
+#: ``running``: a handler is live in some process, or will be at once. ``suspended``: it waits for a
+#: time or an event.
+RunStatus: TypeAlias = Literal["running", "suspended", "completed", "failed", "cancelled"]
+#: ``retrying``: the function has failed and will be called again.
+StepStatus: TypeAlias = Literal["sleeping", "waiting", "retrying", "completed", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepInfo:
+    """What has become of one step.
+
+    Attributes:
+        name: its id, with ``:1``, ``:2`` appended where the id repeats.
+        kind: ``"run"``, ``"sleep"``, ``"wait"`` or ``"send"``.
+        status: see :data:`StepStatus`.
+        attempts: how often its function was called.
+        started: when its last attempt began; of a sleep or a wait, when it was asked for. None if
+            that is not known.
+        ended: when it completed or failed for good; None before.
+        due: when it goes on; None once it has ended.
+        event: the name of the event that it waits for; None if it waits for none.
+        result: what the function returned, or the step did; None without one.
+        error: the last error, such as ``"ValueError: no seat left"``; None without one.
+    """
+
+    name: str
+    kind: Literal["run", "sleep", "wait", "send"]
+    status: StepStatus
+    attempts: int
+    started: datetime | None
+    ended: datetime | None
+    due: datetime | None
+    event: str | None
+    result: object
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """What is known about one run. Times are in UTC.
+
+    Attributes:
+        id: a ULID.
+        app: the ``Durable(id=)`` it belongs to.
+        name: how it is shown: the endpoint's ``name=``, or such as ``"GET /users/{id}"``.
+        function_id: the identity of its endpoint.
+        status: see :data:`RunStatus`.
+        attempts: how often its handler was tried, errors of steps not counted.
+        crashes: how often in a row its process died without a new checkpoint.
+        started: when the request came in.
+        ended: when it ended; None before.
+        due: when it goes on; None while it runs and once it has ended.
+        error: why it failed, or why its handler is tried again; None without an error.
+        steps: its steps: finished ones in the order in which they finished, then the others. Empty
+            in a list of runs.
+    """
+
+    id: str
+    app: str
+    name: str
+    function_id: str
+    status: RunStatus
+    attempts: int
+    crashes: int
+    started: datetime
+    ended: datetime | None
+    due: datetime | None
+    error: str | None
+    steps: tuple[StepInfo, ...]
+
+
+def as_json(info: RunInfo | StepInfo) -> dict[str, object]:
+    """Return a run or a step as a JSON-ready dict: the same names, times in ISO 8601.
+
+    A run of a list has no ``steps``.
+    """
+    return dict(_json_fields(info))
+
+
+def _json_fields(info: RunInfo | StepInfo) -> Iterator[tuple[str, object]]:
+    for field in fields(info):
+        value = getattr(info, field.name)
+        if field.name == "steps":
+            value = [as_json(step) for step in value]
+        yield field.name, value.isoformat() if isinstance(value, datetime) else value
