@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, cast, overload
@@ -11,13 +12,15 @@ from durable_core.codec.records import check_events
 from durable_core.errors import NonRetriableError, StepArgumentError, StepUsageError
 from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
+from durable_core.flow.step_options import NO_OPTIONS, StepOptions, parse_timeout
 from durable_core.http.request import Request
 from durable_core.machine.duration import parse_deadline, parse_duration
 from durable_core.machine.matching import WaitRule, resolve_match, validate_if
+from durable_core.machine.retry import RetryPolicy
 from durable_core.model.event import Event
 from durable_core.model.step import OpKind
 
-__all__ = ["AsyncSteps", "Steps", "step", "sync_step"]
+__all__ = ["AsyncFunctionSteps", "AsyncSteps", "FunctionSteps", "Steps", "step", "sync_step"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,13 +28,15 @@ T = TypeVar("T")
 _Duration = str | int | float | timedelta
 
 
-class AsyncSteps:
-    """The steps of ``async def`` handlers: ``from durable_core import step``.
+class AsyncFunctionSteps:
+    """The steps of ``async def`` handlers that call a function. ``step.options(...)`` makes it.
 
-    Each call must be awaited (directly, through ``asyncio.gather`` or a ``TaskGroup``). A step id
-    names the step for ever: a stored run finds its results by it. An id that repeats, as in a
-    loop, gets an index, in the order of the calls; all calls of one id must come from one task.
+    Args:
+        options: of each of its steps.
     """
+
+    def __init__(self, options: StepOptions | None = None) -> None:
+        self._options = options
 
     @overload
     def run(
@@ -68,9 +73,87 @@ class AsyncSteps:
             StepUsageError: not in a run, inside another step, or ``fn`` is no function.
         """
         scope = _current_scope(HandlerKind.ASYNC_DEF, id)
-        call = _call(id, fn, args, kwargs)
+        call = _call(id, fn, args, kwargs, self._options)
         op = scope.ex.next_op(id, OpKind.RUN, scope.current_task())
         return _named("run", id, scope.drive(scope.flows.run_step(scope.ex, op, call)))
+
+    def options(
+        self,
+        *,
+        retries: int | None = None,
+        timeout: _Duration | None = None,
+        backoff: RetryPolicy | None = None,
+        retry_if: Callable[[Exception], bool] | None = None,
+        name: str | None = None,
+    ) -> AsyncFunctionSteps:
+        """Return steps with options: ``await step.options(retries=5).run("charge", charge, cart)``.
+
+        Options that are left out, or None, stay as they are.
+
+        Args:
+            retries: how often to call the function again after it failed, 0 to 20. Default: that of
+                the endpoint.
+            timeout: how long one attempt may take; a duration as in ``step.sleep``, of 1 ms or
+                more. Past it the attempt has failed. A coroutine function is cancelled. A plain
+                function cannot be stopped: its thread is abandoned, and its result dropped.
+            backoff: the pauses between attempts. Default: ``Durable(retry=)``.
+            retry_if: called with the error of an attempt; False makes the error final. It is not
+                asked for errors that are final already, such as ``NonRetriableError``.
+            name: shown to people beside the step's id, 1 to 255 characters.
+
+        Raises:
+            StepArgumentError: an option of another type, or out of range (also a ValueError and a
+                TypeError).
+        """
+        return AsyncFunctionSteps(
+            _merge_options(self._options, retries, timeout, backoff, retry_if, name)
+        )
+
+    def __call__(
+        self, id: str, /
+    ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
+        """Make each call of a coroutine function a step: ``@step("reserve")``.
+
+        In a handler a call of the decorated function is ``step.run(id, function, ...)``. Outside
+        runs, and inside the function of another step, it is an ordinary call.
+
+        Args:
+            id: the step's id, 1 to 255 characters.
+
+        Raises:
+            StepArgumentError: no id, or the function is no coroutine function.
+        """
+        _check_decorated_id(id)
+
+        def decorate(fn: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Any]:
+            import inspect  # takes a while, and few need it
+
+            if not inspect.iscoroutinefunction(fn):
+                raise StepArgumentError(
+                    f"@step({id!r}) of 'async def' handlers is for coroutine functions, not for "
+                    f"{fn!r}; for 'def' functions write '{_IMPORTS[HandlerKind.DEF]}'"
+                )
+
+            @functools.wraps(fn)
+            def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+                if _is_in_handler():
+                    return self.run(id, fn, *args, **kwargs)
+                return fn(*args, **kwargs)
+
+            if sys.version_info >= (3, 12):
+                return inspect.markcoroutinefunction(call)
+            return call
+
+        return decorate
+
+
+class AsyncSteps(AsyncFunctionSteps):
+    """The steps of ``async def`` handlers: ``from durable_core import step``.
+
+    Each call must be awaited (directly, through ``asyncio.gather`` or a ``TaskGroup``). A step id
+    names the step for ever: a stored run finds its results by it. An id that repeats, as in a
+    loop, gets an index, in the order of the calls; all calls of one id must come from one task.
+    """
 
     def sleep(self, id: str, duration: _Duration) -> Coroutine[Any, Any, None]:
         """Go on after so long, however often the process restarts meanwhile.
@@ -141,20 +224,71 @@ class AsyncSteps:
         return _named("send_event", id, _send(scope, id, events))
 
 
-class Steps:
+class FunctionSteps:
+    """The steps of ``def`` handlers that call a function. ``step.options(...)`` makes it.
+
+    Args:
+        options: of each of its steps.
+    """
+
+    def __init__(self, options: StepOptions | None = None) -> None:
+        self._options = options
+
+    def run(self, id: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a plain function once and for all; see :meth:`AsyncFunctionSteps.run`."""
+        scope = _current_scope(HandlerKind.DEF, id)
+        call = _call(id, fn, args, kwargs, self._options)
+        op = scope.ex.next_op(id, OpKind.RUN, scope.current_task())
+        result: T = scope.drive(scope.flows.run_step(scope.ex, op, call))
+        return result
+
+    def options(
+        self,
+        *,
+        retries: int | None = None,
+        timeout: _Duration | None = None,
+        backoff: RetryPolicy | None = None,
+        retry_if: Callable[[Exception], bool] | None = None,
+        name: str | None = None,
+    ) -> FunctionSteps:
+        """Return steps with options: ``step.options(retries=5).run("charge", charge, cart)``.
+
+        See :meth:`AsyncFunctionSteps.options`.
+        """
+        return FunctionSteps(
+            _merge_options(self._options, retries, timeout, backoff, retry_if, name)
+        )
+
+    def __call__(self, id: str, /) -> Callable[[Callable[P, T]], Callable[P, T]]:
+        """Make each call of a plain function a step; see :meth:`AsyncFunctionSteps.__call__`."""
+        _check_decorated_id(id)
+
+        def decorate(fn: Callable[P, T]) -> Callable[P, T]:
+            import inspect  # see above
+
+            if inspect.iscoroutinefunction(fn) or not callable(fn):
+                raise StepArgumentError(
+                    f"@step({id!r}) of 'def' handlers is for plain functions, not for {fn!r}; for "
+                    f"'async def' functions write '{_IMPORTS[HandlerKind.ASYNC_DEF]}'"
+                )
+
+            @functools.wraps(fn)
+            def call(*args: P.args, **kwargs: P.kwargs) -> T:
+                if _is_in_handler():
+                    return self.run(id, fn, *args, **kwargs)
+                return fn(*args, **kwargs)
+
+            return call
+
+        return decorate
+
+
+class Steps(FunctionSteps):
     """The steps of ``def`` handlers: ``from durable_core.sync import step``.
 
     As :class:`AsyncSteps`, but each call blocks. A step that cannot finish now unwinds the handler
     by a signal that ``except Exception`` lets pass; the handler is replayed later.
     """
-
-    def run(self, id: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a plain function once and for all; see :meth:`AsyncSteps.run`."""
-        scope = _current_scope(HandlerKind.DEF, id)
-        call = _call(id, fn, args, kwargs)
-        op = scope.ex.next_op(id, OpKind.RUN, scope.current_task())
-        result: T = scope.drive(scope.flows.run_step(scope.ex, op, call))
-        return result
 
     def sleep(self, id: str, duration: _Duration) -> None:
         """Go on after so long; see :meth:`AsyncSteps.sleep`."""
@@ -188,15 +322,53 @@ step = AsyncSteps()
 sync_step = Steps()
 
 
-def _call(step_id: str, fn: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+def _call(
+    step_id: str,
+    fn: object,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: StepOptions | None,
+) -> Call:
     if callable(fn):
-        return Call(fn, args, kwargs)
+        return Call(fn, args, kwargs, options)
     if isinstance(fn, Coroutine):
         fn.close()  # it was made by mistake; that it is never awaited is not the news
     raise StepUsageError(
         f"step {step_id!r} was given an object of type {type(fn).__name__} for its function; hand "
         "over the function and its arguments, as in step.run(id, fn, *args), without calling it"
     )
+
+
+def _merge_options(
+    before: StepOptions | None,
+    retries: int | None,
+    timeout: _Duration | None,
+    backoff: RetryPolicy | None,
+    retry_if: Callable[[Exception], bool] | None,
+    name: str | None,
+) -> StepOptions:
+    """Return these options, and those of before where they are None."""
+    before = before or NO_OPTIONS
+    return StepOptions(
+        retries=before.retries if retries is None else retries,
+        timeout=before.timeout if timeout is None else parse_timeout(timeout),
+        backoff=before.backoff if backoff is None else backoff,
+        retry_if=before.retry_if if retry_if is None else retry_if,
+        name=before.name if name is None else name,
+    )
+
+
+def _check_decorated_id(step_id: object) -> None:
+    if not isinstance(step_id, str):
+        raise StepArgumentError(
+            f"a step is decorated with its id, as in @step('reserve'); {step_id!r} is no id"
+        )
+
+
+def _is_in_handler() -> bool:
+    """Tell whether a step may be called here: in a handler, and not inside another step."""
+    scope = CURRENT_RUN.get()
+    return scope is not None and not isinstance(scope, StepAttempt)
 
 
 def _named(method: str, step_id: str, coroutine: Any) -> Coroutine[Any, Any, Any]:

@@ -60,6 +60,7 @@ from durable_core.flow.execution import new_run, run_label
 from durable_core.flow.flows import EngineFlows
 from durable_core.flow.handler import read_whole_body
 from durable_core.flow.handoff import handoff_response, send_handoff
+from durable_core.flow.step_options import NO_OPTIONS, StepOptions, show_step
 from durable_core.flow.wait import refuse_incomplete, refuse_token
 from durable_core.flow.wait_url import PRIVATE_HEADERS, WaitRequest
 from durable_core.http.problem import problem
@@ -84,6 +85,7 @@ from durable_core.runners.settings import RegisteredEndpoint
 
 __all__ = [
     "MAX_DURATION_MS",
+    "NO_OPTIONS",
     "PRIVATE_HEADERS",
     "AppConfig",
     "AskServer",
@@ -123,6 +125,7 @@ __all__ = [
     "RunReporter",
     "ServerClient",
     "StepAttempt",
+    "StepOptions",
     "StreamEmitter",
     "StreamForwarder",
     "Unwound",
@@ -158,6 +161,7 @@ __all__ = [
     "run_label",
     "send_handoff",
     "send_response",
+    "show_step",
     "size_of",
     "step_failure",
     "store_unavailable_response",

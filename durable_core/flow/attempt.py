@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from durable_core.model._record import record
 
 if TYPE_CHECKING:
+    from durable_core.flow.step_options import StepOptions
     from durable_core.model.step import Memo
     from durable_core.model.stream import Attempt, ChunkBatch
 
@@ -16,11 +17,12 @@ __all__ = ["Call", "StepAttempt", "Stream", "StreamOwner"]
 
 @record(frozen=True, slots=True)
 class Call:
-    """A function of the user's, with its arguments."""
+    """A function of the user's, with its arguments, and the options of the step, if it has any."""
 
     fn: Callable[..., object]
     args: tuple[object, ...] = ()
     kwargs: Mapping[str, object] | None = None
+    options: StepOptions | None = None
 
 
 class Stream(Protocol):

@@ -13,6 +13,7 @@ from durable_core.errors import (
     StoreError,
 )
 from durable_core.flow.env import ResolvedOptions
+from durable_core.flow.step_options import StepOptions
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.http.response import Response, with_headers
 from durable_core.machine.advance import failure_of_step
@@ -48,17 +49,37 @@ def response_for_exception(options: ResolvedOptions, error: Exception) -> Respon
     return translate(error) if translate is not None else None
 
 
-def step_failure(options: ResolvedOptions, error: Exception, now: int) -> Failure:
+def step_failure(
+    options: ResolvedOptions, error: Exception, now: int, of_step: StepOptions | None = None
+) -> Failure:
     """Describe an error that a step's function raised.
 
-    An error that ``exception_to_response`` makes a response of is the function's answer, and no
-    reason to call it again, unless the response itself says that another attempt may succeed: with
-    the status 408, 425, 429 or 5xx. The response is kept with the step, for replay.
+    ``retry_if`` of the step can only make an error final. An error that it raises itself is final.
 
     Args:
         options: of the endpoint.
         error: the error.
         now: epoch milliseconds.
+        of_step: the options of the step, if it has any.
+    """
+    failure = _failure_with_response(options, error, now)
+    if of_step is None or of_step.retry_if is None or not failure.retriable:
+        return failure
+    try:
+        is_retriable = of_step.retry_if(error)
+    except MemoryError:
+        raise
+    except Exception as broken:
+        failure, is_retriable = failure_of_step(broken, now), False
+    return failure if is_retriable else replace(failure, retriable=False)
+
+
+def _failure_with_response(options: ResolvedOptions, error: Exception, now: int) -> Failure:
+    """Describe an error with the response that ``exception_to_response`` makes of it.
+
+    An error that ``exception_to_response`` makes a response of is the function's answer, and no
+    reason to call it again, unless the response itself says that another attempt may succeed: with
+    the status 408, 425, 429 or 5xx. The response is kept with the step, for replay.
     """
     error = _only_member(error)
     failure = failure_of_step(error, now)

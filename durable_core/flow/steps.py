@@ -31,6 +31,7 @@ from durable_core.flow.execution import (
     settle,
 )
 from durable_core.flow.handoff import hand_off
+from durable_core.flow.step_options import NO_OPTIONS, StepOptions, show_step
 from durable_core.machine.advance import Transition, advance, describe
 from durable_core.machine.matching import WaitRule, dump_rule
 from durable_core.model.decision import (
@@ -207,13 +208,13 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
         if before is not None:
             event_seq = before.event_seq
         now = ex.env.clock.now()
-        ended = _classify(ex, op, outcome, event_seq, failures, started_at, now)
+        ended = _classify(ex, op, call, outcome, event_seq, failures, started_at, now)
         if ex.stream is not None and isinstance(ended, OpFailed):
             ex.stream.roll_back(inside)
-        memo = yield from _apply(ex, _decide(ex, ended, now), now)
+        memo = yield from _apply(ex, _decide(ex, ended, now, call.options), now)
         inside.settled = True
         if isinstance(outcome, Raised):
-            yield from _report_failure(ex, op, outcome.error, failures + 1)
+            yield from _report_failure(ex, op, call.options, outcome.error, failures + 1)
         if isinstance(outcome, Cancelled):
             raise outcome.error
         return memo
@@ -225,20 +226,25 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
         ex.activity += 1
 
 
-def _report_failure(ex: StoredExecution, op: Op, error: Exception, failures: int) -> Flow[None]:
+def _report_failure(
+    ex: StoredExecution, op: Op, options: StepOptions | None, error: Exception, failures: int
+) -> Flow[None]:
     pending = ex.pending.get(op.id)
     then = "and will not be retried"
     if pending is not None:
         left = max(0, pending.due_at - ex.env.clock.now()) / 1000
         then = f"and will be retried in {left:.1f} s"
-    attempt = f"attempt {failures} of {ex.run.retries + 1}"
-    text = f"step {op.name!r} failed, {attempt}, {then}: {describe(error)}"
+    options = options or NO_OPTIONS
+    retries = ex.run.retries if options.retries is None else options.retries
+    attempt = f"attempt {failures} of {retries + 1}"
+    text = f"step {show_step(op, options)} failed, {attempt}, {then}: {describe(error)}"
     yield from log_warning(text, error)
 
 
 def _classify(
     ex: StoredExecution,
     op: Op,
+    call: Call,
     outcome: Outcome,
     event_seq: int,
     failures: int,
@@ -254,7 +260,7 @@ def _classify(
                 return OpEnded(memo=memo)
             failure = encoded
         case Raised(error=error):
-            failure = step_failure(ex.options, error, now)
+            failure = step_failure(ex.options, error, now, call.options)
         case Cancelled():
             text = "user code cancelled the step before its function ended"
             failure = Failure(name="StepCancelled", message=text, retriable=False, cancelled=True)
@@ -267,6 +273,7 @@ def _classify(
         failures=failures,
         u=u,
         started_at=started_at,
+        retries=None if call.options is None else call.options.retries,
     )
 
 
@@ -320,10 +327,15 @@ def _end(ex: StoredExecution, pending: Pending, value: str, event_seq: int) -> F
     return memo
 
 
-def _decide(ex: StoredExecution, ended: Input, now: int) -> Transition:
+def _decide(
+    ex: StoredExecution, ended: Input, now: int, options: StepOptions | None = None
+) -> Transition:
     """Advance the run by the end of an op."""
     ex.check_open()
-    transition = advance(ex.run, ended, now, ex.env.policy)
+    policy = ex.env.policy
+    if options is not None and options.backoff is not None:
+        policy = options.backoff
+    transition = advance(ex.run, ended, now, policy)
     ex.run = transition.run
     return transition
 

@@ -287,7 +287,8 @@ def _handoff(run: Run, reason: HandoffReason) -> tuple[Command, ...]:
 def _op_failed(run: Run, failed: OpFailed, now: int, policy: RetryPolicy) -> Transition:
     failure, failures = failed.failure, failed.failures + 1
     error = dump_error(failure)
-    if not failure.retriable or failures > run.retries:
+    retries = run.retries if failed.retries is None else failed.retries
+    if not failure.retriable or failures > retries:
         memo = Memo(
             op=failed.op,
             completion_no=failed.completion_no,

@@ -160,7 +160,8 @@ class OpEnded:
 class OpFailed:
     """The function of an op raised; ``started_at`` is when it was called, epoch milliseconds.
 
-    ``failures`` counts earlier ones; ``u`` is random in [0, 1).
+    ``failures`` counts earlier ones; ``u`` is random in [0, 1). ``retries`` is how often the step
+    may be retried; None stands for that of the run.
     """
 
     op: Op
@@ -170,6 +171,7 @@ class OpFailed:
     failures: int
     u: float
     started_at: int
+    retries: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,6 +62,7 @@ from durable_core.runners.thread import (
     REFUSED_STEP_DELAY,
     too_many_refused_steps,
 )
+from durable_core.runners.time_limit import LimitedCall, time_is_over
 
 __all__ = ["TaskRun"]
 
@@ -287,6 +288,8 @@ class TaskRun:
         token = CURRENT_RUN.set(effect.inside)
         try:
             call = effect.call
+            if call.options is not None and call.options.timeout is not None:
+                return Returned(await self._call_in_time(call, call.options.timeout))
             if _is_coroutine_function(call.fn):
                 value: Any = call.fn(*call.args, **(call.kwargs or {}))
                 return Returned(await value)
@@ -301,6 +304,28 @@ class TaskRun:
             return Raised(error)
         finally:
             CURRENT_RUN.reset(token)
+
+    async def _call_in_time(self, call: Call, timeout: int) -> object:
+        """Call a function that may take this number of milliseconds; else TimeoutError."""
+        value: Any = None
+        try:
+            async with asyncio.timeout(timeout / 1000) as limit:
+                if _is_coroutine_function(call.fn):
+                    value = call.fn(*call.args, **(call.kwargs or {}))
+                else:
+                    ended = self._loop.create_future()
+                    limited = LimitedCall(call, lambda: call_soon(self._loop, _finish, ended))
+                    await ended
+                    value = limited.result()
+                if inspect.isawaitable(value):
+                    value = await value
+        except TimeoutError:
+            if limit.expired():
+                raise time_is_over(timeout) from None
+            raise
+        if limit.expired():  # it swallowed its cancellation; what it returned comes too late
+            raise time_is_over(timeout)
+        return value
 
     async def _call_in_thread(self, call: Call) -> object:
         context = contextvars.copy_context()
@@ -434,6 +459,12 @@ async def _take_cancellation() -> None:
         await asyncio.sleep(0)
     except asyncio.CancelledError:
         pass
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    """Let go on who waits for the future, if anybody still does."""
+    if not future.done():
+        future.set_result(None)
 
 
 def _nothing() -> None:

@@ -54,6 +54,7 @@ from durable_core.platform import run_logger
 from durable_core.ports import CheckpointResult
 from durable_core.runners.host import RunHost
 from durable_core.runners.recorded_body import record_body
+from durable_core.runners.time_limit import call_in_time
 
 __all__ = ["MAX_REFUSED_STEPS", "REFUSED_STEP_DELAY", "ThreadRun", "too_many_refused_steps"]
 
@@ -185,7 +186,10 @@ class ThreadRun:
         call = effect.call
         token = CURRENT_RUN.set(effect.inside)
         try:
-            value = call.fn(*call.args, **(call.kwargs or {}))
+            if call.options is None or call.options.timeout is None:
+                value = call.fn(*call.args, **(call.kwargs or {}))
+            else:
+                value = call_in_time(call, call.options.timeout)
             if hasattr(type(value), "__await__"):
                 value = self._await(effect.inside, value)
         except (ControlSignal, MemoryError):

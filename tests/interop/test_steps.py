@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 
-from durable_core import Event, Limits, NonRetriableError, Request, Response, StepError, step
+from durable_core import (
+    Event,
+    Limits,
+    NonRetriableError,
+    Request,
+    Response,
+    RetryPolicy,
+    StepError,
+    step,
+)
 from support.inngest_app import serving
 from support.inngest_handlers import CALLS
 from support.inngest_server import InngestServer
@@ -206,3 +215,57 @@ def test_what_other_libraries_store(server: InngestServer) -> None:
         app.ask("POST", "/a", headers=headers)
 
     assert [b"first", '{"k": "é"}'.encode()] == bodies
+
+
+def test_options_of_a_step(server: InngestServer) -> None:
+    """Fewer retries, a pause and a predicate of its own, and a time for each attempt hold."""
+
+    def fails(error: Exception) -> None:
+        CALLS[type(error).__name__] += 1
+        raise error
+
+    async def slow() -> None:
+        CALLS["slow"] += 1
+        await asyncio.sleep(20)
+
+    async def handler(request: Request) -> list[str]:
+        impatient = step.options(retries=1, backoff=RetryPolicy(base_ms=10, max_ms=10))
+        picky = step.options(retry_if=lambda error: False)
+        hurried = step.options(timeout=0.02, retries=0)
+        names = []
+        try:
+            await impatient.run("a", fails, OSError("no"))
+        except StepError as error:
+            names.append(error.name)
+        try:
+            await picky.run("b", fails, KeyError("no"))
+        except StepError as error:
+            names.append(error.name)
+        try:
+            await hurried.run("c", slow)
+        except StepError as error:
+            names.append(error.name)
+        return names
+
+    with serving(server, {"GET /a": handler}) as app:
+        got = app.follow("GET", "/a")
+
+    assert (200, ["OSError", "KeyError", "TimeoutError"]) == (got.status, got.json)
+    assert {"OSError": 2, "KeyError": 1, "slow": 1} == dict(CALLS)
+
+
+def test_more_retries_than_the_endpoint(server: InngestServer) -> None:
+    """The server has no form for that; the error names the engine and the remedy."""
+
+    async def handler(request: Request) -> str:
+        try:
+            await step.options(retries=20).run("a", called, "a")
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    with serving(server, {"GET /a": handler}) as app:
+        got = app.get("/a")
+
+    assert "InngestEngine allows fewer only, so raise endpoint(retries=)" in got.json
+    assert 0 == CALLS["a"]

@@ -15,7 +15,7 @@ from durable_core.errors import HTTPError, NonRetriableError, RetryAfterError, S
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.event import Event
-from support.harness import Ledger
+from support.harness import AT_ONCE, Ledger
 
 __all__ = ["CORPUS", "Behaviour", "World"]
 
@@ -323,6 +323,34 @@ def _http_error(world: World) -> tuple[Handler, Handler]:
     return sync, asynchronous
 
 
+def _options(world: World) -> tuple[Handler, Handler]:
+    fails, did = world.ledger.fails, world.ledger.did
+
+    def sync(request: Request) -> object:
+        options = sync_step.options(retries=4, timeout="1m", backoff=AT_ONCE)
+        first = options.run("flaky", fails, "flaky", 4, ValueError("no"), "at last")
+        try:
+            sync_step.options(retry_if=lambda error: False).run(
+                "once", fails, "once", 9, ValueError("no"), None
+            )
+        except StepError as error:
+            return [first, error.name, sync_step.run("b", did, "b", 2)]
+        return None
+
+    async def asynchronous(request: Request) -> object:
+        options = step.options(retries=4, timeout="1m", backoff=AT_ONCE)
+        first = await options.run("flaky", fails, "flaky", 4, ValueError("no"), "at last")
+        try:
+            await step.options(retry_if=lambda error: False).run(
+                "once", fails, "once", 9, ValueError("no"), None
+            )
+        except StepError as error:
+            return [first, error.name, await step.run("b", did, "b", 2)]
+        return None
+
+    return sync, asynchronous
+
+
 CORPUS = [
     Behaviour("sequential", _sequential, 201, b'{"sum":3}', {"a": 1, "b": 1}),
     Behaviour("parallel", _parallel, 200, b"[0,1,2]", {"p0": 1, "p1": 1, "p2": 1}),
@@ -342,5 +370,12 @@ CORPUS = [
     Behaviour("swallowed", _swallowed, 200, b"2", {"a": 1, "b": 1}),
     Behaviour("handler-retry", _handler_retry, 200, b"3", {"a": 1, "b": 1, "handler": 3}),
     Behaviour("non-retriable", _non_retriable, 500, b"NonRetriableError", {"a": 1}),
+    Behaviour(
+        "options",
+        _options,
+        200,
+        b'["at last","ValueError",2]',
+        {"flaky": 5, "once": 1, "b": 1},
+    ),
     Behaviour("http-error", _http_error, 404, b"no such trip", {"a": 1}),
 ]

@@ -35,6 +35,7 @@ from durable_core.runners.settings import Settings
 from durable_core.stores.memory import MemoryStore
 
 __all__ = [
+    "AT_ONCE",
     "QUICK",
     "FakeClock",
     "Lab",

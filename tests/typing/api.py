@@ -25,6 +25,16 @@ def count(text: str) -> int:
     return len(text)
 
 
+@step("fetch")
+async def fetch_step(url: str, *, tries: int = 1) -> dict[str, int]:
+    return {url: tries}
+
+
+@sync_step.options(retries=2)("count")
+def count_step(text: str) -> int:
+    return len(text)
+
+
 async def in_async_handlers(request: Request) -> Response:
     assert_type(await step.run("fetch", fetch, "url", tries=2), dict[str, int])
     assert_type(await step.run("count", count, "text"), int)
@@ -34,6 +44,13 @@ async def in_async_handlers(request: Request) -> Response:
     event = await step.wait_for_event("approval", event="approved", timeout=5.0)
     assert_type(event, Event | None)
     assert_type(await step.send_event("tell", Event("told")), list[str])
+    options = step.options(retries=5, timeout="10s", retry_if=lambda error: True, name="Fetch")
+    assert_type(await options.run("fetch", fetch, "url", tries=2), dict[str, int])
+    assert_type(await options.run("count", count, "text"), int)
+    assert_type(await fetch_step("url", tries=2), dict[str, int])
+    await fetch_step(1)  # type: ignore[arg-type]
+    step.options(tries=5)  # type: ignore[call-arg]
+    step("count")(count)  # type: ignore[arg-type]
     await step.run("count-wrong", count, 5)  # type: ignore[call-overload]
     await step.run("fetch-wrong", fetch, "url", attempts=2)  # type: ignore[call-arg]
     await step.wait_for_event("no-timeout", event="approved")  # type: ignore[call-arg]
@@ -42,6 +59,10 @@ async def in_async_handlers(request: Request) -> Response:
 
 def in_sync_handlers(request: Request) -> Response:
     assert_type(sync_step.run("count", count, "text"), int)
+    assert_type(sync_step.options(retries=0).run("count", count, "text"), int)
+    assert_type(count_step("text"), int)
+    count_step()  # type: ignore[call-arg]
+    sync_step.options(retries="3")  # type: ignore[arg-type]
     sync_step.sleep("nap", 5)
     assert_type(sync_step.wait_for_event("e", event="approved", timeout="1h"), Event | None)
     assert_type(sync_step.send_event("tell", [Event("told")]), list[str])

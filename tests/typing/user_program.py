@@ -64,6 +64,11 @@ def price(cart: str) -> float:
     return float(len(cart))
 
 
+@step("reserve-step")
+async def reserve_step(cart: str) -> dict[str, int]:
+    return await reserve(cart)
+
+
 @durable.endpoint(function_id="shop:checkout", name="Checkout")
 async def checkout(request: Request) -> Response:
     cart = request.query["cart"]
@@ -72,6 +77,8 @@ async def checkout(request: Request) -> Response:
     seats, cost = await asyncio.gather(
         step.run("reserve", reserve, cart, seats=2), step.run("price", price, cart)
     )
+    hurried = step.options(retries=2, timeout="10s", name="Price it again")
+    cost += await hurried.run("price-again", price, cart) + float(len(await reserve_step(cart)))
     stream.push({"seats": sum(seats.values()), "cost": cost + 1.0})
     await step.sleep("settle", timedelta(seconds=30))
     await step.sleep_until("morning", datetime(2030, 1, 1, tzinfo=UTC))

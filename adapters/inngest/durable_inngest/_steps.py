@@ -17,6 +17,7 @@ from functools import partial
 
 from durable_core import Event
 from durable_core.engines.remote import (
+    NO_OPTIONS,
     Call,
     Cancelled,
     Codec,
@@ -32,6 +33,7 @@ from durable_core.engines.remote import (
     ReportedStep,
     Returned,
     StepAttempt,
+    StepOptions,
     WaitRule,
     ask_for_step,
     await_outcome,
@@ -42,10 +44,11 @@ from durable_core.engines.remote import (
     log_warning,
     park_for_ever,
     queue_op,
+    show_step,
     step_failure,
     until_idle,
 )
-from durable_core.errors import LimitExceededError
+from durable_core.errors import LimitExceededError, StepArgumentError
 from durable_inngest import _protocol as _ops
 from durable_inngest._api import MOST_BYTES
 from durable_inngest._execution import InngestExecution
@@ -90,12 +93,17 @@ __all__ = [
 
 
 def step_failed(
-    ex: InngestExecution, step: ReportedStep, failure: Failure, error: BaseException | None
+    ex: InngestExecution,
+    step: ReportedStep,
+    failure: Failure,
+    error: BaseException | None,
+    options: StepOptions = NO_OPTIONS,
 ) -> FailedOp:
     """Return what the server is told of a function that has failed."""
     counted = ex.counted(step.op.name)
     failures = counted + (ex.reentry.generation if ex.reentry is not None else 1)
-    final = not failure.retriable or failures > ex.run.retries
+    retries = ex.run.retries if options.retries is None else options.retries
+    final = not failure.retriable or failures > retries
     unseen = 1 if not counted and ex.may_have_failed_attached else 0
     shown = _ops.error_of(failure, error)
     dump = _ops.step_failure if final else _ops.failed
@@ -105,8 +113,11 @@ def step_failed(
         error=shown,
         failures=failures,
         final=final,
-        delay=0 if final else delay_of(ex, failure, failures + unseen),
-        asked=failure.retry_after is not None,
+        delay=0 if final else delay_of(ex, failure, failures + unseen, options),
+        # The server has neither pauses nor numbers of attempts for a single step.
+        asked=any(
+            each is not None for each in (failure.retry_after, options.backoff, options.retries)
+        ),
     )
 
 
@@ -133,11 +144,13 @@ def counted_failure(ex: InngestExecution, step: ReportedStep) -> PendingOp | Non
     return PendingOp(step=step, dump=dump)
 
 
-def delay_of(ex: InngestExecution, failure: Failure, failures: int) -> int:
+def delay_of(
+    ex: InngestExecution, failure: Failure, failures: int, options: StepOptions = NO_OPTIONS
+) -> int:
     """Return how long to wait before the next attempt, milliseconds."""
     if failure.retry_after is not None:
         return failure.retry_after
-    return delay_ms(ex.env.policy, max(1, failures), ex.env.ids.uniform())
+    return delay_ms(options.backoff or ex.env.policy, max(1, failures), ex.env.ids.uniform())
 
 
 # --- admission ------------------------------------------------------------------------------------
@@ -228,7 +241,7 @@ def perform(
     if not isinstance(outcome, Returned) or failure is not None:
         if ex.stream is not None and inside is not None:
             ex.stream.roll_back(inside)
-        yield from _failed(ex, step, outcome, failure)
+        yield from _failed(ex, step, outcome, failure, call.options or NO_OPTIONS)
     yield from park_for_ever(ex, op)
     raise AssertionError("nothing goes on from a step that the server goes on from")
 
@@ -267,7 +280,11 @@ def _tell(ex: InngestExecution, op: Op, said: str) -> Flow[None]:
 
 
 def _failed(
-    ex: InngestExecution, step: ReportedStep, outcome: Outcome, failure: Failure | None
+    ex: InngestExecution,
+    step: ReportedStep,
+    outcome: Outcome,
+    failure: Failure | None,
+    options: StepOptions,
 ) -> Flow[None]:
     """Leave a step that has failed to the server; ``failure`` is what is wrong with its result."""
     error = outcome.error if isinstance(outcome, Raised) else None
@@ -275,12 +292,13 @@ def _failed(
         text = "user code cancelled the step before its function ended"
         failure = Failure(name="StepCancelled", message=text, retriable=False, cancelled=True)
     elif error is not None:
-        failure = step_failure(ex.options, error, ex.env.clock.now())
+        failure = step_failure(ex.options, error, ex.env.clock.now(), options)
     assert failure is not None
-    failed = step_failed(ex, step, failure, error)
+    failed = step_failed(ex, step, failure, error, options)
     then = "for good" if failed.final else "and is to be tried again"
     if not isinstance(outcome, Cancelled):
-        yield from log_warning(f"step {step.op.name!r} failed, {then}: {failure.name}", error)
+        shown = show_step(step.op, options)
+        yield from log_warning(f"step {shown} failed, {then}: {failure.name}", error)
     ex.found[step.op.id] = failed
     if ex.reentry is not None:
         yield from answer_found(ex)
@@ -293,7 +311,18 @@ def _failed(
 
 
 def run_step(ex: InngestExecution, op: Op, call: Call) -> Flow[object]:
-    """``step.run``: answer from what the server knows, or call the function."""
+    """``step.run``: answer from what the server knows, or call the function.
+
+    Raises:
+        StepArgumentError: the step has more retries than its endpoint, which the server does not
+            allow.
+    """
+    retries = None if call.options is None else call.options.retries
+    if retries is not None and retries > ex.run.retries:
+        raise StepArgumentError(
+            f"step {op.name!r}: retries={retries} is more than the {ex.run.retries} of its "
+            "endpoint; InngestEngine allows fewer only, so raise endpoint(retries=)"
+        )
     return ask_for_step(ex, op, _run_step(ex, op, call))
 
 

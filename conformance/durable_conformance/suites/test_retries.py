@@ -9,7 +9,7 @@ import pytest
 from durable_conformance.contract import Capability
 from durable_conformance.deployment import Deployment
 from durable_conformance.plugin import needs, requirement
-from durable_conformance.programs import CallLog, Script
+from durable_conformance.programs import CallLog, Gate, Script
 from durable_core import NonRetriableError, Request, RetryAfterError, StepError
 
 
@@ -141,3 +141,53 @@ def test_an_error_says_when_to_try_again(deployment: Deployment) -> None:
 
     first, second = call_log.times["busy"]
     assert second - first >= 0.19
+
+
+@requirement("L14")
+def test_a_step_has_retries_of_its_own(deployment: Deployment) -> None:
+    """Fewer than its endpoint has; ``retry_if`` ends the attempts earlier still."""
+    call_log = CallLog()
+
+    def program(request: Request, step: Any) -> Script:
+        impatient = step.options(retries=1)
+        picky = step.options(retry_if=lambda error: not isinstance(error, LookupError))
+        names = []
+        for name, steps, error in (
+            ("impatient", impatient, ValueError("no")),
+            ("picky", picky, LookupError("no")),
+        ):
+            try:
+                yield steps.run(name, call_log.fail_first, name, 99, error)
+            except StepError as failed:
+                names.append(failed.name)
+        return names
+
+    with deployment.serving(program) as server:
+        assert ["ValueError", "LookupError"] == server.finish("GET", "/it").json()
+
+    assert {"impatient": 2, "picky": 1} == call_log.counts()
+
+
+@requirement("L14")
+def test_an_attempt_may_take_only_so_long(deployment: Deployment) -> None:
+    """Past its time it has failed, and a late result is dropped."""
+    call_log, gate = CallLog(), Gate()
+
+    def work() -> str:
+        return (
+            gate.pass_("late")
+            if call_log.record("slow", call_log.count("slow")) == 0
+            else "in time"
+        )
+
+    def program(request: Request, step: Any) -> Script:
+        value = yield step.options(timeout=0.2).run("slow", work)
+        return value
+
+    with deployment.serving(program) as server:
+        try:
+            assert "in time" == server.finish("GET", "/it").json()
+        finally:
+            gate.open()
+
+    assert {"slow": 2} == call_log.counts()

@@ -88,7 +88,7 @@ class FailedOp(PendingOp):
         failures: how often it has failed.
         final: it is not tried again.
         delay: how long until it is, milliseconds.
-        asked: the delay is the error's own wish.
+        asked: the delay, or the number of attempts, is not the server's own.
     """
 
     error: Mapping[str, object]

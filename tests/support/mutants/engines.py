@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from durable_core import Durable
+from durable_core.engine.embedded import embedded
+from durable_core.engine.worker import Worker
+from durable_core.flow.attempt import Call
+from durable_core.flow.effects import Flow
+from durable_core.flow.execution import StoredExecution
+from durable_core.flow.flows import EMBEDDED_FLOWS
+from durable_core.flow.steps import run_step
+from durable_core.model.step import Op
 from support.engine_subjects import EmbeddedSubject
 from support.mutants.runs import committing, lose_events, only_runs, without_body, without_memos
 
@@ -32,6 +41,21 @@ class BrokenEngine(EmbeddedSubject):
         return durable
 
 
+def without_options(durable: Durable[Any]) -> None:
+    """Have the workers of an application ignore the options of steps."""
+    engine = embedded(durable.engine)
+
+    def run_plain(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
+        return run_step(ex, op, Call(call.fn, call.args, call.kwargs))
+
+    def make_worker(*args: Any) -> Worker:
+        worker = Worker(*args)
+        worker.flows = replace(EMBEDDED_FLOWS, run_step=run_plain)
+        return worker
+
+    engine._make_worker = make_worker
+
+
 class ForgetfulEngine(EmbeddedSubject):
     """The embedded engine, which forgets its runs when it is started again."""
 
@@ -48,6 +72,7 @@ MUTANTS: dict[str, tuple[EmbeddedSubject, tuple[str, ...]]] = {
     "forgets_checkpoints": (BrokenEngine(committing(only_runs(without_memos))), ("L2",)),
     "forgets_the_body": (BrokenEngine(committing(only_runs(without_body))), ("L3",)),
     "loses_events": (BrokenEngine(committing(lose_events)), ("E1",)),
+    "ignores_options": (BrokenEngine(without_options), ("L14",)),
     "forgets_runs": (ForgetfulEngine(), ("W6",)),
 }
 

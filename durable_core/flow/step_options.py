@@ -1,0 +1,103 @@
+"""The options of one step: how often it is tried, for how long, and what people see of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from datetime import timedelta
+
+from durable_core.errors import StepArgumentError
+from durable_core.machine.duration import parse_duration
+from durable_core.machine.retry import RetryPolicy, validate_retries
+from durable_core.model.step import Op
+
+__all__ = ["NO_OPTIONS", "StepOptions", "parse_timeout", "show_step"]
+
+_LONGEST_NAME = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOptions:
+    """The options of one step. None is what the endpoint or the application has.
+
+    Attributes:
+        retries: how often it is tried again, 0 to 20.
+        timeout: how long one attempt may take, milliseconds; 1 or more.
+        backoff: the pauses between its attempts.
+        retry_if: tells whether an error is worth another attempt.
+        name: what people see beside its id, 1 to 255 characters.
+
+    Raises:
+        StepArgumentError: an option of another type, or out of range; the message names it.
+    """
+
+    retries: int | None = None
+    timeout: int | None = None
+    backoff: RetryPolicy | None = None
+    retry_if: Callable[[Exception], bool] | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.retries is not None:
+            try:
+                validate_retries(self.retries)
+            except ValueError as error:
+                raise StepArgumentError(str(error)) from None
+        if self.backoff is not None and not isinstance(self.backoff, RetryPolicy):
+            raise StepArgumentError(
+                f"backoff must be a RetryPolicy, not {type(self.backoff).__name__}"
+            )
+        if self.retry_if is not None:
+            _check_predicate(self.retry_if)
+        if self.name is not None:
+            _check_name(self.name)
+
+    def given(self) -> tuple[str, ...]:
+        """Return the names of the options that are not None."""
+        return tuple(each.name for each in fields(self) if getattr(self, each.name) is not None)
+
+
+#: Everything as the endpoint and the application have it.
+NO_OPTIONS = StepOptions()
+
+
+def show_step(op: Op, options: StepOptions) -> str:
+    """Return what a log calls a step: its id, and its ``name`` if it has one."""
+    return repr(op.name) if options.name is None else f"{op.name!r} ({options.name})"
+
+
+def parse_timeout(timeout: str | float | timedelta) -> int:
+    """Return the time that one attempt may take, milliseconds.
+
+    Raises:
+        StepArgumentError: not a duration, or 0.
+    """
+    try:
+        length = parse_duration(timeout, what="timeout")
+    except (TypeError, ValueError) as error:
+        raise StepArgumentError(str(error)) from None
+    if length < 1:
+        raise StepArgumentError("timeout must be 1 ms or more: an attempt needs some time")
+    return length
+
+
+def _check_predicate(retry_if: object) -> None:
+    if not callable(retry_if):
+        raise StepArgumentError(
+            f"retry_if must be a function of the error, not {type(retry_if).__name__}"
+        )
+    import inspect  # takes a while, and few need it
+
+    if inspect.iscoroutinefunction(retry_if):
+        raise StepArgumentError("retry_if must be a plain function: nothing awaits what it returns")
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise StepArgumentError(f"name must be a str, not {type(name).__name__}")
+    if not 1 <= len(name) <= _LONGEST_NAME:
+        raise StepArgumentError(f"name must have 1 to {_LONGEST_NAME} characters, not {len(name)}")
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise StepArgumentError("name must not contain lone surrogates") from None
