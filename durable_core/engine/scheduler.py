@@ -217,8 +217,12 @@ class Scheduler:
         reaped = self._host.owner
         self.register()
         for live in self._host.live.all():
-            if isinstance(live.ex, StoredExecution) and live.ex.owner == reaped:
-                live.lease_lost()
+            ex = live.ex
+            if isinstance(ex, StoredExecution) and ex.owner == reaped:
+                if ex.stored:
+                    live.lease_lost()
+                else:  # without a record there is nothing that another process could have taken
+                    ex.owner = self._host.owner
         # Frees runs that began under the old name after it was reaped.
         self._host.queue.execute(Unregister(id=reaped, now=self._host.env.clock.now()))
 

@@ -10,6 +10,7 @@ from durable_core.codec.records import dump_head
 from durable_core.errors import LeaseLost, StoreError, Suspended
 from durable_core.flow.attempt import Call
 from durable_core.flow.effects import (
+    AwaitDurable,
     Cancelled,
     Flow,
     Outcome,
@@ -335,8 +336,25 @@ def suspend(ex: StoredExecution) -> Flow[None]:
 
 def _refuse(ex: StoredExecution) -> Flow[None]:
     """Respond to a client that still waits, after the execution was closed by a fault."""
-    if isinstance(ex.fault, LeaseLost):
-        if not ex.followed:  # a client that reads the stream reads on, on the same connection
+    fault = ex.fault
+    if isinstance(fault, LeaseLost):
+        if ex.followed:
+            return  # a client that reads the stream reads on, on the same connection
+        fault = yield from _why_unrecorded(ex)
+        if fault is None:
             yield from send_handoff(ex)
-    elif isinstance(ex.fault, StoreError):
-        yield from send_response(store_unavailable_response(ex.fault))
+    if isinstance(fault, StoreError):
+        yield from send_response(store_unavailable_response(fault))
+
+
+def _why_unrecorded(ex: StoredExecution) -> Flow[StoreError | None]:
+    """Return why the run has no record; None if it has one, to which a client may be referred."""
+    if not ex.stored:
+        return StoreError("the lease was lost before the first checkpoint")
+    try:
+        yield AwaitDurable(ex.tickets[:1])  # if there is no record yet, the first one makes it
+    except StoreError as error:
+        return error
+    except LeaseLost:
+        pass  # another process holds it: it is there
+    return None

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from durable_conformance.store_values import created, ended, run
-from durable_core.api.step import sync_step
+from durable_core.api.step import step, sync_step
 from durable_core.engine.scheduler import Scheduler
 from durable_core.engine.worker import Worker
 from durable_core.errors import StoreError, StoreOutcomeUnknownError
@@ -599,6 +599,75 @@ def test_what_others_did_is_looked_at_again_after_a_fault(process: Lab) -> None:
     node.scheduler.catch_up()
 
     assert ["ended"] == told
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_run_without_a_record_survives_the_loss_of_its_lease(
+    process: Lab, clock: FakeClock, kind: str
+) -> None:
+    """A process that others took for dead, as after a freeze, goes on with a run in its first step.
+
+    There is no record of it that they could have taken, so its client is not referred to one.
+    """
+    entered, leave, ledger = threading.Event(), threading.Event(), Ledger()
+
+    def slow() -> str:
+        entered.set()
+        assert leave.wait(10)
+        return ledger.did("slow", "end")
+
+    async def async_(request: Request) -> object:
+        return await step.run("slow", slow)
+
+    def sync(request: Request) -> object:
+        return sync_step.run("slow", slow)
+
+    endpoint = process.endpoint(sync if kind == "def" else async_)
+    answers: list[Any] = []
+    client = threading.Thread(target=lambda: answers.append(endpoint.handle(request())))
+    client.start()
+    assert entered.wait(10)
+    node = process.engine.worker
+    assert node is not None
+    process.store.commit([ReapWorkers(ids=(node.owner,), now=clock.now())], wait=1.0)
+    node.scheduler._renew_leases()
+    leave.set()
+    client.join(10)
+    assert (200, b'"end"') == (answers[0].status, answers[0].body)
+    assert {"slow": 1} == ledger.counts()
+    [record] = process.records.list()
+    assert Phase.COMPLETED is record.run.phase
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_no_client_is_referred_to_a_run_that_was_not_stored(process: Lab, kind: str) -> None:
+    """The lease is lost while the write that makes the run waits, and that write fails: 503."""
+
+    def refuse(writes: Sequence[Write[Any]]) -> None:
+        if any(isinstance(write, Checkpoint) for write in writes):
+            raise StoreError("the disk is full")
+
+    def first() -> None:
+        assert isinstance(process.store, WatchedStore)
+        process.store.fault = refuse
+
+    def lose_the_lease() -> None:
+        assert process.engine.worker is not None
+        [live] = process.engine.worker.live.all()
+        live.lease_lost()
+
+    def sync(request: Request) -> None:
+        sync_step.run("first", first)
+        lose_the_lease()
+        sync_step.run("second", first)
+
+    async def async_(request: Request) -> None:
+        await step.run("first", first)
+        lose_the_lease()
+        await step.run("second", first)
+
+    endpoint = process.endpoint(sync if kind == "def" else async_)
+    assert 503 == endpoint.handle(request()).status
 
 
 def test_clock_that_was_set_is_noticed_until_the_lease_is_renewed(
