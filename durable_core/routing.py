@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from durable_core.api.adapter import EngineLifecycle, HTTPHandler
 from durable_core.api.durable import Durable
+from durable_core.api.effects import CallFunction, FlowHandler, RequestFlow
 from durable_core.api.endpoint import Endpoint, Proxy, is_wait
 from durable_core.errors import ConfigurationError, HTTPError
 from durable_core.http.headers import TOKEN
@@ -216,34 +216,17 @@ Target: TypeAlias = "HTTPHandler | _Wrapped | Callable[[Request], Any]"
 Routes: TypeAlias = "Mapping[str, Target] | Sequence[Route[Target]]"
 
 
-class PlainHandler:
+class PlainHandler(FlowHandler):
     """A function of the request without durability: called once, answered as it returns."""
 
     def __init__(self, durable: Durable[Any], function: Callable[[Request], Any]) -> None:
         self.engine = durable.engine
         self._function = function
 
-    def handle(
-        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
-    ) -> Response:
-        """Answer in this thread; see ``HTTPHandler.handle``."""
+    def answer(self, request: Request, max_wait: float) -> RequestFlow[Response]:
+        """Answer with what the function returns."""
         try:
-            value = self._function(request)
-            if inspect.isawaitable(value):
-                value = self.engine.run_on_background_loop(cast("Awaitable[object]", value))
-            return Response.from_value(value)
-        except HTTPError as error:
-            return problem_from_http_error(error)
-
-    async def handle_async(
-        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
-    ) -> Response:
-        """Answer in this task; a ``def`` function runs in a thread."""
-        try:
-            if inspect.iscoroutinefunction(self._function):
-                return Response.from_value(await self._function(request))
-            value = await self.engine.call_in_thread(self._function, request)
-            return Response.from_value(await value if inspect.isawaitable(value) else value)
+            return Response.from_value((yield CallFunction(self._function, request)))
         except HTTPError as error:
             return problem_from_http_error(error)
 

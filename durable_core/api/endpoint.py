@@ -5,11 +5,21 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from durable_core.api.effects import (
+    CallHook,
+    FlowHandler,
+    ReadToEnd,
+    RequestFlow,
+    Serve,
+    Wait,
+    drive,
+    drive_in_task,
+)
 from durable_core.api.engine import Engine
 from durable_core.api.options import DEFAULT_METHODS, EndpointOptions, resolve_options
 from durable_core.errors import ConfigurationError, HTTPError
@@ -36,61 +46,8 @@ __all__ = [
     "is_wait",
     "key_of",
     "strip_body_for_head",
-    "strip_body_for_head_async",
 ]
 
-
-# --- head -----------------------------------------------------------------------------------------
-#
-# The answer to HEAD: that to GET, without its body.
-
-
-def strip_body_for_head(response: Response, engine: Engine) -> Response:
-    """Return the answer to HEAD, in this thread.
-
-    A streamed body is made all the same, for its run must end; one of bytes stays, as servers
-    tell its length.
-
-    Args:
-        response: the answer to GET.
-        engine: has made it.
-
-    Raises:
-        Exception: what a streamed body raised.
-    """
-    body = response.body
-    if isinstance(body, bytes):
-        return response
-    if isinstance(body, AsyncIterable):
-        engine.run_on_background_loop(_exhaust_async(body))
-    else:
-        _exhaust(body)
-    return Response(status=response.status, headers=response.headers)
-
-
-async def strip_body_for_head_async(response: Response, engine: Engine) -> Response:
-    """As :func:`strip_body_for_head`, on an event loop, which a plain iterable does not block."""
-    body = response.body
-    if isinstance(body, bytes):
-        return response
-    if isinstance(body, AsyncIterable):
-        await _exhaust_async(body)
-    else:
-        await engine.call_in_thread(_exhaust, body)
-    return Response(status=response.status, headers=response.headers)
-
-
-def _exhaust(body: Iterable[bytes]) -> None:
-    for _ in body:
-        pass
-
-
-async def _exhaust_async(body: AsyncIterable[bytes]) -> None:
-    async for _ in body:
-        pass
-
-
-# --- endpoint -------------------------------------------------------------------------------------
 
 #: A user's handler: ``def`` or ``async def``, from the request to a response or a plain value.
 Handler = Callable[[Request], Any]
@@ -136,57 +93,51 @@ class Endpoint:
         self, request: Request, *, max_wait: float = 25.0, route: str | None = None
     ) -> Response:
         """Answer in this thread; see ``HTTPHandler.handle``."""
-        if self.engine.is_reentry(request):
+        flow = self._more_than_serve(request, max_wait, route)
+        if flow is None:
             return self.engine.serve(self._registered, request, route)
-        if is_wait(request):
-            return self.engine.wait(WaitRequest.from_request(request, OWN_PARAMS, max_wait))
-        if request.headers.get("last-event-id") and request.method != "OPTIONS":
-            wanted = WaitRequest.from_last_event(request, max_wait)
-            return _no_run() if wanted is None else self.engine.wait(wanted)
-        answer = self._refusal(request, route)
-        if answer is not None:
-            return answer
-        try:
-            if self._authorize is not None:
-                verdict = self._authorize(request)
-                if inspect.isawaitable(verdict):
-                    verdict = self.engine.run_on_background_loop(verdict)
-                _check_verdict(verdict)
-        except Exception as error:
-            return self._answer_refusal(error)
-        if request.method != "HEAD":
-            return self.engine.serve(self._registered, request, route)
-        response = self.engine.serve(self._registered, _as_get(request), route)
-        return strip_body_for_head(response, self.engine)
+        return drive(flow, self.engine)
 
     async def handle_async(
         self, request: Request, *, max_wait: float = 25.0, route: str | None = None
     ) -> Response:
         """Answer in this task; see ``HTTPHandler.handle_async``."""
-        if self.engine.is_reentry(request):
+        flow = self._more_than_serve(request, max_wait, route)
+        if flow is None:
             return await self.engine.serve_async(self._registered, request, route)
+        return await drive_in_task(flow, self.engine)
+
+    def _more_than_serve(
+        self, request: Request, max_wait: float, route: str | None
+    ) -> RequestFlow[Response] | None:
+        """Return the flow that answers a request; None if it is just served, as most are."""
+        if self.engine.is_reentry(request):
+            return None
         if is_wait(request):
-            return await self.engine.wait_async(
-                WaitRequest.from_request(request, OWN_PARAMS, max_wait)
-            )
+            return _wait(WaitRequest.from_request(request, OWN_PARAMS, max_wait))
         if request.headers.get("last-event-id") and request.method != "OPTIONS":
-            wanted = WaitRequest.from_last_event(request, max_wait)
-            return _no_run() if wanted is None else await self.engine.wait_async(wanted)
-        answer = self._refusal(request, route)
-        if answer is not None:
-            return answer
+            return _wait(WaitRequest.from_last_event(request, max_wait))
+        refusal = self._refusal(request, route)
+        if refusal is None and self._authorize is None and request.method != "HEAD":
+            return None
+        return self._check_and_serve(request, route, refusal)
+
+    def _check_and_serve(
+        self, request: Request, route: str | None, refusal: Response | None
+    ) -> RequestFlow[Response]:
+        """Refuse a request, or serve it if it is authorized; HEAD as GET without its body."""
+        if refusal is not None:
+            return refusal
         try:
             if self._authorize is not None:
-                verdict = self._authorize(request)
-                if inspect.isawaitable(verdict):
-                    verdict = await verdict
-                _check_verdict(verdict)
+                _check_verdict((yield CallHook(self._authorize, request)))
         except Exception as error:
             return self._answer_refusal(error)
         if request.method != "HEAD":
-            return await self.engine.serve_async(self._registered, request, route)
-        response = await self.engine.serve_async(self._registered, _as_get(request), route)
-        return await strip_body_for_head_async(response, self.engine)
+            response: Response = yield Serve(self._registered, request, route)
+            return response
+        response = yield Serve(self._registered, _as_get(request), route)
+        return (yield from strip_body_for_head(response))
 
     def _answer_refusal(self, error: Exception) -> Response:
         """Return the response that an exception of ``authorize`` stands for, or raise it."""
@@ -200,7 +151,7 @@ class Endpoint:
 
     def _refusal(self, request: Request, route: str | None) -> Response | None:
         """Return the answer to a request that gets no run; a router has checked the method."""
-        if request.method != "OPTIONS" and _is_wait_url(request):
+        if RUN_PARAM in request.url and request.method != "OPTIONS" and _is_wait_url(request):
             # `curl -L -X POST` repeats POST at a 303: each hop would begin another run.
             detail = f"the wait URL is asked by GET, do not repeat {request.method} there"
             return problem_from_http_error(HTTPError(405, detail, {"allow": "GET, HEAD"}))
@@ -309,12 +260,34 @@ def is_wait(request: Request) -> bool:
 
 def _is_wait_url(request: Request) -> bool:
     """Tell whether the URL is the wait URL of a run, whatever the method."""
-    return RUN_PARAM in request.url and RUN_PARAM in request.query and TOKEN_PARAM in request.query
+    return RUN_PARAM in request.query and TOKEN_PARAM in request.query
 
 
-def _no_run() -> Response:
-    """Return what makes a browser stop that comes back: any other run would not be its own."""
-    return Response(status=204, headers=PRIVATE_HEADERS)
+def _wait(wanted: WaitRequest | None) -> RequestFlow[Response]:
+    """Answer at the wait URL.
+
+    None stands for a browser that comes back and whose run is not known: any other run would not be
+    its own. It is answered such that it stops.
+    """
+    if wanted is None:
+        return Response(status=204, headers=PRIVATE_HEADERS)
+    response: Response = yield Wait(wanted)
+    return response
+
+
+def strip_body_for_head(response: Response) -> RequestFlow[Response]:
+    """Return the answer to HEAD: that to GET, without its body.
+
+    A streamed body is made all the same, for its run must end; one of bytes stays, as servers
+    tell its length.
+
+    Raises:
+        Exception: what a streamed body raised.
+    """
+    if isinstance(response.body, bytes):
+        return response
+    yield ReadToEnd(response.body)
+    return Response(status=response.status, headers=response.headers)
 
 
 def _check_verdict(verdict: object) -> None:
@@ -348,7 +321,7 @@ _CORS = (
 )
 
 
-class Proxy:
+class Proxy(FlowHandler):
     """Answers ``GET ?runId=...&token=...`` with the run's own response.
 
     Mount it where ``async_redirect_url`` points. The headers of CORS are added to the response,
@@ -358,21 +331,12 @@ class Proxy:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
-    def handle(
-        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
-    ) -> Response:
-        """Answer in this thread; see ``HTTPHandler.handle``."""
-        answer = _without_run(request) or self.engine.wait(_proxy_wait_request(request, max_wait))
-        return _with_cors(answer)
-
-    async def handle_async(
-        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
-    ) -> Response:
-        """Answer in this task; see ``HTTPHandler.handle_async``."""
-        answer = _without_run(request)
-        if answer is None:
-            answer = await self.engine.wait_async(_proxy_wait_request(request, max_wait))
-        return _with_cors(answer)
+    def answer(self, request: Request, max_wait: float) -> RequestFlow[Response]:
+        """Answer with the run's response, and the headers of CORS."""
+        response = _without_run(request)
+        if response is None:
+            response = yield Wait(_proxy_wait_request(request, max_wait))
+        return _with_cors(response)
 
 
 def _with_cors(answer: Response) -> Response:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 
+from durable_core.api.effects import FlowHandler, RequestFlow, SendEvents
 from durable_core.api.engine import Engine
 from durable_core.codec.records import check_events, parse_events
 from durable_core.errors import (
@@ -27,7 +28,7 @@ __all__ = ["EventsRoute"]
 _ALLOW = "OPTIONS, POST"
 
 
-class EventsRoute:
+class EventsRoute(FlowHandler):
     """Answers ``POST`` of a JSON object or array of events with ``{"ids": [...]}``.
 
     Args:
@@ -51,29 +52,19 @@ class EventsRoute:
         self._key = event_key
         self._source = _source_of(event_key)
 
-    def handle(
-        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
-    ) -> Response:
-        """Answer in this thread; see ``HTTPHandler.handle``."""
+    def answer(self, request: Request, max_wait: float) -> RequestFlow[Response]:
+        """Send the events of the request; answer with their ids, or why there are none."""
         try:
             events = self._accept(request)
             if isinstance(events, Response):
                 return events
-            return _taken(self.engine.send(events, self._source))
-        except (HTTPError, StoreError) as error:
-            return _refused(error)
-
-    async def handle_async(
-        self, request: Request, *, max_wait: float = 25.0, route: str | None = None
-    ) -> Response:
-        """Answer in this task; see ``HTTPHandler.handle_async``."""
-        try:
-            events = self._accept(request)
-            if isinstance(events, Response):
-                return events
-            return _taken(await self.engine.send_async(events, self._source))
-        except (HTTPError, StoreError) as error:
-            return _refused(error)
+            ids: Sequence[str] = yield SendEvents(events, self._source)
+            return Response.json({"ids": list(ids)})
+        except HTTPError as error:
+            return problem_from_http_error(error)
+        except StoreError as error:
+            logger.error("events were refused, the store is unavailable: %s", error)
+            return store_unavailable_response(error)
 
     def _accept(self, request: Request) -> tuple[Event, ...] | Response:
         """Return the events of the request, or an answer that needs none."""
@@ -109,14 +100,3 @@ def _source_of(event_key: str | None) -> str:
     if event_key is None:
         return "public"
     return f"key:{hashlib.sha256(event_key.encode('utf-8', 'replace')).hexdigest()[:32]}"
-
-
-def _taken(ids: Sequence[str]) -> Response:
-    return Response.json({"ids": list(ids)})
-
-
-def _refused(error: HTTPError | StoreError) -> Response:
-    if isinstance(error, HTTPError):
-        return problem_from_http_error(error)
-    logger.error("events were refused, the store is unavailable: %s", error)
-    return store_unavailable_response(error)

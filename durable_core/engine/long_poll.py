@@ -8,7 +8,8 @@ from contextlib import nullcontext
 from typing import Any
 
 from durable_core.errors import StoreError
-from durable_core.flow.effects import AwaitEnd, Effect, ReadResult, drive_async, drive_sync
+from durable_core.flow.driver import drive_async, drive_sync
+from durable_core.flow.effects import AwaitEnd, Effect, ReadResult
 from durable_core.flow.env import AppConfig
 from durable_core.flow.wait import wait_for_result
 from durable_core.flow.wait_url import WaitRequest

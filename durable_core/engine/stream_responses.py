@@ -18,6 +18,7 @@ from durable_core.codec.stream_events import final_of
 from durable_core.engine.runs import RunManager, WorkerParts
 from durable_core.errors import LeaseLost, StoreError
 from durable_core.flow.attempt import Call
+from durable_core.flow.driver import drive_async, drive_sync
 from durable_core.flow.effects import (
     AwaitStream,
     CallUser,
@@ -30,8 +31,6 @@ from durable_core.flow.effects import (
     ReadStream,
     Returned,
     WakeReason,
-    drive_async,
-    drive_sync,
 )
 from durable_core.flow.execution import StoredExecution
 from durable_core.flow.scope import HandlerKind

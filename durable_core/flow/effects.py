@@ -1,4 +1,4 @@
-"""The effects that a flow can request from its runner, and the two drivers.
+"""The effects that a flow can request from its runner.
 
 A flow is a generator: it yields an effect and is resumed with its answer. An effect that several
 flows need is wrapped in a small generator here, so that the answer is typed at one spot and flows
@@ -8,11 +8,9 @@ each generator in between costs time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from types import CoroutineType
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from durable_core.flow.attempt import Call, StepAttempt
@@ -44,7 +42,6 @@ __all__ = [
     "ReadStream",
     "Returned",
     "SendResponse",
-    "SomeEffect",
     "Submit",
     "Unwound",
     "WakeReason",
@@ -54,8 +51,6 @@ __all__ = [
     "call_handler",
     "call_user",
     "drain_steps",
-    "drive_async",
-    "drive_sync",
     "log_error",
     "log_info",
     "log_warning",
@@ -273,16 +268,6 @@ Effect: TypeAlias = (
 Flow: TypeAlias = Generator[Effect, Any, T]
 
 
-class SomeEffect(Protocol):
-    """What the drivers need to know of an effect. The test harness has effects of its own."""
-
-    #: Performing it may block the thread, or takes an await.
-    waits: ClassVar[bool]
-
-
-EffectT = TypeVar("EffectT", bound=SomeEffect)
-
-
 def call_user(inside: StepAttempt | None, call: Call) -> Flow[Outcome]:
     """Call user code."""
     outcome: Outcome = yield CallUser(inside, call)
@@ -352,60 +337,3 @@ def await_stream(for_ms: int) -> Flow[WakeReason]:
     """Wait for more to read."""
     woken: WakeReason = yield AwaitStream(for_ms)
     return woken
-
-
-def drive_sync(
-    flow: Generator[EffectT, Any, T],
-    perform: Callable[[EffectT], Any],
-    lock: AbstractContextManager[object],
-) -> T:
-    """Run the flow in this thread.
-
-    The flow's own code runs under the lock (several threads may drive flows of one run), and so do
-    the effects that do not wait: what one flow decided first is also queued first.
-    """
-    resume: Callable[[Any], EffectT] = flow.send
-    value: Any = None
-    while True:
-        with lock:
-            try:
-                effect = resume(value)
-                while not effect.waits:
-                    try:
-                        value = perform(effect)
-                    except BaseException as error:
-                        effect = flow.throw(error)
-                    else:
-                        effect = flow.send(value)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-        try:
-            value = perform(effect)
-            resume = flow.send
-        except BaseException as error:
-            value = error
-            resume = flow.throw
-
-
-async def drive_async(flow: Generator[EffectT, Any, T], perform: Callable[[EffectT], Any]) -> T:
-    """Run the flow in this task.
-
-    An effect that waits is answered through a coroutine, or by the answer itself if that is there.
-    """
-    resume: Callable[[Any], EffectT] = flow.send
-    value: Any = None
-    while True:
-        try:
-            effect = resume(value)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        try:
-            value = perform(effect)
-            if type(value) is CoroutineType:
-                value = await value
-            resume = flow.send
-        except BaseException as error:
-            value = error
-            resume = flow.throw

@@ -23,7 +23,8 @@ from typing import Any, ClassVar, cast
 
 from durable_core.commit_queue import CommitFuture
 from durable_core.errors import ControlSignal, StoreError
-from durable_core.flow.effects import AwaitDurable, Effect, Flow, Submit, drive_async, drive_sync
+from durable_core.flow.driver import drive_async, drive_sync
+from durable_core.flow.effects import AwaitDurable, Effect, Flow, Submit
 from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.flow.handler import finish_streaming
 from durable_core.http.response import Response

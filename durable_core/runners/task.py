@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from durable_core.commit_queue import CommitFuture
 from durable_core.errors import ControlSignal, LeaseLost, Suspended, WaitInterruptedError
 from durable_core.flow.attempt import Call
+from durable_core.flow.driver import drive_async
 from durable_core.flow.effects import (
     AwaitDurable,
     AwaitReplayTurn,
@@ -36,7 +37,6 @@ from durable_core.flow.effects import (
     SendResponse,
     Submit,
     Unwound,
-    drive_async,
 )
 from durable_core.flow.execution import (
     EVENT_SEQ,

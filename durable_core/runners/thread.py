@@ -17,6 +17,7 @@ from typing import Any
 from durable_core.commit_queue import CommitFuture
 from durable_core.errors import ControlSignal, LeaseLost, StepUsageError, Suspended
 from durable_core.flow.attempt import StepAttempt
+from durable_core.flow.driver import drive_sync
 from durable_core.flow.effects import (
     AwaitDurable,
     AwaitReplayTurn,
@@ -35,7 +36,6 @@ from durable_core.flow.effects import (
     SendResponse,
     Submit,
     Unwound,
-    drive_sync,
 )
 from durable_core.flow.execution import (
     EVENT_SEQ,

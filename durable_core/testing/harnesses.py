@@ -15,7 +15,7 @@ from durable_core.api.durable import Durable
 from durable_core.api.run_info import RunInfo
 from durable_core.api.runs import show_run
 from durable_core.errors import ConfigurationError
-from durable_core.flow.effects import drive_async, drive_sync
+from durable_core.flow.driver import drive_async, drive_sync
 from durable_core.http.response import Response
 from durable_core.model.event import Event
 from durable_core.ports import RunRecord

@@ -9,7 +9,8 @@ from typing import TypeAlias
 
 import pytest
 
-from durable_core.api.endpoint import strip_body_for_head, strip_body_for_head_async
+from durable_core.api.effects import drive, drive_in_task
+from durable_core.api.endpoint import strip_body_for_head
 from durable_core.http.response import Response
 from support.harness import Lab, lab
 
@@ -35,11 +36,11 @@ class Streams:
 
 
 def on_a_loop(response: Response, process: Lab) -> Response:
-    return asyncio.run(strip_body_for_head_async(response, process.durable.engine))
+    return asyncio.run(drive_in_task(strip_body_for_head(response), process.durable.engine))
 
 
 def in_this_thread(response: Response, process: Lab) -> Response:
-    return strip_body_for_head(response, process.durable.engine)
+    return drive(strip_body_for_head(response), process.durable.engine)
 
 
 each_server = pytest.mark.parametrize("ask", [in_this_thread, on_a_loop])

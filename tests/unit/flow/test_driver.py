@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from durable_core.errors import Suspended
-from durable_core.flow.effects import Effect, Flow, Park, Submit, drive_async, drive_sync, park
+from durable_core.flow.driver import drive_async, drive_sync
+from durable_core.flow.effects import Effect, Flow, Park, Submit, park
 from durable_core.ports import Heartbeat
 
 SUBMIT = Submit(Heartbeat(id="p", expires_at=1))

@@ -18,7 +18,8 @@ from durable_core.errors import (
     StoreError,
     Suspended,
 )
-from durable_core.flow.effects import AwaitDurable, Effect, Flow, PendingCommit, Submit, drive_sync
+from durable_core.flow.driver import drive_sync
+from durable_core.flow.effects import AwaitDurable, Effect, Flow, PendingCommit, Submit
 from durable_core.flow.env import AppConfig, Limits, ResolvedOptions
 from durable_core.flow.execution import (
     TRANSITIONS,

@@ -1,0 +1,79 @@
+"""The two drivers of flows: one runs a flow in a thread, one in a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+from types import CoroutineType
+from typing import Any, ClassVar, Protocol, TypeVar
+
+__all__ = ["SomeEffect", "drive_async", "drive_sync"]
+
+T = TypeVar("T")
+
+
+class SomeEffect(Protocol):
+    """What the drivers need to know of an effect. The test harness has effects of its own."""
+
+    #: Performing it may block the thread, or takes an await.
+    waits: ClassVar[bool]
+
+
+EffectT = TypeVar("EffectT", bound=SomeEffect)
+
+
+def drive_sync(
+    flow: Generator[EffectT, Any, T],
+    perform: Callable[[EffectT], Any],
+    lock: AbstractContextManager[object],
+) -> T:
+    """Run the flow in this thread.
+
+    The flow's own code runs under the lock (several threads may drive flows of one run), and so do
+    the effects that do not wait: what one flow decided first is also queued first.
+    """
+    resume: Callable[[Any], EffectT] = flow.send
+    value: Any = None
+    while True:
+        with lock:
+            try:
+                effect = resume(value)
+                while not effect.waits:
+                    try:
+                        value = perform(effect)
+                    except BaseException as error:
+                        effect = flow.throw(error)
+                    else:
+                        effect = flow.send(value)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+        try:
+            value = perform(effect)
+            resume = flow.send
+        except BaseException as error:
+            value = error
+            resume = flow.throw
+
+
+async def drive_async(flow: Generator[EffectT, Any, T], perform: Callable[[EffectT], Any]) -> T:
+    """Run the flow in this task.
+
+    An effect that waits is answered through a coroutine, or by the answer itself if that is there.
+    """
+    resume: Callable[[Any], EffectT] = flow.send
+    value: Any = None
+    while True:
+        try:
+            effect = resume(value)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        try:
+            value = perform(effect)
+            if type(value) is CoroutineType:
+                value = await value
+            resume = flow.send
+        except BaseException as error:
+            value = error
+            resume = flow.throw
