@@ -152,6 +152,35 @@ class Execution:
             accept, a write of the execution: the process held the run then.
     """
 
+    # An object with more than 30 attributes is made at half the speed without these (Python 3.11).
+    __slots__ = (
+        "__weakref__",
+        "_asked",
+        "_attempts",
+        "_outcomes",
+        "_size",
+        "_step_ids",
+        "activity",
+        "answered",
+        "awaited",
+        "checked_at",
+        "due_at_once",
+        "env",
+        "failures",
+        "fault",
+        "followed",
+        "in_flight",
+        "options",
+        "parked",
+        "request",
+        "run",
+        "started_at",
+        "state",
+        "stream",
+        "stream_opener",
+        "tickets",
+    )
+
     def __init__(
         self,
         env: AppConfig,
@@ -270,8 +299,9 @@ class Execution:
     # -- writes -----------------------------------------------------------------------------
 
     def queued(self, ticket: PendingCommit) -> None:
-        """Remember a queued write until it is durable."""
-        self.tickets = (*self.tickets, ticket)
+        """Remember a queued write until it is durable; the queue may have merged it with others."""
+        if ticket not in self.tickets:
+            self.tickets = (*self.tickets, ticket)
 
     def settled(
         self, tickets: tuple[PendingCommit, ...], written: Sequence[CheckpointResult]
@@ -316,6 +346,19 @@ class StoredExecution(Execution):
         crash_count: the durable crash count of the run: a checkpoint that cannot be stored is no
             progress.
     """
+
+    __slots__ = (
+        "_last_completion_no",
+        "consumed_seqs",
+        "crash_count",
+        "handler_chunks",
+        "memos",
+        "owner",
+        "pending",
+        "sent",
+        "stored",
+        "streamed",
+    )
 
     def __init__(
         self,
@@ -494,26 +537,32 @@ def settle(ex: Execution, step_name: str = "") -> Flow[None]:
     ex.settled(tickets, written)
 
 
-def begin(ex: Execution) -> Flow[int | Cancelled]:
+def begin(ex: Execution) -> Flow[tuple[int, int] | Cancelled]:
     """Do what :func:`settle` does, for a step that is about to begin.
 
     Returns:
-        The highest event sequence number, or the cancellation if user code cancels the step.
+        The highest event sequence number and the time, epoch milliseconds; or the cancellation if
+        user code cancels the step.
     """
-    if ex.env.clock.now() - ex.checked_at > _MAX_LEASE_CHECK_AGE:
+    while True:
+        tickets = ex.tickets
+        # A write that is still to be accepted shows that the process holds the run.
+        is_checked = bool(tickets) and not tickets[-1].done
+        try:
+            begun: Begun | Cancelled = yield BeginStep(tickets)
+        except (Exception, LeaseLost) as error:
+            ex.close(_fault(error))
+            raise Suspended from error
+        if isinstance(begun, Cancelled):
+            return begun
+        written, event_seq = begun
+        if tickets:
+            ex.settled(tickets, written)
+        now = ex.env.clock.now()
+        if is_checked or now - ex.checked_at <= _MAX_LEASE_CHECK_AGE:
+            return event_seq, now
         # The process may have been frozen: another one may have gone on with the run meanwhile.
         ex.queued((yield ex.lease_check()))
-    tickets = ex.tickets
-    try:
-        begun: Begun | Cancelled = yield BeginStep(tickets)
-    except (Exception, LeaseLost) as error:
-        ex.close(_fault(error))
-        raise Suspended from error
-    if isinstance(begun, Cancelled):
-        return begun
-    written, event_seq = begun
-    ex.settled(tickets, written)
-    return event_seq
 
 
 def utf8_size(text: str) -> int:

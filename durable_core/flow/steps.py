@@ -196,13 +196,13 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
     inside = StepAttempt(op.name, op.id, ex.next_attempt(), ex)
     ex.in_flight += 1
     try:
-        event_seq = yield from begin(ex)
+        begun = yield from begin(ex)
         ex.check_open()
-        started_at = ex.env.clock.now()
         outcome: Outcome
-        if isinstance(event_seq, Cancelled):
-            outcome, event_seq = event_seq, EVENT_SEQ.get()
+        if isinstance(begun, Cancelled):
+            outcome, event_seq, started_at = begun, EVENT_SEQ.get(), ex.env.clock.now()
         else:
+            event_seq, started_at = begun
             outcome = yield CallUser(inside, call)
         inside.function_ended = True
         if before is not None:

@@ -7,7 +7,7 @@ next phase of a run; this module determines the commands.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import assert_never
 
 from durable_core.codec.json import JSONCodec
@@ -15,6 +15,7 @@ from durable_core.codec.records import dump_error
 from durable_core.errors import HTTPError, NonRetriableError, RetryAfterError, StepError
 from durable_core.machine.retry import RetryPolicy, delay_ms, retry_after_delay_ms
 from durable_core.machine.table import TRANSITIONS, Trigger, next_phase
+from durable_core.model._record import record
 from durable_core.model.decision import (
     BecameIdle,
     Claimed,
@@ -197,7 +198,7 @@ def _failed_attempt(
 # --- advance --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Transition:
     """The next state of a run, and the commands to carry out, in order."""
 

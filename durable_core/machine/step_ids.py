@@ -54,7 +54,14 @@ class StepIds:
             TypeError: the id is not a ``str``.
             ValueError: the id is empty, too long, reserved, or has lone surrogates.
         """
-        id = _check_id(id)
+        if type(id) is not str or not id.isascii() or not 0 < len(id) <= _LONGEST:
+            id = _check_id(id)
+        if id == _RESERVED:
+            raise StepArgumentError(f"the step id {_RESERVED!r} is reserved for the end of the run")
+        if id not in self._owners:
+            self._claim(id, id, branch)
+            self._indexes[id] = 1
+            return id, 0
         # The index is read before the owner: another thread's index then comes with its name.
         index = self._indexes.get(id, 0)
         if self._owners.get(id, branch) is not branch:
@@ -94,8 +101,6 @@ def _check_id(id: object) -> str:
         id = str.__str__(id)
     if not 1 <= len(id) <= _LONGEST:
         raise StepArgumentError(f"a step id must have 1 to {_LONGEST} characters, not {len(id)}")
-    if id == _RESERVED:
-        raise StepArgumentError(f"the step id {_RESERVED!r} is reserved for the end of the run")
     if not id.isascii():
         try:
             id.encode("utf-8")

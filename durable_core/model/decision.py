@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
+from durable_core.model._record import record
 from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
 
 __all__ = [
@@ -56,7 +57,7 @@ class HandoffReason(Enum):
     DRAIN = "drain"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SaveMemo:
     """Make the outcome of a finished op durable, with its last attempt if that failed."""
 
@@ -149,7 +150,7 @@ class Failure:
     response: tuple[int, tuple[tuple[str, str], ...], bytes] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class OpEnded:
     """An op has its result."""
 

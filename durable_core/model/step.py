@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from durable_core.model._record import record
 from durable_core.model.event import StoredEvent
 
 __all__ = ["FailedAttempt", "Memo", "Op", "OpKind", "Pending"]
@@ -40,7 +41,7 @@ class Op:
     kind: OpKind
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Memo:
     """The stored outcome of a finished op, which replay returns.
 

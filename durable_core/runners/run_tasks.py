@@ -61,7 +61,7 @@ class RunTasks:
         loop: asyncio.AbstractEventLoop,
         parked: Mapping[str, ParkedFuture],
         may_suspend: Callable[[], bool],
-        suspend: Callable[[], None],
+        suspend: Callable[[], object],
     ) -> None:
         self.parked = parked
         self.live: set[RunTask] = set()
@@ -72,6 +72,13 @@ class RunTasks:
         self._suspend = suspend
         self._tasks: set[asyncio.Future[Any]] = set()
         self._is_looking = False
+
+    def close(self) -> None:
+        """Never suspend the run from now on: its handler has ended."""
+        # The run refers to this object. If this one kept referring to the run, the memory of each
+        # run would wait for Python's collector of cycles, which is slow.
+        self._may_suspend = _never
+        self._suspend = _never
 
     @coroutine
     def watch(self, code: Coroutine[Any, Any, T], task: RunTask) -> Generator[Any, Any, T]:
@@ -188,6 +195,11 @@ class RunTasks:
             self._call_soon(self._forget_time_out, owner, ticks - 1)
         else:
             owner.fired -= 1
+
+
+def _never() -> bool:
+    """Suspend no run."""
+    return False
 
 
 class RunTask:

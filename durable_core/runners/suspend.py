@@ -152,6 +152,8 @@ class HandlerUnwinder:
         if self._go_on_without is None:
             raise asyncio.CancelledError
         self._go_on_without = None
+        self._is_occupied = _never
+        self.tasks.close()
         if self.parked.futures:  # of tasks that the handler has left behind
             self.parked.cancel_all()
         for timer in (self._limit, self._deadline):
@@ -249,6 +251,11 @@ class HandlerUnwinder:
             self._ex.run.function_id,
             ", ".join(repr(name) for name in self._ex.awaited.values()) or "(none)",
         )
+
+
+def _never() -> bool:
+    """Nothing of a run whose handler has ended keeps it from being suspended."""
+    return False
 
 
 #: Ticks of the loop from one turn to the next. Code that waits for the first of several steps

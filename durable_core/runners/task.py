@@ -115,8 +115,8 @@ class TaskRun:
     # -- the run as its handler sees it -----------------------------------------------------
 
     def current_task(self) -> object:
-        """Return the current task."""
-        return asyncio.current_task()
+        """Return what stands for the current task."""
+        return self._unwinder.tasks.running or asyncio.current_task()
 
     async def drive(self, flow: Flow[Any]) -> Any:
         """Run a flow of a step in the task that awaits it."""
@@ -238,9 +238,11 @@ class TaskRun:
 
     def _begin_step(self, effect: BeginStep) -> Begun | Coroutine[Any, Any, object]:
         tickets: Any = effect.tickets
-        written = self._written_now(tickets) if tickets else ()
-        if tickets and not written:
-            return self._begin_step_later(tickets)
+        written: Sequence[CheckpointResult] = ()
+        if tickets:
+            written = self._written_now(tickets)
+            if not written:
+                return self._begin_step_later(tickets)
         event_seq = self._host.event_watermark.recent_async()
         if isinstance(event_seq, int):
             return written, event_seq
@@ -254,8 +256,11 @@ class TaskRun:
     async def _begin_step_later(
         self, tickets: Sequence[CommitFuture[CheckpointResult]]
     ) -> Begun | Cancelled:
+        queue = self._host.queue
+        written: list[CheckpointResult] = []
         try:
-            written = await self._written_later(tickets)
+            for ticket in tickets:
+                written.append(ticket.result() if ticket.done else await queue.wait_async(ticket))
         except asyncio.CancelledError as error:
             if self._unwinder.ends_parked_steps():
                 raise
@@ -267,22 +272,21 @@ class TaskRun:
         self, tickets: Sequence[CommitFuture[CheckpointResult]]
     ) -> Sequence[CheckpointResult]:
         """Commit here if that is done without waiting; else return nothing."""
-        if self._is_alone:
-            self._host.queue.commit_here()
-            if all(ticket.done for ticket in tickets):
-                return [ticket.result() for ticket in tickets]
-        return ()
+        if self.ex.in_flight > 1 or len(self._host.live) > 1:
+            return ()  # another run or branch can share the commit
+        self._host.queue.commit_here()
+        written = []
+        for ticket in tickets:
+            if not ticket.done:
+                return ()
+            written.append(ticket.result())
+        return written
 
     async def _written_later(
         self, tickets: Sequence[CommitFuture[CheckpointResult]]
     ) -> Sequence[CheckpointResult]:
         queue = self._host.queue
         return [await queue.wait_async(ticket) for ticket in tickets]
-
-    @property
-    def _is_alone(self) -> bool:
-        """True if no other run or branch could share a commit: then a turn of the loop is lost."""
-        return self.ex.in_flight <= 1 and len(self._host.live) == 1
 
     async def _call_user(self, effect: CallUser) -> Outcome:
         token = CURRENT_RUN.set(effect.inside)

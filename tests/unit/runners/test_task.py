@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -592,3 +593,27 @@ def test_timeout_before_a_step_could_begin() -> None:
     with lab(store) as process:
         assert b'"timed out"' == process.call(process.endpoint(handler)).body
     assert {"a": 1, "timed out": 2} == ledger.counts()
+
+
+def test_a_finished_run_leaves_no_cycle_of_references() -> None:
+    """The memory of a run is free at its end, and does not wait for Python's cycle collector."""
+
+    async def handler(request: Request) -> int:
+        return await step.run("one", asyncio.sleep, 0, 1)
+
+    async def count_unreachable() -> int:
+        endpoint = process.endpoint(handler)
+        await endpoint.handle_async(request())  # what is made once
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                await endpoint.handle_async(request())
+            await asyncio.sleep(0.01)
+            return gc.collect()
+        finally:
+            gc.enable()
+            await process.durable.stop_async()
+
+    with lab() as process:
+        assert 0 == asyncio.run(count_unreachable())
