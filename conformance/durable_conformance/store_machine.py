@@ -45,6 +45,7 @@ from durable_conformance.strategies import (
     writes,
 )
 from durable_core.model.step import Pending
+from durable_core.model.stream import StreamPlace
 from durable_core.ports import (
     Checkpoint,
     CheckpointResult,
@@ -226,11 +227,30 @@ class StoreMachine(RuleBasedStateMachine):
         actual = sorted(self.store.matched_waits(owner), key=lambda match: match[:2])
         assert expected == actual
 
-    @rule(app=apps, run_id=run_ids, done=times, outside=st.integers(0, 6), most=st.integers(1, 9))
-    def read_stream(self, app: str, run_id: str, done: int, outside: int, most: int) -> None:
+    @rule(
+        app=apps,
+        run_id=run_ids,
+        done=times,
+        outside=st.integers(0, 6),
+        most=st.integers(1, 300),
+        begin=st.none() | st.tuples(st.integers(0, 6), st.integers(0, 1), st.integers(0, 3)),
+    )
+    def read_stream(
+        self,
+        app: str,
+        run_id: str,
+        done: int,
+        outside: int,
+        most: int,
+        begin: StreamPlace | None,
+    ) -> None:
         """Stored chunks, some at a time."""
-        expected = self.reference.read_stream(app, run_id, done=done, outside=outside, most=most)
-        actual = self.store.read_stream(app, run_id, done=done, outside=outside, most=most)
+        expected = self.reference.read_stream(
+            app, run_id, done=done, outside=outside, most=most, begin=begin
+        )
+        actual = self.store.read_stream(
+            app, run_id, done=done, outside=outside, most=most, begin=begin
+        )
         assert expected == actual
 
     @invariant()

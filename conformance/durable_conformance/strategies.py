@@ -104,6 +104,8 @@ _pieces = st.one_of(
         texts=_texts,
         op_id=st.just("id-step2"),
         attempt=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+        start=st.integers(0, 3),
+        last=st.booleans(),
     ),
     st.builds(ChunkBatch, number=st.integers(0, 20), texts=_texts, start=st.integers(0, 5)),
 )

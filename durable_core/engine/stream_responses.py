@@ -266,7 +266,12 @@ class _Body:
             return store.result(app, effect.run_id)
         cursor = effect.cursor
         stored = store.read_stream(
-            app, effect.run_id, done=cursor.done, outside=cursor.outside, most=effect.most
+            app,
+            effect.run_id,
+            done=cursor.done,
+            outside=cursor.outside,
+            most=effect.most,
+            begin=effect.begin,
         )
         return None if stored is None else self._chunks.share(effect.run_id, stored)
 

@@ -17,7 +17,7 @@ from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.http.response import Response
 from durable_core.machine.stream_cursor import Cursor
 from durable_core.model._record import record
-from durable_core.model.stream import StoredStream
+from durable_core.model.stream import StoredStream, StreamPlace
 from durable_core.ports import CheckpointResult, StoredResult, Write
 
 __all__ = [
@@ -233,12 +233,13 @@ class WakeReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ReadStream:
-    """Read a run's stored stream after a cursor, about ``most`` bytes of it."""
+    """Read a part of a run's stored stream after a cursor; see ``Store.read_stream``."""
 
     waits: ClassVar[bool] = False
     run_id: str
     cursor: Cursor
     most: int
+    begin: StreamPlace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,9 +328,11 @@ def await_end(run_id: str, for_ms: int) -> Flow[bool]:
     return there_was_room
 
 
-def read_stream(run_id: str, cursor: Cursor, most: int) -> Flow[StoredStream | None]:
-    """Look up what is stored of a run's stream."""
-    stored: StoredStream | None = yield ReadStream(run_id, cursor, most)
+def read_stream(
+    run_id: str, cursor: Cursor, most: int, begin: StreamPlace | None = None
+) -> Flow[StoredStream | None]:
+    """Look up a part of what is stored of a run's stream, from the place where it begins."""
+    stored: StoredStream | None = yield ReadStream(run_id, cursor, most, begin)
     return stored
 
 

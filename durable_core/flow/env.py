@@ -38,6 +38,7 @@ class Limits:
             a stream ends once the client has what there is, and the client comes again.
         response_stored: of a response body that is kept for the wait URL.
         crashes: those in a row without a new checkpoint after which a run fails.
+        stream_chunk: of one streamed chunk as JSON.
         stream_step: of what one attempt of a step streams, as JSON.
         stream_run: of all that a run streams and keeps.
     """
@@ -54,6 +55,7 @@ class Limits:
     thread_streams: int = 3
     response_stored: int = 1024 * 1024
     crashes: int = 10
+    stream_chunk: int = 256 * 1024
     stream_step: int = 4 * 1024 * 1024
     stream_run: int = 32 * 1024 * 1024
 

@@ -28,7 +28,7 @@ from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.machine.stream_cursor import FINISHED, Cursor, EventId, catch_up, is_stale
 from durable_core.model.run import Phase
-from durable_core.model.stream import LiveStream, Pushed, RolledBack, StoredStream, Streamed
+from durable_core.model.stream import LiveStream, Pushed, RolledBack, Streamed, StreamPlace
 from durable_core.ports import StoredResult
 
 __all__ = ["Attached", "LogBatch", "LogPosition", "Reader", "StreamLog", "next_part"]
@@ -149,8 +149,8 @@ class Reader:
     """
 
     __slots__ = (
-        *("attached", "cursor", "env", "finished", "from_handoff", "log", "backlog"),
-        *("check_store", "id_prefix", "place", "redirected", "run_id", "sent_metadata"),
+        *("attached", "backlog", "check_store", "cursor", "env", "finished", "from_handoff"),
+        *("id_prefix", "log", "next", "place", "redirected", "run_id", "sent_metadata"),
     )
 
     def __init__(
@@ -177,6 +177,7 @@ class Reader:
         self.redirected = False
         self.finished = False
         self.backlog: _Backlog | None = None
+        self.next: StreamPlace | None = None  # where the next part of the stored stream begins
         self.place: LogPosition | None = LogPosition(0, 0) if attached is not None else None
 
     def stop(self) -> None:
@@ -215,7 +216,7 @@ def _attached_part(reader: Reader, attached: Attached) -> Flow[bytes]:
     """Return the next part of the log, with the response if the run has ended."""
     if reader.log.lease_lost:
         # Whatever comes now comes by the store: what this execution has open is void.
-        reader.attached, reader.backlog, reader.place = None, None, None
+        reader.attached, reader.backlog, reader.place, reader.next = None, None, None, None
         reader.check_store = True
         return (yield from _waiting_part(reader))
     assert reader.place is not None
@@ -305,17 +306,20 @@ _EVERYTHING = 2**62
 
 def _catch_up(reader: Reader) -> Flow[bytes]:
     """Return the next part of the events that the reader has missed."""
-    missed = reader.backlog or (yield from _look_up(reader))
-    if missed is None:
-        reader.finished = True  # pruned
-        return b""
     part = bytearray()
-    for event in missed.events:
-        part += _encode(reader, event)
-        if len(part) >= _MOST_SENT:
-            reader.backlog = missed
-            return bytes(part)
-    reader.backlog = None
+    while True:
+        missed = reader.backlog or (yield from _look_up(reader))
+        if missed is None:
+            reader.finished = True  # pruned
+            return b""
+        for event in missed.events:
+            part += _encode(reader, event)
+            if len(part) >= _MOST_SENT:
+                reader.backlog = missed
+                return bytes(part)
+        reader.backlog = None
+        if part or reader.next is None:
+            break  # else all of it came after the handoff of the attached client
     if missed.place is None:
         if reader.attached is None:
             # Do not continue in the log: it may have chunks of attempts that are over by now.
@@ -332,11 +336,9 @@ def _look_up(reader: Reader) -> Flow[_Backlog | None]:
     """Read the next part of the reader's backlog; None for a pruned run."""
     reader.check_store = False
     place, live = reader.log.snapshot()
-    stored = yield from read_stream(reader.run_id, reader.cursor, _MOST_READ)
+    stored = yield from read_stream(reader.run_id, reader.cursor, _MOST_READ, reader.next)
+    reader.next = None if stored is None else stored.next
     until = _end_of(reader)
-    if until is not None and not _is_before(stored, until):
-        # The client is being detached, and its last events may be at the end of the store.
-        stored = yield from read_stream(reader.run_id, reader.cursor, _EVERYTHING)
     attached = reader.attached is not None
     if stored is None and not attached:
         return None
@@ -356,11 +358,6 @@ def _end_of(reader: Reader) -> Cursor | None:
     """Return the cursor at which the stream of the attached client ends, if that is known."""
     text = reader.log.handoff if reader.attached is not None else None
     return None if text is None else Cursor.load(text)
-
-
-def _is_before(stored: StoredStream | None, until: Cursor) -> bool:
-    """Return whether all of this was committed before the handoff, and there is more."""
-    return stored is not None and stored.more and stored.chunks[-1].number < until.done
 
 
 def _response(reader: Reader) -> Flow[bytes]:

@@ -185,7 +185,7 @@ def catch_up(
         stored: the part of the stored stream after the cursor, read after ``live`` was taken; None
             if the run is not stored.
         live: what this process knows of the stream, if it executes the run; else None.
-        until: yield no event after this position; ``stored`` must then be complete.
+        until: yield no event after this position.
     """
     if stored is not None and live is not None and live.epoch != stored.epoch:
         live = None  # another process has taken the run over
@@ -207,7 +207,7 @@ def catch_up(
             yield from cursor.advance(chunk)
     for attempt, opened in live.attempts.items():
         if opened.op_id not in committed:
-            yield from _chunks(cursor, opened.op_id, attempt, opened.texts, opened.number)
+            yield from _chunks(cursor, opened.op_id, attempt, opened.texts, number=opened.number)
 
 
 def is_stale(live: LiveStream, cursor: Cursor, stored: StoredStream | None) -> bool:
@@ -227,23 +227,27 @@ def is_stale(live: LiveStream, cursor: Cursor, stored: StoredStream | None) -> b
 def _as_of(
     until: Cursor, stored: StoredStream | None, live: LiveStream | None
 ) -> tuple[StoredStream | None, LiveStream]:
-    """Return the stream as of this cursor, without attempts that were rolled back later."""
-    pieces: list[ChunkBatch] = []
-    attempts = {} if live is None else dict(live.attempts)
-    for piece in () if stored is None else stored.chunks:
-        if piece.op_id is None:
-            kept = piece.texts[: max(0, until.outside - piece.start)]
-            pieces.append(replace(piece, texts=kept))
-        elif piece.number <= until.done:
-            pieces.append(piece)
-        elif piece.attempt is not None:
-            attempts[piece.attempt] = OpenAttempt(op_id=piece.op_id, texts=piece.texts)
+    """Return a part of the stream as it was at this cursor.
+
+    Attempts that were open then are open, also those that are stored by now; of one that is void
+    by now only the chunks that the reader has are left.
+    """
     counts = dict(until.open.values())
+    pieces: list[ChunkBatch] = []
+    for piece in () if stored is None else stored.chunks:
+        if piece.op_id is not None and piece.number <= until.done:
+            pieces.append(piece)
+            continue
+        most = until.outside if piece.op_id is None else counts.get(piece.attempt or (0, 0), 0)
+        texts = piece.texts[: max(0, most - piece.start)]
+        if texts:
+            pieces.append(replace(piece, texts=texts, last=False))  # no commit: that came later
     opened = {
-        attempt: replace(each, texts=each.texts[: counts[attempt]])
-        for attempt, each in attempts.items()
-        if attempt in counts
+        attempt: OpenAttempt(op_id=op_id, texts=()) for op_id, (attempt, _) in until.open.items()
     }
+    for attempt, each in ({} if live is None else live.attempts).items():
+        if attempt in counts:
+            opened[attempt] = replace(each, texts=each.texts[: counts[attempt]])
     outside = () if live is None else live.handler_chunks
     then = LiveStream(
         epoch=0 if live is None else live.epoch,
@@ -272,16 +276,25 @@ def _stored(cursor: Cursor, piece: ChunkBatch) -> Iterator[Streamed]:
     if seen is not None and seen[0] != attempt:
         yield from cursor.advance(RolledBack(op_id=op_id, attempt=seen[0]))
     if attempt is not None:
-        yield from _chunks(cursor, op_id, attempt, piece.texts, None)
-    yield from cursor.advance(Committed(op_id=op_id, number=piece.number))
+        yield from _chunks(cursor, op_id, attempt, piece.texts, first=piece.start)
+    if piece.last:
+        yield from cursor.advance(Committed(op_id=op_id, number=piece.number))
 
 
 def _chunks(
-    cursor: Cursor, op_id: str, attempt: Attempt, texts: Sequence[str], number: int | None
+    cursor: Cursor,
+    op_id: str,
+    attempt: Attempt,
+    texts: Sequence[str],
+    *,
+    first: int = 0,
+    number: int | None = None,
 ) -> Iterator[Streamed]:
+    """Yield those of the chunks, of which the first has this index, that the reader lacks."""
     seen = cursor.open.get(op_id)
     start = seen[1] if seen is not None and seen[0] == attempt else 0
-    for index in range(start, len(texts)):
+    for index in range(max(start, first), first + len(texts)):
+        text = texts[index - first]
         yield from cursor.advance(
-            Pushed(text=texts[index], index=index, op_id=op_id, attempt=attempt, number=number)
+            Pushed(text=text, index=index, op_id=op_id, attempt=attempt, number=number)
         )

@@ -17,8 +17,15 @@ __all__ = [
     "Pushed",
     "RolledBack",
     "StoredStream",
+    "StreamPlace",
     "Streamed",
+    "split_texts",
 ]
+
+#: A batch of chunks has at most this many bytes, unless it is a single chunk.
+_MOST_BATCH = 64 * 1024
+#: What a batch counts besides its chunks where bytes bound how many are read at a time.
+_BATCH_OVERHEAD = 100
 
 #: One call of a step's function: the epoch of the run's claim, and a number within it. No two
 #: attempts of a run are the same, and of two attempts of one step the later is the greater.
@@ -66,7 +73,7 @@ Streamed: TypeAlias = Pushed | Committed | RolledBack
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class ChunkBatch:
-    """Chunks of one source, as they are stored.
+    """Consecutive chunks of one source, as they are stored: 64 KiB at most, or a single chunk.
 
     Attributes:
         number: the completion number of the step. Outside steps, that of the last step whose
@@ -74,7 +81,8 @@ class ChunkBatch:
         texts: the chunks as JSON texts. For a step that has pushed nothing, a read returns a batch
             without texts; such a batch is not stored.
         op_id, attempt: the step and its attempt; None outside steps.
-        start: the index of the first chunk; 0 in steps.
+        start: the index of the first chunk.
+        last: no batch of the same step follows; always True outside steps.
     """
 
     number: int
@@ -82,11 +90,51 @@ class ChunkBatch:
     op_id: str | None = None
     attempt: Attempt | None = None
     start: int = 0
+    last: bool = True
 
     @property
     def size(self) -> int:
         """The size of the chunks in bytes."""
-        return sum(len(text) if text.isascii() else len(text.encode()) for text in self.texts)
+        return sum(map(_size, self.texts))
+
+    @property
+    def cost(self) -> int:
+        """Its size and 100 bytes more, so that a read of many empty batches is bounded, too."""
+        return self.size + _BATCH_OVERHEAD
+
+    @property
+    def place(self) -> StreamPlace:
+        """Its place in the stored stream."""
+        return self.number, int(self.op_id is None), self.start
+
+
+#: The place of a batch in the stored stream of its run: its number, then 0 for a step or 1 for code
+#: outside steps, then the index of its first chunk. Batches are in the order of their places.
+StreamPlace: TypeAlias = tuple[int, int, int]
+
+
+def split_texts(texts: Sequence[str]) -> Sequence[tuple[int, tuple[str, ...]]]:
+    """Split chunks into batches of at most 64 KiB; a chunk that is larger is a batch of its own.
+
+    Args:
+        texts: at least one.
+
+    Returns:
+        For each batch the index of its first chunk, and its chunks.
+    """
+    batches: list[tuple[int, tuple[str, ...]]] = []
+    start, size = 0, 0
+    for index, text in enumerate(texts):
+        added = _size(text)
+        if index > start and size + added > _MOST_BATCH:
+            batches.append((start, tuple(texts[start:index])))
+            start, size = index, 0
+        size += added
+    return (*batches, (start, tuple(texts[start:])))
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +144,7 @@ class StoredStream:
     Attributes:
         chunks: the batches of succeeded steps, by completion number, and of the code outside steps
             between them.
-        more: there are further batches.
+        next: the place of the batch after these; None if there is none.
         handoff: the position at which the client was handed off, as the text of a cursor; None if
             it was not handed off, or did not read the stream.
         phase, epoch: those of the run.
@@ -104,11 +152,16 @@ class StoredStream:
     """
 
     chunks: tuple[ChunkBatch, ...]
-    more: bool
+    next: StreamPlace | None
     handoff: str | None
     phase: Phase
     epoch: int
     is_running: bool
+
+    @property
+    def more(self) -> bool:
+        """True if there are further batches."""
+        return self.next is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

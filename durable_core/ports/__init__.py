@@ -13,7 +13,7 @@ from typing import Protocol
 
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
-from durable_core.model.stream import StoredStream, Streamed
+from durable_core.model.stream import StoredStream, Streamed, StreamPlace
 from durable_core.ports.messages import (
     ANY_RUN,
     Cancel,
@@ -202,9 +202,19 @@ class Store(Protocol):
         ...
 
     def read_stream(
-        self, app: str, run_id: str, *, done: int, outside: int, most: int
+        self,
+        app: str,
+        run_id: str,
+        *,
+        done: int,
+        outside: int,
+        most: int,
+        begin: StreamPlace | None = None,
     ) -> StoredStream | None:
         """Return a consistent part of a run's stored stream; None if the run is unknown.
+
+        The memory that it takes is bounded by ``most`` and the size of one batch, however much the
+        run has streamed. A step of many batches is returned in several parts.
 
         Args:
             app, run_id: the run.
@@ -212,7 +222,8 @@ class Store(Protocol):
                 completion number, whether or not they have pushed chunks.
             outside: return chunks from outside steps with this index or a higher one, in whole
                 batches, but none that were stored under a lower number than ``done``.
-            most: add no further batch after this many bytes of chunks.
+            most: add no further batch once the batches cost this much (``ChunkBatch.cost``).
+            begin: return no batch before this place: the ``next`` of the part before.
         """
         ...
 

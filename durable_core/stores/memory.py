@@ -18,7 +18,7 @@ from durable_core.machine.matching import match_keys, wait_matches, with_event_s
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import FailedAttempt, Memo, OpKind, Pending
-from durable_core.model.stream import ChunkBatch, StoredStream
+from durable_core.model.stream import ChunkBatch, StoredStream, StreamPlace
 from durable_core.ports import (
     ANY_RUN,
     Cancel,
@@ -47,7 +47,6 @@ from durable_core.stores.wakeups import PolledWakeups
 __all__ = [
     "MemoryStore",
     "StoredRun",
-    "sort_key",
 ]
 
 
@@ -67,7 +66,7 @@ class StoredRun:
     result: StoredResult | None = None
     memos: dict[int, Memo] = field(default_factory=dict)
     pending: dict[str, Pending] = field(default_factory=dict)
-    chunks: dict[tuple[int, int], ChunkBatch] = field(default_factory=dict)
+    chunks: dict[StreamPlace, ChunkBatch] = field(default_factory=dict)
     failed_attempts: dict[tuple[str, int], FailedAttempt] = field(default_factory=dict)
     handoff: str | None = None
 
@@ -106,7 +105,7 @@ class StoredRun:
             self.run = replace(
                 self.run, phase=state.phase, failures=state.failures, crash_count=state.crash_count
             )
-        self.chunks.update((sort_key(piece), piece) for piece in write.chunks)
+        self.chunks.update((batch.place, batch) for batch in write.chunks)
         self.failed_attempts.update(
             ((each.op_id, each.number), each) for each in write.failed_attempts
         )
@@ -138,18 +137,24 @@ class StoredRun:
             handler_chunks=sum(outside),
         )
 
-    def read_stream(self, done: int, outside: int, most: int) -> StoredStream:
-        """Return what is stored of its stream; see ``ports.Store``."""
-        wanted, size = self._chunks_after(done, outside), 0
-        enough = len(wanted)
-        for index, piece in enumerate(wanted):
-            if size >= most:
-                enough = index
+    def read_stream(
+        self, done: int, outside: int, most: int, begin: StreamPlace | None
+    ) -> StoredStream:
+        """Return a part of its stored stream; see ``ports.Store``."""
+        part: list[ChunkBatch] = []
+        following: StreamPlace | None = None
+        cost = 0
+        for batch in self._batches_after(done, outside):
+            if begin is not None and batch.place < begin:
+                continue
+            if cost >= most:
+                following = batch.place
                 break
-            size += piece.size
+            part.append(batch)
+            cost += batch.cost
         return StoredStream(
-            chunks=tuple(wanted[:enough]),
-            more=enough < len(wanted),
+            chunks=tuple(part),
+            next=following,
             handoff=self.handoff,
             phase=self.run.phase,
             epoch=self.run.epoch,
@@ -162,22 +167,25 @@ class StoredRun:
         steps = max(self.memos, default=0)
         return self.run.epoch, *map(int, flags), len(self.chunks), steps
 
-    def _chunks_after(self, done: int, outside: int) -> list[ChunkBatch]:
+    def _batches_after(self, done: int, outside: int) -> list[ChunkBatch]:
         """Return those of steps and those between, in order."""
-        found = {
-            place: piece
-            for place, piece in self.chunks.items()
-            if piece.op_id is None
-            and piece.number >= done
-            and piece.start + len(piece.texts) > outside
-        }
+        found = [
+            batch
+            for batch in self.chunks.values()
+            if batch.op_id is None
+            and batch.number >= done
+            and batch.start + len(batch.texts) > outside
+        ]
         for memo in self.memos.values():
-            if memo.completion_no > done and memo.ok and memo.op.kind in (OpKind.RUN, OpKind.SEND):
-                nothing = ChunkBatch(number=memo.completion_no, texts=(), op_id=memo.op.id)
-                stored = self.chunks.get((memo.completion_no, -1))
-                piece = nothing if stored is None else replace(stored, op_id=memo.op.id)
-                found[memo.completion_no, -1] = piece
-        return [found[place] for place in sorted(found)]
+            number, op_id = memo.completion_no, memo.op.id
+            if number > done and memo.ok and memo.op.kind in (OpKind.RUN, OpKind.SEND):
+                pushed = [
+                    replace(batch, op_id=op_id)
+                    for batch in self.chunks.values()
+                    if batch.number == number and batch.op_id is not None
+                ]
+                found += pushed or [ChunkBatch(number=number, texts=(), op_id=op_id)]
+        return sorted(found, key=lambda batch: batch.place)
 
     def free(self, now: int, take_overs: int) -> None:
         """Take the run from its owner."""
@@ -186,11 +194,6 @@ class StoredRun:
         self.run = replace(
             run, epoch=run.epoch + take_overs, crash_count=run.crash_count + take_overs
         )
-
-
-def sort_key(piece: ChunkBatch) -> tuple[int, int]:
-    """Return what the pieces of a run are known and ordered by."""
-    return piece.number, piece.start if piece.op_id is None else -1
 
 
 def _copied(pending: Pending) -> Pending:
@@ -288,7 +291,7 @@ class MemoryStore(Store):
         numbers = [*row.memos, *(memo.completion_no for memo in write.memos)]
         if len(set(numbers)) != len(numbers):
             raise StoreError(f"run {write.run_id}: a memo with this number is stored already")
-        places = [*row.chunks, *map(sort_key, write.chunks)]
+        places = [*row.chunks, *(batch.place for batch in write.chunks)]
         if len(set(places)) != len(places):
             raise StoreError(f"run {write.run_id}: chunks with this place are stored already")
         _check_ids(write.events)
@@ -443,11 +446,18 @@ class MemoryStore(Store):
             return None if row is None else row.result or row.run.phase
 
     def read_stream(
-        self, app: str, run_id: str, *, done: int, outside: int, most: int
+        self,
+        app: str,
+        run_id: str,
+        *,
+        done: int,
+        outside: int,
+        most: int,
+        begin: StreamPlace | None = None,
     ) -> StoredStream | None:
         with self._lock:
             row = self._find(app, run_id)
-            return None if row is None else row.read_stream(done, outside, most)
+            return None if row is None else row.read_stream(done, outside, most, begin)
 
     def stream_versions(self, app: str, run_ids: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
         with self._lock:

@@ -16,6 +16,7 @@ from durable_core.model.stream import (
     OpenAttempt,
     Pushed,
     RolledBack,
+    split_texts,
 )
 from durable_core.ports import Checkpoint
 from durable_core.streams.log import LiveAttempt, PrefixView, RunLog
@@ -72,10 +73,15 @@ class Publisher:
         """Take a chunk; nothing, if what it comes from does not count any more.
 
         Raises:
-            LimitExceededError: the step, or the run, would have streamed too much, or too many
-                steps at a time.
+            LimitExceededError: the chunk is too large, the step or the run would have streamed too
+                much, or too many steps would stream at a time.
         """
         size = len(text) if text.isascii() else len(text.encode())
+        if size > self._limits.stream_chunk:
+            raise LimitExceededError(
+                f"a chunk of {size} bytes as JSON is too large; at most "
+                f"{self._limits.stream_chunk} are allowed (Limits.stream_chunk)"
+            )
         with self.log.lock:
             ex = self._ex
             if ex is None or ex.closed or self.log.source is not self:
@@ -143,26 +149,31 @@ class Publisher:
 
     def unsaved(self, memos: Sequence[Memo]) -> tuple[tuple[ChunkBatch, ...], str | None]:
         """Return what a checkpoint with these memos must store, and the cursor of a handoff."""
-        pieces = []
+        pieces: list[ChunkBatch] = []
         with self.log.lock:
             if self._saved_outside < self._durable + len(self._outside):
                 unsaved = self._outside[self._saved_outside - self._durable :]
-                texts = tuple(chunk.text for chunk in unsaved)
-                start, self._saved_outside = self._saved_outside, self._durable + len(self._outside)
-                pieces.append(ChunkBatch(number=self._position, texts=texts, start=start))
+                first, self._saved_outside = self._saved_outside, self._durable + len(self._outside)
+                pieces += [
+                    ChunkBatch(number=self._position, texts=texts, start=first + start)
+                    for start, texts in split_texts([chunk.text for chunk in unsaved])
+                ]
             for memo in memos:
                 self._position = max(self._position, memo.completion_no)
                 attempt = self._attempts.get(memo.op.id)
                 if attempt is not None and memo.ok:
                     attempt.number = memo.completion_no
-                    pieces.append(
+                    pieces += [
                         ChunkBatch(
                             number=memo.completion_no,
-                            texts=tuple(attempt.texts),
+                            texts=texts,
                             op_id=attempt.op_id,
                             attempt=attempt.attempt,
+                            start=start,
+                            last=start + len(texts) == len(attempt.texts),
                         )
-                    )
+                        for start, texts in split_texts(attempt.texts)
+                    ]
             handoff, self._handoff = self._handoff, None
         return tuple(pieces), handoff
 

@@ -19,6 +19,7 @@ from durable_core.model.stream import (
     RolledBack,
     StoredStream,
     Streamed,
+    StreamPlace,
 )
 
 __all__ = ["OPS", "Client", "Trial", "World", "finish", "happenings", "ops"]
@@ -107,11 +108,17 @@ class World:
             self.stored.append(ChunkBatch(number=self.position, texts=texts, start=self.saved))
             self.saved = outside
         self.position = trial.number
-        self.stored.append(
+        self.stored += [
             ChunkBatch(
-                number=trial.number, texts=tuple(trial.texts), op_id=trial.op, attempt=trial.attempt
+                number=trial.number,
+                texts=(text,),
+                op_id=trial.op,
+                attempt=trial.attempt,
+                start=index,
+                last=index + 1 == len(trial.texts),
             )
-        )
+            for index, text in enumerate(trial.texts)
+        ] or [ChunkBatch(number=trial.number, texts=(), op_id=trial.op)]
         self.committed += trial.texts
         self.unpublished.append(trial)
 
@@ -160,17 +167,21 @@ class World:
         opened = {each.op_id: (attempt, len(each.texts)) for attempt, each in live.items()}
         return Cursor(max(published, default=0), self.outside, opened)
 
-    def read(self, done: int, outside: int, most: int) -> StoredStream:
-        """What a store answers: pieces past the cursor, so many at a time."""
+    def read(self, cursor: Cursor, most: int, begin: StreamPlace | None) -> StoredStream:
+        """What a store answers: pieces past the cursor and the place, so many at a time."""
         pieces = [
             piece
             for piece in self.stored
-            if (piece.op_id is not None and piece.number > done)
-            or (piece.op_id is None and piece.start + len(piece.texts) > outside)
+            if (begin is None or piece.place >= begin)
+            and (
+                piece.number > cursor.done
+                if piece.op_id is not None
+                else piece.start + len(piece.texts) > cursor.outside
+            )
         ]
         return StoredStream(
             chunks=tuple(pieces[:most]),
-            more=len(pieces) > most,
+            next=pieces[most].place if len(pieces) > most else None,
             handoff=None,
             phase=Phase.ASYNC,
             epoch=self.epoch,
@@ -204,6 +215,7 @@ class Client:
         self.tentative: dict[str, list[str]] = {}
         self.over: set[str] = set()
         self.follows: tuple[int, int] | None = None
+        self.next: StreamPlace | None = None
 
     def tell(self, event: Streamed, last_id: str) -> None:
         self.last_id = last_id
@@ -233,7 +245,8 @@ class Client:
         place = (world.epoch, len(world.log))
         for action in between:
             world.happen(*action)
-        stored = world.read(self.cursor.done, self.cursor.outside, most)
+        stored = world.read(self.cursor, most, self.next)
+        self.next = stored.next
         for event in catch_up(self.cursor, stored, live, until):
             self.tell(event, self.cursor.dump())
         self.follows = place if self.is_near and not stored.more else None
@@ -267,7 +280,7 @@ class Client:
     def reconnect(self, *, is_near: bool) -> None:
         self.cursor = Cursor.load(self.last_id)
         self.is_near = is_near
-        self.follows = None
+        self.follows = self.next = None
 
 
 ops = st.sampled_from(OPS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -85,8 +86,44 @@ def test_a_long_stream_is_read_in_parts(store: Store) -> None:
     first = _read(store, most=10)
     rest = _read(store, done=first.chunks[-1].number, most=1000)
 
-    assert ([1], True) == ([piece.number for piece in first.chunks], first.more)
-    assert ([2], False) == ([piece.number for piece in rest.chunks], rest.more)
+    assert ([1], (2, 0, 0)) == ([piece.number for piece in first.chunks], first.next)
+    assert ([2], None) == ([piece.number for piece in rest.chunks], rest.next)
+
+
+@requirement("T21")
+def test_a_long_step_is_read_in_parts(store: Store) -> None:
+    """Each part goes on where the one before it ended, in the middle of a step, too."""
+    of_step = [
+        replace(_of_step(1, "1" * 50, "2" * 50), last=False),
+        replace(_of_step(1, "3" * 50), start=2, last=False),
+        replace(_of_step(1, "4" * 50), start=3),
+    ]
+    stream = (*of_step, _outside(1, 1, "5" * 50), _outside(1, 2, "6" * 50))
+    commit(store, replace(created(), chunks=(_outside(0, 0, "0"), *stream)))
+
+    parts: list[Sequence[ChunkBatch]] = []
+    begin = None
+    while not parts or begin is not None:
+        part = store.read_stream("app", "r1", done=0, outside=1, most=200, begin=begin)
+        assert part is not None
+        parts.append(part.chunks)
+        begin = part.next
+
+    assert [stream[:1], stream[1:3], stream[3:]] == parts
+
+
+@requirement("T21")
+def test_steps_without_chunks_are_read_in_parts(store: Store) -> None:
+    """A part is bounded although there is nothing in it."""
+    memos = tuple(memo(number) for number in range(1, 21))
+    commit(store, replace(created(), memos=memos))
+
+    first = _read(store, most=1000)
+    rest = _read(store, done=first.chunks[-1].number, most=10**6)
+
+    assert list(range(1, 11)) == [batch.number for batch in first.chunks]
+    assert list(range(11, 21)) == [batch.number for batch in rest.chunks]
+    assert (None, (11, 0, 0)) == (rest.next, first.next)
 
 
 @requirement("T20")

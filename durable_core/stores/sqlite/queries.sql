@@ -164,32 +164,39 @@ WHERE run_id = ?
 ORDER BY op_id, number
 
 -- insert-chunk-batch --
-INSERT INTO chunk_batch (run_id, number, start, epoch, attempt, count, size, texts)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO chunk_batch (run_id, number, outside, start, epoch, attempt, last, count, size, texts)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- stream-size --
-SELECT coalesce(sum(size), 0), coalesce(sum(count) FILTER (WHERE start >= 0), 0)
+SELECT coalesce(sum(size), 0), coalesce(sum(count) FILTER (WHERE outside), 0)
 FROM chunk_batch
 WHERE run_id = ?
 
 -- stream-run --
 SELECT phase, epoch, owner IS NOT NULL, handoff FROM run WHERE id = ? AND app = ?
 
--- read-stream --
-SELECT step.key & 0xFFFFFF AS number, -1 AS start, step.op_id, chunk_batch.epoch, chunk_batch.attempt,
-       chunk_batch.size, chunk_batch.texts
+-- batches-of-steps --
+-- A step that has pushed nothing is a row without texts. Rows come in order, without a sort: a
+-- reader stops when it has enough, and no text of a later batch was read.
+SELECT step.key & 0xFFFFFF, 0, coalesce(chunk_batch.start, 0), step.op_id, chunk_batch.epoch,
+       chunk_batch.attempt, coalesce(chunk_batch.last, 1), chunk_batch.texts
 FROM run
 CROSS JOIN step
-    ON step.key BETWEEN (run.seq << 24) + :done + 1 AND run.seq << 24 | 0xFFFFFF
+    ON step.key BETWEEN (run.seq << 24) + max(:done + 1, :number) AND run.seq << 24 | 0xFFFFFF
     AND step.ok AND step.kind IN ('run', 'send')
 LEFT JOIN chunk_batch
-    ON chunk_batch.run_id = run.id AND chunk_batch.number = step.key & 0xFFFFFF AND chunk_batch.start = -1
+    ON chunk_batch.run_id = run.id AND chunk_batch.number = step.key & 0xFFFFFF
+    AND chunk_batch.outside = 0
 WHERE run.id = :id
-UNION ALL
-SELECT number, start, NULL, NULL, NULL, size, texts
+  AND (step.key & 0xFFFFFF, 0, coalesce(chunk_batch.start, 0)) >= (:number, :is_outside, :start)
+ORDER BY step.key, chunk_batch.start
+
+-- batches-outside-steps --
+SELECT number, 1, start, NULL, NULL, NULL, 1, texts
 FROM chunk_batch
-WHERE run_id = :id AND number >= :done AND start + count > :outside AND start >= 0
-ORDER BY number, start
+WHERE run_id = :id AND number >= max(:done, :number) AND outside AND start + count > :outside
+  AND (number, 1, start) >= (:number, :is_outside, :start)
+ORDER BY number, outside, start
 
 -- stream-versions --
 SELECT run.id, run.epoch, run.owner IS NOT NULL, run.ended_at IS NOT NULL,

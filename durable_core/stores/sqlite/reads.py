@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
+from heapq import merge
 from typing import Any
 
 from durable_core.errors import StoreError
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
-from durable_core.model.stream import ChunkBatch, StoredStream
+from durable_core.model.stream import ChunkBatch, StoredStream, StreamPlace
 from durable_core.platform import logger
 from durable_core.ports import RunFilter, RunRecord, StoredResult, WorkerRecord
 from durable_core.stores.sqlite.sql import QUERIES
@@ -172,21 +173,21 @@ def pending_of(row: _Row) -> Pending:
 def chunk_batch_row(run_id: str, batch: ChunkBatch) -> _Row:
     """Return the row of ``chunk_batch`` for chunks that were streamed."""
     epoch, attempt = batch.attempt or (None, None)
-    start = batch.start if batch.op_id is None else -1
     texts = "\n".join(batch.texts)  # JSON text that the codec made has no line ends
     count = len(batch.texts)
-    return run_id, batch.number, start, epoch, attempt, count, batch.size, texts
+    return run_id, *batch.place, epoch, attempt, batch.last, count, batch.size, texts
 
 
 def chunk_batch_of(row: _Row) -> ChunkBatch:
-    """Return the chunks of a row of ``stream``; none for a step that has pushed nothing."""
-    number, start, op_id, epoch, attempt, _, texts = row
+    """Return the chunks of a row of ``batches-...``; none for a step that has pushed nothing."""
+    number, _, start, op_id, epoch, attempt, last, texts = row
     return ChunkBatch(
         number=number,
         texts=() if texts is None else tuple(texts.split("\n")),
         op_id=op_id,
         attempt=None if epoch is None else (epoch, attempt),
-        start=max(start, 0),
+        start=start,
+        last=bool(last),
     )
 
 
@@ -271,21 +272,30 @@ def result(db: sqlite3.Connection, app: str, run_id: str) -> StoredResult | Phas
 
 
 def read_stream(
-    db: sqlite3.Connection, app: str, run_id: str, done: int, outside: int, most: int
+    db: sqlite3.Connection,
+    app: str,
+    run_id: str,
+    done: int,
+    outside: int,
+    most: int,
+    begin: StreamPlace | None,
 ) -> StoredStream | None:
-    """Return what is stored of a run's stream, or None; see ``ports.Store``."""
+    """Return a part of a run's stored stream, or None; see ``ports.Store``."""
+    number, is_outside, start = begin or (0, 0, 0)
+    wanted = {"id": run_id, "done": done, "outside": outside}
+    wanted |= {"number": number, "is_outside": is_outside, "start": start}
     db.execute("BEGIN")
     try:
         row = db.execute(QUERIES["stream-run"], (run_id, app)).fetchone()
         if row is None:
             return None
         phase, epoch, held, handoff = row
-        chunks, more = _chunks(db, run_id, done, outside, most)
+        batches, following = _batches(db, wanted, most)
     finally:
         db.execute("ROLLBACK")
     return StoredStream(
-        chunks=chunks,
-        more=more,
+        chunks=batches,
+        next=following,
         handoff=handoff,
         phase=Phase(phase),
         epoch=epoch,
@@ -293,19 +303,26 @@ def read_stream(
     )
 
 
-def _chunks(
-    db: sqlite3.Connection, run_id: str, done: int, outside: int, most: int
-) -> tuple[tuple[ChunkBatch, ...], bool]:
-    """Return the chunks until they are large enough, and whether there are more."""
-    chunks: list[ChunkBatch] = []
-    size = 0
-    wanted = {"id": run_id, "done": done, "outside": outside}
-    for row in db.execute(QUERIES["read-stream"], wanted):
-        if size >= most:
-            return tuple(chunks), True
-        chunks.append(chunk_batch_of(row))
-        size += row[5] or 0
-    return tuple(chunks), False
+def _batches(
+    db: sqlite3.Connection, wanted: Mapping[str, object], most: int
+) -> tuple[tuple[ChunkBatch, ...], StreamPlace | None]:
+    """Return batches until they cost as much as wanted, and the place of the next one."""
+    batches: list[ChunkBatch] = []
+    cost = 0
+    of_steps = db.execute(QUERIES["batches-of-steps"], wanted)
+    outside = db.execute(QUERIES["batches-outside-steps"], wanted)
+    for row in merge(of_steps, outside, key=_place_of_row):
+        if cost >= most:
+            of_steps.close()
+            outside.close()
+            return tuple(batches), _place_of_row(row)
+        batches.append(chunk_batch_of(row))
+        cost += batches[-1].cost
+    return tuple(batches), None
+
+
+def _place_of_row(row: _Row) -> StreamPlace:
+    return row[0], row[1], row[2]
 
 
 def stream_versions(

@@ -106,20 +106,24 @@ CREATE TABLE failed_attempt (
     PRIMARY KEY (run_id, op_id, number)
 ) STRICT, WITHOUT ROWID;
 
--- Chunks that were streamed. Those of a step have its number, and start at -1. Those from outside
--- steps have the number of the last step before them, and start at the index of the first of
--- them. `texts` has one JSON text per line, `size` is in bytes.
+-- Chunks that were streamed, in batches of at most 64 KiB, or a single chunk. Those of a step have
+-- its number. Those from outside steps have the number of the last step before them. `start` is the
+-- index of the first chunk, `last` is 0 while batches of the same step follow. `texts` has one JSON
+-- text per line, `size` is in bytes. The table has rowids because its rows are large: a search in a
+-- table without them loads each row that it compares as a whole.
 CREATE TABLE chunk_batch (
     run_id  TEXT NOT NULL,
     number  INTEGER NOT NULL,
+    outside INTEGER NOT NULL,
     start   INTEGER NOT NULL,
     epoch   INTEGER,
     attempt INTEGER,
+    last    INTEGER NOT NULL,
     count   INTEGER NOT NULL,
     size    INTEGER NOT NULL,
     texts   TEXT NOT NULL,
-    PRIMARY KEY (run_id, number, start)
-) STRICT, WITHOUT ROWID;
+    PRIMARY KEY (run_id, number, outside, start)
+) STRICT;
 
 -- `consumed_seqs` is a JSON array. `matched` is the whole event as JSON, for it outlives the event's row.
 CREATE TABLE pending (

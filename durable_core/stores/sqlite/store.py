@@ -13,7 +13,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from durable_core.errors import StoreError, StoreFullError, StoreReadOnlyError
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
-from durable_core.model.stream import StoredStream
+from durable_core.model.stream import StoredStream, StreamPlace
 from durable_core.ports import (
     ANY_RUN,
     ReapWorkers,
@@ -176,9 +176,16 @@ class SQLiteStore(Store):
         return self._read(reads.result, app, run_id)
 
     def read_stream(
-        self, app: str, run_id: str, *, done: int, outside: int, most: int
+        self,
+        app: str,
+        run_id: str,
+        *,
+        done: int,
+        outside: int,
+        most: int,
+        begin: StreamPlace | None = None,
     ) -> StoredStream | None:
-        return self._read(reads.read_stream, app, run_id, done, outside, most)
+        return self._read(reads.read_stream, app, run_id, done, outside, most, begin)
 
     def stream_versions(self, app: str, run_ids: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
         return self._read(reads.stream_versions, app, run_ids)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from durable_core.model.event import StoredEvent
-from durable_core.model.stream import StoredStream
+from durable_core.model.stream import StoredStream, StreamPlace
 from durable_core.ports import (
     ANY_RUN,
     Cancel,
@@ -257,7 +257,14 @@ class StreamsAtOnce(MemoryStore):
     """Reads streams without regard to how much was asked for."""
 
     def read_stream(
-        self, app: str, run_id: str, *, done: int, outside: int, most: int
+        self,
+        app: str,
+        run_id: str,
+        *,
+        done: int,
+        outside: int,
+        most: int,
+        begin: StreamPlace | None = None,
     ) -> StoredStream | None:
         """Return all of it."""
         return super().read_stream(app, run_id, done=0, outside=0, most=10**9)
@@ -497,10 +504,38 @@ class ForgetsHandoffs(MemoryStore):
     """Does not know where the client of a stream was handed off."""
 
     def read_stream(
-        self, app: str, run_id: str, *, done: int, outside: int, most: int
+        self,
+        app: str,
+        run_id: str,
+        *,
+        done: int,
+        outside: int,
+        most: int,
+        begin: StreamPlace | None = None,
     ) -> StoredStream | None:
-        stored = super().read_stream(app, run_id, done=done, outside=outside, most=most)
+        stored = super().read_stream(
+            app, run_id, done=done, outside=outside, most=most, begin=begin
+        )
         return stored and replace(stored, handoff=None)
+
+
+class LosesParts(MemoryStore):
+    """Takes the next part of a step for the next step."""
+
+    def read_stream(
+        self,
+        app: str,
+        run_id: str,
+        *,
+        done: int,
+        outside: int,
+        most: int,
+        begin: StreamPlace | None = None,
+    ) -> StoredStream | None:
+        """Leave out what is in the middle of a step."""
+        if begin is not None and begin[2] > 0 and begin[1] == 0:
+            begin = (begin[0] + 1, 0, 0)
+        return super().read_stream(app, run_id, done=done, outside=outside, most=most, begin=begin)
 
 
 #: Each mutant by what it gets wrong: (subject, the requirements that must fail for it).
@@ -529,6 +564,7 @@ MUTANTS: dict[str, tuple[MemorySubject | SQLiteSubject, tuple[str, ...]]] = {
     "makes_new_secrets": (Mutant(NewSecrets), ("T15",)),
     "drops_chunks": (Mutant(DropsChunks), ("T20",)),
     "streams_at_once": (Mutant(StreamsAtOnce), ("T21",)),
+    "loses_parts": (Mutant(LosesParts), ("T21",)),
     "commits_piecemeal": (SQLiteSubject(_Piecemeal), ("T22",)),
     "forks_its_data": (_Forking(MemoryStore), ("T18", "T19")),
     "numbers_early": (_Shared(NumbersEarly), ("T23",)),

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import tracemalloc
 import weakref
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,12 +28,13 @@ from durable_core.flow.effects import CallUser, Raised, Returned
 from durable_core.flow.env import AppConfig
 from durable_core.flow.stream_reader import Reader
 from durable_core.model.run import Phase
-from durable_core.model.stream import ChunkBatch, LiveStream, OpenAttempt, StoredStream
+from durable_core.model.stream import ChunkBatch, LiveStream, OpenAttempt, StoredStream, split_texts
 from durable_core.platform import SystemIds
-from durable_core.ports import Store
+from durable_core.ports import Store, StoredResult
 from durable_core.runners.live import Waiters
 from durable_core.runners.thread_pool import DaemonThreadPool
 from durable_core.stores.memory import MemoryStore
+from durable_core.stores.sqlite import SQLiteStore
 from durable_core.streams.log import RunLog
 from support.harness import FakeClock
 
@@ -215,7 +219,7 @@ def test_what_many_read_is_in_memory_once() -> None:
     def stored() -> StoredStream:
         batch = ChunkBatch(number=1, texts=("1",), op_id="a" * 40, attempt=(1, 1))
         return StoredStream(
-            chunks=(batch,), more=False, handoff=None, phase=Phase.ASYNC, epoch=1, is_running=True
+            chunks=(batch,), next=None, handoff=None, phase=Phase.ASYNC, epoch=1, is_running=True
         )
 
     shared = SharedChunks()
@@ -318,3 +322,40 @@ def test_a_function_that_fails() -> None:
 
     assert isinstance(outcome, Raised)
     assert "7" == str(outcome.error)
+
+
+def test_readers_that_do_not_read_keep_one_part_each(tmp_path: Path) -> None:
+    """100 readers of a step of 4 MiB: a reader has at most a part and its batches in memory."""
+    store = SQLiteStore(tmp_path / "store.db")
+    store.open()
+    texts = [f'"{number:04}{"x" * 8_186}"' for number in range(512)]  # 8 KiB each: 4 MiB
+    batches = tuple(
+        ChunkBatch(
+            number=1, texts=part, op_id="id-step1", attempt=(1, 1), start=start, last=start == 504
+        )
+        for start, part in split_texts(texts)
+    )
+    result = StoredResult(
+        phase=Phase.COMPLETED, head='{"status":200,"headers":[]}', body=b"", ended_at=1
+    )
+    commit(store, replace(created(), chunks=batches, result=result))
+
+    async def main() -> int:
+        host = Host()
+        host.store = store
+        bodies = [async_body(host) for _ in range(100)]
+        tracemalloc.start()
+        parts = [[await anext(body) for body in bodies] for _ in range(2)]  # the metadata, then one
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert all(len(part) < 80_000 for part in parts[1])
+        whole = b"".join([part async for part in bodies[0]])
+        assert whole.count(b"event: inngest.stream") == 512 - 8
+        for body in bodies:
+            await body.aclose()
+        return peak
+
+    peak = asyncio.run(main())
+    store.close()
+
+    assert peak < 100 * 250_000

@@ -45,7 +45,7 @@ from support.streams import described
 A, B = hash_step_id("a"), hash_step_id("b")
 ENV = AppConfig(app="app", clock=FakeClock(5), ids=SystemIds(), secrets=lambda: (b"s" * 32,))
 STORED = StoredStream(
-    chunks=(), more=False, handoff=None, phase=Phase.ASYNC, epoch=1, is_running=True
+    chunks=(), next=None, handoff=None, phase=Phase.ASYNC, epoch=1, is_running=True
 )
 ATTACHED = Attached(options=ResolvedOptions(key="it"), request=request("/it?x=1"))
 
@@ -152,7 +152,7 @@ def test_a_run_that_ends_while_the_store_is_read() -> None:
 
 def test_a_long_stream_is_caught_up_in_parts() -> None:
     """Where the store has more, the reader asks again from where it is."""
-    first = replace(STORED, chunks=(ChunkBatch(number=1, texts=(), op_id=A),), more=True)
+    first = replace(STORED, chunks=(ChunkBatch(number=1, texts=(), op_id=A),), next=(2, 0, 0))
     second = replace(STORED, chunks=(ChunkBatch(number=2, texts=(), op_id=B),))
     world = World(first, second)
 
@@ -276,27 +276,27 @@ def test_the_attached_client_is_let_go() -> None:
 
 
 def test_a_client_that_is_let_go_is_caught_up_in_parts() -> None:
-    """As far as it is about what was committed before the handoff; the rest is read at once."""
+    """What was open at the handoff has come to an end in the store: its chunks are sent alone."""
     steps = [hash_step_id(name) for name in ("a", "b", "never", "let go")]
     pieces = [
         ChunkBatch(number=number, texts=(str(number),), op_id=op_id, attempt=(1, number))
         for number, op_id in enumerate(steps, 1)
     ]
-    log = Scripted(None, None, LogBatch((), 9, finished=True))
+    log = Scripted(None, None, None, LogBatch((), 9, finished=True))
     log.handoff = f"2.0;{steps[3]}:1.4:1"
     world = World(
-        replace(STORED, chunks=(pieces[0],), more=True),
-        replace(STORED, chunks=(pieces[1],), more=True),
-        replace(STORED, chunks=tuple(pieces[1:])),
+        replace(STORED, chunks=(pieces[0],), next=(2, 0, 0)),
+        replace(STORED, chunks=(pieces[1],), next=(3, 0, 0)),
+        replace(STORED, chunks=(pieces[2],), next=(4, 0, 0)),
+        replace(STORED, chunks=(pieces[3],)),
     )
 
-    told = world.parts(reader_of(log, attached=ATTACHED), 4)
+    told = world.parts(reader_of(log, attached=ATTACHED), 5)
 
     last = f"{steps[3]}: 4"
     assert ["meta", "a: 1", "commit a", "b: 2", "commit b", last, "end"] == told
-    most = [ask.most for ask in world.asked if isinstance(ask, ReadStream)]
-    assert most[0] == most[1] < most[2]
-    assert 3 == len(most)
+    begins = [ask.begin for ask in world.asked if isinstance(ask, ReadStream)]
+    assert [None, (2, 0, 0), (3, 0, 0), (4, 0, 0)] == begins
 
 
 def test_from_handoff_waits_for_it() -> None:

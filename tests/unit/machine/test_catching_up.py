@@ -193,5 +193,5 @@ def test_a_copy_counts_while_it_is_as_far_as_the_reader() -> None:
 
 def _stored(*pieces: ChunkBatch, epoch: int, held: bool) -> StoredStream:
     return StoredStream(
-        chunks=pieces, more=False, handoff=None, phase=Phase.ASYNC, epoch=epoch, is_running=held
+        chunks=pieces, next=None, handoff=None, phase=Phase.ASYNC, epoch=epoch, is_running=held
     )

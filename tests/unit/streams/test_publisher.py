@@ -287,3 +287,33 @@ def test_only_so_many_steps_stream_at_a_time() -> None:
 
     assert 3000 < longest_id < 4096
     assert 64 == len(publisher.live().attempts)
+
+
+def test_what_a_step_pushed_is_saved_in_batches() -> None:
+    """No batch has more than 64 KiB; the last one says that it is the last."""
+    publisher = publisher_of(execution())
+    attempt = inside()
+    for _ in range(10):
+        publisher.push(attempt, "1" * 30_000)
+        publisher.push(None, "2" * 30_000)
+
+    batches, _ = publisher.unsaved((done(1),))
+
+    of_step = [batch for batch in batches if batch.op_id is not None]
+    outside = [batch for batch in batches if batch.op_id is None]
+    assert [False] * 4 + [True] == [batch.last for batch in of_step]
+    assert [0, 2, 4, 6, 8] == [batch.start for batch in of_step]
+    assert [0, 2, 4, 6, 8] == [batch.start for batch in outside]
+    assert max(batch.size for batch in batches) <= 64 * 1024
+
+
+def test_a_chunk_that_is_too_large_is_refused() -> None:
+    """It names the limit, and the stream goes on without it."""
+    publisher = publisher_of(execution())
+
+    with pytest.raises(LimitExceededError, match=r"262145 .*stream_chunk"):
+        publisher.push(inside(), "1" * (256 * 1024 + 1))
+    publisher.push(inside(), "1" * (256 * 1024))
+
+    [opened] = publisher.live().attempts.values()
+    assert 1 == len(opened.texts)

@@ -270,10 +270,10 @@ class Elsewhere:
             assert isinstance(ask, ReadStream)
             for action in between:
                 self.world.happen(*action)
-            answer = self._stored(ask.cursor, most)
+            answer = self._stored(ask, most)
 
-    def _stored(self, cursor: Cursor, most: int) -> StoredStream:
-        return self.world.read(cursor.done, cursor.outside, most)
+    def _stored(self, ask: ReadStream, most: int) -> StoredStream:
+        return self.world.read(ask.cursor, most, ask.begin)
 
     def _get(self, part: bytes) -> None:
         for event in self.decoder.feed(part):
