@@ -137,6 +137,7 @@ class Execution:
         due_at_once: the handler was stopped although it could go on.
         in_flight: how many step functions are running.
         parked: ids of ops that wait for their time.
+        unawaited: ops that the handler has asked for and not begun to await, by op id.
         awaited: names of all steps that have been parked, by op id. Only these make a suspended
             run due, not what an older version of the code asked for.
         activity: counts what happened; unchanged means nothing did.
@@ -179,6 +180,7 @@ class Execution:
         "stream",
         "stream_opener",
         "tickets",
+        "unawaited",
     )
 
     def __init__(
@@ -198,6 +200,7 @@ class Execution:
         self.due_at_once = False
         self.in_flight = 0
         self.parked: set[str] = set()
+        self.unawaited: dict[str, Op] = {}
         self.awaited: dict[str, str] = {}
         self.activity = 0
         self.failures = 0
@@ -267,6 +270,7 @@ class Execution:
             raise LimitExceededError(
                 f"step {name!r} is one more than the {self.env.limits.steps} steps a run may have"
             )
+        self.unawaited[op.id] = op
         return op
 
     def next_attempt(self) -> Attempt:

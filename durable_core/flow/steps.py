@@ -71,6 +71,8 @@ def run_step(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
     if is_known or ex.state is not ExecutionState.RUNNING:
         memo = yield from _replayed(ex, op)
     else:
+        if op.id in ex.unawaited:
+            del ex.unawaited[op.id]
         ex.activity += 1
     while memo is None:
         pending = ex.pending.get(op.id)
@@ -151,6 +153,7 @@ def _event_id(ex: StoredExecution, op: Op, index: int) -> str:
 
 def _replayed(ex: StoredExecution, op: Op) -> Flow[Memo | None]:
     """Return the memo of an op, in its turn; None if the op has not finished."""
+    ex.unawaited.pop(op.id, None)
     ex.check_open()
     ex.activity += 1
     while ex.stopping:

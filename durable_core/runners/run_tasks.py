@@ -15,7 +15,7 @@ import inspect
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
 from contextvars import ContextVar
-from types import CoroutineType, GeneratorType, coroutine
+from types import CodeType, CoroutineType, GeneratorType, coroutine
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -49,6 +49,7 @@ class RunTasks:
         parked: the parked steps, by op id.
         may_suspend: tells whether steps are parked and no other call of a step is in progress.
         suspend: called when, besides, every task waits for parked steps; maybe more than once.
+        step_code: of the coroutine of a step, by which one is known.
 
     Attributes:
         live: the tasks whose code runs or waits.
@@ -62,6 +63,7 @@ class RunTasks:
         parked: Mapping[str, ParkedFuture],
         may_suspend: Callable[[], bool],
         suspend: Callable[[], object],
+        step_code: CodeType,
     ) -> None:
         self.parked = parked
         self.live: set[RunTask] = set()
@@ -70,7 +72,9 @@ class RunTasks:
         self._loop = loop
         self._may_suspend = may_suspend
         self._suspend = suspend
-        self._tasks: set[asyncio.Future[Any]] = set()
+        self._step_code = step_code
+        self._tasks: dict[asyncio.Future[Any], Any] = {}  # and the coroutines that they run
+        self._cancelled_steps = 0  # in tasks that ended before they began
         self._is_looking = False
 
     def close(self) -> None:
@@ -116,13 +120,45 @@ class RunTasks:
 
     def add(self, task: asyncio.Future[Any], code: Coroutine[Any, Any, Any]) -> None:
         """Note a task that the run has started, and the coroutine that it was started with."""
-        self._tasks.add(task)
+        self._tasks[task] = code
 
         def ended(task: asyncio.Future[Any]) -> None:
-            self._tasks.discard(task)
+            self._cancelled_steps += self._is_new_step(code)
+            del self._tasks[task]
             code.close()  # if it was cancelled before it began
 
         task.add_done_callback(ended, context=contextvars.Context())
+
+    # -- steps that nobody waits for --------------------------------------------------------
+
+    def unneeded_steps(self) -> int:
+        """Return how many steps of tasks have not begun, and need not.
+
+        Their tasks were cancelled, which was the handler's decision, or would do nothing but wait.
+        """
+        unneeded = (
+            self._is_new_step(code) and (_is_over(task) or _only_waits(code))
+            for task, code in self._tasks.items()
+        )
+        return self._cancelled_steps + sum(unneeded)
+
+    def steps_in_progress(self) -> list[str]:
+        """Return the steps that are in progress in tasks, such as ``step.run('a')``.
+
+        Those of tasks that have been cancelled, or that do nothing but wait, do not count.
+        """
+        return [
+            each.__qualname__
+            for run_task in self.live
+            if run_task.task is not None and not _is_over(run_task.task)
+            for each in _await_chain(run_task.code)
+            if each.cr_code is self._step_code and not _only_waits(run_task.code)
+        ]
+
+    def _is_new_step(self, code: Any) -> bool:
+        """Tell whether a coroutine is that of a step, and has not begun and not ended."""
+        is_step = getattr(code, "cr_code", None) is self._step_code
+        return is_step and inspect.getcoroutinestate(code) == inspect.CORO_CREATED
 
     # -- are all waiting for steps? ---------------------------------------------------------
 
@@ -207,6 +243,7 @@ class RunTask:
 
     Attributes:
         parent: the task that has started it; None for the handler's own.
+        task: the task itself; None for the handler's own.
         code: the coroutine that it runs.
         awaited: the future that this has last waited for.
         time_outs: the timers of the time-outs that are set around what it does now.
@@ -215,6 +252,7 @@ class RunTask:
     """
 
     parent: RunTask | None = None
+    task: asyncio.Future[Any] | None = None
     code: object = None
     awaited: object = None
     time_outs: tuple[asyncio.TimerHandle, ...] = ()
@@ -257,6 +295,19 @@ def _await_chain(code: object) -> Iterator[CoroutineType[Any, Any, Any]]:
             code = code.gi_yieldfrom
         else:
             return
+
+
+def _only_waits(code: object) -> bool:
+    """Tell whether the coroutine of a task is a step that waits, maybe for a limited time."""
+    for each in _await_chain(code):
+        if each.cr_code is not asyncio.wait_for.__code__:
+            return each.__qualname__.startswith(("step.sleep", "step.wait_for_"))
+    return False
+
+
+def _is_over(task: asyncio.Future[Any]) -> bool:
+    """Tell whether a task has ended, or has been cancelled and is about to."""
+    return task.done() or (isinstance(task, asyncio.Task) and task.cancelling() > 0)
 
 
 def _task_groups() -> tuple[type, ...]:
@@ -307,6 +358,7 @@ def _watch_tasks(loop: asyncio.AbstractEventLoop) -> None:
         watched = _in_task(tasks.watch(code, run_task))
         _copy_name(code, watched)
         task = make(loop, watched, **options)
+        run_task.task = task
         tasks.add(task, code)
         return task
 

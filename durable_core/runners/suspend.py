@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from heapq import heappop, heappush
+from types import CodeType
 
 from durable_core.flow.effects import Outcome, Raised, Unwound
 from durable_core.flow.execution import Execution
@@ -91,6 +92,7 @@ class HandlerUnwinder:
         ex: the execution.
         loop: where it runs.
         is_occupied: tells whether the run does something besides waiting in parked steps.
+        step_code: of the coroutine of a step.
     """
 
     def __init__(
@@ -99,13 +101,14 @@ class HandlerUnwinder:
         ex: Execution,
         loop: asyncio.AbstractEventLoop,
         is_occupied: Callable[[], bool],
+        step_code: CodeType,
     ) -> None:
         self._host = host
         self._ex = ex
         self._loop = loop
         self._is_occupied = is_occupied
         self.parked = ParkedSteps(loop, ex.env.clock)
-        self.tasks = RunTasks(loop, self.parked.futures, self._may_suspend, self.unwind)
+        self.tasks = RunTasks(loop, self.parked.futures, self._may_suspend, self.unwind, step_code)
         self._task: asyncio.Task[object] | None = None
         self._go_on_without: Callable[[], None] | None = None  # None while no handler runs
         self._begun = False

@@ -15,7 +15,13 @@ from types import CodeType, CoroutineType
 from typing import Any, TypeVar
 
 from durable_core.commit_queue import CommitFuture
-from durable_core.errors import ControlSignal, LeaseLost, Suspended, WaitInterruptedError
+from durable_core.errors import (
+    ControlSignal,
+    LeaseLost,
+    StepUsageError,
+    Suspended,
+    WaitInterruptedError,
+)
 from durable_core.flow.attempt import Call
 from durable_core.flow.driver import drive_async
 from durable_core.flow.effects import (
@@ -98,7 +104,9 @@ class TaskRun:
         self._reply = reply
         self._loop = loop or asyncio.get_running_loop()
         self._replay_order: ReplayOrder | None = None  # made when it is first needed
-        self._unwinder = HandlerUnwinder(host, ex, self._loop, self._is_occupied)
+        self._unwinder = HandlerUnwinder(
+            host, ex, self._loop, self._is_occupied, TaskRun.drive.__code__
+        )
         self._parked = self._unwinder.parked
         self._steps = 0  # calls of steps that are in progress and not parked
         self._interrupted: WaitInterruptedError | None = None
@@ -126,6 +134,9 @@ class TaskRun:
                 raise self._interrupted
             return await drive_async(flow, self.perform)
         except Suspended:
+            if self._unwinder.handler_has_ended:  # a task that the handler has left behind
+                self._warn_late_step()
+                raise asyncio.CancelledError from None
             self._refused_steps += 1
             if self._refused_steps > MAX_REFUSED_STEPS:
                 await asyncio.sleep(REFUSED_STEP_DELAY)
@@ -370,6 +381,8 @@ class TaskRun:
             outcome = self._unwinder.cut_short(error)
         finally:
             CURRENT_RUN.reset(token)
+        if self.ex.unawaited or self._steps or self._parked.futures:
+            outcome = self._refuse_unawaited(outcome)
         if self._interrupted is not None and not isinstance(outcome, Unwound):
             # gather(), a task group or anyio may have made something else of it.
             outcome = Raised(self._interrupted)
@@ -377,6 +390,37 @@ class TaskRun:
         if isinstance(ended, Unwound):
             await _take_cancellation()
         return ended
+
+    def _refuse_unawaited(self, outcome: Outcome | Unwound) -> Outcome | Unwound:
+        """Make a failure of a handler that has ended before a step that it has called.
+
+        Another error that it raised counts, unless it may come from a coroutine taken for a result.
+        """
+        error = outcome.error if isinstance(outcome, Raised) else None
+        if not isinstance(outcome, Returned) and not isinstance(error, (TypeError, AttributeError)):
+            return outcome
+        tasks, unawaited = self._unwinder.tasks, self.ex.unawaited
+        steps: list[str] = []
+        if len(unawaited) > tasks.unneeded_steps():
+            steps = [f"step {op.name!r}" for op in unawaited.values()]
+        elif error is None:
+            steps = tasks.steps_in_progress()
+        if not steps:
+            return outcome
+        refused = StepUsageError(
+            f"the handler has ended before {', '.join(steps)}: write 'await' before the call of a "
+            "step; if it is in a task, await that task, or cancel it"
+        )
+        refused.__cause__ = error
+        return Raised(refused)
+
+    def _warn_late_step(self) -> None:
+        if self.ex.run.phase is Phase.COMPLETED:
+            run_logger(self.ex.run.id, self.ex.run.function_id).warning(
+                "a task that the handler of %s has left behind asks for a step after the end of "
+                "the run; the step is not done: await the task in the handler",
+                self.ex.run.function_id,
+            )
 
     def _handler_raised(self, error: Exception) -> Outcome | Unwound:
         if is_crash(error):

@@ -220,6 +220,13 @@ class ThreadRun:
             if not isinstance(outcome, Unwound):
                 self._warn_swallowed()
             return Unwound()
+        if self.ex.in_flight and isinstance(outcome, Returned):
+            return Raised(
+                StepUsageError(
+                    "the handler has returned while a thread of it still runs a step; wait for the "
+                    "end of that thread"
+                )
+            )
         return outcome
 
     def _call_handler(self) -> Outcome | Unwound:

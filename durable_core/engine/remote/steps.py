@@ -27,6 +27,7 @@ _IDLE = 8
 
 def ask_for_step(ex: RemoteExecution, op: Op, flow: Flow[T]) -> Flow[T]:
     """Take part in the order of the steps for as long as the handler waits for this one."""
+    ex.unawaited.pop(op.id, None)
     ex.order.ask(op.id)
     try:
         return (yield from flow)
