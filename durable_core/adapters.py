@@ -42,6 +42,7 @@ from durable_core.adapter.server import (
 from durable_core.api.adapter import AppAdapter, EndpointAdapter, EngineLifecycle, HTTPHandler
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.routing import Application, Routes
+from durable_core.stop_notice import StopNotice
 
 __all__ = [
     "BACKLOG",
@@ -61,6 +62,7 @@ __all__ = [
     "Routes",
     "RunningServer",
     "Server",
+    "StopNotice",
     "authority_of",
     "bind",
     "check_max_connections",

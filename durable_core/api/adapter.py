@@ -30,6 +30,10 @@ class EngineLifecycle(Protocol):
         """Start working in this process; see ``Durable.start``."""
         ...
 
+    def drain(self) -> None:
+        """Hand every client on that waits here, and go on working; see ``Durable.drain``."""
+        ...
+
     def stop(self, timeout: float) -> None:
         """Stop, and block for up to ``timeout`` seconds; see ``Durable.stop``."""
         ...

@@ -203,6 +203,18 @@ class Durable(Generic[AppT]):
         """
         self.engine.start()
 
+    def drain(self) -> None:
+        """Hand every client on that waits in this process; its runs go on. Does not block long.
+
+        For servers that wait for open requests before they stop. Clients at wait URLs are
+        redirected there again, event streams end, and clients in the middle of a run are handed
+        off. From now on clients at wait URLs are held for a moment only. A process that was drained
+        should be stopped soon.
+
+        May be called from any thread, but not from a signal handler: it takes locks.
+        """
+        self.engine.drain()
+
     def stop(self, timeout: float = 10.0) -> None:
         """Hand clients off, wait for steps in flight, give runs back. Does nothing if stopped.
 
@@ -222,10 +234,16 @@ class Durable(Generic[AppT]):
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
-        """Start and stop with an ASGI application: ``Starlette(lifespan=durable.lifespan)``."""
+        """Start and stop with an ASGI application: ``Starlette(lifespan=durable.lifespan)``.
+
+        Between the two, :meth:`drain` is called as soon as the server is asked to stop.
+        """
+        from durable_core.stop_notice import StopNotice
+
         self.start()
         try:
-            yield
+            with StopNotice(self.drain):
+                yield
         finally:
             await self.stop_async()
 

@@ -160,6 +160,12 @@ class EmbeddedEngine:
         if loop is not None:
             worker.loops.adopt(loop)
 
+    def drain(self) -> None:
+        """Hand every client on that waits in this process."""
+        worker = self.worker
+        if worker is not None:
+            worker.drain()
+
     def stop(self, timeout: float) -> None:
         """Hand clients off, wait for steps in flight, give leases back, close the store."""
         worker = self._worker

@@ -81,7 +81,7 @@ class LongPoll:
             return False
         try:
             if self._running(effect.run_id):
-                ended.wait(effect.for_ms / 1000)
+                ended.wait(self._waiters.hold_time(effect.for_ms / 1000))
         finally:
             self._waiters.remove(effect.run_id, ended.set)
         return True
@@ -101,7 +101,8 @@ class LongPoll:
             return False
         try:
             if await self._reads.wait(self._running, effect.run_id):
-                await asyncio.wait((ended,), timeout=effect.for_ms / 1000)
+                seconds = self._waiters.hold_time(effect.for_ms / 1000)
+                await asyncio.wait((ended,), timeout=seconds)
         finally:
             self._waiters.remove(effect.run_id, wake)
         return True

@@ -114,6 +114,12 @@ class Worker:
             raise
         logger.info("%s started in process %d with %r", self.env.app, self.pid, self.store)
 
+    def drain(self) -> None:
+        """Hand every client on; the runs go on."""
+        for live in self.live.all():
+            live.detach(HandoffReason.DRAIN)
+        self.waiters.release_all()
+
     def stop(self, timeout: float) -> None:
         """Suspend all runs in good order, for up to ``timeout`` seconds; then release them."""
         self.stopping = True

@@ -12,6 +12,10 @@ from durable_core.model.event import StoredEvent
 
 __all__ = ["ActiveRun", "ActiveRuns", "Waiters"]
 
+#: Seconds for which a client is held that comes after all were released. Its server may still
+#: accept connections for a moment: without a pause a redirected client would use up its redirects.
+_PAUSE = 0.3
+
 
 class ActiveRun(Protocol):
     """A run whose handler is live. All methods may be called from any thread."""
@@ -121,10 +125,7 @@ class Waiters:
         return self._count
 
     def add(self, run_id: str, wake: Callable[[], None]) -> bool:
-        """Register ``wake`` for the end of the run; False if too many clients wait already.
-
-        After :meth:`release_all`, ``wake`` is called at once.
-        """
+        """Register ``wake`` for the end of the run; False if too many clients wait already."""
         with self._lock:
             of_run = len(self._wakers.get(run_id, ()))
             if self._count >= self._most or of_run >= self._most_of_run:
@@ -132,10 +133,7 @@ class Waiters:
             self._count += 1
             self._wakers.setdefault(run_id, []).append(wake)
             first = self._count == 1
-            released = self._released
-        if released:
-            wake()
-        elif first:
+        if first:
             self._attend()
         return True
 
@@ -167,8 +165,12 @@ class Waiters:
         """Whether all clients were released."""
         return self._released
 
+    def hold_time(self, seconds: float) -> float:
+        """Return for how long a client is held: ``seconds``, or a moment after a release."""
+        return min(seconds, _PAUSE) if self._released else seconds
+
     def release_all(self) -> None:
-        """Wake all clients, whether or not their run has ended, and hold none from now on."""
+        """Wake all clients, whether or not their run has ended; hold later ones for a moment."""
         with self._lock:
             self._released = True
         self.ended(self.run_ids())

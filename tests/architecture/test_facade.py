@@ -33,7 +33,7 @@ PUBLIC = {
     *("durable_core", "durable_core.adapters", "durable_core.engines", "durable_core.errors"),
     *("durable_core.routing", "durable_core.stores", "durable_core.sync", "durable_core.testing"),
     *("durable_asgi", "durable_asyncio", "durable_client", "durable_inngest", "durable_wsgi"),
-    "durable_wsgi.gunicorn",
+    *("durable_wsgi.gunicorn", "durable_wsgi.waitress"),
 }
 #: The page about adapters shows the kit that they are made of.
 KIT = "write-an-adapter.md"

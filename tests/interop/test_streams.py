@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -150,3 +151,21 @@ def test_a_run_that_goes_on_is_left_at_a_stop(server: InngestServer) -> None:
 
     assert b"redirect_info" in got.body
     assert time.monotonic() - began < 5
+
+
+def test_clients_are_led_on_by_a_drain(server: InngestServer) -> None:
+    """Who waits in a process that is about to stop is redirected, or its stream ends."""
+
+    async def handler(request: Request) -> None:
+        await step.sleep("nap", "1h")
+
+    with serving(server, {"GET /a": handler}) as app, ThreadPoolExecutor(2) as clients:
+        url = "/a" + app.get("/a").headers["location"]
+        waiting = clients.submit(app.get, url)
+        streaming = clients.submit(app.get, url, headers={"accept": "text/event-stream"})
+        server.until(lambda: app.durable.health()["waiting_clients"] == 2)
+        app.durable.drain()
+        answers = waiting.result(10), streaming.result(10)
+
+    assert [303, 200] == [each.status for each in answers]
+    assert b"inngest.response" not in answers[1].body

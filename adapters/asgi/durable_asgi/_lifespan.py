@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from durable_asgi._types import Receive, Send
-from durable_core.adapters import EngineLifecycle
+from durable_core.adapters import EngineLifecycle, StopNotice
 from durable_core.errors import ConfigurationError
 
 __all__ = ["STOP_TIMEOUT", "check_event_loop", "serve_lifespan"]
@@ -19,6 +19,9 @@ STOP_TIMEOUT = 10.0
 async def serve_lifespan(engine: EngineLifecycle, receive: Receive, send: Send) -> None:
     """Start the engine on this event loop, and stop it when the server stops.
 
+    Servers end the lifespan after the last open request. So clients that wait are handed on before,
+    when the server is asked to stop.
+
     The server is told if that cannot be done; it then does not serve.
     """
     await receive()
@@ -29,8 +32,9 @@ async def serve_lifespan(engine: EngineLifecycle, receive: Receive, send: Send) 
         _logger.exception("could not start")
         await send({"type": "lifespan.startup.failed", "message": _text(error)})
         return
-    await send({"type": "lifespan.startup.complete"})
-    await receive()
+    with StopNotice(engine.drain):
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
     try:
         await asyncio.to_thread(engine.stop, STOP_TIMEOUT)
     except Exception as error:

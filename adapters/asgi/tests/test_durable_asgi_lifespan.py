@@ -29,6 +29,9 @@ class FakeEngine:
         self.calls.append(asyncio.get_running_loop())
         self._fail("start")
 
+    def drain(self) -> None:
+        self.calls.append("drain")
+
     def stop(self, timeout: float) -> None:
         with pytest.raises(RuntimeError):  # not on a loop, whose tasks have to end meanwhile
             asyncio.get_running_loop()

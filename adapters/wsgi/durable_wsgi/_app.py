@@ -21,6 +21,10 @@ class Startable(Protocol):
         """Start working; nothing if that is so."""
         ...
 
+    def drain(self) -> None:
+        """Hand on every client that waits."""
+        ...
+
     def stop(self, timeout: float, /) -> None:
         """Put everything away within so many seconds; nothing if that is so."""
         ...

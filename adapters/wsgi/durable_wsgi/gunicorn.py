@@ -5,8 +5,9 @@
     from durable_wsgi.gunicorn import post_worker_init, worker_exit
 
 Each worker process then takes part in the work as soon as it is up, and not only after its first
-request, and gives it back in good order when it ends. An application that is not of this package,
-such as one of Flask, says what is to be started in an attribute: ``app.durables = [durable]``.
+request. When it is told to stop, it hands on the clients that wait; when it ends, it gives its runs
+back. An application that is not of this package, such as one of Flask, says what is to be started
+in an attribute: ``app.durables = [durable]``.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from durable_core.adapters import StopNotice
 from durable_wsgi._app import durables_of
 
 __all__ = ["post_worker_init", "worker_exit"]
 
 _logger = logging.getLogger("durable.wsgi")
+#: Those of this process; gunicorn has one worker in each.
+_notices: list[StopNotice] = []
 
 
 def post_worker_init(worker: Any) -> None:
@@ -29,10 +33,13 @@ def post_worker_init(worker: Any) -> None:
     """
     for durable in durables_of(worker.wsgi):
         durable.start()
+        _notices.append(StopNotice(durable.drain))
 
 
 def worker_exit(server: Any, worker: Any) -> None:
     """Stop every ``Durable`` of the worker's application, which may never have been loaded."""
+    while _notices:
+        _notices.pop().close()
     for durable in durables_of(getattr(worker, "wsgi", None)):
         try:
             durable.stop(10.0)

@@ -26,6 +26,9 @@ class FakeEngine:
     def start(self) -> None:
         pass
 
+    def drain(self) -> None:
+        pass
+
     def stop(self, timeout: float) -> None:
         pass
 

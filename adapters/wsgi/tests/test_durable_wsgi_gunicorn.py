@@ -36,6 +36,9 @@ class Recorder:
     def start(self) -> None:
         self.calls.append("start")
 
+    def drain(self) -> None:
+        self.calls.append("drain")
+
     def stop(self, timeout: float) -> None:
         self.calls.append(f"stop({timeout})")
         if self._error is not None:

@@ -35,6 +35,9 @@ class Recorder:
         if self._error is not None:
             raise self._error
 
+    def drain(self) -> None:
+        self.calls.append("drain")
+
     def stop(self, timeout: float) -> None:
         self.calls.append("stop")
 

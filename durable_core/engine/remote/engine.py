@@ -91,6 +91,12 @@ class RemoteEngine(ABC, Generic[H]):
         """Return the host of this process, started now if it was not."""
         return self._lifecycle.started()
 
+    def drain(self) -> None:
+        """Hand every client on that waits in this process."""
+        host = self._lifecycle.host
+        if host is not None:
+            host.drain()
+
     def stop(self, timeout: float) -> None:
         """Hand runs in flight over to the server, after the step they are in."""
         self._lifecycle.stop(timeout)

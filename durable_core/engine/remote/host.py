@@ -334,6 +334,12 @@ class RemoteHost(ABC, Generic[C]):
         """Tell whether runs are live on this loop."""
         return self.loops.server_loop is loop and self._runs.has_tasks
 
+    def drain(self) -> None:
+        """Hand every client on; the runs go on."""
+        for live in self.live.all():
+            live.detach(HandoffReason.DRAIN)
+        self.results.waiters.release_all()
+
     def stop(self, timeout: float) -> None:
         """Hand every run over to the server after the step it is in; then let go."""
         self.stopping = True

@@ -60,7 +60,7 @@ async def wait_for_output(ask: AskServer, results: Results, wanted: WaitRequest)
     if not results.waiters.add(wanted.run_id, wake):
         return too_many_clients()
     try:
-        seconds = max(wanted.max_wait_ms / 1000, 0.01)
+        seconds = max(results.waiters.hold_time(wanted.max_wait_ms / 1000), 0.01)
         said = await _first_of(ask, results, wanted, ended, seconds)
     except EngineUnavailableError as error:
         run_logger(wanted.run_id, "").error("a client that waits got no answer: %s", error)
@@ -182,11 +182,12 @@ class _Watch:
 
     async def _ask(self) -> Response | None:
         """Stream how the run has ended; return why the client may not know, if so."""
-        failures = 0
+        waiters, failures = self._results.waiters, 0
         while failures < _MOST_FAILURES:
             try:
+                hold = waiters.hold_time(_HOLD)
                 said = await _first_of(
-                    self._ask_server, self._results, self._wanted, self._woken, _HOLD
+                    self._ask_server, self._results, self._wanted, self._woken, hold
                 )
             except EngineUnavailableError:
                 failures += 1
@@ -195,7 +196,7 @@ class _Watch:
             failures = 0
             if isinstance(said, Ended):
                 self._emitter.respond(said.response, failed=said.failed)
-            if said is not None or self._woken.is_set():
+            if said is not None or self._woken.is_set() or waiters.released:
                 return said if isinstance(said, Response) else None
         return None
 

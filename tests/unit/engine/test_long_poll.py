@@ -175,12 +175,15 @@ def test_cancelled_client_signs_off() -> None:
 
 @both
 def test_nobody_is_held_once_all_are_released(asynchronous: bool) -> None:
-    """A client that comes while the process stops is sent on at once."""
+    """A client that comes while the process stops is sent on after a moment, not at once.
+
+    Its server may still accept connections, and the client may follow so many redirects only.
+    """
     store = WatchedStore()
     commit(store, created())
     waiters = Waiters(1, lambda: None)
     waiters.release_all()
     began = time.monotonic()
     assert 303 == ask(holding_on(store, waiters), asynchronous, wanted()).status
-    assert time.monotonic() - began < 5.0
+    assert 0.2 < time.monotonic() - began < 5.0
     assert 0 == len(waiters)

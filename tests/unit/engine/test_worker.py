@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from durable_core.api.step import step, sync_step
 from durable_core.http.request import Request
@@ -76,3 +77,40 @@ def test_a_client_that_comes_during_a_stop_is_not_held() -> None:
         leave.set()
         stop.join(10)
     assert (303, True) == (answer.status, took < 10.0)
+
+
+def test_clients_are_led_on_by_a_drain() -> None:
+    """The one that waits asks again, the one in a run is handed off, and the runs go on."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        entered.set()
+        assert leave.wait(20)
+
+    def sleeper(request: Request) -> str:
+        sync_step.sleep("nap", "1h")
+        return "awake"
+
+    def worker(request: Request) -> str:
+        sync_step.run("slow", slow)
+        sync_step.run("quick", lambda: None)
+        return "done"
+
+    clock = FakeClock()
+    with lab(clock=clock) as process, ThreadPoolExecutor(2) as clients:
+        process.durable.drain()  # nothing is started, and nothing is to be done
+        sleeping = process.endpoint(sleeper, function_id="sleeper")
+        working = process.endpoint(worker, function_id="worker")
+        asleep = sleeping.handle(request())
+        waiting = clients.submit(sleeping.handle, request("/it" + asleep.headers["location"]))
+        attached = clients.submit(working.handle, request())
+        until(lambda: process.durable.health()["waiting_clients"] == 1)
+        assert entered.wait(10)
+        process.durable.drain()
+        assert 303 == waiting.result(10).status
+        leave.set()
+        redirected = attached.result(10)
+        assert 302 == redirected.status
+        process.pass_nap(clock)
+        answers = [process.follow(sleeping, asleep), process.follow(working, redirected)]
+    assert [b'"awake"', b'"done"'] == [each.body for each in answers]

@@ -78,6 +78,14 @@ def test_waiters() -> None:
     assert (0, []) == (len(waiters), waiters.run_ids())
 
 
+def test_hold_time() -> None:
+    """A client is held for as long as it may be, after a release for a moment only."""
+    waiters = Waiters(10, lambda: None)
+    assert 25.0 == waiters.hold_time(25.0)
+    waiters.release_all()
+    assert (0.3, 0.1) == (waiters.hold_time(25.0), waiters.hold_time(0.1))
+
+
 def test_waiters_have_a_limit() -> None:
     """No more than so many are taken; one that leaves makes room."""
     waiters = Waiters(1, lambda: None)
