@@ -121,6 +121,12 @@ class Store(Protocol):
     later than one with a higher number; such a store must not return the higher number before that.
     If a wait and an event are committed at the same time, the event ends the wait.
 
+    **Bounded commits.** Senders decide how many events there are. When a wait is registered, a
+    store may compare it with the first of them only, and with the others in
+    :meth:`run_maintenance`. Until it has done so, no later event ends the wait, since the first one
+    that matches does. The match is then found by :meth:`matched_waits`, and a run that was released
+    is due. If the time-out of the wait comes first, the event is still there for the next wait.
+
     **Order.** Texts are equal, and in order, by their bytes as UTF-8, whatever the collation of a
     database.
 
@@ -174,7 +180,7 @@ class Store(Protocol):
         ...
 
     def run_maintenance(self) -> None:
-        """Do periodic work that would delay a commit.
+        """Do periodic work that would delay a commit: move logs, go on with unfinished waits.
 
         One thread of one process calls it up to 50 times a second; see :class:`WorkerRecord`. It
         does not wait for other users of the store, and they do not wait for it.

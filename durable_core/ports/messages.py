@@ -226,7 +226,8 @@ class Checkpoint(Write[CheckpointResult]):
             remove. A store may rely on it, or ignore it.
         pending: unfinished ops, inserted or replaced. A WAIT is checked against the stored
             events with a sequence number above its ``event_seq`` and not among its
-            ``consumed_seqs``, in the same transaction, the earliest first.
+            ``consumed_seqs``, the earliest first. A store compares it with the first of them in
+            the same transaction, and may compare it with the others later; see :class:`Store`.
         state: the run's new phase, failures and crash count; None leaves them.
         release: release the run.
         result: the run has ended; also removes its pending ops.

@@ -241,3 +241,64 @@ def test_what_a_reader_does_to_an_event_stays_with_the_reader(store: Store) -> N
     [(_, _, again)] = store.matched_waits("o1")
 
     assert {"items": [1]} == again.event.data
+
+
+#: More than a store compares a wait with in one commit, if it bounds that.
+_MANY = 3_000
+
+
+def _many_others() -> SendEvents:
+    """Return events that have what the wait is for, but not where it is looked for."""
+    events = tuple(event(f"no{index}", x="2", y={"x": "1"}) for index in range(_MANY))
+    return SendEvents(app="app", events=events, now=100)
+
+
+def _maintained(store: Store) -> None:
+    """Do all that is left of the waits that were registered."""
+    for _ in range(_MANY):
+        store.run_maintenance()
+        if matched_seqs(store) != [None]:
+            return
+
+
+@requirement("T28")
+def test_a_wait_finds_its_event_behind_many_others(store: Store) -> None:
+    """At once or later: the owner of the run is given it."""
+    commit(store, _many_others())
+    send(store, event("yes", x="1"))
+    commit(store, replace(created(), pending=(wait(path="data.x", key="t:1"),)))
+
+    _maintained(store)
+
+    assert [_MANY + 1] == matched_seqs(store)
+    [(run_id, op_id, stored)] = store.matched_waits("o1")
+    assert ("r1", "id-wait", "yes") == (run_id, op_id, stored.event.id)
+
+
+@requirement("T28")
+def test_a_later_event_does_not_overtake_an_earlier_one(store: Store) -> None:
+    """Of two events that match, the first one ends the wait, whenever it is found."""
+    commit(store, _many_others())
+    send(store, event("first", x="1"))
+    commit(store, replace(created(), pending=(wait(path="data.x", key="t:1"),)))
+    send(store, event("second", x="1"))
+
+    _maintained(store)
+
+    assert [_MANY + 1] == matched_seqs(store)
+
+
+@requirement("T28")
+def test_a_released_run_is_due_when_its_event_is_found(store: Store) -> None:
+    """Also if the event has come after the wait, while the store still compared it."""
+    commit(store, _many_others())
+    commit(store, replace(created(), pending=(wait(path="data.x", key="t:1"),)))
+    commit(store, suspended(due_at=1_000_000))
+    send(store, event("yes", x="1"), now=200)
+
+    _maintained(store)
+
+    due_at = store.next_due("app", ["key"])
+    assert due_at is not None
+    assert due_at <= 200
+    assert [_MANY + 1] == matched_seqs(store)

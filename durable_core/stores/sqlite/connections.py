@@ -13,6 +13,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from durable_core.errors import StoreError
 from durable_core.ports import Write
+from durable_core.stores.sqlite.events import finish_part, scan_part
 from durable_core.stores.sqlite.opening import connect
 from durable_core.stores.sqlite.sql import store_error
 from durable_core.stores.sqlite.writes import Answer, apply_batch
@@ -33,6 +34,8 @@ _WAL_BYTES = 1_000 * (4096 + 24)
 _MOST_WAL_BYTES = 4 * _WAL_BYTES
 #: As many commits of a step each fill as many pages; the log keeps its size when written anew.
 _COMMITS_BETWEEN_CHECKPOINTS = 1_000
+#: While no wait is left to scan, one round of maintenance in so many looks for one.
+_ROUNDS_BETWEEN_SCANS = 10
 
 
 class ConnectionsClosedError(Exception):
@@ -65,6 +68,7 @@ class Connections:
         self._checkpointer: sqlite3.Connection | None = None
         self._keep_lock = threading.Lock()
         self._checkpointed = (0, 0)
+        self._scan_pause = 0
 
     def commit(self, writes: Sequence[Write[object]], wait: float) -> Sequence[Answer]:
         """Apply the writes on the writing connection."""
@@ -216,17 +220,49 @@ class Connections:
                 raise store_error(error, self._path) from error
             self._checkpointed = (size, commits)
 
-    def _move_rest(self, checkpointer: sqlite3.Connection) -> bool:
-        """Move what is left of the log while no process can commit; False if one does now."""
-        writer = self._writer or self._open_writer()
+    def scan_wait(self) -> None:
+        """Compare a wait with the next part of the events before it, if one is unfinished.
+
+        The events are read while others commit. Only the result takes the write lock.
+        """
+        if self._scan_pause > 0:
+            self._scan_pause -= 1
+            return
+        part = self.read(scan_part)
+        if part is None:
+            self._scan_pause = _ROUNDS_BETWEEN_SCANS
+            return
+        with self._write_lock:
+            writer = self._writer or self._open_writer()
+            if not self._begin_at_once(writer):
+                return  # the next round tries again
+            try:
+                finish_part(writer, part)
+                writer.execute("COMMIT")
+            except BaseException as error:
+                if writer.in_transaction:
+                    writer.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    raise store_error(error, self._path) from error
+                raise
+
+    def _begin_at_once(self, writer: sqlite3.Connection) -> bool:
+        """Begin a transaction that writes; False if another process is in one."""
         writer.execute("PRAGMA busy_timeout = 0")
         self._busy_ms = 0
         try:
             writer.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
-                return False  # the next round tries again
+                return False
             raise
+        return True
+
+    def _move_rest(self, checkpointer: sqlite3.Connection) -> bool:
+        """Move what is left of the log while no process can commit; False if one does now."""
+        writer = self._writer or self._open_writer()
+        if not self._begin_at_once(writer):
+            return False  # the next round tries again
         try:
             _move_log(checkpointer)
         finally:

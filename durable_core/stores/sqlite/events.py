@@ -6,8 +6,10 @@ import json
 import math
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
 
 from durable_core.machine.matching import load_rule, match_keys, wait_matches
 from durable_core.model.event import Event, StoredEvent
@@ -26,8 +28,11 @@ from durable_core.stores.sqlite.sql import QUERIES
 
 __all__ = [
     "EventPrefilter",
+    "Unscanned",
     "event_prefilter",
+    "finish_part",
     "put_pending",
+    "scan_part",
     "send_events",
     "store_events",
 ]
@@ -200,31 +205,138 @@ def _is_answered(stored: StoredEvent, rule: bytes, event_seq: int, consumed: byt
 
 
 def put_pending(db: sqlite3.Connection, app: str, run_id: str, pending: Pending) -> Pending:
-    """Store an unfinished op; return it with the stored event that answers it already, if any."""
+    """Store an unfinished op; return it with the stored event that ends it already, if any.
+
+    A wait that none of the first :data:`_IN_COMMIT` stored events ends is compared with the rest
+    later, by :func:`scan_part`.
+    """
+    scanned: int | None = None
     if pending.event and pending.matched is None:
-        pending = replace(pending, matched=_earliest_answer(db, app, pending))
+        wait = _Wait(
+            app, pending.event, pending.rule, pending.event_seq, frozenset(pending.consumed_seqs)
+        )
+        found, scanned = _scan(db, wait, pending.event_seq, *_IN_COMMIT)
+        pending = replace(pending, matched=found)
     op, matched = pending.op, pending.matched
     row = (
         *(run_id, op.id, op.name, op.kind.value, pending.due_at, pending.failures),
         *(pending.error, pending.rule, app, pending.event, pending.match_path),
         *(pending.match_key, pending.event_seq, dump_consumed(pending.consumed_seqs)),
-        *(pending.started_at, None if matched is None else dump_match(matched)),
+        *(pending.started_at, None if matched is None else dump_match(matched), scanned),
     )
     db.execute(QUERIES["put-pending"], row)
     return pending
 
 
-def _earliest_answer(db: sqlite3.Connection, app: str, pending: Pending) -> StoredEvent | None:
-    name, event_seq, consumed = pending.event, pending.event_seq, frozenset(pending.consumed_seqs)
-    wanted = (app, name, event_seq, *event_prefilter(pending.rule))
-    for row in db.execute(QUERIES["events-after"], wanted):
-        try:
-            stored = stored_event_of(name, row)
-            if wait_matches(stored, rule=pending.rule, mark=event_seq, seen=consumed):
-                return stored
-        except MemoryError:
-            raise  # the process's fault, not that of what is stored
-        except Exception as error:
-            # It can answer nobody; others of its name can.
-            logger.error("event %d of %r is left out, it cannot be read: %r", row[0], name, error)
-    return None
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """What a wait is compared with; see ``Pending``."""
+
+    app: str
+    event: str
+    rule: str
+    event_seq: int
+    consumed: Collection[int]
+
+
+#: After this many events, and bytes of their data, a scan ends that holds the write lock. Whoever
+#: sends events decides how many there are, and what is in them.
+_IN_COMMIT = 200, 1024 * 1024
+#: The same for a scan that holds no lock, between other work of one thread.
+_IN_PART = 2_000, 4 * 1024 * 1024
+
+
+def _scan(
+    db: sqlite3.Connection, wait: _Wait, after: int, most_rows: int, most_bytes: int
+) -> tuple[StoredEvent | None, int | None]:
+    """Return the first event with a higher number that ends a wait, if there is one.
+
+    Returns:
+        The event or None; and the number of the last event that was looked at if there are more,
+        None if the scan is complete.
+    """
+    rows = size = 0
+    last = after
+    wanted = (*event_prefilter(wait.rule), wait.app, wait.event, after)
+    with closing(db.execute(QUERIES["events-after"], wanted)) as events:
+        for row in events:
+            if rows >= most_rows or size >= most_bytes:
+                return None, last
+            if row[2] is not None and (stored := _readable(wait, row)) is not None:
+                return stored, None
+            rows, size, last = rows + 1, size + row[5], row[0]
+    return None, None
+
+
+def _readable(wait: _Wait, row: tuple[Any, ...]) -> StoredEvent | None:
+    """Return the event of a row if it ends the wait; None also if it cannot be read."""
+    try:
+        stored = stored_event_of(wait.event, row)
+        ends = wait_matches(stored, rule=wait.rule, mark=wait.event_seq, seen=wait.consumed)
+        return stored if ends else None
+    except MemoryError:
+        raise  # the process's fault, not that of what is stored
+    except Exception as error:
+        # It can end no wait; others of its name can.
+        logger.error("event %d of %r is left out, it cannot be read: %r", row[0], wait.event, error)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Unscanned:
+    """A wait, and what a further part of the events before it means to it.
+
+    Attributes:
+        run_id, op_id, wait: the wait.
+        scanned: the number of the last event that it was compared with before.
+        found: the event that ends it, if one of this part does.
+        reached: the number of the last event of this part.
+        readable: what is stored of the wait can be read.
+    """
+
+    run_id: str
+    op_id: str
+    wait: _Wait
+    scanned: int
+    found: StoredEvent | None = None
+    reached: int = 0
+    readable: bool = True
+
+
+def scan_part(db: sqlite3.Connection) -> Unscanned | None:
+    """Compare a wait with the next part of the events before it, on a reading connection.
+
+    Returns None if no wait is left. The result is written by :func:`finish_part`.
+    """
+    row = db.execute(QUERIES["unscanned-wait"]).fetchone()
+    if row is None:
+        return None
+    run_id, op_id, app, event, rule, event_seq, consumed, scanned = row
+    try:
+        wait = _Wait(app, event, rule.decode(), event_seq, load_consumed(consumed.decode()))
+        found, more = _scan(db, wait, scanned, *_IN_PART)
+    except (MemoryError, sqlite3.Error):
+        raise  # the process's fault, or the database's, not that of what is stored
+    except Exception:
+        # The run is made due: whoever claims it finds this out, too, and fails it.
+        wait = _Wait(app, event, "", event_seq, ())
+        return Unscanned(run_id, op_id, wait, scanned, readable=False)
+    return Unscanned(run_id, op_id, wait, scanned, found, scanned if more is None else more)
+
+
+def finish_part(db: sqlite3.Connection, part: Unscanned) -> None:
+    """Store how far a wait has been compared, in a transaction that the caller has begun.
+
+    When this reaches the last event, no event can have come in between.
+    """
+    row = (part.run_id, part.op_id, part.scanned)
+    if db.execute(QUERIES["is-unscanned"], row).fetchone() is None:
+        return  # the run has ended, or does not wait any more
+    found, scanned = part.found, None
+    if found is None and part.readable:
+        found, scanned = _scan(db, part.wait, part.reached, *_IN_COMMIT)
+    text = None if found is None else dump_match(found)
+    db.execute(QUERIES["set-scanned"], (text, scanned, part.run_id, part.op_id))
+    if found is not None or not part.readable:
+        due_at = 0 if found is None else found.received_at
+        db.execute(QUERIES["wake-run"], {"id": part.run_id, "now": due_at})

@@ -64,8 +64,8 @@ SELECT app FROM run WHERE id = ? AND owner = ? AND epoch = ?
 -- put-pending --
 INSERT OR REPLACE INTO pending (run_id, op_id, name, kind, due_at, failures, error, rule, app,
                                 event, match_path, match_key, event_seq, consumed_seqs, started_at,
-                                matched)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                                matched, scanned)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- insert-result --
 INSERT INTO result (run_id, head, body) VALUES (?, ?, ?)
@@ -80,21 +80,36 @@ SELECT seq FROM event WHERE app = ? AND source = ? AND id = ?
 INSERT INTO event (app, source, id, name, data, ts, received_at) VALUES (?, ?, ?, ?, ?, ?, ?)
 
 -- events-after --
--- Id and data as bytes: text that is no UTF-8 would end the query.
-SELECT seq, CAST(id AS BLOB), CAST(data AS BLOB), ts, received_at
+-- Each event, with its data only if one of the texts is in it. Id and data as bytes: text that is
+-- no UTF-8 would end the query.
+SELECT seq, CAST(id AS BLOB),
+       CASE WHEN instr(data, ?) OR instr(data, ?) OR instr(data, ?) THEN CAST(data AS BLOB) END,
+       ts, received_at, length(data)
 FROM event
 WHERE app = ? AND name = ? AND seq > ?
-  AND (instr(data, ?) OR instr(data, ?) OR instr(data, ?))
 ORDER BY seq
+
+-- unscanned-wait --
+SELECT run_id, op_id, app, event, CAST(rule AS BLOB), event_seq, CAST(consumed_seqs AS BLOB), scanned
+FROM pending
+WHERE scanned IS NOT NULL
+ORDER BY run_id, op_id
+LIMIT 1
+
+-- is-unscanned --
+SELECT 1 FROM pending WHERE run_id = ? AND op_id = ? AND scanned = ?
+
+-- set-scanned --
+UPDATE pending SET matched = ?, scanned = ? WHERE run_id = ? AND op_id = ?
 
 -- wait-paths --
 WITH RECURSIVE path (value) AS (
     SELECT min(match_path) FROM pending
-    WHERE app = :app AND event = :event AND event <> '' AND matched IS NULL
+    WHERE app = :app AND event = :event AND event <> '' AND matched IS NULL AND scanned IS NULL
     UNION ALL
     SELECT (
         SELECT min(match_path) FROM pending
-        WHERE app = :app AND event = :event AND event <> '' AND matched IS NULL
+        WHERE app = :app AND event = :event AND event <> '' AND matched IS NULL AND scanned IS NULL
           AND match_path > path.value
     )
     FROM path
@@ -110,6 +125,7 @@ FROM pending
 CROSS JOIN run ON run.id = pending.run_id
 WHERE pending.app = ? AND pending.event = ? AND pending.event <> ''
   AND pending.match_path = ? AND pending.match_key = ? AND pending.matched IS NULL
+  AND pending.scanned IS NULL
 ORDER BY pending.run_id, pending.op_id
 
 -- match-wait --

@@ -126,6 +126,8 @@ CREATE TABLE chunk_batch (
 ) STRICT;
 
 -- `consumed_seqs` is a JSON array. `matched` is the whole event as JSON, for it outlives the event's row.
+-- `scanned` is null once a wait has been compared with all events that were there before it; else
+-- it is the number of the last one, and new events do not end the wait: an earlier one may do so.
 CREATE TABLE pending (
     run_id        TEXT NOT NULL,
     op_id         TEXT NOT NULL,
@@ -143,11 +145,13 @@ CREATE TABLE pending (
     consumed_seqs TEXT NOT NULL,
     started_at    INTEGER,
     matched       TEXT,
+    scanned       INTEGER,
     PRIMARY KEY (run_id, op_id)
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX pending_wait ON pending (app, event, match_path, match_key)
-    WHERE event <> '' AND matched IS NULL;
+    WHERE event <> '' AND matched IS NULL AND scanned IS NULL;
+CREATE INDEX pending_scan ON pending (run_id, op_id) WHERE scanned IS NOT NULL;
 
 -- AUTOINCREMENT: a number that was given out never comes again, even when all events are pruned.
 CREATE TABLE event (

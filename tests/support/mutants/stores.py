@@ -148,6 +148,14 @@ class LosesEvents(MemoryStore):
         return None
 
 
+class StopsLooking(MemoryStore):
+    """A wait is compared with the first events before it, and with no others."""
+
+    def _earliest_answer(self, app: str, pending: Any) -> StoredEvent | None:
+        found = super()._earliest_answer(app, pending)
+        return found if found is None or found.seq <= 200 else None
+
+
 class MatchesLoosely(_Changing):
     """Leaves the match out, and compares nothing."""
 
@@ -554,6 +562,7 @@ MUTANTS: dict[str, tuple[MemorySubject | SQLiteSubject, tuple[str, ...]]] = {
     "forgets_handoffs": (Mutant(ForgetsHandoffs), ("T21",)),
     "wakes_one": (Mutant(WakesOne), ("T7",)),
     "loses_events": (Mutant(LosesEvents), ("T8",)),
+    "stops_looking": (Mutant(StopsLooking), ("T28",)),
     "matches_loosely": (Mutant(MatchesLoosely), ("T9",)),
     "sends_nothing": (Mutant(SendsNothing), ("T10",)),
     "shares_its_values": (Mutant(Shares), ("T11",)),

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from durable_conformance.store_values import created, event, peer, suspended, wait
-from durable_core.ports import Claim, Claimed, CorruptRun, Register, SendEvents
-from durable_core.stores.sqlite.events import send_events
+from durable_conformance.store_values import created, ended, event, peer, suspended, wait
+from durable_core.ports import Checkpoint, Claim, Claimed, CorruptRun, Register, SendEvents
+from durable_core.stores.sqlite.events import finish_part, scan_part, send_events
 from durable_core.stores.sqlite.reads import load_match
 from durable_core.stores.sqlite.sql import SCHEMA
 from durable_core.stores.sqlite.writes import claim, register, write_run
@@ -137,3 +137,82 @@ def test_a_wait_that_cannot_be_read_does_not_keep_its_owner_from_others(
 
     assert (("r1", "o1"),) == sent.resumed_runs
     assert [("o1", None)] == db.execute("SELECT owner, due_at FROM run").fetchall()
+
+
+def _send_many(db: sqlite3.Connection, count: int) -> None:
+    """Store events that have the text that a wait is for, but elsewhere."""
+    events = tuple(event(f"n{index}", x="2", y={"x": "1"}) for index in range(count))
+    send_events(db, SendEvents(app="app", events=events, now=1))
+
+
+WAITS = Checkpoint(
+    run_id="r1", owner="o1", epoch=1, now=1, pending=(wait(path="data.x", key="t:1"),)
+)
+
+
+@pytest.mark.parametrize("size", [1, 20_000])
+def test_registering_a_wait_costs_the_same_however_many_events_there_are(
+    db: sqlite3.Connection, size: int
+) -> None:
+    """200 of them at most, or a megabyte; and so does each part of the rest."""
+    write_run(db, created())
+    events = tuple(event(f"n{index}", x="2", y={"x": "1"}, z="z" * size) for index in range(500))
+    send_events(db, SendEvents(app="app", events=events, now=1))
+
+    write_run(db, WAITS)
+
+    [scanned] = db.execute("SELECT scanned FROM pending").fetchone()
+    assert scanned == (200 if size == 1 else 53)
+    part = scan_part(db)
+    assert part is not None
+    assert (scanned, part.found) == (part.scanned, None)
+    assert part.reached == (200 if size == 1 else 53 + 210)
+
+
+def test_a_wait_that_has_ended_meanwhile_is_left_alone(db: sqlite3.Connection) -> None:
+    """Its run may have ended between the look at the events and the write."""
+    write_run(db, created())
+    _send_many(db, 300)
+    write_run(db, WAITS)
+    part = scan_part(db)
+    assert part is not None
+    write_run(db, ended())
+
+    finish_part(db, part)
+
+    assert (0,) == db.execute("SELECT count(*) FROM pending").fetchone()
+    assert scan_part(db) is None
+
+
+def test_an_event_that_comes_during_a_part_is_found(db: sqlite3.Connection) -> None:
+    """The last look is made in the transaction that opens the wait to new events."""
+    write_run(db, created())
+    _send_many(db, 300)
+    write_run(db, WAITS)
+    part = scan_part(db)
+    assert part is not None
+    send_events(db, SendEvents(app="app", events=(event("yes", x="1"),), now=1))
+
+    finish_part(db, part)
+
+    [matched, scanned] = db.execute("SELECT matched, scanned FROM pending").fetchone()
+    assert ("yes", None) == (load_match(matched).event.id, scanned)
+
+
+@pytest.mark.parametrize("damage", ["CAST(x'ff' AS TEXT)", "'['", "'{}'"])
+def test_a_run_whose_unfinished_wait_is_damaged_is_woken(
+    db: sqlite3.Connection, damage: str
+) -> None:
+    """Whoever claims it finds that out; no other wait is kept from being looked at."""
+    write_run(db, created())
+    _send_many(db, 300)
+    write_run(db, WAITS)
+    write_run(db, suspended(due_at=1_000_000))
+    db.execute(f"UPDATE pending SET rule = {damage}")
+    part = scan_part(db)
+    assert part is not None
+
+    finish_part(db, part)
+
+    assert (0,) == db.execute("SELECT due_at FROM run").fetchone()
+    assert scan_part(db) is None
