@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from durable_core.api.adapter import EndpointAdapter, endpoint_adapter
 from durable_core.api.durable import Durable
+from durable_core.api.run import RunContext, run
 from durable_core.api.run_info import RunInfo, StepInfo
 from durable_core.api.step import step
 from durable_core.api.stream import stream
@@ -38,12 +39,14 @@ __all__ = [
     "RetryAfterError",
     "RetryPolicy",
     "Route",
+    "RunContext",
     "RunInfo",
     "Settings",
     "StepCancelled",
     "StepError",
     "StepInfo",
     "endpoint_adapter",
+    "run",
     "step",
     "stream",
 ]

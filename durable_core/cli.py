@@ -63,6 +63,8 @@ def details(run: RunInfo) -> str:
         ("run", run.id),
         ("name", run.name),
         ("function", run.function_id),
+        *(("label", f"{name}={value}") for name, value in run.labels.items()),
+        *((name, value) for name, value in _given(run) if value is not None),
         ("status", run.status),
         ("attempts", str(run.attempts)),
         ("crashes", str(run.crashes)),
@@ -75,6 +77,11 @@ def details(run: RunInfo) -> str:
     rows = [_step_row(step) for step in run.steps]
     heading = ("STEP", "KIND", "STATUS", "ATTEMPTS", "STARTED (UTC)", "ENDED", "DUE", "ERROR")
     return f"{head}\n{_columns(heading, rows)}" if rows else head
+
+
+def _given(run: RunInfo) -> tuple[tuple[str, str | None], ...]:
+    """Return what is shown of a run only if it is there."""
+    return (("key", run.key), ("version", run.version), ("parent", run.parent))
 
 
 def _step_row(step: StepInfo) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, Self, TypeVar, Unpack
 
-from durable_core.api.options import EndpointOptions, merge_options
 from durable_core.flow.env import Limits
+from durable_core.flow.options import EndpointOptions, merge_options
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 

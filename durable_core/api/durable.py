@@ -13,12 +13,13 @@ from urllib.parse import urlsplit
 from durable_core.api.adapter import EndpointAdapter, HTTPHandler
 from durable_core.api.endpoint import Around, Endpoint, Handler, Proxy
 from durable_core.api.engine import Engine
-from durable_core.api.options import EndpointOptions, merge_options
+from durable_core.api.run import RunContext, current_run
 from durable_core.codec.json import Codec, JSONCodec
 from durable_core.codec.records import check_events
 from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.errors import ConfigurationError, EndpointAdapterRequiredError
 from durable_core.flow.env import AppConfig, Limits
+from durable_core.flow.options import EndpointOptions, merge_options
 from durable_core.machine.retry import RetryPolicy
 from durable_core.model.event import Event
 from durable_core.platform import SystemClock, SystemIds
@@ -63,10 +64,13 @@ class Durable(Generic[AppT]):
             each replay; the handler runs within the context manager that it returns. It gives a
             handler what a middleware would, such as the context of a web framework. ``def``
             handlers take a plain context manager, ``async def`` ones also an asynchronous one.
+        version: the version of the code, such as a release or a commit, which each run keeps; 1 to
+            255 characters.
         debug: put stack traces into the problem documents of failed runs.
 
     Raises:
         ConfigurationError: an argument of another form, or both ``store`` and ``engine``.
+        TypeError, ValueError: ``version`` is no str, empty or too long.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class Durable(Generic[AppT]):
         codec: Codec | None = None,
         public_url: str | None = None,
         around: Around | None = None,
+        version: str | None = None,
         debug: bool = False,
     ) -> None:
         if not isinstance(id, str) or _APP_ID.fullmatch(id) is None:
@@ -99,6 +104,8 @@ class Durable(Generic[AppT]):
         self.id = id
         self._adapter = endpoint_adapter
         self._around = around
+        #: What goes below the options of the adapter.
+        self._options = merge_options({}, {"version": version})
         #: Runs the endpoints.
         self.engine: Engine = EmbeddedEngine(store) if engine is None else engine
         self.engine.attach(
@@ -148,7 +155,7 @@ class Durable(Generic[AppT]):
             ValueError, TypeError: an option out of range, or no handler.
         """
         adapter = self._required_adapter("endpoint")
-        merged = merge_options(adapter.options, options)
+        merged = merge_options({**self._options, **adapter.options}, options)
         if handler is not None:
             return self._wrap(adapter, handler, merged)
         return lambda handler: self._wrap(adapter, handler, merged)
@@ -246,6 +253,11 @@ class Durable(Generic[AppT]):
                 yield
         finally:
             await self.stop_async()
+
+    @staticmethod
+    def current_run() -> RunContext | None:
+        """Return the run whose handler, or step, calls this; None outside runs."""
+        return current_run()
 
     def health(self) -> dict[str, Any]:
         """Return what runs in this process, as a JSON-ready dict; starts nothing."""

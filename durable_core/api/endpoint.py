@@ -21,8 +21,8 @@ from durable_core.api.effects import (
     drive_in_task,
 )
 from durable_core.api.engine import Engine
-from durable_core.api.options import DEFAULT_METHODS, EndpointOptions, resolve_options
 from durable_core.errors import ConfigurationError, HTTPError
+from durable_core.flow.options import EndpointOptions, resolve_options
 from durable_core.flow.scope import HandlerKind
 from durable_core.flow.wait_url import (
     OWN_PARAMS,
@@ -74,9 +74,9 @@ class Endpoint:
         around: Around | None = None,
     ) -> None:
         self.engine = engine
-        self._authorize = options.get("authorize")
-        self._methods = options.get("methods") or DEFAULT_METHODS
         resolved = resolve_options(options, key_of(handler))
+        self._authorize = resolved.authorize
+        self._methods = resolved.methods
         self.key = resolved.key
         self.kind = HandlerKind.ASYNC_DEF if is_async(handler) else HandlerKind.DEF
         _check_parameters(handler)

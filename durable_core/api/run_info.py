@@ -30,6 +30,9 @@ class StepInfo:
         ended: when it completed or failed for good; None before.
         due: when it goes on; None once it has ended.
         event: the name of the event that it waits for; None if it waits for none.
+        arguments: of its function, as ``{"args": [...], "kwargs": {...}}``, where the endpoint has
+            ``record_arguments=True``; ``{"left_out": True}`` where they were too large or no JSON.
+            None without arguments, and where they are not recorded.
         result: what the function returned, or the step did; None without one.
         error: the last error, such as ``"ValueError: no seat left"``; None without one.
     """
@@ -42,6 +45,7 @@ class StepInfo:
     ended: datetime | None
     due: datetime | None
     event: str | None
+    arguments: dict[str, object] | None
     result: object
     error: str | None
 
@@ -55,6 +59,11 @@ class RunInfo:
         app: the ``Durable(id=)`` it belongs to.
         name: how it is shown: the endpoint's ``name=``, or such as ``"GET /users/{id}"``.
         function_id: the identity of its endpoint.
+        key: the caller's name for it; None without one.
+        labels: the names and values by which it is found.
+        version: the version of the code that began it; None if the code has none.
+        parent: the id of the run that started it; None if a client did.
+        traceparent: the W3C trace context of its request; None without one.
         status: see :data:`RunStatus`.
         attempts: how often its handler was tried, errors of steps not counted.
         crashes: how often in a row its process died without a new checkpoint.
@@ -70,6 +79,11 @@ class RunInfo:
     app: str
     name: str
     function_id: str
+    key: str | None
+    labels: dict[str, str]
+    version: str | None
+    parent: str | None
+    traceparent: str | None
     status: RunStatus
     attempts: int
     crashes: int

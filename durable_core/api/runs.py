@@ -121,6 +121,11 @@ def show_run(record: RunRecord, codec: Codec) -> RunInfo:
         app=run.app,
         name=run.function_id,
         function_id=run.endpoint_key,
+        key=run.key,
+        labels=dict(run.labels),
+        version=run.version,
+        parent=run.parent,
+        traceparent=run.traceparent,
         status=status,
         attempts=max(1, failures if status == "failed" else failures + 1),
         crashes=run.crash_count,
@@ -145,6 +150,7 @@ def _finished(memo: Memo, codec: Codec) -> StepInfo:
         ended=_time(memo.ended_at),
         due=None,
         event=None,
+        arguments=_arguments(memo),
         result=_result(memo, codec) if memo.ok else None,
         error=None if memo.ok else _error_text(memo.value),
     )
@@ -161,9 +167,17 @@ def _unfinished(pending: Pending, failed: FailedAttempt | None) -> StepInfo:
         ended=None,
         due=_time(pending.due_at),
         event=pending.event or None,
+        arguments=None,
         result=None,
         error=_error_text(pending.error) if pending.error else None,
     )
+
+
+def _arguments(memo: Memo) -> dict[str, object] | None:
+    if memo.arguments is None:
+        return None
+    shown: dict[str, object] = json.loads(memo.arguments) if memo.arguments else {"left_out": True}
+    return shown
 
 
 def _result(memo: Memo, codec: Codec) -> object:

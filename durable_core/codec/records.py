@@ -207,7 +207,7 @@ def dump_request(request: Request, *, stored_headers: frozenset[str]) -> str:
             anyway. Of others only the name is stored, so that replay can raise an error.
     """
     secret = SENSITIVE_HEADERS - stored_headers
-    headers, withheld = [], set(request.headers.withheld)
+    headers, withheld = [], set(request.headers._withheld)
     for name, value in request.headers.raw:
         if name.lower() in secret:
             withheld.add(name.lower())

@@ -14,10 +14,11 @@ from durable_core.codec.records import dump_head, load_request
 from durable_core.commit_queue import CommitFuture, CommitQueue
 from durable_core.errors import LeaseLost, StoreBrokenError, StoreError
 from durable_core.flow.effects import Flow
-from durable_core.flow.env import AppConfig, ResolvedOptions
+from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, StoredExecution, new_run
 from durable_core.flow.handler import orphaned, resume
 from durable_core.flow.handoff import handoff_response, new_token
+from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
 from durable_core.http.problem import problem
 from durable_core.http.request import Request

@@ -48,7 +48,7 @@ from durable_core.flow.effects import (
     log_warning,
     send_response,
 )
-from durable_core.flow.env import AppConfig, ResolvedOptions
+from durable_core.flow.env import AppConfig
 from durable_core.flow.error_responses import (
     failure_response,
     response_for_exception,
@@ -60,6 +60,7 @@ from durable_core.flow.execution import new_run, run_label
 from durable_core.flow.flows import EngineFlows
 from durable_core.flow.handler import read_whole_body
 from durable_core.flow.handoff import handoff_response, send_handoff
+from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.step_options import NO_OPTIONS, StepOptions, show_step
 from durable_core.flow.wait import refuse_incomplete, refuse_token
 from durable_core.flow.wait_url import PRIVATE_HEADERS, WaitRequest

@@ -9,6 +9,7 @@ from durable_core.model._record import record
 
 if TYPE_CHECKING:
     from durable_core.flow.step_options import StepOptions
+    from durable_core.model.run import Run
     from durable_core.model.step import Memo
     from durable_core.model.stream import Attempt, ChunkBatch
 
@@ -61,6 +62,11 @@ class Stream(Protocol):
 
 class StreamOwner(Protocol):
     """An execution, as the code that pushes chunks sees it."""
+
+    @property
+    def run(self) -> Run:
+        """Its run."""
+        ...
 
     @property
     def stream(self) -> Stream | None:

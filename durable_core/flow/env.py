@@ -1,22 +1,18 @@
-"""The configuration of an application, and the options of one endpoint."""
+"""The configuration of an application."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from durable_core.codec.json import Codec, JSONCodec
-from durable_core.http.response import Response
 from durable_core.machine.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from durable_core.ports import Clock, Ids
 
-__all__ = ["AppConfig", "Limits", "RedirectUrl", "ResolvedOptions"]
-
-#: The target of a handoff: a path or URL, or a function of run id and token.
-RedirectUrl: TypeAlias = "str | Callable[[str, str], str | Awaitable[str]]"
+__all__ = ["AppConfig", "Limits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,31 +60,6 @@ class Limits:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"Limits.{name} must be an int of 1 or more, not {value!r}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResolvedOptions:
-    """The options of one endpoint, merged from its own and its adapter's.
-
-    Attributes:
-        key: identifies the handler of a run.
-        function_id: the key as the user has set it, or None.
-        name: the label of its runs; None for ``function_id``, or else ``"{METHOD} {path}"``.
-        retries: 0 to 20.
-        token_answer: answer a handoff with a token instead of a redirect.
-        redirect_url: where a handed-off client is sent; None for the endpoint itself.
-        store_headers: lower-case names of sensitive headers that are stored anyway.
-        exception_to_response: converts exceptions of a web framework to responses.
-    """
-
-    key: str
-    function_id: str | None = None
-    name: str | None = None
-    retries: int = 3
-    token_answer: bool = False
-    redirect_url: RedirectUrl | None = None
-    store_headers: frozenset[str] = frozenset()
-    exception_to_response: Callable[[Exception], Response | None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

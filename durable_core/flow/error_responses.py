@@ -12,7 +12,7 @@ from durable_core.errors import (
     StoreBusyError,
     StoreError,
 )
-from durable_core.flow.env import ResolvedOptions
+from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.step_options import StepOptions
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.http.response import Response, with_headers

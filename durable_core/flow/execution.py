@@ -28,7 +28,8 @@ from durable_core.flow.effects import (
     PendingCommit,
     Submit,
 )
-from durable_core.flow.env import AppConfig, ResolvedOptions
+from durable_core.flow.env import AppConfig
+from durable_core.flow.options import ResolvedOptions, check_labels
 from durable_core.http.request import Request
 from durable_core.machine.step_ids import StepIds, op_named
 from durable_core.model.event import Event, StoredEvent
@@ -349,6 +350,7 @@ class StoredExecution(Execution):
         sent: sequence numbers, by event id, of the events that steps of this execution have sent.
         crash_count: the durable crash count of the run: a checkpoint that cannot be stored is no
             progress.
+        keeps_record: the run leaves a record, even if no step of it asks for one.
     """
 
     __slots__ = (
@@ -356,6 +358,7 @@ class StoredExecution(Execution):
         "consumed_seqs",
         "crash_count",
         "handler_chunks",
+        "keeps_record",
         "memos",
         "owner",
         "pending",
@@ -387,6 +390,7 @@ class StoredExecution(Execution):
         self.consumed_seqs: set[int] = set()
         self.sent: dict[str, int] = {}
         self.crash_count = run.crash_count
+        self.keeps_record = options.record == "always"
         self.streamed = streamed
         self.handler_chunks = handler_chunks
         self._last_completion_no = 0
@@ -423,6 +427,9 @@ class StoredExecution(Execution):
         if self.stored:
             return None, None
         self.stored = True
+        for name, value in self.request.headers.raw:
+            if name.lower() == "traceparent":
+                self.run = replace(self.run, traceparent=value)
         head = dump_request(self.request, stored_headers=self.options.store_headers)
         return self.run, StoredRequest(head=head, body=self.request.body)
 
@@ -496,8 +503,14 @@ def new_run(
         request: what the client asks.
         route: the template that the path was found by, where a router knows it.
         event_seq: the event sequence number up to which events came before the run.
+
+    Raises:
+        TypeError, ValueError: the function of ``labels=`` returns none; or what it raises.
     """
     now = env.clock.now()
+    labels = options.labels
+    if callable(labels):
+        labels = labels(request)
     return Run(
         id=env.ids.ulid(now),
         app=env.app,
@@ -507,6 +520,8 @@ def new_run(
         retries=options.retries,
         created_at=now,
         event_seq=event_seq,
+        labels=() if labels is None else check_labels(labels),
+        version=options.version,
     )
 
 

@@ -177,7 +177,7 @@ def _handler_raised(ex: Execution, failure: Failure) -> HandlerRaised:
 
 
 def _respond(ex: StoredExecution, response: Response) -> Flow[None]:
-    """Record the response, then send it. A run without a checkpoint leaves no record."""
+    """Record the response, then send it. A run without a checkpoint leaves no record by default."""
     attached = ex.attached
     if response.is_streaming:
         if attached and not ex.followed:
@@ -198,7 +198,7 @@ def _respond(ex: StoredExecution, response: Response) -> Flow[None]:
 
 def _start_streaming(ex: StoredExecution, response: Response) -> Flow[None]:
     """Send the chunks as the handler makes them; the runner records the end."""
-    if ex.stored:
+    if ex.stored or ex.keeps_record:
         started = advance(ex.run, ResponseStarted(), ex.env.clock.now(), ex.env.policy)
         ex.run = started.run
         ex.queued((yield checkpoint(ex, state=True)))
@@ -248,11 +248,11 @@ def _whole(response: Response) -> bytes:
 
 
 def _finish(ex: StoredExecution, response: Response, body: bytes | None) -> Flow[None]:
-    """Record a response as the run's result, if the run has a record."""
+    """Record a response as the run's result, if the run has or keeps a record."""
     finished = advance(ex.run, HandlerReturned(), ex.env.clock.now(), ex.env.policy)
     assert finished.commands == (Finish(),)
     ex.run = finished.run
-    if ex.stored:
+    if ex.stored or ex.keeps_record:
         yield from _save_result(ex, response, body)
 
 
@@ -309,11 +309,12 @@ def _apply_input(ex: StoredExecution, happened: Input, trace: str = "") -> Flow[
 
 
 def _fail(ex: StoredExecution, fail: Fail, attached: bool, trace: str) -> Flow[None]:
-    extra: dict[str, object] = {"run_id": ex.run.id} if ex.stored else {}
+    is_recorded = ex.stored or ex.keeps_record
+    extra: dict[str, object] = {"run_id": ex.run.id} if is_recorded else {}
     if trace:
         extra["traceback"] = trace
     response = failure_response(fail, debug=ex.env.debug, **extra)
-    if ex.stored:
+    if is_recorded:
         yield from _save_result(ex, response, _whole(response), fail.failed)
         yield from settle(ex)
     if attached:

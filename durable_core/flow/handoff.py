@@ -16,8 +16,9 @@ from durable_core.flow.effects import (
     log_warning,
     send_response,
 )
-from durable_core.flow.env import AppConfig, ResolvedOptions
+from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, StoredExecution, checkpoint, settle
+from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.wait_url import (
     FROM_PARAM,
     HANDOFF,
@@ -90,8 +91,8 @@ def send_handoff(ex: Execution, token: str | None = None) -> Flow[None]:
 
 def custom_redirect_url(options: ResolvedOptions, run_id: str, token: str) -> Flow[str | None]:
     """Return the URL of the application's ``async_redirect_url`` function; None without one."""
-    target = options.redirect_url
-    if not callable(target) or options.token_answer:
+    target = options.async_redirect_url
+    if not callable(target) or options.async_response == "token":
         return None
     outcome = yield from call_user(None, Call(target, (run_id, token)))
     if isinstance(outcome, Returned) and isinstance(outcome.value, str) and outcome.value:
@@ -115,10 +116,10 @@ def handoff_response(
         url: the URL of the application's function, if it has one. Otherwise the location is
             ``async_redirect_url`` as a string, or the endpoint's own URL.
     """
-    if options.token_answer:
+    if options.async_response == "token":
         return Response.json({"run_id": run_id, "token": token}, headers=PRIVATE_HEADERS)
-    if url is None and isinstance(options.redirect_url, str):
-        url = with_params(options.redirect_url, (("runId", run_id), ("token", token)))
+    if url is None and isinstance(options.async_redirect_url, str):
+        url = with_params(options.async_redirect_url, (("runId", run_id), ("token", token)))
     if url is None:
         url = query_reference(((RUN_PARAM, run_id), (TOKEN_PARAM, token)))
     headers = Headers((("location", url), *PRIVATE_HEADERS))
@@ -168,9 +169,9 @@ def stream_redirect_url(
     chosen = yield from custom_redirect_url(options, run_id, token)
     if chosen is not None:
         return _with_from(urljoin(base, chosen))
-    if isinstance(options.redirect_url, str) and not options.token_answer:
+    if isinstance(options.async_redirect_url, str) and options.async_response != "token":
         params = (("runId", run_id), ("token", token))
-        url = _quote_url(with_params(options.redirect_url, params))
+        url = _quote_url(with_params(options.async_redirect_url, params))
         return _with_from(urljoin(base, url))
     own_params = ((RUN_PARAM, run_id), (TOKEN_PARAM, token), (FROM_PARAM, HANDOFF))
     return base + query_reference(own_params)

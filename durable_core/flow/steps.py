@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
+from durable_core.codec.json import JSONCodec
 from durable_core.codec.records import dump_event, load_event, load_step_error
 from durable_core.codec.tokens import event_id
 from durable_core.errors import LimitExceededError, StepKindError, Suspended
@@ -29,6 +30,7 @@ from durable_core.flow.execution import (
     begin,
     checkpoint,
     settle,
+    utf8_size,
 )
 from durable_core.flow.handoff import hand_off
 from durable_core.flow.step_options import NO_OPTIONS, StepOptions, show_step
@@ -60,6 +62,9 @@ _METHODS = {
     OpKind.WAIT: "step.wait_for_event",
     OpKind.SEND: "step.send_event",
 }
+#: The arguments of a step's function are kept up to this size, as JSON in UTF-8.
+_MAX_ARGUMENTS = 64 * 1024
+_JSON = JSONCodec()
 #: The phases in which a handler runs.
 _LIVE = (Phase.SYNC, Phase.ASYNC)
 
@@ -196,6 +201,7 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
     first attempt must not be lost.
     """
     failures = before.failures if before is not None else 0
+    arguments = _dump_arguments(call) if ex.options.record_arguments else None
     inside = StepAttempt(op.name, op.id, ex.next_attempt(), ex)
     ex.in_flight += 1
     try:
@@ -212,6 +218,8 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
             event_seq = before.event_seq
         now = ex.env.clock.now()
         ended = _classify(ex, op, call, outcome, event_seq, failures, started_at, now)
+        if arguments is not None:
+            ended = _with_arguments(ended, arguments)
         if ex.stream is not None and isinstance(ended, OpFailed):
             ex.stream.roll_back(inside)
         memo = yield from _apply(ex, _decide(ex, ended, now, call.options), now)
@@ -278,6 +286,23 @@ def _classify(
         started_at=started_at,
         retries=None if call.options is None else call.options.retries,
     )
+
+
+def _dump_arguments(call: Call) -> str | None:
+    """Return the arguments of a step's function as ``Memo.arguments`` has them."""
+    if not call.args and not call.kwargs:
+        return None
+    try:
+        text = _JSON.encode({"args": list(call.args), "kwargs": dict(call.kwargs or {})})
+    except TypeError:
+        return ""
+    return text if utf8_size(text) <= _MAX_ARGUMENTS else ""
+
+
+def _with_arguments(ended: Input, arguments: str) -> Input:
+    if isinstance(ended, OpEnded):
+        return OpEnded(memo=replace(ended.memo, arguments=arguments))
+    return replace(ended, arguments=arguments) if isinstance(ended, OpFailed) else ended
 
 
 def _success(

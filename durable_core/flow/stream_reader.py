@@ -21,8 +21,9 @@ from durable_core.codec.stream_events import (
     final_of,
 )
 from durable_core.flow.effects import Flow, WakeReason, await_stream, read_result, read_stream
-from durable_core.flow.env import AppConfig, ResolvedOptions
+from durable_core.flow.env import AppConfig
 from durable_core.flow.handoff import new_token, stream_redirect_url
+from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.wait import RESPONSE_NOT_KEPT
 from durable_core.http.problem import problem
 from durable_core.http.request import Request

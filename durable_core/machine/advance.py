@@ -299,6 +299,7 @@ def _op_failed(run: Run, failed: OpFailed, now: int, policy: RetryPolicy) -> Tra
             attempts=failures,
             ended_at=now,
             started_at=failed.started_at,
+            arguments=failed.arguments,
         )
         attempt = _failed_step(failed, now, None)
         return Transition(_go(run, Trigger.CHECKPOINT), (SaveMemo(memo, attempt),))

@@ -162,7 +162,7 @@ class OpFailed:
     """The function of an op raised; ``started_at`` is when it was called, epoch milliseconds.
 
     ``failures`` counts earlier ones; ``u`` is random in [0, 1). ``retries`` is how often the step
-    may be retried; None stands for that of the run.
+    may be retried; None stands for that of the run. ``arguments`` are those of ``Memo``.
     """
 
     op: Op
@@ -173,6 +173,7 @@ class OpFailed:
     u: float
     started_at: int
     retries: int | None = None
+    arguments: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,8 +85,12 @@ class Loops:
         self._sentinels: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
 
     def adopt_running(self) -> None:
-        """Use the loop that runs now; see :meth:`adopt`."""
-        self.adopt(asyncio.get_running_loop())
+        """Use the loop that runs now; see :meth:`adopt`. Cheap for the one that is in use."""
+        loop = asyncio.get_running_loop()
+        guard = self._sentinels.get(loop)
+        if loop is self.server_loop and guard is not None and not guard.done():
+            return
+        self.adopt(loop)
 
     def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
         """Use this loop from now on, unless another is in use. Called on the loop's thread."""

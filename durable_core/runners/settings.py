@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from durable_core.errors import DuplicateEndpointError
-from durable_core.flow.env import ResolvedOptions
+from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
 from durable_core.http.request import Request
 

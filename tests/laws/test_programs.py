@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from durable_core.api.step import step, sync_step
 from durable_core.errors import StepError
-from durable_core.flow.env import ResolvedOptions
 from durable_core.flow.handoff import handoff_response, new_token
+from durable_core.flow.options import ResolvedOptions
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from support.harness import Ledger, WatchedStore, lab, request, until

@@ -9,8 +9,8 @@ import pytest
 from laws.corpus import CORPUS, Behaviour, World
 
 from durable_core.api.adapter import HTTPHandler
-from durable_core.flow.env import ResolvedOptions
 from durable_core.flow.handoff import handoff_response, new_token
+from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
 from durable_core.http.response import Response
 from durable_core.model.event import Event

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from durable_conformance.store_values import run
-from durable_core.flow.env import AppConfig, Limits, ResolvedOptions
+from durable_core.flow.env import AppConfig, Limits
 from durable_core.flow.execution import StoredExecution
+from durable_core.flow.options import ResolvedOptions
 from durable_core.model.step import Memo
 from durable_core.platform import SystemIds
 from support.harness import FakeClock, request

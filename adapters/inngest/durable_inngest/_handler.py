@@ -198,7 +198,7 @@ def refer(ex: InngestExecution, reporter: Reporter) -> Flow[None]:
     if ex.followed:
         reporter.end_stream()
         return  # the stream ends here, and has said where it goes on
-    if ex.output_url is not None and ex.options.redirect_url is None:
+    if ex.output_url is not None and ex.options.async_redirect_url is None:
         url = ex.output_url(ex.run.id, token)
         yield from send_response(
             handoff_response(ex.options, ex.request.method, ex.run.id, token, url)

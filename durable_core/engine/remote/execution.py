@@ -11,8 +11,9 @@ from durable_core.engine.remote.order import CompletionOrder
 from durable_core.engine.remote.results import Results
 from durable_core.engine.remote.streams import StreamEmitter
 from durable_core.flow.effects import Flow, PendingCommit, Submit, send_response
-from durable_core.flow.env import AppConfig, ResolvedOptions
+from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, settle
+from durable_core.flow.options import ResolvedOptions
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.run import Run

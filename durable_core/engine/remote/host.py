@@ -17,10 +17,11 @@ from durable_core.engine.remote.streams import StreamChannel, StreamEmitter, str
 from durable_core.engine.remote.watching import Subscribers
 from durable_core.engine.runs import RunExecutor
 from durable_core.errors import EngineUnavailableError
-from durable_core.flow.env import AppConfig, ResolvedOptions
+from durable_core.flow.env import AppConfig
 from durable_core.flow.error_responses import store_unavailable_response
 from durable_core.flow.execution import Execution
 from durable_core.flow.flows import EngineFlows
+from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind, RunScope
 from durable_core.http.headers import accepts_event_stream
 from durable_core.http.request import Request

@@ -12,8 +12,8 @@ from durable_core import Request, Response
 from durable_core.api.step import step, sync_step
 from durable_core.engine.runs import RunExecutor
 from durable_core.engine.worker import Worker
-from durable_core.flow.env import ResolvedOptions
 from durable_core.flow.execution import StoredExecution
+from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
 from durable_core.model.run import Phase, Run
 from durable_core.runners.settings import RegisteredEndpoint

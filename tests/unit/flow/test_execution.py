@@ -20,7 +20,7 @@ from durable_core.errors import (
 )
 from durable_core.flow.driver import drive_sync
 from durable_core.flow.effects import AwaitDurable, Effect, Flow, PendingCommit, Submit
-from durable_core.flow.env import AppConfig, Limits, ResolvedOptions
+from durable_core.flow.env import AppConfig, Limits
 from durable_core.flow.execution import (
     TRANSITIONS,
     ExecutionEvent,
@@ -30,6 +30,7 @@ from durable_core.flow.execution import (
     new_run,
     settle,
 )
+from durable_core.flow.options import ResolvedOptions
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import Memo, OpKind, Pending

@@ -10,8 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from durable_core.api.step import step, sync_step
-from durable_core.flow.env import AppConfig, ResolvedOptions
+from durable_core.flow.env import AppConfig
 from durable_core.flow.handoff import handoff_response
+from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.wait_url import query_reference
 from durable_core.http.request import Request
 from durable_core.http.response import Response, with_headers
@@ -157,7 +158,7 @@ def test_tokens_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_referral_prefers_what_the_application_said() -> None:
     """A URL that was made for this run goes before the configured one."""
-    options = ResolvedOptions(key="it", redirect_url="/wait")
+    options = ResolvedOptions(key="it", async_redirect_url="/wait")
     assert "/made" == handoff_response(options, "GET", "r1", "t", "/made").headers["location"]
     assert (
         "/wait?runId=r1&token=t" == handoff_response(options, "GET", "r1", "t").headers["location"]

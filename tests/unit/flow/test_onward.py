@@ -9,8 +9,9 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 import pytest
 
 from durable_core.flow.effects import CallUser, Returned
-from durable_core.flow.env import AppConfig, ResolvedOptions
+from durable_core.flow.env import AppConfig
 from durable_core.flow.handoff import stream_redirect_url
+from durable_core.flow.options import ResolvedOptions
 from durable_core.http.request import Request
 from durable_core.platform import SystemIds
 from support.harness import FakeClock
@@ -87,7 +88,7 @@ def test_a_path_stays_a_path(url: str, expected: str) -> None:
 )
 def test_a_route_of_ones_own(redirect: str, url: str) -> None:
     """What else is in its query stays."""
-    found, query = where(redirect_url=redirect)
+    found, query = where(async_redirect_url=redirect)
 
     assert url == found
     assert ["a", "runId", "token", "from"] == list(query)
@@ -97,8 +98,8 @@ def test_a_route_of_ones_own(redirect: str, url: str) -> None:
 def test_a_function_of_ones_own() -> None:
     """It says where; from where in the stream is added."""
     public = replace(ENV, public_url="https://example.com/")
-    relative = where(redirect_url=lambda run_id, token: f"/wait/{run_id}?t=1")
-    absolute = where(public, redirect_url=lambda run_id, token: f"/wait/{run_id}?t=1")
+    relative = where(async_redirect_url=lambda run_id, token: f"/wait/{run_id}?t=1")
+    absolute = where(public, async_redirect_url=lambda run_id, token: f"/wait/{run_id}?t=1")
 
     query = {"t": ["1"], "from": ["handoff"]}
     assert ("/wait/r1", query) == relative

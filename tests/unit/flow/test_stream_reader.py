@@ -17,7 +17,8 @@ from durable_core.flow.effects import (
     ReadStream,
     WakeReason,
 )
-from durable_core.flow.env import AppConfig, ResolvedOptions
+from durable_core.flow.env import AppConfig
+from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.stream_reader import (
     Attached,
     LogBatch,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from durable_core.errors import DuplicateEndpointError
-from durable_core.flow.env import ResolvedOptions
+from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
 from durable_core.runners.settings import RegisteredEndpoint, Settings, add_endpoint
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from durable_core import Request, Response
-from durable_core.api.options import EndpointOptions
 from durable_core.errors import NotFinishedError
+from durable_core.flow.options import EndpointOptions
 from durable_core.routing import Application
 from durable_core.sync import step
 from durable_core.testing.harnesses import harness

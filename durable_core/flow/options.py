@@ -1,22 +1,36 @@
-"""How an endpoint behaves: options of an adapter, and of one endpoint, put together."""
+"""The options of an endpoint: as they are given, and as the flows read them."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Literal, TypeAlias, TypedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypedDict, cast
 
-from durable_core.flow.env import RedirectUrl, ResolvedOptions
 from durable_core.http.headers import TOKEN
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.retry import validate_retries
 
-__all__ = ["DEFAULT_METHODS", "Authorize", "EndpointOptions", "merge_options", "resolve_options"]
+__all__ = [
+    "Authorize",
+    "EndpointOptions",
+    "Labels",
+    "RedirectUrl",
+    "ResolvedOptions",
+    "check_labels",
+    "merge_options",
+    "resolve_options",
+]
 
+#: The target of a handoff: a path or URL, or a function of run id and token.
+RedirectUrl: TypeAlias = str | Callable[[str, str], str | Awaitable[str]]
 #: Decides, before a run begins, whether a request may have one; never called on replay.
-Authorize: TypeAlias = Callable[[Request], "bool | Awaitable[bool | None] | None"]
+Authorize: TypeAlias = Callable[[Request], bool | Awaitable[bool | None] | None]
+#: Names and values by which a run is found, or a function of its request that returns them.
+Labels: TypeAlias = Mapping[str, str] | Callable[[Request], Mapping[str, str]]
 
-DEFAULT_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_MAX_LABELS = 16
+_MAX_NAME_CHARS = 255
 
 
 class EndpointOptions(TypedDict, total=False):
@@ -53,6 +67,37 @@ class EndpointOptions(TypedDict, total=False):
     authorize: Authorize | None
     store_headers: tuple[str, ...] | None
     exception_to_response: Callable[[Exception], Response | None] | None
+    record: Literal["needed", "always"] | None
+    record_arguments: bool | None
+    labels: Labels | None
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedOptions:
+    """The options of one endpoint, with the defaults of what neither it nor its adapter sets.
+
+    Each has the name and the meaning that it has in :class:`EndpointOptions`, but for these:
+
+    Attributes:
+        key: the identity of the endpoint: ``function_id``, or else module and name of its function.
+        store_headers: in lower case.
+    """
+
+    key: str
+    function_id: str | None = None
+    name: str | None = None
+    retries: int = 3
+    async_response: Literal["redirect", "token"] = "redirect"
+    async_redirect_url: RedirectUrl | None = None
+    methods: tuple[str, ...] = ("GET", "POST", "PUT", "PATCH", "DELETE")
+    authorize: Authorize | None = None
+    store_headers: frozenset[str] = frozenset()
+    exception_to_response: Callable[[Exception], Response | None] | None = None
+    record: Literal["needed", "always"] = "needed"
+    record_arguments: bool = False
+    labels: Labels | None = None
+    version: str | None = None
 
 
 def merge_options(below: EndpointOptions, over: EndpointOptions) -> EndpointOptions:
@@ -72,21 +117,13 @@ def resolve_options(options: EndpointOptions, default_key: str) -> ResolvedOptio
     """Return how an endpoint behaves that has these options.
 
     Args:
-        options: those of the endpoint and its adapter, put together.
+        options: those of the endpoint and its adapter, as :func:`merge_options` returns them.
         default_key: the identity of an endpoint without ``function_id``.
     """
-    store_headers = options.get("store_headers") or ()
-    retries = options.get("retries")
-    return ResolvedOptions(
-        key=options.get("function_id") or default_key,
-        function_id=options.get("function_id"),
-        name=options.get("name"),
-        retries=3 if retries is None else retries,
-        token_answer=options.get("async_response") == "token",
-        redirect_url=options.get("async_redirect_url"),
-        store_headers=frozenset(name.lower() for name in store_headers),
-        exception_to_response=options.get("exception_to_response"),
-    )
+    given = cast("dict[str, Any]", {**options})
+    headers = frozenset(name.lower() for name in given.pop("store_headers", ()))
+    key = given.get("function_id", default_key)
+    return ResolvedOptions(key=key, store_headers=headers, **given)
 
 
 def _check(options: EndpointOptions) -> None:
@@ -96,15 +133,44 @@ def _check(options: EndpointOptions) -> None:
     retries = options.get("retries")
     if retries is not None:
         validate_retries(retries)
-    if options.get("async_response") not in (None, "redirect", "token"):
-        raise ValueError(
-            f"async_response must be 'redirect' or 'token', not {options.get('async_response')!r}"
-        )
-    _check_name("function_id", options.get("function_id"))
-    _check_name("name", options.get("name"))
+    _check_choice("async_response", options.get("async_response"), ("redirect", "token"))
+    _check_choice("record", options.get("record"), ("needed", "always"))
+    record_arguments = options.get("record_arguments")
+    if not isinstance(record_arguments, (bool, type(None))):
+        raise TypeError(f"record_arguments must be True or False, not {record_arguments!r}")
+    for name in ("function_id", "name", "version"):
+        _check_name(name, options.get(name))
+    labels = options.get("labels")
+    if labels is not None and not callable(labels):
+        check_labels(labels)
     _check_redirect_url(options.get("async_redirect_url"))
     if (methods := options.get("methods")) is not None:
         options["methods"] = _checked_methods(methods)
+
+
+def _check_choice(option: str, value: object, choices: tuple[str, str]) -> None:
+    if value is not None and value not in choices:
+        raise ValueError(f"{option} must be {choices[0]!r} or {choices[1]!r}, not {value!r}")
+
+
+def check_labels(labels: object) -> tuple[tuple[str, str], ...]:
+    """Return labels as a run keeps them, ordered by name.
+
+    Args:
+        labels: what ``labels=``, or its function, says.
+
+    Raises:
+        TypeError: no mapping of str to str.
+        ValueError: too many, or a name or value of no or too many characters.
+    """
+    if not isinstance(labels, Mapping):
+        raise TypeError(f"labels must be a mapping of names to values, not {labels!r}")
+    if len(labels) > _MAX_LABELS:
+        raise ValueError(f"labels must be at most {_MAX_LABELS}, not {len(labels)}")
+    for name, value in labels.items():
+        _check_name("labels: a name", name)
+        _check_name(f"labels: the value of {name!r}", value)
+    return tuple(sorted(labels.items()))
 
 
 def _check_name(option: str, value: object) -> None:
@@ -112,8 +178,8 @@ def _check_name(option: str, value: object) -> None:
         return
     if not isinstance(value, str):
         raise TypeError(f"{option} must be a str, not {type(value).__name__}")
-    if not 1 <= len(value) <= 255:
-        raise ValueError(f"{option} must have 1 to 255 characters, not {len(value)}")
+    if not 1 <= len(value) <= _MAX_NAME_CHARS:
+        raise ValueError(f"{option} must have 1 to {_MAX_NAME_CHARS} characters, not {len(value)}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
-from durable_core.api.options import EndpointOptions, merge_options, resolve_options
 from durable_core.flow.execution import run_label
+from durable_core.flow.options import (
+    EndpointOptions,
+    ResolvedOptions,
+    merge_options,
+    resolve_options,
+)
 from durable_core.http.request import Request
 
 
@@ -29,6 +34,16 @@ from durable_core.http.request import Request
         ({"methods": ()}, ValueError),
         ({"methods": ("get",)}, ValueError),
         ({"methods": ("GE T",)}, ValueError),
+        ({"record": "never"}, ValueError),
+        ({"record_arguments": 1}, TypeError),
+        ({"version": ""}, ValueError),
+        ({"labels": ["a"]}, TypeError),
+        ({"labels": {"a": 1}}, TypeError),
+        ({"labels": {1: "a"}}, TypeError),
+        ({"labels": {"": "a"}}, ValueError),
+        ({"labels": {"a": "x" * 256}}, ValueError),
+        ({"labels": {"a": "\udc80"}}, ValueError),
+        ({"labels": {str(number): "x" for number in range(17)}}, ValueError),
     ],
 )
 def test_out_of_range(options: dict[str, Any], error: type[Exception]) -> None:
@@ -56,6 +71,17 @@ def test_merged() -> None:
     }
     assert expected == merge_options(below, over)
     assert below == merge_options(below, {})
+
+
+def test_options_are_declared_alike() -> None:
+    """What can be given is what the flows read: the same names, and the same types but None."""
+    given, read = get_type_hints(EndpointOptions), get_type_hints(ResolvedOptions)
+    assert {"key"} == read.keys() - given.keys()
+    for name in ("key", "store_headers"):  # which is read in lower case
+        given.pop(name, None)
+        del read[name]
+
+    assert given == {name: hint | None for name, hint in read.items()}
 
 
 def test_methods_become_a_tuple() -> None:

@@ -1,0 +1,109 @@
+"""The run that the calling code belongs to, as handlers and steps see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from durable_core.errors import StepUsageError
+from durable_core.flow.attempt import StepAttempt
+from durable_core.flow.scope import CURRENT_RUN
+
+__all__ = ["CurrentRun", "RunContext", "current_run", "run"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """What code inside a run may know of it. A replay sees the same, but for ``attempt``.
+
+    Attributes:
+        id: a ULID.
+        key: the caller's name for it; None without one.
+        labels: the names and values by which it is found.
+        version: the version of the code that began it; None if the code has none.
+        started_at: when the request came in, in UTC.
+        attempt: how often its handler is tried with this time, errors of steps not counted: 1 for
+            the first attempt and its replays.
+    """
+
+    id: str
+    key: str | None
+    labels: Mapping[str, str]
+    version: str | None
+    started_at: datetime
+    attempt: int
+
+
+def current_run() -> RunContext | None:
+    """Return the run whose handler, or step, calls this; None outside runs."""
+    scope = CURRENT_RUN.get()
+    if scope is None:
+        return None
+    ex = scope.owner if isinstance(scope, StepAttempt) else scope.ex
+    if ex is None:
+        return None
+    known = ex.run
+    return RunContext(
+        id=known.id,
+        key=known.key,
+        labels=dict(known.labels),
+        version=known.version,
+        started_at=datetime.fromtimestamp(known.created_at / 1000, UTC),
+        attempt=known.failures + 1,
+    )
+
+
+class CurrentRun:
+    """The run that the calling code belongs to: ``from durable_core import run``.
+
+    Every attribute raises ``StepUsageError`` outside runs. They are those of :class:`RunContext`.
+    """
+
+    @property
+    def id(self) -> str:
+        """A ULID."""
+        return _inside("id").id
+
+    @property
+    def key(self) -> str | None:
+        """The caller's name for it; None without one."""
+        return _inside("key").key
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The names and values by which it is found."""
+        return _inside("labels").labels
+
+    @property
+    def version(self) -> str | None:
+        """The version of the code that began it; None if the code has none."""
+        return _inside("version").version
+
+    @property
+    def started_at(self) -> datetime:
+        """When the request came in, in UTC."""
+        return _inside("started_at").started_at
+
+    @property
+    def attempt(self) -> int:
+        """How often its handler is tried with this time; 1 for the first attempt."""
+        return _inside("attempt").attempt
+
+    def __repr__(self) -> str:
+        """Show the id, if there is a run."""
+        known = current_run()
+        return "<no run>" if known is None else f"<run {known.id}>"
+
+
+#: The run that the calling code belongs to.
+run = CurrentRun()
+
+
+def _inside(attribute: str) -> RunContext:
+    known = current_run()
+    if known is None:
+        raise StepUsageError(
+            f"run.{attribute} was read outside a run; Durable.current_run() is None there"
+        )
+    return known
