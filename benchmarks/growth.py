@@ -14,10 +14,10 @@ from _measure import arguments, interleaved, machine, median, ratio, save_json, 
 from durable_core import Durable, Request, Response, endpoint_adapter
 from durable_core.api.adapter import HTTPHandler
 from durable_core.codec.records import dump_head, dump_request
-from durable_core.codec.tokens import make_ulid
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import Memo, Op, OpKind
+from durable_core.platform import make_ulid
 from durable_core.ports import Checkpoint, StoredRequest, StoredResult
 from durable_core.stores.sqlite import SQLiteStore
 from durable_core.sync import step

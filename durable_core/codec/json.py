@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn, Protocol
 
-from durable_core.http.json import dumper
+from durable_core.http.json import chunk_encoder
 
 __all__ = ["MAX_DEPTH", "Codec", "JSONCodec", "canonical_json", "check_json"]
 
@@ -26,7 +26,7 @@ _ENCODER = json.JSONEncoder(
 _DECODER = json.JSONDecoder()
 
 
-_dump = dumper(_ENCODER)
+_chunks = chunk_encoder(_ENCODER)
 
 
 class Codec(Protocol):
@@ -62,7 +62,7 @@ class JSONCodec:
         if not _has_allowed_types(value):
             _explain(value, "$", ())
         try:
-            text = _dump(value)
+            text = "".join(_chunks(value, 0))
             if not text.isascii():
                 text.encode("utf-8")
         except ValueError:

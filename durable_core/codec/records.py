@@ -18,7 +18,7 @@ from durable_core.errors import (
     StepResultTooLargeError,
 )
 from durable_core.http.headers import SENSITIVE_HEADERS, Headers
-from durable_core.http.json import dumper
+from durable_core.http.json import chunk_encoder
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.event import Event
@@ -195,7 +195,7 @@ def _parse_event(item: object, index: int) -> Event:
 # --- records --------------------------------------------------------------------------------------
 
 # Escaped to ASCII: a URL from a client may contain bytes that are not UTF-8.
-_dump = dumper(json.JSONEncoder(check_circular=False, separators=(",", ":")))
+_chunks = chunk_encoder(json.JSONEncoder(check_circular=False, separators=(",", ":")))
 
 
 def dump_request(request: Request, *, stored_headers: frozenset[str]) -> str:
@@ -213,16 +213,15 @@ def dump_request(request: Request, *, stored_headers: frozenset[str]) -> str:
             withheld.add(name.lower())
         else:
             headers.append((name, value))
-    return _dump(
-        {
-            "method": request.method,
-            "url": request.url,
-            "root_path": request.root_path,
-            "headers": headers,
-            "path_params": dict(request.path_params),
-            "withheld": sorted(withheld),
-        }
-    )
+    fields = {
+        "method": request.method,
+        "url": request.url,
+        "root_path": request.root_path,
+        "headers": headers,
+        "path_params": dict(request.path_params),
+        "withheld": sorted(withheld),
+    }
+    return "".join(_chunks(fields, 0))
 
 
 def load_request(text: str, body: bytes) -> Request:
@@ -240,7 +239,7 @@ def load_request(text: str, body: bytes) -> Request:
 
 def dump_head(response: Response) -> str:
     """Return status and headers of the response."""
-    return _dump({"status": response.status, "headers": response.headers.raw})
+    return "".join(_chunks({"status": response.status, "headers": response.headers.raw}, 0))
 
 
 def load_response(text: str, body: bytes) -> Response:

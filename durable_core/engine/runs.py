@@ -165,12 +165,16 @@ class RunExecutor(Generic[ExecutionT]):
         return task
 
     def _begin(self, run: ThreadRun | TaskRun) -> None:
-        self._host.live.add(run)
+        self._host.live[run.ex.run.id] = run
         if self._host.stopping:  # after this one was let in, before it was live
             run.ex.stop()
 
     def _end(self, run: ThreadRun | TaskRun) -> None:
-        self._host.live.remove(run)
+        live, run_id = self._host.live, run.ex.run.id
+        if live.get(run_id) is run:  # else a later execution has its place
+            del live[run_id]
+        if live.awaited:  # looked at last: whoever waits from now on sees that it is gone
+            live.notify_if_empty()
 
     def _client_gone(self, live: TaskRun | ThreadRun) -> None:
         if isinstance(live, TaskRun):
@@ -341,12 +345,12 @@ class RunManager(RunExecutor[StoredExecution]):
         # It is live from now on, although its worker begins later: a stop must know of it.
         if endpoint.kind is HandlerKind.DEF:
             run = ThreadRun(self._worker, ex, endpoint.handler)
-            self._worker.live.add(run)
+            self._worker.live[ex.run.id] = run
             self._resume_in_thread(run, ex)
         else:
             loop = self._worker.loops.replay_loop
             task_run = TaskRun(self._worker, ex, endpoint.handler, loop=loop)
-            self._worker.live.add(task_run)
+            self._worker.live[ex.run.id] = task_run
             task_run.left = _once(lambda: self._free(HandlerKind.ASYNC_DEF))
             if not _call_live(loop, self._resume_here, task_run, ex):
                 ex.close(RuntimeError("the event loop was closed"))
@@ -428,13 +432,20 @@ class RunManager(RunExecutor[StoredExecution]):
 
     def _begin(self, run: ThreadRun | TaskRun) -> None:
         super()._begin(run)
-        self._worker.streams.begin(run.ex)
+        streams = self._worker.streams
+        run.ex.stream_opener = streams.open
+        if streams.logs:  # looked at last: a reader that joins from now on finds the opener
+            streams.begin(run.ex)
 
     def _end(self, run: ThreadRun | TaskRun) -> None:
-        if run.ex.fault is not None:
-            self.release_later(run.ex)
+        ex, streams = run.ex, self._worker.streams
+        if ex.fault is not None:
+            self.release_later(ex)
         super()._end(run)
-        self._worker.streams.end(run.ex)
+        ex.stream_opener = None
+        # A thread that opens the stream now has seen the execution open, and holds the lock.
+        if ex.stream is not None or streams.lock.locked():
+            streams.end(ex)
 
     def release_later(self, ex: Execution) -> None:
         """Have the scheduler release a run that its execution could not release, once.
@@ -489,9 +500,9 @@ class RunManager(RunExecutor[StoredExecution]):
         for commit in batch:
             write, answer = commit.write, commit.answer
             if isinstance(write, Checkpoint):
-                if len(worker.streams) and answer is not None:
+                if worker.streams.logs and answer is not None:
                     worker.streams.committed(write)
-                if write.result is not None and answer is not None:
+                if write.result is not None and answer is not None and worker.waiters.wakers:
                     worker.waiters.ended((write.run_id,))
                 if write.release is not None:
                     worker.wake_scheduler_at(write.release.due_at)

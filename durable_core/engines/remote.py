@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from durable_core.codec.json import Codec, JSONCodec, canonical_json
 from durable_core.codec.records import dump_error_response, load_step_error
-from durable_core.codec.tokens import is_ulid, ulid_time
 from durable_core.engine.remote.engine import RemoteEngine
 from durable_core.engine.remote.execution import (
     FailedOp,
@@ -80,7 +79,7 @@ from durable_core.model.decision import (
 )
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import Op, OpKind
-from durable_core.platform import logger
+from durable_core.platform import is_ulid, logger, ulid_time
 from durable_core.ports import Clock, Ids
 from durable_core.runners.settings import RegisteredEndpoint
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from durable_core.model._record import record
@@ -78,6 +79,7 @@ class StreamOwner(Protocol):
         ...
 
 
+@dataclass(eq=False, slots=True)
 class StepAttempt:
     """One attempt of a step: code inside the step's function, which may not call steps.
 
@@ -89,18 +91,9 @@ class StepAttempt:
         settled: the outcome of the attempt is known.
     """
 
-    __slots__ = ("attempt", "function_ended", "name", "op_id", "owner", "settled")
-
-    def __init__(
-        self,
-        name: str,
-        op_id: str = "",
-        attempt: Attempt = (0, 0),
-        source: StreamOwner | None = None,
-    ) -> None:
-        self.name = name
-        self.op_id = op_id
-        self.attempt = attempt
-        self.owner = source
-        self.function_ended = False
-        self.settled = False
+    name: str
+    op_id: str = ""
+    attempt: Attempt = (0, 0)
+    owner: StreamOwner | None = None
+    function_ended: bool = False
+    settled: bool = False

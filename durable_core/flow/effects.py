@@ -9,7 +9,6 @@ each generator in between costs time.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
@@ -82,7 +81,7 @@ class Returned:
     value: object
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Raised:
     """User code raised this; ``trace`` is its stack trace if debugging asks for it."""
 
@@ -90,14 +89,14 @@ class Raised:
     trace: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Cancelled:
     """User code was cancelled by user code; ``error`` is what the runtime uses for that."""
 
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Unwound:
     """The handler was unwound before its end."""
 
@@ -117,7 +116,7 @@ class Submit:
     after: tuple[PendingCommit, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AwaitDurable:
     """Wait until these writes are durable; answered with their answers. Raises their error.
 
@@ -154,14 +153,14 @@ class CallUser:
     call: Call
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CallHandler:
     """Run the handler to its end, or until it is unwound."""
 
     waits: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Park:
     """Wait until the op may be due (the flow checks again), or until the handler is unwound."""
 
@@ -170,14 +169,14 @@ class Park:
     due_at: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class DrainSteps:
     """Begin no more steps, and wait for those in flight, which may still checkpoint."""
 
     waits: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AwaitReplayTurn:
     """Wait for the turn of a memo: those asked for in one tick resolve by completion number."""
 
@@ -185,7 +184,7 @@ class AwaitReplayTurn:
     completion_no: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SendResponse:
     """Answer the attached client."""
 
@@ -193,7 +192,7 @@ class SendResponse:
     response: Response
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Log:
     """Write a line about this run to the log, and the error behind it; levels as of ``logging``."""
 
@@ -203,7 +202,7 @@ class Log:
     level: int = 30
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ReadResult:
     """Look up how a run ended."""
 
@@ -211,7 +210,7 @@ class ReadResult:
     run_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AwaitEnd:
     """Wait for the end of a run, at most ``for_ms`` milliseconds; False if too many wait."""
 
@@ -231,7 +230,7 @@ class WakeReason(Enum):
     STOPPING = "stopping"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ReadStream:
     """Read a part of a run's stored stream after a cursor; see ``Store.read_stream``."""
 
@@ -242,7 +241,7 @@ class ReadStream:
     begin: StreamPlace | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AwaitStream:
     """Wait until the stream may have more to read, at most ``for_ms`` milliseconds."""
 

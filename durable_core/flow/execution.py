@@ -282,7 +282,7 @@ class Execution:
     def check_size(self, op: Op, value: str) -> None:
         """Count a result; raise LimitExceededError if it, or the run with it, is too large."""
         limits = self.env.limits
-        size = utf8_size(value)
+        size = len(value) if value.isascii() else len(value.encode("utf-8"))
         if size > limits.step_result:
             raise LimitExceededError(
                 f"the result of step {op.name!r} has {size} bytes as JSON; "

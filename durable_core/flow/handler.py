@@ -11,13 +11,14 @@ from durable_core.errors import LeaseLost, StoreError, Suspended
 from durable_core.flow.attempt import Call
 from durable_core.flow.effects import (
     AwaitDurable,
+    CallHandler,
     Cancelled,
     Flow,
     Outcome,
     Raised,
     Returned,
+    SendResponse,
     Unwound,
-    call_handler,
     call_user,
     drain_steps,
     log_error,
@@ -73,7 +74,7 @@ def execute(ex: StoredExecution) -> Flow[None]:
     When this returns, the execution is closed, and an attached client has its response.
     """
     try:
-        outcome = yield from call_handler()
+        outcome: Outcome | Unwound = yield CallHandler()
         if ex.closed or isinstance(outcome, (Unwound, Cancelled)):
             yield from suspend(ex)
         else:
@@ -191,7 +192,7 @@ def _respond(ex: StoredExecution, response: Response) -> Flow[None]:
     yield from _finish(ex, response, _whole(response))
     yield from settle(ex)
     if attached:
-        yield from send_response(response)
+        yield SendResponse(response)
     else:
         yield from log_info(f"completed with status {response.status}")
 

@@ -18,6 +18,7 @@ from durable_core.flow.effects import (
     Outcome,
     Raised,
     Returned,
+    Submit,
     await_replay_turn,
     log_warning,
     park,
@@ -48,7 +49,7 @@ from durable_core.model.decision import (
 )
 from durable_core.model.event import Event
 from durable_core.model.run import Phase
-from durable_core.model.step import Memo, Op, OpKind, Pending
+from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
 
 __all__ = ["run_step", "send_events", "sleep_until", "wait_for_event"]
 
@@ -71,9 +72,9 @@ _LIVE = (Phase.SYNC, Phase.ASYNC)
 
 def run_step(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
     """``step.run``: return the stored outcome, or call the function until it has one."""
-    memo: Memo | None = None
-    is_known = op.id in ex.memos or op.id in ex.pending
-    if is_known or ex.state is not ExecutionState.RUNNING:
+    memo = ex.memos.get(op.id)
+    pending = ex.pending.get(op.id)
+    if memo is not None or pending is not None or ex.state is not ExecutionState.RUNNING:
         memo = yield from _replayed(ex, op)
     else:
         if op.id in ex.unawaited:
@@ -200,7 +201,6 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
     The event sequence number is that of the first attempt (``before``): an event that answers the
     first attempt must not be lost.
     """
-    failures = before.failures if before is not None else 0
     arguments = _dump_arguments(call) if ex.options.record_arguments else None
     inside = StepAttempt(op.name, op.id, ex.next_attempt(), ex)
     ex.in_flight += 1
@@ -214,15 +214,34 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
             event_seq, started_at = begun
             outcome = yield CallUser(inside, call)
         inside.function_ended = True
+        failures = 0
         if before is not None:
-            event_seq = before.event_seq
+            event_seq, failures = before.event_seq, before.failures
         now = ex.env.clock.now()
-        ended = _classify(ex, op, call, outcome, event_seq, failures, started_at, now)
-        if arguments is not None:
-            ended = _with_arguments(ended, arguments)
-        if ex.stream is not None and isinstance(ended, OpFailed):
+        result = _result_of(ex, op, call, outcome, now)
+        memo: Memo | None
+        if isinstance(result, str):
+            memo = _success(
+                ex, op, result, event_seq, now, failures, started_at=started_at, arguments=arguments
+            )
+            _decide(ex, OpEnded(memo=memo), now)
+            ex.queued((yield _save_memo(ex, memo, now)))
+            inside.settled = True
+            return memo
+        if ex.stream is not None:
             ex.stream.roll_back(inside)
-        memo = yield from _apply(ex, _decide(ex, ended, now, call.options), now)
+        failed = OpFailed(
+            op=op,
+            failure=result,
+            completion_no=ex.next_completion_no(),
+            event_seq=event_seq,
+            failures=failures,
+            u=ex.env.ids.uniform(),
+            started_at=started_at,
+            retries=None if call.options is None else call.options.retries,
+            arguments=arguments,
+        )
+        memo = yield from _apply(ex, _decide(ex, failed, now, call.options), now)
         inside.settled = True
         if isinstance(outcome, Raised):
             yield from _report_failure(ex, op, call.options, outcome.error, failures + 1)
@@ -252,40 +271,18 @@ def _report_failure(
     yield from log_warning(text, error)
 
 
-def _classify(
-    ex: StoredExecution,
-    op: Op,
-    call: Call,
-    outcome: Outcome,
-    event_seq: int,
-    failures: int,
-    started_at: int,
-    now: int,
-) -> Input:
-    """Return the input for the outcome of a step's function."""
+def _result_of(
+    ex: StoredExecution, op: Op, call: Call, outcome: Outcome, now: int
+) -> str | Failure:
+    """Return the result of a step's function as text, or why there is none."""
     match outcome:
         case Returned(value=value):
-            encoded = _encode(ex, op, value)
-            if isinstance(encoded, str):
-                memo = _success(ex, op, encoded, event_seq, now, failures, started_at=started_at)
-                return OpEnded(memo=memo)
-            failure = encoded
+            return _encode(ex, op, value)
         case Raised(error=error):
-            failure = step_failure(ex.options, error, now, call.options)
+            return step_failure(ex.options, error, now, call.options)
         case Cancelled():
             text = "user code cancelled the step before its function ended"
-            failure = Failure(name="StepCancelled", message=text, retriable=False, cancelled=True)
-    number, u = ex.next_completion_no(), ex.env.ids.uniform()
-    return OpFailed(
-        op=op,
-        failure=failure,
-        completion_no=number,
-        event_seq=event_seq,
-        failures=failures,
-        u=u,
-        started_at=started_at,
-        retries=None if call.options is None else call.options.retries,
-    )
+            return Failure(name="StepCancelled", message=text, retriable=False, cancelled=True)
 
 
 def _dump_arguments(call: Call) -> str | None:
@@ -299,12 +296,6 @@ def _dump_arguments(call: Call) -> str | None:
     return text if utf8_size(text) <= _MAX_ARGUMENTS else ""
 
 
-def _with_arguments(ended: Input, arguments: str) -> Input:
-    if isinstance(ended, OpEnded):
-        return OpEnded(memo=replace(ended.memo, arguments=arguments))
-    return replace(ended, arguments=arguments) if isinstance(ended, OpFailed) else ended
-
-
 def _success(
     ex: StoredExecution,
     op: Op,
@@ -314,6 +305,7 @@ def _success(
     failures: int = 0,
     *,
     started_at: int | None,
+    arguments: str | None = None,
 ) -> Memo:
     """Return the memo of an op with its result (JSON text) after this many failures."""
     return Memo(
@@ -325,6 +317,7 @@ def _success(
         attempts=failures + 1,
         ended_at=now,
         started_at=started_at,
+        arguments=arguments,
     )
 
 
@@ -376,17 +369,7 @@ def _apply(
     for command in transition.commands:
         match command:
             case SaveMemo(memo=memo, failed=failed):
-                ex.memos[memo.op.id] = memo
-                direct = ex.pending.pop(memo.op.id, None) is None
-                effect = checkpoint(
-                    ex,
-                    now=now,
-                    memos=(memo,),
-                    events=sends,
-                    no_pending_row=direct,
-                    failed_attempts=() if failed is None else (failed,),
-                )
-                ex.queued((yield effect))
+                ex.queued((yield _save_memo(ex, memo, now, sends, failed)))
             case SavePending(pending=pending, failed=failed):
                 ex.pending[pending.op.id] = pending
                 failed_attempts = () if failed is None else (failed,)
@@ -399,6 +382,26 @@ def _apply(
             case _:
                 raise AssertionError(f"a step cannot lead to {command!r}")
     return memo
+
+
+def _save_memo(
+    ex: StoredExecution,
+    memo: Memo,
+    now: int,
+    sends: tuple[Event, ...] = (),
+    failed: FailedAttempt | None = None,
+) -> Submit:
+    """Note that an op has finished; return the effect that makes it durable."""
+    ex.memos[memo.op.id] = memo
+    had_no_row = ex.pending.pop(memo.op.id, None) is None
+    return checkpoint(
+        ex,
+        now=now,
+        memos=(memo,),
+        events=sends,
+        no_pending_row=had_no_row,
+        failed_attempts=() if failed is None else (failed,),
+    )
 
 
 def _wait(ex: StoredExecution, op: Op, rule: WaitRule, timeout: int) -> Pending:

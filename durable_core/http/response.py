@@ -9,7 +9,7 @@ from typing import TypeAlias
 from urllib.parse import quote
 
 from durable_core.http.headers import HeaderFields, Headers
-from durable_core.http.json import dumper
+from durable_core.http.json import chunk_encoder
 
 __all__ = ["Body", "Response", "with_headers"]
 
@@ -18,7 +18,11 @@ Body: TypeAlias = bytes | Iterable[bytes] | AsyncIterable[bytes]
 
 _NO_HEADERS = Headers()
 _REDIRECTS = (301, 302, 303, 307, 308)
-_dump = dumper(json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+_json_chunks = chunk_encoder(
+    json.JSONEncoder(
+        ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
+    )
+)
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
@@ -65,7 +69,13 @@ class Response:
         Raises:
             TypeError, ValueError: the value has no JSON form (NaN and infinities have none).
         """
-        body = _dump(value).encode("utf-8")
+        try:
+            text = "".join(_json_chunks(value, 0))
+        except RecursionError:
+            raise ValueError(
+                "a response body must not contain itself, or be nested so deep"
+            ) from None
+        body = text.encode("utf-8")
         return cls(
             status=status, headers=_with_content_type(headers, "application/json"), body=body
         )

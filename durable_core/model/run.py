@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from durable_core.model._record import record
 
 __all__ = ["Phase", "Run"]
 
@@ -39,7 +40,7 @@ class Phase(Enum):
 _ENDED = frozenset({Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Run:
     """The state of a run, on which decisions depend.
 

@@ -41,7 +41,7 @@ __all__ = [
 # The records of a store.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class StoredRequest:
     """A stored request: its head as text (``codec/records.py``), and its body unchanged."""
 
@@ -49,7 +49,7 @@ class StoredRequest:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class StoredResult:
     """The result of a run.
 

@@ -46,31 +46,24 @@ class ActiveRun(Protocol):
         ...
 
 
-class ActiveRuns:
-    """The live runs by id, and those whose streamed responses are being sent."""
+class ActiveRuns(dict[str, ActiveRun]):
+    """The live runs by id, and those whose streamed responses are being sent.
+
+    Attributes:
+        awaited: somebody waits until it is empty.
+    """
 
     def __init__(self) -> None:
-        self._runs: dict[str, ActiveRun] = {}
+        super().__init__()
+        self.awaited = False
         self._sending: set[str] = set()
         self._empty = threading.Condition()
-        self._awaited = False
-
-    def __len__(self) -> int:
-        return len(self._runs)
-
-    def get(self, run_id: str) -> ActiveRun | None:
-        """Return the live run with that id."""
-        return self._runs.get(run_id)
-
-    def add(self, live: ActiveRun) -> None:
-        """Add a run."""
-        self._runs[live.ex.run.id] = live
 
     def remove(self, live: ActiveRun) -> None:
         """Remove a run that is not live any more."""
-        if self._runs.get(live.ex.run.id) is live:  # else a later execution has its place
-            del self._runs[live.ex.run.id]
-        self._notify_if_empty()
+        if self.get(live.ex.run.id) is live:  # else a later execution has its place
+            del self[live.ex.run.id]
+        self.notify_if_empty()
 
     def body_started(self, run_id: str) -> None:
         """Note that a streamed response is being sent, whose end must be recorded."""
@@ -79,26 +72,27 @@ class ActiveRuns:
     def body_finished(self, run_id: str) -> None:
         """Note that the end is recorded, or cannot be recorded."""
         self._sending.discard(run_id)
-        self._notify_if_empty()
+        self.notify_if_empty()
 
-    def _notify_if_empty(self) -> None:
-        if self._awaited and not self._runs and not self._sending:
+    def notify_if_empty(self) -> None:
+        """Wake those who wait, if no run is live or sent."""
+        if self.awaited and not self and not self._sending:
             with self._empty:
                 self._empty.notify_all()
 
     def all(self) -> list[ActiveRun]:
         """Return the runs that are live now."""
-        return list(self._runs.values())
+        return list(self.values())
 
     def wait_until_empty(self, timeout: float) -> bool:
         """Wait until no run is live or sent; False if some still are after ``timeout`` seconds."""
         with self._empty:
-            self._awaited = True  # runs that ended before this are seen by the check below
-            return self._empty.wait_for(lambda: not self._runs and not self._sending, timeout)
+            self.awaited = True  # runs that ended before this are seen by the check below
+            return self._empty.wait_for(lambda: not self and not self._sending, timeout)
 
     def names(self) -> list[str]:
         """Return the ids of all that :meth:`wait_until_empty` waits for."""
-        return sorted({*self._runs, *self._sending})
+        return sorted({*self, *self._sending})
 
 
 class Waiters:
@@ -108,6 +102,9 @@ class Waiters:
         most: the maximum number of held clients.
         attend: called for the first client, in the client's thread.
         most_of_run: the maximum number for one run; None for no such limit.
+
+    Attributes:
+        wakers: what wakes the clients, by run; empty while nobody waits.
     """
 
     def __init__(
@@ -117,7 +114,7 @@ class Waiters:
         self._most_of_run = most if most_of_run is None else most_of_run
         self._attend = attend
         self._lock = threading.Lock()
-        self._wakers: dict[str, list[Callable[[], None]]] = {}
+        self.wakers: dict[str, list[Callable[[], None]]] = {}
         self._count = 0
         self._released = False
 
@@ -127,11 +124,11 @@ class Waiters:
     def add(self, run_id: str, wake: Callable[[], None]) -> bool:
         """Register ``wake`` for the end of the run; False if too many clients wait already."""
         with self._lock:
-            of_run = len(self._wakers.get(run_id, ()))
+            of_run = len(self.wakers.get(run_id, ()))
             if self._count >= self._most or of_run >= self._most_of_run:
                 return False
             self._count += 1
-            self._wakers.setdefault(run_id, []).append(wake)
+            self.wakers.setdefault(run_id, []).append(wake)
             first = self._count == 1
         if first:
             self._attend()
@@ -140,23 +137,23 @@ class Waiters:
     def remove(self, run_id: str, wake: Callable[[], None]) -> None:
         """Undo :meth:`add`."""
         with self._lock:
-            wakers = self._wakers[run_id]
+            wakers = self.wakers[run_id]
             wakers.remove(wake)
             if not wakers:
-                del self._wakers[run_id]
+                del self.wakers[run_id]
             self._count -= 1
 
     def run_ids(self) -> list[str]:
         """Return the runs that clients wait for."""
         with self._lock:
-            return list(self._wakers)
+            return list(self.wakers)
 
     def ended(self, run_ids: Iterable[str]) -> None:
         """Wake all clients that wait for one of these runs."""
-        if not self._wakers:
+        if not self.wakers:
             return
         with self._lock:
-            wakers = [wake for run_id in run_ids for wake in self._wakers.get(run_id, ())]
+            wakers = [wake for run_id in run_ids for wake in self.wakers.get(run_id, ())]
         for wake in wakers:
             wake()
 

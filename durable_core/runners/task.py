@@ -50,7 +50,7 @@ from durable_core.flow.execution import (
     ExecutionEvent,
     ExecutionState,
 )
-from durable_core.flow.scope import CURRENT_RUN, HandlerKind
+from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.advance import is_crash
@@ -362,9 +362,13 @@ class TaskRun:
         if self.ex.state is not ExecutionState.RUNNING:
             return Unwound()  # told so before it began
         self._unwinder.handler_begins(self._go_on_without_handler)
-        tasks = self._unwinder.tasks
-        wrap = self._host.wrap_scope
-        token = CURRENT_RUN.set(self if wrap is None else wrap(self))
+        tasks, own_task = self._unwinder.tasks, RunTask()
+        scope: RunScope = self
+        if self._host.wrap_scope is not None:
+            tasks.running = own_task  # so that current_task() is what it will be in the handler
+            scope = self._host.wrap_scope(self)
+            tasks.running = None
+        token = CURRENT_RUN.set(scope)
         CURRENT_TASKS.set(tasks)
         EVENT_SEQ.set(self.ex.run.event_seq)
         outcome: Outcome | Unwound
@@ -372,7 +376,7 @@ class TaskRun:
             code: Any = self._handler(self.ex.request)
             if type(code) is not CoroutineType:
                 code = _awaited(code)
-            outcome = Returned(await tasks.watch(code, RunTask()))
+            outcome = Returned(await tasks.watch(code, own_task))
         except Exception as error:
             outcome = self._handler_raised(error)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):

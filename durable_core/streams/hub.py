@@ -21,31 +21,35 @@ class StreamHub:
     Args:
         live: the live runs of this process.
         relay: carries streams between processes; None if the store has no channel.
+
+    Attributes:
+        logs: what is streamed now, by run.
+        lock: held while a stream is opened.
     """
 
     def __init__(self, live: ActiveRuns, relay: StreamRelay | None = None) -> None:
         self._live = live
         self._relay = relay
-        self._lock = threading.Lock()
-        self._logs: dict[str, RunLog] = {}
+        self.lock = threading.Lock()
+        self.logs: dict[str, RunLog] = {}
         self._publishers: dict[str, Publisher] = {}
         self._lookers: dict[str, list[Callable[[], None]]] = {}
         self._marks: dict[str, tuple[int, ...]] = {}
 
     def __len__(self) -> int:
-        return len(self._logs)
+        return len(self.logs)
 
     # -- executions -------------------------------------------------------------------------
 
     def begin(self, ex: Execution) -> None:
         """Connect a new live execution to the clients that already wait for its stream."""
         ex.stream_opener = self.open
-        if self._logs and ex.run.id in self._logs:
+        if self.logs and ex.run.id in self.logs:
             ex.open_stream()
 
     def open(self, ex: Execution) -> Publisher | None:
         """Return the stream of an execution, and make it if necessary; None if it is closed."""
-        with self._lock:
+        with self.lock:
             return self._publisher_of(ex)
 
     def _publisher_of(self, ex: Execution) -> Publisher | None:
@@ -55,9 +59,9 @@ class StreamHub:
             return None  # threads it left behind must not replace a later execution's publisher
         assert isinstance(ex, StoredExecution)
         run_id = ex.run.id
-        log = self._logs.get(run_id)
+        log = self.logs.get(run_id)
         if log is None:
-            log = self._logs[run_id] = RunLog(run_id)
+            log = self.logs[run_id] = RunLog(run_id)
         publisher = self._publishers[run_id] = Publisher(ex, log)
         log.attach_publisher(publisher)
         ex.stream = publisher
@@ -67,7 +71,7 @@ class StreamHub:
 
     def end(self, ex: Execution) -> None:
         """End the stream of an execution; its log stays as long as a client reads."""
-        with self._lock:
+        with self.lock:
             ex.stream_opener = None
             publisher = ex.stream
         if not isinstance(publisher, Publisher):
@@ -75,7 +79,7 @@ class StreamHub:
         publisher.end()
         if self._relay is not None:
             self._relay.withdraw(publisher)
-        with self._lock:
+        with self.lock:
             if self._publishers.get(ex.run.id) is publisher:
                 del self._publishers[ex.run.id]
             self._drop_unused(publisher.log)
@@ -96,11 +100,11 @@ class StreamHub:
             wake: called when the log has something new.
             look: called when the store has something new from another process.
         """
-        with self._lock:
+        with self.lock:
             self._lookers.setdefault(run_id, []).append(look)
-            log = self._logs.get(run_id)
+            log = self.logs.get(run_id)
             if log is None:
-                log = self._logs[run_id] = RunLog(run_id)
+                log = self.logs[run_id] = RunLog(run_id)
             log.follow(wake)
             if self._relay is not None:
                 self._relay.follow(log)
@@ -111,7 +115,7 @@ class StreamHub:
 
     def watch(self, log: RunLog, look: Callable[[], None]) -> None:
         """Have a reader look that follows the log already, and now must know of other processes."""
-        with self._lock:
+        with self.lock:
             self._lookers.setdefault(log.run_id, []).append(look)
             if self._relay is not None:
                 self._relay.follow(log)
@@ -121,7 +125,7 @@ class StreamHub:
     ) -> None:
         """Remove a reader."""
         log.leave(wake)
-        with self._lock:
+        with self.lock:
             if look is not None:
                 lookers = self._lookers[log.run_id]
                 lookers.remove(look)
@@ -134,12 +138,12 @@ class StreamHub:
 
     def poll_others(self, store: Store, app: str) -> None:
         """Wake the readers of runs that another process has continued. For one thread."""
-        with self._lock:
+        with self.lock:
             wanted = [run_id for run_id in self._lookers if run_id not in self._publishers]
         if not wanted:
             return
         marks = store.stream_versions(app, wanted)
-        with self._lock:
+        with self.lock:
             changed = [run_id for run_id in wanted if self._marks.get(run_id) != marks.get(run_id)]
             self._marks.update((run_id, mark) for run_id, mark in marks.items())
             lookers = [look for run_id in changed for look in self._lookers.get(run_id, ())]
@@ -151,7 +155,7 @@ class StreamHub:
     def share(self, is_shared: bool) -> None:
         """Publish streams to other processes if there are any; otherwise stop publishing."""
         if self._relay is not None:
-            with self._lock:
+            with self.lock:
                 self._relay.share(is_shared, self._publishers.values())
 
     def stop(self) -> None:
@@ -161,4 +165,4 @@ class StreamHub:
 
     def _drop_unused(self, log: RunLog) -> None:
         if not log.wakers and log.run_id not in self._publishers:
-            self._logs.pop(log.run_id, None)
+            self.logs.pop(log.run_id, None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from itertools import count
 
-from durable_core.codec.tokens import make_ulid
 from durable_core.machine.duration import parse_deadline
+from durable_core.platform import make_ulid
 
 __all__ = ["FakeClock", "FakeIds"]
 

@@ -102,7 +102,8 @@ def write_run(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult:
             return CHECKPOINTED
         _insert_run(db, write, write.create, write.owner, None)
     answer = _signal(db, write) if write.events or write.pending else CHECKPOINTED
-    for memo in with_event_seq(write.memos, answer.sent):
+    memos = with_event_seq(write.memos, answer.sent) if answer.sent else write.memos
+    for memo in memos:
         insert_memo(db, write, memo, write.owner)
     if write.result is not None:
         _end_run(db, write, write.result)
@@ -157,6 +158,7 @@ def _insert_run(
     request = write.request
     if request is None:
         raise ValueError("a Checkpoint that creates a run must bring its request")
+    labels = dump_labels(run.labels) if run.labels else None
     row = (
         *(run.id, run.app, run.endpoint_key, run.function_id, run.phase.value, run.retries),
         *(
@@ -168,7 +170,7 @@ def _insert_run(
             owner,
             ended_at,
         ),
-        *(run.key, run.parent, run.traceparent, dump_labels(run.labels), run.version),
+        *(run.key, run.parent, run.traceparent, labels, run.version),
     )
     if db.execute(QUERIES["insert-run"], row).rowcount == 0:
         raise _lost(write)

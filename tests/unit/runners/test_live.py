@@ -28,7 +28,7 @@ class FakeActiveRun:
 def test_live_runs() -> None:
     """What is added can be found until it is removed."""
     live, one = ActiveRuns(), FakeActiveRun("r1")
-    live.add(one)
+    live[one.ex.run.id] = one
     assert (1, one, [one]) == (len(live), live.get("r1"), live.all())
     live.remove(one)
     assert (0, None) == (len(live), live.get("r1"))
@@ -37,8 +37,8 @@ def test_live_runs() -> None:
 def test_remove_leaves_a_later_execution_alone() -> None:
     """An execution that ends late does not drop the one that has taken its place."""
     live, old, new = ActiveRuns(), FakeActiveRun("r1"), FakeActiveRun("r1")
-    live.add(old)
-    live.add(new)
+    live[old.ex.run.id] = old
+    live[new.ex.run.id] = new
     live.remove(old)
     assert new is live.get("r1")
     assert not live.wait_until_empty(0.0)
@@ -48,7 +48,7 @@ def test_wait_until_empty() -> None:
     """A stop waits until nothing is live, and is told when that does not come."""
     live, one = ActiveRuns(), FakeActiveRun("r1")
     assert live.wait_until_empty(0.0)
-    live.add(one)
+    live[one.ex.run.id] = one
     assert not live.wait_until_empty(0.001)
     empty: list[bool] = []
     waiter = threading.Thread(target=lambda: empty.append(live.wait_until_empty(10)))

@@ -52,7 +52,7 @@ def test_a_reader_makes_a_live_run_stream() -> None:
     """From then on its commits are told; the log is dropped when the reader has left."""
     live, ex = ActiveRuns(), execution()
     streams = StreamHub(live)
-    live.add(Live(ex))  # type: ignore[arg-type]
+    live[ex.run.id] = Live(ex)  # type: ignore[assignment]
     streams.begin(ex)
     log = streams.join("r1", wake, look)
     streams.committed(replace(memo_write()))

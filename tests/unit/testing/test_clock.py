@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from durable_core.codec.tokens import ulid_time
+from durable_core.platform import ulid_time
 from durable_core.testing.clock import FakeClock, FakeIds
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_core.codec.tokens import is_ulid, make_ulid, ulid_time
+from durable_core.platform import is_ulid, make_ulid, ulid_time
 
 TIMES = st.integers(0, 2**48 - 1)
 ENTROPY = st.binary(min_size=10, max_size=10)
