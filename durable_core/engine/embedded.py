@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
-from durable_core.errors import ConfigurationError, StoreError
+from durable_core.errors import ConfigurationError, StoreBusyError, StoreError
 from durable_core.flow.env import AppConfig, Limits
 from durable_core.flow.scope import HandlerKind
 from durable_core.http.headers import accepts_event_stream
@@ -45,6 +46,9 @@ __all__ = ["EmbeddedEngine", "WorkerFactory", "embedded"]
 T = TypeVar("T")
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+#: Between two tries to start while the store is locked, seconds; each pause is twice the last one.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 
 #: Makes the worker of a process; see :class:`Worker` for the arguments.
 WorkerFactory: TypeAlias = (
@@ -155,10 +159,33 @@ class EmbeddedEngine:
     # -- life -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Open the store and start working in this process; nothing if that is so already."""
-        worker, loop = self._started(), _running_loop()
+        """Open the store and start working in this process; nothing if that is so already.
+
+        While another process keeps the store locked, it tries again, for up to
+        ``Settings.start_timeout``: so a worker that a server starts at a bad moment does not fail.
+
+        Raises:
+            StoreBusyError: the store is locked still.
+            StoreError: it cannot be opened.
+        """
+        worker, loop = self._start_patiently(), _running_loop()
         if loop is not None:
             worker.loops.adopt(loop)
+
+    def _start_patiently(self) -> Worker:
+        give_up = time.monotonic() + self.settings.start_timeout
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return self._started()
+            except StoreBusyError as error:
+                left = give_up - time.monotonic()
+                if left <= 0:
+                    raise
+                text = "%s cannot start yet, it tries again for %.0f s: %s"
+                logger.warning(text, self.env.app, left, error)
+                time.sleep(min(pause, left))
+                pause = min(2 * pause, _LONGEST_PAUSE)
 
     def drain(self) -> None:
         """Hand every client on that waits in this process."""

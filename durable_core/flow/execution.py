@@ -61,6 +61,10 @@ EVENT_SEQ: ContextVar[int] = ContextVar("durable_event_seq")
 _MAX_LEASE_CHECK_AGE = 1_000
 
 
+#: The length of a run's label, which is stored with the run; a name may be as long.
+_MOST_LABEL = 255
+
+
 class ExecutionState(Enum):
     """How far an execution is from its end. It never goes back."""
 
@@ -526,9 +530,12 @@ def new_run(
 
 
 def run_label(options: ResolvedOptions, request: Request, route: str | None) -> str:
-    """Return what people see of a run: the endpoint's name, else the method and the route."""
+    """Return what people see of a run: the endpoint's name, else the method and the route.
+
+    A client chooses the path, and a few the method: no more than 255 characters are kept of them.
+    """
     shown = options.name or options.function_id
-    return shown or f"{request.method} {route or request.path}"
+    return shown or f"{request.method} {route or request.path}"[:_MOST_LABEL]
 
 
 def settle(ex: Execution, step_name: str = "") -> Flow[None]:

@@ -65,6 +65,7 @@ class Settings:
             are parked is suspended after this time, with a warning.
         unwind_time: how long a handler may take to end when it is suspended.
         busy_timeout: how long another process may keep the store locked.
+        start_timeout: how long ``start()`` tries again while another process keeps it locked.
         heartbeat, lease: a process renews its lease every ``heartbeat``; a lease expires after
             ``lease``.
         keep_runs, keep_events: ended runs and events are deleted after this time.
@@ -77,6 +78,7 @@ class Settings:
     max_own_wait: float = 30.0
     unwind_time: float = 10.0
     busy_timeout: float = 5.0
+    start_timeout: float = 20.0
     heartbeat: float = 3.0
     lease: float = 15.0
     keep_runs: float = 7 * 86_400.0

@@ -16,6 +16,7 @@ import logging
 from typing import Any
 
 from durable_core.adapters import StopNotice
+from durable_core.errors import StoreBusyError
 from durable_wsgi._app import durables_of
 
 __all__ = ["post_worker_init", "worker_exit"]
@@ -28,11 +29,17 @@ _notices: list[StopNotice] = []
 def post_worker_init(worker: Any) -> None:
     """Start every ``Durable`` of the worker's application, after gunicorn has loaded it.
 
+    gunicorn ends all of its workers when one cannot start. So one whose store is still locked after
+    ``Settings.start_timeout`` serves: its first request starts it, or is answered with 503.
+
     Raises:
-        StoreError: a store cannot be opened; gunicorn ends the worker.
+        StoreError: a store cannot be opened at all.
     """
     for durable in durables_of(worker.wsgi):
-        durable.start()
+        try:
+            durable.start()
+        except StoreBusyError as error:
+            _logger.error("this worker starts with its first request: %s", error)
         _notices.append(StopNotice(durable.drain))
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from durable_core.errors import StoreBusyError
 from durable_wsgi.gunicorn import post_worker_init, worker_exit
 from support.wsgi_servers import GUNICORN_CONFIG, gunicorn
 
@@ -56,6 +57,24 @@ def test_hooks_start_and_stop_all(caplog: pytest.LogCaptureFixture) -> None:
 
     assert [["start", "stop(10.0)"]] * 2 == [each.calls for each in durables]
     assert ["could not stop in good order"] == caplog.messages
+
+
+def test_a_worker_whose_store_is_locked_serves(caplog: pytest.LogCaptureFixture) -> None:
+    """Else gunicorn would end all workers; its first request starts it."""
+
+    class Locked(Recorder):
+        def start(self) -> None:
+            raise StoreBusyError("locked")
+
+    durables = [Locked(), Recorder()]
+    worker = SimpleNamespace(wsgi=SimpleNamespace(durables=durables))
+
+    with caplog.at_level(logging.ERROR, "durable.wsgi"):
+        post_worker_init(worker)
+    worker_exit(None, worker)
+
+    assert ["this worker starts with its first request: locked"] == caplog.messages
+    assert ["start", "stop(10.0)"] == durables[1].calls
 
 
 def test_hooks_leave_other_applications_alone() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import sqlite3
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,12 +20,18 @@ from durable_core.api.step import sync_step
 from durable_core.engine import embedded as engine
 from durable_core.engine import worker as node
 from durable_core.engine.worker import Worker
-from durable_core.errors import ConfigurationError, DuplicateEndpointError, StoreError
+from durable_core.errors import (
+    ConfigurationError,
+    DuplicateEndpointError,
+    StoreBusyError,
+    StoreError,
+)
 from durable_core.http.request import Request
 from durable_core.model.run import Phase
 from durable_core.ports import Write
 from durable_core.runners.settings import Settings
 from durable_core.stores.memory import MemoryStore
+from durable_core.stores.sqlite import SQLiteStore
 from support.harness import FakeClock, Lab, Ledger, WatchedStore, event, lab, request, until
 
 
@@ -418,3 +425,38 @@ def test_child_with_two_first_requests_at_once(monkeypatch: pytest.MonkeyPatch) 
     assert 1 == len(process.store.workers())
     process.stop()
     assert [] == list(process.store.workers())
+
+
+def test_a_start_waits_for_a_store_that_is_locked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It tries again until the other process is done, and says so."""
+    path = tmp_path / "store.db"
+    SQLiteStore(path).open()
+    locker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    locker.execute("BEGIN IMMEDIATE")
+    process = Lab(store=SQLiteStore(path), settings=Settings(busy_timeout=0.01, start_timeout=30))
+    until_locked = threading.Timer(0.3, locker.close)
+    until_locked.start()
+    process.durable.start()
+    process.durable.stop()
+    until_locked.join()
+
+    waits = [text for text in caplog.messages if "cannot start yet" in text]
+    assert 1 <= len(waits) <= 4
+    assert "lab cannot start yet, it tries again for 30 s: the store" in waits[0]
+
+
+def test_a_start_gives_up_after_a_while(tmp_path: Path) -> None:
+    """The caller learns that the store is locked; nothing is left running."""
+    path = tmp_path / "store.db"
+    SQLiteStore(path).open()
+    process = Lab(store=SQLiteStore(path), settings=Settings(busy_timeout=0.01, start_timeout=0.2))
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as locker:
+        locker.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreBusyError):
+            process.durable.start()
+
+    assert {"app": "lab", "started": False} == process.durable.health()
+    process.durable.start()
+    process.durable.stop()

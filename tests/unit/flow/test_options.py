@@ -107,6 +107,24 @@ def test_identity_and_name(options: EndpointOptions, key: str, shown: str) -> No
     assert shown == run_label(resolved, asked, "/users/{id}")
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Request(method="GET", url="http://x/" + "a" * 60_000),
+        Request(method="M" * 60_000, url="http://x/"),
+        Request(method="GET", url="http://x/" + "%E2%98%83" * 20_000),
+    ],
+    ids=["path", "method", "not ASCII"],
+)
+def test_a_client_cannot_make_a_label_long(asked: Request) -> None:
+    """What a client sends is cut before it is stored; what the code says is as long as it is."""
+    label = run_label(resolve_options({}, "m:f"), asked, None)
+
+    assert 255 == len(label)
+    assert f"{asked.method} {asked.path}".startswith(label)
+    assert "n" * 255 == run_label(resolve_options({"name": "n" * 255}, "m:f"), asked, None)
+
+
 @pytest.mark.parametrize("option", ["function_id", "name"])
 def test_a_name_that_no_store_can_hold_is_refused(option: str) -> None:
     """At definition, not at the first request."""
