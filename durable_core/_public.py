@@ -21,7 +21,7 @@ from durable_core.http.headers import Headers
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.retry import RetryPolicy
-from durable_core.model.event import Event
+from durable_core.model.event import Event, TypedEvent
 from durable_core.routing import Route
 from durable_core.runners.settings import Settings
 
@@ -45,6 +45,7 @@ __all__ = [
     "StepCancelled",
     "StepError",
     "StepInfo",
+    "TypedEvent",
     "endpoint_adapter",
     "run",
     "step",

@@ -13,7 +13,8 @@ Errors that a user may raise or catch::
     │   ├── MatchError                `match` names something the request does not have
     │   ├── StepUsageError            a step where none may be
     │   │   ├── StepArgumentError     wrong arguments (also a ValueError) (also a TypeError)
-    │   │   └── StepKindError         the run has stored another kind of step under that id
+    │   │   ├── StepKindError         the run has stored another kind of step under that id
+    │   │   └── StepTypeError         stored data does not fit its type (also a TypeError)
     │   └── WaitInterruptedError      a timeout put around a sleep or a wait
     ├── RetryAfterError               raised by user code: retry at the given time
     ├── StepError                     a step failed on its last attempt
@@ -99,6 +100,7 @@ __all__ = [
     "StepKindError",
     "StepResultError",
     "StepResultTooLargeError",
+    "StepTypeError",
     "StepUsageError",
     "StoreBrokenError",
     "StoreBusyError",
@@ -172,6 +174,10 @@ class StepArgumentError(StepUsageError, ValueError, TypeError):
 
 class StepKindError(StepUsageError):
     """The code asks for another kind of step than the one that the run has stored under that id."""
+
+
+class StepTypeError(StepUsageError, TypeError):
+    """A stored result, or an event, does not fit the type that the code names for it."""
 
 
 class WaitInterruptedError(NonRetriableError):

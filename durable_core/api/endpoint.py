@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from durable_core.api.effects import (
     CallHook,
@@ -36,6 +36,9 @@ from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.http.request import Request
 from durable_core.http.response import Response, with_headers
 from durable_core.runners.settings import RegisteredEndpoint
+
+if TYPE_CHECKING:
+    from durable_core.codec.typed import ValueType
 
 __all__ = [
     "Around",
@@ -74,7 +77,7 @@ class Endpoint:
         around: Around | None = None,
     ) -> None:
         self.engine = engine
-        resolved = resolve_options(options, key_of(handler))
+        resolved = resolve_options(options, key_of(handler), _result_type(handler))
         self._authorize = resolved.authorize
         self._methods = resolved.methods
         self.key = resolved.key
@@ -165,6 +168,18 @@ class Endpoint:
         most = self.engine.env.limits.body
         if len(request.body) > most:
             return problem(413, "content-too-large", detail=f"at most {most} bytes are accepted")
+        return None
+
+
+def _result_type(handler: Handler) -> ValueType | None:
+    """Return the type of what a handler returns besides responses; None if that is JSON."""
+    if getattr(handler, "__annotations__", {}).get("return") in (None, Response, "Response"):
+        return None
+    from durable_core.codec.typed import UnknownTypeError, return_type  # few handlers need it
+
+    try:
+        return return_type(handler, besides=(Response, bytes))
+    except UnknownTypeError:
         return None
 
 

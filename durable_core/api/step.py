@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from types import FunctionType, MethodType
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from durable_core.codec.records import check_events
 from durable_core.errors import NonRetriableError, StepArgumentError, StepUsageError
 from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
-from durable_core.flow.step_options import NO_OPTIONS, StepOptions, parse_timeout
+from durable_core.flow.step_options import StepKeywords, StepOptions, merge_options, parse_type
 from durable_core.http.request import Request
 from durable_core.machine.duration import parse_deadline, parse_duration
 from durable_core.machine.matching import WaitRule, resolve_match, validate_if
-from durable_core.machine.retry import RetryPolicy
-from durable_core.model.event import Event
+from durable_core.model.event import Event, TypedEvent
 from durable_core.model.step import OpKind
 
-__all__ = ["AsyncFunctionSteps", "AsyncSteps", "FunctionSteps", "Steps", "step", "sync_step"]
+if TYPE_CHECKING:
+    from durable_core.codec.typed import ValueType
+    from durable_core.flow.effects import Flow
+
+__all__ = [
+    "AsyncFunctionSteps",
+    "AsyncSteps",
+    "AsyncTypedSteps",
+    "FunctionSteps",
+    "Steps",
+    "TypedSteps",
+    "step",
+    "sync_step",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 _Duration = str | int | float | timedelta
 
@@ -63,7 +79,9 @@ class AsyncFunctionSteps:
 
         Returns:
             What the function returned, after a round trip through the codec: by default exactly
-            str, int, float, bool, None, list and dict with str keys.
+            str, int, float, bool, None, list and dict with str keys. If the function's return
+            annotation, or ``step.options(result=)``, names a type with a form in JSON (such as a
+            dataclass, a ``datetime`` or a pydantic model), a value of that type.
 
         Raises:
             StepError: it failed on the last attempt.
@@ -77,37 +95,32 @@ class AsyncFunctionSteps:
         op = scope.ex.next_op(id, OpKind.RUN, scope.current_task())
         return _named("run", id, scope.drive(scope.flows.run_step(scope.ex, op, call)))
 
+    @overload
+    def options(self, **options: Unpack[StepKeywords]) -> AsyncFunctionSteps: ...
+
+    @overload
     def options(
-        self,
-        *,
-        retries: int | None = None,
-        timeout: _Duration | None = None,
-        backoff: RetryPolicy | None = None,
-        retry_if: Callable[[Exception], bool] | None = None,
-        name: str | None = None,
-    ) -> AsyncFunctionSteps:
+        self, *, result: type[R], **options: Unpack[StepKeywords]
+    ) -> AsyncTypedSteps[R]: ...
+
+    @overload
+    def options(
+        self, *, result: object, **options: Unpack[StepKeywords]
+    ) -> AsyncTypedSteps[Any]: ...
+
+    def options(self, *, result: Any = None, **options: Unpack[StepKeywords]) -> Any:
         """Return steps with options: ``await step.options(retries=5).run("charge", charge, cart)``.
 
-        Options that are left out, or None, stay as they are.
-
         Args:
-            retries: how often to call the function again after it failed, 0 to 20. Default: that of
-                the endpoint.
-            timeout: how long one attempt may take; a duration as in ``step.sleep``, of 1 ms or
-                more. Past it the attempt has failed. A coroutine function is cancelled. A plain
-                function cannot be stopped: its thread is abandoned, and its result dropped.
-            backoff: the pauses between attempts. Default: ``Durable(retry=)``.
-            retry_if: called with the error of an attempt; False makes the error final. It is not
-                asked for errors that are final already, such as ``NonRetriableError``.
-            name: shown to people beside the step's id, 1 to 255 characters.
+            result: the type of the result, such as ``Order`` or ``list[Order]``, where the
+                function's return annotation does not say it. None leaves that.
+            **options: see :class:`StepKeywords`; they change what these steps have.
 
         Raises:
             StepArgumentError: an option of another type, or out of range (also a ValueError and a
                 TypeError).
         """
-        return AsyncFunctionSteps(
-            _merge_options(self._options, retries, timeout, backoff, retry_if, name)
-        )
+        return AsyncFunctionSteps(merge_options(self._options, result, **options))
 
     def __call__(
         self, id: str, /
@@ -147,6 +160,20 @@ class AsyncFunctionSteps:
         return decorate
 
 
+class AsyncTypedSteps(Protocol[R_co]):
+    """Steps whose results are of the type that ``step.options(result=...)`` names."""
+
+    def run(
+        self, id: str, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R_co]:
+        """Call a function once and for all; see :meth:`AsyncFunctionSteps.run`."""
+        ...
+
+    def options(self, **options: Unpack[StepKeywords]) -> AsyncTypedSteps[R_co]:
+        """Return steps with further options; see :meth:`AsyncFunctionSteps.options`."""
+        ...
+
+
 class AsyncSteps(AsyncFunctionSteps):
     """The steps of ``async def`` handlers: ``from durable_core import step``.
 
@@ -182,6 +209,7 @@ class AsyncSteps(AsyncFunctionSteps):
         scope = _current_scope(HandlerKind.ASYNC_DEF, id)
         return _named("sleep_until", id, _sleep_until(scope, id, deadline))
 
+    @overload
     def wait_for_event(
         self,
         id: str,
@@ -190,7 +218,30 @@ class AsyncSteps(AsyncFunctionSteps):
         timeout: _Duration,
         match: str | None = None,
         if_: Mapping[str, object] | None = None,
-    ) -> Coroutine[Any, Any, Event | None]:
+    ) -> Coroutine[Any, Any, Event | None]: ...
+
+    @overload
+    def wait_for_event(
+        self,
+        id: str,
+        *,
+        event: str,
+        timeout: _Duration,
+        match: str | None = None,
+        if_: Mapping[str, object] | None = None,
+        data: type[R],
+    ) -> Coroutine[Any, Any, TypedEvent[R] | None]: ...
+
+    def wait_for_event(
+        self,
+        id: str,
+        *,
+        event: str,
+        timeout: _Duration,
+        match: str | None = None,
+        if_: Mapping[str, object] | None = None,
+        data: Any = None,
+    ) -> Coroutine[Any, Any, Any]:
         """Wait for an event that is sent after the step before, or after the run began.
 
         Args:
@@ -200,16 +251,18 @@ class AsyncSteps(AsyncFunctionSteps):
             match: ``"data.<x>"``: the event's value there must be the one that the run's own
                 request has as ``<x>`` in its path parameters, query or JSON body.
             if_: values that the event must have, such as ``{"data.status": "paid"}``.
+            data: the type of the event's data, such as a dataclass; None leaves it a dict.
 
         Returns:
-            The event, or None when the time is over.
+            The event, or None when the time is over. With ``data`` it is a ``TypedEvent``.
 
         Raises:
             MatchError: the request has no such value.
+            StepTypeError: the event's data is not of the type.
             ValueError, TypeError: an argument of another form, or both ``match`` and ``if_``.
         """
         scope = _current_scope(HandlerKind.ASYNC_DEF, id)
-        return _named("wait_for_event", id, _wait(scope, id, event, timeout, match, if_))
+        return _named("wait_for_event", id, _wait(scope, id, event, timeout, match, if_, data))
 
     def send_event(
         self, id: str, events: Event | Sequence[Event]
@@ -242,22 +295,21 @@ class FunctionSteps:
         result: T = scope.drive(scope.flows.run_step(scope.ex, op, call))
         return result
 
-    def options(
-        self,
-        *,
-        retries: int | None = None,
-        timeout: _Duration | None = None,
-        backoff: RetryPolicy | None = None,
-        retry_if: Callable[[Exception], bool] | None = None,
-        name: str | None = None,
-    ) -> FunctionSteps:
+    @overload
+    def options(self, **options: Unpack[StepKeywords]) -> FunctionSteps: ...
+
+    @overload
+    def options(self, *, result: type[R], **options: Unpack[StepKeywords]) -> TypedSteps[R]: ...
+
+    @overload
+    def options(self, *, result: object, **options: Unpack[StepKeywords]) -> TypedSteps[Any]: ...
+
+    def options(self, *, result: Any = None, **options: Unpack[StepKeywords]) -> Any:
         """Return steps with options: ``step.options(retries=5).run("charge", charge, cart)``.
 
         See :meth:`AsyncFunctionSteps.options`.
         """
-        return FunctionSteps(
-            _merge_options(self._options, retries, timeout, backoff, retry_if, name)
-        )
+        return FunctionSteps(merge_options(self._options, result, **options))
 
     def __call__(self, id: str, /) -> Callable[[Callable[P, T]], Callable[P, T]]:
         """Make each call of a plain function a step; see :meth:`AsyncFunctionSteps.__call__`."""
@@ -283,6 +335,18 @@ class FunctionSteps:
         return decorate
 
 
+class TypedSteps(Protocol[R_co]):
+    """Steps whose results are of the type that ``step.options(result=...)`` names."""
+
+    def run(self, id: str, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call a plain function once and for all; see :meth:`AsyncFunctionSteps.run`."""
+        ...
+
+    def options(self, **options: Unpack[StepKeywords]) -> TypedSteps[R_co]:
+        """Return steps with further options; see :meth:`AsyncFunctionSteps.options`."""
+        ...
+
+
 class Steps(FunctionSteps):
     """The steps of ``def`` handlers: ``from durable_core.sync import step``.
 
@@ -298,6 +362,7 @@ class Steps(FunctionSteps):
         """Go on at a time; see :meth:`AsyncSteps.sleep_until`."""
         _sleep_until(_current_scope(HandlerKind.DEF, id), id, deadline)
 
+    @overload
     def wait_for_event(
         self,
         id: str,
@@ -306,10 +371,33 @@ class Steps(FunctionSteps):
         timeout: _Duration,
         match: str | None = None,
         if_: Mapping[str, object] | None = None,
-    ) -> Event | None:
+    ) -> Event | None: ...
+
+    @overload
+    def wait_for_event(
+        self,
+        id: str,
+        *,
+        event: str,
+        timeout: _Duration,
+        match: str | None = None,
+        if_: Mapping[str, object] | None = None,
+        data: type[R],
+    ) -> TypedEvent[R] | None: ...
+
+    def wait_for_event(
+        self,
+        id: str,
+        *,
+        event: str,
+        timeout: _Duration,
+        match: str | None = None,
+        if_: Mapping[str, object] | None = None,
+        data: Any = None,
+    ) -> Any:
         """Wait for an event; see :meth:`AsyncSteps.wait_for_event`."""
         scope = _current_scope(HandlerKind.DEF, id)
-        return cast("Event | None", _wait(scope, id, event, timeout, match, if_))
+        return _wait(scope, id, event, timeout, match, if_, data)
 
     def send_event(self, id: str, events: Event | Sequence[Event]) -> list[str]:
         """Send events, exactly once; see :meth:`AsyncSteps.send_event`."""
@@ -324,13 +412,25 @@ sync_step = Steps()
 
 def _call(
     step_id: str,
-    fn: object,
+    fn: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     options: StepOptions | None,
 ) -> Call:
     if callable(fn):
-        return Call(fn, args, kwargs, options)
+        if options is not None and options.result is not None:
+            return Call(fn, args, kwargs, options, _unless_plain(options.result))
+        if type(fn) is FunctionType or type(fn) is MethodType:
+            # Every step does this, so it is done without a call where that is possible.
+            hints = fn.__annotations__
+            try:
+                if "return" not in hints or hints["return"] in _JSON_TYPES:
+                    return Call(fn, args, kwargs, options)
+            except TypeError:  # the annotation has no hash
+                pass
+            if _is_json_text(hints["return"]):
+                return Call(fn, args, kwargs, options)
+        return Call(fn, args, kwargs, options, _result_type(fn))
     if isinstance(fn, Coroutine):
         fn.close()  # it was made by mistake; that it is never awaited is not the news
     raise StepUsageError(
@@ -339,23 +439,31 @@ def _call(
     )
 
 
-def _merge_options(
-    before: StepOptions | None,
-    retries: int | None,
-    timeout: _Duration | None,
-    backoff: RetryPolicy | None,
-    retry_if: Callable[[Exception], bool] | None,
-    name: str | None,
-) -> StepOptions:
-    """Return these options, and those of before where they are None."""
-    before = before or NO_OPTIONS
-    return StepOptions(
-        retries=before.retries if retries is None else retries,
-        timeout=before.timeout if timeout is None else parse_timeout(timeout),
-        backoff=before.backoff if backoff is None else backoff,
-        retry_if=before.retry_if if retry_if is None else retry_if,
-        name=before.name if name is None else name,
-    )
+#: Return annotations whose values are stored as they are. Annotations that are text are added when
+#: they are met, if they name builtins only: another name may mean another class in each module.
+_JSON_TYPES: set[object] = {None, "None", str, "str", int, "int", float, "float", bool, "bool"}
+_MOST_JSON_TYPES = 1000
+_BUILTINS = re.compile(r"(?:\b(?:str|int|float|bool|None|object|Any|list|dict)\b|[\[\]|, ])+")
+
+
+def _is_json_text(hint: object) -> bool:
+    """Tell whether an annotation is text that names nothing but types of JSON; remember it."""
+    if not isinstance(hint, str) or _BUILTINS.fullmatch(hint) is None:
+        return False
+    if len(_JSON_TYPES) < _MOST_JSON_TYPES:
+        _JSON_TYPES.add(hint)
+    return True
+
+
+def _result_type(fn: Callable[..., object]) -> ValueType | None:
+    """Return the type of what a function returns; None if that is JSON, or nobody knows it."""
+    from durable_core.codec.typed import result_type  # takes a while, and not all need it
+
+    return result_type(fn)
+
+
+def _unless_plain(kind: ValueType) -> ValueType | None:
+    return None if kind.is_plain else kind
 
 
 def _check_decorated_id(step_id: object) -> None:
@@ -399,11 +507,18 @@ def _wait(
     timeout: _Duration,
     match: str | None,
     if_: Mapping[str, object] | None,
+    data: object,
 ) -> Any:
+    kind = None if data is None else parse_type(data, "data")
     rule = _parsed(step_id, _wait_rule, scope.ex.request, event, match, if_)
     length = _parsed(step_id, parse_duration, timeout, what="timeout")
     op = scope.ex.next_op(step_id, OpKind.WAIT, scope.current_task())
-    return scope.drive(scope.flows.wait_for_event(scope.ex, op, rule, length))
+    flow: Flow[Any] = scope.flows.wait_for_event(scope.ex, op, rule, length)
+    if kind is not None:
+        from durable_core.flow.results import typed_event  # few waits need it
+
+        flow = typed_event(flow, op, kind)
+    return scope.drive(flow)
 
 
 def _wait_rule(

@@ -60,6 +60,7 @@ from durable_core.flow.flows import EngineFlows
 from durable_core.flow.handler import read_whole_body
 from durable_core.flow.handoff import handoff_response, send_handoff
 from durable_core.flow.options import ResolvedOptions
+from durable_core.flow.results import dump_result, load_result, result_remedy, typed_response
 from durable_core.flow.step_options import NO_OPTIONS, StepOptions, show_step
 from durable_core.flow.wait import refuse_incomplete, refuse_token
 from durable_core.flow.wait_url import PRIVATE_HEADERS, WaitRequest
@@ -140,12 +141,14 @@ __all__ = [
     "canonical_json",
     "delay_ms",
     "dump_error_response",
+    "dump_result",
     "failure_of_handler",
     "failure_response",
     "handoff_response",
     "hash_step_id",
     "is_ulid",
     "leave_to_server",
+    "load_result",
     "load_step_error",
     "log_warning",
     "logger",
@@ -158,6 +161,7 @@ __all__ = [
     "refuse_token",
     "report_ops",
     "response_for_exception",
+    "result_remedy",
     "run_label",
     "send_handoff",
     "send_response",
@@ -165,6 +169,7 @@ __all__ = [
     "size_of",
     "step_failure",
     "store_unavailable_response",
+    "typed_response",
     "ulid_time",
     "until_idle",
     "wait_for_output",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from durable_core.model._record import record
 
 if TYPE_CHECKING:
+    from durable_core.codec.typed import ValueType
     from durable_core.flow.step_options import StepOptions
     from durable_core.model.run import Run
     from durable_core.model.step import Memo
@@ -19,12 +20,19 @@ __all__ = ["Call", "StepAttempt", "Stream", "StreamOwner"]
 
 @record(frozen=True, slots=True)
 class Call:
-    """A function of the user's, with its arguments, and the options of the step, if it has any."""
+    """A function of the user's, with its arguments.
+
+    Attributes:
+        fn, args, kwargs: what to call.
+        options: those of the step, if it has any.
+        result: the type of what the function returns; None if that is JSON.
+    """
 
     fn: Callable[..., object]
     args: tuple[object, ...] = ()
     kwargs: Mapping[str, object] | None = None
     options: StepOptions | None = None
+    result: ValueType | None = None
 
 
 class Stream(Protocol):

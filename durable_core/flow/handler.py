@@ -33,6 +33,7 @@ from durable_core.flow.error_responses import (
 )
 from durable_core.flow.execution import Execution, StoredExecution, checkpoint, settle
 from durable_core.flow.handoff import begin_handoff, hand_off, send_handoff
+from durable_core.flow.results import typed_response
 from durable_core.http.response import Response
 from durable_core.machine.advance import advance, describe, failure_of_handler
 from durable_core.model.decision import (
@@ -140,7 +141,10 @@ def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
     """Process the outcome of a handler that ended by itself."""
     if isinstance(outcome, Returned):
         try:
-            response = Response.from_value(outcome.value)
+            if ex.options.result is None:
+                response = Response.from_value(outcome.value)
+            else:
+                response = typed_response(ex.options.result, outcome.value)
         except (TypeError, ValueError) as error:
             # Another attempt would return the same kind of thing.
             failure = failure_of_handler(error, ex.env.clock.now())

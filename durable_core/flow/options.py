@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
 
 from durable_core.http.headers import TOKEN
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.retry import validate_retries
+
+if TYPE_CHECKING:
+    from durable_core.codec.typed import ValueType
 
 __all__ = [
     "Authorize",
@@ -82,6 +85,7 @@ class ResolvedOptions:
     Attributes:
         key: the identity of the endpoint: ``function_id``, or else module and name of its function.
         store_headers: in lower case.
+        result: the type of what its function returns; None if that is JSON or a response.
     """
 
     key: str
@@ -98,6 +102,7 @@ class ResolvedOptions:
     record_arguments: bool = False
     labels: Labels | None = None
     version: str | None = None
+    result: ValueType | None = None
 
 
 def merge_options(below: EndpointOptions, over: EndpointOptions) -> EndpointOptions:
@@ -113,17 +118,20 @@ def merge_options(below: EndpointOptions, over: EndpointOptions) -> EndpointOpti
     return {**below, **given}
 
 
-def resolve_options(options: EndpointOptions, default_key: str) -> ResolvedOptions:
+def resolve_options(
+    options: EndpointOptions, default_key: str, result: ValueType | None = None
+) -> ResolvedOptions:
     """Return how an endpoint behaves that has these options.
 
     Args:
         options: those of the endpoint and its adapter, as :func:`merge_options` returns them.
         default_key: the identity of an endpoint without ``function_id``.
+        result: the type of what its function returns; None if that is JSON or a response.
     """
     given = cast("dict[str, Any]", {**options})
     headers = frozenset(name.lower() for name in given.pop("store_headers", ()))
     key = given.get("function_id", default_key)
-    return ResolvedOptions(key=key, store_headers=headers, **given)
+    return ResolvedOptions(key=key, store_headers=headers, result=result, **given)
 
 
 def _check(options: EndpointOptions) -> None:

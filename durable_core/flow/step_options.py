@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from durable_core.errors import StepArgumentError
 from durable_core.machine.duration import parse_duration
 from durable_core.machine.retry import RetryPolicy, validate_retries
 from durable_core.model.step import Op
 
-__all__ = ["NO_OPTIONS", "StepOptions", "parse_timeout", "show_step"]
+if TYPE_CHECKING:
+    from durable_core.codec.typed import ValueType
+
+__all__ = ["NO_OPTIONS", "StepKeywords", "StepOptions", "merge_options", "parse_type", "show_step"]
 
 _LONGEST_NAME = 255
 
@@ -26,6 +30,7 @@ class StepOptions:
         backoff: the pauses between its attempts.
         retry_if: tells whether an error is worth another attempt.
         name: what people see beside its id, 1 to 255 characters.
+        result: the type of its result. Default: what the function's annotation says.
 
     Raises:
         StepArgumentError: an option of another type, or out of range; the message names it.
@@ -36,6 +41,7 @@ class StepOptions:
     backoff: RetryPolicy | None = None
     retry_if: Callable[[Exception], bool] | None = None
     name: str | None = None
+    result: ValueType | None = None
 
     def __post_init__(self) -> None:
         if self.retries is not None:
@@ -66,12 +72,76 @@ def show_step(op: Op, options: StepOptions) -> str:
     return repr(op.name) if options.name is None else f"{op.name!r} ({options.name})"
 
 
-def parse_timeout(timeout: str | float | timedelta) -> int:
-    """Return the time that one attempt may take, milliseconds.
+class StepKeywords(TypedDict, total=False):
+    """The keyword arguments of ``step.options``. One that is left out, or None, stays as it is.
+
+    Attributes:
+        retries: how often to call the function again after it failed, 0 to 20. Default: that of
+            the endpoint.
+        timeout: how long one attempt may take: a duration as in ``step.sleep``, of 1 ms or more.
+            Past it the attempt has failed. A coroutine function is cancelled. A plain function
+            cannot be stopped: its thread is abandoned, and its result dropped.
+        backoff: the pauses between attempts. Default: ``Durable(retry=)``.
+        retry_if: called with the error of an attempt; False makes the error final. It is not asked
+            for errors that are final already, such as ``NonRetriableError``.
+        name: shown to people beside the step's id, 1 to 255 characters.
+    """
+
+    retries: int | None
+    timeout: str | float | timedelta | None
+    backoff: RetryPolicy | None
+    retry_if: Callable[[Exception], bool] | None
+    name: str | None
+
+
+def merge_options(
+    before: StepOptions | None, result: object = None, **keywords: Unpack[StepKeywords]
+) -> StepOptions:
+    """Return the options of before with these changes.
+
+    Args:
+        before: the options so far.
+        result: the type of the result, as an annotation; None leaves it.
+        **keywords: the changes.
 
     Raises:
-        StepArgumentError: not a duration, or 0.
+        StepArgumentError: an option of another type, or out of range.
+        TypeError: there is no option of that name.
     """
+    unknown = keywords.keys() - StepKeywords.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"a step has no option {', '.join(sorted(unknown))}")
+    changes: dict[str, object] = {
+        name: value for name, value in keywords.items() if value is not None
+    }
+    timeout = keywords.get("timeout")
+    if timeout is not None:
+        changes["timeout"] = _parse_timeout(timeout)
+    if result is not None:
+        changes["result"] = parse_type(result, "result")
+    return replace(before or NO_OPTIONS, **changes)  # type: ignore[arg-type] # each is checked
+
+
+def parse_type(hint: object, what: str) -> ValueType:
+    """Return the type that an argument names.
+
+    Args:
+        hint: the type, as in an annotation.
+        what: the name of the argument.
+
+    Raises:
+        StepArgumentError: it has no form in JSON.
+    """
+    from durable_core.codec.typed import UnknownTypeError, value_type  # few steps need it
+
+    try:
+        return value_type(hint)
+    except UnknownTypeError as error:
+        raise StepArgumentError(f"{what}: {error}") from None
+
+
+def _parse_timeout(timeout: str | float | timedelta) -> int:
+    """Return the time that one attempt may take, milliseconds."""
     try:
         length = parse_duration(timeout, what="timeout")
     except (TypeError, ValueError) as error:

@@ -34,6 +34,7 @@ from durable_core.flow.execution import (
     utf8_size,
 )
 from durable_core.flow.handoff import hand_off
+from durable_core.flow.results import dump_result, load_result, result_remedy
 from durable_core.flow.step_options import NO_OPTIONS, StepOptions, show_step
 from durable_core.machine.advance import Transition, advance, describe
 from durable_core.machine.matching import WaitRule, dump_rule
@@ -85,7 +86,8 @@ def run_step(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
         if pending is not None:
             yield from _until_due(ex, pending)
         memo = yield from _attempt(ex, op, call, pending)
-    return _return_outcome(ex, memo)
+    value = _return_outcome(ex, memo)
+    return value if call.result is None else load_result(call, op, value)
 
 
 def sleep_until(ex: StoredExecution, op: Op, due_at: Callable[[int], int]) -> Flow[None]:
@@ -277,7 +279,7 @@ def _result_of(
     """Return the result of a step's function as text, or why there is none."""
     match outcome:
         case Returned(value=value):
-            return _encode(ex, op, value)
+            return _encode(ex, op, call, value)
         case Raised(error=error):
             return step_failure(ex.options, error, now, call.options)
         case Cancelled():
@@ -321,14 +323,18 @@ def _success(
     )
 
 
-def _encode(ex: StoredExecution, op: Op, value: object) -> str | Failure:
+def _encode(ex: StoredExecution, op: Op, call: Call, value: object) -> str | Failure:
     """Return the text to store, or the failure of a result that cannot be stored."""
     try:
-        text = ex.env.codec.encode(value)
+        if call.result is None:
+            text = ex.env.codec.encode(value)
+        else:
+            text = dump_result(ex.env.codec, call.result, value)
     except MemoryError:
         raise
     except Exception as error:
-        message = f"the result of step {op.name!r} cannot be stored: {error}"
+        remedy = result_remedy(call, error)
+        message = f"the result of step {op.name!r} cannot be stored: {error}{remedy}"
         return Failure(
             name="StepResultError", message=message, retriable=False, result="unstorable"
         )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
-__all__ = ["Event", "StoredEvent"]
+__all__ = ["Event", "StoredEvent", "TypedEvent"]
+
+DataT_co = TypeVar("DataT_co", covariant=True)
 
 _LONGEST = 255
 
@@ -39,6 +42,23 @@ class Event:
             _check_text("id", self.id)
         if self.ts is not None:
             _check_time(self.ts)
+
+
+@dataclass(frozen=True, slots=True)
+class TypedEvent(Generic[DataT_co]):
+    """An event whose data is of a type: what ``step.wait_for_event(..., data=Model)`` returns.
+
+    Attributes:
+        name: what happened.
+        data: the data, as an object of the type.
+        id: identifies the event.
+        ts: when it happened, epoch milliseconds.
+    """
+
+    name: str
+    data: DataT_co
+    id: str | None = None
+    ts: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,9 @@ PURE_STDLIB = {
     ),
     *("enum", "functools", "hashlib", "hmac", "inspect", "ipaddress", "itertools"),
     *("json", "math", "re"),
-    *("string", "types", "typing", "urllib.parse"),
+    *("string", "types", "typing", "urllib.parse", "weakref"),
+    # Types of values, and the libraries that the application has imported.
+    *("decimal", "sys", "uuid"),
 }
 
 

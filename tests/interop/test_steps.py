@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -269,3 +271,32 @@ def test_more_retries_than_the_endpoint(server: InngestServer) -> None:
 
     assert "InngestEngine allows fewer only, so raise endpoint(retries=)" in got.json
     assert 0 == CALLS["a"]
+
+
+@dataclass
+class Receipt:
+    """What a step gives that is no JSON."""
+
+    at: date
+    prices: tuple[Decimal, ...]
+
+
+def test_typed_results(server: InngestServer) -> None:
+    """The handler gets the type while the client is attached and on every re-entry."""
+    made = Receipt(date(2026, 1, 2), (Decimal("1.10"), Decimal(2)))
+
+    def pay() -> Receipt:
+        CALLS["pay"] += 1
+        return made
+
+    async def handler(request: Request) -> Receipt:
+        receipt = await step.run("pay", pay)
+        assert receipt == made
+        await step.sleep("nap", "10ms")
+        return receipt
+
+    with serving(server, {"GET /a": handler}) as app:
+        got = app.follow("GET", "/a")
+
+    assert (200, {"at": "2026-01-02", "prices": ["1.10", "2"]}) == (got.status, got.json)
+    assert 1 == CALLS["pay"]

@@ -8,13 +8,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from durable_core.api.step import step, sync_step
 from durable_core.errors import HTTPError, NonRetriableError, RetryAfterError, StepError
 from durable_core.http.request import Request
 from durable_core.http.response import Response
-from durable_core.model.event import Event
+from durable_core.model.event import Event, TypedEvent
 from support.harness import AT_ONCE, Ledger
 
 __all__ = ["CORPUS", "Behaviour", "World"]
@@ -323,6 +326,46 @@ def _http_error(world: World) -> tuple[Handler, Handler]:
     return sync, asynchronous
 
 
+@dataclass(frozen=True)
+class Receipt:
+    """What a step gives that is no JSON."""
+
+    number: UUID
+    at: datetime
+    prices: tuple[Decimal, ...]
+
+
+def _typed(world: World) -> tuple[Handler, Handler]:
+    made = Receipt(UUID(int=7), datetime(2026, 1, 2, tzinfo=UTC), (Decimal("1.10"), Decimal(2)))
+    told = Event("told", {"number": str(made.number), "at": "2026-01-02T00:00:00Z", "prices": []})
+
+    def pay() -> Receipt:
+        return world.ledger.did("pay", made)
+
+    def shown(receipt: Receipt, again: set[date], event: TypedEvent[Receipt] | None) -> object:
+        assert event is not None
+        same = [receipt == made, again == {made.at.date()}, event.data.at == made.at]
+        return [*same, str(sum(receipt.prices))]
+
+    def sync(request: Request) -> object:
+        receipt = sync_step.run("pay", pay)
+        dates = sync_step.options(result=set[date])
+        again = dates.run("days", lambda: world.ledger.did("days", {receipt.at.date()}))
+        sync_step.run("ask", world.ask, "ask", told)
+        event = sync_step.wait_for_event("reply", event="told", timeout="1h", data=Receipt)
+        return shown(receipt, again, event)
+
+    async def asynchronous(request: Request) -> object:
+        receipt = await step.run("pay", pay)
+        dates = step.options(result=set[date])
+        again = await dates.run("days", lambda: world.ledger.did("days", {receipt.at.date()}))
+        await step.run("ask", world.ask, "ask", told)
+        event = await step.wait_for_event("reply", event="told", timeout="1h", data=Receipt)
+        return shown(receipt, again, event)
+
+    return sync, asynchronous
+
+
 def _options(world: World) -> tuple[Handler, Handler]:
     fails, did = world.ledger.fails, world.ledger.did
 
@@ -376,6 +419,13 @@ CORPUS = [
         200,
         b'["at last","ValueError",2]',
         {"flaky": 5, "once": 1, "b": 1},
+    ),
+    Behaviour(
+        "typed",
+        _typed,
+        200,
+        b'[true,true,true,"3.10"]',
+        {"pay": 1, "days": 1, "ask": 1},
     ),
     Behaviour("http-error", _http_error, 404, b"no such trip", {"a": 1}),
 ]

@@ -6,10 +6,11 @@ error: mypy is strict about ignores that are not needed.
 
 from __future__ import annotations
 
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, assert_type
 
-from durable_core import Durable, Event, Request, Response, endpoint_adapter, step
+from durable_core import Durable, Event, Request, Response, TypedEvent, endpoint_adapter, step
 from durable_core.api.adapter import HTTPHandler
 from durable_core.sync import step as sync_step
 from durable_core.testing import AsyncHarness, Harness, Reply, StepRecord, harness
@@ -23,6 +24,16 @@ async def fetch(url: str, *, tries: int = 1) -> dict[str, int]:
 
 def count(text: str) -> int:
     return len(text)
+
+
+@dataclass
+class Placed:
+    number: int
+    at: datetime
+
+
+def place(number: int) -> Placed:
+    return Placed(number, datetime.now(UTC))
 
 
 @step("fetch")
@@ -49,11 +60,19 @@ async def in_async_handlers(request: Request) -> Response:
     assert_type(await options.run("count", count, "text"), int)
     assert_type(await fetch_step("url", tries=2), dict[str, int])
     await fetch_step(1)  # type: ignore[arg-type]
-    step.options(tries=5)  # type: ignore[call-arg]
+    step.options(tries=5)  # type: ignore[call-overload]
+    placed = step.options(result=Placed)
+    assert_type(await placed.run("place", count, "text"), Placed)
+    assert_type(await placed.options(retries=1).run("place", fetch, "url"), Placed)
+    assert_type(await step.options(result=list[Placed]).run("place", count, "text"), list[Placed])
+    assert_type(await step.run("place", place, 5), Placed)
+    await placed.run("place-wrong", count, 5)  # type: ignore[arg-type]
+    told = await step.wait_for_event("told", event="told", timeout=5, data=Placed)
+    assert_type(told, TypedEvent[Placed] | None)
     step("count")(count)  # type: ignore[arg-type]
     await step.run("count-wrong", count, 5)  # type: ignore[call-overload]
     await step.run("fetch-wrong", fetch, "url", attempts=2)  # type: ignore[call-arg]
-    await step.wait_for_event("no-timeout", event="approved")  # type: ignore[call-arg]
+    await step.wait_for_event("no-timeout", event="approved")  # type: ignore[call-overload]
     return Response.json(None)
 
 
@@ -62,7 +81,10 @@ def in_sync_handlers(request: Request) -> Response:
     assert_type(sync_step.options(retries=0).run("count", count, "text"), int)
     assert_type(count_step("text"), int)
     count_step()  # type: ignore[call-arg]
-    sync_step.options(retries="3")  # type: ignore[arg-type]
+    sync_step.options(retries="3")  # type: ignore[call-overload]
+    assert_type(sync_step.options(result=Placed, retries=0).run("p", count, "text"), Placed)
+    told = sync_step.wait_for_event("told", event="told", timeout=5, data=Placed)
+    assert_type(told, TypedEvent[Placed] | None)
     sync_step.sleep("nap", 5)
     assert_type(sync_step.wait_for_event("e", event="approved", timeout="1h"), Event | None)
     assert_type(sync_step.send_event("tell", [Event("told")]), list[str])

@@ -30,6 +30,7 @@ from durable_core.engines.remote import (
     send_handoff,
     send_response,
     store_unavailable_response,
+    typed_response,
 )
 from durable_core.errors import EngineUnavailableError, StoreError, Suspended
 from durable_inngest import _protocol as _ops
@@ -101,7 +102,7 @@ def _meant(
     error: Exception | None = None
     if isinstance(outcome, Returned):
         try:
-            response: Response | None = Response.from_value(outcome.value)
+            response: Response | None = _response_of(ex, outcome.value)
         except (TypeError, ValueError) as wrong:
             return None, replace(failure_of_handler(wrong, now), retriable=False), wrong
     else:
@@ -128,6 +129,12 @@ def _meant(
             None,
         )
     return response, None, None
+
+
+def _response_of(ex: InngestExecution, value: object) -> Response:
+    if ex.options.result is None:
+        return Response.from_value(value)
+    return typed_response(ex.options.result, value)
 
 
 def _is_kept(response: Response) -> bool:

@@ -40,10 +40,13 @@ from durable_core.engines.remote import (
     begin_step,
     call_user,
     delay_ms,
+    dump_result,
     leave_to_server,
+    load_result,
     log_warning,
     park_for_ever,
     queue_op,
+    result_remedy,
     show_step,
     step_failure,
     until_idle,
@@ -227,14 +230,14 @@ def perform(
         ex.check_open()
         failure = None
         if isinstance(outcome, Returned):
-            result = _encode(ex, op, outcome.value, codec)
+            result = _encode(ex, op, call, outcome.value, codec)
             if isinstance(result, Failure):
                 failure = result
             else:
                 text, kept = result
                 yield from _tell(ex, op, finished(replace(step, races=ex.order.is_parallel), kept))
                 if ex.reentry is None:
-                    return codec.decode(text)
+                    return load_result(call, op, codec.decode(text))
     finally:
         ex.in_flight -= 1
         ex.activity += 1
@@ -246,13 +249,19 @@ def perform(
     raise AssertionError("nothing goes on from a step that the server goes on from")
 
 
-def _encode(ex: InngestExecution, op: Op, value: object, codec: Codec) -> tuple[str, str] | Failure:
+def _encode(
+    ex: InngestExecution, op: Op, call: Call, value: object, codec: Codec
+) -> tuple[str, str] | Failure:
     """Return the result as text, and as the server keeps it; or why it cannot be kept."""
     try:
-        text = codec.encode(value)
+        if call.result is None:
+            text = codec.encode(value)
+        else:
+            text = dump_result(codec, call.result, value)
         kept = _ops.dump_value(text) if isinstance(codec, JSONCodec) else json.dumps(text)
     except Exception as error:
-        text = f"the result of step {op.name!r} cannot be stored: {error}"
+        remedy = result_remedy(call, error)
+        text = f"the result of step {op.name!r} cannot be stored: {error}{remedy}"
         return Failure(name="StepResultError", message=text, retriable=False, result="unstorable")
     try:
         ex.check_size(op, text)
@@ -330,7 +339,7 @@ def _run_step(ex: InngestExecution, op: Op, call: Call) -> Flow[object]:
     known = yield from recall(ex, op)
     if known is None:
         return (yield from perform(ex, op, call, _ops.finished, ex.env.codec))
-    return _load(ex, known)
+    return load_result(call, op, _load(ex, known))
 
 
 def sleep_until(ex: InngestExecution, op: Op, due_at: Callable[[int], int]) -> Flow[None]:

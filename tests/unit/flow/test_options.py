@@ -6,6 +6,8 @@ from typing import Any, get_type_hints
 
 import pytest
 
+from durable_core.codec.typed import ValueType
+from durable_core.flow import options as options_module
 from durable_core.flow.execution import run_label
 from durable_core.flow.options import (
     EndpointOptions,
@@ -75,9 +77,10 @@ def test_merged() -> None:
 
 def test_options_are_declared_alike() -> None:
     """What can be given is what the flows read: the same names, and the same types but None."""
-    given, read = get_type_hints(EndpointOptions), get_type_hints(ResolvedOptions)
-    assert {"key"} == read.keys() - given.keys()
-    for name in ("key", "store_headers"):  # which is read in lower case
+    names = {**vars(options_module), "ValueType": ValueType}
+    given, read = get_type_hints(EndpointOptions), get_type_hints(ResolvedOptions, names)
+    assert {"key", "result"} == read.keys() - given.keys()
+    for name in ("key", "result", "store_headers"):  # which is read in lower case
         given.pop(name, None)
         del read[name]
 
