@@ -52,6 +52,10 @@ _RESULT_ERRORS: Mapping[str, type[StepError]] = {
 }
 
 
+#: How much of a stack trace is kept, characters.
+_TRACE_CHARS = 20_000
+
+
 def dump_error(failure: Failure) -> str:
     """Return the failure as JSON: ``name``, ``message``, and the other fields that are set."""
     fields: dict[str, object] = {"name": failure.name, "message": failure.message}
@@ -65,6 +69,8 @@ def dump_error(failure: Failure) -> str:
         fields["public"] = failure.public
     if failure.http is not None:
         fields["http"] = failure.http
+    if failure.trace:
+        fields["trace"] = failure.trace[-_TRACE_CHARS:]
     if failure.response is not None:
         fields["response"] = dump_error_response(failure.response)
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
@@ -73,7 +79,8 @@ def dump_error(failure: Failure) -> str:
 def load_step_error(step_id: str, text: str) -> StepError:
     """Return the error that the handler sees for a step whose memo is this failure.
 
-    If the step raised an ``HTTPError``, that is the ``__cause__`` of the returned error. If
+    A stack trace that was kept is a note of the error, for whoever shows its own. If the step
+    raised an ``HTTPError``, that is the ``__cause__`` of the returned error. If
     ``exception_to_response`` has made a response of the step's error, the returned one has it.
     """
     fields = json.loads(text)
@@ -84,6 +91,8 @@ def load_step_error(step_id: str, text: str) -> StepError:
     if "http" in fields:
         status, detail, headers = fields["http"]
         error.__cause__ = HTTPError(status, detail, dict(headers))
+    if "trace" in fields:
+        error.add_note(f"What step {step_id!r} raised:\n{fields['trace']}")
     if "response" in fields:
         status, headers, body = fields["response"]
         fields_of = Headers._trusted(map(tuple, headers))

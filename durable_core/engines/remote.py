@@ -50,6 +50,7 @@ from durable_core.flow.effects import (
 from durable_core.flow.env import AppConfig
 from durable_core.flow.error_responses import (
     failure_response,
+    handler_failure,
     response_for_exception,
     step_failure,
     store_unavailable_response,
@@ -144,6 +145,7 @@ __all__ = [
     "dump_result",
     "failure_of_handler",
     "failure_response",
+    "handler_failure",
     "handoff_response",
     "hash_step_id",
     "is_ulid",

@@ -83,10 +83,17 @@ class Returned:
 
 @record(frozen=True, slots=True)
 class Raised:
-    """User code raised this; ``trace`` is its stack trace if debugging asks for it."""
+    """User code raised this.
+
+    Attributes:
+        error: the exception.
+        trace: its stack trace, if debugging asks for it.
+        is_mistake: the code is wrong, and no further attempt mends it.
+    """
 
     error: Exception
     trace: str = ""
+    is_mistake: bool = False
 
 
 @record(frozen=True, slots=True)

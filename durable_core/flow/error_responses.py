@@ -12,15 +12,17 @@ from durable_core.errors import (
     StoreBusyError,
     StoreError,
 )
+from durable_core.flow.effects import Raised
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.step_options import StepOptions
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.http.response import Response, with_headers
-from durable_core.machine.advance import failure_of_step
+from durable_core.machine.advance import failure_of_handler, failure_of_step
 from durable_core.model.decision import Fail, Failure
 
 __all__ = [
     "failure_response",
+    "handler_failure",
     "response_for_exception",
     "step_failure",
     "store_unavailable_response",
@@ -49,8 +51,14 @@ def response_for_exception(options: ResolvedOptions, error: Exception) -> Respon
     return translate(error) if translate is not None else None
 
 
+def handler_failure(raised: Raised, now: int) -> Failure:
+    """Describe an error that a handler raised, at this time (epoch milliseconds)."""
+    failure = failure_of_handler(raised.error, now)
+    return replace(failure, retriable=False) if raised.is_mistake else failure
+
+
 def step_failure(
-    options: ResolvedOptions, error: Exception, now: int, of_step: StepOptions | None = None
+    options: ResolvedOptions, raised: Raised, now: int, of_step: StepOptions | None = None
 ) -> Failure:
     """Describe an error that a step's function raised.
 
@@ -58,15 +66,17 @@ def step_failure(
 
     Args:
         options: of the endpoint.
-        error: the error.
+        raised: the error.
         now: epoch milliseconds.
         of_step: the options of the step, if it has any.
     """
-    failure = _failure_with_response(options, error, now)
+    failure = replace(_failure_with_response(options, raised.error, now), trace=raised.trace)
+    if raised.is_mistake:
+        return replace(failure, retriable=False)
     if of_step is None or of_step.retry_if is None or not failure.retriable:
         return failure
     try:
-        is_retriable = of_step.retry_if(error)
+        is_retriable = of_step.retry_if(raised.error)
     except MemoryError:
         raise
     except Exception as broken:

@@ -28,6 +28,7 @@ from durable_core.flow.effects import (
 )
 from durable_core.flow.error_responses import (
     failure_response,
+    handler_failure,
     response_for_exception,
     store_unavailable_response,
 )
@@ -153,23 +154,22 @@ def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
         else:
             yield from _respond(ex, response)
     elif isinstance(outcome, Raised):
-        raised = outcome.error
         try:
-            response_of_error = response_for_exception(ex.options, raised)
+            response_of_error = response_for_exception(ex.options, outcome.error)
         except MemoryError:
             raise
         except Exception as broken:
-            raised, response_of_error = broken, None
+            outcome, response_of_error = Raised(broken, outcome.trace), None
         if response_of_error is not None:
             yield from _respond(ex, response_of_error)
         else:
-            failure = failure_of_handler(raised, ex.env.clock.now())
-            yield from _raised(ex, failure, outcome.trace)
+            yield from _raised(ex, handler_failure(outcome, ex.env.clock.now()), outcome.trace)
             if ex.run.phase is Phase.FAILED:
-                yield from log_error(f"the run failed: {describe(raised)}", raised)
+                text = f"the run failed: {describe(outcome.error)}"
+                yield from log_error(text, outcome.error)
             else:
-                text = f"the handler failed and is called again: {describe(raised)}"
-                yield from log_warning(text, raised)
+                text = f"the handler failed and is called again: {describe(outcome.error)}"
+                yield from log_warning(text, outcome.error)
 
 
 def _raised(ex: StoredExecution, failure: Failure, trace: str = "") -> Flow[None]:

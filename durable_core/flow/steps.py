@@ -280,8 +280,8 @@ def _result_of(
     match outcome:
         case Returned(value=value):
             return _encode(ex, op, call, value)
-        case Raised(error=error):
-            return step_failure(ex.options, error, now, call.options)
+        case Raised():
+            return step_failure(ex.options, outcome, now, call.options)
         case Cancelled():
             text = "user code cancelled the step before its function ended"
             return Failure(name="StepCancelled", message=text, retriable=False, cancelled=True)

@@ -134,6 +134,7 @@ class Failure:
         reason: the message of the original error in the step, if this is a StepError; else "".
         http: status, detail and headers, if the error is an ``HTTPError``.
         public: what the error says to clients, or "".
+        trace: the stack trace, if debugging asks for it; else "".
         response: status, headers and body that ``exception_to_response`` has made of it, if any.
     """
 
@@ -147,6 +148,7 @@ class Failure:
     reason: str = ""
     http: tuple[int, str, tuple[tuple[str, str], ...]] | None = None
     public: str = ""
+    trace: str = ""
     response: tuple[int, tuple[tuple[str, str], ...], bytes] | None = None
 
 

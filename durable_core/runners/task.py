@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from types import CodeType, CoroutineType
 from typing import Any, TypeVar
@@ -60,6 +59,7 @@ from durable_core.model.run import Phase
 from durable_core.platform import call_soon, run_logger
 from durable_core.ports import CheckpointResult
 from durable_core.runners.host import RunHost
+from durable_core.runners.raised import catch
 from durable_core.runners.recorded_body import record_body
 from durable_core.runners.run_tasks import CURRENT_TASKS, RunTask
 from durable_core.runners.suspend import HandlerUnwinder, ReplayOrder
@@ -316,7 +316,7 @@ class TaskRun:
                 raise
             return Cancelled(error)
         except Exception as error:
-            return Raised(error)
+            return catch(error, in_step=True, debug=self.ex.env.debug)
         finally:
             CURRENT_RUN.reset(token)
 
@@ -430,8 +430,7 @@ class TaskRun:
         if is_crash(error):
             self.ex.close(error)
             return self._unwinder.cut_short(error)
-        trace = traceback.format_exc() if self.ex.env.debug else ""
-        return Raised(error, trace)
+        return catch(error, in_step=False, debug=self.ex.env.debug)
 
     async def _park(self, effect: Park) -> None:
         if self._unwinder.handler_has_ended:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -53,6 +52,7 @@ from durable_core.model.run import Phase
 from durable_core.platform import run_logger
 from durable_core.ports import CheckpointResult
 from durable_core.runners.host import RunHost
+from durable_core.runners.raised import catch
 from durable_core.runners.recorded_body import record_body
 from durable_core.runners.time_limit import call_in_time
 
@@ -195,7 +195,7 @@ class ThreadRun:
         except (ControlSignal, MemoryError):
             raise
         except Exception as error:
-            return Raised(error)
+            return catch(error, in_step=True, debug=self.ex.env.debug)
         finally:
             CURRENT_RUN.reset(token)
         return Returned(value)
@@ -250,8 +250,7 @@ class ThreadRun:
             return Unwound()
         if not isinstance(error, Exception):
             error = RuntimeError(f"the handler raised {error!r}, which is no Exception")
-        trace = traceback.format_exc() if self.ex.env.debug else ""
-        return Raised(error, trace)
+        return catch(error, in_step=False, debug=self.ex.env.debug)
 
     def _warn_swallowed(self) -> None:
         run_logger(self.ex.run.id, self.ex.run.function_id).warning(

@@ -15,6 +15,7 @@ from durable_core.engines.remote import (
     HandlerRaised,
     HandoffReason,
     Outcome,
+    Raised,
     ResponseTooLarge,
     Returned,
     Unwound,
@@ -22,6 +23,7 @@ from durable_core.engines.remote import (
     call_handler,
     failure_of_handler,
     failure_response,
+    handler_failure,
     handoff_response,
     log_warning,
     read_whole_body,
@@ -99,21 +101,19 @@ def _meant(
 ) -> Flow[tuple[Response | None, Failure | None, Exception | None]]:
     """Return the response that the outcome stands for, or the failure and its error."""
     now = ex.env.clock.now()
-    error: Exception | None = None
     if isinstance(outcome, Returned):
         try:
             response: Response | None = _response_of(ex, outcome.value)
         except (TypeError, ValueError) as wrong:
             return None, replace(failure_of_handler(wrong, now), retriable=False), wrong
     else:
-        assert isinstance(outcome.error, Exception)
-        error = outcome.error
+        assert isinstance(outcome, Raised)
         try:
-            response = response_for_exception(ex.options, error)
+            response = response_for_exception(ex.options, outcome.error)
         except Exception as broken:
-            response, error = None, broken
+            response, outcome = None, Raised(broken)
         if response is None:
-            return None, failure_of_handler(error, now), error
+            return None, handler_failure(outcome, now), outcome.error
     assert response is not None
     if response.is_streaming:
         whole = yield from read_whole_body(ex, response)

@@ -310,12 +310,13 @@ def load_outcome(memo: object) -> Value | Failed | None:
     return Value(memo)
 
 
-def load_failure(step_name: str, error: Mapping[str, object]) -> StepError:
+def load_failure(step_name: str, error: Mapping[str, object], *, debug: bool = False) -> StepError:
     """Return what the handler sees of a failed step.
 
     Args:
         step_name: the step, with its index.
         error: the error as the server keeps it, whoever wrote it.
+        debug: let a note of it show the stack trace.
     """
     fields: dict[str, object] = {
         "name": _message_of(error.get("name")) or "Error",
@@ -337,6 +338,8 @@ def load_failure(step_name: str, error: Mapping[str, object]) -> StepError:
             fields["response"] = own["response"]
     if data is not None:
         fields["data"] = data
+    if debug and isinstance(error.get("stack"), str):
+        fields["trace"] = error["stack"]
     return load_step_error(step_name, json.dumps(fields))
 
 

@@ -300,8 +300,8 @@ def _failed(
     if isinstance(outcome, Cancelled):
         text = "user code cancelled the step before its function ended"
         failure = Failure(name="StepCancelled", message=text, retriable=False, cancelled=True)
-    elif error is not None:
-        failure = step_failure(ex.options, error, ex.env.clock.now(), options)
+    elif isinstance(outcome, Raised):
+        failure = step_failure(ex.options, outcome, ex.env.clock.now(), options)
     assert failure is not None
     failed = step_failed(ex, step, failure, error, options)
     then = "for good" if failed.final else "and is to be tried again"
@@ -391,7 +391,7 @@ def recall(ex: InngestExecution, op: Op) -> Flow[Value | None]:
         return Value(ex.actions[op.id])  # an event has data, and more
     if isinstance(outcome, Failed):
         ex.failures += 1
-        raise load_failure(op.name, outcome.error)
+        raise load_failure(op.name, outcome.error, debug=ex.env.debug)
     return outcome
 
 

@@ -262,6 +262,53 @@ def test_debug_shows_the_trace() -> None:
     assert "test_handler.py" in problem["traceback"]
 
 
+def _charge() -> None:
+    raise NonRetriableError("the card is refused")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("slept", [False, True])
+def test_debug_shows_the_trace_of_a_step(slept: bool, asynchronous: bool) -> None:
+    """The frames of the step that failed are there, in the first execution and in a replay."""
+
+    def handler(request: Request) -> None:
+        try:
+            sync_step.run("charge", _charge)
+        except StepError:
+            if slept:
+                sync_step.sleep("nap", 0.01)
+            raise
+
+    async def handler_async(request: Request) -> None:
+        try:
+            await step.run("charge", _charge)
+        except StepError:
+            if slept:
+                await step.sleep("nap", 0.01)
+            raise
+
+    with lab(debug=True) as process:
+        endpoint = process.endpoint(handler_async if asynchronous else handler)
+        trace = json.loads(body_of(process.call(endpoint)))["traceback"]
+    assert 'in _charge\n    raise NonRetriableError("the card is refused")' in trace
+    assert "What step 'charge' raised:" in trace
+    assert 1 == trace.count('step.run("charge", _charge)')
+
+
+def test_a_trace_is_kept_for_debugging_only() -> None:
+    """Without ``debug`` neither the client nor the store has it."""
+
+    def handler(request: Request) -> None:
+        sync_step.run("charge", _charge)
+
+    with lab(debug=False) as process:
+        response = process.endpoint(handler).handle(request())
+        [run] = process.records.list()
+        [memo] = process.records.get(run.run.id).memos
+    assert b"_charge" not in body_of(response)
+    assert "_charge" not in memo.value
+
+
 def test_exception_to_response() -> None:
     """The adapter's translation of a framework's exceptions goes before retries."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +11,9 @@ from typing import Any
 import pytest
 
 from durable_core.api.step import step, sync_step
-from durable_core.errors import NonRetriableError
+from durable_core.errors import NonRetriableError, RetryAfterError
 from durable_core.http.request import Request
+from durable_core.http.response import Response
 from durable_core.machine.advance import failure_of_handler, failure_of_step
 from durable_core.model.run import Phase
 from support.harness import FakeClock, Ledger, WatchedStore, lab, request, until
@@ -89,6 +92,132 @@ def test_a_wrong_argument_is_not_tried_again(call: Callable[[], Any]) -> None:
 
     assert 500 == response.status
     assert ["handler"] == ledger.calls
+
+
+def final(handler: Handler) -> str:
+    """Return what the client is told of a run that has failed at its first attempt."""
+    ledger = Ledger()
+
+    def counted(request: Request) -> object:
+        ledger.did("handler", None)
+        return handler(request)
+
+    async def counted_async(request: Request) -> object:
+        ledger.did("handler", None)
+        return await handler(request)
+
+    asynchronous = inspect.iscoroutinefunction(handler)
+    with lab() as process:
+        endpoint = process.endpoint(counted_async if asynchronous else counted, retries=3)
+        response = endpoint.handle(request(body=b"{}", method="POST"))
+
+    assert (500, ["handler"]) == (response.status, ledger.calls)
+    assert isinstance(response.body, bytes)
+    return str(json.loads(response.body)["detail"])
+
+
+async def no_time_out(request: Any) -> object:
+    waits: Any = step.wait_for_event
+    return await waits("it", event="e")
+
+
+def no_time_out_def(request: Any) -> object:
+    waits: Any = sync_step.wait_for_event
+    return waits("it", event="e")
+
+
+async def no_function(request: Any) -> object:
+    runs: Any = step.run
+    return await runs("it")
+
+
+async def awaits_json(request: Any) -> object:
+    return await request.json()
+
+
+def bad_status(request: Any) -> object:
+    status: Any = "200"
+    return Response(status=status)
+
+
+def no_json(request: Any) -> object:
+    return Response.json(object())
+
+
+def no_seconds(request: Any) -> object:
+    raise RetryAfterError("later", -1)
+
+
+def no_such_step(request: Any) -> object:
+    steps: Any = sync_step
+    return steps.wait("it")
+
+
+def no_such_attribute(request: Any) -> object:
+    return request.querry
+
+
+def no_such_name(request: Any) -> object:
+    return undefined  # type: ignore[name-defined] # noqa: F821
+
+
+@pytest.mark.parametrize(
+    ("handler", "told"),
+    [
+        (no_time_out, "missing 1 required keyword-only argument: 'timeout'"),
+        (no_time_out_def, "missing 1 required keyword-only argument: 'timeout'"),
+        (no_function, "missing 1 required positional argument: 'fn'"),
+        (awaits_json, "can't be used in 'await' expression"),
+        (bad_status, "a response status must be an int"),
+        (no_json, "not JSON serializable"),
+        (no_seconds, "retry_after must be 0 or more finite seconds"),
+        (no_such_step, "object has no attribute 'wait'"),
+        (no_such_attribute, "object has no attribute 'querry'"),
+        (no_such_name, "name 'undefined' is not defined"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_wrong_use_is_not_tried_again(handler: Handler, told: str) -> None:
+    """Python itself, or a check of this library's, says what is wrong."""
+    assert told in final(handler)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_step_that_is_called_wrongly(asynchronous: bool) -> None:
+    """Its function takes other arguments; that is so in every attempt."""
+    ledger = Ledger()
+
+    def handler(request: Request) -> object:
+        call: Any = sync_step.run
+        return call("it", ledger.did, "it")
+
+    async def handler_async(request: Request) -> object:
+        call: Any = step.run
+        return await call("it", ledger.did_async, "it")
+
+    with lab() as process:
+        endpoint = process.endpoint(handler_async if asynchronous else handler)
+        response = endpoint.handle(request())
+
+    assert 500 == response.status
+    assert isinstance(response.body, bytes)
+    assert b"missing 1 required positional argument: 'value'" in response.body
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("3"), TypeError("3"), KeyError("3"), UnboundLocalError("3"), OSError("3")],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_of_the_handlers_own_is_tried_again(error: Exception) -> None:
+    """It may come from the outside world."""
+    ledger = Ledger()
+
+    def handler(request: Request) -> object:
+        return ledger.fails("handler", 1, error, "done")
+
+    with lab() as process:
+        assert b'"done"' == process.call(process.endpoint(handler)).body
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
