@@ -57,6 +57,10 @@ __all__ = [
 EVENT_SEQ: ContextVar[int] = ContextVar("durable_event_seq")
 
 
+#: The phases in which a handler runs. A run leaves them when its end is decided; the execution is
+#: closed only when that is durable, and tasks that the handler has left may go on meanwhile.
+_LIVE = (Phase.SYNC, Phase.ASYNC)
+
 #: A step begins only if the process held the run at most this long ago, milliseconds.
 _MAX_LEASE_CHECK_AGE = 1_000
 
@@ -238,8 +242,8 @@ class Execution:
         return self.state is ExecutionState.STOPPING or self.state is ExecutionState.DRAINING
 
     def check_open(self) -> None:
-        """Raise Suspended if the execution is closed."""
-        if self.state is ExecutionState.CLOSED:
+        """Raise Suspended if nothing more of the execution counts, or its run has ended."""
+        if self.state is ExecutionState.CLOSED or self.run.phase not in _LIVE:
             raise Suspended
 
     def take(self, event: ExecutionEvent) -> None:

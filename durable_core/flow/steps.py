@@ -9,7 +9,7 @@ from dataclasses import replace
 from durable_core.codec.json import JSONCodec
 from durable_core.codec.records import dump_event, load_event, load_step_error
 from durable_core.codec.tokens import event_id
-from durable_core.errors import LimitExceededError, StepKindError, Suspended
+from durable_core.errors import LimitExceededError, StepKindError
 from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.effects import (
     CallUser,
@@ -49,7 +49,6 @@ from durable_core.model.decision import (
     SavePending,
 )
 from durable_core.model.event import Event
-from durable_core.model.run import Phase
 from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
 
 __all__ = ["run_step", "send_events", "sleep_until", "wait_for_event"]
@@ -67,8 +66,6 @@ _METHODS = {
 #: The arguments of a step's function are kept up to this size, as JSON in UTF-8.
 _MAX_ARGUMENTS = 64 * 1024
 _JSON = JSONCodec()
-#: The phases in which a handler runs.
-_LIVE = (Phase.SYNC, Phase.ASYNC)
 
 
 def run_step(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
@@ -452,8 +449,7 @@ def _until_due(ex: StoredExecution, pending: Pending) -> Flow[None]:
     """Return when the op is due, or its event has come; until then it is parked."""
     op_id = pending.op.id
     while ex.answered or not _is_due(ex, op_id, pending):
-        if ex.run.phase not in _LIVE:
-            raise Suspended  # to a branch that the handler has left behind
+        ex.check_open()
         now = ex.env.clock.now()
         parked = advance(ex.run, OpParked(pending=pending), now, ex.env.policy)
         ex.run = parked.run

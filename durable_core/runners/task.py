@@ -419,7 +419,9 @@ class TaskRun:
         return Raised(refused)
 
     def _warn_late_step(self) -> None:
-        if self.ex.run.phase is Phase.COMPLETED:
+        task = asyncio.current_task()
+        is_cancelled = task is not None and task.cancelling() > 0
+        if self.ex.run.phase is Phase.COMPLETED and not is_cancelled:
             run_logger(self.ex.run.id, self.ex.run.function_id).warning(
                 "a task that the handler of %s has left behind asks for a step after the end of "
                 "the run; the step is not done: await the task in the handler",

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from durable_core.api.step import step, sync_step
-from durable_core.errors import HTTPError, StepError, Suspended
+from durable_core.errors import HTTPError, NonRetriableError, StepError, Suspended
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.event import Event
-from support.harness import Ledger, lab, request, until
+from support.harness import Ledger, WatchedStore, lab, request, until
 
 REMEDY = "write 'await' before the call of a step; if it is in a task, await that task, or cancel"
 
@@ -283,6 +283,37 @@ def test_steps_that_the_handler_has_cancelled() -> None:
     ):
         with lab() as process:
             assert '"done"' == text_of(process.call(process.endpoint(handler))), handler.__name__
+
+
+@pytest.mark.parametrize("ends_with", ["answer", "error"])
+def test_a_loser_whose_cancellation_comes_late(
+    ends_with: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It comes while the end of the run is being stored: nothing is recorded or logged."""
+    ledger = Ledger()
+    losers: list[asyncio.Task[None]] = []
+
+    async def handler(request: Request) -> object:
+        winner = asyncio.create_task(step.run("quick", ledger.did_async, "quick", 1))
+        losers.append(asyncio.create_task(step.run("slow", slow, ledger)))
+        done, _ = await asyncio.wait({winner, losers[-1]}, return_when=asyncio.FIRST_COMPLETED)
+        losers[-1].cancel()
+        if ends_with == "error":
+            raise NonRetriableError("no")
+        return [each.result() for each in done]
+
+    store = WatchedStore()
+    store.seconds = 0.02
+    with lab(store) as process:
+        response = process.call(process.endpoint(handler))
+        until(lambda: all(each.done() for each in losers))
+        assert [True] == [each.cancelled() for each in losers]
+    assert ("[1]" if ends_with == "answer" else "no") in text_of(response)
+    assert {"quick": 1} == store.memos()
+    del losers[:]
+    gc.collect()
+    shown = [each for each in caplog.records if "the run failed" not in each.getMessage()]
+    assert [] == shown
 
 
 def test_a_task_without_steps_may_be_left_behind() -> None:
