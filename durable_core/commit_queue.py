@@ -215,7 +215,7 @@ class CommitQueue:
     def _enqueue(self, write: Write[T]) -> CommitFuture[Any]:
         ticket: CommitFuture[Any] = CommitFuture(write)
         if isinstance(write, Checkpoint):
-            lease = _lease(write)
+            lease = write.run_id, write.owner, write.epoch
             queued = self._by_lease.get(lease)
             if queued is not None and _can_be_one(queued.write, write):
                 queued.write = _merge(queued.write, write)

@@ -12,6 +12,7 @@ from durable_core.codec.tokens import event_id
 from durable_core.errors import LimitExceededError, StepKindError
 from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.effects import (
+    AwaitReplayTurn,
     CallUser,
     Cancelled,
     Flow,
@@ -169,7 +170,7 @@ def _replayed(ex: StoredExecution, op: Op) -> Flow[Memo | None]:
     if stored is not None and stored.op.kind is not op.kind:
         raise _other_kind(stored.op.kind, op)
     if memo is not None:
-        yield from await_replay_turn(memo.completion_no)
+        yield AwaitReplayTurn(memo.completion_no)
         ex.check_open()
         ex.activity += 1
     return memo

@@ -59,7 +59,9 @@ class StepIds:
         if id == _RESERVED:
             raise StepArgumentError(f"the step id {_RESERVED!r} is reserved for the end of the run")
         if id not in self._owners:
-            self._claim(id, id, branch)
+            # One atomic call decides between threads.
+            if self._owners.setdefault(id, branch) is not branch:
+                raise _duplicate(id)
             self._indexes[id] = 1
             return id, 0
         # The index is read before the owner: another thread's index then comes with its name.
@@ -77,7 +79,6 @@ class StepIds:
         """Make the branch the owner of the indexed id; False if it already is."""
         if self._owners.get(text, _NOBODY) is branch:
             return False
-        # One atomic call decides between threads.
         if self._owners.setdefault(text, branch) is not branch:
             raise _duplicate(id)
         return True

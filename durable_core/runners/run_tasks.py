@@ -160,6 +160,11 @@ class RunTasks:
         is_step = getattr(code, "cr_code", None) is self._step_code
         return is_step and inspect.getcoroutinestate(code) == inspect.CORO_CREATED
 
+    @property
+    def are_one_task(self) -> bool:
+        """Whether the handler's own task runs now, and the handler has no other one."""
+        return len(self.live) == 1 and not self._tasks and self.running is not None
+
     # -- are all waiting for steps? ---------------------------------------------------------
 
     @property

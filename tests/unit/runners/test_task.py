@@ -617,3 +617,37 @@ def test_a_finished_run_leaves_no_cycle_of_references() -> None:
 
     with lab() as process:
         assert 0 == asyncio.run(count_unreachable())
+
+
+@pytest.mark.parametrize(("tasks", "fewest", "most"), [(1, 0, 8), (2, 40, 400)])
+def test_only_branches_that_may_race_take_turns_on_the_loop(
+    tasks: int, fewest: int, most: int
+) -> None:
+    """The replay of finished steps takes ticks only while a handler has several tasks."""
+    ticks: list[int] = []
+
+    async def steps(name: str) -> None:
+        for number in range(20):
+            await step.run(f"{name}-{number}", int)
+
+    async def handler(request: Request) -> None:
+        loop, count, ended = asyncio.get_running_loop(), 0, False
+
+        def tick() -> None:
+            nonlocal count
+            count += 1
+            if not ended:
+                loop.call_soon(tick)
+
+        tick()
+        if tasks == 1:
+            await steps("a")
+        else:
+            await asyncio.gather(*(steps(str(each)) for each in range(tasks)))
+        ended = True
+        ticks.append(count)
+        await step.sleep("nap", 0.03)
+
+    with lab() as process:
+        process.call(process.endpoint(handler))
+    assert fewest <= ticks[1] <= most

@@ -81,3 +81,35 @@ def test_the_first_is_seen_alone(count: int) -> None:
         assert 7 == await step(7)
 
     asyncio.run(main())
+
+
+def test_a_turn_is_taken_only_in_the_order_of_completion() -> None:
+    """The next number needs no tick. Another one waits for one, as does one that has company."""
+
+    async def main() -> list[bool]:
+        turns = ReplayOrder(asyncio.get_running_loop())
+        taken = [turns.take_turn(2), turns.take_turn(1), turns.take_turn(2), turns.take_turn(4)]
+        await turns.wait_turn(4)
+        taken.append(turns.take_turn(5))
+        waiting = asyncio.ensure_future(turns.wait_turn(7))
+        await asyncio.sleep(0)
+        taken.append(turns.take_turn(6))
+        await waiting
+        return taken
+
+    assert [False, True, True, False, True, False] == asyncio.run(main())
+
+
+def test_a_long_replay_lets_others_on_the_loop_go_on() -> None:
+    """A turn in a hundred waits for a tick, however fast the handler asks."""
+
+    async def main() -> list[int]:
+        turns = ReplayOrder(asyncio.get_running_loop())
+        waited = []
+        for number in range(1, 303):
+            if not turns.take_turn(number):
+                waited.append(number)
+                await turns.wait_turn(number)
+        return waited
+
+    assert [101, 202] == asyncio.run(main())

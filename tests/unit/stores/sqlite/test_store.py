@@ -316,8 +316,8 @@ def test_a_kill_leaves_all_of_a_transaction_or_nothing(tmp_path: Path) -> None:
             outcomes.append((len(first.memos), second is not None))
 
     assert {-signal.SIGKILL} == {process.returncode for process in processes}
-    # BEGIN, two for the memo, six for the new run with its savepoint, and COMMIT.
-    killed = 10
+    # BEGIN, two for the memo, four for the new run, and COMMIT.
+    killed = 8
     assert [(1, False)] * killed + [(2, True)] * (13 - killed) == outcomes
     assert [""] * killed + ["committed\n"] * (13 - killed) == printed
 
