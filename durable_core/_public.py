@@ -15,6 +15,7 @@ from durable_core.errors import (
     RetryAfterError,
     StepCancelled,
     StepError,
+    StepInterrupted,
 )
 from durable_core.flow.env import Limits
 from durable_core.http.headers import Headers
@@ -45,6 +46,7 @@ __all__ = [
     "StepCancelled",
     "StepError",
     "StepInfo",
+    "StepInterrupted",
     "TypedEvent",
     "endpoint_adapter",
     "run",

@@ -19,6 +19,7 @@ Errors that a user may raise or catch::
     ├── RetryAfterError               raised by user code: retry at the given time
     ├── StepError                     a step failed on its last attempt
     │   ├── StepCancelled             user code cancelled it (also a TimeoutError)
+    │   ├── StepInterrupted           its process died; it must not begin twice
     │   ├── StepResultError           its result cannot be stored (also a TypeError)
     │   └── StepResultTooLargeError   its result is too large (also a LimitExceededError)
     ├── HTTPError                     becomes that HTTP response at once
@@ -97,6 +98,7 @@ __all__ = [
     "StepArgumentError",
     "StepCancelled",
     "StepError",
+    "StepInterrupted",
     "StepKindError",
     "StepResultError",
     "StepResultTooLargeError",
@@ -244,6 +246,13 @@ class StepError(DurableError):
 
 class StepCancelled(StepError, TimeoutError):  # noqa: N818 - it is also a builtin TimeoutError
     """User code (a timeout around it) cancelled the step before its function ended."""
+
+
+class StepInterrupted(StepError):  # noqa: N818 - as StepCancelled
+    """The process died in a step with ``at_most_once=True``. Whether it had its effect is unknown.
+
+    Look at what the step was to change, and decide what to do.
+    """
 
 
 class StepResultError(StepError, TypeError):

@@ -12,8 +12,9 @@ __all__ = ["RunInfo", "RunStatus", "StepInfo", "StepStatus", "as_json"]
 #: ``running``: a handler is live in some process, or will be at once. ``suspended``: it waits for a
 #: time or an event.
 RunStatus: TypeAlias = Literal["running", "suspended", "completed", "failed", "cancelled"]
-#: ``retrying``: the function has failed and will be called again.
-StepStatus: TypeAlias = Literal["sleeping", "waiting", "retrying", "completed", "failed"]
+#: ``retrying``: the function has failed and will be called again. ``begun``: the function of a step
+#: with ``at_most_once`` has been called, and its end is not stored (yet).
+StepStatus: TypeAlias = Literal["sleeping", "waiting", "retrying", "begun", "completed", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

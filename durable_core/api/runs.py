@@ -158,10 +158,11 @@ def _finished(memo: Memo, codec: Codec) -> StepInfo:
 
 def _unfinished(pending: Pending, failed: FailedAttempt | None) -> StepInfo:
     status: dict[OpKind, StepStatus] = {OpKind.SLEEP: "sleeping", OpKind.WAIT: "waiting"}
+    of_run: StepStatus = "retrying" if pending.error else "begun"
     return StepInfo(
         name=pending.op.name,
         kind=pending.op.kind.value,
-        status=status.get(pending.op.kind, "retrying"),
+        status=status.get(pending.op.kind, of_run),
         attempts=pending.failures,
         started=None if failed is None else _time(failed.started_at),
         ended=None,

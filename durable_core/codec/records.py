@@ -14,6 +14,7 @@ from durable_core.errors import (
     LimitExceededError,
     StepCancelled,
     StepError,
+    StepInterrupted,
     StepResultError,
     StepResultTooLargeError,
 )
@@ -63,6 +64,8 @@ def dump_error(failure: Failure) -> str:
         fields["data"] = json.loads(failure.data)
     if failure.cancelled:
         fields["cancelled"] = True
+    if failure.interrupted:
+        fields["interrupted"] = True
     if failure.result:
         fields["result"] = failure.result
     if failure.public:
@@ -85,6 +88,7 @@ def load_step_error(step_id: str, text: str) -> StepError:
     """
     fields = json.loads(text)
     cls = StepCancelled if fields.get("cancelled") else StepError
+    cls = StepInterrupted if fields.get("interrupted") else cls
     cls = _RESULT_ERRORS.get(fields.get("result", ""), cls)
     error = cls(step_id, fields["name"], fields["message"], fields.get("data"))
     error.public = fields.get("public")

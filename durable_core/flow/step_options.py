@@ -31,6 +31,7 @@ class StepOptions:
         retry_if: tells whether an error is worth another attempt.
         name: what people see beside its id, 1 to 255 characters.
         result: the type of its result. Default: what the function's annotation says.
+        at_most_once: store that an attempt begins, and begin none of whose end nothing is known.
 
     Raises:
         StepArgumentError: an option of another type, or out of range; the message names it.
@@ -42,6 +43,7 @@ class StepOptions:
     retry_if: Callable[[Exception], bool] | None = None
     name: str | None = None
     result: ValueType | None = None
+    at_most_once: bool | None = None
 
     def __post_init__(self) -> None:
         if self.retries is not None:
@@ -57,6 +59,15 @@ class StepOptions:
             _check_predicate(self.retry_if)
         if self.name is not None:
             _check_name(self.name)
+        if not isinstance(self.at_most_once, (bool, type(None))):
+            raise StepArgumentError(
+                f"at_most_once must be True or False, not {self.at_most_once!r:.60}"
+            )
+
+    @property
+    def most_retries(self) -> int | None:
+        """How often the step is tried again; None for as often as its endpoint says."""
+        return 0 if self.at_most_once and self.retries is None else self.retries
 
     def given(self) -> tuple[str, ...]:
         """Return the names of the options that are not None."""
@@ -85,6 +96,9 @@ class StepKeywords(TypedDict, total=False):
         retry_if: called with the error of an attempt; False makes the error final. It is not asked
             for errors that are final already, such as ``NonRetriableError``.
         name: shown to people beside the step's id, 1 to 255 characters.
+        at_most_once: store that the attempt begins before the function is called. After a crash in
+            between, the step fails with ``StepInterrupted`` instead of being called again. It is
+            not retried either, unless ``retries`` is given. It takes one more commit.
     """
 
     retries: int | None
@@ -92,6 +106,7 @@ class StepKeywords(TypedDict, total=False):
     backoff: RetryPolicy | None
     retry_if: Callable[[Exception], bool] | None
     name: str | None
+    at_most_once: bool | None
 
 
 def merge_options(

@@ -82,6 +82,10 @@ def run_step(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
     while memo is None:
         pending = ex.pending.get(op.id)
         if pending is not None:
+            if not pending.error:
+                yield from _interrupt(ex, pending)
+                memo = ex.memos[op.id]
+                break
             yield from _until_due(ex, pending)
         memo = yield from _attempt(ex, op, call, pending)
     value = _return_outcome(ex, memo)
@@ -212,6 +216,8 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
             outcome, event_seq, started_at = begun, EVENT_SEQ.get(), ex.env.clock.now()
         else:
             event_seq, started_at = begun
+            if call.options is not None and call.options.at_most_once:
+                yield from _save_begun(ex, op, before, event_seq, started_at)
             outcome = yield CallUser(inside, call)
         inside.function_ended = True
         failures = 0
@@ -238,7 +244,7 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
             failures=failures,
             u=ex.env.ids.uniform(),
             started_at=started_at,
-            retries=None if call.options is None else call.options.retries,
+            retries=None if call.options is None else call.options.most_retries,
             arguments=arguments,
         )
         memo = yield from _apply(ex, _decide(ex, failed, now, call.options), now)
@@ -256,6 +262,36 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
         ex.activity += 1
 
 
+def _save_begun(
+    ex: StoredExecution, op: Op, before: Pending | None, event_seq: int, started_at: int
+) -> Flow[None]:
+    """Make durable that an attempt begins. Nothing else is a pending RUN without an error."""
+    failures = 0 if before is None else before.failures
+    pending = Pending(
+        op=op, due_at=started_at, failures=failures, event_seq=event_seq, started_at=started_at
+    )
+    ex.pending[op.id] = pending
+    ex.queued((yield checkpoint(ex, pending=(pending,))))
+    yield from settle(ex)
+    ex.check_open()
+
+
+def _interrupt(ex: StoredExecution, pending: Pending) -> Flow[None]:
+    """Fail a step whose attempt has begun, in another execution, and of whose end is unknown."""
+    now = ex.env.clock.now()
+    text = "its process died while the function ran; it may have had its effect, or not"
+    failed = OpFailed(
+        op=pending.op,
+        failure=Failure(name="StepInterrupted", message=text, retriable=False, interrupted=True),
+        completion_no=ex.next_completion_no(),
+        event_seq=pending.event_seq,
+        failures=pending.failures,
+        u=0.0,
+        started_at=now if pending.started_at is None else pending.started_at,
+    )
+    yield from _apply(ex, _decide(ex, failed, now), now)
+
+
 def _report_failure(
     ex: StoredExecution, op: Op, options: StepOptions | None, error: Exception, failures: int
 ) -> Flow[None]:
@@ -265,7 +301,7 @@ def _report_failure(
         left = max(0, pending.due_at - ex.env.clock.now()) / 1000
         then = f"and will be retried in {left:.1f} s"
     options = options or NO_OPTIONS
-    retries = ex.run.retries if options.retries is None else options.retries
+    retries = ex.run.retries if options.most_retries is None else options.most_retries
     attempt = f"attempt {failures} of {retries + 1}"
     text = f"step {show_step(op, options)} failed, {attempt}, {then}: {describe(error)}"
     yield from log_warning(text, error)

@@ -130,6 +130,7 @@ class Failure:
         retriable: another attempt may succeed.
         retry_after: milliseconds to wait, if the error sets them.
         cancelled: user code cancelled the step.
+        interrupted: the process died in a step that must not begin twice.
         result: the defect of the value that the step returned, if this is the failure.
         reason: the message of the original error in the step, if this is a StepError; else "".
         http: status, detail and headers, if the error is an ``HTTPError``.
@@ -144,6 +145,7 @@ class Failure:
     retriable: bool = True
     retry_after: int | None = None
     cancelled: bool = False
+    interrupted: bool = False
     result: Literal["", "unstorable", "too-large"] = ""
     reason: str = ""
     http: tuple[int, str, tuple[tuple[str, str], ...]] | None = None

@@ -78,7 +78,8 @@ class Pending:
         op: the op.
         failures: how often its function has failed so far.
         due_at: when it continues (retry, end of sleep, time-out of a wait), epoch milliseconds.
-        error: JSON text of the last failure, or "".
+        error: JSON text of the last failure, or "". A RUN without one has begun an attempt, at most
+            once, of whose end nothing is known.
         rule: JSON text of the wait rule of a WAIT, or "".
         event: name of the event a WAIT waits for, or "".
         match_path: dotted path of the event value that is compared, or "".

@@ -103,6 +103,8 @@ def _describe_step(pending: Pending, now: int) -> str:
                 f"step {pending.op.name!r} waits for the event {pending.event!r}, "
                 f"for another {left}"
             )
+    if not pending.error:
+        return f"step {pending.op.name!r} has begun, at most once, and its process died"
     return (
         f"step {pending.op.name!r} has failed {pending.failures} times and is tried again in {left}"
     )

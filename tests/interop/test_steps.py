@@ -256,12 +256,20 @@ def test_options_of_a_step(server: InngestServer) -> None:
     assert {"OSError": 2, "KeyError": 1, "slow": 1} == dict(CALLS)
 
 
-def test_more_retries_than_the_endpoint(server: InngestServer) -> None:
-    """The server has no form for that; the error names the engine and the remedy."""
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"retries": 20}, "InngestEngine allows fewer only, so raise endpoint(retries=)"),
+        ({"at_most_once": True}, "InngestEngine has no at_most_once="),
+    ],
+    ids=["retries", "at_most_once"],
+)
+def test_options_without_a_form(server: InngestServer, options: Any, text: str) -> None:
+    """What the server cannot do is refused; the error names the engine and the remedy."""
 
     async def handler(request: Request) -> str:
         try:
-            await step.options(retries=20).run("a", called, "a")
+            await step.options(**options).run("a", called, "a")
         except ValueError as error:
             return str(error)
         return ""
@@ -269,7 +277,7 @@ def test_more_retries_than_the_endpoint(server: InngestServer) -> None:
     with serving(server, {"GET /a": handler}) as app:
         got = app.get("/a")
 
-    assert "InngestEngine allows fewer only, so raise endpoint(retries=)" in got.json
+    assert text in got.json
     assert 0 == CALLS["a"]
 
 

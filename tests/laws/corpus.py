@@ -14,7 +14,13 @@ from typing import Any
 from uuid import UUID
 
 from durable_core.api.step import step, sync_step
-from durable_core.errors import HTTPError, NonRetriableError, RetryAfterError, StepError
+from durable_core.errors import (
+    HTTPError,
+    NonRetriableError,
+    RetryAfterError,
+    StepError,
+    StepInterrupted,
+)
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.event import Event, TypedEvent
@@ -335,6 +341,26 @@ class Receipt:
     prices: tuple[Decimal, ...]
 
 
+def _at_most_once(world: World) -> tuple[Handler, Handler]:
+    did = world.ledger.did
+
+    def sync(request: Request) -> object:
+        try:
+            sync_step.options(at_most_once=True).run("pay", did, "pay", 1)
+        except StepInterrupted:
+            pass  # whether it has paid, another step would look up
+        return sync_step.run("b", did, "b", 2)
+
+    async def asynchronous(request: Request) -> object:
+        try:
+            await step.options(at_most_once=True).run("pay", did, "pay", 1)
+        except StepInterrupted:
+            pass
+        return await step.run("b", did, "b", 2)
+
+    return sync, asynchronous
+
+
 def _typed(world: World) -> tuple[Handler, Handler]:
     made = Receipt(UUID(int=7), datetime(2026, 1, 2, tzinfo=UTC), (Decimal("1.10"), Decimal(2)))
     told = Event("told", {"number": str(made.number), "at": "2026-01-02T00:00:00Z", "prices": []})
@@ -420,6 +446,7 @@ CORPUS = [
         b'["at last","ValueError",2]',
         {"flaky": 5, "once": 1, "b": 1},
     ),
+    Behaviour("at-most-once", _at_most_once, 200, b"2", {"pay": 1, "b": 1}),
     Behaviour(
         "typed",
         _typed,

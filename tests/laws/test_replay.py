@@ -116,6 +116,7 @@ def test_crash_after_each_checkpoint(behaviour: Behaviour, face: HandlerKind) ->
         assert_right(behaviour, experiment.resume())
 
         after = experiment.ledger.counts()
+        assert after["pay"] <= 1, "a step with at_most_once has begun twice"
         assert {name: before[name] for name in stored} == {name: after[name] for name in stored}
         assert set(experiment.store.memos().values()) == {1}
     assert checkpoints > 0

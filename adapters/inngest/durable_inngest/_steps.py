@@ -320,22 +320,31 @@ def _failed(
 
 
 def run_step(ex: InngestExecution, op: Op, call: Call) -> Flow[object]:
-    """``step.run``: answer from what the server knows, or call the function.
-
-    Raises:
-        StepArgumentError: the step has more retries than its endpoint, which the server does not
-            allow.
-    """
-    retries = None if call.options is None else call.options.retries
-    if retries is not None and retries > ex.run.retries:
-        raise StepArgumentError(
-            f"step {op.name!r}: retries={retries} is more than the {ex.run.retries} of its "
-            "endpoint; InngestEngine allows fewer only, so raise endpoint(retries=)"
-        )
+    """``step.run``: answer from what the server knows, or call the function."""
     return ask_for_step(ex, op, _run_step(ex, op, call))
 
 
+def _check_options(ex: InngestExecution, op: Op, options: StepOptions) -> None:
+    """Refuse options that the server has no form for.
+
+    Raises:
+        StepArgumentError: the step has one; the message names the engine and the remedy.
+    """
+    if options.retries is not None and options.retries > ex.run.retries:
+        raise StepArgumentError(
+            f"step {op.name!r}: retries={options.retries} is more than the {ex.run.retries} of its "
+            "endpoint; InngestEngine allows fewer only, so raise endpoint(retries=)"
+        )
+    if options.at_most_once:
+        raise StepArgumentError(
+            f"step {op.name!r}: InngestEngine has no at_most_once=, because its server learns of a "
+            "step only when it has ended; let the function see to it, by an idempotency key"
+        )
+
+
 def _run_step(ex: InngestExecution, op: Op, call: Call) -> Flow[object]:
+    if call.options is not None:
+        _check_options(ex, op, call.options)
     known = yield from recall(ex, op)
     if known is None:
         return (yield from perform(ex, op, call, _ops.finished, ex.env.codec))

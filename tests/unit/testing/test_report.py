@@ -33,8 +33,12 @@ def pending(kind: OpKind, **fields: object) -> Pending:
             "step 'it' waits for the event 'e/x', for another 60.5 s",
         ),
         (
-            pending(OpKind.RUN, failures=2),
+            pending(OpKind.RUN, failures=2, error='{"name":"E","message":"m"}'),
             "step 'it' has failed 2 times and is tried again in 60.5 s",
+        ),
+        (
+            pending(OpKind.RUN, failures=0),
+            "step 'it' has begun, at most once, and its process died",
         ),
     ],
 )
