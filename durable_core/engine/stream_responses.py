@@ -621,6 +621,7 @@ class _AttachedClient:
         self._lock = threading.Lock()
         self._look: Callable[[], None] | None = None
         self._is_gone = False
+        self._is_answered = False
         self.detach: Callable[[], None] = lambda: None
         ex.followed = True
         publisher = worker.streams.open(ex)
@@ -634,6 +635,7 @@ class _AttachedClient:
     def reply(self, response: Response) -> None:
         """Send the response when all before it is sent."""
         failed = self._ex.run.phase is not Phase.COMPLETED
+        self._is_answered = True
         self._log.set_final(final_of(response, failed=failed))
 
     def ended(self) -> None:
@@ -643,7 +645,7 @@ class _AttachedClient:
         connection would begin at the beginning: no handoff was stored.
         """
         ex, log = self._ex, self._log
-        if isinstance(ex.fault, LeaseLost) and not log.handed_off:
+        if isinstance(ex.fault, LeaseLost) and not (log.handed_off or self._is_answered):
             with self._lock:
                 if not self._is_gone:
                     self._look = self._check_store

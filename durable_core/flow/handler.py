@@ -344,10 +344,8 @@ def _refuse(ex: StoredExecution) -> Flow[None]:
     """Respond to a client that still waits, after the execution was closed by a fault."""
     fault = ex.fault
     if isinstance(fault, LeaseLost):
-        if ex.followed:
-            return  # a client that reads the stream reads on, on the same connection
         fault = yield from _why_unrecorded(ex)
-        if fault is None:
+        if fault is None and not ex.followed:  # one that reads the stream reads on where it is
             yield from send_handoff(ex)
     if isinstance(fault, StoreError):
         yield from send_response(store_unavailable_response(fault))

@@ -14,14 +14,14 @@ import pytest
 from durable_core.api.adapter import HTTPHandler
 from durable_core.api.step import step, sync_step
 from durable_core.api.stream import stream, sync_stream
-from durable_core.errors import NonRetriableError
+from durable_core.errors import NonRetriableError, StoreError
 from durable_core.flow.env import Limits
 from durable_core.http.request import Request
 from durable_core.http.response import Response
-from durable_core.ports import ReapWorkers
+from durable_core.ports import ReapWorkers, Unregister
 from durable_core.runners.settings import Settings
 from durable_core.stores.memory import MemoryStore
-from support.harness import FakeClock, Lab, lab, until
+from support.harness import FakeClock, Lab, WatchedStore, lab, until
 from support.streams import Reading, asks_stream, kept, read, second_request
 
 Handler = Callable[[Request], Any]
@@ -477,6 +477,64 @@ def test_a_client_outlives_a_lost_lease(is_async: bool) -> None:
     assert ["meta", "a: 0", "commit a", "redirect", "b: first"] == told[:5]
     assert ["rollback b", "b: again", "commit b", "200: 1"] == told[5:]
     assert ["0", "again"] == kept(told)
+
+
+def _buried_after_its_first_step(process: Lab, store: WatchedStore) -> Handler:
+    """Return a handler whose process is taken for dead while the first checkpoint is written."""
+    lost: list[bool] = []
+
+    def first() -> None:
+        sync_stream.push("0")
+        store.seconds = 0.0 if lost else 0.2
+
+    def handler(request: Request) -> object:
+        sync_step.run("a", first)
+        if not lost:
+            lost.append(True)
+            worker = process.engine.worker
+            assert worker is not None
+            [live] = worker.live.all()
+            live.lease_lost()
+            worker.queue.submit(Unregister(id=worker.owner, now=0))
+        return sync_step.run("b", push, "1")
+
+    return handler
+
+
+def test_a_lease_is_lost_before_the_run_is_stored() -> None:
+    """The client of a stream reads on once the run is there, to the response."""
+    store = WatchedStore()
+    with lab(store) as process:
+        told = read(
+            process.endpoint(_buried_after_its_first_step(process, store)).handle(asks_stream())
+        )
+
+    assert "200: 1" == told[-1]
+    assert ["0", "1"] == kept(told)
+
+
+def test_a_lease_is_lost_and_the_run_is_never_stored() -> None:
+    """The client of a stream gets a response that says so."""
+    store = WatchedStore()
+
+    def refuse(writes: object) -> None:
+        raise StoreError("the disk is full")
+
+    def first() -> None:
+        store.fault = refuse
+
+    def handler(request: Request) -> object:
+        sync_step.run("a", first)
+        assert process.engine.worker is not None
+        [live] = process.engine.worker.live.all()
+        live.lease_lost()
+        return sync_step.run("b", push, "1")
+
+    with lab(store) as process:
+        told = read(process.endpoint(handler).handle(asks_stream()))
+        store.fault = None
+
+    assert told[-1].startswith("failed 503: ")
 
 
 @both
