@@ -475,6 +475,9 @@ def checkpoint(
     now = ex.env.clock.now() if now is None else now
     ex.checked_at = now
     chunks, handoff = ((), None) if ex.stream is None else ex.stream.unsaved(memos)
+    if create is not None and ex.followed and handoff is None:
+        # A reader that is to go on after the handoff waits for its position.
+        create = replace(create, phase=Phase.SYNC)
     write = Checkpoint(
         run_id=run.id,
         owner=ex.owner,

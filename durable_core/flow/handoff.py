@@ -51,12 +51,10 @@ _UNASKED = frozenset({HandoffReason.DISCONNECT, HandoffReason.DRAIN})
 
 def hand_off(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
     """Send the attached client to the wait URL, once everything so far is durable."""
-    if reason in _UNASKED or not ex.stored:
+    has_position = yield from begin_handoff(ex)
+    if has_position or reason in _UNASKED or not ex.stored:
         ex.queued((yield checkpoint(ex, state=True)))
     yield from settle(ex)
-    if (yield from begin_handoff(ex)):
-        ex.queued((yield checkpoint(ex, state=True)))
-        yield from settle(ex)
     yield from log_info(f"handed off: {reason.value}")
     if reason is not HandoffReason.DISCONNECT or ex.followed:
         yield from send_handoff(ex)

@@ -7,6 +7,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -158,6 +159,46 @@ def test_handoff(handler: Handler) -> None:
     assert ["b: async-data", "commit b", '200: "done"'] == rest
     assert ["meta", "a: sync-data", "commit a", *rest] == late
     assert ["meta", "commit b", '200: "done"'] == resumed
+
+
+def test_who_comes_before_the_handoff_is_stored_waits_for_it() -> None:
+    """The run has a record, and a step that has failed will hand its client off.
+
+    The second stream goes on where the first one ends, also when commits of other steps come
+    between the record and the handoff, and take long.
+    """
+    attempts: list[int] = []
+
+    async def pushes() -> None:
+        stream.push("a")
+        await asyncio.sleep(0.03)
+
+    async def fails_once() -> None:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise ValueError("boom")
+
+    async def handler(request: Request) -> str:
+        await asyncio.gather(
+            step.run("a", pushes), step.run("b", fails_once), step.run("c", asyncio.sleep, 0.01)
+        )
+        return "done"
+
+    store = WatchedStore()
+    store.seconds = 0.1
+    with lab(store) as process, ThreadPoolExecutor(1) as pool:
+        endpoint = process.endpoint(handler)
+        reading = Reading(endpoint.handle(asks_stream()))
+        told = []
+        for event in reading:
+            told.append(event)
+            if event == "redirect":
+                second = pool.submit(read, endpoint.handle(second_request(reading)))
+        told += second.result(20)
+
+    assert ["a"] == kept(told)
+    assert 1 == told.count("a: a") == told.count("commit a") == told.count("commit c")
+    assert '200: "done"' == told[-1]
 
 
 def test_retries() -> None:
