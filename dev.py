@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The developer's one command: ``python3 dev.py {setup,demo,test,check,bench,docs,matrix}``.
+"""The developer's one command: ``python3 dev.py {setup,demo,test,check,bench,soak,docs,matrix}``.
 
 It needs Python 3.11 or newer and a package index. Every command runs in one virtual environment,
 ``.venv`` in the checkout, which holds the project's distributions (editable) and its tools. The
@@ -260,6 +260,13 @@ def bench(options: argparse.Namespace, extra: Sequence[str]) -> None:
     become_script(ROOT / "benchmarks" / f"{options.name}.py", extra)
 
 
+def soak(_options: argparse.Namespace, extra: Sequence[str]) -> None:
+    """Kill, freeze and stop servers that share a store, and judge what they did (tests/soak)."""
+    ensure_venv()
+    os.environ["PYTHONPATH"] = str(ROOT / "tests")
+    become("-m", "soak", *extra)
+
+
 def docs(_options: argparse.Namespace, _extra: Sequence[str]) -> None:
     """Write the generated files of docs/ anew."""
     ensure_venv()
@@ -307,6 +314,7 @@ def make_parser() -> argparse.ArgumentParser:
     fast.add_argument("--fast", action="store_true", help="only pytest, without its slow tests")
     add(check, "check")
     add(bench, "bench", "NAME [its arguments]").add_argument("name", metavar="NAME")
+    add(soak, "soak", "[--kills 300] [--seed N] [further arguments]")
     add(docs, "docs")
     add(matrix, "matrix")
     return parser

@@ -21,10 +21,11 @@ class StoreFile:
     def _query(self, sql: str, *args: object) -> list[tuple[Any, ...]]:
         if not self.path.exists():
             return []
-        with closing(self._connect()) as db:
+        with closing(self.connect()) as db:
             return db.execute(sql, args).fetchall()
 
-    def _connect(self) -> sqlite3.Connection:
+    def connect(self) -> sqlite3.Connection:
+        """Return a connection that commits each statement by itself."""
         return sqlite3.connect(self.path, timeout=30, isolation_level=None)
 
     def runs(self) -> dict[str, str]:
@@ -93,7 +94,7 @@ class StoreFile:
     @contextmanager
     def locked(self, kind: str = "IMMEDIATE") -> Iterator[None]:
         """Hold a lock that keeps others from writing."""
-        with closing(self._connect()) as db:
+        with closing(self.connect()) as db:
             db.execute(f"BEGIN {kind}")
             try:
                 yield
