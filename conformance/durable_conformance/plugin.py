@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import time
 from collections.abc import Generator, Iterator, Mapping
 from importlib import import_module
@@ -20,6 +19,7 @@ import pytest
 
 from durable_conformance.contract import Capability, Client, Kind, capabilities_of, kind_of
 from durable_conformance.gaps import KnownGapsError, base_of, read_gaps, unknown_gaps
+from durable_conformance.isolation import can_isolate, run_isolated
 from durable_conformance.report import Case, Report, Status
 from durable_conformance.requirements import Requirement, load_requirements
 from durable_conformance.wire import patience
@@ -58,7 +58,7 @@ _MARKS = (
 _JUDGE = "durable_conformance.judge"
 _GAP = "GAP: "
 _KNOWN = "known gap: "
-#: A case waits this many times, at most, for as long as it has patience.
+#: The limit of time for a case, in multiples of how long it waits for one thing.
 _MOST_PATIENCE = 4
 
 
@@ -212,27 +212,19 @@ class Judge:
         if missing:
             pytest.skip(f"{_GAP}not declared: {', '.join(missing)}")
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Fail a case that takes too long, wherever it waits, so that a report always comes.
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        """Run each case in a process of its own, with a limit of time; see ``isolation``.
 
-        The main thread is interrupted by a signal, where there are such; a second one follows,
-        for what is torn down may wait, too.
+        Where processes cannot be forked, all cases run in this one, without a limit.
         """
-        if not _is_case(item) or not hasattr(signal, "SIGALRM"):
-            return (yield)
-        limit = _MOST_PATIENCE * patience()
-
-        def give_up(*_: object) -> None:
-            pytest.fail(f"the case took more than {limit:.0f} s and was given up")
-
-        former = signal.signal(signal.SIGALRM, give_up)
-        signal.setitimer(signal.ITIMER_REAL, limit, limit)
-        try:
-            return (yield)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, former)
+        if not _is_case(item) or not can_isolate():
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in run_isolated(item, _MOST_PATIENCE * patience()):
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
 
     def pytest_report_teststatus(
         self, report: pytest.CollectReport | pytest.TestReport

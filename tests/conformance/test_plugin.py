@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 Judge = Callable[..., Any]
 MEMORY = "support.store_subjects:memory"
 CASE = "test_store_upkeep::test_the_secret_stays_the_same"
+OTHER = "test_store_upkeep::test_runs_are_listed_newest_first_by_pages"
 NO_SUBJECT = """
 class Named:
     name = "x"
@@ -155,3 +156,96 @@ def test_in_an_authors_own_pytest(tmp_path: Path) -> None:
 
     assert "2 passed" in done.stdout, done.stdout + done.stderr
     assert "own does not conform" in done.stdout
+
+
+UNRULY = """
+import os
+import threading
+import time
+from contextlib import contextmanager
+
+from durable_core.stores.memory import MemoryStore
+
+
+class Leaving(MemoryStore):
+    def secret(self):
+        os._exit(3)
+
+
+class Hanging(MemoryStore):
+    def secret(self):
+        threading.Thread(target=time.sleep, args=(3600,)).start()
+        lock = threading.Lock()
+        lock.acquire()
+        lock.acquire()
+
+
+class Subject:
+    name, capabilities = "unruly", frozenset()
+
+    def __init__(self, make, most=1000):
+        self.make, self.left = make, most
+
+    @contextmanager
+    def open(self):
+        self.left -= 1
+        assert self.left >= 0, "an earlier case was in this process"
+        yield self.make()
+
+    def peek(self, store):
+        return {}
+
+
+leaving, hanging, leaking = Subject(Leaving), Subject(Hanging), Subject(MemoryStore, 1)
+"""
+
+
+def judge_secret(
+    judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> tuple[int, str, dict[str, Any]]:
+    """Judge an unruly subject by two cases; return the exit code, the text, and the cases."""
+    monkeypatch.setenv("DURABLE_CONFORMANCE_PATIENCE", "0.5")
+    (tmp_path / "unruly.py").write_text(UNRULY)
+    code, text, report = judge(f"unruly:{name}", "-k", "secret or newest_first_by_pages")
+    cases = {case["id"]: case for each in report["requirements"] for case in each["cases"]}
+    return code, text, cases
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("leaving", "the case ended its process (exit code 3)"),
+        ("hanging", "the case took more than 2 s, and was at test_store_upkeep.py:"),
+    ],
+)
+def test_the_report_always_comes(
+    judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    """A case that ends its process, or hangs beside threads that nobody ends, fails with a reason
+    that says where; the other case passes.
+    """
+    code, text, cases = judge_secret(judge, tmp_path, monkeypatch, name)
+
+    assert (1, "fail") == (code, cases[CASE]["status"])
+    assert said in cases[CASE]["reason"]
+    assert cases[CASE]["reason"] in text
+    assert "pass" == cases[OTHER]["status"]
+
+
+def test_each_case_has_its_own_process(
+    judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one case leaves in its process does not reach the next."""
+    _, text, cases = judge_secret(judge, tmp_path, monkeypatch, "leaking")
+
+    assert ["pass", "pass"] == [cases[id_]["status"] for id_ in (CASE, OTHER)], text
+
+
+def test_a_known_gap_may_hang(judge: Judge, tmp_path: Path) -> None:
+    """A case that is known to fail may do so by ending its process."""
+    (tmp_path / "unruly.py").write_text(UNRULY)
+    gaps = tmp_path / "gaps"
+    gaps.write_text(f"{CASE}  it leaves\n")
+    _, text, _ = judge("unruly:leaving", "--known-gaps", str(gaps), "-k", "secret")
+
+    assert f"known-gap: {CASE}  known gap: it leaves" in text

@@ -23,7 +23,6 @@ def durable_subject(pytestconfig: pytest.Config) -> Any:
 
 
 @pytest.fixture(
-    scope="module",
     params=[
         pytest.param("sync", marks=needs(Capability.SYNC_HANDLERS)),
         pytest.param("async", marks=needs(Capability.ASYNC_HANDLERS)),
@@ -56,7 +55,7 @@ def _echo(request: Request, step: Any) -> Script:
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def echo(durable_subject: Any, handler_kind: str) -> Iterator[LiveServer]:
     """A server whose handler answers ``/echo/...`` with what it sees."""
     deployment = deployment_for(durable_subject, handler_kind)

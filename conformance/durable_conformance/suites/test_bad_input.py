@@ -17,12 +17,12 @@ from durable_core import Limits, Request
 _LIMITS = Limits(body=1000, head=4096)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def call_log() -> CallLog:
     return CallLog()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def server(durable_subject: Any, handler_kind: str, call_log: CallLog) -> Iterator[LiveServer]:
     def program(request: Request, step: Any) -> Script:
         size = yield step.run("work", call_log.record, "work", len(request.body))

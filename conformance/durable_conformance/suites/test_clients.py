@@ -19,7 +19,7 @@ _DONE = (202, "my-value", "All done")
 _FAILED = (500, "application/json", "oh no")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def server(durable_subject: Any, handler_kind: str) -> Iterator[LiveServer]:
     """A server of all programs."""
     deployment = deployment_for(durable_subject, handler_kind)

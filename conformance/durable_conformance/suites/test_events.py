@@ -138,7 +138,7 @@ def _route(durable: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def inbox(durable_subject: Any, handler_kind: str) -> Iterator[LiveServer]:
     with deployment_for(durable_subject, handler_kind).serving(more=_route) as server:
         yield server

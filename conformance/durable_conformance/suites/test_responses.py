@@ -53,7 +53,7 @@ def _body(handler_kind: str, *parts: bytes | Gate | Exception) -> Any:
 Show = Callable[[Any], Reply]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def show(durable_subject: Any, handler_kind: str) -> Iterator[Show]:
     shown: list[Any] = []
     with deployment_for(durable_subject, handler_kind).serving(
