@@ -62,9 +62,9 @@ CHECKS: tuple[tuple[str, ...], ...] = (
     ("basedpyright", "-p", "tests/typing/pyrightconfig.json", "--pythonpath", str(PYTHON)),
 )
 
-# The settings are in pyproject.toml. The plugin would import the core before coverage sees it; the
-# tests of the plugin load it in processes of their own.
-COVERAGE = ("--cov", "-p", "no:durable_conformance.plugin")
+# The settings are in pyproject.toml. The plugins would import the core before coverage sees it;
+# their tests load them in processes of their own.
+COVERAGE = ("--cov", "-p", "no:durable_conformance.plugin", "-p", "no:durable_core.pytest_plugin")
 
 # Fails when a distribution named in its arguments is not installed.
 PROBE = "import sys; from importlib.metadata import version; [version(n) for n in sys.argv[1:]]"

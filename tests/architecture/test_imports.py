@@ -31,6 +31,8 @@ RANK = {room: rank for rank, room in enumerate(ROOMS)}
 # Modules beside the rooms, as high as cli.
 FACES = {"__init__", "__main__", "_public", "adapters", "engines", "sync"}
 FOR_TYPE_CHECKERS = {"typing_extensions"}  # every type checker brings it along
+# pytest loads this room, and nobody else does.
+THIRD_PARTIES = {"pytest_plugin": {"pytest"}}
 PURE_STDLIB = {
     *(
         "__future__",
@@ -63,12 +65,13 @@ def rank_of(room: str) -> int:
 def core_violations(module: Module) -> Iterator[str]:
     """Yield what a module of durable_core imports and may not."""
     room = room_of(module.name)
+    known = sys.stdlib_module_names | FOR_TYPE_CHECKERS
     for line, name in imports_of(module):
         where = f"{module.name}:{line}"
         if name.split(".")[0] == "durable_core":
             if rank_of(room_of(name)) > rank_of(room):
                 yield f"{where} imports {name}, which lies above {room}"
-        elif name.split(".")[0] not in sys.stdlib_module_names | FOR_TYPE_CHECKERS:
+        elif name.split(".")[0] not in known | THIRD_PARTIES.get(room, set()):
             yield f"{where} imports {name}, which is not in the standard library"
         elif room in PURE_ROOMS and not is_pure(name):
             yield f"{where} imports {name}, which the pure room {room} may not"
@@ -190,6 +193,8 @@ def test_every_core_module_is_in_a_room() -> None:
         ("durable_core.engine.worker", "from durable_core import sync"),
         ("durable_core.sync", "from durable_core.testing import client"),
         ("durable_core.api.durable", "import durable_wsgi"),
+        ("durable_core.testing.client", "import pytest"),
+        ("durable_core.testing.client", "from durable_core import pytest_plugin"),
     ],
 )
 def test_the_rule_sees_a_wrong_import(name: str, source: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from durable_core import Durable, Request, Response
+from durable_core.testing import harness
 from support.docs_pages import name_of, run_page
 from support.source_tree import ROOT
 
@@ -116,8 +117,12 @@ def test_embedding(page: dict[str, Any]) -> None:
 def test_tests_of_a_page(page: dict[str, Any]) -> None:
     """The tests that the page shows pass."""
     tests = [value for name, value in page.items() if name.startswith("test_")]
-    assert 7 == len(tests)
+    assert 9 == len(tests)
     for test in tests:
+        if inspect.signature(test).parameters:  # the fixture that the page describes
+            with harness(page["durable"]) as durable_harness:
+                test(durable_harness)
+            continue
         outcome = test()
         if inspect.iscoroutine(outcome):
             asyncio.run(outcome)

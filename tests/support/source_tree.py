@@ -18,7 +18,7 @@ ADAPTER_FOLDERS = sorted(path.parent for path in ROOT.glob("adapters/*/pyproject
 ROOMS = (
     *("errors", "http", "model", "ports", "codec", "machine", "flow"),
     *("platform", "stop_notice", "commit_queue", "stores", "runners", "streams", "engine"),
-    *("api", "routing", "adapter", "cli", "testing"),
+    *("api", "routing", "adapter", "cli", "testing", "pytest_plugin"),
 )
 #: The rooms that see time, chance and the outside world only through arguments.
 PURE_ROOMS = ROOMS[: ROOMS.index("flow") + 1]
