@@ -325,12 +325,23 @@ def a_request() -> StoredRequest:
 
 
 def until(claim: Callable[[], T], patience: float = PATIENCE) -> T:
-    """Wait until the claim holds; return what it gave."""
+    """Wait until the claim holds; return what it gave.
+
+    For states that nobody announces: what a store holds, what another process or thread has done.
+    """
     give_up = time.monotonic() + patience
     while not (value := claim()):
         if time.monotonic() > give_up:
             raise TimeoutError(f"it did not come true in {patience} s")
         time.sleep(0.002)
+    return value
+
+
+async def until_async(claim: Callable[[], T], patience: float = PATIENCE) -> T:
+    """Wait on an event loop until the claim holds; return what it gave."""
+    async with asyncio.timeout(patience):
+        while not (value := claim()):
+            await asyncio.sleep(0.002)
     return value
 
 

@@ -18,7 +18,7 @@ from durable_core.engine.embedded import embedded
 from durable_core.sync import step as sync_step
 from support.asgi_exchange import Exchange, http_scope
 from support.asgi_sample import make_durable
-from support.harness import FakeClock
+from support.harness import FakeClock, until_async
 
 T = TypeVar("T")
 
@@ -110,8 +110,7 @@ def live(durable: Durable[ASGIApp], main: Coroutine[Any, Any, T]) -> T:
 
 async def pass_nap(durable: Durable[ASGIApp], clock: FakeClock) -> None:
     """Let an hour pass once the only run has been put away."""
-    while durable.runs.list()[0].due is None:
-        await asyncio.sleep(0.002)
+    await until_async(lambda: durable.runs.list()[0].due is not None)
     clock.advance(3600)
     node = embedded(durable.engine).worker
     assert node is not None
@@ -392,8 +391,7 @@ def test_run_of_a_client_that_left(tmp_path: Path, face: str) -> None:
         return [first, sync_step.run("second", lambda: done.append("second"))]
 
     async def until_phase(phase: str) -> None:
-        while [phase] != [each.status for each in durable.runs.list()]:
-            await asyncio.sleep(0.002)
+        await until_async(lambda: [phase] == [each.status for each in durable.runs.list()])
 
     async def main() -> None:
         loops.append(asyncio.get_running_loop())
@@ -475,8 +473,7 @@ def test_held_client_that_leaves(tmp_path: Path) -> None:
         query = dict(redirect.headers)[b"location"][1:]
         waiting = Exchange(http_scope(query_string=query))
         asking = asyncio.create_task(waiting.run(nap))
-        while durable.health()["waiting_clients"] != 1:
-            await asyncio.sleep(0.001)
+        await until_async(lambda: durable.health()["waiting_clients"] == 1)
         waiting.leave()
         await asking
         assert (0, 499) == (durable.health()["waiting_clients"], waiting.status)

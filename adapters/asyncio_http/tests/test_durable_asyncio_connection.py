@@ -11,6 +11,7 @@ from durable_asyncio import Timeouts
 from durable_asyncio._connection import Connection
 from durable_core import Request, Response
 from support.asyncio_exchange import Sink, conversation, converse, replies_in
+from support.harness import until_async
 
 GET = b"GET /%b HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -36,8 +37,9 @@ class Waiting:
         self.asked.append(request.path)
         assert self._connection is not None
         try:
-            while request.path == "/wait" and not self._connection._incoming:
-                await asyncio.sleep(0.001)
+            if request.path == "/wait":
+                connection = self._connection
+                await until_async(lambda: connection._incoming)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -85,8 +87,7 @@ def test_a_client_that_sends_very_much_ahead_is_answered() -> None:
     async def application(request: Request) -> Response:
         if request.path == "/first":
             buffer = connections[0]._incoming._buffer
-            while len(buffer) < 65536:
-                await asyncio.sleep(0.001)
+            await until_async(lambda: len(buffer) >= 65536)
             for _ in range(100):  # in which more would come in, if it was wanted
                 await asyncio.sleep(0)
             seen.append(len(buffer))

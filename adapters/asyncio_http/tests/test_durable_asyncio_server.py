@@ -18,6 +18,7 @@ from durable_asyncio import AsyncioApp, app, create_endpoint_server, endpoint_ad
 from durable_core import Durable, Request
 from durable_core.errors import StoreError
 from support.asyncio_sample import Sample, reached
+from support.harness import until_async
 from support.ports import ReservedPort, has_ipv6
 from support.processes import until
 from support.raw_http import ask, connect, read_reply, until_first
@@ -211,8 +212,7 @@ def test_serving_on_a_loop_of_ones_own(own: Sample) -> None:
     async def main(port: int) -> None:
         application = app(own.durable, {"GET /": where})
         serving = asyncio.create_task(serve(application, port))
-        while not own.durable.health()["started"]:
-            await asyncio.sleep(0.001)
+        await until_async(lambda: own.durable.health()["started"])
         reply = await asyncio.to_thread(ask, port, "GET", "/")
         assert b'"here"' == reply.body
         serving.cancel()

@@ -196,18 +196,18 @@ def test_an_answer_that_breaks_off() -> None:
 
 def test_connections_in_use_are_closed_when_their_exchanges_end() -> None:
     """Closing does not cut them off; nothing is kept afterwards."""
-    may_answer = threading.Event()
+    heard, may_answer = threading.Event(), threading.Event()
 
     def script(peer: Peer) -> None:
         peer.hear()
+        heard.set()
         assert may_answer.wait(10)
         peer.say(DONE)
         peer.wait_for_close()
 
     async def main(connections: Connections) -> Answered:
         running = asyncio.ensure_future(connections.exchange(call(server), 1000))
-        while not server.heard:
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(heard.wait, 10)
         await connections.close()
         may_answer.set()
         return await running

@@ -23,6 +23,7 @@ from durable_core.adapters import (
     refuse,
     refuse_async,
 )
+from support.harness import until_async
 from support.recording_app import RecordingApp
 
 
@@ -142,8 +143,7 @@ class OnLoop(AsyncExchange):
         return self._script.read(size)
 
     async def is_gone(self) -> bool:
-        while not self._script.gone:
-            await asyncio.sleep(0.001)
+        await until_async(lambda: self._script.gone)
         return True
 
     async def begin(self, status: int, fields: Fields) -> None:

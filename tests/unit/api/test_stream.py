@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -126,15 +125,13 @@ def test_a_source_that_fails() -> None:
 
 def test_threads_and_tasks_of_a_step() -> None:
     """They push for the step while it runs, and for nobody afterwards."""
-    go_on, done = threading.Event(), threading.Event()
+    go_on = asyncio.Event()
 
     async def left_behind() -> None:
-        while not go_on.is_set():
-            await asyncio.sleep(0.001)
+        await go_on.wait()
         stream.push("too late")
-        done.set()
 
-    tasks = []
+    tasks: list[asyncio.Task[None]] = []
 
     async def busy() -> int:
         tasks.append(asyncio.create_task(left_behind()))
@@ -144,8 +141,7 @@ def test_threads_and_tasks_of_a_step() -> None:
     async def handler(request: Request) -> object:
         result = await step.run("a", busy)
         go_on.set()
-        while not done.is_set():
-            await asyncio.sleep(0.001)
+        await asyncio.gather(*tasks)
         return result
 
     with lab() as process:

@@ -30,6 +30,7 @@ from support.harness import (
     lab,
     request,
     until,
+    until_async,
 )
 
 
@@ -96,9 +97,7 @@ def test_replays_on_the_loop_that_serves() -> None:
         process = Lab()
         endpoint = process.endpoint(handler)
         response = await endpoint.handle_async(request())
-        async with asyncio.timeout(5):
-            while process.durable.health()["live_runs"]:
-                await asyncio.sleep(0.002)
+        await until_async(lambda: not process.durable.health()["live_runs"])
         await process.durable.send_async(event("go"))
         while response.status == 302:
             response = await endpoint.handle_async(request("/it" + response.headers["location"]))

@@ -11,7 +11,7 @@ import pytest
 from durable_core.api.step import step, sync_step
 from durable_core.http.request import Request
 from durable_core.ports import Checkpoint
-from support.harness import FakeClock, Ledger, WatchedStore, lab, request, until
+from support.harness import FakeClock, Ledger, WatchedStore, lab, request, until, until_async
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
@@ -34,8 +34,7 @@ def test_no_step_begins_after_a_cancellation_elsewhere(kind: str) -> None:
 
     async def async_(request: Request) -> None:
         await step.run("first", ledger.did, "first", 1)
-        while not process.records.list():
-            await asyncio.sleep(0.001)
+        await until_async(process.records.list)
         await asyncio.to_thread(is_frozen)
         await step.run("second", ledger.did, "second", 2)
 

@@ -17,7 +17,7 @@ from durable_core.http.response import Response
 from durable_core.model.run import Phase
 from durable_core.ports import Checkpoint
 from durable_core.sync import step as sync_step
-from support.harness import Lab, lab, request, until
+from support.harness import Lab, lab, request, until, until_async
 
 Handler = Callable[[Request], Any]
 
@@ -182,8 +182,7 @@ def test_client_that_leaves_when_the_answer_is_there(face: str, kind: Kind) -> N
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        while not body.closed:
-            await asyncio.sleep(0.001)
+        await until_async(lambda: body.closed)
         await process.durable.stop_async()
 
     with lab() as process:
@@ -204,8 +203,7 @@ def test_cancelled_again_and_again(kind: Kind) -> None:
             await asyncio.sleep(0)
             closing.cancel()
         await asyncio.wait((closing,))
-        while phases(process) != [Phase.FAILED]:
-            await asyncio.sleep(0.001)
+        await until_async(lambda: phases(process) == [Phase.FAILED])
         await process.durable.stop_async()
 
     with lab() as process:

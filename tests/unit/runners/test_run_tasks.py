@@ -20,7 +20,17 @@ from durable_core.http.response import Response
 from durable_core.model.run import Phase
 from durable_core.runners.run_tasks import watch_loop
 from durable_core.runners.settings import Settings
-from support.harness import FakeClock, Lab, Ledger, WatchedStore, event, lab, request, until
+from support.harness import (
+    FakeClock,
+    Lab,
+    Ledger,
+    WatchedStore,
+    event,
+    lab,
+    request,
+    until,
+    until_async,
+)
 
 Branch = Callable[[], Coroutine[Any, Any, None]]
 Scenario = Callable[[Branch], Awaitable[None]]
@@ -615,8 +625,7 @@ def test_uvloop() -> None:
         await asyncio.sleep(0.1)
         assert not is_suspended(process)
         release.set()
-        while not is_suspended(process):
-            await asyncio.sleep(0.01)
+        await until_async(lambda: is_suspended(process))
         refusing = process.endpoint(with_a_time_out, function_id="refusing")
         first = await refusing.handle_async(request())
         while "location" in first.headers:

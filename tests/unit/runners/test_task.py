@@ -19,7 +19,7 @@ from durable_core.http.response import Response
 from durable_core.model.run import Phase
 from durable_core.ports import Write
 from durable_core.stores.memory import MemoryStore
-from support.harness import FakeClock, Lab, Ledger, event, lab, request, until
+from support.harness import FakeClock, Lab, Ledger, event, lab, request, until, until_async
 
 Handler = Callable[[Request], Any]
 
@@ -357,13 +357,16 @@ def test_one_id_in_a_gather() -> None:
 def test_one_id_from_two_tasks(first: str) -> None:
     """One id from two tasks is refused, whichever asks first, and the id is named."""
 
-    async def branch(name: str) -> None:
-        if name != first:
-            await asyncio.sleep(0.005)
-        await step.run("save", _one, 1)
+    async def branch(name: str, begun: asyncio.Event) -> None:
+        if name == first:
+            await step.run("save", begun.set)
+        else:
+            await begun.wait()
+            await step.run("save", begun.set)
 
     async def handler(request: Request) -> None:
-        await asyncio.gather(branch("a"), branch("b"))
+        begun = asyncio.Event()
+        await asyncio.gather(branch("a", begun), branch("b", begun))
 
     response = finish(handler, Ledger())
     assert 500 == response.status
@@ -440,9 +443,9 @@ def test_client_that_goes_away() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await client
             release.set()
-            async with asyncio.timeout(5):
-                while not (runs := process.records.list()) or not runs[0].run.phase.ended:
-                    await asyncio.sleep(0.002)
+            runs = await until_async(
+                lambda: [each for each in process.records.list() if each.run.phase.ended]
+            )
             assert Phase.COMPLETED is runs[0].run.phase
         finally:
             await process.durable.stop_async(5)

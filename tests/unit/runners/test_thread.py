@@ -18,7 +18,7 @@ from durable_core.errors import RetryAfterError, StepError, Suspended
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.run import Phase
-from support.harness import FakeClock, Lab, Ledger, lab, request, until
+from support.harness import FakeClock, Lab, Ledger, lab, request, until, until_async
 
 Handler = Callable[[Request], Any]
 
@@ -381,9 +381,9 @@ def test_client_is_let_go_within_a_step(how: str) -> None:
             assert [] == ledger.calls
             release.set()
             await stopping
-        async with asyncio.timeout(5):
-            while not (runs := process.records.list()) or not runs[0].run.phase.ended:
-                await asyncio.sleep(0.002)
+        runs = await until_async(
+            lambda: [each for each in process.records.list() if each.run.phase.ended]
+        )
         assert Phase.COMPLETED is runs[0].run.phase
         await process.durable.stop_async()
 

@@ -25,6 +25,7 @@ from support.harness import (
     lab,
     request,
     until,
+    until_async,
 )
 
 Handler = Callable[[Request], Any]
@@ -154,8 +155,7 @@ def test_handler_that_will_not_end_is_given_up(caplog: pytest.LogCaptureFixture)
         try:
             await step.sleep("nap", "1h")
         except asyncio.CancelledError:
-            while not release.is_set():
-                await asyncio.sleep(0.005)
+            await asyncio.to_thread(release.wait)
             raise
         return "end"
 
@@ -188,8 +188,7 @@ def test_handler_that_will_not_end_is_given_up_although_the_store_fails() -> Non
         try:
             await step.sleep("nap", "1h")
         except asyncio.CancelledError:
-            while not release.is_set():
-                await asyncio.sleep(0.005)
+            await asyncio.to_thread(release.wait)
             raise
         return "end"
 
@@ -285,8 +284,7 @@ def test_task_left_behind_by_a_handler_ends_with_it() -> None:
         node = process.engine.worker
         assert node is not None
         [live] = node.live.all()
-        while not live.ex.parked:
-            await asyncio.sleep(0.001)
+        await until_async(lambda: live.ex.parked)
         return "end"
 
     with lab() as process:

@@ -126,7 +126,8 @@ def test_parallel_branches_are_no_error() -> None:
     async def branch(name: str, steps: int) -> list[str]:
         done = []
         for index in range(steps):
-            await asyncio.sleep(0.002 * index)
+            for _ in range(50 * index):
+                await asyncio.sleep(0)
             done.append(await step.run(f"{name}{index}", str.upper, name))
         return done
 
