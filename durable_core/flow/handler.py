@@ -18,6 +18,7 @@ from durable_core.flow.effects import (
     Raised,
     Returned,
     SendResponse,
+    Submit,
     Unwound,
     call_user,
     drain_steps,
@@ -254,23 +255,25 @@ def _whole(response: Response) -> bytes:
 
 def _finish(ex: StoredExecution, response: Response, body: bytes | None) -> Flow[None]:
     """Record a response as the run's result, if the run has or keeps a record."""
-    finished = advance(ex.run, HandlerReturned(), ex.env.clock.now(), ex.env.policy)
-    assert finished.commands == (Finish(),)
+    now = ex.env.clock.now()
+    finished = advance(ex.run, HandlerReturned(), now, ex.env.policy)
+    assert isinstance(finished.commands[0], Finish)
     ex.run = finished.run
     if ex.stored or ex.keeps_record:
-        yield from _save_result(ex, response, body)
+        ex.queued((yield _save_result(ex, response, body, now)))
 
 
 def _save_result(
-    ex: StoredExecution, response: Response, body: bytes | None, failed: FailedAttempt | None = None
-) -> Flow[None]:
-    result = StoredResult(
-        phase=ex.run.phase,
-        head=dump_head(response),
-        body=body,
-        ended_at=ex.env.clock.now(),
-    )
-    ex.queued((yield checkpoint(ex, state=True, result=result, failed_attempts=_as_tuple(failed))))
+    ex: StoredExecution,
+    response: Response,
+    body: bytes | None,
+    now: int,
+    failed: FailedAttempt | None = None,
+) -> Submit:
+    """Return the effect that makes the end of the run durable."""
+    result = StoredResult(phase=ex.run.phase, head=dump_head(response), body=body, ended_at=now)
+    failed_attempts = () if failed is None else (failed,)
+    return checkpoint(ex, now=now, state=True, result=result, failed_attempts=failed_attempts)
 
 
 def _moment(ms: int) -> str:
@@ -320,7 +323,8 @@ def _fail(ex: StoredExecution, fail: Fail, attached: bool, trace: str) -> Flow[N
         extra["traceback"] = trace
     response = failure_response(fail, debug=ex.env.debug, **extra)
     if is_recorded:
-        yield from _save_result(ex, response, _whole(response), fail.failed)
+        now = ex.env.clock.now()
+        ex.queued((yield _save_result(ex, response, _whole(response), now, fail.failed)))
         yield from settle(ex)
     if attached:
         yield from send_response(response)

@@ -117,8 +117,12 @@ class TaskRun:
         self.left: Callable[[], None] = _nothing
 
     def start(self, flow: Flow[None]) -> asyncio.Task[None]:
-        """Run the flow in a task of its own, which no framework can cancel."""
-        return self._loop.create_task(drive_async(flow, self.perform))
+        """Run the flow in a task of its own, which no framework can cancel.
+
+        The loop's task factory is not asked. An eager one would begin the handler within the code
+        that serves the request, and ours looks for the tasks that a handler makes.
+        """
+        return asyncio.Task(drive_async(flow, self.perform), loop=self._loop)
 
     # -- the run as its handler sees it -----------------------------------------------------
 
