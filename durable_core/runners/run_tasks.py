@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import math
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
 from contextvars import ContextVar
@@ -38,7 +39,15 @@ CURRENT_TASKS: ContextVar[RunTasks | None] = ContextVar("durable_tasks", default
 
 
 class ParkedFuture(asyncio.Future[None]):
-    """What a parked step waits for."""
+    """What a parked step waits for.
+
+    Attributes:
+        due: when the step is due, on the clock of the loop; None if only an engine's server knows.
+        timer: wakes the step then.
+    """
+
+    due: float | None = None
+    timer: asyncio.TimerHandle | None = None
 
 
 class RunTasks:
@@ -226,6 +235,17 @@ class RunTasks:
             task = task.parent
         return False
 
+    def step_in_long_time_out(self) -> str | None:
+        """Return the op id of a parked step around which a time-out will end before it is due."""
+        op_ids = {future: op_id for op_id, future in self.parked.items()}
+        for task in self.live:
+            future = task.awaited
+            if not isinstance(future, ParkedFuture) or future.due is None or future.done():
+                continue
+            if _deadline_around(task) < future.due:
+                return op_ids[future]
+        return None
+
     def time_out_fires(self, owner: RunTask) -> None:
         """Note that a time-out fires in a task."""
         owner.fired += 1
@@ -270,6 +290,14 @@ class RunTask:
         return any(not each.cancelled() for each in self.time_outs)
 
     @property
+    def deadline(self) -> float:
+        """When the first of its time-outs will fire, on the clock of the loop; else infinity."""
+        timers = [*self.time_outs]
+        if isinstance(self.wait_for, CoroutineType):
+            timers.append(inspect.getcoroutinelocals(self.wait_for)["timeout_handle"])
+        return min((each.when() for each in timers if not each.cancelled()), default=math.inf)
+
+    @property
     def is_timed_out(self) -> bool:
         """Whether one of its time-outs has fired and cancels what it waits for."""
         if self.fired:
@@ -300,6 +328,14 @@ def _await_chain(code: object) -> Iterator[CoroutineType[Any, Any, Any]]:
             code = code.gi_yieldfrom
         else:
             return
+
+
+def _deadline_around(task: RunTask | None) -> float:
+    """Return when the first time-out fires of a task, or of one that has started it."""
+    deadline = math.inf
+    while task is not None:
+        deadline, task = min(deadline, task.deadline), task.parent
+    return deadline
 
 
 def _only_waits(code: object) -> bool:

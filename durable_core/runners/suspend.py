@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from heapq import heappop, heappush
 from types import CodeType
 
+from durable_core.errors import WaitInterruptedError
 from durable_core.flow.effects import Outcome, Raised, Unwound
 from durable_core.flow.execution import Execution
 from durable_core.platform import run_logger
@@ -51,13 +52,26 @@ class ParkedSteps:
         """
         future = ParkedFuture(loop=self._loop)
         self.futures[op_id] = future
-        timer = None if due_at is None else self._timer(op_id, due_at)
+        if due_at is not None:
+            self._set_timer(future, due_at)
         try:
             yield future
         finally:
-            if timer is not None:
-                timer.cancel()
+            if future.timer is not None:
+                future.timer.cancel()
             del self.futures[op_id]
+
+    def _set_timer(self, future: ParkedFuture, due_at: int) -> None:
+        left = max(0.0, (due_at - self._clock.now()) / 1000)
+        future.due = self._loop.time() + left
+        wait = min(left, _LONGEST_TIMER)
+        future.timer = self._loop.call_later(wait, self._wake_if_due, future, due_at)
+
+    def _wake_if_due(self, future: ParkedFuture, due_at: int) -> None:
+        if self._clock.now() < due_at:
+            self._set_timer(future, due_at)
+        elif not future.done():
+            future.set_result(None)
 
     def wake(self, op_id: str) -> None:
         """Wake that step, if it is parked."""
@@ -74,10 +88,6 @@ class ParkedSteps:
         """Cancel every parked step."""
         for future in self.futures.values():
             future.cancel()
-
-    def _timer(self, op_id: str, due_at: int) -> asyncio.TimerHandle:
-        left = (due_at - self._clock.now()) / 1000
-        return self._loop.call_later(max(0.0, min(left, _LONGEST_TIMER)), self.wake, op_id)
 
 
 class HandlerUnwinder:
@@ -180,11 +190,21 @@ class HandlerUnwinder:
         self._limit = None
         if not self.parked:
             return
-        if self._may_suspend() and self._ex.activity == activity:
+        if not self._may_suspend() or self._ex.activity != activity:
+            self.limit_own_wait()
+        elif (op_id := self.tasks.step_in_long_time_out()) is not None:
+            name = self._ex.awaited.get(op_id, "")
+            self.parked.futures[op_id].set_exception(
+                WaitInterruptedError(
+                    f"a time-out around step {name!r} will end before the step does, and is not "
+                    f"kept when the run is suspended, {self._host.max_own_wait:g} seconds after "
+                    "the step began to wait (Settings.max_own_wait): use the step's own timeout= "
+                    "instead, or put the time-out into the function that the step calls"
+                )
+            )
+        else:
             self._warn_own_wait()
             self.unwind()
-        else:
-            self.limit_own_wait()
 
     def _may_suspend(self) -> bool:
         """Tell whether all calls of steps that are in progress are parked, and there are some."""
@@ -238,7 +258,7 @@ class HandlerUnwinder:
     def _warn_own_wait(self) -> None:
         awaited = "something that is no step"
         if self.tasks.has_pending_time_out:
-            awaited = "the end of a time-out, which is forgotten now; use the step's own timeout="
+            awaited = "what a time-out is around, which begins anew when the run goes on"
         run_logger(self._ex.run.id, self._ex.run.function_id).warning(
             "%s is suspended at step %s; for %g seconds it has also awaited %s",
             self._ex.run.function_id,

@@ -446,6 +446,9 @@ class TaskRun:
             with self._parked.park(effect.op_id, effect.due_at) as future:
                 self._unwinder.limit_own_wait()
                 await future
+        except WaitInterruptedError as error:
+            self._interrupted = error
+            raise
         except asyncio.CancelledError:
             self._refuse_time_out(self.ex.awaited.get(effect.op_id, ""))
             self.ex.awaited.pop(effect.op_id, None)  # it makes the run due no more

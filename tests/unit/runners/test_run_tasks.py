@@ -260,6 +260,27 @@ def test_own_wait_is_limited(caplog: pytest.LogCaptureFixture) -> None:
     assert 2 == len(entered)
 
 
+def test_looking_at_the_clock_does_not_delay_the_limit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A step that waits for long looks at the clock meanwhile; that is nothing new to wait for."""
+    monkeypatch.setattr("durable_core.runners.suspend._LONGEST_TIMER", 0.02)
+    entered: list[int] = []
+
+    async def handler(request: Request) -> str:
+        entered.append(1)
+        sleeper = asyncio.create_task(nap())
+        if len(entered) == 1:
+            await asyncio.Event().wait()
+        await sleeper
+        return "end"
+
+    clock = FakeClock()
+    with lab(clock=clock, settings=Settings(max_own_wait=0.1)) as process:
+        assert b'"end"' == body_of(process.sleep_through(process.endpoint(handler), clock))
+    assert 1 == sum("awaited" in each.getMessage() for each in caplog.records)
+
+
 def test_limit_does_not_count_steps() -> None:
     """A step that takes longer than a handler may await something of its own is not cut short."""
     ledger = Ledger()
@@ -441,8 +462,37 @@ def test_time_out_that_does_not_end(time_out: Callable[[Branch, float], Awaitabl
         assert b'"end"' == body_of(process.call(process.endpoint(handler)))
 
 
-def test_long_time_out_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    """A time-out that cannot end before the handler is suspended is never ignored in silence."""
+@pytest.mark.parametrize("time_out", TIME_OUTS)
+def test_long_time_out_is_refused(
+    time_out: Callable[[Branch, float], Awaitable[None]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A time-out that will end before the step, and cannot be kept until then, fails the run when
+    the run would be suspended."""
+    seen: list[type[BaseException]] = []
+
+    async def held() -> None:
+        try:
+            await step.sleep("held", "3h")
+        except BaseException as error:
+            seen.append(type(error))
+            raise
+
+    async def handler(request: Request) -> str:
+        with suppress(Exception):
+            await time_out(held, 7200)
+        return "end"
+
+    with lab(settings=Settings(max_own_wait=0.1)) as process:
+        response = process.call(process.endpoint(handler))
+    assert [WaitInterruptedError] == seen
+    assert 500 == response.status
+    assert b"a time-out around step 'held' will end before the step does" in body_of(response)
+    assert b"use the step's own timeout=" in body_of(response)
+    assert [] == [each for each in caplog.records if "awaited" in each.getMessage()]
+
+
+def test_longer_time_out_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """A time-out that will end after the step is no reason to fail: it begins anew."""
 
     async def handler(request: Request) -> str:
         async with asyncio.timeout(7200):
@@ -454,7 +504,7 @@ def test_long_time_out_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
         assert b'"end"' == body_of(process.sleep_through(process.endpoint(handler), clock))
     [warning] = [each.getMessage() for each in caplog.records if "awaited" in each.getMessage()]
     assert "'nap'" in warning
-    assert "use the step's own timeout=" in warning
+    assert warning.endswith("what a time-out is around, which begins anew when the run goes on")
 
 
 # Cancellations that are decisions of the handler

@@ -49,13 +49,17 @@ def test_woken_when_due() -> None:
 
 
 def test_looks_at_the_clock_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However late a step is due, it is woken before long, for the clock may have been set."""
+    """However late a step is due, it is woken soon after the clock has been set past that time;
+    until then it is not disturbed."""
     monkeypatch.setattr(parking, "_LONGEST_TIMER", 0.001)
 
     async def main() -> None:
         clock = FakeClock()
         places = ParkedSteps(asyncio.get_running_loop(), clock)
         with places.park("later", clock.now() + 3_600_000) as later:
+            await asyncio.sleep(0.02)
+            assert not later.done()
+            clock.advance(3600)
             async with asyncio.timeout(PATIENCE):
                 await later
 
