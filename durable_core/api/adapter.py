@@ -26,7 +26,7 @@ class EngineLifecycle(Protocol):
         """The bounds that the server keeps to when it reads a request."""
         ...
 
-    def start(self) -> None:
+    def start(self, *, server_threads: int | None = None) -> None:
         """Start working in this process; see ``Durable.start``."""
         ...
 

@@ -199,16 +199,22 @@ class Durable(Generic[AppT]):
             )
         return self._adapter
 
-    def start(self) -> None:
+    def start(self, *, server_threads: int | None = None) -> None:
         """Open the store and start working in this process. Does nothing if that is so.
 
         Called on an event loop's thread it makes that loop the one for ``async def`` handlers.
+
+        Args:
+            server_threads: how many requests the server of this process answers at a time, each in
+                a thread. Then clients that wait hold at most three in four of these threads, and
+                those of one run half of that; a further client at a wait URL gets 503. Not needed
+                on event loops, nor with the hooks and servers of ``durable_wsgi``.
 
         Raises:
             StoreError: the store cannot be opened.
             ConfigurationError: threads do not work here (gevent, eventlet, uWSGI without them).
         """
-        self.engine.start()
+        self.engine.start(server_threads=server_threads)
 
     def drain(self) -> None:
         """Hand every client on that waits in this process; its runs go on. Does not block long.

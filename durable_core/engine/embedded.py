@@ -110,6 +110,7 @@ class EmbeddedEngine:
         self._worker: Worker | None = None
         self._make_worker: WorkerFactory = _load_worker
         self._stopping_pid = 0
+        self._server_threads: int | None = None
         self._at_exit = False
 
     @property
@@ -158,7 +159,7 @@ class EmbeddedEngine:
 
     # -- life -------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, *, server_threads: int | None = None) -> None:
         """Open the store and start working in this process; nothing if that is so already.
 
         While another process keeps the store locked, it tries again, for up to
@@ -168,7 +169,10 @@ class EmbeddedEngine:
             StoreBusyError: the store is locked still.
             StoreError: it cannot be opened.
         """
+        if server_threads is not None:
+            self._server_threads = server_threads  # also for a worker that a request starts
         worker, loop = self._start_patiently(), _running_loop()
+        worker.waiters.limit_threads(self._server_threads)
         if loop is not None:
             worker.loops.adopt(loop)
 
@@ -237,6 +241,7 @@ class EmbeddedEngine:
 
                 check_threading()
                 worker = self._make_worker(self.env, self.settings, self.store, self.endpoints)
+                worker.waiters.limit_threads(self._server_threads)
                 worker.start()
                 self._worker = worker
                 if not self._at_exit:

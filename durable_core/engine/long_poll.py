@@ -77,13 +77,13 @@ class LongPoll:
 
     def _await_end(self, effect: AwaitEnd) -> bool:
         ended = threading.Event()
-        if not self._waiters.add(effect.run_id, ended.set):
+        if not self._waiters.add(effect.run_id, ended.set, in_thread=True):
             return False
         try:
             if self._running(effect.run_id):
                 ended.wait(self._waiters.hold_time(effect.for_ms / 1000))
         finally:
-            self._waiters.remove(effect.run_id, ended.set)
+            self._waiters.remove(effect.run_id, ended.set, in_thread=True)
         return True
 
     async def _await_end_async(self, effect: AwaitEnd) -> bool:

@@ -507,11 +507,16 @@ class StreamResponder:
         if not self._exists(wanted.run_id):
             return gone()
         waker = ThreadWaker()
-        joined = self._join(wanted.run_id, admitted, waker.wake, in_thread=True)
+        is_crowded = (
+            self._in_threads >= self._worker.env.limits.thread_streams
+            or not self._worker.waiters.has_thread_for(wanted.run_id)
+        )
+        joined = self._join(
+            wanted.run_id, admitted, waker.wake, in_thread=True, holds_thread=not is_crowded
+        )
         if joined is None:
             return too_many_clients()
         reader, close = joined
-        is_crowded = self._in_threads > self._worker.env.limits.thread_streams
         deadline = time.monotonic() + (0 if is_crowded else wanted.max_wait_ms / 1000)
         deadline = min(deadline, admitted.deadline)
         return _answer(SyncBody(self._worker, reader, self._chunks, waker, close, deadline))
@@ -554,6 +559,7 @@ class StreamResponder:
         wake: Callable[[], None],
         *,
         in_thread: bool = False,
+        holds_thread: bool = False,
     ) -> tuple[Reader, Callable[[], None]] | None:
         """Return a reader that has signed up, and how it signs off; None if there are too many."""
         streams, waiters, env = self._worker.streams, self._worker.waiters, self._worker.env
@@ -563,7 +569,7 @@ class StreamResponder:
             wake()
 
         def close() -> None:
-            waiters.remove(run_id, look)
+            waiters.remove(run_id, look, in_thread=holds_thread)
             streams.leave(log, wake, look)
             self._count(-1, in_thread=in_thread)
 
@@ -577,7 +583,7 @@ class StreamResponder:
             from_handoff=admitted.from_handoff,
         )
         log = reader.log = streams.join(run_id, wake, look)
-        if not waiters.add(run_id, look):
+        if not waiters.add(run_id, look, in_thread=holds_thread):
             streams.leave(log, wake, look)
             self._count(-1, in_thread=in_thread)
             return None

@@ -82,6 +82,8 @@ class Worker:
         self.event_watermark = EventWatermark(store, env.app, self.reads)
         self.threads = DaemonThreadPool(settings.serving_threads, "durable-step")
         self.servers = DaemonThreadPool(settings.serving_threads, "durable-serve")
+        # Plain functions do not wait for threads that handlers hold, which may take long.
+        self.routes = DaemonThreadPool(settings.serving_threads, "durable-route")
         self.workers = DaemonThreadPool(settings.worker_threads, "durable-worker")
         self.abandoned: list[Checkpoint] = []
         self.loops = Loops()
@@ -139,7 +141,7 @@ class Worker:
             logger.warning("leases were not given back, they will expire: %s", error)
         self.queue.stop()
         self.streaming.stop()
-        for pool in (self.threads, self.servers, self.workers):
+        for pool in (self.threads, self.servers, self.routes, self.workers):
             pool.shutdown()
         self.reads.close()
         self.loops.stop()
@@ -169,7 +171,7 @@ class Worker:
     async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
         """Call a plain function that serves a client, without blocking the event loop."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.servers, function, *args)
+        return await loop.run_in_executor(self.routes, function, *args)
 
     def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
         """Await something on the worker's own event loop."""

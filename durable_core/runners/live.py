@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -116,17 +117,51 @@ class Waiters:
         self._lock = threading.Lock()
         self.wakers: dict[str, list[Callable[[], None]]] = {}
         self._count = 0
+        self._most_in_threads: int | None = None
+        self._in_threads: Counter[str] = Counter()
         self._released = False
 
     def __len__(self) -> int:
         return self._count
 
-    def add(self, run_id: str, wake: Callable[[], None]) -> bool:
-        """Register ``wake`` for the end of the run; False if too many clients wait already."""
+    def limit_threads(self, server_threads: int | None) -> None:
+        """Keep threads of a server free for requests that do not wait.
+
+        Clients that hold a thread each get three in four of the threads, and those of one run half
+        of these.
+
+        Args:
+            server_threads: how many requests the server answers at a time; None for no limit.
+        """
+        if server_threads is None:
+            self._most_in_threads = None
+        else:
+            self._most_in_threads = max(1, server_threads * 3 // 4)
+
+    def has_thread_for(self, run_id: str) -> bool:
+        """Return whether one more client of the run may hold a thread of the server."""
+        most = self._most_in_threads
+        if most is None:
+            return True
+        held = self._in_threads
+        return held.total() < most and held[run_id] < (most + 1) // 2
+
+    def add(self, run_id: str, wake: Callable[[], None], *, in_thread: bool = False) -> bool:
+        """Register ``wake`` for the end of the run; False if too many clients wait already.
+
+        Args:
+            run_id: the run.
+            wake: called when it ends.
+            in_thread: the client holds a thread of the server meanwhile.
+        """
         with self._lock:
             of_run = len(self.wakers.get(run_id, ()))
             if self._count >= self._most or of_run >= self._most_of_run:
                 return False
+            if in_thread:
+                if not self.has_thread_for(run_id):
+                    return False
+                self._in_threads[run_id] += 1
             self._count += 1
             self.wakers.setdefault(run_id, []).append(wake)
             first = self._count == 1
@@ -134,9 +169,13 @@ class Waiters:
             self._attend()
         return True
 
-    def remove(self, run_id: str, wake: Callable[[], None]) -> None:
-        """Undo :meth:`add`."""
+    def remove(self, run_id: str, wake: Callable[[], None], *, in_thread: bool = False) -> None:
+        """Undo :meth:`add`; the arguments are the same."""
         with self._lock:
+            if in_thread:
+                self._in_threads[run_id] -= 1
+                if not self._in_threads[run_id]:
+                    del self._in_threads[run_id]
             wakers = self.wakers[run_id]
             wakers.remove(wake)
             if not wakers:

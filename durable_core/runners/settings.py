@@ -60,7 +60,8 @@ class Settings:
         worker_threads: ``def`` handlers that are replayed at a time.
         worker_tasks: ``async def`` handlers that are replayed at a time.
         serving_threads: ``def`` handlers that serve clients of an asynchronous server at a time,
-            and plain functions that ``async def`` handlers call in steps.
+            and plain functions that ``async def`` handlers call in steps. As many ``def`` functions
+            of routes have threads of their own.
         max_own_wait: an ``async def`` handler that awaits something of its own while steps of it
             are parked is suspended after this time, with a warning.
         unwind_time: how long a handler may take to end when it is suspended.

@@ -6,40 +6,25 @@ themselves, and lead their clients on.
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from support.harness import until
-from support.ports import ReservedPort
-from support.stopping_app import STORE
+from support.server_processes import GUNICORN, OWN, Answer, Server, serving
 
 pytestmark = pytest.mark.slow
 
-TESTS = Path(__file__).resolve().parents[1]
 #: A client is led on within a second; a busy machine gets another one.
 SOON = 2.0
 EVENT_STREAM = {"accept": "text/event-stream"}
 
 ASGI = ("support.stopping_app:asgi()",)
 FACTORY = ("support.stopping_app:asgi",)
-HOOKS = "from durable_wsgi.gunicorn import post_worker_init, worker_exit\n"
 UVICORN = ("-m", "uvicorn", "--factory", *FACTORY, "--port=PORT", "--no-access-log")
-GUNICORN = ("-m", "gunicorn", "--bind=127.0.0.1:PORT", "--no-control-socket")
 UVICORN_WORKER = ("-W", "ignore::DeprecationWarning", *GUNICORN)
-OWN = ("-m", "support.stopping_app")
 
 ASGI_SERVERS: dict[str, tuple[str, ...]] = {
     "uvicorn": (*UVICORN, "--loop=asyncio"),
@@ -74,90 +59,6 @@ WSGI_SERVERS: dict[str, tuple[str, ...]] = {
 }
 #: One request at a time.
 SYNC_SERVER = (*GUNICORN, "--config=FOLDER/gunicorn.conf.py", "support.stopping_app:wsgi()")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a client got, and when (``time.monotonic``)."""
-
-    status: int
-    location: str
-    body: str
-    at: float
-
-
-class Server:
-    """A server in a process of its own."""
-
-    def __init__(self, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.port = port
-        self.process = process
-        self.log = log
-        self._clients = ThreadPoolExecutor(16)
-
-    def get(self, target: str, headers: dict[str, str] | None = None) -> Answer:
-        """Make a request on a connection of its own, and read the whole answer."""
-        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
-            connection.request("GET", target, headers=headers or {})
-            response = connection.getresponse()
-            body = response.read().decode()
-            return Answer(
-                response.status, response.headers.get("location", ""), body, time.monotonic()
-            )
-
-    def start(self, target: str, headers: dict[str, str] | None = None) -> Future[Answer]:
-        """Make a request in a thread."""
-        return self._clients.submit(self.get, target, headers)
-
-    def all_serve(self, processes: int) -> bool:
-        """Return whether so many processes serve; one that still starts may miss a signal."""
-        assert self.process.poll() is None, self.log.read_text()
-        try:
-            return len({each["pid"] for each in self.health()}) == processes
-        except (OSError, http.client.HTTPException):
-            return False
-
-    def wait_url(self) -> str:
-        """Return the wait URL of a run that sleeps."""
-        answer = self.get("/nap")
-        assert 302 == answer.status
-        return f"/nap{answer.location}"
-
-    def health(self) -> list[dict[str, Any]]:
-        """Return what its processes say of themselves; most likely all of them are asked."""
-        return [json.loads(self.get("/health").body) for _ in range(20)]
-
-    def waiting_clients(self) -> int:
-        """Return how many clients wait in all processes together."""
-        return sum({each["pid"]: each["waiting_clients"] for each in self.health()}.values())
-
-    def terminate(self) -> float:
-        """Send SIGTERM; return when."""
-        at = time.monotonic()
-        self.process.terminate()
-        return at
-
-
-@contextmanager
-def serving(folder: Path, command: tuple[str, ...]) -> Iterator[Server]:
-    log = folder / "log"
-    (folder / "gunicorn.conf.py").write_text(HOOKS)
-    variables = {**os.environ, "PYTHONPATH": str(TESTS), STORE: str(folder / "db")}
-    with ReservedPort() as port, log.open("a") as out:
-        words = [
-            each.replace("PORT", str(port.number)).replace("FOLDER", str(folder))
-            for each in command
-        ]
-        with subprocess.Popen(
-            [sys.executable, *words], env=variables, stdout=out, stderr=out
-        ) as process:
-            server = Server(port.number, process, log)
-            try:
-                until(lambda: server.all_serve(2 if "workers=2" in " ".join(words) else 1))
-                yield server
-                assert process.wait(30) in (0, -signal.SIGTERM), log.read_text()
-            finally:
-                process.kill()
 
 
 def in_gate(server: Server, folder: Path, path: str, **headers: str) -> Future[Answer]:

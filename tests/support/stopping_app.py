@@ -1,6 +1,7 @@
-"""An application whose clients wait, for tests of how servers stop: ASGI and WSGI.
+"""An application whose clients wait, for tests of how servers bear and stop them: ASGI and WSGI.
 
-``python -m support.stopping_app SERVER PORT`` serves it by a server that is started from Python.
+``python -m support.stopping_app SERVER PORT [THREADS]`` serves it by a server that is started from
+Python.
 The store is named by the environment.
 """
 
@@ -22,6 +23,7 @@ from durable_core import Durable, Request, Response, step
 from durable_core.adapters import AppAdapter
 from durable_core.routing import Target
 from durable_core.sync import step as sync_step
+from durable_core.sync import stream as sync_stream
 from durable_wsgi import WSGIApp
 
 __all__ = ["STORE", "asgi", "wsgi"]
@@ -32,6 +34,16 @@ STORE = "DURABLE_TEST_STORE"
 
 def _routes(durable: Durable[Any]) -> dict[str, Target]:
     def nap(request: Request) -> Response:
+        sync_step.sleep("nap", "1 hour")
+        return Response.text("awake")
+
+    def soon(request: Request) -> Response:
+        sync_step.sleep("nap", "1 second")
+        return Response.text("awake")
+
+    def flood(request: Request) -> Response:
+        for number in range(8):
+            sync_step.run(f"push-{number}", _push_megabytes)
         sync_step.sleep("nap", "1 hour")
         return Response.text("awake")
 
@@ -50,10 +62,17 @@ def _routes(durable: Durable[Any]) -> dict[str, Target]:
 
     return {
         "GET /nap": durable.endpoint(nap),
+        "GET /soon": durable.endpoint(soon),
+        "GET /flood": durable.endpoint(flood),
         "GET /gated": durable.endpoint(gated),
         "GET /sync-gated": durable.endpoint(sync_gated),
         "GET /health": health,
     }
+
+
+def _push_megabytes() -> None:
+    for _ in range(30):
+        sync_stream.push("x" * 100_000)
 
 
 async def _pass_gate(gate: str) -> None:
@@ -90,7 +109,7 @@ def asyncio_app() -> AsyncioApp:
     return durable_asyncio.app(durable, _routes(durable))
 
 
-def main(server: str, port: int) -> None:
+def main(server: str, port: int, threads: int = 8) -> None:
     """Serve until a signal comes."""
     if server == "asgi":
         durable_asgi.serve_endpoint(asgi(), port)
@@ -101,8 +120,8 @@ def main(server: str, port: int) -> None:
     else:
         from durable_wsgi.waitress import serve
 
-        serve(wsgi(), listen=f"127.0.0.1:{port}", threads=8)
+        serve(wsgi(), listen=f"127.0.0.1:{port}", threads=threads)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

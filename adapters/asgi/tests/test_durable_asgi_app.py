@@ -28,7 +28,7 @@ class FakeEngine:
 
     limits = Limits(body=8)
 
-    def start(self) -> None:
+    def start(self, *, server_threads: int | None = None) -> None:
         pass
 
     def drain(self) -> None:

@@ -25,7 +25,7 @@ class FakeEngine:
         self.calls: list[object] = []
         self._errors = {at: error}
 
-    def start(self) -> None:
+    def start(self, *, server_threads: int | None = None) -> None:
         self.calls.append(asyncio.get_running_loop())
         self._fail("start")
 

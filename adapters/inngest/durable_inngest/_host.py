@@ -184,4 +184,4 @@ class InngestHost(RemoteHost[ServerClient]):
             return await watch_output(
                 ask, self.results, self.subscribers, wanted, asynchronous=asynchronous
             )
-        return await wait_for_output(ask, self.results, wanted)
+        return await wait_for_output(ask, self.results, wanted, asynchronous=asynchronous)

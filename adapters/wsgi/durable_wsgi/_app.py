@@ -17,7 +17,7 @@ __all__ = ["Startable", "WSGIApp", "app", "durables_of"]
 class Startable(Protocol):
     """What works in the background of a server's process: a ``Durable``."""
 
-    def start(self) -> None:
+    def start(self, *, server_threads: int | None = None) -> None:
         """Start working; nothing if that is so."""
         ...
 

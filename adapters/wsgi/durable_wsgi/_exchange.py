@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import socket
+import struct
 import sys
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
@@ -17,7 +19,13 @@ from durable_core.adapters import (
     split_target,
 )
 
-__all__ = ["MAX_WAIT", "MAX_WAIT_SINGLE_THREADED", "WSGIExchange", "request_line"]
+__all__ = [
+    "MAX_WAIT",
+    "MAX_WAIT_SINGLE_THREADED",
+    "SEND_TIMEOUT",
+    "WSGIExchange",
+    "request_line",
+]
 
 _logger = logging.getLogger("durable.wsgi")
 #: Seconds for which a client is held at a wait URL.
@@ -25,6 +33,9 @@ MAX_WAIT = 25.0
 #: The same where the server answers one request at a time: others must get their turn, and
 #: servers such as gunicorn end a worker that is silent for too long.
 MAX_WAIT_SINGLE_THREADED = 2.0
+#: Seconds that a client may take to read a part of a stream, under gunicorn. The servers of this
+#: project have such a limit for all that they send, waitress has none.
+SEND_TIMEOUT = 30.0
 #: What may stand in a path as it is, besides letters and digits (RFC 3986, section 3.3).
 _IN_PATH = "/:@!$&'()*+,;=-._~"
 #: Keys of the environ that look like header fields. CGI has other names for two of them.
@@ -51,6 +62,7 @@ class WSGIExchange(PulledExchange):
         self.fields = list(_fields_of(environ))
         self.max_wait = MAX_WAIT if environ["wsgi.multithread"] else MAX_WAIT_SINGLE_THREADED
         self._input = environ["wsgi.input"]
+        self._socket = environ.get("gunicorn.socket")
         # Without a length there is a body only where the server marks its end: a chunked one.
         has_end = environ.get("CONTENT_LENGTH") or environ.get("wsgi.input_terminated")
         self._has_body = bool(has_end)
@@ -67,12 +79,20 @@ class WSGIExchange(PulledExchange):
         # In place of what the server did not take, it wants to know why.
         error = (sys.exc_info(),) if self.begun else ()
         self.begun = True
+        if self._socket is not None and all(name.lower() != "content-length" for name, _ in fields):
+            # gunicorn waits for ever for a client that does not read, and a thread with it.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(SEND_TIMEOUT))
         self._start_response(line, _wsgi_fields(status, fields), *error)
 
     def abort(self, error: BaseException) -> None:
         """Raise the error: servers cut the connection when an application fails."""
         if not (self.begun and isinstance(error, ClientDisconnectedError)):
             raise error
+
+
+def _timeval(seconds: float) -> bytes:
+    """Return a time-out as the socket option has it."""
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
 
 
 def request_line(environ: WSGIEnvironment) -> str:

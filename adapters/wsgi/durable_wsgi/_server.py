@@ -69,7 +69,7 @@ class EndpointServer(Server["_Serving"]):
                 timeout=client_timeout,
                 max_connections=most,
             )
-            return _Serving(listener, durables)
+            return _Serving(listener, durables, most)
 
         super().__init__(start)
 
@@ -77,10 +77,12 @@ class EndpointServer(Server["_Serving"]):
 class _Serving:
     """A listener, and the thread that accepts what comes to it."""
 
-    def __init__(self, listener: Listener, durables: tuple[Startable, ...]) -> None:
+    def __init__(
+        self, listener: Listener, durables: tuple[Startable, ...], max_connections: int
+    ) -> None:
         try:
             for durable in durables:
-                durable.start()
+                durable.start(server_threads=max_connections)
         except BaseException:
             listener.server_close()
             raise

@@ -37,7 +37,7 @@ def post_worker_init(worker: Any) -> None:
     """
     for durable in durables_of(worker.wsgi):
         try:
-            durable.start()
+            durable.start(server_threads=worker.cfg.threads)
         except StoreBusyError as error:
             _logger.error("this worker starts with its first request: %s", error)
         _notices.append(StopNotice(durable.drain))

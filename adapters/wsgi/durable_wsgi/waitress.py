@@ -20,6 +20,8 @@ from durable_wsgi._app import Startable, durables_of
 
 __all__ = ["serve"]
 
+#: What waitress has, unless the options say otherwise.
+_THREADS = 4
 #: Seconds between two looks at whether responses are still being sent.
 _LOOK_EVERY = 0.02
 
@@ -44,11 +46,11 @@ def serve(application: WSGIApplication, *, stop_timeout: float = 10.0, **options
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("serve() must be called in the main thread, to be told of signals")
-    durables = durables_of(application)
-    for durable in durables:
-        durable.start()
     sockets: dict[int, Any] = {}
     server = create_server(application, map=sockets, **options)
+    durables = durables_of(application)
+    for durable in durables:
+        durable.start(server_threads=options.get("threads", _THREADS))
     end = _End(sockets, durables, stop_timeout)
     with stop_on_signals(end.on_signal):
         server.print_listen("Serving on http://{}:{}")

@@ -34,8 +34,8 @@ class Recorder:
         self.calls: list[str] = []
         self._error = error
 
-    def start(self) -> None:
-        self.calls.append("start")
+    def start(self, *, server_threads: int | None = None) -> None:
+        self.calls.append(f"start({server_threads})")
 
     def drain(self) -> None:
         self.calls.append("drain")
@@ -49,13 +49,14 @@ class Recorder:
 def test_hooks_start_and_stop_all(caplog: pytest.LogCaptureFixture) -> None:
     """Every Durable of the application is started and stopped, also when one fails to stop."""
     durables = [Recorder(ValueError("no")), Recorder()]
-    worker = SimpleNamespace(wsgi=SimpleNamespace(durables=durables))
+    config = SimpleNamespace(threads=8)
+    worker = SimpleNamespace(wsgi=SimpleNamespace(durables=durables), cfg=config)
 
     post_worker_init(worker)
     with caplog.at_level(logging.ERROR, "durable.wsgi"):
         worker_exit(None, worker)
 
-    assert [["start", "stop(10.0)"]] * 2 == [each.calls for each in durables]
+    assert [["start(8)", "stop(10.0)"]] * 2 == [each.calls for each in durables]
     assert ["could not stop in good order"] == caplog.messages
 
 
@@ -63,18 +64,19 @@ def test_a_worker_whose_store_is_locked_serves(caplog: pytest.LogCaptureFixture)
     """Else gunicorn would end all workers; its first request starts it."""
 
     class Locked(Recorder):
-        def start(self) -> None:
+        def start(self, *, server_threads: int | None = None) -> None:
             raise StoreBusyError("locked")
 
     durables = [Locked(), Recorder()]
-    worker = SimpleNamespace(wsgi=SimpleNamespace(durables=durables))
+    config = SimpleNamespace(threads=8)
+    worker = SimpleNamespace(wsgi=SimpleNamespace(durables=durables), cfg=config)
 
     with caplog.at_level(logging.ERROR, "durable.wsgi"):
         post_worker_init(worker)
     worker_exit(None, worker)
 
     assert ["this worker starts with its first request: locked"] == caplog.messages
-    assert ["start", "stop(10.0)"] == durables[1].calls
+    assert ["start(8)", "stop(10.0)"] == durables[1].calls
 
 
 def test_hooks_leave_other_applications_alone() -> None:

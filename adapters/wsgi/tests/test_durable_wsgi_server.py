@@ -30,7 +30,7 @@ class Recorder:
         self.calls: list[str] = []
         self._error = error
 
-    def start(self) -> None:
+    def start(self, *, server_threads: int | None = None) -> None:
         self.calls.append("start")
         if self._error is not None:
             raise self._error

@@ -80,9 +80,11 @@ class RemoteEngine(ABC, Generic[H]):
         """Add an endpoint."""
         add_endpoint(self.endpoints, endpoint)
 
-    def start(self) -> None:
+    def start(self, *, server_threads: int | None = None) -> None:
         """Check the configuration, and be ready in this process; the server is not called."""
         host = self.started()
+        if server_threads is not None:
+            host.results.waiters.limit_threads(server_threads)
         loop = running_loop()
         if loop is not None:
             host.loops.adopt(loop)
@@ -141,7 +143,7 @@ class RemoteEngine(ABC, Generic[H]):
     async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
         """Call a plain function without blocking the event loop."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.started().servers, function, *args)
+        return await loop.run_in_executor(self.started().routes, function, *args)
 
     # -- events and runs --------------------------------------------------------------------
 

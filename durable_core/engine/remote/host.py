@@ -109,6 +109,8 @@ class RemoteHost(ABC, Generic[C]):
         self.event_watermark = _NoWatermark()
         self.threads = DaemonThreadPool(settings.serving_threads, "durable-step")
         self.servers = DaemonThreadPool(settings.serving_threads, "durable-serve")
+        # Plain functions do not wait for threads that handlers hold, which may take long.
+        self.routes = DaemonThreadPool(settings.serving_threads, "durable-route")
         self.loops = Loops()
         self.results = Results(env.limits.waiting_clients)
         self.subscribers = Subscribers()
@@ -354,7 +356,7 @@ class RemoteHost(ABC, Generic[C]):
         for loop, client in self._clients.items():
             watching = [task for task, where in list(self._watching.items()) if where is loop]
             _finish(_close(client, watching), loop)
-        for pool in (self.threads, self.servers):
+        for pool in (self.threads, self.servers, self.routes):
             pool.shutdown()
         self.loops.stop()
 

@@ -43,10 +43,13 @@ _MOST_FAILURES = 5
 _PAUSE = 2.0
 
 
-async def wait_for_output(ask: AskServer, results: Results, wanted: WaitRequest) -> Response:
+async def wait_for_output(
+    ask: AskServer, results: Results, wanted: WaitRequest, *, asynchronous: bool
+) -> Response:
     """Answer with the run's own response, or with where to ask again.
 
-    The token is the server's, and it alone decides whether it opens the run.
+    The token is the server's, and it alone decides whether it opens the run. ``asynchronous``: a
+    task waits for the answer; else a thread.
     """
     local = results.get(wanted.run_id, wanted.token)
     if local is not None:
@@ -57,7 +60,7 @@ async def wait_for_output(ask: AskServer, results: Results, wanted: WaitRequest)
     def wake() -> None:
         call_soon(loop, ended.set)
 
-    if not results.waiters.add(wanted.run_id, wake):
+    if not results.waiters.add(wanted.run_id, wake, in_thread=not asynchronous):
         return too_many_clients()
     try:
         seconds = max(results.waiters.hold_time(wanted.max_wait_ms / 1000), 0.01)
@@ -66,7 +69,7 @@ async def wait_for_output(ask: AskServer, results: Results, wanted: WaitRequest)
         run_logger(wanted.run_id, "").error("a client that waits got no answer: %s", error)
         return store_unavailable_response(error)
     finally:
-        results.waiters.remove(wanted.run_id, wake)
+        results.waiters.remove(wanted.run_id, wake, in_thread=not asynchronous)
     if said is None:
         return not_ended_yet(wanted, wanted.token)
     return said.response if isinstance(said, Ended) else said
@@ -139,7 +142,7 @@ async def watch_output(
 
     ``asynchronous``: the body is for a task; else for a thread.
     """
-    watch = _Watch(ask, results, subscribers, wanted)
+    watch = _Watch(ask, results, subscribers, wanted, in_thread=not asynchronous)
     answer = await watch.begin()
     if answer is not None:
         return answer
@@ -152,13 +155,20 @@ class _Watch:
     """One client, from its question to the end of its stream."""
 
     def __init__(
-        self, ask: AskServer, results: Results, subscribers: Subscribers, wanted: WaitRequest
+        self,
+        ask: AskServer,
+        results: Results,
+        subscribers: Subscribers,
+        wanted: WaitRequest,
+        *,
+        in_thread: bool,
     ) -> None:
         self.channel = StreamChannel()
         self._ask_server = ask
         self._results = results
         self._subscribers = subscribers
         self._wanted = wanted
+        self._in_thread = in_thread
         self._emitter = StreamEmitter(wanted.run_id, self.channel)
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
@@ -167,7 +177,8 @@ class _Watch:
     async def begin(self) -> Response | None:
         """Begin to wait for the end; return why the client may not, if so."""
         wanted = self._wanted
-        if not self._results.waiters.add(wanted.run_id, self._wake):
+        waiters = self._results.waiters
+        if not waiters.add(wanted.run_id, self._wake, in_thread=self._in_thread):
             return too_many_clients()
         is_known = self._results.knows(wanted.run_id, wanted.token)
         if is_known:
@@ -205,7 +216,7 @@ class _Watch:
 
     def _over(self, asking: asyncio.Task[Response | None]) -> None:
         wanted = self._wanted
-        self._results.waiters.remove(wanted.run_id, self._wake)
+        self._results.waiters.remove(wanted.run_id, self._wake, in_thread=self._in_thread)
         self._subscribers.remove(wanted.run_id, self.channel)
         self._emitter.end()
 

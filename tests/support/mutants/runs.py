@@ -130,7 +130,11 @@ class DeafAdapter(AppAdapter[AdapterApp]):
 
 def _do_not_start(durable: Durable[Any]) -> None:
     """A server that does not start the engine, whose first request does."""
-    durable.start = lambda: None  # type: ignore[method-assign]
+
+    def start(*, server_threads: int | None = None) -> None:
+        pass
+
+    durable.start = start  # type: ignore[method-assign]
 
 
 def _cancel_all(durable: Durable[Any]) -> None:

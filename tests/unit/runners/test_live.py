@@ -78,6 +78,21 @@ def test_waiters() -> None:
     assert (0, []) == (len(waiters), waiters.run_ids())
 
 
+def test_threads_of_a_server() -> None:
+    """Clients get three in four threads, those of one run half of these; the rest stays free."""
+    waiters, wake = Waiters(100, lambda: None), threading.Event().set
+    assert all(waiters.add("r1", wake, in_thread=True) for _ in range(10))
+    for _ in range(10):
+        waiters.remove("r1", wake, in_thread=True)
+
+    waiters.limit_threads(8)
+    assert 3 == sum(waiters.add("r1", wake, in_thread=True) for _ in range(10))
+    assert 3 == sum(waiters.add(f"r{number}", wake, in_thread=True) for number in range(2, 12))
+    assert (False, True) == (waiters.has_thread_for("r99"), waiters.add("r1", wake))
+    waiters.remove("r1", wake, in_thread=True)
+    assert waiters.add("r1", wake, in_thread=True)
+
+
 def test_hold_time() -> None:
     """A client is held for as long as it may be, after a release for a moment only."""
     waiters = Waiters(10, lambda: None)
