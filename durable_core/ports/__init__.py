@@ -284,8 +284,10 @@ class Store(Protocol):
     def list(self, app: str, *, where: RunFilter = ANY_RUN, limit: int) -> Sequence[RunRecord]:
         """Return runs without their steps, those with the highest ids first.
 
-        The cost depends on ``limit`` and on the number of runs that fulfil the narrowest condition,
-        not on the number of all runs. A store may assume that nearly all runs have completed.
+        The cost depends on ``limit``, not on the number of all runs: each phase, endpoint, key and
+        label, and each phase of an endpoint, is found by an index. With a label and other
+        conditions it depends on the number of runs that fulfil one of them; a store may assume that
+        nearly all runs have completed.
         """
         ...
 

@@ -48,7 +48,7 @@ class StoreFile:
 
     def results(self) -> dict[str, tuple[str, bytes]]:
         """Return head and body of each ended run's response."""
-        rows = self._query("SELECT run_id, head, body FROM result")
+        rows = self._query("SELECT id, head, body FROM result JOIN run ON run.seq = result.seq")
         return {str(id_): (str(head), bytes(body)) for id_, head, body in rows}
 
     def events(self) -> list[str]:

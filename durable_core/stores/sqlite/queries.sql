@@ -32,7 +32,7 @@ INSERT OR REPLACE INTO failed_attempt (run_id, op_id, number, started_at, ended_
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
 -- insert-request --
-INSERT INTO request (run_id, head, body) VALUES (?, ?, ?)
+INSERT INTO request (seq, head, body) VALUES ((SELECT seq FROM run WHERE id = ?), ?, ?)
 
 -- update-run --
 -- A run that is given up is due at once when one of its waits has been answered meanwhile.
@@ -68,7 +68,7 @@ INSERT OR REPLACE INTO pending (run_id, op_id, name, kind, due_at, failures, err
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- insert-result --
-INSERT INTO result (run_id, head, body) VALUES (?, ?, ?)
+INSERT INTO result (seq, head, body) VALUES ((SELECT seq FROM run WHERE id = ?), ?, ?)
 
 -- delete-all-pending --
 DELETE FROM pending WHERE run_id = ?
@@ -156,7 +156,7 @@ RETURNING id, app, endpoint_key, function_id, phase, retries, created_at, event_
 SELECT epoch FROM run WHERE id = ?
 
 -- request --
-SELECT head, body FROM request WHERE run_id = ?
+SELECT head, body FROM request WHERE seq = (SELECT seq FROM run WHERE id = ?)
 
 -- steps --
 SELECT op_id, name, kind, step.key & 0xFFFFFF, ok, value, step.event_seq, attempts, step.ended_at,
@@ -274,10 +274,10 @@ LIMIT ?
 DELETE FROM run WHERE id = ?
 
 -- delete-request --
-DELETE FROM request WHERE run_id = ?
+DELETE FROM request WHERE seq = (SELECT seq FROM run WHERE id = ?)
 
 -- delete-result --
-DELETE FROM result WHERE run_id = ?
+DELETE FROM result WHERE seq = (SELECT seq FROM run WHERE id = ?)
 
 -- delete-steps --
 DELETE FROM step
@@ -314,7 +314,7 @@ SELECT coalesce(max(seq), 0) FROM event
 -- result --
 SELECT run.phase, run.ended_at, result.head, result.body
 FROM run
-LEFT JOIN result ON result.run_id = run.id
+LEFT JOIN result ON result.seq = run.seq
 WHERE run.id = ? AND run.app = ?
 
 -- which-ended --
@@ -374,13 +374,31 @@ SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq
 FROM run
 WHERE id = ? AND app = ?
 
--- list --
--- The plus sign keeps the planner from an index on `app`, which would have it sort all runs.
+-- count-labelled --
+SELECT count(*) FROM (
+    SELECT 1 FROM label WHERE app = :app AND name = :label AND value = :label_value LIMIT :most
+)
+
+-- list-by-phase --
+-- Of each phase the newest ones; then the newest of those.
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
        crash_count, epoch, key, parent, traceparent, labels, version, owner, due_at, ended_at
 FROM run
-WHERE id >= :since AND id < :before AND +app = :app
-  AND (:phases IS NULL OR phase IN (SELECT value FROM json_each(:phases)))
+WHERE id IN (
+    SELECT found.id
+    FROM json_each(:phases) AS wanted
+    CROSS JOIN run AS found ON found.id IN (
+        SELECT id FROM run AS each
+        WHERE app = :app AND phase = wanted.value AND id >= :since AND id < :before
+          AND (:label IS NULL OR EXISTS (
+              SELECT 1 FROM label
+              WHERE label.app = :app AND label.name = :label AND label.value = :label_value
+                AND label.run_id = each.id
+          ))
+        ORDER BY id DESC
+        LIMIT :limit
+    )
+)
 ORDER BY id DESC
 LIMIT :limit
 
@@ -388,23 +406,37 @@ LIMIT :limit
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
        crash_count, epoch, key, parent, traceparent, labels, version, owner, due_at, ended_at
 FROM run
-WHERE app = :app AND endpoint_key = :endpoint_key AND id >= :since AND id < :before
-  AND (:phases IS NULL OR phase IN (SELECT value FROM json_each(:phases)))
+WHERE id IN (
+    SELECT found.id
+    FROM json_each(:phases) AS wanted
+    CROSS JOIN run AS found ON found.id IN (
+        SELECT id FROM run AS each
+        WHERE app = :app AND endpoint_key = :endpoint_key AND phase = wanted.value
+          AND id >= :since AND id < :before
+          AND (:label IS NULL OR EXISTS (
+              SELECT 1 FROM label
+              WHERE label.app = :app AND label.name = :label AND label.value = :label_value
+                AND label.run_id = each.id
+          ))
+        ORDER BY id DESC
+        LIMIT :limit
+    )
+)
 ORDER BY id DESC
 LIMIT :limit
 
 -- list-by-key --
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
        crash_count, epoch, key, parent, traceparent, labels, version, owner, due_at, ended_at
-FROM run
+FROM run AS each
 WHERE app = :app AND key = :key AND id >= :since AND id < :before
-  AND (:phases IS NULL OR phase IN (SELECT value FROM json_each(:phases)))
+  AND phase IN (SELECT value FROM json_each(:phases))
   AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
   AND (:label IS NULL OR EXISTS (
-      SELECT 1 FROM label
-      WHERE label.app = run.app AND label.name = :label AND label.value = :label_value
-        AND label.run_id = run.id
-  ))
+          SELECT 1 FROM label
+          WHERE label.app = :app AND label.name = :label AND label.value = :label_value
+            AND label.run_id = each.id
+      ))
 ORDER BY id DESC
 LIMIT :limit
 
@@ -416,61 +448,9 @@ FROM label
 CROSS JOIN run ON run.id = label.run_id
 WHERE label.app = :app AND label.name = :label AND label.value = :label_value
   AND label.run_id >= :since AND label.run_id < :before
-  AND (:phases IS NULL OR phase IN (SELECT value FROM json_each(:phases)))
+  AND phase IN (SELECT value FROM json_each(:phases))
   AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
 ORDER BY label.run_id DESC
-LIMIT :limit
-
--- list-by-phase --
--- For phases other than "completed": a run is held by somebody, or waits for its time, or has failed
--- or was cancelled. The plus signs keep the few held
--- ones from being sought among all of the app; of the others each phase gives its newest.
-SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
-       crash_count, epoch, key, parent, traceparent, labels, version, owner, due_at, ended_at
-FROM run
-WHERE id IN (
-    SELECT id FROM run AS held
-    WHERE owner IS NOT NULL AND +app = :app AND +id >= :since AND +id < :before
-      AND phase IN (SELECT value FROM json_each(:phases))
-    UNION ALL
-    SELECT waiting.id
-    FROM json_each(:phases) AS wanted
-    CROSS JOIN run AS waiting ON waiting.id IN (
-        SELECT id FROM run AS due
-        WHERE due_at IS NOT NULL AND app = :app AND phase = wanted.value AND id >= :since AND id < :before
-          AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
-          AND (:label IS NULL OR EXISTS (
-      SELECT 1 FROM label
-      WHERE label.app = due.app AND label.name = :label AND label.value = :label_value
-        AND label.run_id = due.id
-  ))
-        ORDER BY id DESC
-        LIMIT :limit
-    )
-    UNION ALL
-    SELECT over.id
-    FROM json_each(:phases) AS wanted
-    CROSS JOIN run AS over ON over.id IN (
-        SELECT id FROM run AS ended
-        WHERE phase IN ('failed', 'cancelled') AND app = :app AND phase = wanted.value
-          AND id >= :since AND id < :before
-          AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
-          AND (:label IS NULL OR EXISTS (
-      SELECT 1 FROM label
-      WHERE label.app = ended.app AND label.name = :label AND label.value = :label_value
-        AND label.run_id = ended.id
-  ))
-        ORDER BY id DESC
-        LIMIT :limit
-    )
-)
-  AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
-  AND (:label IS NULL OR EXISTS (
-      SELECT 1 FROM label
-      WHERE label.app = run.app AND label.name = :label AND label.value = :label_value
-        AND label.run_id = run.id
-  ))
-ORDER BY id DESC
 LIMIT :limit
 
 -- secret --

@@ -15,7 +15,7 @@ CREATE TABLE worker (
     app        TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- `seq` is short for `id`: its steps have it in their keys.
+-- `seq` is short for `id`: what belongs to a run has it as its key.
 -- A run has an owner, or a due time, or has ended: exactly one of the three is not null.
 -- `labels` is a JSON object of strings, null if there are none.
 CREATE TABLE run (
@@ -46,13 +46,10 @@ CREATE TABLE run (
 CREATE INDEX run_due ON run (app, endpoint_key, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX run_owner ON run (owner) WHERE owner IS NOT NULL;
 CREATE INDEX run_ended ON run (app, ended_at) WHERE ended_at IS NOT NULL;
--- What people look for, by id, so that the newest come first. By phase there are two indexes, of the
--- runs that wait for their time and of those that have failed. The few that somebody holds are in
--- `run_owner`, and nearly all others have completed: a run that completes without a pause is never
--- in these, and costs nothing.
-CREATE INDEX run_waiting_phase ON run (app, phase, id) WHERE due_at IS NOT NULL;
-CREATE INDEX run_failed_phase ON run (app, phase, id) WHERE phase IN ('failed', 'cancelled');
-CREATE INDEX run_endpoint ON run (app, endpoint_key, id);
+-- What people look for, by id, so that the newest come first. Nearly all runs have completed, but a
+-- list of the completed ones must not search through a million others either.
+CREATE INDEX run_phase ON run (app, phase, id);
+CREATE INDEX run_endpoint ON run (app, endpoint_key, phase, id);
 CREATE INDEX run_key ON run (app, key, id) WHERE key IS NOT NULL;
 
 -- The labels of all runs, once more, to find the runs by them.
@@ -64,17 +61,19 @@ CREATE TABLE label (
     PRIMARY KEY (app, name, value, run_id)
 ) STRICT, WITHOUT ROWID;
 
+-- By the number of the run: a search in a table without rowids loads each large row that it
+-- compares as a whole, so that the bodies of some clients would delay the commits of all.
 CREATE TABLE request (
-    run_id TEXT PRIMARY KEY,
-    head   TEXT NOT NULL,
-    body   BLOB NOT NULL
-) STRICT, WITHOUT ROWID;
+    seq  INTEGER PRIMARY KEY,
+    head TEXT NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
 
 CREATE TABLE result (
-    run_id TEXT PRIMARY KEY,
-    head   TEXT NOT NULL,
-    body   BLOB
-) STRICT, WITHOUT ROWID;
+    seq  INTEGER PRIMARY KEY,
+    head TEXT NOT NULL,
+    body BLOB
+) STRICT;
 
 -- The key is run.seq << 24 | number, so that the steps of a run lie together and a new step of
 -- the newest run goes to the end of the table: that changes a single page, nearly always.

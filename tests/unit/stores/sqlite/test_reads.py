@@ -74,7 +74,7 @@ def test_a_run_that_cannot_be_read_keeps_no_other_from_being_listed(
     db.executescript(SCHEMA)
     for id_ in ("r1", "r2", "r3"):
         write_run(db, created(id_))
-    db.execute("UPDATE run SET phase = 'no phase' WHERE id = 'r1'")
+    db.execute("UPDATE run SET labels = '[' WHERE id = 'r1'")
     db.execute("UPDATE run SET function_id = CAST(x'41ff42' AS TEXT) WHERE id = 'r2'")
 
     records = find_runs(db, "app", ANY_RUN, 9)

@@ -130,8 +130,8 @@ def test_a_run_cannot_begin_twice(db: sqlite3.Connection) -> None:
     [
         "UPDATE run SET phase = 'no phase' WHERE id = 'r1'",
         "UPDATE run SET function_id = CAST(x'ff' AS TEXT) WHERE id = 'r1'",
-        "DELETE FROM request WHERE run_id = 'r1'",
-        "UPDATE request SET head = CAST(x'ff' AS TEXT) WHERE run_id = 'r1'",
+        "DELETE FROM request WHERE seq = (SELECT seq FROM run WHERE id = 'r1')",
+        "UPDATE request SET head = CAST(x'ff' AS TEXT) WHERE seq = 1",
         "UPDATE step SET kind = 'no kind' WHERE key >> 24 = (SELECT seq FROM run WHERE id = 'r1')",
         "UPDATE pending SET consumed_seqs = '[' WHERE run_id = 'r1'",
         "UPDATE pending SET event = 'e', rule = '[' WHERE run_id = 'r1'",
