@@ -64,7 +64,9 @@ Exception`` does not catch them)::
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
+
+from durable_core.duration import Duration, parse_duration
 
 __all__ = [
     "BadRequest",
@@ -191,28 +193,34 @@ class RetryAfterError(DurableError):
 
     Args:
         message: what went wrong.
-        retry_after: seconds from now (a finite number, 0 or more), or an aware ``datetime``.
-            The delay is clamped to 0 seconds to 24 hours.
+        retry_after: a duration from now (such as ``"30s"``, a number of seconds, or a
+            ``timedelta``), or an aware ``datetime``. The delay is clamped to 0 seconds to 24 hours.
+
+    Attributes:
+        retry_after: the number of seconds, or the ``datetime``.
 
     Raises:
-        ValueError: a negative or non-finite number, or a naive ``datetime``.
+        ValueError: a negative or non-finite number, a text that is no duration, or a naive
+            ``datetime``.
         TypeError: anything else.
     """
 
-    def __init__(self, message: str, retry_after: float | datetime) -> None:
+    def __init__(self, message: str, retry_after: Duration | datetime) -> None:
         super().__init__(message, retry_after)
+        if isinstance(retry_after, (str, timedelta)):
+            retry_after = parse_duration(retry_after, what="retry_after") / 1000
         if isinstance(retry_after, datetime):
             if retry_after.tzinfo is None:
                 raise ValueError("retry_after must be an aware datetime (it has no tzinfo)")
         elif isinstance(retry_after, bool) or not isinstance(retry_after, (int, float)):
             raise TypeError(
-                "retry_after must be seconds or an aware datetime, "
+                "retry_after must be a duration or an aware datetime, "
                 f"not {type(retry_after).__name__}"
             )
         elif not 0 <= retry_after < float("inf"):
             raise ValueError(f"retry_after must be 0 or more finite seconds, not {retry_after!r}")
         self.message = message
-        self.retry_after = retry_after
+        self.retry_after: float | datetime = retry_after
 
     def __str__(self) -> str:
         return self.message

@@ -223,6 +223,10 @@ class PlainHandler(FlowHandler):
         self.engine = durable.engine
         self._function = function
 
+    def __repr__(self) -> str:
+        """Show the function."""
+        return f"<PlainHandler {self._function!r}>"
+
     def answer(self, request: Request, max_wait: float) -> RequestFlow[Response]:
         """Answer with what the function returns."""
         try:
@@ -251,6 +255,10 @@ class Application:
         self._router = Router(
             Route(route.path, self._handler(route.endpoint), route.methods) for route in listed
         )
+
+    def __repr__(self) -> str:
+        """Show the application and how many routes it has."""
+        return f"<Application of {self.durable.id}, {len(self._router.routes)} routes>"
 
     @property
     def engine(self) -> EngineLifecycle:

@@ -31,7 +31,7 @@ durable = Durable(
     id="chat",
     endpoint_adapter=endpoint_adapter,
     store=Path(".durable/chat.db"),
-    retry=RetryPolicy(base_ms=500),
+    retry=RetryPolicy(base="500ms"),
 )
 attempts: dict[str, int] = {}
 

@@ -30,7 +30,7 @@ durable = Durable(
     id="trips",
     endpoint_adapter=endpoint_adapter,
     store=OPTIONS.store,
-    retry=RetryPolicy(base_ms=300),  # by default the first retry comes after up to a second
+    retry=RetryPolicy(base="300ms"),  # by default the first retry comes after up to a second
 )
 
 # Handlers. When a run continues, its handler is called again from its start. Finished steps are

@@ -182,7 +182,7 @@ class ServerDeployment(Deployment):
             endpoint_adapter=self._subject.endpoint_adapter.with_options(**options),
             engine=ObservedEngine(store or self._store),
             limits=limits,
-            retry=RetryPolicy(base_ms=1, max_ms=1),
+            retry=RetryPolicy(base="1ms", max="1ms"),
         )
         return durable, {}
 

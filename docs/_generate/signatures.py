@@ -18,10 +18,18 @@ MODULES = (
     "durable_core",
     "durable_core.sync",
     "durable_core.engines",
+    "durable_core.engines.remote",
     "durable_core.stores",
     "durable_core.routing",
+    "durable_core.adapters",
     "durable_core.testing",
     "durable_core.errors",
+    "durable_wsgi",
+    "durable_wsgi.gunicorn",
+    "durable_wsgi.waitress",
+    "durable_asgi",
+    "durable_asyncio",
+    "durable_inngest",
     "durable_client",
 )
 _HEAD = """\

@@ -16,6 +16,7 @@ from durable_core.api.engine import Engine
 from durable_core.api.run import RunContext, current_run
 from durable_core.codec.json import Codec, JSONCodec
 from durable_core.codec.records import check_events
+from durable_core.duration import Duration, parse_duration
 from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.errors import ConfigurationError, EndpointAdapterRequiredError
 from durable_core.flow.env import AppConfig, Limits
@@ -121,6 +122,10 @@ class Durable(Generic[AppT]):
                 public_url=None if public_url is None else _origin(public_url),
             )
         )
+
+    def __repr__(self) -> str:
+        """Show the id and the engine."""
+        return f"<Durable {self.id!r} on {self.engine!r}>"
 
     @functools.cached_property
     def runs(self) -> Runs:
@@ -228,22 +233,23 @@ class Durable(Generic[AppT]):
         """
         self.engine.drain()
 
-    def stop(self, timeout: float = 10.0) -> None:
+    def stop(self, timeout: Duration = 10.0) -> None:
         """Hand clients off, wait for steps in flight, give runs back. Does nothing if stopped.
 
         Args:
-            timeout: seconds to wait for steps; those still in flight will run again.
+            timeout: how long to wait for steps; those still in flight will run again.
 
         Raises:
+            ValueError: ``timeout`` is no duration.
             RuntimeError: called on the event loop that its runs need; use :meth:`stop_async`.
         """
-        self.engine.stop(timeout)
+        self.engine.stop(_seconds(timeout))
 
-    async def stop_async(self, timeout: float = 10.0) -> None:
+    async def stop_async(self, timeout: Duration = 10.0) -> None:
         """As :meth:`stop`, on an event loop."""
         from asyncio import to_thread
 
-        await to_thread(self.engine.stop, timeout)
+        await to_thread(self.engine.stop, _seconds(timeout))
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
@@ -286,6 +292,10 @@ class Durable(Generic[AppT]):
     def _checked(self, events: Event | Sequence[Event]) -> tuple[Event, ...]:
         limits = self.engine.env.limits
         return check_events(events, most=limits.events, largest=limits.event)
+
+
+def _seconds(timeout: Duration) -> float:
+    return parse_duration(timeout, what="timeout") / 1000
 
 
 def _is_adapter(candidate: object) -> bool:

@@ -346,6 +346,10 @@ class Proxy(FlowHandler):
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
+    def __repr__(self) -> str:
+        """Show the application."""
+        return f"<Proxy of {self.engine.env.app}>"
+
     def answer(self, request: Request, max_wait: float) -> RequestFlow[Response]:
         """Answer with the run's response, and the headers of CORS."""
         response = _without_run(request)

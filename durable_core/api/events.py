@@ -52,6 +52,10 @@ class EventsRoute(FlowHandler):
         self._key = event_key
         self._source = _source_of(event_key)
 
+    def __repr__(self) -> str:
+        """Show the application, and who may send."""
+        return f"<EventsRoute of {self.engine.env.app}, {'public' if self._key is None else 'key'}>"
+
     def answer(self, request: Request, max_wait: float) -> RequestFlow[Response]:
         """Send the events of the request; answer with their ids, or why there are none."""
         try:

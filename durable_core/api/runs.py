@@ -28,6 +28,10 @@ class Runs:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    def __repr__(self) -> str:
+        """Show the application."""
+        return f"<Runs of {self._engine.env.app}>"
+
     def get(self, run_id: str) -> RunInfo:
         """Return all that is known about a run, its steps included.
 

@@ -6,17 +6,17 @@ import functools
 import re
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from durable_core.codec.records import check_events
+from durable_core.duration import Duration, parse_deadline, parse_duration
 from durable_core.errors import NonRetriableError, StepArgumentError, StepUsageError
 from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
 from durable_core.flow.step_options import StepKeywords, StepOptions, merge_options, parse_type
 from durable_core.http.request import Request
-from durable_core.machine.duration import parse_deadline, parse_duration
 from durable_core.machine.matching import WaitRule, resolve_match, validate_if
 from durable_core.model.event import Event, TypedEvent
 from durable_core.model.step import OpKind
@@ -40,8 +40,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
-
-_Duration = str | int | float | timedelta
 
 
 class AsyncFunctionSteps:
@@ -182,7 +180,7 @@ class AsyncSteps(AsyncFunctionSteps):
     loop, gets an index, in the order of the calls; all calls of one id must come from one task.
     """
 
-    def sleep(self, id: str, duration: _Duration) -> Coroutine[Any, Any, None]:
+    def sleep(self, id: str, duration: Duration) -> Coroutine[Any, Any, None]:
         """Go on after so long, however often the process restarts meanwhile.
 
         Args:
@@ -215,7 +213,7 @@ class AsyncSteps(AsyncFunctionSteps):
         id: str,
         *,
         event: str,
-        timeout: _Duration,
+        timeout: Duration,
         match: str | None = None,
         if_: Mapping[str, object] | None = None,
     ) -> Coroutine[Any, Any, Event | None]: ...
@@ -226,7 +224,7 @@ class AsyncSteps(AsyncFunctionSteps):
         id: str,
         *,
         event: str,
-        timeout: _Duration,
+        timeout: Duration,
         match: str | None = None,
         if_: Mapping[str, object] | None = None,
         data: type[R],
@@ -237,7 +235,7 @@ class AsyncSteps(AsyncFunctionSteps):
         id: str,
         *,
         event: str,
-        timeout: _Duration,
+        timeout: Duration,
         match: str | None = None,
         if_: Mapping[str, object] | None = None,
         data: Any = None,
@@ -354,7 +352,7 @@ class Steps(FunctionSteps):
     by a signal that ``except Exception`` lets pass; the handler is replayed later.
     """
 
-    def sleep(self, id: str, duration: _Duration) -> None:
+    def sleep(self, id: str, duration: Duration) -> None:
         """Go on after so long; see :meth:`AsyncSteps.sleep`."""
         _sleep(_current_scope(HandlerKind.DEF, id), id, duration)
 
@@ -368,7 +366,7 @@ class Steps(FunctionSteps):
         id: str,
         *,
         event: str,
-        timeout: _Duration,
+        timeout: Duration,
         match: str | None = None,
         if_: Mapping[str, object] | None = None,
     ) -> Event | None: ...
@@ -379,7 +377,7 @@ class Steps(FunctionSteps):
         id: str,
         *,
         event: str,
-        timeout: _Duration,
+        timeout: Duration,
         match: str | None = None,
         if_: Mapping[str, object] | None = None,
         data: type[R],
@@ -390,7 +388,7 @@ class Steps(FunctionSteps):
         id: str,
         *,
         event: str,
-        timeout: _Duration,
+        timeout: Duration,
         match: str | None = None,
         if_: Mapping[str, object] | None = None,
         data: Any = None,
@@ -486,7 +484,7 @@ def _named(method: str, step_id: str, coroutine: Any) -> Coroutine[Any, Any, Any
     return named
 
 
-def _sleep(scope: RunScope, step_id: str, duration: _Duration) -> Any:
+def _sleep(scope: RunScope, step_id: str, duration: Duration) -> Any:
     length = _parsed(step_id, parse_duration, duration)
     op = scope.ex.next_op(step_id, OpKind.SLEEP, scope.current_task())
     return scope.drive(
@@ -504,7 +502,7 @@ def _wait(
     scope: RunScope,
     step_id: str,
     event: str,
-    timeout: _Duration,
+    timeout: Duration,
     match: str | None,
     if_: Mapping[str, object] | None,
     data: object,

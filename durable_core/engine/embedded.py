@@ -9,11 +9,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
+from durable_core.duration import Duration, parse_duration
 from durable_core.errors import ConfigurationError, StoreBusyError, StoreError
 from durable_core.flow.env import AppConfig, Limits
 from durable_core.flow.scope import HandlerKind
@@ -21,7 +21,6 @@ from durable_core.http.headers import accepts_event_stream
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response, with_headers
-from durable_core.machine.duration import parse_duration
 from durable_core.platform import SystemClock, SystemIds, check_threading, logger
 from durable_core.runners.settings import RegisteredEndpoint, Settings, add_endpoint
 
@@ -87,7 +86,7 @@ class EmbeddedEngine:
         store: str | os.PathLike[str] | Store | None = None,
         *,
         secrets: Sequence[bytes | str] | None = None,
-        token_ttl: str | float | timedelta = "7 days",
+        token_ttl: Duration = "7 days",
         settings: Settings | None = None,
         clock: Clock | None = None,
         ids: Ids | None = None,
@@ -112,6 +111,11 @@ class EmbeddedEngine:
         self._stopping_pid = 0
         self._server_threads: int | None = None
         self._at_exit = False
+
+    def __repr__(self) -> str:
+        """Show the store, without loading it."""
+        shown = repr(self._path) if self._store is None else repr(self._store)
+        return f"EmbeddedEngine({shown})"
 
     @property
     def store(self) -> Store:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from durable_core.codec.json import Codec, JSONCodec, canonical_json
 from durable_core.codec.records import dump_error_response, load_step_error
+from durable_core.duration import MAX_DURATION_MS
 from durable_core.engine.remote.engine import RemoteEngine
 from durable_core.engine.remote.execution import (
     FailedOp,
@@ -68,7 +69,6 @@ from durable_core.flow.wait_url import PRIVATE_HEADERS, WaitRequest
 from durable_core.http.problem import problem
 from durable_core.http.response import with_headers
 from durable_core.machine.advance import failure_of_handler
-from durable_core.machine.duration import MAX_DURATION_MS
 from durable_core.machine.matching import WaitRule
 from durable_core.machine.retry import delay_ms
 from durable_core.machine.step_ids import hash_step_id

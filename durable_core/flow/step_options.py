@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+from durable_core.duration import Duration, parse_duration
 from durable_core.errors import StepArgumentError
-from durable_core.machine.duration import parse_duration
 from durable_core.machine.retry import RetryPolicy, validate_retries
 from durable_core.model.step import Op
 
@@ -102,7 +101,7 @@ class StepKeywords(TypedDict, total=False):
     """
 
     retries: int | None
-    timeout: str | float | timedelta | None
+    timeout: Duration | None
     backoff: RetryPolicy | None
     retry_if: Callable[[Exception], bool] | None
     name: str | None
@@ -155,7 +154,7 @@ def parse_type(hint: object, what: str) -> ValueType:
         raise StepArgumentError(f"{what}: {error}") from None
 
 
-def _parse_timeout(timeout: str | float | timedelta) -> int:
+def _parse_timeout(timeout: Duration) -> int:
     """Return the time that one attempt may take, milliseconds."""
     try:
         length = parse_duration(timeout, what="timeout")

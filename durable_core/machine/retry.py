@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from durable_core.duration import Duration, parse_duration
 from durable_core.errors import RetryAfterError
 
 __all__ = ["MAX_RETRIES", "RetryPolicy", "delay_ms", "retry_after_delay_ms", "validate_retries"]
@@ -16,43 +17,55 @@ _DAY_MS = 86_400_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, init=False)
 class RetryPolicy:
     """Exponential back-off with jitter.
 
     Args:
-        base_ms: the delay before the first retry, before jitter; 0 or more milliseconds.
+        base: the delay before the first retry, before jitter; a duration.
         factor: the ratio of each delay to the previous one; 1 or more.
-        max_ms: the maximum delay; from ``base_ms`` to 366 days.
+        max: the maximum delay; a duration from ``base`` to 366 days.
         jitter: the share of each delay that is random, 0 (none) to 1 (all of it).
+
+    Attributes:
+        base, max: in seconds.
 
     Raises:
         ValueError: an argument out of range.
-        TypeError: an argument that is not a number.
+        TypeError: a factor or jitter that is not a number.
     """
 
-    base_ms: int = 1_000
-    factor: float = 2.0
-    max_ms: int = 3_600_000
-    jitter: float = 0.5
+    base: float
+    factor: float
+    max: float
+    jitter: float
 
-    def __post_init__(self) -> None:
-        for name in ("base_ms", "max_ms"):
-            _check_type(name, getattr(self, name), int)
-        for name in ("factor", "jitter"):
-            _check_type(name, getattr(self, name), (int, float))
-        if not 0 <= self.base_ms <= self.max_ms <= 366 * _DAY_MS:
-            raise ValueError("it must hold that 0 <= base_ms <= max_ms <= 366 days")
-        if not 1 <= self.factor < float("inf"):
-            raise ValueError(f"factor must be 1 or more and finite, not {self.factor!r}")
-        if not 0 <= self.jitter <= 1:
-            raise ValueError(f"jitter must be 0 to 1, not {self.jitter!r}")
+    def __init__(
+        self,
+        *,
+        base: Duration = "1s",
+        factor: float = 2.0,
+        max: Duration = "1h",
+        jitter: float = 0.5,
+    ) -> None:
+        base_ms, max_ms = parse_duration(base, what="base"), parse_duration(max, what="max")
+        if base_ms > max_ms:
+            raise ValueError(f"base must not be longer than max; {base!r} is longer than {max!r}")
+        _check_number("factor", factor)
+        _check_number("jitter", jitter)
+        if not 1 <= factor < float("inf"):
+            raise ValueError(f"factor must be 1 or more and finite, not {factor!r}")
+        if not 0 <= jitter <= 1:
+            raise ValueError(f"jitter must be 0 to 1, not {jitter!r}")
+        checked = {"base": base_ms / 1000, "factor": factor, "max": max_ms / 1000, "jitter": jitter}
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
 
 def delay_ms(policy: RetryPolicy, failures: int, u: float) -> int:
     """Return the delay before the next attempt, in milliseconds.
 
-    It is ``min(base_ms * factor**(failures - 1), max_ms)``, scaled to between ``1 - jitter`` and 1.
+    It is ``min(base * factor**(failures - 1), max)``, scaled to between ``1 - jitter`` and 1.
 
     Args:
         policy: the schedule.
@@ -62,10 +75,10 @@ def delay_ms(policy: RetryPolicy, failures: int, u: float) -> int:
     if failures < 1:
         raise ValueError(f"failures must be 1 or more, not {failures}")
     try:
-        longest = min(policy.base_ms * policy.factor ** (failures - 1), policy.max_ms)
+        longest = min(policy.base * policy.factor ** (failures - 1), policy.max)
     except OverflowError:
-        longest = policy.max_ms if policy.base_ms else 0
-    return round(longest * (1 - policy.jitter * (1 - u)))
+        longest = policy.max if policy.base else 0.0
+    return round(longest * 1_000 * (1 - policy.jitter * (1 - u)))
 
 
 def validate_retries(value: object) -> int:
@@ -89,6 +102,6 @@ def retry_after_delay_ms(error: RetryAfterError, now: int) -> int:
     return round(min(max(asked, 0), _DAY_MS))
 
 
-def _check_type(name: str, value: object, kinds: type | tuple[type, ...]) -> None:
-    if isinstance(value, bool) or not isinstance(value, kinds):
+def _check_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")

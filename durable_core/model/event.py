@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
 __all__ = ["Event", "StoredEvent", "TypedEvent"]
@@ -11,6 +12,9 @@ __all__ = ["Event", "StoredEvent", "TypedEvent"]
 DataT_co = TypeVar("DataT_co", covariant=True)
 
 _LONGEST = 255
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: The last moment that Python has a time for, epoch milliseconds.
+_LATEST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,9 @@ class Event:
             24 hours is not stored. None makes every event a new one.
         ts: when it happened, epoch milliseconds, 0 or more; None for "when it is received".
 
+    Attributes:
+        time: ``ts`` as a ``datetime`` in UTC; None without one.
+
     Raises:
         TypeError: an argument of another type.
         ValueError: an argument that is out of range.
@@ -33,6 +40,11 @@ class Event:
     data: Mapping[str, object] = field(default_factory=dict)
     id: str | None = None
     ts: int | None = None
+
+    @property
+    def time(self) -> datetime | None:
+        """When it happened, in UTC; None for an event that has not been sent."""
+        return _time(self.ts)
 
     def __post_init__(self) -> None:
         _check_text("name", self.name)
@@ -53,12 +65,18 @@ class TypedEvent(Generic[DataT_co]):
         data: the data, as an object of the type.
         id: identifies the event.
         ts: when it happened, epoch milliseconds.
+        time: ``ts`` as a ``datetime`` in UTC.
     """
 
     name: str
     data: DataT_co
     id: str | None = None
     ts: int | None = None
+
+    @property
+    def time(self) -> datetime | None:
+        """When it happened, in UTC; None for an event that has not been sent."""
+        return _time(self.ts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +94,10 @@ class StoredEvent:
     received_at: int
 
 
+def _time(ts: int | None) -> datetime | None:
+    return None if ts is None else _EPOCH + timedelta(milliseconds=ts)
+
+
 def _check_text(what: str, value: object) -> None:
     if not isinstance(value, str):
         raise TypeError(f"event {what} must be a str, not {type(value).__name__}")
@@ -90,5 +112,5 @@ def _check_text(what: str, value: object) -> None:
 def _check_time(value: object) -> None:
     if type(value) is not int:
         raise TypeError(f"event ts must be an int or None, not {type(value).__name__}")
-    if not 0 <= value < 2**53:
-        raise ValueError(f"event ts must be epoch milliseconds, 0 or more, not {value}")
+    if not 0 <= value <= _LATEST:
+        raise ValueError(f"event ts must be epoch milliseconds up to the year 9999, not {value}")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from durable_core.duration import Duration, parse_duration
 from durable_core.errors import DuplicateEndpointError
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
@@ -52,11 +53,15 @@ def _name(endpoint: RegisteredEndpoint) -> str:
     return function if shown is None else f"{function} (name={shown!r})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How an engine works in one process. Times are seconds.
+#: Runs may be kept for longer than any of them may sleep; milliseconds.
+_LONGEST = 36_525 * 86_400_000
 
-    Attributes:
+
+@dataclass(frozen=True, slots=True, init=False)
+class Settings:
+    """How an engine works in one process. Durations are given as texts, seconds or ``timedelta``.
+
+    Args:
         worker_threads: ``def`` handlers that are replayed at a time.
         worker_tasks: ``async def`` handlers that are replayed at a time.
         serving_threads: ``def`` handlers that serve clients of an asynchronous server at a time,
@@ -71,23 +76,66 @@ class Settings:
             ``lease``.
         keep_runs, keep_events: ended runs and events are deleted after this time.
         orphan_after: due runs whose endpoint no process knows fail after this time.
+
+    Attributes:
+        max_own_wait, unwind_time, busy_timeout, start_timeout, heartbeat, lease, keep_runs,
+            keep_events, orphan_after: in seconds.
+
+    Raises:
+        ValueError: a number that is no int of 1 or more; a duration of 0, or over 100 years.
     """
 
-    worker_threads: int = 8
-    worker_tasks: int = 100
-    serving_threads: int = 40
-    max_own_wait: float = 30.0
-    unwind_time: float = 10.0
-    busy_timeout: float = 5.0
-    start_timeout: float = 20.0
-    heartbeat: float = 3.0
-    lease: float = 15.0
-    keep_runs: float = 7 * 86_400.0
-    keep_events: float = 86_400.0
-    orphan_after: float = 7 * 86_400.0
+    worker_threads: int
+    worker_tasks: int
+    serving_threads: int
+    max_own_wait: float
+    unwind_time: float
+    busy_timeout: float
+    start_timeout: float
+    heartbeat: float
+    lease: float
+    keep_runs: float
+    keep_events: float
+    orphan_after: float
 
-    def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-                raise ValueError(f"{name} must be a number greater than 0, not {value!r}")
+    def __init__(
+        self,
+        *,
+        worker_threads: int = 8,
+        worker_tasks: int = 100,
+        serving_threads: int = 40,
+        max_own_wait: Duration = "30s",
+        unwind_time: Duration = "10s",
+        busy_timeout: Duration = "5s",
+        start_timeout: Duration = "20s",
+        heartbeat: Duration = "3s",
+        lease: Duration = "15s",
+        keep_runs: Duration = "7 days",
+        keep_events: Duration = "1 day",
+        orphan_after: Duration = "7 days",
+    ) -> None:
+        numbers = {
+            "worker_threads": worker_threads,
+            "worker_tasks": worker_tasks,
+            "serving_threads": serving_threads,
+        }
+        durations = {
+            "max_own_wait": max_own_wait,
+            "unwind_time": unwind_time,
+            "busy_timeout": busy_timeout,
+            "start_timeout": start_timeout,
+            "heartbeat": heartbeat,
+            "lease": lease,
+            "keep_runs": keep_runs,
+            "keep_events": keep_events,
+            "orphan_after": orphan_after,
+        }
+        for name, number in numbers.items():
+            if type(number) is not int or number < 1:
+                raise ValueError(f"{name} must be an int of 1 or more, not {number!r}")
+            object.__setattr__(self, name, number)
+        for name, duration in durations.items():
+            ms = parse_duration(duration, what=name, longest=_LONGEST)
+            if ms == 0:
+                raise ValueError(f"{name} must be longer than 0, not {duration!r}")
+            object.__setattr__(self, name, ms / 1000)

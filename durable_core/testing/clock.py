@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from itertools import count
 
-from durable_core.machine.duration import parse_deadline
+from durable_core.duration import parse_deadline
 from durable_core.platform import make_ulid
 
 __all__ = ["FakeClock", "FakeIds"]

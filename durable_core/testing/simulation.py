@@ -17,11 +17,11 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 from durable_core.api.durable import Durable
 from durable_core.codec.json import Codec
 from durable_core.codec.records import load_event, load_step_error
+from durable_core.duration import parse_duration
 from durable_core.engine.embedded import embedded
 from durable_core.errors import ConfigurationError, NotFinishedError, RunNotFoundError, StepError
 from durable_core.flow.scope import HandlerKind
 from durable_core.http.response import Response
-from durable_core.machine.duration import parse_duration
 from durable_core.model.event import Event
 from durable_core.model.run import Phase
 from durable_core.model.step import Memo, OpKind, Pending
@@ -48,6 +48,7 @@ T = TypeVar("T")
 
 #: How long (real seconds) a handler may run without coming to its end, to a sleep or to a wait.
 PATIENCE = 10.0
+#: 30 years, in seconds.
 _FOREVER = 10.0**9
 
 

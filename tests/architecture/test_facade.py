@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from importlib import import_module
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 import durable_core
 from durable_core import _public
-from support.source_tree import ROOT
+from support.source_tree import ADAPTER_FOLDERS, ROOT, adapter_modules
 
 
 def test_names_are_those_of_the_module_behind_it() -> None:
@@ -29,12 +30,8 @@ def test_unknown_name_is_an_attribute_error(name: str) -> None:
         getattr(durable_core, name)
 
 
-PUBLIC = {
-    *("durable_core", "durable_core.adapters", "durable_core.engines", "durable_core.errors"),
-    *("durable_core.routing", "durable_core.stores", "durable_core.sync", "durable_core.testing"),
-    *("durable_asgi", "durable_asyncio", "durable_client", "durable_inngest", "durable_wsgi"),
-    *("durable_wsgi.gunicorn", "durable_wsgi.waitress"),
-}
+#: The modules whose names the reference lists, with their signatures.
+PUBLIC = set(runpy.run_path(str(ROOT / "docs" / "_generate" / "signatures.py"))["MODULES"])
 #: The page about adapters shows the kit that they are made of.
 KIT = "write-an-adapter.md"
 PAGES = [
@@ -58,3 +55,14 @@ def test_pages_import_what_is_public(page: Path) -> None:
     ]
 
     assert [] == private
+
+
+def test_every_public_module_is_in_the_reference() -> None:
+    """A module without an underscore in its name that has its names in ``__all__`` is public."""
+    packages = [adapter for folder in ADAPTER_FOLDERS for adapter in adapter_modules(folder)]
+    of_adapters = {module.name for module in packages if "._" not in module.name}
+    not_for_users = {"conformance", "_public"}
+
+    assert set() == {
+        name for name in of_adapters - PUBLIC if name.rpartition(".")[2] not in not_for_users
+    }

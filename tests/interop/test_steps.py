@@ -231,7 +231,7 @@ def test_options_of_a_step(server: InngestServer) -> None:
         await asyncio.sleep(20)
 
     async def handler(request: Request) -> list[str]:
-        impatient = step.options(retries=1, backoff=RetryPolicy(base_ms=10, max_ms=10))
+        impatient = step.options(retries=1, backoff=RetryPolicy(base="10ms", max="10ms"))
         picky = step.options(retry_if=lambda error: False)
         hurried = step.options(timeout=0.02, retries=0)
         names = []

@@ -66,7 +66,7 @@ durable: Durable[Any] = Durable(
             busy_timeout=2.0,
         ),
     ),
-    retry=RetryPolicy(base_ms=40, max_ms=400),
+    retry=RetryPolicy(base="40ms", max="400ms"),
     limits=Limits(crashes=1_000),
 )
 

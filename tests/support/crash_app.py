@@ -57,7 +57,7 @@ durable = Durable(
             worker_tasks=int(os.environ.get("CRASH_WORKERS", "100")),
         ),
     ),
-    retry=RetryPolicy(base_ms=int(os.environ.get("CRASH_RETRY_MS", "1000")), jitter=0),
+    retry=RetryPolicy(base=int(os.environ.get("CRASH_RETRY_MS", "1000")) / 1000, jitter=0),
     limits=Limits(crashes=int(os.environ.get("CRASH_TAKEOVERS", "1000"))),
 )
 

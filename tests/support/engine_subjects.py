@@ -45,7 +45,7 @@ class EmbeddedSubject:
             id=id,
             endpoint_adapter=server.endpoint_adapter,
             engine=EmbeddedEngine(self._stores[id]),
-            retry=RetryPolicy(base_ms=1, max_ms=1),
+            retry=RetryPolicy(base="1ms", max="1ms"),
         )
 
     def serve(self, routes: Routes, *, durable: Durable[Any]) -> AbstractContextManager[str]:
@@ -93,7 +93,7 @@ class InngestSubject:
             engine=InngestEngine(
                 is_dev=True, base_url=url, event_base_url=url, serve_origin=_origin(id)
             ),
-            retry=RetryPolicy(base_ms=1, max_ms=1),
+            retry=RetryPolicy(base="1ms", max="1ms"),
         )
 
     @contextmanager

@@ -54,7 +54,7 @@ T = TypeVar("T")
 #: Settings under which nothing takes longer than it must.
 QUICK = Settings(unwind_time=2.0)
 #: A step or handler is tried again at once.
-AT_ONCE = RetryPolicy(base_ms=1, max_ms=1)
+AT_ONCE = RetryPolicy(base="1ms", max="1ms")
 #: For how long a test waits for what must happen, seconds.
 PATIENCE = 20.0
 

@@ -27,7 +27,7 @@ _INTERFACES: dict[str, tuple[Any, Any]] = {
     "asyncio": (asyncio_adapter, asyncio_server),
     "wsgi": (wsgi_adapter, wsgi_server),
 }
-QUICK = RetryPolicy(base_ms=10, max_ms=20, jitter=0)
+QUICK = RetryPolicy(base="10ms", max="20ms", jitter=0)
 
 
 @dataclass

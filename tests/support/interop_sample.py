@@ -42,7 +42,7 @@ def make_durable(adapter: Any, store: Any) -> Durable[Any]:
     before it came is not kept for it.
     """
     return Durable(
-        id="interop", endpoint_adapter=adapter, store=store, retry=RetryPolicy(base_ms=800)
+        id="interop", endpoint_adapter=adapter, store=store, retry=RetryPolicy(base="800ms")
     )
 
 

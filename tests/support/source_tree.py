@@ -16,7 +16,7 @@ ADAPTER_FOLDERS = sorted(path.parent for path in ROOT.glob("adapters/*/pyproject
 
 #: The rooms of the core, each of which may import those before it.
 ROOMS = (
-    *("errors", "http", "model", "ports", "codec", "machine", "flow"),
+    *("duration", "errors", "http", "model", "ports", "codec", "machine", "flow"),
     *("platform", "stop_notice", "commit_queue", "stores", "runners", "streams", "engine"),
     *("api", "routing", "adapter", "cli", "testing", "pytest_plugin"),
 )

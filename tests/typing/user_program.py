@@ -23,9 +23,11 @@ from durable_core import (
     Response,
     RetryAfterError,
     RetryPolicy,
+    RunContext,
     RunInfo,
     Settings,
     StepError,
+    run,
     step,
     stream,
 )
@@ -39,16 +41,27 @@ engine = EmbeddedEngine(
     SQLiteStore(Path("shop.db")),
     secrets=["a secret of sixteen bytes"],
     token_ttl=timedelta(days=1),
-    settings=Settings(worker_threads=4),
+    settings=Settings(worker_threads=4, lease="1m", keep_runs=timedelta(days=30)),
 )
 durable = Durable(
     id="shop",
     endpoint_adapter=asgi_adapter.with_options(retries=5),
     engine=engine,
     limits=Limits(body=10_000),
-    retry=RetryPolicy(base_ms=100),
+    version="2026.11",
+    retry=RetryPolicy(base="100ms"),
 )
 bare = Durable(id="bare")
+
+
+def started(app: Durable) -> str:
+    app.start()
+    shown = app.runs.list(limit=1)
+    sent = app.send(Event("started"))
+    app.stop("5s")
+    return f"{app.health()} {shown} {sent}"
+
+
 plain = Durable(id="plain", endpoint_adapter=wsgi_adapter, store="plain.db")
 
 
@@ -56,7 +69,7 @@ async def reserve(cart: str, *, seats: int = 1) -> dict[str, int]:
     if not cart:
         raise NonRetriableError("no cart")
     if seats > 9:
-        raise RetryAfterError("busy", 5.0)
+        raise RetryAfterError("busy", "5s")
     return {cart: seats}
 
 
@@ -69,7 +82,11 @@ async def reserve_step(cart: str) -> dict[str, int]:
     return await reserve(cart)
 
 
-@durable.endpoint(function_id="shop:checkout", name="Checkout")
+def labels(request: Request) -> dict[str, str]:
+    return {"cart": request.query["cart"]}
+
+
+@durable.endpoint(function_id="shop:checkout", name="Checkout", labels=labels, record="always")
 async def checkout(request: Request) -> Response:
     cart = request.query["cart"]
     if cart == "none":
@@ -83,10 +100,13 @@ async def checkout(request: Request) -> Response:
     await step.sleep("settle", timedelta(seconds=30))
     await step.sleep_until("morning", datetime(2030, 1, 1, tzinfo=UTC))
     approval = await step.wait_for_event("approval", event="approved", timeout="24h")
-    if approval is None:
+    if approval is None or approval.time is None:
         raise HTTPError(409, "nobody has approved it")
     told: list[str] = await step.send_event("tell", Event("booked", {"by": approval.data["by"]}))
-    return Response.json({"told": told}, 201, {"x-cart": cart})
+    known: RunContext | None = Durable.current_run()
+    since = datetime.now(UTC) - run.started_at
+    body = {"told": told, "labels": run.labels, "late": since > timedelta(days=1)}
+    return Response.json(body, 201, {"x-cart": cart, "x-run": known.id if known else run.id})
 
 
 @plain.endpoint

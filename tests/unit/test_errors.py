@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -66,6 +66,12 @@ def test_retry_after(retry_after: float | datetime) -> None:
     assert ("later", retry_after) == (str(error), error.retry_after)
 
 
+@pytest.mark.parametrize("retry_after", ["1m30s", timedelta(seconds=90)])
+def test_retry_after_a_duration(retry_after: str | timedelta) -> None:
+    """Other forms of a duration become seconds."""
+    assert 90 == RetryAfterError("later", retry_after).retry_after
+
+
 @pytest.mark.parametrize(
     ("retry_after", "kind", "text"),
     [
@@ -74,7 +80,8 @@ def test_retry_after(retry_after: float | datetime) -> None:
         (float("nan"), ValueError, "0 or more finite seconds, not nan"),
         (datetime(2030, 1, 1), ValueError, "aware datetime"),
         (True, TypeError, "not bool"),
-        ("5", TypeError, "not str"),
+        ("5", ValueError, "retry_after cannot be '5'"),
+        (b"5", TypeError, "not bytes"),
         (None, TypeError, "not NoneType"),
     ],
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 from durable_core import Durable
 from durable_core.adapters import AdapterApp, AppAdapter
+from durable_core.duration import Duration
 from durable_core.ports import Checkpoint, CheckpointResult, SendEvents, Sent
 from durable_core.routing import Routes
 from support.mutants.base import (
@@ -141,7 +142,7 @@ def _cancel_all(durable: Durable[Any]) -> None:
     """A server that takes its runs with it."""
     stop = durable.stop
 
-    def cancel_all(timeout: float = 10.0) -> None:
+    def cancel_all(timeout: Duration = 10.0) -> None:
         for run in durable.runs.list():
             durable.runs.cancel(run.id)
         stop(timeout)

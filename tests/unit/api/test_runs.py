@@ -146,9 +146,7 @@ def test_why_the_handler_failed() -> None:
         raise ValueError("no seat left")
 
     clock = FakeClock()
-    with lab(
-        clock=clock, retry=RetryPolicy(base_ms=3_600_000, max_ms=3_600_000, jitter=0)
-    ) as process:
+    with lab(clock=clock, retry=RetryPolicy(base="1h", max="1h", jitter=0)) as process:
         process.endpoint(handler, retries=3).handle(request())
         runs, shown = process.durable.runs, []
         [first] = runs.list()

@@ -91,7 +91,7 @@ def test_without_retries_the_endpoint_decides(asynchronous: bool) -> None:
 def test_backoff(asynchronous: bool) -> None:
     """The pause before the next attempt is that of the step, not that of the application."""
     clock, ledger = FakeClock(), Ledger()
-    backoff = RetryPolicy(base_ms=60_000, max_ms=60_000, jitter=0)
+    backoff = RetryPolicy(base="1m", max="1m", jitter=0)
     handler = handler_of(
         asynchronous, {"backoff": backoff}, ledger.fails, "it", 1, ValueError("no"), "done"
     )

@@ -213,7 +213,7 @@ def test_retry_after_is_clamped(seconds: float, expected: float) -> None:
     def handler(request: Request) -> None:
         sync_step.run("busy", Ledger().fails, "busy", 9, RetryAfterError("busy", seconds), None)
 
-    with lab(clock=clock, retry=RetryPolicy(base_ms=7_000, jitter=0.0)) as process:
+    with lab(clock=clock, retry=RetryPolicy(base="7s", jitter=0.0)) as process:
         process.durable.start()
         keeper = process.engine.worker.scheduler  # type: ignore[union-attr]
         keeper.stop()  # else it tries again at once
@@ -231,7 +231,7 @@ def test_back_off() -> None:
     def handler(request: Request) -> None:
         sync_step.run("busy", ledger.fails, "busy", 9, OSError("busy"), None)
 
-    policy = RetryPolicy(base_ms=1_000, jitter=0.0)
+    policy = RetryPolicy(base="1s", jitter=0.0)
     with lab(clock=clock, retry=policy) as process:
         endpoint = process.endpoint(handler, retries=3)
         assert 302 == endpoint.handle(request()).status

@@ -39,7 +39,7 @@ from durable_core.model.decision import (
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import FailedAttempt, Memo, Op, OpKind
 
-POLICY = RetryPolicy(base_ms=1_000, jitter=0.0)
+POLICY = RetryPolicy(base="1s", jitter=0.0)
 OP = Op(id="1", name="step", kind=OpKind.RUN)
 FAILURE = Failure(name="ValueError", message="no")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ def test_an_event_has_a_name_and_perhaps_more() -> None:
         {"name": "x", "id": ""},
         {"name": "x", "id": "i" * 256},
         {"name": "x", "ts": -1},
-        {"name": "x", "ts": 2**53},
+        {"name": "x", "ts": 253_402_300_800_000},
     ],
 )
 def test_values_out_of_range_are_refused(fields: dict[str, Any]) -> None:
@@ -50,3 +51,10 @@ def test_other_types_are_refused(fields: dict[str, Any]) -> None:
     """Nothing is converted silently."""
     with pytest.raises(TypeError, match=r"event (name|data|id|ts) must"):
         Event(**fields)
+
+
+def test_time() -> None:
+    """When it happened, as people and programs read it."""
+    assert datetime(2024, 1, 1, 0, 0, 1, 500_000, UTC) == Event("x", ts=1_704_067_201_500).time
+    assert datetime.max.year == getattr(Event("x", ts=253_402_300_799_999).time, "year", None)
+    assert Event("x").time is None

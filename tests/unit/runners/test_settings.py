@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -23,10 +25,17 @@ def test_defaults() -> None:
 @pytest.mark.parametrize("name", ["worker_threads", "max_own_wait", "lease", "keep_runs"])
 @pytest.mark.parametrize("value", [0, -1, True, "1", None, float("nan")])
 def test_out_of_range(name: str, value: object) -> None:
-    """Each setting is a number greater than 0; the error names it."""
+    """Each setting is a number or a duration greater than 0; the error names it."""
     options: dict[str, Any] = {name: value}
     with pytest.raises(ValueError, match=name):
         Settings(**options)
+
+
+def test_durations() -> None:
+    """They are given as texts, seconds or timedelta, and read as seconds."""
+    settings = Settings(lease="1m30s", heartbeat=0.5, keep_runs=timedelta(days=1))
+    assert (90.0, 0.5, 86_400.0) == (settings.lease, settings.heartbeat, settings.keep_runs)
+    assert settings == replace(Settings(), lease=90, heartbeat=0.5, keep_runs=86_400.0)
 
 
 def test_registered() -> None:

@@ -18,7 +18,7 @@ from support.harness_sample import plain_app, sample
 
 def test_the_application_is_as_it_was(tmp_path: Path) -> None:
     """Store, clock, settings and policy are the test's within the block, its own afterwards."""
-    policy, settings = RetryPolicy(base_ms=10, jitter=1), Settings(max_own_wait=3.0)
+    policy, settings = RetryPolicy(base="10ms", jitter=1), Settings(max_own_wait=3.0)
     durable = Durable(
         id="own",
         endpoint_adapter=endpoint_adapter,
@@ -31,7 +31,7 @@ def test_the_application_is_as_it_was(tmp_path: Path) -> None:
     with harness(durable, start=datetime(2040, 1, 1, tzinfo=UTC)) as t:
         assert t.clock is engine.env.clock
         assert 2040 == t.clock.time.year
-        assert RetryPolicy(base_ms=10, jitter=0) == engine.env.policy
+        assert RetryPolicy(base="10ms", jitter=0) == engine.env.policy
         assert durable.health()["started"]
 
     assert own == (engine.env, engine.store, engine.settings)

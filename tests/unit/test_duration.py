@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_core.machine.duration import MAX_DURATION_MS, parse_deadline, parse_duration
+from durable_core.duration import MAX_DURATION_MS, parse_deadline, parse_duration
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SPELLINGS = {

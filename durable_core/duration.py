@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
 
-__all__ = ["MAX_DURATION_MS", "parse_deadline", "parse_duration"]
+__all__ = ["MAX_DURATION_MS", "Duration", "parse_deadline", "parse_duration"]
 
+#: How users write a duration; see :func:`parse_duration`.
+Duration: TypeAlias = str | float | timedelta
+
+_DAY_MS = 86_400_000
 #: Nothing sleeps or waits longer than 366 days.
-MAX_DURATION_MS = 366 * 86_400_000
+MAX_DURATION_MS = 366 * _DAY_MS
+#: No number of seconds above this is a duration, whatever the longest one is.
+_LARGEST_NUMBER = 10**12
 
 _ALLOWED = (
     "allowed are a text such as '30s', '1h30m' or '2 days' (w, d, h, m, s, ms, largest first), "
-    "a number of seconds, or a timedelta; from 0 to 366 days"
+    "a number of seconds, or a timedelta; from 0 to {} days"
 )
 _MS = timedelta(milliseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -32,20 +39,23 @@ _TEXT = re.compile(
 )
 
 
-def parse_duration(value: str | float | timedelta, *, what: str = "duration") -> int:
+def parse_duration(
+    value: Duration, *, what: str = "duration", longest: int = MAX_DURATION_MS
+) -> int:
     """Return a duration in milliseconds; one below a millisecond, but not 0, counts as 1.
 
     Args:
         value: ``"30s"``, ``"1h30m"``, ``"1.5 hours"``: numbers with units from weeks to
             milliseconds, the largest first, each once; or seconds; or a ``timedelta``.
         what: the name of the argument, for the error.
+        longest: the longest duration that is allowed, milliseconds; whole days.
 
     Raises:
-        ValueError: anything else; negative; over 366 days. The message lists what is allowed.
+        ValueError: anything else; negative; over ``longest``. The message lists what is allowed.
     """
-    ms = _milliseconds(value, what)
-    if not 0 <= ms <= MAX_DURATION_MS:
-        raise _refusal(what, value)
+    ms = _milliseconds(value)
+    if ms is None or not 0 <= ms <= longest:
+        raise _refusal(what, value, longest)
     return round(ms) or (1 if ms > 0 else 0)
 
 
@@ -71,21 +81,22 @@ def parse_deadline(value: datetime, *, now: int, what: str = "deadline") -> int:
     return at
 
 
-def _milliseconds(value: object, what: str) -> float:
+def _milliseconds(value: object) -> float | None:
+    """Return a duration in milliseconds; None for what is none."""
     if isinstance(value, str):
-        return _from_text(value, what)
+        return _from_text(value)
     if isinstance(value, timedelta):
         return value / _MS
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         # Compared first: an int may be too large to become a float.
-        return value * 1_000.0 if 0 <= value <= MAX_DURATION_MS else -1.0
-    raise _refusal(what, value)
+        return value * 1_000.0 if 0 <= value <= _LARGEST_NUMBER else None
+    return None
 
 
-def _from_text(text: str, what: str) -> float:
+def _from_text(text: str) -> float | None:
     found = _TEXT.fullmatch(text.strip())
     if found is None or found.lastindex is None:
-        raise _refusal(what, text)
+        return None
     return sum(
         float(number) * unit
         for number, (_, unit) in zip(found.groups(), _UNITS, strict=True)
@@ -93,8 +104,9 @@ def _from_text(text: str, what: str) -> float:
     )
 
 
-def _refusal(what: str, value: object) -> ValueError:
+def _refusal(what: str, value: object, longest: int) -> ValueError:
     plain = isinstance(value, (str, int, float, timedelta))
     huge = isinstance(value, int) and value.bit_length() > 64
     shown = repr(value)[:60] if plain and not huge else f"this {type(value).__name__}"
-    return ValueError(f"{what} cannot be {shown}: {_ALLOWED}")
+    allowed = _ALLOWED.format(longest // _DAY_MS)
+    return ValueError(f"{what} cannot be {shown}: {allowed}")
