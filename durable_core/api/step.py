@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from durable_core.codec.records import check_events
 from durable_core.duration import Duration, parse_deadline, parse_duration
@@ -38,6 +38,8 @@ __all__ = [
 
 P = ParamSpec("P")
 T = TypeVar("T")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
@@ -179,6 +181,86 @@ class AsyncSteps(AsyncFunctionSteps):
     names the step for ever: a stored run finds its results by it. An id that repeats, as in a
     loop, gets an index, in the order of the calls; all calls of one id must come from one task.
     """
+
+    @overload
+    def parallel(
+        self,
+        id: str,
+        one: Callable[[], Awaitable[T]],
+        two: Callable[[], Awaitable[T2]],
+        /,
+        *,
+        mode: Literal["all"] = "all",
+        limit: int | None = None,
+    ) -> Coroutine[Any, Any, tuple[T, T2]]: ...
+
+    @overload
+    def parallel(
+        self,
+        id: str,
+        one: Callable[[], Awaitable[T]],
+        two: Callable[[], Awaitable[T2]],
+        three: Callable[[], Awaitable[T3]],
+        /,
+        *,
+        mode: Literal["all"] = "all",
+        limit: int | None = None,
+    ) -> Coroutine[Any, Any, tuple[T, T2, T3]]: ...
+
+    @overload
+    def parallel(
+        self,
+        id: str,
+        /,
+        *branches: Callable[[], Awaitable[T]],
+        mode: Literal["all"] = "all",
+        limit: int | None = None,
+    ) -> Coroutine[Any, Any, tuple[T, ...]]: ...
+
+    @overload
+    def parallel(
+        self,
+        id: str,
+        /,
+        *branches: Callable[[], Awaitable[T]],
+        mode: Literal["race"],
+        limit: int | None = None,
+    ) -> Coroutine[Any, Any, T]: ...
+
+    def parallel(
+        self,
+        id: str,
+        /,
+        *branches: Callable[..., Any],
+        mode: Literal["all", "race"] = "all",
+        limit: int | None = None,
+    ) -> Coroutine[Any, Any, Any]:
+        """Run branches of the handler side by side.
+
+        A branch is a function without arguments that calls steps, such as
+        ``lambda: step.run("price", price, cart)``. Each step id may be used in one branch only.
+
+        Args:
+            id: the step's id, 1 to 255 characters. In a race the winner is stored under it.
+            *branches: at least one; in ``async def`` handlers what they return is awaited.
+            mode: ``"all"`` waits for all of them. ``"race"`` takes the first one that returns, now
+                and in every replay. The others are cancelled, and their steps are stored as such;
+                the thread of a plain function is abandoned.
+            limit: how many may run at a time. Default: 8 in ``def`` handlers, where each of them
+                takes a thread, else as many as there are.
+
+        Returns:
+            The results in the order of the branches; in a race that of the winner.
+
+        Raises:
+            StepArgumentError: no branch, or something that is no function, or no such mode.
+            Exception: what the first branch in order has raised, once all have ended. In a race
+                only if all have failed.
+        """
+        from durable_core.api.parallel import parallel_async  # takes a while to load
+
+        scope = _current_scope(HandlerKind.ASYNC_DEF, id)
+        return _named("parallel", id, parallel_async(scope, id, branches, mode, limit))
 
     def sleep(self, id: str, duration: Duration) -> Coroutine[Any, Any, None]:
         """Go on after so long, however often the process restarts meanwhile.
@@ -351,6 +433,64 @@ class Steps(FunctionSteps):
     As :class:`AsyncSteps`, but each call blocks. A step that cannot finish now unwinds the handler
     by a signal that ``except Exception`` lets pass; the handler is replayed later.
     """
+
+    @overload
+    def parallel(
+        self,
+        id: str,
+        one: Callable[[], T],
+        two: Callable[[], T2],
+        /,
+        *,
+        mode: Literal["all"] = "all",
+        limit: int | None = None,
+    ) -> tuple[T, T2]: ...
+
+    @overload
+    def parallel(
+        self,
+        id: str,
+        one: Callable[[], T],
+        two: Callable[[], T2],
+        three: Callable[[], T3],
+        /,
+        *,
+        mode: Literal["all"] = "all",
+        limit: int | None = None,
+    ) -> tuple[T, T2, T3]: ...
+
+    @overload
+    def parallel(
+        self,
+        id: str,
+        /,
+        *branches: Callable[[], T],
+        mode: Literal["all"] = "all",
+        limit: int | None = None,
+    ) -> tuple[T, ...]: ...
+
+    @overload
+    def parallel(
+        self,
+        id: str,
+        /,
+        *branches: Callable[[], T],
+        mode: Literal["race"],
+        limit: int | None = None,
+    ) -> T: ...
+
+    def parallel(
+        self,
+        id: str,
+        /,
+        *branches: Callable[..., Any],
+        mode: Literal["all", "race"] = "all",
+        limit: int | None = None,
+    ) -> Any:
+        """Run branches of the handler in threads; see :meth:`AsyncSteps.parallel`."""
+        from durable_core.api.parallel import parallel  # takes a while to load
+
+        return parallel(_current_scope(HandlerKind.DEF, id), id, branches, mode, limit)
 
     def sleep(self, id: str, duration: Duration) -> None:
         """Go on after so long; see :meth:`AsyncSteps.sleep`."""

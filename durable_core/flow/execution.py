@@ -282,6 +282,13 @@ class Execution:
         self.unawaited[op.id] = op
         return op
 
+    def has_outcome(self, op: Op) -> bool:
+        """Tell whether the op has finished in an earlier execution, or in this one."""
+        return op.id in self._outcomes
+
+    def check_threads(self, step_name: str) -> None:
+        """See that the engine lets branches of a ``def`` handler run in threads; here it does."""
+
     def next_attempt(self) -> Attempt:
         """Return the identity of the attempt of a step that begins now."""
         self._attempts += 1

@@ -21,14 +21,16 @@ class LimitedCall:
 
     Args:
         call: the function and its arguments.
-        ended: called in that thread, once the function has ended.
+        on_end: called in that thread, once the function has ended.
     """
 
-    def __init__(self, call: Call, ended: Callable[[], object]) -> None:
+    def __init__(self, call: Call, on_end: Callable[[], object]) -> None:
         self._call = call
-        self._ended = ended
+        self._on_end = on_end
         self._value: object = None
         self._error: BaseException | None = None
+        #: The function has ended.
+        self.ended = False
         context = contextvars.copy_context()
         thread = threading.Thread(
             target=context.run, args=(self._run,), name="durable-timed-step", daemon=True
@@ -45,7 +47,8 @@ class LimitedCall:
             self._error.__cause__ = error
         except BaseException as error:
             self._error = error
-        self._ended()
+        self.ended = True
+        self._on_end()
 
     def result(self) -> object:
         """Return what the function has returned, or raise what it has raised."""

@@ -341,6 +341,64 @@ class Receipt:
     prices: tuple[Decimal, ...]
 
 
+def _branches(world: World) -> tuple[Handler, Handler]:
+    did, fails = world.ledger.did, world.ledger.fails
+
+    def sync(request: Request) -> object:
+        def sleeper() -> int:
+            one = sync_step.run("s1", did, "s1", 1)
+            sync_step.sleep("nap", 0.02)
+            return one + sync_step.run("s2", did, "s2", 2)
+
+        def flaky() -> str:
+            return sync_step.run("flaky", fails, "flaky", 1, ValueError("no"), "at last")
+
+        return list(sync_step.parallel("both", sleeper, flaky))
+
+    async def asynchronous(request: Request) -> object:
+        async def sleeper() -> int:
+            one = await step.run("s1", did, "s1", 1)
+            await step.sleep("nap", 0.02)
+            return one + await step.run("s2", did, "s2", 2)
+
+        async def flaky() -> str:
+            return await step.run("flaky", fails, "flaky", 1, ValueError("no"), "at last")
+
+        return list(await step.parallel("both", sleeper, flaky))
+
+    return sync, asynchronous
+
+
+def _race(world: World) -> tuple[Handler, Handler]:
+    did = world.ledger.did
+
+    def sync(request: Request) -> object:
+        def waiter() -> str:
+            sync_step.wait_for_event("reply", event="never", timeout="1h")
+            return "waited"
+
+        def worker() -> str:
+            sync_step.run("w1", did, "w1", 1)
+            return sync_step.run("w2", did, "w2", "worked")
+
+        first = sync_step.parallel("first", waiter, worker, mode="race")
+        return [first, sync_step.run("b", did, "b", 2)]
+
+    async def asynchronous(request: Request) -> object:
+        async def waiter() -> str:
+            await step.wait_for_event("reply", event="never", timeout="1h")
+            return "waited"
+
+        async def worker() -> str:
+            await step.run("w1", did, "w1", 1)
+            return await step.run("w2", did, "w2", "worked")
+
+        first = await step.parallel("first", waiter, worker, mode="race")
+        return [first, await step.run("b", did, "b", 2)]
+
+    return sync, asynchronous
+
+
 def _at_most_once(world: World) -> tuple[Handler, Handler]:
     did = world.ledger.did
 
@@ -446,6 +504,8 @@ CORPUS = [
         b'["at last","ValueError",2]',
         {"flaky": 5, "once": 1, "b": 1},
     ),
+    Behaviour("branches", _branches, 200, b'[3,"at last"]', {"s1": 1, "s2": 1, "flaky": 2}),
+    Behaviour("race", _race, 200, b'["worked",2]', {"w1": 1, "w2": 1, "b": 1}),
     Behaviour("at-most-once", _at_most_once, 200, b"2", {"pay": 1, "b": 1}),
     Behaviour(
         "typed",

@@ -67,6 +67,10 @@ async def in_async_handlers(request: Request) -> Response:
     assert_type(await step.options(result=list[Placed]).run("place", count, "text"), list[Placed])
     assert_type(await step.run("place", place, 5), Placed)
     await placed.run("place-wrong", count, 5)  # type: ignore[arg-type]
+    several = await step.parallel("n", *[lambda: fetch("a")])
+    assert_type(several, tuple[dict[str, int], ...])
+    fastest = await step.parallel("race", lambda: fetch("a"), mode="race")
+    assert_type(fastest, dict[str, int])
     told = await step.wait_for_event("told", event="told", timeout=5, data=Placed)
     assert_type(told, TypedEvent[Placed] | None)
     step("count")(count)  # type: ignore[arg-type]
@@ -83,6 +87,9 @@ def in_sync_handlers(request: Request) -> Response:
     count_step()  # type: ignore[call-arg]
     sync_step.options(retries="3")  # type: ignore[call-overload]
     assert_type(sync_step.options(result=Placed, retries=0).run("p", count, "text"), Placed)
+    pair = sync_step.parallel("two", lambda: count("a"), lambda: str(1))
+    assert_type(pair, tuple[int, str])
+    assert_type(sync_step.parallel("race", lambda: count("a"), mode="race"), int)
     told = sync_step.wait_for_event("told", event="told", timeout=5, data=Placed)
     assert_type(told, TypedEvent[Placed] | None)
     sync_step.sleep("nap", 5)

@@ -91,6 +91,11 @@ async def checkout(request: Request) -> Response:
     cart = request.query["cart"]
     if cart == "none":
         raise BadRequest("which cart?")
+    priced: tuple[float, dict[str, int]] = await step.parallel(
+        "both", lambda: step.run("p", price, cart), lambda: step.run("r", reserve, cart)
+    )
+    if priced[0] > 100 and len(priced[1]) > 1:
+        raise HTTPError(409, "too much")
     seats, cost = await asyncio.gather(
         step.run("reserve", reserve, cart, seats=2), step.run("price", price, cart)
     )

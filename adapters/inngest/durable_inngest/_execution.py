@@ -16,7 +16,7 @@ from durable_core.engines.remote import (
     Results,
     Run,
 )
-from durable_core.errors import LimitExceededError
+from durable_core.errors import LimitExceededError, StepUsageError
 from durable_inngest._link import Reporter
 from durable_inngest._protocol import Value, counted_failure_id, load_outcome, order, order_id
 
@@ -35,6 +35,18 @@ class InngestExecution(RemoteExecution):
     """
 
     reporter: Reporter | None
+
+    def check_threads(self, step_name: str) -> None:
+        """Refuse branches in threads.
+
+        Raises:
+            StepUsageError: always; the message names the engine and the remedy.
+        """
+        raise StepUsageError(
+            f"step {step_name!r}: InngestEngine has no step.parallel in 'def' handlers: its "
+            "server asks for one step at a time; call the steps one after the other, or make the "
+            "handler an 'async def'"
+        )
 
     def __init__(
         self,

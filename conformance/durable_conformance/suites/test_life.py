@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from durable_conformance.contract import Capability
 from durable_conformance.deployment import Deployment, deployment_for
 from durable_conformance.plugin import needs, requirement
-from durable_conformance.programs import NAP, CallLog, Program, Script
+from durable_conformance.programs import LONG_NAP, NAP, CallLog, Program, Script
 from durable_core import NonRetriableError, Request, Response, step
 
 
@@ -197,9 +198,14 @@ async def _grouped(numbers: list[int], work: Callable[[int], Any]) -> list[int]:
     return [task.result() for task in tasks]
 
 
+async def _in_branches(numbers: list[int], work: Callable[[int], Any]) -> list[int]:
+    branches = [functools.partial(work, number) for number in numbers]
+    return list(await step.parallel("together", *branches))
+
+
 @requirement("L10")
 @needs(Capability.ASYNC_HANDLERS)
-@pytest.mark.parametrize("together", [_gathered, _grouped])
+@pytest.mark.parametrize("together", [_gathered, _grouped, _in_branches])
 def test_steps_in_parallel(durable_subject: Any, together: Any) -> None:
     """Under ``gather`` and ``TaskGroup``: one branch retries, one sleeps; each step runs once."""
     call_log = CallLog()
@@ -220,6 +226,31 @@ def test_steps_in_parallel(durable_subject: Any, together: Any) -> None:
         assert [0, 1, 2, 3] == server.finish("GET", "/it").json()
 
     assert {"flaky": 2, "s0": 1, "s1": 1, "s2": 1, "s3": 1} == call_log.counts()
+
+
+@requirement("L10")
+@needs(Capability.ASYNC_HANDLERS)
+def test_a_race_keeps_its_winner(durable_subject: Any) -> None:
+    """The branch that has won goes on in each replay, though another one would be faster then."""
+    call_log = CallLog()
+
+    async def work(name: str, seconds: float) -> str:
+        value: str = await step.run(name, call_log.record, name, name)
+        await step.sleep(f"{name}-nap", seconds)
+        return value
+
+    async def handler(request: Request) -> Any:
+        first = await step.parallel(
+            "first", lambda: work("slow", LONG_NAP), lambda: work("fast", NAP), mode="race"
+        )
+        await step.sleep("nap", NAP)
+        return [first, await step.run("end", call_log.record, "end", "end")]
+
+    more = lambda durable: {"GET /it": durable.endpoint(function_id="it")(handler)}  # noqa: E731
+    with deployment_for(durable_subject, "async").serving(more=more) as server:
+        assert ["fast", "end"] == server.finish("GET", "/it").json()
+
+    assert {"slow": 1, "fast": 1, "end": 1} == call_log.counts()
 
 
 @requirement("L11")

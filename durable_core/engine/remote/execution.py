@@ -145,6 +145,10 @@ class RemoteExecution(Execution):
         self._steps[op.id] = ReportedStep(op=op, id=step_id)
         return op
 
+    def has_outcome(self, op: Op) -> bool:
+        """Tell whether the server has an outcome of the op."""
+        return op.id in self.actions
+
     @property
     def is_full(self) -> bool:
         """Whether the server would fail the run for one more op."""
