@@ -339,9 +339,12 @@ class Execution:
     def apply_results(self, written: Sequence[CheckpointResult]) -> None:
         """Take over the answers to writes; here there is nothing in them."""
 
-    def lease_check(self) -> Submit:
-        """Return a write that changes nothing, and fails if the run is held by somebody else."""
-        raise NotImplementedError(f"{type(self).__name__} holds no lease")
+    def lease_check(self) -> Submit | None:
+        """Return a write that changes nothing, and fails if the run is held by somebody else.
+
+        None if the run has no lease; here it has none.
+        """
+        return None
 
     def resolve_wait(self, op_id: str, event: StoredEvent) -> None:
         """Note the event that ends a wait; here no wait is answered while the handler is live."""
@@ -602,7 +605,10 @@ def begin(ex: Execution) -> Flow[tuple[int, int] | Cancelled]:
         if is_checked or now - ex.checked_at <= _MAX_LEASE_CHECK_AGE:
             return event_seq, now
         # The process may have been frozen: another one may have gone on with the run meanwhile.
-        ex.queued((yield ex.lease_check()))
+        check = ex.lease_check()
+        if check is None:
+            return event_seq, now
+        ex.queued((yield check))
 
 
 def utf8_size(text: str) -> int:

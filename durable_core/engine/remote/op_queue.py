@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -84,7 +85,7 @@ class OpQueue:
         """Do nothing: reports go out by themselves."""
 
 
-class RunReporter:
+class RunReporter(ABC):
     """Reports the ops of a run whose client is attached, in order, one call at a time.
 
     Each call has what has gathered while the one before was on its way. Belongs to a loop.
@@ -101,14 +102,15 @@ class RunReporter:
         #: The attached client's stream, if it wants one.
         self.stream: StreamEmitter | None = None
 
+    @abstractmethod
     async def send(self, ops: list[str]) -> None:
         """Report ops in one call.
 
         Raises:
             EngineUnavailableError: the server has not taken them.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def recorded(self, ops: Ops, stream: StreamEmitter | None) -> None:
         """Note that the server has ops, before anything that follows from them happens.
 
@@ -118,9 +120,9 @@ class RunReporter:
         """
 
     @property
+    @abstractmethod
     def room(self) -> int:
         """How many bytes of ops the server takes in one call now."""
-        raise NotImplementedError
 
     def add(self, ops: Ops, ticket: CommitFuture[Any]) -> None:
         """Queue ops; they go out as soon as nothing is on its way. From any thread."""

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from durable_core.engine.remote.op_queue import OpQueue, Ops, RunReporter
+from durable_core.engine.remote.streams import StreamEmitter
 from durable_core.errors import EngineUnavailableError
 
 
@@ -17,6 +18,7 @@ class Reporter(RunReporter):
     def __init__(self, room: int = 1_000) -> None:
         super().__init__(asyncio.get_running_loop())
         self.calls: list[list[str]] = []
+        self.recorded_ops: list[str] = []
         self.gate = asyncio.Event()
         self.error: Exception | None = None
         self._room = room
@@ -26,6 +28,9 @@ class Reporter(RunReporter):
         await self.gate.wait()
         if self.error is not None:
             raise self.error
+
+    def recorded(self, ops: Ops, stream: StreamEmitter | None) -> None:
+        self.recorded_ops.extend(ops.ops)
 
     @property
     def room(self) -> int:
