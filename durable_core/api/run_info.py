@@ -12,9 +12,12 @@ __all__ = ["RunInfo", "RunStatus", "StepInfo", "StepStatus", "as_json"]
 #: ``running``: a handler is live in some process, or will be at once. ``suspended``: it waits for a
 #: time or an event.
 RunStatus: TypeAlias = Literal["running", "suspended", "completed", "failed", "cancelled"]
-#: ``retrying``: the function has failed and will be called again. ``begun``: the function of a step
-#: with ``at_most_once`` has been called, and its end is not stored (yet).
-StepStatus: TypeAlias = Literal["sleeping", "waiting", "retrying", "begun", "completed", "failed"]
+#: ``running``: the function is being called, in this process; what another process calls is not
+#: known. ``retrying``: the function has failed and will be called again. ``begun``: the function of
+#: a step with ``at_most_once`` has been called, and its end is not stored (yet).
+StepStatus: TypeAlias = Literal[
+    "running", "sleeping", "waiting", "retrying", "begun", "completed", "failed"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +76,8 @@ class RunInfo:
         due: when it goes on; None while it runs and once it has ended.
         error: why it failed, or why its handler is tried again; None without an error.
         steps: its steps: finished ones in the order in which they finished, then the others. Empty
-            in a list of runs.
+            in a list of runs. A run that has not stored anything is found by its id, with the step
+            that it executes, in the process that executes it.
     """
 
     id: str

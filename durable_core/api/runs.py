@@ -12,7 +12,7 @@ from durable_core.api.run_info import RunInfo, RunStatus, StepInfo, StepStatus
 from durable_core.codec.json import Codec, JSONCodec
 from durable_core.errors import RunNotFoundError
 from durable_core.model.run import Phase
-from durable_core.model.step import FailedAttempt, Memo, OpKind, Pending
+from durable_core.model.step import FailedAttempt, Memo, OpKind, Pending, RunningStep
 from durable_core.ports import RunFilter, RunRecord
 
 __all__ = ["Runs", "select", "show_run"]
@@ -116,6 +116,7 @@ def show_run(record: RunRecord, codec: Codec) -> RunInfo:
         codec: how the results of its steps are stored.
     """
     run = record.run
+    running = {each.op.id for each in record.running}
     failed: dict[str, FailedAttempt] = {each.op_id: each for each in record.failed_attempts}
     status = _ENDED.get(run.phase) or ("suspended" if record.owner is None else "running")
     last = failed.get("")
@@ -139,8 +140,29 @@ def show_run(record: RunRecord, codec: Codec) -> RunInfo:
         error=None if last is None or status == "completed" else _error(last),
         steps=(
             *(_finished(memo, codec) for memo in record.memos),
-            *(_unfinished(pending, failed.get(pending.op.id)) for pending in record.pending),
+            *(
+                _unfinished(pending, failed.get(pending.op.id))
+                for pending in record.pending
+                if pending.op.id not in running
+            ),
+            *(_running(each, failed.get(each.op.id)) for each in record.running),
         ),
+    )
+
+
+def _running(step: RunningStep, failed: FailedAttempt | None) -> StepInfo:
+    return StepInfo(
+        name=step.op.name,
+        kind=step.op.kind.value,
+        status="running",
+        attempts=step.failures + 1,
+        started=_time(step.started_at),
+        ended=None,
+        due=None,
+        event=None,
+        arguments=None,
+        result=None,
+        error=None if failed is None else _error(failed),
     )
 
 

@@ -440,7 +440,9 @@ class EmbeddedEngine:
     def get(self, run_id: str) -> RunRecord | None:
         """Return all that is known about a run."""
         self._open_store()
-        return self.store.get(self.env.app, run_id)
+        worker = self.worker
+        record = self.store.get(self.env.app, run_id)
+        return record if worker is None else worker.with_running_steps(run_id, record)
 
     def list(self, where: RunFilter, limit: int) -> Sequence[RunRecord]:
         """Return runs, newest first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from durable_core.commit_queue import CommitQueue
@@ -18,8 +19,9 @@ from durable_core.flow.execution import Execution
 from durable_core.flow.flows import EMBEDDED_FLOWS
 from durable_core.flow.scope import RunScope
 from durable_core.model.decision import HandoffReason
+from durable_core.model.step import RunningStep
 from durable_core.platform import logger
-from durable_core.ports import Checkpoint, Store, Unregister, channel_of
+from durable_core.ports import Checkpoint, RunRecord, Store, Unregister, channel_of
 from durable_core.runners.event_loops import Loops
 from durable_core.runners.live import ActiveRuns, Waiters
 from durable_core.runners.settings import RegisteredEndpoint, Settings
@@ -150,6 +152,19 @@ class Worker:
     def has_tasks_on(self, loop: asyncio.AbstractEventLoop | None) -> bool:
         """Tell whether runs are live on this loop."""
         return self.loops.server_loop is loop and self.runs.has_tasks
+
+    def with_running_steps(self, run_id: str, record: RunRecord | None) -> RunRecord | None:
+        """Return the record of a run, with the steps that this process is executing.
+
+        A run that has stored nothing yet has no record but this one.
+        """
+        live = self.live.get(run_id)
+        if live is None or (record is not None and record.run.phase.ended):
+            return record
+        if record is None:
+            record = RunRecord(run=live.ex.run, owner=self.owner, due_at=None, ended_at=None)
+        running = tuple(RunningStep(*each) for each in list(live.ex.calls.values()))
+        return replace(record, running=running)
 
     # -- what runs and other parts ask for --------------------------------------------------
 

@@ -145,6 +145,8 @@ class Execution:
         fault: why it was closed, if something went wrong.
         due_at_once: the handler was stopped although it could go on.
         in_flight: how many step functions are running.
+        calls: of each step whose function is being called, by op id: the op, how often it has
+            failed before, and when it was called (epoch milliseconds).
         parked: ids of ops that wait for their time.
         unawaited: ops that the handler has asked for and not begun to await, by op id.
         awaited: names of all steps that have been parked, by op id. Only these make a suspended
@@ -173,6 +175,7 @@ class Execution:
         "activity",
         "answered",
         "awaited",
+        "calls",
         "checked_at",
         "due_at_once",
         "env",
@@ -208,6 +211,7 @@ class Execution:
         self.fault: BaseException | None = None
         self.due_at_once = False
         self.in_flight = 0
+        self.calls: dict[str, tuple[Op, int, int]] = {}
         self.parked: set[str] = set()
         self.unawaited: dict[str, Op] = {}
         self.awaited: dict[str, str] = {}

@@ -207,6 +207,7 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
     """
     arguments = _dump_arguments(call) if ex.options.record_arguments else None
     inside = StepAttempt(op.name, op.id, ex.next_attempt(), ex)
+    failures = 0 if before is None else before.failures
     ex.in_flight += 1
     try:
         begun = yield from begin(ex)
@@ -218,11 +219,11 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
             event_seq, started_at = begun
             if call.options is not None and call.options.at_most_once:
                 yield from _save_begun(ex, op, before, event_seq, started_at)
+            ex.calls[op.id] = (op, failures, started_at)
             outcome = yield CallUser(inside, call)
         inside.function_ended = True
-        failures = 0
         if before is not None:
-            event_seq, failures = before.event_seq, before.failures
+            event_seq = before.event_seq
         now = ex.env.clock.now()
         result = _result_of(ex, op, call, outcome, now)
         memo: Memo | None
@@ -256,6 +257,8 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
         return memo
     finally:
         inside.function_ended = True
+        if op.id in ex.calls:
+            del ex.calls[op.id]
         if ex.stream is not None and not inside.settled:
             ex.stream.roll_back(inside)
         ex.in_flight -= 1

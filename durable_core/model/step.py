@@ -8,7 +8,7 @@ from enum import Enum
 from durable_core.model._record import record
 from durable_core.model.event import StoredEvent
 
-__all__ = ["FailedAttempt", "Memo", "Op", "OpKind", "Pending"]
+__all__ = ["FailedAttempt", "Memo", "Op", "OpKind", "Pending", "RunningStep"]
 
 
 class OpKind(Enum):
@@ -105,6 +105,21 @@ class Pending:
     consumed_seqs: tuple[int, ...] = ()
     started_at: int | None = None
     matched: StoredEvent | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunningStep:
+    """An op whose function is being called in this process.
+
+    Attributes:
+        op: the op.
+        failures: how often the function has failed before.
+        started_at: when it was called, epoch milliseconds.
+    """
+
+    op: Op
+    failures: int
+    started_at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import ClassVar, Generic, TypeVar
 from durable_core.model._record import record
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
-from durable_core.model.step import FailedAttempt, Memo, Pending
+from durable_core.model.step import FailedAttempt, Memo, Pending, RunningStep
 from durable_core.model.stream import ChunkBatch
 
 __all__ = [
@@ -124,6 +124,7 @@ class RunRecord:
 
     ``due_at`` is None while the run is live or ended, ``owner`` None while no process holds it.
     The failed attempts of each step are in order; those of the handler (op id "") come first.
+    ``running`` is not stored: the engine of the process that executes the run adds it.
     """
 
     run: Run
@@ -133,6 +134,7 @@ class RunRecord:
     memos: tuple[Memo, ...] = ()
     pending: tuple[Pending, ...] = ()
     failed_attempts: tuple[FailedAttempt, ...] = ()
+    running: tuple[RunningStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

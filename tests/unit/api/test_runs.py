@@ -13,7 +13,7 @@ import pytest
 from durable_conformance.store_values import memo, run, wait
 from durable_core.api.run_info import RunInfo, StepInfo, as_json
 from durable_core.api.runs import show_run
-from durable_core.api.step import sync_step
+from durable_core.api.step import step, sync_step
 from durable_core.codec.json import JSONCodec
 from durable_core.errors import RunNotFoundError
 from durable_core.http.request import Request
@@ -186,3 +186,40 @@ def test_looking_executes_nothing() -> None:
     assert not looking.durable.health()["started"]
     assert looking.durable.runs.cancel(first.id)
     assert [] == calls.calls
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_step_that_runs_is_listed(asynchronous: bool) -> None:
+    """In the process that executes it: before anything is stored, and while it is tried again."""
+    ledger, ids = Ledger(), list[str]()
+    shown: list[RunInfo] = []
+
+    def look() -> None:
+        [live] = process.engine.worker.live.all()  # type: ignore[union-attr]
+        ids.append(live.ex.run.id)
+        shown.append(process.durable.runs.get(ids[-1]))
+        ledger.fails("look", 1, OSError("busy"), None)
+
+    def handler(request: Request) -> str:
+        sync_step.run("look", look)
+        return "end"
+
+    async def handler_async(request: Request) -> str:
+        await step.run("look", look)
+        return "end"
+
+    with lab() as process:
+        response = process.call(process.endpoint(handler_async if asynchronous else handler))
+        ended = process.durable.runs.get(ids[0])
+    assert b'"end"' == response.body
+    assert 1 == len(set(ids))
+    assert ["running", "running"] == [each.status for each in shown]
+    steps = [each.steps for each in shown]
+    assert [("look", "running", 1, None)] == [_brief(each) for each in steps[0]]
+    assert [("look", "running", 2, "OSError: busy")] == [_brief(each) for each in steps[1]]
+    assert [("look", "completed", 2, None)] == [_brief(each) for each in ended.steps]
+    assert None not in [each.started for each in (*steps[0], *steps[1])]
+
+
+def _brief(step: StepInfo) -> tuple[str, str, int, str | None]:
+    return step.name, step.status, step.attempts, step.error
