@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
-from durable_core.errors import StoreError
+from durable_core.errors import StoreBusyError, StoreError
 from durable_core.ports import Write
 from durable_core.stores.sqlite.events import finish_part, scan_part
 from durable_core.stores.sqlite.opening import connect
@@ -24,6 +24,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _READ_SECONDS = 5.0
+#: How often a commit looks whether another process still writes, seconds.
+_BUSY_PAUSE = 0.001
 #: Room for the upper levels of all trees of a store with a million runs.
 _WRITER_CACHE_KIB = 16_384
 #: More reading connections than this are kept only while they are in use.
@@ -58,7 +60,6 @@ class Connections:
         self._moved = False
         self._write_lock = threading.Lock()
         self._writer: sqlite3.Connection | None = None
-        self._busy_ms = -1
         self._commits = 0
         self._free: deque[sqlite3.Connection] = deque()
         self._readers = 0
@@ -75,18 +76,37 @@ class Connections:
         with self._write_lock:
             self._refuse_if_moved()
             db = self._writer or self._open_writer()
-            busy_ms = int(wait * 1000)
-            if busy_ms != self._busy_ms:
-                db.execute(f"PRAGMA busy_timeout = {busy_ms}")
-                self._busy_ms = busy_ms
             self._commits += 1
-            return apply_batch(db, writes, self._path)
+            try:
+                return apply_batch(db, writes, self._path)
+            except StoreBusyError:
+                if wait <= 0:
+                    raise
+            return self._commit_when_free(db, writes, wait)
+
+    def _commit_when_free(
+        self, db: sqlite3.Connection, writes: Sequence[Write[object]], wait: float
+    ) -> Sequence[Answer]:
+        """Apply the writes once the process that writes now has done so.
+
+        SQLite's own way to wait looks ten times a second after a while. A process that commits one
+        batch after the other would have the lock at nearly every look, if a commit takes long.
+        """
+        give_up = time.monotonic() + wait
+        while True:
+            time.sleep(_BUSY_PAUSE)
+            try:
+                return apply_batch(db, writes, self._path)
+            except StoreBusyError:
+                if time.monotonic() >= give_up:
+                    raise
 
     def _open_writer(self) -> sqlite3.Connection:
         self._writer = self._connect(
-            f"cache_size = -{_WRITER_CACHE_KIB}", f"journal_size_limit = {_MOST_WAL_BYTES}"
+            f"cache_size = -{_WRITER_CACHE_KIB}",
+            f"journal_size_limit = {_MOST_WAL_BYTES}",
+            "busy_timeout = 0",
         )
-        self._busy_ms = -1
         return self._writer
 
     def _connect(self, *pragmas: str) -> sqlite3.Connection:
@@ -248,8 +268,6 @@ class Connections:
 
     def _begin_at_once(self, writer: sqlite3.Connection) -> bool:
         """Begin a transaction that writes; False if another process is in one."""
-        writer.execute("PRAGMA busy_timeout = 0")
-        self._busy_ms = 0
         try:
             writer.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
