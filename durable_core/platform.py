@@ -24,6 +24,7 @@ __all__ = [
     "check_threading",
     "host_id",
     "is_ulid",
+    "log_to_stderr",
     "logger",
     "make_ulid",
     "run_logger",
@@ -89,6 +90,31 @@ def call_soon(loop: AbstractEventLoop, call: Callable[..., object], *args: objec
 #: The logger of the library. Where the application configures no logging, its warnings and errors
 #: go to stderr, as those of any logger do.
 logger = logging.getLogger("durable")
+
+
+#: The levels that DURABLE_LOG may name.
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+def log_to_stderr() -> None:
+    """Write the library's log to stderr, from the level on that ``DURABLE_LOG`` names.
+
+    Does nothing where the variable is not set. Where the application has configured logging, only
+    the level is set.
+
+    Raises:
+        ConfigurationError: it names no level.
+    """
+    level = os.environ.get("DURABLE_LOG", "")
+    if not level:
+        return
+    if level.lower() not in _LEVELS:
+        raise ConfigurationError(f"DURABLE_LOG must be one of {', '.join(_LEVELS)}, not {level!r}")
+    if not logger.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(level.upper())
 
 
 class _RunLogger(logging.LoggerAdapter[logging.Logger]):

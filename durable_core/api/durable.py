@@ -54,7 +54,8 @@ class Durable(Generic[AppT]):
         store: the path of a SQLite file, or a store: short for
             ``engine=EmbeddedEngine(store)``, which takes further arguments.
         engine: who runs the endpoints. Default: ``EmbeddedEngine()``, this process with the
-            SQLite file ``./.durable/<id>.db``.
+            SQLite file that the environment variable ``DURABLE_STORE`` names, else
+            ``./.durable/<id>.db``.
         retry: how long to wait before another attempt.
         limits: upper bounds of sizes and numbers.
         codec: how step results are stored. Default: strict JSON.

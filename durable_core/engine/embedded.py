@@ -21,7 +21,7 @@ from durable_core.http.headers import accepts_event_stream
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response, with_headers
-from durable_core.platform import SystemClock, SystemIds, check_threading, logger
+from durable_core.platform import SystemClock, SystemIds, check_threading, log_to_stderr, logger
 from durable_core.runners.settings import RegisteredEndpoint, Settings, add_endpoint
 
 if TYPE_CHECKING:
@@ -62,8 +62,9 @@ class EmbeddedEngine:
     leaves what it inherited alone and starts its own worker.
 
     Args:
-        store: the path of a SQLite file, or a store. A path is made absolute here. Default:
-            ``./.durable/<id>.db``, with the id of the application.
+        store: the path of a SQLite file, or a store. A path is made absolute here. Default: the
+            environment variable ``DURABLE_STORE``, else ``./.durable/<id>.db``, with the id of the
+            application.
         secrets: keys that sign the tokens of wait URLs, each 16 bytes or more; the first signs,
             all verify. Default: the environment variable ``DURABLE_SECRET``, else random bytes
             that are kept in the store.
@@ -93,6 +94,8 @@ class EmbeddedEngine:
     ) -> None:
         self._store: Store | None = None
         self._path = ""
+        if store is None:
+            store = os.environ.get("DURABLE_STORE") or None
         if isinstance(store, (str, os.PathLike)):
             self._path = _absolute_path(store)
         elif store is not None:
@@ -244,6 +247,7 @@ class EmbeddedEngine:
                 import atexit
 
                 check_threading()
+                log_to_stderr()
                 worker = self._make_worker(self.env, self.settings, self.store, self.endpoints)
                 worker.waiters.limit_threads(self._server_threads)
                 worker.start()
@@ -495,7 +499,8 @@ def _absolute_path(store: str | os.PathLike[str]) -> str:
     """
     if isinstance(store, str) and (scheme := _URL.match(store)) is not None:
         raise ConfigurationError(
-            f"store= is the path of a SQLite file, or a store; a {scheme[1]} URL is neither"
+            "store= (or DURABLE_STORE) is the path of a SQLite file, or a store; "
+            f"a {scheme[1]} URL is neither"
         )
     if isinstance(store, str) and not store:
         raise ConfigurationError("store= must not be empty")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -59,6 +60,39 @@ def test_errors_go_to_stderr_by_default() -> None:
     assert "Traceback" in done.stderr
     assert "sk_live_x" not in done.stdout
     assert "urn:durable:run-failed" in done.stdout
+
+
+def run_program(before: str = "", **environment: str) -> str:
+    """Run the program with this code before it, and these variables; return its stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", before + PROGRAM],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+    return done.stderr
+
+
+def test_the_environment_sets_the_level() -> None:
+    """DURABLE_LOG shows what is below warnings, too, or less than by default."""
+    started = "INFO durable it started in process"
+    assert started not in run_program()
+    assert started in run_program(DURABLE_LOG="Info")
+    assert "will not be retried" not in run_program(DURABLE_LOG="critical")
+
+
+def test_the_environment_leaves_configured_logging_alone() -> None:
+    """Where the application has configured logging, only the level is set."""
+    lines = run_program(
+        "import logging; logging.basicConfig(format='mine: %(message)s')\n", DURABLE_LOG="info"
+    )
+    assert ["mine: it started"] == [line[:16] for line in lines.splitlines() if " started" in line]
+
+
+def test_a_level_that_there_is_not() -> None:
+    """The error names the variable and the levels."""
+    assert "DURABLE_LOG must be one of debug, info," in run_program(DURABLE_LOG="loud")
 
 
 def test_what_happens_to_a_run_is_told_at_info(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from durable_core.flow.env import AppConfig
-from durable_core.platform import check_threading, logger
+from durable_core.platform import check_threading, log_to_stderr, logger
 
 __all__ = [
     "ProcessLifecycle",
@@ -76,6 +76,7 @@ class ProcessLifecycle(Generic[H]):
             host = self.host
             if host is None:
                 check_threading()
+                log_to_stderr()
                 host = self._host = self._make()
                 logger.info("%s started, with %s", host.env.app, host.server_name)
                 if not self._at_exit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +66,26 @@ def test_what_is_no_store(store: Any, message: str) -> None:
         Durable(id="it", store=store)
 
     assert "password" not in str(raised.value)
+
+
+def test_the_environment_names_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """DURABLE_STORE is the path where no argument is given; it is absolute from then on."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DURABLE_STORE", "runs.db")
+    named, other = EmbeddedEngine(), EmbeddedEngine("other.db")
+    monkeypatch.chdir("/")
+
+    assert [str(tmp_path / "runs.db"), str(tmp_path / "other.db")] == [
+        getattr(each.store, "path", None) for each in (named, other)
+    ]
+    assert f"EmbeddedEngine(SQLiteStore({str(tmp_path / 'runs.db')!r}))" == repr(named)
+
+
+def test_the_environment_names_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no path is an error as for an argument."""
+    monkeypatch.setenv("DURABLE_STORE", "postgres://host/db")
+    with pytest.raises(ConfigurationError, match=r"store= \(or DURABLE_STORE\) is the path"):
+        EmbeddedEngine()
 
 
 @pytest.mark.parametrize("secrets", ["one string of sixteen", [], ["short"], [b"x" * 15]])
