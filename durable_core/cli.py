@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -26,6 +26,8 @@ from durable_core.api.run_info import RunInfo, RunStatus, StepInfo, as_json
 from durable_core.api.runs import select, show_run
 from durable_core.codec.json import Codec, JSONCodec
 from durable_core.codec.records import dump_head
+from durable_core.engine.embedded import EmbeddedEngine
+from durable_core.engine.secrets import new_secret
 from durable_core.errors import ConfigurationError, DurableError, RunNotFoundError, StoreError
 from durable_core.http.problem import problem
 from durable_core.model.run import Phase
@@ -201,6 +203,8 @@ _PROGRAM = "python -m durable_core"
 _ACTIONS = ("list", "get", "cancel")
 #: Seconds to wait for a store that another process has locked.
 _BUSY = 5.0
+#: No token is valid for longer, milliseconds.
+_LONGEST_TTL = 366 * 24 * 3_600_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -244,6 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_worker(commands)
     _add_runs(commands)
+    _add_secrets(commands)
     return parser
 
 
@@ -285,6 +290,55 @@ def _add_runs(commands: Any) -> None:
     listing.add_argument("--before", metavar="RUN_ID", help="only runs older than this one")
     add("get", _get, "show one run and its steps")
     add("cancel", _cancel, "end a run; its clients get 410")
+
+
+def _add_secrets(commands: Any) -> None:
+    text = "replace the secret of a store that signs the tokens of wait URLs"
+    secrets = commands.add_parser("secrets", help=text, description=text, allow_abbrev=False)
+    actions = secrets.add_subparsers(title="actions", required=True, metavar="[list|rotate|revoke]")
+    for name, run, help_text in (
+        ("list", _list_secrets, "show when each secret was made"),
+        ("rotate", _rotate_secrets, "make a new one; tokens of older ones stay valid"),
+        ("revoke", _rotate_secrets, "make a new one; tokens of older ones are refused at once"),
+    ):
+        action = actions.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
+        action.add_argument("application", metavar="MODULE:DURABLE", nargs="?")
+        action.add_argument("--store", metavar="PATH", help="a store, instead of MODULE:DURABLE")
+        action.set_defaults(run=run, app="", revoke=name == "revoke")
+
+
+def _list_secrets(options: argparse.Namespace) -> None:
+    with _opened_for_secrets(options) as (store, _):
+        secrets = store.secrets()
+    for index, secret in enumerate(secrets):
+        made = "with the store"
+        if secret.created_at:
+            made = _time(datetime.fromtimestamp(secret.created_at / 1000, UTC))
+        print(f"made {made}{'' if index else ' (newest)'}")
+
+
+def _rotate_secrets(options: argparse.Namespace) -> None:
+    with _opened_for_secrets(options) as (store, token_ttl):
+        write = new_secret(SystemClock().now(), token_ttl, revoke=options.revoke)
+        [answer] = store.commit([write], wait=_BUSY)
+        if isinstance(answer, BaseException):
+            raise answer
+        count = len(store.secrets())
+    then = "it signs alone" if options.revoke else f"it signs in a few seconds; {count} verify"
+    print(f"made a new secret; {then}")
+
+
+@contextmanager
+def _opened_for_secrets(options: argparse.Namespace) -> Iterator[tuple[Store, int]]:
+    """Yield the store, and how long tokens are valid: as long as any may be, if that is unknown."""
+    token_ttl = _LONGEST_TTL
+    if options.application is not None:
+        engine = load_durable(options.application).engine
+        if isinstance(engine, EmbeddedEngine):
+            engine.refuse_given_secrets()
+            token_ttl = engine.env.token_ttl
+    with _opened(options) as (store, _, _):
+        yield store, token_ttl
 
 
 def _limit(text: str) -> int:
@@ -362,8 +416,9 @@ def _opened(options: argparse.Namespace) -> Iterator[tuple[Store, str, Codec]]:
 
 def _chosen(options: argparse.Namespace) -> tuple[Store, str, Codec]:
     if (options.application is None) == (options.store is None):
-        raise ConfigurationError("name either MODULE:DURABLE, or --store PATH and --app ID")
-    if (options.store is None) != (options.app is None):
+        rest = " and --app ID" if options.app is None else ""
+        raise ConfigurationError(f"name either MODULE:DURABLE, or --store PATH{rest}")
+    if options.app != "" and (options.store is None) != (options.app is None):
         raise ConfigurationError("--store and --app go together")
     if options.application is None:
         return SQLiteStore(options.store), options.app, JSONCodec()

@@ -101,7 +101,7 @@ class EmbeddedEngine:
         elif store is not None:
             self._store = _check_store(store)
         self._given_secrets = _parse_secrets(secrets)
-        self._secrets: tuple[bytes, ...] | None = None
+        self._secrets: tuple[bytes, ...] = ()
         self._token_ttl = parse_duration(token_ttl, what="token_ttl")
         self._clock = clock or SystemClock()
         self._ids = ids or SystemIds()
@@ -151,6 +151,7 @@ class EmbeddedEngine:
             clock=self._clock,
             ids=self._ids,
             secrets=self._all_secrets,
+            refresh_secrets=self._refresh_secrets,
             token_ttl=self._token_ttl,
         )
 
@@ -289,9 +290,44 @@ class EmbeddedEngine:
             logger.exception("could not stop in good order")
 
     def _all_secrets(self) -> tuple[bytes, ...]:
-        if self._secrets is None:
-            self._secrets = self._given_secrets or (self.store.secret(),)
+        return self._secrets or self._refresh_secrets()
+
+    def _refresh_secrets(self) -> tuple[bytes, ...]:
+        """Read the secrets of the store again: another process may have changed them."""
+        if self._given_secrets:
+            self._secrets = self._given_secrets
+        else:
+            from durable_core.engine.secrets import signing_order
+
+            self._secrets = signing_order(self.store.secrets(), self.env.clock.now())
         return self._secrets
+
+    def rotate_secrets(self, *, revoke: bool = False) -> None:
+        """Make a new secret, which signs the tokens of wait URLs from a few seconds on.
+
+        Tokens that older ones have signed stay valid until they expire. All processes of the store
+        take the new one within two seconds; none is to be started again.
+
+        Args:
+            revoke: no older token is valid any more; clients that wait are refused.
+
+        Raises:
+            ConfigurationError: the secrets are those of ``secrets=`` or ``DURABLE_SECRET``.
+            StoreError: it could not be stored.
+        """
+        from durable_core.engine.secrets import new_secret
+
+        self.refuse_given_secrets()
+        self.execute(new_secret(self.env.clock.now(), self.env.token_ttl, revoke=revoke))
+        self._refresh_secrets()
+
+    def refuse_given_secrets(self) -> None:
+        """Raise a ``ConfigurationError`` if only the user can change the secrets."""
+        if self._given_secrets:
+            raise ConfigurationError(
+                "the secrets of this application come from secrets= or DURABLE_SECRET: put a new "
+                "key in front of them there, and leave out what is to be revoked"
+            )
 
     def health(self) -> dict[str, Any]:
         """Return what runs in this process, as a JSON-ready dict; starts nothing."""

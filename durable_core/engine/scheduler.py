@@ -104,6 +104,7 @@ class Scheduler:
             PeriodicTask(10.0, self._reap_unowned),
             self._pruning,
             PeriodicTask(60.0, self._report_unknown),
+            PeriodicTask(2.0, host.env.refresh_secrets),
         )
 
     def start(self) -> None:

@@ -69,6 +69,7 @@ class AppConfig:
     Attributes:
         app: the application's id.
         secrets: returns the keys of run tokens; the first signs, all verify.
+        refresh_secrets: reads these keys again, which another process may have changed.
         token_ttl: how long a token is valid, milliseconds.
         debug: show stack traces in problem documents.
         public_url: scheme and authority under which clients reach the application; None takes
@@ -79,6 +80,7 @@ class AppConfig:
     clock: Clock
     ids: Ids
     secrets: Callable[[], Sequence[bytes]]
+    refresh_secrets: Callable[[], object] = lambda: None
     codec: Codec = field(default_factory=JSONCodec)
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     limits: Limits = field(default_factory=Limits)

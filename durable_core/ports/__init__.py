@@ -27,12 +27,14 @@ from durable_core.ports.messages import (
     ReapWorkers,
     Register,
     Release,
+    RotateSecret,
     RunFilter,
     RunRecord,
     SendEvents,
     Sent,
     StoredRequest,
     StoredResult,
+    StoredSecret,
     Unregister,
     WorkerRecord,
     Write,
@@ -56,6 +58,7 @@ __all__ = [
     "ReapWorkers",
     "Register",
     "Release",
+    "RotateSecret",
     "RunFilter",
     "RunRecord",
     "SendEvents",
@@ -63,6 +66,7 @@ __all__ = [
     "Store",
     "StoredRequest",
     "StoredResult",
+    "StoredSecret",
     "Unregister",
     "Wakeups",
     "WorkerRecord",
@@ -291,8 +295,11 @@ class Store(Protocol):
         """
         ...
 
-    def secret(self) -> bytes:
-        """Return 32 random bytes, made once and the same for every process of the store."""
+    def secrets(self) -> Sequence[StoredSecret]:
+        """Return the secrets of the store, the newest first; the same for each of its processes.
+
+        The first one, 32 random bytes, is made with the store. See :class:`RotateSecret`.
+        """
         ...
 
     def wakeups(self) -> Wakeups:

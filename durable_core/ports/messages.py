@@ -24,12 +24,14 @@ __all__ = [
     "ReapWorkers",
     "Register",
     "Release",
+    "RotateSecret",
     "RunFilter",
     "RunRecord",
     "SendEvents",
     "Sent",
     "StoredRequest",
     "StoredResult",
+    "StoredSecret",
     "Unregister",
     "WorkerRecord",
     "Write",
@@ -116,6 +118,17 @@ class WorkerRecord:
     pid: int
     expires_at: int
     app: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSecret:
+    """A key that signs and verifies tokens; ``created_at`` is 0 for the one made with the store."""
+
+    value: bytes
+    created_at: int
+
+    def __repr__(self) -> str:
+        return f"StoredSecret(created_at={self.created_at})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -378,3 +391,20 @@ class Prune(Write[int]):
     runs_before: int
     events_before: int
     limit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotateSecret(Write[None]):
+    """Add a secret; remove the secrets that were replaced before a time (epoch milliseconds).
+
+    A secret is replaced when the next one is added. The newest one is never removed. Of one value
+    there is one secret.
+    """
+
+    repeatable: ClassVar[bool] = True
+    secret: bytes
+    now: int
+    replaced_before: int
+
+    def __repr__(self) -> str:
+        return f"RotateSecret(now={self.now}, replaced_before={self.replaced_before})"

@@ -30,6 +30,7 @@ from durable_core.ports import (
     Prune,
     ReapWorkers,
     Register,
+    RotateSecret,
     RunFilter,
     RunRecord,
     SendEvents,
@@ -37,6 +38,7 @@ from durable_core.ports import (
     Store,
     StoredRequest,
     StoredResult,
+    StoredSecret,
     Unregister,
     Wakeups,
     WorkerRecord,
@@ -222,7 +224,7 @@ class MemoryStore(Store):
         self._peers: dict[str, WorkerRecord] = {}
         self._events: dict[tuple[str, str, str], StoredEvent] = {}  # by app, source and id
         self._last_seq = 0
-        self._secret = os.urandom(32)
+        self._secrets = [StoredSecret(value=os.urandom(32), created_at=0)]
         self._apply: Mapping[type, Callable[[Any], object]] = {
             Checkpoint: self._write_run,
             SendEvents: self._send_events,
@@ -233,6 +235,7 @@ class MemoryStore(Store):
             ReapWorkers: self._reap,
             Unregister: self._unregister,
             Prune: self._prune,
+            RotateSecret: self._rotate_secret,
         }
 
     def open(self) -> None:
@@ -431,6 +434,17 @@ class MemoryStore(Store):
             del self._events[key]
         return len(runs) + len(events)
 
+    def _rotate_secret(self, message: RotateSecret) -> None:
+        if all(each.value != message.secret for each in self._secrets):
+            new = StoredSecret(value=message.secret, created_at=message.now)
+            self._secrets.append(new)
+        successors = [*self._secrets[1:], None]
+        self._secrets = [
+            each
+            for each, successor in zip(self._secrets, successors, strict=True)
+            if successor is None or successor.created_at >= message.replaced_before
+        ]
+
     # Reads
 
     def now(self, local: int) -> int:
@@ -515,8 +529,9 @@ class MemoryStore(Store):
         wanted = [record for record in records if _is_wanted(record.run, where)]
         return sorted(wanted, key=lambda record: record.run.id, reverse=True)[:limit]
 
-    def secret(self) -> bytes:
-        return self._secret
+    def secrets(self) -> Sequence[StoredSecret]:
+        with self._lock:
+            return self._secrets[::-1]
 
     def wakeups(self) -> Wakeups:
         return PolledWakeups(lambda: 0)  # no other process can commit

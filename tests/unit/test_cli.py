@@ -11,9 +11,13 @@ import pytest
 
 import durable_core
 from durable_conformance.store_values import commit, created, ended, suspended, wait
+from durable_core.api.adapter import HTTPHandler
+from durable_core.api.durable import Durable
 from durable_core.cli import main
+from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.model.run import Phase
 from durable_core.ports import StoredResult
+from durable_core.stores.memory import MemoryStore
 from durable_core.stores.sqlite import SQLiteStore
 
 
@@ -220,3 +224,35 @@ def test_reader_that_has_seen_enough(path: str) -> None:
     )
 
     assert "0\n" == done.stderr
+
+
+def test_secrets_are_rotated_and_revoked(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The values are never shown."""
+    for action in ("list", "rotate", "list", "revoke", "list"):
+        assert 0 == main(["secrets", action, "--store", path])
+
+    shown = capsys.readouterr().out.splitlines()
+    store = SQLiteStore(path)
+    store.open()
+    secrets = store.secrets()
+    store.close()
+    assert "made with the store (newest)" == shown[0]
+    assert "made a new secret; it signs in a few seconds; 2 verify" == shown[1]
+    assert [True, False] == ["(newest)" in line for line in shown[2:4]]
+    assert "made a new secret; it signs alone" == shown[4]
+    assert (6, 1) == (len(shown), len(secrets))
+    assert secrets[0].value.hex() not in "".join(shown)
+
+
+def test_given_secrets_are_not_rotated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The user has them elsewhere; without a store there is nothing to be done either."""
+    engine = EmbeddedEngine(MemoryStore(), secrets=["s" * 16])
+    durable: Durable[HTTPHandler] = Durable(id="it", engine=engine)
+    monkeypatch.setattr("durable_core.cli.load_durable", lambda target: durable)
+
+    assert 2 == main(["secrets", "rotate", "shop:durable"])
+    assert "put a new key in front of them" in capsys.readouterr().err
+    assert 2 == main(["secrets", "rotate"])
+    assert "name either MODULE:DURABLE, or --store PATH\n" in capsys.readouterr().err

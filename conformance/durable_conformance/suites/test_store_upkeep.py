@@ -38,6 +38,7 @@ from durable_core.ports import (
     ReapWorkers,
     Register,
     Release,
+    RotateSecret,
     RunFilter,
     Store,
     Unregister,
@@ -292,12 +293,33 @@ def test_what_is_not_there_is_none(store: Store) -> None:
 @requirement("T15")
 def test_the_secret_stays_the_same(store: Store) -> None:
     """It has 32 bytes and survives closing."""
-    secret = store.secret()
+    [secret] = store.secrets()
     store.close()
     store.open()
 
-    assert 32 == len(secret)
-    assert secret == store.secret()
+    assert (32, 0) == (len(secret.value), secret.created_at)
+    assert [secret] == list(store.secrets())
+
+
+@requirement("T15")
+def test_a_new_secret_comes_first(store: Store) -> None:
+    """The older ones stay until they were replaced long enough ago; the newest one stays always."""
+    [first] = store.secrets()
+    for number in (1, 2, 3):
+        secret = bytes([number]) * 32
+        write = RotateSecret(secret=secret, now=number * 100, replaced_before=0)
+        for _ in range(2):  # it may be committed again
+            commit(store, write)
+    numbers = [each.value[0] for each in store.secrets() if each != first]
+    last = list(store.secrets())[-1]
+
+    commit(store, RotateSecret(secret=b"4" * 32, now=400, replaced_before=300))
+    kept = [each.created_at for each in store.secrets()]
+    commit(store, RotateSecret(secret=b"5" * 32, now=500, replaced_before=501))
+
+    assert ([3, 2, 1], first) == (numbers, last)
+    assert [400, 300, 200] == kept
+    assert [(b"5" * 32, 500)] == [(each.value, each.created_at) for each in store.secrets()]
 
 
 @requirement("T5")

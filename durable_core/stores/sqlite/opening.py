@@ -267,7 +267,7 @@ def _run_migrations(db: sqlite3.Connection) -> None:
     [version] = db.execute("PRAGMA user_version").fetchone()
     if version == 0:
         _execute_all(db, SCHEMA)
-        db.execute(QUERIES["insert-secret"], (os.urandom(32),))
+        db.execute(QUERIES["insert-secret"], (os.urandom(32), 0))
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     else:
         for step in range(version, VERSION):

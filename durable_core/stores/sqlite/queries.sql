@@ -453,8 +453,13 @@ WHERE label.app = :app AND label.name = :label AND label.value = :label_value
 ORDER BY label.run_id DESC
 LIMIT :limit
 
--- secret --
-SELECT value FROM meta WHERE name = 'secret'
+-- secrets --
+SELECT value, created_at FROM secret ORDER BY number DESC
 
 -- insert-secret --
-INSERT INTO meta (name, value) VALUES ('secret', ?)
+INSERT INTO secret (value, created_at) VALUES (?, ?) ON CONFLICT DO NOTHING
+
+-- delete-secrets --
+-- A secret was replaced when the next one was made.
+DELETE FROM secret
+WHERE (SELECT min(next.created_at) FROM secret AS next WHERE next.number > secret.number) < ?

@@ -14,7 +14,7 @@ from durable_core.model.run import Phase, Run
 from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
 from durable_core.model.stream import ChunkBatch, StoredStream, StreamPlace
 from durable_core.platform import logger
-from durable_core.ports import RunFilter, RunRecord, StoredResult, WorkerRecord
+from durable_core.ports import RunFilter, RunRecord, StoredResult, StoredSecret, WorkerRecord
 from durable_core.stores.sqlite.sql import QUERIES
 
 __all__ = [
@@ -44,7 +44,7 @@ __all__ = [
     "record_of",
     "result",
     "run_of",
-    "secret",
+    "secrets",
     "stored_event_of",
     "stream_versions",
     "unclaimable",
@@ -460,7 +460,7 @@ def _narrowest(db: sqlite3.Connection, where: RunFilter, wanted: Mapping[str, ob
     return "list-by-phase"
 
 
-def secret(db: sqlite3.Connection) -> bytes:
-    """Return the random bytes that were made with the store."""
-    value: bytes = db.execute(QUERIES["secret"]).fetchone()[0]
-    return value
+def secrets(db: sqlite3.Connection) -> Sequence[StoredSecret]:
+    """Return the keys that sign tokens, the newest first."""
+    rows = db.execute(QUERIES["secrets"])
+    return [StoredSecret(value=value, created_at=created_at) for value, created_at in rows]

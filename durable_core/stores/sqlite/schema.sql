@@ -1,10 +1,12 @@
 -- Version 1. Times are epoch milliseconds. Run ids are ULIDs, so new rows go to the right-hand
 -- edge of every tree that is keyed by them.
 
-CREATE TABLE meta (
-    name  TEXT PRIMARY KEY,
-    value BLOB NOT NULL
-) STRICT, WITHOUT ROWID;
+-- The keys that sign tokens: the last one signs, all verify. The first is made with the store.
+CREATE TABLE secret (
+    number     INTEGER PRIMARY KEY,
+    value      BLOB NOT NULL UNIQUE,
+    created_at INTEGER NOT NULL
+) STRICT;
 
 -- The processes that share this file.
 CREATE TABLE worker (

@@ -22,6 +22,7 @@ from durable_core.ports import (
     RunRecord,
     Store,
     StoredResult,
+    StoredSecret,
     Unregister,
     Wakeups,
     WorkerRecord,
@@ -80,7 +81,6 @@ class SQLiteStore(Store):
         self._locks = LockFiles(self._real_path + ".locks")
         self.channel = LiveFile(self._real_path + "-live")
         self._hosts: set[str] = set()
-        self._secret = b""
         forks.watch(self)
 
     def __repr__(self) -> str:
@@ -221,10 +221,8 @@ class SQLiteStore(Store):
     def list(self, app: str, *, where: RunFilter = ANY_RUN, limit: int) -> Sequence[RunRecord]:
         return self._read(reads.find_runs, app, where, limit)
 
-    def secret(self) -> bytes:
-        if not self._secret:
-            self._secret = self._read(reads.secret)
-        return self._secret
+    def secrets(self) -> Sequence[StoredSecret]:
+        return self._read(reads.secrets)
 
     def before_fork(self) -> None:
         """Close the connections and keep them closed; for ``forks``."""

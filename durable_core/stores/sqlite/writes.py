@@ -23,6 +23,7 @@ from durable_core.ports import (
     Prune,
     ReapWorkers,
     Register,
+    RotateSecret,
     SendEvents,
     StoredRequest,
     StoredResult,
@@ -53,6 +54,7 @@ __all__ = [
     "prune",
     "reap",
     "register",
+    "rotate_secret",
     "unregister",
     "write_run",
 ]
@@ -397,6 +399,12 @@ def _free_runs(db: sqlite3.Connection, owner: str, now: int, *, crashed: bool) -
     return tuple(sorted(run_id for (run_id,) in freed))
 
 
+def rotate_secret(db: sqlite3.Connection, message: RotateSecret) -> None:
+    """Add a secret that signs from now on; remove those that were replaced long ago."""
+    db.execute(QUERIES["insert-secret"], (message.secret, message.now))
+    db.execute(QUERIES["delete-secrets"], (message.replaced_before,))
+
+
 def prune(db: sqlite3.Connection, message: Prune) -> int:
     """Delete old runs and events; return how many."""
     app, limit = message.app, message.limit
@@ -430,6 +438,7 @@ _APPLY: Mapping[type, Callable[[sqlite3.Connection, Any], object]] = {
     ReapWorkers: reap,
     Unregister: unregister,
     Prune: prune,
+    RotateSecret: rotate_secret,
 }
 
 

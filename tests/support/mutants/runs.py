@@ -12,7 +12,7 @@ from typing import Any
 from durable_core import Durable
 from durable_core.adapters import AdapterApp, AppAdapter
 from durable_core.duration import Duration
-from durable_core.ports import Checkpoint, CheckpointResult, SendEvents, Sent
+from durable_core.ports import Checkpoint, CheckpointResult, SendEvents, Sent, StoredSecret
 from durable_core.routing import Routes
 from support.mutants.base import (
     BASE,
@@ -119,7 +119,8 @@ def _first_only(durable: Durable[Any]) -> None:
 
 def _with_secret(durable: Durable[Any]) -> None:
     store: Any = durable.engine.store
-    store._secret = str(id(durable)).encode().ljust(32)
+    secret = str(id(durable)).encode().ljust(32)
+    store._secrets = [StoredSecret(value=secret, created_at=0)]
 
 
 class DeafAdapter(AppAdapter[AdapterApp]):

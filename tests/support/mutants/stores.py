@@ -22,10 +22,12 @@ from durable_core.ports import (
     Claim,
     Prune,
     ReapWorkers,
+    RotateSecret,
     RunFilter,
     RunRecord,
     SendEvents,
     Store,
+    StoredSecret,
     WorkerRecord,
     Write,
 )
@@ -248,9 +250,17 @@ class OneSource(_Changing):
 class NewSecrets(MemoryStore):
     """Makes its secret anew."""
 
-    def secret(self) -> bytes:
+    def secrets(self) -> Sequence[StoredSecret]:
         """Return another one."""
-        return os.urandom(32)
+        return [StoredSecret(value=os.urandom(32), created_at=0)]
+
+
+class KeepsOldSecrets(_Changing):
+    """Revokes no secret."""
+
+    def change(self, write: Any) -> Any:
+        """Remove none."""
+        return replace(write, replaced_before=0) if isinstance(write, RotateSecret) else write
 
 
 class DropsChunks(_Changing):
@@ -570,6 +580,7 @@ MUTANTS: dict[str, tuple[MemorySubject | SQLiteSubject, tuple[str, ...]]] = {
     "cancels_again": (Mutant(CancelsAgain), ("T13",)),
     "prunes_all": (Mutant(PrunesAll), ("T14",)),
     "lists_the_oldest": (Mutant(ListsTheOldest), ("T15",)),
+    "keeps_old_secrets": (Mutant(KeepsOldSecrets), ("T15",)),
     "makes_new_secrets": (Mutant(NewSecrets), ("T15",)),
     "drops_chunks": (Mutant(DropsChunks), ("T20",)),
     "streams_at_once": (Mutant(StreamsAtOnce), ("T21",)),

@@ -103,7 +103,7 @@ def secrets_of(given: EmbeddedEngine) -> tuple[bytes, ...]:
 def test_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """``DURABLE_SECRET`` is the key, unless others are given; else the store has one."""
     store = MemoryStore()
-    assert (store.secret(),) == secrets_of(EmbeddedEngine(store))
+    assert (store.secrets()[0].value,) == secrets_of(EmbeddedEngine(store))
     monkeypatch.setenv("DURABLE_SECRET", "e" * 16)
     assert (b"e" * 16,) == secrets_of(engine())
     assert (b"g" * 16,) == secrets_of(EmbeddedEngine(MemoryStore(), secrets=["g" * 16]))

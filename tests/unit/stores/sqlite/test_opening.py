@@ -31,7 +31,7 @@ def test_an_empty_file_becomes_a_store(path: str) -> None:
 
     found = execute(path, "PRAGMA application_id", "PRAGMA user_version", "PRAGMA journal_mode")
     assert [APPLICATION_ID, VERSION, "wal"] == found
-    assert [32] == execute(path, "SELECT length(value) FROM meta WHERE name = 'secret'")
+    assert [32] == execute(path, "SELECT length(value) FROM secret")
 
 
 def test_a_store_is_accepted_as_it_is(path: str) -> None:

@@ -166,7 +166,9 @@ def test_a_directory_that_cannot_be_made_is_a_store_error(tmp_path: Path) -> Non
 
 def test_processes_that_open_a_new_file_at_once_all_succeed(tmp_path: Path) -> None:
     """One makes the store, the others find it, and all have the same secret."""
-    script = "sys.stdin.readline(); store.open(); print(store.secret().hex()); store.close()"
+    script = (
+        "sys.stdin.readline(); store.open(); print(store.secrets()[0].value.hex()); store.close()"
+    )
     processes = [popen(script, str(tmp_path / "store.db")) for _ in range(6)]
     for process in processes:
         assert process.stdin is not None
@@ -332,7 +334,7 @@ def test_two_stores_on_one_file_see_each_other(store: SQLiteStore, other: SQLite
 
     assert before != other.change_counter()
     assert store.get("app", "r1") == other.get("app", "r1")
-    assert store.secret() == other.secret()
+    assert list(store.secrets()) == list(other.secrets())
 
 
 def test_many_threads_read_while_one_commits(store: SQLiteStore) -> None:
