@@ -39,13 +39,26 @@ from durable_core.adapter.server import (
     stop_on_signals,
     url_of,
 )
-from durable_core.api.adapter import AppAdapter, EndpointAdapter, EngineLifecycle, HTTPHandler
+from durable_core.api.adapter import (
+    AppAdapter,
+    EndpointAdapter,
+    EngineLifecycle,
+    HTTPHandler,
+    NativeAdapter,
+    NativeApp,
+    NativeEngine,
+)
+from durable_core.api.endpoint import is_async
+from durable_core.flow.options import EndpointOptions, merge_options
+from durable_core.flow.wait_url import RUN_PARAM, TOKEN_PARAM
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.routing import Application, Routes
 from durable_core.stop_notice import StopNotice
 
 __all__ = [
     "BACKLOG",
+    "RUN_PARAM",
+    "TOKEN_PARAM",
     "AdapterApp",
     "App",
     "AppAdapter",
@@ -53,10 +66,14 @@ __all__ = [
     "AsyncExchange",
     "ClientDisconnectedError",
     "EndpointAdapter",
+    "EndpointOptions",
     "EngineLifecycle",
     "Exchange",
     "Fields",
     "HTTPHandler",
+    "NativeAdapter",
+    "NativeApp",
+    "NativeEngine",
     "PulledBody",
     "PulledExchange",
     "Routes",
@@ -69,10 +86,12 @@ __all__ = [
     "converse",
     "converse_async",
     "default_max_connections",
+    "is_async",
     "is_out_of_descriptors",
     "is_reset_on_close",
     "lingering_close",
     "loggable_path",
+    "merge_options",
     "parse_content_length",
     "problem",
     "problem_from_http_error",

@@ -136,7 +136,8 @@ class Deployment(ABC):
 
     def endpoint(self, durable: Durable[Any], program: Program, **options: Any) -> Any:
         """Make an endpoint of a program."""
-        return durable.endpoint(**options)(handler_of(program, self.handler_kind))
+        wrap: Any = durable.endpoint(**options)
+        return wrap(handler_of(program, self.handler_kind))
 
     @abstractmethod
     def _application(

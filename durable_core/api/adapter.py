@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import Generic, Protocol, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, Unpack, runtime_checkable
 
 from durable_core.flow.env import Limits
 from durable_core.flow.options import EndpointOptions, merge_options
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 
-__all__ = ["AppAdapter", "EndpointAdapter", "EngineLifecycle", "HTTPHandler", "endpoint_adapter"]
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+__all__ = [
+    "AppAdapter",
+    "EndpointAdapter",
+    "EngineLifecycle",
+    "HTTPHandler",
+    "NativeAdapter",
+    "NativeApp",
+    "NativeEngine",
+    "endpoint_adapter",
+]
 
 T = TypeVar("T")
 AppT = TypeVar("AppT")
@@ -93,6 +105,49 @@ class EndpointAdapter(Protocol[AppT_co]):
 
     def proxy(self, proxy: HTTPHandler) -> AppT_co:
         """Return the server's application for the wait route."""
+        ...
+
+
+class NativeEngine(EngineLifecycle, Protocol):
+    """An engine, as adapters see it that run the handlers of a framework."""
+
+    def replay_loop(self) -> AbstractEventLoop:
+        """Return the event loop that handlers are replayed on; called while the engine works."""
+        ...
+
+
+class NativeApp:
+    """Base of the applications of a :class:`NativeAdapter`; type checkers tell it by that."""
+
+
+@runtime_checkable
+class NativeAdapter(Protocol):
+    """An :class:`EndpointAdapter` for the handlers of one framework, with their own parameters.
+
+    The framework calls the handler, in the first execution and in each replay. ``wrap`` and
+    ``proxy`` return a :class:`NativeApp`, for handlers of the core.
+    """
+
+    def adapt(self, engine: NativeEngine, handler: Callable[..., Any]) -> Callable[[Request], Any]:
+        """Return the handler of the core that has the framework call that of the user.
+
+        Raises:
+            TypeError: no handler that can be run again.
+        """
+        ...
+
+    def wrap_native(
+        self, engine: NativeEngine, endpoint: HTTPHandler, handler: Callable[..., Any]
+    ) -> Any:
+        """Return what the framework is given in place of the handler."""
+        ...
+
+    def install(self, app: object, engine: NativeEngine) -> None:
+        """Make an application of the framework run the durable endpoints in it.
+
+        Raises:
+            ConfigurationError: it is no such application.
+        """
         ...
 
 

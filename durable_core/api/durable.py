@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 from urllib.parse import urlsplit
 
-from durable_core.api.adapter import EndpointAdapter, HTTPHandler
+from durable_core.api.adapter import EndpointAdapter, HTTPHandler, NativeAdapter, NativeApp
 from durable_core.api.endpoint import Around, Endpoint, Handler, Proxy
 from durable_core.api.engine import Engine
 from durable_core.api.run import RunContext, current_run
@@ -19,8 +19,10 @@ from durable_core.codec.records import check_events
 from durable_core.duration import Duration, parse_duration
 from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.errors import ConfigurationError, EndpointAdapterRequiredError
+from durable_core.flow.attempt import StepAttempt
 from durable_core.flow.env import AppConfig, Limits
 from durable_core.flow.options import EndpointOptions, merge_options
+from durable_core.flow.scope import CURRENT_RUN
 from durable_core.machine.retry import RetryPolicy
 from durable_core.model.event import Event
 from durable_core.platform import SystemClock, SystemIds
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
     AppT = DefaultTypeVar("AppT", default=HTTPHandler)
 else:
     AppT = TypeVar("AppT")
+
+F = TypeVar("F", bound=Callable[..., Any])
+NativeAppT = TypeVar("NativeAppT", bound=NativeApp)
 
 _APP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -139,21 +144,31 @@ class Durable(Generic[AppT]):
     def endpoint(self, handler: Handler, /) -> AppT: ...
 
     @overload
+    def endpoint(
+        self: Durable[NativeAppT], /, **options: Unpack[EndpointOptions]
+    ) -> Callable[[F], F]: ...
+
+    @overload
     def endpoint(self, /, **options: Unpack[EndpointOptions]) -> Callable[[Handler], AppT]: ...
 
+    @overload
+    def endpoint(self: Durable[NativeAppT], handler: F, /) -> F: ...
+
     def endpoint(
-        self, handler: Handler | None = None, /, **options: Unpack[EndpointOptions]
-    ) -> AppT | Callable[[Handler], AppT]:
+        self, handler: Callable[..., Any] | None = None, /, **options: Unpack[EndpointOptions]
+    ) -> Any:
         """Make a handler durable: ``@durable.endpoint`` or ``@durable.endpoint(retries=5)``.
 
         Args:
             handler: ``def`` or ``async def``, from a ``Request`` to a ``Response``, dict, list,
-                str, number, bool, None (all as JSON) or bytes.
+                str, number, bool, None (all as JSON) or bytes. For the adapter of a framework it is
+                a handler of that framework.
             **options: see :class:`EndpointOptions`; they go before those of the adapter.
 
         Returns:
             What the adapter makes of it, such as a WSGI application. It has the endpoint as
-            ``.endpoint``, and the handler's ``__name__``, ``__doc__`` and ``__module__``.
+            ``.endpoint``, and the handler's ``__name__``, ``__doc__`` and ``__module__``. The
+            adapter of a framework returns a function like the handler.
 
         Raises:
             EndpointAdapterRequiredError: ``Durable`` has no adapter.
@@ -167,10 +182,17 @@ class Durable(Generic[AppT]):
         return lambda handler: self._wrap(adapter, handler, merged)
 
     def _wrap(
-        self, adapter: EndpointAdapter[AppT], handler: Handler, options: EndpointOptions
-    ) -> AppT:
+        self,
+        adapter: EndpointAdapter[AppT],
+        handler: Callable[..., Any],
+        options: EndpointOptions,
+    ) -> Any:
         if not callable(handler):
             raise TypeError(f"an endpoint needs a function, not {type(handler).__name__}")
+        if isinstance(adapter, NativeAdapter):
+            adapted = adapter.adapt(self.engine, handler)
+            endpoint = Endpoint(self.engine, adapted, options, self._around)
+            return adapter.wrap_native(self.engine, endpoint, handler)
         app = adapter.wrap(Endpoint(self.engine, handler, options, self._around))
         with suppress(AttributeError, TypeError):  # of an application with slots
             functools.update_wrapper(app, handler, updated=())  # type: ignore[arg-type]
@@ -257,9 +279,15 @@ class Durable(Generic[AppT]):
         """Start and stop with an ASGI application: ``Starlette(lifespan=durable.lifespan)``.
 
         Between the two, :meth:`drain` is called as soon as the server is asked to stop.
+
+        Args:
+            app: the application. An adapter for the handlers of its framework makes it run the
+                durable endpoints in it.
         """
         from durable_core.stop_notice import StopNotice
 
+        if app is not None and isinstance(self._adapter, NativeAdapter):
+            self._adapter.install(app, self.engine)
         self.start()
         try:
             with StopNotice(self.drain):
@@ -271,6 +299,16 @@ class Durable(Generic[AppT]):
     def current_run() -> RunContext | None:
         """Return the run whose handler, or step, calls this; None outside runs."""
         return current_run()
+
+    @staticmethod
+    def is_replaying() -> bool:
+        """Tell whether the current code works for a run whose handler was called before.
+
+        True in a replayed handler, and in the middleware and dependencies of a framework that a
+        stored request passes again; False in steps, which are never replayed, and elsewhere.
+        """
+        scope = CURRENT_RUN.get()
+        return scope is not None and not isinstance(scope, StepAttempt) and scope.ex.run.epoch > 1
 
     def health(self) -> dict[str, Any]:
         """Return what runs in this process, as a JSON-ready dict; starts nothing."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from durable_core.api.adapter import EngineLifecycle
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from durable_core.flow.env import AppConfig
     from durable_core.flow.wait_url import WaitRequest
     from durable_core.http.request import Request
@@ -98,6 +100,10 @@ class Engine(EngineLifecycle, Protocol):
 
     def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
         """Await something on an event loop of the engine's own, blocking this thread."""
+        ...
+
+    def replay_loop(self) -> AbstractEventLoop:
+        """Return the event loop that handlers are replayed on; it may start the engine."""
         ...
 
     async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:

@@ -420,6 +420,10 @@ class EmbeddedEngine:
         """Await something on the worker's own event loop."""
         return self._started().run_on_background_loop(awaitable)
 
+    def replay_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop that handlers are replayed on."""
+        return self._started().loops.replay_loop
+
     async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
         """Call a plain function without blocking the event loop."""
         return await self._started().call_in_thread(function, *args)

@@ -99,8 +99,9 @@ def serving(
     durable: Durable[Any] = Durable(
         id="interop", endpoint_adapter=adapter, engine=made, **arguments
     )
+    endpoint: Any = durable.endpoint
     routes: dict[str, Any] = {
-        route: durable.endpoint(name=route, **(options or {}))(handler)
+        route: endpoint(name=route, **(options or {}))(handler)
         for route, handler in handlers.items()
     }
     routes["GET /proxy"] = durable.endpoint_proxy()

@@ -140,6 +140,10 @@ class RemoteEngine(ABC, Generic[H]):
         """Await something on the host's own event loop."""
         return self.started().run_on_background_loop(awaitable)
 
+    def replay_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop that handlers are replayed on."""
+        return self.started().loops.replay_loop
+
     async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
         """Call a plain function without blocking the event loop."""
         loop = asyncio.get_running_loop()

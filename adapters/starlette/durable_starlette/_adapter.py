@@ -1,0 +1,209 @@
+"""The adapter that ``Durable`` takes: handlers stay those of the framework."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, Unpack
+from weakref import WeakKeyDictionary
+
+from durable_asgi import ASGIApp, ASGIApplication
+from durable_core import Durable, Request, Response
+from durable_core.adapters import (
+    EndpointOptions,
+    HTTPHandler,
+    NativeApp,
+    NativeEngine,
+    is_async,
+    merge_options,
+)
+from durable_core.errors import ConfigurationError
+from durable_starlette._layer import install_layer
+from durable_starlette._passage import PASSAGE, AttachedPassage, Call, ReplayPassage
+
+__all__ = ["StarletteAdapter", "StarletteApp", "endpoint_adapter", "install"]
+
+
+class _Host:
+    """What is known of the application that an engine's endpoints are in.
+
+    Attributes:
+        application: the outermost application; requests are replayed through it.
+        waiting: answers clients that wait for a run.
+        functions: those of its endpoints, as the user wrote them.
+    """
+
+    def __init__(self) -> None:
+        self.application: ASGIApplication | None = None
+        self.waiting: ASGIApp | None = None
+        self.functions: set[Callable[..., Any]] = set()
+
+
+_hosts: WeakKeyDictionary[NativeEngine, _Host] = WeakKeyDictionary()
+
+
+def _host_of(engine: NativeEngine) -> _Host:
+    return _hosts.setdefault(engine, _Host())
+
+
+class StarletteApp(ASGIApp, NativeApp):
+    """An ASGI application for what is no endpoint, such as the wait route: mount it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StarletteAdapter:
+    """An ``EndpointAdapter`` for the handlers of Starlette and FastAPI.
+
+    Args:
+        options: of all endpoints that it wraps; those given to ``Durable.endpoint`` go before.
+    """
+
+    options: EndpointOptions = field(default_factory=EndpointOptions)
+
+    def with_options(self, **options: Unpack[EndpointOptions]) -> Self:
+        """Return a new adapter with these options in place of its own.
+
+        Raises:
+            ValueError, TypeError: an option out of range; see ``EndpointOptions``.
+        """
+        return replace(self, options=merge_options(self.options, options))
+
+    def wrap(self, endpoint: HTTPHandler) -> StarletteApp:
+        """Return an ASGI application, to be mounted, for a handler of the core."""
+        return StarletteApp(endpoint)
+
+    def proxy(self, proxy: HTTPHandler) -> StarletteApp:
+        """Return an ASGI application, to be mounted, that is the wait route."""
+        return StarletteApp(proxy)
+
+    def adapt(self, engine: NativeEngine, function: Callable[..., Any]) -> Callable[[Request], Any]:
+        """Return the handler of the core that runs a function of the framework.
+
+        Raises:
+            TypeError: a function that cannot be run again, such as a generator.
+        """
+        _check_function(function)
+        return _handler_of(engine, function)
+
+    def wrap_native(
+        self, engine: NativeEngine, endpoint: HTTPHandler, function: Callable[..., Any]
+    ) -> Any:
+        """Return a function like that one, which is durable where the framework calls it."""
+        app = ASGIApp(endpoint)
+        host = _host_of(engine)
+        host.waiting = app
+        host.functions.add(function)
+        return _wrapped(app, function)
+
+    def install(self, app: Any, engine: NativeEngine) -> None:
+        """Make a Starlette or FastAPI application run the durable endpoints in it.
+
+        Raises:
+            ConfigurationError: it is no such application.
+        """
+        host = _host_of(engine)
+        _check_order(getattr(app, "routes", ()), host.functions)
+        install_layer(app, engine, lambda: host.waiting)
+        host.application = app
+
+
+#: The adapter for Starlette and FastAPI.
+endpoint_adapter = StarletteAdapter()
+
+
+def install(app: Any, durable: Durable[Any]) -> None:
+    """Make a Starlette or FastAPI application run the durable endpoints in it.
+
+    ``durable.lifespan`` does this, too.
+
+    Args:
+        app: the outermost application.
+        durable: whose endpoints they are.
+
+    Raises:
+        ConfigurationError: it is no such application.
+    """
+    endpoint_adapter.install(app, durable.engine)
+
+
+def _check_order(routes: Iterable[Any], functions: set[Callable[..., Any]]) -> None:
+    """See that the routes lead to the durable functions, not to those that they were made of."""
+    for route in routes:
+        endpoint = getattr(route, "endpoint", None)
+        if endpoint in functions:
+            raise ConfigurationError(
+                f"the route {route.path!r} leads to {endpoint.__qualname__} as it was before it "
+                "was durable: @durable.endpoint stands below @app.get, @app.post and the like"
+            )
+        inner = getattr(route, "original_router", route)  # what FastAPI has included
+        _check_order(getattr(inner, "routes", None) or (), functions)
+
+
+def _check_function(function: Callable[..., Any]) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(
+            f"{function.__qualname__} is a generator, and a durable endpoint is a function: return "
+            "a StreamingResponse, or use durable_core.stream in its steps"
+        )
+
+
+def _handler_of(engine: NativeEngine, function: Callable[..., Any]) -> Callable[[Request], Any]:
+    host = _host_of(engine)
+
+    async def handle_async(request: Request) -> Response:
+        passage = PASSAGE.get()
+        if isinstance(passage, AttachedPassage) and (call := passage.take_call(function)):
+            return await passage.execute_async(call)
+        return await ReplayPassage(request).execute_async(_application(host, function))
+
+    def handle(request: Request) -> Response:
+        passage = PASSAGE.get()
+        if isinstance(passage, AttachedPassage) and passage.take_call(function):
+            return passage.execute()
+        replay = ReplayPassage(request)
+        return replay.execute(_application(host, function), engine.replay_loop())
+
+    handler: Callable[[Request], Any] = handle_async if is_async(function) else handle
+    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+        setattr(handler, name, getattr(function, name, None))
+    return handler
+
+
+def _application(host: _Host, function: Callable[..., Any]) -> ASGIApplication:
+    if host.application is None:
+        raise ConfigurationError(
+            f"{function.__qualname__} cannot be replayed: its application is not known here; "
+            "FastAPI(lifespan=durable.lifespan), or durable_starlette.install(app, durable), tells"
+        )
+    return host.application
+
+
+def _wrapped(app: ASGIApp, function: Callable[..., Any]) -> Any:
+    @functools.wraps(function)
+    async def call_async(*args: Any, **kwargs: Any) -> Any:
+        passage = PASSAGE.get()
+        if passage is None:
+            raise _not_installed(function)
+        return await passage.call_async(Call(app, function, args, kwargs))
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        passage = PASSAGE.get()
+        if passage is None:
+            raise _not_installed(function)
+        return passage.call(Call(app, function, args, kwargs))
+
+    wrapper: Any = call_async if is_async(function) else call
+    wrapper.endpoint = app.endpoint
+    return wrapper
+
+
+def _not_installed(function: Callable[..., Any]) -> ConfigurationError:
+    return ConfigurationError(
+        f"{function.__qualname__} is a durable endpoint in an application that does not know "
+        "Durable: make it with FastAPI(lifespan=durable.lifespan), call "
+        "durable_starlette.install(app, durable) where the lifespan does not run, as in "
+        "TestClient(app) without 'with'"
+    )

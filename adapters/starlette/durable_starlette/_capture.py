@@ -1,0 +1,152 @@
+"""The ASGI messages of a response, put together to a response of the core."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import AsyncIterator
+from typing import Protocol, TypeVar
+
+from durable_asgi import Message
+from durable_core import Response
+
+__all__ = ["Capture", "Outcome"]
+
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+class Outcome(Protocol[T_contra]):
+    """The part of a future that is needed by who fills it, be it asyncio's or one of threads."""
+
+    def done(self) -> bool:
+        """Tell whether it has been filled."""
+        ...
+
+    def set_result(self, result: T_contra, /) -> None:
+        """Fill it."""
+        ...
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """Fill it with an error."""
+        ...
+
+
+class Capture:
+    """Takes what an application sends in response. Everything happens on its event loop.
+
+    Args:
+        outcome: gets the response: at its end, or at its first chunk if there will be more.
+    """
+
+    def __init__(self, outcome: Outcome[Response]) -> None:
+        self._outcome = outcome
+        self._status = 0
+        self._fields: tuple[tuple[str, str], ...] = ()
+        self._body: _Chunks | None = None
+        self._over = asyncio.get_running_loop().create_future()
+
+    async def send(self, message: Message) -> None:
+        """Take a message. It returns from the last one when the execution has ended.
+
+        Raises:
+            OSError: nobody reads the body any more.
+        """
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            self._fields = tuple(
+                (name.decode("latin-1"), value.decode("latin-1"))
+                for name, value in message.get("headers", ())
+            )
+        elif message["type"] == "http.response.body":
+            await self._take(message.get("body", b""), message.get("more_body", False))
+
+    async def _take(self, data: bytes, more: bool) -> None:
+        if self._body is None and more:
+            self._body = _Chunks()
+            self._resolve(self._body.read())
+        if self._body is None:
+            self._resolve(data)
+        elif data or more:
+            await self._body.put(data)
+        if not more:
+            if self._body is not None:
+                self._body.end()
+            await self._over
+
+    def _resolve(self, body: bytes | AsyncIterator[bytes]) -> None:
+        if not self._outcome.done():
+            response = Response(status=self._status, headers=self._fields, body=body)
+            self._outcome.set_result(response)
+
+    def application_ended(self, error: BaseException | None) -> bool:
+        """Note that nothing more will be sent; tell whether the response had been whole or begun.
+
+        Args:
+            error: what the application raised.
+        """
+        if error is not None and self._body is not None and self._body.is_closed:
+            traceback.clear_frames(error.__traceback__)  # which may hold an unfinished generator
+            return False
+        if self._outcome.done():
+            if self._body is not None:
+                self._body.fail(error or RuntimeError("the application stopped in mid-response"))
+            return True
+        self._outcome.set_exception(error or RuntimeError("the application sent no response"))
+        return False
+
+    def execution_ended(self) -> None:
+        """Let the application go on after its response."""
+        if not self._over.done():
+            self._over.set_result(None)
+
+
+class _Chunks:
+    """A streamed body, handed from the application that sends it to its reader.
+
+    The application goes on when the reader asks for the next chunk: it has sent this one then.
+    """
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
+        self._asked = asyncio.Event()
+        self._ended = False
+        self.is_closed = False
+
+    async def put(self, data: bytes) -> None:
+        """Give the reader a chunk, and wait until it asks for the next one.
+
+        Raises:
+            OSError: nobody reads any more.
+        """
+        self._asked.clear()
+        if not self.is_closed:
+            self._queue.put_nowait(data)
+            await self._asked.wait()
+        if self.is_closed:
+            raise OSError("the response is not read any more")
+
+    def end(self) -> None:
+        """Note that this was all."""
+        self._ended = True
+        self._queue.put_nowait(None)
+
+    def fail(self, error: BaseException) -> None:
+        """Break the body off, unless it has ended."""
+        if not self._ended:
+            self._queue.put_nowait(error)
+
+    async def read(self) -> AsyncIterator[bytes]:
+        """Return the chunks."""
+        try:
+            while True:
+                if self._queue.empty():
+                    self._asked.set()
+                chunk = await self._queue.get()
+                if chunk is None:
+                    return
+                if isinstance(chunk, BaseException):
+                    raise chunk
+                yield chunk
+        finally:
+            self.is_closed = True
+            self._asked.set()

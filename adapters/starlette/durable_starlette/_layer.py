@@ -1,0 +1,90 @@
+"""The durable layer of an application: between its middleware and its routes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from durable_asgi import (
+    ASGIApp,
+    ASGIApplication,
+    ASGIExchange,
+    Receive,
+    Scope,
+    Send,
+    check_event_loop,
+)
+from durable_core.adapters import RUN_PARAM, TOKEN_PARAM, EngineLifecycle, converse_async
+from durable_core.errors import ConfigurationError
+from durable_starlette._passage import REPLAY, AttachedPassage, Passage
+
+__all__ = ["DurableLayer", "install_layer"]
+
+_RUN, _TOKEN = RUN_PARAM.encode(), TOKEN_PARAM.encode()
+
+
+class DurableLayer:
+    """An ASGI application around the router of another one.
+
+    It answers clients that wait for runs, and lets a request become a run when it reaches a durable
+    endpoint.
+
+    Args:
+        application: what it is around.
+        engine: runs the endpoints.
+        waiting: answers clients that wait for a run; None while the application has no endpoint.
+    """
+
+    def __init__(
+        self,
+        application: ASGIApplication,
+        engine: EngineLifecycle,
+        waiting: Callable[[], ASGIApp | None],
+    ) -> None:
+        self._application = application
+        self.engine = engine
+        self._waiting = waiting
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one scope."""
+        if scope["type"] != "http":
+            await self._application(scope, receive, send)
+            return
+        check_event_loop()
+        # Not by the context: a server may begin a request in the context of the one before.
+        passage: Passage | None = scope.get(REPLAY)
+        if passage is None:
+            if _is_wait(scope) and (waiting := self._waiting()) is not None:
+                await converse_async(waiting, ASGIExchange(scope, receive, send))
+                return
+            passage = AttachedPassage(self.engine.limits.body)
+        await passage.pass_through(self._application, scope, receive, send)
+
+
+def _is_wait(scope: Scope) -> bool:
+    query = scope["query_string"]
+    return _RUN in query and _TOKEN in query and scope["method"] in ("GET", "HEAD")
+
+
+def install_layer(app: Any, engine: EngineLifecycle, waiting: Callable[[], ASGIApp | None]) -> None:
+    """Put a layer around the router of a Starlette application, unless it has it.
+
+    Raises:
+        ConfigurationError: it is no such application.
+    """
+    router = getattr(app, "router", None)
+    inner = getattr(router, "middleware_stack", None)
+    if router is None or inner is None:
+        raise ConfigurationError(
+            f"durable_starlette works in Starlette and FastAPI applications, not in {app!r}"
+        )
+    if not _has_layer(inner, engine):
+        router.middleware_stack = DurableLayer(inner, engine, waiting)
+
+
+def _has_layer(application: object, engine: EngineLifecycle) -> bool:
+    while isinstance(application, DurableLayer):
+        if application.engine is engine:
+            return True
+        application = application._application
+    return False

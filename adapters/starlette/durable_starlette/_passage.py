@@ -1,0 +1,358 @@
+"""A request on its way through an application, to the durable endpoint that it may be for."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextvars import Context, ContextVar, copy_context
+from dataclasses import dataclass
+from typing import Any
+
+from durable_asgi import ASGIApp, ASGIApplication, ASGIExchange, Message, Receive, Scope, Send
+from durable_core import Request, Response
+from durable_core.adapters import converse_async
+from durable_core.errors import ControlSignal, Suspended
+from durable_starlette._capture import Capture, Outcome
+from durable_starlette._exchange import RequestBody, replay_scope, replayed_receive
+
+__all__ = [
+    "PASSAGE",
+    "REPLAY",
+    "AttachedPassage",
+    "Call",
+    "NotReachedError",
+    "Passage",
+    "ReplayPassage",
+]
+
+
+class NotReachedError(Exception):
+    """The application answered a replayed request before its durable endpoint was reached."""
+
+
+class _AwaitedResponse(asyncio.Future[Response]):
+    """The response that an ``async def`` handler waits for.
+
+    Of a class of its own: a run may be suspended while its handler waits for this, for it comes
+    after the steps that the application waits for.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A framework's call of the function of an endpoint.
+
+    Attributes:
+        app: answers by the endpoint.
+        function: the user's.
+        args, kwargs: what the framework made of the request.
+    """
+
+    app: ASGIApp
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(self) -> Any:
+        """Call the function."""
+        return self.function(*self.args, **self.kwargs)
+
+
+class Passage(ABC):
+    """A request within an application."""
+
+    @abstractmethod
+    async def pass_through(
+        self, application: ASGIApplication, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Send it through what the durable layer is around."""
+
+    @abstractmethod
+    async def call_async(self, call: Call) -> Any:
+        """Return the result of an ``async def`` function that the framework has called."""
+
+    @abstractmethod
+    def call(self, call: Call) -> Any:
+        """Return the result of a ``def`` function that the framework has called, in a thread."""
+
+
+#: The key in the scope of a replayed request that has its passage.
+REPLAY = "durable_starlette.replay"
+#: The request that the current code works for.
+PASSAGE: ContextVar[Passage | None] = ContextVar("durable_starlette_passage", default=None)
+
+
+class AttachedPassage(Passage):
+    """A client's request, which becomes a run when it reaches a durable endpoint.
+
+    The framework's call of the endpoint's function is then moved into the run: the function is
+    called there, its result goes back to the framework, and what the framework makes of it is the
+    response of the run. A second task, the conversation, answers the client: with that response, or
+    with what the run hands it off by.
+
+    Args:
+        most: the longest body, bytes, that an endpoint takes.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._most = most
+        self._body: RequestBody
+        self._conversation: asyncio.Task[None] | None = None
+        self._calls: list[Call] = []  # at most one, until the run takes it
+        self._value: Outcome[Any]
+        self._response: Any
+        self._capture: Capture
+
+    async def pass_through(
+        self, application: ASGIApplication, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Send the request through the application, and see that the client is answered.
+
+        Raises:
+            Exception: what the application raised, unless that is how a run ended.
+        """
+        self._first_scope = dict(scope)  # routers change it
+        self._scope, self._receive, self._send = scope, receive, send
+        self._body = RequestBody(receive, self._most)
+        token = PASSAGE.set(self)
+        coroutine: Any = application(scope, self._body.receive, self._send_message)
+        task: asyncio.Task[None] = self._loop.create_task(coroutine)
+        PASSAGE.reset(token)
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:
+            await self._stop_serving(task)
+            raise
+        if self._conversation is None:
+            task.result()
+            return
+        error = self._application_ended(task)
+        await self._conversation
+        if error is not None:
+            raise error
+
+    async def _stop_serving(self, task: asyncio.Task[None]) -> None:
+        """End what only serves the client; a run goes on."""
+        if self._conversation is None:
+            task.cancel()
+            await asyncio.wait((task,))
+            return
+        task.add_done_callback(self._application_ended)
+        self._conversation.cancel()
+        await asyncio.wait((self._conversation,))
+
+    def _application_ended(self, task: asyncio.Task[None]) -> Exception | None:
+        """Return what the application has raised after its response; the run knows the rest."""
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, ControlSignal) and isinstance(self._response, _AwaitedResponse):
+            return None  # the run has raised it
+        was_answered = self._capture.application_ended(error)
+        return error if was_answered and isinstance(error, Exception) else None
+
+    async def _send_message(self, message: Message) -> None:
+        if self._conversation is None:
+            await self._send(message)
+        else:
+            await self._capture.send(message)
+
+    # -- the framework's side ---------------------------------------------------------------
+
+    async def call_async(self, call: Call) -> Any:
+        """Have the function called in a new run; return its result.
+
+        Raises:
+            Suspended: there will be none here.
+            Exception: what the function raised.
+        """
+        if self._conversation is not None:  # an endpoint that calls the function of another
+            return await call()
+        value = self._loop.create_future()
+        self._converse(call, value, _AwaitedResponse(loop=self._loop))
+        return await value
+
+    def call(self, call: Call) -> Any:
+        """Call a ``def`` function for a new run in this thread, which is the framework's.
+
+        Raises:
+            Suspended: there will be no run here, or it is suspended.
+            Exception: what the function raised.
+        """
+        if self._conversation is not None:
+            return call()
+        context: concurrent.futures.Future[Context] = concurrent.futures.Future()
+        response: concurrent.futures.Future[Response] = concurrent.futures.Future()
+        # The run's context is made from the one of this thread, which the framework has set up.
+        self._loop.call_soon_threadsafe(self._converse, call, context, response)
+        return context.result().run(call)
+
+    def _converse(self, call: Call, value: Outcome[Any], response: Any) -> None:
+        self._calls.append(call)
+        self._value, self._response = value, response
+        self._capture = Capture(response)
+        exchange = ASGIExchange(self._first_scope, self._body.take(), self._send)
+        exchange.route = _route_of(self._scope) or self._scope["path"]
+        self._conversation = self._loop.create_task(converse_async(call.app, exchange))
+        self._conversation.add_done_callback(self._conversation_ended)
+
+    def _conversation_ended(self, conversation: asyncio.Task[None]) -> None:
+        self._body.conversation_ended()
+        if self._calls:  # the client was answered without a run
+            self._calls.clear()
+            self._fill(self._value.set_exception, Suspended())
+        if isinstance(self._response, concurrent.futures.Future):
+            self._capture.execution_ended()
+
+    # -- the run's side ---------------------------------------------------------------------
+
+    def take_call(self, function: Callable[..., Any]) -> Call | None:
+        """Return the call that the run is for; None but for the first time, and its function."""
+        if self._calls and self._calls[0].function is function:
+            try:
+                call = self._calls.pop()
+            except IndexError:
+                return None  # the conversation ended at this moment
+            self._loop.call_soon_threadsafe(self._body.complete)
+            return call
+        return None
+
+    async def execute_async(self, call: Call) -> Response:
+        """Call the function in this task, which is the run's; return the response."""
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(lambda _: self._capture.execution_ended())
+        try:
+            value = await call()
+        except (ControlSignal, asyncio.CancelledError):
+            self._fill(self._value.set_exception, Suspended())
+            raise
+        except Exception as error:
+            self._fill(self._value.set_exception, error)
+        else:
+            self._fill(self._value.set_result, value)
+        response: Response = await self._response
+        return response
+
+    def execute(self) -> Response:
+        """Have the framework's thread call the function in this context; return the response."""
+        self._fill(self._value.set_result, copy_context())
+        response: Response = self._response.result()
+        return response
+
+    def _fill(self, fill: Callable[[Any], None], what: object) -> None:
+        if not self._value.done():  # the framework may have stopped waiting
+            fill(what)
+
+
+class ReplayPassage(Passage):
+    """A stored request, which a run sends through the application again.
+
+    The framework builds the parameters of the function again, and calls it.
+
+    Args:
+        request: the stored request.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._is_inside = False
+        self._is_reached = False
+        self._status = 0
+        self._capture: Capture
+
+    async def execute_async(self, application: ASGIApplication) -> Response:
+        """Send the request through an application on this loop; return the response.
+
+        Raises:
+            NotReachedError: it was answered without a call of the endpoint's function.
+            Exception: what the application raised.
+        """
+        loop = asyncio.get_running_loop()
+        response = _AwaitedResponse(loop=loop)
+        task = asyncio.current_task()
+        assert task is not None
+        self._capture = Capture(response)
+        run = loop.create_task(self._run(application))
+        task.add_done_callback(lambda _: self._capture.execution_ended())
+        try:
+            return await response
+        except BaseException:
+            run.cancel()
+            await asyncio.wait((run,))
+            raise
+
+    def execute(self, application: ASGIApplication, loop: asyncio.AbstractEventLoop) -> Response:
+        """As :meth:`execute_async`, for a run in this thread."""
+        response: concurrent.futures.Future[Response] = concurrent.futures.Future()
+        asyncio.run_coroutine_threadsafe(self._run_for_thread(application, response), loop)
+        try:
+            return response.result()
+        finally:
+            loop.call_soon_threadsafe(self._capture.execution_ended)
+
+    async def _run_for_thread(
+        self, application: ASGIApplication, response: Outcome[Response]
+    ) -> None:
+        self._capture = Capture(response)
+        await self._run(application)
+
+    async def _run(self, application: ASGIApplication) -> None:
+        PASSAGE.set(self)
+        scope = {**replay_scope(self._request), REPLAY: self}
+        receive = replayed_receive(self._request.body)
+        try:
+            await application(scope, receive, self._note_status)
+        except BaseException as error:
+            if not self._capture.application_ended(error):
+                return  # the run has it
+            raise
+        self._capture.application_ended(self._not_reached())
+
+    async def _note_status(self, message: Message) -> None:
+        """Take what comes out of the whole application: nobody reads it."""
+        self._status = message.get("status", self._status)
+
+    def _not_reached(self) -> NotReachedError:
+        return NotReachedError(
+            f"in a replay the application answered {self._status} before it reached the endpoint: "
+            "a middleware or dependency may need what is not stored with the run, such as the "
+            "header Authorization; see durable.is_replaying()"
+        )
+
+    async def pass_through(
+        self, application: ASGIApplication, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Send the request through what the durable layer is around, and take the response.
+
+        Middleware around it gets another one, which nobody reads.
+        """
+        if self._is_inside:
+            await application(scope, receive, send)
+            return
+        self._is_inside = True
+        await application(scope, receive, self._send_message)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def _send_message(self, message: Message) -> None:
+        if self._is_reached:
+            await self._capture.send(message)
+        else:
+            await self._note_status(message)
+
+    async def call_async(self, call: Call) -> Any:
+        """Call the function."""
+        self._is_reached = True
+        return await call()
+
+    def call(self, call: Call) -> Any:
+        """Call the function in this thread."""
+        self._is_reached = True
+        return call()
+
+
+def _route_of(scope: Scope) -> str | None:
+    path = getattr(scope.get("route"), "path", None)
+    return path if isinstance(path, str) else None
