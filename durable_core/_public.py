@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from durable_core.api.adapter import EndpointAdapter, endpoint_adapter
 from durable_core.api.durable import Durable
+from durable_core.api.logs import LogContext
 from durable_core.api.run import RunContext, run
 from durable_core.api.run_info import RunInfo, StepInfo
 from durable_core.api.step import step
@@ -34,6 +35,7 @@ __all__ = [
     "HTTPError",
     "Headers",
     "Limits",
+    "LogContext",
     "NonRetriableError",
     "Request",
     "Response",

@@ -25,6 +25,9 @@ class RunContext:
         started_at: when the request came in, in UTC.
         attempt: how often its handler is tried with this time, errors of steps not counted: 1 for
             the first attempt and its replays.
+        step: the id of the step whose function asks; None outside steps.
+        step_attempt: how often the function of this step is called with this time; None outside
+            steps.
     """
 
     id: str
@@ -33,6 +36,8 @@ class RunContext:
     version: str | None
     started_at: datetime
     attempt: int
+    step: str | None = None
+    step_attempt: int | None = None
 
 
 def current_run() -> RunContext | None:
@@ -51,6 +56,8 @@ def current_run() -> RunContext | None:
         version=known.version,
         started_at=datetime.fromtimestamp(known.created_at / 1000, UTC),
         attempt=known.failures + 1,
+        step=scope.name if isinstance(scope, StepAttempt) else None,
+        step_attempt=scope.number if isinstance(scope, StepAttempt) else None,
     )
 
 
@@ -89,6 +96,16 @@ class CurrentRun:
     def attempt(self) -> int:
         """How often its handler is tried with this time; 1 for the first attempt."""
         return _inside("attempt").attempt
+
+    @property
+    def step(self) -> str | None:
+        """The id of the step whose function asks; None outside steps."""
+        return _inside("step").step
+
+    @property
+    def step_attempt(self) -> int | None:
+        """How often that function is called with this time; None outside steps."""
+        return _inside("step_attempt").step_attempt
 
     def __repr__(self) -> str:
         """Show the id, if there is a run."""

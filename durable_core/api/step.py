@@ -182,6 +182,15 @@ class AsyncSteps(AsyncFunctionSteps):
     loop, gets an index, in the order of the calls; all calls of one id must come from one task.
     """
 
+    @property
+    def attempt(self) -> int:
+        """How often the function of the current step is called with this time; 1 at first.
+
+        Raises:
+            StepUsageError: not inside the function of a step.
+        """
+        return _current_attempt()
+
     @overload
     def parallel(
         self,
@@ -434,6 +443,15 @@ class Steps(FunctionSteps):
     by a signal that ``except Exception`` lets pass; the handler is replayed later.
     """
 
+    @property
+    def attempt(self) -> int:
+        """How often the function of the current step is called with this time; 1 at first.
+
+        Raises:
+            StepUsageError: not inside the function of a step.
+        """
+        return _current_attempt()
+
     @overload
     def parallel(
         self,
@@ -609,6 +627,15 @@ def _check_decorated_id(step_id: object) -> None:
         raise StepArgumentError(
             f"a step is decorated with its id, as in @step('reserve'); {step_id!r} is no id"
         )
+
+
+def _current_attempt() -> int:
+    scope = CURRENT_RUN.get()
+    if not isinstance(scope, StepAttempt):
+        raise StepUsageError(
+            "step.attempt was read outside the function of a step; run.attempt is the handler's own"
+        )
+    return scope.number
 
 
 def _is_in_handler() -> bool:

@@ -97,6 +97,7 @@ class StepAttempt:
         owner: the execution.
         function_ended: the function has ended; threads or tasks that it has left push nothing.
         settled: the outcome of the attempt is known.
+        number: how often the function is called with this attempt; 1 for the first.
     """
 
     name: str
@@ -105,3 +106,4 @@ class StepAttempt:
     owner: StreamOwner | None = None
     function_ended: bool = False
     settled: bool = False
+    number: int = 1

@@ -208,6 +208,7 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
     arguments = _dump_arguments(call) if ex.options.record_arguments else None
     inside = StepAttempt(op.name, op.id, ex.next_attempt(), ex)
     failures = 0 if before is None else before.failures
+    inside.number = failures + 1
     ex.in_flight += 1
     try:
         begun = yield from begin(ex)

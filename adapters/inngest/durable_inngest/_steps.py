@@ -218,6 +218,8 @@ def perform(
     if not (yield from may_run_step(ex, op)):
         yield from park_for_ever(ex, op)
     inside = StepAttempt(op.name, op.id, ex.next_attempt(), ex) if is_users else None
+    if inside is not None and ex.reentry is not None:
+        inside.number = ex.counted(op.name) + ex.reentry.generation
     ex.in_flight += 1
     try:
         begun = yield from begin_step(ex)
