@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from urllib.parse import quote, unquote_to_bytes
 
@@ -40,7 +41,7 @@ class ASGIExchange(AsyncExchange):
         ]
         params = scope.get("path_params") or {}
         self.path_params = {str(name): str(value) for name, value in params.items()}
-        self.route = _route_of(scope)
+        self.route = _template_of(scope, self.path_params)
         self._receive = receive
         self._send = send
         self._more = True
@@ -135,7 +136,37 @@ def _quoted(path: str) -> str:
         return path  # a lone surrogate: a bad request
 
 
-def _route_of(scope: Scope) -> str | None:
-    """Return the template that a framework's router found the path by, where it tells (FastAPI)."""
-    path = getattr(scope.get("route"), "path", None)
-    return path if isinstance(path, str) else None
+def _template_of(scope: Scope, params: Mapping[str, str]) -> str | None:
+    """Return the template by which a framework's router found the path; None if none did.
+
+    Starlette says which route it was; FastAPI does not for routes that are not its own. Then the
+    template is made of the path and its parameters. Prefixes of mounts are part of it, a prefix
+    that a proxy has taken away is not.
+    """
+    if "router" not in scope:
+        return None
+    root = scope.get("root_path") or ""
+    mount = root[len(scope.get("app_root_path", root)) :]
+    route = scope.get("route")
+    found = getattr(route, "path_format", None)
+    if isinstance(found, str) and hasattr(route, "methods"):  # a mount has no methods
+        return _templated(mount, params) + found
+    if not (mount or params):
+        return None
+    path = scope["path"]
+    return _templated(mount + (path[len(root) :] if path.startswith(root) else path), params)
+
+
+def _templated(path: str, params: Mapping[str, str]) -> str:
+    """Return a path with the names of its parameters in place of their values.
+
+    Routers give parameters in their order, and in the path they follow fixed text more often than
+    they come before it. So each is looked for from the end.
+    """
+    end = len(path)
+    for name, value in reversed(tuple(params.items())):
+        start = path.rfind(value, 0, end) if value else -1
+        if start > 0 and path[start - 1] == "/" and path[start + len(value) :][:1] in ("", "/"):
+            path = f"{path[:start]}{{{name}}}{path[start + len(value) :]}"
+            end = start
+    return path

@@ -266,3 +266,75 @@ def test_clients_that_leave_below_a_middleware(shop: Shop) -> None:
     shop.durable.stop()
 
     assert 499 == exchange.status
+
+
+# Templates
+
+
+def starlette_typed(checkout: Any, lifespan: Any) -> Any:
+    return Starlette(lifespan=lifespan, routes=[Route("/users/{id:int}", checkout)])
+
+
+def starlette_nested(checkout: Any, lifespan: Any) -> Any:
+    inner = Mount("/teams/{team}", routes=[Route("/users/{id}", checkout)])
+    return Starlette(lifespan=lifespan, routes=[Mount("/api", routes=[inner])])
+
+
+def fastapi_added(checkout: Any, lifespan: Any) -> Any:
+    api = FastAPI(lifespan=lifespan)
+    api.add_route("/users/{id}", checkout)
+    return api
+
+
+def fastapi_behind_a_proxy(checkout: Any, lifespan: Any) -> Any:
+    api = fastapi_added(checkout, lifespan)
+
+    async def with_prefix(scope: Any, receive: Any, send: Any) -> None:
+        await api({**scope, "root_path": "/proxy"}, receive, send)
+
+    return with_prefix
+
+
+def fastapi_included(checkout: Any, lifespan: Any) -> Any:
+    api, router = FastAPI(lifespan=lifespan), APIRouter()
+    router.add_route("/users/{id}", checkout)
+    api.include_router(router, prefix="/api")
+    return api
+
+
+def fastapi_mounted(checkout: Any, lifespan: Any) -> Any:
+    api, inner = FastAPI(lifespan=lifespan), FastAPI()
+    inner.add_route("/users/{id}", checkout)
+    api.mount("/teams/{team}", inner)
+    return api
+
+
+def fastapi_mounted_endpoint(checkout: Any, lifespan: Any) -> Any:
+    api = FastAPI(lifespan=lifespan)
+    api.mount("/users/{id}", checkout)
+    return api
+
+
+@pytest.mark.parametrize(
+    ("make", "path", "template"),
+    [
+        (starlette_typed, "/users/7", "/users/{id}"),
+        (starlette_nested, "/api/teams/a/users/7", "/api/teams/{team}/users/{id}"),
+        (fastapi_added, "/users/7", "/users/{id}"),
+        (fastapi_added, "/users/users", "/users/{id}"),
+        (fastapi_added, "/users/a%20%C3%A9", "/users/{id}"),
+        (fastapi_behind_a_proxy, "/users/7", "/users/{id}"),
+        (fastapi_included, "/api/users/7", "/api/users/{id}"),
+        (fastapi_mounted, "/teams/7/users/7", "/teams/{team}/users/{id}"),
+        (fastapi_mounted_endpoint, "/users/7/", "/users/{id}/"),
+    ],
+)
+def test_runs_are_shown_by_the_template(
+    make: Callable[[Any, Any], Any], path: str, template: str, shop: Shop
+) -> None:
+    """Runs of one route have one name, whatever the path was."""
+    with create_endpoint_server(make(shop.checkout, shop.durable.lifespan)) as server:
+        assert 201 == ask(server.port, "GET", path).status
+        [run] = shop.durable.runs.list()
+
+    assert f"GET {template}" == run.name

@@ -214,11 +214,16 @@ def test_path_parameters_of_a_framework() -> None:
 
 @pytest.mark.parametrize(
     ("route", "template"),
-    [(SimpleNamespace(path="/users/{id}"), "/users/{id}"), (SimpleNamespace(), None), (None, None)],
+    [
+        (SimpleNamespace(path_format="/users/{id}", methods=None), "/users/{id}"),
+        (SimpleNamespace(path_format="/users/{path}"), None),
+        (SimpleNamespace(), None),
+        (None, None),
+    ],
 )
 def test_route_of_a_framework(route: object, template: str | None) -> None:
     """A framework may say by which template it has found the path."""
-    assert [(25.0, template)] == asked(Exchange(http_scope(route=route))).asked
+    assert [(25.0, template)] == asked(Exchange(http_scope(router=object(), route=route))).asked
 
 
 # The body
