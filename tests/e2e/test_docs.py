@@ -126,3 +126,35 @@ def test_tests_of_a_page(page: dict[str, Any]) -> None:
         outcome = test()
         if inspect.iscoroutine(outcome):
             asyncio.run(outcome)
+
+
+@pytest.mark.parametrize("page", ["howto/use-tokens-and-proxy.md"], indirect=True)
+def test_a_url_of_ones_own_is_answered(page: dict[str, Any]) -> None:
+    """The route of the page passes requests on to the wait route, and so do its redirects."""
+    first = page["order"].endpoint.handle(Request(method="POST", url="http://docs/orders"))
+    url = first.headers["location"].replace("https://www.example.org", "http://docs")
+    path, _, key = url.partition("?key=")
+    run_id = path.rpartition("/")[2]
+    for asked in (url, f"{path}?runId={run_id}&token={key}"):
+        answer = page["site_routes"].endpoint.handle(Request(method="GET", url=asked))
+        assert (200, b'{"ok":true}') == (answer.status, answer.body)
+
+
+@pytest.mark.parametrize("page", ["howto/use-with-web-frameworks.md"], indirect=True)
+def test_dependencies_of_fastapi(page: dict[str, Any]) -> None:
+    """The function that passes requests on is protected, a route added by ``add_route`` is not."""
+    from fastapi.testclient import TestClient
+
+    router, api = page["router"], page["api"]
+    router.add_route("/unprotected", page["pay"])
+    api.include_router(router, prefix="/more")
+    with TestClient(api) as client:
+        answers = [
+            client.get("/payments"),
+            client.get("/payments", headers={"api-key": "wrong"}),
+            client.get("/payments", headers={"api-key": "sesame"}),
+            client.get("/more/unprotected"),
+        ]
+
+    assert [422, 401, 200, 200] == [each.status_code for each in answers]
+    assert {"paid": True} == answers[2].json()
