@@ -319,6 +319,7 @@ class RunManager(RunExecutor[StoredExecution]):
         """
         worker, options = self._worker, endpoint.options
         run = new_run(worker.env, options, request, route, event_seq)
+        request.headers._on_sensitive = endpoint.warn_of_header
         return StoredExecution(worker.env, options, run, request, owner=worker.owner)
 
     # -- resuming ---------------------------------------------------------------------------

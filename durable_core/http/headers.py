@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
 from durable_core.errors import HeaderNotStoredError
@@ -39,14 +39,16 @@ class Headers:
         TypeError: a name or value that is not a ``str``.
     """
 
-    __slots__ = ("_index", "_raw", "_withheld")
+    __slots__ = ("_index", "_on_sensitive", "_raw", "_withheld")
 
     _raw: tuple[tuple[str, str], ...]
     _index: dict[str, tuple[str, ...]] | None
     _withheld: frozenset[str]
+    #: Called with the name when a sensitive field that is there is looked up.
+    _on_sensitive: Callable[[str], object] | None
 
     def __init__(self, fields: HeaderFields = (), *, withheld: Iterable[str] = ()) -> None:
-        self._index = None
+        self._index = self._on_sensitive = None
         self._withheld = frozenset(withheld)
         if isinstance(fields, Headers):
             self._raw = fields._raw
@@ -62,7 +64,7 @@ class Headers:
         """Make headers from fields that a server has parsed, without checking them again."""
         self = object.__new__(cls)
         self._raw = tuple(pairs)
-        self._index = None
+        self._index = self._on_sensitive = None
         self._withheld = withheld
         return self
 
@@ -93,7 +95,10 @@ class Headers:
                 f"header {key!r} was on the request but is not stored with the run; "
                 f"name it in store_headers= to have it on replay"
             )
-        return self._by_name().get(key, ())
+        values = self._by_name().get(key, ())
+        if self._on_sensitive is not None and values and key in SENSITIVE_HEADERS:
+            self._on_sensitive(key)
+        return values
 
     def __getitem__(self, name: str) -> str:
         """Return the first value of the field; ``KeyError`` when it is absent."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from durable_core.duration import Duration, parse_duration
@@ -11,6 +11,7 @@ from durable_core.errors import DuplicateEndpointError
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
 from durable_core.http.request import Request
+from durable_core.platform import logger
 
 __all__ = ["RegisteredEndpoint", "Settings", "add_endpoint"]
 
@@ -22,6 +23,25 @@ class RegisteredEndpoint:
     handler: Callable[[Request], Any]
     kind: HandlerKind
     options: ResolvedOptions
+    _warned: set[str] = field(default_factory=set, compare=False)
+
+    def warn_of_header(self, name: str) -> None:
+        """Warn once that a handler reads a header that a replay cannot have.
+
+        Args:
+            name: of the header, in lower case.
+        """
+        if name in self.options.store_headers or name in self._warned:
+            return
+        self._warned.add(name)
+        logger.warning(
+            "%s reads the request header %r, which is not stored with a run: where a run is "
+            "replayed, reading it raises HeaderNotStoredError. Name it in store_headers=, or read "
+            "it in authorize=, which is called once (see docs/explanation/"
+            "replay-and-determinism.md)",
+            _name(self),
+            name,
+        )
 
 
 def add_endpoint(endpoints: dict[str, RegisteredEndpoint], endpoint: RegisteredEndpoint) -> None:

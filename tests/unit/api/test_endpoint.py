@@ -158,6 +158,29 @@ def test_authorize_is_not_called_on_replay() -> None:
 # Headers on replay
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_reading_what_a_replay_cannot_have_is_warned_of(
+    stored: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the first execution, once for each endpoint and header; not in ``authorize``, and not if
+    the header is stored."""
+
+    def handler(request: Request) -> object:
+        return [request.headers.get("authorization"), request.headers.get("cookie")]
+
+    def authorize(request: Request) -> bool:
+        return "authorization" in request.headers
+
+    options = {"store_headers": ("Authorization",)} if stored else {}
+    with lab() as process:
+        endpoint = process.endpoint(handler, authorize=authorize, **options)
+        for _ in range(2):
+            endpoint.handle(request(authorization="secret"))
+    warnings = [each.getMessage() for each in caplog.records if "is replayed" in each.getMessage()]
+    assert ([] if stored else [True]) == ["'authorization'" in each for each in warnings]
+    assert "secret" not in caplog.text
+
+
 @pytest.mark.parametrize("header", ["authorization", "cookie", "proxy_authorization"])
 def test_header_that_is_not_stored(header: str) -> None:
     """On replay a sensitive header that was there is an error that names the option."""
