@@ -164,11 +164,12 @@ def _event_id(ex: StoredExecution, op: Op, index: int) -> str:
 def _replayed(ex: StoredExecution, op: Op) -> Flow[Memo | None]:
     """Return the memo of an op, in its turn; None if the op has not finished."""
     ex.unawaited.pop(op.id, None)
-    ex.check_open()
     ex.activity += 1
-    while ex.stopping:
-        yield from park(op.id, None)
+    if ex.state is not ExecutionState.RUNNING:
         ex.check_open()
+        while ex.stopping:
+            yield from park(op.id, None)
+            ex.check_open()
     memo = ex.memos.get(op.id)
     stored = memo or ex.pending.get(op.id)
     if stored is not None and stored.op.kind is not op.kind:

@@ -174,13 +174,16 @@ class ThreadRun:
         after: Any = effect.after  # Tickets of the queue, which flows know by their Protocol only
         return self._host.queue.submit(effect.write, after)
 
-    def _await_durable(self, effect: AwaitDurable | BeginStep) -> list[CheckpointResult]:
+    def _await_durable(self, effect: AwaitDurable) -> list[CheckpointResult]:
         queue = self._host.queue
         tickets: Any = effect.tickets
         return [queue.wait(ticket) for ticket in tickets]
 
     def _begin_step(self, effect: BeginStep) -> Begun:
-        return self._await_durable(effect), self._host.event_watermark.recent()
+        host = self._host
+        tickets: Any = effect.tickets
+        written = [host.queue.wait(ticket) for ticket in tickets] if tickets else ()
+        return written, host.event_watermark.recent()
 
     def _call_user(self, effect: CallUser) -> Outcome:
         call = effect.call
