@@ -36,10 +36,6 @@ __all__ = [
 ]
 
 
-# --- tickets --------------------------------------------------------------------------------------
-#
-# Receipts for queued writes, and the ways to wait for one: a blocked thread, or a task.
-
 T = TypeVar("T")
 
 #: How often a batch is committed again after a conflict, or after its answer was lost.
@@ -135,9 +131,6 @@ def _finish(futures: Iterable[asyncio.Future[None]]) -> None:
     for future in futures:
         if not future.done():
             future.set_result(None)
-
-
-# --- commit queue ---------------------------------------------------------------------------------
 
 
 #: A write that nobody waits for stays queued for once to twice as long, seconds.

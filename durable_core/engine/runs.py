@@ -298,7 +298,7 @@ class RunManager(RunExecutor[StoredExecution]):
     """
 
     def __init__(self, worker: WorkerParts) -> None:
-        super().__init__(worker, _unanswered)
+        super().__init__(worker, _answer_at_end)
         self.busy = {HandlerKind.DEF: 0, HandlerKind.ASYNC_DEF: 0}
         self._worker = worker
         self._busy_lock = threading.Lock()
@@ -352,7 +352,7 @@ class RunManager(RunExecutor[StoredExecution]):
             loop = self._worker.loops.replay_loop
             task_run = TaskRun(self._worker, ex, endpoint.handler, loop=loop)
             self._worker.live[ex.run.id] = task_run
-            task_run.left = _once(lambda: self._free(HandlerKind.ASYNC_DEF))
+            task_run.left = _call_once(lambda: self._free(HandlerKind.ASYNC_DEF))
             if not _call_live(loop, self._resume_here, task_run, ex):
                 ex.close(RuntimeError("the event loop was closed"))
                 self._end(task_run)
@@ -504,7 +504,7 @@ class RunManager(RunExecutor[StoredExecution]):
                 if worker.streams.logs and answer is not None:
                     worker.streams.committed(write)
                 if write.result is not None and answer is not None and worker.waiters.wakers:
-                    worker.waiters.ended((write.run_id,))
+                    worker.waiters.wake((write.run_id,))
                 if write.release is not None:
                     worker.wake_scheduler_at(write.release.due_at)
                 if write.events:
@@ -515,13 +515,13 @@ class RunManager(RunExecutor[StoredExecution]):
                 worker.event_watermark.changed()
                 worker.wake_scheduler()
             elif isinstance(write, Cancel) and answer is True:
-                worker.waiters.ended((write.run_id,))
+                worker.waiters.wake((write.run_id,))
                 live = worker.live.get(write.run_id)
                 if live is not None:
                     live.lease_lost()
 
 
-def _unanswered(ex: StoredExecution) -> Response:
+def _answer_at_end(ex: StoredExecution) -> Response:
     """Return what a client gets if an execution ended before it could answer."""
     if ex.stored and ex.fault is None:
         token = new_token(ex.env, ex.run.id)
@@ -541,7 +541,7 @@ def _log_broken(ex: Execution, error: BaseException | None) -> None:
     run_logger(ex.run.id, ex.run.function_id).error("the execution broke", exc_info=error)
 
 
-def _once(call: Callable[[], None]) -> Callable[[], None]:
+def _call_once(call: Callable[[], None]) -> Callable[[], None]:
     """Return a function that passes its first call on."""
     calls = [call]
 

@@ -311,7 +311,7 @@ class Scheduler:
                     live.on_event(op_id, event)
         waited_for = self._host.waiters.run_ids()
         if waited_for:
-            self._host.waiters.ended(store.which_ended(app, waited_for))
+            self._host.waiters.wake(store.which_ended(app, waited_for))
         if len(self._host.streams):
             self._host.streams.poll_others(store, app)
 

@@ -322,12 +322,12 @@ class Execution:
 
     # -- writes -----------------------------------------------------------------------------
 
-    def queued(self, ticket: PendingCommit) -> None:
+    def add_ticket(self, ticket: PendingCommit) -> None:
         """Remember a queued write until it is durable; the queue may have merged it with others."""
         if ticket not in self.tickets:
             self.tickets = (*self.tickets, ticket)
 
-    def settled(
+    def drop_tickets(
         self, tickets: tuple[PendingCommit, ...], written: Sequence[CheckpointResult]
     ) -> None:
         """Take over what came of these writes, which are durable, and drop them.
@@ -471,8 +471,8 @@ def checkpoint(
 ) -> Submit:
     """Return the effect that queues one checkpoint of the run.
 
-    A flow writes ``ex.queued((yield checkpoint(ex, ...)))``. The checkpoint is durable after the
-    next :func:`settle`.
+    A flow writes ``ex.add_ticket((yield checkpoint(ex, ...)))``. The checkpoint is durable after
+    the next :func:`settle`.
 
     Args:
         ex: the execution.
@@ -581,7 +581,7 @@ def settle(ex: Execution, step_name: str = "") -> Flow[None]:
     except (Exception, LeaseLost) as error:
         ex.close(_fault(error))
         raise Suspended from error
-    ex.settled(tickets, written)
+    ex.drop_tickets(tickets, written)
 
 
 def begin(ex: Execution) -> Flow[tuple[int, int] | Cancelled]:
@@ -604,7 +604,7 @@ def begin(ex: Execution) -> Flow[tuple[int, int] | Cancelled]:
             return begun
         written, event_seq = begun
         if tickets:
-            ex.settled(tickets, written)
+            ex.drop_tickets(tickets, written)
         now = ex.env.clock.now()
         if is_checked or now - ex.checked_at <= _MAX_LEASE_CHECK_AGE:
             return event_seq, now
@@ -612,7 +612,7 @@ def begin(ex: Execution) -> Flow[tuple[int, int] | Cancelled]:
         check = ex.lease_check()
         if check is None:
             return event_seq, now
-        ex.queued((yield check))
+        ex.add_ticket((yield check))
 
 
 def utf8_size(text: str) -> int:

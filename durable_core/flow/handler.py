@@ -207,7 +207,7 @@ def _start_streaming(ex: StoredExecution, response: Response) -> Flow[None]:
     if ex.stored or ex.keeps_record:
         started = advance(ex.run, ResponseStarted(), ex.env.clock.now(), ex.env.policy)
         ex.run = started.run
-        ex.queued((yield checkpoint(ex, state=True)))
+        ex.add_ticket((yield checkpoint(ex, state=True)))
         yield from settle(ex)
     yield from send_response(response)
 
@@ -260,7 +260,7 @@ def _finish(ex: StoredExecution, response: Response, body: bytes | None) -> Flow
     assert isinstance(finished.commands[0], Finish)
     ex.run = finished.run
     if ex.stored or ex.keeps_record:
-        ex.queued((yield _save_result(ex, response, body, now)))
+        ex.add_ticket((yield _save_result(ex, response, body, now)))
 
 
 def _save_result(
@@ -299,7 +299,7 @@ def _apply_input(ex: StoredExecution, happened: Input, trace: str = "") -> Flow[
         match command:
             case Suspend(due_at=due_at, failed=failed):
                 release = Release(due_at=due_at, awaited=tuple(sorted(ex.awaited)))
-                ex.queued(
+                ex.add_ticket(
                     (
                         yield checkpoint(
                             ex, state=True, release=release, failed_attempts=_as_tuple(failed)
@@ -324,7 +324,7 @@ def _fail(ex: StoredExecution, fail: Fail, attached: bool, trace: str) -> Flow[N
     response = failure_response(fail, debug=ex.env.debug, **extra)
     if is_recorded:
         now = ex.env.clock.now()
-        ex.queued((yield _save_result(ex, response, _whole(response), now, fail.failed)))
+        ex.add_ticket((yield _save_result(ex, response, _whole(response), now, fail.failed)))
         yield from settle(ex)
     if attached:
         yield from send_response(response)

@@ -53,7 +53,7 @@ def hand_off(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
     """Send the attached client to the wait URL, once everything so far is durable."""
     has_position = yield from begin_handoff(ex)
     if has_position or reason in _UNASKED or not ex.stored:
-        ex.queued((yield checkpoint(ex, state=True)))
+        ex.add_ticket((yield checkpoint(ex, state=True)))
     yield from settle(ex)
     yield from log_info(f"handed off: {reason.value}")
     if reason is not HandoffReason.DISCONNECT or ex.followed:

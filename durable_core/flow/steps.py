@@ -234,7 +234,7 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
                 ex, op, result, event_seq, now, failures, started_at=started_at, arguments=arguments
             )
             _decide(ex, OpEnded(memo=memo), now)
-            ex.queued((yield _save_memo(ex, memo, now)))
+            ex.add_ticket((yield _save_memo(ex, memo, now)))
             inside.settled = True
             return memo
         if ex.stream is not None:
@@ -276,7 +276,7 @@ def _save_begun(
         op=op, due_at=started_at, failures=failures, event_seq=event_seq, started_at=started_at
     )
     ex.pending[op.id] = pending
-    ex.queued((yield checkpoint(ex, pending=(pending,))))
+    ex.add_ticket((yield checkpoint(ex, pending=(pending,))))
     yield from settle(ex)
     ex.check_open()
 
@@ -414,14 +414,14 @@ def _apply(
     for command in transition.commands:
         match command:
             case SaveMemo(memo=memo, failed=failed):
-                ex.queued((yield _save_memo(ex, memo, now, sends, failed)))
+                ex.add_ticket((yield _save_memo(ex, memo, now, sends, failed)))
             case SavePending(pending=pending, failed=failed):
                 ex.pending[pending.op.id] = pending
                 failed_attempts = () if failed is None else (failed,)
                 effect = checkpoint(
                     ex, now=now, pending=(pending,), failed_attempts=failed_attempts
                 )
-                ex.queued((yield effect))
+                ex.add_ticket((yield effect))
             case Handoff(reason=reason):
                 yield from hand_off(ex, reason)
             case _:
@@ -467,7 +467,7 @@ def _wait(ex: StoredExecution, op: Op, rule: WaitRule, timeout: int) -> Pending:
 def _save_pending(ex: StoredExecution, pending: Pending) -> Flow[None]:
     """Make an unfinished op durable."""
     ex.pending[pending.op.id] = pending
-    ex.queued((yield checkpoint(ex, pending=(pending,))))
+    ex.add_ticket((yield checkpoint(ex, pending=(pending,))))
     yield from settle(ex, pending.op.name)
     ex.check_open()
 

@@ -62,17 +62,17 @@ class LoopThread:
             leftover = asyncio.all_tasks(self.loop)
             for task in leftover:
                 task.cancel()
-            self.loop.run_until_complete(_ended(leftover, self._patience))
+            self.loop.run_until_complete(_wait_for_end(leftover, self._patience))
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.run_until_complete(asyncio.sleep(0))  # transports close a turn later
             self.loop.close()
 
 
 class Loops:
-    """The event loops of one node.
+    """The event loops of one worker.
 
     Handlers run, and are replayed, on the loop that serves the application. Only where there is
-    none does the node make one.
+    none does the worker make one.
 
     Attributes:
         adopted: the loop that serves the application, once one is known.
@@ -120,14 +120,14 @@ class Loops:
 
     @property
     def background_loop(self) -> LoopThread:
-        """The node's own event loop, made when it is first needed."""
+        """The worker's own event loop, made when it is first needed."""
         with self._lock:
             if self._background is None:
                 self._background = LoopThread()
             return self._background
 
     def is_background_loop(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Tell whether the loop is the node's own; none is made to find that out."""
+        """Tell whether the loop is the worker's own; none is made to find that out."""
         own = self._background
         return own is not None and own.loop is loop
 
@@ -140,7 +140,7 @@ class Loops:
         return loop
 
     def stop(self) -> None:
-        """Let go of the loops, and end the node's own."""
+        """Forget the loops, and end the worker's own."""
         guards, self._sentinels = self._sentinels, {}
         for loop, guard in guards.items():
             call_soon(loop, guard.cancel)
@@ -148,7 +148,7 @@ class Loops:
             self._background.stop()
 
 
-async def _ended(tasks: Iterable[asyncio.Task[object]], patience: float) -> None:
+async def _wait_for_end(tasks: Iterable[asyncio.Task[object]], patience: float) -> None:
     """Wait for tasks that were cancelled, whatever becomes of them; not for ever."""
     ended = asyncio.gather(*tasks, return_exceptions=True)
     await asyncio.wait((ended,), timeout=patience)

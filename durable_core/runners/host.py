@@ -57,7 +57,7 @@ class Watermark(Protocol):
 
 
 class RunHost(Protocol):
-    """The node, as its runs see it."""
+    """The worker, as its runs see it."""
 
     @property
     def flows(self) -> EngineFlows[Any]:
@@ -119,5 +119,5 @@ class RunHost(Protocol):
         ...
 
     def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
-        """Await something on the node's own event loop, blocking this thread."""
+        """Await something on the worker's own event loop, blocking this thread."""
         ...

@@ -187,7 +187,7 @@ class Waiters:
         with self._lock:
             return list(self.wakers)
 
-    def ended(self, run_ids: Iterable[str]) -> None:
+    def wake(self, run_ids: Iterable[str]) -> None:
         """Wake all clients that wait for one of these runs."""
         if not self.wakers:
             return
@@ -209,4 +209,4 @@ class Waiters:
         """Wake all clients, whether or not their run has ended; hold later ones for a moment."""
         with self._lock:
             self._released = True
-        self.ended(self.run_ids())
+        self.wake(self.run_ids())

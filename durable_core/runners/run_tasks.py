@@ -425,7 +425,7 @@ def _make_task(
 def _watch_time_outs(loop: asyncio.AbstractEventLoop) -> None:
     call_at = loop.call_at
 
-    def watched_call_at(
+    def note_call_at(
         when: float,
         callback: Callable[..., object],
         *args: Any,
@@ -451,6 +451,6 @@ def _watch_time_outs(loop: asyncio.AbstractEventLoop) -> None:
 
     # No loop has a public hook for this; asyncio and anyio look ``call_at`` up for each time-out.
     try:
-        vars(loop)["call_at"] = watched_call_at
+        vars(loop)["call_at"] = note_call_at
     except TypeError:  # the loop takes no attributes: a time-out passes for the handler's decision
         logger.warning("time-outs around steps are not noticed on %s", type(loop).__name__)

@@ -204,9 +204,9 @@ class TaskRun:
     def _go_on_without_handler(self) -> None:
         task = self._in_background(self.flows.suspend(self.ex))
         # The handler may never end; what could not be stored now must be all the same.
-        task.add_done_callback(lambda _: self._gone_on())
+        task.add_done_callback(lambda _: self._end_without_handler())
 
-    def _gone_on(self) -> None:
+    def _end_without_handler(self) -> None:
         self._host.release_later(self.ex)
         self._host.live.remove(self)
         self.left()
@@ -234,19 +234,19 @@ class TaskRun:
         self, effect: AwaitDurable
     ) -> Sequence[CheckpointResult] | Coroutine[Any, Any, object]:
         tickets: Any = effect.tickets
-        written = self._written_now(tickets)
+        written = self._commit_now(tickets)
         if written:
             return written
         if effect.step_name:
-            return self._stored_later(effect.step_name, tickets)
-        return self._written_later(tickets)
+            return self._wait_before_parking(effect.step_name, tickets)
+        return self._wait_for_writes(tickets)
 
-    async def _stored_later(
+    async def _wait_before_parking(
         self, step_name: str, tickets: Sequence[CommitFuture[CheckpointResult]]
     ) -> Sequence[CheckpointResult]:
         """Wait until a step that is about to park is durable."""
         try:
-            return await self._written_later(tickets)
+            return await self._wait_for_writes(tickets)
         except asyncio.CancelledError:
             self._refuse_time_out(step_name)
             raise
@@ -255,20 +255,20 @@ class TaskRun:
         tickets: Any = effect.tickets
         written: Sequence[CheckpointResult] = ()
         if tickets:
-            written = self._written_now(tickets)
+            written = self._commit_now(tickets)
             if not written:
-                return self._begin_step_later(tickets)
+                return self._wait_to_begin(tickets)
         event_seq = self._host.event_watermark.recent_async()
         if isinstance(event_seq, int):
             return written, event_seq
-        return self._begun(written, event_seq)
+        return self._with_event_seq(written, event_seq)
 
-    async def _begun(
+    async def _with_event_seq(
         self, written: Sequence[CheckpointResult], event_seq: Coroutine[Any, Any, int]
     ) -> Begun:
         return written, await event_seq
 
-    async def _begin_step_later(
+    async def _wait_to_begin(
         self, tickets: Sequence[CommitFuture[CheckpointResult]]
     ) -> Begun | Cancelled:
         queue = self._host.queue
@@ -283,7 +283,7 @@ class TaskRun:
         event_seq = self._host.event_watermark.recent_async()
         return written, event_seq if isinstance(event_seq, int) else await event_seq
 
-    def _written_now(
+    def _commit_now(
         self, tickets: Sequence[CommitFuture[CheckpointResult]]
     ) -> Sequence[CheckpointResult]:
         """Commit here if that is done without waiting; else return nothing."""
@@ -297,7 +297,7 @@ class TaskRun:
             written.append(ticket.result())
         return written
 
-    async def _written_later(
+    async def _wait_for_writes(
         self, tickets: Sequence[CommitFuture[CheckpointResult]]
     ) -> Sequence[CheckpointResult]:
         queue = self._host.queue
@@ -379,7 +379,7 @@ class TaskRun:
         try:
             code: Any = self._handler(self.ex.request)
             if type(code) is not CoroutineType:
-                code = _awaited(code)
+                code = _await_value(code)
             outcome = Returned(await tasks.watch(code, own_task))
         except Exception as error:
             outcome = self._handler_raised(error)
@@ -508,7 +508,7 @@ class TaskRun:
         reply(response)
 
 
-async def _awaited(value: Awaitable[T]) -> T:
+async def _await_value(value: Awaitable[T]) -> T:
     return await value
 
 

@@ -182,7 +182,7 @@ def queue_op(ex: RemoteExecution, op: str, commits: str = "") -> Flow[None]:
     """Let an op go out; it is recorded after the next ``settle``."""
     assert ex.reporter is not None
     ticket: PendingCommit = yield Submit(Ops(ex.reporter, (op,), commits), ex.tickets)
-    ex.queued(ticket)
+    ex.add_ticket(ticket)
 
 
 def report_ops(ex: RemoteExecution, *ops: str) -> Flow[None]:

@@ -76,7 +76,7 @@ class Results:
             if run_id not in self._tokens:
                 return
             self._keep(run_id, Ended(response, failed))
-        self.waiters.ended((run_id,))
+        self.waiters.wake((run_id,))
 
     def _keep(self, run_id: str, ended: Ended) -> None:
         before = self._responses.pop(run_id, None)

@@ -139,7 +139,7 @@ def test_held_until_woken(asynchronous: bool) -> None:
     assert held.wait(10)
     commit(store, the_end())
     while client.is_alive():
-        waiters.ended(["r1"])
+        waiters.wake(["r1"])
         client.join(0.01)
     assert [200] == answers
 

@@ -91,7 +91,7 @@ def execution(
 
 
 def save(ex: StoredExecution, **changes: Any) -> Flow[None]:
-    ex.queued((yield checkpoint(ex, **changes)))
+    ex.add_ticket((yield checkpoint(ex, **changes)))
 
 
 def drive(flow: Any, queue: Queue) -> Any:
@@ -150,11 +150,11 @@ def test_settling_keeps_what_came_meanwhile() -> None:
     """A write that was queued while others were awaited is not forgotten with them."""
     ex = execution()
     one, two = _Ticket(), _Ticket()
-    ex.queued(one)
+    ex.add_ticket(one)
     awaited = ex.tickets
-    ex.queued(two)
+    ex.add_ticket(two)
     one.done = True
-    ex.settled(awaited, (CheckpointResult(),))
+    ex.drop_tickets(awaited, (CheckpointResult(),))
     assert (two,) == ex.tickets
 
 
@@ -162,11 +162,11 @@ def test_settling_keeps_what_ended_meanwhile() -> None:
     """Such a write may have failed, which nobody has seen yet."""
     ex = execution()
     one, two = _Ticket(), _Ticket()
-    ex.queued(one)
+    ex.add_ticket(one)
     awaited = ex.tickets
-    ex.queued(two)
+    ex.add_ticket(two)
     one.done = two.done = True
-    ex.settled(awaited, (CheckpointResult(),))
+    ex.drop_tickets(awaited, (CheckpointResult(),))
     assert (two,) == ex.tickets
 
 
@@ -261,7 +261,7 @@ def test_happensends_a_wait_once() -> None:
     op = wait("w")
     ex = execution(memos=(), waiting=(op,))
     one, two = (StoredEvent(seq=n, event=event("e"), received_at=0) for n in (1, 2))
-    ex.settled((), [CheckpointResult(matched=((op.op.id, one),), sent=(("e1", 4),))])
+    ex.drop_tickets((), [CheckpointResult(matched=((op.op.id, one),), sent=(("e1", 4),))])
     ex.resolve_wait(op.op.id, two)
     ex.resolve_wait("unknown", two)
     assert one == ex.pending[op.op.id].matched

@@ -68,7 +68,7 @@ def test_waiters() -> None:
     assert {"r1", "r2"} == set(waiters.run_ids())
     assert [1] == attended
 
-    waiters.ended(["r1", "unknown"])
+    waiters.wake(["r1", "unknown"])
     assert ["a", "b"] == woken
     waiters.release_all()
     assert ["a", "b", "a", "b", "c"] == woken
