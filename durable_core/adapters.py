@@ -49,6 +49,7 @@ from durable_core.api.adapter import (
     NativeEngine,
 )
 from durable_core.api.endpoint import is_async
+from durable_core.api.run import suspend_at_once
 from durable_core.flow.options import EndpointOptions, merge_options
 from durable_core.flow.wait_url import RUN_PARAM, TOKEN_PARAM
 from durable_core.http.problem import problem, problem_from_http_error
@@ -102,5 +103,6 @@ __all__ = [
     "resolve_handler",
     "split_target",
     "stop_on_signals",
+    "suspend_at_once",
     "url_of",
 ]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NoReturn
 
-from durable_core.errors import StepUsageError
+from durable_core.errors import StepUsageError, Suspended
 from durable_core.flow.attempt import StepAttempt
 from durable_core.flow.scope import CURRENT_RUN
 
-__all__ = ["CurrentRun", "RunContext", "current_run", "run"]
+__all__ = ["CurrentRun", "RunContext", "current_run", "run", "suspend_at_once"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,22 @@ def current_run() -> RunContext | None:
         step=scope.name if isinstance(scope, StepAttempt) else None,
         step_attempt=scope.number if isinstance(scope, StepAttempt) else None,
     )
+
+
+def suspend_at_once() -> NoReturn:
+    """Suspend the run of the handler that calls this; it is replayed at once, here or elsewhere.
+
+    For adapters that can make no response any more, as where the framework was cancelled.
+
+    Raises:
+        Suspended: always.
+        StepUsageError: no handler calls it.
+    """
+    scope = CURRENT_RUN.get()
+    if scope is None or isinstance(scope, StepAttempt):
+        raise StepUsageError("only the handler of a run can suspend it")
+    scope.ex.stop()
+    raise Suspended
 
 
 class CurrentRun:

@@ -12,7 +12,7 @@ from typing import Any
 
 from durable_asgi import ASGIApp, ASGIApplication, ASGIExchange, Message, Receive, Scope, Send
 from durable_core import Request, Response
-from durable_core.adapters import converse_async
+from durable_core.adapters import converse_async, suspend_at_once
 from durable_core.errors import ControlSignal, Suspended
 from durable_starlette._capture import Capture, Outcome
 from durable_starlette._exchange import RequestBody, replay_scope, replayed_receive
@@ -30,6 +30,10 @@ __all__ = [
 
 class NotReachedError(Exception):
     """The application answered a replayed request before its durable endpoint was reached."""
+
+
+class _CancelledApplicationError(Exception):
+    """The application was cancelled before it made a response; a replay makes it."""
 
 
 class _AwaitedResponse(asyncio.Future[Response]):
@@ -118,39 +122,47 @@ class AttachedPassage(Passage):
         self._scope, self._receive, self._send = scope, receive, send
         self._body = RequestBody(receive, self._most)
         token = PASSAGE.set(self)
-        coroutine: Any = application(scope, self._body.receive, self._send_message)
-        task: asyncio.Task[None] = self._loop.create_task(coroutine)
-        PASSAGE.reset(token)
+        error: BaseException | None = None
         try:
-            await asyncio.wait((task,))
-        except asyncio.CancelledError:
-            await self._stop_serving(task)
-            raise
+            await application(scope, self._body.receive, self._send_message)
+        except BaseException as raised:
+            error = raised
+        finally:
+            PASSAGE.reset(token)
         if self._conversation is None:
-            task.result()
+            if error is not None:
+                raise error
             return
-        error = self._application_ended(task)
-        await self._conversation
-        if error is not None:
+        await self._end_conversation(self._conversation, error)
+
+    async def _end_conversation(
+        self, conversation: asyncio.Task[None], error: BaseException | None
+    ) -> None:
+        """Wait until the client is answered; raise what the run does not know.
+
+        Args:
+            conversation: answers it.
+            error: what the application has raised.
+        """
+        was_answered = self._application_ended(error)
+        if isinstance(error, asyncio.CancelledError):  # the client is gone
+            conversation.cancel()
+            await asyncio.wait((conversation,))
+            raise error
+        await conversation
+        if was_answered and isinstance(error, Exception):
             raise error
 
-    async def _stop_serving(self, task: asyncio.Task[None]) -> None:
-        """End what only serves the client; a run goes on."""
-        if self._conversation is None:
-            task.cancel()
-            await asyncio.wait((task,))
-            return
-        task.add_done_callback(self._application_ended)
-        self._conversation.cancel()
-        await asyncio.wait((self._conversation,))
+    def _application_ended(self, error: BaseException | None) -> bool:
+        """Tell the run that nothing more is sent; return whether it has a response.
 
-    def _application_ended(self, task: asyncio.Task[None]) -> Exception | None:
-        """Return what the application has raised after its response; the run knows the rest."""
-        error = None if task.cancelled() else task.exception()
+        The run of a ``def`` handler learns here that its function raised the signal.
+        """
         if isinstance(error, ControlSignal) and isinstance(self._response, _AwaitedResponse):
-            return None  # the run has raised it
-        was_answered = self._capture.application_ended(error)
-        return error if was_answered and isinstance(error, Exception) else None
+            return False
+        if isinstance(error, asyncio.CancelledError):
+            error = _CancelledApplicationError()
+        return self._capture.application_ended(error)
 
     async def _send_message(self, message: Message) -> None:
         if self._conversation is None:
@@ -214,12 +226,12 @@ class AttachedPassage(Passage):
                 call = self._calls.pop()
             except IndexError:
                 return None  # the conversation ended at this moment
-            self._loop.call_soon_threadsafe(self._body.complete)
             return call
         return None
 
     async def execute_async(self, call: Call) -> Response:
         """Call the function in this task, which is the run's; return the response."""
+        self._body.complete()
         task = asyncio.current_task()
         assert task is not None
         task.add_done_callback(lambda _: self._capture.execution_ended())
@@ -232,13 +244,20 @@ class AttachedPassage(Passage):
             self._fill(self._value.set_exception, error)
         else:
             self._fill(self._value.set_result, value)
-        response: Response = await self._response
+        try:
+            response: Response = await self._response
+        except _CancelledApplicationError:
+            suspend_at_once()
         return response
 
     def execute(self) -> Response:
         """Have the framework's thread call the function in this context; return the response."""
+        self._loop.call_soon_threadsafe(self._body.complete)
         self._fill(self._value.set_result, copy_context())
-        response: Response = self._response.result()
+        try:
+            response: Response = self._response.result()
+        except _CancelledApplicationError:
+            suspend_at_once()
         return response
 
     def _fill(self, fill: Callable[[Any], None], what: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import anyio.from_thread
 import httpx2
 import pytest
 from durable_starlette import StarletteApp, endpoint_adapter
+from durable_starlette._exchange import replay_scope, replayed_receive
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
@@ -23,6 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 
+import durable_core as core
 from durable_asgi import EndpointServer
 from durable_core import Durable, Event, step, stream
 from durable_core.sync import step as sync_step
@@ -167,6 +170,49 @@ def test_a_client_that_goes_away(durable: Durable[StarletteApp]) -> None:
 def _ask_and_leave(url: httpx2.URL) -> None:
     with pytest.raises(httpx2.ReadTimeout), httpx2.Client(base_url=url, timeout=0.3) as client:
         client.get("/")
+
+
+@pytest.mark.parametrize("kind", ["async", "def"])
+def test_a_request_that_is_cancelled(durable: Durable[StarletteApp], kind: str) -> None:
+    """Where a server cancels the task of a request, the run goes on, and ends by a replay."""
+    begun, go_on, calls = threading.Event(), threading.Event(), []
+
+    def wait() -> str:
+        calls.append(durable.is_replaying())
+        begun.set()
+        go_on.wait(20)
+        return "done"
+
+    @durable.endpoint
+    async def coroutine(request: Request) -> Response:
+        return PlainTextResponse(await step.run("wait", wait))
+
+    @durable.endpoint
+    def function(request: Request) -> Response:
+        return PlainTextResponse(sync_step.run("wait", wait))
+
+    route = Route("/", coroutine if kind == "async" else function)
+    app = Starlette(routes=[route], lifespan=durable.lifespan)
+    scope = {**replay_scope(core.Request(method="GET", url="http://localhost/")), "state": {}}
+
+    async def send(message: object) -> None:
+        raise AssertionError(f"the client is gone: {message}")
+
+    async def main() -> None:
+        async with app.router.lifespan_context(app):
+            serving = asyncio.create_task(app(scope, replayed_receive(b""), send))
+            await asyncio.to_thread(begun.wait, 20)
+            serving.cancel()
+            await asyncio.sleep(0)
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await serving
+            await asyncio.to_thread(
+                until, lambda: ["completed"] == [run.status for run in durable.runs.list()]
+            )
+
+    asyncio.run(main())
+    assert [False] == calls
 
 
 class Note(BaseHTTPMiddleware):
