@@ -133,7 +133,9 @@ class Endpoint:
             return refusal
         try:
             if self._authorize is not None:
-                _check_verdict((yield CallHook(self._authorize, request)))
+                principal = _check_verdict((yield CallHook(self._authorize, request)))
+                if principal is not None:
+                    request = request.with_principal(principal)
         except Exception as error:
             return self._answer_refusal(error)
         if request.method != "HEAD":
@@ -305,14 +307,27 @@ def strip_body_for_head(response: Response) -> RequestFlow[Response]:
     return Response(status=response.status, headers=response.headers)
 
 
-def _check_verdict(verdict: object) -> None:
+def _check_verdict(verdict: object) -> str | None:
+    """Return the principal that ``authorize`` has named, if any.
+
+    Raises:
+        HTTPError: the request is refused.
+        TypeError, ValueError: what it has returned is no verdict, or no name of a principal.
+    """
     if verdict is False:
         raise HTTPError(403, "the request was not authorized")
+    if verdict is None or verdict is True:
+        return None
+    if not isinstance(verdict, str):
+        raise TypeError(f"authorize= must return True, False, None or a str, not {verdict!r}")
+    if not 1 <= len(verdict) <= 255:
+        raise ValueError("a principal, which authorize= returns, must have 1 to 255 characters")
+    return verdict
 
 
 def _as_get(request: Request) -> Request:
     """Return the GET request that a HEAD request runs as."""
-    return Request(
+    as_get = Request(
         method="GET",
         url=request.url,
         headers=request.headers,
@@ -320,6 +335,7 @@ def _as_get(request: Request) -> Request:
         path_params=request.path_params,
         root_path=request.root_path,
     )
+    return as_get if request.principal is None else as_get.with_principal(request.principal)
 
 
 # --- proxy ----------------------------------------------------------------------------------------

@@ -362,6 +362,10 @@ class EmbeddedEngine:
             worker = self._started()
             event_seq = worker.event_watermark.recent()
             ex = worker.runs.new_execution(endpoint, request, route, event_seq)
+            if worker.quota.is_full or ex.run.principal is not None:
+                refusal = worker.quota.refusal(ex.run.principal)
+                if refusal is not None:
+                    return refusal
         except StoreError as error:
             return _refuse(error)
         if follows:
@@ -390,6 +394,10 @@ class EmbeddedEngine:
             if type(event_seq) is CoroutineType:
                 event_seq = await event_seq
             ex = worker.runs.new_execution(endpoint, request, route, event_seq)
+            if worker.quota.is_full or ex.run.principal is not None:
+                refusal = await worker.reads.wait(worker.quota.refusal, ex.run.principal)
+                if refusal is not None:
+                    return refusal
         except StoreError as error:
             return _refuse(error)
         if accepts_event_stream(request.headers):

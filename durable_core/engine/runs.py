@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 from durable_core.codec.records import dump_head, load_request
 from durable_core.commit_queue import CommitFuture, CommitQueue
+from durable_core.engine.quota import Quota
 from durable_core.errors import LeaseLost, StoreBrokenError, StoreError
 from durable_core.flow.effects import Flow
 from durable_core.flow.env import AppConfig
@@ -262,6 +263,7 @@ class WorkerParts(RunHost, Protocol):
     owner: str
     #: Writes of runs that are not live any more, which the store has not taken yet.
     abandoned: list[Checkpoint]
+    quota: Quota
     waiters: Waiters
     streams: StreamHub
     reads: StoreReads
@@ -411,6 +413,8 @@ class RunManager(RunExecutor[StoredExecution]):
         """Return what is to be executed; None if it cannot be, and the run is failed."""
         try:
             request = load_request(claimed.request.head, claimed.request.body)
+            if claimed.run.principal is not None:
+                request = request.with_principal(claimed.run.principal)
         except MemoryError:
             raise
         except Exception as error:

@@ -105,6 +105,7 @@ class Scheduler:
             self._pruning,
             PeriodicTask(60.0, self._report_unknown),
             PeriodicTask(2.0, host.env.refresh_secrets),
+            PeriodicTask(1.0, host.quota.refresh),
         )
 
     def start(self) -> None:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from durable_core.commit_queue import CommitQueue
 from durable_core.engine.long_poll import LongPoll
+from durable_core.engine.quota import Quota
 from durable_core.engine.runs import EventWatermark, RunManager
 from durable_core.engine.scheduler import Scheduler
 from durable_core.engine.stream_responses import StreamResponder
@@ -93,6 +94,7 @@ class Worker:
         self.queue = CommitQueue(
             store, busy_timeout=settings.busy_timeout, on_commit=self.runs.on_commit
         )
+        self.quota = Quota(env, store)
         self.scheduler = self.make_scheduler()
         self.long_poll = LongPoll(env, store, self.waiters, self.reads)
         self.streaming = StreamResponder(self, self.runs)

@@ -34,6 +34,10 @@ class Limits:
             a stream ends once the client has what there is, and the client comes again.
         response_stored: of a response body that is kept for the wait URL.
         crashes: those in a row without a new checkpoint after which a run fails.
+        live_runs: runs of the application that have not ended; beyond it the answer is 503.
+        stored_bytes: of all that is in the store; beyond it the answer is 503.
+        principal_live_runs: runs of one principal that have not ended; beyond it the answer is 429.
+        principal_bytes: of requests and results of one principal's runs; beyond it 429.
         stream_chunk: of one streamed chunk as JSON.
         stream_step: of what one attempt of a step streams, as JSON.
         stream_run: of all that a run streams and keeps.
@@ -51,6 +55,10 @@ class Limits:
     thread_streams: int = 3
     response_stored: int = 1024 * 1024
     crashes: int = 10
+    live_runs: int = 100_000
+    stored_bytes: int = 16 * 1024 * 1024 * 1024
+    principal_live_runs: int = 1_000
+    principal_bytes: int = 256 * 1024 * 1024
     stream_chunk: int = 256 * 1024
     stream_step: int = 4 * 1024 * 1024
     stream_run: int = 32 * 1024 * 1024

@@ -547,6 +547,7 @@ def new_run(
         event_seq=event_seq,
         labels=() if labels is None else check_labels(labels),
         version=options.version,
+        principal=getattr(request, "_principal", None),
     )
 
 

@@ -28,7 +28,7 @@ __all__ = [
 #: The target of a handoff: a path or URL, or a function of run id and token.
 RedirectUrl: TypeAlias = str | Callable[[str, str], str | Awaitable[str]]
 #: Decides, before a run begins, whether a request may have one; never called on replay.
-Authorize: TypeAlias = Callable[[Request], bool | Awaitable[bool | None] | None]
+Authorize: TypeAlias = Callable[[Request], bool | str | Awaitable[bool | str | None] | None]
 #: Names and values by which a run is found, or a function of its request that returns them.
 Labels: TypeAlias = Mapping[str, str] | Callable[[Request], Mapping[str, str]]
 
@@ -53,7 +53,8 @@ class EndpointOptions(TypedDict, total=False):
         methods: the methods that are served; others get 405. HEAD runs as GET if it is listed.
             Default: GET, POST, PUT, PATCH, DELETE.
         authorize: called with the request before a run begins, sync or async; it refuses by
-            returning False (403) or raising ``HTTPError``.
+            returning False (403) or raising ``HTTPError``. A str that it returns names the
+            principal, who has limits of their own and is ``request.principal``.
         store_headers: sensitive request headers (``authorization``, ``cookie``,
             ``proxy-authorization``) that are stored with the run, so that replay sees them.
         exception_to_response: turns an exception of a web framework into its response; None for

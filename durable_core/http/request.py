@@ -197,6 +197,7 @@ class Request:
     _query: QueryParams | None = field(compare=False)
     _text: str | None = field(compare=False)
     _form: FormParams | None = field(compare=False)
+    _principal: str = field(compare=False)  # not set if nobody was named
 
     def __init__(
         self,
@@ -234,6 +235,27 @@ class Request:
             path = _path_below(self.root_path, unquote(_raw_path(self.url)))
             object.__setattr__(self, "_path", path)
         return path
+
+    @property
+    def principal(self) -> str | None:
+        """Whose request it is, as ``authorize=`` has said; None if that says nothing.
+
+        It is stored with the run, so that a replay sees the same.
+        """
+        return getattr(self, "_principal", None)
+
+    def with_principal(self, principal: str) -> Request:
+        """Return the same request, made by this principal."""
+        request = Request(
+            method=self.method,
+            url=self.url,
+            headers=self.headers,
+            body=self.body,
+            path_params=self.path_params,
+            root_path=self.root_path,
+        )
+        object.__setattr__(request, "_principal", principal)
+        return request
 
     @property
     def query(self) -> QueryParams:

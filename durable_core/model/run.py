@@ -62,6 +62,7 @@ class Run:
         traceparent: the W3C trace context of the request that started it; None without one.
         labels: names and values to find it by, a few short ones, ordered by name.
         version: the version of the code that began it; None if the code has none.
+        principal: who began it, as ``authorize=`` has said; None if it says nothing.
     """
 
     id: str
@@ -80,3 +81,4 @@ class Run:
     traceparent: str | None = None
     labels: tuple[tuple[str, str], ...] = ()
     version: str | None = None
+    principal: str | None = None

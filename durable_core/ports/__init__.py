@@ -36,6 +36,7 @@ from durable_core.ports.messages import (
     StoredResult,
     StoredSecret,
     Unregister,
+    Usage,
     WorkerRecord,
     Write,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "StoredResult",
     "StoredSecret",
     "Unregister",
+    "Usage",
     "Wakeups",
     "WorkerRecord",
     "Write",
@@ -292,6 +294,19 @@ class Store(Protocol):
         label, and each phase of an endpoint, is found by an index. With a label and other
         conditions it depends on the number of runs that fulfil one of them; a store may assume that
         nearly all runs have completed.
+        """
+        ...
+
+    def usage(self, app: str, *, principal: str | None = None, most: int) -> Usage:
+        """Return how much an application, or one of its principals, has in the store.
+
+        The engine asks once a second for the application, and when a run begins for a principal. So
+        the cost may depend on ``most``, and on what the principal has, but not on all runs.
+
+        Args:
+            app: the application.
+            principal: whose runs; None for those of everybody.
+            most: count no more live runs than this.
         """
         ...
 

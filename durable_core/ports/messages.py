@@ -33,6 +33,7 @@ __all__ = [
     "StoredResult",
     "StoredSecret",
     "Unregister",
+    "Usage",
     "WorkerRecord",
     "Write",
 ]
@@ -118,6 +119,20 @@ class WorkerRecord:
     pid: int
     expires_at: int
     app: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """How much an application, or one of its principals, has in the store.
+
+    Attributes:
+        live_runs: the runs that have not ended, counted up to a bound.
+        stored_bytes: of a principal, about the size of the requests and results of its runs. Of an
+            application, about the size of all that is stored, for other applications, too.
+    """
+
+    live_runs: int
+    stored_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,7 @@ from durable_core.ports import (
     StoredResult,
     StoredSecret,
     Unregister,
+    Usage,
     Wakeups,
     WorkerRecord,
     Write,
@@ -77,6 +78,14 @@ class StoredRun:
         """What due runs are ordered by."""
         assert self.due_at is not None
         return self.due_at, self.run.id
+
+    @property
+    def size(self) -> int:
+        """The size of its request and its result."""
+        size = len(self.request.head) + len(self.request.body)
+        if self.result is not None:
+            size += len(self.result.head) + len(self.result.body or b"")
+        return size
 
     def record(self) -> RunRecord:
         """Return what can be looked up about the run, without its ops."""
@@ -528,6 +537,14 @@ class MemoryStore(Store):
             records = [row.record() for row in self._of(app)]
         wanted = [record for record in records if _is_wanted(record.run, where)]
         return sorted(wanted, key=lambda record: record.run.id, reverse=True)[:limit]
+
+    def usage(self, app: str, *, principal: str | None = None, most: int) -> Usage:
+        with self._lock:
+            rows = [
+                row for row in self._of(app) if principal is None or row.run.principal == principal
+            ]
+            live = sum(row.result is None for row in rows)
+            return Usage(live_runs=min(live, most), stored_bytes=sum(row.size for row in rows))
 
     def secrets(self) -> Sequence[StoredSecret]:
         with self._lock:

@@ -41,7 +41,9 @@ from durable_core.ports import (
     RotateSecret,
     RunFilter,
     Store,
+    StoredRequest,
     Unregister,
+    Usage,
 )
 
 # Processes
@@ -329,3 +331,57 @@ def test_a_release_may_come_with_the_creation(store: Store) -> None:
 
     [claimed] = claim(store, now=40)
     assert ((), REQUEST) == (claimed.memos, claimed.request)
+
+
+@requirement("T29")
+def test_live_runs_of_an_application_are_counted_up_to_a_bound(store: Store) -> None:
+    """Running and suspended ones; not those that have ended, and not those of others."""
+    for number in range(4):
+        commit(store, created(f"r{number}"))
+    commit(store, created("other", app="other"))
+    commit(store, suspended("r1"))
+    commit(store, ended("r0"))
+
+    counts = [store.usage("app", most=most).live_runs for most in (1, 3, 9)]
+
+    assert [1, 3, 3] == counts
+    assert 0 == store.usage("nobody", most=9).live_runs
+
+
+@requirement("T29")
+def test_what_is_stored_counts(store: Store) -> None:
+    """A large request makes the store larger, for its principal and for all."""
+    before = store.usage("app", most=9).stored_bytes
+    large = StoredRequest(head="", body=bytes(1_000_000))
+    commit(store, replace(created("r1"), request=large, create=replace(run(), principal="amy")))
+    of_amy = [store.usage("app", principal="amy", most=9).stored_bytes]
+    body = replace(result(), body=bytes(500_000))
+    commit(store, replace(ended(), result=body))
+    of_amy.append(store.usage("app", principal="amy", most=9).stored_bytes)
+
+    assert store.usage("app", most=9).stored_bytes - before >= 1_400_000
+    assert of_amy[0] >= 1_000_000
+    assert of_amy[1] - of_amy[0] >= 500_000
+    assert of_amy[1] < 1_600_000
+
+
+@requirement("T29")
+def test_each_principal_is_counted_apart(store: Store) -> None:
+    """In its application; what is pruned does not count any more."""
+    for number, name in enumerate(["amy", "amy", "bob"]):
+        id_ = f"r{number}"
+        commit(store, replace(created(id_), create=replace(run(id_), principal=name)))
+    commit(store, created("r9"))
+    commit(store, ended("r0"))
+
+    live = [store.usage("app", principal=name, most=9).live_runs for name in ("amy", "bob", "eve")]
+    elsewhere = store.usage("other", principal="amy", most=9)
+    commit(store, ended("r1"))
+    commit(store, Prune(app="app", runs_before=1_000, events_before=0, limit=9))
+    pruned = store.usage("app", principal="amy", most=9)
+
+    assert [1, 1, 0] == live
+    assert Usage(live_runs=0, stored_bytes=0) == elsewhere == pruned
+    record = store.get("app", "r2")
+    assert record is not None
+    assert "bob" == record.run.principal

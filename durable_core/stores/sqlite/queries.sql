@@ -14,9 +14,9 @@ DELETE FROM pending WHERE run_id = ? AND op_id = ?
 -- insert-run --
 INSERT INTO run (seq, id, app, endpoint_key, function_id, phase, retries, created_at, event_seq,
                  failures, crash_count, epoch, owner, ended_at, key, parent, traceparent, labels,
-                 version)
+                 version, principal, size)
 VALUES ((SELECT coalesce(max(seq), 0) + 1 FROM run), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
-        ?, ?, ?, ?, ?)
+        ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 
 -- insert-labels --
@@ -55,7 +55,7 @@ WHERE id = :id AND owner = :owner AND epoch = :epoch
 -- end-run --
 UPDATE run
 SET phase = ?, failures = coalesce(?, failures), crash_count = coalesce(?, crash_count),
-    owner = NULL, due_at = NULL, ended_at = ?, handoff = coalesce(?, handoff)
+    owner = NULL, due_at = NULL, ended_at = ?, handoff = coalesce(?, handoff), size = size + ?
 WHERE id = ? AND owner = ? AND epoch = ?
 
 -- held-app --
@@ -150,7 +150,7 @@ LIMIT :limit
 UPDATE run SET owner = :owner, epoch = epoch + 1, due_at = NULL
 WHERE id = :id
 RETURNING id, app, endpoint_key, function_id, phase, retries, created_at, event_seq,
-          failures, crash_count, epoch, key, parent, traceparent, labels, version
+          failures, crash_count, epoch, key, parent, traceparent, labels, version, principal
 
 -- epoch --
 SELECT epoch FROM run WHERE id = ?
@@ -345,7 +345,8 @@ WITH RECURSIVE handler (name) AS (
 )
 SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries,
        run.created_at, run.event_seq, run.failures, run.crash_count, run.epoch, run.key,
-       run.parent, run.traceparent, run.labels, run.version, run.owner, run.due_at, run.ended_at
+       run.parent, run.traceparent, run.labels, run.version, run.principal, run.owner, run.due_at,
+       run.ended_at
 FROM handler
 CROSS JOIN run ON run.id IN (
     SELECT due.id FROM run AS due
@@ -370,7 +371,8 @@ ORDER BY run.id, pending.op_id
 
 -- run --
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
-       crash_count, epoch, key, parent, traceparent, labels, version, owner, due_at, ended_at
+       crash_count, epoch, key, parent, traceparent, labels, version, principal, owner, due_at,
+       ended_at
 FROM run
 WHERE id = ? AND app = ?
 
@@ -382,7 +384,8 @@ SELECT count(*) FROM (
 -- list-by-phase --
 -- Of each phase the newest ones; then the newest of those.
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
-       crash_count, epoch, key, parent, traceparent, labels, version, owner, due_at, ended_at
+       crash_count, epoch, key, parent, traceparent, labels, version, principal, owner, due_at,
+       ended_at
 FROM run
 WHERE id IN (
     SELECT found.id
@@ -404,7 +407,8 @@ LIMIT :limit
 
 -- list-by-endpoint --
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
-       crash_count, epoch, key, parent, traceparent, labels, version, owner, due_at, ended_at
+       crash_count, epoch, key, parent, traceparent, labels, version, principal, owner, due_at,
+       ended_at
 FROM run
 WHERE id IN (
     SELECT found.id
@@ -427,7 +431,8 @@ LIMIT :limit
 
 -- list-by-key --
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
-       crash_count, epoch, key, parent, traceparent, labels, version, owner, due_at, ended_at
+       crash_count, epoch, key, parent, traceparent, labels, version, principal, owner, due_at,
+       ended_at
 FROM run AS each
 WHERE app = :app AND key = :key AND id >= :since AND id < :before
   AND phase IN (SELECT value FROM json_each(:phases))
@@ -443,7 +448,8 @@ LIMIT :limit
 -- list-by-label --
 SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries, run.created_at,
        run.event_seq, run.failures, run.crash_count, run.epoch, run.key, run.parent,
-       run.traceparent, run.labels, run.version, run.owner, run.due_at, run.ended_at
+       run.traceparent, run.labels, run.version, run.principal, run.owner, run.due_at,
+       run.ended_at
 FROM label
 CROSS JOIN run ON run.id = label.run_id
 WHERE label.app = :app AND label.name = :label AND label.value = :label_value
@@ -452,6 +458,28 @@ WHERE label.app = :app AND label.name = :label AND label.value = :label_value
   AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
 ORDER BY label.run_id DESC
 LIMIT :limit
+
+-- count-live --
+-- No more than :most are counted.
+SELECT count(*) FROM (
+    SELECT 1
+    FROM json_each('["sync", "async", "suspended", "responding"]') AS live
+    CROSS JOIN run ON run.app = :app AND run.phase = live.value
+    LIMIT :most
+)
+
+-- used-bytes --
+SELECT (pages.page_count - free.freelist_count) * size.page_size
+FROM pragma_page_count() AS pages, pragma_freelist_count() AS free, pragma_page_size() AS size
+
+-- usage-of-principal --
+SELECT coalesce(sum(live), 0), coalesce(sum(size), 0)
+FROM (
+    SELECT phase IN ('sync', 'async', 'suspended', 'responding') AS live, size
+    FROM run
+    WHERE app = :app AND principal = :principal
+    LIMIT :most
+)
 
 -- secrets --
 SELECT value, created_at FROM secret ORDER BY number DESC

@@ -14,7 +14,14 @@ from durable_core.model.run import Phase, Run
 from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
 from durable_core.model.stream import ChunkBatch, StoredStream, StreamPlace
 from durable_core.platform import logger
-from durable_core.ports import RunFilter, RunRecord, StoredResult, StoredSecret, WorkerRecord
+from durable_core.ports import (
+    RunFilter,
+    RunRecord,
+    StoredResult,
+    StoredSecret,
+    Usage,
+    WorkerRecord,
+)
 from durable_core.stores.sqlite.sql import QUERIES
 
 __all__ = [
@@ -48,6 +55,7 @@ __all__ = [
     "stored_event_of",
     "stream_versions",
     "unclaimable",
+    "usage",
     "which_ended",
     "worker_of",
     "workers",
@@ -68,7 +76,7 @@ _KINDS = {kind.value: kind for kind in OpKind}
 
 
 def run_of(row: _Row) -> Run:
-    """Return the run of the first sixteen columns."""
+    """Return the run of the first seventeen columns."""
     return Run(
         id=row[0],
         app=row[1],
@@ -86,6 +94,7 @@ def run_of(row: _Row) -> Run:
         traceparent=row[13],
         labels=_load_labels(row[14]),
         version=row[15],
+        principal=row[16],
     )
 
 
@@ -98,9 +107,9 @@ def record_of(
     """Return the record of a run: its columns, then owner, due_at and ended_at."""
     return RunRecord(
         run=run_of(row),
-        owner=row[16],
-        due_at=row[17],
-        ended_at=row[18],
+        owner=row[17],
+        due_at=row[18],
+        ended_at=row[19],
         memos=memos,
         pending=pending,
         failed_attempts=failed_attempts,
@@ -458,6 +467,21 @@ def _narrowest(db: sqlite3.Connection, where: RunFilter, wanted: Mapping[str, ob
     if where.endpoint_key is not None:
         return "list-by-endpoint"
     return "list-by-phase"
+
+
+#: No more runs of a principal are looked at to tell how much they use.
+_MOST_OF_PRINCIPAL = 100_000
+
+
+def usage(db: sqlite3.Connection, app: str, principal: str | None, most: int) -> Usage:
+    """Return how much an application, or one of its principals, has in the store."""
+    if principal is None:
+        [live] = db.execute(QUERIES["count-live"], {"app": app, "most": most}).fetchone()
+        [size] = db.execute(QUERIES["used-bytes"]).fetchone()
+    else:
+        wanted = {"app": app, "principal": principal, "most": _MOST_OF_PRINCIPAL}
+        live, size = db.execute(QUERIES["usage-of-principal"], wanted).fetchone()
+    return Usage(live_runs=min(live, most), stored_bytes=size)
 
 
 def secrets(db: sqlite3.Connection) -> Sequence[StoredSecret]:

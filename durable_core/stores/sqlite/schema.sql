@@ -19,7 +19,8 @@ CREATE TABLE worker (
 
 -- `seq` is short for `id`: what belongs to a run has it as its key.
 -- A run has an owner, or a due time, or has ended: exactly one of the three is not null.
--- `labels` is a JSON object of strings, null if there are none.
+-- `labels` is a JSON object of strings, null if there are none. `size` is that of its request and
+-- its result, bytes.
 CREATE TABLE run (
     id           TEXT PRIMARY KEY,
     seq          INTEGER NOT NULL UNIQUE,
@@ -41,7 +42,9 @@ CREATE TABLE run (
     parent       TEXT,
     traceparent  TEXT,
     labels       TEXT,
-    version      TEXT
+    version      TEXT,
+    principal    TEXT,
+    size         INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- By handler first: due runs whose handler nobody knows must not stand in the way of the others.
@@ -52,6 +55,7 @@ CREATE INDEX run_ended ON run (app, ended_at) WHERE ended_at IS NOT NULL;
 -- list of the completed ones must not search through a million others either.
 CREATE INDEX run_phase ON run (app, phase, id);
 CREATE INDEX run_endpoint ON run (app, endpoint_key, phase, id);
+CREATE INDEX run_principal ON run (app, principal, phase, size) WHERE principal IS NOT NULL;
 CREATE INDEX run_key ON run (app, key, id) WHERE key IS NOT NULL;
 
 -- The labels of all runs, once more, to find the runs by them.

@@ -24,6 +24,7 @@ from durable_core.ports import (
     StoredResult,
     StoredSecret,
     Unregister,
+    Usage,
     Wakeups,
     WorkerRecord,
     Write,
@@ -220,6 +221,9 @@ class SQLiteStore(Store):
 
     def list(self, app: str, *, where: RunFilter = ANY_RUN, limit: int) -> Sequence[RunRecord]:
         return self._read(reads.find_runs, app, where, limit)
+
+    def usage(self, app: str, *, principal: str | None = None, most: int) -> Usage:
+        return self._read(reads.usage, app, principal, most)
 
     def secrets(self) -> Sequence[StoredSecret]:
         return self._read(reads.secrets)

@@ -161,6 +161,9 @@ def _insert_run(
     if request is None:
         raise ValueError("a Checkpoint that creates a run must bring its request")
     labels = dump_labels(run.labels) if run.labels else None
+    size = len(request.head) + len(request.body)
+    if ended_at is not None and write.result is not None:
+        size += len(write.result.head) + len(write.result.body or b"")
     row = (
         *(run.id, run.app, run.endpoint_key, run.function_id, run.phase.value, run.retries),
         *(
@@ -173,6 +176,7 @@ def _insert_run(
             ended_at,
         ),
         *(run.key, run.parent, run.traceparent, labels, run.version),
+        *(run.principal, size),
     )
     if db.execute(QUERIES["insert-run"], row).rowcount == 0:
         raise _lost(write)
@@ -264,6 +268,7 @@ def _end_run(db: sqlite3.Connection, write: Checkpoint, result: StoredResult) ->
         None if state is None else state.crash_count,
         result.ended_at,
         write.handoff,
+        len(result.head) + len(result.body or b""),
         *(write.run_id, write.owner, write.epoch),
     )
     if db.execute(QUERIES["end-run"], row).rowcount == 0:

@@ -28,6 +28,7 @@ from durable_core.ports import (
     SendEvents,
     Store,
     StoredSecret,
+    Usage,
     WorkerRecord,
     Write,
 )
@@ -261,6 +262,14 @@ class KeepsOldSecrets(_Changing):
     def change(self, write: Any) -> Any:
         """Remove none."""
         return replace(write, replaced_before=0) if isinstance(write, RotateSecret) else write
+
+
+class CountsEverybody(MemoryStore):
+    """Takes the runs of all for those of a principal."""
+
+    def usage(self, app: str, *, principal: str | None = None, most: int) -> Usage:
+        """Leave the principal out."""
+        return super().usage(app, most=most)
 
 
 class DropsChunks(_Changing):
@@ -582,6 +591,7 @@ MUTANTS: dict[str, tuple[MemorySubject | SQLiteSubject, tuple[str, ...]]] = {
     "lists_the_oldest": (Mutant(ListsTheOldest), ("T15",)),
     "keeps_old_secrets": (Mutant(KeepsOldSecrets), ("T15",)),
     "makes_new_secrets": (Mutant(NewSecrets), ("T15",)),
+    "counts_everybody": (Mutant(CountsEverybody), ("T29",)),
     "drops_chunks": (Mutant(DropsChunks), ("T20",)),
     "streams_at_once": (Mutant(StreamsAtOnce), ("T21",)),
     "loses_parts": (Mutant(LosesParts), ("T21",)),

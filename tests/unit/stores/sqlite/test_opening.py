@@ -37,11 +37,11 @@ def test_an_empty_file_becomes_a_store(path: str) -> None:
 def test_a_store_is_accepted_as_it_is(path: str) -> None:
     """Preparing again changes nothing."""
     prepare(path)
-    secret = execute(path, "SELECT value FROM meta")
+    secret = execute(path, "SELECT value FROM secret")
 
     prepare(path)
 
-    assert secret == execute(path, "SELECT value FROM meta")
+    assert secret == execute(path, "SELECT value FROM secret")
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 from durable_core.stores.sqlite.sql import QUERIES, SCHEMA, parse_queries
 from support.source_tree import CORE
 
-#: Statements that read a whole table (one row a process), or a whole index (one row a wait that is
-#: still compared with the events before it).
-SCANS = {"workers", "unscanned-wait"}
+#: Statements that read a whole table (one row a process, or a secret), or a whole index (one row a
+#: wait that is still compared with the events before it).
+SCANS = {"workers", "secrets", "delete-secrets", "unscanned-wait"}
 
 
 @pytest.fixture(scope="module")
