@@ -26,14 +26,16 @@ def drive_sync(
     flow: Generator[EffectT, Any, T],
     perform: Callable[[EffectT], Any],
     lock: AbstractContextManager[object],
+    answer: object = None,
 ) -> T:
     """Run the flow in this thread.
 
-    The flow's own code runs under the lock (several threads may drive flows of one run), and so do
-    the effects that do not wait: what one flow decided first is also queued first.
+    ``answer`` is that to the effect for which a flow that has begun waits. The flow's own code runs
+    under the lock (several threads may drive flows of one run), and so do the effects that do not
+    wait: what one flow decided first is also queued first.
     """
     resume: Callable[[Any], EffectT] = flow.send
-    value: Any = None
+    value: Any = answer
     while True:
         with lock:
             try:

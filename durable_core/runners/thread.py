@@ -58,6 +58,11 @@ from durable_core.runners.time_limit import call_in_time
 
 __all__ = ["MAX_REFUSED_STEPS", "REFUSED_STEP_DELAY", "ThreadRun", "too_many_refused_steps"]
 
+#: After so many the run of a ``def`` handler, whose thread cannot be ended, fails without it.
+_FAIL_AFTER = 130
+#: From then on each step takes longer and longer, up to this, seconds.
+_LONGEST_DELAY = 60.0
+
 #: A handler that is being suspended may ask for this many steps; ``finally`` blocks ask for a few.
 MAX_REFUSED_STEPS = 100
 #: Each further one takes this long, seconds: a loop that swallows errors shall not keep a processor
@@ -102,6 +107,7 @@ class ThreadRun:
         self._unwound_at: str | None = None
         self._main = 0  # the handler's own thread
         self._refused_steps = 0
+        self._flow: Flow[None] | None = None  # of the execution
 
     # -- the run as its handler sees it -----------------------------------------------------
 
@@ -110,6 +116,7 @@ class ThreadRun:
 
     def run(self, flow: Flow[None]) -> None:
         """Run the flow of the execution in this thread, to its end."""
+        self._flow = flow
         drive_sync(flow, self.perform, self._lock)
 
     def drive(self, flow: Flow[Any]) -> Any:
@@ -121,7 +128,7 @@ class ThreadRun:
         except Suspended:
             self._refused_steps += 1
             if self._refused_steps > MAX_REFUSED_STEPS:
-                time.sleep(REFUSED_STEP_DELAY)
+                self._slow_down()
                 raise too_many_refused_steps(self.ex, self._refused_steps) from None
             raise
         except MemoryError as error:
@@ -131,6 +138,25 @@ class ThreadRun:
             if self._idle is not None:
                 with self._idle:
                     self._idle.notify_all()
+
+    def _slow_down(self) -> None:
+        """Let a handler that goes on asking for steps wait; in the end let its run fail."""
+        excess = self._refused_steps - _FAIL_AFTER
+        if excess == 0 and threading.get_ident() == self._main:
+            self._fail_without_handler()
+        time.sleep(min(REFUSED_STEP_DELAY * 2 ** max(0, min(excess, 10)), _LONGEST_DELAY))
+
+    def _fail_without_handler(self) -> None:
+        """Run the rest of the flow as if the handler had failed, and forget the run.
+
+        Otherwise it would be held by this process for ever. It is not replayed either: the handler
+        would take another thread each time.
+        """
+        flow, self._flow = self._flow, None
+        if flow is not None:
+            error = too_many_refused_steps(self.ex, self._refused_steps)
+            drive_sync(flow, self.perform, self._lock, Raised(error))
+            self._host.live.remove(self)
 
     def perform(self, effect: Effect) -> Any:
         """Answer one effect."""

@@ -11,6 +11,7 @@ import pytest
 
 from durable_core.api.step import step, sync_step
 from durable_core.errors import StepUsageError
+from durable_core.flow.scope import HandlerKind
 from durable_core.http.request import Request
 from durable_core.model.run import Phase
 from durable_core.runners.settings import Settings
@@ -98,6 +99,40 @@ def test_an_async_run_goes_on_without_it(swallower: Swallower) -> None:
     until(lambda: process.records.list()[0].run.phase.ended)
     assert 2 == swallower.entered
     swallower.ends.set()
+    process.stop()
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_def_run_fails_without_it(
+    swallower: Swallower, resumed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread is lost, but the run is not held for ever, and takes no other thread."""
+    monkeypatch.setattr("durable_core.runners.thread.REFUSED_STEP_DELAY", 0.001)
+    monkeypatch.setattr("durable_core.runners.thread._LONGEST_DELAY", 0.05)
+
+    def handler(request: Request) -> str:
+        if resumed:
+            sync_step.sleep("first", 0.001)
+        return swallower.sync(request)
+
+    process = Lab()
+    endpoint = process.endpoint(handler)
+    answers: list[Any] = []
+    begun = threading.Thread(target=lambda: answers.append(endpoint.handle(request())))
+    begun.start()
+    until(lambda: [Phase.FAILED] == [each.run.phase for each in process.records.list()])
+    assert process.engine.worker is not None
+    assert [] == process.engine.worker.live.all()
+    [record] = process.records.list()
+    run = process.durable.runs.get(record.run.id)
+    assert run.error is not None
+    assert "has asked for 130 steps since it was suspended" in run.error
+    assert 1 == swallower.entered
+    swallower.ends.set()
+    begun.join(10)
+    assert [302] == [each.status for each in answers]
+    until(lambda: process.engine.worker.runs.busy[HandlerKind.DEF] == 0)  # type: ignore[union-attr]
+    assert [Phase.FAILED] == [each.run.phase for each in process.records.list()]
     process.stop()
 
 
