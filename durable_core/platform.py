@@ -32,11 +32,6 @@ __all__ = [
 ]
 
 
-# --- environment ----------------------------------------------------------------------------------
-#
-# Servers on which the engine cannot work, because their threads are not system threads.
-
-
 def check_threading() -> None:
     """Refuse to start without operating-system threads.
 
@@ -83,10 +78,6 @@ def call_soon(loop: AbstractEventLoop, call: Callable[..., object], *args: objec
     return True
 
 
-# --- logs -----------------------------------------------------------------------------------------
-#
-# Logging: one logger for the library, the run id in every record about a run.
-
 #: The logger of the library. Where the application configures no logging, its warnings and errors
 #: go to stderr, as those of any logger do.
 logger = logging.getLogger("durable")
@@ -132,9 +123,6 @@ class _RunLogger(logging.LoggerAdapter[logging.Logger]):
 def run_logger(run_id: str, function_id: str) -> logging.LoggerAdapter[logging.Logger]:
     """Return a logger for one run."""
     return _RunLogger(logger, {"run_id": run_id, "function_id": function_id})
-
-
-# --- platform -------------------------------------------------------------------------------------
 
 
 class SystemClock:

@@ -58,7 +58,7 @@ class AdapterApp:
         try:
             return self.endpoint.handle(request, max_wait=max_wait, route=route)
         except Exception as error:
-            return self._failed(request, error)
+            return self._error_response(request, error)
 
     async def respond_async(
         self, request: Request, *, max_wait: float = 25.0, route: str | None = None
@@ -67,13 +67,13 @@ class AdapterApp:
         try:
             return await self.endpoint.handle_async(request, max_wait=max_wait, route=route)
         except Exception as error:
-            return self._failed(request, error)
+            return self._error_response(request, error)
 
     def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
         """Await something on the engine's own event loop, and block until it is there."""
         return self.endpoint.engine.run_on_background_loop(awaitable)
 
-    def _failed(self, request: Request, error: Exception) -> Response:
+    def _error_response(self, request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPError):
             return problem_from_http_error(error)
         # Not the query, which may hold a token, nor the decoded path, which may hold new lines.

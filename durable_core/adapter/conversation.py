@@ -26,7 +26,7 @@ from durable_core.adapter.disconnect import DisconnectWatcher
 from durable_core.adapter.exchange import AsyncExchange, ClientDisconnectedError, Exchange, Fields
 from durable_core.adapter.messages import (
     OutgoingHead,
-    checked_chunk,
+    check_chunk,
     loggable_path,
     parse_head,
     prepare_response,
@@ -181,7 +181,7 @@ def _send_stream(link: _Link, head: OutgoingHead, chunks: Chunks | AsyncChunks) 
     left = head.length
     held = b""
     while (chunk := (yield link.next_chunk(chunks))) is not END:
-        data = checked_chunk(chunk)
+        data = check_chunk(chunk)
         if not data or head.omit_body:
             continue
         if left is not None:
@@ -241,7 +241,7 @@ class _Link(ABC):
             "the response to %s %s broke", self.exchange.method, path, exc_info=error
         )
 
-    def _framed(self, head: OutgoingHead) -> Fields:
+    def _fields_to_send(self, head: OutgoingHead) -> Fields:
         """Return the fields to send; where the kit frames the body, with its transfer coding."""
         self._coded = self.exchange.chunked and head.length is None and not head.omit_body
         return (*head.fields, ("transfer-encoding", "chunked")) if self._coded else head.fields
@@ -270,7 +270,7 @@ class _ThreadLink(_Link):
 
     def begin(self, status: int, head: OutgoingHead) -> None:
         with _client_errors():
-            self.exchange.begin(status, self._framed(head))
+            self.exchange.begin(status, self._fields_to_send(head))
 
     def write(self, data: bytes) -> None:
         with _client_errors():
@@ -310,7 +310,7 @@ class _TaskLink(_Link):
 
     async def begin(self, status: int, head: OutgoingHead) -> None:
         with _client_errors():
-            await self.exchange.begin(status, self._framed(head))
+            await self.exchange.begin(status, self._fields_to_send(head))
 
     async def write(self, data: bytes) -> None:
         with _client_errors():

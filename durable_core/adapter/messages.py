@@ -22,10 +22,10 @@ __all__ = [
     "IncomingHead",
     "OutgoingHead",
     "authority_of",
-    "checked_chunk",
-    "declared_length",
+    "check_chunk",
     "loggable_path",
     "parse_content_length",
+    "parse_declared_length",
     "parse_head",
     "prepare_response",
     "split_target",
@@ -272,7 +272,7 @@ def prepare_response(response: Response, *, head: bool) -> OutgoingHead:
         head: whether the request's method is HEAD. The length that a response without a body
             declares is kept then.
     """
-    body, length = response.body, declared_length(response)
+    body, length = response.body, parse_declared_length(response)
     if isinstance(body, bytes) and (body or not head or length is None):
         length = len(body)
     if response.status in _WITHOUT_CONTENT:
@@ -295,7 +295,7 @@ def prepare_response(response: Response, *, head: bool) -> OutgoingHead:
     )
 
 
-def declared_length(response: Response) -> int | None:
+def parse_declared_length(response: Response) -> int | None:
     """Return the length that a response declares for its body; None where it declares none."""
     declared = response.headers.get_all("content-length")
     if not declared:
@@ -307,7 +307,7 @@ def declared_length(response: Response) -> int | None:
         return None
 
 
-def checked_chunk(chunk: object) -> bytes:
+def check_chunk(chunk: object) -> bytes:
     """Return a chunk of a body as ``bytes`` themselves, which is all that servers take.
 
     Raises:

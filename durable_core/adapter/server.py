@@ -105,12 +105,12 @@ class Server(Generic[RunningServerT]):
     @property
     def port(self) -> int:
         """The port it listens on."""
-        return self._listening().port
+        return self._running_server().port
 
     @property
     def url(self) -> str:
         """The URL of its root, as this machine can reach it."""
-        return self._listening().url
+        return self._running_server().url
 
     def serve_forever(self) -> None:
         """Block until SIGTERM, SIGINT or :meth:`close`; then close in good order.
@@ -121,7 +121,7 @@ class Server(Generic[RunningServerT]):
         Raises:
             RuntimeError: the server does not listen.
         """
-        self._listening().wait()
+        self._running_server().wait()
         self.close()
 
     def close(self, timeout: float = 10.0) -> None:
@@ -151,7 +151,7 @@ class Server(Generic[RunningServerT]):
         """Close."""
         self.close()
 
-    def _listening(self) -> RunningServerT:
+    def _running_server(self) -> RunningServerT:
         if self._serving is None:
             raise RuntimeError("the server does not listen; call listen() first")
         return self._serving
@@ -176,7 +176,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
         OSError: an address cannot be had.
     """
     if host == "::" and socket.has_dualstack_ipv6():
-        return [_listening(socket.AF_INET6, (host, port), dualstack=True)]
+        return [_listen_on(socket.AF_INET6, (host, port), dualstack=True)]
     bound: list[socket.socket] = []
     missing: OSError | None = None
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -184,7 +184,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
         for family, *_, address in dict.fromkeys(found):
             taken = bound[0].getsockname()[1] if bound else port
             try:
-                bound.append(_listening(family, (address[0], taken, *address[2:])))
+                bound.append(_listen_on(family, (address[0], taken, *address[2:])))
             except OSError as error:
                 if error.errno not in _NO_FAMILY:
                     raise
@@ -198,7 +198,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
     return bound
 
 
-def _listening(
+def _listen_on(
     family: socket.AddressFamily, address: tuple[Any, ...], *, dualstack: bool = False
 ) -> socket.socket:
     return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=dualstack)

@@ -116,7 +116,7 @@ def _target_of(scope: Scope, root: str) -> str:
     """
     _, path = split_target(scope["path"])
     whole = path if path == root or path.startswith(f"{root}/") else root + path
-    target = _quoted(whole)
+    target = _quote_path(whole)
     raw = scope.get("raw_path")
     if raw is not None:
         _, sent = split_target(raw.partition(b"?")[0].decode("latin-1"))
@@ -124,12 +124,12 @@ def _target_of(scope: Scope, root: str) -> str:
         if decoded == whole:
             target = sent
         elif decoded == path:
-            target = _quoted(root) + sent
+            target = _quote_path(root) + sent
     query = scope.get("query_string", b"").decode("latin-1")
     return f"{target}?{query}"
 
 
-def _quoted(path: str) -> str:
+def _quote_path(path: str) -> str:
     try:
         return quote(path, safe="/:@!$&'()*+,;=-._~")
     except UnicodeEncodeError:
@@ -150,14 +150,14 @@ def _template_of(scope: Scope, params: Mapping[str, str]) -> str | None:
     route = scope.get("route")
     found = getattr(route, "path_format", None)
     if isinstance(found, str) and hasattr(route, "methods"):  # a mount has no methods
-        return _templated(mount, params) + found
+        return _restore_template(mount, params) + found
     if not (mount or params):
         return None
     path = scope["path"]
-    return _templated(mount + (path[len(root) :] if path.startswith(root) else path), params)
+    return _restore_template(mount + (path[len(root) :] if path.startswith(root) else path), params)
 
 
-def _templated(path: str, params: Mapping[str, str]) -> str:
+def _restore_template(path: str, params: Mapping[str, str]) -> str:
     """Return a path with the names of its parameters in place of their values.
 
     Routers give parameters in their order, and in the path they follow fixed text more often than

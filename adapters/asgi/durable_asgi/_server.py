@@ -27,10 +27,10 @@ class EndpointServer(Server["BackgroundServer"]):
     def __init__(
         self, application: ASGIApplication, *, durables: tuple[EngineLifecycle, ...] = ()
     ) -> None:
-        super().__init__(lambda host, port: _launched(application, durables, host=host, port=port))
+        super().__init__(lambda host, port: _launch(application, durables, host=host, port=port))
 
 
-def _launched(
+def _launch(
     application: ASGIApplication, durables: tuple[EngineLifecycle, ...], *, host: str, port: int
 ) -> BackgroundServer:
     make = _background_server()

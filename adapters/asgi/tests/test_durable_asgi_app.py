@@ -249,10 +249,11 @@ def test_label_of_a_framework_s_route(tmp_path: Path) -> None:
         return request.path_params["id"]
 
     class FoundRoute:
-        path = "/users/{id}"
+        path_format, methods = "/users/{id}", {"GET"}
 
     async def main() -> None:
-        scope = http_scope("/users/7", path_params={"id": 7}, route=FoundRoute())
+        found = {"router": object(), "route": FoundRoute(), "path_params": {"id": 7}}
+        scope = http_scope("/users/7", **found)
         assert b'"7"' == (await Exchange(scope).run(show)).body
         assert ["GET /users/{id}"] == [each.name for each in durable.runs.list()]
 

@@ -65,8 +65,6 @@ class AsyncioExchange(AsyncExchange):
         self.scheme, self.authority = scheme, authority
         self._is_chunked = any(name == b"transfer-encoding" for name, _ in head.headers)
 
-    # -- the request ------------------------------------------------------------------------
-
     async def send_continue(self) -> None:
         """Ask for the body, unless it comes already."""
         if self._parser.they_are_waiting_for_100_continue and not self._incoming:
@@ -119,8 +117,6 @@ class AsyncioExchange(AsyncExchange):
     async def is_gone(self) -> bool:
         """Wait until the client goes away."""
         return await self._incoming.is_gone()
-
-    # -- the response -----------------------------------------------------------------------
 
     async def begin(self, status: int, fields: Fields) -> None:
         """Send the head; one with a length waits for the body, or its first part."""

@@ -46,8 +46,6 @@ class Incoming:
         """Tell whether something has come that nobody has taken."""
         return bool(self._buffer)
 
-    # -- deadlines --------------------------------------------------------------------------
-
     def within(self, seconds: float) -> asyncio.Timeout:
         """Return a context for waiting: it raises TimeoutError after so many seconds."""
         self._deadline = asyncio.timeout(0 if self.expired else seconds)
@@ -61,8 +59,6 @@ class Incoming:
                 self._deadline.reschedule(asyncio.get_running_loop().time())
             except RuntimeError:
                 pass  # nobody waits at present
-
-    # -- requests ---------------------------------------------------------------------------
 
     async def wait_for_data(self) -> bool:
         """Wait for a request to begin; False if the client closes the connection instead."""
@@ -112,8 +108,6 @@ class Incoming:
     def pushback(self, data: bytes) -> None:
         """Give back what belongs to the next request."""
         self._buffer[:0] = data
-
-    # -- beside requests --------------------------------------------------------------------
 
     async def is_gone(self) -> bool:
         """Return True when the client goes away. What it sends before that is kept.

@@ -128,13 +128,11 @@ class Listener:
                         client.shutdown(socket.SHUT_RDWR)
             await self._stop_engines(timeout)
             if self._clients:
-                await asyncio.wait(self._clients, timeout=_left(deadline))
+                await asyncio.wait(self._clients, timeout=_seconds_until(deadline))
         finally:
             await self._cut()
         # A request that was on its way meanwhile may have started one again.
-        await self._stop_engines(_left(deadline))
-
-    # -- accepting --------------------------------------------------------------------------
+        await self._stop_engines(_seconds_until(deadline))
 
     def _start_accepting(self, listener: socket.socket) -> None:
         if not self._draining:
@@ -175,7 +173,7 @@ class Listener:
         if len(self._clients) < self._most:
             task = loop.create_task(self._serve(client))
             self._clients[task] = client
-            task.add_done_callback(self._ended)
+            task.add_done_callback(self._on_connection_end)
         elif len(self._refusals) < _MAX_REFUSALS:
             if not self._refusals:
                 _logger.warning("%d clients are connected: further ones are refused", self._most)
@@ -184,8 +182,6 @@ class Listener:
             task.add_done_callback(self._refusals.discard)
         else:
             client.close()
-
-    # -- connections ------------------------------------------------------------------------
 
     async def _serve(self, client: socket.socket) -> None:
         if self._draining:
@@ -239,7 +235,7 @@ class Listener:
         incoming = Incoming(reader, partial(has_hung_up, peer))
         return incoming, Outgoing(writer, self._timeouts.write), server
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _on_connection_end(self, task: asyncio.Task[None]) -> None:
         del self._clients[task]
         error = None if task.cancelled() else task.exception()
         if isinstance(error, ClientDisconnectedError):
@@ -257,8 +253,6 @@ class Listener:
             task.cancel()
         await asyncio.wait(self._clients, timeout=_LAST)
 
-    # -- engines ----------------------------------------------------------------------------
-
     async def _stop_engines(self, timeout: float) -> None:
         """Stop them in threads, for that blocks, and they may need this loop for it."""
         loop = asyncio.get_running_loop()
@@ -270,5 +264,5 @@ class Listener:
                 _logger.error("an engine could not be stopped in good order", exc_info=outcome)
 
 
-def _left(deadline: float) -> float:
+def _seconds_until(deadline: float) -> float:
     return max(0.0, deadline - asyncio.get_running_loop().time())

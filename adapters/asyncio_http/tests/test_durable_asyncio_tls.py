@@ -184,7 +184,7 @@ def test_handshakes_count_as_connections(sample: Sample, certificate: Path) -> N
     server = create_endpoint_server(sample.app, ssl=context, max_connections=1)
     trust = ssl.create_default_context(cafile=certificate)
     with server.listen(), connect(server.port):
-        until("it counts", lambda: len(server._listening()._listener._clients) == 1)
+        until("it counts", lambda: len(server._running_server()._listener._clients) == 1)
         with trust.wrap_socket(connect(server.port), server_hostname="localhost") as client:
             client.sendall(b"GET /binary HTTP/1.1\r\nHost: x\r\n\r\n")
             assert 503 == read_reply(client).status

@@ -119,8 +119,6 @@ class Connection(WSGIRequestHandler):
             # Closing with unread data would reset the connection, and the answer would be lost.
             lingering_close(self.connection)
 
-    # -- the head ---------------------------------------------------------------------------
-
     def _read_head(self) -> bool:
         """Read and check the head; False if the client closes in place of sending one."""
         whole = self.rfile
@@ -176,8 +174,6 @@ class Connection(WSGIRequestHandler):
         self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.wfile.flush()
 
-    # -- answers of the server's own --------------------------------------------------------
-
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Refuse a request that cannot be parsed."""
         # The message holds the request line, which may hold a token.
@@ -201,8 +197,6 @@ class Connection(WSGIRequestHandler):
     def abort(self) -> None:
         """Have the connection reset instead of closed: what was sent is not all there is."""
         reset_on_close(self.connection)
-
-    # -- logging ----------------------------------------------------------------------------
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Log an answered request; its query may hold a token and is left out."""

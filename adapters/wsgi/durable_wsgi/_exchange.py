@@ -57,7 +57,7 @@ class WSGIExchange(PulledExchange):
         self.method = environ["REQUEST_METHOD"]
         self.scheme = environ["wsgi.url_scheme"]
         self.authority = authority_of(self.scheme, environ["SERVER_NAME"], environ["SERVER_PORT"])
-        self.root_path = _decoded(environ.get("SCRIPT_NAME", ""))
+        self.root_path = _decode(environ.get("SCRIPT_NAME", ""))
         self.target = _target_of(environ)
         self.fields = list(_fields_of(environ))
         self.max_wait = MAX_WAIT if environ["wsgi.multithread"] else MAX_WAIT_SINGLE_THREADED
@@ -119,7 +119,7 @@ def _target_of(environ: Mapping[str, str]) -> str:
         return path  # these are no octets: a bad request
 
 
-def _decoded(octets: str) -> str:
+def _decode(octets: str) -> str:
     """Return text whose UTF-8 octets PEP 3333 shows as one character each."""
     return octets.encode("latin-1", "replace").decode("utf-8", "replace")
 

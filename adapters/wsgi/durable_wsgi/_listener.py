@@ -59,7 +59,7 @@ class Listener(socketserver.ThreadingMixIn, WSGIServer):
         self._changed = threading.Condition()
         self._woken, self.waker = socket.socketpair()
         self.waker.setblocking(False)
-        self.address_family, address = _resolved(host, port)
+        self.address_family, address = _resolve(host, port)
         connection = partial(
             Connection, application=application, head_limit=head_limit, timeout=timeout
         )
@@ -77,8 +77,6 @@ class Listener(socketserver.ThreadingMixIn, WSGIServer):
         super().server_close()
         self._woken.close()
         self.waker.close()
-
-    # -- accepting --------------------------------------------------------------------------
 
     def accept(self) -> None:
         """Accept connections until :meth:`stop` is called."""
@@ -123,8 +121,6 @@ class Listener(socketserver.ThreadingMixIn, WSGIServer):
         """Let :meth:`accept` return. A signal handler may call it."""
         with suppress(OSError):
             self.waker.send(b"\0")
-
-    # -- connections ------------------------------------------------------------------------
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection in a thread of its own."""
@@ -172,7 +168,7 @@ class Listener(socketserver.ThreadingMixIn, WSGIServer):
                     connection.shutdown(how)
 
 
-def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
+def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, _, _, address = found[0]
     return family, (str(address[0]), int(address[1]))

@@ -42,9 +42,6 @@ def status_of(answer: bytes) -> bytes:
     return answer[9:12]
 
 
-# --- requests ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("request_line", "expected"),
     [
@@ -131,9 +128,6 @@ def test_environ_holds_nothing_of_the_process() -> None:
         assert b"(False, '')" == ask(running.port, "GET", "/").body
 
 
-# --- bodies -----------------------------------------------------------------------------------
-
-
 def test_continue_is_sent_when_the_body_is_wanted(server: EndpointServer) -> None:
     """A client that asks first is told to go on as soon as the application reads the body."""
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
@@ -184,9 +178,6 @@ def test_slow_clients_are_dropped(data: bytes, status: bytes, tmp_path: Path) ->
         answer = b"".join(iter(lambda: connection.recv(1000), b""))
 
     assert status == (status_of(answer) if answer else b"")
-
-
-# --- responses --------------------------------------------------------------------------------
 
 
 def test_broken_application(caplog: pytest.LogCaptureFixture) -> None:
@@ -315,7 +306,7 @@ def test_a_client_that_takes_too_little_is_cut_off(tmp_path: Path) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         client.recv(100)
-        until("the server has given up", lambda: not running._listening()._listener._open)
+        until("the server has given up", lambda: not running._running_server()._listener._open)
         with pytest.raises(ConnectionResetError):
             list(iter(lambda: client.recv(65536), b""))
 
@@ -342,7 +333,7 @@ def test_clients_over_the_limit_are_refused(caplog: pytest.LogCaptureFixture) ->
     """503 and when to come again; afterwards there is room again."""
     with EndpointServer(greet, max_connections=1).listen() as running:
         with connect(running.port):
-            until("it is served", lambda: running._listening()._listener._open)
+            until("it is served", lambda: running._running_server()._listener._open)
             refused = ask(running.port, "GET", "/")
         until("there is room again", lambda: ask(running.port, "GET", "/").status == 200)
 

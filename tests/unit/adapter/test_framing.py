@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from durable_core.adapter.messages import checked_chunk, prepare_response
+from durable_core.adapter.messages import check_chunk, prepare_response
 from durable_core.http.response import Response
 
 
@@ -70,10 +70,10 @@ def test_a_declared_length_that_is_none(declared: str, caplog: pytest.LogCapture
 @pytest.mark.parametrize("chunk", [b"a", bytearray(b"a"), memoryview(b"a")])
 def test_chunks_become_bytes(chunk: bytes) -> None:
     """Servers take nothing else."""
-    assert (b"a", bytes) == (checked_chunk(chunk), type(checked_chunk(chunk)))
+    assert (b"a", bytes) == (check_chunk(chunk), type(check_chunk(chunk)))
 
 
 def test_text_is_no_chunk() -> None:
     """Nobody said how to encode it."""
     with pytest.raises(TypeError, match="must be bytes, not str"):
-        checked_chunk("a")
+        check_chunk("a")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from durable_conformance.store_values import commit, created
-from durable_core.engine.stream_responses import (
+from durable_core.engine.stream_bodies import (
     AsyncBody,
     SharedChunks,
     SyncBody,
@@ -170,7 +170,7 @@ def test_a_slow_client_has_to_come_again() -> None:
 
 def test_who_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of it is kept then. One that reads slowly stays."""
-    monkeypatch.setattr("durable_core.engine.stream_responses._STALLED", 0.2)
+    monkeypatch.setattr("durable_core.engine.stream_bodies._STALLED", 0.2)
     closed: list[str] = []
     store = MemoryStore()
     commit(store, created())

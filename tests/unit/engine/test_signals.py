@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from durable_core.engine.stream_responses import TaskWaker, ThreadWaker
+from durable_core.engine.stream_bodies import TaskWaker, ThreadWaker
 
 
 def test_a_thread_is_woken_once_for_each_time() -> None:

@@ -1,0 +1,383 @@
+"""The body of an event stream, for threads and for tasks: it waits, reads the store, and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+from weakref import WeakValueDictionary
+
+from durable_core.errors import StoreError
+from durable_core.flow.attempt import Call
+from durable_core.flow.driver import drive_async, drive_sync
+from durable_core.flow.effects import (
+    AwaitStream,
+    CallUser,
+    Effect,
+    Flow,
+    Log,
+    Outcome,
+    Raised,
+    ReadResult,
+    ReadStream,
+    Returned,
+    WakeReason,
+)
+from durable_core.flow.stream_reader import Reader, next_part
+from durable_core.model.run import Phase
+from durable_core.model.stream import ChunkBatch, StoredStream
+from durable_core.platform import call_soon, logger
+from durable_core.ports import Store, StoredResult
+from durable_core.runners.live import Waiters
+from durable_core.runners.thread_pool import DaemonThreadPool
+
+__all__ = ["AsyncBody", "BodyHost", "SharedChunks", "SyncBody", "TaskWaker", "ThreadWaker"]
+
+#: After a part of this size, in bytes, other tasks of the event loop get their turn.
+_LARGE = 32 * 1024
+#: Seconds without reading after which a client is disconnected from the stream.
+_STALLED = 30.0
+
+T = TypeVar("T")
+
+
+class ThreadWaker:
+    """Wakes one thread. A wake-up before the thread waits ends its next wait."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def wake(self) -> None:
+        """Wake the thread, from any other one."""
+        self._event.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait to be woken; return False if that did not happen within ``seconds``."""
+        woken = self._event.wait(seconds)
+        self._event.clear()
+        return woken
+
+
+class TaskWaker:
+    """Wakes one task. A wake-up before the task waits ends its next wait.
+
+    Args:
+        loop: where the task runs.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._is_set = False
+        self._waiting: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        """Wake the task, from any thread. Does nothing if the loop is closed."""
+        if self._is_set:
+            return
+        self._is_set = True
+        if self._waiting is None:
+            return  # wait() checks the flag after it has set _waiting
+        if asyncio._get_running_loop() is self._loop:
+            self._finish()
+            return
+        call_soon(self._loop, self._finish)
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait to be woken; return False if that did not happen within ``seconds``."""
+        if not self._is_set:
+            self._waiting = self._loop.create_future()
+            timer = self._loop.call_later(seconds, self._finish)
+            try:
+                if not self._is_set:
+                    await self._waiting
+            finally:
+                timer.cancel()
+                self._waiting = None
+        woken, self._is_set = self._is_set, False
+        return woken
+
+    def _finish(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+
+class BodyHost(Protocol):
+    """What bodies need of a worker."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the worker stops: clients then continue at another process."""
+        ...
+
+    @property
+    def store(self) -> Store:
+        """The store with the chunks."""
+        ...
+
+    @property
+    def waiters(self) -> Waiters:
+        """The clients that wait."""
+        ...
+
+    @property
+    def threads(self) -> DaemonThreadPool:
+        """The threads that call plain functions for tasks."""
+        ...
+
+    def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
+        """Await something on the worker's own event loop, blocking this thread."""
+        ...
+
+
+class SharedChunks:
+    """The stored chunks that readers are being sent: in memory once, for all readers together."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._batches: WeakValueDictionary[tuple[object, ...], ChunkBatch] = WeakValueDictionary()
+
+    def share(self, run_id: str, stored: StoredStream) -> StoredStream:
+        """Return an equal stream, with the batches that another reader has already in memory."""
+        with self._lock:
+            chunks = tuple(
+                self._batches.setdefault((run_id, each.number, each.start, each.attempt), each)
+                for each in stored.chunks
+            )
+        return replace(stored, chunks=chunks)
+
+
+class _Body:
+    """The stream of a run, part by part. Subclasses know how to wait and how to call functions.
+
+    Args:
+        worker: the worker of this process.
+        reader: the client's position in the stream.
+        chunks: the chunks that all bodies of the worker are sending.
+        close: called once, at the end of the stream or when the client is gone.
+        deadline: when the stream of a waiting client ends, so that the client comes again
+            (``time.monotonic``); None for an attached client.
+    """
+
+    def __init__(
+        self,
+        worker: BodyHost,
+        reader: Reader,
+        chunks: SharedChunks,
+        close: Callable[[], None],
+        deadline: float | None,
+    ) -> None:
+        self._worker = worker
+        self._reader = reader
+        self._chunks = chunks
+        self._close: Callable[[], None] | None = close
+        self._deadline = deadline
+        self._parts = 0
+
+    def _next_part(self) -> Flow[bytes | None]:
+        """Return the next part; None at the end."""
+        part: bytes | None = None
+        try:
+            # The first part is the metadata. A client always gets one more, and so makes progress.
+            if self._parts < 2 or not self._is_late():
+                part = yield from next_part(self._reader)
+        except StoreError as error:
+            if not self._worker.stopping:
+                text = "the stream of run %s was cut short: %s"
+                logger.error(text, self._reader.run_id, error)
+        finally:
+            if part is None:
+                self._end()
+        self._parts += 1
+        return part
+
+    def _end(self) -> None:
+        self._reader.stop()
+        close, self._close = self._close, None
+        if close is not None:
+            close()
+
+    def _is_late(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def _must_end(self) -> bool:
+        return self._worker.stopping or self._worker.waiters.released or self._is_late()
+
+    def _time_to_wait(self, effect: AwaitStream) -> float:
+        seconds = effect.for_ms / 1000
+        if self._reader.attached is not None:
+            return seconds
+        if self._must_end():
+            return 0.0
+        if self._deadline is None:
+            return seconds
+        return min(seconds, max(0.0, self._deadline - time.monotonic()))
+
+    def _reason(self, woken: bool) -> WakeReason:
+        if self._must_end():
+            return WakeReason.STOPPING
+        return WakeReason.MORE if woken else WakeReason.TIME_OUT
+
+    def _read(self, effect: ReadStream | ReadResult) -> StoredStream | StoredResult | Phase | None:
+        app, store = self._reader.env.app, self._worker.store
+        if isinstance(effect, ReadResult):
+            return store.result(app, effect.run_id)
+        cursor = effect.cursor
+        stored = store.read_stream(
+            app,
+            effect.run_id,
+            done=cursor.done,
+            outside=cursor.outside,
+            most=effect.most,
+            begin=effect.begin,
+        )
+        return None if stored is None else self._chunks.share(effect.run_id, stored)
+
+    def _log(self, effect: Effect) -> None:
+        assert isinstance(effect, Log)  # a reader asks for nothing else
+        logger.warning("run %s: %s", self._reader.run_id, effect.text, exc_info=effect.error)
+
+
+class SyncBody(_Body, Iterator[bytes]):
+    """A stream that is iterated by one thread at a time, which blocks until there is a part."""
+
+    def __init__(
+        self,
+        worker: BodyHost,
+        reader: Reader,
+        chunks: SharedChunks,
+        waker: ThreadWaker,
+        close: Callable[[], None],
+        deadline: float | None = None,
+    ) -> None:
+        super().__init__(worker, reader, chunks, close, deadline)
+        self._waker = waker
+
+    def __next__(self) -> bytes:
+        part = drive_sync(self._next_part(), self._perform, nullcontext())
+        if part is None:
+            raise StopIteration
+        return part
+
+    def close(self) -> None:
+        """The server sends no more of it."""
+        self._end()
+
+    def _perform(self, effect: Effect) -> Any:
+        if isinstance(effect, AwaitStream):
+            return self._reason(self._waker.wait(self._time_to_wait(effect)))
+        if isinstance(effect, CallUser):
+            return self._call(effect.call)
+        if isinstance(effect, ReadStream | ReadResult):
+            return self._read(effect)
+        return self._log(effect)
+
+    def _call(self, call: Call) -> Outcome:
+        try:
+            value = call.fn(*call.args, **(call.kwargs or {}))
+            if inspect.isawaitable(value):
+                value = self._worker.run_on_background_loop(value)
+        except Exception as error:
+            return Raised(error)
+        return Returned(value)
+
+
+class AsyncBody(_Body, AsyncIterator[bytes]):
+    """A stream that is iterated on an event loop, without blocking it.
+
+    A client that has read nothing for 30 seconds is disconnected from the stream: the server keeps
+    its connection, and nothing else of the client is kept.
+
+    Args:
+        worker, reader, chunks, close, deadline: see ``_Body``.
+        waker: wakes the task.
+        readers: the threads that read the store.
+    """
+
+    def __init__(
+        self,
+        worker: BodyHost,
+        reader: Reader,
+        chunks: SharedChunks,
+        waker: TaskWaker,
+        close: Callable[[], None],
+        readers: DaemonThreadPool,
+        deadline: float | None = None,
+    ) -> None:
+        super().__init__(worker, reader, chunks, close, deadline)
+        self._waker = waker
+        self._readers = readers
+        self._loop = asyncio.get_running_loop()
+        self._sent_at: float | None = None
+        self._timer_is_set = False
+
+    async def __anext__(self) -> bytes:
+        self._sent_at = None
+        part = await drive_async(self._next_part(), self._perform)
+        if part is None:
+            raise StopAsyncIteration
+        if len(part) >= _LARGE:
+            await asyncio.sleep(0)  # the server may take all parts without ever waiting
+        self._sent_at = self._loop.time()
+        self._set_timer(_STALLED)
+        return part
+
+    async def aclose(self) -> None:
+        """The server sends no more of it."""
+        self._end()
+
+    def _set_timer(self, seconds: float) -> None:
+        if not self._timer_is_set:
+            self._timer_is_set = True
+            self._loop.call_later(seconds, self._disconnect_if_stalled)
+
+    def _disconnect_if_stalled(self) -> None:
+        self._timer_is_set = False
+        if self._sent_at is None or self._close is None:
+            return  # the client has asked for more, or is gone
+        idle = self._loop.time() - self._sent_at
+        if idle < _STALLED:
+            self._set_timer(_STALLED - idle)
+            return
+        logger.info(
+            "run %s: a client does not read its stream and is disconnected from it",
+            self._reader.run_id,
+        )
+        self._end()
+
+    def _perform(self, effect: Effect) -> Any:
+        if isinstance(effect, AwaitStream):
+            return self._wait(effect)
+        if isinstance(effect, CallUser):
+            return self._call(effect.call)
+        if isinstance(effect, ReadStream | ReadResult):
+            return _in_thread(self._readers, self._read, effect)
+        return self._log(effect)
+
+    async def _wait(self, effect: AwaitStream) -> WakeReason:
+        return self._reason(await self._waker.wait(self._time_to_wait(effect)))
+
+    async def _call(self, call: Call) -> Outcome:
+        kwargs = call.kwargs or {}
+        try:
+            if inspect.iscoroutinefunction(call.fn):
+                return Returned(await call.fn(*call.args, **kwargs))
+            threads = self._worker.threads
+            value = await self._loop.run_in_executor(threads, lambda: call.fn(*call.args, **kwargs))
+            if inspect.isawaitable(value):
+                value = await value
+        except Exception as error:
+            return Raised(error)
+        return Returned(value)
+
+
+async def _in_thread(pool: DaemonThreadPool, function: Callable[..., T], *args: object) -> T:
+    try:
+        waiting = asyncio.get_running_loop().run_in_executor(pool, function, *args)
+    except RuntimeError as error:  # the pool was shut down
+        raise StoreError(f"the store is not read any more: {error}") from error
+    return await waiting
