@@ -252,7 +252,11 @@ def test_label_of_a_framework_s_route(tmp_path: Path) -> None:
         path_format, methods = "/users/{id}", {"GET"}
 
     async def main() -> None:
-        found = {"router": object(), "route": FoundRoute(), "path_params": {"id": 7}}
+        found: dict[str, Any] = {
+            "router": object(),
+            "route": FoundRoute(),
+            "path_params": {"id": 7},
+        }
         scope = http_scope("/users/7", **found)
         assert b'"7"' == (await Exchange(scope).run(show)).body
         assert ["GET /users/{id}"] == [each.name for each in durable.runs.list()]
