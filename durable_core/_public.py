@@ -6,7 +6,7 @@ from durable_core.api.adapter import EndpointAdapter, endpoint_adapter
 from durable_core.api.durable import Durable
 from durable_core.api.logs import LogContext
 from durable_core.api.run import RunContext, run
-from durable_core.api.run_info import RunInfo, StepInfo
+from durable_core.api.run_info import AttemptInfo, RunInfo, StepInfo
 from durable_core.api.step import step
 from durable_core.api.stream import stream
 from durable_core.errors import (
@@ -28,6 +28,7 @@ from durable_core.routing import Route
 from durable_core.runners.settings import Settings
 
 __all__ = [
+    "AttemptInfo",
     "BadRequest",
     "Durable",
     "EndpointAdapter",

@@ -130,7 +130,7 @@ class Engine(EngineLifecycle, Protocol):
         """Return all that is known about a run.
 
         Raises:
-            EngineError: the engine cannot tell, as with the two that follow.
+            EngineError: the engine cannot tell, as with those that follow.
         """
         ...
 
@@ -138,6 +138,14 @@ class Engine(EngineLifecycle, Protocol):
         """Return up to ``limit`` runs, newest first, without what they did."""
         ...
 
-    def cancel(self, run_id: str) -> bool:
-        """End a run as cancelled; False if it had ended."""
+    def cancel(self, run_id: str, reason: str | None = None) -> bool:
+        """End a run as cancelled, for a reason that its clients are told; False if it had ended."""
+        ...
+
+    def await_end(self, run_id: str, timeout: float | None) -> bool:
+        """Block until a run has ended, or ``timeout`` seconds are over; return whether it has.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
         ...

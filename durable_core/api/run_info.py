@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Literal, TypeAlias
 
-__all__ = ["RunInfo", "RunStatus", "StepInfo", "StepStatus", "as_json"]
+__all__ = ["AttemptInfo", "RunInfo", "RunStatus", "StepInfo", "StepStatus", "as_json"]
 
 #: ``running``: a handler is live in some process, or will be at once. ``suspended``: it waits for a
 #: time or an event.
@@ -99,15 +99,38 @@ class RunInfo:
     steps: tuple[StepInfo, ...]
 
 
-def as_json(info: RunInfo | StepInfo) -> dict[str, object]:
-    """Return a run or a step as a JSON-ready dict: the same names, times in ISO 8601.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptInfo:
+    """One attempt of a step's function, or of the handler. Times are in UTC.
+
+    Attributes:
+        step: the step, by its name; None for the handler.
+        number: 1 for the first attempt.
+        status: ``"completed"`` or ``"failed"``.
+        started: when it began; None if that is not known.
+        ended: when it ended.
+        error: why it failed, such as ``"ValueError: no seat left"``; None if it has not.
+        retry: when the next attempt was due; None if there was to be none.
+    """
+
+    step: str | None
+    number: int
+    status: Literal["completed", "failed"]
+    started: datetime | None
+    ended: datetime
+    error: str | None
+    retry: datetime | None
+
+
+def as_json(info: RunInfo | StepInfo | AttemptInfo) -> dict[str, object]:
+    """Return a run, a step or an attempt as a JSON-ready dict: the same names, times in ISO 8601.
 
     A run of a list has no ``steps``.
     """
     return dict(_json_fields(info))
 
 
-def _json_fields(info: RunInfo | StepInfo) -> Iterator[tuple[str, object]]:
+def _json_fields(info: RunInfo | StepInfo | AttemptInfo) -> Iterator[tuple[str, object]]:
     for field in fields(info):
         value = getattr(info, field.name)
         if field.name == "steps":

@@ -1,21 +1,27 @@
-"""Looking at runs, and cancelling them: ``durable.runs``."""
+"""Control of runs: ``durable.runs``."""
 
 from __future__ import annotations
 
 import json
+from asyncio import to_thread
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import get_args
 
 from durable_core.api.engine import Engine
-from durable_core.api.run_info import RunInfo, RunStatus, StepInfo, StepStatus
+from durable_core.api.run_info import AttemptInfo, RunInfo, RunStatus, StepInfo, StepStatus
 from durable_core.codec.json import Codec, JSONCodec
+from durable_core.duration import Duration, parse_duration
 from durable_core.errors import RunNotFoundError
 from durable_core.model.run import Phase
 from durable_core.model.step import FailedAttempt, Memo, OpKind, Pending, RunningStep
+from durable_core.platform import make_ulid
 from durable_core.ports import RunFilter, RunRecord
 
-__all__ = ["Runs", "select", "show_run"]
+__all__ = ["Runs", "select", "show_history", "show_run"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Runs:
@@ -38,36 +44,155 @@ class Runs:
         Raises:
             RunNotFoundError: there is none with that id (any more).
         """
-        record = self._engine.get(run_id)
-        if record is None:
-            raise RunNotFoundError(f"there is no run {run_id!r} in app {self._engine.env.app!r}")
-        return show_run(record, self._engine.env.codec)
+        return show_run(self._record(run_id), self._engine.env.codec)
 
     def list(
-        self, *, status: RunStatus | None = None, before: str | None = None, limit: int = 100
+        self,
+        *,
+        status: RunStatus | None = None,
+        endpoint: str | None = None,
+        key: str | None = None,
+        label: tuple[str, str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
     ) -> list[RunInfo]:
-        """Return runs without their steps, the newest first.
+        """Return runs without their steps, the newest first. All conditions must hold.
 
         Args:
             status: only runs with this status.
-            before: only runs older than the one with this id; for the next page.
-            limit: 1 to 1,000.
+            endpoint: only runs of the endpoint with this identity (``RunInfo.function_id``).
+            key: only runs with this key.
+            label: only runs with this name and value among their labels.
+            since: only runs that began at this time or later; an aware ``datetime``.
+            until: only runs that began before this time.
+            cursor: the id of the last run of the page before; for the next page.
+            limit: the most to return, 1 to 1,000.
 
         Raises:
-            ValueError: no such status, or a limit out of range.
+            ValueError: no such status, a limit out of range, or a naive time.
         """
-        return select(self._engine.list, status=status, before=before, limit=limit)
+        where = RunFilter(
+            endpoint_key=endpoint,
+            key=key,
+            label=label,
+            since=None if since is None else _first_id(since, "since"),
+            before=_lowest(cursor, None if until is None else _first_id(until, "until")),
+        )
+        return select(self._engine.list, where, status=status, limit=limit)
 
-    def cancel(self, run_id: str) -> bool:
+    def history(self, run_id: str) -> Sequence[AttemptInfo]:
+        """Return every attempt of the handler and of the steps, in the order in which they ended.
+
+        Of the handler only attempts that have failed are kept.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        return show_history(self._record(run_id))
+
+    def cancel(self, run_id: str, *, reason: str | None = None) -> bool:
         """End a run: its handler is unwound, its waits are dropped, its clients get 410.
+
+        Args:
+            run_id: the run.
+            reason: what its clients are told, at most 1,000 characters.
 
         Returns:
             False if it had ended already, which changes nothing.
 
         Raises:
             RunNotFoundError: there is no such run.
+            ValueError: the reason is too long.
         """
-        return self._engine.cancel(run_id)
+        if reason is not None and len(reason) > _LONGEST_REASON:
+            raise ValueError(f"reason must have at most {_LONGEST_REASON} characters")
+        return self._engine.cancel(run_id, reason)
+
+    def wait(self, run_id: str, *, timeout: Duration | None = None) -> RunInfo:
+        """Return a run once it has ended. Some process must work on it meanwhile.
+
+        Args:
+            run_id: the run.
+            timeout: how long to wait at most; a duration. None waits for as long as it takes.
+
+        Raises:
+            RunNotFoundError: there is no such run (any more).
+            TimeoutError: it has not ended by then.
+        """
+        seconds = None if timeout is None else parse_duration(timeout, what="timeout") / 1000
+        if not self._engine.await_end(run_id, seconds):
+            raise TimeoutError(f"run {run_id} has not ended after {timeout}")
+        return self.get(run_id)
+
+    async def get_async(self, run_id: str) -> RunInfo:
+        """As :meth:`get`, without blocking the event loop."""
+        return await to_thread(self.get, run_id)
+
+    async def list_async(
+        self,
+        *,
+        status: RunStatus | None = None,
+        endpoint: str | None = None,
+        key: str | None = None,
+        label: tuple[str, str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Sequence[RunInfo]:
+        """As :meth:`list`, without blocking the event loop."""
+        return await to_thread(
+            self.list,
+            status=status,
+            endpoint=endpoint,
+            key=key,
+            label=label,
+            since=since,
+            until=until,
+            cursor=cursor,
+            limit=limit,
+        )
+
+    async def history_async(self, run_id: str) -> Sequence[AttemptInfo]:
+        """As :meth:`history`, without blocking the event loop."""
+        return await to_thread(self.history, run_id)
+
+    async def cancel_async(self, run_id: str, *, reason: str | None = None) -> bool:
+        """As :meth:`cancel`, without blocking the event loop."""
+        return await to_thread(self.cancel, run_id, reason=reason)
+
+    async def wait_async(self, run_id: str, *, timeout: Duration | None = None) -> RunInfo:
+        """As :meth:`wait`, without blocking the event loop; it takes a thread meanwhile.
+
+        A task that is cancelled leaves the thread behind until the run has ended or the time is
+        over.
+        """
+        return await to_thread(self.wait, run_id, timeout=timeout)
+
+    def _record(self, run_id: str) -> RunRecord:
+        record = self._engine.get(run_id)
+        if record is None:
+            raise RunNotFoundError(f"there is no run {run_id!r} in app {self._engine.env.app!r}")
+        return record
+
+
+#: The longest reason for a cancellation, characters.
+_LONGEST_REASON = 1_000
+
+
+def _first_id(moment: datetime, what: str) -> str:
+    """Return an id that is lower than those of all runs that began at a time or later."""
+    if moment.utcoffset() is None:
+        raise ValueError(f"{what} must be an aware datetime; this one has no time zone")
+    # Rounded up: a run that began within the same millisecond may have begun before.
+    ms = -((_EPOCH - moment) // timedelta(milliseconds=1))
+    return make_ulid(max(0, ms), bytes(10))
+
+
+def _lowest(*ids: str | None) -> str | None:
+    return min((each for each in ids if each is not None), default=None)
 
 
 _ENDED: dict[Phase, RunStatus] = {
@@ -80,15 +205,16 @@ _ALIVE = tuple(phase for phase in Phase if phase not in _ENDED)
 
 def select(
     read: Callable[[RunFilter, int], Sequence[RunRecord]],
+    where: RunFilter,
     *,
     status: str | None,
-    before: str | None,
     limit: int,
 ) -> list[RunInfo]:
     """Return runs of a status, the newest first; see :meth:`Runs.list`.
 
     Args:
         read: returns the records that a filter lets through, up to a number of them.
+        where: all conditions but the status.
     """
     if isinstance(limit, bool) or not 1 <= limit <= 1000:
         raise ValueError(f"limit must be 1 to 1000, not {limit!r}")
@@ -100,12 +226,12 @@ def select(
     found: list[RunInfo] = []
     while True:
         # Whether a run that has not ended is live depends on its owner, which no index has.
-        page = read(RunFilter(phases=phases, before=before), limit)
+        page = read(replace(where, phases=phases), limit)
         shown = (show_run(record, _JSON) for record in page)
         found += [run for run in shown if status in (None, run.status)]
         if len(page) < limit or len(found) >= limit:
             return found[:limit]
-        before = page[-1].run.id
+        where = replace(where, before=page[-1].run.id)
 
 
 def show_run(record: RunRecord, codec: Codec) -> RunInfo:
@@ -164,6 +290,39 @@ def _running(step: RunningStep, failed: FailedAttempt | None) -> StepInfo:
         result=None,
         error=None if failed is None else _error(failed),
     )
+
+
+def show_history(record: RunRecord) -> list[AttemptInfo]:
+    """Return the attempts that a record tells of, in the order in which they ended."""
+    names = {memo.op.id: memo.op.name for memo in record.memos}
+    names |= {pending.op.id: pending.op.name for pending in record.pending}
+    attempts = [
+        AttemptInfo(
+            step=names.get(each.op_id),
+            number=each.number,
+            status="failed",
+            started=_time(each.started_at),
+            ended=_time(each.ended_at),
+            error=_error(each),
+            retry=None if each.retry_at is None else _time(each.retry_at),
+        )
+        for each in record.failed_attempts
+    ]
+    attempts += [
+        AttemptInfo(
+            step=memo.op.name,
+            number=memo.attempts,
+            status="completed",
+            started=None if memo.started_at is None else _time(memo.started_at),
+            ended=_time(memo.ended_at),
+            error=None,
+            retry=None,
+        )
+        for memo in record.memos
+        if memo.ok and memo.op.kind is OpKind.RUN
+    ]
+    # Within one millisecond an attempt of the handler ended after those of its steps.
+    return sorted(attempts, key=lambda each: (each.ended, each.step is None))
 
 
 def _finished(memo: Memo, codec: Codec) -> StepInfo:

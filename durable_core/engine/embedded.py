@@ -14,7 +14,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from durable_core.duration import Duration, parse_duration
-from durable_core.errors import ConfigurationError, StoreBusyError, StoreError
+from durable_core.errors import ConfigurationError, RunNotFoundError, StoreBusyError, StoreError
 from durable_core.flow.env import AppConfig, Limits
 from durable_core.flow.scope import HandlerKind
 from durable_core.http.headers import accepts_event_stream
@@ -44,6 +44,8 @@ __all__ = ["EmbeddedEngine", "WorkerFactory", "embedded"]
 
 T = TypeVar("T")
 
+#: Seconds after which a wait for the end of a run looks again, whatever the store says.
+_LONGEST_WAIT = 1.0
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 #: Between two tries to start while the store is locked, seconds; each pause is twice the last one.
@@ -501,13 +503,31 @@ class EmbeddedEngine:
         self._open_store()
         return self.store.list(self.env.app, where=where, limit=limit)
 
-    def cancel(self, run_id: str) -> bool:
+    def await_end(self, run_id: str, timeout: float | None) -> bool:
+        """Block until a run has ended, or ``timeout`` seconds are over; return whether it has."""
+        from durable_core.model.run import Phase
+
+        self._open_store()
+        wakeups, deadline = self.store.wakeups(), None
+        if timeout is not None:
+            deadline = time.monotonic() + timeout
+        while isinstance(result := self.store.result(self.env.app, run_id), Phase):
+            left = _LONGEST_WAIT if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                return False
+            wakeups.wait(min(left, _LONGEST_WAIT), eager=True)
+        if result is None:
+            raise RunNotFoundError(f"there is no run {run_id!r} in app {self.env.app!r}")
+        return True
+
+    def cancel(self, run_id: str, reason: str | None = None) -> bool:
         """End a run as cancelled; False if it had ended."""
         from durable_core.codec.records import dump_head
         from durable_core.model.run import Phase
         from durable_core.ports import Cancel, StoredResult
 
-        response = problem(410, "run-cancelled", detail="the run was cancelled", run_id=run_id)
+        detail = "the run was cancelled" if reason is None else f"the run was cancelled: {reason}"
+        response = problem(410, "run-cancelled", detail=detail, run_id=run_id)
         assert isinstance(response.body, bytes)
         result = StoredResult(
             phase=Phase.CANCELLED,

@@ -27,7 +27,7 @@ def main(kind: str, port: int) -> None:
     from soak.application import application  # reads the environment
 
     if kind == "worker":
-        from durable_core.cli import work
+        from durable_core.cli.application import work
 
         work("soak.application:durable")
     else:

@@ -163,9 +163,13 @@ class RemoteEngine(ABC, Generic[H]):
         """Refuse: the server lists its runs."""
         self._refuse("list runs")
 
-    def cancel(self, run_id: str) -> bool:
+    def cancel(self, run_id: str, reason: str | None = None) -> bool:
         """Refuse: the server cancels its runs."""
         self._refuse("cancel runs")
+
+    def await_end(self, run_id: str, timeout: float | None) -> bool:
+        """Refuse: the server knows when its runs end."""
+        self._refuse("wait for runs")
 
     def _refuse(self, what: str) -> NoReturn:
         raise EngineError(

@@ -143,7 +143,7 @@ def test_the_command_line_needs_a_store(
     """Looking into the store of an engine that has none is an error with the engine's name."""
     durable: Durable[Any] = Durable(id="it", engine=engine())
     monkeypatch.setattr(type(durable.engine), "store", None)
-    monkeypatch.setattr("durable_core.cli.load_durable", lambda target: durable)
+    monkeypatch.setattr("durable_core.cli.commands.load_durable", lambda target: durable)
 
     assert 0 != main(["runs", "list", "shop:durable"])
-    assert "runs on the embedded engine, which has no store" in capsys.readouterr().err
+    assert "runs on an engine which has no store" in capsys.readouterr().err

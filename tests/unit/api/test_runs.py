@@ -48,7 +48,7 @@ def test_list() -> None:
         assert 4 == len(ids)
         assert 2 == len(runs.list(status="completed"))
         assert ids[:3] == [run.id for run in runs.list(limit=3)]
-        assert ids[3:] == [run.id for run in runs.list(before=ids[2])]
+        assert ids[3:] == [run.id for run in runs.list(cursor=ids[2])]
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import durable_core
-from durable_conformance.store_values import commit, created, ended, suspended, wait
+from durable_conformance.store_values import commit, created, ended, run, suspended, wait
 from durable_core.api.adapter import HTTPHandler
 from durable_core.api.durable import Durable
 from durable_core.cli import main
@@ -63,7 +65,7 @@ def test_runs_alone_lists(path: str, capsys: pytest.CaptureFixture[str]) -> None
     ("options", "expected"),
     [
         (["--limit", "1"], ["r3"]),
-        (["--before", "r3"], ["r2", "r1"]),
+        (["--cursor", "r3"], ["r2", "r1"]),
         (["--status", "completed"], ["r1"]),
         (["--status", "running"], ["r3"]),
     ],
@@ -71,7 +73,7 @@ def test_runs_alone_lists(path: str, capsys: pytest.CaptureFixture[str]) -> None
 def test_list_selects(
     path: str, options: list[str], expected: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """``--limit``, ``--before`` and ``--status`` narrow the list."""
+    """``--limit``, ``--cursor`` and ``--status`` narrow the list."""
     assert 0 == main(["runs", "list", "--store", path, "--app", "app", "--json", *options])
 
     assert expected == [run["id"] for run in json.loads(capsys.readouterr().out)]
@@ -82,7 +84,7 @@ def test_get_as_text(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == main(["runs", "get", "r2", "--store", path, "--app", "app"])
 
     out = capsys.readouterr().out
-    assert "waiting for e" in out
+    assert "approval (for e)" in out
     assert "step1" in out
 
 
@@ -168,7 +170,7 @@ def test_what_makes_no_sense_is_code_2(
 ) -> None:
     """A command line that names no store or no application has exit code 2 and says why."""
     assert 2 == main(words)
-    assert capsys.readouterr().err.startswith("python -m durable_core: ")
+    assert capsys.readouterr().err.startswith("durable: ")
 
 
 @pytest.mark.parametrize(
@@ -250,9 +252,145 @@ def test_given_secrets_are_not_rotated(
     """The user has them elsewhere; without a store there is nothing to be done either."""
     engine = EmbeddedEngine(MemoryStore(), secrets=["s" * 16])
     durable: Durable[HTTPHandler] = Durable(id="it", engine=engine)
-    monkeypatch.setattr("durable_core.cli.load_durable", lambda target: durable)
+    monkeypatch.setattr("durable_core.cli.secrets.load_durable", lambda target: durable)
 
     assert 2 == main(["secrets", "rotate", "shop:durable"])
     assert "put a new key in front of them" in capsys.readouterr().err
     assert 2 == main(["secrets", "rotate"])
     assert "name either MODULE:DURABLE, or --store PATH\n" in capsys.readouterr().err
+
+
+def at(path: str, *words: str) -> list[str]:
+    return [*words, "--store", path, "--app", "app"]
+
+
+def test_history_shows_attempts(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """``runs history`` has a line for each attempt; as JSON an array."""
+    assert 0 == main(at(path, "runs", "history", "r2"))
+    heading, line = capsys.readouterr().out.splitlines()
+    assert ["ENDED", "(UTC)", "TOOK", "STATUS", "TRY", "STEP"] == heading.split()
+    assert ["completed", "1", "step1"] == line.split()[-3:]
+
+    assert 0 == main(at(path, "runs", "history", "r2", "--json"))
+    assert ["step1"] == [each["step"] for each in json.loads(capsys.readouterr().out)]
+
+
+def test_wait_shows_a_run_that_has_ended(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """``runs wait`` prints it; past its time-out the exit code is 1."""
+    assert 0 == main(at(path, "runs", "wait", "r1", "--json"))
+    assert "completed" == json.loads(capsys.readouterr().out)["status"]
+
+    assert 1 == main(at(path, "runs", "wait", "r2", "--timeout", "10ms"))
+    assert "durable: run r2 has not ended after 10ms\n" == capsys.readouterr().err
+
+
+def test_send_ends_a_wait(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """``send`` stores an event for the runs that wait for it; each id counts once."""
+    words = at(path, "send", "e", "--data", '{"by": "Ada"}', "--id", "e1")
+    assert 0 == main(words)
+    assert 0 == main([*words, "--json"])
+
+    first, second = capsys.readouterr().out.splitlines()
+    assert ("sent e1", {"ids": ["e1"]}) == (first, json.loads(second))
+    store = SQLiteStore(path)
+    store.open()
+    record = store.get("app", "r2")
+    store.close()
+    assert record is not None
+    [pending] = record.pending
+    assert pending.matched is not None
+    assert {"by": "Ada"} == pending.matched.event.data
+
+
+def test_send_of_no_event(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that no event can have is exit code 1."""
+    assert 1 == main(at(path, "send", ""))
+    assert "event name must have 1 to 255 characters" in capsys.readouterr().err
+
+
+def test_prune_deletes_what_is_old(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """``prune`` deletes runs that ended before, and leaves those that go on."""
+    assert 0 == main(at(path, "prune", "--older-than", "1 day"))
+    assert "deleted 1\n" == capsys.readouterr().out
+
+    assert 0 == main(at(path, "runs", "--json"))
+    assert ["r3", "r2"] == [run["id"] for run in json.loads(capsys.readouterr().out)]
+
+
+@pytest.fixture
+def application(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module with an application on the store, which has the endpoint of its runs."""
+    (tmp_path / "cli_checked.py").write_text(
+        "from durable_core import Durable, endpoint_adapter\n"
+        f"durable = Durable(id='app', store={path!r}, endpoint_adapter=endpoint_adapter)\n"
+        "@durable.endpoint(function_id='key')\n"
+        "def it(request): ...\n"
+        "bare = Durable(id='app', store=durable.engine.store)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "cli_checked"
+    sys.modules.pop("cli_checked", None)
+
+
+def test_check_says_what_is_wrong(
+    application: str, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``check`` prints a line for each problem, with exit code 1; it starts nothing."""
+    assert 1 == main(["check", f"{application}:bare"])
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{application}:bare has no endpoints; name the modules that define" in lines[0]
+    assert lines[1:] == ["runs are due for the endpoint 'key', which no code here defines"]
+    assert not sys.modules[application].durable.health()["started"]
+
+
+def test_check_of_runs_without_a_worker(
+    application: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs that nobody works on are a problem, too."""
+    assert 1 == main(["check", f"{application}:durable"])
+    assert "runs are due, and no process works on them\n" == capsys.readouterr().out
+
+
+def test_check_of_an_application_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is wrong with a store that is not there yet, and none is made."""
+    (tmp_path / "cli_sound.py").write_text(
+        "from durable_core import Durable, endpoint_adapter\n"
+        "durable = Durable(id='app', store='new.db', endpoint_adapter=endpoint_adapter)\n"
+        "@durable.endpoint\n"
+        "def it(request): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    assert 0 == main(["check", "cli_sound:durable"])
+    assert "nothing is wrong\n" == capsys.readouterr().out
+    assert not (tmp_path / "new.db").exists()
+
+
+def test_tables_fit_80_columns(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the names are."""
+    store = SQLiteStore(path)
+    store.open()
+    commit(store, replace(created("r4"), create=replace(run("r4"), function_id="GET /" * 40)))
+    store.close()
+    for words in (["list"], ["get", "r4"], ["history", "r2"]):
+        assert 0 == main(at(path, "runs", *words))
+    lines = capsys.readouterr().out.splitlines()
+
+    table = [line for line in lines if not line.startswith(("name ", "function "))]
+    assert 80 == max(map(len, table))
+
+
+def test_modules_are_found_in_the_current_folder(tmp_path: Path) -> None:
+    """The console script ``durable`` looks where ``python -m`` does."""
+    (tmp_path / "shop.py").write_text(
+        "from durable_core import Durable\ndurable = Durable(id='s')\n"
+    )
+    script = "import sys; from durable_core.cli import main; sys.exit(main())"
+    command = [sys.executable, "-P", "-c", script, "check", "shop:durable"]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+
+    assert "shop:durable has no endpoints" in done.stdout

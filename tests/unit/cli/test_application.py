@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from durable_core.cli import load_durable, work
+from durable_core.cli.application import load_durable, work
 from durable_core.errors import ConfigurationError
 
 

@@ -1,0 +1,133 @@
+"""The application that a command line names, and the worker that carries its runs to their end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from durable_core.api.durable import Durable
+from durable_core.errors import ConfigurationError, StoreError
+from durable_core.ports import Store
+from durable_core.stores.sqlite import SQLiteStore
+
+__all__ = ["import_modules", "load_durable", "open_store", "work"]
+
+#: Seconds for which steps in flight may go on when the worker is told to stop.
+_DRAIN = 10.0
+
+
+def work(target: str, imports: Sequence[str] = ()) -> None:
+    """Work for an application until SIGTERM or SIGINT; then drain.
+
+    Args:
+        target: as for :func:`load_durable`.
+        imports: further modules, whose endpoints register themselves.
+
+    Raises:
+        ConfigurationError: the application cannot be found, or has no endpoints.
+        StoreError: its store cannot be opened.
+    """
+    durable = load_durable(target)
+    import_modules(imports)
+    keys = sorted(durable.engine.endpoints)
+    if not keys:
+        raise ConfigurationError(
+            f"{target} has no endpoints; name the modules that define them with --import"
+        )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    stopped = _stop_on_signals()
+    durable.start()
+    try:
+        lines = [f"working for {durable.id}, process {os.getpid()}; endpoints:"]
+        print("\n  ".join([*lines, *keys]), flush=True)
+        # Python runs signal handlers between steps of this thread, and a signal that another thread
+        # takes does not end a wait: without a time-out it could go unnoticed for ever.
+        while not stopped.wait(0.5):
+            pass
+        print("stopping", flush=True)
+    finally:
+        durable.stop(_DRAIN)
+
+
+def load_durable(target: str) -> Durable[Any]:
+    """Return the application that a text such as ``"shop:durable"`` names.
+
+    Raises:
+        ConfigurationError: there is no such module, or no ``Durable`` of that name in it.
+    """
+    module, _, name = target.partition(":")
+    if not module or not name:
+        raise ConfigurationError(f"an application is written like shop:durable, not {target!r}")
+    found: object = _import(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, Durable):
+        raise ConfigurationError(f"{target} is no Durable, but of type {type(found).__name__}")
+    return found
+
+
+@contextmanager
+def open_store(store: Store | None, target: str) -> Iterator[Store]:
+    """Give a store that can be read and written, and close it afterwards. None is made.
+
+    Args:
+        store: the store of an application; None if its engine has none.
+        target: what the user calls the application.
+
+    Raises:
+        ConfigurationError: there is no store.
+        StoreError: there is no file of it, or it cannot be opened.
+    """
+    if store is None:
+        raise ConfigurationError(f"{target} runs on an engine which has no store to look into")
+    if isinstance(store, SQLiteStore) and not Path(store.path).is_file():
+        raise StoreError(f"there is no store {store.path}")
+    store.open()
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Import modules whose endpoints register themselves.
+
+    Raises:
+        ConfigurationError: there is no such module.
+    """
+    for name in names:
+        _import(name)
+
+
+def _import(name: str) -> object:
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does, which a console script does not
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # the module is there, and something that it imports is not
+        raise ConfigurationError(
+            f"there is no module {error.name!r} here or on PYTHONPATH"
+        ) from error
+
+
+def _stop_on_signals() -> threading.Event:
+    """Return an event that the first SIGTERM or SIGINT sets; a second one ends the process."""
+    stopped = threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stopped.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    return stopped

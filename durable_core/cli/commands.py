@@ -1,0 +1,331 @@
+"""The commands: a stand-alone worker, control of runs, events, pruning, and a check of it all.
+
+Exit codes: 0 it went well, 1 it could not be done (no such run, a store that cannot be used), 2 the
+command line makes no sense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, cast, get_args
+
+from durable_core import __version__
+from durable_core.api.durable import Durable
+from durable_core.api.run_info import RunInfo, RunStatus, as_json
+from durable_core.cli.application import load_durable, open_store, work
+from durable_core.cli.check import check
+from durable_core.cli.secrets import add_secrets
+from durable_core.cli.text import details, history, table
+from durable_core.duration import parse_duration
+from durable_core.engine.embedded import embedded
+from durable_core.errors import ConfigurationError, DurableError
+from durable_core.model.event import Event
+from durable_core.ports import Prune
+
+__all__ = ["main"]
+
+_PROGRAM = "durable"
+_ACTIONS = ("list", "get", "history", "wait", "cancel")
+#: Runs and events that one transaction of ``prune`` deletes.
+_BATCH = 1_000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the arguments (default: the process's own) name.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        SystemExit: the arguments were refused (2), or help or version was asked for (0).
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(_with_default_action(words))
+    try:
+        complaint = cast("Callable[[argparse.Namespace], str | None]", options.run)(options)
+        sys.stdout.flush()  # at exit it would be too late to learn that nobody reads it
+        return 0 if complaint is None else _complain(complaint, 1)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; nothing may be flushed into the pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (DurableError, TimeoutError) as error:
+        return _complain(error, 2 if isinstance(error, ConfigurationError) else 1)
+
+
+def _complain(why: object, code: int) -> int:
+    print(f"{_PROGRAM}: {why}", file=sys.stderr)
+    return code
+
+
+def _with_default_action(words: list[str]) -> list[str]:
+    """``runs`` without an action lists."""
+    if words[:1] == ["runs"] and (len(words) == 1 or words[1] not in {*_ACTIONS, "-h", "--help"}):
+        return ["runs", "list", *words[1:]]
+    return words
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=_PROGRAM, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"durable-core {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_worker(commands)
+    _add_runs(commands)
+    _add_send(commands)
+    _add_prune(commands)
+    _add_check(commands)
+    add_secrets(commands)
+    return parser
+
+
+def _add(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], str | None], text: str
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text, allow_abbrev=False
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_application(command: argparse.ArgumentParser) -> None:
+    command.add_argument("application", metavar="MODULE:DURABLE", nargs="?")
+    command.add_argument("--store", metavar="PATH", help="a store, instead of MODULE:DURABLE")
+    command.add_argument("--app", metavar="ID", help="with --store: the Durable(id=)")
+
+
+def _add_imports(command: argparse.ArgumentParser) -> None:
+    command.add_argument("application", metavar="MODULE:DURABLE", help="where the Durable is")
+    command.add_argument(
+        "--import",
+        dest="imports",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="another module whose endpoints register themselves; may be repeated",
+    )
+
+
+def _add_worker(commands: Any) -> None:
+    text = "carry runs to their end, without serving clients, until SIGTERM or Ctrl-C"
+    _add_imports(_add(commands, "worker", _work, text))
+
+
+def _add_check(commands: Any) -> None:
+    text = "open an application and its store, and print what is wrong"
+    _add_imports(_add(commands, "check", _check, text))
+
+
+def _add_send(commands: Any) -> None:
+    send = _add(commands, "send", _send, "send an event to the runs that wait for it")
+    send.add_argument("name", metavar="NAME", help="the event's name")
+    _add_application(send)
+    send.add_argument("--data", type=_json_object, default={}, metavar="JSON", help="a JSON object")
+    send.add_argument("--id", metavar="ID", help="a second event of this id counts as the first")
+    send.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_prune(commands: Any) -> None:
+    prune = _add(commands, "prune", _prune, "delete runs that have ended, and old events")
+    _add_application(prune)
+    prune.add_argument(
+        "--older-than",
+        type=_duration,
+        required=True,
+        metavar="DURATION",
+        help="runs that ended, and events that came, before that: such as '30 days'",
+    )
+    prune.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_runs(commands: Any) -> None:
+    text = "look at runs, wait for one, or cancel one"
+    runs = commands.add_parser("runs", help=text, description=text, allow_abbrev=False)
+    actions = runs.add_subparsers(title="actions", required=True, metavar=f"[{'|'.join(_ACTIONS)}]")
+
+    def add(
+        name: str, run: Callable[[argparse.Namespace], str | None], text: str
+    ) -> argparse.ArgumentParser:
+        action = _add(actions, name, run, text)
+        if name != "list":
+            action.add_argument("run_id", metavar="RUN_ID")
+        _add_application(action)
+        action.add_argument("--json", action="store_true", help="print JSON")
+        return action
+
+    listing = add("list", _list, "show runs, the newest first; `runs` without an action does so")
+    statuses = get_args(RunStatus)
+    listing.add_argument("--status", choices=statuses, metavar="STATUS", help=", ".join(statuses))
+    listing.add_argument("--endpoint", metavar="ID", help="only runs of this endpoint")
+    listing.add_argument("--key", help="only runs with this key")
+    listing.add_argument("--label", type=_label, metavar="NAME=VALUE", help="only with this label")
+    listing.add_argument("--since", type=_time, metavar="TIME", help="begun then or later")
+    listing.add_argument("--until", type=_time, metavar="TIME", help="begun before")
+    listing.add_argument("--cursor", metavar="RUN_ID", help="the page after this run")
+    listing.add_argument("--limit", type=_limit, default=50, metavar="N", help="1 to 1000; 50")
+    add("get", _get, "show one run and its steps")
+    add("history", _history, "show every attempt of a run's steps and of its handler")
+    waiting = add("wait", _wait, "wait until a run has ended, and show it")
+    waiting.add_argument("--timeout", type=_duration, metavar="DURATION", help="such as 5m")
+    cancelling = add("cancel", _cancel, "end a run; its clients get 410")
+    cancelling.add_argument("--reason", metavar="TEXT", help="what its clients are told")
+
+
+def _limit(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"must be 1 to 1000, not {text!r}")
+    return int(text)
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, not {text!r}")
+    return name, value
+
+
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be a time as in ISO 8601, such as 2026-11-24T06:50, not {text!r}"
+        ) from None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
+def _duration(text: str) -> str:
+    try:
+        parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _json_object(text: str) -> dict[str, object]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"must be a JSON object, not {text!r}")
+    return value
+
+
+def _work(options: argparse.Namespace) -> None:
+    work(options.application, options.imports)
+
+
+def _check(options: argparse.Namespace) -> str | None:
+    problems = check(options.application, options.imports)
+    for problem in problems:
+        print(problem)
+    if not problems:
+        print("nothing is wrong")
+    return f"{len(problems)} problems" if problems else None
+
+
+def _list(options: argparse.Namespace) -> None:
+    with _opened(options) as durable:
+        runs = durable.runs.list(
+            status=options.status,
+            endpoint=options.endpoint,
+            key=options.key,
+            label=options.label,
+            since=options.since,
+            until=options.until,
+            cursor=options.cursor,
+            limit=options.limit,
+        )
+    _print_all(options, runs, table)
+
+
+def _history(options: argparse.Namespace) -> None:
+    with _opened(options) as durable:
+        attempts = durable.runs.history(options.run_id)
+    _print_all(options, attempts, history)
+
+
+def _get(options: argparse.Namespace) -> None:
+    with _opened(options) as durable:
+        run = durable.runs.get(options.run_id)
+    _print_run(options, run)
+
+
+def _wait(options: argparse.Namespace) -> None:
+    with _opened(options) as durable:
+        run = durable.runs.wait(options.run_id, timeout=options.timeout)
+    _print_run(options, run)
+
+
+def _cancel(options: argparse.Namespace) -> str | None:
+    run_id = options.run_id
+    with _opened(options) as durable:
+        if not durable.runs.cancel(run_id, reason=options.reason):
+            return f"run {run_id} had ended already"
+    print(json.dumps({"id": run_id, "cancelled": True}) if options.json else f"cancelled {run_id}")
+    return None
+
+
+def _send(options: argparse.Namespace) -> str | None:
+    try:
+        event = Event(options.name, options.data, id=options.id)
+    except ValueError as error:
+        return str(error)
+    with _opened(options) as durable:
+        [event_id] = durable.send(event)
+    print(json.dumps({"ids": [event_id]}) if options.json else f"sent {event_id}")
+    return None
+
+
+def _prune(options: argparse.Namespace) -> None:
+    with _opened(options) as durable:
+        engine = embedded(durable.engine)
+        before = engine.env.clock.now() - parse_duration(options.older_than)
+        prune = Prune(app=durable.id, runs_before=before, events_before=before, limit=_BATCH)
+        deleted = 0
+        while count := engine.execute(prune):
+            deleted += count
+    print(json.dumps({"deleted": deleted}) if options.json else f"deleted {deleted}")
+
+
+def _print_run(options: argparse.Namespace, run: RunInfo) -> None:
+    if options.json:
+        print(json.dumps(as_json(run), indent=2, default=repr))
+    else:
+        print(details(run), end="")
+
+
+def _print_all(
+    options: argparse.Namespace, shown: Sequence[Any], as_text: Callable[[Sequence[Any]], str]
+) -> None:
+    """Print runs or attempts: as a table, or as a JSON array with a line for each."""
+    if options.json:
+        lines = ",\n".join(json.dumps(as_json(each)) for each in shown)
+        print(f"[{lines}]")
+    else:
+        print(as_text(shown), end="")
+
+
+@contextmanager
+def _opened(options: argparse.Namespace) -> Iterator[Durable[Any]]:
+    """Yield the application, whose store can be read and written. Nothing works on it here."""
+    durable = _chosen(options)
+    with open_store(durable.engine.store, options.application):
+        yield durable
+
+
+def _chosen(options: argparse.Namespace) -> Durable[Any]:
+    if (options.application is None) == (options.store is None):
+        raise ConfigurationError("name either MODULE:DURABLE, or --store PATH and --app ID")
+    if (options.store is None) != (options.app is None):
+        raise ConfigurationError("--store and --app go together")
+    if options.application is None:
+        return Durable(id=options.app, store=options.store)
+    return load_durable(options.application)

@@ -1,0 +1,187 @@
+"""Control of runs: finding them, their attempts, waiting for them, ending them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from durable_core.api.runs import Runs
+from durable_core.api.step import sync_step
+from durable_core.errors import RunNotFoundError
+from durable_core.http.request import Request
+from support.harness import FakeClock, Lab, Ledger, event, lab, request, until
+
+START = 1_700_000_000_000
+
+
+def naps(request: Request) -> str:
+    sync_step.sleep("nap", "1h")
+    return "end"
+
+
+def waits(request: Request) -> str:
+    sync_step.wait_for_event("answer", event="answered", timeout="1h")
+    return "end"
+
+
+def suspended_run(process: Lab) -> str:
+    """Begin a run that waits for an event; return its id once it is suspended."""
+    process.endpoint(waits).handle(request())
+    [known] = until(lambda: process.durable.runs.list(status="suspended"))
+    return known.id
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({}, ["c", "b", "a"]),
+        ({"endpoint": "other"}, ["b"]),
+        ({"label": ("user", "7")}, ["c", "a"]),
+        ({"label": ("user", "7"), "status": "completed"}, ["c", "a"]),
+        ({"label": ("user", "9")}, []),
+        ({"key": "nobody's"}, []),
+        ({"since": datetime.fromtimestamp(START / 1000 + 1, UTC)}, ["c", "b"]),
+        ({"until": datetime.fromtimestamp(START / 1000 + 1, UTC)}, ["a"]),
+        ({"since": datetime.fromtimestamp(START / 1000, UTC) + timedelta(microseconds=1)}, "cb"),
+        (
+            {
+                "since": datetime.fromtimestamp(START / 1000 + 1, UTC),
+                "until": datetime.fromtimestamp(START / 1000 + 2, UTC),
+            },
+            ["b"],
+        ),
+    ],
+)
+def test_list_finds(where: dict[str, Any], expected: list[str]) -> None:
+    """By endpoint, label, key and time; all conditions hold together."""
+    clock = FakeClock(START)
+    with lab(clock=clock) as process:
+        for name, identity, labels in (
+            ("a", "it", {"user": "7"}),
+            ("b", "other", {"user": "8"}),
+            ("c", "it", {"user": "7"}),
+        ):
+            endpoint = process.endpoint(
+                lambda request: sync_step.run("a", int),
+                function_id=identity,
+                labels={**labels, "name": name},
+            )
+            endpoint.handle(request())
+            clock.advance(1)
+        found = process.durable.runs.list(**where)
+
+    assert list(expected) == [each.labels["name"] for each in found]
+
+
+@pytest.mark.parametrize("name", ["since", "until"])
+def test_list_takes_no_naive_time(name: str) -> None:
+    """It could mean any time zone."""
+    naive: dict[str, Any] = {name: datetime(2030, 1, 1)}
+    with lab() as process, pytest.raises(ValueError, match=f"{name} must be an aware datetime"):
+        process.durable.runs.list(**naive)
+
+
+def test_a_cursor_goes_on_within_the_conditions() -> None:
+    """Pages do not overlap, also where a time bounds them."""
+    clock = FakeClock(START)
+    with lab(clock=clock) as process:
+        endpoint = process.endpoint(lambda request: sync_step.run("a", int))
+        for _ in range(5):
+            endpoint.handle(request())
+            clock.advance(1)
+        runs, last = process.durable.runs, datetime.fromtimestamp(START / 1000 + 4, UTC)
+        ids = [each.id for each in runs.list()]
+        first = runs.list(until=last, limit=2)
+        second = runs.list(until=last, limit=2, cursor=first[-1].id)
+
+    assert (ids[1:3], ids[3:]) == ([each.id for each in first], [each.id for each in second])
+
+
+def test_history() -> None:
+    """Every attempt of steps and of the handler, with its times and error, as it ended."""
+    ledger = Ledger()
+
+    def handler(request: Request) -> str:
+        sync_step.run("charge", ledger.fails, "charge", 1, ConnectionError("busy"), "paid")
+        ledger.fails("handler", 1, ValueError("no seat"), None)
+        return "end"
+
+    with lab() as process:
+        endpoint = process.endpoint(handler)
+        process.call(endpoint)
+        [known] = process.durable.runs.list()
+        attempts = process.durable.runs.history(known.id)
+
+    assert [
+        ("charge", 1, "failed", "ConnectionError: busy"),
+        ("charge", 2, "completed", None),
+        (None, 1, "failed", "ValueError: no seat"),
+    ] == [(each.step, each.number, each.status, each.error) for each in attempts]
+    assert all(each.started and each.started <= each.ended for each in attempts)
+    assert [True, False, True] == [each.retry is not None for each in attempts]
+
+
+def test_wait() -> None:
+    """It returns the run once it has ended, also where another thread ends it."""
+    with lab() as process:
+        run_id, runs = suspended_run(process), process.durable.runs
+        with pytest.raises(TimeoutError, match=f"run {run_id} has not ended after 0.05"):
+            runs.wait(run_id, timeout=0.05)
+        sender = threading.Thread(target=process.durable.send, args=(event("answered"),))
+        sender.start()
+        ended = runs.wait(run_id, timeout="20s")
+        sender.join()
+
+    assert "completed" == ended.status
+
+
+def test_wait_for_no_run() -> None:
+    """There is nothing to wait for."""
+    with lab() as process, pytest.raises(RunNotFoundError, match="nobody"):
+        process.durable.runs.wait("nobody")
+
+
+def test_cancel_for_a_reason() -> None:
+    """The clients of the run are told."""
+    with lab() as process:
+        run_id = suspended_run(process)
+        assert process.durable.runs.cancel(run_id, reason="out of stock")
+        result: Any = process.store.result("lab", run_id)
+
+    assert "the run was cancelled: out of stock" == json.loads(result.body)["detail"]
+
+
+def test_a_reason_has_a_limit() -> None:
+    """It is no place for a book."""
+    with lab() as process, pytest.raises(ValueError, match="at most 1000 characters"):
+        process.durable.runs.cancel("r1", reason="x" * 1001)
+
+
+def test_tasks_control_runs_alike() -> None:
+    """Each method has a twin with the same parameters, which does not block the event loop."""
+
+    async def control(process: Lab, run_id: str) -> list[object]:
+        runs = process.durable.runs
+        listed = await runs.list_async(status="suspended", limit=1)
+        return [
+            [each.id for each in listed],
+            (await runs.get_async(run_id)).status,
+            await runs.history_async(run_id),
+            await runs.cancel_async(run_id, reason="enough"),
+            (await runs.wait_async(run_id, timeout="20s")).status,
+        ]
+
+    with lab() as process:
+        run_id = suspended_run(process)
+        seen = asyncio.run(control(process, run_id))
+
+    assert [[run_id], "suspended", [], True, "cancelled"] == seen
+    for name in ("get", "list", "history", "cancel", "wait"):
+        plain, twin = (inspect.signature(getattr(Runs, each)) for each in (name, f"{name}_async"))
+        assert plain.parameters == twin.parameters
