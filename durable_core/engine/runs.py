@@ -17,7 +17,7 @@ from durable_core.errors import LeaseLost, StoreBrokenError, StoreError
 from durable_core.flow.effects import Flow
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, StoredExecution, new_run
-from durable_core.flow.handler import orphaned, resume
+from durable_core.flow.handler import fail_orphan, resume
 from durable_core.flow.handoff import handoff_response, new_token
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
@@ -384,7 +384,7 @@ class RunManager(RunExecutor[StoredExecution]):
         """Fail a claimed run whose endpoint no code knows any more."""
         ex = self._claimed_execution(claimed, ResolvedOptions(key=claimed.run.endpoint_key))
         if ex is not None:
-            self.run_in_thread(ThreadRun(self._worker, ex, _no_handler), orphaned(ex))
+            self.run_in_thread(ThreadRun(self._worker, ex, _no_handler), fail_orphan(ex))
 
     def fail_corrupt(self, claimed: CorruptRun) -> None:
         """Fail a claimed run whose record cannot be read: another try would not help."""

@@ -23,7 +23,7 @@ from durable_core.errors import LeaseLost
 from durable_core.flow.execution import StoredExecution
 from durable_core.flow.scope import HandlerKind
 from durable_core.flow.stream_reader import Attached, Reader
-from durable_core.flow.wait import expiry_of, gone, too_many_clients, wanted_cursor
+from durable_core.flow.wait import expiry_of, gone_response, start_cursor, too_many_clients_response
 from durable_core.flow.wait_url import StreamWanted, WaitRequest
 from durable_core.http.problem import problem
 from durable_core.http.response import Response
@@ -138,7 +138,7 @@ class StreamResponder:
         if isinstance(admitted, Response):
             return admitted
         if not self._exists(wanted.run_id):
-            return gone()
+            return gone_response()
         waker = ThreadWaker()
         is_crowded = (
             self._in_threads >= self._worker.env.limits.thread_streams
@@ -148,7 +148,7 @@ class StreamResponder:
             wanted.run_id, admitted, waker.wake, in_thread=True, holds_thread=not is_crowded
         )
         if joined is None:
-            return too_many_clients()
+            return too_many_clients_response()
         reader, close = joined
         deadline = time.monotonic() + (0 if is_crowded else wanted.max_wait_ms / 1000)
         deadline = min(deadline, admitted.deadline)
@@ -160,11 +160,11 @@ class StreamResponder:
         if isinstance(admitted, Response):
             return admitted
         if not await self._worker.reads.wait(self._exists, wanted.run_id):
-            return gone()
+            return gone_response()
         waker = TaskWaker(asyncio.get_running_loop())
         joined = self._join(wanted.run_id, admitted, waker.wake)
         if joined is None:
-            return too_many_clients()
+            return too_many_clients_response()
         reader, close = joined
         deadline = admitted.deadline
         return _answer(
@@ -176,7 +176,7 @@ class StreamResponder:
         expiry = expiry_of(env, wanted)
         if isinstance(expiry, Response):
             return expiry
-        cursor = wanted_cursor(wanted, stream)
+        cursor = start_cursor(wanted, stream)
         if isinstance(cursor, Response):
             return cursor
         deadline = time.monotonic() + (expiry - env.clock.now()) / 1000

@@ -35,9 +35,9 @@ _TRY_AGAIN = (408, 425, 429)
 
 
 def response_for_exception(options: ResolvedOptions, error: Exception) -> Response | None:
-    """Return the response that an exception of a handler stands for, or None if it has none.
+    """Return the response for an exception of a handler, or None if it has none.
 
-    For an error of a step that is what the original error stood for.
+    A step's error has the response of the exception that the step's function raised.
     """
     error = _only_member(error)
     if isinstance(error, StepError):
@@ -100,7 +100,7 @@ def _failure_with_response(options: ResolvedOptions, error: Exception, now: int)
         response = translate(error)
         if response is None:
             return failure
-        kept = _kept(response, error)
+        kept = _parts_of_response(response, error)
     except MemoryError:
         raise
     except Exception as broken:
@@ -110,7 +110,9 @@ def _failure_with_response(options: ResolvedOptions, error: Exception, now: int)
     return replace(failure, retriable=retriable, response=kept)
 
 
-def _kept(response: Response, error: Exception) -> tuple[int, tuple[tuple[str, str], ...], bytes]:
+def _parts_of_response(
+    response: Response, error: Exception
+) -> tuple[int, tuple[tuple[str, str], ...], bytes]:
     """Return status, headers and body of the response to a step's error."""
     name = type(error).__name__
     if not isinstance(response.body, bytes):
@@ -124,7 +126,7 @@ def _kept(response: Response, error: Exception) -> tuple[int, tuple[tuple[str, s
 
 
 def _only_member(error: Exception) -> Exception:
-    """Return the error itself, or the only one that is in a group: a task group makes such ones."""
+    """Return the only member of an exception group, as task groups raise it; else the error."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         [error] = error.exceptions
     return error

@@ -63,8 +63,8 @@ from durable_core.ports import Release, StoredResult
 __all__ = [
     "detach",
     "execute",
+    "fail_orphan",
     "finish_streaming",
-    "orphaned",
     "read_whole_body",
     "resume",
     "suspend",
@@ -105,7 +105,7 @@ def resume(ex: StoredExecution) -> Flow[None]:
         yield from execute(ex)
 
 
-def orphaned(ex: StoredExecution) -> Flow[None]:
+def fail_orphan(ex: StoredExecution) -> Flow[None]:
     """Fail a claimed run whose endpoint no process knows any more."""
     try:
         yield from _apply_input(ex, Orphaned())
@@ -150,7 +150,7 @@ def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
         except (TypeError, ValueError) as error:
             # Another attempt would return the same kind of thing.
             failure = failure_of_handler(error, ex.env.clock.now())
-            yield from _raised(ex, replace(failure, retriable=False))
+            yield from _apply_failure(ex, replace(failure, retriable=False))
             yield from log_error("the handler's return value cannot be sent; the run failed", error)
         else:
             yield from _respond(ex, response)
@@ -164,7 +164,9 @@ def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
         if response_of_error is not None:
             yield from _respond(ex, response_of_error)
         else:
-            yield from _raised(ex, handler_failure(outcome, ex.env.clock.now()), outcome.trace)
+            yield from _apply_failure(
+                ex, handler_failure(outcome, ex.env.clock.now()), outcome.trace
+            )
             if ex.run.phase is Phase.FAILED:
                 text = f"the run failed: {describe(outcome.error)}"
                 yield from log_error(text, outcome.error)
@@ -173,7 +175,7 @@ def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
                 yield from log_warning(text, outcome.error)
 
 
-def _raised(ex: StoredExecution, failure: Failure, trace: str = "") -> Flow[None]:
+def _apply_failure(ex: StoredExecution, failure: Failure, trace: str = "") -> Flow[None]:
     yield from _apply_input(ex, _handler_raised(ex, failure), trace)
 
 
@@ -194,7 +196,7 @@ def _respond(ex: StoredExecution, response: Response) -> Flow[None]:
             yield from _apply_input(ex, whole)
             return
         response = whole
-    yield from _finish(ex, response, _whole(response))
+    yield from _finish(ex, response, _whole_body(response))
     yield from settle(ex)
     if attached:
         yield SendResponse(response)
@@ -248,7 +250,7 @@ async def _collect_async(body: AsyncIterable[bytes], most: int) -> bytes | None:
     return bytes(whole)
 
 
-def _whole(response: Response) -> bytes:
+def _whole_body(response: Response) -> bytes:
     assert isinstance(response.body, bytes)
     return response.body
 
@@ -276,7 +278,7 @@ def _save_result(
     return checkpoint(ex, now=now, state=True, result=result, failed_attempts=failed_attempts)
 
 
-def _moment(ms: int) -> str:
+def _format_time(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")
 
 
@@ -306,7 +308,7 @@ def _apply_input(ex: StoredExecution, happened: Input, trace: str = "") -> Flow[
                         )
                     )
                 )
-                yield from log_info(f"suspended until {_moment(due_at)}")
+                yield from log_info(f"suspended until {_format_time(due_at)}")
             case Handoff(reason=reason):
                 yield from hand_off(ex, reason)
             case Fail():
@@ -324,7 +326,7 @@ def _fail(ex: StoredExecution, fail: Fail, attached: bool, trace: str) -> Flow[N
     response = failure_response(fail, debug=ex.env.debug, **extra)
     if is_recorded:
         now = ex.env.clock.now()
-        ex.add_ticket((yield _save_result(ex, response, _whole(response), now, fail.failed)))
+        ex.add_ticket((yield _save_result(ex, response, _whole_body(response), now, fail.failed)))
         yield from settle(ex)
     if attached:
         yield from send_response(response)

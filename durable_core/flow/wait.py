@@ -17,13 +17,13 @@ from durable_core.ports import StoredResult
 __all__ = [
     "RESPONSE_NOT_KEPT",
     "expiry_of",
-    "gone",
-    "not_ended_yet",
+    "gone_response",
     "refuse_incomplete",
     "refuse_token",
-    "too_many_clients",
+    "start_cursor",
+    "too_many_clients_response",
+    "wait_again_response",
     "wait_for_result",
-    "wanted_cursor",
 ]
 
 #: The text for a result without a stored body.
@@ -45,17 +45,17 @@ def wait_for_result(env: AppConfig, wanted: WaitRequest) -> Flow[Response]:
     result = yield from read_result(wanted.run_id)
     if result is not None and not isinstance(result, StoredResult):
         if not (yield from await_end(wanted.run_id, wanted.max_wait_ms)):
-            return too_many_clients()
+            return too_many_clients_response()
         result = yield from read_result(wanted.run_id)
     if result is None:
-        return gone()
+        return gone_response()
     if isinstance(result, StoredResult):
-        return _ended(result)
-    return not_ended_yet(wanted, new_token(env, wanted.run_id))
+        return _final_response(result)
+    return wait_again_response(wanted, new_token(env, wanted.run_id))
 
 
 def expiry_of(env: AppConfig, wanted: WaitRequest) -> int | Response:
-    """Return until when the client may read the run, or the answer to one that may not."""
+    """Return when the token expires (epoch milliseconds), or the response that refuses it."""
     missing = refuse_incomplete(wanted)
     if missing is not None:
         return missing
@@ -66,7 +66,7 @@ def expiry_of(env: AppConfig, wanted: WaitRequest) -> int | Response:
         return refuse_token(str(error))
 
 
-def wanted_cursor(wanted: WaitRequest, stream: StreamWanted) -> Cursor | Response | None:
+def start_cursor(wanted: WaitRequest, stream: StreamWanted) -> Cursor | Response | None:
     """Return where the client goes on, None for the beginning, or the answer to its id.
 
     A client that has read the response is answered 204, after which browsers do not come again.
@@ -85,20 +85,20 @@ def wanted_cursor(wanted: WaitRequest, stream: StreamWanted) -> Cursor | Respons
     return event_id.cursor
 
 
-def gone() -> Response:
-    """Return the answer to who asks for a run that has been pruned."""
+def gone_response() -> Response:
+    """Return the response to a client that asks for a pruned run."""
     pruned = problem(410, "run-gone", detail="the run is no longer kept")
     return with_headers(pruned, PRIVATE_HEADERS)
 
 
-def too_many_clients() -> Response:
-    """Return the answer to who comes when too many clients wait already."""
+def too_many_clients_response() -> Response:
+    """Return the response to a client that comes when too many wait already."""
     busy = problem(503, "too-many-waiting", detail="too many clients are waiting here")
     return with_headers(busy, (("retry-after", _RETRY_AFTER),))
 
 
 def refuse_incomplete(wanted: WaitRequest) -> Response | None:
-    """Return the answer to a client that has left out the run or the token."""
+    """Return the response to a client that left out the run or the token; else None."""
     if wanted.run_id and wanted.token:
         return None
     detail = f"the query parameters {wanted.names[0]!r} and {wanted.names[1]!r} are required"
@@ -106,11 +106,11 @@ def refuse_incomplete(wanted: WaitRequest) -> Response | None:
 
 
 def refuse_token(detail: str) -> Response:
-    """Return the answer to a client whose token opens nothing."""
+    """Return the response to a client whose token is not valid for the run."""
     return with_headers(problem(403, "invalid-token", detail=detail), PRIVATE_HEADERS)
 
 
-def _ended(result: StoredResult) -> Response:
+def _final_response(result: StoredResult) -> Response:
     if result.body is None:
         kept = problem(410, "response-not-kept", detail=RESPONSE_NOT_KEPT)
         return with_headers(kept, PRIVATE_HEADERS)
@@ -119,7 +119,7 @@ def _ended(result: StoredResult) -> Response:
     return with_headers(response, tuple(missing))
 
 
-def not_ended_yet(wanted: WaitRequest, token: str) -> Response:
+def wait_again_response(wanted: WaitRequest, token: str) -> Response:
     """Send a client whose run has not ended to the wait URL again, with this token."""
     if wanted.hop < _MOST_HOPS:
         location = wanted.again(token, wanted.hop + 1)

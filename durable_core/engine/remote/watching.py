@@ -16,7 +16,7 @@ from durable_core.engine.remote.results import Ended, Results
 from durable_core.engine.remote.streams import StreamChannel, StreamEmitter, stream_response
 from durable_core.errors import EngineUnavailableError
 from durable_core.flow.error_responses import store_unavailable_response
-from durable_core.flow.wait import not_ended_yet, too_many_clients
+from durable_core.flow.wait import too_many_clients_response, wait_again_response
 from durable_core.flow.wait_url import WaitRequest
 from durable_core.http.response import Response
 from durable_core.platform import call_soon, run_logger
@@ -61,7 +61,7 @@ async def wait_for_output(
         call_soon(loop, ended.set)
 
     if not results.waiters.add(wanted.run_id, wake, in_thread=not asynchronous):
-        return too_many_clients()
+        return too_many_clients_response()
     try:
         seconds = max(results.waiters.hold_time(wanted.max_wait_ms / 1000), 0.01)
         said = await _first_of(ask, results, wanted, ended, seconds)
@@ -71,7 +71,7 @@ async def wait_for_output(
     finally:
         results.waiters.remove(wanted.run_id, wake, in_thread=not asynchronous)
     if said is None:
-        return not_ended_yet(wanted, wanted.token)
+        return wait_again_response(wanted, wanted.token)
     return said.response if isinstance(said, Ended) else said
 
 
@@ -179,7 +179,7 @@ class _Watch:
         wanted = self._wanted
         waiters = self._results.waiters
         if not waiters.add(wanted.run_id, self._wake, in_thread=self._in_thread):
-            return too_many_clients()
+            return too_many_clients_response()
         is_known = self._results.knows(wanted.run_id, wanted.token)
         if is_known:
             self._subscribers.add(wanted.run_id, self.channel)
