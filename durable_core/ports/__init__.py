@@ -16,6 +16,8 @@ from durable_core.model.run import Phase
 from durable_core.model.stream import StoredStream, Streamed, StreamPlace
 from durable_core.ports.messages import (
     ANY_RUN,
+    BeginOnce,
+    Begun,
     Cancel,
     Checkpoint,
     CheckpointResult,
@@ -23,6 +25,7 @@ from durable_core.ports.messages import (
     Claimed,
     CorruptRun,
     Heartbeat,
+    IdempotencyKey,
     Prune,
     ReapWorkers,
     Register,
@@ -43,6 +46,8 @@ from durable_core.ports.messages import (
 
 __all__ = [
     "ANY_RUN",
+    "BeginOnce",
+    "Begun",
     "Cancel",
     "Channel",
     "ChannelWrite",
@@ -53,6 +58,7 @@ __all__ = [
     "Clock",
     "CorruptRun",
     "Heartbeat",
+    "IdempotencyKey",
     "Ids",
     "LiveExecution",
     "Prune",

@@ -13,6 +13,8 @@ from durable_core.model.stream import ChunkBatch
 
 __all__ = [
     "ANY_RUN",
+    "BeginOnce",
+    "Begun",
     "Cancel",
     "Checkpoint",
     "CheckpointResult",
@@ -20,6 +22,7 @@ __all__ = [
     "Claimed",
     "CorruptRun",
     "Heartbeat",
+    "IdempotencyKey",
     "Prune",
     "ReapWorkers",
     "Register",
@@ -285,6 +288,54 @@ class Checkpoint(Write[CheckpointResult]):
     handoff: str | None = None
     no_pending_row: bool = False
     failed_attempts: tuple[FailedAttempt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdempotencyKey:
+    """A client's name for a request, by which a repeated request finds the run of the first.
+
+    Attributes:
+        scope: the key is unique within this text in the application. It is made of all that keeps
+            keys apart: the endpoint, the method, the principal.
+        key: the client's text, at most 255 characters.
+        fingerprint: tells another request with the same key from a repeated one.
+        expires_at: from this time on (epoch milliseconds) the key is free again, if its run has
+            ended. It is free, too, when its run is pruned.
+    """
+
+    scope: str
+    key: str
+    fingerprint: str
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """The answer to :class:`BeginOnce`.
+
+    Attributes:
+        run_id: the run that has the key.
+        fingerprint: of the request that began it.
+        is_new: it is the run of the message; else an earlier one, and nothing was stored.
+    """
+
+    run_id: str
+    fingerprint: str
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeginOnce(Write[Begun]):
+    """Create a run unless another one has its key.
+
+    Of several that are committed at the same time with one key, in whatever processes, one creates
+    its run, and the others are answered with it. ``checkpoint`` creates the run; it is refused as
+    any other, and then the key stays free.
+    """
+
+    repeatable: ClassVar[bool] = True
+    key: IdempotencyKey
+    checkpoint: Checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,12 +21,15 @@ from durable_core.model.step import FailedAttempt, Memo, OpKind, Pending
 from durable_core.model.stream import ChunkBatch, StoredStream, StreamPlace
 from durable_core.ports import (
     ANY_RUN,
+    BeginOnce,
+    Begun,
     Cancel,
     Checkpoint,
     CheckpointResult,
     Claim,
     Claimed,
     Heartbeat,
+    IdempotencyKey,
     Prune,
     ReapWorkers,
     Register,
@@ -233,9 +236,12 @@ class MemoryStore(Store):
         self._peers: dict[str, WorkerRecord] = {}
         self._events: dict[tuple[str, str, str], StoredEvent] = {}  # by app, source and id
         self._last_seq = 0
+        #: By app, scope and key: the run, and the key as it was given.
+        self._keys: dict[tuple[str, str, str], tuple[str, IdempotencyKey]] = {}
         self._secrets = [StoredSecret(value=os.urandom(32), created_at=0)]
         self._apply: Mapping[type, Callable[[Any], object]] = {
             Checkpoint: self._write_run,
+            BeginOnce: self._begin_once,
             SendEvents: self._send_events,
             Claim: self._claim,
             Cancel: self._cancel,
@@ -286,6 +292,21 @@ class MemoryStore(Store):
             row.pending.pop(memo.op.id, None)
         row.settle(write)
         return CheckpointResult(matched=tuple(matched), sent=sent, resumed_runs=woken)
+
+    def _begin_once(self, message: BeginOnce) -> Begun:
+        write, key = message.checkpoint, message.key
+        if write.create is None:
+            raise ValueError("the checkpoint of a BeginOnce must create a run")
+        place = write.create.app, key.scope, key.key
+        if place in self._keys:
+            run_id, known = self._keys[place]
+            row = self._runs.get(run_id)
+            if row is not None and (row.result is None or known.expires_at > write.now):
+                is_new = run_id == write.run_id
+                return Begun(run_id=run_id, fingerprint=known.fingerprint, is_new=is_new)
+        self._write_run(write)
+        self._keys[place] = write.run_id, key
+        return Begun(run_id=write.run_id, fingerprint=key.fingerprint, is_new=True)
 
     def _checked_row(self, write: Checkpoint) -> StoredRun:
         """Return the row that the write is about; raise before anything is changed."""
@@ -433,6 +454,8 @@ class MemoryStore(Store):
         runs = sorted(ended)[: message.limit]
         for _, run_id in runs:
             del self._runs[run_id]
+        gone = {run_id for _, run_id in runs}
+        self._keys = {place: each for place, each in self._keys.items() if each[0] not in gone}
         received = [
             (stored.received_at, stored.seq, key)
             for key, stored in self._events.items()

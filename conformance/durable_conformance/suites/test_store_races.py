@@ -35,10 +35,12 @@ from durable_conformance.store_values import (
 from durable_core.errors import LeaseLost, StoreBusyError, StoreError
 from durable_core.model.run import Phase
 from durable_core.ports import (
+    BeginOnce,
     Cancel,
     Checkpoint,
     Claim,
     Heartbeat,
+    IdempotencyKey,
     Prune,
     ReapWorkers,
     Register,
@@ -102,6 +104,27 @@ def test_a_wait_and_an_event_that_meet_find_each_other(
                 lost.append(id_)
 
     assert [] == lost
+
+
+@requirement("T31")
+@needs(Capability.SHARED)
+def test_one_of_those_that_begin_at_once_begins(
+    durable_subject: StoreSubject, store: Store, background: Background
+) -> None:
+    """All are answered with the run of that one, and no other run is stored."""
+    with handles(durable_subject, store, 3) as those:
+        for number in range(_ROUNDS):
+            key = IdempotencyKey(scope="s", key=f"k{number}", fingerprint="", expires_at=100)
+            ids = [f"r{number:02}-{place}" for place in range(3)]
+            begins = [BeginOnce(key=key, checkpoint=created(id_)) for id_ in ids]
+            acts = [
+                partial(commit, handle, begin) for handle, begin in zip(those, begins, strict=True)
+            ]
+            begun = at_once(background, number, *acts)
+            [winner] = [id_ for id_, each in zip(ids, begun, strict=True) if each.is_new]
+
+            assert {winner} == {each.run_id for each in begun}
+            assert [winner] == [id_ for id_ in ids if store.get("app", id_) is not None]
 
 
 @requirement("T23")

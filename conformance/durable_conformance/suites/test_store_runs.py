@@ -26,7 +26,7 @@ from durable_conformance.store_values import (
 )
 from durable_core.errors import LeaseLost, StoreError
 from durable_core.model.run import Phase
-from durable_core.ports import Checkpoint, Store
+from durable_core.ports import BeginOnce, Begun, Checkpoint, IdempotencyKey, Prune, Store
 
 # Checkpoints
 
@@ -337,3 +337,90 @@ def test_a_run_that_was_sending_its_response_is_claimed_like_any_other(store: St
     commit(store, replace(suspended(), state=replace(run(), phase=Phase.RESPONDING)))
 
     assert [Phase.RESPONDING] == [each.run.phase for each in claim(store)]
+
+
+# Keys of repeated requests
+
+
+def _key(
+    key: str = "k", *, scope: str = "pay", body: str = "1", expires_at: int = 100
+) -> IdempotencyKey:
+    return IdempotencyKey(scope=scope, key=key, fingerprint=body, expires_at=expires_at)
+
+
+def _begin(
+    store: Store, id_: str, key: IdempotencyKey, *, now: int = 10, app: str = "app"
+) -> Begun:
+    write = replace(created(id_, app=app), now=now)
+    return commit(store, BeginOnce(key=key, checkpoint=write))
+
+
+@requirement("T30")
+def test_a_repeated_request_finds_the_run_of_the_first(store: Store) -> None:
+    """Nothing of the second one is stored; the fingerprint says whether it is the same request."""
+    first = _begin(store, "r1", _key())
+    again = _begin(store, "r2", _key(body="2"))
+
+    assert Begun(run_id="r1", fingerprint="1", is_new=True) == first
+    assert Begun(run_id="r1", fingerprint="1", is_new=False) == again
+    assert store.get("app", "r2") is None
+
+
+@requirement("T30")
+def test_a_begin_whose_answer_was_lost_may_be_committed_again(store: Store) -> None:
+    """It is the one that began the run, and the run stays as it is."""
+    first = _begin(store, "r1", _key())
+    commit(store, memo_write())
+
+    assert first == _begin(store, "r1", _key())
+    record = store.get("app", "r1")
+    assert record is not None
+    assert (memo(1), memo(2)) == record.memos
+
+
+@requirement("T30")
+def test_keys_are_apart_by_application_and_scope(store: Store) -> None:
+    """The same text elsewhere is another key."""
+    begun = [
+        _begin(store, "r1", _key()),
+        _begin(store, "r2", _key(scope="refund")),
+        _begin(store, "r3", _key("l")),
+        _begin(store, "r4", _key(), app="other"),
+    ]
+
+    assert [True] * 4 == [each.is_new for each in begun]
+
+
+@requirement("T30")
+def test_a_key_is_free_when_it_has_expired_and_its_run_has_ended(store: Store) -> None:
+    """A run that goes on keeps its key however long it takes."""
+    _begin(store, "r1", _key())
+    live = _begin(store, "r2", _key(), now=1_000)
+    commit(store, ended())
+    kept = _begin(store, "r3", _key(), now=99)
+    freed = _begin(store, "r4", _key(expires_at=2_000), now=100)
+    after = _begin(store, "r5", _key(), now=100)
+
+    assert ["r1", "r1", "r4", "r4"] == [each.run_id for each in (live, kept, freed, after)]
+
+
+@requirement("T30")
+def test_a_key_goes_with_its_run(store: Store) -> None:
+    """Once the run is pruned, nobody could be answered with it."""
+    _begin(store, "r1", _key(expires_at=10_000))
+    commit(store, ended())
+    commit(store, Prune(app="app", runs_before=1_000, events_before=0, limit=9))
+
+    assert _begin(store, "r2", _key()).is_new
+
+
+@requirement("T30")
+def test_a_refused_begin_leaves_the_key_free(store: Store) -> None:
+    """The run and its key are stored together or not at all."""
+    commit(store, created("r1"))
+    with pytest.raises(LeaseLost):
+        _begin(store, "r1", _key())
+    with pytest.raises(ValueError, match="create"):
+        commit(store, BeginOnce(key=_key(), checkpoint=memo_write()))
+
+    assert _begin(store, "r2", _key()).is_new

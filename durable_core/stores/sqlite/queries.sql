@@ -19,6 +19,21 @@ VALUES ((SELECT coalesce(max(seq), 0) + 1 FROM run), ?, ?, ?, ?, ?, ?, ?, ?, ?, 
         ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 
+-- idempotency-key --
+-- A key that may not be taken yet: its run has not ended, or it has not expired.
+SELECT idempotency_key.run_id, idempotency_key.fingerprint
+FROM idempotency_key
+CROSS JOIN run ON run.id = idempotency_key.run_id
+WHERE idempotency_key.app = :app AND idempotency_key.scope = :scope AND idempotency_key.key = :key
+  AND (run.ended_at IS NULL OR idempotency_key.expires_at > :now)
+
+-- put-idempotency-key --
+INSERT OR REPLACE INTO idempotency_key (app, scope, key, run_id, fingerprint, expires_at)
+VALUES (:app, :scope, :key, :run_id, :fingerprint, :expires_at)
+
+-- delete-idempotency-keys --
+DELETE FROM idempotency_key WHERE run_id = ?
+
 -- insert-labels --
 INSERT INTO label (app, name, value, run_id)
 SELECT run.app, each.key, each.value, run.id

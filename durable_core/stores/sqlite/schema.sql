@@ -67,6 +67,19 @@ CREATE TABLE label (
     PRIMARY KEY (app, name, value, run_id)
 ) STRICT, WITHOUT ROWID;
 
+-- The keys by which repeated requests find the run of the first. They go with their run.
+CREATE TABLE idempotency_key (
+    app         TEXT NOT NULL,
+    scope       TEXT NOT NULL,
+    key         TEXT NOT NULL,
+    run_id      TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    expires_at  INTEGER NOT NULL,
+    PRIMARY KEY (app, scope, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX idempotency_key_run ON idempotency_key (run_id);
+
 -- By the number of the run: a search in a table without rowids loads each large row that it
 -- compares as a whole, so that the bodies of some clients would delay the commits of all.
 CREATE TABLE request (

@@ -13,6 +13,8 @@ from durable_core.machine.matching import validate_rule, with_event_seq
 from durable_core.model.run import Run
 from durable_core.model.step import Memo
 from durable_core.ports import (
+    BeginOnce,
+    Begun,
     Cancel,
     Checkpoint,
     CheckpointResult,
@@ -46,6 +48,7 @@ __all__ = [
     "CHECKPOINTED",
     "Answer",
     "apply_batch",
+    "begin_once",
     "cancel",
     "claim",
     "heartbeat",
@@ -287,6 +290,27 @@ def _lost(write: Checkpoint) -> LeaseLost:
     )
 
 
+def begin_once(db: sqlite3.Connection, message: BeginOnce) -> Begun:
+    """Create a run, or find the one that has its key.
+
+    Raises:
+        LeaseLost: there is a run of that id.
+        ValueError: the checkpoint creates no run.
+    """
+    write, key = message.checkpoint, message.key
+    if write.create is None:
+        raise ValueError("the checkpoint of a BeginOnce must create a run")
+    row = {"app": write.create.app, "scope": key.scope, "key": key.key, "now": write.now}
+    found = db.execute(QUERIES["idempotency-key"], row).fetchone()
+    if found is not None:
+        run_id, fingerprint = found
+        return Begun(run_id=run_id, fingerprint=fingerprint, is_new=run_id == write.run_id)
+    write_run(db, write)
+    row |= {"run_id": write.run_id, "fingerprint": key.fingerprint, "expires_at": key.expires_at}
+    db.execute(QUERIES["put-idempotency-key"], row)
+    return Begun(run_id=write.run_id, fingerprint=key.fingerprint, is_new=True)
+
+
 def cancel(db: sqlite3.Connection, message: Cancel) -> bool:
     """End a run as cancelled, whoever holds it; False if it had ended.
 
@@ -421,6 +445,7 @@ def prune(db: sqlite3.Connection, message: Prune) -> int:
         "delete-chunk-batches",
         "delete-failed-attempts",
         "delete-labels",
+        "delete-idempotency-keys",
         "delete-run",
     ):
         db.executemany(QUERIES[name], ended)
@@ -435,6 +460,7 @@ Answer = object | BaseException
 
 _APPLY: Mapping[type, Callable[[sqlite3.Connection, Any], object]] = {
     Checkpoint: write_run,
+    BeginOnce: begin_once,
     SendEvents: send_events,
     Claim: claim,
     Cancel: cancel,

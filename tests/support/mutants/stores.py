@@ -16,6 +16,7 @@ from durable_core.model.event import StoredEvent
 from durable_core.model.stream import StoredStream, StreamPlace
 from durable_core.ports import (
     ANY_RUN,
+    BeginOnce,
     Cancel,
     Checkpoint,
     CheckpointResult,
@@ -434,6 +435,37 @@ class ClaimsBlindly(MemoryStore):
         return tuple(row.take(message.owner) for row in self._due_then.rows[: message.limit])
 
 
+class ForgetsKeys(MemoryStore):
+    """Begins a run for each request, whatever its key."""
+
+    def _begin_once(self, message: BeginOnce) -> Any:
+        self._keys.clear()
+        return super()._begin_once(message)
+
+
+class BeginsBlindly(MemoryStore):
+    """Looks for the key when the commit begins, and not when it takes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys_then = threading.local()
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        """Look, wait, write."""
+        with self._lock:
+            self._keys_then.keys = set(self._keys)
+        if any(isinstance(write, BeginOnce) for write in writes):
+            time.sleep(0.002)
+        return super().commit(writes, wait=wait)
+
+    def _begin_once(self, message: BeginOnce) -> Any:
+        for place in set(self._keys) - self._keys_then.keys:
+            del self._keys[place]
+        return super()._begin_once(message)
+
+
 class PrunesInParts(MemoryStore):
     """Deletes the steps of a run, then the run."""
 
@@ -600,6 +632,8 @@ MUTANTS: dict[str, tuple[MemorySubject | SQLiteSubject, tuple[str, ...]]] = {
     "numbers_early": (_Shared(NumbersEarly), ("T23",)),
     "reads_committed": (_Shared(ReadsCommitted), ("T23",)),
     "claims_blindly": (_Shared(ClaimsBlindly), ("T24",)),
+    "forgets_keys": (Mutant(ForgetsKeys), ("T30",)),
+    "begins_blindly": (_Shared(BeginsBlindly), ("T31",)),
     "prunes_in_parts": (_Shared(PrunesInParts), ("T24",)),
     "counts_again": (Mutant(CountsAgain), ("T25",)),
     "forgets_held": (Mutant(ForgetsHeld), ("T25",)),
