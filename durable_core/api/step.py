@@ -19,7 +19,7 @@ from durable_core.flow.step_options import StepKeywords, StepOptions, merge_opti
 from durable_core.http.request import Request
 from durable_core.machine.matching import WaitRule, resolve_match, validate_if
 from durable_core.model.event import Event, TypedEvent
-from durable_core.model.step import OpKind
+from durable_core.model.step import Op, OpKind
 
 if TYPE_CHECKING:
     from durable_core.codec.typed import ValueType
@@ -93,7 +93,10 @@ class AsyncFunctionSteps:
         scope = _current_scope(HandlerKind.ASYNC_DEF, id)
         call = _call(id, fn, args, kwargs, self._options)
         op = scope.ex.next_op(id, OpKind.RUN, scope.current_task())
-        return _named("run", id, scope.drive(scope.flows.run_step(scope.ex, op, call)))
+        flow = scope.flows.run_step(scope.ex, op, call)
+        if call.options is not None and call.options.undo is not None:
+            flow = _with_undo(scope, op, call.options.undo, flow)
+        return _named("run", id, scope.drive(flow))
 
     @overload
     def options(self, **options: Unpack[StepKeywords]) -> AsyncFunctionSteps: ...
@@ -381,7 +384,10 @@ class FunctionSteps:
         scope = _current_scope(HandlerKind.DEF, id)
         call = _call(id, fn, args, kwargs, self._options)
         op = scope.ex.next_op(id, OpKind.RUN, scope.current_task())
-        result: T = scope.drive(scope.flows.run_step(scope.ex, op, call))
+        flow = scope.flows.run_step(scope.ex, op, call)
+        if call.options is not None and call.options.undo is not None:
+            flow = _with_undo(scope, op, call.options.undo, flow)
+        result: T = scope.drive(flow)
         return result
 
     @overload
@@ -616,6 +622,19 @@ def _result_type(fn: Callable[..., object]) -> ValueType | None:
     from durable_core.codec.typed import result_type  # takes a while, and not all need it
 
     return result_type(fn)
+
+
+def _with_undo(
+    scope: RunScope, op: Op, undo: Callable[[Any], object], flow: Flow[object]
+) -> Flow[object]:
+    """Return the flow of a step that remembers, once it has succeeded, what undoes it."""
+    from durable_core.flow.undo import MAX_NAME, registered  # few steps need it
+
+    if len(op.name) > MAX_NAME:
+        raise StepArgumentError(
+            f"step {op.name!r}: the id of a step with undo= has at most {MAX_NAME} characters"
+        )
+    return registered(scope.ex, op, undo, flow)
 
 
 def _unless_plain(kind: ValueType) -> ValueType | None:

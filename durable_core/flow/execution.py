@@ -30,6 +30,7 @@ from durable_core.flow.effects import (
 )
 from durable_core.flow.env import AppConfig
 from durable_core.flow.options import ResolvedOptions, check_labels
+from durable_core.flow.step_options import Undo, UndoReport
 from durable_core.http.request import Request
 from durable_core.machine.step_ids import StepIds, op_named
 from durable_core.model.event import Event, StoredEvent
@@ -160,6 +161,8 @@ class Execution:
         stream: what is pushed goes here; None until something is, or somebody reads.
         stream_opener: makes that.
         tickets: the queued writes that may not be durable yet.
+        undos: the steps of the handler that can be undone, in the order in which they ended.
+        undo_report: what was undone, once the run fails.
         checked_at: the last time, epoch milliseconds, after which the store has accepted, or is to
             accept, a write of the execution: the process held the run then.
     """
@@ -193,6 +196,8 @@ class Execution:
         "stream_opener",
         "tickets",
         "unawaited",
+        "undo_report",
+        "undos",
     )
 
     def __init__(
@@ -224,6 +229,8 @@ class Execution:
         self.stream_opener: Callable[[Any], Stream | None] | None = None
         self.tickets: tuple[PendingCommit, ...] = ()
         self.checked_at = math.inf
+        self.undos: tuple[Undo, ...] = ()
+        self.undo_report: UndoReport | None = None
         self._outcomes = outcomes
         self._asked = self._attempts = self._size = 0
         self._step_ids = StepIds()

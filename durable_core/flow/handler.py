@@ -321,6 +321,9 @@ def _apply_input(ex: StoredExecution, happened: Input, trace: str = "") -> Flow[
 def _fail(ex: StoredExecution, fail: Fail, attached: bool, trace: str) -> Flow[None]:
     is_recorded = ex.stored or ex.keeps_record
     extra: dict[str, object] = {"run_id": ex.run.id} if is_recorded else {}
+    if ex.undo_report is not None:
+        extra["undone"] = list(ex.undo_report.undone)
+        extra["not_undone"] = list(ex.undo_report.failed)
     if trace:
         extra["traceback"] = trace
     response = failure_response(fail, debug=ex.env.debug, **extra)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from durable_core.duration import Duration, parse_duration
 from durable_core.errors import StepArgumentError
@@ -14,7 +14,16 @@ from durable_core.model.step import Op
 if TYPE_CHECKING:
     from durable_core.codec.typed import ValueType
 
-__all__ = ["NO_OPTIONS", "StepKeywords", "StepOptions", "merge_options", "parse_type", "show_step"]
+__all__ = [
+    "NO_OPTIONS",
+    "StepKeywords",
+    "StepOptions",
+    "Undo",
+    "UndoReport",
+    "merge_options",
+    "parse_type",
+    "show_step",
+]
 
 _LONGEST_NAME = 255
 
@@ -31,6 +40,7 @@ class StepOptions:
         name: what people see beside its id, 1 to 255 characters.
         result: the type of its result. Default: what the function's annotation says.
         at_most_once: store that an attempt begins, and begin none of whose end nothing is known.
+        undo: called with the result of the step when the run fails.
 
     Raises:
         StepArgumentError: an option of another type, or out of range; the message names it.
@@ -43,6 +53,7 @@ class StepOptions:
     name: str | None = None
     result: ValueType | None = None
     at_most_once: bool | None = None
+    undo: Callable[[Any], object] | None = None
 
     def __post_init__(self) -> None:
         if self.retries is not None:
@@ -58,6 +69,10 @@ class StepOptions:
             _check_predicate(self.retry_if)
         if self.name is not None:
             _check_name(self.name)
+        if self.undo is not None and not callable(self.undo):
+            raise StepArgumentError(
+                f"undo must be a function of the step's result, not {type(self.undo).__name__}"
+            )
         if not isinstance(self.at_most_once, (bool, type(None))):
             raise StepArgumentError(
                 f"at_most_once must be True or False, not {self.at_most_once!r:.60}"
@@ -75,6 +90,23 @@ class StepOptions:
 
 #: Everything as the endpoint and the application have it.
 NO_OPTIONS = StepOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """A step that has succeeded, and the function that undoes it, given its result."""
+
+    op: Op
+    fn: Callable[[Any], object]
+    result: object
+
+
+@dataclass(frozen=True, slots=True)
+class UndoReport:
+    """The names of the steps that were undone, and of those whose undoing has failed."""
+
+    undone: tuple[str, ...]
+    failed: tuple[str, ...]
 
 
 def show_step(op: Op, options: StepOptions) -> str:
@@ -98,6 +130,8 @@ class StepKeywords(TypedDict, total=False):
         at_most_once: store that the attempt begins before the function is called. After a crash in
             between, the step fails with ``StepInterrupted`` instead of being called again. It is
             not retried either, unless ``retries`` is given. It takes one more commit.
+        undo: a function of the step's result, which undoes the step when the run fails. It is
+            called in a step of its own, which is retried; the last step is undone first.
     """
 
     retries: int | None
@@ -106,6 +140,7 @@ class StepKeywords(TypedDict, total=False):
     retry_if: Callable[[Exception], bool] | None
     name: str | None
     at_most_once: bool | None
+    undo: Callable[[Any], object] | None
 
 
 def merge_options(

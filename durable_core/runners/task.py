@@ -380,7 +380,14 @@ class TaskRun:
             code: Any = self._handler(self.ex.request)
             if type(code) is not CoroutineType:
                 code = _await_value(code)
-            outcome = Returned(await tasks.watch(code, own_task))
+            try:
+                outcome = Returned(await tasks.watch(code, own_task))
+            except Exception as error:
+                if self.ex.undos:
+                    await tasks.watch(self._undo(scope, error), RunTask())
+                raise
+            if self.ex.undos:
+                await tasks.watch(self._undo(scope, None), RunTask())
         except Exception as error:
             outcome = self._handler_raised(error)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -398,6 +405,14 @@ class TaskRun:
         if isinstance(ended, Unwound):
             await _take_cancellation()
         return ended
+
+    async def _undo(self, scope: RunScope, error: Exception | None) -> None:
+        """Undo the steps of a run that fails, and raise the error with which it does."""
+        from durable_core.flow.undo import undo  # few handlers need it
+
+        failed = await scope.drive(undo(self.ex, self.flows, error))
+        if failed is not None and failed is not error:
+            raise failed
 
     def _refuse_unawaited(self, outcome: Outcome | Unwound) -> Outcome | Unwound:
         """Make a failure of a handler that has ended before a step that it has called.

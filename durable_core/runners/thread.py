@@ -263,7 +263,14 @@ class ThreadRun:
         CURRENT_RUN.set(self if wrap is None else wrap(self))
         EVENT_SEQ.set(self.ex.run.event_seq)
         try:
-            value = self._handler(self.ex.request)
+            try:
+                value = self._handler(self.ex.request)
+            except Exception as error:
+                if self.ex.undos:
+                    self._undo(error)
+                raise
+            if self.ex.undos:
+                self._undo(None)
         except ControlSignal:
             return Unwound()
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -271,6 +278,15 @@ class ThreadRun:
         except BaseException as error:
             return self._handler_raised(error)
         return Returned(value)
+
+    def _undo(self, error: Exception | None) -> None:
+        """Undo the steps of a run that fails, and raise the error with which it does."""
+        from durable_core.flow.undo import undo  # few handlers need it
+
+        scope: Any = CURRENT_RUN.get()
+        failed = scope.drive(undo(self.ex, self.flows, error))
+        if failed is not None and failed is not error:
+            raise failed
 
     def _handler_raised(self, error: BaseException) -> Outcome | Unwound:
         if is_crash(error):

@@ -341,6 +341,27 @@ class Receipt:
     prices: tuple[Decimal, ...]
 
 
+def _undone(world: World) -> tuple[Handler, Handler]:
+    did = world.ledger.did
+
+    def undo(name: str) -> None:
+        did(f"undo {name}", None)
+
+    def sync(request: Request) -> object:
+        sync_step.options(undo=undo).run("a", did, "a", "a")
+        sync_step.sleep("nap", 0.01)
+        sync_step.options(undo=undo).run("b", did, "b", "b")
+        raise NonRetriableError("no use")
+
+    async def asynchronous(request: Request) -> object:
+        await step.options(undo=undo).run("a", did, "a", "a")
+        await step.sleep("nap", 0.01)
+        await step.options(undo=undo).run("b", did, "b", "b")
+        raise NonRetriableError("no use")
+
+    return sync, asynchronous
+
+
 def _branches(world: World) -> tuple[Handler, Handler]:
     did, fails = world.ledger.did, world.ledger.fails
 
@@ -503,6 +524,13 @@ CORPUS = [
         200,
         b'["at last","ValueError",2]',
         {"flaky": 5, "once": 1, "b": 1},
+    ),
+    Behaviour(
+        "undone",
+        _undone,
+        500,
+        b'"undone":["b","a"],"not_undone":[]',
+        {"a": 1, "b": 1, "undo a": 1, "undo b": 1},
     ),
     Behaviour("branches", _branches, 200, b'[3,"at last"]', {"s1": 1, "s2": 1, "flaky": 2}),
     Behaviour("race", _race, 200, b'["worked",2]', {"w1": 1, "w2": 1, "b": 1}),

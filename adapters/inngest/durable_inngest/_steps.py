@@ -337,6 +337,11 @@ def _check_options(ex: InngestExecution, op: Op, options: StepOptions) -> None:
             f"step {op.name!r}: retries={options.retries} is more than the {ex.run.retries} of its "
             "endpoint; InngestEngine allows fewer only, so raise endpoint(retries=)"
         )
+    if options.undo is not None:
+        raise StepArgumentError(
+            f"step {op.name!r}: InngestEngine has no undo=, because its server ends a run without "
+            "asking; catch the error in the handler and undo there, in steps"
+        )
     if options.at_most_once:
         raise StepArgumentError(
             f"step {op.name!r}: InngestEngine has no at_most_once=, because its server learns of a "

@@ -1,0 +1,92 @@
+"""Undoing: when a run fails, the steps with ``undo=`` are undone, the last one first.
+
+What undoes a step is a step itself: it is stored, retried and not repeated. The handler has ended
+by then. Its error is stored first, in a step of its own: whatever the handler does in a later
+replay, the run goes on with undoing, and fails with that error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from durable_core.errors import NonRetriableError, StepError
+from durable_core.flow.attempt import Call
+from durable_core.flow.effects import Flow, log_error
+from durable_core.flow.error_responses import response_for_exception
+from durable_core.flow.execution import Execution
+from durable_core.flow.flows import EngineFlows
+from durable_core.flow.step_options import Undo, UndoReport
+from durable_core.machine.advance import describe, failure_of_handler
+from durable_core.machine.step_ids import op_named
+from durable_core.model.step import Op, OpKind
+
+__all__ = ["MAX_NAME", "registered", "undo"]
+
+#: The step that holds the error for which a run is undone.
+_FAILED = "(failed)"
+_PREFIX = "(undo) "
+#: The name of a step that can be undone has at most this many characters.
+MAX_NAME = 255 - len(_PREFIX)
+
+
+def registered(ex: Execution, op: Op, fn: Callable[[Any], object], flow: Flow[object]) -> Flow[Any]:
+    """Run the flow of a step; once it has succeeded, remember what undoes it."""
+    result = yield from flow
+    ex.undos = (*ex.undos, Undo(op, fn, result))
+    return result
+
+
+def undo(ex: Execution, flows: EngineFlows[Any], error: Exception | None) -> Flow[Exception | None]:
+    """Undo the steps of a run that fails, in the place where its handler has ended.
+
+    Args:
+        ex: the execution, which has steps with ``undo=``.
+        flows: the flows of its engine.
+        error: what the handler has raised; None if it has returned.
+
+    Returns:
+        The error with which the run fails, undone; None if the run does not fail.
+    """
+    marker = op_named(_FAILED, OpKind.RUN)
+    if not ex.has_outcome(marker) and (error is None or not _is_final(ex, error)):
+        return None
+    shown = "" if error is None else describe(error)
+    ex.next_op(_FAILED, OpKind.RUN, ex)
+    first: Any = yield from flows.run_step(ex, marker, Call(_hold, (shown,)))
+    undone, failed = [], []
+    for each in reversed(ex.undos):
+        op = ex.next_op(_PREFIX + each.op.name, OpKind.RUN, ex)
+        try:
+            yield from flows.run_step(ex, op, Call(each.fn, (each.result,)))
+        except StepError as failure:
+            failed.append(each.op.name)
+            yield from log_error(f"step {each.op.name!r} could not be undone: {failure}", failure)
+        else:
+            undone.append(each.op.name)
+    ex.undo_report = UndoReport(tuple(undone), tuple(failed))
+    if error is None or describe(error) != first["error"]:
+        # The handler has not failed alike again; its first failure counts.
+        return NonRetriableError(first["error"])
+    if failure_of_handler(error, ex.env.clock.now()).retriable:
+        return _final(error)
+    return error
+
+
+def _hold(error: str) -> dict[str, str]:
+    return {"error": error}
+
+
+def _is_final(ex: Execution, error: Exception) -> bool:
+    """Tell whether the run fails by this error: it is no response, and is not retried."""
+    if response_for_exception(ex.options, error) is not None:
+        return False
+    failure = failure_of_handler(error, ex.env.clock.now())
+    return not failure.retriable or ex.run.failures >= ex.run.retries
+
+
+def _final(error: Exception) -> Exception:
+    """Return an error that is not retried, for one on the handler's last attempt."""
+    final = NonRetriableError(describe(error))
+    final.__cause__ = error
+    return final

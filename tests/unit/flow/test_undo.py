@@ -1,0 +1,261 @@
+"""``step.options(undo=...)``: what happens to the steps of a run that fails."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from durable_core.api.step import step, sync_step
+from durable_core.errors import HTTPError, NonRetriableError, StepArgumentError
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from support.harness import FakeClock, Ledger, WatchedStore, lab, request, until
+
+both = pytest.mark.parametrize("asynchronous", [False, True], ids=["def", "async"])
+
+
+def decoded(response: Response) -> Any:
+    assert isinstance(response.body, bytes)
+    return json.loads(response.body)
+
+
+class Shop:
+    """Steps that reserve, and what undoes them."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.end: Callable[[], object] = lambda: None
+
+    def reserve(self, name: str) -> str:
+        """Reserve something."""
+        return self.ledger.did(f"reserve {name}", f"r-{name}")
+
+    def release(self, reservation: str) -> None:
+        """Release it."""
+        self.ledger.did(f"release {reservation}", None)
+
+    def handler(self, asynchronous: bool, nap: float | None = None) -> Callable[[Request], Any]:
+        """Return a handler that reserves a, b and c, sleeps, and comes to its end."""
+
+        def sync(request: Request) -> object:
+            for name in "abc":
+                sync_step.options(undo=self.release).run(name, self.reserve, name)
+            if nap is not None:
+                sync_step.sleep("nap", nap)
+            return self.end()
+
+        async def async_(request: Request) -> object:
+            for name in "abc":
+                await step.options(undo=self.release).run(name, self.reserve, name)
+            if nap is not None:
+                await step.sleep("nap", nap)
+            return self.end()
+
+        return async_ if asynchronous else sync
+
+    def fails(self) -> None:
+        """Fail for good."""
+        raise NonRetriableError("no money", public="the card is refused")
+
+
+RESERVED = {f"reserve {name}": 1 for name in "abc"}
+RELEASED = {f"release r-{name}": 1 for name in "abc"}
+
+
+@both
+def test_a_run_that_fails_is_undone_in_reverse(asynchronous: bool) -> None:
+    """The last step is undone first, each with its result; the response says what was undone."""
+    shop = Shop()
+    shop.end = shop.fails
+    with lab() as process:
+        response = process.endpoint(shop.handler(asynchronous)).handle(request())
+        [record] = process.records.list()
+        memos = process.records.get(record.run.id).memos
+    problem = decoded(response)
+    assert 500 == response.status
+    assert (["c", "b", "a"], []) == (problem["undone"], problem["not_undone"])
+    assert "NonRetriableError: no money" == problem["detail"]
+    releases = [name for name in shop.ledger.calls if name.startswith("release")]
+    assert ["release r-c", "release r-b", "release r-a"] == releases
+    names = ["a", "b", "c", "(failed)", "(undo) c", "(undo) b", "(undo) a"]
+    assert names == [memo.op.name for memo in memos]
+
+
+@both
+def test_a_run_that_succeeds_is_not(asynchronous: bool) -> None:
+    """Nothing is undone, and nothing more is stored."""
+    shop, store = Shop(), WatchedStore()
+    shop.end = lambda: "fine"
+    with lab(store) as process:
+        response = process.endpoint(shop.handler(asynchronous)).handle(request())
+    assert "fine" == decoded(response)
+    assert RESERVED == shop.ledger.counts()
+    assert {"a": 1, "b": 1, "c": 1} == store.memos()
+
+
+@both
+def test_a_response_is_no_failure(asynchronous: bool) -> None:
+    """An ``HTTPError`` is an answer: the run completes, and nothing is undone."""
+    shop = Shop()
+
+    def end() -> None:
+        raise HTTPError(409, "sold out")
+
+    shop.end = end
+    with lab() as process:
+        assert 409 == process.endpoint(shop.handler(asynchronous)).handle(request()).status
+    assert RESERVED == shop.ledger.counts()
+
+
+@both
+def test_only_what_has_succeeded_is_undone(asynchronous: bool) -> None:
+    """A step that failed for good has nothing to undo; its error fails the run."""
+    shop = Shop()
+
+    def broken(name: str) -> str:
+        raise NonRetriableError("never")
+
+    def sync(request: Request) -> None:
+        sync_step.options(undo=shop.release).run("a", shop.reserve, "a")
+        sync_step.options(undo=shop.release).run("b", broken, "b")
+
+    async def async_(request: Request) -> None:
+        await step.options(undo=shop.release).run("a", shop.reserve, "a")
+        await step.options(undo=shop.release).run("b", broken, "b")
+
+    with lab() as process:
+        problem = decoded(process.call(process.endpoint(async_ if asynchronous else sync)))
+    assert ["a"] == problem["undone"]
+    assert {"reserve a": 1, "release r-a": 1} == shop.ledger.counts()
+
+
+@both
+def test_it_is_undone_after_the_last_attempt_of_the_handler(asynchronous: bool) -> None:
+    """An error outside steps is retried first; the run is undone once no attempt is left."""
+    shop = Shop()
+
+    def end() -> None:
+        shop.ledger.did("end", None)
+        raise OSError("down")
+
+    shop.end = end
+    with lab() as process:
+        endpoint = process.endpoint(shop.handler(asynchronous), retries=2)
+        problem = decoded(process.call(endpoint))
+    assert ["c", "b", "a"] == problem["undone"]
+    assert "OSError: down" in problem["detail"]
+    assert {**RESERVED, **RELEASED, "end": 3} == shop.ledger.counts()
+
+
+@both
+def test_undoing_is_retried_and_does_not_stop(asynchronous: bool) -> None:
+    """A failing undo is retried as a step; if it fails for good, the others are undone."""
+    shop = Shop()
+    shop.end = shop.fails
+
+    def release(reservation: str) -> None:
+        shop.ledger.did(f"release {reservation}", None)
+        if reservation == "r-b":
+            raise OSError("no")
+        if reservation == "r-a" and shop.ledger.counts()["release r-a"] < 2:
+            raise OSError("not yet")
+
+    shop.release = release  # type: ignore[method-assign]
+    with lab() as process:
+        problem = decoded(process.call(process.endpoint(shop.handler(asynchronous), retries=2)))
+    assert (["c", "a"], ["b"]) == (problem["undone"], problem["not_undone"])
+    released = {"release r-c": 1, "release r-b": 3, "release r-a": 2}
+    assert {**RESERVED, **released} == shop.ledger.counts()
+
+
+@both
+def test_a_crash_after_each_checkpoint(asynchronous: bool) -> None:
+    """Wherever the process dies, another one undoes the rest, and repeats nothing stored."""
+    checkpoints = 0
+    while True:
+        shop, store = Shop(), WatchedStore()
+        shop.end = shop.fails
+        store.crash_after(checkpoints)
+        with lab(store) as process:
+            process.endpoint(shop.handler(asynchronous, 0.0)).handle(request())
+            until(functools.partial(_stopped, store))
+        if not store.crashed.is_set():
+            break
+        checkpoints += 1
+        store.recover()
+        if not store.list("lab", limit=1):
+            continue
+        with lab(store) as process:
+            process.endpoint(shop.handler(asynchronous, 0.0))
+            process.durable.start()
+            until(functools.partial(_ended, store))
+            [record] = process.records.list()
+            result = store.result("lab", record.run.id)
+        assert result is not None
+        assert set(store.memos().values()) == {1}
+        counts = shop.ledger.counts()
+        assert {*RESERVED, *RELEASED} == counts.keys()
+        assert sum(counts.values()) <= 7  # the step in flight has run once more
+    assert checkpoints > 7
+
+
+def _stopped(store: WatchedStore) -> bool:
+    return store.crashed.is_set() or _ended(store)
+
+
+def _ended(store: WatchedStore) -> bool:
+    records = store.list("lab", limit=1)
+    return bool(records) and records[0].run.phase.ended
+
+
+@both
+def test_a_failure_stays_a_failure(asynchronous: bool) -> None:
+    """When undoing has begun, a handler that would succeed in a replay does not."""
+    shop, clock, fails = Shop(), FakeClock(), [True]
+
+    def end() -> str:
+        if fails:
+            raise NonRetriableError("no money")
+        return "fine"
+
+    def release(reservation: str) -> None:
+        if fails:
+            fails.clear()
+            raise OSError("not yet")
+
+    shop.end, shop.release = end, release  # type: ignore[method-assign]
+    with lab(clock=clock) as process:
+        endpoint = process.endpoint(shop.handler(asynchronous))
+        first = endpoint.handle(request())
+        until(lambda: process.suspended() > 0 or asynchronous)
+        clock.advance(60)
+        process.poke()
+        problem = decoded(process.follow(endpoint, first))
+    assert ["c", "b", "a"] == problem["undone"]
+    assert "no money" in problem["detail"]
+
+
+@pytest.mark.parametrize("undo", [7, "release"])
+def test_undo_is_a_function(undo: Any) -> None:
+    """Anything else is refused where it is written."""
+    with pytest.raises(StepArgumentError, match="undo must be a function of the step's result"):
+        step.options(undo=undo)
+
+
+def test_the_id_leaves_room() -> None:
+    """The step that undoes has a longer name, which must fit too."""
+
+    def handler(request: Request) -> str:
+        try:
+            sync_step.options(undo=print).run("x" * 249, int)
+        except StepArgumentError as error:
+            return str(error)
+        return ""
+
+    with lab() as process:
+        text = decoded(process.endpoint(handler).handle(request()))
+    assert text.endswith("the id of a step with undo= has at most 248 characters")
