@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter, time_ns
 
@@ -23,9 +24,15 @@ _PATIENCE = 120.0
 
 
 class Replays:
-    """Two endpoints that report how long their steps took, and runs that have finished steps."""
+    """Two endpoints that report how long their steps took, and runs that have finished steps.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where the database goes.
+        clock: measures the time in the handler.
+    """
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = perf_counter) -> None:
+        self._clock = clock
         self.durable: Durable[HTTPHandler] = Durable(
             id="replay",
             endpoint_adapter=endpoint_adapter,
@@ -38,19 +45,19 @@ class Replays:
         self.durable.endpoint(function_id="async def")(self._handler_async)
 
     def _handler(self, request: Request) -> None:
-        began = perf_counter()
+        began = self._clock()
         for number in range(int(request.query["steps"])):
             sync_step.run(f"step-{number}", _never)
         self._end(began)
 
     async def _handler_async(self, request: Request) -> None:
-        began = perf_counter()
+        began = self._clock()
         for number in range(int(request.query["steps"])):
             await step.run(f"step-{number}", _never)
         self._end(began)
 
     def _end(self, began: float) -> None:
-        self._took = perf_counter() - began
+        self._took = self._clock() - began
         self._ended.set()
 
     def measure(self, key: str, steps: int) -> tuple[float, float]:
