@@ -152,7 +152,7 @@ class Worker:
         self.store.close()
 
     def has_tasks_on(self, loop: asyncio.AbstractEventLoop | None) -> bool:
-        """Tell whether runs are live on this loop."""
+        """Return whether runs are live on this loop."""
         return self.loops.server_loop is loop and self.runs.has_tasks
 
     def with_running_steps(self, run_id: str, record: RunRecord | None) -> RunRecord | None:

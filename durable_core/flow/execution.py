@@ -267,7 +267,7 @@ class Execution:
         self.take(ExecutionEvent.STOP)
 
     def close(self, fault: BaseException | None = None) -> None:
-        """Let nothing more of this execution count; the first fault is kept."""
+        """Close the execution. Only the first fault is kept."""
         self.state = ExecutionState.CLOSED
         self.fault = self.fault or fault
 
@@ -294,7 +294,7 @@ class Execution:
         return op
 
     def has_outcome(self, op: Op) -> bool:
-        """Tell whether the op has finished in an earlier execution, or in this one."""
+        """Return whether the op has finished, in an earlier execution or in this one."""
         return op.id in self._outcomes
 
     def check_threads(self, step_name: str) -> None:
@@ -351,7 +351,7 @@ class Execution:
         """Take over the answers to writes; here there is nothing in them."""
 
     def lease_check(self) -> Submit | None:
-        """Return a write that changes nothing, and fails if the run is held by somebody else.
+        """Return a write that changes nothing, and fails if another process holds the run.
 
         None if the run has no lease; here it has none.
         """
@@ -629,7 +629,7 @@ def utf8_size(text: str) -> int:
 
 
 def _fault(error: BaseException) -> BaseException:
-    """Return why an execution is closed when this has come of a checkpoint."""
+    """Return the fault of an execution whose checkpoint raised this error."""
     if isinstance(error, (StoreError, LeaseLost)):
         return error
     broken = StoreBrokenError(f"a checkpoint broke: {error!r}")

@@ -110,7 +110,7 @@ class Loops:
             self.server_loop = loop
 
     def is_shutting_down(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Tell whether the loop is being shut down.
+        """Return whether the loop is being shut down.
 
         ``asyncio.run`` ends by cancelling all tasks of its loop. A run must not take that for a
         cancellation by the code of its handler; it was if a task of ours was cancelled too.
@@ -127,7 +127,7 @@ class Loops:
             return self._background
 
     def is_background_loop(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Tell whether the loop is the worker's own; none is made to find that out."""
+        """Return whether the loop is the worker's own. This makes no loop."""
         own = self._background
         return own is not None and own.loop is loop
 
@@ -149,7 +149,7 @@ class Loops:
 
 
 async def _wait_for_end(tasks: Iterable[asyncio.Task[object]], patience: float) -> None:
-    """Wait for tasks that were cancelled, whatever becomes of them; not for ever."""
+    """Wait until cancelled tasks have ended, at most ``patience`` seconds."""
     ended = asyncio.gather(*tasks, return_exceptions=True)
     await asyncio.wait((ended,), timeout=patience)
 

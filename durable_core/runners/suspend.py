@@ -131,7 +131,7 @@ class HandlerUnwinder:
 
     @property
     def handler_has_ended(self) -> bool:
-        """Tell whether a step that parks now is one of a task that has outlived the handler."""
+        """Whether the handler has ended; a step that parks now is of a task that it left behind."""
         return not self._handling
 
     @property
@@ -207,7 +207,7 @@ class HandlerUnwinder:
             self.unwind()
 
     def _may_suspend(self) -> bool:
-        """Tell whether all calls of steps that are in progress are parked, and there are some."""
+        """Return whether there are calls of steps in progress, and all of them are parked."""
         if self._begun or not self._handling or not self.parked.futures:
             return False
         return not self._is_occupied()
@@ -243,11 +243,11 @@ class HandlerUnwinder:
     # -- whose cancellation it is -----------------------------------------------------------
 
     def ends_parked_steps(self) -> bool:
-        """Tell whether a parked step that is cancelled now ends with the handler."""
+        """Return whether the end of the handler is why parked steps are cancelled now."""
         return self._ex.closed or not self._handling or self.loop_is_ending()
 
     def loop_is_ending(self) -> bool:
-        """Tell whether the loop is being shut down; the run then goes on elsewhere."""
+        """Return whether the loop is being shut down. The run then continues elsewhere."""
         if not self._host.loops.is_shutting_down(self._loop):
             return False
         self._begun = True

@@ -528,7 +528,7 @@ async def _await_value(value: Awaitable[T]) -> T:
 
 
 async def _take_cancellation() -> None:
-    """Let a cancellation of this task that is still to be delivered be delivered here.
+    """Receive here a cancellation of this task that was requested and not delivered yet.
 
     A handler may end, by a step that is refused, before it has met the cancellation that puts it
     away; ``uncancel`` does not take that back before Python 3.13.
@@ -540,13 +540,13 @@ async def _take_cancellation() -> None:
 
 
 def _finish(future: asyncio.Future[None]) -> None:
-    """Let go on who waits for the future, if anybody still does."""
+    """Resolve the future, unless whoever waited for it was cancelled."""
     if not future.done():
         future.set_result(None)
 
 
 def _nothing() -> None:
-    """Nobody is to be told."""
+    """Do nothing: there is nobody to notify."""
 
 
 def _is_coroutine_function(fn: Any) -> bool:

@@ -140,7 +140,7 @@ class ThreadRun:
                     self._idle.notify_all()
 
     def _slow_down(self) -> None:
-        """Let a handler that goes on asking for steps wait; in the end let its run fail."""
+        """Slow down a handler that asks for steps again and again; fail its run in the end."""
         excess = self._refused_steps - _FAIL_AFTER
         if excess == 0 and threading.get_ident() == self._main:
             self._fail_without_handler()
@@ -163,7 +163,7 @@ class ThreadRun:
         return _PERFORM[type(effect)](self, effect)
 
     def _refuse_if_unwound(self) -> None:
-        """Let only threads go on that have nothing to do with the code whose step is parked.
+        """Refuse the step if its thread runs code of the handler that was unwound.
 
         The handler's own thread may have seen the signal as how the other one ended. A thread of
         a pool may have gone on to other work, in another context.
@@ -174,7 +174,7 @@ class ThreadRun:
     # -- the run as the engine sees it ------------------------------------------------------
 
     def on_event(self, op_id: str, event: StoredEvent) -> None:
-        """Do nothing: no thread waits for an event; a suspended run is claimed when one comes."""
+        """Do nothing: no thread waits for an event. A suspended run is claimed when one arrives."""
 
     def recheck_deadlines(self) -> None:
         """Do nothing: no thread waits for a time."""
@@ -187,11 +187,11 @@ class ThreadRun:
             self.ex.stop()
 
     def stop(self) -> None:
-        """Let the next step unwind the handler."""
+        """Unwind the handler at its next step."""
         self.ex.stop()
 
     def lease_lost(self) -> None:
-        """Let nothing more of it count."""
+        """Close the execution: another process owns the run."""
         self.ex.close(LeaseLost())
 
     # -- effects ----------------------------------------------------------------------------
@@ -324,7 +324,7 @@ class ThreadRun:
         log.log(effect.level, "%s", effect.text, exc_info=effect.error)
 
     def _await_replay_turn(self, effect: AwaitReplayTurn) -> None:
-        """One thread asks for one memo at a time."""
+        """Do nothing: a thread asks for one finished step at a time."""
 
     def _send_response(self, effect: SendResponse) -> None:
         reply, self._reply = self._reply, None

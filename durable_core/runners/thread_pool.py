@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class DaemonThreadPool(Executor):
-    """Runs calls in up to ``size`` threads, made as they are needed, first come first served."""
+    """Runs calls in order, in up to ``size`` threads, which are started when they are needed."""
 
     def __init__(self, size: int, name: str) -> None:
         if size < 1:
