@@ -142,8 +142,8 @@ class NonRetriableError(DurableError):
     """Raise it in a step or a handler if a retry cannot help.
 
     Args:
-        message: what went wrong; for the log, and for whoever runs the application.
-        public: what the client is told: the ``detail`` of the problem document. Clients see no
+        message: what went wrong, for the log and for operators.
+        public: text for the client: the ``detail`` of the problem document. Clients see no
             other text of an error, unless ``Durable(debug=True)``.
     """
 
