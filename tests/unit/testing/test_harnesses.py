@@ -129,6 +129,17 @@ def test_many_retries_take_no_time(face: str) -> None:
         assert (4, True) == (t.steps(reply)[0].attempts, t.steps(reply)[0].done)
 
 
+@FACES
+def test_a_planned_error_of_any_class_is_tried_again(face: str) -> None:
+    """It stands for one of the step's own, and is not taken for a wrong use of the library."""
+    app = sample(face)
+    with harness(app.durable) as t:
+        t.fail_step("reserve", times=1, error=TypeError("x"))
+        reply = t.client(app.order).get("/order?id=7")
+        t.advance("1s")
+        assert (2, True) == (t.steps(reply)[0].attempts, t.steps(reply)[0].done)
+
+
 def test_runs_that_wake_each_other_are_done_when_the_call_returns() -> None:
     """What an event of a step brings about happens at once, too."""
     durable = plain_app()
