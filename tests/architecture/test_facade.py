@@ -32,12 +32,12 @@ def test_unknown_name_is_an_attribute_error(name: str) -> None:
 
 #: The modules whose names the reference lists, with their signatures.
 PUBLIC = set(runpy.run_path(str(ROOT / "docs" / "_generate" / "signatures.py"))["MODULES"])
-#: The page about adapters shows the kit that they are made of.
-KIT = "write-an-adapter.md"
+#: The pages about adapters and stores show what these are made of.
+KITS = ("write-an-adapter.md", "write-a-store.md")
 PAGES = [
     page
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-    if page.name != KIT
+    if page.name not in KITS
 ]
 
 
