@@ -14,6 +14,7 @@ Errors that a user may raise or catch::
     │   ├── StepUsageError            a step where none may be
     │   │   ├── StepArgumentError     wrong arguments (also a ValueError) (also a TypeError)
     │   │   ├── StepKindError         the run has stored another kind of step under that id
+    │   │   ├── StepOrderError        the code asks for other steps than the run has stored
     │   │   └── StepTypeError         stored data does not fit its type (also a TypeError)
     │   └── WaitInterruptedError      a timeout put around a sleep or a wait
     ├── RetryAfterError               raised by user code: retry at the given time
@@ -102,6 +103,7 @@ __all__ = [
     "StepError",
     "StepInterrupted",
     "StepKindError",
+    "StepOrderError",
     "StepResultError",
     "StepResultTooLargeError",
     "StepTypeError",
@@ -178,6 +180,13 @@ class StepArgumentError(StepUsageError, ValueError, TypeError):
 
 class StepKindError(StepUsageError):
     """The code asks for another kind of step than the one that the run has stored under that id."""
+
+
+class StepOrderError(StepUsageError):
+    """The code has changed: it asks for other steps than the run has stored, or in another order.
+
+    Raised where the endpoint has ``on_mismatch="fail"``.
+    """
 
 
 class StepTypeError(StepUsageError, TypeError):

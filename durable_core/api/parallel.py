@@ -64,6 +64,7 @@ def parallel(
         _unwind_if_begun(scope)
         return result
     if scope.ex.has_outcome(op):
+        scope.ex.unasked = set()  # nobody asks for the steps of the losers again
         return run_branch(scope, _winner(op, scope.drive(_record(scope, op, 0)), branches))
     result = race_in_threads(
         scope, branches, most, lambda index: scope.drive(_record(scope, op, index))
@@ -105,6 +106,7 @@ async def _race(
     limit: int | None,
 ) -> Any:
     if scope.ex.has_outcome(op):
+        scope.ex.unasked = set()  # as above
         return await _winner(op, await scope.drive(_record(scope, op, 0)), branches)()
     index, result = await race_in_tasks(branches, limit)
     await scope.drive(_record(scope, op, index))

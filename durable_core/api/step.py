@@ -274,6 +274,19 @@ class AsyncSteps(AsyncFunctionSteps):
         scope = _current_scope(HandlerKind.ASYNC_DEF, id)
         return _named("parallel", id, parallel_async(scope, id, branches, mode, limit))
 
+    def patched(self, id: str) -> Coroutine[Any, Any, bool]:
+        """Tell whether the run goes the new way: ``if await step.patched("new-branch"):``.
+
+        It is True for runs that come here with this code for the first time, and then in each of
+        their replays. It is False for a run that has stored steps after this place, by older code.
+        The step that it stores must stay until no older run is left.
+
+        Args:
+            id: the step's id, 1 to 255 characters.
+        """
+        scope = _current_scope(HandlerKind.ASYNC_DEF, id)
+        return _named("patched", id, _patched(scope, id))
+
     def sleep(self, id: str, duration: Duration) -> Coroutine[Any, Any, None]:
         """Go on after so long, however often the process restarts meanwhile.
 
@@ -516,6 +529,11 @@ class Steps(FunctionSteps):
 
         return parallel(_current_scope(HandlerKind.DEF, id), id, branches, mode, limit)
 
+    def patched(self, id: str) -> bool:
+        """Tell whether the run goes the new way; see :meth:`AsyncSteps.patched`."""
+        scope = _current_scope(HandlerKind.DEF, id)
+        return bool(_patched(scope, id))
+
     def sleep(self, id: str, duration: Duration) -> None:
         """Go on after so long; see :meth:`AsyncSteps.sleep`."""
         _sleep(_current_scope(HandlerKind.DEF, id), id, duration)
@@ -655,6 +673,20 @@ def _current_attempt() -> int:
             "step.attempt was read outside the function of a step; run.attempt is the handler's own"
         )
     return scope.number
+
+
+def _patched(scope: RunScope, step_id: str) -> Any:
+    """Drive the flow of ``step.patched``."""
+    op = scope.ex.next_op(step_id, OpKind.RUN, scope.current_task())
+    return scope.drive(_patch(scope, op))
+
+
+def _patch(scope: RunScope, op: Op) -> Flow[bool]:
+    ex = scope.ex
+    if not ex.has_outcome(op) and ex.is_replaying(op.name):
+        ex.unawaited.pop(op.id, None)
+        return False
+    return bool((yield from scope.flows.run_step(ex, op, Call(bool, (1,)))))
 
 
 def _is_in_handler() -> bool:

@@ -70,6 +70,10 @@ _MAX_LEASE_CHECK_AGE = 1_000
 _MOST_LABEL = 255
 
 
+#: Of an execution that replays nothing. It is never changed.
+_NOTHING: set[str] = set()
+
+
 class ExecutionState(Enum):
     """How far an execution is from its end. It never goes back."""
 
@@ -163,6 +167,7 @@ class Execution:
         tickets: the queued writes that may not be durable yet.
         undos: the steps of the handler that can be undone, in the order in which they ended.
         undo_report: what was undone, once the run fails.
+        unasked: ids of the stored ops that this replay has not asked for yet.
         checked_at: the last time, epoch milliseconds, after which the store has accepted, or is to
             accept, a write of the execution: the process held the run then.
     """
@@ -195,6 +200,7 @@ class Execution:
         "stream",
         "stream_opener",
         "tickets",
+        "unasked",
         "unawaited",
         "undo_report",
         "undos",
@@ -231,6 +237,7 @@ class Execution:
         self.checked_at = math.inf
         self.undos: tuple[Undo, ...] = ()
         self.undo_report: UndoReport | None = None
+        self.unasked: set[str] = _NOTHING
         self._outcomes = outcomes
         self._asked = self._attempts = self._size = 0
         self._step_ids = StepIds()
@@ -291,7 +298,18 @@ class Execution:
                 f"step {name!r} is one more than the {self.env.limits.steps} steps a run may have"
             )
         self.unawaited[op.id] = op
+        if self.unasked:
+            self.unasked.discard(op.id)
         return op
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether one task or thread has called all steps so far."""
+        return self._step_ids.has_one_branch
+
+    def is_replaying(self, step_name: str) -> bool:
+        """Tell whether there are stored steps that this replay has not come to yet."""
+        return bool(self.unasked)
 
     def has_outcome(self, op: Op) -> bool:
         """Return whether the op has finished, in an earlier execution or in this one."""
@@ -416,6 +434,8 @@ class StoredExecution(Execution):
         if self.stored:
             self.checked_at = env.clock.now()  # it was claimed just now
         self.pending = {each.op.id: each for each in pending}
+        if memos or pending:
+            self.unasked = {*self.memos, *self.pending}
         self.consumed_seqs: set[int] = set()
         self.sent: dict[str, int] = {}
         self.crash_count = run.crash_count

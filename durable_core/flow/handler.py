@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from durable_core.codec.records import dump_head
-from durable_core.errors import LeaseLost, StoreError, Suspended
+from durable_core.errors import LeaseLost, StepOrderError, StoreError, Suspended
 from durable_core.flow.attempt import Call
 from durable_core.flow.effects import (
     AwaitDurable,
@@ -36,6 +36,7 @@ from durable_core.flow.error_responses import (
 from durable_core.flow.execution import Execution, StoredExecution, checkpoint, settle
 from durable_core.flow.handoff import begin_handoff, hand_off, send_handoff
 from durable_core.flow.results import typed_response
+from durable_core.flow.versions import check_end
 from durable_core.http.response import Response
 from durable_core.machine.advance import advance, describe, failure_of_handler
 from durable_core.model.decision import (
@@ -142,6 +143,13 @@ def finish_streaming(
 def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
     """Process the outcome of a handler that ended by itself."""
     if isinstance(outcome, Returned):
+        if ex.unasked:
+            try:
+                yield from check_end(ex)
+            except StepOrderError as error:
+                yield from _apply_failure(ex, failure_of_handler(error, ex.env.clock.now()))
+                yield from log_error(f"the run failed: {error}", error)
+                return
         try:
             if ex.options.result is None:
                 response = Response.from_value(outcome.value)

@@ -60,6 +60,9 @@ class EndpointOptions(TypedDict, total=False):
         exception_to_response: turns an exception of a web framework into its response; None for
             exceptions that are errors. It is asked for exceptions of handlers, of steps and of
             ``authorize``. A step is retried only if the response has status 408, 425, 429 or 5xx.
+        on_mismatch: what happens when the code has changed since a run began, and a replay of it
+            asks for a new step before one that is stored, or ends without one that is stored:
+            ``"warn"`` (default) or ``"fail"``.
     """
 
     async_redirect_url: RedirectUrl | None
@@ -75,6 +78,7 @@ class EndpointOptions(TypedDict, total=False):
     record_arguments: bool | None
     labels: Labels | None
     version: str | None
+    on_mismatch: Literal["warn", "fail"] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +107,7 @@ class ResolvedOptions:
     record_arguments: bool = False
     labels: Labels | None = None
     version: str | None = None
+    on_mismatch: Literal["warn", "fail"] = "warn"
     result: ValueType | None = None
 
 
@@ -143,6 +148,7 @@ def _check(options: EndpointOptions) -> None:
     if retries is not None:
         validate_retries(retries)
     _check_choice("async_response", options.get("async_response"), ("redirect", "token"))
+    _check_choice("on_mismatch", options.get("on_mismatch"), ("warn", "fail"))
     _check_choice("record", options.get("record"), ("needed", "always"))
     record_arguments = options.get("record_arguments")
     if not isinstance(record_arguments, (bool, type(None))):

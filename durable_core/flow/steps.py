@@ -37,6 +37,7 @@ from durable_core.flow.execution import (
 from durable_core.flow.handoff import hand_off
 from durable_core.flow.results import dump_result, load_result, result_remedy
 from durable_core.flow.step_options import NO_OPTIONS, StepOptions, show_step
+from durable_core.flow.versions import check_order
 from durable_core.machine.advance import Transition, advance, describe
 from durable_core.machine.matching import WaitRule, dump_rule
 from durable_core.model.decision import (
@@ -79,6 +80,8 @@ def run_step(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
         if op.id in ex.unawaited:
             del ex.unawaited[op.id]
         ex.activity += 1
+        if ex.unasked:
+            yield from check_order(ex, op)
     while memo is None:
         pending = ex.pending.get(op.id)
         if pending is not None:
@@ -174,6 +177,8 @@ def _replayed(ex: StoredExecution, op: Op) -> Flow[Memo | None]:
     stored = memo or ex.pending.get(op.id)
     if stored is not None and stored.op.kind is not op.kind:
         raise _other_kind(stored.op.kind, op)
+    if stored is None and ex.unasked:
+        yield from check_order(ex, op)
     if memo is not None:
         yield AwaitReplayTurn(memo.completion_no)
         ex.check_open()

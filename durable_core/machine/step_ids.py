@@ -75,6 +75,11 @@ class StepIds:
         self._indexes[id] = index + 1
         return text, index
 
+    @property
+    def has_one_branch(self) -> bool:
+        """Whether all ids belong to one branch."""
+        return len({id(branch) for branch in self._owners.values()}) <= 1
+
     def _claim(self, text: str, id: str, branch: object) -> bool:
         """Make the branch the owner of the indexed id; False if it already is."""
         if self._owners.get(text, _NOBODY) is branch:

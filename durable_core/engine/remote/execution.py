@@ -10,6 +10,7 @@ from durable_core.engine.remote.op_queue import Ops, RunReporter
 from durable_core.engine.remote.order import CompletionOrder
 from durable_core.engine.remote.results import Results
 from durable_core.engine.remote.streams import StreamEmitter
+from durable_core.errors import StepUsageError
 from durable_core.flow.effects import Flow, PendingCommit, Submit, send_response
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, settle
@@ -144,6 +145,18 @@ class RemoteExecution(Execution):
         op = super().next_op(step_id, kind, branch)
         self._steps[op.id] = ReportedStep(op=op, id=step_id)
         return op
+
+    def is_replaying(self, step_name: str) -> bool:
+        """Refuse to tell; see ``Execution.is_replaying``.
+
+        Raises:
+            StepUsageError: always; the server does not say which steps come after this one.
+        """
+        raise StepUsageError(
+            f"step {step_name!r}: {type(self).__name__.removesuffix('Execution')}Engine has no "
+            "step.patched, because its server does not say which steps come later; give the new "
+            "code an endpoint of its own"
+        )
 
     def has_outcome(self, op: Op) -> bool:
         """Tell whether the server has an outcome of the op."""
