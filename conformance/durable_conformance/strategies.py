@@ -16,6 +16,7 @@ from durable_core.ports import (
     Cancel,
     Checkpoint,
     Claim,
+    Delete,
     Heartbeat,
     Prune,
     ReapWorkers,
@@ -209,6 +210,7 @@ sends = st.builds(
 claims = st.builds(Claim, app=apps, owner=owners, keys=key_sets, now=st.integers(10, 20), limit=few)
 _ends: st.SearchStrategy[Write[object]] = st.one_of(
     st.builds(Cancel, app=apps, run_id=run_ids, result=_results([Phase.CANCELLED])),
+    st.builds(Delete, app=apps, run_id=run_ids),
     st.builds(Prune, app=apps, runs_before=times, events_before=times, limit=few),
 )
 processes: st.SearchStrategy[Write[object]] = st.one_of(

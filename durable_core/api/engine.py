@@ -142,6 +142,14 @@ class Engine(EngineLifecycle, Protocol):
         """End a run as cancelled, for a reason that its clients are told; False if it had ended."""
         ...
 
+    def delete(self, run_id: str) -> bool:
+        """Delete a run that has ended; False, and nothing is done, if it has not.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        ...
+
     def await_end(self, run_id: str, timeout: float | None) -> bool:
         """Block until a run has ended, or ``timeout`` seconds are over; return whether it has.
 

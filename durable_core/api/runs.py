@@ -110,6 +110,17 @@ class Runs:
             raise ValueError(f"reason must have at most {_LONGEST_REASON} characters")
         return self._engine.cancel(run_id, reason)
 
+    def delete(self, run_id: str) -> bool:
+        """Delete a run that has ended, with all that is known about it. Its clients get 410.
+
+        Returns:
+            False if it has not ended, which changes nothing: cancel it first.
+
+        Raises:
+            RunNotFoundError: there is no such run (any more).
+        """
+        return self._engine.delete(run_id)
+
     def wait(self, run_id: str, *, timeout: Duration | None = None) -> RunInfo:
         """Return a run once it has ended. Some process must work on it meanwhile.
 
@@ -162,6 +173,10 @@ class Runs:
     async def cancel_async(self, run_id: str, *, reason: str | None = None) -> bool:
         """As :meth:`cancel`, without blocking the event loop."""
         return await to_thread(self.cancel, run_id, reason=reason)
+
+    async def delete_async(self, run_id: str) -> bool:
+        """As :meth:`delete`, without blocking the event loop."""
+        return await to_thread(self.delete, run_id)
 
     async def wait_async(self, run_id: str, *, timeout: Duration | None = None) -> RunInfo:
         """As :meth:`wait`, without blocking the event loop; it takes a thread meanwhile.

@@ -31,7 +31,7 @@ from durable_core.ports import Prune
 __all__ = ["main"]
 
 _PROGRAM = "durable"
-_ACTIONS = ("list", "get", "history", "wait", "cancel")
+_ACTIONS = ("list", "get", "history", "wait", "cancel", "delete")
 #: Runs and events that one transaction of ``prune`` deletes.
 _BATCH = 1_000
 
@@ -145,7 +145,7 @@ def _add_prune(commands: Any) -> None:
 
 
 def _add_runs(commands: Any) -> None:
-    text = "look at runs, wait for one, or cancel one"
+    text = "look at runs, wait for one, cancel or delete one"
     runs = commands.add_parser("runs", help=text, description=text, allow_abbrev=False)
     actions = runs.add_subparsers(title="actions", required=True, metavar=f"[{'|'.join(_ACTIONS)}]")
 
@@ -173,6 +173,7 @@ def _add_runs(commands: Any) -> None:
     add("history", _history, "show every attempt of a run's steps and of its handler")
     waiting = add("wait", _wait, "wait until a run has ended, and show it")
     waiting.add_argument("--timeout", type=_duration, metavar="DURATION", help="such as 5m")
+    add("delete", _delete, "delete a run that has ended")
     cancelling = add("cancel", _cancel, "end a run; its clients get 410")
     cancelling.add_argument("--reason", metavar="TEXT", help="what its clients are told")
 
@@ -270,6 +271,15 @@ def _cancel(options: argparse.Namespace) -> str | None:
         if not durable.runs.cancel(run_id, reason=options.reason):
             return f"run {run_id} had ended already"
     print(json.dumps({"id": run_id, "cancelled": True}) if options.json else f"cancelled {run_id}")
+    return None
+
+
+def _delete(options: argparse.Namespace) -> str | None:
+    run_id = options.run_id
+    with _opened(options) as durable:
+        if not durable.runs.delete(run_id):
+            return f"run {run_id} has not ended; cancel it first"
+    print(json.dumps({"id": run_id, "deleted": True}) if options.json else f"deleted {run_id}")
     return None
 
 

@@ -503,6 +503,12 @@ class EmbeddedEngine:
         self._open_store()
         return self.store.list(self.env.app, where=where, limit=limit)
 
+    def delete(self, run_id: str) -> bool:
+        """Delete a run that has ended; False, and nothing is done, if it has not."""
+        from durable_core.ports import Delete
+
+        return self.execute(Delete(app=self.env.app, run_id=run_id))
+
     def await_end(self, run_id: str, timeout: float | None) -> bool:
         """Block until a run has ended, or ``timeout`` seconds are over; return whether it has."""
         from durable_core.model.run import Phase

@@ -21,6 +21,7 @@ __all__ = [
     "Claim",
     "Claimed",
     "CorruptRun",
+    "Delete",
     "Heartbeat",
     "IdempotencyKey",
     "Prune",
@@ -443,6 +444,17 @@ class Cancel(Write[bool]):
     app: str
     run_id: str
     result: StoredResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delete(Write[bool]):
+    """Delete a run that has ended. Answered with False, and without effect, if it has not ended.
+
+    Raises ``RunNotFoundError`` (as its answer) if there is no such run.
+    """
+
+    app: str
+    run_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ from durable_core.ports import (
     CheckpointResult,
     Claim,
     Claimed,
+    Delete,
     Heartbeat,
     IdempotencyKey,
     Prune,
@@ -245,6 +246,7 @@ class MemoryStore(Store):
             SendEvents: self._send_events,
             Claim: self._claim,
             Cancel: self._cancel,
+            Delete: self._delete,
             Register: self._register,
             Heartbeat: self._heartbeat,
             ReapWorkers: self._reap,
@@ -337,6 +339,15 @@ class MemoryStore(Store):
         if row.result is not None:
             return False
         row.end(message.result)
+        return True
+
+    def _delete(self, message: Delete) -> bool:
+        row = self._find(message.app, message.run_id)
+        if row is None:
+            raise RunNotFoundError(f"no run {message.run_id!r} in app {message.app!r}")
+        if row.result is None:
+            return False
+        del self._runs[message.run_id]
         return True
 
     def _claim(self, message: Claim) -> tuple[Claimed, ...]:

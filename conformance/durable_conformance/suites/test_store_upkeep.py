@@ -33,6 +33,7 @@ from durable_core.ports import (
     Cancel,
     Claim,
     Claimed,
+    Delete,
     Heartbeat,
     Prune,
     ReapWorkers,
@@ -170,6 +171,26 @@ def test_old_runs_and_events_are_pruned_in_small_batches(store: Store) -> None:
     assert ["r5", "live"] == [record.run.id for record in left]
     assert 5 == store.event_seq("app")
     assert 0 == commit(store, Prune(app="other", runs_before=99, events_before=99, limit=9))
+
+
+@requirement("T14")
+def test_a_run_that_has_ended_can_be_deleted(store: Store) -> None:
+    """With all that belongs to it; a live one stays, and so do those of other applications."""
+    commit(store, created("r1"))
+    commit(store, created("live"))
+    delete = Delete(app="app", run_id="r1")
+    assert not commit(store, delete)
+    commit(store, ended("r1"))
+    with pytest.raises(RunNotFoundError):
+        commit(store, replace(delete, app="other"))
+
+    assert commit(store, delete)
+
+    assert store.get("app", "r1") is None
+    assert store.result("app", "r1") is None
+    assert ["live"] == [record.run.id for record in store.list("app", limit=9)]
+    with pytest.raises(RunNotFoundError):
+        commit(store, delete)
 
 
 @requirement("T14")

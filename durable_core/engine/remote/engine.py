@@ -167,6 +167,10 @@ class RemoteEngine(ABC, Generic[H]):
         """Refuse: the server cancels its runs."""
         self._refuse("cancel runs")
 
+    def delete(self, run_id: str) -> bool:
+        """Refuse: the server keeps its runs."""
+        self._refuse("delete runs")
+
     def await_end(self, run_id: str, timeout: float | None) -> bool:
         """Refuse: the server knows when its runs end."""
         self._refuse("wait for runs")

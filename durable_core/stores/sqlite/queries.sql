@@ -279,6 +279,9 @@ WHERE id = :id AND app = :app AND ended_at IS NULL
 -- run-exists --
 SELECT 1 FROM run WHERE id = ? AND app = ?
 
+-- run-ended --
+SELECT ended_at IS NOT NULL FROM run WHERE id = ? AND app = ?
+
 -- ended-before --
 SELECT id FROM run
 WHERE app = ? AND ended_at < ?

@@ -21,6 +21,7 @@ from durable_core.ports import (
     Claim,
     Claimed,
     CorruptRun,
+    Delete,
     Heartbeat,
     Prune,
     ReapWorkers,
@@ -434,10 +435,23 @@ def rotate_secret(db: sqlite3.Connection, message: RotateSecret) -> None:
     db.execute(QUERIES["delete-secrets"], (message.replaced_before,))
 
 
-def prune(db: sqlite3.Connection, message: Prune) -> int:
-    """Delete old runs and events; return how many."""
-    app, limit = message.app, message.limit
-    ended = db.execute(QUERIES["ended-before"], (app, message.runs_before, limit)).fetchall()
+def delete(db: sqlite3.Connection, message: Delete) -> bool:
+    """Delete a run that has ended; False if it has not.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+    """
+    found = db.execute(QUERIES["run-ended"], (message.run_id, message.app)).fetchone()
+    if found is None:
+        raise RunNotFoundError(f"no run {message.run_id!r} in app {message.app!r}")
+    if not found[0]:
+        return False
+    _delete_runs(db, [(message.run_id,)])
+    return True
+
+
+def _delete_runs(db: sqlite3.Connection, ids: Sequence[tuple[str]]) -> None:
+    """Delete runs with all that belongs to them."""
     for name in (
         "delete-request",
         "delete-result",
@@ -448,7 +462,14 @@ def prune(db: sqlite3.Connection, message: Prune) -> int:
         "delete-idempotency-keys",
         "delete-run",
     ):
-        db.executemany(QUERIES[name], ended)
+        db.executemany(QUERIES[name], ids)
+
+
+def prune(db: sqlite3.Connection, message: Prune) -> int:
+    """Delete old runs and events; return how many."""
+    app, limit = message.app, message.limit
+    ended = db.execute(QUERIES["ended-before"], (app, message.runs_before, limit)).fetchall()
+    _delete_runs(db, ended)
     events = db.execute(QUERIES["delete-events"], (app, message.events_before, limit)).rowcount
     return len(ended) + events
 
@@ -464,6 +485,7 @@ _APPLY: Mapping[type, Callable[[sqlite3.Connection, Any], object]] = {
     SendEvents: send_events,
     Claim: claim,
     Cancel: cancel,
+    Delete: delete,
     Register: register,
     Heartbeat: heartbeat,
     ReapWorkers: reap,

@@ -21,6 +21,7 @@ from durable_core.ports import (
     Checkpoint,
     CheckpointResult,
     Claim,
+    Delete,
     Prune,
     ReapWorkers,
     RotateSecret,
@@ -215,6 +216,15 @@ class PrunesAll(MemoryStore):
 
     def _prune(self, message: Prune) -> int:
         return super()._prune(replace(message, limit=1000))
+
+
+class DeletesLiveRuns(MemoryStore):
+    """Deletes runs that have not ended, too."""
+
+    def _delete(self, message: Delete) -> bool:
+        if not super()._delete(message):
+            del self._runs[message.run_id]
+        return True
 
 
 class ListsTheOldest(MemoryStore):
@@ -620,6 +630,7 @@ MUTANTS: dict[str, tuple[MemorySubject | SQLiteSubject, tuple[str, ...]]] = {
     "spares_nobody": (Mutant(SparesNobody), ("T12",)),
     "cancels_again": (Mutant(CancelsAgain), ("T13",)),
     "prunes_all": (Mutant(PrunesAll), ("T14",)),
+    "deletes_live_runs": (Mutant(DeletesLiveRuns), ("T14",)),
     "lists_the_oldest": (Mutant(ListsTheOldest), ("T15",)),
     "keeps_old_secrets": (Mutant(KeepsOldSecrets), ("T15",)),
     "makes_new_secrets": (Mutant(NewSecrets), ("T15",)),

@@ -163,6 +163,18 @@ def test_a_reason_has_a_limit() -> None:
         process.durable.runs.cancel("r1", reason="x" * 1001)
 
 
+def test_delete() -> None:
+    """A run that has ended is gone with its steps; one that goes on stays."""
+    with lab() as process:
+        run_id, runs = suspended_run(process), process.durable.runs
+        assert not runs.delete(run_id)
+        runs.cancel(run_id)
+        assert asyncio.run(runs.delete_async(run_id))
+        assert [] == runs.list()
+        with pytest.raises(RunNotFoundError):
+            runs.delete(run_id)
+
+
 def test_tasks_control_runs_alike() -> None:
     """Each method has a twin with the same parameters, which does not block the event loop."""
 
@@ -182,6 +194,6 @@ def test_tasks_control_runs_alike() -> None:
         seen = asyncio.run(control(process, run_id))
 
     assert [[run_id], "suspended", [], True, "cancelled"] == seen
-    for name in ("get", "list", "history", "cancel", "wait"):
+    for name in ("get", "list", "history", "cancel", "delete", "wait"):
         plain, twin = (inspect.signature(getattr(Runs, each)) for each in (name, f"{name}_async"))
         assert plain.parameters == twin.parameters

@@ -284,6 +284,16 @@ def test_wait_shows_a_run_that_has_ended(path: str, capsys: pytest.CaptureFixtur
     assert "durable: run r2 has not ended after 10ms\n" == capsys.readouterr().err
 
 
+def test_delete(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """``runs delete`` deletes a run that has ended; of others the exit code is 1."""
+    assert 0 == main(at(path, "runs", "delete", "r1"))
+    assert "deleted r1\n" == capsys.readouterr().out
+
+    assert 1 == main(at(path, "runs", "delete", "r2"))
+    assert "durable: run r2 has not ended; cancel it first\n" == capsys.readouterr().err
+    assert 1 == main(at(path, "runs", "get", "r1"))
+
+
 def test_send_ends_a_wait(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     """``send`` stores an event for the runs that wait for it; each id counts once."""
     words = at(path, "send", "e", "--data", '{"by": "Ada"}', "--id", "e1")
