@@ -175,10 +175,12 @@ def claim(
     keys: Sequence[str] = ("key",),
     now: int = 5000,
     limit: int = 10,
+    run_ids: tuple[str, ...] | None = None,
 ) -> Sequence[Claimed]:
     """Register the owner and claim due runs, which can all be read."""
     commit(store, Register(worker=peer(owner)))
-    claimed = commit(store, Claim(app="app", owner=owner, keys=tuple(keys), now=now, limit=limit))
+    wanted = Claim(app="app", owner=owner, keys=tuple(keys), now=now, limit=limit, run_ids=run_ids)
+    claimed = commit(store, wanted)
     readable = tuple(each for each in claimed if isinstance(each, Claimed))
     assert len(readable) == len(claimed), claimed
     return readable

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 from urllib.parse import urlsplit
 
@@ -273,6 +274,54 @@ class Durable(Generic[AppT]):
         from asyncio import to_thread
 
         await to_thread(self.engine.stop, _seconds(timeout))
+
+    def run_due(self, deadline: Duration) -> int:
+        """Execute due runs in this process until none is due; return how many were begun.
+
+        It is for hosts that keep no process between two requests: a timer calls it when
+        :meth:`next_due` says. It returns when no run is being executed here and none is due, or at
+        the deadline. Runs that are still being executed then go on, until :meth:`stop` gives them
+        back. It starts what :meth:`start` starts.
+
+        Args:
+            deadline: for how long to begin runs and wait for them; a duration.
+
+        Raises:
+            StoreError: the store cannot be opened.
+            ConfigurationError: the engine of the application is not the embedded one.
+        """
+        from durable_core.engine.embedded import embedded
+
+        return embedded(self.engine).run_due(_seconds(deadline))
+
+    async def run_due_async(self, deadline: Duration) -> int:
+        """As :meth:`run_due`, on an event loop, which runs ``async def`` handlers."""
+        from asyncio import to_thread
+
+        self.start()
+        return await to_thread(self.run_due, deadline)
+
+    def next_due(self) -> datetime | None:
+        """Return when the next run is due, at once or later; None if no run waits for a time.
+
+        A run that is being executed has no such time. If its process dies, it is due as soon as
+        another one has noticed, in :meth:`run_due` or after :meth:`start`. An event that a run
+        waits for makes it due at once.
+
+        Raises:
+            StoreError: the store cannot be read.
+            ConfigurationError: the engine of the application is not the embedded one.
+        """
+        from durable_core.engine.embedded import embedded
+
+        due_at = embedded(self.engine).next_due()
+        return None if due_at is None else datetime.fromtimestamp(due_at / 1000, UTC)
+
+    async def next_due_async(self) -> datetime | None:
+        """As :meth:`next_due`, without blocking the event loop."""
+        from asyncio import to_thread
+
+        return await to_thread(self.next_due)
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:

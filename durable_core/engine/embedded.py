@@ -331,6 +331,15 @@ class EmbeddedEngine:
                 "key in front of them there, and leave out what is to be revoked"
             )
 
+    def run_due(self, seconds: float) -> int:
+        """Execute due runs in this process; see ``Durable.run_due``."""
+        return self._started().scheduler.run_due(seconds)
+
+    def next_due(self) -> int | None:
+        """Return when the first run of the known endpoints is due, epoch milliseconds."""
+        self._open_store()
+        return self.store.next_due(self.env.app, tuple(self.endpoints))
+
     def health(self) -> dict[str, Any]:
         """Return what runs in this process, as a JSON-ready dict; starts nothing."""
         worker = self.worker

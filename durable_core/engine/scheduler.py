@@ -80,6 +80,9 @@ class Scheduler:
     Args:
         host: the worker that owns it; the scheduler sets its ``owner``.
         runs: resumes the claimed runs.
+
+    Attributes:
+        claimed: how many runs this process has claimed.
     """
 
     def __init__(self, host: WorkerParts, runs: RunManager) -> None:
@@ -91,6 +94,11 @@ class Scheduler:
         self._stopped = False
         self._draining = False
         self._next_due: int | None = None
+        self._asked = threading.Condition()  # for the four that follow
+        self._asks = self._answered = 0
+        self._deadlines: list[float] = []
+        self._is_done = False
+        self.claimed = 0
         self._thread: threading.Thread | None = None
         self._workers: Sequence[WorkerRecord] = ()
         self._skew = 0
@@ -123,6 +131,8 @@ class Scheduler:
         """End the thread."""
         self._stopped = True
         self._wakeups.notify()
+        with self._asked:
+            self._asked.notify_all()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -167,8 +177,11 @@ class Scheduler:
         self._watch_clock()
         for chore in self._chores:
             chore.run_if_due()
+        asks = self._asks
         self._next_due = None  # a run that becomes due during the round may be missed by it
         next_due = self._next_due = self.catch_up()
+        if asks != self._answered:
+            self._answer(asks, next_due)
         if next_due is None:
             return _PAUSE
         return min(_PAUSE, max(0.0, (next_due - self._host.env.clock.now()) / 1000))
@@ -182,7 +195,10 @@ class Scheduler:
         self._reap_dead()
         self._release_unknown()
         fault = self._release_abandoned()
-        next_due = self._claim_due()
+        if not self._host.settings.on_demand or self._is_asked():
+            next_due = self._claim_due()
+        else:
+            next_due = self._claim_waited_for()
         if fault is not None:
             raise StoreError(f"a run cannot be released: {fault}") from fault
         return next_due
@@ -318,6 +334,62 @@ class Scheduler:
 
     # -- due runs ---------------------------------------------------------------------------
 
+    def run_due(self, seconds: float) -> int:
+        """Claim due runs until none is due or live; return how many there were.
+
+        After that time no further one is claimed. It is called in another thread than the
+        scheduler's own.
+        """
+        end, before = time.monotonic() + seconds, self.claimed
+        with self._asked:
+            self._deadlines.append(end)
+        try:
+            while (left := end - time.monotonic()) > 0:
+                if self._finishes_round(left):
+                    break
+                self._host.live.wait_until_empty(min(left, _PAUSE))
+        finally:
+            with self._asked:
+                self._deadlines.remove(end)
+        return self.claimed - before
+
+    def _is_asked(self) -> bool:
+        """Return whether all due runs may be claimed now."""
+        with self._asked:
+            return any(time.monotonic() < deadline for deadline in self._deadlines)
+
+    def _finishes_round(self, timeout: float) -> bool:
+        """Have a round done that begins from now on; return whether it has left nothing to do."""
+        with self._asked:
+            self._asks += 1
+            mine = self._asks
+            self.wake()
+            self._asked.wait_for(lambda: self._answered >= mine or self._stopped, timeout)
+            return self._stopped or (self._answered >= mine and self._is_done)
+
+    def _answer(self, asks: int, next_due: int | None) -> None:
+        """Let those go on who had asked for a round before this one began."""
+        is_due = next_due is not None and next_due <= self._host.env.clock.now()
+        with self._asked:
+            self._answered, self._is_done = asks, not (is_due or len(self._host.live))
+            self._asked.notify_all()
+
+    def _claim_waited_for(self) -> int | None:
+        """Claim the due runs that clients wait for here; return when the next of these is due."""
+        env, next_due = self._host.env, None
+        for run_id in self._host.waiters.run_ids():
+            record = self._host.store.get(env.app, run_id)
+            if record is None or record.due_at is None or self._draining:
+                continue
+            key = record.run.endpoint_key
+            endpoint = self._host.endpoints.get(key)
+            if record.due_at > env.clock.now():
+                next_due = record.due_at if next_due is None else min(next_due, record.due_at)
+            elif endpoint is not None and self._runs.capacity(endpoint.kind):
+                for claimed in self._claim((key,), 1, (run_id,)):
+                    self._take(claimed, self._runs.resume)
+        return next_due
+
     def _claim_due(self) -> int | None:
         """Claim due runs as far as there is capacity; return the next due time."""
         next_due: int | None = None
@@ -349,13 +421,22 @@ class Scheduler:
             logger.error("run %s cannot be resumed by this process", claimed.run.id)
             self._runs.give_back(claimed.run, error)
 
-    def _claim(self, keys: tuple[str, ...], limit: int) -> tuple[Claimed | CorruptRun, ...]:
+    def _claim(
+        self, keys: tuple[str, ...], limit: int, run_ids: tuple[str, ...] | None = None
+    ) -> tuple[Claimed | CorruptRun, ...]:
         env = self._host.env
         claim = Claim(
-            app=env.app, owner=self._host.owner, keys=keys, now=env.clock.now(), limit=limit
+            app=env.app,
+            owner=self._host.owner,
+            keys=keys,
+            now=env.clock.now(),
+            limit=limit,
+            run_ids=run_ids,
         )
         try:
-            return self._host.queue.execute(claim)
+            claimed = self._host.queue.execute(claim)
+            self.claimed += len(claimed)
+            return claimed
         except LeaseLost:
             self._renew_leases()  # the process was reaped: claim under the new name next time
             self._wakeups.notify()

@@ -380,6 +380,7 @@ class Claim(Write[tuple[Claimed | CorruptRun, ...]]):
     If the answer is lost, :meth:`Store.held` returns the runs of the owner.
     Refused with ``LeaseLost`` unless the owner is a registered process: one that was reaped has to
     register again first, or its runs would be taken from it while it executes them.
+    With ``run_ids`` only these of the runs are claimed.
     """
 
     app: str
@@ -387,6 +388,7 @@ class Claim(Write[tuple[Claimed | CorruptRun, ...]]):
     keys: tuple[str, ...]
     now: int
     limit: int
+    run_ids: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,6 +96,8 @@ class Settings:
             ``lease``.
         keep_runs, keep_events: ended runs and events are deleted after this time.
         orphan_after: due runs whose endpoint no process knows fail after this time.
+        on_demand: execute due runs only in ``Durable.run_due``, and those that clients wait for
+            here: for a process that does nothing between two requests.
 
     Attributes:
         max_own_wait, unwind_time, busy_timeout, start_timeout, heartbeat, lease, keep_runs,
@@ -117,6 +119,7 @@ class Settings:
     keep_runs: float
     keep_events: float
     orphan_after: float
+    on_demand: bool
 
     def __init__(
         self,
@@ -133,6 +136,7 @@ class Settings:
         keep_runs: Duration = "7 days",
         keep_events: Duration = "1 day",
         orphan_after: Duration = "7 days",
+        on_demand: bool = False,
     ) -> None:
         numbers = {
             "worker_threads": worker_threads,
@@ -159,3 +163,6 @@ class Settings:
             if ms == 0:
                 raise ValueError(f"{name} must be longer than 0, not {duration!r}")
             object.__setattr__(self, name, ms / 1000)
+        if not isinstance(on_demand, bool):
+            raise ValueError(f"on_demand must be True or False, not {on_demand!r}")
+        object.__setattr__(self, "on_demand", on_demand)

@@ -354,6 +354,8 @@ class MemoryStore(Store):
         if message.owner not in self._peers:
             raise LeaseLost(f"the process {message.owner} is not registered: it cannot claim runs")
         due = self._due(message.app, message.now, lambda key: key in message.keys)
+        if message.run_ids is not None:
+            due = [row for row in due if row.run.id in message.run_ids]
         return tuple(row.take(message.owner) for row in due[: message.limit])
 
     def _due(self, app: str, now: int, wanted: Callable[[str], bool]) -> list[StoredRun]:

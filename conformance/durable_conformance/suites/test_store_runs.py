@@ -302,6 +302,23 @@ def test_a_claim_of_few_takes_the_earliest_of_one_handler(store: Store) -> None:
     assert ["r2", "r3"] == [each.run.id for each in claimed]
 
 
+@requirement("T5")
+def test_a_claim_may_name_the_runs_it_wants(store: Store) -> None:
+    """Of these it takes the ones that are due and whose handler is known, the earliest first."""
+    for id_, key, due_at in [
+        *(("r1", "key", 10), ("r2", "key", 30), ("r3", "key", 20)),
+        *(("r4", "gone", 10), ("r5", "key", 99)),
+    ]:
+        commit(store, created(id_, key=key))
+        commit(store, suspended(id_, due_at=due_at))
+
+    assert () == claim(store, now=50, run_ids=())
+    claimed = claim(store, now=50, run_ids=("r2", "r3", "r4", "r5", "r6"))
+
+    assert ["r3", "r2"] == [each.run.id for each in claimed]
+    assert ["r1"] == [each.run.id for each in claim(store, now=50)]
+
+
 @requirement("T6")
 def test_only_known_handlers_of_the_own_app_are_claimed(store: Store) -> None:
     """Other due runs stay, and those of the app are listed as unclaimable."""

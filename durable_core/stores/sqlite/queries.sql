@@ -161,6 +161,15 @@ CROSS JOIN run ON run.id IN (
 ORDER BY run.due_at, run.id
 LIMIT :limit
 
+-- due-of --
+SELECT run.id
+FROM json_each(:run_ids) AS wanted
+CROSS JOIN run ON run.id = wanted.value
+WHERE run.app = :app AND run.due_at <= :now
+  AND run.endpoint_key IN (SELECT value FROM json_each(:keys))
+ORDER BY run.due_at, run.id
+LIMIT :limit
+
 -- claim-run --
 UPDATE run SET owner = :owner, epoch = epoch + 1, due_at = NULL
 WHERE id = :id

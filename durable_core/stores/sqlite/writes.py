@@ -347,7 +347,10 @@ def claim(db: sqlite3.Connection, message: Claim) -> tuple[Claimed | CorruptRun,
         "now": message.now,
         "limit": message.limit,
     }
-    due = db.execute(QUERIES["due-runs"], wanted)
+    if message.run_ids is None:
+        due = db.execute(QUERIES["due-runs"], wanted)
+    else:
+        due = db.execute(QUERIES["due-of"], {**wanted, "run_ids": json.dumps(message.run_ids)})
     return tuple(_claim_run(db, run_id, message.owner) for (run_id,) in due.fetchall())
 
 

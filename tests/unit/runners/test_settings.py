@@ -56,3 +56,11 @@ def test_two_endpoints_of_one_factory() -> None:
         add_endpoint(
             endpoints, RegisteredEndpoint(str, HandlerKind.DEF, ResolvedOptions(key="k", name="b"))
         )
+
+
+def test_on_demand_is_a_bool() -> None:
+    """It is off by default."""
+    value: Any = "yes"
+    assert not Settings().on_demand
+    with pytest.raises(ValueError, match="on_demand"):
+        Settings(on_demand=value)
