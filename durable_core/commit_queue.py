@@ -12,7 +12,6 @@ the run are one write.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
@@ -25,7 +24,7 @@ from durable_core.errors import (
     StoreError,
     StoreOutcomeUnknownError,
 )
-from durable_core.platform import call_soon, logger
+from durable_core.platform import call_soon, logger, process_id
 from durable_core.ports import Checkpoint, Store, Write
 
 __all__ = [
@@ -162,7 +161,7 @@ class CommitQueue:
         on_commit: Callable[[Sequence[CommitFuture[Any]]], None] | None = None,
     ) -> None:
         self._store = store
-        self._pid = os.getpid()
+        self._pid = process_id()
         self._busy_timeout = busy_timeout
         self._on_commit = on_commit
         self._mutex = threading.Lock()  # guards the queue, never held while committing
@@ -309,7 +308,7 @@ class CommitQueue:
             self._by_lease.clear()
         if not batch:
             return
-        if os.getpid() != self._pid:
+        if process_id() != self._pid:
             self._fail(batch, StoreBrokenError("a forked process cannot commit for its parent"))
             return
         writes = [ticket.write for ticket in batch]

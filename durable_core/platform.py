@@ -27,6 +27,7 @@ __all__ = [
     "log_to_stderr",
     "logger",
     "make_ulid",
+    "process_id",
     "run_logger",
     "ulid_time",
 ]
@@ -123,6 +124,27 @@ class _RunLogger(logging.LoggerAdapter[logging.Logger]):
 def run_logger(run_id: str, function_id: str) -> logging.LoggerAdapter[logging.Logger]:
     """Return a logger for one run."""
     return _RunLogger(logger, {"run_id": run_id, "function_id": function_id})
+
+
+_process_id = os.getpid()
+
+
+def process_id() -> int:
+    """Return the id of this process, as ``os.getpid`` does, without a call of the system.
+
+    It is asked for at each request and each commit. On a virtual machine ``os.getpid`` may take
+    0.75 us, this takes 0.05 us.
+    """
+    return _process_id
+
+
+def _note_fork() -> None:
+    global _process_id
+    _process_id = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 class SystemClock:

@@ -21,7 +21,14 @@ from durable_core.http.headers import accepts_event_stream
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response, with_headers
-from durable_core.platform import SystemClock, SystemIds, check_threading, log_to_stderr, logger
+from durable_core.platform import (
+    SystemClock,
+    SystemIds,
+    check_threading,
+    log_to_stderr,
+    logger,
+    process_id,
+)
 from durable_core.runners.settings import RegisteredEndpoint, Settings, add_endpoint
 
 if TYPE_CHECKING:
@@ -242,7 +249,7 @@ class EmbeddedEngine:
 
     def _started(self) -> Worker:
         worker = self._worker
-        if worker is not None and worker.pid == os.getpid():
+        if worker is not None and worker.pid == process_id():
             return worker
         with self._lock:
             worker = self._worker

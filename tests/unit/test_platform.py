@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import textwrap
 import time
 
 from durable_core.platform import SystemClock, SystemIds, call_soon, host_id
@@ -39,3 +42,23 @@ def test_call_on_a_closed_loop() -> None:
     loop.close()
     assert not call_soon(loop, calls.append, 2)
     assert [1] == calls
+
+
+def test_a_fork_has_a_process_id_of_its_own() -> None:
+    """In the parent and in a child it is the one that the system gives."""
+    program = """
+        import os
+        from durable_core.platform import process_id
+
+        print(process_id() == os.getpid(), flush=True)
+        child = os.fork()
+        if child == 0:
+            print(process_id() == os.getpid(), flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+        print(process_id() == os.getpid(), flush=True)
+    """
+    printed = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], check=True, capture_output=True, text=True
+    ).stdout
+    assert "True\nTrue\nTrue\n" == printed

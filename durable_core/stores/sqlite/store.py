@@ -14,6 +14,7 @@ from durable_core.errors import StoreError, StoreFullError, StoreReadOnlyError
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
 from durable_core.model.stream import StoredStream, StreamPlace
+from durable_core.platform import process_id
 from durable_core.ports import (
     ANY_RUN,
     ReapWorkers,
@@ -266,7 +267,7 @@ class SQLiteStore(Store):
     def _live(self) -> Connections:
         """Return the connections of this process."""
         handles = self._handles
-        if handles is not None and handles.pid == os.getpid():
+        if handles is not None and handles.pid == process_id():
             return handles
         with self._open_lock:
             return self._renew()
