@@ -171,7 +171,10 @@ class MatchError(NonRetriableError):
 
 
 class StepUsageError(NonRetriableError):
-    """A step was called outside a run, inside a step, in the wrong kind of handler or wrongly."""
+    """A step was called wrongly: outside a run, inside a step, in the wrong kind of handler.
+
+    Also raised if the handler ended before a step that it called.
+    """
 
 
 class StepArgumentError(StepUsageError, ValueError, TypeError):
@@ -194,7 +197,10 @@ class StepTypeError(StepUsageError, TypeError):
 
 
 class WaitInterruptedError(NonRetriableError):
-    """A timeout was put around a sleep or a wait; give the step its own ``timeout`` instead."""
+    """A time-out around a waiting step has ended, or cannot be kept until it would end.
+
+    Give the step its own ``timeout`` instead.
+    """
 
 
 class RetryAfterError(DurableError):
