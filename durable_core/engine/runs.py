@@ -34,7 +34,9 @@ from durable_core.ports import (
     CheckpointResult,
     Claimed,
     CorruptRun,
+    Fork,
     Release,
+    Retry,
     SendEvents,
     Store,
     StoredResult,
@@ -517,6 +519,8 @@ class RunManager(RunExecutor[StoredExecution]):
                     worker.wake_scheduler()
             elif isinstance(write, SendEvents):
                 worker.event_watermark.changed()
+                worker.wake_scheduler()
+            elif isinstance(write, Retry | Fork) and answer is True:
                 worker.wake_scheduler()
             elif isinstance(write, Cancel) and answer is True:
                 worker.waiters.wake((write.run_id,))

@@ -22,12 +22,14 @@ __all__ = [
     "Claimed",
     "CorruptRun",
     "Delete",
+    "Fork",
     "Heartbeat",
     "IdempotencyKey",
     "Prune",
     "ReapWorkers",
     "Register",
     "Release",
+    "Retry",
     "RotateSecret",
     "RunFilter",
     "RunRecord",
@@ -457,6 +459,51 @@ class Delete(Write[bool]):
 
     app: str
     run_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry(Write[bool]):
+    """Let a failed run go on from where it failed. Answered with False if it has not failed.
+
+    It is suspended and due at once, in a higher epoch, without its result. Steps that have failed
+    are unknown again, and get fresh attempts; those that have succeeded keep their results. Nothing
+    of this needs a table of its own: a run that failed differs from a suspended one only in these
+    records. The rows of failed attempts stay until an attempt with the same number replaces them.
+
+    Raises ``RunNotFoundError`` (as its answer) if there is no such run.
+    """
+
+    app: str
+    run_id: str
+    now: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fork(Write[bool]):
+    """Create a run that goes on from a step of another one. Answered with False without that step.
+
+    The new run is suspended and due at once. It has a copy of the steps that finished before the
+    step did, and of what they have streamed; of the request, unless it gets one of its own; and
+    nothing that is pending. If the step has not finished, it has all finished steps. The old run
+    stays as it is, whatever its phase.
+
+    Raises ``RunNotFoundError`` (as its answer) if there is no such run, and ``LeaseLost`` if the
+    new run exists.
+
+    Attributes:
+        app, run_id: the run to copy.
+        op_id: the first step that the new run does not have.
+        run: the new run, of the same application.
+        request: replaces the request; None for the same one.
+        now: epoch milliseconds.
+    """
+
+    app: str
+    run_id: str
+    op_id: str
+    run: Run
+    now: int
+    request: StoredRequest | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,11 +29,13 @@ from durable_core.ports import (
     Claim,
     Claimed,
     Delete,
+    Fork,
     Heartbeat,
     IdempotencyKey,
     Prune,
     ReapWorkers,
     Register,
+    Retry,
     RotateSecret,
     RunFilter,
     RunRecord,
@@ -247,6 +249,8 @@ class MemoryStore(Store):
             Claim: self._claim,
             Cancel: self._cancel,
             Delete: self._delete,
+            Retry: self._retry,
+            Fork: self._fork,
             Register: self._register,
             Heartbeat: self._heartbeat,
             ReapWorkers: self._reap,
@@ -333,9 +337,7 @@ class MemoryStore(Store):
         return row
 
     def _cancel(self, message: Cancel) -> bool:
-        row = self._find(message.app, message.run_id)
-        if row is None:
-            raise RunNotFoundError(f"no run {message.run_id!r} in app {message.app!r}")
+        row = self._known(message.app, message.run_id)
         if row.result is not None:
             return False
         row.end(message.result)
@@ -349,6 +351,42 @@ class MemoryStore(Store):
             return False
         del self._runs[message.run_id]
         return True
+
+    def _retry(self, message: Retry) -> bool:
+        row = self._known(message.app, message.run_id)
+        if row.run.phase is not Phase.FAILED:
+            return False
+        run = row.run
+        row.run = replace(
+            run, phase=Phase.SUSPENDED, failures=0, crash_count=0, epoch=run.epoch + 1
+        )
+        row.result, row.due_at = None, message.now
+        row.memos = {number: memo for number, memo in row.memos.items() if memo.ok}
+        return True
+
+    def _fork(self, message: Fork) -> bool:
+        old = self._known(message.app, message.run_id)
+        numbers = [n for n, memo in old.memos.items() if memo.op.id == message.op_id]
+        if not numbers and message.op_id not in old.pending:
+            return False
+        if message.run.id in self._runs:
+            raise LeaseLost(f"there is a run {message.run.id}")
+        end = min(numbers, default=1 << 24)
+        self._runs[message.run.id] = StoredRun(
+            run=replace(message.run, phase=Phase.SUSPENDED),
+            request=message.request or old.request,
+            owner=None,
+            due_at=message.now,
+            memos={number: memo for number, memo in old.memos.items() if number < end},
+            chunks={place: batch for place, batch in old.chunks.items() if batch.number < end},
+        )
+        return True
+
+    def _known(self, app: str, run_id: str) -> StoredRun:
+        row = self._find(app, run_id)
+        if row is None:
+            raise RunNotFoundError(f"no run {run_id!r} in app {app!r}")
+        return row
 
     def _claim(self, message: Claim) -> tuple[Claimed, ...]:
         if message.owner not in self._peers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -24,9 +25,19 @@ from durable_conformance.store_values import (
     suspended,
     wait,
 )
-from durable_core.errors import LeaseLost, StoreError
+from durable_core.errors import LeaseLost, RunNotFoundError, StoreError
 from durable_core.model.run import Phase
-from durable_core.ports import BeginOnce, Begun, Checkpoint, IdempotencyKey, Prune, Store
+from durable_core.model.stream import ChunkBatch
+from durable_core.ports import (
+    BeginOnce,
+    Begun,
+    Checkpoint,
+    Fork,
+    IdempotencyKey,
+    Prune,
+    Retry,
+    Store,
+)
 
 # Checkpoints
 
@@ -441,3 +452,104 @@ def test_a_refused_begin_leaves_the_key_free(store: Store) -> None:
         commit(store, BeginOnce(key=_key(), checkpoint=memo_write()))
 
     assert _begin(store, "r2", _key()).is_new
+
+
+# Runs that go on again
+
+
+def _failed(store: Store) -> None:
+    """Store a run of two steps, of which the second has failed, and so the run."""
+    commit(store, created())
+    wrong = replace(memo(2), ok=False, value='{"name": "E", "message": ""}')
+    result_of_failed = result(Phase.FAILED)
+    write = replace(ended(), memos=(wrong,), result=result_of_failed)
+    commit(store, replace(write, failed_attempts=(failed_attempt(1, "id-step2"),)))
+
+
+@requirement("T32")
+def test_a_failed_run_goes_on_from_its_failed_step(store: Store) -> None:
+    """With the steps that have succeeded, in a higher epoch, and with fresh attempts."""
+    _failed(store)
+
+    assert commit(store, Retry(app="app", run_id="r1", now=70)) is True
+
+    assert Phase.SUSPENDED == store.result("app", "r1")
+    assert 70 == store.next_due("app", ["key"])
+    [claimed] = claim(store, now=70)
+    assert ((memo(1),), (), 0, 0) == (
+        claimed.memos,
+        claimed.pending,
+        claimed.run.failures,
+        claimed.run.crash_count,
+    )
+    assert claimed.run.epoch >= 3
+    commit(store, replace(ended(owner="o2", epoch=claimed.run.epoch), memos=(memo(2),)))
+    assert result() == store.result("app", "r1")
+
+
+@requirement("T32")
+def test_only_a_failed_run_is_retried(store: Store) -> None:
+    """A live or completed one is left as it is, and what is not there is not found."""
+    commit(store, created())
+    live = store.get("app", "r1")
+
+    assert commit(store, Retry(app="app", run_id="r1", now=70)) is False
+    assert live == store.get("app", "r1")
+    commit(store, ended())
+    assert commit(store, Retry(app="app", run_id="r1", now=70)) is False
+    assert result() == store.result("app", "r1")
+    for app, run_id in (("app", "r2"), ("other", "r1")):
+        with pytest.raises(RunNotFoundError, match=run_id):
+            commit(store, Retry(app=app, run_id=run_id, now=70))
+
+
+def _fork(op_id: str, id_: str = "r2", **fields: Any) -> Fork:
+    return Fork(app="app", run_id="r1", op_id=op_id, run=run(id_), now=70, **fields)
+
+
+@requirement("T33")
+def test_a_run_goes_on_from_a_step_of_another_one(store: Store) -> None:
+    """It has the request, the steps before that step and their chunks; the old run stays."""
+    chunks = tuple(
+        ChunkBatch(number=n, texts=("1",), op_id=f"id-step{n}", attempt=(1, n)) for n in (1, 2)
+    )
+    outside = (ChunkBatch(number=1, texts=("2",)), ChunkBatch(number=2, texts=("3",), start=1))
+    memos = (memo(1), memo(2), memo(3))
+    commit(store, replace(created(), memos=memos, chunks=(*chunks, *outside), result=result()))
+    before = store.get("app", "r1")
+
+    assert commit(store, _fork("id-step2")) is True
+
+    assert before == store.get("app", "r1")
+    stream = store.read_stream("app", "r2", done=0, outside=0, most=1_000)
+    assert stream is not None
+    assert (chunks[0], outside[0]) == stream.chunks
+    [claimed] = claim(store, now=70)
+    assert ("r2", (memo(1),), REQUEST) == (claimed.run.id, claimed.memos, claimed.request)
+
+
+@requirement("T33")
+def test_a_copy_may_have_a_request_of_its_own(store: Store) -> None:
+    """And all finished steps, if the step has not finished."""
+    commit(store, replace(created(), pending=(pending("nap"),)))
+    other = replace(REQUEST, body=b"other")
+
+    assert commit(store, _fork("id-nap", request=other)) is True
+
+    [claimed] = claim(store, now=70)
+    assert ((memo(1),), (), other) == (claimed.memos, claimed.pending, claimed.request)
+
+
+@requirement("T33")
+def test_what_cannot_be_copied(store: Store) -> None:
+    """A step or run that is not there, and a run that is; nothing is stored."""
+    commit(store, created())
+    commit(store, created("r3"))
+
+    assert commit(store, _fork("id-nothing")) is False
+    with pytest.raises(LeaseLost):
+        commit(store, _fork("id-step1", "r3"))
+    with pytest.raises(RunNotFoundError):
+        commit(store, replace(_fork("id-step1"), run_id="r9"))
+
+    assert store.get("app", "r2") is None

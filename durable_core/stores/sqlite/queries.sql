@@ -291,6 +291,55 @@ SELECT 1 FROM run WHERE id = ? AND app = ?
 -- run-ended --
 SELECT ended_at IS NOT NULL FROM run WHERE id = ? AND app = ?
 
+-- retry-run --
+UPDATE run
+SET phase = 'suspended', due_at = :now, ended_at = NULL, failures = 0, crash_count = 0,
+    epoch = epoch + 1,
+    size = size - coalesce((
+        SELECT length(head) + coalesce(length(body), 0) FROM result WHERE result.seq = run.seq
+    ), 0)
+WHERE id = :id AND app = :app AND phase = 'failed'
+
+-- delete-failed-steps --
+DELETE FROM step
+WHERE key IN (
+    SELECT step.key
+    FROM run
+    CROSS JOIN step ON step.key BETWEEN run.seq << 24 AND run.seq << 24 | 0xFFFFFF
+    WHERE run.id = ? AND NOT step.ok
+)
+
+-- number-of-step --
+-- A step that has not finished comes after all that have.
+SELECT coalesce(
+    (
+        SELECT step.key & 0xFFFFFF
+        FROM run
+        CROSS JOIN step ON step.key BETWEEN run.seq << 24 AND run.seq << 24 | 0xFFFFFF
+        WHERE run.id = :id AND step.op_id = :op_id
+    ),
+    (SELECT 1 << 24 FROM pending WHERE run_id = :id AND op_id = :op_id)
+)
+
+-- copy-steps --
+INSERT INTO step (key, op_id, name, kind, ok, value, event_seq, attempts, ended_at, started_at,
+                  arguments)
+SELECT copy.seq << 24 | (step.key & 0xFFFFFF), op_id, name, kind, ok, value, step.event_seq, attempts,
+       step.ended_at, started_at, arguments
+FROM run AS copy
+CROSS JOIN run AS old ON old.id = :id
+CROSS JOIN step ON step.key BETWEEN old.seq << 24 AND (old.seq << 24) + :number - 1
+WHERE copy.id = :copy
+
+-- copy-chunk-batches --
+INSERT INTO chunk_batch (run_id, number, outside, start, epoch, attempt, last, count, size, texts)
+SELECT :copy, number, outside, start, epoch, attempt, last, count, size, texts
+FROM chunk_batch
+WHERE run_id = :id AND number < :number
+
+-- suspend-copy --
+UPDATE run SET phase = 'suspended', owner = NULL, due_at = ? WHERE id = ?
+
 -- ended-before --
 SELECT id FROM run
 WHERE app = ? AND ended_at < ?

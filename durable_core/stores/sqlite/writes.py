@@ -22,10 +22,12 @@ from durable_core.ports import (
     Claimed,
     CorruptRun,
     Delete,
+    Fork,
     Heartbeat,
     Prune,
     ReapWorkers,
     Register,
+    Retry,
     RotateSecret,
     SendEvents,
     StoredRequest,
@@ -52,12 +54,14 @@ __all__ = [
     "begin_once",
     "cancel",
     "claim",
+    "fork",
     "heartbeat",
     "insert_memo",
     "is_one_memo",
     "prune",
     "reap",
     "register",
+    "retry",
     "rotate_secret",
     "unregister",
     "write_run",
@@ -328,9 +332,60 @@ def cancel(db: sqlite3.Connection, message: Cancel) -> bool:
     if db.execute(QUERIES["cancel-run"], row).rowcount:
         _insert_result(db, message.run_id, result)
         return True
-    if db.execute(QUERIES["run-exists"], (message.run_id, message.app)).fetchone() is None:
-        raise RunNotFoundError(f"no run {message.run_id!r} in app {message.app!r}")
+    _refuse_unknown(db, message.app, message.run_id)
     return False
+
+
+def retry(db: sqlite3.Connection, message: Retry) -> bool:
+    """Let a failed run go on; False if it has not failed.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+    """
+    row = {"id": message.run_id, "app": message.app, "now": message.now}
+    if db.execute(QUERIES["retry-run"], row).rowcount:
+        db.execute(QUERIES["delete-result"], (message.run_id,))
+        db.execute(QUERIES["delete-failed-steps"], (message.run_id,))
+        return True
+    _refuse_unknown(db, message.app, message.run_id)
+    return False
+
+
+def fork(db: sqlite3.Connection, message: Fork) -> bool:
+    """Create a run that goes on from a step of another one; False if that has no such step.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+        LeaseLost: the new run exists.
+    """
+    _refuse_unknown(db, message.app, message.run_id)
+    row: dict[str, object] = {"id": message.run_id, "op_id": message.op_id, "copy": message.run.id}
+    [number] = db.execute(QUERIES["number-of-step"], row).fetchone()
+    if number is None:
+        return False
+    request = message.request
+    if request is None:
+        head, body = db.execute(QUERIES["request"], (message.run_id,)).fetchone()
+        request = StoredRequest(head=head, body=body)
+    write = Checkpoint(
+        run_id=message.run.id,
+        owner="",
+        epoch=message.run.epoch,
+        now=message.now,
+        create=message.run,
+        request=request,
+    )
+    _insert_run(db, write, message.run, None, None)
+    db.execute(QUERIES["suspend-copy"], (message.now, message.run.id))
+    row["number"] = number
+    db.execute(QUERIES["copy-steps"], row)
+    db.execute(QUERIES["copy-chunk-batches"], row)
+    return True
+
+
+def _refuse_unknown(db: sqlite3.Connection, app: str, run_id: str) -> None:
+    if db.execute(QUERIES["run-exists"], (run_id, app)).fetchone() is None:
+        raise RunNotFoundError(f"no run {run_id!r} in app {app!r}")
 
 
 def claim(db: sqlite3.Connection, message: Claim) -> tuple[Claimed | CorruptRun, ...]:
@@ -489,6 +544,8 @@ _APPLY: Mapping[type, Callable[[sqlite3.Connection, Any], object]] = {
     Claim: claim,
     Cancel: cancel,
     Delete: delete,
+    Retry: retry,
+    Fork: fork,
     Register: register,
     Heartbeat: heartbeat,
     ReapWorkers: reap,

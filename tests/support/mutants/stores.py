@@ -22,8 +22,10 @@ from durable_core.ports import (
     CheckpointResult,
     Claim,
     Delete,
+    Fork,
     Prune,
     ReapWorkers,
+    Retry,
     RotateSecret,
     RunFilter,
     RunRecord,
@@ -445,6 +447,32 @@ class ClaimsBlindly(MemoryStore):
         return tuple(row.take(message.owner) for row in self._due_then.rows[: message.limit])
 
 
+class RetriesNothing(MemoryStore):
+    """Keeps the failed steps of a run that is to go on."""
+
+    def _retry(self, message: Retry) -> bool:
+        row = self._find(message.app, message.run_id)
+        memos = {} if row is None else dict(row.memos)
+        answer = super()._retry(message)
+        if row is not None:
+            row.memos = memos
+        return answer
+
+
+class CopiesAll(_Changing):
+    """Copies also the step that a run is to go on from."""
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        """Give the copy all steps."""
+        answers = super().commit(writes, wait=wait)
+        for write in writes:
+            if isinstance(write, Fork) and write.run.id in self._runs:
+                self._runs[write.run.id].memos = dict(self._runs[write.run_id].memos)
+        return answers
+
+
 class ForgetsKeys(MemoryStore):
     """Begins a run for each request, whatever its key."""
 
@@ -643,6 +671,8 @@ MUTANTS: dict[str, tuple[MemorySubject | SQLiteSubject, tuple[str, ...]]] = {
     "numbers_early": (_Shared(NumbersEarly), ("T23",)),
     "reads_committed": (_Shared(ReadsCommitted), ("T23",)),
     "claims_blindly": (_Shared(ClaimsBlindly), ("T24",)),
+    "retries_nothing": (Mutant(RetriesNothing), ("T32",)),
+    "copies_all": (Mutant(CopiesAll), ("T33",)),
     "forgets_keys": (Mutant(ForgetsKeys), ("T30",)),
     "begins_blindly": (_Shared(BeginsBlindly), ("T31",)),
     "prunes_in_parts": (_Shared(PrunesInParts), ("T24",)),
