@@ -34,7 +34,7 @@ __all__ = [
 #: More routes of an application.
 ExtraRoutes: TypeAlias = Callable[[Durable[Any]], Mapping[str, Target]]
 
-ALL_METHODS = "GET,HEAD,POST,PUT,PATCH,DELETE"
+ALL_METHODS = "GET,HEAD,POST,PUT,PATCH,DELETE,QUERY"
 
 
 class LiveServer(Client):

@@ -46,6 +46,7 @@ _HEADERS = (
     ("content-type", CONTENT_TYPE),
     ("cache-control", "no-cache, no-store"),
     ("x-accel-buffering", "no"),
+    ("incremental", "?1"),  # the same for any proxy (RFC 10036)
     ("referrer-policy", "no-referrer"),
 )
 #: Threads that read stored streams for bodies on event loops. A step may have pushed megabytes, so

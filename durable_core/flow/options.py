@@ -51,7 +51,7 @@ class EndpointOptions(TypedDict, total=False):
         async_response: what a handed-off client gets: ``"redirect"`` (default) or ``"token"``,
             a JSON object with ``run_id`` and ``token``.
         methods: the methods that are served; others get 405. HEAD runs as GET if it is listed.
-            Default: GET, POST, PUT, PATCH, DELETE.
+            Default: GET, POST, PUT, PATCH, DELETE, QUERY.
         authorize: called with the request before a run begins, sync or async; it refuses by
             returning False (403) or raising ``HTTPError``. A str that it returns names the
             principal, who has limits of their own and is ``request.principal``.
@@ -99,7 +99,7 @@ class ResolvedOptions:
     retries: int = 3
     async_response: Literal["redirect", "token"] = "redirect"
     async_redirect_url: RedirectUrl | None = None
-    methods: tuple[str, ...] = ("GET", "POST", "PUT", "PATCH", "DELETE")
+    methods: tuple[str, ...] = ("GET", "POST", "PUT", "PATCH", "DELETE", "QUERY")
     authorize: Authorize | None = None
     store_headers: frozenset[str] = frozenset()
     exception_to_response: Callable[[Exception], Response | None] | None = None

@@ -25,7 +25,7 @@ __all__ = ["ALL_BYTES", "CHUNKS", "FLOOD", "METHODS", "make_durable", "make_samp
 
 ALL_BYTES = bytes(range(256))
 CHUNKS = (b"one ", b"two ", b"three")
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "QUERY")
 #: How many chunks of 64 KiB ``/flood`` has.
 FLOOD = 4096
 

@@ -24,7 +24,7 @@ from support.processes import until
 __all__ = ["ALL_BYTES", "Endless", "Sample", "main", "reached"]
 
 ALL_BYTES = bytes(range(256))
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "QUERY")
 _TICK = 0.005
 
 

@@ -25,7 +25,7 @@ __all__ = ["ALL_BYTES", "CHUNKS", "METHODS", "STORE", "greet", "make_durable", "
 STORE = "DURABLE_TEST_STORE"
 ALL_BYTES = bytes(range(256))
 CHUNKS = (b"one ", b"two ", b"three")
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "QUERY")
 
 
 def greet(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

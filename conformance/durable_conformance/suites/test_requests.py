@@ -27,7 +27,7 @@ def _fields(seen: Any, name: str) -> list[str]:
 @requirement("Q1")
 def test_methods_arrive(echo: LiveServer) -> None:
     """Each method is the one that was sent."""
-    methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+    methods = ["GET", "POST", "PUT", "PATCH", "DELETE", "QUERY"]
 
     assert methods == [echo.ask(method, "/echo/x").json()["method"] for method in methods]
 

@@ -40,6 +40,7 @@ _HEADERS = (
     ("content-type", "text/event-stream"),
     ("cache-control", "no-cache, no-store"),
     ("x-accel-buffering", "no"),
+    ("incremental", "?1"),  # the same for any proxy (RFC 10036)
     ("referrer-policy", "no-referrer"),
 )
 

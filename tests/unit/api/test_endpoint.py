@@ -38,7 +38,7 @@ def body_of(response: Response) -> bytes:
     return response.body
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "QUERY"])
 def test_methods(method: str) -> None:
     """The usual methods are served, each with its body."""
     with lab() as process:
@@ -52,7 +52,7 @@ def test_other_methods(method: str) -> None:
     with lab() as process:
         response = process.endpoint(echo).handle(request("/it", method))
     assert 405 == response.status
-    assert "DELETE, GET, OPTIONS, PATCH, POST, PUT" == response.headers["allow"]
+    assert "DELETE, GET, OPTIONS, PATCH, POST, PUT, QUERY" == response.headers["allow"]
 
 
 def test_options_starts_no_run() -> None:

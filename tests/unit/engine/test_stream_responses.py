@@ -66,6 +66,7 @@ def test_sync_stream(handler: Handler) -> None:
         told = list(reading)
     assert TWO_STEPS == told
     assert "no" == reading.response.headers["x-accel-buffering"]
+    assert "?1" == reading.response.headers["incremental"]
 
 
 @both
