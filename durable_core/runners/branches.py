@@ -343,6 +343,8 @@ async def _ran(
             while todo and (limit is None or len(running) < limit):
                 index, branch = todo.pop()
                 began[index] = asyncio.create_task(_awaited(branch))
+                # Nobody may ask how it has ended, if this is cancelled; asyncio would warn of that.
+                began[index].add_done_callback(_error_of)
                 running.add(began[index])
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             winners = [task for task in done if is_last(task)]
@@ -353,8 +355,6 @@ async def _ran(
                     task.cancel()
                 if running:
                     await asyncio.wait(running)
-                for task in losers:
-                    _error_of(task)  # nobody else asks, and asyncio would warn
                 return {first: began[first]}
     finally:
         for task in running:

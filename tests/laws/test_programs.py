@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import pytest
 from hypothesis import given, settings
@@ -49,10 +50,13 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Branches:
-    """Side by side, by ``gather`` or in a TaskGroup; in ``def`` handlers one after the other."""
+    """Side by side, by ``gather``, in a TaskGroup, or by ``step.parallel``.
+
+    In ``def`` handlers the first two stand for one after the other.
+    """
 
     parts: tuple[Program, ...]
-    group: bool
+    form: Literal["gather", "group", "parallel"]
 
 
 Program: TypeAlias = Work | Nap | Own | Sequence | Branches
@@ -64,9 +68,14 @@ leaves: st.SearchStrategy[Program] = st.one_of(
 )
 
 
+forms: st.SearchStrategy[Literal["gather", "group", "parallel"]] = st.sampled_from(
+    ["gather", "group", "parallel"]
+)
+
+
 def _branching(inner: st.SearchStrategy[Program]) -> st.SearchStrategy[Program]:
     parts = st.lists(inner, min_size=1, max_size=3).map(tuple)
-    return st.builds(Sequence, parts) | st.builds(Branches, parts, st.booleans())
+    return st.builds(Sequence, parts) | st.builds(Branches, parts, forms)
 
 
 programs = st.recursive(leaves, _branching, max_leaves=8)
@@ -108,11 +117,17 @@ async def run_async(program: Program, ledger: Ledger, path: str = "p") -> Any:
             return [await run_async(part, ledger, f"{path}-{n}") for n, part in enumerate(parts)]
         case Branches(parts=parts):
             todo = [run_async(part, ledger, f"{path}-{n}") for n, part in enumerate(parts)]
-            if not program.group:
+            if program.form == "gather":
                 return await asyncio.gather(*todo)
+            if program.form == "parallel":
+                return list(await step.parallel(f"{path}-all", *[_given(each) for each in todo]))
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(each) for each in todo]
             return [task.result() for task in tasks]
+
+
+def _given(code: Coroutine[Any, Any, Any]) -> Callable[[], Coroutine[Any, Any, Any]]:
+    return lambda: code
 
 
 def run_sync(program: Program, ledger: Ledger, path: str = "p") -> Any:
@@ -126,6 +141,12 @@ def run_sync(program: Program, ledger: Ledger, path: str = "p") -> Any:
             return sync_step.sleep(path, ms / 1000)
         case Own():
             return None
+        case Branches(parts=parts, form="parallel"):
+            todo = [
+                functools.partial(run_sync, part, ledger, f"{path}-{n}")
+                for n, part in enumerate(parts)
+            ]
+            return list(sync_step.parallel(f"{path}-all", *todo))
         case Sequence(parts=parts) | Branches(parts=parts):
             return [run_sync(part, ledger, f"{path}-{n}") for n, part in enumerate(parts)]
 
