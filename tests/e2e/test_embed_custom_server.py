@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from durable_core import Request, Response
+from durable_core import Durable, Request, Response
+from durable_core.adapters import HTTPHandler
 from support.docs_pages import run_page
 from support.source_tree import ROOT
 
@@ -68,7 +69,7 @@ def test_the_recipes_of_the_page_take_bodies_of_any_kind(
     """Bytes, plain and async iterables, from `handle` as from `handle_async`; each is closed."""
     monkeypatch.chdir(tmp_path)
     page = run_page(ROOT / "docs" / "howto" / "embed.md")
-    durable = page["durable"]
+    durable: Durable[HTTPHandler] = page["durable"]
     streams = [_Stream(), _Stream()]
 
     @durable.endpoint(function_id="plain")
