@@ -10,7 +10,8 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 from durable_core.api.adapter import EngineLifecycle, HTTPHandler
 from durable_core.api.durable import Durable
 from durable_core.api.effects import CallFunction, FlowHandler, RequestFlow
-from durable_core.api.endpoint import Endpoint, Proxy, is_wait
+from durable_core.api.endpoint import Endpoint, is_wait
+from durable_core.api.proxy import Proxy
 from durable_core.errors import ConfigurationError, HTTPError
 from durable_core.http.headers import TOKEN
 from durable_core.http.problem import problem_from_http_error
@@ -28,8 +29,6 @@ __all__ = [
     "Target",
 ]
 
-
-# --- routing --------------------------------------------------------------------------------------
 
 EndpointT = TypeVar("EndpointT")
 
@@ -196,11 +195,6 @@ def _refuse_conflicts(routes: tuple[Route[EndpointT], ...]) -> None:
             taken[key] = route.path
 
 
-# --- application ----------------------------------------------------------------------------------
-#
-# Several endpoints behind one router.
-
-
 class _Wrapped(Protocol):
     """What an adapter made of a handler."""
 
@@ -251,7 +245,7 @@ class Application:
 
     def __init__(self, durable: Durable[Any], routes: Routes) -> None:
         self.durable = durable
-        listed = _listed(routes)
+        listed = _list_routes(routes)
         self._router = Router(
             Route(route.path, self._handler(route.endpoint), route.methods) for route in listed
         )
@@ -299,7 +293,7 @@ class Application:
             case MethodNotAllowed(allow=allow):
                 if request.method == "OPTIONS":
                     found = self._leading_to(Proxy, request.path)
-                return found or _refused(request, ", ".join(allow))
+                return found or _refuse(request, ", ".join(allow))
         return problem_from_http_error(HTTPError(404, "there is nothing at this path"))
 
     def _leading_to(
@@ -325,14 +319,14 @@ class Application:
         raise ConfigurationError(f"a route cannot lead to {target!r}")
 
 
-def _refused(request: Request, allow: str) -> Response:
+def _refuse(request: Request, allow: str) -> Response:
     if request.method == "OPTIONS":
         return Response(status=204, headers=(("allow", allow),))
     detail = f"{request.method} is not allowed here"
     return problem_from_http_error(HTTPError(405, detail, {"allow": allow}))
 
 
-def _listed(routes: Routes) -> list[Route[Target]]:
+def _list_routes(routes: Routes) -> list[Route[Target]]:
     if not isinstance(routes, Mapping):
         return list(routes)
     return [_parse_pattern(pattern, target) for pattern, target in routes.items()]

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 from urllib.parse import urlsplit
 
 from durable_core.api.adapter import EndpointAdapter, HTTPHandler, NativeAdapter, NativeApp
-from durable_core.api.endpoint import Around, Endpoint, Handler, Proxy
+from durable_core.api.endpoint import Around, Endpoint, Handler
 from durable_core.api.engine import Engine
+from durable_core.api.proxy import Proxy
 from durable_core.api.run import RunContext, current_run
 from durable_core.codec.json import Codec, JSONCodec
 from durable_core.codec.records import check_events
@@ -176,7 +177,7 @@ class Durable(Generic[AppT]):
             DuplicateEndpointError: another function has its key.
             ValueError, TypeError: an option out of range, or no handler.
         """
-        adapter = self._required_adapter("endpoint")
+        adapter = self._adapter_for("endpoint")
         merged = merge_options({**self._options, **adapter.options}, options)
         if handler is not None:
             return self._wrap(adapter, handler, merged)
@@ -202,7 +203,7 @@ class Durable(Generic[AppT]):
 
     def endpoint_proxy(self) -> AppT:
         """Return the wait route, to be mounted where ``async_redirect_url`` points."""
-        return self._required_adapter("endpoint_proxy").proxy(Proxy(self.engine))
+        return self._adapter_for("endpoint_proxy").proxy(Proxy(self.engine))
 
     def events_endpoint(self, *, event_key: str | None = None, public: bool = False) -> AppT:
         """Return a route that takes events by POST: a JSON object, or an array of them.
@@ -216,10 +217,10 @@ class Durable(Generic[AppT]):
         """
         from durable_core.api.events import EventsRoute
 
-        adapter = self._required_adapter("events_endpoint")
+        adapter = self._adapter_for("events_endpoint")
         return adapter.wrap(EventsRoute(self.engine, event_key, public))
 
-    def _required_adapter(self, method: str) -> EndpointAdapter[AppT]:
+    def _adapter_for(self, method: str) -> EndpointAdapter[AppT]:
         if self._adapter is None:
             raise EndpointAdapterRequiredError(
                 f"Durable.{method} needs Durable(endpoint_adapter=...): use the endpoint_adapter "
@@ -371,13 +372,13 @@ class Durable(Generic[AppT]):
             LimitExceededError: one is too large.
             StoreError: nothing was sent.
         """
-        return list(self.engine.send(self._checked(events)))
+        return list(self.engine.send(self._check_events(events)))
 
     async def send_async(self, events: Event | Sequence[Event]) -> list[str]:
         """As :meth:`send`, without blocking the event loop."""
-        return list(await self.engine.send_async(self._checked(events)))
+        return list(await self.engine.send_async(self._check_events(events)))
 
-    def _checked(self, events: Event | Sequence[Event]) -> tuple[Event, ...]:
+    def _check_events(self, events: Event | Sequence[Event]) -> tuple[Event, ...]:
         limits = self.engine.env.limits
         return check_events(events, most=limits.events, largest=limits.event)
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from durable_core.api.effects import (
     CallHook,
-    FlowHandler,
     ReadToEnd,
     RequestFlow,
     Serve,
@@ -27,14 +26,13 @@ from durable_core.flow.scope import HandlerKind
 from durable_core.flow.wait_url import (
     OWN_PARAMS,
     PRIVATE_HEADERS,
-    PROXY_PARAMS,
     RUN_PARAM,
     TOKEN_PARAM,
     WaitRequest,
 )
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.http.request import Request
-from durable_core.http.response import Response, with_headers
+from durable_core.http.response import Response
 from durable_core.runners.settings import RegisteredEndpoint
 
 if TYPE_CHECKING:
@@ -44,7 +42,6 @@ __all__ = [
     "Around",
     "Endpoint",
     "Handler",
-    "Proxy",
     "is_async",
     "is_wait",
     "key_of",
@@ -84,7 +81,7 @@ class Endpoint:
         self.kind = HandlerKind.ASYNC_DEF if is_async(handler) else HandlerKind.DEF
         _check_parameters(handler)
         if around is not None:
-            handler = _within(around, handler, self.kind)
+            handler = _wrap_in_context(around, handler, self.kind)
         self._registered = RegisteredEndpoint(handler, self.kind, resolved)
         engine.register(self._registered)
 
@@ -221,7 +218,7 @@ def is_async(function: Callable[..., object]) -> bool:
     return callable(inner) and is_async(inner)
 
 
-def _within(around: Around, handler: Handler, kind: HandlerKind) -> Handler:
+def _wrap_in_context(around: Around, handler: Handler, kind: HandlerKind) -> Handler:
     """Return a handler that runs within the context manager that ``around`` gives."""
 
     @functools.wraps(handler)
@@ -336,61 +333,3 @@ def _as_get(request: Request) -> Request:
         root_path=request.root_path,
     )
     return as_get if request.principal is None else as_get.with_principal(request.principal)
-
-
-# --- proxy ----------------------------------------------------------------------------------------
-#
-# The wait route for a URL of one's own, with CORS for browsers on other origins.
-
-_ALLOW = "GET, HEAD, OPTIONS"
-_OWN_PARAMS = frozenset({PROXY_PARAMS.run, PROXY_PARAMS.token, PROXY_PARAMS.hop})
-_CORS = (
-    ("access-control-allow-origin", "*"),
-    ("access-control-allow-methods", "GET, OPTIONS"),
-    ("access-control-allow-headers", "Content-Type, Last-Event-ID"),
-    ("access-control-expose-headers", "*"),
-)
-
-
-class Proxy(FlowHandler):
-    """Answers ``GET ?runId=...&token=...`` with the run's own response.
-
-    Mount it where ``async_redirect_url`` points. The headers of CORS are added to the response,
-    but for those that it has itself; nothing else of it is touched.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-
-    def __repr__(self) -> str:
-        """Show the application."""
-        return f"<Proxy of {self.engine.env.app}>"
-
-    def answer(self, request: Request, max_wait: float) -> RequestFlow[Response]:
-        """Answer with the run's response, and the headers of CORS."""
-        response = _without_run(request)
-        if response is None:
-            response = yield Wait(_proxy_wait_request(request, max_wait))
-        return _with_cors(response)
-
-
-def _with_cors(answer: Response) -> Response:
-    """Add what is missing: browsers refuse a response that allows its origin twice."""
-    missing = (field for field in _CORS if field[0] not in answer.headers)
-    return with_headers(answer, tuple(missing))
-
-
-def _without_run(request: Request) -> Response | None:
-    if request.method == "OPTIONS":
-        headers = (("access-control-max-age", "86400"), ("allow", _ALLOW))
-        return Response(status=204, headers=headers)
-    if request.method in ("GET", "HEAD"):
-        return None
-    error = HTTPError(405, f"{request.method} is not allowed here", {"allow": _ALLOW})
-    return problem_from_http_error(error)
-
-
-def _proxy_wait_request(request: Request, max_wait: float) -> WaitRequest:
-    # What else async_redirect_url has in its query is the application's, and stays.
-    others = tuple(pair for pair in request.query.items() if pair[0] not in _OWN_PARAMS)
-    return WaitRequest.from_request(request, PROXY_PARAMS, max_wait, others)

@@ -70,8 +70,6 @@ class Engine(EngineLifecycle, Protocol):
         """Return what runs in this process, as a JSON-ready dict; starts nothing."""
         ...
 
-    # -- requests ---------------------------------------------------------------------------
-
     def is_reentry(self, request: Request) -> bool:
         """Tell whether a request for an endpoint comes from the engine's own server.
 
@@ -109,8 +107,6 @@ class Engine(EngineLifecycle, Protocol):
     async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
         """Call a plain function without blocking the event loop."""
         ...
-
-    # -- events and runs --------------------------------------------------------------------
 
     def send(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
         """Send events; return their ids.

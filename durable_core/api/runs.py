@@ -280,9 +280,9 @@ def show_run(record: RunRecord, codec: Codec) -> RunInfo:
         due=None if record.due_at is None else _time(record.due_at),
         error=None if last is None or status == "completed" else _error(last),
         steps=(
-            *(_finished(memo, codec) for memo in record.memos),
+            *(_show_finished(memo, codec) for memo in record.memos),
             *(
-                _unfinished(pending, failed.get(pending.op.id))
+                _show_pending(pending, failed.get(pending.op.id))
                 for pending in record.pending
                 if pending.op.id not in running
             ),
@@ -340,7 +340,7 @@ def show_history(record: RunRecord) -> list[AttemptInfo]:
     return sorted(attempts, key=lambda each: (each.ended, each.step is None))
 
 
-def _finished(memo: Memo, codec: Codec) -> StepInfo:
+def _show_finished(memo: Memo, codec: Codec) -> StepInfo:
     return StepInfo(
         name=memo.op.name,
         kind=memo.op.kind.value,
@@ -356,7 +356,7 @@ def _finished(memo: Memo, codec: Codec) -> StepInfo:
     )
 
 
-def _unfinished(pending: Pending, failed: FailedAttempt | None) -> StepInfo:
+def _show_pending(pending: Pending, failed: FailedAttempt | None) -> StepInfo:
     status: dict[OpKind, StepStatus] = {OpKind.SLEEP: "sleeping", OpKind.WAIT: "waiting"}
     of_run: StepStatus = "retrying" if pending.error else "begun"
     return StepInfo(

@@ -52,7 +52,7 @@ class TextChunks:
         self._texts.append(text)
         return text
 
-    def joined(self) -> str:
+    def join(self) -> str:
         """Return the whole text."""
         return "".join(self._texts)
 

@@ -39,7 +39,7 @@ class _Streaming:
         """
         where = _where()
         if where is not None:
-            _push(where, _encoded(data))
+            _push(where, _encode(data))
 
 
 class AsyncStreaming(_Streaming):
@@ -59,7 +59,7 @@ class AsyncStreaming(_Streaming):
                 iterable or file is read in a thread.
 
         Returns:
-            The chunks, joined; ``""`` outside a run.
+            The chunks, text; ``""`` outside a run.
 
         Raises:
             TypeError: it is something else, or has chunks of another type.
@@ -76,7 +76,7 @@ class AsyncStreaming(_Streaming):
             async for chunk in chunks:
                 _push_text(where, text.add(chunk))
         _push_text(where, text.end())
-        return text.joined()
+        return text.join()
 
 
 class Streaming(_Streaming):
@@ -102,7 +102,7 @@ class Streaming(_Streaming):
             for chunk in chunks:
                 _push_text(where, text.add(chunk))
         _push_text(where, text.end())
-        return text.joined()
+        return text.join()
 
 
 #: Streaming for ``async def`` handlers.
@@ -134,10 +134,10 @@ def _push(where: _Where, text: str) -> None:
 
 def _push_text(where: _Where, text: str) -> None:
     if text:
-        _push(where, _encoded(text))
+        _push(where, _encode(text))
 
 
-def _encoded(data: object) -> str:
+def _encode(data: object) -> str:
     try:
         return _CODEC.encode(data)
     except TypeError as error:

@@ -233,7 +233,7 @@ def _check(options: argparse.Namespace) -> str | None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    with _opened(options) as durable:
+    with _open(options) as durable:
         runs = durable.runs.list(
             status=options.status,
             endpoint=options.endpoint,
@@ -248,26 +248,26 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _history(options: argparse.Namespace) -> None:
-    with _opened(options) as durable:
+    with _open(options) as durable:
         attempts = durable.runs.history(options.run_id)
     _print_all(options, attempts, history)
 
 
 def _get(options: argparse.Namespace) -> None:
-    with _opened(options) as durable:
+    with _open(options) as durable:
         run = durable.runs.get(options.run_id)
     _print_run(options, run)
 
 
 def _wait(options: argparse.Namespace) -> None:
-    with _opened(options) as durable:
+    with _open(options) as durable:
         run = durable.runs.wait(options.run_id, timeout=options.timeout)
     _print_run(options, run)
 
 
 def _cancel(options: argparse.Namespace) -> str | None:
     run_id = options.run_id
-    with _opened(options) as durable:
+    with _open(options) as durable:
         if not durable.runs.cancel(run_id, reason=options.reason):
             return f"run {run_id} had ended already"
     print(json.dumps({"id": run_id, "cancelled": True}) if options.json else f"cancelled {run_id}")
@@ -276,7 +276,7 @@ def _cancel(options: argparse.Namespace) -> str | None:
 
 def _delete(options: argparse.Namespace) -> str | None:
     run_id = options.run_id
-    with _opened(options) as durable:
+    with _open(options) as durable:
         if not durable.runs.delete(run_id):
             return f"run {run_id} has not ended; cancel it first"
     print(json.dumps({"id": run_id, "deleted": True}) if options.json else f"deleted {run_id}")
@@ -288,14 +288,14 @@ def _send(options: argparse.Namespace) -> str | None:
         event = Event(options.name, options.data, id=options.id)
     except ValueError as error:
         return str(error)
-    with _opened(options) as durable:
+    with _open(options) as durable:
         [event_id] = durable.send(event)
     print(json.dumps({"ids": [event_id]}) if options.json else f"sent {event_id}")
     return None
 
 
 def _prune(options: argparse.Namespace) -> None:
-    with _opened(options) as durable:
+    with _open(options) as durable:
         engine = embedded(durable.engine)
         before = engine.env.clock.now() - parse_duration(options.older_than)
         prune = Prune(app=durable.id, runs_before=before, events_before=before, limit=_BATCH)
@@ -324,14 +324,14 @@ def _print_all(
 
 
 @contextmanager
-def _opened(options: argparse.Namespace) -> Iterator[Durable[Any]]:
+def _open(options: argparse.Namespace) -> Iterator[Durable[Any]]:
     """Yield the application, whose store can be read and written. Nothing works on it here."""
-    durable = _chosen(options)
+    durable = _choose(options)
     with open_store(durable.engine.store, options.application):
         yield durable
 
 
-def _chosen(options: argparse.Namespace) -> Durable[Any]:
+def _choose(options: argparse.Namespace) -> Durable[Any]:
     if (options.application is None) == (options.store is None):
         raise ConfigurationError("name either MODULE:DURABLE, or --store PATH and --app ID")
     if (options.store is None) != (options.app is None):

@@ -42,7 +42,7 @@ def add_secrets(commands: Any) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    with _opened(options) as (store, _):
+    with _open(options) as (store, _):
         secrets = store.secrets()
     for index, secret in enumerate(secrets):
         made = "with the store"
@@ -52,7 +52,7 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _rotate(options: argparse.Namespace) -> None:
-    with _opened(options) as (store, token_ttl):
+    with _open(options) as (store, token_ttl):
         write = new_secret(SystemClock().now(), token_ttl, revoke=options.revoke)
         [answer] = store.commit([write], wait=_BUSY)
         if isinstance(answer, BaseException):
@@ -63,7 +63,7 @@ def _rotate(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _opened(options: argparse.Namespace) -> Iterator[tuple[Store, int]]:
+def _open(options: argparse.Namespace) -> Iterator[tuple[Store, int]]:
     """Yield the store, and how long tokens are valid: as long as any may be, if that is unknown."""
     if (options.application is None) == (options.store is None):
         raise ConfigurationError("name either MODULE:DURABLE, or --store PATH")

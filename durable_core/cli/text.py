@@ -25,7 +25,7 @@ def details(run: RunInfo) -> str:
         ("name", run.name),
         ("function", run.function_id),
         *(("label", f"{name}={value}") for name, value in run.labels.items()),
-        *((name, value) for name, value in _given(run) if value is not None),
+        *((name, value) for name, value in _optional_facts(run) if value is not None),
         ("status", run.status),
         ("attempts", str(run.attempts)),
         ("crashes", str(run.crashes)),
@@ -56,7 +56,7 @@ def history(attempts: Sequence[AttemptInfo]) -> str:
     return _columns(("ENDED (UTC)", "TOOK", "STATUS", "TRY", "STEP"), rows, errors=errors)
 
 
-def _given(run: RunInfo) -> tuple[tuple[str, str | None], ...]:
+def _optional_facts(run: RunInfo) -> tuple[tuple[str, str | None], ...]:
     """Return what is shown of a run only if it is there."""
     return (("key", run.key), ("version", run.version), ("parent", run.parent))
 

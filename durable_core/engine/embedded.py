@@ -164,8 +164,6 @@ class EmbeddedEngine:
             token_ttl=self._token_ttl,
         )
 
-    # -- endpoints --------------------------------------------------------------------------
-
     def register(self, endpoint: RegisteredEndpoint) -> None:
         """Add an endpoint, or replace it by a newer version of the same function.
 
@@ -173,8 +171,6 @@ class EmbeddedEngine:
             DuplicateEndpointError: another function has its key.
         """
         add_endpoint(self.endpoints, endpoint)
-
-    # -- life -------------------------------------------------------------------------------
 
     def start(self, *, server_threads: int | None = None) -> None:
         """Open the store and start working in this process; nothing if that is so already.
@@ -363,8 +359,6 @@ class EmbeddedEngine:
             "endpoints": sorted(self.endpoints),
         }
 
-    # -- requests ---------------------------------------------------------------------------
-
     def is_reentry(self, request: Request) -> bool:
         """Return False: nobody but clients calls this engine's endpoints."""
         return False
@@ -453,8 +447,6 @@ class EmbeddedEngine:
     async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
         """Call a plain function without blocking the event loop."""
         return await self._started().call_in_thread(function, *args)
-
-    # -- events and runs --------------------------------------------------------------------
 
     def send(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
         """Store events and wake the runs that wait for them; return their ids."""

@@ -160,7 +160,7 @@ def _check(options: EndpointOptions) -> None:
         check_labels(labels)
     _check_redirect_url(options.get("async_redirect_url"))
     if (methods := options.get("methods")) is not None:
-        options["methods"] = _checked_methods(methods)
+        options["methods"] = _check_methods(methods)
 
 
 def _check_choice(option: str, value: object, choices: tuple[str, str]) -> None:
@@ -215,7 +215,7 @@ def _check_redirect_url(value: object) -> None:
         )
 
 
-def _checked_methods(methods: object) -> tuple[str, ...]:
+def _check_methods(methods: object) -> tuple[str, ...]:
     if not methods or not isinstance(methods, (tuple, list, set, frozenset)):
         raise ValueError(f"methods must be like ('GET', 'POST'), not {methods!r}")
     for method in methods:

@@ -182,7 +182,7 @@ def test_bytes_may_be_cut_anywhere(text: str, cuts: list[int]) -> None:
     told.append(chunks.add(data))
     told.append(chunks.end())
 
-    assert text == "".join(told) == chunks.joined()
+    assert text == "".join(told) == chunks.join()
 
 
 def test_what_is_no_utf8_is_replaced() -> None:
