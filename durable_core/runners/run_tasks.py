@@ -294,7 +294,9 @@ class RunTask:
         """When the first of its time-outs will fire, on the clock of the loop; else infinity."""
         timers = [*self.time_outs]
         if isinstance(self.wait_for, CoroutineType):
-            timers.append(inspect.getcoroutinelocals(self.wait_for)["timeout_handle"])
+            timer = inspect.getcoroutinelocals(self.wait_for).get("timeout_handle")
+            if timer is not None:  # there is none without a time-out
+                timers.append(timer)
         return min((each.when() for each in timers if not each.cancelled()), default=math.inf)
 
     @property

@@ -491,6 +491,24 @@ def test_long_time_out_is_refused(
     assert [] == [each for each in caplog.records if "awaited" in each.getMessage()]
 
 
+def test_no_time_out_is_no_long_one(caplog: pytest.LogCaptureFixture) -> None:
+    """``wait_for`` may have no time-out; what else the handler awaits is warned of."""
+    entered: list[int] = []
+
+    async def handler(request: Request) -> str:
+        entered.append(1)
+        sleeper = asyncio.create_task(asyncio.wait_for(step.sleep("nap", "1h"), None))
+        if len(entered) == 1:
+            await asyncio.Event().wait()
+        await sleeper
+        return "end"
+
+    clock = FakeClock()
+    with lab(clock=clock, settings=Settings(max_own_wait=0.1)) as process:
+        assert b'"end"' == body_of(process.sleep_through(process.endpoint(handler), clock))
+    assert 1 == sum("awaited" in each.getMessage() for each in caplog.records)
+
+
 def test_longer_time_out_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     """A time-out that will end after the step is no reason to fail: it begins anew."""
 
