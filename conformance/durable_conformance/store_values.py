@@ -12,7 +12,7 @@ from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
 from durable_core.ports import (
     Checkpoint,
     Claim,
-    Claimed,
+    ClaimedRun,
     Register,
     Release,
     SendEvents,
@@ -176,12 +176,12 @@ def claim(
     now: int = 5000,
     limit: int = 10,
     run_ids: tuple[str, ...] | None = None,
-) -> Sequence[Claimed]:
+) -> Sequence[ClaimedRun]:
     """Register the owner and claim due runs, which can all be read."""
     commit(store, Register(worker=peer(owner)))
     wanted = Claim(app="app", owner=owner, keys=tuple(keys), now=now, limit=limit, run_ids=run_ids)
     claimed = commit(store, wanted)
-    readable = tuple(each for each in claimed if isinstance(each, Claimed))
+    readable = tuple(each for each in claimed if isinstance(each, ClaimedRun))
     assert len(readable) == len(claimed), claimed
     return readable
 

@@ -32,7 +32,7 @@ from durable_core.ports import (
     Cancel,
     Checkpoint,
     CheckpointResult,
-    Claimed,
+    ClaimedRun,
     CorruptRun,
     Fork,
     Release,
@@ -339,7 +339,7 @@ class RunManager(RunExecutor[StoredExecution]):
         most = settings.worker_threads if kind is HandlerKind.DEF else settings.worker_tasks
         return max(0, most - self.busy[kind])
 
-    def resume(self, claimed: Claimed) -> None:
+    def resume(self, claimed: ClaimedRun) -> None:
         """Replay the handler of a claimed run, in a thread or a task."""
         endpoint = self._worker.endpoints[claimed.run.endpoint_key]
         ex = self._claimed_execution(claimed, endpoint.options)
@@ -382,7 +382,7 @@ class RunManager(RunExecutor[StoredExecution]):
             self.busy[kind] -= 1
         self._worker.wake_scheduler()
 
-    def fail_orphan(self, claimed: Claimed) -> None:
+    def fail_orphan(self, claimed: ClaimedRun) -> None:
         """Fail a claimed run whose endpoint no code knows any more."""
         ex = self._claimed_execution(claimed, ResolvedOptions(key=claimed.run.endpoint_key))
         if ex is not None:
@@ -410,7 +410,7 @@ class RunManager(RunExecutor[StoredExecution]):
         )
 
     def _claimed_execution(
-        self, claimed: Claimed, options: ResolvedOptions
+        self, claimed: ClaimedRun, options: ResolvedOptions
     ) -> StoredExecution | None:
         """Return what is to be executed; None if it cannot be, and the run is failed."""
         try:

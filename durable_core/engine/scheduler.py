@@ -20,7 +20,7 @@ from durable_core.platform import host_id, logger
 from durable_core.ports import (
     Checkpoint,
     Claim,
-    Claimed,
+    ClaimedRun,
     CorruptRun,
     Heartbeat,
     Prune,
@@ -410,7 +410,7 @@ class Scheduler:
                     break  # another process was first
         return next_due
 
-    def _take(self, claimed: Claimed | CorruptRun, take: Callable[[Claimed], None]) -> None:
+    def _take(self, claimed: ClaimedRun | CorruptRun, take: Callable[[ClaimedRun], None]) -> None:
         if isinstance(claimed, CorruptRun):
             self._runs.fail_corrupt(claimed)
             return
@@ -423,7 +423,7 @@ class Scheduler:
 
     def _claim(
         self, keys: tuple[str, ...], limit: int, run_ids: tuple[str, ...] | None = None
-    ) -> tuple[Claimed | CorruptRun, ...]:
+    ) -> tuple[ClaimedRun | CorruptRun, ...]:
         env = self._host.env
         claim = Claim(
             app=env.app,

@@ -19,7 +19,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointResult",
     "Claim",
-    "Claimed",
+    "ClaimedRun",
     "CorruptRun",
     "Delete",
     "Fork",
@@ -73,7 +73,7 @@ class StoredResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed:
+class ClaimedRun:
     """A claimed run, and everything that its replay needs.
 
     Attributes:
@@ -375,7 +375,7 @@ class SendEvents(Write[Sent]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim(Write[tuple[Claimed | CorruptRun, ...]]):
+class Claim(Write[tuple[ClaimedRun | CorruptRun, ...]]):
     """Claim due runs without an owner whose handler is known, the earliest due first.
 
     A run that cannot be read is claimed too, so that it can fail; it does not affect the others.

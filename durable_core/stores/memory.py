@@ -27,7 +27,7 @@ from durable_core.ports import (
     Checkpoint,
     CheckpointResult,
     Claim,
-    Claimed,
+    ClaimedRun,
     Delete,
     Fork,
     Heartbeat,
@@ -101,7 +101,7 @@ class StoredRun:
     def ops(self) -> tuple[tuple[Memo, ...], tuple[Pending, ...]]:
         """Return finished ops by number and unfinished ones by id."""
         memos = tuple(self.memos[number] for number in sorted(self.memos))
-        return memos, tuple(_copied(self.pending[op_id]) for op_id in sorted(self.pending))
+        return memos, tuple(_copy(self.pending[op_id]) for op_id in sorted(self.pending))
 
     def wake(self, now: int) -> None:
         """Make the run due, if nobody holds it and it has not ended."""
@@ -139,13 +139,13 @@ class StoredRun:
             ):
                 self.wake(write.now)
 
-    def take(self, owner: str) -> Claimed:
+    def take(self, owner: str) -> ClaimedRun:
         """Give the run to an owner, in a new epoch."""
         self.owner, self.due_at = owner, None
         self.run = replace(self.run, epoch=self.run.epoch + 1)
         memos, pending = self.ops()
         outside = (len(piece.texts) for piece in self.chunks.values() if piece.op_id is None)
-        return Claimed(
+        return ClaimedRun(
             run=self.run,
             request=self.request,
             memos=memos,
@@ -213,7 +213,7 @@ class StoredRun:
         )
 
 
-def _copied(pending: Pending) -> Pending:
+def _copy(pending: Pending) -> Pending:
     """Return an op whose event the caller may change without changing the store."""
     if pending.matched is None:
         return pending
@@ -283,7 +283,7 @@ class MemoryStore(Store):
     # Runs
 
     def _write_run(self, write: Checkpoint) -> CheckpointResult:
-        row = self._checked_row(write)
+        row = self._row_to_change(write)
         self._runs[write.run_id] = row
         sent, woken = self._store_events(row.run.app, "", write.events, write.now)
         matched = []
@@ -314,17 +314,17 @@ class MemoryStore(Store):
         self._keys[place] = write.run_id, key
         return Begun(run_id=write.run_id, fingerprint=key.fingerprint, is_new=True)
 
-    def _checked_row(self, write: Checkpoint) -> StoredRun:
+    def _row_to_change(self, write: Checkpoint) -> StoredRun:
         """Return the row that the write is about; raise before anything is changed."""
         if write.create is None:
             row = self._runs.get(write.run_id)
             if row is None or row.owner != write.owner or row.run.epoch != write.epoch:
-                raise _lost(write)
+                raise _lease_lost(write)
         else:
             if write.request is None:
                 raise ValueError("a Checkpoint that creates a run must bring its request")
             if write.run_id in self._runs:
-                raise _lost(write)
+                raise _lease_lost(write)
             run = replace(write.create, epoch=write.epoch)
             row = StoredRun(run=run, request=write.request, owner=write.owner)
         numbers = [*row.memos, *(memo.completion_no for memo in write.memos)]
@@ -337,7 +337,7 @@ class MemoryStore(Store):
         return row
 
     def _cancel(self, message: Cancel) -> bool:
-        row = self._known(message.app, message.run_id)
+        row = self._existing(message.app, message.run_id)
         if row.result is not None:
             return False
         row.end(message.result)
@@ -353,7 +353,7 @@ class MemoryStore(Store):
         return True
 
     def _retry(self, message: Retry) -> bool:
-        row = self._known(message.app, message.run_id)
+        row = self._existing(message.app, message.run_id)
         if row.run.phase is not Phase.FAILED:
             return False
         run = row.run
@@ -365,7 +365,7 @@ class MemoryStore(Store):
         return True
 
     def _fork(self, message: Fork) -> bool:
-        old = self._known(message.app, message.run_id)
+        old = self._existing(message.app, message.run_id)
         numbers = [n for n, memo in old.memos.items() if memo.op.id == message.op_id]
         if not numbers and message.op_id not in old.pending:
             return False
@@ -382,13 +382,13 @@ class MemoryStore(Store):
         )
         return True
 
-    def _known(self, app: str, run_id: str) -> StoredRun:
+    def _existing(self, app: str, run_id: str) -> StoredRun:
         row = self._find(app, run_id)
         if row is None:
             raise RunNotFoundError(f"no run {run_id!r} in app {app!r}")
         return row
 
-    def _claim(self, message: Claim) -> tuple[Claimed, ...]:
+    def _claim(self, message: Claim) -> tuple[ClaimedRun, ...]:
         if message.owner not in self._peers:
             raise LeaseLost(f"the process {message.owner} is not registered: it cannot claim runs")
         due = self._due(message.app, message.now, lambda key: key in message.keys)
@@ -654,7 +654,7 @@ def _check_ids(events: Sequence[Event]) -> None:
         raise ValueError("an event must have an id before it is stored")
 
 
-def _lost(write: Checkpoint) -> LeaseLost:
+def _lease_lost(write: Checkpoint) -> LeaseLost:
     return LeaseLost(
         f"run {write.run_id} is not held by owner {write.owner} in epoch {write.epoch}"
     )

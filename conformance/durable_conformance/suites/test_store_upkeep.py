@@ -32,7 +32,7 @@ from durable_core.model.run import Phase
 from durable_core.ports import (
     Cancel,
     Claim,
-    Claimed,
+    ClaimedRun,
     Delete,
     Heartbeat,
     Prune,
@@ -124,7 +124,7 @@ def test_only_a_registered_process_claims_runs(store: Store) -> None:
             commit(store, Claim(app="app", owner=owner, keys=("key",), now=1000, limit=1))
 
     [claimed] = commit(store, Claim(app="app", owner="o1", keys=("key",), now=1000, limit=1))
-    assert isinstance(claimed, Claimed)
+    assert isinstance(claimed, ClaimedRun)
     assert ("r1", 2) == (claimed.run.id, claimed.run.epoch)
 
 

@@ -410,7 +410,7 @@ def find_runs(
 ) -> Sequence[RunRecord]:
     """Return runs without their ops, newest first; those that cannot be read are left out."""
     # Text that is no UTF-8 would fail the whole query.
-    db.text_factory = _decoded
+    db.text_factory = _decode
     try:
         rows = _run_rows(db, app, where, limit).fetchall()
     finally:
@@ -426,7 +426,7 @@ def find_runs(
     return found
 
 
-def _decoded(text: bytes) -> str:
+def _decode(text: bytes) -> str:
     return text.decode("utf-8", "replace")
 
 

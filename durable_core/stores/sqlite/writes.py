@@ -19,7 +19,7 @@ from durable_core.ports import (
     Checkpoint,
     CheckpointResult,
     Claim,
-    Claimed,
+    ClaimedRun,
     CorruptRun,
     Delete,
     Fork,
@@ -187,7 +187,7 @@ def _insert_run(
         *(run.principal, size),
     )
     if db.execute(QUERIES["insert-run"], row).rowcount == 0:
-        raise _lost(write)
+        raise _lease_lost(write)
     db.execute(QUERIES["insert-request"], (write.run_id, request.head, request.body))
     if run.labels:
         db.execute(QUERIES["insert-labels"], (write.run_id,))
@@ -226,7 +226,7 @@ def insert_memo(db: sqlite3.Connection, write: Checkpoint, memo: Memo, owner: st
         ),
     )
     if inserted.rowcount == 0:
-        raise _lost(write)
+        raise _lease_lost(write)
     if not write.no_pending_row:
         db.execute(_DELETE_PENDING, (write.run_id, op.id))
 
@@ -243,7 +243,7 @@ def _signal(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult:
 def _held_app(db: sqlite3.Connection, write: Checkpoint) -> str:
     row = db.execute(QUERIES["held-app"], (write.run_id, write.owner, write.epoch)).fetchone()
     if row is None:
-        raise _lost(write)
+        raise _lease_lost(write)
     app: str = row[0]
     return app
 
@@ -265,7 +265,7 @@ def _update_run(db: sqlite3.Connection, write: Checkpoint) -> None:
         "handoff": write.handoff,
     }
     if db.execute(QUERIES["update-run"], row).rowcount == 0:
-        raise _lost(write)
+        raise _lease_lost(write)
 
 
 def _end_run(db: sqlite3.Connection, write: Checkpoint, result: StoredResult) -> None:
@@ -280,7 +280,7 @@ def _end_run(db: sqlite3.Connection, write: Checkpoint, result: StoredResult) ->
         *(write.run_id, write.owner, write.epoch),
     )
     if db.execute(QUERIES["end-run"], row).rowcount == 0:
-        raise _lost(write)
+        raise _lease_lost(write)
     _insert_result(db, write.run_id, result)
 
 
@@ -289,7 +289,7 @@ def _insert_result(db: sqlite3.Connection, run_id: str, result: StoredResult) ->
     db.execute(QUERIES["delete-all-pending"], (run_id,))
 
 
-def _lost(write: Checkpoint) -> LeaseLost:
+def _lease_lost(write: Checkpoint) -> LeaseLost:
     return LeaseLost(
         f"run {write.run_id} is not held by owner {write.owner} in epoch {write.epoch}"
     )
@@ -388,7 +388,7 @@ def _refuse_unknown(db: sqlite3.Connection, app: str, run_id: str) -> None:
         raise RunNotFoundError(f"no run {run_id!r} in app {app!r}")
 
 
-def claim(db: sqlite3.Connection, message: Claim) -> tuple[Claimed | CorruptRun, ...]:
+def claim(db: sqlite3.Connection, message: Claim) -> tuple[ClaimedRun | CorruptRun, ...]:
     """Take due runs for an owner, and read all that replaying them needs.
 
     Raises:
@@ -409,7 +409,7 @@ def claim(db: sqlite3.Connection, message: Claim) -> tuple[Claimed | CorruptRun,
     return tuple(_claim_run(db, run_id, message.owner) for (run_id,) in due.fetchall())
 
 
-def _claim_run(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed | CorruptRun:
+def _claim_run(db: sqlite3.Connection, run_id: str, owner: str) -> ClaimedRun | CorruptRun:
     try:
         return _claim_readable(db, run_id, owner)
     except MemoryError:
@@ -422,14 +422,14 @@ def _claim_run(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed | Cor
         return CorruptRun(run_id=run_id, epoch=epoch, reason=reason)
 
 
-def _claim_readable(db: sqlite3.Connection, run_id: str, owner: str) -> Claimed:
+def _claim_readable(db: sqlite3.Connection, run_id: str, owner: str) -> ClaimedRun:
     [row] = db.execute(QUERIES["claim-run"], {"id": run_id, "owner": owner}).fetchall()
     head, body = db.execute(QUERIES["request"], (run_id,)).fetchone()
     streamed, outside = db.execute(QUERIES["stream-size"], (run_id,)).fetchone()
     pending = load_pending(db, run_id)
     for each in pending:
         validate_rule(each)
-    return Claimed(
+    return ClaimedRun(
         run=run_of(row),
         request=StoredRequest(head=head, body=body),
         memos=load_memos(db, run_id),

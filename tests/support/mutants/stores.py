@@ -83,11 +83,11 @@ class ForgetsMemos(_Changing):
 class LeaksLeases(MemoryStore):
     """Takes whoever writes for the one who holds the lease."""
 
-    def _checked_row(self, write: Checkpoint) -> Any:
+    def _row_to_change(self, write: Checkpoint) -> Any:
         row = self._runs.get(write.run_id)
         if row is not None and write.create is None and row.owner is not None:
             write = replace(write, owner=row.owner, epoch=row.run.epoch)
-        return super()._checked_row(write)
+        return super()._row_to_change(write)
 
 
 class KeepsPending(MemoryStore):

@@ -1,4 +1,4 @@
-"""Claimed runs go on in workers."""
+"""ClaimedRun runs go on in workers."""
 
 from __future__ import annotations
 

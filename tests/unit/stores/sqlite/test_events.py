@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from durable_conformance.store_values import created, ended, event, peer, suspended, wait
-from durable_core.ports import Checkpoint, Claim, Claimed, CorruptRun, Register, SendEvents
+from durable_core.ports import Checkpoint, Claim, ClaimedRun, CorruptRun, Register, SendEvents
 from durable_core.stores.sqlite.events import finish_part, scan_part, send_events
 from durable_core.stores.sqlite.reads import load_match
 from durable_core.stores.sqlite.sql import SCHEMA
@@ -90,7 +90,7 @@ def test_a_wait_that_cannot_be_read_fails_alone(damage: str, db: sqlite3.Connect
     one, damaged, other = claim(db, due)
     assert isinstance(damaged, CorruptRun)
     for each in (one, other):
-        assert isinstance(each, Claimed)
+        assert isinstance(each, ClaimedRun)
         [answered] = each.pending
         assert answered.matched is not None
         assert "1" == answered.matched.event.id

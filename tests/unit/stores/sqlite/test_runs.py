@@ -21,7 +21,7 @@ from durable_conformance.store_values import (
     suspended,
 )
 from durable_core.errors import LeaseLost
-from durable_core.ports import Checkpoint, Claim, Claimed, CorruptRun, Register, Release
+from durable_core.ports import Checkpoint, Claim, ClaimedRun, CorruptRun, Register, Release
 from durable_core.stores.sqlite.reads import load_memos
 from durable_core.stores.sqlite.sql import SCHEMA
 from durable_core.stores.sqlite.writes import claim, is_one_memo, register, write_run
@@ -150,7 +150,7 @@ def test_a_run_that_cannot_be_read_is_claimed_as_that(damage: str, db: sqlite3.C
     assert isinstance(one, CorruptRun)
     assert ("r1", 2) == (one.run_id, one.epoch)
     assert one.reason
-    assert isinstance(other, Claimed)
+    assert isinstance(other, ClaimedRun)
     assert "r2" == other.run.id
     write_run(db, ended("r1", owner="o2", epoch=2))
 
