@@ -138,6 +138,24 @@ class Engine(EngineLifecycle, Protocol):
         """End a run as cancelled, for a reason that its clients are told; False if it had ended."""
         ...
 
+    def retry(self, run_id: str) -> bool:
+        """Let a failed run go on from where it failed; False if it has not failed.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        ...
+
+    def fork(self, run_id: str, step: str, request: Request | None) -> str | None:
+        """Begin a run that has the results of another one before a step; return its id.
+
+        Returns None if the other run has no such step.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        ...
+
     def delete(self, run_id: str) -> bool:
         """Delete a run that has ended; False, and nothing is done, if it has not.
 

@@ -14,6 +14,7 @@ from durable_core.api.run_info import AttemptInfo, RunInfo, RunStatus, StepInfo,
 from durable_core.codec.json import Codec, JSONCodec
 from durable_core.duration import Duration, parse_duration
 from durable_core.errors import RunNotFoundError
+from durable_core.http.request import Request
 from durable_core.model.run import Phase
 from durable_core.model.step import FailedAttempt, Memo, OpKind, Pending, RunningStep
 from durable_core.platform import make_ulid
@@ -110,6 +111,40 @@ class Runs:
             raise ValueError(f"reason must have at most {_LONGEST_REASON} characters")
         return self._engine.cancel(run_id, reason)
 
+    def retry(self, run_id: str) -> bool:
+        """Let a failed run go on from where it failed, with fresh attempts.
+
+        Steps that have succeeded keep their results. Clients that wait for the run get its new
+        response. Some process must work on it.
+
+        Returns:
+            False if it has not failed, which changes nothing.
+
+        Raises:
+            RunNotFoundError: there is no such run (any more).
+        """
+        return self._engine.retry(run_id)
+
+    def resume_from(self, run_id: str, step: str, *, request: Request | None = None) -> str:
+        """Begin a new run that goes on from a step of another one; return its id.
+
+        The new run has the results of the steps that finished before that step. The step, and what
+        came after it, are executed again. The old run stays as it is.
+
+        Args:
+            run_id: the run to copy, in any status.
+            step: the name of the step (``StepInfo.name``).
+            request: what the new run is asked. Default: the request of the old one.
+
+        Raises:
+            RunNotFoundError: there is no such run (any more).
+            ValueError: it has no such step.
+        """
+        new = self._engine.fork(run_id, step, request)
+        if new is None:
+            raise ValueError(f"run {run_id} has no step {step!r}")
+        return new
+
     def delete(self, run_id: str) -> bool:
         """Delete a run that has ended, with all that is known about it. Its clients get 410.
 
@@ -173,6 +208,16 @@ class Runs:
     async def cancel_async(self, run_id: str, *, reason: str | None = None) -> bool:
         """As :meth:`cancel`, without blocking the event loop."""
         return await to_thread(self.cancel, run_id, reason=reason)
+
+    async def retry_async(self, run_id: str) -> bool:
+        """As :meth:`retry`, without blocking the event loop."""
+        return await to_thread(self.retry, run_id)
+
+    async def resume_from_async(
+        self, run_id: str, step: str, *, request: Request | None = None
+    ) -> str:
+        """As :meth:`resume_from`, without blocking the event loop."""
+        return await to_thread(self.resume_from, run_id, step, request=request)
 
     async def delete_async(self, run_id: str) -> bool:
         """As :meth:`delete`, without blocking the event loop."""

@@ -31,7 +31,7 @@ from durable_core.ports import Prune
 __all__ = ["main"]
 
 _PROGRAM = "durable"
-_ACTIONS = ("list", "get", "history", "wait", "cancel", "delete")
+_ACTIONS = ("list", "get", "history", "wait", "cancel", "retry", "resume-from", "delete")
 #: Runs and events that one transaction of ``prune`` deletes.
 _BATCH = 1_000
 
@@ -173,6 +173,9 @@ def _add_runs(commands: Any) -> None:
     add("history", _history, "show every attempt of a run's steps and of its handler")
     waiting = add("wait", _wait, "wait until a run has ended, and show it")
     waiting.add_argument("--timeout", type=_duration, metavar="DURATION", help="such as 5m")
+    add("retry", _retry, "let a failed run go on from where it failed")
+    resuming = add("resume-from", _resume_from, "begin a run that goes on from a step of another")
+    resuming.add_argument("--step", required=True, metavar="NAME", help="the first step to repeat")
     add("delete", _delete, "delete a run that has ended")
     cancelling = add("cancel", _cancel, "end a run; its clients get 410")
     cancelling.add_argument("--reason", metavar="TEXT", help="what its clients are told")
@@ -271,6 +274,25 @@ def _cancel(options: argparse.Namespace) -> str | None:
         if not durable.runs.cancel(run_id, reason=options.reason):
             return f"run {run_id} had ended already"
     print(json.dumps({"id": run_id, "cancelled": True}) if options.json else f"cancelled {run_id}")
+    return None
+
+
+def _retry(options: argparse.Namespace) -> str | None:
+    run_id = options.run_id
+    with _open(options) as durable:
+        if not durable.runs.retry(run_id):
+            return f"run {run_id} has not failed"
+    print(json.dumps({"id": run_id, "retried": True}) if options.json else f"{run_id} is due")
+    return None
+
+
+def _resume_from(options: argparse.Namespace) -> str | None:
+    with _open(options) as durable:
+        try:
+            new = durable.runs.resume_from(options.run_id, options.step)
+        except ValueError as error:
+            return str(error)
+    print(json.dumps({"id": new}) if options.json else f"began {new}")
     return None
 
 

@@ -511,6 +511,45 @@ class EmbeddedEngine:
         self._open_store()
         return self.store.list(self.env.app, where=where, limit=limit)
 
+    def retry(self, run_id: str) -> bool:
+        """Let a failed run go on from where it failed; False if it has not failed."""
+        from durable_core.ports import Retry
+
+        return self.execute(Retry(app=self.env.app, run_id=run_id, now=self.env.clock.now()))
+
+    def fork(self, run_id: str, step: str, request: Request | None) -> str | None:
+        """Begin a run that has the results of another one before a step; return its id."""
+        from durable_core.codec.records import dump_request
+        from durable_core.model.run import Phase
+        from durable_core.ports import Fork, StoredRequest
+
+        record, now = self.get(run_id), self.env.clock.now()
+        if record is None:
+            raise RunNotFoundError(f"there is no run {run_id!r} in app {self.env.app!r}")
+        ops = {memo.op.name: memo.op.id for memo in record.memos}
+        ops |= {pending.op.name: pending.op.id for pending in record.pending}
+        if step not in ops:
+            return None
+        new = replace(
+            record.run,
+            id=self.env.ids.ulid(now),
+            phase=Phase.SUSPENDED,
+            created_at=now,
+            failures=0,
+            crash_count=0,
+            epoch=1,
+        )
+        stored = None
+        if request is not None:
+            endpoint = self.endpoints.get(new.endpoint_key)
+            headers = frozenset() if endpoint is None else endpoint.options.store_headers
+            head = dump_request(request, stored_headers=headers)
+            stored = StoredRequest(head=head, body=request.body)
+        fork = Fork(
+            app=self.env.app, run_id=run_id, op_id=ops[step], run=new, now=now, request=stored
+        )
+        return new.id if self.execute(fork) else None
+
     def delete(self, run_id: str) -> bool:
         """Delete a run that has ended; False, and nothing is done, if it has not."""
         from durable_core.ports import Delete

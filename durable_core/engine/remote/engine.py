@@ -167,6 +167,14 @@ class RemoteEngine(ABC, Generic[H]):
         """Refuse: the server cancels its runs."""
         self._refuse("cancel runs")
 
+    def retry(self, run_id: str) -> bool:
+        """Refuse: the server runs its runs again."""
+        self._refuse("retry runs")
+
+    def fork(self, run_id: str, step: str, request: Request | None) -> str | None:
+        """Refuse: the server has the results of steps."""
+        self._refuse("resume runs from a step")
+
     def delete(self, run_id: str) -> bool:
         """Refuse: the server keeps its runs."""
         self._refuse("delete runs")

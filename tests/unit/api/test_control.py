@@ -163,6 +163,54 @@ def test_a_reason_has_a_limit() -> None:
         process.durable.runs.cancel("r1", reason="x" * 1001)
 
 
+def test_retry() -> None:
+    """A failed run goes on from its failed step; what has succeeded is not done again."""
+    ledger = Ledger()
+
+    def handler(request: Request) -> str:
+        sync_step.run("reserve", ledger.did, "reserve", None)
+        return sync_step.run("charge", ledger.fails, "charge", 1, ConnectionError("no"), "paid")
+
+    with lab() as process:
+        process.call(process.endpoint(handler, retries=0))
+        runs = process.durable.runs
+        [failed] = runs.list(status="failed")
+        assert runs.retry(failed.id)
+        assert "completed" == runs.wait(failed.id, timeout="20s").status
+        assert not runs.retry(failed.id)
+
+    assert {"reserve": 1, "charge": 2} == ledger.counts()
+
+
+def test_resume_from() -> None:
+    """A new run has the results before the step, and may be asked something else."""
+    ledger = Ledger()
+
+    def handler(request: Request) -> str:
+        sync_step.run("reserve", ledger.did, "reserve", None)
+        charged = sync_step.run("charge", ledger.did, "charge", request.query.get("by") or "cash")
+        return f"paid by {charged}"
+
+    with lab() as process:
+        process.call(process.endpoint(handler))
+        runs = process.durable.runs
+        [old] = runs.list()
+        same = runs.resume_from(old.id, "charge")
+        other = asyncio.run(
+            runs.resume_from_async(old.id, "charge", request=request("/it?by=card"))
+        )
+        ended = [runs.wait(each, timeout="20s") for each in (same, other)]
+        with pytest.raises(ValueError, match="has no step 'nothing'"):
+            runs.resume_from(old.id, "nothing")
+        with pytest.raises(RunNotFoundError):
+            runs.resume_from("nobody", "charge")
+
+    assert {"reserve": 1, "charge": 3} == ledger.counts()
+    assert [[None, "cash"], [None, "card"]] == [
+        [step.result for step in run.steps] for run in ended
+    ]
+
+
 def test_delete() -> None:
     """A run that has ended is gone with its steps; one that goes on stays."""
     with lab() as process:
@@ -194,6 +242,6 @@ def test_tasks_control_runs_alike() -> None:
         seen = asyncio.run(control(process, run_id))
 
     assert [[run_id], "suspended", [], True, "cancelled"] == seen
-    for name in ("get", "list", "history", "cancel", "delete", "wait"):
+    for name in ("get", "list", "history", "cancel", "retry", "resume_from", "delete", "wait"):
         plain, twin = (inspect.signature(getattr(Runs, each)) for each in (name, f"{name}_async"))
         assert plain.parameters == twin.parameters

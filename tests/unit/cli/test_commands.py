@@ -284,6 +284,20 @@ def test_wait_shows_a_run_that_has_ended(path: str, capsys: pytest.CaptureFixtur
     assert "durable: run r2 has not ended after 10ms\n" == capsys.readouterr().err
 
 
+def test_retry_and_resume(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """``runs retry`` takes failed runs only; ``runs resume-from`` begins a new one."""
+    assert 1 == main(at(path, "runs", "retry", "r1"))
+    assert "durable: run r1 has not failed\n" == capsys.readouterr().err
+
+    assert 0 == main(at(path, "runs", "resume-from", "r2", "--step", "step1", "--json"))
+    new = json.loads(capsys.readouterr().out)["id"]
+    assert 0 == main(at(path, "runs", "get", new, "--json"))
+    assert "suspended" == json.loads(capsys.readouterr().out)["status"]
+
+    assert 1 == main(at(path, "runs", "resume-from", "r2", "--step", "dance"))
+    assert "durable: run r2 has no step 'dance'\n" == capsys.readouterr().err
+
+
 def test_delete(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     """``runs delete`` deletes a run that has ended; of others the exit code is 1."""
     assert 0 == main(at(path, "runs", "delete", "r1"))
