@@ -62,6 +62,11 @@ class Capability(StrEnum):
     REPEATED_FIELDS = "repeated-fields"
     #: Server: a request head over ``Limits.head`` is answered with 431.
     HEAD_LIMIT = "head-limit"
+    #: Server: endpoints can be mounted under a prefix of the path, by the server's own means.
+    MOUNTING = "mounting"
+    #: Server: endpoints can be routes of a router of the server's own, which hands on the
+    #: parameters that it has found in the path, and the template.
+    NATIVE_ROUTES = "native-routes"
     #: Engine: ``durable.runs`` shows each run, its phase and its steps.
     RUNS = "runs"
     #: Engine: a wait has an event that was sent after the step before it, but before the wait.
@@ -147,6 +152,24 @@ class ServerSubject(Subject, Protocol):
             routes: what to serve; targets are endpoints that the adapter wrapped, or plain
                 functions. ``durable_core.routing.Application`` answers by them.
             durable: whose endpoints they lead to.
+        """
+        ...
+
+    def mount(
+        self, endpoint: Any, prefix: str, template: str, *, durable: Durable[Any]
+    ) -> AbstractContextManager[str]:
+        """Serve one endpoint by the server's own means, as :meth:`serve`; for all methods.
+
+        Called only for subjects that declare ``"mounting"`` or ``"native-routes"``; the method may
+        be missing in others.
+
+        Args:
+            endpoint: what the adapter has made of a handler.
+            prefix: the decoded path of the mounted application, such as ``"/the shop"``. It is ""
+                unless ``"mounting"`` is declared.
+            template: the path of the route below that, such as ``"/orders/{order}"``. It has
+                parameters only if ``"native-routes"`` is declared.
+            durable: whose endpoint it is.
         """
         ...
 

@@ -125,6 +125,14 @@ class Deployment(ABC):
                 for gate in self._gates:
                     gate.open()
 
+    @contextmanager
+    def mounting(self, program: Program, prefix: str, template: str) -> Iterator[LiveServer]:
+        """Mount a program by the server's own means; see ``ServerSubject.mount``."""
+        durable, options = self._application({}, None, None)
+        endpoint = self.endpoint(durable, program, **options)
+        with self._mount(endpoint, prefix, template, durable) as url:
+            yield LiveServer(url, durable, self._settle)
+
     def outside_step(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a blocking function in a handler, outside its steps.
 
@@ -148,6 +156,12 @@ class Deployment(ABC):
     @abstractmethod
     def _serve(self, routes: Routes, durable: Durable[Any]) -> AbstractContextManager[str]:
         """Serve an application."""
+
+    @abstractmethod
+    def _mount(
+        self, endpoint: Any, prefix: str, template: str, durable: Durable[Any]
+    ) -> AbstractContextManager[str]:
+        """Serve an endpoint by the server's own means."""
 
     @abstractmethod
     def _settle(self, durable: Durable[Any]) -> None:
@@ -190,6 +204,11 @@ class ServerDeployment(Deployment):
     def _serve(self, routes: Routes, durable: Durable[Any]) -> AbstractContextManager[str]:
         return self._subject.serve(routes, durable=durable)
 
+    def _mount(
+        self, endpoint: Any, prefix: str, template: str, durable: Durable[Any]
+    ) -> AbstractContextManager[str]:
+        return self._subject.mount(endpoint, prefix, template, durable=durable)
+
     def _settle(self, durable: Durable[Any]) -> None:
         wait_until_idle(durable)
 
@@ -211,6 +230,11 @@ class EngineDeployment(Deployment):
 
     def _serve(self, routes: Routes, durable: Durable[Any]) -> AbstractContextManager[str]:
         return self._subject.serve(routes, durable=durable)
+
+    def _mount(
+        self, endpoint: Any, prefix: str, template: str, durable: Durable[Any]
+    ) -> AbstractContextManager[str]:
+        raise NotImplementedError("engines are judged behind a server that is known to conform")
 
     def _settle(self, durable: Durable[Any]) -> None:
         self._subject.settle(durable)

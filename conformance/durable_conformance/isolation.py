@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from _pytest.runner import runtestprotocol
 
 __all__ = ["can_isolate", "run_isolated"]
 
@@ -100,7 +99,8 @@ def _run_case(item: pytest.Item, sender: Connection, stacks: IO[str], limit: flo
         os.setpgid(0, 0)  # so that what it starts can be ended with it
     faulthandler.dump_traceback_later(limit, exit=True, file=stacks)
     try:
-        reports = runtestprotocol(item, log=False, nextitem=None)
+        runner: Any = item.config.pluginmanager.get_plugin("runner")
+        reports = runner.runtestprotocol(item, log=False, nextitem=None)
         hook = item.config.hook.pytest_report_to_serializable
         found: Any = [hook(config=item.config, report=report) for report in reports]
     except BaseException:  # also what pytest itself raises: the parent shows it

@@ -29,6 +29,8 @@ MEANINGS = {
     Capability.SEPARATE_FIELDS: "repeated request header fields arrive one by one",
     Capability.REPEATED_FIELDS: "repeated response header fields leave one by one",
     Capability.HEAD_LIMIT: "a request head over `Limits.head` gets 431",
+    Capability.MOUNTING: "endpoints can be mounted under a prefix",
+    Capability.NATIVE_ROUTES: "a router of the server's own gives parameters and template",
 }
 
 _INTRODUCTION = """\

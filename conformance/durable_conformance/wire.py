@@ -201,7 +201,8 @@ class Client:
         parts = urlsplit(base_url)
         if parts.scheme != "http" or not parts.hostname or not parts.port or parts.path.strip("/"):
             raise WireError(f"serve() must yield an URL like http://127.0.0.1:80, not {base_url!r}")
-        self.host, self._address = parts.netloc, (parts.hostname, parts.port)
+        self.host, self.port = parts.netloc, parts.port
+        self._address = (parts.hostname, parts.port)
 
     def connect(self) -> Connection:
         """Open a connection."""

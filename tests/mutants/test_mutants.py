@@ -28,7 +28,12 @@ ALL: dict[str, tuple[str, ...]] = {
 #: Requirements that no mutant can break without a core that is broken, too.
 OF_THE_CORE = {"L9", "L10", "L12", "L13"}
 GROUPS = tuple(dict.fromkeys(each.group for each in load_requirements()))
-SOUND = ("support.mutants.base:sound", "support.mutants.stores:sound")
+SOUND = (
+    "support.mutants.base:sound",
+    "support.mutants.base:sound_mounts",
+    "support.mutants.base:sound_platform",
+    "support.mutants.stores:sound",
+)
 
 
 @cache
@@ -58,9 +63,6 @@ def judged(spec: str, folder: Path) -> tuple[int, str, dict[str, str]]:
             **os.environ,
             "PYTHONPATH": path,
             "DURABLE_CONFORMANCE_PATIENCE": patience,
-            # No source in tracebacks: Python 3.11.7 cannot parse it in two threads at a time, as
-            # pytest and a server that logs what a mutant has broken would do.
-            "PYTEST_ADDOPTS": "--tb=line" if names else "",
         },
         cwd=folder,
         capture_output=True,

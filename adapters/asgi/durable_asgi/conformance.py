@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from durable_asgi._adapter import endpoint_adapter
 from durable_asgi._serving import create_endpoint_server
+from durable_asgi._types import ASGIApplication, Receive, Scope, Send
 from durable_core import Durable
 from durable_core.adapters import Routes
 
@@ -32,6 +35,8 @@ class ASGISubject:
             "repeated-fields",
             "separate-fields",
             "head-limit",
+            "mounting",
+            "native-routes",
         }
     )
     endpoint_adapter = endpoint_adapter
@@ -40,6 +45,24 @@ class ASGISubject:
     def serve(self, routes: Routes, *, durable: Durable[Any]) -> Iterator[str]:
         """Serve on a free port; yield the URL."""
         with create_endpoint_server(routes, durable=durable).listen() as server:
+            yield server.url
+
+    @contextmanager
+    def mount(
+        self, endpoint: ASGIApplication, prefix: str, template: str, *, durable: Durable[Any]
+    ) -> Iterator[str]:
+        """Serve an endpoint as Starlette and FastAPI do: what they found is in the scope."""
+        names = re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", template)
+
+        async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                found = re.fullmatch(names, scope["path"].removeprefix(prefix))
+                params = found.groupdict() if found is not None else {}
+                route = SimpleNamespace(path=template)
+                scope = {**scope, "root_path": prefix, "path_params": params, "route": route}
+            await endpoint(scope, receive, send)
+
+        with create_endpoint_server(mounted, durable=durable).listen() as server:
             yield server.url
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from wsgiref.util import shift_path_info
 
 from durable_core import Durable
 from durable_core.adapters import Routes
@@ -27,6 +29,7 @@ class WSGISubject:
             "raw-path",
             "repeated-fields",
             "head-limit",
+            "mounting",
         }
     )
     endpoint_adapter = endpoint_adapter
@@ -35,6 +38,20 @@ class WSGISubject:
     def serve(self, routes: Routes, *, durable: Durable[Any]) -> Iterator[str]:
         """Serve on a free port; yield the URL."""
         with create_endpoint_server(routes, durable=durable).listen() as server:
+            yield server.url
+
+    @contextmanager
+    def mount(
+        self, endpoint: WSGIApplication, prefix: str, template: str, *, durable: Durable[Any]
+    ) -> Iterator[str]:
+        """Serve an endpoint below a prefix, which is moved to ``SCRIPT_NAME``."""
+
+        def mounted(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            for _ in range(prefix.count("/")):
+                shift_path_info(environ)
+            return endpoint(environ, start_response)
+
+        with create_endpoint_server(mounted, durable=durable).listen() as server:
             yield server.url
 
 

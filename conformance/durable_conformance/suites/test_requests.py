@@ -13,7 +13,7 @@ import pytest
 from durable_conformance.contract import Capability
 from durable_conformance.deployment import ALL_METHODS, Deployment, LiveServer
 from durable_conformance.plugin import needs, requirement
-from durable_conformance.programs import CallLog, Script
+from durable_conformance.programs import CallLog, Script, until
 from durable_conformance.wire import head_of
 from durable_core import Request
 
@@ -257,3 +257,36 @@ def test_http_1_0(echo: LiveServer) -> None:
     assert b"200" == head.split(b" ")[1]
     assert b"transfer-encoding" not in head.lower()
     assert "GET" == json.loads(body)["method"]
+
+
+@requirement("Q17")
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_no_host(echo: LiveServer, version: str) -> None:
+    """The URL names the server itself, host and port; HTTP/1.1 requires the field (400)."""
+    data = echo.exchange(f"GET /echo/x HTTP/{version}\r\nConnection: close\r\n\r\n".encode())
+    head, _, body = data.partition(b"\r\n\r\n")
+    status = head.split(b" ")[1]
+
+    if version == "1.0" or status != b"400":
+        url = urlsplit(json.loads(body)["url"])
+        assert (b"200", echo.port) == (status, url.port)
+        assert url.hostname in ("127.0.0.1", "localhost")
+
+
+@requirement("Q18")
+def test_a_half_closed_connection(deployment: Deployment) -> None:
+    """What comes is whole, and the run ends in any case."""
+
+    def program(request: Request, step: Any) -> Script:
+        yield step.run("work", lambda: None)
+        return "x" * 100_000
+
+    with deployment.serving(program) as server:
+        head = head_of("GET", "/it", server.host, [("Connection", "close")])
+        data = server.exchange(head, end=True)
+        until(lambda: server.phases() == ["completed"], "the run completed")
+
+    if data:
+        head, _, body = data.partition(b"\r\n\r\n")
+        assert b"200" == head.split(b" ")[1]
+        assert "x" * 100_000 == json.loads(body)

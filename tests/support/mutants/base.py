@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 from durable_core import BadRequest, Durable, Request, Response
 from durable_core.adapters import AdapterApp, Routes, converse, lingering_close, refuse
@@ -14,6 +16,7 @@ from support import recipe
 __all__ = [
     "BASE",
     "Fields",
+    "MountingMutant",
     "Mutant",
     "Mutants",
     "Seen",
@@ -65,7 +68,7 @@ class Mutant(_Subject):  # type: ignore[misc]
         methods = dict.fromkeys((f"do_{method}" for method in _METHODS), answer["answer"])
         own = {**answer, **methods, **(handler or {})}
         self.handler_class: Any = type("Mutant", (BASE.Handler,), own)
-        self.app_class = type("Mutant", (AdapterApp,), app or {})
+        self.app_class: Any = type("Mutant", (AdapterApp,), app or {})
         self.endpoint_adapter = adapter or BASE.Subject.endpoint_adapter
         self._start = start
 
@@ -75,6 +78,45 @@ class Mutant(_Subject):  # type: ignore[misc]
         served: AbstractContextManager[str] = super().serve(routes, durable=durable)
         return served
 
+
+class MountingMutant(Mutant):
+    """A mutant that mounts endpoints, as a framework on the recipe's server would.
+
+    Args:
+        change: is given prefix, parameters and template; returns what the exchange gets of them.
+    """
+
+    def __init__(self, change: MountChange = lambda *found: found) -> None:
+        super().__init__(declares="mounting native-routes")
+        self._change = change
+
+    @contextmanager
+    def mount(
+        self, endpoint: Any, prefix: str, template: str, *, durable: Durable[Any]
+    ) -> Iterator[str]:
+        """Serve an endpoint, and tell every exchange what a router has found."""
+        pattern = re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", template))
+        change = self._change
+
+        def init(exchange: Any, handler: Any) -> None:
+            BASE.HandlerExchange.__init__(exchange, handler)
+            path = unquote(exchange.target.partition("?")[0]).removeprefix(prefix)
+            found = pattern.fullmatch(path)
+            params = found.groupdict() if found is not None else {}
+            exchange.root_path, exchange.path_params, exchange.route = change(
+                prefix, params, template
+            )
+
+        mounted = Mutant(exchange={"__init__": init})
+        mounted.app_class = lambda _: endpoint  # what the adapter makes of a handler is an app
+        with mounted.serve({"GET /": endpoint}, durable=durable) as url:
+            yield url
+
+
+#: Changes the prefix, the parameters and the template of a mount.
+MountChange: TypeAlias = Callable[
+    [str, dict[str, str], str], "tuple[str, dict[str, str], str | None]"
+]
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -155,5 +197,25 @@ def find(mutants: Mutants, name: str) -> Mutant:
     return mutants[name][0]
 
 
+def _buffer(self: Any, request: Request, **how: Any) -> Response:
+    """Answer as a function on a platform does: with a whole body, and a mapping of fields."""
+    response = AdapterApp.respond(self, request, **how)
+    body = response.body
+    if not isinstance(body, bytes):
+        try:
+            body = b"".join(body)  # type: ignore[arg-type]
+        except Exception:
+            return Response.text("the function failed", 502)
+    fields = dict(response.headers.raw)
+    length = fields.get("content-length", str(len(body)))
+    if response.is_streaming and request.method != "HEAD" and length != str(len(body)):
+        return Response.text("the function failed", 502)
+    return changed_response(response, headers=list(fields.items()), body=body)
+
+
 #: What they are made of, with nothing wrong.
 sound = Mutant()
+sound_mounts = MountingMutant()
+#: A platform that buffers responses and has one value for each header field.
+sound_platform = Mutant({"respond": _buffer}, declares="")
+sound_platform.capabilities -= {"streaming", "repeated-fields"}

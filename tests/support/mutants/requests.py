@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import socket
 import time
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -12,6 +13,7 @@ from durable_core import Request
 from support.mutants.base import (
     BASE,
     Fields,
+    MountingMutant,
     Mutant,
     Mutants,
     changed_request,
@@ -148,6 +150,29 @@ def _refuse_1_0(self: Any, handler: Any) -> None:
         self.fields = [("host", "[:]")]
 
 
+def _drop_coding_beside_length(self: Any, handler: Any) -> None:
+    if "content-length" in handler.headers:
+        del handler.headers["transfer-encoding"]
+    BASE.HandlerExchange.__init__(self, handler)
+
+
+def _name_another_host(self: Any, handler: Any) -> None:
+    BASE.HandlerExchange.__init__(self, handler)
+    self.authority = "shop.example"
+
+
+def _end_with_the_client(self: Any, data: bytes) -> None:
+    """Leave out half of what is sent to a client that has ended its side."""
+    connection = self._handler.connection
+    connection.setblocking(False)
+    try:
+        is_open = bool(connection.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        is_open = True
+    connection.setblocking(True)
+    BASE.HandlerExchange.write(self, data if is_open else data[: len(data) // 2])
+
+
 #: See ``base.Mutants``.
 MUTANTS: Mutants = {
     "always_gets": (Mutant(receiving(lambda r: changed_request(r, method="GET"))), ("Q1",)),
@@ -177,6 +202,24 @@ MUTANTS: Mutants = {
     "drops_cookies": (Mutant(fields_in(_without_cookies)), ("Q6",)),
     "asks_for_every_body": (Mutant(handler={"handle_expect_100": _continue_at_once}), ("B2",)),
     "takes_the_last_host": (Mutant(exchange={"__init__": _one_host}), ("B1",)),
+    "takes_lengths_beside_codings": (
+        Mutant(exchange={"__init__": _drop_coding_beside_length}),
+        ("B1",),
+    ),
+    "names_another_host": (Mutant(exchange={"__init__": _name_another_host}), ("Q17",)),
+    "cuts_half_closed_clients": (Mutant(exchange={"write": _end_with_the_client}), ("Q18",)),
+    "forgets_the_prefix": (MountingMutant(lambda _, params, route: ("", params, route)), ("M1",)),
+    "forgets_parameters": (
+        MountingMutant(lambda prefix, _, route: (prefix, {}, route)),
+        ("M2",),
+    ),
+    "keeps_parameters_quoted": (
+        MountingMutant(
+            lambda prefix, params, route: (prefix, {n: quote(v) for n, v in params.items()}, route)
+        ),
+        ("M2",),
+    ),
+    "names_each_path": (MountingMutant(lambda prefix, params, _: (prefix, params, None)), ("M3",)),
     "knows_no_http_1_0": (Mutant(exchange={"__init__": _refuse_1_0}), ("Q16",)),
     "closes_connections": (Mutant(declares="keep-alive"), ("Q12",)),
     "mixes_bodies": (Mutant(receiving(_mix_up)), ("Q13",)),

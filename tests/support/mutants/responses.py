@@ -207,7 +207,7 @@ MUTANTS: Mutants = {
     ),
     "drops_repeated_fields": (
         Mutant(fields_out(lambda fields: list(dict(fields).items()))),
-        ("A3", "H1"),
+        ("A3", "H3"),
     ),
     "cuts_fields": (
         Mutant(fields_out(lambda fields: [(name, value[:1000]) for name, value in fields])),
