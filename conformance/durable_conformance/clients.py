@@ -108,7 +108,7 @@ def _flaky_a(key: str) -> int:
 
 
 def _flaky_b(key: str) -> int:
-    _gates[key].pass_(None)
+    _gates[key].wait_open(None)
     stream.push("chunk b")
     return _ledger.fail_first(f"b of {key}", 1, RuntimeError("once"))
 
@@ -124,12 +124,12 @@ def _push_and_fail(key: str) -> None:
 
 def _stuck(key: str) -> None:
     stream.push("chunk a")
-    _gates[key].pass_(None)
+    _gates[key].wait_open(None)
 
 
 def _gated(key: str) -> None:
     stream.push("chunk b")
-    _gates[key].pass_(None)
+    _gates[key].wait_open(None)
     stream.push("chunk c")
 
 

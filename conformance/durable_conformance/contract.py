@@ -60,6 +60,8 @@ class Capability(StrEnum):
     SEPARATE_FIELDS = "separate-fields"
     #: Server: repeated response header fields leave one by one; some platforms have one value each.
     REPEATED_FIELDS = "repeated-fields"
+    #: Server: response header fields leave in Latin-1; some platforms send ASCII or UTF-8 only.
+    LATIN_1_FIELDS = "latin-1-fields"
     #: Server: a request head over ``Limits.head`` is answered with 431.
     HEAD_LIMIT = "head-limit"
     #: Server: endpoints can be mounted under a prefix of the path, by the server's own means.
@@ -224,7 +226,7 @@ class StoreSubject(Subject, Protocol):
         """Yield a store that is empty and open; afterwards close and delete it."""
         ...
 
-    def again(self, store: Store) -> AbstractContextManager[Store]:
+    def open_again(self, store: Store) -> AbstractContextManager[Store]:
         """Yield another handle on the data of an open store, as another process would have it.
 
         Called only for subjects that declare ``"shared"``; in a process that was made by
@@ -232,7 +234,7 @@ class StoreSubject(Subject, Protocol):
         """
         ...
 
-    def locked(self, store: Store) -> AbstractContextManager[None]:
+    def lock(self, store: Store) -> AbstractContextManager[None]:
         """Lock the store, as another program would, as long as the context lasts.
 
         Called only for subjects that declare ``"locks"``.

@@ -12,10 +12,13 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import tempfile
 import traceback
 import warnings
 from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -59,10 +62,31 @@ def run_isolated(item: pytest.Item, limit: float) -> list[pytest.TestReport]:
         finally:
             _kill_group(process)
             receiver.close()
-        if isinstance(found, list):
-            return [_load(item, data) for data in found]
+        if isinstance(found, _Done):
+            _import_all(found.modules)
+            return [_load(item, data) for data in found.reports]
         stacks.seek(0)
         return [_failure(item, found or _describe_end(process, stacks.read(), limit))]
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What a process sends that has run its case.
+
+    Attributes:
+        reports: those of set-up, call and tear-down, serialized.
+        modules: what it has imported.
+    """
+
+    reports: list[dict[str, Any]]
+    modules: list[str]
+
+
+def _import_all(modules: list[str]) -> None:
+    """Import what a case has imported, so that not every process after it has to do that."""
+    for name in modules:
+        with suppress(Exception):
+            import_module(name)
 
 
 def _start(process: ForkProcess) -> None:
@@ -72,10 +96,11 @@ def _start(process: ForkProcess) -> None:
         process.start()
 
 
-def _receive(receiver: Connection) -> list[dict[str, Any]] | str | None:
-    """Return what the process has sent: reports, or a traceback; None if it sent nothing."""
+def _receive(receiver: Connection) -> _Done | str | None:
+    """Return what the process has sent: its reports, or a traceback; None if it sent nothing."""
     try:
-        return receiver.recv() if receiver.poll() else None
+        sent: _Done | str | None = receiver.recv() if receiver.poll() else None
+        return sent
     except EOFError:
         return None
 
@@ -98,11 +123,14 @@ def _run_case(item: pytest.Item, sender: Connection, stacks: IO[str], limit: flo
     with suppress(OSError):
         os.setpgid(0, 0)  # so that what it starts can be ended with it
     faulthandler.dump_traceback_later(limit, exit=True, file=stacks)
+    known = set(sys.modules)
+    found: _Done | str
     try:
         runner: Any = item.config.pluginmanager.get_plugin("runner")
         reports = runner.runtestprotocol(item, log=False, nextitem=None)
         hook = item.config.hook.pytest_report_to_serializable
-        found: Any = [hook(config=item.config, report=report) for report in reports]
+        serialized = [hook(config=item.config, report=report) for report in reports]
+        found = _Done(serialized, sorted(set(sys.modules) - known))
     except BaseException:  # also what pytest itself raises: the parent shows it
         found = f"pytest itself failed in this case:\n{traceback.format_exc()}"
     faulthandler.cancel_dump_traceback_later()

@@ -28,6 +28,7 @@ MEANINGS = {
     Capability.RAW_PATH: "`request.url` has the path as it was encoded",
     Capability.SEPARATE_FIELDS: "repeated request header fields arrive one by one",
     Capability.REPEATED_FIELDS: "repeated response header fields leave one by one",
+    Capability.LATIN_1_FIELDS: "response header fields leave in Latin-1",
     Capability.HEAD_LIMIT: "a request head over `Limits.head` gets 431",
     Capability.MOUNTING: "endpoints can be mounted under a prefix",
     Capability.NATIVE_ROUTES: "a router of the server's own gives parameters and template",
@@ -86,10 +87,10 @@ def _capabilities(reports: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]
 
 def _groups(reports: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     for group in dict.fromkeys(each["group"] for each in reports[0]["requirements"]):
-        yield (group, *(_passed(report, group) for report in reports))
+        yield (group, *(_count_passed(report, group) for report in reports))
 
 
-def _passed(report: dict[str, Any], group: str) -> str:
+def _count_passed(report: dict[str, Any], group: str) -> str:
     statuses = [each["status"] for each in report["requirements"] if each["group"] == group]
     return f"{statuses.count('pass')} of {len(statuses)}"
 

@@ -104,7 +104,7 @@ def load_subject(spec: str) -> tuple[Any, Kind]:
     Raises:
         pytest.UsageError: it cannot be imported, or is no subject.
     """
-    subject = _imported("subject", spec)
+    subject = _import_object("subject", spec)
     kind = kind_of(subject)
     if kind is None:
         methods = ", ".join(f"{each.value}()" for each in Kind)
@@ -121,7 +121,7 @@ def load_clients(spec: str | None) -> Mapping[str, Client]:
     """
     if spec is None:
         return {}
-    clients = _imported("client", spec)
+    clients = _import_object("client", spec)
     if not isinstance(clients, Mapping) or not clients or not all(map(callable, clients.values())):
         raise pytest.UsageError(f"{spec} must be a mapping of names to functions that call a URL")
     return clients
@@ -136,7 +136,7 @@ def client_parameters(config: pytest.Config) -> list[Any]:
     return [pytest.param(None, id="no-client", marks=pytest.mark.skip(reason=reason))]
 
 
-def _imported(what: str, spec: str) -> Any:
+def _import_object(what: str, spec: str) -> Any:
     module, _, name = spec.partition(":")
     if not module or not name:
         raise pytest.UsageError(f"a {what} is named as MODULE:NAME, not {spec!r}")

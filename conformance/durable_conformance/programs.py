@@ -111,14 +111,14 @@ class Gate:
         self._reached = threading.Event()
         self._opened = threading.Event()
 
-    def pass_(self, value: T) -> T:
+    def wait_open(self, value: T) -> T:
         """Wait at the gate, then return the value."""
         self._reached.set()
         if not self._opened.wait(patience()):
             raise TimeoutError("nobody has opened the gate")
         return value
 
-    def reached(self) -> None:
+    def wait_reached(self) -> None:
         """Wait until somebody is at the gate."""
         assert self._reached.wait(patience()), "nobody has come to the gate"
 

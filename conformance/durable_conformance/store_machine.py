@@ -178,7 +178,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def abandon(self) -> None:
         """Go on with another handle, as if the process of the one before had died."""
-        self.store = self._stack.enter_context(self.subject.again(self.store))
+        self.store = self._stack.enter_context(self.subject.open_again(self.store))
 
     @invariant()
     def nothing_is_hidden(self) -> None:

@@ -49,7 +49,7 @@ class StreamReader:
                 if event.event == "inngest.redirect_info":
                     url = urlsplit(_member(event, "url"))
                     self.redirect = f"{url.path}?{url.query}"
-                yield _described(event)
+                yield _describe(event)
 
     def take(self, count: int) -> list[str]:
         """Return the next events, waiting for them."""
@@ -71,7 +71,7 @@ def _member(event: ServerSentEvent, name: str) -> str:
     return value
 
 
-def _described(event: ServerSentEvent) -> str:
+def _describe(event: ServerSentEvent) -> str:
     """Return the type without its prefix, and the data as it is on the wire but for ids."""
     kind, data = event.event.removeprefix("inngest."), event.data
     if kind in ("metadata", "redirect_info"):

@@ -54,7 +54,7 @@ class ReplayChecker:
         trace = self._runs.pop(run_id, None)
         if trace is None or not self.enabled:
             return None
-        missing = sorted(trace.missing())
+        missing = sorted(trace.find_missing())
         return trace.error(missing[0], "the handler returned") if missing else None
 
 
@@ -82,7 +82,7 @@ class ReplayTrace:
 
     def check_new(self, step_name: str, *, in_line: bool) -> NotDeterministicError | None:
         """Return the error if a new step is reached before a finished one of the same task."""
-        missing = sorted(self.missing() & self._in_line) if in_line else []
+        missing = sorted(self.find_missing() & self._in_line) if in_line else []
         return self.error(missing[0], f"step {step_name!r} was") if missing else None
 
     def add_finished(self, memo: Memo, *, in_line: bool) -> None:
@@ -92,13 +92,13 @@ class ReplayTrace:
 
     def check_suspended(self) -> NotDeterministicError | None:
         """Return the error if the suspended handler has missed a step in too many replays."""
-        for number in sorted(self.missing()):
+        for number in sorted(self.find_missing()):
             self._missed[self._run.id, number] += 1
             if self._missed[self._run.id, number] > _PATIENCE:
                 return self.error(number, "others were")
         return None
 
-    def missing(self) -> set[int]:
+    def find_missing(self) -> set[int]:
         """Return the numbers of the finished steps that were not reached again."""
         return set(self._known) - self._replayed
 
@@ -192,7 +192,7 @@ class FaultPlan:
     def take_crash(self, step_name: str, moment: CrashPoint) -> bool:
         """Return whether the process crashes now, and count that crash as done."""
         self._seen.add(step_name)
-        for fault in self._planned(step_name):
+        for fault in self._list_planned(step_name):
             if fault.effect is moment:
                 fault.use()
                 return True
@@ -200,13 +200,13 @@ class FaultPlan:
 
     def take_failure(self, step_name: str) -> Exception | None:
         """Return the error of the step's next planned failure, and count it as done."""
-        for fault in self._planned(step_name):
+        for fault in self._list_planned(step_name):
             if not isinstance(fault.effect, CrashPoint):
                 fault.use()
                 return fault.effect() if isinstance(fault.effect, type) else fault.effect
         return None
 
-    def _planned(self, step_name: str) -> list[_Fault]:
+    def _list_planned(self, step_name: str) -> list[_Fault]:
         return [each for each in self._faults if each.step_id == step_name and each.left != 0]
 
     def check_used(self) -> None:

@@ -304,7 +304,7 @@ class harness:  # noqa: N801 - used as a function is
     def __enter__(self) -> Harness:
         if _on_a_loop():
             raise ConfigurationError("on an event loop it is 'async with harness(...)'")
-        self._stack.enter_context(self._simulation.installed())
+        self._stack.enter_context(self._simulation.install())
         return Harness(self._simulation)
 
     def __exit__(
@@ -319,7 +319,7 @@ class harness:  # noqa: N801 - used as a function is
             self._simulation.faults.check_used()
 
     async def __aenter__(self) -> AsyncHarness:
-        self._stack.enter_context(self._simulation.installed())
+        self._stack.enter_context(self._simulation.install())
         return AsyncHarness(self._simulation)
 
     async def __aexit__(

@@ -178,10 +178,12 @@ def steps_of(record: RunRecord, codec: Codec, calls: Mapping[str, int]) -> tuple
         codec: how results are stored.
         calls: how often the function of each step was called, by step name.
     """
-    return (*_finished(record, codec, calls), *_unfinished(record, calls))
+    return (*_list_finished(record, codec, calls), *_list_unfinished(record, calls))
 
 
-def _finished(record: RunRecord, codec: Codec, calls: Mapping[str, int]) -> Iterator[StepRecord]:
+def _list_finished(
+    record: RunRecord, codec: Codec, calls: Mapping[str, int]
+) -> Iterator[StepRecord]:
     for memo in record.memos:
         name = memo.op.name
         yield StepRecord(
@@ -195,7 +197,7 @@ def _finished(record: RunRecord, codec: Codec, calls: Mapping[str, int]) -> Iter
         )
 
 
-def _unfinished(record: RunRecord, calls: Mapping[str, int]) -> Iterator[StepRecord]:
+def _list_unfinished(record: RunRecord, calls: Mapping[str, int]) -> Iterator[StepRecord]:
     for pending in record.pending:
         name = pending.op.name
         yield StepRecord(
@@ -234,7 +236,7 @@ class Simulation:
         self.own_events: set[str] = set()
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
+    def install(self) -> Iterator[None]:
         """Start the application in this simulation; stop it before you leave the block."""
         engine = self.engine
         env = replace(

@@ -29,7 +29,7 @@ class MemorySubject:
         yield MemoryStore()
 
     @contextmanager
-    def again(self, store: Store) -> Iterator[Store]:
+    def open_again(self, store: Store) -> Iterator[Store]:
         """There is no other handle on its data."""
         raise NotImplementedError
         yield store
@@ -65,13 +65,13 @@ class SQLiteSubject:
                 yield store
 
     @contextmanager
-    def again(self, store: Store) -> Iterator[Store]:
+    def open_again(self, store: Store) -> Iterator[Store]:
         """Yield another store on the same file."""
         with self._opened(self._files[id(store)]) as other:
             yield other
 
     @contextmanager
-    def locked(self, store: Store) -> Iterator[None]:
+    def lock(self, store: Store) -> Iterator[None]:
         """Begin a transaction that writes, by a connection of one's own."""
         with closing(sqlite3.connect(self._files[id(store)], isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")

@@ -34,6 +34,7 @@ class ASGISubject:
             "raw-path",
             "repeated-fields",
             "separate-fields",
+            "latin-1-fields",
             "head-limit",
             "mounting",
             "native-routes",

@@ -31,6 +31,7 @@ class AsyncioSubject:
             "raw-path",
             "repeated-fields",
             "separate-fields",
+            "latin-1-fields",
             "head-limit",
         }
     )

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response as StarletteResponse
 from starlette.responses import StreamingResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route
 
 from durable_asgi import EndpointServer, app
 from durable_core import Durable, Request, Response
@@ -103,7 +103,10 @@ class StarletteSubject:
             "raw-path",
             "repeated-fields",
             "separate-fields",
+            "latin-1-fields",
             "head-limit",
+            "mounting",
+            "native-routes",
         }
     )
     endpoint_adapter = _SuiteAdapter()
@@ -115,6 +118,18 @@ class StarletteSubject:
         application = Starlette(
             routes=[_route(durable, pattern, target) for pattern, target in routes.items()],
             lifespan=durable.lifespan,
+        )
+        with EndpointServer(application, durables=(durable.engine,)).listen() as server:
+            yield server.url
+
+    @contextmanager
+    def mount(
+        self, endpoint: Any, prefix: str, template: str, *, durable: Durable[Any]
+    ) -> Iterator[str]:
+        """Serve one endpoint by a route of Starlette's, below a prefix if there is one."""
+        routes: list[BaseRoute] = [Route(template, endpoint, methods=["GET", "POST"])]
+        application = Starlette(
+            routes=[Mount(prefix, routes=routes)] if prefix else routes, lifespan=durable.lifespan
         )
         with EndpointServer(application, durables=(durable.engine,)).listen() as server:
             yield server.url

@@ -28,6 +28,7 @@ class WSGISubject:
             "expect-continue",
             "raw-path",
             "repeated-fields",
+            "latin-1-fields",
             "head-limit",
             "mounting",
         }

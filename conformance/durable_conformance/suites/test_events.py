@@ -67,13 +67,13 @@ def test_an_event_between_a_step_and_the_wait(deployment: Deployment) -> None:
 
     def program(request: Any, step: Any) -> Script:
         yield step.run("a", lambda: None)
-        yield deployment.outside_step(gate.pass_, 0)
+        yield deployment.outside_step(gate.wait_open, 0)
         event = yield step.wait_for_event("w", event="go", timeout=3)
         return None if event is None else dict(event.data)
 
     with deployment.serving(program) as server, server.connect() as connection:
         connection.send(f"GET /it HTTP/1.1\r\nHost: {server.host}\r\n\r\n".encode())
-        gate.reached()
+        gate.wait_reached()
         server.durable.send(Event("go", {"n": 1}))
         gate.open()
         assert {"n": 1} == server.follow("/it", connection.receive()).json()

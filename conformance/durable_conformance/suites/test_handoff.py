@@ -224,14 +224,14 @@ def test_the_run_of_a_client_that_left(deployment: Deployment) -> None:
     call_log, gate = CallLog(), deployment.gate()
 
     def program(request: Any, step: Any) -> Script:
-        yield step.run("gate", lambda: call_log.record("gate", gate.pass_(0)))
+        yield step.run("gate", lambda: call_log.record("gate", gate.wait_open(0)))
         yield step.sleep("nap", 0.1)
         yield step.run("after", call_log.record, "after", 0)
 
     with deployment.serving(program) as server:
         with server.connect() as connection:
             connection.send(head_of("GET", "/it", server.host))
-            gate.reached()
+            gate.wait_reached()
         gate.open()
         until(lambda: call_log.count("after"), "the run went on")
         server.settle()
@@ -247,7 +247,7 @@ def test_a_client_that_leaves_in_a_step(deployment: Deployment) -> None:
 
     def program(request: Any, step: Any) -> Script:
         yield step.run("before", lambda: None)
-        yield step.run("gate", gate.pass_, 0)
+        yield step.run("gate", gate.wait_open, 0)
 
     with deployment.serving(program) as server:
 
@@ -256,7 +256,7 @@ def test_a_client_that_leaves_in_a_step(deployment: Deployment) -> None:
 
         with server.connect() as connection:
             connection.send(head_of("GET", "/it", server.host))
-            gate.reached()
+            gate.wait_reached()
             assert [Phase.SYNC] == phases()
         until(lambda: phases() == [Phase.ASYNC], "the run was handed off")
         gate.open()

@@ -175,7 +175,7 @@ def test_an_attempt_may_take_only_so_long(deployment: Deployment) -> None:
 
     def work() -> str:
         return (
-            gate.pass_("late")
+            gate.wait_open("late")
             if call_log.record("slow", call_log.count("slow")) == 0
             else "in time"
         )

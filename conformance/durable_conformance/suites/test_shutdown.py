@@ -70,7 +70,7 @@ def _interrupted(call_log: CallLog, gate: Gate) -> Program:
     """Return a program whose first step stays at a gate, with too many behind it for a moment."""
 
     def program(request: Request, step: Any) -> Script:
-        yield step.run("gate", lambda: call_log.record("gate", gate.pass_(0)))
+        yield step.run("gate", lambda: call_log.record("gate", gate.wait_open(0)))
         for number in range(_STEPS):
             yield step.run(f"s{number}", call_log.record, str(number), number)
         return "done"
@@ -88,7 +88,7 @@ def test_stopping_in_a_step(deployment: Deployment, background: Callable[..., Fu
     program = _interrupted(call_log, gate)
     with deployment.serving(program) as server:
         client = background(server.ask, "GET", "/it")
-        gate.reached()
+        gate.wait_reached()
         background(_open_when_stopping, server, gate)
     first, when_stopped = client.result(), call_log.counts()
     with deployment.serving(program) as server:
@@ -117,7 +117,7 @@ def test_stopping_detaches_in_a_step(
     program = _interrupted(call_log, gate)
     with deployment.serving(program) as server:
         client = background(server.ask, "GET", "/it")
-        gate.reached()
+        gate.wait_reached()
         opener = background(_open_when_answered, client, gate)
     first = opener.result()
     with deployment.serving(program) as server:
@@ -163,12 +163,12 @@ def test_stopping_lets_answers_out(
     call_log, gate = CallLog(), deployment.gate(closed=True)
 
     def program(request: Request, step: Any) -> Script:
-        value = yield step.run("gate", lambda: call_log.record("gate", gate.pass_(1)))
+        value = yield step.run("gate", lambda: call_log.record("gate", gate.wait_open(1)))
         return value
 
     with deployment.serving(program) as server:
         client = background(server.ask, "GET", "/it")
-        gate.reached()
+        gate.wait_reached()
         background(_open_when_stopping, server, gate)
     first = client.result()
     with deployment.serving(program) as server:

@@ -59,7 +59,7 @@ def test_another_handle_sees_what_was_committed(
     durable_subject: StoreSubject, store: Store
 ) -> None:
     """At once, and its version tells; the first handle is never closed."""
-    with durable_subject.again(store) as other:
+    with durable_subject.open_again(store) as other:
         wakeups = other.wakeups()
         assert wakeups.changed()
         assert not wakeups.changed()
@@ -78,7 +78,7 @@ def test_a_stale_owner_commits_nothing(durable_subject: StoreSubject, store: Sto
     """Once another handle has claimed the run, the first one's writes are refused."""
     commit(store, created())
     commit(store, suspended())
-    with durable_subject.again(store) as other:
+    with durable_subject.open_again(store) as other:
         assert 1 == len(claim(other))
         [answer] = store.commit([memo_write()], wait=1.0)
 
@@ -136,7 +136,7 @@ def test_each_run_is_claimed_once(
         return claimed
 
     with ExitStack() as stack:
-        handles = [stack.enter_context(durable_subject.again(store)) for _ in range(4)]
+        handles = [stack.enter_context(durable_subject.open_again(store)) for _ in range(4)]
         waiting = [background(claim_all, handle, f"o{n}") for n, handle in enumerate(handles)]
         claimed = [id_ for each in waiting for id_ in each.result()]
 

@@ -60,7 +60,7 @@ Background = Callable[..., Future[Any]]
 @contextmanager
 def handles(subject: StoreSubject, store: Store, count: int) -> Iterator[list[Store]]:
     with ExitStack() as stack:
-        yield [stack.enter_context(subject.again(store)) for _ in range(count)]
+        yield [stack.enter_context(subject.open_again(store)) for _ in range(count)]
 
 
 def at_once(background: Background, turn: int, *actions: Callable[[], Any]) -> list[Any]:
@@ -310,7 +310,7 @@ def test_a_locked_store_is_waited_for_as_long_as_asked(
     """Not at all with 0; nothing is done then, and reads go on."""
     commit(store, created())
     for seconds in (0.0, 0.3):
-        with durable_subject.locked(store):
+        with durable_subject.lock(store):
             began = time.monotonic()
             with pytest.raises(StoreBusyError):
                 store.commit([memo_write()], wait=seconds)
@@ -328,7 +328,7 @@ def test_a_locked_store_is_waited_for_as_long_as_asked(
 def test_who_lives_is_not_dead(durable_subject: StoreSubject, store: Store) -> None:
     """Death is proven or unknown: of a living process, or of another host, it is not proven."""
     commit(store, Register(worker=peer("o1")))
-    with durable_subject.again(store) as other:
+    with durable_subject.open_again(store) as other:
         commit(other, Register(worker=peer("o2")))
         elsewhere = replace(peer("o3"), host="elsewhere")
         commit(other, Register(worker=elsewhere))
@@ -362,7 +362,7 @@ def _killed_writer(subject: StoreSubject, store: Store, name: str, seconds: floa
     pid = os.fork()
     if pid == 0:
         try:
-            with subject.again(store) as handle:
+            with subject.open_again(store) as handle:
                 for number in range(1000):
                     runs = [created(f"{name}-{number:03}-{part}") for part in range(3)]
                     handle.commit(list(runs), wait=5.0)

@@ -130,7 +130,7 @@ def _asleep(gate: Gate) -> Program:
     def program(request: Any, step: Any) -> Script:
         yield step.run("a", mixed, "sync")
         yield step.sleep("nap", NAP)
-        gate.pass_(None)
+        gate.wait_open(None)
         yield step.run("b", mixed, "async")
         return Response.json("done")
 
@@ -186,13 +186,13 @@ def test_chunks_are_not_kept_back(deployment: Deployment) -> None:
 
     def gated(text: str, gate: Gate) -> int:
         stream.push(text)
-        gate.pass_(None)
+        gate.wait_open(None)
         return 1
 
     def program(request: Any, step: Any) -> Script:
         yield step.run("a", gated, "first", gates[0])
         yield step.sleep("nap", NAP)
-        gates[1].pass_(None)
+        gates[1].wait_open(None)
         yield step.run("b", gated, "second", gates[2])
         return "done"
 
@@ -237,10 +237,10 @@ def test_every_attempt_is_rolled_back(deployment: Deployment) -> None:
     def fail() -> None:
         attempts.append(1)
         if len(attempts) == 2:
-            gates[0].pass_(None)
+            gates[0].wait_open(None)
         stream.push("partial")
         if len(attempts) > 1:
-            gates[1].pass_(None)
+            gates[1].wait_open(None)
             raise NonRetriableError("boom", public="boom")
         raise RuntimeError("boom")
 

@@ -32,7 +32,7 @@ def _gated(gate: Gate) -> Program:
 
     def program(request: Any, step: Any) -> Script:
         yield step.sleep("nap", NAP)
-        yield step.run("gate", gate.pass_, 0)
+        yield step.run("gate", gate.wait_open, 0)
         return Response.json({"done": True}, 201, {"x-own": "1"})
 
     return program
@@ -73,7 +73,7 @@ def test_clients_are_answered_when_the_run_ends(
     with deployment.serving(_gated(gate)) as server:
         target = _wait_url(server)
         early = [background(server.ask, "GET", target) for _ in range(2)]
-        gate.reached()
+        gate.wait_reached()
         _until_held(server, 2)
         began = time.monotonic()
         gate.open()

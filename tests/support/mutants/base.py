@@ -218,4 +218,4 @@ sound = Mutant()
 sound_mounts = MountingMutant()
 #: A platform that buffers responses and has one value for each header field.
 sound_platform = Mutant({"respond": _buffer}, declares="")
-sound_platform.capabilities -= {"streaming", "repeated-fields"}
+sound_platform.capabilities -= {"streaming", "repeated-fields", "latin-1-fields"}

@@ -213,6 +213,14 @@ MUTANTS: Mutants = {
         Mutant(fields_out(lambda fields: [(name, value[:1000]) for name, value in fields])),
         ("A4",),
     ),
+    "sends_fields_as_utf_8": (
+        Mutant(
+            fields_out(
+                lambda fields: [(name, value.encode().decode("latin-1")) for name, value in fields]
+            )
+        ),
+        ("A16",),
+    ),
     "cuts_bodies": (Mutant(sending(_cut_body)), ("A5", "H3")),
     "sends_content_with_204": (
         Mutant(exchange={"begin": _begin_remembering, "end": _content_always}),

@@ -324,7 +324,7 @@ class _Forking(Mutant):
     capabilities = frozenset({"shared"})
 
     @contextmanager
-    def again(self, store: Store) -> Iterator[Store]:
+    def open_again(self, store: Store) -> Iterator[Store]:
         """Yield a copy."""
         assert isinstance(store, MemoryStore)
         copy = MemoryStore()
@@ -349,7 +349,7 @@ class _Shared(Mutant):
     capabilities = frozenset({"shared"})
 
     @contextmanager
-    def again(self, store: Store) -> Iterator[Store]:
+    def open_again(self, store: Store) -> Iterator[Store]:
         """Yield the same."""
         yield store
 
