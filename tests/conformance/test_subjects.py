@@ -15,6 +15,7 @@ GAPS = {
     "durable_asgi.conformance:subject": set(),
     "durable_asyncio.conformance:subject": {"M1", "M2", "M3"},
     "support.recipe:loop_subject": {"Q12", "M1", "M2", "M3"},
+    "support.recipe:aiohttp_subject": {"A16", "B3"},
     "support.engine_subjects:embedded": set(),
     "support.engine_subjects:inngest": {"L12", "E4", "E6"},
     "support.store_subjects:memory": {"T18", "T19", "T22", "T23", "T24", "T27", "T31"},

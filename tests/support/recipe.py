@@ -14,15 +14,28 @@ __all__ = ["load", "source"]
 
 _PAGE = ROOT / "docs" / "howto" / "write-an-adapter.md"
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-#: The heading of the second recipe.
-_SECOND = "\n## On an event loop"
+#: The recipes, each with the heading that ends it.
+_ENDS = {
+    "my_adapter": "\n## On an event loop",
+    "my_loop_adapter": "\n## A framework: aiohttp",
+    "my_aiohttp_adapter": "\n## A server that pulls",
+}
+_SUBJECTS = {
+    "my_adapter": "subject",
+    "my_loop_adapter": "loop_subject",
+    "my_aiohttp_adapter": "aiohttp_subject",
+}
 _FUTURE = "from __future__ import annotations\n"
 
 
 def source(name: str = "my_adapter") -> str:
-    """Return the code of a recipe as one text: ``my_adapter``, or ``my_loop_adapter``."""
-    first, _, second = _PAGE.read_text("utf-8").partition(_SECOND)
-    code = "\n".join(_BLOCK.findall(first if name == "my_adapter" else second))
+    """Return the code of a recipe as one text; the names are those of ``_ENDS``."""
+    text = _PAGE.read_text("utf-8")
+    for recipe, end in _ENDS.items():
+        part, _, text = text.partition(end)
+        if recipe == name:
+            break
+    code = "\n".join(_BLOCK.findall(part))
     return code if code.startswith(_FUTURE) else f"{_FUTURE}{code}"
 
 
@@ -37,8 +50,7 @@ def load(name: str = "my_adapter") -> Any:
 
 def __getattr__(name: str) -> Any:
     """Return a subject, so that the suite can be given ``support.recipe:loop_subject``."""
-    if name == "subject":
-        return load().subject
-    if name == "loop_subject":
-        return load("my_loop_adapter").loop_subject
+    for recipe, subject in _SUBJECTS.items():
+        if subject == name:
+            return getattr(load(recipe), subject)
     raise AttributeError(name)
