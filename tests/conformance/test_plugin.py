@@ -69,7 +69,7 @@ def test_usage_errors(judge: Judge, tmp_path: Path, spec: str, said: str) -> Non
 
 def test_an_incomplete_run_is_no_success(judge: Judge) -> None:
     """What was left out is missing, and the exit code says so."""
-    code, text, report = judge(MEMORY, "-k", "secret")
+    code, text, report = judge(MEMORY, "-k", "the_secret_stays")
 
     assert (1, False) == (code, report["ok"])
     assert (1, 0) == (report["counts"]["missing"] and 1, report["counts"]["fail"])
@@ -94,9 +94,13 @@ def test_known_gaps_must_fail(judge: Judge, tmp_path: Path) -> None:
     """One that passes fails the run; one that fails is known."""
     gaps = tmp_path / "gaps"
     gaps.write_text(f"# ours\n\n{CASE}  it is made anew\n")
-    passes = judge(MEMORY, "--known-gaps", str(gaps), "-k", "secret")
+    passes = judge(MEMORY, "--known-gaps", str(gaps), "-k", "the_secret_stays")
     fails = judge(
-        "support.mutants.stores:makes_new_secrets", "--known-gaps", str(gaps), "-k", "secret"
+        "support.mutants.stores:makes_new_secrets",
+        "--known-gaps",
+        str(gaps),
+        "-k",
+        "the_secret_stays",
     )
 
     assert {"T15": "fail"}.items() <= _statuses(passes.report).items()
@@ -151,7 +155,10 @@ def test_in_an_authors_own_pytest(tmp_path: Path) -> None:
         "subject = Subject()\n"
     )
     done = subprocess.run(
-        [*command, "-k", "test_own or secret"], cwd=tmp_path, capture_output=True, text=True
+        [*command, "-k", "test_own or the_secret_stays"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
 
     assert "2 passed" in done.stdout, done.stdout + done.stderr
@@ -168,12 +175,12 @@ from durable_core.stores.memory import MemoryStore
 
 
 class Leaving(MemoryStore):
-    def secret(self):
+    def secrets(self):
         os._exit(3)
 
 
 class Hanging(MemoryStore):
-    def secret(self):
+    def secrets(self):
         threading.Thread(target=time.sleep, args=(3600,)).start()
         lock = threading.Lock()
         lock.acquire()
@@ -206,7 +213,7 @@ def judge_secret(
     """Judge an unruly subject by two cases; return the exit code, the text, and the cases."""
     monkeypatch.setenv("DURABLE_CONFORMANCE_PATIENCE", "0.5")
     (tmp_path / "unruly.py").write_text(UNRULY)
-    code, text, report = judge(f"unruly:{name}", "-k", "secret or newest_first_by_pages")
+    code, text, report = judge(f"unruly:{name}", "-k", "the_secret_stays or newest_first_by_pages")
     cases = {case["id"]: case for each in report["requirements"] for case in each["cases"]}
     return code, text, cases
 
@@ -246,6 +253,6 @@ def test_a_known_gap_may_hang(judge: Judge, tmp_path: Path) -> None:
     (tmp_path / "unruly.py").write_text(UNRULY)
     gaps = tmp_path / "gaps"
     gaps.write_text(f"{CASE}  it leaves\n")
-    _, text, _ = judge("unruly:leaving", "--known-gaps", str(gaps), "-k", "secret")
+    _, text, _ = judge("unruly:leaving", "--known-gaps", str(gaps), "-k", "the_secret_stays")
 
     assert f"known-gap: {CASE}  known gap: it leaves" in text
