@@ -245,7 +245,11 @@ def test_a_start_in_bad_times(world: World, face: str, locked: bool) -> None:
                     assert client.result().at - began < _SOON
             assert 201 == fetch(app.url(f"/{face}/steps?trip=U")).status
             until("the run has ended", world.store.all_ended)
-            assert {"a": 1, "b": 2, "c": 1} == world.ledger.begun("T")
+            begun = world.ledger.begun("T")
+            # The log of a full disk may have room for a lease, and none for the step: it runs again.
+            again = begun.pop("b")
+            assert again == 2 if locked else again in (2, 3)
+            assert {"a": 1, "c": 1} == begun
         finally:
             world.destroy()
 
