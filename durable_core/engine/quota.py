@@ -13,9 +13,10 @@ from durable_core.ports import Store
 
 __all__ = ["Quota"]
 
-#: The usage of a principal is known for this time, seconds. That of the application is read again
-#: by the scheduler, once a second.
-_KNOWN = 1.0
+#: The usage of a principal is known for this time, seconds, or for as long as makes looking it up
+#: one part in a hundred of the time. That of the application is read again by the scheduler, once a
+#: second.
+_KNOWN, _PART = 1.0, 100
 #: The usage of so many principals is remembered.
 _MOST_PRINCIPALS = 1_000
 _RETRY_AFTER = (("retry-after", "5"),)
@@ -78,16 +79,17 @@ class Quota:
         """Return why a principal may begin no run, or ""."""
         now = time.monotonic()
         with self._lock:
-            read_at, before = self._principals.get(principal, (now - _KNOWN, ""))
-        if now - read_at < _KNOWN:
+            known_until, before = self._principals.get(principal, (now, ""))
+        if now < known_until:
             return before
         reason = self._look_up(principal)
+        took = time.monotonic() - now
         if reason and not before:
             logger.error("no new run of principal %r begins: %s", principal, reason)
         with self._lock:
             if len(self._principals) >= _MOST_PRINCIPALS:
                 self._principals.clear()
-            self._principals[principal] = now, reason
+            self._principals[principal] = now + max(_KNOWN, took * _PART), reason
         return reason
 
     def _look_up(self, principal: str) -> str:

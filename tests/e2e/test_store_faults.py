@@ -246,7 +246,7 @@ def test_a_start_in_bad_times(world: World, face: str, locked: bool) -> None:
             assert 201 == fetch(app.url(f"/{face}/steps?trip=U")).status
             until("the run has ended", world.store.all_ended)
             begun = world.ledger.begun("T")
-            # The log of a full disk may have room for a lease, and none for the step: it runs again.
+            # A full disk may have room for a lease, and none for the step, which runs again.
             again = begun.pop("b")
             assert again == 2 if locked else again in (2, 3)
             assert {"a": 1, "c": 1} == begun
