@@ -54,6 +54,7 @@ __all__ = [
     "begin_once",
     "cancel",
     "claim",
+    "delete",
     "fork",
     "heartbeat",
     "insert_memo",
