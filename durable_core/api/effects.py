@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from durable_core.http.request import Request
     from durable_core.http.response import Response
     from durable_core.model.event import Event
+    from durable_core.ports import IdempotencyKey
     from durable_core.runners.settings import RegisteredEndpoint
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "RequestFlow",
     "SendEvents",
     "Serve",
+    "ServeOnce",
     "Wait",
     "drive",
     "drive_in_task",
@@ -107,6 +109,19 @@ class Serve(RequestEffect):
 
     async def perform_async(self, engine: Engine) -> Response:
         return await engine.serve_async(self.endpoint, self.request, self.route)
+
+
+@dataclass(frozen=True)
+class ServeOnce(Serve):
+    """As :class:`Serve`, unless a run has the key; then answered with that run."""
+
+    key: IdempotencyKey
+
+    def perform(self, engine: Engine) -> Any:
+        return engine.serve_once(self.endpoint, self.request, self.route, self.key)
+
+    async def perform_async(self, engine: Engine) -> Any:
+        return await engine.serve_once_async(self.endpoint, self.request, self.route, self.key)
 
 
 @dataclass(frozen=True)

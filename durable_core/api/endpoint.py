@@ -51,6 +51,8 @@ __all__ = [
 
 #: A user's handler: ``def`` or ``async def``, from the request to a response or a plain value.
 Handler = Callable[[Request], Any]
+#: Header fields by which a request is more than one for a new run.
+_SPECIAL_FIELDS = frozenset({"idempotency-key", "last-event-id"})
 #: Gives each execution of a handler its context.
 Around: TypeAlias = (
     "Callable[[Request], AbstractContextManager[object] | AbstractAsyncContextManager[object]]"
@@ -77,6 +79,12 @@ class Endpoint:
         resolved = resolve_options(options, key_of(handler), _result_type(handler))
         self._authorize = resolved.authorize
         self._methods = resolved.methods
+        self._wants_key = resolved.idempotency == "required" or resolved.derive_key is not None
+        if self._wants_key and engine.store is None:
+            raise ConfigurationError(
+                f"the engine {engine.name!r} knows no keys: idempotency= and key= need the "
+                "embedded engine"
+            )
         self.key = resolved.key
         self.kind = HandlerKind.ASYNC_DEF if is_async(handler) else HandlerKind.DEF
         _check_parameters(handler)
@@ -115,15 +123,21 @@ class Endpoint:
             return None
         if is_wait(request):
             return _wait(WaitRequest.from_request(request, OWN_PARAMS, max_wait))
-        if request.headers.get("last-event-id") and request.method != "OPTIONS":
+        special = request.headers.has_any(_SPECIAL_FIELDS)
+        if special and request.headers.get("last-event-id") and request.method != "OPTIONS":
             return _wait(WaitRequest.from_last_event(request, max_wait))
         refusal = self._refusal(request, route)
-        if refusal is None and self._authorize is None and request.method != "HEAD":
+        if (
+            refusal is None
+            and self._authorize is None
+            and request.method != "HEAD"
+            and not (special or self._wants_key)
+        ):
             return None
-        return self._check_and_serve(request, route, refusal)
+        return self._check_and_serve(request, route, refusal, max_wait)
 
     def _check_and_serve(
-        self, request: Request, route: str | None, refusal: Response | None
+        self, request: Request, route: str | None, refusal: Response | None, max_wait: float
     ) -> RequestFlow[Response]:
         """Refuse a request, or serve it if it is authorized; HEAD as GET without its body."""
         if refusal is not None:
@@ -136,10 +150,23 @@ class Endpoint:
         except Exception as error:
             return self._answer_refusal(error)
         if request.method != "HEAD":
-            response: Response = yield Serve(self._registered, request, route)
-            return response
+            return (yield from self._serve(request, route, max_wait))
         response = yield Serve(self._registered, _as_get(request), route)
         return (yield from strip_body_for_head(response))
+
+    def _serve(self, request: Request, route: str | None, max_wait: float) -> RequestFlow[Response]:
+        """Serve a request; one with a key gets the run of the first request that had it."""
+        response: Response
+        if self._wants_key or "idempotency-key" in request.headers:
+            from durable_core.api import idempotency  # few requests need it
+
+            return (
+                yield from idempotency.serve(
+                    self.engine, self._registered, request, route, max_wait
+                )
+            )
+        response = yield Serve(self._registered, request, route)
+        return response
 
     def _answer_refusal(self, error: Exception) -> Response:
         """Return the response that an exception of ``authorize`` stands for, or raise it."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from durable_core.http.request import Request
     from durable_core.http.response import Response
     from durable_core.model.event import Event
-    from durable_core.ports import RunFilter, RunRecord, Store
+    from durable_core.ports import EarlierRun, IdempotencyKey, RunFilter, RunRecord, Store
     from durable_core.runners.settings import RegisteredEndpoint
 
 __all__ = ["Engine"]
@@ -86,6 +86,30 @@ class Engine(EngineLifecycle, Protocol):
         self, endpoint: RegisteredEndpoint, request: Request, route: str | None
     ) -> Response:
         """Run a handler for a client of an asynchronous server."""
+        ...
+
+    def serve_once(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Request,
+        route: str | None,
+        key: IdempotencyKey,
+    ) -> Response | EarlierRun:
+        """Run a handler for a client, in this thread, unless a run has the key already.
+
+        Raises:
+            EngineError: the engine knows no keys.
+        """
+        ...
+
+    async def serve_once_async(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Request,
+        route: str | None,
+        key: IdempotencyKey,
+    ) -> Response | EarlierRun:
+        """As :meth:`serve_once`, for a client of an asynchronous server."""
         ...
 
     def wait(self, wanted: WaitRequest) -> Response:

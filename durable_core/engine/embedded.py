@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from durable_core.model.event import Event
     from durable_core.ports import (
         Clock,
+        EarlierRun,
+        IdempotencyKey,
         Ids,
         RunFilter,
         RunRecord,
@@ -412,6 +414,64 @@ class EmbeddedEngine:
                     return refusal
         except StoreError as error:
             return _refuse(error)
+        if accepts_event_stream(request.headers):
+            return worker.streaming.serve_async(endpoint, ex)
+        return await worker.runs.start_for_client_async(endpoint, ex)
+
+    def serve_once(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Request,
+        route: str | None,
+        key: IdempotencyKey,
+    ) -> Response | EarlierRun:
+        """Run a handler for a client, in this thread, unless a run has the key already."""
+        if self._stopping_pid and self._stopping:
+            return _shutting_down()
+        try:
+            worker = self._started()
+            if endpoint.kind is HandlerKind.ASYNC_DEF:
+                coroutine = self.serve_once_async(endpoint, request, route, key)
+                return worker.run_on_background_loop(coroutine)
+            event_seq = worker.event_watermark.recent()
+            ex = worker.runs.new_execution(endpoint, request, route, event_seq)
+            refusal = worker.quota.refusal(ex.run.principal)
+            if refusal is not None:
+                return refusal
+            begun = worker.queue.execute(worker.runs.begin_once(ex, key))
+            earlier = worker.runs.earlier_run(begun, key)
+        except StoreError as error:
+            return _refuse(error)
+        if earlier is not None:
+            return earlier
+        if accepts_event_stream(request.headers):
+            return worker.streaming.serve(endpoint, ex)
+        return worker.runs.start_for_client(endpoint, ex)
+
+    async def serve_once_async(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Request,
+        route: str | None,
+        key: IdempotencyKey,
+    ) -> Response | EarlierRun:
+        """As :meth:`serve_once`, for a client of an asynchronous server."""
+        if self._stopping_pid and self._stopping:
+            return _shutting_down()
+        try:
+            worker = self._started()
+            worker.loops.adopt_running()
+            event_seq = await worker.reads.wait(worker.event_watermark.recent)
+            ex = worker.runs.new_execution(endpoint, request, route, event_seq)
+            refusal = await worker.reads.wait(worker.quota.refusal, ex.run.principal)
+            if refusal is not None:
+                return refusal
+            ticket = worker.queue.submit(worker.runs.begin_once(ex, key))
+            earlier = worker.runs.earlier_run(await worker.queue.wait_async(ticket), key)
+        except StoreError as error:
+            return _refuse(error)
+        if earlier is not None:
+            return earlier
         if accepts_event_stream(request.headers):
             return worker.streaming.serve_async(endpoint, ex)
         return await worker.runs.start_for_client_async(endpoint, ex)

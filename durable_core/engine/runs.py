@@ -16,7 +16,7 @@ from durable_core.engine.quota import Quota
 from durable_core.errors import LeaseLost, StoreBrokenError, StoreError
 from durable_core.flow.effects import Flow
 from durable_core.flow.env import AppConfig
-from durable_core.flow.execution import Execution, StoredExecution, new_run
+from durable_core.flow.execution import Execution, StoredExecution, checkpoint, new_run
 from durable_core.flow.handler import fail_orphan, resume
 from durable_core.flow.handoff import handoff_response, new_token
 from durable_core.flow.options import ResolvedOptions
@@ -29,12 +29,16 @@ from durable_core.model.decision import HandoffReason
 from durable_core.model.run import Phase, Run
 from durable_core.platform import call_soon, logger, run_logger
 from durable_core.ports import (
+    BeginOnce,
+    Begun,
     Cancel,
     Checkpoint,
     CheckpointResult,
     ClaimedRun,
     CorruptRun,
+    EarlierRun,
     Fork,
+    IdempotencyKey,
     Release,
     Retry,
     SendEvents,
@@ -325,6 +329,22 @@ class RunManager(RunExecutor[StoredExecution]):
         run = new_run(worker.env, options, request, route, event_seq)
         request.headers._on_sensitive = endpoint.warn_of_header
         return StoredExecution(worker.env, options, run, request, owner=worker.owner)
+
+    # -- keys -------------------------------------------------------------------------------
+
+    @staticmethod
+    def begin_once(ex: StoredExecution, key: IdempotencyKey) -> BeginOnce:
+        """Return the write that stores a run before its handler begins, unless one has the key."""
+        ex.run = replace(ex.run, key=key.key)
+        write: Any = checkpoint(ex).write
+        return BeginOnce(key=key, checkpoint=write)
+
+    @staticmethod
+    def earlier_run(begun: Begun, key: IdempotencyKey) -> EarlierRun | None:
+        """Return the run that had the key already; None if the new run has it."""
+        if begun.is_new:
+            return None
+        return EarlierRun(begun.run_id, is_same=begun.fingerprint == key.fingerprint)
 
     # -- resuming ---------------------------------------------------------------------------
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
 
+from durable_core.duration import parse_duration
 from durable_core.http.headers import TOKEN
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -60,6 +62,12 @@ class EndpointOptions(TypedDict, total=False):
         exception_to_response: turns an exception of a web framework into its response; None for
             exceptions that are errors. It is asked for exceptions of handlers, of steps and of
             ``authorize``. A step is retried only if the response has status 408, 425, 429 or 5xx.
+        idempotency: whether a request may have an ``Idempotency-Key``, by which a repeated request
+            gets the run of the first: ``"optional"`` (default), ``"required"`` or ``"off"``.
+        idempotency_ttl: how long a key leads to its run; a duration. Default: 24 hours. A run that
+            has not ended keeps its key.
+        key: derives the key from the request, in place of the header: a function that returns it,
+            or None for a request without one. The key is the run's ``key``.
         on_mismatch: what happens when the code has changed since a run began, and a replay of it
             asks for a new step before one that is stored, or ends without one that is stored:
             ``"warn"`` (default) or ``"fail"``.
@@ -74,6 +82,9 @@ class EndpointOptions(TypedDict, total=False):
     authorize: Authorize | None
     store_headers: tuple[str, ...] | None
     exception_to_response: Callable[[Exception], Response | None] | None
+    idempotency: Literal["optional", "required", "off"] | None
+    idempotency_ttl: str | float | timedelta | None
+    key: Callable[[Request], str | None] | None
     record: Literal["needed", "always"] | None
     record_arguments: bool | None
     labels: Labels | None
@@ -89,6 +100,8 @@ class ResolvedOptions:
 
     Attributes:
         key: the identity of the endpoint: ``function_id``, or else module and name of its function.
+        derive_key: the option ``key``.
+        idempotency_ttl: milliseconds.
         store_headers: in lower case.
         result: the type of what its function returns; None if that is JSON or a response.
     """
@@ -103,6 +116,9 @@ class ResolvedOptions:
     authorize: Authorize | None = None
     store_headers: frozenset[str] = frozenset()
     exception_to_response: Callable[[Exception], Response | None] | None = None
+    idempotency: Literal["optional", "required", "off"] = "optional"
+    idempotency_ttl: int = 86_400_000
+    derive_key: Callable[[Request], str | None] | None = None
     record: Literal["needed", "always"] = "needed"
     record_arguments: bool = False
     labels: Labels | None = None
@@ -137,6 +153,10 @@ def resolve_options(
     given = cast("dict[str, Any]", {**options})
     headers = frozenset(name.lower() for name in given.pop("store_headers", ()))
     key = given.get("function_id", default_key)
+    if "key" in given:
+        given["derive_key"] = given.pop("key")
+    if "idempotency_ttl" in given:
+        given["idempotency_ttl"] = parse_duration(given["idempotency_ttl"])
     return ResolvedOptions(key=key, store_headers=headers, result=result, **given)
 
 
@@ -150,6 +170,11 @@ def _check(options: EndpointOptions) -> None:
     _check_choice("async_response", options.get("async_response"), ("redirect", "token"))
     _check_choice("on_mismatch", options.get("on_mismatch"), ("warn", "fail"))
     _check_choice("record", options.get("record"), ("needed", "always"))
+    _check_choice("idempotency", options.get("idempotency"), ("optional", "required", "off"))
+    if (ttl := options.get("idempotency_ttl")) is not None:
+        parse_duration(ttl, what="idempotency_ttl")
+    if (key := options.get("key")) is not None and not callable(key):
+        raise TypeError(f"key must be a function of the request, not {key!r}")
     record_arguments = options.get("record_arguments")
     if not isinstance(record_arguments, (bool, type(None))):
         raise TypeError(f"record_arguments must be True or False, not {record_arguments!r}")
@@ -163,9 +188,10 @@ def _check(options: EndpointOptions) -> None:
         options["methods"] = _check_methods(methods)
 
 
-def _check_choice(option: str, value: object, choices: tuple[str, str]) -> None:
+def _check_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
     if value is not None and value not in choices:
-        raise ValueError(f"{option} must be {choices[0]!r} or {choices[1]!r}, not {value!r}")
+        allowed = f"{', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}"
+        raise ValueError(f"{option} must be {allowed}, not {value!r}")
 
 
 def check_labels(labels: object) -> tuple[tuple[str, str], ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from durable_core.http.headers import accepts_event_stream
@@ -94,6 +94,7 @@ class WaitRequest:
         params: WaitParams,
         max_wait: float,
         kept: Sequence[tuple[str, str]] = (),
+        run: tuple[str, str] | None = None,
     ) -> WaitRequest:
         """Read a GET or HEAD request.
 
@@ -102,9 +103,10 @@ class WaitRequest:
             params: the names of its parameters.
             max_wait: how long this server can hold it, seconds.
             kept: other parameters of the wait URL.
+            run: the id of the run and a token, where they are not in the URL.
         """
         query = request.query
-        run_id = query.get(params.run) or ""
+        run_id, token = run or (query.get(params.run) or "", query.get(params.token) or "")
 
         def again(token: str, hop: int) -> str:
             hops = ((params.hop, str(hop)),) if hop else ()
@@ -112,7 +114,7 @@ class WaitRequest:
 
         return cls(
             run_id=run_id,
-            token=query.get(params.token) or "",
+            token=token,
             hop=_hop(query.get(params.hop)),
             max_wait_ms=int(max_wait * 1000),
             again=again,
@@ -142,8 +144,8 @@ class WaitRequest:
             return None
         if event_id.cursor is None or not event_id.run_id:
             return None
-        wanted = cls.from_request(request, OWN_PARAMS, max_wait)
-        return replace(wanted, run_id=event_id.run_id, token=event_id.token)
+        run = (event_id.run_id, event_id.token)
+        return cls.from_request(request, OWN_PARAMS, max_wait, run=run)
 
 
 def _hop(text: str | None) -> int:

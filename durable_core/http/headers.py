@@ -119,6 +119,10 @@ class Headers:
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and bool(self._values(name))
 
+    def has_any(self, names: frozenset[str]) -> bool:
+        """Tell whether a field of one of these names, in lower case, is there and stored."""
+        return not names.isdisjoint(self._by_name())
+
     def keys(self) -> tuple[str, ...]:
         """Return the distinct names, in lower case, in order of first appearance."""
         return tuple(self._by_name())

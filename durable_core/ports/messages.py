@@ -22,6 +22,7 @@ __all__ = [
     "ClaimedRun",
     "CorruptRun",
     "Delete",
+    "EarlierRun",
     "Fork",
     "Heartbeat",
     "IdempotencyKey",
@@ -325,6 +326,19 @@ class Begun:
     run_id: str
     fingerprint: str
     is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierRun:
+    """A run that had the key of a request already.
+
+    Attributes:
+        run_id: the run.
+        is_same: it was begun by the same request.
+    """
+
+    run_id: str
+    is_same: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

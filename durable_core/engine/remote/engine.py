@@ -16,7 +16,7 @@ from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response, with_headers
 from durable_core.model.event import Event
-from durable_core.ports import RunFilter, RunRecord, Store
+from durable_core.ports import EarlierRun, IdempotencyKey, RunFilter, RunRecord, Store
 from durable_core.runners.settings import RegisteredEndpoint, add_endpoint
 
 __all__ = ["RemoteEngine"]
@@ -126,6 +126,26 @@ class RemoteEngine(ABC, Generic[H]):
         if self._lifecycle.stopping:
             return _shutting_down()
         return await self.started().serve_async(endpoint, request, route)
+
+    def serve_once(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Request,
+        route: str | None,
+        key: IdempotencyKey,
+    ) -> Response | EarlierRun:
+        """Raise an EngineError: runs are on a server, which knows no keys of ours."""
+        raise EngineError(f"the engine {self.name!r} knows no Idempotency-Key")
+
+    async def serve_once_async(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Request,
+        route: str | None,
+        key: IdempotencyKey,
+    ) -> Response | EarlierRun:
+        """As :meth:`serve_once`."""
+        return self.serve_once(endpoint, request, route, key)
 
     def wait(self, wanted: WaitRequest) -> Response:
         """Answer a client at the wait URL, in this thread."""
