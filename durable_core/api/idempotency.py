@@ -16,6 +16,7 @@ from durable_core.errors import BadRequest
 from durable_core.flow.handoff import new_token
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.wait_url import OWN_PARAMS, WaitRequest
+from durable_core.http.headers import SENSITIVE_HEADERS
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -27,6 +28,7 @@ __all__ = ["serve"]
 _MOST = 255
 #: A string of structured fields (RFC 9651, section 3.3.3). A key without quotes is taken, too.
 _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
+_CREDENTIALS = sorted(SENSITIVE_HEADERS)
 _BARE = re.compile(r"[!#-~]+")
 
 
@@ -114,11 +116,19 @@ def _parsed(values: tuple[str, ...]) -> str:
 
 
 def _fingerprint(request: Request) -> str:
-    """Return what two equal requests have in common: method, path, query, content."""
+    """Return what two equal requests have in common: method, path, query, content, and client.
+
+    Where ``authorize=`` names no principal, the credentials tell clients apart: who guesses the key
+    of another one must not get its response.
+    """
     url = urlsplit(request.url)
     found = hashlib.sha256()
     content_type = request.headers.get("content-type") or ""
     for part in (request.method, url.path, url.query, content_type):
         found.update(part.encode("utf-8", "surrogatepass") + b"\0")
+    if request.principal is None:
+        for name in _CREDENTIALS:
+            values = "\n".join(request.headers.get_all(name))
+            found.update(values.encode("utf-8", "surrogatepass") + b"\0")
     found.update(request.body)
     return found.hexdigest()

@@ -156,6 +156,27 @@ def test_principals_have_keys_of_their_own(tmp_path: Path) -> None:
         app.durable.stop()
 
 
+@pytest.mark.parametrize("name", ["authorization", "cookie", "proxy-authorization"])
+def test_credentials_tell_clients_apart(app: App, name: str) -> None:
+    """Without a principal, who knows the key of another client does not get its response."""
+    ann, bob = {name: "ann"}, {name: "bob"}
+    assert b'{"count":1}' == app.ask("def", headers=ann).body
+    assert b'{"count":1}' == app.ask("def", headers=ann).body
+    assert (422, 422) == (app.ask("def", headers=bob).status, app.ask("def").status)
+    assert ["work"] == app.done
+
+
+def test_credentials_of_a_principal_may_change(tmp_path: Path) -> None:
+    """A client that has a new token meanwhile still finds its run."""
+    app = App(tmp_path / "db", authorize=lambda request: "ann")
+    try:
+        for token in ("old", "new"):
+            answer = app.ask("def", headers={"authorization": token})
+            assert b'{"count":1}' == answer.body
+    finally:
+        app.durable.stop()
+
+
 @pytest.mark.parametrize("spelling", ["k1", '"k1"', ' "k1" '])
 def test_spellings(app: App, spelling: str) -> None:
     """A key is a string of structured fields; without quotes it is taken, too."""
