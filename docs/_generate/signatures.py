@@ -29,6 +29,7 @@ MODULES = (
     "durable_wsgi.waitress",
     "durable_asgi",
     "durable_asyncio",
+    "durable_flask",
     "durable_starlette",
     "durable_inngest",
     "durable_client",

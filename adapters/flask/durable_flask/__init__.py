@@ -1,0 +1,8 @@
+"""Durable endpoints in Flask: views stay as they are."""
+
+from __future__ import annotations
+
+from durable_flask._adapter import FlaskAdapter, FlaskApp, endpoint_adapter, install
+from durable_flask._replay import NotReachedError
+
+__all__ = ["FlaskAdapter", "FlaskApp", "NotReachedError", "endpoint_adapter", "install"]

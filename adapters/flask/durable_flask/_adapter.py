@@ -1,0 +1,245 @@
+"""The adapter that ``Durable`` takes: views stay those of Flask."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, Unpack
+from weakref import WeakKeyDictionary
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+import flask
+
+from durable_core import Durable, Request, Response
+from durable_core.adapters import (
+    RUN_PARAM,
+    TOKEN_PARAM,
+    EndpointOptions,
+    HTTPHandler,
+    NativeApp,
+    NativeEngine,
+    is_async,
+    merge_options,
+)
+from durable_core.errors import ConfigurationError
+from durable_flask._body import KEY, RequestBody
+from durable_flask._replay import CALL, REPLAY, Replay, View, respond
+from durable_wsgi import WSGIApp
+
+__all__ = ["FlaskAdapter", "FlaskApp", "endpoint_adapter", "install"]
+
+_WSGI = Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]
+
+
+class _Host:
+    """What is known of the application that an engine's endpoints are in.
+
+    Attributes:
+        application: requests are replayed through it.
+        waiting: answers clients that wait for a run.
+        functions: the views of its endpoints, as the user wrote them.
+    """
+
+    def __init__(self) -> None:
+        self.application: flask.Flask | None = None
+        self.waiting: WSGIApp | None = None
+        self.functions: set[Callable[..., Any]] = set()
+
+
+_hosts: WeakKeyDictionary[NativeEngine, _Host] = WeakKeyDictionary()
+
+
+def _host_of(engine: NativeEngine) -> _Host:
+    return _hosts.setdefault(engine, _Host())
+
+
+class FlaskApp(WSGIApp, NativeApp):
+    """A WSGI application for what is no view, such as the wait route: mount it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlaskAdapter:
+    """An ``EndpointAdapter`` for the views of Flask.
+
+    Args:
+        options: of all endpoints that it wraps; those given to ``Durable.endpoint`` go before.
+    """
+
+    options: EndpointOptions = field(default_factory=EndpointOptions)
+
+    def with_options(self, **options: Unpack[EndpointOptions]) -> Self:
+        """Return a new adapter with these options in place of its own.
+
+        Raises:
+            ValueError, TypeError: an option out of range; see ``EndpointOptions``.
+        """
+        return replace(self, options=merge_options(self.options, options))
+
+    def wrap(self, endpoint: HTTPHandler) -> FlaskApp:
+        """Return a WSGI application, to be mounted, for a handler of the core."""
+        return FlaskApp(endpoint)
+
+    def proxy(self, proxy: HTTPHandler) -> FlaskApp:
+        """Return a WSGI application, to be mounted, that is the wait route."""
+        return FlaskApp(proxy)
+
+    def adapt(self, engine: NativeEngine, function: Callable[..., Any]) -> Callable[[Request], Any]:
+        """Return the handler of the core that runs a view.
+
+        Raises:
+            TypeError: a view that cannot be run again: a coroutine function or a generator.
+        """
+        _check_function(function)
+        host = _host_of(engine)
+
+        def handle(request: Request) -> Response:
+            view = CALL.get()
+            if view is not None and view.function is function and not view.is_taken:
+                view.is_taken = True
+                return respond(view)
+            response: Response = Replay(request, function).run(_application(host, function))
+            return response
+
+        for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+            setattr(handle, name, getattr(function, name, None))
+        return handle
+
+    def wrap_native(
+        self, engine: NativeEngine, endpoint: HTTPHandler, function: Callable[..., Any]
+    ) -> Any:
+        """Return a view like that one, which is durable where Flask calls it."""
+        app = WSGIApp(endpoint)
+        host = _host_of(engine)
+        host.waiting = app
+        host.functions.add(function)
+
+        @functools.wraps(function)
+        def view(**arguments: Any) -> Any:
+            return _answer(app, View(function, arguments))
+
+        view.endpoint = endpoint  # type: ignore[attr-defined]
+        return view
+
+    def install(self, app: object, engine: NativeEngine) -> None:
+        """Make a Flask application run the durable views in it.
+
+        Raises:
+            ConfigurationError: it is no Flask application.
+        """
+        if not isinstance(app, flask.Flask):
+            raise ConfigurationError(
+                f"durable_flask works in applications of Flask, not in {app!r}"
+            )
+        host = _host_of(engine)
+        if host.application is app:
+            return
+        host.application = app
+        app.wsgi_app = _Layer(app.wsgi_app, host, engine)  # type: ignore[method-assign]
+        app.before_request_funcs.setdefault(None, []).insert(0, lambda: _answer_wait(host))
+
+
+#: The adapter for Flask.
+endpoint_adapter = FlaskAdapter()
+
+
+def install(app: flask.Flask, durable: Durable[Any]) -> None:
+    """Make a Flask application run the durable views in it.
+
+    Args:
+        app: the application.
+        durable: whose endpoints they are.
+
+    Raises:
+        ConfigurationError: it is no Flask application.
+    """
+    endpoint_adapter.install(app, durable.engine)
+
+
+class _Layer:
+    """A WSGI application around Flask's own: it keeps what a view may have to read again."""
+
+    def __init__(self, application: _WSGI, host: _Host, engine: NativeEngine) -> None:
+        self._application = application
+        self._host = host
+        self._engine = engine
+        self._is_checked = False
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if not self._is_checked:
+            _check_order(self._host)
+            self._is_checked = True
+        if KEY not in environ and REPLAY not in environ:
+            body = RequestBody(environ["wsgi.input"], self._engine.limits.body)
+            environ["wsgi.input"] = environ[KEY] = body
+        return self._application(environ, start_response)
+
+
+def _answer(app: WSGIApp, view: View) -> Any:
+    """Answer a request that Flask has led to a durable view."""
+    environ = flask.request.environ
+    replay = environ.get(REPLAY)
+    if isinstance(replay, Replay):
+        return replay.call(view) or view.function(**view.arguments)
+    if CALL.get() is not None:  # a view that calls another one
+        return view.function(**view.arguments)
+    body = environ.get(KEY)
+    if body is None:
+        raise ConfigurationError(
+            f"{view.function.__qualname__} is a durable endpoint in an application that does not "
+            "know Durable: call durable_flask.install(app, durable)"
+        )
+    token = CALL.set(view)
+    try:
+        return _response_from(app, {**environ, "wsgi.input": body.again()})
+    finally:
+        CALL.reset(token)
+
+
+def _answer_wait(host: _Host) -> flask.Response | None:
+    """Answer a client that waits for a run; None for other requests."""
+    request = flask.request
+    query = request.environ.get("QUERY_STRING", "")
+    if RUN_PARAM not in query or TOKEN_PARAM not in query or host.waiting is None:
+        return None
+    if request.method not in ("GET", "HEAD"):
+        return None
+    return _response_from(host.waiting, request.environ)
+
+
+def _response_from(app: WSGIApp, environ: WSGIEnvironment) -> flask.Response:
+    """Return the response of an application, whole unless it is streamed."""
+    response = flask.Response.from_app(app, environ)
+    assert isinstance(response, flask.Response)
+    if response.content_length is not None:
+        response.make_sequence()
+    return response
+
+
+def _application(host: _Host, function: Callable[..., Any]) -> _WSGI:
+    if host.application is None:
+        raise ConfigurationError(
+            f"{function.__qualname__} cannot be replayed: its application is not known here; "
+            "durable_flask.install(app, durable) tells"
+        )
+    return host.application
+
+
+def _check_function(function: Callable[..., Any]) -> None:
+    name = getattr(function, "__qualname__", repr(function))
+    if is_async(function):
+        raise TypeError(f"{name} is a coroutine function; write durable views with 'def'")
+    if inspect.isgeneratorfunction(function):
+        raise TypeError(f"{name} is a generator; return a flask.Response of one")
+
+
+def _check_order(host: _Host) -> None:
+    """See that the routes lead to the durable views, not to those that they were made of."""
+    views = host.application.view_functions if host.application is not None else {}
+    for endpoint, function in views.items():
+        if function in host.functions:
+            raise ConfigurationError(
+                f"the endpoint {endpoint!r} leads to {function.__qualname__} as it was before it "
+                "was durable: @durable.endpoint stands below @app.route, @app.post and the like"
+            )

@@ -1,0 +1,175 @@
+"""Views, called for a client and in a replay, and what comes of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from io import BytesIO
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+import flask
+
+from durable_core import Request, Response
+
+__all__ = ["CALL", "REPLAY", "NotReachedError", "Replay", "View", "respond"]
+
+#: The key in the environ of a replayed request that has its replay.
+REPLAY = "durable_flask.replay"
+
+
+class NotReachedError(Exception):
+    """The application answered a replayed request before its durable view was reached."""
+
+
+class View:
+    """A call of a view by Flask.
+
+    Args:
+        function: the user's.
+        arguments: what Flask has found in the path.
+    """
+
+    def __init__(self, function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+        self.function = function
+        self.arguments = arguments
+        self.is_taken = False
+
+
+#: The call that the run to be made is for.
+CALL: ContextVar[View | None] = ContextVar("durable_flask_call", default=None)
+
+
+def respond(view: View) -> Response:
+    """Call a view, and return the response that Flask makes of what it returns or raises.
+
+    Raises:
+        Exception: what the view raised, if the application has no handler for it.
+    """
+    app = flask.current_app
+    try:
+        value = view.function(**view.arguments)
+    except Exception as error:
+        value = app.handle_user_exception(error)
+    return _core_response(app.make_response(value))
+
+
+def _core_response(response: flask.Response) -> Response:
+    fields = list(response.headers.items())
+    if response.is_streamed:
+        return Response(status=response.status_code, headers=fields, body=_Body(response))
+    response.direct_passthrough = False  # of a file
+    body = response.get_data()
+    flask.after_this_request(lambda outer: _close_with(outer, response))
+    return Response(status=response.status_code, headers=fields, body=body)
+
+
+def _close_with(outer: flask.Response, inner: flask.Response) -> flask.Response:
+    outer.call_on_close(inner.close)
+    return outer
+
+
+class _Body:
+    """A streamed body of Flask's, closed when it is not read any more."""
+
+    def __init__(self, response: flask.Response) -> None:
+        self._response = response
+        self._chunks = iter(response.iter_encoded())
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._chunks)
+
+    def close(self) -> None:
+        self._response.close()
+
+
+class Replay:
+    """A stored request, sent through the application again.
+
+    Args:
+        request: the stored request.
+        function: the view that it is for.
+    """
+
+    def __init__(self, request: Request, function: Callable[..., Any]) -> None:
+        self._request = request
+        self._function = function
+        self._response: Response | None = None
+        self._error: Exception | None = None
+        self._status = ""
+
+    def run(self, application: Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]) -> Any:
+        """Send it through an application; return the response of the view.
+
+        Raises:
+            NotReachedError: it was answered without a call of the view.
+            Exception: what the view raised.
+        """
+        environ = {**_environ_of(self._request), REPLAY: self}
+        answer = application(environ, self._start_response)
+        try:
+            for _ in answer:
+                pass
+        finally:
+            if hasattr(answer, "close"):
+                answer.close()
+        if self._error is not None:
+            raise self._error
+        if self._response is None:
+            raise NotReachedError(
+                f"in a replay the application answered {self._status!r} before it reached the "
+                "view: a function before the request may need what is not stored with the run, "
+                "such as the header Authorization; see durable.is_replaying()"
+            )
+        return self._response
+
+    def call(self, view: View) -> flask.Response | None:
+        """Call the view if it is the one; what is around it gets a response that nobody reads."""
+        if view.function is not self._function or self._response or self._error:
+            return None
+        try:
+            self._response = respond(view)
+        except Exception as error:
+            self._error = error
+        return flask.Response(status=204)
+
+    def _start_response(self, status: str, *_: object) -> Callable[[bytes], None]:
+        self._status = status
+        return lambda data: None
+
+
+def _environ_of(request: Request) -> WSGIEnvironment:
+    """Return the environ of a stored request. There is no client, and nothing of the server's."""
+    url = urlsplit(request.url)
+    root = request.root_path
+    path = unquote(url.path, "latin-1")
+    root_octets = root.encode().decode("latin-1")
+    environ: WSGIEnvironment = {
+        "REQUEST_METHOD": request.method,
+        "SCRIPT_NAME": root_octets,
+        "PATH_INFO": path.removeprefix(root_octets),
+        "QUERY_STRING": url.query,
+        "REQUEST_URI": f"{url.path}?{url.query}" if url.query else url.path,
+        "SERVER_NAME": url.hostname or "localhost",
+        "SERVER_PORT": str(url.port or (443 if url.scheme == "https" else 80)),
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "HTTP_HOST": url.netloc,
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": url.scheme,
+        "wsgi.input": BytesIO(request.body),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        "CONTENT_LENGTH": str(len(request.body)),
+    }
+    for name, value in request.headers.items():
+        key = name.upper().replace("-", "_")
+        if key not in ("CONTENT_LENGTH", "HOST"):
+            environ[key if key == "CONTENT_TYPE" else f"HTTP_{key}"] = value
+    return environ

@@ -1,0 +1,96 @@
+"""What the conformance suite judges: views of Flask, on the WSGI server of ``durable_wsgi``.
+
+``durable_flask.conformance:subject``. The suite's handlers are made into views.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import AsyncIterable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import flask
+
+from durable_core import Durable, Request, Response
+from durable_core.adapters import HTTPHandler, NativeEngine, Routes
+from durable_flask._adapter import FlaskAdapter
+from durable_wsgi import app, create_endpoint_server
+
+__all__ = ["FlaskSubject", "subject"]
+
+_Handler = Callable[[Request], Any]
+
+
+class _SuiteAdapter(FlaskAdapter):
+    """The adapter, for handlers that are made into views."""
+
+    def adapt(self, engine: NativeEngine, function: _Handler) -> _Handler:
+        return FlaskAdapter.adapt(self, engine, _view(function))
+
+    def wrap_native(self, engine: NativeEngine, endpoint: HTTPHandler, function: _Handler) -> Any:
+        return FlaskAdapter.wrap_native(self, engine, endpoint, _view(function))
+
+
+@functools.cache
+def _view(handler: _Handler) -> Callable[..., flask.Response]:
+    """Return a view that does what a handler of the core does."""
+
+    @functools.wraps(handler)
+    def view(**arguments: str) -> flask.Response:
+        return _flask_response(Response.from_value(handler(_core_request(arguments))))
+
+    return view
+
+
+def _core_request(arguments: Mapping[str, str]) -> Request:
+    request = flask.request
+    target = request.environ["REQUEST_URI"]
+    return Request(
+        method=request.method,
+        url=f"{request.scheme}://{request.host}{target}",
+        headers=list(request.headers.items()),
+        body=request.get_data(),
+        path_params=arguments,
+        root_path=request.root_path.rstrip("/"),
+    )
+
+
+def _flask_response(response: Response) -> flask.Response:
+    assert not isinstance(response.body, AsyncIterable)
+    made = flask.Response(response.body, response.status)
+    made.headers.clear()
+    for name, value in response.headers.items():
+        made.headers.add(name, value)
+    return made
+
+
+class FlaskSubject:
+    """The adapter in an application of Flask."""
+
+    name = "durable-flask"
+    capabilities = frozenset({"sync-handlers", "streaming", "raw-path", "repeated-fields"})
+    endpoint_adapter = _SuiteAdapter()
+
+    @contextmanager
+    def serve(self, routes: Routes, *, durable: Durable[Any]) -> Iterator[str]:
+        """Serve on a free port; yield the URL."""
+        assert isinstance(routes, Mapping)
+        application = flask.Flask("suite", static_folder=None)
+        for number, (pattern, target) in enumerate(routes.items()):
+            methods, _, path = pattern.partition(" ")
+            rule = re.sub(r"{(\w+)}", r"<\1>", path)
+            view = target if hasattr(target, "__wrapped__") else _of_core(durable, pattern, target)
+            application.add_url_rule(rule, str(number), view, methods=methods.split(","))
+        self.endpoint_adapter.install(application, durable.engine)
+        with create_endpoint_server(application, durable=durable).listen() as server:
+            yield server.url
+
+
+def _of_core(durable: Durable[Any], pattern: str, target: Any) -> Callable[..., Any]:
+    inner = app(durable, {pattern: target})
+    return lambda **arguments: flask.Response.from_app(inner, flask.request.environ)
+
+
+subject = FlaskSubject()
