@@ -32,7 +32,11 @@ def imports() -> dict[str, set[str]]:
 
 def _imported(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("durable_"):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and str(node.module).startswith("durable_")
+            and [name.name for name in node.names] != ["__version__"]  # which is no code
+        ):
             yield str(node.module)
 
 

@@ -203,7 +203,7 @@ def _answer_wait(host: _Host) -> flask.Response | None:
     query = request.environ.get("QUERY_STRING", "")
     if RUN_PARAM not in query or TOKEN_PARAM not in query or host.waiting is None:
         return None
-    if request.method not in ("GET", "HEAD"):
+    if request.method == "OPTIONS":
         return None
     return _response_from(host.waiting, request.environ)
 

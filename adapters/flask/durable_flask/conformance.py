@@ -80,8 +80,10 @@ class FlaskSubject:
         application = flask.Flask("suite", static_folder=None)
         for number, (pattern, target) in enumerate(routes.items()):
             methods, _, path = pattern.partition(" ")
-            rule = re.sub(r"{(\w+)}", r"<\1>", path)
-            view = target if hasattr(target, "__wrapped__") else _of_core(durable, pattern, target)
+            rule = re.sub(r"{(\w+)}", r"<\1>", re.sub(r"{(\w+):path}", r"<path:\1>", path))
+            view: Any = (
+                target if hasattr(target, "__wrapped__") else _of_core(durable, pattern, target)
+            )
             application.add_url_rule(rule, str(number), view, methods=methods.split(","))
         self.endpoint_adapter.install(application, durable.engine)
         with create_endpoint_server(application, durable=durable).listen() as server:

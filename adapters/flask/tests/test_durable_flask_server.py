@@ -12,10 +12,10 @@ from pathlib import Path
 
 import flask
 import httpx2
-from durable_flask import FlaskApp, endpoint_adapter, install
 
 from durable_core import Durable, Event, stream
 from durable_core.sync import step
+from durable_flask import FlaskApp, endpoint_adapter, install
 from durable_wsgi import create_endpoint_server
 
 

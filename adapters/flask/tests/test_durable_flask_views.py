@@ -10,11 +10,11 @@ from typing import Any
 
 import flask
 import pytest
-from durable_flask import FlaskApp, endpoint_adapter, install
 
 from durable_core import Durable, Event
 from durable_core.errors import ConfigurationError
 from durable_core.sync import step
+from durable_flask import FlaskApp, endpoint_adapter, install
 
 #: Without a replay, and with one.
 TWICE = pytest.mark.parametrize("replay", [False, True], ids=["at-once", "replayed"])
@@ -232,6 +232,21 @@ def test_a_hook_that_refuses_the_replay(world: World) -> None:
     [run] = world.durable.runs.list()
     error = str(world.durable.runs.get(run.id).error)
     assert "answered '401 UNAUTHORIZED' before it reached the view" in error
+
+
+def test_a_wait_url_is_asked_by_get(world: World) -> None:
+    """Another method, as ``curl -L -X POST`` repeats it, gets 405 and begins no run."""
+
+    @world.app.post("/")
+    @world.durable.endpoint
+    def it() -> str:
+        pause()
+        return "done"
+
+    client = world.app.test_client()
+    refused = client.post(client.post("/?replay=1").headers["location"])
+    assert (405, "GET, HEAD") == (refused.status_code, refused.headers["allow"])
+    assert 1 == len(world.durable.runs.list())
 
 
 def test_decorators_in_the_wrong_order(world: World) -> None:

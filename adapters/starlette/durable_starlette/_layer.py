@@ -63,7 +63,7 @@ class DurableLayer:
 
 def _is_wait(scope: Scope) -> bool:
     query = scope["query_string"]
-    return _RUN in query and _TOKEN in query and scope["method"] in ("GET", "HEAD")
+    return _RUN in query and _TOKEN in query and scope["method"] != "OPTIONS"
 
 
 def install_layer(app: Any, engine: EngineLifecycle, waiting: Callable[[], ASGIApp | None]) -> None:

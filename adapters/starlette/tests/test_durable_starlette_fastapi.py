@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from durable_starlette import StarletteApp, endpoint_adapter, install
 from fastapi import (
     APIRouter,
     BackgroundTasks,
@@ -35,6 +34,7 @@ from pydantic import BaseModel
 from durable_core import Durable, Event, step
 from durable_core.errors import ConfigurationError
 from durable_core.sync import step as sync_step
+from durable_starlette import StarletteApp, endpoint_adapter, install
 
 #: Without a replay, and with one.
 TWICE = pytest.mark.parametrize("replay", [False, True], ids=["at-once", "replayed"])

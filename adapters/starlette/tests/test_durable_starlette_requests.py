@@ -15,8 +15,6 @@ from pathlib import Path
 import anyio.from_thread
 import httpx2
 import pytest
-from durable_starlette import StarletteApp, endpoint_adapter
-from durable_starlette._exchange import replay_scope, replayed_receive
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
@@ -29,6 +27,8 @@ import durable_core as core
 from durable_asgi import EndpointServer
 from durable_core import Durable, Event, step, stream
 from durable_core.sync import step as sync_step
+from durable_starlette import StarletteApp, endpoint_adapter
+from durable_starlette._exchange import replay_scope, replayed_receive
 from support.harness import until
 
 
@@ -129,6 +129,21 @@ def test_other_routes_are_left_alone(durable: Durable[StarletteApp]) -> None:
         assert 405 == client.post("/it").status_code
         assert 500 == client.get("/broken").status_code  # and the server closes the connection
     assert [] == list(durable.runs.list())
+
+
+def test_a_wait_url_is_asked_by_get(durable: Durable[StarletteApp]) -> None:
+    """Another method, as ``curl -L -X POST`` repeats it, gets 405 and begins no run."""
+
+    @durable.endpoint
+    async def it(request: Request) -> Response:
+        await step.wait_for_event("go", event="go", timeout="1h")
+        return Response()
+
+    with serving(durable, Route("/", it, methods=["POST"])) as client:
+        target = client.post("/").headers["location"]
+        refused = client.post(target)
+        assert (405, "GET, HEAD") == (refused.status_code, refused.headers["allow"])
+    assert 1 == len(durable.runs.list())
 
 
 def test_class_based_endpoints(durable: Durable[StarletteApp]) -> None:
