@@ -36,11 +36,12 @@ def test_subject_conforms(judge: Callable[..., Any], spec: str) -> None:
     }
 
 
-def test_handlers_of_starlette_conform(judge: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("framework", ["flask", "starlette"])
+def test_handlers_of_frameworks_conform(judge: Callable[..., Any], framework: str) -> None:
     """They do, where they can: what the framework's router decides is not ours."""
-    known = Path(__file__).with_name("starlette-gaps.txt")
+    known = Path(__file__).with_name(f"{framework}-gaps.txt")
     arguments = ("--client", "durable_client.conformance:clients", "--known-gaps", str(known))
 
-    code, text, _ = judge("durable_starlette.conformance:subject", *arguments)
+    code, text, _ = judge(f"durable_{framework}.conformance:subject", *arguments)
 
     assert 0 == code, text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, Unpack
@@ -22,14 +23,17 @@ from durable_core.adapters import (
     NativeEngine,
     is_async,
     merge_options,
+    pull,
 )
 from durable_core.errors import ConfigurationError
 from durable_flask._body import KEY, RequestBody
 from durable_flask._replay import CALL, REPLAY, Replay, View, respond
-from durable_wsgi import WSGIApp
+from durable_wsgi import WSGIApp, WSGIExchange
 
 __all__ = ["FlaskAdapter", "FlaskApp", "endpoint_adapter", "install"]
 
+#: A parameter of a rule, such as ``<int:number>``.
+_TYPED = re.compile(r"<(?:[^:<>]+:)?(\w+)>")
 _WSGI = Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]
 
 
@@ -53,6 +57,17 @@ _hosts: WeakKeyDictionary[NativeEngine, _Host] = WeakKeyDictionary()
 
 def _host_of(engine: NativeEngine) -> _Host:
     return _hosts.setdefault(engine, _Host())
+
+
+class _ViewApp(WSGIApp):
+    """A WSGI application for a view. Flask has found the route, and checked the method."""
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer the request that Flask is serving."""
+        exchange = WSGIExchange(environ, start_response)
+        rule = flask.request.url_rule
+        exchange.route = None if rule is None else _TYPED.sub(r"{\1}", rule.rule)
+        return pull(self, exchange)
 
 
 class FlaskApp(WSGIApp, NativeApp):
@@ -110,7 +125,7 @@ class FlaskAdapter:
         self, engine: NativeEngine, endpoint: HTTPHandler, function: Callable[..., Any]
     ) -> Any:
         """Return a view like that one, which is durable where Flask calls it."""
-        app = WSGIApp(endpoint)
+        app = _ViewApp(endpoint)
         host = _host_of(engine)
         host.waiting = app
         host.functions.add(function)

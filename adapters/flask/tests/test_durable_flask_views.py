@@ -234,6 +234,21 @@ def test_a_hook_that_refuses_the_replay(world: World) -> None:
     assert "answered '401 UNAUTHORIZED' before it reached the view" in error
 
 
+def test_head_and_what_runs_are_shown_by(world: World) -> None:
+    """HEAD works where Flask serves it; a run is shown by the template of its route."""
+
+    @world.app.get("/orders/<int:number>")
+    @world.durable.endpoint
+    def show(number: int) -> str:
+        pause()
+        return "done"
+
+    client = world.app.test_client()
+    assert (200, b"") == (client.head("/orders/7").status_code, client.head("/orders/7").data)
+    client.get("/orders/7")
+    assert {"GET /orders/{number}"} == {run.name for run in world.durable.runs.list()}
+
+
 def test_a_wait_url_is_asked_by_get(world: World) -> None:
     """Another method, as ``curl -L -X POST`` repeats it, gets 405 and begins no run."""
 

@@ -165,4 +165,5 @@ def test_another_method(server: LiveServer) -> None:
     """405 with the methods that there are."""
     reply = server.ask("DELETE", "/it")
 
-    assert (405, "OPTIONS, POST") == (reply.status, reply.get("allow"))
+    assert 405 == reply.status
+    assert {"OPTIONS", "POST"} == set((reply.get("allow") or "").split(", "))
