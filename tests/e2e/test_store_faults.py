@@ -236,6 +236,10 @@ def test_a_start_in_bad_times(world: World, face: str, locked: bool) -> None:
             world.reached("T", "b")
             app.kill()
             world.open_gate("T", "b")
+            # The first process to open the store moves the log into the database and deletes it.
+            # On a full disk the room of that log (nine pages) would let the engine start: it would
+            # claim the run, and the checkpoint of the step would be what does not fit any more.
+            world.store.move_log()
             app = world.start("after", lazy=1, busy=0.3)
             with (_locked if locked else _full_disk)(world, app):
                 began = time.monotonic()
@@ -245,11 +249,7 @@ def test_a_start_in_bad_times(world: World, face: str, locked: bool) -> None:
                     assert client.result().at - began < _SOON
             assert 201 == fetch(app.url(f"/{face}/steps?trip=U")).status
             until("the run has ended", world.store.all_ended)
-            begun = world.ledger.begun("T")
-            # A full disk may have room for a lease, and none for the step, which runs again.
-            again = begun.pop("b")
-            assert again == 2 if locked else again in (2, 3)
-            assert {"a": 1, "c": 1} == begun
+            assert {"a": 1, "b": 2, "c": 1} == world.ledger.begun("T")
         finally:
             world.destroy()
 

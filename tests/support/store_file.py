@@ -81,6 +81,12 @@ class StoreFile:
         """Tell whether SQLite finds nothing wrong with the file."""
         return self._query("PRAGMA integrity_check") == [("ok",)]
 
+    def move_log(self) -> None:
+        """Move the log into the database and delete it; no process may have the store open."""
+        with closing(self.connect()) as db:
+            moved = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        assert (0, 0, 0) == moved
+
     def is_free(self) -> bool:
         """Tell whether nobody holds the lock for writing for longer than a moment."""
         with closing(sqlite3.connect(self.path, timeout=0.5, isolation_level=None)) as db:
