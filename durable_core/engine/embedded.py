@@ -438,15 +438,17 @@ class EmbeddedEngine:
             refusal = worker.quota.refusal(ex.run.principal)
             if refusal is not None:
                 return refusal
-            begun = worker.queue.execute(worker.runs.begin_once(ex, key))
+            with worker.runs.beginning(ex):
+                begun = worker.queue.execute(worker.runs.begin_once(ex, key))
             earlier = worker.runs.earlier_run(begun, key)
         except StoreError as error:
             return _refuse(error)
         if earlier is not None:
             return earlier
-        if accepts_event_stream(request.headers):
-            return worker.streaming.serve(endpoint, ex)
-        return worker.runs.start_for_client(endpoint, ex)
+        with worker.runs.beginning(ex):
+            if accepts_event_stream(request.headers):
+                return worker.streaming.serve(endpoint, ex)
+            return worker.runs.start_for_client(endpoint, ex)
 
     async def serve_once_async(
         self,
@@ -467,14 +469,17 @@ class EmbeddedEngine:
             if refusal is not None:
                 return refusal
             ticket = worker.queue.submit(worker.runs.begin_once(ex, key))
-            earlier = worker.runs.earlier_run(await worker.queue.wait_async(ticket), key)
+            with worker.runs.beginning(ex):
+                begun = await worker.queue.wait_async(ticket)
+            earlier = worker.runs.earlier_run(begun, key)
         except StoreError as error:
             return _refuse(error)
         if earlier is not None:
             return earlier
-        if accepts_event_stream(request.headers):
-            return worker.streaming.serve_async(endpoint, ex)
-        return await worker.runs.start_for_client_async(endpoint, ex)
+        with worker.runs.beginning(ex):
+            if accepts_event_stream(request.headers):
+                return worker.streaming.serve_async(endpoint, ex)
+            return await worker.runs.start_for_client_async(endpoint, ex)
 
     def wait(self, wanted: WaitRequest) -> Response:
         """Answer a client at the wait URL, in this thread."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
@@ -13,7 +14,7 @@ from weakref import WeakSet
 from durable_core.codec.records import dump_head, load_request
 from durable_core.commit_queue import CommitFuture, CommitQueue
 from durable_core.engine.quota import Quota
-from durable_core.errors import LeaseLost, StoreBrokenError, StoreError
+from durable_core.errors import LeaseLost, StoreBrokenError, StoreError, StoreOutcomeUnknownError
 from durable_core.flow.effects import Flow
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, StoredExecution, checkpoint, new_run
@@ -339,6 +340,21 @@ class RunManager(RunExecutor[StoredExecution]):
         write: Any = checkpoint(ex).write
         return BeginOnce(key=key, checkpoint=write)
 
+    @contextmanager
+    def beginning(self, ex: StoredExecution) -> Iterator[None]:
+        """See that a run which may be stored begins by a replay if its handler does not begin here.
+
+        That is so if its client goes away meanwhile, or if the process has no thread left.
+        """
+        try:
+            yield
+        except BaseException as error:
+            is_lost = isinstance(error, StoreOutcomeUnknownError)
+            is_stored = is_lost or not isinstance(error, StoreError)
+            if is_stored and self._worker.live.get(ex.run.id) is None:
+                self._write_later(_release_of(ex.run, ex.owner, self._worker.env.clock.now(), 0))
+            raise
+
     @staticmethod
     def earlier_run(begun: Begun, key: IdempotencyKey) -> EarlierRun | None:
         """Return the run that had the key already; None if the new run has it."""
@@ -503,16 +519,7 @@ class RunManager(RunExecutor[StoredExecution]):
         now, pause = env.clock.now(), _PAUSE
         if is_crash:  # what was short in the process may be short for a while
             pause = delay_ms(env.policy, run.crash_count, env.ids.uniform())
-        self._write_later(
-            Checkpoint(
-                run_id=run.id,
-                owner=owner,
-                epoch=run.epoch,
-                now=now,
-                state=replace(run, phase=Phase.SUSPENDED),
-                release=Release(due_at=now + pause),
-            )
-        )
+        self._write_later(_release_of(run, owner, now, pause))
 
     def _write_later(self, write: Checkpoint) -> None:
         """Have the scheduler write this as soon as the store takes it."""
@@ -547,6 +554,18 @@ class RunManager(RunExecutor[StoredExecution]):
                 live = worker.live.get(write.run_id)
                 if live is not None:
                     live.lease_lost()
+
+
+def _release_of(run: Run, owner: str, now: int, pause: int) -> Checkpoint:
+    """Return the write by which a run goes on in ``pause`` milliseconds, in whatever process."""
+    return Checkpoint(
+        run_id=run.id,
+        owner=owner,
+        epoch=run.epoch,
+        now=now,
+        state=replace(run, phase=Phase.SUSPENDED),
+        release=Release(due_at=now + pause),
+    )
 
 
 def _answer_at_end(ex: StoredExecution) -> Response:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from durable_core import Durable, Event, Request, Response, endpoint_adapter, step
 from durable_core.api.endpoint import Endpoint
+from durable_core.engines import EmbeddedEngine
 from durable_core.errors import BadRequest
+from durable_core.ports import BeginOnce
 from durable_core.sync import step as sync_step
+from support.harness import until
 
 KEY = "Idempotency-Key"
 
@@ -263,4 +268,36 @@ def test_asynchronous_servers(app: App) -> None:
         return [await ask(), *await asyncio.gather(ask(), ask())]
 
     assert [b'{"count":1}'] * 3 == [each.body for each in asyncio.run(main())]
+    assert ["work"] == app.done
+
+
+@KINDS
+def test_a_client_that_goes_away_while_its_run_is_stored(app: App, kind: str) -> None:
+    """The run begins all the same, and the client finds it when it comes again."""
+    engine = app.durable.engine
+    assert isinstance(engine, EmbeddedEngine)
+
+    async def main() -> None:
+        engine.start()
+        headers = {KEY: "k1"}
+        request = Request(method="POST", url="http://localhost/", headers=headers, body=b"x")
+        asking = asyncio.create_task(app.endpoints[kind].handle_async(request))
+        assert engine.worker is not None
+        submitted = engine.worker.queue.submit
+
+        def submit(write: Any) -> Any:
+            if isinstance(write, BeginOnce):
+                asking.get_loop().call_soon(asking.cancel)
+            return submitted(write)
+
+        with patch.object(engine.worker.queue, "submit", submit), suppress(asyncio.CancelledError):
+            await asking
+        assert asking.cancelled()
+        await asyncio.to_thread(
+            until, lambda: ["completed"] == [run.status for run in app.durable.runs.list()]
+        )
+        assert b'{"count":1}' == (await app.endpoints[kind].handle_async(request)).body
+        await app.durable.stop_async()
+
+    asyncio.run(main())
     assert ["work"] == app.done
