@@ -36,6 +36,7 @@ Errors that a user may raise or catch::
     │   └── TooManyRedirectsError
     ├── InvalidTokenError             a wait-URL token that does not open this run
     ├── RunNotFoundError
+    ├── RunUndoneError                a run cannot go on with steps that were undone
     ├── EngineError                   the engine cannot do what was asked
     └── StoreError                    the store cannot do it now, or at all
         ├── StoreBrokenError          a bug or an interrupt stopped a commit
@@ -98,6 +99,7 @@ __all__ = [
     "RequestTimeoutError",
     "RetryAfterError",
     "RunNotFoundError",
+    "RunUndoneError",
     "StepArgumentError",
     "StepCancelled",
     "StepError",
@@ -371,6 +373,13 @@ class InvalidTokenError(DurableError):
 
 class RunNotFoundError(DurableError):
     """No run has this id in this application."""
+
+
+class RunUndoneError(DurableError):
+    """Steps of the run were undone, so it cannot go on as if they were done.
+
+    The message names the step from which a new run may begin.
+    """
 
 
 class EngineError(DurableError):

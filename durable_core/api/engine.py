@@ -167,6 +167,7 @@ class Engine(EngineLifecycle, Protocol):
 
         Raises:
             RunNotFoundError: there is no such run.
+            RunUndoneError: its steps were undone.
         """
         ...
 
@@ -177,6 +178,7 @@ class Engine(EngineLifecycle, Protocol):
 
         Raises:
             RunNotFoundError: there is no such run.
+            RunUndoneError: an earlier step was undone.
         """
         ...
 

@@ -117,11 +117,15 @@ class Runs:
         Steps that have succeeded keep their results. Clients that wait for the run get its new
         response. Some process must work on it.
 
+        A run whose steps were undone (``step.options(undo=)``) is refused: its steps would count as
+        done. Use :meth:`resume_from` with the first of them, which the error names.
+
         Returns:
             False if it has not failed, which changes nothing.
 
         Raises:
             RunNotFoundError: there is no such run (any more).
+            RunUndoneError: its steps were undone.
         """
         return self._engine.retry(run_id)
 
@@ -138,6 +142,8 @@ class Runs:
 
         Raises:
             RunNotFoundError: there is no such run (any more).
+            RunUndoneError: an earlier step was undone, so the new run must not have its result; or
+                the run is being undone.
             ValueError: it has no such step.
         """
         new = self._engine.fork(run_id, step, request)

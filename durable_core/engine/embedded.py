@@ -571,6 +571,12 @@ class EmbeddedEngine:
         record = self.store.get(self.env.app, run_id)
         return record if worker is None else worker.with_running_steps(run_id, record)
 
+    def _record(self, run_id: str) -> RunRecord:
+        record = self.get(run_id)
+        if record is None:
+            raise RunNotFoundError(f"there is no run {run_id!r} in app {self.env.app!r}")
+        return record
+
     def list(self, where: RunFilter, limit: int) -> Sequence[RunRecord]:
         """Return runs, newest first."""
         self._open_store()
@@ -578,23 +584,29 @@ class EmbeddedEngine:
 
     def retry(self, run_id: str) -> bool:
         """Let a failed run go on from where it failed; False if it has not failed."""
+        from durable_core.flow.undo import check_retry
+        from durable_core.model.run import Phase
         from durable_core.ports import Retry
 
+        record = self._record(run_id)
+        if record.run.phase is not Phase.FAILED:
+            return False
+        check_retry(record)
         return self.execute(Retry(app=self.env.app, run_id=run_id, now=self.env.clock.now()))
 
     def fork(self, run_id: str, step: str, request: Request | None) -> str | None:
         """Begin a run that has the results of another one before a step; return its id."""
         from durable_core.codec.records import dump_request
+        from durable_core.flow.undo import check_fork
         from durable_core.model.run import Phase
         from durable_core.ports import Fork, StoredRequest
 
-        record, now = self.get(run_id), self.env.clock.now()
-        if record is None:
-            raise RunNotFoundError(f"there is no run {run_id!r} in app {self.env.app!r}")
+        record, now = self._record(run_id), self.env.clock.now()
         ops = {memo.op.name: memo.op.id for memo in record.memos}
         ops |= {pending.op.name: pending.op.id for pending in record.pending}
         if step not in ops:
             return None
+        check_fork(record, step)
         new = replace(
             record.run,
             id=self.env.ids.ulid(now),

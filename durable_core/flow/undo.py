@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from durable_core.errors import NonRetriableError, StepError
+from durable_core.errors import NonRetriableError, RunUndoneError, StepError
 from durable_core.flow.attempt import Call
 from durable_core.flow.effects import Flow, log_error
 from durable_core.flow.error_responses import response_for_exception
@@ -20,8 +20,9 @@ from durable_core.flow.step_options import Undo, UndoReport
 from durable_core.machine.advance import describe, failure_of_handler
 from durable_core.machine.step_ids import op_named
 from durable_core.model.step import Op, OpKind
+from durable_core.ports import RunRecord
 
-__all__ = ["MAX_NAME", "registered", "undo"]
+__all__ = ["MAX_NAME", "check_fork", "check_retry", "registered", "undo"]
 
 #: The step that holds the error for which a run is undone.
 _FAILED = "(failed)"
@@ -90,3 +91,58 @@ def _final(error: Exception) -> Exception:
     final = NonRetriableError(describe(error))
     final.__cause__ = error
     return final
+
+
+def check_retry(record: RunRecord) -> None:
+    """See that a failed run can go on from where it failed.
+
+    Raises:
+        RunUndoneError: undoing it had begun.
+    """
+    first = _first_undone(record)
+    if first is not None:
+        run_id = record.run.id
+        raise RunUndoneError(
+            f"run {run_id} was undone when it failed, so it cannot go on from there; begin a new "
+            f"run instead: resume_from({run_id!r}, {first!r})"
+        )
+
+
+def check_fork(record: RunRecord, step: str) -> None:
+    """See that a new run can have the results of another one before a step.
+
+    Args:
+        record: the other run, with its steps.
+        step: the name of a step of it.
+
+    Raises:
+        RunUndoneError: one of these results was undone; or undoing goes on.
+    """
+    first = _first_undone(record)
+    if first is None:
+        return
+    run_id = record.run.id
+    if not record.run.phase.ended:
+        raise RunUndoneError(f"run {run_id} is being undone; resume from a step once it has ended")
+    numbers = {memo.op.name: memo.completion_no for memo in record.memos}
+    if step not in numbers or numbers[first] < numbers[step]:
+        raise RunUndoneError(
+            f"step {first!r} of run {run_id} was undone, so a run that goes on from {step!r} must "
+            f"not have its result; resume from {first!r}, or from a step before it"
+        )
+
+
+def _first_undone(record: RunRecord) -> str | None:
+    """Return the name of the first step that was undone, or that holds the error if none was.
+
+    None if undoing has not begun. A step whose undoing has failed counts: what became of it is
+    unknown.
+    """
+    marker = op_named(_FAILED, OpKind.RUN)
+    if all(memo.op != marker for memo in record.memos):
+        return None
+    names = [memo.op.name for memo in record.memos]
+    names += [pending.op.name for pending in record.pending]
+    undone = {name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX)}
+    done = sorted(record.memos, key=lambda memo: memo.completion_no)
+    return next(memo.op.name for memo in done if memo.op.name in {*undone, _FAILED})

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from durable_core.api.step import step, sync_step
-from durable_core.errors import HTTPError, NonRetriableError, StepArgumentError
+from durable_core.errors import HTTPError, NonRetriableError, RunUndoneError, StepArgumentError
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from support.harness import FakeClock, Ledger, WatchedStore, lab, request, until
@@ -237,6 +237,84 @@ def test_a_failure_stays_a_failure(asynchronous: bool) -> None:
         problem = decoded(process.follow(endpoint, first))
     assert ["c", "b", "a"] == problem["undone"]
     assert "no money" in problem["detail"]
+
+
+@both
+def test_a_run_that_was_undone_begins_anew(asynchronous: bool) -> None:
+    """Its steps do not count as done: it is not retried; a new run does all of them again."""
+    shop = Shop()
+    shop.end = shop.fails
+    with lab() as process:
+        process.call(process.endpoint(shop.handler(asynchronous)))
+        runs = process.durable.runs
+        [old] = runs.list()
+        with pytest.raises(RunUndoneError, match=rf"resume_from\('{old.id}', 'a'\)"):
+            runs.retry(old.id)
+        assert "failed" == runs.get(old.id).status
+        shop.end = lambda: "fine"
+        new = runs.wait(runs.resume_from(old.id, "a"), timeout="20s")
+        assert "failed" == runs.get(old.id).status
+    assert "completed" == new.status
+    assert ["a", "b", "c"] == [each.name for each in new.steps]
+    assert {**dict.fromkeys(RESERVED, 2), **RELEASED} == shop.ledger.counts()
+
+
+@pytest.mark.parametrize("step_name", ["b", "c", "(undo) c", "(failed)"])
+def test_a_new_run_has_no_result_that_was_undone(step_name: str) -> None:
+    """It cannot begin after a step that was undone, but at that step or before it."""
+    shop = Shop()
+
+    def handler(request: Request) -> object:
+        sync_step.run("look", shop.ledger.did, "look", None)
+        return shop.handler(False)(request)
+
+    shop.end = shop.fails
+    with lab() as process:
+        process.call(process.endpoint(handler))
+        runs = process.durable.runs
+        [old] = runs.list()
+        with pytest.raises(RunUndoneError, match=r"step 'a' of run .* resume from 'a'"):
+            runs.resume_from(old.id, step_name)
+        shop.end = lambda: "fine"
+        for first in ("look", "a"):
+            assert "completed" == runs.wait(runs.resume_from(old.id, first), timeout="20s").status
+    counts = {"look": 2, **dict.fromkeys(RESERVED, 3), **RELEASED}
+    assert counts == shop.ledger.counts()
+
+
+def test_while_a_run_is_being_undone() -> None:
+    """It has not failed yet, and nobody knows which results will stay."""
+    shop = Shop()
+    shop.end = shop.fails
+
+    def release(reservation: str) -> None:
+        raise OSError("not yet")
+
+    shop.release = release  # type: ignore[method-assign]
+    with lab(clock=FakeClock()) as process:
+        process.endpoint(shop.handler(False)).handle(request())
+        until(lambda: process.suspended() > 0)
+        runs = process.durable.runs
+        [run] = runs.list()
+        assert not runs.retry(run.id)
+        with pytest.raises(RunUndoneError, match="is being undone"):
+            runs.resume_from(run.id, "a")
+
+
+def test_undoing_that_has_failed_counts() -> None:
+    """What became of such a step is unknown: it is done again."""
+    shop = Shop()
+    shop.end = shop.fails
+
+    def release(reservation: str) -> None:
+        raise NonRetriableError("no")
+
+    shop.release = release  # type: ignore[method-assign]
+    with lab() as process:
+        process.call(process.endpoint(shop.handler(False)))
+        [run] = process.durable.runs.list()
+        with pytest.raises(RunUndoneError, match="'a'"):
+            process.durable.runs.retry(run.id)
 
 
 @pytest.mark.parametrize("undo", [7, "release"])
