@@ -181,22 +181,18 @@ def _application(host: _Host, function: Callable[..., Any]) -> ASGIApplication:
 
 
 def _wrapped(app: ASGIApp, function: Callable[..., Any]) -> Any:
+    calls_async = is_async(function)
+
+    # A coroutine function whatever the endpoint is: see ``AttachedPassage.call_in_thread``.
     @functools.wraps(function)
-    async def call_async(*args: Any, **kwargs: Any) -> Any:
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
         passage = PASSAGE.get()
         if passage is None:
             raise _not_installed(function)
-        return await passage.call_async(Call(app, function, args, kwargs))
+        call = Call(app, function, args, kwargs)
+        return await (passage.call_async(call) if calls_async else passage.call_in_thread(call))
 
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        passage = PASSAGE.get()
-        if passage is None:
-            raise _not_installed(function)
-        return passage.call(Call(app, function, args, kwargs))
-
-    wrapper: Any = call_async if is_async(function) else call
-    wrapper.endpoint = app.endpoint
+    wrapper.endpoint = app.endpoint  # type: ignore[attr-defined]
     return wrapper
 
 

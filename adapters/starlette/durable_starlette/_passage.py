@@ -10,6 +10,8 @@ from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
+
 from durable_asgi import ASGIApp, ASGIApplication, ASGIExchange, Message, Receive, Scope, Send
 from durable_core import Request, Response
 from durable_core.adapters import converse_async, suspend_at_once
@@ -78,8 +80,8 @@ class Passage(ABC):
         """Return the result of an ``async def`` function that the framework has called."""
 
     @abstractmethod
-    def call(self, call: Call) -> Any:
-        """Return the result of a ``def`` function that the framework has called, in a thread."""
+    async def call_in_thread(self, call: Call) -> Any:
+        """Return the result of a ``def`` function that the framework has called."""
 
 
 #: The key in the scope of a replayed request that has its passage.
@@ -106,7 +108,7 @@ class AttachedPassage(Passage):
         self._body: RequestBody
         self._conversation: asyncio.Task[None] | None = None
         self._calls: list[Call] = []  # at most one, until the run takes it
-        self._value: Outcome[Any]
+        self._value: asyncio.Future[Any]
         self._response: Any
         self._capture: Capture
 
@@ -185,22 +187,24 @@ class AttachedPassage(Passage):
         self._converse(call, value, _AwaitedResponse(loop=self._loop))
         return await value
 
-    def call(self, call: Call) -> Any:
-        """Call a ``def`` function for a new run in this thread, which is the framework's.
+    async def call_in_thread(self, call: Call) -> Any:
+        """Call a ``def`` function for a new run in a thread of the framework; return its result.
+
+        The framework has few threads, and may need another one to make the response. So none is
+        taken before the run has the thread of its own: it would be held while the run waits.
 
         Raises:
             Suspended: there will be no run here, or it is suspended.
             Exception: what the function raised.
         """
         if self._conversation is not None:
-            return call()
-        context: concurrent.futures.Future[Context] = concurrent.futures.Future()
+            return await run_in_threadpool(call)
+        context: asyncio.Future[Context] = self._loop.create_future()
         response: concurrent.futures.Future[Response] = concurrent.futures.Future()
-        # The run's context is made from the one of this thread, which the framework has set up.
-        self._loop.call_soon_threadsafe(self._converse, call, context, response)
-        return context.result().run(call)
+        self._converse(call, context, response)
+        return await run_in_threadpool((await context).run, call)
 
-    def _converse(self, call: Call, value: Outcome[Any], response: Any) -> None:
+    def _converse(self, call: Call, value: asyncio.Future[Any], response: Any) -> None:
         self._calls.append(call)
         self._value, self._response = value, response
         self._capture = Capture(response)
@@ -253,7 +257,7 @@ class AttachedPassage(Passage):
     def execute(self) -> Response:
         """Have the framework's thread call the function in this context; return the response."""
         self._loop.call_soon_threadsafe(self._body.complete)
-        self._fill(self._value.set_result, copy_context())
+        self._loop.call_soon_threadsafe(self._fill, self._value.set_result, copy_context())
         try:
             response: Response = self._response.result()
         except _CancelledApplicationError:
@@ -366,10 +370,10 @@ class ReplayPassage(Passage):
         self._is_reached = True
         return await call()
 
-    def call(self, call: Call) -> Any:
-        """Call the function in this thread."""
+    async def call_in_thread(self, call: Call) -> Any:
+        """Call the function in a thread of the framework."""
         self._is_reached = True
-        return call()
+        return await run_in_threadpool(call)
 
 
 def _route_of(scope: Scope) -> str | None:

@@ -6,12 +6,15 @@ with ``?replay=1``, it waits for an event, is suspended, and the framework calls
 # Without "from __future__ import annotations", for FastAPI evaluates the annotations of local
 # functions, which may name local dependencies.
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
+import anyio.to_thread
+import httpx2
 import pytest
 from fastapi import (
     APIRouter,
@@ -31,7 +34,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
-from durable_core import Durable, Event, step
+from durable_core import Durable, Event, Settings, step
+from durable_core.engines import EmbeddedEngine
 from durable_core.errors import ConfigurationError
 from durable_core.sync import step as sync_step
 from durable_starlette import StarletteApp, endpoint_adapter, install
@@ -351,6 +355,34 @@ def test_def_handlers(world: World, replay: bool) -> None:
     response = world.ask("POST", "/corner", replay, json={"items": ["a"]})
     assert (201, {"shop": "corner", "count": 1}) == (response.status_code, response.json())
     assert ["open", "close"] * (2 if replay else 1) == world.log
+
+
+def test_more_def_handlers_than_threads(tmp_path: Path) -> None:
+    """Requests wait for a thread, and none holds one that another request needs to end."""
+    engine = EmbeddedEngine(tmp_path / "db", settings=Settings(serving_threads=2))
+    durable = Durable(id="shop", endpoint_adapter=endpoint_adapter, engine=engine)
+    app = FastAPI(lifespan=durable.lifespan)
+
+    def session() -> Iterator[str]:
+        yield "session"
+
+    @app.get("/{shop}", response_model=OrderOut)
+    @durable.endpoint
+    def order(shop: str, session: Annotated[str, Depends(session)]) -> dict[str, Any]:
+        return {"shop": shop, "count": sync_step.run("count", len, session)}
+
+    async def main() -> list[httpx2.Response]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = 2
+        transport = httpx2.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client,
+            asyncio.timeout(20),
+        ):
+            return await asyncio.gather(*(client.get(f"/{n}") for n in range(12)))
+
+    answers = [response.json() for response in asyncio.run(main())]
+    assert [{"shop": str(n), "count": 7} for n in range(12)] == answers
 
 
 @TWICE
