@@ -36,7 +36,7 @@ Errors that a user may raise or catch::
     │   └── TooManyRedirectsError
     ├── InvalidTokenError             a wait-URL token that does not open this run
     ├── RunNotFoundError
-    ├── RunUndoneError                a run cannot go on with steps that were undone
+    ├── RunUndoneError                a run was undone, or is being undone
     ├── EngineError                   the engine cannot do what was asked
     └── StoreError                    the store cannot do it now, or at all
         ├── StoreBrokenError          a bug or an interrupt stopped a commit
@@ -376,9 +376,9 @@ class RunNotFoundError(DurableError):
 
 
 class RunUndoneError(DurableError):
-    """Steps of the run were undone, so it cannot go on as if they were done.
+    """Steps of the run were undone, or are being undone, which the call would ignore.
 
-    The message names the step from which a new run may begin.
+    The message says what to do instead.
     """
 
 

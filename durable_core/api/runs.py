@@ -96,6 +96,8 @@ class Runs:
     def cancel(self, run_id: str, *, reason: str | None = None) -> bool:
         """End a run: its handler is unwound, its waits are dropped, its clients get 410.
 
+        It ends at once, also where no process has its code. So steps with ``undo=`` stay done.
+
         Args:
             run_id: the run.
             reason: what its clients are told, at most 1,000 characters.
@@ -105,6 +107,7 @@ class Runs:
 
         Raises:
             RunNotFoundError: there is no such run.
+            RunUndoneError: it has failed and is being undone.
             ValueError: the reason is too long.
         """
         if reason is not None and len(reason) > _LONGEST_REASON:

@@ -653,9 +653,11 @@ class EmbeddedEngine:
     def cancel(self, run_id: str, reason: str | None = None) -> bool:
         """End a run as cancelled; False if it had ended."""
         from durable_core.codec.records import dump_head
+        from durable_core.flow.undo import check_cancel
         from durable_core.model.run import Phase
         from durable_core.ports import Cancel, StoredResult
 
+        check_cancel(self._record(run_id))
         detail = "the run was cancelled" if reason is None else f"the run was cancelled: {reason}"
         response = problem(410, "run-cancelled", detail=detail, run_id=run_id)
         assert isinstance(response.body, bytes)

@@ -554,6 +554,7 @@ class RunManager(RunExecutor[StoredExecution]):
                 live = worker.live.get(write.run_id)
                 if live is not None:
                     live.lease_lost()
+                    _warn_not_undone(live.ex)
 
 
 def _release_of(run: Run, owner: str, now: int, pause: int) -> Checkpoint:
@@ -566,6 +567,14 @@ def _release_of(run: Run, owner: str, now: int, pause: int) -> Checkpoint:
         state=replace(run, phase=Phase.SUSPENDED),
         release=Release(due_at=now + pause),
     )
+
+
+def _warn_not_undone(ex: Execution) -> None:
+    """Log which steps of a cancelled run stay done although they could be undone."""
+    if ex.undos:
+        names = ", ".join(repr(each.op.name) for each in reversed(ex.undos))
+        text = "the run was cancelled, and a cancelled run is not undone: %s"
+        run_logger(ex.run.id, ex.run.function_id).warning(text, names)
 
 
 def _answer_at_end(ex: StoredExecution) -> Response:

@@ -22,7 +22,7 @@ from durable_core.machine.step_ids import op_named
 from durable_core.model.step import Op, OpKind
 from durable_core.ports import RunRecord
 
-__all__ = ["MAX_NAME", "check_fork", "check_retry", "registered", "undo"]
+__all__ = ["MAX_NAME", "check_cancel", "check_fork", "check_retry", "registered", "undo"]
 
 #: The step that holds the error for which a run is undone.
 _FAILED = "(failed)"
@@ -91,6 +91,19 @@ def _final(error: Exception) -> Exception:
     final = NonRetriableError(describe(error))
     final.__cause__ = error
     return final
+
+
+def check_cancel(record: RunRecord) -> None:
+    """See that a run can be cancelled: one half of whose steps is undone must not stay so.
+
+    Raises:
+        RunUndoneError: it is being undone.
+    """
+    if not record.run.phase.ended and _first_undone(record) is not None:
+        raise RunUndoneError(
+            f"run {record.run.id} has failed and is being undone; it ends when that is done, and "
+            "cannot be cancelled before"
+        )
 
 
 def check_retry(record: RunRecord) -> None:

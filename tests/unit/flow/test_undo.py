@@ -283,7 +283,7 @@ def test_a_new_run_has_no_result_that_was_undone(step_name: str) -> None:
 
 
 def test_while_a_run_is_being_undone() -> None:
-    """It has not failed yet, and nobody knows which results will stay."""
+    """Nobody knows yet which results will stay, and it must not stop half-way."""
     shop = Shop()
     shop.end = shop.fails
 
@@ -299,6 +299,45 @@ def test_while_a_run_is_being_undone() -> None:
         assert not runs.retry(run.id)
         with pytest.raises(RunUndoneError, match="is being undone"):
             runs.resume_from(run.id, "a")
+        with pytest.raises(RunUndoneError, match="is being undone; it ends when that is done"):
+            runs.cancel(run.id)
+
+
+@both
+def test_a_live_run_that_is_cancelled_is_not_undone(
+    asynchronous: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ends at once; a warning names the steps that stay done."""
+    shop = Shop()
+
+    def reserve(name: str) -> str:
+        if name == "c":
+            [run] = process.durable.runs.list()
+            assert process.durable.runs.cancel(run.id)
+        return shop.ledger.did(f"reserve {name}", f"r-{name}")
+
+    shop.reserve = reserve  # type: ignore[method-assign]
+    with lab() as process:
+        process.endpoint(shop.handler(asynchronous)).handle(request())
+        [ended] = process.durable.runs.list()
+    assert ("cancelled", RESERVED) == (ended.status, shop.ledger.counts())
+    [warning] = [each for each in caplog.messages if "cancelled" in each]
+    text = "the run was cancelled, and a cancelled run is not undone: 'b', 'a'"
+    assert f"run {ended.id}: {text}" == warning
+
+
+def test_a_suspended_run_that_is_cancelled_is_not_undone() -> None:
+    """It ends where no handler is live, and no handler is called for it any more."""
+    shop, clock = Shop(), FakeClock()
+    with lab(clock=clock) as process:
+        process.endpoint(shop.handler(False, 60)).handle(request())
+        until(lambda: process.suspended() > 0)
+        [run] = process.durable.runs.list()
+        assert process.durable.runs.cancel(run.id)
+        clock.advance(120)
+        process.poke()
+        assert "cancelled" == process.durable.runs.wait(run.id, timeout="20s").status
+    assert RESERVED == shop.ledger.counts()
 
 
 def test_undoing_that_has_failed_counts() -> None:
