@@ -111,10 +111,13 @@ class FlaskAdapter:
 
         def handle(request: Request) -> Response:
             view = CALL.get()
-            if view is not None and view.function is function and not view.is_taken:
-                view.is_taken = True
+            if view is not None and view.function is function and view.take():
                 return respond(view)
-            response: Response = Replay(request, function).run(_application(host, function))
+            application = _application(host, function)
+            with (
+                application.app_context()
+            ):  # not that of the request whose context this is a copy of
+                response: Response = Replay(request, function).run(application)
             return response
 
         for name in ("__module__", "__name__", "__qualname__", "__doc__"):
@@ -131,8 +134,8 @@ class FlaskAdapter:
         host.functions.add(function)
 
         @functools.wraps(function)
-        def view(**arguments: Any) -> Any:
-            return _answer(app, View(function, arguments))
+        def view(*args: Any, **arguments: Any) -> Any:
+            return _answer(app, View(function, args, arguments))
 
         view.endpoint = endpoint  # type: ignore[attr-defined]
         return view
@@ -196,9 +199,9 @@ def _answer(app: WSGIApp, view: View) -> Any:
     environ = flask.request.environ
     replay = environ.get(REPLAY)
     if isinstance(replay, Replay):
-        return replay.call(view) or view.function(**view.arguments)
+        return replay.call(view) or view()
     if CALL.get() is not None:  # a view that calls another one
-        return view.function(**view.arguments)
+        return view()
     body = environ.get(KEY)
     if body is None:
         raise ConfigurationError(
@@ -232,7 +235,7 @@ def _response_from(app: WSGIApp, environ: WSGIEnvironment) -> flask.Response:
     return response
 
 
-def _application(host: _Host, function: Callable[..., Any]) -> _WSGI:
+def _application(host: _Host, function: Callable[..., Any]) -> flask.Flask:
     if host.application is None:
         raise ConfigurationError(
             f"{function.__qualname__} cannot be replayed: its application is not known here; "

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from io import BytesIO
+from threading import get_ident
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from wsgiref.types import StartResponse, WSGIEnvironment
@@ -29,13 +30,33 @@ class View:
 
     Args:
         function: the user's.
+        args: none, unless another view calls it.
         arguments: what Flask has found in the path.
     """
 
-    def __init__(self, function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], args: tuple[Any, ...], arguments: dict[str, Any]
+    ) -> None:
         self.function = function
-        self.arguments = arguments
-        self.is_taken = False
+        self._args = args
+        self._arguments = arguments
+        self._thread = get_ident()
+        self._is_taken = False
+
+    def __call__(self) -> Any:
+        """Call it."""
+        return self.function(*self._args, **self._arguments)
+
+    def take(self) -> bool:
+        """Tell whether a run may make this call: once, and in the thread of Flask's request.
+
+        In another thread, as where the client reads an event stream, Flask ends the request, with
+        its contexts, before or while the view runs.
+        """
+        if self._is_taken or get_ident() != self._thread:
+            return False
+        self._is_taken = True
+        return True
 
 
 #: The call that the run to be made is for.
@@ -50,7 +71,7 @@ def respond(view: View) -> Response:
     """
     app = flask.current_app
     try:
-        value = view.function(**view.arguments)
+        value = view()
     except Exception as error:
         value = app.handle_user_exception(error)
     return _core_response(app.make_response(value))

@@ -15,6 +15,7 @@ from durable_core import Durable, Event
 from durable_core.errors import ConfigurationError
 from durable_core.sync import step
 from durable_flask import FlaskApp, endpoint_adapter, install
+from support.harness import until
 
 #: Without a replay, and with one.
 TWICE = pytest.mark.parametrize("replay", [False, True], ids=["at-once", "replayed"])
@@ -191,6 +192,48 @@ def test_errors_and_handlers_for_them(world: World, replay: bool) -> None:
     assert 418 == teapot.status_code
     runs = [run.status for run in world.durable.runs.list()]
     assert ["completed"] * len(runs) == runs
+
+
+@TWICE
+def test_a_view_that_calls_another_one(world: World, replay: bool) -> None:
+    """It is a call of a function, and both are one run."""
+
+    @world.app.get("/double/<int:number>")
+    @world.durable.endpoint
+    def double(number: int) -> dict[str, int]:
+        return {"double": step.run("double", lambda: 2 * number)}
+
+    @world.app.get("/")
+    @world.durable.endpoint
+    def index() -> list[dict[str, int]]:
+        pause()
+        return [double(1), double(number=2)]
+
+    assert [{"double": 2}, {"double": 4}] == world.ask("GET", "/", replay).json
+    assert 1 == len(list(world.durable.runs.list()))
+
+
+def test_contexts_of_an_event_stream(world: World) -> None:
+    """The view of a client that reads a stream has contexts, which end after it."""
+
+    @world.app.teardown_appcontext
+    def end(error: BaseException | None) -> None:
+        world.log.append(("end", flask.g.pop("user", None)))
+
+    @world.app.get("/")
+    @world.durable.endpoint
+    def index() -> flask.Response:
+        flask.g.user = "ann"
+        step.run("first", lambda: None)
+        response = flask.Response(flask.request.headers["authorization"])
+        response.call_on_close(lambda: world.log.append("closed"))
+        return response
+
+    headers = {"accept": "text/event-stream", "authorization": "Bearer t1"}
+    response = world.app.test_client().get("/", headers=headers)
+    assert "Bearer t1" in response.text
+    until(lambda: len(world.log) == 3)
+    assert [("end", None), "closed", ("end", "ann")] == world.log
 
 
 @TWICE
