@@ -237,7 +237,7 @@ def test_a_start_in_bad_times(world: World, face: str, locked: bool) -> None:
             app.kill()
             world.open_gate("T", "b")
             # The first process to open the store moves the log into the database and deletes it.
-            # On a full disk the room of that log (nine pages) would let the engine start: it would
+            # On a full disk the room of that log would let the engine start: it would
             # claim the run, and the checkpoint of the step would be what does not fit any more.
             world.store.move_log()
             app = world.start("after", lazy=1, busy=0.3)

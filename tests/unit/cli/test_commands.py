@@ -17,10 +17,14 @@ from durable_core.api.adapter import HTTPHandler
 from durable_core.api.durable import Durable
 from durable_core.cli import main
 from durable_core.engine.embedded import EmbeddedEngine
+from durable_core.errors import NonRetriableError
+from durable_core.http.request import Request
 from durable_core.model.run import Phase
 from durable_core.ports import StoredResult
 from durable_core.stores.memory import MemoryStore
 from durable_core.stores.sqlite import SQLiteStore
+from durable_core.sync import step
+from support.harness import lab
 
 
 @pytest.fixture
@@ -296,6 +300,26 @@ def test_retry_and_resume(path: str, capsys: pytest.CaptureFixture[str]) -> None
 
     assert 1 == main(at(path, "runs", "resume-from", "r2", "--step", "dance"))
     assert "durable: run r2 has no step 'dance'\n" == capsys.readouterr().err
+
+
+def test_retry_of_a_run_that_was_undone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is done; the message says from which step a new run may begin, and it may."""
+
+    def handler(request: Request) -> None:
+        step.options(undo=lambda reservation: None).run("reserve", int)
+        raise NonRetriableError("no")
+
+    store = SQLiteStore(tmp_path / "shop.db")
+    with lab(store) as process:
+        process.call(process.endpoint(handler))
+        [failed] = process.durable.runs.list()
+    words = [failed.id, "--store", store.path, "--app", "lab"]
+
+    assert 1 == main(["runs", "retry", *words])
+    assert f"resume_from('{failed.id}', 'reserve')" in capsys.readouterr().err
+    assert 1 == main(["runs", "resume-from", *words, "--step", "(failed)"])
+    assert "resume from 'reserve', or from a step before it" in capsys.readouterr().err
+    assert 0 == main(["runs", "resume-from", *words, "--step", "reserve"])
 
 
 def test_delete(path: str, capsys: pytest.CaptureFixture[str]) -> None:
