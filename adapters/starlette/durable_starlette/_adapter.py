@@ -156,13 +156,13 @@ def _handler_of(engine: NativeEngine, function: Callable[..., Any]) -> Callable[
         passage = PASSAGE.get()
         if isinstance(passage, AttachedPassage) and (call := passage.take_call(function)):
             return await passage.execute_async(call)
-        return await ReplayPassage(request).execute_async(_application(host, function))
+        return await ReplayPassage(request, function).execute_async(_application(host, function))
 
     def handle(request: Request) -> Response:
         passage = PASSAGE.get()
         if isinstance(passage, AttachedPassage) and passage.take_call(function):
             return passage.execute()
-        replay = ReplayPassage(request)
+        replay = ReplayPassage(request, function)
         return replay.execute(_application(host, function), engine.replay_loop())
 
     handler: Callable[[Request], Any] = handle_async if is_async(function) else handle

@@ -276,10 +276,12 @@ class ReplayPassage(Passage):
 
     Args:
         request: the stored request.
+        function: that of the endpoint that the run is of.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, function: Callable[..., Any]) -> None:
         self._request = request
+        self._function = function
         self._is_inside = False
         self._is_reached = False
         self._status = 0
@@ -331,7 +333,7 @@ class ReplayPassage(Passage):
             if not self._capture.application_ended(error):
                 return  # the run has it
             raise
-        self._capture.application_ended(self._not_reached())
+        self._capture.application_ended(None if self._is_reached else self._not_reached())
 
     async def _note_status(self, message: Message) -> None:
         """Take what comes out of the whole application: nobody reads it."""
@@ -367,13 +369,21 @@ class ReplayPassage(Passage):
 
     async def call_async(self, call: Call) -> Any:
         """Call the function."""
-        self._is_reached = True
+        self._reach(call)
         return await call()
 
     async def call_in_thread(self, call: Call) -> Any:
         """Call the function in a thread of the framework."""
-        self._is_reached = True
+        self._reach(call)
         return await run_in_threadpool(call)
+
+    def _reach(self, call: Call) -> None:
+        if not self._is_reached and call.function is not self._function:
+            raise NotReachedError(
+                f"in a replay the application leads to {call.function.__qualname__}, and the run "
+                f"is of {self._function.__qualname__}: the routes may have changed since it began"
+            )
+        self._is_reached = True
 
 
 def _route_of(scope: Scope) -> str | None:

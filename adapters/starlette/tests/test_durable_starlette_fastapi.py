@@ -428,6 +428,45 @@ def test_a_middleware_that_refuses_the_replay(world: World) -> None:
     )
 
 
+def test_a_replay_that_comes_to_another_endpoint(world: World) -> None:
+    """It does not run that one: the run fails, and says what the routes lead to."""
+
+    @world.durable.endpoint(retries=0)
+    async def old() -> str:
+        await pause(replay=True)
+        return "old"
+
+    @world.durable.endpoint
+    async def new() -> str:
+        return "new"
+
+    async def dispatch() -> str:
+        return str(await (new if world.durable.is_replaying() else old)())
+
+    world.app.get("/")(dispatch)
+    assert 500 == world.ask("GET", "/", True).status_code
+    [run] = world.durable.runs.list()
+    assert "leads to" in str(world.durable.runs.get(run.id).error)
+
+
+def test_a_replay_without_a_response(world: World) -> None:
+    """The run fails, and its error is not that the endpoint was not reached."""
+
+    class Silent(Response):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            """Send nothing."""
+
+    @world.app.get("/")
+    @world.durable.endpoint(retries=0)
+    async def silent(replay: bool) -> Response:
+        await pause(replay)
+        return Silent()
+
+    assert 500 == world.ask("GET", "/", True).status_code
+    [run] = world.durable.runs.list()
+    assert "sent no response" in str(world.durable.runs.get(run.id).error)
+
+
 @TWICE
 def test_prefixes_mounts_and_names(world: World, replay: bool) -> None:
     """Under prefixes and mounts the wait URL is right, and routes are found by name."""
