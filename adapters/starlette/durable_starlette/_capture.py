@@ -107,6 +107,7 @@ class _Chunks:
     """
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
         self._asked = asyncio.Event()
         self._ended = False
@@ -136,17 +137,26 @@ class _Chunks:
             self._queue.put_nowait(error)
 
     async def read(self) -> AsyncIterator[bytes]:
-        """Return the chunks."""
+        """Return the chunks; the run of a ``def`` handler may read them on another event loop."""
         try:
-            while True:
-                if self._queue.empty():
-                    self._asked.set()
-                chunk = await self._queue.get()
-                if chunk is None:
-                    return
-                if isinstance(chunk, BaseException):
-                    raise chunk
+            while (chunk := await self._next_anywhere()) is not None:
                 yield chunk
         finally:
             self.is_closed = True
+            if asyncio.get_running_loop() is self._loop:
+                self._asked.set()
+            else:
+                self._loop.call_soon_threadsafe(self._asked.set)
+
+    async def _next_anywhere(self) -> bytes | None:
+        if asyncio.get_running_loop() is self._loop:
+            return await self._next()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._next(), self._loop))
+
+    async def _next(self) -> bytes | None:
+        if self._queue.empty():
             self._asked.set()
+        chunk = await self._queue.get()
+        if isinstance(chunk, BaseException):
+            raise chunk
+        return chunk

@@ -128,7 +128,7 @@ class AttachedPassage(Passage):
         try:
             await application(scope, self._body.receive, self._send_message)
         except BaseException as raised:
-            error = raised
+            error = _signal_in(raised) or raised
         finally:
             PASSAGE.reset(token)
         if self._conversation is None:
@@ -330,7 +330,7 @@ class ReplayPassage(Passage):
         try:
             await application(scope, receive, self._note_status)
         except BaseException as error:
-            if not self._capture.application_ended(error):
+            if not self._capture.application_ended(_signal_in(error) or error):
                 return  # the run has it
             raise
         self._capture.application_ended(None if self._is_reached else self._not_reached())
@@ -384,6 +384,19 @@ class ReplayPassage(Passage):
                 f"is of {self._function.__qualname__}: the routes may have changed since it began"
             )
         self._is_reached = True
+
+
+def _signal_in(error: BaseException) -> ControlSignal | None:
+    """Return the signal that an application has raised; None if it was something else.
+
+    A middleware that is a ``BaseHTTPMiddleware`` runs the rest of the application in a task group.
+    That puts the signal into a group, with the middleware's error about the missing response.
+    """
+    if isinstance(error, ControlSignal):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(_signal_in, error.exceptions)), None)
+    return None
 
 
 def _route_of(scope: Scope) -> str | None:

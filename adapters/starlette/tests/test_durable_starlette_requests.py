@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import os
 import signal
 import subprocess
@@ -10,6 +12,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio.from_thread
@@ -238,6 +241,47 @@ class Note(BaseHTTPMiddleware):
         response: Response = await call_next(request)
         response.headers["x-note"] = "seen"
         return response
+
+
+def _waits_for(durable: Durable[StarletteApp], event: str) -> bool:
+    [run] = durable.runs.list()
+    steps = durable.runs.get(run.id).steps
+    return event in [each.event for each in steps if each.ended is None]
+
+
+@pytest.mark.parametrize("kind", ["async", "def"])
+def test_runs_that_wait_within_middleware(
+    durable: Durable[StarletteApp], kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Middleware that runs the rest of the application in a group of tasks does not hold them up.
+
+    The run waits in its first execution and in a replay, within a middleware inside the durable
+    layer and one around it.
+    """
+
+    @durable.endpoint
+    async def coroutine(request: Request) -> Response:
+        for name in ("first", "second"):
+            await step.wait_for_event(name, event=name, timeout="1h")
+        return PlainTextResponse("done")
+
+    @durable.endpoint
+    def function(request: Request) -> Response:
+        for name in ("first", "second"):
+            sync_step.wait_for_event(name, event=name, timeout="1h")
+        return PlainTextResponse("done")
+
+    route = Route("/", coroutine if kind == "async" else function)
+    mount = Mount("/inner", routes=[route], middleware=[Middleware(Note)])
+    with serving(durable, mount, middleware=(Middleware(Note),)) as client:
+        handed_off = client.get("/inner/")
+        assert handed_off.is_redirect, handed_off.text
+        for name in ("first", "second"):
+            until(partial(_waits_for, durable, name))
+            durable.send(Event(name))
+        assert "done" == client.get(f"/inner/{handed_off.headers['location']}").text
+    gc.collect()
+    assert [] == [record.getMessage() for record in caplog.records if record.levelno > logging.INFO]
 
 
 def test_streamed_responses(durable: Durable[StarletteApp]) -> None:
