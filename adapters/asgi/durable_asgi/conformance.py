@@ -59,8 +59,9 @@ class ASGISubject:
             if scope["type"] == "http":
                 found = re.fullmatch(names, scope["path"].removeprefix(prefix))
                 params = found.groupdict() if found is not None else {}
-                route = SimpleNamespace(path=template)
-                scope = {**scope, "root_path": prefix, "path_params": params, "route": route}
+                route = SimpleNamespace(path_format=template, methods={"GET"})
+                framework = {"router": None, "route": route, "app_root_path": prefix}
+                scope = {**scope, **framework, "root_path": prefix, "path_params": params}
             await endpoint(scope, receive, send)
 
         with create_endpoint_server(mounted, durable=durable).listen() as server:

@@ -80,6 +80,7 @@ class InngestExecution(RemoteExecution):
         """Return the op for the next use of a step id; see ``Execution.next_op``."""
         op = super().next_op(step_id, kind, branch)
         if op.id not in self._counted and self.is_full:
+            del self.unawaited[op.id]
             raise LimitExceededError(
                 f"step {op.name!r} is one more than the {_MOST_STEPS} steps and retries that a run "
                 "may have under the Inngest engine"

@@ -118,7 +118,7 @@ MountChange: TypeAlias = Callable[
     [str, dict[str, str], str], "tuple[str, dict[str, str], str | None]"
 ]
 
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "QUERY", "OPTIONS")
 
 
 def _converse(handler: Any, exchange: Any) -> None:
