@@ -54,6 +54,7 @@ from durable_core.flow.options import EndpointOptions, merge_options
 from durable_core.flow.wait_url import RUN_PARAM, TOKEN_PARAM
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.routing import Application, Routes
+from durable_core.runners.run_tasks import context_outside_run, enter_run
 from durable_core.stop_notice import StopNotice
 
 __all__ = [
@@ -84,9 +85,11 @@ __all__ = [
     "authority_of",
     "bind",
     "check_max_connections",
+    "context_outside_run",
     "converse",
     "converse_async",
     "default_max_connections",
+    "enter_run",
     "is_async",
     "is_out_of_descriptors",
     "is_reset_on_close",

@@ -24,7 +24,15 @@ from durable_core.flow.attempt import StepAttempt
 from durable_core.flow.scope import CURRENT_RUN
 from durable_core.platform import logger
 
-__all__ = ["CURRENT_TASKS", "ParkedFuture", "RunTask", "RunTasks", "watch_loop"]
+__all__ = [
+    "CURRENT_TASKS",
+    "ParkedFuture",
+    "RunTask",
+    "RunTasks",
+    "context_outside_run",
+    "enter_run",
+    "watch_loop",
+]
 
 T = TypeVar("T")
 
@@ -379,6 +387,21 @@ def watch_loop(loop: asyncio.AbstractEventLoop) -> None:
         _WATCHED.add(loop)
         _watch_tasks(loop)
         _watch_time_outs(loop)
+
+
+def context_outside_run() -> contextvars.Context:
+    """Return a copy of this context for a task of the framework: what it waits for does not count.
+
+    A run is suspended although such a task waits for something of its own.
+    """
+    context = contextvars.copy_context()
+    context.run(CURRENT_TASKS.set, None)
+    return context
+
+
+def enter_run(context: contextvars.Context) -> None:
+    """Make a context one of this run's tasks, after it was that of a task of the framework."""
+    context.run(CURRENT_TASKS.set, CURRENT_TASKS.get())
 
 
 def _current_run(context: contextvars.Context | None = None) -> RunTasks | None:

@@ -14,7 +14,12 @@ from starlette.concurrency import run_in_threadpool
 
 from durable_asgi import ASGIApp, ASGIApplication, ASGIExchange, Message, Receive, Scope, Send
 from durable_core import Request, Response
-from durable_core.adapters import converse_async, suspend_at_once
+from durable_core.adapters import (
+    context_outside_run,
+    converse_async,
+    enter_run,
+    suspend_at_once,
+)
 from durable_core.errors import ControlSignal, Suspended
 from durable_starlette._capture import Capture, Outcome
 from durable_starlette._exchange import RequestBody, replay_scope, replayed_receive
@@ -286,6 +291,8 @@ class ReplayPassage(Passage):
         self._is_reached = False
         self._status = 0
         self._capture: Capture
+        self._called: asyncio.Future[tuple[Call, Context] | None] | None = None
+        self._value: asyncio.Future[Any]
 
     async def execute_async(self, application: ASGIApplication) -> Response:
         """Send the request through an application on this loop; return the response.
@@ -299,14 +306,39 @@ class ReplayPassage(Passage):
         task = asyncio.current_task()
         assert task is not None
         self._capture = Capture(response)
-        run = loop.create_task(self._run(application))
+        self._called = loop.create_future()
+        # Middleware may wait in tasks of its own for as long as a step waits, such as for a part of
+        # the response: that must not keep the run from being suspended.
+        serving = loop.create_task(self._run(application), context=context_outside_run())
         task.add_done_callback(lambda _: self._capture.execution_ended())
         try:
+            called = await self._called
+            if called is not None:
+                await self._execute(*called)
             return await response
         except BaseException:
-            run.cancel()
-            await asyncio.wait((run,))
+            serving.cancel()
+            await asyncio.wait((serving,))
+            if response.done() and not response.cancelled():
+                response.exception()  # what the application has raised is of no more interest
             raise
+
+    async def _execute(self, call: Call, context: Context) -> None:
+        """Call the function in a task of the run, with the context that the framework has made."""
+        enter_run(context)
+        try:
+            value = await asyncio.get_running_loop().create_task(call(), context=context)
+        except (ControlSignal, asyncio.CancelledError):
+            self._fill(self._value.set_exception, Suspended())
+            raise
+        except Exception as error:
+            self._fill(self._value.set_exception, error)
+        else:
+            self._fill(self._value.set_result, value)
+
+    def _fill(self, fill: Callable[[Any], None], what: object) -> None:
+        if not self._value.done():  # the framework may have stopped waiting
+            fill(what)
 
     def execute(self, application: ASGIApplication, loop: asyncio.AbstractEventLoop) -> Response:
         """As :meth:`execute_async`, for a run in this thread."""
@@ -333,6 +365,9 @@ class ReplayPassage(Passage):
             if not self._capture.application_ended(_signal_in(error) or error):
                 return  # the run has it
             raise
+        finally:
+            if self._called is not None and not self._called.done():
+                self._called.set_result(None)
         self._capture.application_ended(None if self._is_reached else self._not_reached())
 
     async def _note_status(self, message: Message) -> None:
@@ -368,9 +403,13 @@ class ReplayPassage(Passage):
             await self._note_status(message)
 
     async def call_async(self, call: Call) -> Any:
-        """Call the function."""
+        """Have the function called in the run; return its result."""
         self._reach(call)
-        return await call()
+        if self._called is None or self._called.done():
+            return await call()
+        self._value = asyncio.get_running_loop().create_future()
+        self._called.set_result((call, copy_context()))
+        return await self._value
 
     async def call_in_thread(self, call: Call) -> Any:
         """Call the function in a thread of the framework."""

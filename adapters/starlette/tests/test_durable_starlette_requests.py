@@ -308,6 +308,32 @@ def test_streamed_responses(durable: Durable[StarletteApp]) -> None:
             assert ("yes", "seen") == (response.headers["x-own"], response.headers["x-note"])
 
 
+@pytest.mark.parametrize("inside", [False, True], ids=["around", "within"])
+def test_a_replay_within_middleware_is_suspended(
+    durable: Durable[StarletteApp], inside: bool
+) -> None:
+    """A replayed run that waits is suspended, although a middleware waits for its response."""
+
+    @durable.endpoint
+    async def it(request: Request) -> Response:
+        await step.wait_for_event("first", event="first", timeout="1h")
+        await step.wait_for_event("second", event="second", timeout="1h")
+        return PlainTextResponse("done")
+
+    def is_suspended() -> bool:
+        [run] = durable.runs.list()
+        return run.status == "suspended" and len(durable.runs.get(run.id).steps) == 2
+
+    note = (Middleware(Note),)
+    route = Route("/", it, middleware=note) if inside else Route("/", it)
+    with serving(durable, route, middleware=() if inside else note) as client:
+        handed_off = client.get("/")
+        durable.send(Event("first"))
+        until(is_suspended)
+        durable.send(Event("second"))
+        assert "done" == client.get(handed_off.headers["location"]).text
+
+
 def test_a_streamed_response_that_breaks(durable: Durable[StarletteApp]) -> None:
     """The client of a body that raises sees the connection cut; the run has failed."""
 
