@@ -144,7 +144,7 @@ class FlaskAdapter:
         """Make a Flask application run the durable views in it.
 
         Raises:
-            ConfigurationError: it is no Flask application.
+            ConfigurationError: it is no Flask application, or has another engine's endpoints.
         """
         if not isinstance(app, flask.Flask):
             raise ConfigurationError(
@@ -153,6 +153,11 @@ class FlaskAdapter:
         host = _host_of(engine)
         if host.application is app:
             return
+        if isinstance(app.wsgi_app, _Layer):
+            raise ConfigurationError(
+                "the application has another Durable already, and clients that wait for a run "
+                "could not tell them apart: make all endpoints of an application with one"
+            )
         host.application = app
         app.wsgi_app = _Layer(app.wsgi_app, host, engine)  # type: ignore[method-assign]
         app.before_request_funcs.setdefault(None, []).insert(0, lambda: _answer_wait(host))

@@ -335,6 +335,14 @@ def test_an_application_that_does_not_know_durable(world: World) -> None:
         endpoint_adapter.install(object(), world.durable.engine)
 
 
+def test_an_application_has_one_durable(world: World, tmp_path: Path) -> None:
+    """A second one is refused; the same one may be installed again."""
+    other = Durable(id="other", endpoint_adapter=endpoint_adapter, store=tmp_path / "other")
+    install(world.app, world.durable)
+    with pytest.raises(ConfigurationError, match="has another Durable already"):
+        install(world.app, other)
+
+
 def test_views_that_cannot_be_durable(world: World) -> None:
     """Coroutine functions and generators are refused."""
 

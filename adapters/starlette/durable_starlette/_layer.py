@@ -70,7 +70,7 @@ def install_layer(app: Any, engine: EngineLifecycle, waiting: Callable[[], ASGIA
     """Put a layer around the router of a Starlette application, unless it has it.
 
     Raises:
-        ConfigurationError: it is no such application.
+        ConfigurationError: it is no such application, or has the layer of another engine.
     """
     router = getattr(app, "router", None)
     inner = getattr(router, "middleware_stack", None)
@@ -78,13 +78,10 @@ def install_layer(app: Any, engine: EngineLifecycle, waiting: Callable[[], ASGIA
         raise ConfigurationError(
             f"durable_starlette works in Starlette and FastAPI applications, not in {app!r}"
         )
-    if not _has_layer(inner, engine):
+    if not isinstance(inner, DurableLayer):
         router.middleware_stack = DurableLayer(inner, engine, waiting)
-
-
-def _has_layer(application: object, engine: EngineLifecycle) -> bool:
-    while isinstance(application, DurableLayer):
-        if application.engine is engine:
-            return True
-        application = application._application
-    return False
+    elif inner.engine is not engine:
+        raise ConfigurationError(
+            "the application has another Durable already, and clients that wait for a run could "
+            "not tell them apart: make all endpoints of an application with one"
+        )

@@ -526,6 +526,15 @@ def test_an_application_that_does_not_know_durable(world: World) -> None:
     assert "done" == client.get("/").json()
 
 
+def test_an_application_has_one_durable(world: World, tmp_path: Path) -> None:
+    """A second one is refused; the same one may be installed again."""
+    other = Durable(id="other", endpoint_adapter=endpoint_adapter, store=tmp_path / "other")
+    install(world.app, world.durable)
+    install(world.app, world.durable)
+    with pytest.raises(ConfigurationError, match="has another Durable already"):
+        install(world.app, other)
+
+
 def test_generators_are_refused(world: World) -> None:
     """A generator cannot be an endpoint."""
 
