@@ -192,6 +192,12 @@ class Durable(Generic[AppT]):
         if not callable(handler):
             raise TypeError(f"an endpoint needs a function, not {type(handler).__name__}")
         if isinstance(adapter, NativeAdapter):
+            if self.engine.store is None:
+                raise ConfigurationError(
+                    f"the engine {self.engine.name!r} calls endpoints by itself, and the handlers "
+                    "of a framework are called by that: use the embedded engine, or an adapter "
+                    "whose handlers take a Request"
+                )
             adapted = adapter.adapt(self.engine, handler)
             endpoint = Endpoint(self.engine, adapted, options, self._around)
             return adapter.wrap_native(self.engine, endpoint, handler)

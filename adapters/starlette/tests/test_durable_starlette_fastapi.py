@@ -38,6 +38,7 @@ from durable_core import Durable, Event, Settings, step
 from durable_core.engines import EmbeddedEngine
 from durable_core.errors import ConfigurationError
 from durable_core.sync import step as sync_step
+from durable_inngest import InngestEngine
 from durable_starlette import StarletteApp, endpoint_adapter, install
 
 #: Without a replay, and with one.
@@ -533,6 +534,16 @@ def test_an_application_has_one_durable(world: World, tmp_path: Path) -> None:
     install(world.app, world.durable)
     with pytest.raises(ConfigurationError, match="has another Durable already"):
         install(world.app, other)
+
+
+def test_an_engine_that_calls_endpoints_itself() -> None:
+    """Its server would not call them as the framework does, so it is refused."""
+    durable = Durable(id="x", endpoint_adapter=endpoint_adapter, engine=InngestEngine())
+    with pytest.raises(ConfigurationError, match="use the embedded engine"):
+
+        @durable.endpoint
+        async def it() -> None:
+            """Do nothing."""
 
 
 def test_generators_are_refused(world: World) -> None:
