@@ -79,6 +79,8 @@ class AppConfig:
         secrets: returns the keys of run tokens; the first signs, all verify.
         refresh_secrets: reads these keys again, which another process may have changed.
         token_ttl: how long a token is valid, milliseconds.
+        lease_check_age: a step begins only if the process held the run at most this long ago,
+            milliseconds. It is well below the time after which a lease may be taken over.
         debug: show stack traces in problem documents.
         public_url: scheme and authority under which clients reach the application; None takes
             those of the request.
@@ -93,5 +95,6 @@ class AppConfig:
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     limits: Limits = field(default_factory=Limits)
     token_ttl: int = 7 * 24 * 3_600_000
+    lease_check_age: int = 1_000
     debug: bool = False
     public_url: str | None = None

@@ -62,9 +62,6 @@ EVENT_SEQ: ContextVar[int] = ContextVar("durable_event_seq")
 #: closed only when that is durable, and tasks that the handler has left may go on meanwhile.
 _LIVE = (Phase.SYNC, Phase.ASYNC)
 
-#: A step begins only if the process held the run at most this long ago, milliseconds.
-_MAX_LEASE_CHECK_AGE = 1_000
-
 
 #: The length of a run's label, which is stored with the run; a name may be as long.
 _MOST_LABEL = 255
@@ -634,7 +631,7 @@ def begin(ex: Execution) -> Flow[tuple[int, int] | Cancelled]:
         if tickets:
             ex.drop_tickets(tickets, written)
         now = ex.env.clock.now()
-        if is_checked or now - ex.checked_at <= _MAX_LEASE_CHECK_AGE:
+        if is_checked or now - ex.checked_at <= ex.env.lease_check_age:
             return event_seq, now
         # The process may have been frozen: another one may have gone on with the run meanwhile.
         check = ex.lease_check()

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from durable_core.flow import execution
+from durable_core.flow.execution import StoredExecution
 from durable_core.ports import Checkpoint, Heartbeat, Register, Write
 from durable_core.stores.sqlite import SQLiteStore
 
@@ -51,9 +51,13 @@ class Unfenced(SQLiteStore):
         return replace(write, owner=record.owner, epoch=record.run.epoch)
 
 
+def _no_check(self: StoredExecution) -> Any:
+    return None
+
+
 def _unchecked(path: Path) -> SQLiteStore:
     """Begin steps without a look at the lease, however long ago it was known to be held."""
-    execution._MAX_LEASE_CHECK_AGE = math.inf  # type: ignore[assignment]
+    StoredExecution.lease_check = _no_check  # type: ignore[method-assign]
     return SQLiteStore(path)
 
 

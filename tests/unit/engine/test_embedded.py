@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 
+from durable_core.api.durable import Durable
 from durable_core.api.step import sync_step
 from durable_core.engine import embedded as engine
 from durable_core.engine import worker as node
+from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.engine.worker import Worker
 from durable_core.errors import (
     ConfigurationError,
@@ -460,3 +462,12 @@ def test_a_start_gives_up_after_a_while(tmp_path: Path) -> None:
     assert {"app": "lab", "started": False} == process.durable.health()
     process.durable.start()
     process.durable.stop()
+
+
+@pytest.mark.parametrize(("lease", "age"), [("15s", 1_000), ("1s", 333)])
+def test_how_old_the_proof_of_a_lease_may_be(lease: str, age: int) -> None:
+    """A step begins only if the run was held at most a second ago, and well within the lease."""
+    settings = Settings(lease=lease, heartbeat="100ms")
+    durable = Durable(id="x", engine=EmbeddedEngine(MemoryStore(), settings=settings))
+
+    assert age == durable.engine.env.lease_check_age
