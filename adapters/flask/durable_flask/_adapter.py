@@ -6,8 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Any, Self, Unpack
+from typing import Any
 from weakref import WeakKeyDictionary
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -17,12 +16,11 @@ from durable_core import Durable, Request, Response
 from durable_core.adapters import (
     RUN_PARAM,
     TOKEN_PARAM,
-    EndpointOptions,
+    AppAdapter,
     HTTPHandler,
     NativeApp,
     NativeEngine,
     is_async,
-    merge_options,
     pull,
 )
 from durable_core.errors import ConfigurationError
@@ -74,31 +72,8 @@ class FlaskApp(WSGIApp, NativeApp):
     """A WSGI application for what is no view, such as the wait route: mount it."""
 
 
-@dataclass(frozen=True, slots=True)
-class FlaskAdapter:
-    """An ``EndpointAdapter`` for the views of Flask.
-
-    Args:
-        options: of all endpoints that it wraps; those given to ``Durable.endpoint`` go before.
-    """
-
-    options: EndpointOptions = field(default_factory=EndpointOptions)
-
-    def with_options(self, **options: Unpack[EndpointOptions]) -> Self:
-        """Return a new adapter with these options in place of its own.
-
-        Raises:
-            ValueError, TypeError: an option out of range; see ``EndpointOptions``.
-        """
-        return replace(self, options=merge_options(self.options, options))
-
-    def wrap(self, endpoint: HTTPHandler) -> FlaskApp:
-        """Return a WSGI application, to be mounted, for a handler of the core."""
-        return FlaskApp(endpoint)
-
-    def proxy(self, proxy: HTTPHandler) -> FlaskApp:
-        """Return a WSGI application, to be mounted, that is the wait route."""
-        return FlaskApp(proxy)
+class FlaskAdapter(AppAdapter[FlaskApp]):
+    """An ``EndpointAdapter`` for the views of Flask."""
 
     def adapt(self, engine: NativeEngine, function: Callable[..., Any]) -> Callable[[Request], Any]:
         """Return the handler of the core that runs a view.
@@ -114,9 +89,8 @@ class FlaskAdapter:
             if view is not None and view.function is function and view.take():
                 return respond(view)
             application = _application(host, function)
-            with (
-                application.app_context()
-            ):  # not that of the request whose context this is a copy of
+            # Not the context of the request that this thread's context is a copy of.
+            with application.app_context():
                 response: Response = Replay(request, function).run(application)
             return response
 
@@ -164,7 +138,7 @@ class FlaskAdapter:
 
 
 #: The adapter for Flask.
-endpoint_adapter = FlaskAdapter()
+endpoint_adapter = FlaskAdapter(FlaskApp)
 
 
 def install(app: flask.Flask, durable: Durable[Any]) -> None:

@@ -15,7 +15,7 @@ import flask
 
 from durable_core import Durable, Request, Response
 from durable_core.adapters import HTTPHandler, NativeEngine, Routes
-from durable_flask._adapter import FlaskAdapter
+from durable_flask._adapter import FlaskAdapter, FlaskApp
 from durable_wsgi import app, create_endpoint_server
 
 __all__ = ["FlaskSubject", "subject"]
@@ -71,7 +71,7 @@ class FlaskSubject:
 
     name = "durable-flask"
     capabilities = frozenset({"sync-handlers", "streaming", "raw-path", "repeated-fields"})
-    endpoint_adapter = _SuiteAdapter()
+    endpoint_adapter = _SuiteAdapter(FlaskApp)
 
     @contextmanager
     def serve(self, routes: Routes, *, durable: Durable[Any]) -> Iterator[str]:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Any, Self, Unpack
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from durable_asgi import ASGIApp, ASGIApplication
 from durable_core import Durable, Request, Response
 from durable_core.adapters import (
-    EndpointOptions,
+    AppAdapter,
     HTTPHandler,
     NativeApp,
     NativeEngine,
     is_async,
-    merge_options,
 )
 from durable_core.errors import ConfigurationError
 from durable_starlette._layer import install_layer
@@ -52,31 +50,8 @@ class StarletteApp(ASGIApp, NativeApp):
     """An ASGI application for what is no endpoint, such as the wait route: mount it."""
 
 
-@dataclass(frozen=True, slots=True)
-class StarletteAdapter:
-    """An ``EndpointAdapter`` for the handlers of Starlette and FastAPI.
-
-    Args:
-        options: of all endpoints that it wraps; those given to ``Durable.endpoint`` go before.
-    """
-
-    options: EndpointOptions = field(default_factory=EndpointOptions)
-
-    def with_options(self, **options: Unpack[EndpointOptions]) -> Self:
-        """Return a new adapter with these options in place of its own.
-
-        Raises:
-            ValueError, TypeError: an option out of range; see ``EndpointOptions``.
-        """
-        return replace(self, options=merge_options(self.options, options))
-
-    def wrap(self, endpoint: HTTPHandler) -> StarletteApp:
-        """Return an ASGI application, to be mounted, for a handler of the core."""
-        return StarletteApp(endpoint)
-
-    def proxy(self, proxy: HTTPHandler) -> StarletteApp:
-        """Return an ASGI application, to be mounted, that is the wait route."""
-        return StarletteApp(proxy)
+class StarletteAdapter(AppAdapter[StarletteApp]):
+    """An ``EndpointAdapter`` for the handlers of Starlette and FastAPI."""
 
     def adapt(self, engine: NativeEngine, function: Callable[..., Any]) -> Callable[[Request], Any]:
         """Return the handler of the core that runs a function of the framework.
@@ -110,7 +85,7 @@ class StarletteAdapter:
 
 
 #: The adapter for Starlette and FastAPI.
-endpoint_adapter = StarletteAdapter()
+endpoint_adapter = StarletteAdapter(StarletteApp)
 
 
 def install(app: Any, durable: Durable[Any]) -> None:

@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from durable_asgi import EndpointServer, app
 from durable_core import Durable, Request, Response
 from durable_core.adapters import HTTPHandler, NativeEngine, Routes, is_async
-from durable_starlette._adapter import StarletteAdapter
+from durable_starlette._adapter import StarletteAdapter, StarletteApp
 
 __all__ = ["StarletteSubject", "subject"]
 
@@ -109,7 +109,7 @@ class StarletteSubject:
             "native-routes",
         }
     )
-    endpoint_adapter = _SuiteAdapter()
+    endpoint_adapter = _SuiteAdapter(StarletteApp)
 
     @contextmanager
     def serve(self, routes: Routes, *, durable: Durable[Any]) -> Iterator[str]:
