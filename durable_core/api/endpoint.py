@@ -201,7 +201,8 @@ def _result_type(handler: Handler) -> ValueType | None:
     """Return the type of what a handler returns besides responses; None if that is JSON."""
     if getattr(handler, "__annotations__", {}).get("return") in (None, Response, "Response"):
         return None
-    from durable_core.codec.typed import UnknownTypeError, return_type  # few handlers need it
+    from durable_core.codec.forms import UnknownTypeError  # few handlers need it
+    from durable_core.codec.typed import return_type
 
     try:
         return return_type(handler, besides=(Response, bytes))

@@ -11,29 +11,39 @@ found where the application has imported them; they are never imported here.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import collections.abc
 import dataclasses
-import datetime
-import decimal
 import enum
 import functools
 import inspect
-import re
-import sys
 import types
 import typing
-import uuid
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 from weakref import WeakKeyDictionary
 
-__all__ = ["UnknownTypeError", "ValueType", "result_type", "return_type", "value_type"]
+from durable_core.codec.forms import (
+    SIMPLE_FORMS,
+    Form,
+    UnknownTypeError,
+    dump_fields,
+    expect,
+    fill_enum,
+    load_fields,
+    member,
+    object_form,
+    optional,
+    pairs,
+    plain_dict,
+    plain_union,
+    refuse,
+    same,
+    sequence,
+    tagged,
+)
+from durable_core.codec.library_forms import fill_msgspec, fill_pydantic, is_msgspec, is_pydantic
 
-
-class UnknownTypeError(TypeError):
-    """There is no form in JSON for a type; the message names the type, and the part of it."""
+__all__ = ["ValueType", "result_type", "return_type", "value_type"]
 
 
 class ValueType:
@@ -46,7 +56,7 @@ class ValueType:
 
     __slots__ = ("_form", "is_plain", "name")
 
-    def __init__(self, form: _Form) -> None:
+    def __init__(self, form: Form) -> None:
         self._form = form
         self.name = form.name
         self.is_plain = form.is_plain
@@ -194,152 +204,6 @@ def _awaited(hint: object) -> object:
     return hint
 
 
-# --- forms ----------------------------------------------------------------------------------------
-
-_Convert = Callable[[Any, str], Any]
-
-
-@dataclasses.dataclass(slots=True)
-class _Form:
-    """How the values of one type become JSON.
-
-    Attributes:
-        name: the type, for messages.
-        dump, load: convert a value at a path.
-        accepts: tells whether a value may be of this type, by its class.
-        is_plain: both return what they get.
-        is_text: the JSON value is always a string, so it may be a key.
-    """
-
-    name: str
-    dump: _Convert
-    load: _Convert
-    accepts: Callable[[Any], bool]
-    is_plain: bool = False
-    is_text: bool = False
-
-
-def _refuse(path: str, reason: str) -> NoReturn:
-    raise TypeError(f"{path}: {reason}")
-
-
-def _expect(form_name: str, value: object, path: str) -> NoReturn:
-    _refuse(path, f"expected {form_name}, not {_type_name(type(value))}")
-
-
-def _type_name(kind: type) -> str:
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-
-
-def _member(path: str, name: object) -> str:
-    text = str(name)
-    return f"{path}.{text}" if text.isidentifier() else f"{path}[{text!r}]"
-
-
-def _same(value: Any, path: str) -> Any:
-    return value
-
-
-def _any(name: str = "Any") -> _Form:
-    return _Form(name, _same, _same, lambda value: True, is_plain=True)
-
-
-def _scalar(kind: type, *also: type) -> _Form:
-    kinds, name = (kind, *also), "None" if kind is type(None) else kind.__name__
-
-    def check(value: Any, path: str) -> Any:
-        if type(value) not in kinds:
-            _expect(name, value, path)
-        return value
-
-    def accepts(value: Any) -> bool:
-        return type(value) in kinds
-
-    return _Form(name, check, check, accepts, is_plain=True, is_text=kind is str)
-
-
-def _text_form(kind: type, to_text: Callable[[Any], str], from_text: Callable[[str], Any]) -> _Form:
-    """Return the form of a type whose values have a text."""
-    name = kind.__name__
-
-    def accepts(value: Any) -> bool:
-        return isinstance(value, kind) and not (kind in _NO_SUBCLASS and type(value) is not kind)
-
-    def dump(value: Any, path: str) -> str:
-        if not accepts(value):
-            _expect(name, value, path)
-        return to_text(value)
-
-    def load(value: Any, path: str) -> Any:
-        if type(value) is not str:
-            _expect(f"the text of a {name}", value, path)
-        try:
-            return from_text(value)
-        except (ValueError, ArithmeticError) as error:
-            raise TypeError(f"{path}: {value[:60]!r} is no {name}: {error}") from error
-
-    return _Form(name, dump, load, accepts, is_text=True)
-
-
-#: A datetime is a date, too, and would come back as one.
-_NO_SUBCLASS = frozenset({datetime.date})
-
-_SPAN = re.compile(r"(-?)PT(\d+)\.(\d{6})S")
-_MICROSECOND = datetime.timedelta(microseconds=1)
-
-
-def _dump_span(span: datetime.timedelta) -> str:
-    total = span // _MICROSECOND
-    seconds, rest = divmod(abs(total), 1_000_000)
-    return f"{'-' if total < 0 else ''}PT{seconds}.{rest:06d}S"
-
-
-def _load_span(text: str) -> datetime.timedelta:
-    found = _SPAN.fullmatch(text)
-    if found is None:
-        raise ValueError("it is not like 'PT1.500000S'")
-    total = int(found[2]) * 1_000_000 + int(found[3])
-    return datetime.timedelta(microseconds=-total if found[1] else total)
-
-
-def _load_bytes(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError(str(error)) from None
-
-
-def _dump_bytes(value: bytes) -> str:
-    return base64.b64encode(value).decode("ascii")
-
-
-def _simple_forms() -> dict[object, _Form]:
-    return {
-        **{each: _any(name) for each, name in ((Any, "Any"), (object, "object"))},
-        str: _scalar(str),
-        int: _scalar(int, bool),
-        float: _scalar(float, int),
-        bool: _scalar(bool),
-        type(None): _scalar(type(None)),
-        datetime.datetime: _text_form(
-            datetime.datetime, datetime.datetime.isoformat, datetime.datetime.fromisoformat
-        ),
-        datetime.date: _text_form(
-            datetime.date, datetime.date.isoformat, datetime.date.fromisoformat
-        ),
-        datetime.time: _text_form(
-            datetime.time, datetime.time.isoformat, datetime.time.fromisoformat
-        ),
-        datetime.timedelta: _text_form(datetime.timedelta, _dump_span, _load_span),
-        uuid.UUID: _text_form(uuid.UUID, str, uuid.UUID),
-        decimal.Decimal: _text_form(decimal.Decimal, str, decimal.Decimal),
-        bytes: _text_form(bytes, _dump_bytes, _load_bytes),
-        bytearray: _text_form(bytearray, _dump_bytes, lambda text: bytearray(_load_bytes(text))),
-    }
-
-
-_SIMPLE = _simple_forms()
-
 #: Containers: what they are loaded as, and what else is taken for one.
 _ITERABLES: Mapping[object, tuple[Callable[[Iterable[Any]], Any], tuple[type, ...]]] = {
     list: (list, (list,)),
@@ -359,12 +223,12 @@ class _Builder:
     """Makes the form of one annotation. A class may contain itself, so it knows what it is at."""
 
     def __init__(self) -> None:
-        self._begun: dict[object, _Form] = {}
+        self._begun: dict[object, Form] = {}
 
-    def form(self, hint: object, variables: Mapping[object, object] | None = None) -> _Form:
+    def form(self, hint: object, variables: Mapping[object, object] | None = None) -> Form:
         """Return the form of an annotation; ``variables`` is what stands for its type variables."""
         hint = _unwrapped(_substituted(hint, variables or {}))
-        simple = _SIMPLE.get(hint) if isinstance(hint, collections.abc.Hashable) else None
+        simple = SIMPLE_FORMS.get(hint) if isinstance(hint, collections.abc.Hashable) else None
         if simple is not None:
             return simple
         origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -385,7 +249,7 @@ class _Builder:
 
     # -- unions ---------------------------------------------------------------------------------
 
-    def _literal(self, values: tuple[Any, ...]) -> _Form:
+    def _literal(self, values: tuple[Any, ...]) -> Form:
         name = f"Literal[{', '.join(map(repr, values))}]"
         if any(type(value) not in (str, int, bool, type(None)) for value in values):
             return self._union(tuple({type(value): None for value in values}), name)
@@ -395,39 +259,39 @@ class _Builder:
 
         def check(value: Any, path: str) -> Any:
             if not accepts(value):
-                _refuse(path, f"expected {name}, not {value!r:.60}")
+                refuse(path, f"expected {name}, not {value!r:.60}")
             return value
 
         is_text = all(type(value) is str for value in values)
-        return _Form(name, check, check, accepts, is_plain=True, is_text=is_text)
+        return Form(name, check, check, accepts, is_plain=True, is_text=is_text)
 
-    def _union(self, hints: tuple[Any, ...], name: str | None = None) -> _Form:
+    def _union(self, hints: tuple[Any, ...], name: str | None = None) -> Form:
         members = [self.form(each) for each in hints]
         name = name or " | ".join(each.name for each in members)
         if len(members) == 1:
             return members[0]
         if all(each.is_plain for each in members):
-            return _plain_union(name, members)
+            return plain_union(name, members)
         some = [each for each in members if each.name != "None"]
         if len(some) == 1:
-            return _optional(name, some[0])
+            return optional(name, some[0])
         names = [each.name for each in some]
         twice = {each for each in names if names.count(each) > 1}
         if twice:
             raise UnknownTypeError(f"{name} has two members with the name {min(twice)}")
-        return _tagged(name, members)
+        return tagged(name, members)
 
     # -- containers -----------------------------------------------------------------------------
 
-    def _tuple(self, args: tuple[Any, ...]) -> _Form:
+    def _tuple(self, args: tuple[Any, ...]) -> Form:
         if len(args) == 2 and args[1] is Ellipsis:
-            return _sequence(f"tuple[{_name_of(self, args[0])}, ...]", self.form(args[0]), tuple)
+            return sequence(f"tuple[{_name_of(self, args[0])}, ...]", self.form(args[0]), tuple)
         forms = [self.form(each) for each in args]
         name = f"tuple[{', '.join(each.name for each in forms) or '()'}]"
 
         def convert(value: Any, path: str, which: str) -> list[Any]:
             if len(value) != len(forms):
-                _refuse(path, f"expected {name}, not {len(value)} elements")
+                refuse(path, f"expected {name}, not {len(value)} elements")
             return [
                 getattr(form, which)(item, f"{path}[{index}]")
                 for index, (form, item) in enumerate(zip(forms, value, strict=True))
@@ -435,50 +299,50 @@ class _Builder:
 
         def dump(value: Any, path: str) -> list[Any]:
             if type(value) is not tuple:
-                _expect(name, value, path)
+                expect(name, value, path)
             return convert(value, path, "dump")
 
         def load(value: Any, path: str) -> tuple[Any, ...]:
             if type(value) is not list:
-                _expect(f"an array for {name}", value, path)
+                expect(f"an array for {name}", value, path)
             return tuple(convert(value, path, "load"))
 
-        return _Form(name, dump, load, lambda value: type(value) is tuple)
+        return Form(name, dump, load, lambda value: type(value) is tuple)
 
-    def _iterable(self, kind: object, item: object) -> _Form:
+    def _iterable(self, kind: object, item: object) -> Form:
         make, kinds = _ITERABLES[kind]
         form = self.form(item)
         name = f"{getattr(kind, '__name__', kind)}[{form.name}]"
-        return _sequence(name, form, make, kinds)
+        return sequence(name, form, make, kinds)
 
-    def _mapping(self, key: object, item: object) -> _Form:
+    def _mapping(self, key: object, item: object) -> Form:
         keys, items = self.form(key), self.form(item)
         name = f"dict[{keys.name}, {items.name}]"
         if keys.is_plain and items.is_plain and (keys.is_text or keys.name in ("Any", "object")):
-            return _plain_dict(name, items)
-        return _object(name, keys, items) if keys.is_text else _pairs(name, keys, items)
+            return plain_dict(name, items)
+        return object_form(name, keys, items) if keys.is_text else pairs(name, keys, items)
 
     # -- classes --------------------------------------------------------------------------------
 
-    def _class(self, kind: type, args: tuple[Any, ...], hint: object) -> _Form:
+    def _class(self, kind: type, args: tuple[Any, ...], hint: object) -> Form:
         begun = self._begun.get(hint)
         if begun is not None:
             return begun
         name = _shown(hint)
-        form = _Form(name, _same, _same, lambda value: type(value) is kind)
+        form = Form(name, same, same, lambda value: type(value) is kind)
         self._begun[hint] = form
         self._fill(form, kind, args)
         return form
 
-    def _fill(self, form: _Form, kind: type, args: tuple[Any, ...]) -> None:
+    def _fill(self, form: Form, kind: type, args: tuple[Any, ...]) -> None:
         """Make the form of a class what it is."""
         variables = dict(zip(getattr(kind, "__parameters__", ()), args, strict=False))
         if issubclass(kind, enum.Enum):
-            _fill_enum(form, kind)
-        elif _is_pydantic(kind):
-            _fill_pydantic(form, kind)
-        elif _is_msgspec(kind):
-            _fill_msgspec(form, kind)
+            fill_enum(form, kind)
+        elif is_pydantic(kind):
+            fill_pydantic(form, kind)
+        elif is_msgspec(kind):
+            fill_msgspec(form, kind)
         elif dataclasses.is_dataclass(kind):
             self._fill_dataclass(form, kind, variables)
         elif typing.is_typeddict(kind):
@@ -490,7 +354,7 @@ class _Builder:
 
     def _forms_of(
         self, kind: type, names: Iterable[str], variables: Mapping[object, object]
-    ) -> dict[str, _Form]:
+    ) -> dict[str, Form]:
         hints = _resolved(kind, None, f"an annotation of {_shown(kind)}")
         forms = {}
         for name in names:
@@ -500,7 +364,7 @@ class _Builder:
                 raise UnknownTypeError(f"{_shown(kind)}.{name}: {error}") from None
         return forms
 
-    def _fill_dataclass(self, form: _Form, kind: Any, variables: Mapping[object, object]) -> None:
+    def _fill_dataclass(self, form: Form, kind: Any, variables: Mapping[object, object]) -> None:
         fields = dataclasses.fields(kind)
         for name in inspect.signature(kind).parameters.keys() - {field.name for field in fields}:
             raise UnknownTypeError(f"{form.name}.{name} is no field, so nothing keeps its value")
@@ -519,30 +383,30 @@ class _Builder:
                 object.__setattr__(made, name, value)
             return made
 
-        form.dump = _dump_fields(form.name, kind, forms, getattr)
-        form.load = _load_fields(form.name, forms, required, make)
+        form.dump = dump_fields(form.name, kind, forms, getattr)
+        form.load = load_fields(form.name, forms, required, make)
 
-    def _fill_named_tuple(self, form: _Form, kind: Any, variables: Mapping[object, object]) -> None:
+    def _fill_named_tuple(self, form: Form, kind: Any, variables: Mapping[object, object]) -> None:
         forms = self._forms_of(kind, kind._fields, variables)
         required = set(kind._fields) - kind._field_defaults.keys()
-        form.dump = _dump_fields(form.name, kind, forms, getattr)
-        form.load = _load_fields(form.name, forms, required, lambda values: kind(**values))
+        form.dump = dump_fields(form.name, kind, forms, getattr)
+        form.load = load_fields(form.name, forms, required, lambda values: kind(**values))
 
-    def _fill_typed_dict(self, form: _Form, kind: Any, variables: Mapping[object, object]) -> None:
+    def _fill_typed_dict(self, form: Form, kind: Any, variables: Mapping[object, object]) -> None:
         forms = self._forms_of(kind, kind.__annotations__, variables)
         required = _required_keys(kind)
-        load = _load_fields(form.name, forms, required, lambda values: values)
+        load = load_fields(form.name, forms, required, lambda values: values)
 
         def dump(value: Any, path: str) -> dict[str, Any]:
             if type(value) is not dict:
-                _expect(form.name, value, path)
+                expect(form.name, value, path)
             for name in value:
                 if name not in forms:
-                    _refuse(path, f"{form.name} has no key {name!r}")
+                    refuse(path, f"{form.name} has no key {name!r}")
             for name in required - value.keys():
-                _refuse(path, f"{form.name} needs the key {name!r}")
+                refuse(path, f"{form.name} needs the key {name!r}")
             return {
-                name: forms[name].dump(item, _member(path, name)) for name, item in value.items()
+                name: forms[name].dump(item, member(path, name)) for name, item in value.items()
             }
 
         form.dump, form.load = dump, load
@@ -598,295 +462,3 @@ def _shown(hint: object) -> str:
 
 def _name_of(builder: _Builder, hint: object) -> str:
     return builder.form(hint).name
-
-
-# --- the parts of forms ---------------------------------------------------------------------------
-
-
-def _plain_union(name: str, members: list[_Form]) -> _Form:
-    def accepts(value: Any) -> bool:
-        return any(each.accepts(value) for each in members)
-
-    def check(value: Any, path: str) -> Any:
-        if not accepts(value):
-            _expect(name, value, path)
-        return value
-
-    is_text = all(each.is_text for each in members)
-    return _Form(name, check, check, accepts, is_plain=True, is_text=is_text)
-
-
-def _optional(name: str, some: _Form) -> _Form:
-    """A value or None: JSON's null stands for None, for no other value has it as its form."""
-
-    def dump(value: Any, path: str) -> Any:
-        return None if value is None else some.dump(value, path)
-
-    def load(value: Any, path: str) -> Any:
-        return None if value is None else some.load(value, path)
-
-    return _Form(name, dump, load, lambda value: value is None or some.accepts(value))
-
-
-def _tagged(name: str, members: list[_Form]) -> _Form:
-    """A value of one of several types: JSON alone would not tell a date from its text."""
-    members = sorted(members, key=lambda each: each.load is _same)  # Any takes what others leave
-
-    def dump(value: Any, path: str) -> dict[str, Any]:
-        for member in members:
-            if member.accepts(value):
-                try:
-                    return {"type": member.name, "value": member.dump(value, path)}
-                except TypeError:
-                    continue  # of the same class, and other elements
-        _expect(name, value, path)
-
-    def load(value: Any, path: str) -> Any:
-        if type(value) is not dict or value.keys() != {"type", "value"}:
-            _refuse(path, f"expected an object with 'type' and 'value' for {name}")
-        for member in members:
-            if member.name == value["type"]:
-                return member.load(value["value"], path)
-        _refuse(path, f"{value['type']!r} is none of {name}")
-
-    return _Form(name, dump, load, lambda value: any(each.accepts(value) for each in members))
-
-
-def _plain_list(name: str, item: _Form) -> _Form:
-    def check(value: Any, path: str) -> Any:
-        if type(value) is not list:
-            _expect(name, value, path)
-        if item.load is not _same:
-            for index, each in enumerate(value):
-                item.load(each, f"{path}[{index}]")
-        return value
-
-    return _Form(name, check, check, lambda value: type(value) is list, is_plain=True)
-
-
-def _plain_dict(name: str, items: _Form) -> _Form:
-    def check(value: Any, path: str) -> Any:
-        if type(value) is not dict:
-            _expect(name, value, path)
-        if items.load is not _same:
-            for key, item in value.items():
-                items.load(item, _member(path, key))
-        return value
-
-    return _Form(name, check, check, lambda value: type(value) is dict, is_plain=True)
-
-
-def _sequence(
-    name: str,
-    item: _Form,
-    make: Callable[[Iterable[Any]], Any],
-    kinds: tuple[type, ...] = (tuple,),
-) -> _Form:
-    if kinds == (list,) and item.is_plain:
-        return _plain_list(name, item)
-
-    def dump(value: Any, path: str) -> list[Any]:
-        if type(value) not in kinds:
-            _expect(name, value, path)
-        return [item.dump(each, f"{path}[{index}]") for index, each in enumerate(value)]
-
-    def load(value: Any, path: str) -> Any:
-        if type(value) is not list:
-            _expect(f"an array for {name}", value, path)
-        items = [item.load(each, f"{path}[{index}]") for index, each in enumerate(value)]
-        try:
-            return make(items)
-        except TypeError as error:
-            raise TypeError(f"{path}: {error}") from error
-
-    return _Form(name, dump, load, lambda value: type(value) in kinds)
-
-
-def _object(name: str, keys: _Form, items: _Form) -> _Form:
-    def dump(value: Any, path: str) -> dict[str, Any]:
-        if type(value) is not dict:
-            _expect(name, value, path)
-        return {
-            keys.dump(key, f"{path} (a key)"): items.dump(item, _member(path, key))
-            for key, item in value.items()
-        }
-
-    def load(value: Any, path: str) -> dict[Any, Any]:
-        if type(value) is not dict:
-            _expect(f"an object for {name}", value, path)
-        return {
-            keys.load(key, f"{path} (a key)"): items.load(item, _member(path, key))
-            for key, item in value.items()
-        }
-
-    return _Form(name, dump, load, lambda value: type(value) is dict)
-
-
-def _pairs(name: str, keys: _Form, items: _Form) -> _Form:
-    """A dict whose keys are no texts: JSON has it as an array of pairs."""
-
-    def dump(value: Any, path: str) -> list[list[Any]]:
-        if type(value) is not dict:
-            _expect(name, value, path)
-        return [
-            [keys.dump(key, f"{path} (a key)"), items.dump(item, f"{path}[{key!r}]")]
-            for key, item in value.items()
-        ]
-
-    def load(value: Any, path: str) -> dict[Any, Any]:
-        if type(value) is not list or any(type(e) is not list or len(e) != 2 for e in value):
-            _refuse(path, f"expected an array of pairs for {name}")
-        return {
-            keys.load(key, f"{path} (a key)"): items.load(item, f"{path}[{key!r}]")
-            for key, item in value
-        }
-
-    return _Form(name, dump, load, lambda value: type(value) is dict)
-
-
-def _dump_fields(
-    name: str, kind: type, forms: Mapping[str, _Form], get: Callable[[Any, str], Any]
-) -> _Convert:
-    def dump(value: Any, path: str) -> dict[str, Any]:
-        if type(value) is not kind:
-            _expect(name, value, path)
-        return {
-            field: form.dump(get(value, field), _member(path, field))
-            for field, form in forms.items()
-        }
-
-    return dump
-
-
-def _load_fields(
-    name: str,
-    forms: Mapping[str, _Form],
-    required: Iterable[str],
-    make: Callable[[dict[str, Any]], Any],
-) -> _Convert:
-    needed = tuple(required)
-
-    def load(value: Any, path: str) -> Any:
-        if type(value) is not dict:
-            _expect(f"an object for {name}", value, path)
-        for field in needed:
-            if field not in value:
-                _refuse(_member(path, field), f"{name} needs it, and it is not there")
-        values = {
-            field: form.load(value[field], _member(path, field))
-            for field, form in forms.items()
-            if field in value
-        }
-        try:
-            return make(values)
-        except Exception as error:  # what a class checks when it is made
-            raise TypeError(f"{path}: {name} refuses it: {error}") from error
-
-    return load
-
-
-# --- enumerations ---------------------------------------------------------------------------------
-
-
-def _fill_enum(form: _Form, kind: type[enum.Enum]) -> None:
-    """Enumerations go by their values where those are texts or ints, else by their names."""
-    values = [each.value for each in kind]
-    by_value = issubclass(kind, enum.Flag) or all(type(each) in (str, int) for each in values)
-    form.is_text = by_value and all(type(each) is str for each in values) and bool(values)
-
-    def dump(value: Any, path: str) -> Any:
-        if type(value) is not kind and not isinstance(value, kind):
-            _expect(form.name, value, path)
-        return value.value if by_value else value.name
-
-    def load(value: Any, path: str) -> Any:
-        try:
-            return kind(value) if by_value else kind[value]
-        except (KeyError, ValueError, TypeError) as error:
-            raise TypeError(f"{path}: {value!r:.60} is no {form.name}") from error
-
-    form.dump, form.load = dump, load
-    form.is_text = form.is_text or not by_value
-    form.accepts = lambda value: isinstance(value, kind)
-
-
-# --- libraries ------------------------------------------------------------------------------------
-
-
-def _is_pydantic(kind: type) -> bool:
-    pydantic = sys.modules.get("pydantic")
-    return pydantic is not None and issubclass(kind, pydantic.BaseModel)
-
-
-def _fill_pydantic(form: _Form, kind: Any) -> None:
-    if not hasattr(kind, "model_validate_json"):
-        raise UnknownTypeError(f"{form.name} is a model of pydantic 1; pydantic 2 is needed")
-    import json
-
-    # By the names of the fields: an alias for reading need not be the one for writing.
-    by_name = "by_name" in inspect.signature(kind.model_validate_json).parameters
-    reading = {"by_alias": False, "by_name": True} if by_name else {}
-
-    def dump(value: Any, path: str) -> Any:
-        if type(value) is not kind:
-            _expect(form.name, value, path)
-        try:
-            dumped = value.model_dump(mode="json", by_alias=not by_name, round_trip=True)
-        except Exception as error:  # serializers of the user's
-            raise TypeError(f"{path}: {form.name} cannot be dumped: {error}") from error
-        _check_same(form.name, value, load(dumped, path), path)
-        return dumped
-
-    def load(value: Any, path: str) -> Any:
-        try:
-            return kind.model_validate_json(json.dumps(value), **reading)
-        except Exception as error:
-            raise TypeError(_pydantic_error(form.name, path, error)) from error
-
-    form.dump, form.load = dump, load
-
-
-def _pydantic_error(name: str, path: str, error: Any) -> str:
-    try:
-        first = error.errors()[0]
-        for part in first["loc"]:
-            path = f"{path}[{part}]" if isinstance(part, int) else _member(path, part)
-        return f"{path}: {name} refuses it: {first['msg']}"
-    except Exception:  # no ValidationError
-        return f"{path}: {name} refuses it: {error}"
-
-
-def _check_same(name: str, value: object, again: object, path: str) -> None:
-    """See that nothing is lost that a library leaves out, such as a secret or a private field."""
-    if again != value:
-        _refuse(path, f"{name} would not come back the same; {again!r:.200} is what would come")
-
-
-def _is_msgspec(kind: type) -> bool:
-    msgspec = sys.modules.get("msgspec")
-    return msgspec is not None and issubclass(kind, msgspec.Struct)
-
-
-def _fill_msgspec(form: _Form, kind: type) -> None:
-    import json
-
-    msgspec: Any = sys.modules["msgspec"]
-    decoder = msgspec.json.Decoder(kind)
-
-    def dump(value: Any, path: str) -> Any:
-        if type(value) is not kind:
-            _expect(form.name, value, path)
-        try:
-            dumped = json.loads(msgspec.json.encode(value))
-        except Exception as error:  # a field that msgspec does not know
-            raise TypeError(f"{path}: {form.name} cannot be dumped: {error}") from error
-        _check_same(form.name, value, load(dumped, path), path)
-        return dumped
-
-    def load(value: Any, path: str) -> Any:
-        try:
-            return decoder.decode(json.dumps(value))
-        except Exception as error:
-            raise TypeError(f"{path}: {form.name} refuses it: {error}") from error
-
-    form.dump, form.load = dump, load

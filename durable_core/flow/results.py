@@ -51,7 +51,8 @@ def result_remedy(call: Call, error: Exception) -> str:
     """Return what to do about a result without a type that is no JSON; else nothing."""
     if call.result is not None or not isinstance(error, TypeError):
         return ""
-    from durable_core.codec.typed import UnknownTypeError, return_type
+    from durable_core.codec.forms import UnknownTypeError
+    from durable_core.codec.typed import return_type
 
     try:
         return_type(call.fn)

@@ -181,7 +181,8 @@ def parse_type(hint: object, what: str) -> ValueType:
     Raises:
         StepArgumentError: it has no form in JSON.
     """
-    from durable_core.codec.typed import UnknownTypeError, value_type  # few steps need it
+    from durable_core.codec.forms import UnknownTypeError  # few steps need it
+    from durable_core.codec.typed import value_type
 
     try:
         return value_type(hint)
