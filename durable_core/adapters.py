@@ -25,6 +25,7 @@ from durable_core.adapter.messages import (
     parse_content_length,
     split_target,
 )
+from durable_core.adapter.native import Host, Hosts, NotReachedError, copy_identity
 from durable_core.adapter.server import (
     BACKLOG,
     RunningServer,
@@ -73,9 +74,12 @@ __all__ = [
     "Exchange",
     "Fields",
     "HTTPHandler",
+    "Host",
+    "Hosts",
     "NativeAdapter",
     "NativeApp",
     "NativeEngine",
+    "NotReachedError",
     "PulledBody",
     "PulledExchange",
     "Routes",
@@ -88,6 +92,7 @@ __all__ = [
     "context_outside_run",
     "converse",
     "converse_async",
+    "copy_identity",
     "default_max_connections",
     "enter_run",
     "is_async",

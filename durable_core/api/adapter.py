@@ -142,6 +142,14 @@ class NativeAdapter(Protocol):
         """Return what the framework is given in place of the handler."""
         ...
 
+    def check_installed(self, engine: NativeEngine) -> None:
+        """See that runs can be replayed in this process; called before it works.
+
+        Raises:
+            ConfigurationError: there are endpoints, and their application is not known.
+        """
+        ...
+
     def install(self, app: object, engine: NativeEngine) -> None:
         """Make an application of the framework run the durable endpoints in it.
 

@@ -235,6 +235,10 @@ class Durable(Generic[AppT]):
             )
         return self._adapter
 
+    def _check_installed(self) -> None:
+        if isinstance(self._adapter, NativeAdapter):
+            self._adapter.check_installed(self.engine)
+
     def start(self, *, server_threads: int | None = None) -> None:
         """Open the store and start working in this process. Does nothing if that is so.
 
@@ -248,8 +252,10 @@ class Durable(Generic[AppT]):
 
         Raises:
             StoreError: the store cannot be opened.
-            ConfigurationError: threads do not work here (gevent, eventlet, uWSGI without them).
+            ConfigurationError: threads do not work here (gevent, eventlet, uWSGI without them), or
+                the application that a framework's handlers are in is not known here.
         """
+        self._check_installed()
         self.engine.start(server_threads=server_threads)
 
     def drain(self) -> None:
@@ -299,6 +305,7 @@ class Durable(Generic[AppT]):
         """
         from durable_core.engine.embedded import embedded
 
+        self._check_installed()
         return embedded(self.engine).run_due(_seconds(deadline))
 
     async def run_due_async(self, deadline: Duration) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
+from durable_core.adapters import NotReachedError
 from durable_flask._adapter import FlaskAdapter, FlaskApp, endpoint_adapter, install
-from durable_flask._replay import NotReachedError
 
 __all__ = ["FlaskAdapter", "FlaskApp", "NotReachedError", "endpoint_adapter", "install"]

@@ -7,7 +7,6 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
-from weakref import WeakKeyDictionary
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import flask
@@ -17,9 +16,12 @@ from durable_core.adapters import (
     RUN_PARAM,
     TOKEN_PARAM,
     AppAdapter,
+    Host,
+    Hosts,
     HTTPHandler,
     NativeApp,
     NativeEngine,
+    copy_identity,
     is_async,
     pull,
 )
@@ -35,26 +37,7 @@ _TYPED = re.compile(r"<(?:[^:<>]+:)?(\w+)>")
 _WSGI = Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]
 
 
-class _Host:
-    """What is known of the application that an engine's endpoints are in.
-
-    Attributes:
-        application: requests are replayed through it.
-        waiting: answers clients that wait for a run.
-        functions: the views of its endpoints, as the user wrote them.
-    """
-
-    def __init__(self) -> None:
-        self.application: flask.Flask | None = None
-        self.waiting: WSGIApp | None = None
-        self.functions: set[Callable[..., Any]] = set()
-
-
-_hosts: WeakKeyDictionary[NativeEngine, _Host] = WeakKeyDictionary()
-
-
-def _host_of(engine: NativeEngine) -> _Host:
-    return _hosts.setdefault(engine, _Host())
+_hosts: Hosts[flask.Flask, WSGIApp] = Hosts("durable_flask.install(app, durable) makes it so")
 
 
 class _ViewApp(WSGIApp):
@@ -82,20 +65,19 @@ class FlaskAdapter(AppAdapter[FlaskApp]):
             TypeError: a view that cannot be run again: a coroutine function or a generator.
         """
         _check_function(function)
-        host = _host_of(engine)
+        host = _hosts.of(engine)
 
         def handle(request: Request) -> Response:
             view = CALL.get()
             if view is not None and view.function is function and view.take():
                 return respond(view)
-            application = _application(host, function)
+            application = host.required()
             # Not the context of the request that this thread's context is a copy of.
             with application.app_context():
                 response: Response = Replay(request, function).run(application)
             return response
 
-        for name in ("__module__", "__name__", "__qualname__", "__doc__"):
-            setattr(handle, name, getattr(function, name, None))
+        copy_identity(handle, function)
         return handle
 
     def wrap_native(
@@ -103,7 +85,7 @@ class FlaskAdapter(AppAdapter[FlaskApp]):
     ) -> Any:
         """Return a view like that one, which is durable where Flask calls it."""
         app = _ViewApp(endpoint)
-        host = _host_of(engine)
+        host = _hosts.of(engine)
         host.waiting = app
         host.functions.add(function)
 
@@ -113,6 +95,14 @@ class FlaskAdapter(AppAdapter[FlaskApp]):
 
         view.endpoint = endpoint  # type: ignore[attr-defined]
         return view
+
+    def check_installed(self, engine: NativeEngine) -> None:
+        """See that the application of the views is known.
+
+        Raises:
+            ConfigurationError: it is not.
+        """
+        _hosts.of(engine).check_installed()
 
     def install(self, app: object, engine: NativeEngine) -> None:
         """Make a Flask application run the durable views in it.
@@ -124,7 +114,7 @@ class FlaskAdapter(AppAdapter[FlaskApp]):
             raise ConfigurationError(
                 f"durable_flask works in applications of Flask, not in {app!r}"
             )
-        host = _host_of(engine)
+        host = _hosts.of(engine)
         if host.application is app:
             return
         if isinstance(app.wsgi_app, _Layer):
@@ -157,7 +147,9 @@ def install(app: flask.Flask, durable: Durable[Any]) -> None:
 class _Layer:
     """A WSGI application around Flask's own: it keeps what a view may have to read again."""
 
-    def __init__(self, application: _WSGI, host: _Host, engine: NativeEngine) -> None:
+    def __init__(
+        self, application: _WSGI, host: Host[flask.Flask, WSGIApp], engine: NativeEngine
+    ) -> None:
         self._application = application
         self._host = host
         self._engine = engine
@@ -194,7 +186,7 @@ def _answer(app: WSGIApp, view: View) -> Any:
         CALL.reset(token)
 
 
-def _answer_wait(host: _Host) -> flask.Response | None:
+def _answer_wait(host: Host[flask.Flask, WSGIApp]) -> flask.Response | None:
     """Answer a client that waits for a run; None for other requests."""
     request = flask.request
     query = request.environ.get("QUERY_STRING", "")
@@ -214,15 +206,6 @@ def _response_from(app: WSGIApp, environ: WSGIEnvironment) -> flask.Response:
     return response
 
 
-def _application(host: _Host, function: Callable[..., Any]) -> flask.Flask:
-    if host.application is None:
-        raise ConfigurationError(
-            f"{function.__qualname__} cannot be replayed: its application is not known here; "
-            "durable_flask.install(app, durable) tells"
-        )
-    return host.application
-
-
 def _check_function(function: Callable[..., Any]) -> None:
     name = getattr(function, "__qualname__", repr(function))
     if is_async(function):
@@ -231,7 +214,7 @@ def _check_function(function: Callable[..., Any]) -> None:
         raise TypeError(f"{name} is a generator; return a flask.Response of one")
 
 
-def _check_order(host: _Host) -> None:
+def _check_order(host: Host[flask.Flask, WSGIApp]) -> None:
     """See that the routes lead to the durable views, not to those that they were made of."""
     views = host.application.view_functions if host.application is not None else {}
     for endpoint, function in views.items():

@@ -14,15 +14,12 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import flask
 
 from durable_core import Request, Response
+from durable_core.adapters import NotReachedError
 
-__all__ = ["CALL", "REPLAY", "NotReachedError", "Replay", "View", "respond"]
+__all__ = ["CALL", "REPLAY", "Replay", "View", "respond"]
 
 #: The key in the environ of a replayed request that has its replay.
 REPLAY = "durable_flask.replay"
-
-
-class NotReachedError(Exception):
-    """The application answered a replayed request before its durable view was reached."""
 
 
 class View:

@@ -343,6 +343,18 @@ def test_an_application_has_one_durable(world: World, tmp_path: Path) -> None:
         install(world.app, other)
 
 
+def test_a_process_that_does_not_know_the_application(tmp_path: Path) -> None:
+    """It does not begin to work, so no run is harmed."""
+    durable = Durable(id="x", endpoint_adapter=endpoint_adapter, store=tmp_path / "db")
+
+    @durable.endpoint
+    def it() -> str:
+        return "done"
+
+    with pytest.raises(ConfigurationError, match=r"durable_flask\.install"):
+        durable.start()
+
+
 def test_views_that_cannot_be_durable(world: World) -> None:
     """Coroutine functions and generators are refused."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
+from durable_core.adapters import NotReachedError
 from durable_starlette._adapter import StarletteAdapter, StarletteApp, endpoint_adapter, install
-from durable_starlette._passage import NotReachedError
 
 __all__ = ["NotReachedError", "StarletteAdapter", "StarletteApp", "endpoint_adapter", "install"]

@@ -6,15 +6,16 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from durable_asgi import ASGIApp, ASGIApplication
 from durable_core import Durable, Request, Response
 from durable_core.adapters import (
     AppAdapter,
+    Hosts,
     HTTPHandler,
     NativeApp,
     NativeEngine,
+    copy_identity,
     is_async,
 )
 from durable_core.errors import ConfigurationError
@@ -24,26 +25,9 @@ from durable_starlette._passage import PASSAGE, AttachedPassage, Call, ReplayPas
 __all__ = ["StarletteAdapter", "StarletteApp", "endpoint_adapter", "install"]
 
 
-class _Host:
-    """What is known of the application that an engine's endpoints are in.
-
-    Attributes:
-        application: the outermost application; requests are replayed through it.
-        waiting: answers clients that wait for a run.
-        functions: those of its endpoints, as the user wrote them.
-    """
-
-    def __init__(self) -> None:
-        self.application: ASGIApplication | None = None
-        self.waiting: ASGIApp | None = None
-        self.functions: set[Callable[..., Any]] = set()
-
-
-_hosts: WeakKeyDictionary[NativeEngine, _Host] = WeakKeyDictionary()
-
-
-def _host_of(engine: NativeEngine) -> _Host:
-    return _hosts.setdefault(engine, _Host())
+_hosts: Hosts[ASGIApplication, ASGIApp] = Hosts(
+    "FastAPI(lifespan=durable.lifespan), or durable_starlette.install(app, durable), makes it so"
+)
 
 
 class StarletteApp(ASGIApp, NativeApp):
@@ -67,10 +51,18 @@ class StarletteAdapter(AppAdapter[StarletteApp]):
     ) -> Any:
         """Return a function like that one, which is durable where the framework calls it."""
         app = ASGIApp(endpoint)
-        host = _host_of(engine)
+        host = _hosts.of(engine)
         host.waiting = app
         host.functions.add(function)
         return _wrapped(app, function)
+
+    def check_installed(self, engine: NativeEngine) -> None:
+        """See that the application of the endpoints is known.
+
+        Raises:
+            ConfigurationError: it is not.
+        """
+        _hosts.of(engine).check_installed()
 
     def install(self, app: Any, engine: NativeEngine) -> None:
         """Make a Starlette or FastAPI application run the durable endpoints in it.
@@ -78,7 +70,7 @@ class StarletteAdapter(AppAdapter[StarletteApp]):
         Raises:
             ConfigurationError: it is no such application.
         """
-        host = _host_of(engine)
+        host = _hosts.of(engine)
         _check_order(getattr(app, "routes", ()), host.functions)
         install_layer(app, engine, lambda: host.waiting)
         host.application = app
@@ -125,34 +117,24 @@ def _check_function(function: Callable[..., Any]) -> None:
 
 
 def _handler_of(engine: NativeEngine, function: Callable[..., Any]) -> Callable[[Request], Any]:
-    host = _host_of(engine)
+    host = _hosts.of(engine)
 
     async def handle_async(request: Request) -> Response:
         passage = PASSAGE.get()
         if isinstance(passage, AttachedPassage) and (call := passage.take_call(function)):
             return await passage.execute_async(call)
-        return await ReplayPassage(request, function).execute_async(_application(host, function))
+        return await ReplayPassage(request, function).execute_async(host.required())
 
     def handle(request: Request) -> Response:
         passage = PASSAGE.get()
         if isinstance(passage, AttachedPassage) and passage.take_call(function):
             return passage.execute()
         replay = ReplayPassage(request, function)
-        return replay.execute(_application(host, function), engine.replay_loop())
+        return replay.execute(host.required(), engine.replay_loop())
 
     handler: Callable[[Request], Any] = handle_async if is_async(function) else handle
-    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
-        setattr(handler, name, getattr(function, name, None))
+    copy_identity(handler, function)
     return handler
-
-
-def _application(host: _Host, function: Callable[..., Any]) -> ASGIApplication:
-    if host.application is None:
-        raise ConfigurationError(
-            f"{function.__qualname__} cannot be replayed: its application is not known here; "
-            "FastAPI(lifespan=durable.lifespan), or durable_starlette.install(app, durable), tells"
-        )
-    return host.application
 
 
 def _wrapped(app: ASGIApp, function: Callable[..., Any]) -> Any:

@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from durable_asgi import ASGIApp, ASGIApplication, ASGIExchange, Message, Receive, Scope, Send
 from durable_core import Request, Response
 from durable_core.adapters import (
+    NotReachedError,
     context_outside_run,
     converse_async,
     enter_run,
@@ -29,14 +30,9 @@ __all__ = [
     "REPLAY",
     "AttachedPassage",
     "Call",
-    "NotReachedError",
     "Passage",
     "ReplayPassage",
 ]
-
-
-class NotReachedError(Exception):
-    """The application answered a replayed request before its durable endpoint was reached."""
 
 
 class _CancelledApplicationError(Exception):

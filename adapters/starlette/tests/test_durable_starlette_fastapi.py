@@ -546,6 +546,24 @@ def test_an_engine_that_calls_endpoints_itself() -> None:
             """Do nothing."""
 
 
+def test_a_process_that_does_not_know_the_application(world: World) -> None:
+    """It does not begin to work, so no run is harmed; with the application it does."""
+    world.durable.start()  # without endpoints there is nothing to replay
+    world.durable.stop()
+
+    @world.app.get("/")
+    @world.durable.endpoint
+    async def it() -> None:
+        """Do nothing."""
+
+    for work in (world.durable.start, lambda: world.durable.run_due("1s")):
+        with pytest.raises(ConfigurationError, match=r"durable_starlette\.install"):
+            work()
+    install(world.app, world.durable)
+    world.durable.start()
+    world.durable.stop()
+
+
 def test_generators_are_refused(world: World) -> None:
     """A generator cannot be an endpoint."""
 

@@ -1,0 +1,81 @@
+"""What the adapters of frameworks share: what is known of the application that endpoints are in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+from durable_core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from durable_core.api.adapter import NativeEngine
+
+__all__ = ["Host", "Hosts", "NotReachedError", "copy_identity"]
+
+AppT = TypeVar("AppT")
+WaitingT = TypeVar("WaitingT")
+
+
+class NotReachedError(Exception):
+    """The application answered a replayed request before its durable endpoint was reached."""
+
+
+class Host(Generic[AppT, WaitingT]):
+    """What is known of the application that an engine's endpoints are in.
+
+    Attributes:
+        application: the outermost application, through which requests are replayed; None while it
+            is not known.
+        waiting: answers clients that wait for a run; None while there is no endpoint.
+        functions: those of the endpoints, as the user wrote them.
+    """
+
+    def __init__(self, remedy: str) -> None:
+        self.application: AppT | None = None
+        self.waiting: WaitingT | None = None
+        self.functions: set[Callable[..., Any]] = set()
+        self._remedy = remedy
+
+    def required(self) -> AppT:
+        """Return the application.
+
+        Raises:
+            ConfigurationError: it is not known.
+        """
+        if self.application is None:
+            raise ConfigurationError(
+                "runs cannot be replayed, for their application is not known in this process: "
+                f"{self._remedy}"
+            )
+        return self.application
+
+    def check_installed(self) -> None:
+        """Raise a ConfigurationError if there are endpoints, and their application is not known."""
+        if self.functions:
+            self.required()
+
+
+class Hosts(Generic[AppT, WaitingT]):
+    """The hosts of the engines of a process, for one framework.
+
+    Args:
+        remedy: how an application is made known, for the error.
+    """
+
+    def __init__(self, remedy: str) -> None:
+        self._remedy = remedy
+        self._hosts: WeakKeyDictionary[NativeEngine, Host[AppT, WaitingT]] = WeakKeyDictionary()
+
+    def of(self, engine: NativeEngine) -> Host[AppT, WaitingT]:
+        """Return the host of an engine, which is made when it is first asked for."""
+        return self._hosts.setdefault(engine, Host(self._remedy))
+
+
+def copy_identity(handler: Callable[..., Any], function: Callable[..., Any]) -> None:
+    """Give a handler of the core the name of a framework's function, by which runs find it.
+
+    The signature stays its own.
+    """
+    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+        setattr(handler, name, getattr(function, name, None))
