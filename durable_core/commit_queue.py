@@ -495,8 +495,16 @@ def _lease(write: Checkpoint) -> _Lease:
 
 
 def _can_be_one(first: object, second: Checkpoint) -> bool:
-    """Return whether they may be merged: not if both send events, as their event_seq differ."""
-    return isinstance(first, Checkpoint) and not (first.events and second.events)
+    """Return whether they may be merged.
+
+    Not if both send events, as their event_seq differ; nor if an op of the first waits for what the
+    second delivers, as deliveries are made before ops wait.
+    """
+    return (
+        isinstance(first, Checkpoint)
+        and not (first.events and second.events)
+        and not (first.pending and second.deliveries)
+    )
 
 
 def _merge(first: object, second: Checkpoint) -> Checkpoint:
@@ -521,6 +529,8 @@ def _merge(first: object, second: Checkpoint) -> Checkpoint:
         chunks=(*first.chunks, *second.chunks),
         handoff=second.handoff or first.handoff,
         failed_attempts=(*first.failed_attempts, *second.failed_attempts),
+        deliveries=(*first.deliveries, *second.deliveries),
+        replacing=(*first.replacing, *second.replacing),
         no_pending_row=_is_direct(first) and _is_direct(second),
     )
 

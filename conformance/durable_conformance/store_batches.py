@@ -6,12 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 from durable_conformance.store_values import (
+    addressed,
     created,
+    delivery,
     ended,
     event,
     memo,
     memo_write,
     peer,
+    result,
     run,
     suspended,
     wait,
@@ -40,6 +43,10 @@ BATCHES: dict[str, tuple[list[Write[Any]], list[Write[Any]]]] = {
     "events": (list(_ALIVE), [SendEvents(app="app", events=(event("1"), event("2")), now=100)]),
     "a run that is put away": (list(_ALIVE), [suspended("r2", wait("w1"), wait("w2"))]),
     "the end of a run": (list(_ALIVE), [ended("r2")]),
+    "the end of a run that another one waits for": (
+        [*_ALIVE, suspended("r2", addressed())],
+        [replace(created("r4"), result=result(), deliveries=(delivery(run_id="r2"),))],
+    ),
     "a claim": (
         [*_ALIVE, Register(worker=peer("o2"))],
         [Claim(app="app", owner="o2", keys=("key",), now=2000, limit=9)],

@@ -13,6 +13,7 @@ from durable_core.ports import (
     Checkpoint,
     Claim,
     ClaimedRun,
+    Delivery,
     Register,
     Release,
     SendEvents,
@@ -25,9 +26,11 @@ from durable_core.ports import (
 
 __all__ = [
     "REQUEST",
+    "addressed",
     "claim",
     "commit",
     "created",
+    "delivery",
     "ended",
     "event",
     "failed_attempt",
@@ -112,6 +115,17 @@ def wait(
         event_seq=mark,
         consumed_seqs=seen,
     )
+
+
+def addressed(name: str = "wait", *, address: str = "a", due_at: int = 1000) -> Pending:
+    """Return an op that waits at an address."""
+    op = Op(id=f"id-{name}", name=name, kind=OpKind.WAIT)
+    return Pending(op=op, due_at=due_at, address=address)
+
+
+def delivery(id_: str = "1", *, address: str = "a", run_id: str | None = None) -> Delivery:
+    """Return what is delivered to an address: to a name, or to one that belongs to a run."""
+    return Delivery(address=address, event=event(id_, "d", n=id_), run_id=run_id)
 
 
 def event(id_: str, name: str = "e", /, **data: object) -> Event:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from durable_conformance.store_values import REQUEST, memo, pending, run, wait
+from durable_conformance.store_values import REQUEST, addressed, delivery, memo, pending, run, wait
 from durable_core.model.event import Event
 from durable_core.model.run import Phase
 from durable_core.model.step import FailedAttempt, OpKind, Pending
@@ -17,6 +17,7 @@ from durable_core.ports import (
     Checkpoint,
     Claim,
     Delete,
+    Deliver,
     Heartbeat,
     Prune,
     ReapWorkers,
@@ -92,6 +93,20 @@ def waits(draw: st.DrawFn) -> Pending:
 
 
 _naps = st.builds(pending, st.sampled_from(["step2", "nap"]), due_at=times)
+_addressed = st.builds(
+    addressed,
+    st.sampled_from(["step1", "w1", "w2"]),
+    address=st.sampled_from(["a", "b", "r1", "r2"]),
+    due_at=times,
+)
+_ids = st.sampled_from(["1", "2"])
+#: A name takes any number of deliveries; an address of a run has the run's id here.
+_deliveries = st.one_of(
+    st.builds(delivery, _ids, address=st.sampled_from(["a", "b"])),
+    st.sampled_from(["r1", "r2"]).flatmap(
+        lambda id_: st.builds(delivery, _ids, address=st.just(id_), run_id=st.just(id_))
+    ),
+)
 
 
 _memos = st.builds(memo, st.integers(2, 20), kind=st.sampled_from([OpKind.RUN, OpKind.SEND]))
@@ -161,7 +176,7 @@ def run_writes(draw: st.DrawFn) -> Checkpoint:
         version=draw(st.none() | st.just("v1")),
     )
     creates = draw(st.booleans())
-    ops = draw(st.lists(waits() | _naps, max_size=2, unique_by=lambda op: op.op.id))
+    ops = draw(st.lists(waits() | _naps | _addressed, max_size=2, unique_by=lambda op: op.op.id))
     return Checkpoint(
         run_id=id_,
         owner=draw(owners),
@@ -178,6 +193,8 @@ def run_writes(draw: st.DrawFn) -> Checkpoint:
         chunks=tuple(draw(st.lists(_pieces, max_size=2))),
         handoff=draw(st.none() | st.sampled_from(["0.0", "1.2"])),
         failed_attempts=tuple(draw(st.lists(_failed_attempts, max_size=2))),
+        deliveries=tuple(draw(st.lists(_deliveries, max_size=1))),
+        replacing=draw(st.sampled_from([(), ("id-w1", "id-w2")])),
         no_pending_row=draw(st.booleans()),
     )
 
@@ -207,9 +224,16 @@ sends = st.builds(
     now=times,
     source=st.sampled_from(["", "", "hook"]),
 )
+_delivers = st.builds(Deliver, app=apps, delivery=_deliveries, now=times)
 claims = st.builds(Claim, app=apps, owner=owners, keys=key_sets, now=st.integers(10, 20), limit=few)
 _ends: st.SearchStrategy[Write[object]] = st.one_of(
-    st.builds(Cancel, app=apps, run_id=run_ids, result=_results([Phase.CANCELLED])),
+    st.builds(
+        Cancel,
+        app=apps,
+        run_id=run_ids,
+        result=_results([Phase.CANCELLED]),
+        deliveries=st.lists(_deliveries, max_size=1).map(tuple),
+    ),
     st.builds(Delete, app=apps, run_id=run_ids),
     st.builds(Prune, app=apps, runs_before=times, events_before=times, limit=few),
 )
@@ -226,5 +250,5 @@ processes: st.SearchStrategy[Write[object]] = st.one_of(
     st.builds(Unregister, id=owners, now=times),
 )
 writes: st.SearchStrategy[Write[object]] = st.one_of(
-    run_writes(), one_memo, sends, claims, _ends, processes
+    run_writes(), one_memo, sends, _delivers, claims, _ends, processes
 )

@@ -37,6 +37,8 @@ from durable_core.ports import (
     CheckpointResult,
     ClaimedRun,
     CorruptRun,
+    Deliver,
+    Delivered,
     EarlierRun,
     Fork,
     IdempotencyKey,
@@ -547,10 +549,15 @@ class RunManager(RunExecutor[StoredExecution]):
             elif isinstance(write, SendEvents):
                 worker.event_watermark.changed()
                 worker.wake_scheduler()
+            elif isinstance(write, Deliver) and isinstance(answer, Delivered):
+                if answer.resumed_runs:
+                    worker.wake_scheduler()
             elif isinstance(write, Retry | Fork) and answer is True:
                 worker.wake_scheduler()
             elif isinstance(write, Cancel) and answer is True:
                 worker.waiters.wake((write.run_id,))
+                if write.deliveries:
+                    worker.wake_scheduler()
                 live = worker.live.get(write.run_id)
                 if live is not None:
                     live.lease_lost()

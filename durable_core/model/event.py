@@ -84,7 +84,8 @@ class StoredEvent:
     """An event as the store keeps it.
 
     Attributes:
-        seq: its number in the order in which events were stored; 1 or more.
+        seq: its number in the order in which events were stored; 1 or more. 0 if it was delivered
+            to one wait, and not stored for others.
         event: the event as it was sent.
         received_at: epoch milliseconds.
     """

@@ -88,9 +88,12 @@ class Pending:
             retried, the highest sequence number when its first attempt began.
         consumed_seqs: sequence numbers above ``event_seq`` that earlier waits of this run have
             consumed.
+        address: where the outcome of this op is delivered, or "". No other op of the application
+            waits at the same address; see ``Delivery``.
         started_at: when the handler asked for it; of a RUN, when its last attempt began. None if
             the engine does not know.
-        matched: the event that ended the wait, once it has come.
+        matched: the event that ended the wait, once it has come. What was delivered to the address
+            is an event with the sequence number 0.
     """
 
     op: Op
@@ -103,6 +106,7 @@ class Pending:
     match_key: str = ""
     event_seq: int = 0
     consumed_seqs: tuple[int, ...] = ()
+    address: str = ""
     started_at: int | None = None
     matched: StoredEvent | None = None
 

@@ -25,6 +25,9 @@ from durable_core.ports.messages import (
     ClaimedRun,
     CorruptRun,
     Delete,
+    Deliver,
+    Delivered,
+    Delivery,
     EarlierRun,
     Fork,
     Heartbeat,
@@ -62,6 +65,9 @@ __all__ = [
     "Clock",
     "CorruptRun",
     "Delete",
+    "Deliver",
+    "Delivered",
+    "Delivery",
     "EarlierRun",
     "Fork",
     "Heartbeat",
@@ -146,6 +152,9 @@ class Store(Protocol):
     :meth:`run_maintenance`. Until it has done so, no later event ends the wait, since the first one
     that matches does. The match is then found by :meth:`matched_waits`, and a run that was released
     is due. If the time-out of the wait comes first, the event is still there for the next wait.
+
+    **Addresses.** At most one op of an application waits at an address. An op that is registered
+    and a delivery that is committed at the same time find each other; see :class:`Delivery`.
 
     **Order.** Texts are equal, and in order, by their bytes as UTF-8, whatever the collation of a
     database.

@@ -22,6 +22,9 @@ __all__ = [
     "ClaimedRun",
     "CorruptRun",
     "Delete",
+    "Deliver",
+    "Delivered",
+    "Delivery",
     "EarlierRun",
     "Fork",
     "Heartbeat",
@@ -229,22 +232,60 @@ class Release:
     awaited: tuple[str, ...] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """The outcome of the one op that waits at an address.
+
+    An address is a text; ``machine/addresses.py`` makes them. At most one op of an application
+    waits at an address at a time. Whatever ends that op (its outcome, its time-out, the end of its
+    run) makes the address free. Each address gets only deliveries of one sort:
+
+    - With a ``run_id``, the address belongs to that run. It takes one delivery, which is kept until
+      the run is deleted. An op of that run that waits there later, or again, gets it at once.
+    - Without, the address is a name. A delivery ends the op that waits there now. If there is none,
+      nothing is kept, and a later op does not get it.
+
+    Attributes:
+        address: 1 to 512 characters.
+        event: what the op gets, with ``id`` and ``ts`` set. A second delivery of one id to an
+            address is not delivered again, for as long as the run that got it is stored.
+        run_id: the run that the address belongs to, or None.
+    """
+
+    address: str
+    event: Event
+    run_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.address) <= _LONGEST_ADDRESS:
+            most = _LONGEST_ADDRESS
+            raise ValueError(f"an address has 1 to {most} characters, not {len(self.address)}")
+        if self.event.id is None or self.event.ts is None:
+            raise ValueError("what is delivered must have an id and a time")
+
+
+_LONGEST_ADDRESS = 512
+
+
 @record(frozen=True, slots=True, kw_only=True)
 class CheckpointResult:
     """The answer to a :class:`Checkpoint`.
 
     Attributes:
-        matched: for each WAIT in ``pending`` that a stored event already ends: its op id and the
-            event. The store has recorded the match.
+        matched: for each op in ``pending`` that a stored event or delivery already ends: its op id
+            and the event. The store has recorded the match.
         sent: id and sequence number of each of ``events``, in order; of one that was stored
             already, those of the first.
-        resumed_runs: the runs with a wait that one of ``events`` answered, and their owner or None.
-            The run itself may be among them.
+        resumed_runs: the runs with an op that one of ``events`` or ``deliveries`` answered, and
+            their owner or None. The run itself may be among them.
+        refused: the ids of the ops in ``pending`` whose address another op has. They are not
+            stored.
     """
 
     matched: tuple[tuple[str, StoredEvent], ...] = ()
     sent: tuple[tuple[str, int], ...] = ()
     resumed_runs: tuple[tuple[str, str | None], ...] = ()
+    refused: tuple[str, ...] = ()
 
 
 @record(frozen=True, slots=True, kw_only=True)
@@ -265,11 +306,16 @@ class Checkpoint(Write[CheckpointResult]):
             events with a sequence number above its ``event_seq`` and not among its
             ``consumed_seqs``, the earliest first. A store compares it with the first of them in
             the same transaction, and may compare it with the others later; see :class:`Store`.
+            An op with an ``address`` is stored only if no other op waits there. One that is stored
+            already keeps what was delivered to it.
+        replacing: the ids of ops in ``pending`` that take their address from an op that waits
+            there. That op stays, without an address, until its time-out.
         state: the run's new phase, failures and crash count; None leaves them.
         release: release the run.
         result: the run has ended; also removes its pending ops.
         events: those of ``step.send_event``, stored in the same transaction and matched to waits,
             before ``pending``. The memos of kind SEND get the last one's number as theirs.
+        deliveries: made in the same transaction, before ``pending`` and after ``events``.
         chunks: chunks to store: of steps among ``memos``, and of the code outside steps.
         handoff: the position in its stream at which the client was handed off; None leaves it.
         failed_attempts: attempts that have failed. Each replaces one of the same op and number.
@@ -292,6 +338,8 @@ class Checkpoint(Write[CheckpointResult]):
     handoff: str | None = None
     no_pending_row: bool = False
     failed_attempts: tuple[FailedAttempt, ...] = ()
+    deliveries: tuple[Delivery, ...] = ()
+    replacing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -389,6 +437,35 @@ class SendEvents(Write[Sent]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """The answer to :class:`Deliver`.
+
+    Attributes:
+        run_id: the run that has the delivery. None if no op waits at the address, or the run that
+            it belongs to is unknown or has ended; then nothing was stored.
+        is_used: the address has had its one delivery before, under another id. Nothing was stored.
+        resumed_runs: the run with the op that this answered, and its owner or None.
+    """
+
+    run_id: str | None
+    is_used: bool = False
+    resumed_runs: tuple[tuple[str, str | None], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deliver(Write[Delivered]):
+    """Deliver the outcome of the op that waits at an address; see :class:`Delivery`.
+
+    Of several that are committed at the same time to one address, one ends the op.
+    """
+
+    repeatable: ClassVar[bool] = True
+    app: str
+    delivery: Delivery
+    now: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claim(Write[tuple[ClaimedRun | CorruptRun, ...]]):
     """Claim due runs without an owner whose handler is known, the earliest due first.
 
@@ -456,12 +533,15 @@ class Unregister(Write[tuple[str, ...]]):
 class Cancel(Write[bool]):
     """End a run as cancelled with this result. Answered with False if it had ended already.
 
+    ``deliveries`` are made in the same transaction, if this ends the run.
+
     Raises ``RunNotFoundError`` (as its answer) if there is no such run.
     """
 
     app: str
     run_id: str
     result: StoredResult
+    deliveries: tuple[Delivery, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,9 @@ from durable_core.ports import (
     Claim,
     ClaimedRun,
     Delete,
+    Deliver,
+    Delivered,
+    Delivery,
     Fork,
     Heartbeat,
     IdempotencyKey,
@@ -241,11 +244,14 @@ class MemoryStore(Store):
         self._last_seq = 0
         #: By app, scope and key: the run, and the key as it was given.
         self._keys: dict[tuple[str, str, str], tuple[str, IdempotencyKey]] = {}
+        #: By app, address and id: the run, and what was delivered to an address of its own.
+        self._deliveries: dict[tuple[str, str, str], tuple[str, StoredEvent | None]] = {}
         self._secrets = [StoredSecret(value=os.urandom(32), created_at=0)]
         self._apply: Mapping[type, Callable[[Any], object]] = {
             Checkpoint: self._write_run,
             BeginOnce: self._begin_once,
             SendEvents: self._send_events,
+            Deliver: self._deliver,
             Claim: self._claim,
             Cancel: self._cancel,
             Delete: self._delete,
@@ -285,11 +291,19 @@ class MemoryStore(Store):
     def _write_run(self, write: Checkpoint) -> CheckpointResult:
         row = self._row_to_change(write)
         self._runs[write.run_id] = row
-        sent, woken = self._store_events(row.run.app, "", write.events, write.now)
-        matched = []
+        app = row.run.app
+        sent, woken = self._store_events(app, "", write.events, write.now)
+        for delivery in write.deliveries:
+            woken.update(self._deliver_one(app, delivery, write.now).resumed_runs)
+        matched, refused = [], []
         for pending in write.pending:
-            if pending.event and pending.matched is None:
-                pending = replace(pending, matched=self._earliest_answer(row.run.app, pending))
+            if pending.matched is None and pending.event:
+                pending = replace(pending, matched=self._earliest_answer(app, pending))
+            elif pending.matched is None and pending.address:
+                pending = replace(pending, matched=self._delivered(row, pending))
+                if not self._take_address(row, pending, write.replacing):
+                    refused.append(pending.op.id)
+                    continue
             row.pending[pending.op.id] = pending
             if pending.matched is not None:
                 matched.append((pending.op.id, deepcopy(pending.matched)))
@@ -297,7 +311,12 @@ class MemoryStore(Store):
             row.memos[memo.completion_no] = memo
             row.pending.pop(memo.op.id, None)
         row.settle(write)
-        return CheckpointResult(matched=tuple(matched), sent=sent, resumed_runs=woken)
+        return CheckpointResult(
+            matched=tuple(matched),
+            sent=sent,
+            resumed_runs=tuple(woken.items()),
+            refused=tuple(refused),
+        )
 
     def _begin_once(self, message: BeginOnce) -> Begun:
         write, key = message.checkpoint, message.key
@@ -341,6 +360,8 @@ class MemoryStore(Store):
         if row.result is not None:
             return False
         row.end(message.result)
+        for delivery in message.deliveries:
+            self._deliver_one(message.app, delivery, message.result.ended_at)
         return True
 
     def _delete(self, message: Delete) -> bool:
@@ -349,7 +370,7 @@ class MemoryStore(Store):
             raise RunNotFoundError(f"no run {message.run_id!r} in app {message.app!r}")
         if row.result is None:
             return False
-        del self._runs[message.run_id]
+        self._forget({message.run_id})
         return True
 
     def _retry(self, message: Retry) -> bool:
@@ -416,11 +437,11 @@ class MemoryStore(Store):
     def _send_events(self, message: SendEvents) -> Sent:
         _check_ids(message.events)
         sent, woken = self._store_events(message.app, message.source, message.events, message.now)
-        return Sent(ids=tuple(id_ for id_, _ in sent), resumed_runs=woken)
+        return Sent(ids=tuple(id_ for id_, _ in sent), resumed_runs=tuple(woken.items()))
 
     def _store_events(
         self, app: str, source: str, events: Sequence[Event], now: int
-    ) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, str | None], ...]]:
+    ) -> tuple[tuple[tuple[str, int], ...], dict[str, str | None]]:
         sent: list[tuple[str, int]] = []
         woken: dict[str, str | None] = {}
         for event in events:
@@ -431,7 +452,7 @@ class MemoryStore(Store):
                 self._events[app, source, event.id] = stored
                 woken.update(self._wake(app, stored, now))
             sent.append((event.id, stored.seq))
-        return tuple(sent), tuple(woken.items())
+        return tuple(sent), woken
 
     def _next_seq(self) -> int:
         self._last_seq += 1
@@ -454,6 +475,67 @@ class MemoryStore(Store):
             key=lambda event: event.seq,
             default=None,
         )
+
+    # Addresses
+
+    def _deliver(self, message: Deliver) -> Delivered:
+        return self._deliver_one(message.app, message.delivery, message.now)
+
+    def _deliver_one(self, app: str, delivery: Delivery, now: int) -> Delivered:
+        event, address = delivery.event, delivery.address
+        assert event.id is not None
+        place = app, address, event.id
+        if place in self._deliveries:
+            return Delivered(run_id=self._deliveries[place][0])
+        stored = StoredEvent(seq=0, event=deepcopy(event), received_at=now)
+        waiter = self._waiter(app, address)
+        if delivery.run_id is None:
+            if waiter is None:
+                return Delivered(run_id=None)
+            self._deliveries[place] = waiter[0].run.id, None
+        else:
+            if any((app, address) == known[:2] for known in self._deliveries):
+                return Delivered(run_id=None, is_used=True)
+            row = self._find(app, delivery.run_id)
+            if row is None or row.result is not None:
+                return Delivered(run_id=None)
+            self._deliveries[place] = row.run.id, stored
+            if waiter is None or waiter[0] is not row:
+                return Delivered(run_id=row.run.id)
+        row, pending = waiter
+        row.pending[pending.op.id] = replace(pending, matched=stored)
+        row.wake(now)
+        return Delivered(run_id=row.run.id, resumed_runs=((row.run.id, row.owner),))
+
+    def _waiter(self, app: str, address: str) -> tuple[StoredRun, Pending] | None:
+        """Return the op that waits at an address, and its run."""
+        for row in self._of(app):
+            for pending in row.pending.values():
+                if pending.address == address and pending.matched is None:
+                    return row, pending
+        return None
+
+    def _delivered(self, row: StoredRun, pending: Pending) -> StoredEvent | None:
+        """Return what was delivered to the address of an op that the run wants to wait."""
+        known = row.pending.get(pending.op.id)
+        if known is not None and known.address == pending.address and known.matched is not None:
+            return known.matched
+        for place, (run_id, stored) in self._deliveries.items():
+            if place[:2] == (row.run.app, pending.address) and run_id == row.run.id and stored:
+                return stored
+        return None
+
+    def _take_address(self, row: StoredRun, pending: Pending, replacing: Sequence[str]) -> bool:
+        """Let an op have its address; False if another op has it."""
+        waiter = self._waiter(row.run.app, pending.address)
+        if waiter is None or pending.matched is not None:
+            return True
+        other, op_id = waiter[0], waiter[1].op.id
+        if (other.run.id, op_id) != (row.run.id, pending.op.id):
+            if pending.op.id not in replacing:
+                return False
+            other.pending[op_id] = replace(waiter[1], address="")
+        return True
 
     # Processes
 
@@ -503,10 +585,7 @@ class MemoryStore(Store):
             if row.result is not None and row.result.ended_at < message.runs_before
         ]
         runs = sorted(ended)[: message.limit]
-        for _, run_id in runs:
-            del self._runs[run_id]
-        gone = {run_id for _, run_id in runs}
-        self._keys = {place: each for place, each in self._keys.items() if each[0] not in gone}
+        self._forget({run_id for _, run_id in runs})
         received = [
             (stored.received_at, stored.seq, key)
             for key, stored in self._events.items()
@@ -516,6 +595,15 @@ class MemoryStore(Store):
         for _, _, key in events:
             del self._events[key]
         return len(runs) + len(events)
+
+    def _forget(self, gone: set[str]) -> None:
+        """Delete runs with all that belongs to them."""
+        for run_id in gone:
+            del self._runs[run_id]
+        self._keys = {place: each for place, each in self._keys.items() if each[0] not in gone}
+        self._deliveries = {
+            place: each for place, each in self._deliveries.items() if each[0] not in gone
+        }
 
     def _rotate_secret(self, message: RotateSecret) -> None:
         if all(each.value != message.secret for each in self._secrets):

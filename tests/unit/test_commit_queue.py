@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from durable_conformance.store_values import (
+    addressed,
     created,
+    delivery,
     ended,
     event,
     memo,
@@ -245,6 +247,24 @@ def test_writes_that_send_stay_apart() -> None:
     record = store.get("app", "r1")
     assert record is not None
     assert [1, 2, 0] == [each.event_seq for each in record.memos]
+
+
+def test_what_a_write_delivers_is_not_put_before_an_earlier_wait() -> None:
+    """Two branches of a run: one waits, and then the other one delivers to it."""
+    store = WatchedStore()
+    with queue_on(store) as queue:
+        queue.execute(created())
+        waits = queue.submit(replace(memo_write(), pending=(addressed(),), replacing=("id-wait",)))
+        delivers = queue.submit(replace(memo_write(number=3), deliveries=(delivery(),)))
+        assert delivers is queue.submit(replace(ended(), deliveries=(delivery("2"),)))
+        assert (("r1", "o1"),) == queue.wait(delivers).resumed_runs
+        assert queue.wait(waits).refused == ()
+
+    [_, [first, last]] = store.batches
+    assert isinstance(first, Checkpoint)
+    assert isinstance(last, Checkpoint)
+    assert ("id-wait",) == first.replacing
+    assert (delivery(), delivery("2")) == last.deliveries
 
 
 def test_a_lost_lease_does_not_ride_on_the_one_that_counts() -> None:

@@ -22,6 +22,7 @@ from durable_conformance.store_values import (
     claim,
     commit,
     created,
+    delivery,
     ended,
     event,
     matched_seqs,
@@ -39,6 +40,7 @@ from durable_core.ports import (
     Cancel,
     Checkpoint,
     Claim,
+    Deliver,
     Heartbeat,
     IdempotencyKey,
     Prune,
@@ -229,6 +231,7 @@ def test_a_read_shows_a_pruned_run_whole_or_not_at_all(
     "write",
     [
         SendEvents(app="app", events=(event("1"),), now=5),
+        Deliver(app="app", delivery=delivery(run_id="r2"), now=5),
         Register(worker=peer("o3")),
         Heartbeat(id="o1", expires_at=200),
         ReapWorkers(ids=("o1",), now=70),

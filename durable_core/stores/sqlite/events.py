@@ -129,20 +129,21 @@ def _of_number(before: str, text: str) -> tuple[str, ...]:
 
 # --- events ---------------------------------------------------------------------------------------
 
-#: Run id and owner (or None) of each run that an event has woken.
-_Woken = tuple[tuple[str, str | None], ...]
-
 
 def send_events(db: sqlite3.Connection, message: SendEvents) -> Sent:
     """Store events and match them to waits."""
     sent, woken = store_events(db, message.app, message.source, message.events, message.now)
-    return Sent(ids=tuple(id_ for id_, _ in sent), resumed_runs=woken)
+    return Sent(ids=tuple(id_ for id_, _ in sent), resumed_runs=tuple(woken.items()))
 
 
 def store_events(
     db: sqlite3.Connection, app: str, source: str, events: Sequence[Event], now: int
-) -> tuple[tuple[tuple[str, int], ...], _Woken]:
-    """Store events and match them to waits; return id and number of each, and who is woken."""
+) -> tuple[tuple[tuple[str, int], ...], dict[str, str | None]]:
+    """Store events and match them to waits.
+
+    Returns:
+        Id and number of each, and the runs that this wakes, with their owners.
+    """
     sent: list[tuple[str, int]] = []
     woken: dict[str, str | None] = {}
     for event in events:
@@ -155,7 +156,7 @@ def store_events(
         stored = _insert_event(db, app, source, event, now)
         sent.append((event.id, stored.seq))
         woken.update(_wake(db, app, stored, now))
-    return tuple(sent), tuple(woken.items())
+    return tuple(sent), woken
 
 
 def _insert_event(
@@ -222,7 +223,8 @@ def put_pending(db: sqlite3.Connection, app: str, run_id: str, pending: Pending)
         *(run_id, op.id, op.name, op.kind.value, pending.due_at, pending.failures),
         *(pending.error, pending.rule, app, pending.event, pending.match_path),
         *(pending.match_key, pending.event_seq, dump_consumed(pending.consumed_seqs)),
-        *(pending.started_at, None if matched is None else dump_match(matched), scanned),
+        *(pending.address, pending.started_at),
+        *(None if matched is None else dump_match(matched), scanned),
     )
     db.execute(QUERIES["put-pending"], row)
     return pending

@@ -78,9 +78,9 @@ SELECT app FROM run WHERE id = ? AND owner = ? AND epoch = ?
 
 -- put-pending --
 INSERT OR REPLACE INTO pending (run_id, op_id, name, kind, due_at, failures, error, rule, app,
-                                event, match_path, match_key, event_seq, consumed_seqs, started_at,
-                                matched, scanned)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                                event, match_path, match_key, event_seq, consumed_seqs, address,
+                                started_at, matched, scanned)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- insert-result --
 INSERT INTO result (seq, head, body) VALUES ((SELECT seq FROM run WHERE id = ?), ?, ?)
@@ -146,6 +146,37 @@ ORDER BY pending.run_id, pending.op_id
 -- match-wait --
 UPDATE pending SET matched = ? WHERE run_id = ? AND op_id = ?
 
+-- delivery --
+SELECT run_id FROM delivery WHERE app = ? AND address = ? AND id = ?
+
+-- is-used --
+SELECT 1 FROM delivery WHERE app = ? AND address = ? LIMIT 1
+
+-- insert-delivery --
+INSERT INTO delivery (app, address, id, run_id, event) VALUES (?, ?, ?, ?, ?)
+
+-- waiter --
+SELECT pending.run_id, pending.op_id, run.owner
+FROM pending
+CROSS JOIN run ON run.id = pending.run_id
+WHERE pending.app = ? AND pending.address = ? AND pending.address <> '' AND pending.matched IS NULL
+
+-- delivered-to --
+-- What a stored op has got; else what is kept for it.
+SELECT coalesce(
+    (SELECT matched FROM pending WHERE run_id = :run_id AND op_id = :op_id AND address = :address),
+    (
+        SELECT event FROM delivery
+        WHERE app = :app AND address = :address AND run_id = :run_id AND event IS NOT NULL
+    )
+)
+
+-- take-address --
+UPDATE pending SET address = '' WHERE run_id = ? AND op_id = ?
+
+-- delete-deliveries --
+DELETE FROM delivery WHERE run_id = ?
+
 -- wake-run --
 UPDATE run SET due_at = min(due_at, :now) WHERE id = :id AND due_at IS NOT NULL
 
@@ -192,7 +223,7 @@ ORDER BY step.key
 
 -- pending --
 SELECT op_id, name, kind, due_at, failures, error, rule, event, match_path, match_key, event_seq,
-       consumed_seqs, started_at, matched
+       consumed_seqs, address, started_at, matched
 FROM pending
 WHERE run_id = ?
 ORDER BY op_id

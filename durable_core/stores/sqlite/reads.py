@@ -174,8 +174,9 @@ def pending_of(row: _Row) -> Pending:
         match_key=row[9],
         event_seq=row[10],
         consumed_seqs=load_consumed(row[11]),
-        started_at=row[12],
-        matched=None if row[13] is None else load_match(row[13]),
+        address=row[12],
+        started_at=row[13],
+        matched=None if row[14] is None else load_match(row[14]),
     )
 
 

@@ -161,6 +161,7 @@ CREATE TABLE pending (
     match_key     TEXT NOT NULL,
     event_seq     INTEGER NOT NULL,
     consumed_seqs TEXT NOT NULL,
+    address       TEXT NOT NULL,
     started_at    INTEGER,
     matched       TEXT,
     scanned       INTEGER,
@@ -170,6 +171,23 @@ CREATE TABLE pending (
 CREATE INDEX pending_wait ON pending (app, event, match_path, match_key)
     WHERE event <> '' AND matched IS NULL AND scanned IS NULL;
 CREATE INDEX pending_scan ON pending (run_id, op_id) WHERE scanned IS NOT NULL;
+-- The op that waits at an address. Whatever ends it makes the address free.
+CREATE UNIQUE INDEX pending_address ON pending (app, address)
+    WHERE address <> '' AND matched IS NULL;
+
+-- What was delivered to addresses, so that a repeated delivery is known. `event` is the whole event
+-- as JSON if the address belongs to the run, which may come for it later; else null. The rows go
+-- with their run. The table has rowids because its rows may be large.
+CREATE TABLE delivery (
+    app     TEXT NOT NULL,
+    address TEXT NOT NULL,
+    id      TEXT NOT NULL,
+    run_id  TEXT NOT NULL,
+    event   TEXT,
+    PRIMARY KEY (app, address, id)
+) STRICT;
+
+CREATE INDEX delivery_run ON delivery (run_id);
 
 -- AUTOINCREMENT: a number that was given out never comes again, even when all events are pruned.
 CREATE TABLE event (

@@ -10,8 +10,9 @@ from typing import Any
 
 from durable_core.errors import LeaseLost, RunNotFoundError, StoreError
 from durable_core.machine.matching import validate_rule, with_event_seq
+from durable_core.model.event import StoredEvent
 from durable_core.model.run import Run
-from durable_core.model.step import Memo
+from durable_core.model.step import Memo, Pending
 from durable_core.ports import (
     BeginOnce,
     Begun,
@@ -22,6 +23,7 @@ from durable_core.ports import (
     ClaimedRun,
     CorruptRun,
     Delete,
+    Deliver,
     Fork,
     Heartbeat,
     Prune,
@@ -35,6 +37,7 @@ from durable_core.ports import (
     Unregister,
     Write,
 )
+from durable_core.stores.sqlite.deliveries import address_op, deliver, deliver_message
 from durable_core.stores.sqlite.events import put_pending, send_events, store_events
 from durable_core.stores.sqlite.reads import (
     KIND_TEXTS,
@@ -98,6 +101,7 @@ def is_one_memo(write: Checkpoint) -> bool:
         and not write.chunks
         and not write.failed_attempts
         and write.handoff is None
+        and not write.deliveries
     )
 
 
@@ -112,7 +116,8 @@ def write_run(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult:
             _insert_ended_run(db, write, write.create, write.result)
             return CHECKPOINTED
         _insert_run(db, write, write.create, write.owner, None)
-    answer = _signal(db, write) if write.events or write.pending else CHECKPOINTED
+    exchanges = write.events or write.pending or write.deliveries
+    answer = _exchange(db, write) if exchanges else CHECKPOINTED
     memos = with_event_seq(write.memos, answer.sent) if answer.sent else write.memos
     for memo in memos:
         insert_memo(db, write, memo, write.owner)
@@ -143,6 +148,7 @@ def _is_only_memos(write: Checkpoint) -> bool:
         and not write.chunks
         and not write.failed_attempts
         and write.handoff is None
+        and not write.deliveries
     )
 
 
@@ -232,13 +238,30 @@ def insert_memo(db: sqlite3.Connection, write: Checkpoint, memo: Memo, owner: st
         db.execute(_DELETE_PENDING, (write.run_id, op.id))
 
 
-def _signal(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult:
+def _exchange(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult:
     """Store what the run sends, then what it waits for, so that a wait sees those events."""
     app = _held_app(db, write)
     sent, woken = store_events(db, app, "", write.events, write.now)
-    put = [put_pending(db, app, write.run_id, pending) for pending in write.pending]
-    matched = tuple((each.op.id, each.matched) for each in put if each.matched is not None)
-    return CheckpointResult(matched=matched, sent=sent, resumed_runs=woken)
+    for delivery in write.deliveries:
+        woken.update(deliver(db, app, delivery, write.now).resumed_runs)
+    matched: list[tuple[str, StoredEvent]] = []
+    refused: list[str] = []
+    for pending in write.pending:
+        op: Pending | None = pending
+        if pending.address and pending.matched is None:
+            op = address_op(db, app, write.run_id, pending, write.replacing)
+        if op is None:
+            refused.append(pending.op.id)
+            continue
+        op = put_pending(db, app, write.run_id, op)
+        if op.matched is not None:
+            matched.append((op.op.id, op.matched))
+    return CheckpointResult(
+        matched=tuple(matched),
+        sent=sent,
+        resumed_runs=tuple(woken.items()),
+        refused=tuple(refused),
+    )
 
 
 def _held_app(db: sqlite3.Connection, write: Checkpoint) -> str:
@@ -332,6 +355,8 @@ def cancel(db: sqlite3.Connection, message: Cancel) -> bool:
     }
     if db.execute(QUERIES["cancel-run"], row).rowcount:
         _insert_result(db, message.run_id, result)
+        for delivery in message.deliveries:
+            deliver(db, message.app, delivery, result.ended_at)
         return True
     _refuse_unknown(db, message.app, message.run_id)
     return False
@@ -519,6 +544,7 @@ def _delete_runs(db: sqlite3.Connection, ids: Sequence[tuple[str]]) -> None:
         "delete-failed-attempts",
         "delete-labels",
         "delete-idempotency-keys",
+        "delete-deliveries",
         "delete-run",
     ):
         db.executemany(QUERIES[name], ids)
@@ -542,6 +568,7 @@ _APPLY: Mapping[type, Callable[[sqlite3.Connection, Any], object]] = {
     Checkpoint: write_run,
     BeginOnce: begin_once,
     SendEvents: send_events,
+    Deliver: deliver_message,
     Claim: claim,
     Cancel: cancel,
     Delete: delete,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from durable_core.model.event import StoredEvent
+from durable_core.model.step import Pending
 from durable_core.model.stream import StoredStream, StreamPlace
 from durable_core.ports import (
     ANY_RUN,
@@ -22,6 +23,8 @@ from durable_core.ports import (
     CheckpointResult,
     Claim,
     Delete,
+    Deliver,
+    Delivered,
     Fork,
     Prune,
     ReapWorkers,
@@ -36,7 +39,7 @@ from durable_core.ports import (
     WorkerRecord,
     Write,
 )
-from durable_core.stores.memory import MemoryStore
+from durable_core.stores.memory import MemoryStore, StoredRun
 from durable_core.stores.sqlite import SQLiteStore
 from support.store_subjects import MemorySubject, SQLiteSubject
 
@@ -259,6 +262,38 @@ class OneSource(_Changing):
     def change(self, write: Any) -> Any:
         """Drop the source."""
         return replace(write, source="") if isinstance(write, SendEvents) else write
+
+
+class DeliversAgain(MemoryStore):
+    """Remembers no delivery to a name."""
+
+    def _deliver(self, message: Deliver) -> Delivered:
+        delivered = super()._deliver(message)
+        if message.delivery.run_id is None:
+            self._deliveries.clear()
+        return delivered
+
+
+class KeepsNothing(MemoryStore):
+    """Delivers only to an op that waits already."""
+
+    def _delivered(self, row: StoredRun, pending: Pending) -> StoredEvent | None:
+        return None
+
+
+class SharesAddresses(MemoryStore):
+    """Lets several ops wait at one address."""
+
+    def _take_address(self, row: StoredRun, pending: Pending, replacing: Sequence[str]) -> bool:
+        return True
+
+
+class EndsInSilence(_Changing):
+    """Delivers nothing with a checkpoint."""
+
+    def change(self, write: Any) -> Any:
+        """Drop it."""
+        return replace(write, deliveries=()) if isinstance(write, Checkpoint) else write
 
 
 class NewSecrets(MemoryStore):
@@ -504,6 +539,31 @@ class BeginsBlindly(MemoryStore):
         return super()._begin_once(message)
 
 
+class WaitsBlindly(MemoryStore):
+    """Looks for deliveries when the commit begins, and not when it takes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._then = threading.local()
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        """Look, wait, write."""
+        with self._lock:
+            self._then.deliveries = dict(self._deliveries)
+        if any(isinstance(write, Checkpoint) and write.pending for write in writes):
+            time.sleep(0.002)
+        return super().commit(writes, wait=wait)
+
+    def _delivered(self, row: StoredRun, pending: Pending) -> StoredEvent | None:
+        now, self._deliveries = self._deliveries, self._then.deliveries
+        try:
+            return super()._delivered(row, pending)
+        finally:
+            self._deliveries = now
+
+
 class PrunesInParts(MemoryStore):
     """Deletes the steps of a run, then the run."""
 
@@ -672,9 +732,14 @@ MUTANTS: dict[str, tuple[MemorySubject | SQLiteSubject, tuple[str, ...]]] = {
     "reads_committed": (_Shared(ReadsCommitted), ("T23",)),
     "claims_blindly": (_Shared(ClaimsBlindly), ("T24",)),
     "retries_nothing": (Mutant(RetriesNothing), ("T32",)),
+    "delivers_again": (Mutant(DeliversAgain), ("T34",)),
+    "shares_addresses": (Mutant(SharesAddresses), ("T34",)),
+    "keeps_nothing": (Mutant(KeepsNothing), ("T35",)),
+    "ends_in_silence": (Mutant(EndsInSilence), ("T36",)),
     "copies_all": (Mutant(CopiesAll), ("T33",)),
     "forgets_keys": (Mutant(ForgetsKeys), ("T30",)),
     "begins_blindly": (_Shared(BeginsBlindly), ("T31",)),
+    "waits_blindly": (_Shared(WaitsBlindly), ("T37",)),
     "prunes_in_parts": (_Shared(PrunesInParts), ("T24",)),
     "counts_again": (Mutant(CountsAgain), ("T25",)),
     "forgets_held": (Mutant(ForgetsHeld), ("T25",)),

@@ -1,0 +1,29 @@
+"""The addresses at which ops wait for what is delivered to them; see ``ports.Delivery``.
+
+Each sort has a prefix of its own, so that no address of one sort is one of another.
+"""
+
+from __future__ import annotations
+
+__all__ = ["callback_address", "child_address", "signal_address"]
+
+
+def signal_address(name: str) -> str:
+    """Return the address of ``step.wait_for_signal``: a name that users give."""
+    return f"signal:{name}"
+
+
+def callback_address(run_id: str, op_id: str) -> str:
+    """Return the address of ``step.wait_for_callback``, which belongs to the run."""
+    return f"callback:{run_id}:{op_id}"
+
+
+def child_address(run_id: str) -> str:
+    """Return the address at which the end of a child run is delivered.
+
+    It belongs to the parent: a delivery has the parent as its ``run_id``.
+
+    Args:
+        run_id: the child.
+    """
+    return f"child:{run_id}"
