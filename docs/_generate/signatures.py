@@ -21,6 +21,7 @@ MODULES = (
     "durable_core.engines.remote",
     "durable_core.stores",
     "durable_core.routing",
+    "durable_core.observers",
     "durable_core.adapters",
     "durable_core.testing",
     "durable_core.errors",

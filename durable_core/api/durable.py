@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from durable_core.api.runs import Runs
     from durable_core.ports import Store
+    from durable_core.ports.observer import Observer
 
     #: The kind of application that the adapter makes; without one none is made.
     AppT = DefaultTypeVar("AppT", default=HTTPHandler)
@@ -45,6 +46,8 @@ else:
 F = TypeVar("F", bound=Callable[..., Any])
 NativeAppT = TypeVar("NativeAppT", bound=NativeApp)
 
+#: The methods of an observer.
+_OBSERVES = ("notify", "execution", "attempt")
 _APP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -75,6 +78,8 @@ class Durable(Generic[AppT]):
             handlers take a plain context manager, ``async def`` ones also an asynchronous one.
         version: the version of the code, such as a release or a commit, which each run keeps; 1 to
             255 characters.
+        observers: who is notified of what happens to runs in this process, beside the log: objects
+            that derive from ``durable_core.observers.Observer``.
         debug: put stack traces into the problem documents of failed runs.
 
     Raises:
@@ -95,6 +100,7 @@ class Durable(Generic[AppT]):
         public_url: str | None = None,
         around: Around | None = None,
         version: str | None = None,
+        observers: Sequence[Observer] = (),
         debug: bool = False,
     ) -> None:
         if not isinstance(id, str) or _APP_ID.fullmatch(id) is None:
@@ -110,6 +116,12 @@ class Durable(Generic[AppT]):
             raise ConfigurationError(
                 f"Durable takes either store= or engine=; {engine.name} was given its own store"
             )
+        for observer in observers:
+            if isinstance(observer, type) or not all(hasattr(observer, name) for name in _OBSERVES):
+                raise ConfigurationError(
+                    "Durable(observers=) takes objects that derive from "
+                    f"durable_core.observers.Observer, not {observer!r}"
+                )
         self.id = id
         self._adapter = endpoint_adapter
         self._around = around
@@ -128,6 +140,7 @@ class Durable(Generic[AppT]):
                 limits=limits or Limits(),
                 debug=debug,
                 public_url=None if public_url is None else _origin(public_url),
+                observers=tuple(observers),
             )
         )
 

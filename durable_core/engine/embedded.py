@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from durable_core.engine.worker import Worker
     from durable_core.flow.wait_url import WaitRequest
     from durable_core.model.event import Event
+    from durable_core.model.run import Run
     from durable_core.ports import (
         Clock,
         EarlierRun,
@@ -46,8 +47,10 @@ if TYPE_CHECKING:
         RunRecord,
         SendEvents,
         Store,
+        StoredResult,
         Write,
     )
+    from durable_core.runners.observers import Observers
 
 __all__ = ["EmbeddedEngine", "WorkerFactory", "embedded"]
 
@@ -121,6 +124,7 @@ class EmbeddedEngine:
         #: By process: a fork may have happened while a thread of the parent held its lock.
         self._locks: dict[int, threading.RLock] = {}
         self._worker: Worker | None = None
+        self._observers: Observers | None = None
         self._make_worker: WorkerFactory = _load_worker
         self._stopping_pid = 0
         self._server_threads: int | None = None
@@ -382,7 +386,7 @@ class EmbeddedEngine:
                 if refusal is not None:
                     return refusal
         except StoreError as error:
-            return _refuse(error)
+            return self._refuse(error)
         if follows:
             return worker.streaming.serve(endpoint, ex)
         return worker.runs.start_for_client(endpoint, ex)
@@ -393,7 +397,7 @@ class EmbeddedEngine:
         try:
             worker = self._started()
         except StoreError as error:
-            return _refuse(error)
+            return self._refuse(error)
         return worker.run_on_background_loop(self.serve_async(endpoint, request, route))
 
     async def serve_async(
@@ -414,7 +418,7 @@ class EmbeddedEngine:
                 if refusal is not None:
                     return refusal
         except StoreError as error:
-            return _refuse(error)
+            return self._refuse(error)
         if accepts_event_stream(request.headers):
             return worker.streaming.serve_async(endpoint, ex)
         return await worker.runs.start_for_client_async(endpoint, ex)
@@ -443,7 +447,7 @@ class EmbeddedEngine:
                 begun = worker.queue.execute(worker.runs.begin_once(ex, key))
             earlier = worker.runs.earlier_run(begun, key)
         except StoreError as error:
-            return _refuse(error)
+            return self._refuse(error)
         if earlier is not None:
             return earlier
         with worker.runs.beginning(ex):
@@ -474,7 +478,7 @@ class EmbeddedEngine:
                 begun = await worker.queue.wait_async(ticket)
             earlier = worker.runs.earlier_run(begun, key)
         except StoreError as error:
-            return _refuse(error)
+            return self._refuse(error)
         if earlier is not None:
             return earlier
         with worker.runs.beginning(ex):
@@ -490,7 +494,7 @@ class EmbeddedEngine:
                 return worker.streaming.wait(wanted, wanted.stream)
             return worker.long_poll.wait(wanted)
         except StoreError as error:
-            return _refuse(error)
+            return self._refuse(error)
 
     async def wait_async(self, wanted: WaitRequest) -> Response:
         """Answer a client at the wait URL."""
@@ -500,7 +504,7 @@ class EmbeddedEngine:
                 return await worker.streaming.wait_async(wanted, wanted.stream)
             return await worker.long_poll.wait_async(wanted)
         except StoreError as error:
-            return _refuse(error)
+            return self._refuse(error)
 
     def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
         """Await something on the worker's own event loop."""
@@ -516,16 +520,56 @@ class EmbeddedEngine:
 
     def send(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
         """Store events and wake the runs that wait for them; return their ids."""
-        return self.execute(self._to_send(events, source)).ids
+        write = self._to_send(events, source)
+        with self._reporting_sent(write):
+            return self.execute(write).ids
 
     async def send_async(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
         """Store events and wake the runs that wait for them; return their ids."""
         worker, write = self.worker, self._to_send(events, source)
-        if worker is None:
-            from asyncio import to_thread
+        with self._reporting_sent(write):
+            if worker is None:
+                from asyncio import to_thread
 
-            return (await to_thread(self.execute, write)).ids
-        return (await worker.queue.wait_async(worker.queue.submit(write))).ids
+                return (await to_thread(self.execute, write)).ids
+            return (await worker.queue.wait_async(worker.queue.submit(write))).ids
+
+    def _refuse(self, error: StoreError) -> Response:
+        from durable_core.flow.error_responses import store_unavailable_response
+
+        self.report_store_fault(f"a request was refused, the store is unavailable: {error}", error)
+        return store_unavailable_response(error)
+
+    def report_store_fault(self, message: str, error: StoreError) -> None:
+        """Notify observers, the log among them, that the store could not answer."""
+        from durable_core.flow.facts import time_of
+        from durable_core.model.fact import StoreFault
+
+        at = time_of(self.env.clock.now())
+        self.observers.notify(StoreFault(run=None, at=at, error=error, message=message))
+
+    @property
+    def observers(self) -> Observers:
+        """Who is notified of what happens to runs."""
+        if self._observers is None:
+            from durable_core.runners.observers import Observers
+
+            self._observers = Observers(self.env.observers)
+        return self._observers
+
+    @contextmanager
+    def _reporting_sent(self, write: SendEvents) -> Iterator[None]:
+        """Notify observers of what was sent, or of the store that did not take it."""
+        try:
+            yield
+        except StoreError as error:
+            self.report_store_fault("", error)
+            raise
+        if self.env.observers:
+            from durable_core.flow.facts import event_sent
+
+            for event in write.events:
+                self.observers.notify(event_sent(None, event, write.now))
 
     def _to_send(self, events: Sequence[Event], source: str) -> SendEvents:
         from durable_core.ports import SendEvents
@@ -658,7 +702,8 @@ class EmbeddedEngine:
         from durable_core.model.run import Phase
         from durable_core.ports import Cancel, StoredResult
 
-        check_cancel(self._record(run_id))
+        record = self._record(run_id)
+        check_cancel(record)
         detail = "the run was cancelled" if reason is None else f"the run was cancelled: {reason}"
         response = problem(410, "run-cancelled", detail=detail, run_id=run_id)
         assert isinstance(response.body, bytes)
@@ -668,7 +713,24 @@ class EmbeddedEngine:
             body=response.body,
             ended_at=self.env.clock.now(),
         )
-        return self.execute(Cancel(app=self.env.app, run_id=run_id, result=result))
+        is_cancelled = self.execute(Cancel(app=self.env.app, run_id=run_id, result=result))
+        if is_cancelled and self.env.observers:
+            self._report_cancelled(record.run, result, detail)
+        return is_cancelled
+
+    def _report_cancelled(self, run: Run, result: StoredResult, detail: str) -> None:
+        from durable_core.flow.facts import run_facts, time_of
+        from durable_core.model.fact import RunFinished
+
+        self.observers.notify(
+            RunFinished(
+                run=run_facts(run),
+                at=time_of(result.ended_at),
+                status="cancelled",
+                http_status=410,
+                reason=detail,
+            )
+        )
 
 
 def embedded(engine: object) -> EmbeddedEngine:
@@ -746,10 +808,3 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 def _shutting_down() -> Response:
     response = problem(503, "shutting-down", detail="the server is shutting down")
     return with_headers(response, (("retry-after", "1"),))
-
-
-def _refuse(error: StoreError) -> Response:
-    from durable_core.flow.error_responses import store_unavailable_response
-
-    logger.error("a request was refused, the store is unavailable: %s", error)
-    return store_unavailable_response(error)

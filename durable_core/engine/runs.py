@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from durable_core.errors import LeaseLost, StoreBrokenError, StoreError, StoreOu
 from durable_core.flow.effects import Flow
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, StoredExecution, checkpoint, new_run
+from durable_core.flow.facts import run_facts, time_of
 from durable_core.flow.handler import fail_orphan, resume
 from durable_core.flow.handoff import handoff_response, new_token
 from durable_core.flow.options import ResolvedOptions
@@ -27,6 +29,7 @@ from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.retry import delay_ms
 from durable_core.model.decision import HandoffReason
+from durable_core.model.fact import Fact, RunNoted, StoreFault
 from durable_core.model.run import Phase, Run
 from durable_core.platform import call_soon, logger, run_logger
 from durable_core.ports import (
@@ -50,6 +53,7 @@ from durable_core.ports import (
 )
 from durable_core.runners.host import RunHost
 from durable_core.runners.live import Waiters
+from durable_core.runners.observers import Observers
 from durable_core.runners.recorded_body import close_unsent
 from durable_core.runners.settings import RegisteredEndpoint, Settings
 from durable_core.runners.store_reads import StoreReads
@@ -81,6 +85,8 @@ class RunExecutor(Generic[ExecutionT]):
         self._host = host
         self._unanswered = unanswered
         self._tasks: set[asyncio.Task[None]] = set()
+        #: The classes of live runs.
+        self.thread_run, self.task_run = _classes_of_runs(host.observers)
 
     @property
     def has_tasks(self) -> bool:
@@ -90,7 +96,7 @@ class RunExecutor(Generic[ExecutionT]):
     def start_for_client(self, endpoint: RegisteredEndpoint, ex: ExecutionT) -> Response:
         """Run a ``def`` handler in this thread, and return what it answers."""
         answers: list[Response] = []
-        run = ThreadRun(self._host, ex, endpoint.handler, answers.append)
+        run = self.thread_run(self._host, ex, endpoint.handler, answers.append)
         self.run_in_thread(run, self._host.flows.execute(ex))
         return answers[0] if answers else self._unanswered(ex)
 
@@ -116,11 +122,11 @@ class RunExecutor(Generic[ExecutionT]):
                 answered.set_result(self._unanswered(ex))
 
         if endpoint.kind is HandlerKind.ASYNC_DEF:
-            task_run = TaskRun(self._host, ex, endpoint.handler, reply)
+            task_run = self.task_run(self._host, ex, endpoint.handler, reply)
             live: TaskRun | ThreadRun = task_run
             self.run_in_task(task_run, execute(ex), ended)
         else:
-            live = ThreadRun(
+            live = self.thread_run(
                 self._host,
                 ex,
                 endpoint.handler,
@@ -387,12 +393,12 @@ class RunManager(RunExecutor[StoredExecution]):
             self.busy[endpoint.kind] += 1
         # It is live from now on, although its worker begins later: a stop must know of it.
         if endpoint.kind is HandlerKind.DEF:
-            run = ThreadRun(self._worker, ex, endpoint.handler)
+            run = self.thread_run(self._worker, ex, endpoint.handler)
             self._worker.live[ex.run.id] = run
             self._resume_in_thread(run, ex)
         else:
             loop = self._worker.loops.replay_loop
-            task_run = TaskRun(self._worker, ex, endpoint.handler, loop=loop)
+            task_run = self.task_run(self._worker, ex, endpoint.handler, loop=loop)
             self._worker.live[ex.run.id] = task_run
             task_run.left = _call_once(lambda: self._free(HandlerKind.ASYNC_DEF))
             if not _call_live(loop, self._resume_here, task_run, ex):
@@ -514,11 +520,9 @@ class RunManager(RunExecutor[StoredExecution]):
         self._release(run, self._worker.owner, fault, is_crash=True)
 
     def _release(self, run: Run, owner: str, fault: BaseException, *, is_crash: bool) -> None:
-        log = run_logger(run.id, run.function_id)
-        text = "cut short, it continues from its last checkpoint: %r"
-        log.error(text, fault, exc_info=fault if is_crash else None)
         env = self._worker.env
         now, pause = env.clock.now(), _PAUSE
+        self._worker.observers.notify(_cut_short(run, fault, now, is_crash=is_crash))
         if is_crash:  # what was short in the process may be short for a while
             pause = delay_ms(env.policy, run.crash_count, env.ids.uniform())
         self._write_later(_release_of(run, owner, now, pause))
@@ -562,6 +566,22 @@ class RunManager(RunExecutor[StoredExecution]):
                 if live is not None:
                     live.lease_lost()
                     _warn_not_undone(live.ex)
+
+
+def _cut_short(run: Run, fault: BaseException, now: int, *, is_crash: bool) -> Fact:
+    facts, at = run_facts(run), time_of(now)
+    text = f"cut short, it continues from its last checkpoint: {fault!r}"
+    if is_crash:
+        return RunNoted(run=facts, at=at, level=logging.ERROR, message=text, error=fault)
+    return StoreFault(run=facts, at=at, error=fault, message=text)
+
+
+def _classes_of_runs(observers: Observers) -> tuple[type[ThreadRun], type[TaskRun]]:
+    if not observers.watched:
+        return ThreadRun, TaskRun
+    from durable_core.runners.observed_runs import ObservedTaskRun, ObservedThreadRun
+
+    return ObservedThreadRun, ObservedTaskRun
 
 
 def _release_of(run: Run, owner: str, now: int, pause: int) -> Checkpoint:

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from durable_core.engine.runs import RunManager, WorkerParts
 from durable_core.errors import LeaseLost, StoreError, StoreOutcomeUnknownError
 from durable_core.flow.execution import StoredExecution
+from durable_core.flow.facts import time_of
 from durable_core.flow.scope import HandlerKind
+from durable_core.model.fact import StoreFault
 from durable_core.platform import host_id, logger
 from durable_core.ports import (
     Checkpoint,
@@ -166,12 +168,17 @@ class Scheduler:
                 troubled = False
             except StoreError as error:
                 if not troubled:
-                    logger.error("the scheduler cannot reach the store, it keeps trying: %s", error)
+                    self._report_fault(error)
                 troubled, delay = True, 0.5
             except Exception:
                 logger.exception("the scheduler failed in one round, it continues")
                 delay = 0.5
             self._wakeups.wait(delay, eager=self._is_waited_for())
+
+    def _report_fault(self, error: StoreError) -> None:
+        text = f"the scheduler cannot reach the store, it keeps trying: {error}"
+        at = time_of(self._host.env.clock.now())
+        self._host.observers.notify(StoreFault(run=None, at=at, error=error, message=text))
 
     def _round(self) -> float:
         self._watch_clock()

@@ -104,7 +104,9 @@ class StreamResponder:
     ) -> Callable[[], None]:
         """Have the handler begin, on the loop or in a thread; return what a gone client means."""
         if endpoint.kind is HandlerKind.ASYNC_DEF:
-            task_run = TaskRun(self._worker, ex, endpoint.handler, client.reply, loop=loop)
+            task_run = self._runs.task_run(
+                self._worker, ex, endpoint.handler, client.reply, loop=loop
+            )
 
             def begin() -> None:
                 self._runs.run_in_task(task_run, self._worker.flows.execute(ex), client.ended)
@@ -114,7 +116,9 @@ class StreamResponder:
             elif not call_soon(loop, begin):
                 client.ended()
             return lambda: _detach(task_run)
-        run = ThreadRun(self._worker, ex, endpoint.handler, client.reply, own_thread=True)
+        run = self._runs.thread_run(
+            self._worker, ex, endpoint.handler, client.reply, own_thread=True
+        )
         done = self._worker.servers.submit(
             copy_context().run, self._runs.run_in_thread, run, self._worker.flows.execute(ex)
         )

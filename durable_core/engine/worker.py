@@ -25,6 +25,7 @@ from durable_core.platform import logger
 from durable_core.ports import Checkpoint, RunRecord, Store, Unregister, channel_of
 from durable_core.runners.event_loops import Loops
 from durable_core.runners.live import ActiveRuns, Waiters
+from durable_core.runners.observers import Observers
 from durable_core.runners.settings import RegisteredEndpoint, Settings
 from durable_core.runners.store_reads import StoreReads
 from durable_core.runners.thread_pool import DaemonThreadPool
@@ -74,6 +75,7 @@ class Worker:
         #: A test may put itself between a run and the code of its handler.
         self.wrap_scope: Callable[[RunScope], RunScope] | None = None
         self.flows = EMBEDDED_FLOWS
+        self.observers = Observers(env.observers)
         self.live = ActiveRuns()
         self.waiters = Waiters(
             env.limits.waiting_clients, self._poll_faster, most_of_run=env.limits.run_clients

@@ -16,6 +16,7 @@ from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.http.response import Response
 from durable_core.machine.stream_cursor import Cursor
 from durable_core.model._record import record
+from durable_core.model.fact import Fact
 from durable_core.model.stream import StoredStream, StreamPlace
 from durable_core.ports import CheckpointResult, StoredResult, Write
 
@@ -33,6 +34,7 @@ __all__ = [
     "Effect",
     "Flow",
     "Log",
+    "Notify",
     "Outcome",
     "Park",
     "PendingCommit",
@@ -51,8 +53,8 @@ __all__ = [
     "call_user",
     "drain_steps",
     "log_error",
-    "log_info",
     "log_warning",
+    "notify",
     "park",
     "read_result",
     "read_stream",
@@ -208,6 +210,14 @@ class Log:
 
 
 @record(frozen=True, slots=True)
+class Notify:
+    """Notify observers of a fact about the run; the log is one of them."""
+
+    waits: ClassVar[bool] = False
+    fact: Fact
+
+
+@record(frozen=True, slots=True)
 class ReadResult:
     """Look up how a run ended."""
 
@@ -265,6 +275,7 @@ Effect: TypeAlias = (
     | AwaitReplayTurn
     | SendResponse
     | Log
+    | Notify
     | ReadResult
     | AwaitEnd
     | ReadStream
@@ -305,9 +316,9 @@ def send_response(response: Response) -> Flow[None]:
     yield SendResponse(response)
 
 
-def log_info(text: str) -> Flow[None]:
-    """Log that something about the run has changed."""
-    yield Log(text, level=20)
+def notify(fact: Fact) -> Flow[None]:
+    """Notify observers of a fact."""
+    yield Notify(fact)
 
 
 def log_warning(text: str, error: BaseException | None = None) -> Flow[None]:

@@ -11,6 +11,7 @@ from durable_core.machine.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from durable_core.ports import Clock, Ids
+    from durable_core.ports.observer import Observer
 
 __all__ = ["AppConfig", "Limits"]
 
@@ -82,6 +83,7 @@ class AppConfig:
         lease_check_age: a step begins only if the process held the run at most this long ago,
             milliseconds. It is well below the time after which a lease may be taken over.
         debug: show stack traces in problem documents.
+        observers: who is notified of what happens to runs, beside the log.
         public_url: scheme and authority under which clients reach the application; None takes
             those of the request.
     """
@@ -98,3 +100,4 @@ class AppConfig:
     lease_check_age: int = 1_000
     debug: bool = False
     public_url: str | None = None
+    observers: tuple[Observer, ...] = ()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from durable_core.codec.records import dump_head
 from durable_core.errors import LeaseLost, StepOrderError, StoreError, Suspended
@@ -22,9 +21,7 @@ from durable_core.flow.effects import (
     Unwound,
     call_user,
     drain_steps,
-    log_error,
-    log_info,
-    log_warning,
+    notify,
     send_response,
 )
 from durable_core.flow.error_responses import (
@@ -34,6 +31,7 @@ from durable_core.flow.error_responses import (
     store_unavailable_response,
 )
 from durable_core.flow.execution import Execution, StoredExecution, checkpoint, settle
+from durable_core.flow.facts import notify_attempt, notify_end, observed_run, time_of
 from durable_core.flow.handoff import begin_handoff, hand_off, send_handoff
 from durable_core.flow.results import typed_response
 from durable_core.flow.versions import check_end
@@ -57,6 +55,7 @@ from durable_core.model.decision import (
     ResponseTooLarge,
     Suspend,
 )
+from durable_core.model.fact import RunResumed, RunSuspended
 from durable_core.model.run import Phase
 from durable_core.model.step import FailedAttempt
 from durable_core.ports import Release, StoredResult
@@ -99,10 +98,11 @@ def resume(ex: StoredExecution) -> Flow[None]:
     except Suspended:
         return
     if ex.run.phase is Phase.FAILED:
-        yield from log_error("the run failed: its process died too often")
+        reason = "its process died too often"
+        yield from notify_end(ex, "failed", reason=reason, message=f"the run failed: {reason}")
     if not ex.run.phase.ended:
-        yield from log_info("resumed")
-        ex.started_at = ex.env.clock.now()
+        now = ex.started_at = ex.env.clock.now()
+        yield from notify(RunResumed(run=observed_run(ex), at=time_of(now), message="resumed"))
         yield from execute(ex)
 
 
@@ -112,6 +112,7 @@ def fail_orphan(ex: StoredExecution) -> Flow[None]:
         yield from _apply_input(ex, Orphaned())
     except Suspended:
         return
+    yield from notify_end(ex, "failed", reason="no process knows its endpoint any more")
 
 
 def detach(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
@@ -138,6 +139,12 @@ def finish_streaming(
     else:
         yield from _finish(ex, response, body)
     yield from settle(ex)
+    if not ex.env.observers:
+        return
+    if error is None:
+        yield from notify_end(ex, "completed", http_status=response.status)
+    else:
+        yield from notify_end(ex, "failed", reason=describe(error), error=error)
 
 
 def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
@@ -147,8 +154,8 @@ def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
             try:
                 yield from check_end(ex)
             except StepOrderError as error:
-                yield from _apply_failure(ex, failure_of_handler(error, ex.env.clock.now()))
-                yield from log_error(f"the run failed: {error}", error)
+                failure = failure_of_handler(error, ex.env.clock.now())
+                yield from _fail_handler(ex, failure, error, f"the run failed: {error}")
                 return
         try:
             if ex.options.result is None:
@@ -158,8 +165,8 @@ def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
         except (TypeError, ValueError) as error:
             # Another attempt would return the same kind of thing.
             failure = failure_of_handler(error, ex.env.clock.now())
-            yield from _apply_failure(ex, replace(failure, retriable=False))
-            yield from log_error("the handler's return value cannot be sent; the run failed", error)
+            text = "the handler's return value cannot be sent; the run failed"
+            yield from _fail_handler(ex, replace(failure, retriable=False), error, text)
         else:
             yield from _respond(ex, response)
     elif isinstance(outcome, Raised):
@@ -172,19 +179,36 @@ def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
         if response_of_error is not None:
             yield from _respond(ex, response_of_error)
         else:
-            yield from _apply_failure(
-                ex, handler_failure(outcome, ex.env.clock.now()), outcome.trace
-            )
-            if ex.run.phase is Phase.FAILED:
-                text = f"the run failed: {describe(outcome.error)}"
-                yield from log_error(text, outcome.error)
-            else:
-                text = f"the handler failed and is called again: {describe(outcome.error)}"
-                yield from log_warning(text, outcome.error)
+            shown = describe(outcome.error)
+            text = f"the run failed: {shown}"
+            again = f"the handler failed and is called again: {shown}"
+            failure = handler_failure(outcome, ex.env.clock.now())
+            yield from _fail_handler(ex, failure, outcome.error, text, again, outcome.trace)
 
 
-def _apply_failure(ex: StoredExecution, failure: Failure, trace: str = "") -> Flow[None]:
-    yield from _apply_input(ex, _handler_raised(ex, failure), trace)
+def _fail_handler(
+    ex: StoredExecution,
+    failure: Failure,
+    error: Exception,
+    text: str,
+    again: str = "",
+    trace: str = "",
+) -> Flow[None]:
+    """Fail the run, or suspend it until the handler is called again.
+
+    Args:
+        ex: the execution.
+        failure, error: of the handler.
+        text: the line of the log if the run fails.
+        again: the line of the log if it does not.
+        trace: the stack trace for the response.
+    """
+    failed = yield from _apply_input(ex, _handler_raised(ex, failure), trace)
+    if ex.run.phase is Phase.FAILED:
+        yield from notify_attempt(ex, failed, error=error)
+        yield from notify_end(ex, "failed", reason=describe(error), error=error, message=text)
+    else:
+        yield from notify_attempt(ex, failed, error=error, message=again)
 
 
 def _handler_raised(ex: Execution, failure: Failure) -> HandlerRaised:
@@ -201,7 +225,10 @@ def _respond(ex: StoredExecution, response: Response) -> Flow[None]:
             return
         whole = yield from read_whole_body(ex, response)
         if not isinstance(whole, Response):
-            yield from _apply_input(ex, whole)
+            failed = yield from _apply_input(ex, whole)
+            yield from notify_attempt(ex, failed)
+            if ex.run.phase is Phase.FAILED:
+                yield from notify_end(ex, "failed", reason="its response could not be read")
             return
         response = whole
     yield from _finish(ex, response, _whole_body(response))
@@ -209,7 +236,8 @@ def _respond(ex: StoredExecution, response: Response) -> Flow[None]:
     if attached:
         yield SendResponse(response)
     else:
-        yield from log_info(f"completed with status {response.status}")
+        text = f"completed with status {response.status}"
+        yield from notify_end(ex, "completed", http_status=response.status, message=text)
 
 
 def _start_streaming(ex: StoredExecution, response: Response) -> Flow[None]:
@@ -286,16 +314,15 @@ def _save_result(
     return checkpoint(ex, now=now, state=True, result=result, failed_attempts=failed_attempts)
 
 
-def _format_time(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")
-
-
 def _as_tuple(failed: FailedAttempt | None) -> tuple[FailedAttempt, ...]:
     return () if failed is None else (failed,)
 
 
-def _apply_input(ex: StoredExecution, happened: Input, trace: str = "") -> Flow[None]:
-    """Apply an event to the run, and carry out the resulting commands."""
+def _apply_input(
+    ex: StoredExecution, happened: Input, trace: str = ""
+) -> Flow[FailedAttempt | None]:
+    """Apply an event to the run, and carry out the commands; return the attempt that has failed."""
+    attempt: FailedAttempt | None = None
     transition = advance(ex.run, happened, ex.env.clock.now(), ex.env.policy)
     if any(isinstance(command, Suspend) for command in transition.commands):
         # Steps in flight still change the run: decide when they have.
@@ -307,23 +334,31 @@ def _apply_input(ex: StoredExecution, happened: Input, trace: str = "") -> Flow[
     ex.run = transition.run
     for command in transition.commands:
         match command:
-            case Suspend(due_at=due_at, failed=failed):
+            case Suspend(due_at=due_at, failed=attempt):
                 release = Release(due_at=due_at, awaited=tuple(sorted(ex.awaited)))
                 ex.add_ticket(
                     (
                         yield checkpoint(
-                            ex, state=True, release=release, failed_attempts=_as_tuple(failed)
+                            ex, state=True, release=release, failed_attempts=_as_tuple(attempt)
                         )
                     )
                 )
-                yield from log_info(f"suspended until {_format_time(due_at)}")
+                yield from _notify_suspended(ex, due_at)
             case Handoff(reason=reason):
                 yield from hand_off(ex, reason)
-            case Fail():
+            case Fail(failed=attempt):
                 yield from _fail(ex, command, attached, trace)
             case _:
                 raise AssertionError(f"{happened!r} cannot lead to {command!r}")
     yield from settle(ex)
+    return attempt
+
+
+def _notify_suspended(ex: StoredExecution, due_at: int) -> Flow[None]:
+    until = time_of(due_at)
+    text = f"suspended until {until.isoformat(timespec='seconds')}"
+    now = time_of(ex.env.clock.now())
+    yield from notify(RunSuspended(run=observed_run(ex), at=now, until=until, message=text))
 
 
 def _fail(ex: StoredExecution, fail: Fail, attached: bool, trace: str) -> Flow[None]:

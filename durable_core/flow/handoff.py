@@ -12,12 +12,13 @@ from durable_core.flow.effects import (
     Flow,
     Returned,
     call_user,
-    log_info,
     log_warning,
+    notify,
     send_response,
 )
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, StoredExecution, checkpoint, settle
+from durable_core.flow.facts import observed_run, time_of
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.wait_url import (
     FROM_PARAM,
@@ -31,6 +32,7 @@ from durable_core.http.headers import Headers
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.decision import HandoffReason
+from durable_core.model.fact import RunHandedOff
 
 __all__ = [
     "begin_handoff",
@@ -55,7 +57,14 @@ def hand_off(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
     if has_position or reason in _UNASKED or not ex.stored:
         ex.add_ticket((yield checkpoint(ex, state=True)))
     yield from settle(ex)
-    yield from log_info(f"handed off: {reason.value}")
+    yield from notify(
+        RunHandedOff(
+            run=observed_run(ex),
+            at=time_of(ex.env.clock.now()),
+            reason=reason.value,
+            message=f"handed off: {reason.value}",
+        )
+    )
     if reason is not HandoffReason.DISCONNECT or ex.followed:
         yield from send_handoff(ex)
 

@@ -21,7 +21,6 @@ from durable_core.flow.effects import (
     Returned,
     Submit,
     await_replay_turn,
-    log_warning,
     park,
 )
 from durable_core.flow.error_responses import step_failure
@@ -34,6 +33,7 @@ from durable_core.flow.execution import (
     settle,
     utf8_size,
 )
+from durable_core.flow.facts import notify_attempt, observed_step
 from durable_core.flow.handoff import hand_off
 from durable_core.flow.results import dump_result, load_result, result_remedy
 from durable_core.flow.step_options import NO_OPTIONS, StepOptions, show_step
@@ -255,10 +255,10 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
             retries=None if call.options is None else call.options.most_retries,
             arguments=arguments,
         )
-        memo = yield from _apply(ex, _decide(ex, failed, now, call.options), now)
+        transition = _decide(ex, failed, now, call.options)
+        yield from _report_failure(ex, op, call.options, outcome, transition)
+        memo = yield from _apply(ex, transition, now)
         inside.settled = True
-        if isinstance(outcome, Raised):
-            yield from _report_failure(ex, op, call.options, outcome.error, failures + 1)
         if isinstance(outcome, Cancelled):
             raise outcome.error
         return memo
@@ -299,22 +299,40 @@ def _interrupt(ex: StoredExecution, pending: Pending) -> Flow[None]:
         u=0.0,
         started_at=now if pending.started_at is None else pending.started_at,
     )
-    yield from _apply(ex, _decide(ex, failed, now), now)
+    transition = _decide(ex, failed, now)
+    yield from notify_attempt(ex, _failed_attempt(transition), step=observed_step(pending.op))
+    yield from _apply(ex, transition, now)
 
 
 def _report_failure(
-    ex: StoredExecution, op: Op, options: StepOptions | None, error: Exception, failures: int
+    ex: StoredExecution,
+    op: Op,
+    options: StepOptions | None,
+    outcome: Outcome,
+    transition: Transition,
 ) -> Flow[None]:
-    pending = ex.pending.get(op.id)
-    then = "and will not be retried"
-    if pending is not None:
-        left = max(0, pending.due_at - ex.env.clock.now()) / 1000
-        then = f"and will be retried in {left:.1f} s"
+    """Notify observers of a failed attempt; what the function raised is logged, too."""
+    failed = _failed_attempt(transition)
     options = options or NO_OPTIONS
-    retries = ex.run.retries if options.most_retries is None else options.most_retries
-    attempt = f"attempt {failures} of {retries + 1}"
-    text = f"step {show_step(op, options)} failed, {attempt}, {then}: {describe(error)}"
-    yield from log_warning(text, error)
+    error, text = None, ""
+    if isinstance(outcome, Raised):
+        error, then = outcome.error, "and will not be retried"
+        if failed.retry_at is not None:
+            left = max(0, failed.retry_at - ex.env.clock.now()) / 1000
+            then = f"and will be retried in {left:.1f} s"
+        retries = ex.run.retries if options.most_retries is None else options.most_retries
+        attempt = f"attempt {failed.number} of {retries + 1}"
+        text = f"step {show_step(op, options)} failed, {attempt}, {then}: {describe(error)}"
+    step = observed_step(op, options.name)
+    yield from notify_attempt(ex, failed, step=step, error=error, message=text)
+
+
+def _failed_attempt(transition: Transition) -> FailedAttempt:
+    """Return the attempt that has failed; the first command keeps it."""
+    command = transition.commands[0]
+    assert isinstance(command, SaveMemo | SavePending)
+    assert command.failed is not None
+    return command.failed
 
 
 def _result_of(

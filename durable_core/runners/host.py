@@ -12,6 +12,7 @@ from durable_core.flow.scope import RunScope
 from durable_core.ports import Write
 from durable_core.runners.event_loops import Loops
 from durable_core.runners.live import ActiveRuns
+from durable_core.runners.observers import Observers
 from durable_core.runners.thread_pool import DaemonThreadPool
 
 __all__ = [
@@ -77,6 +78,11 @@ class RunHost(Protocol):
     @property
     def queue(self) -> WriteQueue:
         """The way to what is durable."""
+        ...
+
+    @property
+    def observers(self) -> Observers:
+        """Who is notified of what happens to runs."""
         ...
 
     @property

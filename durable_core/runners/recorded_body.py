@@ -24,7 +24,7 @@ from typing import Any, ClassVar, cast
 from durable_core.commit_queue import CommitFuture
 from durable_core.errors import ControlSignal, StoreError
 from durable_core.flow.driver import drive_async, drive_sync
-from durable_core.flow.effects import AwaitDurable, Effect, Flow, Submit
+from durable_core.flow.effects import AwaitDurable, Effect, Flow, Notify, Submit
 from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.flow.handler import finish_streaming
 from durable_core.http.response import Response
@@ -85,6 +85,7 @@ class _BodyRecorder:
         self._response = response
         self._queue = host.queue
         self._live = host.live
+        self._observers = host.observers
         self._kept: bytearray | None = bytearray()
         self._live.body_started(ex.run.id)
 
@@ -122,6 +123,9 @@ class _BodyRecorder:
         def perform(effect: Effect) -> object:
             if isinstance(effect, AwaitDurable):
                 return settle(effect)
+            if isinstance(effect, Notify):
+                self._observers.notify(effect.fact)
+                return None
             assert isinstance(effect, Submit)  # recording an end asks for nothing else
             after = cast("tuple[CommitFuture[CheckpointResult], ...]", effect.after)
             return self._queue.submit(effect.write, after)

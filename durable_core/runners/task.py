@@ -35,6 +35,7 @@ from durable_core.flow.effects import (
     Effect,
     Flow,
     Log,
+    Notify,
     Outcome,
     Park,
     Raised,
@@ -49,6 +50,7 @@ from durable_core.flow.execution import (
     ExecutionEvent,
     ExecutionState,
 )
+from durable_core.flow.facts import note
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -509,9 +511,10 @@ class TaskRun:
         return self._replay_order.wait_turn(number)
 
     def _log(self, effect: Log) -> None:
-        run = self.ex.run
-        log = run_logger(run.id, run.function_id)
-        log.log(effect.level, "%s", effect.text, exc_info=effect.error)
+        self._host.observers.notify(note(self.ex, effect))
+
+    def _notify(self, effect: Notify) -> None:
+        self._host.observers.notify(effect.fact)
 
     def _send_response(self, effect: SendResponse) -> None:
         reply, self._reply = self._reply, None
@@ -567,4 +570,5 @@ _PERFORM: Mapping[type[Effect], Callable[[TaskRun, Any], Any]] = {
     AwaitReplayTurn: TaskRun._await_replay_turn,
     SendResponse: TaskRun._send_response,
     Log: TaskRun._log,
+    Notify: TaskRun._notify,
 }

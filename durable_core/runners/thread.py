@@ -28,6 +28,7 @@ from durable_core.flow.effects import (
     Effect,
     Flow,
     Log,
+    Notify,
     Outcome,
     Park,
     Raised,
@@ -42,6 +43,7 @@ from durable_core.flow.execution import (
     ExecutionEvent,
     ExecutionState,
 )
+from durable_core.flow.facts import note
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -319,9 +321,10 @@ class ThreadRun:
         raise Suspended
 
     def _log(self, effect: Log) -> None:
-        run = self.ex.run
-        log = run_logger(run.id, run.function_id)
-        log.log(effect.level, "%s", effect.text, exc_info=effect.error)
+        self._host.observers.notify(note(self.ex, effect))
+
+    def _notify(self, effect: Notify) -> None:
+        self._host.observers.notify(effect.fact)
 
     def _await_replay_turn(self, effect: AwaitReplayTurn) -> None:
         """Do nothing: a thread asks for one finished step at a time."""
@@ -364,4 +367,5 @@ _PERFORM: Mapping[type[Effect], Callable[[ThreadRun, Any], Any]] = {
     AwaitReplayTurn: ThreadRun._await_replay_turn,
     SendResponse: ThreadRun._send_response,
     Log: ThreadRun._log,
+    Notify: ThreadRun._notify,
 }

@@ -29,7 +29,7 @@ from support.source_tree import (
 
 RANK = {room: rank for rank, room in enumerate(ROOMS)}
 # Modules beside the rooms, as high as cli.
-FACES = {"__init__", "__main__", "_public", "adapters", "engines", "sync"}
+FACES = {"__init__", "__main__", "_public", "adapters", "engines", "observers", "sync"}
 FOR_TYPE_CHECKERS = {"typing_extensions"}  # every type checker brings it along
 # pytest loads this room, and nobody else does.
 THIRD_PARTIES = {"pytest_plugin": {"pytest"}}

@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_core import Headers, HTTPError, Request, Response
+from durable_core import Durable, Headers, HTTPError, Request, Response
 from durable_core.engine.remote.execution import ReportedStep
 from durable_core.errors import ConfigurationError, HeaderNotStoredError, StepError
 from durable_core.machine.advance import failure_of_step
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.step import Op, OpKind
+from durable_core.observers import Observer
+from durable_inngest import InngestEngine
 from durable_inngest import _protocol as _ops
 from durable_inngest._config import FRESH, hashed_key, resolve_config, sign, verify
 from durable_inngest._envelope import (
@@ -362,3 +364,13 @@ def test_requests_come_back(body: bytes, query: str) -> None:
     assert "1.2.3.4, 5.6.7.8" == event["data"]["ip"]
     with pytest.raises(HeaderNotStoredError, match="x-user"):
         back.headers.get("x-user")
+
+
+def test_observers_are_refused() -> None:
+    """The engine says that it notifies none, when the application is made."""
+
+    class Watching(Observer):
+        pass
+
+    with pytest.raises(ConfigurationError, match=r"Durable\(observers=\) needs the embedded"):
+        Durable(id="shop", engine=InngestEngine(is_dev=True), observers=[Watching()])

@@ -74,6 +74,11 @@ class RemoteEngine(ABC, Generic[H]):
         """Work for this application."""
         if hasattr(self, "env"):
             raise ConfigurationError(f"the engine works for {self.env.app!r} already")
+        if env.observers:
+            raise ConfigurationError(
+                f"Durable(observers=) needs the embedded engine; {self.name} notifies none, "
+                "because most of what happens to a run happens at its server"
+            )
         self.env = env
 
     def register(self, endpoint: RegisteredEndpoint) -> None:

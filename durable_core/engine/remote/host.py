@@ -30,6 +30,7 @@ from durable_core.model.decision import HandoffReason
 from durable_core.platform import logger, run_logger
 from durable_core.runners.event_loops import Loops
 from durable_core.runners.live import ActiveRuns
+from durable_core.runners.observers import Observers
 from durable_core.runners.settings import RegisteredEndpoint, Settings
 from durable_core.runners.task import TaskRun
 from durable_core.runners.thread import ThreadRun
@@ -100,6 +101,7 @@ class RemoteHost(ABC, Generic[C]):
         self.pid = os.getpid()
         self.env = env
         self.flows = flows
+        self.observers = Observers(())
         self.server_name = server_name
         self.max_own_wait = min(settings.max_own_wait, 1.0)  # the server waits for an answer
         self.unwind_time = settings.unwind_time

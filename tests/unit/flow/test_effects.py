@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, get_args
 
 import pytest
@@ -12,9 +13,11 @@ from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.effects import Effect, Flow, Returned, Unwound
 from durable_core.http.response import Response
 from durable_core.machine.stream_cursor import Cursor
+from durable_core.model.fact import EventSent
 
 INSIDE = StepAttempt("x")
 CURSOR = Cursor()
+FACT = EventSent(run=None, name="paid", event_id="1", at=datetime(2026, 1, 1, tzinfo=UTC))
 
 WRAPPERS: list[tuple[Callable[[], Flow[Any]], Effect, object]] = [
     (lambda: asks.call_user(INSIDE, Call(int)), asks.CallUser(INSIDE, Call(int)), Returned(1)),
@@ -24,6 +27,7 @@ WRAPPERS: list[tuple[Callable[[], Flow[Any]], Effect, object]] = [
     (lambda: asks.await_replay_turn(7), asks.AwaitReplayTurn(7), None),
     (lambda: asks.send_response(Response()), asks.SendResponse(Response()), None),
     (lambda: asks.log_warning("x"), asks.Log("x", None), None),
+    (lambda: asks.notify(FACT), asks.Notify(FACT), None),
     (lambda: asks.read_result("x"), asks.ReadResult("x"), None),
     (lambda: asks.await_end("x", 7), asks.AwaitEnd("x", 7), True),
     (lambda: asks.read_stream("x", CURSOR, 7), asks.ReadStream("x", CURSOR, 7), None),

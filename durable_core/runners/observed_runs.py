@@ -1,0 +1,189 @@
+"""Runs whose observers are told more than the log is: each step, and what needs no line.
+
+An application without observers has none of these classes in its runs, so it does not pay for them.
+Everything is seen in the effects that a run performs: the call of the handler, the calls of steps'
+functions, and the checkpoints. A step whose outcome is replayed has no such effect.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from durable_core.flow.attempt import StepAttempt
+from durable_core.flow.effects import (
+    CallHandler,
+    CallUser,
+    Effect,
+    Outcome,
+    Raised,
+    SendResponse,
+    Submit,
+    Unwound,
+)
+from durable_core.flow.execution import Execution
+from durable_core.flow.facts import (
+    event_matched,
+    event_sent,
+    observed_run,
+    observed_step,
+    step_finished,
+    time_of,
+)
+from durable_core.model.fact import (
+    ObservedRun,
+    ObservedStep,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    StepStarted,
+)
+from durable_core.model.run import Phase
+from durable_core.model.step import Memo, Op, OpKind, Pending
+from durable_core.ports import Checkpoint
+from durable_core.runners.observers import Entered, Observers
+from durable_core.runners.task import TaskRun
+from durable_core.runners.thread import ThreadRun
+
+__all__ = ["ObservedTaskRun", "ObservedThreadRun"]
+
+
+class _Notifier:
+    """Makes facts of the effects of one execution.
+
+    Args:
+        observers: who is notified.
+        ex: the execution.
+    """
+
+    def __init__(self, observers: Observers, ex: Execution) -> None:
+        self._observers = observers
+        self._ex = ex
+        #: Steps whose function is called here, by op id: only their options have their names.
+        self._steps: dict[str, ObservedStep] = {}
+
+    def enter_execution(self) -> Entered:
+        """Enter the contexts of the handler's execution."""
+        run, at = observed_run(self._ex), time_of(self._ex.env.clock.now())
+        fact: RunStarted | RunResumed
+        if self._ex.run.epoch > 1:
+            fact = RunResumed(run=run, at=at, message="resumed")  # observers have been notified
+        else:
+            fact = RunStarted(run=run, at=at)
+            self._observers.notify(fact)
+        return self._observers.enter_execution(fact)
+
+    def enter_attempt(self, inside: StepAttempt, effect: CallUser) -> Entered:
+        """Notify of an attempt of a step that begins, and enter its contexts."""
+        options = effect.call.options
+        op = Op(id=inside.op_id, name=inside.name, kind=OpKind.RUN)
+        step = observed_step(op, None if options is None else options.name)
+        self._steps[op.id] = step
+        fact = self._started(observed_run(self._ex), step, inside.number)
+        return self._observers.enter_attempt(fact)
+
+    def submitted(self, effect: Submit) -> None:
+        """Notify of what a checkpoint says."""
+        write = effect.write
+        if not isinstance(write, Checkpoint) or not (write.memos or write.pending):
+            return
+        run = observed_run(self._ex)
+        for event in write.events:
+            self._observers.notify(event_sent(run, event, write.now))
+        for memo in write.memos:
+            self._finished(run, memo)
+        for pending in write.pending:
+            if _is_new_wait(pending):
+                self._started(run, observed_step(pending.op), 1)
+
+    def responded(self, effect: SendResponse) -> None:
+        """Notify of a run that completes while its client waits."""
+        if self._ex.run.phase is not Phase.COMPLETED:
+            return
+        fact = RunFinished(
+            run=observed_run(self._ex),
+            at=time_of(self._ex.env.clock.now()),
+            status="completed",
+            http_status=effect.response.status,
+        )
+        self._observers.notify(fact)
+
+    def _started(self, run: ObservedRun, step: ObservedStep, attempt: int) -> StepStarted:
+        at = time_of(self._ex.env.clock.now())
+        fact = StepStarted(run=run, step=step, attempt=attempt, at=at)
+        self._observers.notify(fact)
+        return fact
+
+    def _finished(self, run: ObservedRun, memo: Memo) -> None:
+        step = self._steps.pop(memo.op.id, None) or observed_step(memo.op)
+        if memo.op.kind is OpKind.WAIT and memo.value != "null":
+            self._observers.notify(event_matched(run, step, memo))
+        self._observers.notify(step_finished(run, step, memo))
+
+
+class ObservedThreadRun(ThreadRun):
+    """One execution of a ``def`` handler, whose observers are notified."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._notifier = _Notifier(self._host.observers, self.ex)
+
+    def perform(self, effect: Effect) -> Any:
+        """Answer one effect."""
+        if isinstance(effect, CallHandler):
+            return self._within(self._notifier.enter_execution(), effect)
+        if isinstance(effect, CallUser) and effect.inside is not None:
+            return self._within(self._notifier.enter_attempt(effect.inside, effect), effect)
+        answer = super().perform(effect)
+        if isinstance(effect, Submit):
+            self._notifier.submitted(effect)
+        elif isinstance(effect, SendResponse):
+            self._notifier.responded(effect)
+        return answer
+
+    def _within(self, entered: Entered, effect: Effect) -> Outcome | Unwound:
+        outcome: Outcome | Unwound | None = None
+        try:
+            outcome = super().perform(effect)
+            return outcome
+        finally:
+            entered.leave(outcome.error if isinstance(outcome, Raised) else None)
+
+
+class ObservedTaskRun(TaskRun):
+    """One execution of an ``async def`` handler, whose observers are notified."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._notifier = _Notifier(self._host.observers, self.ex)
+
+    def perform(self, effect: Effect) -> Any:
+        """Answer one effect."""
+        if isinstance(effect, CallHandler):
+            return self._within_execution(effect)
+        if isinstance(effect, CallUser) and effect.inside is not None:
+            return self._within_attempt(effect.inside, effect)
+        answer = super().perform(effect)
+        if isinstance(effect, Submit):
+            self._notifier.submitted(effect)
+        elif isinstance(effect, SendResponse):
+            self._notifier.responded(effect)
+        return answer
+
+    async def _within_execution(self, effect: CallHandler) -> Outcome | Unwound:
+        return await self._within(self._notifier.enter_execution(), effect)
+
+    async def _within_attempt(self, inside: StepAttempt, effect: CallUser) -> Outcome | Unwound:
+        return await self._within(self._notifier.enter_attempt(inside, effect), effect)
+
+    async def _within(self, entered: Entered, effect: Effect) -> Outcome | Unwound:
+        outcome: Outcome | Unwound | None = None
+        try:
+            outcome = await super().perform(effect)
+            return outcome
+        finally:
+            entered.leave(outcome.error if isinstance(outcome, Raised) else None)
+
+
+def _is_new_wait(pending: Pending) -> bool:
+    """Tell whether a run begins to sleep or wait; other pending steps will be retried."""
+    return pending.op.kind in (OpKind.SLEEP, OpKind.WAIT)
