@@ -10,9 +10,10 @@ from datetime import datetime
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
+from durable_core.api.step_call import IMPORTS, current_scope, named, parsed
 from durable_core.codec.records import check_events
 from durable_core.duration import Duration, parse_deadline, parse_duration
-from durable_core.errors import NonRetriableError, StepArgumentError, StepUsageError
+from durable_core.errors import StepArgumentError, StepUsageError
 from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
 from durable_core.flow.step_options import StepKeywords, StepOptions, merge_options, parse_type
@@ -90,13 +91,13 @@ class AsyncFunctionSteps:
             DuplicateStepIdError: another task uses the id.
             StepUsageError: not in a run, inside another step, or ``fn`` is no function.
         """
-        scope = _current_scope(HandlerKind.ASYNC_DEF, id)
+        scope = current_scope(HandlerKind.ASYNC_DEF, id)
         call = _call(id, fn, args, kwargs, self._options)
         op = scope.ex.next_op(id, OpKind.RUN, scope.current_task())
         flow = scope.flows.run_step(scope.ex, op, call)
         if call.options is not None and call.options.undo is not None:
             flow = _with_undo(scope, op, call.options.undo, flow)
-        return _named("run", id, scope.drive(flow))
+        return named("run", id, scope.drive(flow))
 
     @overload
     def options(self, **options: Unpack[StepKeywords]) -> AsyncFunctionSteps: ...
@@ -147,7 +148,7 @@ class AsyncFunctionSteps:
             if not inspect.iscoroutinefunction(fn):
                 raise StepArgumentError(
                     f"@step({id!r}) of 'async def' handlers is for coroutine functions, not for "
-                    f"{fn!r}; for 'def' functions write '{_IMPORTS[HandlerKind.DEF]}'"
+                    f"{fn!r}; for 'def' functions write '{IMPORTS[HandlerKind.DEF]}'"
                 )
 
             @functools.wraps(fn)
@@ -271,8 +272,8 @@ class AsyncSteps(AsyncFunctionSteps):
         """
         from durable_core.api.parallel import parallel_async  # takes a while to load
 
-        scope = _current_scope(HandlerKind.ASYNC_DEF, id)
-        return _named("parallel", id, parallel_async(scope, id, branches, mode, limit))
+        scope = current_scope(HandlerKind.ASYNC_DEF, id)
+        return named("parallel", id, parallel_async(scope, id, branches, mode, limit))
 
     def patched(self, id: str) -> Coroutine[Any, Any, bool]:
         """Tell whether the run goes the new way: ``if await step.patched("new-branch"):``.
@@ -284,8 +285,8 @@ class AsyncSteps(AsyncFunctionSteps):
         Args:
             id: the step's id, 1 to 255 characters.
         """
-        scope = _current_scope(HandlerKind.ASYNC_DEF, id)
-        return _named("patched", id, _patched(scope, id))
+        scope = current_scope(HandlerKind.ASYNC_DEF, id)
+        return named("patched", id, _patched(scope, id))
 
     def sleep(self, id: str, duration: Duration) -> Coroutine[Any, Any, None]:
         """Go on after so long, however often the process restarts meanwhile.
@@ -298,8 +299,8 @@ class AsyncSteps(AsyncFunctionSteps):
         Raises:
             ValueError: not a duration.
         """
-        scope = _current_scope(HandlerKind.ASYNC_DEF, id)
-        return _named("sleep", id, _sleep(scope, id, duration))
+        scope = current_scope(HandlerKind.ASYNC_DEF, id)
+        return named("sleep", id, _sleep(scope, id, duration))
 
     def sleep_until(self, id: str, deadline: datetime) -> Coroutine[Any, Any, None]:
         """Go on at a time; at once if it is past.
@@ -311,8 +312,8 @@ class AsyncSteps(AsyncFunctionSteps):
         Raises:
             ValueError: naive, or too far ahead.
         """
-        scope = _current_scope(HandlerKind.ASYNC_DEF, id)
-        return _named("sleep_until", id, _sleep_until(scope, id, deadline))
+        scope = current_scope(HandlerKind.ASYNC_DEF, id)
+        return named("sleep_until", id, _sleep_until(scope, id, deadline))
 
     @overload
     def wait_for_event(
@@ -366,8 +367,8 @@ class AsyncSteps(AsyncFunctionSteps):
             StepTypeError: the event's data is not of the type.
             ValueError, TypeError: an argument of another form, or both ``match`` and ``if_``.
         """
-        scope = _current_scope(HandlerKind.ASYNC_DEF, id)
-        return _named("wait_for_event", id, _wait(scope, id, event, timeout, match, if_, data))
+        scope = current_scope(HandlerKind.ASYNC_DEF, id)
+        return named("wait_for_event", id, _wait(scope, id, event, timeout, match, if_, data))
 
     def send_event(
         self, id: str, events: Event | Sequence[Event]
@@ -378,8 +379,8 @@ class AsyncSteps(AsyncFunctionSteps):
             TypeError, ValueError: not events.
             LimitExceededError: one is too large.
         """
-        scope = _current_scope(HandlerKind.ASYNC_DEF, id)
-        return _named("send_event", id, _send(scope, id, events))
+        scope = current_scope(HandlerKind.ASYNC_DEF, id)
+        return named("send_event", id, _send(scope, id, events))
 
 
 class FunctionSteps:
@@ -394,7 +395,7 @@ class FunctionSteps:
 
     def run(self, id: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a plain function once and for all; see :meth:`AsyncFunctionSteps.run`."""
-        scope = _current_scope(HandlerKind.DEF, id)
+        scope = current_scope(HandlerKind.DEF, id)
         call = _call(id, fn, args, kwargs, self._options)
         op = scope.ex.next_op(id, OpKind.RUN, scope.current_task())
         flow = scope.flows.run_step(scope.ex, op, call)
@@ -429,7 +430,7 @@ class FunctionSteps:
             if inspect.iscoroutinefunction(fn) or not callable(fn):
                 raise StepArgumentError(
                     f"@step({id!r}) of 'def' handlers is for plain functions, not for {fn!r}; for "
-                    f"'async def' functions write '{_IMPORTS[HandlerKind.ASYNC_DEF]}'"
+                    f"'async def' functions write '{IMPORTS[HandlerKind.ASYNC_DEF]}'"
                 )
 
             @functools.wraps(fn)
@@ -527,20 +528,20 @@ class Steps(FunctionSteps):
         """Run branches of the handler in threads; see :meth:`AsyncSteps.parallel`."""
         from durable_core.api.parallel import parallel  # takes a while to load
 
-        return parallel(_current_scope(HandlerKind.DEF, id), id, branches, mode, limit)
+        return parallel(current_scope(HandlerKind.DEF, id), id, branches, mode, limit)
 
     def patched(self, id: str) -> bool:
         """Tell whether the run goes the new way; see :meth:`AsyncSteps.patched`."""
-        scope = _current_scope(HandlerKind.DEF, id)
+        scope = current_scope(HandlerKind.DEF, id)
         return bool(_patched(scope, id))
 
     def sleep(self, id: str, duration: Duration) -> None:
         """Go on after so long; see :meth:`AsyncSteps.sleep`."""
-        _sleep(_current_scope(HandlerKind.DEF, id), id, duration)
+        _sleep(current_scope(HandlerKind.DEF, id), id, duration)
 
     def sleep_until(self, id: str, deadline: datetime) -> None:
         """Go on at a time; see :meth:`AsyncSteps.sleep_until`."""
-        _sleep_until(_current_scope(HandlerKind.DEF, id), id, deadline)
+        _sleep_until(current_scope(HandlerKind.DEF, id), id, deadline)
 
     @overload
     def wait_for_event(
@@ -576,12 +577,12 @@ class Steps(FunctionSteps):
         data: Any = None,
     ) -> Any:
         """Wait for an event; see :meth:`AsyncSteps.wait_for_event`."""
-        scope = _current_scope(HandlerKind.DEF, id)
+        scope = current_scope(HandlerKind.DEF, id)
         return _wait(scope, id, event, timeout, match, if_, data)
 
     def send_event(self, id: str, events: Event | Sequence[Event]) -> list[str]:
         """Send events, exactly once; see :meth:`AsyncSteps.send_event`."""
-        return cast("list[str]", _send(_current_scope(HandlerKind.DEF, id), id, events))
+        return cast("list[str]", _send(current_scope(HandlerKind.DEF, id), id, events))
 
 
 #: The steps of ``async def`` handlers.
@@ -695,15 +696,8 @@ def _is_in_handler() -> bool:
     return scope is not None and not isinstance(scope, StepAttempt)
 
 
-def _named(method: str, step_id: str, coroutine: Any) -> Coroutine[Any, Any, Any]:
-    """Name a coroutine after its step, for Python's warning when it is never awaited."""
-    coroutine.__qualname__ = f"step.{method}({step_id!r})"
-    named: Coroutine[Any, Any, Any] = coroutine
-    return named
-
-
 def _sleep(scope: RunScope, step_id: str, duration: Duration) -> Any:
-    length = _parsed(step_id, parse_duration, duration)
+    length = parsed(step_id, parse_duration, duration)
     op = scope.ex.next_op(step_id, OpKind.SLEEP, scope.current_task())
     return scope.drive(
         scope.flows.sleep_until(scope.ex, op, functools.partial(int.__add__, length))
@@ -711,7 +705,7 @@ def _sleep(scope: RunScope, step_id: str, duration: Duration) -> Any:
 
 
 def _sleep_until(scope: RunScope, step_id: str, deadline: datetime) -> Any:
-    due_at = _parsed(step_id, parse_deadline, deadline, now=scope.ex.env.clock.now())
+    due_at = parsed(step_id, parse_deadline, deadline, now=scope.ex.env.clock.now())
     op = scope.ex.next_op(step_id, OpKind.SLEEP, scope.current_task())
     return scope.drive(scope.flows.sleep_until(scope.ex, op, lambda now: due_at))
 
@@ -726,8 +720,8 @@ def _wait(
     data: object,
 ) -> Any:
     kind = None if data is None else parse_type(data, "data")
-    rule = _parsed(step_id, _wait_rule, scope.ex.request, event, match, if_)
-    length = _parsed(step_id, parse_duration, timeout, what="timeout")
+    rule = parsed(step_id, _wait_rule, scope.ex.request, event, match, if_)
+    length = parsed(step_id, parse_duration, timeout, what="timeout")
     op = scope.ex.next_op(step_id, OpKind.WAIT, scope.current_task())
     flow: Flow[Any] = scope.flows.wait_for_event(scope.ex, op, rule, length)
     if kind is not None:
@@ -752,49 +746,6 @@ def _wait_rule(
 
 def _send(scope: RunScope, step_id: str, events: Event | Sequence[Event]) -> Any:
     limits = scope.ex.env.limits
-    checked = _parsed(step_id, check_events, events, most=limits.events, largest=limits.event)
+    checked = parsed(step_id, check_events, events, most=limits.events, largest=limits.event)
     op = scope.ex.next_op(step_id, OpKind.SEND, scope.current_task())
     return scope.drive(scope.flows.send_events(scope.ex, op, checked))
-
-
-def _parsed(step_id: str, parse: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return what an argument of a step means.
-
-    Raises:
-        StepArgumentError: nothing; a mistake in the code, which no retry mends.
-    """
-    try:
-        return parse(*args, **kwargs)
-    except NonRetriableError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise StepArgumentError(f"step {step_id!r}: {error}") from error
-
-
-_IMPORTS = {
-    HandlerKind.DEF: "from durable_core.sync import step",
-    HandlerKind.ASYNC_DEF: "from durable_core import step",
-}
-
-
-def _current_scope(kind: HandlerKind, step_id: str) -> RunScope:
-    """Return the run that calls a step with this calling convention.
-
-    Raises:
-        StepUsageError: there is none, it is inside another step, or its handler is of the other
-            kind.
-    """
-    scope = CURRENT_RUN.get()
-    if scope is None:
-        raise StepUsageError(
-            f"step {step_id!r} was called outside a run; steps work in the handler of a durable "
-            "endpoint and what it calls, not in response body iterators or other threads"
-        )
-    if isinstance(scope, StepAttempt):
-        raise StepUsageError(f"step {step_id!r} was called inside step {scope.name!r}")
-    if scope.kind is not kind:
-        raise StepUsageError(
-            f"step {step_id!r} is for '{kind.value}' handlers and was called in "
-            f"'{scope.kind.value}'; write '{_IMPORTS[scope.kind]}'"
-        )
-    return scope
