@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import functools
-import re
-import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
-from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
-from durable_core.api.step_call import IMPORTS, current_scope, named, parsed
+from durable_core.api.function_steps import (
+    AsyncFunctionSteps,
+    AsyncTypedSteps,
+    FunctionSteps,
+    TypedSteps,
+    current_scope,
+    named,
+    parsed,
+)
 from durable_core.codec.records import check_events
 from durable_core.duration import Duration, parse_deadline, parse_duration
-from durable_core.errors import StepArgumentError, StepUsageError
+from durable_core.errors import StepUsageError
 from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
-from durable_core.flow.step_options import StepKeywords, StepOptions, merge_options, parse_type
+from durable_core.flow.step_options import parse_type
 from durable_core.http.request import Request
 from durable_core.machine.matching import WaitRule, resolve_match, validate_if
 from durable_core.model.event import Event, TypedEvent
 from durable_core.model.step import Op, OpKind
 
 if TYPE_CHECKING:
-    from durable_core.codec.typed import ValueType
     from durable_core.flow.effects import Flow
 
 __all__ = [
@@ -37,145 +41,10 @@ __all__ = [
     "sync_step",
 ]
 
-P = ParamSpec("P")
 T = TypeVar("T")
 T2 = TypeVar("T2")
 T3 = TypeVar("T3")
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
-
-
-class AsyncFunctionSteps:
-    """The steps of ``async def`` handlers that call a function. ``step.options(...)`` makes it.
-
-    Args:
-        options: of each of its steps.
-    """
-
-    def __init__(self, options: StepOptions | None = None) -> None:
-        self._options = options
-
-    @overload
-    def run(
-        self, id: str, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, T]: ...
-
-    @overload
-    def run(
-        self, id: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, T]: ...
-
-    def run(
-        self, id: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> Coroutine[Any, Any, Any]:
-        """Call a function once and for all: its result is stored, and replay gets it from there.
-
-        A plain function runs in a worker thread, a coroutine function on the event loop. If it
-        raises it is called again later, up to the endpoint's ``retries``.
-
-        Args:
-            id: the step's id, 1 to 255 characters.
-            fn: what to do; it must not call steps itself.
-            *args, **kwargs: handed to it.
-
-        Returns:
-            What the function returned, after a round trip through the codec: by default exactly
-            str, int, float, bool, None, list and dict with str keys. If the function's return
-            annotation, or ``step.options(result=)``, names a type with a form in JSON (such as a
-            dataclass, a ``datetime`` or a pydantic model), a value of that type.
-
-        Raises:
-            StepError: it failed on the last attempt.
-            StepResultError: its result cannot be stored (a StepError and TypeError).
-            StepResultTooLargeError: its result is over a limit (a StepError).
-            DuplicateStepIdError: another task uses the id.
-            StepUsageError: not in a run, inside another step, or ``fn`` is no function.
-        """
-        scope = current_scope(HandlerKind.ASYNC_DEF, id)
-        call = _call(id, fn, args, kwargs, self._options)
-        op = scope.ex.next_op(id, OpKind.RUN, scope.current_task())
-        flow = scope.flows.run_step(scope.ex, op, call)
-        if call.options is not None and call.options.undo is not None:
-            flow = _with_undo(scope, op, call.options.undo, flow)
-        return named("run", id, scope.drive(flow))
-
-    @overload
-    def options(self, **options: Unpack[StepKeywords]) -> AsyncFunctionSteps: ...
-
-    @overload
-    def options(
-        self, *, result: type[R], **options: Unpack[StepKeywords]
-    ) -> AsyncTypedSteps[R]: ...
-
-    @overload
-    def options(
-        self, *, result: object, **options: Unpack[StepKeywords]
-    ) -> AsyncTypedSteps[Any]: ...
-
-    def options(self, *, result: Any = None, **options: Unpack[StepKeywords]) -> Any:
-        """Return steps with options: ``await step.options(retries=5).run("charge", charge, cart)``.
-
-        Args:
-            result: the type of the result, such as ``Order`` or ``list[Order]``, where the
-                function's return annotation does not say it. None leaves that.
-            **options: see :class:`StepKeywords`; they change what these steps have.
-
-        Raises:
-            StepArgumentError: an option of another type, or out of range (also a ValueError and a
-                TypeError).
-        """
-        return AsyncFunctionSteps(merge_options(self._options, result, **options))
-
-    def __call__(
-        self, id: str, /
-    ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
-        """Make each call of a coroutine function a step: ``@step("reserve")``.
-
-        In a handler a call of the decorated function is ``step.run(id, function, ...)``. Outside
-        runs, and inside the function of another step, it is an ordinary call.
-
-        Args:
-            id: the step's id, 1 to 255 characters.
-
-        Raises:
-            StepArgumentError: no id, or the function is no coroutine function.
-        """
-        _check_decorated_id(id)
-
-        def decorate(fn: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Any]:
-            import inspect  # takes a while, and few need it
-
-            if not inspect.iscoroutinefunction(fn):
-                raise StepArgumentError(
-                    f"@step({id!r}) of 'async def' handlers is for coroutine functions, not for "
-                    f"{fn!r}; for 'def' functions write '{IMPORTS[HandlerKind.DEF]}'"
-                )
-
-            @functools.wraps(fn)
-            def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-                if _is_in_handler():
-                    return self.run(id, fn, *args, **kwargs)
-                return fn(*args, **kwargs)
-
-            if sys.version_info >= (3, 12):
-                return inspect.markcoroutinefunction(call)
-            return call
-
-        return decorate
-
-
-class AsyncTypedSteps(Protocol[R_co]):
-    """Steps whose results are of the type that ``step.options(result=...)`` names."""
-
-    def run(
-        self, id: str, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, R_co]:
-        """Call a function once and for all; see :meth:`AsyncFunctionSteps.run`."""
-        ...
-
-    def options(self, **options: Unpack[StepKeywords]) -> AsyncTypedSteps[R_co]:
-        """Return steps with further options; see :meth:`AsyncFunctionSteps.options`."""
-        ...
 
 
 class AsyncSteps(AsyncFunctionSteps):
@@ -383,79 +252,6 @@ class AsyncSteps(AsyncFunctionSteps):
         return named("send_event", id, _send(scope, id, events))
 
 
-class FunctionSteps:
-    """The steps of ``def`` handlers that call a function. ``step.options(...)`` makes it.
-
-    Args:
-        options: of each of its steps.
-    """
-
-    def __init__(self, options: StepOptions | None = None) -> None:
-        self._options = options
-
-    def run(self, id: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a plain function once and for all; see :meth:`AsyncFunctionSteps.run`."""
-        scope = current_scope(HandlerKind.DEF, id)
-        call = _call(id, fn, args, kwargs, self._options)
-        op = scope.ex.next_op(id, OpKind.RUN, scope.current_task())
-        flow = scope.flows.run_step(scope.ex, op, call)
-        if call.options is not None and call.options.undo is not None:
-            flow = _with_undo(scope, op, call.options.undo, flow)
-        result: T = scope.drive(flow)
-        return result
-
-    @overload
-    def options(self, **options: Unpack[StepKeywords]) -> FunctionSteps: ...
-
-    @overload
-    def options(self, *, result: type[R], **options: Unpack[StepKeywords]) -> TypedSteps[R]: ...
-
-    @overload
-    def options(self, *, result: object, **options: Unpack[StepKeywords]) -> TypedSteps[Any]: ...
-
-    def options(self, *, result: Any = None, **options: Unpack[StepKeywords]) -> Any:
-        """Return steps with options: ``step.options(retries=5).run("charge", charge, cart)``.
-
-        See :meth:`AsyncFunctionSteps.options`.
-        """
-        return FunctionSteps(merge_options(self._options, result, **options))
-
-    def __call__(self, id: str, /) -> Callable[[Callable[P, T]], Callable[P, T]]:
-        """Make each call of a plain function a step; see :meth:`AsyncFunctionSteps.__call__`."""
-        _check_decorated_id(id)
-
-        def decorate(fn: Callable[P, T]) -> Callable[P, T]:
-            import inspect  # see above
-
-            if inspect.iscoroutinefunction(fn) or not callable(fn):
-                raise StepArgumentError(
-                    f"@step({id!r}) of 'def' handlers is for plain functions, not for {fn!r}; for "
-                    f"'async def' functions write '{IMPORTS[HandlerKind.ASYNC_DEF]}'"
-                )
-
-            @functools.wraps(fn)
-            def call(*args: P.args, **kwargs: P.kwargs) -> T:
-                if _is_in_handler():
-                    return self.run(id, fn, *args, **kwargs)
-                return fn(*args, **kwargs)
-
-            return call
-
-        return decorate
-
-
-class TypedSteps(Protocol[R_co]):
-    """Steps whose results are of the type that ``step.options(result=...)`` names."""
-
-    def run(self, id: str, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Call a plain function once and for all; see :meth:`AsyncFunctionSteps.run`."""
-        ...
-
-    def options(self, **options: Unpack[StepKeywords]) -> TypedSteps[R_co]:
-        """Return steps with further options; see :meth:`AsyncFunctionSteps.options`."""
-        ...
-
-
 class Steps(FunctionSteps):
     """The steps of ``def`` handlers: ``from durable_core.sync import step``.
 
@@ -587,84 +383,10 @@ class Steps(FunctionSteps):
 
 #: The steps of ``async def`` handlers.
 step = AsyncSteps()
+
+
 #: The steps of ``def`` handlers.
 sync_step = Steps()
-
-
-def _call(
-    step_id: str,
-    fn: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    options: StepOptions | None,
-) -> Call:
-    if callable(fn):
-        if options is not None and options.result is not None:
-            return Call(fn, args, kwargs, options, _unless_plain(options.result))
-        if type(fn) is FunctionType or type(fn) is MethodType:
-            # Every step does this, so it is done without a call where that is possible.
-            hints = fn.__annotations__
-            try:
-                if "return" not in hints or hints["return"] in _JSON_TYPES:
-                    return Call(fn, args, kwargs, options)
-            except TypeError:  # the annotation has no hash
-                pass
-            if _is_json_text(hints["return"]):
-                return Call(fn, args, kwargs, options)
-        return Call(fn, args, kwargs, options, _result_type(fn))
-    if isinstance(fn, Coroutine):
-        fn.close()  # it was made by mistake; that it is never awaited is not the news
-    raise StepUsageError(
-        f"step {step_id!r} was given an object of type {type(fn).__name__} for its function; hand "
-        "over the function and its arguments, as in step.run(id, fn, *args), without calling it"
-    )
-
-
-#: Return annotations whose values are stored as they are. Annotations that are text are added when
-#: they are met, if they name builtins only: another name may mean another class in each module.
-_JSON_TYPES: set[object] = {None, "None", str, "str", int, "int", float, "float", bool, "bool"}
-_MOST_JSON_TYPES = 1000
-_BUILTINS = re.compile(r"(?:\b(?:str|int|float|bool|None|object|Any|list|dict)\b|[\[\]|, ])+")
-
-
-def _is_json_text(hint: object) -> bool:
-    """Tell whether an annotation is text that names nothing but types of JSON; remember it."""
-    if not isinstance(hint, str) or _BUILTINS.fullmatch(hint) is None:
-        return False
-    if len(_JSON_TYPES) < _MOST_JSON_TYPES:
-        _JSON_TYPES.add(hint)
-    return True
-
-
-def _result_type(fn: Callable[..., object]) -> ValueType | None:
-    """Return the type of what a function returns; None if that is JSON, or nobody knows it."""
-    from durable_core.codec.typed import result_type  # takes a while, and not all need it
-
-    return result_type(fn)
-
-
-def _with_undo(
-    scope: RunScope, op: Op, undo: Callable[[Any], object], flow: Flow[object]
-) -> Flow[object]:
-    """Return the flow of a step that remembers, once it has succeeded, what undoes it."""
-    from durable_core.flow.undo import MAX_NAME, registered  # few steps need it
-
-    if len(op.name) > MAX_NAME:
-        raise StepArgumentError(
-            f"step {op.name!r}: the id of a step with undo= has at most {MAX_NAME} characters"
-        )
-    return registered(scope.ex, op, undo, flow)
-
-
-def _unless_plain(kind: ValueType) -> ValueType | None:
-    return None if kind.is_plain else kind
-
-
-def _check_decorated_id(step_id: object) -> None:
-    if not isinstance(step_id, str):
-        raise StepArgumentError(
-            f"a step is decorated with its id, as in @step('reserve'); {step_id!r} is no id"
-        )
 
 
 def _current_attempt() -> int:
@@ -688,12 +410,6 @@ def _patch(scope: RunScope, op: Op) -> Flow[bool]:
         ex.unawaited.pop(op.id, None)
         return False
     return bool((yield from scope.flows.run_step(ex, op, Call(bool, (1,)))))
-
-
-def _is_in_handler() -> bool:
-    """Tell whether a step may be called here: in a handler, and not inside another step."""
-    scope = CURRENT_RUN.get()
-    return scope is not None and not isinstance(scope, StepAttempt)
 
 
 def _sleep(scope: RunScope, step_id: str, duration: Duration) -> Any:
