@@ -240,8 +240,9 @@ def test(options: argparse.Namespace, extra: Sequence[str]) -> None:
     os.chdir(ROOT)
     # Some containers set it. Every worker and every program of a test would compile all anew.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    # A worker for each processor; who is done early takes tests over from the others.
-    pytest = ("-m", "pytest", "-n", str(os.cpu_count() or 1), "--dist", "worksteal")
+    # One worker more than there are processors, since many tests wait for other processes; who is
+    # done early takes tests over from the others.
+    pytest = ("-m", "pytest", "-n", str((os.cpu_count() or 1) + 1), "--dist", "worksteal")
     if options.fast:
         become(*pytest, "-m", "not slow", *extra)
     run_checks()

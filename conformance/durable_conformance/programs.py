@@ -24,9 +24,8 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: Seconds that a run sleeps to have its client handed off: longer than commits take, also on a
-#: slow disk of a busy machine.
-NAP = 0.5
+#: Seconds that a run sleeps to have its client handed off, which a sleep does however short it is.
+NAP = 0.05
 #: The same where nobody waits for the end.
 LONG_NAP = 3600.0
 
