@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from durable_core.api.function_steps import (
     AsyncFunctionSteps,
-    AsyncTypedSteps,
     FunctionSteps,
-    TypedSteps,
     current_scope,
     named,
     parsed,
@@ -31,12 +29,8 @@ if TYPE_CHECKING:
     from durable_core.flow.effects import Flow
 
 __all__ = [
-    "AsyncFunctionSteps",
     "AsyncSteps",
-    "AsyncTypedSteps",
-    "FunctionSteps",
     "Steps",
-    "TypedSteps",
     "step",
     "sync_step",
 ]
