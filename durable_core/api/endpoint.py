@@ -52,7 +52,7 @@ __all__ = [
 #: A user's handler: ``def`` or ``async def``, from the request to a response or a plain value.
 Handler = Callable[[Request], Any]
 #: Header fields by which a request is more than one for a new run.
-_SPECIAL_FIELDS = frozenset({"idempotency-key", "last-event-id"})
+_SPECIAL_FIELDS = frozenset({"idempotency-key", "last-event-id", "prefer"})
 #: Gives each execution of a handler its context.
 Around: TypeAlias = (
     "Callable[[Request], AbstractContextManager[object] | AbstractAsyncContextManager[object]]"
@@ -157,15 +157,16 @@ class Endpoint:
     def _serve(self, request: Request, route: str | None, max_wait: float) -> RequestFlow[Response]:
         """Serve a request; one with a key gets the run of the first request that had it."""
         response: Response
+        endpoint = self._registered
+        if "prefer" in request.headers and self.engine.store is not None:
+            from durable_core.api.preferences import preferring  # few requests need it
+
+            endpoint = preferring(endpoint, request.headers)
         if self._wants_key or "idempotency-key" in request.headers:
             from durable_core.api import idempotency  # few requests need it
 
-            return (
-                yield from idempotency.serve(
-                    self.engine, self._registered, request, route, max_wait
-                )
-            )
-        response = yield Serve(self._registered, request, route)
+            return (yield from idempotency.serve(self.engine, endpoint, request, route, max_wait))
+        response = yield Serve(endpoint, request, route)
         return response
 
     def _answer_refusal(self, error: Exception) -> Response:

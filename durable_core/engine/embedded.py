@@ -389,7 +389,9 @@ class EmbeddedEngine:
             return self._refuse(error)
         if follows:
             return worker.streaming.serve(endpoint, ex)
-        return worker.runs.start_for_client(endpoint, ex)
+        if endpoint.options.max_sync_runtime is None:
+            return worker.runs.start_for_client(endpoint, ex)
+        return worker.sync_limit.start(endpoint, ex)
 
     def _serve_on_background_loop(
         self, endpoint: RegisteredEndpoint, request: Request, route: str | None
@@ -420,8 +422,10 @@ class EmbeddedEngine:
         except StoreError as error:
             return self._refuse(error)
         if accepts_event_stream(request.headers):
-            return worker.streaming.serve_async(endpoint, ex)
-        return await worker.runs.start_for_client_async(endpoint, ex)
+            return await worker.streaming.serve_async(endpoint, ex)
+        if endpoint.options.max_sync_runtime is None:
+            return await worker.runs.start_for_client_async(endpoint, ex)
+        return await worker.sync_limit.start_async(endpoint, ex)
 
     def serve_once(
         self,
@@ -453,7 +457,9 @@ class EmbeddedEngine:
         with worker.runs.beginning(ex):
             if accepts_event_stream(request.headers):
                 return worker.streaming.serve(endpoint, ex)
-            return worker.runs.start_for_client(endpoint, ex)
+            if endpoint.options.max_sync_runtime is None:
+                return worker.runs.start_for_client(endpoint, ex)
+            return worker.sync_limit.start(endpoint, ex)
 
     async def serve_once_async(
         self,
@@ -483,8 +489,10 @@ class EmbeddedEngine:
             return earlier
         with worker.runs.beginning(ex):
             if accepts_event_stream(request.headers):
-                return worker.streaming.serve_async(endpoint, ex)
-            return await worker.runs.start_for_client_async(endpoint, ex)
+                return await worker.streaming.serve_async(endpoint, ex)
+            if endpoint.options.max_sync_runtime is None:
+                return await worker.runs.start_for_client_async(endpoint, ex)
+            return await worker.sync_limit.start_async(endpoint, ex)
 
     def wait(self, wanted: WaitRequest) -> Response:
         """Answer a client at the wait URL, in this thread."""

@@ -6,10 +6,11 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from weakref import WeakSet
 
 from durable_core.codec.records import dump_head, load_request
@@ -70,6 +71,12 @@ _PAUSE = 1_000
 
 ExecutionT = TypeVar("ExecutionT", bound=Execution)
 
+#: Sets a timer for the client of a run: the run, where it runs if that is a thread, and what to
+#: call if it never begins there.
+_Watch: TypeAlias = Callable[
+    ["TaskRun | ThreadRun", "Future[None] | None", Callable[[], object]], asyncio.TimerHandle
+]
+
 
 class RunExecutor(Generic[ExecutionT]):
     """Runs executions in threads and tasks; each is live from its beginning to its end.
@@ -100,13 +107,23 @@ class RunExecutor(Generic[ExecutionT]):
         self.run_in_thread(run, self._host.flows.execute(ex))
         return answers[0] if answers else self._unanswered(ex)
 
+    def answer_of(self, ex: ExecutionT, answers: Sequence[Response]) -> Response:
+        """Return what an execution that is over has answered, or stands for."""
+        return answers[0] if answers else self._unanswered(ex)
+
     async def start_for_client_async(
-        self, endpoint: RegisteredEndpoint, ex: ExecutionT
+        self, endpoint: RegisteredEndpoint, ex: ExecutionT, watch: _Watch | None = None
     ) -> Response:
         """Run a handler of either kind, and return what it answers.
 
         Cancelling this means that the client is gone; the execution goes on.
+
+        Args:
+            endpoint: the endpoint.
+            ex: the execution, which has not begun.
+            watch: sets a timer for the client, which is cancelled once it has its answer.
         """
+        done: Future[None] | None = None
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Response] = loop.create_future()
         execute = self._host.flows.execute
@@ -120,6 +137,10 @@ class RunExecutor(Generic[ExecutionT]):
         def ended() -> None:
             if not answered.done():
                 answered.set_result(self._unanswered(ex))
+
+        def ended_in_thread(done: Future[None]) -> None:
+            if not done.cancelled():  # else it was handed off before it began
+                _call_live(loop, ended)
 
         if endpoint.kind is HandlerKind.ASYNC_DEF:
             task_run = self.task_run(self._host, ex, endpoint.handler, reply)
@@ -135,7 +156,10 @@ class RunExecutor(Generic[ExecutionT]):
             )
             context = copy_context()  # what a middleware has set is there in the thread, too
             done = self._host.servers.submit(context.run, self.run_in_thread, live, execute(ex))
-            done.add_done_callback(lambda _: _call_live(loop, ended))
+            done.add_done_callback(ended_in_thread)
+        timer = None
+        if watch is not None:
+            timer = watch(live, done, lambda: _call_live(loop, ended))
         try:
             return await answered
         except asyncio.CancelledError:
@@ -145,6 +169,9 @@ class RunExecutor(Generic[ExecutionT]):
                 answered.cancel()
                 self._client_gone(live)
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def run_in_thread(self, run: ThreadRun, flow: Flow[None]) -> None:
         """Run a flow of that run in this thread."""
@@ -284,6 +311,8 @@ class WorkerParts(RunHost, Protocol):
     reads: StoreReads
     #: Where ``def`` handlers are replayed.
     workers: DaemonThreadPool
+    #: Where clients are handed off whose time is over; no handler and no step runs there.
+    handoffs: DaemonThreadPool
 
     @property
     def queue(self) -> CommitQueue:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from durable_core.engine.stream_bodies import (
     TaskWaker,
     ThreadWaker,
 )
+from durable_core.engine.sync_limit import SyncLimit
 from durable_core.errors import LeaseLost
 from durable_core.flow.execution import StoredExecution
 from durable_core.flow.scope import HandlerKind
@@ -62,11 +64,13 @@ class StreamResponder:
     Args:
         worker: the worker that it is a part of.
         runs: runs the executions.
+        sync_limit: hands clients off whose time is over.
     """
 
-    def __init__(self, worker: WorkerParts, runs: RunManager) -> None:
+    def __init__(self, worker: WorkerParts, runs: RunManager, sync_limit: SyncLimit) -> None:
         self._worker = worker
         self._runs = runs
+        self._sync_limit = sync_limit
         self._readers = DaemonThreadPool(_READING_THREADS, "durable-stream")
         self._chunks = SharedChunks()
         self._lock = threading.Lock()
@@ -78,14 +82,18 @@ class StreamResponder:
 
     def serve(self, endpoint: RegisteredEndpoint, ex: StoredExecution) -> Response:
         """Begin a run, and answer with its stream, which is iterated by threads."""
+        if endpoint.options.max_sync_runtime == 0:
+            return self._sync_limit.start(endpoint, ex)
         waker = ThreadWaker()
         client = _AttachedClient(self._worker, ex, waker.wake)
         loop = self._worker.loops.background_loop.loop
         client.detach = self._start(endpoint, ex, client, loop, here=False)
         return _answer(SyncBody(self._worker, client.reader, self._chunks, waker, client.close))
 
-    def serve_async(self, endpoint: RegisteredEndpoint, ex: StoredExecution) -> Response:
+    async def serve_async(self, endpoint: RegisteredEndpoint, ex: StoredExecution) -> Response:
         """Begin a run, and answer with its stream, which is iterated on this loop."""
+        if endpoint.options.max_sync_runtime == 0:
+            return await self._sync_limit.start_async(endpoint, ex)
         loop = asyncio.get_running_loop()
         waker = TaskWaker(loop)
         client = _AttachedClient(self._worker, ex, waker.wake)
@@ -103,13 +111,26 @@ class StreamResponder:
         here: bool,
     ) -> Callable[[], None]:
         """Have the handler begin, on the loop or in a thread; return what a gone client means."""
+        is_limited = endpoint.options.max_sync_runtime is not None
+        timers: list[asyncio.TimerHandle] = []
+
+        def watch(run: TaskRun | ThreadRun, done: Future[None] | None) -> None:
+            timers.append(self._sync_limit.watch(run, done, client.ended))
+
+        def ended() -> None:
+            client.ended()
+            for timer in timers:
+                call_soon(loop, timer.cancel)
+
         if endpoint.kind is HandlerKind.ASYNC_DEF:
             task_run = self._runs.task_run(
                 self._worker, ex, endpoint.handler, client.reply, loop=loop
             )
 
             def begin() -> None:
-                self._runs.run_in_task(task_run, self._worker.flows.execute(ex), client.ended)
+                self._runs.run_in_task(task_run, self._worker.flows.execute(ex), ended)
+                if is_limited:
+                    watch(task_run, None)
 
             if here:
                 begin()
@@ -122,7 +143,9 @@ class StreamResponder:
         done = self._worker.servers.submit(
             copy_context().run, self._runs.run_in_thread, run, self._worker.flows.execute(ex)
         )
-        done.add_done_callback(lambda _: client.ended())
+        done.add_done_callback(lambda done: None if done.cancelled() else ended())
+        if is_limited:
+            call_soon(loop, watch, run, done)
         return lambda: self._detach_in_thread(run)
 
     def _detach_in_thread(self, run: ThreadRun) -> None:
@@ -157,7 +180,8 @@ class StreamResponder:
         reader, close = joined
         deadline = time.monotonic() + (0 if is_crowded else wanted.max_wait_ms / 1000)
         deadline = min(deadline, admitted.deadline)
-        return _answer(SyncBody(self._worker, reader, self._chunks, waker, close, deadline))
+        body = SyncBody(self._worker, reader, self._chunks, waker, close, deadline)
+        return _answer(body, wanted)
 
     async def wait_async(self, wanted: WaitRequest, stream: StreamWanted) -> Response:
         """Answer at the wait URL with the stream of a run, which is iterated on this loop."""
@@ -172,9 +196,10 @@ class StreamResponder:
             return too_many_clients_response()
         reader, close = joined
         deadline = admitted.deadline
-        return _answer(
-            AsyncBody(self._worker, reader, self._chunks, waker, close, self._readers, deadline)
-        )
+        if wanted.applied:  # it prefers not to read for longer
+            deadline = min(deadline, time.monotonic() + wanted.max_wait_ms / 1000)
+        body = AsyncBody(self._worker, reader, self._chunks, waker, close, self._readers, deadline)
+        return _answer(body, wanted)
 
     def _admit(self, wanted: WaitRequest, stream: StreamWanted) -> _Admitted | Response:
         env = self._worker.env
@@ -313,8 +338,9 @@ class _AttachedClient:
         self._wake()
 
 
-def _answer(body: SyncBody | AsyncBody) -> Response:
-    return Response(headers=_HEADERS, body=body)
+def _answer(body: SyncBody | AsyncBody, wanted: WaitRequest | None = None) -> Response:
+    applied = () if wanted is None else wanted.applied
+    return Response(headers=(*_HEADERS, *applied), body=body)
 
 
 def _detach(run: TaskRun) -> None:

@@ -14,6 +14,7 @@ from durable_core.engine.quota import Quota
 from durable_core.engine.runs import EventWatermark, RunManager
 from durable_core.engine.scheduler import Scheduler
 from durable_core.engine.stream_responses import StreamResponder
+from durable_core.engine.sync_limit import SyncLimit
 from durable_core.errors import StoreError
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution
@@ -36,6 +37,9 @@ __all__ = ["Worker"]
 
 T = TypeVar("T")
 
+#: Threads that hand off clients whose time is over. Each takes as long as a commit.
+_HANDOFF_THREADS = 4
+
 
 class Worker:
     """Opens the store, and has what works in this process: it starts and stops all of it.
@@ -50,6 +54,7 @@ class Worker:
         owner: the name of this process in its leases; the scheduler gives it.
         runs: starts and resumes runs.
         streaming: answers with event streams.
+        sync_limit: starts runs whose clients wait for a limited time.
         long_poll: answers clients that wait.
         scheduler: does everything that has a time of its own.
         abandoned: writes of runs that are not live any more, which the store has not taken yet.
@@ -90,6 +95,7 @@ class Worker:
         # Plain functions do not wait for threads that handlers hold, which may take long.
         self.routes = DaemonThreadPool(settings.serving_threads, "durable-route")
         self.workers = DaemonThreadPool(settings.worker_threads, "durable-worker")
+        self.handoffs = DaemonThreadPool(_HANDOFF_THREADS, "durable-handoff")
         self.abandoned: list[Checkpoint] = []
         self.loops = Loops()
         self.runs = self.make_run_manager()
@@ -99,7 +105,8 @@ class Worker:
         self.quota = Quota(env, store)
         self.scheduler = self.make_scheduler()
         self.long_poll = LongPoll(env, store, self.waiters, self.reads)
-        self.streaming = StreamResponder(self, self.runs)
+        self.sync_limit = SyncLimit(self, self.runs)
+        self.streaming = StreamResponder(self, self.runs, self.sync_limit)
 
     def make_run_manager(self) -> RunManager:
         """Return the manager of this worker's runs; a test may have its own."""
@@ -147,7 +154,7 @@ class Worker:
             logger.warning("leases were not given back, they will expire: %s", error)
         self.queue.stop()
         self.streaming.stop()
-        for pool in (self.threads, self.servers, self.routes, self.workers):
+        for pool in (self.threads, self.servers, self.routes, self.workers, self.handoffs):
             pool.shutdown()
         self.reads.close()
         self.loops.stop()

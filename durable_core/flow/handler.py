@@ -32,7 +32,7 @@ from durable_core.flow.error_responses import (
 )
 from durable_core.flow.execution import Execution, StoredExecution, checkpoint, settle
 from durable_core.flow.facts import notify_attempt, notify_end, observed_run, time_of
-from durable_core.flow.handoff import begin_handoff, hand_off, send_handoff
+from durable_core.flow.handoff import begin_handoff, hand_off, notify_handed_off, send_handoff
 from durable_core.flow.results import typed_response
 from durable_core.flow.versions import check_end
 from durable_core.http.response import Response
@@ -55,12 +55,13 @@ from durable_core.model.decision import (
     ResponseTooLarge,
     Suspend,
 )
-from durable_core.model.fact import RunResumed, RunSuspended
+from durable_core.model.fact import RunResumed, RunStarted, RunSuspended
 from durable_core.model.run import Phase
 from durable_core.model.step import FailedAttempt
 from durable_core.ports import Release, StoredResult
 
 __all__ = [
+    "accept",
     "detach",
     "execute",
     "fail_orphan",
@@ -82,6 +83,27 @@ def execute(ex: StoredExecution) -> Flow[None]:
             yield from suspend(ex)
         else:
             yield from _finish_handler(ex, outcome)
+    except Suspended:
+        yield from _refuse(ex)
+    finally:
+        ex.close()
+
+
+def accept(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
+    """Store a run whose handler has not begun, and hand its client off.
+
+    The run is due at once: whatever process has room for it calls the handler, as in a replay.
+    """
+    try:
+        yield from begin_handoff(ex)
+        now = ex.env.clock.now()
+        for happened in (Detached(reason=reason), BecameIdle(pending=())):
+            ex.run = advance(ex.run, happened, now, ex.env.policy).run
+        ex.add_ticket((yield checkpoint(ex, now=now, state=True, release=Release(due_at=now))))
+        yield from settle(ex)
+        yield from notify(RunStarted(run=observed_run(ex), at=time_of(now)))
+        yield from notify_handed_off(ex, reason)
+        yield from send_handoff(ex)
     except Suspended:
         yield from _refuse(ex)
     finally:
@@ -116,13 +138,19 @@ def fail_orphan(ex: StoredExecution) -> Flow[None]:
 
 
 def detach(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
-    """Hand the client off. The handler continues."""
-    if not ex.attached or ex.closed:
+    """Hand the client off. The handler continues.
+
+    If the execution was closed by a fault, the client is answered although a step goes on.
+    """
+    if not ex.attached:
+        return
+    if ex.closed:
+        yield from _refuse(ex)
         return
     try:
         yield from _apply_input(ex, Detached(reason=reason))
     except Suspended:
-        return
+        yield from _refuse(ex)
 
 
 def finish_streaming(
@@ -328,9 +356,13 @@ def _apply_input(
         # Steps in flight still change the run: decide when they have.
         yield from drain_steps()
         transition = advance(ex.run, happened, ex.env.clock.now(), ex.env.policy)
-    attached = ex.attached
+    attached, before = ex.attached, ex.run
     if any(isinstance(command, Handoff) for command in transition.commands):
         yield from begin_handoff(ex)  # while this process owns the run: a Suspend releases it
+        if ex.run is not before:  # another flow of the run has gone on meanwhile
+            if isinstance(happened, Detached) and not ex.attached:
+                return None
+            transition = advance(ex.run, happened, ex.env.clock.now(), ex.env.policy)
     ex.run = transition.run
     for command in transition.commands:
         match command:

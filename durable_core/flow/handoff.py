@@ -24,6 +24,7 @@ from durable_core.flow.wait_url import (
     FROM_PARAM,
     HANDOFF,
     PRIVATE_HEADERS,
+    RETRY_AFTER,
     RUN_PARAM,
     TOKEN_PARAM,
     query_reference,
@@ -40,6 +41,7 @@ __all__ = [
     "hand_off",
     "handoff_response",
     "new_token",
+    "notify_handed_off",
     "send_handoff",
     "stream_redirect_url",
     "with_params",
@@ -48,15 +50,23 @@ __all__ = [
 
 # --- handoff --------------------------------------------------------------------------------------
 
-_UNASKED = frozenset({HandoffReason.DISCONNECT, HandoffReason.DRAIN})
+#: Reasons that come from outside the handler: nothing else stores that the client is gone.
+_OUTSIDE = frozenset({HandoffReason.DISCONNECT, HandoffReason.DRAIN, HandoffReason.TIME_LIMIT})
 
 
 def hand_off(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
     """Send the attached client to the wait URL, once everything so far is durable."""
     has_position = yield from begin_handoff(ex)
-    if has_position or reason in _UNASKED or not ex.stored:
+    if has_position or reason in _OUTSIDE or not ex.stored:
         ex.add_ticket((yield checkpoint(ex, state=True)))
     yield from settle(ex)
+    yield from notify_handed_off(ex, reason)
+    if reason is not HandoffReason.DISCONNECT or ex.followed:
+        yield from send_handoff(ex)
+
+
+def notify_handed_off(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
+    """Tell observers, the log among them, that the client was handed off."""
     yield from notify(
         RunHandedOff(
             run=observed_run(ex),
@@ -65,8 +75,6 @@ def hand_off(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
             message=f"handed off: {reason.value}",
         )
     )
-    if reason is not HandoffReason.DISCONNECT or ex.followed:
-        yield from send_handoff(ex)
 
 
 def begin_handoff(ex: Execution) -> Flow[bool]:
@@ -113,7 +121,7 @@ def custom_redirect_url(options: ResolvedOptions, run_id: str, token: str) -> Fl
 def handoff_response(
     options: ResolvedOptions, method: str, run_id: str, token: str, url: str | None = None
 ) -> Response:
-    """Return the response of a handoff: a redirect to the wait URL, or a token.
+    """Return the response of a handoff: a redirect to the wait URL, a token, or 202 with both.
 
     Args:
         options: the options of the run's endpoint.
@@ -129,7 +137,12 @@ def handoff_response(
         url = with_params(options.async_redirect_url, (("runId", run_id), ("token", token)))
     if url is None:
         url = query_reference(((RUN_PARAM, run_id), (TOKEN_PARAM, token)))
-    headers = Headers((("location", url), *PRIVATE_HEADERS))
+    location = ("location", url)
+    if options.async_response == "accepted":
+        fields = (location, RETRY_AFTER, *PRIVATE_HEADERS, *options.handoff_headers)
+        state = {"status": "running", "run_id": run_id, "token": token}
+        return Response.json(state, 202, fields)
+    headers = Headers((location, *PRIVATE_HEADERS))
     return Response(status=302 if method in ("GET", "HEAD") else 303, headers=headers)
 
 

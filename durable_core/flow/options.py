@@ -50,8 +50,9 @@ class EndpointOptions(TypedDict, total=False):
         name: how runs of the endpoint are shown to people. Default: ``function_id``, or
             ``"{METHOD} {path}"`` with the template of the route.
         retries: how often a step or the handler is tried again, 0 to 20. Default 3.
-        async_response: what a handed-off client gets: ``"redirect"`` (default) or ``"token"``,
-            a JSON object with ``run_id`` and ``token``.
+        async_response: what a handed-off client gets: ``"redirect"`` (default), ``"token"``, a
+            JSON object with ``run_id`` and ``token``, or ``"accepted"``, the same with status 202,
+            ``Location`` and ``Retry-After``.
         methods: the methods that are served; others get 405. HEAD runs as GET if it is listed.
             Default: GET, POST, PUT, PATCH, DELETE, QUERY.
         authorize: called with the request before a run begins, sync or async; it refuses by
@@ -77,7 +78,7 @@ class EndpointOptions(TypedDict, total=False):
     function_id: str | None
     name: str | None
     retries: int | None
-    async_response: Literal["redirect", "token"] | None
+    async_response: Literal["redirect", "token", "accepted"] | None
     methods: tuple[str, ...] | None
     authorize: Authorize | None
     store_headers: tuple[str, ...] | None
@@ -104,13 +105,16 @@ class ResolvedOptions:
         idempotency_ttl: milliseconds.
         store_headers: in lower case.
         result: the type of what its function returns; None if that is JSON or a response.
+        max_sync_runtime: milliseconds; 0 hands the client off before the handler begins, None
+            never does for the time alone.
+        handoff_headers: further header fields of the response that a handed-off client gets.
     """
 
     key: str
     function_id: str | None = None
     name: str | None = None
     retries: int = 3
-    async_response: Literal["redirect", "token"] = "redirect"
+    async_response: Literal["redirect", "token", "accepted"] = "redirect"
     async_redirect_url: RedirectUrl | None = None
     methods: tuple[str, ...] = ("GET", "POST", "PUT", "PATCH", "DELETE", "QUERY")
     authorize: Authorize | None = None
@@ -125,6 +129,8 @@ class ResolvedOptions:
     version: str | None = None
     on_mismatch: Literal["warn", "fail"] = "warn"
     result: ValueType | None = None
+    max_sync_runtime: int | None = None
+    handoff_headers: tuple[tuple[str, str], ...] = ()
 
 
 def merge_options(below: EndpointOptions, over: EndpointOptions) -> EndpointOptions:
@@ -167,7 +173,9 @@ def _check(options: EndpointOptions) -> None:
     retries = options.get("retries")
     if retries is not None:
         validate_retries(retries)
-    _check_choice("async_response", options.get("async_response"), ("redirect", "token"))
+    _check_choice(
+        "async_response", options.get("async_response"), ("redirect", "token", "accepted")
+    )
     _check_choice("on_mismatch", options.get("on_mismatch"), ("warn", "fail"))
     _check_choice("record", options.get("record"), ("needed", "always"))
     _check_choice("idempotency", options.get("idempotency"), ("optional", "required", "off"))

@@ -8,7 +8,7 @@ from durable_core.errors import InvalidTokenError
 from durable_core.flow.effects import Flow, await_end, read_result
 from durable_core.flow.env import AppConfig
 from durable_core.flow.handoff import new_token
-from durable_core.flow.wait_url import PRIVATE_HEADERS, StreamWanted, WaitRequest
+from durable_core.flow.wait_url import PRIVATE_HEADERS, RETRY_AFTER, StreamWanted, WaitRequest
 from durable_core.http.problem import problem
 from durable_core.http.response import Response, with_headers
 from durable_core.machine.stream_cursor import Cursor, EventId
@@ -31,7 +31,6 @@ RESPONSE_NOT_KEPT = "the response was sent once and was too large to keep"
 
 #: How often a client is redirected to the wait URL before it gets 202 and a Retry-After.
 _MOST_HOPS = 5
-_RETRY_AFTER = "5"
 
 
 def wait_for_result(env: AppConfig, wanted: WaitRequest) -> Flow[Response]:
@@ -43,7 +42,8 @@ def wait_for_result(env: AppConfig, wanted: WaitRequest) -> Flow[Response]:
     if isinstance(expiry, Response):
         return expiry
     result = yield from read_result(wanted.run_id)
-    if result is not None and not isinstance(result, StoredResult):
+    is_live = result is not None and not isinstance(result, StoredResult)
+    if is_live and wanted.max_wait_ms:
         if not (yield from await_end(wanted.run_id, wanted.max_wait_ms)):
             return too_many_clients_response()
         result = yield from read_result(wanted.run_id)
@@ -94,7 +94,7 @@ def gone_response() -> Response:
 def too_many_clients_response() -> Response:
     """Return the response to a client that comes when too many wait already."""
     busy = problem(503, "too-many-waiting", detail="too many clients are waiting here")
-    return with_headers(busy, (("retry-after", _RETRY_AFTER),))
+    return with_headers(busy, (RETRY_AFTER,))
 
 
 def refuse_incomplete(wanted: WaitRequest) -> Response | None:
@@ -120,10 +120,13 @@ def _final_response(result: StoredResult) -> Response:
 
 
 def wait_again_response(wanted: WaitRequest, token: str) -> Response:
-    """Send a client whose run has not ended to the wait URL again, with this token."""
-    if wanted.hop < _MOST_HOPS:
+    """Send a client whose run has not ended to the wait URL again, with this token.
+
+    One that prefers to wait for a time of its own is told to come back.
+    """
+    if wanted.hop < _MOST_HOPS and not wanted.applied:
         location = wanted.again(token, wanted.hop + 1)
         return Response(status=303, headers=(("location", location), *PRIVATE_HEADERS))
     location = wanted.again(token, 0)
-    headers = (("location", location), ("retry-after", _RETRY_AFTER), *PRIVATE_HEADERS)
+    headers = (("location", location), RETRY_AFTER, *PRIVATE_HEADERS, *wanted.applied)
     return Response.json({"status": "running", "run_id": wanted.run_id}, 202, headers)

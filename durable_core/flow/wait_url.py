@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 from urllib.parse import urlencode
 
 from durable_core.http.headers import accepts_event_stream
+from durable_core.http.prefer import APPLIED, parse_prefer
 from durable_core.http.request import Request
 
 __all__ = [
@@ -16,13 +18,17 @@ __all__ = [
     "OWN_PARAMS",
     "PRIVATE_HEADERS",
     "PROXY_PARAMS",
+    "RETRY_AFTER",
     "RUN_PARAM",
     "TOKEN_PARAM",
     "StreamWanted",
     "WaitParams",
     "WaitRequest",
+    "applied_fields",
     "query_reference",
 ]
+
+_Fields: TypeAlias = tuple[tuple[str, str], ...]
 
 #: Query parameters by which an endpoint's own URL is the wait URL of a run.
 RUN_PARAM = "durable-run"
@@ -32,6 +38,9 @@ FROM_PARAM = "durable-from"
 
 #: Headers of every response with a token, so that caches and other sites do not get the token.
 PRIVATE_HEADERS = (("cache-control", "no-store"), ("referrer-policy", "no-referrer"))
+
+#: When a client that does not wait should ask again.
+RETRY_AFTER = ("retry-after", "5")
 
 #: The value of the parameter that asks for the events after the handoff.
 HANDOFF = "handoff"
@@ -77,6 +86,8 @@ class WaitRequest:
         again: the reference of the wait URL for a token and a hop.
         names: the names of the two parameters, for the error text.
         stream: set if the client wants an event stream.
+        applied: header fields that say which of the client's preferences was followed. A client
+            that has some is not redirected: it gets 202.
     """
 
     run_id: str
@@ -86,6 +97,7 @@ class WaitRequest:
     again: Callable[[str, int], str]
     names: tuple[str, str]
     stream: StreamWanted | None = None
+    applied: _Fields = ()
 
     @classmethod
     def from_request(
@@ -112,6 +124,9 @@ class WaitRequest:
             hops = ((params.hop, str(hop)),) if hop else ()
             return query_reference(((params.run, run_id), (params.token, token), *hops, *kept))
 
+        applied: _Fields = ()
+        if "prefer" in request.headers:
+            max_wait, applied = _preferred_wait(request, max_wait)
         return cls(
             run_id=run_id,
             token=token,
@@ -120,6 +135,7 @@ class WaitRequest:
             again=again,
             names=(params.run, params.token),
             stream=_stream_wanted(request, params.begin),
+            applied=applied,
         )
 
     @classmethod
@@ -146,6 +162,26 @@ class WaitRequest:
             return None
         run = (event_id.run_id, event_id.token)
         return cls.from_request(request, OWN_PARAMS, max_wait, run=run)
+
+
+def _preferred_wait(request: Request, max_wait: float) -> tuple[float, _Fields]:
+    """Return for how long a client waits, seconds, and the fields that say which wish is followed.
+
+    There are none if it has no preference that is known. It cannot wait for longer than the server
+    holds it (``max_wait``).
+    """
+    prefers = parse_prefer(request.headers)
+    if prefers.wait is not None:
+        wait = min(prefers.wait, int(max_wait))
+        return min(prefers.wait, max_wait), applied_fields(f"wait={wait}")
+    if prefers.respond_async:
+        return 0, applied_fields("respond-async")
+    return max_wait, ()
+
+
+def applied_fields(preference: str) -> _Fields:
+    """Return the header fields of a response for which a client's preference was followed."""
+    return (APPLIED, preference), ("vary", "Prefer")
 
 
 def _hop(text: str | None) -> int:

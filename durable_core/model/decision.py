@@ -55,6 +55,10 @@ class HandoffReason(Enum):
     DISCONNECT = "disconnect"
     #: The process stops.
     DRAIN = "drain"
+    #: The client prefers not to wait.
+    PREFERENCE = "preference"
+    #: The client has waited for as long as it may, or as it wants to.
+    TIME_LIMIT = "time-limit"
 
 
 @record(frozen=True, slots=True)

@@ -83,8 +83,8 @@ class RunHandedOff:
     """The client does not get the response on its own connection.
 
     Attributes:
-        reason: ``"step-retry"``, ``"sleep"``, ``"wait"``, ``"handler-retry"``, ``"disconnect"`` or
-            ``"drain"``.
+        reason: ``"step-retry"``, ``"sleep"``, ``"wait"``, ``"handler-retry"``, ``"disconnect"``,
+            ``"drain"``, ``"preference"`` or ``"time-limit"``.
         message: the line of the log.
     """
 

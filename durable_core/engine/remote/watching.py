@@ -41,6 +41,8 @@ _HOLD = 310.0
 #: So many times in a row the server may be away, and so many seconds each time.
 _MOST_FAILURES = 5
 _PAUSE = 2.0
+#: Seconds in which a server answers whether a run has ended.
+_LEAST = 1.0
 
 
 async def wait_for_output(
@@ -63,7 +65,9 @@ async def wait_for_output(
     if not results.waiters.add(wanted.run_id, wake, in_thread=not asynchronous):
         return too_many_clients_response()
     try:
-        seconds = max(results.waiters.hold_time(wanted.max_wait_ms / 1000), 0.01)
+        # A client that does not wait gives the server the time to answer.
+        least = _LEAST if wanted.applied else 0.01
+        seconds = max(results.waiters.hold_time(wanted.max_wait_ms / 1000), least)
         said = await _first_of(ask, results, wanted, ended, seconds)
     except EngineUnavailableError as error:
         run_logger(wanted.run_id, "").error("a client that waits got no answer: %s", error)
