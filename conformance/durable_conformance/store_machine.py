@@ -210,6 +210,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert _by_id(self.reference.workers()) == _by_id(self.store.workers())
         for owner in OWNERS:
             assert self.reference.held(owner) == self.store.held(owner)
+            expected = sorted(self.reference.cancelled_runs(owner))
+            assert expected == sorted(self.store.cancelled_runs(owner))
         for app in APPS:
             assert self.reference.next_due(app, KEYS) == self.store.next_due(app, KEYS)
 

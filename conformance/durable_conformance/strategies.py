@@ -174,6 +174,7 @@ def run_writes(draw: st.DrawFn) -> Checkpoint:
         traceparent=draw(st.none() | st.just("00-1-2-01")),
         labels=tuple(sorted(dict(draw(st.lists(_labels, max_size=2))).items())),
         version=draw(st.none() | st.just("v1")),
+        undoable=draw(st.booleans()),
     )
     creates = draw(st.booleans())
     ops = draw(st.lists(waits() | _naps | _addressed, max_size=2, unique_by=lambda op: op.op.id))
@@ -186,7 +187,7 @@ def run_writes(draw: st.DrawFn) -> Checkpoint:
         request=REQUEST if creates else None,
         memos=tuple(draw(st.lists(_memos, max_size=2))),
         pending=tuple(ops),
-        state=draw(st.none() | st.just(state)),
+        state=draw(st.none() | st.sampled_from([state, replace(state, cancel_reason="why")])),
         release=draw(st.none() | releases),
         result=draw(st.none() | _results(_ENDED)) if draw(few) == 1 else None,
         events=tuple(draw(st.lists(_events, max_size=2))),
@@ -233,6 +234,7 @@ _ends: st.SearchStrategy[Write[object]] = st.one_of(
         run_id=run_ids,
         result=_results([Phase.CANCELLED]),
         deliveries=st.lists(_deliveries, max_size=1).map(tuple),
+        reason=st.sampled_from(["", "why"]),
     ),
     st.builds(Delete, app=apps, run_id=run_ids),
     st.builds(Prune, app=apps, runs_before=times, events_before=times, limit=few),

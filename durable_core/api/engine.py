@@ -159,7 +159,7 @@ class Engine(EngineLifecycle, Protocol):
         ...
 
     def cancel(self, run_id: str, reason: str | None = None) -> bool:
-        """End a run as cancelled, for a reason that its clients are told; False if it had ended."""
+        """Cancel a run, for a reason that its clients are told; False if that changes nothing."""
         ...
 
     def retry(self, run_id: str) -> bool:

@@ -10,8 +10,10 @@ from typing import Literal, TypeAlias
 __all__ = ["AttemptInfo", "RunInfo", "RunStatus", "StepInfo", "StepStatus", "as_json"]
 
 #: ``running``: a handler is live in some process, or will be at once. ``suspended``: it waits for a
-#: time or an event.
-RunStatus: TypeAlias = Literal["running", "suspended", "completed", "failed", "cancelled"]
+#: time or an event. ``cancelling``: it was cancelled, and its steps are being undone.
+RunStatus: TypeAlias = Literal[
+    "running", "suspended", "cancelling", "completed", "failed", "cancelled"
+]
 #: ``running``: the function is being called, in this process; what another process calls is not
 #: known. ``retrying``: the function has failed and will be called again. ``begun``: the function of
 #: a step with ``at_most_once`` has been called, and its end is not stored (yet).
@@ -75,6 +77,7 @@ class RunInfo:
         ended: when it ended; None before.
         due: when it goes on; None while it runs and once it has ended.
         error: why it failed, or why its handler is tried again; None without an error.
+        cancel_reason: why it was cancelled; None if it was not, or nobody has given a reason.
         steps: its steps: finished ones in the order in which they finished, then the others. Empty
             in a list of runs. A run that has not stored anything is found by its id, with the step
             that it executes, in the process that executes it.
@@ -96,6 +99,7 @@ class RunInfo:
     ended: datetime | None
     due: datetime | None
     error: str | None
+    cancel_reason: str | None
     steps: tuple[StepInfo, ...]
 
 

@@ -96,18 +96,20 @@ class Runs:
     def cancel(self, run_id: str, *, reason: str | None = None) -> bool:
         """End a run: its handler is unwound, its waits are dropped, its clients get 410.
 
-        It ends at once, also where no process has its code. So steps with ``undo=`` stay done.
+        A run without steps that can be undone ends at once, also where no process has its code. One
+        with such steps is ``cancelling`` first: a step in progress ends, no other one begins, and
+        what was done is undone, the last step first. That takes a process that has its code.
 
         Args:
             run_id: the run.
             reason: what its clients are told, at most 1,000 characters.
 
         Returns:
-            False if it had ended already, which changes nothing.
+            False if it had ended, or was cancelled already, which changes nothing.
 
         Raises:
             RunNotFoundError: there is no such run.
-            RunUndoneError: it has failed and is being undone.
+            RunUndoneError: it has failed and is being undone; it ends when that is done.
             ValueError: the reason is too long.
         """
         if reason is not None and len(reason) > _LONGEST_REASON:
@@ -313,7 +315,7 @@ def show_run(record: RunRecord, codec: Codec) -> RunInfo:
     run = record.run
     running = {each.op.id for each in record.running}
     failed: dict[str, FailedAttempt] = {each.op_id: each for each in record.failed_attempts}
-    status = _ENDED.get(run.phase) or ("suspended" if record.owner is None else "running")
+    status = _ENDED.get(run.phase) or _status_of_live(record)
     last = failed.get("")
     failures = max(run.failures, 0 if last is None else last.number)
     return RunInfo(
@@ -333,6 +335,7 @@ def show_run(record: RunRecord, codec: Codec) -> RunInfo:
         ended=None if record.ended_at is None else _time(record.ended_at),
         due=None if record.due_at is None else _time(record.due_at),
         error=None if last is None or status == "completed" else _error(last),
+        cancel_reason=run.cancel_reason or None,
         steps=(
             *(_show_finished(memo, codec) for memo in record.memos),
             *(
@@ -343,6 +346,12 @@ def show_run(record: RunRecord, codec: Codec) -> RunInfo:
             *(_running(each, failed.get(each.op.id)) for each in record.running),
         ),
     )
+
+
+def _status_of_live(record: RunRecord) -> RunStatus:
+    if record.run.cancel_reason is not None:
+        return "cancelling"
+    return "suspended" if record.owner is None else "running"
 
 
 def _running(step: RunningStep, failed: FailedAttempt | None) -> StepInfo:

@@ -272,8 +272,10 @@ def _cancel(options: argparse.Namespace) -> str | None:
     run_id = options.run_id
     with _open(options) as durable:
         if not durable.runs.cancel(run_id, reason=options.reason):
-            return f"run {run_id} had ended already"
-    print(json.dumps({"id": run_id, "cancelled": True}) if options.json else f"cancelled {run_id}")
+            return f"run {run_id} had ended, or was cancelled already"
+        status = durable.runs.get(run_id).status
+    shown = {"id": run_id, "cancelled": True, "status": status}
+    print(json.dumps(shown) if options.json else f"{status} {run_id}")
     return None
 
 

@@ -58,7 +58,12 @@ def history(attempts: Sequence[AttemptInfo]) -> str:
 
 def _optional_facts(run: RunInfo) -> tuple[tuple[str, str | None], ...]:
     """Return what is shown of a run only if it is there."""
-    return (("key", run.key), ("version", run.version), ("parent", run.parent))
+    return (
+        ("key", run.key),
+        ("version", run.version),
+        ("parent", run.parent),
+        ("reason", run.cancel_reason),
+    )
 
 
 def _step_row(step: StepInfo) -> tuple[str, ...]:

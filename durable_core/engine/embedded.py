@@ -668,6 +668,7 @@ class EmbeddedEngine:
             failures=0,
             crash_count=0,
             epoch=1,
+            cancel_reason=None,
         )
         stored = None
         if request is not None:
@@ -704,16 +705,17 @@ class EmbeddedEngine:
         return True
 
     def cancel(self, run_id: str, reason: str | None = None) -> bool:
-        """End a run as cancelled; False if it had ended."""
+        """Cancel a run; False if it had ended, or had been cancelled."""
         from durable_core.codec.records import dump_head
+        from durable_core.flow.error_responses import cancelled_response
         from durable_core.flow.undo import check_cancel
         from durable_core.model.run import Phase
-        from durable_core.ports import Cancel, StoredResult
+        from durable_core.ports import Cancel, CancelOutcome, StoredResult
 
         record = self._record(run_id)
         check_cancel(record)
-        detail = "the run was cancelled" if reason is None else f"the run was cancelled: {reason}"
-        response = problem(410, "run-cancelled", detail=detail, run_id=run_id)
+        cancelled = replace(record.run, cancel_reason=reason or "")
+        response = cancelled_response(cancelled)
         assert isinstance(response.body, bytes)
         result = StoredResult(
             phase=Phase.CANCELLED,
@@ -721,12 +723,14 @@ class EmbeddedEngine:
             body=response.body,
             ended_at=self.env.clock.now(),
         )
-        is_cancelled = self.execute(Cancel(app=self.env.app, run_id=run_id, result=result))
-        if is_cancelled and self.env.observers:
-            self._report_cancelled(record.run, result, detail)
-        return is_cancelled
+        cancel = Cancel(app=self.env.app, run_id=run_id, result=result, reason=reason or "")
+        outcome = self.execute(cancel)
+        if outcome is CancelOutcome.ENDED and self.env.observers:
+            self._report_cancelled(cancelled, result)
+        return outcome is not CancelOutcome.NOTHING
 
-    def _report_cancelled(self, run: Run, result: StoredResult, detail: str) -> None:
+    def _report_cancelled(self, run: Run, result: StoredResult) -> None:
+        from durable_core.flow.error_responses import cancel_detail
         from durable_core.flow.facts import run_facts, time_of
         from durable_core.model.fact import RunFinished
 
@@ -736,7 +740,7 @@ class EmbeddedEngine:
                 at=time_of(result.ended_at),
                 status="cancelled",
                 http_status=410,
-                reason=detail,
+                reason=cancel_detail(run),
             )
         )
 

@@ -16,6 +16,7 @@ from weakref import WeakSet
 from durable_core.codec.records import dump_head, load_request
 from durable_core.commit_queue import CommitFuture, CommitQueue
 from durable_core.engine.quota import Quota
+from durable_core.engine.undoing import Undoing
 from durable_core.errors import LeaseLost, StoreBrokenError, StoreError, StoreOutcomeUnknownError
 from durable_core.flow.effects import Flow
 from durable_core.flow.env import AppConfig
@@ -37,6 +38,7 @@ from durable_core.ports import (
     BeginOnce,
     Begun,
     Cancel,
+    CancelOutcome,
     Checkpoint,
     CheckpointResult,
     ClaimedRun,
@@ -420,6 +422,9 @@ class RunManager(RunExecutor[StoredExecution]):
             return
         with self._busy_lock:
             self.busy[endpoint.kind] += 1
+        if ex.run.cancel_reason is not None:
+            Undoing(self._worker, self, endpoint, ex, lambda: self._free(endpoint.kind)).start()
+            return
         # It is live from now on, although its worker begins later: a stop must know of it.
         if endpoint.kind is HandlerKind.DEF:
             run = self.thread_run(self._worker, ex, endpoint.handler)
@@ -571,8 +576,11 @@ class RunManager(RunExecutor[StoredExecution]):
             if isinstance(write, Checkpoint):
                 if worker.streams.logs and answer is not None:
                     worker.streams.committed(write)
-                if write.result is not None and answer is not None and worker.waiters.wakers:
-                    worker.waiters.wake((write.run_id,))
+                if write.result is not None:
+                    if answer is None:  # it may have been cancelled, and is to be undone
+                        worker.wake_scheduler()
+                    elif worker.waiters.wakers:
+                        worker.waiters.wake((write.run_id,))
                 if write.release is not None:
                     worker.wake_scheduler_at(write.release.due_at)
                 if write.events:
@@ -587,14 +595,22 @@ class RunManager(RunExecutor[StoredExecution]):
                     worker.wake_scheduler()
             elif isinstance(write, Retry | Fork) and answer is True:
                 worker.wake_scheduler()
-            elif isinstance(write, Cancel) and answer is True:
-                worker.waiters.wake((write.run_id,))
-                if write.deliveries:
-                    worker.wake_scheduler()
-                live = worker.live.get(write.run_id)
-                if live is not None:
-                    live.lease_lost()
-                    _warn_not_undone(live.ex)
+            elif isinstance(write, Cancel):
+                self._cancelled(write, answer)
+
+    def _cancelled(self, write: Cancel, outcome: object) -> None:
+        """Have the live execution of a cancelled run end; the scheduler sees to its undoing."""
+        live = self._worker.live.get(write.run_id)
+        if outcome is CancelOutcome.ENDED:
+            self._worker.waiters.wake((write.run_id,))
+            if write.deliveries:
+                self._worker.wake_scheduler()
+            if live is not None:
+                live.lease_lost()
+        elif outcome is CancelOutcome.UNDOING:
+            if live is not None:
+                live.stop()
+            self._worker.wake_scheduler()
 
 
 def _cut_short(run: Run, fault: BaseException, now: int, *, is_crash: bool) -> Fact:
@@ -623,14 +639,6 @@ def _release_of(run: Run, owner: str, now: int, pause: int) -> Checkpoint:
         state=replace(run, phase=Phase.SUSPENDED),
         release=Release(due_at=now + pause),
     )
-
-
-def _warn_not_undone(ex: Execution) -> None:
-    """Log which steps of a cancelled run stay done although they could be undone."""
-    if ex.undos:
-        names = ", ".join(repr(each.op.name) for each in reversed(ex.undos))
-        text = "the run was cancelled, and a cancelled run is not undone: %s"
-        run_logger(ex.run.id, ex.run.function_id).warning(text, names)
 
 
 def _answer_at_end(ex: StoredExecution) -> Response:

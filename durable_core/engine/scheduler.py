@@ -333,6 +333,10 @@ class Scheduler:
                 live = self._host.live.get(run_id)
                 if live is not None:
                     live.on_event(op_id, event)
+            for run_id in store.cancelled_runs(self._host.owner):
+                live = self._host.live.get(run_id)
+                if live is not None and live.ex.run.cancel_reason is None:
+                    live.stop()  # it is released, and claimed to be undone
         waited_for = self._host.waiters.run_ids()
         if waited_for:
             self._host.waiters.wake(store.which_ended(app, waited_for))

@@ -14,13 +14,16 @@ from durable_core.errors import (
 )
 from durable_core.flow.effects import Raised
 from durable_core.flow.options import ResolvedOptions
-from durable_core.flow.step_options import StepOptions
+from durable_core.flow.step_options import StepOptions, UndoReport
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.http.response import Response, with_headers
 from durable_core.machine.advance import failure_of_handler, failure_of_step
 from durable_core.model.decision import Fail, Failure
+from durable_core.model.run import Run
 
 __all__ = [
+    "cancel_detail",
+    "cancelled_response",
     "failure_response",
     "handler_failure",
     "response_for_exception",
@@ -151,6 +154,21 @@ def failure_response(fail: Fail, *, debug: bool, **extra: object) -> Response:
         return problem(500, fail.kind, detail=detail, error=described, **extra)
     detail = fail.public or _NEUTRAL.get(fail.kind, "the request failed; the server's log says why")
     return problem(500, fail.kind, detail=detail, **extra)
+
+
+def cancelled_response(run: Run, undone: UndoReport | None = None) -> Response:
+    """Return what the clients of a cancelled run get: why, and which of its steps were undone."""
+    extra: dict[str, object] = {"run_id": run.id}
+    if undone is not None:
+        extra |= {"undone": list(undone.undone), "not_undone": list(undone.failed)}
+    return problem(410, "run-cancelled", detail=cancel_detail(run), **extra)
+
+
+def cancel_detail(run: Run) -> str:
+    """Return what people read of a run that was cancelled."""
+    if not run.cancel_reason:
+        return "the run was cancelled"
+    return f"the run was cancelled: {run.cancel_reason}"
 
 
 #: Details of failures that are no errors of the application's code.

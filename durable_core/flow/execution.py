@@ -74,6 +74,9 @@ _NOTHING: set[str] = set()
 class ExecutionState(Enum):
     """How far an execution is from its end. It never goes back."""
 
+    #: A handler is replayed to find what undoes its steps, and may begin none. Steps that have an
+    #: outcome return it, and the others wait.
+    REPLAYING = "replaying"
     #: The handler runs and may begin steps.
     RUNNING = "running"
     #: A signal unwinds a ``def`` handler. What it does outside steps it will do again. Threads of
@@ -105,6 +108,10 @@ _S, _E = ExecutionState, ExecutionEvent
 #: What follows from each event in each state. Every pair is in the table: stopping and closing
 #: come from other threads, at any time.
 TRANSITIONS: Mapping[tuple[ExecutionState, ExecutionEvent], ExecutionState] = {
+    (_S.REPLAYING, _E.UNWIND): _S.REPLAYING,
+    (_S.REPLAYING, _E.STOP): _S.DRAINING,
+    (_S.REPLAYING, _E.DRAIN): _S.DRAINING,
+    (_S.REPLAYING, _E.CLOSE): _S.CLOSED,
     (_S.RUNNING, _E.UNWIND): _S.UNWINDING,
     (_S.RUNNING, _E.STOP): _S.STOPPING,
     (_S.RUNNING, _E.DRAIN): _S.DRAINING,
@@ -297,6 +304,13 @@ class Execution:
         self.unawaited[op.id] = op
         if self.unasked:
             self.unasked.discard(op.id)
+        return op
+
+    def next_undo_op(self, step_id: str) -> Op:
+        """Return the op of a step that undoes another; it counts for no limit."""
+        name, _ = self._step_ids.next_op(step_id, self)
+        op = op_named(name, OpKind.RUN)
+        self.unasked.discard(op.id)
         return op
 
     @property

@@ -137,7 +137,7 @@ def note(ex: Execution, line: Log) -> RunNoted:
 
 def notify_end(
     ex: Execution,
-    status: Literal["completed", "failed"],
+    status: Literal["completed", "failed", "cancelled"],
     *,
     http_status: int | None = None,
     reason: str = "",

@@ -25,12 +25,20 @@ from durable_core.flow.effects import (
     send_response,
 )
 from durable_core.flow.error_responses import (
+    cancel_detail,
+    cancelled_response,
     failure_response,
     handler_failure,
     response_for_exception,
     store_unavailable_response,
 )
-from durable_core.flow.execution import Execution, StoredExecution, checkpoint, settle
+from durable_core.flow.execution import (
+    Execution,
+    ExecutionState,
+    StoredExecution,
+    checkpoint,
+    settle,
+)
 from durable_core.flow.facts import notify_attempt, notify_end, observed_run, time_of
 from durable_core.flow.handoff import begin_handoff, hand_off, notify_handed_off, send_handoff
 from durable_core.flow.results import typed_response
@@ -41,6 +49,7 @@ from durable_core.model.decision import (
     BecameIdle,
     Claimed,
     Detached,
+    EndCancelled,
     Fail,
     Failure,
     Finish,
@@ -54,6 +63,7 @@ from durable_core.model.decision import (
     ResponseStarted,
     ResponseTooLarge,
     Suspend,
+    Undone,
 )
 from durable_core.model.fact import RunResumed, RunStarted, RunSuspended
 from durable_core.model.run import Phase
@@ -64,9 +74,11 @@ __all__ = [
     "accept",
     "detach",
     "execute",
+    "execute_undo",
     "fail_orphan",
     "finish_streaming",
     "read_whole_body",
+    "replay_to_undo",
     "resume",
     "suspend",
 ]
@@ -126,6 +138,53 @@ def resume(ex: StoredExecution) -> Flow[None]:
         now = ex.started_at = ex.env.clock.now()
         yield from notify(RunResumed(run=observed_run(ex), at=time_of(now), message="resumed"))
         yield from execute(ex)
+
+
+def replay_to_undo(ex: StoredExecution) -> Flow[None]:
+    """Replay the handler of a claimed run that was cancelled, to find what undoes its steps.
+
+    It goes as far as it can without a new step. Nothing of how it ends counts. When this returns,
+    ``ex.undos`` are known, unless the run has ended, as after too many crashes.
+    """
+    if ex.run.phase is Phase.RESPONDING:  # its process died; the response is of no use any more
+        ex.run = replace(ex.run, phase=Phase.SUSPENDED)
+    try:
+        yield from _apply_input(ex, Claimed(max_crashes=ex.env.limits.crashes))
+        if ex.run.phase.ended:
+            yield from settle(ex)
+            reason = "its process died too often"
+            yield from notify_end(ex, "failed", reason=reason, message=f"the run failed: {reason}")
+            return
+        now = ex.started_at = ex.env.clock.now()
+        text = "resumed, to be undone"
+        yield from notify(RunResumed(run=observed_run(ex), at=time_of(now), message=text))
+        ex.state = ExecutionState.REPLAYING
+        yield CallHandler()
+    except Suspended:
+        pass
+    finally:
+        ex.close()
+
+
+def execute_undo(ex: StoredExecution) -> Flow[None]:
+    """Undo the steps of a cancelled run, which the handler of this execution does, and end it."""
+    try:
+        outcome: Outcome | Unwound = yield CallHandler()
+        if ex.closed or isinstance(outcome, (Unwound, Cancelled)):
+            yield from suspend(ex)
+        elif isinstance(outcome, Raised):
+            failure = handler_failure(outcome, ex.env.clock.now())
+            text = f"the run could not be undone: {describe(outcome.error)}"
+            yield from _fail_handler(ex, failure, outcome.error, text, text)
+        else:
+            yield from _apply_input(ex, Undone())
+            reason = cancel_detail(ex.run)
+            text = f"undone: {reason}"
+            yield from notify_end(ex, "cancelled", http_status=410, reason=reason, message=text)
+    except Suspended:
+        yield from _refuse(ex)
+    finally:
+        ex.close()
 
 
 def fail_orphan(ex: StoredExecution) -> Flow[None]:
@@ -380,6 +439,10 @@ def _apply_input(
                 yield from hand_off(ex, reason)
             case Fail(failed=attempt):
                 yield from _fail(ex, command, attached, trace)
+            case EndCancelled():
+                response = cancelled_response(ex.run, ex.undo_report)
+                now = ex.env.clock.now()
+                ex.add_ticket((yield _save_result(ex, response, _whole_body(response), now)))
             case _:
                 raise AssertionError(f"{happened!r} cannot lead to {command!r}")
     yield from settle(ex)

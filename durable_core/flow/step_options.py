@@ -40,7 +40,7 @@ class StepOptions:
         name: what people see beside its id, 1 to 255 characters.
         result: the type of its result. Default: what the function's annotation says.
         at_most_once: store that an attempt begins, and begin none of whose end nothing is known.
-        undo: called with the result of the step when the run fails.
+        undo: called with the result of the step when the run fails or is cancelled.
 
     Raises:
         StepArgumentError: an option of another type, or out of range; the message names it.
@@ -130,8 +130,9 @@ class StepKeywords(TypedDict, total=False):
         at_most_once: store that the attempt begins before the function is called. After a crash in
             between, the step fails with ``StepInterrupted`` instead of being called again. It is
             not retried either, unless ``retries`` is given. It takes one more commit.
-        undo: a function of the step's result, which undoes the step when the run fails. It is
-            called in a step of its own, which is retried; the last step is undone first.
+        undo: a function of the step's result, which undoes the step when the run fails or
+            is cancelled. It is called in a step of its own, which is retried; the last step is
+            undone first.
     """
 
     retries: int | None

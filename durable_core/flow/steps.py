@@ -170,7 +170,7 @@ def _replayed(ex: StoredExecution, op: Op) -> Flow[Memo | None]:
     ex.activity += 1
     if ex.state is not ExecutionState.RUNNING:
         ex.check_open()
-        while ex.stopping:
+        while ex.stopping or (ex.state is ExecutionState.REPLAYING and op.id not in ex.memos):
             yield from park(op.id, None)
             ex.check_open()
     memo = ex.memos.get(op.id)

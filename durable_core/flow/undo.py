@@ -1,28 +1,46 @@
-"""Undoing: when a run fails, the steps with ``undo=`` are undone, the last one first.
+"""Undoing: when a run fails or is cancelled, the steps with ``undo=`` are undone, the last first.
 
-What undoes a step is a step itself: it is stored, retried and not repeated. The handler has ended
-by then. Its error is stored first, in a step of its own: whatever the handler does in a later
-replay, the run goes on with undoing, and fails with that error.
+What undoes a step is a step itself: it is stored, retried and not repeated.
+
+The handler of a run that fails has ended when its steps are undone. Its error is stored first, in a
+step of its own: whatever the handler does in a later replay, the run goes on with undoing, and
+fails with that error.
+
+A run is cancelled in its store, wherever its handler is. The store knows that there may be
+something to undo (``Run.undoable``), but the functions that undo it are in the code: whoever claims
+the run replays its handler without a new step, and then undoes what it has met on the way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 from durable_core.errors import NonRetriableError, RunUndoneError, StepError
 from durable_core.flow.attempt import Call
 from durable_core.flow.effects import Flow, log_error
 from durable_core.flow.error_responses import response_for_exception
-from durable_core.flow.execution import Execution
+from durable_core.flow.execution import Execution, ExecutionState, StoredExecution, checkpoint
 from durable_core.flow.flows import EngineFlows
+from durable_core.flow.scope import CURRENT_RUN
 from durable_core.flow.step_options import Undo, UndoReport
 from durable_core.machine.advance import describe, failure_of_handler
 from durable_core.machine.step_ids import op_named
 from durable_core.model.step import Op, OpKind
 from durable_core.ports import RunRecord
 
-__all__ = ["MAX_NAME", "check_cancel", "check_fork", "check_retry", "registered", "undo"]
+__all__ = [
+    "MAX_NAME",
+    "check_cancel",
+    "check_fork",
+    "check_retry",
+    "execution_to_undo",
+    "registered",
+    "undo",
+    "undo_all",
+    "undo_all_async",
+]
 
 #: The step that holds the error for which a run is undone.
 _FAILED = "(failed)"
@@ -32,7 +50,15 @@ MAX_NAME = 255 - len(_PREFIX)
 
 
 def registered(ex: Execution, op: Op, fn: Callable[[Any], object], flow: Flow[object]) -> Flow[Any]:
-    """Run the flow of a step; once it has succeeded, remember what undoes it."""
+    """Run the flow of a step; once it has succeeded, remember what undoes it.
+
+    The run is stored as undoable before the step begins: a run that is cancelled meanwhile must not
+    end without its undoing.
+    """
+    if isinstance(ex, StoredExecution) and not ex.run.undoable:
+        ex.run = replace(ex.run, undoable=True)
+        if ex.stored:  # else the write that makes its row says so
+            ex.add_ticket((yield checkpoint(ex, state=True)))
     result = yield from flow
     ex.undos = (*ex.undos, Undo(op, fn, result))
     return result
@@ -49,15 +75,28 @@ def undo(ex: Execution, flows: EngineFlows[Any], error: Exception | None) -> Flo
     Returns:
         The error with which the run fails, undone; None if the run does not fail.
     """
+    if ex.state is ExecutionState.REPLAYING:
+        return None  # the run was cancelled, which counts
     marker = op_named(_FAILED, OpKind.RUN)
     if not ex.has_outcome(marker) and (error is None or not _is_final(ex, error)):
         return None
     shown = "" if error is None else describe(error)
-    ex.next_op(_FAILED, OpKind.RUN, ex)
+    ex.next_undo_op(_FAILED)
     first: Any = yield from flows.run_step(ex, marker, Call(_hold, (shown,)))
+    yield from _undo_each(ex, flows, ex.undos)
+    if error is None or describe(error) != first["error"]:
+        # The handler has not failed alike again; its first failure counts.
+        return NonRetriableError(first["error"])
+    if failure_of_handler(error, ex.env.clock.now()).retriable:
+        return _final(error)
+    return error
+
+
+def _undo_each(ex: Execution, flows: EngineFlows[Any], undos: Sequence[Undo]) -> Flow[None]:
+    """Undo steps, the last one first; note in the execution what has come of it."""
     undone, failed = [], []
-    for each in reversed(ex.undos):
-        op = ex.next_op(_PREFIX + each.op.name, OpKind.RUN, ex)
+    for each in reversed(undos):
+        op = ex.next_undo_op(_PREFIX + each.op.name)
         try:
             yield from flows.run_step(ex, op, Call(each.fn, (each.result,)))
         except StepError as failure:
@@ -66,12 +105,51 @@ def undo(ex: Execution, flows: EngineFlows[Any], error: Exception | None) -> Flo
         else:
             undone.append(each.op.name)
     ex.undo_report = UndoReport(tuple(undone), tuple(failed))
-    if error is None or describe(error) != first["error"]:
-        # The handler has not failed alike again; its first failure counts.
-        return NonRetriableError(first["error"])
-    if failure_of_handler(error, ex.env.clock.now()).retriable:
-        return _final(error)
-    return error
+
+
+def execution_to_undo(replayed: StoredExecution) -> StoredExecution:
+    """Return the execution that undoes the steps of a cancelled run.
+
+    Args:
+        replayed: the execution in which its handler was replayed, under the same claim. What it
+            has met on the way is undone in the order in which the steps had finished.
+    """
+    ex = StoredExecution(
+        replayed.env,
+        replayed.options,
+        replayed.run,
+        replayed.request,
+        owner=replayed.owner,
+        memos=tuple(replayed.memos.values()),
+        pending=tuple(replayed.pending.values()),
+        streamed=replayed.streamed,
+        handler_chunks=replayed.handler_chunks,
+    )
+    ex.unasked = set()  # nobody asks for the steps of the handler
+    finished = {op_id: memo.completion_no for op_id, memo in ex.memos.items()}
+    ex.undos = tuple(sorted(replayed.undos, key=lambda each: finished[each.op.id]))
+    return ex
+
+
+def undo_all(request: object) -> None:
+    """Undo the steps of a cancelled run: in place of its ``def`` handler."""
+    scope: Any = CURRENT_RUN.get()
+    scope.drive(_undo_each(scope.ex, scope.flows, _take_undos(scope.ex)))
+
+
+def undo_all_async(request: object) -> Coroutine[Any, Any, None]:
+    """Undo the steps of a cancelled run: in place of its ``async def`` handler."""
+    scope: Any = CURRENT_RUN.get()
+    undoing: Coroutine[Any, Any, None] = scope.drive(
+        _undo_each(scope.ex, scope.flows, _take_undos(scope.ex))
+    )
+    return undoing
+
+
+def _take_undos(ex: Execution) -> Sequence[Undo]:
+    """Return what is to be undone, once: the runner must not undo it again at the end."""
+    undos, ex.undos = ex.undos, ()
+    return undos
 
 
 def _hold(error: str) -> dict[str, str]:
@@ -99,7 +177,9 @@ def check_cancel(record: RunRecord) -> None:
     Raises:
         RunUndoneError: it is being undone.
     """
-    if not record.run.phase.ended and _first_undone(record) is not None:
+    run = record.run
+    is_failing = run.cancel_reason is None and _first_undone(record) is not None
+    if is_failing and not run.phase.ended:
         raise RunUndoneError(
             f"run {record.run.id} has failed and is being undone; it ends when that is done, and "
             "cannot be cancelled before"
@@ -132,11 +212,12 @@ def check_fork(record: RunRecord, step: str) -> None:
         RunUndoneError: one of these results was undone; or undoing goes on.
     """
     first = _first_undone(record)
+    run_id = record.run.id
+    is_undoing = first is not None or record.run.cancel_reason is not None
+    if is_undoing and not record.run.phase.ended:
+        raise RunUndoneError(f"run {run_id} is being undone; resume from a step once it has ended")
     if first is None:
         return
-    run_id = record.run.id
-    if not record.run.phase.ended:
-        raise RunUndoneError(f"run {run_id} is being undone; resume from a step once it has ended")
     numbers = {memo.op.name: memo.completion_no for memo in record.memos}
     if step not in numbers or numbers[first] < numbers[step]:
         raise RunUndoneError(
@@ -151,11 +232,8 @@ def _first_undone(record: RunRecord) -> str | None:
     None if undoing has not begun. A step whose undoing has failed counts: what became of it is
     unknown.
     """
-    marker = op_named(_FAILED, OpKind.RUN)
-    if all(memo.op != marker for memo in record.memos):
-        return None
     names = [memo.op.name for memo in record.memos]
     names += [pending.op.name for pending in record.pending]
     undone = {name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX)}
     done = sorted(record.memos, key=lambda memo: memo.completion_no)
-    return next(memo.op.name for memo in done if memo.op.name in {*undone, _FAILED})
+    return next((memo.op.name for memo in done if memo.op.name in {*undone, _FAILED}), None)

@@ -21,6 +21,7 @@ from durable_core.model.decision import (
     Claimed,
     Command,
     Detached,
+    EndCancelled,
     Fail,
     Failure,
     Finish,
@@ -39,6 +40,7 @@ from durable_core.model.decision import (
     SaveMemo,
     SavePending,
     Suspend,
+    Undone,
 )
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import FailedAttempt, Memo, Pending
@@ -246,6 +248,8 @@ def advance(run: Run, happened: Input, now: int, policy: RetryPolicy) -> Transit
         case Orphaned():
             text = f"no process knows the endpoint {run.endpoint_key!r} any more"
             return _fail(run, "endpoint-missing", "EndpointMissing", text)
+        case Undone():
+            return Transition(_go(run, Trigger.CANCEL), (EndCancelled(),))
     assert_never(happened)
 
 
@@ -278,6 +282,9 @@ def _in_phase(run: Run, phase: Phase) -> Run:
         traceparent=run.traceparent,
         labels=run.labels,
         version=run.version,
+        principal=run.principal,
+        undoable=run.undoable,
+        cancel_reason=run.cancel_reason,
     )
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "Claimed",
     "Command",
     "Detached",
+    "EndCancelled",
     "Fail",
     "Failure",
     "Finish",
@@ -32,6 +33,7 @@ __all__ = [
     "SaveMemo",
     "SavePending",
     "Suspend",
+    "Undone",
 ]
 
 
@@ -117,7 +119,12 @@ class Fail:
     public: str = ""
 
 
-Command = SaveMemo | SavePending | Handoff | Suspend | Finish | Fail
+@dataclass(frozen=True, slots=True)
+class EndCancelled:
+    """Store as the run's result that it was cancelled."""
+
+
+Command = SaveMemo | SavePending | Handoff | Suspend | Finish | Fail | EndCancelled
 
 
 # --- decision -------------------------------------------------------------------------------------
@@ -266,6 +273,11 @@ class Orphaned:
     """No process has known the run's endpoint key for too long."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undone:
+    """The steps of a cancelled run have been undone."""
+
+
 Input = (
     OpEnded
     | OpFailed
@@ -279,4 +291,5 @@ Input = (
     | HandlerRaised
     | Claimed
     | Orphaned
+    | Undone
 )

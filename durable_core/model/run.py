@@ -63,6 +63,9 @@ class Run:
         labels: names and values to find it by, a few short ones, ordered by name.
         version: the version of the code that began it; None if the code has none.
         principal: who began it, as ``authorize=`` has said; None if it says nothing.
+        undoable: a step of it that has begun can be undone. Once true it stays so.
+        cancel_reason: why it was cancelled, "" without a reason; None if it was not. Of a run that
+            has not ended, it says that the run is being undone.
     """
 
     id: str
@@ -82,3 +85,5 @@ class Run:
     labels: tuple[tuple[str, str], ...] = ()
     version: str | None = None
     principal: str | None = None
+    undoable: bool = False
+    cancel_reason: str | None = None

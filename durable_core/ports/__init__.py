@@ -19,6 +19,7 @@ from durable_core.ports.messages import (
     BeginOnce,
     Begun,
     Cancel,
+    CancelOutcome,
     Checkpoint,
     CheckpointResult,
     Claim,
@@ -56,6 +57,7 @@ __all__ = [
     "BeginOnce",
     "Begun",
     "Cancel",
+    "CancelOutcome",
     "Channel",
     "ChannelWrite",
     "Checkpoint",
@@ -284,6 +286,10 @@ class Store(Protocol):
 
     def matched_waits(self, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
         """Return run id, op id and event of matched waits of runs that this owner holds."""
+        ...
+
+    def cancelled_runs(self, owner: str) -> Sequence[str]:
+        """Return the ids of the runs that this owner holds and that were cancelled."""
         ...
 
     def held(self, owner: str) -> Mapping[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar, Generic, TypeVar
 
 from durable_core.model._record import record
@@ -16,6 +17,7 @@ __all__ = [
     "BeginOnce",
     "Begun",
     "Cancel",
+    "CancelOutcome",
     "Checkpoint",
     "CheckpointResult",
     "Claim",
@@ -310,9 +312,12 @@ class Checkpoint(Write[CheckpointResult]):
             already keeps what was delivered to it.
         replacing: the ids of ops in ``pending`` that take their address from an op that waits
             there. That op stays, without an address, until its time-out.
-        state: the run's new phase, failures and crash count; None leaves them.
-        release: release the run.
-        result: the run has ended; also removes its pending ops.
+        state: the run's new phase, failures and crash count, and whether it is undoable; None
+            leaves them. If it has a ``cancel_reason``, its owner knows that the run was cancelled.
+        release: release the run; at once due if it was cancelled and its owner does not know that.
+        result: the run has ended; also removes its pending ops. If the run was cancelled, and
+            ``state`` says that its owner does not know that, it does not end: it is suspended and
+            due at once, everything but ``deliveries`` is stored, and the answer is ``LeaseLost``.
         events: those of ``step.send_event``, stored in the same transaction and matched to waits,
             before ``pending``. The memos of kind SEND get the last one's number as theirs.
         deliveries: made in the same transaction, before ``pending`` and after ``events``.
@@ -529,19 +534,40 @@ class Unregister(Write[tuple[str, ...]]):
     now: int
 
 
+class CancelOutcome(Enum):
+    """What came of a :class:`Cancel`."""
+
+    #: The run has ended, with the result of the message.
+    ENDED = "ended"
+    #: The run is undoable, and has the reason now. It is due at once, or has an owner still.
+    UNDOING = "undoing"
+    #: Nothing: the run had ended, or had been cancelled and is being undone.
+    NOTHING = "nothing"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cancel(Write[bool]):
-    """End a run as cancelled with this result. Answered with False if it had ended already.
+class Cancel(Write[CancelOutcome]):
+    """End a run as cancelled with this result; have it undone first if it is undoable.
+
+    A run that is undoable is suspended and due at once, if nobody holds it. If a process holds it,
+    that process finds it by ``Store.cancelled_runs``, and releases it when the steps in flight have
+    been stored. Whoever claims it then undoes it and ends it.
 
     ``deliveries`` are made in the same transaction, if this ends the run.
 
     Raises ``RunNotFoundError`` (as its answer) if there is no such run.
+
+    Attributes:
+        app, run_id: the run.
+        result: how it ends if there is nothing to undo; its ``ended_at`` is the time now.
+        reason: why it is cancelled; "" without a reason.
     """
 
     app: str
     run_id: str
     result: StoredResult
     deliveries: tuple[Delivery, ...] = ()
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

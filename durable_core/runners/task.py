@@ -76,6 +76,9 @@ __all__ = ["TaskRun"]
 
 T = TypeVar("T")
 
+#: In these states the end of a step changes nothing for the others.
+_GOES_ON = (ExecutionState.RUNNING, ExecutionState.REPLAYING)
+
 
 class TaskRun:
     """One execution of an ``async def`` handler. Everything happens on its loop.
@@ -153,7 +156,7 @@ class TaskRun:
             raise Suspended from error
         finally:
             self._steps -= 1
-            if self.ex.state is not ExecutionState.RUNNING:
+            if self.ex.state not in _GOES_ON:
                 if not self.ex.closed:
                     self._unwinder.unwind_if_idle()
                 self._look_if_idle()
@@ -365,7 +368,7 @@ class TaskRun:
 
     async def _handle(self, effect: CallHandler) -> Outcome | Unwound:
         """Run the handler in this task."""
-        if self.ex.state is not ExecutionState.RUNNING:
+        if self.ex.closed or self.ex.stopping:
             return Unwound()  # told so before it began
         self._unwinder.handler_begins(self._go_on_without_handler)
         tasks, own_task = self._unwinder.tasks, RunTask()

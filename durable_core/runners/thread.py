@@ -41,7 +41,6 @@ from durable_core.flow.execution import (
     EVENT_SEQ,
     Execution,
     ExecutionEvent,
-    ExecutionState,
 )
 from durable_core.flow.facts import note
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind
@@ -110,6 +109,8 @@ class ThreadRun:
         self._main = 0  # the handler's own thread
         self._refused_steps = 0
         self._flow: Flow[None] | None = None  # of the execution
+        #: Called if the run goes on while its handler, which does not end, still runs.
+        self.left: Callable[[], object] = _nothing
 
     # -- the run as its handler sees it -----------------------------------------------------
 
@@ -159,6 +160,7 @@ class ThreadRun:
             error = too_many_refused_steps(self.ex, self._refused_steps)
             drive_sync(flow, self.perform, self._lock, Raised(error))
             self._host.live.remove(self)
+            self.left()
 
     def perform(self, effect: Effect) -> Any:
         """Answer one effect."""
@@ -243,7 +245,7 @@ class ThreadRun:
         )
 
     def _handle(self, effect: CallHandler) -> Outcome | Unwound:
-        if self.ex.state is not ExecutionState.RUNNING:
+        if self.ex.closed or self.ex.stopping:
             return Unwound()  # told so before it began
         self._main = threading.get_ident()
         outcome = contextvars.copy_context().run(self._call_handler)
@@ -338,6 +340,10 @@ class ThreadRun:
         if self.ex.run.phase is Phase.RESPONDING:
             response = record_body(self.ex, response, self._host)
         reply(response)
+
+
+def _nothing() -> None:
+    """Do nothing: there is nobody to notify."""
 
 
 def too_many_refused_steps(ex: Execution, count: int) -> StepUsageError:

@@ -24,6 +24,7 @@ from durable_core.ports import (
     BeginOnce,
     Begun,
     Cancel,
+    CancelOutcome,
     Checkpoint,
     CheckpointResult,
     Claim,
@@ -111,6 +112,29 @@ class StoredRun:
         if self.due_at is not None:
             self.due_at = min(self.due_at, now)
 
+    def cancel(self, message: Cancel) -> CancelOutcome:
+        """End the run as cancelled, or have it undone."""
+        if self.result is not None or self.run.cancel_reason is not None:
+            return CancelOutcome.NOTHING
+        self.run = replace(self.run, cancel_reason=message.reason)
+        if not self.run.undoable:
+            self.end(message.result)
+            return CancelOutcome.ENDED
+        if self.owner is None:
+            self.release_cancelled(message.result.ended_at)
+        return CancelOutcome.UNDOING
+
+    def release_cancelled(self, now: int) -> None:
+        """Let the run be claimed at once, to be undone."""
+        self.run = replace(self.run, phase=Phase.SUSPENDED)
+        self.owner, self.due_at = None, now
+
+    def is_unknown_to_be_cancelled(self, write: Checkpoint) -> bool:
+        """Tell whether the run was cancelled, and whoever writes this does not know it."""
+        return self.run.cancel_reason is not None and (
+            write.state is not None and write.state.cancel_reason is None
+        )
+
     def end(self, result: StoredResult) -> None:
         """End the run."""
         self.run = replace(self.run, phase=result.phase)
@@ -118,12 +142,19 @@ class StoredRun:
         self.result = result
         self.pending.clear()
 
-    def settle(self, write: Checkpoint) -> None:
-        """Give the run its new state; end it, or put it away, as the write says."""
+    def settle(self, write: Checkpoint) -> bool:
+        """Give the run its new state; end it, or put it away, as the write says.
+
+        Returns False if the run was to end, and does not, as it was cancelled.
+        """
         state = write.state
         if state is not None:
             self.run = replace(
-                self.run, phase=state.phase, failures=state.failures, crash_count=state.crash_count
+                self.run,
+                phase=state.phase,
+                failures=state.failures,
+                crash_count=state.crash_count,
+                undoable=self.run.undoable or state.undoable,
             )
         self.chunks.update((batch.place, batch) for batch in write.chunks)
         self.failed_attempts.update(
@@ -132,15 +163,23 @@ class StoredRun:
         if write.handoff is not None:
             self.handoff = write.handoff
         if write.result is not None:
+            if self.is_unknown_to_be_cancelled(write):
+                self.release_cancelled(write.now)
+                return False
             self.end(write.result)
         elif write.release is not None:
             self.owner, self.due_at = None, write.release.due_at
+            if self.run.cancel_reason is not None and (
+                write.state is None or write.state.cancel_reason is None
+            ):
+                self.wake(write.now)
             awaited = write.release.awaited
             if any(
                 pending.matched is not None and (awaited is None or op_id in awaited)
                 for op_id, pending in self.pending.items()
             ):
                 self.wake(write.now)
+        return True
 
     def take(self, owner: str) -> ClaimedRun:
         """Give the run to an owner, in a new epoch."""
@@ -288,11 +327,13 @@ class MemoryStore(Store):
 
     # Runs
 
-    def _write_run(self, write: Checkpoint) -> CheckpointResult:
+    def _write_run(self, write: Checkpoint) -> CheckpointResult | LeaseLost:
         row = self._row_to_change(write)
         self._runs[write.run_id] = row
         app = row.run.app
         sent, woken = self._store_events(app, "", write.events, write.now)
+        if write.result is not None and row.is_unknown_to_be_cancelled(write):
+            write = replace(write, deliveries=())
         for delivery in write.deliveries:
             woken.update(self._deliver_one(app, delivery, write.now).resumed_runs)
         matched, refused = [], []
@@ -310,7 +351,8 @@ class MemoryStore(Store):
         for memo in with_event_seq(write.memos, sent):
             row.memos[memo.completion_no] = memo
             row.pending.pop(memo.op.id, None)
-        row.settle(write)
+        if not row.settle(write):
+            return _lease_lost(write)
         return CheckpointResult(
             matched=tuple(matched),
             sent=sent,
@@ -355,14 +397,12 @@ class MemoryStore(Store):
         _check_ids(write.events)
         return row
 
-    def _cancel(self, message: Cancel) -> bool:
-        row = self._existing(message.app, message.run_id)
-        if row.result is not None:
-            return False
-        row.end(message.result)
-        for delivery in message.deliveries:
-            self._deliver_one(message.app, delivery, message.result.ended_at)
-        return True
+    def _cancel(self, message: Cancel) -> CancelOutcome:
+        outcome = self._existing(message.app, message.run_id).cancel(message)
+        if outcome is CancelOutcome.ENDED:
+            for delivery in message.deliveries:
+                self._deliver_one(message.app, delivery, message.result.ended_at)
+        return outcome
 
     def _delete(self, message: Delete) -> bool:
         row = self._find(message.app, message.run_id)
@@ -673,6 +713,11 @@ class MemoryStore(Store):
                 for pending in row.ops()[1]
                 if pending.matched is not None
             ]
+
+    def cancelled_runs(self, owner: str) -> Sequence[str]:
+        with self._lock:
+            held = (row.run for row in self._runs.values() if row.owner == owner)
+            return [run.id for run in held if run.cancel_reason is not None]
 
     def held(self, owner: str) -> Mapping[str, int]:
         with self._lock:

@@ -70,7 +70,9 @@ class ReplayTrace:
     def __init__(self, ex: Execution, in_line: set[int], missed: Counter[tuple[str, int]]) -> None:
         assert isinstance(ex, StoredExecution)  # the engine under test is the embedded one
         self._run = ex.run
-        self._known = {memo.completion_no: memo.op.name for memo in ex.memos.values()}
+        self._known: dict[int, str] = {}
+        if ex.run.cancel_reason is None:  # else its handler is not replayed to go on
+            self._known = {memo.completion_no: memo.op.name for memo in ex.memos.values()}
         self._replayed: set[int] = set()
         self._in_line = in_line
         self._missed = missed

@@ -32,6 +32,7 @@ from durable_core.model.run import Phase
 from durable_core.model.step import Pending
 from durable_core.ports import (
     Cancel,
+    CancelOutcome,
     Checkpoint,
     CheckpointResult,
     Delete,
@@ -274,11 +275,11 @@ def test_a_cancellation_delivers_once(store: Store) -> None:
         result=result(Phase.CANCELLED),
         deliveries=(delivery(run_id="r1"),),
     )
-    assert not commit(store, cancel)
+    assert CancelOutcome.NOTHING is commit(store, cancel)
     assert [None] == matched_seqs(store)
 
     commit(store, created("r3"))
-    assert commit(store, replace(cancel, run_id="r3"))
+    assert CancelOutcome.ENDED is commit(store, replace(cancel, run_id="r3"))
     assert [0] == matched_seqs(store)
 
 

@@ -31,6 +31,8 @@ from durable_core.errors import LeaseLost, RunNotFoundError
 from durable_core.model.run import Phase
 from durable_core.ports import (
     Cancel,
+    CancelOutcome,
+    Checkpoint,
     Claim,
     ClaimedRun,
     Delete,
@@ -137,13 +139,71 @@ def test_a_cancelled_run_has_ended_whoever_held_it(store: Store) -> None:
     commit(store, replace(created(), pending=(pending(),)))
     message = Cancel(app="app", run_id="r1", result=result(Phase.CANCELLED))
 
-    assert commit(store, message)
-    assert not commit(store, message)
+    outcomes = [commit(store, message), commit(store, message)]
+
+    assert [CancelOutcome.ENDED, CancelOutcome.NOTHING] == outcomes
 
     assert result(Phase.CANCELLED) == store.result("app", "r1")
     assert () == pending_of(store)
     with pytest.raises(LeaseLost):
         commit(store, memo_write())
+
+
+def _undoable(**changes: Any) -> Checkpoint:
+    """Return a checkpoint by which the run has a step that can be undone."""
+    return replace(memo_write(), state=replace(run(), phase=Phase.ASYNC, undoable=True), **changes)
+
+
+_CANCEL = Cancel(app="app", run_id="r1", result=result(Phase.CANCELLED), reason="stop")
+
+
+@requirement("T13")
+def test_a_cancelled_run_with_an_undoable_step_is_claimed_to_be_undone(store: Store) -> None:
+    """Nobody holds it: it is due at once, whatever it waited for; then it can end as cancelled."""
+    commit(store, created())
+    commit(store, _undoable(release=Release(due_at=1000)))
+    commit(store, Register(worker=peer("o1")))
+
+    outcomes = [commit(store, _CANCEL), commit(store, _CANCEL)]
+    [claimed] = commit(store, Claim(app="app", owner="o1", keys=("key",), now=50, limit=1))
+
+    assert [CancelOutcome.UNDOING, CancelOutcome.NOTHING] == outcomes
+    assert isinstance(claimed, ClaimedRun)
+    assert ("stop", True) == (claimed.run.cancel_reason, claimed.run.undoable)
+    assert ["r1"] == list(store.cancelled_runs("o1"))
+    later = replace(ended(epoch=2), release=Release(due_at=900), result=None, state=claimed.run)
+    commit(store, later)
+    assert 900 == store.next_due("app", ["key"])
+    [claimed] = commit(store, Claim(app="app", owner="o1", keys=("key",), now=900, limit=1))
+    assert isinstance(claimed, ClaimedRun)
+    end = replace(ended(epoch=3), state=claimed.run, result=result(Phase.CANCELLED))
+    commit(store, end)
+    assert result(Phase.CANCELLED) == store.result("app", "r1")
+
+
+@requirement("T13")
+@pytest.mark.parametrize("ends", [True, False], ids=["ends", "releases"])
+def test_an_owner_that_does_not_know_of_a_cancellation_cannot_ignore_it(
+    store: Store, ends: bool
+) -> None:
+    """Its checkpoints are stored; when it ends or releases the run, this is due to be undone."""
+    commit(store, created())
+    commit(store, _undoable())
+    commit(store, _CANCEL)
+    last = replace(memo_write(number=3), now=60, state=replace(run(), phase=Phase.ASYNC))
+
+    assert ["r1"] == list(store.cancelled_runs("o1"))
+    assert [] == list(store.cancelled_runs("o2"))
+    if ends:
+        with pytest.raises(LeaseLost):
+            commit(store, replace(last, result=result()))
+    else:
+        commit(store, replace(last, release=Release(due_at=1000)))
+
+    record = store.get("app", "r1")
+    assert record is not None
+    assert (None, 60, None) == (record.owner, record.due_at, record.ended_at)
+    assert [1, 2, 3] == [memo.completion_no for memo in record.memos]
 
 
 @requirement("T13")

@@ -14,9 +14,9 @@ DELETE FROM pending WHERE run_id = ? AND op_id = ?
 -- insert-run --
 INSERT INTO run (seq, id, app, endpoint_key, function_id, phase, retries, created_at, event_seq,
                  failures, crash_count, epoch, owner, ended_at, key, parent, traceparent, labels,
-                 version, principal, size)
+                 version, principal, undoable, size)
 VALUES ((SELECT coalesce(max(seq), 0) + 1 FROM run), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
-        ?, ?, ?, ?, ?, ?, ?)
+        ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 
 -- idempotency-key --
@@ -50,13 +50,15 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 INSERT INTO request (seq, head, body) VALUES ((SELECT seq FROM run WHERE id = ?), ?, ?)
 
 -- update-run --
--- A run that is given up is due at once when one of its waits has been answered meanwhile.
+-- A run that is given up is due at once when one of its waits has been answered meanwhile, or when
+-- it was cancelled and its owner does not know it.
 UPDATE run
 SET phase = coalesce(:phase, phase), failures = coalesce(:failures, failures),
     crash_count = coalesce(:crash_count, crash_count), owner = :holder,
-    handoff = coalesce(:handoff, handoff),
+    handoff = coalesce(:handoff, handoff), undoable = max(undoable, :undoable),
     due_at = CASE
         WHEN :due_at IS NULL THEN NULL
+        WHEN cancel_reason IS NOT NULL AND NOT :is_undoing THEN min(:due_at, :now)
         WHEN EXISTS (
             SELECT 1 FROM pending
             WHERE run_id = :id AND matched IS NOT NULL
@@ -71,7 +73,14 @@ WHERE id = :id AND owner = :owner AND epoch = :epoch
 UPDATE run
 SET phase = ?, failures = coalesce(?, failures), crash_count = coalesce(?, crash_count),
     owner = NULL, due_at = NULL, ended_at = ?, handoff = coalesce(?, handoff), size = size + ?
-WHERE id = ? AND owner = ? AND epoch = ?
+WHERE id = ? AND owner = ? AND epoch = ? AND (? OR cancel_reason IS NULL)
+
+-- is-cancelled --
+SELECT 1 FROM run WHERE id = ? AND cancel_reason IS NOT NULL
+
+-- release-cancelled --
+UPDATE run SET phase = 'suspended', owner = NULL, due_at = ?
+WHERE id = ? AND owner = ? AND epoch = ? AND cancel_reason IS NOT NULL
 
 -- held-app --
 SELECT app FROM run WHERE id = ? AND owner = ? AND epoch = ?
@@ -205,7 +214,8 @@ LIMIT :limit
 UPDATE run SET owner = :owner, epoch = epoch + 1, due_at = NULL
 WHERE id = :id
 RETURNING id, app, endpoint_key, function_id, phase, retries, created_at, event_seq,
-          failures, crash_count, epoch, key, parent, traceparent, labels, version, principal
+          failures, crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
+          cancel_reason
 
 -- epoch --
 SELECT epoch FROM run WHERE id = ?
@@ -313,8 +323,19 @@ SELECT id FROM holder
 WHERE id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM worker WHERE worker.id = holder.id)
 
 -- cancel-run --
-UPDATE run SET phase = :phase, owner = NULL, due_at = NULL, ended_at = :ended_at
-WHERE id = :id AND app = :app AND ended_at IS NULL
+UPDATE run
+SET phase = :phase, owner = NULL, due_at = NULL, ended_at = :ended_at, cancel_reason = :reason
+WHERE id = :id AND app = :app AND ended_at IS NULL AND NOT undoable
+
+-- cancel-undoable-run --
+-- One that a process holds goes on until that process releases it.
+UPDATE run
+SET cancel_reason = :reason, phase = iif(owner IS NULL, 'suspended', phase),
+    due_at = iif(owner IS NULL, :now, NULL)
+WHERE id = :id AND app = :app AND ended_at IS NULL AND undoable AND cancel_reason IS NULL
+
+-- cancelled-runs --
+SELECT id FROM run WHERE owner = ? AND cancel_reason IS NOT NULL ORDER BY id
 
 -- run-exists --
 SELECT 1 FROM run WHERE id = ? AND app = ?
@@ -452,8 +473,8 @@ WITH RECURSIVE handler (name) AS (
 )
 SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries,
        run.created_at, run.event_seq, run.failures, run.crash_count, run.epoch, run.key,
-       run.parent, run.traceparent, run.labels, run.version, run.principal, run.owner, run.due_at,
-       run.ended_at
+       run.parent, run.traceparent, run.labels, run.version, run.principal, run.undoable,
+       run.cancel_reason, run.owner, run.due_at, run.ended_at
 FROM handler
 CROSS JOIN run ON run.id IN (
     SELECT due.id FROM run AS due
@@ -478,8 +499,8 @@ ORDER BY run.id, pending.op_id
 
 -- run --
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
-       crash_count, epoch, key, parent, traceparent, labels, version, principal, owner, due_at,
-       ended_at
+       crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
+       cancel_reason, owner, due_at, ended_at
 FROM run
 WHERE id = ? AND app = ?
 
@@ -491,8 +512,8 @@ SELECT count(*) FROM (
 -- list-by-phase --
 -- Of each phase the newest ones; then the newest of those.
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
-       crash_count, epoch, key, parent, traceparent, labels, version, principal, owner, due_at,
-       ended_at
+       crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
+       cancel_reason, owner, due_at, ended_at
 FROM run
 WHERE id IN (
     SELECT found.id
@@ -514,8 +535,8 @@ LIMIT :limit
 
 -- list-by-endpoint --
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
-       crash_count, epoch, key, parent, traceparent, labels, version, principal, owner, due_at,
-       ended_at
+       crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
+       cancel_reason, owner, due_at, ended_at
 FROM run
 WHERE id IN (
     SELECT found.id
@@ -538,8 +559,8 @@ LIMIT :limit
 
 -- list-by-key --
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
-       crash_count, epoch, key, parent, traceparent, labels, version, principal, owner, due_at,
-       ended_at
+       crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
+       cancel_reason, owner, due_at, ended_at
 FROM run AS each
 WHERE app = :app AND key = :key AND id >= :since AND id < :before
   AND phase IN (SELECT value FROM json_each(:phases))
@@ -555,8 +576,8 @@ LIMIT :limit
 -- list-by-label --
 SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries, run.created_at,
        run.event_seq, run.failures, run.crash_count, run.epoch, run.key, run.parent,
-       run.traceparent, run.labels, run.version, run.principal, run.owner, run.due_at,
-       run.ended_at
+       run.traceparent, run.labels, run.version, run.principal, run.undoable,
+       run.cancel_reason, run.owner, run.due_at, run.ended_at
 FROM label
 CROSS JOIN run ON run.id = label.run_id
 WHERE label.app = :app AND label.name = :label AND label.value = :label_value

@@ -26,6 +26,7 @@ from durable_core.stores.sqlite.sql import QUERIES
 
 __all__ = [
     "KIND_TEXTS",
+    "cancelled_runs",
     "chunk_batch_of",
     "chunk_batch_row",
     "dump_consumed",
@@ -76,7 +77,7 @@ _KINDS = {kind.value: kind for kind in OpKind}
 
 
 def run_of(row: _Row) -> Run:
-    """Return the run of the first seventeen columns."""
+    """Return the run of the first nineteen columns."""
     return Run(
         id=row[0],
         app=row[1],
@@ -95,6 +96,8 @@ def run_of(row: _Row) -> Run:
         labels=_load_labels(row[14]),
         version=row[15],
         principal=row[16],
+        undoable=bool(row[17]),
+        cancel_reason=row[18],
     )
 
 
@@ -107,9 +110,9 @@ def record_of(
     """Return the record of a run: its columns, then owner, due_at and ended_at."""
     return RunRecord(
         run=run_of(row),
-        owner=row[17],
-        due_at=row[18],
-        ended_at=row[19],
+        owner=row[19],
+        due_at=row[20],
+        ended_at=row[21],
         memos=memos,
         pending=pending,
         failed_attempts=failed_attempts,
@@ -363,6 +366,11 @@ def unclaimable(
     wanted = {"app": app, "keys": json.dumps(list(keys)), "now": now}
     rows = db.execute(QUERIES["unclaimable"], wanted)
     return [record_of(row) for row in rows]
+
+
+def cancelled_runs(db: sqlite3.Connection, owner: str) -> Sequence[str]:
+    """Return the ids of the runs that this owner holds and that were cancelled."""
+    return [run_id for (run_id,) in db.execute(QUERIES["cancelled-runs"], (owner,))]
 
 
 def matched_waits(db: sqlite3.Connection, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:

@@ -20,36 +20,39 @@ CREATE TABLE worker (
 -- `seq` is short for `id`: what belongs to a run has it as its key.
 -- A run has an owner, or a due time, or has ended: exactly one of the three is not null.
 -- `labels` is a JSON object of strings, null if there are none. `size` is that of its request and
--- its result, bytes.
+-- its result, bytes. `cancel_reason` is '' for a run that was cancelled without a reason.
 CREATE TABLE run (
-    id           TEXT PRIMARY KEY,
-    seq          INTEGER NOT NULL UNIQUE,
-    app          TEXT NOT NULL,
-    endpoint_key TEXT NOT NULL,
-    function_id  TEXT NOT NULL,
-    phase        TEXT NOT NULL,
-    retries      INTEGER NOT NULL,
-    created_at   INTEGER NOT NULL,
-    event_seq    INTEGER NOT NULL,
-    failures     INTEGER NOT NULL,
-    crash_count  INTEGER NOT NULL,
-    epoch        INTEGER NOT NULL,
-    owner        TEXT,
-    due_at       INTEGER,
-    ended_at     INTEGER,
-    handoff      TEXT,
-    key          TEXT,
-    parent       TEXT,
-    traceparent  TEXT,
-    labels       TEXT,
-    version      TEXT,
-    principal    TEXT,
-    size         INTEGER NOT NULL
+    id            TEXT PRIMARY KEY,
+    seq           INTEGER NOT NULL UNIQUE,
+    app           TEXT NOT NULL,
+    endpoint_key  TEXT NOT NULL,
+    function_id   TEXT NOT NULL,
+    phase         TEXT NOT NULL,
+    retries       INTEGER NOT NULL,
+    created_at    INTEGER NOT NULL,
+    event_seq     INTEGER NOT NULL,
+    failures      INTEGER NOT NULL,
+    crash_count   INTEGER NOT NULL,
+    epoch         INTEGER NOT NULL,
+    owner         TEXT,
+    due_at        INTEGER,
+    ended_at      INTEGER,
+    handoff       TEXT,
+    key           TEXT,
+    parent        TEXT,
+    traceparent   TEXT,
+    labels        TEXT,
+    version       TEXT,
+    principal     TEXT,
+    undoable      INTEGER NOT NULL,
+    cancel_reason TEXT,
+    size          INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- By handler first: due runs whose handler nobody knows must not stand in the way of the others.
 CREATE INDEX run_due ON run (app, endpoint_key, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX run_owner ON run (owner) WHERE owner IS NOT NULL;
+CREATE INDEX run_cancelled ON run (owner) WHERE owner IS NOT NULL AND cancel_reason IS NOT NULL;
 CREATE INDEX run_ended ON run (app, ended_at) WHERE ended_at IS NOT NULL;
 -- What people look for, by id, so that the newest come first. Nearly all runs have completed, but a
 -- list of the completed ones must not search through a million others either.

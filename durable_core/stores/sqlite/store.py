@@ -202,6 +202,9 @@ class SQLiteStore(Store):
     def unclaimable(self, app: str, keys: Sequence[str], now: int) -> Sequence[RunRecord]:
         return self._read(reads.unclaimable, app, keys, now)
 
+    def cancelled_runs(self, owner: str) -> Sequence[str]:
+        return self._read(reads.cancelled_runs, owner)
+
     def matched_waits(self, owner: str) -> Sequence[tuple[str, str, StoredEvent]]:
         return self._read(reads.matched_waits, owner)
 

@@ -17,6 +17,7 @@ from durable_core.ports import (
     BeginOnce,
     Begun,
     Cancel,
+    CancelOutcome,
     Checkpoint,
     CheckpointResult,
     Claim,
@@ -105,8 +106,11 @@ def is_one_memo(write: Checkpoint) -> bool:
     )
 
 
-def write_run(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult:
+def write_run(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult | LeaseLost:
     """Take one checkpoint.
+
+    Returns:
+        Its answer. ``LeaseLost`` if it ends a run that was cancelled: all but that is stored.
 
     Raises:
         LeaseLost: the run is not held by that owner in that epoch.
@@ -116,13 +120,16 @@ def write_run(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult:
             _insert_ended_run(db, write, write.create, write.result)
             return CHECKPOINTED
         _insert_run(db, write, write.create, write.owner, None)
+    if write.result is not None and write.deliveries and _is_to_be_undone(db, write):
+        write = replace(write, deliveries=())
     exchanges = write.events or write.pending or write.deliveries
     answer = _exchange(db, write) if exchanges else CHECKPOINTED
     memos = with_event_seq(write.memos, answer.sent) if answer.sent else write.memos
     for memo in memos:
         insert_memo(db, write, memo, write.owner)
+    has_ended = True
     if write.result is not None:
-        _end_run(db, write, write.result)
+        has_ended = _end_run(db, write, write.result)
     elif _changes_run(write):
         _update_run(db, write)
     elif write.create is None and not write.memos:
@@ -136,7 +143,14 @@ def write_run(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult:
             QUERIES["insert-failed-attempt"],
             [failed_attempt_row(write.run_id, each) for each in write.failed_attempts],
         )
-    return answer
+    return answer if has_ended else _lease_lost(write)
+
+
+def _is_to_be_undone(db: sqlite3.Connection, write: Checkpoint) -> bool:
+    """Tell whether the run was cancelled, and whoever writes this does not know it."""
+    if write.state is None or write.state.cancel_reason is not None:
+        return False
+    return db.execute(QUERIES["is-cancelled"], (write.run_id,)).fetchone() is not None
 
 
 def _is_only_memos(write: Checkpoint) -> bool:
@@ -191,7 +205,7 @@ def _insert_run(
             ended_at,
         ),
         *(run.key, run.parent, run.traceparent, labels, run.version),
-        *(run.principal, size),
+        *(run.principal, run.undoable, size),
     )
     if db.execute(QUERIES["insert-run"], row).rowcount == 0:
         raise _lease_lost(write)
@@ -287,12 +301,15 @@ def _update_run(db: sqlite3.Connection, write: Checkpoint) -> None:
         "now": write.now,
         "awaited": None if awaited is None else json.dumps(awaited),
         "handoff": write.handoff,
+        "undoable": state is not None and state.undoable,
+        "is_undoing": state is not None and state.cancel_reason is not None,
     }
     if db.execute(QUERIES["update-run"], row).rowcount == 0:
         raise _lease_lost(write)
 
 
-def _end_run(db: sqlite3.Connection, write: Checkpoint, result: StoredResult) -> None:
+def _end_run(db: sqlite3.Connection, write: Checkpoint, result: StoredResult) -> bool:
+    """End the run; False if it was cancelled and its owner does not know it: it is released."""
     state = write.state
     row = (
         result.phase.value,
@@ -302,10 +319,15 @@ def _end_run(db: sqlite3.Connection, write: Checkpoint, result: StoredResult) ->
         write.handoff,
         len(result.head) + len(result.body or b""),
         *(write.run_id, write.owner, write.epoch),
+        state is None or state.cancel_reason is not None,
     )
-    if db.execute(QUERIES["end-run"], row).rowcount == 0:
+    if db.execute(QUERIES["end-run"], row).rowcount:
+        _insert_result(db, write.run_id, result)
+        return True
+    cancelled = write.now, write.run_id, write.owner, write.epoch
+    if db.execute(QUERIES["release-cancelled"], cancelled).rowcount == 0:
         raise _lease_lost(write)
-    _insert_result(db, write.run_id, result)
+    return False
 
 
 def _insert_result(db: sqlite3.Connection, run_id: str, result: StoredResult) -> None:
@@ -340,8 +362,8 @@ def begin_once(db: sqlite3.Connection, message: BeginOnce) -> Begun:
     return Begun(run_id=write.run_id, fingerprint=key.fingerprint, is_new=True)
 
 
-def cancel(db: sqlite3.Connection, message: Cancel) -> bool:
-    """End a run as cancelled, whoever holds it; False if it had ended.
+def cancel(db: sqlite3.Connection, message: Cancel) -> CancelOutcome:
+    """End a run as cancelled, whoever holds it, or have it undone.
 
     Raises:
         RunNotFoundError: there is no such run.
@@ -352,14 +374,18 @@ def cancel(db: sqlite3.Connection, message: Cancel) -> bool:
         "app": message.app,
         "phase": result.phase.value,
         "ended_at": result.ended_at,
+        "reason": message.reason,
+        "now": result.ended_at,
     }
     if db.execute(QUERIES["cancel-run"], row).rowcount:
         _insert_result(db, message.run_id, result)
         for delivery in message.deliveries:
             deliver(db, message.app, delivery, result.ended_at)
-        return True
+        return CancelOutcome.ENDED
+    if db.execute(QUERIES["cancel-undoable-run"], row).rowcount:
+        return CancelOutcome.UNDOING
     _refuse_unknown(db, message.app, message.run_id)
-    return False
+    return CancelOutcome.NOTHING
 
 
 def retry(db: sqlite3.Connection, message: Retry) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from durable_core.errors import LeaseLost
 from durable_core.model.event import StoredEvent
 from durable_core.model.step import Pending
 from durable_core.model.stream import StoredStream, StreamPlace
@@ -19,6 +20,7 @@ from durable_core.ports import (
     ANY_RUN,
     BeginOnce,
     Cancel,
+    CancelOutcome,
     Checkpoint,
     CheckpointResult,
     Claim,
@@ -96,7 +98,7 @@ class LeaksLeases(MemoryStore):
 class KeepsPending(MemoryStore):
     """An ended run still has unfinished ops."""
 
-    def _write_run(self, write: Checkpoint) -> CheckpointResult:
+    def _write_run(self, write: Checkpoint) -> CheckpointResult | LeaseLost:
         before = dict(self._runs[write.run_id].pending) if write.run_id in self._runs else {}
         written = super()._write_run(write)
         if write.result is not None:
@@ -211,9 +213,19 @@ class SparesNobody(MemoryStore):
 class CancelsAgain(MemoryStore):
     """Cancels what has ended."""
 
-    def _cancel(self, message: Cancel) -> bool:
+    def _cancel(self, message: Cancel) -> CancelOutcome:
         super()._cancel(message)
-        return True
+        return CancelOutcome.ENDED
+
+
+class EndsCancelledRuns(MemoryStore):
+    """Lets a run end although it was cancelled and is to be undone."""
+
+    def _write_run(self, write: Checkpoint) -> CheckpointResult | LeaseLost:
+        row = self._runs.get(write.run_id)
+        if row is not None and write.result is not None:
+            row.run = replace(row.run, cancel_reason=None)
+        return super()._write_run(write)
 
 
 class PrunesAll(MemoryStore):
@@ -717,6 +729,7 @@ MUTANTS: dict[str, tuple[MemorySubject | SQLiteSubject, tuple[str, ...]]] = {
     "shares_its_values": (Mutant(Shares), ("T11",)),
     "spares_nobody": (Mutant(SparesNobody), ("T12",)),
     "cancels_again": (Mutant(CancelsAgain), ("T13",)),
+    "ends_cancelled_runs": (Mutant(EndsCancelledRuns), ("T13",)),
     "prunes_all": (Mutant(PrunesAll), ("T14",)),
     "deletes_live_runs": (Mutant(DeletesLiveRuns), ("T14",)),
     "lists_the_oldest": (Mutant(ListsTheOldest), ("T15",)),

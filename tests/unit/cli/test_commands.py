@@ -122,7 +122,7 @@ def test_cancel_of_an_ended_run_fails(path: str, capsys: pytest.CaptureFixture[s
 
     assert 1 == main(["runs", "cancel", "r1", "--store", path, "--app", "app"])
 
-    assert "run r1 had ended already" in capsys.readouterr().err
+    assert "run r1 had ended, or was cancelled already" in capsys.readouterr().err
     assert before == result_of(path, "r1")
 
 

@@ -7,6 +7,7 @@ import pytest
 from durable_conformance.store_values import run
 from durable_core.api.step import sync_step
 from durable_core.engine.worker import Worker
+from durable_core.errors import LeaseLost
 from durable_core.flow.env import Limits
 from durable_core.http.request import Request
 from durable_core.model.run import Phase
@@ -94,7 +95,7 @@ def test_a_checkpoint_that_always_breaks_is_no_progress(caplog: pytest.LogCaptur
                 until(lambda: not node[0].queue._queue)
             return 0
 
-        def _write_run(self, write: Checkpoint) -> CheckpointResult:
+        def _write_run(self, write: Checkpoint) -> CheckpointResult | LeaseLost:
             if any(memo.op.name == "b" for memo in write.memos):
                 raise ValueError("no b")
             return super()._write_run(write)

@@ -15,7 +15,7 @@ from durable_conformance.store_values import created, ended, run
 from durable_core.api.step import step, sync_step
 from durable_core.engine.scheduler import Scheduler
 from durable_core.engine.worker import Worker
-from durable_core.errors import StoreError, StoreOutcomeUnknownError
+from durable_core.errors import LeaseLost, StoreError, StoreOutcomeUnknownError
 from durable_core.http.request import Request
 from durable_core.model.run import Phase
 from durable_core.ports import (
@@ -541,7 +541,7 @@ def test_what_cannot_be_given_up_is_tried_again_and_holds_nothing_up(
     class Picky(WatchedStore):
         refuses = True
 
-        def _write_run(self, write: Checkpoint) -> CheckpointResult:
+        def _write_run(self, write: Checkpoint) -> CheckpointResult | LeaseLost:
             if self.refuses and write.run_id == "r1" and write.create is None:
                 raise ValueError("not now")
             return super()._write_run(write)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,58 +10,10 @@ import pytest
 from durable_core.api.step import step, sync_step
 from durable_core.errors import HTTPError, NonRetriableError, RunUndoneError, StepArgumentError
 from durable_core.http.request import Request
-from durable_core.http.response import Response
-from support.harness import FakeClock, Ledger, WatchedStore, lab, request, until
+from support.harness import FakeClock, WatchedStore, lab, request, until
+from support.undoing import RELEASED, RESERVED, Shop, decoded
 
 both = pytest.mark.parametrize("asynchronous", [False, True], ids=["def", "async"])
-
-
-def decoded(response: Response) -> Any:
-    assert isinstance(response.body, bytes)
-    return json.loads(response.body)
-
-
-class Shop:
-    """Steps that reserve, and what undoes them."""
-
-    def __init__(self) -> None:
-        self.ledger = Ledger()
-        self.end: Callable[[], object] = lambda: None
-
-    def reserve(self, name: str) -> str:
-        """Reserve something."""
-        return self.ledger.did(f"reserve {name}", f"r-{name}")
-
-    def release(self, reservation: str) -> None:
-        """Release it."""
-        self.ledger.did(f"release {reservation}", None)
-
-    def handler(self, asynchronous: bool, nap: float | None = None) -> Callable[[Request], Any]:
-        """Return a handler that reserves a, b and c, sleeps, and comes to its end."""
-
-        def sync(request: Request) -> object:
-            for name in "abc":
-                sync_step.options(undo=self.release).run(name, self.reserve, name)
-            if nap is not None:
-                sync_step.sleep("nap", nap)
-            return self.end()
-
-        async def async_(request: Request) -> object:
-            for name in "abc":
-                await step.options(undo=self.release).run(name, self.reserve, name)
-            if nap is not None:
-                await step.sleep("nap", nap)
-            return self.end()
-
-        return async_ if asynchronous else sync
-
-    def fails(self) -> None:
-        """Fail for good."""
-        raise NonRetriableError("no money", public="the card is refused")
-
-
-RESERVED = {f"reserve {name}": 1 for name in "abc"}
-RELEASED = {f"release r-{name}": 1 for name in "abc"}
 
 
 @both
@@ -301,43 +251,6 @@ def test_while_a_run_is_being_undone() -> None:
             runs.resume_from(run.id, "a")
         with pytest.raises(RunUndoneError, match="is being undone; it ends when that is done"):
             runs.cancel(run.id)
-
-
-@both
-def test_a_live_run_that_is_cancelled_is_not_undone(
-    asynchronous: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It ends at once; a warning names the steps that stay done."""
-    shop = Shop()
-
-    def reserve(name: str) -> str:
-        if name == "c":
-            [run] = process.durable.runs.list()
-            assert process.durable.runs.cancel(run.id)
-        return shop.ledger.did(f"reserve {name}", f"r-{name}")
-
-    shop.reserve = reserve  # type: ignore[method-assign]
-    with lab() as process:
-        process.endpoint(shop.handler(asynchronous)).handle(request())
-        [ended] = process.durable.runs.list()
-    assert ("cancelled", RESERVED) == (ended.status, shop.ledger.counts())
-    [warning] = [each for each in caplog.messages if "cancelled" in each]
-    text = "the run was cancelled, and a cancelled run is not undone: 'b', 'a'"
-    assert f"run {ended.id}: {text}" == warning
-
-
-def test_a_suspended_run_that_is_cancelled_is_not_undone() -> None:
-    """It ends where no handler is live, and no handler is called for it any more."""
-    shop, clock = Shop(), FakeClock()
-    with lab(clock=clock) as process:
-        process.endpoint(shop.handler(False, 60)).handle(request())
-        until(lambda: process.suspended() > 0)
-        [run] = process.durable.runs.list()
-        assert process.durable.runs.cancel(run.id)
-        clock.advance(120)
-        process.poke()
-        assert "cancelled" == process.durable.runs.wait(run.id, timeout="20s").status
-    assert RESERVED == shop.ledger.counts()
 
 
 def test_undoing_that_has_failed_counts() -> None:
