@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from io import BytesIO
 from threading import get_ident
 from typing import Any
-from urllib.parse import unquote, urlsplit
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import flask
 
 from durable_core import Request, Response
 from durable_core.adapters import NotReachedError
+from durable_wsgi import replay_environ
 
 __all__ = ["CALL", "REPLAY", "Replay", "View", "respond"]
 
@@ -128,7 +126,7 @@ class Replay:
             NotReachedError: it was answered without a call of the view.
             Exception: what the view raised.
         """
-        environ = {**_environ_of(self._request), REPLAY: self}
+        environ = {**replay_environ(self._request), REPLAY: self}
         answer = application(environ, self._start_response)
         try:
             for _ in answer:
@@ -159,35 +157,3 @@ class Replay:
     def _start_response(self, status: str, *_: object) -> Callable[[bytes], None]:
         self._status = status
         return lambda data: None
-
-
-def _environ_of(request: Request) -> WSGIEnvironment:
-    """Return the environ of a stored request. There is no client, and nothing of the server's."""
-    url = urlsplit(request.url)
-    root = request.root_path
-    path = unquote(url.path, "latin-1")
-    root_octets = root.encode().decode("latin-1")
-    environ: WSGIEnvironment = {
-        "REQUEST_METHOD": request.method,
-        "SCRIPT_NAME": root_octets,
-        "PATH_INFO": path.removeprefix(root_octets),
-        "QUERY_STRING": url.query,
-        "REQUEST_URI": f"{url.path}?{url.query}" if url.query else url.path,
-        "SERVER_NAME": url.hostname or "localhost",
-        "SERVER_PORT": str(url.port or (443 if url.scheme == "https" else 80)),
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "HTTP_HOST": url.netloc,
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": url.scheme,
-        "wsgi.input": BytesIO(request.body),
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": True,
-        "wsgi.run_once": False,
-        "CONTENT_LENGTH": str(len(request.body)),
-    }
-    for name, value in request.headers.items():
-        key = name.upper().replace("-", "_")
-        if key not in ("CONTENT_LENGTH", "HOST"):
-            environ[key if key == "CONTENT_TYPE" else f"HTTP_{key}"] = value
-    return environ

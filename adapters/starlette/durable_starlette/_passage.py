@@ -12,7 +12,17 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from durable_asgi import ASGIApp, ASGIApplication, ASGIExchange, Message, Receive, Scope, Send
+from durable_asgi import (
+    ASGIApp,
+    ASGIApplication,
+    ASGIExchange,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    replay_scope,
+    replayed_receive,
+)
 from durable_core import Request, Response
 from durable_core.adapters import (
     NotReachedError,
@@ -23,7 +33,7 @@ from durable_core.adapters import (
 )
 from durable_core.errors import ControlSignal, Suspended
 from durable_starlette._capture import Capture, Outcome
-from durable_starlette._exchange import RequestBody, replay_scope, replayed_receive
+from durable_starlette._exchange import RequestBody
 
 __all__ = [
     "PASSAGE",

@@ -27,11 +27,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Mount, Route
 
 import durable_core as core
-from durable_asgi import EndpointServer
+from durable_asgi import EndpointServer, replay_scope, replayed_receive
 from durable_core import Durable, Event, step, stream
 from durable_core.sync import step as sync_step
 from durable_starlette import StarletteApp, endpoint_adapter
-from durable_starlette._exchange import replay_scope, replayed_receive
 from support.harness import until
 
 
