@@ -117,13 +117,20 @@ def _floor_sync(floor: Floor, steps: int) -> Sync:
 def _floor_async(floor: Floor, steps: int) -> Async:
     async def handler(request: Request) -> Response:
         run_id, done = floor.start("floor"), []
-        for number in range(steps - 1):
+        response = _EMPTY
+        for number in range(steps):
             done.append(await _work_async(number))
-            floor.step(run_id, number, done[-1], request=None if number else request)
-        if not steps:
-            return _EMPTY
-        last = await _work_async(steps - 1)
-        return _last_floor_step(floor, run_id, request, done, last)
+            is_last = number == steps - 1
+            if is_last:
+                response = Response.json(_sum(done))
+            await floor.step_async(
+                run_id,
+                number,
+                done[-1],
+                request=None if number else request,
+                response=response if is_last else None,
+            )
+        return response
 
     return handler
 

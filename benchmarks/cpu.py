@@ -4,42 +4,47 @@ Elapsed times need a quiet machine. The time that the process itself spends on a
 far less with the load of others, so two versions of the library can be compared on a busy one:
 run this in a checkout of each, in turns, and compare the smallest figures.
 
-Handlers are called directly, from threads (``def``) or tasks (``async def``). The time is that of
-all threads of the process, the commits included. The database is in a memory file system if the
-machine has one, because a forced write takes no processor time.
+Handlers are called directly, from threads (``def``) or tasks (``async def``), and those of the
+floor in turns with ours. The time is that of all threads of the process, the commits included. The
+database is in a memory file system if the machine has one, because a forced write takes no
+processor time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import product
 from pathlib import Path
 from time import process_time, thread_time
 
 from _inprocess import call_from_tasks, call_from_threads
-from _measure import Burst, arguments, machine, save_json, show, work_folder
+from _measure import Burst, arguments, interleaved, machine, median, save_json, show, work_folder
 from _subjects import Async, Subjects
 from replay import Replays
 
 _MEMORY = Path("/dev/shm")
-_STEPS = (0, 1, 3, 10)
+_NAMES = ("floor", "ours")
+_STEPS = (1, 3, 10)
 _REPLAYED = 1_000
 
 
 def _requests(subjects: Subjects, seconds: float, rounds: int) -> Iterator[list[object]]:
     """Yield a row for each kind of handler, number of steps and of clients."""
-    for steps in _STEPS:
-        handle = subjects.sync("ours", steps)
-        for clients in (1, 16):
-            call = partial(call_from_threads, handle, clients, seconds)
-            yield ["def", steps, clients, _least_us(call, rounds)]
+    for steps, clients in product(_STEPS, (1, 16)):
+        calls = {
+            name: partial(call_from_threads, subjects.sync(name, steps), clients, seconds)
+            for name in _NAMES
+        }
+        yield ["def", steps, clients, *_compare(calls, rounds)]
     with asyncio.Runner() as runner:
-        for steps in _STEPS:
-            handle_async = subjects.asynchronous("ours", steps)
-            for clients in (1, 16, 64):
-                call = partial(_run, runner, handle_async, clients, seconds)
-                yield ["async def", steps, clients, _least_us(call, rounds)]
+        for steps, clients in product(_STEPS, (1, 16, 64)):
+            calls = {
+                name: partial(_run, runner, subjects.asynchronous(name, steps), clients, seconds)
+                for name in _NAMES
+            }
+            yield ["async def", steps, clients, *_compare(calls, rounds)]
         runner.run(subjects.durable.stop_async())
 
 
@@ -47,15 +52,21 @@ def _run(runner: asyncio.Runner, handle: Async, clients: int, seconds: float) ->
     return runner.run(call_from_tasks(handle, clients, seconds))
 
 
-def _least_us(call: Callable[[], Burst], rounds: int) -> float:
-    """Return the least processor time of a request, microseconds. A first turn is discarded."""
-    call()
-    spent = []
-    for _ in range(rounds):
+def _compare(calls: Mapping[str, Callable[[], Burst]], rounds: int) -> tuple[float, float, float]:
+    """Return the processor time of a request of the floor and of ours, and their ratio.
+
+    Times are the least of all turns, in microseconds; the ratio is the median over the rounds.
+    """
+
+    def timed(call: Callable[[], Burst]) -> Burst:
         began = process_time()
-        requests = len(call().latencies)
-        spent.append((process_time() - began) / requests)
-    return min(spent) * 1e6
+        latencies = call().latencies
+        return Burst(latencies, process_time() - began)
+
+    turns = interleaved({name: partial(timed, call) for name, call in calls.items()}, rounds)
+    times = {name: [1e6 / burst.rate for burst in bursts] for name, bursts in turns.items()}
+    pairs = zip(times["ours"], times["floor"], strict=True)
+    return min(times["floor"]), min(times["ours"]), median(ours / floor for ours, floor in pairs)
 
 
 def _replays(folder: Path, rounds: int) -> Iterator[list[object]]:
@@ -79,7 +90,8 @@ def main() -> None:
         requests = list(_requests(subjects, seconds, rounds))
         subjects.close()
         replays = list(_replays(folder, rounds))
-    show("processor time of a request", ("handler", "steps", "clients", "us"), requests)
+    head = ("handler", "steps", "clients", "floor us", "ours us", "o/f")
+    show("processor time of a request", head, requests)
     show("processor time of a replayed step", ("handler", "steps", "us"), replays)
     save_json(options.json, {"machine": facts, "requests": requests, "replays": replays})
 
