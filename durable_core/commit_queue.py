@@ -205,22 +205,20 @@ class CommitQueue:
             for earlier in after:
                 if earlier.error is not None:
                     return CommitFuture.failed(write, earlier.error)
-            return self._enqueue(write)
-
-    def _enqueue(self, write: Write[T]) -> CommitFuture[Any]:
-        ticket: CommitFuture[Any] = CommitFuture(write)
-        if isinstance(write, Checkpoint):
-            lease = write.run_id, write.owner, write.epoch
-            queued = self._by_lease.get(lease)
-            if queued is not None and _can_be_one(queued.write, write):
-                queued.write = _merge(queued.write, write)
-                return queued
-            self._by_lease[lease] = ticket
-        self._queue.append(ticket)
-        if not self._writer_notified:
-            self._writer_notified = True
-            self._wakeup.notify()
-        return ticket
+            if isinstance(write, Checkpoint):
+                lease = write.run_id, write.owner, write.epoch
+                queued = self._by_lease.get(lease)
+                if queued is not None and _can_be_one(queued.write, write):
+                    queued.write = _merge(queued.write, write)
+                    return queued
+                ticket = self._by_lease[lease] = CommitFuture(write)
+            else:
+                ticket = CommitFuture(write)
+            self._queue.append(ticket)
+            if not self._writer_notified:
+                self._writer_notified = True
+                self._wakeup.notify()
+            return ticket
 
     # -- waiting, in a thread ---------------------------------------------------------------
 
@@ -536,4 +534,4 @@ def _merge(first: object, second: Checkpoint) -> Checkpoint:
 
 
 def _is_direct(write: Checkpoint) -> bool:
-    return write.no_pending_row or not write.memos
+    return write.no_pending_row or not (write.memos or write.result)

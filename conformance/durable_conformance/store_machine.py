@@ -158,14 +158,17 @@ class StoreMachine(RuleBasedStateMachine):
         return write
 
     def consistent(self, write: Write[object], batch: list[Write[object]]) -> Write[object]:
-        """Return the write with ``direct`` only if its memos' ops have no pending records."""
+        """Return the write with ``no_pending_row`` only if there is none that it removes."""
         if not isinstance(write, Checkpoint):
             return write
         records = (self.reference.get(app, write.run_id) for app in APPS)
         known = [op.op.id for record in records if record for op in record.pending]
         known += [op.op.id for each in batch if isinstance(each, Checkpoint) for op in each.pending]
-        direct = write.no_pending_row and not {memo.op.id for memo in write.memos} & set(known)
-        return replace(write, no_pending_row=direct)
+        known += [op.op.id for op in write.pending]
+        removed = set(known)
+        if write.result is None:
+            removed &= {memo.op.id for memo in write.memos}
+        return replace(write, no_pending_row=write.no_pending_row and not removed)
 
     @rule()
     def reopen(self) -> None:

@@ -398,7 +398,14 @@ def _save_result(
     """Return the effect that makes the end of the run durable."""
     result = StoredResult(phase=ex.run.phase, head=dump_head(response), body=body, ended_at=now)
     failed_attempts = () if failed is None else (failed,)
-    return checkpoint(ex, now=now, state=True, result=result, failed_attempts=failed_attempts)
+    return checkpoint(
+        ex,
+        now=now,
+        state=True,
+        result=result,
+        failed_attempts=failed_attempts,
+        no_pending_row=not ex.pending,
+    )
 
 
 def _as_tuple(failed: FailedAttempt | None) -> tuple[FailedAttempt, ...]:

@@ -290,7 +290,7 @@ class CheckpointResult:
     refused: tuple[str, ...] = ()
 
 
-@record(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True)
 class Checkpoint(Write[CheckpointResult]):
     """One checkpoint: all changes of one run, applied together or not at all.
 
@@ -302,8 +302,8 @@ class Checkpoint(Write[CheckpointResult]):
         create: the run to insert first, with its request; None once it is stored.
         request: goes with ``create``.
         memos: finished ops. Each replaces the pending record of the same op, also one in here.
-        no_pending_row: none of the memos' ops has ever had a pending record, so there is none to
-            remove. A store may rely on it, or ignore it.
+        no_pending_row: none of the memos' ops has ever had a pending record and, with ``result``,
+            the run has none, so there is nothing to remove. A store may rely on it, or ignore it.
         pending: unfinished ops, inserted or replaced. A WAIT is checked against the stored
             events with a sequence number above its ``event_seq`` and not among its
             ``consumed_seqs``, the earliest first. A store compares it with the first of them in

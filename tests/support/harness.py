@@ -109,11 +109,12 @@ class WatchedStore(MemoryStore):
         return answers
 
     def _check_direct(self, writes: Sequence[Write[object]]) -> None:
-        """No write may call itself direct and bring the memo of an op that was pending."""
+        """No write may say that it removes no pending record, and remove one."""
         for write in writes:
             row = self._runs.get(write.run_id) if isinstance(write, Checkpoint) else None
             if row is not None and isinstance(write, Checkpoint) and write.no_pending_row:
                 assert not {memo.op.id for memo in write.memos} & row.pending.keys()
+                assert write.result is None or not row.pending
 
     def checkpoints(self) -> list[tuple[Write[Any], ...]]:
         """Return the commits that have to do with runs."""

@@ -181,15 +181,20 @@ def test_writes_of_one_run_are_merged() -> None:
         ),
         (replace(memo_write(), no_pending_row=True), memo_write(number=3), False),
         (memo_write(), replace(memo_write(number=3), no_pending_row=True), False),
-        (replace(memo_write(), no_pending_row=True), ended(), True),
+        (replace(memo_write(), no_pending_row=True), ended(), False),
+        (
+            replace(memo_write(), no_pending_row=True),
+            replace(ended(), no_pending_row=True),
+            True,
+        ),
         (suspended("r1", pending("s")), memo_write(), False),
-        (suspended("r1", pending("s")), ended(), True),
+        (suspended("r1", pending("s")), ended(), False),
     ],
 )
 def test_a_merged_write_is_direct_if_all_its_memos_are(
     first: Checkpoint, second: Checkpoint, expected: bool
 ) -> None:
-    """What holds for the memos of each holds for those of both."""
+    """What holds for the memos and the end of each holds for those of both."""
     store = WatchedStore()
     store.commit([created()], wait=0)
     queue = CommitQueue(store)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from heapq import merge
 from typing import Any
 
@@ -26,6 +27,7 @@ from durable_core.stores.sqlite.sql import QUERIES
 
 __all__ = [
     "KIND_TEXTS",
+    "PHASE_TEXTS",
     "cancelled_runs",
     "chunk_batch_of",
     "chunk_batch_row",
@@ -71,8 +73,9 @@ __all__ = [
 _Row = tuple[Any, ...]
 
 _PHASES = {phase.value: phase for phase in Phase}
-#: The text of each kind; ``kind.value`` is a Python function that is called at every step.
+#: The text of each kind and phase; ``kind.value`` calls two Python functions, at every step.
 KIND_TEXTS = {kind: kind.value for kind in OpKind}
+PHASE_TEXTS = {phase: phase.value for phase in Phase}
 _KINDS = {kind.value: kind for kind in OpKind}
 
 
@@ -151,17 +154,14 @@ def _load_labels(text: str | None) -> tuple[tuple[str, str], ...]:
 
 def memo_of(row: _Row) -> Memo:
     """Return the memo of a row of ``steps``."""
-    return Memo(
-        op=Op(id=row[0], name=row[1], kind=_KINDS[row[2]]),
-        completion_no=row[3],
-        ok=bool(row[4]),
-        value=row[5],
-        event_seq=row[6],
-        attempts=row[7],
-        ended_at=row[8],
-        started_at=row[9],
-        arguments=row[10],
-    )
+    op_id, name, kind, number, ok, *rest = row
+    return Memo(_op(op_id, name, kind), number, bool(ok), *rest)
+
+
+@lru_cache(maxsize=4096)
+def _op(op_id: str, name: str, kind: str) -> Op:
+    """Return an op. Ops are cached, because most names repeat."""
+    return Op(id=op_id, name=name, kind=_KINDS[kind])
 
 
 def pending_of(row: _Row) -> Pending:

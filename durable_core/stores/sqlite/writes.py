@@ -6,7 +6,8 @@ import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import groupby
+from typing import Any, TypeGuard
 
 from durable_core.errors import LeaseLost, RunNotFoundError, StoreError
 from durable_core.machine.matching import validate_rule, with_event_seq
@@ -42,6 +43,7 @@ from durable_core.stores.sqlite.deliveries import address_op, deliver, deliver_m
 from durable_core.stores.sqlite.events import put_pending, send_events, store_events
 from durable_core.stores.sqlite.reads import (
     KIND_TEXTS,
+    PHASE_TEXTS,
     chunk_batch_row,
     dump_labels,
     failed_attempt_row,
@@ -61,7 +63,6 @@ __all__ = [
     "delete",
     "fork",
     "heartbeat",
-    "insert_memo",
     "is_one_memo",
     "prune",
     "reap",
@@ -85,15 +86,16 @@ CHECKPOINTED = CheckpointResult()
 _MOST_NUMBERS = 0xFFFFFF
 
 
-def is_one_memo(write: Checkpoint) -> bool:
+def is_one_memo(write: Write[object]) -> TypeGuard[Checkpoint]:
     """Tell whether the write is a single memo, as nearly all are.
 
-    If :func:`insert_memo` refuses that memo, or finds a constraint violated, it has changed
+    If :func:`_insert_memo` refuses that memo, or finds a constraint violated, it has changed
     nothing.
     """
     return (
-        len(write.memos) == 1
+        isinstance(write, Checkpoint)
         and write.create is None
+        and len(write.memos) == 1
         and write.state is None
         and write.release is None
         and write.result is None
@@ -126,7 +128,7 @@ def write_run(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult | L
     answer = _exchange(db, write) if exchanges else CHECKPOINTED
     memos = with_event_seq(write.memos, answer.sent) if answer.sent else write.memos
     for memo in memos:
-        insert_memo(db, write, memo, write.owner)
+        _insert_memo(db, write, memo, write.owner)
     has_ended = True
     if write.result is not None:
         has_ended = _end_run(db, write, write.result)
@@ -179,7 +181,7 @@ def _insert_ended_run(
         ended = replace(ended, phase=result.phase)
     _insert_run(db, write, ended, None, result.ended_at)
     for memo in write.memos:
-        insert_memo(db, write, memo, None)
+        _insert_memo(db, write, memo, None)
     db.execute(QUERIES["insert-result"], (write.run_id, result.head, result.body))
 
 
@@ -194,18 +196,27 @@ def _insert_run(
     if ended_at is not None and write.result is not None:
         size += len(write.result.head) + len(write.result.body or b"")
     row = (
-        *(run.id, run.app, run.endpoint_key, run.function_id, run.phase.value, run.retries),
-        *(
-            run.created_at,
-            run.event_seq,
-            run.failures,
-            run.crash_count,
-            write.epoch,
-            owner,
-            ended_at,
-        ),
-        *(run.key, run.parent, run.traceparent, labels, run.version),
-        *(run.principal, run.undoable, size),
+        run.id,
+        run.app,
+        run.endpoint_key,
+        run.function_id,
+        PHASE_TEXTS[run.phase],
+        run.retries,
+        run.created_at,
+        run.event_seq,
+        run.failures,
+        run.crash_count,
+        write.epoch,
+        owner,
+        ended_at,
+        run.key,
+        run.parent,
+        run.traceparent,
+        labels,
+        run.version,
+        run.principal,
+        run.undoable,
+        size,
     )
     if db.execute(QUERIES["insert-run"], row).rowcount == 0:
         raise _lease_lost(write)
@@ -214,42 +225,60 @@ def _insert_run(
         db.execute(QUERIES["insert-labels"], (write.run_id,))
 
 
-def insert_memo(db: sqlite3.Connection, write: Checkpoint, memo: Memo, owner: str | None) -> None:
+def _insert_memo(db: sqlite3.Connection, write: Checkpoint, memo: Memo, owner: str | None) -> None:
     """Store one memo of a write, for the run's owner; None if this very write ends it.
 
     The guard is part of the INSERT, so that it costs one statement, and a second one only for a
-    memo that is not ``direct``.
+    memo whose op may have a pending row.
 
     Raises:
         LeaseLost: the run is not held by that owner in that epoch.
         OverflowError: the run has too many numbers.
     """
+    if db.execute(_INSERT_STEP, _step_row(write, memo, owner)).rowcount == 0:
+        raise _lease_lost(write)
+    if not write.no_pending_row:
+        db.execute(_DELETE_PENDING, (write.run_id, memo.op.id))
+
+
+def _insert_memos(db: sqlite3.Connection, writes: Sequence[Checkpoint]) -> None:
+    """Store writes that are a single memo each, by one call of SQLite.
+
+    It takes 2.5 us a memo where calls of :func:`_insert_memo` take 4 (Python 3.11). One statement
+    for all of them, over ``json_each``, takes twice as long as these.
+
+    Raises:
+        LeaseLost: one of the runs is not held by its owner in its epoch; others may be stored.
+        OverflowError: a run has too many numbers.
+    """
+    rows = [_step_row(write, write.memos[0], write.owner) for write in writes]
+    if db.executemany(_INSERT_STEP, rows).rowcount != len(rows):
+        raise LeaseLost("a run of the group is not held by its owner in its epoch")
+    for write in writes:
+        if not write.no_pending_row:
+            db.execute(_DELETE_PENDING, (write.run_id, write.memos[0].op.id))
+
+
+def _step_row(write: Checkpoint, memo: Memo, owner: str | None) -> tuple[object, ...]:
     op = memo.op
     if memo.completion_no > _MOST_NUMBERS:
         raise OverflowError(f"a run has at most {_MOST_NUMBERS} finished and failed steps")
-    inserted = db.execute(
-        _INSERT_STEP,
-        (
-            memo.completion_no,
-            op.id,
-            op.name,
-            KIND_TEXTS[op.kind],
-            memo.ok,
-            memo.value,
-            memo.event_seq,
-            memo.attempts,
-            memo.ended_at,
-            memo.started_at,
-            memo.arguments,
-            write.run_id,
-            owner,
-            write.epoch,
-        ),
+    return (
+        memo.completion_no,
+        op.id,
+        op.name,
+        KIND_TEXTS[op.kind],
+        memo.ok,
+        memo.value,
+        memo.event_seq,
+        memo.attempts,
+        memo.ended_at,
+        memo.started_at,
+        memo.arguments,
+        write.run_id,
+        owner,
+        write.epoch,
     )
-    if inserted.rowcount == 0:
-        raise _lease_lost(write)
-    if not write.no_pending_row:
-        db.execute(_DELETE_PENDING, (write.run_id, op.id))
 
 
 def _exchange(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult:
@@ -293,7 +322,7 @@ def _update_run(db: sqlite3.Connection, write: Checkpoint) -> None:
         "id": write.run_id,
         "owner": write.owner,
         "epoch": write.epoch,
-        "phase": None if state is None else state.phase.value,
+        "phase": None if state is None else PHASE_TEXTS[state.phase],
         "failures": None if state is None else state.failures,
         "crash_count": None if state is None else state.crash_count,
         "holder": write.owner if release is None else None,
@@ -312,7 +341,7 @@ def _end_run(db: sqlite3.Connection, write: Checkpoint, result: StoredResult) ->
     """End the run; False if it was cancelled and its owner does not know it: it is released."""
     state = write.state
     row = (
-        result.phase.value,
+        PHASE_TEXTS[result.phase],
         None if state is None else state.failures,
         None if state is None else state.crash_count,
         result.ended_at,
@@ -322,7 +351,7 @@ def _end_run(db: sqlite3.Connection, write: Checkpoint, result: StoredResult) ->
         state is None or state.cancel_reason is not None,
     )
     if db.execute(QUERIES["end-run"], row).rowcount:
-        _insert_result(db, write.run_id, result)
+        _insert_result(db, write.run_id, result, has_pending=not write.no_pending_row)
         return True
     cancelled = write.now, write.run_id, write.owner, write.epoch
     if db.execute(QUERIES["release-cancelled"], cancelled).rowcount == 0:
@@ -330,9 +359,12 @@ def _end_run(db: sqlite3.Connection, write: Checkpoint, result: StoredResult) ->
     return False
 
 
-def _insert_result(db: sqlite3.Connection, run_id: str, result: StoredResult) -> None:
+def _insert_result(
+    db: sqlite3.Connection, run_id: str, result: StoredResult, *, has_pending: bool = True
+) -> None:
     db.execute(QUERIES["insert-result"], (run_id, result.head, result.body))
-    db.execute(QUERIES["delete-all-pending"], (run_id,))
+    if has_pending:
+        db.execute(QUERIES["delete-all-pending"], (run_id,))
 
 
 def _lease_lost(write: Checkpoint) -> LeaseLost:
@@ -372,7 +404,7 @@ def cancel(db: sqlite3.Connection, message: Cancel) -> CancelOutcome:
     row = {
         "id": message.run_id,
         "app": message.app,
-        "phase": result.phase.value,
+        "phase": PHASE_TEXTS[result.phase],
         "ended_at": result.ended_at,
         "reason": message.reason,
         "now": result.ended_at,
@@ -627,7 +659,7 @@ def apply_batch(
             return (_apply_alone(db, writes[0], path),)
         db.execute("BEGIN IMMEDIATE")
         try:
-            answers = [_apply_member(db, write, path) for write in writes]
+            answers = _apply_together(db, writes)
         except (Exception, LeaseLost):
             # A full disk or an I/O error makes SQLite undo the transaction. Then nobody succeeded.
             if not db.in_transaction:
@@ -653,7 +685,7 @@ def _apply_alone(db: sqlite3.Connection, write: Write[object], path: str) -> Ans
     One that is a single statement needs no BEGIN and COMMIT either: SQLite wraps it in a
     transaction of its own, as durable as any.
     """
-    if isinstance(write, Checkpoint) and write.no_pending_row and is_one_memo(write):
+    if is_one_memo(write) and write.no_pending_row:
         return _apply_one_memo(db, write, path)
     db.execute("BEGIN IMMEDIATE")
     try:
@@ -667,16 +699,22 @@ def _apply_alone(db: sqlite3.Connection, write: Write[object], path: str) -> Ans
     return answer
 
 
-def _apply_member(db: sqlite3.Connection, write: Write[object], path: str) -> Answer:
-    """Apply one write of several. What it raises, it may have raised half-way."""
-    if isinstance(write, Checkpoint) and is_one_memo(write):
-        return _apply_one_memo(db, write, path)
-    return _APPLY[type(write)](db, write)
+def _apply_together(db: sqlite3.Connection, writes: Sequence[Write[object]]) -> Sequence[Answer]:
+    """Apply writes in order. What this raises, it may have raised half-way."""
+    answers: list[Answer] = []
+    for are_memos, several in groupby(writes, is_one_memo):
+        if are_memos:
+            memos: list[Any] = list(several)
+            _insert_memos(db, memos)
+            answers += [CHECKPOINTED] * len(memos)
+        else:
+            answers += [_APPLY[type(write)](db, write) for write in several]
+    return answers
 
 
 def _apply_apart(db: sqlite3.Connection, write: Write[object], path: str) -> Answer:
     """Apply one write of several; if it fails, the others are not touched."""
-    if isinstance(write, Checkpoint) and is_one_memo(write):
+    if is_one_memo(write):
         return _apply_one_memo(db, write, path)
     db.execute("SAVEPOINT member")
     try:
@@ -697,7 +735,7 @@ def _apply_one_memo(db: sqlite3.Connection, write: Checkpoint, path: str) -> Ans
     could not even be bound (OverflowError, ValueError). Any other fault fails the whole batch.
     """
     try:
-        insert_memo(db, write, write.memos[0], write.owner)
+        _insert_memo(db, write, write.memos[0], write.owner)
         return CHECKPOINTED
     except (LeaseLost, sqlite3.IntegrityError, OverflowError, ValueError) as error:
         return _as_answer(error, path)

@@ -13,6 +13,7 @@ from durable_core.errors import LeaseLost, StoreBusyError, StoreError, StoreFull
 from durable_core.ports import Checkpoint, CheckpointResult, StoredRequest, Write
 from durable_core.stores.sqlite import writes as runs_module
 from durable_core.stores.sqlite.opening import connect, prepare
+from durable_core.stores.sqlite.reads import load_memos
 from durable_core.stores.sqlite.writes import apply_batch
 
 #: More than fits into the few pages that a full store has left.
@@ -139,6 +140,17 @@ def test_members_with_one_memo_need_no_savepoint(db: sqlite3.Connection) -> None
 
     assert 2 + 8 * 2 == len(statements)
     assert not any("SAVEPOINT" in text for text in statements)
+
+
+def test_a_memo_that_is_refused_is_refused_alone(db: sqlite3.Connection) -> None:
+    """Those of other runs in the same group, before it and after it, are stored."""
+    apply(db, created(), created("r2"), created("r3"))
+    lost = replace(DIRECT, run_id="r2", epoch=2)
+
+    answers = apply(db, DIRECT, lost, replace(DIRECT, run_id="r3"))
+
+    assert [CheckpointResult, LeaseLost, CheckpointResult] == [type(each) for each in answers]
+    assert [2, 1, 2] == [len(load_memos(db, run_id)) for run_id in ("r1", "r2", "r3")]
 
 
 def test_a_batch_that_is_refused_as_a_whole_costs_no_commit(db: sqlite3.Connection) -> None:
