@@ -362,9 +362,14 @@ def current_scope(kind: HandlerKind, step_id: str) -> RunScope:
 
 def named(method: str, step_id: str, coroutine: Any) -> Coroutine[Any, Any, Any]:
     """Name a coroutine after its step, for Python's warning when it is never awaited."""
-    coroutine.__qualname__ = f"step.{method}({step_id!r})"
+    coroutine.__qualname__ = _show_call(method, step_id)
     result: Coroutine[Any, Any, Any] = coroutine
     return result
+
+
+@functools.lru_cache(maxsize=4096)
+def _show_call(method: str, step_id: str) -> str:
+    return f"step.{method}({step_id!r})"
 
 
 def parsed(step_id: str, parse: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

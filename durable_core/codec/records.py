@@ -219,18 +219,16 @@ def dump_request(request: Request, *, stored_headers: frozenset[str]) -> str:
         stored_headers: lower-case names of credential headers (``SENSITIVE_HEADERS``) to store
             anyway. Of others only the name is stored, so that replay can raise an error.
     """
-    secret = SENSITIVE_HEADERS - stored_headers
-    headers, withheld = [], set(request.headers._withheld)
-    for name, value in request.headers.raw:
-        if name.lower() in secret:
-            withheld.add(name.lower())
-        else:
-            headers.append((name, value))
+    secret = SENSITIVE_HEADERS - stored_headers if stored_headers else SENSITIVE_HEADERS
+    headers, withheld = request.headers, set(request.headers._withheld)
+    if headers.has_any(secret):
+        withheld |= secret.intersection(headers.keys())
+        headers = headers.without(secret)
     fields = {
         "method": request.method,
         "url": request.url,
         "root_path": request.root_path,
-        "headers": headers,
+        "headers": headers.raw,
         "path_params": dict(request.path_params),
         "withheld": sorted(withheld),
     }

@@ -67,6 +67,9 @@ _LIVE = (Phase.SYNC, Phase.ASYNC)
 _MOST_LABEL = 255
 
 
+_TRACE_FIELDS = frozenset({"traceparent"})
+
+
 #: Of an execution that replays nothing. It is never changed.
 _NOTHING: set[str] = set()
 
@@ -438,13 +441,13 @@ class StoredExecution(Execution):
         streamed: int = 0,
         handler_chunks: int = 0,
     ) -> None:
-        self.memos = {memo.op.id: memo for memo in memos or ()}
+        self.memos = {memo.op.id: memo for memo in memos} if memos else {}
         super().__init__(env, options, run, request, self.memos)
         self.owner = owner
         self.stored = memos is not None
         if self.stored:
             self.checked_at = env.clock.now()  # it was claimed just now
-        self.pending = {each.op.id: each for each in pending}
+        self.pending = {each.op.id: each for each in pending} if pending else {}
         if memos or pending:
             self.unasked = {*self.memos, *self.pending}
         self.consumed_seqs: set[int] = set()
@@ -487,9 +490,9 @@ class StoredExecution(Execution):
         if self.stored:
             return None, None
         self.stored = True
-        for name, value in self.request.headers.raw:
-            if name.lower() == "traceparent":
-                self.run = replace(self.run, traceparent=value)
+        if self.request.headers.has_any(_TRACE_FIELDS):
+            traceparent = self.request.headers.get_all("traceparent")[-1]
+            self.run = replace(self.run, traceparent=traceparent)
         head = dump_request(self.request, stored_headers=self.options.store_headers)
         return self.run, StoredRequest(head=head, body=self.request.body)
 
@@ -530,23 +533,23 @@ def checkpoint(
     if create is not None and ex.followed and handoff is None:
         # A reader that is to go on after the handoff waits for its position.
         create = replace(create, phase=Phase.SYNC)
-    write = Checkpoint(
-        run_id=run.id,
-        owner=ex.owner,
-        epoch=run.epoch,
-        now=now,
-        create=create,
-        request=request,
-        memos=memos,
-        pending=pending,
-        state=run if state else None,
-        release=release,
-        result=result,
-        events=events,
-        no_pending_row=no_pending_row,
-        failed_attempts=failed_attempts,
-        chunks=chunks,
-        handoff=handoff,
+    write = Checkpoint(  # by position, see ``record``; each variable has the name of its field
+        run.id,
+        ex.owner,
+        run.epoch,
+        now,
+        create,
+        request,
+        memos,
+        pending,
+        run if state else None,
+        release,
+        result,
+        events,
+        chunks,
+        handoff,
+        no_pending_row,
+        failed_attempts,
     )
     return Submit(write, ex.tickets)
 

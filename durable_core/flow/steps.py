@@ -38,7 +38,7 @@ from durable_core.flow.handoff import hand_off
 from durable_core.flow.results import dump_result, load_result, result_remedy
 from durable_core.flow.step_options import NO_OPTIONS, StepOptions, show_step
 from durable_core.flow.versions import check_order
-from durable_core.machine.advance import Transition, advance, describe
+from durable_core.machine.advance import Transition, advance, describe, end_op
 from durable_core.machine.matching import WaitRule, dump_rule
 from durable_core.model.decision import (
     Failure,
@@ -232,13 +232,17 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
         if before is not None:
             event_seq = before.event_seq
         now = ex.env.clock.now()
-        result = _result_of(ex, op, call, outcome, now)
+        if type(outcome) is Returned:
+            result = _encode(ex, op, call, outcome.value)
+        else:
+            result = _result_of(ex, op, call, outcome, now)
         memo: Memo | None
         if isinstance(result, str):
-            memo = _success(
-                ex, op, result, event_seq, now, failures, started_at=started_at, arguments=arguments
-            )
-            _decide(ex, OpEnded(memo=memo), now)
+            number, attempts = ex.next_completion_no(), failures + 1
+            # By position, see ``record``: op, completion_no, ok, value, event_seq, attempts, ...
+            memo = Memo(op, number, True, result, event_seq, attempts, now, started_at, arguments)
+            ex.check_open()
+            ex.run = end_op(ex.run)
             ex.add_ticket((yield _save_memo(ex, memo, now)))
             inside.settled = True
             return memo
@@ -366,22 +370,19 @@ def _success(
     value: str,
     event_seq: int,
     now: int,
-    failures: int = 0,
     *,
     started_at: int | None,
-    arguments: str | None = None,
 ) -> Memo:
-    """Return the memo of an op with its result (JSON text) after this many failures."""
+    """Return the memo of an op without a function, with its result (JSON text)."""
     return Memo(
         op=op,
         completion_no=ex.next_completion_no(),
         ok=True,
         value=value,
         event_seq=event_seq,
-        attempts=failures + 1,
+        attempts=1,
         ended_at=now,
         started_at=started_at,
-        arguments=arguments,
     )
 
 

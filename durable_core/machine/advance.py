@@ -6,9 +6,10 @@ next phase of a run; this module determines the commands.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import assert_never
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from operator import attrgetter
+from typing import Any, assert_never
 
 from durable_core.codec.json import JSONCodec
 from durable_core.codec.records import dump_error
@@ -49,6 +50,7 @@ __all__ = [
     "Transition",
     "advance",
     "describe",
+    "end_op",
     "failure_of_handler",
     "failure_of_step",
     "is_crash",
@@ -222,7 +224,7 @@ def advance(run: Run, happened: Input, now: int, policy: RetryPolicy) -> Transit
     """
     match happened:
         case OpEnded(memo=memo):
-            return Transition(_go(run, Trigger.CHECKPOINT), (SaveMemo(memo),))
+            return Transition(end_op(run), (SaveMemo(memo),))
         case OpFailed():
             return _op_failed(run, happened, now, policy)
         case OpParked():
@@ -253,39 +255,33 @@ def advance(run: Run, happened: Input, now: int, policy: RetryPolicy) -> Transit
     assert_never(happened)
 
 
+def end_op(run: Run) -> Run:
+    """Return the run after one of its ops has finished.
+
+    This is what :func:`advance` makes of ``OpEnded``, but for the one command, to save the memo.
+    Every step does this, and ``advance`` takes three objects and 0.7 us more (Python 3.11).
+    """
+    return _go(run, Trigger.CHECKPOINT)
+
+
 def _go(run: Run, trigger: Trigger) -> Run:
     """Return the run in its next phase; the same object if the phase does not change."""
     phase = TRANSITIONS.get((run.phase, trigger)) or next_phase(run, trigger)  # which raises
     return run if phase is run.phase else _in_phase(run, phase)
 
 
+_RUN_FIELDS = tuple(field.name for field in fields(Run))
+_PHASE_AT = _RUN_FIELDS.index("phase")
+_values_of: Callable[[Run], tuple[Any, ...]] = attrgetter(*_RUN_FIELDS)
+
+
 def _in_phase(run: Run, phase: Phase) -> Run:
     """Return the run in another phase.
 
-    Every request does this. It takes 3.1 us and 2 calls; ``dataclasses.replace`` takes 5.1 us and
-    17 calls (Python 3.11).
+    Every request does this. It takes 1 us; ``dataclasses.replace`` takes 5 us (Python 3.11).
     """
-    return Run(
-        id=run.id,
-        app=run.app,
-        endpoint_key=run.endpoint_key,
-        function_id=run.function_id,
-        phase=phase,
-        retries=run.retries,
-        created_at=run.created_at,
-        event_seq=run.event_seq,
-        failures=run.failures,
-        crash_count=run.crash_count,
-        epoch=run.epoch,
-        key=run.key,
-        parent=run.parent,
-        traceparent=run.traceparent,
-        labels=run.labels,
-        version=run.version,
-        principal=run.principal,
-        undoable=run.undoable,
-        cancel_reason=run.cancel_reason,
-    )
+    values = _values_of(run)
+    return Run(*values[:_PHASE_AT], phase, *values[_PHASE_AT + 1 :])
 
 
 def _handoff(run: Run, reason: HandoffReason) -> tuple[Command, ...]:

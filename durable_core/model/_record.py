@@ -6,6 +6,10 @@ A frozen data class sets each field through ``object.__setattr__``: making a ``C
 this package, and ordinary at run time. What a step that succeeds makes is a record: its effects,
 its memo, what follows from that, and its write. So is what a client makes of each event of a
 stream. What is made once for a run is frozen for real.
+
+Arguments by name take as long again: a ``Checkpoint`` of 16 fields takes 0.8 us by name and 0.3 by
+position. So the one place that makes a ``Memo``, a ``Checkpoint`` or a ``Run`` for each step or
+request gives them by position.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Phase(Enum):
 _ENDED = frozenset({Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED})
 
 
-@record(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True)
 class Run:
     """The state of a run, on which decisions depend.
 

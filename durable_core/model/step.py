@@ -41,7 +41,7 @@ class Op:
     kind: OpKind
 
 
-@record(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True)
 class Memo:
     """The stored outcome of a finished op, which replay returns.
 

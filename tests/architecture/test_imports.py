@@ -45,7 +45,7 @@ PURE_STDLIB = {
         "datetime",
     ),
     *("enum", "functools", "hashlib", "hmac", "inspect", "ipaddress", "itertools"),
-    *("json", "math", "re"),
+    *("json", "math", "operator", "re"),
     *("string", "types", "typing", "urllib.parse", "weakref"),
     # Types of values, and the libraries that the application has imported.
     *("decimal", "sys", "uuid"),

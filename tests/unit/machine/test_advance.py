@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -66,6 +66,30 @@ def test_op_ended(phase: Phase) -> None:
     after = advanced(it, OpEnded(memo=done))
     assert after.run is it
     assert (SaveMemo(done),) == after.commands
+
+
+def test_a_run_changes_nothing_but_its_phase() -> None:
+    """Every other field is kept when the handler returns, whatever it is."""
+    it = replace(
+        in_phase(Phase.SYNC),
+        event_seq=7,
+        failures=1,
+        crash_count=2,
+        epoch=3,
+        key="key",
+        parent="parent",
+        traceparent="trace",
+        labels=(("team", "a"),),
+        version="v2",
+        principal="ada",
+        undoable=True,
+        cancel_reason="why",
+    )
+    assert [] == [each.name for each in fields(it) if getattr(it, each.name) == each.default]
+
+    after = advanced(it, HandlerReturned())
+
+    assert replace(it, phase=Phase.COMPLETED) == after.run
 
 
 def test_op_failed_and_is_tried_again() -> None:
