@@ -39,6 +39,7 @@ Errors that a user may raise or catch::
     ├── RunUndoneError                a run was undone, or is being undone
     ├── EngineError                   the engine cannot do what was asked
     └── StoreError                    the store cannot do it now, or at all
+        ├── EncryptionKeyError        what is stored is encrypted with a key that is not here
         ├── StoreBrokenError          a bug or an interrupt stopped a commit
         ├── EngineUnavailableError    the engine's server does not answer or refuses
         ├── StoreBusyError            locked by another connection for too long
@@ -80,6 +81,7 @@ __all__ = [
     "DuplicateEndpointError",
     "DuplicateStepIdError",
     "DurableError",
+    "EncryptionKeyError",
     "EndpointAdapterRequiredError",
     "EngineError",
     "EngineUnavailableError",
@@ -388,6 +390,14 @@ class EngineError(DurableError):
 
 class StoreError(DurableError):
     """The store could not carry out an operation. Nothing was done, unless the class differs."""
+
+
+class EncryptionKeyError(StoreError):
+    """What is stored cannot be read here: it needs a key that this process does not have.
+
+    Or it is not encrypted, although the process encrypts. A run that cannot be read stays as it is,
+    for a process that can.
+    """
 
 
 class StoreBrokenError(StoreError):

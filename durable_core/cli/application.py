@@ -16,9 +16,10 @@ from typing import Any
 from durable_core.api.durable import Durable
 from durable_core.errors import ConfigurationError, StoreError
 from durable_core.ports import Store
+from durable_core.stores.encrypted import EncryptedStore
 from durable_core.stores.sqlite import SQLiteStore
 
-__all__ = ["import_modules", "load_durable", "open_store", "work"]
+__all__ = ["file_of", "import_modules", "load_durable", "open_store", "work"]
 
 #: Seconds for which steps in flight may go on when the worker is told to stop.
 _DRAIN = 10.0
@@ -88,13 +89,21 @@ def open_store(store: Store | None, target: str) -> Iterator[Store]:
     """
     if store is None:
         raise ConfigurationError(f"{target} runs on an engine which has no store to look into")
-    if isinstance(store, SQLiteStore) and not Path(store.path).is_file():
-        raise StoreError(f"there is no store {store.path}")
+    file = file_of(store)
+    if file is not None and not file.is_file():
+        raise StoreError(f"there is no store {file}")
     store.open()
     try:
         yield store
     finally:
         store.close()
+
+
+def file_of(store: Store) -> Path | None:
+    """Return the file of a store, also of one that is encrypted; None if it has none."""
+    if isinstance(store, EncryptedStore):
+        store = store.inner
+    return Path(store.path) if isinstance(store, SQLiteStore) else None
 
 
 def import_modules(names: Sequence[str]) -> None:

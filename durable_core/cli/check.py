@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from durable_core.api.durable import Durable
-from durable_core.cli.application import import_modules, load_durable
+from durable_core.cli.application import file_of, import_modules, load_durable
 from durable_core.errors import ConfigurationError, StoreError
 from durable_core.platform import check_threading
 from durable_core.ports import Store
-from durable_core.stores.sqlite import SQLiteStore
 
 __all__ = ["check"]
 
@@ -43,7 +41,8 @@ def _problems(target: str, durable: Durable[Any]) -> Iterator[str]:
     store = durable.engine.store
     if store is None:
         return  # what is kept elsewhere is not ours to check
-    if isinstance(store, SQLiteStore) and not Path(store.path).is_file():
+    file = file_of(store)
+    if file is not None and not file.is_file():
         return  # the first start makes it
     try:
         store.open()

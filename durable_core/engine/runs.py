@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from weakref import WeakSet
 
 from durable_core.codec.records import dump_head, load_request
+from durable_core.codec.sealed import is_sealed
 from durable_core.commit_queue import CommitFuture, CommitQueue
 from durable_core.engine.quota import Quota
 from durable_core.engine.undoing import Undoing
@@ -50,6 +51,7 @@ from durable_core.ports import (
     IdempotencyKey,
     Release,
     Retry,
+    SealedRun,
     SendEvents,
     Store,
     StoredResult,
@@ -69,6 +71,8 @@ __all__ = ["EventWatermark", "RunExecutor", "RunManager", "WorkerParts"]
 
 #: A run that the store has cut short goes on after so long, milliseconds: it may be so again.
 _PAUSE = 1_000
+#: A run that this process cannot read is due again after so long, milliseconds.
+_SEALED_PAUSE = 10_000
 
 
 ExecutionT = TypeVar("ExecutionT", bound=Execution)
@@ -351,6 +355,8 @@ class RunManager(RunExecutor[StoredExecution]):
         self._worker = worker
         self._busy_lock = threading.Lock()
         self._released: WeakSet[StoredExecution] = WeakSet()
+        #: The runs that were left to other processes and logged.
+        self._sealed: set[str] = set()
 
     # -- starting ---------------------------------------------------------------------------
 
@@ -487,6 +493,27 @@ class RunManager(RunExecutor[StoredExecution]):
             )
         )
 
+    def leave_sealed(self, sealed: SealedRun) -> None:
+        """Leave a claimed run as it is, for a process that can read it. No attempt is counted."""
+        run, now = sealed.run, self._worker.env.clock.now()
+        if run.id not in self._sealed:
+            self._sealed.add(run.id)
+            facts = run_facts(replace(run, function_id=run.endpoint_key))  # the label is encrypted
+            text = f"it is left to other processes: {sealed.reason}"
+            self._worker.observers.notify(
+                RunNoted(run=facts, at=time_of(now), level=logging.ERROR, message=text)
+            )
+        self._write_later(
+            Checkpoint(
+                run_id=run.id,
+                owner=self._worker.owner,
+                epoch=run.epoch,
+                now=now,
+                state=run,  # as it is; a cancelled one says so, or it would be due at once
+                release=Release(due_at=now + _SEALED_PAUSE, awaited=()),  # whatever has come
+            )
+        )
+
     def _claimed_execution(
         self, claimed: ClaimedRun, options: ResolvedOptions
     ) -> StoredExecution | None:
@@ -498,6 +525,10 @@ class RunManager(RunExecutor[StoredExecution]):
         except MemoryError:
             raise
         except Exception as error:
+            if is_sealed(claimed.request.head):
+                reason = "it is encrypted, and this process has no keys (stores.EncryptedStore)"
+                self.leave_sealed(SealedRun(run=claimed.run, reason=reason))
+                return None
             run, reason = claimed.run, f"{type(error).__name__}: {error}"
             self.fail_corrupt(CorruptRun(run_id=run.id, epoch=run.epoch, reason=reason))
             return None

@@ -29,6 +29,7 @@ from durable_core.ports import (
     ReapWorkers,
     Register,
     Release,
+    SealedRun,
     Unregister,
     WorkerRecord,
 )
@@ -421,7 +422,14 @@ class Scheduler:
                     break  # another process was first
         return next_due
 
-    def _take(self, claimed: ClaimedRun | CorruptRun, take: Callable[[ClaimedRun], None]) -> None:
+    def _take(
+        self,
+        claimed: ClaimedRun | CorruptRun | SealedRun,
+        take: Callable[[ClaimedRun], None],
+    ) -> None:
+        if isinstance(claimed, SealedRun):
+            self._runs.leave_sealed(claimed)
+            return
         if isinstance(claimed, CorruptRun):
             self._runs.fail_corrupt(claimed)
             return
@@ -434,7 +442,7 @@ class Scheduler:
 
     def _claim(
         self, keys: tuple[str, ...], limit: int, run_ids: tuple[str, ...] | None = None
-    ) -> tuple[ClaimedRun | CorruptRun, ...]:
+    ) -> tuple[ClaimedRun | CorruptRun | SealedRun, ...]:
         env = self._host.env
         claim = Claim(
             app=env.app,

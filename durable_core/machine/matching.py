@@ -33,6 +33,7 @@ __all__ = [
     "match_keys",
     "matches",
     "resolve_match",
+    "scalar_text",
     "validate_if",
     "validate_rule",
     "wait_matches",
@@ -117,7 +118,7 @@ def event_keys(event: Event, path: tuple[str, ...]) -> tuple[str, ...]:
     canonical = canonical_json(value)
     if isinstance(value, (dict, list)):
         return (f"j:{canonical}",)
-    return (f"t:{_scalar_text(value)}", f"j:{canonical}")
+    return (f"t:{scalar_text(value)}", f"j:{canonical}")
 
 
 def validate_if(required: Mapping[str, object]) -> tuple[Condition, ...]:
@@ -205,7 +206,7 @@ def _json_or_none(request: Request) -> object:
         return None
 
 
-def _scalar_text(value: object) -> str:
+def scalar_text(value: object) -> str:
     """Return the text of the value in a URL."""
     if isinstance(value, str):
         return value

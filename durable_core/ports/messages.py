@@ -39,6 +39,7 @@ __all__ = [
     "RotateSecret",
     "RunFilter",
     "RunRecord",
+    "SealedRun",
     "SendEvents",
     "Sent",
     "StoredRequest",
@@ -108,6 +109,18 @@ class CorruptRun:
 
     run_id: str
     epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedRun:
+    """A claimed run that this process cannot read and another one can: it lacks the key.
+
+    ``run`` has the epoch of this claim, with which the owner can release the run; ``reason`` is for
+    the log.
+    """
+
+    run: Run
     reason: str
 
 
@@ -471,7 +484,7 @@ class Deliver(Write[Delivered]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim(Write[tuple[ClaimedRun | CorruptRun, ...]]):
+class Claim(Write[tuple[ClaimedRun | CorruptRun | SealedRun, ...]]):
     """Claim due runs without an owner whose handler is known, the earliest due first.
 
     A run that cannot be read is claimed too, so that it can fail; it does not affect the others.

@@ -36,6 +36,15 @@ def test_subject_conforms(judge: Callable[..., Any], spec: str) -> None:
     }
 
 
+def test_the_encrypted_store_conforms(judge: Callable[..., Any]) -> None:
+    """It does, but for sizes, and for the rules of waits, which it does not give back."""
+    known = Path(__file__).with_name("encrypted-gaps.txt")
+
+    code, text, _ = judge("support.store_subjects:encrypted", "--known-gaps", str(known))
+
+    assert 0 == code, text
+
+
 @pytest.mark.parametrize("framework", ["flask", "starlette"])
 def test_handlers_of_frameworks_conform(judge: Callable[..., Any], framework: str) -> None:
     """They do, where they can: what the framework's router decides is not ours."""

@@ -10,11 +10,14 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from cryptography.fernet import Fernet
+
 from durable_core.ports import Store
+from durable_core.stores.encrypted import EncryptedStore
 from durable_core.stores.memory import MemoryStore
 from durable_core.stores.sqlite import SQLiteStore
 
-__all__ = ["MemorySubject", "SQLiteSubject", "memory", "sqlite"]
+__all__ = ["MemorySubject", "SQLiteSubject", "encrypted", "memory", "sqlite"]
 
 
 class MemorySubject:
@@ -44,6 +47,23 @@ class MemorySubject:
             "pending": sum(len(row.pending) for row in rows),
             "events": len(store._events),
         }
+
+
+class EncryptedSubject(MemorySubject):
+    """The store that encrypts, with the memory store behind it."""
+
+    name = "encrypted-store"
+
+    @contextmanager
+    def open(self) -> Iterator[Store]:
+        """Yield an empty store with a key of its own."""
+        keys = {"k": Fernet(Fernet.generate_key())}
+        yield EncryptedStore(MemoryStore(), keys=keys, match_key=b"m" * 16)
+
+    def peek(self, store: Store) -> Mapping[str, int]:
+        """Count in the store behind it."""
+        assert isinstance(store, EncryptedStore)
+        return super().peek(store.inner)
 
 
 class SQLiteSubject:
@@ -123,5 +143,6 @@ class SQLiteSubject:
             del self._files[id(store)]
 
 
+encrypted = EncryptedSubject()
 memory = MemorySubject()
 sqlite = SQLiteSubject()
