@@ -47,7 +47,7 @@ _MAINTENANCE = 0.02
 #: A larger difference between wall clock and monotonic clock means that the clock was set, ms.
 _CLOCK_STEP = 5_000
 #: The maximum number of runs of one claim.
-_CLAIM = 20
+_CLAIM = 50
 #: The maximum number of rows of one deletion.
 _PRUNE = 100
 

@@ -210,12 +210,34 @@ WHERE run.app = :app AND run.due_at <= :now
 ORDER BY run.due_at, run.id
 LIMIT :limit
 
--- claim-run --
+-- claim-runs --
 UPDATE run SET owner = :owner, epoch = epoch + 1, due_at = NULL
-WHERE id = :id
-RETURNING id, app, endpoint_key, function_id, phase, retries, created_at, event_seq,
-          failures, crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
-          cancel_reason
+WHERE id IN (SELECT value FROM json_each(:ids))
+
+-- claimed-runs --
+SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries, run.created_at,
+       run.event_seq, run.failures, run.crash_count, run.epoch, run.key, run.parent,
+       run.traceparent, run.labels, run.version, run.principal, run.undoable, run.cancel_reason,
+       request.head, request.body,
+       (SELECT coalesce(sum(size), 0) FROM chunk_batch WHERE run_id = run.id),
+       (SELECT coalesce(sum(count), 0) FROM chunk_batch WHERE run_id = run.id AND outside)
+FROM json_each(:ids) AS wanted
+CROSS JOIN run ON run.id = wanted.value
+CROSS JOIN request ON request.seq = run.seq
+
+-- claimed-steps --
+-- In no order: SQLite would sort copies of all values.
+SELECT run.id, op_id, name, kind, step.key & 0xFFFFFF, ok, step.value, step.event_seq, attempts,
+       step.ended_at, started_at, arguments
+FROM json_each(:ids) AS wanted
+CROSS JOIN run ON run.id = wanted.value
+CROSS JOIN step ON step.key BETWEEN run.seq << 24 AND run.seq << 24 | 0xFFFFFF
+
+-- claimed-pending --
+SELECT run_id, op_id, name, kind, due_at, failures, error, rule, event, match_path, match_key,
+       event_seq, consumed_seqs, address, started_at, matched
+FROM json_each(:ids) AS wanted
+CROSS JOIN pending ON pending.run_id = wanted.value
 
 -- epoch --
 SELECT epoch FROM run WHERE id = ?
@@ -247,11 +269,6 @@ ORDER BY op_id, number
 -- insert-chunk-batch --
 INSERT INTO chunk_batch (run_id, number, outside, start, epoch, attempt, last, count, size, texts)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-
--- stream-size --
-SELECT coalesce(sum(size), 0), coalesce(sum(count) FILTER (WHERE outside), 0)
-FROM chunk_batch
-WHERE run_id = ?
 
 -- stream-run --
 SELECT phase, epoch, owner IS NOT NULL, handoff FROM run WHERE id = ? AND app = ?

@@ -7,17 +7,21 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from heapq import merge
+from operator import attrgetter
 from typing import Any
 
 from durable_core.errors import StoreError
+from durable_core.machine.matching import validate_rule
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
 from durable_core.model.stream import ChunkBatch, StoredStream, StreamPlace
 from durable_core.platform import logger
 from durable_core.ports import (
+    ClaimedRun,
     RunFilter,
     RunRecord,
+    StoredRequest,
     StoredResult,
     StoredSecret,
     Usage,
@@ -42,6 +46,7 @@ __all__ = [
     "find_run",
     "find_runs",
     "held",
+    "load_claimed",
     "load_consumed",
     "load_match",
     "load_memos",
@@ -265,6 +270,39 @@ def load_memos(db: sqlite3.Connection, run_id: str) -> tuple[Memo, ...]:
 def load_pending(db: sqlite3.Connection, run_id: str) -> tuple[Pending, ...]:
     """Return the unfinished ops of a run."""
     return tuple(map(pending_of, db.execute(QUERIES["pending"], (run_id,))))
+
+
+_completion_no = attrgetter("completion_no")
+_op_id = attrgetter("op.id")
+
+
+def load_claimed(db: sqlite3.Connection, ids: Sequence[str]) -> tuple[ClaimedRun, ...]:
+    """Return all that replaying these runs needs, in this order.
+
+    Raises:
+        Exception: something of one of them is missing or cannot be read.
+    """
+    wanted = {"ids": json.dumps(ids)}
+    memos: dict[str, list[Memo]] = {run_id: [] for run_id in ids}
+    for run_id, *row in db.execute(QUERIES["claimed-steps"], wanted):
+        memos[run_id].append(memo_of(row))
+    unfinished: dict[str, list[Pending]] = {run_id: [] for run_id in ids}
+    for run_id, *row in db.execute(QUERIES["claimed-pending"], wanted):
+        pending = pending_of(row)
+        validate_rule(pending)
+        unfinished[run_id].append(pending)
+    claimed = {}
+    for *row, head, body, streamed, outside in db.execute(QUERIES["claimed-runs"], wanted):
+        run = run_of(row)
+        claimed[run.id] = ClaimedRun(
+            run=run,
+            request=StoredRequest(head=head, body=body),
+            memos=tuple(sorted(memos[run.id], key=_completion_no)),
+            pending=tuple(sorted(unfinished[run.id], key=_op_id)),
+            streamed=streamed,
+            handler_chunks=outside,
+        )
+    return tuple(claimed[run_id] for run_id in ids)
 
 
 def event_seq(db: sqlite3.Connection) -> int:

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any, TypeGuard
 
 from durable_core.errors import LeaseLost, RunNotFoundError, StoreError
-from durable_core.machine.matching import validate_rule, with_event_seq
+from durable_core.machine.matching import with_event_seq
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Run
 from durable_core.model.step import Memo, Pending
@@ -47,9 +47,7 @@ from durable_core.stores.sqlite.reads import (
     chunk_batch_row,
     dump_labels,
     failed_attempt_row,
-    load_memos,
-    load_pending,
-    run_of,
+    load_claimed,
 )
 from durable_core.stores.sqlite.sql import QUERIES, store_error
 
@@ -490,37 +488,33 @@ def claim(db: sqlite3.Connection, message: Claim) -> tuple[ClaimedRun | CorruptR
         due = db.execute(QUERIES["due-runs"], wanted)
     else:
         due = db.execute(QUERIES["due-of"], {**wanted, "run_ids": json.dumps(message.run_ids)})
-    return tuple(_claim_run(db, run_id, message.owner) for (run_id,) in due.fetchall())
+    ids = [run_id for (run_id,) in due]
+    if not ids:
+        return ()
+    db.execute(QUERIES["claim-runs"], {"owner": message.owner, "ids": json.dumps(ids)})
+    return _load_claimed(db, ids)
 
 
-def _claim_run(db: sqlite3.Connection, run_id: str, owner: str) -> ClaimedRun | CorruptRun:
+def _load_claimed(
+    db: sqlite3.Connection, ids: Sequence[str]
+) -> tuple[ClaimedRun | CorruptRun, ...]:
+    """Return what replaying these runs needs; one that cannot be read does not affect the others.
+
+    They are read together, because SQLite releases the interpreter lock for each statement and row:
+    while handlers run in other threads, getting it back takes longer than the reading.
+    """
     try:
-        return _claim_readable(db, run_id, owner)
+        return load_claimed(db, ids)
     except MemoryError:
         raise  # the process's fault, not that of what is stored
     except Exception as error:
         if getattr(error, "sqlite_errorcode", None) is not None:
-            raise  # the database's fault, not this run's; text that is no UTF-8 has no code
-        [epoch] = db.execute(QUERIES["epoch"], (run_id,)).fetchone()
+            raise  # the database's fault, not that of a run; text that is no UTF-8 has no code
+        if len(ids) > 1:
+            return tuple(each for run_id in ids for each in _load_claimed(db, (run_id,)))
+        [epoch] = db.execute(QUERIES["epoch"], tuple(ids)).fetchone()
         reason = f"{type(error).__name__}: {error}"
-        return CorruptRun(run_id=run_id, epoch=epoch, reason=reason)
-
-
-def _claim_readable(db: sqlite3.Connection, run_id: str, owner: str) -> ClaimedRun:
-    [row] = db.execute(QUERIES["claim-run"], {"id": run_id, "owner": owner}).fetchall()
-    head, body = db.execute(QUERIES["request"], (run_id,)).fetchone()
-    streamed, outside = db.execute(QUERIES["stream-size"], (run_id,)).fetchone()
-    pending = load_pending(db, run_id)
-    for each in pending:
-        validate_rule(each)
-    return ClaimedRun(
-        run=run_of(row),
-        request=StoredRequest(head=head, body=body),
-        memos=load_memos(db, run_id),
-        pending=pending,
-        streamed=streamed,
-        handler_chunks=outside,
-    )
+        return (CorruptRun(run_id=ids[0], epoch=epoch, reason=reason),)
 
 
 # --- workers --------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from durable_core.model.run import Phase
 from durable_core.ports import Release
 from durable_core.stores.sqlite import SQLiteStore
 from durable_core.stores.sqlite import writes as sqlite_writes
+from durable_core.stores.sqlite.reads import load_claimed
 from support.harness import FakeClock, Lab, Ledger, WatchedStore, a_request, lab, request, until
 
 Handler = Callable[[Request], Any]
@@ -157,15 +158,15 @@ def test_a_run_that_could_not_be_claimed_for_want_of_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The claim fails as a whole, and is made again."""
-    claim, broken = sqlite_writes._claim_readable, [True]
+    broken = [True]
 
     def short(*args: Any) -> Any:
         if broken:
             broken.pop()
             raise MemoryError
-        return claim(*args)
+        return load_claimed(*args)
 
-    monkeypatch.setattr(sqlite_writes, "_claim_readable", short)
+    monkeypatch.setattr(sqlite_writes, "load_claimed", short)
     clock = FakeClock()
     with lab(SQLiteStore(tmp_path / "db"), clock=clock) as process:
         endpoint = process.endpoint(_sleeper)
