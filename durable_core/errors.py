@@ -7,6 +7,7 @@ Errors that a user may raise or catch::
     │   ├── EndpointAdapterRequiredError
     │   └── DuplicateEndpointError
     ├── NonRetriableError             raised by user code: do not try again
+    │   ├── BodyNotStoredError        a request body that replay cannot see
     │   ├── DuplicateStepIdError      one step id used from two tasks or threads
     │   ├── HeaderNotStoredError      a header that replay cannot see
     │   ├── LimitExceededError        a step result, run or event is over its limit
@@ -73,6 +74,7 @@ from durable_core.duration import Duration, parse_duration
 
 __all__ = [
     "BadRequest",
+    "BodyNotStoredError",
     "ClientError",
     "ConfigurationError",
     "ConnectFailedError",
@@ -160,6 +162,13 @@ class NonRetriableError(DurableError):
 
 class DuplicateStepIdError(NonRetriableError):
     """One step id was used from two tasks or threads of a run; replay could swap their results."""
+
+
+class BodyNotStoredError(NonRetriableError):
+    """The body of a request was read where a replay would need it, and it is not stored.
+
+    The endpoint has ``omit_request_body=True``. Read it in the function of a step.
+    """
 
 
 class HeaderNotStoredError(NonRetriableError):

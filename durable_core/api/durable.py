@@ -211,6 +211,11 @@ class Durable(Generic[AppT]):
                     "of a framework are called by that: use the embedded engine, or an adapter "
                     "whose handlers take a Request"
                 )
+            if options.get("omit_request_body"):
+                raise ConfigurationError(
+                    "omit_request_body=: a framework reads the request again in each replay, so "
+                    "its whole request is stored"
+                )
             adapted = adapter.adapt(self.engine, handler)
             endpoint = Endpoint(self.engine, adapted, options, self._around)
             return adapter.wrap_native(self.engine, endpoint, handler)

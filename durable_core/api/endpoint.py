@@ -85,6 +85,16 @@ class Endpoint:
                 f"the engine {engine.name!r} knows no keys: idempotency= and key= need the "
                 "embedded engine"
             )
+        omits = resolved.omit_request_body or resolved.omit_response_body
+        if omits and engine.store is None:
+            raise ConfigurationError(
+                f"the engine {engine.name!r} gives requests and responses to its server: "
+                "omit_request_body= and omit_response_body= need the embedded engine"
+            )
+        #: Requests may be served without a look at anything else.
+        self._is_plain = not (
+            self._authorize is not None or self._wants_key or resolved.omit_request_body
+        )
         self.key = resolved.key
         self.kind = HandlerKind.ASYNC_DEF if is_async(handler) else HandlerKind.DEF
         _check_parameters(handler)
@@ -127,12 +137,7 @@ class Endpoint:
         if special and request.headers.get("last-event-id") and request.method != "OPTIONS":
             return _wait(WaitRequest.from_last_event(request, max_wait))
         refusal = self._refusal(request, route)
-        if (
-            refusal is None
-            and self._authorize is None
-            and request.method != "HEAD"
-            and not (special or self._wants_key)
-        ):
+        if refusal is None and self._is_plain and request.method != "HEAD" and not special:
             return None
         return self._check_and_serve(request, route, refusal, max_wait)
 
@@ -149,9 +154,16 @@ class Endpoint:
                     request = request.with_principal(principal)
         except Exception as error:
             return self._answer_refusal(error)
-        if request.method != "HEAD":
+        is_head = request.method == "HEAD"
+        if is_head:
+            request = _as_get(request)
+        if self._registered.options.omit_request_body:
+            from durable_core.flow.omitted import OmittedBodyRequest  # few endpoints need it
+
+            request = OmittedBodyRequest.of(request)
+        if not is_head:
             return (yield from self._serve(request, route, max_wait))
-        response = yield Serve(self._registered, _as_get(request), route)
+        response = yield Serve(self._registered, request, route)
         return (yield from strip_body_for_head(response))
 
     def _serve(self, request: Request, route: str | None, max_wait: float) -> RequestFlow[Response]:

@@ -35,6 +35,7 @@ __all__ = [
     "dump_event",
     "dump_head",
     "dump_request",
+    "is_without_body",
     "load_event",
     "load_request",
     "load_response",
@@ -211,19 +212,28 @@ def _parse_event(item: object, index: int) -> Event:
 _chunks = chunk_encoder(json.JSONEncoder(check_circular=False, separators=(",", ":")))
 
 
-def dump_request(request: Request, *, stored_headers: frozenset[str]) -> str:
+#: Stands among the names of headers that are not stored for a body that is not.
+_BODY = ":body"
+
+
+def dump_request(
+    request: Request, *, stored_headers: frozenset[str], omit_body: bool = False
+) -> str:
     """Return everything about the request except its body.
 
     Args:
         request: the request of the run.
         stored_headers: lower-case names of credential headers (``SENSITIVE_HEADERS``) to store
             anyway. Of others only the name is stored, so that replay can raise an error.
+        omit_body: the body is not stored, either.
     """
     secret = SENSITIVE_HEADERS - stored_headers if stored_headers else SENSITIVE_HEADERS
     headers, withheld = request.headers, set(request.headers._withheld)
     if headers.has_any(secret):
         withheld |= secret.intersection(headers.keys())
         headers = headers.without(secret)
+    if omit_body:
+        withheld.add(_BODY)
     fields = {
         "method": request.method,
         "url": request.url,
@@ -246,6 +256,11 @@ def load_request(text: str, body: bytes) -> Request:
         path_params=head["path_params"],
         root_path=head["root_path"],
     )
+
+
+def is_without_body(request: Request) -> bool:
+    """Tell whether the body of a stored request was left out."""
+    return _BODY in request.headers._withheld
 
 
 def dump_head(response: Response) -> str:

@@ -34,10 +34,10 @@ from durable_core.runners.settings import RegisteredEndpoint, Settings, add_endp
 if TYPE_CHECKING:
     import asyncio
 
+    from durable_core.engine.reports import EngineReports
     from durable_core.engine.worker import Worker
     from durable_core.flow.wait_url import WaitRequest
     from durable_core.model.event import Event
-    from durable_core.model.run import Run
     from durable_core.ports import (
         Clock,
         EarlierRun,
@@ -47,10 +47,8 @@ if TYPE_CHECKING:
         RunRecord,
         SendEvents,
         Store,
-        StoredResult,
         Write,
     )
-    from durable_core.runners.observers import Observers
 
 __all__ = ["EmbeddedEngine", "WorkerFactory", "embedded"]
 
@@ -124,7 +122,7 @@ class EmbeddedEngine:
         #: By process: a fork may have happened while a thread of the parent held its lock.
         self._locks: dict[int, threading.RLock] = {}
         self._worker: Worker | None = None
-        self._observers: Observers | None = None
+        self._own_reports: EngineReports | None = None
         self._make_worker: WorkerFactory = _load_worker
         self._stopping_pid = 0
         self._server_threads: int | None = None
@@ -529,13 +527,13 @@ class EmbeddedEngine:
     def send(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
         """Store events and wake the runs that wait for them; return their ids."""
         write = self._to_send(events, source)
-        with self._reporting_sent(write):
+        with self._reports.sending(write):
             return self.execute(write).ids
 
     async def send_async(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
         """Store events and wake the runs that wait for them; return their ids."""
         worker, write = self.worker, self._to_send(events, source)
-        with self._reporting_sent(write):
+        with self._reports.sending(write):
             if worker is None:
                 from asyncio import to_thread
 
@@ -545,39 +543,18 @@ class EmbeddedEngine:
     def _refuse(self, error: StoreError) -> Response:
         from durable_core.flow.error_responses import store_unavailable_response
 
-        self.report_store_fault(f"a request was refused, the store is unavailable: {error}", error)
+        text = f"a request was refused, the store is unavailable: {error}"
+        self._reports.store_fault(text, error)
         return store_unavailable_response(error)
 
-    def report_store_fault(self, message: str, error: StoreError) -> None:
-        """Notify observers, the log among them, that the store could not answer."""
-        from durable_core.flow.facts import time_of
-        from durable_core.model.fact import StoreFault
-
-        at = time_of(self.env.clock.now())
-        self.observers.notify(StoreFault(run=None, at=at, error=error, message=message))
-
     @property
-    def observers(self) -> Observers:
-        """Who is notified of what happens to runs."""
-        if self._observers is None:
-            from durable_core.runners.observers import Observers
+    def _reports(self) -> EngineReports:
+        """How observers are notified of what happens outside runs."""
+        if self._own_reports is None:
+            from durable_core.engine.reports import EngineReports
 
-            self._observers = Observers(self.env.observers)
-        return self._observers
-
-    @contextmanager
-    def _reporting_sent(self, write: SendEvents) -> Iterator[None]:
-        """Notify observers of what was sent, or of the store that did not take it."""
-        try:
-            yield
-        except StoreError as error:
-            self.report_store_fault("", error)
-            raise
-        if self.env.observers:
-            from durable_core.flow.facts import event_sent
-
-            for event in write.events:
-                self.observers.notify(event_sent(None, event, write.now))
+            self._own_reports = EngineReports(self.env)
+        return self._own_reports
 
     def _to_send(self, events: Sequence[Event], source: str) -> SendEvents:
         from durable_core.ports import SendEvents
@@ -674,8 +651,9 @@ class EmbeddedEngine:
         if request is not None:
             endpoint = self.endpoints.get(new.endpoint_key)
             headers = frozenset() if endpoint is None else endpoint.options.store_headers
-            head = dump_request(request, stored_headers=headers)
-            stored = StoredRequest(head=head, body=request.body)
+            omit = endpoint is not None and endpoint.options.omit_request_body
+            head = dump_request(request, stored_headers=headers, omit_body=omit)
+            stored = StoredRequest(head=head, body=b"" if omit else request.body)
         fork = Fork(
             app=self.env.app, run_id=run_id, op_id=ops[step], run=new, now=now, request=stored
         )
@@ -725,24 +703,9 @@ class EmbeddedEngine:
         )
         cancel = Cancel(app=self.env.app, run_id=run_id, result=result, reason=reason or "")
         outcome = self.execute(cancel)
-        if outcome is CancelOutcome.ENDED and self.env.observers:
-            self._report_cancelled(cancelled, result)
+        if outcome is CancelOutcome.ENDED:
+            self._reports.cancelled(cancelled, result)
         return outcome is not CancelOutcome.NOTHING
-
-    def _report_cancelled(self, run: Run, result: StoredResult) -> None:
-        from durable_core.flow.error_responses import cancel_detail
-        from durable_core.flow.facts import run_facts, time_of
-        from durable_core.model.fact import RunFinished
-
-        self.observers.notify(
-            RunFinished(
-                run=run_facts(run),
-                at=time_of(result.ended_at),
-                status="cancelled",
-                http_status=410,
-                reason=cancel_detail(run),
-            )
-        )
 
 
 def embedded(engine: object) -> EmbeddedEngine:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from weakref import WeakSet
 
-from durable_core.codec.records import dump_head, load_request
+from durable_core.codec.records import dump_head, is_without_body, load_request
 from durable_core.codec.sealed import is_sealed
 from durable_core.commit_queue import CommitFuture, CommitQueue
 from durable_core.engine.quota import Quota
@@ -25,6 +25,7 @@ from durable_core.flow.execution import Execution, StoredExecution, checkpoint, 
 from durable_core.flow.facts import run_facts, time_of
 from durable_core.flow.handler import fail_orphan, resume
 from durable_core.flow.handoff import handoff_response, new_token
+from durable_core.flow.omitted import OmittedBodyRequest
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
 from durable_core.http.problem import problem
@@ -522,6 +523,8 @@ class RunManager(RunExecutor[StoredExecution]):
             request = load_request(claimed.request.head, claimed.request.body)
             if claimed.run.principal is not None:
                 request = request.with_principal(claimed.run.principal)
+            if is_without_body(request):
+                request = OmittedBodyRequest.of(request, is_stored=True)
         except MemoryError:
             raise
         except Exception as error:

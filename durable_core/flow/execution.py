@@ -493,8 +493,9 @@ class StoredExecution(Execution):
         if self.request.headers.has_any(_TRACE_FIELDS):
             traceparent = self.request.headers.get_all("traceparent")[-1]
             self.run = replace(self.run, traceparent=traceparent)
-        head = dump_request(self.request, stored_headers=self.options.store_headers)
-        return self.run, StoredRequest(head=head, body=self.request.body)
+        omit = self.options.omit_request_body
+        head = dump_request(self.request, stored_headers=self.options.store_headers, omit_body=omit)
+        return self.run, StoredRequest(head=head, body=b"" if omit else self.request.body)
 
 
 def checkpoint(

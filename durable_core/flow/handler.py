@@ -385,7 +385,8 @@ def _finish(ex: StoredExecution, response: Response, body: bytes | None) -> Flow
     assert isinstance(finished.commands[0], Finish)
     ex.run = finished.run
     if ex.stored or ex.keeps_record:
-        ex.add_ticket((yield _save_result(ex, response, body, now)))
+        kept = None if ex.options.omit_response_body else body
+        ex.add_ticket((yield _save_result(ex, response, kept, now)))
 
 
 def _save_result(

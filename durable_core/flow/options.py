@@ -69,6 +69,10 @@ class EndpointOptions(TypedDict, total=False):
             has not ended keeps its key.
         key: derives the key from the request, in place of the header: a function that returns it,
             or None for a request without one. The key is the run's ``key``.
+        omit_request_body: do not store the body of the request. The handler cannot read it, because
+            a replay could not; functions of steps can, before the run is handed off or resumed.
+        omit_response_body: do not store the body of the response. A client that was handed off, or
+            that repeats the request, does not get it.
         on_mismatch: what happens when the code has changed since a run began, and a replay of it
             asks for a new step before one that is stored, or ends without one that is stored:
             ``"warn"`` (default) or ``"fail"``.
@@ -88,6 +92,8 @@ class EndpointOptions(TypedDict, total=False):
     key: Callable[[Request], str | None] | None
     record: Literal["needed", "always"] | None
     record_arguments: bool | None
+    omit_request_body: bool | None
+    omit_response_body: bool | None
     labels: Labels | None
     version: str | None
     on_mismatch: Literal["warn", "fail"] | None
@@ -125,6 +131,8 @@ class ResolvedOptions:
     derive_key: Callable[[Request], str | None] | None = None
     record: Literal["needed", "always"] = "needed"
     record_arguments: bool = False
+    omit_request_body: bool = False
+    omit_response_body: bool = False
     labels: Labels | None = None
     version: str | None = None
     on_mismatch: Literal["warn", "fail"] = "warn"
@@ -183,9 +191,9 @@ def _check(options: EndpointOptions) -> None:
         parse_duration(ttl, what="idempotency_ttl")
     if (key := options.get("key")) is not None and not callable(key):
         raise TypeError(f"key must be a function of the request, not {key!r}")
-    record_arguments = options.get("record_arguments")
-    if not isinstance(record_arguments, (bool, type(None))):
-        raise TypeError(f"record_arguments must be True or False, not {record_arguments!r}")
+    for name in ("record_arguments", "omit_request_body", "omit_response_body"):
+        if not isinstance(flag := options.get(name), (bool, type(None))):
+            raise TypeError(f"{name} must be True or False, not {flag!r}")
     for name in ("function_id", "name", "version"):
         _check_name(name, options.get(name))
     labels = options.get("labels")

@@ -27,7 +27,9 @@ __all__ = [
 ]
 
 #: The text for a result without a stored body.
-RESPONSE_NOT_KEPT = "the response was sent once and was too large to keep"
+RESPONSE_NOT_KEPT = (
+    "the body of the response is not kept: it was too large, or its endpoint stores none"
+)
 
 #: How often a client is redirected to the wait URL before it gets 202 and a Retry-After.
 _MOST_HOPS = 5

@@ -1,0 +1,60 @@
+"""What an engine tells observers that happens outside runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from durable_core.errors import StoreError
+from durable_core.flow.env import AppConfig
+from durable_core.flow.error_responses import cancel_detail
+from durable_core.flow.facts import event_sent, run_facts, time_of
+from durable_core.model.fact import RunFinished, StoreFault
+from durable_core.model.run import Run
+from durable_core.ports import SendEvents, StoredResult
+from durable_core.runners.observers import Observers
+
+__all__ = ["EngineReports"]
+
+
+class EngineReports:
+    """Notifies observers, the log among them.
+
+    Args:
+        env: the application.
+    """
+
+    def __init__(self, env: AppConfig) -> None:
+        self._env = env
+        self._observers = Observers(env.observers)
+
+    def store_fault(self, message: str, error: StoreError) -> None:
+        """Report that the store could not answer; see ``StoreFault``."""
+        at = time_of(self._env.clock.now())
+        self._observers.notify(StoreFault(run=None, at=at, error=error, message=message))
+
+    @contextmanager
+    def sending(self, write: SendEvents) -> Iterator[None]:
+        """Report events that are sent here, or the store that does not take them."""
+        try:
+            yield
+        except StoreError as error:
+            self.store_fault("", error)
+            raise
+        if self._observers.watched:
+            for event in write.events:
+                self._observers.notify(event_sent(None, event, write.now))
+
+    def cancelled(self, run: Run, result: StoredResult) -> None:
+        """Report a run that was cancelled and is not undone."""
+        if not self._observers.watched:
+            return
+        self._observers.notify(
+            RunFinished(
+                run=run_facts(run),
+                at=time_of(result.ended_at),
+                status="cancelled",
+                http_status=410,
+                reason=cancel_detail(run),
+            )
+        )
