@@ -22,6 +22,7 @@ import base64
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NoReturn, TypeAlias
 
 from durable_core.errors import ProtocolError
@@ -129,7 +130,13 @@ def chunk_data(json_text: str, step_id: str | None) -> str:
     """Return the data of a chunk, from the JSON text of its value."""
     if step_id is None:
         return f'{{"data":{json_text}}}'
-    return f'{{"data":{json_text},"hashedStepId":{_ENCODER.encode(step_id)}}}'
+    return f'{{"data":{json_text},"hashedStepId":{_encode_id(step_id)}}}'
+
+
+@lru_cache(maxsize=1024)
+def _encode_id(step_id: str) -> str:
+    """Return the JSON text of a step's id. It is cached, because each chunk of a step has it."""
+    return _ENCODER.encode(step_id)
 
 
 def dump_stream_event(event: StreamEvent) -> tuple[str, str]:

@@ -74,6 +74,8 @@ class TaskWaker:
         self._loop = loop
         self._is_set = False
         self._waiting: asyncio.Future[None] | None = None
+        self._deadline = 0.0  # of the last wait
+        self._timer: asyncio.TimerHandle | None = None
 
     def wake(self) -> None:
         """Wake the task, from any thread. Does nothing if the loop is closed."""
@@ -91,15 +93,42 @@ class TaskWaker:
         """Wait to be woken; return False if that did not happen within ``seconds``."""
         if not self._is_set:
             self._waiting = self._loop.create_future()
-            timer = self._loop.call_later(seconds, self._finish)
+            self._deadline = self._loop.time() + seconds
+            self._set_timer()
             try:
                 if not self._is_set:
                     await self._waiting
             finally:
-                timer.cancel()
                 self._waiting = None
         woken, self._is_set = self._is_set, False
         return woken
+
+    def close(self) -> None:
+        """Wait no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set_timer(self) -> None:
+        """See that a timer fires at the deadline, or before it.
+
+        One that fires too early is set again. So a stream that flows has a timer every few seconds,
+        not one for each chunk.
+        """
+        if self._timer is not None:
+            if self._timer.when() <= self._deadline:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._deadline, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        if self._waiting is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._set_timer()
+        else:
+            self._finish()
 
     def _finish(self) -> None:
         if self._waiting is not None and not self._waiting.done():
@@ -329,6 +358,10 @@ class AsyncBody(_Body, AsyncIterator[bytes]):
     async def aclose(self) -> None:
         """The server sends no more of it."""
         self._end()
+
+    def _end(self) -> None:
+        super()._end()
+        self._waker.close()
 
     def _set_timer(self, seconds: float) -> None:
         if not self._timer_is_set:

@@ -28,6 +28,7 @@ from durable_core.flow.wait import RESPONSE_NOT_KEPT
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.machine.stream_cursor import FINISHED, Cursor, EventId, catch_up, is_stale
+from durable_core.model._record import record
 from durable_core.model.run import Phase
 from durable_core.model.stream import LiveStream, Pushed, RolledBack, Streamed, StreamPlace
 from durable_core.ports import StoredResult
@@ -42,7 +43,7 @@ _MOST_READ = 64 * 1024
 _MOST_SENT = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class LogPosition:
     """A position in a log: the execution of the run, and the number of events before it."""
 
@@ -50,7 +51,7 @@ class LogPosition:
     index: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class LogBatch:
     """The next events of a log for a reader.
 
@@ -67,6 +68,11 @@ class LogBatch:
     redirect: bool = False
     final: Final | None = None
     finished: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the reader has to wait."""
+        return not (self.events or self.redirect or self.final or self.finished)
 
 
 class StreamLog(Protocol):
@@ -226,6 +232,8 @@ def _attached_part(reader: Reader, attached: Attached) -> Flow[bytes]:
         batch = reader.log.read_attached(reader.place.index, redirected=reader.redirected)
     if batch is None:
         return (yield from _catch_up(reader))
+    if batch.is_empty:
+        return b""
     part = _encode_new(reader, batch.events)
     reader.place = LogPosition(0, batch.index)
     if batch.redirect:

@@ -99,17 +99,9 @@ class Cursor:
     def dump(self) -> str:
         """Return the cursor as one line of ASCII, which :meth:`load` reads."""
         head = f"{self.done}.{self.outside}"
-        if not self._open:
-            return head
-        return ";".join(
-            (
-                head,
-                *(
-                    f"{op_id}:{epoch}.{number}:{count}"
-                    for op_id, ((epoch, number), count) in self._open.items()
-                ),
-            )
-        )
+        for op_id, ((epoch, number), count) in self._open.items():  # nearly always one or none
+            head = f"{head};{op_id}:{epoch}.{number}:{count}"
+        return head
 
     @classmethod
     def load(cls, text: str) -> Cursor:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from durable_core.model._record import record
 from durable_core.model.run import Phase
 
 __all__ = [
@@ -32,7 +33,7 @@ _BATCH_OVERHEAD = 100
 Attempt: TypeAlias = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Pushed:
     """A chunk.
 

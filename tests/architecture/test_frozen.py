@@ -9,9 +9,9 @@ import pkgutil
 import durable_core.machine
 import durable_core.model
 
-#: What every step or request makes. These are frozen for the type checker alone, because a class
-#: that is frozen at run time takes three to five times as long to make.
-RECORDS = {"Memo", "OpEnded", "Run", "SaveMemo", "Transition"}
+#: What every step, request or chunk makes. These are frozen for the type checker alone, because a
+#: class that is frozen at run time takes three to five times as long to make.
+RECORDS = {"Memo", "OpEnded", "Pushed", "Run", "SaveMemo", "Transition"}
 
 
 def test_what_the_model_describes_is_frozen() -> None:
