@@ -175,6 +175,8 @@ def run_writes(draw: st.DrawFn) -> Checkpoint:
         labels=tuple(sorted(dict(draw(st.lists(_labels, max_size=2))).items())),
         version=draw(st.none() | st.just("v1")),
         undoable=draw(st.booleans()),
+        timeout=draw(st.none() | st.just(100)),
+        deadline=draw(st.none() | times),
     )
     creates = draw(st.booleans())
     ops = draw(st.lists(waits() | _naps | _addressed, max_size=2, unique_by=lambda op: op.op.id))

@@ -95,6 +95,11 @@ class Endpoint:
         self._is_plain = not (
             self._authorize is not None or self._wants_key or resolved.omit_request_body
         )
+        if resolved.run_timeout is not None and engine.store is None:
+            raise ConfigurationError(
+                f"the engine {engine.name!r} cannot end a run in good order: run_timeout= needs "
+                "the embedded engine"
+            )
         self.key = resolved.key
         self.kind = HandlerKind.ASYNC_DEF if is_async(handler) else HandlerKind.DEF
         _check_parameters(handler)

@@ -77,6 +77,7 @@ class RunInfo:
         ended: when it ended; None before.
         due: when it goes on; None while it runs and once it has ended.
         error: why it failed, or why its handler is tried again; None without an error.
+        deadline: when it fails if it has not ended by then; None without a ``run_timeout``.
         cancel_reason: why it was cancelled; None if it was not, or nobody has given a reason.
         steps: its steps: finished ones in the order in which they finished, then the others. Empty
             in a list of runs. A run that has not stored anything is found by its id, with the step
@@ -99,6 +100,7 @@ class RunInfo:
     ended: datetime | None
     due: datetime | None
     error: str | None
+    deadline: datetime | None
     cancel_reason: str | None
     steps: tuple[StepInfo, ...]
 

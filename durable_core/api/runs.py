@@ -335,6 +335,7 @@ def show_run(record: RunRecord, codec: Codec) -> RunInfo:
         ended=None if record.ended_at is None else _time(record.ended_at),
         due=None if record.due_at is None else _time(record.due_at),
         error=None if last is None or status == "completed" else _error(last),
+        deadline=None if run.deadline is None else _time(run.deadline),
         cancel_reason=run.cancel_reason or None,
         steps=(
             *(_show_finished(memo, codec) for memo in record.memos),

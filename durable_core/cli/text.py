@@ -63,6 +63,7 @@ def _optional_facts(run: RunInfo) -> tuple[tuple[str, str | None], ...]:
         ("version", run.version),
         ("parent", run.parent),
         ("reason", run.cancel_reason),
+        ("deadline", None if run.deadline is None else show_time(run.deadline)),
     )
 
 

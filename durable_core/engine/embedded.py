@@ -646,6 +646,7 @@ class EmbeddedEngine:
             crash_count=0,
             epoch=1,
             cancel_reason=None,
+            deadline=None if record.run.timeout is None else now + record.run.timeout,
         )
         stored = None
         if request is not None:

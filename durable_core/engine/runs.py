@@ -23,11 +23,12 @@ from durable_core.flow.effects import Flow
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, StoredExecution, checkpoint, new_run
 from durable_core.flow.facts import run_facts, time_of
-from durable_core.flow.handler import fail_orphan, resume
+from durable_core.flow.handler import fail_orphan, fail_overdue, resume
 from durable_core.flow.handoff import handoff_response, new_token
 from durable_core.flow.omitted import OmittedBodyRequest
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
+from durable_core.flow.undo import has_failed
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -427,9 +428,15 @@ class RunManager(RunExecutor[StoredExecution]):
         ex = self._claimed_execution(claimed, endpoint.options)
         if ex is None:
             return
+        if ex.deadline is not None and has_failed(ex):
+            ex.deadline = None
+        is_overdue = ex.deadline is not None and ex.is_overdue
+        if is_overdue and not ex.run.undoable:
+            self.run_in_thread(ThreadRun(self._worker, ex, _no_handler), fail_overdue(ex))
+            return
         with self._busy_lock:
             self.busy[endpoint.kind] += 1
-        if ex.run.cancel_reason is not None:
+        if is_overdue or ex.run.cancel_reason is not None:
             Undoing(self._worker, self, endpoint, ex, lambda: self._free(endpoint.kind)).start()
             return
         # It is live from now on, although its worker begins later: a stop must know of it.

@@ -176,6 +176,7 @@ _NEUTRAL = {
     "crashed-repeatedly": "the process died several times while it worked on the request",
     "endpoint-missing": "no code of the application answers this request any more",
     "response-interrupted": "the response broke off, and is not made twice",
+    "run-timed-out": "the request took longer than the application allows",
     "response-too-large": "the response is too large to be kept",
 }
 

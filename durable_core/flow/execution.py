@@ -174,6 +174,8 @@ class Execution:
         tickets: the queued writes that may not be durable yet.
         undos: the steps of the handler that can be undone, in the order in which they ended.
         undo_report: what was undone, once the run fails.
+        deadline: when the run fails, epoch milliseconds; None without a limit, and once its steps
+            are being undone.
         unasked: ids of the stored ops that this replay has not asked for yet.
         checked_at: the last time, epoch milliseconds, after which the store has accepted, or is to
             accept, a write of the execution: the process held the run then.
@@ -192,6 +194,7 @@ class Execution:
         "awaited",
         "calls",
         "checked_at",
+        "deadline",
         "due_at_once",
         "env",
         "failures",
@@ -244,6 +247,7 @@ class Execution:
         self.checked_at = math.inf
         self.undos: tuple[Undo, ...] = ()
         self.undo_report: UndoReport | None = None
+        self.deadline = run.deadline
         self.unasked: set[str] = _NOTHING
         self._outcomes = outcomes
         self._asked = self._attempts = self._size = 0
@@ -260,6 +264,15 @@ class Execution:
     def closed(self) -> bool:
         """True if nothing more of it counts."""
         return self.state is ExecutionState.CLOSED
+
+    @property
+    def is_overdue(self) -> bool:
+        """True if the run is past its deadline, and nothing else keeps it from ending."""
+        return (
+            self.deadline is not None
+            and self.fault is None
+            and self.env.clock.now() >= self.deadline
+        )
 
     @property
     def stopping(self) -> bool:
@@ -590,6 +603,8 @@ def new_run(
         labels=() if labels is None else check_labels(labels),
         version=options.version,
         principal=getattr(request, "_principal", None),
+        timeout=options.run_timeout,
+        deadline=None if options.run_timeout is None else now + options.run_timeout,
     )
 
 

@@ -63,6 +63,7 @@ from durable_core.model.decision import (
     ResponseStarted,
     ResponseTooLarge,
     Suspend,
+    TimedOut,
     Undone,
 )
 from durable_core.model.fact import RunResumed, RunStarted, RunSuspended
@@ -76,6 +77,7 @@ __all__ = [
     "execute",
     "execute_undo",
     "fail_orphan",
+    "fail_overdue",
     "finish_streaming",
     "read_whole_body",
     "replay_to_undo",
@@ -91,7 +93,9 @@ def execute(ex: StoredExecution) -> Flow[None]:
     """
     try:
         outcome: Outcome | Unwound = yield CallHandler()
-        if ex.closed or isinstance(outcome, (Unwound, Cancelled)):
+        if ex.deadline is not None and ex.is_overdue:
+            yield from _time_out(ex)
+        elif ex.closed or isinstance(outcome, (Unwound, Cancelled)):
             yield from suspend(ex)
         else:
             yield from _finish_handler(ex, outcome)
@@ -141,7 +145,7 @@ def resume(ex: StoredExecution) -> Flow[None]:
 
 
 def replay_to_undo(ex: StoredExecution) -> Flow[None]:
-    """Replay the handler of a claimed run that was cancelled, to find what undoes its steps.
+    """Replay the handler of a run that was cancelled, or is overdue, to find what to undo.
 
     It goes as far as it can without a new step. Nothing of how it ends counts. When this returns,
     ``ex.undos`` are known, unless the run has ended, as after too many crashes.
@@ -158,7 +162,7 @@ def replay_to_undo(ex: StoredExecution) -> Flow[None]:
         now = ex.started_at = ex.env.clock.now()
         text = "resumed, to be undone"
         yield from notify(RunResumed(run=observed_run(ex), at=time_of(now), message=text))
-        ex.state = ExecutionState.REPLAYING
+        ex.state, ex.deadline = ExecutionState.REPLAYING, None
         yield CallHandler()
     except Suspended:
         pass
@@ -167,7 +171,7 @@ def replay_to_undo(ex: StoredExecution) -> Flow[None]:
 
 
 def execute_undo(ex: StoredExecution) -> Flow[None]:
-    """Undo the steps of a cancelled run, which the handler of this execution does, and end it."""
+    """End a run that was cancelled, or is overdue, once the handler here has undone its steps."""
     try:
         outcome: Outcome | Unwound = yield CallHandler()
         if ex.closed or isinstance(outcome, (Unwound, Cancelled)):
@@ -176,6 +180,8 @@ def execute_undo(ex: StoredExecution) -> Flow[None]:
             failure = handler_failure(outcome, ex.env.clock.now())
             text = f"the run could not be undone: {describe(outcome.error)}"
             yield from _fail_handler(ex, failure, outcome.error, text, text)
+        elif ex.run.cancel_reason is None:
+            yield from _end_overdue(ex)
         else:
             yield from _apply_input(ex, Undone())
             reason = cancel_detail(ex.run)
@@ -185,6 +191,32 @@ def execute_undo(ex: StoredExecution) -> Flow[None]:
         yield from _refuse(ex)
     finally:
         ex.close()
+
+
+def fail_overdue(ex: StoredExecution) -> Flow[None]:
+    """Fail a claimed run that is past its deadline, and has nothing to undo."""
+    try:
+        yield from _apply_input(ex, Claimed(max_crashes=ex.env.limits.crashes))
+        if not ex.run.phase.ended:
+            yield from _end_overdue(ex)
+    except Suspended:
+        return
+
+
+def _time_out(ex: StoredExecution) -> Flow[None]:
+    """End a run whose time is over while its handler ran; have it undone first if need be."""
+    if not ex.run.undoable:
+        yield from _end_overdue(ex)
+        return
+    ex.due_at_once = True
+    yield from suspend(ex)
+
+
+def _end_overdue(ex: StoredExecution) -> Flow[None]:
+    failed = yield from _apply_input(ex, TimedOut())
+    reason = "" if failed is None else failed.error_message
+    text = f"the run failed: {reason}"
+    yield from notify_end(ex, "failed", http_status=500, reason=reason, message=text)
 
 
 def fail_orphan(ex: StoredExecution) -> Flow[None]:
@@ -311,6 +343,9 @@ def _respond(ex: StoredExecution, response: Response) -> Flow[None]:
             yield from _start_streaming(ex, response)
             return
         whole = yield from read_whole_body(ex, response)
+        if ex.deadline is not None and ex.is_overdue:
+            yield from _time_out(ex)
+            return
         if not isinstance(whole, Response):
             failed = yield from _apply_input(ex, whole)
             yield from notify_attempt(ex, failed)
@@ -434,6 +469,8 @@ def _apply_input(
     for command in transition.commands:
         match command:
             case Suspend(due_at=due_at, failed=attempt):
+                if ex.deadline is not None:
+                    due_at = min(due_at, ex.deadline)
                 release = Release(due_at=due_at, awaited=tuple(sorted(ex.awaited)))
                 ex.add_ticket(
                     (

@@ -76,6 +76,10 @@ class EndpointOptions(TypedDict, total=False):
         on_mismatch: what happens when the code has changed since a run began, and a replay of it
             asks for a new step before one that is stored, or ends without one that is stored:
             ``"warn"`` (default) or ``"fail"``.
+        run_timeout: how long a run may take, from its request to its response, sleeps and waits
+            included: a duration of 1 ms or more. Past it the run fails, and its steps are undone.
+            It is stored with the run: a later version of the code does not change it. Default:
+            no limit.
     """
 
     async_redirect_url: RedirectUrl | None
@@ -97,6 +101,7 @@ class EndpointOptions(TypedDict, total=False):
     labels: Labels | None
     version: str | None
     on_mismatch: Literal["warn", "fail"] | None
+    run_timeout: str | float | timedelta | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +114,7 @@ class ResolvedOptions:
         key: the identity of the endpoint: ``function_id``, or else module and name of its function.
         derive_key: the option ``key``.
         idempotency_ttl: milliseconds.
+        run_timeout: milliseconds.
         store_headers: in lower case.
         result: the type of what its function returns; None if that is JSON or a response.
         max_sync_runtime: milliseconds; 0 hands the client off before the handler begins, None
@@ -136,6 +142,7 @@ class ResolvedOptions:
     labels: Labels | None = None
     version: str | None = None
     on_mismatch: Literal["warn", "fail"] = "warn"
+    run_timeout: int | None = None
     result: ValueType | None = None
     max_sync_runtime: int | None = None
     handoff_headers: tuple[tuple[str, str], ...] = ()
@@ -171,6 +178,8 @@ def resolve_options(
         given["derive_key"] = given.pop("key")
     if "idempotency_ttl" in given:
         given["idempotency_ttl"] = parse_duration(given["idempotency_ttl"])
+    if "run_timeout" in given:
+        given["run_timeout"] = parse_duration(given["run_timeout"])
     return ResolvedOptions(key=key, store_headers=headers, result=result, **given)
 
 
@@ -189,6 +198,9 @@ def _check(options: EndpointOptions) -> None:
     _check_choice("idempotency", options.get("idempotency"), ("optional", "required", "off"))
     if (ttl := options.get("idempotency_ttl")) is not None:
         parse_duration(ttl, what="idempotency_ttl")
+    timeout = options.get("run_timeout")
+    if timeout is not None and parse_duration(timeout, what="run_timeout") < 1:
+        raise ValueError("run_timeout must be 1 ms or more: a run needs some time")
     if (key := options.get("key")) is not None and not callable(key):
         raise TypeError(f"key must be a function of the request, not {key!r}")
     for name in ("record_arguments", "omit_request_body", "omit_response_body"):

@@ -6,9 +6,10 @@ The handler of a run that fails has ended when its steps are undone. Its error i
 step of its own: whatever the handler does in a later replay, the run goes on with undoing, and
 fails with that error.
 
-A run is cancelled in its store, wherever its handler is. The store knows that there may be
-something to undo (``Run.undoable``), but the functions that undo it are in the code: whoever claims
-the run replays its handler without a new step, and then undoes what it has met on the way.
+A run may be cancelled, or past its deadline, where its handler is not live. The store knows that
+there may be something to undo (``Run.undoable``), but the functions that undo it are in the code:
+whoever claims the run replays its handler without a new step, and then undoes what it has met on
+the way.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ __all__ = [
     "check_fork",
     "check_retry",
     "execution_to_undo",
+    "has_failed",
     "registered",
     "undo",
     "undo_all",
@@ -81,6 +83,7 @@ def undo(ex: Execution, flows: EngineFlows[Any], error: Exception | None) -> Flo
     if not ex.has_outcome(marker) and (error is None or not _is_final(ex, error)):
         return None
     shown = "" if error is None else describe(error)
+    ex.deadline = None
     ex.next_undo_op(_FAILED)
     first: Any = yield from flows.run_step(ex, marker, Call(_hold, (shown,)))
     yield from _undo_each(ex, flows, ex.undos)
@@ -107,6 +110,11 @@ def _undo_each(ex: Execution, flows: EngineFlows[Any], undos: Sequence[Undo]) ->
     ex.undo_report = UndoReport(tuple(undone), tuple(failed))
 
 
+def has_failed(ex: StoredExecution) -> bool:
+    """Tell whether an earlier execution has begun to undo the steps of a run that fails."""
+    return op_named(_FAILED, OpKind.RUN).id in ex.memos
+
+
 def execution_to_undo(replayed: StoredExecution) -> StoredExecution:
     """Return the execution that undoes the steps of a cancelled run.
 
@@ -125,6 +133,7 @@ def execution_to_undo(replayed: StoredExecution) -> StoredExecution:
         streamed=replayed.streamed,
         handler_chunks=replayed.handler_chunks,
     )
+    ex.deadline = None
     ex.unasked = set()  # nobody asks for the steps of the handler
     finished = {op_id: memo.completion_no for op_id, memo in ex.memos.items()}
     ex.undos = tuple(sorted(replayed.undos, key=lambda each: finished[each.op.id]))

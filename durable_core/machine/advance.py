@@ -41,6 +41,7 @@ from durable_core.model.decision import (
     SaveMemo,
     SavePending,
     Suspend,
+    TimedOut,
     Undone,
 )
 from durable_core.model.run import Phase, Run
@@ -250,6 +251,8 @@ def advance(run: Run, happened: Input, now: int, policy: RetryPolicy) -> Transit
         case Orphaned():
             text = f"no process knows the endpoint {run.endpoint_key!r} any more"
             return _fail(run, "endpoint-missing", "EndpointMissing", text)
+        case TimedOut():
+            return _timed_out(run, now)
         case Undone():
             return Transition(_go(run, Trigger.CANCEL), (EndCancelled(),))
     assert_never(happened)
@@ -357,6 +360,22 @@ def _handler_raised(run: Run, raised: HandlerRaised, now: int, policy: RetryPoli
     after = replace(run, phase=next_phase(run, Trigger.RETRY), failures=failures)
     commands = Suspend(due_at, attempt), *_handoff(run, HandoffReason.HANDLER_RETRY)
     return Transition(after, commands)
+
+
+def _timed_out(run: Run, now: int) -> Transition:
+    """Fail the run; the attempt of its handler that was in progress has failed."""
+    name, text = "RunTimedOut", f"the run took longer than {(run.timeout or 0) / 1000:g} s"
+    attempt = FailedAttempt(
+        op_id="",
+        number=run.failures + 1,
+        started_at=run.created_at,
+        ended_at=now,
+        error_name=name,
+        error_message=text,
+        retry_at=None,
+    )
+    fail = Fail("run-timed-out", name, text, failed=attempt)
+    return Transition(_go(run, Trigger.FAIL), (fail,))
 
 
 def _fail(run: Run, kind: str, name: str, message: str) -> Transition:

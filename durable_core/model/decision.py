@@ -33,6 +33,7 @@ __all__ = [
     "SaveMemo",
     "SavePending",
     "Suspend",
+    "TimedOut",
     "Undone",
 ]
 
@@ -274,6 +275,11 @@ class Orphaned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TimedOut:
+    """The run has taken as long as it may, and what was to be undone was undone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Undone:
     """The steps of a cancelled run have been undone."""
 
@@ -291,5 +297,6 @@ Input = (
     | HandlerRaised
     | Claimed
     | Orphaned
+    | TimedOut
     | Undone
 )

@@ -66,6 +66,9 @@ class Run:
         undoable: a step of it that has begun can be undone. Once true it stays so.
         cancel_reason: why it was cancelled, "" without a reason; None if it was not. Of a run that
             has not ended, it says that the run is being undone.
+        timeout: how long it may take, milliseconds; None for no limit.
+        deadline: when it fails, if it has not ended by then; epoch milliseconds. None without a
+            limit.
     """
 
     id: str
@@ -87,3 +90,5 @@ class Run:
     principal: str | None = None
     undoable: bool = False
     cancel_reason: str | None = None
+    timeout: int | None = None
+    deadline: int | None = None

@@ -598,7 +598,8 @@ class Delete(Write[bool]):
 class Retry(Write[bool]):
     """Let a failed run go on from where it failed. Answered with False if it has not failed.
 
-    It is suspended and due at once, in a higher epoch, without its result. Steps that have failed
+    It is suspended and due at once, in a higher epoch, without its result, and may take as long as
+    before (``Run.timeout``). Steps that have failed
     are unknown again, and get fresh attempts; those that have succeeded keep their results. Nothing
     of this needs a table of its own: a run that failed differs from a suspended one only in these
     records. The rows of failed attempts stay until an attempt with the same number replaces them.

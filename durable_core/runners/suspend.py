@@ -126,6 +126,7 @@ class HandlerUnwinder:
         self.saw_refused_step = False
         self._limit: asyncio.TimerHandle | None = None  # of what the handler awaits of its own
         self._deadline: asyncio.TimerHandle | None = None  # of its end once it was cancelled
+        self._run_limit: asyncio.TimerHandle | None = None  # of the run
 
     # -- the handler ------------------------------------------------------------------------
 
@@ -146,6 +147,8 @@ class HandlerUnwinder:
         """
         self._task = asyncio.current_task()
         self._go_on_without = go_on_without
+        if self._ex.deadline is not None:
+            self.unwind_if_overdue()
 
     def cut_short(self, error: BaseException) -> Outcome | Unwound:
         """Return how a handler ended that a cancellation or a signal ended: ours, or its own."""
@@ -169,7 +172,7 @@ class HandlerUnwinder:
         self.tasks.close()
         if self.parked.futures:  # of tasks that the handler has left behind
             self.parked.cancel_all()
-        for timer in (self._limit, self._deadline):
+        for timer in (self._limit, self._deadline, self._run_limit):
             if timer is not None:
                 timer.cancel()
         if not self._begun:
@@ -216,6 +219,20 @@ class HandlerUnwinder:
         """End the handler if no step is in flight."""
         if self._ex.in_flight == 0 and self._handling:
             self.unwind()
+
+    def unwind_if_overdue(self) -> None:
+        """End the handler if its run is past its deadline, else look again when it may be."""
+        deadline = self._ex.deadline
+        if deadline is None or not self._handling:
+            return
+        if self._run_limit is not None:
+            self._run_limit.cancel()
+        left = (deadline - self._ex.env.clock.now()) / 1000
+        if left <= 0:
+            self.unwind()
+        else:
+            wait = min(left, _LONGEST_TIMER)
+            self._run_limit = self._loop.call_later(wait, self.unwind_if_overdue)
 
     def unwind(self) -> None:
         """Cancel the handler and what is parked. From here on nothing it does counts."""

@@ -173,7 +173,7 @@ class TaskRun:
 
     def recheck_deadlines(self) -> None:
         """Wake everything that is parked: it looks at the clock."""
-        self._soon(self._parked.wake_all)
+        self._soon(self._recheck_here)
 
     def detach(self, reason: HandoffReason) -> None:
         """Hand the client off; the handler goes on."""
@@ -189,6 +189,10 @@ class TaskRun:
 
     def _soon(self, call: Callable[..., None], *args: object) -> None:
         call_soon(self._loop, call, *args)
+
+    def _recheck_here(self) -> None:
+        self._parked.wake_all()
+        self._unwinder.unwind_if_overdue()
 
     def _take_event(self, op_id: str, event: StoredEvent) -> None:
         self.ex.resolve_wait(op_id, event)

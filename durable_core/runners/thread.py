@@ -15,7 +15,7 @@ from typing import Any
 
 from durable_core.commit_queue import CommitFuture
 from durable_core.errors import ControlSignal, LeaseLost, StepUsageError, Suspended
-from durable_core.flow.attempt import StepAttempt
+from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.driver import drive_sync
 from durable_core.flow.effects import (
     AwaitDurable,
@@ -219,7 +219,9 @@ class ThreadRun:
         call = effect.call
         token = CURRENT_RUN.set(effect.inside)
         try:
-            if call.options is None or call.options.timeout is None:
+            if self.ex.deadline is not None:
+                value = self._call_before(self.ex.deadline, call)
+            elif call.options is None or call.options.timeout is None:
                 value = call.fn(*call.args, **(call.kwargs or {}))
             else:
                 value = call_in_time(call, call.options.timeout)
@@ -232,6 +234,22 @@ class ThreadRun:
         finally:
             CURRENT_RUN.reset(token)
         return Returned(value)
+
+    def _call_before(self, deadline: int, call: Call) -> object:
+        """Call a function that must end before the run's deadline, epoch milliseconds.
+
+        Raises:
+            Suspended: it has not; the handler is unwound, and the function abandoned.
+        """
+        left = max(0, deadline - self.ex.env.clock.now())
+        timeout = None if call.options is None else call.options.timeout
+        try:
+            return call_in_time(call, left if timeout is None else min(left, timeout))
+        except TimeoutError:
+            if self.ex.is_overdue:
+                self.ex.close()
+                raise Suspended from None
+            raise
 
     def _await(self, inside: StepAttempt | None, awaitable: Any) -> object:
         """Await the result of a hook; a step of a ``def`` handler has a plain function."""

@@ -419,7 +419,12 @@ class MemoryStore(Store):
             return False
         run = row.run
         row.run = replace(
-            run, phase=Phase.SUSPENDED, failures=0, crash_count=0, epoch=run.epoch + 1
+            run,
+            phase=Phase.SUSPENDED,
+            failures=0,
+            crash_count=0,
+            epoch=run.epoch + 1,
+            deadline=None if run.timeout is None else message.now + run.timeout,
         )
         row.result, row.due_at = None, message.now
         row.memos = {number: memo for number, memo in row.memos.items() if memo.ok}

@@ -488,6 +488,20 @@ def test_a_failed_run_goes_on_from_its_failed_step(store: Store) -> None:
 
 
 @requirement("T32")
+def test_a_retried_run_may_take_as_long_as_before(store: Store) -> None:
+    """Its deadline moves; that of a run without a limit stays away."""
+    for id_, timeout in (("r1", 100), ("r2", None)):
+        limited = replace(run(id_), timeout=timeout, deadline=None if timeout is None else 101)
+        commit(store, replace(created(id_), create=limited))
+        commit(store, replace(ended(id_), result=result(Phase.FAILED)))
+        commit(store, Retry(app="app", run_id=id_, now=500))
+
+    deadlines = [record.run.deadline for record in store.list("app", limit=9)]
+
+    assert [None, 600] == deadlines
+
+
+@requirement("T32")
 def test_only_a_failed_run_is_retried(store: Store) -> None:
     """A live or completed one is left as it is, and what is not there is not found."""
     commit(store, created())

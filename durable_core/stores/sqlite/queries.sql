@@ -14,9 +14,9 @@ DELETE FROM pending WHERE run_id = ? AND op_id = ?
 -- insert-run --
 INSERT INTO run (seq, id, app, endpoint_key, function_id, phase, retries, created_at, event_seq,
                  failures, crash_count, epoch, owner, ended_at, key, parent, traceparent, labels,
-                 version, principal, undoable, size)
+                 version, principal, undoable, timeout, deadline, size)
 VALUES ((SELECT coalesce(max(seq), 0) + 1 FROM run), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
-        ?, ?, ?, ?, ?, ?, ?, ?)
+        ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 
 -- idempotency-key --
@@ -218,6 +218,7 @@ WHERE id IN (SELECT value FROM json_each(:ids))
 SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries, run.created_at,
        run.event_seq, run.failures, run.crash_count, run.epoch, run.key, run.parent,
        run.traceparent, run.labels, run.version, run.principal, run.undoable, run.cancel_reason,
+       run.timeout, run.deadline,
        request.head, request.body,
        (SELECT coalesce(sum(size), 0) FROM chunk_batch WHERE run_id = run.id),
        (SELECT coalesce(sum(count), 0) FROM chunk_batch WHERE run_id = run.id AND outside)
@@ -363,7 +364,7 @@ SELECT ended_at IS NOT NULL FROM run WHERE id = ? AND app = ?
 -- retry-run --
 UPDATE run
 SET phase = 'suspended', due_at = :now, ended_at = NULL, failures = 0, crash_count = 0,
-    epoch = epoch + 1,
+    epoch = epoch + 1, deadline = :now + timeout,
     size = size - coalesce((
         SELECT length(head) + coalesce(length(body), 0) FROM result WHERE result.seq = run.seq
     ), 0)
@@ -491,7 +492,7 @@ WITH RECURSIVE handler (name) AS (
 SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries,
        run.created_at, run.event_seq, run.failures, run.crash_count, run.epoch, run.key,
        run.parent, run.traceparent, run.labels, run.version, run.principal, run.undoable,
-       run.cancel_reason, run.owner, run.due_at, run.ended_at
+       run.cancel_reason, run.timeout, run.deadline, run.owner, run.due_at, run.ended_at
 FROM handler
 CROSS JOIN run ON run.id IN (
     SELECT due.id FROM run AS due
@@ -517,7 +518,7 @@ ORDER BY run.id, pending.op_id
 -- run --
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
        crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
-       cancel_reason, owner, due_at, ended_at
+       cancel_reason, timeout, deadline, owner, due_at, ended_at
 FROM run
 WHERE id = ? AND app = ?
 
@@ -530,7 +531,7 @@ SELECT count(*) FROM (
 -- Of each phase the newest ones; then the newest of those.
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
        crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
-       cancel_reason, owner, due_at, ended_at
+       cancel_reason, timeout, deadline, owner, due_at, ended_at
 FROM run
 WHERE id IN (
     SELECT found.id
@@ -553,7 +554,7 @@ LIMIT :limit
 -- list-by-endpoint --
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
        crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
-       cancel_reason, owner, due_at, ended_at
+       cancel_reason, timeout, deadline, owner, due_at, ended_at
 FROM run
 WHERE id IN (
     SELECT found.id
@@ -577,7 +578,7 @@ LIMIT :limit
 -- list-by-key --
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
        crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
-       cancel_reason, owner, due_at, ended_at
+       cancel_reason, timeout, deadline, owner, due_at, ended_at
 FROM run AS each
 WHERE app = :app AND key = :key AND id >= :since AND id < :before
   AND phase IN (SELECT value FROM json_each(:phases))
@@ -594,7 +595,7 @@ LIMIT :limit
 SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries, run.created_at,
        run.event_seq, run.failures, run.crash_count, run.epoch, run.key, run.parent,
        run.traceparent, run.labels, run.version, run.principal, run.undoable,
-       run.cancel_reason, run.owner, run.due_at, run.ended_at
+       run.cancel_reason, run.timeout, run.deadline, run.owner, run.due_at, run.ended_at
 FROM label
 CROSS JOIN run ON run.id = label.run_id
 WHERE label.app = :app AND label.name = :label AND label.value = :label_value

@@ -85,7 +85,7 @@ _KINDS = {kind.value: kind for kind in OpKind}
 
 
 def run_of(row: _Row) -> Run:
-    """Return the run of the first nineteen columns."""
+    """Return the run of the first twenty-one columns."""
     return Run(
         id=row[0],
         app=row[1],
@@ -106,6 +106,8 @@ def run_of(row: _Row) -> Run:
         principal=row[16],
         undoable=bool(row[17]),
         cancel_reason=row[18],
+        timeout=row[19],
+        deadline=row[20],
     )
 
 
@@ -118,9 +120,9 @@ def record_of(
     """Return the record of a run: its columns, then owner, due_at and ended_at."""
     return RunRecord(
         run=run_of(row),
-        owner=row[19],
-        due_at=row[20],
-        ended_at=row[21],
+        owner=row[21],
+        due_at=row[22],
+        ended_at=row[23],
         memos=memos,
         pending=pending,
         failed_attempts=failed_attempts,

@@ -46,6 +46,8 @@ CREATE TABLE run (
     principal     TEXT,
     undoable      INTEGER NOT NULL,
     cancel_reason TEXT,
+    timeout       INTEGER,
+    deadline      INTEGER,
     size          INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 

@@ -214,6 +214,8 @@ def _insert_run(
         run.version,
         run.principal,
         run.undoable,
+        run.timeout,
+        run.deadline,
         size,
     )
     if db.execute(QUERIES["insert-run"], row).rowcount == 0:

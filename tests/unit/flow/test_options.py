@@ -82,7 +82,7 @@ def test_options_are_declared_alike() -> None:
     # The key is the endpoint's there; that of a request is derived. A duration is milliseconds.
     internal = {"derive_key", "result", "max_sync_runtime", "handoff_headers"}
     assert internal == read.keys() - given.keys()
-    for name in ("key", "idempotency_ttl", "store_headers", *internal):
+    for name in ("key", "idempotency_ttl", "run_timeout", "store_headers", *internal):
         given.pop(name, None)
         read.pop(name, None)
 

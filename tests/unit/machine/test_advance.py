@@ -84,6 +84,8 @@ def test_a_run_changes_nothing_but_its_phase() -> None:
         principal="ada",
         undoable=True,
         cancel_reason="why",
+        timeout=100,
+        deadline=200,
     )
     assert [] == [each.name for each in fields(it) if getattr(it, each.name) == each.default]
 

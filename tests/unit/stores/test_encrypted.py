@@ -310,7 +310,7 @@ DECIDED = {
     Run: {
         *("id", "app", "endpoint_key", "phase", "retries", "created_at", "event_seq", "failures"),
         *("crash_count", "epoch", "key", "parent", "traceparent", "labels", "version"),
-        *("principal", "undoable", "function_id", "cancel_reason"),
+        *("principal", "undoable", "timeout", "deadline", "function_id", "cancel_reason"),
     },
     Memo: {
         *("op", "completion_no", "ok", "event_seq", "attempts", "ended_at", "started_at"),
