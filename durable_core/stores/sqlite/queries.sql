@@ -72,7 +72,8 @@ WHERE id = :id AND owner = :owner AND epoch = :epoch
 -- end-run --
 UPDATE run
 SET phase = ?, failures = coalesce(?, failures), crash_count = coalesce(?, crash_count),
-    owner = NULL, due_at = NULL, ended_at = ?, handoff = coalesce(?, handoff), size = size + ?
+    undoable = max(undoable, ?), owner = NULL, due_at = NULL, ended_at = ?,
+    handoff = coalesce(?, handoff), size = size + ?
 WHERE id = ? AND owner = ? AND epoch = ? AND (? OR cancel_reason IS NULL)
 
 -- is-cancelled --

@@ -344,6 +344,7 @@ def _end_run(db: sqlite3.Connection, write: Checkpoint, result: StoredResult) ->
         PHASE_TEXTS[result.phase],
         None if state is None else state.failures,
         None if state is None else state.crash_count,
+        state is not None and state.undoable,
         result.ended_at,
         write.handoff,
         len(result.head) + len(result.body or b""),
