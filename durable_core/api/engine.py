@@ -97,6 +97,8 @@ class Engine(EngineLifecycle, Protocol):
     ) -> Response | EarlierRun:
         """Run a handler for a client, in this thread, unless a run has the key already.
 
+        The fingerprint of the key is a plain hash; it is stored keyed with a secret.
+
         Raises:
             EngineError: the engine knows no keys.
         """

@@ -12,10 +12,12 @@ from urllib.parse import urlsplit
 
 from durable_core.api.effects import RequestFlow, Serve, ServeOnce, Wait
 from durable_core.api.engine import Engine
+from durable_core.codec.tokens import request_fingerprint
 from durable_core.errors import BadRequest
+from durable_core.flow.env import AppConfig
 from durable_core.flow.handoff import new_token
 from durable_core.flow.options import ResolvedOptions
-from durable_core.flow.wait_url import OWN_PARAMS, WaitRequest
+from durable_core.flow.wait_url import Joined, WaitRequest
 from durable_core.http.headers import SENSITIVE_HEADERS
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
@@ -57,20 +59,23 @@ def serve(
     if text is None:
         response: Response = yield Serve(endpoint, request, route)
         return response
+    digest = _digest(request)
     key = IdempotencyKey(
         scope=json.dumps([options.key, request.method, request.principal or ""]),
         key=text,
-        fingerprint=_fingerprint(request),
+        fingerprint=digest,
         expires_at=engine.env.clock.now() + options.idempotency_ttl,
     )
     answer: Response | EarlierRun = yield ServeOnce(endpoint, request, route, key)
     if isinstance(answer, Response):
         return answer
-    if not answer.is_same:
+    if not _is_of(answer, digest, engine.env):
         detail = "another request was sent with this key before"
         return problem(422, "idempotency-key-reused", detail=detail)
-    run = (answer.run_id, new_token(engine.env, answer.run_id))
-    waited: Response = yield Wait(WaitRequest.from_request(request, OWN_PARAMS, max_wait, run=run))
+    joined = Joined(options, request)
+    token = new_token(engine.env, answer.run_id)
+    wanted = WaitRequest.from_joined(joined, answer.run_id, token, max_wait)
+    waited: Response = yield Wait(wanted)
     return waited
 
 
@@ -115,7 +120,15 @@ def _parsed(values: tuple[str, ...]) -> str:
     return key
 
 
-def _fingerprint(request: Request) -> str:
+def _is_of(earlier: EarlierRun, digest: str, env: AppConfig) -> bool:
+    """Tell whether a request like this one began the run, by any of the secrets."""
+    return any(
+        request_fingerprint(secret, app=env.app, digest=digest) == earlier.fingerprint
+        for secret in env.secrets()
+    )
+
+
+def _digest(request: Request) -> str:
     """Return what two equal requests have in common: method, path, query, content, and client.
 
     Where ``authorize=`` names no principal, the credentials tell clients apart: who guesses the key

@@ -17,6 +17,7 @@ from durable_core.errors import InvalidTokenError
 
 __all__ = [
     "event_id",
+    "request_fingerprint",
     "sign_token",
     "verify_token",
 ]
@@ -69,6 +70,19 @@ def event_id(secret: bytes, *, app: str, run_id: str, op_id: str, index: int) ->
     and so suppress the step's event.
     """
     return f"e1.{_mac(secret, ('e1', app, run_id, op_id, str(index)))}"
+
+
+def request_fingerprint(secret: bytes, *, app: str, digest: str) -> str:
+    """Return what is stored of a request with a key, to tell it from others.
+
+    Without the secret nobody can find out, by trying, which credentials the request had.
+
+    Args:
+        secret: a key of the application.
+        app: the id of the application.
+        digest: a hash of the request.
+    """
+    return f"k1.{_mac(secret, ('k1', app, digest))}"
 
 
 def _signature(secret: bytes, app: str, run_id: str, expiry: str) -> str:

@@ -444,10 +444,10 @@ class EmbeddedEngine:
             ex = worker.runs.new_execution(endpoint, request, route, event_seq)
             refusal = worker.quota.refusal(ex.run.principal)
             if refusal is not None:
-                return refusal
+                return worker.runs.find_earlier(key) or refusal
             with worker.runs.beginning(ex):
                 begun = worker.queue.execute(worker.runs.begin_once(ex, key))
-            earlier = worker.runs.earlier_run(begun, key)
+            earlier = worker.runs.earlier_run(begun)
         except StoreError as error:
             return self._refuse(error)
         if earlier is not None:
@@ -476,11 +476,11 @@ class EmbeddedEngine:
             ex = worker.runs.new_execution(endpoint, request, route, event_seq)
             refusal = await worker.reads.wait(worker.quota.refusal, ex.run.principal)
             if refusal is not None:
-                return refusal
+                return await worker.reads.wait(worker.runs.find_earlier, key) or refusal
             ticket = worker.queue.submit(worker.runs.begin_once(ex, key))
             with worker.runs.beginning(ex):
                 begun = await worker.queue.wait_async(ticket)
-            earlier = worker.runs.earlier_run(begun, key)
+            earlier = worker.runs.earlier_run(begun)
         except StoreError as error:
             return self._refuse(error)
         if earlier is not None:

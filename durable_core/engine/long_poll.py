@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Awaitable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Protocol
 
+from durable_core.engine.hooks import call_hook, call_hook_async
 from durable_core.errors import StoreError
 from durable_core.flow.driver import drive_async, drive_sync
-from durable_core.flow.effects import AwaitEnd, Effect, ReadResult
+from durable_core.flow.effects import AwaitEnd, CallUser, Effect, Log, ReadResult
 from durable_core.flow.env import AppConfig
 from durable_core.flow.wait import wait_for_result
 from durable_core.flow.wait_url import WaitRequest
 from durable_core.http.response import Response
 from durable_core.model.run import Phase
-from durable_core.platform import call_soon
+from durable_core.platform import call_soon, logger
 from durable_core.ports import Store, StoredResult
 from durable_core.runners.live import Waiters
 from durable_core.runners.store_reads import StoreReads
+from durable_core.runners.thread_pool import DaemonThreadPool
 
-__all__ = ["LongPoll"]
+__all__ = ["HookHost", "LongPoll"]
+
+
+class HookHost(Protocol):
+    """What calls functions of the application."""
+
+    #: Where plain functions run that serve clients of an event loop.
+    routes: DaemonThreadPool
+
+    def run_on_background_loop(self, awaitable: Awaitable[Any]) -> Any:
+        """Await something on an event loop of the worker's, blocking this thread."""
+        ...
 
 
 class LongPoll:
@@ -31,9 +45,13 @@ class LongPoll:
         store: the store with the results.
         waiters: the waiting clients.
         reads: how an event loop reads the store.
+        hooks: calls functions of the application.
     """
 
-    def __init__(self, env: AppConfig, store: Store, waiters: Waiters, reads: StoreReads) -> None:
+    def __init__(
+        self, env: AppConfig, store: Store, waiters: Waiters, reads: StoreReads, hooks: HookHost
+    ) -> None:
+        self._hooks = hooks
         self._reads = reads
         self._env = env
         self._store = store
@@ -48,12 +66,23 @@ class LongPoll:
         return await drive_async(wait_for_result(self._env, wanted), self._perform_async)
 
     def _perform(self, effect: Effect) -> Any:
-        return self._await_end(effect) if isinstance(effect, AwaitEnd) else self._read(effect)
+        if isinstance(effect, AwaitEnd):
+            return self._await_end(effect)
+        if isinstance(effect, CallUser):
+            return call_hook(effect.call, self._hooks.run_on_background_loop)
+        return self._log(effect) if isinstance(effect, Log) else self._read(effect)
 
     def _perform_async(self, effect: Effect) -> Any:
         if isinstance(effect, AwaitEnd):
             return self._await_end_async(effect)
+        if isinstance(effect, CallUser):
+            return call_hook_async(effect.call, self._hooks.routes)
+        if isinstance(effect, Log):
+            return self._log(effect)
         return self._reads.call(self._read, effect)
+
+    def _log(self, effect: Log) -> None:
+        logger.log(effect.level, "%s", effect.text, exc_info=effect.error)
 
     def _read(self, effect: Effect) -> StoredResult | Phase | None:
         assert isinstance(effect, ReadResult)

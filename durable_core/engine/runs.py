@@ -15,6 +15,7 @@ from weakref import WeakSet
 
 from durable_core.codec.records import dump_head, is_without_body, load_request
 from durable_core.codec.sealed import is_sealed
+from durable_core.codec.tokens import request_fingerprint
 from durable_core.commit_queue import CommitFuture, CommitQueue
 from durable_core.engine.quota import Quota
 from durable_core.engine.undoing import Undoing
@@ -384,8 +385,10 @@ class RunManager(RunExecutor[StoredExecution]):
     def begin_once(ex: StoredExecution, key: IdempotencyKey) -> BeginOnce:
         """Return the write that stores a run before its handler begins, unless one has the key."""
         ex.run = replace(ex.run, key=key.key)
+        app, [secret, *_] = ex.env.app, ex.env.secrets()
+        fingerprint = request_fingerprint(secret, app=app, digest=key.fingerprint)
         write: Any = checkpoint(ex).write
-        return BeginOnce(key=key, checkpoint=write)
+        return BeginOnce(key=replace(key, fingerprint=fingerprint), checkpoint=write)
 
     @contextmanager
     def beginning(self, ex: StoredExecution) -> Iterator[None]:
@@ -403,11 +406,15 @@ class RunManager(RunExecutor[StoredExecution]):
             raise
 
     @staticmethod
-    def earlier_run(begun: Begun, key: IdempotencyKey) -> EarlierRun | None:
+    def earlier_run(begun: Begun) -> EarlierRun | None:
         """Return the run that had the key already; None if the new run has it."""
-        if begun.is_new:
-            return None
-        return EarlierRun(begun.run_id, is_same=begun.fingerprint == key.fingerprint)
+        return None if begun.is_new else EarlierRun(begun.run_id, begun.fingerprint)
+
+    def find_earlier(self, key: IdempotencyKey) -> EarlierRun | None:
+        """Return the run that has the key, if any; for a request that may begin none."""
+        env, store = self._worker.env, self._worker.store
+        found = store.keyed_run(env.app, key, env.clock.now())
+        return None if found is None else self.earlier_run(found)
 
     # -- resuming ---------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -12,8 +11,8 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
+from durable_core.engine.hooks import call_hook, call_hook_async
 from durable_core.errors import StoreError
-from durable_core.flow.attempt import Call
 from durable_core.flow.driver import drive_async, drive_sync
 from durable_core.flow.effects import (
     AwaitStream,
@@ -21,11 +20,8 @@ from durable_core.flow.effects import (
     Effect,
     Flow,
     Log,
-    Outcome,
-    Raised,
     ReadResult,
     ReadStream,
-    Returned,
     WakeReason,
 )
 from durable_core.flow.stream_reader import Reader, next_part
@@ -300,19 +296,10 @@ class SyncBody(_Body, Iterator[bytes]):
         if isinstance(effect, AwaitStream):
             return self._reason(self._waker.wait(self._time_to_wait(effect)))
         if isinstance(effect, CallUser):
-            return self._call(effect.call)
+            return call_hook(effect.call, self._worker.run_on_background_loop)
         if isinstance(effect, ReadStream | ReadResult):
             return self._read(effect)
         return self._log(effect)
-
-    def _call(self, call: Call) -> Outcome:
-        try:
-            value = call.fn(*call.args, **(call.kwargs or {}))
-            if inspect.isawaitable(value):
-                value = self._worker.run_on_background_loop(value)
-        except Exception as error:
-            return Raised(error)
-        return Returned(value)
 
 
 class AsyncBody(_Body, AsyncIterator[bytes]):
@@ -386,26 +373,13 @@ class AsyncBody(_Body, AsyncIterator[bytes]):
         if isinstance(effect, AwaitStream):
             return self._wait(effect)
         if isinstance(effect, CallUser):
-            return self._call(effect.call)
+            return call_hook_async(effect.call, self._worker.threads)
         if isinstance(effect, ReadStream | ReadResult):
             return _in_thread(self._readers, self._read, effect)
         return self._log(effect)
 
     async def _wait(self, effect: AwaitStream) -> WakeReason:
         return self._reason(await self._waker.wait(self._time_to_wait(effect)))
-
-    async def _call(self, call: Call) -> Outcome:
-        kwargs = call.kwargs or {}
-        try:
-            if inspect.iscoroutinefunction(call.fn):
-                return Returned(await call.fn(*call.args, **kwargs))
-            threads = self._worker.threads
-            value = await self._loop.run_in_executor(threads, lambda: call.fn(*call.args, **kwargs))
-            if inspect.isawaitable(value):
-                value = await value
-        except Exception as error:
-            return Raised(error)
-        return Returned(value)
 
 
 async def _in_thread(pool: DaemonThreadPool, function: Callable[..., T], *args: object) -> T:

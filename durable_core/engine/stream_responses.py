@@ -210,7 +210,8 @@ class StreamResponder:
         if isinstance(cursor, Response):
             return cursor
         deadline = time.monotonic() + (expiry - env.clock.now()) / 1000
-        return _Admitted(cursor, stream.from_handoff and cursor is None, deadline)
+        from_handoff = stream.from_handoff and cursor is None
+        return _Admitted(cursor, from_handoff, deadline, wanted.is_at_endpoint)
 
     def _exists(self, run_id: str) -> bool:
         return bool(self._worker.store.stream_versions(self._worker.env.app, (run_id,)))
@@ -244,6 +245,7 @@ class StreamResponder:
             RunLog(run_id),
             cursor=admitted.cursor,
             from_handoff=admitted.from_handoff,
+            names_run=admitted.names_run,
         )
         log = reader.log = streams.join(run_id, wake, look)
         if not waiters.add(run_id, look, in_thread=holds_thread):
@@ -265,11 +267,15 @@ class StreamResponder:
 
 @dataclass(frozen=True, slots=True)
 class _Admitted:
-    """Where a client that waits begins, and until when (``time.monotonic``) its token is good."""
+    """Where a client that waits begins, and until when (``time.monotonic``) its token is good.
+
+    ``names_run``: the ids of its events name the run.
+    """
 
     cursor: Cursor | None
     from_handoff: bool
     deadline: float
+    names_run: bool
 
 
 class _AttachedClient:

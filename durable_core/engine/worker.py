@@ -104,7 +104,7 @@ class Worker:
         )
         self.quota = Quota(env, store)
         self.scheduler = self.make_scheduler()
-        self.long_poll = LongPoll(env, store, self.waiters, self.reads)
+        self.long_poll = LongPoll(env, store, self.waiters, self.reads, self)
         self.sync_limit = SyncLimit(self, self.runs)
         self.streaming = StreamResponder(self, self.runs, self.sync_limit)
 

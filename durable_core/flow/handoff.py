@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import ip_address
+from typing import TypeGuard
 from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit, urlunsplit
 
 from durable_core.codec.tokens import sign_token
@@ -24,6 +25,7 @@ from durable_core.flow.wait_url import (
     FROM_PARAM,
     HANDOFF,
     PRIVATE_HEADERS,
+    PROXY_PARAMS,
     RETRY_AFTER,
     RUN_PARAM,
     TOKEN_PARAM,
@@ -31,7 +33,7 @@ from durable_core.flow.wait_url import (
 )
 from durable_core.http.headers import Headers
 from durable_core.http.request import Request
-from durable_core.http.response import Response
+from durable_core.http.response import Response, with_headers
 from durable_core.model.decision import HandoffReason
 from durable_core.model.fact import RunHandedOff
 
@@ -39,6 +41,7 @@ __all__ = [
     "begin_handoff",
     "custom_redirect_url",
     "hand_off",
+    "hand_off_with",
     "handoff_response",
     "new_token",
     "notify_handed_off",
@@ -89,7 +92,7 @@ def begin_handoff(ex: Execution) -> Flow[bool]:
 
 
 def send_handoff(ex: Execution, token: str | None = None) -> Flow[None]:
-    """Answer the attached client with a redirect or a token; detach one that reads the stream.
+    """Answer the attached client with what its endpoint says; detach one that reads the stream.
 
     Args:
         ex: the execution.
@@ -100,8 +103,43 @@ def send_handoff(ex: Execution, token: str | None = None) -> Flow[None]:
             ex.stream.detach()
         return
     token = token or new_token(ex.env, ex.run.id)
-    url = yield from custom_redirect_url(ex.options, ex.run.id, token)
-    yield from send_response(handoff_response(ex.options, ex.request.method, ex.run.id, token, url))
+    response = yield from hand_off_with(ex.env, ex.options, ex.request, ex.run.id, token)
+    yield from send_response(response)
+
+
+def hand_off_with(
+    env: AppConfig, options: ResolvedOptions, request: Request, run_id: str, token: str
+) -> Flow[Response]:
+    """Return the response that hands a client off, made by the application where it does that.
+
+    Args:
+        env: the application.
+        options: of the endpoint.
+        request: the client's.
+        run_id: the run.
+        token: the token of its result.
+    """
+    if callable(options.async_response):
+        url, _ = yield from _wait_url(env, options, request, run_id, token)
+        call = Call(options.async_response, (run_id, token, url))
+        outcome = yield from call_user(None, call)
+        if isinstance(outcome, Returned) and _is_whole_response(outcome.value):
+            return _with_private_headers(outcome.value, options)
+        error = None if isinstance(outcome, Returned) else outcome.error
+        text = "async_response returned no Response with a body of bytes; a redirect is sent"
+        yield from log_warning(text, error)
+    custom_url = yield from custom_redirect_url(options, run_id, token)
+    return handoff_response(options, request.method, run_id, token, custom_url)
+
+
+def _is_whole_response(value: object) -> TypeGuard[Response]:
+    return isinstance(value, Response) and not value.is_streaming
+
+
+def _with_private_headers(response: Response, options: ResolvedOptions) -> Response:
+    """Add what keeps the token from caches and other sites, where the response does not say it."""
+    missing = [field for field in PRIVATE_HEADERS if field[0] not in response.headers]
+    return with_headers(response, (*missing, *options.handoff_headers))
 
 
 def custom_redirect_url(options: ResolvedOptions, run_id: str, token: str) -> Flow[str | None]:
@@ -184,17 +222,30 @@ def stream_redirect_url(
         request: the request that began the run.
         run_id: the run.
     """
-    base = _origin(env, request) + _path(request)
     token = new_token(env, run_id)
+    url, begin_param = yield from _wait_url(env, options, request, run_id, token)
+    parts = urlsplit(url)
+    query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), (begin_param, HANDOFF)])
+    return urlunsplit((*parts[:3], query, parts.fragment))
+
+
+def _wait_url(
+    env: AppConfig, options: ResolvedOptions, request: Request, run_id: str, token: str
+) -> Flow[tuple[str, str]]:
+    """Return the wait URL, and the name of its parameter for the start position.
+
+    Its origin is that of :func:`stream_redirect_url`.
+    """
+    base = _origin(env, request) + _path(request)
     chosen = yield from custom_redirect_url(options, run_id, token)
     if chosen is not None:
-        return _with_from(urljoin(base, chosen))
+        return urljoin(base, chosen), PROXY_PARAMS.begin
     if isinstance(options.async_redirect_url, str) and options.async_response != "token":
         params = (("runId", run_id), ("token", token))
         url = _quote_url(with_params(options.async_redirect_url, params))
-        return _with_from(urljoin(base, url))
-    own_params = ((RUN_PARAM, run_id), (TOKEN_PARAM, token), (FROM_PARAM, HANDOFF))
-    return base + query_reference(own_params)
+        return urljoin(base, url), PROXY_PARAMS.begin
+    own_params = ((RUN_PARAM, run_id), (TOKEN_PARAM, token))
+    return base + query_reference(own_params), FROM_PARAM
 
 
 def _origin(env: AppConfig, request: Request) -> str:
@@ -222,9 +273,3 @@ def _path(request: Request) -> str:
 def _quote_url(url: str) -> str:
     """Escape what no URL can hold, such as spaces, other letters, or halves of characters."""
     return quote(url, safe="!#$%&'()*+,/:;=?@[]~", errors="surrogatepass")
-
-
-def _with_from(url: str) -> str:
-    parts = urlsplit(url)
-    query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), ("from", HANDOFF)])
-    return urlunsplit((*parts[:3], query, parts.fragment))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from durable_core.codec.typed import ValueType
 
 __all__ = [
+    "AsyncResponse",
     "Authorize",
     "EndpointOptions",
     "Labels",
@@ -29,6 +30,8 @@ __all__ = [
 
 #: The target of a handoff: a path or URL, or a function of run id and token.
 RedirectUrl: TypeAlias = str | Callable[[str, str], str | Awaitable[str]]
+#: Makes the response of a handoff, of run id, token and wait URL.
+AsyncResponse: TypeAlias = Callable[[str, str, str], Response | Awaitable[Response]]
 #: Decides, before a run begins, whether a request may have one; never called on replay.
 Authorize: TypeAlias = Callable[[Request], bool | str | Awaitable[bool | str | None] | None]
 #: Names and values by which a run is found, or a function of its request that returns them.
@@ -51,8 +54,9 @@ class EndpointOptions(TypedDict, total=False):
             ``"{METHOD} {path}"`` with the template of the route.
         retries: how often a step or the handler is tried again, 0 to 20. Default 3.
         async_response: what a handed-off client gets: ``"redirect"`` (default), ``"token"``, a
-            JSON object with ``run_id`` and ``token``, or ``"accepted"``, the same with status 202,
-            ``Location`` and ``Retry-After``.
+            JSON object with ``run_id`` and ``token``, ``"accepted"``, the same with status 202,
+            ``Location`` and ``Retry-After``, or what a function ``(run_id, token, wait_url) ->
+            Response``, sync or async, returns.
         methods: the methods that are served; others get 405. HEAD runs as GET if it is listed.
             Default: GET, POST, PUT, PATCH, DELETE, QUERY.
         authorize: called with the request before a run begins, sync or async; it refuses by
@@ -86,7 +90,7 @@ class EndpointOptions(TypedDict, total=False):
     function_id: str | None
     name: str | None
     retries: int | None
-    async_response: Literal["redirect", "token", "accepted"] | None
+    async_response: Literal["redirect", "token", "accepted"] | AsyncResponse | None
     methods: tuple[str, ...] | None
     authorize: Authorize | None
     store_headers: tuple[str, ...] | None
@@ -126,7 +130,7 @@ class ResolvedOptions:
     function_id: str | None = None
     name: str | None = None
     retries: int = 3
-    async_response: Literal["redirect", "token", "accepted"] = "redirect"
+    async_response: Literal["redirect", "token", "accepted"] | AsyncResponse = "redirect"
     async_redirect_url: RedirectUrl | None = None
     methods: tuple[str, ...] = ("GET", "POST", "PUT", "PATCH", "DELETE", "QUERY")
     authorize: Authorize | None = None
@@ -190,9 +194,7 @@ def _check(options: EndpointOptions) -> None:
     retries = options.get("retries")
     if retries is not None:
         validate_retries(retries)
-    _check_choice(
-        "async_response", options.get("async_response"), ("redirect", "token", "accepted")
-    )
+    _check_async_response(options.get("async_response"))
     _check_choice("on_mismatch", options.get("on_mismatch"), ("warn", "fail"))
     _check_choice("record", options.get("record"), ("needed", "always"))
     _check_choice("idempotency", options.get("idempotency"), ("optional", "required", "off"))
@@ -214,6 +216,17 @@ def _check(options: EndpointOptions) -> None:
     _check_redirect_url(options.get("async_redirect_url"))
     if (methods := options.get("methods")) is not None:
         options["methods"] = _check_methods(methods)
+
+
+def _check_async_response(value: object) -> None:
+    if callable(value):
+        return
+    if value is not None and not isinstance(value, str):
+        raise TypeError(
+            "async_response must be 'redirect', 'token', 'accepted' or a function of run id, token "
+            f"and wait URL, not {value!r}"
+        )
+    _check_choice("async_response", value, ("redirect", "token", "accepted"))
 
 
 def _check_choice(option: str, value: object, choices: tuple[str, ...]) -> None:

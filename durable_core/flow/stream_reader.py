@@ -148,6 +148,8 @@ class Reader:
         attached: the client whose request began the run, if it still waits; None for others.
         cursor: its position after an earlier connection.
         from_handoff: it reads only events after the handoff.
+        names_run: the ids of events name the run, since the URL that the client comes back to does
+            not; those of ``attached`` do.
 
     Attributes:
         check_store: the store may have news: another process has written, or the run has ended.
@@ -169,6 +171,7 @@ class Reader:
         attached: Attached | None = None,
         cursor: Cursor | None = None,
         from_handoff: bool = False,
+        names_run: bool = False,
     ) -> None:
         self.env = env
         self.run_id = run_id
@@ -177,7 +180,7 @@ class Reader:
         self.cursor = cursor or Cursor()
         self.from_handoff = from_handoff
         self.id_prefix = ""
-        if attached is not None:
+        if attached is not None or names_run:
             self.id_prefix = EventId.prefix(run_id, new_token(env, run_id))
         self.check_store = attached is None
         self.sent_metadata = False
@@ -198,7 +201,7 @@ def next_part(reader: Reader) -> Flow[bytes | None]:
     if not reader.sent_metadata:
         reader.sent_metadata = True
         # With this id, a client that reconnects before the first chunk begins no second run.
-        id_ = None if reader.attached is None else f"{reader.id_prefix}{reader.cursor.dump()}"
+        id_ = f"{reader.id_prefix}{reader.cursor.dump()}" if reader.id_prefix else None
         return _frame(Metadata(run_id=reader.run_id), id_)
     while not reader.finished:
         if reader.attached is not None:

@@ -7,11 +7,12 @@ from durable_core.codec.tokens import verify_token
 from durable_core.errors import InvalidTokenError
 from durable_core.flow.effects import Flow, await_end, read_result
 from durable_core.flow.env import AppConfig
-from durable_core.flow.handoff import new_token
+from durable_core.flow.handoff import hand_off_with, new_token
 from durable_core.flow.wait_url import PRIVATE_HEADERS, RETRY_AFTER, StreamWanted, WaitRequest
 from durable_core.http.problem import problem
 from durable_core.http.response import Response, with_headers
 from durable_core.machine.stream_cursor import Cursor, EventId
+from durable_core.model.run import Phase
 from durable_core.ports import StoredResult
 
 __all__ = [
@@ -44,8 +45,7 @@ def wait_for_result(env: AppConfig, wanted: WaitRequest) -> Flow[Response]:
     if isinstance(expiry, Response):
         return expiry
     result = yield from read_result(wanted.run_id)
-    is_live = result is not None and not isinstance(result, StoredResult)
-    if is_live and wanted.max_wait_ms:
+    if _may_wait(wanted, result):
         if not (yield from await_end(wanted.run_id, wanted.max_wait_ms)):
             return too_many_clients_response()
         result = yield from read_result(wanted.run_id)
@@ -53,7 +53,17 @@ def wait_for_result(env: AppConfig, wanted: WaitRequest) -> Flow[Response]:
         return gone_response()
     if isinstance(result, StoredResult):
         return _final_response(result)
+    if wanted.joined is not None:
+        options, request = wanted.joined.options, wanted.joined.request
+        return (yield from hand_off_with(env, options, request, wanted.run_id, wanted.token))
     return wait_again_response(wanted, new_token(env, wanted.run_id))
+
+
+def _may_wait(wanted: WaitRequest, result: object) -> bool:
+    """Tell whether a client is held. One that came by its key waits as the first client does."""
+    if not isinstance(result, Phase) or not wanted.max_wait_ms:
+        return False
+    return wanted.joined is None or result in (Phase.SYNC, Phase.RESPONDING)
 
 
 def expiry_of(env: AppConfig, wanted: WaitRequest) -> int | Response:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 from urllib.parse import urlencode
 
+from durable_core.flow.options import ResolvedOptions
 from durable_core.http.headers import accepts_event_stream
 from durable_core.http.prefer import APPLIED, parse_prefer
 from durable_core.http.request import Request
@@ -21,6 +22,7 @@ __all__ = [
     "RETRY_AFTER",
     "RUN_PARAM",
     "TOKEN_PARAM",
+    "Joined",
     "StreamWanted",
     "WaitParams",
     "WaitRequest",
@@ -61,6 +63,14 @@ class StreamWanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Joined:
+    """A request whose key another run has already, and the options of its endpoint."""
+
+    options: ResolvedOptions
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
 class WaitParams:
     """The names of the query parameters of a wait URL: run, token, hop, and start position."""
 
@@ -86,6 +96,10 @@ class WaitRequest:
         again: the reference of the wait URL for a token and a hop.
         names: the names of the two parameters, for the error text.
         stream: set if the client wants an event stream.
+        joined: set if the client came by the key of its request; once it has waited, it is handed
+            off as the client of the run's own request is.
+        is_at_endpoint: the URL does not name the run. A browser that reads a stream comes back to
+            that URL, so the ids of its events name the run.
         applied: header fields that say which of the client's preferences was followed. A client
             that has some is not redirected: it gets 202.
     """
@@ -98,6 +112,8 @@ class WaitRequest:
     names: tuple[str, str]
     stream: StreamWanted | None = None
     applied: _Fields = ()
+    joined: Joined | None = None
+    is_at_endpoint: bool = False
 
     @classmethod
     def from_request(
@@ -136,7 +152,23 @@ class WaitRequest:
             names=(params.run, params.token),
             stream=_stream_wanted(request, params.begin),
             applied=applied,
+            is_at_endpoint=run is not None,
         )
+
+    @classmethod
+    def from_joined(cls, joined: Joined, run_id: str, token: str, max_wait: float) -> WaitRequest:
+        """Read the request of a client whose key another run has already.
+
+        Args:
+            joined: the request, and the endpoint's options.
+            run_id, token: the run, and a new token of it.
+            max_wait: how long this server can hold the client, seconds.
+        """
+        limit = joined.options.max_sync_runtime
+        if limit is not None:
+            max_wait = min(max_wait, limit / 1000)
+        wanted = cls.from_request(joined.request, OWN_PARAMS, max_wait, run=(run_id, token))
+        return replace(wanted, joined=joined)
 
     @classmethod
     def from_last_event(cls, request: Request, max_wait: float) -> WaitRequest | None:

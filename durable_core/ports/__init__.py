@@ -240,6 +240,13 @@ class Store(Protocol):
         """Return the result of a run, or its phase if it has not ended; None if it is unknown."""
         ...
 
+    def keyed_run(self, app: str, key: IdempotencyKey, now: int) -> Begun | None:
+        """Return the run that a :class:`BeginOnce` of this key would find; None if it is free.
+
+        ``now`` is the time, epoch milliseconds. ``Begun.is_new`` is False.
+        """
+        ...
+
     def read_stream(
         self,
         app: str,

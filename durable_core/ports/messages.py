@@ -400,11 +400,11 @@ class EarlierRun:
 
     Attributes:
         run_id: the run.
-        is_same: it was begun by the same request.
+        fingerprint: of the request that began it.
     """
 
     run_id: str
-    is_same: bool
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,7 @@ from durable_core.ports import (
     Delivery,
     Fork,
     Heartbeat,
+    IdempotencyKey,
     LiveExecution,
     Prune,
     ReapWorkers,
@@ -197,6 +198,9 @@ class EncryptedStore(Store):
     def result(self, app: str, run_id: str) -> StoredResult | Phase | None:
         result = self.inner.result(app, run_id)
         return self._seal.open_result(result) if isinstance(result, StoredResult) else result
+
+    def keyed_run(self, app: str, key: IdempotencyKey, now: int) -> Begun | None:
+        return self.inner.keyed_run(app, key, now)
 
     def read_stream(
         self,

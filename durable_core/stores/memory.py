@@ -364,16 +364,19 @@ class MemoryStore(Store):
         write, key = message.checkpoint, message.key
         if write.create is None:
             raise ValueError("the checkpoint of a BeginOnce must create a run")
-        place = write.create.app, key.scope, key.key
-        if place in self._keys:
-            run_id, known = self._keys[place]
-            row = self._runs.get(run_id)
-            if row is not None and (row.result is None or known.expires_at > write.now):
-                is_new = run_id == write.run_id
-                return Begun(run_id=run_id, fingerprint=known.fingerprint, is_new=is_new)
+        found = self._keyed_run(write.create.app, key, write.now)
+        if found is not None:
+            return replace(found, is_new=found.run_id == write.run_id)
         self._write_run(write)
-        self._keys[place] = write.run_id, key
+        self._keys[write.create.app, key.scope, key.key] = write.run_id, key
         return Begun(run_id=write.run_id, fingerprint=key.fingerprint, is_new=True)
+
+    def _keyed_run(self, app: str, key: IdempotencyKey, now: int) -> Begun | None:
+        run_id, known = self._keys.get((app, key.scope, key.key), ("", key))
+        row = self._runs.get(run_id)
+        if row is None or (row.result is not None and known.expires_at <= now):
+            return None
+        return Begun(run_id=run_id, fingerprint=known.fingerprint, is_new=False)
 
     def _row_to_change(self, write: Checkpoint) -> StoredRun:
         """Return the row that the write is about; raise before anything is changed."""
@@ -674,6 +677,10 @@ class MemoryStore(Store):
         with self._lock:
             row = self._find(app, run_id)
             return None if row is None else row.result or row.run.phase
+
+    def keyed_run(self, app: str, key: IdempotencyKey, now: int) -> Begun | None:
+        with self._lock:
+            return self._keyed_run(app, key, now)
 
     def read_stream(
         self,

@@ -443,6 +443,21 @@ def test_a_key_goes_with_its_run(store: Store) -> None:
 
 
 @requirement("T30")
+def test_looking_for_a_key_takes_nothing(store: Store) -> None:
+    """The run is found that a begin would find, and a free key stays free."""
+    assert store.keyed_run("app", _key(), 10) is None
+    _begin(store, "r1", _key(expires_at=100))
+    found = Begun(run_id="r1", fingerprint="1", is_new=False)
+
+    assert found == store.keyed_run("app", _key(body="2"), 1_000)
+    assert store.keyed_run("other", _key(), 10) is None
+    assert store.keyed_run("app", _key(scope="buy"), 10) is None
+    commit(store, ended())
+    assert (found, None) == tuple(store.keyed_run("app", _key(), now) for now in (99, 100))
+    assert _begin(store, "r2", _key(), now=100).is_new
+
+
+@requirement("T30")
 def test_a_refused_begin_leaves_the_key_free(store: Store) -> None:
     """The run and its key are stored together or not at all."""
     commit(store, created("r1"))

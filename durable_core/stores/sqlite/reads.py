@@ -18,7 +18,9 @@ from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
 from durable_core.model.stream import ChunkBatch, StoredStream, StreamPlace
 from durable_core.platform import logger
 from durable_core.ports import (
+    Begun,
     ClaimedRun,
+    IdempotencyKey,
     RunFilter,
     RunRecord,
     StoredRequest,
@@ -46,6 +48,7 @@ __all__ = [
     "find_run",
     "find_runs",
     "held",
+    "keyed_run",
     "load_claimed",
     "load_consumed",
     "load_match",
@@ -322,6 +325,16 @@ def result(db: sqlite3.Connection, app: str, run_id: str) -> StoredResult | Phas
     if ended_at is None:
         return Phase(phase)
     return StoredResult(phase=Phase(phase), head=head, body=body, ended_at=ended_at)
+
+
+def keyed_run(db: sqlite3.Connection, app: str, key: IdempotencyKey, now: int) -> Begun | None:
+    """Return the run that has a key, or None; see ``ports.Store``."""
+    wanted = {"app": app, "scope": key.scope, "key": key.key, "now": now}
+    row = db.execute(QUERIES["idempotency-key"], wanted).fetchone()
+    if row is None:
+        return None
+    run_id, fingerprint = row
+    return Begun(run_id=run_id, fingerprint=fingerprint, is_new=False)
 
 
 def read_stream(

@@ -17,6 +17,8 @@ from durable_core.model.stream import StoredStream, StreamPlace
 from durable_core.platform import process_id
 from durable_core.ports import (
     ANY_RUN,
+    Begun,
+    IdempotencyKey,
     ReapWorkers,
     Register,
     RunFilter,
@@ -177,6 +179,9 @@ class SQLiteStore(Store):
 
     def result(self, app: str, run_id: str) -> StoredResult | Phase | None:
         return self._read(reads.result, app, run_id)
+
+    def keyed_run(self, app: str, key: IdempotencyKey, now: int) -> Begun | None:
+        return self._read(reads.keyed_run, app, key, now)
 
     def read_stream(
         self,

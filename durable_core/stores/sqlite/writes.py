@@ -47,6 +47,7 @@ from durable_core.stores.sqlite.reads import (
     chunk_batch_row,
     dump_labels,
     failed_attempt_row,
+    keyed_run,
     load_claimed,
 )
 from durable_core.stores.sqlite.sql import QUERIES, store_error
@@ -384,13 +385,18 @@ def begin_once(db: sqlite3.Connection, message: BeginOnce) -> Begun:
     write, key = message.checkpoint, message.key
     if write.create is None:
         raise ValueError("the checkpoint of a BeginOnce must create a run")
-    row = {"app": write.create.app, "scope": key.scope, "key": key.key, "now": write.now}
-    found = db.execute(QUERIES["idempotency-key"], row).fetchone()
+    found = keyed_run(db, write.create.app, key, write.now)
     if found is not None:
-        run_id, fingerprint = found
-        return Begun(run_id=run_id, fingerprint=fingerprint, is_new=run_id == write.run_id)
+        return replace(found, is_new=found.run_id == write.run_id)
     write_run(db, write)
-    row |= {"run_id": write.run_id, "fingerprint": key.fingerprint, "expires_at": key.expires_at}
+    row = {
+        "app": write.create.app,
+        "scope": key.scope,
+        "key": key.key,
+        "run_id": write.run_id,
+        "fingerprint": key.fingerprint,
+        "expires_at": key.expires_at,
+    }
     db.execute(QUERIES["put-idempotency-key"], row)
     return Begun(run_id=write.run_id, fingerprint=key.fingerprint, is_new=True)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Awaitable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -22,14 +24,24 @@ from durable_core.platform import SystemIds
 from durable_core.ports import Checkpoint, StoredResult
 from durable_core.runners.live import Waiters
 from durable_core.runners.store_reads import StoreReads
+from durable_core.runners.thread_pool import DaemonThreadPool
 from support.harness import FakeClock, WatchedStore
 
 SECRET = b"s" * 32
 
 
+class NoHooks:
+    """No function of an application is called here."""
+
+    routes = DaemonThreadPool(1, "unused")
+
+    def run_on_background_loop(self, awaitable: Awaitable[Any]) -> Any:
+        raise AssertionError("no client has joined a run")
+
+
 def holding_on(store: WatchedStore, waiters: Waiters) -> LongPoll:
     env = AppConfig(app="app", clock=FakeClock(5), ids=SystemIds(), secrets=lambda: (SECRET,))
-    return LongPoll(env, store, waiters, StoreReads(store))
+    return LongPoll(env, store, waiters, StoreReads(store), NoHooks())
 
 
 def wanted(hold_ms: int = 10_000) -> WaitRequest:
