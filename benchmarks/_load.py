@@ -50,10 +50,19 @@ class _Connection:
         return perf_counter() - self._began if len(body) >= int(length[1]) else None
 
 
-def load(port: int, path: str, connections: int, seconds: float) -> Burst:
-    """Request the path over this many connections at the same time, for some time."""
-    head = f"GET {path}?cart=42 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: bench/1.0\r\n"
+def load(
+    port: int, path: str, connections: int, seconds: float, *, body: bytes | None = None
+) -> Burst:
+    """Request the path over this many connections at the same time, for some time.
+
+    ``body`` is JSON text to POST; without one it is a GET request.
+    """
+    line = f"GET {path}?cart=42" if body is None else f"POST {path}"
+    head = f"{line} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: bench/1.0\r\n"
+    if body is not None:
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     request = (head + "Accept: */*\r\nAccept-Encoding: gzip, deflate\r\n\r\n").encode()
+    request += body or b""
     clients = [_Connection(port, request) for _ in range(connections)]
     latencies: list[float] = []
     with selectors.DefaultSelector() as selector:
