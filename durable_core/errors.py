@@ -22,6 +22,7 @@ Errors that a user may raise or catch::
     ├── StepError                     a step failed on its last attempt
     │   ├── StepCancelled             user code cancelled it (also a TimeoutError)
     │   ├── StepInterrupted           its process died; it must not begin twice
+    │   ├── SignalConflictError       another run waits for the signal already
     │   ├── StepResultError           its result cannot be stored (also a TypeError)
     │   └── StepResultTooLargeError   its result is too large (also a LimitExceededError)
     ├── HTTPError                     becomes that HTTP response at once
@@ -104,6 +105,7 @@ __all__ = [
     "RetryAfterError",
     "RunNotFoundError",
     "RunUndoneError",
+    "SignalConflictError",
     "StepArgumentError",
     "StepCancelled",
     "StepError",
@@ -289,6 +291,17 @@ class StepInterrupted(StepError):  # noqa: N818 - as StepCancelled
 
     Look at what the step was to change, and decide what to do.
     """
+
+
+class SignalConflictError(StepError):
+    """Another run waits for a signal of this name already.
+
+    Raised by ``step.wait_for_signal`` with ``on_conflict="fail"``. It is stored: a replay raises it
+    again.
+    """
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class StepResultError(StepError, TypeError):

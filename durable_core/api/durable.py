@@ -17,7 +17,7 @@ from durable_core.api.engine import Engine
 from durable_core.api.proxy import Proxy
 from durable_core.api.run import RunContext, current_run
 from durable_core.codec.json import Codec, JSONCodec
-from durable_core.codec.records import check_events
+from durable_core.codec.records import check_events, check_signal
 from durable_core.duration import Duration, parse_duration
 from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.errors import ConfigurationError, EndpointAdapterRequiredError
@@ -26,7 +26,8 @@ from durable_core.flow.env import AppConfig, Limits
 from durable_core.flow.options import EndpointOptions, merge_options
 from durable_core.flow.scope import CURRENT_RUN
 from durable_core.machine.retry import RetryPolicy
-from durable_core.model.event import Event
+from durable_core.model.event import Event, check_text
+from durable_core.model.signal import Signal
 from durable_core.platform import SystemClock, SystemIds
 
 __all__ = ["Durable"]
@@ -408,6 +409,38 @@ class Durable(Generic[AppT]):
     async def send_async(self, events: Event | Sequence[Event]) -> list[str]:
         """As :meth:`send`, without blocking the event loop."""
         return list(await self.engine.send_async(self._check_events(events)))
+
+    def signal(self, name: str, data: object = None, *, id: str | None = None) -> str | None:
+        """Send a signal from anywhere to the step that waits for it now.
+
+        Args:
+            name: of the signal; 1 to 255 characters.
+            data: JSON values.
+            id: identifies the signal, 1 to 255 characters: a second one of the same name and id is
+                not delivered again, for as long as the run that got the first is kept. None makes
+                every signal a new one. The Inngest engine takes none.
+
+        Returns:
+            The id of the run that it went to; None if no step waits for it. Then it is lost. It is
+            durable when this returns.
+
+        Raises:
+            TypeError, ValueError: no such name, or the data is not JSON.
+            LimitExceededError: the data is too large.
+            StoreError: it is not known to be sent; send it again with the same ``id``.
+        """
+        return self.engine.signal(self._check_signal(name, data, id), id)
+
+    async def signal_async(
+        self, name: str, data: object = None, *, id: str | None = None
+    ) -> str | None:
+        """As :meth:`signal`, without blocking the event loop."""
+        return await self.engine.signal_async(self._check_signal(name, data, id), id)
+
+    def _check_signal(self, name: str, data: object, id: str | None) -> Signal[object]:
+        if id is not None:
+            check_text("signal id", id)
+        return check_signal(Signal(name, data), self.engine.env.limits.event)
 
     def _check_events(self, events: Event | Sequence[Event]) -> tuple[Event, ...]:
         limits = self.engine.env.limits

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from durable_core.http.request import Request
     from durable_core.http.response import Response
     from durable_core.model.event import Event
+    from durable_core.model.signal import Signal
     from durable_core.ports import EarlierRun, IdempotencyKey, RunFilter, RunRecord, Store
     from durable_core.runners.settings import RegisteredEndpoint
 
@@ -146,6 +147,22 @@ class Engine(EngineLifecycle, Protocol):
 
     async def send_async(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
         """As :meth:`send`, in a task."""
+        ...
+
+    def signal(self, signal: Signal[object], id: str | None) -> str | None:
+        """Send a signal to the step that waits for it; return its run, None if none waits.
+
+        Args:
+            signal: its data is JSON.
+            id: with a name and an id, no signal is delivered twice; None for a new one.
+
+        Raises:
+            EngineError: the engine takes no ids.
+        """
+        ...
+
+    async def signal_async(self, signal: Signal[object], id: str | None) -> str | None:
+        """As :meth:`signal`, in a task."""
         ...
 
     def get(self, run_id: str) -> RunRecord | None:

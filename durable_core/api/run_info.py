@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Literal, TypeAlias
 
+from durable_core.model.step import StepKind
+
 __all__ = ["AttemptInfo", "RunInfo", "RunStatus", "StepInfo", "StepStatus", "as_json"]
 
 #: ``running``: a handler is live in some process, or will be at once. ``suspended``: it waits for a
@@ -28,14 +30,15 @@ class StepInfo:
 
     Attributes:
         name: its id, with ``:1``, ``:2`` appended where the id repeats.
-        kind: ``"run"``, ``"sleep"``, ``"wait"`` or ``"send"``.
+        kind: ``"run"``, ``"sleep"``, ``"wait"``, ``"send"``, ``"signal"`` or ``"send-signal"``.
         status: see :data:`StepStatus`.
         attempts: how often its function was called.
         started: when its last attempt began; of a sleep or a wait, when it was asked for. None if
             that is not known.
         ended: when it completed or failed for good; None before.
         due: when it goes on; None once it has ended.
-        event: the name of the event that it waits for; None if it waits for none.
+        event: the name of the event, or of the signal, that it waits for; None if it waits for
+            none.
         arguments: of its function, as ``{"args": [...], "kwargs": {...}}``, where the endpoint has
             ``record_arguments=True``; ``{"left_out": True}`` where they were too large or no JSON.
             None without arguments, and where they are not recorded.
@@ -44,7 +47,7 @@ class StepInfo:
     """
 
     name: str
-    kind: Literal["run", "sleep", "wait", "send"]
+    kind: StepKind
     status: StepStatus
     attempts: int
     started: datetime | None

@@ -15,6 +15,7 @@ from durable_core.codec.json import Codec, JSONCodec
 from durable_core.duration import Duration, parse_duration
 from durable_core.errors import RunNotFoundError
 from durable_core.http.request import Request
+from durable_core.machine.addresses import signal_of
 from durable_core.model.run import Phase
 from durable_core.model.step import FailedAttempt, Memo, OpKind, Pending, RunningStep
 from durable_core.platform import make_ulid
@@ -420,18 +421,25 @@ def _show_finished(memo: Memo, codec: Codec) -> StepInfo:
     )
 
 
+#: Of unfinished steps that have no function.
+_STATUS: dict[OpKind, StepStatus] = {
+    OpKind.SLEEP: "sleeping",
+    OpKind.WAIT: "waiting",
+    OpKind.SIGNAL: "waiting",
+}
+
+
 def _show_pending(pending: Pending, failed: FailedAttempt | None) -> StepInfo:
-    status: dict[OpKind, StepStatus] = {OpKind.SLEEP: "sleeping", OpKind.WAIT: "waiting"}
     of_run: StepStatus = "retrying" if pending.error else "begun"
     return StepInfo(
         name=pending.op.name,
         kind=pending.op.kind.value,
-        status=status.get(pending.op.kind, of_run),
+        status=_STATUS.get(pending.op.kind, of_run),
         attempts=pending.failures,
         started=None if failed is None else _time(failed.started_at),
         ended=None,
         due=_time(pending.due_at),
-        event=pending.event or None,
+        event=pending.event or signal_of(pending.address) or None,
         arguments=None,
         result=None,
         error=_error_text(pending.error) if pending.error else None,

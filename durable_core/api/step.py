@@ -14,6 +14,7 @@ from durable_core.api.function_steps import (
     named,
     parsed,
 )
+from durable_core.api.signals import AsyncSignalSteps, SignalSteps
 from durable_core.codec.records import check_events
 from durable_core.duration import Duration, parse_deadline, parse_duration
 from durable_core.errors import StepUsageError
@@ -41,7 +42,7 @@ T3 = TypeVar("T3")
 R = TypeVar("R")
 
 
-class AsyncSteps(AsyncFunctionSteps):
+class AsyncSteps(AsyncFunctionSteps, AsyncSignalSteps):
     """The steps of ``async def`` handlers: ``from durable_core import step``.
 
     Each call must be awaited (directly, through ``asyncio.gather`` or a ``TaskGroup``). A step id
@@ -246,7 +247,7 @@ class AsyncSteps(AsyncFunctionSteps):
         return named("send_event", id, _send(scope, id, events))
 
 
-class Steps(FunctionSteps):
+class Steps(FunctionSteps, SignalSteps):
     """The steps of ``def`` handlers: ``from durable_core.sync import step``.
 
     As :class:`AsyncSteps`, but each call blocks. A step that cannot finish now unwinds the handler

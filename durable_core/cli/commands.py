@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_worker(commands)
     _add_runs(commands)
     _add_send(commands)
+    _add_signal(commands)
     _add_prune(commands)
     _add_check(commands)
     add_secrets(commands)
@@ -129,6 +130,16 @@ def _add_send(commands: Any) -> None:
     send.add_argument("--data", type=_json_object, default={}, metavar="JSON", help="a JSON object")
     send.add_argument("--id", metavar="ID", help="a second event of this id counts as the first")
     send.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_signal(commands: Any) -> None:
+    text = "send a signal to the run that waits for it"
+    signal = _add(commands, "signal", _signal, text)
+    signal.add_argument("name", metavar="NAME", help="the signal's name")
+    _add_application(signal)
+    signal.add_argument("--data", type=_json_value, metavar="JSON", help="any JSON value")
+    signal.add_argument("--id", metavar="ID", help="a second signal of this id is not sent again")
+    signal.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_prune(commands: Any) -> None:
@@ -212,11 +223,15 @@ def _duration(text: str) -> str:
     return text
 
 
-def _json_object(text: str) -> dict[str, object]:
+def _json_value(text: str) -> object:
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"is no JSON: {error}") from None
+
+
+def _json_object(text: str) -> dict[str, object]:
+    value = _json_value(text)
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"must be a JSON object, not {text!r}")
     return value
@@ -316,6 +331,19 @@ def _send(options: argparse.Namespace) -> str | None:
         [event_id] = durable.send(event)
     print(json.dumps({"ids": [event_id]}) if options.json else f"sent {event_id}")
     return None
+
+
+def _signal(options: argparse.Namespace) -> str | None:
+    with _open(options) as durable:
+        try:
+            run_id = durable.signal(options.name, options.data, id=options.id)
+        except (TypeError, ValueError) as error:
+            return str(error)
+    if options.json:
+        print(json.dumps({"run_id": run_id}))
+    elif run_id is not None:
+        print(f"sent to {run_id}")
+    return f"no run waits for the signal {options.name!r}" if run_id is None else None
 
 
 def _prune(options: argparse.Namespace) -> None:

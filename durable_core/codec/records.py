@@ -12,6 +12,7 @@ from durable_core.errors import (
     BadRequest,
     HTTPError,
     LimitExceededError,
+    SignalConflictError,
     StepCancelled,
     StepError,
     StepInterrupted,
@@ -23,6 +24,7 @@ from durable_core.http.json import chunk_encoder
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.event import Event
+from durable_core.model.signal import Signal
 
 if TYPE_CHECKING:
     from durable_core.model.decision import Failure
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_event",
     "check_events",
+    "check_signal",
     "dump_error",
     "dump_error_response",
     "dump_event",
@@ -67,6 +70,8 @@ def dump_error(failure: Failure) -> str:
         fields["cancelled"] = True
     if failure.interrupted:
         fields["interrupted"] = True
+    if failure.conflict:
+        fields["conflict"] = True
     if failure.result:
         fields["result"] = failure.result
     if failure.public:
@@ -90,6 +95,7 @@ def load_step_error(step_id: str, text: str) -> StepError:
     fields = json.loads(text)
     cls = StepCancelled if fields.get("cancelled") else StepError
     cls = StepInterrupted if fields.get("interrupted") else cls
+    cls = SignalConflictError if fields.get("conflict") else cls
     cls = _RESULT_ERRORS.get(fields.get("result", ""), cls)
     error = cls(step_id, fields["name"], fields["message"], fields.get("data"))
     error.public = fields.get("public")
@@ -137,16 +143,30 @@ def check_event(event: Event, largest: int) -> Event:
         TypeError: the data is not JSON; the message names the path.
         LimitExceededError: it is too large.
     """
+    _check_data(f"event {event.name!r}", dict(event.data), largest)
+    return event
+
+
+def check_signal(signal: Signal[object], largest: int) -> Signal[object]:
+    """Return the signal if its data is JSON and it has at most ``largest`` bytes.
+
+    Raises:
+        TypeError, LimitExceededError: as of :func:`check_event`.
+    """
+    _check_data(f"signal {signal.name!r}", signal.data, largest)
+    return signal
+
+
+def _check_data(what: str, data: object, largest: int) -> None:
     try:
-        size = len(_CODEC.encode(dict(event.data)).encode("utf-8"))
+        size = len(_CODEC.encode(data).encode("utf-8"))
     except TypeError as error:
-        raise TypeError(f"the data of event {event.name!r} is not JSON: {error}") from error
+        raise TypeError(f"the data of {what} is not JSON: {error}") from error
     if size > largest:
         raise LimitExceededError(
-            f"the data of event {event.name!r} has {size} bytes as JSON; "
+            f"the data of {what} has {size} bytes as JSON; "
             f"at most {largest} are allowed (Limits.event)"
         )
-    return event
 
 
 def check_events(events: Event | Sequence[Event], *, most: int, largest: int) -> tuple[Event, ...]:

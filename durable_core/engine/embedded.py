@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from durable_core.engine.worker import Worker
     from durable_core.flow.wait_url import WaitRequest
     from durable_core.model.event import Event
+    from durable_core.model.signal import Signal
     from durable_core.ports import (
         Clock,
+        Deliver,
         EarlierRun,
         IdempotencyKey,
         Ids,
@@ -532,13 +534,9 @@ class EmbeddedEngine:
 
     async def send_async(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
         """Store events and wake the runs that wait for them; return their ids."""
-        worker, write = self.worker, self._to_send(events, source)
+        write = self._to_send(events, source)
         with self._reports.sending(write):
-            if worker is None:
-                from asyncio import to_thread
-
-                return (await to_thread(self.execute, write)).ids
-            return (await worker.queue.wait_async(worker.queue.submit(write))).ids
+            return (await self.execute_async(write)).ids
 
     def _refuse(self, error: StoreError) -> Response:
         from durable_core.flow.error_responses import store_unavailable_response
@@ -555,6 +553,20 @@ class EmbeddedEngine:
 
             self._own_reports = EngineReports(self.env)
         return self._own_reports
+
+    def signal(self, signal: Signal[object], id: str | None) -> str | None:
+        """Send a signal to the step that waits for it; return its run, None if none waits."""
+        return self.execute(self._to_deliver(signal, id)).run_id
+
+    async def signal_async(self, signal: Signal[object], id: str | None) -> str | None:
+        """As :meth:`signal`, in a task."""
+        return (await self.execute_async(self._to_deliver(signal, id))).run_id
+
+    def _to_deliver(self, signal: Signal[object], id: str | None) -> Deliver:
+        from durable_core.flow.signals import deliver_signal
+
+        now = self.env.clock.now()
+        return deliver_signal(self.env.app, signal, id or self.env.ids.ulid(now), now)
 
     def _to_send(self, events: Sequence[Event], source: str) -> SendEvents:
         from durable_core.ports import SendEvents
@@ -588,6 +600,15 @@ class EmbeddedEngine:
                     raise answer
                 return cast(T, answer)
         return self.execute(write)
+
+    async def execute_async(self, write: Write[T]) -> T:
+        """As :meth:`execute`, without blocking the event loop."""
+        worker = self.worker
+        if worker is None:
+            from asyncio import to_thread
+
+            return await to_thread(self.execute, write)
+        return await worker.queue.wait_async(worker.queue.submit(write))
 
     def _open_store(self) -> None:
         if self.worker is None:

@@ -80,6 +80,7 @@ from durable_core.model.decision import (
     ResponseTooLarge,
 )
 from durable_core.model.run import Phase, Run
+from durable_core.model.signal import Signal, SignalWait
 from durable_core.model.step import Op, OpKind
 from durable_core.platform import is_ulid, logger, ulid_time
 from durable_core.ports import Clock, Ids
@@ -126,6 +127,8 @@ __all__ = [
     "Run",
     "RunReporter",
     "ServerClient",
+    "Signal",
+    "SignalWait",
     "StepAttempt",
     "StepOptions",
     "StreamEmitter",

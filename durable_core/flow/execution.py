@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from durable_core.codec.records import dump_request
 from durable_core.errors import (
@@ -37,7 +37,14 @@ from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
 from durable_core.model.stream import Attempt
-from durable_core.ports import Checkpoint, CheckpointResult, Release, StoredRequest, StoredResult
+from durable_core.ports import (
+    Checkpoint,
+    CheckpointResult,
+    Release,
+    StoredRequest,
+    StoredResult,
+    Write,
+)
 
 __all__ = [
     "EVENT_SEQ",
@@ -48,11 +55,14 @@ __all__ = [
     "StoredExecution",
     "begin",
     "checkpoint",
+    "commit",
     "new_run",
     "run_label",
     "settle",
     "utf8_size",
 ]
+
+AnswerT = TypeVar("AnswerT")
 
 #: The event sequence number up to which the code of this branch of a handler has seen events.
 EVENT_SEQ: ContextVar[int] = ContextVar("durable_event_seq")
@@ -480,13 +490,18 @@ class StoredExecution(Execution):
         return self._last_completion_no
 
     def apply_results(self, written: Sequence[CheckpointResult]) -> None:
-        """Apply the answers of the store: numbers of sent events, and waits that have ended."""
+        """Apply the answers of the store.
+
+        They are numbers of sent events, waits that have ended, and waits that were refused.
+        """
         self.crash_count = self.run.crash_count
         for each in written:
             if each.sent:
                 self.sent.update(each.sent)
             for op_id, event in each.matched:
                 self.resolve_wait(op_id, event)
+            for op_id in each.refused:
+                self.pending.pop(op_id, None)
 
     def resolve_wait(self, op_id: str, event: StoredEvent) -> None:
         """Note the event that ends a wait, unless the wait has ended."""
@@ -523,6 +538,7 @@ def checkpoint(
     events: tuple[Event, ...] = (),
     no_pending_row: bool = False,
     failed_attempts: tuple[FailedAttempt, ...] = (),
+    replacing: tuple[str, ...] = (),
 ) -> Submit:
     """Return the effect that queues one checkpoint of the run.
 
@@ -533,7 +549,7 @@ def checkpoint(
         ex: the execution.
         now: the time, epoch milliseconds, where the caller has just read it.
         state: store the state of the run.
-        memos, pending, release, result, events, no_pending_row, failed_attempts: see
+        memos, pending, release, result, events, no_pending_row, failed_attempts, replacing: see
             ``Checkpoint``.
     """
     if memos and ex.run.crash_count:
@@ -564,6 +580,7 @@ def checkpoint(
         handoff,
         no_pending_row,
         failed_attempts,
+        replacing=replacing,
     )
     return Submit(write, ex.tickets)
 
@@ -640,6 +657,22 @@ def settle(ex: Execution, step_name: str = "") -> Flow[None]:
         ex.close(_fault(error))
         raise Suspended from error
     ex.drop_tickets(tickets, written)
+
+
+def commit(ex: Execution, write: Write[AnswerT]) -> Flow[AnswerT]:
+    """Commit a write that is no checkpoint, after all that was queued; return its answer.
+
+    Raises:
+        Suspended: it could not be made durable; as of :func:`settle`.
+    """
+    ticket: PendingCommit = yield Submit(write, ex.tickets)
+    try:
+        [answer] = yield AwaitDurable((ticket,))
+    except (Exception, LeaseLost) as error:
+        ex.close(_fault(error))
+        raise Suspended from error
+    committed: AnswerT = answer
+    return committed
 
 
 def begin(ex: Execution) -> Flow[tuple[int, int] | Cancelled]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from durable_core.flow.attempt import Call
 from durable_core.flow.effects import Flow
 from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.flow.handler import detach, execute, suspend
+from durable_core.flow.signals import send_signal, wait_for_signal
 from durable_core.flow.steps import run_step, send_events, sleep_until, wait_for_event
 from durable_core.machine.matching import WaitRule
 from durable_core.model.decision import HandoffReason
 from durable_core.model.event import Event
+from durable_core.model.signal import Signal, SignalWait
 from durable_core.model.step import Op
 
 __all__ = ["EMBEDDED_FLOWS", "EngineFlows"]
@@ -31,6 +33,8 @@ class EngineFlows(Generic[ExecutionT]):
             returns when to continue, both epoch milliseconds.
         wait_for_event: ``step.wait_for_event``, with its time-out in milliseconds.
         send_events: ``step.send_event``; returns the ids.
+        wait_for_signal: ``step.wait_for_signal``; returns the signal, or None after the time-out.
+        send_signal: ``step.send_signal``; returns the id of the run that got it, or None.
         execute: run the handler and process its outcome.
         suspend: release a run whose handler was unwound, or does not end.
         detach: hand the client off; the handler continues.
@@ -40,6 +44,8 @@ class EngineFlows(Generic[ExecutionT]):
     sleep_until: Callable[[ExecutionT, Op, Callable[[int], int]], Flow[None]]
     wait_for_event: Callable[[ExecutionT, Op, WaitRule, int], Flow[Event | None]]
     send_events: Callable[[ExecutionT, Op, tuple[Event, ...]], Flow[list[str]]]
+    wait_for_signal: Callable[[ExecutionT, Op, SignalWait], Flow[Signal[Any] | None]]
+    send_signal: Callable[[ExecutionT, Op, Signal[object]], Flow[str | None]]
     execute: Callable[[ExecutionT], Flow[None]]
     suspend: Callable[[ExecutionT], Flow[None]]
     detach: Callable[[ExecutionT, HandoffReason], Flow[None]]
@@ -51,6 +57,8 @@ EMBEDDED_FLOWS: EngineFlows[StoredExecution] = EngineFlows(
     sleep_until=sleep_until,
     wait_for_event=wait_for_event,
     send_events=send_events,
+    wait_for_signal=wait_for_signal,
+    send_signal=send_signal,
     execute=execute,
     suspend=suspend,
     detach=detach,

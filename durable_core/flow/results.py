@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from durable_core.codec.json import Codec
 from durable_core.errors import StepTypeError
@@ -10,12 +10,20 @@ from durable_core.flow.attempt import Call
 from durable_core.flow.effects import Flow
 from durable_core.http.response import Response
 from durable_core.model.event import Event, TypedEvent
+from durable_core.model.signal import Signal
 from durable_core.model.step import Op
 
 if TYPE_CHECKING:
     from durable_core.codec.typed import ValueType  # takes a while, and not all need it
 
-__all__ = ["dump_result", "load_result", "result_remedy", "typed_event", "typed_response"]
+__all__ = [
+    "dump_result",
+    "load_result",
+    "result_remedy",
+    "typed_event",
+    "typed_response",
+    "typed_signal",
+]
 
 
 def dump_result(codec: Codec, kind: ValueType, value: object) -> str:
@@ -88,6 +96,31 @@ def typed_event(
             f"not fit {kind.name}: {error}; let the type take what is sent, or mend its sender"
         ) from error
     return TypedEvent(event.name, data, event.id, event.ts)
+
+
+def typed_signal(
+    flow: Flow[Signal[Any] | None], op: Op, kind: ValueType
+) -> Flow[Signal[object] | None]:
+    """Return the signal of a wait with its data as a type.
+
+    Args:
+        flow: the wait.
+        op: its step.
+        kind: the type.
+
+    Raises:
+        StepTypeError: the data is not of the type; the message has step, signal, path and remedy.
+    """
+    signal = yield from flow
+    if signal is None:
+        return None
+    try:
+        return Signal(signal.name, kind.load(signal.data))
+    except TypeError as error:
+        raise StepTypeError(
+            f"the data of signal {signal.name!r}, which ended step {op.name!r}, does not fit "
+            f"{kind.name}: {error}; let the type take what is sent, or mend its sender"
+        ) from error
 
 
 def typed_response(kind: ValueType, value: object) -> Response:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from durable_core.codec.json import JSONCodec
 from durable_core.codec.records import dump_event, load_event, load_step_error
@@ -30,6 +31,7 @@ from durable_core.flow.execution import (
     StoredExecution,
     begin,
     checkpoint,
+    commit,
     settle,
     utf8_size,
 )
@@ -52,8 +54,19 @@ from durable_core.model.decision import (
 )
 from durable_core.model.event import Event
 from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
+from durable_core.ports import Write
 
-__all__ = ["run_step", "send_events", "sleep_until", "wait_for_event"]
+__all__ = [
+    "AddressWait",
+    "commit_step",
+    "run_step",
+    "send_events",
+    "sleep_until",
+    "wait_at_address",
+    "wait_for_event",
+]
+
+AnswerT = TypeVar("AnswerT")
 
 
 #: Added to times, so that ops ordered by time come after the memos, which have small numbers.
@@ -64,6 +77,8 @@ _METHODS = {
     OpKind.SLEEP: "step.sleep",
     OpKind.WAIT: "step.wait_for_event",
     OpKind.SEND: "step.send_event",
+    OpKind.SIGNAL: "step.wait_for_signal",
+    OpKind.SEND_SIGNAL: "step.send_signal",
 }
 #: The arguments of a step's function are kept up to this size, as JSON in UTF-8.
 _MAX_ARGUMENTS = 64 * 1024
@@ -131,6 +146,107 @@ def wait_for_event(ex: StoredExecution, op: Op, rule: WaitRule, timeout: int) ->
             memo = yield from _end(ex, pending, dump_event(event.event), event.seq)
     _return_outcome(ex, memo)
     return None if memo.value == "null" else load_event(memo.value)
+
+
+@dataclass(frozen=True, slots=True)
+class AddressWait:
+    """How an op waits for what is delivered to an address; see ``ports.Delivery``.
+
+    Attributes:
+        address: where.
+        timeout: milliseconds.
+        dump: makes the result of the op, as JSON text, of what was delivered.
+        replaces: take the address from an op of another run that waits there.
+        conflict: the message of the error if such an op waits there.
+    """
+
+    address: str
+    timeout: int
+    dump: Callable[[Event], str]
+    replaces: bool = False
+    conflict: str = ""
+
+
+def wait_at_address(ex: StoredExecution, op: Op, wait: AddressWait) -> Flow[str]:
+    """Wait for what is delivered to an address; return what is made of it, or ``"null"``.
+
+    Raises:
+        SignalConflictError: another op waits there, and is not to be replaced.
+    """
+    memo = yield from _replayed(ex, op)
+    if memo is None:
+        pending = ex.pending.get(op.id)
+        if pending is None:
+            now = ex.env.clock.now()
+            pending = Pending(
+                op=op,
+                due_at=now + wait.timeout,
+                address=wait.address,
+                event_seq=EVENT_SEQ.get(),
+                started_at=now,
+            )
+            yield from _save_pending(ex, pending, replaces=wait.replaces)
+        else:
+            yield from _await_replay_turn(ex, pending)
+        if op.id in ex.pending:
+            yield from _until_due(ex, pending)
+            event = ex.pending[op.id].matched
+            value = "null" if event is None else wait.dump(event.event)
+            memo = yield from _end(ex, pending, value, pending.event_seq)
+        else:
+            memo = yield from _refuse(ex, pending, wait.conflict)
+    _return_outcome(ex, memo)
+    return memo.value
+
+
+def _refuse(ex: StoredExecution, pending: Pending, message: str) -> Flow[Memo]:
+    """Fail an op that was not stored, as another op waits at its address."""
+    now = ex.env.clock.now()
+    failed = OpFailed(
+        op=pending.op,
+        failure=Failure(
+            name="SignalConflictError", message=message, retriable=False, conflict=True
+        ),
+        completion_no=ex.next_completion_no(),
+        event_seq=pending.event_seq,
+        failures=0,
+        u=0.0,
+        started_at=now if pending.started_at is None else pending.started_at,
+    )
+    yield from _apply(ex, _decide(ex, failed, now), now)
+    return ex.memos[pending.op.id]
+
+
+def commit_step(
+    ex: StoredExecution,
+    op: Op,
+    make_write: Callable[[int], Write[AnswerT]],
+    dump: Callable[[AnswerT], object],
+) -> Flow[object]:
+    """Do a step that is a write of its own, which may be committed again; return its result.
+
+    Args:
+        ex: the execution.
+        op: the step.
+        make_write: makes the write, given the time; the same one in every attempt.
+        dump: makes the result of the step, which is JSON, of the answer to the write.
+    """
+    memo = yield from _replayed(ex, op)
+    if memo is None:
+        begun = yield from begin(ex)
+        ex.check_open()
+        if isinstance(begun, Cancelled):
+            raise begun.error
+        event_seq, started_at = begun
+        answer = yield from commit(ex, make_write(started_at))
+        now = ex.env.clock.now()
+        value = json.dumps(dump(answer), ensure_ascii=False)
+        ended = OpEnded(memo=_success(ex, op, value, event_seq, now, started_at=started_at))
+        memo = yield from _apply(ex, _decide(ex, ended, now), now)
+        assert memo is not None
+    _return_outcome(ex, memo)
+    result: object = json.loads(memo.value)
+    return result
 
 
 def send_events(ex: StoredExecution, op: Op, events: tuple[Event, ...]) -> Flow[list[str]]:
@@ -488,10 +604,11 @@ def _wait(ex: StoredExecution, op: Op, rule: WaitRule, timeout: int) -> Pending:
     )
 
 
-def _save_pending(ex: StoredExecution, pending: Pending) -> Flow[None]:
-    """Make an unfinished op durable."""
+def _save_pending(ex: StoredExecution, pending: Pending, *, replaces: bool = False) -> Flow[None]:
+    """Make an unfinished op durable; ``replaces`` an op that waits at its address."""
     ex.pending[pending.op.id] = pending
-    ex.add_ticket((yield checkpoint(ex, pending=(pending,))))
+    replacing = (pending.op.id,) if replaces else ()
+    ex.add_ticket((yield checkpoint(ex, pending=(pending,), replacing=replacing)))
     yield from settle(ex, pending.op.name)
     ex.check_open()
 

@@ -5,12 +5,19 @@ Each sort has a prefix of its own, so that no address of one sort is one of anot
 
 from __future__ import annotations
 
-__all__ = ["callback_address", "child_address", "signal_address"]
+__all__ = ["callback_address", "child_address", "signal_address", "signal_of"]
+
+_SIGNAL = "signal:"
 
 
 def signal_address(name: str) -> str:
     """Return the address of ``step.wait_for_signal``: a name that users give."""
-    return f"signal:{name}"
+    return _SIGNAL + name
+
+
+def signal_of(address: str) -> str:
+    """Return the name of the signal of an address; "" if the address is of another sort."""
+    return address.removeprefix(_SIGNAL) if address.startswith(_SIGNAL) else ""
 
 
 def callback_address(run_id: str, op_id: str) -> str:

@@ -50,7 +50,7 @@ class HandoffReason(Enum):
     STEP_RETRY = "step-retry"
     #: The handler sleeps.
     SLEEP = "sleep"
-    #: The handler waits for an event.
+    #: The handler waits for an event or a signal.
     WAIT = "wait"
     #: The handler itself failed and will be retried.
     HANDLER_RETRY = "handler-retry"
@@ -143,6 +143,7 @@ class Failure:
         retry_after: milliseconds to wait, if the error sets them.
         cancelled: user code cancelled the step.
         interrupted: the process died in a step that must not begin twice.
+        conflict: another run has the address at which the step was to wait.
         result: the defect of the value that the step returned, if this is the failure.
         reason: the message of the original error in the step, if this is a StepError; else "".
         http: status, detail and headers, if the error is an ``HTTPError``.
@@ -158,6 +159,7 @@ class Failure:
     retry_after: int | None = None
     cancelled: bool = False
     interrupted: bool = False
+    conflict: bool = False
     result: Literal["", "unstorable", "too-large"] = ""
     reason: str = ""
     http: tuple[int, str, tuple[tuple[str, str], ...]] | None = None
@@ -209,6 +211,8 @@ _REASONS = {
     OpKind.SEND: HandoffReason.STEP_RETRY,
     OpKind.SLEEP: HandoffReason.SLEEP,
     OpKind.WAIT: HandoffReason.WAIT,
+    OpKind.SIGNAL: HandoffReason.WAIT,
+    OpKind.SEND_SIGNAL: HandoffReason.STEP_RETRY,
 }
 
 

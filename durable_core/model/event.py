@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
-__all__ = ["Event", "StoredEvent", "TypedEvent"]
+__all__ = ["Event", "StoredEvent", "TypedEvent", "check_text"]
 
 DataT_co = TypeVar("DataT_co", covariant=True)
 
@@ -47,11 +47,11 @@ class Event:
         return _time(self.ts)
 
     def __post_init__(self) -> None:
-        _check_text("name", self.name)
+        check_text("event name", self.name)
         if not isinstance(self.data, Mapping):
             raise TypeError(f"event data must be a JSON object, not {type(self.data).__name__}")
         if self.id is not None:
-            _check_text("id", self.id)
+            check_text("event id", self.id)
         if self.ts is not None:
             _check_time(self.ts)
 
@@ -99,15 +99,21 @@ def _time(ts: int | None) -> datetime | None:
     return None if ts is None else _EPOCH + timedelta(milliseconds=ts)
 
 
-def _check_text(what: str, value: object) -> None:
+def check_text(what: str, value: object) -> None:
+    """Check a name or an id; ``what`` is how errors call it.
+
+    Raises:
+        TypeError: it is no str.
+        ValueError: it has not 1 to 255 characters, or has lone surrogates, which no store takes.
+    """
     if not isinstance(value, str):
-        raise TypeError(f"event {what} must be a str, not {type(value).__name__}")
+        raise TypeError(f"{what} must be a str, not {type(value).__name__}")
     if not 1 <= len(value) <= _LONGEST:
-        raise ValueError(f"event {what} must have 1 to {_LONGEST} characters, not {len(value)}")
+        raise ValueError(f"{what} must have 1 to {_LONGEST} characters, not {len(value)}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise ValueError(f"event {what} must not contain lone surrogates") from None
+        raise ValueError(f"{what} must not contain lone surrogates") from None
 
 
 def _check_time(value: object) -> None:

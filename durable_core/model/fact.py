@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
 
+from durable_core.model.step import StepKind
+
 __all__ = [
     "AttemptFailed",
     "EventMatched",
@@ -67,7 +69,7 @@ class ObservedStep:
 
     id: str
     name: str
-    kind: Literal["run", "sleep", "wait", "send"]
+    kind: StepKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal, TypeAlias
 
 from durable_core.model._record import record
 from durable_core.model.event import StoredEvent
 
-__all__ = ["FailedAttempt", "Memo", "Op", "OpKind", "Pending", "RunningStep"]
+__all__ = ["FailedAttempt", "Memo", "Op", "OpKind", "Pending", "RunningStep", "StepKind"]
 
 
 class OpKind(Enum):
@@ -22,8 +23,16 @@ class OpKind(Enum):
     WAIT = "wait"
     #: ``step.send_event``.
     SEND = "send"
+    #: ``step.wait_for_signal``.
+    SIGNAL = "signal"
+    #: ``step.send_signal``.
+    SEND_SIGNAL = "send-signal"
 
     __hash__ = object.__hash__  # see Phase
+
+
+#: The values of :class:`OpKind`, as people and programs are shown them.
+StepKind: TypeAlias = Literal["run", "sleep", "wait", "send", "signal", "send-signal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

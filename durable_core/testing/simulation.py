@@ -22,6 +22,7 @@ from durable_core.engine.embedded import embedded
 from durable_core.errors import ConfigurationError, NotFinishedError, RunNotFoundError, StepError
 from durable_core.flow.scope import HandlerKind
 from durable_core.http.response import Response
+from durable_core.machine.addresses import signal_of
 from durable_core.model.event import Event
 from durable_core.model.run import Phase
 from durable_core.model.step import Memo, OpKind, Pending
@@ -104,6 +105,9 @@ def _describe_step(pending: Pending, now: int) -> str:
                 f"step {pending.op.name!r} waits for the event {pending.event!r}, "
                 f"for another {left}"
             )
+        case OpKind.SIGNAL:
+            name = signal_of(pending.address)
+            return f"step {pending.op.name!r} waits for the signal {name!r}, for another {left}"
     if not pending.error:
         return f"step {pending.op.name!r} has begun, at most once, and its process died"
     return (

@@ -126,6 +126,46 @@ def test_sleeps_and_waits(server: InngestServer, interface: str, face: str) -> N
     assert {"id": 'r"1', "by": "me"} == got.json
 
 
+@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("face", ["async", "def"])
+def test_signals(server: InngestServer, interface: str, face: str) -> None:
+    """A step sends one to the run that waits; what was sent is known in the next re-entry."""
+
+    async def waits(request: Request) -> object:
+        got = await step.wait_for_signal("wait", signal="go", timeout="20s", on_conflict="replace")
+        return None if got is None else [got.name, got.data]
+
+    def waits_plain(request: Request) -> object:
+        got = sync_step.wait_for_signal("wait", signal="go", timeout="20s", on_conflict="replace")
+        return None if got is None else [got.name, got.data]
+
+    async def sends(request: Request) -> object:
+        to = await step.send_signal("send", "go", {"by": ["me", None]})
+        nobody = await step.send_signal("again", "go")
+        await step.sleep("nap", "30ms")
+        return [to, nobody]
+
+    def sends_plain(request: Request) -> object:
+        to = sync_step.send_signal("send", "go", {"by": ["me", None]})
+        nobody = sync_step.send_signal("again", "go")
+        sync_step.sleep("nap", "30ms")
+        return [to, nobody]
+
+    chosen: Any = (waits, sends) if face == "async" else (waits_plain, sends_plain)
+    with serving(
+        server, {"GET /wait": chosen[0], "GET /send": chosen[1]}, interface=interface
+    ) as app:
+        first = app.get("/wait")
+        server.until(lambda: bool(server.run.waits))
+        run_id = server.run.id
+        other = app.get("/send")
+        waited = app.get("/wait" + first.headers["location"])
+        sent = app.get("/send" + other.headers["location"])
+
+    assert ["go", {"by": ["me", None]}] == waited.json
+    assert [run_id, None] == sent.json
+
+
 def test_parallel_steps_run_while_attached(server: InngestServer) -> None:
     """Steps side by side are no reason for a handoff; each runs once."""
     import asyncio

@@ -214,6 +214,12 @@ class Runs:
                     run.jobs.add(op["id"])
                     run.waits[op["id"]] = {**op, "group": group}
                     self._spawn(self._time_out(op, follows))
+            case "WaitForSignal":
+                if op["id"] not in run.jobs:
+                    run.jobs.add(op["id"])
+                    self._replace(op)
+                    run.waits[op["id"]] = {**op, "group": group}
+                    self._spawn(self._time_out(op, follows))
             case "DiscoveryRequest":
                 self._queue(Call(run), op["id"])
             case "None":
@@ -275,10 +281,34 @@ class Runs:
         for run in list(self.runs.values()):
             for op_id, op in list(run.waits.items()):
                 expression = op["opts"].get("if", "")
-                if op["name"] == event["name"] and (not expression or holds(expression, event)):
+                if (
+                    op["op"] == "WaitForEvent"
+                    and op["name"] == event["name"]
+                    and (not expression or holds(expression, event))
+                ):
                     race = op["opts"].get("parallelMode") == "race"
                     self._resume(Call(run, race=race, group=op["group"]), op_id, event)
         return str(event["id"])
+
+    # -- signals ----------------------------------------------------------------------------
+
+    def signal(self, name: str, data: object) -> str | None:
+        """Take a signal, and end the wait for it; return the id of its run."""
+        for run in list(self.runs.values()):
+            for op_id, op in list(run.waits.items()):
+                if op["op"] == "WaitForSignal" and op["opts"]["signal"] == name:
+                    value = {"data": {"signal": name, "data": data}}
+                    self._resume(Call(run, group=op["group"]), op_id, value)
+                    return run.id
+        return None
+
+    def _replace(self, op: dict[str, Any]) -> None:
+        """Let the waits for the same signal wait for nothing but their time-out."""
+        for run in self.runs.values():
+            for other in run.waits.values():
+                if other["op"] == "WaitForSignal" and other["name"] == op["name"]:
+                    assert op["opts"]["conflict"] == "replace", "the server would fail this run"
+                    other["opts"] = {**other["opts"], "signal": None}
 
     # -- tasks ------------------------------------------------------------------------------
 

@@ -301,7 +301,7 @@ class InngestServer:
         return await self._answer(seen)
 
     async def _answer(self, seen: Seen) -> _Reply:
-        guarded = ("/v1/checkpoint", "/v0/", "/v1/realtime/publish")
+        guarded = ("/v1/checkpoint", "/v0/", "/v1/realtime/publish", "/v1/signals")
         if seen.path.startswith(guarded) and not self._may(seen):
             return _Reply(self.unauthorized, b"Authentication failed")
         if seen.path == "/v1/checkpoint":
@@ -318,6 +318,9 @@ class InngestServer:
         if seen.path.startswith("/e/"):
             ids = [self._runs.send(event) for event in seen.json]
             return _json({"ids": ids, "status": 200})
+        if seen.path == "/v1/signals":
+            run_id = self._runs.signal(seen.json["signal"], seen.json["data"])
+            return _Reply(404) if run_id is None else _json({"data": {"run_id": run_id}})
         return _Reply(404)
 
     # -- the API ----------------------------------------------------------------------------

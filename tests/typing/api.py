@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, assert_type
 
-from durable_core import Durable, Event, Request, Response, TypedEvent, endpoint_adapter, step
+from durable_core import (
+    Durable,
+    Event,
+    Request,
+    Response,
+    Signal,
+    TypedEvent,
+    endpoint_adapter,
+    step,
+)
 from durable_core.api.adapter import HTTPHandler
 from durable_core.sync import step as sync_step
 from durable_core.testing import AsyncHarness, Harness, Reply, StepRecord, harness
@@ -54,6 +63,12 @@ async def in_async_handlers(request: Request) -> Response:
     assert_type(await step.sleep_until("later", datetime.now().astimezone()), None)
     event = await step.wait_for_event("approval", event="approved", timeout=5.0)
     assert_type(event, Event | None)
+    signal = await step.wait_for_signal("sig", signal="go", timeout="1h", on_conflict="replace")
+    assert_type(signal, Signal[Any] | None)
+    moved = await step.wait_for_signal("placed", signal="placed", timeout=5, data=Placed)
+    assert_type(moved, Signal[Placed] | None)
+    assert_type(await step.send_signal("send", "go", {"n": 1}), str | None)
+    await step.wait_for_signal("no", signal="go", timeout=5, on_conflict="ignore")  # type: ignore[call-overload]
     assert_type(await step.send_event("tell", Event("told")), list[str])
     options = step.options(retries=5, timeout="10s", retry_if=lambda error: True, name="Fetch")
     assert_type(await options.run("fetch", fetch, "url", tries=2), dict[str, int])
@@ -94,6 +109,10 @@ def in_sync_handlers(request: Request) -> Response:
     assert_type(told, TypedEvent[Placed] | None)
     sync_step.sleep("nap", 5)
     assert_type(sync_step.wait_for_event("e", event="approved", timeout="1h"), Event | None)
+    assert_type(sync_step.wait_for_signal("s", signal="go", timeout="1h"), Signal[Any] | None)
+    moved = sync_step.wait_for_signal("placed", signal="placed", timeout=5, data=Placed)
+    assert_type(moved, Signal[Placed] | None)
+    assert_type(sync_step.send_signal("send", "go"), str | None)
     assert_type(sync_step.send_event("tell", [Event("told")]), list[str])
     sync_step.run("count-wrong", count)  # type: ignore[call-arg]
     return Response.json(None)

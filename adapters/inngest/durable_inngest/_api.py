@@ -20,6 +20,7 @@ __all__ = [
     "begun",
     "ids_of",
     "nothing",
+    "receiver_of",
     "refusal",
 ]
 
@@ -128,6 +129,12 @@ class Calls:
             timeouts=_QUICK,
         )
 
+    def signal(self, bearer: str, name: str, data: object) -> Call:
+        """Return the request that sends a signal. It is answered with 404 if no run waits."""
+        body = json.dumps({"signal": name, "data": data}, ensure_ascii=False, separators=(",", ":"))
+        # The server knows no ids of signals: a second one might reach the next wait.
+        return self._post(bearer, "/v1/signals", body, repeatable=False)
+
     def tee(self, bearer: str, run_id: str, body: AsyncIterable[bytes]) -> Call:
         """Return the request that passes on a part of a run's stream, as it comes."""
         return Call(
@@ -206,6 +213,22 @@ def ids_of(answer: Answered) -> list[str]:
     if not isinstance(ids, list) or not all(isinstance(each, str) for each in ids):
         raise ValueError("the answer has no ids of events")
     return ids
+
+
+def receiver_of(answer: Answered) -> str | None:
+    """Return the id of the run that got a signal; None if no run waited for it.
+
+    Raises:
+        ValueError: the answer says neither.
+    """
+    if answer.status == 404:
+        return None
+    document = json.loads(answer.body)
+    data = document.get("data") if isinstance(document, dict) else None
+    run_id = data.get("run_id") if isinstance(data, dict) else None
+    if not isinstance(run_id, str):
+        raise ValueError("the answer names no run")
+    return run_id
 
 
 def refusal(answer: Answered) -> str:

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from durable_core.errors import (
     EngineUnavailableError,
     RequestTimeoutError,
 )
-from durable_inngest._api import Begun, Calls, begun, ids_of, nothing, refusal
+from durable_inngest._api import Begun, Calls, begun, ids_of, nothing, receiver_of, refusal
 from durable_inngest._http import Answered, Call, Connections
 from durable_inngest._protocol import marker
 
@@ -118,10 +118,12 @@ class Attempts:
         read: Callable[[Answered], T],
         *,
         if_there: T | None = None,
+        well: Collection[int] = (200,),
     ) -> T:
         """Make a call until it is answered well, up to 5 times; return what is read then.
 
         ``if_there`` is returned where an attempt after the first is told that it has been made.
+        ``well`` are the statuses of answers that are read.
 
         Raises:
             EngineUnavailableError: it was not.
@@ -131,7 +133,7 @@ class Attempts:
             try:
                 answer = await self.with_fallback(make)
                 status = answer.status
-                if answer.status == 200:
+                if answer.status in well:
                     self.is_down = False
                     return read(answer)
                 if answer.status == 409 and attempt > 1 and if_there is not None:
@@ -296,6 +298,18 @@ class ServerClient(Attempts):
             EngineUnavailableError: the server has not taken them.
         """
         return await self.retry(lambda bearer: self.calls.events(events, seed), ids_of)
+
+    async def signal(self, name: str, data: object) -> str | None:
+        """Send a signal; return the id of the run that waited for it, or None.
+
+        It is at least once: where an answer was lost, a further attempt may reach the next wait.
+
+        Raises:
+            EngineUnavailableError: the server has not taken it.
+        """
+        return await self.retry(
+            lambda bearer: self.calls.signal(bearer, name, data), receiver_of, well=(200, 404)
+        )
 
     async def state(self, run_id: str) -> tuple[object, dict[str, object]]:
         """Return the events of a run and the outcomes of its steps, decoded from JSON.

@@ -10,8 +10,10 @@ from functools import partial
 from durable_core import Event, Request, Response, Settings
 from durable_core.engines.remote import (
     RemoteEngine,
+    Signal,
     WaitRequest,
 )
+from durable_core.errors import EngineError
 from durable_inngest._config import Config, resolve_config
 from durable_inngest._host import InngestHost
 from durable_inngest._reentry import is_reentry
@@ -116,3 +118,15 @@ class InngestEngine(RemoteEngine[InngestHost]):
         now = self.env.clock.now()
         client = self.started().client_on(asyncio.get_running_loop())
         return await client.send(dump_events(events, now), seed_of(now, os.urandom(10)))
+
+    async def signal_async(self, signal: Signal[object], id: str | None) -> str | None:
+        """As :meth:`signal`.
+
+        Raises:
+            EngineError: there is an id; the server knows no ids of signals.
+            EngineUnavailableError: the server has not taken it.
+        """
+        if id is not None:
+            raise EngineError(f"{self.name} takes no id= for a signal: its server knows none")
+        client = self.started().client_on(asyncio.get_running_loop())
+        return await client.signal(signal.name, signal.data)

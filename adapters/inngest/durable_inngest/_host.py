@@ -31,7 +31,14 @@ from durable_inngest._execution import InngestExecution
 from durable_inngest._handler import detach, execute, suspend
 from durable_inngest._link import Reporter
 from durable_inngest._reentry import RequestVerifier, internal_error, is_reentry, load_execution
-from durable_inngest._steps import run_step, sending, sleep_until, wait_for_event
+from durable_inngest._steps import (
+    run_step,
+    sending,
+    sending_signals,
+    sleep_until,
+    wait_for_event,
+    wait_for_signal,
+)
 from durable_inngest._waiting import ask_for_output
 from durable_inngest._waiting import refused as refused_at_the_wait_url
 
@@ -60,6 +67,8 @@ class InngestHost(RemoteHost[ServerClient]):
             sleep_until=sleep_until,
             wait_for_event=wait_for_event,
             send_events=sending(self._send),
+            wait_for_signal=wait_for_signal,
+            send_signal=sending_signals(self._send_signal),
             execute=execute,
             suspend=suspend,
             detach=detach,
@@ -91,6 +100,9 @@ class InngestHost(RemoteHost[ServerClient]):
     async def _send(self, events: Sequence[object], seed: str) -> list[str]:
         client = self.client_on(asyncio.get_running_loop())
         return await client.send(events, seed)
+
+    async def _send_signal(self, name: str, data: object) -> str | None:
+        return await self.client_on(asyncio.get_running_loop()).signal(name, data)
 
     # -- calls of the server -----------------------------------------------------------------
 

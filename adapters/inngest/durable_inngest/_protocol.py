@@ -44,6 +44,7 @@ __all__ = [
     "load_event_memo",
     "load_failure",
     "load_outcome",
+    "load_signal_memo",
     "load_value",
     "marker",
     "needs_loaded_events",
@@ -55,10 +56,12 @@ __all__ = [
     "retry_sleep",
     "run_complete",
     "send_finished",
+    "signal_finished",
     "sleep",
     "step_failure",
     "wait",
     "wait_expression",
+    "wait_for_signal",
 ]
 
 
@@ -440,6 +443,31 @@ def wait(step: ReportedStep, event: str, timeout: str, expression: str) -> str:
     """Return the op of a wait for an event."""
     opts = {"timeout": timeout, **({"if": expression} if expression else {})}
     return _op(step, "WaitForEvent", name=event, opts=opts)
+
+
+def wait_for_signal(step: ReportedStep, signal: str, timeout: str, conflict: str) -> str:
+    """Return the op of a wait for a signal; ``conflict`` is ``"fail"`` or ``"replace"``."""
+    opts = {"signal": signal, "timeout": timeout, "conflict": conflict}
+    return _op(step, "WaitForSignal", name=signal, opts=opts)
+
+
+def signal_finished(step: ReportedStep, result: str, signal: str) -> str:
+    """Return the op of a signal that was sent; ``result`` is JSON text."""
+    opts = {"type": "step.sendSignal", "signal": signal}
+    return _op(step, "StepRun", f',"data":{result}{_timing(step)}', name="sendSignal", opts=opts)
+
+
+def load_signal_memo(value: object) -> tuple[str, object] | None:
+    """Return name and data of the signal that ended a wait; None if its time ran out.
+
+    Raises:
+        ValueError: it is no signal.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("signal"), str):
+        raise ValueError("what ended the wait is no signal")
+    return value["signal"], value.get("data")
 
 
 def discovery(now: int) -> str:

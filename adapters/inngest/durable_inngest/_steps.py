@@ -14,6 +14,7 @@ from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from durable_core import Event
 from durable_core.engines.remote import (
@@ -32,6 +33,8 @@ from durable_core.engines.remote import (
     Raised,
     ReportedStep,
     Returned,
+    Signal,
+    SignalWait,
     StepAttempt,
     StepOptions,
     WaitRule,
@@ -69,6 +72,7 @@ from durable_inngest._reentry import answer_found, answer_ops
 
 __all__ = [
     "Sender",
+    "SignalSender",
     "counted_failure",
     "delay_of",
     "dump_events",
@@ -78,9 +82,11 @@ __all__ = [
     "run_step",
     "seed_of",
     "sending",
+    "sending_signals",
     "sleep_until",
     "step_failed",
     "wait_for_event",
+    "wait_for_signal",
 ]
 
 
@@ -398,6 +404,25 @@ def _wait_for_event(
     return None if known is None else load_event_memo(known.value)
 
 
+def wait_for_signal(ex: InngestExecution, op: Op, wait: SignalWait) -> Flow[Signal[Any] | None]:
+    """``step.wait_for_signal``: the signal, or None. The server fails the run on a conflict."""
+    return ask_for_step(ex, op, _wait_for_signal(ex, op, wait))
+
+
+def _wait_for_signal(ex: InngestExecution, op: Op, wait: SignalWait) -> Flow[Signal[Any] | None]:
+    known = yield from recall(ex, op)
+    if known is None and wait.timeout > 0:
+        dump = partial(
+            _ops.wait_for_signal,
+            signal=wait.name,
+            timeout=format_duration(wait.timeout),
+            conflict="replace" if wait.replaces else "fail",
+        )
+        yield from leave_to_server(ex, PendingOp(step=ex.step(op), dump=dump))
+    sent = None if known is None else _ops.load_signal_memo(known.value)
+    return None if sent is None else Signal(*sent)
+
+
 def recall(ex: InngestExecution, op: Op) -> Flow[Value | None]:
     """Return the outcome of an op, in its turn; None if there is none yet."""
     if not (yield from await_outcome(ex, op)):
@@ -415,6 +440,42 @@ def _load(ex: InngestExecution, known: Value) -> object:
     if isinstance(ex.env.codec, JSONCodec):
         return known.value
     return ex.env.codec.decode(str(known.value))  # another codec's text goes as a JSON string
+
+
+# --- signals --------------------------------------------------------------------------------------
+
+#: Sends a signal with its data; returns the id of the run that waited for it, or None.
+SignalSender = Callable[[str, object], Awaitable[str | None]]
+
+
+def sending_signals(
+    send: SignalSender,
+) -> Callable[[InngestExecution, Op, Signal[object]], Flow[str | None]]:
+    """Return the flow of ``step.send_signal``.
+
+    Args:
+        send: sends the signal.
+    """
+
+    def send_signal(ex: InngestExecution, op: Op, signal: Signal[object]) -> Flow[str | None]:
+        """Send the signal, at least once: the server knows no ids of signals."""
+        return ask_for_step(ex, op, _send_signal(ex, op, signal))
+
+    def _send_signal(ex: InngestExecution, op: Op, signal: Signal[object]) -> Flow[str | None]:
+        known = yield from recall(ex, op)
+        if known is not None:
+            value = known.value
+        else:
+            call = Call(_send, (signal,))
+            finished = partial(_ops.signal_finished, signal=signal.name)
+            value = yield from perform(ex, op, call, finished, _CODEC, is_users=False)
+        run_id = value.get("run_id") if isinstance(value, dict) else None
+        return run_id if isinstance(run_id, str) else None
+
+    async def _send(signal: Signal[object]) -> dict[str, object]:
+        return {"run_id": await send(signal.name, signal.data)}
+
+    return send_signal
 
 
 # --- events ---------------------------------------------------------------------------------------

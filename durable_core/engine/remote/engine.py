@@ -16,6 +16,7 @@ from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response, with_headers
 from durable_core.model.event import Event
+from durable_core.model.signal import Signal
 from durable_core.ports import EarlierRun, IdempotencyKey, RunFilter, RunRecord, Store
 from durable_core.runners.settings import RegisteredEndpoint, add_endpoint
 
@@ -179,6 +180,18 @@ class RemoteEngine(ABC, Generic[H]):
     def send(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
         """Send events; return the ids that the server gives them."""
         return self.run_on_background_loop(self.send_async(events, source))
+
+    def signal(self, signal: Signal[object], id: str | None) -> str | None:
+        """Send a signal; return the id of the run that waited for it, or None."""
+        return self.run_on_background_loop(self.signal_async(signal, id))
+
+    async def signal_async(self, signal: Signal[object], id: str | None) -> str | None:
+        """As :meth:`signal`, in a task.
+
+        Raises:
+            EngineError: the server takes no ids of signals, or no signals at all.
+        """
+        self._refuse("send signals")
 
     def get(self, run_id: str) -> RunRecord | None:
         """Refuse: the server shows its runs."""

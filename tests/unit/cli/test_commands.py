@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 import durable_core
-from durable_conformance.store_values import commit, created, ended, run, suspended, wait
+from durable_conformance.store_values import addressed, commit, created, ended, run, suspended, wait
 from durable_core.api.adapter import HTTPHandler
 from durable_core.api.durable import Durable
 from durable_core.cli import main
 from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.errors import NonRetriableError
 from durable_core.http.request import Request
+from durable_core.machine.addresses import signal_address
 from durable_core.model.run import Phase
 from durable_core.ports import StoredResult
 from durable_core.stores.memory import MemoryStore
@@ -354,6 +355,29 @@ def test_send_of_no_event(path: str, capsys: pytest.CaptureFixture[str]) -> None
     """A name that no event can have is exit code 1."""
     assert 1 == main(at(path, "send", ""))
     assert "event name must have 1 to 255 characters" in capsys.readouterr().err
+
+
+def test_signal_goes_to_the_run_that_waits(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """``signal`` names the run that got it; where none waits the exit code is 1."""
+    store = SQLiteStore(path)
+    store.open()
+    commit(store, replace(created("r9"), pending=(addressed(address=signal_address("go")),)))
+
+    assert 0 == main(at(path, "signal", "go", "--data", "[1]", "--id", "s1"))
+    assert 0 == main(at(path, "signal", "go", "--data", "[2]", "--id", "s1", "--json"))
+    assert 1 == main(at(path, "signal", "go"))
+    assert 1 == main(at(path, "signal", ""))
+
+    shown = capsys.readouterr()
+    assert 'sent to r9\n{"run_id": "r9"}\n' == shown.out
+    assert "durable: no run waits for the signal 'go'\n" in shown.err
+    assert "signal name must have 1 to 255 characters" in shown.err
+    record = store.get("app", "r9")
+    store.close()
+    assert record is not None
+    [pending] = record.pending
+    assert pending.matched is not None
+    assert {"data": [1]} == pending.matched.event.data
 
 
 def test_prune_deletes_what_is_old(path: str, capsys: pytest.CaptureFixture[str]) -> None:

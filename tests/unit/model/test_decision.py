@@ -17,6 +17,8 @@ REASONS = {
     OpKind.SEND: HandoffReason.STEP_RETRY,
     OpKind.SLEEP: HandoffReason.SLEEP,
     OpKind.WAIT: HandoffReason.WAIT,
+    OpKind.SIGNAL: HandoffReason.WAIT,
+    OpKind.SEND_SIGNAL: HandoffReason.STEP_RETRY,
 }
 
 

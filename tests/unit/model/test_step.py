@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from durable_conformance.store_values import memo, pending
-from durable_core.model.step import OpKind, Pending
+from durable_core.model.step import OpKind, Pending, StepKind
 
 
 def test_kinds_as_they_are_stored() -> None:
     """The words for kinds stand in every store there is; they do not change."""
-    assert {"RUN": "run", "SLEEP": "sleep", "WAIT": "wait", "SEND": "send"} == {
-        kind.name: kind.value for kind in OpKind
+    kinds = {
+        "RUN": "run",
+        "SLEEP": "sleep",
+        "WAIT": "wait",
+        "SEND": "send",
+        "SIGNAL": "signal",
+        "SEND_SIGNAL": "send-signal",
     }
+    assert kinds == {kind.name: kind.value for kind in OpKind}
+    assert tuple(kinds.values()) == get_args(StepKind)
 
 
 def test_pending_op_that_has_not_failed() -> None:
