@@ -85,6 +85,11 @@ class Endpoint:
                 f"the engine {engine.name!r} knows no keys: idempotency= and key= need the "
                 "embedded engine"
             )
+        if resolved.on_mismatch == "park" and engine.store is None:
+            raise ConfigurationError(
+                f"the engine {engine.name!r} does not say which steps come later: "
+                "on_mismatch='park' needs the embedded engine"
+            )
         omits = resolved.omit_request_body or resolved.omit_response_body
         if omits and engine.store is None:
             raise ConfigurationError(

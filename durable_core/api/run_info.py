@@ -71,6 +71,7 @@ class RunInfo:
         key: the caller's name for it; None without one.
         labels: the names and values by which it is found.
         version: the version of the code that began it; None if the code has none.
+        parked: only code of its ``version`` executes it, as newer code did not fit.
         parent: the id of the run that started it; None if a client did.
         traceparent: the W3C trace context of its request; None without one.
         status: see :data:`RunStatus`.
@@ -94,6 +95,7 @@ class RunInfo:
     key: str | None
     labels: dict[str, str]
     version: str | None
+    parked: bool
     parent: str | None
     traceparent: str | None
     status: RunStatus

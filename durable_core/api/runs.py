@@ -16,7 +16,7 @@ from durable_core.duration import Duration, parse_duration
 from durable_core.errors import RunNotFoundError
 from durable_core.http.request import Request
 from durable_core.machine.addresses import signal_of
-from durable_core.model.run import Phase
+from durable_core.model.run import Phase, is_parked, plain_key
 from durable_core.model.step import FailedAttempt, Memo, OpKind, Pending, RunningStep
 from durable_core.platform import make_ulid
 from durable_core.ports import RunFilter, RunRecord
@@ -323,10 +323,11 @@ def show_run(record: RunRecord, codec: Codec) -> RunInfo:
         id=run.id,
         app=run.app,
         name=run.function_id,
-        function_id=run.endpoint_key,
+        function_id=plain_key(run),
         key=run.key,
         labels=dict(run.labels),
         version=run.version,
+        parked=is_parked(run),
         parent=run.parent,
         traceparent=run.traceparent,
         status=status,

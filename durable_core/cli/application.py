@@ -16,6 +16,7 @@ from typing import Any
 from durable_core.api.durable import Durable
 from durable_core.errors import ConfigurationError, StoreError
 from durable_core.ports import Store
+from durable_core.runners.settings import endpoint_keys
 from durable_core.stores.encrypted import EncryptedStore
 from durable_core.stores.sqlite import SQLiteStore
 
@@ -38,7 +39,7 @@ def work(target: str, imports: Sequence[str] = ()) -> None:
     """
     durable = load_durable(target)
     import_modules(imports)
-    keys = sorted(durable.engine.endpoints)
+    keys = endpoint_keys(durable.engine.endpoints)
     if not keys:
         raise ConfigurationError(
             f"{target} has no endpoints; name the modules that define them with --import"

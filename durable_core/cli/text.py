@@ -60,7 +60,7 @@ def _optional_facts(run: RunInfo) -> tuple[tuple[str, str | None], ...]:
     """Return what is shown of a run only if it is there."""
     return (
         ("key", run.key),
-        ("version", run.version),
+        ("version", f"{run.version} (its code only)" if run.parked else run.version),
         ("parent", run.parent),
         ("reason", run.cancel_reason),
         ("deadline", None if run.deadline is None else show_time(run.deadline)),

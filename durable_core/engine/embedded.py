@@ -21,6 +21,7 @@ from durable_core.http.headers import accepts_event_stream
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response, with_headers
+from durable_core.model.run import plain_key, versioned_key
 from durable_core.platform import (
     SystemClock,
     SystemIds,
@@ -29,7 +30,12 @@ from durable_core.platform import (
     logger,
     process_id,
 )
-from durable_core.runners.settings import RegisteredEndpoint, Settings, add_endpoint
+from durable_core.runners.settings import (
+    RegisteredEndpoint,
+    Settings,
+    add_endpoint,
+    endpoint_keys,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -178,6 +184,9 @@ class EmbeddedEngine:
             DuplicateEndpointError: another function has its key.
         """
         add_endpoint(self.endpoints, endpoint)
+        key, version = endpoint.options.key, endpoint.options.version
+        if version is not None:
+            self.endpoints[versioned_key(key, version)] = endpoint
 
     def start(self, *, server_threads: int | None = None) -> None:
         """Open the store and start working in this process; nothing if that is so already.
@@ -363,7 +372,7 @@ class EmbeddedEngine:
             "live_runs": len(worker.live),
             "replaying": {kind.value: worker.runs.busy[kind] for kind in HandlerKind},
             "waiting_clients": len(worker.waiters),
-            "endpoints": sorted(self.endpoints),
+            "endpoints": endpoint_keys(self.endpoints),
         }
 
     def is_reentry(self, request: Request) -> bool:
@@ -668,6 +677,7 @@ class EmbeddedEngine:
             epoch=1,
             cancel_reason=None,
             deadline=None if record.run.timeout is None else now + record.run.timeout,
+            endpoint_key=plain_key(record.run),
         )
         stored = None
         if request is not None:

@@ -187,10 +187,12 @@ class Execution:
         deadline: when the run fails, epoch milliseconds; None without a limit, and once its steps
             are being undone.
         unasked: ids of the stored ops that this replay has not asked for yet.
+        misfit: why the run is left to the code of its own version; not set if it is not.
         checked_at: the last time, epoch milliseconds, after which the store has accepted, or is to
             accept, a write of the execution: the process held the run then.
     """
 
+    misfit: str
     # An object with more than 30 attributes is made at half the speed without these (Python 3.11).
     __slots__ = (
         "__weakref__",
@@ -211,6 +213,7 @@ class Execution:
         "fault",
         "followed",
         "in_flight",
+        "misfit",
         "options",
         "parked",
         "request",

@@ -19,7 +19,7 @@ from durable_core.model.fact import (
     RunNoted,
     StepFinished,
 )
-from durable_core.model.run import Run
+from durable_core.model.run import Run, plain_key
 from durable_core.model.step import FailedAttempt, Memo, Op
 
 __all__ = [
@@ -58,7 +58,7 @@ def run_facts(run: Run, traceparent: str | None = None) -> ObservedRun:
     return ObservedRun(
         id=run.id,
         app=run.app,
-        function_id=run.endpoint_key,
+        function_id=plain_key(run),
         name=run.function_id,
         execution=run.epoch,
         started=time_of(run.created_at),

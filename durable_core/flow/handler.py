@@ -42,7 +42,7 @@ from durable_core.flow.execution import (
 from durable_core.flow.facts import notify_attempt, notify_end, observed_run, time_of
 from durable_core.flow.handoff import begin_handoff, hand_off, notify_handed_off, send_handoff
 from durable_core.flow.results import typed_response
-from durable_core.flow.versions import check_end
+from durable_core.flow.versions import check_end, is_misfit, parking
 from durable_core.http.response import Response
 from durable_core.machine.advance import advance, describe, failure_of_handler
 from durable_core.model.decision import (
@@ -276,6 +276,9 @@ def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
                 failure = failure_of_handler(error, ex.env.clock.now())
                 yield from _fail_handler(ex, failure, error, f"the run failed: {error}")
                 return
+            if is_misfit(ex):
+                yield from suspend(ex)
+                return
         try:
             if ex.options.result is None:
                 response = Response.from_value(outcome.value)
@@ -471,13 +474,12 @@ def _apply_input(
             case Suspend(due_at=due_at, failed=attempt):
                 if ex.deadline is not None:
                     due_at = min(due_at, ex.deadline)
-                release = Release(due_at=due_at, awaited=tuple(sorted(ex.awaited)))
+                key, why = parking(ex)
+                awaited = tuple(sorted(ex.awaited))
+                release = Release(due_at=due_at, awaited=awaited, endpoint_key=key)
+                failed = (*_as_tuple(attempt), *why)
                 ex.add_ticket(
-                    (
-                        yield checkpoint(
-                            ex, state=True, release=release, failed_attempts=_as_tuple(attempt)
-                        )
-                    )
+                    (yield checkpoint(ex, state=True, release=release, failed_attempts=failed))
                 )
                 yield from _notify_suspended(ex, due_at)
             case Handoff(reason=reason):

@@ -79,7 +79,8 @@ class EndpointOptions(TypedDict, total=False):
             that repeats the request, does not get it.
         on_mismatch: what happens when the code has changed since a run began, and a replay of it
             asks for a new step before one that is stored, or ends without one that is stored:
-            ``"warn"`` (default) or ``"fail"``.
+            ``"warn"`` (default), ``"fail"``, or ``"park"``: the run is left to the code of the
+            version that it began with; needs ``version``.
         run_timeout: how long a run may take, from its request to its response, sleeps and waits
             included: a duration of 1 ms or more. Past it the run fails, and its steps are undone.
             It is stored with the run: a later version of the code does not change it. Default:
@@ -104,7 +105,7 @@ class EndpointOptions(TypedDict, total=False):
     omit_response_body: bool | None
     labels: Labels | None
     version: str | None
-    on_mismatch: Literal["warn", "fail"] | None
+    on_mismatch: Literal["warn", "fail", "park"] | None
     run_timeout: str | float | timedelta | None
 
 
@@ -145,7 +146,7 @@ class ResolvedOptions:
     omit_response_body: bool = False
     labels: Labels | None = None
     version: str | None = None
-    on_mismatch: Literal["warn", "fail"] = "warn"
+    on_mismatch: Literal["warn", "fail", "park"] = "warn"
     run_timeout: int | None = None
     result: ValueType | None = None
     max_sync_runtime: int | None = None
@@ -176,6 +177,8 @@ def resolve_options(
         result: the type of what its function returns; None if that is JSON or a response.
     """
     given = cast("dict[str, Any]", {**options})
+    if given.get("on_mismatch") == "park" and "version" not in given:
+        raise ValueError("on_mismatch='park' needs version=, by which older code is known")
     headers = frozenset(name.lower() for name in given.pop("store_headers", ()))
     key = given.get("function_id", default_key)
     if "key" in given:
@@ -195,7 +198,7 @@ def _check(options: EndpointOptions) -> None:
     if retries is not None:
         validate_retries(retries)
     _check_async_response(options.get("async_response"))
-    _check_choice("on_mismatch", options.get("on_mismatch"), ("warn", "fail"))
+    _check_choice("on_mismatch", options.get("on_mismatch"), ("warn", "fail", "park"))
     _check_choice("record", options.get("record"), ("needed", "always"))
     _check_choice("idempotency", options.get("idempotency"), ("optional", "required", "off"))
     if (ttl := options.get("idempotency_ttl")) is not None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from durable_core.codec.json import JSONCodec
 from durable_core.codec.records import dump_event, load_event, load_step_error
 from durable_core.codec.tokens import event_id
-from durable_core.errors import LimitExceededError, StepKindError
+from durable_core.errors import LimitExceededError
 from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.effects import (
     AwaitReplayTurn,
@@ -39,7 +39,7 @@ from durable_core.flow.facts import notify_attempt, observed_step
 from durable_core.flow.handoff import hand_off
 from durable_core.flow.results import dump_result, load_result, result_remedy
 from durable_core.flow.step_options import NO_OPTIONS, StepOptions, show_step
-from durable_core.flow.versions import check_order
+from durable_core.flow.versions import check_kind, check_order
 from durable_core.machine.advance import Transition, advance, describe, end_op
 from durable_core.machine.matching import WaitRule, dump_rule
 from durable_core.model.decision import (
@@ -71,15 +71,6 @@ AnswerT = TypeVar("AnswerT")
 
 #: Added to times, so that ops ordered by time come after the memos, which have small numbers.
 _AFTER_MEMOS = 1_000_000_000
-#: How users know the kinds of steps.
-_METHODS = {
-    OpKind.RUN: "step.run",
-    OpKind.SLEEP: "step.sleep",
-    OpKind.WAIT: "step.wait_for_event",
-    OpKind.SEND: "step.send_event",
-    OpKind.SIGNAL: "step.wait_for_signal",
-    OpKind.SEND_SIGNAL: "step.send_signal",
-}
 #: The arguments of a step's function are kept up to this size, as JSON in UTF-8.
 _MAX_ARGUMENTS = 64 * 1024
 _JSON = JSONCodec()
@@ -292,7 +283,7 @@ def _replayed(ex: StoredExecution, op: Op) -> Flow[Memo | None]:
     memo = ex.memos.get(op.id)
     stored = memo or ex.pending.get(op.id)
     if stored is not None and stored.op.kind is not op.kind:
-        raise _other_kind(stored.op.kind, op)
+        yield from check_kind(ex, stored.op.kind, op)
     if stored is None and ex.unasked:
         yield from check_order(ex, op)
     if memo is not None:
@@ -300,13 +291,6 @@ def _replayed(ex: StoredExecution, op: Op) -> Flow[Memo | None]:
         ex.check_open()
         ex.activity += 1
     return memo
-
-
-def _other_kind(stored: OpKind, op: Op) -> StepKindError:
-    return StepKindError(
-        f"step {op.name!r} is stored as {_METHODS[stored]}, and the code now asks for "
-        f"{_METHODS[op.kind]}; give the new step an id of its own"
-    )
 
 
 def _return_outcome(ex: StoredExecution, memo: Memo) -> object:

@@ -6,7 +6,7 @@ from enum import Enum
 
 from durable_core.model._record import record
 
-__all__ = ["Phase", "Run"]
+__all__ = ["Phase", "Run", "is_parked", "plain_key", "versioned_key"]
 
 
 class Phase(Enum):
@@ -47,7 +47,7 @@ class Run:
     Attributes:
         id: a ULID with the time at which the request arrived.
         app: the ``Durable(id=)`` it belongs to.
-        endpoint_key: which handler runs it.
+        endpoint_key: which handler runs it; see also :func:`versioned_key`.
         function_id: the label shown to people, such as ``"GET /users/{id}"``.
         phase: its current phase.
         retries: how often a step or the handler may be retried, 0 to 20.
@@ -92,3 +92,24 @@ class Run:
     cancel_reason: str | None = None
     timeout: int | None = None
     deadline: int | None = None
+
+
+def versioned_key(endpoint_key: str, version: str) -> str:
+    """Return the key of a handler in the code of one version only.
+
+    A run that newer code does not fit gets it. Code of that version knows its endpoints by both
+    keys, any other code does not know this one.
+    """
+    return f"{endpoint_key} (version {version})"
+
+
+def plain_key(run: Run) -> str:
+    """Return the key of the run's handler, whatever the version of its code."""
+    if run.version is None:
+        return run.endpoint_key
+    return run.endpoint_key.removesuffix(versioned_key("", run.version))
+
+
+def is_parked(run: Run) -> bool:
+    """Tell whether only code of the run's own version executes it."""
+    return run.endpoint_key != plain_key(run)

@@ -240,11 +240,13 @@ class Release:
     """Release the run until ``due_at`` (epoch milliseconds), or until a wait matches.
 
     ``awaited`` are the ops whose matches count; None means all. Waits of an older version of the
-    code do not count.
+    code do not count. ``endpoint_key`` is the handler that the run belongs to from now on; None for
+    the same one.
     """
 
     due_at: int
     awaited: tuple[str, ...] | None = None
+    endpoint_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

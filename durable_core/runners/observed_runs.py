@@ -186,4 +186,4 @@ class ObservedTaskRun(TaskRun):
 
 def _is_new_wait(pending: Pending) -> bool:
     """Tell whether a run begins to sleep or wait; other pending steps will be retried."""
-    return pending.op.kind in (OpKind.SLEEP, OpKind.WAIT)
+    return pending.op.kind is not OpKind.RUN

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from durable_core.flow.scope import HandlerKind
 from durable_core.http.request import Request
 from durable_core.platform import logger
 
-__all__ = ["RegisteredEndpoint", "Settings", "add_endpoint"]
+__all__ = ["RegisteredEndpoint", "Settings", "add_endpoint", "endpoint_keys"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,11 @@ def add_endpoint(endpoints: dict[str, RegisteredEndpoint], endpoint: RegisteredE
             "of them endpoint(function_id=...)"
         )
     endpoints[key] = endpoint
+
+
+def endpoint_keys(endpoints: Mapping[str, RegisteredEndpoint]) -> list[str]:
+    """Return the keys of endpoints as people know them: without those of one version only."""
+    return sorted(key for key, endpoint in endpoints.items() if key == endpoint.options.key)
 
 
 def _identity(endpoint: RegisteredEndpoint) -> tuple[str, str | None]:

@@ -169,6 +169,8 @@ class StoredRun:
             self.end(write.result)
         elif write.release is not None:
             self.owner, self.due_at = None, write.release.due_at
+            if write.release.endpoint_key is not None:
+                self.run = replace(self.run, endpoint_key=write.release.endpoint_key)
             if self.run.cancel_reason is not None and (
                 write.state is None or write.state.cancel_reason is None
             ):

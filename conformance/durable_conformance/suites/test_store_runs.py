@@ -35,6 +35,7 @@ from durable_core.ports import (
     Fork,
     IdempotencyKey,
     Prune,
+    Release,
     Retry,
     Store,
 )
@@ -343,6 +344,21 @@ def test_only_known_handlers_of_the_own_app_are_claimed(store: Store) -> None:
     assert store.next_due("app", ["nobody"]) is None
     assert store.next_due("app", []) is None
     assert ["r1"] == [each.run.id for each in claim(store)]
+
+
+@requirement("T6")
+def test_a_run_may_be_released_to_another_handler(store: Store) -> None:
+    """It is due for that one, and for no other, from then on."""
+    commit(store, created())
+    release = Release(due_at=1000, endpoint_key="key (version v1)")
+    commit(store, replace(suspended(), release=release))
+
+    assert store.next_due("app", ["key"]) is None
+    assert () == tuple(claim(store))
+    [claimed] = claim(store, keys=("key (version v1)",))
+    assert "key (version v1)" == claimed.run.endpoint_key
+    commit(store, replace(suspended(owner="o2"), epoch=claimed.run.epoch))
+    assert 1000 == store.next_due("app", ["key (version v1)"])
 
 
 @requirement("T6")

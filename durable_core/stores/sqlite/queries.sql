@@ -56,6 +56,7 @@ UPDATE run
 SET phase = coalesce(:phase, phase), failures = coalesce(:failures, failures),
     crash_count = coalesce(:crash_count, crash_count), owner = :holder,
     handoff = coalesce(:handoff, handoff), undoable = max(undoable, :undoable),
+    endpoint_key = coalesce(:endpoint_key, endpoint_key),
     due_at = CASE
         WHEN :due_at IS NULL THEN NULL
         WHEN cancel_reason IS NOT NULL AND NOT :is_undoing THEN min(:due_at, :now)

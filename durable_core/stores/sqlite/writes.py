@@ -330,6 +330,7 @@ def _update_run(db: sqlite3.Connection, write: Checkpoint) -> None:
         "due_at": None if release is None else release.due_at,
         "now": write.now,
         "awaited": None if awaited is None else json.dumps(awaited),
+        "endpoint_key": None if release is None else release.endpoint_key,
         "handoff": write.handoff,
         "undoable": state is not None and state.undoable,
         "is_undoing": state is not None and state.cancel_reason is not None,

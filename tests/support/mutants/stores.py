@@ -125,6 +125,16 @@ class ClaimsTheLatest(MemoryStore):
         return super()._due(app, now, wanted)[::-1]
 
 
+class KeepsTheHandler(_Changing):
+    """Leaves a run with its handler, whatever its release says."""
+
+    def change(self, write: Any) -> Any:
+        """Drop the other handler."""
+        if not isinstance(write, Checkpoint) or write.release is None:
+            return write
+        return replace(write, release=replace(write.release, endpoint_key=None))
+
+
 class ClaimsAnything(_Changing):
     """Takes runs whose handler nobody knows."""
 
@@ -718,6 +728,7 @@ MUTANTS: dict[str, tuple[MemorySubject | SQLiteSubject, tuple[str, ...]]] = {
     "fails_together": (Mutant(FailsTogether), ("T4",)),
     "claims_the_latest": (Mutant(ClaimsTheLatest), ("T5",)),
     "claims_anything": (Mutant(ClaimsAnything), ("T6", "T16")),
+    "keeps_the_handler": (Mutant(KeepsTheHandler), ("T6",)),
     "claims_for_the_dead": (Mutant(ClaimsForTheDead), ("T12",)),
     "forgets_chunks": (Mutant(ForgetsChunks), ("T20",)),
     "forgets_handoffs": (Mutant(ForgetsHandoffs), ("T21",)),

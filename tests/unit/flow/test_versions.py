@@ -143,5 +143,6 @@ def test_patched(asynchronous: bool) -> None:
 
 def test_on_mismatch_is_checked() -> None:
     """Another word is refused where the endpoint is defined."""
-    with lab() as process, pytest.raises(ValueError, match="on_mismatch must be 'warn' or 'fail'"):
+    match = "on_mismatch must be 'warn', 'fail' or 'park'"
+    with lab() as process, pytest.raises(ValueError, match=match):
         process.endpoint(lambda request: None, on_mismatch="ignore")
