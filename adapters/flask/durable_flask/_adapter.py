@@ -27,13 +27,15 @@ from durable_core.adapters import (
 )
 from durable_core.errors import ConfigurationError
 from durable_flask._body import KEY, RequestBody
-from durable_flask._replay import CALL, REPLAY, Replay, View, respond
-from durable_wsgi import WSGIApp, WSGIExchange
+from durable_flask._views import CALL, View, respond
+from durable_wsgi import WSGIApp, WSGIExchange, WSGIReplay
 
 __all__ = ["FlaskAdapter", "FlaskApp", "endpoint_adapter", "install"]
 
 #: A parameter of a rule, such as ``<int:number>``.
 _TYPED = re.compile(r"<(?:[^:<>]+:)?(\w+)>")
+#: The key in the environ of a replayed request that has its replay.
+REPLAY = "durable_flask.replay"
 _WSGI = Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]
 
 
@@ -74,8 +76,7 @@ class FlaskAdapter(AppAdapter[FlaskApp]):
             application = host.required()
             # Not the context of the request that this thread's context is a copy of.
             with application.app_context():
-                response: Response = Replay(request, function).run(application)
-            return response
+                return WSGIReplay(request, function, REPLAY).run(application)
 
         copy_identity(handle, function)
         return handle
@@ -169,8 +170,9 @@ def _answer(app: WSGIApp, view: View) -> Any:
     """Answer a request that Flask has led to a durable view."""
     environ = flask.request.environ
     replay = environ.get(REPLAY)
-    if isinstance(replay, Replay):
-        return replay.call(view) or view()
+    if isinstance(replay, WSGIReplay):
+        is_the_one = replay.reach(view.function, lambda: respond(view))
+        return flask.Response(status=204) if is_the_one else view()
     if CALL.get() is not None:  # a view that calls another one
         return view()
     body = environ.get(KEY)

@@ -1,15 +1,86 @@
-"""Stored requests, as a server calls a WSGI application with them."""
+"""Stored requests, sent through the WSGI application of a framework again."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 from io import BytesIO
+from typing import Any
 from urllib.parse import unquote, urlsplit
-from wsgiref.types import WSGIEnvironment
+from wsgiref.types import StartResponse, WSGIEnvironment
 
-from durable_core import Request
+from durable_core import Request, Response
+from durable_core.adapters import NotReachedError
 
-__all__ = ["replay_environ"]
+__all__ = ["WSGIReplay", "replay_environ"]
+
+
+class WSGIReplay:
+    """A run's request on its way through the application to the run's view.
+
+    Args:
+        request: the stored request.
+        function: the view.
+        key: of the environ; under it the application finds this.
+    """
+
+    def __init__(self, request: Request, function: Callable[..., Any], key: str) -> None:
+        self._request = request
+        self._function = function
+        self._key = key
+        self._response: Response | None = None
+        self._error: Exception | None = None
+        self._status = ""
+
+    def run(
+        self, application: Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]
+    ) -> Response:
+        """Send the request through an application; return the response of the view.
+
+        Raises:
+            NotReachedError: it was answered without a call of the view.
+            Exception: what the view raised.
+        """
+        environ = {**replay_environ(self._request), self._key: self}
+        answer = application(environ, self._start_response)
+        try:
+            for _ in answer:
+                pass
+        finally:
+            if hasattr(answer, "close"):
+                answer.close()
+        if self._error is not None:
+            raise self._error
+        if self._response is None:
+            raise NotReachedError(
+                f"in a replay the application answered {self._status!r} before it reached the "
+                "view: middleware or a function before the request may need what is not stored "
+                "with the run, such as the header Authorization; see durable.is_replaying()"
+            )
+        return self._response
+
+    def reach(self, function: Callable[..., Any], respond: Callable[[], Response]) -> bool:
+        """Have a view that the application calls respond, if it is the run's.
+
+        Args:
+            function: the view.
+            respond: calls it.
+
+        Returns:
+            Whether it was; the application then gets a response that nobody reads. False for
+            another view, which this one calls, and after the first call.
+        """
+        if function is not self._function or self._response or self._error:
+            return False
+        try:
+            self._response = respond()
+        except Exception as error:
+            self._error = error
+        return True
+
+    def _start_response(self, status: str, *_: object) -> Callable[[bytes], None]:
+        self._status = status
+        return lambda data: None
 
 
 def replay_environ(request: Request) -> WSGIEnvironment:

@@ -1,23 +1,17 @@
-"""Views, called for a client and in a replay, and what comes of them."""
+"""The calls of views, and what comes of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from threading import get_ident
 from typing import Any
-from wsgiref.types import StartResponse, WSGIEnvironment
 
 import flask
 
-from durable_core import Request, Response
-from durable_core.adapters import NotReachedError
-from durable_wsgi import replay_environ
+from durable_core import Response
 
-__all__ = ["CALL", "REPLAY", "Replay", "View", "respond"]
-
-#: The key in the environ of a replayed request that has its replay.
-REPLAY = "durable_flask.replay"
+__all__ = ["CALL", "View", "respond"]
 
 
 class View:
@@ -102,58 +96,3 @@ class _Body:
 
     def close(self) -> None:
         self._response.close()
-
-
-class Replay:
-    """A stored request, sent through the application again.
-
-    Args:
-        request: the stored request.
-        function: the view that it is for.
-    """
-
-    def __init__(self, request: Request, function: Callable[..., Any]) -> None:
-        self._request = request
-        self._function = function
-        self._response: Response | None = None
-        self._error: Exception | None = None
-        self._status = ""
-
-    def run(self, application: Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]) -> Any:
-        """Send it through an application; return the response of the view.
-
-        Raises:
-            NotReachedError: it was answered without a call of the view.
-            Exception: what the view raised.
-        """
-        environ = {**replay_environ(self._request), REPLAY: self}
-        answer = application(environ, self._start_response)
-        try:
-            for _ in answer:
-                pass
-        finally:
-            if hasattr(answer, "close"):
-                answer.close()
-        if self._error is not None:
-            raise self._error
-        if self._response is None:
-            raise NotReachedError(
-                f"in a replay the application answered {self._status!r} before it reached the "
-                "view: a function before the request may need what is not stored with the run, "
-                "such as the header Authorization; see durable.is_replaying()"
-            )
-        return self._response
-
-    def call(self, view: View) -> flask.Response | None:
-        """Call the view if it is the one; what is around it gets a response that nobody reads."""
-        if view.function is not self._function or self._response or self._error:
-            return None
-        try:
-            self._response = respond(view)
-        except Exception as error:
-            self._error = error
-        return flask.Response(status=204)
-
-    def _start_response(self, status: str, *_: object) -> Callable[[bytes], None]:
-        self._status = status
-        return lambda data: None
