@@ -8,6 +8,7 @@ adapter" shows each.
 from __future__ import annotations
 
 from durable_core.adapter.app import AdapterApp, resolve_handler
+from durable_core.adapter.bodies import iterate_in_thread
 from durable_core.adapter.conversation import (
     App,
     PulledBody,
@@ -98,6 +99,7 @@ __all__ = [
     "is_async",
     "is_out_of_descriptors",
     "is_reset_on_close",
+    "iterate_in_thread",
     "lingering_close",
     "loggable_path",
     "merge_options",

@@ -30,6 +30,7 @@ MODULES = (
     "durable_wsgi.waitress",
     "durable_asgi",
     "durable_asyncio",
+    "durable_django",
     "durable_flask",
     "durable_starlette",
     "durable_inngest",

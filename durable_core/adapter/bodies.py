@@ -7,13 +7,29 @@ has entered it can leave.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+)
 from contextvars import copy_context
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from durable_core.runners.thread_pool import DaemonThreadPool
 
-__all__ = ["END", "AsyncChunks", "Chunks", "Runner", "aiter_body", "iter_body"]
+__all__ = [
+    "END",
+    "AsyncChunks",
+    "Chunks",
+    "Runner",
+    "aiter_body",
+    "iter_body",
+    "iterate_in_thread",
+]
 
 T = TypeVar("T")
 #: What follows the last chunk.
@@ -69,6 +85,19 @@ def aiter_body(body: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncChunks:
     bodies that wait for something would keep others from being sent.
     """
     return _TaskChunks(body) if isinstance(body, AsyncIterable) else _ThreadChunks(body)
+
+
+async def iterate_in_thread(body: Iterable[bytes]) -> AsyncGenerator[bytes]:
+    """Yield the chunks of a plain iterable, which may block, from a thread of its own.
+
+    It is closed there in the end, if it can be closed.
+    """
+    chunks = _ThreadChunks(body)
+    try:
+        while (chunk := await chunks.next()) is not END:
+            yield chunk
+    finally:
+        await chunks.close()
 
 
 class _PlainChunks:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 from durable_core.flow.driver import drive_async, drive_sync
+from durable_core.http.bodies import open_body, open_body_async
 
 if TYPE_CHECKING:
     from durable_core.api.engine import Engine
@@ -201,10 +202,12 @@ class ReadToEnd(RequestEffect):
 
 
 def _exhaust(body: Iterable[bytes]) -> None:
-    for _ in body:
-        pass
+    with open_body(body) as chunks:
+        for _ in chunks:
+            pass
 
 
 async def _exhaust_async(body: AsyncIterable[bytes]) -> None:
-    async for _ in body:
-        pass
+    async with open_body_async(body) as chunks:
+        async for _ in chunks:
+            pass

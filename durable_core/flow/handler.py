@@ -43,6 +43,7 @@ from durable_core.flow.facts import notify_attempt, notify_end, observed_run, ti
 from durable_core.flow.handoff import begin_handoff, hand_off, notify_handed_off, send_handoff
 from durable_core.flow.results import typed_response
 from durable_core.flow.versions import check_end, is_misfit, parking
+from durable_core.http.bodies import open_body, open_body_async
 from durable_core.http.response import Response
 from durable_core.machine.advance import advance, describe, failure_of_handler
 from durable_core.model.decision import (
@@ -395,19 +396,21 @@ def _collect(body: object, most: int) -> object:
         return _collect_async(body, most)
     assert isinstance(body, Iterable)
     whole = bytearray()
-    for chunk in body:
-        whole += chunk
-        if len(whole) > most:
-            return None
+    with open_body(body) as chunks:
+        for chunk in chunks:
+            whole += chunk
+            if len(whole) > most:
+                return None
     return bytes(whole)
 
 
 async def _collect_async(body: AsyncIterable[bytes], most: int) -> bytes | None:
     whole = bytearray()
-    async for chunk in body:
-        whole += chunk
-        if len(whole) > most:
-            return None
+    async with open_body_async(body) as chunks:
+        async for chunk in chunks:
+            whole += chunk
+            if len(whole) > most:
+                return None
     return bytes(whole)
 
 

@@ -115,7 +115,11 @@ def test_adapter_imports_only_its_dependencies(folder: Path) -> None:
 
 
 #: The adapters for the handlers of a framework, and those that they stand on.
-_OF_FRAMEWORKS = {"flask": {"durable_wsgi"}, "starlette": {"durable_asgi"}}
+_OF_FRAMEWORKS = {
+    "django": {"durable_asgi", "durable_wsgi"},
+    "flask": {"durable_wsgi"},
+    "starlette": {"durable_asgi"},
+}
 
 
 @pytest.mark.parametrize("folder", ADAPTER_FOLDERS, ids=lambda folder: folder.name)

@@ -45,7 +45,7 @@ def test_the_encrypted_store_conforms(judge: Callable[..., Any]) -> None:
     assert 0 == code, text
 
 
-@pytest.mark.parametrize("framework", ["flask", "starlette"])
+@pytest.mark.parametrize("framework", ["django", "flask", "starlette"])
 def test_handlers_of_frameworks_conform(judge: Callable[..., Any], framework: str) -> None:
     """They do, where they can: what the framework's router decides is not ours."""
     known = Path(__file__).with_name(f"{framework}-gaps.txt")

@@ -35,7 +35,7 @@ __all__ = ["FlaskAdapter", "FlaskApp", "endpoint_adapter", "install"]
 #: A parameter of a rule, such as ``<int:number>``.
 _TYPED = re.compile(r"<(?:[^:<>]+:)?(\w+)>")
 #: The key in the environ of a replayed request that has its replay.
-REPLAY = "durable_flask.replay"
+_REPLAY = "durable_flask.replay"
 _WSGI = Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]
 
 
@@ -76,7 +76,7 @@ class FlaskAdapter(AppAdapter[FlaskApp]):
             application = host.required()
             # Not the context of the request that this thread's context is a copy of.
             with application.app_context():
-                return WSGIReplay(request, function, REPLAY).run(application)
+                return WSGIReplay(request, function, _REPLAY).run(application)
 
         copy_identity(handle, function)
         return handle
@@ -160,7 +160,7 @@ class _Layer:
         if not self._is_checked:
             _check_order(self._host)
             self._is_checked = True
-        if KEY not in environ and REPLAY not in environ:
+        if KEY not in environ and _REPLAY not in environ:
             body = RequestBody(environ["wsgi.input"], self._engine.limits.body)
             environ["wsgi.input"] = environ[KEY] = body
         return self._application(environ, start_response)
@@ -169,7 +169,7 @@ class _Layer:
 def _answer(app: WSGIApp, view: View) -> Any:
     """Answer a request that Flask has led to a durable view."""
     environ = flask.request.environ
-    replay = environ.get(REPLAY)
+    replay = environ.get(_REPLAY)
     if isinstance(replay, WSGIReplay):
         is_the_one = replay.reach(view.function, lambda: respond(view))
         return flask.Response(status=204) if is_the_one else view()

@@ -407,6 +407,49 @@ def test_oversized_body_in_async_is_a_problem() -> None:
     assert b"response-too-large" in body_of(response)
 
 
+class Closable:
+    """A body of three chunks that is no generator, for a thread and for a task."""
+
+    def __init__(self, closed: list[str]) -> None:
+        self.closed = closed
+        self.left = [b"0", b"1", b"2"]
+
+    def close(self) -> None:
+        self.closed.append("thread")
+
+    async def aclose(self) -> None:
+        self.closed.append("task")
+
+
+class PlainClosable(Closable):
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.left)
+
+
+class AsyncClosable(Closable):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for chunk in self.left:
+            yield chunk
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"), [(PlainClosable, "thread"), (AsyncClosable, "task")], ids=["plain", "async"]
+)
+@pytest.mark.parametrize("most", [2, 100], ids=["oversized", "whole"])
+def test_a_collected_body_is_closed(kind: type[Any], how: str, most: int) -> None:
+    """A body that is read for a client that waits elsewhere is closed, even if not read whole."""
+    closed: list[str] = []
+
+    def handler(request: Request) -> Response:
+        sync_step.sleep("nap", "1h")
+        return Response(body=kind(closed))
+
+    clock = FakeClock()
+    with lab(clock=clock, limits=Limits(response_stored=most)) as process:
+        process.sleep_through(process.endpoint(handler), clock)
+    assert [how] == closed
+
+
 def test_body_that_raises_in_async_is_retried() -> None:
     """Where nothing was sent yet, an error in the body is one of the handler."""
     ledger = Ledger()

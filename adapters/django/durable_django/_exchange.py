@@ -1,0 +1,230 @@
+"""Requests of Django, answered by an endpoint of the core."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
+from io import BytesIO
+from typing import Any, NoReturn
+from wsgiref.types import WSGIEnvironment
+
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+
+from durable_core.adapters import (
+    AdapterApp,
+    AsyncExchange,
+    Fields,
+    PulledBody,
+    converse_async,
+    iterate_in_thread,
+    pull,
+)
+from durable_wsgi import WSGIExchange
+
+__all__ = ["answer", "answer_async"]
+
+_WITHOUT_CONTENT = (204, 304)
+
+
+def answer(app: AdapterApp, request: HttpRequest, route: str | None = None) -> HttpResponseBase:
+    """Return the response to a request, in the thread of Django's sync code.
+
+    Args:
+        app: answers by an endpoint.
+        request: Django's.
+        route: the template that the path was found by.
+
+    Raises:
+        SuspiciousOperation: the body is longer than ``DATA_UPLOAD_MAX_MEMORY_SIZE``.
+    """
+    head = _Head()
+    exchange = WSGIExchange(_environ_of(request), head.start)
+    exchange.route = route
+    body = pull(app, exchange)
+    if head.is_whole:
+        try:
+            return _filled(_Whole(b"".join(body), status=head.status), head.fields)
+        finally:
+            body.close()
+    # On an event loop Django would read a plain iterator to its end before it sends anything.
+    chunks = iterate_in_thread(body) if hasattr(request, "scope") else _closing(body)
+    return _filled(StreamingHttpResponse(chunks, status=head.status), head.fields)
+
+
+async def answer_async(
+    app: AdapterApp, request: HttpRequest, route: str | None = None
+) -> HttpResponseBase:
+    """Return the response to a request, in a task. Cancelling it means that the client is gone.
+
+    The arguments, and what is raised: as for :func:`answer`.
+    """
+    exchange = _TaskExchange(_environ_of(request), route)
+    conversation = asyncio.create_task(converse_async(app, exchange))
+    conversation.add_done_callback(exchange.conversation_ended)
+    try:
+        status, fields = await exchange.head
+    except BaseException:
+        await _cancel(conversation)
+        raise
+    chunks = _until_left(exchange, conversation)
+    if _is_whole(status, fields):
+        async with aclosing(chunks):
+            content = b"".join([data async for data in chunks])
+        return _filled(_Whole(content, status=status), fields)
+    return _filled(StreamingHttpResponse(chunks, status=status), fields)
+
+
+class _Whole(HttpResponse):
+    """A response whose body is there; Django's test client follows it if it is a redirect."""
+
+    @property
+    def url(self) -> str:
+        """Where a redirect leads to."""
+        return self.headers["location"]
+
+
+class _Head:
+    """The head of a response, as WSGI has it."""
+
+    status = 0
+    fields: Fields = ()
+
+    def start(self, status: str, fields: list[tuple[str, str]], *_: object) -> Any:
+        self.status, self.fields = int(status.partition(" ")[0]), fields
+
+    @property
+    def is_whole(self) -> bool:
+        return _is_whole(self.status, self.fields)
+
+
+def _is_whole(status: int, fields: Fields) -> bool:
+    """Tell whether the whole body is there with the head: it is no stream."""
+    return status in _WITHOUT_CONTENT or any(name.lower() == "content-length" for name, _ in fields)
+
+
+class _TaskExchange(AsyncExchange):
+    """A request of Django on an event loop.
+
+    Attributes:
+        head: status and header fields of the response.
+    """
+
+    def __init__(self, environ: WSGIEnvironment, route: str | None) -> None:
+        known = WSGIExchange(environ, _no_response)
+        self.method, self.target, self.fields = known.method, known.target, known.fields
+        self.scheme, self.authority = known.scheme, known.authority
+        self.root_path, self.route = known.root_path, route
+        self._body = environ["wsgi.input"]
+        self._chunks: asyncio.Queue[Any] = asyncio.Queue(1)
+        self.head: asyncio.Future[tuple[int, Fields]] = asyncio.get_running_loop().create_future()
+
+    async def read(self, size: int) -> bytes:
+        data: bytes = self._body.read(size)
+        return data
+
+    async def is_gone(self) -> bool:
+        """Wait for ever: Django cancels its own task when the client is gone."""
+        return bool(await asyncio.get_running_loop().create_future())
+
+    async def begin(self, status: int, fields: Fields) -> None:
+        if not self.head.done():
+            self.head.set_result((status, fields))
+
+    async def write(self, data: bytes) -> None:
+        await self._chunks.put(data)
+
+    async def end(self) -> None:
+        await self._chunks.put(None)
+
+    async def abort(self, error: BaseException) -> None:
+        await self._chunks.put(error)
+
+    def conversation_ended(self, conversation: asyncio.Task[None]) -> None:
+        """Let nobody wait for a head that will not come."""
+        if self.head.done():
+            return
+        if conversation.cancelled() or (error := conversation.exception()) is None:
+            self.head.cancel()
+        else:
+            self.head.set_exception(error)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        while (data := await self._chunks.get()) is not None:
+            if isinstance(data, BaseException):
+                raise data
+            yield data
+
+
+def _no_response(*_: object) -> NoReturn:
+    raise AssertionError("this exchange is answered by another one")
+
+
+async def _until_left(
+    exchange: _TaskExchange, conversation: asyncio.Task[None]
+) -> AsyncGenerator[bytes]:
+    """Yield the body; end the conversation when nobody wants more of it."""
+    try:
+        async for data in exchange.chunks():
+            yield data
+        await conversation
+    finally:
+        await _cancel(conversation)
+
+
+async def _cancel(conversation: asyncio.Task[None]) -> None:
+    conversation.cancel()
+    await asyncio.wait((conversation,))
+
+
+def _closing(body: PulledBody) -> Iterator[bytes]:
+    try:
+        yield from body
+    finally:
+        body.close()
+
+
+def _environ_of(request: HttpRequest) -> WSGIEnvironment:
+    """Return the request as a WSGI server would show it, whichever server it came from."""
+    environ = {
+        "wsgi.multithread": True,
+        **request.META,
+        "wsgi.url_scheme": request.scheme,
+        "wsgi.input": _Body(request),
+    }
+    for name in ("SCRIPT_NAME", "PATH_INFO"):  # Django has decoded what PEP 3333 has as octets
+        environ[name] = environ[name].encode().decode("latin-1")
+    scope = getattr(request, "scope", None)
+    if scope is not None:
+        environ["REQUEST_URI"] = scope.get("raw_path", b"").decode("latin-1")
+        if "CONTENT_LENGTH" not in environ:  # Django has read all that there was
+            environ["CONTENT_LENGTH"] = str(len(request.body))
+    return environ
+
+
+class _Body:
+    """The body of a request, which Django keeps when it is first read."""
+
+    def __init__(self, request: HttpRequest) -> None:
+        self._request = request
+        self._source: BytesIO | None = None
+
+    def read(self, size: int) -> bytes:
+        if self._source is None:
+            self._source = BytesIO(self._request.body)
+        return self._source.read(size)
+
+
+def _filled(response: HttpResponseBase, fields: Fields) -> HttpResponseBase:
+    """Return a response with these header fields and no others."""
+    for name in list(response.headers):
+        del response.headers[name]
+    for name, value in fields:
+        if name.lower() == "set-cookie":
+            response.cookies.load(value)
+        elif name in response.headers:
+            response.headers[name] = f"{response.headers[name]}, {value}"
+        else:
+            response.headers[name] = value
+    return response

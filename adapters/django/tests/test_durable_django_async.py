@@ -1,0 +1,153 @@
+"""Coroutine functions as durable views, and both kinds of views under ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx2
+import pytest
+from django.core.asgi import get_asgi_application
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.test import AsyncClient, Client
+from django.urls import path
+
+from durable_asgi import create_endpoint_server
+from durable_core import Durable, Event, step, stream, sync
+from durable_django import DjangoApp, endpoint_adapter, install
+from support.harness import until
+
+TWICE = pytest.mark.parametrize("replay", [False, True], ids=["at-once", "replayed"])
+
+
+@pytest.fixture
+def durable(tmp_path: Path) -> Iterator[Durable[DjangoApp]]:
+    durable = Durable(id="shop", endpoint_adapter=endpoint_adapter, store=tmp_path / "db")
+    install(durable)
+    yield durable
+    durable.stop()
+
+
+async def pause(request: HttpRequest) -> None:
+    """Do a step, and wait for an event if the client wants a replay."""
+    await step.run("first", lambda: None)
+    if "replay" in request.GET:
+        await step.wait_for_event("go", event="go", timeout="1h")
+
+
+async def ask(durable: Durable[DjangoApp], method: str, url: str, replay: bool, **more: Any) -> Any:
+    """Return the response, after a replay if one is wanted."""
+    client = AsyncClient()
+    response = await client.generic(method, url + ("?replay=1" if replay else ""), **more)
+    if replay:
+        assert 302 <= response.status_code <= 303, response.content
+        await durable.send_async(Event("go"))
+        response = await client.get(url + response.headers["location"])
+    return response
+
+
+@TWICE
+def test_request_and_response(durable: Durable[DjangoApp], urls: ModuleType, replay: bool) -> None:
+    """The request, the arguments of the path and the response are Django's own."""
+
+    @durable.endpoint
+    async def order(request: HttpRequest, shop: str) -> JsonResponse:
+        await pause(request)
+        response = JsonResponse({"shop": shop, "body": request.body.decode()}, status=201)
+        response.set_cookie("seen", "yes")
+        return response
+
+    urls.urlpatterns.append(path("<slug:shop>/", order))
+    sent = {"data": b"tea", "content_type": "text/plain"}
+    response = asyncio.run(ask(durable, "POST", "/corner/", replay, **sent))
+    assert (201, {"shop": "corner", "body": "tea"}) == (response.status_code, response.json())
+    assert "yes" == response.cookies["seen"].value
+
+
+@TWICE
+def test_streamed_responses_and_errors(
+    durable: Durable[DjangoApp], urls: ModuleType, replay: bool
+) -> None:
+    """An asynchronous body arrives whole; Django answers the errors of clients."""
+
+    async def chunks() -> AsyncIterator[str]:
+        for number in range(3):
+            await asyncio.sleep(0)
+            yield str(number)
+
+    @durable.endpoint
+    async def it(request: HttpRequest, name: str) -> StreamingHttpResponse:
+        await pause(request)
+        if name == "nothing":
+            raise Http404
+        return StreamingHttpResponse(chunks())
+
+    async def both() -> tuple[bytes, int]:
+        response = await ask(durable, "GET", "/it/", replay)
+        whole = response.content if replay else b"".join([data async for data in response])
+        return whole, (await ask(durable, "GET", "/nothing/", replay)).status_code
+
+    urls.urlpatterns.append(path("<name>/", it))
+    assert (b"012", 404) == asyncio.run(both())
+
+
+@TWICE
+def test_under_wsgi(durable: Durable[DjangoApp], urls: ModuleType, replay: bool) -> None:
+    """A coroutine function works where Django has a thread for each request, too."""
+
+    @durable.endpoint
+    async def it(request: HttpRequest) -> HttpResponse:
+        await pause(request)
+        return HttpResponse("done")
+
+    urls.urlpatterns.append(path("", it))
+    client = Client()
+    response: Any = client.get("/?replay=1" if replay else "/")
+    if replay:
+        durable.send(Event("go"))
+        response = client.get("/" + response.headers["location"])
+    assert b"done" == response.content
+
+
+def test_on_a_server(durable: Durable[DjangoApp], urls: ModuleType) -> None:
+    """Both kinds of views stream events, and go on when their client has left."""
+    log: list[str] = []
+    gate = threading.Event()
+
+    @durable.endpoint
+    async def tasks(request: HttpRequest) -> HttpResponse:
+        await step.run("write", lambda: stream.push("of a task"))
+        return HttpResponse("done")
+
+    @durable.endpoint
+    def threads(request: HttpRequest) -> HttpResponse:
+        sync.step.run("write", lambda: sync.stream.push("of a thread"))
+        return HttpResponse("done")
+
+    @durable.endpoint
+    async def left(request: HttpRequest) -> HttpResponse:
+        await step.run("first", lambda: log.append("begun"))
+        await step.run("second", gate.wait)
+        log.append("ended")
+        return HttpResponse("done")
+
+    site: Any = get_asgi_application()  # its messages are plain dicts, to type checkers
+    urls.urlpatterns.extend([path("tasks", tasks), path("threads", threads), path("left", left)])
+    with (
+        create_endpoint_server(site, durable=durable).listen() as server,
+        httpx2.Client(base_url=server.url, timeout=30) as client,
+    ):
+        for name in ("task", "thread"):
+            text = client.get(f"/{name}s", headers={"accept": "text/event-stream"}).text
+            assert f'"of a {name}"' in text
+            assert "done" in text
+        with pytest.raises(httpx2.ReadTimeout):
+            client.get("/left", timeout=0.2)
+        until(lambda: log == ["begun"])
+        until(lambda: len(durable.runs.list()) > 0)
+        gate.set()
+        until(lambda: log[-1] == "ended")
