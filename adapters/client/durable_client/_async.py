@@ -25,8 +25,8 @@ from durable_client._call import (
     ClientResponse,
     Listeners,
     checked_body,
-    checked_seconds,
     response_of,
+    seconds_of,
     stream_client,
 )
 from durable_client._collector import Collector
@@ -53,6 +53,7 @@ from durable_client._transport import (
     translated,
 )
 from durable_core.codec.stream_events import Chunk, Commit, Metadata, Rollback
+from durable_core.duration import Duration
 from durable_core.errors import RequestTimeoutError
 from durable_core.http.headers import HeaderFields
 
@@ -77,8 +78,8 @@ async def fetch_with_stream_async(
     on_commit: Callable[[Commit], object] | None = None,
     on_rollback: Callable[[Rollback], object] | None = None,
     collect: Collector | None = None,
-    timeout: float | None = None,
-    idle_timeout: float | None = 60.0,
+    timeout: Duration | None = None,
+    idle_timeout: Duration | None = 60.0,
     max_reconnects: int = 10,
 ) -> ClientResponse:
     """Do in a task what ``fetch_with_stream`` does, without a thread.
@@ -108,9 +109,9 @@ async def fetch_with_stream_async(
             await result
 
     requests = RequestFactory(
-        body=_async_body(whole), idle_timeout=checked_seconds("idle_timeout", idle_timeout)
+        body=_async_body(whole), idle_timeout=seconds_of("idle_timeout", idle_timeout)
     )
-    limit = checked_seconds("timeout", timeout)
+    limit = seconds_of("timeout", timeout)
     opened: AbstractAsyncContextManager[AsyncHTTPClient] = (
         AsyncTransportClient() if client is None else nullcontext(client)
     )
@@ -174,7 +175,7 @@ class TaskDriver:
             if not limit.expired():
                 raise  # a callback's own
             raise RequestTimeoutError(
-                f"the run has no response after {self._timeout} s (timeout=)"
+                f"the run has no response after {self._timeout:g} s (timeout=)"
             ) from error
         finally:
             for number in list(self._open):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 import re
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
@@ -14,14 +13,15 @@ from durable_client._collector import Collector
 from durable_client._follow import DeliveredEvent, Finish, StreamClient
 from durable_client._transport import Body, checked_headers
 from durable_core.codec.stream_events import Chunk, Commit, Metadata, Rollback
+from durable_core.duration import Duration, parse_duration
 from durable_core.http.headers import HeaderFields, Headers
 
 __all__ = [
     "ClientResponse",
     "Listeners",
     "checked_body",
-    "checked_seconds",
     "response_of",
+    "seconds_of",
     "stream_client",
 ]
 
@@ -117,11 +117,22 @@ def checked_body(body: object) -> Body:
     )
 
 
-def checked_seconds(name: str, value: float | None) -> float | None:
-    """Return a time-out; ``ValueError`` if it is not above 0, or not finite."""
-    if value is not None and not (0 < value and math.isfinite(value)):
-        raise ValueError(f"{name} must be seconds above 0, or None, not {value!r}")
-    return value
+def seconds_of(name: str, value: Duration | None) -> float | None:
+    """Return a time-out in seconds; None for no limit.
+
+    Args:
+        name: of the argument, for the error.
+        value: a duration.
+
+    Raises:
+        ValueError: it is no duration, or 0.
+    """
+    if value is None:
+        return None
+    seconds = parse_duration(value, what=name) / 1000
+    if not seconds:
+        raise ValueError(f"{name} must be longer than 0, or None for no limit")
+    return seconds
 
 
 def response_of(finish: Finish) -> ClientResponse:

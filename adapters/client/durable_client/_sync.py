@@ -22,8 +22,8 @@ from durable_client._call import (
     ClientResponse,
     Listeners,
     checked_body,
-    checked_seconds,
     response_of,
+    seconds_of,
     stream_client,
 )
 from durable_client._collector import Collector
@@ -49,6 +49,7 @@ from durable_client._transport import (
     translated,
 )
 from durable_core.codec.stream_events import Chunk, Commit, Metadata, Rollback
+from durable_core.duration import Duration
 from durable_core.errors import RequestAbortedError, RequestTimeoutError
 from durable_core.http.headers import HeaderFields
 
@@ -84,8 +85,8 @@ def fetch_with_stream(
     on_commit: Callable[[Commit], object] | None = None,
     on_rollback: Callable[[Rollback], object] | None = None,
     collect: Collector | None = None,
-    timeout: float | None = None,
-    idle_timeout: float | None = 60.0,
+    timeout: Duration | None = None,
+    idle_timeout: Duration | None = 60.0,
     max_reconnects: int = 10,
     abort: Abort | None = None,
 ) -> ClientResponse:
@@ -110,9 +111,10 @@ def fetch_with_stream(
         on_commit: the chunks of a step stay.
         on_rollback: the chunks of a step since its last commit or rollback are void.
         collect: keeps the chunks that stay; it is updated before the callbacks are called.
-        timeout: seconds for the whole call; None for no limit.
-        idle_timeout: seconds without a byte after which a connection counts as broken; servers of
-            this library send one every 15 seconds.
+        timeout: a duration for the whole call (seconds, ``"5m"``, a ``timedelta``); None for no
+            limit.
+        idle_timeout: a duration without a byte after which a connection counts as broken; servers
+            of this library send one every 15 seconds. None for no limit.
         max_reconnects: how often in a row to reconnect without progress; 0 or more. The pauses
             double, from about 0.25 s to 30 s: ten take some 90 seconds.
         abort: set it from another thread to end the call.
@@ -141,10 +143,10 @@ def fetch_with_stream(
     )
     requests = RequestFactory(
         body=whole,
-        idle_timeout=checked_seconds("idle_timeout", idle_timeout),
+        idle_timeout=seconds_of("idle_timeout", idle_timeout),
         keeps_connections=False,  # so that a connection may be shut down at any time
     )
-    limit = checked_seconds("timeout", timeout)
+    limit = seconds_of("timeout", timeout)
     opened: AbstractContextManager[HTTPClient] = (
         TransportClient() if client is None else nullcontext(client)
     )
@@ -244,7 +246,7 @@ class ThreadDriver:
         raise self._too_long()
 
     def _too_long(self) -> RequestTimeoutError:
-        return RequestTimeoutError(f"the run has no response after {self._timeout} s (timeout=)")
+        return RequestTimeoutError(f"the run has no response after {self._timeout:g} s (timeout=)")
 
     def _do(self, command: Command) -> None:
         match command:
