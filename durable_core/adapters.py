@@ -18,12 +18,14 @@ from durable_core.adapter.conversation import (
     pull,
     refuse,
     refuse_async,
+    send_async,
 )
 from durable_core.adapter.exchange import AsyncExchange, ClientDisconnectedError, Exchange, Fields
 from durable_core.adapter.messages import (
     authority_of,
     loggable_path,
     parse_content_length,
+    parse_request,
     split_target,
 )
 from durable_core.adapter.native import Host, Hosts, NotReachedError, copy_identity
@@ -48,14 +50,17 @@ from durable_core.api.adapter import (
     HTTPHandler,
     NativeAdapter,
     NativeApp,
+    NativeEndpoint,
     NativeEngine,
 )
 from durable_core.api.endpoint import is_async
 from durable_core.api.run import suspend_at_once
+from durable_core.engine.deferred import ClientAnswer, DeferredRun
 from durable_core.flow.options import EndpointOptions, merge_options
 from durable_core.flow.wait_url import RUN_PARAM, TOKEN_PARAM
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.routing import Application, Routes
+from durable_core.runners.begun_call import BegunCall
 from durable_core.runners.run_tasks import context_outside_run, enter_run
 from durable_core.stop_notice import StopNotice
 
@@ -68,7 +73,10 @@ __all__ = [
     "AppAdapter",
     "Application",
     "AsyncExchange",
+    "BegunCall",
+    "ClientAnswer",
     "ClientDisconnectedError",
+    "DeferredRun",
     "EndpointAdapter",
     "EndpointOptions",
     "EngineLifecycle",
@@ -79,6 +87,7 @@ __all__ = [
     "Hosts",
     "NativeAdapter",
     "NativeApp",
+    "NativeEndpoint",
     "NativeEngine",
     "NotReachedError",
     "PulledBody",
@@ -104,6 +113,7 @@ __all__ = [
     "loggable_path",
     "merge_options",
     "parse_content_length",
+    "parse_request",
     "problem",
     "problem_from_http_error",
     "pull",
@@ -111,6 +121,7 @@ __all__ = [
     "refuse_async",
     "reset_on_close",
     "resolve_handler",
+    "send_async",
     "split_target",
     "stop_on_signals",
     "suspend_at_once",

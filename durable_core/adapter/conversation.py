@@ -27,10 +27,10 @@ from durable_core.adapter.exchange import AsyncExchange, ClientDisconnectedError
 from durable_core.adapter.messages import (
     OutgoingHead,
     check_chunk,
+    complete_request,
     loggable_path,
     parse_head,
     prepare_response,
-    too_large,
 )
 from durable_core.errors import BadRequest, HTTPError
 from durable_core.flow.env import Limits
@@ -47,6 +47,7 @@ __all__ = [
     "pull",
     "refuse",
     "refuse_async",
+    "send_async",
 ]
 
 T = TypeVar("T")
@@ -122,11 +123,7 @@ def _read_request(link: _Link) -> _Part[Request]:
         raise
     except OSError as error:
         raise BadRequest("the body could not be read to its end") from error
-    if len(body) > limits.body:
-        raise too_large(limits.body)
-    if head.length is not None and len(body) < head.length:
-        raise BadRequest(f"the body ended after {len(body)} of {head.length} bytes")
-    return head.with_body(bytes(body))
+    return complete_request(head, limits, bytes(body))
 
 
 def _send_response(link: _Link, response: Response, *, is_last: bool = False) -> _Part[None]:
@@ -448,6 +445,27 @@ async def converse_async(app: App, exchange: AsyncExchange) -> None:
     try:
         async with DisconnectWatcher(exchange.is_gone) as watch:
             await _drive(_conversation(_TaskLink(app, exchange, watch)))
+    except ClientDisconnectedError as gone:
+        await exchange.abort(gone)
+
+
+async def send_async(
+    app: App, exchange: AsyncExchange, answer: Callable[[], Awaitable[Response]]
+) -> None:
+    """Await the response to a request that has been read, and send it; as :func:`converse_async`.
+
+    Args:
+        app: whose log says if the response breaks.
+        exchange: the request, and the way to answer it.
+        answer: awaited for the response. It is cancelled when the client goes away.
+    """
+    try:
+        async with DisconnectWatcher(exchange.is_gone) as watch:
+            watch.start()
+            response = await answer()
+            if response.is_streaming:
+                watch.listen()
+            await _drive(_send_response(_TaskLink(app, exchange, watch), response))
     except ClientDisconnectedError as gone:
         await exchange.abort(gone)
 

@@ -23,10 +23,12 @@ __all__ = [
     "OutgoingHead",
     "authority_of",
     "check_chunk",
+    "complete_request",
     "loggable_path",
     "parse_content_length",
     "parse_declared_length",
     "parse_head",
+    "parse_request",
     "prepare_response",
     "split_target",
     "too_large",
@@ -104,6 +106,28 @@ def parse_head(exchange: Exchange | AsyncExchange, limits: Limits) -> IncomingHe
         raise too_large(limits.body)
     has_body = codings or bool(length)
     return IncomingHead(_parse_request(exchange, hosts), length, expects and has_body)
+
+
+def parse_request(exchange: Exchange | AsyncExchange, limits: Limits, body: bytes) -> Request:
+    """Return the request of an exchange whose body has been read; see :func:`parse_head`.
+
+    Raises:
+        HTTPError: HTTP does not allow it, or it is over a limit.
+    """
+    return complete_request(parse_head(exchange, limits), limits, body)
+
+
+def complete_request(head: IncomingHead, limits: Limits, body: bytes) -> Request:
+    """Return a request with its body.
+
+    Raises:
+        HTTPError: the body is over the limit, or shorter than announced.
+    """
+    if len(body) > limits.body:
+        raise too_large(limits.body)
+    if head.length is not None and len(body) < head.length:
+        raise BadRequest(f"the body ended after {len(body)} of {head.length} bytes")
+    return head.with_body(body)
 
 
 def _check_head_size(exchange: Exchange | AsyncExchange, limit: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, Unpack, runtime_checkable
 
@@ -14,6 +14,8 @@ from durable_core.http.response import Response
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+    from durable_core.engine.deferred import DeferredRun
+
 __all__ = [
     "AppAdapter",
     "EndpointAdapter",
@@ -21,6 +23,7 @@ __all__ = [
     "HTTPHandler",
     "NativeAdapter",
     "NativeApp",
+    "NativeEndpoint",
     "NativeEngine",
     "endpoint_adapter",
 ]
@@ -116,6 +119,27 @@ class NativeEngine(EngineLifecycle, Protocol):
         ...
 
 
+class NativeEndpoint(HTTPHandler, Protocol):
+    """An endpoint, as adapters see it that run the handlers of a framework."""
+
+    def defer(
+        self, request: Callable[[], tuple[Request, str | None]]
+    ) -> DeferredRun | Coroutine[Any, Any, DeferredRun | None] | None:
+        """Return a run that begins only if its handler needs it, or what it is awaited from.
+
+        None if it must begin at once.
+
+        Only for an ``async def`` handler, on its event loop, and for a request that has been read
+        to its end and is for a new run: it does not ask for the wait URL, nor by HEAD, and has
+        none of ``Idempotency-Key``, ``Last-Event-ID`` and ``Prefer``, nor accepts an event stream.
+
+        Args:
+            request: makes the request of the run, and the template that its path was found by; it
+                may raise HTTPError.
+        """
+        ...
+
+
 class NativeApp:
     """Base of the applications of a :class:`NativeAdapter`; type checkers tell it by that."""
 
@@ -137,7 +161,7 @@ class NativeAdapter(Protocol):
         ...
 
     def wrap_native(
-        self, engine: NativeEngine, endpoint: HTTPHandler, handler: Callable[..., Any]
+        self, engine: NativeEngine, endpoint: NativeEndpoint, handler: Callable[..., Any]
     ) -> Any:
         """Return what the framework is given in place of the handler."""
         ...

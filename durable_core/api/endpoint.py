@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,7 +21,7 @@ from durable_core.api.effects import (
 )
 from durable_core.api.engine import Engine
 from durable_core.errors import ConfigurationError, HTTPError
-from durable_core.flow.options import EndpointOptions, resolve_options
+from durable_core.flow.options import EndpointOptions, needs_run_at_once, resolve_options
 from durable_core.flow.scope import HandlerKind
 from durable_core.flow.wait_url import (
     OWN_PARAMS,
@@ -37,6 +37,7 @@ from durable_core.runners.settings import RegisteredEndpoint
 
 if TYPE_CHECKING:
     from durable_core.codec.typed import ValueType
+    from durable_core.engine.deferred import DeferredRun
 
 __all__ = [
     "Around",
@@ -110,6 +111,7 @@ class Endpoint:
         _check_parameters(handler)
         if around is not None:
             handler = _wrap_in_context(around, handler, self.kind)
+        self._may_defer = around is None and not needs_run_at_once(resolved)
         self._registered = RegisteredEndpoint(handler, self.kind, resolved)
         engine.register(self._registered)
 
@@ -134,6 +136,17 @@ class Endpoint:
         if flow is None:
             return await self.engine.serve_async(self._registered, request, route)
         return await drive_in_task(flow, self.engine)
+
+    def defer(
+        self, request: Callable[[], tuple[Request, str | None]]
+    ) -> DeferredRun | Coroutine[Any, Any, DeferredRun | None] | None:
+        """Return a run that begins only if its handler needs it; see ``Engine.defer``.
+
+        None, or what None is awaited from, if a run must begin first, by :meth:`handle_async`.
+        Whoever calls this has read the whole request, and seen that it may be for a new run and no
+        more: see ``NativeEndpoint``.
+        """
+        return self.engine.defer(self._registered, request) if self._may_defer else None
 
     def _more_than_serve(
         self, request: Request, max_wait: float, route: str | None

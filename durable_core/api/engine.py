@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from durable_core.api.adapter import EngineLifecycle
@@ -10,6 +10,7 @@ from durable_core.api.adapter import EngineLifecycle
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+    from durable_core.engine.deferred import DeferredRun
     from durable_core.flow.env import AppConfig
     from durable_core.flow.wait_url import WaitRequest
     from durable_core.http.request import Request
@@ -87,6 +88,24 @@ class Engine(EngineLifecycle, Protocol):
         self, endpoint: RegisteredEndpoint, request: Request, route: str | None
     ) -> Response:
         """Run a handler for a client of an asynchronous server."""
+        ...
+
+    def defer(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Callable[[], tuple[Request, str | None]],
+    ) -> DeferredRun | Coroutine[Any, Any, DeferredRun | None] | None:
+        """Return a run that begins only if its handler, which is called at once, needs it.
+
+        Args:
+            endpoint: that of an ``async def`` handler.
+            request: makes the request of the run, and the template that its path was found by; it
+                may raise HTTPError.
+
+        Returns:
+            The run, or what it is awaited from. None if the run must begin before its handler:
+            then :meth:`serve_async` is called.
+        """
         ...
 
     def serve_once(

@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +40,7 @@ from durable_core.runners.settings import (
 if TYPE_CHECKING:
     import asyncio
 
+    from durable_core.engine.deferred import DeferredRun
     from durable_core.engine.reports import EngineReports
     from durable_core.engine.worker import Worker
     from durable_core.flow.wait_url import WaitRequest
@@ -435,6 +436,33 @@ class EmbeddedEngine:
         if endpoint.options.max_sync_runtime is None:
             return await worker.runs.start_for_client_async(endpoint, ex)
         return await worker.sync_limit.start_async(endpoint, ex)
+
+    def defer(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Callable[[], tuple[Request, str | None]],
+    ) -> DeferredRun | Coroutine[Any, Any, DeferredRun | None] | None:
+        """Return a run that begins only if its handler needs it; None if it must begin at once."""
+        worker = self._worker
+        if worker is None or worker.pid != process_id() or not worker.may_defer:
+            return None
+        worker.loops.adopt_running()
+        event_seq = worker.event_watermark.recent_async()
+        if isinstance(event_seq, int):
+            return worker.defer(endpoint, request, event_seq)
+        return self._defer_later(worker, endpoint, request, event_seq)
+
+    @staticmethod
+    async def _defer_later(
+        worker: Worker,
+        endpoint: RegisteredEndpoint,
+        request: Callable[[], tuple[Request, str | None]],
+        event_seq: Coroutine[Any, Any, int],
+    ) -> DeferredRun | None:
+        try:
+            return worker.defer(endpoint, request, await event_seq)
+        except StoreError:
+            return None  # the run that must begin at once says so
 
     def serve_once(
         self,

@@ -99,7 +99,7 @@ class RunExecutor(Generic[ExecutionT]):
 
     def __init__(self, host: RunHost, unanswered: Callable[[ExecutionT], Response]) -> None:
         self._host = host
-        self._unanswered = unanswered
+        self.unanswered = unanswered
         self._tasks: set[asyncio.Task[None]] = set()
         #: The classes of live runs.
         self.thread_run, self.task_run = _classes_of_runs(host.observers)
@@ -114,11 +114,11 @@ class RunExecutor(Generic[ExecutionT]):
         answers: list[Response] = []
         run = self.thread_run(self._host, ex, endpoint.handler, answers.append)
         self.run_in_thread(run, self._host.flows.execute(ex))
-        return answers[0] if answers else self._unanswered(ex)
+        return answers[0] if answers else self.unanswered(ex)
 
     def answer_of(self, ex: ExecutionT, answers: Sequence[Response]) -> Response:
         """Return what an execution that is over has answered, or stands for."""
-        return answers[0] if answers else self._unanswered(ex)
+        return answers[0] if answers else self.unanswered(ex)
 
     async def start_for_client_async(
         self, endpoint: RegisteredEndpoint, ex: ExecutionT, watch: _Watch | None = None
@@ -139,13 +139,13 @@ class RunExecutor(Generic[ExecutionT]):
 
         def reply(response: Response) -> None:
             if answered.done():  # the client is gone
-                self._discard(response)
+                self.discard(response)
             else:
                 answered.set_result(response)
 
         def ended() -> None:
             if not answered.done():
-                answered.set_result(self._unanswered(ex))
+                answered.set_result(self.unanswered(ex))
 
         def ended_in_thread(done: Future[None]) -> None:
             if not done.cancelled():  # else it was handed off before it began
@@ -172,19 +172,28 @@ class RunExecutor(Generic[ExecutionT]):
         try:
             return await answered
         except asyncio.CancelledError:
-            if answered.done() and not answered.cancelled():
-                self._discard(answered.result())
-            else:
-                answered.cancel()
-                self._client_gone(live)
+            self.client_left(answered, live)
             raise
         finally:
             if timer is not None:
                 timer.cancel()
 
+    def client_left(self, answered: asyncio.Future[Response], live: TaskRun | ThreadRun) -> None:
+        """Detach the client of a run, or drop the answer that it has no more use for.
+
+        Args:
+            answered: gets the answer.
+            live: the run.
+        """
+        if answered.done() and not answered.cancelled():
+            self.discard(answered.result())
+        else:
+            answered.cancel()
+            self._client_gone(live)
+
     def run_in_thread(self, run: ThreadRun, flow: Flow[None]) -> None:
         """Run a flow of that run in this thread."""
-        self._begin(run)
+        self.begin(run)
         try:
             run.run(flow)
         except BaseException as error:
@@ -201,7 +210,7 @@ class RunExecutor(Generic[ExecutionT]):
 
         ``ended`` is called at the end, whether or not there was an answer.
         """
-        self._begin(run)
+        self.begin(run)
         task = run.start(flow)
         self._tasks.add(task)
 
@@ -216,7 +225,8 @@ class RunExecutor(Generic[ExecutionT]):
         task.add_done_callback(task_ended)
         return task
 
-    def _begin(self, run: ThreadRun | TaskRun) -> None:
+    def begin(self, run: ThreadRun | TaskRun) -> None:
+        """Note that a run is live."""
         self._host.live[run.ex.run.id] = run
         if self._host.stopping:  # after this one was let in, before it was live
             run.ex.stop()
@@ -238,7 +248,7 @@ class RunExecutor(Generic[ExecutionT]):
         except RuntimeError:
             pass  # stopped: what was in flight has been detached or released
 
-    def _discard(self, response: Response) -> None:
+    def discard(self, response: Response) -> None:
         """See that the end of a streamed body is recorded although nobody sends it."""
         if response.is_streaming:
             self._keep(close_unsent(response, self._host.threads))
@@ -563,8 +573,9 @@ class RunManager(RunExecutor[StoredExecution]):
 
     # -- living -----------------------------------------------------------------------------
 
-    def _begin(self, run: ThreadRun | TaskRun) -> None:
-        super()._begin(run)
+    def begin(self, run: ThreadRun | TaskRun) -> None:
+        """Note that a run is live, and may open its stream."""
+        super().begin(run)
         streams = self._worker.streams
         run.ex.stream_opener = streams.open
         if streams.logs:  # looked at last: a reader that joins from now on finds the opener

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from durable_core.commit_queue import CommitQueue
+from durable_core.engine.deferred import DeferredRun
 from durable_core.engine.long_poll import LongPoll
 from durable_core.engine.quota import Quota
 from durable_core.engine.runs import EventWatermark, RunManager
@@ -20,6 +21,7 @@ from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution
 from durable_core.flow.flows import EMBEDDED_FLOWS
 from durable_core.flow.scope import RunScope
+from durable_core.http.request import Request
 from durable_core.model.decision import HandoffReason
 from durable_core.model.step import RunningStep
 from durable_core.platform import logger
@@ -176,6 +178,29 @@ class Worker:
             record = RunRecord(run=live.ex.run, owner=self.owner, due_at=None, ended_at=None)
         running = tuple(RunningStep(*each) for each in list(live.ex.calls.values()))
         return replace(record, running=running)
+
+    @property
+    def may_defer(self) -> bool:
+        """Whether a handler may be called before its run is made.
+
+        Not if the run may be refused, if it is observed, or if a test puts itself between a run and
+        its handler.
+        """
+        return not (
+            self.stopping
+            or self.quota.is_full
+            or self.observers.watched
+            or self.wrap_scope is not None
+        )
+
+    def defer(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Callable[[], tuple[Request, str | None]],
+        event_seq: int,
+    ) -> DeferredRun:
+        """Return the run of a handler that is called before it; see :class:`DeferredRun`."""
+        return DeferredRun(self, self.runs, endpoint, request, event_seq)
 
     # -- what runs and other parts ask for --------------------------------------------------
 

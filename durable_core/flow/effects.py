@@ -24,6 +24,7 @@ __all__ = [
     "AwaitDurable",
     "AwaitEnd",
     "AwaitReplayTurn",
+    "AwaitRun",
     "AwaitStream",
     "BeginStep",
     "Begun",
@@ -192,6 +193,13 @@ class AwaitReplayTurn:
 
 
 @record(frozen=True, slots=True)
+class AwaitRun:
+    """Let the run begin that was made for the first step of its handler."""
+
+    waits: ClassVar[bool] = True
+
+
+@record(frozen=True, slots=True)
 class SendResponse:
     """Answer the attached client."""
 
@@ -273,6 +281,7 @@ Effect: TypeAlias = (
     | Park
     | DrainSteps
     | AwaitReplayTurn
+    | AwaitRun
     | SendResponse
     | Log
     | Notify

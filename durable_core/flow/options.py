@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
 
@@ -25,6 +25,7 @@ __all__ = [
     "ResolvedOptions",
     "check_labels",
     "merge_options",
+    "needs_run_at_once",
     "resolve_options",
 ]
 
@@ -188,6 +189,31 @@ def resolve_options(
     if "run_timeout" in given:
         given["run_timeout"] = parse_duration(given["run_timeout"])
     return ResolvedOptions(key=key, store_headers=headers, result=result, **given)
+
+
+#: Options that change nothing before the first step of a run, nor for a handler without a step.
+_LATER = frozenset(
+    {
+        *("key", "function_id", "name", "retries", "version", "store_headers", "methods"),
+        *("async_response", "async_redirect_url", "exception_to_response", "result"),
+        *("idempotency", "idempotency_ttl", "handoff_headers", "labels"),
+        *("record_arguments", "on_mismatch"),
+    }
+)
+
+
+def needs_run_at_once(options: ResolvedOptions) -> bool:
+    """Tell whether there must be a run before the handler is called, because of an option.
+
+    Every option counts that is not known to be one for later.
+    """
+    if options.idempotency == "required" or callable(options.labels):
+        return True
+    return any(
+        getattr(options, each.name) != each.default
+        for each in fields(options)
+        if each.name not in _LATER
+    )
 
 
 def _check(options: EndpointOptions) -> None:

@@ -23,6 +23,7 @@ from weakref import WeakSet
 from durable_core.flow.attempt import StepAttempt
 from durable_core.flow.scope import CURRENT_RUN
 from durable_core.platform import logger
+from durable_core.runners.begun_call import BegunCall
 
 __all__ = [
     "CURRENT_TASKS",
@@ -69,6 +70,7 @@ class RunTasks:
         step_code: of the coroutine of a step, by which one is known.
 
     Attributes:
+        handler: the task of the handler itself.
         live: the tasks whose code runs or waits.
         running: the one that runs now.
         resumptions: how often any of them has gone on.
@@ -83,6 +85,7 @@ class RunTasks:
         step_code: CodeType,
     ) -> None:
         self.parked = parked
+        self.handler = RunTask()
         self.live: set[RunTask] = set()
         self.running: RunTask | None = None
         self.resumptions = 0
@@ -93,6 +96,27 @@ class RunTasks:
         self._tasks: dict[asyncio.Future[Any], Any] = {}  # and the coroutines that they run
         self._cancelled_steps = 0  # in tasks that ended before they began
         self._is_looking = False
+
+    @classmethod
+    def without_run(cls, loop: asyncio.AbstractEventLoop, step_code: CodeType) -> RunTasks:
+        """Return the tasks of a handler that has no run yet, and so no steps."""
+        return cls(loop, {}, _never, _never, step_code)
+
+    def join_run(
+        self,
+        parked: Mapping[str, ParkedFuture],
+        may_suspend: Callable[[], bool],
+        suspend: Callable[[], object],
+    ) -> None:
+        """Note that the handler has a run now; the arguments are those of the class."""
+        self.parked = parked
+        self._may_suspend = may_suspend
+        self._suspend = suspend
+
+    @property
+    def has_others(self) -> bool:
+        """Whether the handler has started tasks that have not ended."""
+        return bool(self._tasks)
 
     def close(self) -> None:
         """Never suspend the run from now on: its handler has ended."""
@@ -334,6 +358,8 @@ def _await_chain(code: object) -> Iterator[CoroutineType[Any, Any, Any]]:
         if isinstance(code, CoroutineType):
             yield code
             code = code.cr_await
+        elif isinstance(code, BegunCall):
+            code = code.code
         elif isinstance(code, GeneratorType):  # of an ``__await__``
             code = code.gi_yieldfrom
         else:

@@ -103,6 +103,7 @@ class HandlerUnwinder:
         loop: where it runs.
         is_occupied: tells whether the run does something besides waiting in parked steps.
         step_code: of the coroutine of a step.
+        tasks: those of a handler that has begun before it had a run.
     """
 
     def __init__(
@@ -112,13 +113,18 @@ class HandlerUnwinder:
         loop: asyncio.AbstractEventLoop,
         is_occupied: Callable[[], bool],
         step_code: CodeType,
+        tasks: RunTasks | None = None,
     ) -> None:
         self._host = host
         self._ex = ex
         self._loop = loop
         self._is_occupied = is_occupied
         self.parked = ParkedSteps(loop, ex.env.clock)
-        self.tasks = RunTasks(loop, self.parked.futures, self._may_suspend, self.unwind, step_code)
+        if tasks is None:
+            tasks = RunTasks(loop, self.parked.futures, self._may_suspend, self.unwind, step_code)
+        else:
+            tasks.join_run(self.parked.futures, self._may_suspend, self.unwind)
+        self.tasks = tasks
         self._task: asyncio.Task[object] | None = None
         self._go_on_without: Callable[[], None] | None = None  # None while no handler runs
         self._begun = False

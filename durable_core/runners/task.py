@@ -26,6 +26,7 @@ from durable_core.flow.driver import drive_async
 from durable_core.flow.effects import (
     AwaitDurable,
     AwaitReplayTurn,
+    AwaitRun,
     BeginStep,
     Begun,
     CallHandler,
@@ -63,7 +64,7 @@ from durable_core.ports import CheckpointResult
 from durable_core.runners.host import RunHost
 from durable_core.runners.raised import catch
 from durable_core.runners.recorded_body import record_body
-from durable_core.runners.run_tasks import CURRENT_TASKS, RunTask
+from durable_core.runners.run_tasks import CURRENT_TASKS, RunTask, RunTasks
 from durable_core.runners.suspend import HandlerUnwinder, ReplayOrder
 from durable_core.runners.thread import (
     MAX_REFUSED_STEPS,
@@ -72,7 +73,7 @@ from durable_core.runners.thread import (
 )
 from durable_core.runners.time_limit import LimitedCall, time_is_over
 
-__all__ = ["TaskRun"]
+__all__ = ["STEP_CODE", "TaskRun"]
 
 T = TypeVar("T")
 
@@ -89,6 +90,7 @@ class TaskRun:
         handler: the user's coroutine function.
         reply: called once, with the answer for the attached client.
         loop: where it will run; by default where it is made.
+        tasks: those of a handler that has begun before it had a run.
     """
 
     kind = HandlerKind.ASYNC_DEF
@@ -101,6 +103,7 @@ class TaskRun:
         reply: Callable[[Response], None] | None = None,
         *,
         loop: asyncio.AbstractEventLoop | None = None,
+        tasks: RunTasks | None = None,
     ) -> None:
         self.ex = ex
         self.flows = host.flows
@@ -109,9 +112,7 @@ class TaskRun:
         self._reply = reply
         self._loop = loop or asyncio.get_running_loop()
         self._replay_order: ReplayOrder | None = None  # made when it is first needed
-        self._unwinder = HandlerUnwinder(
-            host, ex, self._loop, self._is_occupied, TaskRun.drive.__code__
-        )
+        self._unwinder = HandlerUnwinder(host, ex, self._loop, self._is_occupied, STEP_CODE, tasks)
         self._parked = self._unwinder.parked
         self._steps = 0  # calls of steps that are in progress and not parked
         self._interrupted: WaitInterruptedError | None = None
@@ -375,7 +376,8 @@ class TaskRun:
         if self.ex.closed or self.ex.stopping:
             return Unwound()  # told so before it began
         self._unwinder.handler_begins(self._go_on_without_handler)
-        tasks, own_task = self._unwinder.tasks, RunTask()
+        tasks = self._unwinder.tasks
+        own_task = tasks.handler
         scope: RunScope = self
         if self._host.wrap_scope is not None:
             tasks.running = own_task  # so that current_task() is what it will be in the handler
@@ -517,6 +519,9 @@ class TaskRun:
             return None
         return self._replay_order.wait_turn(number)
 
+    def _await_run(self, effect: AwaitRun) -> Coroutine[Any, Any, None]:
+        return asyncio.sleep(0)
+
     def _log(self, effect: Log) -> None:
         self._host.observers.notify(note(self.ex, effect))
 
@@ -531,6 +536,10 @@ class TaskRun:
         if self.ex.run.phase is Phase.RESPONDING:
             response = record_body(self.ex, response, self._host)
         reply(response)
+
+
+#: Of the coroutine of a step, which it is known by.
+STEP_CODE = TaskRun.drive.__code__
 
 
 async def _await_value(value: Awaitable[T]) -> T:
@@ -575,6 +584,7 @@ _PERFORM: Mapping[type[Effect], Callable[[TaskRun, Any], Any]] = {
     Park: TaskRun._park,
     DrainSteps: TaskRun._drain_steps,
     AwaitReplayTurn: TaskRun._await_replay_turn,
+    AwaitRun: TaskRun._await_run,
     SendResponse: TaskRun._send_response,
     Log: TaskRun._log,
     Notify: TaskRun._notify,

@@ -12,8 +12,8 @@ from durable_core import Durable, Request, Response
 from durable_core.adapters import (
     AppAdapter,
     Hosts,
-    HTTPHandler,
     NativeApp,
+    NativeEndpoint,
     NativeEngine,
     copy_identity,
     is_async,
@@ -47,14 +47,14 @@ class StarletteAdapter(AppAdapter[StarletteApp]):
         return _handler_of(engine, function)
 
     def wrap_native(
-        self, engine: NativeEngine, endpoint: HTTPHandler, function: Callable[..., Any]
+        self, engine: NativeEngine, endpoint: NativeEndpoint, function: Callable[..., Any]
     ) -> Any:
         """Return a function like that one, which is durable where the framework calls it."""
         app = ASGIApp(endpoint)
         host = _hosts.of(engine)
         host.waiting = app
         host.functions.add(function)
-        return _wrapped(app, function)
+        return _wrapped(app, endpoint, function)
 
     def check_installed(self, engine: NativeEngine) -> None:
         """See that the application of the endpoints is known.
@@ -137,7 +137,7 @@ def _handler_of(engine: NativeEngine, function: Callable[..., Any]) -> Callable[
     return handler
 
 
-def _wrapped(app: ASGIApp, function: Callable[..., Any]) -> Any:
+def _wrapped(app: ASGIApp, endpoint: NativeEndpoint, function: Callable[..., Any]) -> Any:
     calls_async = is_async(function)
 
     # A coroutine function whatever the endpoint is: see ``AttachedPassage.call_in_thread``.
@@ -146,10 +146,10 @@ def _wrapped(app: ASGIApp, function: Callable[..., Any]) -> Any:
         passage = PASSAGE.get()
         if passage is None:
             raise _not_installed(function)
-        call = Call(app, function, args, kwargs)
+        call = Call(app, endpoint, function, args, kwargs)
         return await (passage.call_async(call) if calls_async else passage.call_in_thread(call))
 
-    wrapper.endpoint = app.endpoint  # type: ignore[attr-defined]
+    wrapper.endpoint = endpoint  # type: ignore[attr-defined]
     return wrapper
 
 

@@ -15,48 +15,74 @@ class RequestBody:
     Args:
         receive: of the server.
         most: bytes that are kept; of a longer body one byte more, by which it is known as too long.
+
+    Attributes:
+        kept: what has been read of it.
+        is_whole: nothing more will come.
     """
 
     def __init__(self, receive: Receive, most: int) -> None:
-        loop = asyncio.get_running_loop()
+        self.kept = bytearray()
+        self.is_whole = False
         self._receive = receive
         self._most = most
-        self._kept = bytearray()
         self._read = 0  # of what is kept, by the application
         self._is_read = False
-        self._is_taken = False
-        self._is_whole = loop.create_future()
-        self._is_over = loop.create_future()
+        self._is_held = False
+        self._news: asyncio.Event | None = None  # of a request that is a run's
+        self._is_over = False
 
     async def receive(self) -> Message:
         """Return the next message for the application.
 
-        Once the request is a run's, that is the rest of the body, and at the end of the client's
+        Once the request is held, that is the rest of the body, and at the end of the client's
         conversation the disconnect.
         """
-        if not self._is_taken:
-            message = await self._receive_next()
-            self._read = len(self._kept)
-            self._is_read = self._is_whole.done()
-            return message
-        if not self._is_read:
-            both = (self._is_whole, self._is_over)
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if self._is_read or not self._is_whole.done():
-            await asyncio.wait((self._is_over,))
+        while self._is_held and not (self.is_whole or self._is_over):
+            await self._next_news()
+        if self.is_whole and not self._is_read:
+            self._is_read = True
+            rest = bytes(self.kept[self._read :])
+            return {"type": "http.request", "body": rest, "more_body": False}
+        if self._is_held:
+            while not self._is_over:
+                await self._next_news()
             return {"type": "http.disconnect"}
-        self._is_read = True
-        rest = bytes(self._kept[self._read :])
-        return {"type": "http.request", "body": rest, "more_body": False}
+        message = await self._receive_next()
+        self._read = len(self.kept)
+        self._is_read = self.is_whole
+        return message
+
+    async def read_to_end(self) -> bool:
+        """Read what the application has not read; tell whether the body is whole, and not too long.
+
+        The application still gets what is read here.
+        """
+        while not self.is_whole and len(self.kept) <= self._most:
+            message = await self._receive_next()
+            if message["type"] != "http.request":
+                return False
+        return len(self.kept) <= self._most
+
+    def hold(self) -> Receive:
+        """Keep the server's messages from the application, which may ask for them; return them.
+
+        The body is whole.
+        """
+        self._is_held = self.is_whole = True
+        return self._receive_next
+
+    def release(self) -> None:
+        """Let the application have what comes from the server, after what is kept."""
+        self._is_held = False
 
     def take(self) -> Receive:
         """Return what gives the whole request again, and then what the server has to say."""
-        self._is_taken = True
-        body = bytes(self._kept)
+        self._is_held = True
         kept: Message | None = {
             "type": "http.request",
-            "body": body,
-            "more_body": not self._is_whole.done(),
+            "body": bytes(self.kept),
+            "more_body": not self.is_whole,
         }
 
         async def receive() -> Message:
@@ -68,18 +94,30 @@ class RequestBody:
 
     def complete(self) -> None:
         """Note that the conversation has read the whole request."""
-        if not self._is_whole.done():
-            self._is_whole.set_result(None)
+        self.is_whole = True
+        self._tell()
 
     def conversation_ended(self) -> None:
         """Tell the application that the client is gone, if it asks."""
-        if not self._is_over.done():
-            self._is_over.set_result(None)
+        self._is_over = True
+        self._tell()
+
+    async def _next_news(self) -> None:
+        if self._news is None:
+            self._news = asyncio.Event()
+        await self._news.wait()
+        self._news.clear()
+
+    def _tell(self) -> None:
+        if self._news is not None:
+            self._news.set()
 
     async def _receive_next(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
-            self._kept += message.get("body", b"")[: self._most + 1 - len(self._kept)]
+            room = self._most + 1 - len(self.kept)
+            if room > 0:
+                self.kept += message.get("body", b"")[:room]
             if not message.get("more_body", False):
                 self.complete()
         return message

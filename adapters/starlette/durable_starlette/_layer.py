@@ -14,13 +14,12 @@ from durable_asgi import (
     Send,
     check_event_loop,
 )
-from durable_core.adapters import RUN_PARAM, TOKEN_PARAM, EngineLifecycle, converse_async
+from durable_core.adapters import EngineLifecycle, converse_async
 from durable_core.errors import ConfigurationError
+from durable_starlette._head import names_run
 from durable_starlette._passage import REPLAY, AttachedPassage, Passage
 
 __all__ = ["DurableLayer", "install_layer"]
-
-_RUN, _TOKEN = RUN_PARAM.encode(), TOKEN_PARAM.encode()
 
 
 class DurableLayer:
@@ -54,16 +53,11 @@ class DurableLayer:
         # Not by the context: a server may begin a request in the context of the one before.
         passage: Passage | None = scope.get(REPLAY)
         if passage is None:
-            if _is_wait(scope) and (waiting := self._waiting()) is not None:
+            if names_run(scope) and (waiting := self._waiting()) is not None:
                 await converse_async(waiting, ASGIExchange(scope, receive, send))
                 return
-            passage = AttachedPassage(self.engine.limits.body)
+            passage = AttachedPassage(self.engine.limits)
         await passage.pass_through(self._application, scope, receive, send)
-
-
-def _is_wait(scope: Scope) -> bool:
-    query = scope["query_string"]
-    return _RUN in query and _TOKEN in query and scope["method"] != "OPTIONS"
 
 
 def install_layer(app: Any, engine: EngineLifecycle, waiting: Callable[[], ASGIApp | None]) -> None:

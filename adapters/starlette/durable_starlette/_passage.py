@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 from starlette.concurrency import run_in_threadpool
 
@@ -23,17 +24,25 @@ from durable_asgi import (
     replay_scope,
     replayed_receive,
 )
-from durable_core import Request, Response
+from durable_core import Limits, Request, Response
 from durable_core.adapters import (
+    BegunCall,
+    ClientAnswer,
+    DeferredRun,
+    NativeEndpoint,
     NotReachedError,
     context_outside_run,
     converse_async,
     enter_run,
+    parse_request,
+    refuse_async,
+    send_async,
     suspend_at_once,
 )
 from durable_core.errors import ControlSignal, Suspended
 from durable_starlette._capture import Capture, Outcome
 from durable_starlette._exchange import RequestBody
+from durable_starlette._head import has_no_body, is_plain
 
 __all__ = [
     "PASSAGE",
@@ -57,17 +66,19 @@ class _AwaitedResponse(asyncio.Future[Response]):
     """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """A framework's call of the function of an endpoint.
 
     Attributes:
         app: answers by the endpoint.
+        endpoint: the endpoint.
         function: the user's.
         args, kwargs: what the framework made of the request.
     """
 
     app: ASGIApp
+    endpoint: NativeEndpoint
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -102,21 +113,29 @@ PASSAGE: ContextVar[Passage | None] = ContextVar("durable_starlette_passage", de
 
 
 class AttachedPassage(Passage):
-    """A client's request, which becomes a run when it reaches a durable endpoint.
+    """A client's request, which becomes a run when it reaches a durable endpoint that needs one.
 
-    The framework's call of the endpoint's function is then moved into the run: the function is
-    called there, its result goes back to the framework, and what the framework makes of it is the
-    response of the run. A second task, the conversation, answers the client: with that response, or
-    with what the run hands it off by.
+    An ``async def`` function is called at once, and most that ask for no step have ended then:
+    there is no run, and the framework answers. Otherwise the call goes on in a run. Its result goes
+    back to the framework, and what the framework makes of it is the response of the run. A second
+    task, the conversation, answers the client: with that response, or with what the run hands it
+    off by.
 
     Args:
-        most: the longest body, bytes, that an endpoint takes.
+        limits: of the application.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._loop = asyncio.get_running_loop()
-        self._most = most
+        self._limits = limits
         self._body: RequestBody
+        self._is_reached = False
+        self._is_answered = False  # by the framework, without a run
+        self._has_run = False
+        self._deferred: DeferredRun | None = None
+        self._exchange: ASGIExchange
+        self._app: ASGIApp
+        self._answer: ClientAnswer | None = None
         self._conversation: asyncio.Task[None] | None = None
         self._calls: list[Call] = []  # at most one, until the run takes it
         self._value: asyncio.Future[Any]
@@ -133,7 +152,7 @@ class AttachedPassage(Passage):
         """
         self._first_scope = dict(scope)  # routers change it
         self._scope, self._receive, self._send = scope, receive, send
-        self._body = RequestBody(receive, self._most)
+        self._body = RequestBody(receive, self._limits.body)
         token = PASSAGE.set(self)
         error: BaseException | None = None
         try:
@@ -142,11 +161,13 @@ class AttachedPassage(Passage):
             error = _signal_in(raised) or raised
         finally:
             PASSAGE.reset(token)
-        if self._conversation is None:
-            if error is not None:
-                raise error
-            return
-        await self._end_conversation(self._conversation, error)
+        try:
+            if self._conversation is not None:
+                await self._end_conversation(self._conversation, error)
+            elif error is not None:
+                await self._end_without_run(error)
+        finally:  # these refer to this object: the memory of the request would wait for a collector
+            self._deferred = self._conversation = self._answer = None
 
     async def _end_conversation(
         self, conversation: asyncio.Task[None], error: BaseException | None
@@ -177,26 +198,99 @@ class AttachedPassage(Passage):
             error = _CancelledApplicationError()
         return self._capture.application_ended(error)
 
+    async def _end_without_run(self, error: BaseException) -> None:
+        """Begin a run for what became of the endpoint, if that has no answer: it is tried again.
+
+        Args:
+            error: what the application has raised.
+
+        Raises:
+            BaseException: the error, where it is not the endpoint's, or the client is gone.
+        """
+        deferred, is_cancelled = self._deferred, isinstance(error, asyncio.CancelledError)
+        is_unknown = is_cancelled or isinstance(error, Exception)
+        if deferred is None or self._is_answered or not is_unknown:
+            raise error
+        begun = deferred.call(_suspend if is_cancelled else partial(_raise, error))
+        self._begin(deferred, begun, lambda request: _result_of(begun))
+        assert self._conversation is not None
+        if is_cancelled:
+            self._conversation.cancel()
+            await asyncio.wait((self._conversation,))
+            raise error
+        await self._conversation
+
     async def _send_message(self, message: Message) -> None:
-        if self._conversation is None:
-            await self._send(message)
-        else:
+        if self._has_run:
             await self._capture.send(message)
+        else:
+            self._is_answered = self._is_reached
+            await self._send(message)
 
     # -- the framework's side ---------------------------------------------------------------
 
     async def call_async(self, call: Call) -> Any:
-        """Have the function called in a new run; return its result.
+        """Call the function, in a new run if it needs one; return its result.
 
         Raises:
             Suspended: there will be none here.
             Exception: what the function raised.
         """
-        if self._conversation is not None:  # an endpoint that calls the function of another
+        if self._is_reached:  # an endpoint that calls the function of another
             return await call()
-        value = self._loop.create_future()
-        self._converse(call, value, _AwaitedResponse(loop=self._loop))
-        return await value
+        self._is_reached = True
+        deferred = await self._defer(call)
+        if deferred is None:
+            value = self._loop.create_future()
+            self._converse(call, value, _AwaitedResponse(loop=self._loop))
+            return await value
+        self._deferred = deferred
+        self._body.hold()
+        begun = deferred.call(call)
+        if deferred.is_needless(begun):
+            self._body.release()
+            return begun.result()
+        self._begin(deferred, begun, lambda request: self.execute_async(lambda: begun))
+        return await self._value
+
+    async def _defer(self, call: Call) -> DeferredRun | None:
+        """Return what becomes a run if the call needs one; None if there must be one at once."""
+        self._app = call.app
+        if not is_plain(self._first_scope, self._limits):
+            return None
+        if not (has_no_body(self._first_scope) or await self._body.read_to_end()):
+            return None
+        deferred = call.endpoint.defer(self._request_of_run)
+        return await deferred if isinstance(deferred, Coroutine) else deferred
+
+    def _request_of_run(self) -> tuple[Request, str]:
+        """Return the request, and the template of its path, for the run that there is now.
+
+        Raises:
+            HTTPError: it is refused.
+        """
+        self._exchange = self._new_exchange(self._body.hold())
+        request = parse_request(self._exchange, self._limits, bytes(self._body.kept))
+        return request, self._route
+
+    def _begin(
+        self,
+        deferred: DeferredRun,
+        begun: BegunCall,
+        handler: Callable[[Request], Coroutine[Any, Any, Response]],
+    ) -> None:
+        """Begin the run of a call, and the conversation."""
+        self._value, self._response = self._loop.create_future(), _AwaitedResponse(loop=self._loop)
+        self._capture = Capture(self._response)
+        try:
+            self._answer = deferred.start(handler)
+        except Suspended:
+            assert deferred.refusal is not None
+            begun.close()
+            self._value.set_exception(Suspended())
+            self._talk(refuse_async(self._app, self._exchange, deferred.refusal))
+        else:
+            self._talk(send_async(self._app, self._exchange, self._answer.wait))
 
     async def call_in_thread(self, call: Call) -> Any:
         """Call a ``def`` function for a new run in a thread of the framework; return its result.
@@ -208,8 +302,9 @@ class AttachedPassage(Passage):
             Suspended: there will be no run here, or it is suspended.
             Exception: what the function raised.
         """
-        if self._conversation is not None:
+        if self._is_reached:
             return await run_in_threadpool(call)
+        self._is_reached = True
         context: asyncio.Future[Context] = self._loop.create_future()
         response: concurrent.futures.Future[Response] = concurrent.futures.Future()
         self._converse(call, context, response)
@@ -219,13 +314,28 @@ class AttachedPassage(Passage):
         self._calls.append(call)
         self._value, self._response = value, response
         self._capture = Capture(response)
-        exchange = ASGIExchange(self._first_scope, self._body.take(), self._send)
-        exchange.route = _route_of(self._scope) or self._scope["path"]
-        self._conversation = self._loop.create_task(converse_async(call.app, exchange))
+        self._talk(converse_async(call.app, self._new_exchange(self._body.take())))
+
+    def _new_exchange(self, receive: Receive) -> ASGIExchange:
+        exchange = ASGIExchange(self._first_scope, receive, self._send)
+        exchange.route = self._route
+        return exchange
+
+    @property
+    def _route(self) -> str:
+        """The template of the path."""
+        path = getattr(self._scope.get("route"), "path", None)
+        return path if isinstance(path, str) else self._scope["path"]
+
+    def _talk(self, conversation: Coroutine[Any, Any, None]) -> None:
+        self._has_run = True
+        self._conversation = self._loop.create_task(conversation)
         self._conversation.add_done_callback(self._conversation_ended)
 
     def _conversation_ended(self, conversation: asyncio.Task[None]) -> None:
         self._body.conversation_ended()
+        if self._answer is not None and conversation.cancelled():
+            self._answer.client_left()  # if it was cancelled before it began
         if self._calls:  # the client was answered without a run
             self._calls.clear()
             self._fill(self._value.set_exception, Suspended())
@@ -244,7 +354,7 @@ class AttachedPassage(Passage):
             return call
         return None
 
-    async def execute_async(self, call: Call) -> Response:
+    async def execute_async(self, call: Callable[[], Awaitable[Any]]) -> Response:
         """Call the function in this task, which is the run's; return the response."""
         self._body.complete()
         task = asyncio.current_task()
@@ -278,6 +388,18 @@ class AttachedPassage(Passage):
     def _fill(self, fill: Callable[[Any], None], what: object) -> None:
         if not self._value.done():  # the framework may have stopped waiting
             fill(what)
+
+
+async def _raise(error: BaseException) -> NoReturn:
+    raise error
+
+
+async def _suspend() -> NoReturn:
+    suspend_at_once()
+
+
+async def _result_of(begun: BegunCall) -> Any:
+    return await begun
 
 
 class ReplayPassage(Passage):
@@ -442,8 +564,3 @@ def _signal_in(error: BaseException) -> ControlSignal | None:
     if isinstance(error, BaseExceptionGroup):
         return next(filter(None, map(_signal_in, error.exceptions)), None)
     return None
-
-
-def _route_of(scope: Scope) -> str | None:
-    path = getattr(scope.get("route"), "path", None)
-    return path if isinstance(path, str) else None

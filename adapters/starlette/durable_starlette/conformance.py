@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from durable_asgi import EndpointServer, app
 from durable_core import Durable, Request, Response
-from durable_core.adapters import HTTPHandler, NativeEngine, Routes, is_async
+from durable_core.adapters import NativeEndpoint, NativeEngine, Routes, is_async
 from durable_starlette._adapter import StarletteAdapter, StarletteApp
 
 __all__ = ["StarletteSubject", "subject"]
@@ -33,7 +33,9 @@ class _SuiteAdapter(StarletteAdapter):
     def adapt(self, engine: NativeEngine, function: _Handler) -> _Handler:
         return StarletteAdapter.adapt(self, engine, _native(function))
 
-    def wrap_native(self, engine: NativeEngine, endpoint: HTTPHandler, function: _Handler) -> Any:
+    def wrap_native(
+        self, engine: NativeEngine, endpoint: NativeEndpoint, function: _Handler
+    ) -> Any:
         return StarletteAdapter.wrap_native(self, engine, endpoint, _native(function))
 
 

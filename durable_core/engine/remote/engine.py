@@ -133,6 +133,13 @@ class RemoteEngine(ABC, Generic[H]):
             return _shutting_down()
         return await self.started().serve_async(endpoint, request, route)
 
+    def defer(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Callable[[], tuple[Request, str | None]],
+    ) -> None:
+        """Return None: a run begins on the server before its handler."""
+
     def serve_once(
         self,
         endpoint: RegisteredEndpoint,

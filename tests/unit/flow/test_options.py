@@ -13,6 +13,7 @@ from durable_core.flow.options import (
     EndpointOptions,
     ResolvedOptions,
     merge_options,
+    needs_run_at_once,
     resolve_options,
 )
 from durable_core.http.request import Request
@@ -87,6 +88,27 @@ def test_options_are_declared_alike() -> None:
         read.pop(name, None)
 
     assert given == {name: hint | None for name, hint in read.items()}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, False),
+        ({"retries": 1, "function_id": "x", "async_response": "token"}, False),
+        ({"idempotency": "off"}, False),
+        ({"idempotency": "required"}, True),
+        ({"labels": {"a": "b"}}, False),
+        ({"labels": lambda request: {}}, True),
+        ({"record": "always"}, True),
+        ({"key": lambda request: "k"}, True),
+        ({"authorize": lambda request: None}, True),
+        ({"run_timeout": "1h"}, True),
+        ({"omit_request_body": True}, True),
+    ],
+)
+def test_options_for_which_a_run_is_made_at_once(options: Any, expected: bool) -> None:
+    """What acts before the first step, or for a handler without steps, is one of them."""
+    assert expected is needs_run_at_once(resolve_options(options, "key"))
 
 
 def test_methods_become_a_tuple() -> None:

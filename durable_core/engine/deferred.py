@@ -1,0 +1,263 @@
+"""Handlers of frameworks that are called at once: a run is made for one only if it needs one.
+
+Most of what a run costs a request is for what comes after its first step, and a framework has
+routed and parsed the request already. So its handler is called like any other function, and its
+first part, up to where it waits for something, runs without a run. If it has ended by then, there
+is nothing more to do. Otherwise, or if it asks for a step, the run begins in the next turn of the
+event loop, in the task that the handler has had from the beginning.
+
+As long as the first part runs, nothing else happens on the event loop. So nobody can tell the
+difference: no client can be found gone, and nobody can ask for the runs that are live.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import copy_context
+from typing import Any
+
+from durable_core.engine.runs import RunManager
+from durable_core.errors import HTTPError, Suspended
+from durable_core.flow.driver import drive_async
+from durable_core.flow.effects import AwaitRun, Flow
+from durable_core.flow.execution import EVENT_SEQ, StoredExecution
+from durable_core.flow.flows import EngineFlows
+from durable_core.flow.scope import CURRENT_RUN, HandlerKind
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.runners.begun_call import BegunCall
+from durable_core.runners.host import RunHost
+from durable_core.runners.run_tasks import CURRENT_TASKS, RunTasks
+from durable_core.runners.settings import RegisteredEndpoint
+from durable_core.runners.task import STEP_CODE, TaskRun
+
+__all__ = ["ClientAnswer", "DeferredRun"]
+
+
+class DeferredRun:
+    """The scope of a handler that has been called and may not need a run.
+
+    Everything happens on one event loop.
+
+    Args:
+        host: the worker.
+        runs: its runs.
+        endpoint: that of the handler.
+        request: makes the request that a run is made for, and the template that its path was
+            found by; it may raise HTTPError.
+        event_seq: the watermark of events that came before the handler was called.
+
+    Attributes:
+        refusal: why there can be no run, once that is known.
+    """
+
+    kind = HandlerKind.ASYNC_DEF
+
+    def __init__(
+        self,
+        host: RunHost,
+        runs: RunManager,
+        endpoint: RegisteredEndpoint,
+        request: Callable[[], tuple[Request, str | None]],
+        event_seq: int,
+    ) -> None:
+        self.refusal: HTTPError | None = None
+        self._host = host
+        self._runs = runs
+        self._endpoint = endpoint
+        self._request = request
+        self._event_seq = event_seq
+        self._loop = asyncio.get_running_loop()
+        self._tasks = RunTasks.without_run(self._loop, STEP_CODE)
+        self._run: _LateRun | None = None
+        self._is_over = False
+        self._has_begun = False
+        self._rest: Coroutine[Any, Any, None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    # -- as its handler sees it -------------------------------------------------------------
+
+    @property
+    def ex(self) -> StoredExecution:
+        """The execution. There is a run from now on."""
+        return self._needed().execution
+
+    @property
+    def flows(self) -> EngineFlows[Any]:
+        """The flows of its engine."""
+        return self._host.flows
+
+    def current_task(self) -> object:
+        """Return what stands for the current task."""
+        return self._tasks.running or asyncio.current_task()
+
+    def drive(self, flow: Flow[Any]) -> Coroutine[Any, Any, Any]:
+        """Run the flow of a step in the task that awaits it, once the run has begun."""
+        return self._needed().drive(self._once_begun(flow))
+
+    def _once_begun(self, flow: Flow[Any]) -> Flow[Any]:
+        if not self._has_begun:
+            yield AwaitRun()
+        return (yield from flow)
+
+    def _needed(self) -> _LateRun:
+        """Return the run, live but for its flow.
+
+        Raises:
+            Suspended: the request is refused.
+        """
+        if self._run is None:
+            try:
+                request, route = self._request()
+            except HTTPError as error:
+                self.refusal = error
+                raise Suspended from error
+            ex = self._runs.new_execution(self._endpoint, request, route, self._event_seq)
+            self._run = _LateRun(self._host, ex, self._tasks)
+            if self._is_over:  # code that the handler has left behind asks for it
+                ex.close()
+            else:
+                self._runs.begin(self._run)
+        return self._run
+
+    # -- as the caller of the handler sees it -----------------------------------------------
+
+    def call(self, handler: Callable[[], Awaitable[Any]]) -> BegunCall:
+        """Begin a call of the handler, in a task of its own."""
+        context, tasks = copy_context(), self._tasks
+        self._task = asyncio.Task(self._go_on(), loop=self._loop, context=context)
+        self._is_over = False
+        tasks.live.add(tasks.handler)
+        tasks.running = tasks.handler
+        try:
+            return BegunCall(handler, self._task, context, self._enter)
+        finally:
+            tasks.running = None
+            tasks.live.clear()  # until the run watches it
+
+    def _enter(self) -> None:
+        CURRENT_RUN.set(self)
+        CURRENT_TASKS.set(self._tasks)
+        EVENT_SEQ.set(self._event_seq)
+
+    async def _go_on(self) -> None:
+        """Do what the task of the handler does from its second turn on."""
+        rest, self._rest = self._rest, None
+        if rest is not None:
+            try:
+                await rest
+            finally:
+                CURRENT_RUN.set(None)  # the run refers to this task: a cycle would keep its memory
+
+    def is_needless(self, begun: BegunCall) -> bool:
+        """Tell whether the handler has ended and has no use for a run; then it gets none."""
+        self._is_over = (
+            begun.has_ended
+            and self._run is None
+            and self.refusal is None
+            and not self._tasks.has_others
+        )
+        if self._is_over:
+            self._task = None  # whose context refers to this object
+        return self._is_over
+
+    def start(self, handler: Callable[[Request], Coroutine[Any, Any, Any]]) -> ClientAnswer:
+        """Begin the run, in the task of the handler.
+
+        Args:
+            handler: makes the response of the run; it awaits the call that has begun.
+
+        Raises:
+            Suspended: the request is refused.
+        """
+        run, task = self._needed(), self._task
+        assert task is not None
+
+        def go_on(rest: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+            self._rest, self._has_begun, self._task = rest, True, None
+            return task
+
+        answer = ClientAnswer(self._runs, run)
+        run.begin_late(go_on, handler, answer.set)
+        self._runs.run_in_task(run, self.flows.execute(run.execution), answer.run_ended)
+        return answer
+
+
+class ClientAnswer:
+    """The answer to the client of a run.
+
+    Args:
+        runs: the runs of the worker.
+        run: the run.
+    """
+
+    def __init__(self, runs: RunManager, run: _LateRun) -> None:
+        self._runs = runs
+        self._run = run
+        self._answered: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+
+    def set(self, response: Response) -> None:
+        """Answer, unless the client is gone."""
+        if self._answered.done():
+            self._runs.discard(response)
+        else:
+            self._answered.set_result(response)
+
+    def run_ended(self) -> None:
+        """Answer if the run has not."""
+        if not self._answered.done():
+            self._answered.set_result(self._runs.unanswered(self._run.execution))
+
+    async def wait(self) -> Response:
+        """Return the answer. Cancelling this means that the client is gone; the run goes on."""
+        try:
+            return await self._answered
+        except asyncio.CancelledError:
+            self.client_left()
+            raise
+
+    def client_left(self) -> None:
+        """Note that nobody waits for the answer."""
+        self._runs.client_left(self._answered, self._run)
+
+
+class _LateRun(TaskRun):
+    """The run of a handler that has begun already."""
+
+    def __init__(self, host: RunHost, ex: StoredExecution, tasks: RunTasks) -> None:
+        super().__init__(host, ex, _not_begun, tasks=tasks)
+        self.execution = ex
+        self._go_on: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
+    def begin_late(
+        self,
+        go_on: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        handler: Callable[[Request], Coroutine[Any, Any, Any]],
+        reply: Callable[[Response], None],
+    ) -> None:
+        """Take what the run needs to begin.
+
+        Args:
+            go_on: has the task of the handler run a coroutine.
+            handler, reply: see ``TaskRun``.
+        """
+        self._go_on = go_on
+        self._handler = _once(handler)  # which knows the run: a cycle would keep its memory
+        self._reply = reply
+
+    def start(self, flow: Flow[None]) -> asyncio.Task[None]:
+        """Run the flow in the task of the handler."""
+        task = self._go_on(drive_async(flow, self.perform))
+        del self._go_on
+        return task
+
+
+def _once(call: Callable[[Request], Coroutine[Any, Any, Any]]) -> Any:
+    """Return a function that passes one call on, and forgets where to."""
+    calls = [call]
+    return lambda request: calls.pop()(request)
+
+
+def _not_begun(request: Request) -> Any:
+    raise AssertionError("the run has not begun")

@@ -1,0 +1,105 @@
+"""A coroutine that has begun in the midst of another task, and is to go on in its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from types import CoroutineType
+from typing import Any
+
+__all__ = ["BegunCall"]
+
+
+class BegunCall(Generator[Any, Any, Any]):
+    """A call of an ``async def`` function whose first part has run.
+
+    The first part ends where the function waits for something, or returns or raises. Awaited, the
+    call goes on, and gives its result.
+
+    Args:
+        call: calls the function.
+        task: a task that has not begun, in which this will be awaited. It is the current task of
+            the first part.
+        context: of the task.
+        enter: called before, in the context.
+
+    Attributes:
+        code: the coroutine; None if the call gave none.
+        has_ended: the function did not wait for anything.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[], Awaitable[Any]],
+        task: asyncio.Task[Any],
+        context: contextvars.Context,
+        enter: Callable[[], object],
+    ) -> None:
+        self.code: Coroutine[Any, Any, Any] | None = None
+        self.has_ended = False
+        self._awaited: Any = None
+        self._value: object = None
+        self._error: BaseException | None = None
+        # So asyncio's eager tasks of Python 3.12 begin, too. It documents these functions for other
+        # implementations of tasks.
+        loop, outer = task.get_loop(), asyncio.current_task()
+        assert outer is not None
+        asyncio._leave_task(loop, outer)
+        asyncio._enter_task(loop, task)
+        try:
+            self._awaited = context.run(self._begin, call, enter)
+        except StopIteration as end:
+            self.has_ended, self._value = True, end.value
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            self.has_ended, self._error = True, error
+        finally:
+            asyncio._leave_task(loop, task)
+            asyncio._enter_task(loop, outer)
+
+    def _begin(self, call: Callable[[], Awaitable[Any]], enter: Callable[[], object]) -> Any:
+        enter()
+        code: Any = call()
+        if type(code) is not CoroutineType:
+            code = _await_value(code)
+        self.code = code
+        return code.send(None)
+
+    def result(self) -> Any:
+        """Return what the function has returned, once it has ended; or raise its error."""
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    # -- as what a coroutine awaits ---------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        """Return what goes on with the call."""
+        return self
+
+    def send(self, value: Any, /) -> Any:
+        """Go on. What the first part waits for comes first."""
+        if self.has_ended:
+            raise StopIteration(self.result())
+        assert self.code is not None
+        if self._awaited is not None:
+            awaited, self._awaited = self._awaited, None
+            return awaited
+        return self.code.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Go on with an error."""
+        assert self.code is not None
+        self._awaited = None
+        return self.code.throw(*error)
+
+    def close(self) -> None:
+        """End the function where it is."""
+        if self.code is not None:
+            self.code.close()
+
+
+async def _await_value(value: Awaitable[Any]) -> Any:
+    return await value
