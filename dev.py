@@ -234,6 +234,11 @@ def demo(_options: argparse.Namespace, extra: Sequence[str]) -> None:
     become_script(ROOT / "examples" / "trip_booking.py", extra)
 
 
+def example(options: argparse.Namespace, extra: Sequence[str]) -> None:
+    """Run examples/NAME.py."""
+    become_script(ROOT / "examples" / f"{options.name}.py", extra)
+
+
 def test(options: argparse.Namespace, extra: Sequence[str]) -> None:
     """Run the checks, then pytest, whose closing line is the last one."""
     ensure_venv()
@@ -311,6 +316,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add(setup, "setup")
     add(demo, "demo", "[--port 8000] [--store PATH]")
+    add(example, "example", "NAME [its arguments]").add_argument("name", metavar="NAME")
     fast = add(test, "test", "[--fast] [pytest arguments]")
     fast.add_argument("--fast", action="store_true", help="only pytest, without its slow tests")
     add(check, "check")
