@@ -175,7 +175,7 @@ class EmbeddedEngine:
             secrets=self._all_secrets,
             refresh_secrets=self._refresh_secrets,
             token_ttl=self._token_ttl,
-            lease_check_age=min(env.lease_check_age, int(self.settings.lease * 1000) // 3),
+            lease_check_age=min(env.lease_check_age, self.settings.lease / 3),
         )
 
     def register(self, endpoint: RegisteredEndpoint) -> None:

@@ -81,7 +81,7 @@ class AppConfig:
         refresh_secrets: reads these keys again, which another process may have changed.
         token_ttl: how long a token is valid, milliseconds.
         lease_check_age: a step begins only if the process held the run at most this long ago,
-            milliseconds. It is well below the time after which a lease may be taken over.
+            seconds. It is well below the time after which a lease may be taken over.
         debug: show stack traces in problem documents.
         observers: who is notified of what happens to runs, beside the log.
         public_url: scheme and authority under which clients reach the application; None takes
@@ -97,7 +97,7 @@ class AppConfig:
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     limits: Limits = field(default_factory=Limits)
     token_ttl: int = 7 * 24 * 3_600_000
-    lease_check_age: int = 1_000
+    lease_check_age: float = 1.0
     debug: bool = False
     public_url: str | None = None
     observers: tuple[Observer, ...] = ()

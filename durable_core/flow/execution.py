@@ -188,8 +188,9 @@ class Execution:
             are being undone.
         unasked: ids of the stored ops that this replay has not asked for yet.
         misfit: why the run is left to the code of its own version; not set if it is not.
-        checked_at: the last time, epoch milliseconds, after which the store has accepted, or is to
-            accept, a write of the execution: the process held the run then.
+        checked_at: the last time, by ``Clock.elapsed``, after which the store has accepted, or is
+            to accept, a write of the execution: the process held the run then. It is no wall-clock
+            time: that may be set back while the process is frozen.
     """
 
     misfit: str
@@ -472,7 +473,7 @@ class StoredExecution(Execution):
         self.owner = owner
         self.stored = memos is not None
         if self.stored:
-            self.checked_at = env.clock.now()  # it was claimed just now
+            self.checked_at = env.clock.elapsed()  # it was claimed just now
         self.pending = {each.op.id: each for each in pending} if pending else {}
         if memos or pending:
             self.unasked = {*self.memos, *self.pending}
@@ -561,7 +562,7 @@ def checkpoint(
     create, request = (None, None) if ex.stored else ex.creation_rows()
     run = ex.run
     now = ex.env.clock.now() if now is None else now
-    ex.checked_at = now
+    ex.checked_at = ex.env.clock.elapsed()
     chunks, handoff = ((), None) if ex.stream is None else ex.stream.unsaved(memos)
     if create is not None and ex.followed and handoff is None:
         # A reader that is to go on after the handoff waits for its position.
@@ -699,13 +700,13 @@ def begin(ex: Execution) -> Flow[tuple[int, int] | Cancelled]:
         written, event_seq = begun
         if tickets:
             ex.drop_tickets(tickets, written)
-        now = ex.env.clock.now()
-        if is_checked or now - ex.checked_at <= ex.env.lease_check_age:
-            return event_seq, now
+        clock = ex.env.clock
+        if is_checked or clock.elapsed() - ex.checked_at <= ex.env.lease_check_age:
+            return event_seq, clock.now()
         # The process may have been frozen: another one may have gone on with the run meanwhile.
         check = ex.lease_check()
         if check is None:
-            return event_seq, now
+            return event_seq, clock.now()
         ex.add_ticket((yield check))
 
 

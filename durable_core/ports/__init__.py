@@ -107,10 +107,17 @@ __all__ = [
 
 
 class Clock(Protocol):
-    """Wall-clock time."""
+    """Wall-clock time, and time that nobody sets."""
 
     def now(self) -> int:
         """Return the time as epoch milliseconds."""
+        ...
+
+    def elapsed(self) -> float:
+        """Return the seconds since some fixed moment.
+
+        Setting the system's clock does not change it. Time in which the machine sleeps counts.
+        """
         ...
 
 

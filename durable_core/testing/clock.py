@@ -30,6 +30,10 @@ class FakeClock:
         """Return the time as epoch milliseconds."""
         return self._now
 
+    def elapsed(self) -> float:
+        """Return the time as epoch seconds: nothing sets this clock back."""
+        return self._now / 1000
+
     @property
     def time(self) -> datetime:
         """The time as an aware ``datetime`` in UTC."""

@@ -12,6 +12,8 @@ import struct
 import time
 from pathlib import Path
 
+from durable_core.platform import SystemClock
+
 __all__ = ["ShiftedClock"]
 
 _OFFSET = struct.Struct("<q")
@@ -34,6 +36,10 @@ class ShiftedClock:
         """Return the time as epoch milliseconds."""
         [offset] = _OFFSET.unpack_from(self._offset)
         return time.time_ns() // 1_000_000 + int(offset)
+
+    def elapsed(self) -> float:
+        """Return what does not jump."""
+        return SystemClock.elapsed()
 
     def shift(self, offset: int) -> None:
         """Set the offset, milliseconds, for all processes that map the file."""

@@ -64,6 +64,7 @@ class FakeClock:
 
     def __init__(self, now: int = 1_700_000_000_000) -> None:
         self._now = now
+        self._elapsed = 0.0
 
     def now(self) -> int:
         """Return the time as epoch milliseconds."""
@@ -72,6 +73,15 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         """Move on."""
         self._now += round(seconds * 1000)
+        self._elapsed += seconds
+
+    def elapsed(self) -> float:
+        """Return the seconds for which it has moved on."""
+        return self._elapsed
+
+    def set_back(self, seconds: float) -> None:
+        """Set the wall clock back, as an administrator does."""
+        self._now -= round(seconds * 1000)
 
 
 class WatchedStore(MemoryStore):

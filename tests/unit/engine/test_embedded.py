@@ -464,8 +464,8 @@ def test_a_start_gives_up_after_a_while(tmp_path: Path) -> None:
     process.durable.stop()
 
 
-@pytest.mark.parametrize(("lease", "age"), [("15s", 1_000), ("1s", 333)])
-def test_how_old_the_proof_of_a_lease_may_be(lease: str, age: int) -> None:
+@pytest.mark.parametrize(("lease", "age"), [("15s", 1.0), ("1s", 1 / 3)])
+def test_how_old_the_proof_of_a_lease_may_be(lease: str, age: float) -> None:
     """A step begins only if the run was held at most a second ago, and well within the lease."""
     settings = Settings(lease=lease, heartbeat="100ms")
     durable = Durable(id="x", engine=EmbeddedEngine(MemoryStore(), settings=settings))

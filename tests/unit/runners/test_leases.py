@@ -14,16 +14,19 @@ from durable_core.ports import Checkpoint
 from support.harness import FakeClock, Ledger, WatchedStore, lab, request, until, until_async
 
 
+@pytest.mark.parametrize("set_back", [0.0, 1.5, 2.0, 3600.0])
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_no_step_begins_after_a_cancellation_elsewhere(kind: str) -> None:
+def test_no_step_begins_after_a_cancellation_elsewhere(kind: str, set_back: float) -> None:
     """A process that was frozen between two steps, while another one cancelled the run, does not
-    begin the second step, although no write of its own would tell it."""
+    begin the second step, although no write of its own would tell it, and though the wall clock was
+    set back meanwhile."""
     ledger, clock, store = Ledger(), FakeClock(), WatchedStore()
 
     def is_frozen() -> bool:
         [record] = other.records.list()
         assert other.durable.runs.cancel(record.run.id)
         clock.advance(2)
+        clock.set_back(set_back)
         return True
 
     def sync(request: Request) -> None:
