@@ -21,7 +21,7 @@ from durable_core.model.step import FailedAttempt, Memo, OpKind, Pending, Runnin
 from durable_core.platform import make_ulid
 from durable_core.ports import RunFilter, RunRecord
 
-__all__ = ["Runs", "select", "show_history", "show_run"]
+__all__ = ["Runs", "first_id", "select", "show_history", "show_run"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -79,8 +79,8 @@ class Runs:
             endpoint_key=endpoint,
             key=key,
             label=label,
-            since=None if since is None else _first_id(since, "since"),
-            before=_lowest(cursor, None if until is None else _first_id(until, "until")),
+            since=None if since is None else first_id(since, "since"),
+            before=_lowest(cursor, None if until is None else first_id(until, "until")),
         )
         return select(self._engine.list, where, status=status, limit=limit)
 
@@ -254,7 +254,7 @@ class Runs:
 _LONGEST_REASON = 1_000
 
 
-def _first_id(moment: datetime, what: str) -> str:
+def first_id(moment: datetime, what: str) -> str:
     """Return an id that is lower than those of all runs that began at a time or later."""
     if moment.utcoffset() is None:
         raise ValueError(f"{what} must be an aware datetime; this one has no time zone")

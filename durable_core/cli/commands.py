@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_signal(commands)
     _add_prune(commands)
     _add_check(commands)
+    _add_replay(commands)
     add_secrets(commands)
     return parser
 
@@ -121,6 +122,17 @@ def _add_worker(commands: Any) -> None:
 def _add_check(commands: Any) -> None:
     text = "open an application and its store, and print what is wrong"
     _add_imports(_add(commands, "check", _check, text))
+
+
+def _add_replay(commands: Any) -> None:
+    text = "replay stored runs against this code, change nothing, and print what would differ"
+    replay = _add(commands, "replay", _replay, text)
+    _add_imports(replay)
+    replay.add_argument("--store", metavar="COPY", required=True, help="a copy of the store")
+    which = replay.add_mutually_exclusive_group()
+    which.add_argument("--run", dest="run_id", metavar="RUN_ID", help="only this run")
+    which.add_argument("--since", type=_time, metavar="TIME", help="only runs begun then or later")
+    replay.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_send(commands: Any) -> None:
@@ -248,6 +260,12 @@ def _check(options: argparse.Namespace) -> str | None:
     if not problems:
         print("nothing is wrong")
     return f"{len(problems)} problems" if problems else None
+
+
+def _replay(options: argparse.Namespace) -> str | None:
+    from durable_core.cli.replay import run_replay  # no other command needs the engine
+
+    return run_replay(options)
 
 
 def _list(options: argparse.Namespace) -> None:

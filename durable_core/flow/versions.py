@@ -12,7 +12,16 @@ from durable_core.flow.execution import StoredExecution
 from durable_core.model.run import versioned_key
 from durable_core.model.step import FailedAttempt, Op, OpKind
 
-__all__ = ["check_end", "check_kind", "check_order", "is_misfit", "parking"]
+__all__ = [
+    "check_end",
+    "check_kind",
+    "check_order",
+    "is_misfit",
+    "kind_mismatch",
+    "new_step_before",
+    "parking",
+    "unasked_steps",
+]
 
 #: So many steps are named.
 _MOST_NAMES = 5
@@ -37,10 +46,7 @@ def check_kind(ex: StoredExecution, stored: OpKind, op: Op) -> Flow[None]:
     Raises:
         StepKindError: always, unless the run is left to older code.
     """
-    text = (
-        f"step {op.name!r} is stored as {_METHODS[stored]}, and the code now asks for "
-        f"{_METHODS[op.kind]}; give the new step an id of its own"
-    )
+    text = kind_mismatch(stored, op)
     if _can_park(ex):
         yield from _leave(ex, text)
         yield from _wait_for_unwinding(ex, op)
@@ -57,11 +63,7 @@ def check_order(ex: StoredExecution, op: Op) -> Flow[None]:
             older code that it could be left to.
     """
     if ex.is_sequential:
-        text = (
-            f"the code asks for the new step {op.name!r} before {_unasked(ex)}, which the run has "
-            "stored; a new step belongs after a step.patched(...), or in a new endpoint"
-        )
-        yield from _report(ex, text)
+        yield from _report(ex, new_step_before(ex, op))
         if is_misfit(ex):
             yield from _wait_for_unwinding(ex, op)
 
@@ -74,8 +76,32 @@ def check_end(ex: StoredExecution) -> Flow[None]:
     Raises:
         StepOrderError: as :func:`check_order`.
     """
-    text = f"the handler has ended without {_unasked(ex)}, which the run has stored"
+    text = f"the handler has ended without {unasked_steps(ex)}, which the run has stored"
     yield from _report(ex, text)
+
+
+def kind_mismatch(stored: OpKind, op: Op) -> str:
+    """Return in words that a step is stored as one of another kind."""
+    return (
+        f"step {op.name!r} is stored as {_METHODS[stored]}, and the code now asks for "
+        f"{_METHODS[op.kind]}; give the new step an id of its own"
+    )
+
+
+def new_step_before(ex: StoredExecution, op: Op) -> str:
+    """Return in words that a new step comes before some that are stored."""
+    return (
+        f"the code asks for the new step {op.name!r} before {unasked_steps(ex)}, which the run has "
+        "stored; a new step belongs after a step.patched(...), or in a new endpoint"
+    )
+
+
+def unasked_steps(ex: StoredExecution) -> str:
+    """Return the names of the stored steps that this replay has not asked for, the first few."""
+    known = [each.op.name for each in ex.memos.values() if each.op.id in ex.unasked]
+    known += [each.op.name for each in ex.pending.values() if each.op.id in ex.unasked]
+    more = f" and {len(known) - _MOST_NAMES} more" if len(known) > _MOST_NAMES else ""
+    return f"step {', '.join(map(repr, known[:_MOST_NAMES]))}{more}"
 
 
 def is_misfit(ex: StoredExecution) -> bool:
@@ -133,10 +159,3 @@ def _wait_for_unwinding(ex: StoredExecution, op: Op) -> Flow[None]:
     while True:
         yield from park(op.id, None)
         ex.check_open()
-
-
-def _unasked(ex: StoredExecution) -> str:
-    known = [each.op.name for each in ex.memos.values() if each.op.id in ex.unasked]
-    known += [each.op.name for each in ex.pending.values() if each.op.id in ex.unasked]
-    more = f" and {len(known) - _MOST_NAMES} more" if len(known) > _MOST_NAMES else ""
-    return f"step {', '.join(map(repr, known[:_MOST_NAMES]))}{more}"

@@ -148,6 +148,17 @@ class EncryptedStore(Store):
             for write, each in zip(writes, sealed, strict=True)
         ]
 
+    def decrypt(
+        self, claimed: ClaimedRun, result: StoredResult | None
+    ) -> tuple[ClaimedRun, StoredResult | None]:
+        """Return what is stored of a run, and its result, in clear text.
+
+        Raises:
+            EncryptionKeyError: no key here opens it.
+        """
+        opened = None if result is None else self._seal.open_result(result)
+        return self._seal.open_claimed(claimed), opened
+
     def _sealed(self, write: Write[object]) -> Write[object] | StoreError:
         """Return a message as the other store gets it, or why it cannot be encrypted."""
         sealed = _SEALED.get(type(write))

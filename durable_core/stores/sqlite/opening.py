@@ -22,6 +22,7 @@ __all__ = [
     "prepare",
     "refuse_foreign_file",
     "refuse_network_filesystem",
+    "refuse_other_version",
 ]
 
 
@@ -227,6 +228,19 @@ def _needs_work(db: sqlite3.Connection, path: str) -> bool:
             f"to {VERSION}; use the release that made it, or give the application a new file"
         )
     return bool(version < VERSION)
+
+
+def refuse_other_version(db: sqlite3.Connection, path: str) -> None:
+    """Refuse a file that this release does not read as it is; nothing is changed.
+
+    Raises:
+        StoreVersionError: it is no store, or an older or a newer release made it.
+    """
+    if _needs_work(db, path):
+        raise StoreVersionError(
+            f"{path} is empty, or an older release made it; open a copy of it once with this one"
+        )
+    _refuse_incomplete(db, path)
 
 
 def _refuse_incomplete(db: sqlite3.Connection, path: str) -> None:
