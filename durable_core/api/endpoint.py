@@ -21,7 +21,12 @@ from durable_core.api.effects import (
 )
 from durable_core.api.engine import Engine
 from durable_core.errors import ConfigurationError, HTTPError
-from durable_core.flow.options import EndpointOptions, needs_run_at_once, resolve_options
+from durable_core.flow.options import (
+    EndpointOptions,
+    ResolvedOptions,
+    needs_run_at_once,
+    resolve_options,
+)
 from durable_core.flow.scope import HandlerKind
 from durable_core.flow.wait_url import (
     OWN_PARAMS,
@@ -81,31 +86,13 @@ class Endpoint:
         self._authorize = resolved.authorize
         self._methods = resolved.methods
         self._wants_key = resolved.idempotency == "required" or resolved.derive_key is not None
-        if self._wants_key and engine.store is None:
-            raise ConfigurationError(
-                f"the engine {engine.name!r} knows no keys: idempotency= and key= need the "
-                "embedded engine"
-            )
-        if resolved.on_mismatch == "park" and engine.store is None:
-            raise ConfigurationError(
-                f"the engine {engine.name!r} does not say which steps come later: "
-                "on_mismatch='park' needs the embedded engine"
-            )
-        omits = resolved.omit_request_body or resolved.omit_response_body
-        if omits and engine.store is None:
-            raise ConfigurationError(
-                f"the engine {engine.name!r} gives requests and responses to its server: "
-                "omit_request_body= and omit_response_body= need the embedded engine"
-            )
+        needs = _need_of_store(resolved, wants_key=self._wants_key)
+        if needs and engine.store is None:
+            raise ConfigurationError(f"the engine {engine.name!r} {needs} the embedded engine")
         #: Requests may be served without a look at anything else.
         self._is_plain = not (
             self._authorize is not None or self._wants_key or resolved.omit_request_body
         )
-        if resolved.run_timeout is not None and engine.store is None:
-            raise ConfigurationError(
-                f"the engine {engine.name!r} cannot end a run in good order: run_timeout= needs "
-                "the embedded engine"
-            )
         self.key = resolved.key
         self.kind = HandlerKind.ASYNC_DEF if is_async(handler) else HandlerKind.DEF
         _check_parameters(handler)
@@ -231,6 +218,30 @@ class Endpoint:
         if len(request.body) > most:
             return problem(413, "content-too-large", detail=f"at most {most} bytes are accepted")
         return None
+
+
+def _need_of_store(options: ResolvedOptions, *, wants_key: bool) -> str:
+    """Return why only the embedded engine can follow the options; "" if others can.
+
+    It is the middle of a sentence, from the name of the engine to what is needed.
+    """
+    if wants_key:
+        return "knows no keys: idempotency= and key= need"
+    if options.on_mismatch == "park":
+        return "does not say which steps come later: on_mismatch='park' needs"
+    if options.omit_request_body or options.omit_response_body:
+        return (
+            "gives requests and responses to its server: omit_request_body= and "
+            "omit_response_body= need"
+        )
+    if options.run_timeout is not None:
+        return "cannot end a run in good order: run_timeout= needs"
+    if options.max_sync_runtime is not None:
+        return (
+            "cannot hand a client off while a step goes on, because its server learns of a step "
+            "when that has ended: max_sync_runtime= needs"
+        )
+    return ""
 
 
 def _result_type(handler: Handler) -> ValueType | None:

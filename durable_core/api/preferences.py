@@ -20,9 +20,11 @@ def preferring(endpoint: RegisteredEndpoint, headers: Headers) -> RegisteredEndp
     allows may be shorter.
     """
     prefers = parse_prefer(headers)
+    options, limit = endpoint.options, 1000 * (prefers.wait or 0)
     if prefers.wait is None and not prefers.respond_async:
         return endpoint
-    options, limit = endpoint.options, 1000 * (prefers.wait or 0)
+    if options.omit_request_body and limit == 0:
+        return endpoint  # a replay, by which the run would begin, has no body
     if options.max_sync_runtime is not None:
         limit = min(limit, options.max_sync_runtime)
     applied = ["respond-async"] if prefers.respond_async else []

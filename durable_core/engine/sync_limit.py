@@ -60,7 +60,7 @@ class SyncLimit:
         done = self._submit(run)
         done.add_done_callback(lambda _: answered.set())
         if not answered.wait(limit / 1000):
-            if done.cancel():
+            if _may_begin_elsewhere(run) and done.cancel():
                 self._runs.run_in_thread(run, accept(ex, HandoffReason.TIME_LIMIT))
             else:
                 run.detach(HandoffReason.TIME_LIMIT)
@@ -112,10 +112,15 @@ class SyncLimit:
             return
         # A thread commits, which must not hold up the loop.
         with suppress(RuntimeError):  # stopped: every client was handed off
-            if done is not None and done.cancel():
+            if done is not None and _may_begin_elsewhere(run) and done.cancel():
                 assert isinstance(run.ex, StoredExecution)
                 flow = accept(run.ex, HandoffReason.TIME_LIMIT)
                 accepted = self._worker.handoffs.submit(self._runs.run_in_thread, run, flow)
                 accepted.add_done_callback(lambda _: ended())
             else:
                 self._worker.handoffs.submit(run.detach, HandoffReason.TIME_LIMIT)
+
+
+def _may_begin_elsewhere(run: ThreadRun) -> bool:
+    """Tell whether a handler that has not begun may do so in a replay, with what is stored."""
+    return not run.ex.options.omit_request_body

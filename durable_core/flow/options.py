@@ -86,6 +86,9 @@ class EndpointOptions(TypedDict, total=False):
             included: a duration of 1 ms or more. Past it the run fails, and its steps are undone.
             It is stored with the run: a later version of the code does not change it. Default:
             no limit.
+        max_sync_runtime: for how long a client waits on its own connection, a duration. Past it the
+            client is handed off, while the step in progress goes on; with 0 before the handler
+            begins. Default: no limit.
     """
 
     async_redirect_url: RedirectUrl | None
@@ -108,6 +111,7 @@ class EndpointOptions(TypedDict, total=False):
     version: str | None
     on_mismatch: Literal["warn", "fail", "park"] | None
     run_timeout: str | float | timedelta | None
+    max_sync_runtime: str | float | timedelta | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +127,7 @@ class ResolvedOptions:
         run_timeout: milliseconds.
         store_headers: in lower case.
         result: the type of what its function returns; None if that is JSON or a response.
-        max_sync_runtime: milliseconds; 0 hands the client off before the handler begins, None
-            never does for the time alone.
+        max_sync_runtime: milliseconds.
         handoff_headers: further header fields of the response that a handed-off client gets.
     """
 
@@ -188,7 +191,15 @@ def resolve_options(
         given["idempotency_ttl"] = parse_duration(given["idempotency_ttl"])
     if "run_timeout" in given:
         given["run_timeout"] = parse_duration(given["run_timeout"])
-    return ResolvedOptions(key=key, store_headers=headers, result=result, **given)
+    if "max_sync_runtime" in given:
+        given["max_sync_runtime"] = parse_duration(given["max_sync_runtime"])
+    resolved = ResolvedOptions(key=key, store_headers=headers, result=result, **given)
+    if resolved.omit_request_body and resolved.max_sync_runtime == 0:
+        raise ValueError(
+            "max_sync_runtime=0 begins every run by a replay, and with omit_request_body=True that "
+            "has no body"
+        )
+    return resolved
 
 
 #: Options that change nothing before the first step of a run, nor for a handler without a step.
@@ -232,6 +243,8 @@ def _check(options: EndpointOptions) -> None:
     timeout = options.get("run_timeout")
     if timeout is not None and parse_duration(timeout, what="run_timeout") < 1:
         raise ValueError("run_timeout must be 1 ms or more: a run needs some time")
+    if (limit := options.get("max_sync_runtime")) is not None:
+        parse_duration(limit, what="max_sync_runtime")
     if (key := options.get("key")) is not None and not callable(key):
         raise TypeError(f"key must be a function of the request, not {key!r}")
     for name in ("record_arguments", "omit_request_body", "omit_response_body"):

@@ -224,6 +224,21 @@ def test_kill_while_steps_run_in_parallel(world: World, face: str) -> None:
     assert_stored(world, "T", ["save-0", "save-1", "save-2"])
 
 
+def test_kill_after_a_handoff_in_mid_step(world: World, face: str) -> None:
+    """A client that does not wait for a step finds its run, although the process has died since."""
+    world.close_gate("T", "b")
+    app = world.start()
+    handoff = fetch(app.url(f"/{face}/steps?trip=T"), headers={"Prefer": "wait=1"})
+    assert 202 == handoff.status
+    assert {"a": 1, "b": 1} == world.ledger.begun("T")
+    app.kill()
+    world.open_gate("T", "b")
+    world.start()
+    finished(world)
+    assert {"a": 1, "b": 2, "c": 1} == world.ledger.begun("T")
+    assert_stored(world, "T", ["a", "b", "c"])
+
+
 def test_a_client_that_goes_away_leaves_its_run_alone(world: World, face: str) -> None:
     """The connection is reset in mid-step: nobody notices, and the run goes on to its end."""
     world.close_gate("T", "b")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_core import Durable, Headers, HTTPError, Request, Response
+from durable_core import Durable, Headers, HTTPError, Request, Response, endpoint_adapter
 from durable_core.engine.remote.execution import ReportedStep
 from durable_core.errors import ConfigurationError, HeaderNotStoredError, StepError
 from durable_core.machine.advance import failure_of_step
@@ -364,6 +364,15 @@ def test_requests_come_back(body: bytes, query: str) -> None:
     assert "1.2.3.4, 5.6.7.8" == event["data"]["ip"]
     with pytest.raises(HeaderNotStoredError, match="x-user"):
         back.headers.get("x-user")
+
+
+def test_a_limit_for_clients_is_refused() -> None:
+    """The server learns of a step when that has ended, so no client can leave before."""
+    durable = Durable(
+        id="shop", engine=InngestEngine(is_dev=True), endpoint_adapter=endpoint_adapter
+    )
+    with pytest.raises(ConfigurationError, match="max_sync_runtime= needs the embedded engine"):
+        durable.endpoint(max_sync_runtime="1s")(lambda request: "x")
 
 
 def test_observers_are_refused() -> None:

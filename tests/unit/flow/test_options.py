@@ -81,9 +81,10 @@ def test_options_are_declared_alike() -> None:
     names = {**vars(options_module), "ValueType": ValueType}
     given, read = get_type_hints(EndpointOptions), get_type_hints(ResolvedOptions, names)
     # The key is the endpoint's there; that of a request is derived. A duration is milliseconds.
-    internal = {"derive_key", "result", "max_sync_runtime", "handoff_headers"}
+    internal = {"derive_key", "result", "handoff_headers"}
+    durations = "idempotency_ttl", "run_timeout", "max_sync_runtime"
     assert internal == read.keys() - given.keys()
-    for name in ("key", "idempotency_ttl", "run_timeout", "store_headers", *internal):
+    for name in ("key", "store_headers", *durations, *internal):
         given.pop(name, None)
         read.pop(name, None)
 
