@@ -19,6 +19,7 @@ from durable_core.errors import (
     StepInterrupted,
 )
 from durable_core.flow.env import Limits
+from durable_core.flow.limits import Concurrency, RateLimit, Singleton
 from durable_core.http.headers import Headers
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -31,6 +32,7 @@ from durable_core.runners.settings import Settings
 __all__ = [
     "AttemptInfo",
     "BadRequest",
+    "Concurrency",
     "Durable",
     "EndpointAdapter",
     "Event",
@@ -39,6 +41,7 @@ __all__ = [
     "Limits",
     "LogContext",
     "NonRetriableError",
+    "RateLimit",
     "Request",
     "Response",
     "RetryAfterError",
@@ -48,6 +51,7 @@ __all__ = [
     "RunInfo",
     "Settings",
     "Signal",
+    "Singleton",
     "StepCancelled",
     "StepError",
     "StepInfo",

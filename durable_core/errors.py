@@ -39,6 +39,7 @@ Errors that a user may raise or catch::
     ├── InvalidTokenError             a wait-URL token that does not open this run
     ├── RunNotFoundError
     ├── RunUndoneError                a run was undone, or is being undone
+    ├── SingletonError                another run has the singleton key of a run
     ├── EngineError                   the engine cannot do what was asked
     └── StoreError                    the store cannot do it now, or at all
         ├── EncryptionKeyError        what is stored is encrypted with a key that is not here
@@ -106,6 +107,7 @@ __all__ = [
     "RunNotFoundError",
     "RunUndoneError",
     "SignalConflictError",
+    "SingletonError",
     "StepArgumentError",
     "StepCancelled",
     "StepError",
@@ -404,6 +406,10 @@ class RunUndoneError(DurableError):
 
     The message says what to do instead.
     """
+
+
+class SingletonError(DurableError):
+    """Another run with the same singleton key has not ended; the message names it."""
 
 
 class EngineError(DurableError):

@@ -29,6 +29,7 @@ from durable_conformance.strategies import (
     OWNERS,
     RUNS,
     apps,
+    begins,
     claims,
     few,
     filters,
@@ -40,6 +41,7 @@ from durable_conformance.strategies import (
     run_ids,
     run_writes,
     sends,
+    slot_sets,
     times,
     waits,
     writes,
@@ -47,6 +49,7 @@ from durable_conformance.strategies import (
 from durable_core.model.step import Pending
 from durable_core.model.stream import StreamPlace
 from durable_core.ports import (
+    Begin,
     Checkpoint,
     CheckpointResult,
     Claim,
@@ -56,6 +59,7 @@ from durable_core.ports import (
     RunRecord,
     SendEvents,
     Sent,
+    Slots,
     WorkerRecord,
     Write,
 )
@@ -126,6 +130,11 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(write=claims)
     def claim(self, write: Claim) -> None:
         """Claim due runs."""
+        self.commit([write])
+
+    @rule(write=begins())
+    def begin(self, write: Begin) -> None:
+        """Begin a run that limits may refuse or queue."""
         self.commit([write])
 
     @rule(write=processes)
@@ -218,10 +227,13 @@ class StoreMachine(RuleBasedStateMachine):
         for app in APPS:
             assert self.reference.next_due(app, KEYS) == self.store.next_due(app, KEYS)
 
-    @rule(app=apps, known=key_sets, now=times)
-    def read_queues(self, app: str, known: tuple[str, ...], now: int) -> None:
+    @rule(app=apps, known=key_sets, now=times, slots=slot_sets)
+    def read_queues(
+        self, app: str, known: tuple[str, ...], now: int, slots: tuple[Slots, ...]
+    ) -> None:
         """Due times and what nobody can claim."""
-        assert self.reference.next_due(app, known) == self.store.next_due(app, known)
+        due_at = self.reference.next_due(app, known, slots=slots)
+        assert due_at == self.store.next_due(app, known, slots=slots)
         expected = self.reference.unclaimable(app, known, now)
         assert expected == self.store.unclaimable(app, known, now)
 

@@ -7,24 +7,37 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from durable_conformance.store_values import REQUEST, addressed, delivery, memo, pending, run, wait
+from durable_conformance.store_values import (
+    REQUEST,
+    addressed,
+    created,
+    delivery,
+    memo,
+    pending,
+    run,
+    wait,
+)
 from durable_core.model.event import Event
 from durable_core.model.run import Phase
 from durable_core.model.step import FailedAttempt, OpKind, Pending
 from durable_core.model.stream import ChunkBatch
 from durable_core.ports import (
+    Begin,
     Cancel,
     Checkpoint,
     Claim,
     Delete,
     Deliver,
     Heartbeat,
+    LeaveQueue,
     Prune,
+    RateRule,
     ReapWorkers,
     Register,
     Release,
     RunFilter,
     SendEvents,
+    Slots,
     StoredResult,
     Unregister,
     WorkerRecord,
@@ -37,6 +50,7 @@ __all__ = [
     "OWNERS",
     "RUNS",
     "apps",
+    "begins",
     "claims",
     "few",
     "filters",
@@ -48,6 +62,7 @@ __all__ = [
     "run_ids",
     "run_writes",
     "sends",
+    "slot_sets",
     "times",
     "waits",
     "writes",
@@ -228,7 +243,51 @@ sends = st.builds(
     source=st.sampled_from(["", "", "hook"]),
 )
 _delivers = st.builds(Deliver, app=apps, delivery=_deliveries, now=times)
-claims = st.builds(Claim, app=apps, owner=owners, keys=key_sets, now=st.integers(10, 20), limit=few)
+slot_sets = st.sampled_from(
+    [
+        (),
+        (Slots(endpoint_key=KEYS[0], most=1),),
+        (Slots(endpoint_key=KEYS[0], most=2, most_of_key=1),),
+        (
+            Slots(endpoint_key=KEYS[0], most=None, most_of_key=1),
+            Slots(endpoint_key=KEYS[1], most=1),
+        ),
+    ]
+)
+claims = st.builds(
+    Claim,
+    app=apps,
+    owner=owners,
+    keys=key_sets,
+    now=st.integers(10, 20),
+    limit=few,
+    slots=slot_sets,
+)
+
+
+@st.composite
+def begins(draw: st.DrawFn) -> Begin:
+    """Return the beginning of a run of the first endpoint, with limits."""
+    id_ = draw(run_ids)
+    new = replace(
+        run(id_, app=draw(apps), key=KEYS[0]),
+        slot_key=draw(st.sampled_from(["", "a", "b"])),
+        singleton_key=draw(st.none() | st.sampled_from(["s", "t"])),
+    )
+    slots = draw(slot_sets)
+    checkpoint = replace(created(id_, owner=draw(owners)), create=new, now=draw(times))
+    rule = st.builds(RateRule, key=_ids, limit=few, period=st.integers(1, 20))
+    return Begin(
+        checkpoint=checkpoint,
+        slots=slots[0] if slots else None,
+        queue_limit=draw(st.none() | st.integers(0, 2)),
+        rate=draw(st.none() | rule),
+    )
+
+
+_leave_queues = st.builds(
+    LeaveQueue, app=apps, limited=st.sampled_from([(), KEYS[:1]]), limit=st.just(100)
+)
 _ends: st.SearchStrategy[Write[object]] = st.one_of(
     st.builds(
         Cancel,

@@ -19,7 +19,7 @@ _PAGE = """\
 
 A run is in one *phase* at a time. What happens to it is a *cue*, and what is not in the table below
 cannot happen. `durable.runs` shows a run that has not ended as `running` while a process executes
-it, and as `suspended` while none does.
+it, as `queued` in that phase, and otherwise as `suspended`.
 
 ```mermaid
 {diagram}

@@ -114,9 +114,9 @@ class Serve(RequestEffect):
 
 @dataclass(frozen=True)
 class ServeOnce(Serve):
-    """As :class:`Serve`, unless a run has the key; then answered with that run."""
+    """As :class:`Serve`, if the store lets the run begin; else answered with a run to join."""
 
-    key: IdempotencyKey
+    key: IdempotencyKey | None
 
     def perform(self, engine: Engine) -> Any:
         return engine.serve_once(self.endpoint, self.request, self.route, self.key)

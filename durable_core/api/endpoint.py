@@ -85,13 +85,15 @@ class Endpoint:
         resolved = resolve_options(options, key_of(handler), _result_type(handler))
         self._authorize = resolved.authorize
         self._methods = resolved.methods
-        self._wants_key = resolved.idempotency == "required" or resolved.derive_key is not None
-        needs = _need_of_store(resolved, wants_key=self._wants_key)
+        wants_key = resolved.idempotency == "required" or resolved.derive_key is not None
+        needs = _need_of_store(resolved, wants_key=wants_key)
         if needs and engine.store is None:
             raise ConfigurationError(f"the engine {engine.name!r} {needs} the embedded engine")
+        #: The store decides whether a run begins, whatever the request.
+        self._asks_store = wants_key or resolved.limits is not None
         #: Requests may be served without a look at anything else.
         self._is_plain = not (
-            self._authorize is not None or self._wants_key or resolved.omit_request_body
+            self._authorize is not None or self._asks_store or resolved.omit_request_body
         )
         self.key = resolved.key
         self.kind = HandlerKind.ASYNC_DEF if is_async(handler) else HandlerKind.DEF
@@ -173,7 +175,10 @@ class Endpoint:
             request = OmittedBodyRequest.of(request)
         if not is_head:
             return (yield from self._serve(request, route, max_wait))
-        response = yield Serve(self._registered, request, route)
+        if self._registered.options.limits is None:
+            response = yield Serve(self._registered, request, route)
+        else:
+            response = yield from self._serve(request, route, max_wait)
         return (yield from strip_body_for_head(response))
 
     def _serve(self, request: Request, route: str | None, max_wait: float) -> RequestFlow[Response]:
@@ -184,7 +189,7 @@ class Endpoint:
             from durable_core.api.preferences import preferring  # few requests need it
 
             endpoint = preferring(endpoint, request.headers)
-        if self._wants_key or "idempotency-key" in request.headers:
+        if self._asks_store or "idempotency-key" in request.headers:
             from durable_core.api import idempotency  # few requests need it
 
             return (yield from idempotency.serve(self.engine, endpoint, request, route, max_wait))
@@ -241,6 +246,8 @@ def _need_of_store(options: ResolvedOptions, *, wants_key: bool) -> str:
             "cannot hand a client off while a step goes on, because its server learns of a step "
             "when that has ended: max_sync_runtime= needs"
         )
+    if options.limits is not None:
+        return "has no limits of endpoints: concurrency=, queue_limit=, rate_limit= and singleton= need"
     return ""
 
 

@@ -113,14 +113,23 @@ class Engine(EngineLifecycle, Protocol):
         endpoint: RegisteredEndpoint,
         request: Request,
         route: str | None,
-        key: IdempotencyKey,
+        key: IdempotencyKey | None,
     ) -> Response | EarlierRun:
-        """Run a handler for a client, in this thread, unless a run has the key already.
+        """Run a handler for a client, in this thread, if the store lets its run begin.
+
+        Args:
+            endpoint: the handler, whose limits may refuse the run, or queue it.
+            request, route: as for :meth:`serve`.
+            key: of the request; None without one.
+
+        Returns:
+            The response, or a run that the client joins, such as the one that has the key already.
 
         The fingerprint of the key is a plain hash; it is stored keyed with a secret.
 
         Raises:
-            EngineError: the engine knows no keys.
+            EngineError: the engine knows neither keys nor limits.
+            TypeError, ValueError: the function of a limit returned no key; or what it raised.
         """
         ...
 
@@ -129,7 +138,7 @@ class Engine(EngineLifecycle, Protocol):
         endpoint: RegisteredEndpoint,
         request: Request,
         route: str | None,
-        key: IdempotencyKey,
+        key: IdempotencyKey | None,
     ) -> Response | EarlierRun:
         """As :meth:`serve_once`, for a client of an asynchronous server."""
         ...

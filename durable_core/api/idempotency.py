@@ -1,6 +1,7 @@
-"""Requests with a key: the first one begins a run, and each repetition gets that run.
+"""Requests whose run the store decides about: those with a key, and those of limited endpoints.
 
-The header is that of draft-ietf-httpapi-idempotency-key-header-07, which is a draft.
+Of the requests with one key the first one begins a run, and each repetition gets that run. The
+header is that of draft-ietf-httpapi-idempotency-key-header-07, which is a draft.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def serve(
     route: str | None,
     max_wait: float,
 ) -> RequestFlow[Response]:
-    """Answer a request that may have a key.
+    """Answer a request that may have a key, or whose endpoint has limits.
 
     Args:
         engine: runs the handler.
@@ -54,32 +55,37 @@ def serve(
         BadRequest: a malformed key, or none where one is required.
         TypeError, ValueError: ``key=`` returned no key.
     """
-    options = endpoint.options
-    text = None if engine.store is None else _key_of(request, options)
-    if text is None:
+    key = None if engine.store is None else _key_of(engine, endpoint.options, request)
+    if key is None and endpoint.options.limits is None:
         response: Response = yield Serve(endpoint, request, route)
         return response
-    digest = _digest(request)
-    key = IdempotencyKey(
-        scope=json.dumps([options.key, request.method, request.principal or ""]),
-        key=text,
-        fingerprint=digest,
-        expires_at=engine.env.clock.now() + options.idempotency_ttl,
-    )
     answer: Response | EarlierRun = yield ServeOnce(endpoint, request, route, key)
     if isinstance(answer, Response):
         return answer
+    digest = "" if key is None else key.fingerprint
     if not _is_of(answer, digest, engine.env):
         detail = "another request was sent with this key before"
         return problem(422, "idempotency-key-reused", detail=detail)
-    joined = Joined(options, request)
+    joined = Joined(endpoint.options, request)
     token = new_token(engine.env, answer.run_id)
     wanted = WaitRequest.from_joined(joined, answer.run_id, token, max_wait)
     waited: Response = yield Wait(wanted)
     return waited
 
 
-def _key_of(request: Request, options: ResolvedOptions) -> str | None:
+def _key_of(engine: Engine, options: ResolvedOptions, request: Request) -> IdempotencyKey | None:
+    text = _text_of(request, options)
+    if text is None:
+        return None
+    return IdempotencyKey(
+        scope=json.dumps([options.key, request.method, request.principal or ""]),
+        key=text,
+        fingerprint=_digest(request),
+        expires_at=engine.env.clock.now() + options.idempotency_ttl,
+    )
+
+
+def _text_of(request: Request, options: ResolvedOptions) -> str | None:
     if options.derive_key is not None:
         return _derived(options.derive_key(request))
     if options.idempotency == "off":
@@ -121,8 +127,8 @@ def _parsed(values: tuple[str, ...]) -> str:
 
 
 def _is_of(earlier: EarlierRun, digest: str, env: AppConfig) -> bool:
-    """Tell whether a request like this one began the run, by any of the secrets."""
-    return any(
+    """Tell whether a client may join a run: a request like its own began it, by any secret."""
+    return earlier.fingerprint is None or any(
         request_fingerprint(secret, app=env.app, digest=digest) == earlier.fingerprint
         for secret in env.secrets()
     )

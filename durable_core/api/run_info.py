@@ -12,9 +12,10 @@ from durable_core.model.step import StepKind
 __all__ = ["AttemptInfo", "RunInfo", "RunStatus", "StepInfo", "StepStatus", "as_json"]
 
 #: ``running``: a handler is live in some process, or will be at once. ``suspended``: it waits for a
-#: time or an event. ``cancelling``: it was cancelled, and its steps are being undone.
+#: time or an event. ``queued``: it waits for its turn, because the limit ``concurrency=`` of its
+#: endpoint is reached. ``cancelling``: it was cancelled, and its steps are being undone.
 RunStatus: TypeAlias = Literal[
-    "running", "suspended", "cancelling", "completed", "failed", "cancelled"
+    "running", "suspended", "queued", "cancelling", "completed", "failed", "cancelled"
 ]
 #: ``running``: the function is being called, in this process; what another process calls is not
 #: known. ``retrying``: the function has failed and will be called again. ``begun``: the function of
@@ -79,7 +80,8 @@ class RunInfo:
         crashes: how often in a row its process died without a new checkpoint.
         started: when the request came in.
         ended: when it ended; None before.
-        due: when it goes on; None while it runs and once it has ended.
+        due: when it goes on; None while it runs and once it has ended. Of a queued run, since when
+            it waits its turn.
         error: why it failed, or why its handler is tried again; None without an error.
         deadline: when it fails if it has not ended by then; None without a ``run_timeout``.
         cancel_reason: why it was cancelled; None if it was not, or nobody has given a reason.

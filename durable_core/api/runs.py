@@ -272,6 +272,9 @@ _ENDED: dict[Phase, RunStatus] = {
     Phase.FAILED: "failed",
     Phase.CANCELLED: "cancelled",
 }
+#: The phases of each status that one phase is enough to tell.
+_PHASES: dict[str, tuple[Phase, ...]] = {"queued": (Phase.QUEUED,)}
+_PHASES.update((status, (phase,)) for phase, status in _ENDED.items())
 _ALIVE = tuple(phase for phase in Phase if phase not in _ENDED)
 
 
@@ -293,8 +296,7 @@ def select(
     statuses = get_args(RunStatus)
     if status is not None and status not in statuses:
         raise ValueError(f"status must be one of {', '.join(statuses)}, not {status!r}")
-    ended = tuple(phase for phase, each in _ENDED.items() if each == status)
-    phases = () if status is None else ended or _ALIVE
+    phases = () if status is None else _PHASES.get(status, _ALIVE)
     found: list[RunInfo] = []
     while True:
         # Whether a run that has not ended is live depends on its owner, which no index has.
@@ -354,6 +356,8 @@ def show_run(record: RunRecord, codec: Codec) -> RunInfo:
 def _status_of_live(record: RunRecord) -> RunStatus:
     if record.run.cancel_reason is not None:
         return "cancelling"
+    if record.run.phase is Phase.QUEUED:
+        return "queued"
     return "suspended" if record.owner is None else "running"
 
 

@@ -10,6 +10,7 @@ from durable_core.cli.application import file_of, import_modules, load_durable
 from durable_core.errors import ConfigurationError, StoreError
 from durable_core.platform import check_threading
 from durable_core.ports import Store
+from durable_core.runners.settings import slots_of
 
 __all__ = ["check"]
 
@@ -65,6 +66,7 @@ def _problems_of_store(durable: Durable[Any], store: Store) -> Iterator[str]:
     for key in sorted({record.run.endpoint_key for record in unknown}):
         yield f"runs are due for the endpoint {key!r}, which no code here defines"
     working = [worker for worker in store.workers() if worker.app == durable.id]
-    due = store.next_due(durable.id, sorted(durable.engine.endpoints))
+    slots = slots_of(durable.engine.endpoints.values())
+    due = store.next_due(durable.id, sorted(durable.engine.endpoints), slots=slots)
     if due is not None and due <= now and not working:
         yield "runs are due, and no process works on them"

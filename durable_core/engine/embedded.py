@@ -35,6 +35,7 @@ from durable_core.runners.settings import (
     Settings,
     add_endpoint,
     endpoint_keys,
+    slots_of,
 )
 
 if TYPE_CHECKING:
@@ -358,7 +359,8 @@ class EmbeddedEngine:
     def next_due(self) -> int | None:
         """Return when the first run of the known endpoints is due, epoch milliseconds."""
         self._open_store()
-        return self.store.next_due(self.env.app, tuple(self.endpoints))
+        slots = slots_of(list(self.endpoints.values()))
+        return self.store.next_due(self.env.app, tuple(self.endpoints), slots=slots)
 
     def health(self) -> dict[str, Any]:
         """Return what runs in this process, as a JSON-ready dict; starts nothing."""
@@ -469,9 +471,9 @@ class EmbeddedEngine:
         endpoint: RegisteredEndpoint,
         request: Request,
         route: str | None,
-        key: IdempotencyKey,
+        key: IdempotencyKey | None,
     ) -> Response | EarlierRun:
-        """Run a handler for a client, in this thread, unless a run has the key already."""
+        """Run a handler for a client, in this thread, if the store lets its run begin."""
         if self._stopping_pid and self._stopping:
             return _shutting_down()
         try:
@@ -479,20 +481,18 @@ class EmbeddedEngine:
             if endpoint.kind is HandlerKind.ASYNC_DEF:
                 coroutine = self.serve_once_async(endpoint, request, route, key)
                 return worker.run_on_background_loop(coroutine)
-            event_seq = worker.event_watermark.recent()
-            ex = worker.runs.new_execution(endpoint, request, route, event_seq)
-            refusal = worker.quota.refusal(ex.run.principal)
-            if refusal is not None:
-                return worker.runs.find_earlier(key) or refusal
-            with worker.runs.beginning(ex):
-                begun = worker.queue.execute(worker.runs.begin_once(ex, key))
-            earlier = worker.runs.earlier_run(begun)
+            ex, answer, is_queued = worker.admission.begin(
+                endpoint, request, route, key, self.cancel
+            )
         except StoreError as error:
             return self._refuse(error)
-        if earlier is not None:
-            return earlier
+        if answer is not None:
+            return answer
+        follows = accepts_event_stream(request.headers)
+        if is_queued:
+            return worker.admission.answer_queued(endpoint, ex, follows)
         with worker.runs.beginning(ex):
-            if accepts_event_stream(request.headers):
+            if follows:
                 return worker.streaming.serve(endpoint, ex)
             if endpoint.options.max_sync_runtime is None:
                 return worker.runs.start_for_client(endpoint, ex)
@@ -503,7 +503,7 @@ class EmbeddedEngine:
         endpoint: RegisteredEndpoint,
         request: Request,
         route: str | None,
-        key: IdempotencyKey,
+        key: IdempotencyKey | None,
     ) -> Response | EarlierRun:
         """As :meth:`serve_once`, for a client of an asynchronous server."""
         if self._stopping_pid and self._stopping:
@@ -511,21 +511,18 @@ class EmbeddedEngine:
         try:
             worker = self._started()
             worker.loops.adopt_running()
-            event_seq = await worker.reads.wait(worker.event_watermark.recent)
-            ex = worker.runs.new_execution(endpoint, request, route, event_seq)
-            refusal = await worker.reads.wait(worker.quota.refusal, ex.run.principal)
-            if refusal is not None:
-                return await worker.reads.wait(worker.runs.find_earlier, key) or refusal
-            ticket = worker.queue.submit(worker.runs.begin_once(ex, key))
-            with worker.runs.beginning(ex):
-                begun = await worker.queue.wait_async(ticket)
-            earlier = worker.runs.earlier_run(begun)
+            ex, answer, is_queued = await worker.admission.begin_async(
+                endpoint, request, route, key, self.cancel
+            )
         except StoreError as error:
             return self._refuse(error)
-        if earlier is not None:
-            return earlier
+        if answer is not None:
+            return answer
+        follows = accepts_event_stream(request.headers)
+        if is_queued:
+            return await worker.admission.answer_queued_async(endpoint, ex, follows)
         with worker.runs.beginning(ex):
-            if accepts_event_stream(request.headers):
+            if follows:
                 return await worker.streaming.serve_async(endpoint, ex)
             if endpoint.options.max_sync_runtime is None:
                 return await worker.runs.start_for_client_async(endpoint, ex)
@@ -712,6 +709,8 @@ class EmbeddedEngine:
             endpoint = self.endpoints.get(new.endpoint_key)
             headers = frozenset() if endpoint is None else endpoint.options.store_headers
             omit = endpoint is not None and endpoint.options.omit_request_body
+            if endpoint is not None and endpoint.options.limits is not None:
+                new = endpoint.options.limits.keyed(new, request)
             head = dump_request(request, stored_headers=headers, omit_body=omit)
             stored = StoredRequest(head=head, body=b"" if omit else request.body)
         fork = Fork(

@@ -15,14 +15,13 @@ from weakref import WeakSet
 
 from durable_core.codec.records import dump_head, is_without_body, load_request
 from durable_core.codec.sealed import is_sealed
-from durable_core.codec.tokens import request_fingerprint
 from durable_core.commit_queue import CommitFuture, CommitQueue
 from durable_core.engine.quota import Quota
 from durable_core.engine.undoing import Undoing
 from durable_core.errors import LeaseLost, StoreBrokenError, StoreError, StoreOutcomeUnknownError
 from durable_core.flow.effects import Flow
 from durable_core.flow.env import AppConfig
-from durable_core.flow.execution import Execution, StoredExecution, checkpoint, new_run
+from durable_core.flow.execution import Execution, StoredExecution, new_run
 from durable_core.flow.facts import run_facts, time_of
 from durable_core.flow.handler import fail_orphan, fail_overdue, resume
 from durable_core.flow.handoff import handoff_response, new_token
@@ -39,7 +38,7 @@ from durable_core.model.fact import Fact, RunNoted, StoreFault
 from durable_core.model.run import Phase, Run
 from durable_core.platform import call_soon, logger, run_logger
 from durable_core.ports import (
-    BeginOnce,
+    Begin,
     Begun,
     Cancel,
     CancelOutcome,
@@ -56,6 +55,7 @@ from durable_core.ports import (
     Retry,
     SealedRun,
     SendEvents,
+    Slots,
     Store,
     StoredResult,
 )
@@ -63,7 +63,7 @@ from durable_core.runners.host import RunHost
 from durable_core.runners.live import Waiters
 from durable_core.runners.observers import Observers
 from durable_core.runners.recorded_body import close_unsent
-from durable_core.runners.settings import RegisteredEndpoint, Settings
+from durable_core.runners.settings import RegisteredEndpoint, Settings, slots_of
 from durable_core.runners.store_reads import StoreReads
 from durable_core.runners.task import TaskRun
 from durable_core.runners.thread import ThreadRun
@@ -389,17 +389,6 @@ class RunManager(RunExecutor[StoredExecution]):
         request.headers._on_sensitive = endpoint.warn_of_header
         return StoredExecution(worker.env, options, run, request, owner=worker.owner)
 
-    # -- keys -------------------------------------------------------------------------------
-
-    @staticmethod
-    def begin_once(ex: StoredExecution, key: IdempotencyKey) -> BeginOnce:
-        """Return the write that stores a run before its handler begins, unless one has the key."""
-        ex.run = replace(ex.run, key=key.key)
-        app, [secret, *_] = ex.env.app, ex.env.secrets()
-        fingerprint = request_fingerprint(secret, app=app, digest=key.fingerprint)
-        write: Any = checkpoint(ex).write
-        return BeginOnce(key=replace(key, fingerprint=fingerprint), checkpoint=write)
-
     @contextmanager
     def beginning(self, ex: StoredExecution) -> Iterator[None]:
         """See that a run which may be stored begins by a replay if its handler does not begin here.
@@ -415,16 +404,13 @@ class RunManager(RunExecutor[StoredExecution]):
                 self._write_later(_release_of(ex.run, ex.owner, self._worker.env.clock.now(), 0))
             raise
 
-    @staticmethod
-    def earlier_run(begun: Begun) -> EarlierRun | None:
-        """Return the run that had the key already; None if the new run has it."""
-        return None if begun.is_new else EarlierRun(begun.run_id, begun.fingerprint)
-
-    def find_earlier(self, key: IdempotencyKey) -> EarlierRun | None:
+    def find_earlier(self, key: IdempotencyKey | None) -> EarlierRun | None:
         """Return the run that has the key, if any; for a request that may begin none."""
+        if key is None:
+            return None
         env, store = self._worker.env, self._worker.store
         found = store.keyed_run(env.app, key, env.clock.now())
-        return None if found is None else self.earlier_run(found)
+        return None if found is None else EarlierRun(found.run_id, found.fingerprint)
 
     # -- resuming ---------------------------------------------------------------------------
 
@@ -432,6 +418,11 @@ class RunManager(RunExecutor[StoredExecution]):
         """Return the keys of the handlers of a kind."""
         endpoints = list(self._worker.endpoints.items())
         return tuple(key for key, endpoint in endpoints if endpoint.kind is kind)
+
+    def slots(self, keys: Sequence[str]) -> tuple[Slots, ...]:
+        """Return the slots of those of the endpoints that have any."""
+        endpoints = self._worker.endpoints
+        return slots_of(endpoints[key] for key in keys if key in endpoints)
 
     def capacity(self, kind: HandlerKind) -> int:
         """Return how many more runs with such handlers may be replayed now."""
@@ -586,6 +577,8 @@ class RunManager(RunExecutor[StoredExecution]):
         if ex.fault is not None:
             self.release_later(ex)
         super()._end(run)
+        if ex.options.limits is not None:  # a queued run may have its slot now
+            self._worker.wake_scheduler()
         ex.stream_opener = None
         # A thread that opens the stream now has seen the execution open, and holds the lock.
         if ex.stream is not None or streams.lock.locked():
@@ -654,6 +647,9 @@ class RunManager(RunExecutor[StoredExecution]):
                     worker.wake_scheduler()
             elif isinstance(write, Retry | Fork) and answer is True:
                 worker.wake_scheduler()
+            elif isinstance(write, Begin):
+                if isinstance(answer, Begun) and answer.is_queued:
+                    worker.wake_scheduler()
             elif isinstance(write, Cancel):
                 self._cancelled(write, answer)
 
@@ -662,8 +658,7 @@ class RunManager(RunExecutor[StoredExecution]):
         live = self._worker.live.get(write.run_id)
         if outcome is CancelOutcome.ENDED:
             self._worker.waiters.wake((write.run_id,))
-            if write.deliveries:
-                self._worker.wake_scheduler()
+            self._worker.wake_scheduler()  # for deliveries, and for a run that has its slot now
             if live is not None:
                 live.lease_lost()
         elif outcome is CancelOutcome.UNDOING:

@@ -18,6 +18,7 @@ from durable_core.flow.execution import StoredExecution
 from durable_core.flow.facts import time_of
 from durable_core.flow.scope import HandlerKind
 from durable_core.model.fact import StoreFault
+from durable_core.model.run import Phase
 from durable_core.platform import host_id, logger
 from durable_core.ports import (
     Checkpoint,
@@ -25,10 +26,12 @@ from durable_core.ports import (
     ClaimedRun,
     CorruptRun,
     Heartbeat,
+    LeaveQueue,
     Prune,
     ReapWorkers,
     Register,
     Release,
+    RunFilter,
     SealedRun,
     Unregister,
     WorkerRecord,
@@ -50,6 +53,8 @@ _CLOCK_STEP = 5_000
 _CLAIM = 50
 #: The maximum number of rows of one deletion.
 _PRUNE = 100
+#: The maximum number of runs that leave a queue at a time.
+_LEAVE_QUEUE = 1_000
 
 
 class PeriodicTask:
@@ -109,11 +114,13 @@ class Scheduler:
         self._renewed = time.monotonic()
         self._reported: set[str] = set()
         self._pruning = PeriodicTask(5.0, self._prune)
+        self._leaving = PeriodicTask(60.0, self._leave_queues)
         self._chores = (
             PeriodicTask(host.settings.heartbeat, self._renew_leases),
             PeriodicTask(_MAINTENANCE, self._maintain),
             PeriodicTask(10.0, self._reap_unowned),
             self._pruning,
+            self._leaving,
             PeriodicTask(60.0, self._report_unknown),
             PeriodicTask(2.0, host.env.refresh_secrets),
             PeriodicTask(1.0, host.quota.refresh),
@@ -398,9 +405,18 @@ class Scheduler:
             if record.due_at > env.clock.now():
                 next_due = record.due_at if next_due is None else min(next_due, record.due_at)
             elif endpoint is not None and self._runs.capacity(endpoint.kind):
-                for claimed in self._claim((key,), 1, (run_id,)):
+                for claimed in self._claim_for(key, run_id):
                     self._take(claimed, self._runs.resume)
         return next_due
+
+    def _claim_for(self, key: str, run_id: str) -> tuple[ClaimedRun | CorruptRun | SealedRun, ...]:
+        """Claim a run that a client waits for; of an endpoint with slots, the next one in line."""
+        slots = self._runs.slots((key,))
+        if not slots:
+            return self._claim((key,), 1, (run_id,))
+        env = self._host.env
+        due_at = self._host.store.next_due(env.app, (key,), slots=slots)
+        return () if due_at is None or due_at > env.clock.now() else self._claim((key,), 1)
 
     def _claim_due(self) -> int | None:
         """Claim due runs as far as there is capacity; return the next due time."""
@@ -409,7 +425,9 @@ class Scheduler:
             keys = self._runs.keys(kind)
             while keys and not self._draining:
                 room = self._runs.capacity(kind)
-                due_at = self._host.store.next_due(self._host.env.app, keys) if room else None
+                slots = self._runs.slots(keys) if room else ()
+                app = self._host.env.app
+                due_at = self._host.store.next_due(app, keys, slots=slots) if room else None
                 if due_at is None:
                     break
                 if due_at > self._host.env.clock.now():
@@ -451,6 +469,7 @@ class Scheduler:
             now=env.clock.now(),
             limit=limit,
             run_ids=run_ids,
+            slots=self._runs.slots(keys),
         )
         try:
             claimed = self._host.queue.execute(claim)
@@ -492,6 +511,18 @@ class Scheduler:
                 continue
             abandoned.remove(write)
         return fault
+
+    def _leave_queues(self) -> None:
+        """Take runs out of the queue whose endpoints have no slots in the code of this process."""
+        env = self._host.env
+        queued = RunFilter(phases=(Phase.QUEUED,))
+        if not self._host.store.list(env.app, where=queued, limit=1):
+            return
+        slots = self._runs.slots(tuple(self._host.endpoints))
+        limited = tuple(each.endpoint_key for each in slots)
+        leave = LeaveQueue(app=env.app, limited=limited, limit=_LEAVE_QUEUE)
+        if self._host.queue.execute(leave) >= _LEAVE_QUEUE:
+            self._leaving.run_soon()
 
     def _report_unknown(self) -> None:
         """Log due runs with unknown handlers once per key, and fail them after a long time."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from durable_core.commit_queue import CommitQueue
+from durable_core.engine.admission import Admission
 from durable_core.engine.deferred import DeferredRun
 from durable_core.engine.long_poll import LongPoll
 from durable_core.engine.quota import Quota
@@ -55,6 +56,7 @@ class Worker:
     Attributes:
         owner: the name of this process in its leases; the scheduler gives it.
         runs: starts and resumes runs.
+        admission: begins runs that the store may refuse.
         streaming: answers with event streams.
         sync_limit: starts runs whose clients wait for a limited time.
         long_poll: answers clients that wait.
@@ -105,6 +107,7 @@ class Worker:
             store, busy_timeout=settings.busy_timeout, on_commit=self.runs.on_commit
         )
         self.quota = Quota(env, store)
+        self.admission = Admission(self, self.runs)
         self.scheduler = self.make_scheduler()
         self.long_poll = LongPoll(env, store, self.waiters, self.reads, self)
         self.sync_limit = SyncLimit(self, self.runs)

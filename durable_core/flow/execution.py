@@ -606,13 +606,14 @@ def new_run(
         event_seq: the event sequence number up to which events came before the run.
 
     Raises:
-        TypeError, ValueError: the function of ``labels=`` returns none; or what it raises.
+        TypeError, ValueError: the function of ``labels=`` returns none, or that of a limit no key;
+            or what it raises.
     """
     now = env.clock.now()
     labels = options.labels
     if callable(labels):
         labels = labels(request)
-    return Run(
+    run = Run(
         id=env.ids.ulid(now),
         app=env.app,
         endpoint_key=options.key,
@@ -627,6 +628,7 @@ def new_run(
         timeout=options.run_timeout,
         deadline=None if options.run_timeout is None else now + options.run_timeout,
     )
+    return run if options.limits is None else options.limits.keyed(run, request)
 
 
 def run_label(options: ResolvedOptions, request: Request, route: str | None) -> str:

@@ -41,6 +41,7 @@ __all__ = [
     "begin_handoff",
     "custom_redirect_url",
     "hand_off",
+    "hand_off_queued",
     "hand_off_with",
     "handoff_response",
     "new_token",
@@ -78,6 +79,15 @@ def notify_handed_off(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
             message=f"handed off: {reason.value}",
         )
     )
+
+
+def hand_off_queued(ex: StoredExecution) -> Flow[None]:
+    """Answer the client of a run that waits for a slot; whoever claims the run executes it."""
+    try:
+        yield from notify_handed_off(ex, HandoffReason.QUEUED)
+        yield from send_handoff(ex)
+    finally:
+        ex.close()
 
 
 def begin_handoff(ex: Execution) -> Flow[bool]:

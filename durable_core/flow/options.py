@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
@@ -15,6 +15,13 @@ from durable_core.machine.retry import validate_retries
 
 if TYPE_CHECKING:
     from durable_core.codec.typed import ValueType
+    from durable_core.flow.limits import (
+        Concurrency,
+        FlowLimits,
+        RateLimit,
+        Singleton,
+        SingletonMode,
+    )
 
 __all__ = [
     "AsyncResponse",
@@ -38,6 +45,8 @@ Authorize: TypeAlias = Callable[[Request], bool | str | Awaitable[bool | str | N
 #: Names and values by which a run is found, or a function of its request that returns them.
 Labels: TypeAlias = Mapping[str, str] | Callable[[Request], Mapping[str, str]]
 
+#: Options that are one object once they are resolved.
+_LIMITS = ("concurrency", "queue_limit", "rate_limit", "singleton")
 _MAX_LABELS = 16
 _MAX_NAME_CHARS = 255
 
@@ -89,6 +98,13 @@ class EndpointOptions(TypedDict, total=False):
         max_sync_runtime: for how long a client waits on its own connection, a duration. Past it the
             client is handed off, while the step in progress goes on; with 0 before the handler
             begins. Default: no limit.
+        concurrency: how many runs are executed at a time, in all processes of the store: a number,
+            a ``Concurrency`` with a key, or a tuple of one with and one without. A run that has no
+            place is handed off at once, and waits its turn.
+        queue_limit: how many runs may wait their turn; a request for one more is answered 503.
+        rate_limit: a ``RateLimit``: how often runs may begin; other requests are answered 429.
+        singleton: what becomes of a request while another run has not ended: ``"reject"``,
+            ``"attach"`` or ``"cancel"``; or a ``Singleton`` with one of these and a key.
     """
 
     async_redirect_url: RedirectUrl | None
@@ -112,6 +128,10 @@ class EndpointOptions(TypedDict, total=False):
     on_mismatch: Literal["warn", "fail", "park"] | None
     run_timeout: str | float | timedelta | None
     max_sync_runtime: str | float | timedelta | None
+    concurrency: int | Concurrency | Sequence[Concurrency] | None
+    queue_limit: int | None
+    rate_limit: RateLimit | None
+    singleton: SingletonMode | Singleton | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +149,8 @@ class ResolvedOptions:
         result: the type of what its function returns; None if that is JSON or a response.
         max_sync_runtime: milliseconds.
         handoff_headers: further header fields of the response that a handed-off client gets.
+        limits: those of ``concurrency``, ``queue_limit``, ``rate_limit`` and ``singleton``; None
+            without them.
     """
 
     key: str
@@ -155,6 +177,7 @@ class ResolvedOptions:
     result: ValueType | None = None
     max_sync_runtime: int | None = None
     handoff_headers: tuple[tuple[str, str], ...] = ()
+    limits: FlowLimits | None = None
 
 
 def merge_options(below: EndpointOptions, over: EndpointOptions) -> EndpointOptions:
@@ -179,6 +202,9 @@ def resolve_options(
         options: those of the endpoint and its adapter, as :func:`merge_options` returns them.
         default_key: the identity of an endpoint without ``function_id``.
         result: the type of what its function returns; None if that is JSON or a response.
+
+    Raises:
+        ValueError: ``queue_limit`` without ``concurrency``.
     """
     given = cast("dict[str, Any]", {**options})
     if given.get("on_mismatch") == "park" and "version" not in given:
@@ -191,6 +217,9 @@ def resolve_options(
         given["idempotency_ttl"] = parse_duration(given["idempotency_ttl"])
     if "run_timeout" in given:
         given["run_timeout"] = parse_duration(given["run_timeout"])
+    limited = {name: given.pop(name) for name in _LIMITS if name in given}
+    if limited:
+        given["limits"] = _resolve_limits(key, limited)
     if "max_sync_runtime" in given:
         given["max_sync_runtime"] = parse_duration(given["max_sync_runtime"])
     resolved = ResolvedOptions(key=key, store_headers=headers, result=result, **given)
@@ -198,6 +227,12 @@ def resolve_options(
         raise ValueError(
             "max_sync_runtime=0 begins every run by a replay, and with omit_request_body=True that "
             "has no body"
+        )
+    limits = resolved.limits
+    if resolved.omit_request_body and limits is not None and limits.queues:
+        raise ValueError(
+            "concurrency= queues runs, which begin by a replay, and with omit_request_body=True "
+            "that has no body; with queue_limit=0 no run is queued"
         )
     return resolved
 
@@ -227,6 +262,12 @@ def needs_run_at_once(options: ResolvedOptions) -> bool:
     )
 
 
+def _resolve_limits(key: str, given: dict[str, Any]) -> FlowLimits | None:
+    from durable_core.flow.limits import resolve_limits  # few endpoints need it
+
+    return resolve_limits(key, **dict.fromkeys(_LIMITS) | given)
+
+
 def _check(options: EndpointOptions) -> None:
     unknown = options.keys() - EndpointOptions.__annotations__.keys()
     if unknown:
@@ -252,6 +293,9 @@ def _check(options: EndpointOptions) -> None:
             raise TypeError(f"{name} must be True or False, not {flag!r}")
     for name in ("function_id", "name", "version"):
         _check_name(name, options.get(name))
+    limits: dict[str, Any] = {name: each for name, each in options.items() if name in _LIMITS}
+    if limits:
+        _resolve_limits("", limits)
     labels = options.get("labels")
     if labels is not None and not callable(labels):
         check_labels(labels)

@@ -1,7 +1,8 @@
 """The life of a run, as one table.
 
-What a handler does changes the phase only by this table. Three ends are written without it, since
-no handler takes part: a run is cancelled, its endpoint is gone, or its record cannot be read.
+What a handler does changes the phase only by this table. What happens without a handler is written
+by the store, as the table says: a run is queued, or cancelled, its endpoint is gone, or its record
+cannot be read.
 
 A run begins in SYNC, in memory, with the client attached. When a step cannot finish while the
 client waits, the run moves to ASYNC. When its handler has nothing left to do, the run is SUSPENDED;
@@ -40,6 +41,8 @@ class Trigger(Enum):
     FINISH = "finish"
     #: The run failed, and no retry is left.
     FAIL = "fail"
+    #: The run is due, and its endpoint has no slot for it.
+    QUEUE = "queue"
     #: A worker took the run: it was due, or its owner had died.
     CLAIM = "claim"
     #: The run was cancelled.
@@ -56,6 +59,7 @@ TRANSITIONS: Mapping[tuple[Phase, Trigger], Phase] = {
     (Phase.SYNC, Trigger.STREAM): Phase.RESPONDING,
     (Phase.SYNC, Trigger.FINISH): Phase.COMPLETED,
     (Phase.SYNC, Trigger.FAIL): Phase.FAILED,
+    (Phase.SYNC, Trigger.QUEUE): Phase.QUEUED,
     (Phase.SYNC, Trigger.CLAIM): Phase.ASYNC,
     (Phase.SYNC, Trigger.CANCEL): Phase.CANCELLED,
     (Phase.ASYNC, Trigger.CHECKPOINT): Phase.ASYNC,
@@ -65,11 +69,16 @@ TRANSITIONS: Mapping[tuple[Phase, Trigger], Phase] = {
     (Phase.ASYNC, Trigger.RETRY): Phase.SUSPENDED,
     (Phase.ASYNC, Trigger.FINISH): Phase.COMPLETED,
     (Phase.ASYNC, Trigger.FAIL): Phase.FAILED,
+    (Phase.ASYNC, Trigger.QUEUE): Phase.QUEUED,
     (Phase.ASYNC, Trigger.CLAIM): Phase.ASYNC,
     (Phase.ASYNC, Trigger.CANCEL): Phase.CANCELLED,
+    (Phase.SUSPENDED, Trigger.QUEUE): Phase.QUEUED,
     (Phase.SUSPENDED, Trigger.CLAIM): Phase.ASYNC,
     (Phase.SUSPENDED, Trigger.FAIL): Phase.FAILED,
     (Phase.SUSPENDED, Trigger.CANCEL): Phase.CANCELLED,
+    (Phase.QUEUED, Trigger.CLAIM): Phase.ASYNC,
+    (Phase.QUEUED, Trigger.FAIL): Phase.FAILED,
+    (Phase.QUEUED, Trigger.CANCEL): Phase.CANCELLED,
     (Phase.RESPONDING, Trigger.FINISH): Phase.COMPLETED,
     (Phase.RESPONDING, Trigger.FAIL): Phase.FAILED,
     (Phase.RESPONDING, Trigger.CLAIM): Phase.FAILED,

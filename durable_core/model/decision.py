@@ -62,6 +62,8 @@ class HandoffReason(Enum):
     PREFERENCE = "preference"
     #: The client has waited for as long as it may, or as it wants to.
     TIME_LIMIT = "time-limit"
+    #: The endpoint executes as many runs as it may; this one waits its turn.
+    QUEUED = "queued"
 
 
 @record(frozen=True, slots=True)

@@ -86,7 +86,7 @@ class RunHandedOff:
 
     Attributes:
         reason: ``"step-retry"``, ``"sleep"``, ``"wait"``, ``"handler-retry"``, ``"disconnect"``,
-            ``"drain"``, ``"preference"`` or ``"time-limit"``.
+            ``"drain"``, ``"preference"``, ``"time-limit"`` or ``"queued"``.
         message: the line of the log.
     """
 

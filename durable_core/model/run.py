@@ -18,6 +18,8 @@ class Phase(Enum):
     ASYNC = "async"
     #: No handler is live; the run waits until it is due.
     SUSPENDED = "suspended"
+    #: No handler is live; the run is due, and waits for a slot of its endpoint.
+    QUEUED = "queued"
     #: The handler returned a streamed body whose first byte may have been sent.
     RESPONDING = "responding"
     #: The handler's response is final.
@@ -69,6 +71,12 @@ class Run:
         timeout: how long it may take, milliseconds; None for no limit.
         deadline: when it fails, if it has not ended by then; epoch milliseconds. None without a
             limit.
+        slot_key: what its endpoint's slots are shared out by, "" where they have no key; None if
+            its endpoint had no ``concurrency=`` when it began.
+        singleton_key: while it has not ended, no other run of its endpoint with the same one may
+            begin; None without a rule for that.
+        client: what tells clients apart who ask for the same ``singleton_key``: a digest of the
+            principal or the credentials; None without one.
     """
 
     id: str
@@ -92,6 +100,9 @@ class Run:
     cancel_reason: str | None = None
     timeout: int | None = None
     deadline: int | None = None
+    slot_key: str | None = None
+    singleton_key: str | None = None
+    client: str | None = None
 
 
 def versioned_key(endpoint_key: str, version: str) -> str:

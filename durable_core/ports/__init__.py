@@ -14,9 +14,10 @@ from typing import Protocol
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
 from durable_core.model.stream import StoredStream, Streamed, StreamPlace
+from durable_core.ports.limits import BeginRefused, RateRule, Slots
 from durable_core.ports.messages import (
     ANY_RUN,
-    BeginOnce,
+    Begin,
     Begun,
     Cancel,
     CancelOutcome,
@@ -33,6 +34,7 @@ from durable_core.ports.messages import (
     Fork,
     Heartbeat,
     IdempotencyKey,
+    LeaveQueue,
     Prune,
     ReapWorkers,
     Register,
@@ -55,7 +57,8 @@ from durable_core.ports.messages import (
 
 __all__ = [
     "ANY_RUN",
-    "BeginOnce",
+    "Begin",
+    "BeginRefused",
     "Begun",
     "Cancel",
     "CancelOutcome",
@@ -76,8 +79,10 @@ __all__ = [
     "Heartbeat",
     "IdempotencyKey",
     "Ids",
+    "LeaveQueue",
     "LiveExecution",
     "Prune",
+    "RateRule",
     "ReapWorkers",
     "Register",
     "Release",
@@ -88,6 +93,7 @@ __all__ = [
     "SealedRun",
     "SendEvents",
     "Sent",
+    "Slots",
     "Store",
     "StoredRequest",
     "StoredResult",
@@ -248,7 +254,7 @@ class Store(Protocol):
         ...
 
     def keyed_run(self, app: str, key: IdempotencyKey, now: int) -> Begun | None:
-        """Return the run that a :class:`BeginOnce` of this key would find; None if it is free.
+        """Return the run that a :class:`Begin` of this key would find; None if it is free.
 
         ``now`` is the time, epoch milliseconds. ``Begun.is_new`` is False.
         """
@@ -292,8 +298,12 @@ class Store(Protocol):
         """Return those of the runs (up to 1,000) that have ended."""
         ...
 
-    def next_due(self, app: str, keys: Sequence[str]) -> int | None:
-        """Return the due time of the first claimable run of these handlers, epoch milliseconds."""
+    def next_due(self, app: str, keys: Sequence[str], *, slots: Sequence[Slots] = ()) -> int | None:
+        """Return the due time of the first claimable run of these handlers, epoch milliseconds.
+
+        A queued run is claimable if it is the next in line and its endpoint, which must be among
+        ``slots``, has a slot for it.
+        """
         ...
 
     def unclaimable(self, app: str, keys: Sequence[str], now: int) -> Sequence[RunRecord]:

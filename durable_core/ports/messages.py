@@ -11,10 +11,11 @@ from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import FailedAttempt, Memo, Pending, RunningStep
 from durable_core.model.stream import ChunkBatch
+from durable_core.ports.limits import BeginRefused, RateRule, Slots
 
 __all__ = [
     "ANY_RUN",
-    "BeginOnce",
+    "Begin",
     "Begun",
     "Cancel",
     "CancelOutcome",
@@ -31,6 +32,7 @@ __all__ = [
     "Fork",
     "Heartbeat",
     "IdempotencyKey",
+    "LeaveQueue",
     "Prune",
     "ReapWorkers",
     "Register",
@@ -383,44 +385,62 @@ class IdempotencyKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """The answer to :class:`BeginOnce`.
+    """The answer to :class:`Begin`.
 
     Attributes:
-        run_id: the run that has the key.
-        fingerprint: of the request that began it.
+        run_id: the run that has the key; without a key, the run of the message.
+        fingerprint: of the request that began it; "" without a key.
         is_new: it is the run of the message; else an earlier one, and nothing was stored.
+        is_queued: it is new and waits for a slot, without an owner.
     """
 
     run_id: str
     fingerprint: str
     is_new: bool
+    is_queued: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class EarlierRun:
-    """A run that had the key of a request already.
+    """A run that a client joins, in place of one of its own.
 
     Attributes:
         run_id: the run.
-        fingerprint: of the request that began it.
+        fingerprint: of the request that began it, which had the same key; None if the client may
+            join it whatever that request was.
     """
 
     run_id: str
-    fingerprint: str
+    fingerprint: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BeginOnce(Write[Begun]):
-    """Create a run unless another one has its key.
+class Begin(Write[Begun | BeginRefused]):
+    """Create a run, unless another one has its key or a limit refuses it.
 
     Of several that are committed at the same time with one key, in whatever processes, one creates
-    its run, and the others are answered with it. ``checkpoint`` creates the run; it is refused as
-    any other, and then the key stays free.
+    its run, and the others are answered with it. The limits, too, hold across processes: each
+    message is judged by what those before it have left. ``checkpoint`` creates the run; it is
+    refused as any other, and then the key stays free and the rate limit is not used.
+
+    A run without a free slot, or with others in line that could take it, is stored in phase QUEUED,
+    without an owner, and due now.
+
+    Attributes:
+        key: None for a request without one.
+        slots: of its endpoint; ``create.slot_key`` is then set. None without a limit.
+        queue_limit: refuse the run if it would be queued behind so many of its endpoint.
+        rate: a rate limit of its endpoint, which a run that begins uses.
+        checkpoint: with ``create.singleton_key`` the run is refused if a run of its endpoint with
+            this singleton key has not ended.
     """
 
     repeatable: ClassVar[bool] = True
-    key: IdempotencyKey
     checkpoint: Checkpoint
+    key: IdempotencyKey | None = None
+    slots: Slots | None = None
+    queue_limit: int | None = None
+    rate: RateRule | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -493,7 +513,12 @@ class Claim(Write[tuple[ClaimedRun | CorruptRun | SealedRun, ...]]):
     If the answer is lost, :meth:`Store.held` returns the runs of the owner.
     Refused with ``LeaseLost`` unless the owner is a registered process: one that was reaped has to
     register again first, or its runs would be taken from it while it executes them.
-    With ``run_ids`` only these of the runs are claimed.
+    With ``run_ids`` only these of the runs are claimed, and none of endpoints with ``slots``.
+
+    Runs of an endpoint with ``slots`` are queued when they are due (up to 1,000 at a time, the
+    earliest due first), and claimed from the queue as far as there are slots. The queued runs of
+    different slot keys are claimed in turns. ``slots`` are those of the claiming process's code: a
+    store keeps none.
     """
 
     app: str
@@ -502,6 +527,21 @@ class Claim(Write[tuple[ClaimedRun | CorruptRun | SealedRun, ...]]):
     now: int
     limit: int
     run_ids: tuple[str, ...] | None = None
+    slots: tuple[Slots, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaveQueue(Write[int]):
+    """Take runs of endpoints without slots out of the queue; answers how many.
+
+    They are due as other runs are. It is for runs that were queued by code with a limit that newer
+    code does not have. At most ``limit`` are taken, and none of the endpoints in ``limited``.
+    """
+
+    repeatable: ClassVar[bool] = True
+    app: str
+    limited: tuple[str, ...]
+    limit: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -606,7 +646,8 @@ class Retry(Write[bool]):
     of this needs a table of its own: a run that failed differs from a suspended one only in these
     records. The rows of failed attempts stay until an attempt with the same number replaces them.
 
-    Raises ``RunNotFoundError`` (as its answer) if there is no such run.
+    Raises ``RunNotFoundError`` (as its answer) if there is no such run, and ``SingletonError`` if
+    another run has its singleton key.
     """
 
     app: str
@@ -623,8 +664,8 @@ class Fork(Write[bool]):
     nothing that is pending. If the step has not finished, it has all finished steps. The old run
     stays as it is, whatever its phase.
 
-    Raises ``RunNotFoundError`` (as its answer) if there is no such run, and ``LeaseLost`` if the
-    new run exists.
+    Raises ``RunNotFoundError`` (as its answer) if there is no such run, ``LeaseLost`` if the
+    new run exists, and ``SingletonError`` if another run has its singleton key.
 
     Attributes:
         app, run_id: the run to copy.

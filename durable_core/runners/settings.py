@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from durable_core.duration import Duration, parse_duration
 from durable_core.errors import DuplicateEndpointError
@@ -13,7 +13,10 @@ from durable_core.flow.scope import HandlerKind
 from durable_core.http.request import Request
 from durable_core.platform import logger
 
-__all__ = ["RegisteredEndpoint", "Settings", "add_endpoint", "endpoint_keys"]
+if TYPE_CHECKING:
+    from durable_core.ports import Slots
+
+__all__ = ["RegisteredEndpoint", "Settings", "add_endpoint", "endpoint_keys", "slots_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,13 @@ def add_endpoint(endpoints: dict[str, RegisteredEndpoint], endpoint: RegisteredE
 def endpoint_keys(endpoints: Mapping[str, RegisteredEndpoint]) -> list[str]:
     """Return the keys of endpoints as people know them: without those of one version only."""
     return sorted(key for key, endpoint in endpoints.items() if key == endpoint.options.key)
+
+
+def slots_of(endpoints: Iterable[RegisteredEndpoint]) -> tuple[Slots, ...]:
+    """Return the slots of those of the endpoints that have any (``concurrency=``)."""
+    limits = (endpoint.options.limits for endpoint in endpoints)
+    slots = (each.slots for each in limits if each is not None and each.slots is not None)
+    return tuple(dict.fromkeys(slots))  # an endpoint may be known by two keys
 
 
 def _identity(endpoint: RegisteredEndpoint) -> tuple[str, str | None]:

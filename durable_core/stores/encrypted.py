@@ -20,7 +20,7 @@ from durable_core.model.stream import ChunkBatch, Pushed, StoredStream, Streamed
 from durable_core.platform import logger
 from durable_core.ports import (
     ANY_RUN,
-    BeginOnce,
+    Begin,
     Begun,
     Cancel,
     Channel,
@@ -36,6 +36,7 @@ from durable_core.ports import (
     Fork,
     Heartbeat,
     IdempotencyKey,
+    LeaveQueue,
     LiveExecution,
     Prune,
     ReapWorkers,
@@ -46,6 +47,7 @@ from durable_core.ports import (
     RunRecord,
     SealedRun,
     SendEvents,
+    Slots,
     Store,
     StoredRequest,
     StoredResult,
@@ -179,7 +181,7 @@ class EncryptedStore(Store):
                     (op_id, self._seal.open_event(each)) for op_id, each in answer.matched
                 )
                 return replace(answer, matched=matched)
-            if isinstance(answer, Begun):
+            if isinstance(answer, Begun) and answer.fingerprint:
                 return replace(answer, fingerprint=self._seal.open_text(answer.fingerprint))
             if isinstance(write, Claim) and isinstance(answer, tuple):
                 return tuple(map(self._open_claimed, answer))
@@ -236,8 +238,8 @@ class EncryptedStore(Store):
     def which_ended(self, app: str, run_ids: Sequence[str]) -> Sequence[str]:
         return self.inner.which_ended(app, run_ids)
 
-    def next_due(self, app: str, keys: Sequence[str]) -> int | None:
-        return self.inner.next_due(app, keys)
+    def next_due(self, app: str, keys: Sequence[str], *, slots: Sequence[Slots] = ()) -> int | None:
+        return self.inner.next_due(app, keys, slots=slots)
 
     def unclaimable(self, app: str, keys: Sequence[str], now: int) -> Sequence[RunRecord]:
         return [self._with_label(each) for each in self.inner.unclaimable(app, keys, now)]
@@ -384,8 +386,10 @@ class _Seal:
             failed_attempts=tuple(map(self.attempt, write.failed_attempts)),
         )
 
-    def begin_once(self, write: BeginOnce) -> BeginOnce:
-        key = replace(write.key, fingerprint=self.text(write.key.fingerprint))
+    def begin(self, write: Begin) -> Begin:
+        key = write.key
+        if key is not None:
+            key = replace(key, fingerprint=self.text(key.fingerprint))
         return replace(write, key=key, checkpoint=self.checkpoint(write.checkpoint))
 
     def send(self, write: SendEvents) -> SendEvents:
@@ -517,7 +521,7 @@ def _as_it_is(seal: _Seal, write: object) -> object:
 #: What is encrypted in each message. One that is not here is refused.
 _SEALED: Mapping[type, Callable[[_Seal, Any], object]] = {
     Checkpoint: _Seal.checkpoint,
-    BeginOnce: _Seal.begin_once,
+    Begin: _Seal.begin,
     SendEvents: _Seal.send,
     Deliver: _Seal.deliver,
     Cancel: _Seal.cancel,
@@ -525,6 +529,7 @@ _SEALED: Mapping[type, Callable[[_Seal, Any], object]] = {
     Claim: _as_it_is,
     Delete: _as_it_is,
     Heartbeat: _as_it_is,
+    LeaveQueue: _as_it_is,
     Prune: _as_it_is,
     ReapWorkers: _as_it_is,
     Register: _as_it_is,

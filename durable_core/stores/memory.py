@@ -11,6 +11,9 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from heapq import merge
+from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from durable_core.errors import LeaseLost, RunNotFoundError, StoreError
@@ -21,7 +24,8 @@ from durable_core.model.step import FailedAttempt, Memo, OpKind, Pending
 from durable_core.model.stream import ChunkBatch, StoredStream, StreamPlace
 from durable_core.ports import (
     ANY_RUN,
-    BeginOnce,
+    Begin,
+    BeginRefused,
     Begun,
     Cancel,
     CancelOutcome,
@@ -36,6 +40,7 @@ from durable_core.ports import (
     Fork,
     Heartbeat,
     IdempotencyKey,
+    LeaveQueue,
     Prune,
     ReapWorkers,
     Register,
@@ -45,6 +50,7 @@ from durable_core.ports import (
     RunRecord,
     SendEvents,
     Sent,
+    Slots,
     Store,
     StoredRequest,
     StoredResult,
@@ -55,6 +61,8 @@ from durable_core.ports import (
     WorkerRecord,
     Write,
 )
+from durable_core.ports.limits import NO_KEY
+from durable_core.stores.memory_slots import FlowControl
 from durable_core.stores.wakeups import PolledWakeups
 
 __all__ = [
@@ -106,6 +114,17 @@ class StoredRun:
         """Return finished ops by number and unfinished ones by id."""
         memos = tuple(self.memos[number] for number in sorted(self.memos))
         return memos, tuple(_copy(self.pending[op_id]) for op_id in sorted(self.pending))
+
+    def enqueue(self) -> None:
+        """Have the run, which is due, wait for a slot of its endpoint."""
+        slot_key = self.run.slot_key or NO_KEY
+        self.owner = None
+        self.run = replace(self.run, phase=Phase.QUEUED, slot_key=slot_key)
+
+    def leave_queue(self) -> None:
+        """Have the run go on as one that needs no slot, or has one."""
+        if self.run.phase is Phase.QUEUED:
+            self.run = replace(self.run, phase=Phase.SUSPENDED)
 
     def wake(self, now: int) -> None:
         """Make the run due, if nobody holds it and it has not ended."""
@@ -186,6 +205,7 @@ class StoredRun:
     def take(self, owner: str) -> ClaimedRun:
         """Give the run to an owner, in a new epoch."""
         self.owner, self.due_at = owner, None
+        self.leave_queue()
         self.run = replace(self.run, epoch=self.run.epoch + 1)
         memos, pending = self.ops()
         outside = (len(piece.texts) for piece in self.chunks.values() if piece.op_id is None)
@@ -287,13 +307,15 @@ class MemoryStore(Store):
         self._keys: dict[tuple[str, str, str], tuple[str, IdempotencyKey]] = {}
         #: By app, address and id: the run, and what was delivered to an address of its own.
         self._deliveries: dict[tuple[str, str, str], tuple[str, StoredEvent | None]] = {}
+        self._flow = FlowControl(self._of)
         self._secrets = [StoredSecret(value=os.urandom(32), created_at=0)]
         self._apply: Mapping[type, Callable[[Any], object]] = {
             Checkpoint: self._write_run,
-            BeginOnce: self._begin_once,
+            Begin: self._begin,
             SendEvents: self._send_events,
             Deliver: self._deliver,
             Claim: self._claim,
+            LeaveQueue: self._leave_queue,
             Cancel: self._cancel,
             Delete: self._delete,
             Retry: self._retry,
@@ -362,16 +384,31 @@ class MemoryStore(Store):
             refused=tuple(refused),
         )
 
-    def _begin_once(self, message: BeginOnce) -> Begun:
-        write, key = message.checkpoint, message.key
-        if write.create is None:
-            raise ValueError("the checkpoint of a BeginOnce must create a run")
-        found = self._keyed_run(write.create.app, key, write.now)
-        if found is not None:
-            return replace(found, is_new=found.run_id == write.run_id)
-        self._write_run(write)
-        self._keys[write.create.app, key.scope, key.key] = write.run_id, key
-        return Begun(run_id=write.run_id, fingerprint=key.fingerprint, is_new=True)
+    def _begin(self, message: Begin) -> Begun | BeginRefused:
+        write, key, run = message.checkpoint, message.key, message.checkpoint.create
+        if run is None:
+            raise ValueError("the checkpoint of a Begin must create a run")
+        fingerprint = "" if key is None else key.fingerprint
+        found = None if key is None else self._keyed_run(run.app, key, write.now)
+        if found is not None and found.run_id != run.id:
+            return found
+        row = self._runs.get(run.id)
+        if row is not None and (key is None or found is not None):
+            # The answer to this message was lost.
+            is_queued = (row.owner, row.run.epoch) != (write.owner, write.epoch)
+        else:
+            refusal, is_queued = self._flow.pass_limits(message, run)
+            if refusal is not None:
+                return refusal
+            self._write_run(write)
+            if is_queued:
+                self._runs[run.id].due_at = write.now
+                self._runs[run.id].enqueue()
+            elif message.slots is not None:
+                self._flow.take_turn(run, message.slots)
+        if key is not None:
+            self._keys[run.app, key.scope, key.key] = run.id, key
+        return Begun(run_id=run.id, fingerprint=fingerprint, is_new=True, is_queued=is_queued)
 
     def _keyed_run(self, app: str, key: IdempotencyKey, now: int) -> Begun | None:
         run_id, known = self._keys.get((app, key.scope, key.key), ("", key))
@@ -422,6 +459,7 @@ class MemoryStore(Store):
         row = self._existing(message.app, message.run_id)
         if row.run.phase is not Phase.FAILED:
             return False
+        self._flow.refuse_second(row.run)
         run = row.run
         row.run = replace(
             run,
@@ -442,6 +480,7 @@ class MemoryStore(Store):
             return False
         if message.run.id in self._runs:
             raise LeaseLost(f"there is a run {message.run.id}")
+        self._flow.refuse_second(message.run)
         end = min(numbers, default=1 << 24)
         self._runs[message.run.id] = StoredRun(
             run=replace(message.run, phase=Phase.SUSPENDED),
@@ -462,18 +501,47 @@ class MemoryStore(Store):
     def _claim(self, message: Claim) -> tuple[ClaimedRun, ...]:
         if message.owner not in self._peers:
             raise LeaseLost(f"the process {message.owner} is not registered: it cannot claim runs")
-        due = self._due(message.app, message.now, lambda key: key in message.keys)
+        limited = {each.endpoint_key for each in message.slots}
+        keys = {key for key in message.keys if key not in limited}
+        due = self._due(message.app, message.now, lambda key: key in keys)
         if message.run_ids is not None:
             due = [row for row in due if row.run.id in message.run_ids]
-        return tuple(row.take(message.owner) for row in due[: message.limit])
+            return tuple(row.take(message.owner) for row in due[: message.limit])
+        for each in message.slots:
+            self._flow.enqueue(message.app, each, message.now)
+        # What is left of those that are due is broken, and needs no slot to fail.
+        due = self._due(message.app, message.now, lambda key: key in keys or key in limited)
+        slots = {each.endpoint_key: each for each in message.slots}
+        lines = [self._flow.in_line(message.app, each) for each in message.slots]
+        ahead = merge(((row.due, row) for row in due), *lines, key=itemgetter(0))
+        claimed = []
+        # A line is asked for its next run only when the one before has been claimed.
+        for _, row in islice(ahead, message.limit):
+            is_queued = row.run.phase is Phase.QUEUED
+            claimed.append(row.take(message.owner))
+            if is_queued:
+                self._flow.take_turn(row.run, slots[row.run.endpoint_key])
+        return tuple(claimed)
+
+    def _leave_queue(self, message: LeaveQueue) -> int:
+        queued = [
+            row
+            for row in self._of(message.app)
+            if row.run.phase is Phase.QUEUED and row.run.endpoint_key not in message.limited
+        ]
+        for row in queued[: message.limit]:
+            row.leave_queue()
+        return len(queued[: message.limit])
 
     def _due(self, app: str, now: int, wanted: Callable[[str], bool]) -> list[StoredRun]:
+        """Return the runs that are due and not queued, of handlers that are wanted, in order."""
         due = [
             row
             for row in self._of(app)
             if row.due_at is not None and row.due_at <= now and wanted(row.run.endpoint_key)
         ]
-        return sorted(due, key=lambda row: row.due)
+        waiting = (row for row in due if row.run.phase is not Phase.QUEUED)
+        return sorted(waiting, key=lambda row: row.due)
 
     def _of(self, app: str) -> Iterable[StoredRun]:
         return (row for row in self._runs.values() if row.run.app == app)
@@ -644,6 +712,7 @@ class MemoryStore(Store):
         events = sorted(received)[: message.limit]
         for _, _, key in events:
             del self._events[key]
+        self._flow.forget_rates(message.app, message.events_before)
         return len(runs) + len(events)
 
     def _forget(self, gone: set[str]) -> None:
@@ -708,9 +777,12 @@ class MemoryStore(Store):
             rows = [self._find(app, run_id) for run_id in run_ids]
             return [row.run.id for row in rows if row is not None and row.result is not None]
 
-    def next_due(self, app: str, keys: Sequence[str]) -> int | None:
+    def next_due(self, app: str, keys: Sequence[str], *, slots: Sequence[Slots] = ()) -> int | None:
         with self._lock:
-            due = (row.due_at for row in self._of(app) if row.run.endpoint_key in keys)
+            rows = [row for row in self._of(app) if row.run.endpoint_key in keys]
+            due = [row.due_at for row in rows if row.run.phase is not Phase.QUEUED]
+            first = (self._flow.next_in_line(app, each) for each in slots)
+            due += [row.due_at for row in first if row is not None]
             return min((due_at for due_at in due if due_at is not None), default=None)
 
     def unclaimable(self, app: str, keys: Sequence[str], now: int) -> Sequence[RunRecord]:

@@ -330,7 +330,8 @@ class Simulation:
 
     def _next_due(self) -> int | None:
         keys = [key for kind in HandlerKind for key in self.worker.runs.keys(kind)]
-        return self.store.next_due(self.engine.env.app, keys)
+        slots = self.worker.runs.slots(keys)
+        return self.store.next_due(self.engine.env.app, keys, slots=slots)
 
     def _raise_problem(self) -> None:
         """Raise the first problem that was found in a handler, if there is one."""

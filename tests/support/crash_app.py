@@ -155,6 +155,14 @@ def steps_sync(request: Request) -> Response:
     return _booked(trip, [part["point"] for part in parts])
 
 
+@durable.endpoint(concurrency=1)
+def turn_sync(request: Request) -> Response:
+    """A step of which one at a time is executed."""
+    trip = _trip(request)
+    sync.step.run("a", _work, trip, "a")
+    return _booked(trip, ["turn"])
+
+
 @durable.endpoint
 def many_sync(request: Request) -> Response:
     """As many steps as asked for."""
@@ -282,6 +290,14 @@ async def steps_async(request: Request) -> Response:
     return _booked(trip, [part["point"] for part in parts])
 
 
+@durable.endpoint(concurrency=1)
+async def turn_async(request: Request) -> Response:
+    """A step of which one at a time is executed."""
+    trip = _trip(request)
+    await step.run("a", _work_async, trip, "a")
+    return _booked(trip, ["turn"])
+
+
 @durable.endpoint
 async def many_async(request: Request) -> Response:
     """As many steps as asked for."""
@@ -387,6 +403,7 @@ async def exact_async(request: Request) -> Response:
 
 _ROUTES: dict[str, Target] = {
     "GET,POST /sync/steps": steps_sync,
+    "GET /sync/turn": turn_sync,
     "GET /sync/many": many_sync,
     "GET /sync/nap": nap_sync,
     "GET /sync/wait": wait_sync,
@@ -398,6 +415,7 @@ _ROUTES: dict[str, Target] = {
     "GET /sync/chat": chat_sync,
     "GET,POST /sync/exact": exact_sync,
     "GET,POST /async/steps": steps_async,
+    "GET /async/turn": turn_async,
     "GET /async/many": many_async,
     "GET /async/nap": nap_async,
     "GET /async/wait": wait_async,

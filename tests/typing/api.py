@@ -11,11 +11,14 @@ from datetime import UTC, datetime
 from typing import Any, assert_type
 
 from durable_core import (
+    Concurrency,
     Durable,
     Event,
+    RateLimit,
     Request,
     Response,
     Signal,
+    Singleton,
     TypedEvent,
     endpoint_adapter,
     step,
@@ -43,6 +46,28 @@ class Placed:
 
 def place(number: int) -> Placed:
     return Placed(number, datetime.now(UTC))
+
+
+wsgi = Durable(id="typed", endpoint_adapter=wsgi_adapter)
+
+
+def customer(request: Request) -> str:
+    return request.query["customer"]
+
+
+@wsgi.endpoint(
+    concurrency=(Concurrency(10), Concurrency(2, key=customer)),
+    queue_limit=100,
+    rate_limit=RateLimit(5, "1m", key=customer),
+    singleton=Singleton("attach", key=customer),
+)
+def limited(request: Request) -> str:
+    return ""
+
+
+Singleton("skip")  # type: ignore[arg-type]
+Concurrency("5")  # type: ignore[arg-type]
+RateLimit(5, "1m", key=lambda request: 5)  # type: ignore[arg-type, return-value]
 
 
 @step("fetch")

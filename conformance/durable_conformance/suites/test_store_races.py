@@ -36,7 +36,7 @@ from durable_conformance.store_values import (
 from durable_core.errors import LeaseLost, StoreBusyError, StoreError
 from durable_core.model.run import Phase
 from durable_core.ports import (
-    BeginOnce,
+    Begin,
     Cancel,
     Checkpoint,
     Claim,
@@ -118,7 +118,7 @@ def test_one_of_those_that_begin_at_once_begins(
         for number in range(_ROUNDS):
             key = IdempotencyKey(scope="s", key=f"k{number}", fingerprint="", expires_at=100)
             ids = [f"r{number:02}-{place}" for place in range(3)]
-            begins = [BeginOnce(key=key, checkpoint=created(id_)) for id_ in ids]
+            begins = [Begin(key=key, checkpoint=created(id_)) for id_ in ids]
             acts = [
                 partial(commit, handle, begin) for handle, begin in zip(those, begins, strict=True)
             ]

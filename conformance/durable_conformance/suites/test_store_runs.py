@@ -29,7 +29,7 @@ from durable_core.errors import LeaseLost, RunNotFoundError, StoreError
 from durable_core.model.run import Phase
 from durable_core.model.stream import ChunkBatch
 from durable_core.ports import (
-    BeginOnce,
+    Begin,
     Begun,
     Checkpoint,
     Fork,
@@ -396,7 +396,9 @@ def _begin(
     store: Store, id_: str, key: IdempotencyKey, *, now: int = 10, app: str = "app"
 ) -> Begun:
     write = replace(created(id_, app=app), now=now)
-    return commit(store, BeginOnce(key=key, checkpoint=write))
+    begun = commit(store, Begin(key=key, checkpoint=write))
+    assert isinstance(begun, Begun)
+    return begun
 
 
 @requirement("T30")
@@ -480,7 +482,7 @@ def test_a_refused_begin_leaves_the_key_free(store: Store) -> None:
     with pytest.raises(LeaseLost):
         _begin(store, "r1", _key())
     with pytest.raises(ValueError, match="create"):
-        commit(store, BeginOnce(key=_key(), checkpoint=memo_write()))
+        commit(store, Begin(key=_key(), checkpoint=memo_write()))
 
     assert _begin(store, "r2", _key()).is_new
 

@@ -145,7 +145,7 @@ class RemoteEngine(ABC, Generic[H]):
         endpoint: RegisteredEndpoint,
         request: Request,
         route: str | None,
-        key: IdempotencyKey,
+        key: IdempotencyKey | None,
     ) -> Response | EarlierRun:
         """Raise an EngineError: runs are on a server, which knows no keys of ours."""
         raise EngineError(f"the engine {self.name!r} knows no Idempotency-Key")
@@ -155,7 +155,7 @@ class RemoteEngine(ABC, Generic[H]):
         endpoint: RegisteredEndpoint,
         request: Request,
         route: str | None,
-        key: IdempotencyKey,
+        key: IdempotencyKey | None,
     ) -> Response | EarlierRun:
         """As :meth:`serve_once`."""
         return self.serve_once(endpoint, request, route, key)

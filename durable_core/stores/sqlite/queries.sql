@@ -14,9 +14,10 @@ DELETE FROM pending WHERE run_id = ? AND op_id = ?
 -- insert-run --
 INSERT INTO run (seq, id, app, endpoint_key, function_id, phase, retries, created_at, event_seq,
                  failures, crash_count, epoch, owner, ended_at, key, parent, traceparent, labels,
-                 version, principal, undoable, timeout, deadline, size)
+                 version, principal, undoable, timeout, deadline, slot_key, singleton_key, client,
+                 size)
 VALUES ((SELECT coalesce(max(seq), 0) + 1 FROM run), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
-        ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 
 -- idempotency-key --
@@ -192,11 +193,12 @@ DELETE FROM delivery WHERE run_id = ?
 UPDATE run SET due_at = min(due_at, :now) WHERE id = :id AND due_at IS NOT NULL
 
 -- due-runs --
-SELECT run.id
+SELECT run.due_at, run.id
 FROM json_each(:keys) AS handler
 CROSS JOIN run ON run.id IN (
     SELECT due.id FROM run AS due
     WHERE due.app = :app AND due.endpoint_key = handler.value AND due.due_at <= :now
+      AND due.phase <> 'queued'
     ORDER BY due.due_at, due.id
     LIMIT :limit
 )
@@ -204,23 +206,25 @@ ORDER BY run.due_at, run.id
 LIMIT :limit
 
 -- due-of --
-SELECT run.id
+SELECT run.due_at, run.id
 FROM json_each(:run_ids) AS wanted
 CROSS JOIN run ON run.id = wanted.value
-WHERE run.app = :app AND run.due_at <= :now
+WHERE run.app = :app AND run.due_at <= :now AND run.phase <> 'queued'
   AND run.endpoint_key IN (SELECT value FROM json_each(:keys))
 ORDER BY run.due_at, run.id
 LIMIT :limit
 
 -- claim-runs --
-UPDATE run SET owner = :owner, epoch = epoch + 1, due_at = NULL
+UPDATE run
+SET owner = :owner, epoch = epoch + 1, due_at = NULL,
+    phase = CASE phase WHEN 'queued' THEN 'suspended' ELSE phase END
 WHERE id IN (SELECT value FROM json_each(:ids))
 
 -- claimed-runs --
 SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries, run.created_at,
        run.event_seq, run.failures, run.crash_count, run.epoch, run.key, run.parent,
        run.traceparent, run.labels, run.version, run.principal, run.undoable, run.cancel_reason,
-       run.timeout, run.deadline,
+       run.timeout, run.deadline, run.slot_key, run.singleton_key, run.client,
        request.head, request.body,
        (SELECT coalesce(sum(size), 0) FROM chunk_batch WHERE run_id = run.id),
        (SELECT coalesce(sum(count), 0) FROM chunk_batch WHERE run_id = run.id AND outside)
@@ -241,6 +245,121 @@ SELECT run_id, op_id, name, kind, due_at, failures, error, rule, event, match_pa
        event_seq, consumed_seqs, address, started_at, matched
 FROM json_each(:ids) AS wanted
 CROSS JOIN pending ON pending.run_id = wanted.value
+
+-- enqueue --
+-- A run whose response was being sent cannot go on: it fails when it is claimed, and needs no slot.
+UPDATE run SET phase = 'queued', slot_key = coalesce(slot_key, '')
+WHERE id IN (
+    SELECT id FROM run
+    WHERE app = :app AND endpoint_key = :endpoint_key AND due_at <= :now
+      AND phase <> 'queued' AND phase <> 'responding'
+    ORDER BY due_at, id
+    LIMIT 1000
+)
+
+-- due-broken --
+SELECT due_at, id FROM run
+WHERE app = :app AND endpoint_key = :endpoint_key AND due_at <= :now
+  AND phase <> 'queued' AND phase = 'responding'
+ORDER BY due_at, id
+LIMIT :limit
+
+-- leave-queue --
+UPDATE run SET phase = 'suspended'
+WHERE id IN (
+    WITH RECURSIVE handler (name) AS (
+        SELECT min(endpoint_key) FROM run INDEXED BY run_queued
+        WHERE app = :app AND phase = 'queued'
+        UNION ALL
+        SELECT (
+            SELECT min(endpoint_key) FROM run INDEXED BY run_queued
+            WHERE app = :app AND phase = 'queued' AND endpoint_key > handler.name
+        )
+        FROM handler
+        WHERE handler.name IS NOT NULL
+    )
+    SELECT queued.id
+    FROM handler
+    CROSS JOIN run AS queued INDEXED BY run_queued
+        ON queued.app = :app AND queued.endpoint_key = handler.name AND queued.phase = 'queued'
+    WHERE handler.name NOT IN (SELECT value FROM json_each(:limited))
+    LIMIT :limit
+)
+
+-- put-in-queue --
+UPDATE run SET phase = 'queued', owner = NULL, due_at = ? WHERE id = ?
+
+-- slots-in-use --
+SELECT count(*) FROM (
+    SELECT 1 FROM run INDEXED BY run_slot
+    WHERE app = :app AND endpoint_key = :endpoint_key
+      AND owner IS NOT NULL AND slot_key IS NOT NULL
+    LIMIT :most
+)
+
+-- slots-in-use-of-key --
+SELECT count(*) FROM (
+    SELECT 1 FROM run INDEXED BY run_slot
+    WHERE app = :app AND endpoint_key = :endpoint_key AND slot_key = :slot_key
+      AND owner IS NOT NULL
+    LIMIT :most
+)
+
+-- queued-key-after --
+SELECT slot_key FROM run INDEXED BY run_queued
+WHERE app = :app AND endpoint_key = :endpoint_key AND phase = 'queued' AND slot_key > :after
+ORDER BY slot_key
+LIMIT 1
+
+-- first-of-key --
+SELECT due_at, id FROM run INDEXED BY run_queued
+WHERE app = :app AND endpoint_key = :endpoint_key AND phase = 'queued' AND slot_key = :slot_key
+ORDER BY due_at, id
+LIMIT 1
+
+-- count-queued --
+SELECT count(*) FROM (
+    SELECT 1 FROM run INDEXED BY run_queued
+    WHERE app = :app AND endpoint_key = :endpoint_key AND phase = 'queued'
+    LIMIT :most
+)
+
+-- slot-turn --
+SELECT slot_key FROM slot_turn WHERE app = :app AND endpoint_key = :endpoint_key
+
+-- put-slot-turn --
+INSERT OR REPLACE INTO slot_turn (app, endpoint_key, slot_key)
+VALUES (:app, :endpoint_key, :slot_key)
+
+-- rate --
+SELECT full_at FROM rate WHERE app = :app AND endpoint_key = :endpoint_key AND key = :key
+
+-- put-rate --
+INSERT OR REPLACE INTO rate (app, endpoint_key, key, full_at)
+VALUES (:app, :endpoint_key, :key, :full_at)
+
+-- delete-rates --
+DELETE FROM rate WHERE (app, endpoint_key, key) IN (
+    SELECT app, endpoint_key, key FROM rate WHERE app = ? AND full_at < ? LIMIT ?
+)
+
+-- singleton-run --
+SELECT id, client FROM run INDEXED BY run_singleton
+WHERE app = :app AND endpoint_key = :endpoint_key AND singleton_key = :singleton_key
+  AND ended_at IS NULL
+
+-- singleton-of --
+-- The other run that has the singleton key of this one.
+SELECT other.id
+FROM run
+CROSS JOIN run AS other INDEXED BY run_singleton
+    ON other.app = run.app AND other.endpoint_key = run.endpoint_key
+    AND other.singleton_key = run.singleton_key AND other.ended_at IS NULL
+    AND other.id <> run.id
+WHERE run.id = ?
+
+-- run-holder --
+SELECT owner, epoch FROM run WHERE id = ?
 
 -- epoch --
 SELECT epoch FROM run WHERE id = ?
@@ -476,17 +595,19 @@ SELECT min(due) FROM (
     SELECT (
         SELECT min(due_at) FROM run
         WHERE app = :app AND endpoint_key = handler.value AND due_at IS NOT NULL
+          AND phase <> 'queued'
     ) AS due
     FROM json_each(:keys) AS handler
 )
 
 -- unclaimable --
 WITH RECURSIVE handler (name) AS (
-    SELECT min(endpoint_key) FROM run WHERE app = :app AND due_at IS NOT NULL
+    SELECT min(endpoint_key) FROM run WHERE app = :app AND due_at IS NOT NULL AND phase <> 'queued'
     UNION ALL
     SELECT (
         SELECT min(endpoint_key) FROM run
-        WHERE app = :app AND due_at IS NOT NULL AND endpoint_key > handler.name
+        WHERE app = :app AND due_at IS NOT NULL AND phase <> 'queued'
+          AND endpoint_key > handler.name
     )
     FROM handler
     WHERE handler.name IS NOT NULL
@@ -494,11 +615,13 @@ WITH RECURSIVE handler (name) AS (
 SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries,
        run.created_at, run.event_seq, run.failures, run.crash_count, run.epoch, run.key,
        run.parent, run.traceparent, run.labels, run.version, run.principal, run.undoable,
-       run.cancel_reason, run.timeout, run.deadline, run.owner, run.due_at, run.ended_at
+       run.cancel_reason, run.timeout, run.deadline, run.slot_key, run.singleton_key, run.client,
+       run.owner, run.due_at, run.ended_at
 FROM handler
 CROSS JOIN run ON run.id IN (
     SELECT due.id FROM run AS due
     WHERE due.app = :app AND due.endpoint_key = handler.name AND due.due_at <= :now
+      AND due.phase <> 'queued'
     ORDER BY due.due_at, due.id
     LIMIT 100
 )
@@ -520,7 +643,7 @@ ORDER BY run.id, pending.op_id
 -- run --
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
        crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
-       cancel_reason, timeout, deadline, owner, due_at, ended_at
+       cancel_reason, timeout, deadline, slot_key, singleton_key, client, owner, due_at, ended_at
 FROM run
 WHERE id = ? AND app = ?
 
@@ -533,7 +656,7 @@ SELECT count(*) FROM (
 -- Of each phase the newest ones; then the newest of those.
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
        crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
-       cancel_reason, timeout, deadline, owner, due_at, ended_at
+       cancel_reason, timeout, deadline, slot_key, singleton_key, client, owner, due_at, ended_at
 FROM run
 WHERE id IN (
     SELECT found.id
@@ -556,7 +679,7 @@ LIMIT :limit
 -- list-by-endpoint --
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
        crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
-       cancel_reason, timeout, deadline, owner, due_at, ended_at
+       cancel_reason, timeout, deadline, slot_key, singleton_key, client, owner, due_at, ended_at
 FROM run
 WHERE id IN (
     SELECT found.id
@@ -580,7 +703,7 @@ LIMIT :limit
 -- list-by-key --
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
        crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
-       cancel_reason, timeout, deadline, owner, due_at, ended_at
+       cancel_reason, timeout, deadline, slot_key, singleton_key, client, owner, due_at, ended_at
 FROM run AS each
 WHERE app = :app AND key = :key AND id >= :since AND id < :before
   AND phase IN (SELECT value FROM json_each(:phases))
@@ -597,7 +720,8 @@ LIMIT :limit
 SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries, run.created_at,
        run.event_seq, run.failures, run.crash_count, run.epoch, run.key, run.parent,
        run.traceparent, run.labels, run.version, run.principal, run.undoable,
-       run.cancel_reason, run.timeout, run.deadline, run.owner, run.due_at, run.ended_at
+       run.cancel_reason, run.timeout, run.deadline, run.slot_key, run.singleton_key, run.client,
+       run.owner, run.due_at, run.ended_at
 FROM label
 CROSS JOIN run ON run.id = label.run_id
 WHERE label.app = :app AND label.name = :label AND label.value = :label_value
@@ -611,7 +735,7 @@ LIMIT :limit
 -- No more than :most are counted.
 SELECT count(*) FROM (
     SELECT 1
-    FROM json_each('["sync", "async", "suspended", "responding"]') AS live
+    FROM json_each('["sync", "async", "suspended", "queued", "responding"]') AS live
     CROSS JOIN run ON run.app = :app AND run.phase = live.value
     LIMIT :most
 )
@@ -623,7 +747,7 @@ FROM pragma_page_count() AS pages, pragma_freelist_count() AS free, pragma_page_
 -- usage-of-principal --
 SELECT coalesce(sum(live), 0), coalesce(sum(size), 0)
 FROM (
-    SELECT phase IN ('sync', 'async', 'suspended', 'responding') AS live, size
+    SELECT phase IN ('sync', 'async', 'suspended', 'queued', 'responding') AS live, size
     FROM run
     WHERE app = :app AND principal = :principal
     LIMIT :most

@@ -23,12 +23,14 @@ from durable_core.ports import (
     IdempotencyKey,
     RunFilter,
     RunRecord,
+    Slots,
     StoredRequest,
     StoredResult,
     StoredSecret,
     Usage,
     WorkerRecord,
 )
+from durable_core.stores.sqlite.slots import next_in_line
 from durable_core.stores.sqlite.sql import QUERIES
 
 __all__ = [
@@ -88,7 +90,7 @@ _KINDS = {kind.value: kind for kind in OpKind}
 
 
 def run_of(row: _Row) -> Run:
-    """Return the run of the first twenty-one columns."""
+    """Return the run of the first twenty-four columns."""
     return Run(
         id=row[0],
         app=row[1],
@@ -111,6 +113,9 @@ def run_of(row: _Row) -> Run:
         cancel_reason=row[18],
         timeout=row[19],
         deadline=row[20],
+        slot_key=row[21],
+        singleton_key=row[22],
+        client=row[23],
     )
 
 
@@ -123,9 +128,9 @@ def record_of(
     """Return the record of a run: its columns, then owner, due_at and ended_at."""
     return RunRecord(
         run=run_of(row),
-        owner=row[21],
-        due_at=row[22],
-        ended_at=row[23],
+        owner=row[24],
+        due_at=row[25],
+        ended_at=row[26],
         memos=memos,
         pending=pending,
         failed_attempts=failed_attempts,
@@ -405,10 +410,16 @@ def which_ended(db: sqlite3.Connection, app: str, run_ids: Sequence[str]) -> Seq
     return [run_id for (run_id,) in rows]
 
 
-def next_due(db: sqlite3.Connection, app: str, keys: Sequence[str]) -> int | None:
-    """Return when the first run of these handlers is due."""
+def next_due(
+    db: sqlite3.Connection, app: str, keys: Sequence[str], slots: Sequence[Slots]
+) -> int | None:
+    """Return when the first run of these handlers is due, or became due if it is queued."""
     wanted = {"app": app, "keys": json.dumps(list(keys))}
     due_at: int | None = db.execute(QUERIES["next-due"], wanted).fetchone()[0]
+    for each in slots:
+        queued = next_in_line(db, app, each)
+        if queued is not None:
+            due_at = queued.due_at if due_at is None else min(due_at, queued.due_at)
     return due_at
 
 

@@ -19,6 +19,8 @@ CREATE TABLE worker (
 
 -- `seq` is short for `id`: what belongs to a run has it as its key.
 -- A run has an owner, or a due time, or has ended: exactly one of the three is not null.
+-- A queued run (phase 'queued') waits for a slot of its endpoint, since `due_at`. `slot_key` is null
+-- where the endpoint has no slots, and '' where they have no key.
 -- `labels` is a JSON object of strings, null if there are none. `size` is that of its request and
 -- its result, bytes. `cancel_reason` is '' for a run that was cancelled without a reason.
 CREATE TABLE run (
@@ -48,11 +50,22 @@ CREATE TABLE run (
     cancel_reason TEXT,
     timeout       INTEGER,
     deadline      INTEGER,
+    slot_key      TEXT,
+    singleton_key TEXT,
+    client        TEXT,
     size          INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- By handler first: due runs whose handler nobody knows must not stand in the way of the others.
-CREATE INDEX run_due ON run (app, endpoint_key, due_at) WHERE due_at IS NOT NULL;
+-- Nor must queued runs, which may wait for long.
+CREATE INDEX run_due ON run (app, endpoint_key, due_at, id, phase)
+    WHERE due_at IS NOT NULL AND phase <> 'queued';
+CREATE INDEX run_queued ON run (app, endpoint_key, slot_key, due_at, id, phase)
+    WHERE phase = 'queued';
+CREATE INDEX run_slot ON run (app, endpoint_key, slot_key, owner)
+    WHERE owner IS NOT NULL AND slot_key IS NOT NULL;
+CREATE INDEX run_singleton ON run (app, endpoint_key, singleton_key)
+    WHERE ended_at IS NULL AND singleton_key IS NOT NULL;
 CREATE INDEX run_owner ON run (owner) WHERE owner IS NOT NULL;
 CREATE INDEX run_cancelled ON run (owner) WHERE owner IS NOT NULL AND cancel_reason IS NOT NULL;
 CREATE INDEX run_ended ON run (app, ended_at) WHERE ended_at IS NOT NULL;
@@ -84,6 +97,25 @@ CREATE TABLE idempotency_key (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX idempotency_key_run ON idempotency_key (run_id);
+
+-- The slot key that was claimed last, of endpoints whose slots have keys: the next one is after it.
+CREATE TABLE slot_turn (
+    app          TEXT NOT NULL,
+    endpoint_key TEXT NOT NULL,
+    slot_key     TEXT NOT NULL,
+    PRIMARY KEY (app, endpoint_key)
+) STRICT, WITHOUT ROWID;
+
+-- When the token buckets of rate limits are full, epoch milliseconds.
+CREATE TABLE rate (
+    app          TEXT NOT NULL,
+    endpoint_key TEXT NOT NULL,
+    key          TEXT NOT NULL,
+    full_at      REAL NOT NULL,
+    PRIMARY KEY (app, endpoint_key, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX rate_full ON rate (app, full_at);
 
 -- By the number of the run: a search in a table without rowids loads each large row that it
 -- compares as a whole, so that the bodies of some clients would delay the commits of all.

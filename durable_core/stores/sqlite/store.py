@@ -23,6 +23,7 @@ from durable_core.ports import (
     Register,
     RunFilter,
     RunRecord,
+    Slots,
     Store,
     StoredResult,
     StoredSecret,
@@ -201,8 +202,8 @@ class SQLiteStore(Store):
     def which_ended(self, app: str, run_ids: Sequence[str]) -> Sequence[str]:
         return self._read(reads.which_ended, app, run_ids)
 
-    def next_due(self, app: str, keys: Sequence[str]) -> int | None:
-        return self._read(reads.next_due, app, keys)
+    def next_due(self, app: str, keys: Sequence[str], *, slots: Sequence[Slots] = ()) -> int | None:
+        return self._read(reads.next_due, app, keys, slots)
 
     def unclaimable(self, app: str, keys: Sequence[str], now: int) -> Sequence[RunRecord]:
         return self._read(reads.unclaimable, app, keys, now)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
+from heapq import merge
+from itertools import groupby, islice
 from typing import Any, TypeGuard
 
 from durable_core.errors import LeaseLost, RunNotFoundError, StoreError
 from durable_core.machine.matching import with_event_seq
 from durable_core.model.event import StoredEvent
-from durable_core.model.run import Run
+from durable_core.model.run import Phase, Run
 from durable_core.model.step import Memo, Pending
 from durable_core.ports import (
-    BeginOnce,
+    Begin,
+    BeginRefused,
     Begun,
     Cancel,
     CancelOutcome,
@@ -28,6 +30,7 @@ from durable_core.ports import (
     Deliver,
     Fork,
     Heartbeat,
+    LeaveQueue,
     Prune,
     ReapWorkers,
     Register,
@@ -39,6 +42,8 @@ from durable_core.ports import (
     Unregister,
     Write,
 )
+from durable_core.ports.limits import NO_KEY
+from durable_core.stores.sqlite import slots
 from durable_core.stores.sqlite.deliveries import address_op, deliver, deliver_message
 from durable_core.stores.sqlite.events import put_pending, send_events, store_events
 from durable_core.stores.sqlite.reads import (
@@ -56,13 +61,14 @@ __all__ = [
     "CHECKPOINTED",
     "Answer",
     "apply_batch",
-    "begin_once",
+    "begin",
     "cancel",
     "claim",
     "delete",
     "fork",
     "heartbeat",
     "is_one_memo",
+    "leave_queue",
     "prune",
     "reap",
     "register",
@@ -217,6 +223,9 @@ def _insert_run(
         run.undoable,
         run.timeout,
         run.deadline,
+        run.slot_key,
+        run.singleton_key,
+        run.client,
         size,
     )
     if db.execute(QUERIES["insert-run"], row).rowcount == 0:
@@ -376,30 +385,62 @@ def _lease_lost(write: Checkpoint) -> LeaseLost:
     )
 
 
-def begin_once(db: sqlite3.Connection, message: BeginOnce) -> Begun:
-    """Create a run, or find the one that has its key.
+def begin(db: sqlite3.Connection, message: Begin) -> Begun | BeginRefused:
+    """Create a run, or find the one that has its key, or say which limit refuses it.
 
     Raises:
         LeaseLost: there is a run of that id.
         ValueError: the checkpoint creates no run.
     """
     write, key = message.checkpoint, message.key
-    if write.create is None:
-        raise ValueError("the checkpoint of a BeginOnce must create a run")
-    found = keyed_run(db, write.create.app, key, write.now)
-    if found is not None:
-        return replace(found, is_new=found.run_id == write.run_id)
-    write_run(db, write)
-    row = {
-        "app": write.create.app,
-        "scope": key.scope,
-        "key": key.key,
-        "run_id": write.run_id,
-        "fingerprint": key.fingerprint,
-        "expires_at": key.expires_at,
-    }
-    db.execute(QUERIES["put-idempotency-key"], row)
-    return Begun(run_id=write.run_id, fingerprint=key.fingerprint, is_new=True)
+    run = write.create
+    if run is None:
+        raise ValueError("the checkpoint of a Begin must create a run")
+    fingerprint = "" if key is None else key.fingerprint
+    found = None if key is None else keyed_run(db, run.app, key, write.now)
+    if found is not None and found.run_id != run.id:
+        return found
+    if key is None or found is not None:
+        holder = db.execute(QUERIES["run-holder"], (run.id,)).fetchone()
+        if holder is not None:  # the answer to this message was lost
+            is_queued = holder != (write.owner, write.epoch)
+            return Begun(run_id=run.id, fingerprint=fingerprint, is_new=True, is_queued=is_queued)
+    refusal, is_queued = _pass_limits(db, message, run)
+    if refusal is not None:
+        return refusal
+    write_run(db, replace(write, create=replace(run, phase=Phase.QUEUED)) if is_queued else write)
+    if is_queued:
+        db.execute(QUERIES["put-in-queue"], (write.now, run.id))
+    elif message.slots is not None:
+        slots.take_turn(db, run.app, message.slots, run.slot_key or NO_KEY)
+    if key is not None:
+        row = {
+            "app": run.app,
+            "scope": key.scope,
+            "key": key.key,
+            "run_id": run.id,
+            "fingerprint": fingerprint,
+            "expires_at": key.expires_at,
+        }
+        db.execute(QUERIES["put-idempotency-key"], row)
+    return Begun(run_id=run.id, fingerprint=fingerprint, is_new=True, is_queued=is_queued)
+
+
+def _pass_limits(
+    db: sqlite3.Connection, message: Begin, run: Run
+) -> tuple[BeginRefused | None, bool]:
+    """Return why a run may not begin, and whether it is queued. The rate is used last."""
+    refusal = slots.singleton_of(db, run)
+    if refusal is not None:
+        return refusal, False
+    is_queued = message.slots is not None and not slots.has_slot(db, run, message.slots)
+    if is_queued and slots.is_queue_full(db, run, message.queue_limit):
+        return BeginRefused(reason="queue-full"), False
+    if message.rate is not None:
+        retry_at = slots.use_rate(db, run, message.rate, message.checkpoint.now)
+        if retry_at is not None:
+            return BeginRefused(reason="rate-limited", retry_at=retry_at), False
+    return None, is_queued
 
 
 def cancel(db: sqlite3.Connection, message: Cancel) -> CancelOutcome:
@@ -433,11 +474,13 @@ def retry(db: sqlite3.Connection, message: Retry) -> bool:
 
     Raises:
         RunNotFoundError: there is no such run.
+        SingletonError: another run has its singleton key.
     """
     row = {"id": message.run_id, "app": message.app, "now": message.now}
     if db.execute(QUERIES["retry-run"], row).rowcount:
         db.execute(QUERIES["delete-result"], (message.run_id,))
         db.execute(QUERIES["delete-failed-steps"], (message.run_id,))
+        slots.refuse_second(db, message.run_id)
         return True
     _refuse_unknown(db, message.app, message.run_id)
     return False
@@ -449,6 +492,7 @@ def fork(db: sqlite3.Connection, message: Fork) -> bool:
     Raises:
         RunNotFoundError: there is no such run.
         LeaseLost: the new run exists.
+        SingletonError: another run has its singleton key.
     """
     _refuse_unknown(db, message.app, message.run_id)
     row: dict[str, object] = {"id": message.run_id, "op_id": message.op_id, "copy": message.run.id}
@@ -472,6 +516,7 @@ def fork(db: sqlite3.Connection, message: Fork) -> bool:
     row["number"] = number
     db.execute(QUERIES["copy-steps"], row)
     db.execute(QUERIES["copy-chunk-batches"], row)
+    slots.refuse_second(db, message.run.id)
     return True
 
 
@@ -488,21 +533,57 @@ def claim(db: sqlite3.Connection, message: Claim) -> tuple[ClaimedRun | CorruptR
     """
     if db.execute(QUERIES["worker"], (message.owner,)).fetchone() is None:
         raise LeaseLost(f"the process {message.owner} is not registered: it cannot claim runs")
+    limited = {each.endpoint_key for each in message.slots}
     wanted = {
         "app": message.app,
-        "keys": json.dumps(message.keys),
+        "keys": json.dumps([key for key in message.keys if key not in limited]),
         "now": message.now,
         "limit": message.limit,
     }
-    if message.run_ids is None:
-        due = db.execute(QUERIES["due-runs"], wanted)
-    else:
+    if message.run_ids is not None:
         due = db.execute(QUERIES["due-of"], {**wanted, "run_ids": json.dumps(message.run_ids)})
-    ids = [run_id for (run_id,) in due]
+        return _take(db, message.owner, [run_id for _, run_id in due.fetchall()])
+    found = db.execute(QUERIES["due-runs"], wanted).fetchall()
+    if message.slots:
+        return _claim_with_slots(db, message, found)
+    return _take(db, message.owner, [run_id for _, run_id in found])
+
+
+def _take(
+    db: sqlite3.Connection, owner: str, ids: Sequence[str]
+) -> tuple[ClaimedRun | CorruptRun, ...]:
+    """Give runs to an owner, and return all that replaying them needs."""
     if not ids:
         return ()
-    db.execute(QUERIES["claim-runs"], {"owner": message.owner, "ids": json.dumps(ids)})
+    db.execute(QUERIES["claim-runs"], {"owner": owner, "ids": json.dumps(ids)})
     return _load_claimed(db, ids)
+
+
+def _claim_with_slots(
+    db: sqlite3.Connection, message: Claim, due: list[tuple[int, str]]
+) -> tuple[ClaimedRun | CorruptRun, ...]:
+    """Claim due runs and the first ones in line, whoever has waited longest before the others."""
+    for each in message.slots:
+        place = {"app": message.app, "endpoint_key": each.endpoint_key, "now": message.now}
+        db.execute(QUERIES["enqueue"], place)
+        due += db.execute(QUERIES["due-broken"], {**place, "limit": message.limit}).fetchall()
+    lines: list[Iterable[tuple[int, str] | slots.Queued]] = [sorted(due)]
+    lines += [slots.in_line(db, message, each) for each in message.slots]
+    ids = []
+    # A line is asked for its next run only when the one before has its slot.
+    for found in islice(merge(*lines), message.limit):
+        ids.append(found[1])
+        row = {"owner": message.owner, "ids": json.dumps([found[1]])}
+        db.execute(QUERIES["claim-runs"], row)
+        if isinstance(found, slots.Queued):
+            slots.take_turn(db, message.app, found.slots, found.slot_key)
+    return _load_claimed(db, ids) if ids else ()
+
+
+def leave_queue(db: sqlite3.Connection, message: LeaveQueue) -> int:
+    """Take runs of endpoints without slots out of the queue."""
+    row = {"app": message.app, "limited": json.dumps(message.limited), "limit": message.limit}
+    return db.execute(QUERIES["leave-queue"], row).rowcount
 
 
 def _load_claimed(
@@ -618,6 +699,8 @@ def prune(db: sqlite3.Connection, message: Prune) -> int:
     ended = db.execute(QUERIES["ended-before"], (app, message.runs_before, limit)).fetchall()
     _delete_runs(db, ended)
     events = db.execute(QUERIES["delete-events"], (app, message.events_before, limit)).rowcount
+    # A bucket that was full then is as good as one that was never used.
+    db.execute(QUERIES["delete-rates"], (app, message.events_before, limit))
     return len(ended) + events
 
 
@@ -628,10 +711,11 @@ Answer = object | BaseException
 
 _APPLY: Mapping[type, Callable[[sqlite3.Connection, Any], object]] = {
     Checkpoint: write_run,
-    BeginOnce: begin_once,
+    Begin: begin,
     SendEvents: send_events,
     Deliver: deliver_message,
     Claim: claim,
+    LeaveQueue: leave_queue,
     Cancel: cancel,
     Delete: delete,
     Retry: retry,

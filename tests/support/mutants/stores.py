@@ -14,11 +14,12 @@ from typing import Any
 
 from durable_core.errors import LeaseLost
 from durable_core.model.event import StoredEvent
+from durable_core.model.run import Run
 from durable_core.model.step import Pending
 from durable_core.model.stream import StoredStream, StreamPlace
 from durable_core.ports import (
     ANY_RUN,
-    BeginOnce,
+    Begin,
     Cancel,
     CancelOutcome,
     Checkpoint,
@@ -42,6 +43,7 @@ from durable_core.ports import (
     Write,
 )
 from durable_core.stores.memory import MemoryStore, StoredRun
+from durable_core.stores.memory_slots import FlowControl
 from durable_core.stores.sqlite import SQLiteStore
 from support.store_subjects import MemorySubject, SQLiteSubject
 
@@ -533,9 +535,9 @@ class CopiesAll(_Changing):
 class ForgetsKeys(MemoryStore):
     """Begins a run for each request, whatever its key."""
 
-    def _begin_once(self, message: BeginOnce) -> Any:
+    def _begin(self, message: Begin) -> Any:
         self._keys.clear()
-        return super()._begin_once(message)
+        return super()._begin(message)
 
 
 class BeginsBlindly(MemoryStore):
@@ -551,14 +553,14 @@ class BeginsBlindly(MemoryStore):
         """Look, wait, write."""
         with self._lock:
             self._keys_then.keys = set(self._keys)
-        if any(isinstance(write, BeginOnce) for write in writes):
+        if any(isinstance(write, Begin) for write in writes):
             time.sleep(0.002)
         return super().commit(writes, wait=wait)
 
-    def _begin_once(self, message: BeginOnce) -> Any:
+    def _begin(self, message: Begin) -> Any:
         for place in set(self._keys) - self._keys_then.keys:
             del self._keys[place]
-        return super()._begin_once(message)
+        return super()._begin(message)
 
 
 class WaitsBlindly(MemoryStore):
@@ -584,6 +586,56 @@ class WaitsBlindly(MemoryStore):
             return super()._delivered(row, pending)
         finally:
             self._deliveries = now
+
+
+class HasSlotsForAll(MemoryStore):
+    """Queues no run."""
+
+    def _begin(self, message: Begin) -> Any:
+        return super()._begin(replace(message, slots=None))
+
+
+class ForgetsRates(MemoryStore):
+    """Begins runs at any rate."""
+
+    def _begin(self, message: Begin) -> Any:
+        return super()._begin(replace(message, rate=None))
+
+
+class _DecidesEarly(FlowControl):
+    """Decides as was decided when the commit began."""
+
+    def __init__(self, runs: Any) -> None:
+        super().__init__(runs)
+        self.passed = threading.local()
+
+    def pass_limits(self, message: Begin, run: Run) -> Any:
+        then: dict[str, Any] = self.passed.runs
+        return then[run.id] if run.id in then else super().pass_limits(message, run)
+
+
+class AdmitsBlindly(MemoryStore):
+    """Looks at the limits when the commit begins, and not when it takes a run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._flow = self._early = _DecidesEarly(self._of)
+
+    def commit(
+        self, writes: Sequence[Write[object]], *, wait: float
+    ) -> Sequence[object | BaseException]:
+        """Look, wait, write."""
+        self._early.passed.runs = {}
+        begins = [write for write in writes if isinstance(write, Begin)]
+        with self._lock:
+            self._early.passed.runs = {
+                write.checkpoint.run_id: self._early.pass_limits(write, write.checkpoint.create)
+                for write in begins
+                if write.checkpoint.create is not None
+            }
+        if begins:
+            time.sleep(0.002)
+        return super().commit(writes, wait=wait)
 
 
 class PrunesInParts(MemoryStore):
@@ -763,6 +815,9 @@ MUTANTS: dict[str, tuple[MemorySubject | SQLiteSubject, tuple[str, ...]]] = {
     "copies_all": (Mutant(CopiesAll), ("T33",)),
     "forgets_keys": (Mutant(ForgetsKeys), ("T30",)),
     "begins_blindly": (_Shared(BeginsBlindly), ("T31",)),
+    "has_slots_for_all": (Mutant(HasSlotsForAll), ("T38",)),
+    "forgets_rates": (Mutant(ForgetsRates), ("T39",)),
+    "admits_blindly": (_Shared(AdmitsBlindly), ("T40",)),
     "waits_blindly": (_Shared(WaitsBlindly), ("T37",)),
     "prunes_in_parts": (_Shared(PrunesInParts), ("T24",)),
     "counts_again": (Mutant(CountsAgain), ("T25",)),

@@ -16,7 +16,7 @@ from durable_core import Durable, Event, Request, Response, endpoint_adapter, st
 from durable_core.api.endpoint import Endpoint
 from durable_core.engines import EmbeddedEngine
 from durable_core.errors import BadRequest
-from durable_core.ports import BeginOnce
+from durable_core.ports import Begin
 from durable_core.sync import step as sync_step
 from support.harness import until
 
@@ -286,7 +286,7 @@ def test_a_client_that_goes_away_while_its_run_is_stored(app: App, kind: str) ->
         submitted = engine.worker.queue.submit
 
         def submit(write: Any) -> Any:
-            if isinstance(write, BeginOnce):
+            if isinstance(write, Begin):
                 asking.get_loop().call_soon(asking.cancel)
             return submitted(write)
 

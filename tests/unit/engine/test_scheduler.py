@@ -29,6 +29,7 @@ from durable_core.ports import (
     Release,
     RunFilter,
     SendEvents,
+    Slots,
     WorkerRecord,
     Write,
 )
@@ -340,8 +341,10 @@ def test_due_during_a_round_is_not_missed() -> None:
     """What becomes due after the round has looked has a round of its own, at once."""
 
     class Late(WatchedStore):
-        def next_due(self, app: str, keys: Sequence[str]) -> int | None:
-            answer = super().next_due(app, keys)
+        def next_due(
+            self, app: str, keys: Sequence[str], *, slots: Sequence[Slots] = ()
+        ) -> int | None:
+            answer = super().next_due(app, keys, slots=slots)
             for node in nodes:
                 node.scheduler.wake_at(200)
             return answer

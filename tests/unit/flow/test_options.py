@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from durable_core.codec.typed import ValueType
+from durable_core.flow import limits as limits_module
 from durable_core.flow import options as options_module
 from durable_core.flow.execution import run_label
 from durable_core.flow.options import (
@@ -78,13 +79,15 @@ def test_merged() -> None:
 
 def test_options_are_declared_alike() -> None:
     """What can be given is what the flows read: the same names, and the same types but None."""
-    names = {**vars(options_module), "ValueType": ValueType}
-    given, read = get_type_hints(EndpointOptions), get_type_hints(ResolvedOptions, names)
+    names = {**vars(options_module), **vars(limits_module), "ValueType": ValueType}
+    given = get_type_hints(EndpointOptions, localns=names)
+    read = get_type_hints(ResolvedOptions, localns=names)
     # The key is the endpoint's there; that of a request is derived. A duration is milliseconds.
-    internal = {"derive_key", "result", "handoff_headers"}
+    limits = {"concurrency", "queue_limit", "rate_limit", "singleton"}
+    internal = {"derive_key", "limits", "result", "handoff_headers"}
     durations = "idempotency_ttl", "run_timeout", "max_sync_runtime"
     assert internal == read.keys() - given.keys()
-    for name in ("key", "store_headers", *durations, *internal):
+    for name in ("key", "store_headers", *durations, *limits, *internal):
         given.pop(name, None)
         read.pop(name, None)
 

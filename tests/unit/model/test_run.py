@@ -16,9 +16,16 @@ def test_ended(phase: Phase) -> None:
 
 def test_phases_as_they_are_stored() -> None:
     """The words for phases stand in every store there is; they do not change."""
-    assert ["sync", "async", "suspended", "responding", "completed", "failed", "cancelled"] == [
-        phase.value for phase in Phase
-    ]
+    assert [
+        "sync",
+        "async",
+        "suspended",
+        "queued",
+        "responding",
+        "completed",
+        "failed",
+        "cancelled",
+    ] == [phase.value for phase in Phase]
 
 
 def test_new_run() -> None:

@@ -23,7 +23,7 @@ from durable_core.model.run import Phase, Run
 from durable_core.model.step import FailedAttempt, Memo, Pending
 from durable_core.model.stream import ChunkBatch, Pushed
 from durable_core.ports import (
-    BeginOnce,
+    Begin,
     Cancel,
     ChannelWrite,
     Checkpoint,
@@ -311,6 +311,7 @@ DECIDED = {
         *("id", "app", "endpoint_key", "phase", "retries", "created_at", "event_seq", "failures"),
         *("crash_count", "epoch", "key", "parent", "traceparent", "labels", "version"),
         *("principal", "undoable", "timeout", "deadline", "function_id", "cancel_reason"),
+        *("slot_key", "singleton_key", "client"),
     },
     Memo: {
         *("op", "completion_no", "ok", "event_seq", "attempts", "ended_at", "started_at"),
@@ -330,7 +331,7 @@ DECIDED = {
     SendEvents: {"app", "now", "source", "events"},
     Deliver: {"app", "now", "delivery"},
     Delivery: {"address", "run_id", "event"},
-    BeginOnce: {"key", "checkpoint"},
+    Begin: {"key", "checkpoint", "slots", "queue_limit", "rate"},
     IdempotencyKey: {"scope", "key", "expires_at", "fingerprint"},
     ClaimedRun: {"run", "request", "memos", "pending", "streamed", "handler_chunks"},
     RunRecord: {
