@@ -19,7 +19,7 @@ from time import perf_counter, sleep, time
 
 from _measure import arguments, machine, quantile, save_json, show, work_folder
 
-from durable_core import Durable, Request, endpoint_adapter, step
+from durable_core import Durable, Limits, Request, endpoint_adapter, step
 from durable_core.api.adapter import HTTPHandler
 from durable_core.engine.embedded import embedded
 from durable_core.sync import step as sync_step
@@ -64,7 +64,10 @@ class Sleepers:
         self._asked = count()
         self._rate = rate
         self.durable: Durable[HTTPHandler] = Durable(
-            id="sleepers", endpoint_adapter=endpoint_adapter, store=folder / "sleepers.db"
+            id="sleepers",
+            endpoint_adapter=endpoint_adapter,
+            store=folder / "sleepers.db",
+            limits=Limits(live_runs=10_000_000),
         )
         self.sync = self.durable.endpoint(function_id="def")(self._handler)
         self.asynchronous = self.durable.endpoint(function_id="async def")(self._handler_async)

@@ -351,6 +351,10 @@ class WorkerParts(RunHost, Protocol):
         """Have the scheduler look at a run that is due then, epoch milliseconds."""
         ...
 
+    def claim_soon(self) -> None:
+        """Have the scheduler claim a due run, as there is room for one more."""
+        ...
+
 
 class RunManager(RunExecutor[StoredExecution]):
     """Starts and resumes runs that are kept in a store, where other processes may resume them too.
@@ -480,7 +484,7 @@ class RunManager(RunExecutor[StoredExecution]):
     def _free(self, kind: HandlerKind) -> None:
         with self._busy_lock:
             self.busy[kind] -= 1
-        self._worker.wake_scheduler()
+        self._worker.claim_soon()
 
     def fail_orphan(self, claimed: ClaimedRun) -> None:
         """Fail a claimed run whose endpoint no code knows any more."""

@@ -215,6 +215,10 @@ class Worker:
         """Have the scheduler look at a run that is due then, epoch milliseconds."""
         self.scheduler.wake_at(due_at)
 
+    def claim_soon(self) -> None:
+        """Have the scheduler claim a due run, as there is room for one more."""
+        self.scheduler.claim_soon()
+
     def _poll_faster(self) -> None:
         self.scheduler.poll_faster()
 

@@ -213,7 +213,10 @@ def accepts_event_stream(headers: Headers) -> bool:
     type whose weight is malformed is ignored.
     """
     values = headers.get_all("accept")
-    if not any(_EVENT_STREAM in value.lower() for value in values):
+    for value in values:  # nearly no request passes this, and a generator takes 0.5 us more
+        if _EVENT_STREAM in value.lower():
+            break
+    else:
         return False
     best, best_weight = "", 0.0
     for media_range in ",".join(values).lower().split(","):

@@ -79,7 +79,7 @@ class Memo:
     arguments: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Pending:
     """An op that the handler has called and that has not finished.
 
