@@ -247,7 +247,7 @@ def _need_of_store(options: ResolvedOptions, *, wants_key: bool) -> str:
             "when that has ended: max_sync_runtime= needs"
         )
     if options.limits is not None:
-        return "has no limits of endpoints: concurrency=, queue_limit=, rate_limit= and singleton= need"
+        return "has no flow limits: concurrency=, queue_limit=, rate_limit= and singleton= need"
     return ""
 
 

@@ -546,6 +546,6 @@ def limited(option: str, key: Any) -> dict[str, Any]:
 def test_an_engine_without_a_store_refuses(tmp_path: Path) -> None:
     """The error names the engine and the options, where the endpoint is defined."""
     durable: Durable[Any] = Durable(id="shop", endpoint_adapter=endpoint_adapter)
-    refused = pytest.raises(ConfigurationError, match="has no limits of endpoints: concurrency=")
+    refused = pytest.raises(ConfigurationError, match="has no flow limits: concurrency=")
     with patch.object(EmbeddedEngine, "store", None), refused:
         durable.endpoint(concurrency=1)(customer)
