@@ -34,6 +34,7 @@ from durable_core.flow.wait_url import (
     RUN_PARAM,
     TOKEN_PARAM,
     WaitRequest,
+    is_callback_token,
 )
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.http.request import Request
@@ -144,6 +145,8 @@ class Endpoint:
         if self.engine.is_reentry(request):
             return None
         if is_wait(request):
+            if request.method == "POST":
+                return self._answer_callback(request)
             return _wait(WaitRequest.from_request(request, OWN_PARAMS, max_wait))
         special = request.headers.has_any(_SPECIAL_FIELDS)
         if special and request.headers.get("last-event-id") and request.method != "OPTIONS":
@@ -152,6 +155,12 @@ class Endpoint:
         if refusal is None and self._is_plain and request.method != "HEAD" and not special:
             return None
         return self._check_and_serve(request, route, refusal, max_wait)
+
+    def _answer_callback(self, request: Request) -> RequestFlow[Response]:
+        from durable_core.api.callback_answers import answer_callback  # few requests need it
+
+        stored_headers = self._registered.options.store_headers
+        return answer_callback(self.engine, request, OWN_PARAMS, stored_headers)
 
     def _check_and_serve(
         self, request: Request, route: str | None, refusal: Response | None, max_wait: float
@@ -346,11 +355,13 @@ def _check_parameters(handler: Handler) -> None:
 
 
 def is_wait(request: Request) -> bool:
-    """Tell whether the request is for the wait URL of a run."""
+    """Tell whether the request is for the wait URL of a run, or answers a callback."""
     url = request.url
     if RUN_PARAM not in url and TOKEN_PARAM not in url and "%" not in url:
         return False  # the names cannot come out of decoding the query
     query = request.query
+    if request.method == "POST":
+        return is_callback_token(query.get(TOKEN_PARAM) or "")
     return request.method in ("GET", "HEAD") and (RUN_PARAM in query or TOKEN_PARAM in query)
 
 

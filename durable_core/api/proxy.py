@@ -5,7 +5,7 @@ from __future__ import annotations
 from durable_core.api.effects import FlowHandler, RequestFlow, Wait
 from durable_core.api.engine import Engine
 from durable_core.errors import HTTPError
-from durable_core.flow.wait_url import PROXY_PARAMS, WaitRequest
+from durable_core.flow.wait_url import PROXY_PARAMS, WaitRequest, is_callback_token
 from durable_core.http.problem import problem_from_http_error
 from durable_core.http.request import Request
 from durable_core.http.response import Response, with_headers
@@ -37,7 +37,13 @@ class Proxy(FlowHandler):
         return f"<Proxy of {self.engine.env.app}>"
 
     def answer(self, request: Request, max_wait: float) -> RequestFlow[Response]:
-        """Answer with the run's response, and the headers of CORS."""
+        """Answer with the run's response, and the headers of CORS; or take an answer for it."""
+        if request.method == "POST":
+            token = request.query.get(PROXY_PARAMS.token) or ""
+            if is_callback_token(token):
+                from durable_core.api.callback_answers import answer_callback  # few need it
+
+                return (yield from answer_callback(self.engine, request, PROXY_PARAMS))
         response = _without_run(request)
         if response is None:
             response = yield Wait(_proxy_wait_request(request, max_wait))

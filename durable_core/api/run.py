@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from durable_core.errors import StepUsageError, Suspended
 from durable_core.flow.attempt import StepAttempt
 from durable_core.flow.scope import CURRENT_RUN
+
+if TYPE_CHECKING:
+    from durable_core.flow.execution import Execution
 
 __all__ = ["CurrentRun", "RunContext", "current_run", "run", "suspend_at_once"]
 
@@ -124,6 +127,23 @@ class CurrentRun:
         """How often that function is called with this time; None outside steps."""
         return _inside("step_attempt").step_attempt
 
+    def callback_url(self, id: str) -> str:
+        """Return a URL at which somebody answers one wait of this run, once.
+
+        The wait is ``step.wait_for_callback(id, ...)``, now or later. Mail the URL to a person, or
+        hand it to a service: whoever knows it can answer, by POST. It is the same at every call,
+        and nobody can guess it. It is good until the run ends.
+
+        Args:
+            id: the id of the step that waits; of its second use ``f"{id}:1"``.
+
+        Raises:
+            StepUsageError: outside a run; the application has no ``public_url``, and the request of
+                the run was not to a loopback address; or the engine has no callbacks.
+            ValueError, TypeError: not a step id.
+        """
+        return _current_execution("callback_url").callback_url(id)
+
     def __repr__(self) -> str:
         """Show the id, if there is a run."""
         known = current_run()
@@ -132,6 +152,15 @@ class CurrentRun:
 
 #: The run that the calling code belongs to.
 run = CurrentRun()
+
+
+def _current_execution(attribute: str) -> Execution:
+    scope = CURRENT_RUN.get()
+    owner: Any = scope.owner if isinstance(scope, StepAttempt) else scope and scope.ex
+    if owner is None:
+        _inside(attribute)
+    execution: Execution = owner
+    return execution
 
 
 def _inside(attribute: str) -> RunContext:

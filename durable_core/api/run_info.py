@@ -31,7 +31,8 @@ class StepInfo:
 
     Attributes:
         name: its id, with ``:1``, ``:2`` appended where the id repeats.
-        kind: ``"run"``, ``"sleep"``, ``"wait"``, ``"send"``, ``"signal"`` or ``"send-signal"``.
+        kind: ``"run"``, ``"sleep"``, ``"wait"``, ``"send"``, ``"signal"``, ``"send-signal"`` or
+            ``"callback"``.
         status: see :data:`StepStatus`.
         attempts: how often its function was called.
         started: when its last attempt began; of a sleep or a wait, when it was asked for. None if

@@ -431,6 +431,7 @@ _STATUS: dict[OpKind, StepStatus] = {
     OpKind.SLEEP: "sleeping",
     OpKind.WAIT: "waiting",
     OpKind.SIGNAL: "waiting",
+    OpKind.CALLBACK: "waiting",
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
+from durable_core.api.callbacks import AsyncCallbackSteps, CallbackSteps
 from durable_core.api.function_steps import (
     AsyncFunctionSteps,
     FunctionSteps,
@@ -42,7 +43,7 @@ T3 = TypeVar("T3")
 R = TypeVar("R")
 
 
-class AsyncSteps(AsyncFunctionSteps, AsyncSignalSteps):
+class AsyncSteps(AsyncFunctionSteps, AsyncSignalSteps, AsyncCallbackSteps):
     """The steps of ``async def`` handlers: ``from durable_core import step``.
 
     Each call must be awaited (directly, through ``asyncio.gather`` or a ``TaskGroup``). A step id
@@ -247,7 +248,7 @@ class AsyncSteps(AsyncFunctionSteps, AsyncSignalSteps):
         return named("send_event", id, _send(scope, id, events))
 
 
-class Steps(FunctionSteps, SignalSteps):
+class Steps(FunctionSteps, SignalSteps, CallbackSteps):
     """The steps of ``def`` handlers: ``from durable_core.sync import step``.
 
     As :class:`AsyncSteps`, but each call blocks. A step that cannot finish now unwinds the handler

@@ -18,11 +18,14 @@ from durable_core.errors import InvalidTokenError
 __all__ = [
     "event_id",
     "request_fingerprint",
+    "sign_callback",
     "sign_token",
+    "verify_callback",
     "verify_token",
 ]
 
 _TOKEN_SHAPE = re.compile(r"d1\.([0-9]{1,16})\.([A-Za-z0-9_-]{43})")
+_CALLBACK_SHAPE = re.compile(r"c1\.([0-9a-f]{40})\.([A-Za-z0-9_-]{43})")
 
 
 def sign_token(secret: bytes, *, app: str, run_id: str, expires_at: int) -> str:
@@ -60,6 +63,35 @@ def verify_token(secrets: Sequence[bytes], token: str, *, app: str, run_id: str,
     if not signed or int(expiry) <= now:
         raise InvalidTokenError("the token does not open this run, or has expired")
     return int(expiry)
+
+
+def sign_callback(secret: bytes, *, app: str, run_id: str, op_id: str) -> str:
+    """Return the token by which one wait of a run is answered. It is the same at every call.
+
+    Args:
+        secret: the signing key; use 32 random bytes.
+        app: the id of the application.
+        run_id: the run.
+        op_id: the step that waits, hexadecimal.
+    """
+    return f"c1.{op_id}.{_mac(secret, ('c1', app, run_id, op_id))}"
+
+
+def verify_callback(secrets: Sequence[bytes], token: str, *, app: str, run_id: str) -> str:
+    """Return the id of the step whose wait the token answers; see :func:`verify_token`.
+
+    Raises:
+        InvalidTokenError: the token is wrong; the text is always the same.
+    """
+    shape = _CALLBACK_SHAPE.fullmatch(token)
+    op_id, signature = shape.groups() if shape is not None else ("", "")
+    signed = False
+    for secret in secrets:
+        expected = _mac(secret, ("c1", app, run_id, op_id))
+        signed |= hmac.compare_digest(expected.encode(), signature.encode())
+    if not signed:
+        raise InvalidTokenError("the token does not answer a wait of this run")
+    return op_id
 
 
 def event_id(secret: bytes, *, app: str, run_id: str, op_id: str, index: int) -> str:

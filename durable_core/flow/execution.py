@@ -13,6 +13,7 @@ from durable_core.codec.records import dump_request
 from durable_core.errors import (
     LeaseLost,
     LimitExceededError,
+    StepUsageError,
     StoreBrokenError,
     StoreError,
     Suspended,
@@ -356,6 +357,14 @@ class Execution:
         """Return whether the op has finished, in an earlier execution or in this one."""
         return op.id in self._outcomes
 
+    def callback_url(self, step_id: str) -> str:
+        """Return the URL at which a step's wait is answered.
+
+        Raises:
+            StepUsageError: the engine has no callbacks, or no URL is certain.
+        """
+        raise StepUsageError("run.callback_url: the engine of this application has no callbacks")
+
     def check_threads(self, step_name: str) -> None:
         """See that the engine lets branches of a ``def`` handler run in threads; here it does."""
 
@@ -512,6 +521,12 @@ class StoredExecution(Execution):
         pending = self.pending.get(op_id)
         if pending is not None and pending.matched is None:
             self.pending[op_id] = replace(pending, matched=event)
+
+    def callback_url(self, step_id: str) -> str:
+        """Return the URL at which a step's wait is answered; see :class:`Execution`."""
+        from durable_core.flow.callbacks import callback_url  # which needs this module
+
+        return callback_url(self, step_id)
 
     def lease_check(self) -> Submit:
         """Return a checkpoint that stores nothing; it fails if another process has the run."""

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from durable_core.flow.attempt import Call
+from durable_core.flow.callbacks import wait_for_callback
 from durable_core.flow.effects import Flow
 from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.flow.handler import detach, execute, suspend
 from durable_core.flow.signals import send_signal, wait_for_signal
 from durable_core.flow.steps import run_step, send_events, sleep_until, wait_for_event
+from durable_core.http.request import Request
 from durable_core.machine.matching import WaitRule
 from durable_core.model.decision import HandoffReason
 from durable_core.model.event import Event
@@ -35,6 +37,7 @@ class EngineFlows(Generic[ExecutionT]):
         send_events: ``step.send_event``; returns the ids.
         wait_for_signal: ``step.wait_for_signal``; returns the signal, or None after the time-out.
         send_signal: ``step.send_signal``; returns the id of the run that got it, or None.
+        wait_for_callback: ``step.wait_for_callback``, with its time-out in milliseconds.
         execute: run the handler and process its outcome.
         suspend: release a run whose handler was unwound, or does not end.
         detach: hand the client off; the handler continues.
@@ -46,6 +49,7 @@ class EngineFlows(Generic[ExecutionT]):
     send_events: Callable[[ExecutionT, Op, tuple[Event, ...]], Flow[list[str]]]
     wait_for_signal: Callable[[ExecutionT, Op, SignalWait], Flow[Signal[Any] | None]]
     send_signal: Callable[[ExecutionT, Op, Signal[object]], Flow[str | None]]
+    wait_for_callback: Callable[[ExecutionT, Op, int], Flow[Request | None]]
     execute: Callable[[ExecutionT], Flow[None]]
     suspend: Callable[[ExecutionT], Flow[None]]
     detach: Callable[[ExecutionT, HandoffReason], Flow[None]]
@@ -59,6 +63,7 @@ EMBEDDED_FLOWS: EngineFlows[StoredExecution] = EngineFlows(
     send_events=send_events,
     wait_for_signal=wait_for_signal,
     send_signal=send_signal,
+    wait_for_callback=wait_for_callback,
     execute=execute,
     suspend=suspend,
     detach=detach,

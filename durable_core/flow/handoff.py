@@ -39,6 +39,7 @@ from durable_core.model.fact import RunHandedOff
 
 __all__ = [
     "begin_handoff",
+    "certain_base",
     "custom_redirect_url",
     "hand_off",
     "hand_off_queued",
@@ -256,6 +257,15 @@ def _wait_url(
         return urljoin(base, url), PROXY_PARAMS.begin
     own_params = ((RUN_PARAM, run_id), (TOKEN_PARAM, token))
     return base + query_reference(own_params), FROM_PARAM
+
+
+def certain_base(env: AppConfig, request: Request) -> str:
+    """Return origin and path of the run's own URL; "" if its origin is not certain.
+
+    See :func:`stream_redirect_url`.
+    """
+    origin = _origin(env, request)
+    return origin + _path(request) if origin else ""
 
 
 def _origin(env: AppConfig, request: Request) -> str:

@@ -37,6 +37,7 @@ _METHODS = {
     OpKind.SEND: "step.send_event",
     OpKind.SIGNAL: "step.wait_for_signal",
     OpKind.SEND_SIGNAL: "step.send_signal",
+    OpKind.CALLBACK: "step.wait_for_callback",
 }
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "WaitParams",
     "WaitRequest",
     "applied_fields",
+    "is_callback_token",
     "query_reference",
 ]
 
@@ -46,6 +47,11 @@ RETRY_AFTER = ("retry-after", "5")
 
 #: The value of the parameter that asks for the events after the handoff.
 HANDOFF = "handoff"
+
+
+def is_callback_token(token: str) -> bool:
+    """Tell whether a token answers a callback, and does not open a run; see ``codec/tokens.py``."""
+    return token.startswith("c1.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

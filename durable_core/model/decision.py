@@ -50,7 +50,7 @@ class HandoffReason(Enum):
     STEP_RETRY = "step-retry"
     #: The handler sleeps.
     SLEEP = "sleep"
-    #: The handler waits for an event or a signal.
+    #: The handler waits for an event, a signal or a callback.
     WAIT = "wait"
     #: The handler itself failed and will be retried.
     HANDLER_RETRY = "handler-retry"
@@ -215,6 +215,7 @@ _REASONS = {
     OpKind.WAIT: HandoffReason.WAIT,
     OpKind.SIGNAL: HandoffReason.WAIT,
     OpKind.SEND_SIGNAL: HandoffReason.STEP_RETRY,
+    OpKind.CALLBACK: HandoffReason.WAIT,
 }
 
 

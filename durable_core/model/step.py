@@ -27,12 +27,14 @@ class OpKind(Enum):
     SIGNAL = "signal"
     #: ``step.send_signal``.
     SEND_SIGNAL = "send-signal"
+    #: ``step.wait_for_callback``.
+    CALLBACK = "callback"
 
     __hash__ = object.__hash__  # see Phase
 
 
 #: The values of :class:`OpKind`, as people and programs are shown them.
-StepKind: TypeAlias = Literal["run", "sleep", "wait", "send", "signal", "send-signal"]
+StepKind: TypeAlias = Literal["run", "sleep", "wait", "send", "signal", "send-signal", "callback"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

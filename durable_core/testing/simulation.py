@@ -108,6 +108,8 @@ def _describe_step(pending: Pending, now: int) -> str:
         case OpKind.SIGNAL:
             name = signal_of(pending.address)
             return f"step {pending.op.name!r} waits for the signal {name!r}, for another {left}"
+        case OpKind.CALLBACK:
+            return f"step {pending.op.name!r} waits for its callback, for another {left}"
     if not pending.error:
         return f"step {pending.op.name!r} has begun, at most once, and its process died"
     return (

@@ -231,18 +231,20 @@ def _two_waits(world: World) -> tuple[Handler, Handler]:
 
 
 def _signals(world: World) -> tuple[Handler, Handler]:
-    """A signal that nobody waits for is lost, also for a wait that comes after it."""
+    """A signal that nobody waits for is lost, also for a wait that comes after it; no callback."""
     did = world.ledger.did
 
     def sync(request: Request) -> object:
         sent = sync_step.send_signal("send", f"go-{request.url}", 1)
         got = sync_step.wait_for_signal("wait", signal=f"go-{request.url}", timeout=0.03)
-        return [sent, got, sync_step.run("b", did, "b", 2)]
+        answer = sync_step.wait_for_callback("answer", timeout=0.03)
+        return [sent, got, answer, sync_step.run("b", did, "b", 2)]
 
     async def asynchronous(request: Request) -> object:
         sent = await step.send_signal("send", f"go-{request.url}", 1)
         got = await step.wait_for_signal("wait", signal=f"go-{request.url}", timeout=0.03)
-        return [sent, got, await step.run("b", did, "b", 2)]
+        answer = await step.wait_for_callback("answer", timeout=0.03)
+        return [sent, got, answer, await step.run("b", did, "b", 2)]
 
     return sync, asynchronous
 
@@ -550,7 +552,7 @@ CORPUS = [
         {"a": 1, "b": 1, "undo a": 1, "undo b": 1},
     ),
     Behaviour("branches", _branches, 200, b'[3,"at last"]', {"s1": 1, "s2": 1, "flaky": 2}),
-    Behaviour("signals", _signals, 200, b"[null,null,2]", {"b": 1}),
+    Behaviour("signals", _signals, 200, b"[null,null,null,2]", {"b": 1}),
     Behaviour("race", _race, 200, b'["worked",2]', {"w1": 1, "w2": 1, "b": 1}),
     Behaviour("at-most-once", _at_most_once, 200, b"2", {"pay": 1, "b": 1}),
     Behaviour(

@@ -21,6 +21,7 @@ from durable_core import (
     Singleton,
     TypedEvent,
     endpoint_adapter,
+    run,
     step,
 )
 from durable_core.api.adapter import HTTPHandler
@@ -93,6 +94,9 @@ async def in_async_handlers(request: Request) -> Response:
     moved = await step.wait_for_signal("placed", signal="placed", timeout=5, data=Placed)
     assert_type(moved, Signal[Placed] | None)
     assert_type(await step.send_signal("send", "go", {"n": 1}), str | None)
+    assert_type(await step.wait_for_callback("cb", timeout="1h"), Request | None)
+    assert_type(await step.wait_for_callback("cb2", timeout="1h", data=Placed), Placed | None)
+    assert_type(run.callback_url("cb"), str)
     await step.wait_for_signal("no", signal="go", timeout=5, on_conflict="ignore")  # type: ignore[call-overload]
     assert_type(await step.send_event("tell", Event("told")), list[str])
     options = step.options(retries=5, timeout="10s", retry_if=lambda error: True, name="Fetch")
@@ -138,6 +142,8 @@ def in_sync_handlers(request: Request) -> Response:
     moved = sync_step.wait_for_signal("placed", signal="placed", timeout=5, data=Placed)
     assert_type(moved, Signal[Placed] | None)
     assert_type(sync_step.send_signal("send", "go"), str | None)
+    assert_type(sync_step.wait_for_callback("cb", timeout="1h"), Request | None)
+    assert_type(sync_step.wait_for_callback("cb2", timeout="1h", data=Placed), Placed | None)
     assert_type(sync_step.send_event("tell", [Event("told")]), list[str])
     sync_step.run("count-wrong", count)  # type: ignore[call-arg]
     return Response.json(None)

@@ -20,10 +20,13 @@ from durable_core.errors import LimitExceededError, StepUsageError
 from durable_inngest._link import Reporter
 from durable_inngest._protocol import Value, counted_failure_id, load_outcome, order, order_id
 
-__all__ = ["InngestExecution"]
+__all__ = ["NO_CALLBACKS", "InngestExecution"]
 
 #: The server fails a run that has more.
 _MOST_STEPS = 1_000
+
+#: What is said of callbacks, which the server does not have.
+NO_CALLBACKS = "InngestEngine has no callbacks; make a route that sends a signal, and wait for that"
 
 
 class InngestExecution(RemoteExecution):
@@ -35,6 +38,14 @@ class InngestExecution(RemoteExecution):
     """
 
     reporter: Reporter | None
+
+    def callback_url(self, step_id: str) -> str:
+        """Refuse: the server has no callbacks.
+
+        Raises:
+            StepUsageError: always; the message names the engine and the remedy.
+        """
+        raise StepUsageError(f"run.callback_url({step_id!r}): {NO_CALLBACKS}")
 
     def check_threads(self, step_name: str) -> None:
         """Refuse branches in threads.

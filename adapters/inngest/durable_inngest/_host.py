@@ -36,6 +36,7 @@ from durable_inngest._steps import (
     sending,
     sending_signals,
     sleep_until,
+    wait_for_callback,
     wait_for_event,
     wait_for_signal,
 )
@@ -69,6 +70,7 @@ class InngestHost(RemoteHost[ServerClient]):
             send_events=sending(self._send),
             wait_for_signal=wait_for_signal,
             send_signal=sending_signals(self._send_signal),
+            wait_for_callback=wait_for_callback,
             execute=execute,
             suspend=suspend,
             detach=detach,

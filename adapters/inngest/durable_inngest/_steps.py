@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from durable_core import Event
+from durable_core import Event, Request
 from durable_core.engines.remote import (
     NO_OPTIONS,
     Call,
@@ -54,10 +54,10 @@ from durable_core.engines.remote import (
     step_failure,
     until_idle,
 )
-from durable_core.errors import LimitExceededError, StepArgumentError
+from durable_core.errors import LimitExceededError, StepArgumentError, StepUsageError
 from durable_inngest import _protocol as _ops
 from durable_inngest._api import MOST_BYTES
-from durable_inngest._execution import InngestExecution
+from durable_inngest._execution import NO_CALLBACKS, InngestExecution
 from durable_inngest._protocol import (
     Failed,
     Value,
@@ -85,6 +85,7 @@ __all__ = [
     "sending_signals",
     "sleep_until",
     "step_failed",
+    "wait_for_callback",
     "wait_for_event",
     "wait_for_signal",
 ]
@@ -421,6 +422,16 @@ def _wait_for_signal(ex: InngestExecution, op: Op, wait: SignalWait) -> Flow[Sig
         yield from leave_to_server(ex, PendingOp(step=ex.step(op), dump=dump))
     sent = None if known is None else _ops.load_signal_memo(known.value)
     return None if sent is None else Signal(*sent)
+
+
+def wait_for_callback(ex: InngestExecution, op: Op, timeout: int) -> Flow[Request | None]:
+    """``step.wait_for_callback``, which the server does not have.
+
+    Raises:
+        StepUsageError: always; the message names the engine and the remedy.
+    """
+    ex.unawaited.pop(op.id, None)
+    raise StepUsageError(f"step {op.name!r}: {NO_CALLBACKS}")
 
 
 def recall(ex: InngestExecution, op: Op) -> Flow[Value | None]:

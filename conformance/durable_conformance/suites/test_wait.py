@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -13,7 +14,7 @@ from durable_conformance.deployment import ALL_METHODS, Deployment, LiveServer
 from durable_conformance.plugin import requirement
 from durable_conformance.programs import LONG_NAP, NAP, Gate, Program, Script, until
 from durable_conformance.wire import Reply
-from durable_core import Request, Response
+from durable_core import Request, Response, run
 from durable_core.api.adapter import HTTPHandler
 
 _CORS = {
@@ -265,3 +266,29 @@ def test_the_wait_route_passes_the_response_on(deployment: Deployment) -> None:
     assert _DONE == _seen(good)
     assert _CORS == {name: good.get(name) for name in _CORS}
     assert (403, "*") == (bad.status, bad.get("access-control-allow-origin"))
+
+
+@requirement("W9")
+def test_a_callback_is_answered_by_post(deployment: Deployment) -> None:
+    """Whatever methods the endpoint has. A look at the URL answers nothing; it is used once."""
+    urls: list[str] = []
+
+    def program(request: Any, step: Any) -> Script:
+        yield step.run("ask", urls.append, run.callback_url("answer"))
+        answer = yield step.wait_for_callback("answer", timeout="1h")
+        return Response.json([answer.text(), answer.headers.get("content-type")])
+
+    with deployment.serving(program, methods="GET") as server:
+        first = server.ask("GET", "/it")
+        parts = urlsplit(urls[0])
+        target = f"{parts.path}?{parts.query}"
+        text = [("Content-Type", "text/plain")]
+        replies = [
+            server.ask("GET", target),
+            server.ask("POST", target, fields=text, body=b"yes"),
+            server.ask("POST", target, fields=text, body=b"no"),
+        ]
+        final = server.follow("/it", first)
+
+    assert [403, 200, 409] == [reply.status for reply in replies]
+    assert b'["yes","text/plain"]' == final.body

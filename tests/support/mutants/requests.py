@@ -175,7 +175,7 @@ def _end_with_the_client(self: Any, data: bytes) -> None:
 
 #: See ``base.Mutants``.
 MUTANTS: Mutants = {
-    "always_gets": (Mutant(receiving(lambda r: changed_request(r, method="GET"))), ("Q1",)),
+    "always_gets": (Mutant(receiving(lambda r: changed_request(r, method="GET"))), ("Q1", "W9")),
     "decodes_paths_twice": (Mutant(receiving(_decode_path)), ("Q2",)),
     "encodes_paths_anew": (Mutant(receiving(_encode_path_anew)), ("Q3",)),
     "sorts_the_query": (Mutant(receiving(_sort_query)), ("Q4",)),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from durable_core.flow import callbacks, signals, steps
 from durable_core.flow import handler as serve
-from durable_core.flow import signals, steps
 from durable_core.flow.flows import EMBEDDED_FLOWS, EngineFlows
 
 
 def test_the_stored_flows_are_those_of_this_room() -> None:
-    """Each flow is the function of its name in ``steps``, ``signals`` or ``serve``."""
-    named = {**vars(serve), **vars(signals), **vars(steps)}
+    """Each flow is the function of its name in ``steps``, a room beside it or ``serve``."""
+    named = {**vars(serve), **vars(callbacks), **vars(signals), **vars(steps)}
     expected = {field.name: named[field.name] for field in fields(EngineFlows)}
 
     assert expected == {name: getattr(EMBEDDED_FLOWS, name) for name in expected}

@@ -19,6 +19,7 @@ REASONS = {
     OpKind.WAIT: HandoffReason.WAIT,
     OpKind.SIGNAL: HandoffReason.WAIT,
     OpKind.SEND_SIGNAL: HandoffReason.STEP_RETRY,
+    OpKind.CALLBACK: HandoffReason.WAIT,
 }
 
 

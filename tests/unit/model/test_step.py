@@ -17,6 +17,7 @@ def test_kinds_as_they_are_stored() -> None:
         "SEND": "send",
         "SIGNAL": "signal",
         "SEND_SIGNAL": "send-signal",
+        "CALLBACK": "callback",
     }
     assert kinds == {kind.name: kind.value for kind in OpKind}
     assert tuple(kinds.values()) == get_args(StepKind)
