@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from durable_core.codec.json import JSONCodec
+from durable_core.codec.sealed import is_sealed
 from durable_core.errors import (
     BadRequest,
+    EncryptionKeyError,
     HTTPError,
     LimitExceededError,
     SignalConflictError,
@@ -289,8 +291,19 @@ def dump_head(response: Response) -> str:
 
 
 def load_response(text: str, body: bytes) -> Response:
-    """Return the response with the head that ``dump_head`` was given and this body."""
-    head = json.loads(text)
+    """Return the response with the head that ``dump_head`` was given and this body.
+
+    Raises:
+        EncryptionKeyError: the head is stored encrypted.
+    """
+    try:
+        head = json.loads(text)
+    except ValueError:
+        if not is_sealed(text):
+            raise
+        raise EncryptionKeyError(
+            "the response is stored encrypted, and this process has no keys (stores.EncryptedStore)"
+        ) from None
     return Response(
         status=head["status"], headers=Headers._trusted(map(tuple, head["headers"])), body=body
     )

@@ -334,7 +334,8 @@ class Replayer:
             try:
                 self._compare_response(ex, _response_of(ex.options, ex.outcome.value), result)
             except (TypeError, ValueError) as error:
-                ex.differ("handler", f"its return value cannot be sent: {error}")
+                if not _has_failed_so(record, error):
+                    ex.differ("handler", f"its return value cannot be sent: {error}")
         elif isinstance(ex.outcome, Raised):
             self._compare_error(record, ex, ex.outcome.error, result)
         elif ex.stopped_at is None:

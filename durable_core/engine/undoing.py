@@ -36,7 +36,14 @@ class _Host(RunHost, Protocol):
 
 
 class _Executor(Protocol):
-    """What runs executions in threads and tasks."""
+    """What runs executions in threads and tasks.
+
+    Attributes:
+        thread_run, task_run: the classes of executions; observers see more of some.
+    """
+
+    thread_run: type[ThreadRun]
+    task_run: type[TaskRun]
 
     def run_in_thread(self, run: ThreadRun, flow: Flow[None]) -> None: ...
 
@@ -88,7 +95,7 @@ class Undoing:
         """Begin in a thread, or on the loop, of the worker."""
         ex, endpoint, live = self._ex, self._endpoint, self._host.live
         if endpoint.kind is HandlerKind.DEF:
-            run = ThreadRun(self._host, ex, endpoint.handler)
+            run = self._executor.thread_run(self._host, ex, endpoint.handler)
             run.left = self._leave_thread
             live[ex.run.id] = run
             if not self._submit(self._replay_in_thread, run):
@@ -96,7 +103,7 @@ class Undoing:
                 self._give_up(run)
         else:
             loop = self._host.loops.replay_loop
-            task_run = TaskRun(self._host, ex, endpoint.handler, loop=loop)
+            task_run = self._executor.task_run(self._host, ex, endpoint.handler, loop=loop)
             task_run.flows = _REPLAY_FLOWS
             task_run.left = self._leave_task
             live[ex.run.id] = task_run
@@ -133,9 +140,9 @@ class Undoing:
         self._is_known = True
         ex = execution_to_undo(self._ex)
         if self._endpoint.kind is HandlerKind.DEF:
-            self._second = ThreadRun(self._host, ex, undo_all)
+            self._second = self._executor.thread_run(self._host, ex, undo_all)
         else:
-            self._second = task_run = TaskRun(
+            self._second = task_run = self._executor.task_run(
                 self._host, ex, undo_all_async, loop=self._host.loops.replay_loop
             )
             task_run.left = self._end

@@ -251,15 +251,26 @@ def test_a_handler_that_fails(asynchronous: bool, stored: Stored) -> None:
     )
 
 
-def test_a_run_that_had_failed_so(stored: Stored) -> None:
+def raises(request: Request) -> None:
+    sync_step.run("a", str)
+    raise KeyError("x")
+
+
+def returns_no_response(request: Request) -> object:
+    return sync_step.run("a", str), object()
+
+
+@pytest.mark.parametrize("failing", [raises, returns_no_response])
+def test_a_run_that_had_failed_so(failing: Any, stored: Stored) -> None:
     """A run that failed with the same error may do so again."""
-
-    def failing(request: Request) -> None:
-        sync_step.run("a", str)
-        raise KeyError("x")
-
     stored.run(failing, retries=0)
     assert [] == found(stored.replay(failing))
+
+
+def test_a_return_value_that_cannot_be_sent(stored: Stored) -> None:
+    """It is found where the stored run has not failed."""
+    stored.run(handler_of(False, ("a", "nap")))
+    assert ("handler", None) in found(stored.replay(returns_no_response))
 
 
 def test_parallel_steps_and_patches(stored: Stored) -> None:

@@ -351,6 +351,36 @@ def test_cancelling() -> None:
     assert ("cancelled", "the run was cancelled: sold out") == (finished.status, finished.reason)
 
 
+def undoable(request: Request) -> None:
+    sync_step.options(undo=undo_nothing).run("reserve", SPAN.get)
+    sync_step.sleep("nap", "1h")
+
+
+async def undoable_async(request: Request) -> None:
+    await step.options(undo=undo_nothing).run("reserve", SPAN.get)
+    await step.sleep("nap", "1h")
+
+
+def undo_nothing(result: object) -> str:
+    return SPAN.get()
+
+
+@pytest.mark.parametrize("handler", [undoable, undoable_async])
+def test_the_steps_that_undo_a_cancelled_run(handler: Any) -> None:
+    """They are told as any step, with a context of their own; then the run has ended."""
+    told, clock = Noting(), FakeClock()
+    with lab(clock=clock, observers=[told]) as process:
+        process.endpoint(handler).handle(request())
+        until(process.suspended)
+        [record] = process.records.list()
+        assert process.durable.runs.cancel(record.run.id)
+        until(lambda: told.shown()[-1] == "finished cancelled 410")
+
+    undone = told.shown().index("step (undo) reserve run started, 1")
+    assert "step (undo) reserve finished, 1, True" == told.shown()[undone + 1]
+    assert "RunResumed/(undo) reserve#1" in dict(told.left)
+
+
 def test_store_faults() -> None:
     """A store that fails is told with its error, and the run that it has cut short."""
     told, store = Noting(), WatchedStore()

@@ -259,6 +259,23 @@ def test_a_process_without_the_key_leaves_the_run_alone(
     assert 200 == last.status
 
 
+@pytest.mark.parametrize("with_keys", [False, True])
+def test_a_client_that_waits_where_the_key_is_not(with_keys: bool) -> None:
+    """It is told to come again, as for a store that does not answer; the log has the reason."""
+    inner, clock = WatchedStore(), FakeClock()
+    with lab(encrypted(inner), clock=clock) as before:
+        endpoint = before.endpoint(sleeping)
+        first = endpoint.handle(asked())
+        until(lambda: inner.list("lab", limit=1)[0].owner is None)
+        clock.advance(3600)
+        before.poke()
+        before.follow(endpoint, first)
+    store: Any = encrypted(inner, k2=fernet()) if with_keys else inner
+    with lab(store, clock=clock) as other:
+        answer = other.endpoint(sleeping).handle(request("/it" + first.headers["location"]))
+    assert 503 == answer.status
+
+
 def test_reading_without_the_key() -> None:
     """``runs.get`` raises an error that names the key; a list shows the endpoint for the label."""
     inner, clock = MemoryStore(), FakeClock()
