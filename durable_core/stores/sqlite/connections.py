@@ -13,7 +13,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from durable_core.errors import StoreBusyError, StoreError
 from durable_core.ports import Write
-from durable_core.stores.sqlite.events import finish_part, scan_part
+from durable_core.stores.sqlite.events import finish_part, is_spreading, scan_part, spread_part
 from durable_core.stores.sqlite.opening import connect
 from durable_core.stores.sqlite.sql import store_error
 from durable_core.stores.sqlite.writes import Answer, apply_batch
@@ -240,16 +240,17 @@ class Connections:
                 raise store_error(error, self._path) from error
             self._checkpointed = (size, commits)
 
-    def scan_wait(self) -> None:
-        """Compare a wait with the next part of the events before it, if one is unfinished.
+    def match_part(self) -> None:
+        """Go on with what was too much for the commit of an event, or of a wait.
 
-        The events are read while others commit. Only the result takes the write lock.
+        An event reaches its next waits; a wait is compared with the next part of the events before
+        it. These are read while others commit. Only the result takes the write lock.
         """
         if self._scan_pause > 0:
             self._scan_pause -= 1
             return
-        part = self.read(scan_part)
-        if part is None:
+        part, spreading = self.read(scan_part), self.read(is_spreading)
+        if part is None and not spreading:
             self._scan_pause = _ROUNDS_BETWEEN_SCANS
             return
         with self._write_lock:
@@ -257,7 +258,10 @@ class Connections:
             if not self._begin_at_once(writer):
                 return  # the next round tries again
             try:
-                finish_part(writer, part)
+                if part is not None:
+                    finish_part(writer, part)
+                if spreading:
+                    spread_part(writer)
                 writer.execute("COMMIT")
             except BaseException as error:
                 if writer.in_transaction:

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from durable_core.machine.matching import load_rule, match_keys, wait_matches
 from durable_core.model.event import Event, StoredEvent
@@ -31,9 +31,11 @@ __all__ = [
     "Unscanned",
     "event_prefilter",
     "finish_part",
+    "is_spreading",
     "put_pending",
     "scan_part",
     "send_events",
+    "spread_part",
     "store_events",
 ]
 
@@ -168,17 +170,51 @@ def _insert_event(
     return StoredEvent(seq=seq, event=event, received_at=now)
 
 
+#: Where the waits for an event are begun with: match path, match key, run id and op id.
+_FIRST = ("", "", "", "")
+_Place: TypeAlias = tuple[str, str, str, str]
+#: An event reaches so many waits in one transaction; the next parts reach the others. Clients
+#: decide how many runs wait for one event.
+_WAITS = 1_000
+
+
 def _wake(db: sqlite3.Connection, app: str, stored: StoredEvent, now: int) -> dict[str, str | None]:
-    """Give the event to every wait that it answers; return the runs and their owners."""
+    """Give the event to the waits that it answers; return the runs and their owners.
+
+    The event waits for its turn while another one of its name has not reached all waits: the
+    first event that answers a wait ends it. Waits beyond :data:`_WAITS` are for
+    :func:`spread_part`. A wait that begins meanwhile looks at the stored events itself.
+    """
+    name = stored.event.name
+    if db.execute(QUERIES["is-spreading"], (app, name)).fetchone() is not None:
+        db.execute(QUERIES["put-spread"], (stored.seq, app, name, *_FIRST))
+        return {}
+    woken, reached = _reach(db, app, stored, now, _FIRST)
+    if reached is not None:
+        db.execute(QUERIES["put-spread"], (stored.seq, app, name, *reached))
+    return woken
+
+
+def _reach(
+    db: sqlite3.Connection, app: str, stored: StoredEvent, now: int, after: _Place
+) -> tuple[dict[str, str | None], _Place | None]:
+    """Give the event to the waits that follow on a place.
+
+    Returns:
+        The runs that this wakes and their owners; and the place of the last wait, None if no wait
+        is left.
+    """
     woken: dict[str, str | None] = {}
-    text = ""
+    text, left = "", _WAITS
     name = stored.event.name
     paths = db.execute(QUERIES["wait-paths"], {"app": app, "event": name}).fetchall()
-    keys = [(path, key) for (path,) in paths for key in match_keys(stored.event, path)]
+    keys = sorted((path, key) for (path,) in paths for key in match_keys(stored.event, path))
     for path, key in keys:
-        for run_id, op_id, rule, event_seq, consumed, owner in db.execute(
-            QUERIES["waits"], (app, name, path, key)
-        ).fetchall():
+        if (path, key) < after[:2]:
+            continue
+        begin = after[2:] if (path, key) == after[:2] else _FIRST[2:]
+        waits = db.execute(QUERIES["waits"], (app, name, path, key, *begin, left)).fetchall()
+        for run_id, op_id, rule, event_seq, consumed, owner in waits:
             answer = _is_answered(stored, rule, event_seq, consumed)
             if answer is False:
                 continue
@@ -187,7 +223,41 @@ def _wake(db: sqlite3.Connection, app: str, stored: StoredEvent, now: int) -> di
                 db.execute(QUERIES["match-wait"], (text, run_id, op_id))
             db.execute(QUERIES["wake-run"], {"id": run_id, "now": now})
             woken[run_id] = owner
-    return woken
+        left -= len(waits)
+        if not left:
+            return woken, (path, key, *waits[-1][:2])
+    return woken, None
+
+
+def is_spreading(db: sqlite3.Connection) -> bool:
+    """Tell whether an event has not reached all waits for it."""
+    return db.execute(QUERIES["has-spread"]).fetchone() is not None
+
+
+def spread_part(db: sqlite3.Connection) -> None:
+    """Let the oldest such event reach further waits, in a transaction that the caller has begun.
+
+    It ends waits whose runs are due or held: their owners, and who claims due runs, find that out.
+    """
+    row = db.execute(QUERIES["next-spread"]).fetchone()
+    if row is None:
+        return
+    app, name, *place = row[:6]
+    seq = row[6]
+    reached: _Place | None = None
+    try:
+        stored = None if row[7] is None else stored_event_of(name, row[6:])
+    except MemoryError:
+        raise  # the process's fault, not that of what is stored
+    except Exception as error:
+        stored = None  # it can end no wait
+        logger.error("event %d of %r is left out, it cannot be read: %r", seq, name, error)
+    if stored is not None:
+        _, reached = _reach(db, app, stored, stored.received_at, tuple(place))
+    if reached is None:
+        db.execute(QUERIES["delete-spread"], (seq,))
+    else:
+        db.execute(QUERIES["put-spread"], (seq, app, name, *reached))
 
 
 def _is_answered(stored: StoredEvent, rule: bytes, event_seq: int, consumed: bytes) -> bool | None:

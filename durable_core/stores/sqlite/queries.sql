@@ -152,8 +152,31 @@ FROM pending
 CROSS JOIN run ON run.id = pending.run_id
 WHERE pending.app = ? AND pending.event = ? AND pending.event <> ''
   AND pending.match_path = ? AND pending.match_key = ? AND pending.matched IS NULL
-  AND pending.scanned IS NULL
+  AND pending.scanned IS NULL AND (pending.run_id, pending.op_id) > (?, ?)
 ORDER BY pending.run_id, pending.op_id
+LIMIT ?
+
+-- is-spreading --
+SELECT 1 FROM spread WHERE app = ? AND name = ? LIMIT 1
+
+-- put-spread --
+INSERT OR REPLACE INTO spread (seq, app, name, match_path, match_key, run_id, op_id)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+
+-- next-spread --
+SELECT spread.app, spread.name, spread.match_path, spread.match_key, spread.run_id, spread.op_id,
+       spread.seq, CAST(event.id AS BLOB), CAST(event.data AS BLOB), event.ts, event.received_at
+FROM spread
+LEFT JOIN event ON event.seq = spread.seq
+WHERE spread.seq > 0
+ORDER BY spread.seq
+LIMIT 1
+
+-- has-spread --
+SELECT 1 FROM spread WHERE seq > 0 LIMIT 1
+
+-- delete-spread --
+DELETE FROM spread WHERE seq = ?
 
 -- match-wait --
 UPDATE pending SET matched = ? WHERE run_id = ? AND op_id = ?

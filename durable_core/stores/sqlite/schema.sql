@@ -239,5 +239,19 @@ CREATE TABLE event (
     UNIQUE (app, source, id)
 ) STRICT;
 
+-- Events that have not reached all waits for their name yet, and the last wait that they have
+-- reached. Later events of the name follow them.
+CREATE TABLE spread (
+    seq        INTEGER PRIMARY KEY,
+    app        TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    match_path TEXT NOT NULL,
+    match_key  TEXT NOT NULL,
+    run_id     TEXT NOT NULL,
+    op_id      TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX spread_name ON spread (app, name);
+
 CREATE INDEX event_name ON event (app, name);
 CREATE INDEX event_received ON event (app, received_at);

@@ -163,7 +163,7 @@ class SQLiteStore(Store):
 
     def run_maintenance(self) -> None:
         self._on_connections(Connections.checkpoint)
-        self._on_connections(Connections.scan_wait)
+        self._on_connections(Connections.match_part)
 
     def change_counter(self) -> int:
         """Return a number that changes when another connection has committed."""

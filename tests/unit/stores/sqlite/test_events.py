@@ -5,12 +5,21 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from durable_conformance.store_values import created, ended, event, peer, suspended, wait
 from durable_core.ports import Checkpoint, Claim, ClaimedRun, CorruptRun, Register, SendEvents
-from durable_core.stores.sqlite.events import finish_part, scan_part, send_events
+from durable_core.stores.sqlite import SQLiteStore
+from durable_core.stores.sqlite import events as sqlite_events
+from durable_core.stores.sqlite.events import (
+    finish_part,
+    is_spreading,
+    scan_part,
+    send_events,
+    spread_part,
+)
 from durable_core.stores.sqlite.reads import load_match
 from durable_core.stores.sqlite.sql import SCHEMA
 from durable_core.stores.sqlite.writes import claim, register, write_run
@@ -216,3 +225,136 @@ def test_a_run_whose_unfinished_wait_is_damaged_is_woken(
 
     assert (0,) == db.execute("SELECT due_at FROM run").fetchone()
     assert scan_part(db) is None
+
+
+# Events that very many runs wait for
+
+
+@pytest.fixture
+def few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event reaches two waits in one transaction."""
+    monkeypatch.setattr(sqlite_events, "_WAITS", 2)
+
+
+def _send(db: sqlite3.Connection, name: str, **data: object) -> tuple[str, ...]:
+    """Send an event; return the runs that this wakes at once."""
+    sent = send_events(db, SendEvents(app="app", events=(event(name, **data),), now=100))
+    return tuple(run_id for run_id, _ in sent.resumed_runs)
+
+
+def _suspend(db: sqlite3.Connection, *ids: str, **of_wait: object) -> None:
+    for id_ in ids:
+        write_run(db, created(id_))
+        write_run(db, suspended(id_, wait(**of_wait), due_at=5000))  # type: ignore[arg-type]
+
+
+def _spread_all(db: sqlite3.Connection) -> int:
+    """Let events reach all waits; return in how many parts they did."""
+    parts = 0
+    while is_spreading(db):
+        spread_part(db)
+        parts += 1
+    return parts
+
+
+def _ended_by(db: sqlite3.Connection) -> dict[str, str | None]:
+    """Return the id of the event that ended the wait of each run."""
+    rows = db.execute("SELECT run_id, matched FROM pending ORDER BY run_id")
+    return {run: None if text is None else load_match(text).event.id for run, text in rows}
+
+
+def _due(db: sqlite3.Connection) -> list[str]:
+    rows = db.execute("SELECT id FROM run WHERE due_at = 100 ORDER BY id")
+    return [id_ for (id_,) in rows]
+
+
+@pytest.mark.usefixtures("few_at_a_time")
+def test_an_event_reaches_many_waits_in_parts(db: sqlite3.Connection) -> None:
+    """None is left out, and each run is due once its wait has ended."""
+    ids = [f"r{number}" for number in range(5)]
+    _suspend(db, *ids)
+
+    assert ("r0", "r1") == _send(db, "1")
+    assert ["r0", "r1"] == _due(db)
+    assert 2 == _spread_all(db)
+    assert ids == _due(db)
+    assert dict.fromkeys(ids, "1") == _ended_by(db)
+
+
+@pytest.mark.usefixtures("few_at_a_time")
+def test_an_event_does_not_overtake_another(db: sqlite3.Connection) -> None:
+    """The first one ends all waits; the next one begins after it, and ends those that are left."""
+    _suspend(db, "r0", "r1", "r2", "r3", path="data.x", key="t:1")
+    _suspend(db, "s0", "s1", "s2", path="data.x", key="t:2")
+
+    assert ("r0", "r1") == _send(db, "1", x="1")
+    assert () == _send(db, "2", x="1")
+    assert () == _send(db, "3", x="2")
+    assert () == _send(db, "1", x="1"), "it is known"
+    _spread_all(db)
+
+    ended = dict.fromkeys(("r0", "r1", "r2", "r3"), "1") | dict.fromkeys(("s0", "s1", "s2"), "3")
+    assert ended == _ended_by(db)
+
+
+@pytest.mark.usefixtures("few_at_a_time")
+def test_a_wait_that_begins_meanwhile(db: sqlite3.Connection) -> None:
+    """It looks at the stored events itself, and a later one is no answer to it."""
+    _suspend(db, "r0", "r1", "r2")
+    _send(db, "1")
+    _suspend(db, "a", mark=0)
+    _suspend(db, "b", mark=1)
+    assert {"a": "1", "b": None} == {run: by for run, by in _ended_by(db).items() if run in "ab"}
+    _spread_all(db)
+
+    assert {"a": "1", "b": None, "r0": "1", "r1": "1", "r2": "1"} == _ended_by(db)
+
+
+@pytest.mark.usefixtures("few_at_a_time")
+@pytest.mark.parametrize("damage", ["DELETE FROM event", "UPDATE event SET data = '['"])
+def test_an_event_that_is_gone_reaches_no_further_wait(db: sqlite3.Connection, damage: str) -> None:
+    """It does not keep those behind it from their turn."""
+    _suspend(db, "r0", "r1", "r2")
+    _send(db, "1")
+    db.execute(damage)
+    _send(db, "2")
+    _spread_all(db)
+
+    assert {"r0": "1", "r1": "1", "r2": "2"} == _ended_by(db)
+
+
+@pytest.mark.usefixtures("few_at_a_time")
+def test_waits_that_no_event_ends_are_passed(db: sqlite3.Connection) -> None:
+    """A part ends with the waits that it has looked at, whether they have ended or not."""
+    _suspend(db, "r0", "r1", "r2", "r3", mark=10)
+    _suspend(db, "z")
+
+    assert () == _send(db, "1")
+    assert 2 == _spread_all(db)
+    assert "1" == _ended_by(db)["z"]
+
+
+@pytest.mark.usefixtures("few_at_a_time")
+def test_another_process_goes_on_with_an_event(tmp_path: Path) -> None:
+    """What an event has not reached is stored with it: its sender may die after the commit."""
+    path = str(tmp_path / "shop.db")
+    first = SQLiteStore(path)
+    first.open()
+    first.commit([Register(worker=peer("o1"))], wait=1.0)
+    runs = [f"r{number}" for number in range(5)]
+    first.commit([created(id_) for id_ in runs], wait=1.0)
+    first.commit([suspended(id_, wait(), due_at=5000) for id_ in runs], wait=1.0)
+    first.commit([SendEvents(app="app", events=(event("1"),), now=100)], wait=1.0)
+    first.close()
+
+    second = SQLiteStore(path)
+    second.open()
+    for _ in range(3):
+        second.run_maintenance()
+    second.commit([Register(worker=peer("o2"))], wait=1.0)
+    due = Claim(app="app", owner="o2", keys=("key",), now=100, limit=10)
+    [claimed] = second.commit([due], wait=1.0)
+    second.close()
+
+    assert isinstance(claimed, tuple | list)
+    assert 5 == len(claimed)
