@@ -528,6 +528,7 @@ def _merge(first: object, second: Checkpoint) -> Checkpoint:
         handoff=second.handoff or first.handoff,
         failed_attempts=(*first.failed_attempts, *second.failed_attempts),
         deliveries=(*first.deliveries, *second.deliveries),
+        children=(*first.children, *second.children),
         replacing=(*first.replacing, *second.replacing),
         no_pending_row=_is_direct(first) and _is_direct(second),
     )

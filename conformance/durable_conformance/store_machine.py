@@ -226,6 +226,8 @@ class StoreMachine(RuleBasedStateMachine):
             assert expected == sorted(self.store.cancelled_runs(owner))
         for app in APPS:
             assert self.reference.next_due(app, KEYS) == self.store.next_due(app, KEYS)
+            abandoned = self.reference.abandoned_children(app)
+            assert abandoned == self.store.abandoned_children(app)
 
     @rule(app=apps, known=key_sets, now=times, slots=slot_sets)
     def read_queues(

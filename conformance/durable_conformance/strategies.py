@@ -30,6 +30,7 @@ from durable_core.ports import (
     Deliver,
     Heartbeat,
     LeaveQueue,
+    NewRun,
     Prune,
     RateRule,
     ReapWorkers,
@@ -190,10 +191,12 @@ def run_writes(draw: st.DrawFn) -> Checkpoint:
         labels=tuple(sorted(dict(draw(st.lists(_labels, max_size=2))).items())),
         version=draw(st.none() | st.just("v1")),
         undoable=draw(st.booleans()),
+        depth=draw(st.integers(0, 2)),
         timeout=draw(st.none() | st.just(100)),
         deadline=draw(st.none() | times),
     )
     creates = draw(st.booleans())
+    child = replace(state, id=draw(run_ids), parent=id_)
     ops = draw(st.lists(waits() | _naps | _addressed, max_size=2, unique_by=lambda op: op.op.id))
     return Checkpoint(
         run_id=id_,
@@ -214,6 +217,7 @@ def run_writes(draw: st.DrawFn) -> Checkpoint:
         deliveries=tuple(draw(st.lists(_deliveries, max_size=1))),
         replacing=draw(st.sampled_from([(), ("id-w1", "id-w2")])),
         no_pending_row=draw(st.booleans()),
+        children=(NewRun(child, REQUEST),) if draw(few) == 1 else (),
     )
 
 

@@ -105,6 +105,11 @@ class Endpoint:
         self._registered = RegisteredEndpoint(handler, self.kind, resolved)
         engine.register(self._registered)
 
+    @property
+    def options(self) -> ResolvedOptions:
+        """How it behaves."""
+        return self._registered.options
+
     def __repr__(self) -> str:
         """Show the key."""
         return f"<Endpoint {self.key}>"

@@ -31,8 +31,8 @@ class StepInfo:
 
     Attributes:
         name: its id, with ``:1``, ``:2`` appended where the id repeats.
-        kind: ``"run"``, ``"sleep"``, ``"wait"``, ``"send"``, ``"signal"``, ``"send-signal"`` or
-            ``"callback"``.
+        kind: ``"run"``, ``"sleep"``, ``"wait"``, ``"send"``, ``"signal"``, ``"send-signal"``,
+            ``"callback"`` or ``"invoke"``.
         status: see :data:`StepStatus`.
         attempts: how often its function was called.
         started: when its last attempt began; of a sleep or a wait, when it was asked for. None if
@@ -41,6 +41,7 @@ class StepInfo:
         due: when it goes on; None once it has ended.
         event: the name of the event, or of the signal, that it waits for; None if it waits for
             none.
+        child: the id of the run that it has started; None if it starts none.
         arguments: of its function, as ``{"args": [...], "kwargs": {...}}``, where the endpoint has
             ``record_arguments=True``; ``{"left_out": True}`` where they were too large or no JSON.
             None without arguments, and where they are not recorded.
@@ -56,6 +57,7 @@ class StepInfo:
     ended: datetime | None
     due: datetime | None
     event: str | None
+    child: str | None
     arguments: dict[str, object] | None
     result: object
     error: str | None

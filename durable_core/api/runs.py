@@ -14,8 +14,9 @@ from durable_core.api.run_info import AttemptInfo, RunInfo, RunStatus, StepInfo,
 from durable_core.codec.json import Codec, JSONCodec
 from durable_core.duration import Duration, parse_duration
 from durable_core.errors import RunNotFoundError
+from durable_core.flow.child_runs import child_response
 from durable_core.http.request import Request
-from durable_core.machine.addresses import signal_of
+from durable_core.machine.addresses import child_of, signal_of
 from durable_core.model.run import Phase, is_parked, plain_key
 from durable_core.model.step import FailedAttempt, Memo, OpKind, Pending, RunningStep
 from durable_core.platform import make_ulid
@@ -371,6 +372,7 @@ def _running(step: RunningStep, failed: FailedAttempt | None) -> StepInfo:
         ended=None,
         due=None,
         event=None,
+        child=None,
         arguments=None,
         result=None,
         error=None if failed is None else _error(failed),
@@ -420,6 +422,7 @@ def _show_finished(memo: Memo, codec: Codec) -> StepInfo:
         ended=_time(memo.ended_at),
         due=None,
         event=None,
+        child=_child_of(memo),
         arguments=_arguments(memo),
         result=_result(memo, codec) if memo.ok else None,
         error=None if memo.ok else _error_text(memo.value),
@@ -432,6 +435,7 @@ _STATUS: dict[OpKind, StepStatus] = {
     OpKind.WAIT: "waiting",
     OpKind.SIGNAL: "waiting",
     OpKind.CALLBACK: "waiting",
+    OpKind.INVOKE: "waiting",
 }
 
 
@@ -446,6 +450,7 @@ def _show_pending(pending: Pending, failed: FailedAttempt | None) -> StepInfo:
         ended=None,
         due=_time(pending.due_at),
         event=pending.event or signal_of(pending.address) or None,
+        child=child_of(pending.address) if pending.op.kind is OpKind.INVOKE else None,
         arguments=None,
         result=None,
         error=_error_text(pending.error) if pending.error else None,
@@ -459,7 +464,20 @@ def _arguments(memo: Memo) -> dict[str, object] | None:
     return shown
 
 
+def _child_of(memo: Memo) -> str | None:
+    """Return the run that a finished step has started."""
+    if memo.op.kind is not OpKind.INVOKE:
+        return None
+    stored = json.loads(memo.value)
+    run_id = stored.get("run_id") or (stored.get("data") or {}).get("run_id")
+    return run_id if isinstance(run_id, str) else None
+
+
 def _result(memo: Memo, codec: Codec) -> object:
+    if memo.op.kind is OpKind.INVOKE:
+        response = child_response(memo.value)
+        assert isinstance(response.body, bytes)
+        return {"status": response.status, "body": response.body.decode("utf-8", "replace")}
     try:
         return codec.decode(memo.value) if memo.op.kind is OpKind.RUN else json.loads(memo.value)
     except ValueError:

@@ -23,6 +23,7 @@ from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
 from durable_core.flow.step_options import parse_type
 from durable_core.http.request import Request
+from durable_core.http.response import Response
 from durable_core.machine.matching import WaitRule, resolve_match, validate_if
 from durable_core.model.event import Event, TypedEvent
 from durable_core.model.step import Op, OpKind
@@ -247,6 +248,74 @@ class AsyncSteps(AsyncFunctionSteps, AsyncSignalSteps, AsyncCallbackSteps):
         scope = current_scope(HandlerKind.ASYNC_DEF, id)
         return named("send_event", id, _send(scope, id, events))
 
+    @overload
+    def invoke(
+        self,
+        id: str,
+        endpoint: object,
+        request: object = None,
+        *,
+        timeout: Duration | None = None,
+    ) -> Coroutine[Any, Any, Response]: ...
+
+    @overload
+    def invoke(
+        self,
+        id: str,
+        endpoint: object,
+        request: object = None,
+        *,
+        timeout: Duration | None = None,
+        result: type[R],
+    ) -> Coroutine[Any, Any, R]: ...
+
+    @overload
+    def invoke(
+        self,
+        id: str,
+        endpoint: object,
+        request: object = None,
+        *,
+        timeout: Duration | None = None,
+        result: object,
+    ) -> Coroutine[Any, Any, Any]: ...
+
+    def invoke(
+        self,
+        id: str,
+        endpoint: object,
+        request: object = None,
+        *,
+        timeout: Duration | None = None,
+        result: object = None,
+    ) -> Coroutine[Any, Any, Any]:
+        """Call another endpoint of this application, in a run of its own; return its response.
+
+        The child run begins once, whatever crashes, and goes on without its parent's process. It is
+        cancelled when its parent is cancelled or ends before it.
+
+        Args:
+            id: the step's id.
+            endpoint: what ``@durable.endpoint`` returned. ``authorize=`` of it is not called.
+            request: a ``Request``, or a value that is sent as JSON by POST.
+            timeout: how long the child may take; past it, it is cancelled and the step has failed.
+                A duration as in :meth:`sleep`. Default: 366 days.
+            result: the type of the response's JSON, such as a dataclass. None returns the
+                ``Response``.
+
+        Raises:
+            StepError: the child has failed, was cancelled, or has taken too long; ``data`` is its
+                problem document with its ``run_id``. With ``result``, also if its response has
+                another status than 2xx.
+            StepTypeError: the response's JSON is not of the type.
+            StepArgumentError: no endpoint of this application, or a request that it cannot have.
+            LimitExceededError: the child would have more than 100 runs above it.
+        """
+        from durable_core.api.invoke import invoke  # takes a while to load, and few need it
+
+        scope = current_scope(HandlerKind.ASYNC_DEF, id)
+        return named("invoke", id, invoke(scope, id, endpoint, request, timeout, result))
+
 
 class Steps(FunctionSteps, SignalSteps, CallbackSteps):
     """The steps of ``def`` handlers: ``from durable_core.sync import step``.
@@ -375,6 +444,53 @@ class Steps(FunctionSteps, SignalSteps, CallbackSteps):
     def send_event(self, id: str, events: Event | Sequence[Event]) -> list[str]:
         """Send events, exactly once; see :meth:`AsyncSteps.send_event`."""
         return cast("list[str]", _send(current_scope(HandlerKind.DEF, id), id, events))
+
+    @overload
+    def invoke(
+        self,
+        id: str,
+        endpoint: object,
+        request: object = None,
+        *,
+        timeout: Duration | None = None,
+    ) -> Response: ...
+
+    @overload
+    def invoke(
+        self,
+        id: str,
+        endpoint: object,
+        request: object = None,
+        *,
+        timeout: Duration | None = None,
+        result: type[R],
+    ) -> R: ...
+
+    @overload
+    def invoke(
+        self,
+        id: str,
+        endpoint: object,
+        request: object = None,
+        *,
+        timeout: Duration | None = None,
+        result: object,
+    ) -> Any: ...
+
+    def invoke(
+        self,
+        id: str,
+        endpoint: object,
+        request: object = None,
+        *,
+        timeout: Duration | None = None,
+        result: object = None,
+    ) -> Any:
+        """Call another endpoint in a run of its own; see :meth:`AsyncSteps.invoke`."""
+        from durable_core.api.invoke import invoke  # takes a while to load, and few need it
+
+        scope = current_scope(HandlerKind.DEF, id)
+        return invoke(scope, id, endpoint, request, timeout, result)
 
 
 #: The steps of ``async def`` handlers.

@@ -69,6 +69,8 @@ def _optional_facts(run: RunInfo) -> tuple[tuple[str, str | None], ...]:
 
 def _step_row(step: StepInfo) -> tuple[str, ...]:
     name = f"{step.name} (for {step.event})" if step.event else step.name
+    if step.child is not None:
+        name = f"{step.name} (run {step.child})"
     return (step.kind, step.status, str(step.attempts), show_time(step.ended or step.due), name)
 
 

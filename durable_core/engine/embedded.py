@@ -701,6 +701,8 @@ class EmbeddedEngine:
             crash_count=0,
             epoch=1,
             cancel_reason=None,
+            parent=None,
+            depth=0,
             deadline=None if record.run.timeout is None else now + record.run.timeout,
             endpoint_key=plain_key(record.run),
         )
@@ -742,28 +744,21 @@ class EmbeddedEngine:
         return True
 
     def cancel(self, run_id: str, reason: str | None = None) -> bool:
-        """Cancel a run; False if it had ended, or had been cancelled."""
-        from durable_core.codec.records import dump_head
-        from durable_core.flow.error_responses import cancelled_response
+        """Cancel a run and its children; False if it had ended, or had been cancelled."""
+        from durable_core.engine.children import cancel_abandoned
+        from durable_core.flow.child_runs import cancellation
         from durable_core.flow.undo import check_cancel
-        from durable_core.model.run import Phase
-        from durable_core.ports import Cancel, CancelOutcome, StoredResult
+        from durable_core.ports import CancelOutcome
 
         record = self._record(run_id)
         check_cancel(record)
-        cancelled = replace(record.run, cancel_reason=reason or "")
-        response = cancelled_response(cancelled)
-        assert isinstance(response.body, bytes)
-        result = StoredResult(
-            phase=Phase.CANCELLED,
-            head=dump_head(response),
-            body=response.body,
-            ended_at=self.env.clock.now(),
-        )
-        cancel = Cancel(app=self.env.app, run_id=run_id, result=result, reason=reason or "")
+        cancel = cancellation(record.run, reason or "", self.env.clock.now())
         outcome = self.execute(cancel)
         if outcome is CancelOutcome.ENDED:
-            self._reports.cancelled(cancelled, result)
+            cancelled = replace(record.run, cancel_reason=reason or "")
+            self._reports.cancelled(cancelled, cancel.result)
+        if outcome is not CancelOutcome.NOTHING:
+            cancel_abandoned(self.env, self.store, self.execute)
         return outcome is not CancelOutcome.NOTHING
 
 

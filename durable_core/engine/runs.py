@@ -19,6 +19,7 @@ from durable_core.commit_queue import CommitFuture, CommitQueue
 from durable_core.engine.quota import Quota
 from durable_core.engine.undoing import Undoing
 from durable_core.errors import LeaseLost, StoreBrokenError, StoreError, StoreOutcomeUnknownError
+from durable_core.flow.child_runs import end_deliveries
 from durable_core.flow.effects import Flow
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, StoredExecution, new_run
@@ -347,6 +348,10 @@ class WorkerParts(RunHost, Protocol):
         """Have the scheduler look at everything now."""
         ...
 
+    def cancel_abandoned_soon(self) -> None:
+        """Have the scheduler cancel children whose parent has ended."""
+        ...
+
     def wake_scheduler_at(self, due_at: int) -> None:
         """Have the scheduler look at a run that is due then, epoch milliseconds."""
         ...
@@ -371,6 +376,7 @@ class RunManager(RunExecutor[StoredExecution]):
         self.busy = {HandlerKind.DEF: 0, HandlerKind.ASYNC_DEF: 0}
         self._worker = worker
         self._busy_lock = threading.Lock()
+        self._has_children = False  # runs of this process have started others
         self._released: WeakSet[StoredExecution] = WeakSet()
         #: The runs that were left to other processes and logged.
         self._sealed: set[str] = set()
@@ -510,6 +516,7 @@ class RunManager(RunExecutor[StoredExecution]):
                 epoch=claimed.epoch,
                 now=now,
                 result=result,
+                deliveries=end_deliveries(run_id, claimed.parent, Phase.FAILED, now),
             )
         )
 
@@ -552,7 +559,9 @@ class RunManager(RunExecutor[StoredExecution]):
                 self.leave_sealed(SealedRun(run=claimed.run, reason=reason))
                 return None
             run, reason = claimed.run, f"{type(error).__name__}: {error}"
-            self.fail_corrupt(CorruptRun(run_id=run.id, epoch=run.epoch, reason=reason))
+            self.fail_corrupt(
+                CorruptRun(run_id=run.id, epoch=run.epoch, reason=reason, parent=run.parent)
+            )
             return None
         return StoredExecution(
             self._worker.env,
@@ -637,6 +646,11 @@ class RunManager(RunExecutor[StoredExecution]):
                         worker.wake_scheduler()
                     elif worker.waiters.wakers:
                         worker.waiters.wake((write.run_id,))
+                    if self._has_children:
+                        worker.cancel_abandoned_soon()
+                if write.children:
+                    self._has_children = True
+                    worker.wake_scheduler()
                 if write.release is not None:
                     worker.wake_scheduler_at(write.release.due_at)
                 if write.events:
@@ -660,6 +674,8 @@ class RunManager(RunExecutor[StoredExecution]):
     def _cancelled(self, write: Cancel, outcome: object) -> None:
         """Have the live execution of a cancelled run end; the scheduler sees to its undoing."""
         live = self._worker.live.get(write.run_id)
+        if self._has_children:
+            self._worker.cancel_abandoned_soon()
         if outcome is CancelOutcome.ENDED:
             self._worker.waiters.wake((write.run_id,))
             self._worker.wake_scheduler()  # for deliveries, and for a run that has its slot now

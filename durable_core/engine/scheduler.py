@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from durable_core.engine.children import awaited_children, cancel_abandoned
 from durable_core.engine.runs import RunManager, WorkerParts
 from durable_core.errors import LeaseLost, StoreError, StoreOutcomeUnknownError
 from durable_core.flow.execution import StoredExecution
@@ -115,12 +116,14 @@ class Scheduler:
         self._reported: set[str] = set()
         self._pruning = PeriodicTask(5.0, self._prune)
         self._leaving = PeriodicTask(60.0, self._leave_queues)
+        self._abandoned = PeriodicTask(10.0, self._cancel_abandoned)
         self._chores = (
             PeriodicTask(host.settings.heartbeat, self._renew_leases),
             PeriodicTask(_MAINTENANCE, self._maintain),
             PeriodicTask(10.0, self._reap_unowned),
             self._pruning,
             self._leaving,
+            self._abandoned,
             PeriodicTask(60.0, self._report_unknown),
             PeriodicTask(2.0, host.env.refresh_secrets),
             PeriodicTask(1.0, host.quota.refresh),
@@ -166,6 +169,15 @@ class Scheduler:
     def poll_faster(self) -> None:
         """Poll other processes more often, because a client waits for them."""
         self._wakeups.notify()
+
+    def cancel_abandoned_soon(self) -> None:
+        """Cancel children whose parent has ended, or was cancelled, in 0.1 seconds."""
+        self._abandoned.run_soon()
+        self._wakeups.notify()
+
+    def _cancel_abandoned(self) -> None:
+        host = self._host
+        cancel_abandoned(host.env, host.store, host.queue.execute)
 
     def wake_at(self, due_at: int) -> None:
         """Run a round when a run is due, epoch milliseconds."""
@@ -401,9 +413,13 @@ class Scheduler:
     def _claim_waited_for(self) -> int | None:
         """Claim the due runs that clients wait for here; return when the next of these is due."""
         env, next_due = self._host.env, None
-        for run_id in self._host.waiters.run_ids():
+        run_ids = self._host.waiters.run_ids()
+        for run_id in run_ids:
             record = self._host.store.get(env.app, run_id)
-            if record is None or record.due_at is None or self._draining:
+            if record is None or self._draining:
+                continue
+            run_ids += awaited_children(record)
+            if record.due_at is None:
                 continue
             key = record.run.endpoint_key
             endpoint = self._host.endpoints.get(key)

@@ -80,6 +80,8 @@ class Worker:
         self.owner = ""
         self.max_own_wait = settings.max_own_wait
         self.unwind_time = settings.unwind_time
+        #: Seconds; 0 where nothing executes a child while its parent waits.
+        self.invoke_wait = 0.0 if settings.on_demand else settings.invoke_wait
         self.stopping = False
         #: A test may put itself between a run and the code of its handler.
         self.wrap_scope: Callable[[RunScope], RunScope] | None = None
@@ -210,6 +212,10 @@ class Worker:
     def wake_scheduler(self) -> None:
         """Have the scheduler look at everything now."""
         self.scheduler.wake()
+
+    def cancel_abandoned_soon(self) -> None:
+        """Have the scheduler cancel children whose parent has ended."""
+        self.scheduler.cancel_abandoned_soon()
 
     def wake_scheduler_at(self, due_at: int) -> None:
         """Have the scheduler look at a run that is due then, epoch milliseconds."""

@@ -21,6 +21,7 @@ from durable_core.model.stream import StoredStream, StreamPlace
 from durable_core.ports import CheckpointResult, StoredResult, Write
 
 __all__ = [
+    "AwaitDelivery",
     "AwaitDurable",
     "AwaitEnd",
     "AwaitReplayTurn",
@@ -47,6 +48,7 @@ __all__ = [
     "Submit",
     "Unwound",
     "WakeReason",
+    "await_delivery",
     "await_end",
     "await_replay_turn",
     "await_stream",
@@ -178,6 +180,18 @@ class Park:
 
 
 @record(frozen=True, slots=True)
+class AwaitDelivery:
+    """Wait in place, for at most ``for_ms`` milliseconds, until something is delivered to an op.
+
+    The flow looks at the op afterwards. It may be answered earlier, as when the process stops.
+    """
+
+    waits: ClassVar[bool] = True
+    op_id: str
+    for_ms: int
+
+
+@record(frozen=True, slots=True)
 class DrainSteps:
     """Begin no more steps, and wait for those in flight, which may still checkpoint."""
 
@@ -279,6 +293,7 @@ Effect: TypeAlias = (
     | CallUser
     | CallHandler
     | Park
+    | AwaitDelivery
     | DrainSteps
     | AwaitReplayTurn
     | AwaitRun
@@ -308,6 +323,11 @@ def call_handler() -> Flow[Outcome | Unwound]:
 def park(op_id: str, due_at: int | None) -> Flow[None]:
     """Wait until the op may be due."""
     yield Park(op_id, due_at)
+
+
+def await_delivery(op_id: str, for_ms: int) -> Flow[None]:
+    """Wait in place until something is delivered to an op."""
+    yield AwaitDelivery(op_id, for_ms)
 
 
 def drain_steps() -> Flow[None]:

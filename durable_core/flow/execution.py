@@ -425,6 +425,10 @@ class Execution:
         """
         return None
 
+    def has_delivery(self, op_id: str) -> bool:
+        """Tell whether the event that ends a wait is known; here none ever is."""
+        return False
+
     def resolve_wait(self, op_id: str, event: StoredEvent) -> None:
         """Note the event that ends a wait; here no wait is answered while the handler is live."""
 
@@ -527,6 +531,11 @@ class StoredExecution(Execution):
         from durable_core.flow.callbacks import callback_url  # which needs this module
 
         return callback_url(self, step_id)
+
+    def has_delivery(self, op_id: str) -> bool:
+        """Tell whether the event that ends a wait, or what was delivered to it, is known."""
+        pending = self.pending.get(op_id)
+        return pending is not None and pending.matched is not None
 
     def lease_check(self) -> Submit:
         """Return a checkpoint that stores nothing; it fails if another process has the run."""

@@ -8,12 +8,14 @@ from typing import Any, Generic, TypeVar
 
 from durable_core.flow.attempt import Call
 from durable_core.flow.callbacks import wait_for_callback
+from durable_core.flow.child_runs import Invocation
 from durable_core.flow.effects import Flow
 from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.flow.handler import detach, execute, suspend
 from durable_core.flow.signals import send_signal, wait_for_signal
-from durable_core.flow.steps import run_step, send_events, sleep_until, wait_for_event
+from durable_core.flow.steps import invoke, run_step, send_events, sleep_until, wait_for_event
 from durable_core.http.request import Request
+from durable_core.http.response import Response
 from durable_core.machine.matching import WaitRule
 from durable_core.model.decision import HandoffReason
 from durable_core.model.event import Event
@@ -38,6 +40,7 @@ class EngineFlows(Generic[ExecutionT]):
         wait_for_signal: ``step.wait_for_signal``; returns the signal, or None after the time-out.
         send_signal: ``step.send_signal``; returns the id of the run that got it, or None.
         wait_for_callback: ``step.wait_for_callback``, with its time-out in milliseconds.
+        invoke: ``step.invoke``; None where the engine has no child runs.
         execute: run the handler and process its outcome.
         suspend: release a run whose handler was unwound, or does not end.
         detach: hand the client off; the handler continues.
@@ -53,6 +56,7 @@ class EngineFlows(Generic[ExecutionT]):
     execute: Callable[[ExecutionT], Flow[None]]
     suspend: Callable[[ExecutionT], Flow[None]]
     detach: Callable[[ExecutionT, HandoffReason], Flow[None]]
+    invoke: Callable[[ExecutionT, Op, Invocation], Flow[Response]] | None = None
 
 
 #: The engine that keeps the state of its runs in a store.
@@ -67,4 +71,5 @@ EMBEDDED_FLOWS: EngineFlows[StoredExecution] = EngineFlows(
     execute=execute,
     suspend=suspend,
     detach=detach,
+    invoke=invoke,
 )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable
 from dataclasses import replace
+from typing import Any
 
 from durable_core.codec.records import dump_head
 from durable_core.errors import LeaseLost, StepOrderError, StoreError, Suspended
 from durable_core.flow.attempt import Call
+from durable_core.flow.child_runs import end_deliveries
 from durable_core.flow.effects import (
     AwaitDurable,
     CallHandler,
@@ -440,7 +442,7 @@ def _save_result(
     """Return the effect that makes the end of the run durable."""
     result = StoredResult(phase=ex.run.phase, head=dump_head(response), body=body, ended_at=now)
     failed_attempts = () if failed is None else (failed,)
-    return checkpoint(
+    effect = checkpoint(
         ex,
         now=now,
         state=True,
@@ -448,6 +450,11 @@ def _save_result(
         failed_attempts=failed_attempts,
         no_pending_row=not ex.pending,
     )
+    if ex.run.parent is None:
+        return effect
+    deliveries = end_deliveries(ex.run.id, ex.run.parent, ex.run.phase, now)
+    write: Any = effect.write
+    return Submit(replace(write, deliveries=deliveries), effect.after)
 
 
 def _as_tuple(failed: FailedAttempt | None) -> tuple[FailedAttempt, ...]:

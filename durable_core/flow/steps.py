@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from durable_core.codec.json import JSONCodec
 from durable_core.codec.records import dump_event, load_event, load_step_error
 from durable_core.codec.tokens import event_id
-from durable_core.errors import LimitExceededError
+from durable_core.errors import LimitExceededError, Suspended
 from durable_core.flow.attempt import Call, StepAttempt
+from durable_core.flow.child_runs import Invocation, child_response
 from durable_core.flow.effects import (
     AwaitReplayTurn,
     CallUser,
@@ -21,6 +22,7 @@ from durable_core.flow.effects import (
     Raised,
     Returned,
     Submit,
+    await_delivery,
     await_replay_turn,
     park,
 )
@@ -40,6 +42,8 @@ from durable_core.flow.handoff import hand_off
 from durable_core.flow.results import dump_result, load_result, result_remedy
 from durable_core.flow.step_options import NO_OPTIONS, StepOptions, show_step
 from durable_core.flow.versions import check_kind, check_order
+from durable_core.http.response import Response
+from durable_core.machine.addresses import child_address, child_of
 from durable_core.machine.advance import Transition, advance, describe, end_op
 from durable_core.machine.matching import WaitRule, dump_rule
 from durable_core.model.decision import (
@@ -59,6 +63,7 @@ from durable_core.ports import Write
 __all__ = [
     "AddressWait",
     "commit_step",
+    "invoke",
     "run_step",
     "send_events",
     "sleep_until",
@@ -264,6 +269,85 @@ def send_events(ex: StoredExecution, op: Op, events: tuple[Event, ...]) -> Flow[
     _return_outcome(ex, memo)
     ids: list[str] = json.loads(memo.value)
     return ids
+
+
+def invoke(ex: StoredExecution, op: Op, child: Invocation) -> Flow[Response]:
+    """``step.invoke``: begin a child run, once; return its response when it has ended.
+
+    The child is stored in the transaction that stores the step. Its end is delivered to the step in
+    the transaction that stores that end.
+    """
+    memo = yield from _replayed(ex, op)
+    if memo is None:
+        pending = ex.pending.get(op.id)
+        if pending is None:
+            pending = yield from _begin_child(ex, op, child)
+        else:
+            yield from _await_replay_turn(ex, pending)
+        if ex.attached and child.wait_in_place and not _is_due(ex, op.id, pending):
+            yield from await_delivery(op.id, child.wait_in_place)
+            ex.check_open()
+        yield from _until_due(ex, pending)
+        memo = yield from _end_child(ex, pending, child)
+    _return_outcome(ex, memo)
+    return child_response(memo.value)
+
+
+def _begin_child(ex: StoredExecution, op: Op, child: Invocation) -> Flow[Pending]:
+    now = ex.env.clock.now()
+    new = child.start(now)
+    pending = Pending(
+        op=op,
+        due_at=now + child.timeout,
+        address=child_address(new.run.id),
+        event_seq=EVENT_SEQ.get(),
+        started_at=now,
+    )
+    ex.pending[op.id] = pending
+    effect = checkpoint(ex, now=now, pending=(pending,))
+    write: Any = effect.write
+    ex.add_ticket((yield Submit(replace(write, children=(new,)), effect.after)))
+    yield from settle(ex, op.name)
+    ex.check_open()
+    return pending
+
+
+def _end_child(ex: StoredExecution, pending: Pending, child: Invocation) -> Flow[Memo]:
+    """Store what has come of a child that has ended, or has taken too long."""
+    run_id = child_of(pending.address)
+    has_ended = ex.pending[pending.op.id].matched is not None
+    look: Callable[[str], object] = child.read if has_ended else child.give_up
+    outcome: Outcome = yield CallUser(None, Call(look, (run_id,)))
+    if isinstance(outcome, Cancelled):
+        raise outcome.error
+    if isinstance(outcome, Raised):
+        ex.close(outcome.error)  # the store cannot answer now: the run goes on when it can
+        raise Suspended from outcome.error
+    result, now = outcome.value, ex.env.clock.now()
+    if isinstance(result, str):
+        try:
+            ex.check_size(pending.op, result)
+        except LimitExceededError as error:
+            result = Failure(
+                name="StepResultTooLargeError",
+                message=str(error),
+                retriable=False,
+                result="too-large",
+            )
+    if isinstance(result, str):
+        return (yield from _end(ex, pending, result, pending.event_seq))
+    assert isinstance(result, Failure)
+    failed = OpFailed(
+        op=pending.op,
+        failure=result,
+        completion_no=ex.next_completion_no(),
+        event_seq=pending.event_seq,
+        failures=0,
+        u=0.0,
+        started_at=now if pending.started_at is None else pending.started_at,
+    )
+    yield from _apply(ex, _decide(ex, failed, now), now)
+    return ex.memos[pending.op.id]
 
 
 def _event_id(ex: StoredExecution, op: Op, index: int) -> str:

@@ -38,6 +38,7 @@ _METHODS = {
     OpKind.SIGNAL: "step.wait_for_signal",
     OpKind.SEND_SIGNAL: "step.send_signal",
     OpKind.CALLBACK: "step.wait_for_callback",
+    OpKind.INVOKE: "step.invoke",
 }
 
 

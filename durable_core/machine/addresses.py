@@ -5,7 +5,7 @@ Each sort has a prefix of its own, so that no address of one sort is one of anot
 
 from __future__ import annotations
 
-__all__ = ["callback_address", "child_address", "signal_address", "signal_of"]
+__all__ = ["callback_address", "child_address", "child_of", "signal_address", "signal_of"]
 
 _SIGNAL = "signal:"
 
@@ -34,3 +34,8 @@ def child_address(run_id: str) -> str:
         run_id: the child.
     """
     return f"child:{run_id}"
+
+
+def child_of(address: str) -> str:
+    """Return the child that :func:`child_address` was given."""
+    return address.removeprefix("child:")

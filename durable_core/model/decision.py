@@ -52,6 +52,8 @@ class HandoffReason(Enum):
     SLEEP = "sleep"
     #: The handler waits for an event, a signal or a callback.
     WAIT = "wait"
+    #: The handler waits for the end of a child run.
+    INVOKE = "invoke"
     #: The handler itself failed and will be retried.
     HANDLER_RETRY = "handler-retry"
     #: The client disconnected.
@@ -216,6 +218,7 @@ _REASONS = {
     OpKind.SIGNAL: HandoffReason.WAIT,
     OpKind.SEND_SIGNAL: HandoffReason.STEP_RETRY,
     OpKind.CALLBACK: HandoffReason.WAIT,
+    OpKind.INVOKE: HandoffReason.INVOKE,
 }
 
 

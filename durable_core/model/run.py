@@ -68,6 +68,7 @@ class Run:
         undoable: a step of it that has begun can be undone. Once true it stays so.
         cancel_reason: why it was cancelled, "" without a reason; None if it was not. Of a run that
             has not ended, it says that the run is being undone.
+        depth: how many runs are above it: 0 if a client started it, 1 for a child of such a run.
         timeout: how long it may take, milliseconds; None for no limit.
         deadline: when it fails, if it has not ended by then; epoch milliseconds. None without a
             limit.
@@ -98,6 +99,7 @@ class Run:
     principal: str | None = None
     undoable: bool = False
     cancel_reason: str | None = None
+    depth: int = 0
     timeout: int | None = None
     deadline: int | None = None
     slot_key: str | None = None

@@ -29,12 +29,16 @@ class OpKind(Enum):
     SEND_SIGNAL = "send-signal"
     #: ``step.wait_for_callback``.
     CALLBACK = "callback"
+    #: ``step.invoke``: another endpoint, in a run of its own.
+    INVOKE = "invoke"
 
     __hash__ = object.__hash__  # see Phase
 
 
 #: The values of :class:`OpKind`, as people and programs are shown them.
-StepKind: TypeAlias = Literal["run", "sleep", "wait", "send", "signal", "send-signal", "callback"]
+StepKind: TypeAlias = Literal[
+    "run", "sleep", "wait", "send", "signal", "send-signal", "callback", "invoke"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

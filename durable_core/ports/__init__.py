@@ -35,6 +35,7 @@ from durable_core.ports.messages import (
     Heartbeat,
     IdempotencyKey,
     LeaveQueue,
+    NewRun,
     Prune,
     ReapWorkers,
     Register,
@@ -81,6 +82,7 @@ __all__ = [
     "Ids",
     "LeaveQueue",
     "LiveExecution",
+    "NewRun",
     "Prune",
     "RateRule",
     "ReapWorkers",
@@ -316,6 +318,14 @@ class Store(Protocol):
 
     def cancelled_runs(self, owner: str) -> Sequence[str]:
         """Return the ids of the runs that this owner holds and that were cancelled."""
+        ...
+
+    def abandoned_children(self, app: str) -> Sequence[RunRecord]:
+        """Return up to 100 runs, without their steps, whose parent has ended or was cancelled.
+
+        A parent that is not there any more has ended. Runs that have ended or were cancelled
+        themselves are left out. The cost depends on the children that have not ended.
+        """
         ...
 
     def held(self, owner: str) -> Mapping[str, int]:

@@ -33,6 +33,7 @@ __all__ = [
     "Heartbeat",
     "IdempotencyKey",
     "LeaveQueue",
+    "NewRun",
     "Prune",
     "ReapWorkers",
     "Register",
@@ -106,12 +107,14 @@ class ClaimedRun:
 class CorruptRun:
     """A claimed run whose record cannot be read; ``reason`` is for the log.
 
-    ``epoch`` is the epoch of this claim, with which the owner can end the run.
+    ``epoch`` is the epoch of this claim, with which the owner can end the run. ``parent`` is the id
+    of the run that started it, if one did.
     """
 
     run_id: str
     epoch: int
     reason: str
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,6 +310,14 @@ class CheckpointResult:
     refused: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run that another one starts, with its request. It is suspended and due at once."""
+
+    run: Run
+    request: StoredRequest
+
+
 @record(frozen=True, slots=True)
 class Checkpoint(Write[CheckpointResult]):
     """One checkpoint: all changes of one run, applied together or not at all.
@@ -338,6 +349,8 @@ class Checkpoint(Write[CheckpointResult]):
         events: those of ``step.send_event``, stored in the same transaction and matched to waits,
             before ``pending``. The memos of kind SEND get the last one's number as theirs.
         deliveries: made in the same transaction, before ``pending`` and after ``events``.
+        children: runs to insert; the whole write is refused with ``LeaseLost`` if one of them
+            exists.
         chunks: chunks to store: of steps among ``memos``, and of the code outside steps.
         handoff: the position in its stream at which the client was handed off; None leaves it.
         failed_attempts: attempts that have failed. Each replaces one of the same op and number.
@@ -362,6 +375,7 @@ class Checkpoint(Write[CheckpointResult]):
     failed_attempts: tuple[FailedAttempt, ...] = ()
     deliveries: tuple[Delivery, ...] = ()
     replacing: tuple[str, ...] = ()
+    children: tuple[NewRun, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,6 +104,8 @@ class Settings:
             of routes have threads of their own.
         max_own_wait: an ``async def`` handler that awaits something of its own while steps of it
             are parked is suspended after this time, with a warning.
+        invoke_wait: a run whose client is attached waits this long for a child run
+            (``step.invoke``) before the client is handed off.
         unwind_time: how long a handler may take to end when it is suspended.
         busy_timeout: how long another process may keep the store locked.
         start_timeout: how long ``start()`` tries again while another process keeps it locked.
@@ -115,8 +117,8 @@ class Settings:
             here: for a process that does nothing between two requests.
 
     Attributes:
-        max_own_wait, unwind_time, busy_timeout, start_timeout, heartbeat, lease, keep_runs,
-            keep_events, orphan_after: in seconds.
+        max_own_wait, invoke_wait, unwind_time, busy_timeout, start_timeout, heartbeat, lease,
+            keep_runs, keep_events, orphan_after: in seconds.
 
     Raises:
         ValueError: a number that is no int of 1 or more; a duration of 0, or over 100 years.
@@ -126,6 +128,7 @@ class Settings:
     worker_tasks: int
     serving_threads: int
     max_own_wait: float
+    invoke_wait: float
     unwind_time: float
     busy_timeout: float
     start_timeout: float
@@ -143,6 +146,7 @@ class Settings:
         worker_tasks: int = 100,
         serving_threads: int = 40,
         max_own_wait: Duration = "30s",
+        invoke_wait: Duration = "2s",
         unwind_time: Duration = "10s",
         busy_timeout: Duration = "5s",
         start_timeout: Duration = "20s",
@@ -160,6 +164,7 @@ class Settings:
         }
         durations = {
             "max_own_wait": max_own_wait,
+            "invoke_wait": invoke_wait,
             "unwind_time": unwind_time,
             "busy_timeout": busy_timeout,
             "start_timeout": start_timeout,

@@ -24,6 +24,7 @@ from durable_core.errors import (
 from durable_core.flow.attempt import Call
 from durable_core.flow.driver import drive_async
 from durable_core.flow.effects import (
+    AwaitDelivery,
     AwaitDurable,
     AwaitReplayTurn,
     AwaitRun,
@@ -482,6 +483,18 @@ class TaskRun:
         finally:
             self._steps += 1
 
+    async def _await_delivery(self, effect: AwaitDelivery) -> None:
+        """Wait as a parked step does, but as one in progress: the run is not suspended for it."""
+        with self._parked.park(effect.op_id, None) as future:
+            timer = self._loop.call_later(effect.for_ms / 1000, self._parked.wake, effect.op_id)
+            try:
+                await future
+            except asyncio.CancelledError:
+                self._refuse_time_out(effect.op_id)
+                raise
+            finally:
+                timer.cancel()
+
     def _refuse_time_out(self, step_name: str) -> None:
         """Raise an error if the step that is cancelled now is cancelled by a time-out.
 
@@ -582,6 +595,7 @@ _PERFORM: Mapping[type[Effect], Callable[[TaskRun, Any], Any]] = {
     CallUser: TaskRun._call_user,
     CallHandler: TaskRun._handle,
     Park: TaskRun._park,
+    AwaitDelivery: TaskRun._await_delivery,
     DrainSteps: TaskRun._drain_steps,
     AwaitReplayTurn: TaskRun._await_replay_turn,
     AwaitRun: TaskRun._await_run,

@@ -18,6 +18,7 @@ from durable_core.errors import ControlSignal, LeaseLost, StepUsageError, Suspen
 from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.driver import drive_sync
 from durable_core.flow.effects import (
+    AwaitDelivery,
     AwaitDurable,
     AwaitReplayTurn,
     BeginStep,
@@ -108,6 +109,7 @@ class ThreadRun:
         self._unwound_at: str | None = None
         self._main = 0  # the handler's own thread
         self._refused_steps = 0
+        self._waiters: dict[str, threading.Event] = {}  # by op id
         self._flow: Flow[None] | None = None  # of the execution
         #: Called if the run goes on while its handler, which does not end, still runs.
         self.left: Callable[[], object] = _nothing
@@ -178,7 +180,16 @@ class ThreadRun:
     # -- the run as the engine sees it ------------------------------------------------------
 
     def on_event(self, op_id: str, event: StoredEvent) -> None:
-        """Do nothing: no thread waits for an event. A suspended run is claimed when one arrives."""
+        """Wake the thread that waits for it in place; a suspended run is claimed when it comes."""
+        with self._lock:
+            self.ex.resolve_wait(op_id, event)
+            waiter = self._waiters.get(op_id)
+        if waiter is not None:
+            waiter.set()
+
+    def _end_waits(self) -> None:
+        for waiter in list(self._waiters.values()):
+            waiter.set()
 
     def recheck_deadlines(self) -> None:
         """Do nothing: no thread waits for a time."""
@@ -189,14 +200,17 @@ class ThreadRun:
             self.drive(self.flows.detach(self.ex, reason))
         elif self.ex.attached:
             self.ex.stop()
+        self._end_waits()
 
     def stop(self) -> None:
         """Unwind the handler at its next step."""
         self.ex.stop()
+        self._end_waits()
 
     def lease_lost(self) -> None:
         """Close the execution: another process owns the run."""
         self.ex.close(LeaseLost())
+        self._end_waits()
 
     # -- effects ----------------------------------------------------------------------------
 
@@ -340,6 +354,18 @@ class ThreadRun:
         self._unwound_at = self.ex.awaited.get(op_id, "(next)")
         raise Suspended
 
+    def _await_delivery(self, effect: AwaitDelivery) -> None:
+        waiter = threading.Event()
+        with self._lock:
+            self._waiters[effect.op_id] = waiter
+            may_wait = not (
+                self.ex.closed or self.ex.stopping or self.ex.has_delivery(effect.op_id)
+            )
+        if may_wait:
+            waiter.wait(effect.for_ms / 1000)
+        with self._lock:
+            del self._waiters[effect.op_id]
+
     def _log(self, effect: Log) -> None:
         self._host.observers.notify(note(self.ex, effect))
 
@@ -387,6 +413,7 @@ _PERFORM: Mapping[type[Effect], Callable[[ThreadRun, Any], Any]] = {
     CallUser: ThreadRun._call_user,
     CallHandler: ThreadRun._handle,
     Park: ThreadRun._park,
+    AwaitDelivery: ThreadRun._await_delivery,
     DrainSteps: ThreadRun._drain_steps,
     AwaitReplayTurn: ThreadRun._await_replay_turn,
     SendResponse: ThreadRun._send_response,

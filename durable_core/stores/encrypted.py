@@ -38,6 +38,7 @@ from durable_core.ports import (
     IdempotencyKey,
     LeaveQueue,
     LiveExecution,
+    NewRun,
     Prune,
     ReapWorkers,
     Register,
@@ -256,6 +257,9 @@ class EncryptedStore(Store):
                     logger.error("an event that run %s waits for cannot be read: %s", run_id, error)
         return found
 
+    def abandoned_children(self, app: str) -> Sequence[RunRecord]:
+        return [self._with_label(each) for each in self.inner.abandoned_children(app)]
+
     def cancelled_runs(self, owner: str) -> Sequence[str]:
         return self.inner.cancelled_runs(owner)
 
@@ -382,9 +386,13 @@ class _Seal:
             result=self._optional(self.result, write.result),
             events=tuple(map(self.event, write.events)),
             deliveries=tuple(map(self.delivery, write.deliveries)),
+            children=tuple(map(self.new_run, write.children)),
             chunks=tuple(map(self.chunks, write.chunks)),
             failed_attempts=tuple(map(self.attempt, write.failed_attempts)),
         )
+
+    def new_run(self, new: NewRun) -> NewRun:
+        return NewRun(self.run(new.run), self.request(new.request))
 
     def begin(self, write: Begin) -> Begin:
         key = write.key

@@ -287,6 +287,7 @@ def _copy(pending: Pending) -> Pending:
 # --- memory ---------------------------------------------------------------------------------------
 
 _MOST_UNCLAIMABLE = 100
+_MOST_ABANDONED = 100
 
 
 class MemoryStore(Store):
@@ -355,6 +356,8 @@ class MemoryStore(Store):
         row = self._row_to_change(write)
         self._runs[write.run_id] = row
         app = row.run.app
+        for child in write.children:
+            self._runs[child.run.id] = _suspended(child.run, child.request, write.now)
         sent, woken = self._store_events(app, "", write.events, write.now)
         if write.result is not None and row.is_unknown_to_be_cancelled(write):
             write = replace(write, deliveries=())
@@ -430,6 +433,8 @@ class MemoryStore(Store):
                 raise _lease_lost(write)
             run = replace(write.create, epoch=write.epoch)
             row = StoredRun(run=run, request=write.request, owner=write.owner)
+        if any(child.run.id in self._runs for child in write.children):
+            raise _lease_lost(write)
         numbers = [*row.memos, *(memo.completion_no for memo in write.memos)]
         if len(set(numbers)) != len(numbers):
             raise StoreError(f"run {write.run_id}: a memo with this number is stored already")
@@ -800,6 +805,19 @@ class MemoryStore(Store):
                 if pending.matched is not None
             ]
 
+    def abandoned_children(self, app: str) -> Sequence[RunRecord]:
+        with self._lock:
+            children = [row for row in self._of(app) if self._is_abandoned(row)]
+            records = sorted((row.record() for row in children), key=lambda each: each.run.id)
+            return records[:_MOST_ABANDONED]
+
+    def _is_abandoned(self, row: StoredRun) -> bool:
+        run = row.run
+        if run.parent is None or run.cancel_reason is not None or row.result is not None:
+            return False
+        parent = self._runs.get(run.parent)
+        return parent is None or parent.result is not None or parent.run.cancel_reason is not None
+
     def cancelled_runs(self, owner: str) -> Sequence[str]:
         with self._lock:
             held = (row.run for row in self._runs.values() if row.owner == owner)
@@ -845,6 +863,13 @@ class MemoryStore(Store):
 
     def wakeups(self) -> Wakeups:
         return PolledWakeups(lambda: 0)  # no other process can commit
+
+
+def _suspended(run: Run, request: StoredRequest, now: int) -> StoredRun:
+    """Return a run that is due at once, which nobody has executed."""
+    return StoredRun(
+        run=replace(run, phase=Phase.SUSPENDED), request=request, owner=None, due_at=now
+    )
 
 
 def _is_wanted(run: Run, where: RunFilter) -> bool:

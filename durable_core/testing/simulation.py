@@ -20,9 +20,10 @@ from durable_core.codec.records import load_event, load_step_error
 from durable_core.duration import parse_duration
 from durable_core.engine.embedded import embedded
 from durable_core.errors import ConfigurationError, NotFinishedError, RunNotFoundError, StepError
+from durable_core.flow.child_runs import child_response
 from durable_core.flow.scope import HandlerKind
 from durable_core.http.response import Response
-from durable_core.machine.addresses import signal_of
+from durable_core.machine.addresses import child_of, signal_of
 from durable_core.model.event import Event
 from durable_core.model.run import Phase
 from durable_core.model.step import Memo, OpKind, Pending
@@ -110,6 +111,11 @@ def _describe_step(pending: Pending, now: int) -> str:
             return f"step {pending.op.name!r} waits for the signal {name!r}, for another {left}"
         case OpKind.CALLBACK:
             return f"step {pending.op.name!r} waits for its callback, for another {left}"
+        case OpKind.INVOKE:
+            return (
+                f"step {pending.op.name!r} waits for the run {child_of(pending.address)}, "
+                f"for another {left}"
+            )
     if not pending.error:
         return f"step {pending.op.name!r} has begun, at most once, and its process died"
     return (
@@ -157,13 +163,14 @@ class StepRecord:
 
     Attributes:
         name: the step's id, with ``:1``, ``:2`` appended where the id repeats.
-        kind: ``"run"``, ``"sleep"``, ``"wait"`` or ``"send"``.
+        kind: ``"run"``, ``"sleep"``, ``"wait"``, ``"send"`` or ``"invoke"``.
         done: True once the step has finished and will not run again.
         attempts: how often the step was tried, as the store counts: planned failures count,
             attempts that a crash has undone do not.
         calls: how often the step's function was really called.
         result: what the handler gets: the result of ``run``, the ids of ``send``, the ``Event``
-            (or None) of ``wait``; None while the step is not done, and after a failure.
+            (or None) of ``wait``, the ``Response`` of ``invoke``; None while the step is not done,
+            and after a failure.
         error: the step's final error, or None.
     """
 
@@ -219,6 +226,8 @@ def _result(memo: Memo, codec: Codec) -> object:
     match memo.op.kind:
         case OpKind.RUN:
             return codec.decode(memo.value)
+        case OpKind.INVOKE:
+            return child_response(memo.value)
         case OpKind.WAIT:
             return None if memo.value == "null" else load_event(memo.value)
     return json.loads(memo.value)

@@ -265,6 +265,7 @@ class ManualWorker(Worker):
     ) -> None:
         super().__init__(env, settings, store, endpoints)
         self.wrap_scope = self._scope
+        self.invoke_wait = 0.0  # one handler runs at a time
         self.faults = faults
         self.replay_checker = replay_checker
         self.calls: Counter[tuple[str, str]] = Counter()

@@ -33,10 +33,26 @@ Handler = Callable[[Request], Any]
 
 @dataclass(slots=True)
 class World:
-    """What the handlers of one experiment touch: the ledger, and a way to send events."""
+    """What the handlers of one experiment touch.
+
+    Attributes:
+        ledger: counts what is done.
+        send: sends an event.
+        child: an endpoint; see :meth:`answer`.
+    """
 
     ledger: Ledger
     send: Callable[[Event], object]
+    child: object = None
+
+    def answer(self, request: Request) -> object:
+        """Do a step and a nap in a child run, then answer with what was asked; 0 fails."""
+        asked = request.json()
+        sync_step.run(f"inside-{asked}", self.ledger.did, f"inside-{asked}", asked)
+        sync_step.sleep(f"nap-{asked}", 0.01)
+        if asked == 0:
+            raise NonRetriableError("nothing was asked")
+        return asked
 
     def ask(self, name: str, *events: Event) -> str:
         """Do a step whose effect is that somebody answers with events."""
@@ -518,6 +534,30 @@ def _options(world: World) -> tuple[Handler, Handler]:
     return sync, asynchronous
 
 
+def _invoke(world: World) -> tuple[Handler, Handler]:
+    did = world.ledger.did
+
+    def sync(request: Request) -> object:
+        first = sync_step.run("a", did, "a", 1)
+        second = sync_step.invoke("two", world.child, first + 1, result=int)
+        try:
+            sync_step.invoke("none", world.child, 0)
+        except StepError as error:
+            return [second, error.name, sync_step.run("b", did, "b", second + 1)]
+        return None
+
+    async def asynchronous(request: Request) -> object:
+        first = await step.run("a", did, "a", 1)
+        second = await step.invoke("two", world.child, first + 1, result=int)
+        try:
+            await step.invoke("none", world.child, 0)
+        except StepError as error:
+            return [second, error.name, await step.run("b", did, "b", second + 1)]
+        return None
+
+    return sync, asynchronous
+
+
 CORPUS = [
     Behaviour("sequential", _sequential, 201, b'{"sum":3}', {"a": 1, "b": 1}),
     Behaviour("parallel", _parallel, 200, b"[0,1,2]", {"p0": 1, "p1": 1, "p2": 1}),
@@ -553,6 +593,13 @@ CORPUS = [
     ),
     Behaviour("branches", _branches, 200, b'[3,"at last"]', {"s1": 1, "s2": 1, "flaky": 2}),
     Behaviour("signals", _signals, 200, b"[null,null,null,2]", {"b": 1}),
+    Behaviour(
+        "invoke",
+        _invoke,
+        200,
+        b'[2,"RunFailed",3]',
+        {"a": 1, "inside-2": 1, "inside-0": 1, "b": 1},
+    ),
     Behaviour("race", _race, 200, b'["worked",2]', {"w1": 1, "w2": 1, "b": 1}),
     Behaviour("at-most-once", _at_most_once, 200, b"2", {"pay": 1, "b": 1}),
     Behaviour(

@@ -286,6 +286,7 @@ def test_a_closed_store_raises_nothing_but_store_errors(store: Store) -> None:
         lambda: store.held("o1"),
         lambda: store.matched_waits("o1"),
         lambda: store.cancelled_runs("o1"),
+        lambda: store.abandoned_children("app"),
         lambda: store.which_ended("app", ("r1",)),
         lambda: store.stream_versions("app", ("r1",)),
         lambda: store.read_stream("app", "r1", done=0, outside=0, most=9),

@@ -15,9 +15,9 @@ DELETE FROM pending WHERE run_id = ? AND op_id = ?
 INSERT INTO run (seq, id, app, endpoint_key, function_id, phase, retries, created_at, event_seq,
                  failures, crash_count, epoch, owner, ended_at, key, parent, traceparent, labels,
                  version, principal, undoable, timeout, deadline, slot_key, singleton_key, client,
-                 size)
+                 depth, size)
 VALUES ((SELECT coalesce(max(seq), 0) + 1 FROM run), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
-        ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 
 -- idempotency-key --
@@ -247,7 +247,7 @@ WHERE id IN (SELECT value FROM json_each(:ids))
 SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries, run.created_at,
        run.event_seq, run.failures, run.crash_count, run.epoch, run.key, run.parent,
        run.traceparent, run.labels, run.version, run.principal, run.undoable, run.cancel_reason,
-       run.timeout, run.deadline, run.slot_key, run.singleton_key, run.client,
+       run.timeout, run.deadline, run.slot_key, run.singleton_key, run.client, run.depth,
        request.head, request.body,
        (SELECT coalesce(sum(size), 0) FROM chunk_batch WHERE run_id = run.id),
        (SELECT coalesce(sum(count), 0) FROM chunk_batch WHERE run_id = run.id AND outside)
@@ -385,7 +385,7 @@ WHERE run.id = ?
 SELECT owner, epoch FROM run WHERE id = ?
 
 -- epoch --
-SELECT epoch FROM run WHERE id = ?
+SELECT epoch, parent FROM run WHERE id = ?
 
 -- request --
 SELECT head, body FROM request WHERE seq = (SELECT seq FROM run WHERE id = ?)
@@ -638,7 +638,7 @@ WITH RECURSIVE handler (name) AS (
 SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries,
        run.created_at, run.event_seq, run.failures, run.crash_count, run.epoch, run.key,
        run.parent, run.traceparent, run.labels, run.version, run.principal, run.undoable,
-       run.cancel_reason, run.timeout, run.deadline, run.slot_key, run.singleton_key, run.client,
+       run.cancel_reason, run.timeout, run.deadline, run.slot_key, run.singleton_key, run.client, run.depth,
        run.owner, run.due_at, run.ended_at
 FROM handler
 CROSS JOIN run ON run.id IN (
@@ -650,6 +650,20 @@ CROSS JOIN run ON run.id IN (
 )
 WHERE handler.name NOT IN (SELECT value FROM json_each(:keys))
 ORDER BY run.due_at, run.id
+LIMIT 100
+
+-- abandoned-children --
+SELECT child.id, child.app, child.endpoint_key, child.function_id, child.phase, child.retries,
+       child.created_at, child.event_seq, child.failures, child.crash_count, child.epoch, child.key,
+       child.parent, child.traceparent, child.labels, child.version, child.principal,
+       child.undoable, child.cancel_reason, child.timeout, child.deadline, child.slot_key,
+       child.singleton_key, child.client, child.depth, child.owner, child.due_at, child.ended_at
+FROM run AS child
+LEFT JOIN run AS parent ON parent.id = child.parent
+WHERE child.app = ? AND child.parent IS NOT NULL AND child.ended_at IS NULL
+  AND child.cancel_reason IS NULL
+  AND (parent.id IS NULL OR parent.ended_at IS NOT NULL OR parent.cancel_reason IS NOT NULL)
+ORDER BY child.id
 LIMIT 100
 
 -- held --
@@ -666,7 +680,8 @@ ORDER BY run.id, pending.op_id
 -- run --
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
        crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
-       cancel_reason, timeout, deadline, slot_key, singleton_key, client, owner, due_at, ended_at
+       cancel_reason, timeout, deadline, slot_key, singleton_key, client, depth, owner,
+       due_at, ended_at
 FROM run
 WHERE id = ? AND app = ?
 
@@ -679,7 +694,8 @@ SELECT count(*) FROM (
 -- Of each phase the newest ones; then the newest of those.
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
        crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
-       cancel_reason, timeout, deadline, slot_key, singleton_key, client, owner, due_at, ended_at
+       cancel_reason, timeout, deadline, slot_key, singleton_key, client, depth, owner,
+       due_at, ended_at
 FROM run
 WHERE id IN (
     SELECT found.id
@@ -702,7 +718,8 @@ LIMIT :limit
 -- list-by-endpoint --
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
        crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
-       cancel_reason, timeout, deadline, slot_key, singleton_key, client, owner, due_at, ended_at
+       cancel_reason, timeout, deadline, slot_key, singleton_key, client, depth, owner,
+       due_at, ended_at
 FROM run
 WHERE id IN (
     SELECT found.id
@@ -726,7 +743,8 @@ LIMIT :limit
 -- list-by-key --
 SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
        crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
-       cancel_reason, timeout, deadline, slot_key, singleton_key, client, owner, due_at, ended_at
+       cancel_reason, timeout, deadline, slot_key, singleton_key, client, depth, owner,
+       due_at, ended_at
 FROM run AS each
 WHERE app = :app AND key = :key AND id >= :since AND id < :before
   AND phase IN (SELECT value FROM json_each(:phases))
@@ -743,7 +761,7 @@ LIMIT :limit
 SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries, run.created_at,
        run.event_seq, run.failures, run.crash_count, run.epoch, run.key, run.parent,
        run.traceparent, run.labels, run.version, run.principal, run.undoable,
-       run.cancel_reason, run.timeout, run.deadline, run.slot_key, run.singleton_key, run.client,
+       run.cancel_reason, run.timeout, run.deadline, run.slot_key, run.singleton_key, run.client, run.depth,
        run.owner, run.due_at, run.ended_at
 FROM label
 CROSS JOIN run ON run.id = label.run_id

@@ -36,6 +36,7 @@ from durable_core.stores.sqlite.sql import QUERIES
 __all__ = [
     "KIND_TEXTS",
     "PHASE_TEXTS",
+    "abandoned_children",
     "cancelled_runs",
     "chunk_batch_of",
     "chunk_batch_row",
@@ -90,7 +91,7 @@ _KINDS = {kind.value: kind for kind in OpKind}
 
 
 def run_of(row: _Row) -> Run:
-    """Return the run of the first twenty-four columns."""
+    """Return the run of the first twenty-five columns."""
     return Run(
         id=row[0],
         app=row[1],
@@ -116,6 +117,7 @@ def run_of(row: _Row) -> Run:
         slot_key=row[21],
         singleton_key=row[22],
         client=row[23],
+        depth=row[24],
     )
 
 
@@ -128,9 +130,9 @@ def record_of(
     """Return the record of a run: its columns, then owner, due_at and ended_at."""
     return RunRecord(
         run=run_of(row),
-        owner=row[24],
-        due_at=row[25],
-        ended_at=row[26],
+        owner=row[25],
+        due_at=row[26],
+        ended_at=row[27],
         memos=memos,
         pending=pending,
         failed_attempts=failed_attempts,
@@ -430,6 +432,11 @@ def unclaimable(
     wanted = {"app": app, "keys": json.dumps(list(keys)), "now": now}
     rows = db.execute(QUERIES["unclaimable"], wanted)
     return [record_of(row) for row in rows]
+
+
+def abandoned_children(db: sqlite3.Connection, app: str) -> Sequence[RunRecord]:
+    """Return runs whose parent has ended or was cancelled."""
+    return [record_of(row) for row in db.execute(QUERIES["abandoned-children"], (app,))]
 
 
 def cancelled_runs(db: sqlite3.Connection, owner: str) -> Sequence[str]:

@@ -48,6 +48,7 @@ CREATE TABLE run (
     principal     TEXT,
     undoable      INTEGER NOT NULL,
     cancel_reason TEXT,
+    depth         INTEGER NOT NULL,
     timeout       INTEGER,
     deadline      INTEGER,
     slot_key      TEXT,
@@ -69,6 +70,8 @@ CREATE INDEX run_singleton ON run (app, endpoint_key, singleton_key)
 CREATE INDEX run_owner ON run (owner) WHERE owner IS NOT NULL;
 CREATE INDEX run_cancelled ON run (owner) WHERE owner IS NOT NULL AND cancel_reason IS NOT NULL;
 CREATE INDEX run_ended ON run (app, ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX run_child ON run (app, id)
+    WHERE parent IS NOT NULL AND ended_at IS NULL AND cancel_reason IS NULL;
 -- What people look for, by id, so that the newest come first. Nearly all runs have completed, but a
 -- list of the completed ones must not search through a million others either.
 CREATE INDEX run_phase ON run (app, phase, id);

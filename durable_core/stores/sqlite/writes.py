@@ -110,6 +110,7 @@ def is_one_memo(write: Write[object]) -> TypeGuard[Checkpoint]:
         and not write.failed_attempts
         and write.handoff is None
         and not write.deliveries
+        and not write.children
     )
 
 
@@ -129,6 +130,9 @@ def write_run(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult | L
         _insert_run(db, write, write.create, write.owner, None)
     if write.result is not None and write.deliveries and _is_to_be_undone(db, write):
         write = replace(write, deliveries=())
+    for child in write.children:
+        _held_app(db, write)
+        _insert_suspended(db, child.run, child.request, write.now)
     exchanges = write.events or write.pending or write.deliveries
     answer = _exchange(db, write) if exchanges else CHECKPOINTED
     memos = with_event_seq(write.memos, answer.sent) if answer.sent else write.memos
@@ -170,6 +174,7 @@ def _is_only_memos(write: Checkpoint) -> bool:
         and not write.failed_attempts
         and write.handoff is None
         and not write.deliveries
+        and not write.children
     )
 
 
@@ -226,6 +231,7 @@ def _insert_run(
         run.slot_key,
         run.singleton_key,
         run.client,
+        run.depth,
         size,
     )
     if db.execute(QUERIES["insert-run"], row).rowcount == 0:
@@ -503,21 +509,25 @@ def fork(db: sqlite3.Connection, message: Fork) -> bool:
     if request is None:
         head, body = db.execute(QUERIES["request"], (message.run_id,)).fetchone()
         request = StoredRequest(head=head, body=body)
-    write = Checkpoint(
-        run_id=message.run.id,
-        owner="",
-        epoch=message.run.epoch,
-        now=message.now,
-        create=message.run,
-        request=request,
-    )
-    _insert_run(db, write, message.run, None, None)
-    db.execute(QUERIES["suspend-copy"], (message.now, message.run.id))
+    _insert_suspended(db, message.run, request, message.now)
     row["number"] = number
     db.execute(QUERIES["copy-steps"], row)
     db.execute(QUERIES["copy-chunk-batches"], row)
     slots.refuse_second(db, message.run.id)
     return True
+
+
+def _insert_suspended(db: sqlite3.Connection, run: Run, request: StoredRequest, now: int) -> None:
+    """Insert a run that is due at once, which nobody has executed.
+
+    Raises:
+        LeaseLost: there is a run of that id.
+    """
+    write = Checkpoint(
+        run_id=run.id, owner="", epoch=run.epoch, now=now, create=run, request=request
+    )
+    _insert_run(db, write, run, None, None)
+    db.execute(QUERIES["suspend-copy"], (now, run.id))
 
 
 def _refuse_unknown(db: sqlite3.Connection, app: str, run_id: str) -> None:
@@ -603,9 +613,9 @@ def _load_claimed(
             raise  # the database's fault, not that of a run; text that is no UTF-8 has no code
         if len(ids) > 1:
             return tuple(each for run_id in ids for each in _load_claimed(db, (run_id,)))
-        [epoch] = db.execute(QUERIES["epoch"], tuple(ids)).fetchone()
+        epoch, parent = db.execute(QUERIES["epoch"], tuple(ids)).fetchone()
         reason = f"{type(error).__name__}: {error}"
-        return (CorruptRun(run_id=ids[0], epoch=epoch, reason=reason),)
+        return (CorruptRun(run_id=ids[0], epoch=epoch, reason=reason, parent=parent),)
 
 
 # --- workers --------------------------------------------------------------------------------------

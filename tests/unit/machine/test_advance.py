@@ -84,6 +84,10 @@ def test_a_run_changes_nothing_but_its_phase() -> None:
         principal="ada",
         undoable=True,
         cancel_reason="why",
+        slot_key="slot",
+        singleton_key="one",
+        client="digest",
+        depth=1,
         timeout=100,
         deadline=200,
     )

@@ -328,7 +328,7 @@ DECIDED = {
         *("id", "app", "endpoint_key", "phase", "retries", "created_at", "event_seq", "failures"),
         *("crash_count", "epoch", "key", "parent", "traceparent", "labels", "version"),
         *("principal", "undoable", "timeout", "deadline", "function_id", "cancel_reason"),
-        *("slot_key", "singleton_key", "client"),
+        *("slot_key", "singleton_key", "client", "depth"),
     },
     Memo: {
         *("op", "completion_no", "ok", "event_seq", "attempts", "ended_at", "started_at"),
@@ -370,7 +370,7 @@ def test_every_part_of_a_checkpoint_is_decided() -> None:
     }
     sealed = {
         *("create", "request", "memos", "pending", "state", "result", "events", "deliveries"),
-        *("chunks", "failed_attempts"),
+        *("chunks", "failed_attempts", "children"),
     }
     assert in_clear_text | sealed == {field.name for field in fields(Checkpoint)}
 

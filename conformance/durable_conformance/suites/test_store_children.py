@@ -1,0 +1,102 @@
+"""Runs that other runs start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from durable_conformance.plugin import requirement
+from durable_conformance.store_values import (
+    REQUEST,
+    claim,
+    commit,
+    created,
+    ended,
+    memo_write,
+    pending,
+    pending_of,
+    result,
+    run,
+)
+from durable_core.errors import LeaseLost
+from durable_core.model.run import Phase
+from durable_core.ports import (
+    Cancel,
+    CancelOutcome,
+    Checkpoint,
+    Delete,
+    NewRun,
+    Store,
+)
+
+
+def _starts(*ids: str, parent: str = "r1") -> Checkpoint:
+    """Return the checkpoint by which a run starts others, and has a step for each."""
+    children = tuple(
+        NewRun(replace(run(id_), parent=parent, depth=1, phase=Phase.SUSPENDED), REQUEST)
+        for id_ in ids
+    )
+    steps = tuple(pending(id_) for id_ in ids)
+    return Checkpoint(run_id=parent, owner="o1", epoch=1, now=30, pending=steps, children=children)
+
+
+def _abandoned(store: Store) -> list[str]:
+    return [record.run.id for record in store.abandoned_children("app")]
+
+
+@requirement("T41")
+def test_a_child_is_stored_with_the_step_that_waits_for_it(store: Store) -> None:
+    """It is due at once, as a run that nobody has executed, and knows its parent."""
+    commit(store, created())
+    commit(store, _starts("r2"))
+
+    [claimed] = claim(store, now=30)
+
+    assert ("r2", "r1", 1, 2) == (
+        claimed.run.id,
+        claimed.run.parent,
+        claimed.run.depth,
+        claimed.run.epoch,
+    )
+    assert (REQUEST, (), ()) == (claimed.request, claimed.memos, claimed.pending)
+
+
+@requirement("T41")
+def test_a_child_that_exists_refuses_all(store: Store) -> None:
+    """Nothing of the write is stored; neither is a child of a run that has another owner."""
+    commit(store, created())
+    commit(store, created("r2"))
+
+    with pytest.raises(LeaseLost):
+        commit(store, _starts("r3", "r2"))
+    with pytest.raises(LeaseLost):
+        commit(store, replace(_starts("r3"), owner="o2"))
+
+    assert store.get("app", "r3") is None
+    assert () == pending_of(store)
+
+
+@requirement("T41")
+def test_children_of_a_run_that_has_ended_are_found(store: Store) -> None:
+    """Also of one that was cancelled and is being undone, or is gone; not those that have ended."""
+    for id_ in ("a1", "b1", "c1"):
+        commit(store, created(id_))
+        children = tuple(id_.replace("1", each) for each in "23")
+        commit(store, _starts(*children, parent=id_))
+    commit(store, Cancel(app="app", run_id="a3", result=result(Phase.CANCELLED)))
+    assert [] == _abandoned(store)
+
+    commit(store, ended("a1"))
+    assert ["a2"] == _abandoned(store)
+
+    undoable = replace(run("b1"), phase=Phase.ASYNC, undoable=True)
+    commit(store, replace(memo_write("b1"), state=undoable))
+    cancel = Cancel(app="app", run_id="b1", result=result(Phase.CANCELLED))
+    assert CancelOutcome.UNDOING is commit(store, cancel)
+    assert ["a2", "b2", "b3"] == _abandoned(store)
+
+    commit(store, ended("c1"))
+    commit(store, Delete(app="app", run_id="c1"))
+    assert ["a2", "b2", "b3", "c2", "c3"] == _abandoned(store)
+    assert [] == list(store.abandoned_children("other"))
