@@ -183,7 +183,8 @@ CREATE TABLE chunk_batch (
     PRIMARY KEY (run_id, number, outside, start)
 ) STRICT;
 
--- `consumed_seqs` is a JSON array. `matched` is the whole event as JSON, for it outlives the event's row.
+-- The table has rowids because its rows may be large: with an event of 1 KB, ending a wait and
+-- deleting it take 2.5 times as long without. `consumed_seqs` is a JSON array. `matched` is the whole event as JSON, for it outlives the event's row.
 -- `scanned` is null once a wait has been compared with all events that were there before it; else
 -- it is the number of the last one, and new events do not end the wait: an earlier one may do so.
 CREATE TABLE pending (
@@ -206,9 +207,9 @@ CREATE TABLE pending (
     matched       TEXT,
     scanned       INTEGER,
     PRIMARY KEY (run_id, op_id)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
-CREATE INDEX pending_wait ON pending (app, event, match_path, match_key)
+CREATE INDEX pending_wait ON pending (app, event, match_path, match_key, run_id, op_id)
     WHERE event <> '' AND matched IS NULL AND scanned IS NULL;
 CREATE INDEX pending_scan ON pending (run_id, op_id) WHERE scanned IS NOT NULL;
 -- The op that waits at an address. Whatever ends it makes the address free.
