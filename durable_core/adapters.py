@@ -16,6 +16,7 @@ from durable_core.adapter.conversation import (
     converse,
     converse_async,
     pull,
+    pull_response,
     refuse,
     refuse_async,
     send_async,
@@ -55,7 +56,7 @@ from durable_core.api.adapter import (
 )
 from durable_core.api.endpoint import is_async
 from durable_core.api.run import suspend_at_once
-from durable_core.engine.deferred import ClientAnswer, DeferredRun
+from durable_core.engine.deferred import ClientAnswer, DeferredRun, DeferredThreadRun
 from durable_core.flow.options import EndpointOptions, merge_options
 from durable_core.flow.wait_url import RUN_PARAM, TOKEN_PARAM
 from durable_core.http.problem import problem, problem_from_http_error
@@ -77,6 +78,7 @@ __all__ = [
     "ClientAnswer",
     "ClientDisconnectedError",
     "DeferredRun",
+    "DeferredThreadRun",
     "EndpointAdapter",
     "EndpointOptions",
     "EngineLifecycle",
@@ -117,6 +119,7 @@ __all__ = [
     "problem",
     "problem_from_http_error",
     "pull",
+    "pull_response",
     "refuse",
     "refuse_async",
     "reset_on_close",

@@ -45,6 +45,7 @@ __all__ = [
     "converse",
     "converse_async",
     "pull",
+    "pull_response",
     "refuse",
     "refuse_async",
     "send_async",
@@ -372,6 +373,17 @@ def pull(app: App, exchange: PulledExchange) -> PulledBody:
         exchange: one request, and the way to answer it.
     """
     return PulledBody(_conversation(_ThreadLink(app, exchange)), exchange)
+
+
+def pull_response(app: App, exchange: PulledExchange, response: Response) -> PulledBody:
+    """Send a response that there is already; return its body as :func:`pull` does.
+
+    Args:
+        app: whose log says if the response breaks.
+        exchange: the request, and the way to answer it.
+        response: what to send.
+    """
+    return PulledBody(_send_response(_ThreadLink(app, exchange), response), exchange)
 
 
 class PulledExchange(Exchange):

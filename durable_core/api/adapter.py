@@ -14,7 +14,7 @@ from durable_core.http.response import Response
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-    from durable_core.engine.deferred import DeferredRun
+    from durable_core.engine.deferred import DeferredRun, DeferredThreadRun
 
 __all__ = [
     "AppAdapter",
@@ -137,6 +137,12 @@ class NativeEndpoint(HTTPHandler, Protocol):
             request: makes the request of the run, and the template that its path was found by; it
                 may raise HTTPError.
         """
+        ...
+
+    def defer_in_thread(
+        self, request: Callable[[], tuple[Request, str | None]]
+    ) -> DeferredThreadRun | None:
+        """As :meth:`defer`, for a ``def`` handler that is called in this thread."""
         ...
 
 

@@ -43,7 +43,7 @@ from durable_core.runners.settings import RegisteredEndpoint
 
 if TYPE_CHECKING:
     from durable_core.codec.typed import ValueType
-    from durable_core.engine.deferred import DeferredRun
+    from durable_core.engine.deferred import DeferredRun, DeferredThreadRun
 
 __all__ = [
     "Around",
@@ -142,6 +142,12 @@ class Endpoint:
         more: see ``NativeEndpoint``.
         """
         return self.engine.defer(self._registered, request) if self._may_defer else None
+
+    def defer_in_thread(
+        self, request: Callable[[], tuple[Request, str | None]]
+    ) -> DeferredThreadRun | None:
+        """As :meth:`defer`, for a ``def`` handler that is called in this thread."""
+        return self.engine.defer_in_thread(self._registered, request) if self._may_defer else None
 
     def _more_than_serve(
         self, request: Request, max_wait: float, route: str | None

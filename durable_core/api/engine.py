@@ -10,7 +10,7 @@ from durable_core.api.adapter import EngineLifecycle
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-    from durable_core.engine.deferred import DeferredRun
+    from durable_core.engine.deferred import DeferredRun, DeferredThreadRun
     from durable_core.flow.env import AppConfig
     from durable_core.flow.wait_url import WaitRequest
     from durable_core.http.request import Request
@@ -106,6 +106,14 @@ class Engine(EngineLifecycle, Protocol):
             The run, or what it is awaited from. None if the run must begin before its handler:
             then :meth:`serve_async` is called.
         """
+        ...
+
+    def defer_in_thread(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Callable[[], tuple[Request, str | None]],
+    ) -> DeferredThreadRun | None:
+        """As :meth:`defer`, for a ``def`` handler that is called in this thread."""
         ...
 
     def serve_once(

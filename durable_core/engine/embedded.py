@@ -41,7 +41,7 @@ from durable_core.runners.settings import (
 if TYPE_CHECKING:
     import asyncio
 
-    from durable_core.engine.deferred import DeferredRun
+    from durable_core.engine.deferred import DeferredRun, DeferredThreadRun
     from durable_core.engine.reports import EngineReports
     from durable_core.engine.worker import Worker
     from durable_core.flow.wait_url import WaitRequest
@@ -453,6 +453,20 @@ class EmbeddedEngine:
         if isinstance(event_seq, int):
             return worker.defer(endpoint, request, event_seq)
         return self._defer_later(worker, endpoint, request, event_seq)
+
+    def defer_in_thread(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Callable[[], tuple[Request, str | None]],
+    ) -> DeferredThreadRun | None:
+        """As :meth:`defer`, for a ``def`` handler that is called in this thread."""
+        worker = self._worker
+        if worker is None or worker.pid != process_id() or not worker.may_defer:
+            return None
+        try:
+            return worker.defer_in_thread(endpoint, request)
+        except StoreError:
+            return None  # the run that must begin at once says so
 
     @staticmethod
     async def _defer_later(

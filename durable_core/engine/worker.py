@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from durable_core.commit_queue import CommitQueue
 from durable_core.engine.admission import Admission
-from durable_core.engine.deferred import DeferredRun
+from durable_core.engine.deferred import DeferredRun, DeferredThreadRun
 from durable_core.engine.long_poll import LongPoll
 from durable_core.engine.quota import Quota
 from durable_core.engine.runs import EventWatermark, RunManager
@@ -63,6 +63,7 @@ class Worker:
         scheduler: does everything that has a time of its own.
         abandoned: writes of runs that are not live any more, which the store has not taken yet.
         stopping: no run may start any more.
+        drains: how often clients were handed on.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Worker:
         #: Seconds; 0 where nothing executes a child while its parent waits.
         self.invoke_wait = 0.0 if settings.on_demand else settings.invoke_wait
         self.stopping = False
+        self.drains = 0
         #: A test may put itself between a run and the code of its handler.
         self.wrap_scope: Callable[[RunScope], RunScope] | None = None
         self.flows = EMBEDDED_FLOWS
@@ -138,6 +140,7 @@ class Worker:
 
     def drain(self) -> None:
         """Hand every client on; the runs go on."""
+        self.drains += 1
         for live in self.live.all():
             live.detach(HandoffReason.DRAIN)
         self.waiters.release_all()
@@ -206,6 +209,18 @@ class Worker:
     ) -> DeferredRun:
         """Return the run of a handler that is called before it; see :class:`DeferredRun`."""
         return DeferredRun(self, self.runs, endpoint, request, event_seq)
+
+    def defer_in_thread(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Callable[[], tuple[Request, str | None]],
+    ) -> DeferredThreadRun:
+        """As :meth:`defer`, for a ``def`` handler in this thread.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        return DeferredThreadRun(self, self.runs, endpoint, request, self.event_watermark.recent())
 
     # -- what runs and other parts ask for --------------------------------------------------
 

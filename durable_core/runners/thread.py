@@ -88,6 +88,8 @@ class ThreadRun:
     """
 
     kind = HandlerKind.DEF
+    #: The handler was called before its flow began; how that ended is what it does now.
+    has_called = False
 
     def __init__(
         self,
@@ -277,7 +279,7 @@ class ThreadRun:
         )
 
     def _handle(self, effect: CallHandler) -> Outcome | Unwound:
-        if self.ex.closed or self.ex.stopping:
+        if (self.ex.closed or self.ex.stopping) and not self.has_called:
             return Unwound()  # told so before it began
         self._main = threading.get_ident()
         outcome = contextvars.copy_context().run(self._call_handler)

@@ -18,16 +18,19 @@ from durable_core.adapters import (
     AppAdapter,
     Host,
     Hosts,
-    HTTPHandler,
     NativeApp,
+    NativeEndpoint,
     NativeEngine,
     copy_identity,
     is_async,
+    parse_request,
     pull,
+    pull_response,
 )
 from durable_core.errors import ConfigurationError
 from durable_flask._body import KEY, RequestBody
-from durable_flask._views import CALL, View, respond
+from durable_flask._head import length_of_plain
+from durable_flask._views import CALL, View, call, core_response, respond
 from durable_wsgi import WSGIApp, WSGIExchange, WSGIReplay
 
 __all__ = ["FlaskAdapter", "FlaskApp", "endpoint_adapter", "install"]
@@ -43,14 +46,57 @@ _hosts: Hosts[flask.Flask, WSGIApp] = Hosts("durable_flask.install(app, durable)
 
 
 class _ViewApp(WSGIApp):
-    """A WSGI application for a view. Flask has found the route, and checked the method."""
+    """A WSGI application for a view. Flask has found the route, and checked the method.
+
+    Args:
+        endpoint: that of the view.
+    """
+
+    def __init__(self, endpoint: NativeEndpoint) -> None:
+        super().__init__(endpoint)
+        self._native = endpoint
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer the request that Flask is serving."""
         exchange = WSGIExchange(environ, start_response)
-        rule = flask.request.url_rule
-        exchange.route = None if rule is None else _TYPED.sub(r"{\1}", rule.rule)
+        exchange.route = _route()
         return pull(self, exchange)
+
+    def serve(
+        self, view: View, environ: WSGIEnvironment, body: RequestBody
+    ) -> flask.Response | None:
+        """Call a view that has a run only if it needs one; None if it must have one at once."""
+        length = length_of_plain(environ, self.limits)
+        whole = None if length is None else body.read_to_end(length)
+        if whole is None:
+            return None
+
+        def request() -> tuple[Request, str | None]:
+            exchange = WSGIExchange(environ, _start_nothing)
+            return parse_request(exchange, self.limits, whole), _route()
+
+        deferred = self._native.defer_in_thread(request)
+        if deferred is None:
+            return None
+        response, of_run = deferred.serve(lambda: call(view), core_response)
+        return response if of_run is None else self._response_of(of_run, environ)
+
+    def _response_of(self, response: Response, environ: WSGIEnvironment) -> flask.Response:
+        """Return the response of a run, as Flask takes it."""
+
+        def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            return pull_response(self, WSGIExchange(environ, start_response), response)
+
+        return _response_from(app, environ)
+
+
+def _route() -> str | None:
+    rule = flask.request.url_rule
+    return None if rule is None else _TYPED.sub(r"{\1}", rule.rule)
+
+
+def _start_nothing(status: str, headers: object, error: object = None) -> Any:
+    raise AssertionError("there is nothing to start")
 
 
 class FlaskApp(WSGIApp, NativeApp):
@@ -82,7 +128,7 @@ class FlaskAdapter(AppAdapter[FlaskApp]):
         return handle
 
     def wrap_native(
-        self, engine: NativeEngine, endpoint: HTTPHandler, function: Callable[..., Any]
+        self, engine: NativeEngine, endpoint: NativeEndpoint, function: Callable[..., Any]
     ) -> Any:
         """Return a view like that one, which is durable where Flask calls it."""
         app = _ViewApp(endpoint)
@@ -166,7 +212,7 @@ class _Layer:
         return self._application(environ, start_response)
 
 
-def _answer(app: WSGIApp, view: View) -> Any:
+def _answer(app: _ViewApp, view: View) -> Any:
     """Answer a request that Flask has led to a durable view."""
     environ = flask.request.environ
     replay = environ.get(_REPLAY)
@@ -183,7 +229,10 @@ def _answer(app: WSGIApp, view: View) -> Any:
         )
     token = CALL.set(view)
     try:
-        return _response_from(app, {**environ, "wsgi.input": body.again()})
+        response = app.serve(view, environ, body)
+        if response is None:
+            response = _response_from(app, {**environ, "wsgi.input": body.again()})
+        return response
     finally:
         CALL.reset(token)
 
@@ -199,7 +248,7 @@ def _answer_wait(host: Host[flask.Flask, WSGIApp]) -> flask.Response | None:
     return _response_from(host.waiting, request.environ)
 
 
-def _response_from(app: WSGIApp, environ: WSGIEnvironment) -> flask.Response:
+def _response_from(app: _WSGI, environ: WSGIEnvironment) -> flask.Response:
     """Return the response of an application, whole unless it is streamed."""
     response = flask.Response.from_app(app, environ)
     assert isinstance(response, flask.Response)

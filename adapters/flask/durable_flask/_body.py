@@ -40,6 +40,15 @@ class RequestBody(RawIOBase):
         self._position += len(data)
         return len(data)
 
+    def read_to_end(self, length: int) -> bytes | None:
+        """Return the whole body, which others still read; None if it ends before ``length``."""
+        while len(self._kept) < length:
+            data = self._source.read(length - len(self._kept))
+            if not data:
+                return None
+            self._kept += data
+        return bytes(self._kept)
+
     def again(self) -> _Input:
         """Return the body from its beginning; what has not been read yet is kept, too."""
         return _Again(self)

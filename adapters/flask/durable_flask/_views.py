@@ -11,7 +11,7 @@ import flask
 
 from durable_core import Response
 
-__all__ = ["CALL", "View", "respond"]
+__all__ = ["CALL", "View", "call", "core_response", "respond"]
 
 
 class View:
@@ -58,15 +58,25 @@ def respond(view: View) -> Response:
     Raises:
         Exception: what the view raised, if the application has no handler for it.
     """
+    return core_response(call(view))
+
+
+def call(view: View) -> flask.Response:
+    """Call a view, and return what Flask makes of what it returns or raises.
+
+    Raises:
+        Exception: what the view raised, if the application has no handler for it.
+    """
     app = flask.current_app
     try:
         value = view()
     except Exception as error:
         value = app.handle_user_exception(error)
-    return _core_response(app.make_response(value))
+    return app.make_response(value)
 
 
-def _core_response(response: flask.Response) -> Response:
+def core_response(response: flask.Response) -> Response:
+    """Return a response of Flask's as the core has it."""
     fields = list(response.headers.items())
     if response.is_streamed:
         return Response(status=response.status_code, headers=fields, body=_Body(response))

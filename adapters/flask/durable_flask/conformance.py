@@ -14,7 +14,7 @@ from typing import Any
 import flask
 
 from durable_core import Durable, Request, Response
-from durable_core.adapters import HTTPHandler, NativeEngine, Routes
+from durable_core.adapters import NativeEndpoint, NativeEngine, Routes
 from durable_flask._adapter import FlaskAdapter, FlaskApp
 from durable_wsgi import app, create_endpoint_server
 
@@ -29,7 +29,9 @@ class _SuiteAdapter(FlaskAdapter):
     def adapt(self, engine: NativeEngine, function: _Handler) -> _Handler:
         return FlaskAdapter.adapt(self, engine, _view(function))
 
-    def wrap_native(self, engine: NativeEngine, endpoint: HTTPHandler, function: _Handler) -> Any:
+    def wrap_native(
+        self, engine: NativeEngine, endpoint: NativeEndpoint, function: _Handler
+    ) -> Any:
         return FlaskAdapter.wrap_native(self, engine, endpoint, _view(function))
 
 

@@ -140,6 +140,13 @@ class RemoteEngine(ABC, Generic[H]):
     ) -> None:
         """Return None: a run begins on the server before its handler."""
 
+    def defer_in_thread(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Callable[[], tuple[Request, str | None]],
+    ) -> None:
+        """Return None; see :meth:`defer`."""
+
     def serve_once(
         self,
         endpoint: RegisteredEndpoint,
