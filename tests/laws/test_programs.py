@@ -19,7 +19,12 @@ from durable_core.flow.handoff import handoff_response, new_token
 from durable_core.flow.options import ResolvedOptions
 from durable_core.http.request import Request
 from durable_core.http.response import Response
+from durable_core.ports import RunRecord
+from durable_core.runners.settings import Settings
 from support.harness import Ledger, WatchedStore, lab, request, until
+
+#: A client is handed off soon where a run waits for another one.
+SETTINGS = Settings(unwind_time=2.0, invoke_wait=0.02)
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,14 @@ class Branches:
     form: Literal["gather", "group", "parallel"]
 
 
-Program: TypeAlias = Work | Nap | Own | Sequence | Branches
+@dataclass(frozen=True)
+class Invoke:
+    """A program in a run of its own."""
+
+    part: Program
+
+
+Program: TypeAlias = Work | Nap | Own | Sequence | Branches | Invoke
 
 leaves: st.SearchStrategy[Program] = st.one_of(
     st.builds(Work, st.sampled_from([0, 0, 0, 1, 5])),
@@ -75,7 +87,7 @@ forms: st.SearchStrategy[Literal["gather", "group", "parallel"]] = st.sampled_fr
 
 def _branching(inner: st.SearchStrategy[Program]) -> st.SearchStrategy[Program]:
     parts = st.lists(inner, min_size=1, max_size=3).map(tuple)
-    return st.builds(Sequence, parts) | st.builds(Branches, parts, forms)
+    return st.builds(Sequence, parts) | st.builds(Branches, parts, forms) | st.builds(Invoke, inner)
 
 
 programs = st.recursive(leaves, _branching, max_leaves=8)
@@ -88,6 +100,8 @@ def expected(program: Program) -> Any:
             return "failed" if failures > 3 else "done"
         case Sequence(parts=parts) | Branches(parts=parts):
             return [expected(part) for part in parts]
+        case Invoke(part=part):
+            return expected(part)
     return None
 
 
@@ -98,9 +112,19 @@ def work_of(program: Program, path: str = "p") -> Iterator[tuple[str, int]]:
     if isinstance(program, Sequence | Branches):
         for n, part in enumerate(program.parts):
             yield from work_of(part, f"{path}-{n}")
+    if isinstance(program, Invoke):
+        yield from work_of(program.part, f"{path}-0")
 
 
-async def run_async(program: Program, ledger: Ledger, path: str = "p") -> Any:
+def part_at(program: Program, path: str) -> Program:
+    """Return the part of a program that has this path."""
+    for n in path.split("-")[1:]:
+        assert isinstance(program, Sequence | Branches | Invoke)
+        program = program.part if isinstance(program, Invoke) else program.parts[int(n)]
+    return program
+
+
+async def run_async(program: Program, ledger: Ledger, child: object, path: str = "p") -> Any:
     match program:
         case Work(failures=failures):
             try:
@@ -114,9 +138,11 @@ async def run_async(program: Program, ledger: Ledger, path: str = "p") -> Any:
             await asyncio.sleep(0.001)
             return None
         case Sequence(parts=parts):
-            return [await run_async(part, ledger, f"{path}-{n}") for n, part in enumerate(parts)]
+            return [
+                await run_async(part, ledger, child, f"{path}-{n}") for n, part in enumerate(parts)
+            ]
         case Branches(parts=parts):
-            todo = [run_async(part, ledger, f"{path}-{n}") for n, part in enumerate(parts)]
+            todo = [run_async(part, ledger, child, f"{path}-{n}") for n, part in enumerate(parts)]
             if program.form == "gather":
                 return await asyncio.gather(*todo)
             if program.form == "parallel":
@@ -124,13 +150,15 @@ async def run_async(program: Program, ledger: Ledger, path: str = "p") -> Any:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(each) for each in todo]
             return [task.result() for task in tasks]
+        case Invoke():
+            return await step.invoke(path, child, f"{path}-0", result=object)
 
 
 def _given(code: Coroutine[Any, Any, Any]) -> Callable[[], Coroutine[Any, Any, Any]]:
     return lambda: code
 
 
-def run_sync(program: Program, ledger: Ledger, path: str = "p") -> Any:
+def run_sync(program: Program, ledger: Ledger, child: object, path: str = "p") -> Any:
     match program:
         case Work(failures=failures):
             try:
@@ -143,32 +171,37 @@ def run_sync(program: Program, ledger: Ledger, path: str = "p") -> Any:
             return None
         case Branches(parts=parts, form="parallel"):
             todo = [
-                functools.partial(run_sync, part, ledger, f"{path}-{n}")
+                functools.partial(run_sync, part, ledger, child, f"{path}-{n}")
                 for n, part in enumerate(parts)
             ]
             return list(sync_step.parallel(f"{path}-all", *todo))
         case Sequence(parts=parts) | Branches(parts=parts):
-            return [run_sync(part, ledger, f"{path}-{n}") for n, part in enumerate(parts)]
+            return [run_sync(part, ledger, child, f"{path}-{n}") for n, part in enumerate(parts)]
+        case Invoke():
+            return sync_step.invoke(path, child, f"{path}-0", result=object)
 
 
 def finish(program: Program, asynchronous: bool, crashes: tuple[int, ...]) -> tuple[Any, Ledger]:
     """Run the program to its end, in one process after the other."""
     store, ledger = WatchedStore(), Ledger()
+    child: Any = None
 
     def sync(request: Request) -> Any:
-        return Response.json(run_sync(program, ledger))
+        path = request.json() if request.body else "p"
+        return Response.json(run_sync(part_at(program, path), ledger, child, path))
 
     async def async_(request: Request) -> Any:
-        return Response.json(await run_async(program, ledger))
+        path = request.json() if request.body else "p"
+        return Response.json(await run_async(part_at(program, path), ledger, child, path))
 
     handler = async_ if asynchronous else sync
     for attempt, crash in zip(count(), (*crashes, None), strict=False):
         if crash is not None:
             store.crash_after(crash)
-        with lab(store) as process:
-            endpoint = process.endpoint(handler)
+        with lab(store, settings=SETTINGS) as process:
+            child = endpoint = process.endpoint(handler)
             process.durable.start()
-            records = store.list("lab", limit=1)
+            records = _roots(store)
             if attempt and records:
                 run_id = records[0].run.id
                 token = new_token(process.durable.engine.env, run_id)
@@ -184,8 +217,13 @@ def finish(program: Program, asynchronous: bool, crashes: tuple[int, ...]) -> tu
     raise AssertionError("the last process does not crash")
 
 
+def _roots(store: WatchedStore) -> list[RunRecord]:
+    """Return the run that the client has begun, if it is stored."""
+    return [each for each in store.list("lab", limit=1000) if each.run.parent is None]
+
+
 def _ended(store: WatchedStore) -> bool:
-    records = store.list("lab", limit=1)
+    records = _roots(store)
     return bool(records) and records[0].run.phase.ended
 
 
