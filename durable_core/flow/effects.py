@@ -17,6 +17,7 @@ from durable_core.http.response import Response
 from durable_core.machine.stream_cursor import Cursor
 from durable_core.model._record import record
 from durable_core.model.fact import Fact
+from durable_core.model.step import Op
 from durable_core.model.stream import StoredStream, StreamPlace
 from durable_core.ports import CheckpointResult, StoredResult, Write
 
@@ -183,11 +184,13 @@ class Park:
 class AwaitDelivery:
     """Wait in place, for at most ``for_ms`` milliseconds, until something is delivered to an op.
 
-    The flow looks at the op afterwards. It may be answered earlier, as when the process stops.
+    ``step_name`` is that of the op. The flow looks at the op afterwards. It may be answered
+    earlier, as when the process stops.
     """
 
     waits: ClassVar[bool] = True
     op_id: str
+    step_name: str
     for_ms: int
 
 
@@ -325,9 +328,9 @@ def park(op_id: str, due_at: int | None) -> Flow[None]:
     yield Park(op_id, due_at)
 
 
-def await_delivery(op_id: str, for_ms: int) -> Flow[None]:
+def await_delivery(op: Op, for_ms: int) -> Flow[None]:
     """Wait in place until something is delivered to an op."""
-    yield AwaitDelivery(op_id, for_ms)
+    yield AwaitDelivery(op.id, op.name, for_ms)
 
 
 def drain_steps() -> Flow[None]:

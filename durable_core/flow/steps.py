@@ -285,7 +285,7 @@ def invoke(ex: StoredExecution, op: Op, child: Invocation) -> Flow[Response]:
         else:
             yield from _await_replay_turn(ex, pending)
         if ex.attached and child.wait_in_place and not _is_due(ex, op.id, pending):
-            yield from await_delivery(op.id, child.wait_in_place)
+            yield from await_delivery(op, child.wait_in_place)
             ex.check_open()
         yield from _until_due(ex, pending)
         memo = yield from _end_child(ex, pending, child)

@@ -490,7 +490,7 @@ class TaskRun:
             try:
                 await future
             except asyncio.CancelledError:
-                self._refuse_time_out(effect.op_id)
+                self._refuse_time_out(effect.step_name)
                 raise
             finally:
                 timer.cancel()

@@ -12,18 +12,21 @@ from durable_core.flow import effects as asks
 from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.effects import Effect, Flow, Returned, Unwound
 from durable_core.http.response import Response
+from durable_core.machine.step_ids import op_named
 from durable_core.machine.stream_cursor import Cursor
 from durable_core.model.fact import EventSent
+from durable_core.model.step import OpKind
 
 INSIDE = StepAttempt("x")
 CURSOR = Cursor()
+OP = op_named("x", OpKind.INVOKE)
 FACT = EventSent(run=None, name="paid", event_id="1", at=datetime(2026, 1, 1, tzinfo=UTC))
 
 WRAPPERS: list[tuple[Callable[[], Flow[Any]], Effect, object]] = [
     (lambda: asks.call_user(INSIDE, Call(int)), asks.CallUser(INSIDE, Call(int)), Returned(1)),
     (lambda: asks.call_handler(), asks.CallHandler(), Unwound()),
     (lambda: asks.park("x", 7), asks.Park("x", 7), None),
-    (lambda: asks.await_delivery("x", 7), asks.AwaitDelivery("x", 7), None),
+    (lambda: asks.await_delivery(OP, 7), asks.AwaitDelivery(OP.id, "x", 7), None),
     (lambda: asks.drain_steps(), asks.DrainSteps(), None),
     (lambda: asks.await_replay_turn(7), asks.AwaitReplayTurn(7), None),
     (lambda: asks.send_response(Response()), asks.SendResponse(Response()), None),

@@ -467,6 +467,22 @@ def test_bad_arguments(asynchronous: bool, arguments: dict[str, Any], text: str)
         assert [] == process.durable.runs.list()
 
 
+def test_a_time_out_around_it() -> None:
+    """It is refused as around any step that waits: it would not survive a restart."""
+
+    def child(asked: Request) -> None:
+        sync_step.sleep("nap", 3600)
+
+    async def handler(asked: Request) -> object:
+        async with asyncio.timeout(0.01):
+            return await step.invoke("call", endpoint)
+
+    with lab(settings=Settings(invoke_wait=20.0)) as process:
+        endpoint = process.endpoint(child, function_id="child")
+        problem = decoded(process.endpoint(handler).handle(request()))
+    assert "a time-out ended around step 'call' while that waited" in problem["detail"]
+
+
 def test_an_endpoint_of_another_application() -> None:
     """It has another store, where nobody would tell the parent of its end."""
     with lab() as process, lab() as other:
