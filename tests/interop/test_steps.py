@@ -22,6 +22,7 @@ from durable_core import (
     StepError,
     step,
 )
+from durable_core.errors import StepUsageError
 from support.inngest_app import serving
 from support.inngest_handlers import CALLS
 from support.inngest_server import InngestServer
@@ -279,6 +280,22 @@ def test_options_without_a_form(server: InngestServer, options: Any, text: str) 
 
     assert text in got.json
     assert 0 == CALLS["a"]
+
+
+def test_no_child_runs(server: InngestServer) -> None:
+    """A run there begins with a request that the server makes: ``step.invoke`` is refused."""
+
+    async def handler(request: Request) -> str:
+        try:
+            await step.invoke("call", None)
+        except StepUsageError as error:
+            return str(error)
+        return ""
+
+    with serving(server, {"GET /a": handler}) as app:
+        got = app.get("/a")
+
+    assert "step.invoke needs the embedded engine" in got.json
 
 
 @dataclass

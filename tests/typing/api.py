@@ -95,6 +95,9 @@ async def in_async_handlers(request: Request) -> Response:
     assert_type(moved, Signal[Placed] | None)
     assert_type(await step.send_signal("send", "go", {"n": 1}), str | None)
     assert_type(await step.wait_for_callback("cb", timeout="1h"), Request | None)
+    assert_type(await step.invoke("child", limited, {"n": 1}, timeout="1h"), Response)
+    assert_type(await step.invoke("child2", limited, request, result=Placed), Placed)
+    await step.invoke("child3", limited, wait=True)  # type: ignore[call-overload]
     assert_type(await step.wait_for_callback("cb2", timeout="1h", data=Placed), Placed | None)
     assert_type(run.callback_url("cb"), str)
     await step.wait_for_signal("no", signal="go", timeout=5, on_conflict="ignore")  # type: ignore[call-overload]
@@ -143,6 +146,8 @@ def in_sync_handlers(request: Request) -> Response:
     assert_type(moved, Signal[Placed] | None)
     assert_type(sync_step.send_signal("send", "go"), str | None)
     assert_type(sync_step.wait_for_callback("cb", timeout="1h"), Request | None)
+    assert_type(sync_step.invoke("child", limited, {"n": 1}), Response)
+    assert_type(sync_step.invoke("child2", limited, result=list[Placed]), list[Placed])
     assert_type(sync_step.wait_for_callback("cb2", timeout="1h", data=Placed), Placed | None)
     assert_type(sync_step.send_event("tell", [Event("told")]), list[str])
     sync_step.run("count-wrong", count)  # type: ignore[call-arg]

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from durable_core.api.adapter import endpoint_adapter
+from durable_core.api.durable import Durable
 from durable_core.api.step import step, sync_step
-from durable_core.errors import NonRetriableError, StepError
+from durable_core.errors import ConfigurationError, NonRetriableError, StepError
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from support.harness import FakeClock, WatchedStore, lab, request, until
@@ -255,3 +257,19 @@ def test_a_limit_is_a_duration(timeout: Any) -> None:
     """Anything else is refused where it is written."""
     with lab() as process, pytest.raises((ValueError, TypeError), match="run_timeout"):
         process.endpoint(lambda request: None, run_timeout=timeout)
+
+
+def test_only_the_embedded_engine_has_it() -> None:
+    """Another engine's server would end the run without its steps being undone."""
+
+    class Elsewhere:
+        name = "elsewhere"
+        store = None
+
+        def attach(self, env: Any) -> None:
+            self.env = env
+
+    engine: Any = Elsewhere()
+    durable = Durable(id="x", engine=engine, endpoint_adapter=endpoint_adapter)
+    with pytest.raises(ConfigurationError, match="run_timeout= needs the embedded engine"):
+        durable.endpoint(run_timeout="1h")(lambda request: None)
