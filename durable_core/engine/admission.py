@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from asyncio import to_thread
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from durable_core.codec.tokens import request_fingerprint
 from durable_core.engine.runs import RunManager, WorkerParts
-from durable_core.errors import RunNotFoundError, RunUndoneError
+from durable_core.errors import RunNotFoundError, RunUndoneError, StoreError
 from durable_core.flow.execution import StoredExecution, checkpoint
 from durable_core.flow.handoff import hand_off_queued
+from durable_core.http.headers import accepts_event_stream
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response, with_headers
-from durable_core.ports import Begin, BeginRefused, Begun, EarlierRun, IdempotencyKey
+from durable_core.ports import Begin, BeginRefused, Begun, EarlierRun, IdempotencyKey, Write
 from durable_core.runners.settings import RegisteredEndpoint
 
-__all__ = ["Admission", "Admitted", "CancelRun"]
+if TYPE_CHECKING:
+    from durable_core.engine.stream_responses import StreamResponder
+    from durable_core.engine.sync_limit import SyncLimit
+
+__all__ = ["Admission", "Arrival", "CancelRun", "ServingWorker"]
+
+T = TypeVar("T")
+#: A part of an admission. What it yields is a value, or an awaitable of one.
+_Flow: TypeAlias = Generator[Any, Any, T]
 
 #: Cancels a run for a reason; see ``Engine.cancel``.
 CancelRun = Callable[[str, str], object]
@@ -31,7 +40,14 @@ _REPLACED = "another run took its place"
 _RETRY_AFTER = 5
 
 
-class Admitted(NamedTuple):
+class ServingWorker(WorkerParts, Protocol):
+    """A worker that answers clients."""
+
+    streaming: StreamResponder
+    sync_limit: SyncLimit
+
+
+class _Admitted(NamedTuple):
     """What the store has decided about a run.
 
     Attributes:
@@ -45,110 +61,201 @@ class Admitted(NamedTuple):
     is_queued: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request for a run that the store may not let begin.
+
+    Attributes:
+        endpoint: that of the handler.
+        request: what the client asks.
+        route: the template that the path was found by, where a router knows it.
+        key: of the request; None without one.
+        cancel: cancels the run that this one is to replace (``singleton="cancel"``).
+        refuse: makes the response where the store cannot answer.
+    """
+
+    endpoint: RegisteredEndpoint
+    request: Request
+    route: str | None
+    key: IdempotencyKey | None
+    cancel: CancelRun
+    refuse: Callable[[StoreError], Response]
+
+
 class Admission:
     """Begins runs as far as the store lets them.
+
+    What is done is written once, as generators. Each ``yield`` hands the value of a call to a
+    driver, which gives it back: as it is in a thread, awaited on an event loop.
 
     Args:
         worker: the worker that it is a part of.
         runs: of this worker.
     """
 
-    def __init__(self, worker: WorkerParts, runs: RunManager) -> None:
+    def __init__(self, worker: ServingWorker, runs: RunManager) -> None:
         self._worker = worker
         self._runs = runs
+        self._in_thread = _InThread(worker, runs)
+        self._on_loop = _OnLoop(worker, runs)
 
-    def begin(
-        self,
-        endpoint: RegisteredEndpoint,
-        request: Request,
-        route: str | None,
-        key: IdempotencyKey | None,
-        cancel: CancelRun,
-    ) -> Admitted:
+    #: Returns a request for a run; see :class:`Arrival`.
+    arrival = Arrival
+
+    def serve(self, arrival: Arrival) -> Response | EarlierRun:
+        """Run a ``def`` handler in this thread, if the store lets its run begin.
+
+        Returns:
+            The response, or the run that the client joins.
+
+        Raises:
+            TypeError, ValueError: the function of a limit returned no key; or what it raised.
+        """
+        flow, value = self._serve(self._in_thread, arrival), None
+        try:
+            while True:
+                value = flow.send(value)
+        except StopIteration as end:
+            answer: Response | EarlierRun = end.value
+            return answer
+
+    async def serve_async(self, arrival: Arrival) -> Response | EarlierRun:
+        """As :meth:`serve`, for a handler of either kind, on an event loop."""
+        flow = self._serve(self._on_loop, arrival)
+        resume: Callable[[Any], Any] = flow.send
+        value: Any = None
+        while True:
+            try:
+                asked = resume(value)
+            except StopIteration as end:
+                answer: Response | EarlierRun = end.value
+                return answer
+            try:
+                value = await asked
+                resume = flow.send
+            except BaseException as error:
+                value = error
+                resume = flow.throw
+
+    def _serve(self, how: _InThread | _OnLoop, arrival: Arrival) -> _Flow[Response | EarlierRun]:
+        try:
+            ex, answer, is_queued = yield from self._begin(how, arrival)
+        except StoreError as error:
+            return arrival.refuse(error)
+        if answer is not None:
+            return answer
+        follows = accepts_event_stream(arrival.request.headers)
+        response: Response
+        if is_queued:
+            # The execution is not live: this process may claim the run and execute it meanwhile.
+            if follows:
+                return EarlierRun(ex.run.id, None)
+            response = yield how.hand_off_queued(arrival.endpoint, ex)
+            return response
+        with self._runs.beginning(ex):
+            response = yield how.start(arrival.endpoint, ex, follows)
+        return response
+
+    def _begin(self, how: _InThread | _OnLoop, arrival: Arrival) -> _Flow[_Admitted]:
         """Store a run before its handler begins, if it may begin.
-
-        Args:
-            endpoint: its handler.
-            request: what the client asks.
-            route: the template that the path was found by, where a router knows it.
-            key: of the request; None without one.
-            cancel: cancels the run that this one is to replace (``singleton="cancel"``).
 
         Raises:
             StoreError: it could not be stored, or nobody knows whether it was.
             TypeError, ValueError: the function of a limit returned no key; or what it raised.
         """
-        worker = self._worker
-        event_seq = worker.event_watermark.recent()
-        ex = self._runs.new_execution(endpoint, request, route, event_seq)
-        refusal = worker.quota.refusal(ex.run.principal)
+        worker, key = self._worker, arrival.key
+        event_seq: int = yield how.read(worker.event_watermark.recent)
+        ex = self._runs.new_execution(arrival.endpoint, arrival.request, arrival.route, event_seq)
+        refusal: Response | None = yield how.read(worker.quota.refusal, ex.run.principal)
         if refusal is not None:
-            return Admitted(ex, self._runs.find_earlier(key) or refusal)
+            earlier: EarlierRun | None = yield how.read(self._runs.find_earlier, key)
+            return _Admitted(ex, earlier or refusal)
         client = ex.run.client
         write = _begin_write(ex, key)
         cancelled = None
         for _ in range(_MOST_TRIES):
             with self._runs.beginning(ex):
-                begun = worker.queue.execute(write)
+                begun: Begun | BeginRefused = yield how.commit(write)
             old = _run_to_cancel(ex, begun)
-            if old is None or old == cancelled or not _cancel_old(old, cancel):
+            if old is None or old == cancelled:
+                break
+            if not (yield how.call(_cancel_old, old, arrival.cancel)):
                 break
             cancelled = old  # unless it is undone first, it has ended
         return _admitted(ex, begun, client)
 
-    async def begin_async(
-        self,
-        endpoint: RegisteredEndpoint,
-        request: Request,
-        route: str | None,
-        key: IdempotencyKey | None,
-        cancel: CancelRun,
-    ) -> Admitted:
-        """As :meth:`begin`, on an event loop."""
-        worker = self._worker
-        event_seq = await worker.reads.wait(worker.event_watermark.recent)
-        ex = self._runs.new_execution(endpoint, request, route, event_seq)
-        refusal = await worker.reads.wait(worker.quota.refusal, ex.run.principal)
-        if refusal is not None:
-            earlier = await worker.reads.wait(self._runs.find_earlier, key)
-            return Admitted(ex, earlier or refusal)
-        client = ex.run.client
-        write = _begin_write(ex, key)
-        cancelled = None
-        for _ in range(_MOST_TRIES):
-            ticket = worker.queue.submit(write)
-            with self._runs.beginning(ex):
-                begun = await worker.queue.wait_async(ticket)
-            old = _run_to_cancel(ex, begun)
-            if old is None or old == cancelled or not await to_thread(_cancel_old, old, cancel):
-                break
-            cancelled = old  # unless it is undone first, it has ended
-        return _admitted(ex, begun, client)
 
-    def answer_queued(
-        self, endpoint: RegisteredEndpoint, ex: StoredExecution, follows: bool
-    ) -> Response | EarlierRun:
-        """Answer a client whose run waits for a slot; one that follows the stream joins the run.
+class _InThread:
+    """What an admission does in a thread: each method returns what its caller waits for."""
 
-        The execution is not live: this process may claim the run and execute it meanwhile.
-        """
-        if follows:
-            return EarlierRun(ex.run.id, None)
+    def __init__(self, worker: ServingWorker, runs: RunManager) -> None:
+        self._worker = worker
+        self._runs = runs
+
+    def read(self, function: Callable[..., T], *args: Any) -> T:
+        """Return what a function reads from the store."""
+        return function(*args)
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Return what a function that blocks returns."""
+        return function(*args)
+
+    def commit(self, write: Write[T]) -> T:
+        """Return the answer of the store to a write."""
+        return self._worker.queue.execute(write)
+
+    def hand_off_queued(self, endpoint: RegisteredEndpoint, ex: StoredExecution) -> Response:
+        """Return the answer to a client whose run waits for a slot."""
         answers: list[Response] = []
         run = self._runs.thread_run(self._worker, ex, endpoint.handler, answers.append)
         run.run(hand_off_queued(ex))
         return self._runs.answer_of(ex, answers)
 
-    async def answer_queued_async(
-        self, endpoint: RegisteredEndpoint, ex: StoredExecution, follows: bool
-    ) -> Response | EarlierRun:
-        """As :meth:`answer_queued`, on an event loop."""
+    def start(self, endpoint: RegisteredEndpoint, ex: StoredExecution, follows: bool) -> Response:
+        """Return the answer to a client whose run has begun."""
         if follows:
-            return EarlierRun(ex.run.id, None)
+            return self._worker.streaming.serve(endpoint, ex)
+        if endpoint.options.max_sync_runtime is None:
+            return self._runs.start_for_client(endpoint, ex)
+        return self._worker.sync_limit.start(endpoint, ex)
+
+
+class _OnLoop:
+    """What an admission does on an event loop: the methods are those of :class:`_InThread`."""
+
+    def __init__(self, worker: ServingWorker, runs: RunManager) -> None:
+        self._worker = worker
+        self._runs = runs
+
+    def read(self, function: Callable[..., T], *args: Any) -> Awaitable[T]:
+        """See :meth:`_InThread.read`."""
+        return self._worker.reads.wait(function, *args)
+
+    def call(self, function: Callable[..., T], *args: Any) -> Awaitable[T]:
+        """See :meth:`_InThread.call`."""
+        return to_thread(function, *args)
+
+    def commit(self, write: Write[T]) -> Awaitable[T]:
+        """See :meth:`_InThread.commit`."""
+        queue = self._worker.queue
+        return queue.wait_async(queue.submit(write))
+
+    async def hand_off_queued(self, endpoint: RegisteredEndpoint, ex: StoredExecution) -> Response:
+        """See :meth:`_InThread.hand_off_queued`."""
         answers: list[Response] = []
         run = self._runs.task_run(self._worker, ex, endpoint.handler, answers.append)
         await run.start(hand_off_queued(ex))
         return self._runs.answer_of(ex, answers)
+
+    def start(
+        self, endpoint: RegisteredEndpoint, ex: StoredExecution, follows: bool
+    ) -> Awaitable[Response]:
+        """See :meth:`_InThread.start`."""
+        if follows:
+            return self._worker.streaming.serve_async(endpoint, ex)
+        if endpoint.options.max_sync_runtime is None:
+            return self._runs.start_for_client_async(endpoint, ex)
+        return self._worker.sync_limit.start_async(endpoint, ex)
 
 
 def _begin_write(ex: StoredExecution, key: IdempotencyKey | None) -> Begin:
@@ -194,13 +301,13 @@ def _cancel_old(run_id: str, cancel: CancelRun) -> bool:
     return True
 
 
-def _admitted(ex: StoredExecution, begun: Begun | BeginRefused, client: str | None) -> Admitted:
+def _admitted(ex: StoredExecution, begun: Begun | BeginRefused, client: str | None) -> _Admitted:
     """Return what a store's answer means for a client, of whom ``client`` is a digest."""
     if isinstance(begun, BeginRefused):
-        return Admitted(ex, _refused(ex, begun, client))
+        return _Admitted(ex, _refused(ex, begun, client))
     if begun.is_new:
-        return Admitted(ex, None, begun.is_queued)
-    return Admitted(ex, EarlierRun(begun.run_id, begun.fingerprint))
+        return _Admitted(ex, None, begun.is_queued)
+    return _Admitted(ex, EarlierRun(begun.run_id, begun.fingerprint))
 
 
 def _refused(

@@ -492,25 +492,14 @@ class EmbeddedEngine:
             return _shutting_down()
         try:
             worker = self._started()
-            if endpoint.kind is HandlerKind.ASYNC_DEF:
-                coroutine = self.serve_once_async(endpoint, request, route, key)
-                return worker.run_on_background_loop(coroutine)
-            ex, answer, is_queued = worker.admission.begin(
-                endpoint, request, route, key, self.cancel
-            )
         except StoreError as error:
             return self._refuse(error)
-        if answer is not None:
-            return answer
-        follows = accepts_event_stream(request.headers)
-        if is_queued:
-            return worker.admission.answer_queued(endpoint, ex, follows)
-        with worker.runs.beginning(ex):
-            if follows:
-                return worker.streaming.serve(endpoint, ex)
-            if endpoint.options.max_sync_runtime is None:
-                return worker.runs.start_for_client(endpoint, ex)
-            return worker.sync_limit.start(endpoint, ex)
+        if endpoint.kind is HandlerKind.ASYNC_DEF:
+            coroutine = self.serve_once_async(endpoint, request, route, key)
+            return worker.run_on_background_loop(coroutine)
+        return worker.admission.serve(
+            worker.admission.arrival(endpoint, request, route, key, self.cancel, self._refuse)
+        )
 
     async def serve_once_async(
         self,
@@ -524,23 +513,12 @@ class EmbeddedEngine:
             return _shutting_down()
         try:
             worker = self._started()
-            worker.loops.adopt_running()
-            ex, answer, is_queued = await worker.admission.begin_async(
-                endpoint, request, route, key, self.cancel
-            )
         except StoreError as error:
             return self._refuse(error)
-        if answer is not None:
-            return answer
-        follows = accepts_event_stream(request.headers)
-        if is_queued:
-            return await worker.admission.answer_queued_async(endpoint, ex, follows)
-        with worker.runs.beginning(ex):
-            if follows:
-                return await worker.streaming.serve_async(endpoint, ex)
-            if endpoint.options.max_sync_runtime is None:
-                return await worker.runs.start_for_client_async(endpoint, ex)
-            return await worker.sync_limit.start_async(endpoint, ex)
+        worker.loops.adopt_running()
+        return await worker.admission.serve_async(
+            worker.admission.arrival(endpoint, request, route, key, self.cancel, self._refuse)
+        )
 
     def wait(self, wanted: WaitRequest) -> Response:
         """Answer a client at the wait URL, in this thread."""
