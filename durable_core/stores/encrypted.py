@@ -119,6 +119,11 @@ class EncryptedStore(Store):
             from durable_core.stores.sqlite import SQLiteStore
 
             store = SQLiteStore(store)
+        if isinstance(store, type) or not all(hasattr(store, name) for name in ("open", "commit")):
+            raise ConfigurationError(
+                "EncryptedStore takes the path of a SQLite file, or an object such as "
+                f"durable_core.stores.MemoryStore(), not {store!r}"
+            )
         self.inner: Store = store
         self._seal = _Seal(_check_keys(keys), Blinder(_check_match_key(match_key)))
         channel = channel_of(store)
@@ -182,8 +187,8 @@ class EncryptedStore(Store):
                     (op_id, self._seal.open_event(each)) for op_id, each in answer.matched
                 )
                 return replace(answer, matched=matched)
-            if isinstance(answer, Begun) and answer.fingerprint:
-                return replace(answer, fingerprint=self._seal.open_text(answer.fingerprint))
+            if isinstance(answer, Begun):
+                return self._begun(answer)
             if isinstance(write, Claim) and isinstance(answer, tuple):
                 return tuple(map(self._open_claimed, answer))
         except EncryptionKeyError as error:
@@ -214,7 +219,11 @@ class EncryptedStore(Store):
         return self._seal.open_result(result) if isinstance(result, StoredResult) else result
 
     def keyed_run(self, app: str, key: IdempotencyKey, now: int) -> Begun | None:
-        return self.inner.keyed_run(app, key, now)
+        begun = self.inner.keyed_run(app, key, now)
+        return None if begun is None else self._begun(begun)
+
+    def _begun(self, begun: Begun) -> Begun:
+        return replace(begun, fingerprint=self._seal.open_text(begun.fingerprint))
 
     def read_stream(
         self,

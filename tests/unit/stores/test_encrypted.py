@@ -393,6 +393,13 @@ def test_a_cipher_that_fails_is_a_fault_of_the_store() -> None:
         assert [] == list(process.records.list())
 
 
+@pytest.mark.parametrize("store", [None, MemoryStore, object()])
+def test_what_is_no_store(store: Any) -> None:
+    """It is refused at once."""
+    with pytest.raises(ConfigurationError, match="EncryptedStore takes the path"):
+        encrypted(store)
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
