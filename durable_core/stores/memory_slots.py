@@ -12,7 +12,7 @@ from durable_core.ports import Begin, BeginRefused, RateRule, Slots
 from durable_core.ports.limits import NO_KEY
 
 if TYPE_CHECKING:
-    from durable_core.stores.memory import StoredRun
+    from durable_core.stores.memory_run import StoredRun
 
 __all__ = ["FlowControl"]
 

@@ -42,7 +42,8 @@ from durable_core.ports import (
     WorkerRecord,
     Write,
 )
-from durable_core.stores.memory import MemoryStore, StoredRun
+from durable_core.stores.memory import MemoryStore
+from durable_core.stores.memory_run import StoredRun
 from durable_core.stores.memory_slots import FlowControl
 from durable_core.stores.sqlite import SQLiteStore
 from support.store_subjects import MemorySubject, SQLiteSubject

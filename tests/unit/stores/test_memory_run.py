@@ -19,7 +19,7 @@ from durable_conformance.store_values import (
 )
 from durable_core.model.event import StoredEvent
 from durable_core.ports import Checkpoint
-from durable_core.stores.memory import StoredRun
+from durable_core.stores.memory_run import StoredRun
 
 STORED = StoredEvent(seq=1, event=event("1", items=[1]), received_at=9)
 
