@@ -20,6 +20,7 @@ from durable_core.adapters import (
 )
 from durable_core.errors import ConfigurationError
 from durable_starlette._layer import install_layer
+from durable_starlette._openapi import add_responses
 from durable_starlette._passage import PASSAGE, AttachedPassage, Call, ReplayPassage
 
 __all__ = ["StarletteAdapter", "StarletteApp", "endpoint_adapter", "install"]
@@ -71,7 +72,9 @@ class StarletteAdapter(AppAdapter[StarletteApp]):
             ConfigurationError: it is no such application.
         """
         host = _hosts.of(engine)
-        _check_order(getattr(app, "routes", ()), host.functions)
+        routes = getattr(app, "routes", ())
+        _check_order(routes, host.functions)
+        add_responses(routes, engine)
         install_layer(app, engine, lambda: host.waiting)
         host.application = app
 
