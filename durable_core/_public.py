@@ -20,6 +20,7 @@ from durable_core.errors import (
 )
 from durable_core.flow.env import Limits
 from durable_core.flow.limits import Concurrency, RateLimit, Singleton
+from durable_core.http.fetched import FetchedResponse
 from durable_core.http.headers import Headers
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -36,6 +37,7 @@ __all__ = [
     "Durable",
     "EndpointAdapter",
     "Event",
+    "FetchedResponse",
     "HTTPError",
     "Headers",
     "Limits",

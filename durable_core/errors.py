@@ -34,6 +34,8 @@ Errors that a user may raise or catch::
     │   ├── ProtocolError             the other side violated the protocol
     │   ├── RequestAbortedError       the caller aborted it
     │   ├── RequestTimeoutError       it took longer than allowed (also a TimeoutError)
+    │   ├── ServerStatusError         step.fetch got 429 or 5xx
+    │   │   └── ServerBusyError       and a Retry-After (also a RetryAfterError)
     │   ├── StreamEndedError          the stream of a run ended without its response
     │   └── TooManyRedirectsError
     ├── InvalidTokenError             a wait-URL token that does not open this run
@@ -106,6 +108,8 @@ __all__ = [
     "RetryAfterError",
     "RunNotFoundError",
     "RunUndoneError",
+    "ServerBusyError",
+    "ServerStatusError",
     "SignalConflictError",
     "SingletonError",
     "StepArgumentError",
@@ -383,6 +387,33 @@ class RequestAbortedError(ClientError):
 
 class RequestTimeoutError(ClientError, TimeoutError):
     """The exchange took longer than the caller allowed; its connections are closed."""
+
+
+class ServerStatusError(ClientError):
+    """A server has answered ``step.fetch`` or ``step.ai.infer`` with 429 or 5xx.
+
+    Attributes:
+        status: the HTTP status.
+        data: the same, for the ``StepError`` of a step that has failed for good.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.data = {"status": status}
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class ServerBusyError(ServerStatusError, RetryAfterError):
+    """The same, and the server has said when to ask again."""
+
+    def __init__(self, message: str, status: int, retry_after: float) -> None:
+        RetryAfterError.__init__(self, message, retry_after)
+        self.status = status
+        self.data = {"status": status}
 
 
 class StreamEndedError(ClientError):

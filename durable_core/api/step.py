@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from durable_core.api.callbacks import AsyncCallbackSteps, CallbackSteps
+from durable_core.api.fetch import AsyncFetchSteps, FetchSteps
 from durable_core.api.function_steps import (
     AsyncFunctionSteps,
     FunctionSteps,
@@ -44,7 +45,7 @@ T3 = TypeVar("T3")
 R = TypeVar("R")
 
 
-class AsyncSteps(AsyncFunctionSteps, AsyncSignalSteps, AsyncCallbackSteps):
+class AsyncSteps(AsyncFunctionSteps, AsyncSignalSteps, AsyncCallbackSteps, AsyncFetchSteps):
     """The steps of ``async def`` handlers: ``from durable_core import step``.
 
     Each call must be awaited (directly, through ``asyncio.gather`` or a ``TaskGroup``). A step id
@@ -317,7 +318,7 @@ class AsyncSteps(AsyncFunctionSteps, AsyncSignalSteps, AsyncCallbackSteps):
         return named("invoke", id, invoke(scope, id, endpoint, request, timeout, result))
 
 
-class Steps(FunctionSteps, SignalSteps, CallbackSteps):
+class Steps(FunctionSteps, SignalSteps, CallbackSteps, FetchSteps):
     """The steps of ``def`` handlers: ``from durable_core.sync import step``.
 
     As :class:`AsyncSteps`, but each call blocks. A step that cannot finish now unwinds the handler

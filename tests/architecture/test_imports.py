@@ -31,8 +31,9 @@ RANK = {room: rank for rank, room in enumerate(ROOMS)}
 # Modules beside the rooms, as high as cli.
 FACES = {"__init__", "__main__", "_public", "adapters", "engines", "observers", "sync"}
 FOR_TYPE_CHECKERS = {"typing_extensions"}  # every type checker brings it along
-# pytest loads this room, and nobody else does.
-THIRD_PARTIES = {"pytest_plugin": {"pytest"}}
+# pytest loads the one room, and nobody else does. The other one loads a client for a step that is
+# given none; without the package that is an error, which says what to install.
+THIRD_PARTIES = {"pytest_plugin": {"pytest"}, "api": {"durable_client"}}
 PURE_STDLIB = {
     *(
         "__future__",

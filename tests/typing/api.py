@@ -14,6 +14,7 @@ from durable_core import (
     Concurrency,
     Durable,
     Event,
+    FetchedResponse,
     RateLimit,
     Request,
     Response,
@@ -100,6 +101,7 @@ async def in_async_handlers(request: Request) -> Response:
     await step.invoke("child3", limited, wait=True)  # type: ignore[call-overload]
     assert_type(await step.wait_for_callback("cb2", timeout="1h", data=Placed), Placed | None)
     assert_type(run.callback_url("cb"), str)
+    assert_type(await step.fetch("get", "https://x.example/"), FetchedResponse)
     await step.wait_for_signal("no", signal="go", timeout=5, on_conflict="ignore")  # type: ignore[call-overload]
     assert_type(await step.send_event("tell", Event("told")), list[str])
     options = step.options(retries=5, timeout="10s", retry_if=lambda error: True, name="Fetch")
@@ -148,6 +150,7 @@ def in_sync_handlers(request: Request) -> Response:
     assert_type(sync_step.wait_for_callback("cb", timeout="1h"), Request | None)
     assert_type(sync_step.invoke("child", limited, {"n": 1}), Response)
     assert_type(sync_step.invoke("child2", limited, result=list[Placed]), list[Placed])
+    assert_type(sync_step.fetch("get", "https://x.example/", retries=5), FetchedResponse)
     assert_type(sync_step.wait_for_callback("cb2", timeout="1h", data=Placed), Placed | None)
     assert_type(sync_step.send_event("tell", [Event("told")]), list[str])
     sync_step.run("count-wrong", count)  # type: ignore[call-arg]

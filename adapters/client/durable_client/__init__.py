@@ -17,12 +17,18 @@ from durable_client._async import fetch_with_stream_async
 from durable_client._call import ClientResponse
 from durable_client._collector import Collector
 from durable_client._sync import fetch_with_stream
-from durable_client._transport import AsyncHTTPClient, HTTPClient
+from durable_client._transport import (
+    AsyncHTTPClient,
+    AsyncTransportClient,
+    HTTPClient,
+    TransportClient,
+)
 from durable_core.codec.stream_events import Chunk, Commit, Metadata, Rollback
 
 __all__ = [
     "Abort",
     "AsyncHTTPClient",
+    "AsyncTransportClient",
     "Chunk",
     "ClientResponse",
     "Collector",
@@ -30,6 +36,7 @@ __all__ = [
     "HTTPClient",
     "Metadata",
     "Rollback",
+    "TransportClient",
     "fetch_with_stream",
     "fetch_with_stream_async",
 ]

@@ -1,0 +1,357 @@
+"""One exchange with another server, by an HTTP client object, in a thread or in a task.
+
+The Protocols name what ``httpx2``, ``httpx`` and the clients of ``durable_client`` have in common.
+The core has no client of its own: where none is given, ``durable_client`` has to be installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+from durable_core.codec.json import JSONCodec
+from durable_core.duration import Duration, parse_duration
+from durable_core.errors import (
+    LimitExceededError,
+    ServerBusyError,
+    ServerStatusError,
+    StepUsageError,
+)
+from durable_core.flow.attempt import Call
+from durable_core.flow.effects import Flow
+from durable_core.flow.scope import HandlerKind, RunScope
+from durable_core.flow.step_options import StepOptions
+from durable_core.http.fetched import FetchedResponse
+from durable_core.http.headers import TOKEN, HeaderFields, Headers
+from durable_core.model.step import OpKind
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ClientAnswer",
+    "Exchange",
+    "check_client",
+    "drive_exchange",
+    "make_exchange",
+]
+
+T = TypeVar("T")
+
+_CONNECT_TIMEOUT = 10.0
+#: Methods whose requests get an ``Idempotency-Key``.
+_KEYED = frozenset({"POST", "PATCH"})
+#: The longest pause that a server may ask for, seconds.
+_LONGEST_PAUSE = 3600.0
+
+
+class ClientAnswer(Protocol):
+    """A response whose body is not yet read."""
+
+    @property
+    def status_code(self) -> int: ...
+
+    @property
+    def headers(self) -> Any: ...
+
+    def iter_bytes(self) -> Iterator[bytes]: ...
+
+    def close(self) -> None: ...
+
+
+class Client(Protocol):
+    """A ``Client`` of ``httpx2`` or ``httpx``, or another object with these two methods."""
+
+    def build_request(
+        self, method: str, url: str, *, content: Any = ..., headers: Any = ..., timeout: Any = ...
+    ) -> Any: ...
+
+    def send(self, request: Any, *, stream: bool = ..., follow_redirects: bool = ...) -> Any: ...
+
+
+class AsyncClient(Protocol):
+    """An ``AsyncClient`` of ``httpx2`` or ``httpx``, or another object with these two methods."""
+
+    def build_request(
+        self, method: str, url: str, *, content: Any = ..., headers: Any = ..., timeout: Any = ...
+    ) -> Any: ...
+
+    async def send(
+        self, request: Any, *, stream: bool = ..., follow_redirects: bool = ...
+    ) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """What is asked of a server, and what of its answer is taken.
+
+    Attributes:
+        method, url, headers, body: of the request.
+        timeout: seconds without a byte after which the attempt has failed.
+        max_bytes: of the body of the answer.
+    """
+
+    method: str
+    url: str
+    headers: Headers
+    body: bytes | None
+    timeout: float
+    max_bytes: int
+
+    def perform(self, client: Client | None) -> FetchedResponse:
+        """Make the exchange in this thread.
+
+        Raises:
+            ServerStatusError: the server answered 429 or 5xx.
+            LimitExceededError: the answer is too large.
+            Exception: what the client raises where the connection failed.
+        """
+        with _client_or_ours(client) as chosen:
+            answer = chosen.send(self._build(chosen), stream=True, follow_redirects=False)
+            try:
+                self._check_status(answer)
+                parts, size = [], 0
+                for part in answer.iter_bytes():
+                    size += len(part)
+                    self._check_size(size)
+                    parts.append(part)
+            finally:
+                answer.close()
+        return self._response(answer, parts)
+
+    async def perform_async(self, client: AsyncClient | None) -> FetchedResponse:
+        """Make the exchange in this task; see :meth:`perform`."""
+        async with _async_client_or_ours(client) as chosen:
+            answer = await chosen.send(self._build(chosen), stream=True, follow_redirects=False)
+            try:
+                self._check_status(answer)
+                parts, size = [], 0
+                async for part in answer.aiter_bytes():
+                    size += len(part)
+                    self._check_size(size)
+                    parts.append(part)
+            finally:
+                await answer.aclose()
+        return self._response(answer, parts)
+
+    def _build(self, client: Client | AsyncClient) -> Any:
+        fields = [
+            (name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.raw
+        ]
+        connect = min(_CONNECT_TIMEOUT, self.timeout)
+        return client.build_request(
+            self.method,
+            self.url,
+            content=self.body,
+            headers=fields,
+            timeout=(connect, self.timeout, self.timeout, self.timeout),
+        )
+
+    def _check_status(self, answer: Any) -> None:
+        status = int(answer.status_code)
+        if status != 429 and status < 500:
+            return
+        text = f"{urlsplit(self.url).netloc} answered {status}"
+        pause = _parse_retry_after(answer.headers.get("retry-after"))
+        if pause is None:
+            raise ServerStatusError(text, status)
+        raise ServerBusyError(text, status, min(pause, _LONGEST_PAUSE))
+
+    def _check_size(self, size: int) -> None:
+        if size > self.max_bytes:
+            raise LimitExceededError(
+                f"the answer of {urlsplit(self.url).netloc} has more than {self.max_bytes} bytes "
+                "(max_bytes=)"
+            )
+
+    def _response(self, answer: Any, parts: list[bytes]) -> FetchedResponse:
+        fields = [
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers.raw
+        ]
+        return FetchedResponse(int(answer.status_code), Headers(fields), b"".join(parts))
+
+
+def _parse_retry_after(value: str | None) -> float | None:
+    """Return the seconds of a ``Retry-After``; None if there is none, or it makes no sense."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+def _client_or_ours(client: Client | None) -> AbstractContextManager[Client]:
+    if client is not None:
+        return nullcontext(client)
+    made: AbstractContextManager[Client] = _load_client().TransportClient()
+    return made
+
+
+def _async_client_or_ours(client: AsyncClient | None) -> AbstractAsyncContextManager[AsyncClient]:
+    if client is not None:
+        return nullcontext(client)
+    made: AbstractAsyncContextManager[AsyncClient] = _load_client().AsyncTransportClient()
+    return made
+
+
+def _load_client() -> Any:
+    try:
+        import durable_client
+    except ModuleNotFoundError as error:
+        if error.name not in ("durable_client", "httpx2"):
+            raise
+        raise StepUsageError(
+            "step.fetch and step.ai.infer need an HTTP client: install the package "
+            "'durable-client', or give client=, such as an httpx.Client"
+        ) from error
+    return durable_client
+
+
+def make_exchange(
+    *,
+    method: object,
+    url: object,
+    headers: HeaderFields,
+    body: object,
+    json: object,
+    timeout: Duration,
+    max_bytes: object,
+) -> Exchange:
+    """Return an exchange whose arguments are sound.
+
+    Raises:
+        TypeError, ValueError: one is not. No message shows the URL, a header's value or the body.
+    """
+    if not isinstance(method, str) or TOKEN.fullmatch(method) is None:
+        raise ValueError(f"method must be an RFC 9110 token such as 'POST', not {method!r:.60}")
+    if type(max_bytes) is not int or max_bytes < 1:
+        raise ValueError(f"max_bytes must be an int of 1 or more, not {max_bytes!r:.60}")
+    seconds = parse_duration(timeout, what="timeout") / 1000
+    fields = headers if isinstance(headers, Headers) else Headers(headers)
+    content = _content(body, json)
+    if json is not None and "content-type" not in fields:
+        fields = Headers([*fields.raw, ("content-type", "application/json")])
+    return Exchange(
+        method=method,
+        url=_check_url(url),
+        headers=fields,
+        body=content,
+        timeout=seconds,
+        max_bytes=max_bytes,
+    )
+
+
+def _content(body: object, json: object) -> bytes | None:
+    if json is not None:
+        if body is not None:
+            raise ValueError("give either body= or json=, not both")
+        return JSONCodec().encode(json).encode("utf-8")
+    if isinstance(body, str):
+        return body.encode("utf-8")
+    if body is None or isinstance(body, bytes):
+        return body
+    raise TypeError(
+        f"body must be bytes or str, not {type(body).__name__}: what is streamed cannot be sent "
+        "again by another attempt"
+    )
+
+
+def drive_exchange(
+    scope: RunScope,
+    step_id: str,
+    exchange: Exchange,
+    client: Any,
+    options: StepOptions,
+    convert: Callable[[FetchedResponse], object],
+    load: Callable[[Any], T],
+) -> Any:
+    """Make an exchange in a step; return what ``load`` makes of its stored result, or a coroutine.
+
+    Args:
+        scope: the run.
+        step_id: the step.
+        exchange: what to ask. A POST or PATCH gets an ``Idempotency-Key``.
+        client: the client object, or None.
+        options: of the step.
+        convert: makes the result of the step of the response; it may raise, too.
+        load: makes what the handler gets of that.
+    """
+    is_async = scope.kind is HandlerKind.ASYNC_DEF
+    if client is None:
+        _load_client()
+    op = scope.ex.next_op(step_id, OpKind.RUN, scope.current_task())
+    if exchange.method in _KEYED and "idempotency-key" not in exchange.headers:
+        run = scope.ex.run
+        key = ("idempotency-key", _idempotency_key(run.app, run.id, op.id))
+        exchange = replace(exchange, headers=Headers([*exchange.headers.raw, key]))
+
+    def ask() -> object:
+        return convert(exchange.perform(client))
+
+    async def ask_async() -> object:
+        return convert(await exchange.perform_async(client))
+
+    # Without arguments: those of a step may be recorded, and headers are secret.
+    call = Call(ask_async if is_async else ask, options=options)
+    return scope.drive(_loaded(scope.flows.run_step(scope.ex, op, call), load))
+
+
+def _loaded(flow: Flow[object], load: Callable[[Any], T]) -> Flow[T]:
+    return load((yield from flow))
+
+
+def check_client(client: object, *, is_async: bool) -> None:
+    """Check a client object.
+
+    Raises:
+        TypeError: it has not the methods of a client, or not those for this kind of handler.
+    """
+    if client is None:
+        return
+    build, send = getattr(client, "build_request", None), getattr(client, "send", None)
+    if not callable(build) or not callable(send):
+        raise TypeError(
+            f"client must have build_request and send, as an httpx client has; "
+            f"{type(client).__name__} has not"
+        )
+    if inspect.iscoroutinefunction(send) is not is_async:
+        needed = "an asynchronous client, such as httpx.AsyncClient, in 'async def' handlers"
+        if not is_async:
+            needed = "a plain client, such as httpx.Client, in 'def' handlers"
+        raise TypeError(f"client must be {needed}, not {type(client).__name__}")
+
+
+def _check_url(url: object) -> str:
+    """Return a URL that can be asked.
+
+    Raises:
+        TypeError, ValueError: it is none. The message does not show it: it may have a key.
+    """
+    if not isinstance(url, str):
+        raise TypeError(f"url must be a str, not {type(url).__name__}")
+    try:
+        parts = urlsplit(url)
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good or any(ord(char) <= 32 for char in url):
+        raise ValueError("url must be absolute, such as 'https://api.example.com/orders?id=7'")
+    return url
+
+
+def _idempotency_key(app: str, run_id: str, op_id: str) -> str:
+    """Return the value of ``Idempotency-Key`` for the requests of a step, the same in all."""
+    digest = hashlib.sha256(f"{app}:{run_id}:{op_id}".encode()).hexdigest()
+    return f'"{digest[:32]}"'

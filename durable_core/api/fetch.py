@@ -1,0 +1,127 @@
+"""``step.fetch``: a call of another service that is made once and for all."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from durable_core.api.function_steps import current_scope, named, parsed
+from durable_core.duration import Duration
+from durable_core.flow.scope import HandlerKind, RunScope
+from durable_core.flow.step_options import merge_options
+
+if TYPE_CHECKING:
+    from durable_core.api.exchange import AsyncClient, Client, Exchange
+    from durable_core.http.fetched import FetchedResponse
+    from durable_core.http.headers import HeaderFields
+
+__all__ = ["AsyncFetchSteps", "FetchSteps"]
+
+_MAX_BYTES = 1024 * 1024
+
+
+class AsyncFetchSteps:
+    """The steps of ``async def`` handlers that call another service."""
+
+    def fetch(
+        self,
+        id: str,
+        url: str,
+        *,
+        method: str = "GET",
+        headers: HeaderFields = (),
+        body: bytes | str | None = None,
+        json: object = None,
+        timeout: Duration = "30s",
+        max_bytes: int = _MAX_BYTES,
+        retries: int | None = None,
+        client: AsyncClient | None = None,
+    ) -> Coroutine[Any, Any, FetchedResponse]:
+        """Call another service; the response is stored, and replay gets it from there.
+
+        The call is made again, up to ``retries`` times, if the connection fails, or the service
+        answers 429 or 5xx; then as late as its ``Retry-After`` says, up to an hour. Every other
+        status is returned. Redirects are not followed: they are returned, too.
+
+        Args:
+            id: the step's id.
+            url: absolute, ``http`` or ``https``.
+            method: such as ``"POST"``. POST and PATCH get an ``Idempotency-Key``, the same in all
+                attempts, unless ``headers`` has one.
+            headers: of the request. They are not stored.
+            body: bytes, or text, which is sent as UTF-8. It is not stored.
+            json: a value to send as JSON, in place of ``body``.
+            timeout: how long one attempt may take; a duration.
+            max_bytes: how large the body of the response may be.
+            retries: how often to try again, 0 to 20. Default: that of the endpoint.
+            client: an ``AsyncClient`` of ``httpx2`` or ``httpx`` to call with. Default: one of the
+                package ``durable-client`` for this call.
+
+        Returns:
+            Status, headers and body.
+
+        Raises:
+            StepError: it failed on the last attempt; its ``data`` has the ``status``, if any.
+            StepArgumentError: an argument of another form (a ValueError and a TypeError).
+            StepUsageError: no client is given, and ``durable-client`` is not installed.
+        """
+        scope = current_scope(HandlerKind.ASYNC_DEF, id)
+        request = (method, url, headers, body, json)
+        coroutine = _fetch(scope, id, request, timeout, max_bytes, retries, client)
+        return named("fetch", id, coroutine)
+
+
+class FetchSteps:
+    """The steps of ``def`` handlers that call another service."""
+
+    def fetch(
+        self,
+        id: str,
+        url: str,
+        *,
+        method: str = "GET",
+        headers: HeaderFields = (),
+        body: bytes | str | None = None,
+        json: object = None,
+        timeout: Duration = "30s",
+        max_bytes: int = _MAX_BYTES,
+        retries: int | None = None,
+        client: Client | None = None,
+    ) -> FetchedResponse:
+        """Call another service; see :meth:`AsyncFetchSteps.fetch`."""
+        scope = current_scope(HandlerKind.DEF, id)
+        request = (method, url, headers, body, json)
+        response: FetchedResponse = _fetch(scope, id, request, timeout, max_bytes, retries, client)
+        return response
+
+
+def _fetch(
+    scope: RunScope,
+    step_id: str,
+    request: tuple[str, str, HeaderFields, object, object],
+    timeout: Duration,
+    max_bytes: int,
+    retries: int | None,
+    client: Any,
+) -> Any:
+    from durable_core.api.exchange import check_client, drive_exchange, make_exchange
+    from durable_core.http.fetched import FetchedResponse
+
+    method, url, headers, body, json = request
+
+    def make() -> Exchange:
+        check_client(client, is_async=scope.kind is HandlerKind.ASYNC_DEF)
+        return make_exchange(
+            method=method,
+            url=url,
+            headers=headers,
+            body=body,
+            json=json,
+            timeout=timeout,
+            max_bytes=max_bytes,
+        )
+
+    exchange = parsed(step_id, make)
+    options = merge_options(None, retries=retries, timeout=timeout)
+    dump, load = FetchedResponse.dump, FetchedResponse.load
+    return drive_exchange(scope, step_id, exchange, client, options, dump, load)
