@@ -34,6 +34,7 @@ MODULES = (
     "durable_flask",
     "durable_starlette",
     "durable_inngest",
+    "durable_otel",
     "durable_client",
 )
 _HEAD = """\
