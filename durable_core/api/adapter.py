@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, Unpack, runtime_checkable
 
@@ -185,6 +186,17 @@ class NativeAdapter(Protocol):
 
         Raises:
             ConfigurationError: it is no such application.
+        """
+        ...
+
+    def application_lifespan(
+        self, engine: NativeEngine, namespaces: Iterable[Mapping[str, object]]
+    ) -> AbstractAsyncContextManager[object] | None:
+        """Return what must be entered to work without a server; None if there is nothing.
+
+        Args:
+            engine: whose endpoints they are.
+            namespaces: where the application of the endpoints is looked for.
         """
         ...
 

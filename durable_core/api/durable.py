@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 from urllib.parse import urlsplit
@@ -376,6 +376,23 @@ class Durable(Generic[AppT]):
                 yield
         finally:
             await self.stop_async()
+
+    def application_lifespan(
+        self, namespaces: Iterable[Mapping[str, object]]
+    ) -> AbstractAsyncContextManager[object] | None:
+        """Return the lifespan of the framework's application that the endpoints are in.
+
+        For a process that works without a server, such as ``durable worker``.
+
+        Args:
+            namespaces: where the application is looked for: the contents of modules.
+
+        Returns:
+            None if there is no such application, or its framework has no lifespan.
+        """
+        if isinstance(self._adapter, NativeAdapter):
+            return self._adapter.application_lifespan(self.engine, namespaces)
+        return None
 
     @staticmethod
     def current_run() -> RunContext | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from durable_core.api.durable import Durable
@@ -24,6 +26,8 @@ __all__ = ["file_of", "import_modules", "load_durable", "open_store", "work"]
 
 #: Seconds for which steps in flight may go on when the worker is told to stop.
 _DRAIN = 10.0
+#: Seconds between two looks at whether it was told to.
+_LOOK = 0.5
 
 
 def work(target: str, imports: Sequence[str] = ()) -> None:
@@ -38,7 +42,7 @@ def work(target: str, imports: Sequence[str] = ()) -> None:
         StoreError: its store cannot be opened.
     """
     durable = load_durable(target)
-    import_modules(imports)
+    module, *others = import_modules([target.partition(":")[0], *imports])
     keys = endpoint_keys(durable.engine.endpoints)
     if not keys:
         raise ConfigurationError(
@@ -46,17 +50,43 @@ def work(target: str, imports: Sequence[str] = ()) -> None:
         )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stopped = _stop_on_signals()
+    lifespan = durable.application_lifespan([vars(each) for each in (module, *others)])
+    if lifespan is not None:
+        asyncio.run(_work_in(lifespan, durable, keys, stopped))
+        return
     durable.start()
     try:
-        lines = [f"working for {durable.id}, process {os.getpid()}; endpoints:"]
-        print("\n  ".join([*lines, *keys]), flush=True)
+        _print_working(durable, keys)
         # Python runs signal handlers between steps of this thread, and a signal that another thread
         # takes does not end a wait: without a time-out it could go unnoticed for ever.
-        while not stopped.wait(0.5):
+        while not stopped.wait(_LOOK):
             pass
         print("stopping", flush=True)
     finally:
         durable.stop(_DRAIN)
+
+
+async def _work_in(
+    lifespan: AbstractAsyncContextManager[object],
+    durable: Durable[Any],
+    keys: Sequence[str],
+    stopped: threading.Event,
+) -> None:
+    """Work within the lifespan of the application that a framework's handlers are in."""
+    async with lifespan:
+        durable.start()  # unless the lifespan has done so
+        try:
+            _print_working(durable, keys)
+            while not stopped.is_set():
+                await asyncio.sleep(_LOOK)
+            print("stopping", flush=True)
+        finally:
+            await durable.stop_async(_DRAIN)
+
+
+def _print_working(durable: Durable[Any], keys: Sequence[str]) -> None:
+    lines = [f"working for {durable.id}, process {os.getpid()}; endpoints:"]
+    print("\n  ".join([*lines, *keys]), flush=True)
 
 
 def load_durable(target: str) -> Durable[Any]:
@@ -107,17 +137,16 @@ def file_of(store: Store) -> Path | None:
     return Path(store.path) if isinstance(store, SQLiteStore) else None
 
 
-def import_modules(names: Sequence[str]) -> None:
-    """Import modules whose endpoints register themselves.
+def import_modules(names: Sequence[str]) -> list[ModuleType]:
+    """Import modules whose endpoints register themselves, and return them.
 
     Raises:
         ConfigurationError: there is no such module.
     """
-    for name in names:
-        _import(name)
+    return [_import(name) for name in names]
 
 
-def _import(name: str) -> object:
+def _import(name: str) -> ModuleType:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does, which a console script does not
     try:

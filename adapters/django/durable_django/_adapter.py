@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any, cast
 
@@ -147,6 +147,11 @@ class DjangoAdapter(AppAdapter[DjangoApp]):
         global _installed
         _installed = _hosts.of(engine)
         _installed.application = _Site()
+
+    def application_lifespan(
+        self, engine: NativeEngine, namespaces: Iterable[Mapping[str, object]]
+    ) -> None:
+        """Return None: Django has no lifespan."""
 
 
 #: The adapter for Django.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -172,6 +172,11 @@ class FlaskAdapter(AppAdapter[FlaskApp]):
         host.application = app
         app.wsgi_app = _Layer(app.wsgi_app, host, engine)  # type: ignore[method-assign]
         app.before_request_funcs.setdefault(None, []).insert(0, lambda: _answer_wait(host))
+
+    def application_lifespan(
+        self, engine: NativeEngine, namespaces: Iterable[Mapping[str, object]]
+    ) -> None:
+        """Return None: Flask enters a context for each request."""
 
 
 #: The adapter for Flask.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from durable_asgi import ASGIApp, ASGIApplication
@@ -20,8 +21,8 @@ from durable_core.adapters import (
 )
 from durable_core.errors import ConfigurationError
 from durable_starlette._layer import install_layer
-from durable_starlette._openapi import add_responses
 from durable_starlette._passage import PASSAGE, AttachedPassage, Call, ReplayPassage
+from durable_starlette._routes import add_responses, count_endpoints
 
 __all__ = ["StarletteAdapter", "StarletteApp", "endpoint_adapter", "install"]
 
@@ -77,6 +78,20 @@ class StarletteAdapter(AppAdapter[StarletteApp]):
         add_responses(routes, engine)
         install_layer(app, engine, lambda: host.waiting)
         host.application = app
+
+    def application_lifespan(
+        self, engine: NativeEngine, namespaces: Iterable[Mapping[str, object]]
+    ) -> AbstractAsyncContextManager[object] | None:
+        """Return the lifespan of the application that most of the endpoints are in."""
+        found: dict[int, Any] = {
+            id(each): each
+            for namespace in namespaces
+            for each in namespace.values()
+            if hasattr(getattr(each, "router", None), "lifespan_context")
+        }
+        by_size = [(count_endpoints(app.routes, engine), app) for app in found.values()]
+        most, app = max(by_size, key=lambda each: each[0], default=(0, None))
+        return app.router.lifespan_context(app) if app is not None and most else None
 
 
 #: The adapter for Starlette and FastAPI.

@@ -2,6 +2,7 @@
 # Without "from __future__ import annotations", for FastAPI evaluates the annotations of local
 # functions.
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +29,7 @@ def user(x_user: Annotated[str, Header()]) -> str:
 def application(durable: Durable[Any] | None) -> FastAPI:
     """Return an application whose endpoints are durable, or the same one where they are not."""
     app = FastAPI(title="shop")
-    wrap: Any = (lambda function: function) if durable is None else durable.endpoint
+    wrap: Callable[[Any], Any] = (lambda it: it) if durable is None else durable.endpoint
     router = APIRouter(prefix="/v1", tags=["orders"])
 
     @router.post("/{shop}", response_model=OrderOut, status_code=201, responses={404: {}})

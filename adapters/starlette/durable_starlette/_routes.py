@@ -1,11 +1,11 @@
-"""What FastAPI shows of durable endpoints in its OpenAPI document, besides what they are anyway."""
+"""The routes to durable endpoints, and what FastAPI shows of them in its OpenAPI document."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["add_responses"]
+__all__ = ["add_responses", "count_endpoints"]
 
 _PROBLEM = {
     "description": "The run was refused, or has failed: a problem (RFC 9457)",
@@ -48,13 +48,24 @@ def add_responses(routes: Iterable[Any], engine: object) -> None:
         routes: of an application of FastAPI, or of a router in it.
         engine: whose endpoints they are.
     """
-    for route in routes:
-        durable = getattr(getattr(route, "endpoint", None), "endpoint", None)
-        if getattr(durable, "engine", None) is engine and hasattr(route, "responses"):
+    for route in _durable_routes(routes, engine):
+        if hasattr(route, "responses"):
             known = {str(status) for status in (route.status_code, *route.responses)}
             more = {key: dict(value) for key, value in _RESPONSES.items() if str(key) not in known}
             if not {"GET", "HEAD"} & route.methods:
                 more.pop(302, None)
             route.responses = {**route.responses, **more}
+
+
+def count_endpoints(routes: Iterable[Any], engine: object) -> int:
+    """Return how many of the routes of an application lead to endpoints of an engine."""
+    return sum(1 for _ in _durable_routes(routes, engine))
+
+
+def _durable_routes(routes: Iterable[Any], engine: object) -> Iterator[Any]:
+    for route in routes:
+        durable = getattr(getattr(route, "endpoint", None), "endpoint", None)
+        if getattr(durable, "engine", None) is engine:
+            yield route
         inner = getattr(route, "original_router", route)  # what FastAPI has included
-        add_responses(getattr(inner, "routes", None) or (), engine)
+        yield from _durable_routes(getattr(inner, "routes", None) or (), engine)
