@@ -13,6 +13,7 @@ import pytest
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from durable_core.api.run import run
 from durable_core.api.step import step, sync_step
 from durable_core.api.stream import sync_stream
 from durable_core.errors import ConfigurationError, EncryptionKeyError, StepError
@@ -170,6 +171,43 @@ def test_nothing_is_in_the_files(handler: Any, make: Any, end: str, tmp_path: Pa
         assert isinstance(last.body, bytes)
         assert MARK.encode() in last.body
         assert MARK == last.headers["x-mark"]
+
+
+def test_what_others_say_to_a_run(tmp_path: Path) -> None:
+    """Signals, callbacks, and what runs and their children give each other, is encrypted."""
+    urls: list[str] = []
+
+    def child(request: Request) -> dict[str, str]:
+        return {"card": sync_step.run("card", with_mark, request.text())}
+
+    with lab(encrypted(SQLiteStore(tmp_path / "store.db")), public_url="http://test") as process:
+        invoked = process.endpoint(child, function_id="child")
+
+        def parent(request: Request) -> list[str]:
+            signal = sync_step.wait_for_signal("signal", signal="go", timeout="1h")
+            sync_step.run("url", urls.append, run.callback_url("callback"))
+            callback = sync_step.wait_for_callback("callback", timeout="1h")
+            answer = sync_step.invoke("child", invoked, {"card": MARK})
+            assert signal is not None
+            assert callback is not None
+            assert isinstance(answer.body, bytes)
+            return [str(signal.data), callback.text(), answer.body.decode()]
+
+        endpoint = process.endpoint(parent, function_id="parent")
+        first = endpoint.handle(request())
+        until(lambda: process.durable.signal("go", {"by": MARK}))
+        url = until(lambda: urls and urls[0])
+        until(
+            lambda: (
+                endpoint.handle(Request(method="POST", url=url, body=MARK.encode())).status < 300
+            )
+        )
+        last = process.follow(endpoint, first)
+
+        assert isinstance(last.body, bytes)
+        assert 4 == last.body.count(MARK.encode())  # the child gives back one of its own
+        assert [] == leaks(tmp_path)
+    assert [] == leaks(tmp_path)
 
 
 def test_clear_text_would_be_found(tmp_path: Path) -> None:
