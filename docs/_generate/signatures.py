@@ -22,6 +22,7 @@ MODULES = (
     "durable_core.stores",
     "durable_core.routing",
     "durable_core.observers",
+    "durable_core.webhooks",
     "durable_core.adapters",
     "durable_core.testing",
     "durable_core.errors",

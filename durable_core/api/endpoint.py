@@ -104,6 +104,10 @@ class Endpoint:
         self._may_defer = around is None and not needs_run_at_once(resolved)
         self._registered = RegisteredEndpoint(handler, self.kind, resolved)
         engine.register(self._registered)
+        if resolved.on_complete is not None:
+            from durable_core.api.webhook import register  # few endpoints need it
+
+            register(engine, resolved, is_async)
 
     @property
     def options(self) -> ResolvedOptions:
@@ -266,6 +270,8 @@ def _need_of_store(options: ResolvedOptions, *, wants_key: bool) -> str:
             "cannot hand a client off while a step goes on, because its server learns of a step "
             "when that has ended: max_sync_runtime= needs"
         )
+    if options.on_complete is not None:
+        return "does not tell us when a run has ended: on_complete= needs"
     if options.limits is not None:
         return "has no flow limits: concurrency=, queue_limit=, rate_limit= and singleton= need"
     return ""

@@ -88,6 +88,9 @@ class RunInfo:
         error: why it failed, or why its handler is tried again; None without an error.
         deadline: when it fails if it has not ended by then; None without a ``run_timeout``.
         cancel_reason: why it was cancelled; None if it was not, or nobody has given a reason.
+        completion: the status of the run that tells of its end (``on_complete=``): ``failed`` once
+            that was given up. None before the end, in a list, and if nobody is to be told.
+        completion_run: the id of that run.
         steps: its steps: finished ones in the order in which they finished, then the others. Empty
             in a list of runs. A run that has not stored anything is found by its id, with the step
             that it executes, in the process that executes it.
@@ -113,6 +116,8 @@ class RunInfo:
     deadline: datetime | None
     cancel_reason: str | None
     steps: tuple[StepInfo, ...]
+    completion: RunStatus | None = None
+    completion_run: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from durable_core.codec.json import Codec, JSONCodec
 from durable_core.duration import Duration, parse_duration
 from durable_core.errors import RunNotFoundError
 from durable_core.flow.child_runs import child_response
+from durable_core.flow.completion import completion_key
 from durable_core.http.request import Request
 from durable_core.machine.addresses import child_of, signal_of
 from durable_core.model.run import Phase, is_parked, plain_key
@@ -47,7 +48,8 @@ class Runs:
         Raises:
             RunNotFoundError: there is none with that id (any more).
         """
-        return show_run(self._record(run_id), self._engine.env.codec)
+        shown = show_run(self._record(run_id), self._engine.env.codec)
+        return shown if shown.ended is None else self._with_completion(shown)
 
     def list(
         self,
@@ -243,6 +245,15 @@ class Runs:
         over.
         """
         return await to_thread(self.wait, run_id, timeout=timeout)
+
+    def _with_completion(self, shown: RunInfo) -> RunInfo:
+        """Return a run that has ended, with the run that tells of its end, if there is one."""
+        where = RunFilter(endpoint_key=completion_key(shown.function_id), key=shown.id)
+        found = self._engine.list(where, 1)
+        if not found:
+            return shown
+        completion = show_run(found[0], _JSON)
+        return replace(shown, completion=completion.status, completion_run=completion.id)
 
     def _record(self, run_id: str) -> RunRecord:
         record = self._engine.get(run_id)

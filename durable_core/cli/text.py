@@ -63,6 +63,7 @@ def _optional_facts(run: RunInfo) -> tuple[tuple[str, str | None], ...]:
         ("version", f"{run.version} (its code only)" if run.parked else run.version),
         ("parent", run.parent),
         ("reason", run.cancel_reason),
+        ("completion", run.completion and f"{run.completion} ({run.completion_run})"),
         ("deadline", None if run.deadline is None else show_time(run.deadline)),
     )
 

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from durable_core.codec.records import dump_request
 from durable_core.errors import LimitExceededError, RunNotFoundError, RunUndoneError
 from durable_core.flow.child_runs import MAX_DEPTH, Invocation, cancellation, child_outcome
+from durable_core.flow.completion import completion_run
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import EVENT_SEQ, Execution, new_run
 from durable_core.http.request import Request
 from durable_core.machine.addresses import child_of
 from durable_core.model.decision import Failure
-from durable_core.model.run import Phase
+from durable_core.model.run import Phase, Run, plain_key
 from durable_core.model.step import OpKind
-from durable_core.ports import NewRun, RunRecord, Store, StoredRequest, Write
+from durable_core.ports import Cancel, NewRun, RunRecord, Store, StoredRequest, Write
 
 if TYPE_CHECKING:
     from durable_core.engine.embedded import EmbeddedEngine
+    from durable_core.runners.settings import RegisteredEndpoint
 
-__all__ = ["awaited_children", "cancel_abandoned", "invocation"]
+__all__ = ["awaited_children", "cancel_abandoned", "invocation", "with_follow_up"]
 
 #: Why a child is cancelled whose parent has ended, or was cancelled.
 _ABANDONED = "its parent run has ended or was cancelled"
@@ -87,19 +89,36 @@ def awaited_children(record: RunRecord) -> list[str]:
     ]
 
 
+def with_follow_up(
+    cancel: Cancel, env: AppConfig, endpoints: Mapping[str, RegisteredEndpoint], run: Run
+) -> Cancel:
+    """Return the cancellation of a run, with the run that tells of its end if that is wanted."""
+    endpoint = endpoints.get(plain_key(run))
+    if endpoint is None or endpoint.options.on_complete is None:
+        return cancel
+    now = cancel.result.ended_at
+    follow_up = completion_run(env, run, Phase.CANCELLED, now)
+    return replace(cancel, result=replace(cancel.result, follow_up=follow_up))
+
+
 def cancel_abandoned(
-    env: AppConfig, store: Store, execute: Callable[[Write[object]], object]
+    env: AppConfig,
+    store: Store,
+    endpoints: Mapping[str, RegisteredEndpoint],
+    execute: Callable[[Write[object]], object],
 ) -> None:
     """Cancel each run whose parent has ended or was cancelled, and their children, and so on.
 
     Args:
         env: the application.
         store: where its runs are.
+        endpoints: of the application, by key.
         execute: commits a write.
     """
     for _ in range(MAX_DEPTH + 1):
         children = store.abandoned_children(env.app)
         for record in children:
-            execute(cancellation(record.run, _ABANDONED, env.clock.now()))
+            cancel = cancellation(record.run, _ABANDONED, env.clock.now())
+            execute(with_follow_up(cancel, env, endpoints, record.run))
         if not children:
             return

@@ -737,7 +737,7 @@ class EmbeddedEngine:
 
     def cancel(self, run_id: str, reason: str | None = None) -> bool:
         """Cancel a run and its children; False if it had ended, or had been cancelled."""
-        from durable_core.engine.children import cancel_abandoned
+        from durable_core.engine.children import cancel_abandoned, with_follow_up
         from durable_core.flow.child_runs import cancellation
         from durable_core.flow.undo import check_cancel
         from durable_core.ports import CancelOutcome
@@ -745,12 +745,13 @@ class EmbeddedEngine:
         record = self._record(run_id)
         check_cancel(record)
         cancel = cancellation(record.run, reason or "", self.env.clock.now())
+        cancel = with_follow_up(cancel, self.env, self.endpoints, record.run)
         outcome = self.execute(cancel)
         if outcome is CancelOutcome.ENDED:
             cancelled = replace(record.run, cancel_reason=reason or "")
             self._reports.cancelled(cancelled, cancel.result)
         if outcome is not CancelOutcome.NOTHING:
-            cancel_abandoned(self.env, self.store, self.execute)
+            cancel_abandoned(self.env, self.store, self.endpoints, self.execute)
         return outcome is not CancelOutcome.NOTHING
 
 

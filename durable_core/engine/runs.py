@@ -590,8 +590,9 @@ class RunManager(RunExecutor[StoredExecution]):
         if ex.fault is not None:
             self.release_later(ex)
         super()._end(run)
-        if ex.options.limits is not None:  # a queued run may have its slot now
-            self._worker.wake_scheduler()
+        options = ex.options
+        if options.limits is not None or options.on_complete is not None:
+            self._worker.wake_scheduler()  # a queued run may have its slot; another one is due
         ex.stream_opener = None
         # A thread that opens the stream now has seen the execution open, and holds the lock.
         if ex.stream is not None or streams.lock.locked():

@@ -177,7 +177,7 @@ class Scheduler:
 
     def _cancel_abandoned(self) -> None:
         host = self._host
-        cancel_abandoned(host.env, host.store, host.queue.execute)
+        cancel_abandoned(host.env, host.store, host.endpoints, host.queue.execute)
 
     def wake_at(self, due_at: int) -> None:
         """Run a round when a run is due, epoch milliseconds."""

@@ -493,7 +493,7 @@ class StoredExecution(Execution):
         self.consumed_seqs: set[int] = set()
         self.sent: dict[str, int] = {}
         self.crash_count = run.crash_count
-        self.keeps_record = options.record == "always"
+        self.keeps_record = options.record == "always" or options.on_complete is not None
         self.streamed = streamed
         self.handler_chunks = handler_chunks
         self._last_completion_no = 0

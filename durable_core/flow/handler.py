@@ -10,6 +10,7 @@ from durable_core.codec.records import dump_head
 from durable_core.errors import LeaseLost, StepOrderError, StoreError, Suspended
 from durable_core.flow.attempt import Call
 from durable_core.flow.child_runs import end_deliveries
+from durable_core.flow.completion import completion_run
 from durable_core.flow.effects import (
     AwaitDurable,
     CallHandler,
@@ -440,7 +441,16 @@ def _save_result(
     failed: FailedAttempt | None = None,
 ) -> Submit:
     """Return the effect that makes the end of the run durable."""
-    result = StoredResult(phase=ex.run.phase, head=dump_head(response), body=body, ended_at=now)
+    follow_up = None
+    if ex.options.on_complete is not None:
+        follow_up = completion_run(ex.env, ex.run, ex.run.phase, now)
+    result = StoredResult(
+        phase=ex.run.phase,
+        head=dump_head(response),
+        body=body,
+        ended_at=now,
+        follow_up=follow_up,
+    )
     failed_attempts = () if failed is None else (failed,)
     effect = checkpoint(
         ex,

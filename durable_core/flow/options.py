@@ -15,6 +15,7 @@ from durable_core.machine.retry import validate_retries
 
 if TYPE_CHECKING:
     from durable_core.codec.typed import ValueType
+    from durable_core.flow.completion import OnComplete
     from durable_core.flow.limits import (
         Concurrency,
         FlowLimits,
@@ -105,6 +106,8 @@ class EndpointOptions(TypedDict, total=False):
         rate_limit: a ``RateLimit``: how often runs may begin; other requests are answered 429.
         singleton: what becomes of a request while another run has not ended: ``"reject"``,
             ``"attach"`` or ``"cancel"``; or a ``Singleton`` with one of these and a key.
+        on_complete: who is told that a run has ended: a URL or a ``Webhook``, which gets a signed
+            request, or a function of a ``Completed``, sync or async. It is told at least once.
     """
 
     async_redirect_url: RedirectUrl | None
@@ -132,6 +135,7 @@ class EndpointOptions(TypedDict, total=False):
     queue_limit: int | None
     rate_limit: RateLimit | None
     singleton: SingletonMode | Singleton | None
+    on_complete: OnComplete | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +182,7 @@ class ResolvedOptions:
     max_sync_runtime: int | None = None
     handoff_headers: tuple[tuple[str, str], ...] = ()
     limits: FlowLimits | None = None
+    on_complete: OnComplete | None = None
 
 
 def merge_options(below: EndpointOptions, over: EndpointOptions) -> EndpointOptions:

@@ -68,18 +68,28 @@ class StoredRequest:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run that another one starts, or that its end starts: it is suspended and due at once."""
+
+    run: Run
+    request: StoredRequest
+
+
 @record(frozen=True, slots=True, kw_only=True)
 class StoredResult:
     """The result of a run.
 
     ``phase`` is COMPLETED, FAILED or CANCELLED, ``head`` status and headers as text
-    (``codec/records.py``), ``body`` None if it was too large to store.
+    (``codec/records.py``), ``body`` None if it was too large to store. ``follow_up`` is a run to
+    store in the same transaction, if this ends the run; it is not read again.
     """
 
     phase: Phase
     head: str
     body: bytes | None
     ended_at: int
+    follow_up: NewRun | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,14 +318,6 @@ class CheckpointResult:
     sent: tuple[tuple[str, int], ...] = ()
     resumed_runs: tuple[tuple[str, str | None], ...] = ()
     refused: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class NewRun:
-    """A run that another one starts, with its request. It is suspended and due at once."""
-
-    run: Run
-    request: StoredRequest
 
 
 @record(frozen=True, slots=True)

@@ -446,7 +446,8 @@ class _Seal:
 
     def result(self, result: StoredResult) -> StoredResult:
         body = None if result.body is None else self.content(result.body)
-        return replace(result, head=self.text(result.head), body=body)
+        follow_up = self._optional(self.new_run, result.follow_up)
+        return replace(result, head=self.text(result.head), body=body, follow_up=follow_up)
 
     def open_result(self, result: StoredResult) -> StoredResult:
         body = None if result.body is None else self.open_content(result.body)

@@ -162,6 +162,8 @@ class MemoryStore(Store):
             row.pending.pop(memo.op.id, None)
         if not row.settle(write):
             return _lease_lost(write)
+        if write.result is not None:
+            self._follow_up(write.result)
         return CheckpointResult(
             matched=tuple(matched),
             sent=sent,
@@ -229,9 +231,16 @@ class MemoryStore(Store):
     def _cancel(self, message: Cancel) -> CancelOutcome:
         outcome = self._existing(message.app, message.run_id).cancel(message)
         if outcome is CancelOutcome.ENDED:
+            self._follow_up(message.result)
             for delivery in message.deliveries:
                 self._deliver_one(message.app, delivery, message.result.ended_at)
         return outcome
+
+    def _follow_up(self, result: StoredResult) -> None:
+        """Store the run that begins because another one has ended."""
+        new = result.follow_up
+        if new is not None:
+            self._runs[new.run.id] = _suspended(new.run, new.request, result.ended_at)
 
     def _delete(self, message: Delete) -> bool:
         row = self._find(message.app, message.run_id)

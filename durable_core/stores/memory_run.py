@@ -104,7 +104,7 @@ class StoredRun:
         """End the run."""
         self.run = replace(self.run, phase=result.phase)
         self.owner = self.due_at = None
-        self.result = result
+        self.result = replace(result, follow_up=None)
         self.pending.clear()
 
     def settle(self, write: Checkpoint) -> bool:

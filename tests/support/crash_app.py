@@ -31,6 +31,7 @@ from durable_core import (
 from durable_core.engines import EmbeddedEngine
 from durable_core.routing import Target
 from durable_core.sync import stream
+from durable_core.webhooks import Completed
 from durable_wsgi import app, endpoint_adapter
 from support.ledger import Ledger
 
@@ -161,6 +162,16 @@ def turn_sync(request: Request) -> Response:
     trip = _trip(request)
     sync.step.run("a", _work, trip, "a")
     return _booked(trip, ["turn"])
+
+
+def _tell(completed: Completed) -> None:
+    _work(str(completed.key), "told")
+
+
+@durable.endpoint(on_complete=_tell, key=_trip)
+def told_sync(request: Request) -> Response:
+    """Somebody is told when it has ended."""
+    return _booked(_trip(request), ["told"])
 
 
 @durable.endpoint
@@ -404,6 +415,7 @@ async def exact_async(request: Request) -> Response:
 _ROUTES: dict[str, Target] = {
     "GET,POST /sync/steps": steps_sync,
     "GET /sync/turn": turn_sync,
+    "GET /sync/told": told_sync,
     "GET /sync/many": many_sync,
     "GET /sync/nap": nap_sync,
     "GET /sync/wait": wait_sync,

@@ -31,9 +31,11 @@ from durable_core.model.stream import ChunkBatch
 from durable_core.ports import (
     Begin,
     Begun,
+    Cancel,
     Checkpoint,
     Fork,
     IdempotencyKey,
+    NewRun,
     Prune,
     Release,
     Retry,
@@ -600,3 +602,49 @@ def test_what_cannot_be_copied(store: Store) -> None:
         commit(store, replace(_fork("id-step1"), run_id="r9"))
 
     assert store.get("app", "r2") is None
+
+
+# Runs that begin when another one ends
+
+
+def _follow_up(id_: str) -> NewRun:
+    return NewRun(run=replace(run(id_, key="told"), parent="r1"), request=REQUEST)
+
+
+@requirement("T3")
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_a_run_begins_with_the_end_of_another_one(store: Store, is_stored: bool) -> None:
+    """It is suspended, and due at once, also if the first one is stored when it has ended."""
+    end = replace(ended(), result=replace(result(), follow_up=_follow_up("r2")))
+    if is_stored:
+        commit(store, created())
+        commit(store, end)
+    else:
+        commit(store, replace(created(), result=end.result))
+
+    record = store.get("app", "r2")
+    assert record is not None
+    assert (Phase.SUSPENDED, 50, "r1") == (record.run.phase, record.due_at, record.run.parent)
+    assert result() == store.result("app", "r1")
+    [claimed] = claim(store, keys=["told"])
+    assert REQUEST == claimed.request
+
+
+@requirement("T3")
+def test_a_run_begins_only_with_an_end(store: Store) -> None:
+    """Not if the end is refused, or the run had ended, or is to be undone."""
+    follow_up = _follow_up("r2")
+    commit(store, created())
+    refused = replace(ended(owner="o2"), result=replace(result(), follow_up=follow_up))
+    with pytest.raises(LeaseLost):
+        commit(store, refused)
+    undoable = replace(run("r3"), undoable=True)
+    commit(store, replace(created("r3"), create=undoable))
+    cancelled = replace(result(Phase.CANCELLED), follow_up=follow_up)
+    commit(store, Cancel(app="app", run_id="r3", result=cancelled))
+    assert store.get("app", "r2") is None
+    commit(store, Cancel(app="app", run_id="r1", result=cancelled))
+    other = replace(cancelled, follow_up=_follow_up("r4"))
+    commit(store, Cancel(app="app", run_id="r1", result=other))
+    assert store.get("app", "r2") is not None
+    assert store.get("app", "r4") is None

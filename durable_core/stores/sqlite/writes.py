@@ -192,7 +192,7 @@ def _insert_ended_run(
     _insert_run(db, write, ended, None, result.ended_at)
     for memo in write.memos:
         _insert_memo(db, write, memo, None)
-    db.execute(QUERIES["insert-result"], (write.run_id, result.head, result.body))
+    _insert_result(db, write.run_id, result, has_pending=False)
 
 
 def _insert_run(
@@ -383,6 +383,9 @@ def _insert_result(
     db.execute(QUERIES["insert-result"], (run_id, result.head, result.body))
     if has_pending:
         db.execute(QUERIES["delete-all-pending"], (run_id,))
+    if result.follow_up is not None:
+        new = result.follow_up
+        _insert_suspended(db, new.run, new.request, result.ended_at)
 
 
 def _lease_lost(write: Checkpoint) -> LeaseLost:

@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from durable_core.codec.typed import ValueType
+from durable_core.flow import completion as completion_module
 from durable_core.flow import limits as limits_module
 from durable_core.flow import options as options_module
 from durable_core.flow.execution import run_label
@@ -79,7 +80,12 @@ def test_merged() -> None:
 
 def test_options_are_declared_alike() -> None:
     """What can be given is what the flows read: the same names, and the same types but None."""
-    names = {**vars(options_module), **vars(limits_module), "ValueType": ValueType}
+    names = {
+        **vars(options_module),
+        **vars(limits_module),
+        **vars(completion_module),
+        "ValueType": ValueType,
+    }
     given = get_type_hints(EndpointOptions, localns=names)
     read = get_type_hints(ResolvedOptions, localns=names)
     # The key is the endpoint's there; that of a request is derived. A duration is milliseconds.
