@@ -291,7 +291,7 @@ class Application:
             case Matched() as found:
                 return found
             case MethodNotAllowed(allow=allow):
-                if request.method == "OPTIONS":
+                if request.method in ("OPTIONS", "DELETE"):
                     found = self._leading_to(Proxy, request.path)
                 return found or _refuse(request, ", ".join(allow))
         return problem_from_http_error(HTTPError(404, "there is nothing at this path"))
@@ -301,7 +301,8 @@ class Application:
     ) -> Matched[HTTPHandler] | None:
         """Return a route at a path that leads to such a handler, whatever its methods.
 
-        Clients wait for the runs of an endpoint by GET, and browsers ask a proxy by OPTIONS.
+        Clients wait for the runs of an endpoint by GET and cancel them by DELETE, there and at a
+        proxy; browsers ask a proxy by OPTIONS.
         """
         probe = self._router.match("", path)
         for method in probe.allow if isinstance(probe, MethodNotAllowed) else ():

@@ -20,6 +20,7 @@ from durable_core.api.effects import (
     drive_in_task,
 )
 from durable_core.api.engine import Engine
+from durable_core.api.waiting import WAIT_METHODS, answer_wait
 from durable_core.errors import ConfigurationError, HTTPError
 from durable_core.flow.options import (
     EndpointOptions,
@@ -162,10 +163,10 @@ class Endpoint:
         if is_wait(request):
             if request.method == "POST":
                 return self._answer_callback(request)
-            return _wait(WaitRequest.from_request(request, OWN_PARAMS, max_wait))
+            return answer_wait(request, WaitRequest.from_request(request, OWN_PARAMS, max_wait))
         special = request.headers.has_any(_SPECIAL_FIELDS)
         if special and request.headers.get("last-event-id") and request.method != "OPTIONS":
-            return _wait(WaitRequest.from_last_event(request, max_wait))
+            return _reconnect(WaitRequest.from_last_event(request, max_wait))
         refusal = self._refusal(request, route)
         if refusal is None and self._is_plain and request.method != "HEAD" and not special:
             return None
@@ -234,8 +235,9 @@ class Endpoint:
         """Return the answer to a request that gets no run; a router has checked the method."""
         if RUN_PARAM in request.url and request.method != "OPTIONS" and _is_wait_url(request):
             # `curl -L -X POST` repeats POST at a 303: each hop would begin another run.
+            allow = WAIT_METHODS if self._registered.options.allow_cancel else "GET, HEAD"
             detail = f"the wait URL is asked by GET, do not repeat {request.method} there"
-            return problem_from_http_error(HTTPError(405, detail, {"allow": "GET, HEAD"}))
+            return problem_from_http_error(HTTPError(405, detail, {"allow": allow}))
         if route is None and request.method not in self._methods:
             allow = ", ".join(sorted({*self._methods, "OPTIONS"}))
             if request.method == "OPTIONS":
@@ -265,6 +267,8 @@ def _need_of_store(options: ResolvedOptions, *, wants_key: bool) -> str:
         )
     if options.run_timeout is not None:
         return "cannot end a run in good order: run_timeout= needs"
+    if options.allow_cancel:
+        return "keeps its runs on a server, which cancels them: allow_cancel= needs"
     if options.max_sync_runtime is not None:
         return (
             "cannot hand a client off while a step goes on, because its server learns of a step "
@@ -379,6 +383,8 @@ def is_wait(request: Request) -> bool:
     query = request.query
     if request.method == "POST":
         return is_callback_token(query.get(TOKEN_PARAM) or "")
+    if request.method == "DELETE":
+        return RUN_PARAM in query and TOKEN_PARAM in query
     return request.method in ("GET", "HEAD") and (RUN_PARAM in query or TOKEN_PARAM in query)
 
 
@@ -387,11 +393,11 @@ def _is_wait_url(request: Request) -> bool:
     return RUN_PARAM in request.query and TOKEN_PARAM in request.query
 
 
-def _wait(wanted: WaitRequest | None) -> RequestFlow[Response]:
-    """Answer at the wait URL.
+def _reconnect(wanted: WaitRequest | None) -> RequestFlow[Response]:
+    """Answer a browser that comes back to the URL of a stream.
 
-    None stands for a browser that comes back and whose run is not known: any other run would not be
-    its own. It is answered such that it stops.
+    None stands for one whose run is not known: any other run would not be its own. It is answered
+    such that it stops.
     """
     if wanted is None:
         return Response(status=204, headers=PRIVATE_HEADERS)

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from durable_core.http.response import Response
     from durable_core.model.event import Event
     from durable_core.model.signal import Signal
-    from durable_core.ports import EarlierRun, IdempotencyKey, RunFilter, RunRecord, Store
+    from durable_core.ports import (
+        EarlierRun,
+        IdempotencyKey,
+        RunFilter,
+        RunProgress,
+        RunRecord,
+        Store,
+    )
     from durable_core.runners.settings import RegisteredEndpoint
 
 __all__ = ["Engine"]
@@ -157,6 +164,13 @@ class Engine(EngineLifecycle, Protocol):
 
     async def wait_async(self, wanted: WaitRequest) -> Response:
         """Answer a client at the wait URL."""
+        ...
+
+    def look_up(self, wanted: WaitRequest) -> tuple[RunProgress, int | None] | Response:
+        """Return how far the run of a client at the wait URL is, or why the client is refused.
+
+        The second value is until when the run is kept, if it has ended (epoch milliseconds).
+        """
         ...
 
     def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from durable_core.api.effects import FlowHandler, RequestFlow, Wait
+from durable_core.api.effects import FlowHandler, RequestFlow
 from durable_core.api.engine import Engine
+from durable_core.api.waiting import WAIT_METHODS, answer_wait
 from durable_core.errors import HTTPError
 from durable_core.flow.wait_url import PROXY_PARAMS, WaitRequest, is_callback_token
 from durable_core.http.problem import problem_from_http_error
@@ -12,12 +13,12 @@ from durable_core.http.response import Response, with_headers
 
 __all__ = ["Proxy"]
 
-_ALLOW = "GET, HEAD, OPTIONS"
+_ALLOW = f"{WAIT_METHODS}, OPTIONS"
 _OWN_PARAMS = frozenset({PROXY_PARAMS.run, PROXY_PARAMS.token, PROXY_PARAMS.hop})
 _CORS = (
     ("access-control-allow-origin", "*"),
-    ("access-control-allow-methods", "GET, OPTIONS"),
-    ("access-control-allow-headers", "Content-Type, Last-Event-ID"),
+    ("access-control-allow-methods", "GET, DELETE, OPTIONS"),
+    ("access-control-allow-headers", "Content-Type, Last-Event-ID, Prefer"),
     ("access-control-expose-headers", "*"),
 )
 
@@ -46,7 +47,7 @@ class Proxy(FlowHandler):
                 return (yield from answer_callback(self.engine, request, PROXY_PARAMS))
         response = _without_run(request)
         if response is None:
-            response = yield Wait(_proxy_wait_request(request, max_wait))
+            response = yield from answer_wait(request, _proxy_wait_request(request, max_wait))
         return _with_cors(response)
 
 
@@ -60,7 +61,7 @@ def _without_run(request: Request) -> Response | None:
     if request.method == "OPTIONS":
         headers = (("access-control-max-age", "86400"), ("allow", _ALLOW))
         return Response(status=204, headers=headers)
-    if request.method in ("GET", "HEAD"):
+    if request.method in ("GET", "HEAD", "DELETE"):
         return None
     error = HTTPError(405, f"{request.method} is not allowed here", {"allow": _ALLOW})
     return problem_from_http_error(error)

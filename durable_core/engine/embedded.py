@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         IdempotencyKey,
         Ids,
         RunFilter,
+        RunProgress,
         RunRecord,
         SendEvents,
         Store,
@@ -539,6 +540,29 @@ class EmbeddedEngine:
             return await worker.long_poll.wait_async(wanted)
         except StoreError as error:
             return self._refuse(error)
+
+    def look_up(self, wanted: WaitRequest) -> tuple[RunProgress, int | None] | Response:
+        """Return how far a run is, or why the client may not know."""
+        from durable_core.flow.wait import expiry_of, gone_response
+
+        try:
+            worker = self._started()
+            expiry = expiry_of(self.env, wanted)
+            if isinstance(expiry, Response):
+                return expiry
+            found = self.store.progress(self.env.app, wanted.run_id)
+        except StoreError as error:
+            return self._refuse(error)
+        if found is None:
+            return gone_response()
+        record = worker.with_running_steps(wanted.run_id, found.record) or found.record
+        ended_at = record.ended_at
+        kept_until = (
+            None
+            if ended_at is None
+            else min(ended_at + int(self.settings.keep_runs * 1000), expiry)
+        )
+        return replace(found, record=record), kept_until
 
     def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
         """Await something on the worker's own event loop."""

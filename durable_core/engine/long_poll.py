@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from durable_core.engine.hooks import call_hook, call_hook_async
 from durable_core.errors import StoreError
 from durable_core.flow.driver import drive_async, drive_sync
-from durable_core.flow.effects import AwaitEnd, CallUser, Effect, Log, ReadResult
+from durable_core.flow.effects import AwaitEnd, CallUser, Effect, Flow, Log, ReadResult
 from durable_core.flow.env import AppConfig
 from durable_core.flow.wait import wait_for_result
 from durable_core.flow.wait_url import WaitRequest
@@ -46,12 +46,20 @@ class LongPoll:
         waiters: the waiting clients.
         reads: how an event loop reads the store.
         hooks: calls functions of the application.
+        keep: for how long runs are kept that have ended, milliseconds.
     """
 
     def __init__(
-        self, env: AppConfig, store: Store, waiters: Waiters, reads: StoreReads, hooks: HookHost
+        self,
+        env: AppConfig,
+        store: Store,
+        waiters: Waiters,
+        reads: StoreReads,
+        hooks: HookHost,
+        keep: int,
     ) -> None:
         self._hooks = hooks
+        self._keep = keep
         self._reads = reads
         self._env = env
         self._store = store
@@ -59,11 +67,14 @@ class LongPoll:
 
     def wait(self, wanted: WaitRequest) -> Response:
         """Answer in this thread, which blocks meanwhile."""
-        return drive_sync(wait_for_result(self._env, wanted), self._perform, nullcontext())
+        return drive_sync(self._flow(wanted), self._perform, nullcontext())
 
     async def wait_async(self, wanted: WaitRequest) -> Response:
         """Answer in this task, which waits meanwhile."""
-        return await drive_async(wait_for_result(self._env, wanted), self._perform_async)
+        return await drive_async(self._flow(wanted), self._perform_async)
+
+    def _flow(self, wanted: WaitRequest) -> Flow[Response]:
+        return wait_for_result(self._env, wanted, self._keep)
 
     def _perform(self, effect: Effect) -> Any:
         if isinstance(effect, AwaitEnd):

@@ -580,7 +580,7 @@ class Scheduler:
         gone = self._host.queue.execute(
             Prune(
                 app=env.app,
-                runs_before=now - int(settings.keep_runs * 1000),
+                runs_before=now - settings.keep_runs_ms,
                 events_before=now - int(settings.keep_events * 1000),
                 limit=_PRUNE,
             )

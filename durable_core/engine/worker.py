@@ -113,7 +113,7 @@ class Worker:
         self.quota = Quota(env, store)
         self.admission = Admission(self, self.runs)
         self.scheduler = self.make_scheduler()
-        self.long_poll = LongPoll(env, store, self.waiters, self.reads, self)
+        self.long_poll = LongPoll(env, store, self.waiters, self.reads, self, settings.keep_runs_ms)
         self.sync_limit = SyncLimit(self, self.runs)
         self.streaming = StreamResponder(self, self.runs, self.sync_limit)
 

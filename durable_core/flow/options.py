@@ -108,6 +108,7 @@ class EndpointOptions(TypedDict, total=False):
             ``"attach"`` or ``"cancel"``; or a ``Singleton`` with one of these and a key.
         on_complete: who is told that a run has ended: a URL or a ``Webhook``, which gets a signed
             request, or a function of a ``Completed``, sync or async. It is told at least once.
+        allow_cancel: clients may cancel their run, by DELETE of the wait URL. Default: False.
     """
 
     async_redirect_url: RedirectUrl | None
@@ -136,6 +137,7 @@ class EndpointOptions(TypedDict, total=False):
     rate_limit: RateLimit | None
     singleton: SingletonMode | Singleton | None
     on_complete: OnComplete | None
+    allow_cancel: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +182,7 @@ class ResolvedOptions:
     run_timeout: int | None = None
     result: ValueType | None = None
     max_sync_runtime: int | None = None
+    allow_cancel: bool = False
     handoff_headers: tuple[tuple[str, str], ...] = ()
     limits: FlowLimits | None = None
     on_complete: OnComplete | None = None
@@ -293,7 +296,7 @@ def _check(options: EndpointOptions) -> None:
         parse_duration(limit, what="max_sync_runtime")
     if (key := options.get("key")) is not None and not callable(key):
         raise TypeError(f"key must be a function of the request, not {key!r}")
-    for name in ("record_arguments", "omit_request_body", "omit_response_body"):
+    for name in ("record_arguments", "omit_request_body", "omit_response_body", "allow_cancel"):
         if not isinstance(flag := options.get(name), (bool, type(None))):
             raise TypeError(f"{name} must be True or False, not {flag!r}")
     for name in ("function_id", "name", "version"):

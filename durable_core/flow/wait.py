@@ -9,6 +9,7 @@ from durable_core.flow.effects import Flow, await_end, read_result
 from durable_core.flow.env import AppConfig
 from durable_core.flow.handoff import hand_off_with, new_token
 from durable_core.flow.wait_url import PRIVATE_HEADERS, RETRY_AFTER, StreamWanted, WaitRequest
+from durable_core.http.dates import http_date
 from durable_core.http.problem import problem
 from durable_core.http.response import Response, with_headers
 from durable_core.machine.stream_cursor import Cursor, EventId
@@ -36,10 +37,11 @@ RESPONSE_NOT_KEPT = (
 _MOST_HOPS = 5
 
 
-def wait_for_result(env: AppConfig, wanted: WaitRequest) -> Flow[Response]:
+def wait_for_result(env: AppConfig, wanted: WaitRequest, keep: int) -> Flow[Response]:
     """Answer with the run's own response, or with the URL for the next request.
 
-    The response to a bad token is the same whether or not the run exists.
+    The response to a bad token is the same whether or not the run exists. ``keep`` is for how long
+    runs are kept that have ended, milliseconds.
     """
     expiry = expiry_of(env, wanted)
     if isinstance(expiry, Response):
@@ -52,7 +54,8 @@ def wait_for_result(env: AppConfig, wanted: WaitRequest) -> Flow[Response]:
     if result is None:
         return gone_response()
     if isinstance(result, StoredResult):
-        return _final_response(result)
+        response = _final_response(result)
+        return response if wanted.joined else _with_sunset(response, result.ended_at + keep, expiry)
     if wanted.joined is not None:
         options, request = wanted.joined.options, wanted.joined.request
         return (yield from hand_off_with(env, options, request, wanted.run_id, wanted.token))
@@ -129,6 +132,13 @@ def _final_response(result: StoredResult) -> Response:
     response = load_response(result.head, result.body)
     missing = (field for field in PRIVATE_HEADERS if field[0] not in response.headers)
     return with_headers(response, tuple(missing))
+
+
+def _with_sunset(response: Response, kept_until: int, expiry: int) -> Response:
+    """Say until when the response can be asked for again (RFC 8594), unless it says so itself."""
+    if "sunset" in response.headers:
+        return response
+    return with_headers(response, (("sunset", http_date(min(kept_until, expiry))),))
 
 
 def wait_again_response(wanted: WaitRequest, token: str) -> Response:

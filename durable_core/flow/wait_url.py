@@ -21,6 +21,7 @@ __all__ = [
     "PROXY_PARAMS",
     "RETRY_AFTER",
     "RUN_PARAM",
+    "STATUS_PARAM",
     "TOKEN_PARAM",
     "Joined",
     "StreamWanted",
@@ -38,6 +39,8 @@ RUN_PARAM = "durable-run"
 TOKEN_PARAM = "durable-token"
 HOP_PARAM = "durable-hop"
 FROM_PARAM = "durable-from"
+#: Asks, on either wait URL, how far the run is.
+STATUS_PARAM = "durable-status"
 
 #: Headers of every response with a token, so that caches and other sites do not get the token.
 PRIVATE_HEADERS = (("cache-control", "no-store"), ("referrer-policy", "no-referrer"))

@@ -43,6 +43,7 @@ from durable_core.ports.messages import (
     Retry,
     RotateSecret,
     RunFilter,
+    RunProgress,
     RunRecord,
     SealedRun,
     SendEvents,
@@ -91,6 +92,7 @@ __all__ = [
     "Retry",
     "RotateSecret",
     "RunFilter",
+    "RunProgress",
     "RunRecord",
     "SealedRun",
     "SendEvents",
@@ -349,6 +351,13 @@ class Store(Protocol):
 
         Steps are in the order of their completion numbers, pending ops in that of their ids, and
         failed attempts in that of op id and number.
+        """
+        ...
+
+    def progress(self, app: str, run_id: str) -> RunProgress | None:
+        """Return how far a run is; None if it is unknown.
+
+        Clients may ask often: the cost does not depend on the sizes of results.
         """
         ...
 

@@ -41,6 +41,7 @@ __all__ = [
     "Retry",
     "RotateSecret",
     "RunFilter",
+    "RunProgress",
     "RunRecord",
     "SealedRun",
     "SendEvents",
@@ -203,6 +204,20 @@ class RunRecord:
     pending: tuple[Pending, ...] = ()
     failed_attempts: tuple[FailedAttempt, ...] = ()
     running: tuple[RunningStep, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunProgress:
+    """How far a run is.
+
+    Attributes:
+        record: of the run, without memos and failed attempts, and with 100 of its pending ops at
+            most.
+        steps_done: how many memos it has.
+    """
+
+    record: RunRecord
+    steps_done: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

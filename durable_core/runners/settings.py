@@ -186,3 +186,8 @@ class Settings:
         if not isinstance(on_demand, bool):
             raise ValueError(f"on_demand must be True or False, not {on_demand!r}")
         object.__setattr__(self, "on_demand", on_demand)
+
+    @property
+    def keep_runs_ms(self) -> int:
+        """For how long runs are kept that have ended, milliseconds."""
+        return int(self.keep_runs * 1000)

@@ -45,6 +45,7 @@ from durable_core.ports import (
     Retry,
     RotateSecret,
     RunFilter,
+    RunProgress,
     RunRecord,
     SealedRun,
     SendEvents,
@@ -293,6 +294,15 @@ class EncryptedStore(Store):
             pending=tuple(map(seal.open_pending, record.pending)),
             failed_attempts=tuple(map(seal.open_attempt, record.failed_attempts)),
         )
+
+    def progress(self, app: str, run_id: str) -> RunProgress | None:
+        found = self.inner.progress(app, run_id)
+        if found is None:
+            return None
+        seal, record = self._seal, found.record
+        pending = tuple(map(seal.open_pending, record.pending))
+        opened = replace(record, run=seal.open_run(record.run), pending=pending)
+        return replace(found, record=opened)
 
     def list(self, app: str, *, where: RunFilter = ANY_RUN, limit: int) -> Sequence[RunRecord]:
         return [self._with_label(each) for each in self.inner.list(app, where=where, limit=limit)]

@@ -47,6 +47,7 @@ from durable_core.ports import (
     Retry,
     RotateSecret,
     RunFilter,
+    RunProgress,
     RunRecord,
     SendEvents,
     Sent,
@@ -633,6 +634,14 @@ class MemoryStore(Store):
             memos, pending = row.ops()
             failed = tuple(row.failed_attempts[key] for key in sorted(row.failed_attempts))
             return replace(row.record(), memos=memos, pending=pending, failed_attempts=failed)
+
+    def progress(self, app: str, run_id: str) -> RunProgress | None:
+        with self._lock:
+            row = self._find(app, run_id)
+            if row is None:
+                return None
+            record = replace(row.record(), pending=row.ops()[1][:100])
+            return RunProgress(record=record, steps_done=len(row.memos))
 
     def list(self, app: str, *, where: RunFilter = ANY_RUN, limit: int) -> Sequence[RunRecord]:
         with self._lock:

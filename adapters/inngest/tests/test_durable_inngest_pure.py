@@ -375,6 +375,29 @@ def test_a_limit_for_clients_is_refused() -> None:
         durable.endpoint(max_sync_runtime="1s")(lambda request: "x")
 
 
+def test_cancelling_by_clients_is_refused() -> None:
+    """Its server cancels runs."""
+    durable = Durable(
+        id="shop", engine=InngestEngine(is_dev=True), endpoint_adapter=endpoint_adapter
+    )
+    with pytest.raises(ConfigurationError, match="allow_cancel= needs the embedded engine"):
+        durable.endpoint(allow_cancel=True)(lambda request: "x")
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_the_status_of_a_run_is_not_supported(method: str) -> None:
+    """The answer names the engine, and does not tell whether there is such a run."""
+    durable = Durable(
+        id="shop", engine=InngestEngine(is_dev=True), endpoint_adapter=endpoint_adapter
+    )
+    endpoint = durable.endpoint(lambda request: "x")
+    url = "http://localhost/?durable-run=r&durable-token=t&durable-status"
+    answer = endpoint.handle(Request(method=method, url=url))
+    assert 501 == answer.status
+    assert isinstance(answer.body, bytes)
+    assert b"keeps its runs on a server" in answer.body
+
+
 def test_observers_are_refused() -> None:
     """The engine says that it notifies none, when the application is made."""
 

@@ -19,8 +19,8 @@ from durable_core.api.adapter import HTTPHandler
 
 _CORS = {
     "access-control-allow-origin": "*",
-    "access-control-allow-methods": "GET, OPTIONS",
-    "access-control-allow-headers": "Content-Type, Last-Event-ID",
+    "access-control-allow-methods": "GET, DELETE, OPTIONS",
+    "access-control-allow-headers": "Content-Type, Last-Event-ID, Prefer",
 }
 
 
@@ -123,6 +123,32 @@ def test_wait_urls_are_for_get(deployment: Deployment) -> None:
         reply = server.ask("POST", "/it", body=b"x")
         assert 303 == reply.status
         assert _DONE == _seen(server.follow("/it", reply))
+
+
+@requirement("W10")
+def test_a_client_that_prefers_not_to_wait(deployment: Deployment) -> None:
+    """It gets 202 before the handler begins, and the run's own response at the location."""
+    with deployment.serving(_nap) as server:
+        reply = server.ask("POST", "/it", body=b"x", fields=[("Prefer", "respond-async")])
+        assert (202, "respond-async") == (reply.status, reply.get("preference-applied"))
+        assert ("Prefer", "5") == (reply.get("vary"), reply.get("retry-after"))
+        target = f"/it{reply.get('location')}"
+        assert reply.json()["run_id"] in target
+        assert _DONE == _seen(server.finish("GET", target))
+
+
+@requirement("W11")
+def test_the_status_and_the_end_of_a_run(deployment: Deployment) -> None:
+    """The client sees how far its run is; DELETE cancels it, where the endpoint allows that."""
+    with deployment.serving(_long_nap, allow_cancel=True) as server:
+        target = _wait_url(server)
+        shown = server.ask("GET", f"{target}&durable-status")
+        assert (200, "no-store") == (shown.status, shown.get("cache-control"))
+        assert ["nap"] == [each["name"] for each in shown.json()["steps"]]
+        gone = server.ask("DELETE", target)
+        assert (204, b"") == (gone.status, gone.body)
+        assert "cancelled" == server.ask("GET", f"{target}&durable-status").json()["status"]
+        assert 410 == server.ask("GET", target).status
 
 
 @requirement("W5")

@@ -17,7 +17,7 @@ from durable_core.http.request import Request
 from durable_core.http.response import Response, with_headers
 from durable_core.model.event import Event
 from durable_core.model.signal import Signal
-from durable_core.ports import EarlierRun, IdempotencyKey, RunFilter, RunRecord, Store
+from durable_core.ports import EarlierRun, IdempotencyKey, RunFilter, RunProgress, RunRecord, Store
 from durable_core.runners.settings import RegisteredEndpoint, add_endpoint
 
 __all__ = ["RemoteEngine"]
@@ -175,6 +175,11 @@ class RemoteEngine(ABC, Generic[H]):
     async def wait_async(self, wanted: WaitRequest) -> Response:
         """Answer a client at the wait URL."""
         return await self.wait_on(self.started(), wanted, asynchronous=True)
+
+    def look_up(self, wanted: WaitRequest) -> tuple[RunProgress, int | None] | Response:
+        """Refuse: the server shows its runs, and cancels them."""
+        detail = f"{self.name} keeps its runs on a server, which shows and cancels them"
+        return problem(501, "not-supported", detail=detail)
 
     def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
         """Await something on the host's own event loop."""

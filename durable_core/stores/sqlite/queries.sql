@@ -398,6 +398,12 @@ CROSS JOIN step ON step.key BETWEEN run.seq << 24 AND run.seq << 24 | 0xFFFFFF
 WHERE run.id = ?
 ORDER BY step.key
 
+-- count-steps --
+SELECT count(*)
+FROM run
+CROSS JOIN step ON step.key BETWEEN run.seq << 24 AND run.seq << 24 | 0xFFFFFF
+WHERE run.id = ?
+
 -- pending --
 SELECT op_id, name, kind, due_at, failures, error, rule, event, match_path, match_key, event_seq,
        consumed_seqs, address, started_at, matched

@@ -22,6 +22,7 @@ from durable_core.ports import (
     ClaimedRun,
     IdempotencyKey,
     RunFilter,
+    RunProgress,
     RunRecord,
     Slots,
     StoredRequest,
@@ -61,6 +62,7 @@ __all__ = [
     "memo_of",
     "next_due",
     "pending_of",
+    "progress",
     "read_stream",
     "record_of",
     "result",
@@ -477,6 +479,26 @@ def find_run(db: sqlite3.Connection, app: str, run_id: str) -> RunRecord | None:
             return None
         failed = map(failed_attempt_of, db.execute(QUERIES["failed-attempts"], (run_id,)))
         return record_of(row, load_memos(db, run_id), load_pending(db, run_id), tuple(failed))
+    except sqlite3.Error:
+        raise
+    except Exception as error:
+        raise StoreError(f"what is stored of run {run_id} cannot be read: {error!r}") from error
+    finally:
+        db.execute("ROLLBACK")
+
+
+def progress(db: sqlite3.Connection, app: str, run_id: str) -> RunProgress | None:
+    """Return how far a run is, or None; see ``ports.Store``."""
+    db.execute("BEGIN")
+    try:
+        row = db.execute(QUERIES["run"], (run_id, app)).fetchone()
+        if row is None:
+            return None
+        [steps_done] = db.execute(QUERIES["count-steps"], (run_id,)).fetchone()
+        pending = db.execute(QUERIES["pending"], (run_id,))
+        record = record_of(row, pending=tuple(map(pending_of, pending.fetchmany(100))))
+        pending.close()
+        return RunProgress(record=record, steps_done=steps_done)
     except sqlite3.Error:
         raise
     except Exception as error:

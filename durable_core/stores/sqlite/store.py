@@ -22,6 +22,7 @@ from durable_core.ports import (
     ReapWorkers,
     Register,
     RunFilter,
+    RunProgress,
     RunRecord,
     Slots,
     Store,
@@ -231,6 +232,9 @@ class SQLiteStore(Store):
 
     def get(self, app: str, run_id: str) -> RunRecord | None:
         return self._read(reads.find_run, app, run_id)
+
+    def progress(self, app: str, run_id: str) -> RunProgress | None:
+        return self._read(reads.progress, app, run_id)
 
     def list(self, app: str, *, where: RunFilter = ANY_RUN, limit: int) -> Sequence[RunRecord]:
         return self._read(reads.find_runs, app, where, limit)

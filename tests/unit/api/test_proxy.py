@@ -61,8 +61,8 @@ def test_preflight() -> None:
     with lab() as process:
         response = process.durable.endpoint_proxy().handle(request("/results", "OPTIONS"))
     assert 204 == response.status
-    assert "GET, OPTIONS" == response.headers["access-control-allow-methods"]
-    assert "Content-Type, Last-Event-ID" == response.headers["access-control-allow-headers"]
+    assert "GET, DELETE, OPTIONS" == response.headers["access-control-allow-methods"]
+    assert "Content-Type, Last-Event-ID, Prefer" == response.headers["access-control-allow-headers"]
     assert "86400" == response.headers["access-control-max-age"]
 
 

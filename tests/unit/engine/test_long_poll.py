@@ -41,7 +41,7 @@ class NoHooks:
 
 def holding_on(store: WatchedStore, waiters: Waiters) -> LongPoll:
     env = AppConfig(app="app", clock=FakeClock(5), ids=SystemIds(), secrets=lambda: (SECRET,))
-    return LongPoll(env, store, waiters, StoreReads(store), NoHooks())
+    return LongPoll(env, store, waiters, StoreReads(store), NoHooks(), 1_000)
 
 
 def wanted(hold_ms: int = 10_000) -> WaitRequest:

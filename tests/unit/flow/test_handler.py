@@ -65,14 +65,16 @@ def test_exact_response(
 ) -> None:
     """The client gets the handler's own status, headers and body, wherever it waits.
 
-    At a wait URL two fields are added that keep what the URL opens with the client.
+    At a wait URL fields are added that keep what the URL opens with the client, and say until
+    when it is kept.
     """
     with lab() as process:
         endpoint = process.endpoint(where(lambda request: response))
         got = endpoint.handle(request())
-        private = PRIVATE_HEADERS if "durable-run" in (got.headers.get("location") or "") else ()
+        private: list[tuple[str, str]] = []
         while "durable-run" in (got.headers.get("location") or ""):
             got = endpoint.handle(request("/it" + got.headers["location"]))
+            private = [*PRIVATE_HEADERS, ("sunset", got.headers.get("sunset") or "")]
 
     assert (status, (*response.headers.raw, *private), response.body) == (
         got.status,
