@@ -36,7 +36,7 @@ from durable_core.sync import stream
 from soak.clock import ShiftedClock
 from soak.journal import Journal
 from soak.mutants import make_store
-from soak.programs import Branches, Nap, Own, Program, Send, Sequence, Wait, Work, load
+from soak.programs import Branches, Call, Nap, Own, Program, Send, Sequence, Wait, Work, load
 
 __all__ = ["application", "durable"]
 
@@ -79,6 +79,7 @@ class Steps(Protocol):
     async def sleep(self, path: str, seconds: float) -> None: ...
     async def wait(self, path: str, timeout: str) -> Any: ...
     async def send(self, path: str, event: Event) -> list[str]: ...
+    async def call(self, path: str, asked: object) -> Any: ...
     async def branch(self, parts: list[Coroutine[Any, Any, Any]]) -> list[Any]: ...
 
 
@@ -98,6 +99,9 @@ class _Blocking:
 
     async def send(self, path: str, event: Event) -> list[str]:
         return list(sync.step.send_event(path, event))
+
+    async def call(self, path: str, asked: object) -> Any:
+        return sync.step.invoke(path, answer, asked, result=dict)
 
     async def branch(self, parts: list[Coroutine[Any, Any, Any]]) -> list[Any]:
         try:
@@ -123,6 +127,9 @@ class _Awaiting:
 
     async def send(self, path: str, event: Event) -> list[str]:
         return list(await step.send_event(path, event))
+
+    async def call(self, path: str, asked: object) -> Any:
+        return await step.invoke(path, answer, asked, result=dict)
 
     async def branch(self, parts: list[Coroutine[Any, Any, Any]]) -> list[Any]:
         return list(await asyncio.gather(*parts))
@@ -174,6 +181,8 @@ class Player:
             case Send():
                 event = Event("note", {"trip": self._trip, "path": path})
                 return await self._steps.send(path, event)
+            case Call(ms):
+                return await self._steps.call(path, {"of": self._trip, "path": path, "ms": ms})
         return await self._attempt(program, path, seen)
 
     async def _attempt(self, work: Work, path: str, seen: str) -> Any:
@@ -246,6 +255,14 @@ async def play_async(request: Request) -> dict[str, Any]:
     trip = request.query["trip"]
     player = Player(trip, _Awaiting(), _work_async)
     return {"trip": trip, "value": await player.play(load(request.json()), "p", "")}
+
+
+@durable.endpoint(retries=RETRIES)
+def answer(request: Request) -> dict[str, Any]:
+    """Take a while, in a child run."""
+    asked = request.json()
+    sync.step.run("pause", time.sleep, asked["ms"] / 1000)
+    return {"called": asked["path"], "of": asked["of"]}
 
 
 def _health(request: Request) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 __all__ = [
     "Branches",
+    "Call",
     "Nap",
     "Own",
     "Program",
@@ -71,6 +72,13 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """A child run, which has one step of ``ms`` milliseconds."""
+
+    ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sequence:
     """One part after the other."""
 
@@ -84,14 +92,15 @@ class Branches:
     parts: tuple[Program, ...]
 
 
-Program: TypeAlias = Work | Nap | Own | Wait | Send | Sequence | Branches
+Program: TypeAlias = Work | Nap | Own | Wait | Send | Call | Sequence | Branches
 
-_LEAVES: Mapping[str, type[Work | Nap | Own | Wait | Send]] = {
+_LEAVES: Mapping[str, type[Work | Nap | Own | Wait | Send | Call]] = {
     "work": Work,
     "nap": Nap,
     "own": Own,
     "wait": Wait,
     "send": Send,
+    "call": Call,
 }
 
 
@@ -104,7 +113,7 @@ def _part(dice: Random, depth: int) -> Program:
     if depth and dice.random() < 0.15:
         parts = tuple(_part(dice, depth - 1) for _ in range(dice.randint(2, 3)))
         return Branches(parts) if dice.random() < 0.7 else Sequence(parts)
-    kind = dice.choices(("work", "nap", "own", "wait", "send"), (60, 8, 17, 8, 7))[0]
+    kind = dice.choices(("work", "nap", "own", "wait", "send", "call"), (56, 8, 17, 8, 6, 5))[0]
     match kind:
         case "nap":
             return Nap(dice.choice((1, 50, 300, 900)))
@@ -114,6 +123,8 @@ def _part(dice: Random, depth: int) -> Program:
             return Wait(dice.random() < 0.7)
         case "send":
             return Send()
+        case "call":
+            return Call(dice.choice((0, 30, 300)))
     failures = dice.choices((0, 1, 2, ALWAYS), (85, 8, 5, 2))[0]
     return Work(dice.choice((0, 5, 30, 120)), failures, dice.choice((0, 0, 1, 4)))
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from soak.programs import (
     Branches,
+    Call,
     Nap,
     Own,
     Program,
@@ -29,6 +30,7 @@ PROGRAM = Sequence(
         Work(5),
         Branches((Nap(1), Sequence((Wait(True), Send())))),
         Own(3),
+        Call(5),
     )
 )
 
@@ -56,12 +58,14 @@ def test_random_programs_are_of_all_kinds() -> None:
 
     dice = Random(1)
     found = set[type]().union(*(kinds(random_program(dice)) for _ in range(100)))
-    assert {Work, Nap, Own, Wait, Send, Sequence, Branches} == found
+    assert {Work, Nap, Own, Wait, Send, Call, Sequence, Branches} == found
 
 
 def test_leaves() -> None:
     """Each leaf has a path of its own, in the order of the program."""
-    assert ["p-0", "p-1-0", "p-1-1-0", "p-1-1-1", "p-2"] == [path for path, _ in leaves(PROGRAM)]
+    assert ["p-0", "p-1-0", "p-1-1-0", "p-1-1-1", "p-2", "p-3"] == [
+        path for path, _ in leaves(PROGRAM)
+    ]
 
 
 def test_what_has_ended_before_a_leaf_begins() -> None:
@@ -72,5 +76,6 @@ def test_what_has_ended_before_a_leaf_begins() -> None:
         "p-1-1-0": {"p-0"},
         "p-1-1-1": {"p-0", "p-1-1-0"},
         "p-2": {"p-0", "p-1-0", "p-1-1-0", "p-1-1-1"},
+        "p-3": {"p-0", "p-1-0", "p-1-1-0", "p-1-1-1", "p-2"},
     } == predecessors(PROGRAM, sequential=False)
     assert {"p-0", "p-1-0"} == predecessors(PROGRAM, sequential=True)["p-1-1-0"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from soak.journal import Line
-from soak.programs import Branches, Program, Send, Wait, Work, dump
+from soak.programs import Branches, Call, Program, Send, Wait, Work, dump
 from soak.programs import Sequence as InSequence
 from soak.verdict import StoreFacts, judge
 
@@ -229,6 +229,28 @@ def test_an_event_is_sent_once(ids: list[str]) -> None:
     right = stored(result(["e1"]), notes={("T", "p-0"): ["e1"]})
     assert [] == rules(story, right)
     assert ["a wrong result"] == rules(story, replace(right, notes={("T", "p-0"): ids}))
+
+
+@pytest.mark.parametrize(
+    ("value", "children", "expected"),
+    [
+        ({"called": "p-0", "of": "T"}, 1, []),
+        ({"called": "p-0", "of": "U"}, 1, ["a wrong result"]),
+        ({"called": "p-0", "of": "T"}, 2, ["one call, two runs"]),
+    ],
+)
+def test_a_child_run(value: object, children: int, expected: list[str]) -> None:
+    """It gives the response of one child run; a second one must not have begun."""
+    body = result(value)
+    story = Story(InSequence((Call(5),))).enter().told(200, body)
+    facts = stored(body)
+    answers = {f"child-{n}": b'{"called":"p-0","of":"T"}' for n in range(children)}
+    facts = replace(
+        facts,
+        phases={**facts.phases, **dict.fromkeys(answers, "completed")},
+        results={**facts.results, **answers},
+    )
+    assert expected == rules(story, facts)
 
 
 def _streamed(items: list[Any]) -> Story:

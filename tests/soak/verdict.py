@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from soak.journal import Line
-from soak.programs import Branches, Nap, Own, Program, Send, Wait, Work, load, predecessors
+from soak.programs import Branches, Call, Nap, Own, Program, Send, Wait, Work, load, predecessors
 from soak.programs import Sequence as InSequence
 
 __all__ = ["StoreFacts", "Tally", "Violation", "judge"]
@@ -191,13 +191,25 @@ def _judge_store(store: StoreFacts, trips: Mapping[str, _Trip]) -> Iterator[Viol
         if len(results) > 1:
             runs = ", ".join(run for run, _ in results)
             yield Violation("one request, two runs", name, runs)
+    for (name, path), children in _children(store).items():
+        if len(children) > 1:
+            yield Violation("one call, two runs", name, f"{path}: {', '.join(children)}")
 
 
 def _results_by_trip(store: StoreFacts) -> dict[str, list[tuple[str, bytes]]]:
     found: dict[str, list[tuple[str, bytes]]] = defaultdict(list)
     for run, body in store.results.items():
-        if store.phases.get(run) == "completed":
-            found[json.loads(body)["trip"]].append((run, body))
+        if store.phases.get(run) == "completed" and "trip" in (result := json.loads(body)):
+            found[result["trip"]].append((run, body))
+    return found
+
+
+def _children(store: StoreFacts) -> dict[tuple[str, str], list[str]]:
+    """Return the child runs by the step that has called each."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for run, body in store.results.items():
+        if store.phases.get(run) == "completed" and "called" in (result := json.loads(body)):
+            found[result["of"], result["called"]].append(run)
     return found
 
 
@@ -348,6 +360,9 @@ def _judge_result(trip: _Trip, body: bytes, store: StoreFacts) -> Iterator[Viola
             case Send():
                 if [value] != [list(store.notes.get((trip.name, path), ()))]:
                     yield f"{path} has {value!r}; stored is {store.notes.get((trip.name, path))}"
+            case Call():
+                if value != {"called": path, "of": trip.name}:
+                    yield f"{path} has {value!r}"
             case Own() | Nap():
                 if value is not None:
                     yield f"{path} has {value!r}"
