@@ -196,7 +196,7 @@ def test_what_others_say_to_a_run(tmp_path: Path) -> None:
         endpoint = process.endpoint(parent, function_id="parent")
         first = endpoint.handle(request())
         until(lambda: process.durable.signal("go", {"by": MARK}))
-        url = until(lambda: urls and urls[0])
+        url = until(lambda: urls[0] if urls else "")
         until(
             lambda: (
                 endpoint.handle(Request(method="POST", url=url, body=MARK.encode())).status < 300
