@@ -37,7 +37,7 @@ def details(run: RunInfo) -> str:
     head = "".join(f"{name:<10} {_printable(value)}\n" for name, value in facts)
     rows = [_step_row(step) for step in run.steps]
     heading = ("KIND", "STATUS", "TRIES", "WHEN (UTC)", "STEP")
-    return f"{head}\n{_columns(heading, rows, errors=_errors(run))}" if rows else head
+    return f"{head}\n{_columns(heading, rows, notes=_notes(run))}" if rows else head
 
 
 def history(attempts: Sequence[AttemptInfo]) -> str:
@@ -52,8 +52,8 @@ def history(attempts: Sequence[AttemptInfo]) -> str:
         )
         for each in attempts
     ]
-    errors = [each.error for each in attempts]
-    return _columns(("ENDED (UTC)", "TOOK", "STATUS", "TRY", "STEP"), rows, errors=errors)
+    notes = [each.error for each in attempts]
+    return _columns(("ENDED (UTC)", "TOOK", "STATUS", "TRY", "STEP"), rows, notes=notes)
 
 
 def _optional_facts(run: RunInfo) -> tuple[tuple[str, str | None], ...]:
@@ -70,8 +70,6 @@ def _optional_facts(run: RunInfo) -> tuple[tuple[str, str | None], ...]:
 
 def _step_row(step: StepInfo) -> tuple[str, ...]:
     name = f"{step.name} (for {step.event})" if step.event else step.name
-    if step.child is not None:
-        name = f"{step.name} (run {step.child})"
     return (step.kind, step.status, str(step.attempts), show_time(step.ended or step.due), name)
 
 
@@ -80,8 +78,13 @@ def _attempt_row(attempt: AttemptInfo) -> tuple[str, ...]:
     return (show_time(attempt.ended), _took(attempt), attempt.status, str(attempt.number), step)
 
 
-def _errors(run: RunInfo) -> list[str | None]:
-    return [step.error for step in run.steps]
+def _notes(run: RunInfo) -> list[str | None]:
+    """Return what is shown below each step: its child run and its error, if it has them."""
+    notes = []
+    for step in run.steps:
+        child = None if step.child is None else f"run {step.child}"
+        notes.append(": ".join(filter(None, (child, step.error))) or None)
+    return notes
 
 
 def _took(attempt: AttemptInfo) -> str:
@@ -108,14 +111,14 @@ def _short(text: str, width: int) -> str:
 def _columns(
     heading: tuple[str, ...],
     rows: Sequence[tuple[str, ...]],
-    errors: Sequence[str | None] = (),
+    notes: Sequence[str | None] = (),
 ) -> str:
     """Return lines of at most 80 characters; the last column has what the others leave.
 
     Args:
         heading: the names of the columns.
         rows: their cells.
-        errors: what is shown below each row, if anything is.
+        notes: what is shown below each row, if anything is.
     """
     widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)][:-1]
     rest = _WIDTH - sum(widths) - 2 * len(widths)
@@ -125,6 +128,6 @@ def _columns(
             _short(cell, width).ljust(width) for cell, width in zip(cells, widths, strict=True)
         ]
         lines.append("  ".join([*shown, _short(last, rest)]).rstrip())
-        if 0 < index <= len(errors) and (error := errors[index - 1]):
-            lines.append(f"    {_short(error, _WIDTH - 4)}")
+        if 0 < index <= len(notes) and (note := notes[index - 1]):
+            lines.append(f"    {_short(note, _WIDTH - 4)}")
     return "".join(f"{line}\n" for line in lines)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from durable_core.codec.records import dump_request
+from durable_core.engine.reports import EngineReports
 from durable_core.errors import LimitExceededError, RunNotFoundError, RunUndoneError
 from durable_core.flow.child_runs import MAX_DEPTH, Invocation, cancellation, child_outcome
 from durable_core.flow.completion import completion_run
@@ -18,7 +19,15 @@ from durable_core.machine.addresses import child_of
 from durable_core.model.decision import Failure
 from durable_core.model.run import Phase, Run, plain_key
 from durable_core.model.step import OpKind
-from durable_core.ports import Cancel, NewRun, RunRecord, Store, StoredRequest, Write
+from durable_core.ports import (
+    Cancel,
+    CancelOutcome,
+    NewRun,
+    RunRecord,
+    Store,
+    StoredRequest,
+    Write,
+)
 
 if TYPE_CHECKING:
     from durable_core.engine.embedded import EmbeddedEngine
@@ -105,7 +114,7 @@ def cancel_abandoned(
     env: AppConfig,
     store: Store,
     endpoints: Mapping[str, RegisteredEndpoint],
-    execute: Callable[[Write[object]], object],
+    execute: Callable[[Write[CancelOutcome]], CancelOutcome],
 ) -> None:
     """Cancel each run whose parent has ended or was cancelled, and their children, and so on.
 
@@ -115,10 +124,13 @@ def cancel_abandoned(
         endpoints: of the application, by key.
         execute: commits a write.
     """
+    reports = EngineReports(env)
     for _ in range(MAX_DEPTH + 1):
         children = store.abandoned_children(env.app)
         for record in children:
             cancel = cancellation(record.run, _ABANDONED, env.clock.now())
-            execute(with_follow_up(cancel, env, endpoints, record.run))
+            cancel = with_follow_up(cancel, env, endpoints, record.run)
+            if execute(cancel) is CancelOutcome.ENDED:
+                reports.cancelled(replace(record.run, cancel_reason=_ABANDONED), cancel.result)
         if not children:
             return

@@ -685,6 +685,7 @@ class EmbeddedEngine:
 
     def retry(self, run_id: str) -> bool:
         """Let a failed run go on from where it failed; False if it has not failed."""
+        from durable_core.engine.children import cancel_abandoned
         from durable_core.flow.undo import check_retry
         from durable_core.model.run import Phase
         from durable_core.ports import Retry
@@ -693,6 +694,8 @@ class EmbeddedEngine:
         if record.run.phase is not Phase.FAILED:
             return False
         check_retry(record)
+        # It will begin others.
+        cancel_abandoned(self.env, self.store, self.endpoints, self.execute)
         return self.execute(Retry(app=self.env.app, run_id=run_id, now=self.env.clock.now()))
 
     def fork(self, run_id: str, step: str, request: Request | None) -> str | None:

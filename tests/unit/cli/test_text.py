@@ -81,3 +81,15 @@ def test_details_show_steps_and_waits() -> None:
 def test_details_of_a_run_without_steps() -> None:
     """A run that has done nothing yet has no table of steps."""
     assert "STEP" not in details(replace(SHOWN, steps=()))
+
+
+def test_details_show_children_and_parents() -> None:
+    """The whole id of a child is below its step, before its error; also that of the parent."""
+    [first, *_] = SHOWN.steps
+    started = replace(first, child="01" + "A" * 24), replace(first, child="r3", error="E: no")
+    shown = replace(SHOWN, parent="r0", steps=started)
+
+    lines = [" ".join(line.split()) for line in details(shown).splitlines()]
+
+    assert "parent r0" in lines
+    assert [f"run 01{'A' * 24}", "run r3: E: no"] == lines[-3::2]

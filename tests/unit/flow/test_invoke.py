@@ -467,6 +467,37 @@ def test_bad_arguments(asynchronous: bool, arguments: dict[str, Any], text: str)
         assert [] == process.durable.runs.list()
 
 
+def test_a_retried_parent_begins_another_child() -> None:
+    """The one of the failed attempt does not go on beside it."""
+    ready: list[bool] = []
+
+    def child(asked: Request) -> str:
+        if not ready:
+            sync_step.sleep("nap", 3600)
+        return "done"
+
+    def fail() -> None:
+        if not ready:
+            raise NonRetriableError("not now")
+
+    async def handler(asked: Request) -> str:
+        text, _ = await asyncio.gather(
+            step.invoke("call", endpoint, result=str), step.run("check", fail)
+        )
+        return str(text)
+
+    with lab(settings=AT_ONCE) as process:
+        endpoint = process.endpoint(child, function_id="child")
+        assert 500 == process.call(process.endpoint(handler)).status
+        runs = process.durable.runs
+        [parent] = [run for run in runs.list() if run.parent is None]
+        ready.append(True)
+        assert runs.retry(parent.id)
+        assert "completed" == runs.wait(parent.id, timeout="20s").status
+        statuses = [run.status for run in runs.list() if run.parent == parent.id]
+    assert ["completed", "cancelled"] == statuses
+
+
 def test_a_time_out_around_it() -> None:
     """It is refused as around any step that waits: it would not survive a restart."""
 
