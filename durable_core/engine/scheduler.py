@@ -50,8 +50,8 @@ _PAUSE = 1.0
 _MAINTENANCE = 0.02
 #: A larger difference between wall clock and monotonic clock means that the clock was set, ms.
 _CLOCK_STEP = 5_000
-#: The maximum number of runs of one claim.
-_CLAIM = 50
+#: The maximum number of runs of one claim: all that they have finished is in memory together.
+_CLAIM = 20
 #: The maximum number of rows of one deletion.
 _PRUNE = 100
 #: The maximum number of runs that leave a queue at a time.

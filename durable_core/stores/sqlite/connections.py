@@ -26,8 +26,9 @@ T = TypeVar("T")
 _READ_SECONDS = 5.0
 #: How often a commit looks whether another process still writes, seconds.
 _BUSY_PAUSE = 0.001
-#: Room for the upper levels of all trees of a store with a million runs.
-_WRITER_CACHE_KIB = 16_384
+#: New rows go to the right-hand edge of every tree, so a run needs some 50 pages at any size of the
+#: store. What is read besides is in the system's cache. A cache of 16 MiB takes 30 once it is full.
+_WRITER_CACHE_KIB = 4_096
 #: More reading connections than this are kept only while they are in use.
 _MOST_FREE = 16
 #: Below this size of the log (1,000 frames of a page and its header) it is left alone.
