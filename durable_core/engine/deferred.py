@@ -30,7 +30,7 @@ from durable_core.http.problem import problem_from_http_error
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.decision import HandoffReason
-from durable_core.runners.begun_call import BegunCall
+from durable_core.runners.begun_call import BegunCall, LateCoroutine
 from durable_core.runners.host import RunHost
 from durable_core.runners.run_tasks import CURRENT_TASKS, RunTasks
 from durable_core.runners.settings import RegisteredEndpoint
@@ -89,7 +89,7 @@ class DeferredRun:
         self._run: _LateRun | None = None
         self._is_over = False
         self._has_begun = False
-        self._rest: Coroutine[Any, Any, None] | None = None
+        self._late: LateCoroutine
         self._task: asyncio.Task[None] | None = None
 
     # -- as its handler sees it -------------------------------------------------------------
@@ -142,7 +142,8 @@ class DeferredRun:
     def call(self, handler: Callable[[], Awaitable[Any]]) -> BegunCall:
         """Begin a call of the handler, in a task of its own."""
         context, tasks = copy_context(), self._tasks
-        self._task = asyncio.Task(self._go_on(), loop=self._loop, context=context)
+        self._late = LateCoroutine()
+        self._task = asyncio.Task(self._late, loop=self._loop, context=context)
         self._is_over = False
         tasks.live.add(tasks.handler)
         tasks.running = tasks.handler
@@ -157,19 +158,19 @@ class DeferredRun:
         CURRENT_TASKS.set(self._tasks)
         EVENT_SEQ.set(self._event_seq)
 
-    async def _go_on(self) -> None:
+    @staticmethod
+    async def _go_on(rest: Coroutine[Any, Any, None]) -> None:
         """Do what the task of the handler does from its second turn on."""
-        rest, self._rest = self._rest, None
-        if rest is not None:
-            try:
-                await rest
-            finally:
-                CURRENT_RUN.set(None)  # the run refers to this task: a cycle would keep its memory
+        try:
+            await rest
+        finally:
+            CURRENT_RUN.set(None)  # the run refers to this task: a cycle would keep its memory
 
     def is_needless(self, begun: BegunCall) -> bool:
         """Tell whether the handler has ended and has no use for a run; then it gets none."""
         self._is_over = (
             begun.has_ended
+            and not begun.is_cut_short
             and self._run is None
             and self.refusal is None
             and not self._tasks.has_others
@@ -191,7 +192,8 @@ class DeferredRun:
         assert task is not None
 
         def go_on(rest: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-            self._rest, self._has_begun, self._task = rest, True, None
+            self._late.rest = self._go_on(rest)
+            self._has_begun, self._task = True, None
             return task
 
         answer = ClientAnswer(self._runs, run)

@@ -6,9 +6,47 @@ import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import CoroutineType
-from typing import Any
+from typing import Any, NoReturn
 
-__all__ = ["BegunCall"]
+__all__ = ["BegunCall", "LateCoroutine"]
+
+
+class LateCoroutine(Coroutine[Any, Any, None]):
+    """The coroutine of a task that is told later what it does, or does nothing.
+
+    If the task is cancelled meanwhile, what it does is begun all the same, and cancelled then.
+
+    Attributes:
+        rest: what it does; None until it is known.
+    """
+
+    def __init__(self) -> None:
+        self.rest: Coroutine[Any, Any, None] | None = None
+        self._has_begun = False
+
+    def send(self, value: Any, /) -> Any:
+        """Go on."""
+        if self.rest is None:
+            raise StopIteration
+        self._has_begun = True
+        return self.rest.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Go on with an error."""
+        if self.rest is None:
+            raise StopIteration
+        if not self._has_begun:
+            self.send(None)
+        return self.rest.throw(*error)
+
+    def close(self) -> None:
+        """End what the task does."""
+        if self.rest is not None:
+            self.rest.close()
+
+    def __await__(self) -> NoReturn:
+        """Refuse: this is for one task."""
+        raise TypeError("the coroutine of a task is not awaited")
 
 
 class BegunCall(Generator[Any, Any, Any]):
@@ -27,6 +65,7 @@ class BegunCall(Generator[Any, Any, Any]):
     Attributes:
         code: the coroutine; None if the call gave none.
         has_ended: the function did not wait for anything.
+        is_cut_short: it has ended by what is no Exception, such as a cancellation.
     """
 
     def __init__(
@@ -37,7 +76,8 @@ class BegunCall(Generator[Any, Any, Any]):
         enter: Callable[[], object],
     ) -> None:
         self.code: Coroutine[Any, Any, Any] | None = None
-        self.has_ended = False
+        self.has_ended = self.is_cut_short = False
+        self._is_waiting = False  # what the first part waits for has not been awaited yet
         self._awaited: Any = None
         self._value: object = None
         self._error: BaseException | None = None
@@ -49,12 +89,14 @@ class BegunCall(Generator[Any, Any, Any]):
         asyncio._enter_task(loop, task)
         try:
             self._awaited = context.run(self._begin, call, enter)
+            self._is_waiting = True
         except StopIteration as end:
             self.has_ended, self._value = True, end.value
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
             self.has_ended, self._error = True, error
+            self.is_cut_short = not isinstance(error, Exception)
         finally:
             asyncio._leave_task(loop, task)
             asyncio._enter_task(loop, outer)
@@ -84,15 +126,19 @@ class BegunCall(Generator[Any, Any, Any]):
         if self.has_ended:
             raise StopIteration(self.result())
         assert self.code is not None
-        if self._awaited is not None:
+        if self._is_waiting:
+            self._is_waiting = False
             awaited, self._awaited = self._awaited, None
-            return awaited
+            task = asyncio.current_task()
+            if awaited is not None or (task is not None and task.cancelling()):
+                return awaited
+            # It only gave way to other tasks, and they have had their turn.
         return self.code.send(value)
 
     def throw(self, *error: Any) -> Any:
         """Go on with an error."""
         assert self.code is not None
-        self._awaited = None
+        self._is_waiting, self._awaited = False, None
         return self.code.throw(*error)
 
     def close(self) -> None:

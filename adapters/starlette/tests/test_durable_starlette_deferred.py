@@ -242,6 +242,70 @@ def test_an_error_before_any_step_is_tried_again(durable: Durable[StarletteApp])
     play(durable, app, part)
 
 
+async def raising() -> None:
+    raise asyncio.CancelledError
+
+
+async def cancelling(wait: Any) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await wait()
+
+
+@pytest.mark.parametrize(
+    "cancel",
+    [
+        raising,
+        lambda: cancelling(lambda: asyncio.sleep(0)),
+        lambda: cancelling(lambda: asyncio.sleep(30)),
+        lambda: cancelling(lambda: step.run("first", lambda: None)),
+    ],
+    ids=["raised", "at a turn", "in a sleep", "at a step"],
+)
+def test_a_handler_that_cancels_itself(
+    durable: Durable[StarletteApp], cancel: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run fails, and the client gets an answer."""
+    app = FastAPI()
+    went_on: list[bool] = []
+
+    @app.get("/")
+    @durable.endpoint(retries=0)
+    async def it() -> None:
+        await cancel()
+        went_on.append(True)
+
+    async def part(client: Client) -> None:
+        assert 500 == (await client.get("/")).status_code
+        assert [] == went_on
+        assert "the handler was cancelled by its own code" in caplog.text
+
+    play(durable, app, part)
+
+
+def test_a_cancellation_that_the_handler_catches(durable: Durable[StarletteApp]) -> None:
+    """The handler goes on after it, and may have steps."""
+    app = FastAPI()
+
+    @app.get("/")
+    @durable.endpoint
+    async def it() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            task.uncancel()
+        return await step.run("first", lambda: 7)
+
+    async def part(client: Client) -> None:
+        assert 7 == (await client.get("/")).json()
+
+    play(durable, app, part)
+
+
 def test_an_error_that_the_application_answers(durable: Durable[StarletteApp]) -> None:
     """The handlers for exceptions answer it, and there is no run."""
     app = FastAPI()
