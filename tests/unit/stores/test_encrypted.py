@@ -19,10 +19,10 @@ from durable_core.api.stream import sync_stream
 from durable_core.errors import ConfigurationError, EncryptionKeyError, StepError
 from durable_core.http.request import Request
 from durable_core.http.response import Response
-from durable_core.model.event import Event
+from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import FailedAttempt, Memo, Pending
-from durable_core.model.stream import ChunkBatch, Pushed
+from durable_core.model.stream import ChunkBatch, Pushed, StoredStream
 from durable_core.ports import (
     Begin,
     Cancel,
@@ -33,8 +33,11 @@ from durable_core.ports import (
     Delivery,
     Fork,
     IdempotencyKey,
+    NewRun,
     RunRecord,
     SendEvents,
+    StoredRequest,
+    StoredResult,
     Write,
     messages,
 )
@@ -381,6 +384,11 @@ DECIDED = {
     },
     ChunkBatch: {"number", "op_id", "attempt", "start", "last", "texts"},
     Event: {"name", "id", "ts", "data"},
+    StoredEvent: {"seq", "received_at", "event"},
+    StoredRequest: {"head", "body"},
+    StoredResult: {"phase", "ended_at", "head", "body", "follow_up"},
+    NewRun: {"run", "request"},
+    StoredStream: {"next", "handoff", "phase", "epoch", "is_running", "chunks"},
     Cancel: {"app", "run_id", "result", "deliveries", "reason"},
     Fork: {"app", "run_id", "op_id", "now", "run", "request"},
     SendEvents: {"app", "now", "source", "events"},
