@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -19,7 +18,6 @@ from collections.abc import (
     Iterable,
 )
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import TypeAlias
 
 from durable_client._call import (
     ClientResponse,
@@ -30,16 +28,12 @@ from durable_client._call import (
     stream_client,
 )
 from durable_client._collector import Collector
+from durable_client._driver import OpenConnections, Report, follow
 from durable_client._follow import (
-    Close,
-    Command,
     Commands,
-    Deliver,
     DeliveredEvent,
-    Fail,
     Finish,
     Open,
-    Read,
     StreamClient,
 )
 from durable_client._transport import (
@@ -61,9 +55,6 @@ __all__ = ["TaskDriver", "fetch_with_stream_async"]
 
 #: How many bytes a connection may read ahead of the callbacks, beside its last piece.
 _READ_AHEAD = 256 * 1024
-
-#: What a connection reports to the machine.
-_Report: TypeAlias = Callable[[StreamClient], Commands]
 
 
 async def fetch_with_stream_async(
@@ -157,9 +148,8 @@ class TaskDriver:
         self._requests = requests
         self._deliver = deliver
         self._timeout = timeout
-        self._mailbox: asyncio.Queue[_Report] = asyncio.Queue()
-        self._open: dict[int, _Connection] = {}
-        self._closed: list[asyncio.Task[None]] = []
+        self._mailbox: asyncio.Queue[Report] = asyncio.Queue()
+        self._connections = OpenConnections(self._begin)
 
     async def run(self) -> Finish:
         """Follow the stream to its end; cancelling it closes all connections.
@@ -178,56 +168,34 @@ class TaskDriver:
                 f"the run has no response after {self._timeout:g} s (timeout=)"
             ) from error
         finally:
-            for number in list(self._open):
-                self._close(number)
-            await asyncio.gather(*self._closed, return_exceptions=True)
+            closed = self._connections.close_all()
+            await asyncio.gather(*(each.task for each in closed), return_exceptions=True)
+
+    def _begin(self, command: Open) -> _Connection:
+        return _Connection(command, self._client, self._requests, self._mailbox.put_nowait)
 
     async def _follow(self) -> Finish:
-        todo: deque[Command] = deque(self._machine.start())
+        flow = follow(self._machine, self._connections)
+        report: Report | None = None
         while True:
-            while todo:
-                command = todo.popleft()
-                if isinstance(command, Finish):
-                    return command
-                await self._do(command)
+            try:
+                wanted = flow.send(report)
+            except StopIteration as end:
+                finish: Finish = end.value
+                return finish
+            report = None
+            if wanted is not None:
+                await self._deliver(wanted.event)
+                continue
             report = await self._mailbox.get()
             await asyncio.sleep(0)  # or a fast stream would keep the loop, and delay the time-out
-            todo += report(self._machine)
-
-    async def _do(self, command: Command) -> None:
-        match command:
-            case Open(number=number):
-                self._forget_ended()
-                connection = _Connection(
-                    command, self._client, self._requests, self._mailbox.put_nowait
-                )
-                self._open[number] = connection
-            case Read(number=number):
-                self._open[number].may_read.set()
-            case Close(number=number):
-                self._close(number)
-            case Deliver(event=event):
-                await self._deliver(event)
-            case Fail(error=error):
-                raise error
-
-    def _close(self, number: int) -> None:
-        task = self._open.pop(number).task
-        task.cancel()
-        self._closed.append(task)
-
-    def _forget_ended(self) -> None:
-        """Keep no trace of connections that have ended: a stream may need any number of them."""
-        self._open = {n: each for n, each in self._open.items() if not each.task.done()}
-        self._closed = [task for task in self._closed if not task.done()]
 
 
 class _Connection:
     """Opens one request in a task, and reads its response when that is allowed.
 
     Attributes:
-        task: cancel it to close the response, or to stop opening it.
-        may_read: set it to have the body read.
+        task: closes the response when it ends.
     """
 
     def __init__(
@@ -235,7 +203,7 @@ class _Connection:
         command: Open,
         client: AsyncHTTPClient,
         requests: RequestFactory,
-        report: Callable[[_Report], None],
+        report: Callable[[Report], None],
     ) -> None:
         self._command = command
         self._client = client
@@ -243,8 +211,21 @@ class _Connection:
         self._report = report
         self._unread = bytearray()
         self._has_room = asyncio.Event()
-        self.may_read = asyncio.Event()
+        self._may_read = asyncio.Event()
         self.task = asyncio.create_task(self._run(), name="durable-stream")
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its task has not ended."""
+        return not self.task.done()
+
+    def read(self) -> None:
+        """Allow that the body is read."""
+        self._may_read.set()
+
+    def close(self) -> None:
+        """Close the response, or stop opening it, without waiting for that."""
+        self.task.cancel()
 
     async def _run(self) -> None:
         command = self._command
@@ -267,7 +248,7 @@ class _Connection:
     async def _read_all(self, number: int, response: AsyncHTTPResponse) -> None:
         status, fields = response.status_code, response_headers(response)
         self._report(lambda machine: machine.opened(number, status, fields, _now()))
-        await self.may_read.wait()
+        await self._may_read.wait()
         pieces = response.aiter_bytes()
         try:
             async for data in pieces:

@@ -11,11 +11,10 @@ import queue
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from durable_client._abort import Abort
 from durable_client._call import (
@@ -27,16 +26,12 @@ from durable_client._call import (
     stream_client,
 )
 from durable_client._collector import Collector
+from durable_client._driver import OpenConnections, Report, follow
 from durable_client._follow import (
-    Close,
-    Command,
     Commands,
-    Deliver,
     DeliveredEvent,
-    Fail,
     Finish,
     Open,
-    Read,
     StreamClient,
 )
 from durable_client._transport import (
@@ -68,9 +63,6 @@ _CONNECTED = frozenset(
     }
 )
 _SENDING = frozenset({"http11.send_request_headers.started", "http2.send_request_headers.started"})
-
-#: What a connection reports to the machine.
-_Report: TypeAlias = Callable[[StreamClient], Commands]
 
 
 def fetch_with_stream(
@@ -190,9 +182,8 @@ class ThreadDriver:
         self._deliver = deliver
         self._timeout = timeout
         self._abort = abort
-        self._mailbox: queue.SimpleQueue[_Report | None] = queue.SimpleQueue()
-        self._open: dict[int, _Connection] = {}
-        self._closed: list[_Connection] = []
+        self._mailbox: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
+        self._connections = OpenConnections(self._begin)
 
     def run(self) -> Finish:
         """Follow the stream to its end.
@@ -206,25 +197,29 @@ class ThreadDriver:
             with self._abort.calling(lambda: self._mailbox.put(None)):
                 return self._follow(deadline)
         finally:
-            for number in list(self._open):
-                self._close(number)
-            for connection in self._closed:
+            for connection in self._connections.close_all():
                 connection.join()
 
+    def _begin(self, command: Open) -> _Connection:
+        connection = _Connection(command, self._client, self._requests, self._mailbox.put)
+        connection.start()
+        return connection
+
     def _follow(self, deadline: float | None) -> Finish:
-        todo: deque[Command] = deque(self._machine.start())
+        flow = follow(self._machine, self._connections)
+        report: Report | None = None
         while True:
-            while todo:
-                command = todo.popleft()
-                if isinstance(command, Finish):
-                    return command
-                if isinstance(command, Deliver):
-                    self._check(deadline)  # many may come at once, and their callbacks be slow
-                self._do(command)
-            report = self._next(deadline)
-            self._check(deadline)
-            if report is not None:
-                todo += report(self._machine)
+            try:
+                wanted = flow.send(report)
+            except StopIteration as end:
+                finish: Finish = end.value
+                return finish
+            report = None
+            if wanted is None:
+                report = self._next(deadline)
+            self._check(deadline)  # many events may come at once, and their callbacks be slow
+            if wanted is not None:
+                self._deliver(wanted.event)
 
     def _check(self, deadline: float | None) -> None:
         """Raise if the call was aborted, or the time is up."""
@@ -233,7 +228,7 @@ class ThreadDriver:
         if deadline is not None and time.monotonic() >= deadline:
             raise self._too_long()
 
-    def _next(self, deadline: float | None) -> _Report | None:
+    def _next(self, deadline: float | None) -> Report | None:
         """Wait for the next report; None wakes the call for an abort."""
         if deadline is None:
             return self._mailbox.get()
@@ -248,32 +243,6 @@ class ThreadDriver:
     def _too_long(self) -> RequestTimeoutError:
         return RequestTimeoutError(f"the run has no response after {self._timeout:g} s (timeout=)")
 
-    def _do(self, command: Command) -> None:
-        match command:
-            case Open(number=number):
-                self._forget_ended()
-                connection = _Connection(command, self._client, self._requests, self._mailbox.put)
-                self._open[number] = connection
-                connection.start()
-            case Read(number=number):
-                self._open[number].read()
-            case Close(number=number):
-                self._close(number)
-            case Deliver(event=event):
-                self._deliver(event)
-            case Fail(error=error):
-                raise error
-
-    def _close(self, number: int) -> None:
-        connection = self._open.pop(number)
-        connection.close()
-        self._closed.append(connection)
-
-    def _forget_ended(self) -> None:
-        """Keep no trace of connections that have ended: a stream may need any number of them."""
-        self._open = {n: each for n, each in self._open.items() if each.is_alive}
-        self._closed = [each for each in self._closed if each.is_alive]
-
 
 class _Connection:
     """Opens one request in a thread, and reads its response when that is allowed."""
@@ -283,7 +252,7 @@ class _Connection:
         command: Open,
         client: HTTPClient,
         requests: RequestFactory,
-        report: Callable[[_Report], None],
+        report: Callable[[Report], None],
     ) -> None:
         self._command = command
         self._client = client

@@ -60,7 +60,7 @@ def test_any_number_of_connections_leaves_no_trace() -> None:
 
     def handler(request: httpx2.Request) -> httpx2.Response:
         nonlocal most
-        most = max(most, len(following._open) + len(following._closed))
+        most = max(most, len(following._connections._open) + len(following._connections._closed))
         return httpx2.Response(200, headers=SSE, stream=Body(body(next(numbers))))
 
     async def body(number: int) -> AsyncIterator[bytes]:
