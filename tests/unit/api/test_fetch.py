@@ -147,12 +147,14 @@ def test_in_the_end_it_fails(kind: str) -> None:
     [
         ("7", 6, 8),
         ("999999", 3599, 3601),
-        (format_datetime(datetime.now(UTC) + timedelta(seconds=300)), 200, 301),
+        ("in 300 s", 200, 301),
         ("soon", 1, 1200),
     ],
 )
 def test_a_service_says_when_to_come_again(kind: str, header: str, least: int, most: int) -> None:
     """In seconds or as a date, up to an hour; what makes no sense is left out."""
+    if header == "in 300 s":
+        header = format_datetime(datetime.now(UTC) + timedelta(seconds=300))
     policy = RetryPolicy(base="10m", max="10m")
     with (
         service(lambda *_: (503, {"retry-after": header}, b"")) as other,
