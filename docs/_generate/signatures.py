@@ -23,6 +23,7 @@ MODULES = (
     "durable_core.routing",
     "durable_core.observers",
     "durable_core.webhooks",
+    "durable_core.ai",
     "durable_core.adapters",
     "durable_core.testing",
     "durable_core.errors",

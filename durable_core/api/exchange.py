@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -95,6 +95,7 @@ class Exchange:
         method, url, headers, body: of the request.
         timeout: seconds without a byte after which the attempt has failed.
         max_bytes: of the body of the answer.
+        secrets: returns further header fields, when a request is made.
     """
 
     method: str
@@ -103,6 +104,11 @@ class Exchange:
     body: bytes | None
     timeout: float
     max_bytes: int
+    secrets: Callable[[], Sequence[tuple[str, str]]] | None = None
+
+    def with_secrets(self, secrets: Callable[[], Sequence[tuple[str, str]]]) -> Exchange:
+        """Return the exchange with secret header fields, which are read for each request."""
+        return replace(self, secrets=secrets)
 
     def perform(self, client: Client | None) -> FetchedResponse:
         """Make the exchange in this thread.
@@ -141,9 +147,10 @@ class Exchange:
         return self._response(answer, parts)
 
     def _build(self, client: Client | AsyncClient) -> Any:
-        fields = [
-            (name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.raw
-        ]
+        headers = self.headers
+        if self.secrets is not None:
+            headers = Headers([*headers.raw, *self.secrets()])
+        fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.raw]
         connect = min(_CONNECT_TIMEOUT, self.timeout)
         return client.build_request(
             self.method,

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
+from durable_core.api.ai import AISteps, AsyncAISteps
 from durable_core.api.callbacks import AsyncCallbackSteps, CallbackSteps
 from durable_core.api.fetch import AsyncFetchSteps, FetchSteps
 from durable_core.api.function_steps import (
@@ -51,7 +52,12 @@ class AsyncSteps(AsyncFunctionSteps, AsyncSignalSteps, AsyncCallbackSteps, Async
     Each call must be awaited (directly, through ``asyncio.gather`` or a ``TaskGroup``). A step id
     names the step for ever: a stored run finds its results by it. An id that repeats, as in a
     loop, gets an index, in the order of the calls; all calls of one id must come from one task.
+
+    Attributes:
+        ai: steps that ask models.
     """
+
+    ai = AsyncAISteps()
 
     @property
     def attempt(self) -> int:
@@ -323,7 +329,12 @@ class Steps(FunctionSteps, SignalSteps, CallbackSteps, FetchSteps):
 
     As :class:`AsyncSteps`, but each call blocks. A step that cannot finish now unwinds the handler
     by a signal that ``except Exception`` lets pass; the handler is replayed later.
+
+    Attributes:
+        ai: steps that ask models.
     """
+
+    ai = AISteps()
 
     @property
     def attempt(self) -> int:

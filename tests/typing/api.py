@@ -25,6 +25,7 @@ from durable_core import (
     run,
     step,
 )
+from durable_core.ai import Inference, openai
 from durable_core.api.adapter import HTTPHandler
 from durable_core.sync import step as sync_step
 from durable_core.testing import AsyncHarness, Harness, Reply, StepRecord, harness
@@ -102,6 +103,9 @@ async def in_async_handlers(request: Request) -> Response:
     assert_type(await step.wait_for_callback("cb2", timeout="1h", data=Placed), Placed | None)
     assert_type(run.callback_url("cb"), str)
     assert_type(await step.fetch("get", "https://x.example/"), FetchedResponse)
+    assert_type(await step.ai.infer("ask", model=openai("m"), body={}), Inference)
+    assert_type(await step.ai.wrap("wrap", fetch, "url", tries=2), dict[str, int])
+    assert_type(await step.ai.wrap("wrap2", count, "text"), int)
     await step.wait_for_signal("no", signal="go", timeout=5, on_conflict="ignore")  # type: ignore[call-overload]
     assert_type(await step.send_event("tell", Event("told")), list[str])
     options = step.options(retries=5, timeout="10s", retry_if=lambda error: True, name="Fetch")
@@ -151,6 +155,8 @@ def in_sync_handlers(request: Request) -> Response:
     assert_type(sync_step.invoke("child", limited, {"n": 1}), Response)
     assert_type(sync_step.invoke("child2", limited, result=list[Placed]), list[Placed])
     assert_type(sync_step.fetch("get", "https://x.example/", retries=5), FetchedResponse)
+    assert_type(sync_step.ai.infer("ask", model=openai("m"), body={}), Inference)
+    assert_type(sync_step.ai.wrap("wrap", count, "text"), int)
     assert_type(sync_step.wait_for_callback("cb2", timeout="1h", data=Placed), Placed | None)
     assert_type(sync_step.send_event("tell", [Event("told")]), list[str])
     sync_step.run("count-wrong", count)  # type: ignore[call-arg]
