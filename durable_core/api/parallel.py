@@ -64,11 +64,12 @@ def parallel(
         _unwind_if_begun(scope)
         return result
     if scope.ex.has_outcome(op):
-        scope.ex.unasked = set()  # nobody asks for the steps of the losers again
+        _forgive_losers(scope)
         return run_branch(scope, _winner(op, scope.drive(_record(scope, op, 0)), branches))
     result = race_in_threads(
         scope, branches, most, lambda index: scope.drive(_record(scope, op, index))
     )
+    _forgive_losers(scope)
     if scope.ex.state in _UNWOUND:
         scope.ex.stop()  # a loser waits for its time; the winner does not
     _unwind_if_begun(scope)
@@ -106,11 +107,17 @@ async def _race(
     limit: int | None,
 ) -> Any:
     if scope.ex.has_outcome(op):
-        scope.ex.unasked = set()  # as above
+        _forgive_losers(scope)
         return await _winner(op, await scope.drive(_record(scope, op, 0)), branches)()
     index, result = await race_in_tasks(branches, limit)
     await scope.drive(_record(scope, op, index))
+    _forgive_losers(scope)
     return result
+
+
+def _forgive_losers(scope: RunScope) -> None:
+    """Expect nobody to ask for stored steps any more: code that has lost a race does not."""
+    scope.ex.unasked = set()
 
 
 def _next_op(scope: RunScope, step_id: str) -> Op:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import pytest
@@ -365,6 +366,27 @@ def test_race_that_a_sleep_wins(asynchronous: bool) -> None:
     with lab(clock=clock) as process:
         endpoint = process.endpoint(async_ if asynchronous else sync)
         assert "slept" == decoded(process.sleep_through(endpoint, clock))
+
+
+@both
+def test_the_loser_of_a_replay_is_no_change_of_the_code(asynchronous: bool) -> None:
+    """A replay that decides a race may not come to the loser's stored step any more."""
+
+    def sync(request: Request) -> object:
+        short = partial(sync_step.sleep, "short", "1ms")
+        long = partial(sync_step.wait_for_event, "long", event="nothing", timeout="1h")
+        sync_step.parallel("first", short, long, mode="race")
+        return "done"
+
+    async def async_(request: Request) -> object:
+        short = partial(step.sleep, "short", "1ms")
+        long = partial(step.wait_for_event, "long", event="nothing", timeout="1h")
+        await step.parallel("first", short, long, mode="race")
+        return "done"
+
+    with lab() as process:
+        endpoint = process.endpoint(async_ if asynchronous else sync, on_mismatch="fail")
+        assert "done" == decoded(process.follow(endpoint, endpoint.handle(request())))
 
 
 @both

@@ -1,0 +1,441 @@
+"""Lives of runs that nobody planned: races, waits, signals, undoing, and clients who come and go.
+
+A random handler is executed with crashes at random commits, for a random client, and the outcome is
+held against what the handler says: the response, how often each step was called, what was undone,
+and that one request made one run and left nothing behind.
+
+``DURABLE_LAW_EXAMPLES`` sets how many lives each test tries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from durable_core.api.step import step, sync_step
+from durable_core.errors import NonRetriableError, StepError, StoreError
+from durable_core.flow.handoff import handoff_response, new_token
+from durable_core.flow.options import ResolvedOptions
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.ports import RunRecord
+from durable_core.runners.settings import Settings
+from support.harness import Lab, Ledger, WatchedStore, lab, request, until
+
+SETTINGS = Settings(unwind_time=2.0, invoke_wait=0.02)
+EXAMPLES = int(os.environ.get("DURABLE_LAW_EXAMPLES", "40"))
+#: A step is called so often before it fails for good.
+MOST = 4
+
+
+# What a handler does
+
+
+@dataclass(frozen=True)
+class Work:
+    """A step whose function fails so often."""
+
+    failures: int
+
+
+@dataclass(frozen=True)
+class Nap:
+    """A sleep of so many milliseconds."""
+
+    ms: int
+
+
+@dataclass(frozen=True)
+class Silence:
+    """A wait of so many milliseconds for an event that nobody sends."""
+
+    ms: int
+
+
+@dataclass(frozen=True)
+class Signalled:
+    """A wait for a signal, which somebody outside sends again and again."""
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One after the other."""
+
+    parts: tuple[Life, ...]
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Side by side; in a race the first result counts."""
+
+    parts: tuple[Life, ...]
+    mode: Literal["all", "race"]
+
+
+@dataclass(frozen=True)
+class Child:
+    """In a run of its own."""
+
+    part: Life
+
+
+Life: TypeAlias = Work | Nap | Silence | Signalled | Sequence | Parallel | Child
+
+leaves: st.SearchStrategy[Life] = st.one_of(
+    st.builds(Work, st.sampled_from([0, 0, 0, 1, 5])),
+    st.builds(Nap, st.sampled_from([0, 1, 20])),
+    st.builds(Silence, st.sampled_from([1, 20])),
+    st.builds(Signalled),
+)
+modes: st.SearchStrategy[Literal["all", "race"]] = st.sampled_from(["all", "race"])
+
+
+def _branching(inner: st.SearchStrategy[Life]) -> st.SearchStrategy[Life]:
+    parts = st.lists(inner, min_size=1, max_size=3).map(tuple)
+    return st.builds(Sequence, parts) | st.builds(Parallel, parts, modes) | st.builds(Child, inner)
+
+
+lives = st.recursive(leaves, _branching, max_leaves=7)
+crashes = st.lists(st.integers(0, 5), max_size=2).map(tuple)
+clients: st.SearchStrategy[Literal["waits", "repeats", "streams"]] = st.sampled_from(
+    ["waits", "repeats", "streams"]
+)
+
+
+# What is to be expected of it
+
+
+def inside(life: Life, path: str) -> Iterator[tuple[str, Life]]:
+    """Yield the parts of a part, each with its path."""
+    if isinstance(life, Child):
+        yield f"{path}-0", life.part
+    if isinstance(life, Sequence | Parallel):
+        for n, part in enumerate(life.parts):
+            yield f"{path}-{n}", part
+
+
+def part_at(life: Life, path: str) -> Life:
+    """Return the part that has this path."""
+    for n in path.split("-")[1:]:
+        life = [part for _, part in inside(life, "")][int(n)]
+    return life
+
+
+def fits(life: Life, value: Any, path: str = "p") -> bool:
+    """Tell whether a value may be the result."""
+    match life:
+        case Work(failures=failures):
+            return bool(value == ("failed" if failures >= MOST else "done"))
+        case Signalled():
+            return bool(value == path)
+        case Sequence() | Parallel(mode="all"):
+            known = list(inside(life, path))
+            return len(value) == len(known) and all(
+                fits(part, each, name) for (name, part), each in zip(known, value, strict=True)
+            )
+        case Parallel() | Child():
+            return any(fits(part, value, name) for name, part in inside(life, path))
+    return value is None
+
+
+def tasks_of(
+    life: Life, path: str = "p", *, is_sure: bool = True, is_child: bool = False
+) -> Iterator[tuple[str, Work, bool, bool]]:
+    """Yield each step with a function: path, step, whether it must run, whether in a child."""
+    if isinstance(life, Work):
+        yield path, life, is_sure, is_child
+    is_race = isinstance(life, Parallel) and life.mode == "race" and len(life.parts) > 1
+    for name, part in inside(life, path):
+        yield from tasks_of(
+            part,
+            name,
+            is_sure=is_sure and not is_race,
+            is_child=is_child or isinstance(life, Child),
+        )
+
+
+def signals_of(life: Life, path: str = "p") -> Iterator[str]:
+    if isinstance(life, Signalled):
+        yield path
+    for name, part in inside(life, path):
+        yield from signals_of(part, name)
+
+
+# Doing it
+
+
+class World:
+    """What is outside of the process: it outlives crashes.
+
+    Attributes:
+        fails: whether the handler fails in the end, so that its steps are undone.
+    """
+
+    def __init__(self, life: Life, *, fails: bool) -> None:
+        self.life = life
+        self.fails = fails
+        self.store = WatchedStore()
+        self.ledger = Ledger()
+        self.endpoint: Any = None
+
+    def work(self, path: str, failures: int) -> str:
+        return self.ledger.fails(path, failures, ValueError(path), "done")
+
+    def undo(self, path: str, result: object) -> None:
+        self.ledger.did(f"undo {path}", None)
+
+    def end(self, value: Any, path: str) -> Response:
+        if self.fails and path == "p":
+            raise NonRetriableError("the end")
+        return Response.json(value)
+
+    def sync(self, asked: Request) -> Response:
+        path = asked.json() if asked.body else "p"
+        return self.end(live(self, part_at(self.life, path), path), path)
+
+    async def task(self, asked: Request) -> Response:
+        path = asked.json() if asked.body else "p"
+        return self.end(await live_async(self, part_at(self.life, path), path), path)
+
+
+def live(world: World, life: Life, path: str) -> Any:
+    match life:
+        case Work(failures=failures):
+            undoable = sync_step.options(undo=partial(world.undo, path))
+            try:
+                return undoable.run(path, world.work, path, failures)
+            except StepError:
+                return "failed"
+        case Nap(ms=ms):
+            return sync_step.sleep(path, ms / 1000)
+        case Silence(ms=ms):
+            return sync_step.wait_for_event(path, event="nothing", timeout=ms / 1000)
+        case Signalled():
+            signal = sync_step.wait_for_signal(path, signal=path, timeout="1h")
+            return None if signal is None else signal.data
+        case Child():
+            return sync_step.invoke(path, world.endpoint, f"{path}-0", result=object)
+        case Sequence():
+            return [live(world, part, name) for name, part in inside(life, path)]
+    todo = [partial(live, world, part, name) for name, part in inside(life, path)]
+    if life.mode == "race":
+        return sync_step.parallel(f"{path}-race", *todo, mode="race")
+    return list(sync_step.parallel(f"{path}-all", *todo))
+
+
+async def live_async(world: World, life: Life, path: str) -> Any:
+    match life:
+        case Work(failures=failures):
+            undoable = step.options(undo=partial(world.undo, path))
+            try:
+                return await undoable.run(path, world.work, path, failures)
+            except StepError:
+                return "failed"
+        case Nap(ms=ms):
+            return await step.sleep(path, ms / 1000)
+        case Silence(ms=ms):
+            return await step.wait_for_event(path, event="nothing", timeout=ms / 1000)
+        case Signalled():
+            signal = await step.wait_for_signal(path, signal=path, timeout="1h")
+            return None if signal is None else signal.data
+        case Child():
+            return await step.invoke(path, world.endpoint, f"{path}-0", result=object)
+        case Sequence():
+            return [await live_async(world, part, name) for name, part in inside(life, path)]
+    todo: list[Callable[[], Awaitable[Any]]] = [
+        partial(live_async, world, part, name) for name, part in inside(life, path)
+    ]
+    if life.mode == "race":
+        return await step.parallel(f"{path}-race", *todo, mode="race")
+    return list(await step.parallel(f"{path}-all", *todo))
+
+
+# The client, and what happens to the process meanwhile
+
+
+def roots(world: World) -> list[RunRecord]:
+    """Return the runs that a client has begun, if they are stored."""
+    return [each for each in world.store.list("lab", limit=1000) if each.run.parent is None]
+
+
+def has_ended(world: World) -> bool:
+    return any(record.run.phase.ended for record in roots(world))
+
+
+def is_over(world: World) -> bool:
+    return all(each.run.phase.ended for each in world.store.list("lab", limit=1000))
+
+
+@contextmanager
+def signalling(world: World, process: Lab) -> Iterator[None]:
+    """Send every signal that the handler may wait for, over and over."""
+    names, over = list(signals_of(world.life)), threading.Event()
+
+    def send() -> None:
+        while not over.wait(0.002):
+            for name in names:
+                try:
+                    process.durable.signal(name, name)
+                except StoreError:
+                    pass  # the process has crashed
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def ask(world: World, process: Lab, client: str, attempt: int) -> Response:
+    """Ask for the run: anew by the same key, or where it waits, or as if it were the first time."""
+    known = roots(world)
+    if client == "repeats":
+        repeated: Response = world.endpoint.handle(request(method="POST", idempotency_key='"it"'))
+        return repeated
+    if attempt and known:
+        run_id = known[0].run.id
+        token = new_token(process.durable.engine.env, run_id)
+        return handoff_response(ResolvedOptions(key="it"), "GET", run_id, token)
+    accept = "text/event-stream" if client == "streams" else "*/*"
+    answer: Response = world.endpoint.handle(request(accept=accept))
+    return answer
+
+
+def drain(process: Lab, answer: Response) -> threading.Thread:
+    """Read an event stream beside, as long as it lasts; its client does not look at it."""
+
+    async def read_async(body: Any) -> None:
+        async for _ in body:
+            pass
+
+    def read() -> None:
+        try:
+            if hasattr(answer.body, "__aiter__"):
+                process.durable.engine.run_on_background_loop(read_async(answer.body))
+            elif not isinstance(answer.body, bytes):
+                for _ in answer.body:
+                    pass
+        except (StoreError, RuntimeError, asyncio.CancelledError):
+            pass  # the process has crashed
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    return thread
+
+
+def finish(world: World, crashes: tuple[int, ...], client: str, *, is_async: bool) -> Response:
+    """Live to the end, in one process after the other; return the last response."""
+    for attempt, crash in enumerate((*crashes, None)):
+        if crash is not None:
+            world.store.crash_after(crash)
+        with lab(world.store, settings=SETTINGS) as process:
+            world.endpoint = process.endpoint(world.task if is_async else world.sync)
+            process.durable.start()
+            with signalling(world, process):
+                answer = ask(world, process, client, attempt)
+                reader = drain(process, answer)
+                if crash is None:
+                    last = settle(world, process, answer)
+                    # A child of a branch that has lost its race goes on by itself.
+                    until(lambda: is_over(world))
+                    process.stop()
+                    reader.join()
+                    return last
+                is_answered = is_final(answer)
+                until(lambda: is_answered or world.store.crashed.is_set() or has_ended(world))  # noqa: B023
+            process.stop()
+            reader.join()
+        if is_final(answer) and not world.store.crashed.is_set():
+            return answer
+        world.store.recover()
+    raise AssertionError("the last process does not crash")
+
+
+def is_final(answer: Response) -> bool:
+    """Tell whether the answer is that of the run: no redirect, no stream, no word of a crash."""
+    return isinstance(answer.body, bytes) and answer.status not in (302, 303, 503)
+
+
+def settle(world: World, process: Lab, answer: Response) -> Response:
+    """Follow an answer to the response of the run."""
+    if isinstance(answer.body, bytes):
+        return process.follow(world.endpoint, answer)
+    until(lambda: has_ended(world))
+    run_id = roots(world)[0].run.id
+    token = new_token(process.durable.engine.env, run_id)
+    redirect = handoff_response(ResolvedOptions(key="it"), "GET", run_id, token)
+    return process.follow(world.endpoint, redirect)
+
+
+# The laws
+
+both = pytest.mark.parametrize("is_async", [False, True], ids=["def", "async"])
+
+
+def check_counts(world: World, crashed: int) -> None:
+    """Each step was called as often as it must be, and more only if it was cut off by a crash."""
+    counts = world.ledger.counts()
+    for path, work, is_sure, _ in tasks_of(world.life):
+        calls = min(work.failures, MOST - 1) + 1
+        least = 1 if crashed and work.failures else calls
+        assert (least if is_sure else 0) <= counts[path], (path, counts)
+        assert counts[path] <= calls + crashed * MOST, (path, counts)
+
+
+def check_one_run(world: World) -> None:
+    """One request made one run, and nothing waits or is due any more."""
+    assert len(roots(world)) <= 1
+    assert is_over(world)
+
+
+@both
+@given(life=lives, crashes=crashes, client=clients)
+@settings(max_examples=EXAMPLES)
+def test_a_life(life: Life, crashes: tuple[int, ...], client: str, is_async: bool) -> None:
+    """Whatever happens, the response is one that the handler may give undisturbed."""
+    world = World(life, fails=False)
+    response = finish(world, crashes, client, is_async=is_async)
+    assert 200 == response.status, response
+    assert fits(life, response_value(response)), response.body
+    check_counts(world, len(crashes))
+    check_one_run(world)
+
+
+@both
+@given(life=lives, crashes=crashes, client=clients)
+@settings(max_examples=EXAMPLES)
+def test_a_life_that_fails(
+    life: Life, crashes: tuple[int, ...], client: str, is_async: bool
+) -> None:
+    """Each step of the run that has succeeded is undone, and the response says which."""
+    world = World(life, fails=True)
+    response = finish(world, crashes, client, is_async=is_async)
+    assert 500 == response.status, response
+    problem = response_value(response)
+    undone = set(problem.get("undone", ()))
+    own = {path: (work, sure) for path, work, sure, child in tasks_of(life) if not child}
+    succeeding = {path for path, (work, _) in own.items() if work.failures < MOST}
+    assert {path for path in succeeding if own[path][1]} <= undone <= succeeding, problem
+    assert [] == problem.get("not_undone", [])
+    counts = world.ledger.counts()
+    for path in undone:
+        assert 1 <= counts[f"undo {path}"] <= 1 + len(crashes), counts
+    check_one_run(world)
+
+
+def response_value(response: Response) -> Any:
+    assert isinstance(response.body, bytes)
+    return json.loads(response.body)
