@@ -102,10 +102,10 @@ def main() -> None:
         requests = list(_requests(subjects, seconds, rounds))
         subjects.close()
         replays = list(_replays(folder, rounds))
-    head = ("handler", "steps", "clients", "floor us", "ours us", "o/f")
-    show("processor time of a request", head, requests)
-    head = ("handler", "steps", "us, with claim and load", "us, in the handler")
-    show("processor time of a replayed step", head, replays)
+    of_requests = ("handler", "steps", "clients", "floor us", "ours us", "o/f")
+    show("processor time of a request", of_requests, requests)
+    of_replays = ("handler", "steps", "us, with claim and load", "us, in the handler")
+    show("processor time of a replayed step", of_replays, replays)
     save_json(options.json, {"machine": facts, "requests": requests, "replays": replays})
 
 
