@@ -39,6 +39,22 @@ class SyncLimit:
     def __init__(self, worker: WorkerParts, runs: RunManager) -> None:
         self._worker = worker
         self._runs = runs
+        #: Runs of threads: where each runs, and what to call if it never begins there.
+        self._in_threads: dict[ThreadRun, tuple[Future[None], Callable[[], object]]] = {}
+
+    def drain(self) -> None:
+        """Hand off each client whose handler waits for a thread; it begins elsewhere."""
+        for run, (done, ended) in list(self._in_threads.items()):
+            if _may_begin_elsewhere(run) and done.cancel():
+                assert isinstance(run.ex, StoredExecution)
+                try:
+                    self._runs.run_in_thread(run, accept(run.ex, HandoffReason.DRAIN))
+                finally:
+                    ended()
+
+    def _note(self, run: ThreadRun, done: Future[None], ended: Callable[[], object]) -> None:
+        self._in_threads[run] = done, ended
+        done.add_done_callback(lambda _: self._in_threads.pop(run, None))
 
     # -- clients that wait for a response ---------------------------------------------------
 
@@ -58,7 +74,8 @@ class SyncLimit:
             self._runs.run_in_thread(run, accept(ex, HandoffReason.PREFERENCE))
             return self._runs.answer_of(ex, answers)
         done = self._submit(run)
-        done.add_done_callback(lambda _: answered.set())
+        done.add_done_callback(lambda done: done.cancelled() or answered.set())
+        self._note(run, done, answered.set)
         if not answered.wait(limit / 1000):
             if _may_begin_elsewhere(run) and done.cancel():
                 self._runs.run_in_thread(run, accept(ex, HandoffReason.TIME_LIMIT))
@@ -101,6 +118,8 @@ class SyncLimit:
         """
         limit = run.ex.options.max_sync_runtime
         assert limit is not None
+        if done is not None and isinstance(run, ThreadRun):
+            self._note(run, done, ended)
         loop = asyncio.get_running_loop()
         return loop.call_later(limit / 1000, self._hand_off, run, done, ended)
 

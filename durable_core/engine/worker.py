@@ -143,6 +143,7 @@ class Worker:
         self.drains += 1
         for live in self.live.all():
             live.detach(HandoffReason.DRAIN)
+        self.sync_limit.drain()
         self.waiters.release_all()
 
     def stop(self, timeout: float) -> None:
@@ -152,6 +153,7 @@ class Worker:
         for live in self.live.all():
             live.detach(HandoffReason.DRAIN)
             live.stop()
+        self.sync_limit.drain()
         self.waiters.release_all()
         if not self.live.wait_until_empty(timeout):
             names = ", ".join(self.live.names())

@@ -269,6 +269,32 @@ def test_a_drain(process: Lab, gate: Gate, kind: str, on_loop: bool) -> None:
 
 
 @LOOPS
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_drain_of_what_waits_for_a_thread(gate: Gate, on_loop: bool, stops: bool) -> None:
+    """A client whose handler has found no thread is handed off, too; the run begins elsewhere."""
+    settings = Settings(serving_threads=1, unwind_time=2.0)
+    with lab(settings=settings) as process, ThreadPoolExecutor(2) as pool:
+        held = gate.endpoint(process, "def", function_id="held")
+        assert 303 == ask(process, held, on_loop).status
+        queued = process.endpoint(lambda request: "quick", max_sync_runtime="1h")
+        asking = pool.submit(ask, process, queued, on_loop)
+        worker = process.engine.worker
+        assert worker is not None
+        until(lambda: len(worker.sync_limit._in_threads) == 2)
+        if stops:
+            stopping = pool.submit(process.durable.stop, 10)
+        else:
+            process.durable.drain()
+        answer = asking.result(20)
+        assert 303 == answer.status
+        gate.opened.set()
+        if stops:
+            stopping.result(20)
+        assert b'"quick"' == process.follow(queued, answer).body
+        until(lambda: not worker.sync_limit._in_threads)
+
+
+@LOOPS
 def test_a_lost_lease(process: Lab, gate: Gate, on_loop: bool) -> None:
     """The client is sent to the run, which is another process's now, although the step goes on."""
     endpoint = gate.endpoint(process, "def", max_sync_runtime="500ms", idempotency="required")
