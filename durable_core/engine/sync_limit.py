@@ -69,12 +69,16 @@ class SyncLimit:
             answers.append(response)
             answered.set()
 
+        def ended(done: Future[None]) -> None:
+            if not done.cancelled():  # else it is handed off, which answers
+                answered.set()
+
         run = self._runs.thread_run(self._worker, ex, endpoint.handler, reply, own_thread=True)
         if limit == 0:
             self._runs.run_in_thread(run, accept(ex, HandoffReason.PREFERENCE))
             return self._runs.answer_of(ex, answers)
         done = self._submit(run)
-        done.add_done_callback(lambda done: done.cancelled() or answered.set())
+        done.add_done_callback(ended)
         self._note(run, done, answered.set)
         if not answered.wait(limit / 1000):
             if _may_begin_elsewhere(run) and done.cancel():
