@@ -39,6 +39,7 @@ from durable_core.ports import (
     Prune,
     Release,
     Retry,
+    RunProgress,
     Store,
 )
 
@@ -61,6 +62,22 @@ def test_a_run_comes_back_as_it_was_stored(store: Store) -> None:
     )
     assert (memo(1),) == record.memos
     assert Phase.SYNC == store.result("app", "r1")
+
+
+@requirement("T1")
+def test_how_far_a_run_is(store: Store) -> None:
+    """Its record without memos and attempts, the number of its memos, and its pending ops."""
+    assert store.progress("app", "r1") is None
+    commit(store, created())
+    commit(store, replace(memo_write(), failed_attempts=(failed_attempt(1),)))
+    commit(store, suspended("r1", pending("nap")))
+
+    record, found = store.get("app", "r1"), store.progress("app", "r1")
+    assert record is not None
+    bare = replace(record, memos=(), failed_attempts=())
+    assert RunProgress(record=bare, steps_done=2) == found
+    assert (pending("nap"),) == bare.pending
+    assert store.progress("other", "r1") is None
 
 
 @requirement("T1")
