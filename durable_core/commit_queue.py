@@ -530,6 +530,7 @@ def _merge(first: object, second: Checkpoint) -> Checkpoint:
         deliveries=(*first.deliveries, *second.deliveries),
         children=(*first.children, *second.children),
         replacing=(*first.replacing, *second.replacing),
+        closing=(*first.closing, *second.closing),
         no_pending_row=_is_direct(first) and _is_direct(second),
     )
 

@@ -216,6 +216,7 @@ def run_writes(draw: st.DrawFn) -> Checkpoint:
         failed_attempts=tuple(draw(st.lists(_failed_attempts, max_size=2))),
         deliveries=tuple(draw(st.lists(_deliveries, max_size=1))),
         replacing=draw(st.sampled_from([(), ("id-w1", "id-w2")])),
+        closing=draw(st.sampled_from([(), (), ("id-w1",)])),
         no_pending_row=draw(st.booleans()),
         children=(NewRun(child, REQUEST),) if draw(few) == 1 else (),
     )

@@ -56,9 +56,9 @@ from durable_core.model.decision import (
     SaveMemo,
     SavePending,
 )
-from durable_core.model.event import Event
+from durable_core.model.event import Event, StoredEvent
 from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
-from durable_core.ports import Write
+from durable_core.ports import Checkpoint, Write
 
 __all__ = [
     "AddressWait",
@@ -187,12 +187,27 @@ def wait_at_address(ex: StoredExecution, op: Op, wait: AddressWait) -> Flow[str]
         if op.id in ex.pending:
             yield from _until_due(ex, pending)
             event = ex.pending[op.id].matched
+            if event is None:
+                event = yield from _close_address(ex, op)
             value = "null" if event is None else wait.dump(event.event)
             memo = yield from _end(ex, pending, value, pending.event_seq)
         else:
             memo = yield from _refuse(ex, pending, wait.conflict)
     _return_outcome(ex, memo)
     return memo.value
+
+
+def _close_address(ex: StoredExecution, op: Op) -> Flow[StoredEvent | None]:
+    """Let nothing more be delivered to an op whose time is over.
+
+    Whoever delivers is told which run has it, so what came in time, as the store sees it, counts.
+    """
+    effect = checkpoint(ex)
+    assert isinstance(effect.write, Checkpoint)
+    ex.add_ticket((yield replace(effect, write=replace(effect.write, closing=(op.id,)))))
+    yield from settle(ex)
+    ex.check_open()
+    return ex.pending[op.id].matched
 
 
 def _refuse(ex: StoredExecution, pending: Pending, message: str) -> Flow[Memo]:

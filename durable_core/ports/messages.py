@@ -319,8 +319,9 @@ class CheckpointResult:
     """The answer to a :class:`Checkpoint`.
 
     Attributes:
-        matched: for each op in ``pending`` that a stored event or delivery already ends: its op id
-            and the event. The store has recorded the match.
+        matched: for each op in ``pending`` that a stored event or delivery already ends, and for
+            each in ``closing`` that has a delivery: its op id and the event. The store has recorded
+            the match.
         sent: id and sequence number of each of ``events``, in order; of one that was stored
             already, those of the first.
         resumed_runs: the runs with an op that one of ``events`` or ``deliveries`` answered, and
@@ -357,6 +358,8 @@ class Checkpoint(Write[CheckpointResult]):
             already keeps what was delivered to it.
         replacing: the ids of ops in ``pending`` that take their address from an op that waits
             there. That op stays, without an address, until its time-out.
+        closing: the ids of stored ops whose time is over: from now on nothing is delivered to them.
+            One that has a delivery keeps it.
         state: the run's new phase, failures and crash count, and whether it is undoable; None
             leaves them. If it has a ``cancel_reason``, its owner knows that the run was cancelled.
         release: release the run; at once due if it was cancelled and its owner does not know that.
@@ -392,6 +395,7 @@ class Checkpoint(Write[CheckpointResult]):
     failed_attempts: tuple[FailedAttempt, ...] = ()
     deliveries: tuple[Delivery, ...] = ()
     replacing: tuple[str, ...] = ()
+    closing: tuple[str, ...] = ()
     children: tuple[NewRun, ...] = ()
 
 

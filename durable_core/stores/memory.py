@@ -158,6 +158,12 @@ class MemoryStore(Store):
             row.pending[pending.op.id] = pending
             if pending.matched is not None:
                 matched.append((pending.op.id, deepcopy(pending.matched)))
+        for op_id in write.closing:
+            closed = row.pending.get(op_id)
+            if closed is not None and closed.matched is not None:
+                matched.append((op_id, deepcopy(closed.matched)))
+            elif closed is not None:
+                row.pending[op_id] = replace(closed, address="")
         for memo in with_event_seq(write.memos, sent):
             row.memos[memo.completion_no] = memo
             row.pending.pop(memo.op.id, None)

@@ -159,6 +159,23 @@ def test_an_op_that_is_registered_again_keeps_what_it_has(store: Store) -> None:
     assert [0] == matched_seqs(store)
 
 
+@requirement("T34")
+def test_an_op_whose_time_is_over_gets_nothing_more(store: Store) -> None:
+    """A delivery that came before is answered with the write that closes the address."""
+    closing = Checkpoint(run_id="r1", owner="o1", epoch=1, now=20, closing=("id-wait",))
+    _waiting(store, "r1", addressed())
+    assert CheckpointResult() == commit(store, closing)
+    assert Delivered(run_id=None) == _deliver(store, delivery())
+    assert [None] == matched_seqs(store)
+
+    _waiting(store, "r2", addressed())
+    _deliver(store, delivery("2"))
+    late = commit(store, replace(closing, run_id="r2"))
+
+    stored = StoredEvent(seq=0, event=delivery("2").event, received_at=100)
+    assert CheckpointResult(matched=(("id-wait", stored),)) == late
+
+
 @requirement("T35")
 def test_an_address_of_a_run_keeps_its_delivery(store: Store) -> None:
     """An op that waits later gets it at once, and so does the same op after a retry."""

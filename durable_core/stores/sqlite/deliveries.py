@@ -12,7 +12,7 @@ from durable_core.ports import Deliver, Delivered, Delivery
 from durable_core.stores.sqlite.reads import dump_match, load_match
 from durable_core.stores.sqlite.sql import QUERIES
 
-__all__ = ["address_op", "deliver", "deliver_message"]
+__all__ = ["address_op", "close_address", "deliver", "deliver_message"]
 
 
 def deliver_message(db: sqlite3.Connection, message: Deliver) -> Delivered:
@@ -65,3 +65,11 @@ def address_op(
             return None
         db.execute(QUERIES["take-address"], waiter[:2])
     return pending
+
+
+def close_address(db: sqlite3.Connection, run_id: str, op_id: str) -> StoredEvent | None:
+    """Let nothing more be delivered to an op; return what was delivered before, if anything."""
+    if db.execute(QUERIES["close-address"], (run_id, op_id)).rowcount:
+        return None
+    row = db.execute(QUERIES["match-of"], (run_id, op_id)).fetchone()
+    return None if row is None or row[0] is None else load_match(row[0])

@@ -209,6 +209,12 @@ SELECT coalesce(
 -- take-address --
 UPDATE pending SET address = '' WHERE run_id = ? AND op_id = ?
 
+-- close-address --
+UPDATE pending SET address = '' WHERE run_id = ? AND op_id = ? AND matched IS NULL
+
+-- match-of --
+SELECT matched FROM pending WHERE run_id = ? AND op_id = ?
+
 -- delete-deliveries --
 DELETE FROM delivery WHERE run_id = ?
 

@@ -44,7 +44,12 @@ from durable_core.ports import (
 )
 from durable_core.ports.limits import NO_KEY
 from durable_core.stores.sqlite import slots
-from durable_core.stores.sqlite.deliveries import address_op, deliver, deliver_message
+from durable_core.stores.sqlite.deliveries import (
+    address_op,
+    close_address,
+    deliver,
+    deliver_message,
+)
 from durable_core.stores.sqlite.events import put_pending, send_events, store_events
 from durable_core.stores.sqlite.reads import (
     KIND_TEXTS,
@@ -110,6 +115,7 @@ def is_one_memo(write: Write[object]) -> TypeGuard[Checkpoint]:
         and not write.failed_attempts
         and write.handoff is None
         and not write.deliveries
+        and not write.closing
         and not write.children
     )
 
@@ -133,7 +139,7 @@ def write_run(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult | L
     for child in write.children:
         _held_app(db, write)
         _insert_suspended(db, child.run, child.request, write.now)
-    exchanges = write.events or write.pending or write.deliveries
+    exchanges = write.events or write.pending or write.deliveries or write.closing
     answer = _exchange(db, write) if exchanges else CHECKPOINTED
     memos = with_event_seq(write.memos, answer.sent) if answer.sent else write.memos
     for memo in memos:
@@ -174,6 +180,7 @@ def _is_only_memos(write: Checkpoint) -> bool:
         and not write.failed_attempts
         and write.handoff is None
         and not write.deliveries
+        and not write.closing
         and not write.children
     )
 
@@ -315,6 +322,10 @@ def _exchange(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult:
         op = put_pending(db, app, write.run_id, op)
         if op.matched is not None:
             matched.append((op.op.id, op.matched))
+    for op_id in write.closing:
+        event = close_address(db, write.run_id, op_id)
+        if event is not None:
+            matched.append((op_id, event))
     return CheckpointResult(
         matched=tuple(matched),
         sent=sent,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,12 @@ from durable_core.errors import (
     StepTypeError,
 )
 from durable_core.flow.env import Limits
+from durable_core.flow.signals import deliver_signal
 from durable_core.http.request import Request
 from durable_core.model.run import Phase
+from durable_core.ports import Checkpoint, Delivered, Write
 from durable_core.stores.memory import MemoryStore
-from support.harness import FakeClock, Lab, lab, request, until
+from support.harness import FakeClock, Lab, WatchedStore, lab, request, until
 
 both = pytest.mark.parametrize("kind", ["def", "async def"])
 
@@ -308,3 +310,34 @@ def test_a_signal_goes_to_another_process() -> None:
 def test_signals_are_values() -> None:
     """They are equal by name and data."""
     assert Signal("go", 1) == Signal("go", 1) != Signal("go", 2)
+
+
+@both
+def test_what_comes_while_the_time_ends_is_not_lost(kind: str) -> None:
+    """Its sender was told that the run has it, so the run gets it."""
+    clock, sent = FakeClock(), list[str | None]()
+
+    class Late(WatchedStore):
+        """Delivers just before the address is closed."""
+
+        def commit(
+            self, writes: Sequence[Write[object]], *, wait: float
+        ) -> Sequence[object | BaseException]:
+            for write in writes:
+                if isinstance(write, Checkpoint) and write.closing:
+                    late = deliver_signal("lab", Signal("go", "late"), "s1", write.now)
+                    [answer] = super().commit([late], wait=wait)
+                    assert isinstance(answer, Delivered)
+                    sent.append(answer.run_id)
+            return super().commit(writes, wait=wait)
+
+    with lab(Late(), clock=clock) as process:
+        handler = process.endpoint(waiting(kind, timeout="59m"))
+        first = handler.handle(request())
+        run_id = until_suspended(process)
+        clock.advance(3600)
+        process.poke()
+        answer = process.follow(handler, first)
+
+    assert run_id == sent
+    assert b'["go","late"]' == answer.body

@@ -412,7 +412,8 @@ def test_every_field_is_decided(kind: Any) -> None:
 def test_every_part_of_a_checkpoint_is_decided() -> None:
     """Whoever adds a part to a checkpoint decides whether it is encrypted."""
     in_clear_text = {
-        *("run_id", "owner", "epoch", "now", "release", "handoff", "no_pending_row", "replacing")
+        *("run_id", "owner", "epoch", "now", "release", "handoff", "no_pending_row", "replacing"),
+        "closing",
     }
     sealed = {
         *("create", "request", "memos", "pending", "state", "result", "events", "deliveries"),
