@@ -33,6 +33,7 @@ from durable_core.flow.completion import (
     completed_of,
     completion_key,
 )
+from durable_core.flow.limits import resolve_limits
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
 from durable_core.http.request import Request
@@ -47,6 +48,8 @@ __all__ = ["HTTPClient", "Webhook", "register"]
 
 _BACKOFF = RetryPolicy(base="5s", factor=3.0, max="6h")
 _TIMEOUT = 15.0
+#: Of each endpoint so many are told at a time: a receiver that is slow must not take all threads.
+_AT_ONCE = 4
 _PREFIX = "whsec_"
 _LEAST_KEY, _MOST_KEY = 24, 64
 #: A receiver may ask for a later attempt than this; it gets this.
@@ -168,8 +171,14 @@ def register(
             f"on_complete must be a URL, a Webhook or a function, not {on_complete!r}"
         )
     is_async = not isinstance(on_complete, Webhook) and is_async_function(on_complete)
+    key = completion_key(options.key)
+    limits = None
+    if not is_async:
+        limits = resolve_limits(
+            key, concurrency=_AT_ONCE, queue_limit=None, rate_limit=None, singleton=None
+        )
     completion = ResolvedOptions(
-        key=completion_key(options.key), retries=COMPLETION_RETRIES, version=options.version
+        key=key, retries=COMPLETION_RETRIES, version=options.version, limits=limits
     )
     handler = _handler(on_complete, is_async=is_async)
     kind = HandlerKind.ASYNC_DEF if is_async else HandlerKind.DEF

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -203,6 +204,23 @@ def test_a_receiver_that_wants_no_more(start: Start, caplog: Any) -> None:
     assert f"was not told that run {run_id} has ended (completed), and will not be" in caplog.text
     assert "token=t" not in caplog.text
     assert SECRET not in caplog.text
+
+
+def test_a_slow_receiver_does_not_take_all_threads(start: Start) -> None:
+    """It gets four requests at a time, and the others wait their turn."""
+    gate, told = threading.Event(), list[str]()
+
+    def tell(completed: Completed) -> None:
+        told.append(completed.run_id)
+        gate.wait(20)
+
+    app = start(tell)
+    ids = [app.ask("def") for _ in range(6)]
+    until(lambda: 4 == len(told))
+    until(lambda: 2 == len(app.durable.runs.list(status="queued")))
+    gate.set()
+    until(lambda: all(app.told(run_id) == "completed" for run_id in ids))
+    assert sorted(ids) == sorted(told)
 
 
 def test_a_retried_run_is_told_of_again(start: Start) -> None:

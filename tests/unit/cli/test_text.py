@@ -93,3 +93,12 @@ def test_details_show_children_and_parents() -> None:
 
     assert "parent r0" in lines
     assert [f"run 01{'A' * 24}", "run r3: E: no"] == lines[-3::2]
+
+
+def test_details_show_whether_somebody_was_told() -> None:
+    """With the id of the run that tells it, which has the attempts."""
+    told = replace(SHOWN, completion="failed", completion_run="r2")
+    lines = [" ".join(line.split()) for line in details(told).splitlines()]
+
+    assert "completion failed (r2)" in lines
+    assert "completion" not in details(SHOWN)
