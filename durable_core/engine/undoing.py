@@ -12,12 +12,17 @@ from dataclasses import replace
 from typing import Protocol
 
 from durable_core.errors import StoreError
-from durable_core.flow.effects import Flow
+from durable_core.flow.effects import Flow, log_warning
 from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.flow.flows import EMBEDDED_FLOWS
 from durable_core.flow.handler import execute_undo, replay_to_undo
 from durable_core.flow.scope import HandlerKind
-from durable_core.flow.undo import execution_to_undo, undo_all, undo_all_async
+from durable_core.flow.undo import (
+    execution_to_undo,
+    undo_all,
+    undo_all_async,
+    unknown_steps,
+)
 from durable_core.platform import call_soon
 from durable_core.runners.host import RunHost
 from durable_core.runners.settings import RegisteredEndpoint
@@ -131,6 +136,13 @@ class Undoing:
 
     def _replay(self) -> Flow[None]:
         yield from replay_to_undo(self._ex)
+        unknown = unknown_steps(self._ex)
+        if unknown:
+            names = ", ".join(map(repr, unknown))
+            yield from log_warning(
+                f"the code does not ask for what the run has done any more: {names}; if it could "
+                "be undone, it is not"
+            )
         self._prepare()
 
     def _prepare(self) -> None:

@@ -42,6 +42,7 @@ __all__ = [
     "undo",
     "undo_all",
     "undo_all_async",
+    "unknown_steps",
 ]
 
 #: The step that holds the error for which a run is undone.
@@ -113,6 +114,21 @@ def _undo_each(ex: Execution, flows: EngineFlows[Any], undos: Sequence[Undo]) ->
 def has_failed(ex: StoredExecution) -> bool:
     """Tell whether an earlier execution has begun to undo the steps of a run that fails."""
     return op_named(_FAILED, OpKind.RUN).id in ex.memos
+
+
+def unknown_steps(replayed: StoredExecution) -> list[str]:
+    """Return the names of the steps that have succeeded and that the code has not asked for.
+
+    Whether they can be undone, and how, is unknown: other code had asked for them.
+    """
+    return [
+        memo.op.name
+        for memo in replayed.memos.values()
+        if memo.op.id in replayed.unasked
+        and memo.ok
+        and memo.op.kind is OpKind.RUN
+        and not memo.op.name.startswith((_PREFIX, _FAILED))
+    ]
 
 
 def execution_to_undo(replayed: StoredExecution) -> StoredExecution:

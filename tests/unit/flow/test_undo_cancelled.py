@@ -255,6 +255,33 @@ def test_a_handler_that_swallows_everything_is_undone_all_the_same(asynchronous:
     assert ["c", "b", "a"] == problem["undone"]
 
 
+@both
+def test_what_new_code_does_not_ask_for_is_named(
+    asynchronous: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody knows how to undo such a step; the others are undone."""
+    shop, store = Shop(), WatchedStore()
+    with lab(store) as process:
+        _, _, run = asleep(process, shop, asynchronous)
+
+    def sync(request: Request) -> None:
+        sync_step.options(undo=shop.release).run("a", shop.reserve, "a")
+        sync_step.sleep("nap", 3600)
+
+    async def async_(request: Request) -> None:
+        await step.options(undo=shop.release).run("a", shop.reserve, "a")
+        await step.sleep("nap", 3600)
+
+    with lab(store) as process:
+        process.endpoint(async_ if asynchronous else sync)
+        process.durable.start()
+        assert process.durable.runs.cancel(run.id)
+        assert "cancelled" == process.durable.runs.wait(run.id, timeout="20s").status
+    assert {**RESERVED, "release r-a": 1} == shop.ledger.counts()
+    [warning] = [each for each in caplog.messages if "does not ask for" in each]
+    assert "'b', 'c'; if it could be undone, it is not" in warning
+
+
 def test_each_branch_goes_as_far_as_it_can() -> None:
     """A branch that waits does not hide what another one has done."""
     shop = Shop()
