@@ -26,6 +26,7 @@ from durable_core.ports import (
     RunRecord,
     Store,
     StoredRequest,
+    StoredResult,
     Write,
 )
 
@@ -77,11 +78,14 @@ def invocation(
     def read(run_id: str) -> str | Failure:
         return child_outcome(run_id, engine.store.result(engine.env.app, run_id))
 
-    def give_up(run_id: str) -> Failure:
+    def give_up(run_id: str) -> str | Failure:
         try:
             engine.cancel(run_id, f"its parent run has waited for {timeout / 1000:g} s")
         except (RunNotFoundError, RunUndoneError):
             pass  # it is gone, or has failed and is being undone: nobody waits for it any more
+        result = engine.store.result(engine.env.app, run_id)
+        if isinstance(result, StoredResult) and result.phase is not Phase.CANCELLED:
+            return child_outcome(run_id, result)  # it has ended just before
         text = f"run {run_id} took longer than {timeout / 1000:g} s (timeout=), and was cancelled"
         data = json.dumps({"run_id": run_id})
         return Failure(name="TimeoutError", message=text, data=data, retriable=False)

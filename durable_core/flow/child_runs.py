@@ -44,7 +44,8 @@ class Invocation:
     Attributes:
         start: makes the child, given the time, epoch milliseconds.
         read: returns the outcome of a child that has ended, given its id.
-        give_up: cancels a child that has taken too long, given its id; returns the outcome.
+        give_up: cancels a child that has taken too long, given its id; returns the outcome, which
+            is that of the child if it has ended just before.
         timeout: how long to wait for the child, milliseconds.
         wait_in_place: how long a run whose client is attached waits before this is handed off,
             milliseconds.
@@ -52,7 +53,7 @@ class Invocation:
 
     start: Callable[[int], NewRun]
     read: Callable[[str], str | Failure]
-    give_up: Callable[[str], Failure]
+    give_up: Callable[[str], str | Failure]
     timeout: int
     wait_in_place: int
 

@@ -15,6 +15,7 @@ import pytest
 from durable_core.api.step import step, sync_step
 from durable_core.engine import children
 from durable_core.errors import NonRetriableError, StepArgumentError, StepError, StepTypeError
+from durable_core.flow.child_runs import child_response
 from durable_core.flow.env import Limits
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -257,6 +258,19 @@ def test_a_child_that_takes_too_long(asynchronous: bool) -> None:
     assert f"run {started.id} took longer than 3600 s (timeout=), and was cancelled" == message
     assert ({"run_id": started.id}, "cancelled") == (data, started.status)
     assert "its parent run has waited for 3600 s" == started.cancel_reason
+
+
+def test_a_child_that_ends_when_the_time_is_over() -> None:
+    """Its response is not lost, although its parent has not been told of its end in time."""
+    with lab() as process:
+        child = process.endpoint(echo, function_id="child")
+        process.endpoint(parent_of(child, False)).handle(request())
+        [started] = [run for run in process.durable.runs.list() if run.parent is not None]
+        nobody: Any = None  # only a call that begins a child needs its execution
+        call = children.invocation(process.engine, nobody, "child", request(), "call", 1000)
+        outcome = call.give_up(started.id)
+    assert isinstance(outcome, str)
+    assert 200 == child_response(outcome).status
 
 
 @both
