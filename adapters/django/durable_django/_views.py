@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -15,6 +15,7 @@ from django.http.multipartparser import MultiPartParserError
 from django.http.response import HttpResponseBase
 
 from durable_core import Response
+from durable_core.adapters import is_async
 
 __all__ = ["CALL", "View", "exception_to_response", "respond", "respond_async"]
 
@@ -49,6 +50,7 @@ class View:
         self._kwargs = kwargs
         self._lock = Lock()
         self._is_taken = False
+        self._thread = get_ident()
         self.request: HttpRequest = _request_among(function, args)
 
     def __call__(self) -> Any:
@@ -56,7 +58,13 @@ class View:
         return self.function(*self._args, **self._kwargs)
 
     def take(self) -> bool:
-        """Tell whether a run may make this call: once."""
+        """Tell whether a run may make this call: once, and in the thread of Django's request.
+
+        In another thread, as where a client waits for a limited time, Django ends the request, with
+        its connections, before or while a ``def`` view runs. A coroutine is called on a loop.
+        """
+        if get_ident() != self._thread and not is_async(self.function):
+            return False
         with self._lock:
             was_taken, self._is_taken = self._is_taken, True
         return not was_taken

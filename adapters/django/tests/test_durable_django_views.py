@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import PermissionDenied
 from django.core.files.uploadedfile import SimpleUploadedFile, UploadedFile
+from django.core.signals import request_finished
 from django.db import transaction
 from django.http import (
     FileResponse,
@@ -432,3 +434,38 @@ def test_a_process_that_does_not_know_the_application(tmp_path: Path, urls: Modu
 
     with pytest.raises(ConfigurationError, match=r"durable_django\.install"):
         durable.start()
+
+
+def test_a_client_that_waits_for_a_limited_time(world: World) -> None:
+    """It is handed off in mid-step; the view has a request of its own, which ends after it."""
+    opened, done = threading.Event(), threading.Event()
+
+    def work() -> int:
+        opened.wait(20)
+        return 1
+
+    @world.durable.endpoint(max_sync_runtime="50ms")
+    def film(request: HttpRequest) -> JsonResponse:
+        value = step.run("render", work)
+        world.log.append("view")
+        return JsonResponse({"path": request.path, "value": value})
+
+    def finished(**kwargs: Any) -> None:
+        world.log.append("finished")
+        if threading.current_thread().name.startswith("durable-serve"):
+            done.set()
+
+    world.route("film/", film)
+    client = Client()
+    request_finished.connect(finished, weak=False)
+    try:
+        response = client.post("/film/")
+        world.log.append("answered")
+        assert 303 == response.status_code
+        opened.set()
+        assert done.wait(20)
+    finally:
+        request_finished.disconnect(finished)
+    final = client.get(f"/film/{response.headers['location']}")
+    assert {"path": "/film/", "value": 1} == final.json()
+    assert ["view", "finished"] == world.log[world.log.index("answered") + 1 :][:2]

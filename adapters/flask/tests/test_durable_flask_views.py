@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -383,3 +384,32 @@ def test_a_body_over_the_limit(world: World) -> None:
     assert 200 == client.post("/", data=b"x" * most).status_code
     assert 413 == client.post("/", data=b"x" * (most + 1)).status_code
     assert [most] == world.log
+
+
+def test_a_client_that_waits_for_a_limited_time(world: World) -> None:
+    """It is handed off in mid-step; the view has contexts of its own, which end after it."""
+    opened = threading.Event()
+
+    def work() -> str:
+        opened.wait(20)
+        return flask.request.path
+
+    @world.app.post("/film")
+    @world.durable.endpoint(max_sync_runtime="50ms")
+    def film() -> dict[str, str]:
+        value = step.run("render", work)
+        world.log.append("view")
+        return {"path": value}
+
+    @world.app.teardown_request
+    def teardown(error: BaseException | None) -> None:
+        world.log.append("teardown")
+
+    client = world.app.test_client()
+    response = client.post("/film")
+    world.log.append("answered")
+    assert 303 == response.status_code
+    opened.set()
+    until(lambda: ["view", "teardown"] == world.log[world.log.index("answered") + 1 :])
+    final = client.get(f"/film{response.headers['location']}")
+    assert {"path": "/film"} == final.get_json()
