@@ -9,7 +9,7 @@ from durable_asgi import Scope
 from durable_core import Limits
 from durable_core.adapters import RUN_PARAM, TOKEN_PARAM
 
-__all__ = ["has_no_body", "is_plain", "names_run"]
+__all__ = ["names_run", "plain_body"]
 
 #: Fields by which a request may be more than one for a new run, or be refused.
 _SPECIAL = frozenset(
@@ -23,27 +23,30 @@ _PLAIN_HOST = re.compile(rb"[A-Za-z0-9._-]+(?::(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4
 _RUN, _TOKEN = RUN_PARAM.encode(), TOKEN_PARAM.encode()
 
 
-def is_plain(scope: Scope, limits: Limits) -> bool:
-    """Tell whether a request is no more than one for a new run, by its head.
+def plain_body(scope: Scope, limits: Limits) -> bool | None:
+    """Tell whether a request may have a body, if it is no more than one for a new run, by its head.
 
     It is not to be refused, asks neither for a stream nor for a run that there is already, does
-    not say how long the client waits, and is no HEAD. The answer is no where that cannot be told at
-    a glance.
+    not say how long the client waits, and is no HEAD. It is None where that cannot be told at a
+    glance.
     """
     query = scope["query_string"]
     if scope["method"] == "HEAD" or (query and _names_run(query)):
-        return False
+        return None
     size = len(scope.get("raw_path") or scope["path"].encode()) + len(query)
-    seen: set[bytes] = set()
+    seen = []
     for name, value in scope["headers"]:
         size += len(name) + len(value) + 4
         if name in _SPECIAL:
             if name in seen or not _is_plain_field(name, value, limits):
-                return False
-            seen.add(name)
-    if b"transfer-encoding" in seen and b"content-length" in seen:
-        return False
-    return bool(3 * size < limits.head)  # the path may be decoded
+                return None
+            seen.append(name)
+    if 3 * size >= limits.head:  # the path may be decoded
+        return None
+    if b"transfer-encoding" in seen:
+        return None if b"content-length" in seen else True
+    # Without both there is none in HTTP/1 (RFC 9112, section 6.3).
+    return b"content-length" in seen or not scope.get("http_version", "").startswith("1")
 
 
 def _names_run(query: bytes) -> bool:
@@ -60,14 +63,6 @@ def _is_plain_field(name: bytes, value: bytes, limits: Limits) -> bool:
     if name == b"content-length":
         return value.isdigit() and len(value) < 20 and int(value) <= limits.body
     return name == b"transfer-encoding"
-
-
-def has_no_body(scope: Scope) -> bool:
-    """Tell whether the head of a plain request says that there is no body (RFC 9112, 6.3)."""
-    if not scope.get("http_version", "").startswith("1"):
-        return False
-    lengths = (b"content-length", b"transfer-encoding")
-    return all(name not in lengths for name, _ in scope["headers"])
 
 
 def names_run(scope: Scope) -> bool:

@@ -42,7 +42,7 @@ from durable_core.adapters import (
 from durable_core.errors import ControlSignal, Suspended
 from durable_starlette._capture import Capture, Outcome
 from durable_starlette._exchange import RequestBody
-from durable_starlette._head import has_no_body, is_plain
+from durable_starlette._head import plain_body
 
 __all__ = [
     "PASSAGE",
@@ -256,9 +256,8 @@ class AttachedPassage(Passage):
     async def _defer(self, call: Call) -> DeferredRun | None:
         """Return what becomes a run if the call needs one; None if there must be one at once."""
         self._app = call.app
-        if not is_plain(self._first_scope, self._limits):
-            return None
-        if not (has_no_body(self._first_scope) or await self._body.read_to_end()):
+        has_body = plain_body(self._first_scope, self._limits)
+        if has_body is None or (has_body and not await self._body.read_to_end()):
             return None
         deferred = call.endpoint.defer(self._request_of_run)
         return await deferred if isinstance(deferred, Coroutine) else deferred
