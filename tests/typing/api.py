@@ -177,6 +177,15 @@ async def with_options(request: Request) -> dict[str, Any]:
     return {}
 
 
+async def ticket(run_id: str, token: str, wait_url: str) -> Response:
+    return Response.redirect(wait_url)
+
+
+@wsgi.endpoint(async_response=ticket, max_sync_runtime="20s", allow_cancel=True)
+def answered_later(request: Request) -> Response:
+    return Response.json(None)
+
+
 @embedded.endpoint
 def embedded_endpoint(request: Request) -> None:
     return None
@@ -190,6 +199,7 @@ assert_type(wsgi.events_endpoint(public=True), WSGIApp)
 assert_type(embedded_endpoint, HTTPHandler)
 wsgi.endpoint(retry=5)  # type: ignore[call-overload]
 wsgi.endpoint(async_response="stream")  # type: ignore[call-overload]
+wsgi.endpoint(async_response=lambda run_id, token: Response())  # type: ignore[call-overload, misc]
 wsgi_adapter.with_options(retries="3")  # type: ignore[arg-type]
 
 
