@@ -406,7 +406,7 @@ def _wait_for_event(
 
 
 def wait_for_signal(ex: InngestExecution, op: Op, wait: SignalWait) -> Flow[Signal[Any] | None]:
-    """``step.wait_for_signal``: the signal, or None. The server fails the run on a conflict."""
+    """``step.wait_for_signal``: the signal, or None. What a conflict does is up to the server."""
     return ask_for_step(ex, op, _wait_for_signal(ex, op, wait))
 
 
