@@ -199,7 +199,7 @@ assert_type(wsgi.events_endpoint(public=True), WSGIApp)
 assert_type(embedded_endpoint, HTTPHandler)
 wsgi.endpoint(retry=5)  # type: ignore[call-overload]
 wsgi.endpoint(async_response="stream")  # type: ignore[call-overload]
-wsgi.endpoint(async_response=lambda run_id, token: Response())  # type: ignore[call-overload, misc]
+wsgi.endpoint(async_response=lambda run_id, token: Response())  # type: ignore[arg-type, misc]
 wsgi_adapter.with_options(retries="3")  # type: ignore[arg-type]
 
 
