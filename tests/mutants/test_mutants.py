@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 
 from durable_conformance.requirements import Requirement, load_requirements
-from support.mutants import cores, engines, requests, responses, runs, stores, streams
+from support.mutants import (
+    cores,
+    engines,
+    requests,
+    responses,
+    runs,
+    store_races,
+    stores,
+    streams,
+)
 from support.source_tree import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -21,7 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 #: The requirements that each mutant must fail.
 ALL: dict[str, tuple[str, ...]] = {
     f"{module.__name__}:{name}": ids
-    for module in (requests, responses, runs, streams, cores, stores, engines)
+    for module in (requests, responses, runs, streams, cores, stores, store_races, engines)
     for name, (_, ids) in module.MUTANTS.items()
 }
 

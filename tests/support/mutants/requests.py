@@ -132,6 +132,10 @@ def _without_cookies(fields: Fields) -> Fields:
     return [each for each in fields if each[0].lower() != "cookie"]
 
 
+def _without_preferences(fields: Fields) -> Fields:
+    return [(name, value) for name, value in fields if name.lower() != "prefer"]
+
+
 def _continue_at_once(self: Any) -> bool:
     self.send_response_only(100)
     self.end_headers()
@@ -175,7 +179,10 @@ def _end_with_the_client(self: Any, data: bytes) -> None:
 
 #: See ``base.Mutants``.
 MUTANTS: Mutants = {
-    "always_gets": (Mutant(receiving(lambda r: changed_request(r, method="GET"))), ("Q1", "W9")),
+    "always_gets": (
+        Mutant(receiving(lambda r: changed_request(r, method="GET"))),
+        ("Q1", "W9", "W11"),
+    ),
     "decodes_paths_twice": (Mutant(receiving(_decode_path)), ("Q2",)),
     "encodes_paths_anew": (Mutant(receiving(_encode_path_anew)), ("Q3",)),
     "sorts_the_query": (Mutant(receiving(_sort_query)), ("Q4",)),
@@ -199,6 +206,7 @@ MUTANTS: Mutants = {
         ("Q5",),
     ),
     "trusts_forwarded_fields": (Mutant(receiving(_trust)), ("Q5",)),
+    "drops_preferences": (Mutant(fields_in(_without_preferences)), ("W10",)),
     "drops_cookies": (Mutant(fields_in(_without_cookies)), ("Q6",)),
     "asks_for_every_body": (Mutant(handler={"handle_expect_100": _continue_at_once}), ("B2",)),
     "takes_the_last_host": (Mutant(exchange={"__init__": _one_host}), ("B1",)),

@@ -20,6 +20,7 @@ REASONS = {
     OpKind.SIGNAL: HandoffReason.WAIT,
     OpKind.SEND_SIGNAL: HandoffReason.STEP_RETRY,
     OpKind.CALLBACK: HandoffReason.WAIT,
+    OpKind.INVOKE: HandoffReason.INVOKE,
 }
 
 

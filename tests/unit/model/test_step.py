@@ -18,6 +18,7 @@ def test_kinds_as_they_are_stored() -> None:
         "SIGNAL": "signal",
         "SEND_SIGNAL": "send-signal",
         "CALLBACK": "callback",
+        "INVOKE": "invoke",
     }
     assert kinds == {kind.name: kind.value for kind in OpKind}
     assert tuple(kinds.values()) == get_args(StepKind)
