@@ -14,14 +14,15 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from durable_core.duration import Duration, parse_duration
-from durable_core.errors import ConfigurationError, RunNotFoundError, StoreBusyError, StoreError
+from durable_core.engine.run_control import RunControl
+from durable_core.errors import ConfigurationError, StoreBusyError, StoreError
 from durable_core.flow.env import AppConfig, Limits
 from durable_core.flow.scope import HandlerKind
 from durable_core.http.headers import accepts_event_stream
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response, with_headers
-from durable_core.model.run import plain_key, versioned_key
+from durable_core.model.run import versioned_key
 from durable_core.platform import (
     SystemClock,
     SystemIds,
@@ -53,9 +54,7 @@ if TYPE_CHECKING:
         EarlierRun,
         IdempotencyKey,
         Ids,
-        RunFilter,
         RunProgress,
-        RunRecord,
         SendEvents,
         Store,
         Write,
@@ -65,8 +64,6 @@ __all__ = ["EmbeddedEngine", "WorkerFactory", "embedded"]
 
 T = TypeVar("T")
 
-#: Seconds after which a wait for the end of a run looks again, whatever the store says.
-_LONGEST_WAIT = 1.0
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 #: Between two tries to start while the store is locked, seconds; each pause is twice the last one.
@@ -78,7 +75,7 @@ WorkerFactory: TypeAlias = (
 )
 
 
-class EmbeddedEngine:
+class EmbeddedEngine(RunControl):
     """Runs the endpoints of one application in this process, with a store.
 
     Nothing is opened or started before :meth:`start` or the first request. After a fork the child
@@ -664,122 +661,6 @@ class EmbeddedEngine:
         if self.worker is None:
             with self._lock:
                 self.store.open()
-
-    def get(self, run_id: str) -> RunRecord | None:
-        """Return all that is known about a run."""
-        self._open_store()
-        worker = self.worker
-        record = self.store.get(self.env.app, run_id)
-        return record if worker is None else worker.with_running_steps(run_id, record)
-
-    def _record(self, run_id: str) -> RunRecord:
-        record = self.get(run_id)
-        if record is None:
-            raise RunNotFoundError(f"there is no run {run_id!r} in app {self.env.app!r}")
-        return record
-
-    def list(self, where: RunFilter, limit: int) -> Sequence[RunRecord]:
-        """Return runs, newest first."""
-        self._open_store()
-        return self.store.list(self.env.app, where=where, limit=limit)
-
-    def retry(self, run_id: str) -> bool:
-        """Let a failed run go on from where it failed; False if it has not failed."""
-        from durable_core.engine.children import cancel_abandoned
-        from durable_core.flow.undo import check_retry
-        from durable_core.model.run import Phase
-        from durable_core.ports import Retry
-
-        record = self._record(run_id)
-        if record.run.phase is not Phase.FAILED:
-            return False
-        check_retry(record)
-        # It will begin others.
-        cancel_abandoned(self.env, self.store, self.endpoints, self.execute)
-        return self.execute(Retry(app=self.env.app, run_id=run_id, now=self.env.clock.now()))
-
-    def fork(self, run_id: str, step: str, request: Request | None) -> str | None:
-        """Begin a run that has the results of another one before a step; return its id."""
-        from durable_core.codec.records import dump_request
-        from durable_core.flow.undo import check_fork
-        from durable_core.model.run import Phase
-        from durable_core.ports import Fork, StoredRequest
-
-        record, now = self._record(run_id), self.env.clock.now()
-        ops = {memo.op.name: memo.op.id for memo in record.memos}
-        ops |= {pending.op.name: pending.op.id for pending in record.pending}
-        if step not in ops:
-            return None
-        check_fork(record, step)
-        new = replace(
-            record.run,
-            id=self.env.ids.ulid(now),
-            phase=Phase.SUSPENDED,
-            created_at=now,
-            failures=0,
-            crash_count=0,
-            epoch=1,
-            cancel_reason=None,
-            parent=None,
-            depth=0,
-            deadline=None if record.run.timeout is None else now + record.run.timeout,
-            endpoint_key=plain_key(record.run),
-        )
-        stored = None
-        if request is not None:
-            endpoint = self.endpoints.get(new.endpoint_key)
-            headers = frozenset() if endpoint is None else endpoint.options.store_headers
-            omit = endpoint is not None and endpoint.options.omit_request_body
-            if endpoint is not None and endpoint.options.limits is not None:
-                new = endpoint.options.limits.keyed(new, request)
-            head = dump_request(request, stored_headers=headers, omit_body=omit)
-            stored = StoredRequest(head=head, body=b"" if omit else request.body)
-        fork = Fork(
-            app=self.env.app, run_id=run_id, op_id=ops[step], run=new, now=now, request=stored
-        )
-        return new.id if self.execute(fork) else None
-
-    def delete(self, run_id: str) -> bool:
-        """Delete a run that has ended; False, and nothing is done, if it has not."""
-        from durable_core.ports import Delete
-
-        return self.execute(Delete(app=self.env.app, run_id=run_id))
-
-    def await_end(self, run_id: str, timeout: float | None) -> bool:
-        """Block until a run has ended, or ``timeout`` seconds are over; return whether it has."""
-        from durable_core.model.run import Phase
-
-        self._open_store()
-        wakeups, deadline = self.store.wakeups(), None
-        if timeout is not None:
-            deadline = time.monotonic() + timeout
-        while isinstance(result := self.store.result(self.env.app, run_id), Phase):
-            left = _LONGEST_WAIT if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                return False
-            wakeups.wait(min(left, _LONGEST_WAIT), eager=True)
-        if result is None:
-            raise RunNotFoundError(f"there is no run {run_id!r} in app {self.env.app!r}")
-        return True
-
-    def cancel(self, run_id: str, reason: str | None = None) -> bool:
-        """Cancel a run and its children; False if it had ended, or had been cancelled."""
-        from durable_core.engine.children import cancel_abandoned, with_follow_up
-        from durable_core.flow.child_runs import cancellation
-        from durable_core.flow.undo import check_cancel
-        from durable_core.ports import CancelOutcome
-
-        record = self._record(run_id)
-        check_cancel(record)
-        cancel = cancellation(record.run, reason or "", self.env.clock.now())
-        cancel = with_follow_up(cancel, self.env, self.endpoints, record.run)
-        outcome = self.execute(cancel)
-        if outcome is CancelOutcome.ENDED:
-            cancelled = replace(record.run, cancel_reason=reason or "")
-            self._reports.cancelled(cancelled, cancel.result)
-        if outcome is not CancelOutcome.NOTHING:
-            cancel_abandoned(self.env, self.store, self.endpoints, self.execute)
-        return outcome is not CancelOutcome.NOTHING
 
 
 def embedded(engine: object) -> EmbeddedEngine:
