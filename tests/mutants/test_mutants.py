@@ -91,6 +91,13 @@ def test_every_mutant_is_caught(tmp_path: Path, spec: str) -> None:
     assert dict.fromkeys(ALL[spec], "fail") == {id_: statuses[id_] for id_ in ALL[spec]}
 
 
+def test_threads_that_are_left_are_named(tmp_path: Path) -> None:
+    """The report says which, for they may be those of the server's framework."""
+    _, text, _ = judged("support.mutants.runs:leaves_threads", tmp_path)
+
+    assert "assert [] == ['forgotten']" in text
+
+
 @pytest.mark.parametrize("spec", SOUND)
 def test_what_they_are_made_of_conforms(tmp_path: Path, spec: str) -> None:
     """Nothing fails but for what was broken."""

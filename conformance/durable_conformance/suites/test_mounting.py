@@ -51,6 +51,7 @@ def test_parameters_of_the_path(deployment: Deployment) -> None:
         reply = server.finish("GET", "/orders/a%20b/7")
 
     params = {"order": "a b", "part": "7"}
+    assert 200 == reply.status
     assert [params, params] == [each["params"] for each in reply.json()]
 
 

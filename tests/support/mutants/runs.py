@@ -154,7 +154,7 @@ def _cancel_all(durable: Durable[Any]) -> None:
 def _leave_a_thread(durable: Durable[Any]) -> None:
     """A server that leaves something running."""
     stopped = threading.Event()
-    threading.Thread(target=stopped.wait, args=(4,), daemon=True).start()
+    threading.Thread(target=stopped.wait, args=(4,), name="forgotten", daemon=True).start()
 
 
 class CutOff(Mutant):
