@@ -18,7 +18,7 @@ from durable_core.http.response import Response
 from durable_core.model.run import Phase
 from durable_core.ports import Release
 from durable_core.stores.sqlite import SQLiteStore
-from durable_core.stores.sqlite import writes as sqlite_writes
+from durable_core.stores.sqlite import claims as sqlite_claims
 from durable_core.stores.sqlite.reads import load_claimed
 from support.harness import FakeClock, Lab, Ledger, WatchedStore, a_request, lab, request, until
 
@@ -166,7 +166,7 @@ def test_a_run_that_could_not_be_claimed_for_want_of_memory(
             raise MemoryError
         return load_claimed(*args)
 
-    monkeypatch.setattr(sqlite_writes, "load_claimed", short)
+    monkeypatch.setattr(sqlite_claims, "load_claimed", short)
     clock = FakeClock()
     with lab(SQLiteStore(tmp_path / "db"), clock=clock) as process:
         endpoint = process.endpoint(_sleeper)

@@ -13,6 +13,7 @@ from durable_conformance.store_values import created, ended, event, peer, suspen
 from durable_core.ports import Checkpoint, Claim, ClaimedRun, CorruptRun, Register, SendEvents
 from durable_core.stores.sqlite import SQLiteStore
 from durable_core.stores.sqlite import events as sqlite_events
+from durable_core.stores.sqlite.claims import claim, register
 from durable_core.stores.sqlite.events import (
     finish_part,
     is_spreading,
@@ -22,7 +23,7 @@ from durable_core.stores.sqlite.events import (
 )
 from durable_core.stores.sqlite.reads import load_match
 from durable_core.stores.sqlite.sql import SCHEMA
-from durable_core.stores.sqlite.writes import claim, register, write_run
+from durable_core.stores.sqlite.writes import write_run
 
 
 @pytest.fixture

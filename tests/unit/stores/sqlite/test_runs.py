@@ -22,9 +22,10 @@ from durable_conformance.store_values import (
 )
 from durable_core.errors import LeaseLost
 from durable_core.ports import Checkpoint, Claim, ClaimedRun, CorruptRun, Register, Release
+from durable_core.stores.sqlite.claims import claim, register
 from durable_core.stores.sqlite.reads import load_memos
 from durable_core.stores.sqlite.sql import SCHEMA
-from durable_core.stores.sqlite.writes import claim, is_one_memo, register, write_run
+from durable_core.stores.sqlite.writes import is_one_memo, write_run
 
 
 def whole(run_id: str) -> Checkpoint:
