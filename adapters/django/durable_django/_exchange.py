@@ -9,7 +9,14 @@ from io import BytesIO
 from typing import Any, NoReturn
 from wsgiref.types import WSGIEnvironment
 
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    RawPostDataException,
+    StreamingHttpResponse,
+)
 from django.http.response import HttpResponseBase
 
 from durable_core.adapters import (
@@ -21,6 +28,7 @@ from durable_core.adapters import (
     iterate_in_thread,
     pull,
 )
+from durable_core.errors import ConfigurationError
 from durable_wsgi import WSGIExchange
 
 __all__ = ["answer", "answer_async"]
@@ -198,13 +206,16 @@ def _environ_of(request: HttpRequest) -> WSGIEnvironment:
     scope = getattr(request, "scope", None)
     if scope is not None:
         environ["REQUEST_URI"] = scope.get("raw_path", b"").decode("latin-1")
-        if "CONTENT_LENGTH" not in environ:  # Django has read all that there was
-            environ["CONTENT_LENGTH"] = str(len(request.body))
+        environ["wsgi.input_terminated"] = True  # Django has read all that there was
     return environ
 
 
 class _Body:
-    """The body of a request, which Django keeps when it is first read."""
+    """The body of a request, which Django keeps when it is first read.
+
+    It is not there any more if other code, such as the check of the CSRF token in a form, has read
+    an upload that the middleware had not kept.
+    """
 
     def __init__(self, request: HttpRequest) -> None:
         self._request = request
@@ -212,8 +223,23 @@ class _Body:
 
     def read(self, size: int) -> bytes:
         if self._source is None:
-            self._source = BytesIO(self._request.body)
+            try:
+                self._source = BytesIO(self._request.body)
+            except RawPostDataException:
+                raise _why_not_kept(self._request) from None
         return self._source.read(size)
+
+
+def _why_not_kept(request: HttpRequest) -> Exception:
+    limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    declared = request.META.get("CONTENT_LENGTH") or "0"
+    if limit is not None and int(declared) > limit:
+        request.close()  # the uploads, which Django forgets when it answers this error
+        return RequestDataTooBig("Request body exceeded settings.DATA_UPLOAD_MAX_MEMORY_SIZE.")
+    return ConfigurationError(
+        f"the body of {request.path} was read before Durable could keep it: name "
+        "'durable_django.DurableMiddleware' first in settings.MIDDLEWARE"
+    )
 
 
 def _filled(response: HttpResponseBase, fields: Fields) -> HttpResponseBase:

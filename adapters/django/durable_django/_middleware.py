@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
-from django.http import HttpRequest
+from django.http import HttpRequest, RawPostDataException
 from django.http.response import HttpResponseBase
 
 from durable_core.adapters import RUN_PARAM, TOKEN_PARAM, AdapterApp
@@ -63,8 +64,10 @@ def _prepare(request: HttpRequest) -> None:
         request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined]
         return
     if _is_short(request):
-        # Before anything else reads it, so that the view can, and its run.
-        request.body  # noqa: B018 - Django keeps it
+        # Before anything else reads it, so that the view can, and its run. Where something above
+        # has read it, durable views tell so; others have what they would have without this.
+        with suppress(RawPostDataException):
+            request.body  # noqa: B018 - Django keeps it
 
 
 def _is_short(request: HttpRequest) -> bool:
