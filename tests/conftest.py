@@ -20,7 +20,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: The tests that coverage is measured by: those that are about the core and that measure no time.
-MEASURED = [Path(__file__).with_name(name) for name in ("unit", "laws", "interop")]
+MEASURED = [
+    *(Path(__file__).with_name(name) for name in ("unit", "laws", "interop")),
+    # Where endpoints begin in the frame of a framework's own call.
+    *(Path(__file__).parents[1] / "adapters" / name for name in ("flask", "starlette")),
+]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

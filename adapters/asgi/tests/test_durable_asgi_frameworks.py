@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -135,14 +136,20 @@ def django_dispatch(shop: Shop) -> Any:
 
 
 def django_application() -> Any:
-    """Return a Django application that says hello; Django is configured once in a process."""
+    """Return a Django application that says hello."""
+    return import_module("django.core.asgi").get_asgi_application()
+
+
+@contextmanager
+def django_settings() -> Iterator[None]:
+    """Configure Django, which is done once in a process, for a site that says hello."""
     settings = import_module("django.conf").settings
     if not settings.configured:
-        say = import_module("django.http").HttpResponse
-        path = import_module("django.urls").path
-        urls = (path("hello", lambda request: say("hello")),)
-        settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=urls, SECRET_KEY="for tests")
-    return import_module("django.core.asgi").get_asgi_application()
+        settings.configure(ALLOWED_HOSTS=["*"], SECRET_KEY="for tests")
+    say = import_module("django.http").HttpResponse
+    urls = (import_module("django.urls").path("hello", lambda request: say("hello")),)
+    with import_module("django.test").override_settings(ROOT_URLCONF=urls, MIDDLEWARE=[]):
+        yield
 
 
 FRAMEWORKS: dict[str, Callable[[Shop], Any]] = {
@@ -158,7 +165,8 @@ FRAMEWORKS: dict[str, Callable[[Shop], Any]] = {
 @pytest.fixture(params=FRAMEWORKS)
 def port(request: pytest.FixtureRequest, shop: Shop) -> Iterator[int]:
     """The port on which a framework's application is served."""
-    with create_endpoint_server(FRAMEWORKS[request.param](shop)) as server:
+    around = django_settings() if request.param == "django-dispatch" else nullcontext()
+    with around, create_endpoint_server(FRAMEWORKS[request.param](shop)) as server:
         yield server.port
     assert not shop.durable.health()["started"]
 
