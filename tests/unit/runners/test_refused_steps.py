@@ -121,8 +121,9 @@ def test_a_def_run_fails_without_it(
     begun = threading.Thread(target=lambda: answers.append(endpoint.handle(request())))
     begun.start()
     until(lambda: [Phase.FAILED] == [each.run.phase for each in process.records.list()])
-    assert process.engine.worker is not None
-    assert [] == process.engine.worker.live.all()
+    worker = process.engine.worker
+    assert worker is not None
+    until(lambda: worker.live.all() == [])  # which comes after the commit
     [record] = process.records.list()
     run = process.durable.runs.get(record.run.id)
     assert run.error is not None
@@ -131,7 +132,7 @@ def test_a_def_run_fails_without_it(
     swallower.ends.set()
     begun.join(10)
     assert [302] == [each.status for each in answers]
-    until(lambda: process.engine.worker.runs.busy[HandlerKind.DEF] == 0)  # type: ignore[union-attr]
+    until(lambda: worker.runs.busy[HandlerKind.DEF] == 0)
     assert [Phase.FAILED] == [each.run.phase for each in process.records.list()]
     process.stop()
 
