@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 PAGES = Path(__file__).with_name("pages")
+CLIENT = Path(__file__).parents[1] / "clients" / "js"
 
 
 def add_page(app: FastAPI) -> None:
@@ -24,6 +25,7 @@ def add_page(app: FastAPI) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     app.mount("/pages", StaticFiles(directory=PAGES))
+    app.mount("/clients", StaticFiles(directory=CLIENT))
 
 
 def serve(app: FastAPI, script: str) -> None:

@@ -1,8 +1,8 @@
 """A trip booker: a FastAPI application with a page that shows each step, and a kill button.
 
 ``python3 dev.py example trip_booker [--port 8000]`` serves it. A second process starts the server
-again whenever it dies, as systemd or Kubernetes would. The page sends the same request again, with
-the same ``Idempotency-Key``, and so comes back to its run.
+again whenever it dies, as systemd or Kubernetes would. The page reads on where its run goes on. If
+the run was not stored yet, it sends the same request again, with the same ``Idempotency-Key``.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Call {
   constructor(url, request, fetch, maxReconnects) {
     this.#url = url
     this.#request = request
-    this.#fetch = fetch
+    this.#fetch = (...args) => fetch(...args) // not as a method: browsers' own refuses that
     this.#maxReconnects = maxReconnects
     this.#headers = new Headers(request.headers)
     const accepted = this.#headers.get('accept')

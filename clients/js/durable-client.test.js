@@ -119,3 +119,12 @@ test('a body that is no text comes in base64', async () => {
   const response = await fetchWithStream('http://a/', { fetch })
   assert.deepEqual([0, 255], [...new Uint8Array(await response.arrayBuffer())])
 })
+
+test('fetch is called as a function, which browsers insist on', async () => {
+  const { fetch } = server(() => stream([END]))
+  function own(...args) {
+    assert.equal(undefined, this)
+    return fetch(...args)
+  }
+  assert.equal(201, (await fetchWithStream('http://a/', { fetch: own })).status)
+})
