@@ -11,8 +11,8 @@ from durable_core.flow.scope import HandlerKind, RunScope
 from durable_core.flow.step_options import merge_options
 
 if TYPE_CHECKING:
-    from durable_core.api.exchange import AsyncClient, Client
     from durable_core.api.models import AIModel, Inference
+    from durable_core.api.outgoing import AsyncClient, Client
 
 __all__ = ["AISteps", "AsyncAISteps"]
 
@@ -125,15 +125,15 @@ def _infer(
     retries: int | None,
     client: Any,
 ) -> Any:
-    from durable_core.api.exchange import check_client, drive_exchange
     from durable_core.api.inference import make_inference, read_answer
     from durable_core.api.models import Inference
+    from durable_core.api.outgoing import check_client, drive_call
 
     parsed(step_id, check_client, client, is_async=scope.kind is HandlerKind.ASYNC_DEF)
-    exchange = parsed(step_id, make_inference, model, body, timeout)
+    outgoing = parsed(step_id, make_inference, model, body, timeout)
     options = merge_options(None, retries=retries, timeout=timeout)
     read = read_answer(model)
-    return drive_exchange(scope, step_id, exchange, client, options, read, Inference.load)
+    return drive_call(scope, step_id, outgoing, client, options, read, Inference.load)
 
 
 def _wrap(

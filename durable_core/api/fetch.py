@@ -11,7 +11,7 @@ from durable_core.flow.scope import HandlerKind, RunScope
 from durable_core.flow.step_options import merge_options
 
 if TYPE_CHECKING:
-    from durable_core.api.exchange import AsyncClient, Client, Exchange
+    from durable_core.api.outgoing import AsyncClient, Client, OutgoingCall
     from durable_core.http.fetched import FetchedResponse
     from durable_core.http.headers import HeaderFields
 
@@ -104,14 +104,14 @@ def _fetch(
     retries: int | None,
     client: Any,
 ) -> Any:
-    from durable_core.api.exchange import check_client, drive_exchange, make_exchange
+    from durable_core.api.outgoing import check_client, drive_call, make_call
     from durable_core.http.fetched import FetchedResponse
 
     method, url, headers, body, json = request
 
-    def make() -> Exchange:
+    def make() -> OutgoingCall:
         check_client(client, is_async=scope.kind is HandlerKind.ASYNC_DEF)
-        return make_exchange(
+        return make_call(
             method=method,
             url=url,
             headers=headers,
@@ -121,7 +121,7 @@ def _fetch(
             max_bytes=max_bytes,
         )
 
-    exchange = parsed(step_id, make)
+    outgoing = parsed(step_id, make)
     options = merge_options(None, retries=retries, timeout=timeout)
     dump, load = FetchedResponse.dump, FetchedResponse.load
-    return drive_exchange(scope, step_id, exchange, client, options, dump, load)
+    return drive_call(scope, step_id, outgoing, client, options, dump, load)

@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from durable_core.api.endpoint import is_async
-from durable_core.api.exchange import Exchange, make_exchange
 from durable_core.api.models import AIModel, Inference
+from durable_core.api.outgoing import OutgoingCall, make_call
 from durable_core.codec.json import JSONCodec
 from durable_core.codec.typed import ValueType, result_type
 from durable_core.duration import Duration
@@ -39,8 +39,8 @@ _NO_SECRETS = frozenset({"max_tokens", "max_output_tokens", "max_completion_toke
 # --- asking ---------------------------------------------------------------------------------------
 
 
-def make_inference(model: AIModel, body: Mapping[str, object], timeout: Duration) -> Exchange:
-    """Return the exchange that asks a model.
+def make_inference(model: AIModel, body: Mapping[str, object], timeout: Duration) -> OutgoingCall:
+    """Return the call that asks a model.
 
     Raises:
         TypeError, ValueError: no model, a body that is no JSON object, or one that asks for a
@@ -57,7 +57,7 @@ def make_inference(model: AIModel, body: Mapping[str, object], timeout: Duration
         raise ValueError("body must not ask for a stream: the answer is stored as a whole")
     if "model" in body:
         raise ValueError("body must not name the model, model= does")
-    exchange = make_exchange(
+    outgoing = make_call(
         method="POST",
         url=model.url,
         headers=dict(model.headers),
@@ -66,7 +66,7 @@ def make_inference(model: AIModel, body: Mapping[str, object], timeout: Duration
         timeout=timeout,
         max_bytes=_MAX_ANSWER,
     )
-    return exchange.with_secrets(model.secret_headers)
+    return outgoing.with_secrets(model.secret_headers)
 
 
 def read_answer(model: AIModel) -> Callable[[FetchedResponse], dict[str, object]]:

@@ -1,4 +1,4 @@
-"""One exchange with another server, by an HTTP client object, in a thread or in a task.
+"""A call of another server, by an HTTP client object, in a thread or in a task.
 
 The Protocols name what ``httpx2``, ``httpx`` and the clients of ``durable_client`` have in common.
 The core has no client of its own: where none is given, ``durable_client`` has to be installed.
@@ -36,10 +36,10 @@ __all__ = [
     "AsyncClient",
     "Client",
     "ClientAnswer",
-    "Exchange",
+    "OutgoingCall",
     "check_client",
-    "drive_exchange",
-    "make_exchange",
+    "drive_call",
+    "make_call",
 ]
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class AsyncClient(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
+class OutgoingCall:
     """What is asked of a server, and what of its answer is taken.
 
     Attributes:
@@ -106,12 +106,12 @@ class Exchange:
     max_bytes: int
     secrets: Callable[[], Sequence[tuple[str, str]]] | None = None
 
-    def with_secrets(self, secrets: Callable[[], Sequence[tuple[str, str]]]) -> Exchange:
-        """Return the exchange with secret header fields, which are read for each request."""
+    def with_secrets(self, secrets: Callable[[], Sequence[tuple[str, str]]]) -> OutgoingCall:
+        """Return the call with secret header fields, which are read for each request."""
         return replace(self, secrets=secrets)
 
     def perform(self, client: Client | None) -> FetchedResponse:
-        """Make the exchange in this thread.
+        """Make the call in this thread.
 
         Raises:
             ServerStatusError: the server answered 429 or 5xx.
@@ -132,7 +132,7 @@ class Exchange:
         return self._response(answer, parts)
 
     async def perform_async(self, client: AsyncClient | None) -> FetchedResponse:
-        """Make the exchange in this task; see :meth:`perform`."""
+        """Make the call in this task; see :meth:`perform`."""
         async with _async_client_or_ours(client) as chosen:
             answer = await chosen.send(self._build(chosen), stream=True, follow_redirects=False)
             try:
@@ -226,7 +226,7 @@ def _load_client() -> Any:
     return durable_client
 
 
-def make_exchange(
+def make_call(
     *,
     method: object,
     url: object,
@@ -235,8 +235,8 @@ def make_exchange(
     json: object,
     timeout: Duration,
     max_bytes: object,
-) -> Exchange:
-    """Return an exchange whose arguments are sound.
+) -> OutgoingCall:
+    """Return a call whose arguments are sound.
 
     Raises:
         TypeError, ValueError: one is not. No message shows the URL, a header's value or the body.
@@ -250,7 +250,7 @@ def make_exchange(
     content = _content(body, json)
     if json is not None and "content-type" not in fields:
         fields = Headers([*fields.raw, ("content-type", "application/json")])
-    return Exchange(
+    return OutgoingCall(
         method=method,
         url=_check_url(url),
         headers=fields,
@@ -275,21 +275,21 @@ def _content(body: object, json: object) -> bytes | None:
     )
 
 
-def drive_exchange(
+def drive_call(
     scope: RunScope,
     step_id: str,
-    exchange: Exchange,
+    outgoing: OutgoingCall,
     client: Any,
     options: StepOptions,
     convert: Callable[[FetchedResponse], object],
     load: Callable[[Any], T],
 ) -> Any:
-    """Make an exchange in a step; return what ``load`` makes of its stored result, or a coroutine.
+    """Make a call in a step; return what ``load`` makes of its stored result, or a coroutine.
 
     Args:
         scope: the run.
         step_id: the step.
-        exchange: what to ask. A POST or PATCH gets an ``Idempotency-Key``.
+        outgoing: what to ask. A POST or PATCH gets an ``Idempotency-Key``.
         client: the client object, or None.
         options: of the step.
         convert: makes the result of the step of the response; it may raise, too.
@@ -299,16 +299,16 @@ def drive_exchange(
     if client is None:
         _load_client()
     op = scope.ex.next_op(step_id, OpKind.RUN, scope.current_task())
-    if exchange.method in _KEYED and "idempotency-key" not in exchange.headers:
+    if outgoing.method in _KEYED and "idempotency-key" not in outgoing.headers:
         run = scope.ex.run
         key = ("idempotency-key", _idempotency_key(run.app, run.id, op.id))
-        exchange = replace(exchange, headers=Headers([*exchange.headers.raw, key]))
+        outgoing = replace(outgoing, headers=Headers([*outgoing.headers.raw, key]))
 
     def ask() -> object:
-        return convert(exchange.perform(client))
+        return convert(outgoing.perform(client))
 
     async def ask_async() -> object:
-        return convert(await exchange.perform_async(client))
+        return convert(await outgoing.perform_async(client))
 
     # Without arguments: those of a step may be recorded, and headers are secret.
     call = Call(ask_async if is_async else ask, options=options)
