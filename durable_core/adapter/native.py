@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
-from weakref import WeakKeyDictionary
 
 from durable_core.errors import ConfigurationError
 
@@ -57,7 +56,7 @@ class Host(Generic[AppT, WaitingT]):
 
 
 class Hosts(Generic[AppT, WaitingT]):
-    """The hosts of the engines of a process, for one framework.
+    """The hosts of engines, for one framework.
 
     Args:
         remedy: how an application is made known, for the error.
@@ -65,11 +64,15 @@ class Hosts(Generic[AppT, WaitingT]):
 
     def __init__(self, remedy: str) -> None:
         self._remedy = remedy
-        self._hosts: WeakKeyDictionary[NativeEngine, Host[AppT, WaitingT]] = WeakKeyDictionary()
 
     def of(self, engine: NativeEngine) -> Host[AppT, WaitingT]:
-        """Return the host of an engine, which is made when it is first asked for."""
-        return self._hosts.setdefault(engine, Host(self._remedy))
+        """Return the host of an engine, which is made when it is first asked for.
+
+        The engine has it: a host leads to handlers, which lead to the engine, so no table of hosts
+        could ever let one go.
+        """
+        host: Host[AppT, WaitingT] = engine.native_hosts.setdefault(self, Host(self._remedy))
+        return host
 
 
 def copy_identity(handler: Callable[..., Any], function: Callable[..., Any]) -> None:

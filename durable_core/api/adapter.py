@@ -115,6 +115,11 @@ class EndpointAdapter(Protocol[AppT_co]):
 class NativeEngine(EngineLifecycle, Protocol):
     """An engine, as adapters see it that run the handlers of a framework."""
 
+    @property
+    def native_hosts(self) -> dict[Any, Any]:
+        """What adapters know of the applications that its endpoints are in."""
+        ...
+
     def replay_loop(self) -> AbstractEventLoop:
         """Return the event loop that handlers are replayed on; called while the engine works."""
         ...

@@ -177,6 +177,11 @@ class Engine(EngineLifecycle, Protocol):
         """Await something on an event loop of the engine's own, blocking this thread."""
         ...
 
+    @property
+    def native_hosts(self) -> dict[Any, Any]:
+        """What adapters know of the applications that its endpoints are in."""
+        ...
+
     def replay_loop(self) -> AbstractEventLoop:
         """Return the event loop that handlers are replayed on; it may start the engine."""
         ...

@@ -127,6 +127,7 @@ class EmbeddedEngine(RunControl):
         self._ids = ids or SystemIds()
         self.settings = settings or Settings()
         self.endpoints: dict[str, RegisteredEndpoint] = {}
+        self.native_hosts: dict[Any, Any] = {}
         #: By process: a fork may have happened while a thread of the parent held its lock.
         self._locks: dict[int, threading.RLock] = {}
         self._worker: Worker | None = None

@@ -38,6 +38,7 @@ class RemoteEngine(ABC, Generic[H]):
     def __init__(self) -> None:
         self._lifecycle = ProcessLifecycle(self.make_host)
         self.endpoints: dict[str, RegisteredEndpoint] = {}
+        self.native_hosts: dict[Any, Any] = {}
 
     # -- what differs from one server to another ---------------------------------------------
 
