@@ -224,7 +224,8 @@ class MemoryStore(Store):
                 raise _lease_lost(write)
             run = replace(write.create, epoch=write.epoch)
             row = StoredRun(run=run, request=write.request, owner=write.owner)
-        if any(child.run.id in self._runs for child in write.children):
+        born = [child.run.id for child in write.children]
+        if len({write.run_id, *born}) <= len(born) or any(id_ in self._runs for id_ in born):
             raise _lease_lost(write)
         numbers = [*row.memos, *(memo.completion_no for memo in write.memos)]
         if len(set(numbers)) != len(numbers):

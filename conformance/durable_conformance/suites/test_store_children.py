@@ -64,7 +64,7 @@ def test_a_child_is_stored_with_the_step_that_waits_for_it(store: Store) -> None
 
 @requirement("T41")
 def test_a_child_that_exists_refuses_all(store: Store) -> None:
-    """Nothing of the write is stored; neither is a child of a run that has another owner."""
+    """Nothing is stored, also of one twice in a write, and of children of another's run."""
     commit(store, created())
     commit(store, created("r2"))
 
@@ -72,6 +72,10 @@ def test_a_child_that_exists_refuses_all(store: Store) -> None:
         commit(store, _starts("r3", "r2"))
     with pytest.raises(LeaseLost):
         commit(store, replace(_starts("r3"), owner="o2"))
+    with pytest.raises(LeaseLost):
+        commit(store, _starts("r3", "r3"))
+    with pytest.raises(LeaseLost):
+        commit(store, replace(created("r3"), children=_starts("r3").children))
 
     assert store.get("app", "r3") is None
     assert () == pending_of(store)
