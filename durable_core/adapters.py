@@ -54,7 +54,7 @@ from durable_core.api.adapter import (
     NativeEndpoint,
     NativeEngine,
 )
-from durable_core.api.endpoint import is_async
+from durable_core.api.functions import is_async
 from durable_core.api.run import suspend_at_once
 from durable_core.engine.deferred import ClientAnswer, DeferredRun, DeferredThreadRun
 from durable_core.flow.options import EndpointOptions, merge_options

@@ -218,13 +218,21 @@ class Durable(Generic[AppT]):
                     "its whole request is stored"
                 )
             adapted = adapter.adapt(self.engine, handler)
-            endpoint = Endpoint(self.engine, adapted, options, self._around)
+            endpoint = self._new_endpoint(adapted, options)
             return adapter.wrap_native(self.engine, endpoint, handler)
-        app = adapter.wrap(Endpoint(self.engine, handler, options, self._around))
+        app = adapter.wrap(self._new_endpoint(handler, options))
         with suppress(AttributeError, TypeError):  # of an application with slots
             functools.update_wrapper(app, handler, updated=())  # type: ignore[arg-type]
             del app.__wrapped__  # type: ignore[attr-defined]
         return app
+
+    def _new_endpoint(self, handler: Callable[..., Any], options: EndpointOptions) -> Endpoint:
+        endpoint = Endpoint(self.engine, handler, options, self._around)
+        if endpoint.options.on_complete is not None:
+            from durable_core.api.webhook import register  # few endpoints need it
+
+            register(self.engine, endpoint.options)
+        return endpoint
 
     def endpoint_proxy(self) -> AppT:
         """Return the wait route, to be mounted where ``async_redirect_url`` points."""

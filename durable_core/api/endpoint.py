@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from durable_core.api.effects import (
@@ -20,6 +18,7 @@ from durable_core.api.effects import (
     drive_in_task,
 )
 from durable_core.api.engine import Engine
+from durable_core.api.functions import is_async, key_of
 from durable_core.api.waiting import WAIT_METHODS, answer_wait
 from durable_core.errors import ConfigurationError, HTTPError
 from durable_core.flow.options import (
@@ -50,9 +49,7 @@ __all__ = [
     "Around",
     "Endpoint",
     "Handler",
-    "is_async",
     "is_wait",
-    "key_of",
     "strip_body_for_head",
 ]
 
@@ -105,10 +102,6 @@ class Endpoint:
         self._may_defer = around is None and not needs_run_at_once(resolved)
         self._registered = RegisteredEndpoint(handler, self.kind, resolved)
         engine.register(self._registered)
-        if resolved.on_complete is not None:
-            from durable_core.api.webhook import register  # few endpoints need it
-
-            register(engine, resolved, is_async)
 
     @property
     def options(self) -> ResolvedOptions:
@@ -292,42 +285,6 @@ def _result_type(handler: Handler) -> ValueType | None:
         return return_type(handler, besides=(Response, bytes))
     except UnknownTypeError:
         return None
-
-
-def key_of(handler: Handler) -> str:
-    """Return ``module:qualname`` of a handler; the same whether its module is run or imported."""
-    module = getattr(handler, "__module__", None) or type(handler).__module__
-    if module == "__main__":
-        module = _main_module()
-    name = getattr(handler, "__qualname__", None) or type(handler).__qualname__
-    return f"{module}:{name}"
-
-
-def _main_module() -> str:
-    main = sys.modules["__main__"]
-    spec = getattr(main, "__spec__", None)
-    if spec is not None:
-        name: str = spec.name
-        return name.removesuffix(".__main__")
-    file = getattr(main, "__file__", None)
-    return Path(file).stem if file else "__main__"
-
-
-def is_async(function: Callable[..., object]) -> bool:
-    """Tell whether a call of it returns a coroutine, as far as can be known before.
-
-    Seen through are ``functools.partial``, objects with ``async def __call__``, and decorators
-    that use ``functools.wraps``.
-    """
-    while isinstance(function, functools.partial):
-        function = function.func
-    if inspect.iscoroutinefunction(function):
-        return True
-    if not inspect.isroutine(function) and inspect.iscoroutinefunction(type(function).__call__):
-        return True
-    # An object that wraps a coroutine function, such as ``async_to_sync``, is there to be plain.
-    inner = getattr(function, "__wrapped__", None) if inspect.isfunction(function) else None
-    return callable(inner) and is_async(inner)
 
 
 def _wrap_in_context(around: Around, handler: Handler, kind: HandlerKind) -> Handler:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from durable_core.api.endpoint import is_async
+from durable_core.api.functions import is_async
 from durable_core.api.models import AIModel, Inference
 from durable_core.api.outgoing import OutgoingCall, make_call
 from durable_core.codec.json import JSONCodec

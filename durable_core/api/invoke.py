@@ -9,8 +9,8 @@ from urllib.parse import quote
 from durable_core.api.endpoint import Endpoint
 from durable_core.api.function_steps import parsed
 from durable_core.duration import Duration, parse_duration
-from durable_core.engine.children import invocation
 from durable_core.engine.embedded import embedded
+from durable_core.engine.invocation import invocation
 from durable_core.errors import StepArgumentError, StepUsageError
 from durable_core.flow.scope import RunScope
 from durable_core.flow.step_options import parse_type

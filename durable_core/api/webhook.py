@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
+from durable_core.api.functions import is_async
 from durable_core.api.run import run as current
 from durable_core.api.step import step, sync_step
 from durable_core.errors import (
@@ -150,15 +151,12 @@ class Webhook:
         ]
 
 
-def register(
-    engine: Engine, options: ResolvedOptions, is_async_function: Callable[[Any], bool]
-) -> None:
+def register(engine: Engine, options: ResolvedOptions) -> None:
     """Register the handler of the runs that tell of the end of an endpoint's runs.
 
     Args:
         engine: of the application.
         options: of the endpoint, with ``on_complete``.
-        is_async_function: tells whether a call of a function returns a coroutine.
 
     Raises:
         ConfigurationError: ``on_complete`` is of another form.
@@ -170,23 +168,23 @@ def register(
         raise ConfigurationError(
             f"on_complete must be a URL, a Webhook or a function, not {on_complete!r}"
         )
-    is_async = not isinstance(on_complete, Webhook) and is_async_function(on_complete)
+    awaits = not isinstance(on_complete, Webhook) and is_async(on_complete)
     key = completion_key(options.key)
     limits = None
-    if not is_async:
+    if not awaits:
         limits = resolve_limits(
             key, concurrency=_AT_ONCE, queue_limit=None, rate_limit=None, singleton=None
         )
     completion = ResolvedOptions(
         key=key, retries=COMPLETION_RETRIES, version=options.version, limits=limits
     )
-    handler = _handler(on_complete, is_async=is_async)
-    kind = HandlerKind.ASYNC_DEF if is_async else HandlerKind.DEF
+    handler = _handler(on_complete, awaits=awaits)
+    kind = HandlerKind.ASYNC_DEF if awaits else HandlerKind.DEF
     engine.register(RegisteredEndpoint(handler, kind, completion))
 
 
 def _handler(
-    on_complete: Webhook | Callable[[Completed], object], *, is_async: bool
+    on_complete: Webhook | Callable[[Completed], object], *, awaits: bool
 ) -> Callable[[Request], Any]:
     tell: Callable[[Completed], Any]
     tell = on_complete.send if isinstance(on_complete, Webhook) else on_complete
@@ -216,7 +214,7 @@ def _handler(
             raise
         return "delivered"
 
-    return deliver_async if is_async else deliver
+    return deliver_async if awaits else deliver
 
 
 def _status(result: object) -> int | None:

@@ -1,58 +1,24 @@
-"""Callbacks: the URL at which one wait of a run is answered, and the flow of that wait."""
+"""Callbacks: a wait that one POST to its URL ends."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin
 
 from durable_core.codec.callbacks import load_callback
-from durable_core.codec.tokens import sign_callback
-from durable_core.errors import BadRequest, StepTypeError, StepUsageError
+from durable_core.errors import BadRequest, StepTypeError
 from durable_core.flow.effects import Flow
 from durable_core.flow.execution import StoredExecution
-from durable_core.flow.handoff import certain_base, with_params
 from durable_core.flow.steps import AddressWait, wait_at_address
-from durable_core.flow.wait_url import PROXY_PARAMS, RUN_PARAM, TOKEN_PARAM, query_reference
 from durable_core.http.request import Request
 from durable_core.machine.addresses import callback_address
-from durable_core.machine.step_ids import op_named
-from durable_core.model.event import Event, check_text
-from durable_core.model.step import Op, OpKind
+from durable_core.model.event import Event
+from durable_core.model.step import Op
 
 if TYPE_CHECKING:
     from durable_core.codec.typed import ValueType
 
-__all__ = ["callback_url", "typed_callback", "wait_for_callback"]
-
-
-def callback_url(ex: StoredExecution, step_id: str) -> str:
-    """Return the URL at which the wait of a step is answered. The run leaves a record.
-
-    Args:
-        ex: the execution.
-        step_id: the id of the step that waits, or will; with ``:1``, ``:2`` where it repeats.
-
-    Raises:
-        StepUsageError: nobody knows under which host clients reach the application.
-        ValueError, TypeError: not a step id.
-    """
-    check_text("step id", step_id)
-    env, options, run_id = ex.env, ex.options, ex.run.id
-    base = certain_base(env, ex.request)
-    if not base:
-        raise StepUsageError(
-            f"run.callback_url({step_id!r}) needs Durable(public_url=), such as "
-            "'https://api.example.com': the host in a request can be forged, and whoever forged it "
-            "would get the answer"
-        )
-    ex.keeps_record = True
-    op = op_named(step_id, OpKind.CALLBACK)
-    token = sign_callback(env.secrets()[0], app=env.app, run_id=run_id, op_id=op.id)
-    if isinstance(options.async_redirect_url, str):
-        params = ((PROXY_PARAMS.run, run_id), (PROXY_PARAMS.token, token))
-        return urljoin(base, with_params(options.async_redirect_url, params))
-    return base + query_reference(((RUN_PARAM, run_id), (TOKEN_PARAM, token)))
+__all__ = ["typed_callback", "wait_for_callback"]
 
 
 def wait_for_callback(ex: StoredExecution, op: Op, timeout: int) -> Flow[Request | None]:

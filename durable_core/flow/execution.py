@@ -32,6 +32,7 @@ from durable_core.flow.effects import (
 from durable_core.flow.env import AppConfig
 from durable_core.flow.options import ResolvedOptions, check_labels
 from durable_core.flow.step_options import Undo, UndoReport
+from durable_core.flow.urls import callback_url
 from durable_core.http.request import Request
 from durable_core.machine.step_ids import StepIds, op_named
 from durable_core.model.event import Event, StoredEvent
@@ -528,9 +529,9 @@ class StoredExecution(Execution):
 
     def callback_url(self, step_id: str) -> str:
         """Return the URL at which a step's wait is answered; see :class:`Execution`."""
-        from durable_core.flow.callbacks import callback_url  # which needs this module
-
-        return callback_url(self, step_id)
+        url = callback_url(self.env, self.options, self.request, self.run.id, step_id)
+        self.keeps_record = True
+        return url
 
     def has_delivery(self, op_id: str) -> bool:
         """Tell whether the event that ends a wait, or what was delivered to it, is known."""

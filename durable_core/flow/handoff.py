@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from ipaddress import ip_address
 from typing import TypeGuard
-from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
 from durable_core.codec.tokens import sign_token
 from durable_core.flow.attempt import Call
@@ -21,6 +19,7 @@ from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, StoredExecution, checkpoint, settle
 from durable_core.flow.facts import observed_run, time_of
 from durable_core.flow.options import ResolvedOptions
+from durable_core.flow.urls import base_url, quote_url, with_params
 from durable_core.flow.wait_url import (
     FROM_PARAM,
     HANDOFF,
@@ -39,7 +38,6 @@ from durable_core.model.fact import RunHandedOff
 
 __all__ = [
     "begin_handoff",
-    "certain_base",
     "custom_redirect_url",
     "hand_off",
     "hand_off_queued",
@@ -49,7 +47,6 @@ __all__ = [
     "notify_handed_off",
     "send_handoff",
     "stream_redirect_url",
-    "with_params",
 ]
 
 
@@ -160,7 +157,7 @@ def custom_redirect_url(options: ResolvedOptions, run_id: str, token: str) -> Fl
         return None
     outcome = yield from call_user(None, Call(target, (run_id, token)))
     if isinstance(outcome, Returned) and isinstance(outcome.value, str) and outcome.value:
-        return _quote_url(outcome.value)
+        return quote_url(outcome.value)
     error = None if isinstance(outcome, Returned) else outcome.error
     text = "async_redirect_url returned no URL; the endpoint's own is used"
     yield from log_warning(text, error)
@@ -201,18 +198,6 @@ def new_token(env: AppConfig, run_id: str) -> str:
     return sign_token(env.secrets()[0], app=env.app, run_id=run_id, expires_at=expires_at)
 
 
-def with_params(url: str, params: Sequence[tuple[str, str]]) -> str:
-    """Set the parameters in the URL; a path without a leading slash is made path-absolute."""
-    parts = urlsplit(url)
-    names = {name for name, _ in params}
-    kept = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if pair[0] not in names]
-    path = parts.path
-    if not parts.netloc and not path.startswith("/"):
-        path = f"/{path}"
-    query = urlencode([*kept, *params])
-    return urlunsplit((parts.scheme, parts.netloc, path, query, parts.fragment))
-
-
 # --- onward ---------------------------------------------------------------------------------------
 #
 # The URL of ``inngest.redirect_info``, where a stream continues after the handoff.
@@ -247,49 +232,13 @@ def _wait_url(
 
     Its origin is that of :func:`stream_redirect_url`.
     """
-    base = _origin(env, request) + _path(request)
+    base = base_url(env, request)
     chosen = yield from custom_redirect_url(options, run_id, token)
     if chosen is not None:
         return urljoin(base, chosen), PROXY_PARAMS.begin
     if isinstance(options.async_redirect_url, str) and options.async_response != "token":
         params = (("runId", run_id), ("token", token))
-        url = _quote_url(with_params(options.async_redirect_url, params))
+        url = quote_url(with_params(options.async_redirect_url, params))
         return urljoin(base, url), PROXY_PARAMS.begin
     own_params = ((RUN_PARAM, run_id), (TOKEN_PARAM, token))
     return base + query_reference(own_params), FROM_PARAM
-
-
-def certain_base(env: AppConfig, request: Request) -> str:
-    """Return origin and path of the run's own URL; "" if its origin is not certain.
-
-    See :func:`stream_redirect_url`.
-    """
-    origin = _origin(env, request)
-    return origin + _path(request) if origin else ""
-
-
-def _origin(env: AppConfig, request: Request) -> str:
-    """Return scheme and authority under which clients certainly reach the application, or ""."""
-    if env.public_url is not None:
-        public = urlsplit(env.public_url)
-        return f"{public.scheme}://{public.netloc}"
-    own = urlsplit(request.url)
-    return f"{own.scheme}://{own.netloc}" if _is_loopback(own.hostname or "") else ""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def _path(request: Request) -> str:
-    path = _quote_url(urlsplit(request.url).path)
-    # Without the dot, what follows two slashes would be a host (RFC 3986 section 4.2).
-    return f"/.{path}" if path.startswith("//") else path
-
-
-def _quote_url(url: str) -> str:
-    """Escape what no URL can hold, such as spaces, other letters, or halves of characters."""
-    return quote(url, safe="!#$%&'()*+,/:;=?@[]~", errors="surrogatepass")

@@ -1,15 +1,17 @@
 """Who may import whom.
 
 The core is a row of rooms. A module imports its own room and those before it, never those after
-it, also not for types only. The pure rooms see the world through arguments: of the standard library
-they import only what touches no clock, entropy, thread, socket, event loop or file.
+it, also not for types only; and no modules import each other in a circle. The pure rooms see the
+world through arguments: of the standard library they import only what touches no clock, entropy,
+thread, socket, event loop or file.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,22 @@ def core_violations(module: Module) -> Iterator[str]:
             yield f"{where} imports {name}, which is not in the standard library"
         elif room in PURE_ROOMS and not is_pure(name):
             yield f"{where} imports {name}, which the pure room {room} may not"
+
+
+def circle_in(modules: Sequence[Module]) -> list[str]:
+    """Return the names of modules that import each other in a circle, if there is one."""
+    known = {module.name for module in modules}
+    graph: dict[str, set[str]] = {}
+    for module in modules:
+        wanted = (name for _, name in imports_of(module))
+        found = {name if name in known else name.rpartition(".")[0] for name in wanted}
+        graph[module.name] = (found & known) - {module.name}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle: list[str] = error.args[1]
+        return circle
+    return []
 
 
 def is_pure(name: str) -> bool:
@@ -195,6 +213,19 @@ def test_every_core_module_is_in_a_room() -> None:
     top = {module.name.split(".")[1] for module in core_modules() if "." in module.name}
 
     assert set() == top - set(ROOMS) - FACES
+
+
+def test_core_modules_import_each_other_in_no_circle() -> None:
+    """Who reads a module can begin with what it imports, and never comes back to it."""
+    assert [] == circle_in(core_modules())
+
+
+def test_the_rule_sees_a_circle() -> None:
+    """Also one that stands within functions."""
+    first = parse("durable_core.api.step", "def f():\n    from durable_core.api.ai import g")
+    second = parse("durable_core.api.ai", "from durable_core.api import step")
+
+    assert {"durable_core.api.step", "durable_core.api.ai"} == set(circle_in([first, second]))
 
 
 @pytest.mark.parametrize(

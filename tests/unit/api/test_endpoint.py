@@ -16,7 +16,8 @@ from asgiref.sync import async_to_sync
 from durable_core.adapter.app import AdapterApp
 from durable_core.api.adapter import AppAdapter, HTTPHandler
 from durable_core.api.durable import Durable
-from durable_core.api.endpoint import Endpoint, is_wait, key_of
+from durable_core.api.endpoint import Endpoint, is_wait
+from durable_core.api.functions import key_of
 from durable_core.api.step import sync_step
 from durable_core.errors import HTTPError
 from durable_core.flow.env import Limits
@@ -286,7 +287,7 @@ def test_key_of() -> None:
 def test_key_in_a_script(tmp_path: Path, as_module: bool) -> None:
     """A handler has the same key whether its module is run or imported."""
     (tmp_path / "shop.py").write_text(
-        "from durable_core.api.endpoint import key_of\n"
+        "from durable_core.api.functions import key_of\n"
         "def checkout(request): ...\n"
         "print(key_of(checkout))\n"
     )

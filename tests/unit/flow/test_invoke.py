@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from durable_core.api.step import step, sync_step
-from durable_core.engine import children
+from durable_core.engine import invocation
 from durable_core.errors import NonRetriableError, StepArgumentError, StepError, StepTypeError
 from durable_core.flow.child_runs import child_response
 from durable_core.flow.env import Limits
@@ -267,7 +267,7 @@ def test_a_child_that_ends_when_the_time_is_over() -> None:
         process.endpoint(parent_of(child, False)).handle(request())
         [started] = [run for run in process.durable.runs.list() if run.parent is not None]
         nobody: Any = None  # only a call that begins a child needs its execution
-        call = children.invocation(process.engine, nobody, "child", request(), "call", 1000)
+        call = invocation.invocation(process.engine, nobody, "child", request(), "call", 1000)
         outcome = call.give_up(started.id)
     assert isinstance(outcome, str)
     assert 200 == child_response(outcome).status
@@ -278,7 +278,7 @@ def test_an_endpoint_that_invokes_itself(
     asynchronous: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last level is refused with an error that says so, which fails all of them."""
-    monkeypatch.setattr(children, "MAX_DEPTH", 5)
+    monkeypatch.setattr(invocation, "MAX_DEPTH", 5)
     endpoints: list[Any] = []
 
     def sync(asked: Request) -> str:
