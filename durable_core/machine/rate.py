@@ -8,9 +8,6 @@ from __future__ import annotations
 
 __all__ = ["next_start", "spend"]
 
-#: Sums of fractions of a period may be off by so much, milliseconds.
-_ROUNDING = 0.001
-
 
 def next_start(full_at: float | None, now: int, *, limit: int, period: int) -> int:
     """Return when the next run may begin, epoch milliseconds; at most ``now`` if it may now.
@@ -20,10 +17,24 @@ def next_start(full_at: float | None, now: int, *, limit: int, period: int) -> i
         now: epoch milliseconds.
         limit, period: at most so many runs, refilled within so many milliseconds.
     """
-    wait_until = spend(full_at, now, limit=limit, period=period) - period
-    return now if wait_until <= now + _ROUNDING else -int(-wait_until // 1)
+    ready = _parts(full_at, now, limit, period) - period * limit
+    return now if ready <= now * limit else -(-ready // limit)
 
 
 def spend(full_at: float | None, now: int, *, limit: int, period: int) -> float:
     """Return when the bucket will be full if a run begins now; see :func:`next_start`."""
-    return max(now, full_at or 0.0) + period / limit
+    return _parts(full_at, now, limit, period) / limit
+
+
+def _parts(full_at: float | None, now: int, limit: int, period: int) -> int:
+    """Return when the bucket will be full if a run begins now, in parts of 1/limit milliseconds.
+
+    One run is ``period`` such parts. They are whole numbers, because many sums of fractions drift.
+
+    An empty bucket is full after one period. One that seems to need longer was filled by another
+    clock or for another period: the clock was set back, or a deployment has shortened the period.
+    """
+    full = now * limit
+    if full_at is not None:
+        full = min(max(full, round(full_at * limit)), full + period * limit)
+    return full + period
