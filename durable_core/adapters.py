@@ -56,7 +56,8 @@ from durable_core.api.adapter import (
 )
 from durable_core.api.functions import is_async
 from durable_core.api.run import suspend_at_once
-from durable_core.engine.deferred import ClientAnswer, DeferredRun, DeferredThreadRun
+from durable_core.engine.deferred import ClientAnswer, DeferredRun
+from durable_core.engine.deferred_thread import DeferredPoolRun, DeferredThreadRun
 from durable_core.flow.options import EndpointOptions, merge_options
 from durable_core.flow.wait_url import RUN_PARAM, TOKEN_PARAM
 from durable_core.http.problem import problem, problem_from_http_error
@@ -77,6 +78,7 @@ __all__ = [
     "BegunCall",
     "ClientAnswer",
     "ClientDisconnectedError",
+    "DeferredPoolRun",
     "DeferredRun",
     "DeferredThreadRun",
     "EndpointAdapter",

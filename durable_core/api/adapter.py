@@ -15,7 +15,8 @@ from durable_core.http.response import Response
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-    from durable_core.engine.deferred import DeferredRun, DeferredThreadRun
+    from durable_core.engine.deferred import DeferredRun
+    from durable_core.engine.deferred_thread import DeferredPoolRun, DeferredThreadRun
 
 __all__ = [
     "AppAdapter",
@@ -149,6 +150,17 @@ class NativeEndpoint(HTTPHandler, Protocol):
         self, request: Callable[[], tuple[Request, str | None]]
     ) -> DeferredThreadRun | None:
         """As :meth:`defer`, for a ``def`` handler that is called in this thread."""
+        ...
+
+    def defer_in_pool(
+        self, request: Callable[[], tuple[Request, str | None]], begun: Callable[[], object]
+    ) -> DeferredPoolRun | Coroutine[Any, Any, DeferredPoolRun | None] | None:
+        """As :meth:`defer`, for a ``def`` handler that a thread of the framework calls.
+
+        Args:
+            request: called in any thread; see :meth:`defer`.
+            begun: called on this event loop when the run has begun.
+        """
         ...
 
 

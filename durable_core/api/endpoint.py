@@ -43,7 +43,8 @@ from durable_core.runners.settings import RegisteredEndpoint
 
 if TYPE_CHECKING:
     from durable_core.codec.typed import ValueType
-    from durable_core.engine.deferred import DeferredRun, DeferredThreadRun
+    from durable_core.engine.deferred import DeferredRun
+    from durable_core.engine.deferred_thread import DeferredPoolRun, DeferredThreadRun
 
 __all__ = [
     "Around",
@@ -146,6 +147,14 @@ class Endpoint:
     ) -> DeferredThreadRun | None:
         """As :meth:`defer`, for a ``def`` handler that is called in this thread."""
         return self.engine.defer_in_thread(self._registered, request) if self._may_defer else None
+
+    def defer_in_pool(
+        self, request: Callable[[], tuple[Request, str | None]], begun: Callable[[], object]
+    ) -> DeferredPoolRun | Coroutine[Any, Any, DeferredPoolRun | None] | None:
+        """As :meth:`defer`, for a ``def`` handler that a thread of a framework calls."""
+        if not self._may_defer:
+            return None
+        return self.engine.defer_in_pool(self._registered, request, begun)
 
     def _more_than_serve(
         self, request: Request, max_wait: float, route: str | None

@@ -10,7 +10,8 @@ from durable_core.api.adapter import EngineLifecycle
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-    from durable_core.engine.deferred import DeferredRun, DeferredThreadRun
+    from durable_core.engine.deferred import DeferredRun
+    from durable_core.engine.deferred_thread import DeferredPoolRun, DeferredThreadRun
     from durable_core.flow.env import AppConfig
     from durable_core.flow.wait_url import WaitRequest
     from durable_core.http.request import Request
@@ -121,6 +122,21 @@ class Engine(EngineLifecycle, Protocol):
         request: Callable[[], tuple[Request, str | None]],
     ) -> DeferredThreadRun | None:
         """As :meth:`defer`, for a ``def`` handler that is called in this thread."""
+        ...
+
+    def defer_in_pool(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Callable[[], tuple[Request, str | None]],
+        begun: Callable[[], object],
+    ) -> DeferredPoolRun | Coroutine[Any, Any, DeferredPoolRun | None] | None:
+        """As :meth:`defer`, for a ``def`` handler that a thread of a framework calls.
+
+        Args:
+            endpoint: that of the handler.
+            request: called in any thread; see :meth:`defer`.
+            begun: called on this event loop when the run has begun.
+        """
         ...
 
     def serve_once(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
@@ -42,7 +43,8 @@ from durable_core.runners.settings import (
 if TYPE_CHECKING:
     import asyncio
 
-    from durable_core.engine.deferred import DeferredRun, DeferredThreadRun
+    from durable_core.engine.deferred import DeferredRun
+    from durable_core.engine.deferred_thread import DeferredPoolRun, DeferredThreadRun
     from durable_core.engine.reports import EngineReports
     from durable_core.engine.worker import Worker
     from durable_core.flow.wait_url import WaitRequest
@@ -444,14 +446,25 @@ class EmbeddedEngine(RunControl):
         request: Callable[[], tuple[Request, str | None]],
     ) -> DeferredRun | Coroutine[Any, Any, DeferredRun | None] | None:
         """Return a run that begins only if its handler needs it; None if it must begin at once."""
-        worker = self._worker
-        if worker is None or worker.pid != process_id() or not worker.may_defer:
+        worker = self._may_defer()
+        return None if worker is None else _defer(worker, partial(worker.defer, endpoint, request))
+
+    def defer_in_pool(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Callable[[], tuple[Request, str | None]],
+        begun: Callable[[], object],
+    ) -> DeferredPoolRun | Coroutine[Any, Any, DeferredPoolRun | None] | None:
+        """As :meth:`defer`, for a ``def`` handler that a thread of a framework calls."""
+        worker = self._may_defer()
+        if worker is None:
             return None
-        worker.loops.adopt_running()
-        event_seq = worker.event_watermark.recent_async()
-        if isinstance(event_seq, int):
-            return worker.defer(endpoint, request, event_seq)
-        return self._defer_later(worker, endpoint, request, event_seq)
+        return _defer(worker, partial(worker.defer_in_pool, endpoint, request, begun=begun))
+
+    def _may_defer(self) -> Worker | None:
+        worker = self._worker
+        is_able = worker is not None and worker.pid == process_id() and worker.may_defer
+        return worker if is_able else None
 
     def defer_in_thread(
         self,
@@ -459,23 +472,11 @@ class EmbeddedEngine(RunControl):
         request: Callable[[], tuple[Request, str | None]],
     ) -> DeferredThreadRun | None:
         """As :meth:`defer`, for a ``def`` handler that is called in this thread."""
-        worker = self._worker
-        if worker is None or worker.pid != process_id() or not worker.may_defer:
+        worker = self._may_defer()
+        if worker is None:
             return None
         try:
             return worker.defer_in_thread(endpoint, request)
-        except StoreError:
-            return None  # the run that must begin at once says so
-
-    @staticmethod
-    async def _defer_later(
-        worker: Worker,
-        endpoint: RegisteredEndpoint,
-        request: Callable[[], tuple[Request, str | None]],
-        event_seq: Coroutine[Any, Any, int],
-    ) -> DeferredRun | None:
-        try:
-            return worker.defer(endpoint, request, await event_seq)
         except StoreError:
             return None  # the run that must begin at once says so
 
@@ -674,6 +675,22 @@ def embedded(engine: object) -> EmbeddedEngine:
         return engine
     name = getattr(engine, "name", type(engine).__name__)
     raise ConfigurationError(f"this needs the embedded engine; the application has {name}")
+
+
+def _defer(worker: Worker, deferred: Callable[[int], T]) -> T | Coroutine[Any, Any, T | None]:
+    """Return what becomes a run from this event on, or what it is awaited from."""
+    worker.loops.adopt_running()
+    event_seq = worker.event_watermark.recent_async()
+    return deferred(event_seq) if isinstance(event_seq, int) else _defer_later(deferred, event_seq)
+
+
+async def _defer_later(
+    deferred: Callable[[int], T], event_seq: Coroutine[Any, Any, int]
+) -> T | None:
+    try:
+        return deferred(await event_seq)
+    except StoreError:
+        return None  # the run that must begin at once says so
 
 
 def _load_worker(

@@ -232,6 +232,11 @@ class RunExecutor(Generic[ExecutionT]):
         if self._host.stopping:  # after this one was let in, before it was live
             run.ex.stop()
 
+    def abandon(self, run: ThreadRun | TaskRun, error: BaseException) -> None:
+        """Forget a live run that nothing can go on with here; it is released later."""
+        run.ex.close(error)
+        self._end(run)
+
     def _end(self, run: ThreadRun | TaskRun) -> None:
         live, run_id = self._host.live, run.ex.run.id
         if live.get(run_id) is run:  # else a later execution has its place
@@ -477,8 +482,7 @@ class RunManager(RunExecutor[StoredExecution]):
             done = self._worker.workers.submit(self.run_in_thread, run, resume(ex))
         except RuntimeError as error:
             # The system has no thread left. As with the store, that passes.
-            ex.close(StoreError(f"it has no thread to run in: {error}"))
-            self._end(run)
+            self.abandon(run, StoreError(f"it has no thread to run in: {error}"))
             self._free(HandlerKind.DEF)
         else:
             done.add_done_callback(lambda _: self._free(HandlerKind.DEF))

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from durable_core.commit_queue import CommitQueue
 from durable_core.engine.admission import Admission
-from durable_core.engine.deferred import DeferredRun, DeferredThreadRun
+from durable_core.engine.deferred import DeferredRun
+from durable_core.engine.deferred_thread import DeferredPoolRun, DeferredThreadRun
 from durable_core.engine.long_poll import LongPoll
 from durable_core.engine.quota import Quota
 from durable_core.engine.runs import EventWatermark, RunManager
@@ -223,6 +224,16 @@ class Worker:
             StoreError: it cannot be read.
         """
         return DeferredThreadRun(self, self.runs, endpoint, request, self.event_watermark.recent())
+
+    def defer_in_pool(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Callable[[], tuple[Request, str | None]],
+        event_seq: int,
+        begun: Callable[[], object],
+    ) -> DeferredPoolRun:
+        """As :meth:`defer`, for a ``def`` handler that a thread of a framework calls."""
+        return DeferredPoolRun(self, self.runs, endpoint, request, event_seq, begun)
 
     # -- what runs and other parts ask for --------------------------------------------------
 

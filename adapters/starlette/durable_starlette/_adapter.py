@@ -21,7 +21,8 @@ from durable_core.adapters import (
 )
 from durable_core.errors import ConfigurationError
 from durable_starlette._layer import install_layer
-from durable_starlette._passage import PASSAGE, AttachedPassage, Call, ReplayPassage
+from durable_starlette._passage import PASSAGE, AttachedPassage, Call
+from durable_starlette._replay import ReplayPassage
 from durable_starlette._routes import add_responses, count_endpoints
 
 __all__ = ["StarletteAdapter", "StarletteApp", "endpoint_adapter", "install"]
@@ -158,7 +159,7 @@ def _handler_of(engine: NativeEngine, function: Callable[..., Any]) -> Callable[
 def _wrapped(app: ASGIApp, endpoint: NativeEndpoint, function: Callable[..., Any]) -> Any:
     calls_async = is_async(function)
 
-    # A coroutine function whatever the endpoint is: see ``AttachedPassage.call_in_thread``.
+    # A coroutine function whatever the endpoint is: the layer takes a thread when it needs one.
     @functools.wraps(function)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         passage = PASSAGE.get()

@@ -44,10 +44,10 @@ class RequestBody:
             self._is_read = True
             rest = bytes(self.kept[self._read :])
             return {"type": "http.request", "body": rest, "more_body": False}
-        if self._is_held:
-            while not self._is_over:
-                await self._next_news()
-            return {"type": "http.disconnect"}
+        while self._is_held:
+            if self._is_over:
+                return {"type": "http.disconnect"}
+            await self._next_news()
         message = await self._receive_next()
         self._read = len(self.kept)
         self._is_read = self.is_whole
@@ -75,6 +75,7 @@ class RequestBody:
     def release(self) -> None:
         """Let the application have what comes from the server, after what is kept."""
         self._is_held = False
+        self._tell()
 
     def take(self) -> Receive:
         """Return what gives the whole request again, and then what the server has to say."""

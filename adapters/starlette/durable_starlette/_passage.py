@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -13,34 +14,22 @@ from typing import Any, NoReturn
 
 from starlette.concurrency import run_in_threadpool
 
-from durable_asgi import (
-    ASGIApp,
-    ASGIApplication,
-    ASGIExchange,
-    Message,
-    Receive,
-    Scope,
-    Send,
-    replay_scope,
-    replayed_receive,
-)
+from durable_asgi import ASGIApp, ASGIApplication, ASGIExchange, Message, Receive, Scope, Send
 from durable_core import Limits, Request, Response
 from durable_core.adapters import (
     BegunCall,
     ClientAnswer,
+    DeferredPoolRun,
     DeferredRun,
     NativeEndpoint,
-    NotReachedError,
-    context_outside_run,
     converse_async,
-    enter_run,
     parse_request,
     refuse_async,
     send_async,
     suspend_at_once,
 )
 from durable_core.errors import ControlSignal, Suspended
-from durable_starlette._capture import Capture, Outcome
+from durable_starlette._capture import Capture
 from durable_starlette._exchange import RequestBody
 from durable_starlette._head import plain_body
 
@@ -48,9 +37,10 @@ __all__ = [
     "PASSAGE",
     "REPLAY",
     "AttachedPassage",
+    "AwaitedResponse",
     "Call",
     "Passage",
-    "ReplayPassage",
+    "signal_in",
 ]
 
 
@@ -58,7 +48,7 @@ class _CancelledApplicationError(Exception):
     """The application was cancelled before it made a response; a replay makes it."""
 
 
-class _AwaitedResponse(asyncio.Future[Response]):
+class AwaitedResponse(asyncio.Future[Response]):
     """The response that an ``async def`` handler waits for.
 
     Of a class of its own: a run may be suspended while its handler waits for this, for it comes
@@ -115,7 +105,7 @@ PASSAGE: ContextVar[Passage | None] = ContextVar("durable_starlette_passage", de
 class AttachedPassage(Passage):
     """A client's request, which becomes a run when it reaches a durable endpoint that needs one.
 
-    An ``async def`` function is called at once, and most that ask for no step have ended then:
+    The function is called at once, and most that ask for no step have ended then:
     there is no run, and the framework answers. Otherwise the call goes on in a run. Its result goes
     back to the framework, and what the framework makes of it is the response of the run. A second
     task, the conversation, answers the client: with that response, or with what the run hands it
@@ -132,7 +122,8 @@ class AttachedPassage(Passage):
         self._is_reached = False
         self._is_answered = False  # by the framework, without a run
         self._has_run = False
-        self._deferred: DeferredRun | None = None
+        self._ends_left = 0  # of the conversation and the run, until which the application waits
+        self._deferred: DeferredRun | DeferredPoolRun | None = None
         self._exchange: ASGIExchange
         self._app: ASGIApp
         self._answer: ClientAnswer | None = None
@@ -158,7 +149,7 @@ class AttachedPassage(Passage):
         try:
             await application(scope, self._body.receive, self._send_message)
         except BaseException as raised:
-            error = _signal_in(raised) or raised
+            error = signal_in(raised) or raised
         finally:
             PASSAGE.reset(token)
         try:
@@ -192,7 +183,7 @@ class AttachedPassage(Passage):
 
         The run of a ``def`` handler learns here that its function raised the signal.
         """
-        if isinstance(error, ControlSignal) and isinstance(self._response, _AwaitedResponse):
+        if isinstance(error, ControlSignal) and isinstance(self._response, AwaitedResponse):
             return False
         if isinstance(error, asyncio.CancelledError):
             error = _CancelledApplicationError()
@@ -211,6 +202,13 @@ class AttachedPassage(Passage):
         is_unknown = is_cancelled or isinstance(error, Exception)
         if deferred is None or self._is_answered or not is_unknown:
             raise error
+        if isinstance(deferred, DeferredPoolRun):
+            with suppress(Suspended):
+                deferred.begin()
+            self._run_has_begun()
+            assert self._conversation is not None
+            await self._end_conversation(self._conversation, error)
+            return
         begun = deferred.call(_suspend if is_cancelled else partial(_raise, error))
         self._begin(deferred, begun, lambda request: _result_of(begun))
         assert self._conversation is not None
@@ -238,11 +236,11 @@ class AttachedPassage(Passage):
         """
         if self._is_reached:  # an endpoint that calls the function of another
             return await call()
-        self._is_reached = True
+        self._is_reached, self._app = True, call.app
         deferred = await self._defer(call)
         if deferred is None:
             value = self._loop.create_future()
-            self._converse(call, value, _AwaitedResponse(loop=self._loop))
+            self._converse(call, value, AwaitedResponse(loop=self._loop))
             return await value
         self._deferred = deferred
         self._body.hold()
@@ -255,12 +253,15 @@ class AttachedPassage(Passage):
 
     async def _defer(self, call: Call) -> DeferredRun | None:
         """Return what becomes a run if the call needs one; None if there must be one at once."""
-        self._app = call.app
-        has_body = plain_body(self._first_scope, self._limits)
-        if has_body is None or (has_body and not await self._body.read_to_end()):
+        if not await self._is_plain():
             return None
         deferred = call.endpoint.defer(self._request_of_run)
         return await deferred if isinstance(deferred, Coroutine) else deferred
+
+    async def _is_plain(self) -> bool:
+        """Read the request, if it is no more than one for a new run; tell whether it is."""
+        has_body = plain_body(self._first_scope, self._limits)
+        return has_body is not None and (not has_body or await self._body.read_to_end())
 
     def _request_of_run(self) -> tuple[Request, str]:
         """Return the request, and the template of its path, for the run that there is now.
@@ -279,7 +280,7 @@ class AttachedPassage(Passage):
         handler: Callable[[Request], Coroutine[Any, Any, Response]],
     ) -> None:
         """Begin the run of a call, and the conversation."""
-        self._value, self._response = self._loop.create_future(), _AwaitedResponse(loop=self._loop)
+        self._value, self._response = self._loop.create_future(), AwaitedResponse(loop=self._loop)
         self._capture = Capture(self._response)
         try:
             self._answer = deferred.start(handler)
@@ -292,10 +293,7 @@ class AttachedPassage(Passage):
             self._talk(send_async(self._app, self._exchange, self._answer.wait))
 
     async def call_in_thread(self, call: Call) -> Any:
-        """Call a ``def`` function for a new run in a thread of the framework; return its result.
-
-        The framework has few threads, and may need another one to make the response. So none is
-        taken before the run has the thread of its own: it would be held while the run waits.
+        """Call a ``def`` function in a thread of the framework; return its result.
 
         Raises:
             Suspended: there will be no run here, or it is suspended.
@@ -303,11 +301,68 @@ class AttachedPassage(Passage):
         """
         if self._is_reached:
             return await run_in_threadpool(call)
-        self._is_reached = True
+        self._is_reached, self._app = True, call.app
+        deferred = await self._defer_in_pool(call)
+        if deferred is None:
+            return await self._call_in_run(call)
+        self._deferred = deferred
+        self._body.hold()
+        try:
+            return await run_in_threadpool(deferred.call, call)
+        except asyncio.CancelledError:
+            deferred = None  # the thread goes on
+            raise
+        finally:
+            if deferred is None:
+                pass
+            elif deferred.is_needless():
+                self._body.release()
+            else:
+                self._run_has_begun()
+
+    async def _defer_in_pool(self, call: Call) -> DeferredPoolRun | None:
+        if not await self._is_plain():
+            return None
+        deferred = call.endpoint.defer_in_pool(self._request_of_run, self._run_has_begun)
+        return await deferred if isinstance(deferred, Coroutine) else deferred
+
+    async def _call_in_run(self, call: Call) -> Any:
+        """Call a ``def`` function when its run has begun.
+
+        The framework has few threads, and may need another one to make the response. So none is
+        taken before the run has the thread of its own: it would be held while the run waits.
+        """
         context: asyncio.Future[Context] = self._loop.create_future()
         response: concurrent.futures.Future[Response] = concurrent.futures.Future()
+        self._ends_left = 1
         self._converse(call, context, response)
         return await run_in_threadpool((await context).run, call)
+
+    def _run_has_begun(self) -> None:
+        """Begin the conversation about the run of a ``def`` function, unless it has begun."""
+        deferred = self._deferred
+        if self._has_run or not isinstance(deferred, DeferredPoolRun):
+            return
+        self._response = self._loop.create_future()
+        self._response.add_done_callback(partial(self._response_is_made, deferred))
+        self._capture = Capture(self._response)
+        if deferred.refusal is None:
+            self._answer, self._ends_left = deferred.answer, 2
+            self._talk(send_async(self._app, self._exchange, self._answer.wait))
+        else:
+            self._talk(refuse_async(self._app, self._exchange, deferred.refusal))
+
+    def _response_is_made(self, deferred: DeferredPoolRun, made: asyncio.Future[Response]) -> None:
+        made.exception()  # seen, also where there is no run for it
+        if deferred.refusal is None:
+            deferred.end(self._response_of_run, self._note_end)
+
+    def _response_of_run(self, request: Request) -> Response:
+        try:
+            response: Response = self._response.result()
+        except _CancelledApplicationError:
+            suspend_at_once()
+        return response
 
     def _converse(self, call: Call, value: asyncio.Future[Any], response: Any) -> None:
         self._calls.append(call)
@@ -338,7 +393,13 @@ class AttachedPassage(Passage):
         if self._calls:  # the client was answered without a run
             self._calls.clear()
             self._fill(self._value.set_exception, Suspended())
-        if isinstance(self._response, concurrent.futures.Future):
+        if self._ends_left:
+            self._note_end()
+
+    def _note_end(self) -> None:
+        """Note the end of the conversation, or of the run, about a ``def`` function."""
+        self._ends_left -= 1
+        if not self._ends_left:
             self._capture.execution_ended()
 
     # -- the run's side ---------------------------------------------------------------------
@@ -401,158 +462,7 @@ async def _result_of(begun: BegunCall) -> Any:
     return await begun
 
 
-class ReplayPassage(Passage):
-    """A stored request, which a run sends through the application again.
-
-    The framework builds the parameters of the function again, and calls it.
-
-    Args:
-        request: the stored request.
-        function: that of the endpoint that the run is of.
-    """
-
-    def __init__(self, request: Request, function: Callable[..., Any]) -> None:
-        self._request = request
-        self._function = function
-        self._is_inside = False
-        self._is_reached = False
-        self._status = 0
-        self._capture: Capture
-        self._called: asyncio.Future[tuple[Call, Context] | None] | None = None
-        self._value: asyncio.Future[Any]
-
-    async def execute_async(self, application: ASGIApplication) -> Response:
-        """Send the request through an application on this loop; return the response.
-
-        Raises:
-            NotReachedError: it was answered without a call of the endpoint's function.
-            Exception: what the application raised.
-        """
-        loop = asyncio.get_running_loop()
-        response = _AwaitedResponse(loop=loop)
-        task = asyncio.current_task()
-        assert task is not None
-        self._capture = Capture(response)
-        self._called = loop.create_future()
-        # Middleware may wait in tasks of its own for as long as a step waits, such as for a part of
-        # the response: that must not keep the run from being suspended.
-        serving = loop.create_task(self._run(application), context=context_outside_run())
-        task.add_done_callback(lambda _: self._capture.execution_ended())
-        try:
-            called = await self._called
-            if called is not None:
-                await self._execute(*called)
-            return await response
-        except BaseException:
-            serving.cancel()
-            await asyncio.wait((serving,))
-            if response.done() and not response.cancelled():
-                response.exception()  # what the application has raised is of no more interest
-            raise
-
-    async def _execute(self, call: Call, context: Context) -> None:
-        """Call the function in a task of the run, with the context that the framework has made."""
-        enter_run(context)
-        try:
-            value = await asyncio.get_running_loop().create_task(call(), context=context)
-        except (ControlSignal, asyncio.CancelledError):
-            self._fill(self._value.set_exception, Suspended())
-            raise
-        except Exception as error:
-            self._fill(self._value.set_exception, error)
-        else:
-            self._fill(self._value.set_result, value)
-
-    def _fill(self, fill: Callable[[Any], None], what: object) -> None:
-        if not self._value.done():  # the framework may have stopped waiting
-            fill(what)
-
-    def execute(self, application: ASGIApplication, loop: asyncio.AbstractEventLoop) -> Response:
-        """As :meth:`execute_async`, for a run in this thread."""
-        response: concurrent.futures.Future[Response] = concurrent.futures.Future()
-        asyncio.run_coroutine_threadsafe(self._run_for_thread(application, response), loop)
-        try:
-            return response.result()
-        finally:
-            loop.call_soon_threadsafe(self._capture.execution_ended)
-
-    async def _run_for_thread(
-        self, application: ASGIApplication, response: Outcome[Response]
-    ) -> None:
-        self._capture = Capture(response)
-        await self._run(application)
-
-    async def _run(self, application: ASGIApplication) -> None:
-        PASSAGE.set(self)
-        scope = {**replay_scope(self._request), REPLAY: self}
-        receive = replayed_receive(self._request.body)
-        try:
-            await application(scope, receive, self._note_status)
-        except BaseException as error:
-            if not self._capture.application_ended(_signal_in(error) or error):
-                return  # the run has it
-            raise
-        finally:
-            if self._called is not None and not self._called.done():
-                self._called.set_result(None)
-        self._capture.application_ended(None if self._is_reached else self._not_reached())
-
-    async def _note_status(self, message: Message) -> None:
-        """Take what comes out of the whole application: nobody reads it."""
-        self._status = message.get("status", self._status)
-
-    def _not_reached(self) -> NotReachedError:
-        return NotReachedError(
-            f"in a replay the application answered {self._status} before it reached the endpoint: "
-            "a middleware or dependency may need what is not stored with the run, such as the "
-            "header Authorization; see durable.is_replaying()"
-        )
-
-    async def pass_through(
-        self, application: ASGIApplication, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Send the request through what the durable layer is around, and take the response.
-
-        Middleware around it gets another one, which nobody reads.
-        """
-        if self._is_inside:
-            await application(scope, receive, send)
-            return
-        self._is_inside = True
-        await application(scope, receive, self._send_message)
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body"})
-
-    async def _send_message(self, message: Message) -> None:
-        if self._is_reached:
-            await self._capture.send(message)
-        else:
-            await self._note_status(message)
-
-    async def call_async(self, call: Call) -> Any:
-        """Have the function called in the run; return its result."""
-        self._reach(call)
-        if self._called is None or self._called.done():
-            return await call()
-        self._value = asyncio.get_running_loop().create_future()
-        self._called.set_result((call, copy_context()))
-        return await self._value
-
-    async def call_in_thread(self, call: Call) -> Any:
-        """Call the function in a thread of the framework."""
-        self._reach(call)
-        return await run_in_threadpool(call)
-
-    def _reach(self, call: Call) -> None:
-        if not self._is_reached and call.function is not self._function:
-            raise NotReachedError(
-                f"in a replay the application leads to {call.function.__qualname__}, and the run "
-                f"is of {self._function.__qualname__}: the routes may have changed since it began"
-            )
-        self._is_reached = True
-
-
-def _signal_in(error: BaseException) -> ControlSignal | None:
+def signal_in(error: BaseException) -> ControlSignal | None:
     """Return the signal that an application has raised; None if it was something else.
 
     A middleware that is a ``BaseHTTPMiddleware`` runs the rest of the application in a task group.
@@ -561,5 +471,5 @@ def _signal_in(error: BaseException) -> ControlSignal | None:
     if isinstance(error, ControlSignal):
         return error
     if isinstance(error, BaseExceptionGroup):
-        return next(filter(None, map(_signal_in, error.exceptions)), None)
+        return next(filter(None, map(signal_in, error.exceptions)), None)
     return None

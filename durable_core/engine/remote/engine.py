@@ -147,6 +147,15 @@ class RemoteEngine(ABC, Generic[H]):
         request: Callable[[], tuple[Request, str | None]],
     ) -> None:
         """Return None; see :meth:`defer`."""
+        return
+
+    def defer_in_pool(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Callable[[], tuple[Request, str | None]],
+        begun: Callable[[], object],
+    ) -> None:
+        """Return None; see :meth:`defer`."""
 
     def serve_once(
         self,
