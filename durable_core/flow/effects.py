@@ -8,7 +8,7 @@ each generator in between costs time.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from enum import Enum
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
@@ -22,6 +22,9 @@ from durable_core.model.stream import StoredStream, StreamPlace
 from durable_core.ports import CheckpointResult, StoredResult, Write
 
 __all__ = [
+    "ERROR",
+    "INFO",
+    "WARNING",
     "AwaitDelivery",
     "AwaitDurable",
     "AwaitEnd",
@@ -67,6 +70,11 @@ __all__ = [
 
 
 T = TypeVar("T")
+
+#: Levels of lines of the log, as of ``logging``, which flows do not import.
+INFO = 20
+WARNING = 30
+ERROR = 40
 
 
 class PendingCommit(Protocol):
@@ -231,15 +239,20 @@ class Log:
     waits: ClassVar[bool] = False
     text: str
     error: BaseException | None = None
-    level: int = 30
+    level: int = WARNING
 
 
 @record(frozen=True, slots=True)
 class Notify:
-    """Notify observers of a fact about the run; the log is one of them."""
+    """Notify observers of a fact about the run; the log is one of them.
+
+    ``make`` returns the fact. It is called only if there are observers, or if the log takes lines
+    of this level (as of ``logging``), for most applications listen to few facts.
+    """
 
     waits: ClassVar[bool] = False
-    fact: Fact
+    make: Callable[[], Fact]
+    level: int = INFO
 
 
 @record(frozen=True, slots=True)
@@ -348,9 +361,9 @@ def send_response(response: Response) -> Flow[None]:
     yield SendResponse(response)
 
 
-def notify(fact: Fact) -> Flow[None]:
+def notify(make: Callable[[], Fact], level: int = INFO) -> Flow[None]:
     """Notify observers of a fact."""
-    yield Notify(fact)
+    yield Notify(make, level)
 
 
 def log_warning(text: str, error: BaseException | None = None) -> Flow[None]:
@@ -360,7 +373,7 @@ def log_warning(text: str, error: BaseException | None = None) -> Flow[None]:
 
 def log_error(text: str, error: BaseException | None = None) -> Flow[None]:
     """Log that the run has failed for good."""
-    yield Log(text, error, level=40)
+    yield Log(text, error, level=ERROR)
 
 
 def read_result(run_id: str) -> Flow[StoredResult | object | None]:

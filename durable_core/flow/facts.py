@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from durable_core.codec.records import load_event
-from durable_core.flow.effects import Flow, Log, notify
+from durable_core.flow.effects import ERROR, INFO, WARNING, Flow, Log, notify
 from durable_core.flow.execution import Execution
 from durable_core.model.event import Event
 from durable_core.model.fact import (
@@ -111,7 +111,7 @@ def notify_attempt(
     if failed is None:
         return
     yield from notify(
-        AttemptFailed(
+        lambda: AttemptFailed(
             run=observed_run(ex),
             step=step,
             attempt=failed.number,
@@ -122,7 +122,8 @@ def notify_attempt(
             error=error,
             retry=None if failed.retry_at is None else time_of(failed.retry_at),
             message=message,
-        )
+        ),
+        WARNING,
     )
 
 
@@ -148,7 +149,7 @@ def notify_end(
 ) -> Flow[None]:
     """Notify observers that the run has ended; see ``RunFinished``."""
     yield from notify(
-        RunFinished(
+        lambda: RunFinished(
             run=observed_run(ex),
             at=time_of(ex.env.clock.now()),
             status=status,
@@ -156,5 +157,6 @@ def notify_end(
             reason=reason,
             error=error,
             message=message,
-        )
+        ),
+        ERROR if status == "failed" else INFO,
     )

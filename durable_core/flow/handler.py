@@ -121,7 +121,7 @@ def accept(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
             ex.run = advance(ex.run, happened, now, ex.env.policy).run
         ex.add_ticket((yield checkpoint(ex, now=now, state=True, release=Release(due_at=now))))
         yield from settle(ex)
-        yield from notify(RunStarted(run=observed_run(ex), at=time_of(now)))
+        yield from notify(lambda: RunStarted(run=observed_run(ex), at=time_of(now)))
         yield from notify_handed_off(ex, reason)
         yield from send_handoff(ex)
     except Suspended:
@@ -144,8 +144,12 @@ def resume(ex: StoredExecution) -> Flow[None]:
         yield from notify_end(ex, "failed", reason=reason, message=f"the run failed: {reason}")
     if not ex.run.phase.ended:
         now = ex.started_at = ex.env.clock.now()
-        yield from notify(RunResumed(run=observed_run(ex), at=time_of(now), message="resumed"))
+        yield from _notify_resumed(ex, now, "resumed")
         yield from execute(ex)
+
+
+def _notify_resumed(ex: StoredExecution, now: int, message: str) -> Flow[None]:
+    yield from notify(lambda: RunResumed(run=observed_run(ex), at=time_of(now), message=message))
 
 
 def replay_to_undo(ex: StoredExecution) -> Flow[None]:
@@ -164,8 +168,7 @@ def replay_to_undo(ex: StoredExecution) -> Flow[None]:
             yield from notify_end(ex, "failed", reason=reason, message=f"the run failed: {reason}")
             return
         now = ex.started_at = ex.env.clock.now()
-        text = "resumed, to be undone"
-        yield from notify(RunResumed(run=observed_run(ex), at=time_of(now), message=text))
+        yield from _notify_resumed(ex, now, "resumed, to be undone")
         ex.state, ex.deadline = ExecutionState.REPLAYING, None
         yield CallHandler()
     except Suspended:
@@ -517,10 +520,14 @@ def _apply_input(
 
 
 def _notify_suspended(ex: StoredExecution, due_at: int) -> Flow[None]:
+    yield from notify(lambda: _suspended(ex, due_at))
+
+
+def _suspended(ex: StoredExecution, due_at: int) -> RunSuspended:
     until = time_of(due_at)
     text = f"suspended until {until.isoformat(timespec='seconds')}"
     now = time_of(ex.env.clock.now())
-    yield from notify(RunSuspended(run=observed_run(ex), at=now, until=until, message=text))
+    return RunSuspended(run=observed_run(ex), at=now, until=until, message=text)
 
 
 def _fail(ex: StoredExecution, fail: Fail, attached: bool, trace: str) -> Flow[None]:

@@ -70,7 +70,7 @@ def hand_off(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
 def notify_handed_off(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
     """Tell observers, the log among them, that the client was handed off."""
     yield from notify(
-        RunHandedOff(
+        lambda: RunHandedOff(
             run=observed_run(ex),
             at=time_of(ex.env.clock.now()),
             reason=reason.value,

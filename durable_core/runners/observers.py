@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from durable_core.errors import ControlSignal
+from durable_core.flow.effects import Notify
 from durable_core.model.fact import (
     AttemptFailed,
     Fact,
@@ -68,6 +69,11 @@ class Observers:
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = (LogObserver(), *observers)
         self.watched = bool(observers)
+
+    def perform(self, effect: Notify) -> None:
+        """Notify each observer of the fact of a flow, if anybody listens."""
+        if self.watched or logger.isEnabledFor(effect.level):
+            self.notify(effect.make())
 
     def notify(self, fact: Fact) -> None:
         """Notify each observer."""

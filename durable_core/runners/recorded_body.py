@@ -124,7 +124,7 @@ class _BodyRecorder:
             if isinstance(effect, AwaitDurable):
                 return settle(effect)
             if isinstance(effect, Notify):
-                self._observers.notify(effect.fact)
+                self._observers.perform(effect)
                 return None
             assert isinstance(effect, Submit)  # recording an end asks for nothing else
             after = cast("tuple[CommitFuture[CheckpointResult], ...]", effect.after)

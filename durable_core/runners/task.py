@@ -539,7 +539,7 @@ class TaskRun:
         self._host.observers.notify(note(self.ex, effect))
 
     def _notify(self, effect: Notify) -> None:
-        self._host.observers.notify(effect.fact)
+        self._host.observers.perform(effect)
 
     def _send_response(self, effect: SendResponse) -> None:
         reply, self._reply = self._reply, None

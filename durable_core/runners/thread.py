@@ -372,7 +372,7 @@ class ThreadRun:
         self._host.observers.notify(note(self.ex, effect))
 
     def _notify(self, effect: Notify) -> None:
-        self._host.observers.notify(effect.fact)
+        self._host.observers.perform(effect)
 
     def _await_replay_turn(self, effect: AwaitReplayTurn) -> None:
         """Do nothing: a thread asks for one finished step at a time."""

@@ -20,7 +20,12 @@ from durable_core.model.step import OpKind
 INSIDE = StepAttempt("x")
 CURSOR = Cursor()
 OP = op_named("x", OpKind.INVOKE)
-FACT = EventSent(run=None, name="paid", event_id="1", at=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def make_fact() -> EventSent:
+    """Return a fact."""
+    return EventSent(run=None, name="paid", event_id="1", at=datetime(2026, 1, 1, tzinfo=UTC))
+
 
 WRAPPERS: list[tuple[Callable[[], Flow[Any]], Effect, object]] = [
     (lambda: asks.call_user(INSIDE, Call(int)), asks.CallUser(INSIDE, Call(int)), Returned(1)),
@@ -31,7 +36,7 @@ WRAPPERS: list[tuple[Callable[[], Flow[Any]], Effect, object]] = [
     (lambda: asks.await_replay_turn(7), asks.AwaitReplayTurn(7), None),
     (lambda: asks.send_response(Response()), asks.SendResponse(Response()), None),
     (lambda: asks.log_warning("x"), asks.Log("x", None), None),
-    (lambda: asks.notify(FACT), asks.Notify(FACT), None),
+    (lambda: asks.notify(make_fact), asks.Notify(make_fact), None),
     (lambda: asks.read_result("x"), asks.ReadResult("x"), None),
     (lambda: asks.await_end("x", 7), asks.AwaitEnd("x", 7), True),
     (lambda: asks.read_stream("x", CURSOR, 7), asks.ReadStream("x", CURSOR, 7), None),

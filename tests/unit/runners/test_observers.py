@@ -8,13 +8,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from durable_core.api.step import step, sync_step
 from durable_core.errors import ConfigurationError, StoreError
+from durable_core.flow.effects import Notify
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.event import Event
@@ -23,8 +24,10 @@ from durable_core.model.fact import (
     EventMatched,
     EventSent,
     Fact,
+    ObservedRun,
     RunFinished,
     RunHandedOff,
+    RunNoted,
     RunResumed,
     RunStarted,
     RunSuspended,
@@ -34,8 +37,11 @@ from durable_core.model.fact import (
 )
 from durable_core.ports import Checkpoint
 from durable_core.ports.observer import Observer
+from durable_core.runners.observers import Observers
 from support.harness import FakeClock, WatchedStore, lab, request, until
 
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+RUN = ObservedRun(id="r", app="a", function_id="f", name="f", execution=1, started=NOW, labels={})
 SPAN: ContextVar[str] = ContextVar("span", default="none")
 
 
@@ -421,6 +427,30 @@ def test_lines_of_the_log_are_those_of_facts(caplog: pytest.LogCaptureFixture) -
     messages = [(fact, getattr(fact, "message", "")) for fact in told.facts]
     assert [f"run {fact.run.id}: {text}" for fact, text in messages if text and fact.run] == logged
     assert "failed, attempt 1 of 4, and will be retried" in logged[0]
+
+
+@pytest.mark.parametrize(
+    ("level", "observers", "made"),
+    [
+        (logging.WARNING, [], []),
+        (logging.INFO, [], ["made"]),
+        (logging.WARNING, [Noting()], ["made"]),
+    ],
+)
+def test_a_fact_that_nobody_hears_is_not_made(
+    level: int, observers: list[Observer], made: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fact is made for an observer, or for a log that takes its level; else not at all."""
+    calls: list[str] = []
+
+    def make() -> Fact:
+        calls.append("made")
+        return RunNoted(run=RUN, at=NOW, level=logging.INFO, message="x", error=None)
+
+    with caplog.at_level(level, logger="durable"):
+        Observers(observers).perform(Notify(make))
+
+    assert made == calls
 
 
 def test_threads() -> None:
