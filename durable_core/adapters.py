@@ -61,6 +61,7 @@ from durable_core.engine.deferred_thread import DeferredPoolRun, DeferredThreadR
 from durable_core.flow.options import EndpointOptions, merge_options
 from durable_core.flow.wait_url import RUN_PARAM, TOKEN_PARAM
 from durable_core.http.problem import problem, problem_from_http_error
+from durable_core.http.request import client_of
 from durable_core.routing import Application, Routes
 from durable_core.runners.begun_call import BegunCall
 from durable_core.runners.run_tasks import context_outside_run, enter_run
@@ -103,6 +104,7 @@ __all__ = [
     "authority_of",
     "bind",
     "check_max_connections",
+    "client_of",
     "context_outside_run",
     "converse",
     "converse_async",

@@ -179,6 +179,11 @@ class CommitQueue:
         self.commits = 0
         self.writes = 0
 
+    @property
+    def average(self) -> float:
+        """How long a commit takes, seconds: a moving average, without what its writes take."""
+        return max(0.0, self._average)
+
     def start(self) -> None:
         """Start the background thread."""
         self._stopped = False

@@ -22,6 +22,7 @@ MODULES = (
     "durable_core.stores",
     "durable_core.routing",
     "durable_core.observers",
+    "durable_core.inspection",
     "durable_core.webhooks",
     "durable_core.ai",
     "durable_core.adapters",

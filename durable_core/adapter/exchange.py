@@ -28,6 +28,7 @@ class _Head:
         fields: the header fields, repeated ones apart where the server keeps them so.
         scheme: ``"http"`` or ``"https"``.
         authority: host and port of the server, for requests that name none.
+        client: the address of the client, such as ``"127.0.0.1"``; "" where it is not known.
         root_path: the decoded prefix under which the application is mounted; "" for none.
         path_params: what a framework's router found in the path.
         route: the template that a framework's router found the path by; None if unknown.
@@ -44,6 +45,7 @@ class _Head:
     fields: Fields = ()
     scheme: str = "http"
     authority: str = "localhost"
+    client: str = ""
     root_path: str = ""
     path_params: Mapping[str, str] = _NO_PARAMS
     route: str | None = None

@@ -74,6 +74,7 @@ class IncomingHead:
             body=body,
             path_params=head.path_params,
             root_path=head.root_path,
+            client=head._client,
         )
 
 
@@ -162,6 +163,7 @@ def _parse_request(exchange: Exchange | AsyncExchange, hosts: list[str]) -> Requ
             headers=Headers(fields),
             path_params=exchange.path_params,
             root_path=exchange.root_path,
+            client=exchange.client,
         )
     except ValueError as error:  # a UnicodeEncodeError is one
         raise BadRequest(str(error)) from error

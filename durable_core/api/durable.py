@@ -35,6 +35,7 @@ __all__ = ["Durable"]
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as DefaultTypeVar
 
+    from durable_core.api.inspection import EndpointInfo, EventInfo, ProcessInfo
     from durable_core.api.runs import Runs
     from durable_core.ports import Store
     from durable_core.ports.observer import Observer
@@ -420,6 +421,50 @@ class Durable(Generic[AppT]):
     def health(self) -> dict[str, Any]:
         """Return what runs in this process, as a JSON-ready dict; starts nothing."""
         return self.engine.health()
+
+    def processes(self) -> list[ProcessInfo]:
+        """Return the processes that work on the store, the first one that was started first.
+
+        Raises:
+            StoreError: the store cannot be read.
+            ConfigurationError: the engine of the application is not the embedded one.
+        """
+        from durable_core.api.inspection import processes
+
+        return processes(self.engine)
+
+    def recent_events(self, limit: int = 50) -> list[EventInfo]:
+        """Return the events that were sent last, the newest first, and which runs they woke.
+
+        Args:
+            limit: the most to return, 1 to 1,000.
+
+        Raises:
+            ValueError: a limit out of range.
+            StoreError, ConfigurationError: as of :meth:`processes`.
+        """
+        from durable_core.api.inspection import recent_events
+
+        return recent_events(self.engine, limit)
+
+    def endpoints(self) -> list[EndpointInfo]:
+        """Return the endpoints that this process knows, and their limits, by their identities."""
+        from durable_core.api.inspection import endpoints
+
+        return endpoints(self.engine)
+
+    def oldest_due(self) -> datetime | None:
+        """Return since when the run that has been due for longest waits; None if none is due.
+
+        Runs of all endpoints count, also of those that no process knows. A run that waits for a
+        slot of its endpoint (``concurrency=``) does not.
+
+        Raises:
+            StoreError, ConfigurationError: as of :meth:`processes`.
+        """
+        from durable_core.api.inspection import oldest_due
+
+        return oldest_due(self.engine)
 
     def send(self, events: Event | Sequence[Event]) -> list[str]:
         """Send events from anywhere; return their ids. They are durable when this returns.

@@ -37,7 +37,7 @@ from durable_core.flow.wait_url import (
     is_callback_token,
 )
 from durable_core.http.problem import problem, problem_from_http_error
-from durable_core.http.request import Request
+from durable_core.http.request import Request, client_of
 from durable_core.http.response import Response
 from durable_core.runners.settings import RegisteredEndpoint
 
@@ -413,5 +413,6 @@ def _as_get(request: Request) -> Request:
         body=request.body,
         path_params=request.path_params,
         root_path=request.root_path,
+        client=client_of(request),
     )
     return as_get if request.principal is None else as_get.with_principal(request.principal)

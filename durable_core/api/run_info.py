@@ -41,12 +41,15 @@ class StepInfo:
         due: when it goes on; None once it has ended.
         event: the name of the event, or of the signal, that it waits for; None if it waits for
             none.
+        match: what the event must have to end the wait, by path, such as ``{"data.trip": "T3"}``;
+            None if nothing, and where the store is encrypted.
         child: the id of the run that it has started; None if it starts none.
         arguments: of its function, as ``{"args": [...], "kwargs": {...}}``, where the endpoint has
             ``record_arguments=True``; ``{"left_out": True}`` where they were too large or no JSON.
             None without arguments, and where they are not recorded.
         result: what the function returned, or the step did; None without one.
         error: the last error, such as ``"ValueError: no seat left"``; None without one.
+        trace: the stack trace of that error, with ``Durable(debug=True)``; None without one.
     """
 
     name: str
@@ -57,10 +60,12 @@ class StepInfo:
     ended: datetime | None
     due: datetime | None
     event: str | None
+    match: dict[str, object] | None = None
     child: str | None
     arguments: dict[str, object] | None
     result: object
     error: str | None
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

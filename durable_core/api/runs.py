@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import json
 from asyncio import to_thread
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import get_args
+from urllib.parse import urlencode
 
 from durable_core.api.engine import Engine
+from durable_core.api.inspection import (
+    StreamedChunk,
+    required_values,
+    stored_request,
+    stored_response,
+    streamed,
+)
 from durable_core.api.run_info import AttemptInfo, RunInfo, RunStatus, StepInfo, StepStatus
 from durable_core.codec.json import Codec, JSONCodec
 from durable_core.duration import Duration, parse_duration
 from durable_core.errors import RunNotFoundError
 from durable_core.flow.child_runs import child_response
 from durable_core.flow.completion import completion_key
+from durable_core.flow.handoff import new_token
+from durable_core.flow.wait_url import PROXY_PARAMS
 from durable_core.http.request import Request
+from durable_core.http.response import Response
 from durable_core.machine.addresses import child_of, signal_of
 from durable_core.model.run import Phase, is_parked, plain_key
 from durable_core.model.step import FailedAttempt, Memo, OpKind, Pending, RunningStep
@@ -96,6 +107,45 @@ class Runs:
             RunNotFoundError: there is no such run.
         """
         return show_history(self._record(run_id))
+
+    def request(self, run_id: str) -> Request:
+        """Return the request that began a run, as it is stored.
+
+        Credential headers that are not stored are named in ``headers.withheld``. Reading a body
+        that is not stored raises ``BodyNotStoredError``.
+
+        Raises:
+            RunNotFoundError: there is no such run (any more).
+        """
+        return stored_request(self._engine, run_id)
+
+    def response(self, run_id: str) -> Response | None:
+        """Return the response of a run, which its clients get; None if it has not ended.
+
+        Raises:
+            RunNotFoundError: there is no such run (any more).
+            LookupError: its body is not kept: it was too large, or its endpoint stores none.
+        """
+        return stored_response(self._engine, run_id)
+
+    def streamed(self, run_id: str) -> Iterator[StreamedChunk]:
+        """Return what a run has streamed and keeps, in order, without what was rolled back.
+
+        It is read from the store part by part, so what steps in progress stream is not in it.
+
+        Raises:
+            RunNotFoundError: there is no such run (any more).
+        """
+        return streamed(self._engine, run_id)
+
+    def wait_query(self, run_id: str) -> str:
+        """Return ``runId=...&token=...``: the query of a wait URL, as clients of a run have it.
+
+        It is for the wait route (``Durable.endpoint_proxy``). The token opens the run to whoever
+        has it, until it expires; whether there is such a run is not looked at.
+        """
+        token = new_token(self._engine.env, run_id)
+        return urlencode(((PROXY_PARAMS.run, run_id), (PROXY_PARAMS.token, token)))
 
     def cancel(self, run_id: str, *, reason: str | None = None) -> bool:
         """End a run: its handler is unwound, its waits are dropped, its clients get 410.
@@ -219,6 +269,14 @@ class Runs:
     async def history_async(self, run_id: str) -> Sequence[AttemptInfo]:
         """As :meth:`history`, without blocking the event loop."""
         return await to_thread(self.history, run_id)
+
+    async def request_async(self, run_id: str) -> Request:
+        """As :meth:`request`, without blocking the event loop."""
+        return await to_thread(self.request, run_id)
+
+    async def response_async(self, run_id: str) -> Response | None:
+        """As :meth:`response`, without blocking the event loop."""
+        return await to_thread(self.response, run_id)
 
     async def cancel_async(self, run_id: str, *, reason: str | None = None) -> bool:
         """As :meth:`cancel`, without blocking the event loop."""
@@ -437,6 +495,7 @@ def _show_finished(memo: Memo, codec: Codec) -> StepInfo:
         arguments=_arguments(memo),
         result=_result(memo, codec) if memo.ok else None,
         error=None if memo.ok else _error_text(memo.value),
+        trace=None if memo.ok else _trace(memo.value),
     )
 
 
@@ -452,19 +511,22 @@ _STATUS: dict[OpKind, StepStatus] = {
 
 def _show_pending(pending: Pending, failed: FailedAttempt | None) -> StepInfo:
     of_run: StepStatus = "retrying" if pending.error else "begun"
+    begun = pending.started_at if failed is None else failed.started_at
     return StepInfo(
         name=pending.op.name,
         kind=pending.op.kind.value,
         status=_STATUS.get(pending.op.kind, of_run),
         attempts=pending.failures,
-        started=None if failed is None else _time(failed.started_at),
+        started=None if begun is None else _time(begun),
         ended=None,
         due=_time(pending.due_at),
         event=pending.event or signal_of(pending.address) or None,
+        match=required_values(pending),
         child=child_of(pending.address) if pending.op.kind is OpKind.INVOKE else None,
         arguments=None,
         result=None,
         error=_error_text(pending.error) if pending.error else None,
+        trace=_trace(pending.error) if pending.error else None,
     )
 
 
@@ -498,6 +560,11 @@ def _result(memo: Memo, codec: Codec) -> object:
 def _error_text(text: str) -> str:
     stored = json.loads(text)
     return f"{stored['name']}: {stored['message']}"
+
+
+def _trace(text: str) -> str | None:
+    trace: str | None = json.loads(text).get("trace")
+    return trace
 
 
 def _error(failed: FailedAttempt) -> str:

@@ -359,7 +359,7 @@ class EmbeddedEngine(RunControl):
 
     def next_due(self) -> int | None:
         """Return when the first run of the known endpoints is due, epoch milliseconds."""
-        self._open_store()
+        self.open_store()
         slots = slots_of(list(self.endpoints.values()))
         return self.store.next_due(self.env.app, tuple(self.endpoints), slots=slots)
 
@@ -376,6 +376,9 @@ class EmbeddedEngine(RunControl):
             "live_runs": len(worker.live),
             "replaying": {kind.value: worker.runs.busy[kind] for kind in HandlerKind},
             "waiting_clients": len(worker.waiters),
+            "draining": worker.stopping or worker.waiters.released,
+            "commits": worker.queue.commits,
+            "commit_seconds": worker.queue.average,
             "endpoints": endpoint_keys(self.endpoints),
         }
 
@@ -659,7 +662,8 @@ class EmbeddedEngine(RunControl):
             return await to_thread(self.execute, write)
         return await worker.queue.wait_async(worker.queue.submit(write))
 
-    def _open_store(self) -> None:
+    def open_store(self) -> None:
+        """Open the store, so that it can be read here; nothing is executed for that."""
         if self.worker is None:
             with self._lock:
                 self.store.open()

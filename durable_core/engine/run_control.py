@@ -51,7 +51,8 @@ class RunControl(ABC):
     def _reports(self) -> EngineReports: ...
 
     @abstractmethod
-    def _open_store(self) -> None: ...
+    def open_store(self) -> None:
+        """Open the store, unless this process works on it already."""
 
     @abstractmethod
     def execute(self, write: Write[T]) -> T:
@@ -59,7 +60,7 @@ class RunControl(ABC):
 
     def get(self, run_id: str) -> RunRecord | None:
         """Return all that is known about a run."""
-        self._open_store()
+        self.open_store()
         worker = self.worker
         record = self.store.get(self.env.app, run_id)
         return record if worker is None else worker.with_running_steps(run_id, record)
@@ -72,7 +73,7 @@ class RunControl(ABC):
 
     def list(self, where: RunFilter, limit: int) -> Sequence[RunRecord]:
         """Return runs, newest first."""
-        self._open_store()
+        self.open_store()
         return self.store.list(self.env.app, where=where, limit=limit)
 
     def retry(self, run_id: str) -> bool:
@@ -141,7 +142,7 @@ class RunControl(ABC):
         """Block until a run has ended, or ``timeout`` seconds are over; return whether it has."""
         from durable_core.model.run import Phase
 
-        self._open_store()
+        self.open_store()
         wakeups, deadline = self.store.wakeups(), None
         if timeout is not None:
             deadline = time.monotonic() + timeout

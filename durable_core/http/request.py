@@ -17,6 +17,7 @@ __all__ = [
     "FormParams",
     "QueryParams",
     "Request",
+    "client_of",
 ]
 
 
@@ -181,6 +182,9 @@ class Request:
         body: the content, after any transfer coding was undone.
         path_params: the parameters that the router found in the path.
         root_path: decoded prefix under which the application is mounted; "" for none.
+        client: the address that it came from, as the server knows it; "" if that is not known. It
+            is not stored with a run, so handlers do not see it; ``durable_core.adapters.client_of``
+            returns it.
 
     Raises:
         ValueError: a method that is no token, or a URL that is not absolute.
@@ -197,6 +201,7 @@ class Request:
     _query: QueryParams | None = field(compare=False)
     _text: str | None = field(compare=False)
     _form: FormParams | None = field(compare=False)
+    _client: str = field(compare=False)
     _principal: str = field(compare=False)  # not set if nobody was named
 
     def __init__(
@@ -208,6 +213,7 @@ class Request:
         body: bytes = b"",
         path_params: Mapping[str, str] = _NO_PARAMS,
         root_path: str = "",
+        client: str = "",
     ) -> None:
         if TOKEN.fullmatch(method) is None:
             raise ValueError(f"a method must be an RFC 9110 token such as 'GET', not {method!r}")
@@ -226,6 +232,7 @@ class Request:
         put(self, "_query", None)
         put(self, "_text", None)
         put(self, "_form", None)
+        put(self, "_client", client)
 
     @property
     def path(self) -> str:
@@ -253,6 +260,7 @@ class Request:
             body=self.body,
             path_params=self.path_params,
             root_path=self.root_path,
+            client=self._client,
         )
         object.__setattr__(request, "_principal", principal)
         return request
@@ -322,11 +330,21 @@ class Request:
             body=self.body,
             path_params=path_params,
             root_path=self.root_path,
+            client=self._client,
         )
 
     def __repr__(self) -> str:
         """Show method and path only: the rest may hold secrets."""
         return f"<Request {self.method} {self.path}>"
+
+
+def client_of(request: Request) -> str:
+    """Return the address that a request came from, as the server knows it; "" if it does not.
+
+    Behind a proxy it is that of the proxy, unless the server believes its header fields. It is for
+    code that decides who is let in. A stored request has none.
+    """
+    return request._client
 
 
 def _raw_path(url: str) -> str:

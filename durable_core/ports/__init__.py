@@ -31,6 +31,7 @@ from durable_core.ports.messages import (
     Delivered,
     Delivery,
     EarlierRun,
+    EndedWait,
     Fork,
     Heartbeat,
     IdempotencyKey,
@@ -38,6 +39,7 @@ from durable_core.ports.messages import (
     NewRun,
     Prune,
     ReapWorkers,
+    RecentEvent,
     Register,
     Release,
     Retry,
@@ -77,6 +79,7 @@ __all__ = [
     "Delivered",
     "Delivery",
     "EarlierRun",
+    "EndedWait",
     "Fork",
     "Heartbeat",
     "IdempotencyKey",
@@ -87,6 +90,7 @@ __all__ = [
     "Prune",
     "RateRule",
     "ReapWorkers",
+    "RecentEvent",
     "Register",
     "Release",
     "Retry",
@@ -369,6 +373,22 @@ class Store(Protocol):
         conditions it depends on the number of runs that fulfil one of them; a store may assume that
         nearly all runs have completed.
         """
+        ...
+
+    def request(self, app: str, run_id: str) -> StoredRequest | None:
+        """Return the request that began a run; None if the run is unknown."""
+        ...
+
+    def recent_events(self, app: str, limit: int) -> Sequence[RecentEvent]:
+        """Return the events that were stored last, the newest first, and the waits they ended.
+
+        The cost depends on ``limit``, not on the number of all events and runs. Only the thousand
+        waits that ended last need be looked at. An event that cannot be read is left out.
+        """
+        ...
+
+    def apps(self) -> Sequence[str]:
+        """Return the ids of the applications that have runs, in order."""
         ...
 
     def usage(self, app: str, *, principal: str | None = None, most: int) -> Usage:

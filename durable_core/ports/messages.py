@@ -29,6 +29,7 @@ __all__ = [
     "Delivered",
     "Delivery",
     "EarlierRun",
+    "EndedWait",
     "Fork",
     "Heartbeat",
     "IdempotencyKey",
@@ -36,6 +37,7 @@ __all__ = [
     "NewRun",
     "Prune",
     "ReapWorkers",
+    "RecentEvent",
     "Register",
     "Release",
     "Retry",
@@ -218,6 +220,28 @@ class RunProgress:
 
     record: RunRecord
     steps_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndedWait:
+    """A wait that has ended when its run had seen an event: by the event, or its time was over.
+
+    Attributes:
+        run_id: the run.
+        value: of its memo, which is "null" if the time was over; None if it is longer than 512
+            characters, so that it was an event.
+    """
+
+    run_id: str
+    value: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecentEvent:
+    """A stored event, and waits that it may have ended: 100 at most, the last ones first."""
+
+    stored: StoredEvent
+    waits: tuple[EndedWait, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

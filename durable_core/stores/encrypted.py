@@ -33,6 +33,7 @@ from durable_core.ports import (
     Delete,
     Deliver,
     Delivery,
+    EndedWait,
     Fork,
     Heartbeat,
     IdempotencyKey,
@@ -41,6 +42,7 @@ from durable_core.ports import (
     NewRun,
     Prune,
     ReapWorkers,
+    RecentEvent,
     Register,
     Retry,
     RotateSecret,
@@ -291,7 +293,7 @@ class EncryptedStore(Store):
             record,
             run=seal.open_run(record.run),
             memos=tuple(map(seal.open_memo, record.memos)),
-            pending=tuple(map(seal.open_pending, record.pending)),
+            pending=tuple(map(seal.show_pending, record.pending)),
             failed_attempts=tuple(map(seal.open_attempt, record.failed_attempts)),
         )
 
@@ -300,7 +302,7 @@ class EncryptedStore(Store):
         if found is None:
             return None
         seal, record = self._seal, found.record
-        pending = tuple(map(seal.open_pending, record.pending))
+        pending = tuple(map(seal.show_pending, record.pending))
         opened = replace(record, run=seal.open_run(record.run), pending=pending)
         return replace(found, record=opened)
 
@@ -313,6 +315,25 @@ class EncryptedStore(Store):
             return replace(record, run=self._seal.open_run(record.run))
         except EncryptionKeyError:
             return replace(record, run=replace(record.run, function_id=record.run.endpoint_key))
+
+    def request(self, app: str, run_id: str) -> StoredRequest | None:
+        request = self.inner.request(app, run_id)
+        return None if request is None else self._seal.open_request(request)
+
+    def recent_events(self, app: str, limit: int) -> Sequence[RecentEvent]:
+        found = []
+        for recent in self.inner.recent_events(app, limit):
+            try:
+                stored = self._seal.open_event(recent.stored)
+                waits = tuple(map(self._seal.open_wait, recent.waits))
+            except EncryptionKeyError as error:
+                logger.error("event %d is not shown: %s", recent.stored.seq, error)
+                continue
+            found.append(RecentEvent(stored=stored, waits=waits))
+        return found
+
+    def apps(self) -> Sequence[str]:
+        return self.inner.apps()
 
     def usage(self, app: str, *, principal: str | None = None, most: int) -> Usage:
         return self.inner.usage(app, principal=principal, most=most)
@@ -486,6 +507,10 @@ class _Seal:
         matched = None if pending.matched is None else self.open_event(pending.matched)
         return replace(pending, error=self.open_text(pending.error), matched=matched)
 
+    def show_pending(self, pending: Pending) -> Pending:
+        """As :meth:`open_pending`, for people, to whom a hashed rule says nothing."""
+        return replace(self.open_pending(pending), rule="", match_path="", match_key="")
+
     def attempt(self, attempt: FailedAttempt) -> FailedAttempt:
         return replace(attempt, error_message=self.text(attempt.error_message))
 
@@ -521,14 +546,18 @@ class _Seal:
             return batch
         return replace(batch, texts=tuple(self.open_text(batch.texts[0]).split("\n")))
 
+    def open_request(self, request: StoredRequest) -> StoredRequest:
+        head, body = self.open_text(request.head), self.open_content(request.body)
+        return StoredRequest(head=head, body=body)
+
+    def open_wait(self, wait: EndedWait) -> EndedWait:
+        return wait if wait.value is None else replace(wait, value=self.open_text(wait.value))
+
     def open_claimed(self, claimed: ClaimedRun) -> ClaimedRun:
-        request = StoredRequest(
-            head=self.open_text(claimed.request.head), body=self.open_content(claimed.request.body)
-        )
         return replace(
             claimed,
             run=self.open_run(claimed.run),
-            request=request,
+            request=self.open_request(claimed.request),
             memos=tuple(map(self.open_memo, claimed.memos)),
             pending=tuple(map(self.open_pending, claimed.pending)),
         )

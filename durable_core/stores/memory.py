@@ -20,7 +20,7 @@ from durable_core.errors import LeaseLost, RunNotFoundError, StoreError
 from durable_core.machine.matching import match_keys, wait_matches, with_event_seq
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
-from durable_core.model.step import Pending
+from durable_core.model.step import OpKind, Pending
 from durable_core.model.stream import StoredStream, StreamPlace
 from durable_core.ports import (
     ANY_RUN,
@@ -37,12 +37,14 @@ from durable_core.ports import (
     Deliver,
     Delivered,
     Delivery,
+    EndedWait,
     Fork,
     Heartbeat,
     IdempotencyKey,
     LeaveQueue,
     Prune,
     ReapWorkers,
+    RecentEvent,
     Register,
     Retry,
     RotateSecret,
@@ -71,6 +73,8 @@ __all__ = ["MemoryStore"]
 
 _MOST_UNCLAIMABLE = 100
 _MOST_ABANDONED = 100
+#: How many ended waits are shown of an event, and the longest value of one, characters.
+_MOST_OF_EVENT, _LONGEST = 100, 512
 
 
 class MemoryStore(Store):
@@ -655,6 +659,41 @@ class MemoryStore(Store):
             records = [row.record() for row in self._of(app)]
         wanted = [record for record in records if _is_wanted(record.run, where)]
         return sorted(wanted, key=lambda record: record.run.id, reverse=True)[:limit]
+
+    def request(self, app: str, run_id: str) -> StoredRequest | None:
+        with self._lock:
+            row = self._find(app, run_id)
+            return None if row is None else row.request
+
+    def recent_events(self, app: str, limit: int) -> Sequence[RecentEvent]:
+        with self._lock:
+            stored = [each for (of_app, _, _), each in self._events.items() if of_app == app]
+            newest = sorted(stored, key=lambda each: (-each.received_at, -each.seq))[:limit]
+            ended = sorted(
+                (
+                    (memo.ended_at, row.run.id, memo)
+                    for row in self._of(app)
+                    for memo in row.memos.values()
+                    if memo.op.kind is OpKind.WAIT
+                ),
+                key=itemgetter(0, 1),
+                reverse=True,
+            )
+            return [
+                RecentEvent(
+                    stored=deepcopy(each),
+                    waits=tuple(
+                        EndedWait(run_id, memo.value if len(memo.value) <= _LONGEST else None)
+                        for _, run_id, memo in ended
+                        if memo.event_seq == each.seq
+                    )[:_MOST_OF_EVENT],
+                )
+                for each in newest
+            ]
+
+    def apps(self) -> Sequence[str]:
+        with self._lock:
+            return sorted({row.run.app for row in self._runs.values()})
 
     def usage(self, app: str, *, principal: str | None = None, most: int) -> Usage:
         with self._lock:

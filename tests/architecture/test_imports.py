@@ -32,8 +32,8 @@ from support.source_tree import (
 RANK = {room: rank for rank, room in enumerate(ROOMS)}
 # Modules beside the rooms, as high as cli.
 FACES = {
-    *("__init__", "__main__", "_public", "adapters", "ai", "engines", "observers", "sync"),
-    "webhooks",
+    *("__init__", "__main__", "_public", "adapters", "ai", "engines", "inspection", "observers"),
+    *("sync", "webhooks"),
 }
 FOR_TYPE_CHECKERS = {"typing_extensions"}  # every type checker brings it along
 # pytest loads the one room, and nobody else does. The other one loads a client for a step that is

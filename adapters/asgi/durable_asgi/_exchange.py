@@ -34,6 +34,7 @@ class ASGIExchange(AsyncExchange):
         self.method = scope["method"]
         self.scheme = scope.get("scheme") or "http"
         self.authority = authority_of(self.scheme, *(scope.get("server") or ("localhost", None)))
+        self.client = (scope.get("client") or ("",))[0]
         self.root_path = (scope.get("root_path") or "").rstrip("/")
         self.target = _target_of(scope, self.root_path)
         self.fields = [

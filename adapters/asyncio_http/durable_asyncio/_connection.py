@@ -54,6 +54,7 @@ class Connection:
         self._timeouts = timeouts
         self._scheme = scheme
         self._authority = authority_of(scheme, *server[:2])
+        self._client = out.peer
         self._draining = self._refused = False
         self._exchange: AsyncioExchange | None = None
 
@@ -107,6 +108,7 @@ class Connection:
         parser = h11.Connection(h11.SERVER)
         exchange = AsyncioExchange(parser, self._incoming, self._out, self._timeouts.body)
         exchange.is_last = self._draining
+        exchange.client = self._client
         self._exchange = exchange
         try:
             await self._read_head(parser, exchange)

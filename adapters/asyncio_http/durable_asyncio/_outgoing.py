@@ -26,6 +26,12 @@ class Outgoing:
         self._writer = writer
         self._timeout = timeout
 
+    @property
+    def peer(self) -> str:
+        """The address of the client; "" where it has none, as at a Unix socket."""
+        address = self._writer.get_extra_info("peername")
+        return str(address[0]) if isinstance(address, tuple) else ""
+
     async def write(self, data: bytes) -> None:
         """Send; wait while the client is behind.
 

@@ -124,6 +124,7 @@ class _TaskExchange(AsyncExchange):
         self.method, self.target, self.fields = known.method, known.target, known.fields
         self.scheme, self.authority = known.scheme, known.authority
         self.root_path, self.route = known.root_path, route
+        self.client = known.client
         self._body = environ["wsgi.input"]
         self._chunks: asyncio.Queue[Any] = asyncio.Queue(1)
         self.head: asyncio.Future[tuple[int, Fields]] = asyncio.get_running_loop().create_future()

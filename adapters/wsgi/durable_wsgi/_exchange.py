@@ -57,6 +57,7 @@ class WSGIExchange(PulledExchange):
         self.method = environ["REQUEST_METHOD"]
         self.scheme = environ["wsgi.url_scheme"]
         self.authority = authority_of(self.scheme, environ["SERVER_NAME"], environ["SERVER_PORT"])
+        self.client = environ.get("REMOTE_ADDR", "")
         self.root_path = _decode(environ.get("SCRIPT_NAME", ""))
         self.target = _target_of(environ)
         self.fields = list(_fields_of(environ))

@@ -22,8 +22,8 @@ from durable_conformance.store_values import (
     wait,
 )
 from durable_core.model.event import Event, StoredEvent
-from durable_core.model.step import OpKind, Pending
-from durable_core.ports import Checkpoint, Release, SendEvents, Store
+from durable_core.model.step import Memo, Op, OpKind, Pending
+from durable_core.ports import Checkpoint, EndedWait, Release, SendEvents, Store
 
 
 @requirement("T7")
@@ -41,6 +41,34 @@ def test_an_event_wakes_every_run_that_waits_for_it(store: Store) -> None:
     assert [("r1", "id-wait", stored)] == list(store.matched_waits("o1"))
     [claimed] = claim(store, now=100)
     assert [stored] == [op.matched for op in claimed.pending]
+
+
+@requirement("T7")
+def test_the_last_events_and_what_they_woke(store: Store) -> None:
+    """The newest first, each with the waits that have ended with it; a time-out is told apart."""
+    for number, app in ((1, "app"), (2, "app"), (3, "other"), (4, "app")):
+        sent = SendEvents(app=app, events=(event(str(number), x=number),), now=100 + number)
+        commit(store, sent)
+    seq = {each.stored.event.id: each.stored.seq for each in store.recent_events("app", 9)}
+    waits = (("r1", '{"id":"2"}', "2"), ("r2", "null", "2"), ("r3", "7" * 513, "4"))
+    for id_, value, seen in waits:
+        ended = Memo(
+            op=Op(id="id-wait", name="wait", kind=OpKind.WAIT),
+            completion_no=2,
+            ok=True,
+            value=value,
+            event_seq=seq[seen],
+            attempts=0,
+            ended_at=200,
+        )
+        commit(store, replace(created(id_), memos=(memo(1), ended)))
+
+    newest, second = store.recent_events("app", 2)
+    assert [event("4", x=4), event("2", x=2)] == [newest.stored.event, second.stored.event]
+    assert [104, 102] == [newest.stored.received_at, second.stored.received_at]
+    assert (EndedWait("r3", None),) == newest.waits
+    assert {EndedWait("r1", '{"id":"2"}'), EndedWait("r2", "null")} == set(second.waits)
+    assert [] == list(store.recent_events("nobody", 9))
 
 
 @requirement("T7")

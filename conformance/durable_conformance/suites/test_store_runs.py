@@ -81,6 +81,20 @@ def test_how_far_a_run_is(store: Store) -> None:
 
 
 @requirement("T1")
+def test_the_request_of_a_run(store: Store) -> None:
+    """It can be looked at; applications have their own runs, and are known by them."""
+    assert [] == list(store.apps())
+    commit(store, created())
+    commit(store, created("r2", app="other"))
+    commit(store, created("r3"))
+
+    assert REQUEST == store.request("app", "r1")
+    assert store.request("other", "r1") is None
+    assert store.request("app", "r9") is None
+    assert ["app", "other"] == list(store.apps())
+
+
+@requirement("T1")
 def test_all_that_is_known_of_a_run_comes_back(store: Store) -> None:
     """Also what most runs do not have: a key, a parent, a trace, labels, a version."""
     full = replace(

@@ -394,7 +394,10 @@ SELECT owner, epoch FROM run WHERE id = ?
 SELECT epoch, parent FROM run WHERE id = ?
 
 -- request --
-SELECT head, body FROM request WHERE seq = (SELECT seq FROM run WHERE id = ?)
+SELECT request.head, request.body
+FROM run
+CROSS JOIN request ON request.seq = run.seq
+WHERE run.id = ? AND run.app = ?
 
 -- steps --
 SELECT op_id, name, kind, step.key & 0xFFFFFF, ok, value, step.event_seq, attempts, step.ended_at,
@@ -701,6 +704,37 @@ WHERE id = ? AND app = ?
 SELECT count(*) FROM (
     SELECT 1 FROM label WHERE app = :app AND name = :label AND value = :label_value LIMIT :most
 )
+
+-- apps --
+-- A search in the index for each application, however many runs they have.
+WITH RECURSIVE found (app) AS (
+    SELECT min(app) FROM run
+    UNION ALL
+    SELECT (SELECT min(app) FROM run WHERE app > found.app) FROM found WHERE found.app IS NOT NULL
+)
+SELECT app FROM found WHERE app IS NOT NULL
+
+-- recent-events --
+-- Texts as bytes: one that is no UTF-8 would end the query.
+SELECT seq, CAST(id AS BLOB), CAST(name AS BLOB), CAST(data AS BLOB), ts, received_at
+FROM event
+WHERE app = ?
+ORDER BY received_at DESC, seq DESC
+LIMIT ?
+
+-- ended-waits --
+-- A value is read only if it is short: all others are events.
+SELECT ended.event_seq, run.id,
+       CASE WHEN length(ended.value) <= :longest THEN CAST(ended.value AS BLOB) END
+FROM (
+    SELECT key, event_seq, value, ended_at FROM step INDEXED BY step_wait
+    WHERE kind = 'wait' AND ended_at >= :since
+    ORDER BY ended_at DESC
+    LIMIT :most
+) AS ended
+CROSS JOIN run ON run.seq = ended.key >> 24
+WHERE run.app = :app AND ended.event_seq >= :first
+ORDER BY ended.ended_at DESC, run.id DESC
 
 -- list-by-phase --
 -- Of each phase the newest ones; then the newest of those.

@@ -38,6 +38,7 @@ __all__ = [
     "KIND_TEXTS",
     "PHASE_TEXTS",
     "abandoned_children",
+    "apps",
     "cancelled_runs",
     "chunk_batch_of",
     "chunk_batch_row",
@@ -49,6 +50,7 @@ __all__ = [
     "event_seq",
     "failed_attempt_of",
     "failed_attempt_row",
+    "find_request",
     "find_run",
     "find_runs",
     "held",
@@ -485,6 +487,17 @@ def find_run(db: sqlite3.Connection, app: str, run_id: str) -> RunRecord | None:
         raise StoreError(f"what is stored of run {run_id} cannot be read: {error!r}") from error
     finally:
         db.execute("ROLLBACK")
+
+
+def find_request(db: sqlite3.Connection, app: str, run_id: str) -> StoredRequest | None:
+    """Return the request that began a run, or None."""
+    row = db.execute(QUERIES["request"], (run_id, app)).fetchone()
+    return None if row is None else StoredRequest(head=row[0], body=row[1])
+
+
+def apps(db: sqlite3.Connection) -> Sequence[str]:
+    """Return the ids of the applications that have runs."""
+    return [app for (app,) in db.execute(QUERIES["apps"])]
 
 
 def progress(db: sqlite3.Connection, app: str, run_id: str) -> RunProgress | None:

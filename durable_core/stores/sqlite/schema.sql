@@ -150,6 +150,9 @@ CREATE TABLE step (
     arguments  TEXT
 ) STRICT;
 
+-- What events have woken lately. Only waits have rows in it.
+CREATE INDEX step_wait ON step (ended_at) WHERE kind = 'wait';
+
 -- One row for each call that failed; `op_id` is '' for the handler's own. An op that succeeds at
 -- once has none.
 CREATE TABLE failed_attempt (

@@ -20,12 +20,14 @@ from durable_core.ports import (
     Begun,
     IdempotencyKey,
     ReapWorkers,
+    RecentEvent,
     Register,
     RunFilter,
     RunProgress,
     RunRecord,
     Slots,
     Store,
+    StoredRequest,
     StoredResult,
     StoredSecret,
     Unregister,
@@ -45,6 +47,7 @@ from durable_core.stores.sqlite.opening import (
     refuse_network_filesystem,
 )
 from durable_core.stores.sqlite.processes import LockFiles
+from durable_core.stores.sqlite.recent import recent_events
 from durable_core.stores.wakeups import PolledWakeups
 
 __all__ = ["SQLiteStore"]
@@ -238,6 +241,15 @@ class SQLiteStore(Store):
 
     def list(self, app: str, *, where: RunFilter = ANY_RUN, limit: int) -> Sequence[RunRecord]:
         return self._read(reads.find_runs, app, where, limit)
+
+    def request(self, app: str, run_id: str) -> StoredRequest | None:
+        return self._read(reads.find_request, app, run_id)
+
+    def recent_events(self, app: str, limit: int) -> Sequence[RecentEvent]:
+        return self._read(recent_events, app, limit)
+
+    def apps(self) -> Sequence[str]:
+        return self._read(reads.apps)
 
     def usage(self, app: str, *, principal: str | None = None, most: int) -> Usage:
         return self._read(reads.usage, app, principal, most)

@@ -519,7 +519,7 @@ def fork(db: sqlite3.Connection, message: Fork) -> bool:
         return False
     request = message.request
     if request is None:
-        head, body = db.execute(QUERIES["request"], (message.run_id,)).fetchone()
+        head, body = db.execute(QUERIES["request"], (message.run_id, message.app)).fetchone()
         request = StoredRequest(head=head, body=body)
     _insert_suspended(db, message.run, request, message.now)
     row["number"] = number

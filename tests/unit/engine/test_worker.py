@@ -29,6 +29,11 @@ def test_health() -> None:
         client.join(10)
     assert (1, True, ["it"]) == (health["live_runs"], health["scheduler"], health["endpoints"])
     assert {"def": 0, "async def": 0} == health["replaying"]
+    assert (False, True, True) == (
+        health["draining"],
+        health["commits"] > 0,
+        0 <= health["commit_seconds"] < 1,
+    )
 
 
 def test_runs_asleep_hold_nothing() -> None:
