@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -93,7 +94,7 @@ class OutgoingCall:
 
     Attributes:
         method, url, headers, body: of the request.
-        timeout: seconds without a byte after which the attempt has failed.
+        timeout: seconds that the attempt may take.
         max_bytes: of the body of the answer.
         secrets: returns further header fields, when a request is made.
     """
@@ -116,8 +117,10 @@ class OutgoingCall:
         Raises:
             ServerStatusError: the server answered 429 or 5xx.
             LimitExceededError: the answer is too large.
+            TimeoutError: its body was not whole in time.
             Exception: what the client raises where the connection failed.
         """
+        deadline = time.monotonic() + self.timeout
         with _client_or_ours(client) as chosen:
             answer = chosen.send(self._build(chosen), stream=True, follow_redirects=False)
             try:
@@ -126,6 +129,10 @@ class OutgoingCall:
                 for part in answer.iter_bytes():
                     size += len(part)
                     self._check_size(size)
+                    # Nothing stops this thread when the time of its step is over, and the next
+                    # byte may come in time for ever.
+                    if time.monotonic() > deadline:
+                        raise TimeoutError(f"the answer took longer than {self.timeout:g} s")
                     parts.append(part)
             finally:
                 answer.close()
@@ -192,7 +199,7 @@ def _parse_retry_after(value: str | None) -> float | None:
         return float(value)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
@@ -355,6 +362,8 @@ def _check_url(url: object) -> str:
         is_good = False
     if not is_good or any(ord(char) <= 32 for char in url):
         raise ValueError("url must be absolute, such as 'https://api.example.com/orders?id=7'")
+    if "@" in parts.netloc:
+        raise ValueError("url must not have a user and a password: send them in headers=")
     return url
 
 
