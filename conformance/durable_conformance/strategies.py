@@ -270,6 +270,16 @@ claims = st.builds(
 )
 
 
+_cancels = st.builds(
+    Cancel,
+    app=apps,
+    run_id=run_ids,
+    result=_results([Phase.CANCELLED]),
+    deliveries=st.lists(_deliveries, max_size=1).map(tuple),
+    reason=st.sampled_from(["", "why"]),
+)
+
+
 @st.composite
 def begins(draw: st.DrawFn) -> Begin:
     """Return the beginning of a run of the first endpoint, with limits."""
@@ -287,6 +297,7 @@ def begins(draw: st.DrawFn) -> Begin:
         slots=slots[0] if slots else None,
         queue_limit=draw(st.none() | st.integers(0, 2)),
         rate=draw(st.none() | rule),
+        replaces=draw(st.none() | _cancels),
     )
 
 
@@ -294,14 +305,7 @@ _leave_queues = st.builds(
     LeaveQueue, app=apps, limited=st.sampled_from([(), KEYS[:1]]), limit=st.just(100)
 )
 _ends: st.SearchStrategy[Write[object]] = st.one_of(
-    st.builds(
-        Cancel,
-        app=apps,
-        run_id=run_ids,
-        result=_results([Phase.CANCELLED]),
-        deliveries=st.lists(_deliveries, max_size=1).map(tuple),
-        reason=st.sampled_from(["", "why"]),
-    ),
+    _cancels,
     st.builds(Delete, app=apps, run_id=run_ids),
     st.builds(Prune, app=apps, runs_before=times, events_before=times, limit=few),
 )

@@ -22,22 +22,30 @@ from durable_core.runners.settings import RegisteredEndpoint
 if TYPE_CHECKING:
     from durable_core.engine.stream_responses import StreamResponder
     from durable_core.engine.sync_limit import SyncLimit
+    from durable_core.model.run import Run
+    from durable_core.ports import Cancel, CancelOutcome
 
-__all__ = ["Admission", "Arrival", "CancelRun", "ServingWorker"]
+__all__ = ["Admission", "Arrival", "RunCanceller", "ServingWorker"]
 
 T = TypeVar("T")
 #: A part of an admission. What it yields is a value, or an awaitable of one.
 _Flow: TypeAlias = Generator[Any, Any, T]
 
-#: Cancels a run for a reason; see ``Engine.cancel``.
-CancelRun = Callable[[str, str], object]
-
-#: How often a request may cancel the run that has its singleton key: others may do the same.
+#: How often a request may try to take the place of the run with its singleton key: others may do
+#: the same, so that it is another run each time.
 _MOST_TRIES = 10
 #: What the clients of a run are told that was cancelled for another one.
 _REPLACED = "another run took its place"
 #: Seconds after which a client may try again where nobody knows better.
 _RETRY_AFTER = 5
+
+
+class RunCanceller(Protocol):
+    """What cancels runs; see ``RunControl``."""
+
+    def cancellation(self, run_id: str, reason: str) -> tuple[Run, Cancel]: ...
+
+    def after_cancel(self, run: Run, cancel: Cancel, outcome: CancelOutcome) -> None: ...
 
 
 class ServingWorker(WorkerParts, Protocol):
@@ -70,7 +78,7 @@ class Arrival:
         request: what the client asks.
         route: the template that the path was found by, where a router knows it.
         key: of the request; None without one.
-        cancel: cancels the run that this one is to replace (``singleton="cancel"``).
+        control: of the run that this one is to replace (``singleton="cancel"``).
         refuse: makes the response where the store cannot answer.
     """
 
@@ -78,7 +86,7 @@ class Arrival:
     request: Request
     route: str | None
     key: IdempotencyKey | None
-    cancel: CancelRun
+    control: RunCanceller
     refuse: Callable[[StoreError], Response]
 
 
@@ -172,16 +180,22 @@ class Admission:
             return _Admitted(ex, earlier or refusal)
         client = ex.run.client
         write = _begin_write(ex, key)
-        cancelled = None
+        old: tuple[Run, Cancel] | None = None
+        replaced = ""
         for _ in range(_MOST_TRIES):
             with self._runs.beginning(ex):
                 begun: Begun | BeginRefused = yield how.commit(write)
-            old = _run_to_cancel(ex, begun)
-            if old is None or old == cancelled:
+            if old is not None:
+                yield how.call(arrival.control.after_cancel, *old, begun.replaced)
+            run_id = _run_to_replace(ex, begun)
+            if run_id is None or run_id == replaced:
+                break  # or it is undone first
+            try:
+                old = yield how.call(_cancellation, arrival.control, run_id)
+            except RunUndoneError:
                 break
-            if not (yield how.call(_cancel_old, old, arrival.cancel)):
-                break
-            cancelled = old  # unless it is undone first, it has ended
+            replaced = run_id
+            write = replace(write, replaces=None if old is None else old[1])
         return _admitted(ex, begun, client)
 
 
@@ -281,8 +295,8 @@ def _begin_write(ex: StoredExecution, key: IdempotencyKey | None) -> Begin:
     )
 
 
-def _run_to_cancel(ex: StoredExecution, begun: Begun | BeginRefused) -> str | None:
-    """Return the run that the new one is to replace; None if there is none."""
+def _run_to_replace(ex: StoredExecution, begun: Begun | BeginRefused) -> str | None:
+    """Return the run that the new one is to take the place of; None if there is none."""
     limits = ex.options.limits
     if not isinstance(begun, BeginRefused) or begun.reason != "singleton" or limits is None:
         return None
@@ -290,15 +304,16 @@ def _run_to_cancel(ex: StoredExecution, begun: Begun | BeginRefused) -> str | No
     return begun.run_id if is_replaced else None
 
 
-def _cancel_old(run_id: str, cancel: CancelRun) -> bool:
-    """Cancel a run for another one; False if it cannot be cancelled now."""
+def _cancellation(control: RunCanceller, run_id: str) -> tuple[Run, Cancel] | None:
+    """Return a run, and what cancels it for another one; None if it has been deleted.
+
+    Raises:
+        RunUndoneError: it has failed and is being undone.
+    """
     try:
-        cancel(run_id, _REPLACED)
-    except RunUndoneError:
-        return False
+        return control.cancellation(run_id, _REPLACED)
     except RunNotFoundError:
-        pass  # it has been deleted
-    return True
+        return None
 
 
 def _admitted(ex: StoredExecution, begun: Begun | BeginRefused, client: str | None) -> _Admitted:

@@ -501,7 +501,7 @@ class EmbeddedEngine(RunControl):
             coroutine = self.serve_once_async(endpoint, request, route, key)
             return worker.run_on_background_loop(coroutine)
         return worker.admission.serve(
-            worker.admission.arrival(endpoint, request, route, key, self.cancel, self._refuse)
+            worker.admission.arrival(endpoint, request, route, key, self, self._refuse)
         )
 
     async def serve_once_async(
@@ -520,7 +520,7 @@ class EmbeddedEngine(RunControl):
             return self._refuse(error)
         worker.loops.adopt_running()
         return await worker.admission.serve_async(
-            worker.admission.arrival(endpoint, request, route, key, self.cancel, self._refuse)
+            worker.admission.arrival(endpoint, request, route, key, self, self._refuse)
         )
 
     def wait(self, wanted: WaitRequest) -> Response:

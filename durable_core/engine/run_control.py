@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from durable_core.engine.worker import Worker
     from durable_core.flow.env import AppConfig
     from durable_core.http.request import Request
-    from durable_core.ports import RunFilter, RunRecord, Store, Write
+    from durable_core.model.run import Run
+    from durable_core.ports import Cancel, CancelOutcome, RunFilter, RunRecord, Store, Write
     from durable_core.runners.settings import RegisteredEndpoint
 
 __all__ = ["RunControl"]
@@ -157,19 +158,36 @@ class RunControl(ABC):
 
     def cancel(self, run_id: str, reason: str | None = None) -> bool:
         """Cancel a run and its children; False if it had ended, or had been cancelled."""
-        from durable_core.engine.children import cancel_abandoned, with_follow_up
+        from durable_core.ports import CancelOutcome
+
+        run, cancel = self.cancellation(run_id, reason or "")
+        outcome = self.execute(cancel)
+        self.after_cancel(run, cancel, outcome)
+        return outcome is not CancelOutcome.NOTHING
+
+    def cancellation(self, run_id: str, reason: str) -> tuple[Run, Cancel]:
+        """Return a run, and the message that cancels it.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+            RunUndoneError: it has failed and is being undone.
+        """
+        from durable_core.engine.children import with_follow_up
         from durable_core.flow.child_runs import cancellation
         from durable_core.flow.undo import check_cancel
-        from durable_core.ports import CancelOutcome
 
         record = self._record(run_id)
         check_cancel(record)
-        cancel = cancellation(record.run, reason or "", self.env.clock.now())
-        cancel = with_follow_up(cancel, self.env, self.endpoints, record.run)
-        outcome = self.execute(cancel)
+        cancel = cancellation(record.run, reason, self.env.clock.now())
+        return record.run, with_follow_up(cancel, self.env, self.endpoints, record.run)
+
+    def after_cancel(self, run: Run, cancel: Cancel, outcome: CancelOutcome) -> None:
+        """Report what :meth:`cancellation` has led to, and cancel the children of the run."""
+        from durable_core.engine.children import cancel_abandoned
+        from durable_core.ports import CancelOutcome
+
+        if outcome is CancelOutcome.NOTHING:
+            return
         if outcome is CancelOutcome.ENDED:
-            cancelled = replace(record.run, cancel_reason=reason or "")
-            self._reports.cancelled(cancelled, cancel.result)
-        if outcome is not CancelOutcome.NOTHING:
-            cancel_abandoned(self.env, self.store, self.endpoints, self.execute)
-        return outcome is not CancelOutcome.NOTHING
+            self._reports.cancelled(replace(run, cancel_reason=cancel.reason), cancel.result)
+        cancel_abandoned(self.env, self.store, self.endpoints, self.execute)

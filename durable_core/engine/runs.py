@@ -40,6 +40,7 @@ from durable_core.model.run import Phase, Run
 from durable_core.platform import call_soon, logger, run_logger
 from durable_core.ports import (
     Begin,
+    BeginRefused,
     Begun,
     Cancel,
     CancelOutcome,
@@ -673,6 +674,8 @@ class RunManager(RunExecutor[StoredExecution]):
             elif isinstance(write, Begin):
                 if isinstance(answer, Begun) and answer.is_queued:
                     worker.wake_scheduler()
+                if write.replaces is not None and isinstance(answer, Begun | BeginRefused):
+                    self._cancelled(write.replaces, answer.replaced)
             elif isinstance(write, Cancel):
                 self._cancelled(write, answer)
 

@@ -14,13 +14,12 @@ from typing import Protocol
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
 from durable_core.model.stream import StoredStream, Streamed, StreamPlace
-from durable_core.ports.limits import BeginRefused, RateRule, Slots
+from durable_core.ports.limits import BeginRefused, CancelOutcome, RateRule, Slots
 from durable_core.ports.messages import (
     ANY_RUN,
     Begin,
     Begun,
     Cancel,
-    CancelOutcome,
     Checkpoint,
     CheckpointResult,
     Claim,

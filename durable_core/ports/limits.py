@@ -8,9 +8,10 @@ dies frees its slots when its runs are taken from it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Literal, TypeAlias
 
-__all__ = ["NO_KEY", "BeginRefused", "RateRule", "RefusalReason", "Slots"]
+__all__ = ["NO_KEY", "BeginRefused", "CancelOutcome", "RateRule", "RefusalReason", "Slots"]
 
 #: Why a run may not begin.
 RefusalReason: TypeAlias = Literal["singleton", "rate-limited", "queue-full"]
@@ -49,18 +50,32 @@ class RateRule:
     period: int
 
 
+class CancelOutcome(Enum):
+    """What came of a ``Cancel``."""
+
+    #: The run has ended, with the result of the message.
+    ENDED = "ended"
+    #: The run is undoable, and has the reason now. It is due at once, or has an owner still.
+    UNDOING = "undoing"
+    #: Nothing: the run had ended, or had been cancelled and is being undone.
+    NOTHING = "nothing"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeginRefused:
-    """The answer to a ``Begin`` whose run may not begin; nothing was stored.
+    """The answer to a ``Begin`` whose run may not begin; it was not stored.
 
     Attributes:
         reason: the limit that refuses it.
         retry_at: when the rate limit lets the next run begin, epoch milliseconds; None for others.
         run_id: the run that has the singleton key, and has not ended.
         client: who began that run; see ``Run.client``.
+        replaced: what came of ``Begin.replaces``: it was cancelled only if nothing but its undoing
+            is in the way of the new run.
     """
 
     reason: RefusalReason
     retry_at: int | None = None
     run_id: str = ""
     client: str | None = None
+    replaced: CancelOutcome = CancelOutcome.NOTHING

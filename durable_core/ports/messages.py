@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import ClassVar, Generic, TypeVar
 
 from durable_core.model._record import record
@@ -11,14 +10,13 @@ from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import FailedAttempt, Memo, Pending, RunningStep
 from durable_core.model.stream import ChunkBatch
-from durable_core.ports.limits import BeginRefused, RateRule, Slots
+from durable_core.ports.limits import BeginRefused, CancelOutcome, RateRule, Slots
 
 __all__ = [
     "ANY_RUN",
     "Begin",
     "Begun",
     "Cancel",
-    "CancelOutcome",
     "Checkpoint",
     "CheckpointResult",
     "Claim",
@@ -451,12 +449,14 @@ class Begun:
         fingerprint: of the request that began it; "" without a key.
         is_new: it is the run of the message; else an earlier one, and nothing was stored.
         is_queued: it is new and waits for a slot, without an owner.
+        replaced: what came of ``Begin.replaces``.
     """
 
     run_id: str
     fingerprint: str
     is_new: bool
     is_queued: bool = False
+    replaced: CancelOutcome = CancelOutcome.NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -490,6 +490,10 @@ class Begin(Write[Begun | BeginRefused]):
         slots: of its endpoint; ``create.slot_key`` is then set. None without a limit.
         queue_limit: refuse the run if it would be queued behind so many of its endpoint.
         rate: a rate limit of its endpoint, which a run that begins uses.
+        replaces: cancels the run that has the singleton key, in the same transaction, unless
+            another limit refuses the new run. If that run ends, the new one begins in its place,
+            also in its slot. If it must be undone first, or another run has the key, the new one
+            is refused.
         checkpoint: with ``create.singleton_key`` the run is refused if a run of its endpoint with
             this singleton key has not ended.
     """
@@ -500,6 +504,7 @@ class Begin(Write[Begun | BeginRefused]):
     slots: Slots | None = None
     queue_limit: int | None = None
     rate: RateRule | None = None
+    replaces: Cancel | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -646,17 +651,6 @@ class Unregister(Write[tuple[str, ...]]):
     repeatable: ClassVar[bool] = True
     id: str
     now: int
-
-
-class CancelOutcome(Enum):
-    """What came of a :class:`Cancel`."""
-
-    #: The run has ended, with the result of the message.
-    ENDED = "ended"
-    #: The run is undoable, and has the reason now. It is due at once, or has an owner still.
-    UNDOING = "undoing"
-    #: Nothing: the run had ended, or had been cancelled and is being undone.
-    NOTHING = "nothing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -438,7 +438,9 @@ class _Seal:
         key = write.key
         if key is not None:
             key = replace(key, fingerprint=self.text(key.fingerprint))
-        return replace(write, key=key, checkpoint=self.checkpoint(write.checkpoint))
+        replaces = self._optional(self.cancel, write.replaces)
+        checkpoint = self.checkpoint(write.checkpoint)
+        return replace(write, key=key, checkpoint=checkpoint, replaces=replaces)
 
     def send(self, write: SendEvents) -> SendEvents:
         return replace(write, events=tuple(map(self.event, write.events)))

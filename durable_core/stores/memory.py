@@ -190,15 +190,19 @@ class MemoryStore(Store):
         found = None if key is None else self._keyed_run(run.app, key, write.now)
         if found is not None and found.run_id != run.id:
             return found
-        row = self._runs.get(run.id)
+        row, replaced = self._runs.get(run.id), CancelOutcome.NOTHING
         if row is not None and (key is None or found is not None):
             # The answer to this message was lost.
             is_queued = (row.owner, row.run.epoch) != (write.owner, write.epoch)
         else:
+            old = self._flow.replaced_by(message, run)
             refusal, is_queued = self._flow.pass_limits(message, run)
+            if refusal is None:
+                self._write_run(write)
+            if old is not None and (refusal is None or refusal.reason == "singleton"):
+                replaced = self._cancel(old)
             if refusal is not None:
-                return refusal
-            self._write_run(write)
+                return replace(refusal, replaced=replaced)
             if is_queued:
                 self._runs[run.id].due_at = write.now
                 self._runs[run.id].enqueue()
@@ -206,7 +210,13 @@ class MemoryStore(Store):
                 self._flow.take_turn(run, message.slots)
         if key is not None:
             self._keys[run.app, key.scope, key.key] = run.id, key
-        return Begun(run_id=run.id, fingerprint=fingerprint, is_new=True, is_queued=is_queued)
+        return Begun(
+            run_id=run.id,
+            fingerprint=fingerprint,
+            is_new=True,
+            is_queued=is_queued,
+            replaced=replaced,
+        )
 
     def _keyed_run(self, app: str, key: IdempotencyKey, now: int) -> Begun | None:
         run_id, known = self._keys.get((app, key.scope, key.key), ("", key))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from durable_core.errors import SingletonError
 from durable_core.machine.rate import next_start, spend
 from durable_core.model.run import Phase, Run
-from durable_core.ports import Begin, BeginRefused, RateRule, Slots
+from durable_core.ports import Begin, BeginRefused, Cancel, RateRule, Slots
 from durable_core.ports.limits import NO_KEY
 
 if TYPE_CHECKING:
@@ -34,20 +34,48 @@ class FlowControl:
     # -- beginning --------------------------------------------------------------------------
 
     def pass_limits(self, message: Begin, run: Run) -> tuple[BeginRefused | None, bool]:
-        """Return why a run may not begin, and whether it is queued. The rate is used last."""
+        """Return why a run may not begin, and whether it is queued.
+
+        Another run that is in its way alone is the last reason: it is to be cancelled then, if
+        :meth:`replaced_by` returns it.
+        """
         other = self._singleton_of(run)
-        if other is not None:
-            return BeginRefused(reason="singleton", run_id=other.id, client=other.client), False
-        is_queued = message.slots is not None and not self._has_slot(run, message.slots)
+        if other is None:
+            return self._find_place(message, run, gone="", begins=True)
+        refusal = BeginRefused(reason="singleton", run_id=other.id, client=other.client)
+        if self.replaced_by(message, run) is None:
+            return refusal, False
+        begins = not other.undoable
+        gone = other.id if begins else ""
+        limited, is_queued = self._find_place(message, run, gone=gone, begins=begins)
+        return limited or (None if begins else refusal), is_queued
+
+    def _find_place(
+        self, message: Begin, run: Run, *, gone: str, begins: bool
+    ) -> tuple[BeginRefused | None, bool]:
+        """Return which limit but that of singletons refuses a run, and whether it is queued.
+
+        Args:
+            message, run: the run.
+            gone: a run that ends as this one begins; "" for none.
+            begins: the run then begins, and uses the rate.
+        """
+        is_queued = message.slots is not None and not self._has_slot(run, message.slots, gone)
         if is_queued and message.queue_limit is not None:
-            queued = [row for row in self._of(run) if row.run.phase is Phase.QUEUED]
+            queued = [row for row in self._of(run, gone) if row.run.phase is Phase.QUEUED]
             if len(queued) >= message.queue_limit:
                 return BeginRefused(reason="queue-full"), False
         if message.rate is not None:
-            retry_at = self._use_rate(run, message.rate, message.checkpoint.now)
+            now = message.checkpoint.now
+            retry_at = self._use_rate(run, message.rate, now, begins=begins)
             if retry_at is not None:
                 return BeginRefused(reason="rate-limited", retry_at=retry_at), False
         return None, is_queued
+
+    def replaced_by(self, message: Begin, run: Run) -> Cancel | None:
+        """Return what cancels the run that has the singleton key, if it is to be replaced."""
+        other, old = self._singleton_of(run), message.replaces
+        return None if other is None or old is None or old.run_id != other.id else old
 
     def refuse_second(self, run: Run) -> None:
         """See that no other run has the singleton key of a run.
@@ -65,12 +93,14 @@ class FlowControl:
         others = (row.run for row in self._of(run) if row.result is None and row.run.id != run.id)
         return next((each for each in others if each.singleton_key == run.singleton_key), None)
 
-    def _use_rate(self, run: Run, rule: RateRule, now: int) -> int | None:
+    def _use_rate(self, run: Run, rule: RateRule, now: int, *, begins: bool) -> int | None:
         place = run.app, run.endpoint_key, rule.key
         full_at = self._rates.get(place)
         retry_at = next_start(full_at, now, limit=rule.limit, period=rule.period)
         if retry_at > now:
             return retry_at
+        if not begins:
+            return None
         self._rates[place] = spend(full_at, now, limit=rule.limit, period=rule.period)
         return None
 
@@ -100,9 +130,13 @@ class FlowControl:
         while (row := self.next_in_line(app, slots)) is not None:
             yield row.due, row
 
-    def next_in_line(self, app: str, slots: Slots) -> StoredRun | None:
+    def next_in_line(self, app: str, slots: Slots, gone: str = "") -> StoredRun | None:
         """Return the queued run that is to have the next free slot; None if there is none."""
-        rows = [row for row in self._runs(app) if row.run.endpoint_key == slots.endpoint_key]
+        rows = [
+            row
+            for row in self._runs(app)
+            if row.run.endpoint_key == slots.endpoint_key and row.run.id != gone
+        ]
         if not _is_free(rows, slots.most):
             return None
         last = self._turns.get((app, slots.endpoint_key), NO_KEY)
@@ -120,16 +154,19 @@ class FlowControl:
         if slots.most_of_key is not None:
             self._turns[run.app, run.endpoint_key] = run.slot_key or NO_KEY
 
-    def _has_slot(self, run: Run, slots: Slots) -> bool:
-        rows = list(self._of(run))
+    def _has_slot(self, run: Run, slots: Slots, gone: str) -> bool:
+        rows = list(self._of(run, gone))
         return (
             _is_free(rows, slots.most)
             and _is_free(rows, slots.most_of_key, run.slot_key or NO_KEY)
-            and self.next_in_line(run.app, slots) is None
+            and self.next_in_line(run.app, slots, gone) is None
         )
 
-    def _of(self, run: Run) -> Iterator[StoredRun]:
-        return (row for row in self._runs(run.app) if row.run.endpoint_key == run.endpoint_key)
+    def _of(self, run: Run, gone: str = "") -> Iterator[StoredRun]:
+        rows = self._runs(run.app)
+        return (
+            row for row in rows if row.run.endpoint_key == run.endpoint_key and row.run.id != gone
+        )
 
 
 def _is_free(rows: Iterable[StoredRun], most: int | None, key: str | None = None) -> bool:

@@ -30,6 +30,7 @@ from durable_core.ports import (
     BeginRefused,
     Begun,
     Cancel,
+    CancelOutcome,
     Claim,
     ClaimedRun,
     Delete,
@@ -69,6 +70,11 @@ def begin(
         new = replace(new, slot_key=slot_key)
     checkpoint = replace(created(id_, owner=owner), create=new, memos=(), now=now)
     return commit(store, Begin(checkpoint=checkpoint, slots=slots, **limits))
+
+
+def cancel_of(run_id: str) -> Cancel:
+    """Return what cancels a run for another one."""
+    return Cancel(app="app", run_id=run_id, result=result(Phase.CANCELLED))
 
 
 def is_queued(begun: Begun | BeginRefused) -> bool:
@@ -342,6 +348,62 @@ def test_a_run_is_alone_with_its_singleton_key(store: Store) -> None:
     assert not is_queued(begin(store, "r4", slots=None, singleton_key="t"))
     commit(store, Cancel(app="app", run_id="r1", result=result(Phase.CANCELLED)))
     assert not is_queued(begin(store, "r2", slots=None, singleton_key="s"))
+
+
+@requirement("T39")
+def test_a_run_takes_the_place_of_another_one(store: Store) -> None:
+    """It cancels that one and has its slot, at once or not at all: another limit that refuses it,
+    or another run that has the key meanwhile, leaves the old one as it is.
+    """
+    new: dict[str, Any] = {"singleton_key": "s", "replaces": cancel_of("r1")}
+    rule = RateRule(key="", limit=1, period=1000)
+    begin(store, "r1", singleton_key="s", rate=rule)
+    begin(store, "r2")
+    before = store.get("app", "r1")
+    refused = begin(store, "r3", rate=rule, **new)
+    assert BeginRefused(reason="rate-limited", retry_at=1010) == refused
+    other = {**new, "replaces": cancel_of("r2")}
+    refused = begin(store, "r3", **other)
+    assert BeginRefused(reason="singleton", run_id="r1", client="client of r1") == refused
+    assert before == store.get("app", "r1")
+    commit(store, ended("r1"))
+    begin(store, "r1b", slots=None, singleton_key="s")
+    new["replaces"] = cancel_of("r1b")
+    begun = begin(store, "r3", now=2000, rate=rule, **new)
+    assert isinstance(begun, Begun)
+    assert (True, CancelOutcome.ENDED) == (begun.is_queued, begun.replaced)  # r2 comes first
+    old = store.get("app", "r1b")
+    assert old is not None
+    assert Phase.CANCELLED == old.run.phase
+    assert ["r2"] == claimed(store)
+
+
+@requirement("T39")
+def test_a_run_with_the_slot_of_the_one_it_replaces(store: Store) -> None:
+    """The slot of the run that is cancelled is free for the one that takes its place."""
+    begin(store, "r1", singleton_key="s", queue_limit=0)
+    assert BeginRefused(reason="queue-full") == begin(store, "r2", queue_limit=0)
+    replaces = cancel_of("r1")
+    assert not is_queued(begin(store, "r2", singleton_key="s", queue_limit=0, replaces=replaces))
+
+
+@requirement("T39")
+def test_a_run_that_must_be_undone_first(store: Store) -> None:
+    """It is cancelled, and the new one is refused for as long as that takes; no rate is used."""
+    rule = RateRule(key="", limit=1, period=1000)
+    begin(store, "r1", slots=None, singleton_key="s")
+    undoable = replace(run("r1"), undoable=True, singleton_key="s")
+    commit(store, replace(created("r1"), create=None, request=None, memos=(), state=undoable))
+    new: dict[str, Any] = {"slots": None, "singleton_key": "s", "rate": rule}
+    for outcome in (CancelOutcome.UNDOING, CancelOutcome.NOTHING):
+        refused = begin(store, "r2", replaces=cancel_of("r1"), **new)
+        assert isinstance(refused, BeginRefused)
+        assert ("singleton", "r1", outcome) == (refused.reason, refused.run_id, refused.replaced)
+    assert ["r1"] == list(store.cancelled_runs("o1"))
+    undone = replace(undoable, cancel_reason="")
+    write = ended("r1")
+    commit(store, replace(write, state=undone, result=result(Phase.CANCELLED)))
+    assert not is_queued(begin(store, "r2", replaces=cancel_of("r1"), **new))
 
 
 @requirement("T39")

@@ -91,14 +91,21 @@ def is_queue_full(db: sqlite3.Connection, run: Run, most: int | None) -> bool:
     return not _is_free(db, "count-queued", place, most)
 
 
-def use_rate(db: sqlite3.Connection, run: Run, rule: RateRule, now: int) -> int | None:
-    """Use a rate limit for a run that begins; or return when one may, epoch milliseconds."""
+def use_rate(
+    db: sqlite3.Connection, run: Run, rule: RateRule, now: int, *, begins: bool
+) -> int | None:
+    """Use a rate limit for a run if it begins; return when one may, epoch milliseconds, if not now.
+
+    None if it may begin now.
+    """
     row = {"app": run.app, "endpoint_key": run.endpoint_key, "key": rule.key}
     found = db.execute(QUERIES["rate"], row).fetchone()
     full_at: float | None = None if found is None else found[0]
     retry_at = next_start(full_at, now, limit=rule.limit, period=rule.period)
     if retry_at > now:
         return retry_at
+    if not begins:
+        return None
     spent = spend(full_at, now, limit=rule.limit, period=rule.period)
     db.execute(QUERIES["put-rate"], {**row, "full_at": spent})
     return None

@@ -423,7 +423,7 @@ def begin(db: sqlite3.Connection, message: Begin) -> Begun | BeginRefused:
         if holder is not None:  # the answer to this message was lost
             is_queued = holder != (write.owner, write.epoch)
             return Begun(run_id=run.id, fingerprint=fingerprint, is_new=True, is_queued=is_queued)
-    refusal, is_queued = _pass_limits(db, message, run)
+    refusal, is_queued, replaced = _pass_limits(db, message, run)
     if refusal is not None:
         return refusal
     write_run(db, replace(write, create=replace(run, phase=Phase.QUEUED)) if is_queued else write)
@@ -441,21 +441,49 @@ def begin(db: sqlite3.Connection, message: Begin) -> Begun | BeginRefused:
             "expires_at": key.expires_at,
         }
         db.execute(QUERIES["put-idempotency-key"], row)
-    return Begun(run_id=run.id, fingerprint=fingerprint, is_new=True, is_queued=is_queued)
+    return Begun(
+        run_id=run.id,
+        fingerprint=fingerprint,
+        is_new=True,
+        is_queued=is_queued,
+        replaced=replaced,
+    )
 
 
 def _pass_limits(
     db: sqlite3.Connection, message: Begin, run: Run
-) -> tuple[BeginRefused | None, bool]:
-    """Return why a run may not begin, and whether it is queued. The rate is used last."""
-    refusal = slots.singleton_of(db, run)
+) -> tuple[BeginRefused | None, bool, CancelOutcome]:
+    """Return why a run may not begin, whether it is queued, and what came of ``replaces``."""
+    taken, old = slots.singleton_of(db, run), message.replaces
+    if taken is None:
+        return *_find_place(db, message, run, begins=True), CancelOutcome.NOTHING
+    if old is None or old.run_id != taken.run_id:
+        return taken, False, CancelOutcome.NOTHING
+    db.execute("SAVEPOINT replaced")  # a request that is refused cancels nothing
+    replaced = cancel(db, old)
+    begins = replaced is CancelOutcome.ENDED
+    refusal, is_queued = _find_place(db, message, run, begins=begins)
     if refusal is not None:
-        return refusal, False
+        db.execute("ROLLBACK TO replaced")
+    elif not begins:
+        refusal = replace(taken, replaced=replaced)
+    db.execute("RELEASE replaced")
+    return refusal, is_queued, replaced
+
+
+def _find_place(
+    db: sqlite3.Connection, message: Begin, run: Run, *, begins: bool
+) -> tuple[BeginRefused | None, bool]:
+    """Return which limit but that of singletons refuses a run, and whether it is queued.
+
+    The rate is looked at last, and used if the run then begins.
+    """
     is_queued = message.slots is not None and not slots.has_slot(db, run, message.slots)
     if is_queued and slots.is_queue_full(db, run, message.queue_limit):
         return BeginRefused(reason="queue-full"), False
     if message.rate is not None:
-        retry_at = slots.use_rate(db, run, message.rate, message.checkpoint.now)
+        now = message.checkpoint.now
+        retry_at = slots.use_rate(db, run, message.rate, now, begins=begins)
         if retry_at is not None:
             return BeginRefused(reason="rate-limited", retry_at=retry_at), False
     return None, is_queued

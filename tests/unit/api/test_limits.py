@@ -443,6 +443,25 @@ def test_a_second_request_cancels_the_first(start: Start, kind: str) -> None:
     assert (410, True) == (gone.status, b"another run took its place" in gone.body)
 
 
+@KINDS
+@pytest.mark.parametrize(
+    ("limits", "status"),
+    [({"rate_limit": RateLimit(1, "1h")}, 429), ({"concurrency": 1, "queue_limit": 0}, 503)],
+    ids=["rate", "queue"],
+)
+def test_a_request_that_is_refused_cancels_nothing(
+    start: Start, kind: str, limits: dict[str, Any], status: int
+) -> None:
+    """The run that it would have replaced goes on."""
+    app = start(singleton=Singleton("cancel", key=customer), **limits)
+    app.ask(kind, "a", "wait&customer=ours")
+    until(lambda: 1 == app.count("suspended"))
+    if "concurrency" in limits:
+        app.begin(kind, "busy", "customer=another")
+    assert status == app.ask(kind, "b", "customer=ours").status
+    assert (1, 0) == (app.count("suspended"), app.count("cancelled"))
+
+
 def test_many_that_cancel_each_other(start: Start) -> None:
     """One run is left, however many requests come at once."""
     app = start(singleton="cancel")
