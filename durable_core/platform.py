@@ -122,9 +122,12 @@ class _RunLogger(logging.LoggerAdapter[logging.Logger]):
         return f"run {extra['run_id']}: {msg}", kwargs
 
 
-def run_logger(run_id: str, function_id: str) -> logging.LoggerAdapter[logging.Logger]:
-    """Return a logger for one run."""
-    return _RunLogger(logger, {"run_id": run_id, "function_id": function_id})
+def run_logger(
+    run_id: str, function_id: str, trace_id: str | None = None
+) -> logging.LoggerAdapter[logging.Logger]:
+    """Return a logger for one run, whose records have these attributes."""
+    extra = {"run_id": run_id, "function_id": function_id, "trace_id": trace_id}
+    return _RunLogger(logger, extra)
 
 
 _process_id = os.getpid()

@@ -49,7 +49,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 NativeAppT = TypeVar("NativeAppT", bound=NativeApp)
 
 #: The methods of an observer.
-_OBSERVES = ("notify", "execution", "attempt")
+_OBSERVES = ("notify", "execution", "attempt", "trace_context", "trace_headers")
 _APP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 

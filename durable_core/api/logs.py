@@ -1,4 +1,4 @@
-"""Log records that say which run, step and attempt they come from."""
+"""Log records that say which run, step, attempt and trace they come from."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from durable_core.api.run import current_run
+from durable_core.http.trace_context import trace_id_of
 
 if TYPE_CHECKING:
     import logging
@@ -14,11 +15,12 @@ __all__ = ["LogContext"]
 
 
 class LogContext:
-    """Adds ``run_id``, ``step`` and ``attempt`` to log records, in handlers and steps.
+    """Adds ``run_id``, ``step``, ``attempt`` and ``trace_id`` to log records, in runs.
 
     It is a filter for ``logging``, to be added to a handler (``handler.addFilter(LogContext())``),
     and a processor for ``structlog``. ``step`` is the id of the step whose function logs, and
-    ``attempt`` the number of its attempt; outside steps that of the handler's.
+    ``attempt`` the number of its attempt; outside steps that of the handler's. ``trace_id`` is that
+    of the trace which the run belongs to, 32 hexadecimal digits.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -41,6 +43,11 @@ class LogContext:
 def _fields() -> dict[str, str | int | None]:
     known = current_run()
     if known is None:
-        return {"run_id": None, "step": None, "attempt": None}
+        return dict.fromkeys(("run_id", "step", "attempt", "trace_id"))
     attempt = known.attempt if known.step_attempt is None else known.step_attempt
-    return {"run_id": known.id, "step": known.step, "attempt": attempt}
+    return {
+        "run_id": known.id,
+        "step": known.step,
+        "attempt": attempt,
+        "trace_id": trace_id_of(known.traceparent),
+    }

@@ -17,6 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from durable_core.api.tracing import with_trace_headers
 from durable_core.codec.json import JSONCodec
 from durable_core.duration import Duration, parse_duration
 from durable_core.errors import (
@@ -157,6 +158,7 @@ class OutgoingCall:
         headers = self.headers
         if self.secrets is not None:
             headers = Headers([*headers.raw, *self.secrets()])
+        headers = with_trace_headers(headers)
         fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.raw]
         connect = min(_CONNECT_TIMEOUT, self.timeout)
         return client.build_request(

@@ -29,6 +29,7 @@ class RunContext:
         started_at: when the request came in, in UTC.
         attempt: how often its handler is tried with this time, errors of steps not counted: 1 for
             the first attempt and its replays.
+        traceparent: the W3C trace context that it belongs to; None without one.
         step: the id of the step whose function asks; None outside steps.
         step_attempt: how often the function of this step is called with this time; None outside
             steps.
@@ -40,6 +41,7 @@ class RunContext:
     version: str | None
     started_at: datetime
     attempt: int
+    traceparent: str | None = None
     step: str | None = None
     step_attempt: int | None = None
 
@@ -60,6 +62,7 @@ def current_run() -> RunContext | None:
         version=known.version,
         started_at=datetime.fromtimestamp(known.created_at / 1000, UTC),
         attempt=known.failures + 1,
+        traceparent=ex.traceparent,
         step=scope.name if isinstance(scope, StepAttempt) else None,
         step_attempt=scope.number if isinstance(scope, StepAttempt) else None,
     )
@@ -116,6 +119,11 @@ class CurrentRun:
     def attempt(self) -> int:
         """How often its handler is tried with this time; 1 for the first attempt."""
         return _inside("attempt").attempt
+
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context that it belongs to; None without one."""
+        return _inside("traceparent").traceparent
 
     @property
     def step(self) -> str | None:

@@ -82,7 +82,8 @@ class RunInfo:
         version: the version of the code that began it; None if the code has none.
         parked: only code of its ``version`` executes it, as newer code did not fit.
         parent: the id of the run that started it; None if a client did.
-        traceparent: the W3C trace context of its request; None without one.
+        traceparent: the W3C trace context that it belongs to: of its request, unless an observer
+            gave it another one; None without one.
         status: see :data:`RunStatus`.
         attempts: how often its handler was tried, errors of steps not counted.
         crashes: how often in a row its process died without a new checkpoint.

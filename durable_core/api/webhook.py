@@ -37,6 +37,7 @@ from durable_core.flow.completion import (
 from durable_core.flow.limits import resolve_limits
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
+from durable_core.http.headers import Headers
 from durable_core.http.request import Request
 from durable_core.machine.retry import RetryPolicy
 from durable_core.platform import logger
@@ -120,9 +121,15 @@ class Webhook:
             RetryAfterError: it says when to try again.
             OSError: another failure.
         """
+        from durable_core.api.tracing import with_trace_headers
+
         body = _payload(completed)
         headers = [(b"content-type", b"application/json"), (b"user-agent", b"durable-core")]
         headers += self._signed(completed.id, int(time.time()), body)
+        headers += [
+            (name.encode("latin-1"), value.encode("latin-1"))
+            for name, value in with_trace_headers(Headers()).raw
+        ]
         timeouts = (_TIMEOUT, _TIMEOUT, _TIMEOUT, _TIMEOUT)
         with self._open_client() as client:
             request = client.build_request(

@@ -41,7 +41,7 @@ def with_follow_up(
     if endpoint is None or endpoint.options.on_complete is None:
         return cancel
     now = cancel.result.ended_at
-    follow_up = completion_run(env, run, Phase.CANCELLED, now)
+    follow_up = completion_run(env, run, Phase.CANCELLED, now, run.traceparent)
     return replace(cancel, result=replace(cancel.result, follow_up=follow_up))
 
 

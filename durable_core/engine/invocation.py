@@ -48,8 +48,10 @@ def invocation(
             parent=parent.id,
             depth=parent.depth + 1,
             principal=parent.principal,
-            traceparent=parent.traceparent,
+            traceparent=ex.traceparent,
         )
+        if worker is not None and worker.observers.watched:
+            run = worker.observers.in_trace(run)
         head = dump_request(request, stored_headers=options.store_headers)
         return NewRun(run, StoredRequest(head=head, body=request.body))
 

@@ -33,6 +33,7 @@ from durable_core.flow.undo import has_failed
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response
+from durable_core.http.trace_context import traceparent_of
 from durable_core.machine.retry import delay_ms
 from durable_core.model.decision import HandoffReason
 from durable_core.model.fact import Fact, RunNoted, StoreFault
@@ -402,6 +403,9 @@ class RunManager(RunExecutor[StoredExecution]):
         """
         worker, options = self._worker, endpoint.options
         run = new_run(worker.env, options, request, route, event_seq)
+        if worker.observers.watched:
+            traceparent = traceparent_of(request.headers)
+            run = worker.observers.in_trace(replace(run, traceparent=traceparent))
         request.headers._on_sensitive = endpoint.warn_of_header
         return StoredExecution(worker.env, options, run, request, owner=worker.owner)
 

@@ -10,6 +10,7 @@ from durable_core.model._record import record
 
 if TYPE_CHECKING:
     from durable_core.codec.typed import ValueType
+    from durable_core.flow.env import AppConfig
     from durable_core.flow.step_options import StepOptions
     from durable_core.model.run import Run
     from durable_core.model.step import Memo
@@ -70,11 +71,21 @@ class Stream(Protocol):
 
 
 class StreamOwner(Protocol):
-    """An execution, as the code that pushes chunks sees it."""
+    """An execution, as code in a step sees it."""
 
     @property
     def run(self) -> Run:
         """Its run."""
+        ...
+
+    @property
+    def env(self) -> AppConfig:
+        """The application."""
+        ...
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace context of its run; None without one."""
         ...
 
     @property

@@ -74,7 +74,9 @@ def completion_key(endpoint_key: str) -> str:
     return f"{endpoint_key}{_SUFFIX}"
 
 
-def completion_run(env: AppConfig, run: Run, phase: Phase, now: int) -> NewRun:
+def completion_run(
+    env: AppConfig, run: Run, phase: Phase, now: int, traceparent: str | None
+) -> NewRun:
     """Return the run that tells of the end of a run.
 
     Args:
@@ -82,6 +84,7 @@ def completion_run(env: AppConfig, run: Run, phase: Phase, now: int) -> NewRun:
         run: has ended.
         phase: how.
         now: when, epoch milliseconds.
+        traceparent: the trace context that both belong to; None without one.
     """
     from durable_core.codec.records import dump_request
     from durable_core.model.run import plain_key
@@ -112,6 +115,7 @@ def completion_run(env: AppConfig, run: Run, phase: Phase, now: int) -> NewRun:
         created_at=now,
         key=run.id,
         version=run.version,
+        traceparent=traceparent,
     )
     head = dump_request(request, stored_headers=frozenset())
     return NewRun(run=new, request=StoredRequest(head=head, body=request.body))

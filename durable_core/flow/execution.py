@@ -34,6 +34,7 @@ from durable_core.flow.options import ResolvedOptions, check_labels
 from durable_core.flow.step_options import Undo, UndoReport
 from durable_core.flow.urls import callback_url
 from durable_core.http.request import Request
+from durable_core.http.trace_context import traceparent_of
 from durable_core.machine.step_ids import StepIds, op_named
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
@@ -280,6 +281,11 @@ class Execution:
     def closed(self) -> bool:
         """True if nothing more of it counts."""
         return self.state is ExecutionState.CLOSED
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace context that the run belongs to; None without one."""
+        return self.run.traceparent or traceparent_of(self.request.headers)
 
     @property
     def is_overdue(self) -> bool:
@@ -547,9 +553,8 @@ class StoredExecution(Execution):
         if self.stored:
             return None, None
         self.stored = True
-        if self.request.headers.has_any(_TRACE_FIELDS):
-            traceparent = self.request.headers.get_all("traceparent")[-1]
-            self.run = replace(self.run, traceparent=traceparent)
+        if self.run.traceparent is None and self.request.headers.has_any(_TRACE_FIELDS):
+            self.run = replace(self.run, traceparent=traceparent_of(self.request.headers))
         omit = self.options.omit_request_body
         head = dump_request(self.request, stored_headers=self.options.store_headers, omit_body=omit)
         return self.run, StoredRequest(head=head, body=b"" if omit else self.request.body)

@@ -43,17 +43,23 @@ def time_of(ms: int) -> datetime:
 
 def observed_run(ex: Execution) -> ObservedRun:
     """Return the run of an execution, as observers are told it."""
-    # Not by ``get``, which is an error in the replays of an engine that keeps no headers.
-    values = (value for name, value in ex.request.headers.raw if name.lower() == "traceparent")
-    return run_facts(ex.run, next(values, None))
+    request = ex.request
+    return run_facts(ex.run, ex.traceparent, method=request.method, path=request.path)
 
 
-def run_facts(run: Run, traceparent: str | None = None) -> ObservedRun:
+def run_facts(
+    run: Run,
+    traceparent: str | None = None,
+    *,
+    method: str | None = None,
+    path: str | None = None,
+) -> ObservedRun:
     """Return a run as observers are told it.
 
     Args:
         run: the run.
-        traceparent: the trace context of its request, where the run has not stored it.
+        traceparent: the trace context that it belongs to, where the run has not stored it.
+        method, path: of its request, where that is known.
     """
     return ObservedRun(
         id=run.id,
@@ -66,6 +72,8 @@ def run_facts(run: Run, traceparent: str | None = None) -> ObservedRun:
         labels=dict(run.labels),
         version=run.version,
         traceparent=run.traceparent or traceparent,
+        method=method,
+        path=path,
     )
 
 

@@ -446,7 +446,7 @@ def _save_result(
     """Return the effect that makes the end of the run durable."""
     follow_up = None
     if ex.options.on_complete is not None:
-        follow_up = completion_run(ex.env, ex.run, ex.run.phase, now)
+        follow_up = completion_run(ex.env, ex.run, ex.run.phase, now, ex.traceparent)
     result = StoredResult(
         phase=ex.run.phase,
         head=dump_head(response),

@@ -42,7 +42,10 @@ class ObservedRun:
         key: the caller's name for it; None without one.
         labels: the names and values by which it is found.
         version: the version of the code that began it; None if the code has none.
-        traceparent: the W3C trace context of its request; None without one.
+        traceparent: the W3C trace context that it belongs to: of its request, unless an observer
+            gave it another one; None without one.
+        method, path: of its request, without the query; None where the fact is not of the process
+            that executes the run.
     """
 
     id: str
@@ -55,6 +58,8 @@ class ObservedRun:
     labels: Mapping[str, str]
     version: str | None = None
     traceparent: str | None = None
+    method: str | None = None
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

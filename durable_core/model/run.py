@@ -61,7 +61,7 @@ class Run:
         key: the caller's name for it: an idempotency key or a business key; None without one.
             Several runs may have the same key.
         parent: the id of the run that started it; None if a client started it.
-        traceparent: the W3C trace context of the request that started it; None without one.
+        traceparent: the W3C trace context that it belongs to; None without one.
         labels: names and values to find it by, a few short ones, ordered by name.
         version: the version of the code that began it; None if the code has none.
         principal: who began it, as ``authorize=`` has said; None if it says nothing.

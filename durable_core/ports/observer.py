@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from durable_core.model.fact import Fact, RunResumed, RunStarted, StepStarted
+from durable_core.model.fact import Fact, ObservedRun, RunResumed, RunStarted, StepStarted
 
 __all__ = ["Observer"]
 
@@ -39,3 +40,20 @@ class Observer(Protocol):
         thread sees the context variables, too.
         """
         return None
+
+    def trace_context(self, run: ObservedRun, /) -> str | None:
+        """Return the W3C ``traceparent`` of a new run; None for that of its request.
+
+        It is stored with the run. Called once, before :class:`RunStarted`, where the run begins: in
+        the context of its request, or of the handler that invokes it. ``run.traceparent`` is what
+        the client has sent, or the trace context of the run that invokes it.
+        """
+        return None
+
+    def trace_headers(self) -> Mapping[str, str]:
+        """Return the header fields that carry the current trace context to another server.
+
+        Called in the attempt of a step, for each request of ``step.fetch``, ``step.ai.infer`` and a
+        webhook. A field that the request has already is left out.
+        """
+        return {}

@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from durable_core.errors import ControlSignal
 from durable_core.flow.effects import Notify
+from durable_core.flow.facts import run_facts
+from durable_core.http.headers import Headers
+from durable_core.http.trace_context import is_traceparent, trace_id_of
 from durable_core.model.fact import (
     AttemptFailed,
     Fact,
@@ -21,6 +25,7 @@ from durable_core.model.fact import (
     StepStarted,
     StoreFault,
 )
+from durable_core.model.run import Run
 from durable_core.platform import logger, run_logger
 from durable_core.ports.observer import Observer
 
@@ -37,17 +42,21 @@ class LogObserver(Observer):
         """Write the message of a fact that has one."""
         match fact:
             case RunHandedOff() | RunSuspended() | RunResumed():
-                run_logger(fact.run.id, fact.run.name).info("%s", fact.message)
+                _logger_of(fact.run).info("%s", fact.message)
             case RunFinished(message=text) | AttemptFailed(message=text) if text:
-                log = run_logger(fact.run.id, fact.run.name)
+                log = _logger_of(fact.run)
                 log.log(_level(fact), "%s", text, exc_info=fact.error)
             case RunNoted():
-                log = run_logger(fact.run.id, fact.run.name)
+                log = _logger_of(fact.run)
                 log.log(fact.level, "%s", fact.message, exc_info=fact.error)
             case StoreFault(run=None, message=text) if text:
                 logger.error("%s", text)
             case StoreFault(run=ObservedRun() as run, message=text):
-                run_logger(run.id, run.name).error("%s", text)
+                _logger_of(run).error("%s", text)
+
+
+def _logger_of(run: ObservedRun) -> logging.LoggerAdapter[logging.Logger]:
+    return run_logger(run.id, run.name, trace_id_of(run.traceparent))
 
 
 def _level(fact: RunFinished | AttemptFailed) -> int:
@@ -96,6 +105,31 @@ class Observers:
         for observer in self._observers:
             entered.enter(observer, lambda each: each.attempt(fact))
         return entered
+
+    def in_trace(self, run: Run) -> Run:
+        """Return a new run with the trace context that an observer gives it, or its own."""
+        facts = run_facts(run)
+        for observer in self._observers:
+            try:
+                traceparent = observer.trace_context(facts)
+                if traceparent is None:
+                    continue
+                if not is_traceparent(traceparent):
+                    raise ValueError(f"trace_context() must return a traceparent: {traceparent!r}")
+                return replace(run, traceparent=traceparent)
+            except (Exception, ControlSignal) as error:
+                _log_once(observer, error)
+        return run
+
+    def trace_headers(self) -> Sequence[tuple[str, str]]:
+        """Return the header fields that carry the current trace context."""
+        fields: dict[str, str] = {}
+        for observer in self._observers:
+            try:
+                fields.update(Headers(observer.trace_headers()).raw)
+            except (Exception, ControlSignal) as error:
+                _log_once(observer, error)
+        return tuple(fields.items())
 
 
 class Entered:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import assert_type
 
@@ -11,6 +12,7 @@ from durable_core import Durable, Request, endpoint_adapter
 from durable_core.observers import (
     AttemptFailed,
     Fact,
+    ObservedRun,
     ObservedStep,
     Observer,
     RunFinished,
@@ -50,6 +52,11 @@ class Duck:
     def execution(self, fact: RunStarted | RunResumed, /) -> None: ...
 
     def attempt(self, fact: StepStarted, /) -> None: ...
+
+    def trace_context(self, run: ObservedRun, /) -> str | None: ...
+
+    def trace_headers(self) -> Mapping[str, str]:
+        return {}
 
 
 store = EncryptedStore(MemoryStore(), keys={"k": Fernet(b"")}, match_key=b"")

@@ -125,4 +125,4 @@ class Metrics:
 
 
 def _of(run: ObservedRun) -> dict[str, Any]:
-    return {"durable.app": run.app, "durable.endpoint": run.name}
+    return {"durable.app": run.app, "durable.endpoint": run.function_id}

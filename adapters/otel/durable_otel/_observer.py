@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from opentelemetry import context, metrics, trace
-from opentelemetry.trace import Link, Span, SpanContext, TraceFlags
+from opentelemetry import context, metrics, propagate, trace
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from durable_core import Durable
+from durable_core import Durable, HTTPError
 from durable_core.observers import (
     Fact,
     ObservedRun,
@@ -24,8 +25,6 @@ from durable_otel._metrics import Metrics
 __all__ = ["OpenTelemetryObserver"]
 
 _SCOPE = "durable_otel"
-#: The digits of a run's id, a ULID.
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _propagator = TraceContextTextMapPropagator()
 
 
@@ -65,38 +64,62 @@ class OpenTelemetryObserver(Observer):
                 "durable.handed_off", {"durable.reason": fact.reason, "durable.run.id": fact.run.id}
             )
 
+    def trace_context(self, run: ObservedRun, /) -> str | None:
+        """Return the current span, which the run then belongs to.
+
+        That is the span that instrumentation has made for the request, or that of the run which
+        invokes this one. Without one it is the span that the client has sent. Without that, too, a
+        span is made that says when the run began; it ends at once.
+        """
+        if trace.get_current_span().get_span_context().is_valid:
+            return _traceparent()
+        if run.traceparent is not None:
+            return None
+        name = f"start {run.function_id}"
+        with self._tracer.start_as_current_span(name, attributes=_attributes_of(run)):
+            return _traceparent()
+
+    def trace_headers(self) -> Mapping[str, str]:
+        """Return the fields of the global propagators, and ``traceparent`` in any case."""
+        headers: dict[str, str] = {}
+        propagate.inject(headers)
+        _propagator.inject(headers)
+        return headers
+
     def execution(self, fact: RunStarted | RunResumed, /) -> AbstractContextManager[Span]:
         """Return the span of an execution of a handler.
 
-        The first one is below the span of the request, if there is one. A replay has no request: it
-        is below the span that the client has sent with the request (``traceparent``), or in a trace
-        that all replays of the run have in common. Both kinds are linked to that span.
+        The first one is below the current span, if there is one. Else it is below the span that the
+        run belongs to, as each replay is. All are linked to that span.
         """
         run = fact.run
         origin = _origin_of(run)
-        parent = None  # the current span
-        if isinstance(fact, RunResumed):
-            parent = trace.set_span_in_context(trace.NonRecordingSpan(origin), context.Context())
-        return self._tracer.start_as_current_span(
-            run.name,
-            context=parent,
-            links=[Link(origin)],
+        linked = trace.get_current_span(origin).get_span_context()
+        is_first = isinstance(fact, RunStarted)
+        is_nested = is_first and trace.get_current_span().get_span_context().is_valid
+        return self._span(
+            run.function_id,
+            context=None if is_nested else origin,
+            kind=SpanKind.SERVER if is_first and not is_nested else SpanKind.INTERNAL,
+            links=[Link(linked)] if linked.is_valid else [],
             attributes={
-                "durable.app": run.app,
-                "durable.run.id": run.id,
-                "durable.endpoint": run.function_id,
+                **_attributes_of(run),
                 "durable.execution": run.execution,
                 **({} if run.key is None else {"durable.run.key": run.key}),
                 **({} if run.version is None else {"durable.version": run.version}),
+                **({} if run.method is None else {"http.request.method": run.method}),
+                **({} if run.path is None else {"url.path": run.path}),
                 **{f"durable.label.{name}": value for name, value in run.labels.items()},
             },
         )
 
     def attempt(self, fact: StepStarted, /) -> AbstractContextManager[Span]:
         """Return the span of an attempt of a step's function; it ends with the error, if any."""
-        return self._tracer.start_as_current_span(
+        return self._span(
             fact.step.name,
             attributes={
+                "durable.app": fact.run.app,
+                "durable.endpoint": fact.run.function_id,
                 "durable.run.id": fact.run.id,
                 "durable.step.id": fact.step.id,
                 "durable.step.kind": fact.step.kind,
@@ -104,24 +127,53 @@ class OpenTelemetryObserver(Observer):
             },
         )
 
+    @contextmanager
+    def _span(self, name: str, **options: Any) -> Iterator[Span]:
+        """Make a span the current one. It ends with what is raised."""
+        started = self._tracer.start_as_current_span(
+            name, record_exception=False, set_status_on_exception=False, **options
+        )
+        with started as span:
+            try:
+                yield span
+            except BaseException as error:
+                _record(span, error)
+                raise
 
-def _origin_of(run: ObservedRun) -> SpanContext:
-    """Return the span that a run's request was sent in, or one that stands for the run.
 
-    The id of a run and that of a trace have 128 bits each: without a request's span, the trace of
-    the replays has the run's own id.
-    """
-    if run.traceparent is not None:
-        carrier = {"traceparent": run.traceparent}
-        span = trace.get_current_span(_propagator.extract(carrier, context.Context()))
-        if span.get_span_context().is_valid:
-            return span.get_span_context()
-    trace_id = 0
-    for digit in run.id:
-        trace_id = trace_id * 32 + _CROCKFORD.index(digit)
-    return SpanContext(
-        trace_id=trace_id,
-        span_id=trace_id % 2**64 or 1,
-        is_remote=True,
-        trace_flags=TraceFlags(TraceFlags.SAMPLED),
-    )
+def _record(span: Span, error: BaseException) -> None:
+    """Note an error on a span; a refused client (a status below 500) is no error of the server."""
+    if isinstance(error, HTTPError):
+        span.set_attribute("http.response.status_code", error.status)
+        if error.status < 500:
+            return
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else _full_name(kind)
+    span.set_attribute("error.type", name)
+    span.record_exception(error)
+    span.set_status(Status(StatusCode.ERROR, f"{kind.__name__}: {error}"))
+
+
+def _full_name(kind: type[BaseException]) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _attributes_of(run: ObservedRun) -> dict[str, str]:
+    return {
+        "durable.app": run.app,
+        "durable.run.id": run.id,
+        "durable.run.name": run.name,
+        "durable.endpoint": run.function_id,
+    }
+
+
+def _traceparent() -> str | None:
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    return carrier.get("traceparent")
+
+
+def _origin_of(run: ObservedRun) -> context.Context:
+    """Return a context whose span is the one that the run belongs to."""
+    carrier = {} if run.traceparent is None else {"traceparent": run.traceparent}
+    return _propagator.extract(carrier, context.Context())
