@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from queue import Empty, SimpleQueue
 from typing import ParamSpec, TypeVar
 
 __all__ = ["DaemonThreadPool"]
@@ -23,10 +23,12 @@ class DaemonThreadPool(Executor):
             raise ValueError(f"a pool must have at least one thread, not {size}")
         self._size = size
         self._name = name
-        self._calls: deque[Callable[[], None]] = deque()
-        self._condition = threading.Condition()
+        # Handing a call over takes half of what it takes by a condition, whose lock the thread that
+        # wakes would have to wait for.
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._lock = threading.Lock()
         self._threads = 0
-        self._idle = 0
+        self._spare = 0  # threads that wait for a call; below 0, calls that wait for a thread
         self._closed = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -47,15 +49,13 @@ class DaemonThreadPool(Executor):
             else:
                 future.set_result(result)
 
-        with self._condition:
+        with self._lock:
             if self._closed:
                 raise RuntimeError(f"the {self._name} threads have been stopped")
-            self._calls.append(call)
-            if self._idle >= len(self._calls):
-                self._condition.notify()
-            elif not self._add_thread():
-                self._calls.pop()
+            if self._spare <= 0 and not self._add_thread():
                 raise RuntimeError(f"no {self._name} thread can be started")
+            self._spare -= 1
+            self._calls.put(call)
         return future
 
     def _add_thread(self) -> bool:
@@ -65,26 +65,27 @@ class DaemonThreadPool(Executor):
             with contextlib.suppress(RuntimeError):  # too many in the system: those here go on
                 threading.Thread(target=self._work, name=name, daemon=True).start()
                 self._threads += 1
+                self._spare += 1
         return self._threads > 0
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
         """Take no more calls; threads end after what is queued. Never waits."""
-        with self._condition:
+        with self._lock:
             self._closed = True
             if cancel_futures:
-                self._calls.clear()
-            self._condition.notify_all()
+                self._drop_calls()
+            for _ in range(self._threads):
+                self._calls.put(None)
+            self._threads = 0
+
+    def _drop_calls(self) -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                self._calls.get_nowait()
 
     def _work(self) -> None:
-        while True:
-            with self._condition:
-                self._idle += 1
-                while not self._calls:
-                    if self._closed:
-                        self._idle -= 1
-                        self._threads -= 1
-                        return
-                    self._condition.wait()
-                self._idle -= 1
-                call = self._calls.popleft()
+        while (call := self._calls.get()) is not None:
             call()
+            del call  # and what it holds, while the thread waits
+            with self._lock:
+                self._spare += 1

@@ -76,6 +76,28 @@ def test_shutdown() -> None:
     assert 0 == queued.result(PATIENCE)
 
 
+def test_shutdown_ends_the_threads() -> None:
+    """Threads that are idle end, and those that are busy when they have done what is queued."""
+    pool = DaemonThreadPool(2, "test")
+    entered, leave = threading.Event(), threading.Event()
+
+    def work() -> threading.Thread:
+        entered.set()
+        assert leave.wait(PATIENCE)
+        return threading.current_thread()
+
+    busy = pool.submit(work)
+    assert entered.wait(PATIENCE)
+    idle = pool.submit(threading.current_thread).result(PATIENCE)
+    pool.shutdown()
+    idle.join(PATIENCE)
+    leave.set()
+    busy.result(PATIENCE).join(PATIENCE)
+
+    assert not idle.is_alive()
+    assert not busy.result().is_alive()
+
+
 def test_cancelled_future_is_not_run() -> None:
     """A call that is cancelled before its turn is left out."""
     pool = DaemonThreadPool(1, "test")
