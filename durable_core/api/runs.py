@@ -173,8 +173,9 @@ class Runs:
     def retry(self, run_id: str) -> bool:
         """Let a failed run go on from where it failed, with fresh attempts.
 
-        Steps that have succeeded keep their results. Clients that wait for the run get its new
-        response. Some process must work on it.
+        Steps that have succeeded keep their results, and steps whose failure the handler has
+        handled keep that. Clients that wait for the run get its new response. Some process must
+        work on it.
 
         A run whose steps were undone (``step.options(undo=)``) is refused: its steps would count as
         done. Use :meth:`resume_from` with the first of them, which the error names.

@@ -81,6 +81,7 @@ class RunControl(ABC):
         """Let a failed run go on from where it failed; False if it has not failed."""
         from durable_core.engine.children import cancel_abandoned
         from durable_core.flow.undo import check_retry
+        from durable_core.machine.retried import steps_to_retry
         from durable_core.model.run import Phase
         from durable_core.ports import Retry
 
@@ -90,7 +91,8 @@ class RunControl(ABC):
         check_retry(record)
         # It will begin others.
         cancel_abandoned(self.env, self.store, self.endpoints, self.execute)
-        return self.execute(Retry(app=self.env.app, run_id=run_id, now=self.env.clock.now()))
+        now, steps = self.env.clock.now(), steps_to_retry(record)
+        return self.execute(Retry(app=self.env.app, run_id=run_id, now=now, steps=steps))
 
     def fork(self, run_id: str, step: str, request: Request | None) -> str | None:
         """Begin a run that has the results of another one before a step; return its id."""

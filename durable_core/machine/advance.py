@@ -98,7 +98,8 @@ def failure_of_handler(error: BaseException, now: int) -> Failure:
     Final errors are ``NonRetriableError`` and an uncaught StepError: the error itself, one of its
     causes, or a member of an exception group. A group that has only final errors is final too.
     """
-    return _describe(error, now, retriable=not _is_final(error))
+    failure = _describe(error, now, retriable=not _is_final(error))
+    return replace(failure, steps=_failed_steps(error))
 
 
 def _describe(error: BaseException, now: int, *, retriable: bool) -> Failure:
@@ -137,6 +138,24 @@ def _family(error: BaseException) -> Iterator[BaseException]:
             todo.append(each.__cause__)
         if isinstance(each, BaseExceptionGroup):
             todo.extend(each.exceptions)
+
+
+def _failed_steps(error: BaseException) -> tuple[str, ...]:
+    """Return the names of the steps whose failure has led to an error.
+
+    These are the StepErrors of its family, and those that other code of the handler was handling
+    when it raised. A step that fails after another one has been handled stands for itself.
+    """
+    names: dict[str, None] = {}
+    todo = [error]
+    for each in todo:
+        for member in _family(each):
+            context = member.__context__
+            if isinstance(member, StepError):
+                names[member.step_id] = None
+            elif context is not None and not any(context is other for other in todo):
+                todo.append(context)
+    return tuple(names)
 
 
 def _public(error: BaseException) -> str:
@@ -352,6 +371,8 @@ def _handler_raised(run: Run, raised: HandlerRaised, now: int, policy: RetryPoli
     attempt = _failed_attempt(
         "", failures, failure, started_at=raised.started_at, now=now, retry_at=due_at
     )
+    if failure.steps:
+        attempt = replace(attempt, caused_by=failure.steps)
     if due_at is None:
         fail = Fail(
             "run-failed", failure.name, failure.message, failure.reason, attempt, failure.public

@@ -154,6 +154,7 @@ class Failure:
         public: what the error says to clients, or "".
         trace: the stack trace, if debugging asks for it; else "".
         response: status, headers and body that ``exception_to_response`` has made of it, if any.
+        steps: the names of the steps whose failure the handler has not handled.
     """
 
     name: str
@@ -170,6 +171,7 @@ class Failure:
     public: str = ""
     trace: str = ""
     response: tuple[int, tuple[tuple[str, str], ...], bytes] | None = None
+    steps: tuple[str, ...] = ()
 
 
 @record(frozen=True, slots=True, kw_only=True)

@@ -152,6 +152,7 @@ class FailedAttempt:
         error_name: the class of the error.
         error_message: its text, cut to 1,000 characters.
         retry_at: when the next attempt is due, epoch milliseconds; None if there is none.
+        caused_by: of the handler: the names of the steps whose failure it has not handled.
     """
 
     op_id: str
@@ -161,3 +162,4 @@ class FailedAttempt:
     error_name: str
     error_message: str
     retry_at: int | None
+    caused_by: tuple[str, ...] = ()

@@ -288,7 +288,11 @@ class MemoryStore(Store):
             deadline=None if run.timeout is None else message.now + run.timeout,
         )
         row.result, row.due_at = None, message.now
-        row.memos = {number: memo for number, memo in row.memos.items() if memo.ok}
+        row.memos = {
+            number: memo
+            for number, memo in row.memos.items()
+            if memo.ok or memo.op.id not in message.steps
+        }
         return True
 
     def _fork(self, message: Fork) -> bool:

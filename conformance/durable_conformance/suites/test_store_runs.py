@@ -523,33 +523,38 @@ def test_a_refused_begin_leaves_the_key_free(store: Store) -> None:
 # Runs that go on again
 
 
+_ERROR = '{"name": "E", "message": ""}'
+
+
 def _failed(store: Store) -> None:
-    """Store a run of two steps, of which the second has failed, and so the run."""
+    """Store a run of three steps, of which the second and third have failed, and so the run."""
     commit(store, created())
-    wrong = replace(memo(2), ok=False, value='{"name": "E", "message": ""}')
+    wrong = [replace(memo(number), ok=False, value=_ERROR, event_seq=7) for number in (2, 3)]
     result_of_failed = result(Phase.FAILED)
-    write = replace(ended(), memos=(wrong,), result=result_of_failed)
+    write = replace(ended(), memos=tuple(wrong), result=result_of_failed)
     commit(store, replace(write, failed_attempts=(failed_attempt(1, "id-step2"),)))
 
 
 @requirement("T32")
 def test_a_failed_run_goes_on_from_its_failed_step(store: Store) -> None:
-    """With the steps that have succeeded, in a higher epoch, and with fresh attempts."""
+    """With all other steps as they are, in a higher epoch, and with fresh attempts."""
     _failed(store)
 
-    assert commit(store, Retry(app="app", run_id="r1", now=70)) is True
+    again = Retry(app="app", run_id="r1", now=70, steps=("id-step1", "id-step3", "id-step9"))
+    assert commit(store, again) is True
 
     assert Phase.SUSPENDED == store.result("app", "r1")
     assert 70 == store.next_due("app", ["key"])
     [claimed] = claim(store, now=70)
-    assert ((memo(1),), (), 0, 0) == (
-        claimed.memos,
+    done, wrong = memo(1), replace(memo(2), ok=False, value=_ERROR, event_seq=7)
+    assert ((done, wrong), (), 0, 0) == (
+        tuple(sorted(claimed.memos, key=lambda each: each.completion_no)),
         claimed.pending,
         claimed.run.failures,
         claimed.run.crash_count,
     )
     assert claimed.run.epoch >= 3
-    commit(store, replace(ended(owner="o2", epoch=claimed.run.epoch), memos=(memo(2),)))
+    commit(store, replace(ended(owner="o2", epoch=claimed.run.epoch), memos=(memo(3),)))
     assert result() == store.result("app", "r1")
 
 

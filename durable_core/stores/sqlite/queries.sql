@@ -44,8 +44,8 @@ WHERE run.id = ?
 
 -- insert-failed-attempt --
 INSERT OR REPLACE INTO failed_attempt (run_id, op_id, number, started_at, ended_at, error_name,
-                                       error_message, retry_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+                                       error_message, retry_at, caused_by)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- insert-request --
 INSERT INTO request (seq, head, body) VALUES ((SELECT seq FROM run WHERE id = ?), ?, ?)
@@ -421,7 +421,7 @@ WHERE run_id = ?
 ORDER BY op_id
 
 -- failed-attempts --
-SELECT op_id, number, started_at, ended_at, error_name, error_message, retry_at
+SELECT op_id, number, started_at, ended_at, error_name, error_message, retry_at, caused_by
 FROM failed_attempt
 WHERE run_id = ?
 ORDER BY op_id, number
@@ -535,7 +535,7 @@ WHERE key IN (
     SELECT step.key
     FROM run
     CROSS JOIN step ON step.key BETWEEN run.seq << 24 AND run.seq << 24 | 0xFFFFFF
-    WHERE run.id = ? AND NOT step.ok
+    WHERE run.id = :id AND NOT ok AND op_id IN (SELECT value FROM json_each(:steps))
 )
 
 -- number-of-step --

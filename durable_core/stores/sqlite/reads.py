@@ -153,6 +153,7 @@ def failed_attempt_of(row: _Row) -> FailedAttempt:
         error_name=row[4],
         error_message=row[5],
         retry_at=row[6],
+        caused_by=tuple(json.loads(row[7])),
     )
 
 
@@ -161,6 +162,7 @@ def failed_attempt_row(run_id: str, attempt: FailedAttempt) -> _Row:
     return (
         *(run_id, attempt.op_id, attempt.number, attempt.started_at, attempt.ended_at),
         *(attempt.error_name, attempt.error_message, attempt.retry_at),
+        dump_json(attempt.caused_by) if attempt.caused_by else "[]",
     )
 
 

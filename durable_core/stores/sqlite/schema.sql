@@ -154,7 +154,7 @@ CREATE TABLE step (
 CREATE INDEX step_wait ON step (ended_at) WHERE kind = 'wait';
 
 -- One row for each call that failed; `op_id` is '' for the handler's own. An op that succeeds at
--- once has none.
+-- once has none. `caused_by` is a JSON array of the names of steps.
 CREATE TABLE failed_attempt (
     run_id        TEXT NOT NULL,
     op_id         TEXT NOT NULL,
@@ -164,6 +164,7 @@ CREATE TABLE failed_attempt (
     error_name    TEXT NOT NULL,
     error_message TEXT NOT NULL,
     retry_at      INTEGER,
+    caused_by     TEXT NOT NULL,
     PRIMARY KEY (run_id, op_id, number)
 ) STRICT, WITHOUT ROWID;
 

@@ -525,7 +525,8 @@ def retry(db: sqlite3.Connection, message: Retry) -> bool:
     row = {"id": message.run_id, "app": message.app, "now": message.now}
     if db.execute(QUERIES["retry-run"], row).rowcount:
         db.execute(QUERIES["delete-result"], (message.run_id,))
-        db.execute(QUERIES["delete-failed-steps"], (message.run_id,))
+        failed = {**row, "steps": json.dumps(message.steps)}
+        db.execute(QUERIES["delete-failed-steps"], failed)
         slots.refuse_second(db, message.run_id)
         return True
     _refuse_unknown(db, message.app, message.run_id)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from durable_core.api.runs import Runs
-from durable_core.api.step import sync_step
-from durable_core.errors import RunNotFoundError
+from durable_core.api.step import step, sync_step
+from durable_core.errors import NonRetriableError, RunNotFoundError, StepError
 from durable_core.http.request import Request
 from support.harness import FakeClock, Lab, Ledger, event, lab, request, until
 
@@ -180,6 +180,74 @@ def test_retry() -> None:
         assert not runs.retry(failed.id)
 
     assert {"reserve": 1, "charge": 2} == ledger.counts()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["def", "async"])
+def test_a_failure_that_was_handled_stays(asynchronous: bool) -> None:
+    """A retry does not execute a step again after whose failure the handler went on: the card that
+    was refused is not charged when the other one was.
+    """
+    ledger = Ledger()
+
+    def fails(name: str) -> str:
+        return ledger.fails(name, 1, NonRetriableError("no"), name)
+
+    def handler(request: Request) -> str:
+        try:
+            by = sync_step.run("card", fails, "card")
+        except StepError:
+            by = sync_step.run("cash", ledger.did, "cash", "cash")
+        try:
+            sync_step.run("ship", fails, "ship")
+        except StepError as error:
+            raise NonRetriableError("not shipped") from error
+        return by
+
+    async def handler_async(request: Request) -> str:
+        try:
+            by = await step.run("card", fails, "card")
+        except StepError:
+            by = await step.run("cash", ledger.did, "cash", "cash")
+        try:
+            await step.run("ship", fails, "ship")
+        except StepError:
+            raise NonRetriableError("not shipped")  # noqa: B904 - it is known all the same
+        return by
+
+    with lab() as process:
+        options: dict[str, Any] = {"on_mismatch": "fail"}
+        used = handler_async if asynchronous else handler
+        process.call(process.endpoint(used, **options))
+        runs = process.durable.runs
+        [failed] = runs.list()
+        assert runs.retry(failed.id)
+        assert "completed" == runs.wait(failed.id, timeout="20s").status
+
+    assert {"card": 1, "cash": 1, "ship": 2} == ledger.counts()
+
+
+def test_all_branches_that_failed_are_tried_again() -> None:
+    """Also those whose error has not reached the handler."""
+    ledger, clock, begun = Ledger(), FakeClock(), threading.Barrier(2)
+
+    def fails(name: str) -> str:
+        if name not in ledger.calls:
+            begun.wait(20)
+            clock.advance(0.001)
+        return ledger.fails(name, 1, NonRetriableError("no"), name)
+
+    def handler(request: Request) -> object:
+        branches = [lambda name=name: sync_step.run(name, fails, name) for name in "ab"]
+        return list(sync_step.parallel("both", *branches))
+
+    with lab(clock=clock) as process:
+        process.call(process.endpoint(handler))
+        runs = process.durable.runs
+        [failed] = runs.list()
+        assert runs.retry(failed.id)
+        assert "completed" == runs.wait(failed.id, timeout="20s").status
+
+    assert {"a": 2, "b": 2} == ledger.counts()
 
 
 def test_resume_from() -> None:

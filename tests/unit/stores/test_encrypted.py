@@ -381,6 +381,7 @@ DECIDED = {
     },
     FailedAttempt: {
         *("op_id", "number", "started_at", "ended_at", "error_name", "retry_at", "error_message"),
+        "caused_by",
     },
     ChunkBatch: {"number", "op_id", "attempt", "start", "last", "texts"},
     Event: {"name", "id", "ts", "data"},
@@ -394,7 +395,7 @@ DECIDED = {
     SendEvents: {"app", "now", "source", "events"},
     Deliver: {"app", "now", "delivery"},
     Delivery: {"address", "run_id", "event"},
-    Begin: {"key", "checkpoint", "slots", "queue_limit", "rate"},
+    Begin: {"key", "checkpoint", "slots", "queue_limit", "rate", "replaces"},
     IdempotencyKey: {"scope", "key", "expires_at", "fingerprint"},
     ClaimedRun: {"run", "request", "memos", "pending", "streamed", "handler_chunks"},
     RunRecord: {
