@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from durable_core.api.function_steps import current_scope, named, parsed
 from durable_core.duration import Duration
 from durable_core.flow.scope import HandlerKind, RunScope
+from durable_core.flow.server_calls import ServerGateway
 from durable_core.flow.step_options import merge_options
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from durable_core.api.outgoing import AsyncClient, Client
 
 __all__ = ["AISteps", "AsyncAISteps"]
+
+_TIMEOUT = "10m"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,9 +32,9 @@ class AsyncAISteps:
         *,
         model: AIModel,
         body: Mapping[str, object],
-        timeout: Duration = "10m",
+        timeout: Duration = _TIMEOUT,
         retries: int | None = None,
-        client: AsyncClient | None = None,
+        client: AsyncClient | ServerGateway | None = None,
     ) -> Coroutine[Any, Any, Inference]:
         """Ask a model; its answer is stored with the tokens it took, and replay gets it from there.
 
@@ -100,9 +103,9 @@ class AISteps:
         *,
         model: AIModel,
         body: Mapping[str, object],
-        timeout: Duration = "10m",
+        timeout: Duration = _TIMEOUT,
         retries: int | None = None,
-        client: Client | None = None,
+        client: Client | ServerGateway | None = None,
     ) -> Inference:
         """Ask a model; see :meth:`AsyncAISteps.infer`."""
         scope = current_scope(HandlerKind.DEF, id)
@@ -129,8 +132,15 @@ def _infer(
     from durable_core.api.models import Inference
     from durable_core.api.outgoing import check_client, drive_call
 
-    parsed(step_id, check_client, client, is_async=scope.kind is HandlerKind.ASYNC_DEF)
+    is_gateway = isinstance(client, ServerGateway)
+    if not is_gateway:
+        parsed(step_id, check_client, client, is_async=scope.kind is HandlerKind.ASYNC_DEF)
     outgoing = parsed(step_id, make_inference, model, body, timeout)
+    if is_gateway:
+        from durable_core.api.gateway import infer_through_server
+
+        limits = {"timeout": timeout != _TIMEOUT, "retries": retries is not None}
+        return infer_through_server(scope, step_id, outgoing, model, limits)
     options = merge_options(None, retries=retries, timeout=timeout)
     read = read_answer(model)
     return drive_call(scope, step_id, outgoing, client, options, read, Inference.load)

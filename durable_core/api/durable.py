@@ -209,7 +209,7 @@ class Durable(Generic[AppT]):
         if isinstance(adapter, NativeAdapter):
             if self.engine.store is None:
                 raise ConfigurationError(
-                    f"the engine {self.engine.name!r} calls endpoints by itself, and the handlers "
+                    f"{self.engine.name} calls endpoints by itself, and the handlers "
                     "of a framework are called by that: use the embedded engine, or an adapter "
                     "whose handlers take a Request"
                 )

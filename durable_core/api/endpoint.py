@@ -88,7 +88,7 @@ class Endpoint:
         wants_key = resolved.idempotency == "required" or resolved.derive_key is not None
         needs = _need_of_store(resolved, wants_key=wants_key)
         if needs and engine.store is None:
-            raise ConfigurationError(f"the engine {engine.name!r} {needs} the embedded engine")
+            raise ConfigurationError(f"{engine.name} {needs} the embedded engine")
         #: The store decides whether a run begins, whatever the request.
         self._asks_store = wants_key or resolved.limits is not None
         #: Requests may be served without a look at anything else.
@@ -260,8 +260,12 @@ def _need_of_store(options: ResolvedOptions, *, wants_key: bool) -> str:
     """
     if wants_key:
         return "knows no keys: idempotency= and key= need"
-    if options.on_mismatch == "park":
-        return "does not say which steps come later: on_mismatch='park' needs"
+    if options.idempotency_ttl != ResolvedOptions(key="").idempotency_ttl:
+        return "knows no keys: idempotency_ttl= needs"
+    if options.store_headers:
+        return "keeps no header of a request but content-type: store_headers= needs"
+    if options.on_mismatch != "warn":
+        return f"does not say which steps come later: on_mismatch={options.on_mismatch!r} needs"
     if options.omit_request_body or options.omit_response_body:
         return (
             "gives requests and responses to its server: omit_request_body= and "

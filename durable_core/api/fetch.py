@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from durable_core.api.function_steps import current_scope, named, parsed
 from durable_core.duration import Duration
 from durable_core.flow.scope import HandlerKind, RunScope
+from durable_core.flow.server_calls import ServerGateway
 from durable_core.flow.step_options import merge_options
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncFetchSteps", "FetchSteps"]
 
 _MAX_BYTES = 1024 * 1024
+_TIMEOUT = "30s"
 
 
 class AsyncFetchSteps:
@@ -32,10 +34,10 @@ class AsyncFetchSteps:
         headers: HeaderFields = (),
         body: bytes | str | None = None,
         json: object = None,
-        timeout: Duration = "30s",
+        timeout: Duration = _TIMEOUT,
         max_bytes: int = _MAX_BYTES,
         retries: int | None = None,
-        client: AsyncClient | None = None,
+        client: AsyncClient | ServerGateway | None = None,
     ) -> Coroutine[Any, Any, FetchedResponse]:
         """Call another service; the response is stored, and replay gets it from there.
 
@@ -55,7 +57,8 @@ class AsyncFetchSteps:
             max_bytes: how large the body of the response may be.
             retries: how often to try again, 0 to 20. Default: that of the endpoint.
             client: an ``AsyncClient`` of ``httpx2`` or ``httpx`` to call with. Default: one of the
-                package ``durable-client`` for this call.
+                package ``durable-client`` for this call. Under an engine with a server, a gateway
+                such as ``InngestGateway()``: the server makes the call.
 
         Returns:
             Status, headers and body.
@@ -83,10 +86,10 @@ class FetchSteps:
         headers: HeaderFields = (),
         body: bytes | str | None = None,
         json: object = None,
-        timeout: Duration = "30s",
+        timeout: Duration = _TIMEOUT,
         max_bytes: int = _MAX_BYTES,
         retries: int | None = None,
-        client: Client | None = None,
+        client: Client | ServerGateway | None = None,
     ) -> FetchedResponse:
         """Call another service; see :meth:`AsyncFetchSteps.fetch`."""
         scope = current_scope(HandlerKind.DEF, id)
@@ -108,9 +111,11 @@ def _fetch(
     from durable_core.http.fetched import FetchedResponse
 
     method, url, headers, body, json = request
+    is_gateway = isinstance(client, ServerGateway)
 
     def make() -> OutgoingCall:
-        check_client(client, is_async=scope.kind is HandlerKind.ASYNC_DEF)
+        if not is_gateway:
+            check_client(client, is_async=scope.kind is HandlerKind.ASYNC_DEF)
         return make_call(
             method=method,
             url=url,
@@ -122,6 +127,11 @@ def _fetch(
         )
 
     outgoing = parsed(step_id, make)
+    if is_gateway:
+        from durable_core.api.gateway import fetch_through_server
+
+        limits = {"timeout": timeout != _TIMEOUT, "retries": retries is not None}
+        return fetch_through_server(scope, step_id, outgoing, limits)
     options = merge_options(None, retries=retries, timeout=timeout)
     dump, load = FetchedResponse.dump, FetchedResponse.load
     return drive_call(scope, step_id, outgoing, client, options, dump, load)

@@ -32,7 +32,8 @@ from durable_core.flow.scope import HandlerKind, RunScope
 from durable_core.flow.step_options import StepOptions
 from durable_core.http.fetched import FetchedResponse
 from durable_core.http.headers import TOKEN, HeaderFields, Headers
-from durable_core.model.step import OpKind
+from durable_core.model.run import Run
+from durable_core.model.step import Op, OpKind
 
 __all__ = [
     "AsyncClient",
@@ -42,6 +43,7 @@ __all__ = [
     "check_client",
     "drive_call",
     "make_call",
+    "with_idempotency_key",
 ]
 
 T = TypeVar("T")
@@ -308,10 +310,7 @@ def drive_call(
     if client is None:
         _load_client()
     op = scope.ex.next_op(step_id, OpKind.RUN, scope.current_task())
-    if outgoing.method in _KEYED and "idempotency-key" not in outgoing.headers:
-        run = scope.ex.run
-        key = ("idempotency-key", _idempotency_key(run.app, run.id, op.id))
-        outgoing = replace(outgoing, headers=Headers([*outgoing.headers.raw, key]))
+    outgoing = with_idempotency_key(outgoing, scope.ex.run, op)
 
     def ask() -> object:
         return convert(outgoing.perform(client))
@@ -322,6 +321,14 @@ def drive_call(
     # Without arguments: those of a step may be recorded, and headers are secret.
     call = Call(ask_async if is_async else ask, options=options)
     return scope.drive(_loaded(scope.flows.run_step(scope.ex, op, call), load))
+
+
+def with_idempotency_key(outgoing: OutgoingCall, run: Run, op: Op) -> OutgoingCall:
+    """Return a call whose requests have the same ``Idempotency-Key``, if its method needs one."""
+    if outgoing.method not in _KEYED or "idempotency-key" in outgoing.headers:
+        return outgoing
+    key = ("idempotency-key", _idempotency_key(run.app, run.id, op.id))
+    return replace(outgoing, headers=Headers([*outgoing.headers.raw, key]))
 
 
 def _loaded(flow: Flow[object], load: Callable[[Any], T]) -> Flow[T]:

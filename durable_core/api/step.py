@@ -32,6 +32,7 @@ from durable_core.model.step import Op, OpKind
 
 if TYPE_CHECKING:
     from durable_core.flow.effects import Flow
+    from durable_core.flow.server_calls import ServerFunction
 
 __all__ = [
     "AsyncSteps",
@@ -259,6 +260,16 @@ class AsyncSteps(AsyncFunctionSteps, AsyncSignalSteps, AsyncCallbackSteps, Async
     def invoke(
         self,
         id: str,
+        endpoint: ServerFunction,
+        request: Mapping[str, object] | None = None,
+        *,
+        timeout: Duration | None = None,
+    ) -> Coroutine[Any, Any, Any]: ...
+
+    @overload
+    def invoke(
+        self,
+        id: str,
         endpoint: object,
         request: object = None,
         *,
@@ -303,7 +314,9 @@ class AsyncSteps(AsyncFunctionSteps, AsyncSignalSteps, AsyncCallbackSteps, Async
 
         Args:
             id: the step's id.
-            endpoint: what ``@durable.endpoint`` returned. ``authorize=`` of it is not called.
+            endpoint: what ``@durable.endpoint`` returned. ``authorize=`` of it is not called. Under
+                an engine with a server, a function of that, such as an ``InngestFunction``: it is
+                given ``request``, a dict, and the step returns its result.
             request: a ``Request``, or a value that is sent as JSON by POST.
             timeout: how long the child may take; past it, it is cancelled and the step has failed.
                 A duration as in :meth:`sleep`. Default: 366 days.
@@ -456,6 +469,16 @@ class Steps(FunctionSteps, SignalSteps, CallbackSteps, FetchSteps):
     def send_event(self, id: str, events: Event | Sequence[Event]) -> list[str]:
         """Send events, exactly once; see :meth:`AsyncSteps.send_event`."""
         return cast("list[str]", _send(current_scope(HandlerKind.DEF, id), id, events))
+
+    @overload
+    def invoke(
+        self,
+        id: str,
+        endpoint: ServerFunction,
+        request: Mapping[str, object] | None = None,
+        *,
+        timeout: Duration | None = None,
+    ) -> Any: ...
 
     @overload
     def invoke(

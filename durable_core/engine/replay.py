@@ -174,13 +174,12 @@ def _close(ex: _ReplayExecution, reason: HandoffReason | None = None) -> Flow[No
 #: What a replay does otherwise than the engine, besides its steps.
 _OWN: dict[str, Any] = {"execute": _execute, "suspend": _close, "detach": _close}
 #: As the engine's own, but that nothing is written and no function of a step is called.
-_FLOWS: EngineFlows[Any] = replace(
-    EMBEDDED_FLOWS,
-    **{
-        field.name: _OWN.get(field.name) or _flow_of_stored(getattr(EMBEDDED_FLOWS, field.name))
-        for field in fields(EngineFlows)
-    },
-)
+_REPLAYED: dict[str, Any] = {
+    field.name: _OWN.get(field.name) or _flow_of_stored(flow)
+    for field in fields(EngineFlows)
+    if callable(flow := getattr(EMBEDDED_FLOWS, field.name))
+}
+_FLOWS: EngineFlows[Any] = replace(EMBEDDED_FLOWS, **_REPLAYED)
 
 
 # --- the replay -----------------------------------------------------------------------------------

@@ -61,9 +61,16 @@ from durable_core.flow.execution import new_run, run_label
 from durable_core.flow.flows import EngineFlows
 from durable_core.flow.handler import read_whole_body
 from durable_core.flow.handoff import handoff_response, send_handoff
-from durable_core.flow.options import ResolvedOptions
+from durable_core.flow.options import ResolvedOptions, check_labels
 from durable_core.flow.results import dump_result, load_result, result_remedy, typed_response
+from durable_core.flow.server_calls import (
+    FunctionCall,
+    GatewayCall,
+    ServerFunction,
+    ServerGateway,
+)
 from durable_core.flow.step_options import NO_OPTIONS, StepOptions, show_step
+from durable_core.flow.steps import dump_arguments
 from durable_core.flow.wait import refuse_incomplete, refuse_token
 from durable_core.flow.wait_url import PRIVATE_HEADERS, WaitRequest
 from durable_core.http.problem import problem
@@ -103,6 +110,8 @@ __all__ = [
     "FailedOp",
     "Failure",
     "Flow",
+    "FunctionCall",
+    "GatewayCall",
     "HandlerRaised",
     "HandoffReason",
     "Ids",
@@ -127,6 +136,8 @@ __all__ = [
     "Run",
     "RunReporter",
     "ServerClient",
+    "ServerFunction",
+    "ServerGateway",
     "Signal",
     "SignalWait",
     "StepAttempt",
@@ -143,7 +154,9 @@ __all__ = [
     "call_handler",
     "call_user",
     "canonical_json",
+    "check_labels",
     "delay_ms",
+    "dump_arguments",
     "dump_error_response",
     "dump_result",
     "failure_of_handler",

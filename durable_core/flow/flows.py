@@ -12,6 +12,7 @@ from durable_core.flow.child_runs import Invocation
 from durable_core.flow.effects import Flow
 from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.flow.handler import detach, execute, suspend
+from durable_core.flow.server_calls import FunctionCall, GatewayCall
 from durable_core.flow.signals import send_signal, wait_for_signal
 from durable_core.flow.steps import invoke, run_step, send_events, sleep_until, wait_for_event
 from durable_core.http.request import Request
@@ -32,6 +33,7 @@ class EngineFlows(Generic[ExecutionT]):
     """The flows of one engine.
 
     Attributes:
+        engine_name: what errors call the engine.
         run_step: ``step.run``: call a function until it has an outcome, and return it.
         sleep_until: ``step.sleep`` and ``step.sleep_until``; the function gets the time now and
             returns when to continue, both epoch milliseconds.
@@ -41,11 +43,17 @@ class EngineFlows(Generic[ExecutionT]):
         send_signal: ``step.send_signal``; returns the id of the run that got it, or None.
         wait_for_callback: ``step.wait_for_callback``, with its time-out in milliseconds.
         invoke: ``step.invoke``; None where the engine has no child runs.
+        invoke_function: ``step.invoke`` of a function of the engine's server; returns its result,
+            as JSON values. None where there is no such server.
+        call_through_server: ``step.fetch`` and ``step.ai.infer`` by the engine's server; returns
+            the answer: of a model its JSON, else an object with ``status_code``, ``headers`` and
+            ``body``. None where there is no such server.
         execute: run the handler and process its outcome.
         suspend: release a run whose handler was unwound, or does not end.
         detach: hand the client off; the handler continues.
     """
 
+    engine_name: str
     run_step: Callable[[ExecutionT, Op, Call], Flow[object]]
     sleep_until: Callable[[ExecutionT, Op, Callable[[int], int]], Flow[None]]
     wait_for_event: Callable[[ExecutionT, Op, WaitRule, int], Flow[Event | None]]
@@ -57,10 +65,13 @@ class EngineFlows(Generic[ExecutionT]):
     suspend: Callable[[ExecutionT], Flow[None]]
     detach: Callable[[ExecutionT, HandoffReason], Flow[None]]
     invoke: Callable[[ExecutionT, Op, Invocation], Flow[Response]] | None = None
+    invoke_function: Callable[[ExecutionT, Op, FunctionCall], Flow[object]] | None = None
+    call_through_server: Callable[[ExecutionT, Op, GatewayCall], Flow[object]] | None = None
 
 
 #: The engine that keeps the state of its runs in a store.
 EMBEDDED_FLOWS: EngineFlows[StoredExecution] = EngineFlows(
+    engine_name="the embedded engine",
     run_step=run_step,
     sleep_until=sleep_until,
     wait_for_event=wait_for_event,

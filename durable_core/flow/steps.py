@@ -63,6 +63,7 @@ from durable_core.ports import Checkpoint, Write
 __all__ = [
     "AddressWait",
     "commit_step",
+    "dump_arguments",
     "invoke",
     "run_step",
     "send_events",
@@ -410,7 +411,7 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
     The event sequence number is that of the first attempt (``before``): an event that answers the
     first attempt must not be lost.
     """
-    arguments = _dump_arguments(call) if ex.options.record_arguments else None
+    arguments = dump_arguments(call) if ex.options.record_arguments else None
     inside = StepAttempt(op.name, op.id, ex.next_attempt(), ex)
     failures = 0 if before is None else before.failures
     inside.number = failures + 1
@@ -552,7 +553,7 @@ def _result_of(
             return Failure(name="StepCancelled", message=text, retriable=False, cancelled=True)
 
 
-def _dump_arguments(call: Call) -> str | None:
+def dump_arguments(call: Call) -> str | None:
     """Return the arguments of a step's function as ``Memo.arguments`` has them."""
     if not call.args and not call.kwargs:
         return None

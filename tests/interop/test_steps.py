@@ -295,7 +295,7 @@ def test_no_child_runs(server: InngestServer) -> None:
     with serving(server, {"GET /a": handler}) as app:
         got = app.get("/a")
 
-    assert "step.invoke needs the embedded engine" in got.json
+    assert "step.invoke of an endpoint needs the embedded engine" in got.json
 
 
 @dataclass

@@ -101,8 +101,7 @@ def serving(
     )
     endpoint: Any = durable.endpoint
     routes: dict[str, Any] = {
-        route: endpoint(name=route, **(options or {}))(handler)
-        for route, handler in handlers.items()
+        route: endpoint(**(options or {}))(handler) for route, handler in handlers.items()
     }
     routes["GET /proxy"] = durable.endpoint_proxy()
     with create(routes, durable=durable).listen() as listening:

@@ -74,17 +74,24 @@ class Runs:
 
     Args:
         call: calls the endpoint.
+        ask: makes a request; None if there is no whole answer.
         retry_interval: seconds before each further attempt; a ``retry-after`` goes before.
     """
 
     def __init__(
-        self, call: Callable[[Call], Awaitable[Answer | None]], retry_interval: float
+        self,
+        call: Callable[[Call], Awaitable[Answer | None]],
+        ask: Callable[[str, str, dict[str, str], bytes], Awaitable[Answer | None]],
+        retry_interval: float,
     ) -> None:
         self._call = call
         self._retry_interval = retry_interval
         self._tasks: set[asyncio.Task[None]] = set()
         self._ids = itertools.count(1)
+        self._ask = ask
         self.runs: dict[str, Run] = {}
+        #: What other applications have, by the server's names.
+        self.functions: dict[str, Callable[[dict[str, Any]], Awaitable[object]]] = {}
         #: How many calls of endpoints are under way, or due now.
         self.busy = 0
 
@@ -220,6 +227,12 @@ class Runs:
                     self._replace(op)
                     run.waits[op["id"]] = {**op, "group": group}
                     self._spawn(self._time_out(op, follows))
+            case "InvokeFunction":
+                if op["id"] not in run.jobs:
+                    run.jobs.add(op["id"])
+                    self._spawn(self._invoke(op, follows))
+            case "Gateway" | "AIGateway":
+                self._spawn(self._call_service(op, call))
             case "DiscoveryRequest":
                 self._queue(Call(run), op["id"])
             case "None":
@@ -271,6 +284,54 @@ class Runs:
         call.attempt += 1
         asked = headers.get("retry-after")
         self.later(min(float(asked or 0), 0.05) or self._retry_interval, call)
+
+    # -- functions and services -------------------------------------------------------------
+
+    async def _invoke(self, op: dict[str, Any], follows: Call) -> None:
+        """Run a function, and end the wait for it; one that takes too long is not cancelled."""
+        data = op["opts"]["payload"]["data"]
+        assert isinstance(data, dict), "the server would crash"
+        function = self.functions.get(op["opts"]["function_id"])
+        if function is None:
+            text = f"could not find function with ID: {op['opts']['function_id']}"
+            memo: object = {"error": {"name": "Error", "message": text}}
+        else:
+            timeout = op["opts"].get("timeout")
+            try:
+                running = function({**data, "_inngest": {"fn_id": op["opts"]["function_id"]}})
+                result = await asyncio.wait_for(running, _seconds(timeout) if timeout else None)
+                memo = {"data": result}
+            except TimeoutError:
+                memo = {"error": {**_INVOKE_TIMEOUT, "error": "InngestInvokeTimeoutError: ..."}}
+            except Exception as error:
+                shown = {"name": type(error).__name__, "message": str(error)}
+                memo = {"error": {**shown, "error": "NonRetriableError"}}
+        if not follows.run.ended:
+            self._save(follows.run, op["id"], memo)
+            follows.force_plan = True
+            self._discover(follows, op["id"], race=follows.race, job=f"{op['id']}-invoked")
+
+    async def _call_service(self, op: dict[str, Any], call: Call) -> None:
+        """Make a call: each time that the op comes. What fails is tried again with its item."""
+        opts, is_model = op["opts"], op["op"] == "AIGateway"
+        headers = dict(opts["headers"])
+        body = opts.get("body", "")
+        if is_model:
+            headers["content-type"] = "application/json"
+            key = opts["auth_key"]
+            is_anthropic = opts["format"] == "anthropic"
+            name, value = ("x-api-key", key) if is_anthropic else ("authorization", f"Bearer {key}")
+            headers[name] = value
+            body = json.dumps(body)
+        answer = await self._ask(opts.get("method", "POST"), opts["url"], headers, body.encode())
+        memo = _model_memo(answer) if is_model else _service_memo(opts["url"], answer)
+        is_final = call.attempt + 1 > call.run.retries
+        if "error" in memo and not is_final:
+            self._retry(call, {})
+            return
+        self._save(call.run, op["id"], memo)
+        race = opts.get("parallelMode") == "race"
+        self._discover(call, op["id"], race=race)
 
     # -- events -----------------------------------------------------------------------------
 
@@ -331,6 +392,37 @@ class Runs:
 
 
 _KEPT = frozenset({"name", "message", "stack", "data", "noRetry", "cause"})
+
+
+_INVOKE_TIMEOUT = {
+    "name": "InngestInvokeTimeoutError",
+    "message": "Timed out waiting for invoked function to complete",
+}
+
+
+def _service_memo(url: str, answer: Answer | None) -> dict[str, Any]:
+    """Return what is kept of an answer: as text, whatever it is and whatever its status."""
+    if answer is None:
+        text = "Error making gateway request: Unable to reach SDK URL"
+        return {"error": {"name": "GatewayError", "message": text}}
+    fields = {name.title(): value for name, value in answer.headers.items()}
+    body = answer.body.decode("utf-8", "replace")
+    data = {"url": url, "headers": fields, "body": body, "status_code": answer.status}
+    return {"data": data}
+
+
+def _model_memo(answer: Answer | None) -> dict[str, Any]:
+    """Return what is kept of a model's answer; one that is no JSON leaves a failure empty."""
+    if answer is not None and answer.status < 300:
+        return {"data": json.loads(answer.body)}
+    body = b'{"error":"Error making AI request"}' if answer is None else answer.body
+    why = "Unable to reach SDK URL" if answer is None else f"status code: {answer.status}"
+    try:
+        data = json.loads(body)
+    except ValueError:
+        return {"error": None}
+    text = f"Error making AI request: unsuccessful {why}"
+    return {"error": {"name": "AIGatewayError", "message": text, "data": data}}
 
 
 def _seconds(text: str) -> float:

@@ -10,7 +10,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -111,7 +111,7 @@ class InngestServer:
         self._poll = poll
         self._listening: dict[str, list[asyncio.Queue[bytes]]] = {}
         self._does_nothing = does_nothing
-        self._runs = Runs(self._call_endpoint, retry_interval)
+        self._runs = Runs(self._call_endpoint, fetch, retry_interval)
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
@@ -121,6 +121,11 @@ class InngestServer:
     @property
     def runs(self) -> dict[str, Run]:
         return self._runs.runs
+
+    @property
+    def functions(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[object]]]:
+        """What other applications have, by the server's names; they run on its own loop."""
+        return self._runs.functions
 
     @property
     def run(self) -> Run:

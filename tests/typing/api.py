@@ -29,6 +29,7 @@ from durable_core.ai import Inference, openai
 from durable_core.api.adapter import HTTPHandler
 from durable_core.sync import step as sync_step
 from durable_core.testing import AsyncHarness, Harness, Reply, StepRecord, harness
+from durable_inngest import InngestFunction, InngestGateway
 from durable_wsgi import WSGIApp
 from durable_wsgi import endpoint_adapter as wsgi_adapter
 
@@ -99,6 +100,9 @@ async def in_async_handlers(request: Request) -> Response:
     assert_type(await step.wait_for_callback("cb", timeout="1h"), Request | None)
     assert_type(await step.invoke("child", limited, {"n": 1}, timeout="1h"), Response)
     assert_type(await step.invoke("child2", limited, request, result=Placed), Placed)
+    assert_type(await step.invoke("child4", InngestFunction("a", "b"), {"n": 1}), Any)
+    assert_type(await step.invoke("child5", InngestFunction("a", "b"), result=Placed), Placed)
+    await step.fetch("fetch", "http://localhost", client=InngestGateway())
     await step.invoke("child3", limited, wait=True)  # type: ignore[call-overload]
     assert_type(await step.wait_for_callback("cb2", timeout="1h", data=Placed), Placed | None)
     assert_type(run.callback_url("cb"), str)

@@ -82,9 +82,8 @@ class InngestEngine(RemoteEngine[InngestHost]):
             allowed_hosts=allowed_hosts,
         )
         self._server_output_url = server_output_url
-        self._settings = settings or Settings()
         self._config: Config | None = None
-        super().__init__()
+        super().__init__(settings)
 
     @property
     def config(self) -> Config:
@@ -100,7 +99,7 @@ class InngestEngine(RemoteEngine[InngestHost]):
     def make_host(self) -> InngestHost:
         """Return the host of a process."""
         return InngestHost(
-            self.env, self.config, self._settings, server_output_url=self._server_output_url
+            self.env, self.config, self.settings, server_output_url=self._server_output_url
         )
 
     def is_reentry(self, request: Request) -> bool:

@@ -11,13 +11,11 @@ import binascii
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
 from durable_core import Headers, Request, Response
-from durable_core.engines.remote import (
-    logger,
-    problem,
-)
+from durable_core.engines.remote import Run, check_labels, logger, problem
 from durable_core.errors import HeaderNotStoredError
 from durable_inngest._config import Config, allows
 
@@ -30,6 +28,7 @@ __all__ = [
     "function_of",
     "load_request",
     "load_response",
+    "load_run",
     "plain_response",
     "refused",
     "with_origin",
@@ -40,6 +39,8 @@ __all__ = [
 #
 # The client's request as the server keeps it, and how it comes back from there.
 
+#: The name under which we send what is ours.
+_MARK = "durable"
 #: Of a request's body, bytes. It is a part of the first checkpoint, in base64, and so is a result.
 _MOST_BODY = 2 * 1024 * 1024
 
@@ -77,12 +78,13 @@ def refused(request: Request, config: Config) -> Response | None:
     return None
 
 
-def dump_request(request: Request, config: Config, fn: str) -> dict[str, object]:
+def dump_request(request: Request, config: Config, run: Run, fn: str) -> dict[str, object]:
     """Return the event that begins the run of a request.
 
     Args:
         request: the client's request.
         config: has what our URL is called in place of what the request shows.
+        run: has what the server does not know of, and a replay must see.
         fn: the function's name in the server's lists; "" lets the server name it.
     """
     parts = urlsplit(request.url)
@@ -97,7 +99,34 @@ def dump_request(request: Request, config: Config, fn: str) -> dict[str, object]
         "body": b64encode(request.body).decode("ascii"),
         "fn": fn,
     }
-    return {"name": "inngest/http.request", "data": data}
+    event: dict[str, object] = {"name": "inngest/http.request", "data": data}
+    known = {"labels": dict(run.labels), "version": run.version, "principal": run.principal}
+    kept = {name: value for name, value in known.items() if value}
+    if kept:
+        # Of all fields that the server keeps as they are, this one has no meaning to it.
+        event["v"] = json.dumps({_MARK: kept}, ensure_ascii=False)
+    return event
+
+
+def load_run(batch: object, run: Run) -> Run:
+    """Return a run with what was kept of it with the event that has begun it.
+
+    Args:
+        batch: the run's events, decoded from JSON.
+        run: what the server knows of it.
+    """
+    event = batch[0] if isinstance(batch, list) and batch else None
+    text = event.get("v") if isinstance(event, dict) else None
+    try:
+        kept = json.loads(text)[_MARK] if text else {}
+        return replace(
+            run,
+            labels=check_labels(kept.get("labels", {})),
+            version=kept.get("version"),
+            principal=kept.get("principal"),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return run  # another library has begun it
 
 
 def function_of(event: Mapping[str, object]) -> str:
@@ -142,7 +171,7 @@ def with_origin(request: Request, origin: str) -> Request:
     if not origin:
         return request
     query = urlsplit(request.url).query
-    return Request(
+    seen = Request(
         method=request.method,
         url=origin + _path(request.url) + (f"?{query}" if query else ""),
         headers=request.headers,
@@ -150,6 +179,7 @@ def with_origin(request: Request, origin: str) -> Request:
         path_params=request.path_params,
         root_path=request.root_path,
     )
+    return seen if request.principal is None else seen.with_principal(request.principal)
 
 
 def _path(url: str) -> str:

@@ -32,6 +32,8 @@ from durable_inngest._handler import detach, execute, suspend
 from durable_inngest._link import Reporter
 from durable_inngest._reentry import RequestVerifier, internal_error, is_reentry, load_execution
 from durable_inngest._steps import (
+    call_through_server,
+    invoke_function,
     run_step,
     sending,
     sending_signals,
@@ -64,6 +66,7 @@ class InngestHost(RemoteHost[ServerClient]):
     ) -> None:
         how = ", for development: its calls are not verified" if config.is_dev else ""
         flows = EngineFlows(
+            engine_name="InngestEngine",
             run_step=run_step,
             sleep_until=sleep_until,
             wait_for_event=wait_for_event,
@@ -71,6 +74,8 @@ class InngestHost(RemoteHost[ServerClient]):
             wait_for_signal=wait_for_signal,
             send_signal=sending_signals(self._send_signal),
             wait_for_callback=wait_for_callback,
+            invoke_function=invoke_function,
+            call_through_server=call_through_server,
             execute=execute,
             suspend=suspend,
             detach=detach,
@@ -151,8 +156,9 @@ class InngestHost(RemoteHost[ServerClient]):
         run = new_run(self.env, options, request, route)
         # One name for all paths of a route: the server lists every path as a function otherwise.
         is_template = route is not None and "{" in route
-        fn = options.function_id or (run.function_id if is_template else "")
-        event = dump_request(request, self._config, fn)
+        named = options.name or options.function_id
+        fn = named or (run.function_id if is_template else "")
+        event = dump_request(request, self._config, run, fn)
         reporter = Reporter(
             client,
             loop,

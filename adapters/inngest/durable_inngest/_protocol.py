@@ -16,6 +16,8 @@ from durable_core import Event
 from durable_core.engines.remote import (
     MAX_DURATION_MS,
     Failure,
+    FunctionCall,
+    GatewayCall,
     ReportedStep,
     WaitRule,
     dump_error_response,
@@ -39,7 +41,9 @@ __all__ = [
     "failed",
     "finished",
     "format_duration",
+    "gateway",
     "handler_retry",
+    "invoke_function",
     "literal",
     "load_event_memo",
     "load_failure",
@@ -401,6 +405,8 @@ COMPLETE = hash_step_id("complete")
 _OWN = "\x1f"
 #: The id of :func:`marker`.
 MARKER = hash_step_id(f"{_OWN}marker")
+#: What the server calls the forms of requests to models.
+_MODEL_FORMATS = {"openai": "openai-chat", "anthropic": "anthropic"}
 _LONGEST_NAME = 120
 _LONGEST_STACK = 64 * 1024
 
@@ -455,6 +461,31 @@ def signal_finished(step: ReportedStep, result: str, signal: str) -> str:
     """Return the op of a signal that was sent; ``result`` is JSON text."""
     opts = {"type": "step.sendSignal", "signal": signal}
     return _op(step, "StepRun", f',"data":{result}{_timing(step)}', name="sendSignal", opts=opts)
+
+
+def invoke_function(step: ReportedStep, call: FunctionCall) -> str:
+    """Return the op of a call of a function at the server."""
+    opts: dict[str, object] = {"function_id": call.function_id, "payload": {"data": call.data}}
+    if call.timeout is not None:
+        opts["timeout"] = format_duration(call.timeout)
+    return _op(step, "InvokeFunction", opts=opts)
+
+
+def gateway(step: ReportedStep, call: GatewayCall) -> str:
+    """Return the op of a request that the server is to send."""
+    if call.model_format is None:
+        opts = {"url": call.url, "method": call.method, "body": call.body}
+        return _op(step, "Gateway", opts={**opts, "headers": call.headers})
+    model = {
+        "type": "step.ai.infer",
+        "url": call.url,
+        # The server adds the type and the key.
+        "headers": {k: v for k, v in call.headers.items() if k != "content-type"},
+        "auth_key": call.key() or "",
+        "format": _MODEL_FORMATS[call.model_format],
+        "body": json.loads(call.body),
+    }
+    return _op(step, "AIGateway", opts=model)
 
 
 def load_signal_memo(value: object) -> tuple[str, object] | None:
@@ -596,11 +627,14 @@ def _op(
     id = _text(step.id)
     index = step.op.name[len(step.id) + 1 :]
     userland = f'{{"id":{id},"index":{index}}}' if index else f'{{"id":{id}}}'
-    shown = id if name is None else _text(name)
+    named = id if name is None else _text(name)
+    shown = _text(step.name) if step.name else id
     every = {**(opts or {}), **(_RACES if step.races else {})}
+    if step.arguments is not None:
+        every["input"] = step.arguments
     return (
-        f'{{"id":"{step.op.id}","op":"{op}","name":{shown},"opts":{_text(every)},'
-        f'"displayName":{id},"userland":{userland}{rest}}}'
+        f'{{"id":"{step.op.id}","op":"{op}","name":{named},"opts":{_text(every)},'
+        f'"displayName":{shown},"userland":{userland}{rest}}}'
     )
 
 

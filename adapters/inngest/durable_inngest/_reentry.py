@@ -25,7 +25,7 @@ from durable_core.errors import StoreError
 from durable_inngest._api import SDK
 from durable_inngest._client import RunUnknown, ServerClient
 from durable_inngest._config import Config, sign, verify
-from durable_inngest._envelope import load_request
+from durable_inngest._envelope import load_request, load_run
 from durable_inngest._execution import InngestExecution
 from durable_inngest._protocol import discovery
 
@@ -184,8 +184,13 @@ async def load_execution(
         retries=options.retries,
         created_at=ulid_time(run_id),
     )
+    run = load_run(batch, run)
+    if run.principal is not None:
+        original = original.with_principal(run.principal)
     reentry = replace(_asked(request), actions=actions)
-    return InngestExecution(env, options, run, original, reentry=reentry, results=results)
+    ex = InngestExecution(env, options, run, original, reentry=reentry, results=results)
+    ex.run = replace(run, failures=ex.counted(""))
+    return ex
 
 
 def _asked(request: Request) -> Reentry:

@@ -25,6 +25,8 @@ from durable_core.engines.remote import (
     FailedOp,
     Failure,
     Flow,
+    FunctionCall,
+    GatewayCall,
     JSONCodec,
     Op,
     OpKind,
@@ -43,6 +45,7 @@ from durable_core.engines.remote import (
     begin_step,
     call_user,
     delay_ms,
+    dump_arguments,
     dump_result,
     leave_to_server,
     load_result,
@@ -73,9 +76,11 @@ from durable_inngest._reentry import answer_found, answer_ops
 __all__ = [
     "Sender",
     "SignalSender",
+    "call_through_server",
     "counted_failure",
     "delay_of",
     "dump_events",
+    "invoke_function",
     "may_run_step",
     "perform",
     "recall",
@@ -359,10 +364,22 @@ def _check_options(ex: InngestExecution, op: Op, options: StepOptions) -> None:
 def _run_step(ex: InngestExecution, op: Op, call: Call) -> Flow[object]:
     if call.options is not None:
         _check_options(ex, op, call.options)
+    if call.options is not None or ex.options.record_arguments:
+        name = (call.options or NO_OPTIONS).name or ""
+        ex.describe(op, name, _arguments(call) if ex.options.record_arguments else None)
     known = yield from recall(ex, op)
     if known is None:
         return (yield from perform(ex, op, call, _ops.finished, ex.env.codec))
     return load_result(call, op, _load(ex, known))
+
+
+def _arguments(call: Call) -> tuple[object, ...] | None:
+    """Return the arguments of a function as the server shows them, those with names at the end."""
+    text = dump_arguments(call)
+    if not text:
+        return ("left out",) if text is not None else None
+    kept = json.loads(text)
+    return (*kept["args"], kept["kwargs"]) if kept["kwargs"] else tuple(kept["args"])
 
 
 def sleep_until(ex: InngestExecution, op: Op, due_at: Callable[[int], int]) -> Flow[None]:
@@ -432,6 +449,40 @@ def wait_for_callback(ex: InngestExecution, op: Op, timeout: int) -> Flow[Reques
     """
     ex.unawaited.pop(op.id, None)
     raise StepUsageError(f"step {op.name!r}: {NO_CALLBACKS}")
+
+
+def invoke_function(ex: InngestExecution, op: Op, call: FunctionCall) -> Flow[object]:
+    """``step.invoke`` of a function that the server knows; returns what it has returned."""
+    return ask_for_step(ex, op, _invoke_function(ex, op, call))
+
+
+def _invoke_function(ex: InngestExecution, op: Op, call: FunctionCall) -> Flow[object]:
+    known = yield from recall(ex, op)
+    if known is None:
+        dump = partial(_ops.invoke_function, call=call)
+        yield from leave_to_server(ex, PendingOp(step=ex.step(op), dump=dump))
+    return None if known is None else known.value
+
+
+def call_through_server(ex: InngestExecution, op: Op, call: GatewayCall) -> Flow[object]:
+    """``step.fetch`` and ``step.ai.infer`` by the server; returns what that has got."""
+    return ask_for_step(ex, op, _call_through_server(ex, op, call))
+
+
+def _call_through_server(ex: InngestExecution, op: Op, call: GatewayCall) -> Flow[object]:
+    known = yield from recall(ex, op)
+    if known is not None:
+        return known.value
+    dump = partial(_ops.gateway, call=call)
+    # At a checkpoint the server would keep us waiting for its answer, and try only once.
+    found = PendingOp(step=ex.step(op), dump=dump, needs_reentry=True)
+    if ex.reentry is None:
+        yield from leave_to_server(ex, found)
+    elif (yield from may_run_step(ex, op)):
+        # The op is alone in its answer: the server makes the call each time that it is told of it.
+        yield from answer_ops(ex, ex.dumps([found]))
+    yield from park_for_ever(ex, op)
+    raise AssertionError("nothing goes on from a step that the server goes on from")
 
 
 def recall(ex: InngestExecution, op: Op) -> Flow[Value | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -15,8 +16,8 @@ from durable_core.engine.remote.execution import ReportedStep
 from durable_core.errors import ConfigurationError, HeaderNotStoredError, StepError
 from durable_core.machine.advance import failure_of_step
 from durable_core.machine.step_ids import hash_step_id
+from durable_core.model.run import Phase, Run
 from durable_core.model.step import Op, OpKind
-from durable_core.observers import Observer
 from durable_inngest import InngestEngine
 from durable_inngest import _protocol as _ops
 from durable_inngest._config import FRESH, hashed_key, resolve_config, sign, verify
@@ -26,10 +27,23 @@ from durable_inngest._envelope import (
     dump_response,
     load_request,
     load_response,
+    load_run,
     plain_response,
 )
 from durable_inngest._protocol import Failed, Value, load_event_memo, load_failure, load_outcome
 
+A_RUN = Run(
+    id="r",
+    app="shop",
+    endpoint_key="k",
+    function_id="f",
+    phase=Phase.SYNC,
+    retries=3,
+    created_at=1,
+    labels=(("of", "me"),),
+    version="v7",
+    principal="mé",
+)
 KEY = "signkey-test-0123456789abcdef0123456789abcdef"
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
@@ -352,7 +366,7 @@ def test_requests_come_back(body: bytes, query: str) -> None:
     fields = {"Content-Type": "text/x", "X-User": "me", "X-Forwarded-For": "1.2.3.4, 5.6.7.8"}
     sent = Request(method="PUT", url=url, headers=fields, body=body)
     config = resolve_config({}, is_dev=True)
-    event = json.loads(json.dumps(dump_request(sent, config, "fn")))
+    event = json.loads(json.dumps(dump_request(sent, config, A_RUN, "fn")))
     back = load_request([event], Request(method="PUT", url=url, path_params={"id": "1"}))
 
     assert back is not None
@@ -362,26 +376,17 @@ def test_requests_come_back(body: bytes, query: str) -> None:
     assert load_request([event], elsewhere) is None
     assert load_request([event], elsewhere, any_path=True) is not None
     assert "1.2.3.4, 5.6.7.8" == event["data"]["ip"]
+    bare = replace(A_RUN, labels=(), version=None, principal=None)
+    assert A_RUN == load_run([event], bare)
     with pytest.raises(HeaderNotStoredError, match="x-user"):
         back.headers.get("x-user")
 
 
-def test_a_limit_for_clients_is_refused() -> None:
-    """The server learns of a step when that has ended, so no client can leave before."""
-    durable = Durable(
-        id="shop", engine=InngestEngine(is_dev=True), endpoint_adapter=endpoint_adapter
-    )
-    with pytest.raises(ConfigurationError, match="max_sync_runtime= needs the embedded engine"):
-        durable.endpoint(max_sync_runtime="1s")(lambda request: "x")
-
-
-def test_cancelling_by_clients_is_refused() -> None:
-    """Its server cancels runs."""
-    durable = Durable(
-        id="shop", engine=InngestEngine(is_dev=True), endpoint_adapter=endpoint_adapter
-    )
-    with pytest.raises(ConfigurationError, match="allow_cancel= needs the embedded engine"):
-        durable.endpoint(allow_cancel=True)(lambda request: "x")
+@pytest.mark.parametrize("text", [None, "", "1.0", "{", "[]", '{"durable":[]}', '{"durable":1}'])
+def test_an_event_of_another_library(text: str | None) -> None:
+    """Whatever its version says, the run has nothing of it."""
+    bare = replace(A_RUN, labels=(), version=None, principal=None)
+    assert bare == load_run([{"v": text}], bare)
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
@@ -396,13 +401,3 @@ def test_the_status_of_a_run_is_not_supported(method: str) -> None:
     assert 501 == answer.status
     assert isinstance(answer.body, bytes)
     assert b"keeps its runs on a server" in answer.body
-
-
-def test_observers_are_refused() -> None:
-    """The engine says that it notifies none, when the application is made."""
-
-    class Watching(Observer):
-        pass
-
-    with pytest.raises(ConfigurationError, match=r"Durable\(observers=\) needs the embedded"):
-        Durable(id="shop", engine=InngestEngine(is_dev=True), observers=[Watching()])

@@ -18,16 +18,33 @@ from durable_core.http.response import Response, with_headers
 from durable_core.model.event import Event
 from durable_core.model.signal import Signal
 from durable_core.ports import EarlierRun, IdempotencyKey, RunFilter, RunProgress, RunRecord, Store
-from durable_core.runners.settings import RegisteredEndpoint, add_endpoint
+from durable_core.runners.settings import RegisteredEndpoint, Settings, add_endpoint
 
 __all__ = ["RemoteEngine"]
+
+#: What is said of the store, or of workers, which this engine has not.
+_UNUSED_LIMITS = (
+    *("run_clients", "thread_streams", "crashes", "live_runs", "stored_bytes"),
+    *("principal_live_runs", "principal_bytes", "stream_chunk", "stream_step", "stream_run"),
+)
+_UNUSED_SETTINGS = (
+    *("worker_threads", "worker_tasks", "invoke_wait", "busy_timeout", "start_timeout"),
+    *("heartbeat", "lease", "keep_runs", "keep_events", "orphan_after", "on_demand"),
+)
 
 T = TypeVar("T")
 H = TypeVar("H", bound=RemoteHost[Any])
 
 
 class RemoteEngine(ABC, Generic[H]):
-    """See ``durable_core.engines.Engine`` for what each method promises."""
+    """See ``durable_core.engines.Engine`` for what each method promises.
+
+    Args:
+        settings: threads and times of the process.
+
+    Raises:
+        ConfigurationError: a setting that such an engine has no use for.
+    """
 
     name: str
     store: Store | None = None
@@ -35,7 +52,9 @@ class RemoteEngine(ABC, Generic[H]):
     #: What all runs of the application share; set by :meth:`attach`.
     env: AppConfig
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        _check_unused(self.name, "Settings", self.settings, Settings(), _UNUSED_SETTINGS)
         self._lifecycle = ProcessLifecycle(self.make_host)
         self.endpoints: dict[str, RegisteredEndpoint] = {}
         self.native_hosts: dict[Any, Any] = {}
@@ -81,6 +100,7 @@ class RemoteEngine(ABC, Generic[H]):
                 f"Durable(observers=) needs the embedded engine; {self.name} notifies none, "
                 "because most of what happens to a run happens at its server"
             )
+        _check_unused(self.name, "Limits", env.limits, Limits(), _UNUSED_LIMITS)
         self.env = env
 
     def register(self, endpoint: RegisteredEndpoint) -> None:
@@ -165,7 +185,7 @@ class RemoteEngine(ABC, Generic[H]):
         key: IdempotencyKey | None,
     ) -> Response | EarlierRun:
         """Raise an EngineError: runs are on a server, which knows no keys of ours."""
-        raise EngineError(f"the engine {self.name!r} knows no Idempotency-Key")
+        raise EngineError(f"{self.name} knows no Idempotency-Key")
 
     async def serve_once_async(
         self,
@@ -253,6 +273,22 @@ class RemoteEngine(ABC, Generic[H]):
     def _refuse(self, what: str) -> NoReturn:
         raise EngineError(
             f"{self.name} cannot {what}: they are kept on the server, whose pages and API do that"
+        )
+
+
+def _check_unused(
+    engine: str, kind: str, given: object, default: object, unused: Sequence[str]
+) -> None:
+    """Refuse what was set and would have no effect.
+
+    Raises:
+        ConfigurationError: such a field is not as by default; the message names it.
+    """
+    changed = [name for name in unused if getattr(given, name) != getattr(default, name)]
+    if changed:
+        shown = ", ".join(f"{kind}({name}=)" for name in changed)
+        raise ConfigurationError(
+            f"{shown} needs the embedded engine; {engine} leaves that to its server"
         )
 
 

@@ -57,6 +57,8 @@ class ReportedStep:
         began: when its function was called, epoch milliseconds.
         took: how long that took, milliseconds.
         races: the server must call again when this op is done, whatever else is not.
+        name: what people see of it; "" for its id.
+        arguments: those of its function, where people are to see them.
     """
 
     op: Op
@@ -64,6 +66,8 @@ class ReportedStep:
     began: int = 0
     took: int = 0
     races: bool = False
+    name: str = ""
+    arguments: tuple[object, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +184,10 @@ class RemoteExecution(Execution):
     def step(self, op: Op, *, began: int = 0, took: int = 0) -> ReportedStep:
         """Return an op as it is reported."""
         return replace(self._steps[op.id], began=began, took=took)
+
+    def describe(self, op: Op, name: str, arguments: tuple[object, ...] | None) -> None:
+        """Note what people see of a step; see ``ReportedStep``."""
+        self._steps[op.id] = replace(self._steps[op.id], name=name, arguments=arguments)
 
     def in_order(self) -> list[PendingOp]:
         """Return what was found, in the order in which the steps were first asked for."""

@@ -400,6 +400,8 @@ def test_an_application_that_works_is_refused(stored: Stored) -> None:
 
 def test_each_kind_of_step_stops() -> None:
     """No flow of a step is the engine's own: a step that is not stored is never executed."""
-    own = {field.name for field in fields(EngineFlows)}
+    own = {
+        each.name for each in fields(EngineFlows) if callable(getattr(EMBEDDED_FLOWS, each.name))
+    }
     flows = replay_module._FLOWS
     assert not [name for name in own if getattr(flows, name) is getattr(EMBEDDED_FLOWS, name)]
