@@ -42,16 +42,7 @@ def details(run: RunInfo) -> str:
 
 def history(attempts: Sequence[AttemptInfo]) -> str:
     """Return one line for each attempt, under a heading, and one more for each error."""
-    rows = [
-        (
-            show_time(each.ended),
-            _took(each),
-            each.status,
-            str(each.number),
-            each.step or "(handler)",
-        )
-        for each in attempts
-    ]
+    rows = [_attempt_row(each) for each in attempts]
     notes = [each.error for each in attempts]
     return _columns(("ENDED (UTC)", "TOOK", "STATUS", "TRY", "STEP"), rows, notes=notes)
 
