@@ -151,6 +151,8 @@ class CommitQueue:
         busy_timeout: seconds to wait for a store that another process has locked.
         on_commit: called after each commit, in the committing thread and before those who wait
             are woken, with the writes and their answers; it must not block.
+        on_timed: called after those who wait are woken, with the number of writes and how many
+            seconds the store took for them; it must not block.
     """
 
     def __init__(
@@ -159,11 +161,13 @@ class CommitQueue:
         *,
         busy_timeout: float = 5.0,
         on_commit: Callable[[Sequence[CommitFuture[Any]]], None] | None = None,
+        on_timed: Callable[[int, float], None] | None = None,
     ) -> None:
         self._store = store
         self._pid = process_id()
         self._busy_timeout = busy_timeout
         self._on_commit = on_commit
+        self._on_timed = on_timed
         self._mutex = threading.Lock()  # guards the queue, never held while committing
         self._leading = threading.Lock()  # held while committing
         self._queue: list[CommitFuture[Any]] = []
@@ -330,11 +334,14 @@ class CommitQueue:
             self._fail(batch, StoreBrokenError(f"the commit was cut short: {error!r}"))
             raise
         else:
-            took = perf_counter() - began - len(batch) * _WRITE_SECONDS
+            seconds = perf_counter() - began
+            took = seconds - len(batch) * _WRITE_SECONDS
             self._average += (took - self._average) * _WEIGHT
             self.commits += 1
             self.writes += len(batch)
             self._deliver(batch, answers)
+            if self._on_timed is not None:
+                self._on_timed(len(batch), seconds)
 
     def _commit(self, writes: Sequence[Write[Any]], wait: float) -> Sequence[object]:
         for _ in range(_TRIES):

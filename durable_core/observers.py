@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from durable_core.api.metrics import GAUGES, METRICS, Measured, Measures, Metric, read_gauge
 from durable_core.model.fact import (
     AttemptFailed,
     EventMatched,
@@ -17,15 +18,21 @@ from durable_core.model.fact import (
     RunSuspended,
     StepFinished,
     StepStarted,
+    StoreCommitted,
     StoreFault,
 )
 from durable_core.ports.observer import Observer
 
 __all__ = [
+    "GAUGES",
+    "METRICS",
     "AttemptFailed",
     "EventMatched",
     "EventSent",
     "Fact",
+    "Measured",
+    "Measures",
+    "Metric",
     "ObservedRun",
     "ObservedStep",
     "Observer",
@@ -37,5 +44,7 @@ __all__ = [
     "RunSuspended",
     "StepFinished",
     "StepStarted",
+    "StoreCommitted",
     "StoreFault",
+    "read_gauge",
 ]

@@ -38,6 +38,7 @@ MODULES = (
     "durable_starlette",
     "durable_inngest",
     "durable_otel",
+    "durable_prometheus",
     "durable_client",
 )
 _HEAD = """\

@@ -254,6 +254,43 @@ class Durable(Generic[AppT]):
         adapter = self._adapter_for("events_endpoint")
         return adapter.wrap(EventsRoute(self.engine, event_key, public))
 
+    def health_endpoint(self) -> AppT:
+        """Return a route that says whether the process is alive, for ``GET /health``.
+
+        It answers 200 with what :meth:`health` returns, without the names of endpoints; 503 if only
+        a new process can help. It starts nothing, and does not ask the store.
+        """
+        from durable_core.api.monitoring import HealthRoute
+
+        return self._adapter_for("health_endpoint").wrap(HealthRoute(self.engine))
+
+    def readiness_endpoint(self) -> AppT:
+        """Return a route that says whether the process may get requests, for ``GET /ready``.
+
+        It answers 200 if the store can be read, if the process has renewed its lease in it, and if
+        it neither stops nor was drained; else 503 with the ``reason``. It starts the process, as
+        any request does.
+        """
+        from durable_core.api.monitoring import ReadinessRoute
+
+        return self._adapter_for("readiness_endpoint").wrap(ReadinessRoute(self.engine))
+
+    def metrics(self) -> AppT:
+        """Return a route that shows the metrics of the process, for ``GET /metrics``.
+
+        They are those of the one observer that can be scraped, such as
+        ``Durable(observers=[durable_prometheus.PrometheusObserver()])``, which reads the gauges of
+        this application from now on.
+
+        Raises:
+            ConfigurationError: there is no such observer, or more than one.
+        """
+        from durable_core.api.monitoring import MetricsRoute, exposition_of
+
+        adapter, observer = self._adapter_for("metrics"), exposition_of(self.engine)
+        observer.watch(self)
+        return adapter.wrap(MetricsRoute(self.engine, observer))
+
     def _adapter_for(self, method: str) -> EndpointAdapter[AppT]:
         if self._adapter is None:
             raise EndpointAdapterRequiredError(

@@ -80,6 +80,14 @@ class Engine(EngineLifecycle, Protocol):
         """Return what runs in this process, as a JSON-ready dict; starts nothing."""
         ...
 
+    def why_not_ready(self) -> str | None:
+        """Return why this process should get no requests now; None if it may get some.
+
+        It starts what a request would start, reads the store, and may block. The reasons are those
+        of the route of ``Durable.readiness_endpoint``.
+        """
+        ...
+
     def is_reentry(self, request: Request) -> bool:
         """Tell whether a request for an endpoint comes from the engine's own server.
 

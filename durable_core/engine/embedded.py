@@ -376,11 +376,23 @@ class EmbeddedEngine(RunControl):
             "live_runs": len(worker.live),
             "replaying": {kind.value: worker.runs.busy[kind] for kind in HandlerKind},
             "waiting_clients": len(worker.waiters),
+            "open_streams": worker.streams.readers,
             "draining": worker.stopping or worker.waiters.released,
             "commits": worker.queue.commits,
             "commit_seconds": worker.queue.average,
             "endpoints": endpoint_keys(self.endpoints),
         }
+
+    def why_not_ready(self) -> str | None:
+        """Return why this process should get no requests now; None if it may get some."""
+        if self._stopping:
+            return "stopping"
+        try:
+            worker = self._started()
+            return worker.why_not_ready()
+        except StoreError as error:
+            self._reports.store_fault(f"not ready, the store is unavailable: {error}", error)
+            return "store-unavailable"
 
     def is_reentry(self, request: Request) -> bool:
         """Return False: nobody but clients calls this engine's endpoints."""

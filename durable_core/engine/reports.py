@@ -31,7 +31,9 @@ class EngineReports:
     def store_fault(self, message: str, error: StoreError) -> None:
         """Report that the store could not answer; see ``StoreFault``."""
         at = time_of(self._env.clock.now())
-        self._observers.notify(StoreFault(run=None, at=at, error=error, message=message))
+        self._observers.notify(
+            StoreFault(app=self._env.app, run=None, at=at, error=error, message=message)
+        )
 
     @contextmanager
     def sending(self, write: SendEvents) -> Iterator[None]:
@@ -43,7 +45,7 @@ class EngineReports:
             raise
         if self._observers.watched:
             for event in write.events:
-                self._observers.notify(event_sent(None, event, write.now))
+                self._observers.notify(event_sent(self._env.app, None, event, write.now))
 
     def cancelled(self, run: Run, result: StoredResult) -> None:
         """Report a run that was cancelled and is not undone."""

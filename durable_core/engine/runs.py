@@ -704,7 +704,7 @@ def _cut_short(run: Run, fault: BaseException, now: int, *, is_crash: bool) -> F
     text = f"cut short, it continues from its last checkpoint: {fault!r}"
     if is_crash:
         return RunNoted(run=facts, at=at, level=logging.ERROR, message=text, error=fault)
-    return StoreFault(run=facts, at=at, error=fault, message=text)
+    return StoreFault(app=run.app, run=facts, at=at, error=fault, message=text)
 
 
 def _classes_of_runs(observers: Observers) -> tuple[type[ThreadRun], type[TaskRun]]:

@@ -202,8 +202,11 @@ class Scheduler:
 
     def _report_fault(self, error: StoreError) -> None:
         text = f"the scheduler cannot reach the store, it keeps trying: {error}"
-        at = time_of(self._host.env.clock.now())
-        self._host.observers.notify(StoreFault(run=None, at=at, error=error, message=text))
+        env = self._host.env
+        at = time_of(env.clock.now())
+        self._host.observers.notify(
+            StoreFault(app=env.app, run=None, at=at, error=error, message=text)
+        )
 
     def _round(self) -> float:
         self._watch_clock()

@@ -21,10 +21,12 @@ from durable_core.engine.sync_limit import SyncLimit
 from durable_core.errors import StoreError
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution
+from durable_core.flow.facts import time_of
 from durable_core.flow.flows import EMBEDDED_FLOWS
 from durable_core.flow.scope import RunScope
 from durable_core.http.request import Request
 from durable_core.model.decision import HandoffReason
+from durable_core.model.fact import StoreCommitted
 from durable_core.model.step import RunningStep
 from durable_core.platform import logger
 from durable_core.ports import Checkpoint, RunRecord, Store, Unregister, channel_of
@@ -109,7 +111,10 @@ class Worker:
         self.loops = Loops()
         self.runs = self.make_run_manager()
         self.queue = CommitQueue(
-            store, busy_timeout=settings.busy_timeout, on_commit=self.runs.on_commit
+            store,
+            busy_timeout=settings.busy_timeout,
+            on_commit=self.runs.on_commit,
+            on_timed=self._report_commit if self.observers.watched else None,
         )
         self.quota = Quota(env, store)
         self.admission = Admission(self, self.runs)
@@ -173,6 +178,24 @@ class Worker:
         self.loops.stop()
         self.store.close()
 
+    def why_not_ready(self) -> str | None:
+        """Return why no requests should come here; None if there is no reason.
+
+        A lease that is renewed proves that the scheduler works, and that the store takes writes.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        if self.stopping or self.waiters.released:
+            return "draining"
+        if not self.scheduler.alive:
+            return "scheduler-ended"
+        now = self.env.clock.now()
+        has_lease = any(
+            each.id == self.owner and each.expires_at > now for each in self.store.workers()
+        )
+        return None if has_lease else "lease-expired"
+
     def has_tasks_on(self, loop: asyncio.AbstractEventLoop | None) -> bool:
         """Return whether runs are live on this loop."""
         return self.loops.server_loop is loop and self.runs.has_tasks
@@ -234,6 +257,11 @@ class Worker:
     ) -> DeferredPoolRun:
         """As :meth:`defer`, for a ``def`` handler that a thread of a framework calls."""
         return DeferredPoolRun(self, self.runs, endpoint, request, event_seq, begun)
+
+    def _report_commit(self, writes: int, seconds: float) -> None:
+        at = time_of(self.env.clock.now())
+        fact = StoreCommitted(app=self.env.app, at=at, writes=writes, seconds=seconds)
+        self.observers.notify(fact)
 
     # -- what runs and other parts ask for --------------------------------------------------
 

@@ -102,9 +102,9 @@ def event_matched(run: ObservedRun, step: ObservedStep, memo: Memo) -> EventMatc
     return EventMatched(run=run, step=step, name=event.name, event_id=event.id or "", at=at)
 
 
-def event_sent(run: ObservedRun | None, event: Event, now: int) -> EventSent:
+def event_sent(app: str, run: ObservedRun | None, event: Event, now: int) -> EventSent:
     """Return the fact of an event that was sent at a time, epoch milliseconds."""
-    return EventSent(run=run, name=event.name, event_id=event.id or "", at=time_of(now))
+    return EventSent(app=app, run=run, name=event.name, event_id=event.id or "", at=time_of(now))
 
 
 def notify_attempt(

@@ -24,6 +24,7 @@ __all__ = [
     "RunSuspended",
     "StepFinished",
     "StepStarted",
+    "StoreCommitted",
     "StoreFault",
 ]
 
@@ -216,10 +217,12 @@ class EventSent:
     """An event was sent, from a step or from outside runs.
 
     Attributes:
+        app: the application that sent it.
         run: the run whose step sent it; None for ``Durable.send`` and the route of events.
         name, event_id: of the event.
     """
 
+    app: str
     run: ObservedRun | None
     name: str
     event_id: str
@@ -263,15 +266,33 @@ class StoreFault:
     """The store could not answer.
 
     Attributes:
+        app: the application that asked it.
         run: the run that was cut short and goes on later; None if it is about no run.
         error: the error of the store.
         message: the line of the log; "" where the caller gets the error.
     """
 
+    app: str
     run: ObservedRun | None
     at: datetime
     error: BaseException
     message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreCommitted:
+    """A transaction of this process is durable.
+
+    Attributes:
+        app: the application.
+        writes: how many writes, of as many runs, it had.
+        seconds: how long it took.
+    """
+
+    app: str
+    at: datetime
+    writes: int
+    seconds: float
 
 
 Fact: TypeAlias = (
@@ -286,5 +307,6 @@ Fact: TypeAlias = (
     | EventSent
     | EventMatched
     | RunNoted
+    | StoreCommitted
     | StoreFault
 )

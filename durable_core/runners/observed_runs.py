@@ -88,7 +88,7 @@ class _Notifier:
             return
         run = observed_run(self._ex)
         for event in write.events:
-            self._observers.notify(event_sent(run, event, write.now))
+            self._observers.notify(event_sent(run.app, run, event, write.now))
         for memo in write.memos:
             self._finished(run, memo)
         for pending in write.pending:

@@ -39,6 +39,12 @@ class StreamHub:
     def __len__(self) -> int:
         return len(self.logs)
 
+    @property
+    def readers(self) -> int:
+        """How many clients read a stream here."""
+        with self.lock:
+            return sum(len(log.wakers) for log in self.logs.values())
+
     # -- executions -------------------------------------------------------------------------
 
     def begin(self, ex: Execution) -> None:

@@ -198,7 +198,7 @@ def test_subjects_need_no_suite() -> None:
 
     # An engine that needs a server of somebody else's has its subject where that is imitated. An
     # observer is no subject.
-    assert {"inngest", "otel"} == {folder.name for folder in ADAPTER_FOLDERS} - {
+    assert {"inngest", "otel", "prometheus"} == {folder.name for folder in ADAPTER_FOLDERS} - {
         folder.name for folder in modules
     }
     assert [] == [

@@ -43,7 +43,12 @@ def test_the_page_is_fresh() -> None:
 def test_every_adapter_is_on_it() -> None:
     """Each adapter of the repository has its column, and each capability of servers its row."""
     names = {project_of(folder)["name"] for folder in ADAPTER_FOLDERS}
-    names -= {"durable-inngest", "durable-client", "durable-otel"}  # which serve nothing
+    names -= {
+        "durable-inngest",
+        "durable-client",
+        "durable-otel",
+        "durable-prometheus",
+    }  # which serve nothing
     names -= {
         "durable-django",
         "durable-flask",

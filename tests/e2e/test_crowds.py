@@ -110,7 +110,7 @@ def test_clients_that_read_nothing_of_their_own_runs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["asgi", "asyncio"])
 def test_plain_routes_beside_busy_handlers(name: str, tmp_path: Path) -> None:
-    """The ``def`` route of the documentation's ``health`` does not wait for ``def`` handlers."""
+    """A ``def`` route without durability does not wait for ``def`` handlers."""
     with serving(tmp_path, (*OWN, name, "PORT")) as server, ExitStack() as clients:
         for number in range(41):  # one more than there are threads for handlers
             gate = tmp_path / f"gate-{number}"

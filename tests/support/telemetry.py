@@ -62,7 +62,7 @@ class Telemetry:
                 (dict(point.attributes), point.value if hasattr(point, "value") else point.count)
                 for point in metric.data.data_points
             ]
-            for resource in data.resource_metrics
+            for resource in (() if data is None else data.resource_metrics)
             for scope in resource.scope_metrics
             for metric in scope.metrics
         }

@@ -70,7 +70,11 @@ class _Site:
 
 
 class DjangoApp(WSGIApp, NativeApp):
-    """A WSGI application for what is no view, such as the wait route."""
+    """What is no view of the user's, such as the wait route: a WSGI application, and a view."""
+
+    def view(self, request: HttpRequest) -> HttpResponseBase:
+        """Answer as a view of Django: ``path("ready", durable.readiness_endpoint().view)``."""
+        return answer(self, request)
 
 
 _hosts: Hosts[_Site, AdapterApp] = Hosts("durable_django.install(durable) makes it so")

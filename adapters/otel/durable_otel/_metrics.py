@@ -1,128 +1,85 @@
-"""What is counted and measured."""
+"""Instruments for the metrics of the library."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Observation
 
 from durable_core import Durable
-from durable_core.observers import (
-    AttemptFailed,
-    EventMatched,
-    EventSent,
-    Fact,
-    ObservedRun,
-    RunFinished,
-    RunHandedOff,
-    RunStarted,
-    RunSuspended,
-    StepFinished,
-    StoreFault,
-)
+from durable_core.observers import GAUGES, METRICS, Fact, Measures, Metric, read_gauge
 
 __all__ = ["Metrics"]
 
+#: Seconds. A step takes a millisecond, and a run may take days.
+_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0, 600.0, 3600.0, 86_400.0)
+
 
 class Metrics:
-    """The instruments of a meter. Each has the application and the endpoint as attributes."""
+    """The instruments of a meter."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
-        self._started = meter.create_counter(
-            "durable.runs.started", unit="{run}", description="Runs whose handler was called first"
-        )
-        self._ended = meter.create_counter(
-            "durable.runs.ended", unit="{run}", description="Runs that have ended, by status"
-        )
-        self._duration = meter.create_histogram(
-            "durable.run.duration", unit="s", description="From the request to the end of the run"
-        )
-        self._handed_off = meter.create_counter(
-            "durable.runs.handed_off", unit="{run}", description="Clients handed off, by reason"
-        )
-        self._suspended = meter.create_counter(
-            "durable.runs.suspended", unit="{suspension}", description="Suspensions of runs"
-        )
-        self._failed = meter.create_counter(
-            "durable.attempts.failed", unit="{attempt}", description="Attempts that have failed"
-        )
-        self._steps = meter.create_histogram(
-            "durable.step.duration", unit="s", description="The last attempt of a step, or a wait"
-        )
-        self._sent = meter.create_counter(
-            "durable.events.sent", unit="{event}", description="Events that were sent"
-        )
-        self._matched = meter.create_counter(
-            "durable.events.matched", unit="{event}", description="Waits that an event has ended"
-        )
-        self._faults = meter.create_counter(
-            "durable.store.faults",
-            unit="{fault}",
-            description="Failures of the store",
-        )
+        self._measures = Measures()
+        self._watched: list[Durable[Any]] = []
+        self._counters: dict[str, Counter] = {}
+        self._histograms: dict[str, Histogram] = {}
+        for metric in METRICS:
+            self._create(metric)
+
+    def _create(self, metric: Metric) -> None:
+        name, unit, text = f"durable.{metric.name}", metric.unit, metric.description
+        if metric.kind == "counter":
+            self._counters[metric.name] = self._meter.create_counter(name, unit, text)
+        else:
+            self._histograms[metric.name] = self._meter.create_histogram(
+                name, unit, text, explicit_bucket_boundaries_advisory=_BUCKETS
+            )
 
     def count(self, fact: Fact) -> None:
-        """Count what a fact is about."""
-        match fact:
-            case RunStarted(run=run):
-                self._started.add(1, _of(run))
-            case RunFinished(run=run, status=status, at=at):
-                attributes = {**_of(run), "durable.status": status}
-                self._ended.add(1, attributes)
-                self._duration.record((at - run.started).total_seconds(), attributes)
-            case RunHandedOff(run=run, reason=reason):
-                self._handed_off.add(1, {**_of(run), "durable.reason": reason})
-            case RunSuspended(run=run):
-                self._suspended.add(1, _of(run))
-            case AttemptFailed(run=run, step=step, error_name=name):
-                of_step = {} if step is None else {"durable.step.name": step.name}
-                self._failed.add(1, {**_of(run), **of_step, "error.type": name})
-            case StepFinished(run=run, step=step, started=started, at=at, ok=ok):
-                if started is not None:
-                    attributes = {**_of(run), "durable.step.kind": step.kind, "durable.ok": ok}
-                    attributes["durable.step.name"] = step.name
-                    self._steps.record((at - started).total_seconds(), attributes)
-            case EventSent(name=name):
-                self._sent.add(1, {"durable.event.name": name})
-            case EventMatched(run=run, name=name):
-                self._matched.add(1, {**_of(run), "durable.event.name": name})
-            case StoreFault(error=error):
-                self._faults.add(1, {"error.type": type(error).__name__})
+        """Record what a fact changes."""
+        for measured in self._measures.of(fact):
+            metric = measured.metric
+            attributes = {_ATTRIBUTES[name]: value for name, value in measured.labels.items()}
+            if metric.kind == "counter":
+                self._counters[metric.name].add(int(measured.value), attributes)
+            else:
+                self._histograms[metric.name].record(measured.value, attributes)
 
     def watch(self, durable: Durable[Any]) -> None:
-        """Measure, whenever metrics are collected, what an application does in this process."""
-        attributes = {"durable.app": durable.id}
+        """Read the gauges of an application, too, whenever metrics are collected."""
+        if any(each is durable for each in self._watched):
+            return
+        self._watched.append(durable)
+        if len(self._watched) == 1:
+            for metric in GAUGES:
+                self._meter.create_observable_gauge(
+                    f"durable.{metric.name}",
+                    [self._callback(metric)],
+                    unit=metric.unit,
+                    description=metric.description,
+                )
 
-        def live(_: CallbackOptions) -> Iterable[Observation]:
-            yield Observation(durable.health().get("live_runs", 0), attributes)
+    def _callback(self, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Iterator[Observation]:
+            for durable in self._watched:
+                value = read_gauge(metric, durable)
+                if value is not None:
+                    yield Observation(value, {_ATTRIBUTES["app"]: durable.id})
 
-        def waiting(_: CallbackOptions) -> Iterable[Observation]:
-            yield Observation(durable.health().get("waiting_clients", 0), attributes)
-
-        def lateness(_: CallbackOptions) -> Iterable[Observation]:
-            due = durable.next_due()
-            late = 0.0 if due is None else (datetime.now(UTC) - due).total_seconds()
-            yield Observation(max(0.0, late), attributes)
-
-        self._meter.create_observable_gauge(
-            "durable.runs.live", [live], unit="{run}", description="Runs that this process executes"
-        )
-        self._meter.create_observable_gauge(
-            "durable.clients.waiting",
-            [waiting],
-            unit="{client}",
-            description="Clients that wait in this process for the end of a run",
-        )
-        self._meter.create_observable_gauge(
-            "durable.runs.lateness",
-            [lateness],
-            unit="s",
-            description="For how long the oldest due run of the store has been due",
-        )
+        return observe
 
 
-def _of(run: ObservedRun) -> dict[str, Any]:
-    return {"durable.app": run.app, "durable.endpoint": run.function_id}
+#: The attribute for each label.
+_ATTRIBUTES = {
+    "app": "durable.app",
+    "endpoint": "durable.endpoint",
+    "error": "error.type",
+    "event": "durable.event.name",
+    "kind": "durable.step.kind",
+    "outcome": "durable.outcome",
+    "reason": "durable.reason",
+    "status": "durable.status",
+    "step": "durable.step.name",
+}

@@ -138,6 +138,12 @@ class RemoteEngine(ABC, Generic[H]):
         endpoints = sorted(self.endpoints)
         return {"app": self.env.app, "started": True, **host.health(), "endpoints": endpoints}
 
+    def why_not_ready(self) -> str | None:
+        """Return why this process should get no requests now; the server is not asked."""
+        if self._lifecycle.stopping:
+            return "stopping"
+        return "draining" if self.started().results.waiters.released else None
+
     # -- requests ---------------------------------------------------------------------------
 
     def serve(self, endpoint: RegisteredEndpoint, request: Request, route: str | None) -> Response:

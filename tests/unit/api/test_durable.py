@@ -43,7 +43,17 @@ def test_adapter_that_is_none(adapter: Any) -> None:
         made(endpoint_adapter=adapter)
 
 
-@pytest.mark.parametrize("method", ["endpoint", "endpoint_proxy", "events_endpoint"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "endpoint",
+        "endpoint_proxy",
+        "events_endpoint",
+        "health_endpoint",
+        "readiness_endpoint",
+        "metrics",
+    ],
+)
 def test_without_an_adapter(method: str) -> None:
     """Without an adapter the error names the argument and the adapter packages."""
     durable = made(endpoint_adapter=None)

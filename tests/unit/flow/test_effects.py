@@ -24,7 +24,9 @@ OP = op_named("x", OpKind.INVOKE)
 
 def make_fact() -> EventSent:
     """Return a fact."""
-    return EventSent(run=None, name="paid", event_id="1", at=datetime(2026, 1, 1, tzinfo=UTC))
+    return EventSent(
+        app="lab", run=None, name="paid", event_id="1", at=datetime(2026, 1, 1, tzinfo=UTC)
+    )
 
 
 WRAPPERS: list[tuple[Callable[[], Flow[Any]], Effect, object]] = [

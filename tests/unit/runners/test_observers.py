@@ -33,6 +33,7 @@ from durable_core.model.fact import (
     RunSuspended,
     StepFinished,
     StepStarted,
+    StoreCommitted,
     StoreFault,
 )
 from durable_core.ports import Checkpoint
@@ -50,11 +51,15 @@ class Noting(Observer):
 
     def __init__(self) -> None:
         self.facts: list[Fact] = []
+        self.commits: list[StoreCommitted] = []
         self.left: list[tuple[str, str | None]] = []
 
     def notify(self, fact: Fact, /) -> None:
-        """Keep the fact."""
-        self.facts.append(fact)
+        """Keep the fact; when others are committed is not told by one run."""
+        if isinstance(fact, StoreCommitted):
+            self.commits.append(fact)
+        else:
+            self.facts.append(fact)
 
     def execution(self, fact: RunStarted | RunResumed, /) -> AbstractContextManager[object]:
         """Return the span of an execution."""
@@ -412,6 +417,23 @@ def test_store_faults() -> None:
     assert faults[0].run is not None
 
 
+def test_commits_are_reported() -> None:
+    """How many writes a transaction had, and how long it took; only to observers."""
+    told = Noting()
+    with lab(observers=[told]) as process:
+        process.watched.seconds = 0.002
+        process.endpoint(lambda asked: sync_step.run("it", str)).handle(request())
+
+    assert {"lab"} == {fact.app for fact in told.commits}
+    assert [len(batch) for batch in process.watched.batches] == [
+        fact.writes for fact in told.commits
+    ]
+    assert min(fact.seconds for fact in told.commits) >= 0.002
+
+
+WITH_LINES = (RunHandedOff, RunSuspended, RunResumed, RunFinished, AttemptFailed, StoreFault)
+
+
 def test_lines_of_the_log_are_those_of_facts(caplog: pytest.LogCaptureFixture) -> None:
     """The log is an observer: each line about a run is the message of a fact, word for word."""
     told, flaky = Noting(), Flaky()
@@ -424,8 +446,11 @@ def test_lines_of_the_log_are_those_of_facts(caplog: pytest.LogCaptureFixture) -
         until(lambda: any("finished" in line for line in told.shown()))
 
     logged = [each.getMessage() for each in caplog.records if each.getMessage().startswith("run ")]
-    messages = [(fact, getattr(fact, "message", "")) for fact in told.facts]
-    assert [f"run {fact.run.id}: {text}" for fact, text in messages if text and fact.run] == logged
+    assert [
+        f"run {fact.run.id}: {fact.message}"
+        for fact in told.facts
+        if isinstance(fact, WITH_LINES) and fact.message and fact.run is not None
+    ] == logged
     assert "failed, attempt 1 of 4, and will be retried" in logged[0]
 
 
