@@ -1,9 +1,10 @@
 """Requests per second, and processor time, of handlers that stay those of their framework.
 
 Each handler is served twice by the same process, as it is and durable, and the two take turns.
-FastAPI is served by uvicorn, Flask by waitress. Ratios are medians over the turns. The processor
-time is that of the server's process for one request: unlike the rate, it hardly depends on what
-else the machine does. It is read from ``/proc``, and is zero where there is none.
+FastAPI, and Django with coroutines, are served by uvicorn; Flask, and Django with plain views, by
+waitress. Ratios are medians over the turns. The processor time is that of the server's process for
+one request: unlike the rate, it hardly depends on what else the machine does. It is read from
+``/proc``, and is zero where there is none.
 """
 
 from __future__ import annotations
@@ -31,16 +32,21 @@ from _measure import (
 )
 from _native_apps import FOLDER, STEPS
 
+_UVICORN = "-m uvicorn --port {port} --log-level warning --no-access-log --factory _native_apps:"
+_WAITRESS = "-m waitress --threads=64 --listen=127.0.0.1:{port} --call _native_apps:"
 _SERVERS = {
-    "fastapi": "-m uvicorn --port {port} --log-level warning --no-access-log --factory "
-    "_native_apps:fastapi_app",
-    "flask": "-m waitress --threads=64 --listen=127.0.0.1:{port} --call _native_apps:flask_app",
+    "fastapi": f"{_UVICORN}fastapi_app",
+    "flask": f"{_WAITRESS}flask_app",
+    "django": f"{_WAITRESS}django_wsgi",
+    "django-asgi": f"{_UVICORN}django_asgi",
 }
 #: What is compared: the framework, the kind of its handlers, and where they are.
 _KINDS = (
     ("fastapi", "async def", ""),
     ("fastapi", "def", "/def"),
     ("flask", "def", ""),
+    ("django", "def", ""),
+    ("django-asgi", "async def", ""),
 )
 _HEAD = (
     *("framework", "handler", "steps", "clients", "bare/s", "ours/s"),
