@@ -49,13 +49,16 @@ class DisconnectWatcher:
         Raises:
             ClientDisconnectedError: the block was cancelled because the client is gone.
         """
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.wait((self._listener,))
-        if self._gone and self._task is not None:
-            others = self._task.uncancel()
+        timer, listener, task = self._timer, self._listener, self._task
+        # The error of a cancelled task refers to its frame: a cycle would keep the memory.
+        self._timer = self._listener = self._task = None
+        if timer is not None:
+            timer.cancel()
+        if listener is not None:
+            listener.cancel()
+            await asyncio.wait((listener,))
+        if self._gone and task is not None:
+            others = task.uncancel()
             if isinstance(error, asyncio.CancelledError) and not others:
                 raise ClientDisconnectedError("the client has closed the connection") from None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Coroutine
 from typing import Any
 
@@ -211,3 +213,23 @@ def test_block_that_swallows_its_cancellation() -> None:
                 pass
 
     run(main())
+
+
+def test_nothing_is_left() -> None:
+    """A watch that was ended while it listened leaves no cycle of references."""
+
+    async def forever() -> bool:
+        return bool(await asyncio.get_running_loop().create_future())
+
+    async def main() -> list[weakref.ref[DisconnectWatcher]]:
+        async with DisconnectWatcher(forever) as watch:
+            watch.listen()
+            await asyncio.sleep(0)
+            return [weakref.ref(watch)]
+
+    gc.disable()
+    try:
+        [watch] = asyncio.run(main())
+        assert watch() is None
+    finally:
+        gc.enable()
