@@ -219,7 +219,7 @@ class DeferredPoolRun(DeferredThreadRun):
         super().__init__(worker, runs, endpoint, request, event_seq)
         self.answer: ClientAnswer
         self._loop = asyncio.get_running_loop()
-        self._begun = begun
+        self._begun = partial(copy_context().run, begun)  # not in the context of the handler
         self._context: Context | None = None  # of the handler
 
     def call(self, handler: Callable[[], T]) -> T:
