@@ -58,6 +58,7 @@ from durable_core.api.functions import is_async
 from durable_core.api.run import suspend_at_once
 from durable_core.engine.deferred import ClientAnswer, DeferredRun
 from durable_core.engine.deferred_thread import DeferredPoolRun, DeferredThreadRun
+from durable_core.flow.error_responses import response_of_step
 from durable_core.flow.options import EndpointOptions, merge_options
 from durable_core.flow.wait_url import RUN_PARAM, TOKEN_PARAM
 from durable_core.http.problem import problem, problem_from_http_error
@@ -128,6 +129,7 @@ __all__ = [
     "refuse_async",
     "reset_on_close",
     "resolve_handler",
+    "response_of_step",
     "send_async",
     "split_target",
     "stop_on_signals",

@@ -27,6 +27,7 @@ __all__ = [
     "failure_response",
     "handler_failure",
     "response_for_exception",
+    "response_of_step",
     "step_failure",
     "store_unavailable_response",
 ]
@@ -44,14 +45,20 @@ def response_for_exception(options: ResolvedOptions, error: Exception) -> Respon
     """
     error = _only_member(error)
     if isinstance(error, StepError):
-        if isinstance(error._response, Response):
-            return error._response
+        response = response_of_step(error)
+        if response is not None:
+            return response
         if isinstance(error.__cause__, HTTPError):
             return problem_from_http_error(error.__cause__)
     if isinstance(error, HTTPError):
         return problem_from_http_error(error)
     translate = options.exception_to_response
     return translate(error) if translate is not None else None
+
+
+def response_of_step(error: StepError) -> Response | None:
+    """Return what ``exception_to_response`` has made of a step's exception; None if nothing."""
+    return error._response if isinstance(error._response, Response) else None
 
 
 def handler_failure(raised: Raised, now: int) -> Failure:

@@ -16,6 +16,7 @@ from durable_core.adapters import (
     RUN_PARAM,
     TOKEN_PARAM,
     AppAdapter,
+    EndpointOptions,
     Host,
     Hosts,
     NativeApp,
@@ -30,7 +31,7 @@ from durable_core.adapters import (
 from durable_core.errors import ConfigurationError
 from durable_flask._body import KEY, RequestBody
 from durable_flask._head import length_of_plain
-from durable_flask._views import CALL, View, call, core_response, respond
+from durable_flask._views import CALL, View, call, core_response, exception_to_response, respond
 from durable_wsgi import WSGIApp, WSGIExchange, WSGIReplay
 
 __all__ = ["FlaskAdapter", "FlaskApp", "endpoint_adapter", "install"]
@@ -180,7 +181,9 @@ class FlaskAdapter(AppAdapter[FlaskApp]):
 
 
 #: The adapter for Flask.
-endpoint_adapter = FlaskAdapter(FlaskApp)
+endpoint_adapter = FlaskAdapter(
+    FlaskApp, EndpointOptions(exception_to_response=exception_to_response)
+)
 
 
 def install(app: flask.Flask, durable: Durable[Any]) -> None:

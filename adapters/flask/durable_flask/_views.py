@@ -8,10 +8,11 @@ from threading import get_ident
 from typing import Any
 
 import flask
+from werkzeug.exceptions import HTTPException
 
 from durable_core import Response
 
-__all__ = ["CALL", "View", "call", "core_response", "respond"]
+__all__ = ["CALL", "View", "call", "core_response", "exception_to_response", "respond"]
 
 
 class View:
@@ -73,6 +74,20 @@ def call(view: View) -> flask.Response:
     except Exception as error:
         value = app.handle_user_exception(error)
     return app.make_response(value)
+
+
+def exception_to_response(error: Exception) -> Response | None:
+    """Return the response for an ``HTTPException`` of a step, as of ``abort``; None for others.
+
+    So such a step is not tried again.
+    """
+    if not isinstance(error, HTTPException):
+        return None
+    app = flask.current_app
+    answer = app.make_response(app.handle_user_exception(error))
+    return Response(
+        status=answer.status_code, headers=list(answer.headers.items()), body=answer.get_data()
+    )
 
 
 def core_response(response: flask.Response) -> Response:

@@ -12,14 +12,19 @@ PAGE = Path(__file__).parents[3] / "docs" / "howto" / "use-flask.md"
 
 
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page's own test passes, and its hook refuses who it should."""
+    """The page's own test passes, and its hook and its views do what it says."""
     monkeypatch.chdir(tmp_path)
 
     names = run_page(PAGE)
 
     try:
         names["test_create_order"]()
-        response = names["app"].test_client().post("/orders/corner", json={"items": []})
-        assert 401 == response.status_code
+        client = names["app"].test_client()
+        assert 401 == client.post("/orders/corner", json={"items": []}).status_code
+        headers = {"authorization": "Bearer t1"}
+        assert 404 == client.get("/shops/nowhere", headers=headers).status_code
+        assert "Corner Street 1" == client.get("/shops/corner", headers=headers).text
+        me = client.get("/me", headers=headers, follow_redirects=True)
+        assert "the user of t1" == me.text
     finally:
         names["durable"].stop()

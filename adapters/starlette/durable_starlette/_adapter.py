@@ -12,6 +12,7 @@ from durable_asgi import ASGIApp, ASGIApplication
 from durable_core import Durable, Request, Response
 from durable_core.adapters import (
     AppAdapter,
+    EndpointOptions,
     Hosts,
     NativeApp,
     NativeEndpoint,
@@ -19,7 +20,8 @@ from durable_core.adapters import (
     copy_identity,
     is_async,
 )
-from durable_core.errors import ConfigurationError
+from durable_core.errors import ConfigurationError, StepError
+from durable_starlette._errors import exception_to_response, http_exception_of
 from durable_starlette._layer import install_layer
 from durable_starlette._passage import PASSAGE, AttachedPassage, Call
 from durable_starlette._replay import ReplayPassage
@@ -96,7 +98,9 @@ class StarletteAdapter(AppAdapter[StarletteApp]):
 
 
 #: The adapter for Starlette and FastAPI.
-endpoint_adapter = StarletteAdapter(StarletteApp)
+endpoint_adapter = StarletteAdapter(
+    StarletteApp, EndpointOptions(exception_to_response=exception_to_response)
+)
 
 
 def install(app: Any, durable: Durable[Any]) -> None:
@@ -166,7 +170,13 @@ def _wrapped(app: ASGIApp, endpoint: NativeEndpoint, function: Callable[..., Any
         if passage is None:
             raise _not_installed(function)
         call = Call(app, endpoint, function, args, kwargs)
-        return await (passage.call_async(call) if calls_async else passage.call_in_thread(call))
+        try:
+            return await (passage.call_async(call) if calls_async else passage.call_in_thread(call))
+        except StepError as error:
+            known = http_exception_of(error)
+            if known is None:
+                raise
+            raise known from error
 
     wrapper.endpoint = endpoint  # type: ignore[attr-defined]
     return wrapper

@@ -404,7 +404,7 @@ def test_a_middleware_that_waits_for_the_client_to_leave(
             left.append((await receive())["type"])
 
     router = app.router
-    router.middleware_stack = Watch(router.middleware_stack)  # type: ignore[assignment]
+    router.middleware_stack = Watch(router.middleware_stack)
 
     @app.post("/")
     @durable.endpoint

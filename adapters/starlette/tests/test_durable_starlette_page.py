@@ -24,3 +24,5 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert 401 == client.get("/me").status_code
         answer = client.get("/me", headers={"authorization": "Bearer t1"})
         assert "the user of t1" == answer.json()
+        assert 404 == client.get("/shops/nowhere").status_code
+        assert "Corner Street 1" == client.get("/shops/corner").json()
