@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -50,18 +50,26 @@ def cancel_abandoned(
     store: Store,
     endpoints: Mapping[str, RegisteredEndpoint],
     execute: Callable[[Write[CancelOutcome]], CancelOutcome],
+    parents: Iterable[str] | None = None,
 ) -> None:
     """Cancel each run whose parent has ended or was cancelled, and their children, and so on.
+
+    It cancels about 10,000 runs at most. The scheduler goes on with what is left.
 
     Args:
         env: the application.
         store: where its runs are.
         endpoints: of the application, by key.
         execute: commits a write.
+        parents: only children of these runs, and theirs; None for all, which looks at every child
+            that has not ended.
     """
     reports = EngineReports(env)
+    known = None if parents is None else set(parents)
     for _ in range(MAX_DEPTH + 1):
-        children = store.abandoned_children(env.app)
+        children = store.abandoned_children(env.app, None if known is None else sorted(known))
+        if known is not None:
+            known.update(record.run.id for record in children)
         for record in children:
             cancel = cancellation(record.run, _ABANDONED, env.clock.now())
             cancel = with_follow_up(cancel, env, endpoints, record.run)

@@ -90,7 +90,7 @@ class RunControl(ABC):
             return False
         check_retry(record)
         # It will begin others.
-        cancel_abandoned(self.env, self.store, self.endpoints, self.execute)
+        cancel_abandoned(self.env, self.store, self.endpoints, self.execute, (run_id,))
         now, steps = self.env.clock.now(), steps_to_retry(record)
         return self.execute(Retry(app=self.env.app, run_id=run_id, now=now, steps=steps))
 
@@ -192,4 +192,4 @@ class RunControl(ABC):
             return
         if outcome is CancelOutcome.ENDED:
             self._reports.cancelled(replace(run, cancel_reason=cancel.reason), cancel.result)
-        cancel_abandoned(self.env, self.store, self.endpoints, self.execute)
+        cancel_abandoned(self.env, self.store, self.endpoints, self.execute, (run.id,))

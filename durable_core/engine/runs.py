@@ -355,8 +355,8 @@ class WorkerParts(RunHost, Protocol):
         """Have the scheduler look at everything now."""
         ...
 
-    def cancel_abandoned_soon(self) -> None:
-        """Have the scheduler cancel children whose parent has ended."""
+    def cancel_abandoned_soon(self, parent: str) -> None:
+        """Have the scheduler cancel the children of a run that has ended, or was cancelled."""
         ...
 
     def wake_scheduler_at(self, due_at: int) -> None:
@@ -657,7 +657,7 @@ class RunManager(RunExecutor[StoredExecution]):
                     elif worker.waiters.wakers:
                         worker.waiters.wake((write.run_id,))
                     if self._has_children:
-                        worker.cancel_abandoned_soon()
+                        worker.cancel_abandoned_soon(write.run_id)
                 if write.children:
                     self._has_children = True
                     worker.wake_scheduler()
@@ -686,8 +686,8 @@ class RunManager(RunExecutor[StoredExecution]):
     def _cancelled(self, write: Cancel, outcome: object) -> None:
         """Have the live execution of a cancelled run end; the scheduler sees to its undoing."""
         live = self._worker.live.get(write.run_id)
-        if self._has_children:
-            self._worker.cancel_abandoned_soon()
+        if self._has_children and outcome is not CancelOutcome.NOTHING:
+            self._worker.cancel_abandoned_soon(write.run_id)
         if outcome is CancelOutcome.ENDED:
             self._worker.waiters.wake((write.run_id,))
             self._worker.wake_scheduler()  # for deliveries, and for a run that has its slot now

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from durable_core.engine.children import awaited_children, cancel_abandoned
@@ -116,14 +117,16 @@ class Scheduler:
         self._reported: set[str] = set()
         self._pruning = PeriodicTask(5.0, self._prune)
         self._leaving = PeriodicTask(60.0, self._leave_queues)
-        self._abandoned = PeriodicTask(10.0, self._cancel_abandoned)
+        #: Runs whose children are to be cancelled; others append.
+        self._parents: deque[str] = deque()
         self._chores = (
             PeriodicTask(host.settings.heartbeat, self._renew_leases),
             PeriodicTask(_MAINTENANCE, self._maintain),
             PeriodicTask(10.0, self._reap_unowned),
             self._pruning,
             self._leaving,
-            self._abandoned,
+            PeriodicTask(0.0, self._cancel_children),
+            PeriodicTask(10.0, self._cancel_abandoned),
             PeriodicTask(60.0, self._report_unknown),
             PeriodicTask(2.0, host.env.refresh_secrets),
             PeriodicTask(1.0, host.quota.refresh),
@@ -170,14 +173,29 @@ class Scheduler:
         """Poll other processes more often, because a client waits for them."""
         self._wakeups.notify()
 
-    def cancel_abandoned_soon(self) -> None:
-        """Cancel children whose parent has ended, or was cancelled, in 0.1 seconds."""
-        self._abandoned.run_soon()
+    def cancel_abandoned_soon(self, parent: str) -> None:
+        """Cancel the children of a run that has ended, or was cancelled."""
+        self._parents.append(parent)
         self._wakeups.notify()
 
+    def _cancel_children(self) -> None:
+        """Cancel the children of the runs that have ended here since the last round."""
+        host, parents = self._host, []
+        while self._parents:
+            parents.append(self._parents.popleft())
+        if not parents:
+            return
+        try:
+            cancel_abandoned(host.env, host.store, host.endpoints, host.queue.execute, parents)
+        except BaseException:
+            self._parents.extend(parents)
+            raise
+
     def _cancel_abandoned(self) -> None:
+        """Cancel what a process that died, or could not reach the store, has left to cancel."""
         host = self._host
-        cancel_abandoned(host.env, host.store, host.endpoints, host.queue.execute)
+        if self._leads(each for each in self._workers if each.app == host.env.app):
+            cancel_abandoned(host.env, host.store, host.endpoints, host.queue.execute)
 
     def wake_at(self, due_at: int) -> None:
         """Run a round when a run is due, epoch milliseconds."""

@@ -269,9 +269,9 @@ class Worker:
         """Have the scheduler look at everything now."""
         self.scheduler.wake()
 
-    def cancel_abandoned_soon(self) -> None:
-        """Have the scheduler cancel children whose parent has ended."""
-        self.scheduler.cancel_abandoned_soon()
+    def cancel_abandoned_soon(self, parent: str) -> None:
+        """Have the scheduler cancel the children of a run that has ended, or was cancelled."""
+        self.scheduler.cancel_abandoned_soon(parent)
 
     def wake_scheduler_at(self, due_at: int) -> None:
         """Have the scheduler look at a run that is due then, epoch milliseconds."""

@@ -325,11 +325,18 @@ class Store(Protocol):
         """Return the ids of the runs that this owner holds and that were cancelled."""
         ...
 
-    def abandoned_children(self, app: str) -> Sequence[RunRecord]:
+    def abandoned_children(
+        self, app: str, parents: Sequence[str] | None = None
+    ) -> Sequence[RunRecord]:
         """Return up to 100 runs, without their steps, whose parent has ended or was cancelled.
 
         A parent that is not there any more has ended. Runs that have ended or were cancelled
-        themselves are left out. The cost depends on the children that have not ended.
+        themselves are left out. The cost depends on the children that have not ended: of these
+        parents, or of all.
+
+        Args:
+            app: the application.
+            parents: only children of these runs; None for all.
         """
         ...
 

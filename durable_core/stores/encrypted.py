@@ -269,8 +269,10 @@ class EncryptedStore(Store):
                     logger.error("an event that run %s waits for cannot be read: %s", run_id, error)
         return found
 
-    def abandoned_children(self, app: str) -> Sequence[RunRecord]:
-        return [self._with_label(each) for each in self.inner.abandoned_children(app)]
+    def abandoned_children(
+        self, app: str, parents: Sequence[str] | None = None
+    ) -> Sequence[RunRecord]:
+        return [self._with_label(each) for each in self.inner.abandoned_children(app, parents)]
 
     def cancelled_runs(self, owner: str) -> Sequence[str]:
         return self.inner.cancelled_runs(owner)

@@ -622,9 +622,15 @@ class MemoryStore(Store):
                 if pending.matched is not None
             ]
 
-    def abandoned_children(self, app: str) -> Sequence[RunRecord]:
+    def abandoned_children(
+        self, app: str, parents: Sequence[str] | None = None
+    ) -> Sequence[RunRecord]:
         with self._lock:
-            children = [row for row in self._of(app) if self._is_abandoned(row)]
+            children = [
+                row
+                for row in self._of(app)
+                if self._is_abandoned(row) and (parents is None or row.run.parent in parents)
+            ]
             records = sorted((row.record() for row in children), key=lambda each: each.run.id)
             return records[:_MOST_ABANDONED]
 

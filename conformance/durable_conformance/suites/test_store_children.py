@@ -41,8 +41,9 @@ def _starts(*ids: str, parent: str = "r1") -> Checkpoint:
     return Checkpoint(run_id=parent, owner="o1", epoch=1, now=30, pending=steps, children=children)
 
 
-def _abandoned(store: Store) -> list[str]:
-    return [record.run.id for record in store.abandoned_children("app")]
+def _abandoned(store: Store, *parents: str) -> list[str]:
+    found = store.abandoned_children("app", parents or None)
+    return [record.run.id for record in found]
 
 
 @requirement("T41")
@@ -99,6 +100,8 @@ def test_children_of_a_run_that_has_ended_are_found(store: Store) -> None:
     cancel = Cancel(app="app", run_id="b1", result=result(Phase.CANCELLED))
     assert CancelOutcome.UNDOING is commit(store, cancel)
     assert ["a2", "b2", "b3"] == _abandoned(store)
+    assert ["b2", "b3"] == _abandoned(store, "b1", "c1")
+    assert [] == _abandoned(store, "c1")
 
     commit(store, ended("c1"))
     commit(store, Delete(app="app", run_id="c1"))

@@ -673,9 +673,24 @@ SELECT child.id, child.app, child.endpoint_key, child.function_id, child.phase, 
        child.parent, child.traceparent, child.labels, child.version, child.principal,
        child.undoable, child.cancel_reason, child.timeout, child.deadline, child.slot_key,
        child.singleton_key, child.client, child.depth, child.owner, child.due_at, child.ended_at
-FROM run AS child
+FROM run AS child INDEXED BY run_child
 LEFT JOIN run AS parent ON parent.id = child.parent
-WHERE child.app = ? AND child.parent IS NOT NULL AND child.ended_at IS NULL
+WHERE child.app = :app AND child.parent IS NOT NULL AND child.ended_at IS NULL
+  AND child.cancel_reason IS NULL
+  AND (parent.id IS NULL OR parent.ended_at IS NOT NULL OR parent.cancel_reason IS NOT NULL)
+ORDER BY child.id
+LIMIT 100
+
+-- abandoned-children-of --
+SELECT child.id, child.app, child.endpoint_key, child.function_id, child.phase, child.retries,
+       child.created_at, child.event_seq, child.failures, child.crash_count, child.epoch, child.key,
+       child.parent, child.traceparent, child.labels, child.version, child.principal,
+       child.undoable, child.cancel_reason, child.timeout, child.deadline, child.slot_key,
+       child.singleton_key, child.client, child.depth, child.owner, child.due_at, child.ended_at
+FROM json_each(:parents) AS wanted
+CROSS JOIN run AS child INDEXED BY run_child ON child.parent = wanted.value
+LEFT JOIN run AS parent ON parent.id = child.parent
+WHERE child.app = :app AND child.ended_at IS NULL
   AND child.cancel_reason IS NULL
   AND (parent.id IS NULL OR parent.ended_at IS NOT NULL OR parent.cancel_reason IS NOT NULL)
 ORDER BY child.id

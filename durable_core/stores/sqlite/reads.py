@@ -440,9 +440,13 @@ def unclaimable(
     return [record_of(row) for row in rows]
 
 
-def abandoned_children(db: sqlite3.Connection, app: str) -> Sequence[RunRecord]:
-    """Return runs whose parent has ended or was cancelled."""
-    return [record_of(row) for row in db.execute(QUERIES["abandoned-children"], (app,))]
+def abandoned_children(
+    db: sqlite3.Connection, app: str, parents: Sequence[str] | None
+) -> Sequence[RunRecord]:
+    """Return runs whose parent, or one of these parents, has ended or was cancelled."""
+    name = "abandoned-children" if parents is None else "abandoned-children-of"
+    wanted = {"app": app, "parents": json.dumps(parents)}
+    return [record_of(row) for row in db.execute(QUERIES[name], wanted)]
 
 
 def cancelled_runs(db: sqlite3.Connection, owner: str) -> Sequence[str]:

@@ -70,7 +70,7 @@ CREATE INDEX run_singleton ON run (app, endpoint_key, singleton_key)
 CREATE INDEX run_owner ON run (owner) WHERE owner IS NOT NULL;
 CREATE INDEX run_cancelled ON run (owner) WHERE owner IS NOT NULL AND cancel_reason IS NOT NULL;
 CREATE INDEX run_ended ON run (app, ended_at) WHERE ended_at IS NOT NULL;
-CREATE INDEX run_child ON run (app, id)
+CREATE INDEX run_child ON run (parent)
     WHERE parent IS NOT NULL AND ended_at IS NULL AND cancel_reason IS NULL;
 -- What people look for, by id, so that the newest come first. Nearly all runs have completed, but a
 -- list of the completed ones must not search through a million others either.

@@ -212,8 +212,10 @@ class SQLiteStore(Store):
     def unclaimable(self, app: str, keys: Sequence[str], now: int) -> Sequence[RunRecord]:
         return self._read(reads.unclaimable, app, keys, now)
 
-    def abandoned_children(self, app: str) -> Sequence[RunRecord]:
-        return self._read(reads.abandoned_children, app)
+    def abandoned_children(
+        self, app: str, parents: Sequence[str] | None = None
+    ) -> Sequence[RunRecord]:
+        return self._read(reads.abandoned_children, app, parents)
 
     def cancelled_runs(self, owner: str) -> Sequence[str]:
         return self._read(reads.cancelled_runs, owner)

@@ -83,6 +83,13 @@ def test_a_name_may_come_once() -> None:
         parse_queries("-- a --\nSELECT 1\n-- a --\nSELECT 2\n")
 
 
+def test_the_children_of_a_run_are_found_by_an_index(database: sqlite3.Connection) -> None:
+    """Those of a run that has ended are found without a look at the children of others."""
+    steps = plan(database, QUERIES["abandoned-children-of"])
+
+    assert "SEARCH child USING INDEX run_child (parent=?)" in steps
+
+
 @pytest.mark.parametrize(
     ("name", "search"),
     [
