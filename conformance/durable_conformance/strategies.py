@@ -161,6 +161,8 @@ filters = st.builds(
     label=st.none() | _labels,
     since=st.none() | run_ids,
     before=st.none() | run_ids,
+    held=st.booleans(),
+    cancelled=st.booleans(),
 )
 _awaited = st.none() | st.just(()) | st.just(("id-w1",)) | st.just(("id-step1", "id-w2"))
 releases = st.builds(Release, due_at=times, awaited=_awaited)

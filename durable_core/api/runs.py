@@ -346,6 +346,8 @@ _ENDED: dict[Phase, RunStatus] = {
 #: The phases of each status that one phase is enough to tell.
 _PHASES: dict[str, tuple[Phase, ...]] = {"queued": (Phase.QUEUED,)}
 _PHASES.update((status, (phase,)) for phase, status in _ENDED.items())
+#: So many runs are read at a time, if some may be of another status.
+_PAGE = 100
 _ALIVE = tuple(phase for phase in Phase if phase not in _ENDED)
 
 
@@ -367,14 +369,20 @@ def select(
     statuses = get_args(RunStatus)
     if status is not None and status not in statuses:
         raise ValueError(f"status must be one of {', '.join(statuses)}, not {status!r}")
-    phases = () if status is None else _PHASES.get(status, _ALIVE)
+    where = replace(
+        where,
+        phases=() if status is None else _PHASES.get(status, _ALIVE),
+        held=status == "running",
+        cancelled=status == "cancelling",
+    )
+    size = limit if status is None else max(limit, _PAGE)
     found: list[RunInfo] = []
     while True:
-        # Whether a run that has not ended is live depends on its owner, which no index has.
-        page = read(replace(where, phases=phases), limit)
+        # These conditions let runs of other statuses through, but few.
+        page = read(where, size)
         shown = (show_run(record, _JSON) for record in page)
         found += [run for run in shown if status in (None, run.status)]
-        if len(page) < limit or len(found) >= limit:
+        if len(page) < size or len(found) >= limit:
             return found[:limit]
         where = replace(where, before=page[-1].run.id)
 

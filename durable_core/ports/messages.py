@@ -256,6 +256,8 @@ class RunFilter:
         label: with this name and value among their labels.
         since: with this id or a higher one.
         before: with a lower id.
+        held: only runs that a process holds. There are few of these, whatever the store has.
+        cancelled: only runs that were cancelled and have not ended.
     """
 
     phases: tuple[Phase, ...] = ()
@@ -264,6 +266,8 @@ class RunFilter:
     label: tuple[str, str] | None = None
     since: str | None = None
     before: str | None = None
+    held: bool = False
+    cancelled: bool = False
 
 
 #: No condition.

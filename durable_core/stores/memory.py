@@ -677,7 +677,7 @@ class MemoryStore(Store):
     def list(self, app: str, *, where: RunFilter = ANY_RUN, limit: int) -> Sequence[RunRecord]:
         with self._lock:
             records = [row.record() for row in self._of(app)]
-        wanted = [record for record in records if _is_wanted(record.run, where)]
+        wanted = [record for record in records if _is_wanted(record, where)]
         return sorted(wanted, key=lambda record: record.run.id, reverse=True)[:limit]
 
     def request(self, app: str, run_id: str) -> StoredRequest | None:
@@ -738,7 +738,8 @@ def _suspended(run: Run, request: StoredRequest, now: int) -> StoredRun:
     )
 
 
-def _is_wanted(run: Run, where: RunFilter) -> bool:
+def _is_wanted(record: RunRecord, where: RunFilter) -> bool:
+    run = record.run
     return (
         (not where.phases or run.phase in where.phases)
         and where.endpoint_key in (None, run.endpoint_key)
@@ -746,6 +747,8 @@ def _is_wanted(run: Run, where: RunFilter) -> bool:
         and (where.label is None or where.label in run.labels)
         and (where.since is None or where.since <= run.id)
         and (where.before is None or run.id < where.before)
+        and (not where.held or record.owner is not None)
+        and (not where.cancelled or (run.cancel_reason is not None and not run.phase.ended))
     )
 
 

@@ -326,11 +326,18 @@ def test_runs_are_listed_newest_first_by_pages(store: Store) -> None:
         (RunFilter(since="r2", before="r4"), ["r3", "r2"]),
         (RunFilter(label=("tenant", "a"), since="r4"), ["r5", "r4"]),
         (RunFilter(key="nobody"), []),
+        (RunFilter(held=True), ["r5", "r3"]),
+        (RunFilter(held=True, phases=(Phase.SYNC,), label=("tenant", "a")), ["r5"]),
+        (RunFilter(held=True, endpoint_key="key", since="r2", before="r4"), ["r3"]),
+        (RunFilter(held=True, key="order-1"), []),
+        (RunFilter(cancelled=True), ["r3"]),
+        (RunFilter(cancelled=True, held=True), ["r3"]),
+        (RunFilter(cancelled=True, endpoint_key="key2"), []),
         (RunFilter(label=("tenant", "")), []),
     ],
 )
 def test_runs_are_found_by_each_filter(store: Store, where: RunFilter, expected: list[str]) -> None:
-    """By phase, handler, key, label and time, and by several of them at once."""
+    """By phase, handler, key, label, time and state, and by several of them at once."""
     order, tenant = {"key": "order-1"}, {"labels": (("area", "x"), ("tenant", "a"))}
     changes: list[dict[str, Any]] = [tenant, order, {}, {**order, **tenant}, tenant]
     for number, change in enumerate(changes, 1):
@@ -341,6 +348,8 @@ def test_runs_are_found_by_each_filter(store: Store, where: RunFilter, expected:
     commit(store, replace(ended("r4"), result=result(Phase.FAILED)))
     commit(store, replace(suspended("r1"), state=replace(run("r1"), phase=Phase.SUSPENDED)))
     commit(store, replace(created("r6", app="other"), create=run("r6", app="other")))
+    commit(store, replace(memo_write("r3"), state=replace(run("r3"), undoable=True)))
+    commit(store, Cancel(app="app", run_id="r3", result=result(Phase.CANCELLED)))
 
     assert expected == [record.run.id for record in store.list("app", where=where, limit=9)]
     page = [record.run.id for record in store.list("app", where=where, limit=1)]

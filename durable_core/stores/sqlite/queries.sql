@@ -512,7 +512,9 @@ SET cancel_reason = :reason, phase = iif(owner IS NULL, 'suspended', phase),
 WHERE id = :id AND app = :app AND ended_at IS NULL AND undoable AND cancel_reason IS NULL
 
 -- cancelled-runs --
-SELECT id FROM run WHERE owner = ? AND cancel_reason IS NOT NULL ORDER BY id
+SELECT id FROM run
+WHERE owner = ? AND cancel_reason IS NOT NULL AND ended_at IS NULL
+ORDER BY id
 
 -- run-exists --
 SELECT 1 FROM run WHERE id = ? AND app = ?
@@ -808,6 +810,44 @@ SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq
        due_at, ended_at
 FROM run AS each
 WHERE app = :app AND key = :key AND id >= :since AND id < :before
+  AND phase IN (SELECT value FROM json_each(:phases))
+  AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
+  AND (:label IS NULL OR EXISTS (
+          SELECT 1 FROM label
+          WHERE label.app = :app AND label.name = :label AND label.value = :label_value
+            AND label.run_id = each.id
+      ))
+ORDER BY id DESC
+LIMIT :limit
+
+-- list-held --
+-- A process holds no more runs than it executes, so these are sorted.
+SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
+       crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
+       cancel_reason, timeout, deadline, slot_key, singleton_key, client, depth, owner,
+       due_at, ended_at
+FROM run AS each INDEXED BY run_owner
+WHERE owner IS NOT NULL AND (NOT :cancelled OR (cancel_reason IS NOT NULL AND ended_at IS NULL))
+  AND app = :app AND (:key IS NULL OR key = :key) AND id >= :since AND id < :before
+  AND phase IN (SELECT value FROM json_each(:phases))
+  AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
+  AND (:label IS NULL OR EXISTS (
+          SELECT 1 FROM label
+          WHERE label.app = :app AND label.name = :label AND label.value = :label_value
+            AND label.run_id = each.id
+      ))
+ORDER BY id DESC
+LIMIT :limit
+
+-- list-cancelled --
+-- The index has no other runs.
+SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
+       crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
+       cancel_reason, timeout, deadline, slot_key, singleton_key, client, depth, owner,
+       due_at, ended_at
+FROM run AS each INDEXED BY run_cancelled
+WHERE cancel_reason IS NOT NULL AND ended_at IS NULL
+  AND app = :app AND (:key IS NULL OR key = :key) AND id >= :since AND id < :before
   AND phase IN (SELECT value FROM json_each(:phases))
   AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
   AND (:label IS NULL OR EXISTS (

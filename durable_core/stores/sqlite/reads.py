@@ -562,6 +562,7 @@ def _run_rows(db: sqlite3.Connection, app: str, where: RunFilter, limit: int) ->
         "label_value": label_value,
         "since": where.since or "",
         "before": _ABOVE_ALL if where.before is None else where.before,
+        "cancelled": where.cancelled,
         "limit": limit,
     }
     return db.execute(QUERIES[_narrowest(db, where, wanted)], wanted)
@@ -577,6 +578,10 @@ def _narrowest(db: sqlite3.Connection, where: RunFilter, wanted: Mapping[str, ob
     Nearly all runs have completed: where those are not wanted, the phase leaves few, unless the
     label leaves fewer.
     """
+    if where.held:
+        return "list-held"
+    if where.cancelled:
+        return "list-cancelled"
     if where.key is not None:
         return "list-by-key"
     if where.label is not None:

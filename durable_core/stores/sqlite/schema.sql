@@ -68,7 +68,7 @@ CREATE INDEX run_slot ON run (app, endpoint_key, slot_key, owner)
 CREATE INDEX run_singleton ON run (app, endpoint_key, singleton_key)
     WHERE ended_at IS NULL AND singleton_key IS NOT NULL;
 CREATE INDEX run_owner ON run (owner) WHERE owner IS NOT NULL;
-CREATE INDEX run_cancelled ON run (owner) WHERE owner IS NOT NULL AND cancel_reason IS NOT NULL;
+CREATE INDEX run_cancelled ON run (owner) WHERE cancel_reason IS NOT NULL AND ended_at IS NULL;
 CREATE INDEX run_ended ON run (app, ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX run_child ON run (parent)
     WHERE parent IS NOT NULL AND ended_at IS NULL AND cancel_reason IS NULL;

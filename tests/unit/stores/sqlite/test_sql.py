@@ -126,3 +126,19 @@ def test_runs_of_each_phase_are_found_by_an_index(
     assert "SEARCH run USING PRIMARY KEY (id=?)" == steps[0]
     assert any(search in step for step in steps), steps
     assert [] == [step for step in steps if "TEMP B-TREE" in step]
+
+
+@pytest.mark.parametrize(
+    ("name", "search"),
+    [
+        ("list-held", "SEARCH each USING INDEX run_owner (owner>?)"),
+        ("list-cancelled", "SCAN each USING INDEX run_cancelled"),
+    ],
+)
+def test_runs_in_a_rare_state_are_found_by_an_index_of_them_alone(
+    name: str, search: str, database: sqlite3.Connection
+) -> None:
+    """However many others have not ended, these are not read."""
+    steps = plan(database, QUERIES[name])
+
+    assert search == steps[0]
