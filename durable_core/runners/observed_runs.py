@@ -60,10 +60,17 @@ class _Notifier:
         self._ex = ex
         #: Steps whose function is called here, by op id: only their options have their names.
         self._steps: dict[str, ObservedStep] = {}
+        self._known: ObservedRun | None = None
+
+    def _run(self) -> ObservedRun:
+        """Return the run. What observers know of it does not change in an execution."""
+        if self._known is None:
+            self._known = observed_run(self._ex)
+        return self._known
 
     def enter_execution(self) -> Entered:
         """Enter the contexts of the handler's execution."""
-        run, at = observed_run(self._ex), time_of(self._ex.env.clock.now())
+        run, at = self._run(), time_of(self._ex.env.clock.now())
         fact: RunStarted | RunResumed
         if self._ex.run.epoch > 1:
             fact = RunResumed(run=run, at=at, message="resumed")  # observers have been notified
@@ -78,7 +85,7 @@ class _Notifier:
         op = Op(id=inside.op_id, name=inside.name, kind=OpKind.RUN)
         step = observed_step(op, None if options is None else options.name)
         self._steps[op.id] = step
-        fact = self._started(observed_run(self._ex), step, inside.number)
+        fact = self._started(self._run(), step, inside.number)
         return self._observers.enter_attempt(fact)
 
     def submitted(self, effect: Submit) -> None:
@@ -86,7 +93,7 @@ class _Notifier:
         write = effect.write
         if not isinstance(write, Checkpoint) or not (write.memos or write.pending):
             return
-        run = observed_run(self._ex)
+        run = self._run()
         for event in write.events:
             self._observers.notify(event_sent(run.app, run, event, write.now))
         for memo in write.memos:
@@ -100,7 +107,7 @@ class _Notifier:
         if self._ex.run.phase is not Phase.COMPLETED:
             return
         fact = RunFinished(
-            run=observed_run(self._ex),
+            run=self._run(),
             at=time_of(self._ex.env.clock.now()),
             status="completed",
             http_status=effect.response.status,

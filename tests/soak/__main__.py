@@ -85,6 +85,8 @@ def _report_steadiness(steady: Steadiness) -> int:
         print(f"soak: {line}")
     for fault in steady.faults:
         print(f"soak: NOT STEADY: {fault}")
+    if not steady.faults:
+        print("soak: steady: nothing grew, and nothing became slower")
     return len(steady.faults)
 
 

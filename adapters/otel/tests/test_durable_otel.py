@@ -10,8 +10,12 @@ from typing import Any
 import httpx
 import pytest
 from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, TraceFlags
 
@@ -19,6 +23,7 @@ from durable_core import Durable, HTTPError, LogContext, Request, step, sync
 from durable_core import endpoint_adapter as core_adapter
 from durable_core.observers import Fact, Observer
 from durable_core.testing import harness
+from durable_otel import OpenTelemetryObserver
 from support.service import service
 from support.telemetry import Telemetry, attributes_of, telemetry_of
 
@@ -371,3 +376,35 @@ def test_log_records_have_the_trace(telemetry: Telemetry, caplog: pytest.LogCapt
     records = [each for each in caplog.records if vars(each).get("run_id") is not None]
     assert {"durable", "of_this_test"} == {record.name for record in records}
     assert {trace_id} == {vars(record)["trace_id"] for record in records}
+
+
+def test_exported_by_otlp() -> None:
+    """A collector gets the spans, with their attributes and links, by the OTLP exporter."""
+    with service(lambda *_: (200, {}, b"")) as collector:
+        provider = TracerProvider()
+        exporter = OTLPSpanExporter(
+            endpoint=f"{collector.url}/v1/traces", compression=Compression.NoCompression
+        )
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+        durable = Durable(
+            id="shop",
+            endpoint_adapter=core_adapter,
+            observers=[OpenTelemetryObserver(tracer_provider=provider)],
+        )
+        endpoint = durable.endpoint(function_id="order")(lambda request: sync.step.run("it", str))
+        with harness(durable) as t:
+            t.client(endpoint).get("/", headers={"traceparent": PARENT})
+        provider.shutdown()
+
+    requests = [ExportTraceServiceRequest.FromString(asked.body) for asked in collector.asked]
+    spans = {
+        span.name: span
+        for request in requests
+        for resource in request.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    }
+    assert {"order", "it"} == set(spans)
+    assert (TRACE, SPAN) == (spans["order"].trace_id.hex(), spans["order"].parent_span_id.hex())
+    assert [SPAN] == [link.span_id.hex() for link in spans["order"].links]
+    assert spans["order"].span_id == spans["it"].parent_span_id
