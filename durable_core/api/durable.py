@@ -23,7 +23,7 @@ from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.errors import ConfigurationError, EndpointAdapterRequiredError
 from durable_core.flow.attempt import StepAttempt
 from durable_core.flow.env import AppConfig, Limits
-from durable_core.flow.options import EndpointOptions, merge_options
+from durable_core.flow.options import Authorize, EndpointOptions, merge_options
 from durable_core.flow.scope import CURRENT_RUN
 from durable_core.machine.retry import RetryPolicy
 from durable_core.model.event import Event, check_text
@@ -290,6 +290,29 @@ class Durable(Generic[AppT]):
         adapter, observer = self._adapter_for("metrics"), exposition_of(self.engine)
         observer.watch(self)
         return adapter.wrap(MetricsRoute(self.engine, observer))
+
+    def ui_messages_route(
+        self, *, authorize: Authorize | None = None, public: bool = False
+    ) -> AppT:
+        """Return the route by which chat pages come back: ``{api}/{chat id}/stream``.
+
+        It serves the chats whose endpoints have ``ui_messages=``. ``GET`` answers with the stream
+        of the answer in progress, from its beginning, and with 204 if there is none; with the query
+        ``?ended`` also with the last answer if that is complete. ``DELETE`` stops the answer: its
+        run is cancelled.
+
+        Args:
+            authorize: decides who may ask, as ``authorize=`` of an endpoint. A principal that it
+                names finds only the runs that are theirs.
+            public: let anybody ask instead who knows the id of the chat.
+
+        Raises:
+            ConfigurationError: not exactly one of the two, or another engine than the embedded one.
+        """
+        from durable_core.api.ui_messages import UIMessagesRoute
+
+        adapter = self._adapter_for("ui_messages_route")
+        return adapter.wrap(UIMessagesRoute(self.engine, authorize, public))
 
     def _adapter_for(self, method: str) -> EndpointAdapter[AppT]:
         if self._adapter is None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from durable_core.runners.settings import RegisteredEndpoint
 
 __all__ = [
+    "CallEngine",
     "CallFunction",
     "CallHook",
     "FlowHandler",
@@ -150,6 +151,19 @@ class SendEvents(RequestEffect):
 
     async def perform_async(self, engine: Engine) -> Sequence[str]:
         return await engine.send_async(self.events, self.source)
+
+
+@dataclass(frozen=True)
+class CallEngine(RequestEffect):
+    """Call the engine, where it may block; answered with what it returns."""
+
+    call: Callable[[Engine], Any]
+
+    def perform(self, engine: Engine) -> Any:
+        return self.call(engine)
+
+    async def perform_async(self, engine: Engine) -> Any:
+        return await engine.call_in_thread(self.call, engine)
 
 
 @dataclass(frozen=True)

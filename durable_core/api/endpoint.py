@@ -50,6 +50,7 @@ __all__ = [
     "Around",
     "Endpoint",
     "Handler",
+    "check_verdict",
     "is_wait",
     "strip_body_for_head",
 ]
@@ -89,8 +90,11 @@ class Endpoint:
         needs = _need_of_store(resolved, wants_key=wants_key)
         if needs and engine.store is None:
             raise ConfigurationError(f"{engine.name} {needs} the embedded engine")
-        #: The store decides whether a run begins, whatever the request.
-        self._asks_store = wants_key or resolved.limits is not None
+        #: The store decides whether a run begins, or has it before its handler begins, whatever the
+        #: request: a chat page that comes back must find its run.
+        self._asks_store = (
+            wants_key or resolved.limits is not None or resolved.ui_messages is not None
+        )
         #: Requests may be served without a look at anything else.
         self._is_plain = not (
             self._authorize is not None or self._asks_store or resolved.omit_request_body
@@ -188,7 +192,7 @@ class Endpoint:
             return refusal
         try:
             if self._authorize is not None:
-                principal = _check_verdict((yield CallHook(self._authorize, request)))
+                principal = check_verdict((yield CallHook(self._authorize, request)))
                 if principal is not None:
                     request = request.with_principal(principal)
         except Exception as error:
@@ -282,6 +286,8 @@ def _need_of_store(options: ResolvedOptions, *, wants_key: bool) -> str:
         )
     if options.on_complete is not None:
         return "does not tell us when a run has ended: on_complete= needs"
+    if options.ui_messages is not None:
+        return "has no streams that a chat could read: ui_messages= needs"
     if options.limits is not None:
         return "has no flow limits: concurrency=, queue_limit=, rate_limit= and singleton= need"
     return ""
@@ -390,7 +396,7 @@ def strip_body_for_head(response: Response) -> RequestFlow[Response]:
     return Response(status=response.status, headers=response.headers)
 
 
-def _check_verdict(verdict: object) -> str | None:
+def check_verdict(verdict: object) -> str | None:
     """Return the principal that ``authorize`` has named, if any.
 
     Raises:

@@ -42,7 +42,7 @@ def serve(
     route: str | None,
     max_wait: float,
 ) -> RequestFlow[Response]:
-    """Answer a request that may have a key, or whose endpoint has limits.
+    """Answer a request that may have a key, or whose run is stored before its handler begins.
 
     Args:
         engine: runs the handler.
@@ -56,7 +56,8 @@ def serve(
         TypeError, ValueError: ``key=`` returned no key.
     """
     key = None if engine.store is None else _key_of(engine, endpoint.options, request)
-    if key is None and endpoint.options.limits is None:
+    options = endpoint.options
+    if key is None and options.limits is None and options.ui_messages is None:
         response: Response = yield Serve(endpoint, request, route)
         return response
     answer: Response | EarlierRun = yield ServeOnce(endpoint, request, route, key)

@@ -7,13 +7,16 @@ import codecs
 import contextvars
 import inspect
 import io
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable
+import json
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator
 from contextlib import aclosing
 from typing import Any
 
+from durable_core.codec.sse import SSEDecoder
+from durable_core.codec.ui_messages import UIChunk, check_ui_chunk
 from durable_core.runners.thread_pool import DaemonThreadPool
 
-__all__ = ["TextChunks", "read_async", "read_sync"]
+__all__ = ["TextChunks", "UIChunks", "read_async", "read_sync"]
 
 #: How much of a file is read at a time at most, bytes or characters.
 _FILE_CHUNK = 64 * 1024
@@ -54,6 +57,44 @@ class TextChunks:
 
     def join(self) -> str:
         """Return the whole text."""
+        return "".join(self._texts)
+
+
+class UIChunks:
+    """Takes the chunks of an encoded UI message stream out of it, wherever that is cut."""
+
+    def __init__(self) -> None:
+        self._decoder = SSEDecoder()
+        self._text = TextChunks()
+        self._texts: list[str] = []
+
+    def add(self, part: object) -> Iterator[UIChunk]:
+        """Yield the chunks that are complete with this part of the stream.
+
+        Raises:
+            TypeError: the part is neither str nor bytes, or a chunk is malformed.
+            ValueError: an event is no JSON, or no chunk.
+        """
+        text = self._text.add(part)
+        for event in self._decoder.feed(text.encode("utf-8", "replace")):
+            if event.data == "[DONE]":
+                continue
+            chunk = check_ui_chunk(json.loads(event.data))
+            if chunk["type"] == "text-delta":
+                self._texts.append(chunk["delta"])
+            yield chunk
+
+    def end(self) -> None:
+        """See that nothing is left over.
+
+        Raises:
+            ValueError: the stream ends in the middle of an event.
+        """
+        if self._decoder.is_inside_event:
+            raise ValueError("a UI message stream has ended in the middle of an event")
+
+    def join(self) -> str:
+        """Return the text of the message."""
         return "".join(self._texts)
 
 

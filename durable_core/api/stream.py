@@ -1,7 +1,8 @@
-"""Streaming to the client from inside a run: ``push`` and ``pipe``, for both kinds of handlers."""
+"""Streaming to the client from inside a run, for both kinds of handlers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import aclosing, closing
 from typing import Any
 
@@ -41,6 +42,26 @@ class _Streaming:
         if where is not None:
             _push(where, _encode(data))
 
+    def ui_message(self, chunk: Mapping[str, object]) -> None:
+        """Send one chunk of the UI message stream protocol, which ``useChat`` of the AI SDK reads.
+
+        As :meth:`push`, for endpoints with ``ui_messages=``; a client that reads the events of the
+        run gets the chunk as its data. The chunks ``start``, ``finish-step``, ``finish`` and
+        ``[DONE]`` are sent by the engine; those of an encoder only say what is in them.
+
+        Args:
+            chunk: a JSON object as the protocol has it, such as ``{"type": "text-delta", "id": "1",
+                "delta": "It"}``. Members that are None are left out.
+
+        Raises:
+            TypeError: it is no mapping, a member is of the wrong type, or no JSON.
+            ValueError: there is no such chunk, or a member is missing or not allowed.
+            LimitExceededError: see :meth:`push`.
+        """
+        from durable_core.codec.ui_messages import check_ui_chunk  # few handlers need it
+
+        self.push(check_ui_chunk(chunk))
+
 
 class AsyncStreaming(_Streaming):
     """Streaming for ``async def`` handlers: ``from durable_core import stream``."""
@@ -78,6 +99,35 @@ class AsyncStreaming(_Streaming):
         _push_text(where, text.end())
         return text.join()
 
+    async def pipe_ui_messages(self, source: Any) -> str:
+        """Send every chunk of an encoded UI message stream, and return the text of its message.
+
+        It takes what encoders write, such as ``VercelAIAdapter(...).encode_stream(...)`` of
+        pydantic-ai, or the body of another server's response: server-sent events.
+
+        Args:
+            source: as for :meth:`pipe`; it may be cut anywhere.
+
+        Returns:
+            The text of all ``text-delta`` chunks; ``""`` outside a run.
+
+        Raises:
+            TypeError, ValueError: it has something else than such chunks; see :meth:`ui_message`.
+            Exception: whatever the source raises.
+        """
+        where = _where()
+        if where is None:
+            return ""
+        from durable_core.api.sources import UIChunks, read_async
+
+        found = UIChunks()
+        async with aclosing(read_async(source)) as chunks:
+            async for chunk in chunks:
+                for each in found.add(chunk):
+                    _push(where, _encode(each))
+        found.end()
+        return found.join()
+
 
 class Streaming(_Streaming):
     """Streaming for ``def`` handlers: ``from durable_core.sync import stream``.
@@ -103,6 +153,25 @@ class Streaming(_Streaming):
                 _push_text(where, text.add(chunk))
         _push_text(where, text.end())
         return text.join()
+
+    def pipe_ui_messages(self, source: Any) -> str:
+        """Send every chunk of an encoded UI message stream; see AsyncStreaming.pipe_ui_messages.
+
+        Args:
+            source: as for :meth:`pipe`.
+        """
+        where = _where()
+        if where is None:
+            return ""
+        from durable_core.api.sources import UIChunks, read_sync
+
+        found = UIChunks()
+        with closing(read_sync(source)) as chunks:
+            for chunk in chunks:
+                for each in found.add(chunk):
+                    _push(where, _encode(each))
+        found.end()
+        return found.join()
 
 
 #: Streaming for ``async def`` handlers.

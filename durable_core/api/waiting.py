@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from durable_core.api.effects import RequestEffect, RequestFlow, Wait
+from durable_core.api.effects import CallEngine, RequestFlow, Wait
 from durable_core.errors import HTTPError, RunNotFoundError, RunUndoneError
 from durable_core.flow.wait_url import PRIVATE_HEADERS, STATUS_PARAM, WaitRequest
 from durable_core.http.problem import problem, problem_from_http_error
@@ -23,19 +21,6 @@ __all__ = ["WAIT_METHODS", "answer_wait"]
 WAIT_METHODS = "GET, HEAD, DELETE"
 #: What the clients of a run are told that one of them has cancelled.
 _REASON = "by its client"
-
-
-@dataclass(frozen=True)
-class _CallEngine(RequestEffect):
-    """Call the engine, where it may block; answered with what it returns."""
-
-    call: Callable[[Engine], Any]
-
-    def perform(self, engine: Engine) -> Any:
-        return self.call(engine)
-
-    async def perform_async(self, engine: Engine) -> Any:
-        return await engine.call_in_thread(self.call, engine)
 
 
 def answer_wait(request: Request, wanted: WaitRequest) -> RequestFlow[Response]:
@@ -55,7 +40,7 @@ def answer_wait(request: Request, wanted: WaitRequest) -> RequestFlow[Response]:
 
 def _show(wanted: WaitRequest, status: int = 200) -> RequestFlow[Response]:
     found: tuple[RunProgress, int | None] | Response
-    found = yield _CallEngine(lambda engine: engine.look_up(wanted))
+    found = yield CallEngine(lambda engine: engine.look_up(wanted))
     if isinstance(found, Response):
         return found
     return Response.json(_document(*found), status, PRIVATE_HEADERS)
@@ -82,15 +67,15 @@ def _document(progress: RunProgress, kept_until: int | None) -> dict[str, object
 
 def _cancel(wanted: WaitRequest) -> RequestFlow[Response]:
     """Cancel a run for its client, if its endpoint allows that."""
-    found: Any = yield _CallEngine(lambda engine: engine.look_up(wanted))
+    found: Any = yield CallEngine(lambda engine: engine.look_up(wanted))
     if isinstance(found, Response):
         return found
     record: RunRecord = found[0].record
-    if not (yield _CallEngine(lambda engine: _may_cancel(engine, record))):
+    if not (yield CallEngine(lambda engine: _may_cancel(engine, record))):
         error = HTTPError(405, "this run is not to be cancelled", {"allow": "GET, HEAD"})
         return with_headers(problem_from_http_error(error), PRIVATE_HEADERS)
     try:
-        yield _CallEngine(lambda engine: engine.cancel(wanted.run_id, _REASON))
+        yield CallEngine(lambda engine: engine.cancel(wanted.run_id, _REASON))
     except RunUndoneError:
         return _conflict("the run has failed and is being undone")
     except RunNotFoundError:
@@ -100,7 +85,7 @@ def _cancel(wanted: WaitRequest) -> RequestFlow[Response]:
 
 def _cancelled(wanted: WaitRequest) -> RequestFlow[Response]:
     """Answer with what has become of a run: cancelled, being undone, or ended before."""
-    found: Any = yield _CallEngine(lambda engine: engine.look_up(wanted))
+    found: Any = yield CallEngine(lambda engine: engine.look_up(wanted))
     if isinstance(found, Response):
         return found
     record: RunRecord = found[0].record

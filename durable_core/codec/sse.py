@@ -144,6 +144,11 @@ class SSEDecoder:
         if self._size + len(self._line) > self._limit:
             raise self._too_long()
 
+    @property
+    def is_inside_event(self) -> bool:
+        """Whether the stream was cut in the middle of an event."""
+        return bool(self._data or self._event or self._line)
+
     def _lines(self, data: bytes) -> list[bytes]:
         """Return the lines that these bytes end, without their ends; keep what comes after."""
         if self._skips_lf and data:

@@ -152,7 +152,8 @@ class Admission:
             return arrival.refuse(error)
         if answer is not None:
             return answer
-        follows = accepts_event_stream(arrival.request.headers)
+        options = arrival.endpoint.options
+        follows = accepts_event_stream(arrival.request.headers) or options.ui_messages is not None
         response: Response
         if is_queued:
             # The execution is not live: this process may claim the run and execute it meanwhile.

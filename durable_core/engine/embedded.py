@@ -402,7 +402,7 @@ class EmbeddedEngine(RunControl):
         """Run a handler for a client, in this thread."""
         if self._stopping_pid and self._stopping:
             return _shutting_down()
-        follows = accepts_event_stream(request.headers)
+        follows = accepts_event_stream(request.headers) or endpoint.options.ui_messages is not None
         if endpoint.kind is HandlerKind.ASYNC_DEF and not follows:
             return self._serve_on_background_loop(endpoint, request, route)
         try:
@@ -449,7 +449,7 @@ class EmbeddedEngine(RunControl):
                     return refusal
         except StoreError as error:
             return self._refuse(error)
-        if accepts_event_stream(request.headers):
+        if accepts_event_stream(request.headers) or endpoint.options.ui_messages is not None:
             return await worker.streaming.serve_async(endpoint, ex)
         if endpoint.options.max_sync_runtime is None:
             return await worker.runs.start_for_client_async(endpoint, ex)
@@ -509,7 +509,8 @@ class EmbeddedEngine(RunControl):
             worker = self._started()
         except StoreError as error:
             return self._refuse(error)
-        if endpoint.kind is HandlerKind.ASYNC_DEF:
+        follows = accepts_event_stream(request.headers) or endpoint.options.ui_messages is not None
+        if endpoint.kind is HandlerKind.ASYNC_DEF and not follows:
             coroutine = self.serve_once_async(endpoint, request, route, key)
             return worker.run_on_background_loop(coroutine)
         return worker.admission.serve(

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
+from durable_core.codec.ui_stream import UIMessageStream
 from durable_core.engine.hooks import call_hook, call_hook_async
 from durable_core.errors import StoreError
 from durable_core.flow.driver import drive_async, drive_sync
@@ -202,6 +203,11 @@ class _Body:
         self._close: Callable[[], None] | None = close
         self._deadline = deadline
         self._parts = 0
+
+    @property
+    def messages(self) -> UIMessageStream | None:
+        """What makes a UI message stream of the events; None for the events themselves."""
+        return self._reader.messages
 
     def _next_part(self) -> Flow[bytes | None]:
         """Return the next part; None at the end."""

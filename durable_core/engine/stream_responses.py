@@ -9,9 +9,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from durable_core.codec.sse import CONTENT_TYPE
 from durable_core.codec.stream_events import final_of
+from durable_core.codec.ui_messages import HEADER
+from durable_core.codec.ui_stream import UIMessageStream, UIMode
 from durable_core.engine.runs import RunManager, WorkerParts
 from durable_core.engine.stream_bodies import (
     AsyncBody,
@@ -27,6 +30,7 @@ from durable_core.flow.scope import HandlerKind
 from durable_core.flow.stream_reader import Attached, Reader
 from durable_core.flow.wait import expiry_of, gone_response, start_cursor, too_many_clients_response
 from durable_core.flow.wait_url import StreamWanted, WaitRequest
+from durable_core.http.headers import accepts_event_stream
 from durable_core.http.problem import problem
 from durable_core.http.response import Response
 from durable_core.machine.stream_cursor import Cursor
@@ -42,6 +46,8 @@ from durable_core.streams.log import RunLog
 __all__ = ["StreamResponder"]
 
 
+#: Counts a client; see ``StreamResponder``.
+_Count: TypeAlias = Callable[[int], bool]
 #: The headers of every event stream: proxies and caches must neither store nor buffer it, and the
 #: token in its events must not get into a Referer.
 _HEADERS = (
@@ -96,7 +102,7 @@ class StreamResponder:
             return await self._sync_limit.start_async(endpoint, ex)
         loop = asyncio.get_running_loop()
         waker = TaskWaker(loop)
-        client = _AttachedClient(self._worker, ex, waker.wake)
+        client = _AttachedClient(self._worker, ex, waker.wake, self._count)
         client.detach = self._start(endpoint, ex, client, loop, here=True)
         reader, close = client.reader, client.close
         return _answer(AsyncBody(self._worker, reader, self._chunks, waker, close, self._readers))
@@ -211,7 +217,7 @@ class StreamResponder:
             return cursor
         deadline = time.monotonic() + (expiry - env.clock.now()) / 1000
         from_handoff = stream.from_handoff and cursor is None
-        return _Admitted(cursor, from_handoff, deadline, wanted.is_at_endpoint)
+        return _Admitted(cursor, from_handoff, deadline, wanted.is_at_endpoint, stream.ui_messages)
 
     def _exists(self, run_id: str) -> bool:
         return bool(self._worker.store.stream_versions(self._worker.env.app, (run_id,)))
@@ -239,6 +245,7 @@ class StreamResponder:
 
         if not self._count(1, in_thread=in_thread):
             return None
+        mode = admitted.ui_messages
         reader = Reader(
             env,
             run_id,
@@ -246,6 +253,7 @@ class StreamResponder:
             cursor=admitted.cursor,
             from_handoff=admitted.from_handoff,
             names_run=admitted.names_run,
+            messages=None if mode is None else UIMessageStream(mode, run_id),
         )
         log = reader.log = streams.join(run_id, wake, look)
         if not waiters.add(run_id, look, in_thread=holds_thread):
@@ -254,7 +262,7 @@ class StreamResponder:
             return None
         return reader, close
 
-    def _count(self, change: int, *, in_thread: bool) -> bool:
+    def _count(self, change: int, *, in_thread: bool = False) -> bool:
         """Count a stream that begins or ends; False, without counting, if it is one too many."""
         most = max(1, self._worker.env.limits.waiting_clients * _STREAMS_OF_FOUR // 4)
         with self._lock:
@@ -269,13 +277,14 @@ class StreamResponder:
 class _Admitted:
     """Where a client that waits begins, and until when (``time.monotonic``) its token is good.
 
-    ``names_run``: the ids of its events name the run.
+    ``names_run``: the ids of its events name the run. ``ui_messages``: it gets such a stream.
     """
 
     cursor: Cursor | None
     from_handoff: bool
     deadline: float
     names_run: bool
+    ui_messages: UIMode | None
 
 
 class _AttachedClient:
@@ -285,14 +294,25 @@ class _AttachedClient:
         worker: where the run is executed.
         ex: the execution, which has not begun.
         wake: wakes the reader.
+        count: counts a client that waits, with a change of 1 or -1; False if it is one too many.
+            None where clients may not wait on the connection of their request, which holds a
+            thread: a UI message stream then ends at the handoff.
 
     Attributes:
         reader: of the stream.
         detach: what a client that is gone means to the run.
     """
 
-    def __init__(self, worker: WorkerParts, ex: StoredExecution, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        worker: WorkerParts,
+        ex: StoredExecution,
+        wake: Callable[[], None],
+        count: _Count | None = None,
+    ) -> None:
         self._streams, self._ex, self._wake = worker.streams, ex, wake
+        self._waiters, self._count = worker.waiters, count
+        self._waits = False
         self._lock = threading.Lock()
         self._look: Callable[[], None] | None = None
         self._is_gone = False
@@ -304,8 +324,11 @@ class _AttachedClient:
         self._log = publisher.log
         self._log.attach()
         self._log.follow(wake)
-        attached = Attached(options=ex.options, request=ex.request)
-        self.reader = Reader(ex.env, ex.run.id, self._log, attached=attached)
+        messages = _messages_for(ex)
+        attached = Attached(
+            options=ex.options, request=ex.request, stay=None if messages is None else self._stay
+        )
+        self.reader = Reader(ex.env, ex.run.id, self._log, attached=attached, messages=messages)
 
     def reply(self, response: Response) -> None:
         """Send the response when all before it is sent."""
@@ -332,10 +355,28 @@ class _AttachedClient:
             log.set_final(final_of(problem(500, "internal-error", detail=detail), failed=True))
         log.detach()
 
+    def _stay(self) -> bool:
+        """Let the client wait on this connection for what comes after the handoff."""
+        if self._count is None or not self._count(1):
+            return False
+        with self._lock:
+            self._waits = not self._is_gone and self._waiters.add(
+                self._ex.run.id, self._check_store
+            )
+            if self._waits:
+                self._look = self._check_store
+                self._streams.watch(self._log, self._look)
+            else:
+                self._count(-1)
+        return self._waits
+
     def close(self) -> None:
         """The client is gone, or has all."""
         with self._lock:
             self._is_gone = True
+        if self._waits and self._count is not None:
+            self._waiters.remove(self._ex.run.id, self._check_store)
+            self._count(-1)
         self._streams.leave(self._log, self._wake, self._look)
         self.detach()
 
@@ -344,9 +385,18 @@ class _AttachedClient:
         self._wake()
 
 
+def _messages_for(ex: StoredExecution) -> UIMessageStream | None:
+    """Return what makes a UI message stream; None if the client asks for the events themselves."""
+    mode = ex.options.ui_messages
+    if mode is None or accepts_event_stream(ex.request.headers):
+        return None
+    return UIMessageStream(mode, ex.run.id)
+
+
 def _answer(body: SyncBody | AsyncBody, wanted: WaitRequest | None = None) -> Response:
     applied = () if wanted is None else wanted.applied
-    return Response(headers=(*_HEADERS, *applied), body=body)
+    kind = () if body.messages is None else (HEADER,)
+    return Response(headers=(*_HEADERS, *kind, *applied), body=body)
 
 
 def _detach(run: TaskRun) -> None:

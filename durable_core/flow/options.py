@@ -109,6 +109,11 @@ class EndpointOptions(TypedDict, total=False):
         on_complete: who is told that a run has ended: a URL or a ``Webhook``, which gets a signed
             request, or a function of a ``Completed``, sync or async. It is told at least once.
         allow_cancel: clients may cancel their run, by DELETE of the wait URL. Default: False.
+        ui_messages: clients get the run's stream as a UI message stream, which ``useChat`` of the
+            AI SDK reads: ``"live"`` sends chunks when they are pushed, and needs AI SDK 7;
+            ``"committed"`` sends those of a step when it has succeeded. The run has the label
+            ``chat`` with the member ``id`` of the request's JSON, and is stored before its handler
+            begins. Default: no such stream.
     """
 
     async_redirect_url: RedirectUrl | None
@@ -138,6 +143,7 @@ class EndpointOptions(TypedDict, total=False):
     singleton: SingletonMode | Singleton | None
     on_complete: OnComplete | None
     allow_cancel: bool | None
+    ui_messages: Literal["live", "committed"] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +192,7 @@ class ResolvedOptions:
     handoff_headers: tuple[tuple[str, str], ...] = ()
     limits: FlowLimits | None = None
     on_complete: OnComplete | None = None
+    ui_messages: Literal["live", "committed"] | None = None
 
 
 def merge_options(below: EndpointOptions, over: EndpointOptions) -> EndpointOptions:
@@ -230,7 +237,15 @@ def resolve_options(
         given["limits"] = _resolve_limits(key, limited)
     if "max_sync_runtime" in given:
         given["max_sync_runtime"] = parse_duration(given["max_sync_runtime"])
+    if "ui_messages" in given:
+        from durable_core.flow.chats import with_chat  # few endpoints need it
+
+        given["labels"] = with_chat(given.get("labels"))
     resolved = ResolvedOptions(key=key, store_headers=headers, result=result, **given)
+    if resolved.ui_messages is not None and resolved.max_sync_runtime == 0:
+        raise ValueError(
+            "ui_messages= answers on the client's connection, and max_sync_runtime=0 leaves none"
+        )
     if resolved.omit_request_body and resolved.max_sync_runtime == 0:
         raise ValueError(
             "max_sync_runtime=0 begins every run by a replay, and with omit_request_body=True that "
@@ -287,6 +302,7 @@ def _check(options: EndpointOptions) -> None:
     _check_choice("on_mismatch", options.get("on_mismatch"), ("warn", "fail", "park"))
     _check_choice("record", options.get("record"), ("needed", "always"))
     _check_choice("idempotency", options.get("idempotency"), ("optional", "required", "off"))
+    _check_choice("ui_messages", options.get("ui_messages"), ("live", "committed"))
     if (ttl := options.get("idempotency_ttl")) is not None:
         parse_duration(ttl, what="idempotency_ttl")
     timeout = options.get("run_timeout")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from durable_core.codec.stream_events import (
     dump_stream_event,
     final_of,
 )
+from durable_core.codec.ui_stream import UIMessageStream
 from durable_core.flow.effects import Flow, WakeReason, await_stream, read_result, read_stream
 from durable_core.flow.env import AppConfig
 from durable_core.flow.handoff import new_token, stream_redirect_url
@@ -116,10 +117,15 @@ class StreamLog(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attached:
-    """The request of a client that waits on its own connection, and the endpoint's options."""
+    """The request of a client that waits on its own connection, and the endpoint's options.
+
+    ``stay`` is called at the handoff, if the client has no other connection to read on: it tells
+    whether the client may read on here, as one that waits.
+    """
 
     options: ResolvedOptions
     request: Request
+    stay: Callable[[], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +156,7 @@ class Reader:
         from_handoff: it reads only events after the handoff.
         names_run: the ids of events name the run, since the URL that the client comes back to does
             not; those of ``attached`` do.
+        messages: makes a UI message stream of the events; None for the events themselves.
 
     Attributes:
         check_store: the store may have news: another process has written, or the run has ended.
@@ -158,8 +165,9 @@ class Reader:
     """
 
     __slots__ = (
-        *("attached", "backlog", "check_store", "cursor", "env", "finished", "from_handoff"),
-        *("id_prefix", "log", "next", "place", "redirected", "run_id", "sent_metadata"),
+        *("attached", "backlog", "check_store", "cursor", "encoded", "env", "finished"),
+        "from_handoff",
+        *("id_prefix", "log", "messages", "next", "place", "redirected", "run_id", "sent_metadata"),
     )
 
     def __init__(
@@ -172,6 +180,7 @@ class Reader:
         cursor: Cursor | None = None,
         from_handoff: bool = False,
         names_run: bool = False,
+        messages: UIMessageStream | None = None,
     ) -> None:
         self.env = env
         self.run_id = run_id
@@ -179,12 +188,14 @@ class Reader:
         self.attached = attached
         self.cursor = cursor or Cursor()
         self.from_handoff = from_handoff
+        self.messages = messages
+        self.encoded = False  # an event was, for which the client may get nothing
         self.id_prefix = ""
         if attached is not None or names_run:
             self.id_prefix = EventId.prefix(run_id, new_token(env, run_id))
         self.check_store = attached is None
         self.sent_metadata = False
-        self.redirected = False
+        self.redirected = messages is not None  # such a stream has no redirect
         self.finished = False
         self.backlog: _Backlog | None = None
         self.next: StreamPlace | None = None  # where the next part of the stored stream begins
@@ -200,6 +211,8 @@ def next_part(reader: Reader) -> Flow[bytes | None]:
     """Return the next bytes of the event stream, waiting for them; None at its end."""
     if not reader.sent_metadata:
         reader.sent_metadata = True
+        if reader.messages is not None:
+            return reader.messages.begin()
         # With this id, a client that reconnects before the first chunk begins no second run.
         id_ = f"{reader.id_prefix}{reader.cursor.dump()}" if reader.id_prefix else None
         return _frame(Metadata(run_id=reader.run_id), id_)
@@ -212,6 +225,9 @@ def next_part(reader: Reader) -> Flow[bytes | None]:
             return part
         if reader.finished:
             break
+        if reader.encoded:
+            reader.encoded = False
+            continue  # there may be more
         woken = yield from await_stream(_KEEP_ALIVE_MS)
         if woken is WakeReason.STOPPING and reader.attached is None:
             break
@@ -226,9 +242,7 @@ def _attached_part(reader: Reader, attached: Attached) -> Flow[bytes]:
     """Return the next part of the log, with the response if the run has ended."""
     if reader.log.lease_lost:
         # Whatever comes now comes by the store: what this execution has open is void.
-        reader.attached, reader.backlog, reader.place, reader.next = None, None, None, None
-        reader.check_store = True
-        return (yield from _waiting_part(reader))
+        return (yield from _read_on(reader))
     assert reader.place is not None
     batch = None
     if reader.backlog is None:
@@ -239,6 +253,8 @@ def _attached_part(reader: Reader, attached: Attached) -> Flow[bytes]:
         return b""
     part = _encode_new(reader, batch.events)
     reader.place = LogPosition(0, batch.index)
+    if reader.messages is not None:
+        return (yield from _messages_part(reader, reader.messages, attached, batch, part))
     if batch.redirect:
         reader.redirected = True
         url = yield from stream_redirect_url(
@@ -249,6 +265,34 @@ def _attached_part(reader: Reader, attached: Attached) -> Flow[bytes]:
         part += _frame(batch.final, reader.id_prefix + FINISHED)
     reader.finished = batch.finished or batch.final is not None
     return bytes(part)
+
+
+def _messages_part(
+    reader: Reader, messages: UIMessageStream, attached: Attached, batch: LogBatch, part: bytearray
+) -> Flow[bytes]:
+    """Return the next part of a UI message stream, which goes on after the handoff."""
+    if batch.final is not None:
+        part += messages.end(batch.final)
+        reader.finished = True
+    elif batch.finished:
+        if attached.stay is None or not attached.stay():
+            reader.finished = True
+        elif part:
+            _begin_to_wait(reader)
+        else:
+            return (yield from _read_on(reader))
+    return bytes(part)
+
+
+def _read_on(reader: Reader) -> Flow[bytes]:
+    """Let the attached client read on as one that waits; return the next part."""
+    _begin_to_wait(reader)
+    return (yield from _waiting_part(reader))
+
+
+def _begin_to_wait(reader: Reader) -> None:
+    reader.attached, reader.backlog, reader.place, reader.next = None, None, None, None
+    reader.check_store = True
 
 
 def _waiting_part(reader: Reader) -> Flow[bytes]:
@@ -376,6 +420,9 @@ def _response(reader: Reader) -> Flow[bytes]:
     result = yield from read_result(reader.run_id)
     if not isinstance(result, StoredResult):
         return b""  # pruned a moment ago
+    if reader.messages is not None:
+        cancelled = result.phase is Phase.CANCELLED
+        return reader.messages.end(_final(result), cancelled=cancelled)
     return _frame(_final(result), reader.id_prefix + FINISHED)
 
 
@@ -397,12 +444,23 @@ def _encode_new(reader: Reader, events: Iterable[Streamed]) -> bytearray:
 
 def _encode(reader: Reader, event: Streamed) -> bytes:
     """Encode an event; its id is the position of the reader after it."""
+    if reader.messages is not None:
+        reader.encoded = True
+        return _encode_for_messages(reader.messages, event)
     id_ = reader.id_prefix + reader.cursor.dump()
     if isinstance(event, Pushed):
         return encode_event(CHUNK, chunk_data(event.text, event.op_id), id=id_)
     if isinstance(event, RolledBack):
         return encode_event(*dump_stream_event(Rollback(step_id=event.op_id)), id=id_)
     return encode_event(*dump_stream_event(Commit(step_id=event.op_id)), id=id_)
+
+
+def _encode_for_messages(messages: UIMessageStream, event: Streamed) -> bytes:
+    if isinstance(event, Pushed):
+        return messages.pushed(event.text, event.op_id)
+    if isinstance(event, RolledBack):
+        return messages.rolled_back(event.op_id)
+    return messages.committed(event.op_id)
 
 
 def _frame(event: StreamEvent, id: str | None = None) -> bytes:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlencode
 
 from durable_core.flow.options import ResolvedOptions
 from durable_core.http.headers import accepts_event_stream
 from durable_core.http.prefer import APPLIED, parse_prefer
 from durable_core.http.request import Request
+
+if TYPE_CHECKING:
+    from durable_core.codec.ui_stream import UIMode
 
 __all__ = [
     "FROM_PARAM",
@@ -65,10 +68,12 @@ class StreamWanted:
         last_event_id: the client's position when its last connection broke; "" if there was none.
             It has precedence over ``from_handoff``.
         from_handoff: it has read the stream of its own request up to the handoff.
+        ui_messages: it wants a UI message stream, in this mode; None for the events.
     """
 
-    last_event_id: str
-    from_handoff: bool
+    last_event_id: str = ""
+    from_handoff: bool = False
+    ui_messages: UIMode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +182,13 @@ class WaitRequest:
         if limit is not None:
             max_wait = min(max_wait, limit / 1000)
         wanted = cls.from_request(joined.request, OWN_PARAMS, max_wait, run=(run_id, token))
+        if wanted.stream is None and joined.options.ui_messages is not None:
+            wanted = wanted.reading(StreamWanted(ui_messages=joined.options.ui_messages))
         return replace(wanted, joined=joined)
+
+    def reading(self, stream: StreamWanted) -> WaitRequest:
+        """Return the same request of a client that reads this stream."""
+        return replace(self, stream=stream)
 
     @classmethod
     def from_last_event(cls, request: Request, max_wait: float) -> WaitRequest | None:

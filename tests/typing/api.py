@@ -185,7 +185,7 @@ async def ticket(run_id: str, token: str, wait_url: str) -> Response:
     return Response.redirect(wait_url)
 
 
-@wsgi.endpoint(async_response=ticket, max_sync_runtime="20s", allow_cancel=True)
+@wsgi.endpoint(async_response=ticket, max_sync_runtime="20s", allow_cancel=True, ui_messages="live")
 def answered_later(request: Request) -> Response:
     return Response.json(None)
 

@@ -389,6 +389,19 @@ def test_an_event_of_another_library(text: str | None) -> None:
     assert bare == load_run([{"v": text}], bare)
 
 
+def test_ui_messages_are_refused() -> None:
+    """Its server knows nothing of chats."""
+    durable = Durable(
+        id="shop", engine=InngestEngine(is_dev=True), endpoint_adapter=endpoint_adapter
+    )
+    with pytest.raises(ConfigurationError, match="ui_messages= needs the embedded engine"):
+        durable.endpoint(ui_messages="live")(lambda request: "x")
+    with pytest.raises(
+        ConfigurationError, match=r"ui_messages_route\(\) needs the embedded engine"
+    ):
+        durable.ui_messages_route(public=True)
+
+
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_the_status_of_a_run_is_not_supported(method: str) -> None:
     """The answer names the engine, and does not tell whether there is such a run."""
