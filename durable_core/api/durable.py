@@ -291,7 +291,7 @@ class Durable(Generic[AppT]):
         observer.watch(self)
         return adapter.wrap(MetricsRoute(self.engine, observer))
 
-    def ui_messages_route(
+    def ui_messages_endpoint(
         self, *, authorize: Authorize | None = None, public: bool = False
     ) -> AppT:
         """Return the route by which chat pages come back: ``{api}/{chat id}/stream``.
@@ -311,7 +311,7 @@ class Durable(Generic[AppT]):
         """
         from durable_core.api.ui_messages import UIMessagesRoute
 
-        adapter = self._adapter_for("ui_messages_route")
+        adapter = self._adapter_for("ui_messages_endpoint")
         return adapter.wrap(UIMessagesRoute(self.engine, authorize, public))
 
     def _adapter_for(self, method: str) -> EndpointAdapter[AppT]:

@@ -48,15 +48,15 @@ class UIMessagesRoute(FlowHandler):
     def __init__(self, engine: Engine, authorize: Authorize | None, public: bool) -> None:
         if public == (authorize is not None):
             raise ConfigurationError(
-                "ui_messages_route() needs either authorize= (it says who may read a chat) or "
+                "ui_messages_endpoint() needs either authorize= (it says who may read a chat) or "
                 "public=True (anybody may who knows its id)"
             )
         if authorize is not None and not callable(authorize):
             raise ConfigurationError(f"authorize= must be a function, not {authorize!r}")
         if engine.store is None:
             raise ConfigurationError(
-                f"{engine.name} has no streams that a chat could read: ui_messages_route() needs "
-                "the embedded engine"
+                f"{engine.name} has no streams that a chat could read: ui_messages_endpoint() "
+                "needs the embedded engine"
             )
         self.engine = engine
         self._authorize = authorize

@@ -74,7 +74,7 @@ def serving(subject: Any, kind: str, mode: UIMode, chat: Any) -> Iterator[LiveSe
     deployment: Deployment = deployment_for(subject, kind)
 
     def more(durable: Durable[Any]) -> dict[str, Any]:
-        return {"GET,DELETE,POST /it/{chat}/stream": durable.ui_messages_route(public=True)}
+        return {"GET,DELETE,POST /it/{chat}/stream": durable.ui_messages_endpoint(public=True)}
 
     with deployment.serving(chat, more=more, own={"ui_messages": mode}) as server:
         yield server

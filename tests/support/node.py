@@ -1,4 +1,4 @@
-"""The npm client of the protocol, in Node."""
+"""Packages of npm for tests, and the npm client of the protocol, in Node."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ import pytest
 
 from support.source_tree import ROOT
 
-__all__ = ["Call", "NpmClient", "install"]
+__all__ = ["INTEROP", "USE_CHAT", "Call", "NpmClient", "install"]
 
+#: Folders with a ``package-lock.json``: the npm client of the protocol, and ``useChat``.
 INTEROP = ROOT / "tests" / "interop"
+USE_CHAT = ROOT / "tests" / "use_chat"
 _INSTALL_SECONDS = 110
 _CALL_SECONDS = 60
 #: As in ``package.json``.
 _OLDEST_NODE = 20
 
 
-def install() -> Path:
-    """Install what ``package-lock.json`` pins, once for all processes; return where it is.
+def install(folder: Path = INTEROP) -> Path:
+    """Install what the folder's lock pins, once for all processes; return the folder.
 
     The test is skipped, with the reason, where there is no Node; that npm fails is a failure.
     """
     _skip_without_node()
-    wanted = hashlib.sha256((INTEROP / "package-lock.json").read_bytes()).hexdigest()
-    stamp = INTEROP / "node_modules" / ".durable-stamp"
-    with (INTEROP / ".install.lock").open("w") as lock:
+    wanted = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
+    stamp = folder / "node_modules" / ".durable-stamp"
+    with (folder / ".install.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not stamp.exists() or stamp.read_text() != wanted:
             command = [
@@ -46,19 +48,19 @@ def install() -> Path:
                 "--loglevel=error",
             ]
             done = subprocess.run(
-                command, cwd=INTEROP, capture_output=True, text=True, timeout=_INSTALL_SECONDS
+                command, cwd=folder, capture_output=True, text=True, timeout=_INSTALL_SECONDS
             )
             assert 0 == done.returncode, f"npm ci failed:\n{done.stdout}{done.stderr}"
             stamp.write_text(wanted)
-    return INTEROP
+    return folder
 
 
 def _skip_without_node() -> None:
     if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("node and npm are not installed, so the npm client cannot be run")
+        pytest.skip("node and npm are not installed, so npm packages cannot be run")
     told = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
     if int(told.removeprefix("v").partition(".")[0]) < _OLDEST_NODE:
-        pytest.skip(f"the npm client needs Node {_OLDEST_NODE} or newer; this is {told.strip()}")
+        pytest.skip(f"the npm packages need Node {_OLDEST_NODE} or newer; this is {told.strip()}")
 
 
 @dataclass(frozen=True)

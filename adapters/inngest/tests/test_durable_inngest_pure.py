@@ -397,9 +397,9 @@ def test_ui_messages_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="ui_messages= needs the embedded engine"):
         durable.endpoint(ui_messages="live")(lambda request: "x")
     with pytest.raises(
-        ConfigurationError, match=r"ui_messages_route\(\) needs the embedded engine"
+        ConfigurationError, match=r"ui_messages_endpoint\(\) needs the embedded engine"
     ):
-        durable.ui_messages_route(public=True)
+        durable.ui_messages_endpoint(public=True)
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])

@@ -285,7 +285,7 @@ def test_a_refusal_is_a_plain_response() -> None:
 def test_the_route_without_a_run(method: str, path: str, status: int, asynchronous: bool) -> None:
     """There is nothing to read or to stop; another path or method is none of its own."""
     with lab() as process:
-        route = process.durable.ui_messages_route(public=True)
+        route = process.durable.ui_messages_endpoint(public=True)
         asked = request(path, method)
         response = asyncio.run(route.handle_async(asked)) if asynchronous else route.handle(asked)
     assert status == response.status
@@ -302,7 +302,7 @@ def test_the_route_without_a_run(method: str, path: str, status: int, asynchrono
 def test_who_may_ask_must_be_said(options: dict[str, Any], text: str) -> None:
     """A route without it is a mistake."""
     with lab() as process, pytest.raises(ConfigurationError, match=re.escape(text)):
-        process.durable.ui_messages_route(**options)
+        process.durable.ui_messages_endpoint(**options)
 
 
 def test_a_principal_finds_only_their_chats() -> None:
@@ -318,7 +318,7 @@ def test_a_principal_finds_only_their_chats() -> None:
         return route.handle(request("/chat/c1/stream?ended", "GET", b"", **headers)).status
 
     with lab() as process:
-        route = process.durable.ui_messages_route(authorize=who)
+        route = process.durable.ui_messages_endpoint(authorize=who)
         answer(process, lambda request: None, asks(**{"x-user": "ann"}), authorize=who)
         assert (200, 204, 401) == (
             status(**{"x-user": "ann"}),
@@ -334,7 +334,7 @@ def test_the_last_run_of_a_chat_is_found() -> None:
         sync_stream.push(str(len(process.durable.runs.list())))
 
     with lab() as process:
-        route = process.durable.ui_messages_route(public=True)
+        route = process.durable.ui_messages_endpoint(public=True)
         endpoint = process.durable.endpoint(ui_messages="live")(chat)
         for _ in range(2):
             read_messages(endpoint.handle(asks()))
@@ -349,7 +349,7 @@ def test_stopping_what_has_ended_changes_nothing() -> None:
     """The page may be late."""
     with lab() as process:
         answer(process, lambda request: None)
-        route = process.durable.ui_messages_route(public=True)
+        route = process.durable.ui_messages_endpoint(public=True)
         assert 204 == route.handle(request("/chat/c1/stream", "DELETE")).status
         [run] = process.durable.runs.list()
     assert "completed" == run.status
