@@ -50,6 +50,7 @@ __all__ = [
     "Returned",
     "SendResponse",
     "Submit",
+    "UnwindIfAlone",
     "Unwound",
     "WakeReason",
     "await_delivery",
@@ -66,6 +67,7 @@ __all__ = [
     "read_result",
     "read_stream",
     "send_response",
+    "unwind_if_alone",
 ]
 
 
@@ -189,6 +191,17 @@ class Park:
 
 
 @record(frozen=True, slots=True)
+class UnwindIfAlone:
+    """Unwind the handler, whose only work is to wait for the step that asks for this.
+
+    Nothing is done, and the flow goes on, if the handler may have other work.
+    """
+
+    waits: ClassVar[bool] = False
+    op_id: str
+
+
+@record(frozen=True, slots=True)
 class AwaitDelivery:
     """Wait in place, for at most ``for_ms`` milliseconds, until something is delivered to an op.
 
@@ -309,6 +322,7 @@ Effect: TypeAlias = (
     | CallUser
     | CallHandler
     | Park
+    | UnwindIfAlone
     | AwaitDelivery
     | DrainSteps
     | AwaitReplayTurn
@@ -339,6 +353,11 @@ def call_handler() -> Flow[Outcome | Unwound]:
 def park(op_id: str, due_at: int | None) -> Flow[None]:
     """Wait until the op may be due."""
     yield Park(op_id, due_at)
+
+
+def unwind_if_alone(op_id: str) -> Flow[None]:
+    """Unwind the handler if it only waits for this op."""
+    yield UnwindIfAlone(op_id)
 
 
 def await_delivery(op: Op, for_ms: int) -> Flow[None]:

@@ -36,6 +36,7 @@ from durable_core.flow.urls import callback_url
 from durable_core.http.request import Request
 from durable_core.http.trace_context import traceparent_of
 from durable_core.machine.step_ids import StepIds, op_named
+from durable_core.model.decision import HandoffReason
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
@@ -178,6 +179,7 @@ class Execution:
             run due, not what an older version of the code asked for.
         activity: counts what happened; unchanged means nothing did.
         failures: counts the failed steps the handler has been told of.
+        late_handoff: why the client is handed off when the run is released; None if it is not.
         started_at: when the handler was called, epoch milliseconds.
         answered: the client has its answer, which leaves with the handler's own thread: a step
             that is to be tried again is parked although it may be due.
@@ -217,6 +219,7 @@ class Execution:
         "fault",
         "followed",
         "in_flight",
+        "late_handoff",
         "misfit",
         "options",
         "parked",
@@ -255,6 +258,7 @@ class Execution:
         self.awaited: dict[str, str] = {}
         self.activity = 0
         self.failures = 0
+        self.late_handoff: HandoffReason | None = None
         self.started_at = run.created_at
         self.answered = False
         self.followed = False

@@ -240,13 +240,16 @@ def detach(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
 
     If the execution was closed by a fault, the client is answered although a step goes on.
     """
-    if not ex.attached:
+    if not ex.attached and ex.late_handoff is None:
         return
-    if ex.closed:
+    if ex.closed and ex.late_handoff is None:
         yield from _refuse(ex)
         return
     try:
-        yield from _apply_input(ex, Detached(reason=reason))
+        if ex.late_handoff is not None:
+            yield from _hand_off_late(ex)
+        else:
+            yield from _apply_input(ex, Detached(reason=reason))
     except Suspended:
         yield from _refuse(ex)
 
@@ -504,6 +507,7 @@ def _apply_input(
                 ex.add_ticket(
                     (yield checkpoint(ex, state=True, release=release, failed_attempts=failed))
                 )
+                yield from _hand_off_late(ex)
                 yield from _notify_suspended(ex, due_at)
             case Handoff(reason=reason):
                 yield from hand_off(ex, reason)
@@ -517,6 +521,13 @@ def _apply_input(
                 raise AssertionError(f"{happened!r} cannot lead to {command!r}")
     yield from settle(ex)
     return attempt
+
+
+def _hand_off_late(ex: StoredExecution) -> Flow[None]:
+    """Hand off a client that waits for the release of the run, if there is one."""
+    reason, ex.late_handoff = ex.late_handoff, None
+    if reason is not None:
+        yield from hand_off(ex, reason)
 
 
 def _notify_suspended(ex: StoredExecution, due_at: int) -> Flow[None]:

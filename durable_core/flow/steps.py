@@ -25,6 +25,7 @@ from durable_core.flow.effects import (
     await_delivery,
     await_replay_turn,
     park,
+    unwind_if_alone,
 )
 from durable_core.flow.error_responses import step_failure
 from durable_core.flow.execution import (
@@ -116,7 +117,9 @@ def sleep_until(ex: StoredExecution, op: Op, due_at: Callable[[int], int]) -> Fl
             now = ex.env.clock.now()
             pending = Pending(op=op, due_at=due_at(now), started_at=now)
             if pending.due_at > now:
-                yield from _save_pending(ex, pending)
+                # Nothing of this is seen before it is durable, which it is when the op is parked.
+                ex.pending[op.id] = pending
+                ex.add_ticket((yield checkpoint(ex, now=now, pending=(pending,))))
         else:
             yield from _await_replay_turn(ex, pending)
         yield from _until_due(ex, pending)
@@ -723,12 +726,29 @@ def _until_due(ex: StoredExecution, pending: Pending) -> Flow[None]:
         ex.parked.add(op_id)
         ex.awaited[op_id] = pending.op.name
         try:
-            yield from _apply(ex, parked, now)
-            yield from park(op_id, pending.due_at)
+            yield from _park(ex, pending, parked, now)
         finally:
             ex.parked.discard(op_id)
             ex.activity += 1
         ex.check_open()
+
+
+def _park(ex: StoredExecution, pending: Pending, parked: Transition, now: int) -> Flow[None]:
+    """Hand the client off if there is one, and wait until the op may be due.
+
+    If the op is still to be made durable, and the handler has no other work, the client is handed
+    off when the run is released: both take one commit.
+    """
+    op = pending.op
+    if ex.tickets and not ex.followed:
+        ex.late_handoff = OpParked(pending=pending).reason if parked.commands else None
+        yield from unwind_if_alone(op.id)
+        ex.late_handoff = None
+    yield from settle(ex, op.name)
+    ex.check_open()
+    yield from _apply(ex, parked, now)
+    yield from unwind_if_alone(op.id)
+    yield from park(op.id, pending.due_at)
 
 
 def _is_due(ex: StoredExecution, op_id: str, pending: Pending) -> bool:

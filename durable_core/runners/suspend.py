@@ -128,6 +128,8 @@ class HandlerUnwinder:
         self._task: asyncio.Task[object] | None = None
         self._go_on_without: Callable[[], None] | None = None  # None while no handler runs
         self._begun = False
+        #: The task of the handler was cancelled, and may not have met that yet.
+        self.has_cancelled = False
         #: The handler has gone on from a step that was refused: how it ends does not count.
         self.saw_refused_step = False
         self._limit: asyncio.TimerHandle | None = None  # of what the handler awaits of its own
@@ -244,10 +246,30 @@ class HandlerUnwinder:
         """Cancel the handler and what is parked. From here on nothing it does counts."""
         if self._begun or not self._handling or self._task is None:
             return
-        self._begun = True
-        self._ex.close()
+        self._begin()
+        self.has_cancelled = True
         self._task.cancel()
         self.parked.cancel_all()
+        self.limit_unwinding()
+
+    def unwind_here(self) -> bool:
+        """Begin to unwind a handler whose only task is about to park; its caller raises the rest.
+
+        Returns False, and does nothing, if the handler may do something else.
+        """
+        if self._begun or not self._handling or self.parked.futures:
+            return False
+        if not self.tasks.are_one_task or self.tasks.has_pending_time_out:
+            return False
+        self._begin()
+        return True
+
+    def _begin(self) -> None:
+        self._begun = True
+        self._ex.close()
+
+    def limit_unwinding(self) -> None:
+        """From now on, do not let the handler go on for ever although it is unwound."""
         self._deadline = self._loop.call_later(self._host.unwind_time, self._abandon)
 
     def _abandon(self) -> None:

@@ -44,6 +44,7 @@ from durable_core.flow.effects import (
     Returned,
     SendResponse,
     Submit,
+    UnwindIfAlone,
     Unwound,
 )
 from durable_core.flow.execution import (
@@ -414,7 +415,7 @@ class TaskRun:
             # gather(), a task group or anyio may have made something else of it.
             outcome = Raised(self._interrupted)
         ended = self._unwinder.handler_ended(outcome)
-        if isinstance(ended, Unwound):
+        if isinstance(ended, Unwound) and self._unwinder.has_cancelled:
             await _take_cancellation()
         return ended
 
@@ -482,6 +483,24 @@ class TaskRun:
             raise
         finally:
             self._steps += 1
+
+    def _unwind_if_alone(self, effect: UnwindIfAlone) -> None:
+        """Raise here what unwinds a handler whose only task waits for this step.
+
+        To park the step takes a future, three timers and some ticks of the loop.
+        """
+        if self._steps > 1 or self._background or not self._unwinder.unwind_here():
+            return
+        self._loop.call_soon(self._look_after_unwinding)
+        raise asyncio.CancelledError
+
+    def _look_after_unwinding(self) -> None:
+        """Hand the client off now if its handler awaits something while it is unwound."""
+        if not self._unwinder.handler_has_ended:
+            self._unwinder.limit_unwinding()
+            reason = self.ex.late_handoff
+            if reason is not None:
+                self._in_background(self.flows.detach(self.ex, reason))
 
     async def _await_delivery(self, effect: AwaitDelivery) -> None:
         """Wait as a parked step does, but as one in progress: the run is not suspended for it."""
@@ -595,6 +614,7 @@ _PERFORM: Mapping[type[Effect], Callable[[TaskRun, Any], Any]] = {
     CallUser: TaskRun._call_user,
     CallHandler: TaskRun._handle,
     Park: TaskRun._park,
+    UnwindIfAlone: TaskRun._unwind_if_alone,
     AwaitDelivery: TaskRun._await_delivery,
     DrainSteps: TaskRun._drain_steps,
     AwaitReplayTurn: TaskRun._await_replay_turn,

@@ -36,6 +36,7 @@ from durable_core.flow.effects import (
     Returned,
     SendResponse,
     Submit,
+    UnwindIfAlone,
     Unwound,
 )
 from durable_core.flow.execution import (
@@ -350,11 +351,20 @@ class ThreadRun:
             self._idle.wait_for(lambda: self.ex.in_flight == 0)
 
     def _park(self, effect: Park) -> None:
-        op_id = effect.op_id
+        self._unwind(effect.op_id)
+
+    def _unwind(self, op_id: str) -> None:
         _UNWOUND.set(self)
         self.ex.take(ExecutionEvent.UNWIND)
         self._unwound_at = self.ex.awaited.get(op_id, "(next)")
         raise Suspended
+
+    def _unwind_if_alone(self, effect: UnwindIfAlone) -> None:
+        scope: Any = CURRENT_RUN.get()
+        is_main = threading.get_ident() == self._main
+        is_branch = scope.current_task() is not threading.current_thread()
+        if is_main and not is_branch and self.ex.is_sequential and not self.ex.in_flight:
+            self._unwind(effect.op_id)
 
     def _await_delivery(self, effect: AwaitDelivery) -> None:
         waiter = threading.Event()
@@ -415,6 +425,7 @@ _PERFORM: Mapping[type[Effect], Callable[[ThreadRun, Any], Any]] = {
     CallUser: ThreadRun._call_user,
     CallHandler: ThreadRun._handle,
     Park: ThreadRun._park,
+    UnwindIfAlone: ThreadRun._unwind_if_alone,
     AwaitDelivery: ThreadRun._await_delivery,
     DrainSteps: ThreadRun._drain_steps,
     AwaitReplayTurn: ThreadRun._await_replay_turn,

@@ -13,11 +13,11 @@ DELETE FROM pending WHERE run_id = ? AND op_id = ?
 
 -- insert-run --
 INSERT INTO run (seq, id, app, endpoint_key, function_id, phase, retries, created_at, event_seq,
-                 failures, crash_count, epoch, owner, ended_at, key, parent, traceparent, labels,
-                 version, principal, undoable, timeout, deadline, slot_key, singleton_key, client,
-                 depth, size)
+                 failures, crash_count, epoch, owner, due_at, ended_at, key, parent, traceparent,
+                 labels, version, principal, undoable, timeout, deadline, slot_key, singleton_key,
+                 client, depth, size)
 VALUES ((SELECT coalesce(max(seq), 0) + 1 FROM run), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
-        ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 
 -- idempotency-key --
@@ -567,9 +567,6 @@ INSERT INTO chunk_batch (run_id, number, outside, start, epoch, attempt, last, c
 SELECT :copy, number, outside, start, epoch, attempt, last, count, size, texts
 FROM chunk_batch
 WHERE run_id = :id AND number < :number
-
--- suspend-copy --
-UPDATE run SET phase = 'suspended', owner = NULL, due_at = ? WHERE id = ?
 
 -- ended-before --
 SELECT id FROM run

@@ -31,6 +31,7 @@ from durable_core.ports import (
     Prune,
     ReapWorkers,
     Register,
+    Release,
     Retry,
     RotateSecret,
     SendEvents,
@@ -49,6 +50,7 @@ from durable_core.stores.sqlite.claims import (
     register,
     unregister,
 )
+from durable_core.stores.sqlite.cleanup import delete, prune, rotate_secret
 from durable_core.stores.sqlite.deliveries import (
     address_op,
     close_address,
@@ -72,12 +74,9 @@ __all__ = [
     "apply_batch",
     "begin",
     "cancel",
-    "delete",
     "fork",
     "is_one_memo",
-    "prune",
     "retry",
-    "rotate_secret",
     "write_run",
 ]
 
@@ -131,7 +130,10 @@ def write_run(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult | L
         if write.result is not None and _is_only_memos(write):
             _insert_ended_run(db, write, write.create, write.result)
             return CHECKPOINTED
-        _insert_run(db, write, write.create, write.owner, None)
+        if write.release is not None and _is_asleep(write):
+            _insert_released_run(db, write, write.create, write.release)
+            return CHECKPOINTED
+        _insert_run(db, write, write.create, owner=write.owner)
     if write.result is not None and write.deliveries and _is_to_be_undone(db, write):
         write = replace(write, deliveries=())
     for child in write.children:
@@ -183,6 +185,21 @@ def _is_only_memos(write: Checkpoint) -> bool:
     )
 
 
+def _is_asleep(write: Checkpoint) -> bool:
+    """Tell whether nothing but ops, which no stored event can end, comes with a released run."""
+    return (
+        write.result is None
+        and not any(each.event or each.address or each.matched for each in write.pending)
+        and not write.events
+        and not write.chunks
+        and not write.failed_attempts
+        and write.handoff is None
+        and not write.deliveries
+        and not write.closing
+        and not write.children
+    )
+
+
 def _changes_run(write: Checkpoint) -> bool:
     return write.state is not None or write.release is not None or write.handoff is not None
 
@@ -194,15 +211,36 @@ def _insert_ended_run(
     ended = write.state or run
     if ended.phase is not result.phase:
         ended = replace(ended, phase=result.phase)
-    _insert_run(db, write, ended, None, result.ended_at)
+    _insert_run(db, write, ended, ended_at=result.ended_at)
     for memo in write.memos:
         _insert_memo(db, write, memo, None)
     _insert_result(db, write.run_id, result, has_pending=False)
 
 
-def _insert_run(
-    db: sqlite3.Connection, write: Checkpoint, run: Run, owner: str | None, ended_at: int | None
+def _insert_released_run(
+    db: sqlite3.Connection, write: Checkpoint, run: Run, release: Release
 ) -> None:
+    """Store a run that was never seen before it was released, without a state in between."""
+    released = write.state or run
+    if release.endpoint_key is not None:
+        released = replace(released, endpoint_key=release.endpoint_key)
+    _insert_run(db, write, released, due_at=release.due_at)
+    for pending in write.pending:
+        put_pending(db, run.app, write.run_id, pending)
+    for memo in write.memos:
+        _insert_memo(db, write, memo, None)
+
+
+def _insert_run(
+    db: sqlite3.Connection,
+    write: Checkpoint,
+    run: Run,
+    *,
+    owner: str | None = None,
+    due_at: int | None = None,
+    ended_at: int | None = None,
+) -> None:
+    """Insert a run, with its request. It has an owner, or is due, or has ended."""
     request = write.request
     if request is None:
         raise ValueError("a Checkpoint that creates a run must bring its request")
@@ -223,6 +261,7 @@ def _insert_run(
         run.crash_count,
         write.epoch,
         owner,
+        due_at,
         ended_at,
         run.key,
         run.parent,
@@ -567,64 +606,12 @@ def _insert_suspended(db: sqlite3.Connection, run: Run, request: StoredRequest, 
     write = Checkpoint(
         run_id=run.id, owner="", epoch=run.epoch, now=now, create=run, request=request
     )
-    _insert_run(db, write, run, None, None)
-    db.execute(QUERIES["suspend-copy"], (now, run.id))
+    _insert_run(db, write, replace(run, phase=Phase.SUSPENDED), due_at=now)
 
 
 def _refuse_unknown(db: sqlite3.Connection, app: str, run_id: str) -> None:
     if db.execute(QUERIES["run-exists"], (run_id, app)).fetchone() is None:
         raise RunNotFoundError(f"no run {run_id!r} in app {app!r}")
-
-
-# --- secrets and clearing up ----------------------------------------------------------------------
-
-
-def rotate_secret(db: sqlite3.Connection, message: RotateSecret) -> None:
-    """Add a secret that signs from now on; remove those that were replaced long ago."""
-    db.execute(QUERIES["insert-secret"], (message.secret, message.now))
-    db.execute(QUERIES["delete-secrets"], (message.replaced_before,))
-
-
-def delete(db: sqlite3.Connection, message: Delete) -> bool:
-    """Delete a run that has ended; False if it has not.
-
-    Raises:
-        RunNotFoundError: there is no such run.
-    """
-    found = db.execute(QUERIES["run-ended"], (message.run_id, message.app)).fetchone()
-    if found is None:
-        raise RunNotFoundError(f"no run {message.run_id!r} in app {message.app!r}")
-    if not found[0]:
-        return False
-    _delete_runs(db, [(message.run_id,)])
-    return True
-
-
-def _delete_runs(db: sqlite3.Connection, ids: Sequence[tuple[str]]) -> None:
-    """Delete runs with all that belongs to them."""
-    for name in (
-        "delete-request",
-        "delete-result",
-        "delete-steps",
-        "delete-chunk-batches",
-        "delete-failed-attempts",
-        "delete-labels",
-        "delete-idempotency-keys",
-        "delete-deliveries",
-        "delete-run",
-    ):
-        db.executemany(QUERIES[name], ids)
-
-
-def prune(db: sqlite3.Connection, message: Prune) -> int:
-    """Delete old runs and events; return how many."""
-    app, limit = message.app, message.limit
-    ended = db.execute(QUERIES["ended-before"], (app, message.runs_before, limit)).fetchall()
-    _delete_runs(db, ended)
-    events = db.execute(QUERIES["delete-events"], (app, message.events_before, limit)).rowcount
-    # A bucket that was full then is as good as one that was never used.
-    db.execute(QUERIES["delete-rates"], (app, message.events_before, limit))
-    return len(ended) + events
 
 
 # --- writes ---------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from durable_core.api.step import step
+from durable_core.api.step import step, sync_step
 from durable_core.errors import StoreError, Suspended
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -125,6 +125,108 @@ def test_steps_after_a_swallowed_cancellation_do_not_run() -> None:
 
     assert b'"end"' == body_of(finish(handler))
     assert ["after True"] == ledger.calls
+
+
+def _sleep_sync(request: Request) -> str:
+    sync_step.sleep("nap", "1h")
+    return "end"
+
+
+async def _sleep_async(request: Request) -> str:
+    await step.sleep("nap", "1h")
+    return "end"
+
+
+@pytest.mark.parametrize("handler", [_sleep_sync, _sleep_async])
+def test_a_run_that_begins_with_a_sleep_takes_one_commit(handler: Handler) -> None:
+    """Its client is handed off after the commit that stores the run, its sleep and its release."""
+    store, clock = WatchedStore(), FakeClock()
+    with lab(store, clock=clock) as process:
+        it = process.endpoint(handler)
+        response = it.handle(request())
+        stored = store.checkpoints()
+        clock.advance(3600)
+        process.poke()
+        last = process.follow(it, response)
+
+    [[write]] = stored
+    assert isinstance(write, Checkpoint)
+    assert 302 == response.status
+    assert ["nap"] == [each.op.name for each in write.pending]
+    assert write.create is not None
+    assert write.release is not None
+    assert b'"end"' == body_of(last)
+
+
+@pytest.mark.parametrize("handler", [_sleep_sync, _sleep_async])
+def test_a_sleep_that_cannot_be_stored(handler: Handler) -> None:
+    """The client is answered that the store is not there, and no run is left."""
+    store = WatchedStore()
+
+    def fault(writes: Sequence[Write[Any]]) -> None:
+        if any(isinstance(write, Checkpoint) for write in writes):
+            raise StoreError("broken")
+
+    with lab(store) as process:
+        store.fault = fault
+        response = process.endpoint(handler).handle(request())
+        store.fault = None
+        runs = process.records.list()
+
+    assert 503 == response.status
+    assert [] == list(runs)
+
+
+def test_a_client_does_not_wait_for_the_end_of_an_unwound_handler() -> None:
+    """While a ``finally`` block awaits something, the client has its redirect already."""
+    leave = asyncio.Event()
+
+    async def handler(request: Request) -> str:
+        try:
+            await step.sleep("nap", "1h")
+        finally:
+            await leave.wait()
+        return "end"
+
+    async def main(process: Lab) -> tuple[Response, int]:
+        response = await process.endpoint(handler).handle_async(request())
+        suspended = process.suspended()
+        leave.set()
+        await until_async(process.suspended)
+        return response, suspended
+
+    with lab() as process:
+        response, suspended = asyncio.run(main(process))
+
+    assert 302 == response.status
+    assert 0 == suspended
+
+
+def test_a_client_does_not_wait_for_other_branches() -> None:
+    """A branch that sleeps hands the client off at once, although another branch works on."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def work() -> int:
+        entered.set()
+        assert leave.wait(20)
+        return 1
+
+    def nap() -> None:
+        assert entered.wait(20)
+        sync_step.sleep("nap", "1h")
+
+    def handler(request: Request) -> str:
+        sync_step.parallel("both", nap, lambda: sync_step.run("work", work))
+        return "end"
+
+    async def main(process: Lab) -> Response:
+        response = await process.endpoint(handler).handle_async(request())
+        leave.set()
+        await until_async(process.suspended)
+        return response
+
+    with lab() as process:
+        assert 302 == asyncio.run(main(process)).status
 
 
 def test_finally_blocks_run_at_each_suspension() -> None:

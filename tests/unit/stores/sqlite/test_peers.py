@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from durable_conformance.store_values import created, event, memo, pending, result
 from durable_core.ports import Prune
+from durable_core.stores.sqlite.cleanup import prune
 from durable_core.stores.sqlite.sql import SCHEMA
-from durable_core.stores.sqlite.writes import prune, write_run
+from durable_core.stores.sqlite.writes import write_run
 
 
 def test_pruning_a_run_removes_all_of_its_rows() -> None:

@@ -19,10 +19,23 @@ from durable_conformance.store_values import (
     result,
     run,
     suspended,
+    wait,
 )
 from durable_core.errors import LeaseLost
-from durable_core.ports import Checkpoint, Claim, ClaimedRun, CorruptRun, Register, Release
+from durable_core.model.event import StoredEvent
+from durable_core.model.run import Phase
+from durable_core.model.step import Pending
+from durable_core.ports import (
+    Checkpoint,
+    Claim,
+    ClaimedRun,
+    CorruptRun,
+    Register,
+    Release,
+    SendEvents,
+)
 from durable_core.stores.sqlite.claims import claim, register
+from durable_core.stores.sqlite.events import send_events
 from durable_core.stores.sqlite.reads import load_memos
 from durable_core.stores.sqlite.sql import SCHEMA
 from durable_core.stores.sqlite.writes import is_one_memo, write_run
@@ -33,6 +46,12 @@ def whole(run_id: str) -> Checkpoint:
     first, last = created(run_id), ended(run_id)
     memos = (*first.memos, memo(2))
     return replace(first, memos=memos, state=last.state, result=last.result, no_pending_row=True)
+
+
+def asleep(run_id: str, *ops: Pending) -> Checkpoint:
+    """Return the write of a run that is released when it is first seen."""
+    first, release = created(run_id), suspended(run_id, *ops)
+    return replace(first, pending=release.pending, release=release.release, no_pending_row=True)
 
 
 @pytest.fixture
@@ -84,12 +103,25 @@ def test_a_refused_memo_has_changed_nothing(write: Checkpoint, db: sqlite3.Conne
         (created("r2"), 4),
         (replace(ended(), memos=(memo(2),)), 5),
         (whole("r2"), 5),
+        (asleep("r2", pending()), 4),
+        (asleep("r2", wait()), 7),
         (suspended(), 1),
         (suspended("r1", pending()), 3),
         (replace(memo_write(), memos=(), state=run()), 1),
         (replace(memo_write(), memos=()), 1),
     ],
-    ids=["memo", "first", "last", "whole", "release", "sleep", "state", "nothing"],
+    ids=[
+        "memo",
+        "first",
+        "last",
+        "whole",
+        "asleep",
+        "waits",
+        "release",
+        "sleep",
+        "state",
+        "nothing",
+    ],
 )
 def test_a_checkpoint_takes_few_statements(
     write: Checkpoint, count: int, db: sqlite3.Connection
@@ -118,10 +150,42 @@ def test_a_run_that_ends_in_its_first_write() -> None:
     assert dumps[0] == dumps[1]
 
 
+@pytest.mark.parametrize("phase", [Phase.SYNC, Phase.SUSPENDED])
+def test_a_run_that_is_released_in_its_first_write(phase: Phase) -> None:
+    """It is stored as one that was stored before, in fewer statements."""
+    dumps = []
+    state = replace(run("r2"), phase=phase, failures=2)
+    release = Release(due_at=1000, endpoint_key="other")
+    last = replace(suspended("r2", pending("one"), pending("two")), state=state, release=release)
+    first = replace(asleep("r2", *last.pending), state=state, release=release)
+    for writes in ((first,), (created("r2"), last)):
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        db.executescript(SCHEMA)
+        for write in writes:
+            write_run(db, write)
+        dumps.append(list(db.iterdump()))
+        db.close()
+
+    assert dumps[0] == dumps[1]
+
+
+@pytest.mark.parametrize("op", [wait(), replace(pending(), address="a")])
+def test_an_op_that_has_ended_makes_a_new_run_due(op: Pending, db: sqlite3.Connection) -> None:
+    """A run that is released with its first write is due at once if its wait is over by then."""
+    send_events(db, SendEvents(app="app", events=(event("1"),), now=5))
+    matched = StoredEvent(seq=1, event=event("1"), received_at=5)
+    op = op if op.event else replace(op, matched=matched)
+
+    write_run(db, asleep("r2", op))
+
+    [(due_at,)] = db.execute("SELECT due_at FROM run WHERE id = 'r2'")
+    assert 10 == due_at
+
+
 def test_a_run_cannot_begin_twice(db: sqlite3.Connection) -> None:
-    """Not even in a write that ends it."""
+    """Not even in a write that ends or releases it."""
     write_run(db, whole("r2"))
-    for again in (whole("r2"), created("r2")):
+    for again in (whole("r2"), created("r2"), asleep("r2", pending())):
         with pytest.raises(LeaseLost):
             write_run(db, again)
 
