@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from durable_core import Request, step
+from durable_core.engine.remote import attempts
 from durable_core.errors import EngineError
 from durable_core.machine.step_ids import hash_step_id
-from durable_inngest import _client
 from support.inngest_app import serving
 from support.inngest_handlers import CALLS, called, naps, two, two_sync
 from support.inngest_server import Fault, InngestServer, inngest_server
@@ -180,7 +180,7 @@ def test_state_that_cannot_be_read_at_all(
     server: InngestServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server is told to call again."""
-    monkeypatch.setattr(_client, "_BASE", 0.001)
+    monkeypatch.setattr(attempts, "_BASE", 0.001)
     server.faults.append(Fault(r"/v0/runs/01\w+/batch", 500, times=5))
     with serving(server, {"GET /a": naps}) as app:
         got = app.follow("GET", "/a")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from durable_core import Request, step, stream
+from durable_core.engine.remote import attempts as _attempts
 from durable_inngest import _api as _calls
-from durable_inngest import _client as _attempts
 from durable_inngest._api import NO_RUN
 from durable_inngest._http import Timeouts
 from support.inngest_app import serving

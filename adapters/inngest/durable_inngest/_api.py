@@ -7,9 +7,10 @@ from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
+from durable_core.engines.remote import Answered
 from durable_core.errors import ConfigurationError
 from durable_inngest._config import Config, hashed_key
-from durable_inngest._http import Answered, Call, Timeouts
+from durable_inngest._http import Call, Timeouts
 
 __all__ = [
     "MOST_BYTES",
@@ -21,7 +22,6 @@ __all__ = [
     "ids_of",
     "nothing",
     "receiver_of",
-    "refusal",
 ]
 
 
@@ -229,9 +229,3 @@ def receiver_of(answer: Answered) -> str | None:
     if not isinstance(run_id, str):
         raise ValueError("the answer names no run")
     return run_id
-
-
-def refusal(answer: Answered) -> str:
-    """Return what an answer that is no success says, for a log."""
-    text = answer.body[:200].decode("utf-8", "replace").strip()
-    return f"it answers {answer.status} {text}".rstrip()

@@ -4,172 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
-import time
 from collections import OrderedDict
-from collections.abc import AsyncIterable, Callable, Collection, Sequence
+from collections.abc import AsyncIterable, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
-from durable_core.engines.remote import (
-    Ids,
-)
+from durable_core.engines.remote import MAX_ATTEMPTS, Answered, Attempts, Ids
 from durable_core.errors import (
     ClientError,
     EngineError,
     EngineUnavailableError,
     RequestTimeoutError,
 )
-from durable_inngest._api import Begun, Calls, begun, ids_of, nothing, receiver_of, refusal
-from durable_inngest._http import Answered, Call, Connections
+from durable_inngest._api import Begun, Calls, begun, ids_of, nothing, receiver_of
+from durable_inngest._http import Call, Connections
 from durable_inngest._protocol import marker
 
 __all__ = [
-    "Attempts",
     "Functions",
     "RunUnknown",
     "ServerClient",
 ]
-
-
-# --- attempts -------------------------------------------------------------------------------------
-#
-# Making calls to the server: fallback key, further attempts, and whether it is there at all.
-
-T = TypeVar("T")
-
-_ATTEMPTS = 5
-#: Statuses below 500 that may be another one soon.
-_PASSING = frozenset({408, 425, 429})
-_BASE = 0.1
-#: What a server says to a wrong key.
-_REFUSED = frozenset({401, 403})
-#: What something before a server says that is not there.
-_AWAY = frozenset({502, 503, 504})
-#: Of a server that has said nothing for so many seconds it is not known whether it is there.
-_SILENCE = 10.0
-#: More than the state of a run, the largest thing the server hands out.
-_MOST_BYTES = 64 * 1024 * 1024
-
-
-class Attempts:
-    """Makes calls. Belongs to the event loop that it is first used on.
-
-    Args:
-        calls: makes the requests.
-        ids: randomness, for the pauses between attempts.
-    """
-
-    def __init__(self, calls: Calls, ids: Ids) -> None:
-        self.calls = calls
-        self._ids = ids
-        self._http = Connections()
-        #: The key that the server took last, as bearer token: for what can be sent only once.
-        self.bearer = calls.bearers[0]
-        #: The last call that was retried got no answer.
-        self.is_down = False
-        self._heard = -math.inf
-        self._asking: asyncio.Task[str] | None = None
-
-    @property
-    def is_reachable(self) -> bool:
-        """Whether the server has answered lately: nobody needs to ask if it is there."""
-        return not self.is_down and time.monotonic() - self._heard < _SILENCE
-
-    async def probe(self) -> None:
-        """Make sure that the server answers; where that is sure, it is not asked.
-
-        Asking costs one exchange, however many want to know at a time, over a connection that is
-        used next in any case.
-
-        Raises:
-            EngineUnavailableError: it does not.
-        """
-        if self.is_reachable:
-            return
-        if self._asking is None:
-            self._asking = asyncio.get_running_loop().create_task(self._ask())
-            self._asking.add_done_callback(self._asked)
-        why = await asyncio.shield(self._asking)  # others want to know it, too
-        if why:
-            raise EngineUnavailableError(f"the Inngest server cannot be used: {why}")
-
-    async def _ask(self) -> str:
-        """Return why the server is of no use, "" if it is; any answer but to the key will do."""
-        try:
-            answer = await self.with_fallback(self.calls.probe)
-        except ClientError as error:
-            return f"it does not answer: {error}"
-        self.is_down = answer.status in _AWAY | _REFUSED
-        if answer.status in _REFUSED:
-            return f"it does not take the signing key: {refusal(answer)}"
-        return refusal(answer) if self.is_down else ""
-
-    def _asked(self, asking: asyncio.Task[str]) -> None:
-        self._asking = None
-
-    async def close(self) -> None:
-        """Close the kept connections; keep none from now on."""
-        await self._http.close()
-
-    async def retry(
-        self,
-        make: Callable[[str], Call],
-        read: Callable[[Answered], T],
-        *,
-        if_there: T | None = None,
-        well: Collection[int] = (200,),
-    ) -> T:
-        """Make a call until it is answered well, up to 5 times; return what is read then.
-
-        ``if_there`` is returned where an attempt after the first is told that it has been made.
-        ``well`` are the statuses of answers that are read.
-
-        Raises:
-            EngineUnavailableError: it was not.
-        """
-        for attempt in range(1, _ATTEMPTS + 1):
-            status = 0
-            try:
-                answer = await self.with_fallback(make)
-                status = answer.status
-                if answer.status in well:
-                    self.is_down = False
-                    return read(answer)
-                if answer.status == 409 and attempt > 1 and if_there is not None:
-                    return if_there
-                why = refusal(answer)
-                may_pass = answer.status in _PASSING or answer.status >= 500
-            except (ClientError, ValueError) as error:
-                why, may_pass = f"it gave no sound answer: {error}", True
-            if not may_pass or attempt == _ATTEMPTS:
-                break
-            await self.pause(attempt)
-        self.is_down = may_pass or status in _REFUSED
-        raise EngineUnavailableError(f"the Inngest server has not taken it: {why}")
-
-    async def pause(self, attempt: int) -> None:
-        """Wait before the attempt that follows this one."""
-        await asyncio.sleep(_BASE * (2 ** (attempt - 1) + self._ids.uniform()))
-
-    async def with_fallback(self, make: Callable[[str], Call]) -> Answered:
-        """Make a call with the first key; where that is refused, at once with the other one."""
-        for bearer in self.calls.bearers:
-            answer = await self.once(make(bearer))
-            if answer.status not in _REFUSED:
-                self.bearer = bearer
-                break
-        return answer
-
-    async def once(self, call: Call) -> Answered:
-        """Make a call, and read its answer.
-
-        Raises:
-            ClientError: there is none.
-        """
-        answer = await self._http.exchange(call, _MOST_BYTES)
-        self._heard = time.monotonic()
-        return answer
 
 
 # --- functions ------------------------------------------------------------------------------------
@@ -181,6 +35,8 @@ class Attempts:
 # function, whether it has what it was told.
 
 _MOST = 1_000
+#: More than the state of a run, the largest thing the server hands out.
+_MOST_BYTES = 64 * 1024 * 1024
 
 
 class Functions:
@@ -227,12 +83,31 @@ class RunUnknown(EngineError):  # noqa: N818 - what the server says of the run
     """The server keeps no state of the run any more."""
 
 
-class ServerClient(Attempts):
-    """Calls the server's API; see ``Attempts`` for the arguments."""
+class ServerClient(Attempts[Call]):
+    """Calls the server's API.
+
+    Args:
+        calls: makes the requests.
+        ids: randomness, for the pauses between attempts.
+    """
 
     def __init__(self, calls: Calls, ids: Ids) -> None:
-        super().__init__(calls, ids)
+        super().__init__("the Inngest server", calls.bearers, ids)
+        self.calls = calls
+        self._http = Connections()
         self._functions = Functions()
+
+    def probe_call(self, bearer: str) -> Call:
+        """Return a call that any server answers; see ``Attempts``."""
+        return self.calls.probe(bearer)
+
+    async def exchange(self, call: Call) -> Answered:
+        """Make a call, and read its answer; see ``Attempts``."""
+        return await self._http.exchange(call, _MOST_BYTES)
+
+    async def close(self) -> None:
+        """Close the kept connections; keep none from now on."""
+        await self._http.close()
 
     async def begin(
         self, *, run_id: str, function: str, event: str, ops: Sequence[str], ts: int, retries: int
@@ -354,7 +229,7 @@ class ServerClient(Attempts):
         def make(bearer: str) -> Call:
             return self.calls.state(bearer, run_id, part)
 
-        for attempt in range(1, _ATTEMPTS + 1):
+        for attempt in range(1, MAX_ATTEMPTS + 1):
             if attempt > 1:
                 await self.pause(attempt - 1)
             try:
@@ -366,5 +241,5 @@ class ServerClient(Attempts):
                 raise RunUnknown(f"the Inngest server keeps no state of run {run_id} any more")
             if answer.status == 200:
                 return json.loads(answer.body)
-            why = refusal(answer)
+            why = answer.describe()
         raise EngineUnavailableError(why)

@@ -8,102 +8,28 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from durable_core import Headers
 from durable_core.engines.remote import (
+    ANY_HOST,
+    LOOPBACK_HOSTS,
     canonical_json,
+    check_host,
+    is_loopback,
     logger,
 )
 from durable_core.errors import ConfigurationError
 from durable_inngest._http import check_url
 
 __all__ = [
-    "ANY",
     "FRESH",
-    "LOOPBACK",
     "Config",
-    "allows",
-    "check_host",
     "hashed_key",
-    "is_loopback",
     "resolve_config",
     "sign",
     "verify",
 ]
-
-
-# --- hosts ----------------------------------------------------------------------------------------
-#
-# Which hosts a client may name in a request that begins a run.
-#
-# The server calls a run at the URL that its client has used. A client that could name any host
-# would choose where the server sends its signed calls to, and have it knock at doors that only it
-# reaches.
-
-#: Whatever a client names.
-ANY = ("*",)
-#: This machine, by each of its usual names, at every port.
-LOOPBACK = ("localhost:*", "127.0.0.1:*", "[::1]:*")
-
-_NAME = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
-_PATTERN = re.compile(rf"\*|(?:(?:\*\.)?{_NAME}|\[[0-9a-f:.]+\])(?::(?:\*|[0-9]{{1,5}}))?")
-_BELOW = re.compile(rf"{_NAME}\.")
-
-
-def check_host(pattern: str) -> str:
-    """Return a pattern of hosts in lower case.
-
-    It is ``*``, or a host with or without ``*.`` before it (for every name below it) and a port
-    behind it (``:*`` for every port; without one, the port is that of the scheme).
-
-    Raises:
-        ConfigurationError: it is something else.
-    """
-    lower = pattern.strip().lower()
-    if _PATTERN.fullmatch(lower) is None:
-        raise ConfigurationError(
-            "allowed_hosts must be hosts such as 'shop.example', '*.shop.example' or "
-            f"'shop.example:8443', or '*' for any, not {pattern!r}"
-        )
-    return lower
-
-
-def allows(patterns: Sequence[str], url: str) -> bool:
-    """Tell whether the host of an http or https URL is among those of the patterns."""
-    if "*" in patterns:
-        return True
-    parts = urlsplit(url)
-    usual = 443 if parts.scheme == "https" else 80
-    try:
-        port = usual if parts.port is None else parts.port
-    except ValueError:
-        return False
-    host = parts.hostname or ""
-    if "@" in parts.netloc:
-        return False
-    return any(_matches(pattern, host, port, usual) for pattern in patterns)
-
-
-def is_loopback(url: str) -> bool:
-    """Tell whether a URL is of this machine, by its host."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _matches(pattern: str, host: str, port: int, usual: int) -> bool:
-    name, colon, wanted = pattern.rpartition(":")
-    if not colon or pattern.endswith("]"):
-        name, wanted = pattern, str(usual)
-    if wanted not in ("*", str(port)):
-        return False
-    if name.startswith("*."):
-        return host.endswith(name[1:]) and _BELOW.fullmatch(host[: -len(name) + 2]) is not None
-    return name.strip("[]") == host
 
 
 # --- signing --------------------------------------------------------------------------------------
@@ -244,7 +170,7 @@ class Config:
     environment: str = ""
     serve_origin: str = ""
     serve_path: str = ""
-    hosts: tuple[str, ...] = ANY
+    hosts: tuple[str, ...] = ANY_HOST
 
 
 def resolve_config(
@@ -301,7 +227,6 @@ def resolve_config(
     if path and not path.startswith("/"):
         raise ConfigurationError(f"serve_path must begin with '/', not {path!r}")
     api_url = _url("base_url", api or dev_url or (_DEV if dev else _CLOUD_API))
-    is_free = dev or bool(own)
     return Config(
         is_dev=dev,
         api_url=api_url,
@@ -311,7 +236,7 @@ def resolve_config(
         environment=_environment(given(environment, "INNGEST_ENV")),
         serve_origin=_url("serve_origin", own) if own else "",
         serve_path=path,
-        hosts=_hosts(allowed_hosts, ANY if is_free else LOOPBACK if is_loopback(api_url) else ()),
+        hosts=_hosts(allowed_hosts, _hosts_without_a_word(api_url, is_free=dev or bool(own))),
     )
 
 
@@ -327,6 +252,13 @@ def _hosts(given: Sequence[str] | None, otherwise: tuple[str, ...]) -> tuple[str
             "InngestEngine(allowed_hosts=) the hosts for which the URL of the request may be taken"
         )
     return hosts
+
+
+def _hosts_without_a_word(api_url: str, *, is_free: bool) -> tuple[str, ...]:
+    """Return which hosts clients may name where nobody says so; none where that could do harm."""
+    if is_free:
+        return ANY_HOST
+    return LOOPBACK_HOSTS if is_loopback(api_url) else ()
 
 
 def _mode(is_dev: bool | None, text: str) -> tuple[bool, str]:

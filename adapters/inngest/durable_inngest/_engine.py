@@ -7,17 +7,16 @@ import os
 from collections.abc import Sequence
 from functools import partial
 
-from durable_core import Event, Request, Response, Settings
+from durable_core import Event, Request, Settings
 from durable_core.engines.remote import (
     RemoteEngine,
     Signal,
-    WaitRequest,
 )
 from durable_core.errors import EngineError
 from durable_inngest._config import Config, resolve_config
+from durable_inngest._events import dump_events, seed_of
 from durable_inngest._host import InngestHost
 from durable_inngest._reentry import is_reentry
-from durable_inngest._steps import dump_events, seed_of
 
 __all__ = ["InngestEngine"]
 
@@ -105,12 +104,6 @@ class InngestEngine(RemoteEngine[InngestHost]):
     def is_reentry(self, request: Request) -> bool:
         """Tell whether a request has the headers of one from the server."""
         return is_reentry(request)
-
-    async def wait_on(
-        self, host: InngestHost, wanted: WaitRequest, *, asynchronous: bool
-    ) -> Response:
-        """Answer a client at the wait URL; see ``RemoteEngine``."""
-        return await host.wait(wanted, asynchronous=asynchronous)
 
     async def send_async(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
         """As :meth:`send`. The server tells no sources apart: it has one set of event ids."""

@@ -15,14 +15,13 @@ from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
 from durable_core import Headers, Request, Response
-from durable_core.engines.remote import Run, check_labels, logger, problem
+from durable_core.engines.remote import Run, check_labels, problem, refuse_host
 from durable_core.errors import HeaderNotStoredError
-from durable_inngest._config import Config, allows
+from durable_inngest._config import Config
 
 __all__ = [
     "FAILED",
     "MARK",
-    "ReplayedHeaders",
     "dump_request",
     "dump_response",
     "function_of",
@@ -45,7 +44,7 @@ _MARK = "durable"
 _MOST_BODY = 2 * 1024 * 1024
 
 
-class ReplayedHeaders(Headers):
+class _ReplayedHeaders(Headers):
     """The headers of a replayed request: the server keeps none but the content type.
 
     Looking up another one raises ``HeaderNotStoredError``: it must never look absent.
@@ -67,15 +66,11 @@ def refused(request: Request, config: Config) -> Response | None:
 
     None where it can be served.
     """
-    if not allows(config.hosts, request.url):
-        host = urlsplit(request.url).netloc
-        logger.warning("refused a request for a host that is not allowed: %.200r", host)
-        text = "the application does not serve this host"
-        return problem(421, "misdirected-request", detail=text)
-    if len(request.body) > _MOST_BODY:
+    refusal = refuse_host(config.hosts, request)
+    if refusal is None and len(request.body) > _MOST_BODY:
         text = f"at most {_MOST_BODY} bytes are accepted: the Inngest server keeps no larger body"
         return problem(413, "content-too-large", detail=text)
-    return None
+    return refusal
 
 
 def dump_request(request: Request, config: Config, run: Run, fn: str) -> dict[str, object]:
@@ -157,7 +152,7 @@ def load_request(batch: object, incoming: Request, *, any_path: bool = False) ->
     original = Request(
         method=_text(data, "method"),
         url=_text(data, "domain") + _path(incoming.url) + (f"?{query}" if query else ""),
-        headers=ReplayedHeaders(headers),
+        headers=_ReplayedHeaders(headers),
         body=_body(_text(data, "body")),
         path_params=incoming.path_params,
         root_path=incoming.root_path,

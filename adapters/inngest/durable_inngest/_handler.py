@@ -12,50 +12,37 @@ from durable_core.engines.remote import (
     FailedOp,
     Failure,
     Flow,
-    HandlerRaised,
     HandoffReason,
     Outcome,
-    Raised,
-    ResponseTooLarge,
-    Returned,
     Unwound,
     answer_client,
     call_handler,
-    failure_of_handler,
     failure_response,
-    handler_failure,
     handoff_response,
     log_warning,
-    read_whole_body,
     report_ops,
-    response_for_exception,
+    response_or_failure,
     send_handoff,
     send_response,
     store_unavailable_response,
-    typed_response,
+    too_large,
 )
 from durable_core.errors import EngineUnavailableError, StoreError, Suspended
 from durable_inngest import _protocol as _ops
 from durable_inngest._api import MOST_BYTES
 from durable_inngest._envelope import dump_response, plain_response
-from durable_inngest._execution import InngestExecution
-from durable_inngest._link import Reporter
-from durable_inngest._protocol import format_duration
-from durable_inngest._reentry import (
-    answer_found,
-    answer_ops,
-    answer_with,
+from durable_inngest._execution import (
+    InngestExecution,
     internal_error,
     retry_headers,
     server_answer,
 )
-from durable_inngest._steps import delay_of
+from durable_inngest._link import Reporter
+from durable_inngest._protocol import format_duration
 
 __all__ = [
-    "conclude",
     "detach",
     "execute",
-    "refer",
     "suspend",
 ]
 
@@ -65,13 +52,16 @@ __all__ = [
 # What the handler comes to: a response, a failure for good, or another attempt.
 
 
-def conclude(ex: InngestExecution, outcome: Outcome) -> Flow[None]:
+def _conclude(ex: InngestExecution, outcome: Outcome) -> Flow[None]:
     """Tell the server and the client what the handler has come to."""
-    response, failure, error = yield from _meant(ex, outcome)
-    if failure is None:
-        assert response is not None
+    response, failure, error = yield from response_or_failure(ex, outcome)
+    if response is not None and ex.reporter is None and not _is_kept(response):
+        whose = "with its headers, as the Inngest server keeps it"
+        response, failure = None, too_large(MOST_BYTES, whose)
+    if response is not None:
         yield from _finish(ex, response)
         return
+    assert failure is not None
     failures = ex.counted("") + (ex.reentry.generation if ex.reentry and ex.target else 1)
     shown = _ops.error_of(failure, error)
     final = not failure.retriable or failures > ex.run.retries or (ex.is_full and not ex.target)
@@ -81,60 +71,19 @@ def conclude(ex: InngestExecution, outcome: Outcome) -> Flow[None]:
     if final:
         yield from _fail(ex, failure, shown)
         return
-    delay = max(1, delay_of(ex, failure, failures))
+    delay = max(1, ex.delay_of(failure, failures))
     if ex.target:
         # The server waits for the outcome of this step, and for nothing else.
         headers = retry_headers(delay, final=False)
-        yield from answer_with(ex, server_answer(500, json.dumps(shown), headers))
+        yield from ex.answer_with(server_answer(500, json.dumps(shown), headers))
         return
     duration = format_duration(delay)
     op = _ops.handler_retry(failures, shown, duration, races=ex.order.is_parallel)
     if ex.reporter is None:
-        yield from answer_ops(ex, [op])
+        yield from ex.answer_ops([op])
         return
     yield from report_ops(ex, *ex.order_ops(), op)
-    yield from refer(ex, ex.reporter)
-
-
-def _meant(
-    ex: InngestExecution, outcome: Outcome
-) -> Flow[tuple[Response | None, Failure | None, Exception | None]]:
-    """Return the response that the outcome stands for, or the failure and its error."""
-    now = ex.env.clock.now()
-    if isinstance(outcome, Returned):
-        try:
-            response: Response | None = _response_of(ex, outcome.value)
-        except (TypeError, ValueError) as wrong:
-            return None, replace(failure_of_handler(wrong, now), retriable=False), wrong
-    else:
-        assert isinstance(outcome, Raised)
-        try:
-            response = response_for_exception(ex.options, outcome.error)
-        except Exception as broken:
-            response, outcome = None, Raised(broken)
-        if response is None:
-            return None, handler_failure(outcome, now), outcome.error
-    assert response is not None
-    if response.is_streaming:
-        whole = yield from read_whole_body(ex, response)
-        if isinstance(whole, HandlerRaised):
-            return None, whole.failure, None
-        if isinstance(whole, ResponseTooLarge):
-            return None, _too_large(whole.most, "Limits.response_stored"), None
-        response = whole
-    if ex.reporter is None and not _is_kept(response):
-        return (
-            None,
-            _too_large(MOST_BYTES, "with its headers, as the Inngest server keeps it"),
-            None,
-        )
-    return response, None, None
-
-
-def _response_of(ex: InngestExecution, value: object) -> Response:
-    if ex.options.result is None:
-        return Response.from_value(value)
-    return typed_response(ex.options.result, value)
+    yield from _refer(ex, ex.reporter)
 
 
 def _is_kept(response: Response) -> bool:
@@ -145,16 +94,11 @@ def _is_kept(response: Response) -> bool:
     return len(_ops.run_complete(dump_response(response)).encode("utf-8")) <= MOST_BYTES
 
 
-def _too_large(most: int, whose: str) -> Failure:
-    text = f"the response has more than {most} bytes ({whose})"
-    return Failure(name="ResponseTooLarge", message=text, retriable=False, public=text)
-
-
 def _finish(ex: InngestExecution, response: Response) -> Flow[None]:
     """Record the response as the run's, then send it."""
     if ex.reporter is None:
         _end(ex, response, failed=False)
-        yield from answer_with(ex, server_answer(206, _ops.run_complete(dump_response(response))))
+        yield from ex.answer_with(server_answer(206, _ops.run_complete(dump_response(response))))
         return
     yield from report_ops(ex, _shown(response, ex.reporter.room))
     yield from answer_client(ex, response)
@@ -178,7 +122,7 @@ def _fail(ex: InngestExecution, failure: Failure, shown: dict[str, object]) -> F
     _end(ex, response, failed=True)
     # The server shows the error, and hands out what it finds as ``data`` for the response.
     body = json.dumps({**shown, "data": dump_response(response, failed=True)})
-    yield from answer_with(ex, server_answer(400, body, (("x-inngest-no-retry", "true"),)))
+    yield from ex.answer_with(server_answer(400, body, (("x-inngest-no-retry", "true"),)))
 
 
 def _end(ex: InngestExecution, response: Response, *, failed: bool) -> None:
@@ -188,7 +132,7 @@ def _end(ex: InngestExecution, response: Response, *, failed: bool) -> None:
         ex.emitter.respond(response, failed=failed)
 
 
-def refer(ex: InngestExecution, reporter: Reporter) -> Flow[None]:
+def _refer(ex: InngestExecution, reporter: Reporter) -> Flow[None]:
     """Send the client where its result will be.
 
     A run without a token would end unseen by its client, who is going to ask again: it ends here.
@@ -228,7 +172,7 @@ def execute(ex: InngestExecution) -> Flow[None]:
         if ex.closed or isinstance(outcome, (Unwound, Cancelled)):
             yield from suspend(ex)
         else:
-            yield from conclude(ex, outcome)
+            yield from _conclude(ex, outcome)
     except Suspended:
         yield from _refuse(ex)
     finally:
@@ -266,7 +210,7 @@ def _hand_over(ex: InngestExecution) -> Flow[None]:
     """Report what was found, so that the server goes on, and send the client where to wait."""
     assert ex.reporter is not None
     yield from report_ops(ex, *_to_hand_over(ex))
-    yield from refer(ex, ex.reporter)
+    yield from _refer(ex, ex.reporter)
 
 
 def _to_hand_over(ex: InngestExecution) -> list[str]:
@@ -307,22 +251,22 @@ def _retried(ex: InngestExecution, failed: FailedOp) -> str:
 def _report_found(ex: InngestExecution) -> Flow[None]:
     assert ex.reentry is not None
     if ex.target in ex.found:
-        yield from answer_found(ex)
+        yield from ex.answer_found()
     elif ex.target and ex.due_at_once:
-        yield from answer_with(ex, internal_error(RuntimeError("the process is stopping")))
+        yield from ex.answer_with(internal_error(RuntimeError("the process is stopping")))
     elif ex.target and ex.reentry.generation > ex.run.retries:
         text = "the handler does not ask any more for a step that it has asked for before"
         failure = Failure(name="StepNotFound", message=text, retriable=False)
         yield from log_warning(f"{text}; the run failed")
         yield from _fail(ex, failure, _ops.error_of(failure, None))
     elif ex.target:
-        yield from answer_with(ex, _not_found(ex, ex.target))
+        yield from ex.answer_with(_not_found(ex, ex.target))
     elif ex.order.unknown:
-        yield from answer_ops(ex, ex.order_ops())
+        yield from ex.answer_ops(ex.order_ops())
     elif ex.found:
-        yield from answer_found(ex)
+        yield from ex.answer_found()
     else:
-        yield from answer_ops(ex, [_ops.discovery(ex.env.clock.now())])
+        yield from ex.answer_ops([_ops.discovery(ex.env.clock.now())])
 
 
 def _not_found(ex: InngestExecution, target: str) -> Response:

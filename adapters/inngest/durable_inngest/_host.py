@@ -17,31 +17,27 @@ from durable_core.engines.remote import (
     ResolvedOptions,
     StreamForwarder,
     WaitRequest,
+    call_through_server,
     handoff_response,
+    invoke_function,
     new_run,
     problem,
-    wait_for_output,
-    watch_output,
-)
-from durable_inngest._api import Calls
-from durable_inngest._client import ServerClient
-from durable_inngest._config import Config
-from durable_inngest._envelope import dump_request, function_of, refused, with_origin
-from durable_inngest._execution import InngestExecution
-from durable_inngest._handler import detach, execute, suspend
-from durable_inngest._link import Reporter
-from durable_inngest._reentry import RequestVerifier, internal_error, is_reentry, load_execution
-from durable_inngest._steps import (
-    call_through_server,
-    invoke_function,
     run_step,
-    sending,
     sending_signals,
     sleep_until,
     wait_for_callback,
     wait_for_event,
     wait_for_signal,
 )
+from durable_inngest._api import Calls
+from durable_inngest._client import ServerClient
+from durable_inngest._config import Config
+from durable_inngest._envelope import dump_request, function_of, refused, with_origin
+from durable_inngest._events import sending
+from durable_inngest._execution import InngestExecution, internal_error
+from durable_inngest._handler import detach, execute, suspend
+from durable_inngest._link import Reporter
+from durable_inngest._reentry import RequestVerifier, is_reentry, load_execution
 from durable_inngest._waiting import ask_for_output
 from durable_inngest._waiting import refused as refused_at_the_wait_url
 
@@ -66,7 +62,7 @@ class InngestHost(RemoteHost[ServerClient]):
     ) -> None:
         how = ", for development: its calls are not verified" if config.is_dev else ""
         flows = EngineFlows(
-            engine_name="InngestEngine",
+            engine_name=InngestExecution.engine_name,
             run_step=run_step,
             sleep_until=sleep_until,
             wait_for_event=wait_for_event,
@@ -194,14 +190,6 @@ class InngestHost(RemoteHost[ServerClient]):
             return handoff_response(ex.options, ex.request.method, ex.run.id, ex.reporter.token)
         return problem(500, "internal-error", detail=f"run {ex.run.id} ended without an answer")
 
-    async def wait(self, wanted: WaitRequest, *, asynchronous: bool) -> Response:
-        """Answer a client at the wait URL, on this event loop."""
-        refusal = refused_at_the_wait_url(wanted)
-        if refusal is not None:
-            return refusal
-        ask = partial(self.ask, self.client_on(asyncio.get_running_loop()))
-        if wanted.stream is not None:
-            return await watch_output(
-                ask, self.results, self.subscribers, wanted, asynchronous=asynchronous
-            )
-        return await wait_for_output(ask, self.results, wanted, asynchronous=asynchronous)
+    def refuse_wait(self, wanted: WaitRequest) -> Response | None:
+        """Return the answer to who waits for what cannot be a run; else None."""
+        return refused_at_the_wait_url(wanted)

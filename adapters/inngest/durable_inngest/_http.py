@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import httpcore2
 
+from durable_core.engines.remote import Answered
 from durable_core.errors import (
     ConnectFailedError,
     ConnectionLostError,
@@ -21,7 +22,7 @@ from durable_core.errors import (
 )
 from durable_inngest._network import AsyncioBackend
 
-__all__ = ["Answered", "Call", "Connections", "Timeouts", "check_url"]
+__all__ = ["Call", "Connections", "Timeouts", "check_url"]
 
 #: Seconds for which a connection is kept that nobody uses, and how many are.
 _KEEP = 30.0
@@ -63,15 +64,6 @@ class Call:
     body: bytes | AsyncIterable[bytes] | None = field(default=None, repr=False)
     timeouts: Timeouts
     repeatable: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A whole answer; the names of its headers are in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
 
 
 class Connections:

@@ -10,15 +10,17 @@ import re
 import traceback
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from durable_core import Event
 from durable_core.engines.remote import (
     MAX_DURATION_MS,
+    Failed,
     Failure,
     FunctionCall,
     GatewayCall,
     ReportedStep,
+    SignalWait,
+    Value,
     WaitRule,
     dump_error_response,
     hash_step_id,
@@ -27,11 +29,6 @@ from durable_core.engines.remote import (
 from durable_core.errors import StepError
 
 __all__ = [
-    "COMPLETE",
-    "MARKER",
-    "Failed",
-    "Value",
-    "as_kept",
     "counted_failure",
     "counted_failure_id",
     "discovery",
@@ -51,7 +48,7 @@ __all__ = [
     "load_signal_memo",
     "load_value",
     "marker",
-    "needs_loaded_events",
+    "needs_reentry",
     "order",
     "order_id",
     "pause",
@@ -149,12 +146,12 @@ def wait_expression(rule: WaitRule) -> str:
     return " && ".join(terms)
 
 
-def needs_loaded_events(expression: str) -> bool:
-    """Tell whether the server looks into the run's events for this expression.
+def needs_reentry(rule: WaitRule) -> bool:
+    """Tell whether the server looks into the run's events for a wait.
 
-    It searches the text for ``event.``, and cannot do that at a checkpoint.
+    It searches the expression for ``event.``, and cannot do that at a checkpoint.
     """
-    return "event." in expression
+    return "event." in wait_expression(rule)
 
 
 def literal(value: object) -> str:
@@ -227,14 +224,14 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _CHANGES = re.compile(r"[0-9{\\\ud800-\udfff]")
 
 
-def as_kept(value: object) -> object:
+def _as_kept(value: object) -> object:
     """Return a JSON value as the server hands it over."""
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value)
     if isinstance(value, dict):
-        return {as_kept(key): as_kept(value[key]) for key in sorted(value)}
+        return {_as_kept(key): _as_kept(value[key]) for key in sorted(value)}
     if isinstance(value, list):
-        return [as_kept(item) for item in value]
+        return [_as_kept(item) for item in value]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
     try:
@@ -254,7 +251,7 @@ def dump_value(text: str) -> str:
         return text
     value = json.loads(text)
     is_ours = isinstance(value, dict) and set(value) == {_MARK}
-    if not is_ours and _text(as_kept(value)) == _text(value):
+    if not is_ours and _text(_as_kept(value)) == _text(value):
         return text
     return f'{{"{_MARK}":{{"json":{json.dumps(text)}}}}}'
 
@@ -277,7 +274,7 @@ def dump_event(event: Event, now: int) -> dict[str, object]:
     if event.id is not None:
         sent["id"] = event.id
     text = _text(data)
-    if _text(as_kept(data)) != text:
+    if _text(_as_kept(data)) != text:
         sent["user"] = {_MARK: text}
     return sent
 
@@ -287,20 +284,6 @@ def dump_event(event: Event, now: int) -> dict[str, object]:
 # The state of a run as the server hands it over: the outcomes of its steps by hashed id.
 
 _TYPED = ("data", "error", "input")
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A step has this result."""
-
-    value: object
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A step has failed for good, with this error."""
-
-    error: Mapping[str, object]
 
 
 def load_outcome(memo: object) -> Value | Failed | None:
@@ -380,7 +363,7 @@ def _data_of(event: Mapping[str, object]) -> Mapping[str, object]:
         except (ValueError, RecursionError):
             return data
         # Whoever sends an event may claim anything here: what was matched is the data.
-        if isinstance(sent, dict) and as_kept(sent) == as_kept(data):
+        if isinstance(sent, dict) and _as_kept(sent) == _as_kept(data):
             return sent
     return data
 
@@ -400,11 +383,11 @@ def _message_of(value: object) -> str:
 # --- protocol -------------------------------------------------------------------------------------
 
 #: The id of the end of a run.
-COMPLETE = hash_step_id("complete")
+_COMPLETE = hash_step_id("complete")
 #: Stands in the names of ops of our own; no text of a user's makes the same hashed id.
 _OWN = "\x1f"
 #: The id of :func:`marker`.
-MARKER = hash_step_id(f"{_OWN}marker")
+_MARKER = hash_step_id(f"{_OWN}marker")
 #: What the server calls the forms of requests to models.
 _MODEL_FORMATS = {"openai": "openai-chat", "anthropic": "anthropic"}
 _LONGEST_NAME = 120
@@ -440,27 +423,31 @@ def planned(step: ReportedStep) -> str:
     return _op(step, "StepPlanned")
 
 
-def sleep(step: ReportedStep, duration: str) -> str:
-    """Return the op of a sleep."""
-    return _op(step, "Sleep", name=duration)
+def sleep(step: ReportedStep, length: int) -> str:
+    """Return the op of a sleep, of so many milliseconds."""
+    return _op(step, "Sleep", name=format_duration(length))
 
 
-def wait(step: ReportedStep, event: str, timeout: str, expression: str) -> str:
-    """Return the op of a wait for an event."""
-    opts = {"timeout": timeout, **({"if": expression} if expression else {})}
-    return _op(step, "WaitForEvent", name=event, opts=opts)
+def wait(step: ReportedStep, rule: WaitRule, timeout: int) -> str:
+    """Return the op of a wait for an event, of so many milliseconds at most."""
+    opts, expression = {"timeout": format_duration(timeout)}, wait_expression(rule)
+    if expression:
+        opts["if"] = expression
+    return _op(step, "WaitForEvent", name=rule.event, opts=opts)
 
 
-def wait_for_signal(step: ReportedStep, signal: str, timeout: str, conflict: str) -> str:
-    """Return the op of a wait for a signal; ``conflict`` is ``"fail"`` or ``"replace"``."""
-    opts = {"signal": signal, "timeout": timeout, "conflict": conflict}
-    return _op(step, "WaitForSignal", name=signal, opts=opts)
+def wait_for_signal(step: ReportedStep, wait: SignalWait) -> str:
+    """Return the op of a wait for a signal."""
+    conflict = "replace" if wait.replaces else "fail"
+    timeout = format_duration(wait.timeout)
+    opts = {"signal": wait.name, "timeout": timeout, "conflict": conflict}
+    return _op(step, "WaitForSignal", name=wait.name, opts=opts)
 
 
-def signal_finished(step: ReportedStep, result: str, signal: str) -> str:
-    """Return the op of a signal that was sent; ``result`` is JSON text."""
+def signal_finished(step: ReportedStep, value: str, signal: str) -> str:
+    """Return the op of a signal that was sent; ``value`` is JSON text."""
     opts = {"type": "step.sendSignal", "signal": signal}
-    return _op(step, "StepRun", f',"data":{result}{_timing(step)}', name="sendSignal", opts=opts)
+    return _op(step, "StepRun", f',"data":{value}{_timing(step)}', name="sendSignal", opts=opts)
 
 
 def invoke_function(step: ReportedStep, call: FunctionCall) -> str:
@@ -508,7 +495,7 @@ def discovery(now: int) -> str:
 
 def run_complete(data: dict[str, object]) -> str:
     """Return the op that ends a run."""
-    return _text({"id": COMPLETE, "op": "RunComplete", "data": data})
+    return _text({"id": _COMPLETE, "op": "RunComplete", "data": data})
 
 
 # -- ops of our own: what replay must know, and the server does not say ------------------------
@@ -565,7 +552,7 @@ def counted_failure(
 
 def marker() -> str:
     """Return an op that does nothing; that it was saved shows that the server took a checkpoint."""
-    return _own(MARKER, "StepRun", "checkpoint taken", "checkpoint taken", ',"data":null')
+    return _own(_MARKER, "StepRun", "checkpoint taken", "checkpoint taken", ',"data":null')
 
 
 def order(number: int, op_ids: Sequence[str]) -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from durable_core import Request, Response
 from durable_core.engines.remote import (
     AppConfig,
-    FailedOp,
-    Flow,
     Phase,
     Reentry,
     ResolvedOptions,
@@ -18,93 +15,20 @@ from durable_core.engines.remote import (
     Run,
     is_ulid,
     run_label,
-    send_response,
     ulid_time,
 )
 from durable_core.errors import StoreError
-from durable_inngest._api import SDK
 from durable_inngest._client import RunUnknown, ServerClient
 from durable_inngest._config import Config, sign, verify
 from durable_inngest._envelope import load_request, load_run
-from durable_inngest._execution import InngestExecution
-from durable_inngest._protocol import discovery
+from durable_inngest._execution import InngestExecution, internal_error, server_answer
 
 __all__ = [
     "RequestVerifier",
-    "answer_found",
-    "answer_ops",
-    "answer_with",
-    "internal_error",
     "is_reentry",
     "load_execution",
-    "retry_headers",
-    "server_answer",
 ]
 
-
-# --- answers --------------------------------------------------------------------------------------
-#
-# What the server gets for a re-entry.
-
-_OWN = (
-    ("content-type", "application/json"),
-    ("x-inngest-sdk", SDK),
-    ("x-inngest-framework", "durable"),
-    ("x-inngest-req-version", "2"),
-    ("x-inngest-sdk-handled", "true"),
-    ("user-agent", SDK),
-)
-
-
-def server_answer(
-    status: int, body: str | bytes, headers: Sequence[tuple[str, str]] = ()
-) -> Response:
-    """Return an answer with all the headers that the server needs."""
-    content = body.encode("utf-8") if isinstance(body, str) else body
-    return Response(status=status, headers=(*_OWN, *headers), body=content)
-
-
-def answer_ops(
-    ex: InngestExecution, ops: Sequence[str], headers: Sequence[tuple[str, str]] = ()
-) -> Flow[None]:
-    """Answer with ops."""
-    yield from answer_with(ex, server_answer(206, f"[{','.join(ops)}]", headers))
-
-
-def answer_found(ex: InngestExecution) -> Flow[None]:
-    """Answer with what was found; a failed step says when it may be tried again."""
-    found = ex.in_order()
-    ops = ex.dumps(found)
-    failed = [each for each in found if isinstance(each, FailedOp)]
-    if any(each.final for each in failed) and ex.order.is_parallel and not ex.target:
-        # Without this the server would wait for the other steps before it calls again.
-        ops.append(discovery(ex.env.clock.now()))
-    headers = (
-        retry_headers(failed[0].delay, final=failed[0].final) if len(ops) == 1 and failed else ()
-    )
-    yield from answer_ops(ex, ops, headers)
-
-
-def retry_headers(delay: int, *, final: bool) -> tuple[tuple[str, str], ...]:
-    """Return the headers that say whether to try again, and after how many milliseconds."""
-    if final:
-        return (("x-inngest-no-retry", "true"),)
-    return (("x-inngest-no-retry", "false"), ("retry-after", str(max(1, -(-delay // 1000)))))
-
-
-def answer_with(ex: InngestExecution, response: Response) -> Flow[None]:
-    """Give the answer; nothing that the handler does from now on counts."""
-    ex.answered = True
-    yield from send_response(response)
-
-
-def internal_error(error: BaseException) -> Response:
-    """Return the answer when a call cannot be served; the server tries again."""
-    fields = {"type": "internal", "name": type(error).__name__, "message": str(error)}
-    return server_answer(500, json.dumps(fields), (("x-inngest-no-retry", "false"),))
-
-
-# --- reentry --------------------------------------------------------------------------------------
 
 _RUN_ID = "x-run-id"
 _SIGNATURE = "x-inngest-signature"

@@ -8,6 +8,7 @@ import json
 from durable_core import Response
 from durable_core.engines.remote import (
     PRIVATE_HEADERS,
+    Answered,
     Ended,
     Fail,
     WaitRequest,
@@ -21,7 +22,6 @@ from durable_core.engines.remote import (
 from durable_core.errors import EngineUnavailableError
 from durable_inngest._client import ServerClient
 from durable_inngest._envelope import FAILED, MARK, load_response
-from durable_inngest._http import Answered
 
 __all__ = [
     "answer_of",

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import pytest
 import uvloop
 
+from durable_core.engines.remote import Answered
 from durable_core.errors import (
     ClientError,
     ConnectFailedError,
@@ -21,7 +22,7 @@ from durable_core.errors import (
     RequestTimeoutError,
 )
 from durable_inngest import _http
-from durable_inngest._http import Answered, Call, Connections, Timeouts, check_url
+from durable_inngest._http import Call, Connections, Timeouts, check_url
 from support.scripted_server import Peer, Script, ScriptedServer, plain
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_core import Durable, Headers, HTTPError, Request, Response, endpoint_adapter
-from durable_core.engine.remote.execution import ReportedStep
+from durable_core.engines.remote import ANY_HOST, LOOPBACK_HOSTS, Failed, ReportedStep, Value
 from durable_core.errors import ConfigurationError, HeaderNotStoredError, StepError
 from durable_core.machine.advance import failure_of_step
 from durable_core.machine.step_ids import hash_step_id
@@ -30,7 +30,7 @@ from durable_inngest._envelope import (
     load_run,
     plain_response,
 )
-from durable_inngest._protocol import Failed, Value, load_event_memo, load_failure, load_outcome
+from durable_inngest._protocol import load_event_memo, load_failure, load_outcome
 
 A_RUN = Run(
     id="r",
@@ -231,6 +231,22 @@ def test_a_key_in_development(caplog: pytest.LogCaptureFixture) -> None:
     assert (True, ()) == (config.is_dev, config.signing_keys)
     assert "the signing key that is set is not used" in caplog.text
     assert KEY not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hosts"),
+    [
+        ({"is_dev": True}, ANY_HOST),
+        ({"is_dev": True, "allowed_hosts": ["a"]}, ("a",)),
+        ({"signing_key": KEY, "serve_origin": "https://shop.example"}, ANY_HOST),
+        ({"signing_key": KEY, "allowed_hosts": ["A.example"]}, ("a.example",)),
+        ({"signing_key": KEY, "base_url": "http://127.0.0.1:8288"}, LOOPBACK_HOSTS),
+        ({"signing_key": KEY, "base_url": "http://localhost:8288"}, LOOPBACK_HOSTS),
+    ],
+)
+def test_what_is_taken_for_granted(arguments: dict[str, object], hosts: tuple[str, ...]) -> None:
+    """All hosts where that is harmless, this machine for a server on it, else nothing."""
+    assert hosts == resolve_config({}, **arguments).hosts  # type: ignore[arg-type]
 
 
 # -- ops and memos -----------------------------------------------------------------------------

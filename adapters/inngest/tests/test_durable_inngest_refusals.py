@@ -100,7 +100,7 @@ def test_policies_for_changed_code_are_refused(choice: Any) -> None:
 
 
 def test_every_option_of_a_step_is_known_here() -> None:
-    """Those that are refused are so by tests/interop/test_refused_steps.py."""
+    """Those that are refused are so by tests/interop/test_run_facts.py."""
     refused = {"undo", "at_most_once"}
     working = {"retries", "timeout", "backoff", "retry_if", "name"}
     assert set(StepKeywords.__annotations__) == refused | working

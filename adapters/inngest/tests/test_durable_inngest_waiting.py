@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from durable_core import Response
 from durable_core.engine.remote.results import Ended
+from durable_core.engines.remote import Answered
 from durable_core.errors import EngineUnavailableError
 from durable_inngest._envelope import MARK, dump_response
-from durable_inngest._http import Answered
 from durable_inngest._waiting import answer_of
 
 JSON_TYPE = {"content-type": "application/json"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from durable_core import Request
 from durable_core.machine.matching import WaitRule, resolve_match, validate_if
-from durable_inngest._protocol import format_duration, literal, needs_loaded_events, wait_expression
+from durable_inngest._protocol import format_duration, literal, needs_reentry, wait_expression
 from support.inngest_cel import holds
 
 JSON = st.recursive(
@@ -67,7 +67,7 @@ def test_no_text_leaves_its_literal(text: str, other: str) -> None:
     """A string is one literal without escapes, whatever is in it, and means itself."""
     written = literal(text)
     assert re.fullmatch(r'(b64decode\()?"[^"\\\x00-\x1f]*"\)?', written)
-    assert not needs_loaded_events(written)
+    assert "event." not in written
     assert holds(f"async.data.x == {written}", {"data": {"x": text}})
     assert holds(f"async.data.x == {written}", {"data": {"x": other}}) == (text == other)
 
@@ -127,4 +127,5 @@ def test_conditions() -> None:
     own = WaitRule(event="e", conditions=validate_if({"data.myvars.x": 1}))
     assert 'dyn(async.data["myvars"]["x"]) == 1' == wait_expression(own)
     below = WaitRule(event="e", conditions=validate_if({"data.event.x": 1}))
-    assert needs_loaded_events(wait_expression(below))
+    assert needs_reentry(below)
+    assert not needs_reentry(own)

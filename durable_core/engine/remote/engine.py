@@ -77,13 +77,6 @@ class RemoteEngine(ABC, Generic[H]):
     async def send_async(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
         """Send events; return the ids that the server gives them. See ``Engine.send``."""
 
-    @abstractmethod
-    async def wait_on(self, host: H, wanted: WaitRequest, *, asynchronous: bool) -> Response:
-        """Answer a client at the wait URL, on this event loop.
-
-        ``asynchronous``: a streamed body is for a task; else for a thread.
-        """
-
     # -- life -------------------------------------------------------------------------------
 
     @property
@@ -206,11 +199,11 @@ class RemoteEngine(ABC, Generic[H]):
     def wait(self, wanted: WaitRequest) -> Response:
         """Answer a client at the wait URL, in this thread."""
         host = self.started()
-        return host.run_on_background_loop(self.wait_on(host, wanted, asynchronous=False))
+        return host.run_on_background_loop(host.wait(wanted, asynchronous=False))
 
     async def wait_async(self, wanted: WaitRequest) -> Response:
         """Answer a client at the wait URL."""
-        return await self.wait_on(self.started(), wanted, asynchronous=True)
+        return await self.started().wait(wanted, asynchronous=True)
 
     def look_up(self, wanted: WaitRequest) -> tuple[RunProgress, int | None] | Response:
         """Refuse: the server shows its runs, and cancels them."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 from durable_core.engine.remote.op_queue import Ops, RunReporter
+from durable_core.engine.remote.ops import FailedOp, PendingOp, ReportedStep, ServerOps
 from durable_core.engine.remote.order import CompletionOrder
 from durable_core.engine.remote.results import Results
 from durable_core.engine.remote.streams import StreamEmitter
@@ -15,17 +16,16 @@ from durable_core.flow.effects import Flow, PendingCommit, Submit, send_response
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, settle
 from durable_core.flow.options import ResolvedOptions
+from durable_core.flow.step_options import StepOptions
 from durable_core.http.request import Request
 from durable_core.http.response import Response
+from durable_core.model.decision import Failure
 from durable_core.model.run import Run
 from durable_core.model.step import Op, OpKind
 
 __all__ = [
-    "FailedOp",
-    "PendingOp",
     "Reentry",
     "RemoteExecution",
-    "ReportedStep",
     "answer_client",
     "queue_op",
     "report_ops",
@@ -47,63 +47,6 @@ class Reentry:
     generation: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportedStep:
-    """A step as it is reported.
-
-    Attributes:
-        op: the op; its name has the index.
-        id: what the user called it, without the index.
-        began: when its function was called, epoch milliseconds.
-        took: how long that took, milliseconds.
-        races: the server must call again when this op is done, whatever else is not.
-        name: what people see of it; "" for its id.
-        arguments: those of its function, where people are to see them.
-    """
-
-    op: Op
-    id: str
-    began: int = 0
-    took: int = 0
-    races: bool = False
-    name: str = ""
-    arguments: tuple[object, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PendingOp:
-    """An op that only the server can go on from.
-
-    Attributes:
-        step: the step.
-        dump: makes its JSON.
-        needs_reentry: it cannot be reported while the client is attached.
-    """
-
-    step: ReportedStep
-    dump: Callable[[ReportedStep], str]
-    needs_reentry: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailedOp(PendingOp):
-    """The function of a step has failed.
-
-    Attributes:
-        error: its error.
-        failures: how often it has failed.
-        final: it is not tried again.
-        delay: how long until it is, milliseconds.
-        asked: the delay, or the number of attempts, is not the server's own.
-    """
-
-    error: Mapping[str, object]
-    failures: int = 1
-    final: bool = False
-    delay: int = 0
-    asked: bool = False
-
-
 class RemoteExecution(Execution):
     """The live state of one execution.
 
@@ -119,6 +62,11 @@ class RemoteExecution(Execution):
         answered: the server has its answer.
         no_new_steps: one has failed for good; the handler is told on the next re-entry.
     """
+
+    #: What errors call the engine and its server, and the forms of that.
+    engine_name: str
+    server_name: str
+    ops: ServerOps
 
     def __init__(
         self,
@@ -150,6 +98,79 @@ class RemoteExecution(Execution):
         self._steps[op.id] = ReportedStep(op=op, id=step_id)
         return op
 
+    # -- what differs from one server to another ---------------------------------------------
+
+    @property
+    def room(self) -> int:
+        """How many bytes of ops the server takes now."""
+        raise NotImplementedError
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the server would fail the run for one more op."""
+        return False
+
+    def counted(self, name: str) -> int:
+        """Return how many failures of a step we have counted, beside those of the server."""
+        return 0
+
+    def kept_back(self, step: ReportedStep) -> PendingOp | None:
+        """Return what the server must be told before a step may run, if anything."""
+        return None
+
+    def failed_op(
+        self,
+        step: ReportedStep,
+        failure: Failure,
+        error: BaseException | None,
+        options: StepOptions,
+    ) -> FailedOp:
+        """Return what the server is told of a function that has failed."""
+        raise NotImplementedError
+
+    def answer_with(self, response: Response) -> Flow[None]:
+        """Answer a call of the server; nothing that the handler does from now on counts."""
+        self.answered = True
+        yield from send_response(response)
+
+    def answer_ops(self, ops: Sequence[str]) -> Flow[None]:
+        """Answer a call of the server with ops."""
+        raise NotImplementedError
+
+    def answer_found(self) -> Flow[None]:
+        """Answer a call of the server with what was found."""
+        raise NotImplementedError
+
+    # -- what no server has --------------------------------------------------------------------
+
+    @property
+    def no_callbacks(self) -> str:
+        """What is said of callbacks."""
+        return (
+            f"{self.engine_name} has no callbacks; make a route that sends a signal, and wait for "
+            "that"
+        )
+
+    def callback_url(self, step_id: str) -> str:
+        """Refuse: the server takes no answers.
+
+        Raises:
+            StepUsageError: always; the message names the engine and the remedy.
+        """
+        raise StepUsageError(f"run.callback_url({step_id!r}): {self.no_callbacks}")
+
+    def check_threads(self, step_name: str) -> None:
+        """Refuse branches in threads.
+
+        Raises:
+            StepUsageError: always; the message names the engine and the remedy.
+        """
+        raise StepUsageError(
+            f"step {step_name!r}: {self.engine_name} has no step.parallel in 'def' handlers: its "
+            "server asks for one step at a time; call the steps one after the other, or make the "
+            "handler an 'async def'"
+        )
+
     def is_replaying(self, step_name: str) -> bool:
         """Refuse to tell; see ``Execution.is_replaying``.
 
@@ -157,19 +178,15 @@ class RemoteExecution(Execution):
             StepUsageError: always; the server does not say which steps come after this one.
         """
         raise StepUsageError(
-            f"step {step_name!r}: {type(self).__name__.removesuffix('Execution')}Engine has no "
-            "step.patched, because its server does not say which steps come later; give the new "
-            "code an endpoint of its own"
+            f"step {step_name!r}: {self.engine_name} has no step.patched, because its server does "
+            "not say which steps come later; give the new code an endpoint of its own"
         )
+
+    # -- its steps ---------------------------------------------------------------------------
 
     def has_outcome(self, op: Op) -> bool:
         """Tell whether the server has an outcome of the op."""
         return op.id in self.actions
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the server would fail the run for one more op."""
-        return False
 
     @property
     def target(self) -> str:

@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import copy_context
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from durable_core.engine.remote.execution import RemoteExecution
@@ -14,7 +15,7 @@ from durable_core.engine.remote.forwarding import StreamForwarder
 from durable_core.engine.remote.op_queue import OpQueue
 from durable_core.engine.remote.results import Ended, Results
 from durable_core.engine.remote.streams import StreamChannel, StreamEmitter, stream_response
-from durable_core.engine.remote.watching import Subscribers
+from durable_core.engine.remote.watching import Subscribers, wait_for_output, watch_output
 from durable_core.engine.runs import RunExecutor
 from durable_core.errors import EngineUnavailableError
 from durable_core.flow.env import AppConfig
@@ -23,6 +24,7 @@ from durable_core.flow.execution import Execution
 from durable_core.flow.flows import EngineFlows
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind, RunScope
+from durable_core.flow.wait_url import WaitRequest
 from durable_core.http.headers import accepts_event_stream
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -179,6 +181,10 @@ class RemoteHost(ABC, Generic[C]):
     def unanswered(self, ex: RemoteExecution) -> Response:
         """Return the answer where an execution was cut short before it had one."""
 
+    @abstractmethod
+    def refuse_wait(self, wanted: WaitRequest) -> Response | None:
+        """Return the answer to who waits for what cannot be a run; else None."""
+
     # -- requests ---------------------------------------------------------------------------
 
     def serve(self, endpoint: RegisteredEndpoint, request: Request, route: str | None) -> Response:
@@ -237,6 +243,21 @@ class RemoteHost(ABC, Generic[C]):
         if accepts_event_stream(request.headers):
             return stream_response(self._follow(ex, endpoint, loop), asynchronous=True)
         return await self._runs.start_for_client_async(endpoint, ex)
+
+    async def wait(self, wanted: WaitRequest, *, asynchronous: bool) -> Response:
+        """Answer a client at the wait URL, on this event loop.
+
+        ``asynchronous``: a streamed body is for a task; else for a thread.
+        """
+        refusal = self.refuse_wait(wanted)
+        if refusal is not None:
+            return refusal
+        ask = partial(self.ask, self.client_on(asyncio.get_running_loop()))
+        if wanted.stream is None:
+            return await wait_for_output(ask, self.results, wanted, asynchronous=asynchronous)
+        return await watch_output(
+            ask, self.results, self.subscribers, wanted, asynchronous=asynchronous
+        )
 
     async def _load(
         self, loop: asyncio.AbstractEventLoop, options: ResolvedOptions, request: Request
