@@ -88,6 +88,10 @@ class Engine(EngineLifecycle, Protocol):
         """
         ...
 
+    async def why_not_ready_async(self) -> str | None:
+        """As :meth:`why_not_ready`, without blocking the event loop."""
+        ...
+
     def is_reentry(self, request: Request) -> bool:
         """Tell whether a request for an endpoint comes from the engine's own server.
 

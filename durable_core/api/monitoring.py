@@ -63,6 +63,17 @@ class _CallBlocking(RequestEffect):
         return await to_thread(self.function, *self.args)
 
 
+@dataclass(frozen=True)
+class _AskWhyNotReady(RequestEffect):
+    """Ask the engine whether the process may get requests."""
+
+    def perform(self, engine: Engine) -> str | None:
+        return engine.why_not_ready()
+
+    async def perform_async(self, engine: Engine) -> str | None:
+        return await engine.why_not_ready_async()
+
+
 class _Route(FlowHandler):
     """Answers GET and HEAD."""
 
@@ -104,7 +115,7 @@ class ReadinessRoute(_Route):
 
     def look(self, request: Request) -> RequestFlow[Response]:
         """Start what a request would start, and read the store."""
-        reason: str | None = yield _CallBlocking(self.engine.why_not_ready)
+        reason: str | None = yield _AskWhyNotReady()
         if reason is None:
             return Response.json({"ready": True, "app": self.engine.env.app})
         return problem(503, "not-ready", detail=_DETAILS[reason], reason=reason)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from durable_core.api.run_info import AttemptInfo, RunInfo, StepInfo
+from durable_core.http.trace_context import trace_id_of
 
 __all__ = ["details", "history", "show_time", "table"]
 
@@ -53,6 +54,7 @@ def _optional_facts(run: RunInfo) -> tuple[tuple[str, str | None], ...]:
         ("key", run.key),
         ("version", f"{run.version} (its code only)" if run.parked else run.version),
         ("parent", run.parent),
+        ("trace", trace_id_of(run.traceparent)),
         ("reason", run.cancel_reason),
         ("completion", run.completion and f"{run.completion} ({run.completion_run})"),
         ("deadline", None if run.deadline is None else show_time(run.deadline)),

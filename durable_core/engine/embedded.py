@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -393,6 +393,15 @@ class EmbeddedEngine(RunControl):
         except StoreError as error:
             self._reports.store_fault(f"not ready, the store is unavailable: {error}", error)
             return "store-unavailable"
+
+    async def why_not_ready_async(self) -> str | None:
+        """As :meth:`why_not_ready`, without blocking the event loop while the store is read."""
+        from asyncio import to_thread
+
+        if not self._stopping:
+            with suppress(StoreError):  # which the thread sees, too
+                self._started().loops.adopt_running()
+        return await to_thread(self.why_not_ready)
 
     def is_reentry(self, request: Request) -> bool:
         """Return False: nobody but clients calls this engine's endpoints."""

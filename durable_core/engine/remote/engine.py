@@ -137,6 +137,12 @@ class RemoteEngine(ABC, Generic[H]):
             return "stopping"
         return "draining" if self.started().results.waiters.released else None
 
+    async def why_not_ready_async(self) -> str | None:
+        """As :meth:`why_not_ready`, which asks nobody."""
+        if not self._lifecycle.stopping:
+            self.started().loops.adopt_running()
+        return self.why_not_ready()
+
     # -- requests ---------------------------------------------------------------------------
 
     def serve(self, endpoint: RegisteredEndpoint, request: Request, route: str | None) -> Response:

@@ -85,6 +85,21 @@ def test_ready(kind: str, on_demand: bool) -> None:
         assert process.durable.health()["started"]
 
 
+def test_a_probe_of_an_event_loop_gives_it_to_handlers() -> None:
+    """Handlers that are replayed run on the loop of the server, though only a probe has come."""
+    with lab() as process:
+        route = process.durable.readiness_endpoint()
+
+        async def probe() -> bool:
+            assert 200 == (await route.handle_async(request())).status
+            assert process.engine.worker is not None
+            is_adopted = process.engine.worker.loops.server_loop is asyncio.get_running_loop()
+            await process.durable.stop_async()
+            return is_adopted
+
+        assert asyncio.run(probe())
+
+
 @both
 def test_a_drained_process_is_not_ready(kind: str) -> None:
     """It is alive: what it does is let go on."""

@@ -102,3 +102,9 @@ def test_details_show_whether_somebody_was_told() -> None:
 
     assert "completion failed (r2)" in lines
     assert "completion" not in details(SHOWN)
+
+
+def test_details_show_the_trace() -> None:
+    """Its id, by which it is found where traces are kept."""
+    shown = replace(SHOWN, traceparent=f"00-{'ab' * 16}-b7ad6b7169203331-01")
+    assert f"trace      {'ab' * 16}" in details(shown).splitlines()
