@@ -50,6 +50,8 @@ __all__ = ["HTTPClient", "Webhook", "register"]
 
 _BACKOFF = RetryPolicy(base="5s", factor=3.0, max="6h")
 _TIMEOUT = 15.0
+#: A receiver that sends a byte now and then is given up after so long, seconds.
+_WHOLE_TIMEOUT = 60.0
 #: Of each endpoint so many are told at a time: a receiver that is slow must not take all threads.
 _AT_ONCE = 4
 _PREFIX = "whsec_"
@@ -198,7 +200,8 @@ def _handler(
 
     def deliver(request: Request) -> str:
         completed = completed_of(request, current.id)
-        options = sync_step.options(retries=COMPLETION_RETRIES, backoff=_BACKOFF)
+        limit = _WHOLE_TIMEOUT if isinstance(on_complete, Webhook) else None
+        options = sync_step.options(retries=COMPLETION_RETRIES, backoff=_BACKOFF, timeout=limit)
         try:
             options.run("deliver", lambda: _status(tell(completed)))
         except StepError as error:

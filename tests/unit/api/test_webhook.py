@@ -225,6 +225,30 @@ def test_a_slow_receiver_does_not_take_all_threads(start: Start) -> None:
     assert sorted(ids) == sorted(told)
 
 
+def test_a_receiver_that_never_ends_its_answer(start: Start) -> None:
+    """The attempt has failed after a while, and the next one is made."""
+    gate, client = threading.Event(), FakeClient()
+    answer, sent = client.send, list[object]()
+
+    def send(request: Any, **options: Any) -> Any:
+        sent.append(request)
+        if len(sent) == 1:
+            gate.wait(20)
+        return answer(request, **options)
+
+    client.send = send  # type: ignore[method-assign]
+    app = start(Webhook(URL, secret=SECRET, client=client))
+    with patch("durable_core.api.webhook._WHOLE_TIMEOUT", 0.05):
+        run_id = app.ask("def")
+        told = app.durable.runs.get(run_id).completion_run
+        assert told is not None
+        [failed] = until(lambda: app.durable.runs.history(told))
+    assert "TimeoutError" in str(failed.error)
+    app.clock.advance(60)
+    until(lambda: app.told(run_id) == "completed")
+    gate.set()
+
+
 def test_a_retried_run_is_told_of_again(start: Start) -> None:
     """Each end is told of once, under an id of its own."""
     client = FakeClient()
