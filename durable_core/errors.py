@@ -40,6 +40,7 @@ Errors that a user may raise or catch::
     │   └── TooManyRedirectsError
     ├── InvalidTokenError             a wait-URL token that does not open this run
     ├── RunNotFoundError
+    ├── ParentEndedError              the parent of a child run has ended
     ├── RunUndoneError                a run was undone, or is being undone
     ├── SingletonError                another run has the singleton key of a run
     ├── EngineError                   the engine cannot do what was asked
@@ -102,6 +103,7 @@ __all__ = [
     "NonRetriableError",
     "NotDeterministicError",
     "NotFinishedError",
+    "ParentEndedError",
     "ProtocolError",
     "RequestAbortedError",
     "RequestTimeoutError",
@@ -430,6 +432,13 @@ class InvalidTokenError(DurableError):
 
 class RunNotFoundError(DurableError):
     """No run has this id in this application."""
+
+
+class ParentEndedError(DurableError):
+    """The parent of a child run has ended: the child would be cancelled as soon as it goes on.
+
+    The message says what to do instead.
+    """
 
 
 class RunUndoneError(DurableError):

@@ -186,6 +186,7 @@ class Runs:
         Raises:
             RunNotFoundError: there is no such run (any more).
             RunUndoneError: its steps were undone.
+            ParentEndedError: it is a child, and its parent has ended.
         """
         return self._engine.retry(run_id)
 

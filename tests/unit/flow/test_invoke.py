@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +15,18 @@ import pytest
 
 from durable_core.api.step import step, sync_step
 from durable_core.engine import invocation
-from durable_core.errors import NonRetriableError, StepArgumentError, StepError, StepTypeError
+from durable_core.errors import (
+    NonRetriableError,
+    ParentEndedError,
+    StepArgumentError,
+    StepError,
+    StepTypeError,
+)
 from durable_core.flow.child_runs import child_response
 from durable_core.flow.env import Limits
 from durable_core.http.request import Request
 from durable_core.http.response import Response
+from durable_core.model.event import Event
 from durable_core.model.run import Phase
 from durable_core.runners.settings import Settings
 from support.harness import FakeClock, Lab, Ledger, WatchedStore, lab, request, until
@@ -510,6 +518,48 @@ def test_a_retried_parent_begins_another_child() -> None:
         assert "completed" == runs.wait(parent.id, timeout="20s").status
         statuses = [run.status for run in runs.list() if run.parent == parent.id]
     assert ["completed", "cancelled"] == statuses
+
+
+def test_a_failed_child_goes_on_beside_its_parent_only() -> None:
+    """While the parent lives a retry is a retry. Once it has ended the child would be cancelled, so
+    the retry is refused, and the error says what to do.
+    """
+    ready: list[bool] = []
+
+    def child(asked: Request) -> str:
+        sync_step.run("look", lambda: None)
+        sync_step.run("check", fail)
+        return "done"
+
+    def fail() -> None:
+        if not ready:
+            raise NonRetriableError("not now")
+
+    def handler(asked: Request) -> str:
+        try:
+            sync_step.invoke("call", endpoint, result=str)
+        except StepError:
+            sync_step.wait_for_event("go", event="go", timeout="1h")
+        return "done without"
+
+    with lab(settings=AT_ONCE) as process:
+        endpoint = process.endpoint(child, function_id="child")
+        parent = process.endpoint(handler)
+        first = parent.handle(request())
+        runs = process.durable.runs
+        [failed] = until(lambda: runs.list(status="failed"))
+        until(lambda: runs.list(status="suspended", endpoint="it"))
+        assert runs.retry(failed.id)
+        assert "failed" == runs.wait(failed.id, timeout="20s").status
+        process.durable.send(Event("go"))
+        assert "done without" == decoded(process.follow(parent, first))
+        expected = re.escape(f"resume_from({failed.id!r}, 'check')")
+        with pytest.raises(ParentEndedError, match=expected):
+            runs.retry(failed.id)
+        assert "failed" == runs.get(failed.id).status
+        ready.append(True)
+        copy = runs.resume_from(failed.id, "check")
+        assert "completed" == runs.wait(copy, timeout="20s").status
 
 
 def test_a_time_out_around_it() -> None:
