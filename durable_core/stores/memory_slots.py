@@ -155,12 +155,15 @@ class FlowControl:
             self._turns[run.app, run.endpoint_key] = run.slot_key or NO_KEY
 
     def _has_slot(self, run: Run, slots: Slots, gone: str) -> bool:
-        rows = list(self._of(run, gone))
-        return (
-            _is_free(rows, slots.most)
-            and _is_free(rows, slots.most_of_key, run.slot_key or NO_KEY)
-            and self.next_in_line(run.app, slots, gone) is None
-        )
+        rows, key = list(self._of(run, gone)), run.slot_key or NO_KEY
+        if slots.most is None:  # runs of other keys do not compete with it
+            is_first = not any(
+                row.run.phase is Phase.QUEUED and (row.run.slot_key or NO_KEY) == key
+                for row in rows
+            )
+        else:
+            is_first = self.next_in_line(run.app, slots, gone) is None
+        return _is_free(rows, slots.most) and _is_free(rows, slots.most_of_key, key) and is_first
 
     def _of(self, run: Run, gone: str = "") -> Iterator[StoredRun]:
         rows = self._runs(run.app)

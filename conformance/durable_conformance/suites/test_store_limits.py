@@ -160,6 +160,21 @@ def test_a_key_has_slots_of_its_own(store: Store) -> None:
 
 
 @requirement("T38")
+def test_keys_do_not_compete_without_a_limit_for_all(store: Store) -> None:
+    """A run whose key has a free slot begins, though one of another key is queued and has one too;
+    behind one of its own key it is queued.
+    """
+    slots = Slots(endpoint_key="key", most=None, most_of_key=1)
+    for id_, slot_key in (("a1", "a"), ("b1", "b")):
+        assert not is_queued(begin(store, id_, slots=slots, slot_key=slot_key))
+        assert is_queued(begin(store, f"{id_}+", slots=slots, slot_key=slot_key))
+    commit(store, ended("a1"))
+    assert is_queued(begin(store, "a2", slots=slots, slot_key="a"))
+    assert not is_queued(begin(store, "c1", slots=slots, slot_key="c"))
+    assert ["a1+"] == claimed(store, slots)
+
+
+@requirement("T38")
 def test_a_run_that_was_put_away_waits_for_a_slot(store: Store) -> None:
     """It leaves its slot; when it is due it goes on after those that have waited longer.
 

@@ -334,10 +334,33 @@ SELECT count(*) FROM (
     LIMIT :most
 )
 
--- queued-key-after --
-SELECT slot_key FROM run INDEXED BY run_queued
-WHERE app = :app AND endpoint_key = :endpoint_key AND phase = 'queued' AND slot_key > :after
-ORDER BY slot_key
+-- next-free-key --
+-- The first slot key of queued runs, after one and up to another one, that has a free slot.
+WITH RECURSIVE line (slot_key) AS (
+    SELECT min(slot_key) FROM run INDEXED BY run_queued
+    WHERE app = :app AND endpoint_key = :endpoint_key AND phase = 'queued' AND slot_key > :after
+    UNION ALL
+    SELECT (
+        SELECT min(slot_key) FROM run INDEXED BY run_queued
+        WHERE app = :app AND endpoint_key = :endpoint_key AND phase = 'queued'
+          AND slot_key > line.slot_key
+    )
+    FROM line
+    WHERE line.slot_key IS NOT NULL AND (:last IS NULL OR line.slot_key < :last)
+)
+SELECT slot_key FROM line
+WHERE slot_key IS NOT NULL AND (:last IS NULL OR slot_key <= :last)
+  AND (
+      :most IS NULL
+      OR :most > (
+          SELECT count(*) FROM (
+              SELECT 1 FROM run INDEXED BY run_slot
+              WHERE app = :app AND endpoint_key = :endpoint_key AND slot_key = line.slot_key
+                AND owner IS NOT NULL
+              LIMIT coalesce(:most, 0)
+          )
+      )
+  )
 LIMIT 1
 
 -- first-of-key --

@@ -57,10 +57,13 @@ def next_in_line(db: sqlite3.Connection, app: str, slots: Slots) -> Queued | Non
         return first
     turn = db.execute(QUERIES["slot-turn"], place).fetchone()
     last: str = NO_KEY if turn is None else turn[0]
-    for key in _keys_from(db, place, last):
-        if _is_free_for(db, place, slots, key):
-            return _first(db, place, slots, key)
-    return None
+    key = _free_key(db, place, slots, after=last, last=None)
+    if key is None and _first_row(db, place, NO_KEY) is not None:
+        # Of runs that began before the endpoint had a key.
+        key = NO_KEY if _is_free_for(db, place, slots, NO_KEY) else None
+    if key is None and last != NO_KEY:
+        key = _free_key(db, place, slots, after=NO_KEY, last=last)
+    return None if key is None else _first(db, place, slots, key)
 
 
 def take_turn(db: sqlite3.Connection, app: str, slots: Slots, key: str) -> None:
@@ -71,11 +74,17 @@ def take_turn(db: sqlite3.Connection, app: str, slots: Slots, key: str) -> None:
 
 
 def has_slot(db: sqlite3.Connection, run: Run, slots: Slots) -> bool:
-    """Tell whether there is a slot for a run that begins, and no queued run comes before it."""
+    """Tell whether there is a slot for a run that begins, and no queued run comes before it.
+
+    Where slots are counted by key alone, runs of other keys do not compete with it.
+    """
     place = {"app": run.app, "endpoint_key": run.endpoint_key}
+    key = run.slot_key or NO_KEY
+    if slots.most is None:
+        return _is_free_for(db, place, slots, key) and _first_row(db, place, key) is None
     return (
         _is_free(db, "slots-in-use", place, slots.most)
-        and _is_free_for(db, place, slots, run.slot_key or NO_KEY)
+        and _is_free_for(db, place, slots, key)
         and next_in_line(db, run.app, slots) is None
     )
 
@@ -133,20 +142,16 @@ def refuse_second(db: sqlite3.Connection, run_id: str) -> None:
         raise SingletonError(f"run {found[0]}, which has not ended, has its singleton key")
 
 
-def _keys_from(db: sqlite3.Connection, place: dict[str, str], last: str) -> Iterator[str]:
-    """Yield each slot key of queued runs once, beginning after the last one that had its turn."""
-    key, wrapped = last, False
-    while True:
-        row = db.execute(QUERIES["queued-key-after"], {**place, "after": key}).fetchone()
-        if row is None or (wrapped and row[0] > last):
-            if wrapped:
-                return
-            key, wrapped = "", True
-            if _first_row(db, place, NO_KEY) is not None:
-                yield NO_KEY  # of runs that began before the endpoint had a key
-            continue
-        key = row[0]
-        yield key
+def _free_key(
+    db: sqlite3.Connection, place: dict[str, str], slots: Slots, *, after: str, last: str | None
+) -> str | None:
+    """Return the first slot key of queued runs, after one and up to one, that has a free slot.
+
+    One statement looks at all of them: whoever calls this holds the write lock of the store.
+    """
+    wanted = {**place, "after": after, "last": last, "most": slots.most_of_key}
+    row = db.execute(QUERIES["next-free-key"], wanted).fetchone()
+    return None if row is None else row[0]
 
 
 def _first(db: sqlite3.Connection, place: dict[str, str], slots: Slots, key: str) -> Queued | None:
