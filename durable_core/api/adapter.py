@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from durable_core.engine.deferred import DeferredRun
     from durable_core.engine.deferred_thread import DeferredPoolRun, DeferredThreadRun
+    from durable_core.flow.options import ResolvedOptions
 
 __all__ = [
     "AppAdapter",
@@ -128,6 +129,11 @@ class NativeEngine(EngineLifecycle, Protocol):
 
 class NativeEndpoint(HTTPHandler, Protocol):
     """An endpoint, as adapters see it that run the handlers of a framework."""
+
+    @property
+    def options(self) -> ResolvedOptions:
+        """How it behaves."""
+        ...
 
     def defer(
         self, request: Callable[[], tuple[Request, str | None]]

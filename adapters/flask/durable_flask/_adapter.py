@@ -31,6 +31,7 @@ from durable_core.adapters import (
 from durable_core.errors import ConfigurationError
 from durable_flask._body import KEY, RequestBody
 from durable_flask._head import length_of_plain
+from durable_flask._tasks import TaskReplay, respond_async
 from durable_flask._views import CALL, View, call, core_response, exception_to_response, respond
 from durable_wsgi import WSGIApp, WSGIExchange, WSGIReplay
 
@@ -43,6 +44,7 @@ _REPLAY = "durable_flask.replay"
 _WSGI = Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]
 
 
+_Host = Host[flask.Flask, WSGIApp]
 _hosts: Hosts[flask.Flask, WSGIApp] = Hosts("durable_flask.install(app, durable) makes it so")
 
 
@@ -56,6 +58,15 @@ class _ViewApp(WSGIApp):
     def __init__(self, endpoint: NativeEndpoint) -> None:
         super().__init__(endpoint)
         self._native = endpoint
+
+    def may_answer_early(self, environ: WSGIEnvironment) -> bool:
+        """Tell whether the client may have its response while a coroutine still runs."""
+        return (
+            self._native.options.max_sync_runtime is not None
+            or "event-stream" in environ.get("HTTP_ACCEPT", "").lower()
+            or "HTTP_PREFER" in environ
+            or "HTTP_LAST_EVENT_ID" in environ
+        )
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer the request that Flask is serving."""
@@ -111,22 +122,12 @@ class FlaskAdapter(AppAdapter[FlaskApp]):
         """Return the handler of the core that runs a view.
 
         Raises:
-            TypeError: a view that cannot be run again: a coroutine function or a generator.
+            TypeError: a view that cannot be run again: a generator.
         """
         _check_function(function)
-        host = _hosts.of(engine)
-
-        def handle(request: Request) -> Response:
-            view = CALL.get()
-            if view is not None and view.function is function and view.take():
-                return respond(view)
-            application = host.required()
-            # Not the context of the request that this thread's context is a copy of.
-            with application.app_context():
-                return WSGIReplay(request, function, _REPLAY).run(application)
-
-        copy_identity(handle, function)
-        return handle
+        handler = (_async_handler if is_async(function) else _handler)(_hosts.of(engine), function)
+        copy_identity(handler, function)
+        return handler
 
     def wrap_native(
         self, engine: NativeEngine, endpoint: NativeEndpoint, function: Callable[..., Any]
@@ -199,12 +200,42 @@ def install(app: flask.Flask, durable: Durable[Any]) -> None:
     endpoint_adapter.install(app, durable.engine)
 
 
+def _handler(host: _Host, function: Callable[..., Any]) -> Callable[[Request], Response]:
+    def handle(request: Request) -> Response:
+        view = _take_call(function)
+        if view is not None:
+            return respond(view)
+        application = host.required()
+        # Not the context of the request that this thread's context is a copy of.
+        with application.app_context():
+            return WSGIReplay(request, function, _REPLAY).run(application)
+
+    return handle
+
+
+def _async_handler(host: _Host, function: Callable[..., Any]) -> Callable[[Request], Any]:
+    async def handle(request: Request) -> Response:
+        view = _take_call(function)
+        if view is None:
+            return await TaskReplay(request, function, _REPLAY).run_in_task(host.required())
+        assert view.ended is not None
+        try:
+            return await respond_async(view)
+        finally:
+            view.ended.set()
+
+    return handle
+
+
+def _take_call(function: Callable[..., Any]) -> View | None:
+    view = CALL.get()
+    return view if view is not None and view.function is function and view.take() else None
+
+
 class _Layer:
     """A WSGI application around Flask's own: it keeps what a view may have to read again."""
 
-    def __init__(
-        self, application: _WSGI, host: Host[flask.Flask, WSGIApp], engine: NativeEngine
-    ) -> None:
+    def __init__(self, application: _WSGI, host: _Host, engine: NativeEngine) -> None:
         self._application = application
         self._host = host
         self._engine = engine
@@ -224,6 +255,8 @@ def _answer(app: _ViewApp, view: View) -> Any:
     """Answer a request that Flask has led to a durable view."""
     environ = flask.request.environ
     replay = environ.get(_REPLAY)
+    if isinstance(replay, TaskReplay):
+        return flask.Response(status=204) if replay.reach_view(view) else view()
     if isinstance(replay, WSGIReplay):
         is_the_one = replay.reach(view.function, lambda: respond(view))
         return flask.Response(status=204) if is_the_one else view()
@@ -237,15 +270,22 @@ def _answer(app: _ViewApp, view: View) -> Any:
         )
     token = CALL.set(view)
     try:
-        response = app.serve(view, environ, body)
-        if response is None:
-            response = _response_from(app, {**environ, "wsgi.input": body.again()})
+        if view.ended is None:
+            response = app.serve(view, environ, body)
+            if response is not None:
+                return response
+        is_early = view.ended is not None and app.may_answer_early(environ)
+        if is_early:
+            view.take()  # Flask passes the request once more, for the run
+        response = _response_from(app, {**environ, "wsgi.input": body.again()})
+        if not is_early:
+            view.wait_for_end()
         return response
     finally:
         CALL.reset(token)
 
 
-def _answer_wait(host: Host[flask.Flask, WSGIApp]) -> flask.Response | None:
+def _answer_wait(host: _Host) -> flask.Response | None:
     """Answer a client that waits for a run; None for other requests."""
     request = flask.request
     query = request.environ.get("QUERY_STRING", "")
@@ -267,13 +307,11 @@ def _response_from(app: _WSGI, environ: WSGIEnvironment) -> flask.Response:
 
 def _check_function(function: Callable[..., Any]) -> None:
     name = getattr(function, "__qualname__", repr(function))
-    if is_async(function):
-        raise TypeError(f"{name} is a coroutine function; write durable views with 'def'")
-    if inspect.isgeneratorfunction(function):
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{name} is a generator; return a flask.Response of one")
 
 
-def _check_order(host: Host[flask.Flask, WSGIApp]) -> None:
+def _check_order(host: _Host) -> None:
     """See that the routes lead to the durable views, not to those that they were made of."""
     views = host.application.view_functions if host.application is not None else {}
     for endpoint, function in views.items():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from threading import get_ident
+from threading import Event, Lock, get_ident
 from typing import Any
 
 import flask
 from werkzeug.exceptions import HTTPException
 
 from durable_core import Response
+from durable_core.adapters import is_async
 
 __all__ = ["CALL", "View", "call", "core_response", "exception_to_response", "respond"]
 
@@ -22,6 +23,10 @@ class View:
         function: the user's.
         args: none, unless another view calls it.
         arguments: what Flask has found in the path.
+
+    Attributes:
+        function: the user's.
+        ended: set when a coroutine that a run has taken has ended; None for a ``def`` view.
     """
 
     def __init__(
@@ -31,7 +36,9 @@ class View:
         self._args = args
         self._arguments = arguments
         self._thread = get_ident()
+        self._lock = Lock()
         self._is_taken = False
+        self.ended: Event | None = Event() if is_async(function) else None
 
     def __call__(self) -> Any:
         """Call it."""
@@ -41,12 +48,18 @@ class View:
         """Tell whether a run may make this call: once, and in the thread of Flask's request.
 
         In another thread, as where the client reads an event stream, Flask ends the request, with
-        its contexts, before or while the view runs.
+        its contexts, before or while a ``def`` view runs. A coroutine is called on a loop.
         """
-        if self._is_taken or get_ident() != self._thread:
+        if get_ident() != self._thread and self.ended is None:
             return False
-        self._is_taken = True
-        return True
+        with self._lock:
+            was_taken, self._is_taken = self._is_taken, True
+        return not was_taken
+
+    def wait_for_end(self) -> None:
+        """Wait until the run that has taken this call has made it; from now on none may take it."""
+        if self.ended is not None and not self.take():
+            self.ended.wait()
 
 
 #: The call that the run to be made is for.

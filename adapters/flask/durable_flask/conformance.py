@@ -14,7 +14,7 @@ from typing import Any
 import flask
 
 from durable_core import Durable, Request, Response
-from durable_core.adapters import NativeEndpoint, NativeEngine, Routes
+from durable_core.adapters import NativeEndpoint, NativeEngine, Routes, is_async
 from durable_flask._adapter import FlaskAdapter, FlaskApp
 from durable_wsgi import app, create_endpoint_server
 
@@ -26,24 +26,28 @@ _Handler = Callable[[Request], Any]
 class _SuiteAdapter(FlaskAdapter):
     """The adapter, for handlers that are made into views."""
 
-    def adapt(self, engine: NativeEngine, function: _Handler) -> _Handler:
-        return FlaskAdapter.adapt(self, engine, _view(function))
+    def adapt(self, engine: Any, function: _Handler) -> _Handler:
+        return FlaskAdapter.adapt(self, engine, _view(engine, function))
 
-    def wrap_native(
-        self, engine: NativeEngine, endpoint: NativeEndpoint, function: _Handler
-    ) -> Any:
-        return FlaskAdapter.wrap_native(self, engine, endpoint, _view(function))
+    def wrap_native(self, engine: Any, endpoint: NativeEndpoint, function: _Handler) -> Any:
+        return FlaskAdapter.wrap_native(self, engine, endpoint, _view(engine, function))
 
 
 @functools.cache
-def _view(handler: _Handler) -> Callable[..., flask.Response]:
+def _view(engine: Any, handler: _Handler) -> Callable[..., Any]:
     """Return a view that does what a handler of the core does."""
 
     @functools.wraps(handler)
-    def view(**arguments: str) -> flask.Response:
-        return _flask_response(Response.from_value(handler(_core_request(arguments))))
+    async def view_async(**arguments: str) -> flask.Response:
+        value = await handler(_core_request(arguments))
+        return _flask_response(engine, Response.from_value(value))
 
-    return view
+    @functools.wraps(handler)
+    def view(**arguments: str) -> flask.Response:
+        value = handler(_core_request(arguments))
+        return _flask_response(engine, Response.from_value(value))
+
+    return view_async if is_async(handler) else view
 
 
 def _core_request(arguments: Mapping[str, str]) -> Request:
@@ -59,20 +63,34 @@ def _core_request(arguments: Mapping[str, str]) -> Request:
     )
 
 
-def _flask_response(response: Response) -> flask.Response:
-    assert not isinstance(response.body, AsyncIterable)
-    made = flask.Response(response.body, response.status)
+def _flask_response(engine: NativeEngine, response: Response) -> flask.Response:
+    body = response.body
+    if isinstance(body, AsyncIterable):  # Flask takes none
+        body = _chunks(engine, aiter(body))
+    made = flask.Response(body, response.status)
     made.headers.clear()
     for name, value in response.headers.items():
         made.headers.add(name, value)
     return made
 
 
+def _chunks(engine: NativeEngine, body: Any) -> Iterator[bytes]:
+    end: Any = object()
+    try:
+        while (chunk := engine.run_on_background_loop(anext(body, end))) is not end:
+            yield chunk
+    finally:
+        if hasattr(body, "aclose"):
+            engine.run_on_background_loop(body.aclose())
+
+
 class FlaskSubject:
     """The adapter in an application of Flask."""
 
     name = "durable-flask"
-    capabilities = frozenset({"sync-handlers", "streaming", "raw-path", "repeated-fields"})
+    capabilities = frozenset(
+        {"sync-handlers", "async-handlers", "streaming", "raw-path", "repeated-fields"}
+    )
     endpoint_adapter = _SuiteAdapter(FlaskApp)
 
     @contextmanager

@@ -24,6 +24,7 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         headers = {"authorization": "Bearer t1"}
         assert 404 == client.get("/shops/nowhere", headers=headers).status_code
         assert "Corner Street 1" == client.get("/shops/corner", headers=headers).text
+        assert "corner street" == client.get("/addresses/corner", headers=headers).text
         me = client.get("/me", headers=headers, follow_redirects=True)
         assert "the user of t1" == me.text
     finally:
