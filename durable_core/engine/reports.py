@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+from durable_core.commit_queue import CommitFuture
 from durable_core.errors import StoreError
 from durable_core.flow.env import AppConfig
 from durable_core.flow.error_responses import cancel_detail
 from durable_core.flow.facts import event_sent, run_facts, time_of
-from durable_core.model.fact import RunFinished, StoreFault
+from durable_core.model.fact import RunFinished, RunStarted, StoreFault
 from durable_core.model.run import Run
-from durable_core.ports import SendEvents, StoredResult
+from durable_core.ports import (
+    Begin,
+    Begun,
+    Cancel,
+    CancelOutcome,
+    Checkpoint,
+    Fork,
+    SendEvents,
+    StoredResult,
+)
 from durable_core.runners.observers import Observers
 
-__all__ = ["EngineReports"]
+__all__ = ["EngineReports", "report_begun"]
 
 
 class EngineReports:
@@ -60,3 +71,39 @@ class EngineReports:
                 reason=cancel_detail(run),
             )
         )
+
+
+def report_begun(observers: Observers, batch: Sequence[CommitFuture[Any]]) -> None:
+    """Report the runs that a commit has begun and that no client waits for in this process.
+
+    The others are reported where their handlers are called.
+
+    Args:
+        observers: who is notified.
+        batch: what was committed, with the answers of the store.
+    """
+    for commit in batch:
+        for run in _begun_by(commit.write, commit.answer):
+            observers.notify(RunStarted(run=run_facts(run), at=time_of(run.created_at)))
+
+
+def _begun_by(write: object, answer: object) -> Iterator[Run]:
+    match write:
+        case Checkpoint() if answer is not None:
+            yield from (each.run for each in write.children)
+            if write.result is not None:
+                yield from _follow_up(write.result)
+        case Begin() if isinstance(answer, Begun) and answer.is_new:
+            if answer.is_queued and write.checkpoint.create is not None:
+                yield write.checkpoint.create
+            if write.replaces is not None and answer.replaced is CancelOutcome.ENDED:
+                yield from _follow_up(write.replaces.result)
+        case Cancel() if answer is CancelOutcome.ENDED:
+            yield from _follow_up(write.result)
+        case Fork() if answer is True:
+            yield write.run
+
+
+def _follow_up(result: StoredResult) -> Iterator[Run]:
+    if result.follow_up is not None:
+        yield result.follow_up.run

@@ -17,6 +17,7 @@ from durable_core.codec.records import dump_head, is_without_body, load_request
 from durable_core.codec.sealed import is_sealed
 from durable_core.commit_queue import CommitFuture, CommitQueue
 from durable_core.engine.quota import Quota
+from durable_core.engine.reports import report_begun
 from durable_core.engine.undoing import Undoing
 from durable_core.errors import LeaseLost, StoreBrokenError, StoreError, StoreOutcomeUnknownError
 from durable_core.flow.child_runs import end_deliveries
@@ -646,6 +647,8 @@ class RunManager(RunExecutor[StoredExecution]):
     def on_commit(self, batch: Sequence[CommitFuture[Any]]) -> None:
         """Pass on what was committed to those in this process who wait for it."""
         worker = self._worker
+        if worker.observers.watched:
+            report_begun(worker.observers, batch)
         for commit in batch:
             write, answer = commit.write, commit.answer
             if isinstance(write, Checkpoint):

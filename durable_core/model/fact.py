@@ -80,7 +80,11 @@ class ObservedStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted:
-    """The handler of a new run is about to be called."""
+    """A new run has begun, and its handler is about to be called.
+
+    A run that is queued, or that no client waits for (``step.invoke``, ``resume_from``,
+    ``on_complete=``), is stored first: it is reported then.
+    """
 
     run: ObservedRun
     at: datetime
