@@ -51,7 +51,6 @@ def by_queue(process: Lab) -> None:
     )
     first = threading.Thread(target=endpoint.handle, args=(request(),))
     first.start()
-    until(lambda: bool(process.durable.health()["live_runs"]))
     until(lambda: len(process.records.list()) == 1)
     assert 302 == endpoint.handle(request()).status
     gate.set()
