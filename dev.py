@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The developer's one command: ``python3 dev.py {setup,demo,test,check,bench,soak,docs,matrix}``.
+"""The developer's one command: ``python3 dev.py {setup,demo,test,check,bench,soak,docs,...}``.
 
 It needs Python 3.11 or newer and a package index. Every command runs in one virtual environment,
 ``.venv`` in the checkout, which holds the project's distributions (editable) and its tools. The
@@ -283,6 +283,15 @@ def docs(_options: argparse.Namespace, _extra: Sequence[str]) -> None:
         say(f"wrote {target}")
 
 
+def screenshots(_options: argparse.Namespace, _extra: Sequence[str]) -> None:
+    """Take the pictures of docs/images anew; this needs Chromium."""
+    ensure_venv()
+    os.chdir(ROOT)
+    os.environ["DURABLE_SCREENSHOTS"] = str(ROOT / "docs" / "images")
+    tests = "adapters/dashboard/tests/test_durable_dashboard_browser.py"
+    become("-m", "pytest", "-n", "0", "-q", tests, "-k", "pictures")
+
+
 def matrix(_options: argparse.Namespace, _extra: Sequence[str]) -> None:
     """Judge every adapter, and write docs/reference/matrix.md anew."""
     ensure_venv()
@@ -324,6 +333,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(soak, "soak", "[--kills 300] [--seed N] [further arguments]")
     add(docs, "docs")
     add(matrix, "matrix")
+    add(screenshots, "screenshots")
     return parser
 
 

@@ -54,6 +54,8 @@ from durable_core.api.adapter import (
     NativeEndpoint,
     NativeEngine,
 )
+from durable_core.api.effects import CallFunction, CallHook, FlowHandler, RequestEffect, RequestFlow
+from durable_core.api.endpoint import check_verdict
 from durable_core.api.functions import is_async
 from durable_core.api.run import suspend_at_once
 from durable_core.engine.deferred import ClientAnswer, DeferredRun
@@ -78,6 +80,8 @@ __all__ = [
     "Application",
     "AsyncExchange",
     "BegunCall",
+    "CallFunction",
+    "CallHook",
     "ClientAnswer",
     "ClientDisconnectedError",
     "DeferredPoolRun",
@@ -88,6 +92,7 @@ __all__ = [
     "EngineLifecycle",
     "Exchange",
     "Fields",
+    "FlowHandler",
     "HTTPHandler",
     "Host",
     "Hosts",
@@ -98,6 +103,8 @@ __all__ = [
     "NotReachedError",
     "PulledBody",
     "PulledExchange",
+    "RequestEffect",
+    "RequestFlow",
     "Routes",
     "RunningServer",
     "Server",
@@ -105,6 +112,7 @@ __all__ = [
     "authority_of",
     "bind",
     "check_max_connections",
+    "check_verdict",
     "client_of",
     "context_outside_run",
     "converse",

@@ -85,6 +85,7 @@ application = app(
         "GET /approval": approval,
         "GET /ledger": ledger,
         "POST /events": durable.events_endpoint(public=True),  # anybody may send events here
+        "GET,HEAD,POST /dashboard/{path:path}": durable.dashboard(),  # for this machine only
     },
 )
 
@@ -139,6 +140,9 @@ Try, in another terminal:
   curl -iL '{url}/approval?trip=T3'       waits for the event that the next line sends
   curl '{url}/events' -d '{{"name": "trip/approved", "data": {{"trip": "T3"}}}}'
   curl '{url}/ledger?trip=T2'             how often each step was executed
+
+Look at the runs, and act on them, in a browser:
+  {url}/dashboard/
 
 Stop it by Ctrl-C or kill -9 and start it again: runs continue. Anybody may send events here.
 """

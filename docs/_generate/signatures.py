@@ -39,6 +39,7 @@ MODULES = (
     "durable_inngest",
     "durable_otel",
     "durable_prometheus",
+    "durable_dashboard",
     "durable_client",
 )
 _HEAD = """\

@@ -314,6 +314,34 @@ class Durable(Generic[AppT]):
         adapter = self._adapter_for("ui_messages_endpoint")
         return adapter.wrap(UIMessagesRoute(self.engine, authorize, public))
 
+    def dashboard(self, *, authorize: Authorize | None = None, read_only: bool = False) -> AppT:
+        """Return a page for looking at runs and acting on them, to be mounted in the application.
+
+        It is mounted at a prefix with all that is below, for the methods GET, HEAD and POST. It
+        needs the distribution ``durable-dashboard``.
+
+        Args:
+            authorize: called with each request, sync or async, as that of an endpoint: it refuses
+                by returning False or raising ``HTTPError``. Without it the page is for the users of
+                this machine: other addresses are refused, and so is what a proxy passes on.
+            read_only: nothing can be changed through it.
+
+        Raises:
+            ConfigurationError: the distribution is not installed, ``Durable`` has no adapter, or
+                the engine of the application is not the embedded one.
+            TypeError: ``authorize`` is no function.
+        """
+        try:
+            from durable_dashboard import Dashboard
+        except ModuleNotFoundError as error:
+            if error.name != "durable_dashboard":
+                raise
+            raise ConfigurationError(
+                "Durable.dashboard needs the distribution durable-dashboard: install it with pip"
+            ) from None
+        adapter = self._adapter_for("dashboard")
+        return adapter.wrap(Dashboard(self, authorize=authorize, read_only=read_only))
+
     def _adapter_for(self, method: str) -> EndpointAdapter[AppT]:
         if self._adapter is None:
             raise EndpointAdapterRequiredError(

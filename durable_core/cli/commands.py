@@ -20,6 +20,7 @@ from durable_core.api.durable import Durable
 from durable_core.api.run_info import RunInfo, RunStatus, as_json
 from durable_core.cli.application import load_durable, open_store, work
 from durable_core.cli.check import check
+from durable_core.cli.dashboard import add_dashboard
 from durable_core.cli.secrets import add_secrets
 from durable_core.cli.text import details, history, table
 from durable_core.duration import parse_duration
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_replay(commands)
     add_secrets(commands)
+    add_dashboard(commands)
     return parser
 
 

@@ -36,9 +36,13 @@ FACES = {
     *("sync", "webhooks"),
 }
 FOR_TYPE_CHECKERS = {"typing_extensions"}  # every type checker brings it along
-# pytest loads the one room, and nobody else does. The other one loads a client for a step that is
-# given none; without the package that is an error, which says what to install.
-THIRD_PARTIES = {"pytest_plugin": {"pytest"}, "api": {"durable_client"}}
+# pytest loads the one room, and nobody else does. The others load a client for a step that is given
+# none, and the dashboard; without the package that is an error, which says what to install.
+THIRD_PARTIES = {
+    "pytest_plugin": {"pytest"},
+    "api": {"durable_client", "durable_dashboard"},
+    "cli": {"durable_dashboard"},
+}
 PURE_STDLIB = {
     *(
         "__future__",
@@ -141,8 +145,10 @@ def test_adapter_imports_only_its_dependencies(folder: Path) -> None:
     assert [] == [line for module in modules for line in adapter_violations(module, allowed)]
 
 
-#: The adapters for the handlers of a framework, and those that they stand on.
+#: The adapters for the handlers of a framework, and those that they stand on; and what brings a
+#: server along.
 _OF_FRAMEWORKS = {
+    "dashboard": {"durable_wsgi"},
     "django": {"durable_asgi", "durable_wsgi"},
     "flask": {"durable_wsgi"},
     "starlette": {"durable_asgi"},
@@ -151,7 +157,10 @@ _OF_FRAMEWORKS = {
 
 @pytest.mark.parametrize("folder", ADAPTER_FOLDERS, ids=lambda folder: folder.name)
 def test_adapter_depends_on_no_other_adapter(folder: Path) -> None:
-    """Only that of a framework needs another one: the one for the framework's server interface."""
+    """Only that of a framework needs another one: the one for the framework's server interface.
+
+    The dashboard has a command that serves it by itself.
+    """
     others = {project_of(other)["name"].replace("-", "_") for other in ADAPTER_FOLDERS} - {
         project_of(folder)["name"].replace("-", "_")
     }
@@ -197,10 +206,10 @@ def test_subjects_need_no_suite() -> None:
     }
 
     # An engine that needs a server of somebody else's has its subject where that is imitated. An
-    # observer is no subject.
-    assert {"inngest", "otel", "prometheus"} == {folder.name for folder in ADAPTER_FOLDERS} - {
-        folder.name for folder in modules
-    }
+    # observer and a page are no subjects.
+    assert {"dashboard", "inngest", "otel", "prometheus"} == {
+        folder.name for folder in ADAPTER_FOLDERS
+    } - {folder.name for folder in modules}
     assert [] == [
         line
         for folder, module in modules.items()

@@ -1,0 +1,90 @@
+"""Who is let in: users of this machine, or whom the application authorizes; and no other page."""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, ip_address
+from urllib.parse import urlsplit
+
+from durable_core import HTTPError, Request
+from durable_core.adapters import client_of
+
+__all__ = ["ACTION_HEADER", "PAGE_HEADERS", "check_action", "check_local", "check_site"]
+
+#: Header fields of everything that the page consists of. Nothing is loaded from elsewhere, no
+#: script is inline, no text becomes HTML, and no other page may show this one.
+PAGE_HEADERS = (
+    (
+        "content-security-policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'",
+    ),
+    ("cross-origin-opener-policy", "same-origin"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("referrer-policy", "no-referrer"),
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+)
+#: The page sends it with each action. A page of another origin cannot, unless it is allowed to.
+ACTION_HEADER = "x-durable-action"
+
+#: What proxies add. Behind one, the address of the client says nothing.
+_FORWARDED = (
+    *("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"),
+    *("x-real-ip", "cf-connecting-ip", "true-client-ip"),
+)
+
+
+def check_local(request: Request) -> None:
+    """Refuse what does not come from this machine, and is not meant for it.
+
+    The name of the host is checked, too: a page elsewhere may make its own name resolve to this
+    machine (DNS rebinding).
+
+    Raises:
+        HTTPError: 403.
+    """
+    if any(name in request.headers for name in _FORWARDED):
+        raise HTTPError(403, "a proxy has passed this on: the dashboard needs authorize= for that")
+    if not _is_loopback(client_of(request)):
+        raise HTTPError(403, "without authorize= the dashboard is for this machine only")
+    host = urlsplit(request.url).hostname or ""
+    if not (host == "localhost" or host.endswith(".localhost") or _is_loopback(host)):
+        raise HTTPError(403, "without authorize= the dashboard is asked for by a loopback address")
+
+
+def check_site(request: Request) -> None:
+    """Refuse what a page of another site asks for.
+
+    Raises:
+        HTTPError: 403.
+    """
+    if request.headers.get("sec-fetch-site") not in (None, "same-origin", "none"):
+        raise HTTPError(403, "this is for the dashboard's own page")
+
+
+def check_action(request: Request) -> None:
+    """Refuse an action that the dashboard's own page has not asked for (CSRF).
+
+    Raises:
+        HTTPError: 403 or 415.
+    """
+    check_site(request)
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != urlsplit(request.url).netloc:
+        raise HTTPError(403, "this is for the dashboard's own page")
+    if request.headers.get(ACTION_HEADER) is None:
+        raise HTTPError(403, f"an action needs the header {ACTION_HEADER}")
+    content_type = request.headers.get("content-type") or ""
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise HTTPError(415, "an action is a JSON object")
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        found = ip_address(address.strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
+        return found.ipv4_mapped.is_loopback
+    return found.is_loopback

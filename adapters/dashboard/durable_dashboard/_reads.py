@@ -1,0 +1,306 @@
+"""The documents that the page asks for. Each is a function of the application and the query."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+from durable_core import (
+    AttemptInfo,
+    BadRequest,
+    Durable,
+    HTTPError,
+    Request,
+    Response,
+    RunInfo,
+    StepInfo,
+)
+from durable_core.errors import RunNotFoundError
+from durable_dashboard._shapes import (
+    clip,
+    millis,
+    show_endpoint,
+    show_event,
+    show_failure,
+    show_process,
+    show_request,
+    show_response,
+    show_run,
+    show_step,
+    show_values,
+)
+
+__all__ = [
+    "RunPosition",
+    "find_runs",
+    "overview",
+    "read_body",
+    "read_config",
+    "read_request",
+    "read_response",
+    "read_run",
+    "read_step",
+    "read_value",
+]
+
+_Document = dict[str, Any]
+
+_PAGE = 50
+_MOST_OF_PAGE = 200
+#: The overview looks at the runs of so long, and at so many at most, but of some minutes.
+_WINDOW, _MOST_RUNS = timedelta(hours=1), 1_000
+_SHORTEST = timedelta(minutes=5)
+#: How many bars its chart has.
+_BUCKETS = 30
+
+
+def read_config(durable: Durable[Any], *, read_only: bool) -> _Document:
+    """Return what does not change: the application, and what can be done here."""
+    return {
+        "app": durable.id,
+        "readOnly": read_only,
+        "endpoints": [each.function_id for each in durable.endpoints()],
+        "now": _now(),
+    }
+
+
+def find_runs(durable: Durable[Any], request: Request) -> _Document:
+    """Return a page of runs, the newest first; the conditions are in the query.
+
+    Raises:
+        HTTPError: 400, a condition of another form.
+    """
+    query = request.query
+    limit = _number(query.get("limit") or str(_PAGE))
+    label = query.get("label") or None
+    name, sign, value = (label or "").partition("=")
+    if label is not None and not sign:
+        raise BadRequest("label is written like name=value")
+    status = query.get("status") or None
+    try:
+        found = durable.runs.list(
+            status=status,  # type: ignore[arg-type] # which list() checks
+            endpoint=query.get("endpoint") or None,
+            key=query.get("key") or None,
+            label=None if label is None else (name, value),
+            since=_time(query.get("since")),
+            until=_time(query.get("until")),
+            cursor=query.get("cursor") or None,
+            limit=limit,
+        )
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
+    more = found[-1].id if len(found) == limit else None
+    return {"now": _now(), "runs": [show_run(each) for each in found], "more": more}
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= _MOST_OF_PAGE):
+        raise BadRequest(f"limit must be 1 to {_MOST_OF_PAGE}")
+    return int(text)
+
+
+def _time(text: str | None) -> datetime | None:
+    """Return a time of the page's: epoch milliseconds."""
+    if not text:
+        return None
+    try:
+        return datetime.fromtimestamp(int(text) / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        raise BadRequest("since and until are epoch milliseconds") from None
+
+
+@dataclass(frozen=True, slots=True)
+class RunPosition:
+    """How much of a run a page has: so many finished steps, and which they are.
+
+    Attributes:
+        count: of finished steps.
+        check: of their names and times. It is another one where a retry has made some unknown.
+    """
+
+    count: int = 0
+    check: int = 0
+
+    @classmethod
+    def parse(cls, text: str | None) -> RunPosition:
+        """Return the position of an event's id; the beginning, for any other text."""
+        count, _, check = (text or "").partition(".")
+        if count.isascii() and count.isdigit() and check.isascii() and check.isdigit():
+            return cls(int(count[:9]), int(check[:12]))
+        return cls()
+
+    def __str__(self) -> str:
+        return f"{self.count}.{self.check}"
+
+
+def read_run(
+    durable: Durable[Any], run_id: str, position: RunPosition = RunPosition()
+) -> tuple[_Document, RunPosition]:
+    """Return a run and its steps from a position on; and the next position.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+    """
+    run = durable.runs.get(run_id)
+    failures: dict[str | None, list[AttemptInfo]] = {}
+    if any(step.attempts > 1 or step.error for step in run.steps) or run.attempts > 1 or run.error:
+        for attempt in durable.runs.history(run_id):
+            if attempt.status == "failed":
+                failures.setdefault(attempt.step, []).append(attempt)
+    finished = [step for step in run.steps if step.ended is not None]
+    begun = [step for step in run.steps if step.ended is None]
+    start = position.count if _check(finished[: position.count]) == position.check else 0
+    start = min(start, len(finished))
+    document = {
+        "now": _now(),
+        "run": show_run(run),
+        "failures": [show_failure(each) for each in failures.get(None, ())],
+        "from": start,
+        "finished": [show_step(step, failures.get(step.name, ())) for step in finished[start:]],
+        "begun": [show_step(step, failures.get(step.name, ())) for step in begun],
+    }
+    return document, RunPosition(len(finished), _check(finished))
+
+
+def _check(steps: Sequence[StepInfo]) -> int:
+    check = 0
+    for step in steps:
+        text = f"{step.name}\0{step.ended}\0{step.status}\n"
+        check = zlib.crc32(text.encode("utf-8", "replace"), check)
+    return check
+
+
+def read_step(durable: Durable[Any], run_id: str, name: str) -> _Document:
+    """Return the values of a step.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+        HTTPError: 404, there is no such step.
+    """
+    return show_values(_step(durable.runs.get(run_id), name))
+
+
+def read_value(durable: Durable[Any], run_id: str, name: str, part: str) -> object:
+    """Return a value of a step as a whole: its result or its arguments. Raises as above."""
+    step = _step(durable.runs.get(run_id), name)
+    if part not in ("result", "arguments"):
+        raise BadRequest("part is result or arguments")
+    return step.result if part == "result" else step.arguments
+
+
+def _step(run: RunInfo, name: str) -> StepInfo:
+    for step in run.steps:
+        if step.name == name:
+            return step
+    raise HTTPError(404, "the run has no such step")
+
+
+def read_request(durable: Durable[Any], run_id: str) -> _Document:
+    """Return the request that began a run."""
+    return show_request(durable.runs.request(run_id))
+
+
+def read_response(durable: Durable[Any], run_id: str) -> _Document:
+    """Return the response of a run: none yet, one that is not kept, or as its clients get it."""
+    try:
+        response = durable.runs.response(run_id)
+    except LookupError as error:
+        return {"response": None, "kept": False, "detail": str(error)}
+    shown = None if response is None else show_response(response)
+    return {"response": shown, "kept": True}
+
+
+def read_body(durable: Durable[Any], run_id: str, part: str) -> bytes:
+    """Return a body as a whole: of the request or of the response of a run.
+
+    Raises:
+        HTTPError: 404, there is none.
+        BodyNotStoredError: it is not stored.
+    """
+    if part == "request":
+        return durable.runs.request(run_id).body
+    try:
+        response = durable.runs.response(run_id)
+    except LookupError:
+        response = None
+    if response is None:
+        raise HTTPError(404, "there is no body of a response")
+    return _whole(response)
+
+
+def _whole(response: Response) -> bytes:
+    assert isinstance(response.body, bytes)  # stored ones are whole
+    return response.body
+
+
+@lru_cache(maxsize=64)
+def _error_of(durable: Durable[Any], run_id: str, ended: datetime) -> str | None:
+    """Return why a run failed that ended then. Lists do not say it, and it does not change."""
+    try:
+        return clip(durable.runs.get(run_id).error)
+    except RunNotFoundError:
+        return None
+
+
+def overview(durable: Durable[Any]) -> _Document:
+    """Return how the application is doing."""
+    now = datetime.now(UTC)
+    runs = durable.runs.list(since=now - _WINDOW, limit=_MOST_RUNS)
+    begin = now - _WINDOW
+    if runs:  # the chart begins with the first run that is there, but has some minutes
+        begin = max(begin, min(runs[-1].started, now - _SHORTEST))
+    begun = Counter(run.function_id for run in runs)
+    failed = Counter(run.function_id for run in runs if run.status == "failed")
+    seconds = max(1.0, (now - begin).total_seconds())
+    health = durable.health()
+    endpoints = [show_endpoint(each) for each in durable.endpoints()]
+    known = {each["id"] for each in endpoints}
+    endpoints += [{"id": key} for key in sorted(begun.keys() - known)]
+    for each in endpoints:
+        each |= {"begun": begun[str(each["id"])], "failed": failed[str(each["id"])]}
+    return {
+        "now": _now(),
+        "begin": millis(begin),
+        "begun": len(runs),
+        "failed": sum(failed.values()),
+        "perMinute": len(runs) * 60 / seconds,
+        "atLimit": len(runs) == _MOST_RUNS,
+        "chart": _chart(runs, begin, now),
+        "failures": [
+            {**show_run(each), "error": each.ended and _error_of(durable, each.id, each.ended)}
+            for each in durable.runs.list(status="failed", limit=8)
+        ],
+        "oldestDue": millis(durable.oldest_due()),
+        "started": health["started"],
+        "liveRuns": health.get("live_runs"),
+        "waitingClients": health.get("waiting_clients"),
+        "commits": health.get("commits"),
+        "commitSeconds": health.get("commit_seconds"),
+        "processes": [show_process(each) for each in durable.processes()],
+        "events": [show_event(each) for each in durable.recent_events(30)],
+        "endpoints": endpoints,
+    }
+
+
+def _chart(runs: Sequence[RunInfo], begin: datetime, end: datetime) -> list[dict[str, int]]:
+    """Return how many runs have begun in each part of a time, by what has become of them."""
+    width = (end - begin) / _BUCKETS
+    counts: list[Counter[str]] = [Counter() for _ in range(_BUCKETS)]
+    names = {"completed": "completed", "failed": "failed"}
+    for run in runs:
+        place = min(_BUCKETS - 1, max(0, int((run.started - begin) / width)))
+        counts[place][names.get(run.status, "other")] += 1
+    return [
+        {"at": millis(begin + number * width) or 0, **count} for number, count in enumerate(counts)
+    ]
+
+
+def _now() -> int:
+    return round(time.time() * 1000)

@@ -1,0 +1,58 @@
+// What the page asks its server. All URLs are relative: it may be mounted anywhere.
+
+const PATH = "_api/";
+
+export class Refused extends Error {}
+
+/** Returns the address of a document. */
+export const url = (name, params = {}) => {
+  const query = new URLSearchParams(Object.entries(params).filter(([, value]) => value));
+  return `${PATH}${name}?${query}`;
+};
+
+async function answer(response) {
+  let document = null;
+  try { document = await response.json(); } catch { /* of a proxy, perhaps */ }
+  if (!response.ok) throw new Refused(document?.detail ?? document?.title ?? `the server answered ${response.status}`);
+  return document;
+}
+
+/** Returns a document. */
+export const get = async (name, params) => answer(await fetch(url(name, params), { headers: { accept: "application/json" } }));
+
+/** Has something done. */
+export const act = async (name, body) => answer(await fetch(`${PATH}${name}`, {
+  method: "POST",
+  headers: { "content-type": "application/json", "x-durable-action": "1" },
+  body: JSON.stringify(body),
+}));
+
+const indicator = () => document.getElementById("live");
+const WORDS = { on: "Live", wait: "Reconnecting", off: "Not live" };
+
+function show(state) {
+  const shown = indicator();
+  if (shown.dataset.state === state) return;
+  shown.dataset.state = state;
+  shown.textContent = WORDS[state];
+}
+
+/** Reads an event stream of documents; returns a function that ends it. */
+export function live(name, params, handlers) {
+  const source = new EventSource(url(name, params));
+  source.onopen = () => show("on");
+  source.onerror = () => show(source.readyState === EventSource.CLOSED ? "off" : "wait");
+  for (const [kind, handle] of Object.entries(handlers)) {
+    source.addEventListener(kind, (event) => { show("on"); handle(JSON.parse(event.data)); });
+  }
+  return () => source.close();
+}
+
+/** Reads the stream of a run: what its steps push, keep and take back. */
+export function follow(id, handlers) {
+  const source = new EventSource(url("stream", { id }));
+  for (const [kind, handle] of Object.entries(handlers)) {
+    source.addEventListener(kind, (event) => handle(JSON.parse(event.data), source));
+  }
+  return () => source.close();
+}
