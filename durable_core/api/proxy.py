@@ -44,7 +44,8 @@ class Proxy(FlowHandler):
             if is_callback_token(token):
                 from durable_core.api.callback_answers import answer_callback  # few need it
 
-                return (yield from answer_callback(self.engine, request, PROXY_PARAMS))
+                answer = yield from answer_callback(self.engine, request, PROXY_PARAMS)
+                return _with_cors(answer)
         response = _without_run(request)
         if response is None:
             response = yield from answer_wait(request, _proxy_wait_request(request, max_wait))

@@ -265,7 +265,10 @@ def test_the_host_of_a_request_is_not_trusted() -> None:
 
 
 def test_a_wait_route_takes_answers() -> None:
-    """Where async_redirect_url leads to a route of the application, so does the callback."""
+    """Where async_redirect_url leads to a route of the application, so does the callback.
+
+    A page of another origin can send JSON there, and read what became of it.
+    """
     urls: list[str] = []
     with lab(public_url=PUBLIC) as process:
         handler = process.endpoint(waiting("def", urls), async_redirect_url="/wait?tenant=7")
@@ -276,7 +279,10 @@ def test_a_wait_route_takes_answers() -> None:
         assert "/wait" == urlsplit(urls[0]).path
         assert "tenant=7" in urls[0]
         assert 405 == proxy.handle(request(url="/wait", method="POST")).status
-        assert (200, "accepted") == code(post(proxy, urls[0]))
+        accepted = post(proxy, urls[0])
+        assert (200, "accepted") == code(accepted)
+        for answer in (accepted, post(proxy, urls[0], b"{}"), post(proxy, f"{urls[0]}x")):
+            assert "*" == answer.headers["access-control-allow-origin"]
 
 
 def test_bodies_have_a_limit() -> None:
