@@ -5,9 +5,17 @@ Each sort has a prefix of its own, so that no address of one sort is one of anot
 
 from __future__ import annotations
 
-__all__ = ["callback_address", "child_address", "child_of", "signal_address", "signal_of"]
+__all__ = [
+    "callback_address",
+    "child_address",
+    "child_of",
+    "is_callback",
+    "signal_address",
+    "signal_of",
+]
 
 _SIGNAL = "signal:"
+_CALLBACK = "callback:"
 
 
 def signal_address(name: str) -> str:
@@ -22,7 +30,12 @@ def signal_of(address: str) -> str:
 
 def callback_address(run_id: str, op_id: str) -> str:
     """Return the address of ``step.wait_for_callback``, which belongs to the run."""
-    return f"callback:{run_id}:{op_id}"
+    return f"{_CALLBACK}{run_id}:{op_id}"
+
+
+def is_callback(address: str) -> bool:
+    """Tell whether an address is one of :func:`callback_address`."""
+    return address.startswith(_CALLBACK)
 
 
 def child_address(run_id: str) -> str:

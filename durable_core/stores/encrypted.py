@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 from durable_core.codec.json import JSONCodec
 from durable_core.codec.sealed import pack, pack_text, unpack, unpack_text
 from durable_core.errors import ConfigurationError, EncryptionKeyError, StoreError
+from durable_core.machine.addresses import is_callback
 from durable_core.machine.blinding import MIRROR, Blinder
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
@@ -536,7 +537,11 @@ class _Seal:
         return replace(stored, event=replace(stored.event, data=data))
 
     def delivery(self, delivery: Delivery) -> Delivery:
-        return replace(delivery, event=self.event(delivery.event))
+        event = self.event(delivery.event)
+        if is_callback(delivery.address):
+            # The id is a hash of the answer, and whoever guesses a short answer could check it.
+            event = replace(event, id=self.blinder.text(f"id:{event.id}"))
+        return replace(delivery, event=event)
 
     def chunks(self, batch: ChunkBatch) -> ChunkBatch:
         """Encrypt a batch as a whole; it keeps its number of texts, which has a meaning."""

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from durable_core.api.run import run
 from durable_core.api.step import step, sync_step
 from durable_core.api.stream import sync_stream
+from durable_core.codec.callbacks import callback_digest
 from durable_core.errors import ConfigurationError, EncryptionKeyError, StepError
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -210,7 +211,15 @@ def test_what_others_say_to_a_run(tmp_path: Path) -> None:
         assert isinstance(last.body, bytes)
         assert 4 == last.body.count(MARK.encode())  # the child gives back one of its own
         assert [] == leaks(tmp_path)
+        again = endpoint.handle(Request(method="POST", url=url, body=MARK.encode()))
+        assert 200 == again.status
+        other = endpoint.handle(Request(method="POST", url=url, body=b"no"))
+        assert 409 == other.status
     assert [] == leaks(tmp_path)
+    guessed = callback_digest(Request(method="POST", url=url, body=MARK.encode()))
+    assert guessed.encode() not in b"".join(
+        file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()
+    )
 
 
 def test_clear_text_would_be_found(tmp_path: Path) -> None:
@@ -362,6 +371,19 @@ def test_a_cancelled_run(tmp_path: Path) -> None:
         assert process.durable.runs.cancel(record.run.id, reason=MARK)
         assert MARK == process.durable.runs.get(record.run.id).cancel_reason
         assert [] == leaks(tmp_path)
+
+
+def test_a_replaced_run(tmp_path: Path) -> None:
+    """The end of a run that another one replaces is encrypted, and read by its client."""
+    store = encrypted(SQLiteStore(tmp_path / "store.db"))
+    with lab(store, clock=FakeClock()) as process:
+        endpoint = process.endpoint(sleeping, singleton="cancel")
+        first = endpoint.handle(asked())
+        endpoint.handle(asked())
+        last = process.follow(endpoint, first)
+    assert 410 == last.status
+    assert b"urn:durable:run-cancelled" in bytes(last.body)  # type: ignore[arg-type]
+    assert b"run-cancelled" not in (tmp_path / "store.db").read_bytes()
 
 
 DECIDED = {
