@@ -9,7 +9,7 @@ from durable_core.api.function_steps import current_scope, named, parsed
 from durable_core.duration import Duration
 from durable_core.flow.scope import HandlerKind, RunScope
 from durable_core.flow.server_calls import ServerGateway
-from durable_core.flow.step_options import merge_options
+from durable_core.flow.step_options import StepOptions, call_options, merge_options
 
 if TYPE_CHECKING:
     from durable_core.api.models import AIModel, Inference
@@ -24,7 +24,14 @@ T = TypeVar("T")
 
 
 class AsyncAISteps:
-    """``step.ai`` of ``async def`` handlers."""
+    """``step.ai`` of ``async def`` handlers.
+
+    Args:
+        options: of each of its steps.
+    """
+
+    def __init__(self, options: StepOptions | None = None) -> None:
+        self._options = options
 
     def infer(
         self,
@@ -32,7 +39,7 @@ class AsyncAISteps:
         *,
         model: AIModel,
         body: Mapping[str, object],
-        timeout: Duration = _TIMEOUT,
+        timeout: Duration | None = None,
         retries: int | None = None,
         client: AsyncClient | ServerGateway | None = None,
     ) -> Coroutine[Any, Any, Inference]:
@@ -44,8 +51,10 @@ class AsyncAISteps:
             id: the step's id.
             model: of ``durable_core.ai``, such as ``openai("gpt-4o-mini")``.
             body: of the request, without ``model``: ``messages`` and the rest. It is not stored.
-            timeout: how long one attempt may take; a duration.
-            retries: how often to try again, 0 to 20. Default: that of the endpoint.
+            timeout: how long one attempt may take; a duration. Default: that of ``step.options``,
+                else 10 minutes.
+            retries: how often to try again, 0 to 20. Default: that of ``step.options``, else of the
+                endpoint.
             client: an ``AsyncClient`` of ``httpx2`` or ``httpx``; as for ``step.fetch``.
 
         Returns:
@@ -58,7 +67,8 @@ class AsyncAISteps:
             StepUsageError: no client is given, and ``durable-client`` is not installed.
         """
         scope = current_scope(HandlerKind.ASYNC_DEF, id)
-        return named("ai.infer", id, _infer(scope, id, model, body, timeout, retries, client))
+        options = self._options, timeout, retries
+        return named("ai.infer", id, _infer(scope, id, model, body, options, client))
 
     @overload
     def wrap(
@@ -91,11 +101,18 @@ class AsyncAISteps:
             StepError: it failed on the last attempt.
         """
         scope = current_scope(HandlerKind.ASYNC_DEF, id)
-        return named("ai.wrap", id, _wrap(scope, id, fn, args, kwargs))
+        return named("ai.wrap", id, _wrap(scope, id, fn, args, kwargs, self._options))
 
 
 class AISteps:
-    """``step.ai`` of ``def`` handlers."""
+    """``step.ai`` of ``def`` handlers.
+
+    Args:
+        options: of each of its steps.
+    """
+
+    def __init__(self, options: StepOptions | None = None) -> None:
+        self._options = options
 
     def infer(
         self,
@@ -103,19 +120,20 @@ class AISteps:
         *,
         model: AIModel,
         body: Mapping[str, object],
-        timeout: Duration = _TIMEOUT,
+        timeout: Duration | None = None,
         retries: int | None = None,
         client: Client | ServerGateway | None = None,
     ) -> Inference:
         """Ask a model; see :meth:`AsyncAISteps.infer`."""
         scope = current_scope(HandlerKind.DEF, id)
-        answer: Inference = _infer(scope, id, model, body, timeout, retries, client)
+        options = self._options, timeout, retries
+        answer: Inference = _infer(scope, id, model, body, options, client)
         return answer
 
     def wrap(self, id: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that asks a model; see :meth:`AsyncAISteps.wrap`."""
         scope = current_scope(HandlerKind.DEF, id)
-        result: T = _wrap(scope, id, fn, args, kwargs)
+        result: T = _wrap(scope, id, fn, args, kwargs, self._options)
         return result
 
 
@@ -124,8 +142,7 @@ def _infer(
     step_id: str,
     model: AIModel,
     body: Mapping[str, object],
-    timeout: Duration,
-    retries: int | None,
+    given: tuple[StepOptions | None, Duration | None, int | None],
     client: Any,
 ) -> Any:
     from durable_core.api.inference import make_inference, read_answer
@@ -135,13 +152,16 @@ def _infer(
     is_gateway = isinstance(client, ServerGateway)
     if not is_gateway:
         parsed(step_id, check_client, client, is_async=scope.kind is HandlerKind.ASYNC_DEF)
-    outgoing = parsed(step_id, make_inference, model, body, timeout)
+    before, timeout, retries = given
+    options, seconds = call_options(
+        step_id, before, timeout=timeout, retries=retries, default_timeout=_TIMEOUT
+    )
+    outgoing = parsed(step_id, make_inference, model, body, seconds)
     if is_gateway:
         from durable_core.api.gateway import infer_through_server
 
-        limits = {"timeout": timeout != _TIMEOUT, "retries": retries is not None}
-        return infer_through_server(scope, step_id, outgoing, model, limits)
-    options = merge_options(None, retries=retries, timeout=timeout)
+        unknown = merge_options(before, retries=retries, timeout=timeout).given()
+        return infer_through_server(scope, step_id, outgoing, model, unknown)
     read = read_answer(model)
     return drive_call(scope, step_id, outgoing, client, options, read, Inference.load)
 
@@ -152,7 +172,8 @@ def _wrap(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    options: StepOptions | None,
 ) -> Any:
     from durable_core.api.inference import drive_wrapped
 
-    return drive_wrapped(scope, step_id, fn, args, kwargs)
+    return drive_wrapped(scope, step_id, fn, args, kwargs, options)

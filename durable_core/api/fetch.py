@@ -9,7 +9,7 @@ from durable_core.api.function_steps import current_scope, named, parsed
 from durable_core.duration import Duration
 from durable_core.flow.scope import HandlerKind, RunScope
 from durable_core.flow.server_calls import ServerGateway
-from durable_core.flow.step_options import merge_options
+from durable_core.flow.step_options import StepOptions, call_options, merge_options
 
 if TYPE_CHECKING:
     from durable_core.api.outgoing import AsyncClient, Client, OutgoingCall
@@ -25,6 +25,8 @@ _TIMEOUT = "30s"
 class AsyncFetchSteps:
     """The steps of ``async def`` handlers that call another service."""
 
+    _options: StepOptions | None
+
     def fetch(
         self,
         id: str,
@@ -34,7 +36,7 @@ class AsyncFetchSteps:
         headers: HeaderFields = (),
         body: bytes | str | None = None,
         json: object = None,
-        timeout: Duration = _TIMEOUT,
+        timeout: Duration | None = None,
         max_bytes: int = _MAX_BYTES,
         retries: int | None = None,
         client: AsyncClient | ServerGateway | None = None,
@@ -53,9 +55,11 @@ class AsyncFetchSteps:
             headers: of the request. They are not stored.
             body: bytes, or text, which is sent as UTF-8. It is not stored.
             json: a value to send as JSON, in place of ``body``.
-            timeout: how long one attempt may take; a duration.
+            timeout: how long one attempt may take; a duration. Default: that of ``step.options``,
+                else 30 s.
             max_bytes: how large the body of the response may be.
-            retries: how often to try again, 0 to 20. Default: that of the endpoint.
+            retries: how often to try again, 0 to 20. Default: that of ``step.options``, else of the
+                endpoint.
             client: an ``AsyncClient`` of ``httpx2`` or ``httpx`` to call with. Default: one of the
                 package ``durable-client`` for this call. Under an engine with a server, a gateway
                 such as ``InngestGateway()``: the server makes the call.
@@ -70,12 +74,15 @@ class AsyncFetchSteps:
         """
         scope = current_scope(HandlerKind.ASYNC_DEF, id)
         request = (method, url, headers, body, json)
-        coroutine = _fetch(scope, id, request, timeout, max_bytes, retries, client)
+        options = self._options, timeout, retries
+        coroutine = _fetch(scope, id, request, options, max_bytes, client)
         return named("fetch", id, coroutine)
 
 
 class FetchSteps:
     """The steps of ``def`` handlers that call another service."""
+
+    _options: StepOptions | None
 
     def fetch(
         self,
@@ -86,7 +93,7 @@ class FetchSteps:
         headers: HeaderFields = (),
         body: bytes | str | None = None,
         json: object = None,
-        timeout: Duration = _TIMEOUT,
+        timeout: Duration | None = None,
         max_bytes: int = _MAX_BYTES,
         retries: int | None = None,
         client: Client | ServerGateway | None = None,
@@ -94,7 +101,8 @@ class FetchSteps:
         """Call another service; see :meth:`AsyncFetchSteps.fetch`."""
         scope = current_scope(HandlerKind.DEF, id)
         request = (method, url, headers, body, json)
-        response: FetchedResponse = _fetch(scope, id, request, timeout, max_bytes, retries, client)
+        options = self._options, timeout, retries
+        response: FetchedResponse = _fetch(scope, id, request, options, max_bytes, client)
         return response
 
 
@@ -102,9 +110,8 @@ def _fetch(
     scope: RunScope,
     step_id: str,
     request: tuple[str, str, HeaderFields, object, object],
-    timeout: Duration,
+    given: tuple[StepOptions | None, Duration | None, int | None],
     max_bytes: int,
-    retries: int | None,
     client: Any,
 ) -> Any:
     from durable_core.api.outgoing import check_client, drive_call, make_call
@@ -112,6 +119,10 @@ def _fetch(
 
     method, url, headers, body, json = request
     is_gateway = isinstance(client, ServerGateway)
+    before, timeout, retries = given
+    options, seconds = call_options(
+        step_id, before, timeout=timeout, retries=retries, default_timeout=_TIMEOUT
+    )
 
     def make() -> OutgoingCall:
         if not is_gateway:
@@ -122,7 +133,7 @@ def _fetch(
             headers=headers,
             body=body,
             json=json,
-            timeout=timeout,
+            timeout=seconds,
             max_bytes=max_bytes,
         )
 
@@ -130,8 +141,7 @@ def _fetch(
     if is_gateway:
         from durable_core.api.gateway import fetch_through_server
 
-        limits = {"timeout": timeout != _TIMEOUT, "retries": retries is not None}
-        return fetch_through_server(scope, step_id, outgoing, limits)
-    options = merge_options(None, retries=retries, timeout=timeout)
+        unknown = merge_options(before, retries=retries, timeout=timeout).given()
+        return fetch_through_server(scope, step_id, outgoing, unknown)
     dump, load = FetchedResponse.dump, FetchedResponse.load
     return drive_call(scope, step_id, outgoing, client, options, dump, load)

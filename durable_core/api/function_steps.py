@@ -7,12 +7,12 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from durable_core.errors import NonRetriableError, StepArgumentError, StepUsageError
 from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
-from durable_core.flow.step_options import StepKeywords, StepOptions, merge_options
+from durable_core.flow.step_options import StepOptions
 from durable_core.model.step import Op, OpKind
 
 if TYPE_CHECKING:
@@ -22,22 +22,19 @@ if TYPE_CHECKING:
 __all__ = [
     "IMPORTS",
     "AsyncFunctionSteps",
-    "AsyncTypedSteps",
     "FunctionSteps",
-    "TypedSteps",
     "current_scope",
     "named",
     "parsed",
+    "with_undo",
 ]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
 
 
 class AsyncFunctionSteps:
-    """The steps of ``async def`` handlers that call a function. ``step.options(...)`` makes it.
+    """The steps of ``async def`` handlers that call a function.
 
     Args:
         options: of each of its steps.
@@ -87,35 +84,8 @@ class AsyncFunctionSteps:
         op = scope.ex.next_op(id, OpKind.RUN, scope.current_task())
         flow = scope.flows.run_step(scope.ex, op, call)
         if call.options is not None and call.options.undo is not None:
-            flow = _with_undo(scope, op, call.options.undo, flow)
+            flow = with_undo(scope, op, call.options.undo, flow)
         return named("run", id, scope.drive(flow))
-
-    @overload
-    def options(self, **options: Unpack[StepKeywords]) -> AsyncFunctionSteps: ...
-
-    @overload
-    def options(
-        self, *, result: type[R], **options: Unpack[StepKeywords]
-    ) -> AsyncTypedSteps[R]: ...
-
-    @overload
-    def options(
-        self, *, result: object, **options: Unpack[StepKeywords]
-    ) -> AsyncTypedSteps[Any]: ...
-
-    def options(self, *, result: Any = None, **options: Unpack[StepKeywords]) -> Any:
-        """Return steps with options: ``await step.options(retries=5).run("charge", charge, cart)``.
-
-        Args:
-            result: the type of the result, such as ``Order`` or ``list[Order]``, where the
-                function's return annotation does not say it. None leaves that.
-            **options: see :class:`StepKeywords`; they change what these steps have.
-
-        Raises:
-            StepArgumentError: an option of another type, or out of range (also a ValueError and a
-                TypeError).
-        """
-        return AsyncFunctionSteps(merge_options(self._options, result, **options))
 
     def __call__(
         self, id: str, /
@@ -155,22 +125,8 @@ class AsyncFunctionSteps:
         return decorate
 
 
-class AsyncTypedSteps(Protocol[R_co]):
-    """Steps whose results are of the type that ``step.options(result=...)`` names."""
-
-    def run(
-        self, id: str, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, R_co]:
-        """Call a function once and for all; see :meth:`AsyncFunctionSteps.run`."""
-        ...
-
-    def options(self, **options: Unpack[StepKeywords]) -> AsyncTypedSteps[R_co]:
-        """Return steps with further options; see :meth:`AsyncFunctionSteps.options`."""
-        ...
-
-
 class FunctionSteps:
-    """The steps of ``def`` handlers that call a function. ``step.options(...)`` makes it.
+    """The steps of ``def`` handlers that call a function.
 
     Args:
         options: of each of its steps.
@@ -186,25 +142,9 @@ class FunctionSteps:
         op = scope.ex.next_op(id, OpKind.RUN, scope.current_task())
         flow = scope.flows.run_step(scope.ex, op, call)
         if call.options is not None and call.options.undo is not None:
-            flow = _with_undo(scope, op, call.options.undo, flow)
+            flow = with_undo(scope, op, call.options.undo, flow)
         result: T = scope.drive(flow)
         return result
-
-    @overload
-    def options(self, **options: Unpack[StepKeywords]) -> FunctionSteps: ...
-
-    @overload
-    def options(self, *, result: type[R], **options: Unpack[StepKeywords]) -> TypedSteps[R]: ...
-
-    @overload
-    def options(self, *, result: object, **options: Unpack[StepKeywords]) -> TypedSteps[Any]: ...
-
-    def options(self, *, result: Any = None, **options: Unpack[StepKeywords]) -> Any:
-        """Return steps with options: ``step.options(retries=5).run("charge", charge, cart)``.
-
-        See :meth:`AsyncFunctionSteps.options`.
-        """
-        return FunctionSteps(merge_options(self._options, result, **options))
 
     def __call__(self, id: str, /) -> Callable[[Callable[P, T]], Callable[P, T]]:
         """Make each call of a plain function a step; see :meth:`AsyncFunctionSteps.__call__`."""
@@ -228,18 +168,6 @@ class FunctionSteps:
             return call
 
         return decorate
-
-
-class TypedSteps(Protocol[R_co]):
-    """Steps whose results are of the type that ``step.options(result=...)`` names."""
-
-    def run(self, id: str, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Call a plain function once and for all; see :meth:`AsyncFunctionSteps.run`."""
-        ...
-
-    def options(self, **options: Unpack[StepKeywords]) -> TypedSteps[R_co]:
-        """Return steps with further options; see :meth:`AsyncFunctionSteps.options`."""
-        ...
 
 
 def _call(
@@ -298,7 +226,7 @@ def _result_type(fn: Callable[..., object]) -> ValueType | None:
     return result_type(fn)
 
 
-def _with_undo(
+def with_undo(
     scope: RunScope, op: Op, undo: Callable[[Any], object], flow: Flow[object]
 ) -> Flow[object]:
     """Return the flow of a step that remembers, once it has succeeded, what undoes it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,7 +21,7 @@ __all__ = ["fetch_through_server", "infer_through_server"]
 
 
 def fetch_through_server(
-    scope: RunScope, step_id: str, outgoing: OutgoingCall, limits: Mapping[str, bool]
+    scope: RunScope, step_id: str, outgoing: OutgoingCall, options: Sequence[str]
 ) -> Any:
     """Let the server make a call; return its ``FetchedResponse``, or a coroutine of it.
 
@@ -29,13 +29,13 @@ def fetch_through_server(
         scope: the run.
         step_id: the step.
         outgoing: the call.
-        limits: arguments that a gateway has no form for, and whether they are given.
+        options: the names of the options that are given; a gateway has no form for any.
 
     Raises:
         StepUsageError: the engine has no server that makes calls.
         StepArgumentError: the call is none for a gateway.
     """
-    op, flow = _begin(scope, step_id, outgoing, limits)
+    op, flow = _begin(scope, step_id, outgoing, options)
     return scope.drive(_fetched(flow, op, outgoing))
 
 
@@ -44,10 +44,10 @@ def infer_through_server(
     step_id: str,
     outgoing: OutgoingCall,
     model: AIModel,
-    limits: Mapping[str, bool],
+    options: Sequence[str],
 ) -> Any:
     """Let the server ask a model; as :func:`fetch_through_server`, with an ``Inference``."""
-    _, flow = _begin(scope, step_id, outgoing, limits, model)
+    _, flow = _begin(scope, step_id, outgoing, options, model)
     return scope.drive(_inferred(flow, model))
 
 
@@ -55,7 +55,7 @@ def _begin(
     scope: RunScope,
     step_id: str,
     outgoing: OutgoingCall,
-    limits: Mapping[str, bool],
+    options: Sequence[str],
     model: AIModel | None = None,
 ) -> tuple[Op, Flow[object]]:
     through_server = scope.flows.call_through_server
@@ -64,11 +64,10 @@ def _begin(
             f"step {step_id!r}: client= is the gateway of a server, and {scope.flows.engine_name} "
             "has none; leave client= out, or give an HTTP client"
         )
-    given = [name for name, is_given in limits.items() if is_given]
-    if given:
+    if options:
         raise StepArgumentError(
-            f"step {step_id!r}: {given[0]}= has no form in a gateway; the server waits as long as "
-            "it does, and tries as often as endpoint(retries=) says"
+            f"step {step_id!r}: {options[0]}= has no form in a gateway; the server waits as long "
+            "as it does, and tries as often as endpoint(retries=) says"
         )
     body = _json_body(step_id, outgoing)
     op = scope.ex.next_op(step_id, OpKind.RUN, scope.current_task())

@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from durable_core.api.function_steps import with_undo
 from durable_core.api.functions import is_async
 from durable_core.api.models import AIModel, Inference
 from durable_core.api.outgoing import OutgoingCall, make_call
 from durable_core.codec.json import JSONCodec
 from durable_core.codec.typed import ValueType, result_type
-from durable_core.duration import Duration
 from durable_core.errors import NonRetriableError, StepTypeError, StepUsageError
 from durable_core.flow.attempt import Call
 from durable_core.flow.effects import Flow
 from durable_core.flow.scope import RunScope
+from durable_core.flow.step_options import StepOptions
 from durable_core.http.fetched import FetchedResponse
 from durable_core.model.step import Op, OpKind
 
@@ -39,8 +40,8 @@ _NO_SECRETS = frozenset({"max_tokens", "max_output_tokens", "max_completion_toke
 # --- asking ---------------------------------------------------------------------------------------
 
 
-def make_inference(model: AIModel, body: Mapping[str, object], timeout: Duration) -> OutgoingCall:
-    """Return the call that asks a model.
+def make_inference(model: AIModel, body: Mapping[str, object], timeout: float) -> OutgoingCall:
+    """Return the call that asks a model. ``timeout`` is in seconds.
 
     Raises:
         TypeError, ValueError: no model, a body that is no JSON object, or one that asks for a
@@ -106,6 +107,7 @@ def drive_wrapped(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    options: StepOptions | None,
 ) -> Any:
     """Call a function in a step that keeps its input; return its result, or a coroutine of it.
 
@@ -117,7 +119,8 @@ def drive_wrapped(
             f"step {step_id!r} was given an object of type {type(fn).__name__} for its function; "
             "hand over the function and its arguments, as in step.ai.wrap(id, fn, *args)"
         )
-    kind = result_type(fn)
+    named = None if options is None else options.result
+    kind = result_type(fn) if named is None else named
     op = scope.ex.next_op(step_id, OpKind.RUN, scope.current_task())
 
     def keep(output: object) -> dict[str, object]:
@@ -134,8 +137,11 @@ def drive_wrapped(
     async def call_async() -> object:
         return keep(await fn(*args, **kwargs))
 
-    flow = scope.flows.run_step(scope.ex, op, Call(call_async if is_async(fn) else call))
-    return scope.drive(_output(flow, op, kind))
+    wrapped = Call(call_async if is_async(fn) else call, options=options)
+    flow = _output(scope.flows.run_step(scope.ex, op, wrapped), op, kind)
+    if options is not None and options.undo is not None:
+        flow = with_undo(scope, op, options.undo, flow)
+    return scope.drive(flow)
 
 
 def _output(flow: Flow[object], op: Op, kind: ValueType | None) -> Flow[object]:

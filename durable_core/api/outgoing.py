@@ -17,9 +17,9 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from durable_core.api.function_steps import with_undo
 from durable_core.api.tracing import with_trace_headers
 from durable_core.codec.json import JSONCodec
-from durable_core.duration import Duration, parse_duration
 from durable_core.errors import (
     LimitExceededError,
     ServerBusyError,
@@ -244,10 +244,10 @@ def make_call(
     headers: HeaderFields,
     body: object,
     json: object,
-    timeout: Duration,
+    timeout: float,
     max_bytes: object,
 ) -> OutgoingCall:
-    """Return a call whose arguments are sound.
+    """Return a call whose arguments are sound. ``timeout`` is in seconds.
 
     Raises:
         TypeError, ValueError: one is not. No message shows the URL, a header's value or the body.
@@ -256,7 +256,6 @@ def make_call(
         raise ValueError(f"method must be an RFC 9110 token such as 'POST', not {method!r:.60}")
     if type(max_bytes) is not int or max_bytes < 1:
         raise ValueError(f"max_bytes must be an int of 1 or more, not {max_bytes!r:.60}")
-    seconds = parse_duration(timeout, what="timeout") / 1000
     fields = headers if isinstance(headers, Headers) else Headers(headers)
     content = _content(body, json)
     if json is not None and "content-type" not in fields:
@@ -266,7 +265,7 @@ def make_call(
         url=_check_url(url),
         headers=fields,
         body=content,
-        timeout=seconds,
+        timeout=timeout,
         max_bytes=max_bytes,
     )
 
@@ -320,7 +319,10 @@ def drive_call(
 
     # Without arguments: those of a step may be recorded, and headers are secret.
     call = Call(ask_async if is_async else ask, options=options)
-    return scope.drive(_loaded(scope.flows.run_step(scope.ex, op, call), load))
+    flow: Flow[Any] = _loaded(scope.flows.run_step(scope.ex, op, call), load)
+    if options.undo is not None:
+        flow = with_undo(scope, op, options.undo, flow)
+    return scope.drive(flow)
 
 
 def with_idempotency_key(outgoing: OutgoingCall, run: Run, op: Op) -> OutgoingCall:

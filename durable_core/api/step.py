@@ -7,16 +7,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
-from durable_core.api.ai import AISteps, AsyncAISteps
+from durable_core.api.call_steps import AsyncCallSteps, CallSteps
 from durable_core.api.callbacks import AsyncCallbackSteps, CallbackSteps
-from durable_core.api.fetch import AsyncFetchSteps, FetchSteps
-from durable_core.api.function_steps import (
-    AsyncFunctionSteps,
-    FunctionSteps,
-    current_scope,
-    named,
-    parsed,
-)
+from durable_core.api.function_steps import current_scope, named, parsed
 from durable_core.api.signals import AsyncSignalSteps, SignalSteps
 from durable_core.codec.records import check_events
 from durable_core.duration import Duration, parse_deadline, parse_duration
@@ -47,18 +40,13 @@ T3 = TypeVar("T3")
 R = TypeVar("R")
 
 
-class AsyncSteps(AsyncFunctionSteps, AsyncSignalSteps, AsyncCallbackSteps, AsyncFetchSteps):
+class AsyncSteps(AsyncCallSteps, AsyncSignalSteps, AsyncCallbackSteps):
     """The steps of ``async def`` handlers: ``from durable_core import step``.
 
     Each call must be awaited (directly, through ``asyncio.gather`` or a ``TaskGroup``). A step id
     names the step for ever: a stored run finds its results by it. An id that repeats, as in a
     loop, gets an index, in the order of the calls; all calls of one id must come from one task.
-
-    Attributes:
-        ai: steps that ask models.
     """
-
-    ai = AsyncAISteps()
 
     @property
     def attempt(self) -> int:
@@ -337,17 +325,12 @@ class AsyncSteps(AsyncFunctionSteps, AsyncSignalSteps, AsyncCallbackSteps, Async
         return named("invoke", id, invoke(scope, id, endpoint, request, timeout, result))
 
 
-class Steps(FunctionSteps, SignalSteps, CallbackSteps, FetchSteps):
+class Steps(CallSteps, SignalSteps, CallbackSteps):
     """The steps of ``def`` handlers: ``from durable_core.sync import step``.
 
     As :class:`AsyncSteps`, but each call blocks. A step that cannot finish now unwinds the handler
     by a signal that ``except Exception`` lets pass; the handler is replayed later.
-
-    Attributes:
-        ai: steps that ask models.
     """
-
-    ai = AISteps()
 
     @property
     def attempt(self) -> int:

@@ -20,6 +20,7 @@ __all__ = [
     "StepOptions",
     "Undo",
     "UndoReport",
+    "call_options",
     "merge_options",
     "parse_type",
     "show_step",
@@ -170,6 +171,37 @@ def merge_options(
     if result is not None:
         changes["result"] = parse_type(result, "result")
     return replace(before or NO_OPTIONS, **changes)  # type: ignore[arg-type] # each is checked
+
+
+def call_options(
+    step_id: str,
+    before: StepOptions | None,
+    *,
+    timeout: Duration | None,
+    retries: int | None,
+    default_timeout: Duration,
+) -> tuple[StepOptions, float]:
+    """Return the options of a step that calls a service, and its time-out in seconds.
+
+    Args:
+        step_id: the step.
+        before: those of ``step.options``.
+        timeout, retries: what the call itself says; None leaves what is before.
+        default_timeout: where neither says one.
+
+    Raises:
+        StepArgumentError: one is of another type, or out of range; or ``result`` is before.
+    """
+    if before is not None and before.result is not None:
+        raise StepArgumentError(
+            f"step {step_id!r}: step.options(result=) is for functions; what a service answers has "
+            "a type of its own"
+        )
+    if timeout is None and (before is None or before.timeout is None):
+        timeout = default_timeout
+    options = merge_options(before, retries=retries, timeout=timeout)
+    assert options.timeout is not None
+    return options, options.timeout / 1000
 
 
 def parse_type(hint: object, what: str) -> ValueType:

@@ -122,6 +122,11 @@ async def in_async_handlers(request: Request) -> Response:
     assert_type(await placed.run("place", count, "text"), Placed)
     assert_type(await placed.options(retries=1).run("place", fetch, "url"), Placed)
     assert_type(await step.options(result=list[Placed]).run("place", count, "text"), list[Placed])
+    assert_type(await options.fetch("fetch", "https://a.example"), FetchedResponse)
+    assert_type(await options.ai.wrap("count", count, "text"), int)
+    assert_type(await placed.ai.wrap("place", fetch, "url"), Placed)
+    placed.fetch("fetch", "https://a.example")  # type: ignore[attr-defined]
+    options.sleep("sleep", "1s")  # type: ignore[attr-defined]
     assert_type(await step.run("place", place, 5), Placed)
     await placed.run("place-wrong", count, 5)  # type: ignore[arg-type]
     several = await step.parallel("n", *[lambda: fetch("a")])
