@@ -29,10 +29,12 @@ _MAX_ANSWER = 2 * 1024 * 1024
 _REFUSAL_CHARS = 500
 #: The input of a wrapped call is kept up to this size, bytes of JSON.
 _MAX_INPUT = 64 * 1024
+#: What lies deeper in it is left out.
+_MOST_LEVELS = 20
 #: Of an argument that is no JSON, so many characters of its ``repr`` are kept.
 _REPR_CHARS = 1_000
 #: Arguments with one of these words in their names are left out.
-_SECRET_WORDS = ("key", "token", "secret", "password", "authorization", "credential")
+_SECRET_WORDS = ("key", "token", "secret", "password", "authorization", "credential", "cookie")
 #: Arguments whose names have one of those words, and are no secret.
 _NO_SECRETS = frozenset({"max_tokens", "max_output_tokens", "max_completion_tokens"})
 
@@ -73,23 +75,29 @@ def make_inference(model: AIModel, body: Mapping[str, object], timeout: float) -
 def read_answer(model: AIModel) -> Callable[[FetchedResponse], dict[str, object]]:
     """Return the function that makes the result of a step of a model's response.
 
-    The function raises NonRetriableError if the model refused, or has not answered in JSON.
+    The function raises NonRetriableError if the model refused, or has not answered in JSON. Some
+    servers refuse with the status 200 and an error in the body.
     """
 
     def read(response: FetchedResponse) -> dict[str, object]:
         host = urlsplit(model.url).netloc
-        if not response.ok:
-            text = _without_key(response.body.decode("utf-8", "replace"), model)[:_REFUSAL_CHARS]
-            raise NonRetriableError(f"{model.name}: {host} answered {response.status}: {text}")
         try:
-            data = response.json()
+            data = response.json() if response.ok else None
         except ValueError:
             data = None
+        if not response.ok or _is_error(data):
+            text = _without_key(response.body.decode("utf-8", "replace"), model)[:_REFUSAL_CHARS]
+            raise NonRetriableError(f"{model.name}: {host} answered {response.status}: {text}")
         if not isinstance(data, dict):
             raise NonRetriableError(f"{model.name}: {host} answered something else than JSON")
         return Inference.of_answer(model.name, data).dump()
 
     return read
+
+
+def _is_error(data: object) -> bool:
+    """Tell whether an answer is an error in the form of either API, whatever its status is."""
+    return isinstance(data, dict) and isinstance(data.get("error"), dict) and "choices" not in data
 
 
 def _without_key(text: str, model: AIModel) -> str:
@@ -162,9 +170,7 @@ def _shown_input(args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict
     """Return the arguments of a call as people are shown them."""
     shown: dict[str, object] = {
         "args": [_shown(value) for value in args],
-        "kwargs": {
-            name: "..." if _is_secret(name) else _shown(value) for name, value in kwargs.items()
-        },
+        "kwargs": _without_secrets(kwargs),
     }
     size = len(_JSON.encode(shown).encode("utf-8"))
     return shown if size <= _MAX_INPUT else {"left_out": True}
@@ -175,9 +181,22 @@ def _is_secret(name: str) -> bool:
     return lower not in _NO_SECRETS and any(word in lower for word in _SECRET_WORDS)
 
 
-def _shown(value: object) -> object:
+def _shown(value: object, levels: int = _MOST_LEVELS) -> object:
+    """Return a value without what is named like a secret; of what is no JSON its ``repr``."""
+    if levels == 0:
+        return "..."
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        return _without_secrets(value, levels - 1)
+    if isinstance(value, (list, tuple)):
+        return [_shown(each, levels - 1) for each in value]
     try:
         _JSON.encode(value)
     except (TypeError, ValueError):
         return repr(value)[:_REPR_CHARS]
     return value
+
+
+def _without_secrets(fields: Mapping[str, object], levels: int = _MOST_LEVELS) -> dict[str, object]:
+    return {
+        name: "..." if _is_secret(name) else _shown(each, levels) for name, each in fields.items()
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -11,6 +12,7 @@ from durable_core.errors import NonRetriableError
 
 __all__ = ["AIModel", "APIKey", "Inference", "TokenUsage", "anthropic", "openai"]
 
+_KEY = re.compile(r"[!-~]+")
 #: A key, or a function that returns it when a call is made.
 APIKey: TypeAlias = "str | Callable[[], str]"
 
@@ -47,15 +49,24 @@ class AIModel:
         """Return the key; None for an endpoint without one.
 
         Raises:
-            NonRetriableError: there is none where one is needed.
+            NonRetriableError: there is none where one is needed, or it is no text that a header
+                can hold, such as one with a line end. The message does not show it.
         """
-        return self.api_key() if callable(self.api_key) else self.api_key
+        key: object = self.api_key() if callable(self.api_key) else self.api_key
+        if key is None:
+            return None
+        if not isinstance(key, str) or _KEY.fullmatch(key) is None:
+            raise NonRetriableError(
+                f"the key of the model {self.name!r} must be a text of printable ASCII characters; "
+                "one that was read from a file may have a line end"
+            )
+        return key
 
     def secret_headers(self) -> list[tuple[str, str]]:
         """Return the header fields that hold the key.
 
         Raises:
-            NonRetriableError: there is none where one is needed.
+            NonRetriableError: see :meth:`key`.
         """
         key = self.key()
         if key is None:

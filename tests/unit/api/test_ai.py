@@ -149,15 +149,59 @@ def test_an_answer_that_is_no_object(kind: str, body: bytes) -> None:
 
 @both
 def test_a_missing_key_is_named(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment is read when a call is made; a bad key is not shown."""
+    """The environment is read when a call is made."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with lab() as process:
         got = process.call(process.endpoint(inferring(kind, openai("m1"))))
         assert "set OPENAI_API_KEY, or openai(api_key=)" in value(got)["detail"]
-        bad = openai("m1", api_key=f"{KEY}\n", base_url="http://127.0.0.1:9")
-        got = process.call(process.endpoint(inferring(kind, bad, retries=0)))
-        assert KEY not in value(got)["detail"]
-        assert "authorization" in value(got)["detail"]
+
+
+@both
+@pytest.mark.parametrize(
+    "key",
+    [f"{KEY}\n", f"{KEY} é", "", lambda: 7],
+    ids=["line end", "not ASCII", "empty", "no text"],
+)
+def test_a_key_that_cannot_be_sent(kind: str, key: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """No retry mends it, and it is not shown."""
+    with service(lambda *_: (200, {}, json.dumps(OPENAI).encode())) as other, lab() as process:
+        model = openai("m1", api_key=key, base_url=other.url)
+        got = process.call(process.endpoint(inferring(kind, model)))
+        known = known_of(process)
+
+    assert "the key of the model 'm1' must be a text of printable" in value(got)["detail"]
+    assert [] == other.asked
+    assert KEY not in value(got)["detail"] + known + caplog.text
+
+
+@both
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"error": {"message": "no credit", "code": 402}},
+        {"type": "error", "error": {"type": "overloaded_error", "message": "no credit"}},
+    ],
+    ids=["openai", "anthropic"],
+)
+def test_an_error_with_the_status_200(kind: str, answer: object) -> None:
+    """Some servers do that; it is a refusal, not an answer without text."""
+    with service(lambda *_: (200, {}, json.dumps(answer).encode())) as other, lab() as process:
+        model = openai("m1", api_key=KEY, base_url=other.url)
+        got = process.call(process.endpoint(inferring(kind, model)))
+
+    assert 500 == got.status
+    assert "answered 200" in value(got)["detail"]
+    assert "no credit" in value(got)["detail"]
+    assert 1 == len(other.asked)
+
+
+def test_an_answer_whose_error_is_null() -> None:
+    """That is no error."""
+    answer = json.dumps({**OPENAI, "error": None}).encode()
+    with service(lambda *_: (200, {}, answer)) as other, lab() as process:
+        model = openai("m1", api_key=KEY, base_url=other.url)
+        got = process.call(process.endpoint(inferring("def", model)))
+    assert "Hello" == value(got)[0]
 
 
 @pytest.mark.parametrize(
@@ -237,6 +281,40 @@ def test_a_wrapped_call_is_shown(kind: str, is_coroutine: bool) -> None:
     assert ["hi"] == result["input"]["args"]
     expected = {"model": "m1", "api_key": "...", "tools": repr(len), "max_tokens": 5}
     assert expected == result["input"]["kwargs"]
+    assert KEY not in known
+
+
+@both
+def test_secrets_inside_arguments_are_left_out(kind: str) -> None:
+    """Also in headers and settings; what is no JSON is shown by its repr where it is."""
+    loop: dict[str, Any] = {"n": 1}
+    loop["again"] = loop
+    fields: dict[str, Any] = {
+        "headers": {"Authorization": KEY, "x": 1, "Cookie": KEY},
+        "config": ({"api_key": KEY, "top_k": 5, "fn": len}, [[{"password": KEY}]]),
+        "loop": loop,
+    }
+
+    def ask(**given: object) -> str:
+        return str(len(given))
+
+    def plain(asked: Request) -> object:
+        return sync_step.ai.wrap("ask", ask, **fields)
+
+    async def asynchronous(asked: Request) -> object:
+        return await step.ai.wrap("ask", ask, **fields)
+
+    with lab() as process:
+        got = process.call(process.endpoint(plain if kind == "def" else asynchronous))
+        [run] = process.durable.runs.list()
+        result: Any = process.durable.runs.get(run.id).steps[0].result
+        known = known_of(process)
+
+    assert "3" == value(got)
+    kept = result["input"]["kwargs"]
+    assert {"Authorization": "...", "x": 1, "Cookie": "..."} == kept["headers"]
+    shown = {"api_key": "...", "top_k": 5, "fn": repr(len)}
+    assert [shown, [[{"password": "..."}]]] == kept["config"]
     assert KEY not in known
 
 
