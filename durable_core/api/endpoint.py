@@ -39,6 +39,7 @@ from durable_core.flow.wait_url import (
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.http.request import Request, client_of
 from durable_core.http.response import Response
+from durable_core.model.event import check_text
 from durable_core.runners.settings import RegisteredEndpoint
 
 if TYPE_CHECKING:
@@ -409,8 +410,7 @@ def check_verdict(verdict: object) -> str | None:
         return None
     if not isinstance(verdict, str):
         raise TypeError(f"authorize= must return True, False, None or a str, not {verdict!r}")
-    if not 1 <= len(verdict) <= 255:
-        raise ValueError("a principal, which authorize= returns, must have 1 to 255 characters")
+    check_text("a principal, which authorize= returns,", verdict)
     return verdict
 
 

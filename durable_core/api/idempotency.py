@@ -23,6 +23,7 @@ from durable_core.http.headers import SENSITIVE_HEADERS
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response
+from durable_core.model.event import check_text
 from durable_core.ports import EarlierRun, IdempotencyKey
 from durable_core.runners.settings import RegisteredEndpoint
 
@@ -102,11 +103,8 @@ def _text_of(request: Request, options: ResolvedOptions) -> str | None:
 def _derived(key: object) -> str | None:
     if key is None:
         return None
-    if not isinstance(key, str):
-        raise TypeError(f"key= must return a str or None, not {type(key).__name__}")
-    if not 1 <= len(key) <= _MOST:
-        raise ValueError(f"key= must return 1 to {_MOST} characters, not {len(key)}")
-    return key
+    check_text("the key, which key= returns,", key)
+    return str(key)
 
 
 def _parsed(values: tuple[str, ...]) -> str:

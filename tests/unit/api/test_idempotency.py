@@ -232,12 +232,12 @@ def test_a_key_of_the_application(tmp_path: Path) -> None:
         app.durable.stop()
 
 
-@pytest.mark.parametrize("made", [7, "", "x" * 256])
+@pytest.mark.parametrize("made", [7, "", "x" * 256, "\ud800"])
 def test_what_is_no_key(tmp_path: Path, made: Any) -> None:
     """A function that returns no key is an error of the application."""
     app = App(tmp_path / "db", key=lambda request: made)
     try:
-        with pytest.raises((TypeError, ValueError), match="key= must return"):
+        with pytest.raises((TypeError, ValueError), match="the key, which key= returns, must"):
             app.ask("def")
     finally:
         app.durable.stop()
@@ -301,3 +301,14 @@ def test_a_client_that_goes_away_while_its_run_is_stored(app: App, kind: str) ->
 
     asyncio.run(main())
     assert ["work"] == app.done
+
+
+@pytest.mark.parametrize("made", ["", "x" * 256, "\ud800"])
+def test_what_is_no_principal(tmp_path: Path, made: str) -> None:
+    """It is refused before anything is stored."""
+    app = App(tmp_path / "db", authorize=lambda request: made)
+    try:
+        with pytest.raises(ValueError, match="a principal, which authorize= returns, must"):
+            app.ask("def")
+    finally:
+        app.durable.stop()
