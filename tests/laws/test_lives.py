@@ -1,10 +1,11 @@
-"""Lives of runs that nobody planned: races, waits, signals, undoing, and clients who come and go.
+"""Lives of runs that nobody planned: races, waits, time-outs, undoing, clients who come and go.
 
 A random handler is executed with crashes at random commits, for a random client, and the outcome is
 held against what the handler says: the response, how often each step was called, what was undone,
 and that one request made one run and left nothing behind.
 
-``DURABLE_LAW_EXAMPLES`` sets how many lives each test tries.
+``DURABLE_LAW_EXAMPLES`` sets how many lives each test tries, and ``--hypothesis-show-statistics``
+shows in how many of them a process crashed.
 """
 
 from __future__ import annotations
@@ -14,21 +15,25 @@ import json
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
+import hypothesis
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from durable_core.api.run import run
 from durable_core.api.step import step, sync_step
 from durable_core.errors import NonRetriableError, StepError, StoreError
 from durable_core.flow.handoff import handoff_response, new_token
 from durable_core.flow.options import ResolvedOptions
 from durable_core.http.request import Request
 from durable_core.http.response import Response
+from durable_core.model.event import Event
 from durable_core.ports import RunRecord
 from durable_core.runners.settings import Settings
 from support.harness import Lab, Ledger, WatchedStore, lab, request, until
@@ -50,6 +55,11 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Endless:
+    """A step whose function never ends, and whose attempts may take some milliseconds."""
+
+
+@dataclass(frozen=True)
 class Nap:
     """A sleep of so many milliseconds."""
 
@@ -66,6 +76,16 @@ class Silence:
 @dataclass(frozen=True)
 class Signalled:
     """A wait for a signal, which somebody outside sends again and again."""
+
+
+@dataclass(frozen=True)
+class Called:
+    """A wait for a callback, whose URL somebody outside answers again and again."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """An event that is sent, and nobody waits for."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +110,18 @@ class Child:
     part: Life
 
 
-Life: TypeAlias = Work | Nap | Silence | Signalled | Sequence | Parallel | Child
+Life: TypeAlias = (
+    Work | Endless | Nap | Silence | Signalled | Called | Told | Sequence | Parallel | Child
+)
 
 leaves: st.SearchStrategy[Life] = st.one_of(
     st.builds(Work, st.sampled_from([0, 0, 0, 1, 99])),
     st.builds(Nap, st.sampled_from([0, 1, 20])),
     st.builds(Silence, st.sampled_from([1, 20])),
     st.builds(Signalled),
+    st.builds(Endless),
+    st.builds(Called),
+    st.builds(Told),
 )
 modes: st.SearchStrategy[Literal["all", "race"]] = st.sampled_from(["all", "race"])
 
@@ -108,8 +133,8 @@ def _branching(inner: st.SearchStrategy[Life]) -> st.SearchStrategy[Life]:
 
 lives = st.recursive(leaves, _branching, max_leaves=7)
 crashes = st.lists(st.integers(0, 5), max_size=2).map(tuple)
-clients: st.SearchStrategy[Literal["waits", "repeats", "streams"]] = st.sampled_from(
-    ["waits", "repeats", "streams"]
+clients: st.SearchStrategy[Literal["waits", "repeats", "twice", "streams"]] = st.sampled_from(
+    ["waits", "repeats", "twice", "streams"]
 )
 
 
@@ -137,8 +162,12 @@ def fits(life: Life, value: Any, path: str = "p") -> bool:
     match life:
         case Work(failures=failures):
             return bool(value == ("failed" if failures >= MOST else "done"))
-        case Signalled():
+        case Endless():
+            return bool(value == "late")
+        case Signalled() | Called():
             return bool(value == path)
+        case Told():
+            return bool(value == [path])
         case Sequence() | Parallel(mode="all"):
             known = list(inside(life, path))
             return (
@@ -169,11 +198,12 @@ def tasks_of(
         )
 
 
-def signals_of(life: Life, path: str = "p") -> Iterator[str]:
-    if isinstance(life, Signalled):
+def paths_of(kind: type[Life], life: Life, path: str = "p") -> Iterator[str]:
+    """Yield the paths of the parts of a kind."""
+    if isinstance(life, kind):
         yield path
     for name, part in inside(life, path):
-        yield from signals_of(part, name)
+        yield from paths_of(kind, part, name)
 
 
 # Doing it
@@ -184,6 +214,8 @@ class World:
 
     Attributes:
         fails: whether the handler fails in the end, so that its steps are undone.
+        urls: where callbacks are answered, and what with.
+        over: set when the life has ended; then endless steps end.
     """
 
     def __init__(self, life: Life, *, fails: bool) -> None:
@@ -192,9 +224,17 @@ class World:
         self.store = WatchedStore()
         self.ledger = Ledger()
         self.endpoint: Any = None
+        self.urls: dict[str, str] = {}
+        self.over = threading.Event()
 
     def work(self, path: str, failures: int) -> str:
         return self.ledger.fails(path, failures, ValueError(path), "done")
+
+    def idle(self) -> None:
+        self.over.wait()
+
+    async def idle_async(self) -> None:
+        await asyncio.Event().wait()
 
     def undo(self, path: str, result: object) -> None:
         self.ledger.did(f"undo {path}", None)
@@ -221,6 +261,12 @@ def live(world: World, life: Life, path: str) -> Any:
                 return undoable.run(path, world.work, path, failures)
             except StepError:
                 return "failed"
+        case Endless():
+            hurried = sync_step.options(timeout=0.005, retries=1)
+            try:
+                return hurried.run(path, world.idle)
+            except StepError:
+                return "late"
         case Nap(ms=ms):
             return sync_step.sleep(path, ms / 1000)
         case Silence(ms=ms):
@@ -228,6 +274,12 @@ def live(world: World, life: Life, path: str) -> Any:
         case Signalled():
             signal = sync_step.wait_for_signal(path, signal=path, timeout="1h")
             return None if signal is None else signal.data
+        case Called():
+            world.urls[run.callback_url(path)] = path
+            answer = sync_step.wait_for_callback(path, timeout="1h")
+            return None if answer is None else answer.text()
+        case Told():
+            return sync_step.send_event(path, Event(path, {}, id=path))
         case Child():
             return sync_step.invoke(path, world.endpoint, f"{path}-0", result=object)
         case Sequence():
@@ -246,6 +298,12 @@ async def live_async(world: World, life: Life, path: str) -> Any:
                 return await undoable.run(path, world.work, path, failures)
             except StepError:
                 return "failed"
+        case Endless():
+            hurried = step.options(timeout=0.005, retries=1)
+            try:
+                return await hurried.run(path, world.idle_async)
+            except StepError:
+                return "late"
         case Nap(ms=ms):
             return await step.sleep(path, ms / 1000)
         case Silence(ms=ms):
@@ -253,6 +311,12 @@ async def live_async(world: World, life: Life, path: str) -> Any:
         case Signalled():
             signal = await step.wait_for_signal(path, signal=path, timeout="1h")
             return None if signal is None else signal.data
+        case Called():
+            world.urls[run.callback_url(path)] = path
+            answer = await step.wait_for_callback(path, timeout="1h")
+            return None if answer is None else answer.text()
+        case Told():
+            return await step.send_event(path, Event(path, {}, id=path))
         case Child():
             return await step.invoke(path, world.endpoint, f"{path}-0", result=object)
         case Sequence():
@@ -283,8 +347,8 @@ def is_over(world: World) -> bool:
 
 @contextmanager
 def signalling(world: World, process: Lab) -> Iterator[None]:
-    """Send every signal that the handler may wait for, over and over."""
-    names, over = list(signals_of(world.life)), threading.Event()
+    """Send every signal that the handler may wait for, and answer its callbacks, over and over."""
+    names, over = list(paths_of(Signalled, world.life)), threading.Event()
 
     def send() -> None:
         while not over.wait(0.002):
@@ -293,6 +357,8 @@ def signalling(world: World, process: Lab) -> Iterator[None]:
                     process.durable.signal(name, name)
                 except StoreError:
                     pass  # the process has crashed
+            for url, answer in list(world.urls.items()):
+                world.endpoint.handle(Request(method="POST", url=url, body=answer.encode()))
 
     thread = threading.Thread(target=send)
     thread.start()
@@ -306,8 +372,12 @@ def signalling(world: World, process: Lab) -> Iterator[None]:
 def ask(world: World, process: Lab, client: str, attempt: int) -> Response:
     """Ask for the run: anew by the same key, or where it waits, or as if it were the first time."""
     known = roots(world)
-    if client == "repeats":
-        repeated: Response = world.endpoint.handle(request(method="POST", idempotency_key='"it"'))
+    if client in ("repeats", "twice"):
+        keyed = request(method="POST", idempotency_key='"it"')
+        with ThreadPoolExecutor(1) as beside:
+            if client == "twice":
+                beside.submit(world.endpoint.handle, keyed, max_wait=0.05)  # nobody reads it
+            repeated: Response = world.endpoint.handle(keyed, max_wait=0.05)
         return repeated
     if attempt and known:
         run_id = known[0].run.id
@@ -342,10 +412,17 @@ def drain(process: Lab, answer: Response) -> threading.Thread:
 
 def finish(world: World, crashes: tuple[int, ...], client: str, *, is_async: bool) -> Response:
     """Live to the end, in one process after the other; return the last response."""
+    try:
+        return _finish(world, crashes, client, is_async=is_async)
+    finally:
+        world.over.set()
+
+
+def _finish(world: World, crashes: tuple[int, ...], client: str, *, is_async: bool) -> Response:
     for attempt, crash in enumerate((*crashes, None)):
         if crash is not None:
             world.store.crash_after(crash)
-        with lab(world.store, settings=SETTINGS) as process:
+        with lab(world.store, settings=SETTINGS, public_url="http://test") as process:
             world.endpoint = process.endpoint(world.task if is_async else world.sync)
             process.durable.start()
             with signalling(world, process):
@@ -364,6 +441,7 @@ def finish(world: World, crashes: tuple[int, ...], client: str, *, is_async: boo
             reader.join()
         if is_final(answer) and not world.store.crashed.is_set():
             return answer
+        hypothesis.event("crashes" if world.store.crashed.is_set() else "clean ends")
         world.store.recover()
     raise AssertionError("the last process does not crash")
 
@@ -400,9 +478,10 @@ def check_counts(world: World, crashed: int) -> None:
 
 
 def check_one_run(world: World) -> None:
-    """One request made one run, and nothing waits or is due any more."""
+    """One request made one run, nothing waits or is due any more, and no step is stored twice."""
     assert len(roots(world)) <= 1
     assert is_over(world)
+    assert {} == {name: n for name, n in world.store.memos().items() if n > 1}
 
 
 @both
