@@ -130,6 +130,8 @@ class HandlerUnwinder:
         self._begun = False
         #: The task of the handler was cancelled, and may not have met that yet.
         self.has_cancelled = False
+        #: The handler was unwound, and has gone on since, so it can know of that.
+        self._met_unwinding = False
         #: The handler has gone on from a step that was refused: how it ends does not count.
         self.saw_refused_step = False
         self._limit: asyncio.TimerHandle | None = None  # of what the handler awaits of its own
@@ -185,7 +187,7 @@ class HandlerUnwinder:
                 timer.cancel()
         if not self._begun:
             return Unwound() if self.saw_refused_step else outcome
-        if not isinstance(outcome, Unwound):
+        if not isinstance(outcome, Unwound) and self._met_unwinding:
             self._warn_swallowed()
         return Unwound()
 
@@ -247,6 +249,9 @@ class HandlerUnwinder:
         if self._begun or not self._handling or self._task is None:
             return
         self._begin()
+        # A handler that ends before this is called goes on from its last step, whose end was the
+        # moment to suspend it, and awaits nothing more.
+        self._loop.call_soon(self._note_met)
         self.has_cancelled = True
         self._task.cancel()
         self.parked.cancel_all()
@@ -262,6 +267,7 @@ class HandlerUnwinder:
         if not self.tasks.are_one_task or self.tasks.has_pending_time_out:
             return False
         self._begin()
+        self._met_unwinding = True
         return True
 
     def _begin(self) -> None:
@@ -271,6 +277,9 @@ class HandlerUnwinder:
     def limit_unwinding(self) -> None:
         """From now on, do not let the handler go on for ever although it is unwound."""
         self._deadline = self._loop.call_later(self._host.unwind_time, self._abandon)
+
+    def _note_met(self) -> None:
+        self._met_unwinding = True
 
     def _abandon(self) -> None:
         """The handler does not end although it was cancelled: give the run up without it."""

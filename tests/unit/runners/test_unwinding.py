@@ -109,6 +109,36 @@ def test_swallowed_cancellation(swallow: Swallower, caplog: pytest.LogCaptureFix
     assert "'nap'" in warnings[0]
 
 
+def test_a_handler_that_has_just_ended_swallows_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A process that stops suspends a handler when its step ends, though it only returns then."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    async def work() -> None:
+        begun.set()
+        while not go_on.is_set():
+            await asyncio.sleep(0.001)
+
+    async def handler(request: Request) -> str:
+        await step.run("work", work)
+        return "done"
+
+    store = WatchedStore()
+    with lab(store) as process:
+        endpoint = process.endpoint(handler, max_sync_runtime="10ms")
+        first = endpoint.handle(request())
+        assert begun.wait(5)
+        stopping = threading.Thread(target=process.durable.stop)
+        stopping.start()
+        until(lambda: process.durable.health()["draining"])
+        go_on.set()
+        stopping.join()
+    with lab(store) as process:
+        last = process.follow(process.endpoint(handler), first)
+
+    assert b'"done"' == last.body
+    assert "swallowed" not in caplog.text
+
+
 def test_steps_after_a_swallowed_cancellation_do_not_run() -> None:
     """A handler that goes on after it was put away can start no step."""
     ledger = Ledger()
