@@ -435,8 +435,12 @@ def _finish(world: World, crashes: tuple[int, ...], client: str, *, is_async: bo
                     process.stop()
                     reader.join()
                     return last
-                is_answered = is_final(answer)
-                until(lambda: is_answered or world.store.crashed.is_set() or has_ended(world))  # noqa: B023
+                until(
+                    lambda: (
+                        world.store.crashed.is_set()
+                        or ((is_final(answer) or has_ended(world)) and is_over(world))  # noqa: B023
+                    )
+                )
             process.stop()
             reader.join()
         if is_final(answer) and not world.store.crashed.is_set():
