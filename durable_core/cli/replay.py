@@ -72,7 +72,7 @@ def replay(
         )
     store = engine.store
     first = None if since is None else first_id(since, "since")
-    with open_copy(path, durable.id) as copy, replaying(engine) as replayer:
+    with open_copy(path, durable.id) as copy, replaying(engine, copy.secrets()) as replayer:
         for each in copy.ids(first) if run_id is None else (run_id,):
             yield _replayed(copy, store, replayer, each)
 

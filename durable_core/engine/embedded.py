@@ -294,11 +294,13 @@ class EmbeddedEngine(RunControl):
         self._refuse_started()
         own = self.env, self._store, self.settings, self._make_worker
         self.env, self._store, self.settings, self._make_worker = env, store, settings, make_worker
+        self._secrets = ()  # they are read from the store
         try:
             yield
             self._refuse_started()
         finally:
             self.env, self._store, self.settings, self._make_worker = own
+            self._secrets = ()
 
     def _refuse_started(self) -> None:
         if self.worker is not None:

@@ -41,7 +41,7 @@ from durable_core.machine.advance import describe
 from durable_core.model.decision import HandoffReason
 from durable_core.model.run import Phase, plain_key
 from durable_core.model.step import Op
-from durable_core.ports import ClaimedRun, RunRecord, Store, StoredResult, Write
+from durable_core.ports import ClaimedRun, RunRecord, Store, StoredResult, StoredSecret, Write
 from durable_core.runners.event_loops import Loops
 from durable_core.runners.live import ActiveRuns
 from durable_core.runners.observers import Observers
@@ -405,9 +405,20 @@ def _has_failed_so(record: RunRecord, error: Exception) -> bool:
 
 
 class _NoStore:
-    """In place of the application's store: code that a replay repeats may not reach that."""
+    """In place of the application's store: code that a replay repeats may not reach that.
+
+    Args:
+        secrets: what is read of it all the same, for ``run.callback_url``.
+    """
 
     reads_are_fast = True
+
+    def __init__(self, secrets: Sequence[StoredSecret]) -> None:
+        self._secrets = secrets
+
+    def secrets(self) -> Sequence[StoredSecret]:
+        """Return the keys that sign tokens."""
+        return self._secrets
 
     def open(self) -> NoReturn:
         """Refuse to open it."""
@@ -417,8 +428,12 @@ class _NoStore:
 
 
 @contextmanager
-def replaying(engine: EmbeddedEngine) -> Iterator[Replayer]:
+def replaying(engine: EmbeddedEngine, secrets: Sequence[StoredSecret]) -> Iterator[Replayer]:
     """Give a replayer of an application; meanwhile the application has no store.
+
+    Args:
+        engine: of the application.
+        secrets: those of the store, by which URLs of callbacks are signed.
 
     Raises:
         ConfigurationError: the application works in this process.
@@ -427,7 +442,7 @@ def replaying(engine: EmbeddedEngine) -> Iterator[Replayer]:
     def make_worker(*arguments: Any) -> NoReturn:
         raise ConfigurationError("the application is being replayed, and serves nobody")
 
-    store = cast("Store", _NoStore())
+    store = cast("Store", _NoStore(secrets))
     env, settings = engine.env, engine.settings
     with engine.override(env=env, store=store, settings=settings, make_worker=make_worker):
         replayer = Replayer(env, engine.endpoints)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from durable_core.errors import RunNotFoundError, StoreError
-from durable_core.ports import ClaimedRun, RunFilter, RunRecord, StoredResult
+from durable_core.ports import ClaimedRun, RunFilter, RunRecord, StoredResult, StoredSecret
 from durable_core.stores.sqlite import reads
 from durable_core.stores.sqlite.opening import refuse_other_version
 from durable_core.stores.sqlite.sql import store_error
@@ -59,6 +59,10 @@ class StoreCopy:
             if len(page) < _PAGE:
                 return
             where = RunFilter(since=since, before=page[-1].run.id)
+
+    def secrets(self) -> Sequence[StoredSecret]:
+        """Return the keys that sign tokens, the newest first."""
+        return reads.secrets(self._db)
 
     def load(self, run_id: str) -> CopiedRun:
         """Return a run.

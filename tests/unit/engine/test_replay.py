@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
+from durable_core.api.run import run
 from durable_core.api.step import step, sync_step
 from durable_core.cli.replay import replay
 from durable_core.engine import replay as replay_module
@@ -56,7 +57,7 @@ class Stored:
 
     def run(self, handler: Any, *, complete: bool = False, **options: Any) -> None:
         """Have old code begin a run, which sleeps; or complete it."""
-        with lab(self.store, clock=self.clock) as process:
+        with lab(self.store, clock=self.clock, public_url="http://test") as process:
             endpoint = process.endpoint(handler, **options)
             first = endpoint.handle(request("/it?x=1"))
             until(lambda: first.status != 303 or suspended(process))
@@ -69,7 +70,8 @@ class Stored:
     def replay(self, handler: Any, *, store: Any = None, **options: Any) -> list[ReplayReport]:
         """Replay the copy against this handler; see that the copy stays as it was."""
         before = digest(self.copy)
-        app = Lab(store or SQLiteStore(self.path.parent / "never.db"), clock=self.clock)
+        never = SQLiteStore(self.path.parent / "never.db")
+        app = Lab(store or never, clock=self.clock, public_url="http://test")
         app.endpoint(handler, **options)
         reports = list(replay(app.durable, str(self.copy)))
         assert before == digest(self.copy)
@@ -307,6 +309,32 @@ def test_what_a_replay_repeats_cannot_reach_the_store(stored: Stored) -> None:
     assert ("handler", None) in found(reports)
     assert "a replay changes nothing" in reports[0].differences[-1].message
     assert not (stored.path.parent / "never.db").exists()
+
+
+@both
+def test_the_url_of_a_callback(asynchronous: bool, stored: Stored) -> None:
+    """A replay makes it as the run did, though it does not open the store."""
+    urls: list[str] = []
+
+    def plain(asked: Request) -> object:
+        urls.append(run.callback_url("answer"))
+        sync_step.run("mail", str, urls[-1])
+        answer = sync_step.wait_for_callback("answer", timeout="1h")
+        return None if answer is None else answer.text()
+
+    async def task(asked: Request) -> object:
+        urls.append(run.callback_url("answer"))
+        await step.run("mail", str, urls[-1])
+        answer = await step.wait_for_callback("answer", timeout="1h")
+        return None if answer is None else answer.text()
+
+    handler = task if asynchronous else plain
+    stored.run(handler)
+    [report] = stored.replay(handler)
+
+    assert ((), "answer") == (report.differences, report.stopped_at)
+    assert 2 <= len(urls)
+    assert 1 == len(set(urls))
 
 
 def test_an_endpoint_that_is_gone(stored: Stored) -> None:
