@@ -205,6 +205,9 @@ assert_type(plain, WSGIApp)
 assert_type(with_options, WSGIApp)
 assert_type(wsgi.endpoint_proxy(), WSGIApp)
 assert_type(wsgi.events_endpoint(public=True), WSGIApp)
+assert_type(wsgi.health_endpoint(), WSGIApp)
+assert_type(wsgi.readiness_endpoint(), WSGIApp)
+assert_type(wsgi.metrics(), WSGIApp)
 assert_type(embedded_endpoint, HTTPHandler)
 wsgi.endpoint(retry=5)  # type: ignore[call-overload]
 wsgi.endpoint(async_response="stream")  # type: ignore[call-overload]

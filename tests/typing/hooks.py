@@ -10,8 +10,10 @@ from cryptography.fernet import Fernet
 
 from durable_core import Durable, Request, endpoint_adapter
 from durable_core.observers import (
+    GAUGES,
     AttemptFailed,
     Fact,
+    Measures,
     ObservedRun,
     ObservedStep,
     Observer,
@@ -19,6 +21,7 @@ from durable_core.observers import (
     RunResumed,
     RunStarted,
     StepStarted,
+    read_gauge,
 )
 from durable_core.stores import EncryptedStore, MemoryStore
 
@@ -77,3 +80,21 @@ def order(request: Request) -> str:
 durable.endpoint(on_mismatch="leave")  # type: ignore[call-overload] # no such policy
 EncryptedStore(MemoryStore(), keys={"k": b"key"}, match_key=b"")  # type: ignore[dict-item]
 EncryptedStore(MemoryStore(), match_key=b"")  # type: ignore[call-arg]
+
+
+class Counting(Observer):
+    """Counts what is worth measuring, and reads the gauges."""
+
+    measures = Measures()
+
+    def notify(self, fact: Fact, /) -> None:
+        for measured in self.measures.of(fact):
+            assert_type(measured.value, float)
+            print(measured.metric.name, measured.labels)
+
+    def trace_context(self, run: ObservedRun, /) -> str | None:
+        assert_type(run.method, str | None)
+        return run.traceparent
+
+
+assert_type(read_gauge(GAUGES[0], durable), float | None)
