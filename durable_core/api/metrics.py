@@ -36,7 +36,7 @@ from durable_core.runners.settings import slots_of
 if TYPE_CHECKING:
     from durable_core.api.durable import Durable
 
-__all__ = ["GAUGES", "METRICS", "Measured", "Measures", "Metric", "read_gauge"]
+__all__ = ["GAUGES", "METRICS", "OTHER", "Measured", "Measures", "Metric", "read_gauge"]
 
 
 @dataclass(frozen=True, slots=True)
