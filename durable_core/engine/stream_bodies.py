@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -33,10 +34,22 @@ from durable_core.ports import Store, StoredResult
 from durable_core.runners.live import Waiters
 from durable_core.runners.thread_pool import DaemonThreadPool
 
-__all__ = ["AsyncBody", "BodyHost", "SharedChunks", "SyncBody", "TaskWaker", "ThreadWaker"]
+__all__ = [
+    "AsyncBody",
+    "BodyHost",
+    "PartLimit",
+    "SharedChunks",
+    "SyncBody",
+    "TaskWaker",
+    "ThreadWaker",
+]
 
 #: After a part of this size, in bytes, other tasks of the event loop get their turn.
 _LARGE = 32 * 1024
+#: A stream gets this many parts in a time of this length, seconds, and then what has come together
+#: meanwhile: a part takes as long as ten chunks, in this process and in that of the client.
+_BURST = 4
+_BURST_SECONDS = 0.002
 #: Seconds without reading after which a client is disconnected from the stream.
 _STALLED = 30.0
 
@@ -130,6 +143,36 @@ class TaskWaker:
     def _finish(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
+
+
+class PartLimit:
+    """Lets parts of one stream follow each other at once, and not too many of them.
+
+    A client that gets a chunk now and then, or an answer after a few, waits for nothing. Chunks
+    that come faster than that are sent together.
+
+    Args:
+        now: the clock of the event loop.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._begun = -math.inf
+        self._parts = 0
+
+    def add(self) -> None:
+        """Note that a part is sent."""
+        now = self._now()
+        if now - self._begun >= _BURST_SECONDS:
+            self._begun, self._parts = now, 0
+        self._parts += 1
+
+    async def wait(self) -> None:
+        """Wait until the next part may be made."""
+        if self._parts >= _BURST:
+            left = self._begun + _BURST_SECONDS - self._now()
+            if left > 0:
+                await asyncio.sleep(left)
 
 
 class BodyHost(Protocol):
@@ -336,14 +379,18 @@ class AsyncBody(_Body, AsyncIterator[bytes]):
         self._loop = asyncio.get_running_loop()
         self._sent_at: float | None = None
         self._timer_is_set = False
+        self._limit = PartLimit(self._loop.time)
 
     async def __anext__(self) -> bytes:
         self._sent_at = None
+        await self._limit.wait()
         part = await drive_async(self._next_part(), self._perform)
         if part is None:
             raise StopAsyncIteration
         if len(part) >= _LARGE:
             await asyncio.sleep(0)  # the server may take all parts without ever waiting
+        else:
+            self._limit.add()
         self._sent_at = self._loop.time()
         self._set_timer(_STALLED)
         return part

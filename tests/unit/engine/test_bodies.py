@@ -17,6 +17,7 @@ import pytest
 from durable_conformance.store_values import commit, created
 from durable_core.engine.stream_bodies import (
     AsyncBody,
+    PartLimit,
     SharedChunks,
     SyncBody,
     TaskWaker,
@@ -189,6 +190,47 @@ def test_who_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert ([], True, []) == asyncio.run(exchange())
     assert ["one"] == closed
+
+
+class Ticks:
+    """A clock, in seconds, that stands still until it is told to move."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.seconds
+
+
+def test_parts_that_come_fast_are_sent_together() -> None:
+    """Some parts may follow each other at once; the next one waits for the end of their time."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(round(seconds, 6))
+
+    async def main() -> None:
+        clock = Ticks()
+        limit = PartLimit(clock)
+        for _ in range(4):
+            await limit.wait()
+            limit.add()
+        assert [] == slept
+        clock.seconds += 0.0005
+        await limit.wait()
+        assert [0.0015] == slept
+        clock.seconds += 0.0015
+        for _ in range(4):
+            await limit.wait()
+            limit.add()
+        clock.seconds += 1
+        await limit.wait()
+        assert [0.0015] == slept
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(asyncio, "sleep", sleep)
+        asyncio.run(main())
 
 
 def test_an_event_loop_reads_no_store() -> None:
