@@ -206,13 +206,15 @@ class AwaitDelivery:
     """Wait in place, for at most ``for_ms`` milliseconds, until something is delivered to an op.
 
     ``step_name`` is that of the op. The flow looks at the op afterwards. It may be answered
-    earlier, as when the process stops.
+    earlier, as when the process stops. In a thread, ``on_wait`` is given a function that ends the
+    wait, before it begins.
     """
 
     waits: ClassVar[bool] = True
     op_id: str
     step_name: str
     for_ms: int
+    on_wait: Callable[[Callable[[], object]], None] | None = None
 
 
 @record(frozen=True, slots=True)

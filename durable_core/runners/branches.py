@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from durable_core.errors import ControlSignal, Suspended
 from durable_core.flow.attempt import Call
-from durable_core.flow.effects import CallUser, Cancelled, Effect, Flow
+from durable_core.flow.effects import AwaitDelivery, CallUser, Cancelled, Effect, Flow
 from durable_core.flow.execution import Execution
 from durable_core.flow.flows import EngineFlows
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
@@ -84,6 +84,17 @@ class _Race:
                 wake()
             return True
 
+    def on_wait(self, wake: Callable[[], object]) -> None:
+        """Have a wait ended once a branch has won."""
+        with self.lock:
+            self._wakers.add(wake)
+            if self.winner is not None:
+                wake()
+
+    def has_lost(self, index: int) -> bool:
+        """Return whether another branch has won."""
+        return self.winner not in (None, index)
+
     def call(self, index: int, call: Call) -> object:
         """Call the function of a step in a thread of its own.
 
@@ -143,13 +154,30 @@ class _RacingBranch(_Branch):
                 call = effect.call
                 abandonable = Call(self._race.call, (self._index, call), None, call.options)
                 effect = CallUser(effect.inside, abandonable)
+            waits = isinstance(effect, AwaitDelivery)
+            if isinstance(effect, AwaitDelivery):
+                effect = _ends_with(effect, self._race)
             try:
                 value = yield effect
                 resume = flow.send
+                if waits and self._race.has_lost(self._index):
+                    value, resume = _BranchLost(), flow.throw
             except _BranchLost as lost:
                 value, resume = Cancelled(lost), flow.send
             except BaseException as error:
                 value, resume = error, flow.throw
+
+
+def _ends_with(effect: AwaitDelivery, race: _Race) -> AwaitDelivery:
+    """Return a wait that ends with a race, too."""
+    outer = effect.on_wait
+
+    def on_wait(wake: Callable[[], object]) -> None:
+        if outer is not None:
+            outer(wake)
+        race.on_wait(wake)
+
+    return AwaitDelivery(effect.op_id, effect.step_name, effect.for_ms, on_wait)
 
 
 # --- threads --------------------------------------------------------------------------------------

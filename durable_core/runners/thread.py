@@ -373,6 +373,8 @@ class ThreadRun:
             may_wait = not (
                 self.ex.closed or self.ex.stopping or self.ex.has_delivery(effect.op_id)
             )
+        if effect.on_wait is not None:
+            effect.on_wait(waiter.set)
         if may_wait:
             waiter.wait(effect.for_ms / 1000)
         with self._lock:
