@@ -40,7 +40,7 @@ Errors that a user may raise or catch::
     │   └── TooManyRedirectsError
     ├── InvalidTokenError             a wait-URL token that does not open this run
     ├── RunNotFoundError
-    ├── ParentEndedError              the parent of a child run has ended
+    ├── ChildRunError                 a run with a parent was to be retried
     ├── RunUndoneError                a run was undone, or is being undone
     ├── SingletonError                another run has the singleton key of a run
     ├── EngineError                   the engine cannot do what was asked
@@ -80,6 +80,7 @@ from durable_core.duration import Duration, parse_duration
 __all__ = [
     "BadRequest",
     "BodyNotStoredError",
+    "ChildRunError",
     "ClientError",
     "ConfigurationError",
     "ConnectFailedError",
@@ -103,7 +104,6 @@ __all__ = [
     "NonRetriableError",
     "NotDeterministicError",
     "NotFinishedError",
-    "ParentEndedError",
     "ProtocolError",
     "RequestAbortedError",
     "RequestTimeoutError",
@@ -434,8 +434,8 @@ class RunNotFoundError(DurableError):
     """No run has this id in this application."""
 
 
-class ParentEndedError(DurableError):
-    """The parent of a child run has ended: the child would be cancelled as soon as it goes on.
+class ChildRunError(DurableError):
+    """A failed child run cannot go on: its parent has been told that it has failed.
 
     The message says what to do instead.
     """

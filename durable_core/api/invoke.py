@@ -14,7 +14,7 @@ from durable_core.duration import Duration, parse_duration
 from durable_core.engine.embedded import embedded
 from durable_core.engine.invocation import invocation
 from durable_core.errors import StepArgumentError, StepTypeError, StepUsageError
-from durable_core.flow.scope import RunScope
+from durable_core.flow.scope import CHILDREN_OF_BRANCHES, RunScope
 from durable_core.flow.server_calls import FunctionCall, ServerFunction
 from durable_core.flow.step_options import parse_type
 from durable_core.http.request import Request
@@ -55,6 +55,8 @@ def invoke(
     if length < 1:
         raise StepArgumentError(f"step {step_id!r}: timeout must be 1 ms or more")
     op = scope.ex.next_op(step_id, OpKind.INVOKE, scope.current_task())
+    for begun in CHILDREN_OF_BRANCHES.get():
+        begun.append(op)
     call = invocation(embedded(child.engine), scope.ex, child.key, asked, op.name, length)
     flow: Any = scope.flows.invoke(scope.ex, op, call)
     if kind is not None:

@@ -9,7 +9,7 @@ from durable_core.errors import StepArgumentError, StepKindError, Suspended
 from durable_core.flow.attempt import Call
 from durable_core.flow.effects import Flow
 from durable_core.flow.execution import ExecutionState
-from durable_core.flow.scope import RunScope
+from durable_core.flow.scope import CHILDREN_OF_BRANCHES, RunScope
 from durable_core.model.step import Op, OpKind
 from durable_core.runners.branches import (
     race_in_tasks,
@@ -63,13 +63,22 @@ def parallel(
         result: Any = run_in_threads(scope, branches, most)
         _unwind_if_begun(scope)
         return result
+    children = _Children(len(branches))
     if scope.ex.has_outcome(op):
         _forgive_losers(scope)
-        return run_branch(scope, _winner(op, scope.drive(_record(scope, op, 0)), branches))
+        stored = scope.drive(_record(scope, op, 0, children))
+        if lost := _children_of(scope, stored):
+            scope.drive(_leave_children(scope, lost))
+        return run_branch(scope, _winner(op, stored, branches))
     result = race_in_threads(
-        scope, branches, most, lambda index: scope.drive(_record(scope, op, index))
+        scope,
+        [children.noted(index, branch) for index, branch in enumerate(branches)],
+        most,
+        lambda index: scope.drive(_record(scope, op, index, children)),
     )
     _forgive_losers(scope)
+    if scope.ex.state is ExecutionState.RUNNING and (lost := children.lost()):
+        scope.drive(_leave_children(scope, lost))
     if scope.ex.state in _UNWOUND:
         scope.ex.stop()  # a loser waits for its time; the winner does not
     _unwind_if_begun(scope)
@@ -106,12 +115,19 @@ async def _race(
     branches: tuple[Callable[[], Awaitable[Any]], ...],
     limit: int | None,
 ) -> Any:
+    children = _Children(len(branches))
     if scope.ex.has_outcome(op):
         _forgive_losers(scope)
-        return await _winner(op, await scope.drive(_record(scope, op, 0)), branches)()
-    index, result = await race_in_tasks(branches, limit)
-    await scope.drive(_record(scope, op, index))
+        stored = await scope.drive(_record(scope, op, 0, children))
+        if lost := _children_of(scope, stored):
+            await scope.drive(_leave_children(scope, lost))
+        return await _winner(op, stored, branches)()
+    noted = [children.noted_async(index, branch) for index, branch in enumerate(branches)]
+    index, result = await race_in_tasks(noted, limit)
+    await scope.drive(_record(scope, op, index, children))
     _forgive_losers(scope)
+    if lost := children.lost():
+        await scope.drive(_leave_children(scope, lost))
     return result
 
 
@@ -127,13 +143,71 @@ def _next_op(scope: RunScope, step_id: str) -> Op:
     return op
 
 
-def _record(scope: RunScope, op: Op, index: int) -> Flow[object]:
+class _Children:
+    """The steps by which the branches of a race have begun child runs.
+
+    Args:
+        number: of branches.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._begun: list[list[Op]] = [[] for _ in range(number)]
+        self._winner: int | None = None
+
+    def noted(self, index: int, branch: Callable[[], BranchT]) -> Callable[[], BranchT]:
+        """Return a branch whose steps are noted. It is called in a context of its own."""
+
+        def call() -> BranchT:
+            self._enter(index)
+            return branch()
+
+        return call
+
+    def noted_async(
+        self, index: int, branch: Callable[[], Awaitable[BranchT]]
+    ) -> Callable[[], Awaitable[BranchT]]:
+        """As :meth:`noted`, for a branch that is called in a task of its own."""
+
+        async def call() -> BranchT:
+            self._enter(index)
+            return await branch()
+
+        return call
+
+    def _enter(self, index: int) -> None:
+        CHILDREN_OF_BRANCHES.set((*CHILDREN_OF_BRANCHES.get(), self._begun[index]))
+
+    def won(self, index: int) -> dict[str, object]:
+        """Return what is stored about the race: who has won, and the children of the others."""
+        self._winner = index
+        lost = self.lost()
+        return {"winner": index, "children": lost} if lost else {"winner": index}
+
+    def lost(self) -> list[str]:
+        """Return the ids of the steps of branches that have lost."""
+        begun = enumerate(self._begun)
+        return [op.id for index, ops in begun if index != self._winner for op in ops]
+
+
+def _record(scope: RunScope, op: Op, index: int, children: _Children) -> Flow[object]:
     """Return the flow of the step that holds which branch has won."""
-    return scope.flows.run_step(scope.ex, op, Call(_won, (index,)))
+    return scope.flows.run_step(scope.ex, op, Call(children.won, (index,)))
 
 
-def _won(index: int) -> dict[str, int]:
-    return {"winner": index}
+def _children_of(scope: RunScope, stored: object) -> list[str]:
+    """Return the steps by which lost branches have begun children, as a race has stored them.
+
+    None that have ended, and none in a replay that only looks for what is to be undone.
+    """
+    found = stored.get("children", []) if isinstance(stored, dict) else []
+    is_running = scope.ex.state is ExecutionState.RUNNING
+    return [op_id for op_id in found if not scope.ex.has_ended(op_id)] if is_running else []
+
+
+def _leave_children(scope: RunScope, op_ids: list[str]) -> Flow[None]:
+    """Return the flow that ends the steps of lost branches that wait for a child."""
+    assert scope.flows.leave_children is not None  # as one of them has begun a child
+    return scope.flows.leave_children(scope.ex, op_ids)
 
 
 def _winner(op: Op, stored: object, branches: tuple[BranchT, ...]) -> BranchT:

@@ -186,7 +186,7 @@ class Runs:
         Raises:
             RunNotFoundError: there is no such run (any more).
             RunUndoneError: its steps were undone.
-            ParentEndedError: it is a child, and its parent has ended.
+            ChildRunError: it is a child, whose parent has been told that it failed.
         """
         return self._engine.retry(run_id)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from durable_core.engine.reports import EngineReports
-from durable_core.errors import ParentEndedError
+from durable_core.errors import ChildRunError
 from durable_core.flow.child_runs import MAX_DEPTH, cancellation
 from durable_core.flow.completion import completion_run
 from durable_core.flow.env import AppConfig
@@ -19,7 +19,7 @@ from durable_core.ports import Cancel, CancelOutcome, RunRecord, Store, Write
 if TYPE_CHECKING:
     from durable_core.runners.settings import RegisteredEndpoint
 
-__all__ = ["awaited_children", "cancel_abandoned", "check_parent", "with_follow_up"]
+__all__ = ["awaited_children", "cancel_abandoned", "check_no_child", "with_follow_up"]
 
 #: Why a child is cancelled whose parent has ended, or was cancelled.
 _ABANDONED = "its parent run has ended or was cancelled"
@@ -34,26 +34,23 @@ def awaited_children(record: RunRecord) -> list[str]:
     ]
 
 
-def check_parent(store: Store, record: RunRecord) -> None:
-    """See that a failed run can go on: no child does without its parent.
+def check_no_child(record: RunRecord) -> None:
+    """See that a failed run is no child: its parent has been told that it has failed.
 
     Raises:
-        ParentEndedError: the parent has ended, or was cancelled.
+        ChildRunError: it is one.
     """
     run = record.run
     if run.parent is None:
         return
-    parent = store.get(run.app, run.parent)
-    if parent is not None and not parent.run.phase.ended and parent.run.cancel_reason is None:
-        return
     failed = [memo.op.name for memo in record.memos if not memo.ok]
-    other = (
-        f", or begin a run without one: resume_from({run.id!r}, {failed[-1]!r})" if failed else ""
+    text = (
+        f"run {run.id} is a child of run {run.parent}, which has been told that it failed; retry "
+        "that one, if it has failed, too: it begins another child"
     )
-    raise ParentEndedError(
-        f"run {run.id} is a child of run {run.parent}, which has ended, so it would be cancelled "
-        f"at once; retry its parent, which begins another child{other}"
-    )
+    if failed:
+        text += f"; or begin a run without a parent: resume_from({run.id!r}, {failed[-1]!r})"
+    raise ChildRunError(text)
 
 
 def with_follow_up(

@@ -79,7 +79,7 @@ class RunControl(ABC):
 
     def retry(self, run_id: str) -> bool:
         """Let a failed run go on from where it failed; False if it has not failed."""
-        from durable_core.engine.children import cancel_abandoned, check_parent
+        from durable_core.engine.children import cancel_abandoned, check_no_child
         from durable_core.flow.undo import check_retry
         from durable_core.machine.retried import steps_to_retry
         from durable_core.model.run import Phase
@@ -89,7 +89,7 @@ class RunControl(ABC):
         if record.run.phase is not Phase.FAILED:
             return False
         check_retry(record)
-        check_parent(self.store, record)
+        check_no_child(record)
         # It will begin others.
         cancel_abandoned(self.env, self.store, self.endpoints, self.execute, (run_id,))
         now, steps = self.env.clock.now(), steps_to_retry(record)

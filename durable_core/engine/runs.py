@@ -39,6 +39,7 @@ from durable_core.machine.retry import delay_ms
 from durable_core.model.decision import HandoffReason
 from durable_core.model.fact import Fact, RunNoted, StoreFault
 from durable_core.model.run import Phase, Run
+from durable_core.model.step import Memo, OpKind
 from durable_core.platform import call_soon, logger, run_logger
 from durable_core.ports import (
     Begin,
@@ -664,6 +665,8 @@ class RunManager(RunExecutor[StoredExecution]):
                 if write.children:
                     self._has_children = True
                     worker.wake_scheduler()
+                elif self._has_children and any(map(_leaves_child, write.memos)):
+                    worker.cancel_abandoned_soon(write.run_id)
                 if write.release is not None:
                     worker.wake_scheduler_at(write.release.due_at)
                 if write.events:
@@ -700,6 +703,11 @@ class RunManager(RunExecutor[StoredExecution]):
             if live is not None:
                 live.stop()
             self._worker.wake_scheduler()
+
+
+def _leaves_child(memo: Memo) -> bool:
+    """Return whether a step may have ended before the child that it began."""
+    return memo.op.kind is OpKind.INVOKE and not memo.ok
 
 
 def _cut_short(run: Run, fault: BaseException, now: int, *, is_crash: bool) -> Fact:

@@ -368,6 +368,10 @@ class Execution:
         """Return whether the op has finished, in an earlier execution or in this one."""
         return op.id in self._outcomes
 
+    def has_ended(self, op_id: str) -> bool:
+        """As :meth:`has_outcome`, of the op with this id."""
+        return op_id in self._outcomes
+
     def callback_url(self, step_id: str) -> str:
         """Return the URL at which a step's wait is answered.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +14,14 @@ from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.flow.handler import detach, execute, suspend
 from durable_core.flow.server_calls import FunctionCall, GatewayCall
 from durable_core.flow.signals import send_signal, wait_for_signal
-from durable_core.flow.steps import invoke, run_step, send_events, sleep_until, wait_for_event
+from durable_core.flow.steps import (
+    invoke,
+    leave_children,
+    run_step,
+    send_events,
+    sleep_until,
+    wait_for_event,
+)
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.matching import WaitRule
@@ -43,6 +50,8 @@ class EngineFlows(Generic[ExecutionT]):
         send_signal: ``step.send_signal``; returns the id of the run that got it, or None.
         wait_for_callback: ``step.wait_for_callback``, with its time-out in milliseconds.
         invoke: ``step.invoke``; None where the engine has no child runs.
+        leave_children: ends steps of ``step.invoke`` of code that has lost a race, given the ids of
+            their ops; None where the engine has no child runs.
         invoke_function: ``step.invoke`` of a function of the engine's server; returns its result,
             as JSON values. None where there is no such server.
         call_through_server: ``step.fetch`` and ``step.ai.infer`` by the engine's server; returns
@@ -65,6 +74,7 @@ class EngineFlows(Generic[ExecutionT]):
     suspend: Callable[[ExecutionT], Flow[None]]
     detach: Callable[[ExecutionT, HandoffReason], Flow[None]]
     invoke: Callable[[ExecutionT, Op, Invocation], Flow[Response]] | None = None
+    leave_children: Callable[[ExecutionT, Collection[str]], Flow[None]] | None = None
     invoke_function: Callable[[ExecutionT, Op, FunctionCall], Flow[object]] | None = None
     call_through_server: Callable[[ExecutionT, Op, GatewayCall], Flow[object]] | None = None
 
@@ -83,4 +93,5 @@ EMBEDDED_FLOWS: EngineFlows[StoredExecution] = EngineFlows(
     suspend=suspend,
     detach=detach,
     invoke=invoke,
+    leave_children=leave_children,
 )

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from durable_core.flow.effects import Flow
     from durable_core.flow.execution import Execution
     from durable_core.flow.flows import EngineFlows
+    from durable_core.model.step import Op
 
 __all__ = [
+    "CHILDREN_OF_BRANCHES",
     "CURRENT_RUN",
     "HandlerKind",
     "RunScope",
@@ -54,4 +56,6 @@ class RunScope(Protocol):
         ...
 
 
+#: The branches of races that the current code is in: each notes the ops of the children it begins.
+CHILDREN_OF_BRANCHES: ContextVar[tuple[list[Op], ...]] = ContextVar("durable_branches", default=())
 CURRENT_RUN: ContextVar[RunScope | StepAttempt | None] = ContextVar("durable_run", default=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -66,6 +66,7 @@ __all__ = [
     "commit_step",
     "dump_arguments",
     "invoke",
+    "leave_children",
     "run_step",
     "send_events",
     "sleep_until",
@@ -310,6 +311,30 @@ def invoke(ex: StoredExecution, op: Op, child: Invocation) -> Flow[Response]:
         memo = yield from _end_child(ex, pending, child)
     _return_outcome(ex, memo)
     return child_response(memo.value)
+
+
+def leave_children(ex: StoredExecution, op_ids: Collection[str]) -> Flow[None]:
+    """End steps that wait for a child, of code that has lost a race; the children are cancelled.
+
+    Whoever looks for children that nobody waits for cancels them.
+    """
+    for op_id in op_ids:
+        pending = ex.pending.get(op_id)
+        if pending is None or pending.op.kind is not OpKind.INVOKE:
+            continue
+        ex.unasked.discard(op_id)
+        now = ex.env.clock.now()
+        text = "another branch has won the race"
+        failed = OpFailed(
+            op=pending.op,
+            failure=Failure(name="StepCancelled", message=text, retriable=False, cancelled=True),
+            completion_no=ex.next_completion_no(),
+            event_seq=pending.event_seq,
+            failures=0,
+            u=0.0,
+            started_at=now if pending.started_at is None else pending.started_at,
+        )
+        yield from _apply(ex, _decide(ex, failed, now), now)
 
 
 def _begin_child(ex: StoredExecution, op: Op, child: Invocation) -> Flow[Pending]:

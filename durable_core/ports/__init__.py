@@ -328,11 +328,12 @@ class Store(Protocol):
     def abandoned_children(
         self, app: str, parents: Sequence[str] | None = None
     ) -> Sequence[RunRecord]:
-        """Return up to 100 runs, without their steps, whose parent has ended or was cancelled.
+        """Return up to 100 runs, without their steps, whose parent does not wait for them.
 
-        A parent that is not there any more has ended. Runs that have ended or were cancelled
-        themselves are left out. The cost depends on the children that have not ended: of these
-        parents, or of all.
+        It has ended, or was cancelled, or has no op that waits at the address of the child
+        (``machine.addresses.child_address``). One that is not there any more has ended. Runs that
+        have ended or were cancelled themselves are left out. The cost depends on the children that
+        have not ended: of these parents, or of all.
 
         Args:
             app: the application.

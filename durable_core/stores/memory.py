@@ -17,6 +17,7 @@ from operator import itemgetter
 from typing import Any
 
 from durable_core.errors import LeaseLost, RunNotFoundError, StoreError
+from durable_core.machine.addresses import child_address
 from durable_core.machine.matching import match_keys, wait_matches, with_event_seq
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
@@ -639,7 +640,12 @@ class MemoryStore(Store):
         if run.parent is None or run.cancel_reason is not None or row.result is not None:
             return False
         parent = self._runs.get(run.parent)
-        return parent is None or parent.result is not None or parent.run.cancel_reason is not None
+        return (
+            parent is None
+            or parent.result is not None
+            or parent.run.cancel_reason is not None
+            or not any(each.address == child_address(run.id) for each in parent.pending.values())
+        )
 
     def cancelled_runs(self, owner: str) -> Sequence[str]:
         with self._lock:

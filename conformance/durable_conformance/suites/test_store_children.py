@@ -13,6 +13,7 @@ from durable_conformance.store_values import (
     commit,
     created,
     ended,
+    memo,
     memo_write,
     pending,
     pending_of,
@@ -20,6 +21,7 @@ from durable_conformance.store_values import (
     run,
 )
 from durable_core.errors import LeaseLost
+from durable_core.machine.addresses import child_address
 from durable_core.model.run import Phase
 from durable_core.ports import (
     Cancel,
@@ -37,7 +39,7 @@ def _starts(*ids: str, parent: str = "r1") -> Checkpoint:
         NewRun(replace(run(id_), parent=parent, depth=1, phase=Phase.SUSPENDED), REQUEST)
         for id_ in ids
     )
-    steps = tuple(pending(id_) for id_ in ids)
+    steps = tuple(replace(pending(id_), address=child_address(id_)) for id_ in ids)
     return Checkpoint(run_id=parent, owner="o1", epoch=1, now=30, pending=steps, children=children)
 
 
@@ -101,7 +103,8 @@ def test_children_of_a_run_that_has_ended_are_found(store: Store) -> None:
     assert CancelOutcome.UNDOING is commit(store, cancel)
     assert ["a2", "b2", "b3"] == _abandoned(store)
     assert ["b2", "b3"] == _abandoned(store, "b1", "c1")
-    assert [] == _abandoned(store, "c1")
+    commit(store, replace(memo_write("c1"), memos=(replace(memo(3), op=pending("c2").op),)))
+    assert ["c2"] == _abandoned(store, "c1")  # its step has ended: nobody waits for it
 
     commit(store, ended("c1"))
     commit(store, Delete(app="app", run_id="c1"))

@@ -699,7 +699,14 @@ FROM run AS child INDEXED BY run_child
 LEFT JOIN run AS parent ON parent.id = child.parent
 WHERE child.app = :app AND child.parent IS NOT NULL AND child.ended_at IS NULL
   AND child.cancel_reason IS NULL
-  AND (parent.id IS NULL OR parent.ended_at IS NOT NULL OR parent.cancel_reason IS NOT NULL)
+  AND (
+      parent.id IS NULL OR parent.ended_at IS NOT NULL OR parent.cancel_reason IS NOT NULL
+      OR NOT EXISTS (
+          SELECT 1 FROM pending INDEXED BY pending_address
+          WHERE pending.app = child.app AND pending.address = 'child:' || child.id
+            AND pending.address <> '' AND pending.matched IS NULL
+      )
+  )
 ORDER BY child.id
 LIMIT 100
 
@@ -714,7 +721,14 @@ CROSS JOIN run AS child INDEXED BY run_child ON child.parent = wanted.value
 LEFT JOIN run AS parent ON parent.id = child.parent
 WHERE child.app = :app AND child.ended_at IS NULL
   AND child.cancel_reason IS NULL
-  AND (parent.id IS NULL OR parent.ended_at IS NOT NULL OR parent.cancel_reason IS NOT NULL)
+  AND (
+      parent.id IS NULL OR parent.ended_at IS NOT NULL OR parent.cancel_reason IS NOT NULL
+      OR NOT EXISTS (
+          SELECT 1 FROM pending INDEXED BY pending_address
+          WHERE pending.app = child.app AND pending.address = 'child:' || child.id
+            AND pending.address <> '' AND pending.matched IS NULL
+      )
+  )
 ORDER BY child.id
 LIMIT 100
 

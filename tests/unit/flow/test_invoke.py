@@ -6,7 +6,7 @@ import asyncio
 import functools
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -16,18 +16,19 @@ import pytest
 from durable_core.api.step import step, sync_step
 from durable_core.engine import invocation
 from durable_core.errors import (
+    ChildRunError,
     NonRetriableError,
-    ParentEndedError,
     StepArgumentError,
     StepError,
     StepTypeError,
+    StoreError,
 )
 from durable_core.flow.child_runs import child_response
 from durable_core.flow.env import Limits
 from durable_core.http.request import Request
 from durable_core.http.response import Response
-from durable_core.model.event import Event
 from durable_core.model.run import Phase
+from durable_core.ports import Checkpoint, Write
 from durable_core.runners.settings import Settings
 from support.harness import FakeClock, Lab, Ledger, WatchedStore, lab, request, until
 from support.undoing import RELEASED, RESERVED, Shop, decoded
@@ -520,10 +521,8 @@ def test_a_retried_parent_begins_another_child() -> None:
     assert ["completed", "cancelled"] == statuses
 
 
-def test_a_failed_child_goes_on_beside_its_parent_only() -> None:
-    """While the parent lives a retry is a retry. Once it has ended the child would be cancelled, so
-    the retry is refused, and the error says what to do.
-    """
+def test_a_failed_child_is_not_retried() -> None:
+    """Its parent has been told that it failed, and the error says what to do instead."""
     ready: list[bool] = []
 
     def child(asked: Request) -> str:
@@ -535,31 +534,72 @@ def test_a_failed_child_goes_on_beside_its_parent_only() -> None:
         if not ready:
             raise NonRetriableError("not now")
 
-    def handler(asked: Request) -> str:
-        try:
-            sync_step.invoke("call", endpoint, result=str)
-        except StepError:
-            sync_step.wait_for_event("go", event="go", timeout="1h")
-        return "done without"
-
-    with lab(settings=AT_ONCE) as process:
+    with lab() as process:
         endpoint = process.endpoint(child, function_id="child")
-        parent = process.endpoint(handler)
-        first = parent.handle(request())
+        process.call(process.endpoint(parent_of(endpoint, False)))
         runs = process.durable.runs
-        [failed] = until(lambda: runs.list(status="failed"))
-        until(lambda: runs.list(status="suspended", endpoint="it"))
-        assert runs.retry(failed.id)
-        assert "failed" == runs.wait(failed.id, timeout="20s").status
-        process.durable.send(Event("go"))
-        assert "done without" == decoded(process.follow(parent, first))
+        [failed] = runs.list(status="failed")
         expected = re.escape(f"resume_from({failed.id!r}, 'check')")
-        with pytest.raises(ParentEndedError, match=expected):
+        with pytest.raises(ChildRunError, match=expected):
             runs.retry(failed.id)
         assert "failed" == runs.get(failed.id).status
         ready.append(True)
         copy = runs.resume_from(failed.id, "check")
         assert "completed" == runs.wait(copy, timeout="20s").status
+
+
+@both
+@pytest.mark.parametrize("crashes", [False, True])
+def test_the_child_of_a_branch_that_has_lost_is_cancelled(
+    asynchronous: bool, crashes: bool
+) -> None:
+    """While its parent goes on; and the winner does not wait for it. If the process dies when the
+    winner is stored, the next one sees to it.
+    """
+    store = WatchedStore()
+
+    def slow(asked: Request) -> None:
+        sync_step.sleep("nap", 3600)
+
+    def handler(asked: Request) -> str:
+        branches = [lambda: sync_step.invoke("a", lost), lambda: sync_step.invoke("b", won)]
+        response = sync_step.parallel("race", *branches, mode="race")
+        sync_step.wait_for_event("go", event="go", timeout="1h")
+        return str(response.status)
+
+    async def handler_async(asked: Request) -> str:
+        branches = [lambda: step.invoke("a", lost), lambda: step.invoke("b", won)]
+        response = await step.parallel("race", *branches, mode="race")
+        await step.wait_for_event("go", event="go", timeout="1h")
+        return str(response.status)
+
+    def crash_at_winner(writes: Sequence[Write[Any]]) -> None:
+        memos = [m for each in writes if isinstance(each, Checkpoint) for m in each.memos]
+        if store.crashed.is_set() or any(memo.op.name == "a" for memo in memos):
+            store.crashed.set()
+            raise StoreError("the process has crashed")
+
+    settings = Settings(unwind_time=2.0, invoke_wait=60.0)
+    with lab(store, settings=settings) as process:
+        lost = process.endpoint(slow, function_id="lost")
+        won = process.endpoint(echo, function_id="won")
+        store.fault = crash_at_winner if crashes else None
+        process.endpoint(handler_async if asynchronous else handler).handle(request())
+        if not crashes:
+            until(lambda: process.durable.runs.list(status="cancelled", endpoint="lost"))
+    store.recover()
+    with lab(store, settings=AT_ONCE) as process:
+        lost = process.endpoint(slow, function_id="lost")
+        won = process.endpoint(echo, function_id="won")
+        process.endpoint(handler_async if asynchronous else handler)
+        process.durable.start()
+        runs = process.durable.runs
+        until(lambda: runs.list(status="cancelled", endpoint="lost"))
+        [parent] = runs.list(endpoint="it")
+        until(lambda: "suspended" == runs.get(parent.id).status)
+        steps = {each.name: (each.status, each.error) for each in runs.get(parent.id).steps}
+        assert ("failed", "StepCancelled: another branch has won the race") == steps["a"]
+        assert ("waiting", None) == steps["go"]
 
 
 def test_a_time_out_around_it() -> None:
