@@ -18,7 +18,7 @@ from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from durable_asgi import ASGIApplication
+from durable_asgi import ASGIApplication, ASGIReplay
 from durable_core import Durable, Request, Response
 from durable_core.adapters import (
     AdapterApp,
@@ -34,7 +34,6 @@ from durable_core.adapters import (
 )
 from durable_core.errors import ConfigurationError
 from durable_django._exchange import answer, answer_async
-from durable_django._replay import ASGIReplay
 from durable_django._views import CALL, View, exception_to_response, respond, respond_async
 from durable_wsgi import WSGIApp, WSGIReplay
 
@@ -211,7 +210,8 @@ def _async_view(app: AdapterApp, function: Callable[..., Any]) -> Any:
         call = View(function, args, kwargs)
         replay = replay_of(call.request)
         if isinstance(replay, ASGIReplay):
-            return _unread() if await replay.reach(call) else await call()
+            is_the_one = await replay.reach(function, lambda: respond_async(call))
+            return _unread() if is_the_one else await call()
         if replay is not None or CALL.get() is not None:
             return await call()
         _check_request(call)
