@@ -21,6 +21,7 @@ from durable_core.api.inspection import (
 from durable_core.api.run_info import AttemptInfo, RunInfo, RunStatus, StepInfo, StepStatus
 from durable_core.codec.json import Codec, JSONCodec
 from durable_core.duration import Duration, parse_duration
+from durable_core.engine.embedded import embedded
 from durable_core.errors import RunNotFoundError
 from durable_core.flow.child_runs import child_response
 from durable_core.flow.completion import completion_key
@@ -143,8 +144,11 @@ class Runs:
 
         It is for the wait route (``Durable.endpoint_proxy``). The token opens the run to whoever
         has it, until it expires; whether there is such a run is not looked at.
+
+        Raises:
+            ConfigurationError: the engine of the application is not the embedded one.
         """
-        token = new_token(self._engine.env, run_id)
+        token = new_token(embedded(self._engine).env, run_id)
         return urlencode(((PROXY_PARAMS.run, run_id), (PROXY_PARAMS.token, token)))
 
     def cancel(self, run_id: str, *, reason: str | None = None) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from durable_core import Request, run, step, sync
+from durable_core import Durable, Request, run, step, sync
 from durable_core.errors import StepArgumentError
 from support.inngest_app import serving
 from support.inngest_server import InngestServer
@@ -57,6 +57,28 @@ def test_the_principal_with_an_origin_of_its_own(server: InngestServer) -> None:
         got = app.follow("GET", "/a")
 
     assert ["me", "me", "http://shop.example/a"] == got.json
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_a_replay_is_one(server: InngestServer, kind: str) -> None:
+    """``Durable.is_replaying`` is True from the second call on, and never inside a step."""
+    seen: list[bool] = []
+
+    async def handler(request: Request) -> bool:
+        seen.append(Durable.is_replaying())
+        await step.sleep("nap", "10ms")
+        return await step.run("inside", Durable.is_replaying)
+
+    def handler_sync(request: Request) -> bool:
+        seen.append(Durable.is_replaying())
+        sync.step.sleep("nap", "10ms")
+        return sync.step.run("inside", Durable.is_replaying)
+
+    with serving(server, {"GET /a": handler if kind == "async" else handler_sync}) as app:
+        got = app.follow("GET", "/a")
+
+    assert (200, False) == (got.status, got.json)
+    assert (False, {True}) == (seen[0], set(seen[1:]))
 
 
 def test_a_replay_counts_the_attempts_of_the_handler(server: InngestServer) -> None:

@@ -106,6 +106,7 @@ async def load_execution(
         function_id=run_label(options, original, None),
         phase=Phase.ASYNC,
         retries=options.retries,
+        epoch=2,  # the first execution was for the client
         created_at=ulid_time(run_id),
     )
     run = load_run(batch, run)

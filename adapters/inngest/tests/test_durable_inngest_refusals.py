@@ -6,6 +6,8 @@ one of the two tables here, and into ``docs/reference/engines.md``.
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ from durable_core import (
     Settings,
     endpoint_adapter,
 )
-from durable_core.errors import ConfigurationError
+from durable_core.api.runs import Runs
+from durable_core.errors import ConfigurationError, EngineError
 from durable_core.flow.flows import EngineFlows
 from durable_core.flow.options import EndpointOptions
 from durable_core.flow.step_options import StepKeywords
@@ -47,6 +50,7 @@ REFUSED: dict[str, object] = {
     "singleton": "reject",
     "on_complete": "https://example.com/done",
     "allow_cancel": True,
+    "ui_messages": "live",
 }
 #: Options that do what they say; tests/interop has each.
 WORKING = {
@@ -163,3 +167,77 @@ def test_a_callback_is_refused() -> None:
     url = "http://localhost/?durable-run=r&durable-token=c1.x.y"
     answer = durable().endpoint(handler).handle(Request(method="POST", url=url))
     assert 403 == answer.status
+
+
+# --- what an application can be asked -------------------------------------------------------------
+
+#: What ``Durable`` has and does under this engine; tests/interop and others have each.
+WORKING_HERE = {
+    *("endpoint", "endpoint_proxy", "events_endpoint", "health_endpoint", "readiness_endpoint"),
+    *("start", "drain", "stop", "stop_async", "lifespan", "application_lifespan", "health"),
+    *("current_run", "is_replaying", "endpoints", "send", "send_async", "signal", "signal_async"),
+    "runs",  # whose methods are refused
+}
+#: What needs a store of ours, with its arguments.
+REFUSED_HERE: dict[str, tuple[Any, ...]] = {
+    "run_due": (1,),
+    "run_due_async": (1,),
+    "next_due": (),
+    "next_due_async": (),
+    "processes": (),
+    "recent_events": (),
+    "oldest_due": (),
+}
+
+
+def test_every_method_of_an_application_is_known_here() -> None:
+    """Also routes that need an observer, or the store of chats, which this engine has not."""
+    public = {name for name in vars(Durable) if not name.startswith("_")}
+    others = {"metrics", "ui_messages_endpoint"}
+    assert public == WORKING_HERE | REFUSED_HERE.keys() | others
+    made = durable()
+    with pytest.raises(ConfigurationError, match="observer"):
+        made.metrics()
+    with pytest.raises(ConfigurationError, match="the Inngest engine"):
+        made.ui_messages_endpoint(public=True)
+
+
+def _called(function: Any, *args: Any) -> None:
+    outcome = function(*args)
+    if inspect.isawaitable(outcome):
+
+        async def wait() -> None:
+            await outcome
+
+        asyncio.run(wait())
+
+
+@pytest.mark.parametrize("name", REFUSED_HERE)
+def test_what_needs_a_store_is_refused(name: str) -> None:
+    """The error says which engine is needed."""
+    made = durable()
+    try:
+        with pytest.raises(ConfigurationError, match="embedded engine"):
+            _called(getattr(made, name), *REFUSED_HERE[name])
+    finally:
+        made.stop()
+
+
+#: The arguments that methods of ``durable.runs`` need.
+RUN_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "list": (),
+    "wait": ("r",),
+    "resume_from": ("r", "step"),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in vars(Runs) if not name.startswith("_")])
+def test_runs_are_not_looked_at(name: str) -> None:
+    """Each method says that the server keeps the runs."""
+    made = durable()
+    arguments = RUN_ARGUMENTS.get(name.removesuffix("_async"), ("r",))
+    try:
+        with pytest.raises((EngineError, ConfigurationError), match="engine"):
+            _called(getattr(made.runs, name), *arguments)
+    finally:
+        made.stop()
