@@ -83,6 +83,8 @@ class Replay:
         options = {"retries": case.retries, "methods": (first.method,), **case.options}
         routes = {f"{first.method} {target.partition('?')[0]}": case.handler}
         engine = {"signing_key": self.key, "is_dev": False} if self.key else None
+        server.functions.update(case.functions)
+        server.services.update(case.services)
         with serving(server, routes, options=options, engine=engine) as app:
             got = ask(app, first, target)
             server.until(lambda: bool(server.runs))
@@ -168,6 +170,8 @@ def key_of(op: dict[str, Any]) -> dict[str, Any]:
     elif isinstance(data, dict) and set(data) in ({"at"}, {"ids"}):
         known["data"] = set(data)
     known["name"] = SHORT.get(known.get("name", ""), known.get("name"))
+    if known["name"] in (None, known.get("displayName")):
+        del known["name"]  # the server shows either
     if "timeout" in known.get("opts", {}):
         known["opts"]["timeout"] = SHORT.get(known["opts"]["timeout"], known["opts"]["timeout"])
     return known

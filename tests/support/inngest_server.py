@@ -106,12 +106,14 @@ class InngestServer:
         self.faults: list[Fault] = []
         #: Where an endpoint is now, by the origin that it goes by; None while it is nowhere.
         self.hosts: dict[str, str | None] = {}
+        #: What services answer that are nowhere, JSON, by their URLs.
+        self.services: dict[str, object] = {}
         #: Called before each call of the endpoint; what it returns is how often it is made.
         self.repeat: Callable[[Call], int] = lambda call: 1
         self._poll = poll
         self._listening: dict[str, list[asyncio.Queue[bytes]]] = {}
         self._does_nothing = does_nothing
-        self._runs = Runs(self._call_endpoint, fetch, retry_interval)
+        self._runs = Runs(self._call_endpoint, self._ask_service, retry_interval)
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
@@ -394,7 +396,14 @@ class InngestServer:
             return _Reply(200, run.output or b"", {"content-type": "application/json"})
         return _Reply(status, data["body"].encode(), data["headers"])
 
-    # -- calling the endpoint ---------------------------------------------------------------
+    # -- calling others ---------------------------------------------------------------------
+
+    async def _ask_service(
+        self, method: str, url: str, headers: dict[str, str], body: bytes
+    ) -> Answer | None:
+        if url in self.services:
+            return Answer(200, {}, json.dumps(self.services[url]).encode())
+        return await fetch(method, url, headers, body)
 
     async def _call_endpoint(self, call: Call) -> Answer | None:
         answers = [self._once(call) for _ in range(self.repeat(call))]

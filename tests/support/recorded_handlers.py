@@ -18,6 +18,8 @@ from durable_core import (
     step,
     stream,
 )
+from durable_core.ai import openai
+from durable_inngest import InngestFunction, InngestGateway
 
 __all__ = ["CALLS", "CASES", "Case"]
 
@@ -240,6 +242,55 @@ async def counts(request: Request) -> object:
     return {letter: await value(name, {"v": number}) for letter, name, number in named}
 
 
+CHARGE = InngestFunction("shop", "charge")
+SERVICE = "http://127.0.0.1:9100"
+
+
+async def charge(data: dict[str, Any]) -> object:
+    return {"amount": data["amount"]}
+
+
+ANSWER = {"choices": [{"message": {"content": "hello"}}], "usage": {"prompt_tokens": 3}}
+
+
+async def invokes(request: Request) -> object:
+    a = await value("before", {"n": 1})
+    paid = await step.invoke("pay", CHARGE, {"amount": 20}, timeout="1h")
+    return {"a": a, "paid": paid["amount"]}
+
+
+async def invokes_nothing(request: Request) -> object:
+    try:
+        await step.invoke("pay", InngestFunction("shop", "nope"))
+    except StepError as error:
+        return {"name": error.name, "message": error.message}
+    return None
+
+
+async def infers(request: Request) -> object:
+    await step.sleep("nap", "1s")
+    answer = await step.ai.infer(
+        "ask",
+        model=openai("m", api_key="key-of-nobody", base_url=f"{SERVICE}/v1"),
+        body={"messages": [{"role": "user", "content": "hi"}]},
+        client=InngestGateway(),
+    )
+    return {"text": answer.text}
+
+
+async def fetches(request: Request) -> object:
+    await step.sleep("nap", "1s")
+    got = await step.fetch(
+        "step.fetch: 127.0.0.1",
+        f"{SERVICE}/thing",
+        method="POST",
+        headers={"content-type": "application/json", "idempotency-key": "one"},
+        body='{"a":1}',
+        client=InngestGateway(),
+    )
+    return {"status": got.status, "body": got.json()}
+
+
 @dataclass
 class Case:
     """Our handler for recordings, and what is said where that is not the same.
@@ -252,6 +303,8 @@ class Case:
         is_ours: the attached client's answer is another one.
         retries, options: of the endpoint.
         events: the data of the events that are sent.
+        functions: what other applications have.
+        services: answers of other services, JSON, by their URLs.
     """
 
     handler: Any
@@ -262,6 +315,8 @@ class Case:
     retries: int = 3
     options: dict[str, Any] = field(default_factory=dict)
     events: tuple[dict[str, Any], ...] = ()
+    functions: dict[str, Any] = field(default_factory=dict)
+    services: dict[str, object] = field(default_factory=dict)
 
 
 CHECKPOINT = "checkpoint"
@@ -394,4 +449,12 @@ CASES: dict[str, Case] = {
     ),
     "p-signed-e-sleep": Case(streams_and_sleeps),
     "p-signed-fail-once": Case(fail_once),
+    "q-fetch": Case(fetches, services={f"{SERVICE}/thing": {"got": '{"a":1}'}}),
+    "q-infer": Case(
+        infers,
+        told=(f"{CHECKPOINT} Sleep nap", "answer 206 AIGateway ask", "answer 206 RunComplete"),
+        services={f"{SERVICE}/v1/chat/completions": ANSWER},
+    ),
+    "q-invoke": Case(invokes, functions={"shop-charge": charge}),
+    "q-invoke-failed": Case(invokes_nothing),
 }
