@@ -191,15 +191,20 @@ REFUSED_HERE: dict[str, tuple[Any, ...]] = {
 
 
 def test_every_method_of_an_application_is_known_here() -> None:
-    """Also routes that need an observer, or the store of chats, which this engine has not."""
+    """Also routes that need an observer, or the store of runs, which this engine has not.
+
+    Whoever adds a method puts it into one of the tables here, and into that of the docs.
+    """
     public = {name for name in vars(Durable) if not name.startswith("_")}
-    others = {"metrics", "ui_messages_endpoint"}
+    others = {"dashboard", "metrics", "ui_messages_endpoint"}
     assert public == WORKING_HERE | REFUSED_HERE.keys() | others
     made = durable()
     with pytest.raises(ConfigurationError, match="observer"):
         made.metrics()
     with pytest.raises(ConfigurationError, match="the Inngest engine"):
         made.ui_messages_endpoint(public=True)
+    with pytest.raises(ConfigurationError):
+        made.dashboard()
 
 
 def _called(function: Any, *args: Any) -> None:
