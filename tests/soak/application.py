@@ -8,26 +8,31 @@ It is set up by the environment: ``SOAK_FOLDER`` (store, journal and clock), ``S
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import hashlib
 import importlib
 import json
 import logging
 import os
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from durable_core import (
     Durable,
     Event,
     Limits,
+    NonRetriableError,
     Request,
     RetryPolicy,
     Settings,
     StepError,
+    run,
     step,
     sync,
 )
@@ -44,11 +49,14 @@ __all__ = ["application", "durable"]
 RETRIES = 5
 #: Longer than the clocks jump.
 _NEVER = "30 days"
+#: For so long a client may cancel a run that has done its work, seconds.
+_LAST_NAP = 2.0
 
 _FOLDER = Path(os.environ["SOAK_FOLDER"])
 _JOURNAL = Journal(_FOLDER / "journal")
 _ADAPTER = importlib.import_module(os.environ["SOAK_ADAPTER"])
 
+faulthandler.register(signal.SIGUSR1)
 logging.basicConfig(
     level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
 )
@@ -71,11 +79,16 @@ durable: Durable[Any] = Durable(
 )
 
 
+Undo: TypeAlias = Callable[[Any], object]
+
+
 class Steps(Protocol):
     """What a program asks for. In a ``def`` handler no method gives way to others."""
 
     async def pause(self, seconds: float) -> None: ...
-    async def run(self, path: str, function: Callable[..., Any], *args: object) -> Any: ...
+    async def run(
+        self, path: str, undo: Undo | None, function: Callable[..., Any], *args: object
+    ) -> Any: ...
     async def sleep(self, path: str, seconds: float) -> None: ...
     async def wait(self, path: str, timeout: str) -> Any: ...
     async def send(self, path: str, event: Event) -> list[str]: ...
@@ -87,8 +100,10 @@ class _Blocking:
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)
 
-    async def run(self, path: str, function: Callable[..., Any], *args: object) -> Any:
-        return sync.step.run(path, function, *args)
+    async def run(
+        self, path: str, undo: Undo | None, function: Callable[..., Any], *args: object
+    ) -> Any:
+        return sync.step.options(undo=undo).run(path, function, *args)
 
     async def sleep(self, path: str, seconds: float) -> None:
         sync.step.sleep(path, seconds)
@@ -115,8 +130,10 @@ class _Awaiting:
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    async def run(self, path: str, function: Callable[..., Any], *args: object) -> Any:
-        return await step.run(path, function, *args)
+    async def run(
+        self, path: str, undo: Undo | None, function: Callable[..., Any], *args: object
+    ) -> Any:
+        return await step.options(undo=undo).run(path, function, *args)
 
     async def sleep(self, path: str, seconds: float) -> None:
         await step.sleep(path, seconds)
@@ -140,20 +157,32 @@ class Player:
 
     Args:
         trip: names the request that began the run.
+        end: how the run ends: "" by its result, "fail" by an error, "cancel" by its client, which
+            has some time for it. Its steps are undone unless it is by the result.
         steps: the steps of its kind of handler.
-        calls: the function of a step, as that kind of handler calls it.
+        work: the function of a step, as that kind of handler calls it.
     """
 
-    def __init__(self, trip: str, steps: Steps, work: Callable[..., Any]) -> None:
+    def __init__(self, trip: str, end: str, steps: Steps, work: Callable[..., Any]) -> None:
         self._trip = trip
+        self._end = end
         self._steps = steps
         self._work = work
         self._execution = secrets.token_hex(6)
-        self.write("enter")
+        self.write("enter", run=run.id)
 
     def write(self, what: str, **facts: object) -> None:
         """Write a line about this execution."""
         _JOURNAL.write(what, trip=self._trip, execution=self._execution, **facts)
+
+    async def play_all(self, program: Program) -> dict[str, Any]:
+        """Play the whole program, and return the response, or end the run otherwise."""
+        value = await self.play(program, "p", "")
+        if self._end == "fail":
+            raise NonRetriableError(f"trip {self._trip}")
+        if self._end == "cancel":
+            await self._steps.sleep("cancel-me", _LAST_NAP)
+        return {"trip": self._trip, "value": value}
 
     async def play(self, program: Program, path: str, seen: str) -> Any:
         """Return what the program gives.
@@ -187,8 +216,9 @@ class Player:
 
     async def _attempt(self, work: Work, path: str, seen: str) -> Any:
         self.write("ask", path=path)
+        undo = partial(_undo, self, work, path) if self._end else None
         try:
-            return await self._steps.run(path, self._work, self, work, path, seen)
+            return await self._steps.run(path, undo, self._work, self, work, path, seen)
         except StepError:
             return "failed"
 
@@ -232,29 +262,37 @@ async def _work_async(player: Player, work: Work, path: str, seen: str) -> dict[
     return _end(player, work, path, attempt)
 
 
+def _undo(player: Player, work: Work, path: str, result: dict[str, str]) -> None:
+    """Write that a step is undone; in a process where the step has failed, fail at first, too."""
+    key = (player._trip, f"{path} undo")
+    if work.failures and key not in _failed:
+        _failed[key] = 1
+        raise RuntimeError(f"{path} cannot be undone now")
+    player.write("undo", path=path, attempt=result["attempt"])
+
+
 def _digest(seen: str, value: object) -> str:
     return hashlib.sha256(f"{seen}{json.dumps(value)}".encode()).hexdigest()[:12]
 
 
-@durable.endpoint(retries=RETRIES)
+@durable.endpoint(retries=RETRIES, allow_cancel=True)
 def play_sync(request: Request) -> dict[str, Any]:
     """Play the program of the request."""
-    trip = request.query["trip"]
-    player = Player(trip, _Blocking(), _work)
-    playing = player.play(load(request.json()), "p", "")
+    player = Player(request.query["trip"], request.query["end"], _Blocking(), _work)
+    playing = player.play_all(load(request.json()))
     try:
         playing.send(None)
     except StopIteration as done:
-        return {"trip": trip, "value": done.value}
+        response: dict[str, Any] = done.value
+        return response
     raise AssertionError("a step of a def handler gave way")
 
 
-@durable.endpoint(retries=RETRIES)
+@durable.endpoint(retries=RETRIES, allow_cancel=True)
 async def play_async(request: Request) -> dict[str, Any]:
     """Play the program of the request."""
-    trip = request.query["trip"]
-    player = Player(trip, _Awaiting(), _work_async)
-    return {"trip": trip, "value": await player.play(load(request.json()), "p", "")}
+    player = Player(request.query["trip"], request.query["end"], _Awaiting(), _work_async)
+    return await player.play_all(load(request.json()))
 
 
 @durable.endpoint(retries=RETRIES)

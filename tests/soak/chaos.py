@@ -134,6 +134,12 @@ class Process:
         if what:
             self.write(what)
 
+    def note_stuck(self) -> None:
+        """Write that it does not stop; its stacks go to its log."""
+        self._signal(signal.SIGUSR1)
+        self.write("would-not-stop")
+        time.sleep(0.5)
+
     def write(self, what: str, **facts: object) -> None:
         """Write what happened to it."""
         self._journal.write(what, server=self.url, target=self.pid, kind=self.kind, **facts)
@@ -253,7 +259,7 @@ class Chaos:
         while process.is_alive() and time.monotonic() < give_up:
             self._wait(0.05)
         if process.is_alive():
-            process.write("would-not-stop")
+            process.note_stuck()
             process.kill()
         else:
             process.write("stopped", code=process.wait(0))

@@ -44,6 +44,7 @@ class Trip:
         program: what the run does.
         kind: "sync" or "async".
         streamed: the client reads the event stream.
+        end: how the run ends, see ``soak.application``.
         url: of the endpoint, and later the wait URL.
     """
 
@@ -51,6 +52,7 @@ class Trip:
     program: Program
     kind: str
     streamed: bool
+    end: str
     url: str
 
     @property
@@ -139,7 +141,9 @@ class Clients:
         url = self._urls[number % len(self._urls)]
         kind = ("sync", "async")[number // len(self._urls) % 2]
         name = f"steps.{number}"
-        trip = Trip(name, _THREE_STEPS, kind, streamed=False, url=f"{url}/{kind}?trip={name}")
+        trip = Trip(
+            name, _THREE_STEPS, kind, streamed=False, end="", url=f"{url}/{kind}?trip={name}&end="
+        )
         began = time.monotonic()
         self._ask(trip)
         return time.monotonic() - began
@@ -169,9 +173,10 @@ class Clients:
                 program=self._program or random_program(dice),
                 kind=dice.choice(("sync", "async")),
                 streamed=dice.random() < 0.35,
+                end=dice.choices(("", "fail", "cancel"), (70, 15, 15))[0],
                 url=self._choose_open_url(dice),
             )
-            trip.url = f"{trip.url}/{trip.kind}?trip={trip.name}"
+            trip.url = f"{trip.url}/{trip.kind}?trip={trip.name}&end={trip.end}"
             self._waits.update(
                 (trip.name, path)
                 for path, leaf in leaves(trip.program)
@@ -210,7 +215,24 @@ class Clients:
             self._leave.wait(_PAUSE)
         elif reply.status in (302, 303):
             trip.url = reply.location
+            if trip.end == "cancel":
+                self._cancel(trip)
             self._follow(trip, time.monotonic() + _PARKED_AFTER)
+
+    def _cancel(self, trip: Trip) -> None:
+        """Cancel the run, some time after it was handed off."""
+        time.sleep(self._event_dice.choice((0, 0.05, 0.5, 1.5)))
+        status = 0
+        while status in (0, 503):
+            self._journal.write("cancel", trip=trip.name)
+            try:
+                status = fetch(trip.url, "DELETE", timeout=PATIENCE).status
+            except TimeoutError as error:
+                self._journal.write("unanswered", trip=trip.name, error=repr(error))
+                return
+            except (OSError, http.client.HTTPException):
+                time.sleep(_PAUSE)  # the process was killed
+        self._journal.write("cancelled", trip=trip.name, status=status)
 
     def _follow(self, trip: Trip, until: float) -> None:
         """Ask for the result until it is there; at ``until``, park the client."""
@@ -273,6 +295,7 @@ class Clients:
             url=trip.url,
             kind=trip.kind,
             streamed=trip.streamed,
+            end=trip.end,
             program=dump(trip.program),
         )
 

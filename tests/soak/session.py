@@ -157,13 +157,14 @@ class Soak:
             process.terminate()
         for process in self._processes:
             if process.wait(STOP_TIMEOUT) is None:
-                process.write("would-not-stop")
+                process.note_stuck()
 
 
 def read_store(path: Path) -> StoreFacts:
     """Read what is in the store, with plain SQL."""
     store = StoreFile(path)
     notes: dict[tuple[str, str], list[str]] = defaultdict(list)
+    steps: dict[str, list[str]] = defaultdict(list)
     with closing(store.connect()) as db:
         rows = db.execute(
             "SELECT id, json_extract(data, '$.trip'), json_extract(data, '$.path') FROM event "
@@ -171,8 +172,17 @@ def read_store(path: Path) -> StoreFacts:
         )
         for event_id, trip, point in rows:
             notes[trip, point].append(event_id)
+        rows = db.execute(
+            "SELECT run.id, step.name FROM step JOIN run ON run.seq = step.key >> 24 "
+            "WHERE step.ok ORDER BY step.key"
+        )
+        for run, name in rows:
+            steps[run].append(name)
+        parents = dict(db.execute("SELECT id, parent FROM run WHERE parent IS NOT NULL"))
     return StoreFacts(
         phases=store.runs(),
         results={run: body for run, (_, body) in store.results().items()},
         notes=notes,
+        steps=steps,
+        parents=parents,
     )

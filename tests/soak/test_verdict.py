@@ -22,10 +22,11 @@ SERVER = "http://127.0.0.1:1"
 class Story:
     """The lines of one trip, one after the other; process 1 executes unless said otherwise."""
 
-    def __init__(self, program: Program = TWO_STEPS, kind: str = "async") -> None:
+    def __init__(self, program: Program = TWO_STEPS, kind: str = "async", end: str = "") -> None:
         self._clock = itertools.count()
         self.lines: list[Line] = []
-        self.add("sent", url=f"{SERVER}/{kind}", kind=kind, streamed=False, program=dump(program))
+        url = f"{SERVER}/{kind}"
+        self.add("sent", url=url, kind=kind, streamed=False, end=end, program=dump(program))
 
     def add(self, what: str, **facts: object) -> Story:
         """Add a line about the trip."""
@@ -40,7 +41,7 @@ class Story:
 
     def enter(self, execution: str = "x", pid: int = 1) -> Story:
         """A handler is entered."""
-        return self.add("enter", execution=execution, pid=pid)
+        return self.add("enter", execution=execution, pid=pid, run="R")
 
     def ask(self, path: str, execution: str = "x", pid: int = 1) -> Story:
         """A handler comes to a step."""
@@ -65,6 +66,12 @@ class Story:
     def step(self, path: str, attempt: str, execution: str = "x", pid: int = 1) -> Story:
         """A step begins and ends."""
         return self.begin(path, attempt, execution, pid).end(path, attempt, execution, pid)
+
+    def undo(self, *paths: str) -> Story:
+        """These steps are undone."""
+        for path in paths:
+            self.add("undo", path=path, attempt="a", execution="x")
+        return self
 
     def told(self, status: int = 200, body: str = "") -> Story:
         """The client got this."""
@@ -367,3 +374,87 @@ def test_a_process_that_does_not_stop() -> None:
     """It was told to, and had to be killed."""
     story = good().told(200, GOOD).chaos("would-not-stop")
     assert ["a process does not stop"] == rules(story, stored())
+
+
+# -- runs that fail or are cancelled -----------------------------------------------------------
+
+
+def problem(*undone: str, not_undone: Sequence[str] = ()) -> str:
+    """Return the body of the response of a run that does not end by its result."""
+    return json.dumps({"detail": "why", "undone": undone, "not_undone": not_undone})
+
+
+def undone_store(phase: str, body: str, *steps: str) -> StoreFacts:
+    return replace(stored(body, phase=phase), steps={"R": steps})
+
+
+def ended(end: str, *undone: str) -> Story:
+    """Return a run with two steps whose client was redirected, and of which these are undone."""
+    return Story(end=end).enter().step("p-0", "a").step("p-1", "b").told(302).undo(*undone)
+
+
+BOTH = ("p-0", "p-1", "(failed)", "(undo) p-1", "(undo) p-0")
+
+
+def test_a_run_that_fails_and_is_undone() -> None:
+    """It is expected to fail, and its client to be told so."""
+    body = problem("p-1", "p-0")
+    story = ended("fail", "p-1", "p-0").told(500, body)
+    assert [] == rules(story, undone_store("failed", body, *BOTH))
+    assert ["a run failed"] == rules(
+        ended("", "p-1", "p-0").told(302), undone_store("failed", body, *BOTH)
+    )[:1]
+    assert "a run is stuck" in rules(story, replace(stored(GOOD), phases={"R": "suspended"}))
+    assert "a run has completed" in rules(story, stored(GOOD))
+
+
+def test_undoing_that_is_not_complete() -> None:
+    """A step that has succeeded is left out, or could not be undone."""
+    short, failed = problem("p-1"), problem("p-1", not_undone=["p-0"])
+    for body in (short, failed):
+        story = ended("fail", "p-1").told(500, body)
+        assert ["undoing is not complete"] == rules(story, undone_store("failed", body, *BOTH))
+
+
+def test_undoing_that_is_not_the_truth() -> None:
+    """The response names a step that nobody has undone, or leaves one out that was undone."""
+    body = problem("p-1", "p-0")
+    story = ended("fail", "p-1").told(500, body)
+    assert ["undoing is not the truth"] == rules(story, undone_store("failed", body, *BOTH))
+
+
+def test_undoing_out_of_order() -> None:
+    """The last step is undone first."""
+    body = problem("p-0", "p-1")
+    story = ended("fail", "p-0", "p-1").told(500, body)
+    assert ["undoing is out of order"] == rules(story, undone_store("failed", body, *BOTH))
+
+
+def test_a_run_that_its_client_cancels() -> None:
+    """Once the server has said so, it is cancelled; before that it may also complete."""
+    body = problem("p-1", "p-0")
+    asked = ended("cancel", "p-1", "p-0").add("cancel")
+    told = ended("cancel", "p-1", "p-0").add("cancel").add("cancelled", status=202).told(410, body)
+    store = undone_store("cancelled", body, *BOTH)
+    assert [] == rules(told, store)
+    assert [] == rules(asked.told(410, body), store)
+    late = good().told(302).add("cancel").add("cancelled", status=409).told(200, GOOD)
+    late.lines[0]["end"] = "cancel"
+    assert [] == rules(late, stored())
+    assert "a run has completed" in rules(told, stored())
+    assert "a run was cancelled" in rules(ended("cancel", "p-1", "p-0").told(302), store)
+
+
+def test_a_child_is_cancelled_with_its_parent() -> None:
+    """A child of a run that ends as planned may be cancelled; one of another run may not."""
+    body = problem("p-1", "p-0")
+    store = undone_store("failed", body, *BOTH)
+    store = replace(
+        store,
+        phases={**store.phases, "C": "cancelled"},
+        results={**store.results, "C": b"{}"},
+        parents={"C": "R"},
+    )
+    assert [] == rules(ended("fail", "p-1", "p-0").told(500, body), store)
+    completed = replace(stored(), phases={"R": "completed", "C": "cancelled"}, parents={"C": "R"})
+    assert ["a run was cancelled"] == rules(good().told(200, GOOD), completed)

@@ -14,9 +14,18 @@ from typing import Any
 from soak.journal import Line
 from soak.programs import Branches, Call, Nap, Own, Program, Send, Wait, Work, load, predecessors
 from soak.programs import Sequence as InSequence
+from soak.programs import leaves as _leaves
 
 __all__ = ["StoreFacts", "Tally", "Violation", "judge"]
 
+#: The status of a run that does not end by its result.
+_END_STATUS = {"fail": 500, "cancel": 410}
+#: What is wrong with a run that has ended otherwise than planned.
+_RULES = {
+    "completed": "a run has completed",
+    "failed": "a run failed",
+    "cancelled": "a run was cancelled",
+}
 #: Attempts that a step has at most, without crashes.
 _ATTEMPTS = 6
 
@@ -41,11 +50,15 @@ class StoreFacts:
         phases: of each run, by its id.
         results: the body of each ended run, by the run's id.
         notes: the ids of the stored events that programs have sent, by trip and path.
+        steps: the names of the steps of each run that have succeeded, in their order.
+        parents: the run that each child run was called by.
     """
 
     phases: Mapping[str, str]
     results: Mapping[str, bytes]
     notes: Mapping[tuple[str, str], Sequence[str]]
+    steps: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    parents: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -62,6 +75,9 @@ class Tally:
     executions: int = 0
     events: int = 0
     in_the_gap: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    undone: int = 0
 
 
 @dataclass(slots=True)
@@ -110,6 +126,7 @@ class _Trip:
     def __init__(self, sent: Line) -> None:
         self.name: str = sent["trip"]
         self.sent = sent
+        self.end: str = sent.get("end", "")
         self.program: Program = load(sent["program"])
         self.before = predecessors(self.program, sequential=sent["kind"] == "sync")
         self.lines: list[Line] = []
@@ -133,20 +150,31 @@ def judge(lines: Sequence[Line], store: StoreFacts) -> tuple[list[Violation], Ta
             trips[line["trip"]].lines.append(line)
     down = _Downtime.of(lines)
     tally = _count(lines)
-    found = list(_judge_store(store, trips))
+    owners = {
+        line["run"]: trip
+        for trip in trips.values()
+        for line in trip.of_kind("enter")
+        if "run" in line
+    }
+    found = list(_judge_store(store, trips, owners))
     found.extend(
         Violation("a process does not stop", "-", f"{line['kind']}, process {line['target']}")
         for line in lines
         if line["what"] == "would-not-stop"
     )
     results = _results_by_trip(store)
+    for run, trip in owners.items():
+        if store.phases.get(run) in ("failed", "cancelled"):
+            results[trip.name].append((run, store.results[run]))
+            found.extend(_judge_undoing(trip, run, store))
     for trip in trips.values():
         found.extend(_judge_order(trip))
         found.extend(_judge_owners(trip, down, tally))
         found.extend(_judge_seen(trip))
         found.extend(_judge_answers(trip, down, results.get(trip.name, [])))
-        for _, body in results.get(trip.name, []):
-            found.extend(_judge_result(trip, body, store))
+        for run, body in results.get(trip.name, []):
+            if store.phases[run] == "completed":
+                found.extend(_judge_result(trip, body, store))
     return found, tally
 
 
@@ -162,6 +190,12 @@ def _count(lines: Iterable[Line]) -> Tally:
                 tally.attempts += 1
             case "event":
                 tally.events += 1
+            case "undo":
+                tally.undone += 1
+            case "cancelled" if line["status"] in (202, 204):
+                tally.cancelled += 1
+            case "told" | "streamed" if line["status"] == 500:
+                tally.failed += 1
             case "broken":
                 tally.broken += 1
             case "streamed":
@@ -178,11 +212,13 @@ def _count(lines: Iterable[Line]) -> Tally:
 # --- the store ------------------------------------------------------------------------------------
 
 
-def _judge_store(store: StoreFacts, trips: Mapping[str, _Trip]) -> Iterator[Violation]:
-    """Every run has ended, with the result of a trip, and each trip has one run."""
+def _judge_store(
+    store: StoreFacts, trips: Mapping[str, _Trip], owners: Mapping[str, _Trip]
+) -> Iterator[Violation]:
+    """Every run has ended as its trip says, and each trip has one run."""
     for run, phase in store.phases.items():
-        if phase != "completed":
-            rule = "a run failed" if phase in ("failed", "cancelled") else "a run is stuck"
+        if not _may_end(run, phase, store, owners):
+            rule = _RULES.get(phase, "a run is stuck")
             detail = f"run {run} is {phase}; {store.results.get(run, b'').decode()}"
             yield Violation(rule, "-", detail)
     for name, results in _results_by_trip(store).items():
@@ -194,6 +230,41 @@ def _judge_store(store: StoreFacts, trips: Mapping[str, _Trip]) -> Iterator[Viol
     for (name, path), children in _children(store).items():
         if len(children) > 1:
             yield Violation("one call, two runs", name, f"{path}: {', '.join(children)}")
+
+
+def _may_end(run: str, phase: str, store: StoreFacts, owners: Mapping[str, _Trip]) -> bool:
+    """Tell whether a run may be in a phase. A child is cancelled with its parent."""
+    root = store.parents.get(run, run)
+    trip = owners.get(root)
+    end = "" if trip is None else trip.end
+    if root != run:
+        return phase == "completed" or (phase == "cancelled" and bool(end))
+    if phase == "failed":
+        return end == "fail"
+    if trip is None or end != "cancel":
+        return phase == "completed" and end != "fail"
+    acknowledged = any(line["status"] in (202, 204) for line in trip.of_kind("cancelled"))
+    was_asked = any(True for _ in trip.of_kind("cancel"))
+    return (phase == "cancelled" and was_asked) or (phase == "completed" and not acknowledged)
+
+
+def _judge_undoing(trip: _Trip, run: str, store: StoreFacts) -> Iterator[Violation]:
+    """Each step that has succeeded is undone, the last one first, and the response says so."""
+    works = {path for path, leaf in _leaves(trip.program, "p") if isinstance(leaf, Work)}
+    stored = [name for name in store.steps.get(run, ()) if name in works]
+    problem = json.loads(store.results[run])
+    undone = list(problem.get("undone", ()))
+    done = {line["path"] for line in trip.of_kind("undo")}
+    if sorted(undone) != sorted(stored) or problem.get("not_undone"):
+        detail = f"run {run}: stored are {stored}; the response says {problem}"
+        yield Violation("undoing is not complete", trip.name, detail)
+    elif done != set(undone):
+        detail = f"run {run}: {sorted(done)} were undone, the response says {undone}"
+        yield Violation("undoing is not the truth", trip.name, detail)
+    for n, path in enumerate(undone):
+        late = [each for each in undone[n + 1 :] if path in trip.before[each]]
+        if late:
+            yield Violation("undoing is out of order", trip.name, f"{late} after {path}")
 
 
 def _results_by_trip(store: StoreFacts) -> dict[str, list[tuple[str, bytes]]]:
@@ -295,8 +366,11 @@ def _judge_told(trip: _Trip, line: Line, stored: set[str]) -> Iterator[Violation
     if line["status"] in (202, 302, 303):
         if not stored:
             yield Violation("an acknowledged run is lost", trip.name, "its client was redirected")
-    elif line["status"] == 200:
-        if line["body"] not in stored and not _has_no_steps(trip):
+    elif line["status"] == 200 or line["status"] == _END_STATUS.get(trip.end):
+        body = line["body"]
+        if line["what"] == "streamed" and line["status"] == 500:
+            body, stored = json.loads(body), {json.loads(each)["detail"] for each in stored}
+        if body not in stored and not _has_no_steps(trip):
             yield Violation("an acknowledged result is lost", trip.name, line["body"])
     elif line["status"] != 503:
         yield Violation("a wrong answer", trip.name, f"{line['status']}: {line['body']}")
