@@ -365,8 +365,8 @@ class WorkerParts(RunHost, Protocol):
         """Have the scheduler look at a run that is due then, epoch milliseconds."""
         ...
 
-    def claim_soon(self) -> None:
-        """Have the scheduler claim a due run, as there is room for one more."""
+    def claim_soon(self, kind: HandlerKind, room: int) -> None:
+        """Have the scheduler claim due runs, as there is room for this many with such handlers."""
         ...
 
 
@@ -501,7 +501,7 @@ class RunManager(RunExecutor[StoredExecution]):
     def _free(self, kind: HandlerKind) -> None:
         with self._busy_lock:
             self.busy[kind] -= 1
-        self._worker.claim_soon()
+        self._worker.claim_soon(kind, self.capacity(kind))
 
     def fail_orphan(self, claimed: ClaimedRun) -> None:
         """Fail a claimed run whose endpoint no code knows any more."""

@@ -47,6 +47,8 @@ __all__ = [
 
 #: The maximum time between two rounds, seconds.
 _PAUSE = 1.0
+#: The same while due runs may be left for want of room.
+_ROOM_PAUSE = 0.02
 #: How often the store is maintained, seconds.
 _MAINTENANCE = 0.02
 #: A larger difference between wall clock and monotonic clock means that the clock was set, ms.
@@ -104,6 +106,9 @@ class Scheduler:
         self._stopped = False
         self._draining = False
         self._next_due: int | None = None
+        self._left: set[HandlerKind] = set()  # of which due runs may be left for want of room
+        tasks = host.settings.worker_tasks
+        self._enough = {HandlerKind.DEF: 1, HandlerKind.ASYNC_DEF: min(_CLAIM, -(-tasks // 4))}
         self._asked = threading.Condition()  # for the four that follow
         self._asks = self._answered = 0
         self._deadlines: list[float] = []
@@ -164,10 +169,18 @@ class Scheduler:
         self._look = True
         self._wakeups.notify()
 
-    def claim_soon(self) -> None:
-        """Claim due runs now. What other processes commit is not looked at for that."""
-        self._next_due = None
-        self._wakeups.notify()
+    def claim_soon(self, kind: HandlerKind, room: int) -> None:
+        """Claim due runs now, if some may be left that there was no room for.
+
+        Handlers in tasks are claimed together: the others of them have the event loop meanwhile.
+
+        Args:
+            kind: that of the handlers for which there is more room now.
+            room: how many more of these may be replayed.
+        """
+        if kind in self._left and room >= self._enough[kind]:
+            self._next_due = None
+            self._wakeups.notify()
 
     def poll_faster(self) -> None:
         """Poll other processes more often, because a client waits for them."""
@@ -235,6 +248,8 @@ class Scheduler:
         next_due = self._next_due = self.catch_up()
         if asks != self._answered:
             self._answer(asks, next_due)
+        if self._left:
+            return _ROOM_PAUSE
         if next_due is None:
             return _PAUSE
         return min(_PAUSE, max(0.0, (next_due - self._host.env.clock.now()) / 1000))
@@ -434,6 +449,7 @@ class Scheduler:
     def _claim_waited_for(self) -> int | None:
         """Claim the due runs that clients wait for here; return when the next of these is due."""
         env, next_due = self._host.env, None
+        self._left.clear()
         run_ids = self._host.waiters.run_ids()
         for run_id in run_ids:
             record = self._host.store.get(env.app, run_id)
@@ -445,10 +461,12 @@ class Scheduler:
             key = record.run.endpoint_key
             endpoint = self._host.endpoints.get(key)
             if record.due_at > env.clock.now():
-                next_due = record.due_at if next_due is None else min(next_due, record.due_at)
-            elif endpoint is not None and self._runs.capacity(endpoint.kind):
-                for claimed in self._claim_for(key, run_id):
-                    self._take(claimed, self._runs.resume)
+                next_due = _earlier(next_due, record.due_at)
+            elif endpoint is not None:
+                self._left.add(endpoint.kind)
+                if self._runs.capacity(endpoint.kind):
+                    for claimed in self._claim_for(key, run_id):
+                        self._take(claimed, self._runs.resume)
         return next_due
 
     def _claim_for(self, key: str, run_id: str) -> tuple[ClaimedRun | CorruptRun | SealedRun, ...]:
@@ -465,20 +483,24 @@ class Scheduler:
         next_due: int | None = None
         for kind in HandlerKind:
             keys = self._runs.keys(kind)
+            self._left.discard(kind)
             while keys and not self._draining:
+                self._left.add(kind)  # before the look: who makes room after it sees this
                 room = self._runs.capacity(kind)
                 slots = self._runs.slots(keys) if room else ()
                 app = self._host.env.app
-                due_at = self._host.store.next_due(app, keys, slots=slots) if room else None
-                if due_at is None:
+                if not room:
                     break
-                if due_at > self._host.env.clock.now():
-                    next_due = due_at if next_due is None else min(next_due, due_at)
+                due_at = self._host.store.next_due(app, keys, slots=slots)
+                if due_at is None or due_at > self._host.env.clock.now():
+                    self._left.discard(kind)
+                    next_due = _earlier(next_due, due_at)
                     break
                 runs = self._claim(keys, min(room, _CLAIM))
                 for claimed in runs:
                     self._take(claimed, self._runs.resume)
                 if not runs:
+                    self._left.discard(kind)
                     break  # another process was first
         return next_due
 
@@ -608,3 +630,8 @@ class Scheduler:
         )
         if gone >= _PRUNE:
             self._pruning.run_soon()
+
+
+def _earlier(one: int | None, other: int | None) -> int | None:
+    """Return the earlier of two moments; None stands for never."""
+    return min((each for each in (one, other) if each is not None), default=None)

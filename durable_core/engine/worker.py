@@ -23,7 +23,7 @@ from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution
 from durable_core.flow.facts import time_of
 from durable_core.flow.flows import EMBEDDED_FLOWS
-from durable_core.flow.scope import RunScope
+from durable_core.flow.scope import HandlerKind, RunScope
 from durable_core.http.request import Request
 from durable_core.model.decision import HandoffReason
 from durable_core.model.fact import StoreCommitted
@@ -277,9 +277,9 @@ class Worker:
         """Have the scheduler look at a run that is due then, epoch milliseconds."""
         self.scheduler.wake_at(due_at)
 
-    def claim_soon(self) -> None:
-        """Have the scheduler claim a due run, as there is room for one more."""
-        self.scheduler.claim_soon()
+    def claim_soon(self, kind: HandlerKind, room: int) -> None:
+        """Have the scheduler claim due runs, as there is room for this many with such handlers."""
+        self.scheduler.claim_soon(kind, room)
 
     def _poll_faster(self) -> None:
         self.scheduler.poll_faster()

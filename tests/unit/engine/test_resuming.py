@@ -15,6 +15,7 @@ import pytest
 
 from durable_conformance.store_values import created, run
 from durable_core.api.step import step
+from durable_core.flow.scope import HandlerKind
 from durable_core.http.request import Request
 from durable_core.model.run import Phase
 from durable_core.ports import Checkpoint, Claim, Release, StoredRequest, StoredResult
@@ -82,6 +83,64 @@ def test_no_more_runs_are_claimed_than_can_run(asynchronous: bool) -> None:
         assert ["r2", "r1", "r0"] == busy
         leave.set()
         until(lambda: all(each.run.phase.ended for each in process.records.list()))
+
+
+def test_the_scheduler_is_not_woken_for_each_task_that_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is woken when there is room for several, if due runs were left; the rest it finds soon."""
+    store = WatchedStore()
+    plant(store, 33)
+    live, leave = threading.Semaphore(0), asyncio.Event()
+
+    async def handler(request: Request) -> None:
+        live.release()
+        await leave.wait()
+
+    with lab(store, settings=Settings(worker_tasks=32)) as process:
+        process.endpoint(handler)
+        process.durable.start()
+        for _ in range(32):
+            assert live.acquire(timeout=10)
+        worker = process.engine.worker
+        assert worker is not None
+        woken: list[str] = []
+        monkeypatch.setattr(worker.scheduler._wakeups, "notify", lambda: woken.append("woken"))
+        for kind, room in (
+            (HandlerKind.ASYNC_DEF, 7),
+            (HandlerKind.DEF, 8),
+            (HandlerKind.ASYNC_DEF, 8),
+        ):
+            woken.append(f"{kind.value} {room}")
+            worker.scheduler.claim_soon(kind, room)
+        monkeypatch.undo()
+        worker.loops.replay_loop.call_soon_threadsafe(leave.set)
+        assert live.acquire(timeout=10)
+
+    assert ["async def 7", "def 8", "async def 8", "woken"] == woken
+
+
+def test_a_task_that_ends_makes_room_for_one_run() -> None:
+    """A due run is claimed although there is room for no more than this one."""
+    store = WatchedStore()
+    plant(store, 5)
+    live = threading.Semaphore(0)
+    leave = [threading.Event() for _ in range(5)]
+
+    async def handler(request: Request) -> None:
+        live.release()
+        await asyncio.to_thread(leave.pop().wait, 10)
+
+    gates = list(leave)
+    with lab(store, settings=Settings(worker_tasks=4)) as process:
+        process.endpoint(handler)
+        process.durable.start()
+        for _ in range(4):
+            assert live.acquire(timeout=10)
+        gates[-1].set()
+        assert live.acquire(timeout=10)
+        for gate in gates:
+            gate.set()
 
 
 def test_replays_on_the_loop_that_serves() -> None:
