@@ -56,6 +56,7 @@ class Shop:
             debug=debug,
         )
         endpoint = self.durable.endpoint
+        self._price = endpoint(function_id="price", concurrency=8)(self.price)
         self.application = app(
             self.durable,
             {
@@ -66,7 +67,8 @@ class Shop:
                     record_arguments=True,
                     concurrency=50,
                 )(self.order),
-                "GET /prices": endpoint(function_id="price", concurrency=8)(self.price),
+                "GET /prices": self._price,
+                "GET /offers": endpoint(function_id="offer")(self.offer),
                 "POST /refunds": endpoint(function_id="refund")(self.refund),
                 "POST /letters": endpoint(function_id="letter")(self.letter),
                 "POST /starts": endpoint(function_id="start")(self.start),
@@ -94,6 +96,11 @@ class Shop:
     async def price(self, request: Request) -> dict[str, object]:
         """Answer with one step."""
         return {"price": await step.run("look-up", self._work, 42, 1)}
+
+    async def offer(self, request: Request) -> object:
+        """Ask another endpoint."""
+        response = await step.invoke("ask-price", self._price, {})
+        return {"offer": response.status}
 
     async def refund(self, request: Request) -> None:
         """Fail, as the bank refuses, unless the request says that it does not."""

@@ -304,7 +304,7 @@ class _OpenStream(RequestEffect):
 
     async def perform_async(self, engine: Any) -> Response:
         changes = self.dashboard.changes
-        body = AsyncBody(Feed(self.source, changes), changes, engine.call_in_thread)
+        body = AsyncBody(Feed(self.source, changes), changes)
         return Response(headers=(*_STREAM_HEADERS, *PAGE_HEADERS), body=body)
 
 
@@ -402,25 +402,28 @@ def _runs_live(dashboard: Dashboard, request: Request) -> Source:
 
 def _run_live(dashboard: Dashboard, request: Request) -> Source:
     """Send a run, and then the steps that are new; a browser that comes again says what it has."""
-    run_id = _param(request, "id")
+    run_id, durable = _param(request, "id"), dashboard._durable
     position = reads.RunPosition.parse(request.headers.get("last-event-id"))
-    sent: list[object] = []
+    sent: dict[str, Any] = {}
+    ended: object = None  # by which a run that has ended is known to be the same still
+
+    def read() -> dict[str, Any]:
+        nonlocal position
+        document, position = reads.read_run(durable, run_id, position)
+        return document
 
     def next_event() -> bytes | None:
-        nonlocal position
-
-        def read() -> dict[str, Any]:
-            nonlocal position
-            document, position = reads.read_run(dashboard._durable, run_id, position)
-            return document
-
-        document = _or_problem(dashboard, read)
-        known = [{**document, "now": 0}]
-        if known == sent and not document.get("finished"):
+        nonlocal sent, ended
+        if ended is not None and ended == reads.run_version(durable, run_id):
             return None
-        sent[:] = known
-        name = "problem" if "problem" in document else "run"
-        return encode(name, document, str(position))
+        version = reads.run_version(durable, run_id)
+        document = _or_problem(dashboard, read)
+        run = document.get("run")
+        ended = version if run is not None and run["ended"] is not None else None
+        if not document.get("finished") and {**document, "now": 0} == sent:
+            return None
+        sent = {**document, "now": 0}
+        return encode("problem" if run is None else "run", document, str(position))
 
     return next_event
 

@@ -241,17 +241,11 @@ class SyncBody(Iterator[bytes]):
 
 
 class AsyncBody(AsyncIterator[bytes]):
-    """A stream that a task of the server sends.
+    """A stream that a task of the server sends; the arguments are those of :class:`SyncBody`."""
 
-    Args:
-        feed, changes: as of :class:`SyncBody`.
-        call: calls a function that may block in a thread.
-    """
-
-    def __init__(self, feed: Feed, changes: Changes, call: Callable[[Source], Any]) -> None:
+    def __init__(self, feed: Feed, changes: Changes) -> None:
         self._feed = feed
         self._changes = changes
-        self._call = call
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
         self._is_open = True
@@ -285,7 +279,7 @@ class AsyncBody(AsyncIterator[bytes]):
             except StopIteration as end:
                 part: bytes | None = end.value
                 return part
-            answer = await self._wait(ask) if isinstance(ask, float) else await self._call(ask)
+            answer = await (self._wait(ask) if isinstance(ask, float) else asyncio.to_thread(ask))
 
     async def _wait(self, seconds: float) -> bool:
         if seconds < 0:

@@ -21,7 +21,7 @@ from durable_core import (
     RunInfo,
     StepInfo,
 )
-from durable_core.errors import RunNotFoundError
+from durable_core.errors import RunNotFoundError, StoreError
 from durable_dashboard._shapes import (
     clip,
     millis,
@@ -47,6 +47,7 @@ __all__ = [
     "read_run",
     "read_step",
     "read_value",
+    "run_version",
 ]
 
 _Document = dict[str, Any]
@@ -167,6 +168,16 @@ def read_run(
         "begun": [show_step(step, failures.get(step.name, ())) for step in begun],
     }
     return document, RunPosition(len(finished), _check(finished))
+
+
+def run_version(durable: Durable[Any], run_id: str) -> tuple[int, ...] | None:
+    """Return what changes when a run that has ended goes on again; None if it cannot be read."""
+    store = durable.engine.store
+    assert store is not None  # the dashboard refuses other engines
+    try:
+        return store.stream_versions(durable.id, (run_id,)).get(run_id)
+    except StoreError:
+        return None
 
 
 def _check(steps: Sequence[StepInfo]) -> int:

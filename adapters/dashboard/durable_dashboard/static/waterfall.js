@@ -190,6 +190,11 @@ export function makeWaterfall(details) {
   }
 
   function describe(step) {
+    const child = step.child ? h("a", { href: `#/run/${encodeURIComponent(step.child)}` }, "its run") : null;
+    return [told(step), child];
+  }
+
+  function told(step) {
     if (step.ended !== null) return step.status === "failed" && step.error ? h("span", { class: "error" }, step.error) : null;
     const until = step.due ? ` until ${clock(step.due)}` : "";
     if (step.status === "waiting") return h("span", null, step.event ? `for ${step.event}${until}` : `for ${step.kind === "invoke" ? "its child" : step.kind}${until}`);
