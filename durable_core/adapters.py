@@ -67,7 +67,7 @@ from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.http.request import client_of
 from durable_core.routing import Application, Routes
 from durable_core.runners.begun_call import BegunCall
-from durable_core.runners.run_tasks import context_outside_run, enter_run
+from durable_core.runners.run_tasks import context_outside_run, coordinates_steps, enter_run
 from durable_core.stop_notice import StopNotice
 
 __all__ = [
@@ -117,6 +117,7 @@ __all__ = [
     "context_outside_run",
     "converse",
     "converse_async",
+    "coordinates_steps",
     "copy_identity",
     "default_max_connections",
     "enter_run",

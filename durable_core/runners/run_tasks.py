@@ -31,11 +31,17 @@ __all__ = [
     "RunTask",
     "RunTasks",
     "context_outside_run",
+    "coordinates_steps",
     "enter_run",
     "watch_loop",
 ]
 
 T = TypeVar("T")
+
+#: The packages whose coroutines wait for steps and for each other, and for nothing else.
+_COORDINATING: set[str] = set()
+#: Packages through which they do.
+_PRIMITIVES = frozenset({"anyio", "asyncio"})
 
 #: Ticks of the loop in which no task of a run goes on, after which none is about to. The end of a
 #: task reaches the task that awaits it in 2 ticks, and in 2 more through each ``gather`` between.
@@ -241,7 +247,9 @@ class RunTasks:
             return awaited in self._tasks
         if type(awaited) is not asyncio.Future:
             return True  # a parked step, or gather(): asyncio has no other class of futures
-        return any(self._waits_for_tasks(each) for each in _await_chain(task.code))
+        return any(
+            self._waits_for_tasks(each) for each in _await_chain(task.code)
+        ) or _is_coordinated(task.code)
 
     def _waits_for_tasks(self, code: CoroutineType[Any, Any, Any]) -> bool:
         """Tell whether it is the end of a task group, or ``asyncio.wait``."""
@@ -364,6 +372,35 @@ def _await_chain(code: object) -> Iterator[CoroutineType[Any, Any, Any]]:
             code = code.gi_yieldfrom
         else:
             return
+
+
+def _is_coordinated(code: object) -> bool:
+    """Tell whether what a coroutine waits for was made by a package that coordinates steps."""
+    if not _COORDINATING:
+        return False
+    packages = (
+        each.cr_frame.f_globals["__name__"].partition(".")[0]
+        for each in _await_chain(code)
+        if each.cr_frame is not None
+    )
+    innermost = ""
+    for package in packages:
+        if package not in _PRIMITIVES:
+            innermost = package
+    return innermost in _COORDINATING
+
+
+def coordinates_steps(*packages: str) -> None:
+    """Note that the coroutines of packages wait for steps and for each other, and nothing else.
+
+    For adapters of libraries that call steps from tasks of their own, which wait for each other by
+    events and queues. A handler that waits in such a coroutine while a step is parked is suspended
+    at once, and not as one that awaits something of its own.
+
+    Args:
+        packages: their top-level names.
+    """
+    _COORDINATING.update(packages)
 
 
 def _deadline_around(task: RunTask | None) -> float:

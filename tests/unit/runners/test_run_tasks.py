@@ -18,7 +18,7 @@ from durable_core.errors import WaitInterruptedError
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.run import Phase
-from durable_core.runners.run_tasks import watch_loop
+from durable_core.runners.run_tasks import coordinates_steps, watch_loop
 from durable_core.runners.settings import Settings
 from support.harness import (
     FakeClock,
@@ -258,6 +258,74 @@ def test_own_wait_is_limited(caplog: pytest.LogCaptureFixture) -> None:
         "is no step"
     )
     assert 2 == len(entered)
+
+
+_LIBRARY = """
+async def wait(event):
+    await event.wait()
+
+async def call(function):
+    await function()
+"""
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A package whose coroutines wait for steps and for each other."""
+    monkeypatch.setattr("durable_core.runners.run_tasks._COORDINATING", set())
+    coordinates_steps("library")
+    package: dict[str, Any] = {"__name__": "library.inside"}
+    exec(_LIBRARY, package)
+    return package
+
+
+def test_a_library_that_coordinates_steps(
+    library: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its coroutines wait for each other by events, so the handler is suspended at once."""
+    entered: list[int] = []
+
+    async def handler(request: Request) -> str:
+        entered.append(1)
+        event = asyncio.Event()
+
+        async def sleep() -> None:
+            await nap()
+            event.set()
+
+        sleeper = asyncio.create_task(sleep())
+        await library["wait"](event)
+        await sleeper
+        return "end"
+
+    clock = FakeClock()
+    with lab(clock=clock, settings=Settings(max_own_wait=60)) as process:
+        assert b'"end"' == body_of(process.sleep_through(process.endpoint(handler), clock))
+    assert 2 == len(entered)
+    assert [] == [each for each in caplog.records if "awaited" in each.getMessage()]
+
+
+def test_what_a_library_calls_awaits_something_of_its_own(
+    library: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The innermost code counts: a function of the application's that the library calls."""
+    entered: list[int] = []
+
+    async def wait() -> None:
+        if len(entered) == 1:
+            await asyncio.Event().wait()
+
+    async def handler(request: Request) -> str:
+        entered.append(1)
+        sleeper = asyncio.create_task(nap())
+        await library["call"](wait)
+        await sleeper
+        return "end"
+
+    clock = FakeClock()
+    with lab(clock=clock, settings=Settings(max_own_wait=0.1)) as process:
+        assert b'"end"' == body_of(process.sleep_through(process.endpoint(handler), clock))
+    assert 1 == sum("awaited" in each.getMessage() for each in caplog.records)
 
 
 def test_looking_at_the_clock_does_not_delay_the_limit(
