@@ -40,6 +40,7 @@ MODULES = (
     "durable_otel",
     "durable_prometheus",
     "durable_dashboard",
+    "durable_pydantic_ai",
     "durable_client",
 )
 _HEAD = """\

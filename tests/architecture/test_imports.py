@@ -115,7 +115,7 @@ def adapter_violations(module: Module, allowed: set[str]) -> Iterator[str]:
 
 
 #: The packages of distributions that are called otherwise.
-_PACKAGES = {"opentelemetry_api": "opentelemetry"}
+_PACKAGES = {"opentelemetry_api": "opentelemetry", "pydantic_ai_slim": "pydantic_ai"}
 
 
 def allowed_in(folder: Path) -> set[str]:
@@ -206,8 +206,8 @@ def test_subjects_need_no_suite() -> None:
     }
 
     # An engine that needs a server of somebody else's has its subject where that is imitated. An
-    # observer and a page are no subjects.
-    assert {"dashboard", "inngest", "otel", "prometheus"} == {
+    # observer, a page, and what calls steps are no subjects.
+    assert {"dashboard", "inngest", "otel", "prometheus", "pydantic_ai"} == {
         folder.name for folder in ADAPTER_FOLDERS
     } - {folder.name for folder in modules}
     assert [] == [

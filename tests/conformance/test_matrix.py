@@ -48,6 +48,7 @@ def test_every_adapter_is_on_it() -> None:
         "durable-client",
         "durable-otel",
         "durable-prometheus",
+        "durable-pydantic-ai",
     }  # which serve nothing
     names -= {
         "durable-django",
