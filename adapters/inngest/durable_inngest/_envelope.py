@@ -99,7 +99,7 @@ def dump_request(request: Request, config: Config, run: Run, fn: str) -> dict[st
     kept = {name: value for name, value in known.items() if value}
     if kept:
         # Of all fields that the server keeps as they are, this one has no meaning to it.
-        event["v"] = json.dumps({_MARK: kept}, ensure_ascii=False)
+        event["v"] = json.dumps({_MARK: kept})
     return event
 
 

@@ -70,8 +70,8 @@ ExecutionT = TypeVar("ExecutionT", bound=RemoteExecution)
 _LAST = 2**62
 #: So many turns of the loop without a new step mean that all that can be asked for now has been.
 _IDLE = 8
-#: What an op has besides its result, bytes.
-_OVERHEAD = 60 * 1024
+#: What an op has besides its result, bytes: names, and the arguments where they are recorded.
+_OVERHEAD = 128 * 1024
 _JSON = JSONCodec()
 
 
