@@ -146,6 +146,11 @@ def _endpoint_of(step_id: str, endpoint: object, scope: RunScope) -> Endpoint:
 def _request_of(step_id: str, child: Endpoint, request: object, most: int) -> Request:
     """Return the request of a child: the one that is given, or a POST of a value as JSON."""
     if not isinstance(request, Request):
+        if child.engine.native_hosts:
+            raise StepArgumentError(
+                f"step {step_id!r}: the application of {child.key} finds it by its route, and a "
+                "value has none; give it a Request with the method and URL of that route"
+            )
         try:
             body = json.dumps(request, ensure_ascii=False, allow_nan=False).encode("utf-8")
         except (TypeError, ValueError) as error:
