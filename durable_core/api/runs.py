@@ -413,7 +413,7 @@ def show_run(record: RunRecord, codec: Codec) -> RunInfo:
         key=run.key,
         labels=dict(run.labels),
         version=run.version,
-        parked=is_parked(run),
+        parked=is_parked(run) and not run.phase.ended,
         parent=run.parent,
         traceparent=run.traceparent,
         status=status,

@@ -118,6 +118,20 @@ def test_a_run_waits_for_the_code_that_fits(
     )
 
 
+def test_a_run_that_waits_for_older_code_can_be_cancelled() -> None:
+    """It ends at once, with nothing to undo, and waits for no code any more."""
+    deployment = Deployment(False)
+    run_id = deployment.begin("v1")
+    with deployment.process("v2") as newer:
+        deployment.endpoint(newer, ("new", *OLD))
+        newer.durable.start()
+        until(lambda: newer.durable.runs.get(run_id).parked)
+        assert newer.durable.runs.cancel(run_id)
+        shown = newer.durable.runs.get(run_id)
+
+    assert ("cancelled", False, "it") == (shown.status, shown.parked, shown.function_id)
+
+
 @both
 def test_new_code_that_fits_goes_on(asynchronous: bool) -> None:
     """A version that differs is no reason; only a step that does not fit is."""
