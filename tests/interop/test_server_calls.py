@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from durable_core import Request, StepError, step, sync
-from durable_core.ai import AIModel
+from durable_core import NonRetriableError, Request, StepError, step, sync
+from durable_core.ai import AIModel, openai
 from durable_core.errors import ConfigurationError, StepArgumentError, StepUsageError
 from durable_inngest import InngestFunction, InngestGateway
 from support.inngest_app import serving
@@ -302,6 +302,24 @@ def test_a_model_that_refuses(server: InngestServer) -> None:
         got = app.follow("GET", "/a")
 
     assert ["AIGatewayError", {"error": "no such model"}] == got.json
+
+
+def test_a_model_without_a_key(server: InngestServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the variable, and the server is not told of the call."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+    async def asks(request: Request) -> str:
+        try:
+            await step.ai.infer("ask", model=openai("m"), body={}, client=GATEWAY)
+        except NonRetriableError as error:
+            return str(error)
+        return ""
+
+    with serving(server, {"GET /a": asks}) as app:
+        got = app.follow("GET", "/a")
+
+    assert "there is no key for the model 'm': set OPENAI_API_KEY, or openai(api_key=)" == got.json
+    assert not any("AIGateway" in each for each in server.run.history)
 
 
 def test_calls_by_the_server_side_by_side(server: InngestServer) -> None:
