@@ -72,6 +72,7 @@ def assert_one_tree(telemetry: Telemetry) -> None:
     The user's spans are below the attempts, and these are below the executions.
     """
     servers = [span for span in telemetry.spans if span.kind is SpanKind.SERVER]
+    assert "order" not in map(telemetry.parent, servers)  # a replay is no request of a client
     first, replay = telemetry.named("order")
     assert [servers[0].context.span_id] * 2 == [
         span.parent.span_id for span in (first, replay) if span.parent is not None

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from opentelemetry.metrics import NoOpMeterProvider
 
 from durable_core import Durable, NonRetriableError, Request, sync
 from durable_core import endpoint_adapter as core_adapter
 from durable_core.testing import harness
+from durable_otel import OpenTelemetryObserver
 from support.telemetry import Telemetry, telemetry_of
 
 
@@ -84,3 +86,17 @@ def test_an_application_that_does_not_work_has_no_gauges(telemetry: Telemetry) -
     with harness(durable):
         assert "durable.runs.live" in telemetry.metrics()
     assert "durable.runs.live" not in telemetry.metrics()
+
+
+def test_spans_without_metrics() -> None:
+    """A meter provider that does nothing leaves the spans."""
+    with telemetry_of() as telemetry:
+        observer = OpenTelemetryObserver(
+            tracer_provider=telemetry.provider, meter_provider=NoOpMeterProvider()
+        )
+        durable = Durable(id="shop", endpoint_adapter=core_adapter, observers=[observer])
+        observer.watch(durable)
+        with harness(durable) as t:
+            t.client(durable.endpoint(function_id="it")(lambda request: "ok")).get("/")
+        assert {} == telemetry.metrics()
+        assert 1 == len(telemetry.named("it"))
