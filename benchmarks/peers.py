@@ -7,6 +7,7 @@ not installed is left out:
 - ``dbos``: ``pip install -r benchmarks/peers.txt`` in this environment, or in that of
   ``--python``. It is measured over SQLite and, with ``--postgres URL`` (an empty database), over
   PostgreSQL.
+- ``unhinged``: the same; over SQLite.
 - ``restate``: the same, and ``--restate PATH`` with the ``restate-server`` of
   ``npm install @restatedev/restate-server``.
 """
@@ -55,9 +56,10 @@ def _running(command: list[str], port: int, folder: Path, **environment: str) ->
 
 
 @contextmanager
-def _dbos(python: str, database: str, folder: Path) -> Iterator[int]:
+def _application(python: str, name: str, database: str, folder: Path) -> Iterator[int]:
+    """Serve what is written for one of the others; yield its port."""
     port = _free_port()
-    command = [python, "-m", *_UVICORN, str(port), "_peer_dbos:asgi"]
+    command = [python, "-m", *_UVICORN, str(port), f"_peer_{name}:asgi"]
     with _running(command, port, folder, BENCH_DATABASE=database):
         yield port
 
@@ -105,10 +107,15 @@ def _start(
     }
     if _has(options.python, "dbos"):
         sqlite = f"sqlite:///{folder / 'dbos.db'}"
-        ports["DBOS, SQLite"] = stack.enter_context(_dbos(options.python, sqlite, folder))
+        dbos = _application(options.python, "dbos", sqlite, folder)
+        ports["DBOS, SQLite"] = stack.enter_context(dbos)
         if options.postgres:
-            database = _dbos(options.python, options.postgres, folder)
-            ports["DBOS, PostgreSQL"] = stack.enter_context(database)
+            dbos = _application(options.python, "dbos", options.postgres, folder)
+            ports["DBOS, PostgreSQL"] = stack.enter_context(dbos)
+    if _has(options.python, "unhinged"):
+        path = str(folder / "unhinged.db")
+        unhinged = _application(options.python, "unhinged", path, folder)
+        ports["unhinged"] = stack.enter_context(unhinged)
     if options.restate and _has(options.python, "restate"):
         restate = _restate(options.python, options.restate, folder)
         ports["Restate"] = stack.enter_context(restate)
