@@ -416,9 +416,9 @@ class PulledBody(Iterator[bytes]):
 
     def close(self) -> None:
         """End the conversation. If the body has not ended, its client is gone."""
-        gone = ClientDisconnectedError("the server wants no more of the response")
         with suppress(StopIteration, ClientDisconnectedError):  # the latter where it has ended
-            self._steps.throw(gone)
+            # No name here refers to the error, whose traceback refers to this frame.
+            self._steps.throw(ClientDisconnectedError("the server wants no more of the response"))
         for _ in self._steps:
             pass
 

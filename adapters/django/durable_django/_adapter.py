@@ -26,14 +26,14 @@ from durable_core.adapters import (
     EndpointOptions,
     Host,
     Hosts,
-    HTTPHandler,
     NativeApp,
+    NativeEndpoint,
     NativeEngine,
     copy_identity,
     is_async,
 )
 from durable_core.errors import ConfigurationError
-from durable_django._exchange import answer, answer_async
+from durable_django._exchange import ViewApp, answer, answer_async
 from durable_django._views import CALL, View, exception_to_response, respond, respond_async
 from durable_wsgi import WSGIApp, WSGIReplay
 
@@ -114,10 +114,10 @@ class DjangoAdapter(AppAdapter[DjangoApp]):
         return handler
 
     def wrap_native(
-        self, engine: NativeEngine, endpoint: HTTPHandler, function: Callable[..., Any]
+        self, engine: NativeEngine, endpoint: NativeEndpoint, function: Callable[..., Any]
     ) -> Any:
         """Return a view like that one, which is durable where Django calls it."""
-        app = AdapterApp(endpoint)
+        app = ViewApp(endpoint)
         host = _hosts.of(engine)
         host.waiting = app
         host.functions.add(function)
@@ -184,7 +184,7 @@ def _take_call(function: Callable[..., Any]) -> View | None:
     return view if view is not None and view.function is function and view.take() else None
 
 
-def _view(app: AdapterApp, function: Callable[..., Any]) -> Any:
+def _view(app: ViewApp, function: Callable[..., Any]) -> Any:
     @functools.wraps(function)
     def view(*args: Any, **kwargs: Any) -> Any:
         call = View(function, args, kwargs)
@@ -197,7 +197,8 @@ def _view(app: AdapterApp, function: Callable[..., Any]) -> Any:
         _check_request(call)
         token = CALL.set(call)
         try:
-            return answer(app, call.request, _template(call))
+            response = app.serve(call, _template(call))
+            return answer(app, call.request, _template(call)) if response is None else response
         finally:
             CALL.reset(token)
 

@@ -19,21 +19,74 @@ from django.http import (
 )
 from django.http.response import HttpResponseBase
 
+from durable_core import Request
 from durable_core.adapters import (
     AdapterApp,
     AsyncExchange,
     Fields,
+    NativeEndpoint,
     PulledBody,
     converse_async,
     iterate_in_thread,
+    parse_request,
     pull,
+    pull_response,
 )
 from durable_core.errors import ConfigurationError
-from durable_wsgi import WSGIExchange
+from durable_django._views import View, call, core_response
+from durable_wsgi import WSGIExchange, length_of_plain
 
-__all__ = ["answer", "answer_async"]
+__all__ = ["ViewApp", "answer", "answer_async"]
 
 _WITHOUT_CONTENT = (204, 304)
+
+
+class ViewApp(AdapterApp):
+    """Answers by the endpoint of a view.
+
+    Args:
+        endpoint: the endpoint.
+    """
+
+    def __init__(self, endpoint: NativeEndpoint) -> None:
+        super().__init__(endpoint)
+        self._native = endpoint
+
+    def serve(self, view: View, route: str | None) -> HttpResponseBase | None:
+        """Call a ``def`` view that has a run only if it needs one.
+
+        Args:
+            view: the call, in the thread of a WSGI server.
+            route: the template that the path was found by.
+
+        Returns:
+            The response; None if there must be a run at once.
+        """
+        body = self._plain_body(view.request)
+        if body is None:
+            return None
+
+        def request() -> tuple[Request, str | None]:
+            exchange = WSGIExchange(_environ_of(view.request), _no_response)
+            return parse_request(exchange, self.limits, body), route
+
+        deferred = self._native.defer_in_thread(request)
+        if deferred is None:
+            return None
+        response, of_run = deferred.serve(lambda: call(view), core_response)
+        if of_run is None:
+            return response
+        head = _Head()
+        exchange = WSGIExchange(_environ_of(view.request), head.start)
+        return _response_of(pull_response(self, exchange, of_run), head, view.request)
+
+    def _plain_body(self, request: HttpRequest) -> bytes | None:
+        """Return the body that the middleware has kept, if the request is for a new run only."""
+        if hasattr(request, "scope"):
+            return None
+        length = length_of_plain(request.META, self.limits)
+        kept: bytes = getattr(request, "_body", b"")
+        return kept if length == len(kept) else None
 
 
 def answer(app: AdapterApp, request: HttpRequest, route: str | None = None) -> HttpResponseBase:
@@ -50,7 +103,10 @@ def answer(app: AdapterApp, request: HttpRequest, route: str | None = None) -> H
     head = _Head()
     exchange = WSGIExchange(_environ_of(request), head.start)
     exchange.route = route
-    body = pull(app, exchange)
+    return _response_of(pull(app, exchange), head, request)
+
+
+def _response_of(body: PulledBody, head: _Head, request: HttpRequest) -> HttpResponseBase:
     if head.is_whole:
         try:
             return _filled(_Whole(b"".join(body), status=head.status), head.fields)

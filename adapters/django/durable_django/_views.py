@@ -17,7 +17,15 @@ from django.http.response import HttpResponseBase
 from durable_core import Response
 from durable_core.adapters import is_async
 
-__all__ = ["CALL", "View", "exception_to_response", "respond", "respond_async"]
+__all__ = [
+    "CALL",
+    "View",
+    "call",
+    "core_response",
+    "exception_to_response",
+    "respond",
+    "respond_async",
+]
 
 #: The errors of clients that Django has a response for.
 _CLIENT_ERRORS = (
@@ -121,7 +129,7 @@ CALL: ContextVar[View | None] = ContextVar("durable_django_call", default=None)
 _CURRENT: ContextVar[View | None] = ContextVar("durable_django_current", default=None)
 
 
-def respond(view: View) -> Response:
+def call(view: View) -> HttpResponseBase:
     """Call a view, and return the response that Django makes of what it returns or raises.
 
     Raises:
@@ -132,7 +140,12 @@ def respond(view: View) -> Response:
         value = view()
     except Exception as error:
         value = view.response_for(error)
-    return _core_response(view.finish(value))
+    return view.finish(value)
+
+
+def respond(view: View) -> Response:
+    """Return the response of :func:`call` as the core has it."""
+    return core_response(call(view))
 
 
 async def respond_async(view: View) -> Response:
@@ -142,7 +155,7 @@ async def respond_async(view: View) -> Response:
         value = await view()
     except Exception as error:
         value = await sync_to_async(view.response_for)(error)
-    return _core_response(await sync_to_async(view.finish)(value))
+    return core_response(await sync_to_async(view.finish)(value))
 
 
 def exception_to_response(error: Exception) -> Response | None:
@@ -159,7 +172,7 @@ def exception_to_response(error: Exception) -> Response | None:
         if raised is error:
             return None
         raise
-    return _core_response(view.finish(response))
+    return core_response(view.finish(response))
 
 
 def _request_among(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
@@ -169,7 +182,8 @@ def _request_among(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     raise TypeError(f"{function.__qualname__} was called without a request as its first argument")
 
 
-def _core_response(response: HttpResponseBase) -> Response:
+def core_response(response: HttpResponseBase) -> Response:
+    """Return a response of Django's as the core has it."""
     fields = list(response.items())
     fields += [("set-cookie", morsel.OutputString()) for morsel in response.cookies.values()]
     body: Any

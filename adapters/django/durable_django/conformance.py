@@ -22,7 +22,7 @@ from django.urls import clear_url_caches, path
 from django.views.decorators.http import require_http_methods
 
 from durable_core import Durable, Request, Response
-from durable_core.adapters import AdapterApp, HTTPHandler, NativeEngine, Routes
+from durable_core.adapters import AdapterApp, NativeEndpoint, NativeEngine, Routes
 from durable_django._adapter import DjangoAdapter, DjangoApp
 from durable_django._exchange import answer
 from durable_wsgi import app, create_endpoint_server
@@ -39,7 +39,9 @@ class _SuiteAdapter(DjangoAdapter):
     def adapt(self, engine: NativeEngine, function: _Handler) -> _Handler:
         return DjangoAdapter.adapt(self, engine, _view(function))
 
-    def wrap_native(self, engine: NativeEngine, endpoint: HTTPHandler, function: _Handler) -> Any:
+    def wrap_native(
+        self, engine: NativeEngine, endpoint: NativeEndpoint, function: _Handler
+    ) -> Any:
         _set_up()
         return DjangoAdapter.wrap_native(self, engine, endpoint, _view(function))
 

@@ -30,10 +30,9 @@ from durable_core.adapters import (
 )
 from durable_core.errors import ConfigurationError
 from durable_flask._body import KEY, RequestBody
-from durable_flask._head import length_of_plain
 from durable_flask._tasks import TaskReplay, respond_async
 from durable_flask._views import CALL, View, call, core_response, exception_to_response, respond
-from durable_wsgi import WSGIApp, WSGIExchange, WSGIReplay
+from durable_wsgi import WSGIApp, WSGIExchange, WSGIReplay, length_of_plain
 
 __all__ = ["FlaskAdapter", "FlaskApp", "endpoint_adapter", "install"]
 

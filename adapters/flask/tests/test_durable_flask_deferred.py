@@ -18,7 +18,6 @@ import pytest
 from durable_core import Durable, Event, run
 from durable_core.sync import step
 from durable_flask import FlaskApp, endpoint_adapter, install
-from durable_flask._head import length_of_plain
 from durable_wsgi import create_endpoint_server
 from support.harness import until
 
@@ -293,39 +292,3 @@ def _is_ours(thing: object) -> bool:
     """Tell whether a thing is of a request, not of the scheduler's thread."""
     names = ("View", "DeferredThreadRun", "StoredExecution", "Request")
     return type(thing).__name__ in names and type(thing).__module__.startswith("durable_")
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, 0),
-        ({"CONTENT_LENGTH": "7"}, 7),
-        ({"CONTENT_LENGTH": "99999999999"}, None),
-        ({"CONTENT_LENGTH": "-1"}, None),
-        ({"CONTENT_LENGTH": ""}, 0),
-        ({"REQUEST_METHOD": "HEAD"}, None),
-        ({"QUERY_STRING": "a=1&b=%20"}, 0),
-        ({"QUERY_STRING": "durable-run=1"}, None),
-        ({"QUERY_STRING": "durable%2Drun=1"}, None),
-        ({"HTTP_HOST": "a:65536"}, None),
-        ({"HTTP_HOST": ""}, None),
-        ({"HTTP_ACCEPT": "text/event-stream"}, None),
-        ({"HTTP_IDEMPOTENCY_KEY": "k"}, None),
-        ({"HTTP_LAST_EVENT_ID": "1"}, None),
-        ({"HTTP_PREFER": "respond-async"}, None),
-        ({"HTTP_TRANSFER_ENCODING": "chunked"}, None),
-        ({"SERVER_PROTOCOL": "HTTP/2"}, None),
-    ],
-)
-def test_requests_for_which_no_run_has_to_be_made_at_once(
-    durable: Durable[FlaskApp], changes: dict[str, str], expected: int | None
-) -> None:
-    """Only a request for a new run, whose head is not to be refused, may have its run later."""
-    environ: dict[str, Any] = {
-        "REQUEST_METHOD": "GET",
-        "QUERY_STRING": "",
-        "HTTP_HOST": "localhost:5000",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        **changes,
-    }
-    assert expected == length_of_plain(environ, durable.engine.limits)
