@@ -304,7 +304,12 @@ def begins(draw: st.DrawFn) -> Begin:
 
 
 _leave_queues = st.builds(
-    LeaveQueue, app=apps, limited=st.sampled_from([(), KEYS[:1]]), limit=st.just(100)
+    LeaveQueue,
+    app=apps,
+    unlimited=st.sampled_from([(), KEYS[:1]]),
+    limited=st.sampled_from([(), KEYS[:1]]),
+    before=times,
+    limit=st.just(100),
 )
 _ends: st.SearchStrategy[Write[object]] = st.one_of(
     _cancels,

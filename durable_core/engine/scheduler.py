@@ -582,9 +582,16 @@ class Scheduler:
         queued = RunFilter(phases=(Phase.QUEUED,))
         if not self._host.store.list(env.app, where=queued, limit=1):
             return
-        slots = self._runs.slots(tuple(self._host.endpoints))
-        limited = tuple(each.endpoint_key for each in slots)
-        leave = LeaveQueue(app=env.app, limited=limited, limit=_LEAVE_QUEUE)
+        known = tuple(self._host.endpoints)
+        limited = tuple(each.endpoint_key for each in self._runs.slots(known))
+        leave = LeaveQueue(
+            app=env.app,
+            unlimited=tuple(key for key in known if key not in limited),
+            limited=limited,
+            # Those of an endpoint that nobody knows are failed then.
+            before=env.clock.now() - int(self._host.settings.orphan_after * 1000),
+            limit=_LEAVE_QUEUE,
+        )
         if self._host.queue.execute(leave) >= _LEAVE_QUEUE:
             self._leaving.run_soon()
 

@@ -603,12 +603,22 @@ class LeaveQueue(Write[int]):
     """Take runs of endpoints without slots out of the queue; answers how many.
 
     They are due as other runs are. It is for runs that were queued by code with a limit that newer
-    code does not have. At most ``limit`` are taken, and none of the endpoints in ``limited``.
+    code does not have. Of an endpoint that this process does not know, another one may have the
+    code, and the limit: its runs stay, unless they have waited since long.
+
+    Attributes:
+        app: the application.
+        unlimited: endpoints without slots.
+        limited: endpoints with slots; their runs stay.
+        before: of other endpoints, only runs that have been due since before this time.
+        limit: the most to take.
     """
 
     repeatable: ClassVar[bool] = True
     app: str
+    unlimited: tuple[str, ...]
     limited: tuple[str, ...]
+    before: int
     limit: int
 
 

@@ -350,7 +350,9 @@ class MemoryStore(Store):
         queued = [
             row
             for row in self._of(message.app)
-            if row.run.phase is Phase.QUEUED and row.run.endpoint_key not in message.limited
+            if row.run.phase is Phase.QUEUED
+            and row.run.endpoint_key not in message.limited
+            and (row.run.endpoint_key in message.unlimited or row.due[0] < message.before)
         ]
         for row in queued[: message.limit]:
             row.leave_queue()

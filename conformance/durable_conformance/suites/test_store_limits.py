@@ -72,6 +72,17 @@ def begin(
     return commit(store, Begin(checkpoint=checkpoint, slots=slots, **limits))
 
 
+def leave_queue(
+    *,
+    unlimited: tuple[str, ...] = (),
+    limited: tuple[str, ...] = (),
+    before: int = 0,
+    limit: int = 10,
+) -> LeaveQueue:
+    """Return what takes runs out of the queue."""
+    return LeaveQueue(app="app", unlimited=unlimited, limited=limited, before=before, limit=limit)
+
+
 def cancel_of(run_id: str) -> Cancel:
     """Return what cancels a run for another one."""
     return Cancel(app="app", run_id=run_id, result=result(Phase.CANCELLED))
@@ -233,10 +244,11 @@ def test_another_number_of_slots(store: Store) -> None:
     assert ["r2"] == claimed(store, Slots(endpoint_key="key", most=2))
     commit(store, ended("r2", owner="o2", epoch=2))
     assert [] == claimed(store)
-    assert 0 == commit(store, LeaveQueue(app="app", limited=("key",), limit=10))
-    assert 1 == commit(store, LeaveQueue(app="app", limited=(), limit=1))
+    assert 0 == commit(store, leave_queue(limited=("key",), before=999))
+    assert 0 == commit(store, leave_queue(unlimited=("other",), before=10))  # nobody knows it here
+    assert 1 == commit(store, leave_queue(unlimited=("key",), limit=1))
     assert 1 == len(claimed(store, Slots(endpoint_key="other", most=1)))
-    assert 1 == commit(store, LeaveQueue(app="app", limited=(), limit=10))
+    assert 1 == commit(store, leave_queue(before=11))
 
 
 @requirement("T38")

@@ -85,7 +85,13 @@ def _claim_with_slots(
 
 def leave_queue(db: sqlite3.Connection, message: LeaveQueue) -> int:
     """Take runs of endpoints without slots out of the queue."""
-    row = {"app": message.app, "limited": json.dumps(message.limited), "limit": message.limit}
+    row = {
+        "app": message.app,
+        "unlimited": json.dumps(message.unlimited),
+        "limited": json.dumps(message.limited),
+        "before": message.before,
+        "limit": message.limit,
+    }
     return db.execute(QUERIES["leave-queue"], row).rowcount
 
 

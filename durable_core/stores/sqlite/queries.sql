@@ -312,6 +312,9 @@ WHERE id IN (
     CROSS JOIN run AS queued INDEXED BY run_queued
         ON queued.app = :app AND queued.endpoint_key = handler.name AND queued.phase = 'queued'
     WHERE handler.name NOT IN (SELECT value FROM json_each(:limited))
+      AND (
+          handler.name IN (SELECT value FROM json_each(:unlimited)) OR queued.due_at < :before
+      )
     LIMIT :limit
 )
 

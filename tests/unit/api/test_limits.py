@@ -301,6 +301,22 @@ def test_a_deployment_may_change_the_limit(start: Start) -> None:
     until(lambda: {"a", "b", "c"} == set(unlimited.begun))
 
 
+def test_a_process_without_the_code_leaves_the_queue_as_it_is(start: Start, tmp_path: Path) -> None:
+    """It knows no limit of an endpoint that it does not know: another process may have the code."""
+    app = start(concurrency=1)
+    app.begin("def", "a")
+    app.ask("def", "b")
+    app.durable.stop(0.1)
+    engine = EmbeddedEngine(tmp_path / "db")
+    other = Durable(id="shop", endpoint_adapter=endpoint_adapter, engine=engine)
+    other.endpoint(function_id="other")(lambda request: None)
+    try:
+        assert 0 == other.run_due(5)
+        assert 1 == len(other.runs.list(status="queued"))
+    finally:
+        other.stop()
+
+
 def test_queued_runs_are_executed_on_demand(start: Start) -> None:
     """``run_due`` executes those that have a slot, in order, until none is due."""
     app = start(concurrency=1, settings=Settings(on_demand=True))
