@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import flask
@@ -29,6 +30,7 @@ from durable_core import Durable, Request
 from durable_core.sync import step
 from durable_dashboard import create_dashboard_server
 from durable_wsgi import EndpointServer
+from support.source_tree import ROOT
 
 ROUTE = "GET,HEAD,POST /tools/dashboard/{path:path}"
 
@@ -90,6 +92,18 @@ def _flask(store: Path) -> AbstractContextManager[Any]:
     return durable_wsgi.create_endpoint_server(app, durable=durable)
 
 
+@contextmanager
+def _django(store: Path) -> Iterator[SimpleNamespace]:
+    command = [sys.executable, "-m", "support.dashboard_django", str(store)]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield SimpleNamespace(url=process.stdout.readline().strip())
+        finally:
+            process.terminate()
+
+
 MOUNTS = {
     "wsgi": _with_routes(durable_wsgi),
     "asgi": _with_routes(durable_asgi),
@@ -97,6 +111,7 @@ MOUNTS = {
     "fastapi": _fastapi,
     "starlette": _starlette,
     "flask": _flask,
+    "django": _django,
 }
 
 

@@ -71,9 +71,14 @@ class _Site:
 class DjangoApp(WSGIApp, NativeApp):
     """What is no view of the user's, such as the wait route: a WSGI application, and a view."""
 
-    def view(self, request: HttpRequest) -> HttpResponseBase:
-        """Answer as a view of Django: ``path("ready", durable.readiness_endpoint().view)``."""
-        return answer(self, request)
+    def view(self, request: HttpRequest, **path_params: str) -> HttpResponseBase:
+        """Answer as a view of Django: ``path("ready", durable.readiness_endpoint().view)``.
+
+        What answers decides itself who may ask, so Django asks for no CSRF token.
+        """
+        return answer(self, request, path_params=path_params)
+
+    view.csrf_exempt = True  # type: ignore[attr-defined] # where Django looks for it
 
 
 _hosts: Hosts[_Site, AdapterApp] = Hosts("durable_django.install(durable) makes it so")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from io import BytesIO
 from typing import Any, NoReturn
@@ -89,13 +89,19 @@ class ViewApp(AdapterApp):
         return kept if length == len(kept) else None
 
 
-def answer(app: AdapterApp, request: HttpRequest, route: str | None = None) -> HttpResponseBase:
+def answer(
+    app: AdapterApp,
+    request: HttpRequest,
+    route: str | None = None,
+    path_params: Mapping[str, str] | None = None,
+) -> HttpResponseBase:
     """Return the response to a request, in the thread of Django's sync code.
 
     Args:
         app: answers by an endpoint.
         request: Django's.
         route: the template that the path was found by.
+        path_params: what Django has found in the path.
 
     Raises:
         SuspiciousOperation: the body is longer than ``DATA_UPLOAD_MAX_MEMORY_SIZE``.
@@ -103,6 +109,7 @@ def answer(app: AdapterApp, request: HttpRequest, route: str | None = None) -> H
     head = _Head()
     exchange = WSGIExchange(_environ_of(request), head.start)
     exchange.route = route
+    exchange.path_params = path_params or {}
     return _response_of(pull(app, exchange), head, request)
 
 
