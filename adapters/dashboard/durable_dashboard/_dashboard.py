@@ -97,10 +97,15 @@ class Dashboard(FlowHandler):
         self._thread_streams = thread_streams
         #: What wakes and ends its event streams.
         self.changes = Changes(durable)
+        self._errors = reads.Errors(durable)
 
     def __repr__(self) -> str:
         """Show the application."""
         return f"<Dashboard of {self._durable.id}{', read-only' if self._read_only else ''}>"
+
+    def read_overview(self) -> dict[str, Any]:
+        """Return how the application is doing."""
+        return reads.overview(self._durable, self._errors)
 
     def answer(self, request: Request, max_wait: float) -> RequestFlow[Response]:
         """Answer a request, if it may be answered."""
@@ -366,7 +371,7 @@ def _body(dashboard: Dashboard, request: Request) -> Response:
 
 
 def _overview(dashboard: Dashboard, request: Request) -> Response:
-    return _document(reads.overview(dashboard._durable))
+    return _document(dashboard.read_overview())
 
 
 _API_READS: dict[str, _Read] = {
@@ -436,7 +441,7 @@ def _overview_live(dashboard: Dashboard, request: Request) -> Source:
         nonlocal sent_at
         if time.monotonic() - sent_at < _OVERVIEW_PAUSE:
             return None
-        document = _or_problem(dashboard, lambda: reads.overview(dashboard._durable))
+        document = _or_problem(dashboard, dashboard.read_overview)
         sent_at = time.monotonic()
         return encode("problem" if "problem" in document else "overview", document)
 

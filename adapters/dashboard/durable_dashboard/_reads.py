@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
 from durable_core import (
@@ -37,6 +36,7 @@ from durable_dashboard._shapes import (
 )
 
 __all__ = [
+    "Errors",
     "RunPosition",
     "find_runs",
     "overview",
@@ -251,16 +251,31 @@ def _whole(response: Response) -> bytes:
     return response.body
 
 
-@lru_cache(maxsize=64)
-def _error_of(durable: Durable[Any], run_id: str, ended: datetime) -> str | None:
-    """Return why a run failed that ended then. Lists do not say it, and it does not change."""
-    try:
-        return clip(durable.runs.get(run_id).error)
-    except RunNotFoundError:
-        return None
+class Errors:
+    """Why runs have failed, by their ids and ends. Lists do not say it, and it does not change."""
+
+    def __init__(self, durable: Durable[Any]) -> None:
+        self._durable = durable
+        self._known: dict[tuple[str, datetime | None], str | None] = {}
+
+    def of(self, run: RunInfo) -> str | None:
+        """Return why a run has failed, as a short text."""
+        place = run.id, run.ended
+        if place not in self._known:
+            if len(self._known) >= _MOST_ERRORS:
+                self._known.clear()
+            try:
+                self._known[place] = clip(self._durable.runs.get(run.id).error)
+            except RunNotFoundError:
+                return None
+        return self._known[place]
 
 
-def overview(durable: Durable[Any]) -> _Document:
+#: How many errors are kept in memory.
+_MOST_ERRORS = 200
+
+
+def overview(durable: Durable[Any], errors: Errors) -> _Document:
     """Return how the application is doing."""
     now = datetime.now(UTC)
     runs = durable.runs.list(since=now - _WINDOW, limit=_MOST_RUNS)
@@ -285,7 +300,7 @@ def overview(durable: Durable[Any]) -> _Document:
         "atLimit": len(runs) == _MOST_RUNS,
         "chart": _chart(runs, begin, now),
         "failures": [
-            {**show_run(each), "error": each.ended and _error_of(durable, each.id, each.ended)}
+            {**show_run(each), "error": errors.of(each)}
             for each in durable.runs.list(status="failed", limit=8)
         ],
         "oldestDue": millis(durable.oldest_due()),

@@ -274,6 +274,20 @@ def test_filters_and_search(page: Page, site: Site) -> None:
     expect(page.locator("h1")).to_contain_text("order")
 
 
+def test_a_key_may_look_like_an_id(page: Page, site: Site) -> None:
+    """What is no run is looked for among the keys; what is neither, the page says."""
+    key = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+    site.waiting(key)
+    show(page, site, "runs")
+
+    page.get_by_label("Find", exact=True).fill(key)
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(f"key={key}$"))
+    expect(page.locator("tbody tr")).to_have_count(1)
+    show(page, site, f"run/{key}")
+    expect(page.locator("h1")).to_have_text("No such run")
+
+
 def test_pages(page: Page, site: Site) -> None:
     """Older runs are a link away, and the way back is."""
     with httpx2.Client(base_url=site.url) as client:

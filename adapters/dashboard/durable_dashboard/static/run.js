@@ -15,6 +15,7 @@ export function runView(id, config) {
   const title = h("h1", null, "Run"), facts = h("dl", { class: "facts" });
   const buttons = h("div", { class: "actions", role: "group", "aria-label": "Actions" });
   const banner = h("div", { class: "banners" });
+  const trouble = h("p", { class: "problem", role: "alert", hidden: true });
   const waterfall = makeWaterfall(details);
   const noSteps = h("p", { class: "empty small", hidden: true }, "No step yet.");
   const streamed = makeStreamed(id);
@@ -23,7 +24,7 @@ export function runView(id, config) {
   const section = (name, content, anchor) => h("section", { class: "card", id: anchor }, h("h2", null, name), content);
   const element = h("div", { class: "view run" },
     h("p", { class: "crumbs" }, h("a", { href: "#/runs" }, "Runs")),
-    h("div", { class: "run-head" }, title, buttons), banner, facts,
+    h("div", { class: "run-head" }, title, buttons), trouble, banner, facts,
     errorSection, section("Steps", [waterfall.element, noSteps]), streamed.element,
     h("div", { class: "columns" }, section("Response", response), section("Request", request)),
     section("Log", log));
@@ -32,6 +33,7 @@ export function runView(id, config) {
 
   function show(document) {
     setNow(document.now);
+    trouble.hidden = true;
     model.run = document.run;
     model.failures = document.failures;
     model.finished.length = document.from;
@@ -227,7 +229,12 @@ export function runView(id, config) {
 
   const close = live("run-live", { id }, {
     run: show,
-    problem: ({ problem }) => { fill(element, h("h1", null, "No such run"), h("p", { class: "empty", role: "alert" }, problem.detail ?? problem.title), h("p", null, h("a", { href: "#/runs" }, "All runs"))); end(); },
+    problem: ({ problem }) => {
+      const why = problem.detail ?? problem.title;
+      if (problem.status !== 404) { trouble.hidden = false; fill(trouble, `This run cannot be read now: ${why}`); return; }
+      fill(element, h("h1", null, "No such run"), h("p", { class: "empty", role: "alert" }, why), h("p", null, h("a", { href: "#/runs" }, "All runs")));
+      end();
+    },
   });
   const timer = setInterval(() => waterfall.tick(), 1000);
   showRequest();

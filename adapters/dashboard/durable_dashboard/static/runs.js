@@ -1,6 +1,6 @@
 import { arrange, fill, h, hidden } from "./dom.js";
 import { STATUSES, ago, count, duration, setNow, since, status } from "./format.js";
-import { live } from "./server.js";
+import { get, live } from "./server.js";
 
 const FILTERS = ["status", "endpoint", "key", "label", "since", "until"];
 const COLUMNS = ["Status", "Run", "Key", "Labels", "Began", "Took", "Attempts"];
@@ -105,11 +105,11 @@ function filters(wanted, config) {
     h("div", { class: "actions" }, h("button", { type: "submit", class: "primary" }, "Apply"),
       h("a", { class: "button", href: "#/runs" }, "Clear")));
 
-  function go(event) {
+  async function go(event) {
     event.preventDefault();
     const found = search.value.trim();
-    if (RUN_ID.test(found)) {
-      location.hash = `#/run/${encodeURIComponent(found.toUpperCase())}`;
+    if (RUN_ID.test(found) && (await isRun(found.toUpperCase()))) {
+      location.hash = `#/run/${found.toUpperCase()}`;
       return;
     }
     const values = { key: found };
@@ -121,6 +121,11 @@ function filters(wanted, config) {
     location.hash = address(values);
   }
   return form;
+}
+
+/** Tells whether there is a run with this id: a key may look like one. */
+async function isRun(id) {
+  try { await get("request", { id }); return true; } catch { return false; }
 }
 
 /** Returns a time as an input of the kind "datetime-local" has it. */
