@@ -56,16 +56,15 @@ def test_streams(tmp_path: Path) -> None:
         assert "done" in text
 
 
-PROGRAM = """
-import sys
+MODULE = """
 from pathlib import Path
 import flask
 from durable_core import Durable
+from durable_core import step as async_step
 from durable_core.sync import step
 from durable_flask import endpoint_adapter, install
-from durable_wsgi import create_endpoint_server
 
-folder = Path(sys.argv[1])
+folder = Path(__file__).parent
 durable = Durable(id="shop", endpoint_adapter=endpoint_adapter, store=folder / "db")
 app = flask.Flask("shop")
 install(app, durable)
@@ -74,24 +73,34 @@ def note():
     with open(folder / "log", "a") as log:
         log.write("once\\n")
 
-@app.get("/<name>")
+@app.get("/threads/<name>")
 @durable.endpoint
-def it(name):
+def in_thread(name):
     step.run("note", note)
     step.wait_for_event("go", event="go", timeout="1h")
     return f"done {name}"
 
-with create_endpoint_server(app, durable=durable).listen() as server:
-    print(server.url, flush=True)
-    server.serve_forever()
+@app.get("/tasks/<name>")
+@durable.endpoint
+async def in_task(name):
+    await async_step.run("note", note)
+    await async_step.wait_for_event("go", event="go", timeout="1h")
+    return f"done {name} at {flask.request.path}"
+
+def serve():
+    from durable_wsgi import create_endpoint_server
+    with create_endpoint_server(app, durable=durable).listen() as server:
+        print(server.url, flush=True)
+        server.serve_forever()
 """
+SERVE = [sys.executable, "-c", "import shop; shop.serve()"]
+WORK = [sys.executable, "-m", "durable_core", "worker", "shop:durable"]
 
 
 @contextmanager
-def process(folder: Path) -> Iterator[str]:
-    """Run the program; yield its URL, and kill it in the end."""
-    command = [sys.executable, "-c", PROGRAM, str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+def process(folder: Path, command: list[str]) -> Iterator[str]:
+    """Run a program; yield its first line, and kill it in the end."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as running:
         try:
             assert running.stdout is not None
             yield running.stdout.readline().strip()
@@ -100,13 +109,22 @@ def process(folder: Path) -> Iterator[str]:
 
 
 def test_kill(tmp_path: Path) -> None:
-    """A run outlives its process: the next one sends its request through the application again."""
-    durable = Durable(id="shop", endpoint_adapter=endpoint_adapter, store=tmp_path / "db")
-    with process(tmp_path) as url:
-        handed_off = httpx2.get(f"{url}/ann")
-        assert handed_off.is_redirect
-    with process(tmp_path) as url:
-        durable.send(Event("go"))
-        path = httpx2.URL(handed_off.headers["location"]).raw_path.decode()
-        assert "done ann" == httpx2.get(f"{url}{path}", timeout=30).text
-    assert "once\n" == (tmp_path / "log").read_text()
+    """Runs outlive their process: a worker, which serves nobody, ends them; each step ran once."""
+    (tmp_path / "shop.py").write_text(MODULE)
+    durable = Durable(id="shop", store=tmp_path / "db")
+    waiting = []
+    with process(tmp_path, SERVE) as url:
+        for kind in ("threads", "tasks"):
+            handed_off = httpx2.get(f"{url}/{kind}/ann", timeout=30)
+            assert handed_off.is_redirect, handed_off.text
+            waiting.append((kind, handed_off.headers["location"]))
+    durable.send(Event("go"))
+    with process(tmp_path, WORK):
+        for run in durable.runs.list():
+            assert "completed" == durable.runs.wait(run.id, timeout=30).status
+    with process(tmp_path, SERVE) as url:
+        answers = [
+            httpx2.get(f"{url}/{kind}/ann{location}", timeout=30).text for kind, location in waiting
+        ]
+    assert ["done ann", "done ann at /tasks/ann"] == answers
+    assert "once\nonce\n" == (tmp_path / "log").read_text()

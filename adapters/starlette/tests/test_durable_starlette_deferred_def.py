@@ -20,7 +20,7 @@ from fastapi.testclient import TestClient
 from starlette.responses import StreamingResponse
 
 from durable_asgi import EndpointServer, replay_scope, replayed_receive
-from durable_core import Durable, Event, Request, run
+from durable_core import Durable, Event, RateLimit, Request, Singleton, run
 from durable_core.sync import step
 from durable_starlette import StarletteApp, endpoint_adapter
 from support.harness import until
@@ -418,6 +418,41 @@ def test_a_middleware_that_waits_for_the_client_to_leave(
     with TestClient(app) as client:
         assert {"a": 1} == client.post("/", json={"a": 1}).json()
     assert ["http.disconnect"] == left
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"concurrency": 1},
+        {"singleton": Singleton()},
+        {"rate_limit": RateLimit(limit=9, period="1h")},
+        {"record": "always"},
+        {"max_sync_runtime": "20s"},
+        {"allow_cancel": True},
+        {"run_timeout": "1h"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_options_for_which_a_run_begins_at_once(
+    durable: Durable[StarletteApp], app: FastAPI, options: dict[str, Any]
+) -> None:
+    """They act before the first step, so a handler without one has a run, too."""
+
+    @app.get("/plain")
+    @durable.endpoint
+    def plain() -> object:
+        return durable.health()["live_runs"]
+
+    @app.get("/")
+    @durable.endpoint(**options)
+    def it() -> object:
+        return durable.health()["live_runs"]
+
+    with TestClient(app) as client:
+        assert (0, 1) == (client.get("/plain").json(), client.get("/").json())
+        headers = {"idempotency-key": "k1"}
+        assert 1 == client.get("/plain", headers=headers).json()
+        assert 1 == client.get("/plain", headers=headers).json()  # of the same run, which is kept
 
 
 @pytest.mark.parametrize("query", ["", "?more=1", "?more=1&slow=1"])
