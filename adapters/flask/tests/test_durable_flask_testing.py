@@ -8,6 +8,9 @@ from typing import Any
 import flask
 import pytest
 from flask.views import MethodView
+from sqlalchemy import create_engine, func, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.pool import QueuePool
 
 from durable_core import Durable, Request
 from durable_core.errors import StepError
@@ -220,3 +223,55 @@ def test_nested_blueprints_and_names(durable: Durable[FlaskApp], app: flask.Flas
         t.advance("1h")
         response = client.get(handed_off.headers["location"])
     assert "outer.inner.show /outer/inner/2 1" == response.text
+
+
+class Base(DeclarativeBase):
+    """The base of the tables."""
+
+
+class Order(Base):
+    """A row that a step writes."""
+
+    __tablename__ = "flask_orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+
+
+def test_a_session_for_each_step(
+    durable: Durable[FlaskApp], app: flask.Flask, tmp_path: Path
+) -> None:
+    """A step has a session of its own; a run that is suspended holds no connection."""
+    database = create_engine(f"sqlite:///{tmp_path}/shop.db", poolclass=QueuePool)
+    pool = database.pool
+    assert isinstance(pool, QueuePool)
+    Base.metadata.create_all(database)
+
+    def save(name: str) -> int:
+        with Session(database) as session, session.begin():
+            order = Order(name=name)
+            session.add(order)
+            session.flush()
+            return order.id
+
+    @app.teardown_request
+    def close(error: BaseException | None) -> None:
+        if (session := flask.g.pop("session", None)) is not None:
+            session.close()
+
+    @app.get("/<name>")
+    @durable.endpoint
+    def it(name: str) -> str:
+        flask.g.session = Session(database)
+        before = flask.g.session.scalar(select(func.count(Order.id)))
+        number = step.run("save", save, name)
+        step.sleep("nap", "1h")
+        order = flask.g.session.get(Order, number)
+        return f"{before} {order.name}"
+
+    with harness(durable) as t, app.test_client() as client:
+        handed_off = client.get("/ann")
+        assert 0 == pool.checkedout()
+        t.advance("1h")
+        assert "1 ann" == client.get(f"/ann{handed_off.headers['location']}").text
+    assert 0 == pool.checkedout()
+    database.dispose()

@@ -120,3 +120,35 @@ def test_authorize_and_a_dependency(durable: Durable[StarletteApp], kind: str) -
         final = client.get(str(handed_off.url.join(handed_off.headers["location"])))
         assert "shop" == final.json()
         assert ["dependency", "authorize", "dependency"] == log
+
+
+@KINDS
+def test_who_it_is_in_a_replay(durable: Durable[StarletteApp], kind: str) -> None:
+    """A dependency lets a replay pass; the first step stores who it is, and no header is stored."""
+    app = FastAPI(lifespan=durable.lifespan)
+
+    def token(authorization: Annotated[str | None, Header()] = None) -> str | None:
+        if authorization is None and not durable.is_replaying():
+            raise HTTPException(401)
+        return authorization
+
+    @app.get("/async")
+    @durable.endpoint
+    async def in_task(token: Annotated[str | None, Depends(token)]) -> list[str | None]:
+        user = await step.run("who", lambda: f"the user of {token}")
+        await step.sleep("nap", "1h")
+        return [user, token]
+
+    @app.get("/def")
+    @durable.endpoint
+    def in_thread(token: Annotated[str | None, Depends(token)]) -> list[str | None]:
+        user = sync_step.run("who", lambda: f"the user of {token}")
+        sync_step.sleep("nap", "1h")
+        return [user, token]
+
+    with harness(durable) as t, TestClient(app, follow_redirects=False) as client:
+        assert 401 == client.get(f"/{kind}").status_code
+        handed_off = client.get(f"/{kind}", headers={"authorization": "t1"})
+        t.advance("1h")
+        final = client.get(str(handed_off.url.join(handed_off.headers["location"])))
+        assert ["the user of t1", None] == final.json()
