@@ -15,7 +15,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connection, connections, transaction
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.test import Client, override_settings
-from django.urls import include, path, reverse
+from django.urls import clear_script_prefix, include, path, reverse
 from django.utils.translation import get_language
 
 from durable_core import Durable, Request
@@ -201,6 +201,27 @@ def test_prefixes_of_languages(durable: Durable[DjangoApp], urls: ModuleType) ->
         t.advance("1h")
         response = client.get(f"/de/orders/it/{handed_off.headers['location']}")
         assert b"de /de/orders/it/" == response.content
+
+
+def test_the_prefix_of_a_mount(durable: Durable[DjangoApp], urls: ModuleType) -> None:
+    """Below a prefix of the server the wait URL is right, and ``reverse`` has it in a replay."""
+
+    @durable.endpoint
+    def it(request: HttpRequest) -> HttpResponse:
+        step.sleep("nap", "1h")
+        return HttpResponse(f"{request.path} {reverse('it')}")
+
+    route(urls, "orders/", it)
+    environ = {"SCRIPT_NAME": "/shop", "PATH_INFO": "/orders/"}
+    client = Client()
+    with harness(durable) as t:
+        handed_off = client.get("/orders/", **environ)  # type: ignore[arg-type]
+        location = handed_off.headers["location"]
+        assert location.startswith("?")
+        t.advance("1h")
+        response = client.get(f"/orders/{location}", **environ)  # type: ignore[arg-type]
+    clear_script_prefix()
+    assert b"/shop/orders/ /shop/orders/" == response.content
 
 
 @pytest.fixture
