@@ -23,8 +23,8 @@ _TYPES = {
 #: The files that browsers ask for by name.
 NAMES = frozenset(
     {
-        *("app.css", "app.js", "client.js", "curl.js", "dialogs.js", "dom.js", "format.js"),
-        *("icon.svg", "log.js", "overview.js", "run.js", "runs.js", "server.js", "waterfall.js"),
+        *("app.css", "app.js", "curl.js", "dialogs.js", "dom.js", "format.js", "icon.svg"),
+        *("log.js", "overview.js", "run.js", "runs.js", "server.js", "waterfall.js"),
     }
 )
 
