@@ -1,4 +1,4 @@
-"""The JavaScript client: its own tests, and the conformance suite's cases of clients, in Node."""
+"""The JavaScript client: its own tests, and the suite's cases of clients, in Node and Chromium."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from support.js_client_in_chromium import browser_path
+from support.node import install
 from support.source_tree import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -34,19 +36,43 @@ def test_its_own_tests() -> None:
     assert 0 == done.returncode, done.stdout
 
 
+def test_its_types() -> None:
+    """A program that uses them compiles, and each of its mistakes is found."""
+    options = ["--noEmit", "--strict", "--target", "esnext", "--module", "nodenext"]
+    done = subprocess.run(
+        ["node_modules/.bin/tsc", *options, "--lib", "esnext,dom", "types.ts"],
+        cwd=install(),
+        capture_output=True,
+        text=True,
+    )
+    assert (0, "") == (done.returncode, done.stdout)
+
+
 @pytest.mark.parametrize("adapter", ["asgi", "asyncio", "wsgi"])
 def test_cases_of_clients(adapter: str, tmp_path: Path) -> None:
     """It passes what the clients in Python pass, against each of our servers."""
-    report = tmp_path / "report.json"
+    judge(adapter, "support.js_client:clients", "test_clients", tmp_path)
+
+
+def test_cases_of_clients_in_a_browser(tmp_path: Path) -> None:
+    """So it does in a page of Chromium, whose ``fetch`` and streams are others."""
+    if browser_path() is None:
+        pytest.skip("chromium is not installed, so no browser can be run")
+    cases = "test_clients and async"  # the handlers are the server's affair
+    judge("asgi", "support.js_client_in_chromium:clients", cases, tmp_path)
+
+
+def judge(adapter: str, clients: str, cases: str, folder: Path) -> None:
+    report = folder / "report.json"
     subject = f"durable_{adapter}.conformance:subject"
     path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "durable_conformance", subject, "-k", "test_clients"),
-            *("--client", "support.js_client:clients", "--json", str(report)),
+            *(sys.executable, "-m", "durable_conformance", subject, "-k", cases),
+            *("--client", clients, "--json", str(report)),
         ],
         env={**os.environ, "PYTHONPATH": path, "DURABLE_CONFORMANCE_PATIENCE": "30"},
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
     )

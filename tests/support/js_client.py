@@ -14,7 +14,7 @@ from durable_core.errors import RequestTimeoutError, StreamEndedError
 from durable_core.http.headers import Headers
 from support.source_tree import ROOT
 
-__all__ = ["JavaScriptError", "call", "clients"]
+__all__ = ["JavaScriptError", "call", "clients", "error_of", "event_of"]
 
 _CALL = ROOT / "tests" / "support" / "call_durable.mjs"
 
@@ -47,17 +47,23 @@ def call(url: str, *, timeout: float = 30.0, **options: Any) -> ClientResponse:
         for line in node.stdout:
             kind, value = json.loads(line)
             if kind == "error":
-                raise _ERRORS.get(value[0], JavaScriptError)(value[1])
+                raise error_of(*value)
             if kind == "response":
                 body = base64.b64decode(value["body"])
                 return ClientResponse(value["status"], Headers(value["headers"]), body)
             callback = on[kind]
             if callback is not None:
-                callback(_event(kind, value))
+                callback(event_of(kind, value))
     raise AssertionError("the client has said nothing of its end")
 
 
-def _event(kind: str, value: Mapping[str, Any]) -> object:
+def error_of(name: str, message: str) -> Exception:
+    """Return the error that stands for one that the client has thrown."""
+    return _ERRORS.get(name, JavaScriptError)(message)
+
+
+def event_of(kind: str, value: Mapping[str, Any]) -> object:
+    """Return the event that a callback of the client was told of."""
     step_id = value.get("hashedStepId")
     match kind:
         case "metadata":
