@@ -473,7 +473,13 @@ class EmbeddedEngine(RunControl):
     ) -> DeferredRun | Coroutine[Any, Any, DeferredRun | None] | None:
         """Return a run that begins only if its handler needs it; None if it must begin at once."""
         worker = self._may_defer()
-        return None if worker is None else _defer(worker, partial(worker.defer, endpoint, request))
+        if worker is None:
+            return None
+        worker.loops.adopt_running()
+        event_seq = worker.event_watermark.recent_async()
+        if isinstance(event_seq, int):
+            return worker.defer(endpoint, request, event_seq)
+        return _defer_later(partial(worker.defer, endpoint, request), event_seq)
 
     def defer_in_pool(
         self,
@@ -485,7 +491,12 @@ class EmbeddedEngine(RunControl):
         worker = self._may_defer()
         if worker is None:
             return None
-        return _defer(worker, partial(worker.defer_in_pool, endpoint, request, begun=begun))
+        worker.loops.adopt_running()
+        event_seq = worker.event_watermark.recent_async()
+        if isinstance(event_seq, int):
+            return worker.defer_in_pool(endpoint, request, event_seq, begun)
+        defer = partial(worker.defer_in_pool, endpoint, request, begun=begun)
+        return _defer_later(defer, event_seq)
 
     def _may_defer(self) -> Worker | None:
         worker = self._worker
@@ -703,13 +714,6 @@ def embedded(engine: object) -> EmbeddedEngine:
         return engine
     name = getattr(engine, "name", type(engine).__name__)
     raise ConfigurationError(f"this needs the embedded engine; the application has {name}")
-
-
-def _defer(worker: Worker, deferred: Callable[[int], T]) -> T | Coroutine[Any, Any, T | None]:
-    """Return what becomes a run from this event on, or what it is awaited from."""
-    worker.loops.adopt_running()
-    event_seq = worker.event_watermark.recent_async()
-    return deferred(event_seq) if isinstance(event_seq, int) else _defer_later(deferred, event_seq)
 
 
 async def _defer_later(

@@ -253,15 +253,11 @@ class AttachedPassage(Passage):
 
     async def _defer(self, call: Call) -> DeferredRun | None:
         """Return what becomes a run if the call needs one; None if there must be one at once."""
-        if not await self._is_plain():
+        has_body = plain_body(self._first_scope, self._limits)
+        if has_body is None or (has_body and not await self._body.read_to_end()):
             return None
         deferred = call.endpoint.defer(self._request_of_run)
         return await deferred if isinstance(deferred, Coroutine) else deferred
-
-    async def _is_plain(self) -> bool:
-        """Read the request, if it is no more than one for a new run; tell whether it is."""
-        has_body = plain_body(self._first_scope, self._limits)
-        return has_body is not None and (not has_body or await self._body.read_to_end())
 
     def _request_of_run(self) -> tuple[Request, str]:
         """Return the request, and the template of its path, for the run that there is now.
@@ -321,7 +317,8 @@ class AttachedPassage(Passage):
                 self._run_has_begun()
 
     async def _defer_in_pool(self, call: Call) -> DeferredPoolRun | None:
-        if not await self._is_plain():
+        has_body = plain_body(self._first_scope, self._limits)
+        if has_body is None or (has_body and not await self._body.read_to_end()):
             return None
         deferred = call.endpoint.defer_in_pool(self._request_of_run, self._run_has_begun)
         return await deferred if isinstance(deferred, Coroutine) else deferred
