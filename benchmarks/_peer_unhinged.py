@@ -25,14 +25,16 @@ async def _work(number: int) -> dict[str, int]:
     return {"number": number}
 
 
-@app.register_task("run")
-async def run(params: dict[str, int], task: Any) -> dict[str, int]:
+async def _run(params: dict[str, int], task: Any) -> dict[str, int]:
     """Execute this many steps."""
     done = [
         await task.step(f"work {number}", lambda number=number: _work(number))
         for number in range(params["steps"])
     ]
     return {"sum": sum(each["number"] for each in done)}
+
+
+app.register_task("run")(_run)
 
 
 async def _result(steps: int) -> object:
