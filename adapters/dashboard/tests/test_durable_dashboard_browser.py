@@ -395,6 +395,7 @@ def test_a_run_that_means_harm(page: Page, site: Site, tmp_path: Path) -> None:
         for button in page.locator(".rows .row").all():
             button.click()
         expect(page.locator(".details").get_by_text("Save all of it").first).to_be_visible()
+        assert "\u202e" not in page.evaluate("document.body.textContent")
         expect(page.locator("dd", has_text=HARM[:60]).first).to_be_visible()
         assert_fits(page)
     page.get_by_role("button", name="Copy as curl").click()
@@ -403,6 +404,7 @@ def test_a_run_that_means_harm(page: Page, site: Site, tmp_path: Path) -> None:
     assert HARM == words[-1]
     show(page, site, "overview")
     assert_fits(page)
+    assert "\u202e" not in page.evaluate("document.body.textContent")
     assert page.evaluate("window.harmed") is None
     assert 1 == page.evaluate("document.querySelectorAll('script').length")
     assert 1 == page.evaluate("document.querySelectorAll('img').length")

@@ -1,5 +1,8 @@
 // Elements are made here, and nowhere from text: what users wrote can only become text.
 
+/** Characters that turn the order of those after them: what is read would not be what is there. */
+const TURNS = /[\u202a-\u202e\u2066-\u2069]/g;
+
 /** Returns an element. Props that are null, undefined or false are left out; `on…` are listeners. */
 export function h(tag, props, ...children) {
   const element = document.createElement(tag);
@@ -15,7 +18,7 @@ export function h(tag, props, ...children) {
 export function append(parent, children) {
   for (const child of children.flat(Infinity)) {
     if (child === null || child === undefined || child === false) continue;
-    parent.append(child instanceof Node ? child : String(child));
+    parent.append(child instanceof Node ? child : String(child).replace(TURNS, "\ufffd"));
   }
 }
 

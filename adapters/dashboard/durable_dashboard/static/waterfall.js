@@ -142,14 +142,18 @@ export function makeWaterfall(details) {
     const last = Math.max(0, Math.ceil(shown.length / PAGE) - 1);
     state.page = Math.min(state.page, last);
     const page = shown.slice(state.page * PAGE, (state.page + 1) * PAGE);
-    const end = Math.max(run.ended ?? now(), ...[run.started + 1], all.reduce((most, each) => Math.max(most, each.to), 0));
+    // Of a run with many steps the time of those that are shown, else all of it.
+    const isPart = all.length > PAGE && page.length > 0;
+    const begin = isPart ? page[0].from : run.started;
+    const latest = (isPart ? page : all).reduce((most, each) => Math.max(most, each.to), begin + 1);
+    const end = isPart ? latest : Math.max(run.ended ?? now(), latest);
     const busy = all.flatMap(({ parts }) => parts.filter(({ kind }) => !["sleep", "wait", "pause"].includes(kind)).map(({ from, to }) => [from, to]));
-    const scale = makeScale(run.started, end, busy, state.isTrue);
+    const scale = makeScale(begin, end, busy, state.isTrue);
     note.hidden = !scale.isShortened;
     scaleButton.hidden = !scale.isShortened && !state.isTrue;
     find.hidden = all.length < 8;
     fill(axis, [0, 25, 50, 75, 100].map((percent) => {
-      const tick = h("span", { class: `tick t${percent}` }, percent ? `+${duration(scale.timeAt(percent) - run.started)}` : clock(run.started));
+      const tick = h("span", { class: `tick t${percent}` }, percent ? `+${duration(scale.timeAt(percent) - run.started)}` : clock(begin));
       tick.style.left = `${percent}%`;
       return tick;
     }));
