@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["RunControl"]
 
 T = TypeVar("T")
+#: Stands for the run of clients that wait for none.
+_NO_RUN = ""
 #: Seconds after which a wait for the end of a run looks again, whatever the store says.
 _LONGEST_WAIT = 1.0
 
@@ -58,6 +60,23 @@ class RunControl(ABC):
     @abstractmethod
     def execute(self, write: Write[T]) -> T:
         """Commit one write."""
+
+    def hold_thread(self, wake: Callable[[], None]) -> Callable[[], None] | None:
+        """Count a client that holds a thread of the server, and waits for no run in particular.
+
+        Args:
+            wake: called, in another thread, when all clients are handed on.
+
+        Returns:
+            What must be called when the client is gone; None if too many wait already.
+        """
+        worker = self.worker
+        if worker is None:
+            return lambda: None  # nothing is served here that could lack threads
+        waiters = worker.waiters
+        if not waiters.add(_NO_RUN, wake, in_thread=True):
+            return None
+        return lambda: waiters.remove(_NO_RUN, wake, in_thread=True)
 
     def get(self, run_id: str) -> RunRecord | None:
         """Return all that is known about a run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -301,10 +302,12 @@ class _OpenStream(RequestEffect):
         changes, most = self.dashboard.changes, self.dashboard._thread_streams
         if most is None:
             most = engine.env.limits.thread_streams
+        woken = threading.Event()
+        close = engine.hold_thread(woken.set) if changes.in_threads < most else None
         # Past the limit a client gets what there is, and comes again.
-        held = self.max_wait if changes.in_threads < most else 0.0
+        held = 0.0 if close is None else self.max_wait
         feed = Feed(self.source, changes, time.monotonic() + held)
-        body = SyncBody(feed, changes)
+        body = SyncBody(feed, changes, woken, close or (lambda: None))
         return Response(headers=(*_STREAM_HEADERS, *PAGE_HEADERS), body=body)
 
     async def perform_async(self, engine: Any) -> Response:

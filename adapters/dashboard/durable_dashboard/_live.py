@@ -198,14 +198,24 @@ class Feed:
 
 
 class SyncBody(Iterator[bytes]):
-    """A stream that a thread of the server sends."""
+    """A stream that a thread of the server sends.
 
-    def __init__(self, feed: Feed, changes: Changes) -> None:
+    Args:
+        feed: its parts.
+        changes: what wakes it.
+        woken: set when there may be a new part.
+        close: called once, when the stream has ended.
+    """
+
+    def __init__(
+        self, feed: Feed, changes: Changes, woken: threading.Event, close: Callable[[], None]
+    ) -> None:
         self._feed = feed
         self._changes = changes
-        self._woken = threading.Event()
+        self._woken = woken
+        self._close = close
         self._is_open = True
-        changes.join(self._woken.set, in_thread=True)
+        changes.join(woken.set, in_thread=True)
 
     def __next__(self) -> bytes:
         part = self._next_part() if self._is_open else None
@@ -219,6 +229,7 @@ class SyncBody(Iterator[bytes]):
         if self._is_open:
             self._is_open = False
             self._changes.leave(self._woken.set, in_thread=True)
+            self._close()
 
     def _next_part(self) -> bytes | None:
         flow = self._feed.next_part()
@@ -241,7 +252,7 @@ class SyncBody(Iterator[bytes]):
 
 
 class AsyncBody(AsyncIterator[bytes]):
-    """A stream that a task of the server sends; the arguments are those of :class:`SyncBody`."""
+    """A stream that a task of the server sends; ``feed`` and ``changes`` as of a thread's."""
 
     def __init__(self, feed: Feed, changes: Changes) -> None:
         self._feed = feed

@@ -162,6 +162,21 @@ def test_streams_in_threads_are_few_and_short(process: Lab) -> None:
     assert 0 == dashboard.changes.in_threads
 
 
+def test_streams_leave_threads_to_others(process: Lab) -> None:
+    """They count as clients that wait do: one thread in four of a small server stays free."""
+    process.durable.start(server_threads=4)
+    dashboard = Dashboard(process.durable)
+    bodies = [open_stream(dashboard, "runs-live") for _ in range(3)]
+    for body in bodies:
+        next(body)
+
+    assert 2 == process.durable.health()["waiting_clients"]
+    assert [] == list(bodies[2])
+    for body in bodies:
+        body.close()
+    assert 0 == process.durable.health()["waiting_clients"]
+
+
 def test_nobody_looks_when_nobody_watches(process: Lab) -> None:
     """The thread that looks at the store ends with the last stream."""
     body = open_stream(Dashboard(process.durable), "runs-live")
