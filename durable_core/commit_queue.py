@@ -74,13 +74,6 @@ class CommitFuture(Generic[T]):
         ticket.done = True
         return ticket
 
-    def set_result(self, answer: Any) -> None:
-        """Set the store's answer, or the error in place of it."""
-        if isinstance(answer, BaseException):
-            self.error = answer
-        else:
-            self.answer = answer
-
     def result(self) -> T:
         """Return the answer, or raise the error. Call it once ``done``."""
         if self.error is not None:
@@ -268,19 +261,26 @@ class CommitQueue:
 
         The writes of all tasks that wait in the same tick of the loop are committed together.
         """
-        if ticket.done:
-            return ticket.result()
+        if not ticket.done:
+            await self.ended(ticket)
+        return ticket.result()
+
+    def ended(self, ticket: CommitFuture[Any]) -> asyncio.Future[None]:
+        """Return a future that is done when the write is durable, or has failed.
+
+        It is awaited where :meth:`wait_async` would be one coroutine more in each step.
+        """
         loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
         with self._mutex:
             if ticket.done:
-                return ticket.result()
-            future: asyncio.Future[None] = loop.create_future()
+                future.set_result(None)
+                return future
             ticket.tasks.append(future)
             if loop not in self._tick_scheduled:
                 self._tick_scheduled.add(loop)
                 loop.call_soon(self._tick, loop)
-        await future
-        return ticket.result()
+        return future
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """Commit for all waiting tasks of a loop, or let another thread do it."""
@@ -366,8 +366,11 @@ class CommitQueue:
     def _deliver(self, batch: Sequence[CommitFuture[Any]], answers: Sequence[object]) -> None:
         refused = False
         for ticket, answer in zip(batch, answers, strict=True):
-            ticket.set_result(answer)
-            refused = refused or ticket.error is not None
+            if isinstance(answer, BaseException):
+                ticket.error = answer
+                refused = True
+            else:
+                ticket.answer = answer
         behind = self._fail_behind(batch) if refused else ()
         try:
             if self._on_commit is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from durable_core.commit_queue import CommitFuture
 from durable_core.flow.execution import Execution
@@ -14,6 +14,9 @@ from durable_core.runners.event_loops import Loops
 from durable_core.runners.live import ActiveRuns
 from durable_core.runners.observers import Observers
 from durable_core.runners.thread_pool import DaemonThreadPool
+
+if TYPE_CHECKING:
+    from asyncio import Future
 
 __all__ = [
     "RunHost",
@@ -38,6 +41,10 @@ class WriteQueue(Protocol):
 
     async def wait_async(self, ticket: CommitFuture[T]) -> T:
         """As :meth:`wait`, on an event loop."""
+        ...
+
+    def ended(self, ticket: CommitFuture[Any]) -> Future[None]:
+        """Return a future of the event loop: the write is durable, or has failed."""
         ...
 
     def commit_here(self) -> None:

@@ -287,7 +287,9 @@ class TaskRun:
         written: list[CheckpointResult] = []
         try:
             for ticket in tickets:
-                written.append(ticket.result() if ticket.done else await queue.wait_async(ticket))
+                if not ticket.done:
+                    await queue.ended(ticket)
+                written.append(ticket.result())
         except asyncio.CancelledError as error:
             if self._unwinder.ends_parked_steps():
                 raise

@@ -19,15 +19,14 @@ def ticket() -> CommitFuture[bool]:
 def test_an_answer_is_the_result() -> None:
     """The store's answer is what the waiting code gets."""
     each = ticket()
-    each.set_result(True)
+    each.answer = True
     assert (True, True) == (each.answer, each.result())
 
 
 def test_an_error_is_raised() -> None:
-    """An error in place of an answer is raised to whoever waits."""
+    """The error of a write is raised to whoever waits."""
     each = ticket()
-    each.set_result(KeyError("refused"))
-    assert each.answer is None
+    each.error = KeyError("refused")
     with pytest.raises(KeyError, match="refused"):
         each.result()
 

@@ -72,14 +72,18 @@ class OpQueue:
 
     async def wait_async(self, ticket: CommitFuture[T]) -> T:
         """Wait until the server has taken the ops."""
-        future: asyncio.Future[None] | None = None
-        with _MUTEX:
-            if not ticket.done:
-                future = asyncio.get_running_loop().create_future()
-                ticket.tasks.append(future)
-        if future is not None:
-            await future
+        await self.ended(ticket)
         return ticket.result()
+
+    def ended(self, ticket: CommitFuture[Any]) -> asyncio.Future[None]:
+        """Return a future: the server has taken the ops, or refused them."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        with _MUTEX:
+            if ticket.done:
+                future.set_result(None)
+            else:
+                ticket.tasks.append(future)
+        return future
 
     def commit_here(self) -> None:
         """Do nothing: reports go out by themselves."""
