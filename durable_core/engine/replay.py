@@ -200,6 +200,10 @@ class _NoQueue:
         """Refuse to wait: there is no write."""
         raise StoreError("a replay changes nothing")
 
+    def ended(self, ticket: CommitFuture[Any]) -> NoReturn:
+        """Refuse to wait: there is no write."""
+        raise StoreError("a replay changes nothing")
+
     def commit_here(self) -> None:
         """Do nothing: there is no write."""
 
