@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv6Address, ip_address
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from durable_core import HTTPError, Request
 from durable_core.adapters import client_of
@@ -28,10 +28,12 @@ PAGE_HEADERS = (
 #: The page sends it with each action. A page of another origin cannot, unless it is allowed to.
 ACTION_HEADER = "x-durable-action"
 
-#: What proxies add. Behind one, the address of the client says nothing.
-_FORWARDED = (
-    *("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"),
-    *("x-real-ip", "cf-connecting-ip", "true-client-ip"),
+#: What proxies add, beside ``x-forwarded-``. Behind one, the address of the client says nothing.
+_FORWARDED = frozenset(
+    {
+        *("forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip"),
+        *("cf-connecting-ip", "fastly-client-ip", "fly-client-ip", "x-original-forwarded-for"),
+    }
 )
 
 
@@ -44,11 +46,11 @@ def check_local(request: Request) -> None:
     Raises:
         HTTPError: 403.
     """
-    if any(name in request.headers for name in _FORWARDED):
+    if any(name in _FORWARDED or name[:12] == "x-forwarded-" for name in request.headers):
         raise HTTPError(403, "a proxy has passed this on: the dashboard needs authorize= for that")
     if not _is_loopback(client_of(request)):
         raise HTTPError(403, "without authorize= the dashboard is for this machine only")
-    host = urlsplit(request.url).hostname or ""
+    host = _split(request.url).hostname or ""
     if not (host == "localhost" or host.endswith(".localhost") or _is_loopback(host)):
         raise HTTPError(403, "without authorize= the dashboard is asked for by a loopback address")
 
@@ -71,13 +73,21 @@ def check_action(request: Request) -> None:
     """
     check_site(request)
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != urlsplit(request.url).netloc:
+    if origin is not None and _split(origin).netloc != _split(request.url).netloc:
         raise HTTPError(403, "this is for the dashboard's own page")
     if request.headers.get(ACTION_HEADER) is None:
         raise HTTPError(403, f"an action needs the header {ACTION_HEADER}")
     content_type = request.headers.get("content-type") or ""
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise HTTPError(415, "an action is a JSON object")
+
+
+def _split(url: str) -> SplitResult:
+    """Return the parts of a URL; none of them, if it is malformed."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 def _is_loopback(address: str) -> bool:

@@ -8,7 +8,6 @@ from functools import cache
 from importlib.resources import files
 
 from durable_core import HTTPError, Request, Response
-from durable_dashboard._access import PAGE_HEADERS
 
 __all__ = ["NAMES", "PAGE", "serve_asset"]
 
@@ -56,7 +55,6 @@ def serve_asset(request: Request, name: str) -> Response:
         ("content-type", asset.content_type),
         ("cache-control", "no-cache"),
         ("etag", asset.tag),
-        *PAGE_HEADERS,
     )
     if asset.tag in (request.headers.get("if-none-match") or ""):
         return Response(status=304, headers=headers[1:])

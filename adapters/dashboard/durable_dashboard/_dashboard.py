@@ -44,6 +44,7 @@ from durable_dashboard._live import (
     encode,
     encode_chunks,
 )
+from durable_dashboard._shapes import text_of
 
 __all__ = ["Authorize", "Dashboard"]
 
@@ -110,6 +111,9 @@ class Dashboard(FlowHandler):
 
     def answer(self, request: Request, max_wait: float) -> RequestFlow[Response]:
         """Answer a request, if it may be answered."""
+        return _with_policy((yield from self._answer_or_refuse(request, max_wait)))
+
+    def _answer_or_refuse(self, request: Request, max_wait: float) -> RequestFlow[Response]:
         try:
             principal = yield from self._admit(request)
         except HTTPError as error:
@@ -180,7 +184,7 @@ class Dashboard(FlowHandler):
         run_id = _param(request, "id")
         if not self._durable.health()["started"]:
             stored = yield CallFunction(lambda _: self._durable.runs.streamed(run_id), request)
-            return Response(headers=(*_STREAM_HEADERS, *PAGE_HEADERS), body=encode_chunks(stored))
+            return Response(headers=_STREAM_HEADERS, body=encode_chunks(stored))
         yield CallFunction(lambda _: self._durable.runs.get(run_id), request)
         wait = Request(
             method="GET",
@@ -193,9 +197,9 @@ class Dashboard(FlowHandler):
         route: Any = self._durable.endpoint_proxy()
         response: Response = yield _Delegate(getattr(route, "endpoint", route), wait)
         if response.status != 200:
-            return Response(status=response.status, headers=PAGE_HEADERS)
+            return Response(status=response.status)
         # Its own header fields let any page read it.
-        return Response(headers=(*_STREAM_HEADERS, *PAGE_HEADERS), body=response.body)
+        return Response(headers=_STREAM_HEADERS, body=response.body)
 
 
 # --- requests -------------------------------------------------------------------------------------
@@ -250,10 +254,18 @@ def _call(function: Callable[[Request], Response], request: Request) -> RequestF
 # --- answers --------------------------------------------------------------------------------------
 
 
+def _with_policy(response: Response) -> Response:
+    """Return the response with what every response has, errors too."""
+    fields = [*response.headers.raw, *PAGE_HEADERS]
+    if "cache-control" not in response.headers:
+        fields.append(("cache-control", "no-store"))
+    return Response(status=response.status, headers=fields, body=response.body)
+
+
 def _document(document: object) -> Response:
     """Answer with JSON that no cache keeps. All text is ASCII: some of it may be no Unicode."""
     body = json.dumps(document, default=repr).encode("ascii")
-    headers = (("content-type", "application/json"), ("cache-control", "no-store"), *PAGE_HEADERS)
+    headers = (("content-type", "application/json"), ("cache-control", "no-store"))
     return Response(headers=headers, body=body)
 
 
@@ -263,7 +275,6 @@ def _download(body: bytes, name: str) -> Response:
         ("content-type", "application/octet-stream"),
         ("content-disposition", f'attachment; filename="{name}"'),
         ("cache-control", "no-store"),
-        *PAGE_HEADERS,
     )
     return Response(headers=headers, body=body)
 
@@ -308,12 +319,12 @@ class _OpenStream(RequestEffect):
         held = 0.0 if close is None else self.max_wait
         feed = Feed(self.source, changes, time.monotonic() + held)
         body = SyncBody(feed, changes, woken, close or (lambda: None))
-        return Response(headers=(*_STREAM_HEADERS, *PAGE_HEADERS), body=body)
+        return Response(headers=_STREAM_HEADERS, body=body)
 
     async def perform_async(self, engine: Any) -> Response:
         changes = self.dashboard.changes
         body = AsyncBody(Feed(self.source, changes), changes)
-        return Response(headers=(*_STREAM_HEADERS, *PAGE_HEADERS), body=body)
+        return Response(headers=_STREAM_HEADERS, body=body)
 
 
 @dataclass(frozen=True)
@@ -356,8 +367,8 @@ def _step(dashboard: Dashboard, request: Request) -> Response:
 def _value(dashboard: Dashboard, request: Request) -> Response:
     run_id, name = _param(request, "id"), _param(request, "step")
     value = reads.read_value(dashboard._durable, run_id, name, _param(request, "part"))
-    text = json.dumps(value, indent=2, default=repr)
-    return _download(text.encode("ascii"), "value.json")
+    # A half of a character becomes what JSON writes for it.
+    return _download(text_of(value).encode("utf-8", "backslashreplace"), "value.json")
 
 
 def _request(dashboard: Dashboard, request: Request) -> Response:
@@ -488,6 +499,15 @@ def _text(asked: _Asked, name: str) -> str:
     return value
 
 
+def _is_unicode(text: str) -> bool:
+    """Tell whether a text has a form in UTF-8: JSON may hold halves of characters."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _cancel(durable: Durable[Any], asked: _Asked) -> object:
     reason = None if asked.get("reason") in (None, "") else _text(asked, "reason")
     try:
@@ -505,18 +525,22 @@ def _retry(durable: Durable[Any], asked: _Asked) -> object:
     return {"done": "retried"}
 
 
+#: Header fields that are wrong for another body.
+_OF_THE_BODY = ("content-length", "content-digest", "repr-digest", "digest", "content-md5")
+
+
 def _resume(durable: Durable[Any], asked: _Asked) -> object:
     run_id, body = _text(asked, "id"), asked.get("body")
     request = None
     if body is not None:
-        if not isinstance(body, str):
+        if not isinstance(body, str) or not _is_unicode(body):
             raise BadRequest("'body' must be a text")
-        old = durable.runs.request(run_id)
+        old, content = durable.runs.request(run_id), body.encode("utf-8")
         request = Request(
             method=old.method,
             url=old.url,
-            headers=old.headers,
-            body=body.encode("utf-8"),
+            headers=old.headers.without(_OF_THE_BODY).with_set("content-length", str(len(content))),
+            body=content,
             path_params=old.path_params,
             root_path=old.root_path,
         )
@@ -533,7 +557,7 @@ def _send(durable: Durable[Any], asked: _Asked) -> object:
     name = _text(asked, "name")
     try:
         [event_id] = durable.send(Event(name, data))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise BadRequest(str(error)) from error
     return {"id": event_id}
 
@@ -542,7 +566,7 @@ def _signal(durable: Durable[Any], asked: _Asked) -> object:
     name = _text(asked, "name")
     try:
         run_id = durable.signal(name, asked.get("data"))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise BadRequest(str(error)) from error
     if run_id is None:
         raise HTTPError(409, "no run waits for this signal (any more)")

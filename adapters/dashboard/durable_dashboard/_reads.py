@@ -102,7 +102,9 @@ def find_runs(durable: Durable[Any], request: Request) -> _Document:
 
 
 def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= _MOST_OF_PAGE):
+    if not (
+        text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= _MOST_OF_PAGE
+    ):
         raise BadRequest(f"limit must be 1 to {_MOST_OF_PAGE}")
     return int(text)
 
@@ -261,14 +263,16 @@ class Errors:
     def of(self, run: RunInfo) -> str | None:
         """Return why a run has failed, as a short text."""
         place = run.id, run.ended
-        if place not in self._known:
-            if len(self._known) >= _MOST_ERRORS:
-                self._known.clear()
-            try:
-                self._known[place] = clip(self._durable.runs.get(run.id).error)
-            except RunNotFoundError:
-                return None
-        return self._known[place]
+        if place in (known := self._known):
+            return known[place]
+        try:
+            error = clip(self._durable.runs.get(run.id).error)
+        except RunNotFoundError:
+            return None
+        if len(known) >= _MOST_ERRORS:
+            known = self._known = {}  # other threads may be reading the old one
+        known[place] = error
+        return error
 
 
 #: How many errors are kept in memory.

@@ -27,6 +27,7 @@ __all__ = [
     "show_run",
     "show_step",
     "show_values",
+    "text_of",
 ]
 
 #: How much of a text is shown beside others, and how much of a value by itself, characters.
@@ -45,9 +46,21 @@ def clip(text: str | None, most: int = _SHORT) -> str | None:
     return text if text is None or len(text) <= most else f"{text[: most - 1]}…"
 
 
+def text_of(value: object) -> str:
+    """Return a value as JSON; one of another codec, which has no such form, by ``repr``."""
+    try:
+        return json.dumps(value, indent=2, ensure_ascii=False, default=repr)
+    except Exception:  # such as a key that is a tuple; and its repr() is code of the application
+        pass
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__}, whose repr() fails>"
+
+
 def preview(value: object, most: int = _LONG) -> dict[str, object]:
-    """Return a JSON value as text, cut to a bounded length; values of other codecs by ``repr``."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=repr)
+    """Return a value as text, cut to a bounded length."""
+    text = text_of(value)
     return {"text": text[:most], "size": len(text), "cut": len(text) > most}
 
 

@@ -86,7 +86,10 @@ def test_others_are_refused(process: Lab, client: str, path: str) -> None:
     assert (403, True) == (response.status, "this machine only" in detail(response))
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.x.example", "10.0.0.7", "localhost.x"])
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "127.0.0.1.x.example", "10.0.0.7", "localhost.x", "[::1", "[::1]@x"],
+)
 def test_a_name_that_was_made_to_lead_here_is_refused(process: Lab, host: str) -> None:
     """A page elsewhere may make its own name resolve to this machine (DNS rebinding)."""
     response = ask(Dashboard(process.durable), "_api/runs", host=host)
@@ -94,7 +97,9 @@ def test_a_name_that_was_made_to_lead_here_is_refused(process: Lab, host: str) -
     assert (403, True) == (response.status, "loopback address" in detail(response))
 
 
-@pytest.mark.parametrize("name", ["x-forwarded-for", "forwarded", "x-real-ip", "via"])
+@pytest.mark.parametrize(
+    "name", ["x-forwarded-for", "X-Forwarded-Port", "forwarded", "x-real-ip", "via"]
+)
 def test_what_a_proxy_passes_on_is_refused(process: Lab, name: str) -> None:
     """The proxy is on this machine; who is behind it may be anybody."""
     response = Dashboard(process.durable).handle(
@@ -157,6 +162,7 @@ def test_authorize_is_a_function(process: Lab) -> None:
         ({"origin": "http://evil.example"}, 403, "own page"),
         ({"origin": "http://127.0.0.1:9000"}, 403, "own page"),
         ({"origin": "null"}, 403, "own page"),
+        ({"origin": "http://["}, 403, "own page"),
         ({"content_type": "text/plain"}, 415, "JSON object"),
         ({"content_type": "application/x-www-form-urlencoded"}, 415, "JSON object"),
         ({"origin": "http://127.0.0.1:8000", "sec_fetch_site": "same-origin"}, 404, "no such run"),
@@ -246,6 +252,40 @@ def test_the_page_loads_nothing_from_elsewhere(process: Lab) -> None:
     assert {"app.css", "app.js", "icon.svg"} == {
         each.decode() for each in re.findall(rb'(?:src|href)="([^#"]+)"', page.body)
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("", 200),
+        ("app.js", 200),
+        ("nothing", 404),
+        ("_api/config", 200),
+        ("_api/run?id=x", 404),
+        ("_api/run", 400),
+        ("_api/cancel", 405),
+        ("_api/runs-live", 200),
+        ("_api/stream?id=x", 404),
+    ],
+)
+def test_every_response_has_the_policy(process: Lab, path: str, status: int) -> None:
+    """Errors have it, too: what they say is never taken for a page, and not kept."""
+    response = ask(Dashboard(process.durable), path)
+
+    assert status == response.status
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert "nosniff" == response.headers["x-content-type-options"]
+    assert response.headers["cache-control"].startswith(("no-store", "no-cache"))
+    if not isinstance(response.body, bytes):
+        response.body.close()  # type: ignore[union-attr]
+
+
+def test_a_refusal_has_the_policy(process: Lab) -> None:
+    """Also the one that ``authorize`` makes, with its own header fields."""
+    response = ask(Dashboard(process.durable, authorize=deny))
+
+    assert "Basic" == response.headers["www-authenticate"]
+    assert "DENY" == response.headers["x-frame-options"]
 
 
 def test_assets_are_small_and_plain() -> None:

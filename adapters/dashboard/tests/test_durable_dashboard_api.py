@@ -15,7 +15,7 @@ from durable_core.errors import StoreError
 from durable_core.sync import step, stream
 from durable_dashboard import Dashboard
 from durable_dashboard._reads import RunPosition, read_run
-from durable_dashboard._shapes import body_text, clip, preview
+from durable_dashboard._shapes import body_text, clip, preview, text_of
 from support.harness import Lab, WatchedStore, lab, until
 
 
@@ -53,7 +53,7 @@ def waiting(process: Lab) -> str:
         Request(
             method="POST",
             url="http://host/trip?trip=T3",
-            headers={"authorization": "Bearer 1", "x-a": "b"},
+            headers={"authorization": "Bearer 1", "x-a": "b", "content-md5": "1"},
             body=b'{"from": "here"}',
         )
     )
@@ -146,6 +146,8 @@ def test_each_filter_of_the_list(process: Lab) -> None:
         {"until": "9" * 30},
         {"limit": "0"},
         {"limit": "201"},
+        {"limit": "0001000"},
+        {"limit": "1" * 5_000},
         {"limit": "-1"},
     ],
     ids=str,
@@ -225,7 +227,8 @@ def test_request_and_response(process: Lab) -> None:
     run_id = waiting(process)
     request = get(process, "request", id=run_id)
     assert ("POST", "http://host/trip?trip=T3") == (request["method"], request["url"])
-    assert ([["x-a", "b"]], ["authorization"]) == (request["headers"], request["notStored"])
+    assert [["x-a", "b"], ["content-md5", "1"]] == request["headers"]
+    assert ["authorization"] == request["notStored"]
     assert {"text": '{"from": "here"}', "size": 16, "cut": False} == request["body"]
     assert {"response": None, "kept": True} == get(process, "response", id=run_id)
     assert b'{"from": "here"}' == ask(process, "body", id=run_id, part="request").body
@@ -342,10 +345,12 @@ def test_resume_with_another_input(process: Lab) -> None:
         request.method,
     )
     assert frozenset({"authorization"}) == request.headers.withheld
+    assert ("17", None) == (request.headers["content-length"], request.headers.get("content-md5"))
     same = act(process, "resume", {"id": run_id, "step": "write"})["id"]
     assert b'{"from": "here"}' == process.durable.runs.request(same).body
     assert "no step" in act(process, "resume", {"id": run_id, "step": "x"}, 409)["detail"]
-    assert act(process, "resume", {"id": run_id, "step": "write", "body": 1}, 400)
+    for wrong in (1, "half a character: \ud800"):
+        assert act(process, "resume", {"id": run_id, "step": "write", "body": wrong}, 400)
 
 
 def test_send(process: Lab) -> None:
@@ -355,6 +360,7 @@ def test_send(process: Lab) -> None:
     assert act(process, "send", {"name": "trip/ok", "data": {"trip": "T3"}})["id"]
     until(lambda: process.durable.runs.get(run_id).status == "completed")
     refused: list[object] = [{"name": ""}, {"name": "x", "data": []}, {"name": "x" * 256}, {}, []]
+    refused.append({"name": "x", "data": {"a": "\ud800"}})
     for wrong in refused:
         assert act(process, "send", wrong, 400)["detail"]
     large = {"name": "x", "data": {"a": "x" * 300_000}}
@@ -374,6 +380,7 @@ def test_signal(process: Lab) -> None:
     assert {"id": run.id} == act(process, "signal", {"name": "start", "data": 7})
     until(lambda: process.durable.runs.get(run.id).status == "completed")
     assert "no run waits" in act(process, "signal", {"name": "start"}, 409)["detail"]
+    assert "surrogate" in act(process, "signal", {"name": "start", "data": "\ud800"}, 400)["detail"]
 
 
 def test_a_store_that_cannot_answer(process: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,6 +414,26 @@ def test_a_position_of_another_form(text: str | None, process: Lab) -> None:
     document, _ = read_run(process.durable, failed(process), RunPosition.parse(text))
 
     assert 0 == document["from"]
+
+
+class _Unspeakable:
+    def __repr__(self) -> str:
+        raise RuntimeError("it has no words")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({(1, 2): 3}, "{(1, 2): 3}"),
+        ({1, 2}, '"{1, 2}"'),
+        ({"a": _Unspeakable()}, "<dict, whose repr() fails>"),
+        (10**5_000, "<int, whose repr() fails>"),
+    ],
+    ids=["key", "set", "repr", "number"],
+)
+def test_values_of_other_codecs(value: object, text: str) -> None:
+    """What has no form in JSON is shown by its ``repr()``; what has none of that, by its type."""
+    assert text == text_of(value)
 
 
 def test_texts_are_bounded() -> None:
