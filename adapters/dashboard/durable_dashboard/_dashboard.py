@@ -494,7 +494,7 @@ _Act: TypeAlias = Callable[[Durable[Any], _Asked], object]
 
 def _text(asked: _Asked, name: str) -> str:
     value = asked.get(name)
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or not _is_unicode(value):
         raise BadRequest(f"{name!r} must be a text")
     return value
 

@@ -383,6 +383,13 @@ def test_signal(process: Lab) -> None:
     assert "surrogate" in act(process, "signal", {"name": "start", "data": "\ud800"}, 400)["detail"]
 
 
+@pytest.mark.parametrize("name", ["cancel", "retry", "resume", "send", "signal"])
+@pytest.mark.parametrize("value", ["\ud800", "", 7, None, ["x"]], ids=repr)
+def test_an_action_of_another_form(process: Lab, name: str, value: object) -> None:
+    """It is a bad request, whatever stands for the run, the step or the name."""
+    assert act(process, name, {"id": value, "name": value, "step": value}, 400)["detail"]
+
+
 def test_a_store_that_cannot_answer(process: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is 503, and says why."""
 
