@@ -421,9 +421,15 @@ def _response(reader: Reader) -> Flow[bytes]:
     if not isinstance(result, StoredResult):
         return b""  # pruned a moment ago
     if reader.messages is not None:
-        cancelled = result.phase is Phase.CANCELLED
-        return reader.messages.end(_final(result), cancelled=cancelled)
+        return _end_of_message(reader.messages, result)
     return _frame(_final(result), reader.id_prefix + FINISHED)
+
+
+def _end_of_message(messages: UIMessageStream, result: StoredResult) -> bytes:
+    """Return the end of a message, which does not show the response of a run that went well."""
+    if result.body is None and result.phase is Phase.COMPLETED:
+        return messages.end(Final(status=200))
+    return messages.end(_final(result), cancelled=result.phase is Phase.CANCELLED)
 
 
 def _final(result: StoredResult) -> Final:

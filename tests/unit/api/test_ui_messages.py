@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
@@ -343,6 +344,53 @@ def test_the_last_run_of_a_chat_is_found() -> None:
         other(lambda request: None).handle(asks("c2"))
         assert 204 == route.handle(request("/chat/c2/stream?ended", "GET")).status
     assert ["2"] == last.texts
+
+
+def test_a_message_does_not_need_the_response() -> None:
+    """An endpoint may keep no body of its response; the message is there all the same."""
+
+    def chat(request: Request) -> str:
+        sync_step.run("write", lambda: sync_stream.push("It depends"))
+        return "not kept"
+
+    with lab() as process:
+        answer(process, chat, omit_response_body=True)
+        route = process.durable.ui_messages_endpoint(public=True)
+        client = read_messages(route.handle(request("/chat/c1/stream?ended", "GET")))
+    assert (["It depends"], {"type": "finish", "finishReason": "stop"}) == (
+        client.texts,
+        client.finish,
+    )
+
+
+@both
+def test_a_time_limit_of_the_client_changes_nothing_for_it(asynchronous: bool) -> None:
+    """Past ``max_sync_runtime`` an endpoint hands off; the page on an event loop reads on."""
+    gate = threading.Event()
+
+    def write() -> None:
+        sync_stream.push("It ")
+        assert gate.wait(20)
+        sync_stream.push("depends")
+
+    async def chat(request: Request) -> None:
+        await step.run("write", write)
+
+    def chat_in_thread(request: Request) -> None:
+        sync_step.run("write", write)
+
+    async def ask(endpoint: Any) -> UIMessageClient:
+        asked = asyncio.ensure_future(ask_async(endpoint, asks()))
+        while process.durable.health().get("waiting_clients") != 1:
+            await asyncio.sleep(0.001)
+        gate.set()
+        return await asked
+
+    with lab() as process:
+        handler: Any = chat if asynchronous else chat_in_thread
+        endpoint = process.durable.endpoint(ui_messages="live", max_sync_runtime=0.05)(handler)
+        client = asyncio.run(ask(endpoint))
+    assert (["It depends"], True) == (client.texts, client.done)
 
 
 def test_stopping_what_has_ended_changes_nothing() -> None:
