@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from pydantic_ai import Agent, DeferredToolRequests, ModelRetry
+from pydantic_ai import Agent, DeferredToolRequests, FunctionToolset, ModelRetry
 from pydantic_ai.capabilities import RequestInput
 from pydantic_ai.exceptions import ModelHTTPError, UserError
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
@@ -235,6 +235,46 @@ def test_a_tool_that_asks_the_model_to_retry(calls: Calls) -> None:
         t.replay_everything()
         reply = t.client(ask).post("/", follow=True)
     assert ("booked", 2) == (reply.json(), calls["book"])
+
+
+@pytest.mark.parametrize("way", ["run", "run_stream", "iter"])
+def test_each_way_to_run_an_agent(calls: Calls, way: str) -> None:
+    """All of them are durable, and so are the tools of toolsets."""
+    inner: FunctionToolset[None] = FunctionToolset(id="inner")
+
+    @inner.tool_plain
+    def greet(name: str) -> str:
+        calls.note("greet")
+        return f"hello {name}"
+
+    agent = Agent(TestModel(), name="helper", toolsets=[inner], capabilities=[StepDurability()])
+
+    async def call() -> str:
+        if way == "run":
+            return (await agent.run("Greet me")).output
+        if way == "run_stream":
+            async with agent.run_stream("Greet me") as streamed:
+                return await streamed.get_output()
+        async with agent.iter("Greet me") as nodes:
+            async for _ in nodes:
+                pass
+        assert nodes.result is not None
+        return nodes.result.output
+
+    durable = application()
+
+    @durable.endpoint
+    async def ask(request: Request) -> str:
+        return await call()
+
+    with harness(durable) as t:
+        t.replay_everything()
+        reply = t.client(ask).post("/", follow=True)
+        found = names(t.steps(reply))
+    request = f"{MODEL}_stream" if way == "run_stream" else MODEL
+    tool = "helper__function_toolset__inner.call_tool:greet:pyd_ai_tool_call_id__greet"
+    assert ([request, tool, f"{request}:1"], 1) == (found, calls["greet"])
+    assert '{"greet":"hello a"}' == reply.json()
 
 
 def test_options_of_tools(calls: Calls) -> None:
