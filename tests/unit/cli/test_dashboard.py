@@ -66,7 +66,7 @@ def test_what_cannot_be_shown(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("port", ["x", "-1", "65536", "8e3"])
+@pytest.mark.parametrize("port", ["x", "-1", "65536", "8e3", "0000009999999"])
 def test_a_port_of_another_form(capsys: pytest.CaptureFixture[str], port: str) -> None:
     """It is refused before anything is opened."""
     with pytest.raises(SystemExit):
