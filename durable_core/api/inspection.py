@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from durable_core.codec.records import is_without_body, load_request, load_response
+from durable_core.codec.sealed import is_sealed
 from durable_core.duration import parse_duration
 from durable_core.engine.embedded import EmbeddedEngine, embedded
-from durable_core.errors import RunNotFoundError
+from durable_core.errors import EncryptionKeyError, RunNotFoundError
 from durable_core.flow.omitted import OmittedBodyRequest
 from durable_core.flow.scope import HandlerKind
 from durable_core.flow.wait import RESPONSE_NOT_KEPT
@@ -233,6 +234,11 @@ def _chunks(
         for batch in () if part is None else part.chunks:
             step = None if batch.op_id is None else names.get(batch.op_id, batch.op_id)
             for text in batch.texts:
+                if is_sealed(text):
+                    raise EncryptionKeyError(
+                        "the stream is stored encrypted, and this process has no keys "
+                        "(stores.EncryptedStore)"
+                    )
                 yield StreamedChunk(step=step, data=json.loads(text))
         begin = None if part is None else part.next
         if begin is None:

@@ -20,6 +20,7 @@ from durable_core.api.inspection import (
 )
 from durable_core.api.run_info import AttemptInfo, RunInfo, RunStatus, StepInfo, StepStatus
 from durable_core.codec.json import Codec, JSONCodec
+from durable_core.codec.sealed import is_sealed
 from durable_core.duration import Duration, parse_duration
 from durable_core.engine.embedded import embedded
 from durable_core.errors import RunNotFoundError
@@ -547,13 +548,15 @@ def _show_pending(pending: Pending, failed: FailedAttempt | None) -> StepInfo:
 def _arguments(memo: Memo) -> dict[str, object] | None:
     if memo.arguments is None:
         return None
+    if is_sealed(memo.arguments):
+        return {"left_out": True}
     shown: dict[str, object] = json.loads(memo.arguments) if memo.arguments else {"left_out": True}
     return shown
 
 
 def _child_of(memo: Memo) -> str | None:
     """Return the run that a finished step has started."""
-    if memo.op.kind is not OpKind.INVOKE:
+    if memo.op.kind is not OpKind.INVOKE or is_sealed(memo.value):
         return None
     stored = json.loads(memo.value)
     run_id = stored.get("run_id") or (stored.get("data") or {}).get("run_id")
@@ -561,6 +564,8 @@ def _child_of(memo: Memo) -> str | None:
 
 
 def _result(memo: Memo, codec: Codec) -> object:
+    if is_sealed(memo.value):
+        return memo.value
     if memo.op.kind is OpKind.INVOKE:
         response = child_response(memo.value)
         assert isinstance(response.body, bytes)
@@ -572,11 +577,15 @@ def _result(memo: Memo, codec: Codec) -> object:
 
 
 def _error_text(text: str) -> str:
+    if is_sealed(text):
+        return text
     stored = json.loads(text)
     return f"{stored['name']}: {stored['message']}"
 
 
 def _trace(text: str) -> str | None:
+    if is_sealed(text):
+        return None
     trace: str | None = json.loads(text).get("trace")
     return trace
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from durable_core.codec.json import JSONCodec
 from durable_core.codec.sealed import is_sealed
@@ -268,8 +268,12 @@ def dump_request(
 
 
 def load_request(text: str, body: bytes) -> Request:
-    """Return the request that ``dump_request`` was given, without the withheld headers."""
-    head = json.loads(text)
+    """Return the request that ``dump_request`` was given, without the withheld headers.
+
+    Raises:
+        EncryptionKeyError: the head is stored encrypted.
+    """
+    head = _load_head(text, "request")
     return Request(
         method=head["method"],
         url=head["url"],
@@ -296,14 +300,18 @@ def load_response(text: str, body: bytes) -> Response:
     Raises:
         EncryptionKeyError: the head is stored encrypted.
     """
+    head = _load_head(text, "response")
+    return Response(
+        status=head["status"], headers=Headers._trusted(map(tuple, head["headers"])), body=body
+    )
+
+
+def _load_head(text: str, what: str) -> Any:
     try:
-        head = json.loads(text)
+        return json.loads(text)
     except ValueError:
         if not is_sealed(text):
             raise
         raise EncryptionKeyError(
-            "the response is stored encrypted, and this process has no keys (stores.EncryptedStore)"
+            f"the {what} is stored encrypted, and this process has no keys (stores.EncryptedStore)"
         ) from None
-    return Response(
-        status=head["status"], headers=Headers._trusted(map(tuple, head["headers"])), body=body
-    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -19,6 +20,7 @@ from durable_core.inspection import StreamedChunk
 
 __all__ = ["AsyncBody", "Changes", "Feed", "Source", "SyncBody", "encode", "encode_chunks"]
 
+_logger = logging.getLogger("durable.dashboard")
 #: Seconds between two looks at the store while somebody watches; and without a change of it until
 #: the streams look all the same, for what only the process knows, such as the step in progress.
 _LOOK, _LOOK_ANYWAY = 0.1, 2.0
@@ -41,8 +43,11 @@ def encode(event: str, document: object, id: str = "") -> bytes:
 def encode_chunks(chunks: Iterator[StreamedChunk]) -> Iterator[bytes]:
     """Yield what a run has stored of its stream, in the form of live streams; then the end."""
     yield encode("reset", {})
-    for chunk in chunks:
-        yield encode("inngest.stream", {"data": chunk.data, "hashedStepId": chunk.step})
+    try:
+        for chunk in chunks:
+            yield encode("inngest.stream", {"data": chunk.data, "hashedStepId": chunk.step})
+    except DurableError as error:  # such as chunks that are encrypted with another key
+        _logger.error("the stream of a run cannot be read: %s", error)
     yield encode("end", {})
 
 

@@ -13,6 +13,8 @@ from urllib.parse import urlencode
 import pytest
 
 from durable_core import Event, Request, Response
+from durable_core.errors import EncryptionKeyError
+from durable_core.inspection import StreamedChunk
 from durable_core.sync import step, stream
 from durable_dashboard import Dashboard
 from durable_dashboard import _live as live
@@ -254,6 +256,19 @@ def test_what_a_run_streams(process: Lab, letter_id: str) -> None:
     assert b"event: inngest.stream" in parts
     assert "access-control-allow-origin" not in response.headers
     assert "default-src 'none'" in response.headers["content-security-policy"]
+
+
+def test_a_stream_that_cannot_be_read_ends(caplog: pytest.LogCaptureFixture) -> None:
+    """The page does not ask again and again; the log says why."""
+
+    def chunks() -> Iterator[StreamedChunk]:
+        yield StreamedChunk(step="a", data="Dear")
+        raise EncryptionKeyError("this process has no keys")
+
+    events = [parse(part)["event"] for part in live.encode_chunks(chunks())]
+
+    assert ["reset", "inngest.stream", "end"] == events
+    assert "this process has no keys" in caplog.text
 
 
 def test_what_a_run_has_streamed(process: Lab, letter_id: str) -> None:

@@ -6,19 +6,26 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 
 from durable_core.adapters import client_of
 from durable_core.api.inspection import EndpointInfo, StreamedChunk
 from durable_core.api.step import step, sync_step
 from durable_core.api.stream import sync_stream
-from durable_core.errors import BodyNotStoredError, ConfigurationError, RunNotFoundError
+from durable_core.errors import (
+    BodyNotStoredError,
+    ConfigurationError,
+    EncryptionKeyError,
+    RunNotFoundError,
+)
 from durable_core.flow.limits import Concurrency, RateLimit, Singleton
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.retry import RetryPolicy
 from durable_core.model.event import Event
+from durable_core.stores.encrypted import EncryptedStore
 from durable_core.stores.memory import MemoryStore
-from support.harness import FakeClock, Lab, lab, request, until
+from support.harness import AT_ONCE, FakeClock, Lab, lab, request, until
 
 
 def a_run(process: Lab, handler: Any, **options: Any) -> str:
@@ -236,6 +243,32 @@ def test_endpoints_and_their_limits() -> None:
             singleton="attach",
         ),
     ] == found
+
+
+def test_what_is_encrypted_is_not_shown_without_the_key() -> None:
+    """A run is shown with what is in clear text; its request, response and stream are refused."""
+
+    def push(text: str) -> None:
+        sync_stream.push(text)
+
+    def handler(request: Request) -> None:
+        sync_step.run("a", push, "secret")
+        sync_step.run("b", int, "secret")
+
+    inner = MemoryStore()
+    keys = {"k": Fernet(Fernet.generate_key())}
+    with lab(EncryptedStore(inner, keys=keys, match_key=b"x" * 16), retry=AT_ONCE) as process:
+        run_id = a_run(process, handler, record_arguments=True)
+        until(lambda: process.durable.runs.get(run_id).status == "failed")
+    runs = Lab(inner).durable.runs
+    a, b = runs.get(run_id).steps
+
+    assert ("completed", "failed") == (a.status, b.status)
+    assert ("a", "b", {"left_out": True}) == (a.name, b.name, b.arguments)
+    assert "secret" not in repr((a, b, *runs.history(run_id)))
+    for read in (runs.request, runs.response, lambda run_id: list(runs.streamed(run_id))):
+        with pytest.raises(EncryptionKeyError, match="this process has no keys"):
+            read(run_id)
 
 
 def test_other_engines_are_refused() -> None:
