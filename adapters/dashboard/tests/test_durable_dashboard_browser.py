@@ -221,6 +221,58 @@ def test_copy_as_curl(page: Page, site: Site, tmp_path: Path) -> None:
     assert ["--data-raw", "it's $(touch harmed) `x` \\ \n"] == words[-2:]
 
 
+@pytest.mark.parametrize(
+    ("method", "headers", "text", "words"),
+    [
+        ("GET", [], "", ["http://h/"]),
+        ("GET", [], "a", ["-X", "GET", "http://h/", "--data-raw", "a"]),
+        ("HEAD", [], "", ["-I", "http://h/"]),
+        ("GET", [["x", ""]], "", ["http://h/", "-H", "x;"]),
+        ("GET", [["x", "' \x1b[201~\n\x9b"]], "", ["http://h/", "-H", "x: ' \x1b[201~\n\x9b"]),
+    ],
+    ids=["get", "get with a body", "head", "empty header", "controls"],
+)
+def test_the_curl_command(
+    page: Page,
+    site: Site,
+    tmp_path: Path,
+    method: str,
+    headers: list[list[str]],
+    text: str,
+    words: list[str],
+) -> None:
+    """curl sends the same method, body and header; no control character is pasted as it is."""
+    show(page, site, "runs")
+    body = {"text": text, "size": len(text), "cut": False}
+    request = {"method": method, "url": "http://h/", "headers": headers, "notStored": []}
+    make = "request => import('./curl.js').then((module) => module.curl(request))"
+    command = page.evaluate(make, {**request, "body": body})
+
+    assert ["-g", "-i", *words] == shell_words(command, tmp_path)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", command)
+
+
+def test_a_body_with_crlf_stays_as_it_is(page: Page, site: Site) -> None:
+    """A text field has other line ends; a body that nobody has edited is not another one."""
+    run = site.post("/refunds", content=b'{"reason":\r\n"broken"}')
+    show(page, site, f"run/{run.id}")
+
+    page.get_by_role("button", name=re.compile("^refund-card")).click()
+    page.get_by_role("button", name="Resume from this step…").click()
+    dialog(page).get_by_role("button", name="Begin the new run").click()
+
+    expect(page).not_to_have_url(re.compile(run.id))
+    assert b'{"reason":\r\n"broken"}' == site.runs.request(page.url.rpartition("/")[2]).body
+
+
+def test_a_large_number_is_not_rounded(page: Page, site: Site) -> None:
+    """The page shows digits that JavaScript's own numbers have not."""
+    run = site.post("/refunds", content=b'{"reason": 9007199254740993}')
+    show(page, site, f"run/{run.id}")
+
+    expect(page.get_by_text("9007199254740993")).to_be_visible()
+
+
 def shell_words(command: str, folder: Path) -> list[str]:
     """Run a command in a shell in which curl prints its arguments."""
     script = f"curl() {{ printf '%s\\0' \"$@\"; }}\n{command}\n"

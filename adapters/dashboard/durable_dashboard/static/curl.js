@@ -4,7 +4,7 @@ const SKIPPED = new Set(["host", "content-length", "connection", "transfer-encod
 
 /** Returns a text as one word of a shell. */
 export function quote(text) {
-  if (!/[\x00-\x1f\x7f]/.test(text.replace(/[\n\t]/g, ""))) return `'${text.replaceAll("'", "'\\''")}'`;
+  if (!/[\x00-\x1f\x7f-\x9f]/.test(text.replace(/[\n\t]/g, ""))) return `'${text.replaceAll("'", "'\\''")}'`;
   const escaped = [...new TextEncoder().encode(text)].map((byte) => {
     if (byte >= 0x20 && byte < 0x7f && byte !== 0x27 && byte !== 0x5c) return String.fromCharCode(byte);
     return `\\x${byte.toString(16).padStart(2, "0")}`;
@@ -14,16 +14,16 @@ export function quote(text) {
 
 /** Returns the command that asks the same again. */
 export function curl(request) {
+  const body = request.body, hasBody = body !== null && body.size > 0;
   const words = ["curl -g -i"];
-  if (request.method !== "GET") words.push(`-X ${quote(request.method)}`);
+  // With -X HEAD curl would wait for a body, and with a body it would POST what is to be a GET.
+  if (request.method === "HEAD" && !hasBody) words.push("-I");
+  else if (request.method !== "GET" || hasBody) words.push(`-X ${quote(request.method)}`);
   words.push(quote(request.url));
   for (const [name, value] of request.headers) {
-    if (!SKIPPED.has(name.toLowerCase())) words.push(`-H ${quote(`${name}: ${value}`)}`);
+    if (!SKIPPED.has(name.toLowerCase())) words.push(`-H ${quote(value === "" ? `${name};` : `${name}: ${value}`)}`);
   }
   for (const name of request.notStored) words.push(`-H ${quote(`${name}: (not stored)`)}`);
-  const body = request.body;
-  if (body !== null && body.size) {
-    words.push(body.text !== null && !body.cut ? `--data-raw ${quote(body.text)}` : "--data-binary @body");
-  }
+  if (hasBody) words.push(body.text !== null && !body.cut ? `--data-raw ${quote(body.text)}` : "--data-binary @body");
   return words.join(" \\\n  ");
 }

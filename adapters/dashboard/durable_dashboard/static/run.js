@@ -147,6 +147,7 @@ export function runView(id, config) {
     try { stored = model.request ?? (await loadRequest()); } catch (error) { refuse(error); return; }
     const body = stored.body;
     const isText = body !== null && body.text !== null && !body.cut;
+    const asShown = isText && body.text.replace(/\r\n?/g, "\n");  // as a textarea has it
     ask({
       title: `Resume from ${step.name}`,
       intro: "A new run begins with the results of the steps before this one. The old run stays as it is.",
@@ -155,7 +156,7 @@ export function runView(id, config) {
         hint: isText ? "The new run is asked this." : "It cannot be edited here (not stored, too long, or no text): the new run has the same.",
       }],
       submit: "Begin the new run",
-      run: (values) => act("resume", { id, step: step.name, ...(isText && values.body !== body.text ? { body: values.body } : {}) }),
+      run: (values) => act("resume", { id, step: step.name, ...(isText && values.body !== asShown ? { body: values.body } : {}) }),
       done: (answer) => { notice("A new run has begun"); location.hash = `#/run/${encodeURIComponent(answer.id)}`; },
     });
   }
@@ -286,7 +287,7 @@ function traceIn(body) {
 }
 
 function pretty(body) {
-  if (body.cut) return body.text;
+  if (body.cut || /\d{16}/.test(body.text)) return body.text;  // JavaScript would round such a number
   try { return JSON.stringify(JSON.parse(body.text), null, 2); } catch { return body.text; }
 }
 
