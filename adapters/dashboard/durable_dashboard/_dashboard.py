@@ -172,7 +172,7 @@ class Dashboard(FlowHandler):
         if not isinstance(asked, dict):
             raise BadRequest("an action is a JSON object")
         subject = asked.get("id") or asked.get("name")
-        who = principal or "a user of this machine"
+        who = repr(principal) if principal else "a user of this machine"
         _logger.info("%s of %.80r by %s", name, subject, who)
         return _document(act(self._durable, asked))
 

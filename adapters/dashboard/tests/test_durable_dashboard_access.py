@@ -186,6 +186,21 @@ def test_an_action_needs_its_header(process: Lab) -> None:
     assert (403, True) == (response.status, "x-durable-action" in detail(response))
 
 
+@pytest.mark.parametrize(
+    ("principal", "who"), [(None, "a user of this machine"), ("eve\nby anna", r"'eve\nby anna'")]
+)
+def test_actions_are_logged(
+    process: Lab, caplog: pytest.LogCaptureFixture, principal: str | None, who: str
+) -> None:
+    """With who has asked, in one line: what others have sent cannot make a second one."""
+    authorize = None if principal is None else lambda request: principal
+    dashboard = Dashboard(process.durable, authorize=authorize)
+
+    with caplog.at_level("INFO", "durable.dashboard"):
+        act(dashboard, body={"id": "a\nb"})
+    assert [rf"cancel of 'a\nb' by {who}"] == [record.getMessage() for record in caplog.records]
+
+
 def test_documents_are_for_the_page(process: Lab) -> None:
     """Another site's script or image gets nothing of them; the page itself may be linked to."""
     dashboard = Dashboard(process.durable)
