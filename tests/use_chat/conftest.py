@@ -38,9 +38,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Mapping[int, Path]:
     return bundled
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """A browser without a window."""
+    """A browser without a window. While it is there, no other event loop runs in this thread."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         pytest.skip("chromium is not installed, so no browser can be run")

@@ -336,11 +336,14 @@ def test_a_def_handler_is_told_what_it_needs(
 
     @durable.endpoint(retries=0)
     def ask(request: Request) -> str:
-        return agent.run_sync("How is the weather?").output
+        return asyncio.run(agent.run("How is the weather?")).output
+
+    def whole() -> str:
+        return asyncio.run(agent.run("How is the weather?")).output
 
     @durable.endpoint
     def ask_in_step(request: Request) -> str:
-        return sync_step.run("whole", lambda: agent.run_sync("How is the weather?").output)
+        return sync_step.run("whole", whole)
 
     with harness(durable) as t:
         refused = t.client(ask).post("/", follow=True)
