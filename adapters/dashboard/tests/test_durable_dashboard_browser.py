@@ -379,6 +379,32 @@ def test_a_run_is_live(page: Page, site: Site) -> None:
     expect(page.locator('[data-step="write"]')).to_contain_text("2 attempts")
 
 
+def test_a_tab_in_the_background_holds_no_connection(page: Page, site: Site) -> None:
+    """It reads on when it is seen again; a browser has six connections for all of its tabs."""
+    site.shop.words = asyncio.Semaphore(0)
+    httpx2.post(f"{site.url}/letters", headers={"prefer": "respond-async"})
+    [run] = site.runs.list()
+    show(page, site, f"run/{run.id}")
+    site.shop.words.release()
+    expect(page.locator(".streamed")).to_have_text("Dear ")
+    see = """state => {
+        Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+
+    closed: list[str] = []
+    page.on("requestfailed", lambda request: closed.append(request.url.split("_api/")[1]))
+    page.evaluate(see, "hidden")
+    until(lambda: page.evaluate("1") and len(closed) == 2)
+    site.shop.words.release()
+    page.evaluate(see, "visible")
+
+    assert [f"run-live?id={run.id}", f"stream?id={run.id}"] == sorted(closed)
+    expect(page.locator(".streamed")).to_have_text("Dear Anna, ")
+    site.runs.cancel(run.id)
+    expect(page.locator("h1 .status")).to_have_text(re.compile("cancelled"))
+
+
 def test_the_waterfall(page: Page, site: Site) -> None:
     """A segment for each attempt, pauses, branches beside each other, sleeps and waits hatched."""
     run = site.waiting("F-6")

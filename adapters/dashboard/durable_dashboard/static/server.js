@@ -37,22 +37,38 @@ function show(state) {
   shown.textContent = WORDS[state];
 }
 
+/**
+ * Has a stream open while somebody sees the page; returns a function that ends it. A browser has six
+ * connections to a server for all of its tabs: those in the background must not hold them.
+ */
+function whileSeen(open) {
+  let source = null;
+  const change = () => {
+    if (document.visibilityState !== "hidden") source ??= open();
+    else if (source !== null) { source.close(); source = null; }
+  };
+  document.addEventListener("visibilitychange", change);
+  change();
+  return () => { document.removeEventListener("visibilitychange", change); source?.close(); };
+}
+
 /** Reads an event stream of documents; returns a function that ends it. */
-export function live(name, params, handlers) {
+export const live = (name, params, handlers) => whileSeen(() => {
   const source = new EventSource(url(name, params));
   source.onopen = () => show("on");
   source.onerror = () => show(source.readyState === EventSource.CLOSED ? "off" : "wait");
   for (const [kind, handle] of Object.entries(handlers)) {
     source.addEventListener(kind, (event) => { show("on"); handle(JSON.parse(event.data)); });
   }
-  return () => source.close();
-}
+  return source;
+});
 
-/** Reads the stream of a run: what its steps push, keep and take back. */
-export function follow(id, handlers) {
+/** Reads the stream of a run: what its steps push, keep and take back. It may begin again: `reset`. */
+export const follow = (id, handlers) => whileSeen(() => {
+  handlers.reset();
   const source = new EventSource(url("stream", { id }));
   for (const [kind, handle] of Object.entries(handlers)) {
     source.addEventListener(kind, (event) => handle(JSON.parse(event.data), source));
   }
-  return () => source.close();
-}
+  return source;
+});
