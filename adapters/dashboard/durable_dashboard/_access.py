@@ -72,9 +72,11 @@ def check_action(request: Request) -> None:
         HTTPError: 403 or 415.
     """
     check_site(request)
-    origin = request.headers.get("origin")
-    if origin is not None and _split(origin).netloc != _split(request.url).netloc:
-        raise HTTPError(403, "this is for the dashboard's own page")
+    if "sec-fetch-site" not in request.headers:
+        # Browsers that send it know better: behind a proxy the host may be another one.
+        origin = request.headers.get("origin", request.url)
+        if _split(origin).netloc != _split(request.url).netloc:
+            raise HTTPError(403, f"{origin} is not where this dashboard is, by the header Host")
     if request.headers.get(ACTION_HEADER) is None:
         raise HTTPError(403, f"an action needs the header {ACTION_HEADER}")
     content_type = request.headers.get("content-type") or ""
