@@ -74,7 +74,7 @@ def check_action(request: Request) -> None:
     check_site(request)
     if "sec-fetch-site" not in request.headers:
         # Browsers that send it know better: behind a proxy the host may be another one.
-        origin = request.headers.get("origin", request.url)
+        origin = request.headers.get("origin") or request.url
         if _split(origin).netloc != _split(request.url).netloc:
             raise HTTPError(403, f"{origin} is not where this dashboard is, by the header Host")
     if request.headers.get(ACTION_HEADER) is None:
