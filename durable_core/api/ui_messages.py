@@ -81,11 +81,12 @@ class UIMessagesRoute(FlowHandler):
         principal = None
         if self._authorize is not None:
             principal = check_verdict((yield CallHook(self._authorize, request)))
-        where = RunFilter(label=(CHAT, _chat_of(request)))
+        # Of the caller's own: others may have used the id of their chat.
+        where = RunFilter(label=(CHAT, _chat_of(request)), principal=principal)
         found: list[RunRecord] = yield CallEngine(lambda engine: engine.list(where, 1))
         run = found[0].run if found else None
         mode = None if run is None else self._mode_of(run)
-        if run is None or mode is None or principal not in (None, run.principal):
+        if run is None or mode is None:
             return _NOTHING
         if request.method == "DELETE":
             return (yield from _stop(run))

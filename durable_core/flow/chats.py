@@ -42,4 +42,12 @@ def _chat_of(request: Request) -> str | None:
     except HTTPError:
         return None  # the handler decides what that means
     chat = document.get("id") if isinstance(document, dict) else None
-    return chat if isinstance(chat, str) and 0 < len(chat) <= _MOST_CHARS else None
+    return chat if isinstance(chat, str) and _can_be_label(chat) else None
+
+
+def _can_be_label(chat: str) -> bool:
+    try:
+        chat.encode("utf-8")
+    except UnicodeEncodeError:
+        return False  # it has a lone surrogate
+    return 0 < len(chat) <= _MOST_CHARS

@@ -254,6 +254,7 @@ class RunFilter:
         endpoint_key: of this handler.
         key: known to callers by this key.
         label: with this name and value among their labels.
+        principal: started by this caller, as ``authorize=`` has named them.
         since: with this id or a higher one.
         before: with a lower id.
         held: only runs that a process holds. There are few of these, whatever the store has.
@@ -264,6 +265,7 @@ class RunFilter:
     endpoint_key: str | None = None
     key: str | None = None
     label: tuple[str, str] | None = None
+    principal: str | None = None
     since: str | None = None
     before: str | None = None
     held: bool = False

@@ -753,6 +753,7 @@ def _is_wanted(record: RunRecord, where: RunFilter) -> bool:
         and where.endpoint_key in (None, run.endpoint_key)
         and where.key in (None, run.key)
         and (where.label is None or where.label in run.labels)
+        and where.principal in (None, run.principal)
         and (where.since is None or where.since <= run.id)
         and (where.before is None or run.id < where.before)
         and (not where.held or record.owner is not None)

@@ -323,6 +323,13 @@ def test_runs_are_listed_newest_first_by_pages(store: Store) -> None:
         (RunFilter(label=("tenant", "a"), phases=(Phase.SYNC,)), ["r5"]),
         (RunFilter(label=("tenant", "a"), endpoint_key="key"), ["r4", "r1"]),
         (RunFilter(label=("tenant", "a"), phases=(Phase.COMPLETED, Phase.SUSPENDED)), ["r1"]),
+        (RunFilter(principal="ann"), ["r4", "r1"]),
+        (RunFilter(principal="ann", phases=(Phase.SUSPENDED,)), ["r1"]),
+        (RunFilter(principal="ann", endpoint_key="key2"), []),
+        (RunFilter(principal="ann", key="order-1"), ["r4"]),
+        (RunFilter(principal="ann", label=("tenant", "a")), ["r4", "r1"]),
+        (RunFilter(principal="ann", held=True), []),
+        (RunFilter(principal="ann", cancelled=True), []),
         (RunFilter(since="r2", before="r4"), ["r3", "r2"]),
         (RunFilter(label=("tenant", "a"), since="r4"), ["r5", "r4"]),
         (RunFilter(key="nobody"), []),
@@ -337,9 +344,10 @@ def test_runs_are_listed_newest_first_by_pages(store: Store) -> None:
     ],
 )
 def test_runs_are_found_by_each_filter(store: Store, where: RunFilter, expected: list[str]) -> None:
-    """By phase, handler, key, label, time and state, and by several of them at once."""
+    """By phase, handler, key, label, caller, time and state, and by several of them at once."""
     order, tenant = {"key": "order-1"}, {"labels": (("area", "x"), ("tenant", "a"))}
-    changes: list[dict[str, Any]] = [tenant, order, {}, {**order, **tenant}, tenant]
+    ann = {**tenant, "principal": "ann"}
+    changes: list[dict[str, Any]] = [ann, order, {}, {**order, **ann}, tenant]
     for number, change in enumerate(changes, 1):
         create = created(f"r{number}", key="key2" if number in (2, 5) else "key")
         assert create.create is not None

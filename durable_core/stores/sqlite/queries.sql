@@ -803,6 +803,7 @@ WHERE id IN (
     CROSS JOIN run AS found ON found.id IN (
         SELECT id FROM run AS each
         WHERE app = :app AND phase = wanted.value AND id >= :since AND id < :before
+          AND (:principal IS NULL OR principal = :principal)
           AND (:label IS NULL OR EXISTS (
               SELECT 1 FROM label
               WHERE label.app = :app AND label.name = :label AND label.value = :label_value
@@ -828,6 +829,7 @@ WHERE id IN (
         SELECT id FROM run AS each
         WHERE app = :app AND endpoint_key = :endpoint_key AND phase = wanted.value
           AND id >= :since AND id < :before
+          AND (:principal IS NULL OR principal = :principal)
           AND (:label IS NULL OR EXISTS (
               SELECT 1 FROM label
               WHERE label.app = :app AND label.name = :label AND label.value = :label_value
@@ -849,6 +851,7 @@ FROM run AS each
 WHERE app = :app AND key = :key AND id >= :since AND id < :before
   AND phase IN (SELECT value FROM json_each(:phases))
   AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
+  AND (:principal IS NULL OR principal = :principal)
   AND (:label IS NULL OR EXISTS (
           SELECT 1 FROM label
           WHERE label.app = :app AND label.name = :label AND label.value = :label_value
@@ -868,6 +871,7 @@ WHERE owner IS NOT NULL AND (NOT :cancelled OR (cancel_reason IS NOT NULL AND en
   AND app = :app AND (:key IS NULL OR key = :key) AND id >= :since AND id < :before
   AND phase IN (SELECT value FROM json_each(:phases))
   AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
+  AND (:principal IS NULL OR principal = :principal)
   AND (:label IS NULL OR EXISTS (
           SELECT 1 FROM label
           WHERE label.app = :app AND label.name = :label AND label.value = :label_value
@@ -887,6 +891,7 @@ WHERE cancel_reason IS NOT NULL AND ended_at IS NULL
   AND app = :app AND (:key IS NULL OR key = :key) AND id >= :since AND id < :before
   AND phase IN (SELECT value FROM json_each(:phases))
   AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
+  AND (:principal IS NULL OR principal = :principal)
   AND (:label IS NULL OR EXISTS (
           SELECT 1 FROM label
           WHERE label.app = :app AND label.name = :label AND label.value = :label_value
@@ -907,6 +912,7 @@ WHERE label.app = :app AND label.name = :label AND label.value = :label_value
   AND label.run_id >= :since AND label.run_id < :before
   AND phase IN (SELECT value FROM json_each(:phases))
   AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
+  AND (:principal IS NULL OR principal = :principal)
 ORDER BY label.run_id DESC
 LIMIT :limit
 

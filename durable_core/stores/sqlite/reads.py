@@ -560,6 +560,7 @@ def _run_rows(db: sqlite3.Connection, app: str, where: RunFilter, limit: int) ->
         "key": where.key,
         "label": label,
         "label_value": label_value,
+        "principal": where.principal,
         "since": where.since or "",
         "before": _ABOVE_ALL if where.before is None else where.before,
         "cancelled": where.cancelled,

@@ -182,6 +182,7 @@ def test_bad_options(options: dict[str, Any], error: type[Exception], text: str)
         (None, 7, {}),
         (None, "", {}),
         (None, "x" * 256, {}),
+        (None, "\ud800", {}),
     ],
 )
 def test_a_run_has_its_chat_as_a_label(labels: Any, chat: object, found: dict[str, str]) -> None:
@@ -326,6 +327,24 @@ def test_a_principal_finds_only_their_chats() -> None:
             status(**{"x-user": "bob"}),
             status(),
         )
+
+
+def test_nobody_can_get_between_a_principal_and_their_chat() -> None:
+    """Another one who knows its id asks in its name: the first still has their own answer."""
+
+    def who(request: Request) -> str:
+        return str(request.headers["x-user"])
+
+    def chat(request: Request) -> None:
+        sync_stream.push(f"for {who(request)}")
+
+    with lab() as process:
+        route = process.durable.ui_messages_endpoint(authorize=who)
+        for user in ("ann", "bob"):
+            answer(process, chat, asks(**{"x-user": user}), authorize=who)
+        asked = request("/chat/c1/stream?ended", "GET", b"", **{"x-user": "ann"})
+        found = read_messages(route.handle(asked))
+    assert ["for ann"] == found.texts
 
 
 def test_the_last_run_of_a_chat_is_found() -> None:
