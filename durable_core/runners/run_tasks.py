@@ -16,7 +16,7 @@ import math
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
 from contextvars import ContextVar
-from types import CodeType, CoroutineType, GeneratorType, coroutine
+from types import CodeType, CoroutineType, FrameType, GeneratorType, coroutine
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -41,7 +41,7 @@ T = TypeVar("T")
 #: The packages whose coroutines wait for steps and for each other, and for nothing else.
 _COORDINATING: set[str] = set()
 #: Packages through which they do.
-_PRIMITIVES = frozenset({"anyio", "asyncio"})
+_PRIMITIVES = frozenset({"anyio", "asyncio", "contextlib"})
 
 #: Ticks of the loop in which no task of a run goes on, after which none is about to. The end of a
 #: task reaches the task that awaits it in 2 ticks, and in 2 more through each ``gather`` between.
@@ -249,7 +249,7 @@ class RunTasks:
             return True  # a parked step, or gather(): asyncio has no other class of futures
         return any(
             self._waits_for_tasks(each) for each in _await_chain(task.code)
-        ) or _is_coordinated(task.code)
+        ) or _is_coordinated(task)
 
     def _waits_for_tasks(self, code: CoroutineType[Any, Any, Any]) -> bool:
         """Tell whether it is the end of a task group, or ``asyncio.wait``."""
@@ -310,6 +310,7 @@ class RunTask:
         parent: the task that has started it; None for the handler's own.
         task: the task itself; None for the handler's own.
         code: the coroutine that it runs.
+        is_of_coordinator: a package that coordinates steps has started it.
         awaited: the future that this has last waited for.
         time_outs: the timers of the time-outs that are set around what it does now.
         fired: how many of its time-outs have fired in the last ticks.
@@ -319,6 +320,7 @@ class RunTask:
     parent: RunTask | None = None
     task: asyncio.Future[Any] | None = None
     code: object = None
+    is_of_coordinator = False
     awaited: object = None
     time_outs: tuple[asyncio.TimerHandle, ...] = ()
     fired = 0
@@ -374,20 +376,32 @@ def _await_chain(code: object) -> Iterator[CoroutineType[Any, Any, Any]]:
             return
 
 
-def _is_coordinated(code: object) -> bool:
-    """Tell whether what a coroutine waits for was made by a package that coordinates steps."""
+def _is_coordinated(task: RunTask) -> bool:
+    """Tell whether what a task waits for was made by a package that coordinates steps."""
     if not _COORDINATING:
         return False
     packages = (
-        each.cr_frame.f_globals["__name__"].partition(".")[0]
-        for each in _await_chain(code)
-        if each.cr_frame is not None
+        _package_of(each.cr_frame) for each in _await_chain(task.code) if each.cr_frame is not None
     )
     innermost = ""
     for package in packages:
         if package not in _PRIMITIVES:
             innermost = package
-    return innermost in _COORDINATING
+    # A task of a primitive alone, such as ``create_task(event.wait())``, is its maker's.
+    return innermost in _COORDINATING or (not innermost and task.is_of_coordinator)
+
+
+def _is_called_by_coordinator() -> bool:
+    """Tell whether a package that coordinates steps, and not its user, starts a task now."""
+    frame: FrameType | None = sys._getframe(2) if _COORDINATING else None
+    while frame is not None and _package_of(frame) in _PRIMITIVES:
+        frame = frame.f_back
+    return frame is not None and _package_of(frame) in _COORDINATING
+
+
+def _package_of(frame: FrameType) -> str:
+    name: str = frame.f_globals.get("__name__", "")
+    return name.partition(".")[0]
 
 
 def coordinates_steps(*packages: str) -> None:
@@ -484,6 +498,7 @@ def _watch_tasks(loop: asyncio.AbstractEventLoop) -> None:
             return make(loop, code, **options)
         run_task = RunTask()
         run_task.parent = tasks.running
+        run_task.is_of_coordinator = _is_called_by_coordinator()
         watched = _in_task(tasks.watch(code, run_task))
         _copy_name(code, watched)
         task = make(loop, watched, **options)

@@ -261,8 +261,19 @@ def test_own_wait_is_limited(caplog: pytest.LogCaptureFixture) -> None:
 
 
 _LIBRARY = """
+import asyncio, contextlib
+
 async def wait(event):
     await event.wait()
+
+async def wait_in_task(event):
+    async with waiting_for(asyncio.create_task(event.wait())):
+        pass
+
+@contextlib.asynccontextmanager
+async def waiting_for(task):
+    yield
+    await task
 
 async def call(function):
     await function()
@@ -279,10 +290,11 @@ def library(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return package
 
 
+@pytest.mark.parametrize("how", ["wait", "wait_in_task"])
 def test_a_library_that_coordinates_steps(
-    library: dict[str, Any], caplog: pytest.LogCaptureFixture
+    library: dict[str, Any], caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
-    """Its coroutines wait for each other by events, so the handler is suspended at once."""
+    """Its coroutines and tasks wait for each other by events: the handler is suspended at once."""
     entered: list[int] = []
 
     async def handler(request: Request) -> str:
@@ -294,7 +306,7 @@ def test_a_library_that_coordinates_steps(
             event.set()
 
         sleeper = asyncio.create_task(sleep())
-        await library["wait"](event)
+        await library[how](event)
         await sleeper
         return "end"
 
@@ -320,6 +332,28 @@ def test_what_a_library_calls_awaits_something_of_its_own(
         sleeper = asyncio.create_task(nap())
         await library["call"](wait)
         await sleeper
+        return "end"
+
+    clock = FakeClock()
+    with lab(clock=clock, settings=Settings(max_own_wait=0.1)) as process:
+        assert b'"end"' == body_of(process.sleep_through(process.endpoint(handler), clock))
+    assert 1 == sum("awaited" in each.getMessage() for each in caplog.records)
+
+
+def test_a_task_of_the_handler_beside_a_library_awaits_something_of_its_own(
+    library: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever has started a task decides, not who else waits."""
+    entered: list[int] = []
+
+    async def handler(request: Request) -> str:
+        entered.append(1)
+        own = asyncio.Event()
+        waiter = asyncio.create_task(own.wait())
+        if len(entered) == 2:
+            own.set()
+        await library["call"](nap)
+        await waiter
         return "end"
 
     clock = FakeClock()
