@@ -11,6 +11,7 @@ from pydantic_ai.durable_exec import (
     record_durable_unit,
 )
 from pydantic_ai.exceptions import ModelHTTPError, UserError
+from pydantic_core import PydanticSerializationError
 
 from durable_core import step
 from durable_pydantic_ai._runs import step_id
@@ -60,4 +61,5 @@ def is_worth_another_attempt(error: Exception) -> bool:
     """Tell whether a step of an agent may succeed at another attempt: the default ``retry_if``."""
     if isinstance(error, ModelHTTPError):
         return error.status_code >= 500 or error.status_code in _TEMPORARY
-    return not isinstance(error, UserError)
+    # A result that is no JSON: the tool has done its work, and would do it again.
+    return not isinstance(error, (UserError, PydanticSerializationError))

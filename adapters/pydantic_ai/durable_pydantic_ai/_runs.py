@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from hashlib import sha256
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,6 +14,8 @@ from durable_core.flow.scope import CURRENT_RUN
 
 __all__ = ["agent_suffix", "in_handler", "next_agent_run", "step_id"]
 
+#: Ids of steps have at most 255 characters; this leaves room for a number.
+_LONGEST_NAME = 240
 #: How often each execution of a handler has asked for each name; a replay counts again.
 _COUNTS: WeakKeyDictionary[Any, Counter[str]] = WeakKeyDictionary()
 
@@ -43,6 +46,7 @@ def step_id(name: str, values: tuple[object, ...]) -> str:
     if context is not None:
         name += agent_suffix(context.run_id)
         name += f":{context.tool_call_id}" if context.tool_call_id else ""
+    name = _shortened(name)
     number = _count(name)
     return f"{name}:{number}" if number else name
 
@@ -51,6 +55,14 @@ def agent_suffix(run_id: str | None) -> str:
     """Return what is in the ids of steps of an agent run; nothing for the first of a run."""
     number = (run_id or "").removeprefix(f"{run.id}:")
     return "" if number in ("", "0") else f"@{number}"
+
+
+def _shortened(name: str) -> str:
+    """Return a name that fits an id of a step: those that models give to calls may be long."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    digest = sha256(name.encode("utf-8", "replace")).hexdigest()
+    return f"{name[: _LONGEST_NAME - len(digest) - 1]}:{digest}"
 
 
 def _count(name: str) -> int:

@@ -68,6 +68,23 @@ def scripted(calls: Calls, *tools: tuple[str, dict[str, Any]]) -> FunctionModel:
     return FunctionModel(respond)
 
 
+def talking_once(calls: Calls, count: int) -> FunctionModel:
+    """A model that streams: it calls a tool so often, and then says what that has returned."""
+
+    async def respond(
+        messages: list[ModelMessage], info: AgentInfo
+    ) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+        calls.note("model")
+        found = returns(messages)
+        if found:
+            yield ", ".join(str(each.content) for each in found)
+            return
+        for n in range(count):
+            yield {n: DeltaToolCall("book", "{}", tool_call_id=f"call-{n}")}
+
+    return FunctionModel(stream_function=respond)
+
+
 def weather_agent(calls: Calls, model: Model, **options: Any) -> Agent[None, str]:
     agent = Agent(model, name="helper", capabilities=[StepDurability(**options)])
 
@@ -206,6 +223,85 @@ def test_what_no_attempt_can_mend_fails_at_once(calls: Calls, error: Exception) 
     with harness(durable) as t:
         reply = t.client(ask).post("/", follow=True)
     assert ("failed", {"model": 1}) == (reply.json(), calls)
+
+
+@pytest.mark.parametrize("ui_messages", [False, True])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_tool_that_fails_is_called_again(calls: Calls, count: int, ui_messages: bool) -> None:
+    """The run is suspended meanwhile, whatever tasks the agent has, and nothing else is called."""
+    model = scripted(calls, *[("book", {})] * count)
+    streaming = talking_once(calls, count)
+    options = StepDurability[None](ui_messages=ui_messages)
+    agent = Agent(streaming if ui_messages else model, name="helper", capabilities=[options])
+
+    @agent.tool_plain
+    async def book() -> str:
+        if calls.note("book") <= count:
+            raise ConnectionError("no answer")
+        return "booked"
+
+    durable = application()
+
+    @durable.endpoint
+    async def ask(request: Request) -> str:
+        return (await agent.run("Book it")).output
+
+    with harness(durable) as t:
+        reply = t.client(ask).post("/")
+        assert reply.is_handoff
+        t.advance("1m")
+        done = reply.result()
+    assert ", ".join(["booked"] * count) == done.json()
+    assert {"model": 2, "book": 2 * count} == calls
+
+
+def test_a_result_that_is_no_json_fails_at_once(calls: Calls) -> None:
+    """The tool has done its work: calling it again would do that twice, and help nothing."""
+    agent = Agent(scripted(calls, ("book", {})), name="helper", capabilities=[StepDurability()])
+
+    @agent.tool_plain
+    def book() -> object:
+        calls.note("book")
+        return object()
+
+    durable = application()
+
+    @durable.endpoint
+    async def ask(request: Request) -> str:
+        try:
+            return (await agent.run("Book it")).output
+        except StepError as error:
+            return str(error)
+
+    with harness(durable) as t:
+        reply = t.client(ask).post("/", follow=True)
+    assert "Unable to serialize unknown type" in reply.json()
+    assert 1 == calls["book"]
+
+
+def test_ids_of_calls_may_be_long(calls: Calls) -> None:
+    """Those of some models do not fit the id of a step; such calls are still told apart."""
+
+    def respond(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        found = returns(messages)
+        if found:
+            return ModelResponse([TextPart(", ".join(str(each.content) for each in found))])
+        parts = [ToolCallPart("weather", {"city": city}, "x" * 2000 + city) for city in "AB"]
+        return ModelResponse(parts)
+
+    agent, durable = weather_agent(calls, FunctionModel(respond)), application()
+
+    @durable.endpoint
+    async def ask(request: Request) -> str:
+        return (await agent.run("How is the weather?")).output
+
+    with harness(durable) as t:
+        t.replay_everything()
+        reply = t.client(ask).post("/", follow=True)
+        found = names(t.steps(reply))
+    assert "A is fair, B is fair" == reply.json()
+    assert len(found) == len(set(found)) == 4
+    assert {"weather A": 1, "weather B": 1} == calls
 
 
 def test_a_tool_that_asks_the_model_to_retry(calls: Calls) -> None:
