@@ -128,6 +128,8 @@ class Changes:
                 wakeups, changed = None, True  # the streams will say so
                 time.sleep(_LOOK)
             health = self._durable.health()
+            if health["started"]:  # perhaps after the streams: the first other request does it
+                self._was_started = True
             # A store in memory has no other process whose commits it could tell.
             news = health.get("commits"), health.get("draining"), health["started"]
             if changed or news != seen or time.monotonic() - looked > _LOOK_ANYWAY:

@@ -150,6 +150,21 @@ def test_streams_end_when_the_process_is_told_to_stop(process: Lab, how: str) ->
     assert time.monotonic() - began < 10
 
 
+def test_a_page_may_be_open_before_the_process_works() -> None:
+    """Where the first request of another kind starts it, streams end with it all the same."""
+    with lab() as process:
+        dashboard = Dashboard(process.durable)
+        body = open_stream(dashboard, "runs-live")
+        next(body)
+        process.durable.start()
+        until(lambda: dashboard.changes._was_started)
+        process.durable.stop()
+
+        began = time.monotonic()
+        assert [] == [part for part in body if part != b":\n\n"]
+        assert time.monotonic() - began < 10
+
+
 def test_streams_in_threads_are_few_and_short(process: Lab) -> None:
     """Each holds a thread of the server: past the limit a client gets what there is, and leaves."""
     dashboard = Dashboard(process.durable, thread_streams=1)
