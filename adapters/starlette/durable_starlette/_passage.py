@@ -199,8 +199,8 @@ class AttachedPassage(Passage):
             BaseException: the error, where it is not the endpoint's, or the client is gone.
         """
         deferred, is_cancelled = self._deferred, isinstance(error, asyncio.CancelledError)
-        is_unknown = is_cancelled or isinstance(error, Exception)
-        if deferred is None or self._is_answered or not is_unknown:
+        is_exit = isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit))
+        if deferred is None or self._is_answered or is_exit:
             raise error
         if isinstance(deferred, DeferredPoolRun):
             with suppress(Suspended):
@@ -419,11 +419,11 @@ class AttachedPassage(Passage):
         task.add_done_callback(lambda _: self._capture.execution_ended())
         try:
             value = await call()
-        except (ControlSignal, asyncio.CancelledError):
-            self._fill(self._value.set_exception, Suspended())
-            raise
         except Exception as error:
             self._fill(self._value.set_exception, error)
+        except BaseException:
+            self._fill(self._value.set_exception, Suspended())
+            raise
         else:
             self._fill(self._value.set_result, value)
         try:

@@ -17,6 +17,7 @@ from starlette.responses import StreamingResponse
 
 from durable_asgi import EndpointServer, replay_scope, replayed_receive
 from durable_core import Durable, Event, Request, run, step
+from durable_core.sync import step as sync_step
 from durable_starlette import StarletteApp, endpoint_adapter
 from durable_starlette._head import plain_body
 from support.harness import until
@@ -280,6 +281,57 @@ def test_a_handler_that_cancels_itself(
         assert 500 == (await client.get("/")).status_code
         assert [] == went_on
         assert "the handler was cancelled by its own code" in caplog.text
+
+    play(durable, app, part)
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_handler_that_raises_what_is_no_exception(
+    durable: Durable[StarletteApp], steps: int, is_async: bool
+) -> None:
+    """It is called again; the request that it was first called for does not wait for ever."""
+    app = FastAPI()
+    calls: list[None] = []
+    ended: list[None] = []
+
+    class Odd(BaseException):
+        pass
+
+    def finish() -> str:
+        calls.append(None)
+        if len(calls) == 1:
+            raise Odd
+        return "done"
+
+    async def it_async() -> str:
+        for number in range(steps):
+            await step.run(f"step {number}", lambda: None)
+        return finish()
+
+    def it() -> str:
+        for number in range(steps):
+            sync_step.run(f"step {number}", lambda: None)
+        return finish()
+
+    app.get("/")(durable.endpoint(it_async if is_async else it))
+
+    async def outer(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope, receive, send)
+        ended.append(None)
+
+    async def part(client: Client) -> None:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        request = Request(url="http://localhost/", method="GET")
+        await outer(replay_scope(request), replayed_receive(b""), send)
+        assert [None] == ended
+        assert 302 == sent[0]["status"]
+        await client.ended("completed")
+        assert 2 == len(calls)
 
     play(durable, app, part)
 
