@@ -405,6 +405,21 @@ def test_a_tab_in_the_background_holds_no_connection(page: Page, site: Site) -> 
     expect(page.locator("h1 .status")).to_have_text(re.compile("cancelled"))
 
 
+def test_a_page_outlives_a_restart_behind_a_proxy(context: BrowserContext, site: Site) -> None:
+    """A browser gives up a stream for a 502; the page asks again."""
+    page = context.new_page()
+    page.clock.install()
+    page.route("**/runs-live*", lambda route: route.fulfill(status=502))
+    page.goto(f"{site.dashboard}#/runs")
+    expect(page.locator("#live")).to_have_text("Not live")
+    page.unroute("**/runs-live*")
+    page.clock.fast_forward(6_000)
+
+    expect(page.locator("#live")).to_have_text("Live")
+    run = site.waiting()
+    expect(page.locator(f'[data-run="{run.id}"]')).to_be_visible()
+
+
 def test_the_waterfall(page: Page, site: Site) -> None:
     """A segment for each attempt, pauses, branches beside each other, sleeps and waits hatched."""
     run = site.waiting("F-6")

@@ -32,10 +32,13 @@ const WORDS = { on: "Live", wait: "Reconnecting", off: "Not live" };
 
 function show(state) {
   const shown = indicator();
-  if (shown.dataset.state === state) return;
+  if (shown.textContent === WORDS[state]) return;
   shown.dataset.state = state;
   shown.textContent = WORDS[state];
 }
+
+/** Milliseconds after which a stream that was refused is asked for again. */
+const AGAIN = 5000;
 
 /**
  * Has a stream open while somebody sees the page; returns a function that ends it. A browser has six
@@ -49,26 +52,41 @@ function whileSeen(open) {
   };
   document.addEventListener("visibilitychange", change);
   change();
-  return () => { document.removeEventListener("visibilitychange", change); source?.close(); };
+  return {
+    again: () => { source?.close(); source = null; change(); },
+    close: () => { document.removeEventListener("visibilitychange", change); source?.close(); },
+  };
 }
 
 /** Reads an event stream of documents; returns a function that ends it. */
-export const live = (name, params, handlers) => whileSeen(() => {
-  const source = new EventSource(url(name, params));
-  source.onopen = () => show("on");
-  source.onerror = () => show(source.readyState === EventSource.CLOSED ? "off" : "wait");
-  for (const [kind, handle] of Object.entries(handlers)) {
-    source.addEventListener(kind, (event) => { show("on"); handle(JSON.parse(event.data)); });
-  }
-  return source;
-});
+export function live(name, params, handlers) {
+  let timer = null;
+  const stream = whileSeen(() => {
+    const source = new EventSource(url(name, params));
+    source.onopen = () => show("on");
+    source.onerror = () => {
+      // Browsers try again by themselves, but not after an answer such as 502, of a proxy.
+      const isRefused = source.readyState === EventSource.CLOSED;
+      show(isRefused ? "off" : "wait");
+      if (isRefused) timer = setTimeout(() => stream.again(), AGAIN);
+    };
+    for (const [kind, handle] of Object.entries(handlers)) {
+      source.addEventListener(kind, (event) => { show("on"); handle(JSON.parse(event.data)); });
+    }
+    return source;
+  });
+  return () => { clearTimeout(timer); stream.close(); };
+}
 
 /** Reads the stream of a run: what its steps push, keep and take back. It may begin again: `reset`. */
-export const follow = (id, handlers) => whileSeen(() => {
-  handlers.reset();
-  const source = new EventSource(url("stream", { id }));
-  for (const [kind, handle] of Object.entries(handlers)) {
-    source.addEventListener(kind, (event) => handle(JSON.parse(event.data), source));
-  }
-  return source;
-});
+export function follow(id, handlers) {
+  const stream = whileSeen(() => {
+    handlers.reset();
+    const source = new EventSource(url("stream", { id }));
+    for (const [kind, handle] of Object.entries(handlers)) {
+      source.addEventListener(kind, (event) => handle(JSON.parse(event.data), source));
+    }
+    return source;
+  });
+  return stream.close;
+}
