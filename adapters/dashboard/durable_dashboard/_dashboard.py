@@ -57,6 +57,8 @@ _STREAM_HEADERS = (
     ("x-accel-buffering", "no"),
 )
 _READS = ("GET", "HEAD")
+#: Seconds after which a stream in a task ends, and its client is asked again whether it may come.
+_LONGEST = 300.0
 #: Seconds for which the stream of a run holds a thread.
 _MOST_WAIT = 25.0
 
@@ -323,7 +325,8 @@ class _OpenStream(RequestEffect):
 
     async def perform_async(self, engine: Any) -> Response:
         changes = self.dashboard.changes
-        body = AsyncBody(Feed(self.source, changes), changes)
+        feed = Feed(self.source, changes, time.monotonic() + _LONGEST)
+        body = AsyncBody(feed, changes)
         return Response(headers=_STREAM_HEADERS, body=body)
 
 

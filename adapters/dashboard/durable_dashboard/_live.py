@@ -153,11 +153,10 @@ class Feed:
     Args:
         source: makes the events.
         changes: what wakes it.
-        deadline: when the stream ends, so that its client comes again (``time.monotonic``); None
-            for no such time.
+        deadline: when the stream ends, so that its client comes again (``time.monotonic``).
     """
 
-    def __init__(self, source: Source, changes: Changes, deadline: float | None = None) -> None:
+    def __init__(self, source: Source, changes: Changes, deadline: float) -> None:
         self._source = source
         self._changes = changes
         self._deadline = deadline
@@ -175,7 +174,7 @@ class Feed:
             now = time.monotonic()
             if now >= quiet_until:
                 return _COMMENT
-            woken = yield max(0.0, min(quiet_until, self._deadline or quiet_until) - now)
+            woken = yield max(0.0, min(quiet_until, self._deadline) - now)
             if not woken or self._must_end():
                 continue
             pause = self._not_before - time.monotonic()
@@ -200,8 +199,7 @@ class Feed:
         return part
 
     def _must_end(self) -> bool:
-        late = self._deadline is not None and time.monotonic() >= self._deadline
-        return late or self._changes.is_over
+        return time.monotonic() >= self._deadline or self._changes.is_over
 
 
 class SyncBody(Iterator[bytes]):

@@ -16,7 +16,7 @@ from durable_core import Event, Request, Response
 from durable_core.errors import EncryptionKeyError
 from durable_core.inspection import StreamedChunk
 from durable_core.sync import step, stream
-from durable_dashboard import Dashboard
+from durable_dashboard import Dashboard, _dashboard
 from durable_dashboard import _live as live
 from support.harness import Lab, lab, until
 
@@ -237,6 +237,20 @@ def test_in_a_task(process: Lab) -> None:
     first, second, *_ = asyncio.run(read())
     assert [] == parse(first.partition(b"\n\n")[2])["data"]["runs"]
     assert 1 == len(parse(second)["data"]["runs"])
+
+
+def test_a_stream_in_a_task_ends_in_the_end(process: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client asks for it again, and so whether it may still have it."""
+    monkeypatch.setattr(_dashboard, "_LONGEST", 0.2)
+
+    async def read() -> list[bytes]:
+        response = await Dashboard(process.durable).handle_async(asking("runs-live"))
+        body: Any = response.body
+        async with asyncio.timeout(20):
+            return [part async for part in body]
+
+    [first] = asyncio.run(read())
+    assert first.startswith(b"retry: 1000\n\n")
 
 
 def letter(request: Request) -> str:
