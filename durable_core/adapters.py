@@ -57,7 +57,7 @@ from durable_core.api.adapter import (
 from durable_core.api.effects import CallFunction, CallHook, FlowHandler, RequestEffect, RequestFlow
 from durable_core.api.endpoint import check_verdict
 from durable_core.api.functions import is_async
-from durable_core.api.run import suspend_at_once
+from durable_core.api.run import current_execution, suspend_at_once
 from durable_core.engine.deferred import ClientAnswer, DeferredRun
 from durable_core.engine.deferred_thread import DeferredPoolRun, DeferredThreadRun
 from durable_core.flow.error_responses import response_of_step
@@ -119,6 +119,7 @@ __all__ = [
     "converse_async",
     "coordinates_steps",
     "copy_identity",
+    "current_execution",
     "default_max_connections",
     "enter_run",
     "is_async",

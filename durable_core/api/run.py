@@ -14,7 +14,14 @@ from durable_core.flow.scope import CURRENT_RUN
 if TYPE_CHECKING:
     from durable_core.flow.execution import Execution
 
-__all__ = ["CurrentRun", "RunContext", "current_run", "run", "suspend_at_once"]
+__all__ = [
+    "CurrentRun",
+    "RunContext",
+    "current_execution",
+    "current_run",
+    "run",
+    "suspend_at_once",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +157,10 @@ class CurrentRun:
                 the run was not to a loopback address; or the engine has no callbacks.
             ValueError, TypeError: not a step id.
         """
-        return _current_execution("callback_url").callback_url(id)
+        execution = _execution()
+        if execution is None:
+            raise _outside("callback_url")
+        return execution.callback_url(id)
 
     def __repr__(self) -> str:
         """Show the id, if there is a run."""
@@ -162,19 +172,36 @@ class CurrentRun:
 run = CurrentRun()
 
 
-def _current_execution(attribute: str) -> Execution:
+def current_execution() -> object:
+    """Return what stands for the execution of a handler that the calling code belongs to.
+
+    Each replay has another one, which is let go when it has ended. So it is the key for what a
+    library keeps for one execution, in a ``weakref.WeakKeyDictionary``.
+
+    Raises:
+        StepUsageError: outside a run.
+    """
+    execution = _execution()
+    if execution is None:
+        raise StepUsageError("there is no execution outside a run")
+    return execution
+
+
+def _execution() -> Execution | None:
     scope = CURRENT_RUN.get()
-    owner: Any = scope.owner if isinstance(scope, StepAttempt) else scope and scope.ex
-    if owner is None:
-        _inside(attribute)
-    execution: Execution = owner
+    found: Any = scope.owner if isinstance(scope, StepAttempt) else scope and scope.ex
+    execution: Execution | None = found
     return execution
 
 
 def _inside(attribute: str) -> RunContext:
     known = current_run()
     if known is None:
-        raise StepUsageError(
-            f"run.{attribute} was read outside a run; Durable.current_run() is None there"
-        )
+        raise _outside(attribute)
     return known
+
+
+def _outside(attribute: str) -> StepUsageError:
+    return StepUsageError(
+        f"run.{attribute} was read outside a run; Durable.current_run() is None there"
+    )

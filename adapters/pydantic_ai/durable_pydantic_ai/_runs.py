@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from hashlib import sha256
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from pydantic_ai.tools import RunContext
 
 from durable_core import Durable, run
-from durable_core.flow.scope import CURRENT_RUN
+from durable_core.adapters import current_execution
 
 __all__ = ["agent_suffix", "in_handler", "next_agent_run", "step_id"]
 
 #: Ids of steps have at most 255 characters; this leaves room for a number.
 _LONGEST_NAME = 240
 #: How often each execution of a handler has asked for each name; a replay counts again.
-_COUNTS: WeakKeyDictionary[Any, Counter[str]] = WeakKeyDictionary()
+_COUNTS: WeakKeyDictionary[object, Counter[str]] = WeakKeyDictionary()
 
 
 def in_handler() -> bool:
@@ -67,7 +66,6 @@ def _shortened(name: str) -> str:
 
 def _count(name: str) -> int:
     """Return how often the execution of the current handler has asked for a name before."""
-    scope: Any = CURRENT_RUN.get()
-    counts = _COUNTS.setdefault(scope.ex, Counter())
+    counts = _COUNTS.setdefault(current_execution(), Counter())
     counts[name] += 1
     return counts[name] - 1

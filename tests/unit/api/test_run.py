@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
@@ -13,7 +15,7 @@ import pytest
 
 from durable_core import Durable, run
 from durable_core.api.adapter import HTTPHandler
-from durable_core.api.run import CurrentRun, RunContext
+from durable_core.api.run import CurrentRun, RunContext, current_execution
 from durable_core.api.run_info import RunInfo
 from durable_core.api.step import step, sync_step
 from durable_core.errors import HTTPError, NonRetriableError, StepUsageError
@@ -113,6 +115,29 @@ def test_outside_runs() -> None:
     assert "<no run>" == repr(run)
     with pytest.raises(StepUsageError, match=r"run\.labels was read outside a run"):
         _ = run.labels
+    with pytest.raises(StepUsageError, match="no execution outside a run"):
+        current_execution()
+
+
+def test_each_execution_is_its_own_key() -> None:
+    """The handler and its step are in one; its replay is another one, and the first is let go."""
+    seen: list[int] = []
+    numbers: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
+
+    def number() -> None:
+        seen.append(numbers.setdefault(current_execution(), len(seen)))
+
+    def sleeps(request: Request) -> None:
+        number()
+        sync_step.run("inside", number)
+        sync_step.sleep("nap", "1m")
+
+    clock = FakeClock()
+    with lab(clock=clock) as process:
+        process.sleep_through(process.endpoint(sleeps), clock)
+        gc.collect()
+
+    assert ([0, 0, 2], 0) == (seen, len(numbers))
 
 
 def test_run_has_what_the_context_has() -> None:
