@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from heapq import heappop, heappush
 from types import CodeType
 
-from durable_core.errors import WaitInterruptedError
+from durable_core.errors import Suspended, WaitInterruptedError
 from durable_core.flow.effects import Outcome, Raised, Unwound
 from durable_core.flow.execution import Execution
 from durable_core.platform import run_logger
@@ -167,6 +167,8 @@ class HandlerUnwinder:
                 while self._task.cancelling():
                     self._task.uncancel()
             return Unwound()
+        if self._ex.stopping and isinstance(error, Suspended):
+            return Unwound()  # of suspend_at_once()
         return Raised(RuntimeError(f"the handler was cancelled by its own code: {error!r}"))
 
     def handler_ended(self, outcome: Outcome | Unwound) -> Outcome | Unwound:

@@ -467,22 +467,25 @@ def test_a_drain_hands_a_handler_without_steps_on(durable: Durable[StarletteApp]
 
 @pytest.mark.parametrize("when", ["in the handler", "in the response"])
 def test_a_server_that_cancels_the_request(durable: Durable[StarletteApp], when: str) -> None:
-    """The handler ends, in this execution or in a replay, although it has no step."""
+    """The handler ends, in this execution or in a replay, although it has no step.
+
+    That it could not end in this one is no failure of it.
+    """
     app = FastAPI()
     reached, go_on = asyncio.Event(), asyncio.Event()
-    calls: list[bool] = []
+    attempts: list[int] = []
 
     class Slow(PlainTextResponse):
         async def __call__(self, *args: Any) -> None:
             reached.set()
-            if len(calls) == 1:
+            if len(attempts) == 1:
                 await asyncio.Event().wait()
             await super().__call__(*args)
 
     @app.get("/")
     @durable.endpoint
     async def it() -> PlainTextResponse:
-        calls.append(durable.is_replaying())
+        attempts.append(run.attempt if durable.is_replaying() else 1)
         if when == "in the handler":
             reached.set()
             await go_on.wait()
@@ -506,7 +509,7 @@ def test_a_server_that_cancels_the_request(durable: Durable[StarletteApp], when:
         await client.ended("completed")
 
     play(durable, app, part)
-    assert [False] == calls[:1]
+    assert {1} == set(attempts)
 
 
 def test_a_stream_that_breaks_without_a_run(durable: Durable[StarletteApp]) -> None:
