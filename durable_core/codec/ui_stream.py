@@ -23,6 +23,7 @@ from typing import Literal, TypeAlias
 
 from durable_core.codec.stream_events import Final
 from durable_core.codec.ui_messages import DONE, UIChunk, check_ui_chunk, encode_ui_chunk
+from durable_core.codec.ui_parts import UIPartIds
 
 __all__ = ["UIMessageStream", "UIMode"]
 
@@ -61,7 +62,7 @@ class UIMessageStream:
         self._uncommitted: set[str] = set()
         self._held: dict[str, list[UIChunk]] = {}
         self._texts: dict[str | None, str] = {}  # the open part of the plain text of each step
-        self._texts_begun = 0
+        self._ids = UIPartIds()
         # The last value of each data part that is there for good, and who has changed it since.
         self._data: dict[_Name, UIChunk] = {}
         self._changed: dict[str, dict[_Name, UIChunk]] = {}
@@ -88,7 +89,8 @@ class UIMessageStream:
                 self._take(self._delta(value, step), step)
         else:
             self._end_text(step)
-            self._take(_as_chunk(value), step)
+            for chunk in self._ids.of_message(_as_chunk(value), step):
+                self._take(chunk, step)
         return self._flush()
 
     def committed(self, step: str | None) -> bytes:
@@ -133,14 +135,14 @@ class UIMessageStream:
 
     def _delta(self, text: str, step: str | None) -> UIChunk:
         if step not in self._texts:
-            self._texts_begun += 1
-            self._texts[step] = id_ = f"text-{self._texts_begun}"
+            self._texts[step] = id_ = self._ids.new_text()
             self._take({"type": "text-start", "id": id_}, step)
         return {"type": "text-delta", "id": self._texts[step], "delta": text}
 
     def _end_text(self, step: str | None) -> None:
         id_ = self._texts.pop(step, None)
         if id_ is not None:
+            self._ids.end_text(id_)
             self._take({"type": "text-end", "id": id_}, step)
 
     # -- what is sent, and when -------------------------------------------------------------
@@ -227,7 +229,10 @@ class UIMessageStream:
             self._open_parts.discard((what, id_))
 
     def _roll_back(self, step: str) -> None:
-        self._texts.pop(step, None)
+        text = self._texts.pop(step, None)
+        if text is not None:
+            self._ids.end_text(text)
+        self._ids.drop(step)
         self._held.pop(step, None)
         if step in self._uncommitted:
             self._uncommitted.discard(step)

@@ -191,6 +191,65 @@ def test_the_frame_of_an_encoder_is_taken_apart(mode: UIMode) -> None:
     assert {"type": "finish", "finishReason": "length"} == client.finish
 
 
+def _part(kind: str, id: str, how: str, delta: str = "") -> dict[str, str]:
+    chunk = {"type": f"{kind}-{how}", "id": id}
+    return {**chunk, "delta": delta} if how == "delta" else chunk
+
+
+@pytest.mark.parametrize("kind", ["text", "reasoning"])
+@pytest.mark.parametrize("mode", MODES)
+def test_steps_side_by_side_may_use_the_same_id(mode: UIMode, kind: str) -> None:
+    """As two calls of one function do: each has a part of its own, also after a rollback."""
+    reader = Reader(mode)
+    for step in "ab":
+        reader.push(_part(kind, "1", "start"), step)
+        reader.push(_part(kind, "1", "delta", f"void {step}"), step)
+    reader.roll_back("a")
+    reader.push(_part(kind, "1", "start"), "a")
+    for step in "ab":
+        reader.push(_part(kind, "1", "delta", f" of {step}"), step)
+    for step in "ab":
+        reader.push(_part(kind, "1", "end"), step)
+        reader.commit(step)
+    reader.end(OK)
+
+    texts = [part["text"] for part in reader.client.parts if part["type"] == kind]
+    assert [" of a", "void b of b"] == sorted(texts)
+    assert reader.client.done
+
+
+def test_an_id_may_be_that_of_plain_text() -> None:
+    """The ids of plain text are not those that a chunk has, whoever is first."""
+    reader = Reader("live")
+    reader.push("plain", "a")
+    reader.push(_part("text", "text-1", "start"), "b")
+    reader.push(_part("text", "text-2", "start"), "b")
+    reader.push(_part("text", "text-1", "delta", "one"), "b")
+    reader.push("more", "c")
+    for id_ in ("text-1", "text-2"):
+        reader.push(_part("text", id_, "end"), "b")
+    reader.push(" text", "a")
+    reader.push(" text", "c")
+    for step in "abc":
+        reader.commit(step)
+
+    assert ["", "more text", "one", "plain text"] == sorted(reader.client.texts)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_part_that_was_not_begun(mode: UIMode) -> None:
+    """Its first delta begins it; the end of none is left out. A client would end at either."""
+    reader = Reader(mode)
+    reader.push(_part("text", "1", "end"), "a")
+    reader.push(_part("text", "1", "delta", "It "), "a")
+    reader.push(_part("text", "1", "delta", "depends"), "a")
+    reader.push(_part("text", "1", "end"), "a")
+    reader.commit("a")
+    reader.end(OK)
+
+    assert (["It depends"], True) == (reader.client.texts, reader.client.done)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_transient_data_comes_at_once(mode: UIMode) -> None:
     """It is no part of the message, so nothing of it needs to be taken back."""
