@@ -9,6 +9,7 @@ from io import BytesIO
 from typing import Any, NoReturn
 from wsgiref.types import WSGIEnvironment
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
 from django.http import (
@@ -131,6 +132,10 @@ async def answer_async(
 
     The arguments, and what is raised: as for :func:`answer`.
     """
+    if not hasattr(request, "scope"):
+        # Under WSGI this loop ends with the request. The engine must not take it for the server's:
+        # other runs would be replayed on it.
+        return await sync_to_async(answer, thread_sensitive=False)(app, request, route)
     exchange = _TaskExchange(_environ_of(request), route)
     conversation = asyncio.create_task(converse_async(app, exchange))
     conversation.add_done_callback(exchange.conversation_ended)

@@ -113,6 +113,25 @@ def test_under_wsgi(durable: Durable[DjangoApp], urls: ModuleType, replay: bool)
     assert b"done" == response.content
 
 
+def test_the_loop_under_wsgi(durable: Durable[DjangoApp], urls: ModuleType) -> None:
+    """It is no loop that Django makes for one request: replays of others would end with it."""
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    @durable.endpoint
+    async def it(request: HttpRequest) -> HttpResponse:
+        loops.append(asyncio.get_running_loop())
+        await pause(request)
+        return HttpResponse("done")
+
+    urls.urlpatterns.append(path("", it))
+    client = Client()
+    assert b"done" == client.get("/").content
+    response: Any = client.get("/?replay=1")
+    durable.send(Event("go"))
+    assert b"done" == client.get("/" + response.headers["location"]).content
+    assert ([loops[0]] * 3, False) == (loops, loops[0].is_closed())
+
+
 def test_on_a_server(durable: Durable[DjangoApp], urls: ModuleType) -> None:
     """Both kinds of views stream events, and go on when their client has left."""
     log: list[str] = []
