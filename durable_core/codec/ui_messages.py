@@ -115,11 +115,22 @@ def _check_member(kind: str, name: str, value: object, required: Mapping[str, ty
             f"{name!r} of a UI message chunk of type {kind!r} must be {_NAMES[wanted]}, "
             f"not {value!r}"
         )
+    if name == "providerMetadata" and isinstance(value, Mapping):
+        _check_providers(kind, value)
     choices = _CHOICES.get(name)
     if choices is not None and value not in choices:
         raise ValueError(
             f"{name!r} of a UI message chunk must be one of {', '.join(choices)}, not {value!r}"
         )
+
+
+def _check_providers(kind: str, metadata: Mapping[object, object]) -> None:
+    for provider, value in metadata.items():
+        if not isinstance(value, Mapping):
+            raise TypeError(
+                f"'providerMetadata' of a UI message chunk of type {kind!r} must have a dict for "
+                f"each provider, not {value!r} for {provider!r}"
+            )
 
 
 def encode_ui_chunk(chunk: UIChunk) -> bytes:

@@ -17,7 +17,7 @@ from durable_core.errors import ConfigurationError, HTTPError, NonRetriableError
 from durable_core.flow.env import Limits
 from durable_core.http.request import Request
 from durable_core.http.response import Response
-from support.harness import Lab, lab, request
+from support.harness import FakeClock, Lab, lab, request
 from support.streams import read
 from support.ui_messages import UIMessageClient
 
@@ -353,10 +353,12 @@ def test_the_last_run_of_a_chat_is_found() -> None:
     def chat(request: Request) -> None:
         sync_stream.push(str(len(process.durable.runs.list())))
 
-    with lab() as process:
+    clock = FakeClock()
+    with lab(clock=clock) as process:
         route = process.durable.ui_messages_endpoint(public=True)
         endpoint = process.durable.endpoint(ui_messages="live")(chat)
         for _ in range(2):
+            clock.advance(1)  # of one millisecond, neither would be the last
             read_messages(endpoint.handle(asks()))
         last = read_messages(route.handle(request("/chat/c1/stream?ended", "GET")))
         other = process.durable.endpoint(labels={"chat": "c2"}, record="always", function_id="o")

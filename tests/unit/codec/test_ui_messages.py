@@ -76,6 +76,11 @@ def test_each_type_is_taken_with_what_it_must_have(chunk: dict[str, Any]) -> Non
             "'providerMetadata' of a UI message chunk of type 'text-end' must be a dict, not []",
         ),
         (
+            {"type": "text-end", "id": "1", "providerMetadata": {"openai": 1}},
+            TypeError,
+            "must have a dict for each provider, not 1 for 'openai'",
+        ),
+        (
             {"type": "data-x", "data": 1, "transient": "yes"},
             TypeError,
             "'transient' of a UI message chunk of type 'data-x' must be True or False, not 'yes'",
