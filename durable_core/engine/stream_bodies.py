@@ -378,7 +378,7 @@ class AsyncBody(_Body, AsyncIterator[bytes]):
         self._readers = readers
         self._loop = asyncio.get_running_loop()
         self._sent_at: float | None = None
-        self._timer_is_set = False
+        self._stall_timer: asyncio.TimerHandle | None = None
         self._limit = PartLimit(self._loop.time)
 
     async def __anext__(self) -> bytes:
@@ -402,14 +402,16 @@ class AsyncBody(_Body, AsyncIterator[bytes]):
     def _end(self) -> None:
         super()._end()
         self._waker.close()
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()  # it would keep what the client has been sent
+            self._stall_timer = None
 
     def _set_timer(self, seconds: float) -> None:
-        if not self._timer_is_set:
-            self._timer_is_set = True
-            self._loop.call_later(seconds, self._disconnect_if_stalled)
+        if self._stall_timer is None and self._close is not None:
+            self._stall_timer = self._loop.call_later(seconds, self._disconnect_if_stalled)
 
     def _disconnect_if_stalled(self) -> None:
-        self._timer_is_set = False
+        self._stall_timer = None
         if self._sent_at is None or self._close is None:
             return  # the client has asked for more, or is gone
         idle = self._loop.time() - self._sent_at

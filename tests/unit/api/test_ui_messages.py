@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import threading
+import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
@@ -444,3 +446,25 @@ def test_clients_that_read_on_are_counted() -> None:
     with lab(limits=Limits(waiting_clients=1)) as process:
         client = asyncio.run(ask_beside_another(process))
     assert (["It"], False) == (client.texts, client.done)
+
+
+def test_a_stream_that_has_ended_is_not_kept() -> None:
+    """What its client was sent is free at once, and not when a timer would have looked at it."""
+
+    async def chat(request: Request) -> None:
+        stream.push("It")
+
+    async def ask_once(process: Lab) -> weakref.ref[Any]:
+        endpoint: Any = process.durable.endpoint(ui_messages="live")(chat)
+        response = await endpoint.handle_async(asks())
+        await read_messages_async(response)
+        return weakref.ref(response.body)
+
+    async def is_kept(process: Lab) -> bool:
+        body = await ask_once(process)
+        await asyncio.sleep(0)
+        gc.collect()
+        return body() is not None
+
+    with lab() as process:
+        assert not asyncio.run(is_kept(process))
