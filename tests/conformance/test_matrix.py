@@ -46,10 +46,11 @@ def test_every_adapter_is_on_it() -> None:
     names -= {
         "durable-inngest",
         "durable-client",
+        "durable-dashboard",
         "durable-otel",
         "durable-prometheus",
         "durable-pydantic-ai",
-    }  # which serve nothing
+    }  # which serve no endpoints
     names -= {
         "durable-django",
         "durable-flask",

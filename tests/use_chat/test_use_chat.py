@@ -183,10 +183,15 @@ def test_an_old_page_cannot_read_live_messages(chat: Chat) -> None:
 def test_a_kill_in_mid_sentence(server: Server, chromium: Browser) -> None:
     """Pages see what they have until the kill, ask again, and begin their message again.
 
-    AI SDK 7, live, and 6, committed: the latter with a ``Chat`` of its own.
+    AI SDK 7, live, and 6, committed: the latter with a ``Chat`` of its own. The answers may be
+    complete when the pages ask.
     """
     live, committed = (Chat(server, chromium, name) for name in ("killed-7", "killed-6"))
-    with live.page(7, "/live") as page, committed.page(6, "/committed", object="1") as other:
+    asked = {"ended": "1"}
+    with (
+        live.page(7, "/live", **asked) as page,
+        committed.page(6, "/committed", object="1", **asked) as other,
+    ):
         for each in (page, other):
             ask(each)
         for chat in (live, committed):

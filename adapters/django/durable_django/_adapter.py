@@ -141,8 +141,9 @@ class DjangoAdapter(AppAdapter[DjangoApp]):
         host = _hosts.of(engine)
         if not apps.models_ready:
             django.setup()
-        if isinstance(settings.ROOT_URLCONF, str):
-            import_module(settings.ROOT_URLCONF)
+        urls = getattr(settings, "ROOT_URLCONF", None)
+        if isinstance(urls, str):
+            import_module(urls)
         host.check_installed()
 
     def install(self, app: object, engine: NativeEngine) -> None:

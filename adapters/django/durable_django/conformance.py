@@ -18,6 +18,7 @@ from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
+from django.test.utils import override_settings
 from django.urls import clear_url_caches, path
 from django.views.decorators.http import require_http_methods
 
@@ -31,6 +32,15 @@ __all__ = ["DjangoSubject", "subject"]
 
 _Handler = Callable[[Request], Any]
 _URLS = "durable_django_conformance_urls"
+_SETTINGS: dict[str, Any] = {
+    "ALLOWED_HOSTS": ["*"],
+    "APPEND_SLASH": False,
+    "DATA_UPLOAD_MAX_MEMORY_SIZE": None,
+    "DEFAULT_CHARSET": "utf-8",
+    "MIDDLEWARE": ["durable_django.DurableMiddleware"],
+    "ROOT_URLCONF": _URLS,
+    "SECRET_KEY": "of the suite",
+}
 
 
 class _SuiteAdapter(DjangoAdapter):
@@ -101,24 +111,17 @@ class DjangoSubject:
             _route(durable, pattern, target) for pattern, target in routes.items()
         ]
         _set_up()
-        clear_url_caches()
-        self.endpoint_adapter.install(None, durable.engine)
-        application = get_wsgi_application()
-        with create_endpoint_server(application, durable=durable).listen() as server:
-            yield server.url
+        with override_settings(**_SETTINGS):  # others may have configured it in this process
+            clear_url_caches()
+            self.endpoint_adapter.install(None, durable.engine)
+            application = get_wsgi_application()
+            with create_endpoint_server(application, durable=durable).listen() as server:
+                yield server.url
 
 
 def _set_up() -> None:
     if not settings.configured:
-        settings.configure(
-            ALLOWED_HOSTS=["*"],
-            APPEND_SLASH=False,
-            DATA_UPLOAD_MAX_MEMORY_SIZE=None,
-            DEFAULT_CHARSET="utf-8",
-            MIDDLEWARE=["durable_django.DurableMiddleware"],
-            ROOT_URLCONF=_URLS,
-            SECRET_KEY="of the suite",
-        )
+        settings.configure(**_SETTINGS)
         django.setup()
 
 

@@ -171,7 +171,7 @@ def test_a_slow_client_has_to_come_again() -> None:
 
 def test_who_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of it is kept then. One that reads slowly stays."""
-    monkeypatch.setattr("durable_core.engine.stream_bodies._STALLED", 0.2)
+    monkeypatch.setattr("durable_core.engine.stream_bodies._STALLED", 0.8)
     closed: list[str] = []
     store = MemoryStore()
     commit(store, created())
@@ -180,12 +180,14 @@ def test_who_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
         following = reader()
         following.log.attach_publisher(Source())  # type: ignore[attr-defined]
         body = async_body(Host(store), following, lambda: closed.append("one"))
-        for _ in range(4):
+        for _ in range(6):
             await anext(body)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)
         early = list(closed)
         had_backlog = following.backlog is not None
-        await asyncio.sleep(0.4)
+        async with asyncio.timeout(10):
+            while not closed:
+                await asyncio.sleep(0.05)
         return early, had_backlog and following.backlog is None, [part async for part in body]
 
     assert ([], True, []) == asyncio.run(exchange())
