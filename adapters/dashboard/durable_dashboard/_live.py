@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from durable_core import Durable
@@ -143,8 +144,22 @@ class Changes:
             wake()
 
 
-#: What a feed asks for: to wait for so many seconds, or to be woken; or to have a function called.
-_Ask: TypeAlias = float | Source
+@dataclass(frozen=True, slots=True)
+class _AwaitChange:
+    """To be woken by a change, or after so many seconds; the answer tells whether there was one."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    """To wait for so many seconds, whatever changes."""
+
+    seconds: float
+
+
+#: What a feed asks for: to wait, or to have a function called.
+_Ask: TypeAlias = _AwaitChange | _Pause | Source
 
 
 class Feed:
@@ -174,7 +189,7 @@ class Feed:
             now = time.monotonic()
             if now >= quiet_until:
                 return _COMMENT
-            woken = yield max(0.0, min(quiet_until, self._deadline) - now)
+            woken = yield _AwaitChange(max(0.0, min(quiet_until, self._deadline) - now))
             if not woken or self._must_end():
                 continue
             pause = self._not_before - time.monotonic()
@@ -189,7 +204,7 @@ class Feed:
         """Wait, woken or not: several changes make one event."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and not self._must_end():
-            yield -left
+            yield _Pause(left)
 
     def _call(self) -> Generator[_Ask, Any, bytes | None]:
         began = time.monotonic()
@@ -245,13 +260,14 @@ class SyncBody(Iterator[bytes]):
             except StopIteration as end:
                 part: bytes | None = end.value
                 return part
-            answer = self._wait(ask) if isinstance(ask, float) else ask()
+            answer = self._perform(ask)
 
-    def _wait(self, seconds: float) -> bool:
-        if seconds < 0:
-            time.sleep(-seconds)
-            return False
-        woken = self._woken.wait(seconds)
+    def _perform(self, ask: _Ask) -> Any:
+        if isinstance(ask, _Pause):
+            return time.sleep(ask.seconds)
+        if not isinstance(ask, _AwaitChange):
+            return ask()
+        woken = self._woken.wait(ask.seconds)
         self._woken.clear()
         return woken
 
@@ -295,14 +311,15 @@ class AsyncBody(AsyncIterator[bytes]):
             except StopIteration as end:
                 part: bytes | None = end.value
                 return part
-            answer = await (self._wait(ask) if isinstance(ask, float) else asyncio.to_thread(ask))
+            answer = await self._perform(ask)
 
-    async def _wait(self, seconds: float) -> bool:
-        if seconds < 0:
-            await asyncio.sleep(-seconds)
-            return False
+    async def _perform(self, ask: _Ask) -> Any:
+        if isinstance(ask, _Pause):
+            return await asyncio.sleep(ask.seconds)
+        if not isinstance(ask, _AwaitChange):
+            return await asyncio.to_thread(ask)
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(ask.seconds):
                 await self._woken.wait()
         except TimeoutError:
             return False
