@@ -19,11 +19,12 @@ _TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-#: The files that browsers ask for by name.
+#: The files that browsers ask for by name. ``client.js`` is for pages of the application: a copy of
+#: ``clients/js/durable-client.js``, because an archive of the package has no files from elsewhere.
 NAMES = frozenset(
     {
-        *("app.css", "app.js", "curl.js", "dialogs.js", "dom.js", "format.js", "icon.svg"),
-        *("log.js", "overview.js", "run.js", "runs.js", "server.js", "waterfall.js"),
+        *("app.css", "app.js", "client.js", "curl.js", "dialogs.js", "dom.js", "format.js"),
+        *("icon.svg", "log.js", "overview.js", "run.js", "runs.js", "server.js", "waterfall.js"),
     }
 )
 

@@ -19,6 +19,7 @@ from durable_core.sync import step
 from durable_dashboard import Dashboard
 from durable_dashboard._assets import NAMES
 from support.harness import Lab, lab
+from support.source_tree import ROOT
 
 ACTION = {"x-durable-action": "1", "content-type": "application/json"}
 
@@ -322,7 +323,18 @@ def test_assets_are_small_and_plain() -> None:
         for url in re.findall(rb"https?://[^\s\"'`]+", text)
         if url != b"http://www.w3.org/2000/svg"
     ]
-    assert [] == elsewhere
+    assert [] == [each for each in elsewhere if each[0] != "client.js"]
+
+
+def test_the_client_for_browsers_is_served(process: Lab) -> None:
+    """It is the one of ``clients/js``; copy it from there when that changes."""
+    response = ask(Dashboard(process.durable), "client.js")
+
+    assert (200, "text/javascript; charset=utf-8") == (
+        response.status,
+        response.headers["content-type"],
+    )
+    assert (ROOT / "clients/js/durable-client.js").read_bytes() == response.body
 
 
 def test_assets_are_files_of_the_package() -> None:
