@@ -20,10 +20,9 @@ from durable_core.errors import (
 )
 from durable_core.flow.env import Limits
 from durable_core.flow.limits import Concurrency, RateLimit, Singleton
-from durable_core.http.fetched import FetchedResponse
 from durable_core.http.headers import Headers
 from durable_core.http.request import Request
-from durable_core.http.response import Response
+from durable_core.http.response import FetchedResponse, Response
 from durable_core.machine.retry import RetryPolicy
 from durable_core.model.event import Event, TypedEvent
 from durable_core.model.signal import Signal

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 from durable_core.flow.driver import drive_async, drive_sync
-from durable_core.http.bodies import open_body, open_body_async
+from durable_core.http.response import open_body, open_body_async
 
 if TYPE_CHECKING:
     from durable_core.api.engine import Engine

@@ -13,8 +13,8 @@ from durable_core.flow.step_options import StepOptions, call_options, merge_opti
 
 if TYPE_CHECKING:
     from durable_core.api.outgoing import AsyncClient, Client, OutgoingCall
-    from durable_core.http.fetched import FetchedResponse
     from durable_core.http.headers import HeaderFields
+    from durable_core.http.response import FetchedResponse
 
 __all__ = ["AsyncFetchSteps", "FetchSteps"]
 
@@ -115,7 +115,7 @@ def _fetch(
     client: Any,
 ) -> Any:
     from durable_core.api.outgoing import check_client, drive_call, make_call
-    from durable_core.http.fetched import FetchedResponse
+    from durable_core.http.response import FetchedResponse
 
     method, url, headers, body, json = request
     is_gateway = isinstance(client, ServerGateway)

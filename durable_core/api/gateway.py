@@ -13,8 +13,8 @@ from durable_core.errors import StepArgumentError, StepError, StepUsageError
 from durable_core.flow.effects import Flow
 from durable_core.flow.scope import RunScope
 from durable_core.flow.server_calls import GatewayCall
-from durable_core.http.fetched import FetchedResponse
 from durable_core.http.headers import Headers
+from durable_core.http.response import FetchedResponse
 from durable_core.model.step import Op, OpKind
 
 __all__ = ["fetch_through_server", "infer_through_server"]

@@ -17,7 +17,7 @@ from durable_core.flow.attempt import Call
 from durable_core.flow.effects import Flow
 from durable_core.flow.scope import RunScope
 from durable_core.flow.step_options import StepOptions
-from durable_core.http.fetched import FetchedResponse
+from durable_core.http.response import FetchedResponse
 from durable_core.model.step import Op, OpKind
 
 __all__ = ["drive_wrapped", "make_inference", "read_answer"]

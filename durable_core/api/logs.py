@@ -6,7 +6,7 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from durable_core.api.run import current_run
-from durable_core.http.trace_context import trace_id_of
+from durable_core.http.headers import trace_id_of
 
 if TYPE_CHECKING:
     import logging

@@ -30,8 +30,8 @@ from durable_core.flow.attempt import Call
 from durable_core.flow.effects import Flow
 from durable_core.flow.scope import HandlerKind, RunScope
 from durable_core.flow.step_options import StepOptions
-from durable_core.http.fetched import FetchedResponse
 from durable_core.http.headers import TOKEN, HeaderFields, Headers
+from durable_core.http.response import FetchedResponse
 from durable_core.model.run import Run
 from durable_core.model.step import Op, OpKind
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from durable_core.flow.wait_url import applied_fields
-from durable_core.http.headers import Headers
-from durable_core.http.prefer import parse_prefer
+from durable_core.http.headers import Headers, parse_prefer
 from durable_core.runners.settings import RegisteredEndpoint
 
 __all__ = ["preferring"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from durable_core.api.run_info import AttemptInfo, RunInfo, StepInfo
-from durable_core.http.trace_context import trace_id_of
+from durable_core.http.headers import trace_id_of
 
 __all__ = ["details", "history", "show_time", "table"]
 

@@ -31,10 +31,10 @@ from durable_core.flow.omitted import OmittedBodyRequest
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
 from durable_core.flow.undo import has_failed
+from durable_core.http.headers import traceparent_of
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response
-from durable_core.http.trace_context import traceparent_of
 from durable_core.machine.retry import delay_ms
 from durable_core.model.decision import HandoffReason
 from durable_core.model.fact import Fact, RunNoted, StoreFault

@@ -33,8 +33,8 @@ from durable_core.flow.env import AppConfig
 from durable_core.flow.options import ResolvedOptions, check_labels
 from durable_core.flow.step_options import Undo, UndoReport
 from durable_core.flow.urls import callback_url
+from durable_core.http.headers import traceparent_of
 from durable_core.http.request import Request
-from durable_core.http.trace_context import traceparent_of
 from durable_core.machine.step_ids import StepIds, op_named
 from durable_core.model.decision import HandoffReason
 from durable_core.model.event import Event, StoredEvent

@@ -46,8 +46,7 @@ from durable_core.flow.facts import notify_attempt, notify_end, observed_run, ti
 from durable_core.flow.handoff import begin_handoff, hand_off, notify_handed_off, send_handoff
 from durable_core.flow.results import typed_response
 from durable_core.flow.versions import check_end, is_misfit, parking
-from durable_core.http.bodies import open_body, open_body_async
-from durable_core.http.response import Response
+from durable_core.http.response import Response, open_body, open_body_async
 from durable_core.machine.advance import advance, describe, failure_of_handler
 from durable_core.model.decision import (
     BecameIdle,

@@ -9,7 +9,7 @@ from durable_core.flow.effects import Flow, await_end, read_result
 from durable_core.flow.env import AppConfig
 from durable_core.flow.handoff import hand_off_with, new_token
 from durable_core.flow.wait_url import PRIVATE_HEADERS, RETRY_AFTER, StreamWanted, WaitRequest
-from durable_core.http.dates import http_date
+from durable_core.http.headers import http_date
 from durable_core.http.problem import problem
 from durable_core.http.response import Response, with_headers
 from durable_core.machine.stream_cursor import Cursor, EventId

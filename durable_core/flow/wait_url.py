@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlencode
 
 from durable_core.flow.options import ResolvedOptions
-from durable_core.http.headers import accepts_event_stream
-from durable_core.http.prefer import APPLIED, parse_prefer
+from durable_core.http.headers import APPLIED, accepts_event_stream, parse_prefer
 from durable_core.http.request import Request
 
 if TYPE_CHECKING:

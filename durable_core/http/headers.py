@@ -1,15 +1,29 @@
-"""HTTP header fields as one immutable value (RFC 9110, section 5)."""
+"""HTTP header fields as one immutable value (RFC 9110, section 5), and what some of them say."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeAlias, TypeVar
 
 from durable_core.errors import HeaderNotStoredError
 
-__all__ = ["SENSITIVE_HEADERS", "TOKEN", "HeaderFields", "Headers", "accepts_event_stream"]
-
+__all__ = [
+    "APPLIED",
+    "SENSITIVE_HEADERS",
+    "TOKEN",
+    "HeaderFields",
+    "Headers",
+    "Preferences",
+    "accepts_event_stream",
+    "http_date",
+    "is_traceparent",
+    "parse_prefer",
+    "trace_id_of",
+    "traceparent_of",
+]
 
 # --- headers --------------------------------------------------------------------------------------
 
@@ -234,3 +248,109 @@ def _weight(parameters: Sequence[str]) -> float:
         if name.strip() == "q":
             return float(value) if _WEIGHT.fullmatch(value) else 0.0
     return 1.0
+
+
+# --- prefer ---------------------------------------------------------------------------------------
+
+#: The response header that names the preferences which the server has followed.
+APPLIED = "preference-applied"
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_VALUE = rf"(?:[ \t]*=[ \t]*(?:({_TOKEN})|({_QUOTED}))?)?"
+_PREFERENCE = re.compile(rf"({_TOKEN}){_VALUE}[ \t]*(?:;.*)?", re.DOTALL)
+#: One member of the list: commas in quotes are part of it.
+_MEMBER = re.compile(rf"(?:{_QUOTED}|[^,])+")
+#: A number with more digits is longer than any time that a server waits.
+_SECONDS = re.compile(r"[0-9]{1,9}")
+#: Longer headers are ignored: matching takes time that grows with the square of the length.
+_LONGEST = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """What a client prefers, as far as this library knows it.
+
+    Attributes:
+        respond_async: it would rather not wait for the response.
+        wait: for how long it waits, seconds; None if it says nothing.
+    """
+
+    respond_async: bool = False
+    wait: int | None = None
+
+
+def parse_prefer(headers: Headers) -> Preferences:
+    """Return the preferences ``respond-async`` and ``wait`` of a request.
+
+    Others, and parameters, are ignored, and so is what is malformed. Of a preference that is there
+    several times only the first one counts (RFC 7240 section 2).
+    """
+    known = dict[str, str]()
+    for name, value in _members(",".join(headers.get_all("prefer"))):
+        known.setdefault(name, value)
+    wait = known.get("wait", "")
+    return Preferences(
+        respond_async=known.get("respond-async") == "",
+        wait=int(wait) if _SECONDS.fullmatch(wait) else None,
+    )
+
+
+def _members(text: str) -> Iterator[tuple[str, str]]:
+    """Yield name and value of each preference; the value is "" if there is none."""
+    if len(text) > _LONGEST:
+        return
+    for member in _MEMBER.findall(text):
+        found = _PREFERENCE.fullmatch(member.strip(" \t"))
+        if found is not None:
+            name, token, quoted = found.groups()
+            yield name.lower(), token or re.sub(r"\\(.)", r"\1", quoted[1:-1] if quoted else "")
+
+
+# --- traceparent ----------------------------------------------------------------------------------
+
+#: Version, trace id, parent id, flags. Ids of zeros are invalid, and so is the version ff.
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+)
+
+
+def is_traceparent(value: object) -> bool:
+    """Tell whether a value is a trace context that may be kept."""
+    return isinstance(value, str) and _TRACEPARENT.fullmatch(value) is not None
+
+
+def traceparent_of(headers: Headers) -> str | None:
+    """Return the trace context of a request; None if it has none, several, or an invalid one.
+
+    A context of a later version may have more fields: the four that are known are kept.
+    """
+    # Not by ``get``, which is an error in the replays of an engine that keeps no headers.
+    found = [value for name, value in headers.raw if name.lower() == "traceparent"]
+    if len(found) != 1:
+        return None
+    value = found[0].strip(" \t")
+    if value[:2] != "00" and value[55:56] == "-":
+        value = value[:55]
+    return value if is_traceparent(value) else None
+
+
+def trace_id_of(traceparent: str | None) -> str | None:
+    """Return the trace id, 32 hexadecimal digits, of a trace context."""
+    return None if traceparent is None else traceparent[3:35]
+
+
+# --- dates ----------------------------------------------------------------------------------------
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+
+
+def http_date(ms: int) -> str:
+    """Return a moment (epoch milliseconds) as an HTTP-date (RFC 9110 section 5.6.7).
+
+    The names are English, whatever the locale of the process.
+    """
+    at = datetime.fromtimestamp(ms // 1000, UTC)
+    day, month = _DAYS[at.weekday()], _MONTHS[at.month - 1]
+    return f"{day}, {at.day:02} {month} {at.year:04} {at:%H:%M:%S} GMT"

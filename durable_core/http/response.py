@@ -1,17 +1,20 @@
-"""``Response``, independent of any server."""
+"""Responses, independent of any server: of a handler, and of another server."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+import re
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from durable_core.http.headers import HeaderFields, Headers
 from durable_core.http.json import chunk_encoder
 
-__all__ = ["Body", "Response", "with_headers"]
+__all__ = ["Body", "FetchedResponse", "Response", "open_body", "open_body_async", "with_headers"]
 
 #: A complete body, or the chunks of a streamed one.
 Body: TypeAlias = bytes | Iterable[bytes] | AsyncIterable[bytes]
@@ -164,3 +167,99 @@ def _check_body(body: object) -> Body:
         f"a response body must be bytes or an iterable of bytes, not {type(body).__name__}; "
         "Response.text() and Response.json() encode other values"
     )
+
+
+# --- streamed bodies ------------------------------------------------------------------------------
+
+
+@contextmanager
+def open_body(body: Iterable[bytes]) -> Iterator[Iterable[bytes]]:
+    """Give a body to who reads it; close it in the end if it can be closed, read or not."""
+    try:
+        yield body
+    finally:
+        close = getattr(body, "close", None)
+        if close is not None:
+            close()
+
+
+@asynccontextmanager
+async def open_body_async(body: AsyncIterable[bytes]) -> AsyncIterator[AsyncIterable[bytes]]:
+    """Do the same for a body that is read on an event loop."""
+    try:
+        yield body
+    finally:
+        close = getattr(body, "aclose", None)
+        if close is not None:
+            await close()
+
+
+# --- the response of another server ---------------------------------------------------------------
+
+_CHARSET = re.compile(r""";\s*charset\s*=\s*"?([^\s;"]+)""", re.IGNORECASE)
+#: What is about the connection or the coding, which are gone, or is a credential.
+_NOT_KEPT = frozenset(
+    {
+        *("connection", "content-encoding", "content-length", "keep-alive", "set-cookie"),
+        *("trailer", "transfer-encoding", "upgrade"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedResponse:
+    """What a server has answered to ``step.fetch``.
+
+    Attributes:
+        status: the HTTP status; no 429 and no 5xx, which are errors.
+        headers: the header fields, without those about the connection, and without cookies.
+        body: the whole body.
+    """
+
+    status: int
+    headers: Headers
+    body: bytes
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is 200 to 299."""
+        return 200 <= self.status <= 299
+
+    def text(self) -> str:
+        """Return the body as text, in the charset that it names, or UTF-8.
+
+        Raises:
+            LookupError, UnicodeDecodeError: the charset is unknown, or the body is not in it.
+        """
+        found = _CHARSET.search(self.headers.get("content-type") or "")
+        return self.body.decode(found[1] if found else "utf-8")
+
+    def json(self) -> Any:
+        """Return the value of a JSON body.
+
+        Raises:
+            ValueError: the body is not JSON.
+        """
+        return json.loads(self.body)
+
+    def dump(self) -> dict[str, object]:
+        """Return it as JSON values: the body as ``text`` if it is UTF-8, else as ``base64``."""
+        fields: dict[str, object] = {
+            "status": self.status,
+            "headers": [
+                [name, value] for name, value in self.headers.raw if name.lower() not in _NOT_KEPT
+            ],
+        }
+        try:
+            fields["text"] = self.body.decode("utf-8")
+        except UnicodeDecodeError:
+            fields["base64"] = b64encode(self.body).decode("ascii")
+        return fields
+
+    @classmethod
+    def load(cls, fields: Mapping[str, Any]) -> FetchedResponse:
+        """Return the response of :meth:`dump`."""
+        text = fields.get("text")
+        body = b64decode(fields["base64"]) if text is None else text.encode("utf-8")
+        headers = Headers([(name, value) for name, value in fields["headers"]])
+        return cls(fields["status"], headers, body)

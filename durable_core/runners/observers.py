@@ -10,8 +10,7 @@ from dataclasses import replace
 from durable_core.errors import ControlSignal
 from durable_core.flow.effects import Notify
 from durable_core.flow.facts import run_facts
-from durable_core.http.headers import Headers
-from durable_core.http.trace_context import is_traceparent, trace_id_of
+from durable_core.http.headers import Headers, is_traceparent, trace_id_of
 from durable_core.model.fact import (
     AttemptFailed,
     Fact,

@@ -13,9 +13,8 @@ import pytest
 from durable_core.ai import Inference, openai
 from durable_core.api.step import step, sync_step
 from durable_core.errors import ServerStatusError, StepError
-from durable_core.http.fetched import FetchedResponse
 from durable_core.http.request import Request
-from durable_core.http.response import Response
+from durable_core.http.response import FetchedResponse, Response
 from support.harness import lab
 from support.service import Service, service
 

@@ -15,9 +15,8 @@ import pytest
 
 from durable_core.api.step import step, sync_step
 from durable_core.errors import ServerBusyError, ServerStatusError, StepError
-from durable_core.http.fetched import FetchedResponse
 from durable_core.http.request import Request
-from durable_core.http.response import Response
+from durable_core.http.response import FetchedResponse, Response
 from durable_core.machine.retry import RetryPolicy
 from durable_core.model.run import Phase
 from support.harness import lab, request, until

@@ -6,7 +6,7 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from durable_core.http.dates import http_date
+from durable_core.http.headers import http_date
 
 
 def test_the_example_of_the_standard() -> None:

@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from durable_core.http.headers import Headers
-from durable_core.http.prefer import Preferences, parse_prefer
+from durable_core.http.headers import Headers, Preferences, parse_prefer
 
 NONE = Preferences()
 ASYNC = Preferences(respond_async=True)

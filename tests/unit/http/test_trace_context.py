@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from durable_core.http.headers import Headers
-from durable_core.http.trace_context import is_traceparent, trace_id_of, traceparent_of
+from durable_core.http.headers import Headers, is_traceparent, trace_id_of, traceparent_of
 
 IDS = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
 
