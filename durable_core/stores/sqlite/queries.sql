@@ -1,4 +1,43 @@
 -- Every statement the store runs on its tables, by name. The first line of each is `-- name --`.
+-- What several have in common is a part: `-- {name} --`, and `{name}` where it stands.
+
+-- {run-columns} --
+run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries, run.created_at,
+run.event_seq, run.failures, run.crash_count, run.epoch, run.key, run.parent, run.traceparent,
+run.labels, run.version, run.principal, run.undoable, run.cancel_reason, run.timeout,
+run.deadline, run.slot_key, run.singleton_key, run.client, run.depth
+
+-- {step-columns} --
+step.op_id, step.name, step.kind, step.key & 0xFFFFFF, step.ok, step.value, step.event_seq,
+step.attempts, step.ended_at, step.started_at, step.arguments
+
+-- {pending-columns} --
+op_id, name, kind, due_at, failures, error, rule, event, match_path, match_key, event_seq,
+consumed_seqs, address, started_at, matched
+
+-- {filters} --
+run.app = :app AND (:key IS NULL OR run.key = :key) AND run.id >= :since AND run.id < :before
+AND run.phase IN (SELECT value FROM json_each(:phases))
+AND (:endpoint_key IS NULL OR run.endpoint_key = :endpoint_key)
+
+-- {principal-and-label} --
+(:principal IS NULL OR run.principal = :principal)
+AND (:label IS NULL OR EXISTS (
+    SELECT 1 FROM label
+    WHERE label.app = :app AND label.name = :label AND label.value = :label_value
+      AND label.run_id = run.id
+))
+
+-- {abandoned} --
+run.app = :app AND run.ended_at IS NULL AND run.cancel_reason IS NULL
+AND (
+    parent.id IS NULL OR parent.ended_at IS NOT NULL OR parent.cancel_reason IS NOT NULL
+    OR NOT EXISTS (
+        SELECT 1 FROM pending INDEXED BY pending_address
+        WHERE pending.app = run.app AND pending.address = 'child:' || run.id
+          AND pending.address <> '' AND pending.matched IS NULL
+    )
+)
 
 -- insert-step --
 -- The guard makes one statement of "is the run still ours" and "take the checkpoint".
@@ -250,10 +289,7 @@ SET owner = :owner, epoch = epoch + 1, due_at = NULL,
 WHERE id IN (SELECT value FROM json_each(:ids))
 
 -- claimed-runs --
-SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries, run.created_at,
-       run.event_seq, run.failures, run.crash_count, run.epoch, run.key, run.parent,
-       run.traceparent, run.labels, run.version, run.principal, run.undoable, run.cancel_reason,
-       run.timeout, run.deadline, run.slot_key, run.singleton_key, run.client, run.depth,
+SELECT {run-columns},
        request.head, request.body,
        (SELECT coalesce(sum(size), 0) FROM chunk_batch WHERE run_id = run.id),
        (SELECT coalesce(sum(count), 0) FROM chunk_batch WHERE run_id = run.id AND outside)
@@ -263,15 +299,13 @@ CROSS JOIN request ON request.seq = run.seq
 
 -- claimed-steps --
 -- In no order: SQLite would sort copies of all values.
-SELECT run.id, op_id, name, kind, step.key & 0xFFFFFF, ok, step.value, step.event_seq, attempts,
-       step.ended_at, started_at, arguments
+SELECT run.id, {step-columns}
 FROM json_each(:ids) AS wanted
 CROSS JOIN run ON run.id = wanted.value
 CROSS JOIN step ON step.key BETWEEN run.seq << 24 AND run.seq << 24 | 0xFFFFFF
 
 -- claimed-pending --
-SELECT run_id, op_id, name, kind, due_at, failures, error, rule, event, match_path, match_key,
-       event_seq, consumed_seqs, address, started_at, matched
+SELECT run_id, {pending-columns}
 FROM json_each(:ids) AS wanted
 CROSS JOIN pending ON pending.run_id = wanted.value
 
@@ -426,8 +460,7 @@ CROSS JOIN request ON request.seq = run.seq
 WHERE run.id = ? AND run.app = ?
 
 -- steps --
-SELECT op_id, name, kind, step.key & 0xFFFFFF, ok, value, step.event_seq, attempts, step.ended_at,
-       started_at, arguments
+SELECT {step-columns}
 FROM run
 CROSS JOIN step ON step.key BETWEEN run.seq << 24 AND run.seq << 24 | 0xFFFFFF
 WHERE run.id = ?
@@ -440,8 +473,7 @@ CROSS JOIN step ON step.key BETWEEN run.seq << 24 AND run.seq << 24 | 0xFFFFFF
 WHERE run.id = ?
 
 -- pending --
-SELECT op_id, name, kind, due_at, failures, error, rule, event, match_path, match_key, event_seq,
-       consumed_seqs, address, started_at, matched
+SELECT {pending-columns}
 FROM pending
 WHERE run_id = ?
 ORDER BY op_id
@@ -675,11 +707,7 @@ WITH RECURSIVE handler (name) AS (
     FROM handler
     WHERE handler.name IS NOT NULL
 )
-SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries,
-       run.created_at, run.event_seq, run.failures, run.crash_count, run.epoch, run.key,
-       run.parent, run.traceparent, run.labels, run.version, run.principal, run.undoable,
-       run.cancel_reason, run.timeout, run.deadline, run.slot_key, run.singleton_key, run.client, run.depth,
-       run.owner, run.due_at, run.ended_at
+SELECT {run-columns}, run.owner, run.due_at, run.ended_at
 FROM handler
 CROSS JOIN run ON run.id IN (
     SELECT due.id FROM run AS due
@@ -693,46 +721,20 @@ ORDER BY run.due_at, run.id
 LIMIT 100
 
 -- abandoned-children --
-SELECT child.id, child.app, child.endpoint_key, child.function_id, child.phase, child.retries,
-       child.created_at, child.event_seq, child.failures, child.crash_count, child.epoch, child.key,
-       child.parent, child.traceparent, child.labels, child.version, child.principal,
-       child.undoable, child.cancel_reason, child.timeout, child.deadline, child.slot_key,
-       child.singleton_key, child.client, child.depth, child.owner, child.due_at, child.ended_at
-FROM run AS child INDEXED BY run_child
-LEFT JOIN run AS parent ON parent.id = child.parent
-WHERE child.app = :app AND child.parent IS NOT NULL AND child.ended_at IS NULL
-  AND child.cancel_reason IS NULL
-  AND (
-      parent.id IS NULL OR parent.ended_at IS NOT NULL OR parent.cancel_reason IS NOT NULL
-      OR NOT EXISTS (
-          SELECT 1 FROM pending INDEXED BY pending_address
-          WHERE pending.app = child.app AND pending.address = 'child:' || child.id
-            AND pending.address <> '' AND pending.matched IS NULL
-      )
-  )
-ORDER BY child.id
+SELECT {run-columns}, run.owner, run.due_at, run.ended_at
+FROM run INDEXED BY run_child
+LEFT JOIN run AS parent ON parent.id = run.parent
+WHERE run.parent IS NOT NULL AND {abandoned}
+ORDER BY run.id
 LIMIT 100
 
 -- abandoned-children-of --
-SELECT child.id, child.app, child.endpoint_key, child.function_id, child.phase, child.retries,
-       child.created_at, child.event_seq, child.failures, child.crash_count, child.epoch, child.key,
-       child.parent, child.traceparent, child.labels, child.version, child.principal,
-       child.undoable, child.cancel_reason, child.timeout, child.deadline, child.slot_key,
-       child.singleton_key, child.client, child.depth, child.owner, child.due_at, child.ended_at
+SELECT {run-columns}, run.owner, run.due_at, run.ended_at
 FROM json_each(:parents) AS wanted
-CROSS JOIN run AS child INDEXED BY run_child ON child.parent = wanted.value
-LEFT JOIN run AS parent ON parent.id = child.parent
-WHERE child.app = :app AND child.ended_at IS NULL
-  AND child.cancel_reason IS NULL
-  AND (
-      parent.id IS NULL OR parent.ended_at IS NOT NULL OR parent.cancel_reason IS NOT NULL
-      OR NOT EXISTS (
-          SELECT 1 FROM pending INDEXED BY pending_address
-          WHERE pending.app = child.app AND pending.address = 'child:' || child.id
-            AND pending.address <> '' AND pending.matched IS NULL
-      )
-  )
-ORDER BY child.id
+CROSS JOIN run INDEXED BY run_child ON run.parent = wanted.value
+LEFT JOIN run AS parent ON parent.id = run.parent
+WHERE {abandoned}
+ORDER BY run.id
 LIMIT 100
 
 -- held --
@@ -747,10 +749,7 @@ WHERE run.owner = ?
 ORDER BY run.id, pending.op_id
 
 -- run --
-SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
-       crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
-       cancel_reason, timeout, deadline, slot_key, singleton_key, client, depth, owner,
-       due_at, ended_at
+SELECT {run-columns}, run.owner, run.due_at, run.ended_at
 FROM run
 WHERE id = ? AND app = ?
 
@@ -792,23 +791,15 @@ ORDER BY ended.ended_at DESC, run.id DESC
 
 -- list-by-phase --
 -- Of each phase the newest ones; then the newest of those.
-SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
-       crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
-       cancel_reason, timeout, deadline, slot_key, singleton_key, client, depth, owner,
-       due_at, ended_at
+SELECT {run-columns}, run.owner, run.due_at, run.ended_at
 FROM run
 WHERE id IN (
     SELECT found.id
     FROM json_each(:phases) AS wanted
     CROSS JOIN run AS found ON found.id IN (
-        SELECT id FROM run AS each
+        SELECT id FROM run
         WHERE app = :app AND phase = wanted.value AND id >= :since AND id < :before
-          AND (:principal IS NULL OR principal = :principal)
-          AND (:label IS NULL OR EXISTS (
-              SELECT 1 FROM label
-              WHERE label.app = :app AND label.name = :label AND label.value = :label_value
-                AND label.run_id = each.id
-          ))
+          AND {principal-and-label}
         ORDER BY id DESC
         LIMIT :limit
     )
@@ -817,24 +808,16 @@ ORDER BY id DESC
 LIMIT :limit
 
 -- list-by-endpoint --
-SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
-       crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
-       cancel_reason, timeout, deadline, slot_key, singleton_key, client, depth, owner,
-       due_at, ended_at
+SELECT {run-columns}, run.owner, run.due_at, run.ended_at
 FROM run
 WHERE id IN (
     SELECT found.id
     FROM json_each(:phases) AS wanted
     CROSS JOIN run AS found ON found.id IN (
-        SELECT id FROM run AS each
+        SELECT id FROM run
         WHERE app = :app AND endpoint_key = :endpoint_key AND phase = wanted.value
           AND id >= :since AND id < :before
-          AND (:principal IS NULL OR principal = :principal)
-          AND (:label IS NULL OR EXISTS (
-              SELECT 1 FROM label
-              WHERE label.app = :app AND label.name = :label AND label.value = :label_value
-                AND label.run_id = each.id
-          ))
+          AND {principal-and-label}
         ORDER BY id DESC
         LIMIT :limit
     )
@@ -843,69 +826,35 @@ ORDER BY id DESC
 LIMIT :limit
 
 -- list-by-key --
-SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
-       crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
-       cancel_reason, timeout, deadline, slot_key, singleton_key, client, depth, owner,
-       due_at, ended_at
-FROM run AS each
-WHERE app = :app AND key = :key AND id >= :since AND id < :before
-  AND phase IN (SELECT value FROM json_each(:phases))
-  AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
-  AND (:principal IS NULL OR principal = :principal)
-  AND (:label IS NULL OR EXISTS (
-          SELECT 1 FROM label
-          WHERE label.app = :app AND label.name = :label AND label.value = :label_value
-            AND label.run_id = each.id
-      ))
+SELECT {run-columns}, run.owner, run.due_at, run.ended_at
+FROM run
+WHERE key = :key AND {filters}
+  AND {principal-and-label}
 ORDER BY id DESC
 LIMIT :limit
 
 -- list-held --
 -- A process holds no more runs than it executes, so these are sorted.
-SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
-       crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
-       cancel_reason, timeout, deadline, slot_key, singleton_key, client, depth, owner,
-       due_at, ended_at
-FROM run AS each INDEXED BY run_owner
+SELECT {run-columns}, run.owner, run.due_at, run.ended_at
+FROM run INDEXED BY run_owner
 WHERE owner IS NOT NULL AND (NOT :cancelled OR (cancel_reason IS NOT NULL AND ended_at IS NULL))
-  AND app = :app AND (:key IS NULL OR key = :key) AND id >= :since AND id < :before
-  AND phase IN (SELECT value FROM json_each(:phases))
-  AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
-  AND (:principal IS NULL OR principal = :principal)
-  AND (:label IS NULL OR EXISTS (
-          SELECT 1 FROM label
-          WHERE label.app = :app AND label.name = :label AND label.value = :label_value
-            AND label.run_id = each.id
-      ))
+  AND {filters}
+  AND {principal-and-label}
 ORDER BY id DESC
 LIMIT :limit
 
 -- list-cancelled --
 -- The index has no other runs.
-SELECT id, app, endpoint_key, function_id, phase, retries, created_at, event_seq, failures,
-       crash_count, epoch, key, parent, traceparent, labels, version, principal, undoable,
-       cancel_reason, timeout, deadline, slot_key, singleton_key, client, depth, owner,
-       due_at, ended_at
-FROM run AS each INDEXED BY run_cancelled
+SELECT {run-columns}, run.owner, run.due_at, run.ended_at
+FROM run INDEXED BY run_cancelled
 WHERE cancel_reason IS NOT NULL AND ended_at IS NULL
-  AND app = :app AND (:key IS NULL OR key = :key) AND id >= :since AND id < :before
-  AND phase IN (SELECT value FROM json_each(:phases))
-  AND (:endpoint_key IS NULL OR endpoint_key = :endpoint_key)
-  AND (:principal IS NULL OR principal = :principal)
-  AND (:label IS NULL OR EXISTS (
-          SELECT 1 FROM label
-          WHERE label.app = :app AND label.name = :label AND label.value = :label_value
-            AND label.run_id = each.id
-      ))
+  AND {filters}
+  AND {principal-and-label}
 ORDER BY id DESC
 LIMIT :limit
 
 -- list-by-label --
-SELECT run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries, run.created_at,
-       run.event_seq, run.failures, run.crash_count, run.epoch, run.key, run.parent,
-       run.traceparent, run.labels, run.version, run.principal, run.undoable,
-       run.cancel_reason, run.timeout, run.deadline, run.slot_key, run.singleton_key, run.client, run.depth,
-       run.owner, run.due_at, run.ended_at
+SELECT {run-columns}, run.owner, run.due_at, run.ended_at
 FROM label
 CROSS JOIN run ON run.id = label.run_id
 WHERE label.app = :app AND label.name = :label AND label.value = :label_value

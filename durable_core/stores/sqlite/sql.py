@@ -52,20 +52,29 @@ def store_error(error: sqlite3.Error, path: str) -> StoreError:
 
 # --- sql ------------------------------------------------------------------------------------------
 
-_HEADER = re.compile(r"^-- ([a-z][a-z-]*) --$\n", re.MULTILINE)
+_HEADER = re.compile(r"^-- (\{?[a-z][a-z-]*\}?) --$\n", re.MULTILINE)
+_PART = re.compile(r"\{[a-z-]+\}")
 
 
 def parse_queries(text: str) -> Mapping[str, str]:
-    """Return the statements of a file by their names.
+    """Return the statements of a file by their names, with the parts that they have in common.
 
     Raises:
         ValueError: a name comes twice.
+        KeyError: a statement names a part that is not there.
     """
     _, *parts = _HEADER.split(text)
     names, bodies = parts[::2], parts[1::2]
     if len(set(names)) != len(names):
         raise ValueError(f"a query name comes twice among {sorted(names)}")
-    return MappingProxyType(dict(zip(names, (body.strip() for body in bodies), strict=True)))
+    found = dict(zip(names, (body.strip() for body in bodies), strict=True))
+    return MappingProxyType(
+        {
+            name: _PART.sub(lambda part: found[part[0]], body)
+            for name, body in found.items()
+            if not _PART.fullmatch(name)
+        }
+    )
 
 
 def _text_of(name: str) -> str:

@@ -12,8 +12,8 @@ from durable_core.stores.sqlite.sql import QUERIES, SCHEMA, parse_queries
 from support.source_tree import CORE
 
 #: Statements that read a whole table (one row a process, or a secret), or a whole index (one row a
-#: wait that is still compared with the events before it).
-SCANS = {"workers", "secrets", "delete-secrets", "unscanned-wait"}
+#: wait that is still compared with the events before it, or a run that is being undone).
+SCANS = {"workers", "secrets", "delete-secrets", "unscanned-wait", "list-cancelled"}
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +83,20 @@ def test_a_name_may_come_once() -> None:
         parse_queries("-- a --\nSELECT 1\n-- a --\nSELECT 2\n")
 
 
+def test_a_part_stands_in_every_statement_that_names_it() -> None:
+    """A part is no statement of its own, and one that is not there is a mistake."""
+    text = "-- {id} --\nrun.id\n\n-- a --\nSELECT {id}\n\n-- b --\nSELECT 1, {id}\n"
+
+    assert {"a": "SELECT run.id", "b": "SELECT 1, run.id"} == dict(parse_queries(text))
+    with pytest.raises(KeyError, match="name"):
+        parse_queries("-- a --\nSELECT {name}\n")
+
+
 def test_the_children_of_a_run_are_found_by_an_index(database: sqlite3.Connection) -> None:
     """Those of a run that has ended are found without a look at the children of others."""
     steps = plan(database, QUERIES["abandoned-children-of"])
 
-    assert "SEARCH child USING INDEX run_child (parent=?)" in steps
+    assert "SEARCH run USING INDEX run_child (parent=?)" in steps
 
 
 @pytest.mark.parametrize(
@@ -131,8 +140,8 @@ def test_runs_of_each_phase_are_found_by_an_index(
 @pytest.mark.parametrize(
     ("name", "search"),
     [
-        ("list-held", "SEARCH each USING INDEX run_owner (owner>?)"),
-        ("list-cancelled", "SCAN each USING INDEX run_cancelled"),
+        ("list-held", "SEARCH run USING INDEX run_owner (owner>?)"),
+        ("list-cancelled", "SCAN run USING INDEX run_cancelled"),
     ],
 )
 def test_runs_in_a_rare_state_are_found_by_an_index_of_them_alone(
