@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,20 +14,22 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from durable_core.duration import Duration, parse_duration
+from durable_core.engine.lifecycle import (
+    ProcessLifecycle,
+    running_loop,
+    shutting_down_response,
+)
 from durable_core.engine.run_control import RunControl
 from durable_core.errors import ConfigurationError, StoreBusyError, StoreError
 from durable_core.flow.env import AppConfig, Limits
 from durable_core.flow.scope import HandlerKind
 from durable_core.http.headers import accepts_event_stream
-from durable_core.http.problem import problem
 from durable_core.http.request import Request
-from durable_core.http.response import Response, with_headers
+from durable_core.http.response import Response
 from durable_core.model.run import versioned_key
 from durable_core.platform import (
     SystemClock,
     SystemIds,
-    check_threading,
-    log_to_stderr,
     logger,
     process_id,
 )
@@ -130,14 +131,10 @@ class EmbeddedEngine(RunControl):
         self.settings = settings or Settings()
         self.endpoints: dict[str, RegisteredEndpoint] = {}
         self.native_hosts: dict[Any, Any] = {}
-        #: By process: a fork may have happened while a thread of the parent held its lock.
-        self._locks: dict[int, threading.RLock] = {}
-        self._worker: Worker | None = None
+        self._lifecycle: ProcessLifecycle[Worker] = ProcessLifecycle(self._start_worker)
         self._own_reports: EngineReports | None = None
         self._make_worker: WorkerFactory = _load_worker
-        self._stopping_pid = 0
         self._server_threads: int | None = None
-        self._at_exit = False
 
     def __repr__(self) -> str:
         """Show the store, without loading it."""
@@ -150,7 +147,7 @@ class EmbeddedEngine(RunControl):
         if self._store is None:
             from durable_core.stores.sqlite import SQLiteStore
 
-            with self._lock:
+            with self._lifecycle.lock:
                 if self._store is None:
                     self._store = SQLiteStore(self._path)
         return self._store
@@ -203,7 +200,7 @@ class EmbeddedEngine(RunControl):
         """
         if server_threads is not None:
             self._server_threads = server_threads  # also for a worker that a request starts
-        worker, loop = self._start_patiently(), _running_loop()
+        worker, loop = self._start_patiently(), running_loop()
         worker.waiters.limit_threads(self._server_threads)
         if loop is not None:
             worker.loops.adopt(loop)
@@ -231,56 +228,24 @@ class EmbeddedEngine(RunControl):
 
     def stop(self, timeout: float) -> None:
         """Hand clients off, wait for steps in flight, give leases back, close the store."""
-        worker = self._worker
-        if worker is None or worker.pid != os.getpid():
-            return
-        if _running_loop() is not None and worker.has_tasks_on(_running_loop()):
-            raise RuntimeError(
-                "stop() would block the event loop that its runs need; use 'await stop_async()'"
-            )
-        with self._lock:
-            if self._worker is not worker:
-                return
-            self._stopping_pid = os.getpid()
-            try:
-                worker.stop(timeout)
-            finally:
-                self._worker = None
-                self._stopping_pid = 0
+        self._lifecycle.stop(timeout)
 
     @property
     def worker(self) -> Worker | None:
         """The worker of this process, if it was started."""
-        worker = self._worker
-        return worker if worker is not None and worker.pid == os.getpid() else None
-
-    @property
-    def _lock(self) -> threading.RLock:
-        return self._locks.setdefault(os.getpid(), threading.RLock())
-
-    @property
-    def _stopping(self) -> bool:
-        return self._stopping_pid == os.getpid()
+        return self._lifecycle.host
 
     def _started(self) -> Worker:
-        worker = self._worker
-        if worker is not None and worker.pid == process_id():
+        worker = self._lifecycle.last
+        if worker is not None and worker.pid == process_id():  # as for nearly all requests
             return worker
-        with self._lock:
-            worker = self._worker
-            if worker is None or worker.pid != os.getpid():
-                import atexit
+        return self._lifecycle.started()
 
-                check_threading()
-                log_to_stderr()
-                worker = self._make_worker(self.env, self.settings, self.store, self.endpoints)
-                worker.waiters.limit_threads(self._server_threads)
-                worker.start()
-                self._worker = worker
-                if not self._at_exit:
-                    self._at_exit = True
-                    atexit.register(self._stop_at_exit)
-            return worker
+    def _start_worker(self) -> Worker:
+        worker = self._make_worker(self.env, self.settings, self.store, self.endpoints)
+        worker.waiters.limit_threads(self._server_threads)
+        worker.start()
+        return worker
 
     @contextmanager
     def override(
@@ -308,12 +273,6 @@ class EmbeddedEngine(RunControl):
                 f"the application {self.env.app!r} works already; stop() it before it works "
                 "with another store and clock"
             )
-
-    def _stop_at_exit(self) -> None:
-        try:
-            self.stop(10.0)
-        except Exception:
-            logger.exception("could not stop in good order")
 
     def _all_secrets(self) -> tuple[bytes, ...]:
         return self._secrets or self._refresh_secrets()
@@ -387,7 +346,7 @@ class EmbeddedEngine(RunControl):
 
     def why_not_ready(self) -> str | None:
         """Return why this process should get no requests now; None if it may get some."""
-        if self._stopping:
+        if self._lifecycle.stopping:
             return "stopping"
         try:
             worker = self._started()
@@ -400,7 +359,7 @@ class EmbeddedEngine(RunControl):
         """As :meth:`why_not_ready`, without blocking the event loop while the store is read."""
         from asyncio import to_thread
 
-        if not self._stopping:
+        if not self._lifecycle.stopping:
             with suppress(StoreError):  # which the thread sees, too
                 self._started().loops.adopt_running()
         return await to_thread(self.why_not_ready)
@@ -411,8 +370,8 @@ class EmbeddedEngine(RunControl):
 
     def serve(self, endpoint: RegisteredEndpoint, request: Request, route: str | None) -> Response:
         """Run a handler for a client, in this thread."""
-        if self._stopping_pid and self._stopping:
-            return _shutting_down()
+        if self._lifecycle.stopping_pid and self._lifecycle.stopping:
+            return shutting_down_response()
         follows = accepts_event_stream(request.headers) or endpoint.options.ui_messages is not None
         if endpoint.kind is HandlerKind.ASYNC_DEF and not follows:
             return self._serve_on_background_loop(endpoint, request, route)
@@ -445,8 +404,8 @@ class EmbeddedEngine(RunControl):
         self, endpoint: RegisteredEndpoint, request: Request, route: str | None
     ) -> Response:
         """Run a handler for a client of an asynchronous server."""
-        if self._stopping_pid and self._stopping:
-            return _shutting_down()
+        if self._lifecycle.stopping_pid and self._lifecycle.stopping:
+            return shutting_down_response()
         try:
             worker = self._started()
             worker.loops.adopt_running()
@@ -499,7 +458,7 @@ class EmbeddedEngine(RunControl):
         return _defer_later(defer, event_seq)
 
     def _may_defer(self) -> Worker | None:
-        worker = self._worker
+        worker = self._lifecycle.last
         is_able = worker is not None and worker.pid == process_id() and worker.may_defer
         return worker if is_able else None
 
@@ -525,8 +484,8 @@ class EmbeddedEngine(RunControl):
         key: IdempotencyKey | None,
     ) -> Response | EarlierRun:
         """Run a handler for a client, in this thread, if the store lets its run begin."""
-        if self._stopping_pid and self._stopping:
-            return _shutting_down()
+        if self._lifecycle.stopping_pid and self._lifecycle.stopping:
+            return shutting_down_response()
         try:
             worker = self._started()
         except StoreError as error:
@@ -547,8 +506,8 @@ class EmbeddedEngine(RunControl):
         key: IdempotencyKey | None,
     ) -> Response | EarlierRun:
         """As :meth:`serve_once`, for a client of an asynchronous server."""
-        if self._stopping_pid and self._stopping:
-            return _shutting_down()
+        if self._lifecycle.stopping_pid and self._lifecycle.stopping:
+            return shutting_down_response()
         try:
             worker = self._started()
         except StoreError as error:
@@ -679,7 +638,9 @@ class EmbeddedEngine(RunControl):
         worker = self.worker
         if worker is not None:
             return worker.queue.execute(write)
-        with self._lock:  # a store commits for one thread at a time, and no worker starts meanwhile
+        with (
+            self._lifecycle.lock
+        ):  # a store commits for one thread at a time, and no worker starts meanwhile
             if self.worker is None:
                 self.store.open()
                 [answer] = self.store.commit([write], wait=self.settings.busy_timeout)
@@ -700,7 +661,7 @@ class EmbeddedEngine(RunControl):
     def open_store(self) -> None:
         """Open the store, so that it can be read here; nothing is executed for that."""
         if self.worker is None:
-            with self._lock:
+            with self._lifecycle.lock:
                 self.store.open()
 
 
@@ -774,17 +735,3 @@ def _parse_secrets(secrets: Sequence[bytes | str] | None) -> tuple[bytes, ...]:
     if any(len(key) < 16 for key in keys):
         raise ConfigurationError("a secret must have 16 bytes or more")
     return keys
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    from asyncio import get_running_loop
-
-    try:
-        return get_running_loop()
-    except RuntimeError:
-        return None
-
-
-def _shutting_down() -> Response:
-    response = problem(503, "shutting-down", detail="the server is shutting down")
-    return with_headers(response, (("retry-after", "1"),))

@@ -10,30 +10,36 @@ from __future__ import annotations
 from durable_core.codec.json import Codec, JSONCodec, canonical_json
 from durable_core.codec.records import dump_error_response, load_step_error
 from durable_core.duration import MAX_DURATION_MS
-from durable_core.engine.remote.attempts import MAX_ATTEMPTS, Answered, Attempts
-from durable_core.engine.remote.engine import RemoteEngine
-from durable_core.engine.remote.execution import Reentry, RemoteExecution, answer_client, report_ops
-from durable_core.engine.remote.forwarding import StreamForwarder
-from durable_core.engine.remote.host import RemoteHost, ServerClient
-from durable_core.engine.remote.hosts import (
+from durable_core.engine.remote.allowed_hosts import (
     ANY_HOST,
     LOOPBACK_HOSTS,
     check_host,
     is_loopback,
     refuse_host,
 )
-from durable_core.engine.remote.op_queue import Ops, RunReporter, size_of
+from durable_core.engine.remote.attempts import MAX_ATTEMPTS, Answered, Attempts
+from durable_core.engine.remote.engine import RemoteEngine
+from durable_core.engine.remote.execution import (
+    CompletionOrder,
+    Reentry,
+    RemoteExecution,
+    answer_client,
+    report_ops,
+    response_or_failure,
+    too_large,
+)
+from durable_core.engine.remote.host import RemoteHost, ServerClient
 from durable_core.engine.remote.ops import (
     Failed,
     FailedOp,
+    Ops,
     PendingOp,
     ReportedStep,
+    RunReporter,
     ServerOps,
     Value,
+    size_of,
 )
-from durable_core.engine.remote.order import CompletionOrder
-from durable_core.engine.remote.outcome import response_or_failure, too_large
-from durable_core.engine.remote.results import Ended, Results
 from durable_core.engine.remote.steps import (
     asks,
     call_through_server,
@@ -47,8 +53,8 @@ from durable_core.engine.remote.steps import (
     wait_for_event,
     wait_for_signal,
 )
-from durable_core.engine.remote.streams import StreamEmitter
-from durable_core.engine.remote.watching import AskServer
+from durable_core.engine.remote.streams import StreamEmitter, StreamForwarder
+from durable_core.engine.remote.waiting import AskServer, Ended, Results
 from durable_core.flow.attempt import Call
 from durable_core.flow.effects import (
     Cancelled,

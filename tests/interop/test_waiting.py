@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from durable_core import Request, step
-from durable_core.engine.remote.results import Results
+from durable_core.engine.remote.waiting import Results
 from durable_core.flow.wait_url import WaitRequest
 from durable_core.http.response import Response
 from support.inngest_app import App, serving

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_core import Response
-from durable_core.engine.remote.results import Ended
+from durable_core.engine.remote.waiting import Ended
 from durable_core.engines.remote import Answered
 from durable_core.errors import EngineUnavailableError
 from durable_inngest._envelope import MARK, dump_response

@@ -7,16 +7,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, NoReturn, TypeVar
 
+from durable_core.engine.lifecycle import ProcessLifecycle, running_loop, shutting_down_response
 from durable_core.engine.remote.host import RemoteHost
-from durable_core.engine.remote.lifecycle import ProcessLifecycle, running_loop
 from durable_core.errors import ConfigurationError, EngineError
 from durable_core.flow.env import AppConfig, Limits
 from durable_core.flow.wait_url import WaitRequest
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
-from durable_core.http.response import Response, with_headers
+from durable_core.http.response import Response
 from durable_core.model.event import Event
 from durable_core.model.signal import Signal
+from durable_core.platform import logger
 from durable_core.ports import EarlierRun, IdempotencyKey, RunFilter, RunProgress, RunRecord, Store
 from durable_core.runners.settings import RegisteredEndpoint, Settings, add_endpoint
 
@@ -55,7 +56,7 @@ class RemoteEngine(ABC, Generic[H]):
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
         _check_unused(self.name, "Settings", self.settings, Settings(), _UNUSED_SETTINGS)
-        self._lifecycle = ProcessLifecycle(self.make_host)
+        self._lifecycle = ProcessLifecycle(self._start_host)
         self.endpoints: dict[str, RegisteredEndpoint] = {}
         self.native_hosts: dict[Any, Any] = {}
 
@@ -113,6 +114,11 @@ class RemoteEngine(ABC, Generic[H]):
         """Return the host of this process, started now if it was not."""
         return self._lifecycle.started()
 
+    def _start_host(self) -> H:
+        host = self.make_host()
+        logger.info("%s started, with %s", self.env.app, host.server_name)
+        return host
+
     def drain(self) -> None:
         """Hand every client on that waits in this process."""
         host = self._lifecycle.host
@@ -148,7 +154,7 @@ class RemoteEngine(ABC, Generic[H]):
     def serve(self, endpoint: RegisteredEndpoint, request: Request, route: str | None) -> Response:
         """Answer a client, or the server, in this thread."""
         if self._lifecycle.stopping:
-            return _shutting_down()
+            return shutting_down_response()
         return self.started().serve(endpoint, request, route)
 
     async def serve_async(
@@ -156,7 +162,7 @@ class RemoteEngine(ABC, Generic[H]):
     ) -> Response:
         """Answer a client, or the server, on an event loop."""
         if self._lifecycle.stopping:
-            return _shutting_down()
+            return shutting_down_response()
         return await self.started().serve_async(endpoint, request, route)
 
     def defer(
@@ -295,8 +301,3 @@ def _check_unused(
         raise ConfigurationError(
             f"{shown} needs the embedded engine; {engine} leaves that to its server"
         )
-
-
-def _shutting_down() -> Response:
-    response = problem(503, "shutting-down", detail="the server is shutting down")
-    return with_headers(response, (("retry-after", "1"),))

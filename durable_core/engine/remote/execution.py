@@ -2,34 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from durable_core.engine.remote.op_queue import Ops, RunReporter
-from durable_core.engine.remote.ops import FailedOp, PendingOp, ReportedStep, ServerOps
-from durable_core.engine.remote.order import CompletionOrder
-from durable_core.engine.remote.results import Results
+from durable_core.engine.remote.ops import (
+    FailedOp,
+    Ops,
+    PendingOp,
+    ReportedStep,
+    RunReporter,
+    ServerOps,
+)
 from durable_core.engine.remote.streams import StreamEmitter
+from durable_core.engine.remote.waiting import Results
 from durable_core.errors import StepUsageError
-from durable_core.flow.effects import Flow, PendingCommit, Submit, send_response
+from durable_core.flow.effects import (
+    Flow,
+    Outcome,
+    PendingCommit,
+    Raised,
+    Returned,
+    Submit,
+    send_response,
+)
 from durable_core.flow.env import AppConfig
+from durable_core.flow.error_responses import handler_failure, response_for_exception
 from durable_core.flow.execution import Execution, settle
+from durable_core.flow.handler import read_whole_body
 from durable_core.flow.options import ResolvedOptions
+from durable_core.flow.results import typed_response
 from durable_core.flow.step_options import StepOptions
 from durable_core.http.request import Request
 from durable_core.http.response import Response
-from durable_core.model.decision import Failure
+from durable_core.machine.advance import failure_of_handler
+from durable_core.model.decision import Failure, HandlerRaised, ResponseTooLarge
 from durable_core.model.run import Run
 from durable_core.model.step import Op, OpKind
 
 __all__ = [
+    "CompletionOrder",
     "Reentry",
     "RemoteExecution",
     "answer_client",
     "queue_op",
     "report_ops",
+    "response_or_failure",
+    "too_large",
 ]
+
+
+# --- order ----------------------------------------------------------------------------------------
+#
+# The order in which steps have finished, where a handler that has several at a time may see it.
+#
+# A server may hand outcomes over in any order, and call again after each. Which of two steps was
+# the first is therefore kept in the run's state: a call that sees a further outcome while another
+# step is still asked for reports its place first, and goes on only when it is called again. The
+# server keeps the first of two such reports, so all later calls agree.
+
+
+class CompletionOrder:
+    """What is known of the order of outcomes, and which steps are asked for at a time.
+
+    Args:
+        known: ids of steps in the order in which they have finished, as far as that is kept.
+
+    Attributes:
+        unknown: ids of steps whose outcome is there, and its place in the order not.
+        finished: ids of steps that have finished here beside others, in order.
+    """
+
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        self._known = {op_id: place for place, op_id in enumerate(dict.fromkeys(known), 1)}
+        self._asked: dict[str, int] = {}
+        self._undecided: set[str] = set()
+        self._beside: set[str] = set()
+        self._after: set[str] = set()
+        self._last = ""
+        self.unknown: list[str] = []
+        self.finished: list[str] = []
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether several steps were asked for at a time in this run."""
+        return bool(self._known or self._beside)
+
+    def ask(self, op_id: str) -> None:
+        """Note that the handler asks for a step."""
+        self._asked[op_id] = len(self._known) + len(self._asked) + 1
+        if self._undecided:
+            self._beside |= {op_id, *self._undecided}
+        elif self._last in self._beside:
+            # The server calls for each that finishes beside others: this call is one of several.
+            self._after.add(op_id)
+        self._undecided.add(op_id)
+
+    def decide(self, op_id: str) -> None:
+        """Note that the handler waits for a step no more."""
+        self._undecided.discard(op_id)
+
+    def place(self, op_id: str) -> int:
+        """Return the place of an outcome; those not known come last, as they were asked for."""
+        return self._known.get(op_id) or self._asked[op_id]
+
+    def is_apart(self, op_id: str) -> bool:
+        """Tell whether a step needs a call of its own: it is beside others, or the next one."""
+        return op_id in self._beside or op_id in self._after
+
+    def is_known(self, op_id: str) -> bool:
+        """Tell whether the handler may see an outcome now: no other one may come before it."""
+        is_known = op_id in self._known or self._undecided <= {op_id}
+        if is_known:
+            self._last = op_id
+        return is_known
+
+    def finish(self, op_id: str) -> None:
+        """Note that a step has finished here."""
+        self._last = op_id
+        if not self._undecided <= {op_id}:
+            self.finished.append(op_id)
+
+
+# --- execution ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,3 +335,52 @@ def answer_client(ex: RemoteExecution, response: Response, *, failed: bool = Fal
         ex.emitter.respond(response, failed=failed)
     else:
         yield from send_response(response)
+
+
+# --- outcome --------------------------------------------------------------------------------------
+#
+# What the handler of a run comes to under any server: a whole response, or a failure.
+
+
+def response_or_failure(
+    ex: RemoteExecution, outcome: Outcome
+) -> Flow[tuple[Response, None, None] | tuple[None, Failure, Exception | None]]:
+    """Return the response that an outcome stands for, or the failure and its error.
+
+    A streamed body is read to its end: a server keeps whole responses.
+    """
+    now = ex.env.clock.now()
+    if isinstance(outcome, Returned):
+        try:
+            response: Response | None = _response_of(ex, outcome.value)
+        except (TypeError, ValueError) as wrong:
+            return None, replace(failure_of_handler(wrong, now), retriable=False), wrong
+    else:
+        assert isinstance(outcome, Raised)
+        try:
+            response = response_for_exception(ex.options, outcome.error)
+        except Exception as broken:
+            response, outcome = None, Raised(broken)
+        if response is None:
+            return None, handler_failure(outcome, now), outcome.error
+    assert response is not None
+    if response.is_streaming:
+        whole = yield from read_whole_body(ex, response)
+        if isinstance(whole, HandlerRaised):
+            return None, whole.failure, None
+        if isinstance(whole, ResponseTooLarge):
+            return None, too_large(whole.most, "Limits.response_stored"), None
+        response = whole
+    return response, None, None
+
+
+def _response_of(ex: RemoteExecution, value: object) -> Response:
+    if ex.options.result is None:
+        return Response.from_value(value)
+    return typed_response(ex.options.result, value)
+
+
+def too_large(most: int, whose: str) -> Failure:
+    """Return the failure of a run whose response has more bytes than ``whose`` limit."""
+    text = f"the response has more than {most} bytes ({whose})"
+    return Failure(name="ResponseTooLarge", message=text, retriable=False, public=text)

@@ -11,11 +11,20 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from durable_core.engine.remote.execution import RemoteExecution
-from durable_core.engine.remote.forwarding import StreamForwarder
-from durable_core.engine.remote.op_queue import OpQueue
-from durable_core.engine.remote.results import Ended, Results
-from durable_core.engine.remote.streams import StreamChannel, StreamEmitter, stream_response
-from durable_core.engine.remote.watching import Subscribers, wait_for_output, watch_output
+from durable_core.engine.remote.ops import OpQueue
+from durable_core.engine.remote.streams import (
+    StreamChannel,
+    StreamEmitter,
+    StreamForwarder,
+    stream_response,
+)
+from durable_core.engine.remote.waiting import (
+    Ended,
+    Results,
+    Subscribers,
+    wait_for_output,
+    watch_output,
+)
 from durable_core.engine.runs import RunExecutor
 from durable_core.errors import EngineUnavailableError
 from durable_core.flow.env import AppConfig

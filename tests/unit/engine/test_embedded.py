@@ -18,7 +18,7 @@ import pytest
 
 from durable_core.api.durable import Durable
 from durable_core.api.step import sync_step
-from durable_core.engine import embedded as engine
+from durable_core.engine import lifecycle
 from durable_core.engine import worker as node
 from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.engine.worker import Worker
@@ -167,7 +167,7 @@ def test_requests_during_a_stop() -> None:
     assert started.wait(10)
     stopper = threading.Thread(target=process.durable.stop)
     stopper.start()
-    until(lambda: process.engine._stopping)
+    until(lambda: process.engine._lifecycle.stopping)
     response = endpoint.handle(request())
     assert (503, "1") == (response.status, response.headers["retry-after"])
     assert 503 == asyncio.run(endpoint.handle_async(request())).status
@@ -281,7 +281,7 @@ def test_patched_threads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise ConfigurationError("patched")
 
-    monkeypatch.setattr("durable_core.engine.embedded.check_threading", refuse)
+    monkeypatch.setattr("durable_core.engine.lifecycle.check_threading", refuse)
     with pytest.raises(ConfigurationError, match="patched"):
         Lab().durable.start()
 
@@ -413,10 +413,10 @@ def test_child_with_two_first_requests_at_once(monkeypatch: pytest.MonkeyPatch) 
         return make_lock()
 
     child = SimpleNamespace(getpid=lambda: -1)
-    monkeypatch.setattr(engine, "os", child)
+    monkeypatch.setattr(lifecycle, "process_id", child.getpid)
     monkeypatch.setattr(node, "os", child)
     monkeypatch.setattr(
-        engine, "threading", SimpleNamespace(RLock=make_slowly, current_thread=None)
+        lifecycle, "threading", SimpleNamespace(RLock=make_slowly, current_thread=None)
     )
     clients = [threading.Thread(target=endpoint.handle, args=(request(),)) for _ in range(2)]
     for client in clients:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_core.engine.remote.hosts import (
+from durable_core.engine.remote.allowed_hosts import (
     LOOPBACK_HOSTS,
     allows_host,
     check_host,

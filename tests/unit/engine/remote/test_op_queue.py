@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from durable_core.engine.remote.op_queue import OpQueue, Ops, RunReporter
+from durable_core.engine.remote.ops import OpQueue, Ops, RunReporter
 from durable_core.engine.remote.streams import StreamEmitter
 from durable_core.errors import EngineUnavailableError
 

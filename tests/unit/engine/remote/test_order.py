@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from durable_core.engine.remote.order import CompletionOrder
+from durable_core.engine.remote.execution import CompletionOrder
 
 
 def test_one_after_the_other() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from durable_core import Response
-from durable_core.engine.remote.results import Results
+from durable_core.engine.remote.waiting import Results
 
 
 def test_only_its_own_token_opens_a_result() -> None:
