@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, ove
 from durable_core.api.ai import AISteps, AsyncAISteps
 from durable_core.api.fetch import AsyncFetchSteps, FetchSteps
 from durable_core.api.function_steps import AsyncFunctionSteps, FunctionSteps
-from durable_core.flow.step_options import StepKeywords, merge_options
+from durable_core.flow.step_options import StepKeywords, merge_options, similar_names
 
 __all__ = [
     "AsyncCallSteps",
@@ -164,4 +164,6 @@ def _no_step(steps: object, name: str) -> AttributeError:
             f"step.options(...) has run, fetch, ai.infer, ai.wrap and options, and no {name!r}; "
             "other steps have no options"
         )
-    return AttributeError(f"there is no step.{name}", name=name, obj=steps)
+    near = similar_names(name, [each for each in dir(steps) if not each.startswith("_")])
+    hint = f"; did you mean step.{' or step.'.join(near)}?" if near else ""
+    return AttributeError(f"there is no step.{name}{hint}", name=name, obj=steps)

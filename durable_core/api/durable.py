@@ -114,6 +114,7 @@ class Durable(Generic[AppT]):
                 "Durable(endpoint_adapter=) must have options, wrap and proxy, as the "
                 f"endpoint_adapter of an adapter package has; {endpoint_adapter!r} has not"
             )
+        _check_arguments(retry=retry, limits=limits, codec=codec, around=around, debug=debug)
         if engine is not None and store is not None:
             raise ConfigurationError(
                 f"Durable takes either store= or engine=; {engine.name} was given its own store"
@@ -204,6 +205,8 @@ class Durable(Generic[AppT]):
         handler: Callable[..., Any],
         options: EndpointOptions,
     ) -> Any:
+        if isinstance(getattr(handler, "endpoint", handler), Endpoint):
+            raise TypeError(f"{handler!r} is a durable endpoint already; decorate a handler once")
         if not callable(handler):
             raise TypeError(f"an endpoint needs a function, not {type(handler).__name__}")
         if isinstance(adapter, NativeAdapter):
@@ -613,9 +616,35 @@ def _is_adapter(candidate: object) -> bool:
     return all(hasattr(candidate, name) for name in ("options", "wrap", "proxy"))
 
 
-def _origin(url: str) -> str:
+def _check_arguments(
+    *, retry: object, limits: object, codec: object, around: object, debug: object
+) -> None:
+    """See that arguments of ``Durable`` are what they should be; None leaves one out.
+
+    Raises:
+        ConfigurationError: one is not.
+    """
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        raise ConfigurationError(
+            f"Durable(retry=) must be a RetryPolicy, the pauses between attempts, not {retry!r}; "
+            "how many attempts there are is an option of endpoints and steps, retries="
+        )
+    if limits is not None and not isinstance(limits, Limits):
+        raise ConfigurationError(f"Durable(limits=) must be a Limits object, not {limits!r}")
+    if codec is not None and not (hasattr(codec, "encode") and hasattr(codec, "decode")):
+        raise ConfigurationError(f"Durable(codec=) must have encode and decode; {codec!r} has not")
+    if around is not None and not callable(around):
+        raise ConfigurationError(
+            "Durable(around=) must be a function of the request that returns a context manager, "
+            f"not {around!r}"
+        )
+    if not isinstance(debug, bool):
+        raise ConfigurationError(f"Durable(debug=) must be True or False, not {debug!r}")
+
+
+def _origin(url: object) -> str:
     """Return scheme and authority of a public URL."""
-    parts = urlsplit(url)
+    parts = urlsplit(url if isinstance(url, str) else "")
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/"):
         raise ConfigurationError(
             "Durable(public_url=) must be scheme and authority, such as 'https://example.com', "

@@ -275,11 +275,15 @@ def current_scope(kind: HandlerKind, step_id: str) -> RunScope:
     scope = CURRENT_RUN.get()
     if scope is None:
         raise StepUsageError(
-            f"step {step_id!r} was called outside a run; steps work in the handler of a durable "
-            "endpoint and what it calls, not in response body iterators or other threads"
+            f"step {step_id!r} was called outside a run; steps work in a handler with "
+            "@durable.endpoint and in what it calls, not in response body iterators or threads of "
+            "your own"
         )
     if isinstance(scope, StepAttempt):
-        raise StepUsageError(f"step {step_id!r} was called inside step {scope.name!r}")
+        raise StepUsageError(
+            f"step {step_id!r} was called inside step {scope.name!r}; the function of a step calls "
+            "no other steps: call both in the handler, one after the other"
+        )
     if scope.kind is not kind:
         raise StepUsageError(
             f"step {step_id!r} is for '{kind.value}' handlers and was called in "

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
 
 from durable_core.duration import parse_duration
+from durable_core.flow.step_options import no_such_option
 from durable_core.http.headers import TOKEN
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -294,7 +295,7 @@ def _resolve_limits(key: str, given: dict[str, Any]) -> FlowLimits | None:
 def _check(options: EndpointOptions) -> None:
     unknown = options.keys() - EndpointOptions.__annotations__.keys()
     if unknown:
-        raise TypeError(f"an endpoint has no option {', '.join(sorted(unknown))}")
+        raise no_such_option("an endpoint", unknown, EndpointOptions.__annotations__)
     retries = options.get("retries")
     if retries is not None:
         validate_retries(retries)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -22,8 +22,10 @@ __all__ = [
     "UndoReport",
     "call_options",
     "merge_options",
+    "no_such_option",
     "parse_type",
     "show_step",
+    "similar_names",
 ]
 
 _LONGEST_NAME = 255
@@ -161,7 +163,7 @@ def merge_options(
     """
     unknown = keywords.keys() - StepKeywords.__annotations__.keys()
     if unknown:
-        raise TypeError(f"a step has no option {', '.join(sorted(unknown))}")
+        raise no_such_option("a step", unknown, StepKeywords.__annotations__)
     changes: dict[str, object] = {
         name: value for name, value in keywords.items() if value is not None
     }
@@ -171,6 +173,29 @@ def merge_options(
     if result is not None:
         changes["result"] = parse_type(result, "result")
     return replace(before or NO_OPTIONS, **changes)  # type: ignore[arg-type] # each is checked
+
+
+def no_such_option(owner: str, unknown: Iterable[str], known: Iterable[str]) -> TypeError:
+    """Return the error for options that there are not. It says which may be meant.
+
+    Args:
+        owner: what was given the options, such as ``"a step"``.
+        unknown: the names of these options, at least one.
+        known: the names that there are.
+    """
+    names, known = sorted(unknown), sorted(known)
+    near = [each for name in names for each in similar_names(name, known)]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+    return TypeError(f"{owner} has no option {', '.join(names)}; {hint}")
+
+
+def similar_names(name: str, known: Iterable[str]) -> list[str]:
+    """Return the names that somebody may have meant who wrote this one."""
+    from difflib import get_close_matches  # takes a while, and few need it
+
+    known = list(known)
+    longer = [each for each in known if each.startswith(name)]
+    return list(dict.fromkeys([*get_close_matches(name, known, 2), *longer]))
 
 
 def call_options(

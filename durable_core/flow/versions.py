@@ -78,7 +78,10 @@ def check_end(ex: StoredExecution) -> Flow[None]:
     Raises:
         StepOrderError: as :func:`check_order`.
     """
-    text = f"the handler has ended without {unasked_steps(ex)}, which the run has stored"
+    text = (
+        f"the handler has ended without {unasked_steps(ex)}, which the run has stored; was a step "
+        "removed or renamed? Keep it while runs have it"
+    )
     yield from _report(ex, text)
 
 
@@ -94,7 +97,8 @@ def new_step_before(ex: StoredExecution, op: Op) -> str:
     """Return in words that a new step comes before some that are stored."""
     return (
         f"the code asks for the new step {op.name!r} before {unasked_steps(ex)}, which the run has "
-        "stored; a new step belongs after a step.patched(...), or in a new endpoint"
+        "stored; was a step added, removed or renamed? Put a new step behind "
+        "'if step.patched(...)', and keep an old one while runs have it"
     )
 
 

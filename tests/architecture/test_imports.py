@@ -55,7 +55,7 @@ PURE_STDLIB = {
         "datetime",
     ),
     *("enum", "functools", "hashlib", "hmac", "inspect", "ipaddress", "itertools"),
-    *("json", "math", "operator", "re"),
+    *("difflib", "json", "math", "operator", "re"),
     *("string", "types", "typing", "urllib.parse", "weakref"),
     # Types of values, and the libraries that the application has imported.
     *("decimal", "sys", "uuid"),

@@ -186,5 +186,5 @@ def test_other_steps_have_no_options(some: object, name: str) -> None:
 @pytest.mark.parametrize("some", [step, sync_step])
 def test_there_is_no_such_step(some: object) -> None:
     """The message says so, and nothing of options."""
-    with pytest.raises(AttributeError, match=r"^there is no step\.slep$"):
+    with pytest.raises(AttributeError, match=r"^there is no step\.slep; did you mean step\.sleep"):
         some.slep  # type: ignore[attr-defined] # noqa: B018

@@ -44,6 +44,35 @@ def test_adapter_that_is_none(adapter: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ({"retry": 3}, "must be a RetryPolicy, .* not 3; how many .* retries="),
+        ({"limits": {"steps": 5}}, "must be a Limits object, not {'steps': 5}"),
+        ({"codec": "pickle"}, "must have encode and decode; 'pickle' has not"),
+        ({"around": "request"}, "must be a function of the request .* not 'request'"),
+        ({"debug": "no"}, "must be True or False, not 'no'"),
+        ({"public_url": 7}, "must be scheme and authority, .* not 7"),
+    ],
+)
+def test_an_argument_of_another_type(argument: dict[str, object], says: str) -> None:
+    """Each is refused when ``Durable`` is made, by its name, and not when it is first used."""
+    [name] = argument
+    with pytest.raises(ConfigurationError, match=rf"Durable\({name}=\) {says}"):
+        made(**argument)
+
+
+def test_a_handler_is_decorated_once() -> None:
+    """The second decorator says so, and not that it cannot call what the first one made."""
+    durable = made()
+
+    def handler(request: Request) -> str:
+        return "ok"
+
+    with pytest.raises(TypeError, match="is a durable endpoint already; decorate a handler once"):
+        durable.endpoint(durable.endpoint(handler))
+
+
+@pytest.mark.parametrize(
     "method",
     [
         "endpoint",

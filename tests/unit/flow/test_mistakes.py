@@ -171,7 +171,10 @@ def no_such_name(request: Any) -> object:
         (bad_status, "a response status must be an int"),
         (no_json, "not JSON serializable"),
         (no_seconds, "retry_after must be 0 or more finite seconds"),
-        (no_such_step, "there is no step.wait"),
+        (
+            no_such_step,
+            "there is no step.wait; did you mean step.",
+        ),
         (no_such_attribute, "object has no attribute 'querry'"),
         (no_such_name, "name 'undefined' is not defined"),
     ],

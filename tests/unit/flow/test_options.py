@@ -60,8 +60,14 @@ def test_out_of_range(options: dict[str, Any], error: type[Exception]) -> None:
 
 def test_an_option_that_there_is_not() -> None:
     """Also where no type checker has seen it."""
-    with pytest.raises(TypeError, match="has no option retry"):
+    with pytest.raises(TypeError, match=r"has no option retry; did you mean retries\?"):
         merge_options({}, {"retry": 5})  # type: ignore[typeddict-unknown-key] # what is tested
+
+
+def test_an_option_that_is_like_no_other() -> None:
+    """The error names all that there are."""
+    with pytest.raises(TypeError, match="has no option zz; there are allow_cancel, async_redirect"):
+        merge_options({}, {"zz": 5})  # type: ignore[typeddict-unknown-key] # what is tested
 
 
 def test_merged() -> None:
