@@ -178,8 +178,11 @@ class Runs:
     def retry(self, run_id: str) -> bool:
         """Let a failed run go on from where it failed, with fresh attempts.
 
-        Steps that have succeeded keep their results, and steps whose failure the handler has
-        handled keep that. Clients that wait for the run get its new response. Some process must
+        The step by whose failure it failed is executed again, and so is what the handler had called
+        because of that failure, in an ``except`` block for example. All other steps keep their
+        results, also a failure that the handler has handled. Of code that runs in several tasks or
+        threads, only what the handler's own one, or that of the step, called counts as a
+        consequence. Clients that wait for the run get its new response. Some process must
         work on it.
 
         A run whose steps were undone (``step.options(undo=)``) is refused: its steps would count as

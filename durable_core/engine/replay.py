@@ -25,6 +25,7 @@ from durable_core.flow.effects import (
     Returned,
     Unwound,
     park,
+    see_if_alone,
 )
 from durable_core.flow.env import AppConfig
 from durable_core.flow.error_responses import response_for_exception
@@ -136,7 +137,7 @@ def _flow_of_stored(flow: Callable[..., Flow[T]]) -> Callable[..., Flow[T]]:
         stored = ex.memos.get(op.id) or ex.pending.get(op.id)
         if stored is not None and stored.op.kind is not op.kind:
             ex.differ("step-kind", kind_mismatch(stored.op.kind, op), op.name)
-        elif stored is None and ex.unasked and ex.is_sequential:
+        elif stored is None and ex.unasked and ex.is_sequential and (yield from see_if_alone()):
             ex.differ("new-step", new_step_before(ex, op), op.name)
         elif op.id in ex.memos:
             return (yield from flow(ex, op, *arguments))

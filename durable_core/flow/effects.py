@@ -48,6 +48,8 @@ __all__ = [
     "ReadResult",
     "ReadStream",
     "Returned",
+    "SeeHandlerBranch",
+    "SeeIfAlone",
     "SendResponse",
     "Submit",
     "UnwindIfAlone",
@@ -66,6 +68,8 @@ __all__ = [
     "park",
     "read_result",
     "read_stream",
+    "see_handler_branch",
+    "see_if_alone",
     "send_response",
     "unwind_if_alone",
 ]
@@ -202,6 +206,20 @@ class UnwindIfAlone:
 
 
 @record(frozen=True, slots=True)
+class SeeIfAlone:
+    """Answered with whether the caller is the only task or thread of the handler."""
+
+    waits: ClassVar[bool] = False
+
+
+@record(frozen=True, slots=True)
+class SeeHandlerBranch:
+    """Answered with what stands for the handler's own task or thread; None if that is gone."""
+
+    waits: ClassVar[bool] = False
+
+
+@record(frozen=True, slots=True)
 class AwaitDelivery:
     """Wait in place, for at most ``for_ms`` milliseconds, until something is delivered to an op.
 
@@ -325,6 +343,8 @@ Effect: TypeAlias = (
     | CallHandler
     | Park
     | UnwindIfAlone
+    | SeeIfAlone
+    | SeeHandlerBranch
     | AwaitDelivery
     | DrainSteps
     | AwaitReplayTurn
@@ -360,6 +380,17 @@ def park(op_id: str, due_at: int | None) -> Flow[None]:
 def unwind_if_alone(op_id: str) -> Flow[None]:
     """Unwind the handler if it only waits for this op."""
     yield UnwindIfAlone(op_id)
+
+
+def see_if_alone() -> Flow[bool]:
+    """Return whether the caller is the only task or thread of the handler."""
+    is_alone: bool = yield SeeIfAlone()
+    return is_alone
+
+
+def see_handler_branch() -> Flow[object]:
+    """Return what stands for the handler's own task or thread; None if that is gone."""
+    return (yield SeeHandlerBranch())
 
 
 def await_delivery(op: Op, for_ms: int) -> Flow[None]:

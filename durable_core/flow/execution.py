@@ -360,6 +360,25 @@ class Execution:
         """Whether one task or thread has called all steps so far."""
         return self._step_ids.has_one_branch
 
+    def note_failure(self, step_name: str) -> None:
+        """Note that the handler now learns that a step has failed."""
+        self._step_ids.note_failure(step_name)
+
+    def steps_to_retry(self, failed: Sequence[str], handler: object) -> tuple[str, ...]:
+        """Return the steps that are executed again when the run, which fails, is retried.
+
+        Args:
+            failed: the names of the steps by whose failure it fails.
+            handler: the task or thread of the handler itself.
+
+        Returns:
+            These, and the steps that the handler has called because they failed.
+        """
+        names = dict.fromkeys(failed)
+        for name in failed:
+            names.update(dict.fromkeys(self._step_ids.called_after_failure(name, handler)))
+        return tuple(names)
+
     def is_replaying(self, step_name: str) -> bool:
         """Tell whether there are stored steps that this replay has not come to yet."""
         return bool(self.unasked)

@@ -25,6 +25,7 @@ from durable_core.flow.effects import (
     call_user,
     drain_steps,
     notify,
+    see_handler_branch,
     send_response,
 )
 from durable_core.flow.error_responses import (
@@ -334,6 +335,9 @@ def _fail_handler(
         again: the line of the log if it does not.
         trace: the stack trace for the response.
     """
+    if failure.steps:
+        branch = yield from see_handler_branch()
+        failure = replace(failure, steps=ex.steps_to_retry(failure.steps, branch))
     failed = yield from _apply_input(ex, _handler_raised(ex, failure), trace)
     if ex.run.phase is Phase.FAILED:
         yield from notify_attempt(ex, failed, error=error)

@@ -429,6 +429,7 @@ def _return_outcome(ex: StoredExecution, memo: Memo) -> object:
         ex.consumed_seqs.add(memo.event_seq)
     if not memo.ok:
         ex.failures += 1
+        ex.note_failure(memo.op.name)
         raise load_step_error(memo.op.name, memo.value)
     return ex.env.codec.decode(memo.value) if memo.op.kind is OpKind.RUN else None
 

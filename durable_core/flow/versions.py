@@ -7,7 +7,7 @@ may come in another order in each replay.
 from __future__ import annotations
 
 from durable_core.errors import StepKindError, StepOrderError
-from durable_core.flow.effects import Flow, log_warning, park
+from durable_core.flow.effects import Flow, log_warning, park, see_if_alone
 from durable_core.flow.execution import StoredExecution
 from durable_core.model.run import versioned_key
 from durable_core.model.step import FailedAttempt, Op, OpKind
@@ -64,7 +64,8 @@ def check_order(ex: StoredExecution, op: Op) -> Flow[None]:
         StepOrderError: it does not, and the endpoint has ``on_mismatch="fail"``, or the run has no
             older code that it could be left to.
     """
-    if ex.is_sequential:
+    # Another branch may come to what is stored before this step: it has not asked for it yet.
+    if ex.is_sequential and (yield from see_if_alone()):
         yield from _report(ex, new_step_before(ex, op))
         if is_misfit(ex):
             yield from _wait_for_unwinding(ex, op)

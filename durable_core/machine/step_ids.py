@@ -36,11 +36,12 @@ class StepIds:
     Several threads may call it at once.
     """
 
-    __slots__ = ("_indexes", "_owners")
+    __slots__ = ("_failed_at", "_indexes", "_owners")
 
     def __init__(self) -> None:
-        self._owners: dict[str, object] = {}
+        self._owners: dict[str, object] = {}  # in the order of the calls
         self._indexes: dict[str, int] = {}
+        self._failed_at: dict[str, int] = {}
 
     def next_op(self, id: str, branch: object) -> tuple[str, int]:
         """Return the indexed id for the next step called ``id``, and its index from 0.
@@ -79,6 +80,23 @@ class StepIds:
     def has_one_branch(self) -> bool:
         """Whether all ids belong to one branch."""
         return len({id(branch) for branch in self._owners.values()}) <= 1
+
+    def note_failure(self, name: str) -> None:
+        """Note that the handler now learns that a step has failed."""
+        self._failed_at.setdefault(name, len(self._owners))
+
+    def called_after_failure(self, name: str, handler: object) -> list[str]:
+        """Return the steps that code which knows that a step has failed called from then on.
+
+        Args:
+            name: the indexed id of the step that failed.
+            handler: the branch of the handler itself. It and the branch of that step may know.
+        """
+        if name not in self._failed_at:
+            return []
+        owner = self._owners.get(name)
+        later = list(self._owners.items())[self._failed_at[name] :]
+        return [text for text, branch in later if branch is owner or branch is handler]
 
     def _claim(self, text: str, id: str, branch: object) -> bool:
         """Make the branch the owner of the indexed id; False if it already is."""

@@ -154,7 +154,8 @@ class Failure:
         public: what the error says to clients, or "".
         trace: the stack trace, if debugging asks for it; else "".
         response: status, headers and body that ``exception_to_response`` has made of it, if any.
-        steps: the names of the steps whose failure the handler has not handled.
+        steps: of the handler: the names of the steps whose failure it has not handled, and of those
+            that it has called because of that.
     """
 
     name: str

@@ -152,7 +152,8 @@ class FailedAttempt:
         error_name: the class of the error.
         error_message: its text, cut to 1,000 characters.
         retry_at: when the next attempt is due, epoch milliseconds; None if there is none.
-        caused_by: of the handler: the names of the steps whose failure it has not handled.
+        caused_by: of the handler: the names of the steps whose failure it has not handled, and of
+            those that it has called because of that, for example to clean up.
     """
 
     op_id: str

@@ -710,10 +710,11 @@ class Retry(Write[bool]):
     """Let a failed run go on from where it failed. Answered with False if it has not failed.
 
     It is suspended and due at once, in a higher epoch, without its result, and may take as long as
-    before (``Run.timeout``). The failed ones of ``steps`` are unknown again; all other steps keep
-    their outcome. Nothing of this needs a table of its own: a run that failed differs from a
-    suspended one only in these records. The rows of failed attempts stay until an attempt with the
-    same number replaces them.
+    before (``Run.timeout``). Those of ``steps`` that have finished are unknown again; all other
+    steps keep their outcome. What these steps have streamed is gone, and what code outside steps
+    has streamed since the first of them finished. Nothing of this needs a table of its own: a run
+    that failed differs from a suspended one only in these records. The rows of failed attempts stay
+    until an attempt with the same number replaces them.
 
     Raises ``RunNotFoundError`` (as its answer) if there is no such run, and ``SingletonError`` if
     another run has its singleton key.

@@ -42,6 +42,8 @@ from durable_core.flow.effects import (
     Park,
     Raised,
     Returned,
+    SeeHandlerBranch,
+    SeeIfAlone,
     SendResponse,
     Submit,
     UnwindIfAlone,
@@ -496,6 +498,12 @@ class TaskRun:
         self._loop.call_soon(self._look_after_unwinding)
         raise asyncio.CancelledError
 
+    def _see_if_alone(self, effect: SeeIfAlone) -> bool:
+        return not self._unwinder.tasks.has_others
+
+    def _see_handler_branch(self, effect: SeeHandlerBranch) -> object:
+        return self._unwinder.tasks.handler
+
     def _look_after_unwinding(self) -> None:
         """Hand the client off now if its handler awaits something while it is unwound."""
         if not self._unwinder.handler_has_ended:
@@ -617,6 +625,8 @@ _PERFORM: Mapping[type[Effect], Callable[[TaskRun, Any], Any]] = {
     CallHandler: TaskRun._handle,
     Park: TaskRun._park,
     UnwindIfAlone: TaskRun._unwind_if_alone,
+    SeeIfAlone: TaskRun._see_if_alone,
+    SeeHandlerBranch: TaskRun._see_handler_branch,
     AwaitDelivery: TaskRun._await_delivery,
     DrainSteps: TaskRun._drain_steps,
     AwaitReplayTurn: TaskRun._await_replay_turn,

@@ -34,6 +34,8 @@ from durable_core.flow.effects import (
     Park,
     Raised,
     Returned,
+    SeeHandlerBranch,
+    SeeIfAlone,
     SendResponse,
     Submit,
     UnwindIfAlone,
@@ -360,11 +362,18 @@ class ThreadRun:
         raise Suspended
 
     def _unwind_if_alone(self, effect: UnwindIfAlone) -> None:
+        if not self.ex.in_flight and self._see_if_alone():
+            self._unwind(effect.op_id)
+
+    def _see_if_alone(self, effect: SeeIfAlone | None = None) -> bool:
         scope: Any = CURRENT_RUN.get()
         is_main = threading.get_ident() == self._main
         is_branch = scope.current_task() is not threading.current_thread()
-        if is_main and not is_branch and self.ex.is_sequential and not self.ex.in_flight:
-            self._unwind(effect.op_id)
+        return is_main and not is_branch and self.ex.is_sequential
+
+    def _see_handler_branch(self, effect: SeeHandlerBranch) -> object:
+        threads = threading.enumerate()
+        return next((thread for thread in threads if thread.ident == self._main), None)
 
     def _await_delivery(self, effect: AwaitDelivery) -> None:
         waiter = threading.Event()
@@ -428,6 +437,8 @@ _PERFORM: Mapping[type[Effect], Callable[[ThreadRun, Any], Any]] = {
     CallHandler: ThreadRun._handle,
     Park: ThreadRun._park,
     UnwindIfAlone: ThreadRun._unwind_if_alone,
+    SeeIfAlone: ThreadRun._see_if_alone,
+    SeeHandlerBranch: ThreadRun._see_handler_branch,
     AwaitDelivery: ThreadRun._await_delivery,
     DrainSteps: ThreadRun._drain_steps,
     AwaitReplayTurn: ThreadRun._await_replay_turn,

@@ -289,11 +289,14 @@ class MemoryStore(Store):
             deadline=None if run.timeout is None else message.now + run.timeout,
         )
         row.result, row.due_at = None, message.now
-        row.memos = {
-            number: memo
-            for number, memo in row.memos.items()
-            if memo.ok or memo.op.id not in message.steps
-        }
+        gone = {number for number, memo in row.memos.items() if memo.op.id in message.steps}
+        if gone:
+            row.memos = {number: memo for number, memo in row.memos.items() if number not in gone}
+            row.chunks = {
+                place: batch
+                for place, batch in row.chunks.items()
+                if (batch.number < min(gone) if batch.op_id is None else batch.number not in gone)
+            }
         return True
 
     def _fork(self, message: Fork) -> bool:

@@ -540,7 +540,7 @@ def test_a_failed_run_goes_on_from_its_failed_step(store: Store) -> None:
     """With all other steps as they are, in a higher epoch, and with fresh attempts."""
     _failed(store)
 
-    again = Retry(app="app", run_id="r1", now=70, steps=("id-step1", "id-step3", "id-step9"))
+    again = Retry(app="app", run_id="r1", now=70, steps=("id-step3", "id-step9"))
     assert commit(store, again) is True
 
     assert Phase.SUSPENDED == store.result("app", "r1")
@@ -556,6 +556,28 @@ def test_a_failed_run_goes_on_from_its_failed_step(store: Store) -> None:
     assert claimed.run.epoch >= 3
     commit(store, replace(ended(owner="o2", epoch=claimed.run.epoch), memos=(memo(3),)))
     assert result() == store.result("app", "r1")
+
+
+@requirement("T32")
+def test_a_retry_forgets_whatever_step_it_names(store: Store) -> None:
+    """Also one that has succeeded, with what was streamed there."""
+    commit(store, created())
+    memos = replace(memo(2), ok=False, value=_ERROR), memo(3), memo(4)
+    of_steps = tuple(
+        ChunkBatch(number=n, texts=(str(n),), op_id=f"id-step{n}", attempt=(1, n)) for n in (3, 4)
+    )
+    outside = (ChunkBatch(number=1, texts=("1",)), ChunkBatch(number=2, texts=("2",), start=1))
+    write = replace(ended(), memos=memos, result=result(Phase.FAILED))
+    commit(store, replace(write, chunks=(*of_steps, *outside)))
+
+    assert commit(store, Retry(app="app", run_id="r1", now=70, steps=("id-step3", "id-step2")))
+
+    [claimed] = claim(store, now=70)
+    assert {"step1", "step4"} == {each.op.name for each in claimed.memos}
+    stream = store.read_stream("app", "r1", done=0, outside=0, most=1_000)
+    assert stream is not None
+    assert ["1", "4"] == [text for each in stream.chunks for text in each.texts]
+    assert 1 == claimed.handler_chunks
 
 
 @requirement("T32")

@@ -589,13 +589,22 @@ SET phase = 'suspended', due_at = :now, ended_at = NULL, failures = 0, crash_cou
     ), 0)
 WHERE id = :id AND app = :app AND phase = 'failed'
 
--- delete-failed-steps --
-DELETE FROM step
-WHERE key IN (
-    SELECT step.key
-    FROM run
-    CROSS JOIN step ON step.key BETWEEN run.seq << 24 AND run.seq << 24 | 0xFFFFFF
-    WHERE run.id = :id AND NOT ok AND op_id IN (SELECT value FROM json_each(:steps))
+-- steps-to-retry --
+SELECT step.key, step.key & 0xFFFFFF
+FROM run
+CROSS JOIN step ON step.key BETWEEN run.seq << 24 AND run.seq << 24 | 0xFFFFFF
+WHERE run.id = :id AND op_id IN (SELECT value FROM json_each(:steps))
+ORDER BY step.key
+
+-- delete-step --
+DELETE FROM step WHERE key = ?
+
+-- delete-chunks-of-retried --
+-- Those from outside steps have the number of the last step before them.
+DELETE FROM chunk_batch
+WHERE run_id = :id AND (
+    outside AND number >= :first
+    OR NOT outside AND number IN (SELECT value FROM json_each(:numbers))
 )
 
 -- number-of-step --

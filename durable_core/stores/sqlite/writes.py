@@ -564,12 +564,22 @@ def retry(db: sqlite3.Connection, message: Retry) -> bool:
     row = {"id": message.run_id, "app": message.app, "now": message.now}
     if db.execute(QUERIES["retry-run"], row).rowcount:
         db.execute(QUERIES["delete-result"], (message.run_id,))
-        failed = {**row, "steps": json.dumps(message.steps)}
-        db.execute(QUERIES["delete-failed-steps"], failed)
+        _forget_steps(db, message)
         slots.refuse_second(db, message.run_id)
         return True
     _refuse_unknown(db, message.app, message.run_id)
     return False
+
+
+def _forget_steps(db: sqlite3.Connection, message: Retry) -> None:
+    asked = {"id": message.run_id, "steps": json.dumps(message.steps)}
+    found = db.execute(QUERIES["steps-to-retry"], asked).fetchall()
+    if not found:
+        return
+    db.executemany(QUERIES["delete-step"], [(key,) for key, _ in found])
+    numbers = [number for _, number in found]
+    gone = {"id": message.run_id, "first": numbers[0], "numbers": json.dumps(numbers)}
+    db.execute(QUERIES["delete-chunks-of-retried"], gone)
 
 
 def fork(db: sqlite3.Connection, message: Fork) -> bool:

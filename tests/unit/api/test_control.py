@@ -250,6 +250,68 @@ def test_all_branches_that_failed_are_tried_again() -> None:
     assert {"a": 2, "b": 2} == ledger.counts()
 
 
+def test_a_retry_forgets_what_a_failure_has_led_to() -> None:
+    """What the handler did because of it is done again if it fails again, and else left out."""
+    ledger = Ledger()
+
+    def handler(request: Request) -> str:
+        try:
+            sync_step.run("charge", ledger.fails, "charge", 2, NonRetriableError("no"), None)
+        except StepError:
+            sync_step.run("release", ledger.did, "release", None)
+            raise
+        return sync_step.run("ship", ledger.did, "ship", "shipped")
+
+    with lab() as process:
+        process.call(process.endpoint(handler, on_mismatch="fail"))
+        runs = process.durable.runs
+        [failed] = runs.list()
+        assert runs.retry(failed.id)
+        assert "failed" == runs.wait(failed.id, timeout="20s").status
+        assert {"charge": 2, "release": 2} == ledger.counts()
+        assert runs.retry(failed.id)
+        ended = runs.wait(failed.id, timeout="20s")
+
+    assert {"charge": 3, "release": 2, "ship": 1} == ledger.counts()
+    assert ["charge", "ship"] == [each.name for each in ended.steps]
+
+
+def test_a_retry_keeps_what_other_branches_have_done() -> None:
+    """Also after the failure: only the handler itself, and the branch that failed, knew of it."""
+    ledger, failed_once = Ledger(), asyncio.Event()
+
+    async def pays() -> None:
+        try:
+            await step.run("pay", ledger.fails, "pay", 1, NonRetriableError("no"), None)
+        except StepError:
+            failed_once.set()
+            await step.run("unlock", ledger.did, "unlock", None)
+            raise
+
+    async def packs() -> None:
+        await failed_once.wait()
+        await step.run("pack", ledger.did, "pack", None)
+
+    async def handler(request: Request) -> str:
+        results = await asyncio.gather(packs(), pays(), return_exceptions=True)
+        for error in results:
+            if isinstance(error, Exception):
+                await step.run("apologize", ledger.did, "apologize", None)
+                raise error
+        return "done"
+
+    with lab() as process:
+        process.call(process.endpoint(handler, on_mismatch="fail"))
+        runs = process.durable.runs
+        [failed] = runs.list()
+        assert {"pay": 1, "unlock": 1, "pack": 1, "apologize": 1} == ledger.counts()
+        assert runs.retry(failed.id)
+        ended = runs.wait(failed.id, timeout="20s")
+
+    assert ("completed", 2, 1) == (ended.status, ledger.counts()["pay"], ledger.counts()["pack"])
+    assert {"pay", "pack"} == {each.name for each in ended.steps}
+
+
 def test_resume_from() -> None:
     """A new run has the results before the step, and may be asked something else."""
     ledger = Ledger()

@@ -33,6 +33,8 @@ WRAPPERS: list[tuple[Callable[[], Flow[Any]], Effect, object]] = [
     (lambda: asks.call_user(INSIDE, Call(int)), asks.CallUser(INSIDE, Call(int)), Returned(1)),
     (lambda: asks.call_handler(), asks.CallHandler(), Unwound()),
     (lambda: asks.park("x", 7), asks.Park("x", 7), None),
+    (asks.see_if_alone, asks.SeeIfAlone(), True),
+    (asks.see_handler_branch, asks.SeeHandlerBranch(), "the handler"),
     (lambda: asks.unwind_if_alone("x"), asks.UnwindIfAlone("x"), None),
     (lambda: asks.await_delivery(OP, 7), asks.AwaitDelivery(OP.id, "x", 7), None),
     (lambda: asks.drain_steps(), asks.DrainSteps(), None),

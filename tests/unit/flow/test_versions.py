@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from durable_core.api.step import step, sync_step
+from durable_core.errors import NonRetriableError
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from support.harness import FakeClock, Ledger, lab, request, until
@@ -131,6 +133,47 @@ def test_steps_side_by_side_have_no_order() -> None:
     with lab(clock=clock) as process:
         endpoint = process.endpoint(handler, on_mismatch="fail")
         assert ["a", "b"] == decoded(process.sleep_through(endpoint, clock))
+
+
+@both
+def test_a_branch_that_is_behind_is_no_sign_of_a_change(asynchronous: bool) -> None:
+    """The first step that a retried run asks for is new, while another branch, which has a stored
+    step, has not come to it yet.
+    """
+    ledger = Ledger()
+    other_has_begun, may_ask = threading.Event(), threading.Event()
+
+    def fails() -> None:
+        may_ask.set()
+        assert other_has_begun.wait(20)
+        ledger.fails("late", 1, NonRetriableError("no"), None)
+
+    def sync(request: Request) -> str:
+        def waits() -> None:
+            assert may_ask.wait(20)
+            sync_step.run("early", other_has_begun.set)
+
+        sync_step.parallel("both", lambda: sync_step.run("late", fails), waits)
+        return "done"
+
+    async def async_(request: Request) -> str:
+        async def waits() -> None:
+            assert await asyncio.to_thread(may_ask.wait, 20)
+            await step.run("early", other_has_begun.set)
+
+        both = step.run("late", asyncio.to_thread, fails), waits()
+        for error in await asyncio.gather(*both, return_exceptions=True):
+            if isinstance(error, Exception):
+                raise error
+        return "done"
+
+    with lab() as process:
+        process.call(process.endpoint(async_ if asynchronous else sync, on_mismatch="fail"))
+        runs = process.durable.runs
+        [failed] = runs.list()
+        may_ask.clear()
+        assert runs.retry(failed.id)
+        assert "completed" == runs.wait(failed.id, timeout="20s").status
 
 
 @both
