@@ -100,7 +100,7 @@ class RunControl(ABC):
         """Let a failed run go on from where it failed; False if it has not failed."""
         from durable_core.engine.children import cancel_abandoned, check_no_child
         from durable_core.flow.undo import check_retry
-        from durable_core.machine.retried import steps_to_retry
+        from durable_core.machine.retry import steps_to_retry
         from durable_core.model.run import Phase
         from durable_core.ports import Retry
 

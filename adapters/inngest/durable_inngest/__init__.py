@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from durable_inngest._engine import InngestEngine
-from durable_inngest._functions import InngestFunction, InngestGateway
+from durable_inngest._engine import InngestEngine, InngestFunction, InngestGateway
 
 __all__ = ["InngestEngine", "InngestFunction", "InngestGateway"]

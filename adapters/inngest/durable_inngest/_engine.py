@@ -1,4 +1,7 @@
-"""The engine, and how it is set up: ``Durable(id=..., engine=InngestEngine())``."""
+"""The engine, how it is set up, and what its server does for a step.
+
+``Durable(id=..., engine=InngestEngine())``
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,21 @@ from functools import partial
 from durable_core import Event, Request, Settings
 from durable_core.engines.remote import (
     RemoteEngine,
+    ServerFunction,
+    ServerGateway,
     Signal,
 )
-from durable_core.errors import EngineError
+from durable_core.errors import ConfigurationError, EngineError
 from durable_inngest._config import Config, resolve_config
-from durable_inngest._events import dump_events, seed_of
+from durable_inngest._flows import dump_events, seed_of
 from durable_inngest._host import InngestHost
 from durable_inngest._reentry import is_reentry
 
-__all__ = ["InngestEngine"]
+__all__ = [
+    "InngestEngine",
+    "InngestFunction",
+    "InngestGateway",
+]
 
 
 class InngestEngine(RemoteEngine[InngestHost]):
@@ -122,3 +131,35 @@ class InngestEngine(RemoteEngine[InngestHost]):
             raise EngineError(f"{self.name} takes no id= for a signal: its server knows none")
         client = self.started().client_on(asyncio.get_running_loop())
         return await client.signal(signal.name, signal.data)
+
+
+# --- functions ------------------------------------------------------------------------------------
+
+
+class InngestFunction(ServerFunction):
+    """A function of an application on the Inngest server, in any language, for ``step.invoke``.
+
+    ``await step.invoke("charge", InngestFunction("billing", "charge"), {"amount": 20})``
+
+    Args:
+        app: the id of its application.
+        id: the function's own id.
+
+    Raises:
+        ConfigurationError: one of them is no text, or empty.
+    """
+
+    def __init__(self, app: str, id: str) -> None:
+        for name, value in (("app", app), ("id", id)):
+            if not isinstance(value, str) or not value:
+                raise ConfigurationError(f"InngestFunction({name}=) must be a text, not {value!r}")
+        super().__init__(f"{app}-{id}")
+
+
+class InngestGateway(ServerGateway):
+    """Lets the Inngest server make the call of a step: ``client=InngestGateway()``.
+
+    ``step.ai.infer`` asks the model by the server's AI gateway, which shows the tokens on its
+    pages, and ``step.fetch`` calls by its gateway. Nothing of the application waits meanwhile. The
+    server gets the key, or the headers, and shows the question.
+    """

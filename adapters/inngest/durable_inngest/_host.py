@@ -33,10 +33,8 @@ from durable_inngest._api import Calls
 from durable_inngest._client import ServerClient
 from durable_inngest._config import Config
 from durable_inngest._envelope import dump_request, function_of, refused, with_origin
-from durable_inngest._events import sending
-from durable_inngest._execution import InngestExecution, internal_error
-from durable_inngest._handler import detach, execute, suspend
-from durable_inngest._link import Reporter
+from durable_inngest._execution import InngestExecution, Reporter, internal_error
+from durable_inngest._flows import detach, execute, sending, suspend
 from durable_inngest._reentry import RequestVerifier, is_reentry, load_execution
 from durable_inngest._waiting import ask_for_output
 from durable_inngest._waiting import refused as refused_at_the_wait_url

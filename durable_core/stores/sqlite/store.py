@@ -47,7 +47,6 @@ from durable_core.stores.sqlite.opening import (
     refuse_network_filesystem,
 )
 from durable_core.stores.sqlite.processes import LockFiles
-from durable_core.stores.sqlite.recent import recent_events
 from durable_core.stores.wakeups import PolledWakeups
 
 __all__ = ["SQLiteStore"]
@@ -248,7 +247,7 @@ class SQLiteStore(Store):
         return self._read(reads.find_request, app, run_id)
 
     def recent_events(self, app: str, limit: int) -> Sequence[RecentEvent]:
-        return self._read(recent_events, app, limit)
+        return self._read(reads.recent_events, app, limit)
 
     def apps(self) -> Sequence[str]:
         return self._read(reads.apps)

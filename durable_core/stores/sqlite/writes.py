@@ -51,13 +51,15 @@ from durable_core.stores.sqlite.claims import (
     unregister,
 )
 from durable_core.stores.sqlite.cleanup import delete, prune, rotate_secret
-from durable_core.stores.sqlite.deliveries import (
+from durable_core.stores.sqlite.events import (
     address_op,
     close_address,
     deliver,
     deliver_message,
+    put_pending,
+    send_events,
+    store_events,
 )
-from durable_core.stores.sqlite.events import put_pending, send_events, store_events
 from durable_core.stores.sqlite.reads import (
     KIND_TEXTS,
     PHASE_TEXTS,

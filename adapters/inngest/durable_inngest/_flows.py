@@ -1,25 +1,34 @@
-"""One execution of a handler under this engine, from its start to whatever ends it."""
+"""What happens to a run under this engine: its handler and its events."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from durable_core import Response
+from durable_core import Event, Response
 from durable_core.engines.remote import (
+    Call,
     Cancelled,
     Fail,
     FailedOp,
     Failure,
     Flow,
     HandoffReason,
+    Op,
     Outcome,
+    ReportedStep,
     Unwound,
     answer_client,
+    asks,
     call_handler,
     failure_response,
     handoff_response,
     log_warning,
+    perform,
+    recall,
     report_ops,
     response_or_failure,
     send_handoff,
@@ -33,16 +42,19 @@ from durable_inngest._api import MOST_BYTES
 from durable_inngest._envelope import dump_response, plain_response
 from durable_inngest._execution import (
     InngestExecution,
+    Reporter,
     internal_error,
     retry_headers,
     server_answer,
 )
-from durable_inngest._link import Reporter
-from durable_inngest._protocol import format_duration
+from durable_inngest._protocol import dump_event, format_duration, send_finished
 
 __all__ = [
     "detach",
+    "dump_events",
     "execute",
+    "seed_of",
+    "sending",
     "suspend",
 ]
 
@@ -288,3 +300,65 @@ def _refuse(ex: InngestExecution) -> Flow[None]:
     if isinstance(ex.fault, StoreError) and ex.reporter is not None:
         yield from log_warning(f"the run could not be recorded, it is lost: {ex.fault}")
         yield from answer_client(ex, store_unavailable_response(ex.fault), failed=True)
+
+
+# --- events ---------------------------------------------------------------------------------------
+#
+# ``step.send_event`` under this engine, and events that are sent from anywhere.
+
+#: Sends events, given as the server takes them, with a seed for their ids.
+_Sender = Callable[[Sequence[object], str], Awaitable[list[str]]]
+
+
+def dump_events(events: Sequence[Event], now: int) -> list[object]:
+    """Return events as the server takes them."""
+    return [dump_event(event, now) for event in events]
+
+
+def seed_of(at: int, entropy: bytes) -> str:
+    """Return the seed from which the server makes the ids of the events of one call.
+
+    Args:
+        at: epoch milliseconds.
+        entropy: 10 bytes; the same ones make the same ids.
+    """
+    return f"{at},{b64encode(entropy).decode('ascii')}"
+
+
+def sending(send: _Sender) -> Callable[[InngestExecution, Op, tuple[Event, ...]], Flow[list[str]]]:
+    """Return the flow of ``step.send_event``.
+
+    The events have ids made from run and step, so that a crash cannot send them twice.
+
+    Args:
+        send: sends the events.
+    """
+
+    async def send_all(ex: InngestExecution, op: Op, events: tuple[Event, ...]) -> object:
+        # The time is that of the run: the ids are the same in every attempt.
+        at = ex.run.created_at
+        named = [
+            event
+            if event.id is not None
+            else Event(event.name, event.data, f"{ex.run.id}:{op.id}:{index}", event.ts)
+            for index, event in enumerate(events)
+        ]
+        entropy = hashlib.sha256(f"{ex.run.id}:{op.id}".encode()).digest()[:10]
+        return {"ids": await send(dump_events(named, at), seed_of(at, entropy))}
+
+    @asks
+    def send_events(ex: InngestExecution, op: Op, events: tuple[Event, ...]) -> Flow[list[str]]:
+        known = yield from recall(ex, op)
+        if known is not None:
+            value = known.value
+        else:
+            call = Call(send_all, (ex, op, events))
+            value = yield from perform(ex, op, call, _finished, is_users=False)
+        ids = value.get("ids") if isinstance(value, dict) else None
+        return [str(each) for each in ids] if isinstance(ids, list) else []
+
+    return send_events
+
+
+def _finished(step: ReportedStep, value: str) -> str:
+    return send_finished(step, json.loads(value)["ids"])
