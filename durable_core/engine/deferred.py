@@ -48,12 +48,18 @@ class DeferredRun:
         request: makes the request that a run is made for, and the template that its path was
             found by; it may raise HTTPError.
         event_seq: the watermark of events that came before the handler was called.
+        loop: the event loop.
 
     Attributes:
         refusal: why there can be no run, once that is known.
     """
 
     kind = HandlerKind.ASYNC_DEF
+    refusal: HTTPError | None = None
+    _run: _LateRun | None = None
+    _is_over = _has_begun = False
+    _late: LateCoroutine
+    _task: asyncio.Task[None] | None = None
 
     def __init__(
         self,
@@ -62,20 +68,15 @@ class DeferredRun:
         endpoint: RegisteredEndpoint,
         request: Callable[[], tuple[Request, str | None]],
         event_seq: int,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self.refusal: HTTPError | None = None
         self._host = host
         self._runs = runs
         self._endpoint = endpoint
         self._request = request
         self._event_seq = event_seq
-        self._loop = asyncio.get_running_loop()
-        self._tasks = RunTasks.without_run(self._loop, STEP_CODE)
-        self._run: _LateRun | None = None
-        self._is_over = False
-        self._has_begun = False
-        self._late: LateCoroutine
-        self._task: asyncio.Task[None] | None = None
+        self._loop = loop
+        self._tasks = RunTasks(loop, STEP_CODE)
 
     # -- as its handler sees it -------------------------------------------------------------
 
@@ -127,21 +128,17 @@ class DeferredRun:
     def call(self, handler: Callable[[], Awaitable[Any]]) -> BegunCall:
         """Begin a call of the handler, in a task of its own."""
         context, tasks = copy_context(), self._tasks
-        self._late = LateCoroutine()
-        self._task = asyncio.Task(self._late, loop=self._loop, context=context)
+        self._late = late = LateCoroutine()
+        self._task = task = asyncio.Task(late, loop=self._loop, context=context)
         self._is_over = False
-        tasks.live.add(tasks.handler)
+        context.run(CURRENT_RUN.set, self)
+        context.run(CURRENT_TASKS.set, tasks)
+        context.run(EVENT_SEQ.set, self._event_seq)
         tasks.running = tasks.handler
         try:
-            return BegunCall(handler, self._task, context, self._enter)
+            return BegunCall(handler, task, self._loop, context)
         finally:
             tasks.running = None
-            tasks.live.clear()  # until the run watches it
-
-    def _enter(self) -> None:
-        CURRENT_RUN.set(self)
-        CURRENT_TASKS.set(self._tasks)
-        EVENT_SEQ.set(self._event_seq)
 
     @staticmethod
     async def _go_on(rest: Coroutine[Any, Any, None]) -> None:

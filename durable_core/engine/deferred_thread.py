@@ -200,7 +200,7 @@ class DeferredPoolRun(DeferredThreadRun):
     so a thread of the engine ends the run. All but :meth:`call` happens on the event loop.
 
     Args:
-        worker, runs, endpoint, request, event_seq: see ``DeferredRun``.
+        worker, runs, endpoint, request, event_seq, loop: see ``DeferredRun``.
         begun: called on the event loop when the run has begun.
 
     Attributes:
@@ -214,11 +214,12 @@ class DeferredPoolRun(DeferredThreadRun):
         endpoint: RegisteredEndpoint,
         request: Callable[[], tuple[Request, str | None]],
         event_seq: int,
+        loop: asyncio.AbstractEventLoop,
         begun: Callable[[], object],
     ) -> None:
         super().__init__(worker, runs, endpoint, request, event_seq)
         self.answer: ClientAnswer
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._begun = partial(copy_context().run, begun)  # not in the context of the handler
         self._context: Context | None = None  # of the handler
 

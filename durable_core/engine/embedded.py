@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
@@ -432,13 +431,7 @@ class EmbeddedEngine(RunControl):
     ) -> DeferredRun | Coroutine[Any, Any, DeferredRun | None] | None:
         """Return a run that begins only if its handler needs it; None if it must begin at once."""
         worker = self._may_defer()
-        if worker is None:
-            return None
-        worker.loops.adopt_running()
-        event_seq = worker.event_watermark.recent_async()
-        if isinstance(event_seq, int):
-            return worker.defer(endpoint, request, event_seq)
-        return _defer_later(partial(worker.defer, endpoint, request), event_seq)
+        return None if worker is None else worker.defer(endpoint, request)
 
     def defer_in_pool(
         self,
@@ -448,14 +441,7 @@ class EmbeddedEngine(RunControl):
     ) -> DeferredPoolRun | Coroutine[Any, Any, DeferredPoolRun | None] | None:
         """As :meth:`defer`, for a ``def`` handler that a thread of a framework calls."""
         worker = self._may_defer()
-        if worker is None:
-            return None
-        worker.loops.adopt_running()
-        event_seq = worker.event_watermark.recent_async()
-        if isinstance(event_seq, int):
-            return worker.defer_in_pool(endpoint, request, event_seq, begun)
-        defer = partial(worker.defer_in_pool, endpoint, request, begun=begun)
-        return _defer_later(defer, event_seq)
+        return None if worker is None else worker.defer_in_pool(endpoint, request, begun)
 
     def _may_defer(self) -> Worker | None:
         worker = self._lifecycle.last
@@ -675,15 +661,6 @@ def embedded(engine: object) -> EmbeddedEngine:
         return engine
     name = getattr(engine, "name", type(engine).__name__)
     raise ConfigurationError(f"this needs the embedded engine; the application has {name}")
-
-
-async def _defer_later(
-    deferred: Callable[[int], T], event_seq: Coroutine[Any, Any, int]
-) -> T | None:
-    try:
-        return deferred(await event_seq)
-    except StoreError:
-        return None  # the run that must begin at once says so
 
 
 def _load_worker(

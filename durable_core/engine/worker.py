@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from durable_core.commit_queue import CommitQueue
 from durable_core.engine.admission import Admission
@@ -231,10 +231,18 @@ class Worker:
         self,
         endpoint: RegisteredEndpoint,
         request: Callable[[], tuple[Request, str | None]],
-        event_seq: int,
-    ) -> DeferredRun:
-        """Return the run of a handler that is called before it; see :class:`DeferredRun`."""
-        return DeferredRun(self, self.runs, endpoint, request, event_seq)
+    ) -> DeferredRun | Coroutine[Any, Any, DeferredRun | None]:
+        """Return the run of a handler that is called before it; see :class:`DeferredRun`.
+
+        If the store must be read for it, it is awaited; then it is None if that cannot be done.
+        """
+        loop = self.loops.adopt_running()
+
+        def defer(event_seq: int) -> DeferredRun:
+            return DeferredRun(self, self.runs, endpoint, request, event_seq, loop)
+
+        event_seq = self.event_watermark.recent_async()
+        return defer(event_seq) if isinstance(event_seq, int) else _defer_later(defer, event_seq)
 
     def defer_in_thread(
         self,
@@ -252,11 +260,16 @@ class Worker:
         self,
         endpoint: RegisteredEndpoint,
         request: Callable[[], tuple[Request, str | None]],
-        event_seq: int,
         begun: Callable[[], object],
-    ) -> DeferredPoolRun:
+    ) -> DeferredPoolRun | Coroutine[Any, Any, DeferredPoolRun | None]:
         """As :meth:`defer`, for a ``def`` handler that a thread of a framework calls."""
-        return DeferredPoolRun(self, self.runs, endpoint, request, event_seq, begun)
+        loop = self.loops.adopt_running()
+
+        def defer(event_seq: int) -> DeferredPoolRun:
+            return DeferredPoolRun(self, self.runs, endpoint, request, event_seq, loop, begun)
+
+        event_seq = self.event_watermark.recent_async()
+        return defer(event_seq) if isinstance(event_seq, int) else _defer_later(defer, event_seq)
 
     def _report_commit(self, writes: int, seconds: float) -> None:
         at = time_of(self.env.clock.now())
@@ -296,3 +309,12 @@ class Worker:
     def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
         """Await something on the worker's own event loop."""
         return self.loops.background_loop.run(awaitable)
+
+
+async def _defer_later(
+    deferred: Callable[[int], T], event_seq: Coroutine[Any, Any, int]
+) -> T | None:
+    try:
+        return deferred(await event_seq)
+    except StoreError:
+        return None  # the run that must begin at once says so

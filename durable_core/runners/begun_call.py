@@ -20,9 +20,8 @@ class LateCoroutine(Coroutine[Any, Any, None]):
         rest: what it does; None until it is known.
     """
 
-    def __init__(self) -> None:
-        self.rest: Coroutine[Any, Any, None] | None = None
-        self._has_begun = False
+    rest: Coroutine[Any, Any, None] | None = None
+    _has_begun = False
 
     def send(self, value: Any, /) -> Any:
         """Go on."""
@@ -59,8 +58,7 @@ class BegunCall(Generator[Any, Any, Any]):
         call: calls the function.
         task: a task that has not begun, in which this will be awaited. It is the current task of
             the first part.
-        context: of the task.
-        enter: called before, in the context.
+        loop, context: of the task.
 
     Attributes:
         code: the coroutine; None if the call gave none.
@@ -68,27 +66,32 @@ class BegunCall(Generator[Any, Any, Any]):
         is_cut_short: it has ended by what is no Exception, such as a cancellation.
     """
 
+    code: Coroutine[Any, Any, Any] | None = None
+    has_ended = is_cut_short = False
+    _is_waiting = False  # what the first part waits for has not been awaited yet
+    _awaited: Any = None
+    _value: object = None
+    _error: BaseException | None = None
+
     def __init__(
         self,
         call: Callable[[], Awaitable[Any]],
         task: asyncio.Task[Any],
+        loop: asyncio.AbstractEventLoop,
         context: contextvars.Context,
-        enter: Callable[[], object],
     ) -> None:
-        self.code: Coroutine[Any, Any, Any] | None = None
-        self.has_ended = self.is_cut_short = False
-        self._is_waiting = False  # what the first part waits for has not been awaited yet
-        self._awaited: Any = None
-        self._value: object = None
-        self._error: BaseException | None = None
         # So asyncio's eager tasks of Python 3.12 begin, too. It documents these functions for other
         # implementations of tasks.
-        loop, outer = task.get_loop(), asyncio.current_task()
+        outer = asyncio.current_task(loop)
         assert outer is not None
         asyncio._leave_task(loop, outer)
         asyncio._enter_task(loop, task)
         try:
-            self._awaited = context.run(self._begin, call, enter)
+            code: Any = context.run(call)
+            if type(code) is not CoroutineType:
+                code = _await_value(code)
+            self.code = code
+            self._awaited = context.run(code.send, None)
             self._is_waiting = True
         except StopIteration as end:
             self.has_ended, self._value = True, end.value
@@ -100,14 +103,6 @@ class BegunCall(Generator[Any, Any, Any]):
         finally:
             asyncio._leave_task(loop, task)
             asyncio._enter_task(loop, outer)
-
-    def _begin(self, call: Callable[[], Awaitable[Any]], enter: Callable[[], object]) -> Any:
-        enter()
-        code: Any = call()
-        if type(code) is not CoroutineType:
-            code = _await_value(code)
-        self.code = code
-        return code.send(None)
 
     def result(self) -> Any:
         """Return what the function has returned, once it has ended; or raise its error."""

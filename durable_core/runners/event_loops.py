@@ -84,13 +84,16 @@ class Loops:
         self._lock = threading.Lock()
         self._sentinels: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
 
-    def adopt_running(self) -> None:
-        """Use the loop that runs now; see :meth:`adopt`. Cheap for the one that is in use."""
+    def adopt_running(self) -> asyncio.AbstractEventLoop:
+        """Use the loop that runs now, and return it; see :meth:`adopt`.
+
+        This is cheap for the loop that is in use.
+        """
         loop = asyncio.get_running_loop()
         guard = self._sentinels.get(loop)
-        if loop is self.server_loop and guard is not None and not guard.done():
-            return
-        self.adopt(loop)
+        if loop is not self.server_loop or guard is None or guard.done():
+            self.adopt(loop)
+        return loop
 
     def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
         """Use this loop from now on, unless another is in use. Called on the loop's thread."""

@@ -16,7 +16,14 @@ import math
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
 from contextvars import ContextVar
-from types import CodeType, CoroutineType, FrameType, GeneratorType, coroutine
+from types import (
+    CodeType,
+    CoroutineType,
+    FrameType,
+    GeneratorType,
+    MappingProxyType,
+    coroutine,
+)
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -37,6 +44,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_NOTHING: Mapping[str, ParkedFuture] = MappingProxyType({})
 
 #: The packages whose coroutines wait for steps and for each other, and for nothing else.
 _COORDINATING: set[str] = set()
@@ -70,43 +79,30 @@ class RunTasks:
 
     Args:
         loop: the loop.
-        parked: the parked steps, by op id.
-        may_suspend: tells whether steps are parked and no other call of a step is in progress.
-        suspend: called when, besides, every task waits for parked steps; maybe more than once.
         step_code: of the coroutine of a step, by which one is known.
 
     Attributes:
+        parked: the parked steps, by op id.
         handler: the task of the handler itself.
         live: the tasks whose code runs or waits.
         running: the one that runs now.
         resumptions: how often any of them has gone on.
     """
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        parked: Mapping[str, ParkedFuture],
-        may_suspend: Callable[[], bool],
-        suspend: Callable[[], object],
-        step_code: CodeType,
-    ) -> None:
-        self.parked = parked
+    running: RunTask | None = None
+    resumptions = 0
+    _cancelled_steps = 0  # in tasks that ended before they began
+    _is_looking = False
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, step_code: CodeType) -> None:
+        self.parked = _NOTHING
         self.handler = RunTask()
         self.live: set[RunTask] = set()
-        self.running: RunTask | None = None
-        self.resumptions = 0
         self._loop = loop
-        self._may_suspend = may_suspend
-        self._suspend = suspend
+        self._may_suspend: Callable[[], bool] = _never
+        self._suspend: Callable[[], object] = _never
         self._step_code = step_code
         self._tasks: dict[asyncio.Future[Any], Any] = {}  # and the coroutines that they run
-        self._cancelled_steps = 0  # in tasks that ended before they began
-        self._is_looking = False
-
-    @classmethod
-    def without_run(cls, loop: asyncio.AbstractEventLoop, step_code: CodeType) -> RunTasks:
-        """Return the tasks of a handler that has no run yet, and so no steps."""
-        return cls(loop, {}, _never, _never, step_code)
 
     def join_run(
         self,
@@ -114,7 +110,13 @@ class RunTasks:
         may_suspend: Callable[[], bool],
         suspend: Callable[[], object],
     ) -> None:
-        """Note that the handler has a run now; the arguments are those of the class."""
+        """Note that the handler has a run now, and so may have steps.
+
+        Args:
+            parked: the parked steps, by op id.
+            may_suspend: tells whether steps are parked and no other call of a step is in progress.
+            suspend: called when, besides, every task waits for parked steps; maybe more than once.
+        """
         self.parked = parked
         self._may_suspend = may_suspend
         self._suspend = suspend

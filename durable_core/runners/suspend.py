@@ -120,11 +120,8 @@ class HandlerUnwinder:
         self._loop = loop
         self._is_occupied = is_occupied
         self.parked = ParkedSteps(loop, ex.env.clock)
-        if tasks is None:
-            tasks = RunTasks(loop, self.parked.futures, self._may_suspend, self.unwind, step_code)
-        else:
-            tasks.join_run(self.parked.futures, self._may_suspend, self.unwind)
-        self.tasks = tasks
+        self.tasks = RunTasks(loop, step_code) if tasks is None else tasks
+        self.tasks.join_run(self.parked.futures, self._may_suspend, self.unwind)
         self._task: asyncio.Task[object] | None = None
         self._go_on_without: Callable[[], None] | None = None  # None while no handler runs
         self._begun = False

@@ -44,14 +44,14 @@ async def serve_lifespan(engine: EngineLifecycle, receive: Receive, send: Send) 
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def check_event_loop() -> None:
-    """Refuse event loops that are not asyncio's.
+def check_event_loop() -> asyncio.AbstractEventLoop:
+    """Return the running event loop; refuse one that is not asyncio's.
 
     Raises:
         ConfigurationError: a server runs the application on another, such as trio's.
     """
     try:
-        asyncio.get_running_loop()
+        return asyncio.get_running_loop()
     except RuntimeError:
         raise ConfigurationError(
             "durable_asgi runs on asyncio's event loop, or uvloop's, and this is another one; "

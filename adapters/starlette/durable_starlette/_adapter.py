@@ -23,7 +23,7 @@ from durable_core.adapters import (
 from durable_core.errors import ConfigurationError, StepError
 from durable_starlette._errors import exception_to_response, http_exception_of
 from durable_starlette._layer import install_layer
-from durable_starlette._passage import PASSAGE, AttachedPassage, Call
+from durable_starlette._passage import PASSAGE, AttachedPassage, Target
 from durable_starlette._replay import ReplayPassage
 from durable_starlette._routes import add_responses, count_endpoints
 
@@ -161,7 +161,7 @@ def _handler_of(engine: NativeEngine, function: Callable[..., Any]) -> Callable[
 
 
 def _wrapped(app: ASGIApp, endpoint: NativeEndpoint, function: Callable[..., Any]) -> Any:
-    calls_async = is_async(function)
+    target, calls_async = Target(app, endpoint, function), is_async(function)
 
     # A coroutine function whatever the endpoint is: the layer takes a thread when it needs one.
     @functools.wraps(function)
@@ -169,9 +169,11 @@ def _wrapped(app: ASGIApp, endpoint: NativeEndpoint, function: Callable[..., Any
         passage = PASSAGE.get()
         if passage is None:
             raise _not_installed(function)
-        call = Call(app, endpoint, function, args, kwargs)
+        call = functools.partial(function, *args, **kwargs)
         try:
-            return await (passage.call_async(call) if calls_async else passage.call_in_thread(call))
+            if calls_async:
+                return await passage.call_async(target, call)
+            return await passage.call_in_thread(target, call)
         except StepError as error:
             known = http_exception_of(error)
             if known is None:

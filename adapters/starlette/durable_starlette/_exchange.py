@@ -21,16 +21,15 @@ class RequestBody:
         is_whole: nothing more will come.
     """
 
+    is_whole = False
+    _read = 0  # of what is kept, by the application
+    _is_read = _is_held = _is_over = False
+    _news: asyncio.Event | None = None  # of a request that is a run's
+
     def __init__(self, receive: Receive, most: int) -> None:
         self.kept = bytearray()
-        self.is_whole = False
         self._receive = receive
         self._most = most
-        self._read = 0  # of what is kept, by the application
-        self._is_read = False
-        self._is_held = False
-        self._news: asyncio.Event | None = None  # of a request that is a run's
-        self._is_over = False
 
     async def receive(self) -> Message:
         """Return the next message for the application.

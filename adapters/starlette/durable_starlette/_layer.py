@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from durable_asgi import (
@@ -12,7 +12,6 @@ from durable_asgi import (
     Receive,
     Scope,
     Send,
-    check_event_loop,
 )
 from durable_core.adapters import EngineLifecycle, converse_async
 from durable_core.errors import ConfigurationError
@@ -42,22 +41,20 @@ class DurableLayer:
     ) -> None:
         self._application = application
         self.engine = engine
+        self._limits = engine.limits
         self._waiting = waiting
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one scope."""
         if scope["type"] != "http":
-            await self._application(scope, receive, send)
-            return
-        check_event_loop()
+            return self._application(scope, receive, send)
         # Not by the context: a server may begin a request in the context of the one before.
         passage: Passage | None = scope.get(REPLAY)
         if passage is None:
             if names_run(scope) and (waiting := self._waiting()) is not None:
-                await converse_async(waiting, ASGIExchange(scope, receive, send))
-                return
-            passage = AttachedPassage(self.engine.limits)
-        await passage.pass_through(self._application, scope, receive, send)
+                return converse_async(waiting, ASGIExchange(scope, receive, send))
+            passage = AttachedPassage(self._limits)
+        return passage.pass_through(self._application, scope, receive, send)
 
 
 def install_layer(app: Any, engine: EngineLifecycle, waiting: Callable[[], ASGIApp | None]) -> None:

@@ -10,11 +10,21 @@ from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from types import CoroutineType
+from typing import Any, NoReturn, TypeAlias
 
 from starlette.concurrency import run_in_threadpool
 
-from durable_asgi import ASGIApp, ASGIApplication, ASGIExchange, Message, Receive, Scope, Send
+from durable_asgi import (
+    ASGIApp,
+    ASGIApplication,
+    ASGIExchange,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    check_event_loop,
+)
 from durable_core import Limits, Request, Response
 from durable_core.adapters import (
     BegunCall,
@@ -40,6 +50,7 @@ __all__ = [
     "AwaitedResponse",
     "Call",
     "Passage",
+    "Target",
     "signal_in",
 ]
 
@@ -56,26 +67,23 @@ class AwaitedResponse(asyncio.Future[Response]):
     """
 
 
-@dataclass(slots=True)
-class Call:
-    """A framework's call of the function of an endpoint.
+#: A call of the function of an endpoint, with what the framework made of the request.
+Call: TypeAlias = Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A durable endpoint that requests may reach.
 
     Attributes:
         app: answers by the endpoint.
         endpoint: the endpoint.
         function: the user's.
-        args, kwargs: what the framework made of the request.
     """
 
     app: ASGIApp
     endpoint: NativeEndpoint
     function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def __call__(self) -> Any:
-        """Call the function."""
-        return self.function(*self.args, **self.kwargs)
 
 
 class Passage(ABC):
@@ -88,11 +96,11 @@ class Passage(ABC):
         """Send it through what the durable layer is around."""
 
     @abstractmethod
-    async def call_async(self, call: Call) -> Any:
+    async def call_async(self, target: Target, call: Call) -> Any:
         """Return the result of an ``async def`` function that the framework has called."""
 
     @abstractmethod
-    async def call_in_thread(self, call: Call) -> Any:
+    async def call_in_thread(self, target: Target, call: Call) -> Any:
         """Return the result of a ``def`` function that the framework has called."""
 
 
@@ -115,23 +123,23 @@ class AttachedPassage(Passage):
         limits: of the application.
     """
 
+    _is_reached = False
+    _is_answered = False  # by the framework, without a run
+    _has_run = False
+    _ends_left = 0  # of the conversation and the run, until which the application waits
+    _deferred: DeferredRun | DeferredPoolRun | None = None
+    _answer: ClientAnswer | None = None
+    _conversation: asyncio.Task[None] | None = None
+    _exchange: ASGIExchange
+    _target: Target
+    _loop: asyncio.AbstractEventLoop
+    _value: asyncio.Future[Any]
+    _response: Any
+    _capture: Capture
+
     def __init__(self, limits: Limits) -> None:
-        self._loop = asyncio.get_running_loop()
         self._limits = limits
-        self._body: RequestBody
-        self._is_reached = False
-        self._is_answered = False  # by the framework, without a run
-        self._has_run = False
-        self._ends_left = 0  # of the conversation and the run, until which the application waits
-        self._deferred: DeferredRun | DeferredPoolRun | None = None
-        self._exchange: ASGIExchange
-        self._app: ASGIApp
-        self._answer: ClientAnswer | None = None
-        self._conversation: asyncio.Task[None] | None = None
         self._calls: list[Call] = []  # at most one, until the run takes it
-        self._value: asyncio.Future[Any]
-        self._response: Any
-        self._capture: Capture
 
     async def pass_through(
         self, application: ASGIApplication, scope: Scope, receive: Receive, send: Send
@@ -218,16 +226,15 @@ class AttachedPassage(Passage):
             raise error
         await self._conversation
 
-    async def _send_message(self, message: Message) -> None:
+    def _send_message(self, message: Message) -> Awaitable[None]:
         if self._has_run:
-            await self._capture.send(message)
-        else:
-            self._is_answered = self._is_reached
-            await self._send(message)
+            return self._capture.send(message)
+        self._is_answered = self._is_reached
+        return self._send(message)
 
     # -- the framework's side ---------------------------------------------------------------
 
-    async def call_async(self, call: Call) -> Any:
+    async def call_async(self, target: Target, call: Call) -> Any:
         """Call the function, in a new run if it needs one; return its result.
 
         Raises:
@@ -236,11 +243,17 @@ class AttachedPassage(Passage):
         """
         if self._is_reached:  # an endpoint that calls the function of another
             return await call()
-        self._is_reached, self._app = True, call.app
-        deferred = await self._defer(call)
+        self._is_reached, self._target = True, target
+        deferred: Any = None
+        has_body = plain_body(self._first_scope, self._limits)
+        if has_body is False or (has_body and await self._body.read_to_end()):
+            deferred = target.endpoint.defer(self._request_of_run)
+            if type(deferred) is CoroutineType:
+                deferred = await deferred
         if deferred is None:
-            value = self._loop.create_future()
-            self._converse(call, value, AwaitedResponse(loop=self._loop))
+            self._loop = loop = check_event_loop()
+            value = loop.create_future()
+            self._converse(call, value, AwaitedResponse(loop=loop))
             return await value
         self._deferred = deferred
         self._body.hold()
@@ -250,14 +263,6 @@ class AttachedPassage(Passage):
             return begun.result()
         self._begin(deferred, begun, lambda request: self.execute_async(lambda: begun))
         return await self._value
-
-    async def _defer(self, call: Call) -> DeferredRun | None:
-        """Return what becomes a run if the call needs one; None if there must be one at once."""
-        has_body = plain_body(self._first_scope, self._limits)
-        if has_body is None or (has_body and not await self._body.read_to_end()):
-            return None
-        deferred = call.endpoint.defer(self._request_of_run)
-        return await deferred if isinstance(deferred, Coroutine) else deferred
 
     def _request_of_run(self) -> tuple[Request, str]:
         """Return the request, and the template of its path, for the run that there is now.
@@ -276,7 +281,8 @@ class AttachedPassage(Passage):
         handler: Callable[[Request], Coroutine[Any, Any, Response]],
     ) -> None:
         """Begin the run of a call, and the conversation."""
-        self._value, self._response = self._loop.create_future(), AwaitedResponse(loop=self._loop)
+        self._loop = loop = asyncio.get_running_loop()
+        self._value, self._response = loop.create_future(), AwaitedResponse(loop=loop)
         self._capture = Capture(self._response)
         try:
             self._answer = deferred.start(handler)
@@ -284,11 +290,11 @@ class AttachedPassage(Passage):
             assert deferred.refusal is not None
             begun.close()
             self._value.set_exception(Suspended())
-            self._talk(refuse_async(self._app, self._exchange, deferred.refusal))
+            self._talk(refuse_async(self._target.app, self._exchange, deferred.refusal))
         else:
-            self._talk(send_async(self._app, self._exchange, self._answer.wait))
+            self._talk(send_async(self._target.app, self._exchange, self._answer.wait))
 
-    async def call_in_thread(self, call: Call) -> Any:
+    async def call_in_thread(self, target: Target, call: Call) -> Any:
         """Call a ``def`` function in a thread of the framework; return its result.
 
         Raises:
@@ -297,8 +303,14 @@ class AttachedPassage(Passage):
         """
         if self._is_reached:
             return await run_in_threadpool(call)
-        self._is_reached, self._app = True, call.app
-        deferred = await self._defer_in_pool(call)
+        self._is_reached, self._target = True, target
+        self._loop = check_event_loop()
+        deferred: Any = None
+        has_body = plain_body(self._first_scope, self._limits)
+        if has_body is False or (has_body and await self._body.read_to_end()):
+            deferred = target.endpoint.defer_in_pool(self._request_of_run, self._run_has_begun)
+            if type(deferred) is CoroutineType:
+                deferred = await deferred
         if deferred is None:
             return await self._call_in_run(call)
         self._deferred = deferred
@@ -315,13 +327,6 @@ class AttachedPassage(Passage):
                 self._body.release()
             else:
                 self._run_has_begun()
-
-    async def _defer_in_pool(self, call: Call) -> DeferredPoolRun | None:
-        has_body = plain_body(self._first_scope, self._limits)
-        if has_body is None or (has_body and not await self._body.read_to_end()):
-            return None
-        deferred = call.endpoint.defer_in_pool(self._request_of_run, self._run_has_begun)
-        return await deferred if isinstance(deferred, Coroutine) else deferred
 
     async def _call_in_run(self, call: Call) -> Any:
         """Call a ``def`` function when its run has begun.
@@ -345,9 +350,9 @@ class AttachedPassage(Passage):
         self._capture = Capture(self._response)
         if deferred.refusal is None:
             self._answer, self._ends_left = deferred.answer, 2
-            self._talk(send_async(self._app, self._exchange, self._answer.wait))
+            self._talk(send_async(self._target.app, self._exchange, self._answer.wait))
         else:
-            self._talk(refuse_async(self._app, self._exchange, deferred.refusal))
+            self._talk(refuse_async(self._target.app, self._exchange, deferred.refusal))
 
     def _response_is_made(self, deferred: DeferredPoolRun, made: asyncio.Future[Response]) -> None:
         made.exception()  # seen, also where there is no run for it
@@ -365,7 +370,7 @@ class AttachedPassage(Passage):
         self._calls.append(call)
         self._value, self._response = value, response
         self._capture = Capture(response)
-        self._talk(converse_async(call.app, self._new_exchange(self._body.take())))
+        self._talk(converse_async(self._target.app, self._new_exchange(self._body.take())))
 
     def _new_exchange(self, receive: Receive) -> ASGIExchange:
         exchange = ASGIExchange(self._first_scope, receive, self._send)
@@ -403,7 +408,7 @@ class AttachedPassage(Passage):
 
     def take_call(self, function: Callable[..., Any]) -> Call | None:
         """Return the call that the run is for; None but for the first time, and its function."""
-        if self._calls and self._calls[0].function is function:
+        if self._calls and self._target.function is function:
             try:
                 call = self._calls.pop()
             except IndexError:

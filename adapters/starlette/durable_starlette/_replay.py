@@ -23,7 +23,15 @@ from durable_core import Request, Response
 from durable_core.adapters import NotReachedError, context_outside_run, enter_run
 from durable_core.errors import ControlSignal, Suspended
 from durable_starlette._capture import Capture, Outcome
-from durable_starlette._passage import PASSAGE, REPLAY, AwaitedResponse, Call, Passage, signal_in
+from durable_starlette._passage import (
+    PASSAGE,
+    REPLAY,
+    AwaitedResponse,
+    Call,
+    Passage,
+    Target,
+    signal_in,
+)
 
 __all__ = ["ReplayPassage"]
 
@@ -156,24 +164,24 @@ class ReplayPassage(Passage):
         else:
             await self._note_status(message)
 
-    async def call_async(self, call: Call) -> Any:
+    async def call_async(self, target: Target, call: Call) -> Any:
         """Have the function called in the run; return its result."""
-        self._reach(call)
+        self._reach(target)
         if self._called is None or self._called.done():
             return await call()
         self._value = asyncio.get_running_loop().create_future()
         self._called.set_result((call, copy_context()))
         return await self._value
 
-    async def call_in_thread(self, call: Call) -> Any:
+    async def call_in_thread(self, target: Target, call: Call) -> Any:
         """Call the function in a thread of the framework."""
-        self._reach(call)
+        self._reach(target)
         return await run_in_threadpool(call)
 
-    def _reach(self, call: Call) -> None:
-        if not self._is_reached and call.function is not self._function:
+    def _reach(self, target: Target) -> None:
+        if not self._is_reached and target.function is not self._function:
             raise NotReachedError(
-                f"in a replay the application leads to {call.function.__qualname__}, and the run "
+                f"in a replay the application leads to {target.function.__qualname__}, and the run "
                 f"is of {self._function.__qualname__}: the routes may have changed since it began"
             )
         self._is_reached = True
