@@ -30,6 +30,7 @@ from durable_starlette._passage import (
     Call,
     Passage,
     Target,
+    awaited,
     signal_in,
 )
 
@@ -89,7 +90,7 @@ class ReplayPassage(Passage):
         """Call the function in a task of the run, with the context that the framework has made."""
         enter_run(context)
         try:
-            value = await asyncio.get_running_loop().create_task(call(), context=context)
+            value = awaited(await asyncio.get_running_loop().create_task(call(), context=context))
         except (ControlSignal, asyncio.CancelledError):
             self._fill(self._value.set_exception, Suspended())
             raise

@@ -154,3 +154,25 @@ def test_an_option_in_its_place(durable: Durable[StarletteApp]) -> None:
     with TestClient(app) as client:
         response = client.get("/")
     assert (409, b"taken") == (response.status_code, response.content)
+
+
+@pytest.mark.parametrize("sleeps", [False, True])
+def test_a_step_that_is_returned_without_await(
+    durable: Durable[StarletteApp], sleeps: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run fails at once, and the log names the step; in a replay, too."""
+    app = FastAPI(lifespan=durable.lifespan)
+
+    @app.get("/")
+    @durable.endpoint
+    async def forgetful() -> object:
+        if sleeps:
+            await step.sleep("nap", 0.001)
+        return step.run("find", str)
+
+    with TestClient(app) as client:
+        response = client.get("/")
+
+    assert 500 == response.status_code
+    assert "failed: StepUsageError: the handler has ended before step 'find'" in caplog.text
+    assert "is called again" not in caplog.text
