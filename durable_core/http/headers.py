@@ -251,14 +251,15 @@ def _weight(parameters: Sequence[str]) -> float:
 
 
 # --- prefer ---------------------------------------------------------------------------------------
+#
+# The preferences of a client: the header Prefer (RFC 7240).
 
 #: The response header that names the preferences which the server has followed.
 APPLIED = "preference-applied"
 
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
-_VALUE = rf"(?:[ \t]*=[ \t]*(?:({_TOKEN})|({_QUOTED}))?)?"
-_PREFERENCE = re.compile(rf"({_TOKEN}){_VALUE}[ \t]*(?:;.*)?", re.DOTALL)
+_VALUE = rf"(?:[ \t]*=[ \t]*(?:({TOKEN.pattern})|({_QUOTED}))?)?"
+_PREFERENCE = re.compile(rf"({TOKEN.pattern}){_VALUE}[ \t]*(?:;.*)?", re.DOTALL)
 #: One member of the list: commas in quotes are part of it.
 _MEMBER = re.compile(rf"(?:{_QUOTED}|[^,])+")
 #: A number with more digits is longer than any time that a server waits.
@@ -308,6 +309,9 @@ def _members(text: str) -> Iterator[tuple[str, str]]:
 
 
 # --- traceparent ----------------------------------------------------------------------------------
+#
+# The trace context of a request, by W3C Trace Context:
+# https://www.w3.org/TR/trace-context/#traceparent-header
 
 #: Version, trace id, parent id, flags. Ids of zeros are invalid, and so is the version ff.
 _TRACEPARENT = re.compile(
@@ -341,6 +345,8 @@ def trace_id_of(traceparent: str | None) -> str | None:
 
 
 # --- dates ----------------------------------------------------------------------------------------
+#
+# Times in header fields.
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]

@@ -170,6 +170,8 @@ def _check_body(body: object) -> Body:
 
 
 # --- streamed bodies ------------------------------------------------------------------------------
+#
+# Whoever reads one closes it in the end.
 
 
 @contextmanager
@@ -195,6 +197,8 @@ async def open_body_async(body: AsyncIterable[bytes]) -> AsyncIterator[AsyncIter
 
 
 # --- the response of another server ---------------------------------------------------------------
+#
+# Whole, as a step keeps it.
 
 _CHARSET = re.compile(r""";\s*charset\s*=\s*"?([^\s;"]+)""", re.IGNORECASE)
 #: What is about the connection or the coding, which are gone, or is a credential.
