@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from durable_core.api.effects import RequestEffect, RequestFlow
 from durable_core.api.engine import Engine
-from durable_core.codec.callbacks import callback_digest, dump_callback, without_params
+from durable_core.codec.records import callback_digest, dump_callback, without_params
 from durable_core.codec.tokens import verify_callback
 from durable_core.engine.embedded import embedded
 from durable_core.errors import InvalidTokenError, StoreError

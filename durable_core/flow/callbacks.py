@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from durable_core.codec.callbacks import load_callback
+from durable_core.codec.records import load_callback
 from durable_core.errors import BadRequest, StepTypeError
 from durable_core.flow.effects import Flow
 from durable_core.flow.execution import StoredExecution

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from durable_core.api.run import run
 from durable_core.api.step import step, sync_step
 from durable_core.api.stream import sync_stream
-from durable_core.codec.callbacks import callback_digest
+from durable_core.codec.records import callback_digest
 from durable_core.errors import ConfigurationError, EncryptionKeyError, StepError
 from durable_core.http.request import Request
 from durable_core.http.response import Response
