@@ -29,6 +29,10 @@ from durable_core.codec.forms import (
     dump_fields,
     expect,
     fill_enum,
+    fill_msgspec,
+    fill_pydantic,
+    is_msgspec,
+    is_pydantic,
     load_fields,
     member,
     object_form,
@@ -41,7 +45,6 @@ from durable_core.codec.forms import (
     sequence,
     tagged,
 )
-from durable_core.codec.library_forms import fill_msgspec, fill_pydantic, is_msgspec, is_pydantic
 
 __all__ = ["ValueType", "result_type", "return_type", "value_type"]
 
