@@ -24,8 +24,7 @@ from durable_core.http.headers import Headers
 from durable_core.http.request import Request
 from durable_core.http.response import FetchedResponse, Response
 from durable_core.machine.retry import RetryPolicy
-from durable_core.model.event import Event, TypedEvent
-from durable_core.model.signal import Signal
+from durable_core.model.event import Event, Signal, TypedEvent
 from durable_core.routing import Route
 from durable_core.runners.settings import Settings
 

@@ -26,8 +26,7 @@ from durable_core.flow.env import AppConfig, Limits
 from durable_core.flow.options import Authorize, EndpointOptions, merge_options
 from durable_core.flow.scope import CURRENT_RUN
 from durable_core.machine.retry import RetryPolicy
-from durable_core.model.event import Event, check_text
-from durable_core.model.signal import Signal
+from durable_core.model.event import Event, Signal, check_text
 from durable_core.platform import SystemClock, SystemIds
 
 __all__ = ["Durable"]

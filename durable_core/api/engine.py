@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from durable_core.flow.wait_url import WaitRequest
     from durable_core.http.request import Request
     from durable_core.http.response import Response
-    from durable_core.model.event import Event
-    from durable_core.model.signal import Signal
+    from durable_core.model.event import Event, Signal
     from durable_core.ports import (
         EarlierRun,
         IdempotencyKey,

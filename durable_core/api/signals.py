@@ -9,7 +9,7 @@ from durable_core.api.function_steps import current_scope, named, parsed
 from durable_core.duration import Duration, parse_duration
 from durable_core.flow.scope import HandlerKind, RunScope
 from durable_core.flow.step_options import parse_type
-from durable_core.model.signal import Signal, SignalWait
+from durable_core.model.event import Signal, SignalWait
 from durable_core.model.step import OpKind
 
 if TYPE_CHECKING:

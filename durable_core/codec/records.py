@@ -27,8 +27,7 @@ from durable_core.http.headers import SENSITIVE_HEADERS, Headers
 from durable_core.http.json import chunk_encoder
 from durable_core.http.request import Request
 from durable_core.http.response import Response
-from durable_core.model.event import Event
-from durable_core.model.signal import Signal
+from durable_core.model.event import Event, Signal
 
 if TYPE_CHECKING:
     from durable_core.model.decision import Failure

@@ -48,8 +48,7 @@ if TYPE_CHECKING:
     from durable_core.engine.reports import EngineReports
     from durable_core.engine.worker import Worker
     from durable_core.flow.wait_url import WaitRequest
-    from durable_core.model.event import Event
-    from durable_core.model.signal import Signal
+    from durable_core.model.event import Event, Signal
     from durable_core.ports import (
         Clock,
         Deliver,

@@ -81,8 +81,8 @@ from durable_core.machine.matching import WaitRule
 from durable_core.machine.retry import delay_ms
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.decision import Fail, Failure, HandoffReason
+from durable_core.model.event import Signal, SignalWait
 from durable_core.model.run import Phase, Run
-from durable_core.model.signal import Signal, SignalWait
 from durable_core.model.step import Op, OpKind
 from durable_core.platform import is_ulid, logger, ulid_time
 from durable_core.ports import Clock, Ids

@@ -26,8 +26,7 @@ from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.matching import WaitRule
 from durable_core.model.decision import HandoffReason
-from durable_core.model.event import Event
-from durable_core.model.signal import Signal, SignalWait
+from durable_core.model.event import Event, Signal, SignalWait
 from durable_core.model.step import Op
 
 __all__ = ["EMBEDDED_FLOWS", "EngineFlows"]

@@ -9,8 +9,7 @@ from durable_core.errors import StepTypeError
 from durable_core.flow.attempt import Call
 from durable_core.flow.effects import Flow
 from durable_core.http.response import Response
-from durable_core.model.event import Event, TypedEvent
-from durable_core.model.signal import Signal
+from durable_core.model.event import Event, Signal, TypedEvent
 from durable_core.model.step import Op
 
 if TYPE_CHECKING:

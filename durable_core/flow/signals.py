@@ -11,8 +11,7 @@ from durable_core.flow.effects import Flow
 from durable_core.flow.execution import StoredExecution
 from durable_core.flow.steps import AddressWait, commit_step, wait_at_address
 from durable_core.machine.addresses import signal_address
-from durable_core.model.event import Event
-from durable_core.model.signal import Signal, SignalWait
+from durable_core.model.event import Event, Signal, SignalWait
 from durable_core.model.step import Op
 from durable_core.ports import Deliver, Delivery
 

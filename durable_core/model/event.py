@@ -1,4 +1,4 @@
-"""Events: messages from outside code to waiting runs."""
+"""Events and signals: messages from outside code to waiting runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
-__all__ = ["Event", "StoredEvent", "TypedEvent", "check_text"]
+__all__ = ["Event", "Signal", "SignalWait", "StoredEvent", "TypedEvent", "check_text"]
 
 DataT_co = TypeVar("DataT_co", covariant=True)
 
@@ -121,3 +121,43 @@ def _check_time(value: object) -> None:
         raise TypeError(f"event ts must be an int or None, not {type(value).__name__}")
     if not 0 <= value <= _LATEST:
         raise ValueError(f"event ts must be epoch milliseconds up to the year 9999, not {value}")
+
+
+# --- signals --------------------------------------------------------------------------------------
+#
+# Messages to the one run that waits for a name.
+
+
+@dataclass(frozen=True, slots=True)
+class Signal(Generic[DataT_co]):
+    """What ended the wait of a run for a signal.
+
+    Args:
+        name: of the signal; 1 to 255 characters.
+        data: what its sender sent with it, as JSON values; or an object of a type.
+
+    Raises:
+        TypeError: the name is no str.
+        ValueError: it is empty, too long, or has lone surrogates.
+    """
+
+    name: str
+    data: DataT_co
+
+    def __post_init__(self) -> None:
+        check_text("signal name", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class SignalWait:
+    """What ``step.wait_for_signal`` waits for.
+
+    Attributes:
+        name: of the signal.
+        timeout: milliseconds.
+        replaces: take the place of a run that waits for the name; else that is an error.
+    """
+
+    name: str
+    timeout: int
+    replaces: bool = False

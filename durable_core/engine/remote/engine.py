@@ -15,8 +15,7 @@ from durable_core.flow.wait_url import WaitRequest
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response
-from durable_core.model.event import Event
-from durable_core.model.signal import Signal
+from durable_core.model.event import Event, Signal
 from durable_core.platform import logger
 from durable_core.ports import EarlierRun, IdempotencyKey, RunFilter, RunProgress, RunRecord, Store
 from durable_core.runners.settings import RegisteredEndpoint, Settings, add_endpoint

@@ -18,8 +18,7 @@ from durable_core.engine.remote.streams import StreamEmitter
 from durable_core.errors import EngineUnavailableError, StepError
 from durable_core.flow.server_calls import FunctionCall, GatewayCall
 from durable_core.machine.matching import WaitRule
-from durable_core.model.event import Event
-from durable_core.model.signal import SignalWait
+from durable_core.model.event import Event, SignalWait
 from durable_core.model.step import Op
 from durable_core.ports import Write
 

@@ -40,8 +40,7 @@ from durable_core.flow.steps import dump_arguments
 from durable_core.http.request import Request
 from durable_core.machine.matching import WaitRule
 from durable_core.model.decision import Failure
-from durable_core.model.event import Event
-from durable_core.model.signal import Signal, SignalWait
+from durable_core.model.event import Event, Signal, SignalWait
 from durable_core.model.step import Op, OpKind
 
 __all__ = [
