@@ -22,8 +22,13 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from durable_core.adapter.bodies import END, AsyncChunks, Chunks, aiter_body, iter_body
-from durable_core.adapter.disconnect import DisconnectWatcher
-from durable_core.adapter.exchange import AsyncExchange, ClientDisconnectedError, Exchange, Fields
+from durable_core.adapter.exchange import (
+    AsyncExchange,
+    ClientDisconnectedError,
+    DisconnectWatcher,
+    Exchange,
+    Fields,
+)
 from durable_core.adapter.messages import (
     OutgoingHead,
     check_chunk,

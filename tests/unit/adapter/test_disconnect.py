@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from durable_core.adapter.disconnect import DisconnectWatcher
+from durable_core.adapter.exchange import DisconnectWatcher
 from durable_core.adapters import ClientDisconnectedError
 
 
