@@ -1,26 +1,31 @@
-"""The observer that ``Durable(observers=[...])`` takes."""
+"""The observer that ``Durable(observers=[...])`` takes, and its instruments."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from opentelemetry import context, metrics, propagate, trace
+from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Observation
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from durable_core import Durable, HTTPError
 from durable_core.observers import (
+    GAUGES,
+    METRICS,
     Fact,
+    Measures,
+    Metric,
     ObservedRun,
     Observer,
     RunHandedOff,
     RunResumed,
     RunStarted,
     StepStarted,
+    read_gauge,
 )
-from durable_otel._metrics import Metrics
 
 __all__ = ["OpenTelemetryObserver"]
 
@@ -47,7 +52,7 @@ class OpenTelemetryObserver(Observer):
         meter_provider: metrics.MeterProvider | None = None,
     ) -> None:
         self._tracer = trace.get_tracer(_SCOPE, tracer_provider=tracer_provider)
-        self._metrics = Metrics(metrics.get_meter(_SCOPE, meter_provider=meter_provider))
+        self._metrics = _Metrics(metrics.get_meter(_SCOPE, meter_provider=meter_provider))
 
     def watch(self, durable: Durable[Any]) -> None:
         """Measure what an application does in this process, too: runs, clients, lateness.
@@ -177,3 +182,78 @@ def _origin_of(run: ObservedRun) -> context.Context:
     """Return a context whose span is the one that the run belongs to."""
     carrier = {} if run.traceparent is None else {"traceparent": run.traceparent}
     return _propagator.extract(carrier, context.Context())
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+#: Seconds. A step takes a millisecond, and a run may take days.
+_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0, 600.0, 3600.0, 86_400.0)
+
+
+class _Metrics:
+    """The instruments of a meter."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._measures = Measures()
+        self._watched: list[Durable[Any]] = []
+        self._counters: dict[str, Counter] = {}
+        self._histograms: dict[str, Histogram] = {}
+        for metric in METRICS:
+            self._create(metric)
+
+    def _create(self, metric: Metric) -> None:
+        name, unit, text = f"durable.{metric.name}", metric.unit, metric.description
+        if metric.kind == "counter":
+            self._counters[metric.name] = self._meter.create_counter(name, unit, text)
+        else:
+            self._histograms[metric.name] = self._meter.create_histogram(
+                name, unit, text, explicit_bucket_boundaries_advisory=_BUCKETS
+            )
+
+    def count(self, fact: Fact) -> None:
+        """Record what a fact changes."""
+        for measured in self._measures.of(fact):
+            metric = measured.metric
+            attributes = {_ATTRIBUTES[name]: value for name, value in measured.labels.items()}
+            if metric.kind == "counter":
+                self._counters[metric.name].add(int(measured.value), attributes)
+            else:
+                self._histograms[metric.name].record(measured.value, attributes)
+
+    def watch(self, durable: Durable[Any]) -> None:
+        """Read the gauges of an application, too, whenever metrics are collected."""
+        if any(each is durable for each in self._watched):
+            return
+        self._watched.append(durable)
+        if len(self._watched) == 1:
+            for metric in GAUGES:
+                self._meter.create_observable_gauge(
+                    f"durable.{metric.name}",
+                    [self._callback(metric)],
+                    unit=metric.unit,
+                    description=metric.description,
+                )
+
+    def _callback(self, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Iterator[Observation]:
+            for durable in self._watched:
+                value = read_gauge(metric, durable)
+                if value is not None:
+                    yield Observation(value, {_ATTRIBUTES["app"]: durable.id})
+
+        return observe
+
+
+#: The attribute for each label.
+_ATTRIBUTES = {
+    "app": "durable.app",
+    "endpoint": "durable.endpoint",
+    "error": "error.type",
+    "event": "durable.event.name",
+    "kind": "durable.step.kind",
+    "outcome": "durable.outcome",
+    "reason": "durable.reason",
+    "status": "durable.status",
+    "step": "durable.step.name",
+}
