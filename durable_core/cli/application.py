@@ -1,4 +1,4 @@
-"""The application that a command line names, and the worker that carries its runs to their end."""
+"""The application that a command line names, its worker, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from typing import Any
 
 from durable_core.api.durable import Durable
 from durable_core.errors import ConfigurationError, StoreError
+from durable_core.platform import check_threading
 from durable_core.ports import Store
-from durable_core.runners.settings import endpoint_keys
+from durable_core.runners.settings import endpoint_keys, slots_of
 from durable_core.stores.encrypted import EncryptedStore
 from durable_core.stores.sqlite import SQLiteStore
 
-__all__ = ["file_of", "import_modules", "load_durable", "open_store", "work"]
+__all__ = ["check", "file_of", "import_modules", "load_durable", "open_store", "work"]
 
 #: Seconds for which steps in flight may go on when the worker is told to stop.
 _DRAIN = 10.0
@@ -170,3 +171,63 @@ def _stop_on_signals() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     return stopped
+
+
+# --- check ----------------------------------------------------------------------------------------
+
+
+def check(target: str, imports: Sequence[str] = ()) -> list[str]:
+    """Open an application and its store; return what is wrong, one line each.
+
+    Nothing is started, and no store is made.
+
+    Args:
+        target: as for :func:`load_durable`.
+        imports: further modules that define endpoints.
+
+    Raises:
+        ConfigurationError: the application cannot be found.
+    """
+    durable = load_durable(target)
+    import_modules(imports)
+    return list(_problems(target, durable))
+
+
+def _problems(target: str, durable: Durable[Any]) -> Iterator[str]:
+    if not durable.engine.endpoints:
+        yield f"{target} has no endpoints; name the modules that define them with --import"
+    try:
+        check_threading()
+    except ConfigurationError as error:
+        yield str(error)
+    store = durable.engine.store
+    if store is None:
+        return  # what is kept elsewhere is not ours to check
+    file = file_of(store)
+    if file is not None and not file.is_file():
+        return  # the first start makes it
+    try:
+        store.open()
+        try:
+            yield from _problems_of_store(durable, store)
+        finally:
+            store.close()
+    except StoreError as error:
+        yield f"the store cannot be used: {error}"
+
+
+def _problems_of_store(durable: Durable[Any], store: Store) -> Iterator[str]:
+    env = durable.engine.env
+    try:
+        env.secrets()
+    except ConfigurationError as error:
+        yield str(error)
+    now = env.clock.now()
+    unknown = store.unclaimable(durable.id, sorted(durable.engine.endpoints), now)
+    for key in sorted({record.run.endpoint_key for record in unknown}):
+        yield f"runs are due for the endpoint {key!r}, which no code here defines"
+    working = [worker for worker in store.workers() if worker.app == durable.id]
+    slots = slots_of(durable.engine.endpoints.values())
+    due = store.next_due(durable.id, sorted(durable.engine.endpoints), slots=slots)
+    if due is not None and due <= now and not working:
+        yield "runs are due, and no process works on them"

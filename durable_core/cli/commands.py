@@ -18,8 +18,7 @@ from typing import Any, cast, get_args
 from durable_core import __version__
 from durable_core.api.durable import Durable
 from durable_core.api.run_info import RunInfo, RunStatus, as_json
-from durable_core.cli.application import load_durable, open_store, work
-from durable_core.cli.check import check
+from durable_core.cli.application import check, load_durable, open_store, work
 from durable_core.cli.dashboard import add_dashboard
 from durable_core.cli.secrets import add_secrets
 from durable_core.cli.text import details, history, table
