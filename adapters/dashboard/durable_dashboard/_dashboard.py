@@ -32,9 +32,10 @@ from durable_core.errors import (
     SingletonError,
     StoreError,
 )
-from durable_dashboard import _reads as reads
+from durable_dashboard import _documents as documents
 from durable_dashboard._access import PAGE_HEADERS, check_action, check_local, check_site
 from durable_dashboard._assets import NAMES, PAGE, serve_asset
+from durable_dashboard._documents import text_of
 from durable_dashboard._live import (
     AsyncBody,
     Changes,
@@ -44,7 +45,6 @@ from durable_dashboard._live import (
     encode,
     encode_chunks,
 )
-from durable_dashboard._shapes import text_of
 
 __all__ = ["Authorize", "Dashboard"]
 
@@ -101,7 +101,7 @@ class Dashboard(FlowHandler):
         self._thread_streams = thread_streams
         #: What wakes and ends its event streams.
         self.changes = Changes(durable)
-        self._errors = reads.Errors(durable)
+        self._errors = documents.Errors(durable)
 
     def __repr__(self) -> str:
         """Show the application."""
@@ -109,7 +109,7 @@ class Dashboard(FlowHandler):
 
     def read_overview(self) -> dict[str, Any]:
         """Return how the application is doing."""
-        return reads.overview(self._durable, self._errors)
+        return documents.overview(self._durable, self._errors)
 
     def answer(self, request: Request, max_wait: float) -> RequestFlow[Response]:
         """Answer a request, if it may be answered."""
@@ -350,41 +350,41 @@ _Read: TypeAlias = Callable[[Dashboard, Request], Response]
 
 
 def _config(dashboard: Dashboard, request: Request) -> Response:
-    return _document(reads.read_config(dashboard._durable, read_only=dashboard._read_only))
+    return _document(documents.read_config(dashboard._durable, read_only=dashboard._read_only))
 
 
 def _runs(dashboard: Dashboard, request: Request) -> Response:
-    return _document(reads.find_runs(dashboard._durable, request))
+    return _document(documents.find_runs(dashboard._durable, request))
 
 
 def _run(dashboard: Dashboard, request: Request) -> Response:
-    document, _ = reads.read_run(dashboard._durable, _param(request, "id"))
+    document, _ = documents.read_run(dashboard._durable, _param(request, "id"))
     return _document(document)
 
 
 def _step(dashboard: Dashboard, request: Request) -> Response:
     run_id, name = _param(request, "id"), _param(request, "step")
-    return _document(reads.read_step(dashboard._durable, run_id, name))
+    return _document(documents.read_step(dashboard._durable, run_id, name))
 
 
 def _value(dashboard: Dashboard, request: Request) -> Response:
     run_id, name = _param(request, "id"), _param(request, "step")
-    value = reads.read_value(dashboard._durable, run_id, name, _param(request, "part"))
+    value = documents.read_value(dashboard._durable, run_id, name, _param(request, "part"))
     # A half of a character becomes what JSON writes for it.
     return _download(text_of(value).encode("utf-8", "backslashreplace"), "value.json")
 
 
 def _request(dashboard: Dashboard, request: Request) -> Response:
-    return _document(reads.read_request(dashboard._durable, _param(request, "id")))
+    return _document(documents.read_request(dashboard._durable, _param(request, "id")))
 
 
 def _response(dashboard: Dashboard, request: Request) -> Response:
-    return _document(reads.read_response(dashboard._durable, _param(request, "id")))
+    return _document(documents.read_response(dashboard._durable, _param(request, "id")))
 
 
 def _body(dashboard: Dashboard, request: Request) -> Response:
     part = _param(request, "part")
-    return _download(reads.read_body(dashboard._durable, _param(request, "id"), part), "body")
+    return _download(documents.read_body(dashboard._durable, _param(request, "id"), part), "body")
 
 
 def _overview(dashboard: Dashboard, request: Request) -> Response:
@@ -412,7 +412,7 @@ def _runs_live(dashboard: Dashboard, request: Request) -> Source:
     sent: list[object] = []
 
     def next_event() -> bytes | None:
-        document = _or_problem(dashboard, lambda: reads.find_runs(dashboard._durable, request))
+        document = _or_problem(dashboard, lambda: documents.find_runs(dashboard._durable, request))
         known = [document.get("runs"), document.get("problem")]
         if known == sent:
             return None
@@ -425,20 +425,20 @@ def _runs_live(dashboard: Dashboard, request: Request) -> Source:
 def _run_live(dashboard: Dashboard, request: Request) -> Source:
     """Send a run, and then the steps that are new; a browser that comes again says what it has."""
     run_id, durable = _param(request, "id"), dashboard._durable
-    position = reads.RunPosition.parse(request.headers.get("last-event-id"))
+    position = documents.RunPosition.parse(request.headers.get("last-event-id"))
     sent: dict[str, Any] = {}
     ended: object = None  # by which a run that has ended is known to be the same still
 
     def read() -> dict[str, Any]:
         nonlocal position
-        document, position = reads.read_run(durable, run_id, position)
+        document, position = documents.read_run(durable, run_id, position)
         return document
 
     def next_event() -> bytes | None:
         nonlocal sent, ended
-        if ended is not None and ended == reads.run_version(durable, run_id):
+        if ended is not None and ended == documents.run_version(durable, run_id):
             return None
-        version = reads.run_version(durable, run_id)
+        version = documents.run_version(durable, run_id)
         document = _or_problem(dashboard, read)
         run = document.get("run")
         ended = version if run is not None and run["ended"] is not None else None

@@ -14,8 +14,7 @@ from durable_core import Event, NonRetriableError, Request, Response, RetryPolic
 from durable_core.errors import StoreError
 from durable_core.sync import step, stream
 from durable_dashboard import Dashboard
-from durable_dashboard._reads import RunPosition, read_run
-from durable_dashboard._shapes import body_text, clip, preview, text_of
+from durable_dashboard._documents import RunPosition, body_text, clip, preview, read_run, text_of
 from support.harness import Lab, WatchedStore, lab, until
 
 
