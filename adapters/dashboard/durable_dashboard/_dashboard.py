@@ -33,8 +33,6 @@ from durable_core.errors import (
     StoreError,
 )
 from durable_dashboard import _documents as documents
-from durable_dashboard._access import PAGE_HEADERS, check_action, check_local, check_site
-from durable_dashboard._assets import NAMES, PAGE, serve_asset
 from durable_dashboard._documents import text_of
 from durable_dashboard._live import (
     AsyncBody,
@@ -44,6 +42,15 @@ from durable_dashboard._live import (
     SyncBody,
     encode,
     encode_chunks,
+)
+from durable_dashboard._page import (
+    NAMES,
+    PAGE,
+    PAGE_HEADERS,
+    check_action,
+    check_local,
+    check_site,
+    serve_asset,
 )
 
 __all__ = ["Authorize", "Dashboard"]

@@ -17,7 +17,7 @@ from durable_core import Durable, HTTPError, Request, Response
 from durable_core.errors import ConfigurationError
 from durable_core.sync import step
 from durable_dashboard import Dashboard
-from durable_dashboard._assets import NAMES
+from durable_dashboard._page import NAMES
 from support.harness import Lab, lab
 from support.source_tree import ROOT
 
