@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from durable_core.api.call_steps import AsyncCallSteps, CallSteps
-from durable_core.api.callbacks import AsyncCallbackSteps, CallbackSteps
-from durable_core.api.function_steps import current_scope, named, parsed
-from durable_core.api.signals import AsyncSignalSteps, SignalSteps
-from durable_core.codec.records import check_events
-from durable_core.duration import Duration, parse_deadline, parse_duration
+from durable_core.api.function_steps import current_scope, named
+from durable_core.api.wait_steps import AsyncWaitSteps, WaitSteps
+from durable_core.duration import Duration
 from durable_core.errors import StepUsageError
 from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
-from durable_core.flow.step_options import parse_type
-from durable_core.http.request import Request
 from durable_core.http.response import Response
-from durable_core.machine.matching import WaitRule, resolve_match, validate_if
-from durable_core.model.event import Event, TypedEvent
 from durable_core.model.step import Op, OpKind
 
 if TYPE_CHECKING:
@@ -40,7 +32,7 @@ T3 = TypeVar("T3")
 R = TypeVar("R")
 
 
-class AsyncSteps(AsyncCallSteps, AsyncSignalSteps, AsyncCallbackSteps):
+class AsyncSteps(AsyncCallSteps, AsyncWaitSteps):
     """The steps of ``async def`` handlers: ``from durable_core import step``.
 
     Each call must be awaited (directly, through ``asyncio.gather`` or a ``TaskGroup``). A step id
@@ -150,100 +142,6 @@ class AsyncSteps(AsyncCallSteps, AsyncSignalSteps, AsyncCallbackSteps):
         scope = current_scope(HandlerKind.ASYNC_DEF, id)
         return named("patched", id, _patched(scope, id))
 
-    def sleep(self, id: str, duration: Duration) -> Coroutine[Any, Any, None]:
-        """Go on after so long, however often the process restarts meanwhile.
-
-        Args:
-            id: the step's id.
-            duration: such as ``"30s"``, ``"1h30m"``, ``"2 days"``, a number of seconds or a
-                ``timedelta``; 0 to 366 days. 0 goes on at once.
-
-        Raises:
-            ValueError: not a duration.
-        """
-        scope = current_scope(HandlerKind.ASYNC_DEF, id)
-        return named("sleep", id, _sleep(scope, id, duration))
-
-    def sleep_until(self, id: str, deadline: datetime) -> Coroutine[Any, Any, None]:
-        """Go on at a time; at once if it is past.
-
-        Args:
-            id: the step's id.
-            deadline: an aware ``datetime`` at most 366 days ahead.
-
-        Raises:
-            ValueError: naive, or too far ahead.
-        """
-        scope = current_scope(HandlerKind.ASYNC_DEF, id)
-        return named("sleep_until", id, _sleep_until(scope, id, deadline))
-
-    @overload
-    def wait_for_event(
-        self,
-        id: str,
-        *,
-        event: str,
-        timeout: Duration,
-        match: str | None = None,
-        if_: Mapping[str, object] | None = None,
-    ) -> Coroutine[Any, Any, Event | None]: ...
-
-    @overload
-    def wait_for_event(
-        self,
-        id: str,
-        *,
-        event: str,
-        timeout: Duration,
-        match: str | None = None,
-        if_: Mapping[str, object] | None = None,
-        data: type[R],
-    ) -> Coroutine[Any, Any, TypedEvent[R] | None]: ...
-
-    def wait_for_event(
-        self,
-        id: str,
-        *,
-        event: str,
-        timeout: Duration,
-        match: str | None = None,
-        if_: Mapping[str, object] | None = None,
-        data: Any = None,
-    ) -> Coroutine[Any, Any, Any]:
-        """Wait for an event that is sent after the step before, or after the run began.
-
-        Args:
-            id: the step's id.
-            event: the event's name.
-            timeout: how long to wait at most; a duration as in :meth:`sleep`.
-            match: ``"data.<x>"``: the event's value there must be the one that the run's own
-                request has as ``<x>`` in its path parameters, query or JSON body.
-            if_: values that the event must have, such as ``{"data.status": "paid"}``.
-            data: the type of the event's data, such as a dataclass; None leaves it a dict.
-
-        Returns:
-            The event, or None when the time is over. With ``data`` it is a ``TypedEvent``.
-
-        Raises:
-            MatchError: the request has no such value.
-            StepTypeError: the event's data is not of the type.
-            ValueError, TypeError: an argument of another form, or both ``match`` and ``if_``.
-        """
-        scope = current_scope(HandlerKind.ASYNC_DEF, id)
-        return named("wait_for_event", id, _wait(scope, id, event, timeout, match, if_, data))
-
-    def send_event(
-        self, id: str, events: Event | Sequence[Event]
-    ) -> Coroutine[Any, Any, list[str]]:
-        """Send events, exactly once; return their ids.
-
-        Raises:
-            TypeError, ValueError: not events.
-            LimitExceededError: one is too large.
-        """
-        scope = current_scope(HandlerKind.ASYNC_DEF, id)
-        return named("send_event", id, _send(scope, id, events))
-
     @overload
     def invoke(
         self,
@@ -325,7 +223,7 @@ class AsyncSteps(AsyncCallSteps, AsyncSignalSteps, AsyncCallbackSteps):
         return named("invoke", id, invoke(scope, id, endpoint, request, timeout, result))
 
 
-class Steps(CallSteps, SignalSteps, CallbackSteps):
+class Steps(CallSteps, WaitSteps):
     """The steps of ``def`` handlers: ``from durable_core.sync import step``.
 
     As :class:`AsyncSteps`, but each call blocks. A step that cannot finish now unwinds the handler
@@ -403,55 +301,6 @@ class Steps(CallSteps, SignalSteps, CallbackSteps):
         """Tell whether the run goes the new way; see :meth:`AsyncSteps.patched`."""
         scope = current_scope(HandlerKind.DEF, id)
         return bool(_patched(scope, id))
-
-    def sleep(self, id: str, duration: Duration) -> None:
-        """Go on after so long; see :meth:`AsyncSteps.sleep`."""
-        _sleep(current_scope(HandlerKind.DEF, id), id, duration)
-
-    def sleep_until(self, id: str, deadline: datetime) -> None:
-        """Go on at a time; see :meth:`AsyncSteps.sleep_until`."""
-        _sleep_until(current_scope(HandlerKind.DEF, id), id, deadline)
-
-    @overload
-    def wait_for_event(
-        self,
-        id: str,
-        *,
-        event: str,
-        timeout: Duration,
-        match: str | None = None,
-        if_: Mapping[str, object] | None = None,
-    ) -> Event | None: ...
-
-    @overload
-    def wait_for_event(
-        self,
-        id: str,
-        *,
-        event: str,
-        timeout: Duration,
-        match: str | None = None,
-        if_: Mapping[str, object] | None = None,
-        data: type[R],
-    ) -> TypedEvent[R] | None: ...
-
-    def wait_for_event(
-        self,
-        id: str,
-        *,
-        event: str,
-        timeout: Duration,
-        match: str | None = None,
-        if_: Mapping[str, object] | None = None,
-        data: Any = None,
-    ) -> Any:
-        """Wait for an event; see :meth:`AsyncSteps.wait_for_event`."""
-        scope = current_scope(HandlerKind.DEF, id)
-        return _wait(scope, id, event, timeout, match, if_, data)
-
-    def send_event(self, id: str, events: Event | Sequence[Event]) -> list[str]:
-        """Send events, exactly once; see :meth:`AsyncSteps.send_event`."""
-        return cast("list[str]", _send(current_scope(HandlerKind.DEF, id), id, events))
 
     @overload
     def invoke(
@@ -540,58 +389,3 @@ def _patch(scope: RunScope, op: Op) -> Flow[bool]:
         ex.unawaited.pop(op.id, None)
         return False
     return bool((yield from scope.flows.run_step(ex, op, Call(bool, (1,)))))
-
-
-def _sleep(scope: RunScope, step_id: str, duration: Duration) -> Any:
-    length = parsed(step_id, parse_duration, duration)
-    op = scope.ex.next_op(step_id, OpKind.SLEEP, scope.current_task())
-    return scope.drive(
-        scope.flows.sleep_until(scope.ex, op, functools.partial(int.__add__, length))
-    )
-
-
-def _sleep_until(scope: RunScope, step_id: str, deadline: datetime) -> Any:
-    due_at = parsed(step_id, parse_deadline, deadline, now=scope.ex.env.clock.now())
-    op = scope.ex.next_op(step_id, OpKind.SLEEP, scope.current_task())
-    return scope.drive(scope.flows.sleep_until(scope.ex, op, lambda now: due_at))
-
-
-def _wait(
-    scope: RunScope,
-    step_id: str,
-    event: str,
-    timeout: Duration,
-    match: str | None,
-    if_: Mapping[str, object] | None,
-    data: object,
-) -> Any:
-    kind = None if data is None else parse_type(data, "data")
-    rule = parsed(step_id, _wait_rule, scope.ex.request, event, match, if_)
-    length = parsed(step_id, parse_duration, timeout, what="timeout")
-    op = scope.ex.next_op(step_id, OpKind.WAIT, scope.current_task())
-    flow: Flow[Any] = scope.flows.wait_for_event(scope.ex, op, rule, length)
-    if kind is not None:
-        from durable_core.flow.results import typed_event  # few waits need it
-
-        flow = typed_event(flow, op, kind)
-    return scope.drive(flow)
-
-
-def _wait_rule(
-    request: Request, event: str, match: str | None, if_: Mapping[str, object] | None
-) -> WaitRule:
-    if match is not None and if_ is not None:
-        raise ValueError("give either match= or if_=, not both")
-    Event(event)  # checks the name
-    return WaitRule(
-        event=event,
-        match=None if match is None else resolve_match(match, request),
-        conditions=() if if_ is None else validate_if(if_),
-    )
-
-
-def _send(scope: RunScope, step_id: str, events: Event | Sequence[Event]) -> Any:
-    limits = scope.ex.env.limits
-    checked = parsed(step_id, check_events, events, most=limits.events, largest=limits.event)
-    op = scope.ex.next_op(step_id, OpKind.SEND, scope.current_task())
-    return scope.drive(scope.flows.send_events(scope.ex, op, checked))
