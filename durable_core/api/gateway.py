@@ -17,47 +17,29 @@ from durable_core.http.headers import Headers
 from durable_core.http.response import FetchedResponse
 from durable_core.model.step import Op, OpKind
 
-__all__ = ["fetch_through_server", "infer_through_server"]
+__all__ = ["call_through_server"]
 
 
-def fetch_through_server(
-    scope: RunScope, step_id: str, outgoing: OutgoingCall, options: Sequence[str]
+def call_through_server(
+    scope: RunScope,
+    step_id: str,
+    outgoing: OutgoingCall,
+    options: Sequence[str],
+    model: AIModel | None = None,
 ) -> Any:
-    """Let the server make a call; return its ``FetchedResponse``, or a coroutine of it.
+    """Let the server make a call; return a ``FetchedResponse`` or an ``Inference``, or a coroutine.
 
     Args:
         scope: the run.
         step_id: the step.
         outgoing: the call.
         options: the names of the options that are given; a gateway has no form for any.
+        model: which is asked; None for another call.
 
     Raises:
         StepUsageError: the engine has no server that makes calls.
         StepArgumentError: the call is none for a gateway.
     """
-    op, flow = _begin(scope, step_id, outgoing, options)
-    return scope.drive(_fetched(flow, op, outgoing))
-
-
-def infer_through_server(
-    scope: RunScope,
-    step_id: str,
-    outgoing: OutgoingCall,
-    model: AIModel,
-    options: Sequence[str],
-) -> Any:
-    """Let the server ask a model; as :func:`fetch_through_server`, with an ``Inference``."""
-    _, flow = _begin(scope, step_id, outgoing, options, model)
-    return scope.drive(_inferred(flow, model))
-
-
-def _begin(
-    scope: RunScope,
-    step_id: str,
-    outgoing: OutgoingCall,
-    options: Sequence[str],
-    model: AIModel | None = None,
-) -> tuple[Op, Flow[object]]:
     through_server = scope.flows.call_through_server
     if through_server is None:
         raise StepUsageError(
@@ -79,7 +61,8 @@ def _begin(
         model_format=None if model is None else model.api_format,
         key=_no_key if model is None else model.key,
     )
-    return op, through_server(scope.ex, op, call)
+    flow = through_server(scope.ex, op, call)
+    return scope.drive(_fetched(flow, op, outgoing) if model is None else _inferred(flow, model))
 
 
 def _no_key() -> None:
