@@ -13,12 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from durable_core.api.function_steps import with_undo
-from durable_core.api.tracing import with_trace_headers
 from durable_core.codec.json import JSONCodec
 from durable_core.errors import (
     LimitExceededError,
@@ -26,14 +24,15 @@ from durable_core.errors import (
     ServerStatusError,
     StepUsageError,
 )
-from durable_core.flow.attempt import Call
+from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.effects import Flow
-from durable_core.flow.scope import HandlerKind, RunScope
+from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
 from durable_core.flow.step_options import StepOptions
 from durable_core.http.headers import TOKEN, HeaderFields, Headers
 from durable_core.http.response import FetchedResponse
 from durable_core.model.run import Run
 from durable_core.model.step import Op, OpKind
+from durable_core.runners.observers import Observers
 
 __all__ = [
     "AsyncClient",
@@ -43,7 +42,9 @@ __all__ = [
     "check_client",
     "drive_call",
     "make_call",
+    "parse_retry_after",
     "with_idempotency_key",
+    "with_trace_headers",
 ]
 
 T = TypeVar("T")
@@ -176,7 +177,7 @@ class OutgoingCall:
         if status != 429 and status < 500:
             return
         text = f"{urlsplit(self.url).netloc} answered {status}"
-        pause = _parse_retry_after(answer.headers.get("retry-after"))
+        pause = parse_retry_after(answer.headers.get("retry-after"))
         if pause is None:
             raise ServerStatusError(text, status)
         raise ServerBusyError(text, status, min(pause, _LONGEST_PAUSE))
@@ -195,12 +196,14 @@ class OutgoingCall:
         return FetchedResponse(int(answer.status_code), Headers(fields), b"".join(parts))
 
 
-def _parse_retry_after(value: str | None) -> float | None:
+def parse_retry_after(value: str | None) -> float | None:
     """Return the seconds of a ``Retry-After``; None if there is none, or it makes no sense."""
     if value is None:
         return None
     if value.strip().isdecimal():
         return float(value)
+    from email.utils import parsedate_to_datetime  # most have seconds, or none
+
     try:
         moment = parsedate_to_datetime(value)
     except (ValueError, OverflowError):
@@ -382,3 +385,20 @@ def _idempotency_key(app: str, run_id: str, op_id: str) -> str:
     """Return the value of ``Idempotency-Key`` for the requests of a step, the same in all."""
     digest = hashlib.sha256(f"{app}:{run_id}:{op_id}".encode()).hexdigest()
     return f'"{digest[:32]}"'
+
+
+def with_trace_headers(headers: Headers) -> Headers:
+    """Return header fields with those that carry the current trace context, but for what is there.
+
+    Called in the function of a step. Without observers the fields stay as they are.
+    """
+    missing = [field for field in _trace_headers() if field[0] not in headers]
+    return Headers([*headers.raw, *missing]) if missing else headers
+
+
+def _trace_headers() -> Sequence[tuple[str, str]]:
+    scope = CURRENT_RUN.get()
+    if not isinstance(scope, StepAttempt) or scope.owner is None:
+        return ()
+    observers = scope.owner.env.observers
+    return Observers(observers).trace_headers() if observers else ()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from durable_core.api.functions import is_async
@@ -45,8 +45,9 @@ from durable_core.runners.settings import RegisteredEndpoint
 
 if TYPE_CHECKING:
     from durable_core.api.engine import Engine
+    from durable_core.api.outgoing import Client
 
-__all__ = ["HTTPClient", "Webhook", "register"]
+__all__ = ["Webhook", "register"]
 
 _BACKOFF = RetryPolicy(base="5s", factor=3.0, max="6h")
 _TIMEOUT = 15.0
@@ -58,26 +59,6 @@ _PREFIX = "whsec_"
 _LEAST_KEY, _MOST_KEY = 24, 64
 #: A receiver may ask for a later attempt than this; it gets this.
 _LONGEST_RETRY_AFTER = 86_400
-
-
-class HTTPClient(Protocol):
-    """A ``Client`` of ``httpx2`` or ``httpx``, or another object with these two methods."""
-
-    def build_request(
-        self,
-        method: str,
-        url: str,
-        *,
-        content: Any = ...,
-        headers: list[tuple[bytes, bytes]] | None = ...,
-        timeout: tuple[float, float, float, float] = ...,
-    ) -> Any:
-        """Return a request with what the client adds to each."""
-        ...
-
-    def send(self, request: Any, *, stream: bool = ..., follow_redirects: bool = ...) -> Any:
-        """Send a request, and return the response when its head has come."""
-        ...
 
 
 class Webhook:
@@ -99,7 +80,7 @@ class Webhook:
         url: str,
         *,
         secret: str | Sequence[str] | None = None,
-        client: HTTPClient | None = None,
+        client: Client | None = None,
     ) -> None:
         self.url = _check_url(url)
         self._keys = _parse_secrets(secret)
@@ -123,7 +104,7 @@ class Webhook:
             RetryAfterError: it says when to try again.
             OSError: another failure.
         """
-        from durable_core.api.tracing import with_trace_headers
+        from durable_core.api.outgoing import parse_retry_after, with_trace_headers
 
         body = _payload(completed)
         headers = [(b"content-type", b"application/json"), (b"user-agent", b"durable-core")]
@@ -140,13 +121,14 @@ class Webhook:
             response = client.send(request, stream=True, follow_redirects=False)
             status, retry_after = response.status_code, response.headers.get("retry-after")
             response.close()
-        return _judge(self, status, retry_after)
+        return _judge(self, status, parse_retry_after(retry_after))
 
-    def _open_client(self) -> AbstractContextManager[HTTPClient]:
+    def _open_client(self) -> AbstractContextManager[Client]:
         if self._client is not None:
             return nullcontext(self._client)
-        # By its name, for the core has no dependency: it comes with durable-client.
-        own: AbstractContextManager[HTTPClient] = import_module("httpx2").Client()
+        # By its name, for the core has no dependency: it comes with durable-client. Unlike a client
+        # of that, it goes through the proxies of the environment.
+        own: AbstractContextManager[Client] = import_module("httpx2").Client()
         return own
 
     def _signed(self, id_: str, at: int, body: bytes) -> list[tuple[bytes, bytes]]:
@@ -254,30 +236,15 @@ def _payload(completed: Completed) -> bytes:
     return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _judge(webhook: Webhook, status: int, retry_after: str | None) -> int:
+def _judge(webhook: Webhook, status: int, pause: float | None) -> int:
     if 200 <= status < 300:
         return status
     text = f"{webhook!r} answered {status}"
     if status == 410:
         raise NonRetriableError(f"{text}: it wants no more")
-    seconds = _seconds(retry_after)
-    if seconds is not None:
-        raise RetryAfterError(text, min(seconds, _LONGEST_RETRY_AFTER))
+    if pause is not None:
+        raise RetryAfterError(text, min(pause, _LONGEST_RETRY_AFTER))
     raise OSError(text)
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Return the delay that a Retry-After asks for (RFC 9110 section 10.2.3); None without one."""
-    if retry_after is None:
-        return None
-    if retry_after.isascii() and retry_after.isdigit():
-        return float(retry_after[:9])
-    from email.utils import parsedate_to_datetime  # most have seconds, or none
-
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return None
 
 
 def _check_url(url: object) -> str:
