@@ -11,7 +11,7 @@ from durable_core.api.adapter import EngineLifecycle, HTTPHandler
 from durable_core.api.durable import Durable
 from durable_core.api.effects import CallFunction, FlowHandler, RequestFlow
 from durable_core.api.endpoint import Endpoint, is_wait
-from durable_core.api.proxy import Proxy
+from durable_core.api.waiting import Proxy
 from durable_core.errors import ConfigurationError, HTTPError
 from durable_core.http.headers import TOKEN
 from durable_core.http.problem import problem_from_http_error

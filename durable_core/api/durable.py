@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from durable_core.api.adapter import EndpointAdapter, HTTPHandler, NativeAdapter, NativeApp
 from durable_core.api.endpoint import Around, Endpoint, Handler
 from durable_core.api.engine import Engine
-from durable_core.api.proxy import Proxy
 from durable_core.api.run import RunContext, current_run
+from durable_core.api.waiting import Proxy
 from durable_core.codec.json import Codec, JSONCodec
 from durable_core.codec.records import check_events, check_signal
 from durable_core.duration import Duration, parse_duration
