@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from durable_core.api.adapter import EndpointAdapter, endpoint_adapter
 from durable_core.api.durable import Durable
-from durable_core.api.logs import LogContext
-from durable_core.api.run import RunContext, run
+from durable_core.api.run import LogContext, RunContext, run
 from durable_core.api.run_info import AttemptInfo, RunInfo, StepInfo
 from durable_core.api.step import step
 from durable_core.api.stream import stream

@@ -1,8 +1,8 @@
-"""The run that the calling code belongs to, as handlers and steps see it."""
+"""The run that the calling code belongs to, as handlers, steps and log records see it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from durable_core.errors import StepUsageError, Suspended
 from durable_core.flow.attempt import StepAttempt
 from durable_core.flow.scope import CURRENT_RUN
+from durable_core.http.headers import trace_id_of
 
 if TYPE_CHECKING:
+    import logging
+
     from durable_core.flow.execution import Execution
 
 __all__ = [
     "CurrentRun",
+    "LogContext",
     "RunContext",
     "current_execution",
     "current_run",
@@ -205,3 +209,45 @@ def _outside(attribute: str) -> StepUsageError:
     return StepUsageError(
         f"run.{attribute} was read outside a run; Durable.current_run() is None there"
     )
+
+
+# --- log records ----------------------------------------------------------------------------------
+
+
+class LogContext:
+    """Adds ``run_id``, ``step``, ``attempt`` and ``trace_id`` to log records, in runs.
+
+    It is a filter for ``logging``, to be added to a handler (``handler.addFilter(LogContext())``),
+    and a processor for ``structlog``. ``step`` is the id of the step whose function logs, and
+    ``attempt`` the number of its attempt; outside steps that of the handler's. ``trace_id`` is that
+    of the trace which the run belongs to, 32 hexadecimal digits.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add the attributes to a record of ``logging``; None where there is nothing to say."""
+        for name, value in _fields().items():
+            if not hasattr(record, name):
+                setattr(record, name, value)
+        return True
+
+    def __call__(
+        self, logger: object, method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        """Add the keys to an event of ``structlog``, where there is something to say."""
+        for name, value in _fields().items():
+            if value is not None:
+                event.setdefault(name, value)
+        return event
+
+
+def _fields() -> dict[str, str | int | None]:
+    known = current_run()
+    if known is None:
+        return dict.fromkeys(("run_id", "step", "attempt", "trace_id"))
+    attempt = known.attempt if known.step_attempt is None else known.step_attempt
+    return {
+        "run_id": known.id,
+        "step": known.step,
+        "attempt": attempt,
+        "trace_id": trace_id_of(known.traceparent),
+    }

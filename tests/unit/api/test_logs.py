@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-from durable_core.api.logs import LogContext
-from durable_core.api.run import current_run
+from durable_core.api.run import LogContext, current_run
 from durable_core.api.step import step, sync_step
 from durable_core.errors import StepUsageError
 from durable_core.http.request import Request
