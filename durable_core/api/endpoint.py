@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from durable_core.api.effects import (
@@ -34,8 +35,10 @@ from durable_core.flow.wait_url import (
     RUN_PARAM,
     TOKEN_PARAM,
     WaitRequest,
+    applied_fields,
     is_callback_token,
 )
+from durable_core.http.headers import Headers, parse_prefer
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.http.request import Request, client_of
 from durable_core.http.response import Response
@@ -218,9 +221,7 @@ class Endpoint:
         response: Response
         endpoint = self._registered
         if "prefer" in request.headers and self.engine.store is not None:
-            from durable_core.api.preferences import preferring  # few requests need it
-
-            endpoint = preferring(endpoint, request.headers)
+            endpoint = _preferring(endpoint, request.headers)
         if self._asks_store or "idempotency-key" in request.headers:
             from durable_core.api import idempotency  # few requests need it
 
@@ -368,6 +369,34 @@ def is_wait(request: Request) -> bool:
 def _is_wait_url(request: Request) -> bool:
     """Tell whether the URL is the wait URL of a run, whatever the method."""
     return RUN_PARAM in request.query and TOKEN_PARAM in request.query
+
+
+def _preferring(endpoint: RegisteredEndpoint, headers: Headers) -> RegisteredEndpoint:
+    """Return the endpoint as it serves a request with these headers.
+
+    A client that prefers not to wait (``Prefer: respond-async``, RFC 7240), or only for a time
+    (``wait``), gets 202 in place of a redirect or a token, at once or after that time. The time
+    that the endpoint itself allows may be shorter.
+    """
+    prefers = parse_prefer(headers)
+    options, limit = endpoint.options, 1000 * (prefers.wait or 0)
+    if prefers.wait is None and not prefers.respond_async:
+        return endpoint
+    if options.omit_request_body and limit == 0:
+        return endpoint  # a replay, by which the run would begin, has no body
+    if options.max_sync_runtime is not None:
+        limit = min(limit, options.max_sync_runtime)
+    applied = ["respond-async"] if prefers.respond_async else []
+    if prefers.wait is not None:
+        applied.append(f"wait={limit // 1000}")
+    preferred = replace(
+        options,
+        max_sync_runtime=limit,
+        handoff_headers=applied_fields(", ".join(applied)),
+    )
+    if isinstance(options.async_response, str):
+        preferred = replace(preferred, async_response="accepted")
+    return replace(endpoint, options=preferred)
 
 
 def _reconnect(wanted: WaitRequest | None) -> RequestFlow[Response]:
