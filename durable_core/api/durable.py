@@ -251,7 +251,7 @@ class Durable(Generic[AppT]):
         Raises:
             ConfigurationError: not exactly one of the two.
         """
-        from durable_core.api.events import EventsRoute
+        from durable_core.api.routes import EventsRoute
 
         adapter = self._adapter_for("events_endpoint")
         return adapter.wrap(EventsRoute(self.engine, event_key, public))
@@ -311,7 +311,7 @@ class Durable(Generic[AppT]):
         Raises:
             ConfigurationError: not exactly one of the two, or another engine than the embedded one.
         """
-        from durable_core.api.ui_messages import UIMessagesRoute
+        from durable_core.api.routes import UIMessagesRoute
 
         adapter = self._adapter_for("ui_messages_endpoint")
         return adapter.wrap(UIMessagesRoute(self.engine, authorize, public))

@@ -13,14 +13,15 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
+from durable_core.errors import HTTPError
 from durable_core.flow.driver import drive_async, drive_sync
-from durable_core.http.response import open_body, open_body_async
+from durable_core.http.problem import problem_from_http_error
+from durable_core.http.response import Response, open_body, open_body_async
 
 if TYPE_CHECKING:
     from durable_core.api.engine import Engine
     from durable_core.flow.wait_url import WaitRequest
     from durable_core.http.request import Request
-    from durable_core.http.response import Response
     from durable_core.model.event import Event
     from durable_core.ports import IdempotencyKey
     from durable_core.runners.settings import RegisteredEndpoint
@@ -33,6 +34,7 @@ __all__ = [
     "ReadToEnd",
     "RequestEffect",
     "RequestFlow",
+    "Route",
     "SendEvents",
     "Serve",
     "ServeOnce",
@@ -96,6 +98,39 @@ class FlowHandler(ABC):
     ) -> Response:
         """Answer in this task; see ``HTTPHandler.handle_async``."""
         return await drive_in_task(self.answer(request, max_wait), self.engine)
+
+
+class Route(FlowHandler):
+    """An ``HTTPHandler`` that answers some methods, and refuses others."""
+
+    methods: ClassVar[tuple[str, ...]]
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def __repr__(self) -> str:
+        """Show the application."""
+        return f"<{type(self).__name__} of {self.engine.env.app}>"
+
+    def answer(self, request: Request, max_wait: float) -> RequestFlow[Response]:
+        """Answer a request of one of the methods; errors as problem documents."""
+        allow = ", ".join(sorted((*self.methods, "OPTIONS")))
+        if request.method == "OPTIONS":
+            return Response(status=204, headers=(("allow", allow),))
+        try:
+            if request.method not in self.methods:
+                raise HTTPError(405, f"{request.method} is not allowed here", {"allow": allow})
+            return (yield from self.respond(request, max_wait))
+        except HTTPError as error:
+            return problem_from_http_error(error)
+
+    @abstractmethod
+    def respond(self, request: Request, max_wait: float) -> RequestFlow[Response]:
+        """Return the response to a request of one of the methods.
+
+        Raises:
+            HTTPError: the request is refused.
+        """
 
 
 @dataclass(frozen=True)

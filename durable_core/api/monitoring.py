@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from asyncio import to_thread
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from durable_core.api.effects import CallHook, FlowHandler, RequestEffect, RequestFlow
-from durable_core.errors import ConfigurationError, HTTPError
-from durable_core.http.problem import problem, problem_from_http_error
+from durable_core.api.effects import CallHook, RequestEffect, RequestFlow, Route
+from durable_core.errors import ConfigurationError
+from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response, with_headers
 
@@ -19,9 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Exposition", "HealthRoute", "MetricsRoute", "ReadinessRoute", "exposition_of"]
 
-_ALLOW = "GET, HEAD, OPTIONS"
-#: Whoever asks wants to know how things are now.
-_HEADERS = (("cache-control", "no-store"),)
+_NO_STORE = (("cache-control", "no-store"),)
 #: What a process that may get no requests says, by the reason.
 _DETAILS = {
     "stopping": "the process stops",
@@ -60,6 +57,8 @@ class _CallBlocking(RequestEffect):
         return self.function(*self.args)
 
     async def perform_async(self, engine: Engine) -> Any:
+        from asyncio import to_thread  # takes a while to load
+
         return await to_thread(self.function, *self.args)
 
 
@@ -74,32 +73,21 @@ class _AskWhyNotReady(RequestEffect):
         return await engine.why_not_ready_async()
 
 
-class _Route(FlowHandler):
-    """Answers GET and HEAD."""
+class _WatchRoute(Route):
+    """Answers GET and HEAD, and lets no cache keep what is said: it is asked how things are now."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    methods = ("GET", "HEAD")
 
-    def __repr__(self) -> str:
-        """Show the application."""
-        return f"<{type(self).__name__} of {self.engine.env.app}>"
-
-    def answer(self, request: Request, max_wait: float) -> RequestFlow[Response]:
-        """Answer a request; no cache keeps what is said."""
-        if request.method == "OPTIONS":
-            return Response(status=204, headers=(("allow", _ALLOW),))
-        if request.method not in ("GET", "HEAD"):
-            text = f"{request.method} is not allowed here"
-            return problem_from_http_error(HTTPError(405, text, {"allow": _ALLOW}))
-        response = yield from self.look(request)
-        return with_headers(response, _HEADERS)
+    def respond(self, request: Request, max_wait: float) -> RequestFlow[Response]:
+        """Answer with what is seen now."""
+        return with_headers((yield from self.look(request)), _NO_STORE)
 
     @abstractmethod
     def look(self, request: Request) -> RequestFlow[Response]:
         """Return the answer to a GET."""
 
 
-class HealthRoute(_Route):
+class HealthRoute(_WatchRoute):
     """Says whether the process is alive: 503 if only a new process can help."""
 
     def look(self, request: Request) -> RequestFlow[Response]:
@@ -110,7 +98,7 @@ class HealthRoute(_Route):
         return Response.json({"alive": is_alive, **shown}, status=200 if is_alive else 503)
 
 
-class ReadinessRoute(_Route):
+class ReadinessRoute(_WatchRoute):
     """Says whether the process may get requests: 503 with the reason if not."""
 
     def look(self, request: Request) -> RequestFlow[Response]:
@@ -121,7 +109,7 @@ class ReadinessRoute(_Route):
         return problem(503, "not-ready", detail=_DETAILS[reason], reason=reason)
 
 
-class MetricsRoute(_Route):
+class MetricsRoute(_WatchRoute):
     """Shows the metrics of an observer."""
 
     def __init__(self, engine: Engine, observer: Exposition) -> None:

@@ -1,30 +1,129 @@
-"""The routes by which a chat page comes back to its answer, and stops it."""
+"""Routes that an application mounts beside its endpoints: one takes events, one is for chats."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from durable_core.api.effects import CallEngine, CallHook, FlowHandler, RequestFlow, Wait
+from durable_core.api.effects import (
+    CallEngine,
+    CallHook,
+    RequestFlow,
+    Route,
+    SendEvents,
+    Wait,
+)
 from durable_core.api.endpoint import check_verdict
 from durable_core.api.engine import Engine
-from durable_core.errors import ConfigurationError, HTTPError, RunNotFoundError, RunUndoneError
+from durable_core.codec.records import check_events, parse_events
+from durable_core.errors import (
+    BadRequest,
+    ConfigurationError,
+    HTTPError,
+    LimitExceededError,
+    RunNotFoundError,
+    RunUndoneError,
+    StoreError,
+)
 from durable_core.flow.chats import CHAT
+from durable_core.flow.error_responses import store_unavailable_response
 from durable_core.flow.handoff import new_token
 from durable_core.flow.options import Authorize
 from durable_core.flow.wait_url import OWN_PARAMS, PRIVATE_HEADERS, StreamWanted, WaitRequest
-from durable_core.http.problem import problem_from_http_error
 from durable_core.http.request import Request
 from durable_core.http.response import Response
+from durable_core.model.event import Event
 from durable_core.model.run import Run, plain_key
+from durable_core.platform import logger
 from durable_core.ports import RunFilter, RunRecord
 
 if TYPE_CHECKING:
     from durable_core.codec.ui_stream import UIMode
 
-__all__ = ["UIMessagesRoute"]
+__all__ = ["EventsRoute", "UIMessagesRoute"]
 
-_ALLOW = "DELETE, GET, OPTIONS"
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+class EventsRoute(Route):
+    """Answers ``POST`` of a JSON object or array of events with ``{"ids": [...]}``.
+
+    Args:
+        engine: takes the events.
+        event_key: what clients must send as ``Authorization: Bearer <key>``.
+        public: take events from anybody instead.
+
+    Raises:
+        ConfigurationError: neither a key nor ``public=True``, or both.
+    """
+
+    methods = ("POST",)
+
+    def __init__(self, engine: Engine, event_key: str | None, public: bool) -> None:
+        if public == (event_key is not None):
+            raise ConfigurationError(
+                "events_endpoint() needs either event_key= (clients send it as a bearer token) or "
+                "public=True (anybody may send events)"
+            )
+        if event_key == "":
+            raise ConfigurationError("event_key must not be empty")
+        super().__init__(engine)
+        self._key = event_key
+        self._source = _source_of(event_key)
+
+    def __repr__(self) -> str:
+        """Show the application, and who may send."""
+        return f"<EventsRoute of {self.engine.env.app}, {'public' if self._key is None else 'key'}>"
+
+    def respond(self, request: Request, max_wait: float) -> RequestFlow[Response]:
+        """Send the events of the request; answer with their ids."""
+        try:
+            ids: Sequence[str] = yield SendEvents(self._read(request), self._source)
+        except StoreError as error:
+            logger.error("events were refused, the store is unavailable: %s", error)
+            return store_unavailable_response(error)
+        return Response.json({"ids": list(ids)})
+
+    def _read(self, request: Request) -> tuple[Event, ...]:
+        """Return the events of a request, if it may send them."""
+        self._check_key(request)
+        limits = self.engine.env.limits
+        if len(request.body) > limits.body:
+            raise HTTPError(413, f"at most {limits.body} bytes are accepted")
+        try:
+            return check_events(
+                parse_events(request.json()), most=limits.events, largest=limits.event
+            )
+        except LimitExceededError as error:
+            raise HTTPError(413, str(error)) from error
+        except TypeError as error:
+            raise BadRequest(str(error)) from error
+
+    def _check_key(self, request: Request) -> None:
+        if self._key is None:
+            return
+        scheme, _, key = (request.headers.get("authorization") or "").partition(" ")
+        sent, wanted = key.strip().encode("utf-8", "replace"), self._key.encode("utf-8", "replace")
+        if not (hmac.compare_digest(sent, wanted) and scheme.lower() == "bearer"):
+            headers = {"www-authenticate": "Bearer"}
+            raise HTTPError(401, "the event key is missing or wrong", headers)
+
+
+def _source_of(event_key: str | None) -> str:
+    """Return the name under which the ids of an endpoint's events are known, without its key."""
+    if event_key is None:
+        return "public"
+    return f"key:{hashlib.sha256(event_key.encode('utf-8', 'replace')).hexdigest()[:32]}"
+
+
+# --- chats ----------------------------------------------------------------------------------------
+#
+# The routes by which a chat page comes back to its answer, and stops it.
+
 _NOTHING = Response(status=204, headers=PRIVATE_HEADERS)
 #: What the clients of a run are told that one of them has stopped.
 _REASON = "stopped in the chat"
@@ -32,7 +131,7 @@ _REASON = "stopped in the chat"
 _ENDED_PARAM = "ended"
 
 
-class UIMessagesRoute(FlowHandler):
+class UIMessagesRoute(Route):
     """Answers ``GET .../{chat id}/stream`` with the answer in progress, and stops it at DELETE.
 
     Args:
@@ -44,6 +143,8 @@ class UIMessagesRoute(FlowHandler):
     Raises:
         ConfigurationError: not exactly one of the two, or another engine than the embedded one.
     """
+
+    methods = ("DELETE", "GET")
 
     def __init__(self, engine: Engine, authorize: Authorize | None, public: bool) -> None:
         if public == (authorize is not None):
@@ -58,7 +159,7 @@ class UIMessagesRoute(FlowHandler):
                 f"{engine.name} has no streams that a chat could read: ui_messages_endpoint() "
                 "needs the embedded engine"
             )
-        self.engine = engine
+        super().__init__(engine)
         self._authorize = authorize
 
     def __repr__(self) -> str:
@@ -66,18 +167,8 @@ class UIMessagesRoute(FlowHandler):
         who = "public" if self._authorize is None else "authorized"
         return f"<UIMessagesRoute of {self.engine.env.app}, {who}>"
 
-    def answer(self, request: Request, max_wait: float) -> RequestFlow[Response]:
+    def respond(self, request: Request, max_wait: float) -> RequestFlow[Response]:
         """Answer with the stream of the chat's last run, or stop that run."""
-        try:
-            return (yield from self._answer(request, max_wait))
-        except HTTPError as error:
-            return problem_from_http_error(error)
-
-    def _answer(self, request: Request, max_wait: float) -> RequestFlow[Response]:
-        if request.method == "OPTIONS":
-            return Response(status=204, headers=(("allow", _ALLOW),))
-        if request.method not in ("GET", "DELETE"):
-            raise HTTPError(405, f"{request.method} is not allowed here", {"allow": _ALLOW})
         principal = None
         if self._authorize is not None:
             principal = check_verdict((yield CallHook(self._authorize, request)))
