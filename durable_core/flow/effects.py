@@ -32,7 +32,6 @@ __all__ = [
     "AwaitRun",
     "AwaitStream",
     "BeginStep",
-    "Begun",
     "CallHandler",
     "CallUser",
     "Cancelled",
@@ -51,6 +50,7 @@ __all__ = [
     "SeeHandlerBranch",
     "SeeIfAlone",
     "SendResponse",
+    "StepBegun",
     "Submit",
     "UnwindIfAlone",
     "Unwound",
@@ -166,7 +166,7 @@ class BeginStep:
     tickets: tuple[PendingCommit, ...]
 
 
-Begun: TypeAlias = tuple[Sequence[CheckpointResult], int]
+StepBegun: TypeAlias = tuple[Sequence[CheckpointResult], int]
 
 
 @record(frozen=True, slots=True)

@@ -23,10 +23,10 @@ from durable_core.flow.attempt import Stream
 from durable_core.flow.effects import (
     AwaitDurable,
     BeginStep,
-    Begun,
     Cancelled,
     Flow,
     PendingCommit,
+    StepBegun,
     Submit,
 )
 from durable_core.flow.env import AppConfig
@@ -52,7 +52,7 @@ from durable_core.ports import (
 
 __all__ = [
     "EVENT_SEQ",
-    "TRANSITIONS",
+    "EXECUTION_TRANSITIONS",
     "Execution",
     "ExecutionEvent",
     "ExecutionState",
@@ -124,7 +124,7 @@ _S, _E = ExecutionState, ExecutionEvent
 
 #: What follows from each event in each state. Every pair is in the table: stopping and closing
 #: come from other threads, at any time.
-TRANSITIONS: Mapping[tuple[ExecutionState, ExecutionEvent], ExecutionState] = {
+EXECUTION_TRANSITIONS: Mapping[tuple[ExecutionState, ExecutionEvent], ExecutionState] = {
     (_S.REPLAYING, _E.UNWIND): _S.REPLAYING,
     (_S.REPLAYING, _E.STOP): _S.DRAINING,
     (_S.REPLAYING, _E.DRAIN): _S.DRAINING,
@@ -312,7 +312,7 @@ class Execution:
 
     def take(self, event: ExecutionEvent) -> None:
         """Move on as the table says."""
-        self.state = TRANSITIONS[self.state, event]
+        self.state = EXECUTION_TRANSITIONS[self.state, event]
 
     def stop(self) -> None:
         """Start no more steps here; the run goes on elsewhere, at once."""
@@ -750,7 +750,7 @@ def begin(ex: Execution) -> Flow[tuple[int, int] | Cancelled]:
         # A write that is still to be accepted shows that the process holds the run.
         is_checked = bool(tickets) and not tickets[-1].done
         try:
-            begun: Begun | Cancelled = yield BeginStep(tickets)
+            begun: StepBegun | Cancelled = yield BeginStep(tickets)
         except (Exception, LeaseLost) as error:
             ex.close(_fault(error))
             raise Suspended from error

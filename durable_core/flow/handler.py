@@ -104,7 +104,7 @@ def execute(ex: StoredExecution) -> Flow[None]:
         else:
             yield from _finish_handler(ex, outcome)
     except Suspended:
-        yield from _refuse(ex)
+        yield from _answer_fault(ex)
     finally:
         ex.close()
 
@@ -125,7 +125,7 @@ def accept(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
         yield from notify_handed_off(ex, reason)
         yield from send_handoff(ex)
     except Suspended:
-        yield from _refuse(ex)
+        yield from _answer_fault(ex)
     finally:
         ex.close()
 
@@ -195,7 +195,7 @@ def execute_undo(ex: StoredExecution) -> Flow[None]:
             text = f"undone: {reason}"
             yield from notify_end(ex, "cancelled", http_status=410, reason=reason, message=text)
     except Suspended:
-        yield from _refuse(ex)
+        yield from _answer_fault(ex)
     finally:
         ex.close()
 
@@ -243,7 +243,7 @@ def detach(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
     if not ex.attached and ex.late_handoff is None:
         return
     if ex.closed and ex.late_handoff is None:
-        yield from _refuse(ex)
+        yield from _answer_fault(ex)
         return
     try:
         if ex.late_handoff is not None:
@@ -251,7 +251,7 @@ def detach(ex: StoredExecution, reason: HandoffReason) -> Flow[None]:
         else:
             yield from _apply_input(ex, Detached(reason=reason))
     except Suspended:
-        yield from _refuse(ex)
+        yield from _answer_fault(ex)
 
 
 def finish_streaming(
@@ -564,7 +564,7 @@ def _fail(ex: StoredExecution, fail: Fail, attached: bool, trace: str) -> Flow[N
 def suspend(ex: StoredExecution) -> Flow[None]:
     """Release the run of an unwound handler until it is due."""
     if ex.fault is not None:
-        yield from _refuse(ex)
+        yield from _answer_fault(ex)
         return
     try:
         if ex.attached:
@@ -572,10 +572,10 @@ def suspend(ex: StoredExecution) -> Flow[None]:
         awaited = (each for each in ex.pending.values() if each.op.id in ex.awaited)
         yield from _apply_input(ex, BecameIdle(pending=() if ex.due_at_once else tuple(awaited)))
     except Suspended:
-        yield from _refuse(ex)
+        yield from _answer_fault(ex)
 
 
-def _refuse(ex: StoredExecution) -> Flow[None]:
+def _answer_fault(ex: StoredExecution) -> Flow[None]:
     """Respond to a client that still waits, after the execution was closed by a fault."""
     fault = ex.fault
     if isinstance(fault, LeaseLost):

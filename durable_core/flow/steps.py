@@ -197,7 +197,7 @@ def wait_at_address(ex: StoredExecution, op: Op, wait: AddressWait) -> Flow[str]
             value = "null" if event is None else wait.dump(event.event)
             memo = yield from _end(ex, pending, value, pending.event_seq)
         else:
-            memo = yield from _refuse(ex, pending, wait.conflict)
+            memo = yield from _fail_at_taken_address(ex, pending, wait.conflict)
     _return_outcome(ex, memo)
     return memo.value
 
@@ -215,7 +215,7 @@ def _close_address(ex: StoredExecution, op: Op) -> Flow[StoredEvent | None]:
     return ex.pending[op.id].matched
 
 
-def _refuse(ex: StoredExecution, pending: Pending, message: str) -> Flow[Memo]:
+def _fail_at_taken_address(ex: StoredExecution, pending: Pending, message: str) -> Flow[Memo]:
     """Fail an op that was not stored, as another op waits at its address."""
     now = ex.env.clock.now()
     failed = OpFailed(

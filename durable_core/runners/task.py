@@ -29,7 +29,6 @@ from durable_core.flow.effects import (
     AwaitReplayTurn,
     AwaitRun,
     BeginStep,
-    Begun,
     CallHandler,
     CallUser,
     Cancelled,
@@ -45,6 +44,7 @@ from durable_core.flow.effects import (
     SeeHandlerBranch,
     SeeIfAlone,
     SendResponse,
+    StepBegun,
     Submit,
     UnwindIfAlone,
     Unwound,
@@ -265,7 +265,7 @@ class TaskRun:
             self._refuse_time_out(step_name)
             raise
 
-    def _begin_step(self, effect: BeginStep) -> Begun | Coroutine[Any, Any, object]:
+    def _begin_step(self, effect: BeginStep) -> StepBegun | Coroutine[Any, Any, object]:
         tickets: Any = effect.tickets
         written: Sequence[CheckpointResult] = ()
         if tickets:
@@ -279,12 +279,12 @@ class TaskRun:
 
     async def _with_event_seq(
         self, written: Sequence[CheckpointResult], event_seq: Coroutine[Any, Any, int]
-    ) -> Begun:
+    ) -> StepBegun:
         return written, await event_seq
 
     async def _wait_to_begin(
         self, tickets: Sequence[CommitFuture[CheckpointResult]]
-    ) -> Begun | Cancelled:
+    ) -> StepBegun | Cancelled:
         queue = self._host.queue
         written: list[CheckpointResult] = []
         try:

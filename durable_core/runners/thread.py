@@ -22,7 +22,6 @@ from durable_core.flow.effects import (
     AwaitDurable,
     AwaitReplayTurn,
     BeginStep,
-    Begun,
     CallHandler,
     CallUser,
     DrainSteps,
@@ -37,6 +36,7 @@ from durable_core.flow.effects import (
     SeeHandlerBranch,
     SeeIfAlone,
     SendResponse,
+    StepBegun,
     Submit,
     UnwindIfAlone,
     Unwound,
@@ -228,7 +228,7 @@ class ThreadRun:
         tickets: Any = effect.tickets
         return [queue.wait(ticket) for ticket in tickets]
 
-    def _begin_step(self, effect: BeginStep) -> Begun:
+    def _begin_step(self, effect: BeginStep) -> StepBegun:
         host = self._host
         tickets: Any = effect.tickets
         written = [host.queue.wait(ticket) for ticket in tickets] if tickets else ()

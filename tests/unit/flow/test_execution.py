@@ -22,7 +22,7 @@ from durable_core.flow.driver import drive_sync
 from durable_core.flow.effects import AwaitDurable, Effect, Flow, PendingCommit, Submit
 from durable_core.flow.env import AppConfig, Limits
 from durable_core.flow.execution import (
-    TRANSITIONS,
+    EXECUTION_TRANSITIONS,
     ExecutionEvent,
     ExecutionState,
     StoredExecution,
@@ -289,7 +289,7 @@ def test_every_happensis_decided_in_every_state(events: list[ExecutionEvent]) ->
             ex.close()
         else:
             ex.take(happens)
-        assert TRANSITIONS[before, happens] is ex.state
+        assert EXECUTION_TRANSITIONS[before, happens] is ex.state
         assert order.index(before) <= order.index(ex.state)
         assert not may_begin_no_step(before) or may_begin_no_step(ex.state)
     happened = set(events)
@@ -305,7 +305,7 @@ def may_begin_no_step(state: ExecutionState) -> bool:
 def test_the_table_is_whole() -> None:
     """There is no pair of a state and an event that the table leaves open."""
     pairs = {(state, event) for state in ExecutionState for event in ExecutionEvent}
-    assert pairs == TRANSITIONS.keys()
+    assert pairs == EXECUTION_TRANSITIONS.keys()
 
 
 def test_steps_limit_counts_steps_that_have_not_ended() -> None:
