@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock, get_ident
 from typing import Any
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
 from django.core.handlers.exception import response_for_exception
+from django.db import connections
 from django.http import Http404, HttpRequest
 from django.http.multipartparser import MultiPartParserError
 from django.http.response import HttpResponseBase
@@ -151,11 +153,36 @@ def respond(view: View) -> Response:
 async def respond_async(view: View) -> Response:
     """Do in a task what :func:`respond` does in a thread; Django's own part is in a thread."""
     _CURRENT.set(view)
+    with _thread_of_its_own():
+        try:
+            value = await view()
+        except Exception as error:
+            value = await sync_to_async(view.response_for)(error)
+        return core_response(await sync_to_async(view.finish)(value))
+
+
+@contextmanager
+def _thread_of_its_own() -> Iterator[None]:
+    """Let ``sync_to_async`` have a thread of this view, where it has none that is the run's.
+
+    So Django's asynchronous ORM has one, too. Below code that is not asynchronous, such as a
+    middleware, it would be the thread of the request, which may end before the run: the client may
+    leave. Under WSGI, it would be one thread for all requests.
+    """
+    is_below_sync = getattr(AsyncToSync.executors, "current", None) is not None
+    if not is_below_sync and SyncToAsync.thread_sensitive_context.get(None) is not None:
+        yield
+        return
+    own = ThreadSensitiveContext()
+    AsyncToSync.executors.current = None
+    SyncToAsync.thread_sensitive_context.set(own)
     try:
-        value = await view()
-    except Exception as error:
-        value = await sync_to_async(view.response_for)(error)
-    return core_response(await sync_to_async(view.finish)(value))
+        yield
+    finally:
+        executor = SyncToAsync.context_to_thread_executor.pop(own, None)
+        if executor is not None:
+            executor.submit(connections.close_all)
+            executor.shutdown(wait=False)
 
 
 def exception_to_response(error: Exception) -> Response | None:

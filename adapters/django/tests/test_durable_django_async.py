@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import httpx2
 import pytest
+from asgiref.sync import sync_to_async
 from django.core.asgi import get_asgi_application
+from django.db import connection
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
-from django.test import AsyncClient, Client
+from django.test import AsyncClient, Client, override_settings
 from django.urls import path
 
 from durable_asgi import create_endpoint_server
@@ -170,3 +172,70 @@ def test_on_a_server(durable: Durable[DjangoApp], urls: ModuleType) -> None:
         until(lambda: len(durable.runs.list()) > 0)
         gate.set()
         until(lambda: log[-1] == "ended")
+
+
+def only_sync(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    """Make a middleware that Django cannot call on an event loop."""
+    return lambda request: get_response(request)
+
+
+def test_a_client_leaves_below_sync_middleware(durable: Durable[DjangoApp], urls: Any) -> None:
+    """The thread of the request ends then, and the view still has one for what is not async."""
+    log: list[str] = []
+    gate = threading.Event()
+
+    @sync_to_async
+    def note(what: str) -> None:
+        log.append(what)
+
+    @durable.endpoint
+    async def left(request: HttpRequest) -> HttpResponse:
+        await note("begun")
+        await step.run("gate", gate.wait)
+        await step.run("in a step", note, "in a step")
+        await note("ended")
+        return HttpResponse("done")
+
+    urls.only_sync = only_sync
+    urls.urlpatterns.append(path("left", left))
+    names = ["durable_django.DurableMiddleware", f"{urls.__name__}.only_sync"]
+    with override_settings(MIDDLEWARE=names):
+        site: Any = get_asgi_application()
+    with create_endpoint_server(site, durable=durable).listen() as server:
+        with pytest.raises(httpx2.ReadTimeout):
+            httpx2.get(f"{server.url}/left", timeout=0.3)
+        gate.set()
+        until(lambda: "ended" in log)
+        (run,) = durable.runs.list()
+        assert "completed" == durable.runs.wait(run.id, timeout=30).status
+    assert ["begun", "in a step", "ended"] == log  # once each: nothing failed, or was replayed
+
+
+def test_threads_under_wsgi(durable: Durable[DjangoApp], urls: ModuleType) -> None:
+    """Each view has a thread of its own for the ORM, which ends with it: none waits for another."""
+    both = threading.Barrier(2, timeout=20)
+    threads: list[threading.Thread] = []
+
+    @sync_to_async
+    def query() -> None:
+        both.wait()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        threads.append(threading.current_thread())
+
+    @durable.endpoint
+    async def it(request: HttpRequest) -> HttpResponse:
+        await query()
+        await step.run("query", query)
+        return HttpResponse("done")
+
+    urls.urlpatterns.append(path("", it))
+    clients = [threading.Thread(target=lambda: Client().get("/")) for _ in range(2)]
+    for each in clients:
+        each.start()
+    for each in clients:
+        each.join()
+    assert (4, 2) == (len(threads), len(set(threads)))
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
