@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -20,14 +20,14 @@ from durable_core.engine.stream_responses import StreamResponder
 from durable_core.engine.sync_limit import SyncLimit
 from durable_core.errors import StoreError
 from durable_core.flow.env import AppConfig
-from durable_core.flow.execution import Execution
+from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.flow.facts import time_of
 from durable_core.flow.flows import EMBEDDED_FLOWS
 from durable_core.flow.scope import HandlerKind, RunScope
 from durable_core.http.request import Request
 from durable_core.model.decision import HandoffReason
 from durable_core.model.fact import StoreCommitted
-from durable_core.model.step import RunningStep
+from durable_core.model.step import Memo, RunningStep
 from durable_core.platform import logger
 from durable_core.ports import Checkpoint, RunRecord, Store, Unregister, channel_of
 from durable_core.runners.event_loops import Loops
@@ -201,9 +201,10 @@ class Worker:
         return self.loops.server_loop is loop and self.runs.has_tasks
 
     def with_running_steps(self, run_id: str, record: RunRecord | None) -> RunRecord | None:
-        """Return the record of a run, with the steps that this process is executing.
+        """Return the record of a run, with what this process has not stored of it yet.
 
-        A run that has stored nothing yet has no record but this one.
+        That is the steps that it is executing, and ends of sleeps and waits. A run that has stored
+        nothing yet has no record but this one.
         """
         live = self.live.get(run_id)
         if live is None or (record is not None and record.run.phase.ended):
@@ -211,6 +212,8 @@ class Worker:
         if record is None:
             record = RunRecord(run=live.ex.run, owner=self.owner, due_at=None, ended_at=None)
         running = tuple(RunningStep(*each) for each in list(live.ex.calls.values()))
+        if isinstance(live.ex, StoredExecution) and live.ex.unsaved:
+            record = _with_memos(record, live.ex.unsaved)
         return replace(record, running=running)
 
     @property
@@ -318,3 +321,12 @@ async def _defer_later(
         return deferred(await event_seq)
     except StoreError:
         return None  # the run that must begin at once says so
+
+
+def _with_memos(record: RunRecord, memos: Sequence[Memo]) -> RunRecord:
+    """Return the record with those of the memos that it does not have."""
+    stored = {memo.op.id for memo in record.memos}
+    new = tuple(memo for memo in memos if memo.op.id not in stored)
+    ended = {memo.op.id for memo in new}
+    pending = tuple(each for each in record.pending if each.op.id not in ended)
+    return replace(record, memos=(*record.memos, *new), pending=pending)

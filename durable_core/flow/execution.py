@@ -486,6 +486,8 @@ class StoredExecution(Execution):
         crash_count: the durable crash count of the run: a checkpoint that cannot be stored is no
             progress.
         keeps_record: the run leaves a record, even if no step of it asks for one.
+        unsaved: memos that the next checkpoint is to store. Nothing waits for that: a replay would
+            make them again.
     """
 
     __slots__ = (
@@ -500,6 +502,7 @@ class StoredExecution(Execution):
         "sent",
         "stored",
         "streamed",
+        "unsaved",
     )
 
     def __init__(
@@ -524,6 +527,7 @@ class StoredExecution(Execution):
         self.pending = {each.op.id: each for each in pending} if pending else {}
         if memos or pending:
             self.unasked = {*self.memos, *self.pending}
+        self.unsaved: tuple[Memo, ...] = ()
         self.consumed_seqs: set[int] = set()
         self.sent: dict[str, int] = {}
         self.crash_count = run.crash_count
@@ -613,6 +617,9 @@ def checkpoint(
         memos, pending, release, result, events, no_pending_row, failed_attempts, replacing: see
             ``Checkpoint``.
     """
+    if ex.unsaved:
+        memos, no_pending_row = (*ex.unsaved, *memos), False
+        ex.unsaved = ()
     if memos and ex.run.crash_count:
         ex.run = replace(ex.run, crash_count=0)
         state = True

@@ -17,7 +17,7 @@ from durable_core.errors import NotDeterministicError, StepError
 from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.effects import AwaitReplayTurn, CallUser, Effect, Flow, Park, Submit
 from durable_core.flow.env import AppConfig
-from durable_core.flow.execution import Execution, StoredExecution, settle
+from durable_core.flow.execution import Execution, StoredExecution, checkpoint, settle
 from durable_core.flow.flows import EngineFlows
 from durable_core.flow.scope import HandlerKind, RunScope
 from durable_core.http.request import Request
@@ -144,7 +144,9 @@ class InstrumentedScope:
         return outcome
 
     def _end_step(self, finished: list[Memo]) -> Flow[None]:
-        """Crash or suspend here, if that is planned; the flow has checkpointed these steps."""
+        """Crash or suspend here, if that is planned, when these steps are checkpointed."""
+        if isinstance(self.ex, StoredExecution) and self.ex.unsaved:
+            yield from self._relay_effects(_save(self.ex), finished)
         for memo in finished:
             yield from self._crash_if(memo.op.name, CrashPoint.AFTER)
         if finished and self._worker.replay_checker.enabled:
@@ -161,6 +163,11 @@ class InstrumentedScope:
             yield from settle(self.ex)
             self._worker.crash()
             yield from _wait_forever(step_name)
+
+
+def _save(ex: StoredExecution) -> Flow[None]:
+    """Store the ends of ops that would wait for the next step."""
+    ex.add_ticket((yield checkpoint(ex)))
 
 
 def _wait_forever(step_name: str) -> Flow[None]:

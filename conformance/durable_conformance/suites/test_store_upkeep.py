@@ -17,6 +17,7 @@ from durable_conformance.store_values import (
     event,
     failed_attempt,
     matched_seqs,
+    memo,
     memo_write,
     peer,
     pending,
@@ -188,9 +189,10 @@ def test_an_owner_that_does_not_know_of_a_cancellation_cannot_ignore_it(
 ) -> None:
     """Its checkpoints are stored; when it ends or releases the run, this is due to be undone."""
     commit(store, created())
-    commit(store, _undoable())
+    commit(store, _undoable(pending=(pending(),)))
     commit(store, _CANCEL)
-    last = replace(memo_write(number=3), now=60, state=replace(run(), phase=Phase.ASYNC))
+    memos, state = (memo(3, name="nap"),), replace(run(), phase=Phase.ASYNC)
+    last = replace(memo_write(), now=60, memos=memos, state=state)
 
     assert ["r1"] == list(store.cancelled_runs("o1"))
     assert [] == list(store.cancelled_runs("o2"))
@@ -204,6 +206,7 @@ def test_an_owner_that_does_not_know_of_a_cancellation_cannot_ignore_it(
     assert record is not None
     assert (None, 60, None) == (record.owner, record.due_at, record.ended_at)
     assert [1, 2, 3] == [memo.completion_no for memo in record.memos]
+    assert () == record.pending
 
 
 @requirement("T13")

@@ -291,7 +291,7 @@ def _insert_memo(db: sqlite3.Connection, write: Checkpoint, memo: Memo, owner: s
     """Store one memo of a write, for the run's owner; None if this very write ends it.
 
     The guard is part of the INSERT, so that it costs one statement, and a second one only for a
-    memo whose op may have a pending row.
+    memo whose op may have a pending row. The end of the run removes all of these.
 
     Raises:
         LeaseLost: the run is not held by that owner in that epoch.
@@ -299,7 +299,7 @@ def _insert_memo(db: sqlite3.Connection, write: Checkpoint, memo: Memo, owner: s
     """
     if db.execute(_INSERT_STEP, _step_row(write, memo, owner)).rowcount == 0:
         raise _lease_lost(write)
-    if not write.no_pending_row:
+    if not write.no_pending_row and write.result is None:
         db.execute(_DELETE_PENDING, (write.run_id, memo.op.id))
 
 
@@ -424,6 +424,8 @@ def _end_run(db: sqlite3.Connection, write: Checkpoint, result: StoredResult) ->
     cancelled = write.now, write.run_id, write.owner, write.epoch
     if db.execute(QUERIES["release-cancelled"], cancelled).rowcount == 0:
         raise _lease_lost(write)
+    ended = ((write.run_id, memo.op.id) for memo in write.memos)
+    db.executemany(_DELETE_PENDING, ended)
     return False
 
 

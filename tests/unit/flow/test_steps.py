@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from durable_core.api.step import step, sync_step
+from durable_core.api.stream import sync_stream
 from durable_core.codec.tokens import event_id
 from durable_core.errors import StepError, StoreError
 from durable_core.flow.env import Limits
@@ -70,6 +71,73 @@ def test_steps_wait_for_the_checkpoint_before(count: int, asynchronous: bool) ->
         assert "commit" == store.log[store.log.index(f"step {n}") - 1]
     assert "commit" == store.log[-1]
     assert count <= store.log.count("commit") <= count + 1
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_end_of_a_sleep_is_stored_with_the_step_after_it(asynchronous: bool) -> None:
+    """A run that wakes commits once for the sleep, the step and its end; it shows the sleep's."""
+    clock, store = FakeClock(), WatchedStore()
+    seen: list[object] = []
+
+    def work() -> str:
+        seen.append(store.memos()["nap"])
+        [run] = process.durable.runs.list()
+        seen.append([(each.name, each.status) for each in process.durable.runs.get(run.id).steps])
+        return "done"
+
+    def sync(request: Request) -> object:
+        sync_step.sleep("nap", "1h")
+        return sync_step.run("work", work)
+
+    async def async_(request: Request) -> object:
+        await step.sleep("nap", "1h")
+        return await step.run("work", work)
+
+    with lab(store, clock=clock) as process:
+        response = process.sleep_through(process.endpoint(async_ if asynchronous else sync), clock)
+        assert b'"done"' == body_of(response)
+    assert [0, [("nap", "completed"), ("work", "running")]] == seen
+    [last] = store.checkpoints()[-1]
+    assert isinstance(last, Checkpoint)
+    assert ["nap", "work"] == [memo.op.name for memo in last.memos]
+    assert last.result is not None
+
+
+@pytest.mark.parametrize("form", ["timed out", "signal", "branch", "stream"])
+def test_an_end_that_a_replay_might_not_see_is_stored_before_the_next_step(form: str) -> None:
+    """So is a wait's time-out, what has an address, and what goes on beside others or a stream."""
+    clock, store, seen = FakeClock(), WatchedStore(), []
+
+    def work() -> str:
+        seen.append(store.memos()["op"])
+        return "done"
+
+    def sync(request: Request) -> object:
+        if form == "timed out":
+            sync_step.wait_for_event("op", event="never", timeout="1h")
+        elif form == "signal":
+            sync_step.wait_for_signal("op", signal="go", timeout="1 day")
+        else:
+            sync_stream.push("chunk")
+            sync_step.sleep("op", "1h")
+        return sync_step.run("work", work)
+
+    async def async_(request: Request) -> object:
+        async def nap_and_work() -> str:
+            await step.sleep("op", "1h")
+            return await step.run("work", work)
+
+        return (await asyncio.gather(nap_and_work(), step.sleep("other", "30m")))[0]
+
+    with lab(store, clock=clock) as process:
+        endpoint = process.endpoint(async_ if form == "branch" else sync)
+        first = endpoint.handle(request())
+        until(lambda: process.suspended() == 1)
+        if form == "signal":
+            process.durable.signal("go")
+        process.pass_nap(clock)
+        assert b'"done"' == body_of(process.follow(endpoint, first))
+    assert [1] == seen
 
 
 def test_no_step_no_record() -> None:

@@ -101,7 +101,7 @@ def test_a_refused_memo_has_changed_nothing(write: Checkpoint, db: sqlite3.Conne
     [
         (memo_write(), 2),
         (created("r2"), 4),
-        (replace(ended(), memos=(memo(2),)), 5),
+        (replace(ended(), memos=(memo(2),)), 4),
         (whole("r2"), 5),
         (asleep("r2", pending()), 4),
         (asleep("r2", wait()), 7),
