@@ -481,6 +481,7 @@ class Durable(Generic[AppT]):
     ) -> AbstractAsyncContextManager[object] | None:
         """Return the lifespan of the framework's application that the endpoints are in.
 
+        A framework that knows the modules of its endpoints, as Django does, imports them first.
         For a process that works without a server, such as ``durable worker``.
 
         Args:

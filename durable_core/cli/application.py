@@ -43,7 +43,7 @@ def work(target: str, imports: Sequence[str] = ()) -> None:
         StoreError: its store cannot be opened.
     """
     durable = load_durable(target)
-    module, *others = import_modules([target.partition(":")[0], *imports])
+    lifespan = _application_lifespan(durable, [target.partition(":")[0], *imports])
     keys = endpoint_keys(durable.engine.endpoints)
     if not keys:
         raise ConfigurationError(
@@ -51,7 +51,6 @@ def work(target: str, imports: Sequence[str] = ()) -> None:
         )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stopped = _stop_on_signals()
-    lifespan = durable.application_lifespan([vars(each) for each in (module, *others)])
     if lifespan is not None:
         asyncio.run(_work_in(lifespan, durable, keys, stopped))
         return
@@ -65,6 +64,13 @@ def work(target: str, imports: Sequence[str] = ()) -> None:
         print("stopping", flush=True)
     finally:
         durable.stop(_DRAIN)
+
+
+def _application_lifespan(
+    durable: Durable[Any], modules: Sequence[str]
+) -> AbstractAsyncContextManager[object] | None:
+    """Import the modules; return the lifespan of the framework's application, if there is one."""
+    return durable.application_lifespan([vars(each) for each in import_modules(modules)])
 
 
 async def _work_in(
@@ -189,7 +195,7 @@ def check(target: str, imports: Sequence[str] = ()) -> list[str]:
         ConfigurationError: the application cannot be found.
     """
     durable = load_durable(target)
-    import_modules(imports)
+    _application_lifespan(durable, [target.partition(":")[0], *imports])
     return list(_problems(target, durable))
 
 

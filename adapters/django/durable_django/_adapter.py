@@ -139,11 +139,7 @@ class DjangoAdapter(AppAdapter[DjangoApp]):
             ConfigurationError: it does not know it.
         """
         host = _hosts.of(engine)
-        if not apps.models_ready:
-            django.setup()
-        urls = getattr(settings, "ROOT_URLCONF", None)
-        if isinstance(urls, str):
-            import_module(urls)
+        _import_views()
         host.check_installed()
 
     def install(self, app: object, engine: NativeEngine) -> None:
@@ -160,7 +156,8 @@ class DjangoAdapter(AppAdapter[DjangoApp]):
     def application_lifespan(
         self, engine: NativeEngine, namespaces: Iterable[Mapping[str, object]]
     ) -> None:
-        """Return None: Django has no lifespan."""
+        """Import the project's views, and return None: Django has no lifespan."""
+        _import_views()
 
 
 #: The adapter for Django.
@@ -176,6 +173,15 @@ def install(durable: Durable[Any]) -> None:
         durable: whose endpoints they are; it takes the place of one that was installed before.
     """
     endpoint_adapter.install(None, durable.engine)
+
+
+def _import_views() -> None:
+    """Set Django up, and import the project's URLs with all of its views."""
+    if not apps.models_ready:
+        django.setup()
+    urls = getattr(settings, "ROOT_URLCONF", None)
+    if isinstance(urls, str):
+        import_module(urls)
 
 
 def replay_of(request: HttpRequest) -> WSGIReplay | ASGIReplay | None:

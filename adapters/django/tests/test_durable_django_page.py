@@ -21,6 +21,19 @@ def make_project(folder: Path) -> None:
         file.write_text(text, "utf-8")
 
 
+def test_the_worker_of_the_page(tmp_path: Path) -> None:
+    """The command line finds the views by ROOT_URLCONF: the module of ``durable`` has none."""
+    make_project(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "durable_core", "check", "mysite.endpoints:durable"],
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "mysite.settings"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (0, "") == (done.returncode, done.stderr), done.stdout
+
+
 def test_the_page(tmp_path: Path) -> None:
     """The project's own tests pass."""
     make_project(tmp_path)
