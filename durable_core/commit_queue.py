@@ -544,6 +544,7 @@ def _merge(first: object, second: Checkpoint) -> Checkpoint:
         failed_attempts=(*first.failed_attempts, *second.failed_attempts),
         deliveries=(*first.deliveries, *second.deliveries),
         children=(*first.children, *second.children),
+        child_limit=second.child_limit if second.children else first.child_limit,
         replacing=(*first.replacing, *second.replacing),
         closing=(*first.closing, *second.closing),
         no_pending_row=_is_direct(first) and _is_direct(second),

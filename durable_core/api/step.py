@@ -215,7 +215,8 @@ class AsyncSteps(AsyncCallSteps, AsyncWaitSteps):
                 another status than 2xx.
             StepTypeError: the response's JSON is not of the type.
             StepArgumentError: no endpoint of this application, or a request that it cannot have.
-            LimitExceededError: the child would have more than 100 runs above it.
+            LimitExceededError: the child would have more than 100 runs above it, or there are too
+                many below the topmost one (``Limits.child_runs``).
         """
         from durable_core.api.invoke import invoke  # takes a while to load, and few need it
 

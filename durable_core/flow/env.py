@@ -26,6 +26,8 @@ class Limits:
         step_result: of one step's result as JSON.
         run_state: of all step results of one run.
         steps: number of steps of one run.
+        child_runs: of the runs that ``step.invoke`` begins below one run: its children, theirs, and
+            so on.
         event: of one event as JSON.
         events: number of events sent at a time.
         waiting_clients: clients held at wait URLs per process; beyond it the answer is 503. Three
@@ -49,6 +51,7 @@ class Limits:
     step_result: int = 4 * 1024 * 1024
     run_state: int = 32 * 1024 * 1024
     steps: int = 10_000
+    child_runs: int = 10_000
     event: int = 256 * 1024
     events: int = 1_000
     waiting_clients: int = 1_000

@@ -350,9 +350,16 @@ def _begin_child(ex: StoredExecution, op: Op, child: Invocation) -> Flow[Pending
     ex.pending[op.id] = pending
     effect = checkpoint(ex, now=now, pending=(pending,))
     write: Any = effect.write
-    ex.add_ticket((yield Submit(replace(write, children=(new,)), effect.after)))
+    most = ex.env.limits.child_runs
+    write = replace(write, children=(new,), child_limit=most)
+    ex.add_ticket((yield Submit(write, effect.after)))
     yield from settle(ex, op.name)
     ex.check_open()
+    if op.id not in ex.pending:
+        raise LimitExceededError(
+            f"step {op.name!r} would begin one child run more than the {most} that may begin below "
+            "one run (Limits.child_runs): does an endpoint invoke itself?"
+        )
     return pending
 
 

@@ -354,8 +354,8 @@ class CheckpointResult:
             already, those of the first.
         resumed_runs: the runs with an op that one of ``events`` or ``deliveries`` answered, and
             their owner or None. The run itself may be among them.
-        refused: the ids of the ops in ``pending`` whose address another op has. They are not
-            stored.
+        refused: the ids of the ops in ``pending`` that are not stored: another op has their
+            address, or the child that they would wait for is beyond ``child_limit``.
     """
 
     matched: tuple[tuple[str, StoredEvent], ...] = ()
@@ -399,6 +399,9 @@ class Checkpoint(Write[CheckpointResult]):
         deliveries: made in the same transaction, before ``pending`` and after ``events``.
         children: runs to insert; the whole write is refused with ``LeaseLost`` if one of them
             exists.
+        child_limit: how many runs may have been begun below the topmost run above ``children`` that
+            is stored, with these; None for any number. A child beyond it is not stored, and neither
+            is the op that waits for it. A retry of the topmost run begins to count anew.
         chunks: chunks to store: of steps among ``memos``, and of the code outside steps.
         handoff: the position in its stream at which the client was handed off; None leaves it.
         failed_attempts: attempts that have failed. Each replaces one of the same op and number.
@@ -425,6 +428,7 @@ class Checkpoint(Write[CheckpointResult]):
     replacing: tuple[str, ...] = ()
     closing: tuple[str, ...] = ()
     children: tuple[NewRun, ...] = ()
+    child_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -144,8 +144,7 @@ class MemoryStore(Store):
         row = self._row_to_change(write)
         self._runs[write.run_id] = row
         app = row.run.app
-        for child in write.children:
-            self._runs[child.run.id] = _suspended(child.run, child.request, write.now)
+        left_out = self._add_children(row, write) if write.children else set()
         sent, woken = self._store_events(app, "", write.events, write.now)
         if write.result is not None and row.is_unknown_to_be_cancelled(write):
             write = replace(write, deliveries=())
@@ -153,6 +152,9 @@ class MemoryStore(Store):
             woken.update(self._deliver_one(app, delivery, write.now).resumed_runs)
         matched, refused = [], []
         for pending in write.pending:
+            if pending.address in left_out:
+                refused.append(pending.op.id)
+                continue
             if pending.matched is None and pending.event:
                 pending = replace(pending, matched=self._earliest_answer(app, pending))
             elif pending.matched is None and pending.address:
@@ -251,6 +253,20 @@ class MemoryStore(Store):
         _check_ids(write.events)
         return row
 
+    def _add_children(self, row: StoredRun, write: Checkpoint) -> set[str]:
+        """Add children within the limit; return the addresses of the others."""
+        top = row
+        while top.run.parent in self._runs:
+            top = self._runs[top.run.parent]
+        left_out = set()
+        for child in write.children:
+            if write.child_limit is not None and top.descendants >= write.child_limit:
+                left_out.add(child_address(child.run.id))
+                continue
+            top.descendants += write.child_limit is not None
+            self._runs[child.run.id] = _suspended(child.run, child.request, write.now)
+        return left_out
+
     def _cancel(self, message: Cancel) -> CancelOutcome:
         outcome = self._existing(message.app, message.run_id).cancel(message)
         if outcome is CancelOutcome.ENDED:
@@ -288,7 +304,7 @@ class MemoryStore(Store):
             epoch=run.epoch + 1,
             deadline=None if run.timeout is None else message.now + run.timeout,
         )
-        row.result, row.due_at = None, message.now
+        row.result, row.due_at, row.descendants = None, message.now, 0
         gone = {number for number, memo in row.memos.items() if memo.op.id in message.steps}
         if gone:
             row.memos = {number: memo for number, memo in row.memos.items() if number not in gone}

@@ -36,6 +36,7 @@ class StoredRun:
     chunks: dict[StreamPlace, ChunkBatch] = field(default_factory=dict)
     failed_attempts: dict[tuple[str, int], FailedAttempt] = field(default_factory=dict)
     handoff: str | None = None
+    descendants: int = 0
 
     @property
     def due(self) -> tuple[int, str]:

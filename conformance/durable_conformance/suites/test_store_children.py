@@ -85,6 +85,26 @@ def test_a_child_that_exists_refuses_all(store: Store) -> None:
 
 
 @requirement("T41")
+def test_children_are_counted_at_the_topmost_run(store: Store) -> None:
+    """Also those of its children; one beyond the limit is not stored, nor is the op that waits."""
+    commit(store, created())
+    assert () == commit(store, replace(_starts("r2"), child_limit=3)).refused
+    [claimed] = claim(store, now=30)
+    below = replace(_starts("r3", "r4", "r5", parent="r2"), owner="o2")
+    below = replace(below, epoch=claimed.run.epoch, child_limit=3)
+
+    assert ("id-r5",) == commit(store, below).refused
+
+    assert store.get("app", "r4") is not None
+    assert store.get("app", "r5") is None
+    assert ["id-r3", "id-r4"] == sorted(each.op.id for each in pending_of(store, "r2"))
+    assert ("id-r6",) == commit(store, replace(_starts("r6"), child_limit=3)).refused
+    assert () == commit(store, replace(_starts("r6"), child_limit=4)).refused
+    commit(store, created("s1"))
+    assert () == commit(store, replace(_starts("s2", parent="s1"), child_limit=1)).refused
+
+
+@requirement("T41")
 def test_children_of_a_run_that_has_ended_are_found(store: Store) -> None:
     """Also of one that was cancelled and is being undone, or is gone; not those that have ended."""
     for id_ in ("a1", "b1", "c1"):

@@ -24,7 +24,7 @@ __all__ = ["RemoteEngine"]
 
 #: What is said of the store, or of workers, which this engine has not.
 _UNUSED_LIMITS = (
-    *("run_clients", "thread_streams", "crashes", "live_runs", "stored_bytes"),
+    *("child_runs", "run_clients", "thread_streams", "crashes", "live_runs", "stored_bytes"),
     *("principal_live_runs", "principal_bytes", "stream_chunk", "stream_step", "stream_run"),
 )
 _UNUSED_SETTINGS = (

@@ -136,6 +136,20 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 -- insert-result --
 INSERT INTO result (seq, head, body) VALUES ((SELECT seq FROM run WHERE id = ?), ?, ?)
 
+-- count-descendant --
+-- It is counted at the topmost run that is stored.
+UPDATE run SET descendants = descendants + 1
+WHERE descendants < :most AND id = (
+    WITH RECURSIVE above (id, parent, level) AS (
+        SELECT id, parent, 0 FROM run WHERE id = :parent
+        UNION ALL
+        SELECT run.id, run.parent, above.level + 1
+        FROM above
+        CROSS JOIN run ON run.id = above.parent
+    )
+    SELECT id FROM above ORDER BY level DESC LIMIT 1
+)
+
 -- delete-all-pending --
 DELETE FROM pending WHERE run_id = ?
 
@@ -583,7 +597,7 @@ SELECT ended_at IS NOT NULL FROM run WHERE id = ? AND app = ?
 -- retry-run --
 UPDATE run
 SET phase = 'suspended', due_at = :now, ended_at = NULL, failures = 0, crash_count = 0,
-    epoch = epoch + 1, deadline = :now + timeout,
+    epoch = epoch + 1, deadline = :now + timeout, descendants = 0,
     size = size - coalesce((
         SELECT length(head) + coalesce(length(body), 0) FROM result WHERE result.seq = run.seq
     ), 0)

@@ -49,6 +49,7 @@ CREATE TABLE run (
     undoable      INTEGER NOT NULL,
     cancel_reason TEXT,
     depth         INTEGER NOT NULL,
+    descendants   INTEGER NOT NULL DEFAULT 0,
     timeout       INTEGER,
     deadline      INTEGER,
     slot_key      TEXT,

@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any, TypeGuard
 
 from durable_core.errors import LeaseLost, RunNotFoundError, StoreError
+from durable_core.machine.addresses import child_address
 from durable_core.machine.matching import with_event_seq
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase, Run
@@ -138,11 +139,13 @@ def write_run(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult | L
         _insert_run(db, write, write.create, owner=write.owner)
     if write.result is not None and write.deliveries and _is_to_be_undone(db, write):
         write = replace(write, deliveries=())
-    for child in write.children:
-        _held_app(db, write)
-        _insert_suspended(db, child.run, child.request, write.now)
+    refused: tuple[str, ...] = ()
+    if write.children:
+        write, refused = _insert_children(db, write)
     exchanges = write.events or write.pending or write.deliveries or write.closing
     answer = _exchange(db, write) if exchanges else CHECKPOINTED
+    if refused:
+        answer = replace(answer, refused=(*answer.refused, *refused))
     memos = with_event_seq(write.memos, answer.sent) if answer.sent else write.memos
     for memo in memos:
         _insert_memo(db, write, memo, write.owner)
@@ -163,6 +166,32 @@ def write_run(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult | L
             [failed_attempt_row(write.run_id, each) for each in write.failed_attempts],
         )
     return answer if has_ended else _lease_lost(write)
+
+
+def _insert_children(
+    db: sqlite3.Connection, write: Checkpoint
+) -> tuple[Checkpoint, tuple[str, ...]]:
+    """Insert the children of a run that are within the limit.
+
+    Returns:
+        The write without the ops that wait for the others, and the ids of these ops.
+
+    Raises:
+        LeaseLost: the run is not held by that owner in that epoch, or a child exists.
+    """
+    _held_app(db, write)
+    refused = set()
+    for child in write.children:
+        limit = {"parent": write.run_id, "most": write.child_limit}
+        if write.child_limit is None or db.execute(QUERIES["count-descendant"], limit).rowcount:
+            _insert_suspended(db, child.run, child.request, write.now)
+        else:
+            refused.add(child_address(child.run.id))
+    if not refused:
+        return write, ()
+    stored = tuple(each for each in write.pending if each.address not in refused)
+    left_out = tuple(each.op.id for each in write.pending if each.address in refused)
+    return replace(write, pending=stored), left_out
 
 
 def _is_to_be_undone(db: sqlite3.Connection, write: Checkpoint) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from durable_core.api.run_info import RunInfo
 from durable_core.api.step import step, sync_step
 from durable_core.engine import invocation
 from durable_core.errors import (
@@ -304,6 +305,39 @@ def test_an_endpoint_that_invokes_itself(
         runs = process.durable.runs.list()
     assert "at most 5 are allowed: does an endpoint invoke itself?" in problem["detail"]
     assert (6, {"failed"}) == (len(runs), {run.status for run in runs})
+
+
+@both
+def test_an_endpoint_that_invokes_two_of_itself(asynchronous: bool) -> None:
+    """The run above all of them may have so many below it. One more fails for good, with an error
+    that says so, and the others end with it.
+    """
+    endpoints: list[Any] = []
+
+    def sync(asked: Request) -> str:
+        sync_step.parallel(
+            "both",
+            lambda: sync_step.invoke("one", endpoints[0]),
+            lambda: sync_step.invoke("two", endpoints[0]),
+        )
+        return "never"
+
+    async def async_(asked: Request) -> str:
+        await asyncio.gather(step.invoke("one", endpoints[0]), step.invoke("two", endpoints[0]))
+        return "never"
+
+    with lab(settings=AT_ONCE, limits=Limits(child_runs=20)) as process:
+        endpoints.append(process.endpoint(async_ if asynchronous else sync))
+        problem = decoded(process.call(endpoints[0]))
+        runs = until(lambda: _every_run(process))
+    assert "than the 20 that may begin below one run (Limits.child_runs)" in problem["detail"]
+    assert 21 == len(runs)
+    assert {run.status for run in runs} <= {"failed", "cancelled"}
+
+
+def _every_run(process: Lab) -> Sequence[RunInfo]:
+    runs = process.durable.runs.list()
+    return runs if all(run.ended is not None for run in runs) else ()
 
 
 def test_a_hundred_levels_work() -> None:
