@@ -98,12 +98,14 @@ def _lines(name: str, value: object) -> Iterator[str]:
 
 
 def _members(name: str, cls: type) -> Iterator[str]:
+    seen: set[str] = set()  # what a base has, too, is shown as the class has it
     for each in cls.__mro__:
         if not each.__module__.startswith("durable_"):
             continue
         for member, value in vars(each).items():
-            if member.startswith("_") or getattr(cls, member, None) is None:
+            if member.startswith("_") or member in seen or getattr(cls, member, None) is None:
                 continue
+            seen.add(member)
             if isinstance(value, (property, functools.cached_property)):
                 read = value.fget if isinstance(value, property) else value.func
                 returned = inspect.signature(read).return_annotation if read else ""

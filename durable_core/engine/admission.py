@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from durable_core.model.run import Run
     from durable_core.ports import Cancel, CancelOutcome
 
-__all__ = ["Admission", "Arrival", "RunCanceller", "ServingWorker"]
+__all__ = ["Admission", "Arrival", "RunCanceller"]
 
 T = TypeVar("T")
 #: A part of an admission. What it yields is a value, or an awaitable of one.
@@ -46,13 +46,6 @@ class RunCanceller(Protocol):
     def cancellation(self, run_id: str, reason: str) -> tuple[Run, Cancel]: ...
 
     def after_cancel(self, run: Run, cancel: Cancel, outcome: CancelOutcome) -> None: ...
-
-
-class ServingWorker(WorkerParts, Protocol):
-    """A worker that answers clients."""
-
-    streaming: StreamResponder
-    sync_limit: SyncLimit
 
 
 class _Admitted(NamedTuple):
@@ -99,13 +92,21 @@ class Admission:
     Args:
         worker: the worker that it is a part of.
         runs: of this worker.
+        streaming: answers with event streams.
+        sync_limit: starts runs whose clients wait for a limited time.
     """
 
-    def __init__(self, worker: ServingWorker, runs: RunManager) -> None:
+    def __init__(
+        self,
+        worker: WorkerParts,
+        runs: RunManager,
+        streaming: StreamResponder,
+        sync_limit: SyncLimit,
+    ) -> None:
         self._worker = worker
         self._runs = runs
-        self._in_thread = _InThread(worker, runs)
-        self._on_loop = _OnLoop(worker, runs)
+        self._in_thread = _InThread(worker, runs, streaming, sync_limit)
+        self._on_loop = _OnLoop(worker, runs, streaming, sync_limit)
 
     #: Returns a request for a run; see :class:`Arrival`.
     arrival = Arrival
@@ -200,12 +201,24 @@ class Admission:
         return _admitted(ex, begun, client)
 
 
-class _InThread:
-    """What an admission does in a thread: each method returns what its caller waits for."""
+class _Parts:
+    """What an admission has others do."""
 
-    def __init__(self, worker: ServingWorker, runs: RunManager) -> None:
+    def __init__(
+        self,
+        worker: WorkerParts,
+        runs: RunManager,
+        streaming: StreamResponder,
+        sync_limit: SyncLimit,
+    ) -> None:
         self._worker = worker
         self._runs = runs
+        self._streaming = streaming
+        self._sync_limit = sync_limit
+
+
+class _InThread(_Parts):
+    """What an admission does in a thread: each method returns what its caller waits for."""
 
     def read(self, function: Callable[..., T], *args: Any) -> T:
         """Return what a function reads from the store."""
@@ -229,18 +242,14 @@ class _InThread:
     def start(self, endpoint: RegisteredEndpoint, ex: StoredExecution, follows: bool) -> Response:
         """Return the answer to a client whose run has begun."""
         if follows:
-            return self._worker.streaming.serve(endpoint, ex)
+            return self._streaming.serve(endpoint, ex)
         if endpoint.options.max_sync_runtime is None:
             return self._runs.start_for_client(endpoint, ex)
-        return self._worker.sync_limit.start(endpoint, ex)
+        return self._sync_limit.start(endpoint, ex)
 
 
-class _OnLoop:
+class _OnLoop(_Parts):
     """What an admission does on an event loop: the methods are those of :class:`_InThread`."""
-
-    def __init__(self, worker: ServingWorker, runs: RunManager) -> None:
-        self._worker = worker
-        self._runs = runs
 
     def read(self, function: Callable[..., T], *args: Any) -> Awaitable[T]:
         """See :meth:`_InThread.read`."""
@@ -267,10 +276,10 @@ class _OnLoop:
     ) -> Awaitable[Response]:
         """See :meth:`_InThread.start`."""
         if follows:
-            return self._worker.streaming.serve_async(endpoint, ex)
+            return self._streaming.serve_async(endpoint, ex)
         if endpoint.options.max_sync_runtime is None:
             return self._runs.start_for_client_async(endpoint, ex)
-        return self._worker.sync_limit.start_async(endpoint, ex)
+        return self._sync_limit.start_async(endpoint, ex)
 
 
 def _begin_write(ex: StoredExecution, key: IdempotencyKey | None) -> Begin:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from durable_core.engine.deferred import ClientAnswer, not_begun
-from durable_core.engine.runs import RunManager
+from durable_core.engine.runs import RunManager, WorkerParts
 from durable_core.errors import HTTPError, StoreError, Suspended
 from durable_core.flow.driver import drive_sync
 from durable_core.flow.effects import CallHandler, Flow
@@ -31,18 +31,9 @@ from durable_core.runners.host import RunHost
 from durable_core.runners.settings import RegisteredEndpoint
 from durable_core.runners.thread import ThreadRun
 
-__all__ = ["DeferredPoolRun", "DeferredThreadRun", "DrainableHost"]
+__all__ = ["DeferredPoolRun", "DeferredThreadRun"]
 
 T = TypeVar("T")
-
-
-class DrainableHost(RunHost, Protocol):
-    """A worker that hands clients on."""
-
-    @property
-    def drains(self) -> int:
-        """How often it has done so."""
-        ...
 
 
 class DeferredThreadRun:
@@ -64,7 +55,7 @@ class DeferredThreadRun:
 
     def __init__(
         self,
-        worker: DrainableHost,
+        worker: WorkerParts,
         runs: RunManager,
         endpoint: RegisteredEndpoint,
         request: Callable[[], tuple[Request, str | None]],
@@ -209,7 +200,7 @@ class DeferredPoolRun(DeferredThreadRun):
 
     def __init__(
         self,
-        worker: DrainableHost,
+        worker: WorkerParts,
         runs: RunManager,
         endpoint: RegisteredEndpoint,
         request: Callable[[], tuple[Request, str | None]],

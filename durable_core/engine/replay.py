@@ -7,7 +7,7 @@ compared with what is stored.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NoReturn, TypeAlias, TypeVar, cast
@@ -34,7 +34,7 @@ from durable_core.flow.flows import EMBEDDED_FLOWS, EngineFlows
 from durable_core.flow.omitted import OmittedBodyRequest
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.results import typed_response
-from durable_core.flow.scope import HandlerKind, RunScope
+from durable_core.flow.scope import HandlerKind
 from durable_core.flow.versions import kind_mismatch, new_step_before, unasked_steps
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -43,11 +43,9 @@ from durable_core.model.decision import HandoffReason
 from durable_core.model.run import Phase, plain_key
 from durable_core.model.step import Op
 from durable_core.ports import ClaimedRun, RunRecord, Store, StoredResult, StoredSecret, Write
-from durable_core.runners.event_loops import Loops
-from durable_core.runners.live import ActiveRuns
+from durable_core.runners.host import NoWatermark, RunHost
 from durable_core.runners.observers import Observers
 from durable_core.runners.settings import RegisteredEndpoint
-from durable_core.runners.thread_pool import DaemonThreadPool
 
 __all__ = ["Difference", "DifferenceKind", "ReplayReport", "Replayer", "replaying"]
 
@@ -209,42 +207,18 @@ class _NoQueue:
         """Do nothing: there is no write."""
 
 
-class _NoWatermark:
-    """No step begins, so no event is numbered."""
+class _Host(RunHost):
+    """What a run needs of its worker, without a store."""
 
-    def recent(self) -> int:
-        """Return 0."""
-        return 0
+    queue = _NoQueue()
+    event_watermark = NoWatermark()
 
-    def recent_async(self) -> int:
-        """Return 0."""
-        return 0
-
-
-class _Host:
-    """What a run needs of its worker, without a store; see ``runners.host.RunHost``."""
-
-    def __init__(self, env: AppConfig) -> None:
-        self.env = env
-        self.flows: EngineFlows[Any] = _FLOWS
-        self.observers = Observers(())
-        self.event_watermark = _NoWatermark()
-        self.live = ActiveRuns()
-        self.queue = _NoQueue()
-        self.stopping = False
-        self.threads = DaemonThreadPool(4, "durable-step")
-        self.servers = DaemonThreadPool(4, "durable-serve")
-        self.max_own_wait = _OWN_WAIT
-        self.unwind_time = _OWN_WAIT
-        self.loops = Loops()
-        self.wrap_scope: Callable[[RunScope], RunScope] | None = None
+    def __init__(self) -> None:
+        waits = {"max_own_wait": _OWN_WAIT, "unwind_time": _OWN_WAIT}
+        super().__init__(_FLOWS, Observers(()), serving_threads=4, **waits)
 
     def release_later(self, ex: Execution) -> None:
         """Do nothing: nobody holds the run."""
-
-    def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
-        """Await something on a loop of its own, blocking this thread."""
-        return self.loops.background_loop.run(awaitable)
 
     def stop(self) -> None:
         """End its threads and its loop."""
@@ -264,7 +238,7 @@ class Replayer:
     def __init__(self, env: AppConfig, endpoints: dict[str, RegisteredEndpoint]) -> None:
         self._env = env
         self._endpoints = endpoints
-        self._host = _Host(env)
+        self._host = _Host()
         self._runs: RunExecutor[_ReplayExecution] = RunExecutor(
             self._host, lambda ex: Response(status=204)
         )

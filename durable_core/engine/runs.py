@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import replace
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 from weakref import WeakSet
 
 from durable_core.codec.records import dump_head, is_without_body, load_request
@@ -323,7 +324,7 @@ class EventWatermark:
         self._is_current = False
 
 
-class WorkerParts(RunHost, Protocol):
+class WorkerParts(RunHost):
     """A worker of the embedded engine, as its parts see it."""
 
     env: AppConfig
@@ -342,32 +343,26 @@ class WorkerParts(RunHost, Protocol):
     workers: DaemonThreadPool
     #: Where clients are handed off whose time is over; no handler and no step runs there.
     handoffs: DaemonThreadPool
+    queue: CommitQueue
+    event_watermark: EventWatermark
+    #: How often clients were handed on.
+    drains: int
 
-    @property
-    def queue(self) -> CommitQueue:
-        """The way to what is durable."""
-        ...
-
-    @property
-    def event_watermark(self) -> EventWatermark:
-        """How far the numbers of stored events have come."""
-        ...
-
+    @abstractmethod
     def wake_scheduler(self) -> None:
         """Have the scheduler look at everything now."""
-        ...
 
+    @abstractmethod
     def cancel_abandoned_soon(self, parent: str) -> None:
         """Have the scheduler cancel the children of a run that has ended, or was cancelled."""
-        ...
 
+    @abstractmethod
     def wake_scheduler_at(self, due_at: int) -> None:
         """Have the scheduler look at a run that is due then, epoch milliseconds."""
-        ...
 
+    @abstractmethod
     def claim_soon(self, kind: HandlerKind, room: int) -> None:
         """Have the scheduler claim due runs, as there is room for this many with such handlers."""
-        ...
 
 
 class RunManager(RunExecutor[StoredExecution]):
@@ -467,7 +462,14 @@ class RunManager(RunExecutor[StoredExecution]):
         with self._busy_lock:
             self.busy[endpoint.kind] += 1
         if is_overdue or ex.run.cancel_reason is not None:
-            Undoing(self._worker, self, endpoint, ex, lambda: self._free(endpoint.kind)).start()
+            Undoing(
+                self._worker,
+                self._worker.workers,
+                self,
+                endpoint,
+                ex,
+                lambda: self._free(endpoint.kind),
+            ).start()
             return
         # It is live from now on, although its worker begins later: a stop must know of it.
         if endpoint.kind is HandlerKind.DEF:

@@ -33,13 +33,6 @@ from durable_core.runners.thread_pool import DaemonThreadPool
 __all__ = ["Undoing"]
 
 
-class _Host(RunHost, Protocol):
-    """The worker, as this module sees it."""
-
-    #: Where ``def`` handlers are replayed.
-    workers: DaemonThreadPool
-
-
 class _Executor(Protocol):
     """What runs executions in threads and tasks.
 
@@ -74,6 +67,7 @@ class Undoing:
 
     Args:
         host: the worker.
+        threads: where ``def`` handlers are replayed.
         executor: runs both executions.
         endpoint: the handler.
         ex: of the replay.
@@ -82,13 +76,15 @@ class Undoing:
 
     def __init__(
         self,
-        host: _Host,
+        host: RunHost,
+        threads: DaemonThreadPool,
         executor: _Executor,
         endpoint: RegisteredEndpoint,
         ex: StoredExecution,
         on_end: Callable[[], None],
     ) -> None:
         self._host = host
+        self._threads = threads
         self._executor = executor
         self._endpoint = endpoint
         self._ex = ex
@@ -123,7 +119,7 @@ class Undoing:
 
     def _submit(self, call: Callable[..., None], *args: object) -> bool:
         try:
-            self._host.workers.submit(call, *args)
+            self._threads.submit(call, *args)
         except RuntimeError:  # the pool was stopped, or the system has no thread left
             return False
         return True

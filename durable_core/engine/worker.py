@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from durable_core.engine.deferred import DeferredRun
 from durable_core.engine.deferred_thread import DeferredPoolRun, DeferredThreadRun
 from durable_core.engine.long_poll import LongPoll
 from durable_core.engine.quota import Quota
-from durable_core.engine.runs import EventWatermark, RunManager
+from durable_core.engine.runs import EventWatermark, RunManager, WorkerParts
 from durable_core.engine.scheduler import Scheduler
 from durable_core.engine.stream_responses import StreamResponder
 from durable_core.engine.sync_limit import SyncLimit
@@ -23,15 +23,14 @@ from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.flow.facts import time_of
 from durable_core.flow.flows import EMBEDDED_FLOWS
-from durable_core.flow.scope import HandlerKind, RunScope
+from durable_core.flow.scope import HandlerKind
 from durable_core.http.request import Request
 from durable_core.model.decision import HandoffReason
 from durable_core.model.fact import StoreCommitted
 from durable_core.model.step import Memo, RunningStep
 from durable_core.platform import logger
 from durable_core.ports import Checkpoint, RunRecord, Store, Unregister, channel_of
-from durable_core.runners.event_loops import Loops
-from durable_core.runners.live import ActiveRuns, Waiters
+from durable_core.runners.live import Waiters
 from durable_core.runners.observers import Observers
 from durable_core.runners.settings import RegisteredEndpoint, Settings
 from durable_core.runners.store_reads import StoreReads
@@ -47,7 +46,7 @@ T = TypeVar("T")
 _HANDOFF_THREADS = 4
 
 
-class Worker:
+class Worker(WorkerParts):
     """Opens the store, and has what works in this process: it starts and stops all of it.
 
     Args:
@@ -65,8 +64,6 @@ class Worker:
         long_poll: answers clients that wait.
         scheduler: does everything that has a time of its own.
         abandoned: writes of runs that are not live any more, which the store has not taken yet.
-        stopping: no run may start any more.
-        drains: how often clients were handed on.
     """
 
     def __init__(
@@ -76,23 +73,22 @@ class Worker:
         store: Store,
         endpoints: dict[str, RegisteredEndpoint],
     ) -> None:
+        super().__init__(
+            EMBEDDED_FLOWS,
+            Observers(env.observers),
+            serving_threads=settings.serving_threads,
+            max_own_wait=settings.max_own_wait,
+            unwind_time=settings.unwind_time,
+        )
         self.pid = os.getpid()
         self.env = env
         self.settings = settings
         self.store = store
         self.endpoints = endpoints
         self.owner = ""
-        self.max_own_wait = settings.max_own_wait
-        self.unwind_time = settings.unwind_time
         #: Seconds; 0 where nothing executes a child while its parent waits.
         self.invoke_wait = 0.0 if settings.on_demand else settings.invoke_wait
-        self.stopping = False
         self.drains = 0
-        #: A test may put itself between a run and the code of its handler.
-        self.wrap_scope: Callable[[RunScope], RunScope] | None = None
-        self.flows = EMBEDDED_FLOWS
-        self.observers = Observers(env.observers)
-        self.live = ActiveRuns()
         self.waiters = Waiters(
             env.limits.waiting_clients, self._poll_faster, most_of_run=env.limits.run_clients
         )
@@ -101,14 +97,11 @@ class Worker:
         self.streams = StreamHub(self.live, relay)
         self.reads = StoreReads(store)
         self.event_watermark = EventWatermark(store, env.app, self.reads)
-        self.threads = DaemonThreadPool(settings.serving_threads, "durable-step")
-        self.servers = DaemonThreadPool(settings.serving_threads, "durable-serve")
         # Plain functions do not wait for threads that handlers hold, which may take long.
         self.routes = DaemonThreadPool(settings.serving_threads, "durable-route")
         self.workers = DaemonThreadPool(settings.worker_threads, "durable-worker")
         self.handoffs = DaemonThreadPool(_HANDOFF_THREADS, "durable-handoff")
         self.abandoned: list[Checkpoint] = []
-        self.loops = Loops()
         self.runs = self.make_run_manager()
         self.queue = CommitQueue(
             store,
@@ -117,11 +110,11 @@ class Worker:
             on_timed=self._report_commit if self.observers.watched else None,
         )
         self.quota = Quota(env, store)
-        self.admission = Admission(self, self.runs)
         self.scheduler = self.make_scheduler()
         self.long_poll = LongPoll(env, store, self.waiters, self.reads, self, settings.keep_runs_ms)
         self.sync_limit = SyncLimit(self, self.runs)
         self.streaming = StreamResponder(self, self.runs, self.sync_limit)
+        self.admission = Admission(self, self.runs, self.streaming, self.sync_limit)
 
     def make_run_manager(self) -> RunManager:
         """Return the manager of this worker's runs; a test may have its own."""
@@ -308,10 +301,6 @@ class Worker:
         """Call a plain function that serves a client, without blocking the event loop."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.routes, function, *args)
-
-    def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
-        """Await something on the worker's own event loop."""
-        return self.loops.background_loop.run(awaitable)
 
 
 async def _defer_later(

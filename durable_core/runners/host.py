@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from asyncio import Future
 
 __all__ = [
+    "NoWatermark",
     "RunHost",
     "Watermark",
     "WriteQueue",
@@ -64,73 +66,67 @@ class Watermark(Protocol):
         ...
 
 
-class RunHost(Protocol):
-    """The worker, as its runs see it."""
+class NoWatermark:
+    """Of a host that matches no events."""
 
-    @property
-    def flows(self) -> EngineFlows[Any]:
-        """What the engine does for a run."""
-        ...
+    def recent(self) -> int:
+        """Return 0."""
+        return 0
 
-    @property
-    def event_watermark(self) -> Watermark:
-        """How far the numbers of stored events have come."""
-        ...
+    def recent_async(self) -> int:
+        """Return 0."""
+        return 0
 
-    @property
-    def live(self) -> ActiveRuns:
-        """The runs that are live in this process."""
-        ...
 
-    @property
-    def queue(self) -> WriteQueue:
-        """The way to what is durable."""
-        ...
+class RunHost(ABC):
+    """A worker, as its runs see it: where they are executed, and what they ask for.
 
-    @property
-    def observers(self) -> Observers:
-        """Who is notified of what happens to runs."""
-        ...
+    Args:
+        flows: what the engine does for a run.
+        observers: who is notified of what happens to runs.
+        serving_threads: how many threads each of its pools has.
+        max_own_wait: seconds that a handler may await something of its own while steps of it are
+            parked.
+        unwind_time: seconds a cancelled handler may take to unwind.
 
-    @property
-    def stopping(self) -> bool:
-        """No run may start any more."""
-        ...
+    Attributes:
+        live: the runs that are live in this process.
+        loops: the event loops that handlers run on.
+        threads: where plain functions of ``async def`` handlers run.
+        servers: where ``def`` handlers run for clients of an asynchronous server.
+        stopping: no run may start any more.
+        wrap_scope: makes what the code of a handler reaches as its run; a test may set it.
+    """
 
-    @property
-    def threads(self) -> DaemonThreadPool:
-        """Where plain functions of ``async def`` handlers run."""
-        ...
+    #: The way to what is durable.
+    queue: WriteQueue
+    #: How far the numbers of stored events have come.
+    event_watermark: Watermark
 
-    @property
-    def servers(self) -> DaemonThreadPool:
-        """Where ``def`` handlers run for clients of an asynchronous server."""
-        ...
+    def __init__(
+        self,
+        flows: EngineFlows[Any],
+        observers: Observers,
+        *,
+        serving_threads: int,
+        max_own_wait: float,
+        unwind_time: float,
+    ) -> None:
+        self.flows = flows
+        self.observers = observers
+        self.max_own_wait = max_own_wait
+        self.unwind_time = unwind_time
+        self.stopping = False
+        self.wrap_scope: Callable[[RunScope], RunScope] | None = None
+        self.live = ActiveRuns()
+        self.loops = Loops()
+        self.threads = DaemonThreadPool(serving_threads, "durable-step")
+        self.servers = DaemonThreadPool(serving_threads, "durable-serve")
 
-    @property
-    def max_own_wait(self) -> float:
-        """Seconds that a handler may await something of its own while steps of it are parked."""
-        ...
-
-    @property
-    def unwind_time(self) -> float:
-        """Seconds a cancelled handler may take to unwind."""
-        ...
-
-    @property
-    def loops(self) -> Loops:
-        """The event loops that handlers run on."""
-        ...
-
+    @abstractmethod
     def release_later(self, ex: Execution) -> None:
         """Release a run later that its execution could not suspend."""
-        ...
-
-    @property
-    def wrap_scope(self) -> Callable[[RunScope], RunScope] | None:
-        """Makes what the code of a handler reaches as its run; None leaves that as it is."""
-        ...
 
     def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
-        """Await something on the worker's own event loop, blocking this thread."""
-        ...
+        """Await something on the host's own event loop, blocking this thread."""
+        return self.loops.background_loop.run(awaitable)

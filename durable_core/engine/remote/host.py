@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from abc import abstractmethod
+from collections.abc import Coroutine, Sequence
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
@@ -32,15 +32,14 @@ from durable_core.flow.error_responses import store_unavailable_response
 from durable_core.flow.execution import Execution
 from durable_core.flow.flows import EngineFlows
 from durable_core.flow.options import ResolvedOptions
-from durable_core.flow.scope import HandlerKind, RunScope
+from durable_core.flow.scope import HandlerKind
 from durable_core.flow.wait_url import WaitRequest
 from durable_core.http.headers import accepts_event_stream
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.decision import HandoffReason
 from durable_core.platform import logger, run_logger
-from durable_core.runners.event_loops import Loops
-from durable_core.runners.live import ActiveRuns
+from durable_core.runners.host import NoWatermark, RunHost
 from durable_core.runners.observers import Observers
 from durable_core.runners.settings import RegisteredEndpoint, Settings
 from durable_core.runners.task import TaskRun
@@ -84,19 +83,7 @@ class ServerClient(Protocol):
 C = TypeVar("C", bound=ServerClient)
 
 
-class _NoWatermark:
-    """Events are matched by the server, which counts them for itself."""
-
-    def recent(self) -> int:
-        """Return 0."""
-        return 0
-
-    def recent_async(self) -> int:
-        """Return 0."""
-        return 0
-
-
-class RemoteHost(ABC, Generic[C]):
+class RemoteHost(RunHost, Generic[C]):
     """Hosts the live runs of this process, and answers clients and the server.
 
     Args:
@@ -109,25 +96,22 @@ class RemoteHost(ABC, Generic[C]):
     def __init__(
         self, env: AppConfig, settings: Settings, flows: EngineFlows[Any], server_name: str
     ) -> None:
+        super().__init__(
+            flows,
+            Observers(()),
+            serving_threads=settings.serving_threads,
+            max_own_wait=min(settings.max_own_wait, 1.0),  # the server waits for an answer
+            unwind_time=settings.unwind_time,
+        )
         self.pid = os.getpid()
         self.env = env
-        self.flows = flows
-        self.observers = Observers(())
         self.server_name = server_name
-        self.max_own_wait = min(settings.max_own_wait, 1.0)  # the server waits for an answer
-        self.unwind_time = settings.unwind_time
-        self.stopping = False
-        self.live = ActiveRuns()
         self.queue = OpQueue()
-        self.event_watermark = _NoWatermark()
-        self.threads = DaemonThreadPool(settings.serving_threads, "durable-step")
-        self.servers = DaemonThreadPool(settings.serving_threads, "durable-serve")
+        self.event_watermark = NoWatermark()  # the server matches events
         # Plain functions do not wait for threads that handlers hold, which may take long.
         self.routes = DaemonThreadPool(settings.serving_threads, "durable-route")
-        self.loops = Loops()
         self.results = Results(env.limits.waiting_clients)
         self.subscribers = Subscribers()
-        self.wrap_scope: Callable[[RunScope], RunScope] | None = None
         self._runs: RunExecutor[RemoteExecution] = RunExecutor(self, self.unanswered)
         self._clients: dict[asyncio.AbstractEventLoop, C] = {}
         self._forwarders: dict[asyncio.AbstractEventLoop, StreamForwarder] = {}
@@ -349,10 +333,6 @@ class RemoteHost(ABC, Generic[C]):
     def release_later(self, ex: Execution) -> None:
         """Log that a handler does not end; the server has the run, or never had it."""
         run_logger(ex.run.id, ex.run.function_id).warning("the handler was left to itself")
-
-    def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
-        """Await something on the host's own event loop."""
-        return self.loops.background_loop.run(awaitable)
 
     # -- life -------------------------------------------------------------------------------
 

@@ -178,7 +178,7 @@ def test_loop_that_closes_at_the_wrong_moment(monkeypatch: pytest.MonkeyPatch) -
         def replay_loop(self) -> asyncio.AbstractEventLoop:
             return choices.pop() if choices else super().replay_loop
 
-    monkeypatch.setattr("durable_core.engine.worker.Loops", Fickle)
+    monkeypatch.setattr("durable_core.runners.host.Loops", Fickle)
     store = WatchedStore()
     plant(store, 1)
 
