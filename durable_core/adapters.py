@@ -29,7 +29,13 @@ from durable_core.adapter.messages import (
     parse_request,
     split_target,
 )
-from durable_core.adapter.native import Host, Hosts, NotReachedError, copy_identity
+from durable_core.adapter.native import (
+    Host,
+    Hosts,
+    NotReachedError,
+    check_nested_call,
+    copy_identity,
+)
 from durable_core.adapter.server import (
     BACKLOG,
     RunningServer,
@@ -112,6 +118,7 @@ __all__ = [
     "authority_of",
     "bind",
     "check_max_connections",
+    "check_nested_call",
     "check_verdict",
     "client_of",
     "context_outside_run",

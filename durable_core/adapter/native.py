@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from durable_core.errors import ConfigurationError
+from durable_core.api.functions import is_async
+from durable_core.errors import ConfigurationError, StepUsageError
 
 if TYPE_CHECKING:
     from durable_core.api.adapter import NativeEngine
 
-__all__ = ["Host", "Hosts", "NotReachedError", "copy_identity"]
+__all__ = ["Host", "Hosts", "NotReachedError", "check_nested_call", "copy_identity"]
 
 AppT = TypeVar("AppT")
 WaitingT = TypeVar("WaitingT")
@@ -82,3 +83,19 @@ def copy_identity(handler: Callable[..., Any], function: Callable[..., Any]) -> 
     """
     for name in ("__module__", "__name__", "__qualname__", "__doc__"):
         setattr(handler, name, getattr(function, name, None))
+
+
+def check_nested_call(outer: Callable[..., Any], inner: Callable[..., Any]) -> None:
+    """See that an endpoint's function may call that of another endpoint: both are of one kind.
+
+    The other one is then a part of the run.
+
+    Raises:
+        StepUsageError: one is ``def`` and one is ``async def``.
+    """
+    if is_async(outer) != is_async(inner):
+        raise StepUsageError(
+            f"{outer.__qualname__} calls {inner.__qualname__}, another endpoint, whose steps would "
+            "be those of this run; but one of the two is 'def' and the other 'async def'. Call it "
+            "by step.invoke, which begins a run of its own, or make both of one kind"
+        )

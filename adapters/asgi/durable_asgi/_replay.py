@@ -28,11 +28,14 @@ class ASGIReplay:
         request: the stored request.
         function: the handler.
         key: of the scope; under it the application finds this.
+
+    Attributes:
+        function: the handler.
     """
 
     def __init__(self, request: Request, function: Callable[..., Any], key: str) -> None:
         self._request = request
-        self._function = function
+        self.function = function
         self._key = key
         self._status = 0
         loop = asyncio.get_running_loop()
@@ -80,7 +83,7 @@ class ASGIReplay:
             Whether it was, when it has; the application then gets a response that nobody reads.
             False for another handler, which this one calls, and after the first call.
         """
-        if function is not self._function or self._called.done():
+        if function is not self.function or self._called.done():
             return False
         self._called.set_result((respond, copy_context()))
         await asyncio.shield(self._is_over)

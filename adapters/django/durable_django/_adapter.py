@@ -29,6 +29,7 @@ from durable_core.adapters import (
     NativeApp,
     NativeEndpoint,
     NativeEngine,
+    check_nested_call,
     copy_identity,
     is_async,
 )
@@ -203,8 +204,9 @@ def _view(app: ViewApp, function: Callable[..., Any]) -> Any:
         replay = replay_of(call.request)
         if isinstance(replay, WSGIReplay):
             is_the_one = replay.reach(function, lambda: respond(call))
-            return _unread() if is_the_one else call()
-        if replay is not None or CALL.get() is not None:  # a view that calls another one
+            if is_the_one:
+                return _unread()
+        if _is_nested(call, replay):
             return call()
         _check_request(call)
         token = CALL.set(call)
@@ -224,8 +226,9 @@ def _async_view(app: AdapterApp, function: Callable[..., Any]) -> Any:
         replay = replay_of(call.request)
         if isinstance(replay, ASGIReplay):
             is_the_one = await replay.reach(function, lambda: respond_async(call))
-            return _unread() if is_the_one else await call()
-        if replay is not None or CALL.get() is not None:
+            if is_the_one:
+                return _unread()
+        if _is_nested(call, replay):
             return await call()
         _check_request(call)
         token = CALL.set(call)
@@ -235,6 +238,18 @@ def _async_view(app: AdapterApp, function: Callable[..., Any]) -> Any:
             CALL.reset(token)
 
     return view
+
+
+def _is_nested(call: View, replay: WSGIReplay | ASGIReplay | None) -> bool:
+    """Tell whether another durable view makes this call.
+
+    Raises:
+        StepUsageError: their steps cannot be in one run.
+    """
+    outer: Any = replay or CALL.get()
+    if outer is not None:
+        check_nested_call(outer.function, call.function)
+    return outer is not None
 
 
 def _unread() -> HttpResponseBase:

@@ -239,3 +239,48 @@ def test_threads_under_wsgi(durable: Durable[DjangoApp], urls: ModuleType) -> No
     for thread in threads:
         thread.join(20)
         assert not thread.is_alive()
+
+
+@TWICE
+def test_a_view_calls_another(
+    durable: Durable[DjangoApp],
+    urls: ModuleType,
+    replay: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its steps are those of the run; of another kind, the error says what to do."""
+
+    @durable.endpoint
+    async def in_task(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(await step.run("task", lambda: "task"))
+
+    @durable.endpoint
+    def in_thread(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(sync.step.run("thread", lambda: "thread"))
+
+    @durable.endpoint
+    async def from_task(request: HttpRequest, name: str) -> HttpResponse:
+        await pause(request)
+        response: Any = in_thread(request) if name == "thread" else await in_task(request)
+        assert isinstance(response, HttpResponse)
+        return response
+
+    @durable.endpoint
+    def from_thread(request: HttpRequest) -> HttpResponse:
+        if replay:
+            sync.step.wait_for_event("go", event="go", timeout="1h")
+        response: Any = in_thread(request)
+        assert isinstance(response, HttpResponse)
+        return response
+
+    urls.urlpatterns.extend([path("task/<name>/", from_task), path("thread/", from_thread)])
+
+    async def answers() -> list[tuple[int, bytes]]:
+        paths = ("/task/task/", "/thread/", "/task/thread/")
+        all_of_them = [await ask(durable, "GET", each, replay) for each in paths]
+        return [(each.status_code, each.content) for each in all_of_them]
+
+    *same, other = asyncio.run(answers())
+    assert [(200, b"task"), (200, b"thread")] == same
+    assert 500 == other[0]
+    assert "Call it by step.invoke" in caplog.text

@@ -22,6 +22,7 @@ from durable_core.adapters import (
     NativeApp,
     NativeEndpoint,
     NativeEngine,
+    check_nested_call,
     copy_identity,
     is_async,
     parse_request,
@@ -255,12 +256,14 @@ def _answer(app: _ViewApp, view: View) -> Any:
     environ = flask.request.environ
     replay = environ.get(_REPLAY)
     if isinstance(replay, TaskReplay):
-        return flask.Response(status=204) if replay.reach_view(view) else view()
+        is_the_one = replay.reach_view(view)
+        return flask.Response(status=204) if is_the_one else _nested(replay.function, view)
     if isinstance(replay, WSGIReplay):
         is_the_one = replay.reach(view.function, lambda: respond(view))
-        return flask.Response(status=204) if is_the_one else view()
-    if CALL.get() is not None:  # a view that calls another one
-        return view()
+        return flask.Response(status=204) if is_the_one else _nested(replay.function, view)
+    outer = CALL.get()
+    if outer is not None:
+        return _nested(outer.function, view)
     body = environ.get(KEY)
     if body is None:
         raise ConfigurationError(
@@ -282,6 +285,12 @@ def _answer(app: _ViewApp, view: View) -> Any:
         return response
     finally:
         CALL.reset(token)
+
+
+def _nested(outer: Callable[..., Any], view: View) -> Any:
+    """Return what a view returns to another one, which calls it."""
+    check_nested_call(outer, view.function)
+    return view()
 
 
 def _answer_wait(host: _Host) -> flask.Response | None:

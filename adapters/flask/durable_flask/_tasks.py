@@ -88,7 +88,7 @@ class TaskReplay(WSGIReplay):
         Returns:
             Whether it was; the application then gets a response that nobody reads.
         """
-        if view.function is not self._function or self._response is not None:
+        if view.function is not self.function or self._response is not None:
             return False
         self._response = Response(status=204)
         self._tell(self._called, (view, copy_context()))

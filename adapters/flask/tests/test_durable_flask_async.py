@@ -13,7 +13,7 @@ import flask
 import httpx2
 import pytest
 
-from durable_core import Durable, Event, step
+from durable_core import Durable, Event, step, sync
 from durable_core.testing import harness
 from durable_flask import FlaskApp, endpoint_adapter, install
 from durable_wsgi import create_endpoint_server
@@ -325,3 +325,43 @@ def test_a_stop_suspends_a_view(durable: Durable[FlaskApp], app: flask.Flask) ->
     asking.join(20)
     assert [302] == [response.status_code for response in answers]
     assert ["suspended"] == [run.status for run in durable.runs.list()]
+
+
+@TWICE
+@pytest.mark.parametrize("kind", ["task", "thread"])
+def test_a_view_calls_another(
+    durable: Durable[FlaskApp],
+    app: flask.Flask,
+    replay: bool,
+    kind: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its steps are those of the run; of another kind, the error says what to do."""
+
+    @durable.endpoint
+    async def in_task() -> str:
+        return await step.run("task", lambda: "task")
+
+    @durable.endpoint
+    def in_thread() -> str:
+        return sync.step.run("thread", lambda: "thread")
+
+    inner: dict[str, Any] = {"task": in_task, "thread": in_thread}
+
+    @app.post("/task/<name>")
+    @durable.endpoint
+    async def from_task(name: str) -> str:
+        await pause(replay)
+        return str(await inner[name]())
+
+    @app.post("/thread/<name>")
+    @durable.endpoint
+    def from_thread(name: str) -> str:
+        if replay:
+            sync.step.wait_for_event("go", event="go", timeout="1h")
+        return str(inner[name]())
+
+    assert kind == ask(durable, app, f"/{kind}/{kind}", replay).text
+    other = "thread" if kind == "task" else "task"
+    assert 500 == ask(durable, app, f"/{kind}/{other}", replay).status_code
+    assert "Call it by step.invoke" in caplog.text

@@ -32,6 +32,7 @@ from durable_core.adapters import (
     DeferredPoolRun,
     DeferredRun,
     NativeEndpoint,
+    check_nested_call,
     converse_async,
     parse_request,
     refuse_async,
@@ -243,6 +244,7 @@ class AttachedPassage(Passage):
             Exception: what the function raised.
         """
         if self._is_reached:  # an endpoint that calls the function of another
+            check_nested_call(self._target.function, target.function)
             return await call()
         self._is_reached, self._target = True, target
         deferred: Any = None
@@ -303,6 +305,7 @@ class AttachedPassage(Passage):
             Exception: what the function raised.
         """
         if self._is_reached:
+            check_nested_call(self._target.function, target.function)
             return await run_in_threadpool(call)
         self._is_reached, self._target = True, target
         self._loop = check_event_loop()

@@ -20,7 +20,12 @@ from durable_asgi import (
     replayed_receive,
 )
 from durable_core import Request, Response
-from durable_core.adapters import NotReachedError, context_outside_run, enter_run
+from durable_core.adapters import (
+    NotReachedError,
+    check_nested_call,
+    context_outside_run,
+    enter_run,
+)
 from durable_core.errors import ControlSignal, Suspended
 from durable_starlette._capture import Capture, Outcome
 from durable_starlette._passage import (
@@ -180,7 +185,9 @@ class ReplayPassage(Passage):
         return await run_in_threadpool(call)
 
     def _reach(self, target: Target) -> None:
-        if not self._is_reached and target.function is not self._function:
+        if self._is_reached:
+            check_nested_call(self._function, target.function)
+        elif target.function is not self._function:
             raise NotReachedError(
                 f"in a replay the application leads to {target.function.__qualname__}, and the run "
                 f"is of {self._function.__qualname__}: the routes may have changed since it began"

@@ -3,6 +3,7 @@
 # functions.
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI, HTTPException, Request
@@ -176,3 +177,42 @@ def test_a_step_that_is_returned_without_await(
     assert 500 == response.status_code
     assert "failed: StepUsageError: the handler has ended before step 'find'" in caplog.text
     assert "is called again" not in caplog.text
+
+
+@pytest.mark.parametrize("replay", [False, True])
+def test_an_endpoint_calls_another(
+    durable: Durable[StarletteApp], replay: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its steps are those of the run; of another kind, the error says what to do."""
+    app = FastAPI(lifespan=durable.lifespan)
+
+    @app.get("/task")
+    @durable.endpoint
+    async def in_task(number: int) -> int:
+        return await step.run("task", lambda: number + 1)
+
+    @app.get("/thread")
+    @durable.endpoint
+    def in_thread(number: int) -> int:
+        return sync_step.run("thread", lambda: number + 1)
+
+    @app.get("/{kind}")
+    @durable.endpoint
+    async def outer(kind: str) -> int:
+        if replay:
+            await step.wait_for_event("go", event="go", timeout="1h")
+        inner: Any = in_task if kind == "same" else in_thread
+        return int(await inner(1))
+
+    with TestClient(app, raise_server_exceptions=False) as client:
+
+        def ask(path: str) -> Any:
+            response = client.get(path, follow_redirects=not replay)
+            if replay:
+                durable.send(Event("go"))
+                response = client.get(response.headers["location"])
+            return response
+
+        assert 2 == ask("/same").json()
+        assert 500 == ask("/other").status_code
+    assert "Call it by step.invoke" in caplog.text

@@ -22,11 +22,14 @@ class WSGIReplay:
         request: the stored request.
         function: the view.
         key: of the environ; under it the application finds this.
+
+    Attributes:
+        function: the view.
     """
 
     def __init__(self, request: Request, function: Callable[..., Any], key: str) -> None:
         self._request = request
-        self._function = function
+        self.function = function
         self._key = key
         self._response: Response | None = None
         self._error: Exception | None = None
@@ -70,7 +73,7 @@ class WSGIReplay:
             Whether it was; the application then gets a response that nobody reads. False for
             another view, which this one calls, and after the first call.
         """
-        if function is not self._function or self._response or self._error:
+        if function is not self.function or self._response or self._error:
             return False
         try:
             self._response = respond()
