@@ -37,6 +37,7 @@ from durable_core.adapter.messages import (
     parse_head,
     prepare_response,
 )
+from durable_core.engine.stream_bodies import AsyncBody
 from durable_core.errors import BadRequest, HTTPError
 from durable_core.flow.env import Limits
 from durable_core.http.problem import problem, problem_from_http_error
@@ -142,7 +143,7 @@ def _send_response(link: _Link, response: Response, *, is_last: bool = False) ->
     """
     head = prepare_response(response, head=link.exchange.method == "HEAD")
     body = response.body
-    chunks = None if isinstance(body, bytes) else link.open(body)
+    chunks = None if isinstance(body, bytes) else link.open(body, head)
     begun = False
     try:
         yield link.begin(response.status, head)
@@ -218,7 +219,9 @@ class _Link(ABC):
         """Return the response."""
 
     @abstractmethod
-    def open(self, body: Iterable[bytes] | AsyncIterable[bytes]) -> Chunks | AsyncChunks:
+    def open(
+        self, body: Iterable[bytes] | AsyncIterable[bytes], head: OutgoingHead
+    ) -> Chunks | AsyncChunks:
         """Return the chunks of a body, which :meth:`next_chunk` is called for."""
 
     @abstractmethod
@@ -263,7 +266,7 @@ class _ThreadLink(_Link):
         exchange = self.exchange
         return self.app.respond(request, max_wait=exchange.max_wait, route=exchange.route)
 
-    def open(self, body: Iterable[bytes] | AsyncIterable[bytes]) -> Chunks:
+    def open(self, body: Iterable[bytes] | AsyncIterable[bytes], head: OutgoingHead) -> Chunks:
         return iter_body(body, self.app.run_on_background_loop)
 
     def next_chunk(self, chunks: Chunks) -> Any:
@@ -302,7 +305,10 @@ class _TaskLink(_Link):
             self._watch.listen()
         return response
 
-    def open(self, body: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncChunks:
+    def open(self, body: Iterable[bytes] | AsyncIterable[bytes], head: OutgoingHead) -> AsyncChunks:
+        is_sent_as_it_is = head.length is None and not (head.omit_body or self.exchange.chunked)
+        if isinstance(body, AsyncBody) and is_sent_as_it_is:
+            body.write_through(self.exchange)
         return aiter_body(body)
 
     async def next_chunk(self, chunks: AsyncChunks) -> Any:

@@ -129,6 +129,21 @@ class AsyncExchange(_Head, ABC):
     async def write(self, data: bytes) -> None:
         """See :meth:`Exchange.write`. It waits while the client is behind."""
 
+    def is_ready(self) -> bool:
+        """Tell whether :meth:`write_now` may be called: the client has taken what was sent before.
+
+        False by default, and where that is not known. It is not asked where ``chunked`` is set.
+        """
+        return False
+
+    def write_now(self, data: bytes) -> None:
+        """Send a part of the body without waiting, as soon as it is made.
+
+        It is called in any task of the loop, between two calls of :meth:`write`. A connection that
+        is gone is no error here: :meth:`is_gone`, or the next write, says so.
+        """
+        raise NotImplementedError
+
     async def end(self) -> None:
         """See :meth:`Exchange.end`."""
 

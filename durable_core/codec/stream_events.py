@@ -45,6 +45,7 @@ __all__ = [
     "StreamEvent",
     "chunk_data",
     "dump_stream_event",
+    "encode_chunk",
     "final_of",
     "load_stream_event",
 ]
@@ -131,6 +132,20 @@ def chunk_data(json_text: str, step_id: str | None) -> str:
     if step_id is None:
         return f'{{"data":{json_text}}}'
     return f'{{"data":{json_text},"hashedStepId":{_encode_id(step_id)}}}'
+
+
+def encode_chunk(json_text: str, step_id: str | None, id: str) -> bytes:
+    """Return a chunk as the bytes of an event.
+
+    It is what ``encode_event`` makes, in one call: every chunk comes through here.
+
+    Args:
+        json_text: its value, as JSON of one line.
+        step_id: the step that pushed it; None outside steps.
+        id: the value of ``Last-Event-ID`` when a client reconnects, one line.
+    """
+    step = "" if step_id is None else f',"hashedStepId":{_encode_id(step_id)}'
+    return f'event: {CHUNK}\nid: {id}\ndata: {{"data":{json_text}{step}}}\n\n'.encode()
 
 
 @lru_cache(maxsize=1024)

@@ -26,7 +26,7 @@ from durable_core.flow.effects import (
     ReadStream,
     WakeReason,
 )
-from durable_core.flow.stream_reader import Reader, next_part
+from durable_core.flow.stream_reader import Reader, immediate_part, next_part
 from durable_core.model.run import Phase
 from durable_core.model.stream import ChunkBatch, StoredStream
 from durable_core.platform import call_soon, logger
@@ -37,6 +37,7 @@ from durable_core.runners.thread_pool import DaemonThreadPool
 __all__ = [
     "AsyncBody",
     "BodyHost",
+    "Connection",
     "PartLimit",
     "SharedChunks",
     "SyncBody",
@@ -78,10 +79,15 @@ class TaskWaker:
 
     Args:
         loop: where the task runs.
+
+    Attributes:
+        at_once: called in place of waking the task, on its loop and only while it waits. It returns
+            whether that is done: if not, the task is woken. None if the task is always woken.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.at_once: Callable[[], bool] | None = None
         self._is_set = False
         self._waiting: asyncio.Future[None] | None = None
         self._deadline = 0.0  # of the last wait
@@ -91,13 +97,16 @@ class TaskWaker:
         """Wake the task, from any thread. Does nothing if the loop is closed."""
         if self._is_set:
             return
+        is_here = asyncio._get_running_loop() is self._loop
+        if is_here and self._waiting is not None and self.at_once is not None and self.at_once():
+            return
         self._is_set = True
         if self._waiting is None:
             return  # wait() checks the flag after it has set _waiting
-        if asyncio._get_running_loop() is self._loop:
+        if is_here:
             self._finish()
-            return
-        call_soon(self._loop, self._finish)
+        else:
+            call_soon(self._loop, self._finish)
 
     async def wait(self, seconds: float) -> bool:
         """Wait to be woken; return False if that did not happen within ``seconds``."""
@@ -160,12 +169,15 @@ class PartLimit:
         self._begun = -math.inf
         self._parts = 0
 
-    def add(self) -> None:
-        """Note that a part is sent."""
+    def add(self) -> bool:
+        """Count a part that is sent; return False, and count none, if it is to come later."""
         now = self._now()
         if now - self._begun >= _BURST_SECONDS:
             self._begun, self._parts = now, 0
+        if self._parts >= _BURST:
+            return False
         self._parts += 1
+        return True
 
     async def wait(self) -> None:
         """Wait until the next part may be made."""
@@ -200,6 +212,18 @@ class BodyHost(Protocol):
 
     def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
         """Await something on the worker's own event loop, blocking this thread."""
+        ...
+
+
+class Connection(Protocol):
+    """The connection of a client, for writing to it without waiting."""
+
+    def is_ready(self) -> bool:
+        """Whether the client has taken what was sent before."""
+        ...
+
+    def write_now(self, data: bytes) -> None:
+        """Send a part of the body; only if the connection is ready."""
         ...
 
 
@@ -380,6 +404,33 @@ class AsyncBody(_Body, AsyncIterator[bytes]):
         self._sent_at: float | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._limit = PartLimit(self._loop.time)
+        self._has_written = False
+        self._error: Exception | None = None
+
+    def write_through(self, connection: Connection) -> None:
+        """Let a push write to the connection, in place of waking the task that sends this body.
+
+        So a chunk needs no turn of the loop. It is done while the task waits for the next part and
+        has sent all others. Where a chunk needs more than the log (the store, a function of the
+        application) or has to wait, the task sends it.
+        """
+        self._connection = connection
+        self._waker.at_once = self._write_at_once
+
+    def _write_at_once(self) -> bool:
+        """Write what is new; False if the task must."""
+        if not self._connection.is_ready() or not self._limit.add():
+            return False
+        part = immediate_part(self._reader)
+        if not part:
+            return False
+        try:
+            self._connection.write_now(part)
+        except Exception as error:  # which is not for the code that pushes
+            self._error = error
+            return False
+        self._has_written = True
+        return True
 
     async def __anext__(self) -> bytes:
         self._sent_at = None
@@ -434,7 +485,11 @@ class AsyncBody(_Body, AsyncIterator[bytes]):
         return self._log(effect)
 
     async def _wait(self, effect: AwaitStream) -> WakeReason:
-        return self._reason(await self._waker.wait(self._time_to_wait(effect)))
+        self._has_written = False
+        woken = await self._waker.wait(self._time_to_wait(effect))
+        if self._error is not None:
+            raise self._error
+        return self._reason(woken or self._has_written)
 
 
 async def _in_thread(pool: DaemonThreadPool, function: Callable[..., T], *args: object) -> T:

@@ -9,15 +9,14 @@ from typing import Protocol
 from durable_core.codec.records import load_response
 from durable_core.codec.sse import KEEP_ALIVE, encode_event
 from durable_core.codec.stream_events import (
-    CHUNK,
     Commit,
     Final,
     Metadata,
     RedirectInfo,
     Rollback,
     StreamEvent,
-    chunk_data,
     dump_stream_event,
+    encode_chunk,
     final_of,
 )
 from durable_core.codec.ui_stream import UIMessageStream
@@ -34,7 +33,15 @@ from durable_core.model.run import Phase
 from durable_core.model.stream import LiveStream, Pushed, RolledBack, Streamed, StreamPlace
 from durable_core.ports import StoredResult
 
-__all__ = ["Attached", "LogBatch", "LogPosition", "Reader", "StreamLog", "next_part"]
+__all__ = [
+    "Attached",
+    "LogBatch",
+    "LogPosition",
+    "Reader",
+    "StreamLog",
+    "immediate_part",
+    "next_part",
+]
 
 #: A comment is sent after this time without an event, milliseconds.
 _KEEP_ALIVE_MS = 15_000
@@ -85,6 +92,11 @@ class StreamLog(Protocol):
         ...
 
     @property
+    def is_crowded(self) -> bool:
+        """True if so many readers follow it that a push must not write to all of them."""
+        ...
+
+    @property
     def lease_lost(self) -> bool:
         """True once the execution of the attached client is over, and its run is not."""
         ...
@@ -112,6 +124,10 @@ class StreamLog(Protocol):
 
         ``redirected``: it has received ``inngest.redirect_info``.
         """
+        ...
+
+    def read_last(self, index: int, *, redirected: bool) -> Streamed | None:
+        """Return the event at this index for the attached client, if there is nothing else."""
         ...
 
 
@@ -236,6 +252,24 @@ def next_part(reader: Reader) -> Flow[bytes | None]:
             return KEEP_ALIVE
     reader.finished = True
     return None
+
+
+def immediate_part(reader: Reader) -> bytes:
+    """Return the next part if the log has it; nothing if there is none, or it needs more.
+
+    For a reader that waits: ``next_part`` has nothing for it, and goes on after this part.
+    """
+    if reader.finished or reader.backlog is not None or reader.log.is_crowded:
+        return b""
+    if reader.attached is None:
+        return b"" if reader.from_handoff or reader.check_store else _follow(reader)
+    if reader.place is None or reader.log.lease_lost:
+        return b""
+    event = reader.log.read_last(reader.place.index, redirected=reader.redirected)
+    if event is None:
+        return b""
+    reader.place = LogPosition(0, reader.place.index + 1)
+    return b"".join([_encode(reader, new) for new in reader.cursor.advance(event)])
 
 
 def _attached_part(reader: Reader, attached: Attached) -> Flow[bytes]:
@@ -455,7 +489,7 @@ def _encode(reader: Reader, event: Streamed) -> bytes:
         return _encode_for_messages(reader.messages, event)
     id_ = reader.id_prefix + reader.cursor.dump()
     if isinstance(event, Pushed):
-        return encode_event(CHUNK, chunk_data(event.text, event.op_id), id=id_)
+        return encode_chunk(event.text, event.op_id, id_)
     if isinstance(event, RolledBack):
         return encode_event(*dump_stream_event(Rollback(step_id=event.op_id)), id=id_)
     return encode_event(*dump_stream_event(Commit(step_id=event.op_id)), id=id_)

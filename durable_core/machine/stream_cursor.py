@@ -58,28 +58,25 @@ class Cursor:
 
     def advance(self, event: Streamed) -> tuple[Streamed, ...]:
         """Return the events that the reader must now get, and count them as sent."""
-        if isinstance(event, Pushed):
-            return self._advance_chunk(event)
         if isinstance(event, Committed):
             return self._advance_commit(event)
-        return self._advance_rollback(event)
-
-    def _advance_chunk(self, chunk: Pushed) -> tuple[Streamed, ...]:
-        op_id, attempt = chunk.op_id, chunk.attempt
+        if isinstance(event, RolledBack):
+            return self._advance_rollback(event)
+        op_id, attempt = event.op_id, event.attempt
         if op_id is None or attempt is None:
-            if chunk.index < self.outside:
+            if event.index < self.outside:
                 return ()
-            self.outside = chunk.index + 1
-            return (chunk,)
-        if chunk.number is not None and chunk.number <= self.done:
+            self.outside = event.index + 1
+            return (event,)
+        if event.number is not None and event.number <= self.done:
             return ()
         seen = self._open.get(op_id)
-        if seen is not None and (attempt < seen[0] or (attempt, chunk.index + 1) <= seen):
+        if seen is not None and (attempt < seen[0] or (attempt, event.index + 1) <= seen):
             return ()
-        self._open[op_id] = attempt, chunk.index + 1
+        self._open[op_id] = attempt, event.index + 1
         if seen is not None and attempt != seen[0]:
-            return RolledBack(op_id=op_id, attempt=seen[0]), chunk
-        return (chunk,)
+            return RolledBack(op_id=op_id, attempt=seen[0]), event
+        return (event,)
 
     def _advance_commit(self, commit: Committed) -> tuple[Streamed, ...]:
         if commit.number <= self.done:

@@ -16,6 +16,8 @@ __all__ = ["Event", "LiveAttempt", "PrefixView", "RunLog"]
 _MOST_KEPT = 256 * 1024
 #: What an event counts besides its text, bytes.
 _OVERHEAD = 128
+#: A push writes to so many readers itself; more of them take their turns on the event loop.
+_MOST_AT_ONCE = 4
 #: How many events, and about how many bytes of them, a reader gets at a time.
 _MOST_EVENTS, _MOST_BYTES = 256, 64 * 1024
 
@@ -93,6 +95,7 @@ class RunLog:
     Attributes:
         lock: guards it, and its source.
         source: the current execution.
+        lease_lost: see ``flow.stream_reader.StreamLog``; so is ``is_crowded``.
     """
 
     def __init__(self, run_id: str) -> None:
@@ -110,7 +113,7 @@ class RunLog:
         self._handoff_place: LogPosition | None = None
         self._has_client = False
         self._detached = False
-        self.lease_lost = False
+        self.lease_lost = self.is_crowded = False
         self._final: Final | None = None
 
     # -- readers ----------------------------------------------------------------------------
@@ -124,6 +127,7 @@ class RunLog:
         """Have ``wake`` called when there is something new, in whatever thread."""
         with self.lock:
             self._wakers = (*self._wakers, wake)
+            self.is_crowded = len(self._wakers) > _MOST_AT_ONCE
 
     def leave(self, wake: Callable[[], None]) -> None:
         """Undo :meth:`follow`."""
@@ -131,6 +135,7 @@ class RunLog:
             left = list(self._wakers)
             left.remove(wake)
             self._wakers = tuple(left)
+            self.is_crowded = len(left) > _MOST_AT_ONCE
             if not left:
                 self._forget(len(self._events))
 
@@ -188,6 +193,18 @@ class RunLog:
                 final=self._final if at_end else None,
                 finished=at_end and self._detached,
             )
+
+    def read_last(self, index: int, *, redirected: bool) -> Streamed | None:
+        """Return the event at this index for the attached client, if nothing comes with it.
+
+        None if it is not the last event, or :meth:`read_attached` might return more than events.
+        """
+        with self.lock:
+            is_last = index == self._base + len(self._events) - 1
+            is_due = not redirected and self._checkpoint is not None
+            if not is_last or is_due or self._boundary is not None or index < self._base:
+                return None
+            return _as_event(self._events[-1][0])
 
     def _slice(self, start: int, stop: int) -> tuple[Streamed, ...]:
         found: list[Streamed] = []

@@ -84,7 +84,7 @@ class Publisher:
             )
         with self.log.lock:
             ex = self._ex
-            if ex is None or ex.closed or self.log.source is not self:
+            if ex is None or ex.state is ExecutionState.CLOSED or self.log.source is not self:
                 return
             if inside is None:
                 if ex.state in _HANDLER_COUNTS:

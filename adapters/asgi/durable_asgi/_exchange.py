@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from durable_asgi._types import Receive, Scope, Send
@@ -49,6 +50,7 @@ class ASGIExchange(AsyncExchange):
         self._pieces = b""
         self._begun = self._ended = False
         self._left: int | None = None
+        self._flow: Any = None
 
     async def read(self, size: int) -> bytes:
         """Return what the server has of the body."""
@@ -78,12 +80,28 @@ class ASGIExchange(AsyncExchange):
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in fields]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         self._begun = True
+        if self._left is None:
+            self._flow = _uvicorn_flow(self._send)
 
     async def write(self, data: bytes) -> None:
         """Give the server a part of the body; the one that completes its length is the last."""
         if self._left is not None:
             self._left -= len(data)
         await self._send_body(data, is_last=self._left == 0)
+
+    def is_ready(self) -> bool:
+        """Tell whether the server takes a part of the body without waiting, where it is uvicorn."""
+        return self._flow is not None and not self._flow.write_paused
+
+    def write_now(self, data: bytes) -> None:
+        """Give uvicorn a part of the body: its ``send`` waits only while writing is paused."""
+        sending: Any = self._send({"type": "http.response.body", "body": data, "more_body": True})
+        try:
+            sending.send(None)
+        except StopIteration:
+            return
+        sending.close()
+        raise RuntimeError("uvicorn has not taken a part of a response at once")
 
     async def end(self) -> None:
         """Tell the server that this is all, unless it knows."""
@@ -106,6 +124,17 @@ class ASGIExchange(AsyncExchange):
     async def _send_body(self, data: bytes, *, is_last: bool) -> None:
         self._ended = is_last
         await self._send({"type": "http.response.body", "body": data, "more_body": not is_last})
+
+
+def _uvicorn_flow(send: Send) -> Any:
+    """Return what uvicorn knows of the connection's flow; None if ``send`` is not uvicorn's own.
+
+    The specification of ASGI has no way to tell whether ``send`` would wait. That of middleware may
+    wait for anything.
+    """
+    cycle = getattr(send, "__self__", None)
+    is_uvicorn = type(cycle).__module__.startswith("uvicorn.protocols.http.")
+    return getattr(cycle, "flow", None) if is_uvicorn else None
 
 
 def _target_of(scope: Scope, root: str) -> str:

@@ -74,6 +74,64 @@ class SyncChunks(Chunks, Iterator[bytes]):
         self.closed += 1
 
 
+class Cycle:
+    """What uvicorn has for each request, with its ``send``."""
+
+    __module__ = "uvicorn.protocols.http.h11_impl"
+
+    def __init__(self) -> None:
+        self.flow = self
+        self.write_paused = False
+        self.is_changed = False
+        self.messages: list[Any] = []
+
+    async def send(self, message: Any) -> None:
+        if self.is_changed:
+            await asyncio.sleep(0)
+        self.messages.append(message)
+
+
+def test_uvicorn_takes_parts_without_waiting() -> None:
+    """Unless the client is behind; if it waited after all, that would be an error."""
+
+    async def exchange() -> list[object]:
+        cycle = Cycle()
+        own = ASGIExchange(http_scope(), Exchange(http_scope()).receive, cycle.send)
+        seen: list[object] = [own.is_ready()]
+        await own.begin(200, [("content-type", "text/event-stream")])
+        seen.append(own.is_ready())
+        own.write_now(b"now")
+        seen.append(cycle.messages[-1])
+        cycle.write_paused = True
+        seen.append(own.is_ready())
+        cycle.is_changed = True
+        with pytest.raises(RuntimeError, match="has not taken"):
+            own.write_now(b"later")
+        return seen
+
+    part = {"type": "http.response.body", "body": b"now", "more_body": True}
+    assert [False, True, part, False] == asyncio.run(exchange())
+
+
+def test_of_other_servers_and_middleware_that_is_not_known() -> None:
+    """Their ``send`` may wait for anything, and is called in the task of the request only."""
+
+    async def exchange() -> list[bool]:
+        cycle, other = Cycle(), Exchange(http_scope())
+
+        async def middleware(message: Any) -> None:
+            await cycle.send(message)
+
+        seen = []
+        for send in (other.send, middleware):
+            own = ASGIExchange(http_scope(), other.receive, send)
+            await own.begin(200, [])
+            seen.append(own.is_ready())
+        return seen
+
+    assert [False, False] == asyncio.run(exchange())
+
+
 Kind = type[AsyncChunks] | type[SyncChunks]
 both_kinds = pytest.mark.parametrize("kind", [AsyncChunks, SyncChunks])
 

@@ -148,6 +148,14 @@ class AsyncioExchange(AsyncExchange):
         """Send a part of the body."""
         await self._flush(self._parser.send(h11.Data(data=data)))
 
+    def is_ready(self) -> bool:
+        """Tell whether nothing waits to be sent."""
+        return self._out.is_ready()
+
+    def write_now(self, data: bytes) -> None:
+        """Send a part of the body."""
+        self._out.write_now(self._parser.send(h11.Data(data=data)) or b"")
+
     async def end(self) -> None:
         """Send the end of the body."""
         await self._flush(self._parser.send(h11.EndOfMessage()))

@@ -47,6 +47,15 @@ class Outgoing:
         except OSError as error:  # TimeoutError is one
             raise ClientDisconnectedError("the client is gone, or too slow") from error
 
+    def is_ready(self) -> bool:
+        """Tell whether the system has taken all that was written, and the connection is open."""
+        transport = self._writer.transport
+        return not (transport.is_closing() or transport.get_write_buffer_size())
+
+    def write_now(self, data: bytes) -> None:
+        """Send; only if it is ready."""
+        self._writer.write(data)
+
     def abort(self) -> None:
         """Reset the connection: the client sees that what it got is not all there is."""
         connection = self._writer.get_extra_info("socket")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from durable_core import HTTPError, Limits, Request, Response
+from durable_core import HTTPError, Limits, Request, Response, step, stream
 from durable_core.adapters import (
     AsyncExchange,
     ClientDisconnectedError,
@@ -23,8 +23,9 @@ from durable_core.adapters import (
     refuse,
     refuse_async,
 )
-from support.harness import until_async
+from support.harness import Lab, until_async
 from support.recording_app import RecordingApp
+from support.streams import asks_stream
 
 
 class Script:
@@ -560,3 +561,43 @@ def test_a_refusal_of_the_server_itself(way: str, caplog: pytest.LogCaptureFixtu
 
     assert (503, ["begin", "end"], True) == (script.status, script.calls, exchange.refused)
     assert ["a request was refused: 503 full"] == caplog.messages
+
+
+class Ready(OnLoop):
+    """A connection that takes parts at once."""
+
+    def is_ready(self) -> bool:
+        return True
+
+    def write_now(self, data: bytes) -> None:
+        self._script.call("write_now")
+        self._script.sent += data
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"), [({}, 2), ({"chunked": True}, 0), ({"method": "HEAD"}, 0)]
+)
+def test_what_a_run_pushes_is_written_at_once(known: dict[str, Any], expected: int) -> None:
+    """The chunk and its commit; not where the kit frames the body, and not for a HEAD request."""
+    script = Script(**known)
+
+    async def push() -> None:
+        await asyncio.sleep(0.003)
+        stream.push("x")
+        await asyncio.sleep(0.003)
+
+    async def handler(request: Request) -> str:
+        await step.run("b", int)
+        await step.run("a", push)
+        return "done"
+
+    async def exchange() -> None:
+        lab = Lab()
+        response = await lab.endpoint(handler).handle_async(asks_stream())
+        await converse_async(RecordingApp(response), Ready(script))
+        await lab.durable.stop_async(5.0)
+
+    asyncio.run(exchange())
+
+    assert expected == script.calls.count("write_now")
+    assert ("HEAD" not in known.values()) is (b"inngest.response" in script.sent)

@@ -37,6 +37,7 @@ from durable_core.model.stream import (
     OpenAttempt,
     Pushed,
     StoredStream,
+    Streamed,
 )
 from durable_core.platform import SystemIds
 from durable_core.ports import StoredResult
@@ -60,13 +61,16 @@ class Scripted:
         self.handed_off = False
         self.handoff: str | None = None
         self.handoff_place: LogPosition | None = None
-        self.lease_lost = False
+        self.lease_lost = self.is_crowded = False
 
     def snapshot(self) -> tuple[LogPosition, LiveStream | None]:
         return LogPosition(0, 0), self.live
 
     def read(self, place: LogPosition) -> LogBatch | None:
         return self.batches.pop(0) if self.batches else LogBatch((), place.index)
+
+    def read_last(self, index: int, *, redirected: bool) -> Streamed | None:
+        return None
 
     def read_attached(self, index: int, *, redirected: bool) -> LogBatch | None:
         return self.read(LogPosition(0, index))
