@@ -19,7 +19,6 @@ from durable_core.flow.env import AppConfig
 from durable_core.flow.handoff import new_token
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.wait_url import Joined, WaitRequest
-from durable_core.http.headers import SENSITIVE_HEADERS
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -32,7 +31,6 @@ __all__ = ["serve"]
 _MOST = 255
 #: A string of structured fields (RFC 9651, section 3.3.3). A key without quotes is taken, too.
 _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
-_CREDENTIALS = sorted(SENSITIVE_HEADERS)
 _BARE = re.compile(r"[!#-~]+")
 
 
@@ -145,8 +143,6 @@ def _digest(request: Request) -> str:
     for part in (request.method, url.path, url.query, content_type):
         found.update(part.encode("utf-8", "surrogatepass") + b"\0")
     if request.principal is None:
-        for name in _CREDENTIALS:
-            values = "\n".join(request.headers.get_all(name))
-            found.update(values.encode("utf-8", "surrogatepass") + b"\0")
+        found.update(request.headers.identity() + b"\0")
     found.update(request.body)
     return found.hexdigest()

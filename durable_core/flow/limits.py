@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from durable_core.duration import Duration, parse_duration
-from durable_core.http.headers import SENSITIVE_HEADERS
 from durable_core.http.request import Request
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ _MODES = ("reject", "attach", "cancel")
 _MOST_CHARS = 255
 #: A store counts up to this number whenever a run begins.
 _LARGEST = 10_000
-_CREDENTIALS = sorted(SENSITIVE_HEADERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +265,5 @@ def _client_of(request: Request) -> str:
     if request.principal is not None:
         found.update(b"principal\0" + request.principal.encode("utf-8", "surrogatepass"))
     else:
-        for name in _CREDENTIALS:
-            values = "\n".join(request.headers.get_all(name))
-            found.update(values.encode("utf-8", "surrogatepass") + b"\0")
+        found.update(request.headers.identity())
     return found.hexdigest()

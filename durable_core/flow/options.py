@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
 
 from durable_core.duration import parse_duration
 from durable_core.flow.step_options import no_such_option
-from durable_core.http.headers import TOKEN
+from durable_core.http.headers import SENSITIVE_HEADERS, TOKEN
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.retry import validate_retries
@@ -74,8 +74,8 @@ class EndpointOptions(TypedDict, total=False):
         authorize: called with the request before a run begins, sync or async; it refuses by
             returning False (403) or raising ``HTTPError``. A str that it returns names the
             principal, who has limits of their own and is ``request.principal``.
-        store_headers: sensitive request headers (``authorization``, ``cookie``,
-            ``proxy-authorization``) that are stored with the run, so that replay sees them.
+        store_headers: credential headers (``authorization``, ``cookie``, ``x-api-key`` and so on)
+            that are stored with the run, so that replay sees them.
         exception_to_response: turns an exception of a web framework into its response; None for
             exceptions that are errors. It is asked for exceptions of handlers, of steps and of
             ``authorize``. A step is retried only if the response has status 408, 425, 429 or 5xx.
@@ -292,6 +292,16 @@ def _resolve_limits(key: str, given: dict[str, Any]) -> FlowLimits | None:
     return resolve_limits(key, **dict.fromkeys(_LIMITS) | given)
 
 
+def _check_store_headers(names: object) -> None:
+    if not isinstance(names, (tuple, list, set, frozenset)):
+        raise TypeError(f"store_headers must be a tuple of header names, not {names!r}")
+    for name in names:
+        if not isinstance(name, str) or name.lower() not in SENSITIVE_HEADERS:
+            raise ValueError(
+                f"store_headers: {name!r} is no credential header; all other headers are stored"
+            )
+
+
 def _check(options: EndpointOptions) -> None:
     unknown = options.keys() - EndpointOptions.__annotations__.keys()
     if unknown:
@@ -300,6 +310,7 @@ def _check(options: EndpointOptions) -> None:
     if retries is not None:
         validate_retries(retries)
     _check_async_response(options.get("async_response"))
+    _check_store_headers(options.get("store_headers", ()))
     _check_choice("on_mismatch", options.get("on_mismatch"), ("warn", "fail", "park"))
     _check_choice("record", options.get("record"), ("needed", "always"))
     _check_choice("idempotency", options.get("idempotency"), ("optional", "required", "off"))

@@ -12,6 +12,7 @@ from durable_core.errors import HeaderNotStoredError
 
 __all__ = [
     "APPLIED",
+    "IDENTIFYING_HEADERS",
     "SENSITIVE_HEADERS",
     "TOKEN",
     "HeaderFields",
@@ -33,8 +34,29 @@ _T = TypeVar("_T")
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 #: Characters that a field value may not contain: controls except tab, and non-Latin-1 characters.
 _NOT_A_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
-#: Request headers with credentials; they are stored with a run only if an option names them.
-SENSITIVE_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
+#: Request headers that say who the client is: those of HTTP, the keys and tokens that services ask
+#: for, and what proxies add after a login. ``docs/reference/options.md`` has the same list.
+IDENTIFYING_HEADERS = frozenset(
+    {
+        *("authorization", "cookie", "proxy-authorization"),
+        *("api-key", "apikey", "x-api-key", "x-apikey", "x-api-token", "x-api-secret"),
+        *("x-auth-key", "x-auth-token", "x-access-token", "x-session-token", "x-refresh-token"),
+        *("x-id-token", "x-token", "x-client-secret"),
+        *("x-amz-security-token", "x-goog-api-key", "x-functions-key"),
+        *("ocp-apim-subscription-key", "x-rapidapi-key", "dd-api-key", "dd-application-key"),
+        *("private-token", "job-token", "x-gitlab-token", "x-vault-token", "x-consul-token"),
+        *("x-shopify-access-token", "x-hasura-admin-secret", "x-telegram-bot-api-secret-token"),
+        *("x-forwarded-authorization", "x-original-authorization", "x-forwarded-access-token"),
+        *("x-forwarded-id-token", "x-amzn-oidc-accesstoken", "x-amzn-oidc-data"),
+        *("x-goog-iap-jwt-assertion", "cf-access-jwt-assertion", "cf-access-client-secret"),
+        *("x-ms-token-aad-access-token", "x-ms-token-aad-id-token", "x-ms-client-principal"),
+    }
+)
+#: Request headers with credentials; they are stored with a run only if an option names them. The
+#: tokens against forged requests are of one page, so they do not tell one client from another.
+SENSITIVE_HEADERS = IDENTIFYING_HEADERS | {
+    *("csrf-token", "x-csrf-token", "x-csrftoken", "x-xsrf-token"),
+}
 _NOT_PRINTED = SENSITIVE_HEADERS | {"set-cookie"}
 
 
@@ -136,6 +158,16 @@ class Headers:
     def has_any(self, names: frozenset[str]) -> bool:
         """Tell whether a field of one of these names, in lower case, is there and stored."""
         return not names.isdisjoint(self._by_name())
+
+    def identity(self) -> bytes:
+        """Return the fields that say who the client is (``IDENTIFYING_HEADERS``), to compare.
+
+        Raises:
+            HeaderNotStoredError: one of them is withheld.
+        """
+        names = sorted(IDENTIFYING_HEADERS.intersection((*self._by_name(), *self._withheld)))
+        found = ["\n".join((name, *self._values(name))) for name in names]
+        return "\0".join(found).encode("utf-8", "surrogatepass")
 
     def keys(self) -> tuple[str, ...]:
         """Return the distinct names, in lower case, in order of first appearance."""

@@ -161,7 +161,7 @@ def test_principals_have_keys_of_their_own(tmp_path: Path) -> None:
         app.durable.stop()
 
 
-@pytest.mark.parametrize("name", ["authorization", "cookie", "proxy-authorization"])
+@pytest.mark.parametrize("name", ["authorization", "cookie", "proxy-authorization", "x-api-key"])
 def test_credentials_tell_clients_apart(app: App, name: str) -> None:
     """Without a principal, who knows the key of another client does not get its response."""
     ann, bob = {name: "ann"}, {name: "bob"}
@@ -169,6 +169,12 @@ def test_credentials_tell_clients_apart(app: App, name: str) -> None:
     assert b'{"count":1}' == app.ask("def", headers=ann).body
     assert (422, 422) == (app.ask("def", headers=bob).status, app.ask("def").status)
     assert ["work"] == app.done
+
+
+def test_the_token_of_a_form_tells_no_clients_apart(app: App) -> None:
+    """A page that was loaded again has another one."""
+    for token in ("old", "new"):
+        assert b'{"count":1}' == app.ask("def", headers={"x-csrf-token": token}).body
 
 
 def test_credentials_of_a_principal_may_change(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from durable_core.codec.records import dump_head, dump_request, load_request, load_response
 from durable_core.errors import HeaderNotStoredError
+from durable_core.http.headers import SENSITIVE_HEADERS
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 
@@ -18,7 +19,7 @@ FIELDS = st.lists(
     ).map(lambda field: (field[0], field[1].strip())),
     max_size=6,
 )
-ALL = frozenset({"authorization", "cookie", "proxy-authorization"})
+ALL = SENSITIVE_HEADERS
 REQUESTS = st.builds(
     Request,
     method=st.sampled_from(["GET", "POST", "PURGE"]),

@@ -107,6 +107,20 @@ def test_options_are_declared_alike() -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "error"),
+    [
+        ("authorization", "must be a tuple of header names, not 'authorization'"),
+        (("authorisation",), "'authorisation' is no credential header; all other"),
+        ((7,), "7 is no credential header"),
+    ],
+)
+def test_headers_to_store_are_checked(names: Any, error: str) -> None:
+    """A name that means nothing is a mistake in spelling: the header would be missing."""
+    with pytest.raises((TypeError, ValueError), match=error):
+        merge_options({}, {"store_headers": names})
+
+
+@pytest.mark.parametrize(
     ("options", "expected"),
     [
         ({}, False),

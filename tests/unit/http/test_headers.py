@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_core.errors import HeaderNotStoredError
-from durable_core.http.headers import TOKEN, Headers
+from durable_core.http.headers import SENSITIVE_HEADERS, TOKEN, Headers
+from support.source_tree import ROOT
 
 NAMES = st.sampled_from(["Accept", "accept", "ACCEPT", "X-One", "x-one", "X-Two"])
 VALUES = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=5)
@@ -152,3 +155,22 @@ def test_plain_fields_are_judged_as_all_others(name: str, value: str) -> None:
     else:
         assert allowed
         assert ((name, stripped),) == taken
+
+
+def test_the_credential_headers_are_documented() -> None:
+    """The page of the options names all of them, and no other."""
+    page = (ROOT / "docs" / "reference" / "options.md").read_text("utf-8")
+    table = page.partition("### Credential headers")[2].partition("| --- |")[2].partition("\n\n")[0]
+
+    assert SENSITIVE_HEADERS == set(re.findall(r"`([a-z-]+)`", table))
+
+
+def test_the_identity_of_a_client() -> None:
+    """It is that of credential headers, in any order; a withheld one raises."""
+    one = Headers([("X-API-Key", "k"), ("Cookie", "c"), ("x-csrf-token", "1")])
+    same = Headers([("cookie", "c"), ("x-api-key", "k"), ("accept", "*/*")])
+
+    assert one.identity() == same.identity()
+    assert Headers({"x-api-key": "k"}).identity() != Headers({"api-key": "k"}).identity()
+    with pytest.raises(HeaderNotStoredError):
+        Headers(withheld=["x-api-key"]).identity()
