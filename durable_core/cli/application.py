@@ -107,7 +107,9 @@ def load_durable(target: str) -> Durable[Any]:
         raise ConfigurationError(f"an application is written like shop:durable, not {target!r}")
     found: object = _import(module)
     for part in name.split("."):
-        found = getattr(found, part, None)
+        if not hasattr(found, part):
+            raise ConfigurationError(f"there is no {name!r} in the module {module!r}")
+        found = getattr(found, part)
     if not isinstance(found, Durable):
         raise ConfigurationError(f"{target} is no Durable, but of type {type(found).__name__}")
     return found

@@ -33,7 +33,7 @@ def test_load_durable(modules: Path) -> None:
         (":durable", "written like shop:durable"),
         ("json:", "written like shop:durable"),
         ("json:loads", "json:loads is no Durable, but of type function"),
-        ("json:x.y", "json:x.y is no Durable, but of type NoneType"),
+        ("json:x.y", "there is no 'x.y' in the module 'json'"),
         ("no_such_module:durable", "there is no module 'no_such_module'"),
         ("json.no_such_module:durable", "there is no module 'json.no_such_module'"),
     ],
