@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from durable_core.duration import Duration, parse_duration
 from durable_core.engine.lifecycle import (
-    ProcessLifecycle,
     running_loop,
     shutting_down_response,
 )
 from durable_core.engine.run_control import RunControl
 from durable_core.errors import ConfigurationError, StoreBusyError, StoreError
-from durable_core.flow.env import AppConfig, Limits
+from durable_core.flow.env import AppConfig
 from durable_core.flow.scope import HandlerKind
 from durable_core.http.headers import accepts_event_stream
 from durable_core.http.request import Request
@@ -35,14 +34,11 @@ from durable_core.platform import (
 from durable_core.runners.settings import (
     RegisteredEndpoint,
     Settings,
-    add_endpoint,
     endpoint_keys,
     slots_of,
 )
 
 if TYPE_CHECKING:
-    import asyncio
-
     from durable_core.engine.deferred import DeferredRun
     from durable_core.engine.deferred_thread import DeferredPoolRun, DeferredThreadRun
     from durable_core.engine.reports import EngineReports
@@ -100,9 +96,6 @@ class EmbeddedEngine(RunControl):
 
     name = "the embedded engine"
 
-    #: What all runs of the application share; set by :meth:`attach`.
-    env: AppConfig
-
     def __init__(
         self,
         store: str | os.PathLike[str] | Store | None = None,
@@ -113,6 +106,7 @@ class EmbeddedEngine(RunControl):
         clock: Clock | None = None,
         ids: Ids | None = None,
     ) -> None:
+        super().__init__(settings)
         self._store: Store | None = None
         self._path = ""
         if store is None:
@@ -126,10 +120,6 @@ class EmbeddedEngine(RunControl):
         self._token_ttl = parse_duration(token_ttl, what="token_ttl")
         self._clock = clock or SystemClock()
         self._ids = ids or SystemIds()
-        self.settings = settings or Settings()
-        self.endpoints: dict[str, RegisteredEndpoint] = {}
-        self.native_hosts: dict[Any, Any] = {}
-        self._lifecycle: ProcessLifecycle[Worker] = ProcessLifecycle(self._start_worker)
         self._own_reports: EngineReports | None = None
         self._make_worker: WorkerFactory = _load_worker
         self._server_threads: int | None = None
@@ -145,15 +135,10 @@ class EmbeddedEngine(RunControl):
         if self._store is None:
             from durable_core.stores.sqlite import SQLiteStore
 
-            with self._lifecycle.lock:
+            with self._lock:
                 if self._store is None:
                     self._store = SQLiteStore(self._path)
         return self._store
-
-    @property
-    def limits(self) -> Limits:
-        """The upper bounds of the application."""
-        return self.env.limits
 
     def attach(self, env: AppConfig) -> None:
         """Work for this application, with the clock and the secrets of the engine's own.
@@ -161,8 +146,7 @@ class EmbeddedEngine(RunControl):
         Raises:
             ConfigurationError: it works for an application already.
         """
-        if hasattr(self, "env"):
-            raise ConfigurationError(f"the engine works for {self.env.app!r} already")
+        self._refuse_second_application()
         if self._store is None and not self._path:
             self._path = os.path.abspath(Path(".durable") / f"{env.app}.db")
         self.env = replace(
@@ -181,7 +165,7 @@ class EmbeddedEngine(RunControl):
         Raises:
             DuplicateEndpointError: another function has its key.
         """
-        add_endpoint(self.endpoints, endpoint)
+        super().register(endpoint)
         key, version = endpoint.options.key, endpoint.options.version
         if version is not None:
             self.endpoints[versioned_key(key, version)] = endpoint
@@ -218,28 +202,14 @@ class EmbeddedEngine(RunControl):
                 time.sleep(min(pause, left))
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def drain(self) -> None:
-        """Hand every client on that waits in this process."""
-        worker = self.worker
-        if worker is not None:
-            worker.drain()
-
-    def stop(self, timeout: float) -> None:
-        """Hand clients off, wait for steps in flight, give leases back, close the store."""
-        self._lifecycle.stop(timeout)
-
-    @property
-    def worker(self) -> Worker | None:
-        """The worker of this process, if it was started."""
-        return self._lifecycle.host
-
     def _started(self) -> Worker:
-        worker = self._lifecycle.last
+        worker = self._last
         if worker is not None and worker.pid == process_id():  # as for nearly all requests
             return worker
-        return self._lifecycle.started()
+        return self.started()
 
-    def _start_worker(self) -> Worker:
+    def _start_host(self) -> Worker:
+        """Return the worker of a process, started."""
         worker = self._make_worker(self.env, self.settings, self.store, self.endpoints)
         worker.waiters.limit_threads(self._server_threads)
         worker.start()
@@ -344,7 +314,7 @@ class EmbeddedEngine(RunControl):
 
     def why_not_ready(self) -> str | None:
         """Return why this process should get no requests now; None if it may get some."""
-        if self._lifecycle.stopping:
+        if self._is_stopping:
             return "stopping"
         try:
             worker = self._started()
@@ -357,7 +327,7 @@ class EmbeddedEngine(RunControl):
         """As :meth:`why_not_ready`, without blocking the event loop while the store is read."""
         from asyncio import to_thread
 
-        if not self._lifecycle.stopping:
+        if not self._is_stopping:
             with suppress(StoreError):  # which the thread sees, too
                 self._started().loops.adopt_running()
         return await to_thread(self.why_not_ready)
@@ -368,7 +338,7 @@ class EmbeddedEngine(RunControl):
 
     def serve(self, endpoint: RegisteredEndpoint, request: Request, route: str | None) -> Response:
         """Run a handler for a client, in this thread."""
-        if self._lifecycle.stopping_pid and self._lifecycle.stopping:
+        if self._stopping_pid and self._is_stopping:
             return shutting_down_response()
         follows = accepts_event_stream(request.headers) or endpoint.options.ui_messages is not None
         if endpoint.kind is HandlerKind.ASYNC_DEF and not follows:
@@ -402,7 +372,7 @@ class EmbeddedEngine(RunControl):
         self, endpoint: RegisteredEndpoint, request: Request, route: str | None
     ) -> Response:
         """Run a handler for a client of an asynchronous server."""
-        if self._lifecycle.stopping_pid and self._lifecycle.stopping:
+        if self._stopping_pid and self._is_stopping:
             return shutting_down_response()
         try:
             worker = self._started()
@@ -443,7 +413,7 @@ class EmbeddedEngine(RunControl):
         return None if worker is None else worker.defer_in_pool(endpoint, request, begun)
 
     def _may_defer(self) -> Worker | None:
-        worker = self._lifecycle.last
+        worker = self._last
         is_able = worker is not None and worker.pid == process_id() and worker.may_defer
         return worker if is_able else None
 
@@ -469,7 +439,7 @@ class EmbeddedEngine(RunControl):
         key: IdempotencyKey | None,
     ) -> Response | EarlierRun:
         """Run a handler for a client, in this thread, if the store lets its run begin."""
-        if self._lifecycle.stopping_pid and self._lifecycle.stopping:
+        if self._stopping_pid and self._is_stopping:
             return shutting_down_response()
         try:
             worker = self._started()
@@ -491,7 +461,7 @@ class EmbeddedEngine(RunControl):
         key: IdempotencyKey | None,
     ) -> Response | EarlierRun:
         """As :meth:`serve_once`, for a client of an asynchronous server."""
-        if self._lifecycle.stopping_pid and self._lifecycle.stopping:
+        if self._stopping_pid and self._is_stopping:
             return shutting_down_response()
         try:
             worker = self._started()
@@ -544,18 +514,6 @@ class EmbeddedEngine(RunControl):
             else min(ended_at + int(self.settings.keep_runs * 1000), expiry)
         )
         return replace(found, record=record), kept_until
-
-    def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
-        """Await something on the worker's own event loop."""
-        return self._started().run_on_background_loop(awaitable)
-
-    def replay_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the event loop that handlers are replayed on."""
-        return self._started().loops.replay_loop
-
-    async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
-        """Call a plain function without blocking the event loop."""
-        return await self._started().call_in_thread(function, *args)
 
     def send(self, events: Sequence[Event], source: str = "") -> Sequence[str]:
         """Store events and wake the runs that wait for them; return their ids."""
@@ -623,9 +581,7 @@ class EmbeddedEngine(RunControl):
         worker = self.worker
         if worker is not None:
             return worker.queue.execute(write)
-        with (
-            self._lifecycle.lock
-        ):  # a store commits for one thread at a time, and no worker starts meanwhile
+        with self._lock:  # a store commits for one thread at a time, and no worker starts meanwhile
             if self.worker is None:
                 self.store.open()
                 [answer] = self.store.commit([write], wait=self.settings.busy_timeout)
@@ -646,7 +602,7 @@ class EmbeddedEngine(RunControl):
     def open_store(self) -> None:
         """Open the store, so that it can be read here; nothing is executed for that."""
         if self.worker is None:
-            with self._lifecycle.lock:
+            with self._lock:
                 self.store.open()
 
 

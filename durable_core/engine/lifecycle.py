@@ -1,74 +1,134 @@
-"""When what works in a process starts and stops: once, again after a fork, and at the exit."""
+"""The part of an engine that is the same for all: what works in a process starts and stops."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from durable_core.errors import ConfigurationError
 from durable_core.http.problem import problem
 from durable_core.http.response import Response, with_headers
 from durable_core.platform import check_threading, log_to_stderr, logger, process_id
+from durable_core.runners.settings import RegisteredEndpoint, Settings, add_endpoint
 
 if TYPE_CHECKING:
     import asyncio
 
+    from durable_core.flow.env import AppConfig, Limits
+    from durable_core.runners.event_loops import Loops
+    from durable_core.runners.thread_pool import DaemonThreadPool
+
 __all__ = [
-    "ProcessLifecycle",
+    "ProcessEngine",
     "running_loop",
     "shutting_down_response",
 ]
+
+
+T = TypeVar("T")
 
 
 class _Host(Protocol):
     """What works in one process."""
 
     pid: int
+    loops: Loops
+    #: Where plain functions serve clients.
+    routes: DaemonThreadPool
 
     def has_tasks_on(self, loop: asyncio.AbstractEventLoop | None) -> bool:
         """Tell whether runs are live on this loop."""
+        ...
+
+    def drain(self) -> None:
+        """Hand every client on; the runs go on."""
         ...
 
     def stop(self, timeout: float) -> None:
         """Hand all runs over, and let go."""
         ...
 
+    def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
+        """Await something on the host's own event loop, blocking this thread."""
+        ...
+
 
 H = TypeVar("H", bound=_Host)
 
 
-class ProcessLifecycle(Generic[H]):
-    """The host of the process that asks: started once, left alone after a fork, stopped at exit.
+class ProcessEngine(ABC, Generic[H]):
+    """What all engines have: the endpoints of one application, and a host in each process.
+
+    The host is started once, left alone after a fork, and stopped at the exit.
 
     Args:
-        start: makes the host and starts it. May be called from any thread, once at a time.
+        settings: threads, tasks and times of a host.
 
     Attributes:
-        last: the host that was started last, here or in the parent of a forked process.
-        stopping_pid: the process in which a stop is under way; 0 if none is.
+        settings: those; the defaults if none were given.
+        endpoints: the handlers by key.
+        native_hosts: what adapters for frameworks keep with an engine.
     """
 
-    def __init__(self, start: Callable[[], H]) -> None:
-        self._start = start
-        self.last: H | None = None
-        self.stopping_pid = 0
+    #: What errors call it.
+    name: str
+    #: What all runs of the application share; set when it is attached.
+    env: AppConfig
+
+    def __init__(self, settings: Settings | None) -> None:
+        self.settings = settings or Settings()
+        self.endpoints: dict[str, RegisteredEndpoint] = {}
+        self.native_hosts: dict[Any, Any] = {}
+        #: The host that was started last, here or in the parent of a forked process.
+        self._last: H | None = None
+        #: The process in which a stop is under way; 0 if none is.
+        self._stopping_pid = 0
         #: By process: a fork may have happened while a thread of the parent held its lock.
         self._locks: dict[int, threading.RLock] = {}
         self._at_exit = False
 
+    @abstractmethod
+    def _start_host(self) -> H:
+        """Make the host of this process, and start it.
+
+        Raises:
+            ConfigurationError: the engine is set up wrongly.
+            StoreError: it cannot start.
+        """
+
+    @property
+    def limits(self) -> Limits:
+        """The upper bounds of the application."""
+        return self.env.limits
+
+    def _refuse_second_application(self) -> None:
+        """Raise a ``ConfigurationError`` if the engine works for an application already."""
+        if hasattr(self, "env"):
+            raise ConfigurationError(f"the engine works for {self.env.app!r} already")
+
+    def register(self, endpoint: RegisteredEndpoint) -> None:
+        """Add an endpoint.
+
+        Raises:
+            DuplicateEndpointError: another function has its key.
+        """
+        add_endpoint(self.endpoints, endpoint)
+
     @property
     def host(self) -> H | None:
         """The host of this process, if it was started."""
-        host = self.last
+        host = self._last
         return host if host is not None and host.pid == process_id() else None
 
     @property
-    def stopping(self) -> bool:
+    def _is_stopping(self) -> bool:
         """Whether a stop is under way in this process."""
-        return self.stopping_pid == process_id()
+        return self._stopping_pid == process_id()
 
     @property
-    def lock(self) -> threading.RLock:
+    def _lock(self) -> threading.RLock:
         """Held while the host of this process starts or stops."""
         return self._locks.setdefault(process_id(), threading.RLock())
 
@@ -79,24 +139,33 @@ class ProcessLifecycle(Generic[H]):
             ConfigurationError: the engine is set up wrongly, or threads do not work here.
             StoreError: the host could not start.
         """
-        host = self.last
+        host = self._last
         if host is not None and host.pid == process_id():
             return host
-        with self.lock:
+        with self._lock:
             host = self.host
             if host is None:
                 import atexit
 
                 check_threading()
                 log_to_stderr()
-                host = self.last = self._start()
+                host = self._last = self._start_host()
                 if not self._at_exit:
                     self._at_exit = True
                     atexit.register(self._stop_at_exit)
             return host
 
+    def drain(self) -> None:
+        """Hand every client on that waits in this process."""
+        host = self.host
+        if host is not None:
+            host.drain()
+
     def stop(self, timeout: float) -> None:
-        """Stop the host of this process, if there is one.
+        """Stop the host of this process, if there is one: its runs go on elsewhere.
+
+        Args:
+            timeout: seconds that steps in flight have.
 
         Raises:
             RuntimeError: called on the event loop that its runs need.
@@ -108,15 +177,29 @@ class ProcessLifecycle(Generic[H]):
             raise RuntimeError(
                 "stop() would block the event loop that its runs need; use 'await stop_async()'"
             )
-        with self.lock:
-            if self.last is not host:
+        with self._lock:
+            if self._last is not host:
                 return
-            self.stopping_pid = process_id()
+            self._stopping_pid = process_id()
             try:
                 host.stop(timeout)
             finally:
-                self.last = None
-                self.stopping_pid = 0
+                self._last = None
+                self._stopping_pid = 0
+
+    def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
+        """Await something on the host's own event loop."""
+        return self.started().run_on_background_loop(awaitable)
+
+    def replay_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop that handlers are replayed on."""
+        return self.started().loops.replay_loop
+
+    async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
+        """Call a plain function that serves a client, without blocking the event loop."""
+        from asyncio import get_running_loop
+
+        return await get_running_loop().run_in_executor(self.started().routes, function, *args)
 
     def _stop_at_exit(self) -> None:
         try:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from durable_core.engine.lifecycle import ProcessEngine
 from durable_core.errors import RunNotFoundError
 from durable_core.model.run import plain_key
 
 if TYPE_CHECKING:
     from durable_core.engine.reports import EngineReports
     from durable_core.engine.worker import Worker
-    from durable_core.flow.env import AppConfig
     from durable_core.http.request import Request
     from durable_core.model.run import Run
     from durable_core.ports import Cancel, CancelOutcome, RunFilter, RunRecord, Store, Write
-    from durable_core.runners.settings import RegisteredEndpoint
 
 __all__ = ["RunControl"]
 
@@ -29,15 +28,8 @@ _NO_RUN = ""
 _LONGEST_WAIT = 1.0
 
 
-class RunControl(ABC):
-    """The part of the embedded engine behind ``durable.runs``. It executes no handler.
-
-    Attributes:
-        env, store, endpoints: those of the engine.
-    """
-
-    env: AppConfig
-    endpoints: dict[str, RegisteredEndpoint]
+class RunControl(ProcessEngine["Worker"]):
+    """The part of the embedded engine behind ``durable.runs``. It executes no handler."""
 
     @property
     @abstractmethod
@@ -45,9 +37,9 @@ class RunControl(ABC):
         """The store."""
 
     @property
-    @abstractmethod
     def worker(self) -> Worker | None:
         """What works in this process; None if nothing does."""
+        return self.host
 
     @property
     @abstractmethod

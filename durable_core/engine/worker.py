@@ -297,11 +297,6 @@ class Worker(WorkerParts):
         """Have a run released later that its execution could not release."""
         self.runs.release_later(ex)
 
-    async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
-        """Call a plain function that serves a client, without blocking the event loop."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.routes, function, *args)
-
 
 async def _defer_later(
     deferred: Callable[[int], T], event_seq: Coroutine[Any, Any, int]

@@ -293,8 +293,8 @@ def test_a_stop_hands_runs_over(server: InngestServer) -> None:
         stopping = threading.Thread(target=lambda: app.durable.stop(10))
         stopping.start()
         engine_of: Any = app.durable.engine
-        server.until(lambda: engine_of._lifecycle.host.stopping)
-        server.until(lambda: engine_of._lifecycle.host.live.all()[0].ex.stopping)
+        server.until(lambda: engine_of.host.stopping)
+        server.until(lambda: engine_of.host.live.all()[0].ex.stopping)
         go_on.set()
         client.join(10)
         stopping.join(10)

@@ -149,7 +149,7 @@ def test_what_is_ready_together_goes_out_together(server: InngestServer) -> None
         server.until(lambda: bool(server.seen))  # the first result is on its way
         loops[0].call_soon_threadsafe(go_on.set)
         engine: Any = app.durable.engine
-        server.until(lambda: len(engine._lifecycle.host.live.all()[0].ex.reporter._queue) == 2)
+        server.until(lambda: len(engine.host.live.all()[0].ex.reporter._queue) == 2)
         gate.set()
         client.join(20)
 

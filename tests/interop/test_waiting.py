@@ -76,7 +76,7 @@ def test_too_many_wait(server: InngestServer, monkeypatch: pytest.MonkeyPatch) -
     with serving(server, {"GET /a": rests}) as app:
         location = app.get("/a").headers["location"]
         engine: Any = app.durable.engine
-        monkeypatch.setattr(engine._lifecycle.host, "results", Results(0))
+        monkeypatch.setattr(engine.host, "results", Results(0))
         got = asked(app, location, 0)
 
     assert isinstance(got.body, bytes)

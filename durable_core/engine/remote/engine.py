@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, NoReturn, TypeVar
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
-from durable_core.engine.lifecycle import ProcessLifecycle, running_loop, shutting_down_response
+from durable_core.engine.lifecycle import ProcessEngine, running_loop, shutting_down_response
 from durable_core.engine.remote.host import RemoteHost
 from durable_core.errors import ConfigurationError, EngineError
 from durable_core.flow.env import AppConfig, Limits
@@ -18,7 +17,7 @@ from durable_core.http.response import Response
 from durable_core.model.event import Event, Signal
 from durable_core.platform import logger
 from durable_core.ports import EarlierRun, IdempotencyKey, RunFilter, RunProgress, RunRecord, Store
-from durable_core.runners.settings import RegisteredEndpoint, Settings, add_endpoint
+from durable_core.runners.settings import RegisteredEndpoint, Settings
 
 __all__ = ["RemoteEngine"]
 
@@ -36,7 +35,7 @@ T = TypeVar("T")
 H = TypeVar("H", bound=RemoteHost[Any])
 
 
-class RemoteEngine(ABC, Generic[H]):
+class RemoteEngine(ProcessEngine[H]):
     """See ``durable_core.engines.Engine`` for what each method promises.
 
     Args:
@@ -46,18 +45,11 @@ class RemoteEngine(ABC, Generic[H]):
         ConfigurationError: a setting that such an engine has no use for.
     """
 
-    name: str
     store: Store | None = None
 
-    #: What all runs of the application share; set by :meth:`attach`.
-    env: AppConfig
-
     def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or Settings()
+        super().__init__(settings)
         _check_unused(self.name, "Settings", self.settings, Settings(), _UNUSED_SETTINGS)
-        self._lifecycle = ProcessLifecycle(self._start_host)
-        self.endpoints: dict[str, RegisteredEndpoint] = {}
-        self.native_hosts: dict[Any, Any] = {}
 
     # -- what differs from one server to another ---------------------------------------------
 
@@ -79,15 +71,9 @@ class RemoteEngine(ABC, Generic[H]):
 
     # -- life -------------------------------------------------------------------------------
 
-    @property
-    def limits(self) -> Limits:
-        """The upper bounds of the application."""
-        return self.env.limits
-
     def attach(self, env: AppConfig) -> None:
         """Work for this application."""
-        if hasattr(self, "env"):
-            raise ConfigurationError(f"the engine works for {self.env.app!r} already")
+        self._refuse_second_application()
         if env.observers:
             raise ConfigurationError(
                 f"Durable(observers=) needs the embedded engine; {self.name} notifies none, "
@@ -95,10 +81,6 @@ class RemoteEngine(ABC, Generic[H]):
             )
         _check_unused(self.name, "Limits", env.limits, Limits(), _UNUSED_LIMITS)
         self.env = env
-
-    def register(self, endpoint: RegisteredEndpoint) -> None:
-        """Add an endpoint."""
-        add_endpoint(self.endpoints, endpoint)
 
     def start(self, *, server_threads: int | None = None) -> None:
         """Check the configuration, and be ready in this process; the server is not called."""
@@ -109,28 +91,15 @@ class RemoteEngine(ABC, Generic[H]):
         if loop is not None:
             host.loops.adopt(loop)
 
-    def started(self) -> H:
-        """Return the host of this process, started now if it was not."""
-        return self._lifecycle.started()
-
     def _start_host(self) -> H:
+        """Return the host of a process; see :meth:`make_host`."""
         host = self.make_host()
         logger.info("%s started, with %s", self.env.app, host.server_name)
         return host
 
-    def drain(self) -> None:
-        """Hand every client on that waits in this process."""
-        host = self._lifecycle.host
-        if host is not None:
-            host.drain()
-
-    def stop(self, timeout: float) -> None:
-        """Hand runs in flight over to the server, after the step they are in."""
-        self._lifecycle.stop(timeout)
-
     def health(self) -> dict[str, Any]:
         """Return what runs in this process, as a JSON-ready dict; starts nothing."""
-        host = self._lifecycle.host
+        host = self.host
         if host is None:
             return {"app": self.env.app, "started": False}
         endpoints = sorted(self.endpoints)
@@ -138,13 +107,13 @@ class RemoteEngine(ABC, Generic[H]):
 
     def why_not_ready(self) -> str | None:
         """Return why this process should get no requests now; the server is not asked."""
-        if self._lifecycle.stopping:
+        if self._is_stopping:
             return "stopping"
         return "draining" if self.started().results.waiters.released else None
 
     async def why_not_ready_async(self) -> str | None:
         """As :meth:`why_not_ready`, which asks nobody."""
-        if not self._lifecycle.stopping:
+        if not self._is_stopping:
             self.started().loops.adopt_running()
         return self.why_not_ready()
 
@@ -152,7 +121,7 @@ class RemoteEngine(ABC, Generic[H]):
 
     def serve(self, endpoint: RegisteredEndpoint, request: Request, route: str | None) -> Response:
         """Answer a client, or the server, in this thread."""
-        if self._lifecycle.stopping:
+        if self._is_stopping:
             return shutting_down_response()
         return self.started().serve(endpoint, request, route)
 
@@ -160,7 +129,7 @@ class RemoteEngine(ABC, Generic[H]):
         self, endpoint: RegisteredEndpoint, request: Request, route: str | None
     ) -> Response:
         """Answer a client, or the server, on an event loop."""
-        if self._lifecycle.stopping:
+        if self._is_stopping:
             return shutting_down_response()
         return await self.started().serve_async(endpoint, request, route)
 
@@ -220,19 +189,6 @@ class RemoteEngine(ABC, Generic[H]):
         """Refuse: the server shows its runs, and cancels them."""
         detail = f"{self.name} keeps its runs on a server, which shows and cancels them"
         return problem(501, "not-supported", detail=detail)
-
-    def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
-        """Await something on the host's own event loop."""
-        return self.started().run_on_background_loop(awaitable)
-
-    def replay_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the event loop that handlers are replayed on."""
-        return self.started().loops.replay_loop
-
-    async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
-        """Call a plain function without blocking the event loop."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.started().routes, function, *args)
 
     # -- events and runs --------------------------------------------------------------------
 

@@ -167,7 +167,7 @@ def test_requests_during_a_stop() -> None:
     assert started.wait(10)
     stopper = threading.Thread(target=process.durable.stop)
     stopper.start()
-    until(lambda: process.engine._lifecycle.stopping)
+    until(lambda: process.engine._is_stopping)
     response = endpoint.handle(request())
     assert (503, "1") == (response.status, response.headers["retry-after"])
     assert 503 == asyncio.run(endpoint.handle_async(request())).status
