@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, cast
 
@@ -54,6 +55,11 @@ KNOWN = "durable_django.known"
 _REPLAY = "durable_django.replay"
 #: A converter in a route of Django, such as ``<int:number>``.
 _CONVERTER = re.compile(r"<(?:[^:<>]+:)?(\w+)>")
+
+_ONE_TRANSACTION = (
+    "is a durable endpoint in one transaction, which would undo the steps that are done: take "
+    "@transaction.atomic away from the view, and put transactions into its steps"
+)
 
 
 class _Site:
@@ -277,6 +283,19 @@ def _check_request(call: View) -> None:
                 f"are done: ATOMIC_REQUESTS is set for the database {alias!r}. Put "
                 "@transaction.non_atomic_requests around the view, and transactions into its steps"
             )
+        if _is_in_transaction(alias):
+            raise ConfigurationError(f"{name} {_ONE_TRANSACTION}")
+
+
+def _is_in_transaction(alias: str) -> bool:
+    """Tell whether this thread is in a transaction, but for that of a ``TestCase``."""
+    if not connections[alias].in_atomic_block:
+        return False
+    try:
+        with transaction.atomic(using=alias, durable=True):
+            return False
+    except RuntimeError:  # Django lets it be the inner one only in a TestCase
+        return True
 
 
 def _check_function(function: Callable[..., Any]) -> None:
@@ -291,5 +310,16 @@ def _check_function(function: Callable[..., Any]) -> None:
             "method_decorator decorates anew in each request, so no run would find its endpoint: "
             "put @durable.endpoint on the method itself"
         )
+    if any(isinstance(each, transaction.Atomic) for each in _decorators_of(function)):
+        raise TypeError(f"{name} {_ONE_TRANSACTION}")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{name} is a generator; return a StreamingHttpResponse of one")
+
+
+def _decorators_of(function: Callable[..., Any]) -> Iterator[object]:
+    """Yield what the decorators of a function have left in the functions around it."""
+    while hasattr(function, "__wrapped__"):
+        for cell in getattr(function, "__closure__", None) or ():
+            with suppress(ValueError):  # of a name that has no value yet
+                yield cell.cell_contents
+        function = function.__wrapped__

@@ -25,11 +25,11 @@ from django.http import (
     StreamingHttpResponse,
 )
 from django.http.response import HttpResponseBase
-from django.test import Client, override_settings
+from django.test import Client, TestCase, override_settings
 from django.urls import include, path, re_path, reverse
 from django.utils.decorators import method_decorator
 from django.views import View
-from django.views.decorators.http import require_POST
+from django.views.decorators.http import require_GET, require_POST
 
 from durable_core import Durable, Event
 from durable_core.errors import ConfigurationError
@@ -373,6 +373,86 @@ def test_one_transaction_around_a_view(world: World) -> None:
     finally:
         connection.settings_dict["ATOMIC_REQUESTS"] = False
         connection.close()
+
+
+def test_atomic_requests_of_other_views(world: World) -> None:
+    """REST framework's views need the decorator, too; classes may have it on ``dispatch``."""
+    from rest_framework.decorators import api_view
+    from rest_framework.response import Response
+
+    @api_view(["GET"])
+    @world.durable.endpoint
+    def rest(request: Any) -> Response:
+        return Response(transaction.get_connection().in_atomic_block)
+
+    @method_decorator(transaction.non_atomic_requests(using="default"), name="dispatch")
+    class Apart(View):
+        @world.durable.endpoint
+        def get(self, request: HttpRequest) -> HttpResponse:
+            return HttpResponse(str(transaction.get_connection().in_atomic_block))
+
+    @transaction.non_atomic_requests
+    @api_view(["GET"])
+    @world.durable.endpoint
+    def apart(request: Any) -> Response:
+        return Response(transaction.get_connection().in_atomic_block)
+
+    for route, view in (("rest/", rest), ("apart/", apart), ("class/", Apart.as_view())):
+        world.route(route, view)
+    connection = transaction.get_connection()
+    connection.settings_dict["ATOMIC_REQUESTS"] = True
+    try:
+        assert b"false" == world.ask("GET", "/apart/", False).content
+        assert b"False" == world.ask("GET", "/class/", False).content
+        with pytest.raises(ConfigurationError, match="ATOMIC_REQUESTS is set for the database"):
+            world.ask("GET", "/rest/", False)
+    finally:
+        connection.settings_dict["ATOMIC_REQUESTS"] = False
+        connection.close()
+
+
+def test_a_decorator_that_makes_one_transaction(world: World) -> None:
+    """``transaction.atomic`` is refused below the endpoint, and above it; steps may have it."""
+
+    def plain(request: HttpRequest) -> HttpResponse:
+        with transaction.atomic():
+            return HttpResponse(str(step.run("first", lambda: 1)))
+
+    @world.durable.endpoint
+    def inside(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(step.run("first", transaction.atomic(lambda: "done")))
+
+    with pytest.raises(TypeError, match="in one transaction"):
+        world.durable.endpoint(transaction.atomic(plain))
+    with pytest.raises(TypeError, match="in one transaction"):
+        world.durable.endpoint(require_GET(transaction.atomic(plain)))
+    for route, view in (("", transaction.atomic(inside)), ("steps/", inside)):
+        world.route(route, view)
+    assert b"done" == world.ask("GET", "/steps/", False).content
+    with pytest.raises(ConfigurationError, match="in one transaction"):
+        world.ask("GET", "/", False)
+
+
+class InTestCase(TestCase):
+    """What Django's ``TestCase`` does for a test."""
+
+
+def test_the_transaction_of_a_test_case(world: World) -> None:
+    """A view without a step works in a ``TestCase``, whose transaction is no mistake."""
+
+    @world.durable.endpoint
+    def it(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(str(transaction.get_connection().in_atomic_block))
+
+    world.route("", it)
+    case = InTestCase("id")
+    InTestCase.setUpClass()
+    try:
+        case._pre_setup()  # type: ignore[attr-defined] # what runs before each test
+        assert b"True" == world.ask("GET", "/", False).content
+        case._post_teardown()  # type: ignore[attr-defined]
+    finally:
+        InTestCase.tearDownClass()
 
 
 def test_a_django_without_the_middleware(world: World) -> None:

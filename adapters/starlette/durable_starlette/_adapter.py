@@ -168,7 +168,7 @@ def _wrapped(app: ASGIApp, endpoint: NativeEndpoint, function: Callable[..., Any
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         passage = PASSAGE.get()
         if passage is None:
-            raise _not_installed(function)
+            raise _without_request(function)
         call = functools.partial(function, *args, **kwargs)
         try:
             if calls_async:
@@ -184,10 +184,11 @@ def _wrapped(app: ASGIApp, endpoint: NativeEndpoint, function: Callable[..., Any
     return wrapper
 
 
-def _not_installed(function: Callable[..., Any]) -> ConfigurationError:
+def _without_request(function: Callable[..., Any]) -> ConfigurationError:
     return ConfigurationError(
         f"{function.__qualname__} is a durable endpoint in an application that does not know "
         "Durable: make it with FastAPI(lifespan=durable.lifespan), call "
         "durable_starlette.install(app, durable) where the lifespan does not run, as in "
-        "TestClient(app) without 'with'"
+        "TestClient(app) without 'with'. In a websocket, a lifespan or a script there is no "
+        "request to make a run for: send one"
     )

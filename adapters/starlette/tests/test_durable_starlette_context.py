@@ -1,21 +1,23 @@
-"""What surrounds a handler: sessions of a database, context variables, the prefix of a proxy."""
+"""What surrounds handlers: a database, context variables, a proxy, websockets, lifespans."""
 # Without "from __future__ import annotations", for FastAPI evaluates the annotations of local
 # functions.
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Request, WebSocket
 from fastapi.testclient import TestClient
 from sqlalchemy import create_engine, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import QueuePool
 
 from durable_core import Durable, Event, step
+from durable_core.errors import ConfigurationError
 from durable_core.sync import step as sync_step
 from durable_starlette import StarletteApp, endpoint_adapter
 from support.harness import until
@@ -150,3 +152,67 @@ def test_the_prefix_of_a_proxy(durable: Durable[StarletteApp]) -> None:
         response = client.get(f"/orders/ann?{target.partition('?')[2]}")
     assert ["/shop", "/shop/orders/x"] == response.json()
     assert "/orders/x" == app.url_path_for("order", name="x")
+
+
+def test_websockets(durable: Durable[StarletteApp]) -> None:
+    """They work beside durable routes; a durable endpoint cannot be one, or be called by one."""
+    app = FastAPI(lifespan=durable.lifespan)
+
+    @app.get("/")
+    @durable.endpoint
+    async def it() -> int:
+        return await step.run("first", lambda: 1)
+
+    @app.websocket("/echo")
+    async def echo(socket: WebSocket) -> None:
+        await socket.accept()
+        async for text in socket.iter_text():
+            await socket.send_text(text)
+        with pytest.raises(ConfigurationError, match="In a websocket"):
+            await it()
+
+    @app.websocket("/durable")
+    @durable.endpoint
+    async def never(socket: WebSocket) -> None:
+        """Never be called."""
+
+    with TestClient(app) as client, client.websocket_connect("/echo") as socket:
+        for text in ("one", "two"):
+            socket.send_text(text)
+            assert text == socket.receive_text()
+            assert 1 == client.get("/").json()
+        with pytest.raises(ConfigurationError, match="In a websocket"):
+            client.websocket_connect("/durable").__enter__()
+
+
+@pytest.mark.parametrize("when", ["before", "inside", "at its end", "after"])
+def test_a_lifespan_that_fails(durable: Durable[StarletteApp], when: str) -> None:
+    """The server is told the error, and the engine has stopped: another one may start."""
+    fails = True
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if fails and when == "before":
+            raise LookupError(when)
+        async with durable.lifespan(app):
+            if fails and when == "inside":
+                raise LookupError(when)
+            yield
+            if fails and when == "at its end":
+                raise LookupError(when)
+        if fails and when == "after":
+            raise LookupError(when)
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.get("/")
+    @durable.endpoint
+    async def it() -> int:
+        return await step.run("first", lambda: 1)
+
+    with pytest.raises(LookupError, match=when), TestClient(app) as client:
+        assert 1 == client.get("/").json()
+    assert not durable.health()["started"]
+    fails = False
+    with TestClient(app) as client:
+        assert 1 == client.get("/").json()

@@ -420,3 +420,28 @@ def test_kill(tmp_path: Path, durable: Durable[StarletteApp]) -> None:
         path = httpx2.URL(handed_off.headers["location"]).raw_path.decode()
         assert "done" == httpx2.get(f"{url}{path}", timeout=30).text
     assert "once\n" == (tmp_path / "log").read_text()
+
+
+def test_a_client_that_leaves_a_streamed_response(durable: Durable[StarletteApp]) -> None:
+    """The response ends as without Durable, and is not made again; the run has failed."""
+    log: list[str] = []
+
+    async def chunks() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"x" * 1000
+                await asyncio.sleep(0.01)
+        finally:
+            log.append("closed")
+
+    @durable.endpoint
+    async def it(request: Request) -> StreamingResponse:
+        await step.run("first", lambda: log.append("step"))
+        return StreamingResponse(chunks())
+
+    with serving(durable, Route("/", it)) as client:
+        with client.stream("GET", "/") as response:
+            next(response.iter_bytes())
+        (run,) = durable.runs.list()
+        assert "failed" == durable.runs.wait(run.id, timeout=30).status
+    assert ["step", "closed"] == log
