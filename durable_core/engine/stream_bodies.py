@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from durable_core.codec.ui_stream import UIMessageStream
 from durable_core.engine.hooks import call_hook, call_hook_async
@@ -40,6 +40,7 @@ __all__ = [
     "Connection",
     "PartLimit",
     "SharedChunks",
+    "StoreReaders",
     "SyncBody",
     "TaskWaker",
     "ThreadWaker",
@@ -47,6 +48,8 @@ __all__ = [
 
 #: After a part of this size, in bytes, other tasks of the event loop get their turn.
 _LARGE = 32 * 1024
+#: So many bodies of an event loop make a large part in one round of the loop.
+_TURNS = 8
 #: A stream gets this many parts in a time of this length, seconds, and then what has come together
 #: meanwhile: a part takes as long as ten chunks, in this process and in that of the client.
 _BURST = 4
@@ -244,6 +247,47 @@ class SharedChunks:
         return replace(stored, chunks=chunks)
 
 
+class StoreReaders:
+    """The threads that read the store for bodies on event loops.
+
+    A step may have pushed megabytes, so these reads are never made on a loop. What they return
+    becomes parts there, of up to 64 KiB. Were all readers given theirs at once, the loop would
+    stand still until the parts of all are made; so a few of them have their turn at a time.
+
+    Args:
+        threads: how many there are.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._pool = DaemonThreadPool(threads, "durable-stream")
+        self._lock = threading.Lock()
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
+        self._turns = WeakKeyDictionary()
+
+    def turns(self, loop: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
+        """Return what a body of the loop holds while it waits for its next large part."""
+        with self._lock:
+            return self._turns.setdefault(loop, asyncio.Semaphore(_TURNS))
+
+    async def call(self, function: Callable[..., T], *args: object) -> T:
+        """Call a function that reads the store.
+
+        Raises:
+            StoreError: the store is not read any more.
+        """
+        loop = asyncio.get_running_loop()
+        async with self.turns(loop):
+            try:
+                waiting = loop.run_in_executor(self._pool, function, *args)
+            except RuntimeError as error:  # the pool was shut down
+                raise StoreError(f"the store is not read any more: {error}") from error
+            return await waiting
+
+    def shutdown(self) -> None:
+        """Read the store no more."""
+        self._pool.shutdown()
+
+
 class _Body:
     """The stream of a run, part by part. Subclasses know how to wait and how to call functions.
 
@@ -394,7 +438,7 @@ class AsyncBody(_Body, AsyncIterator[bytes]):
         chunks: SharedChunks,
         waker: TaskWaker,
         close: Callable[[], None],
-        readers: DaemonThreadPool,
+        readers: StoreReaders,
         deadline: float | None = None,
     ) -> None:
         super().__init__(worker, reader, chunks, close, deadline)
@@ -439,7 +483,8 @@ class AsyncBody(_Body, AsyncIterator[bytes]):
         if part is None:
             raise StopAsyncIteration
         if len(part) >= _LARGE:
-            await asyncio.sleep(0)  # the server may take all parts without ever waiting
+            async with self._readers.turns(self._loop):
+                await asyncio.sleep(0)  # the server may take all parts without ever waiting
         else:
             self._limit.add()
         self._sent_at = self._loop.time()
@@ -481,7 +526,7 @@ class AsyncBody(_Body, AsyncIterator[bytes]):
         if isinstance(effect, CallUser):
             return call_hook_async(effect.call, self._worker.threads)
         if isinstance(effect, ReadStream | ReadResult):
-            return _in_thread(self._readers, self._read, effect)
+            return self._readers.call(self._read, effect)
         return self._log(effect)
 
     async def _wait(self, effect: AwaitStream) -> WakeReason:
@@ -490,11 +535,3 @@ class AsyncBody(_Body, AsyncIterator[bytes]):
         if self._error is not None:
             raise self._error
         return self._reason(woken or self._has_written)
-
-
-async def _in_thread(pool: DaemonThreadPool, function: Callable[..., T], *args: object) -> T:
-    try:
-        waiting = asyncio.get_running_loop().run_in_executor(pool, function, *args)
-    except RuntimeError as error:  # the pool was shut down
-        raise StoreError(f"the store is not read any more: {error}") from error
-    return await waiting

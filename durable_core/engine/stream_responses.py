@@ -19,6 +19,7 @@ from durable_core.engine.runs import RunManager, WorkerParts
 from durable_core.engine.stream_bodies import (
     AsyncBody,
     SharedChunks,
+    StoreReaders,
     SyncBody,
     TaskWaker,
     ThreadWaker,
@@ -40,7 +41,6 @@ from durable_core.platform import call_soon
 from durable_core.runners.settings import RegisteredEndpoint
 from durable_core.runners.task import TaskRun
 from durable_core.runners.thread import ThreadRun
-from durable_core.runners.thread_pool import DaemonThreadPool
 from durable_core.streams.log import RunLog
 
 __all__ = ["StreamResponder"]
@@ -57,8 +57,7 @@ _HEADERS = (
     ("incremental", "?1"),  # the same for any proxy (RFC 10036)
     ("referrer-policy", "no-referrer"),
 )
-#: Threads that read stored streams for bodies on event loops. A step may have pushed megabytes, so
-#: these reads are never made on the loop.
+#: Threads that read stored streams for bodies on event loops.
 _READING_THREADS = 2
 #: How many in four of the clients at wait URLs may read streams.
 _STREAMS_OF_FOUR = 3
@@ -77,7 +76,7 @@ class StreamResponder:
         self._worker = worker
         self._runs = runs
         self._sync_limit = sync_limit
-        self._readers = DaemonThreadPool(_READING_THREADS, "durable-stream")
+        self._readers = StoreReaders(_READING_THREADS)
         self._chunks = SharedChunks()
         self._lock = threading.Lock()
         self._waiting = self._in_threads = 0

@@ -1,4 +1,4 @@
-"""How long an event loop stands still while many clients read a long stored stream."""
+"""How much an event loop does in one round while many clients read a long stored stream."""
 
 from __future__ import annotations
 
@@ -34,35 +34,38 @@ def _push() -> None:
         sync_stream.push(CHUNK)
 
 
-class Gaps:
-    """The longest time for which the loop has not come round."""
+class Rounds:
+    """What the rounds of a loop take of the processor, in seconds: the longest, and all.
+
+    The time that passes would tell what else the machine does, too.
+    """
 
     def __init__(self) -> None:
-        self.longest = 0.0
+        self.longest = self.total = 0.0
 
     async def watch(self) -> None:
-        before = time.perf_counter()
+        before = time.thread_time()
         while True:
             await asyncio.sleep(0.001)
-            now = time.perf_counter()
+            now = time.thread_time()
             self.longest = max(self.longest, now - before)
+            self.total += now - before
             before = now
 
 
 def test_a_loop_does_not_stand_still(tmp_path: Path) -> None:
-    """200 clients begin to read 4 MB that one step has pushed, and some read to the end: the loop
-    comes round within a fraction of the time that all of it takes, and the 4 MB are in memory
-    once.
+    """200 clients begin to read 4 MB that one step has pushed, and some read to the end: no round
+    of the loop does more than a fraction of all the work, and the 4 MB are in memory once.
     """
 
-    async def exchange(process: Lab) -> tuple[float, float, list[int]]:
+    async def exchange(process: Lab) -> tuple[Rounds, list[int]]:
         endpoint = process.endpoint(long_stream)
         first = Reading(await endpoint.handle_async(asks_stream()))
         async for _ in first:
             pass
         url = first.redirect.replace("&durable-from=handoff", "")
-        gaps, began = Gaps(), time.perf_counter()
-        watching = asyncio.create_task(gaps.watch())
+        rounds = Rounds()
+        watching = asyncio.create_task(rounds.watch())
         responses = [await endpoint.handle_async(asks_stream(url)) for _ in range(READERS)]
         readings = [Reading(response) for response in responses]
         counts = await asyncio.gather(
@@ -71,23 +74,22 @@ def test_a_loop_does_not_stand_still(tmp_path: Path) -> None:
                 for number, reading in enumerate(readings)
             )
         )
-        took = time.perf_counter() - began
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
         for response in responses:
             await response.body.aclose()  # type: ignore[union-attr]
         await process.durable.stop_async(5.0)
-        return gaps.longest, took, counts
+        return rounds, counts
 
     before = _peak_memory()
     limits = Limits(run_clients=READERS, waiting_clients=2 * READERS)
-    longest, took, counts = asyncio.run(
+    rounds, counts = asyncio.run(
         exchange(Lab(clock=FakeClock(), store=SQLiteStore(tmp_path / "s.db"), limits=limits))
     )
 
     assert [*[CHUNKS] * 5, *[10] * (READERS - 5)] == counts
-    assert longest < took / 5
+    assert rounds.longest < rounds.total / 8
     assert _peak_memory() - before < 256 * 2**20
 
 

@@ -19,6 +19,7 @@ from durable_core.engine.stream_bodies import (
     AsyncBody,
     PartLimit,
     SharedChunks,
+    StoreReaders,
     SyncBody,
     TaskWaker,
     ThreadWaker,
@@ -80,7 +81,7 @@ def async_body(
 ) -> AsyncBody:
     """Return a body of the running loop."""
     waker = TaskWaker(asyncio.get_running_loop())
-    readers = DaemonThreadPool(1, "test-read")
+    readers = StoreReaders(1)
     return AsyncBody(host, following or reader(), SharedChunks(), waker, close, readers, deadline)
 
 
@@ -254,7 +255,7 @@ def test_an_event_loop_reads_no_store() -> None:
         await body.aclose()
 
     asyncio.run(exchange())
-    assert [True] == [name.startswith("test-read") for name in threads]
+    assert [True] == [name.startswith("durable-stream") for name in threads]
 
 
 def test_what_many_read_is_in_memory_once() -> None:
