@@ -190,10 +190,19 @@ def claim(
     now: int = 5000,
     limit: int = 10,
     run_ids: tuple[str, ...] | None = None,
+    ahead: int = 0,
 ) -> Sequence[ClaimedRun]:
     """Register the owner and claim due runs, which can all be read."""
     commit(store, Register(worker=peer(owner)))
-    wanted = Claim(app="app", owner=owner, keys=tuple(keys), now=now, limit=limit, run_ids=run_ids)
+    wanted = Claim(
+        app="app",
+        owner=owner,
+        keys=tuple(keys),
+        now=now,
+        limit=limit,
+        run_ids=run_ids,
+        ahead=ahead,
+    )
     claimed = commit(store, wanted)
     readable = tuple(each for each in claimed if isinstance(each, ClaimedRun))
     assert len(readable) == len(claimed), claimed

@@ -303,7 +303,7 @@ class EmbeddedEngine(RunControl):
             "pid": worker.pid,
             "scheduler": worker.scheduler.alive,
             "live_runs": len(worker.live),
-            "replaying": {kind.value: worker.runs.busy[kind] for kind in HandlerKind},
+            "replaying": {kind.value: worker.runs.capacity.replaying(kind) for kind in HandlerKind},
             "waiting_clients": len(worker.waiters),
             "open_streams": worker.streams.readers,
             "draining": worker.stopping or worker.waiters.released,

@@ -17,6 +17,7 @@ from weakref import WeakSet
 from durable_core.codec.records import dump_head, is_without_body, load_request
 from durable_core.codec.sealed import is_sealed
 from durable_core.commit_queue import CommitFuture, CommitQueue
+from durable_core.engine.capacity import Capacity
 from durable_core.engine.quota import Quota
 from durable_core.engine.reports import report_begun
 from durable_core.engine.undoing import Undoing
@@ -361,8 +362,8 @@ class WorkerParts(RunHost):
         """Have the scheduler look at a run that is due then, epoch milliseconds."""
 
     @abstractmethod
-    def claim_soon(self, kind: HandlerKind, room: int) -> None:
-        """Have the scheduler claim due runs, as there is room for this many with such handlers."""
+    def claim_soon(self, kind: HandlerKind) -> None:
+        """Have the scheduler claim due runs, as there is more room for such handlers."""
 
 
 class RunManager(RunExecutor[StoredExecution]):
@@ -372,14 +373,14 @@ class RunManager(RunExecutor[StoredExecution]):
         worker: the worker that it is a part of.
 
     Attributes:
-        busy: how many runs of each kind of handler are replayed now.
+        capacity: how many more runs may be claimed.
     """
 
     def __init__(self, worker: WorkerParts) -> None:
         super().__init__(worker, _answer_at_end)
-        self.busy = {HandlerKind.DEF: 0, HandlerKind.ASYNC_DEF: 0}
+        settings = worker.settings
+        self.capacity = Capacity(settings.worker_threads, settings.worker_tasks)
         self._worker = worker
-        self._busy_lock = threading.Lock()
         self._has_children = False  # runs of this process have started others
         self._released: WeakSet[StoredExecution] = WeakSet()
         #: The runs that were left to other processes and logged.
@@ -441,12 +442,6 @@ class RunManager(RunExecutor[StoredExecution]):
         endpoints = self._worker.endpoints
         return slots_of(endpoints[key] for key in keys if key in endpoints)
 
-    def capacity(self, kind: HandlerKind) -> int:
-        """Return how many more runs with such handlers may be replayed now."""
-        settings = self._worker.settings
-        most = settings.worker_threads if kind is HandlerKind.DEF else settings.worker_tasks
-        return max(0, most - self.busy[kind])
-
     def resume(self, claimed: ClaimedRun) -> None:
         """Replay the handler of a claimed run, in a thread or a task."""
         endpoint = self._worker.endpoints[claimed.run.endpoint_key]
@@ -459,8 +454,7 @@ class RunManager(RunExecutor[StoredExecution]):
         if is_overdue and not ex.run.undoable:
             self.run_in_thread(ThreadRun(self._worker, ex, _no_handler), fail_overdue(ex))
             return
-        with self._busy_lock:
-            self.busy[endpoint.kind] += 1
+        self.capacity.take(endpoint.kind)
         if is_overdue or ex.run.cancel_reason is not None:
             Undoing(
                 self._worker,
@@ -494,16 +488,32 @@ class RunManager(RunExecutor[StoredExecution]):
             self.abandon(run, StoreError(f"it has no thread to run in: {error}"))
             self._free(HandlerKind.DEF)
         else:
-            done.add_done_callback(lambda _: self._free(HandlerKind.DEF))
+            self.capacity.add_waiting(done, run)
+            done.add_done_callback(self._thread_is_free)
+
+    def _thread_is_free(self, done: Future[None]) -> None:
+        if not done.cancelled():
+            self.capacity.thread_ended()
+        self._free(HandlerKind.DEF)
+
+    def release_waiting(self, older_than: float) -> None:
+        """Release the runs that have waited for a thread for longer than so many seconds.
+
+        It is called in the thread that resumes runs, or when none does any more.
+        """
+        for run in self.capacity.take_back(older_than):
+            run.ex.close()
+            self._end(run)
+            assert isinstance(run.ex, StoredExecution)
+            self._write_later(_release_unbegun(run.ex))
 
     def _resume_here(self, run: TaskRun, ex: StoredExecution) -> None:
         task = self.run_in_task(run, resume(ex), lambda: None)
         task.add_done_callback(lambda _: run.left())
 
     def _free(self, kind: HandlerKind) -> None:
-        with self._busy_lock:
-            self.busy[kind] -= 1
-        self._worker.claim_soon(kind, self.capacity(kind))
+        self.capacity.give_back(kind)
+        self._worker.claim_soon(kind)
 
     def fail_orphan(self, claimed: ClaimedRun) -> None:
         """Fail a claimed run whose endpoint no code knows any more."""
@@ -737,6 +747,16 @@ def _release_of(run: Run, owner: str, now: int, pause: int) -> Checkpoint:
         now=now,
         state=replace(run, phase=Phase.SUSPENDED),
         release=Release(due_at=now + pause),
+    )
+
+
+def _release_unbegun(ex: StoredExecution) -> Checkpoint:
+    """Return the write that releases a claimed run as it was; it keeps its place among due runs."""
+    run, now = ex.run, ex.env.clock.now()
+    due_at = min((now, *(each.due_at for each in ex.pending.values())))
+    release = Release(due_at=due_at, awaited=())
+    return Checkpoint(
+        run_id=run.id, owner=ex.owner, epoch=run.epoch, now=now, state=run, release=release
     )
 
 

@@ -55,6 +55,9 @@ _MAINTENANCE = 0.02
 _CLOCK_STEP = 5_000
 #: The maximum number of runs of one claim: all that they have finished is in memory together.
 _CLAIM = 20
+#: A run that was claimed and has waited for a thread for longer than this, seconds, is released:
+#: another process may have room for it.
+_STALE = 0.5
 #: The maximum number of rows of one deletion.
 _PRUNE = 100
 #: The maximum number of runs that leave a queue at a time.
@@ -107,8 +110,6 @@ class Scheduler:
         self._draining = False
         self._next_due: int | None = None
         self._left: set[HandlerKind] = set()  # of which due runs may be left for want of room
-        tasks = host.settings.worker_tasks
-        self._enough = {HandlerKind.DEF: 1, HandlerKind.ASYNC_DEF: min(_CLAIM, -(-tasks // 4))}
         self._asked = threading.Condition()  # for the four that follow
         self._asks = self._answered = 0
         self._deadlines: list[float] = []
@@ -169,16 +170,13 @@ class Scheduler:
         self._look = True
         self._wakeups.notify()
 
-    def claim_soon(self, kind: HandlerKind, room: int) -> None:
+    def claim_soon(self, kind: HandlerKind) -> None:
         """Claim due runs now, if some may be left that there was no room for.
-
-        Handlers in tasks are claimed together: the others of them have the event loop meanwhile.
 
         Args:
             kind: that of the handlers for which there is more room now.
-            room: how many more of these may be replayed.
         """
-        if kind in self._left and room >= self._enough[kind]:
+        if kind in self._left and self._runs.capacity.is_worth_a_claim(kind):
             self._next_due = None
             self._wakeups.notify()
 
@@ -261,6 +259,7 @@ class Scheduler:
         """Process the commits of others and claim due runs; return the next due time."""
         self._notice_others()
         self._reap_dead()
+        self._runs.release_waiting(_STALE)
         self._release_unknown()
         fault = self._release_abandoned()
         if not self._host.settings.on_demand or self._is_asked():
@@ -464,7 +463,7 @@ class Scheduler:
                 next_due = _earlier(next_due, record.due_at)
             elif endpoint is not None:
                 self._left.add(endpoint.kind)
-                if self._runs.capacity(endpoint.kind):
+                if self._runs.capacity.free(endpoint.kind):
                     for claimed in self._claim_for(key, run_id):
                         self._take(claimed, self._runs.resume)
         return next_due
@@ -481,12 +480,13 @@ class Scheduler:
     def _claim_due(self) -> int | None:
         """Claim due runs as far as there is capacity; return the next due time."""
         next_due: int | None = None
+        capacity = self._runs.capacity
         for kind in HandlerKind:
             keys = self._runs.keys(kind)
             self._left.discard(kind)
             while keys and not self._draining:
                 self._left.add(kind)  # before the look: who makes room after it sees this
-                room = self._runs.capacity(kind)
+                room = capacity.room(kind)
                 slots = self._runs.slots(keys) if room else ()
                 app = self._host.env.app
                 if not room:
@@ -496,7 +496,7 @@ class Scheduler:
                     self._left.discard(kind)
                     next_due = _earlier(next_due, due_at)
                     break
-                runs = self._claim(keys, min(room, _CLAIM))
+                runs = self._claim(keys, min(room, _CLAIM), free=capacity.free(kind))
                 for claimed in runs:
                     self._take(claimed, self._runs.resume)
                 if not runs:
@@ -523,7 +523,12 @@ class Scheduler:
             self._runs.give_back(claimed.run, error)
 
     def _claim(
-        self, keys: tuple[str, ...], limit: int, run_ids: tuple[str, ...] | None = None
+        self,
+        keys: tuple[str, ...],
+        limit: int,
+        run_ids: tuple[str, ...] | None = None,
+        *,
+        free: int = 1,
     ) -> tuple[ClaimedRun | CorruptRun | SealedRun, ...]:
         env = self._host.env
         claim = Claim(
@@ -534,6 +539,7 @@ class Scheduler:
             limit=limit,
             run_ids=run_ids,
             slots=self._runs.slots(keys),
+            ahead=max(0, limit - free),
         )
         try:
             claimed = self._host.queue.execute(claim)

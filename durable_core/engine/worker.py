@@ -149,6 +149,7 @@ class Worker(WorkerParts):
         """Suspend all runs in good order, for up to ``timeout`` seconds; then release them."""
         self.stopping = True
         self.scheduler.drain()
+        self.runs.release_waiting(0.0)
         for live in self.live.all():
             live.detach(HandoffReason.DRAIN)
             live.stop()
@@ -286,9 +287,9 @@ class Worker(WorkerParts):
         """Have the scheduler look at a run that is due then, epoch milliseconds."""
         self.scheduler.wake_at(due_at)
 
-    def claim_soon(self, kind: HandlerKind, room: int) -> None:
-        """Have the scheduler claim due runs, as there is room for this many with such handlers."""
-        self.scheduler.claim_soon(kind, room)
+    def claim_soon(self, kind: HandlerKind) -> None:
+        """Have the scheduler claim due runs, as there is more room for such handlers."""
+        self.scheduler.claim_soon(kind)
 
     def _poll_faster(self) -> None:
         self.scheduler.poll_faster()

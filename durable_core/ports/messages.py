@@ -588,6 +588,9 @@ class Claim(Write[tuple[ClaimedRun | CorruptRun | SealedRun, ...]]):
     Refused with ``LeaseLost`` unless the owner is a registered process: one that was reaped has to
     register again first, or its runs would be taken from it while it executes them.
     With ``run_ids`` only these of the runs are claimed, and none of endpoints with ``slots``.
+    The last ``ahead`` of the runs wait in the process until a handler ends. None of these comes
+    after a run that has died with a process since its last checkpoint, or is queued: the former may
+    take with it what waits behind it, and the latter would have a slot while it waits.
 
     Runs of an endpoint with ``slots`` are queued when they are due (up to 1,000 at a time, the
     earliest due first), and claimed from the queue as far as there are slots. The queued runs of
@@ -602,6 +605,7 @@ class Claim(Write[tuple[ClaimedRun | CorruptRun | SealedRun, ...]]):
     limit: int
     run_ids: tuple[str, ...] | None = None
     slots: tuple[Slots, ...] = ()
+    ahead: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

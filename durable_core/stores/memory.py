@@ -349,17 +349,20 @@ class MemoryStore(Store):
         if message.run_ids is not None:
             due = [row for row in due if row.run.id in message.run_ids]
             return tuple(row.take(message.owner) for row in due[: message.limit])
+        at_once = message.limit - message.ahead
         for each in message.slots:
             self._flow.enqueue(message.app, each, message.now)
         # What is left of those that are due is broken, and needs no slot to fail.
         due = self._due(message.app, message.now, lambda key: key in keys or key in limited)
         slots = {each.endpoint_key: each for each in message.slots}
         lines = [self._flow.in_line(message.app, each) for each in message.slots]
-        ahead = merge(((row.due, row) for row in due), *lines, key=itemgetter(0))
-        claimed = []
+        line = merge(((row.due, row) for row in due), *lines, key=itemgetter(0))
+        claimed: list[ClaimedRun] = []
         # A line is asked for its next run only when the one before has been claimed.
-        for _, row in islice(ahead, message.limit):
+        for _, row in islice(line, message.limit):
             is_queued = row.run.phase is Phase.QUEUED
+            if len(claimed) >= at_once and (is_queued or row.run.crash_count):
+                break
             claimed.append(row.take(message.owner))
             if is_queued:
                 self._flow.take_turn(row.run, slots[row.run.endpoint_key])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 from durable_core.api.adapter import HTTPHandler
-from durable_core.engine.runs import RunManager
+from durable_core.engine.capacity import Capacity
+from durable_core.engine.runs import RunManager, WorkerParts
 from durable_core.engine.scheduler import Scheduler
 from durable_core.engine.worker import Worker
 from durable_core.errors import NotDeterministicError, StepError
@@ -226,8 +227,26 @@ class ManualScheduler(Scheduler):
         self.register()
 
 
+class _OneAtATime(Capacity):
+    """Room for one run while none is live; none waits for another one."""
+
+    def __init__(self, live: Sized) -> None:
+        super().__init__(1, 1)
+        self._live = live
+
+    def free(self, kind: HandlerKind) -> int:
+        """Return 1 while nothing is live."""
+        return 0 if len(self._live) else 1
+
+    room = free
+
+
 class _ManualRuns(RunManager):
     """Runs one handler at a time: each goes as far as it can before the next one begins."""
+
+    def __init__(self, worker: WorkerParts) -> None:
+        super().__init__(worker)
+        self.capacity = _OneAtATime(worker.live)
 
     def new_execution(
         self, endpoint: RegisteredEndpoint, request: Request, route: str | None, event_seq: int
@@ -238,10 +257,6 @@ class _ManualRuns(RunManager):
         if exchange is not None:
             exchange.run_id = ex.run.id
         return ex
-
-    def capacity(self, kind: HandlerKind) -> int:
-        """Return 1 while nothing is live."""
-        return 0 if len(self._host.live) else 1
 
 
 class ManualWorker(Worker):

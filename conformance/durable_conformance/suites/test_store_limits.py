@@ -96,12 +96,23 @@ def is_queued(begun: Begun | BeginRefused) -> bool:
 
 
 def claimed(
-    store: Store, *slots: Slots, keys: Sequence[str] = ("key",), limit: int = 10, now: int = 5000
+    store: Store,
+    *slots: Slots,
+    keys: Sequence[str] = ("key",),
+    limit: int = 10,
+    now: int = 5000,
+    ahead: int = 0,
 ) -> list[str]:
     """Claim runs, and return their ids in order."""
     commit(store, Register(worker=peer("o2")))
     wanted = Claim(
-        app="app", owner="o2", keys=tuple(keys), now=now, limit=limit, slots=slots or (ONE,)
+        app="app",
+        owner="o2",
+        keys=tuple(keys),
+        now=now,
+        limit=limit,
+        slots=slots or (ONE,),
+        ahead=ahead,
     )
     return [each.run.id for each in commit(store, wanted) if isinstance(each, ClaimedRun)]
 
@@ -277,6 +288,23 @@ def test_whoever_has_waited_longest_is_claimed_first(store: Store) -> None:
     keys = ("other", "key")
     assert ["x10", "q20", "x30"] == claimed(store, many, keys=keys, limit=3)
     assert ["q40", "x50", "q60"] == claimed(store, many, keys=keys)
+
+
+@requirement("T38")
+def test_no_run_is_claimed_ahead_with_a_slot(store: Store) -> None:
+    """While it waited in a process, another one could execute it; nor is one behind it."""
+    commit(store, created("x1", key="other"))
+    commit(store, suspended("x1", due_at=10))
+    many = Slots(endpoint_key="key", most=10)
+    begin(store, "r1")
+    for now in (20, 30):
+        begin(store, f"q{now}", now=now)
+    commit(store, created("x2", key="other"))
+    commit(store, suspended("x2", due_at=25))
+    keys = ("other", "key")
+    assert ["x1"] == claimed(store, many, keys=keys, limit=4, ahead=3)
+    assert ["q20", "x2"] == claimed(store, many, keys=keys, limit=4, ahead=3)
+    assert ["q30"] == claimed(store, many, keys=keys, limit=4, ahead=3)
 
 
 @requirement("T38")

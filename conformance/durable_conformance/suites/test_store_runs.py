@@ -348,6 +348,19 @@ def test_a_claim_of_few_takes_the_earliest_of_one_handler(store: Store) -> None:
 
 
 @requirement("T5")
+def test_no_run_is_claimed_ahead_behind_one_that_has_died_with_a_process(store: Store) -> None:
+    """What waits in a process behind it might die with it again and again."""
+    for number in (1, 2, 3, 4):
+        id_, crash_count = f"r{number}", int(number == 3)
+        commit(store, created(id_))
+        state = replace(run(id_), phase=Phase.SUSPENDED, crash_count=crash_count)
+        commit(store, replace(suspended(id_, due_at=number), state=state))
+
+    assert ["r1", "r2"] == [each.run.id for each in claim(store, limit=4, ahead=3)]
+    assert ["r3", "r4"] == [each.run.id for each in claim(store, limit=4, ahead=3)]
+
+
+@requirement("T5")
 def test_a_claim_may_name_the_runs_it_wants(store: Store) -> None:
     """Of these it takes the ones that are due and whose handler is known, the earliest first."""
     for id_, key, due_at in [

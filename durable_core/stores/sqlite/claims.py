@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
+from typing import TypeAlias
 
 from durable_core.errors import LeaseLost
 from durable_core.ports import (
@@ -49,7 +50,22 @@ def claim(db: sqlite3.Connection, message: Claim) -> tuple[ClaimedRun | CorruptR
     found = db.execute(QUERIES["due-runs"], wanted).fetchall()
     if message.slots:
         return _claim_with_slots(db, message, found)
-    return _take(db, message.owner, [run_id for _, run_id in found])
+    return _take(db, message.owner, [each[1] for each in _claimable(message, found)])
+
+
+#: A due run: when it is due, its id, and its crash count.
+_Due: TypeAlias = tuple[int, str, int]
+
+
+def _claimable(
+    message: Claim, line: Iterable[_Due | slots.Queued]
+) -> Iterator[_Due | slots.Queued]:
+    """Yield the runs of a line that a message claims; see :class:`Claim` for those ahead."""
+    at_once = message.limit - message.ahead
+    for place, found in enumerate(islice(line, message.limit)):
+        if place >= at_once and (isinstance(found, slots.Queued) or found[2]):
+            return
+        yield found
 
 
 def _take(
@@ -63,18 +79,18 @@ def _take(
 
 
 def _claim_with_slots(
-    db: sqlite3.Connection, message: Claim, due: list[tuple[int, str]]
+    db: sqlite3.Connection, message: Claim, due: list[_Due]
 ) -> tuple[ClaimedRun | CorruptRun, ...]:
     """Claim due runs and the first ones in line, whoever has waited longest before the others."""
     for each in message.slots:
         place = {"app": message.app, "endpoint_key": each.endpoint_key, "now": message.now}
         db.execute(QUERIES["enqueue"], place)
         due += db.execute(QUERIES["due-broken"], {**place, "limit": message.limit}).fetchall()
-    lines: list[Iterable[tuple[int, str] | slots.Queued]] = [sorted(due)]
+    lines: list[Iterable[_Due | slots.Queued]] = [sorted(due)]
     lines += [slots.in_line(db, message, each) for each in message.slots]
     ids = []
     # A line is asked for its next run only when the one before has its slot.
-    for found in islice(merge(*lines), message.limit):
+    for found in _claimable(message, merge(*lines)):
         ids.append(found[1])
         row = {"owner": message.owner, "ids": json.dumps([found[1]])}
         db.execute(QUERIES["claim-runs"], row)

@@ -275,7 +275,7 @@ DELETE FROM delivery WHERE run_id = ?
 UPDATE run SET due_at = min(due_at, :now) WHERE id = :id AND due_at IS NOT NULL
 
 -- due-runs --
-SELECT run.due_at, run.id
+SELECT run.due_at, run.id, run.crash_count
 FROM json_each(:keys) AS handler
 CROSS JOIN run ON run.id IN (
     SELECT due.id FROM run AS due
@@ -335,7 +335,7 @@ WHERE id IN (
 )
 
 -- due-broken --
-SELECT due_at, id FROM run
+SELECT due_at, id, crash_count FROM run
 WHERE app = :app AND endpoint_key = :endpoint_key AND due_at <= :now
   AND phase <> 'queued' AND phase = 'responding'
 ORDER BY due_at, id

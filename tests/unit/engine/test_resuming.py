@@ -106,13 +106,14 @@ def test_the_scheduler_is_not_woken_for_each_task_that_ends(
         assert worker is not None
         woken: list[str] = []
         monkeypatch.setattr(worker.scheduler._wakeups, "notify", lambda: woken.append("woken"))
-        for kind, room in (
+        for kind, free in (
             (HandlerKind.ASYNC_DEF, 7),
             (HandlerKind.DEF, 8),
             (HandlerKind.ASYNC_DEF, 8),
         ):
-            woken.append(f"{kind.value} {room}")
-            worker.scheduler.claim_soon(kind, room)
+            woken.append(f"{kind.value} {free}")
+            monkeypatch.setitem(worker.runs.capacity.busy, HandlerKind.ASYNC_DEF, 32 - free)
+            worker.scheduler.claim_soon(kind)
         monkeypatch.undo()
         worker.loops.replay_loop.call_soon_threadsafe(leave.set)
         assert live.acquire(timeout=10)

@@ -132,7 +132,7 @@ def test_a_def_run_fails_without_it(
     swallower.ends.set()
     begun.join(10)
     assert [302] == [each.status for each in answers]
-    until(lambda: worker.runs.busy[HandlerKind.DEF] == 0)
+    until(lambda: worker.runs.capacity.busy[HandlerKind.DEF] == 0)
     assert [Phase.FAILED] == [each.run.phase for each in process.records.list()]
     process.stop()
 

@@ -28,7 +28,7 @@ def test_one_run_at_a_time() -> None:
     with harness(app.durable):
         node = embedded(app.durable.engine).worker
         assert isinstance(node, ManualWorker)
-        assert [1, 1] == [node.runs.capacity(kind) for kind in HandlerKind]
+        assert [1, 1] == [node.runs.capacity.free(kind) for kind in HandlerKind]
 
 
 def test_a_crash_takes_a_new_name() -> None:
