@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import inspect
 import re
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ DOCS = sorted(ROOT.glob("docs/**/*.md"))
 PROJECTS = {ROOT / "docs" / "howto" / "use-django.md"}
 PAGES = [ROOT / "README.md", *DOCS, ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md"]
 
+READMES = sorted(ROOT.glob("adapters/*/README.md"))
+
+_FIRST_PROGRAM = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -54,7 +58,30 @@ def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert [] == list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def first_programs() -> Iterator[tuple[str, str]]:
+    """Yield distribution and program of each adapter's README that shows an endpoint.
+
+    That of Django needs a project.
+    """
+    for readme in READMES:
+        [program, *_] = _FIRST_PROGRAM.findall(readme.read_text("utf-8"))
+        if "@durable.endpoint" in program and readme.parent.name != "django":
+            yield readme.parent.name, program
+
+
+@pytest.mark.parametrize(
+    ("name", "program"), list(first_programs()), ids=lambda value: value.partition("\n")[0]
+)
+def test_first_program_of_an_adapter(name: str, program: str) -> None:
+    """The first program of an adapter's README is whole: its endpoint calls what is there."""
+    names: dict[str, Any] = {"__name__": f"readme_of_{name}"}
+    exec(compile(program, f"{name}/README.md", "exec"), names)
+
+    called = set(re.findall(r"step\.run\(\s*\"[^\"]+\", (\w+)", program))
+    assert set() == called - {*names, *dir(builtins)}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *READMES], ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     """Each link within the repository names a file, and a heading in it."""
     assert [] == list(dead_links(page))
