@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import socket
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
@@ -33,6 +35,7 @@ from durable_core.http.response import FetchedResponse
 from durable_core.model.run import Run
 from durable_core.model.step import Op, OpKind
 from durable_core.runners.observers import Observers
+from durable_core.runners.time_limit import when_abandoned
 
 __all__ = [
     "AsyncClient",
@@ -125,16 +128,19 @@ class OutgoingCall:
             Exception: what the client raises where the connection failed.
         """
         deadline = time.monotonic() + self.timeout
-        with _client_or_ours(client) as chosen:
-            answer = chosen.send(self._build(chosen), stream=True, follow_redirects=False)
+        with _client_or_ours(client) as chosen, _OpenConnection() as connection:
+            # Nothing stops this thread when the time of its step is over, and the next byte of the
+            # head may come in time for ever.
+            when_abandoned(connection.break_off)
+            request = self._build(chosen)
+            connection.watch(request)
+            answer = chosen.send(request, stream=True, follow_redirects=False)
             try:
                 self._check_status(answer)
                 parts, size = [], 0
                 for part in answer.iter_bytes():
                     size += len(part)
                     self._check_size(size)
-                    # Nothing stops this thread when the time of its step is over, and the next
-                    # byte may come in time for ever.
                     if time.monotonic() > deadline:
                         raise TimeoutError(f"the answer took longer than {self.timeout:g} s")
                     parts.append(part)
@@ -194,6 +200,57 @@ class OutgoingCall:
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers.raw
         ]
         return FetchedResponse(int(answer.status_code), Headers(fields), b"".join(parts))
+
+
+class _OpenConnection:
+    """The connection of a call, which another thread may break off. A context.
+
+    ``httpx`` and ``httpx2`` tell of a new connection by the extension ``trace`` of a request. The
+    socket is duplicated: the original is not there while TLS is agreed upon. Nothing tells of a
+    connection that the client had kept.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._is_broken = False
+
+    def __enter__(self) -> _OpenConnection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+
+    def watch(self, request: object) -> None:
+        """Learn of the connection that is made for a request."""
+        extensions = getattr(request, "extensions", None)
+        if isinstance(extensions, dict):
+            extensions.setdefault("trace", self._trace)
+
+    def _trace(self, event: str, info: Mapping[str, Any]) -> None:
+        if not event.endswith(("connect_tcp.complete", "connect_unix_socket.complete")):
+            return
+        made = info["return_value"].get_extra_info("socket")
+        if made is None:
+            return  # not one of the operating system
+        with self._lock:
+            self._socket = socket.fromfd(made.fileno(), made.family, made.type)
+            if self._is_broken:
+                self._shut()
+
+    def break_off(self) -> None:
+        """Have all that is read and written on the connection fail, now and later."""
+        with self._lock:
+            self._is_broken = True
+            self._shut()
+
+    def _shut(self) -> None:
+        if self._socket is not None:
+            with suppress(OSError):  # the server was faster
+                self._socket.shutdown(socket.SHUT_RDWR)
 
 
 def parse_retry_after(value: str | None) -> float | None:

@@ -113,6 +113,7 @@ class _Race:
             with self.lock:
                 self._wakers.discard(wake.set)
         if self.winner not in (None, index) and not attempt.ended:
+            attempt.abandon()
             raise _BranchLost
         return attempt.result()
 
