@@ -316,7 +316,7 @@ class _LateThreadRun(ThreadRun):
     def run(self, flow: Flow[None]) -> None:
         """Run the rest of the flow, unless that was done without the handler."""
         if self._flow is not None:
-            outcome = self._handle(CallHandler())
+            outcome = self.call_handler(CallHandler())
             drive_sync(flow, self.perform, self._lock, outcome)
 
 

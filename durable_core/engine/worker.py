@@ -27,7 +27,7 @@ from durable_core.flow.scope import HandlerKind
 from durable_core.http.request import Request
 from durable_core.model.decision import HandoffReason
 from durable_core.model.fact import StoreCommitted
-from durable_core.model.step import Memo, RunningStep
+from durable_core.model.step import Memo
 from durable_core.platform import logger
 from durable_core.ports import Checkpoint, RunRecord, Store, Unregister, channel_of
 from durable_core.runners.live import Waiters
@@ -205,10 +205,9 @@ class Worker(WorkerParts):
             return record
         if record is None:
             record = RunRecord(run=live.ex.run, owner=self.owner, due_at=None, ended_at=None)
-        running = tuple(RunningStep(*each) for each in list(live.ex.calls.values()))
         if isinstance(live.ex, StoredExecution) and live.ex.unsaved:
             record = _with_memos(record, live.ex.unsaved)
-        return replace(record, running=running)
+        return replace(record, running=live.ex.running_steps)
 
     @property
     def may_defer(self) -> bool:

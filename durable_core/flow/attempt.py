@@ -109,6 +109,8 @@ class StepAttempt:
         function_ended: the function has ended; threads or tasks that it has left push nothing.
         settled: the outcome of the attempt is known.
         number: how often the function is called with this attempt; 1 for the first.
+        event_seq: the highest event sequence number when the function was called.
+        started_at: when it was called, epoch milliseconds; None before that.
     """
 
     name: str
@@ -118,3 +120,5 @@ class StepAttempt:
     function_ended: bool = False
     settled: bool = False
     number: int = 1
+    event_seq: int = 0
+    started_at: int | None = None

@@ -33,6 +33,7 @@ __all__ = [
     "AwaitStream",
     "BeginStep",
     "CallHandler",
+    "CallStep",
     "CallUser",
     "Cancelled",
     "DrainSteps",
@@ -176,6 +177,23 @@ class CallUser:
     waits: ClassVar[bool] = True
     inside: StepAttempt | None
     call: Call
+
+
+@record(frozen=True, slots=True)
+class CallStep(CallUser):
+    """As :class:`CallUser`, once these writes are durable. Raises their error.
+
+    Answered with None if ``Execution.begins`` says that the function may not be called yet.
+
+    Attributes:
+        tickets: the writes.
+        shows_lease: one of them is still to be accepted by the store. That it is shows that the
+            process holds the run.
+    """
+
+    inside: StepAttempt
+    tickets: tuple[PendingCommit, ...] = ()
+    shows_lease: bool = False
 
 
 @record(frozen=True, slots=True)
@@ -340,6 +358,7 @@ Effect: TypeAlias = (
     | AwaitDurable
     | BeginStep
     | CallUser
+    | CallStep
     | CallHandler
     | Park
     | UnwindIfAlone

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from durable_core.codec.records import dump_request
 from durable_core.errors import (
@@ -19,10 +19,11 @@ from durable_core.errors import (
     Suspended,
     WaitInterruptedError,
 )
-from durable_core.flow.attempt import Stream
+from durable_core.flow.attempt import StepAttempt, Stream
 from durable_core.flow.effects import (
     AwaitDurable,
     BeginStep,
+    CallStep,
     Cancelled,
     Flow,
     PendingCommit,
@@ -39,7 +40,7 @@ from durable_core.machine.step_ids import StepIds, op_named
 from durable_core.model.decision import HandoffReason
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
-from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
+from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending, RunningStep
 from durable_core.model.stream import Attempt
 from durable_core.ports import (
     Checkpoint,
@@ -58,11 +59,13 @@ __all__ = [
     "ExecutionState",
     "StoredExecution",
     "begin",
+    "check_lease",
     "checkpoint",
     "commit",
     "new_run",
     "run_label",
     "settle",
+    "suspend_for",
     "utf8_size",
 ]
 
@@ -171,8 +174,7 @@ class Execution:
         fault: why it was closed, if something went wrong.
         due_at_once: the handler was stopped although it could go on.
         in_flight: how many step functions are running.
-        calls: of each step whose function is being called, by op id: the op, how often it has
-            failed before, and when it was called (epoch milliseconds).
+        calls: the attempts whose functions are being called, by op id.
         parked: ids of ops that wait for their time.
         unawaited: ops that the handler has asked for and not begun to await, by op id.
         awaited: names of all steps that have been parked, by op id. Only these make a suspended
@@ -252,7 +254,7 @@ class Execution:
         self.fault: BaseException | None = None
         self.due_at_once = False
         self.in_flight = 0
-        self.calls: dict[str, tuple[Op, int, int]] = {}
+        self.calls: dict[str, StepAttempt] = {}
         self.parked: set[str] = set()
         self.unawaited: dict[str, Op] = {}
         self.awaited: dict[str, str] = {}
@@ -299,6 +301,14 @@ class Execution:
             and self.fault is None
             and self.env.clock.now() >= self.deadline
         )
+
+    @property
+    def held_lately(self) -> bool:
+        """True if the process held the run a moment ago.
+
+        Otherwise it may have been frozen, and another one may have gone on with the run meanwhile.
+        """
+        return self.env.clock.elapsed() - self.checked_at <= self.env.lease_check_age
 
     @property
     def stopping(self) -> bool:
@@ -402,6 +412,37 @@ class Execution:
     def check_threads(self, step_name: str) -> None:
         """See that the engine lets branches of a ``def`` handler run in threads; here it does."""
 
+    def begins(self, effect: CallStep, written: Sequence[CheckpointResult], event_seq: int) -> bool:
+        """Note that the function of a step is called now; False if it may not be called yet.
+
+        That is so if it is not certain that the process holds the run, see :func:`check_lease`.
+
+        Args:
+            effect: asks for the call.
+            written: the answers to its writes, which are durable.
+            event_seq: the highest event sequence number by then.
+
+        Raises:
+            Suspended: no step may begin any more.
+        """
+        if effect.tickets:
+            self.drop_tickets(effect.tickets, written)
+        self.check_open()
+        if not (effect.shows_lease or self.held_lately):
+            return False
+        inside = effect.inside
+        inside.event_seq, inside.started_at = event_seq, self.env.clock.now()
+        self.calls[inside.op_id] = inside
+        return True
+
+    @property
+    def running_steps(self) -> tuple[RunningStep, ...]:
+        """The steps whose functions are being called. May be read by other threads."""
+        return tuple(
+            RunningStep(op_named(each.name, OpKind.RUN), each.number - 1, each.started_at or 0)
+            for each in list(self.calls.values())
+        )
+
     def next_attempt(self) -> Attempt:
         """Return the identity of the attempt of a step that begins now."""
         self._attempts += 1
@@ -452,12 +493,12 @@ class Execution:
     def apply_results(self, written: Sequence[CheckpointResult]) -> None:
         """Take over the answers to writes; here there is nothing in them."""
 
-    def lease_check(self) -> Submit | None:
+    def lease_check(self) -> Submit:
         """Return a write that changes nothing, and fails if another process holds the run.
 
-        None if the run has no lease; here it has none.
+        Here a run has no lease, and :attr:`held_lately` is always true.
         """
-        return None
+        raise NotImplementedError
 
     def has_delivery(self, op_id: str) -> bool:
         """Tell whether the event that ends a wait is known; here none ever is."""
@@ -724,8 +765,7 @@ def settle(ex: Execution, step_name: str = "") -> Flow[None]:
     except WaitInterruptedError:
         raise
     except (Exception, LeaseLost) as error:
-        ex.close(_fault(error))
-        raise Suspended from error
+        suspend_for(ex, error)
     ex.drop_tickets(tickets, written)
 
 
@@ -739,8 +779,7 @@ def commit(ex: Execution, write: Write[AnswerT]) -> Flow[AnswerT]:
     try:
         [answer] = yield AwaitDurable((ticket,))
     except (Exception, LeaseLost) as error:
-        ex.close(_fault(error))
-        raise Suspended from error
+        suspend_for(ex, error)
     committed: AnswerT = answer
     return committed
 
@@ -754,26 +793,34 @@ def begin(ex: Execution) -> Flow[tuple[int, int] | Cancelled]:
     """
     while True:
         tickets = ex.tickets
-        # A write that is still to be accepted shows that the process holds the run.
-        is_checked = bool(tickets) and not tickets[-1].done
+        shows_lease = bool(tickets) and not tickets[-1].done
         try:
             begun: StepBegun | Cancelled = yield BeginStep(tickets)
         except (Exception, LeaseLost) as error:
-            ex.close(_fault(error))
-            raise Suspended from error
+            suspend_for(ex, error)
         if isinstance(begun, Cancelled):
             return begun
         written, event_seq = begun
         if tickets:
             ex.drop_tickets(tickets, written)
-        clock = ex.env.clock
-        if is_checked or clock.elapsed() - ex.checked_at <= ex.env.lease_check_age:
-            return event_seq, clock.now()
-        # The process may have been frozen: another one may have gone on with the run meanwhile.
-        check = ex.lease_check()
-        if check is None:
-            return event_seq, clock.now()
-        ex.add_ticket((yield check))
+        if shows_lease or ex.held_lately:
+            return event_seq, ex.env.clock.now()
+        yield from check_lease(ex)
+
+
+def check_lease(ex: Execution) -> Flow[None]:
+    """Queue a write that fails if another process holds the run, for this one may not hold it."""
+    ex.add_ticket((yield ex.lease_check()))
+
+
+def suspend_for(ex: Execution, error: BaseException) -> NoReturn:
+    """Close an execution of which a write has failed.
+
+    Raises:
+        Suspended: always.
+    """
+    ex.close(_fault(error))
+    raise Suspended from error
 
 
 def utf8_size(text: str) -> int:

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 from durable_core.codec.json import JSONCodec
 from durable_core.codec.records import dump_event, load_event, load_step_error
 from durable_core.codec.tokens import event_id
-from durable_core.errors import LimitExceededError, Suspended
+from durable_core.errors import LeaseLost, LimitExceededError, Suspended
 from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.child_runs import Invocation, child_response
 from durable_core.flow.effects import (
     AwaitReplayTurn,
+    CallStep,
     CallUser,
     Cancelled,
     Flow,
@@ -33,9 +34,11 @@ from durable_core.flow.execution import (
     ExecutionState,
     StoredExecution,
     begin,
+    check_lease,
     checkpoint,
     commit,
     settle,
+    suspend_for,
     utf8_size,
 )
 from durable_core.flow.facts import notify_attempt, observed_step
@@ -442,88 +445,116 @@ def _return_outcome(ex: StoredExecution, memo: Memo) -> object:
 
 
 def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) -> Flow[Memo | None]:
-    """Call the function once. Return the memo, or None if the step will be retried.
-
-    The event sequence number is that of the first attempt (``before``): an event that answers the
-    first attempt must not be lost.
-    """
+    """Call the function once. Return the memo, or None if the step will be retried."""
     arguments = dump_arguments(call) if ex.options.record_arguments else None
     inside = StepAttempt(op.name, op.id, ex.next_attempt(), ex)
-    failures = 0 if before is None else before.failures
-    inside.number = failures + 1
+    if before is not None:
+        inside.number = before.failures + 1
     ex.in_flight += 1
     try:
-        begun = yield from begin(ex)
-        ex.check_open()
-        outcome: Outcome
-        if isinstance(begun, Cancelled):
-            outcome, event_seq, started_at = begun, EVENT_SEQ.get(), ex.env.clock.now()
-        else:
-            event_seq, started_at = begun
-            if call.options is not None and call.options.at_most_once:
-                yield from _save_begun(ex, op, before, event_seq, started_at)
-            ex.calls[op.id] = (op, failures, started_at)
-            outcome = yield CallUser(inside, call)
+        outcome: Outcome | None = None
+        if call.options is not None and call.options.at_most_once:
+            outcome = yield from _save_begun(ex, op, before)
+        while outcome is None:
+            tickets = ex.tickets
+            shows_lease = bool(tickets) and not tickets[-1].done
+            try:
+                outcome = yield CallStep(inside, call, tickets, shows_lease)
+            except MemoryError:
+                raise
+            except (Exception, LeaseLost) as error:
+                suspend_for(ex, error)
+            if outcome is None:
+                yield from check_lease(ex)
         inside.function_ended = True
-        if before is not None:
-            event_seq = before.event_seq
         now = ex.env.clock.now()
-        if type(outcome) is Returned:
+        if inside.started_at is None:  # it was cancelled before
+            inside.event_seq, inside.started_at = EVENT_SEQ.get(), now
+        if before is not None:
+            # An event that answers the first attempt must not be lost.
+            inside.event_seq = before.event_seq
+        if isinstance(outcome, Returned):
             result = _encode(ex, op, call, outcome.value)
         else:
-            result = _result_of(ex, op, call, outcome, now)
-        memo: Memo | None
-        if isinstance(result, str):
-            number, attempts = ex.next_completion_no(), failures + 1
-            # By position, see ``record``: op, completion_no, ok, value, event_seq, attempts, ...
-            memo = Memo(op, number, True, result, event_seq, attempts, now, started_at, arguments)
-            ex.check_open()
-            ex.run = end_op(ex.run)
-            ex.add_ticket((yield _save_memo(ex, memo, now)))
-            inside.settled = True
-            return memo
-        if ex.stream is not None:
-            ex.stream.roll_back(inside)
-        failed = OpFailed(
-            op=op,
-            failure=result,
-            completion_no=ex.next_completion_no(),
-            event_seq=event_seq,
-            failures=failures,
-            u=ex.env.ids.uniform(),
-            started_at=started_at,
-            retries=None if call.options is None else call.options.most_retries,
-            arguments=arguments,
+            result = _why_failed(ex, call, outcome, now)
+        if not isinstance(result, str):
+            return (yield from _fail(ex, op, call, inside, outcome, result, now, arguments))
+        # By position, see ``record``: op, completion_no, ok, value, event_seq, attempts, ...
+        memo = Memo(
+            op,
+            ex.next_completion_no(),
+            True,
+            result,
+            inside.event_seq,
+            inside.number,
+            now,
+            inside.started_at,
+            arguments,
         )
-        transition = _decide(ex, failed, now, call.options)
-        yield from _report_failure(ex, op, call.options, outcome, transition)
-        memo = yield from _apply(ex, transition, now)
+        ex.check_open()
+        ex.run = end_op(ex.run)
+        ex.add_ticket((yield _save_memo(ex, memo, now)))
         inside.settled = True
-        if isinstance(outcome, Cancelled):
-            raise outcome.error
         return memo
     finally:
         inside.function_ended = True
-        if op.id in ex.calls:
-            del ex.calls[op.id]
+        ex.calls.pop(op.id, None)
         if ex.stream is not None and not inside.settled:
             ex.stream.roll_back(inside)
         ex.in_flight -= 1
         ex.activity += 1
 
 
-def _save_begun(
-    ex: StoredExecution, op: Op, before: Pending | None, event_seq: int, started_at: int
-) -> Flow[None]:
-    """Make durable that an attempt begins. Nothing else is a pending RUN without an error."""
+def _save_begun(ex: StoredExecution, op: Op, before: Pending | None) -> Flow[Cancelled | None]:
+    """Make durable that an attempt begins, unless user code cancels the step meanwhile.
+
+    Nothing else is a pending RUN without an error.
+    """
+    begun = yield from begin(ex)
+    ex.check_open()
+    if isinstance(begun, Cancelled):
+        return begun
+    event_seq, now = begun
     failures = 0 if before is None else before.failures
-    pending = Pending(
-        op=op, due_at=started_at, failures=failures, event_seq=event_seq, started_at=started_at
-    )
+    pending = Pending(op=op, due_at=now, failures=failures, event_seq=event_seq, started_at=now)
     ex.pending[op.id] = pending
     ex.add_ticket((yield checkpoint(ex, pending=(pending,))))
     yield from settle(ex)
     ex.check_open()
+    return None
+
+
+def _fail(
+    ex: StoredExecution,
+    op: Op,
+    call: Call,
+    inside: StepAttempt,
+    outcome: Outcome,
+    failure: Failure,
+    now: int,
+    arguments: str | None,
+) -> Flow[Memo | None]:
+    """Store a failed attempt. Return the memo, or None if the step will be retried."""
+    if ex.stream is not None:
+        ex.stream.roll_back(inside)
+    failed = OpFailed(
+        op=op,
+        failure=failure,
+        completion_no=ex.next_completion_no(),
+        event_seq=inside.event_seq,
+        failures=inside.number - 1,
+        u=ex.env.ids.uniform(),
+        started_at=now if inside.started_at is None else inside.started_at,
+        retries=None if call.options is None else call.options.most_retries,
+        arguments=arguments,
+    )
+    transition = _decide(ex, failed, now, call.options)
+    yield from _report_failure(ex, op, call.options, outcome, transition)
+    memo = yield from _apply(ex, transition, now)
+    inside.settled = True
+    if isinstance(outcome, Cancelled):
+        raise outcome.error
+    return memo
 
 
 def _interrupt(ex: StoredExecution, pending: Pending) -> Flow[None]:
@@ -575,18 +606,12 @@ def _failed_attempt(transition: Transition) -> FailedAttempt:
     return command.failed
 
 
-def _result_of(
-    ex: StoredExecution, op: Op, call: Call, outcome: Outcome, now: int
-) -> str | Failure:
-    """Return the result of a step's function as text, or why there is none."""
-    match outcome:
-        case Returned(value=value):
-            return _encode(ex, op, call, value)
-        case Raised():
-            return step_failure(ex.options, outcome, now, call.options)
-        case Cancelled():
-            text = "user code cancelled the step before its function ended"
-            return Failure(name="StepCancelled", message=text, retriable=False, cancelled=True)
+def _why_failed(ex: StoredExecution, call: Call, outcome: Raised | Cancelled, now: int) -> Failure:
+    """Return why a step's function has no result."""
+    if isinstance(outcome, Raised):
+        return step_failure(ex.options, outcome, now, call.options)
+    text = "user code cancelled the step before its function ended"
+    return Failure(name="StepCancelled", message=text, retriable=False, cancelled=True)
 
 
 def dump_arguments(call: Call) -> str | None:

@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from durable_core.errors import ControlSignal, Suspended
@@ -154,7 +155,7 @@ class _RacingBranch(_Branch):
             if isinstance(effect, CallUser) and effect.inside is not None:
                 call = effect.call
                 abandonable = Call(self._race.call, (self._index, call), None, call.options)
-                effect = CallUser(effect.inside, abandonable)
+                effect = replace(effect, call=abandonable)
             waits = isinstance(effect, AwaitDelivery)
             if isinstance(effect, AwaitDelivery):
                 effect = _ends_with(effect, self._race)

@@ -7,7 +7,7 @@ functions, and the checkpoints. A step whose outcome is replayed has no such eff
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from durable_core.flow.attempt import StepAttempt
 from durable_core.flow.effects import (
@@ -39,7 +39,7 @@ from durable_core.model.fact import (
 )
 from durable_core.model.run import Phase
 from durable_core.model.step import Memo, Op, OpKind, Pending
-from durable_core.ports import Checkpoint
+from durable_core.ports import Checkpoint, Write
 from durable_core.runners.observers import Entered, Observers
 from durable_core.runners.task import TaskRun
 from durable_core.runners.thread import ThreadRun
@@ -88,9 +88,14 @@ class _Notifier:
         fact = self._started(self._run(), step, inside.number)
         return self._observers.enter_attempt(fact)
 
-    def submitted(self, effect: Submit) -> None:
-        """Notify of what a checkpoint says."""
-        write = effect.write
+    def performed(self, effect: Effect) -> None:
+        """Notify of what an effect says that was performed, or begins to be."""
+        if isinstance(effect, Submit):
+            self._submitted(effect.write)
+        elif isinstance(effect, SendResponse):
+            self._responded(effect)
+
+    def _submitted(self, write: Write[Any]) -> None:
         if not isinstance(write, Checkpoint) or not (write.memos or write.pending):
             return
         run = self._run()
@@ -102,7 +107,7 @@ class _Notifier:
             if _is_new_wait(pending):
                 self._started(run, observed_step(pending.op), 1)
 
-    def responded(self, effect: SendResponse) -> None:
+    def _responded(self, effect: SendResponse) -> None:
         """Notify of a run that completes while its client waits."""
         if self._ex.run.phase is not Phase.COMPLETED:
             return
@@ -127,6 +132,27 @@ class _Notifier:
         self._observers.notify(step_finished(run, step, memo))
 
 
+class _Within:
+    """A block within what observers have entered. They are told of the error that it met.
+
+    Args:
+        entered: what they have entered.
+
+    Attributes:
+        outcome: how what the block calls has ended; None if it has raised.
+    """
+
+    def __init__(self, entered: Entered) -> None:
+        self._entered = entered
+        self.outcome: Outcome | Unwound | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._entered.leave(self.outcome.error if isinstance(self.outcome, Raised) else None)
+
+
 class ObservedThreadRun(ThreadRun):
     """One execution of a ``def`` handler, whose observers are notified."""
 
@@ -136,24 +162,23 @@ class ObservedThreadRun(ThreadRun):
 
     def perform(self, effect: Effect) -> Any:
         """Answer one effect."""
-        if isinstance(effect, CallHandler):
-            return self._within(self._notifier.enter_execution(), effect)
-        if isinstance(effect, CallUser) and effect.inside is not None:
-            return self._within(self._notifier.enter_attempt(effect.inside, effect), effect)
         answer = super().perform(effect)
-        if isinstance(effect, Submit):
-            self._notifier.submitted(effect)
-        elif isinstance(effect, SendResponse):
-            self._notifier.responded(effect)
+        self._notifier.performed(effect)
         return answer
 
-    def _within(self, entered: Entered, effect: Effect) -> Outcome | Unwound:
-        outcome: Outcome | Unwound | None = None
-        try:
-            outcome = super().perform(effect)
+    def call_handler(self, effect: CallHandler) -> Outcome | Unwound:
+        """Run the handler."""
+        with _Within(self._notifier.enter_execution()) as within:
+            within.outcome = outcome = super().call_handler(effect)
             return outcome
-        finally:
-            entered.leave(outcome.error if isinstance(outcome, Raised) else None)
+
+    def call_user(self, effect: CallUser) -> Outcome:
+        """Call the function of a step, or a hook."""
+        if effect.inside is None:
+            return super().call_user(effect)
+        with _Within(self._notifier.enter_attempt(effect.inside, effect)) as within:
+            within.outcome = outcome = super().call_user(effect)
+            return outcome
 
 
 class ObservedTaskRun(TaskRun):
@@ -165,30 +190,23 @@ class ObservedTaskRun(TaskRun):
 
     def perform(self, effect: Effect) -> Any:
         """Answer one effect."""
-        if isinstance(effect, CallHandler):
-            return self._within_execution(effect)
-        if isinstance(effect, CallUser) and effect.inside is not None:
-            return self._within_attempt(effect.inside, effect)
         answer = super().perform(effect)
-        if isinstance(effect, Submit):
-            self._notifier.submitted(effect)
-        elif isinstance(effect, SendResponse):
-            self._notifier.responded(effect)
+        self._notifier.performed(effect)
         return answer
 
-    async def _within_execution(self, effect: CallHandler) -> Outcome | Unwound:
-        return await self._within(self._notifier.enter_execution(), effect)
-
-    async def _within_attempt(self, inside: StepAttempt, effect: CallUser) -> Outcome | Unwound:
-        return await self._within(self._notifier.enter_attempt(inside, effect), effect)
-
-    async def _within(self, entered: Entered, effect: Effect) -> Outcome | Unwound:
-        outcome: Outcome | Unwound | None = None
-        try:
-            outcome = await super().perform(effect)
+    async def call_handler(self, effect: CallHandler) -> Outcome | Unwound:
+        """Run the handler in this task."""
+        with _Within(self._notifier.enter_execution()) as within:
+            within.outcome = outcome = await super().call_handler(effect)
             return outcome
-        finally:
-            entered.leave(outcome.error if isinstance(outcome, Raised) else None)
+
+    async def call_user(self, effect: CallUser) -> Outcome:
+        """Call the function of a step, or a hook."""
+        if effect.inside is None:
+            return await super().call_user(effect)
+        with _Within(self._notifier.enter_attempt(effect.inside, effect)) as within:
+            within.outcome = outcome = await super().call_user(effect)
+            return outcome
 
 
 def _is_new_wait(pending: Pending) -> bool:

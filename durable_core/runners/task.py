@@ -30,6 +30,7 @@ from durable_core.flow.effects import (
     AwaitRun,
     BeginStep,
     CallHandler,
+    CallStep,
     CallUser,
     Cancelled,
     DrainSteps,
@@ -265,7 +266,9 @@ class TaskRun:
             self._refuse_time_out(step_name)
             raise
 
-    def _begin_step(self, effect: BeginStep) -> StepBegun | Coroutine[Any, Any, object]:
+    def _begin_step(
+        self, effect: BeginStep | CallStep
+    ) -> StepBegun | Coroutine[Any, Any, StepBegun | Cancelled]:
         tickets: Any = effect.tickets
         written: Sequence[CheckpointResult] = ()
         if tickets:
@@ -319,7 +322,18 @@ class TaskRun:
         queue = self._host.queue
         return [await queue.wait_async(ticket) for ticket in tickets]
 
-    async def _call_user(self, effect: CallUser) -> Outcome:
+    async def _call_step(self, effect: CallStep) -> Outcome | None:
+        begun: Any = self._begin_step(effect)
+        if type(begun) is CoroutineType:
+            begun = await begun
+            if isinstance(begun, Cancelled):
+                return begun
+        if not self.ex.begins(effect, *begun):
+            return None
+        return await self.call_user(effect)
+
+    async def call_user(self, effect: CallUser) -> Outcome:
+        """Call the function of a step, or a hook."""
         token = CURRENT_RUN.set(effect.inside)
         try:
             call = effect.call
@@ -377,7 +391,7 @@ class TaskRun:
             return await value
         return value
 
-    async def _handle(self, effect: CallHandler) -> Outcome | Unwound:
+    async def call_handler(self, effect: CallHandler) -> Outcome | Unwound:
         """Run the handler in this task."""
         if self.ex.closed or self.ex.stopping:
             return Unwound()  # told so before it began
@@ -617,12 +631,14 @@ def _is_coroutine_function(fn: Any) -> bool:
     return inspect.iscoroutinefunction(fn)
 
 
+#: Observers see calls by methods that they override.
 _PERFORM: Mapping[type[Effect], Callable[[TaskRun, Any], Any]] = {
     Submit: TaskRun._submit,
     AwaitDurable: TaskRun._await_durable,
     BeginStep: TaskRun._begin_step,
-    CallUser: TaskRun._call_user,
-    CallHandler: TaskRun._handle,
+    CallUser: lambda run, effect: run.call_user(effect),
+    CallStep: TaskRun._call_step,
+    CallHandler: lambda run, effect: run.call_handler(effect),
     Park: TaskRun._park,
     UnwindIfAlone: TaskRun._unwind_if_alone,
     SeeIfAlone: TaskRun._see_if_alone,

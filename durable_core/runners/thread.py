@@ -23,6 +23,7 @@ from durable_core.flow.effects import (
     AwaitReplayTurn,
     BeginStep,
     CallHandler,
+    CallStep,
     CallUser,
     DrainSteps,
     Effect,
@@ -228,13 +229,21 @@ class ThreadRun:
         tickets: Any = effect.tickets
         return [queue.wait(ticket) for ticket in tickets]
 
-    def _begin_step(self, effect: BeginStep) -> StepBegun:
+    def _begin_step(self, effect: BeginStep | CallStep) -> StepBegun:
         host = self._host
         tickets: Any = effect.tickets
         written = [host.queue.wait(ticket) for ticket in tickets] if tickets else ()
         return written, host.event_watermark.recent()
 
-    def _call_user(self, effect: CallUser) -> Outcome:
+    def _call_step(self, effect: CallStep) -> Outcome | None:
+        begun = self._begin_step(effect)
+        with self._lock:
+            if not self.ex.begins(effect, *begun):
+                return None
+        return self.call_user(effect)
+
+    def call_user(self, effect: CallUser) -> Outcome:
+        """Call the function of a step, or a hook."""
         call = effect.call
         token = CURRENT_RUN.set(effect.inside)
         try:
@@ -281,7 +290,8 @@ class ThreadRun:
             "functions, only 'async def' handlers can await"
         )
 
-    def _handle(self, effect: CallHandler) -> Outcome | Unwound:
+    def call_handler(self, effect: CallHandler) -> Outcome | Unwound:
+        """Run the handler."""
         if (self.ex.closed or self.ex.stopping) and not self.has_called:
             return Unwound()  # told so before it began
         self._main = threading.get_ident()
@@ -429,12 +439,14 @@ def too_many_refused_steps(ex: Execution, count: int) -> StepUsageError:
     return StepUsageError(text)
 
 
+#: Observers see calls by methods that they override.
 _PERFORM: Mapping[type[Effect], Callable[[ThreadRun, Any], Any]] = {
     Submit: ThreadRun._submit,
     AwaitDurable: ThreadRun._await_durable,
     BeginStep: ThreadRun._begin_step,
-    CallUser: ThreadRun._call_user,
-    CallHandler: ThreadRun._handle,
+    CallUser: lambda run, effect: run.call_user(effect),
+    CallStep: ThreadRun._call_step,
+    CallHandler: lambda run, effect: run.call_handler(effect),
     Park: ThreadRun._park,
     UnwindIfAlone: ThreadRun._unwind_if_alone,
     SeeIfAlone: ThreadRun._see_if_alone,

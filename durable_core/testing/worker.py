@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Awaitable, Callable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from dataclasses import dataclass, replace
+from inspect import iscoroutinefunction
+from typing import Any, TypeVar, cast
 
 from durable_core.api.adapter import HTTPHandler
 from durable_core.engine.capacity import Capacity
@@ -135,14 +136,29 @@ class InstrumentedScope:
     def _call_step(self, effect: CallUser, step_name: str) -> Flow[Any]:
         yield from self._check_order(step_name)
         yield from self._crash_if(step_name, CrashPoint.BEFORE)
-        error = self._worker.faults.take_failure(step_name)
-        if error is None:
-            self._worker.count_call(self.ex.run.id, step_name)
-        else:
-            effect = CallUser(effect.inside, _fail_with(error, self.kind))
-        outcome = yield effect
-        yield from self._crash_if(step_name, CrashPoint.DURING)
+        outcome = yield replace(effect, call=self._planned(effect.call, step_name))
+        if outcome is not None:  # else it was not called yet
+            yield from self._crash_if(step_name, CrashPoint.DURING)
         return outcome
+
+    def _planned(self, call: Call, step_name: str) -> Call:
+        """Return a call that is counted, or fails if that is planned."""
+
+        def begin() -> None:
+            error = self._worker.faults.take_failure(step_name)
+            if error is not None:
+                raise error
+            self._worker.count_call(self.ex.run.id, step_name)
+
+        def call_now(*args: object, **kwargs: object) -> object:
+            begin()
+            return call.fn(*args, **kwargs)
+
+        async def call_async(*args: object, **kwargs: object) -> object:
+            begin()
+            return await cast(Awaitable[object], call.fn(*args, **kwargs))
+
+        return replace(call, fn=call_async if iscoroutinefunction(call.fn) else call_now)
 
     def _end_step(self, finished: list[Memo]) -> Flow[None]:
         """Crash or suspend here, if that is planned, when these steps are checkpointed."""
@@ -175,18 +191,6 @@ def _wait_forever(step_name: str) -> Flow[None]:
     """Wait until the handler is unwound."""
     while True:
         yield Park(hash_step_id(step_name), None)
-
-
-def _fail_with(error: Exception, kind: HandlerKind) -> Call:
-    """Return a call that raises the error in place of the step's function."""
-
-    def fail() -> NoReturn:
-        raise error
-
-    async def fail_async() -> NoReturn:
-        raise error
-
-    return Call(fail if kind is HandlerKind.DEF else fail_async)
 
 
 #: The exchange that the calling code belongs to.

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from durable_core.flow.execution import StoredExecution
 from durable_core.ports import Checkpoint, Heartbeat, Register, Write
@@ -51,13 +50,13 @@ class Unfenced(SQLiteStore):
         return replace(write, owner=record.owner, epoch=record.run.epoch)
 
 
-def _no_check(self: StoredExecution) -> Any:
-    return None
+def _no_check(self: StoredExecution) -> bool:
+    return True
 
 
 def _unchecked(path: Path) -> SQLiteStore:
     """Begin steps without a look at the lease, however long ago it was known to be held."""
-    StoredExecution.lease_check = _no_check  # type: ignore[method-assign]
+    StoredExecution.held_lately = property(_no_check)  # type: ignore[assignment]
     return SQLiteStore(path)
 
 

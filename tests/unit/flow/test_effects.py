@@ -67,5 +67,5 @@ def test_every_ask_has_its_wrapper() -> None:
 
     One that gives no answer, and that one flow alone needs, is yielded as it is, too.
     """
-    bare = {asks.Submit, asks.AwaitDurable, asks.BeginStep, asks.AwaitRun}
+    bare = {asks.Submit, asks.AwaitDurable, asks.BeginStep, asks.CallStep, asks.AwaitRun}
     assert set(get_args(Effect)) - bare == {type(ask) for _, ask, _ in WRAPPERS}
