@@ -24,6 +24,7 @@ from durable_core.errors import (
     StoreError,
     StoreOutcomeUnknownError,
 )
+from durable_core.model.step import Pending
 from durable_core.platform import call_soon, logger, process_id
 from durable_core.ports import Checkpoint, Store, Write
 
@@ -60,8 +61,8 @@ class CommitFuture(Generic[T]):
         self.write: Write[T] = write
         self.done = False
         self.error: BaseException | None = None
-        self.threads: list[ThreadWaiter] = []
-        self.tasks: list[asyncio.Future[None]] = []
+        self.threads: tuple[ThreadWaiter, ...] = ()
+        self.tasks: tuple[asyncio.Future[None], ...] = ()
         self.answer: T | None = None
         self.unknown: StoreOutcomeUnknownError | None = None
         self.tries_left = _TRIES if write.repeatable else 0
@@ -248,7 +249,7 @@ class CommitQueue:
                 return
             if not self._leading.locked():
                 return  # the leader left before we were on its list: lead ourselves
-            ticket.threads.append(blocked)
+            ticket.threads += (blocked,)
             self._blocked.append(blocked)
         blocked.lock.acquire()
         with self._mutex:
@@ -276,7 +277,7 @@ class CommitQueue:
             if ticket.done:
                 future.set_result(None)
                 return future
-            ticket.tasks.append(future)
+            ticket.tasks += (future,)
             if loop not in self._tick_scheduled:
                 self._tick_scheduled.add(loop)
                 loop.call_soon(self._tick, loop)
@@ -523,32 +524,35 @@ def _can_be_one(first: object, second: Checkpoint) -> bool:
 def _merge(first: object, second: Checkpoint) -> Checkpoint:
     """Return one write with the effect of two of the same lease, one after the other."""
     assert isinstance(first, Checkpoint)
-    settled = {memo.op.id for memo in second.memos}
-    renewed = settled | {each.op.id for each in second.pending}
-    kept = tuple(each for each in first.pending if each.op.id not in renewed)
-    return Checkpoint(
-        run_id=first.run_id,
-        owner=first.owner,
-        epoch=first.epoch,
-        now=second.now,
-        create=first.create,
-        request=first.request,
-        memos=(*first.memos, *second.memos),
-        pending=(*kept, *second.pending),
-        state=second.state or first.state,
-        release=second.release or first.release,
-        result=second.result or first.result,
-        events=(*first.events, *second.events),
-        chunks=(*first.chunks, *second.chunks),
-        handoff=second.handoff or first.handoff,
-        failed_attempts=(*first.failed_attempts, *second.failed_attempts),
-        deliveries=(*first.deliveries, *second.deliveries),
-        children=(*first.children, *second.children),
-        child_limit=second.child_limit if second.children else first.child_limit,
-        replacing=(*first.replacing, *second.replacing),
-        closing=(*first.closing, *second.closing),
-        no_pending_row=_is_direct(first) and _is_direct(second),
+    return Checkpoint(  # by position, see ``record``: the end of most runs is merged
+        first.run_id,
+        first.owner,
+        first.epoch,
+        second.now,
+        first.create,
+        first.request,
+        first.memos + second.memos,
+        _still_pending(first.pending, second) + second.pending if first.pending else second.pending,
+        second.state or first.state,
+        second.release or first.release,
+        second.result or first.result,
+        first.events + second.events,
+        first.chunks + second.chunks,
+        second.handoff or first.handoff,
+        _is_direct(first) and _is_direct(second),
+        first.failed_attempts + second.failed_attempts,
+        first.deliveries + second.deliveries,
+        first.replacing + second.replacing,
+        first.closing + second.closing,
+        first.children + second.children,
+        second.child_limit if second.children else first.child_limit,
     )
+
+
+def _still_pending(pending: tuple[Pending, ...], later: Checkpoint) -> tuple[Pending, ...]:
+    """Return the ops that a later write neither ends nor changes."""
+    renewed = {memo.op.id for memo in later.memos} | {each.op.id for each in later.pending}
+    return tuple(each for each in pending if each.op.id not in renewed)
 
 
 def _is_direct(write: Checkpoint) -> bool:

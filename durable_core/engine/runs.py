@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 from weakref import WeakSet
 
@@ -142,40 +143,22 @@ class RunExecutor(Generic[ExecutionT]):
         done: Future[None] | None = None
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Response] = loop.create_future()
-        execute = self._host.flows.execute
-
-        def reply(response: Response) -> None:
-            if answered.done():  # the client is gone
-                self.discard(response)
-            else:
-                answered.set_result(response)
-
-        def ended() -> None:
-            if not answered.done():
-                answered.set_result(self.unanswered(ex))
-
-        def ended_in_thread(done: Future[None]) -> None:
-            if not done.cancelled():  # else it was handed off before it began
-                _call_live(loop, ended)
-
+        reply = partial(self._reply, answered)
+        ended = partial(self._answer_at_end, answered, ex)
+        flow = self._host.flows.execute(ex)
         if endpoint.kind is HandlerKind.ASYNC_DEF:
-            task_run = self.task_run(self._host, ex, endpoint.handler, reply)
+            task_run = self.task_run(self._host, ex, endpoint.handler, reply, loop=loop)
             live: TaskRun | ThreadRun = task_run
-            self.run_in_task(task_run, execute(ex), ended)
+            self.run_in_task(task_run, flow, ended)
         else:
-            live = self.thread_run(
-                self._host,
-                ex,
-                endpoint.handler,
-                lambda response: _call_live(loop, reply, response),
-                own_thread=True,
-            )
+            answer = partial(_call_live, loop, reply)
+            live = self.thread_run(self._host, ex, endpoint.handler, answer, own_thread=True)
             context = copy_context()  # what a middleware has set is there in the thread, too
-            done = self._host.servers.submit(context.run, self.run_in_thread, live, execute(ex))
-            done.add_done_callback(ended_in_thread)
+            done = self._host.servers.submit(context.run, self.run_in_thread, live, flow)
+            done.add_done_callback(partial(_thread_ended, loop, ended))
         timer = None
         if watch is not None:
-            timer = watch(live, done, lambda: _call_live(loop, ended))
+            timer = watch(live, done, partial(_call_live, loop, ended))
         try:
             return await answered
         except asyncio.CancelledError:
@@ -184,6 +167,16 @@ class RunExecutor(Generic[ExecutionT]):
         finally:
             if timer is not None:
                 timer.cancel()
+
+    def _reply(self, answered: asyncio.Future[Response], response: Response) -> None:
+        if answered.done():  # the client is gone
+            self.discard(response)
+        else:
+            answered.set_result(response)
+
+    def _answer_at_end(self, answered: asyncio.Future[Response], ex: ExecutionT) -> None:
+        if not answered.done():
+            answered.set_result(self.unanswered(ex))
 
     def client_left(self, answered: asyncio.Future[Response], live: TaskRun | ThreadRun) -> None:
         """Detach the client of a run, or drop the answer that it has no more use for.
@@ -220,17 +213,18 @@ class RunExecutor(Generic[ExecutionT]):
         self.begin(run)
         task = run.start(flow)
         self._tasks.add(task)
-
-        def task_ended(task: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
-            if not task.cancelled() and task.exception() is not None:
-                run.ex.close(task.exception())
-                _log_broken(run.ex, task.exception())
-            ended()
-            self._end(run)
-
-        task.add_done_callback(task_ended)
+        task.add_done_callback(partial(self._task_ended, run, ended))
         return task
+
+    def _task_ended(
+        self, run: TaskRun, ended: Callable[[], None], task: asyncio.Task[None]
+    ) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            run.ex.close(task.exception())
+            _log_broken(run.ex, task.exception())
+        ended()
+        self._end(run)
 
     def begin(self, run: ThreadRun | TaskRun) -> None:
         """Note that a run is live."""
@@ -774,6 +768,13 @@ def _call_live(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *ar
         return True
     logger.warning("an event loop was closed while runs were live on it")
     return False
+
+
+def _thread_ended(
+    loop: asyncio.AbstractEventLoop, ended: Callable[[], None], done: Future[None]
+) -> None:
+    if not done.cancelled():  # else it was handed off before it began
+        _call_live(loop, ended)
 
 
 def _log_broken(ex: Execution, error: BaseException | None) -> None:

@@ -455,6 +455,7 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
         outcome: Outcome | None = None
         if call.options is not None and call.options.at_most_once:
             outcome = yield from _save_begun(ex, op, before)
+            before = before or ex.pending.get(op.id)
         while outcome is None:
             tickets = ex.tickets
             shows_lease = bool(tickets) and not tickets[-1].done

@@ -117,11 +117,14 @@ class Headers:
     def _by_name(self) -> dict[str, tuple[str, ...]]:
         index = self._index
         if index is None:
-            # Clients may repeat a name thousands of times, so values are collected in lists.
-            lists: dict[str, list[str]] = {}
-            for name, value in self._raw:
-                lists.setdefault(name.lower(), []).append(value)
-            index = self._index = {name: tuple(values) for name, values in lists.items()}
+            index = {name.lower(): (value,) for name, value in self._raw}
+            if len(index) < len(self._raw):
+                # Clients may repeat a name thousands of times, so values are collected in lists.
+                lists: dict[str, list[str]] = {}
+                for name, value in self._raw:
+                    lists.setdefault(name.lower(), []).append(value)
+                index = {name: tuple(values) for name, values in lists.items()}
+            self._index = index
         return index
 
     def _values(self, name: str) -> tuple[str, ...]:

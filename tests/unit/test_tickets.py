@@ -35,7 +35,7 @@ def test_a_thread_is_woken_once_however_often_it_is_told() -> None:
     """A second wake-up is harmless."""
     each = ticket()
     blocked = ThreadWaiter(each)
-    each.threads.append(blocked)
+    each.threads += (blocked,)
     notify([each])
     notify([each])
     assert blocked.lock.acquire(timeout=5)
@@ -47,7 +47,7 @@ def test_tasks_are_woken_on_their_own_loop() -> None:
 
     async def main() -> list[str]:
         each, loop = ticket(), asyncio.get_running_loop()
-        each.tasks += [loop.create_future(), loop.create_future()]
+        each.tasks += (loop.create_future(), loop.create_future())
         each.tasks[0].cancel()
         notify([each])
         return ["cancelled" if future.cancelled() else "woken" for future in each.tasks]
@@ -63,7 +63,7 @@ def test_another_loop_is_called_once_for_all_its_tasks(monkeypatch: pytest.Monke
         loop = asyncio.get_running_loop()
         tickets = [ticket() for _ in range(3)]
         for each in tickets:
-            each.tasks.append(loop.create_future())
+            each.tasks += (loop.create_future(),)
         call = loop.call_soon_threadsafe
 
         def counted(*args: Any) -> object:
@@ -84,7 +84,7 @@ def test_a_closed_loop_is_left_alone() -> None:
     """The tasks of a loop that is gone wait for nothing any more."""
     loop = asyncio.new_event_loop()
     each = ticket()
-    each.tasks.append(loop.create_future())
+    each.tasks += (loop.create_future(),)
     loop.close()
     notify([each])
     assert not each.tasks[0].done()

@@ -224,7 +224,7 @@ class OpQueue:
         blocked = ThreadWaiter(ticket)
         with _MUTEX:
             if not ticket.done:
-                ticket.threads.append(blocked)
+                ticket.threads += (blocked,)
         if blocked in ticket.threads:
             blocked.lock.acquire()
         return ticket.result()
@@ -241,7 +241,7 @@ class OpQueue:
             if ticket.done:
                 future.set_result(None)
             else:
-                ticket.tasks.append(future)
+                ticket.tasks += (future,)
         return future
 
     def commit_here(self) -> None:
