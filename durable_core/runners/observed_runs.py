@@ -7,8 +7,10 @@ functions, and the checkpoints. A step whose outcome is replayed has no such eff
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
 
+from durable_core.commit_queue import CommitFuture
 from durable_core.flow.attempt import StepAttempt
 from durable_core.flow.effects import (
     CallHandler,
@@ -39,7 +41,7 @@ from durable_core.model.fact import (
 )
 from durable_core.model.run import Phase
 from durable_core.model.step import Memo, Op, OpKind, Pending
-from durable_core.ports import Checkpoint, Write
+from durable_core.ports import Checkpoint, CheckpointResult
 from durable_core.runners.observers import Entered, Observers
 from durable_core.runners.task import TaskRun
 from durable_core.runners.thread import ThreadRun
@@ -88,14 +90,9 @@ class _Notifier:
         fact = self._started(self._run(), step, inside.number)
         return self._observers.enter_attempt(fact)
 
-    def performed(self, effect: Effect) -> None:
-        """Notify of what an effect says that was performed, or begins to be."""
-        if isinstance(effect, Submit):
-            self._submitted(effect.write)
-        elif isinstance(effect, SendResponse):
-            self._responded(effect)
-
-    def _submitted(self, write: Write[Any]) -> None:
+    def submitted(self, effect: Submit) -> None:
+        """Notify of what a checkpoint says."""
+        write = effect.write
         if not isinstance(write, Checkpoint) or not (write.memos or write.pending):
             return
         run = self._run()
@@ -107,7 +104,7 @@ class _Notifier:
             if _is_new_wait(pending):
                 self._started(run, observed_step(pending.op), 1)
 
-    def _responded(self, effect: SendResponse) -> None:
+    def responded(self, effect: SendResponse) -> None:
         """Notify of a run that completes while its client waits."""
         if self._ex.run.phase is not Phase.COMPLETED:
             return
@@ -160,12 +157,6 @@ class ObservedThreadRun(ThreadRun):
         super().__init__(*args, **options)
         self._notifier = _Notifier(self._host.observers, self.ex)
 
-    def perform(self, effect: Effect) -> Any:
-        """Answer one effect."""
-        answer = super().perform(effect)
-        self._notifier.performed(effect)
-        return answer
-
     def call_handler(self, effect: CallHandler) -> Outcome | Unwound:
         """Run the handler."""
         with _Within(self._notifier.enter_execution()) as within:
@@ -180,6 +171,23 @@ class ObservedThreadRun(ThreadRun):
             within.outcome = outcome = super().call_user(effect)
             return outcome
 
+    def _submit(self, effect: Submit) -> CommitFuture[CheckpointResult]:
+        ticket = super()._submit(effect)
+        self._notifier.submitted(effect)
+        return ticket
+
+    def _send_response(self, effect: SendResponse) -> None:
+        super()._send_response(effect)
+        self._notifier.responded(effect)
+
+    performers: ClassVar[Mapping[type[Effect], Callable[[Any, Any], Any]]] = {
+        **ThreadRun.performers,
+        CallHandler: call_handler,
+        CallUser: call_user,
+        Submit: _submit,
+        SendResponse: _send_response,
+    }
+
 
 class ObservedTaskRun(TaskRun):
     """One execution of an ``async def`` handler, whose observers are notified."""
@@ -187,12 +195,6 @@ class ObservedTaskRun(TaskRun):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._notifier = _Notifier(self._host.observers, self.ex)
-
-    def perform(self, effect: Effect) -> Any:
-        """Answer one effect."""
-        answer = super().perform(effect)
-        self._notifier.performed(effect)
-        return answer
 
     async def call_handler(self, effect: CallHandler) -> Outcome | Unwound:
         """Run the handler in this task."""
@@ -207,6 +209,23 @@ class ObservedTaskRun(TaskRun):
         with _Within(self._notifier.enter_attempt(effect.inside, effect)) as within:
             within.outcome = outcome = await super().call_user(effect)
             return outcome
+
+    def _submit(self, effect: Submit) -> CommitFuture[CheckpointResult]:
+        ticket = super()._submit(effect)
+        self._notifier.submitted(effect)
+        return ticket
+
+    def _send_response(self, effect: SendResponse) -> None:
+        super()._send_response(effect)
+        self._notifier.responded(effect)
+
+    performers: ClassVar[Mapping[type[Effect], Callable[[Any, Any], Any]]] = {
+        **TaskRun.performers,
+        CallHandler: call_handler,
+        CallUser: call_user,
+        Submit: _submit,
+        SendResponse: _send_response,
+    }
 
 
 def _is_new_wait(pending: Pending) -> bool:

@@ -11,7 +11,7 @@ import contextvars
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from types import CoroutineType, FunctionType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from durable_core.commit_queue import CommitFuture
 from durable_core.errors import (
@@ -99,6 +99,8 @@ class TaskRun:
     """
 
     kind = HandlerKind.ASYNC_DEF
+    #: What answers each effect.
+    performers: ClassVar[Mapping[type[Effect], Callable[[Any, Any], Any]]]
 
     def __init__(
         self,
@@ -169,7 +171,7 @@ class TaskRun:
 
     def perform(self, effect: Effect) -> Any:
         """Answer one effect."""
-        return _PERFORM[type(effect)](self, effect)
+        return self.performers[type(effect)](self, effect)
 
     # -- the run as the engine sees it ------------------------------------------------------
 
@@ -631,14 +633,13 @@ def _is_coroutine_function(fn: Any) -> bool:
     return inspect.iscoroutinefunction(fn)
 
 
-#: Observers see calls by methods that they override.
-_PERFORM: Mapping[type[Effect], Callable[[TaskRun, Any], Any]] = {
+TaskRun.performers = {
     Submit: TaskRun._submit,
     AwaitDurable: TaskRun._await_durable,
     BeginStep: TaskRun._begin_step,
-    CallUser: lambda run, effect: run.call_user(effect),
+    CallUser: TaskRun.call_user,
     CallStep: TaskRun._call_step,
-    CallHandler: lambda run, effect: run.call_handler(effect),
+    CallHandler: TaskRun.call_handler,
     Park: TaskRun._park,
     UnwindIfAlone: TaskRun._unwind_if_alone,
     SeeIfAlone: TaskRun._see_if_alone,

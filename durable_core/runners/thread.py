@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ClassVar
 
 from durable_core.commit_queue import CommitFuture
 from durable_core.errors import ControlSignal, LeaseLost, StepUsageError, Suspended
@@ -92,6 +92,8 @@ class ThreadRun:
     """
 
     kind = HandlerKind.DEF
+    #: What answers each effect.
+    performers: ClassVar[Mapping[type[Effect], Callable[[Any, Any], Any]]]
     #: The handler was called before its flow began; how that ended is what it does now.
     has_called = False
 
@@ -172,7 +174,7 @@ class ThreadRun:
 
     def perform(self, effect: Effect) -> Any:
         """Answer one effect."""
-        return _PERFORM[type(effect)](self, effect)
+        return self.performers[type(effect)](self, effect)
 
     def _refuse_if_unwound(self) -> None:
         """Refuse the step if its thread runs code of the handler that was unwound.
@@ -439,14 +441,13 @@ def too_many_refused_steps(ex: Execution, count: int) -> StepUsageError:
     return StepUsageError(text)
 
 
-#: Observers see calls by methods that they override.
-_PERFORM: Mapping[type[Effect], Callable[[ThreadRun, Any], Any]] = {
+ThreadRun.performers = {
     Submit: ThreadRun._submit,
     AwaitDurable: ThreadRun._await_durable,
     BeginStep: ThreadRun._begin_step,
-    CallUser: lambda run, effect: run.call_user(effect),
+    CallUser: ThreadRun.call_user,
     CallStep: ThreadRun._call_step,
-    CallHandler: lambda run, effect: run.call_handler(effect),
+    CallHandler: ThreadRun.call_handler,
     Park: ThreadRun._park,
     UnwindIfAlone: ThreadRun._unwind_if_alone,
     SeeIfAlone: ThreadRun._see_if_alone,

@@ -21,14 +21,14 @@ FIGURES = ("all_calls", "library_calls", "files", "frames")
 
 #: (kind of handler, steps) -> limits, in the order of FIGURES.
 LIMITS: dict[tuple[str, int], Figures] = {
-    ("def", 0): (132, 66, 12, 9),
-    ("def", 1): (337, 174, 20, 9),
-    ("def", 3): (621, 314, 20, 9),
-    ("def", 10): (1601, 804, 20, 9),
-    ("async def", 0): (218, 80, 15, 3),
-    ("async def", 1): (421, 189, 23, 3),
-    ("async def", 3): (702, 333, 23, 3),
-    ("async def", 10): (1675, 838, 23, 3),
+    ("def", 0): (125, 66, 12, 9),
+    ("def", 1): (322, 167, 20, 9),
+    ("def", 3): (593, 299, 20, 9),
+    ("def", 10): (1530, 761, 20, 9),
+    ("async def", 0): (211, 81, 15, 3),
+    ("async def", 1): (406, 185, 23, 3),
+    ("async def", 3): (677, 323, 23, 3),
+    ("async def", 10): (1615, 806, 23, 3),
 }
 
 #: Other threads and slow commits only ever add calls, so one run within the limits is enough.
