@@ -11,7 +11,7 @@ import durable_core.model
 
 #: What every step, request or chunk makes. These are frozen for the type checker alone, because a
 #: class that is frozen at run time takes three to five times as long to make.
-RECORDS = {"Memo", "OpEnded", "Pending", "Pushed", "Run", "SaveMemo", "Transition"}
+RECORDS = {"Memo", "Op", "OpEnded", "Pending", "Pushed", "Run", "SaveMemo", "Transition"}
 
 
 def test_what_the_model_describes_is_frozen() -> None:
