@@ -13,20 +13,22 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast, get_args
 
 from durable_core import __version__
 from durable_core.api.durable import Durable
 from durable_core.api.run_info import RunInfo, RunStatus, as_json
 from durable_core.cli.application import check, load_durable, open_store, work
-from durable_core.cli.dashboard import add_dashboard
-from durable_core.cli.secrets import add_secrets
-from durable_core.cli.text import details, history, table
+from durable_core.cli.text import details, history, show_time, table
 from durable_core.duration import parse_duration
-from durable_core.engine.embedded import embedded
-from durable_core.errors import ConfigurationError, DurableError
+from durable_core.engine.embedded import EmbeddedEngine, embedded
+from durable_core.engine.secrets import new_secret
+from durable_core.errors import ConfigurationError, DurableError, StoreError
 from durable_core.model.event import Event
-from durable_core.ports import Prune
+from durable_core.platform import SystemClock
+from durable_core.ports import Prune, Store
+from durable_core.stores.sqlite import SQLiteStore
 
 __all__ = ["main"]
 
@@ -82,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_prune(commands)
     _add_check(commands)
     _add_replay(commands)
-    add_secrets(commands)
-    add_dashboard(commands)
+    _add_secrets(commands)
+    _add_dashboard(commands)
     return parser
 
 
@@ -97,9 +99,13 @@ def _add(
     return command
 
 
-def _add_application(command: argparse.ArgumentParser) -> None:
+def _add_store(command: argparse.ArgumentParser) -> None:
     command.add_argument("application", metavar="MODULE:DURABLE", nargs="?")
     command.add_argument("--store", metavar="PATH", help="a store, instead of MODULE:DURABLE")
+
+
+def _add_application(command: argparse.ArgumentParser) -> None:
+    _add_store(command)
     command.add_argument("--app", metavar="ID", help="with --store: the Durable(id=)")
 
 
@@ -308,8 +314,7 @@ def _cancel(options: argparse.Namespace) -> str | None:
         if not durable.runs.cancel(run_id, reason=options.reason):
             return f"run {run_id} had ended, or was cancelled already"
         status = durable.runs.get(run_id).status
-    shown = {"id": run_id, "cancelled": True, "status": status}
-    print(json.dumps(shown) if options.json else f"{status} {run_id}")
+    _report(options, {"id": run_id, "cancelled": True, "status": status}, f"{status} {run_id}")
     return None
 
 
@@ -318,7 +323,7 @@ def _retry(options: argparse.Namespace) -> str | None:
     with _open(options) as durable:
         if not durable.runs.retry(run_id):
             return f"run {run_id} has not failed"
-    print(json.dumps({"id": run_id, "retried": True}) if options.json else f"{run_id} is due")
+    _report(options, {"id": run_id, "retried": True}, f"{run_id} is due")
     return None
 
 
@@ -328,7 +333,7 @@ def _resume_from(options: argparse.Namespace) -> str | None:
             new = durable.runs.resume_from(options.run_id, options.step)
         except ValueError as error:
             return str(error)
-    print(json.dumps({"id": new}) if options.json else f"began {new}")
+    _report(options, {"id": new}, f"began {new}")
     return None
 
 
@@ -337,7 +342,7 @@ def _delete(options: argparse.Namespace) -> str | None:
     with _open(options) as durable:
         if not durable.runs.delete(run_id):
             return f"run {run_id} has not ended; cancel it first"
-    print(json.dumps({"id": run_id, "deleted": True}) if options.json else f"deleted {run_id}")
+    _report(options, {"id": run_id, "deleted": True}, f"deleted {run_id}")
     return None
 
 
@@ -348,7 +353,7 @@ def _send(options: argparse.Namespace) -> str | None:
         return str(error)
     with _open(options) as durable:
         [event_id] = durable.send(event)
-    print(json.dumps({"ids": [event_id]}) if options.json else f"sent {event_id}")
+    _report(options, {"ids": [event_id]}, f"sent {event_id}")
     return None
 
 
@@ -373,7 +378,12 @@ def _prune(options: argparse.Namespace) -> None:
         deleted = 0
         while count := engine.execute(prune):
             deleted += count
-    print(json.dumps({"deleted": deleted}) if options.json else f"deleted {deleted}")
+    _report(options, {"deleted": deleted}, f"deleted {deleted}")
+
+
+def _report(options: argparse.Namespace, values: dict[str, object], text: str) -> None:
+    """Print what was done: as JSON, or as a line of text."""
+    print(json.dumps(values) if options.json else text)
 
 
 def _print_run(options: argparse.Namespace, run: RunInfo) -> None:
@@ -402,11 +412,151 @@ def _open(options: argparse.Namespace) -> Iterator[Durable[Any]]:
         yield durable
 
 
-def _choose(options: argparse.Namespace) -> Durable[Any]:
+def _check_one_given(options: argparse.Namespace, or_else: str) -> None:
     if (options.application is None) == (options.store is None):
-        raise ConfigurationError("name either MODULE:DURABLE, or --store PATH and --app ID")
+        raise ConfigurationError(f"name either MODULE:DURABLE, or {or_else}")
+
+
+def _choose(options: argparse.Namespace) -> Durable[Any]:
+    _check_one_given(options, "--store PATH and --app ID")
     if (options.store is None) != (options.app is None):
         raise ConfigurationError("--store and --app go together")
     if options.application is None:
         return Durable(id=options.app, store=options.store)
     return load_durable(options.application)
+
+
+# --- secrets --------------------------------------------------------------------------------------
+
+#: Seconds to wait for a store that another process has locked.
+_BUSY = 5.0
+#: No token is valid for longer, milliseconds.
+_LONGEST_TTL = 366 * 24 * 3_600_000
+
+
+def _add_secrets(commands: Any) -> None:
+    text = "replace the secret of a store that signs the tokens of wait URLs"
+    secrets = commands.add_parser("secrets", help=text, description=text, allow_abbrev=False)
+    actions = secrets.add_subparsers(title="actions", required=True, metavar="[list|rotate|revoke]")
+    for name, run, help_text in (
+        ("list", _list_secrets, "show when each secret was made"),
+        ("rotate", _rotate_secrets, "make a new one; tokens of older ones stay valid"),
+        ("revoke", _rotate_secrets, "make a new one; tokens of older ones are refused at once"),
+    ):
+        action = _add(actions, name, run, help_text)
+        _add_store(action)
+        action.set_defaults(revoke=name == "revoke")
+
+
+def _list_secrets(options: argparse.Namespace) -> None:
+    with _open_for_secrets(options) as (store, _):
+        secrets = store.secrets()
+    for index, secret in enumerate(secrets):
+        made = "with the store"
+        if secret.created_at:
+            made = show_time(datetime.fromtimestamp(secret.created_at / 1000, UTC))
+        print(f"made {made}{'' if index else ' (newest)'}")
+
+
+def _rotate_secrets(options: argparse.Namespace) -> None:
+    with _open_for_secrets(options) as (store, token_ttl):
+        write = new_secret(SystemClock().now(), token_ttl, revoke=options.revoke)
+        [answer] = store.commit([write], wait=_BUSY)
+        if isinstance(answer, BaseException):
+            raise answer
+        count = len(store.secrets())
+    then = "it signs alone" if options.revoke else f"it signs in a few seconds; {count} verify"
+    print(f"made a new secret; {then}")
+
+
+@contextmanager
+def _open_for_secrets(options: argparse.Namespace) -> Iterator[tuple[Store, int]]:
+    """Yield the store, and how long tokens are valid: as long as any may be, if that is unknown."""
+    _check_one_given(options, "--store PATH")
+    store: Store | None = None
+    token_ttl = _LONGEST_TTL
+    if options.application is None:
+        store = SQLiteStore(options.store)
+    else:
+        engine = load_durable(options.application).engine
+        store = engine.store
+        if isinstance(engine, EmbeddedEngine):
+            engine.refuse_given_secrets()
+            token_ttl = engine.env.token_ttl
+    with open_store(store, options.application) as opened:
+        yield opened, token_ttl
+
+
+# --- dashboard ------------------------------------------------------------------------------------
+
+_PORT = 8321
+
+
+def _add_dashboard(commands: Any) -> None:
+    text = "serve a page for looking at runs, and acting on them, to the users of this machine"
+    command = _add(commands, "dashboard", _serve_dashboard, text)
+    _add_application(command)
+    command.add_argument("--port", type=_port, default=_PORT, metavar="N", help=f"{_PORT}; 0: free")
+    command.add_argument("--read-only", action="store_true", help="nothing can be changed")
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"must be 0 to 65535, not {text!r}")
+    return int(text)
+
+
+def _serve_dashboard(options: argparse.Namespace) -> str | None:
+    try:
+        from durable_dashboard import create_dashboard_server
+    except ModuleNotFoundError as error:
+        if error.name != "durable_dashboard":
+            raise
+        raise ConfigurationError(
+            "this needs the distribution durable-dashboard: install it with pip"
+        ) from None
+    durable = _choose_for_dashboard(options)
+    with open_store(durable.engine.store, options.application):
+        server = create_dashboard_server(durable, read_only=options.read_only)
+        try:
+            server.listen(options.port)
+        except OSError as error:
+            return f"port {options.port} cannot be had: {error.strerror}; choose one with --port"
+        print(f"the dashboard of {durable.id} is at {server.url}/", flush=True)
+        server.serve_forever()
+    return None
+
+
+def _choose_for_dashboard(options: argparse.Namespace) -> Durable[Any]:
+    """Return the application that the options name, or one with its id and its store."""
+    _check_one_given(options, "--store PATH")
+    if options.application is not None:
+        if options.app is not None:
+            raise ConfigurationError("--app goes with --store")
+        return load_durable(options.application)
+    app = options.app or _only_app(options.store)
+    return Durable(id=app, store=options.store)
+
+
+def _only_app(path: str) -> str:
+    """Return the id of the one application that has runs in a store.
+
+    Raises:
+        StoreError: there is no store.
+        ConfigurationError: there are several applications, or none.
+    """
+    if not Path(path).is_file():
+        raise StoreError(f"there is no store {path}")
+    store = SQLiteStore(path)
+    store.open()
+    try:
+        apps = store.apps()
+    finally:
+        store.close()
+    if len(apps) == 1:
+        return apps[0]
+    if apps:
+        raise ConfigurationError(
+            f"the store has runs of {', '.join(apps)}: name one of them with --app"
+        )
+    raise ConfigurationError("the store has no runs yet: name the application with --app")

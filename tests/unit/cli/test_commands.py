@@ -257,7 +257,7 @@ def test_given_secrets_are_not_rotated(
     """The user has them elsewhere; without a store there is nothing to be done either."""
     engine = EmbeddedEngine(MemoryStore(), secrets=["s" * 16])
     durable: Durable[HTTPHandler] = Durable(id="it", engine=engine)
-    monkeypatch.setattr("durable_core.cli.secrets.load_durable", lambda target: durable)
+    monkeypatch.setattr("durable_core.cli.commands.load_durable", lambda target: durable)
 
     assert 2 == main(["secrets", "rotate", "shop:durable"])
     assert "put a new key in front of them" in capsys.readouterr().err
