@@ -9,14 +9,14 @@ import inspect
 import io
 import json
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import Any
 
 from durable_core.codec.sse import SSEDecoder
 from durable_core.codec.ui_messages import UIChunk, check_ui_chunk
 from durable_core.runners.thread_pool import DaemonThreadPool
 
-__all__ = ["TextChunks", "UIChunks", "read_async", "read_sync"]
+__all__ = ["TextChunks", "UIChunks", "pipe_async", "pipe_sync", "read_async", "read_sync"]
 
 #: How much of a file is read at a time at most, bytes or characters.
 _FILE_CHUNK = 64 * 1024
@@ -33,8 +33,8 @@ class TextChunks:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._texts: list[str] = []
 
-    def add(self, chunk: object) -> str:
-        """Return the text that is complete with this chunk; it may be empty.
+    def add(self, chunk: object) -> tuple[str, ...]:
+        """Return the text that is complete with this chunk, if there is any.
 
         Raises:
             TypeError: the chunk is neither.
@@ -46,14 +46,15 @@ class TextChunks:
             text = self._decoder.decode(bytes(chunk))
         else:
             raise TypeError(f"a piped chunk must be str or bytes, not {type(chunk).__name__}")
-        self._texts.append(text)
-        return text
+        return self._keep(text)
 
-    def end(self) -> str:
-        """Return what is left of a character that was cut off."""
-        text = self._decoder.decode(b"", True)
+    def end(self) -> tuple[str, ...]:
+        """Return what is left of a character that was cut off, if there is anything."""
+        return self._keep(self._decoder.decode(b"", True))
+
+    def _keep(self, text: str) -> tuple[str, ...]:
         self._texts.append(text)
-        return text
+        return (text,) if text else ()
 
     def join(self) -> str:
         """Return the whole text."""
@@ -75,16 +76,16 @@ class UIChunks:
             TypeError: the part is neither str nor bytes, or a chunk is malformed.
             ValueError: an event is no JSON, or no chunk.
         """
-        text = self._text.add(part)
-        for event in self._decoder.feed(text.encode("utf-8", "replace")):
-            if event.data == "[DONE]":
-                continue
-            chunk = check_ui_chunk(json.loads(event.data))
-            if chunk["type"] == "text-delta":
-                self._texts.append(chunk["delta"])
-            yield chunk
+        for text in self._text.add(part):
+            for event in self._decoder.feed(text.encode("utf-8", "replace")):
+                if event.data == "[DONE]":
+                    continue
+                chunk = check_ui_chunk(json.loads(event.data))
+                if chunk["type"] == "text-delta":
+                    self._texts.append(chunk["delta"])
+                yield chunk
 
-    def end(self) -> None:
+    def end(self) -> tuple[()]:
         """See that nothing is left over.
 
         Raises:
@@ -92,10 +93,35 @@ class UIChunks:
         """
         if self._decoder.is_inside_event:
             raise ValueError("a UI message stream has ended in the middle of an event")
+        return ()
 
     def join(self) -> str:
         """Return the text of the message."""
         return "".join(self._texts)
+
+
+def pipe_sync(source: Any, chunks: TextChunks | UIChunks, push: Callable[[object], None]) -> str:
+    """Push what ``chunks`` makes of the parts of a plain source; return the text of all."""
+    with closing(read_sync(source)) as parts:
+        for part in parts:
+            for chunk in chunks.add(part):
+                push(chunk)
+    for chunk in chunks.end():
+        push(chunk)
+    return chunks.join()
+
+
+async def pipe_async(
+    source: Any, chunks: TextChunks | UIChunks, push: Callable[[object], None]
+) -> str:
+    """As :func:`pipe_sync`, for a source of either kind."""
+    async with aclosing(read_async(source)) as parts:
+        async for part in parts:
+            for chunk in chunks.add(part):
+                push(chunk)
+    for chunk in chunks.end():
+        push(chunk)
+    return chunks.join()
 
 
 def read_sync(source: Any) -> Generator[object, None, None]:

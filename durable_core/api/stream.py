@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from contextlib import aclosing, closing
 from typing import Any
 
 from durable_core.codec.json import JSONCodec
@@ -40,7 +40,7 @@ class _Streaming:
         """
         where = _where()
         if where is not None:
-            _push(where, _encode(data))
+            _push(where, data)
 
     def ui_message(self, chunk: Mapping[str, object]) -> None:
         """Send one chunk of the UI message stream protocol, which ``useChat`` of the AI SDK reads.
@@ -90,14 +90,9 @@ class AsyncStreaming(_Streaming):
         where = _where()
         if where is None:
             return ""
-        from durable_core.api.sources import TextChunks, read_async
+        from durable_core.api.sources import TextChunks, pipe_async
 
-        text = TextChunks()
-        async with aclosing(read_async(source)) as chunks:
-            async for chunk in chunks:
-                _push_text(where, text.add(chunk))
-        _push_text(where, text.end())
-        return text.join()
+        return await pipe_async(source, TextChunks(), functools.partial(_push, where))
 
     async def pipe_ui_messages(self, source: Any) -> str:
         """Send every chunk of an encoded UI message stream, and return the text of its message.
@@ -118,15 +113,9 @@ class AsyncStreaming(_Streaming):
         where = _where()
         if where is None:
             return ""
-        from durable_core.api.sources import UIChunks, read_async
+        from durable_core.api.sources import UIChunks, pipe_async
 
-        found = UIChunks()
-        async with aclosing(read_async(source)) as chunks:
-            async for chunk in chunks:
-                for each in found.add(chunk):
-                    _push(where, _encode(each))
-        found.end()
-        return found.join()
+        return await pipe_async(source, UIChunks(), functools.partial(_push, where))
 
 
 class Streaming(_Streaming):
@@ -145,14 +134,9 @@ class Streaming(_Streaming):
         where = _where()
         if where is None:
             return ""
-        from durable_core.api.sources import TextChunks, read_sync
+        from durable_core.api.sources import TextChunks, pipe_sync
 
-        text = TextChunks()
-        with closing(read_sync(source)) as chunks:
-            for chunk in chunks:
-                _push_text(where, text.add(chunk))
-        _push_text(where, text.end())
-        return text.join()
+        return pipe_sync(source, TextChunks(), functools.partial(_push, where))
 
     def pipe_ui_messages(self, source: Any) -> str:
         """Send every chunk of an encoded UI message stream; see AsyncStreaming.pipe_ui_messages.
@@ -163,15 +147,9 @@ class Streaming(_Streaming):
         where = _where()
         if where is None:
             return ""
-        from durable_core.api.sources import UIChunks, read_sync
+        from durable_core.api.sources import UIChunks, pipe_sync
 
-        found = UIChunks()
-        with closing(read_sync(source)) as chunks:
-            for chunk in chunks:
-                for each in found.add(chunk):
-                    _push(where, _encode(each))
-        found.end()
-        return found.join()
+        return pipe_sync(source, UIChunks(), functools.partial(_push, where))
 
 
 #: Streaming for ``async def`` handlers.
@@ -192,18 +170,14 @@ def _where() -> _Where | None:
     return scope.ex, None
 
 
-def _push(where: _Where, text: str) -> None:
+def _push(where: _Where, data: object) -> None:
+    text = _encode(data)
     source, inside = where
     opened: Stream | None = source.stream
     if opened is None:
         opened = source.open_stream()
     if opened is not None:
         opened.push(inside, text)
-
-
-def _push_text(where: _Where, text: str) -> None:
-    if text:
-        _push(where, _encode(text))
 
 
 def _encode(data: object) -> str:

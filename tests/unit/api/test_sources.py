@@ -67,7 +67,10 @@ ASYNC_SOURCES: list[Callable[[], Any]] = [
 
 def joined(chunks: list[object]) -> str:
     text = TextChunks()
-    return "".join(map(text.add, chunks)) + text.end()
+    texts = [*(each for chunk in chunks for each in text.add(chunk)), *text.end()]
+
+    assert "".join(texts) == text.join()
+    return text.join()
 
 
 @pytest.mark.parametrize("make", SOURCES, ids=range(len(SOURCES)))
@@ -175,12 +178,12 @@ def test_an_async_generator_is_closed() -> None:
 def test_bytes_may_be_cut_anywhere(text: str, cuts: list[int]) -> None:
     """The text that comes out is the text that went in."""
     data, chunks = text.encode(), TextChunks()
-    told = []
+    told: list[str] = []
     for cut in [*cuts, len(data)]:
-        told.append(chunks.add(data[:cut]))
+        told += chunks.add(data[:cut])
         data = data[cut:]
-    told.append(chunks.add(data))
-    told.append(chunks.end())
+    told += chunks.add(data)
+    told += chunks.end()
 
     assert text == "".join(told) == chunks.join()
 
@@ -189,7 +192,7 @@ def test_what_is_no_utf8_is_replaced() -> None:
     """A character that is cut off for good too, be it by text that follows."""
     chunks = TextChunks()
 
-    assert ["", "\ufffda", "", "\ufffd"] == [
+    assert [(), ("\ufffda",), (), ("\ufffd",)] == [
         chunks.add(b"\xe2\x82"),
         chunks.add("a"),
         chunks.add(b"\xe2"),
