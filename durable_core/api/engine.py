@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from durable_core.api.adapter import EngineLifecycle
+from durable_core.api.adapter import NativeEngine
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
-
     from durable_core.engine.deferred import DeferredRun
     from durable_core.engine.deferred_thread import DeferredPoolRun, DeferredThreadRun
     from durable_core.flow.env import AppConfig
@@ -32,7 +30,7 @@ __all__ = ["Engine"]
 T = TypeVar("T")
 
 
-class Engine(EngineLifecycle, Protocol):
+class Engine(NativeEngine, Protocol):
     """What ``Durable(engine=)`` takes. It owns retries, timers, waits and re-entry.
 
     Nothing is opened or started before :meth:`start` or the first request. All methods may be
@@ -198,19 +196,6 @@ class Engine(EngineLifecycle, Protocol):
 
         The second value is until when the run is kept, if it has ended (epoch milliseconds).
         """
-        ...
-
-    def run_on_background_loop(self, awaitable: Awaitable[T]) -> T:
-        """Await something on an event loop of the engine's own, blocking this thread."""
-        ...
-
-    @property
-    def native_hosts(self) -> dict[Any, Any]:
-        """What adapters know of the applications that its endpoints are in."""
-        ...
-
-    def replay_loop(self) -> AbstractEventLoop:
-        """Return the event loop that handlers are replayed on; it may start the engine."""
         ...
 
     async def call_in_thread(self, function: Callable[..., T], *args: object) -> T:
