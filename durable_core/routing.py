@@ -14,7 +14,7 @@ from durable_core.api.endpoint import Endpoint, is_wait
 from durable_core.api.waiting import Proxy
 from durable_core.errors import ConfigurationError, HTTPError
 from durable_core.http.headers import TOKEN
-from durable_core.http.problem import problem_from_http_error
+from durable_core.http.problem import problem_from_http_error, refuse_method
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 
@@ -293,7 +293,7 @@ class Application:
             case MethodNotAllowed(allow=allow):
                 if request.method in ("OPTIONS", "DELETE"):
                     found = self._leading_to(Proxy, request.path)
-                return found or _refuse(request, ", ".join(allow))
+                return found or refuse_method(request.method, ", ".join(allow))
         return problem_from_http_error(HTTPError(404, "there is nothing at this path"))
 
     def _leading_to(
@@ -318,13 +318,6 @@ class Application:
         if callable(inner):
             return PlainHandler(self.durable, inner)
         raise ConfigurationError(f"a route cannot lead to {target!r}")
-
-
-def _refuse(request: Request, allow: str) -> Response:
-    if request.method == "OPTIONS":
-        return Response(status=204, headers=(("allow", allow),))
-    detail = f"{request.method} is not allowed here"
-    return problem_from_http_error(HTTPError(405, detail, {"allow": allow}))
 
 
 def _list_routes(routes: Routes) -> list[Route[Target]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 from durable_core.errors import HTTPError
 from durable_core.flow.driver import drive_async, drive_sync
-from durable_core.http.problem import problem_from_http_error
+from durable_core.http.problem import problem_from_http_error, refuse_method
 from durable_core.http.response import Response, open_body, open_body_async
 
 if TYPE_CHECKING:
@@ -114,12 +114,9 @@ class Route(FlowHandler):
 
     def answer(self, request: Request, max_wait: float) -> RequestFlow[Response]:
         """Answer a request of one of the methods; errors as problem documents."""
-        allow = ", ".join(sorted((*self.methods, "OPTIONS")))
-        if request.method == "OPTIONS":
-            return Response(status=204, headers=(("allow", allow),))
+        if request.method not in self.methods:
+            return refuse_method(request.method, ", ".join(sorted((*self.methods, "OPTIONS"))))
         try:
-            if request.method not in self.methods:
-                raise HTTPError(405, f"{request.method} is not allowed here", {"allow": allow})
             return (yield from self.respond(request, max_wait))
         except HTTPError as error:
             return problem_from_http_error(error)

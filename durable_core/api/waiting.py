@@ -14,7 +14,7 @@ from durable_core.flow.wait_url import (
     WaitRequest,
     is_callback_token,
 )
-from durable_core.http.problem import problem, problem_from_http_error
+from durable_core.http.problem import problem, problem_from_http_error, refuse_method
 from durable_core.http.request import Request
 from durable_core.http.response import Response, with_headers
 
@@ -150,26 +150,18 @@ class Proxy(FlowHandler):
 
                 answer = yield from answer_callback(self.engine, request, PROXY_PARAMS)
                 return _with_cors(answer)
-        response = _without_run(request)
-        if response is None:
-            response = yield from answer_wait(request, _proxy_wait_request(request, max_wait))
-        return _with_cors(response)
+        if request.method not in ("GET", "HEAD", "DELETE"):
+            refusal = refuse_method(request.method, _ALLOW)
+            if request.method == "OPTIONS":
+                refusal = with_headers(refusal, (("access-control-max-age", "86400"),))
+            return _with_cors(refusal)
+        return _with_cors((yield from answer_wait(request, _proxy_wait_request(request, max_wait))))
 
 
 def _with_cors(answer: Response) -> Response:
     """Add what is missing: browsers refuse a response that allows its origin twice."""
     missing = (field for field in _CORS if field[0] not in answer.headers)
     return with_headers(answer, tuple(missing))
-
-
-def _without_run(request: Request) -> Response | None:
-    if request.method == "OPTIONS":
-        headers = (("access-control-max-age", "86400"), ("allow", _ALLOW))
-        return Response(status=204, headers=headers)
-    if request.method in ("GET", "HEAD", "DELETE"):
-        return None
-    error = HTTPError(405, f"{request.method} is not allowed here", {"allow": _ALLOW})
-    return problem_from_http_error(error)
 
 
 def _proxy_wait_request(request: Request, max_wait: float) -> WaitRequest:

@@ -15,6 +15,8 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
+from durable_core.codec.json import type_name
+
 __all__ = [
     "SIMPLE_FORMS",
     "Form",
@@ -72,11 +74,7 @@ def refuse(path: str, reason: str) -> NoReturn:
 
 
 def expect(form_name: str, value: object, path: str) -> NoReturn:
-    refuse(path, f"expected {form_name}, not {_type_name(type(value))}")
-
-
-def _type_name(kind: type) -> str:
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    refuse(path, f"expected {form_name}, not {type_name(type(value))}")
 
 
 def member(path: str, name: object) -> str:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Protocol
 
 from durable_core.http.json import chunk_encoder
 
-__all__ = ["MAX_DEPTH", "Codec", "JSONCodec", "canonical_json", "check_json"]
+__all__ = ["MAX_DEPTH", "Codec", "JSONCodec", "canonical_json", "check_json", "type_name"]
 
 #: The maximum depth of nested lists and dicts. Every JSON parser can read that depth.
 MAX_DEPTH = 100
@@ -149,13 +149,15 @@ def _explain(value: object, path: str, outer: tuple[object, ...]) -> None:
 
 def _explain_key(key: object, path: str) -> None:
     if type(key) is not str:
-        _refuse(path, f"the key {key!r} is of type {_type_name(key)}; {_RULE}")
+        _refuse(path, f"the key {key!r} is of type {type_name(type(key))}; {_RULE}")
     _explain_scalar(key, f"{path} (a key)")
 
 
 def _explain_scalar(value: object, path: str) -> None:
     if type(value) not in _SCALARS:
-        _refuse(path, f"a value of type {_type_name(value)} would not come back the same; {_RULE}")
+        _refuse(
+            path, f"a value of type {type_name(type(value))} would not come back the same; {_RULE}"
+        )
     try:
         _ENCODER.encode(value).encode("utf-8")
     except UnicodeEncodeError:
@@ -170,8 +172,8 @@ def _member(path: str, key: str) -> str:
     return f"{path}.{key}" if key.isidentifier() else f"{path}[{json.dumps(key)}]"
 
 
-def _type_name(value: object) -> str:
-    kind = type(value)
+def type_name(kind: type) -> str:
+    """Return the name of a class as messages have it, with its module unless that is builtins."""
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 

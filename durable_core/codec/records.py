@@ -72,18 +72,9 @@ def dump_error(failure: Failure) -> str:
     fields: dict[str, object] = {"name": failure.name, "message": failure.message}
     if failure.data:
         fields["data"] = json.loads(failure.data)
-    if failure.cancelled:
-        fields["cancelled"] = True
-    if failure.interrupted:
-        fields["interrupted"] = True
-    if failure.conflict:
-        fields["conflict"] = True
-    if failure.result:
-        fields["result"] = failure.result
-    if failure.public:
-        fields["public"] = failure.public
-    if failure.http is not None:
-        fields["http"] = failure.http
+    for name in ("cancelled", "interrupted", "conflict", "result", "public", "http"):
+        if value := getattr(failure, name):
+            fields[name] = value
     if failure.trace:
         fields["trace"] = failure.trace[-_TRACE_CHARS:]
     if failure.response is not None:

@@ -6,7 +6,7 @@ from durable_core.errors import HTTPError
 from durable_core.http.headers import Headers
 from durable_core.http.response import Response
 
-__all__ = ["problem", "problem_from_http_error"]
+__all__ = ["problem", "problem_from_http_error", "refuse_method"]
 
 _CONTENT_TYPE = "application/problem+json"
 
@@ -88,6 +88,19 @@ def problem_from_http_error(error: HTTPError) -> Response:
     document = problem(error.status, kind, detail=error.detail)
     headers = Headers(error.headers).with_set("content-type", _CONTENT_TYPE)
     return Response(status=document.status, headers=headers, body=document.body)
+
+
+def refuse_method(method: str, allow: str) -> Response:
+    """Return the answer to a method that a resource has not: 405, to ``OPTIONS`` 204.
+
+    Args:
+        method: of the request.
+        allow: the methods that there are, as the header ``Allow`` lists them.
+    """
+    if method == "OPTIONS":
+        return Response(status=204, headers=(("allow", allow),))
+    error = HTTPError(405, f"{method} is not allowed here", {"allow": allow})
+    return problem_from_http_error(error)
 
 
 def _phrase(status: int) -> str:
