@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from durable_core.codec.records import is_without_body, load_request, load_response
-from durable_core.codec.sealed import is_sealed
+from durable_core.codec.records import is_sealed, is_without_body, load_request, load_response
 from durable_core.duration import parse_duration
 from durable_core.engine.embedded import EmbeddedEngine, embedded
 from durable_core.errors import EncryptionKeyError, RunNotFoundError

@@ -20,7 +20,7 @@ from durable_core.api.inspection import (
 )
 from durable_core.api.run_info import AttemptInfo, RunInfo, RunStatus, StepInfo, StepStatus
 from durable_core.codec.json import Codec, JSONCodec
-from durable_core.codec.sealed import is_sealed
+from durable_core.codec.records import is_sealed
 from durable_core.duration import Duration, parse_duration
 from durable_core.engine.embedded import embedded
 from durable_core.errors import RunNotFoundError

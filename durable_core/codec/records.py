@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from durable_core.codec.json import JSONCodec
-from durable_core.codec.sealed import is_sealed
 from durable_core.errors import (
     BadRequest,
     EncryptionKeyError,
@@ -43,13 +42,18 @@ __all__ = [
     "dump_event",
     "dump_head",
     "dump_request",
+    "is_sealed",
     "is_without_body",
     "load_callback",
     "load_event",
     "load_request",
     "load_response",
     "load_step_error",
+    "pack",
+    "pack_text",
     "parse_events",
+    "unpack",
+    "unpack_text",
     "without_params",
 ]
 
@@ -358,3 +362,50 @@ def load_callback(data: Mapping[str, Any]) -> Request:
     text = data.get("text")
     body = b64decode(data["base64"]) if text is None else text.encode("utf-8")
     return load_request(json.dumps(data), body)
+
+
+# --- sealed values --------------------------------------------------------------------------------
+#
+# What a store keeps encrypted. Which key has sealed a value is in front of it, in clear text:
+# ``durable:sealed:<key id>:<ciphertext>``. Where a text is needed, a ciphertext that is no
+# printable ASCII is in base64: ``durable:sealed64:<key id>:<base64>``.
+
+_SEALED, _SEALED64 = "durable:sealed:", "durable:sealed64:"
+
+
+def is_sealed(text: str) -> bool:
+    """Tell whether a text that was stored is encrypted."""
+    return text.startswith((_SEALED, _SEALED64))
+
+
+def pack(key_id: str, ciphertext: bytes) -> bytes:
+    """Return what is stored in place of bytes."""
+    return f"{_SEALED}{key_id}:".encode("ascii") + ciphertext
+
+
+def pack_text(key_id: str, ciphertext: bytes) -> str:
+    """Return what is stored in place of a text; it has no line end."""
+    if ciphertext.isascii() and (text := ciphertext.decode("ascii")).isprintable():
+        return f"{_SEALED}{key_id}:{text}"
+    return f"{_SEALED64}{key_id}:{b64encode(ciphertext).decode('ascii')}"
+
+
+def unpack(value: bytes) -> tuple[str, bytes]:
+    """Return the id of the key, and the ciphertext.
+
+    Raises:
+        ValueError: the value is not encrypted.
+    """
+    prefix = _SEALED.encode("ascii")
+    key_id, colon, ciphertext = value.removeprefix(prefix).partition(b":")
+    if not value.startswith(prefix) or not colon:
+        raise ValueError("it is not encrypted")
+    return key_id.decode("ascii", "replace"), ciphertext
+
+
+def unpack_text(value: str) -> tuple[str, bytes]:
+    """As :func:`unpack`, for a text."""
+    if value.startswith(_SEALED64):
+        key_id, _, text = value.removeprefix(_SEALED64).partition(":")
+        return key_id, b64decode(text)
+    return unpack(value.encode("utf-8", "replace"))

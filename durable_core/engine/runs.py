@@ -15,8 +15,7 @@ from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 from weakref import WeakSet
 
-from durable_core.codec.records import dump_head, is_without_body, load_request
-from durable_core.codec.sealed import is_sealed
+from durable_core.codec.records import dump_head, is_sealed, is_without_body, load_request
 from durable_core.commit_queue import CommitFuture, CommitQueue
 from durable_core.engine.capacity import Capacity
 from durable_core.engine.quota import Quota

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Protocol, cast
 
 from durable_core.codec.json import JSONCodec
-from durable_core.codec.sealed import pack, pack_text, unpack, unpack_text
+from durable_core.codec.records import pack, pack_text, unpack, unpack_text
 from durable_core.errors import ConfigurationError, EncryptionKeyError, StoreError
 from durable_core.machine.addresses import is_callback
 from durable_core.machine.blinding import MIRROR, Blinder
