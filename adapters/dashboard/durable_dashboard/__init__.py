@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from durable_dashboard._dashboard import Dashboard
-from durable_dashboard._serving import create_dashboard_server
+from durable_dashboard._dashboard import Dashboard, create_dashboard_server
 
 __all__ = ["Dashboard", "create_dashboard_server"]

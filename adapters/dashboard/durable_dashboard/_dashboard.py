@@ -20,6 +20,7 @@ from durable_core.adapters import (
     RequestEffect,
     RequestFlow,
     check_verdict,
+    is_async,
     problem,
     problem_from_http_error,
 )
@@ -52,8 +53,9 @@ from durable_dashboard._page import (
     check_site,
     serve_asset,
 )
+from durable_wsgi import EndpointServer, WSGIApp
 
-__all__ = ["Authorize", "Dashboard"]
+__all__ = ["Dashboard", "create_dashboard_server"]
 
 _logger = logging.getLogger("durable.dashboard")
 #: What the documents and actions are below, so that no asset or mount point is taken for one.
@@ -68,6 +70,9 @@ _READS = ("GET", "HEAD")
 _LONGEST = 300.0
 #: Seconds for which the stream of a run holds a thread.
 _MOST_WAIT = 25.0
+
+#: How many event streams may hold a thread each: this server has no other clients.
+_STREAMS = 100
 
 Authorize: TypeAlias = Callable[[Request], Any]
 
@@ -209,6 +214,29 @@ class Dashboard(FlowHandler):
             return Response(status=response.status)
         # Its own header fields let any page read it.
         return Response(headers=_STREAM_HEADERS, body=response.body)
+
+
+def create_dashboard_server(
+    durable: Durable[Any], *, authorize: Authorize | None = None, read_only: bool = False
+) -> EndpointServer:
+    """Return a server of the dashboard alone: no run is executed by it.
+
+    Args:
+        durable: the application, or one that only has the id and the store of it.
+        authorize, read_only: as of ``Durable.dashboard``.
+
+    Raises:
+        ConfigurationError: ``authorize`` is a coroutine function, or the engine is not the embedded
+            one.
+    """
+    if authorize is not None and is_async(authorize):
+        raise ConfigurationError("authorize= of a dashboard by itself must be a plain function")
+    dashboard = Dashboard(
+        durable, authorize=authorize, read_only=read_only, thread_streams=_STREAMS
+    )
+    return EndpointServer(
+        WSGIApp(dashboard), durables=(dashboard.changes,), limits=durable.engine.limits
+    )
 
 
 # --- requests -------------------------------------------------------------------------------------

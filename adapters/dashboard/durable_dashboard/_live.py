@@ -83,14 +83,18 @@ class Changes:
         health = self._durable.health()
         return bool(health.get("draining")) or (self._was_started and not health["started"])
 
-    def end(self) -> None:
-        """End all streams."""
+    def start(self, *, server_threads: int | None = None) -> None:
+        """Allow streams; called by a server of the dashboard alone, like the two below."""
+        self._has_ended = False
+
+    def drain(self) -> None:
+        """End all streams: a server that stops waits for those who read them."""
         self._has_ended = True
         self._wake_all()
 
-    def begin(self) -> None:
-        """Allow streams again."""
-        self._has_ended = False
+    def stop(self, timeout: float, /) -> None:
+        """As :meth:`drain`."""
+        self.drain()
 
     def join(self, wake: Callable[[], None], *, in_thread: bool = False) -> None:
         """Have ``wake`` called at each change, from another thread."""
