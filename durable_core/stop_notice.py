@@ -15,12 +15,53 @@ from typing import Any, Self
 
 from durable_core.platform import logger
 
-__all__ = ["StopNotice"]
+__all__ = ["SignalEvent", "StopNotice"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: Seconds between two looks at the event by which hypercorn stops its workers. hypercorn itself
 #: looks every 0.1 s.
 _LOOK_EVERY = 0.05
+#: Seconds between two looks at whether a signal has come.
+_LOOK_FOR_SIGNAL = 0.5
+
+
+class SignalEvent:
+    """An event that the handler of a signal may set.
+
+    The handler of a signal may not set a ``threading.Event``. Python runs it between two
+    instructions of the main thread. If that thread waits for the event, it may hold the event's
+    lock just then, and would wait for itself for ever.
+    """
+
+    def __init__(self) -> None:
+        from queue import SimpleQueue  # not needed by who imports the package
+
+        self._is_set = False
+        # Its put() may be called in a signal handler.
+        self._wake: SimpleQueue[None] = SimpleQueue()
+
+    def is_set(self) -> bool:
+        """Return whether it was set."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Let all threads that wait go on, within half a second."""
+        self._is_set = True
+        self._wake.put(None)
+
+    def wait(self) -> None:
+        """Wait until it is set.
+
+        A signal that comes right before a wait of the main thread, or that another thread takes,
+        does not end that wait. So it looks again from time to time.
+        """
+        from queue import Empty
+
+        while not self._is_set:
+            try:
+                self._wake.get(timeout=_LOOK_FOR_SIGNAL)
+            except Empty:
+                continue
 
 
 class StopNotice:

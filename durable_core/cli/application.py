@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from importlib import import_module
@@ -20,6 +19,7 @@ from durable_core.errors import ConfigurationError, StoreError
 from durable_core.platform import check_threading
 from durable_core.ports import Store
 from durable_core.runners.settings import endpoint_keys, slots_of
+from durable_core.stop_notice import SignalEvent
 from durable_core.stores.encrypted import EncryptedStore
 from durable_core.stores.sqlite import SQLiteStore
 
@@ -57,10 +57,7 @@ def work(target: str, imports: Sequence[str] = ()) -> None:
     durable.start()
     try:
         _print_working(durable, keys)
-        # Python runs signal handlers between steps of this thread, and a signal that another thread
-        # takes does not end a wait: without a time-out it could go unnoticed for ever.
-        while not stopped.wait(_LOOK):
-            pass
+        stopped.wait()
         print("stopping", flush=True)
     finally:
         durable.stop(_DRAIN)
@@ -77,7 +74,7 @@ async def _work_in(
     lifespan: AbstractAsyncContextManager[object],
     durable: Durable[Any],
     keys: Sequence[str],
-    stopped: threading.Event,
+    stopped: SignalEvent,
 ) -> None:
     """Work within the lifespan of the application that a framework's handlers are in."""
     async with lifespan:
@@ -168,9 +165,9 @@ def _import(name: str) -> ModuleType:
         ) from error
 
 
-def _stop_on_signals() -> threading.Event:
+def _stop_on_signals() -> SignalEvent:
     """Return an event that the first SIGTERM or SIGINT sets; a second one ends the process."""
-    stopped = threading.Event()
+    stopped = SignalEvent()
 
     def stop(number: int, frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -136,3 +137,42 @@ def test_a_worker_of_hypercorn(monkeypatch: pytest.MonkeyPatch) -> None:
         assert call.made.acquire(timeout=10)
 
     assert 1 == len(call.threads)
+
+
+def test_a_signal_at_any_moment_ends_a_wait() -> None:
+    """Between any two instructions of the waiting thread, also where it holds a lock."""
+    program = """
+import faulthandler, signal, sys
+from durable_core import stop_notice
+
+stop_notice._LOOK_FOR_SIGNAL = 0.001
+faulthandler.dump_traceback_later(20, exit=True)
+
+
+def wait_with_signal_at(moment):
+    event, passed = stop_notice.SignalEvent(), 0
+    signal.signal(signal.SIGTERM, lambda *_: event.set())
+
+    def trace(frame, what, argument):
+        nonlocal passed
+        frame.f_trace_opcodes = True
+        if what == "opcode":
+            passed += 1
+            if passed == moment:
+                signal.raise_signal(signal.SIGTERM)
+        return trace
+
+    sys.settrace(trace)
+    event.wait()
+    sys.settrace(None)
+    assert event.is_set()
+
+
+for moment in range(1, 100):
+    wait_with_signal_at(moment)
+print("all")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ("all\n", "") == (ended.stdout, ended.stderr)

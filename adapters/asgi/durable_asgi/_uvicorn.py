@@ -20,6 +20,8 @@ from durable_core.adapters import EngineLifecycle, stop_on_signals, url_of
 __all__ = ["BackgroundServer"]
 
 _logger = logging.getLogger("durable.asgi")
+#: Seconds between two looks at whether the server has ended.
+_LOOK_EVERY = 0.5
 
 
 class BackgroundServer(uvicorn.Server):
@@ -75,7 +77,9 @@ class BackgroundServer(uvicorn.Server):
         The second signal ends it at once.
         """
         with stop_on_signals(self._leave):
-            self._thread.join()
+            # A signal that comes right before an endless wait would not end it.
+            while self._thread.is_alive():
+                self._thread.join(_LOOK_EVERY)
 
     def end(self, timeout: float) -> None:
         """End in good order and wait for that; cut off what lasts longer than ``timeout`` seconds.

@@ -6,13 +6,13 @@ import asyncio
 import logging
 import socket
 import ssl
-import threading
 from functools import partial
 
 from durable_asyncio._listener import Listener, max_connections_of
 from durable_asyncio._timeouts import Timeouts
 from durable_core.adapters import App, EngineLifecycle, Server, bind, stop_on_signals, url_of
 from durable_core.runners.event_loops import LoopThread
+from durable_core.stop_notice import SignalEvent
 
 __all__ = ["EndpointServer"]
 
@@ -80,7 +80,7 @@ class _Serving:
     def __init__(self, listener: Listener, sockets: list[socket.socket]) -> None:
         self.url = url_of(sockets[0], listener.scheme)
         self.port: int = sockets[0].getsockname()[1]
-        self._leaving = threading.Event()
+        self._leaving = SignalEvent()
         self._listener = listener
         self._loop = LoopThread()
         try:

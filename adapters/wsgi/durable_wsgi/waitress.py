@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from queue import SimpleQueue
 from typing import Any
 from wsgiref.types import WSGIApplication
 
@@ -75,21 +76,24 @@ class _End:
         self._durables = durables
         self._timeout = timeout
         self._deadline = 0.0
-        self._begun = threading.Event()
+        self._is_ending = False
+        # Its put() may be called in a signal handler, even in the middle of another one.
+        self._begin: SimpleQueue[None] = SimpleQueue()
         threading.Thread(target=self._run, name="durable-waitress-end", daemon=True).start()
 
     def on_signal(self) -> None:
         """Begin the end; the second time, end the server's loop."""
-        if self._begun.is_set():
+        if self._is_ending:
             raise SystemExit
-        self._begun.set()
+        self._is_ending = True
+        self._begin.put(None)
 
     def time_left(self) -> float:
         """Return the seconds that are left of the timeout."""
         return max(0.0, self._deadline - time.monotonic())
 
     def _run(self) -> None:
-        self._begun.wait()
+        self._begin.get()
         self._deadline = time.monotonic() + self._timeout
         for each in list(self._sockets.values()):
             if each.accepting:
