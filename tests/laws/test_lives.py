@@ -1,5 +1,7 @@
 """Lives of runs that nobody planned: races, waits, time-outs, undoing, clients who come and go.
 
+Some are cut short: their run is cancelled by its client or by an operator, or its time is over.
+
 A random handler is executed with crashes at random commits, for a random client, and the outcome is
 held against what the handler says: the response, how often each step was called, what was undone,
 and that one request made one run and left nothing behind.
@@ -28,12 +30,13 @@ from hypothesis import strategies as st
 
 from durable_core.api.run import run
 from durable_core.api.step import step, sync_step
-from durable_core.errors import NonRetriableError, StepError, StoreError
+from durable_core.errors import NonRetriableError, RunUndoneError, StepError, StoreError
 from durable_core.flow.handoff import handoff_response, new_token
 from durable_core.flow.options import ResolvedOptions
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.event import Event
+from durable_core.model.run import Phase
 from durable_core.ports import RunRecord
 from durable_core.runners.settings import Settings
 from support.harness import Lab, Ledger, WatchedStore, lab, request, until
@@ -138,6 +141,22 @@ clients: st.SearchStrategy[Literal["waits", "repeats", "twice", "streams"]] = st
 )
 
 
+@dataclass(frozen=True)
+class Cut:
+    """What ends a run before it has come to its end, after so many milliseconds, if it is not over.
+
+    Its time is over (that of its children, too), an operator cancels it, or its client does.
+    """
+
+    by: Literal["time", "operator", "client"]
+    ms: int
+
+
+cuts = st.builds(
+    Cut, st.sampled_from(["time", "operator", "client"]), st.sampled_from([1, 5, 20, 60])
+)
+
+
 # What is to be expected of it
 
 
@@ -214,13 +233,17 @@ class World:
 
     Attributes:
         fails: whether the handler fails in the end, so that its steps are undone.
+        cut: what cuts it short, if anything does.
+        was_cancelled: somebody was told that the run is cancelled.
         urls: where callbacks are answered, and what with.
         over: set when the life has ended; then endless steps end.
     """
 
-    def __init__(self, life: Life, *, fails: bool) -> None:
+    def __init__(self, life: Life, *, fails: bool, cut: Cut | None = None) -> None:
         self.life = life
         self.fails = fails
+        self.cut = cut
+        self.was_cancelled = False
         self.store = WatchedStore()
         self.ledger = Ledger()
         self.endpoint: Any = None
@@ -369,6 +392,47 @@ def signalling(world: World, process: Lab) -> Iterator[None]:
         thread.join()
 
 
+@contextmanager
+def cutting(world: World, process: Lab) -> Iterator[None]:
+    """Cancel the run after its time, over and over until it has ended."""
+    cut, over = world.cut, threading.Event()
+    if cut is None or cut.by == "time":
+        yield
+        return
+
+    def cancel(run_id: str) -> bool:
+        if cut.by == "operator":
+            return process.durable.runs.cancel(run_id, reason="called off")
+        deleted: Response = world.endpoint.handle(wait_request(process, run_id, "DELETE"))
+        return deleted.status in (202, 204)
+
+    def watch() -> None:
+        if over.wait(cut.ms / 1000):
+            return
+        while not over.wait(0.002):
+            for record in roots(world):
+                if record.run.phase.ended:
+                    continue
+                try:
+                    world.was_cancelled |= cancel(record.run.id)
+                except (StoreError, RunUndoneError):
+                    pass  # the process has crashed; the run has failed and is being undone
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def wait_request(process: Lab, run_id: str, method: str) -> Request:
+    token = new_token(process.durable.engine.env, run_id)
+    answer = handoff_response(ResolvedOptions(key="it"), "GET", run_id, token)
+    return Request(method=method, url="http://test" + answer.headers["location"])
+
+
 def ask(world: World, process: Lab, client: str, attempt: int) -> Response:
     """Ask for the run: anew by the same key, or where it waits, or as if it were the first time."""
     known = roots(world)
@@ -423,9 +487,11 @@ def _finish(world: World, crashes: tuple[int, ...], client: str, *, is_async: bo
         if crash is not None:
             world.store.crash_after(crash)
         with lab(world.store, settings=SETTINGS, public_url="http://test") as process:
-            world.endpoint = process.endpoint(world.task if is_async else world.sync)
+            world.endpoint = process.endpoint(
+                world.task if is_async else world.sync, **options_of(world)
+            )
             process.durable.start()
-            with signalling(world, process):
+            with signalling(world, process), cutting(world, process):
                 answer = ask(world, process, client, attempt)
                 reader = drain(process, answer)
                 if crash is None:
@@ -448,6 +514,14 @@ def _finish(world: World, crashes: tuple[int, ...], client: str, *, is_async: bo
         hypothesis.event("crashes" if world.store.crashed.is_set() else "clean ends")
         world.store.recover()
     raise AssertionError("the last process does not crash")
+
+
+def options_of(world: World) -> dict[str, Any]:
+    """Return the options of the endpoint."""
+    options: dict[str, Any] = {"allow_cancel": True}
+    if world.cut is not None and world.cut.by == "time":
+        options["run_timeout"] = world.cut.ms / 1000
+    return options
 
 
 def is_final(answer: Response) -> bool:
@@ -521,6 +595,40 @@ def test_a_life_that_fails(
     for path in undone:
         assert 1 <= counts[f"undo {path}"] <= 1 + len(crashes), counts
     check_one_run(world)
+
+
+@both
+@given(life=lives, cut=cuts, crashes=crashes, client=clients)
+@settings(max_examples=EXAMPLES)
+def test_a_life_that_is_cut_short(
+    life: Life, cut: Cut, crashes: tuple[int, ...], client: str, is_async: bool
+) -> None:
+    """The run completes as if undisturbed, or what it and its children have done is undone."""
+    world = World(life, fails=False, cut=cut)
+    response = finish(world, crashes, client, is_async=is_async)
+    hypothesis.event(f"status {response.status}")
+    if response.status == 200:
+        assert fits(life, response_value(response)), response.body
+    phases = {record.run.phase for record in roots(world)}
+    if phases:  # a run without a step that ends in time is not stored
+        status = {Phase.COMPLETED: 200, Phase.FAILED: 500, Phase.CANCELLED: 410}
+        assert [response.status] == [status[phase] for phase in phases], response.body
+    if world.was_cancelled:
+        assert {Phase.CANCELLED} == phases
+    check_undone(world)
+    check_one_run(world)
+
+
+def check_undone(world: World) -> None:
+    """All of a run that has not completed is undone, and nothing of one that has."""
+    for found in world.store.list("lab", limit=1000):
+        record = world.store.get("lab", found.run.id)
+        assert record is not None
+        done = {memo.op.name for memo in record.memos if memo.ok}
+        undone = {name.removeprefix("(undo) ") for name in done if name.startswith("(undo) ")}
+        works = {path for path, _, _, _ in tasks_of(world.life)}
+        expected = set() if record.run.phase is Phase.COMPLETED else works & done
+        assert expected == undone, record
 
 
 def response_value(response: Response) -> Any:

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -43,6 +43,7 @@ from durable_dashboard._live import (
     SyncBody,
     encode,
     encode_chunks,
+    end_in_time,
 )
 from durable_dashboard._page import (
     NAMES,
@@ -67,7 +68,7 @@ _STREAM_HEADERS = (
 )
 _READS = ("GET", "HEAD")
 #: Seconds after which a stream in a task ends, and its client is asked again whether it may come.
-_LONGEST = 300.0
+_LONGEST = 30.0
 #: Seconds for which the stream of a run holds a thread.
 _MOST_WAIT = 25.0
 
@@ -212,8 +213,11 @@ class Dashboard(FlowHandler):
         response: Response = yield _Delegate(getattr(route, "endpoint", route), wait)
         if response.status != 200:
             return Response(status=response.status)
+        body = response.body
+        if isinstance(body, AsyncIterator):
+            body = end_in_time(body, _LONGEST)
         # Its own header fields let any page read it.
-        return Response(headers=_STREAM_HEADERS, body=response.body)
+        return Response(headers=_STREAM_HEADERS, body=body)
 
 
 def create_dashboard_server(

@@ -458,10 +458,23 @@ def show_values(step: StepInfo) -> dict[str, object]:
         "result": preview(step.result) if step.status == "completed" else None,
         "arguments": None if step.arguments is None else preview(step.arguments),
         "match": None if step.match is None else preview(step.match),
-        "required": step.match,
+        # As text: numbers of JavaScript have fewer digits.
+        "required": json.dumps(_nested(step.match or {}), indent=2),
         "error": clip(step.error, _LONG),
         "trace": clip(step.trace, 2 * _LONG),
     }
+
+
+def _nested(required: Mapping[str, object]) -> dict[str, Any]:
+    """Return the data of an event that has these values, whose paths begin with "data."."""
+    data: dict[str, Any] = {}
+    for path, value in required.items():
+        *names, last = path.split(".")[1:]
+        inner = data
+        for name in names:
+            inner = inner.setdefault(name, {})
+        inner[last] = value
+    return data
 
 
 def show_request(request: Request) -> dict[str, object]:

@@ -19,7 +19,16 @@ from durable_core import Durable
 from durable_core.errors import DurableError
 from durable_core.inspection import StreamedChunk
 
-__all__ = ["AsyncBody", "Changes", "Feed", "Source", "SyncBody", "encode", "encode_chunks"]
+__all__ = [
+    "AsyncBody",
+    "Changes",
+    "Feed",
+    "Source",
+    "SyncBody",
+    "encode",
+    "encode_chunks",
+    "end_in_time",
+]
 
 _logger = logging.getLogger("durable.dashboard")
 #: Seconds between two looks at the store while somebody watches; and without a change of it until
@@ -50,6 +59,21 @@ def encode_chunks(chunks: Iterator[StreamedChunk]) -> Iterator[bytes]:
     except DurableError as error:  # such as chunks that are encrypted with another key
         _logger.error("the stream of a run cannot be read: %s", error)
     yield encode("end", {})
+
+
+async def end_in_time(body: Any, seconds: float) -> AsyncIterator[bytes]:
+    """Yield the parts of a stream that a task sends, for so many seconds at most."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    try:
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    part = await anext(body)
+            except (StopAsyncIteration, TimeoutError):
+                return  # the browser comes again, and says what it has
+            yield part
+    finally:
+        await body.aclose()
 
 
 class Source(Protocol):

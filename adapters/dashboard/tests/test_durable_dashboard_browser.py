@@ -180,13 +180,14 @@ def test_send_the_event(page: Page, site: Site) -> None:
     data.fill("{")
     dialog(page).get_by_role("button", name="Send").click()
     expect(dialog(page).get_by_role("alert")).to_contain_text("is no JSON")
-    data.fill('{"order": "B-2", "by": "Anna"}')
+    data.fill('{"order": "B-2", "number": 9007199254740993}')
     dialog(page).get_by_role("button", name="Send").click()
 
     expect(page.locator("h1 .status")).to_have_text(re.compile("completed"))
     expect(page.locator(".banner")).to_have_count(0)
     [event] = site.durable.recent_events()
-    assert ({"order": "B-2", "by": "Anna"}, (run.id,)) == (event.data, event.woke)
+    sent = {"order": "B-2", "number": 9007199254740993}  # JavaScript would round it
+    assert (sent, (run.id,)) == (event.data, event.woke)
 
 
 def test_send_the_signal(page: Page, site: Site) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -285,6 +286,38 @@ def test_what_a_run_streams(process: Lab, letter_id: str) -> None:
     assert b"event: inngest.stream" in parts
     assert "access-control-allow-origin" not in response.headers
     assert "default-src 'none'" in response.headers["content-security-policy"]
+
+
+def test_the_text_in_a_task_ends_in_the_end(
+    process: Lab, letter_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client asks again, is authorized anew, and gets what it has not got."""
+    monkeypatch.setattr(_dashboard, "_LONGEST", 0.3)
+    asked: list[str] = []
+
+    def authorize(request: Request) -> str:
+        asked.append(request.headers.get("last-event-id") or "")
+        return "anna"
+
+    async def read(**headers: str) -> bytes:
+        dashboard = Dashboard(process.durable, authorize=authorize)
+        request = asking("stream", id=letter_id)
+        request = Request(
+            method="GET", url=request.url, headers={**dict(request.headers.items()), **headers}
+        )
+        response = await dashboard.handle_async(request)
+        body: Any = response.body
+        async with asyncio.timeout(20):
+            return b"".join([part async for part in body])
+
+    async def read_twice() -> tuple[bytes, str, bytes]:
+        first = await read()
+        position = re.findall(rb"^id: (.+)$", first, re.MULTILINE)[-1].decode()
+        return first, position, await read(**{"last-event-id": position})
+
+    first, position, second = asyncio.run(read_twice())
+    assert (True, False) == (b'"Anna"' in first, b'"Anna"' in second)
+    assert ["", position] == asked
 
 
 def test_a_stream_that_cannot_be_read_ends(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,5 +1,5 @@
 import { fill, h, notice } from "./dom.js";
-import { Refused } from "./server.js";
+import { Refused, TypedJSON } from "./server.js";
 
 let number = 0;
 
@@ -56,8 +56,10 @@ export function ask({ title, intro, fields, submit, danger, run, done }) {
 function read(field, input) {
   if (field.disabled) return undefined;
   if (field.kind !== "json") return input.value;
+  const text = input.value.trim() || "null";
   try {
-    return JSON.parse(input.value.trim() || "null");
+    JSON.parse(text);
+    return new TypedJSON(text);
   } catch (error) {
     throw new SyntaxError(`${field.label} is no JSON: ${error.message}`);
   }

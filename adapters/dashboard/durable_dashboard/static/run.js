@@ -104,14 +104,14 @@ export function runView(id, config) {
 
   async function send(step) {
     const isSignal = step.kind === "signal";
-    let required = null;
+    let required = "{}";
     try { required = (await get("step", { id, step: step.name })).required; } catch (error) { if (!(error instanceof Refused)) throw error; }
     ask({
       title: isSignal ? "Send a signal" : "Send an event",
       intro: isSignal ? "It goes to the step that waits for it now." : "It ends the waits of all runs that it fits.",
       fields: [
         { name: "name", label: "Name", value: step.event, kind: "text", readonly: true },
-        { name: "data", label: "Data, JSON", value: isSignal ? "null" : JSON.stringify(nested(required ?? {}), null, 2), kind: "json" },
+        { name: "data", label: "Data, JSON", value: isSignal ? "null" : required, kind: "json" },
       ],
       submit: "Send",
       run: (values) => act(isSignal ? "signal" : "send", values),
@@ -255,18 +255,6 @@ function set(place, wanted) {
 function refuse(error) {
   if (!(error instanceof Refused)) throw error;
   notice(error.message, "bad");
-}
-
-/** Returns an object with values at paths such as "data.trip". */
-export function nested(required) {
-  const data = Object.create(null);
-  for (const [path, value] of Object.entries(required)) {
-    const names = path.split(".").slice(1);
-    let inner = data;
-    for (const name of names.slice(0, -1)) inner = inner[name] ??= Object.create(null);
-    inner[names.at(-1)] = value;
-  }
-  return data;
 }
 
 const pre = (text, kind = "") => h("pre", { class: kind, tabindex: "0" }, text);

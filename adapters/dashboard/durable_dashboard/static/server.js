@@ -20,11 +20,19 @@ async function answer(response) {
 /** Returns a document. */
 export const get = async (name, params) => answer(await fetch(url(name, params), { headers: { accept: "application/json" } }));
 
+/** JSON as it was typed: a number may have more digits than those of JavaScript. */
+export class TypedJSON {
+  constructor(text) { this.text = text; }
+}
+
+const dump = (body) => `{${Object.entries(body).filter(([, value]) => value !== undefined).map(([name, value]) =>
+  `${JSON.stringify(name)}:${value instanceof TypedJSON ? value.text : JSON.stringify(value)}`).join(",")}}`;
+
 /** Has something done. */
 export const act = async (name, body) => answer(await fetch(`${PATH}${name}`, {
   method: "POST",
   headers: { "content-type": "application/json", "x-durable-action": "1" },
-  body: JSON.stringify(body),
+  body: dump(body),
 }));
 
 const indicator = () => document.getElementById("live");
