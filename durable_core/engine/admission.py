@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 from durable_core.codec.tokens import request_fingerprint
 from durable_core.engine.runs import RunManager, WorkerParts
 from durable_core.errors import RunNotFoundError, RunUndoneError, StoreError
+from durable_core.flow.driver import await_values, drive_values
 from durable_core.flow.execution import StoredExecution, checkpoint
 from durable_core.flow.handoff import hand_off_queued
 from durable_core.http.headers import accepts_event_stream
@@ -86,8 +87,7 @@ class Arrival:
 class Admission:
     """Begins runs as far as the store lets them.
 
-    What is done is written once, as generators. Each ``yield`` hands the value of a call to a
-    driver, which gives it back: as it is in a thread, awaited on an event loop.
+    What is done is written once, as generators; see ``flow.driver.drive_values``.
 
     Args:
         worker: the worker that it is a part of.
@@ -120,31 +120,11 @@ class Admission:
         Raises:
             TypeError, ValueError: the function of a limit returned no key; or what it raised.
         """
-        flow, value = self._serve(self._in_thread, arrival), None
-        try:
-            while True:
-                value = flow.send(value)
-        except StopIteration as end:
-            answer: Response | EarlierRun = end.value
-            return answer
+        return drive_values(self._serve(self._in_thread, arrival))
 
     async def serve_async(self, arrival: Arrival) -> Response | EarlierRun:
         """As :meth:`serve`, for a handler of either kind, on an event loop."""
-        flow = self._serve(self._on_loop, arrival)
-        resume: Callable[[Any], Any] = flow.send
-        value: Any = None
-        while True:
-            try:
-                asked = resume(value)
-            except StopIteration as end:
-                answer: Response | EarlierRun = end.value
-                return answer
-            try:
-                value = await asked
-                resume = flow.send
-            except BaseException as error:
-                value = error
-                resume = flow.throw
+        return await await_values(self._serve(self._on_loop, arrival))
 
     def _serve(self, how: _InThread | _OnLoop, arrival: Arrival) -> _Flow[Response | EarlierRun]:
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from durable_core.engine.lifecycle import ProcessEngine
 from durable_core.errors import RunNotFoundError
-from durable_core.model.run import plain_key
+from durable_core.model.run import Phase, plain_key
 
 if TYPE_CHECKING:
     from durable_core.engine.reports import EngineReports
@@ -93,7 +93,6 @@ class RunControl(ProcessEngine["Worker"]):
         from durable_core.engine.children import cancel_abandoned, check_no_child
         from durable_core.flow.undo import check_retry
         from durable_core.machine.retry import steps_to_retry
-        from durable_core.model.run import Phase
         from durable_core.ports import Retry
 
         record = self._record(run_id)
@@ -110,7 +109,6 @@ class RunControl(ProcessEngine["Worker"]):
         """Begin a run that has the results of another one before a step; return its id."""
         from durable_core.codec.records import dump_request
         from durable_core.flow.undo import check_fork
-        from durable_core.model.run import Phase
         from durable_core.ports import Fork, StoredRequest
 
         record, now = self._record(run_id), self.env.clock.now()
@@ -155,8 +153,6 @@ class RunControl(ProcessEngine["Worker"]):
 
     def await_end(self, run_id: str, timeout: float | None) -> bool:
         """Block until a run has ended, or ``timeout`` seconds are over; return whether it has."""
-        from durable_core.model.run import Phase
-
         self.open_store()
         wakeups, deadline = self.store.wakeups(), None
         if timeout is not None:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from types import CoroutineType
 from typing import Any, ClassVar, Protocol, TypeVar
 
-__all__ = ["SomeEffect", "drive_async", "drive_sync"]
+__all__ = ["SomeEffect", "await_values", "drive_async", "drive_sync", "drive_values"]
 
 T = TypeVar("T")
 
@@ -79,3 +79,23 @@ async def drive_async(flow: Generator[EffectT, Any, T], perform: Callable[[Effec
         except BaseException as error:
             value = error
             resume = flow.throw
+
+
+def drive_values(flow: Generator[Any, Any, T]) -> T:
+    """Run a flow that performs its effects itself: each ``yield`` gives back what it was given."""
+    value: Any = None
+    try:
+        while True:
+            value = flow.send(value)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+async def await_values(flow: Generator[Any, Any, T]) -> T:
+    """As :func:`drive_values`, in this task: ``yield`` awaits the coroutines that it is given."""
+    return await drive_async(flow, _itself)
+
+
+def _itself(value: Any) -> Any:
+    return value

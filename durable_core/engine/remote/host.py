@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from abc import abstractmethod
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from durable_core.engine.remote.execution import RemoteExecution
 from durable_core.engine.remote.ops import OpQueue
@@ -27,6 +27,7 @@ from durable_core.engine.remote.waiting import (
 )
 from durable_core.engine.runs import RunExecutor
 from durable_core.errors import EngineUnavailableError
+from durable_core.flow.driver import await_values, drive_values
 from durable_core.flow.env import AppConfig
 from durable_core.flow.error_responses import store_unavailable_response
 from durable_core.flow.execution import Execution
@@ -81,6 +82,22 @@ class ServerClient(Protocol):
 
 
 C = TypeVar("C", bound=ServerClient)
+
+
+class _How(NamedTuple):
+    """How a request is served: in a thread, or in a task.
+
+    Attributes:
+        loop: where the server is called.
+        wait: waits for what is done on that loop; in a task its driver does.
+        start: runs an execution, and returns the answer or a coroutine of it.
+        asynchronous: in a task.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    wait: Callable[[Coroutine[Any, Any, Any]], Any]
+    start: Callable[[RemoteExecution], Any]
+    asynchronous: bool
 
 
 class RemoteHost(RunHost, Generic[C]):
@@ -182,32 +199,12 @@ class RemoteHost(RunHost, Generic[C]):
 
     def serve(self, endpoint: RegisteredEndpoint, request: Request, route: str | None) -> Response:
         """Answer a client, or the server, in this thread."""
-        own = self.loops.background_loop
-        is_reentry = self.is_reentry(request)
-        follows = accepts_event_stream(request.headers) and not is_reentry
+        own, runs = self.loops.background_loop, self._runs
+        follows = accepts_event_stream(request.headers) and not self.is_reentry(request)
         if not follows and endpoint.kind is HandlerKind.ASYNC_DEF:
             return own.run(self.serve_async(endpoint, request, route))
-        if is_reentry:
-            key = self.key_of(request)
-            if key is None:
-                return self.reject_caller()
-            loaded = own.run(self._load(own.loop, endpoint.options, request))
-            if isinstance(loaded, RemoteExecution):
-                loaded = self._runs.start_for_client(endpoint, loaded)
-            return self.sign(loaded, key)
-        client = self.client_on(own.loop)
-        refusal = self.refuse(request)
-        if refusal is not None:
-            return refusal
-        try:
-            if not client.is_reachable:
-                own.run(client.probe())
-        except EngineUnavailableError as error:
-            return _down(error)
-        ex = self.begin(client, own.loop, endpoint.options, request, route)
-        if follows:
-            return stream_response(self._follow(ex, endpoint, own.loop), asynchronous=False)
-        return self._runs.start_for_client(endpoint, ex)
+        how = _How(own.loop, own.run, partial(runs.start_for_client, endpoint), False)
+        return drive_values(self._serve(how, endpoint, request, route))
 
     async def serve_async(
         self, endpoint: RegisteredEndpoint, request: Request, route: str | None
@@ -216,26 +213,36 @@ class RemoteHost(RunHost, Generic[C]):
         loop = asyncio.get_running_loop()
         if not self.loops.is_background_loop(loop):
             self.loops.adopt(loop)
+        start = partial(self._runs.start_for_client_async, endpoint)
+        how = _How(loop, lambda awaitable: awaitable, start, True)
+        return await await_values(self._serve(how, endpoint, request, route))
+
+    def _serve(
+        self, how: _How, endpoint: RegisteredEndpoint, request: Request, route: str | None
+    ) -> Generator[Any, Any, Response]:
         if self.is_reentry(request):
             key = self.key_of(request)
             if key is None:
                 return self.reject_caller()
-            loaded = await self._load(loop, endpoint.options, request)
+            loaded = yield how.wait(self._load(how.loop, endpoint.options, request))
             if isinstance(loaded, RemoteExecution):
-                loaded = await self._runs.start_for_client_async(endpoint, loaded)
+                loaded = yield how.start(loaded)
             return self.sign(loaded, key)
         refusal = self.refuse(request)
         if refusal is not None:
             return refusal
-        client = self.client_on(loop)
+        client = self.client_on(how.loop)
         try:
-            await client.probe()
+            if not client.is_reachable:
+                yield how.wait(client.probe())
         except EngineUnavailableError as error:
             return _down(error)
-        ex = self.begin(client, loop, endpoint.options, request, route)
+        ex = self.begin(client, how.loop, endpoint.options, request, route)
         if accepts_event_stream(request.headers):
-            return stream_response(self._follow(ex, endpoint, loop), asynchronous=True)
-        return await self._runs.start_for_client_async(endpoint, ex)
+            channel = self._follow(ex, endpoint, how.loop)
+            return stream_response(channel, asynchronous=how.asynchronous)
+        response: Response = yield how.start(ex)
+        return response
 
     async def wait(self, wanted: WaitRequest, *, asynchronous: bool) -> Response:
         """Answer a client at the wait URL, on this event loop.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Generator
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 from durable_core.errors import Suspended
-from durable_core.flow.driver import drive_async, drive_sync
+from durable_core.flow.driver import await_values, drive_async, drive_sync, drive_values
 from durable_core.flow.effects import Effect, Flow, Park, Submit, park
 from durable_core.ports import Heartbeat
 
@@ -125,3 +126,39 @@ def test_cancelled_task() -> None:
 
     asyncio.run(main())
     assert [True] == cleaned
+
+
+def doubled() -> Generator[Any, Any, int]:
+    try:
+        yield refused()
+    except ValueError:
+        value: int = yield 21
+        return 2 * value
+    return 0
+
+
+def refused() -> int:
+    raise ValueError
+
+
+async def later(value: int) -> int:
+    return value
+
+
+def doubled_later() -> Generator[Any, Any, int]:
+    try:
+        yield refused_later()
+    except ValueError:
+        value: int = yield later(21)
+        return 2 * value
+    return 0
+
+
+async def refused_later() -> int:
+    raise ValueError
+
+
+def test_a_flow_may_perform_its_effects_itself() -> None:
+    """Each value is given back; a coroutine is awaited; what it raises is raised there."""
+    assert 42 == drive_values(doubled())
+    assert 42 == asyncio.run(await_values(doubled_later()))
