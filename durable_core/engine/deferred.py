@@ -47,8 +47,8 @@ class DeferredRun:
         endpoint: that of the handler.
         request: makes the request that a run is made for, and the template that its path was
             found by; it may raise HTTPError.
-        event_seq: the watermark of events that came before the handler was called.
         loop: the event loop.
+        event_seq: the watermark of events that came before the handler was called.
 
     Attributes:
         refusal: why there can be no run, once that is known.
@@ -67,8 +67,8 @@ class DeferredRun:
         runs: RunManager,
         endpoint: RegisteredEndpoint,
         request: Callable[[], tuple[Request, str | None]],
-        event_seq: int,
         loop: asyncio.AbstractEventLoop,
+        event_seq: int,
     ) -> None:
         self._host = host
         self._runs = runs
@@ -155,7 +155,7 @@ class DeferredRun:
             and not begun.is_cut_short
             and self._run is None
             and self.refusal is None
-            and not self._tasks.has_others
+            and not self._tasks.others
         )
         if self._is_over:
             self._task = None  # whose context refers to this object

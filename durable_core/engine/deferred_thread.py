@@ -191,7 +191,7 @@ class DeferredPoolRun(DeferredThreadRun):
     so a thread of the engine ends the run. All but :meth:`call` happens on the event loop.
 
     Args:
-        worker, runs, endpoint, request, event_seq, loop: see ``DeferredRun``.
+        worker, runs, endpoint, request, loop, event_seq: see ``DeferredRun``.
         begun: called on the event loop when the run has begun.
 
     Attributes:
@@ -204,9 +204,9 @@ class DeferredPoolRun(DeferredThreadRun):
         runs: RunManager,
         endpoint: RegisteredEndpoint,
         request: Callable[[], tuple[Request, str | None]],
-        event_seq: int,
         loop: asyncio.AbstractEventLoop,
         begun: Callable[[], object],
+        event_seq: int,
     ) -> None:
         super().__init__(worker, runs, endpoint, request, event_seq)
         self.answer: ClientAnswer

@@ -399,8 +399,8 @@ class EmbeddedEngine(RunControl):
         request: Callable[[], tuple[Request, str | None]],
     ) -> DeferredRun | Coroutine[Any, Any, DeferredRun | None] | None:
         """Return a run that begins only if its handler needs it; None if it must begin at once."""
-        worker = self._may_defer()
-        return None if worker is None else worker.defer(endpoint, request)
+        worker = self._last
+        return worker.defer(endpoint, request) if worker is not None and worker.may_defer else None
 
     def defer_in_pool(
         self,
@@ -409,13 +409,10 @@ class EmbeddedEngine(RunControl):
         begun: Callable[[], object],
     ) -> DeferredPoolRun | Coroutine[Any, Any, DeferredPoolRun | None] | None:
         """As :meth:`defer`, for a ``def`` handler that a thread of a framework calls."""
-        worker = self._may_defer()
-        return None if worker is None else worker.defer_in_pool(endpoint, request, begun)
-
-    def _may_defer(self) -> Worker | None:
         worker = self._last
-        is_able = worker is not None and worker.pid == process_id() and worker.may_defer
-        return worker if is_able else None
+        if worker is None or not worker.may_defer:
+            return None
+        return worker.defer_in_pool(endpoint, request, begun)
 
     def defer_in_thread(
         self,
@@ -423,8 +420,8 @@ class EmbeddedEngine(RunControl):
         request: Callable[[], tuple[Request, str | None]],
     ) -> DeferredThreadRun | None:
         """As :meth:`defer`, for a ``def`` handler that is called in this thread."""
-        worker = self._may_defer()
-        if worker is None:
+        worker = self._last
+        if worker is None or not worker.may_defer:
             return None
         try:
             return worker.defer_in_thread(endpoint, request)

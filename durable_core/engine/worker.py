@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from durable_core.commit_queue import CommitQueue
@@ -28,7 +29,7 @@ from durable_core.http.request import Request
 from durable_core.model.decision import HandoffReason
 from durable_core.model.fact import StoreCommitted
 from durable_core.model.step import Memo
-from durable_core.platform import logger
+from durable_core.platform import logger, process_id
 from durable_core.ports import Checkpoint, RunRecord, Store, Unregister, channel_of
 from durable_core.runners.live import Waiters
 from durable_core.runners.observers import Observers
@@ -214,10 +215,11 @@ class Worker(WorkerParts):
         """Whether a handler may be called before its run is made.
 
         Not if the run may be refused, if it is observed, or if a test puts itself between a run and
-        its handler.
+        its handler; and not in a process that was forked from the worker's.
         """
         return not (
-            self.stopping
+            self.pid != process_id()
+            or self.stopping
             or self.quota.is_full
             or self.observers.watched
             or self.wrap_scope is not None
@@ -233,12 +235,9 @@ class Worker(WorkerParts):
         If the store must be read for it, it is awaited; then it is None if that cannot be done.
         """
         loop = self.loops.adopt_running()
-
-        def defer(event_seq: int) -> DeferredRun:
-            return DeferredRun(self, self.runs, endpoint, request, event_seq, loop)
-
+        make = partial(DeferredRun, self, self.runs, endpoint, request, loop)
         event_seq = self.event_watermark.recent_async()
-        return defer(event_seq) if isinstance(event_seq, int) else _defer_later(defer, event_seq)
+        return make(event_seq) if isinstance(event_seq, int) else _make_later(make, event_seq)
 
     def defer_in_thread(
         self,
@@ -260,12 +259,9 @@ class Worker(WorkerParts):
     ) -> DeferredPoolRun | Coroutine[Any, Any, DeferredPoolRun | None]:
         """As :meth:`defer`, for a ``def`` handler that a thread of a framework calls."""
         loop = self.loops.adopt_running()
-
-        def defer(event_seq: int) -> DeferredPoolRun:
-            return DeferredPoolRun(self, self.runs, endpoint, request, event_seq, loop, begun)
-
+        make = partial(DeferredPoolRun, self, self.runs, endpoint, request, loop, begun)
         event_seq = self.event_watermark.recent_async()
-        return defer(event_seq) if isinstance(event_seq, int) else _defer_later(defer, event_seq)
+        return make(event_seq) if isinstance(event_seq, int) else _make_later(make, event_seq)
 
     def _report_commit(self, writes: int, seconds: float) -> None:
         at = time_of(self.env.clock.now())
@@ -298,11 +294,9 @@ class Worker(WorkerParts):
         self.runs.release_later(ex)
 
 
-async def _defer_later(
-    deferred: Callable[[int], T], event_seq: Coroutine[Any, Any, int]
-) -> T | None:
+async def _make_later(make: Callable[[int], T], event_seq: Coroutine[Any, Any, int]) -> T | None:
     try:
-        return deferred(await event_seq)
+        return make(await event_seq)
     except StoreError:
         return None  # the run that must begin at once says so
 

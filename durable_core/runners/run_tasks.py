@@ -87,6 +87,8 @@ class RunTasks:
         live: the tasks whose code runs or waits.
         running: the one that runs now.
         resumptions: how often any of them has gone on.
+        others: the tasks that the handler has started and that have not ended, with the coroutines
+            that they run.
     """
 
     running: RunTask | None = None
@@ -102,7 +104,7 @@ class RunTasks:
         self._may_suspend: Callable[[], bool] = _never
         self._suspend: Callable[[], object] = _never
         self._step_code = step_code
-        self._tasks: dict[asyncio.Future[Any], Any] = {}  # and the coroutines that they run
+        self.others: dict[asyncio.Future[Any], Any] = {}
 
     def join_run(
         self,
@@ -120,11 +122,6 @@ class RunTasks:
         self.parked = parked
         self._may_suspend = may_suspend
         self._suspend = suspend
-
-    @property
-    def has_others(self) -> bool:
-        """Whether the handler has started tasks that have not ended."""
-        return bool(self._tasks)
 
     def close(self) -> None:
         """Never suspend the run from now on: its handler has ended."""
@@ -169,11 +166,11 @@ class RunTasks:
 
     def add(self, task: asyncio.Future[Any], code: Coroutine[Any, Any, Any]) -> None:
         """Note a task that the run has started, and the coroutine that it was started with."""
-        self._tasks[task] = code
+        self.others[task] = code
 
         def ended(task: asyncio.Future[Any]) -> None:
             self._cancelled_steps += self._is_new_step(code)
-            del self._tasks[task]
+            del self.others[task]
             code.close()  # if it was cancelled before it began
 
         task.add_done_callback(ended, context=contextvars.Context())
@@ -187,7 +184,7 @@ class RunTasks:
         """
         unneeded = (
             self._is_new_step(code) and (_is_over(task) or _only_waits(code))
-            for task, code in self._tasks.items()
+            for task, code in self.others.items()
         )
         return self._cancelled_steps + sum(unneeded)
 
@@ -212,7 +209,7 @@ class RunTasks:
     @property
     def are_one_task(self) -> bool:
         """Whether the handler's own task runs now, and the handler has no other one."""
-        return len(self.live) == 1 and not self._tasks and self.running is not None
+        return len(self.live) == 1 and not self.others and self.running is not None
 
     # -- are all waiting for steps? ---------------------------------------------------------
 
@@ -246,7 +243,7 @@ class RunTasks:
         if not isinstance(awaited, asyncio.Future) or awaited.done():
             return False
         if isinstance(awaited, asyncio.Task):
-            return awaited in self._tasks
+            return awaited in self.others
         if type(awaited) is not asyncio.Future:
             return True  # a parked step, or gather(): asyncio has no other class of futures
         return any(
@@ -259,7 +256,7 @@ class RunTasks:
             return isinstance(inspect.getcoroutinelocals(code).get("self"), _task_groups())
         if code.cr_code is asyncio.wait.__code__:
             local = inspect.getcoroutinelocals(code)
-            return local["timeout"] is None and all(each in self._tasks for each in local["fs"])
+            return local["timeout"] is None and all(each in self.others for each in local["fs"])
         return False
 
     def _call_soon(self, call: Callable[..., None], *args: object) -> None:

@@ -515,7 +515,7 @@ class TaskRun:
         raise asyncio.CancelledError
 
     def _see_if_alone(self, effect: SeeIfAlone) -> bool:
-        return not self._unwinder.tasks.has_others
+        return not self._unwinder.tasks.others
 
     def _see_handler_branch(self, effect: SeeHandlerBranch) -> object:
         return self._unwinder.tasks.handler

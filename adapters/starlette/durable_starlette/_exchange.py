@@ -74,7 +74,8 @@ class RequestBody:
     def release(self) -> None:
         """Let the application have what comes from the server, after what is kept."""
         self._is_held = False
-        self._tell()
+        if self._news is not None:
+            self._news.set()
 
     def take(self) -> Receive:
         """Return what gives the whole request again, and then what the server has to say."""

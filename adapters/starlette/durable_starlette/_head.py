@@ -11,15 +11,15 @@ from durable_core.adapters import RUN_PARAM, TOKEN_PARAM
 
 __all__ = ["names_run", "plain_body"]
 
-#: Fields by which a request may be more than one for a new run, or be refused.
-_SPECIAL = frozenset(
-    {
-        *(b"host", b"content-length", b"transfer-encoding"),
-        *(b"accept", b"prefer", b"idempotency-key", b"last-event-id"),
-    }
-)
-#: A host that needs no closer look.
-_PLAIN_HOST = re.compile(rb"[A-Za-z0-9._-]+(?::(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}))?")
+_NEVER = re.compile(rb"(?!)")
+#: What fields may say by which a request may be more than one for a new run, or be refused.
+_PLAIN = {
+    b"host": re.compile(rb"[A-Za-z0-9._-]+(?::(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}))?"),
+    b"accept": re.compile(rb"(?!.*event-stream).*", re.DOTALL | re.IGNORECASE),
+    b"content-length": re.compile(rb"[0-9]{1,19}"),
+    b"transfer-encoding": re.compile(rb".*", re.DOTALL),
+    **dict.fromkeys((b"prefer", b"idempotency-key", b"last-event-id"), _NEVER),
+}
 _RUN, _TOKEN = RUN_PARAM.encode(), TOKEN_PARAM.encode()
 
 
@@ -31,38 +31,29 @@ def plain_body(scope: Scope, limits: Limits) -> bool | None:
     glance.
     """
     query = scope["query_string"]
-    if scope["method"] == "HEAD" or (query and _names_run(query)):
+    if scope["method"] == "HEAD":
         return None
+    if query:
+        plain_query = unquote_to_bytes(query) if b"%" in query else query
+        if _RUN in plain_query or _TOKEN in plain_query:
+            return None
     size = len(scope.get("raw_path") or scope["path"].encode()) + len(query)
-    seen = []
+    seen = {}
     for name, value in scope["headers"]:
         size += len(name) + len(value) + 4
-        if name in _SPECIAL:
-            if name in seen or not _is_plain_field(name, value, limits):
+        plain = _PLAIN.get(name)
+        if plain is not None:
+            if name in seen or plain.fullmatch(value) is None:
                 return None
-            seen.append(name)
+            seen[name] = value
     if 3 * size >= limits.head:  # the path may be decoded
         return None
-    if b"transfer-encoding" in seen:
-        return None if b"content-length" in seen else True
+    length = seen.get(b"content-length")
+    if length is not None:
+        is_plain = b"transfer-encoding" not in seen and int(length) <= limits.body
+        return True if is_plain else None
     # Without both there is none in HTTP/1 (RFC 9112, section 6.3).
-    return b"content-length" in seen or not scope.get("http_version", "").startswith("1")
-
-
-def _names_run(query: bytes) -> bool:
-    if b"%" in query:
-        query = unquote_to_bytes(query)
-    return _RUN in query or _TOKEN in query
-
-
-def _is_plain_field(name: bytes, value: bytes, limits: Limits) -> bool:
-    if name == b"host":
-        return _PLAIN_HOST.fullmatch(value) is not None
-    if name == b"accept":
-        return b"event-stream" not in value.lower()
-    if name == b"content-length":
-        return value.isdigit() and len(value) < 20 and int(value) <= limits.body
-    return name == b"transfer-encoding"
+    return b"transfer-encoding" in seen or not scope.get("http_version", "").startswith("1")
 
 
 def names_run(scope: Scope) -> bool:

@@ -152,7 +152,7 @@ class AttachedPassage(Passage):
             Exception: what the application raised, unless that is how a run ended.
         """
         self._first_scope = dict(scope)  # routers change it
-        self._scope, self._receive, self._send = scope, receive, send
+        self._scope, self._send = scope, send
         self._body = RequestBody(receive, self._limits.body)
         token = PASSAGE.set(self)
         error: BaseException | None = None
