@@ -495,18 +495,14 @@ def _finish(world: World, crashes: tuple[int, ...], client: str, *, is_async: bo
                 answer = ask(world, process, client, attempt)
                 reader = drain(process, answer)
                 if crash is None:
-                    last = settle(world, process, answer)
+                    last = settle(world, process, answer, reader)
                     # A child of a branch that has lost its race goes on by itself.
                     until(lambda: is_over(world))
                     process.stop()
                     reader.join()
                     return last
-                until(
-                    lambda: (
-                        world.store.crashed.is_set()
-                        or ((is_final(answer) or has_ended(world)) and is_over(world))  # noqa: B023
-                    )
-                )
+                has_answer = partial(is_answered, world, answer, reader)
+                until(lambda: world.store.crashed.is_set() or (has_answer() and is_over(world)))  # noqa: B023
             process.stop()
             reader.join()
         if is_final(answer) and not world.store.crashed.is_set():
@@ -524,16 +520,27 @@ def options_of(world: World) -> dict[str, Any]:
     return options
 
 
+def is_answered(world: World, answer: Response, reader: threading.Thread) -> bool:
+    """Tell whether the client has the end of the run, or finds it in the store.
+
+    A run whose time is over before it is stored has its end in the stream alone.
+    """
+    is_unstored = not (isinstance(answer.body, bytes) or reader.is_alive() or roots(world))
+    return is_unstored or is_final(answer) or has_ended(world)
+
+
 def is_final(answer: Response) -> bool:
     """Tell whether the answer is that of the run: no redirect, no stream, no word of a crash."""
     return isinstance(answer.body, bytes) and answer.status not in (302, 303, 503)
 
 
-def settle(world: World, process: Lab, answer: Response) -> Response:
+def settle(world: World, process: Lab, answer: Response, reader: threading.Thread) -> Response:
     """Follow an answer to the response of the run."""
     if isinstance(answer.body, bytes):
         return process.follow(world.endpoint, answer)
-    until(lambda: has_ended(world))
+    until(lambda: is_answered(world, answer, reader))
+    if not roots(world):
+        return Response(status=500)
     run_id = roots(world)[0].run.id
     token = new_token(process.durable.engine.env, run_id)
     redirect = handoff_response(ResolvedOptions(key="it"), "GET", run_id, token)
