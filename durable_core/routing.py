@@ -240,10 +240,12 @@ class Application:
         routes: see ``Routes``.
 
     Raises:
-        ConfigurationError: conflicting or malformed routes.
+        ConfigurationError: conflicting or malformed routes, or no ``Durable``.
     """
 
     def __init__(self, durable: Durable[Any], routes: Routes) -> None:
+        if not isinstance(durable, Durable):
+            raise ConfigurationError(f"app(durable, routes) begins with a Durable, not {durable!r}")
         self.durable = durable
         listed = _list_routes(routes)
         self._router = Router(
@@ -322,7 +324,14 @@ class Application:
 
 def _list_routes(routes: Routes) -> list[Route[Target]]:
     if not isinstance(routes, Mapping):
-        return list(routes)
+        listed = list(routes)
+        for each in listed:
+            if not isinstance(each, Route):
+                raise ConfigurationError(
+                    "routes are a dict such as {'GET /users/{id}': endpoint}, or Route objects, "
+                    f"not {each!r}"
+                )
+        return listed
     return [_parse_pattern(pattern, target) for pattern, target in routes.items()]
 
 

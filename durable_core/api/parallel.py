@@ -36,8 +36,9 @@ def _check_branches(
         raise StepArgumentError(f"step {step_id!r}: give it at least one branch")
     for branch in branches:
         if not callable(branch):
-            if isinstance(branch, Coroutine):
-                branch.close()
+            for each in branches:
+                if isinstance(each, Coroutine):
+                    each.close()  # that it is never awaited is not the news
             raise StepArgumentError(
                 f"step {step_id!r}: a branch must be a function without arguments, as in "
                 f"lambda: step.run(id, fn), not {type(branch).__name__}"

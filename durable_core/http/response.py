@@ -85,15 +85,23 @@ class Response:
 
     @classmethod
     def text(cls, text: str, status: int = 200, headers: HeaderFields | None = None) -> Response:
-        """Answer with plain text in UTF-8."""
+        """Answer with plain text in UTF-8.
+
+        Raises:
+            TypeError: it is no str.
+        """
         typed = _with_content_type(headers, "text/plain; charset=utf-8")
-        return cls(status=status, headers=typed, body=text.encode("utf-8"))
+        return cls(status=status, headers=typed, body=_utf8("text", text))
 
     @classmethod
     def html(cls, html: str, status: int = 200, headers: HeaderFields | None = None) -> Response:
-        """Answer with HTML in UTF-8."""
+        """Answer with HTML in UTF-8.
+
+        Raises:
+            TypeError: it is no str.
+        """
         typed = _with_content_type(headers, "text/html; charset=utf-8")
-        return cls(status=status, headers=typed, body=html.encode("utf-8"))
+        return cls(status=status, headers=typed, body=_utf8("html", html))
 
     @classmethod
     def redirect(cls, location: str, status: int = 302) -> Response:
@@ -156,6 +164,12 @@ def _with_content_type(fields: HeaderFields | None, content_type: str) -> Header
         return Headers._trusted((("content-type", content_type),))
     headers = _headers(fields)
     return headers if "content-type" in headers else headers.with_set("content-type", content_type)
+
+
+def _utf8(kind: str, text: object) -> bytes:
+    if not isinstance(text, str):
+        raise TypeError(f"Response.{kind} takes a str, not {type(text).__name__}")
+    return text.encode("utf-8")
 
 
 def _check_body(body: object) -> Body:

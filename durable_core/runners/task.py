@@ -453,6 +453,8 @@ class TaskRun:
         Another error that it raised counts, unless it may come from a coroutine taken for a result.
         """
         error = outcome.error if isinstance(outcome, Raised) else None
+        if isinstance(error, StepUsageError):  # which says what is wrong, and may be a TypeError
+            return outcome
         if not isinstance(outcome, Returned) and not isinstance(error, (TypeError, AttributeError)):
             return outcome
         tasks, unawaited = self._unwinder.tasks, self.ex.unawaited

@@ -124,3 +124,14 @@ def test_engine() -> None:
     """Servers start and stop the application's engine."""
     with lab() as process:
         assert process.durable.engine is Application(process.durable, {}).engine
+
+
+def test_what_is_no_application() -> None:
+    """An endpoint in the place of Durable, and routes of another form, are refused by name."""
+    make: Any = Application
+    with lab() as process:
+        endpoint = process.endpoint(plain)
+        with pytest.raises(ConfigurationError, match="begins with a Durable, not <Endpoint"):
+            make(endpoint, {"GET /": endpoint})
+        with pytest.raises(ConfigurationError, match=r"a dict such as .*, not \('GET /',"):
+            make(process.durable, [("GET /", endpoint)])

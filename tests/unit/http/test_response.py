@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -114,3 +115,11 @@ def test_streaming_bodies() -> None:
     assert Response(body=memoryview(b"ab")).body == b"ab"
     assert repr(Response(body=b"ab")) == "<Response 200, 2 bytes>"
     assert repr(Response(status=201, body=[])) == "<Response 201, streaming>"
+
+
+@pytest.mark.parametrize("kind", ["text", "html"])
+def test_text_of_another_type(kind: str) -> None:
+    """The error names the method and the type."""
+    make: Any = getattr(Response, kind)
+    with pytest.raises(TypeError, match=rf"Response\.{kind} takes a str, not bytes"):
+        make(b"x")

@@ -386,3 +386,14 @@ def test_a_thread_that_is_left_behind() -> None:
         threads[0].join(20)
     assert 500 == response.status
     assert "a thread of it still runs a step" in text_of(response)
+
+
+def test_an_error_that_says_more() -> None:
+    """Steps that were called in place of branches: the error of ``parallel`` says what to do."""
+
+    async def handler(request: Request) -> object:
+        branches: Any = (step.run("a", int), step.run("b", int))
+        return await step.parallel("both", *branches)
+
+    detail = detail_of(handler)
+    assert "a branch must be a function without arguments, as in lambda:" in detail
