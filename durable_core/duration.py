@@ -1,4 +1,4 @@
-"""Durations and deadlines as users write them, in milliseconds."""
+"""Durations, deadlines and times: as users write and see them, and in milliseconds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
-__all__ = ["MAX_DURATION_MS", "Duration", "parse_deadline", "parse_duration"]
+__all__ = [
+    "MAX_DURATION_MS",
+    "Duration",
+    "parse_deadline",
+    "parse_duration",
+    "time_of",
+    "time_or_none",
+]
 
 #: How users write a duration; see :func:`parse_duration`.
 Duration: TypeAlias = str | float | timedelta
@@ -110,3 +117,13 @@ def _refusal(what: str, value: object, longest: int) -> ValueError:
     shown = repr(value)[:60] if plain and not huge else f"this {type(value).__name__}"
     allowed = _ALLOWED.format(longest // _DAY_MS)
     return ValueError(f"{what} cannot be {shown}: {allowed}")
+
+
+def time_of(ms: int) -> datetime:
+    """Return a time, epoch milliseconds, as users see it: in UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def time_or_none(ms: int | None) -> datetime | None:
+    """As :func:`time_of`; None for None."""
+    return None if ms is None else time_of(ms)

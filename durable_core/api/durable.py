@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 from urllib.parse import urlsplit
 
@@ -18,7 +18,7 @@ from durable_core.api.run import RunContext, current_run
 from durable_core.api.waiting import Proxy
 from durable_core.codec.json import Codec, JSONCodec
 from durable_core.codec.records import check_events, check_signal
-from durable_core.duration import Duration, parse_duration
+from durable_core.duration import Duration, parse_duration, time_or_none
 from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.errors import ConfigurationError, EndpointAdapterRequiredError
 from durable_core.flow.attempt import StepAttempt
@@ -446,8 +446,7 @@ class Durable(Generic[AppT]):
         """
         from durable_core.engine.embedded import embedded
 
-        due_at = embedded(self.engine).next_due()
-        return None if due_at is None else datetime.fromtimestamp(due_at / 1000, UTC)
+        return time_or_none(embedded(self.engine).next_due())
 
     async def next_due_async(self) -> datetime | None:
         """As :meth:`next_due`, without blocking the event loop."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from durable_core.codec.records import is_sealed, is_without_body, load_request, load_response
-from durable_core.duration import parse_duration
+from durable_core.duration import parse_duration, time_of, time_or_none
 from durable_core.engine.embedded import EmbeddedEngine, embedded
 from durable_core.errors import EncryptionKeyError, RunNotFoundError
+from durable_core.flow.limits import FlowLimits
 from durable_core.flow.omitted import OmittedBodyRequest
 from durable_core.flow.scope import HandlerKind
 from durable_core.flow.wait import RESPONSE_NOT_KEPT
@@ -132,7 +133,7 @@ def processes(engine: Engine) -> list[ProcessInfo]:
             host=each.host,
             pid=each.pid,
             app=each.app,
-            lease_until=_time(each.expires_at),
+            lease_until=time_of(each.expires_at),
         )
         for each in sorted(store.workers(), key=lambda each: each.id)
     ]
@@ -148,7 +149,7 @@ def recent_events(engine: Engine, limit: int) -> list[EventInfo]:
             id=each.stored.event.id or "",
             name=each.stored.event.name,
             data=each.stored.event.data,
-            received=_time(each.stored.received_at),
+            received=time_of(each.stored.received_at),
             woke=tuple(dict.fromkeys(wait.run_id for wait in each.waits if wait.value != "null")),
         )
         for each in found
@@ -163,10 +164,8 @@ def endpoints(engine: Engine) -> list[EndpointInfo]:
 
 def _show_endpoint(key: str, endpoint: RegisteredEndpoint) -> EndpointInfo:
     options = endpoint.options
-    limits = options.limits
-    slots = None if limits is None else limits.slots
-    rate = None if limits is None else limits.rate
-    singleton = None if limits is None else limits.singleton
+    limits = options.limits or FlowLimits()
+    slots, rate, singleton = limits.slots, limits.rate, limits.singleton
     return EndpointInfo(
         function_id=key,
         name=options.name,
@@ -175,7 +174,7 @@ def _show_endpoint(key: str, endpoint: RegisteredEndpoint) -> EndpointInfo:
         run_timeout=None if options.run_timeout is None else options.run_timeout / 1000,
         concurrency=None if slots is None else slots.most,
         concurrency_per_key=None if slots is None else slots.most_of_key,
-        queue_limit=None if limits is None else limits.queue_limit,
+        queue_limit=limits.queue_limit,
         rate_limit=None if rate is None else (rate.limit, parse_duration(rate.period) / 1000),
         singleton=None if singleton is None else singleton.mode,
     )
@@ -186,7 +185,7 @@ def oldest_due(engine: Engine) -> datetime | None:
     now = engine.env.clock.now()
     due = [each.due_at for each in _opened(engine).store.unclaimable(engine.env.app, (), now)]
     first = min((each for each in due if each is not None), default=None)
-    return None if first is None else _time(first)
+    return time_or_none(first)
 
 
 def stored_request(engine: Engine, run_id: str) -> Request:
@@ -274,7 +273,3 @@ def _opened(engine: Engine) -> EmbeddedEngine:
 
 def _no_run(engine: Engine, run_id: str) -> RunNotFoundError:
     return RunNotFoundError(f"there is no run {run_id!r} in app {engine.env.app!r}")
-
-
-def _time(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC)

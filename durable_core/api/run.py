@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from durable_core.duration import time_of
 from durable_core.errors import StepUsageError, Suspended
 from durable_core.flow.attempt import StepAttempt
 from durable_core.flow.scope import CURRENT_RUN
@@ -71,7 +72,7 @@ def current_run() -> RunContext | None:
         key=known.key,
         labels=dict(known.labels),
         version=known.version,
-        started_at=datetime.fromtimestamp(known.created_at / 1000, UTC),
+        started_at=time_of(known.created_at),
         attempt=known.failures + 1,
         traceparent=ex.traceparent,
         step=scope.name if isinstance(scope, StepAttempt) else None,

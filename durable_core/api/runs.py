@@ -21,7 +21,7 @@ from durable_core.api.inspection import (
 from durable_core.api.run_info import AttemptInfo, RunInfo, RunStatus, StepInfo, StepStatus
 from durable_core.codec.json import Codec, JSONCodec
 from durable_core.codec.records import is_sealed
-from durable_core.duration import Duration, parse_duration
+from durable_core.duration import Duration, parse_duration, time_of, time_or_none
 from durable_core.engine.embedded import embedded
 from durable_core.errors import RunNotFoundError
 from durable_core.flow.child_runs import child_response
@@ -423,11 +423,11 @@ def show_run(record: RunRecord, codec: Codec) -> RunInfo:
         status=status,
         attempts=max(1, failures if status == "failed" else failures + 1),
         crashes=run.crash_count,
-        started=_time(run.created_at),
-        ended=None if record.ended_at is None else _time(record.ended_at),
-        due=None if record.due_at is None else _time(record.due_at),
+        started=time_of(run.created_at),
+        ended=time_or_none(record.ended_at),
+        due=time_or_none(record.due_at),
         error=None if last is None or status == "completed" else _error(last),
-        deadline=None if run.deadline is None else _time(run.deadline),
+        deadline=time_or_none(run.deadline),
         cancel_reason=run.cancel_reason or None,
         steps=(
             *(_show_finished(memo, codec) for memo in record.memos),
@@ -455,7 +455,7 @@ def _running(step: RunningStep, failed: FailedAttempt | None) -> StepInfo:
         kind=step.op.kind.value,
         status="running",
         attempts=step.failures + 1,
-        started=_time(step.started_at),
+        started=time_of(step.started_at),
         ended=None,
         due=None,
         event=None,
@@ -475,10 +475,10 @@ def show_history(record: RunRecord) -> list[AttemptInfo]:
             step=names.get(each.op_id),
             number=each.number,
             status="failed",
-            started=_time(each.started_at),
-            ended=_time(each.ended_at),
+            started=time_of(each.started_at),
+            ended=time_of(each.ended_at),
             error=_error(each),
-            retry=None if each.retry_at is None else _time(each.retry_at),
+            retry=time_or_none(each.retry_at),
         )
         for each in record.failed_attempts
     ]
@@ -487,8 +487,8 @@ def show_history(record: RunRecord) -> list[AttemptInfo]:
             step=memo.op.name,
             number=memo.attempts,
             status="completed",
-            started=None if memo.started_at is None else _time(memo.started_at),
-            ended=_time(memo.ended_at),
+            started=time_or_none(memo.started_at),
+            ended=time_of(memo.ended_at),
             error=None,
             retry=None,
         )
@@ -505,8 +505,8 @@ def _show_finished(memo: Memo, codec: Codec) -> StepInfo:
         kind=memo.op.kind.value,
         status="completed" if memo.ok else "failed",
         attempts=memo.attempts,
-        started=None if memo.started_at is None else _time(memo.started_at),
-        ended=_time(memo.ended_at),
+        started=time_or_none(memo.started_at),
+        ended=time_of(memo.ended_at),
         due=None,
         event=None,
         child=_child_of(memo),
@@ -535,9 +535,9 @@ def _show_pending(pending: Pending, failed: FailedAttempt | None) -> StepInfo:
         kind=pending.op.kind.value,
         status=_STATUS.get(pending.op.kind, of_run),
         attempts=pending.failures,
-        started=None if begun is None else _time(begun),
+        started=time_or_none(begun),
         ended=None,
-        due=_time(pending.due_at),
+        due=time_of(pending.due_at),
         event=pending.event or signal_of(pending.address) or None,
         match=required_values(pending),
         child=child_of(pending.address) if pending.op.kind is OpKind.INVOKE else None,
@@ -595,10 +595,6 @@ def _trace(text: str) -> str | None:
 
 def _error(failed: FailedAttempt) -> str:
     return f"{failed.error_name}: {failed.error_message}"
-
-
-def _time(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC)
 
 
 _JSON = JSONCodec()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from durable_core.api.effects import CallEngine, FlowHandler, RequestFlow, Wait
 from durable_core.api.engine import Engine
+from durable_core.duration import time_of
 from durable_core.errors import HTTPError, RunNotFoundError, RunUndoneError
 from durable_core.flow.wait_url import (
     PRIVATE_HEADERS,
@@ -57,7 +58,6 @@ def _document(progress: RunProgress, kept_until: int | None) -> dict[str, object
     from durable_core.api.run_info import as_json
     from durable_core.api.runs import show_run
     from durable_core.codec.json import JSONCodec
-    from durable_core.flow.facts import time_of
 
     run = as_json(show_run(progress.record, JSONCodec()))
     steps: Any = run["steps"]

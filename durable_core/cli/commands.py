@@ -21,7 +21,7 @@ from durable_core.api.durable import Durable
 from durable_core.api.run_info import RunInfo, RunStatus, as_json
 from durable_core.cli.application import check, load_durable, open_store, work
 from durable_core.cli.text import details, history, show_time, table
-from durable_core.duration import parse_duration
+from durable_core.duration import parse_duration, time_of
 from durable_core.engine.embedded import EmbeddedEngine, embedded
 from durable_core.engine.secrets import new_secret
 from durable_core.errors import ConfigurationError, DurableError, StoreError
@@ -454,7 +454,7 @@ def _list_secrets(options: argparse.Namespace) -> None:
     for index, secret in enumerate(secrets):
         made = "with the store"
         if secret.created_at:
-            made = show_time(datetime.fromtimestamp(secret.created_at / 1000, UTC))
+            made = show_time(time_of(secret.created_at))
         print(f"made {made}{'' if index else ' (newest)'}")
 
 

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from durable_core.commit_queue import CommitFuture
+from durable_core.duration import time_of
 from durable_core.errors import StoreError
 from durable_core.flow.env import AppConfig
 from durable_core.flow.error_responses import cancel_detail
-from durable_core.flow.facts import event_sent, run_facts, time_of
+from durable_core.flow.facts import event_sent, run_facts
 from durable_core.model.fact import RunFinished, RunStarted, StoreFault
 from durable_core.model.run import Run
 from durable_core.ports import (

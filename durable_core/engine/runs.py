@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 from durable_core.codec.records import dump_head, is_sealed, is_without_body, load_request
 from durable_core.commit_queue import CommitFuture, CommitQueue
+from durable_core.duration import time_of
 from durable_core.engine.capacity import Capacity
 from durable_core.engine.quota import Quota
 from durable_core.engine.reports import report_begun
@@ -26,7 +27,7 @@ from durable_core.flow.child_runs import end_deliveries
 from durable_core.flow.effects import Flow
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, StoredExecution, new_run
-from durable_core.flow.facts import run_facts, time_of
+from durable_core.flow.facts import run_facts
 from durable_core.flow.handler import fail_orphan, fail_overdue, resume
 from durable_core.flow.handoff import handoff_response, new_token
 from durable_core.flow.omitted import OmittedBodyRequest

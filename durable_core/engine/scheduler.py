@@ -13,11 +13,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
+from durable_core.duration import time_of
 from durable_core.engine.children import awaited_children, cancel_abandoned
 from durable_core.engine.runs import RunManager, WorkerParts
 from durable_core.errors import LeaseLost, StoreError, StoreOutcomeUnknownError
 from durable_core.flow.execution import StoredExecution
-from durable_core.flow.facts import time_of
 from durable_core.flow.scope import HandlerKind
 from durable_core.model.fact import StoreFault
 from durable_core.model.run import Phase

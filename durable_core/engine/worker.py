@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from durable_core.commit_queue import CommitQueue
+from durable_core.duration import time_of
 from durable_core.engine.admission import Admission
 from durable_core.engine.deferred import DeferredRun
 from durable_core.engine.deferred_thread import DeferredPoolRun, DeferredThreadRun
@@ -22,7 +23,6 @@ from durable_core.engine.sync_limit import SyncLimit
 from durable_core.errors import StoreError
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, StoredExecution
-from durable_core.flow.facts import time_of
 from durable_core.flow.flows import EMBEDDED_FLOWS
 from durable_core.flow.scope import HandlerKind
 from durable_core.http.request import Request

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
+from durable_core.duration import time_of
 from durable_core.http.request import Request
 from durable_core.model.run import Phase, Run
 
@@ -125,4 +126,4 @@ def completed_of(request: Request, delivery_id: str) -> Completed:
     """Return what the request of such a run tells."""
     told: dict[str, Any] = json.loads(request.body)
     ended_at = told.pop("ended_at")
-    return Completed(id=delivery_id, ended=datetime.fromtimestamp(ended_at / 1000, UTC), **told)
+    return Completed(id=delivery_id, ended=time_of(ended_at), **told)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Literal
 
 from durable_core.codec.records import load_event
+from durable_core.duration import time_of
 from durable_core.flow.effects import ERROR, INFO, WARNING, Flow, Log, notify
 from durable_core.flow.execution import Execution
 from durable_core.model.event import Event
@@ -32,13 +32,7 @@ __all__ = [
     "observed_step",
     "run_facts",
     "step_finished",
-    "time_of",
 ]
-
-
-def time_of(ms: int) -> datetime:
-    """Return a moment, epoch milliseconds, as observers are told it."""
-    return datetime.fromtimestamp(ms / 1000, UTC)
 
 
 def observed_run(ex: Execution) -> ObservedRun:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from durable_core.codec.records import dump_head
+from durable_core.duration import time_of
 from durable_core.errors import LeaseLost, StepOrderError, StoreError, Suspended
 from durable_core.flow.attempt import Call
 from durable_core.flow.child_runs import end_deliveries
@@ -43,7 +44,7 @@ from durable_core.flow.execution import (
     checkpoint,
     settle,
 )
-from durable_core.flow.facts import notify_attempt, notify_end, observed_run, time_of
+from durable_core.flow.facts import notify_attempt, notify_end, observed_run
 from durable_core.flow.handoff import begin_handoff, hand_off, notify_handed_off, send_handoff
 from durable_core.flow.results import typed_response
 from durable_core.flow.versions import check_end, is_misfit, parking

@@ -6,6 +6,7 @@ from typing import TypeGuard
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
 from durable_core.codec.tokens import sign_token
+from durable_core.duration import time_of
 from durable_core.flow.attempt import Call
 from durable_core.flow.effects import (
     Flow,
@@ -17,7 +18,7 @@ from durable_core.flow.effects import (
 )
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, StoredExecution, checkpoint, settle
-from durable_core.flow.facts import observed_run, time_of
+from durable_core.flow.facts import observed_run
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.urls import base_url, quote_url, with_params
 from durable_core.flow.wait_url import (

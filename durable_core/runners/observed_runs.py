@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 from durable_core.commit_queue import CommitFuture
+from durable_core.duration import time_of
 from durable_core.flow.attempt import StepAttempt
 from durable_core.flow.effects import (
     CallHandler,
@@ -29,7 +30,6 @@ from durable_core.flow.facts import (
     observed_run,
     observed_step,
     step_finished,
-    time_of,
 )
 from durable_core.model.fact import (
     ObservedRun,
