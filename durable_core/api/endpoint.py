@@ -259,39 +259,35 @@ class Endpoint:
         return None
 
 
-def _need_of_store(options: ResolvedOptions, *, wants_key: bool) -> str:
-    """Return why only the embedded engine can follow the options; "" if others can.
+#: What only the embedded engine can follow. Each is the middle of a sentence, from the name of the
+#: engine to what is needed; "{}" stands for the value.
+_NEEDS = {
+    "idempotency_ttl": "knows no keys: idempotency_ttl= needs",
+    "store_headers": "keeps no header of a request but content-type: store_headers= needs",
+    "on_mismatch": "does not say which steps come later: on_mismatch={!r} needs",
+    "omit_request_body": "gives requests to its server: omit_request_body= needs",
+    "omit_response_body": "gives responses to its server: omit_response_body= needs",
+    "run_timeout": "cannot end a run in good order: run_timeout= needs",
+    "allow_cancel": "keeps its runs on a server, which cancels them: allow_cancel= needs",
+    "max_sync_runtime": (
+        "cannot hand a client off while a step goes on, because its server learns of a step when "
+        "that has ended: max_sync_runtime= needs"
+    ),
+    "on_complete": "does not tell us when a run has ended: on_complete= needs",
+    "ui_messages": "has no streams that a chat could read: ui_messages= needs",
+    "limits": "has no flow limits: concurrency=, queue_limit=, rate_limit= and singleton= need",
+}
 
-    It is the middle of a sentence, from the name of the engine to what is needed.
-    """
+
+def _need_of_store(options: ResolvedOptions, *, wants_key: bool) -> str:
+    """Return why only the embedded engine can follow the options; "" if others can."""
     if wants_key:
         return "knows no keys: idempotency= and key= need"
-    if options.idempotency_ttl != ResolvedOptions(key="").idempotency_ttl:
-        return "knows no keys: idempotency_ttl= needs"
-    if options.store_headers:
-        return "keeps no header of a request but content-type: store_headers= needs"
-    if options.on_mismatch != "warn":
-        return f"does not say which steps come later: on_mismatch={options.on_mismatch!r} needs"
-    if options.omit_request_body or options.omit_response_body:
-        return (
-            "gives requests and responses to its server: omit_request_body= and "
-            "omit_response_body= need"
-        )
-    if options.run_timeout is not None:
-        return "cannot end a run in good order: run_timeout= needs"
-    if options.allow_cancel:
-        return "keeps its runs on a server, which cancels them: allow_cancel= needs"
-    if options.max_sync_runtime is not None:
-        return (
-            "cannot hand a client off while a step goes on, because its server learns of a step "
-            "when that has ended: max_sync_runtime= needs"
-        )
-    if options.on_complete is not None:
-        return "does not tell us when a run has ended: on_complete= needs"
-    if options.ui_messages is not None:
-        return "has no streams that a chat could read: ui_messages= needs"
-    if options.limits is not None:
-        return "has no flow limits: concurrency=, queue_limit=, rate_limit= and singleton= need"
+    default = ResolvedOptions(key="")
+    for name, need in _NEEDS.items():
+        value = getattr(options, name)
+        if value != getattr(default, name):
+            return need.format(value)
     return ""
 
 
