@@ -11,7 +11,7 @@ import inspect
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -40,7 +40,6 @@ from durable_core.runners.time_limit import when_abandoned
 __all__ = [
     "AsyncClient",
     "Client",
-    "ClientAnswer",
     "OutgoingCall",
     "check_client",
     "drive_call",
@@ -57,20 +56,6 @@ _CONNECT_TIMEOUT = 10.0
 _KEYED = frozenset({"POST", "PATCH"})
 #: The longest pause that a server may ask for, seconds.
 _LONGEST_PAUSE = 3600.0
-
-
-class ClientAnswer(Protocol):
-    """A response whose body is not yet read."""
-
-    @property
-    def status_code(self) -> int: ...
-
-    @property
-    def headers(self) -> Any: ...
-
-    def iter_bytes(self) -> Iterator[bytes]: ...
-
-    def close(self) -> None: ...
 
 
 class Client(Protocol):

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from durable_core import Durable
 from durable_core.errors import DurableError
@@ -42,6 +42,9 @@ _KEEP_ALIVE = 15.0
 _COMMENT = b":\n\n"
 #: Milliseconds after which a browser comes again when a stream has ended.
 _RETRY = 1_000
+
+#: Makes a stream: it returns the event to send now, None if nothing is new. It may block.
+Source: TypeAlias = Callable[[], bytes | None]
 
 
 def encode(event: str, document: object, id: str = "") -> bytes:
@@ -74,14 +77,6 @@ async def end_in_time(body: Any, seconds: float) -> AsyncIterator[bytes]:
             yield part
     finally:
         await body.aclose()
-
-
-class Source(Protocol):
-    """What a stream is made of."""
-
-    def __call__(self) -> bytes | None:
-        """Return the event to send now; None if nothing is new. It may block."""
-        ...
 
 
 class Changes:
