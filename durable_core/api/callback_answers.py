@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from durable_core.api.effects import RequestEffect, RequestFlow
+from durable_core.api.effects import CallEngine, RequestEffect, RequestFlow
 from durable_core.api.engine import Engine
 from durable_core.codec.records import callback_digest, dump_callback, without_params
 from durable_core.codec.tokens import verify_callback
@@ -45,19 +45,6 @@ class _Deliver(RequestEffect):
         return Deliver(app=env.app, delivery=self.delivery, now=env.clock.now())
 
 
-@dataclass(frozen=True)
-class _Find(RequestEffect):
-    """Look a run up; answered with its record, or None."""
-
-    run_id: str
-
-    def perform(self, engine: Engine) -> RunRecord | None:
-        return engine.get(self.run_id)
-
-    async def perform_async(self, engine: Engine) -> RunRecord | None:
-        return await engine.call_in_thread(engine.get, self.run_id)
-
-
 def answer_callback(
     engine: Engine,
     request: Request,
@@ -96,7 +83,7 @@ def answer_callback(
             return Response.json({"status": "accepted"}, headers=PRIVATE_HEADERS)
         if delivered.is_used:
             return _refuse(409, "callback-used", "this has been answered before")
-        record: RunRecord | None = yield _Find(run_id)
+        record: RunRecord | None = yield CallEngine(lambda engine: engine.get(run_id))
     except StoreError as error:
         logger.error("an answer was refused, the store is unavailable: %s", error)
         return store_unavailable_response(error)
