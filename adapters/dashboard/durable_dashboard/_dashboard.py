@@ -56,7 +56,7 @@ from durable_dashboard._page import (
 )
 from durable_wsgi import EndpointServer, WSGIApp
 
-__all__ = ["Dashboard", "create_dashboard_server"]
+__all__ = ["Authorize", "Dashboard", "create_dashboard_server"]
 
 _logger = logging.getLogger("durable.dashboard")
 #: What the documents and actions are below, so that no asset or mount point is taken for one.

@@ -33,6 +33,7 @@ __all__ = [
     "body_text",
     "clip",
     "find_runs",
+    "millis",
     "overview",
     "preview",
     "read_body",
@@ -43,6 +44,15 @@ __all__ = [
     "read_step",
     "read_value",
     "run_version",
+    "show_endpoint",
+    "show_event",
+    "show_failure",
+    "show_process",
+    "show_request",
+    "show_response",
+    "show_run",
+    "show_step",
+    "show_values",
     "text_of",
 ]
 
