@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +14,11 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.template import engines
 from django.template.response import TemplateResponse
-from django.test import Client, RequestFactory
+from django.test import AsyncClient, Client, RequestFactory
 from django.urls import path
 
 from durable_core import Durable, run
+from durable_core import step as async_step
 from durable_core.sync import step
 from durable_django import DjangoApp, endpoint_adapter, install
 
@@ -193,6 +195,28 @@ def test_no_memory_waits_for_the_collector(
 
     urls.urlpatterns.append(path("", it))
     assert [] == _garbage(ask)
+
+
+@STEPS
+def test_no_memory_of_coroutines_waits_for_the_collector(
+    durable: Durable[DjangoApp], urls: ModuleType, steps: int
+) -> None:
+    """The same for an ``async def`` view, under ASGI."""
+
+    @durable.endpoint
+    async def it(request: HttpRequest) -> HttpResponse:
+        for number in range(steps):
+            await async_step.run(f"{number}", lambda: None)
+        return HttpResponse("done")
+
+    urls.urlpatterns.append(path("", it))
+    client = AsyncClient()
+
+    async def ask() -> None:
+        assert b"done" == (await client.get("/")).content
+
+    with asyncio.Runner() as runner:
+        assert [] == _garbage(lambda: runner.run(ask()))
 
 
 def _garbage(request: Callable[[], object]) -> list[str]:

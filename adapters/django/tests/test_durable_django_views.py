@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -157,6 +158,36 @@ def test_what_a_view_returns(
     response = world.ask("GET", "/", replay)
     content = b"".join(response) if response.streaming else response.content
     assert (status, body, kind) == (response.status_code, content, response["content-type"])
+
+
+@TWICE
+@pytest.mark.parametrize("stored", [(), ("cookie",)], ids=["not-stored", "stored"])
+def test_cookies_of_the_request(world: World, replay: bool, stored: tuple[str, ...]) -> None:
+    """They are in a replay if they are stored."""
+
+    @world.durable.endpoint(store_headers=stored)
+    def it(request: HttpRequest) -> JsonResponse:
+        pause(request)
+        return JsonResponse({"user": request.COOKIES.get("user")})
+
+    world.route("", it)
+    response = world.ask("GET", "/", replay, headers={"cookie": "user=ann"})
+    assert {"user": None if replay and not stored else "ann"} == response.json()
+
+
+def test_what_a_view_is_called(world: World) -> None:
+    """Name, docstring and signature are those of the function, and so is the name of its route."""
+
+    @world.durable.endpoint
+    def order(request: HttpRequest, shop: str) -> HttpResponse:
+        """Order something."""
+        return HttpResponse(shop)
+
+    world.route("<shop>/", order, name="order")
+    signature = "(request: 'HttpRequest', shop: 'str') -> 'HttpResponse'"
+    facts = (order.__name__, order.__doc__, str(inspect.signature(order)))
+    assert ("order", "Order something.", signature) == facts
+    assert "/corner/" == reverse(order, args=["corner"]) == reverse("order", args=["corner"])
 
 
 @TWICE

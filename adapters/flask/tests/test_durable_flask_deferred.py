@@ -16,6 +16,7 @@ import httpx2
 import pytest
 
 from durable_core import Durable, Event, run
+from durable_core import step as async_step
 from durable_core.sync import step
 from durable_flask import FlaskApp, endpoint_adapter, install
 from durable_wsgi import create_endpoint_server
@@ -270,8 +271,15 @@ def test_no_memory_waits_for_the_collector(durable: Durable[FlaskApp], app: flas
             step.run(f"{number}", lambda: None)
         return "done"
 
+    @app.get("/async/<int:steps>")
+    @durable.endpoint
+    async def in_task(steps: int) -> str:
+        for number in range(steps):
+            await async_step.run(f"{number}", lambda: None)
+        return "done"
+
     client = started(durable, app)
-    for path in ("/0", "/1"):
+    for path in ("/0", "/1", "/async/0", "/async/1"):
         client.get(path)
         gc.collect()
         gc.disable()

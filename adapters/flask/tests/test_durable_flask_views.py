@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ class World:
 
     def ask(self, method: str, url: str, replay: bool, **options: Any) -> Any:
         """Return the response, after a replay if one is wanted."""
-        client = self.app.test_client()
+        client = self.app.test_client(use_cookies="cookie" not in options.get("headers", {}))
         query = {**options.pop("query", {}), **({"replay": "1"} if replay else {})}
         response = client.open(url, method=method, query_string=query, **options)
         if replay:
@@ -85,6 +86,38 @@ def test_path_query_headers_and_json(world: World, replay: bool) -> None:
     assert (201, "1") == (response.status_code, response.headers["x-own"])
     expected = ["corner", 7, "large", "t1", {"items": ["a"]}]
     assert {"seen": expected, "url": "/a/1"} == response.json
+
+
+@TWICE
+@pytest.mark.parametrize("stored", [(), ("cookie",)], ids=["not-stored", "stored"])
+def test_cookies(world: World, replay: bool, stored: tuple[str, ...]) -> None:
+    """Those of the request are in a replay if they are stored; those of the response arrive."""
+
+    @world.app.get("/")
+    @world.durable.endpoint(store_headers=stored)
+    def it() -> flask.Response:
+        pause()
+        response = flask.make_response({"user": flask.request.cookies.get("user")})
+        response.set_cookie("seen", "yes")
+        return response
+
+    response = world.ask("GET", "/", replay, headers={"cookie": "user=ann"})
+    assert {"user": None if replay and not stored else "ann"} == response.json
+    assert response.headers["set-cookie"].startswith("seen=yes")
+
+
+def test_what_a_view_is_called(world: World) -> None:
+    """Name, docstring, signature and Flask's endpoint are those of the function."""
+
+    @world.app.get("/<shop>")
+    @world.durable.endpoint
+    def order(shop: str) -> str:
+        """Order something."""
+        return shop
+
+    facts = (order.__name__, order.__doc__, str(inspect.signature(order)))
+    assert ("order", "Order something.", "(shop: 'str') -> 'str'") == facts
+    assert order is world.app.view_functions["order"]
 
 
 @TWICE
