@@ -9,14 +9,18 @@ from collections.abc import Iterator
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from durable_core import Event, Request, Response
-from durable_core.api.adapter import HTTPHandler
+from durable_core import Durable, Event, Request, Response
+from durable_core.api.adapter import HTTPHandler, endpoint_adapter
 from durable_core.api.step import step, sync_step
 from durable_core.routing import Application
 from durable_core.runners.settings import Settings
+from durable_core.stores.memory import MemoryStore
 from support.harness import AT_ONCE, FakeClock, Lab, lab, request, until
 
 KINDS = pytest.mark.parametrize("kind", ["def", "async"])
@@ -308,3 +312,108 @@ def test_a_response_with_a_sunset_of_its_own(process: Lab) -> None:
     process.durable.send(Event("go"))
     final = endpoint.handle(request(url), max_wait=20)
     assert ("Sun, 06 Nov 1994 08:49:37 GMT",) == final.headers.get_all("sunset")
+
+
+# -- tokens of others -------------------------------------------------------------------------
+
+
+class Neighbours:
+    """Two applications on one store, each with two runs that wait, and may be cancelled."""
+
+    def __init__(self) -> None:
+        store = MemoryStore()
+        self.apps = [
+            Durable(id=name, endpoint_adapter=endpoint_adapter, store=store)
+            for name in ("one", "two")
+        ]
+        self.routes: list[tuple[int, str, HTTPHandler]] = []
+        self.tokens: list[tuple[int, str, str]] = []
+        for place, app in enumerate(self.apps):
+
+            def waits(asked: Request) -> str:
+                sync_step.wait_for_callback("answer", timeout="1h")
+                return "secret result"
+
+            endpoint: HTTPHandler = app.endpoint(function_id="it", allow_cancel=True)(waits)
+            proxy: HTTPHandler = app.endpoint_proxy()
+            names = "durable-run={}&durable-token={}", "runId={}&token={}"
+            self.routes += [(place, names[0], endpoint), (place, names[1], proxy)]
+            for _ in range(2):
+                where = parse_qs(urlsplit(endpoint.handle(request()).headers["location"]).query)
+                self.tokens.append((place, where["durable-run"][0], where["durable-token"][0]))
+
+    def close(self) -> None:
+        for app in self.apps:
+            app.stop(0)
+
+    def answers(self, names: str, route: HTTPHandler, run_id: str, token: str) -> list[Response]:
+        """Ask everything that a wait URL answers."""
+        url = "http://h/it?" + names.format(quote(run_id), quote(token))
+        fields = {"accept": "text/event-stream"}
+        asked = [
+            Request(method="DELETE", url=url),
+            Request(method="GET", url=url + "&durable-status"),
+            Request(method="GET", url=url, headers=fields),
+            Request(method="GET", url=url),
+        ]
+        return [route.handle(each, max_wait=0.01) for each in asked]
+
+    def statuses(self) -> list[str]:
+        return [run.status for app in self.apps for run in app.runs.list()]
+
+
+@pytest.fixture(scope="module")
+def neighbours() -> Iterator[Neighbours]:
+    made = Neighbours()
+    yield made
+    made.close()
+
+
+def test_a_token_opens_nothing_of_another_run(neighbours: Neighbours) -> None:
+    """Neither one of the same application, nor of another one on the same store."""
+    until(lambda: ["suspended"] * 4 == neighbours.statuses())
+    for owner, run_id, _ in neighbours.tokens:
+        for app, names, route in neighbours.routes:
+            for signer, signed, token in neighbours.tokens:
+                if (owner, run_id) == (signer, signed) and owner == app:
+                    continue
+                answers = neighbours.answers(names, route, run_id, token)
+                assert {403} == {each.status for each in answers}
+                assert not [each for each in answers if b"secret" in repr(each.body).encode()]
+    assert ["suspended"] * 4 == neighbours.statuses()
+
+
+@given(data=st.data())
+def test_a_token_that_was_tampered_with_opens_nothing(
+    neighbours: Neighbours, data: st.DataObject
+) -> None:
+    """Whatever is changed in it, or in the id of the run: the answer is the refusal of all."""
+    owner, run_id, token = data.draw(st.sampled_from(neighbours.tokens))
+    other = data.draw(st.sampled_from(neighbours.tokens))
+    place = data.draw(st.integers(0, len(token) - 1))
+    some = data.draw(st.text(max_size=3))
+    wrong = data.draw(
+        st.sampled_from(
+            [
+                token[:place] + some + token[place + 1 :],
+                token[:place] + some + token[place:],
+                token[:place],
+                token[place:],
+                token.swapcase(),
+                token + some,
+                token[:16] + other[2][16:],
+                "d1.9999999999999999." + token.rpartition(".")[2],
+                "c1." + token.partition(".")[2],
+                "",
+            ]
+        )
+    )
+    claimed = data.draw(st.sampled_from([run_id, run_id.lower(), run_id + some, other[1]]))
+    assume(wrong != token or claimed not in (run_id, other[1]))
+    assume((claimed, wrong) not in {(each[1], each[2]) for each in neighbours.tokens})
+    for app, names, route in neighbours.routes:
+        if app == owner and claimed and wrong:
+            answers = neighbours.answers(names, route, claimed, wrong)
+            assert {403} == {each.status for each in answers}
+            assert 1 == len({each.body for each in answers})
+    assert ["suspended"] * 4 == neighbours.statuses()
