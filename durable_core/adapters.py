@@ -68,13 +68,16 @@ from durable_core.engine.deferred import ClientAnswer, DeferredRun
 from durable_core.engine.deferred_thread import DeferredPoolRun, DeferredThreadRun
 from durable_core.flow.error_responses import response_of_step
 from durable_core.flow.options import EndpointOptions, merge_options
+from durable_core.flow.step_options import StepKeywords
 from durable_core.flow.wait_url import RUN_PARAM, TOKEN_PARAM
 from durable_core.http.problem import problem, problem_from_http_error
 from durable_core.http.request import client_of
 from durable_core.routing import Application, Routes
 from durable_core.runners.begun_call import BegunCall
+from durable_core.runners.event_loops import LoopThread
 from durable_core.runners.run_tasks import context_outside_run, coordinates_steps, enter_run
-from durable_core.stop_notice import StopNotice
+from durable_core.runners.thread_pool import DaemonThreadPool
+from durable_core.stop_notice import SignalEvent, StopNotice
 
 __all__ = [
     "BACKLOG",
@@ -90,6 +93,7 @@ __all__ = [
     "CallHook",
     "ClientAnswer",
     "ClientDisconnectedError",
+    "DaemonThreadPool",
     "DeferredPoolRun",
     "DeferredRun",
     "DeferredThreadRun",
@@ -102,6 +106,7 @@ __all__ = [
     "HTTPHandler",
     "Host",
     "Hosts",
+    "LoopThread",
     "NativeAdapter",
     "NativeApp",
     "NativeEndpoint",
@@ -114,6 +119,8 @@ __all__ = [
     "Routes",
     "RunningServer",
     "Server",
+    "SignalEvent",
+    "StepKeywords",
     "StopNotice",
     "authority_of",
     "bind",

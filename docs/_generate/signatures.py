@@ -26,6 +26,7 @@ MODULES = (
     "durable_core.webhooks",
     "durable_core.ai",
     "durable_core.adapters",
+    "durable_core.clients",
     "durable_core.testing",
     "durable_core.errors",
     "durable_wsgi",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
 from importlib import import_module
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 import durable_core
 from durable_core import _public
-from support.source_tree import ADAPTER_FOLDERS, ROOT, adapter_modules
+from support.source_tree import ADAPTER_FOLDERS, PUBLIC, ROOT, adapter_modules
 
 
 def test_names_are_those_of_the_module_behind_it() -> None:
@@ -30,8 +29,6 @@ def test_unknown_name_is_an_attribute_error(name: str) -> None:
         getattr(durable_core, name)
 
 
-#: The modules whose names the reference lists, with their signatures.
-PUBLIC = set(runpy.run_path(str(ROOT / "docs" / "_generate" / "signatures.py"))["MODULES"])
 #: The pages about adapters and stores show what these are made of.
 KITS = ("write-an-adapter.md", "write-a-store.md")
 PAGES = [

@@ -12,12 +12,14 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from support.source_tree import (
     ADAPTER_FOLDERS,
+    PUBLIC,
     PURE_ROOMS,
     ROOMS,
     Module,
@@ -32,8 +34,8 @@ from support.source_tree import (
 RANK = {room: rank for rank, room in enumerate(ROOMS)}
 # Modules beside the rooms, as high as cli.
 FACES = {
-    *("__init__", "__main__", "_public", "adapters", "ai", "engines", "inspection", "observers"),
-    *("sync", "webhooks"),
+    *("__init__", "__main__", "_public", "adapters", "ai", "clients", "engines", "inspection"),
+    *("observers", "sync", "webhooks"),
 }
 FOR_TYPE_CHECKERS = {"typing_extensions"}  # every type checker brings it along
 # pytest loads the one room, and nobody else does. The others load a client for a step that is given
@@ -180,6 +182,38 @@ def test_an_engine_is_made_of_public_parts() -> None:
     }
 
     assert {True} == {any(in_face(name, face) for face in faces) for name in imported}
+
+
+def private_imports(module: Module) -> Iterator[str]:
+    """Yield what a module imports of the core, and is in no public module."""
+    for line, name in imports_of(module):
+        origin, _, imported = name.rpartition(".")
+        if name.split(".")[0] != "durable_core" or name in PUBLIC:
+            continue
+        if origin not in PUBLIC or imported not in import_module(origin).__all__:
+            yield f"{module.name}:{line} imports {name}, which is not public"
+
+
+@pytest.mark.parametrize("folder", ADAPTER_FOLDERS, ids=lambda folder: folder.name)
+def test_an_adapter_imports_what_is_public(folder: Path) -> None:
+    """Strangers write adapters, too: what ours need of the core, theirs may have."""
+    assert [] == [line for module in adapter_modules(folder) for line in private_imports(module)]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from durable_core.http.headers import Headers", 1),
+        ("from durable_core.adapters import App, _App", 1),
+        ("from durable_core import duration", 1),
+        ("import durable_core.codec.sse", 1),
+        ("from durable_core import Headers, errors\nimport durable_core.adapters", 0),
+        ("from durable_core.clients import Chunk", 0),
+    ],
+)
+def test_the_rule_sees_a_private_import(source: str, expected: int) -> None:
+    """Of a private module, of a private name, and of a private module of a public package."""
+    assert expected == len(list(private_imports(parse("durable_x", source))))
 
 
 def in_face(name: str, face: str) -> bool:

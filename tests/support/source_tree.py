@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import runpy
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "durable_core"
 CONFORMANCE = ROOT / "conformance"
 ADAPTER_FOLDERS = sorted(path.parent for path in ROOT.glob("adapters/*/pyproject.toml"))
+
+#: The modules whose names the reference lists, with their signatures.
+PUBLIC = frozenset(runpy.run_path(str(ROOT / "docs" / "_generate" / "signatures.py"))["MODULES"])
 
 #: The rooms of the core, each of which may import those before it.
 ROOMS = (

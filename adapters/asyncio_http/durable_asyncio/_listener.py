@@ -19,12 +19,12 @@ from durable_asyncio._timeouts import Timeouts
 from durable_core.adapters import (
     App,
     ClientDisconnectedError,
+    DaemonThreadPool,
     EngineLifecycle,
     check_max_connections,
     default_max_connections,
     is_out_of_descriptors,
 )
-from durable_core.runners.thread_pool import DaemonThreadPool
 
 __all__ = ["Listener", "max_connections_of"]
 

@@ -10,9 +10,16 @@ from functools import partial
 
 from durable_asyncio._listener import Listener, max_connections_of
 from durable_asyncio._timeouts import Timeouts
-from durable_core.adapters import App, EngineLifecycle, Server, bind, stop_on_signals, url_of
-from durable_core.runners.event_loops import LoopThread
-from durable_core.stop_notice import SignalEvent
+from durable_core.adapters import (
+    App,
+    EngineLifecycle,
+    LoopThread,
+    Server,
+    SignalEvent,
+    bind,
+    stop_on_signals,
+    url_of,
+)
 
 __all__ = ["EndpointServer"]
 

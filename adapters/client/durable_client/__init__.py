@@ -23,7 +23,7 @@ from durable_client._transport import (
     HTTPClient,
     TransportClient,
 )
-from durable_core.codec.stream_events import Chunk, Commit, Metadata, Rollback
+from durable_core.clients import Chunk, Commit, Metadata, Rollback
 
 __all__ = [
     "Abort",

@@ -12,9 +12,16 @@ from typing import Any
 from durable_client._collector import Collector
 from durable_client._follow import DeliveredEvent, Finish, StreamClient
 from durable_client._transport import Body, checked_headers
-from durable_core.codec.stream_events import Chunk, Commit, Metadata, Rollback
-from durable_core.duration import Duration, parse_duration
-from durable_core.http.headers import HeaderFields, Headers
+from durable_core.clients import (
+    Chunk,
+    Commit,
+    Duration,
+    HeaderFields,
+    Headers,
+    Metadata,
+    Rollback,
+    parse_duration,
+)
 
 __all__ = [
     "ClientResponse",

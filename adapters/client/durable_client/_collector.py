@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from durable_client._follow import DeliveredEvent
-from durable_core.codec.stream_events import Chunk, Commit, Metadata, Rollback
+from durable_core.clients import Chunk, Commit, Metadata, Rollback
 
 __all__ = ["Collector"]
 

@@ -23,16 +23,20 @@ from durable_client._redirects import (
     Target,
     is_wait_url,
 )
-from durable_core.codec.sse import CONTENT_TYPE, SSEDecoder, may_begin
-from durable_core.codec.stream_events import (
+from durable_core.clients import (
+    CONTENT_TYPE,
+    TOKEN,
     Chunk,
     Commit,
     Final,
+    Headers,
     Metadata,
     RedirectInfo,
     Rollback,
+    SSEDecoder,
     StreamEvent,
     load_stream_event,
+    may_begin,
 )
 from durable_core.errors import (
     ConnectionLostError,
@@ -40,7 +44,6 @@ from durable_core.errors import (
     StreamEndedError,
     TooManyRedirectsError,
 )
-from durable_core.http.headers import TOKEN, Headers
 
 __all__ = [
     "Backoff",

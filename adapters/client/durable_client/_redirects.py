@@ -7,8 +7,8 @@ from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import httpx2
 
+from durable_core.clients import Headers
 from durable_core.errors import ProtocolError
-from durable_core.http.headers import Headers
 
 __all__ = ["REDIRECTS", "DowngradeError", "RedirectChain", "Target", "is_wait_url", "parse_url"]
 

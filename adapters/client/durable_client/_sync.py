@@ -43,10 +43,8 @@ from durable_client._transport import (
     response_headers,
     translated,
 )
-from durable_core.codec.stream_events import Chunk, Commit, Metadata, Rollback
-from durable_core.duration import Duration
+from durable_core.clients import Chunk, Commit, Duration, HeaderFields, Metadata, Rollback
 from durable_core.errors import RequestAbortedError, RequestTimeoutError
-from durable_core.http.headers import HeaderFields
 
 __all__ = ["ThreadDriver", "fetch_with_stream"]
 

@@ -16,13 +16,13 @@ from typing import Any, Protocol, TypeAlias
 import httpx2
 
 from durable_client._follow import Open
+from durable_core.clients import Headers
 from durable_core.errors import (
     ConnectFailedError,
     ConnectionLostError,
     ProtocolError,
     RequestTimeoutError,
 )
-from durable_core.http.headers import Headers
 
 __all__ = [
     "AsyncHTTPClient",

@@ -25,8 +25,7 @@ from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import AgentDepsT, RunContext
 
 from durable_core import step
-from durable_core.adapters import coordinates_steps
-from durable_core.flow.step_options import StepKeywords
+from durable_core.adapters import StepKeywords, coordinates_steps
 from durable_pydantic_ai._approval import EventWaiter
 from durable_pydantic_ai._backend import Options, StepBackend, is_worth_another_attempt
 from durable_pydantic_ai._messages import push_model_events, push_tool_events
