@@ -15,8 +15,8 @@ from durable_asgi import (
 )
 from durable_core.adapters import EngineLifecycle, converse_async
 from durable_core.errors import ConfigurationError
-from durable_starlette._head import names_run
 from durable_starlette._passage import REPLAY, AttachedPassage, Passage
+from durable_starlette._request import names_run
 
 __all__ = ["DurableLayer", "install_layer"]
 

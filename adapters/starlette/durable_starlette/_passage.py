@@ -41,8 +41,7 @@ from durable_core.adapters import (
 )
 from durable_core.errors import ControlSignal, Suspended
 from durable_starlette._capture import Capture
-from durable_starlette._exchange import RequestBody
-from durable_starlette._head import plain_body
+from durable_starlette._request import RequestBody, plain_body
 
 __all__ = [
     "PASSAGE",

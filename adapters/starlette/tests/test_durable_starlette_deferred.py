@@ -19,7 +19,7 @@ from durable_asgi import EndpointServer, replay_scope, replayed_receive
 from durable_core import Durable, Event, Request, run, step
 from durable_core.sync import step as sync_step
 from durable_starlette import StarletteApp, endpoint_adapter
-from durable_starlette._head import plain_body
+from durable_starlette._request import plain_body
 from support.harness import until
 
 SEEN: ContextVar[str] = ContextVar("seen", default="nothing")
