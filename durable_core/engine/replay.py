@@ -310,7 +310,9 @@ class Replayer:
             ex.differ("missing-step", text)
         if isinstance(ex.outcome, Returned):
             try:
-                self._compare_response(ex, _response_of(ex.options, ex.outcome.value), result)
+                self._compare_response(
+                    ex, typed_response(ex.options.result, ex.outcome.value), result
+                )
             except (TypeError, ValueError) as error:
                 if not _has_failed_so(record, error):
                     ex.differ("handler", f"its return value cannot be sent: {error}")
@@ -369,12 +371,6 @@ def _report(record: RunRecord, difference: Difference) -> ReplayReport:
 def _is_certain(ex: _ReplayExecution) -> bool:
     """Tell whether steps that were not asked for by now were missed: several branches may wait."""
     return isinstance(ex.outcome, Returned) or (ex.stopped_at is not None and ex.is_sequential)
-
-
-def _response_of(options: ResolvedOptions, value: object) -> Response:
-    if options.result is None:
-        return Response.from_value(value)
-    return typed_response(options.result, value)
 
 
 def _has_failed_so(record: RunRecord, error: Exception) -> bool:

@@ -122,10 +122,12 @@ def typed_signal(
         ) from error
 
 
-def typed_response(kind: ValueType, value: object) -> Response:
-    """Return the response for the value of a handler that names a type for it.
+def typed_response(kind: ValueType | None, value: object) -> Response:
+    """Return the response for the value of a handler, which may name a type for it.
 
     Raises:
         TypeError, ValueError: it is neither of the type nor a response.
     """
-    return Response.from_value(value if isinstance(value, (Response, bytes)) else kind.dump(value))
+    if kind is None or isinstance(value, (Response, bytes)):
+        return Response.from_value(value)
+    return Response.from_value(kind.dump(value))

@@ -352,7 +352,7 @@ def response_or_failure(
     now = ex.env.clock.now()
     if isinstance(outcome, Returned):
         try:
-            response: Response | None = _response_of(ex, outcome.value)
+            response: Response | None = typed_response(ex.options.result, outcome.value)
         except (TypeError, ValueError) as wrong:
             return None, replace(failure_of_handler(wrong, now), retriable=False), wrong
     else:
@@ -372,12 +372,6 @@ def response_or_failure(
             return None, too_large(whole.most, "Limits.response_stored"), None
         response = whole
     return response, None, None
-
-
-def _response_of(ex: RemoteExecution, value: object) -> Response:
-    if ex.options.result is None:
-        return Response.from_value(value)
-    return typed_response(ex.options.result, value)
 
 
 def too_large(most: int, whose: str) -> Failure:

@@ -21,7 +21,7 @@ from durable_core.errors import StoreError
 from durable_core.model.stream import Committed, Pushed, RolledBack, Streamed
 from durable_core.ports import ChannelWrite, LiveExecution
 from durable_core.stores.sqlite import processes as forks
-from durable_core.stores.sqlite.sql import store_error
+from durable_core.stores.sqlite.sql import store_error, transaction
 
 __all__ = ["LiveFile"]
 
@@ -85,12 +85,12 @@ class LiveFile:
     def write(self, writes: Sequence[ChannelWrite]) -> Sequence[bool]:
         """Write in one transaction; see ``ports.Channel``."""
         now = int(time.time())
-        with self._connection() as db, _transaction(db):
+        with self._connection() as db, transaction(db):
             return [_written(db, write, now) for write in writes]
 
     def remove(self, executions: Sequence[tuple[str, int]]) -> None:
         """Remove what these executions have written, by run id and epoch."""
-        with self._connection() as db, _transaction(db):
+        with self._connection() as db, transaction(db):
             db.executemany("DELETE FROM message WHERE run_id = ? AND epoch = ?", executions)
 
     def version(self) -> tuple[int, int]:
@@ -200,7 +200,7 @@ def _open(path: str) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
     try:
         db.execute("PRAGMA synchronous = OFF")
         db.execute("PRAGMA journal_mode = TRUNCATE").fetchone()
-        with _transaction(db):
+        with transaction(db):
             [version] = db.execute("PRAGMA user_version").fetchone()
             if version == 0:
                 for statement in filter(str.strip, _SCHEMA.split(";")):
@@ -228,18 +228,6 @@ def _identity(path: str) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
 
 
 def _written(db: sqlite3.Connection, write: ChannelWrite, now: int) -> bool:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from durable_core.errors import StoreError, StoreVersionError
-from durable_core.stores.sqlite.sql import QUERIES, SCHEMA, store_error
+from durable_core.stores.sqlite.sql import QUERIES, SCHEMA, store_error, transaction
 
 __all__ = [
     "APPLICATION_ID",
@@ -266,15 +266,9 @@ def _columns(db: sqlite3.Connection) -> set[str]:
 def _migrate(db: sqlite3.Connection, path: str) -> None:
     """Bring the schema up to date, in one transaction."""
     db.execute("PRAGMA synchronous = FULL")
-    db.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(db):
         if _needs_work(db, path):  # Another process may have been first.
             _run_migrations(db)
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
 
 
 def _run_migrations(db: sqlite3.Connection) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from heapq import merge
 from operator import attrgetter
@@ -481,21 +482,32 @@ def workers(db: sqlite3.Connection) -> Sequence[WorkerRecord]:
     return [worker_of(row) for row in db.execute(QUERIES["workers"])]
 
 
-def find_run(db: sqlite3.Connection, app: str, run_id: str) -> RunRecord | None:
-    """Return all about one run, or None."""
+@contextmanager
+def _one_state(db: sqlite3.Connection, run_id: str) -> Iterator[None]:
+    """Read one state of the database in a block that is about a run.
+
+    Raises:
+        StoreError: what is stored of it cannot be read.
+    """
     db.execute("BEGIN")
     try:
-        row = db.execute(QUERIES["run"], (run_id, app)).fetchone()
-        if row is None:
-            return None
-        failed = map(failed_attempt_of, db.execute(QUERIES["failed-attempts"], (run_id,)))
-        return record_of(row, load_memos(db, run_id), load_pending(db, run_id), tuple(failed))
+        yield
     except sqlite3.Error:
         raise
     except Exception as error:
         raise StoreError(f"what is stored of run {run_id} cannot be read: {error!r}") from error
     finally:
         db.execute("ROLLBACK")
+
+
+def find_run(db: sqlite3.Connection, app: str, run_id: str) -> RunRecord | None:
+    """Return all about one run, or None."""
+    with _one_state(db, run_id):
+        row = db.execute(QUERIES["run"], (run_id, app)).fetchone()
+        if row is None:
+            return None
+        failed = map(failed_attempt_of, db.execute(QUERIES["failed-attempts"], (run_id,)))
+        return record_of(row, load_memos(db, run_id), load_pending(db, run_id), tuple(failed))
 
 
 def find_request(db: sqlite3.Connection, app: str, run_id: str) -> StoredRequest | None:
@@ -511,8 +523,7 @@ def apps(db: sqlite3.Connection) -> Sequence[str]:
 
 def progress(db: sqlite3.Connection, app: str, run_id: str) -> RunProgress | None:
     """Return how far a run is, or None; see ``ports.Store``."""
-    db.execute("BEGIN")
-    try:
+    with _one_state(db, run_id):
         row = db.execute(QUERIES["run"], (run_id, app)).fetchone()
         if row is None:
             return None
@@ -521,12 +532,6 @@ def progress(db: sqlite3.Connection, app: str, run_id: str) -> RunProgress | Non
         record = record_of(row, pending=tuple(map(pending_of, pending.fetchmany(100))))
         pending.close()
         return RunProgress(record=record, steps_done=steps_done)
-    except sqlite3.Error:
-        raise
-    except Exception as error:
-        raise StoreError(f"what is stored of run {run_id} cannot be read: {error!r}") from error
-    finally:
-        db.execute("ROLLBACK")
 
 
 def find_runs(

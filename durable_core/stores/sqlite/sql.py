@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.resources import files
 from types import MappingProxyType
 
@@ -21,6 +22,7 @@ __all__ = [
     "SCHEMA",
     "parse_queries",
     "store_error",
+    "transaction",
 ]
 
 
@@ -48,6 +50,22 @@ def store_error(error: sqlite3.Error, path: str) -> StoreError:
     # The low byte is the primary code; what is above it only refines that.
     cls, meaning = _OTHER if code is None else _MEANING.get(code & 0xFF, _OTHER)
     return cls(f"the store {path} {meaning} ({error})")
+
+
+# --- transactions ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """Make a block one transaction that writes; it is undone if the block raises."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
 
 
 # --- sql ------------------------------------------------------------------------------------------
