@@ -211,6 +211,34 @@ def test_a_client_leaves_below_sync_middleware(durable: Durable[DjangoApp], urls
     assert ["begun", "in a step", "ended"] == log  # once each: nothing failed, or was replayed
 
 
+def test_a_client_that_leaves_a_streamed_response(durable: Durable[Any], urls: ModuleType) -> None:
+    """The response ends as without Durable, and is not made again; the run has failed."""
+    log: list[str] = []
+
+    async def chunks() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"x" * 100_000
+                await asyncio.sleep(0.01)
+        finally:
+            log.append("closed")
+
+    @durable.endpoint
+    async def it(request: HttpRequest) -> StreamingHttpResponse:
+        await step.run("first", lambda: log.append("step"))
+        return StreamingHttpResponse(chunks())
+
+    urls.urlpatterns.append(path("", it))
+    site: Any = get_asgi_application()
+    with create_endpoint_server(site, durable=durable).listen() as server:
+        with httpx2.stream("GET", server.url) as answer:
+            next(answer.iter_bytes())
+        (run,) = durable.runs.list()
+        assert "failed" == durable.runs.wait(run.id, timeout=30).status
+        until(lambda: "closed" in log)
+    assert ["step", "closed"] == log
+
+
 def test_threads_under_wsgi(durable: Durable[DjangoApp], urls: ModuleType) -> None:
     """Each view has a thread of its own for the ORM, which ends with it: none waits for another."""
     both = threading.Barrier(2, timeout=20)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 
 import flask
@@ -17,6 +18,7 @@ from durable_core import Durable, Event, stream
 from durable_core.sync import step
 from durable_flask import FlaskApp, endpoint_adapter, install
 from durable_wsgi import create_endpoint_server
+from support.harness import until
 
 
 @contextmanager
@@ -54,6 +56,29 @@ def test_streams(tmp_path: Path) -> None:
         text = client.get("/events", headers={"accept": "text/event-stream"}).text
         assert "hello" in text
         assert "done" in text
+
+
+def test_a_client_that_leaves_a_streamed_response(tmp_path: Path) -> None:
+    """The response is closed as without Durable, and is not made again; the run has failed."""
+    durable = Durable(id="shop", endpoint_adapter=endpoint_adapter, store=tmp_path / "db")
+    app = flask.Flask("shop")
+    log: list[str] = []
+
+    @app.get("/")
+    @durable.endpoint
+    def it() -> flask.Response:
+        step.run("first", lambda: log.append("step"))
+        response = flask.Response(repeat(b"x" * 100_000))
+        response.call_on_close(lambda: log.append("closed"))
+        return response
+
+    with serving(durable, app) as client:
+        with client.stream("GET", "/") as answer:
+            next(answer.iter_bytes())
+        (run,) = durable.runs.list()
+        assert "failed" == durable.runs.wait(run.id, timeout=30).status
+        until(lambda: "closed" in log)
+    assert ["step", "closed"] == log
 
 
 MODULE = """

@@ -249,7 +249,11 @@ class AttachedPassage(Passage):
         deferred: Any = None
         has_body = plain_body(self._first_scope, self._limits)
         if has_body is False or (has_body and await self._body.read_to_end()):
-            deferred = target.endpoint.defer(self._request_of_run)
+            try:
+                deferred = target.endpoint.defer(self._request_of_run)
+            except RuntimeError:
+                check_event_loop()
+                raise
             if type(deferred) is CoroutineType:
                 deferred = await deferred
         if deferred is None:

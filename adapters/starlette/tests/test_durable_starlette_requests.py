@@ -29,8 +29,9 @@ from starlette.routing import Mount, Route
 import durable_core as core
 from durable_asgi import EndpointServer, replay_scope, replayed_receive
 from durable_core import Durable, Event, step, stream
+from durable_core.errors import ConfigurationError
 from durable_core.sync import step as sync_step
-from durable_starlette import StarletteApp, endpoint_adapter
+from durable_starlette import StarletteApp, endpoint_adapter, install
 from support.harness import until
 
 
@@ -445,3 +446,25 @@ def test_a_client_that_leaves_a_streamed_response(durable: Durable[StarletteApp]
         (run,) = durable.runs.list()
         assert "failed" == durable.runs.wait(run.id, timeout=30).status
     assert ["step", "closed"] == log
+
+
+def test_an_event_loop_of_another_kind(durable: Durable[StarletteApp]) -> None:
+    """A server that runs the application on a loop such as trio's is told so."""
+
+    @durable.endpoint
+    async def it(request: Request) -> Response:
+        return PlainTextResponse("never")
+
+    app = Starlette(routes=[Route("/", it)])
+    install(app, durable)
+    durable.start()
+
+    async def ignore(message: object) -> None:
+        """Ignore the response."""
+
+    scope = replay_scope(core.Request(method="GET", url="http://localhost/"))
+    try:
+        with pytest.raises(ConfigurationError, match="runs on asyncio's event loop"):
+            app(scope, replayed_receive(b""), ignore).send(None)  # as a loop does
+    finally:
+        durable.stop()
