@@ -888,6 +888,32 @@ WHERE label.app = :app AND label.name = :label AND label.value = :label_value
 ORDER BY label.run_id DESC
 LIMIT :limit
 
+-- list-by-label-and-phase --
+-- Whether a run is in a phase is found out in an index: the runs with a label are all over the table
+-- of runs, whose rows are large.
+SELECT {run-columns}, run.owner, run.due_at, run.ended_at
+FROM run
+WHERE id IN (
+    SELECT label.run_id
+    FROM label
+    WHERE label.app = :app AND label.name = :label AND label.value = :label_value
+      AND label.run_id >= :since AND label.run_id < :before
+      AND CASE WHEN :endpoint_key IS NULL THEN EXISTS (
+          SELECT 1 FROM run AS found INDEXED BY run_phase
+          WHERE found.app = :app AND found.phase IN (SELECT value FROM json_each(:phases))
+            AND found.id = label.run_id
+      ) ELSE EXISTS (
+          SELECT 1 FROM run AS found INDEXED BY run_endpoint
+          WHERE found.app = :app AND found.endpoint_key = :endpoint_key
+            AND found.phase IN (SELECT value FROM json_each(:phases)) AND found.id = label.run_id
+      ) END
+    ORDER BY label.run_id DESC
+    LIMIT iif(:principal IS NULL, :limit, -1)
+)
+AND (:principal IS NULL OR principal = :principal)
+ORDER BY id DESC
+LIMIT :limit
+
 -- count-live --
 -- No more than :most are counted.
 SELECT count(*) FROM (

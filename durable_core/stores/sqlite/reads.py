@@ -598,7 +598,7 @@ def _narrowest(db: sqlite3.Connection, where: RunFilter, wanted: Mapping[str, ob
             return "list-by-label"
         row = db.execute(QUERIES["count-labelled"], {**wanted, "most": _FEW}).fetchone()
         if row[0] < _FEW:
-            return "list-by-label"
+            return "list-by-label-and-phase"
     if where.endpoint_key is not None:
         return "list-by-endpoint"
     return "list-by-phase"

@@ -137,6 +137,21 @@ def test_runs_of_each_phase_are_found_by_an_index(
     assert [] == [step for step in steps if "TEMP B-TREE" in step]
 
 
+def test_the_phases_of_labelled_runs_are_found_in_indexes(database: sqlite3.Connection) -> None:
+    """Of the table of runs only the page is read, and nothing is sorted."""
+    steps = plan(database, QUERIES["list-by-label-and-phase"])
+
+    assert "SEARCH run USING PRIMARY KEY (id=?)" == steps[0]
+    for search in (
+        "SEARCH found USING COVERING INDEX run_phase (app=? AND phase=? AND id=?)",
+        "SEARCH found USING COVERING INDEX run_endpoint"
+        " (app=? AND endpoint_key=? AND phase=? AND id=?)",
+        "SEARCH label USING PRIMARY KEY (app=? AND name=? AND value=? AND run_id>? AND run_id<?)",
+    ):
+        assert search in steps
+    assert [] == [step for step in steps if "TEMP B-TREE" in step]
+
+
 @pytest.mark.parametrize(
     ("name", "search"),
     [
