@@ -204,5 +204,5 @@ def test_an_engine_without_a_store(option: str) -> None:
     engine: Any = _ElsewhereEngine()
     durable = Durable(id="shop", engine=engine, endpoint_adapter=endpoint_adapter)
     options: Any = {option: True}
-    with pytest.raises(ConfigurationError, match="need the embedded engine"):
+    with pytest.raises(ConfigurationError, match="needs the embedded engine"):
         durable.endpoint(**options)(in_a_step)
