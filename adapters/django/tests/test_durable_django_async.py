@@ -311,4 +311,5 @@ def test_a_view_calls_another(
     *same, other = asyncio.run(answers())
     assert [(200, b"task"), (200, b"thread")] == same
     assert 500 == other[0]
+    durable.stop()  # The worker writes its line of the log after the response has left.
     assert "Call it by step.invoke" in caplog.text
