@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from durable_core import Request
+from durable_core.stop_notice import SignalEvent
 from support.crash_app import application, durable
 
 __all__ = ["announce", "main"]
@@ -61,7 +62,7 @@ def announce(port: int) -> None:
 
 def main() -> None:
     """Serve until a signal comes."""
-    stopping = threading.Event()
+    stopping = SignalEvent()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     server = _Server(("127.0.0.1", int(os.environ.get("CRASH_PORT", "0"))), _Handler)
@@ -69,8 +70,7 @@ def main() -> None:
         durable.start()
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     announce(server.server_address[1])
-    while not stopping.wait(0.1):
-        pass  # a signal that comes right before an endless wait would not be noticed
+    stopping.wait()
     server.shutdown()
     durable.stop()
     server.server_close()
