@@ -18,7 +18,7 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from durable_core.adapter.bodies import END, AsyncChunks, Chunks, aiter_body, iter_body
@@ -257,6 +257,25 @@ class _Link(ABC):
         return b"%x\r\n%b\r\n" % (len(data), data) if self._coded else data
 
 
+class _ClientErrors:
+    """``with`` it, errors of the connection are told from those of the application.
+
+    A class of its own takes two calls for each part of a body; ``@contextmanager`` takes six.
+    """
+
+    def __enter__(self) -> None:
+        """Nothing is kept: one object serves all."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        if isinstance(error, OSError) and not isinstance(error, ClientDisconnectedError):
+            raise ClientDisconnectedError("the client is gone, or too slow") from error
+
+
+_client_errors = _ClientErrors()
+
+
 class _ThreadLink(_Link):
     def __init__(self, app: App, exchange: Exchange) -> None:
         super().__init__(app)
@@ -275,15 +294,15 @@ class _ThreadLink(_Link):
         return chunks.next()
 
     def begin(self, status: int, head: OutgoingHead) -> None:
-        with _client_errors():
+        with _client_errors:
             self.exchange.begin(status, self._fields_to_send(head))
 
     def write(self, data: bytes) -> None:
-        with _client_errors():
+        with _client_errors:
             self.exchange.write(self._code(data))
 
     def end(self) -> None:
-        with _client_errors():
+        with _client_errors:
             if self._coded:
                 self.exchange.write(_LAST_CHUNK)
             self.exchange.end()
@@ -318,29 +337,18 @@ class _TaskLink(_Link):
         return await chunks.next()
 
     async def begin(self, status: int, head: OutgoingHead) -> None:
-        with _client_errors():
+        with _client_errors:
             await self.exchange.begin(status, self._fields_to_send(head))
 
     async def write(self, data: bytes) -> None:
-        with _client_errors():
+        with _client_errors:
             await self.exchange.write(self._code(data))
 
     async def end(self) -> None:
-        with _client_errors():
+        with _client_errors:
             if self._coded:
                 await self.exchange.write(_LAST_CHUNK)
             await self.exchange.end()
-
-
-@contextmanager
-def _client_errors() -> Iterator[None]:
-    """Tell errors of the connection from those of the application."""
-    try:
-        yield
-    except ClientDisconnectedError:
-        raise
-    except OSError as error:  # TimeoutError is one
-        raise ClientDisconnectedError("the client is gone, or too slow") from error
 
 
 # The drivers

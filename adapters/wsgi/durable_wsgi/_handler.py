@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Iterable, MutableMapping
 from typing import IO, Protocol
 from wsgiref.handlers import SimpleHandler
 from wsgiref.headers import Headers
@@ -144,18 +143,13 @@ class Handler(SimpleHandler):
         self._send(data)
 
     def _send(self, data: bytes) -> None:
-        with _client_errors():
+        try:
             self.stdout.write(data)
+        except OSError as error:
+            raise ClientDisconnectedError("the client is gone, or too slow") from error
 
     def _flush(self) -> None:
-        with _client_errors():
+        try:
             self.stdout.flush()
-
-
-@contextmanager
-def _client_errors() -> Iterator[None]:
-    """Tell errors of the connection from those of the application."""
-    try:
-        yield
-    except OSError as error:
-        raise ClientDisconnectedError("the client is gone, or too slow") from error
+        except OSError as error:
+            raise ClientDisconnectedError("the client is gone, or too slow") from error
