@@ -149,6 +149,9 @@ class RunTasks:
                     self.look_soon()
                 try:
                     value = yield task.awaited
+                except GeneratorExit:
+                    code.close()  # a no-op if the garbage collector has closed it first
+                    raise
                 except BaseException as error:
                     value, resume = error, code.throw
                     task.resumed_wait_for = None

@@ -18,8 +18,9 @@ from durable_core.errors import WaitInterruptedError
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.run import Phase
-from durable_core.runners.run_tasks import coordinates_steps, watch_loop
+from durable_core.runners.run_tasks import RunTask, RunTasks, coordinates_steps, watch_loop
 from durable_core.runners.settings import Settings
+from durable_core.runners.task import STEP_CODE
 from support.harness import (
     FakeClock,
     Lab,
@@ -360,6 +361,27 @@ def test_a_task_of_the_handler_beside_a_library_awaits_something_of_its_own(
     with lab(clock=clock, settings=Settings(max_own_wait=0.1)) as process:
         assert b'"end"' == body_of(process.sleep_through(process.endpoint(handler), clock))
     assert 1 == sum("awaited" in each.getMessage() for each in caplog.records)
+
+
+@pytest.mark.parametrize("order", [["code", "watched"], ["watched", "code"]])
+def test_the_collector_may_close_a_left_task_in_any_order(order: list[str]) -> None:
+    """A task that a handler has left behind is freed without an error."""
+
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> tuple[Any, Any]:
+        code = wait()
+        tasks = RunTasks(asyncio.get_running_loop(), STEP_CODE)
+        watched: Any = tasks.watch(code, RunTask())
+        watched.send(None)
+        return code, watched
+
+    code, watched = asyncio.run(main())
+    for each in order:
+        {"code": code, "watched": watched}[each].close()
+    assert code.cr_frame is None
+    assert watched.gi_frame is None
 
 
 def test_looking_at_the_clock_does_not_delay_the_limit(
