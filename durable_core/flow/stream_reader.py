@@ -269,7 +269,10 @@ def immediate_part(reader: Reader) -> bytes:
     if event is None:
         return b""
     reader.place = LogPosition(0, reader.place.index + 1)
-    return b"".join([_encode(reader, new) for new in reader.cursor.advance(event)])
+    part = b""
+    for new in reader.cursor.advance(event):
+        part += _encode(reader, new)
+    return part
 
 
 def _attached_part(reader: Reader, attached: Attached) -> Flow[bytes]:

@@ -85,8 +85,8 @@ def call_push(module: Any) -> Probe:
 @pytest.mark.parametrize(
     ("module", "write", "limit"),
     [
-        (durable_asyncio, "StreamWriter.write", 29),
-        (durable_asgi, "RequestResponseCycle.send", 26),
+        (durable_asyncio, "StreamWriter.write", 28),
+        (durable_asgi, "RequestResponseCycle.send", 25),
     ],
 )
 def test_a_push_writes_to_the_connection(module: Any, write: str, limit: int) -> None:
