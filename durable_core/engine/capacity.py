@@ -6,7 +6,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future
 
 from durable_core.flow.scope import HandlerKind
 from durable_core.runners.thread import ThreadRun
@@ -43,8 +42,8 @@ class Capacity:
         self._lock = threading.Lock()
         #: When the last runs of ``def`` handlers ended, by the monotonic clock, seconds.
         self._ended: deque[float] = deque(maxlen=_MOST_AHEAD * threads)
-        #: Runs that may wait for a thread, and since when, in their order.
-        self._waiting: deque[tuple[Future[None], ThreadRun, float]] = deque()
+        #: The runs that wait for a thread, in their order, and since when.
+        self._waiting: dict[ThreadRun, float] = {}
 
     def replaying(self, kind: HandlerKind) -> int:
         """Return how many such handlers are replayed now."""
@@ -82,12 +81,13 @@ class Capacity:
         with self._lock:
             self.busy[kind] -= 1
 
-    def add_waiting(self, done: Future[None], run: ThreadRun) -> None:
-        """Note a run that waits for a thread; its future is running or done when it has one."""
-        waiting = self._waiting
-        while waiting and (waiting[0][0].running() or waiting[0][0].done()):
-            waiting.popleft()
-        waiting.append((done, run, time.monotonic()))
+    def add_waiting(self, run: ThreadRun) -> None:
+        """Note a run that waits for a thread."""
+        self._waiting[run] = time.monotonic()
+
+    def begin(self, run: ThreadRun) -> bool:
+        """Note that a run has a thread; False if it was taken back before."""
+        return self._waiting.pop(run, None) is not None
 
     def thread_ended(self) -> None:
         """Note that a ``def`` handler has ended, and has made room for another one."""
@@ -99,7 +99,8 @@ class Capacity:
         It is called in the thread that adds them, or when none does any more.
         """
         since = time.monotonic() - older_than
-        while self._waiting and self._waiting[0][2] <= since:
-            done, run, _ = self._waiting.popleft()
-            if done.cancel():
+        for run, added in tuple(self._waiting.items()):
+            if added > since:
+                return
+            if self.begin(run):
                 yield run

@@ -475,20 +475,25 @@ class RunManager(RunExecutor[StoredExecution]):
                 task_run.left()
 
     def _resume_in_thread(self, run: ThreadRun, ex: StoredExecution) -> None:
+        self.capacity.add_waiting(run)
         try:
-            done = self._worker.workers.submit(self.run_in_thread, run, resume(ex))
+            self._worker.workers.run_soon(partial(self._replay_in_thread, run, ex))
         except RuntimeError as error:
             # The system has no thread left. As with the store, that passes.
+            self.capacity.begin(run)
             self.abandon(run, StoreError(f"it has no thread to run in: {error}"))
             self._free(HandlerKind.DEF)
-        else:
-            self.capacity.add_waiting(done, run)
-            done.add_done_callback(self._thread_is_free)
 
-    def _thread_is_free(self, done: Future[None]) -> None:
-        if not done.cancelled():
+    def _replay_in_thread(self, run: ThreadRun, ex: StoredExecution) -> None:
+        if not self.capacity.begin(run):
+            return  # it was released
+        try:
+            self.run_in_thread(run, resume(ex))
+        except BaseException:
+            return  # it was logged
+        finally:
             self.capacity.thread_ended()
-        self._free(HandlerKind.DEF)
+            self._free(HandlerKind.DEF)
 
     def release_waiting(self, older_than: float) -> None:
         """Release the runs that have waited for a thread for longer than so many seconds.
@@ -500,6 +505,7 @@ class RunManager(RunExecutor[StoredExecution]):
             self._end(run)
             assert isinstance(run.ex, StoredExecution)
             self._write_later(_release_unbegun(run.ex))
+            self._free(HandlerKind.DEF)
 
     def _resume_here(self, run: TaskRun, ex: StoredExecution) -> None:
         task = self.run_in_task(run, resume(ex), lambda: None)

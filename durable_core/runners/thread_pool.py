@@ -49,6 +49,15 @@ class DaemonThreadPool(Executor):
             else:
                 future.set_result(result)
 
+        self.run_soon(call)
+        return future
+
+    def run_soon(self, call: Callable[[], None]) -> None:
+        """Run a call that raises nothing in a thread. It takes half of what a future takes.
+
+        Raises:
+            RuntimeError: as of :meth:`submit`.
+        """
         with self._lock:
             if self._closed:
                 raise RuntimeError(f"the {self._name} threads have been stopped")
@@ -56,7 +65,6 @@ class DaemonThreadPool(Executor):
                 raise RuntimeError(f"no {self._name} thread can be started")
             self._spare -= 1
             self._calls.put(call)
-        return future
 
     def _add_thread(self) -> bool:
         """Start one more thread if there may be more; False if there is none at all."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sqlite3
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -242,15 +243,15 @@ def test_a_run_for_which_there_is_no_thread_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """That is no fault of the run's: it counts as no crash, and nothing of it stays behind."""
-    submit, refused = DaemonThreadPool.submit, threading.Event()
+    run_soon, refused = DaemonThreadPool.run_soon, threading.Event()
 
-    def refuse_once(pool: DaemonThreadPool, call: Any, *args: Any) -> Any:
+    def refuse_once(pool: DaemonThreadPool, call: Callable[[], None]) -> None:
         if pool._name == "durable-worker" and not refused.is_set():
             refused.set()
             raise RuntimeError("can't start new thread")
-        return submit(pool, call, *args)
+        run_soon(pool, call)
 
-    monkeypatch.setattr(DaemonThreadPool, "submit", refuse_once)
+    monkeypatch.setattr(DaemonThreadPool, "run_soon", refuse_once)
     store = WatchedStore()
     plant(store, 1)
     with lab(store) as process:
