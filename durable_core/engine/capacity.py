@@ -89,6 +89,11 @@ class Capacity:
         """Note that a run has a thread; False if it was taken back before."""
         return self._waiting.pop(run, None) is not None
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a run waits for a thread."""
+        return bool(self._waiting)
+
     def thread_ended(self) -> None:
         """Note that a ``def`` handler has ended, and has made room for another one."""
         self._ended.append(time.monotonic())

@@ -15,15 +15,15 @@ from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 from weakref import WeakSet
 
-from durable_core.codec.records import dump_head, is_sealed, is_without_body, load_request
+from durable_core.codec.records import is_sealed, is_without_body, load_request
 from durable_core.commit_queue import CommitFuture, CommitQueue
 from durable_core.duration import time_of
 from durable_core.engine.capacity import Capacity
 from durable_core.engine.quota import Quota
+from durable_core.engine.releases import cut_short_fact, end_of_corrupt, release_of, release_unbegun
 from durable_core.engine.reports import report_begun
 from durable_core.engine.undoing import Undoing
 from durable_core.errors import LeaseLost, StoreBrokenError, StoreError, StoreOutcomeUnknownError
-from durable_core.flow.child_runs import end_deliveries
 from durable_core.flow.effects import Flow
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, StoredExecution, new_run
@@ -40,8 +40,8 @@ from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.retry import delay_ms
 from durable_core.model.decision import HandoffReason
-from durable_core.model.fact import Fact, RunNoted, StoreFault
-from durable_core.model.run import Phase, Run
+from durable_core.model.fact import RunNoted
+from durable_core.model.run import Run
 from durable_core.model.step import Memo, OpKind
 from durable_core.platform import call_soon, logger, run_logger
 from durable_core.ports import (
@@ -65,7 +65,6 @@ from durable_core.ports import (
     SendEvents,
     Slots,
     Store,
-    StoredResult,
 )
 from durable_core.runners.host import RunHost
 from durable_core.runners.live import Waiters
@@ -197,8 +196,7 @@ class RunExecutor(Generic[ExecutionT]):
         try:
             run.run(flow)
         except BaseException as error:
-            run.ex.close(error)
-            _log_broken(run.ex, error)
+            _broke(run.ex, error)
             raise
         finally:
             self._end(run)
@@ -221,8 +219,7 @@ class RunExecutor(Generic[ExecutionT]):
     ) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            run.ex.close(task.exception())
-            _log_broken(run.ex, task.exception())
+            _broke(run.ex, task.exception())
         ended()
         self._end(run)
 
@@ -413,7 +410,7 @@ class RunManager(RunExecutor[StoredExecution]):
             is_lost = isinstance(error, StoreOutcomeUnknownError)
             is_stored = is_lost or not isinstance(error, StoreError)
             if is_stored and self._worker.live.get(ex.run.id) is None:
-                self._write_later(_release_of(ex.run, ex.owner, self._worker.env.clock.now(), 0))
+                self._write_later(release_of(ex.run, ex.owner, self._worker.env.clock.now(), 0))
             raise
 
     def find_earlier(self, key: IdempotencyKey | None) -> EarlierRun | None:
@@ -487,13 +484,51 @@ class RunManager(RunExecutor[StoredExecution]):
     def _replay_in_thread(self, run: ThreadRun, ex: StoredExecution) -> None:
         if not self.capacity.begin(run):
             return  # it was released
+        self.begin(run)
+        rest: Flow[None] | None = None
         try:
-            self.run_in_thread(run, resume(ex))
-        except BaseException:
-            return  # it was logged
+            rest = run.run_until(resume(ex), self._may_end_later)
+        except BaseException as error:
+            _broke(run.ex, error)
         finally:
+            if rest is None:
+                self._end(run)
+            else:
+                self._end_later(run, rest)
             self.capacity.thread_ended()
             self._free(HandlerKind.DEF)
+
+    def _may_end_later(self, ex: Execution) -> bool:
+        """Tell whether a thread may take the next run before the end of this one is committed.
+
+        Each thread that waits for a commit has to be woken, which takes as long as a short handler.
+        Whoever waits for the run hears of its end from the commit. What else follows it must not
+        wait for other runs: the end of its stream, runs that have its slot or tell of its end, and
+        what observers are told.
+        """
+        options = ex.options
+        return (
+            ex.run.phase.ended
+            and self.capacity.has_waiting
+            and ex.stream is None
+            and options.limits is None
+            and options.on_complete is None
+            and not self._worker.observers.watched
+        )
+
+    def _end_later(self, run: ThreadRun, rest: Flow[None]) -> None:
+        def end() -> None:
+            try:
+                run.run(rest)
+            except BaseException as error:
+                _broke(run.ex, error)
+            finally:
+                self._end(run)
+
+        try:
+            self._worker.workers.run_soon(end)
+        except RuntimeError:  # the process has stopped
+            end()
 
     def release_waiting(self, older_than: float) -> None:
         """Release the runs that have waited for a thread for longer than so many seconds.
@@ -504,7 +539,7 @@ class RunManager(RunExecutor[StoredExecution]):
             run.ex.close()
             self._end(run)
             assert isinstance(run.ex, StoredExecution)
-            self._write_later(_release_unbegun(run.ex))
+            self._write_later(release_unbegun(run.ex))
             self._free(HandlerKind.DEF)
 
     def _resume_here(self, run: TaskRun, ex: StoredExecution) -> None:
@@ -523,25 +558,9 @@ class RunManager(RunExecutor[StoredExecution]):
 
     def fail_corrupt(self, claimed: CorruptRun) -> None:
         """Fail a claimed run whose record cannot be read: another try would not help."""
-        run_id, now = claimed.run_id, self._worker.env.clock.now()
-        log = run_logger(run_id, "")
+        log = run_logger(claimed.run_id, "")
         log.error("what is stored of the run cannot be read, it fails: %s", claimed.reason)
-        detail = "what is stored of the run cannot be read"
-        response = problem(500, "unreadable-record", detail=detail, run_id=run_id)
-        assert isinstance(response.body, bytes)
-        result = StoredResult(
-            phase=Phase.FAILED, head=dump_head(response), body=response.body, ended_at=now
-        )
-        self._write_later(
-            Checkpoint(
-                run_id=run_id,
-                owner=self._worker.owner,
-                epoch=claimed.epoch,
-                now=now,
-                result=result,
-                deliveries=end_deliveries(run_id, claimed.parent, Phase.FAILED, now),
-            )
-        )
+        self._write_later(end_of_corrupt(claimed, self._worker.owner, self._worker.env.clock.now()))
 
     def leave_sealed(self, sealed: SealedRun) -> None:
         """Leave a claimed run as it is, for a process that can read it. No attempt is counted."""
@@ -645,10 +664,10 @@ class RunManager(RunExecutor[StoredExecution]):
     def _release(self, run: Run, owner: str, fault: BaseException, *, is_crash: bool) -> None:
         env = self._worker.env
         now, pause = env.clock.now(), _PAUSE
-        self._worker.observers.notify(_cut_short(run, fault, now, is_crash=is_crash))
+        self._worker.observers.notify(cut_short_fact(run, fault, now, is_crash=is_crash))
         if is_crash:  # what was short in the process may be short for a while
             pause = delay_ms(env.policy, run.crash_count, env.ids.uniform())
-        self._write_later(_release_of(run, owner, now, pause))
+        self._write_later(release_of(run, owner, now, pause))
 
     def _write_later(self, write: Checkpoint) -> None:
         """Have the scheduler write this as soon as the store takes it."""
@@ -722,42 +741,12 @@ def _leaves_child(memo: Memo) -> bool:
     return memo.op.kind is OpKind.INVOKE and not memo.ok
 
 
-def _cut_short(run: Run, fault: BaseException, now: int, *, is_crash: bool) -> Fact:
-    facts, at = run_facts(run), time_of(now)
-    text = f"cut short, it continues from its last checkpoint: {fault!r}"
-    if is_crash:
-        return RunNoted(run=facts, at=at, level=logging.ERROR, message=text, error=fault)
-    return StoreFault(app=run.app, run=facts, at=at, error=fault, message=text)
-
-
 def _classes_of_runs(observers: Observers) -> tuple[type[ThreadRun], type[TaskRun]]:
     if not observers.watched:
         return ThreadRun, TaskRun
     from durable_core.runners.observed_runs import ObservedTaskRun, ObservedThreadRun
 
     return ObservedThreadRun, ObservedTaskRun
-
-
-def _release_of(run: Run, owner: str, now: int, pause: int) -> Checkpoint:
-    """Return the write by which a run goes on in ``pause`` milliseconds, in whatever process."""
-    return Checkpoint(
-        run_id=run.id,
-        owner=owner,
-        epoch=run.epoch,
-        now=now,
-        state=replace(run, phase=Phase.SUSPENDED),
-        release=Release(due_at=now + pause),
-    )
-
-
-def _release_unbegun(ex: StoredExecution) -> Checkpoint:
-    """Return the write that releases a claimed run as it was; it keeps its place among due runs."""
-    run, now = ex.run, ex.env.clock.now()
-    due_at = min((now, *(each.due_at for each in ex.pending.values())))
-    release = Release(due_at=due_at, awaited=())
-    return Checkpoint(
-        run_id=run.id, owner=ex.owner, epoch=run.epoch, now=now, state=run, release=release
-    )
 
 
 def _answer_at_end(ex: StoredExecution) -> Response:
@@ -783,7 +772,8 @@ def _thread_ended(
         _call_live(loop, ended)
 
 
-def _log_broken(ex: Execution, error: BaseException | None) -> None:
+def _broke(ex: Execution, error: BaseException | None) -> None:
+    ex.close(error)
     run_logger(ex.run.id, ex.run.function_id).error("the execution broke", exc_info=error)
 
 

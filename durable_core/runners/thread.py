@@ -132,6 +132,21 @@ class ThreadRun:
         self._flow = flow
         drive_sync(flow, self.perform, self._lock)
 
+    def run_until(
+        self, flow: Flow[None], may_leave: Callable[[Execution], bool]
+    ) -> Flow[None] | None:
+        """Run the flow of the execution in this thread, or only until the run's end is queued.
+
+        Args:
+            flow: the flow.
+            may_leave: tells, before the flow waits for a write, whether the rest is left for later.
+
+        Returns:
+            The rest, which :meth:`run` takes; None if there is none.
+        """
+        self._flow = flow
+        return drive_sync(_until_wait(self.ex, flow, may_leave), self.perform, self._lock)
+
     def drive(self, flow: Flow[Any]) -> Any:
         """Run the flow of a step in the thread that calls it."""
         try:
@@ -419,6 +434,40 @@ class ThreadRun:
         if self.ex.run.phase is Phase.RESPONDING:
             response = record_body(self.ex, response, self._host)
         reply(response)
+
+
+def _until_wait(
+    ex: Execution, flow: Flow[None], may_leave: Callable[[Execution], bool]
+) -> Flow[Flow[None] | None]:
+    """Run a flow until it waits for a write and may be left there; return what is left of it."""
+    resume: Callable[[Any], Effect] = flow.send
+    value: Any = None
+    while True:
+        try:
+            effect = resume(value)
+        except StopIteration:
+            return None
+        if type(effect) is AwaitDurable and may_leave(ex):
+            return _from_effect(flow, effect)
+        try:
+            value = yield effect
+            resume = flow.send
+        except BaseException as error:
+            value, resume = error, flow.throw
+
+
+def _from_effect(flow: Flow[None], effect: Effect) -> Flow[None]:
+    """Go on with a flow that waits for the answer to an effect."""
+    try:
+        while True:
+            try:
+                value = yield effect
+            except BaseException as error:
+                effect = flow.throw(error)
+            else:
+                effect = flow.send(value)
+    except StopIteration:
+        return
 
 
 def _nothing() -> None:

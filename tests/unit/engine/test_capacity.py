@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,11 +15,12 @@ from durable_conformance.store_values import created, pending, suspended
 from durable_core.api.step import sync_step
 from durable_core.engine import capacity, scheduler
 from durable_core.engine.capacity import Capacity
+from durable_core.errors import StoreError
 from durable_core.flow.scope import HandlerKind
 from durable_core.http.request import Request
 from durable_core.machine.step_ids import hash_step_id
 from durable_core.model.run import Phase
-from durable_core.ports import Claim, Store
+from durable_core.ports import Checkpoint, Claim, Store, Write
 from durable_core.runners.settings import Settings
 from durable_core.stores.sqlite import SQLiteStore
 from support.harness import Lab, WatchedStore, a_request, until
@@ -177,6 +179,54 @@ def test_a_process_that_stops_releases_what_waits_at_once(
         it.leave.set()
         stopping.join()
     assert ["r1"] == it.begun
+
+
+def test_the_ends_of_runs_are_committed_together_while_others_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread goes on to the next run; each is live until its end is durable."""
+    it = OneThread("memory", tmp_path, monkeypatch)
+    seen: list[object] = []
+    watched = it.process.watched
+
+    def fault(writes: Sequence[Write[Any]]) -> None:
+        ended = [w.run_id for w in writes if isinstance(w, Checkpoint) and w.result is not None]
+        if ended:
+            seen.append((ended, it.begun[:], it.process.durable.health()["live_runs"]))
+
+    watched.fault = fault
+    monkeypatch.setattr("durable_core.commit_queue._LINGER", 60.0)
+    it.leave.set()
+    try:
+        until(it.all_have_ended)
+        until(lambda: it.process.durable.health()["live_runs"] == 0)
+    finally:
+        it.process.stop()
+    assert [(IDS, IDS, 3)] == seen
+
+
+def test_an_end_that_cannot_be_stored_is_not_lost_with_those_that_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is released, and continues when the store takes writes; the others end."""
+    it = OneThread("memory", tmp_path, monkeypatch)
+    failed: list[str] = []
+
+    def fault(writes: Sequence[Write[Any]]) -> None:
+        ended = [w.run_id for w in writes if isinstance(w, Checkpoint) and w.result is not None]
+        if ended and not failed:
+            failed.extend(ended)
+            raise StoreError("no space left")
+
+    it.process.watched.fault = fault
+    it.leave.set()
+    try:
+        until(it.all_have_ended)
+    finally:
+        it.process.stop()
+    assert failed
+    assert sorted([*IDS, *failed]) == sorted(it.begun)
+    assert [0, 0, 0] == [each.run.crash_count for each in it.process.records.list()]
 
 
 def test_runs_that_wait_end_in_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
