@@ -1,4 +1,4 @@
-"""The operating system: threads, logs, clock and randomness."""
+"""The operating system: threads, logs, clock, randomness, and where a store lies."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ __all__ = [
     "make_ulid",
     "process_id",
     "run_logger",
+    "store_path",
     "ulid_time",
 ]
 
@@ -232,3 +233,28 @@ def host_id() -> str:
     except OSError:
         boot = ""
     return f"{socket.gethostname()}/{boot}"
+
+
+#: A URL, or a "URI filename" of SQLite's, which needs no slashes.
+_URL = re.compile(r"(file(?=:)|[A-Za-z][A-Za-z0-9+.-]*(?=://))")
+
+
+def store_path(store: str | os.PathLike[str]) -> str:
+    """Return the path of a SQLite file, absolute as of now.
+
+    Raises:
+        ConfigurationError: it is empty, a URL, or SQLite's name of a database in memory.
+    """
+    if isinstance(store, str) and (scheme := _URL.match(store)) is not None:
+        raise ConfigurationError(
+            "store= (or DURABLE_STORE) is the path of a SQLite file, or a store; "
+            f"a {scheme[1]} URL is neither"
+        )
+    if store == ":memory:":
+        raise ConfigurationError(
+            "store=':memory:' names no file; for runs that end with the process, as in tests, "
+            "give store=durable_core.stores.MemoryStore()"
+        )
+    if isinstance(store, str) and not store:
+        raise ConfigurationError("store= must not be empty")
+    return os.path.abspath(store)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,6 +29,7 @@ from durable_core.platform import (
     SystemIds,
     logger,
     process_id,
+    store_path,
 )
 from durable_core.runners.settings import (
     RegisteredEndpoint,
@@ -61,7 +61,6 @@ __all__ = ["EmbeddedEngine", "WorkerFactory", "embedded"]
 
 T = TypeVar("T")
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 #: Between two tries to start while the store is locked, seconds; each pause is twice the last one.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
@@ -112,7 +111,7 @@ class EmbeddedEngine(RunControl):
         if store is None:
             store = os.environ.get("DURABLE_STORE") or None
         if isinstance(store, (str, os.PathLike)):
-            self._path = _absolute_path(store)
+            self._path = store_path(store)
         elif store is not None:
             self._store = _check_store(store)
         self._given_secrets = _parse_secrets(secrets)
@@ -622,22 +621,6 @@ def _load_worker(
     from durable_core.engine.worker import Worker
 
     return Worker(env, settings, store, endpoints)
-
-
-def _absolute_path(store: str | os.PathLike[str]) -> str:
-    """Return the path of a SQLite file, absolute as of now.
-
-    Raises:
-        ConfigurationError: it is empty, or a URL.
-    """
-    if isinstance(store, str) and (scheme := _URL.match(store)) is not None:
-        raise ConfigurationError(
-            "store= (or DURABLE_STORE) is the path of a SQLite file, or a store; "
-            f"a {scheme[1]} URL is neither"
-        )
-    if isinstance(store, str) and not store:
-        raise ConfigurationError("store= must not be empty")
-    return os.path.abspath(store)
 
 
 def _check_store(store: Store) -> Store:

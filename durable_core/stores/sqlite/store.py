@@ -14,7 +14,7 @@ from durable_core.errors import StoreError, StoreFullError, StoreReadOnlyError
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
 from durable_core.model.stream import StoredStream, StreamPlace
-from durable_core.platform import process_id
+from durable_core.platform import process_id, store_path
 from durable_core.ports import (
     ANY_RUN,
     Begun,
@@ -71,6 +71,9 @@ class SQLiteStore(Store):
         unsafe_filesystem: allow a file system that may be on a network, and a file that belongs to
             another user.
 
+    Raises:
+        ConfigurationError: ``path`` is empty, a URL or ``":memory:"``.
+
     Attributes:
         channel: see ``durable_core.ports.Channel``.
     """
@@ -78,7 +81,7 @@ class SQLiteStore(Store):
     reads_are_fast = True
 
     def __init__(self, path: str | os.PathLike[str], *, unsafe_filesystem: bool = False) -> None:
-        self.path = os.path.abspath(os.fspath(path))
+        self.path = store_path(path)
         self._unsafe_filesystem = unsafe_filesystem
         self._open_lock = threading.Lock()
         self._is_open = False

@@ -55,6 +55,8 @@ def test_a_store_goes_to_the_engine_that_is_given() -> None:
         ("postgres://user:password@host/db", "a postgres URL is neither"),
         ("sqlite:///shop.db", "a sqlite URL is neither"),
         ("", "must not be empty"),
+        (":memory:", r"give store=durable_core.stores.MemoryStore\(\)"),
+        ("file::memory:?cache=shared", "a file URL is neither"),
         (5, "not 5"),
         (b"shop.db", "not b'shop.db'"),
         (MemoryStore, "not <class"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from durable_core.errors import StoreError
+from durable_core.errors import ConfigurationError, StoreError
 from durable_core.stores.sqlite import SQLiteStore
 from durable_core.stores.sqlite import opening as files
 from durable_core.stores.sqlite.opening import (
@@ -144,3 +144,10 @@ def test_a_file_that_everybody_may_write_to_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(StoreError, match="every user may write"):
         SQLiteStore(link).open()
+
+
+@pytest.mark.parametrize("path", [":memory:", "file::memory:", "sqlite:///shop.db", ""])
+def test_what_sqlite_would_not_take_for_a_file(path: str) -> None:
+    """A name that means something else to SQLite, or to its users, is refused."""
+    with pytest.raises(ConfigurationError, match="store="):
+        SQLiteStore(path)
