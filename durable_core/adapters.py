@@ -7,7 +7,7 @@ adapter" shows each.
 
 from __future__ import annotations
 
-from durable_core.adapter.app import AdapterApp, resolve_handler
+from durable_core.adapter.app import AdapterApp, check_callable, resolve_handler
 from durable_core.adapter.bodies import iterate_in_thread
 from durable_core.adapter.conversation import (
     App,
@@ -124,6 +124,7 @@ __all__ = [
     "StopNotice",
     "authority_of",
     "bind",
+    "check_callable",
     "check_max_connections",
     "check_nested_call",
     "check_verdict",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -16,7 +16,7 @@ from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.routing import Application, Routes
 
-__all__ = ["AdapterApp", "resolve_handler"]
+__all__ = ["AdapterApp", "check_callable", "resolve_handler"]
 
 T = TypeVar("T")
 
@@ -99,3 +99,31 @@ def resolve_handler(served: object, durable: Durable[Any] | None) -> HTTPHandler
     if durable is None:
         raise ConfigurationError("routes need durable=, or app(durable, routes) in their place")
     return Application(durable, cast(Routes, served))
+
+
+def check_callable(served: Callable[..., Any], interface: str, arguments: int) -> None:
+    """See that a server can call what it was given, which may be a handler that is no endpoint yet.
+
+    Args:
+        served: what is to be called.
+        interface: that of the server, such as ``"WSGI"``.
+        arguments: how many it calls with.
+
+    Raises:
+        ConfigurationError: it cannot be called so.
+    """
+    import inspect  # which only a process that serves needs
+
+    try:
+        signature = inspect.signature(served)
+    except ValueError:  # of some functions written in C
+        return
+    try:
+        signature.bind(*range(arguments))
+    except TypeError:
+        name = getattr(served, "__qualname__", repr(served))
+        raise ConfigurationError(
+            f"{name}{signature} is neither an endpoint nor an application of {interface}: decorate "
+            "it with @durable.endpoint, or serve it by a route, as in "
+            'app(durable, {"GET /": function})'
+        ) from None

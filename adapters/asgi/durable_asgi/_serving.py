@@ -8,7 +8,7 @@ from durable_asgi._app import ASGIApp
 from durable_asgi._server import EndpointServer
 from durable_asgi._types import ASGIApplication
 from durable_core import Durable
-from durable_core.adapters import HTTPHandler, Routes, resolve_handler
+from durable_core.adapters import HTTPHandler, Routes, check_callable, resolve_handler
 
 __all__ = ["Servable", "create_endpoint_server", "serve_endpoint"]
 
@@ -26,10 +26,11 @@ def create_endpoint_server(
         durable: what to start and stop with the server, where ``handler`` does not show it.
 
     Raises:
-        ConfigurationError: routes without ``durable``.
-        TypeError: something that cannot be served.
+        ConfigurationError: routes without ``durable``, or something that cannot be served.
     """
     own = resolve_handler(handler, durable)
+    if own is None:
+        check_callable(cast(ASGIApplication, handler), "ASGI", 3)
     application = ASGIApp(own) if own is not None else cast(ASGIApplication, handler)
     durables = (durable.engine,) if durable is not None else getattr(application, "durables", ())
     return EndpointServer(application, durables=tuple(durables))

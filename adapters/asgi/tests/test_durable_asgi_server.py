@@ -85,6 +85,20 @@ def test_what_can_be_served(tmp_path: Path) -> None:
         create_endpoint_server(routes)
 
 
+def test_a_function_that_is_no_endpoint() -> None:
+    """It is refused before the server listens, and the message says how it is served."""
+
+    async def forgotten(request: Any) -> str:
+        return "never"
+
+    function: Any = forgotten
+    message = (
+        r"forgotten\(request: .* neither an endpoint nor an application of ASGI.* @durable.endpoint"
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        create_endpoint_server(function)
+
+
 def test_taken_port(tmp_path: Path) -> None:
     """The caller learns that an address cannot be had; nothing has been started."""
     durable = make_durable(tmp_path / "db")

@@ -67,8 +67,16 @@ class Listener(socketserver.ThreadingMixIn, WSGIServer):
         self.socket.setblocking(False)  # a client may be gone again before it is accepted
 
     def server_bind(self) -> None:
-        """Bind, without asking the name service who this is."""
-        socketserver.TCPServer.server_bind(self)
+        """Bind, without asking the name service who this is.
+
+        Raises:
+            OSError: the address cannot be had; the message names it, as ``create_server`` does.
+        """
+        try:
+            socketserver.TCPServer.server_bind(self)
+        except OSError as error:
+            where = f"(while attempting to bind on address {self.server_address[:2]})"
+            raise OSError(error.errno, f"{error.strerror} {where}") from None
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
 

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias, cast
 from wsgiref.types import WSGIApplication
 
 from durable_core import Durable, Limits
-from durable_core.adapters import HTTPHandler, Routes, resolve_handler
+from durable_core.adapters import HTTPHandler, Routes, check_callable, resolve_handler
 from durable_wsgi._app import WSGIApp, durables_of
 from durable_wsgi._server import EndpointServer
 
@@ -26,10 +26,11 @@ def create_endpoint_server(
         durable: what to start and stop with the server, where ``handler`` does not show it.
 
     Raises:
-        ConfigurationError: routes without ``durable``.
-        TypeError: something that cannot be served.
+        ConfigurationError: routes without ``durable``, or something that cannot be served.
     """
     own = resolve_handler(handler, durable)
+    if own is None:
+        check_callable(cast(WSGIApplication, handler), "WSGI", 2)
     application = WSGIApp(own) if own is not None else cast(WSGIApplication, handler)
     if durable is not None:
         limits = durable.engine.limits

@@ -71,10 +71,12 @@ def test_start_that_fails_leaves_nothing_behind() -> None:
 
 
 def test_port_that_is_taken() -> None:
-    """A taken port is an OSError, before anything is started."""
+    """A taken port is an OSError that names the address, before anything is started."""
     durable = Recorder()
-    with EndpointServer(greet).listen() as first, pytest.raises(OSError, match="in use"):
-        EndpointServer(greet, durables=(durable,)).listen(first.port)
+    with EndpointServer(greet).listen() as first:
+        address = rf"in use .*'127.0.0.1', {first.port}"
+        with pytest.raises(OSError, match=address):
+            EndpointServer(greet, durables=(durable,)).listen(first.port)
 
     assert [] == durable.calls
 

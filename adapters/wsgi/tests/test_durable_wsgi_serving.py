@@ -37,6 +37,20 @@ def test_everything_can_be_served(tmp_path: Path) -> None:
         assert durable.health()["started"] is False
 
 
+def test_a_function_that_is_no_endpoint() -> None:
+    """It is refused before the server listens, and the message says how it is served."""
+
+    def forgotten(request: Any) -> str:
+        return "never"
+
+    function: Any = forgotten
+    message = (
+        r"forgotten\(request: .* neither an endpoint nor an application of WSGI.* @durable.endpoint"
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        create_endpoint_server(function)
+
+
 def test_routes_need_their_durable() -> None:
     """Routes alone do not say whose they are."""
     with pytest.raises(ConfigurationError, match="routes need durable="):
