@@ -104,7 +104,7 @@ class Capacity:
         It is called in the thread that adds them, or when none does any more.
         """
         since = time.monotonic() - older_than
-        for run, added in tuple(self._waiting.items()):
+        for run, added in self._waiting.copy().items():
             if added > since:
                 return
             if self.begin(run):

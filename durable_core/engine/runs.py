@@ -19,6 +19,7 @@ from durable_core.codec.records import is_sealed, is_without_body, load_request
 from durable_core.commit_queue import CommitFuture, CommitQueue
 from durable_core.duration import time_of
 from durable_core.engine.capacity import Capacity
+from durable_core.engine.late_ends import LateEnds
 from durable_core.engine.quota import Quota
 from durable_core.engine.releases import cut_short_fact, end_of_corrupt, release_of, release_unbegun
 from durable_core.engine.reports import report_begun
@@ -371,6 +372,7 @@ class RunManager(RunExecutor[StoredExecution]):
         super().__init__(worker, _answer_at_end)
         settings = worker.settings
         self.capacity = Capacity(settings.worker_threads, settings.worker_tasks)
+        self.late_ends = LateEnds(worker.workers, self._finish)
         self._worker = worker
         self._has_children = False  # runs of this process have started others
         self._released: WeakSet[StoredExecution] = WeakSet()
@@ -494,7 +496,7 @@ class RunManager(RunExecutor[StoredExecution]):
             if rest is None:
                 self._end(run)
             else:
-                self._end_later(run, rest)
+                self.late_ends.add(run, rest)
             self.capacity.thread_ended()
             self._free(HandlerKind.DEF)
 
@@ -516,19 +518,13 @@ class RunManager(RunExecutor[StoredExecution]):
             and not self._worker.observers.watched
         )
 
-    def _end_later(self, run: ThreadRun, rest: Flow[None]) -> None:
-        def end() -> None:
-            try:
-                run.run(rest)
-            except BaseException as error:
-                _broke(run.ex, error)
-            finally:
-                self._end(run)
-
+    def _finish(self, run: ThreadRun, rest: Flow[None]) -> None:
         try:
-            self._worker.workers.run_soon(end)
-        except RuntimeError:  # the process has stopped
-            end()
+            run.run(rest)
+        except BaseException as error:
+            _broke(run.ex, error)
+        finally:
+            self._end(run)
 
     def release_waiting(self, older_than: float) -> None:
         """Release the runs that have waited for a thread for longer than so many seconds.

@@ -56,7 +56,7 @@ _CLOCK_STEP = 5_000
 #: The maximum number of runs of one claim: all that they have finished is in memory together.
 _CLAIM = 20
 #: A run that was claimed and has waited for a thread for longer than this, seconds, is released:
-#: another process may have room for it.
+#: another process may have room for it. What follows the end of a run waits no longer either.
 _STALE = 0.5
 #: The maximum number of rows of one deletion.
 _PRUNE = 100
@@ -260,6 +260,7 @@ class Scheduler:
         self._notice_others()
         self._reap_dead()
         self._runs.release_waiting(_STALE)
+        self._runs.late_ends.finish_waiting(_STALE)
         self._release_unknown()
         fault = self._release_abandoned()
         if not self._host.settings.on_demand or self._is_asked():
@@ -496,12 +497,14 @@ class Scheduler:
                     self._left.discard(kind)
                     next_due = _earlier(next_due, due_at)
                     break
-                runs = self._claim(keys, min(room, _CLAIM), free=capacity.free(kind))
+                free = capacity.free(kind)
+                runs = self._claim(keys, min(room, _CLAIM), free=free)
                 for claimed in runs:
                     self._take(claimed, self._runs.resume)
                 if not runs:
-                    self._left.discard(kind)
-                    break  # another process was first
+                    if free:
+                        self._left.discard(kind)  # another process was first
+                    break  # else the first one may have to wait for a free thread
         return next_due
 
     def _take(

@@ -111,6 +111,8 @@ class OneThread:
         monkeypatch.setattr(Capacity, "_ahead", lambda *_: self.ahead)
         self.begun: list[str] = []
         self.leave = threading.Event()
+        self.slow = ""  # the run whose handler waits for this, too
+        self.leave_slow = threading.Event()
         self.store: Store = WatchedStore() if kind == "memory" else SQLiteStore(folder / "it.db")
         self.store.open()
         nap = pending(due_at=1000)
@@ -129,6 +131,8 @@ class OneThread:
         assert run is not None
         self.begun.append(run.id)
         assert self.leave.wait(10)
+        if run.id == self.slow:
+            assert self.leave_slow.wait(10)
 
     def owned(self) -> list[str]:
         """Return the runs that the process has claimed."""
@@ -227,6 +231,41 @@ def test_an_end_that_cannot_be_stored_is_not_lost_with_those_that_wait(
     assert failed
     assert sorted([*IDS, *failed]) == sorted(it.begun)
     assert [0, 0, 0] == [each.run.crash_count for each in it.process.records.list()]
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_an_end_that_cannot_be_stored_is_released_while_the_next_handler_runs(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long that takes: another process may store the end."""
+    it = OneThread(kind, tmp_path, monkeypatch)
+    refused: list[str] = []
+    commit = it.store.commit
+
+    def refuse_once(writes: Sequence[Write[Any]], *, wait: float) -> Sequence[Any]:
+        ended = [w.run_id for w in writes if isinstance(w, Checkpoint) and w.result is not None]
+        if ended and not refused:
+            refused.extend(ended)
+            raise StoreError("no space left")
+        return commit(writes, wait=wait)
+
+    monkeypatch.setattr(it.store, "commit", refuse_once)
+    it.slow = "r2"
+    it.leave.set()
+    try:
+        until(lambda: "r2" in it.begun)
+        it.ahead = 0
+        monkeypatch.setattr(scheduler, "_STALE", 0.0)
+        it.process.poke()
+        until(lambda: it.owned() == ["r2"])
+        assert (["r1"], ["r1", "r2"]) == (refused, it.begun)
+        assert not it.process.records.get("r1").run.phase.ended
+        it.leave_slow.set()
+        until(it.all_have_ended)
+    finally:
+        it.leave_slow.set()
+        it.process.stop()
+    assert 0 == it.process.records.get("r1").run.crash_count
 
 
 def test_runs_that_wait_end_in_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
