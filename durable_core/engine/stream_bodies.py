@@ -241,7 +241,7 @@ class SharedChunks:
         """Return an equal stream, with the batches that another reader has already in memory."""
         with self._lock:
             chunks = tuple(
-                self._batches.setdefault((run_id, each.number, each.start, each.attempt), each)
+                self._batches.setdefault((run_id, each.place, each.attempt), each)
                 for each in stored.chunks
             )
         return replace(stored, chunks=chunks)

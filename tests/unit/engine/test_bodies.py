@@ -280,6 +280,22 @@ def test_what_many_read_is_in_memory_once() -> None:
     assert other == shared.share("r1", stored()).chunks[0]
 
 
+def test_batches_that_are_shared_keep_their_places() -> None:
+    """That of a step which pushed nothing is not the one of the code after it."""
+    silent = ChunkBatch(number=1, texts=(), op_id="a" * 40)
+    outside = ChunkBatch(number=1, texts=('"after"',))
+    stored = StoredStream(
+        chunks=(silent, outside),
+        next=None,
+        handoff=None,
+        phase=Phase.ASYNC,
+        epoch=1,
+        is_running=True,
+    )
+
+    assert stored == SharedChunks().share("r1", stored)
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_released_clients_come_again(asynchronous: bool) -> None:
     """A process that is to stop ends their streams at once."""
