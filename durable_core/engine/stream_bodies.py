@@ -165,7 +165,12 @@ class PartLimit:
 
     Args:
         now: the clock of the event loop.
+
+    Attributes:
+        added_at: when the last part was counted.
     """
+
+    added_at = 0.0
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -180,6 +185,7 @@ class PartLimit:
         if self._parts >= _BURST:
             return False
         self._parts += 1
+        self.added_at = now
         return True
 
     async def wait(self) -> None:
@@ -448,7 +454,7 @@ class AsyncBody(_Body, AsyncIterator[bytes]):
         self._sent_at: float | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._limit = PartLimit(self._loop.time)
-        self._has_written = False
+        self._written_at: float | None = None  # by a push, while the task waits
         self._error: Exception | None = None
 
     def write_through(self, connection: Connection) -> None:
@@ -463,17 +469,17 @@ class AsyncBody(_Body, AsyncIterator[bytes]):
 
     def _write_at_once(self) -> bool:
         """Write what is new; False if the task must."""
-        if not self._connection.is_ready() or not self._limit.add():
-            return False
-        part = immediate_part(self._reader)
-        if not part:
-            return False
         try:
+            if not self._connection.is_ready() or not self._limit.add():
+                return False
+            part = immediate_part(self._reader)
+            if not part:
+                return False
             self._connection.write_now(part)
         except Exception as error:  # which is not for the code that pushes
             self._error = error
             return False
-        self._has_written = True
+        self._written_at = self._limit.added_at
         return True
 
     async def __anext__(self) -> bytes:
@@ -530,8 +536,15 @@ class AsyncBody(_Body, AsyncIterator[bytes]):
         return self._log(effect)
 
     async def _wait(self, effect: AwaitStream) -> WakeReason:
-        self._has_written = False
-        woken = await self._waker.wait(self._time_to_wait(effect))
-        if self._error is not None:
-            raise self._error
-        return self._reason(woken or self._has_written)
+        """Wait for news; for so long after the last part, whoever has sent it."""
+        woken, seconds = False, self._time_to_wait(effect)
+        while not woken and seconds > 0:
+            self._written_at = None
+            woken = await self._waker.wait(seconds)
+            if self._error is not None:
+                raise self._error
+            if self._written_at is None:
+                break
+            silent = self._loop.time() - self._written_at
+            seconds = min(effect.for_ms / 1000 - silent, self._time_to_wait(effect))
+        return self._reason(woken)
