@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
+from types import CoroutineType
 from typing import Any
 
 from durable_asgi import ASGIApp, ASGIApplication
@@ -20,7 +21,7 @@ from durable_core.adapters import (
     copy_identity,
     is_async,
 )
-from durable_core.errors import ConfigurationError, StepError
+from durable_core.errors import ConfigurationError, StepError, StepUsageError
 from durable_starlette._errors import exception_to_response, http_exception_of
 from durable_starlette._layer import install_layer
 from durable_starlette._passage import PASSAGE, AttachedPassage, Target
@@ -172,16 +173,40 @@ def _wrapped(app: ASGIApp, endpoint: NativeEndpoint, function: Callable[..., Any
         call = functools.partial(function, *args, **kwargs)
         try:
             if calls_async:
-                return await passage.call_async(target, call)
-            return await passage.call_in_thread(target, call)
+                value = await passage.call_async(target, call)
+            else:
+                value = await passage.call_in_thread(target, call)
         except StepError as error:
             known = http_exception_of(error)
             if known is None:
                 raise
             raise known from error
+        parts = (
+            value.values() if type(value) is dict else value if type(value) is list else (value,)
+        )
+        if CoroutineType in map(type, parts):
+            raise _not_awaited(function, parts)
+        return value
 
     wrapper.endpoint = endpoint  # type: ignore[attr-defined]
     return wrapper
+
+
+def _not_awaited(function: Callable[..., Any], parts: Iterable[Any]) -> StepUsageError:
+    """Return the error for a result with coroutines, which FastAPI would take for any object."""
+    coroutines = [each for each in parts if type(each) is CoroutineType]
+    for each in coroutines:
+        each.close()  # that it is never awaited is not the news
+    advice = (
+        "write 'await' before the call"
+        if is_async(function)
+        else "in a 'def' endpoint take steps from durable_core.sync, and call another endpoint by "
+        "step.invoke, or make both 'async def'"
+    )
+    return StepUsageError(
+        f"{function.__qualname__} has returned {coroutines[0].__qualname__}, which it has not "
+        f"awaited: {advice}"
+    )
 
 
 def _without_request(function: Callable[..., Any]) -> ConfigurationError:

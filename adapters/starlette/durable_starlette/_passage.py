@@ -51,7 +51,6 @@ __all__ = [
     "Call",
     "Passage",
     "Target",
-    "awaited",
     "signal_in",
 ]
 
@@ -430,7 +429,7 @@ class AttachedPassage(Passage):
         assert task is not None
         task.add_done_callback(lambda _: self._capture.execution_ended())
         try:
-            value = awaited(await call())
+            value = await call()
         except Exception as error:
             self._fill(self._value.set_exception, error)
         except BaseException:
@@ -457,20 +456,6 @@ class AttachedPassage(Passage):
     def _fill(self, fill: Callable[[Any], None], what: object) -> None:
         if not self._value.done():  # the framework may have stopped waiting
             fill(what)
-
-
-def awaited(value: Any) -> Any:
-    """Return what a function has returned.
-
-    Raises:
-        TypeError: it is a coroutine, of which FastAPI would say that it is not iterable. Where it
-            is that of a step, the run names the step.
-    """
-    if type(value) is CoroutineType:
-        name = value.__qualname__
-        value.close()
-        raise TypeError(f"the handler has returned {name}: write 'await' before the call")
-    return value
 
 
 async def _raise(error: BaseException) -> NoReturn:

@@ -35,7 +35,6 @@ from durable_starlette._passage import (
     Call,
     Passage,
     Target,
-    awaited,
     signal_in,
 )
 
@@ -95,7 +94,7 @@ class ReplayPassage(Passage):
         """Call the function in a task of the run, with the context that the framework has made."""
         enter_run(context)
         try:
-            value = awaited(await asyncio.get_running_loop().create_task(call(), context=context))
+            value = await asyncio.get_running_loop().create_task(call(), context=context)
         except (ControlSignal, asyncio.CancelledError):
             self._fill(self._value.set_exception, Suspended())
             raise

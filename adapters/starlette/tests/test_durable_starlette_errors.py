@@ -175,7 +175,45 @@ def test_a_step_that_is_returned_without_await(
         response = client.get("/")
 
     assert 500 == response.status_code
-    assert "failed: StepUsageError: the handler has ended before step 'find'" in caplog.text
+    assert "has returned step.run('find'), which it has not awaited: write 'await'" in caplog.text
+    assert "is called again" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["async", "def"])
+@pytest.mark.parametrize("wrap", [list, dict, None])
+@pytest.mark.parametrize("replay", [False, True])
+def test_an_endpoint_that_is_returned_without_await(
+    durable: Durable[StarletteApp], kind: str, wrap: Any, replay: bool, caplog: Any
+) -> None:
+    """Another endpoint is a coroutine function: its coroutine in a result is named at once."""
+    app = FastAPI(lifespan=durable.lifespan)
+
+    @durable.endpoint
+    async def inner() -> int:
+        return 1
+
+    def made() -> Any:
+        return [inner()] if wrap is list else {"it": inner()} if wrap is dict else inner()
+
+    @app.get("/async")
+    @durable.endpoint
+    async def in_task() -> Any:
+        if replay:
+            await step.sleep("nap", 0.001)
+        return made()
+
+    @app.get("/def")
+    @durable.endpoint
+    def in_thread() -> Any:
+        if replay:
+            sync_step.sleep("nap", 0.001)
+        return made()
+
+    with TestClient(app) as client:
+        assert 500 == client.get(f"/{kind}").status_code
+    advice = "write 'await'" if kind == "async" else "call another endpoint by step.invoke"
+    assert "inner, which it has not awaited: " in caplog.text
+    assert advice in caplog.text
     assert "is called again" not in caplog.text
 
 
