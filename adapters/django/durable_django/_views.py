@@ -18,6 +18,7 @@ from django.http.response import HttpResponseBase
 
 from durable_core import Response
 from durable_core.adapters import is_async
+from durable_core.errors import NonRetriableError
 
 __all__ = [
     "CALL",
@@ -102,7 +103,7 @@ class View:
         """Return what a view has returned as a response that is complete.
 
         Raises:
-            TypeError: it is no response.
+            NonRetriableError: it is no response, which another call does not mend.
         """
         if self._api_view is not None:
             parts = self.request.parser_context  # type: ignore[attr-defined]
@@ -111,7 +112,9 @@ class View:
             )
         if not isinstance(response, HttpResponseBase):
             name = self.function.__qualname__
-            raise TypeError(f"{name} must return an HttpResponse, not {type(response).__name__}")
+            raise NonRetriableError(
+                f"{name} must return an HttpResponse, not {type(response).__name__}"
+            )
         render = getattr(response, "render", None)
         if callable(render):
             response = render()

@@ -84,27 +84,49 @@ def test_errors_of_clients(
     assert ["completed"] * steps == statuses(durable)
 
 
-@pytest.mark.parametrize("broken", [LookupError("not today"), None])
 def test_an_error_before_any_step_is_tried_again(
-    durable: Durable[DjangoApp], urls: ModuleType, client: Client, broken: Exception | None
+    durable: Durable[DjangoApp], urls: ModuleType, client: Client
 ) -> None:
-    """A run begins for an error, and for what is no response; the next attempt ends it."""
+    """A run begins for an error; the next attempt ends it."""
     calls: list[int] = []
 
     @durable.endpoint
-    def it(request: HttpRequest) -> Any:
+    def it(request: HttpRequest) -> HttpResponse:
         calls.append(run.attempt if durable.is_replaying() else 1)
         if len(calls) > 1:
             return HttpResponse("done")
-        if broken is not None:
-            raise broken
-        return None
+        raise LookupError("not today")
 
     urls.urlpatterns.append(path("", it))
     assert 302 == client.get("/").status_code
     [shown] = durable.runs.list()
     assert "completed" == durable.runs.wait(shown.id, timeout=20).status
     assert [1, 2] == calls
+
+
+@STEPS
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_is_no_response(
+    durable: Durable[DjangoApp], urls: ModuleType, client: Client, steps: int, is_async: bool
+) -> None:
+    """A view that returns nothing has failed, and is not called again."""
+    calls: list[None] = []
+
+    @durable.endpoint
+    def it(request: HttpRequest) -> Any:
+        calls.append(None)
+        do(steps)
+
+    @durable.endpoint
+    async def it_async(request: HttpRequest) -> Any:
+        calls.append(None)
+        for number in range(steps):
+            await async_step.run(f"{number}", lambda: None)
+
+    urls.urlpatterns.append(path("", it_async if is_async else it))
+    assert 500 == client.get("/").status_code
+    assert ["failed"] * steps == statuses(durable)
+    assert 1 == len(calls)
 
 
 @STEPS

@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from durable_core import Response
 from durable_core.adapters import is_async
+from durable_core.errors import NonRetriableError
 
 __all__ = ["CALL", "View", "call", "core_response", "exception_to_response", "respond"]
 
@@ -79,6 +80,7 @@ def call(view: View) -> flask.Response:
     """Call a view, and return what Flask makes of what it returns or raises.
 
     Raises:
+        NonRetriableError: it returned what is no response, which another call does not mend.
         Exception: what the view raised, if the application has no handler for it.
     """
     app = flask.current_app
@@ -86,7 +88,10 @@ def call(view: View) -> flask.Response:
         value = view()
     except Exception as error:
         value = app.handle_user_exception(error)
-    return app.make_response(value)
+    try:
+        return app.make_response(value)
+    except TypeError as error:
+        raise NonRetriableError(str(error)) from error
 
 
 def exception_to_response(error: Exception) -> Response | None:

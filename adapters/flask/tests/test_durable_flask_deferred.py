@@ -105,15 +105,25 @@ def test_an_error_before_any_step_is_tried_again(
     assert [False, True] == calls
 
 
-def test_what_flask_cannot_send(durable: Durable[FlaskApp], app: flask.Flask) -> None:
-    """A view that returns nothing has failed, although it has no step."""
+@pytest.mark.parametrize("value", [None, {"it": object()}])
+@pytest.mark.parametrize("has_step", [False, True])
+def test_what_flask_cannot_send(
+    durable: Durable[FlaskApp], app: flask.Flask, value: Any, has_step: bool
+) -> None:
+    """A view that returns nothing has failed, although it has no step; it is not called again."""
+    calls: list[None] = []
 
     @app.get("/")
-    @durable.endpoint(retries=0)
+    @durable.endpoint
     def it() -> Any:
-        return None
+        calls.append(None)
+        if has_step:
+            step.run("it", lambda: None)
+        return value
 
     assert 500 == started(durable, app).get("/").status_code
+    assert ["failed"] * has_step == runs(durable)
+    assert 1 == len(calls)
 
 
 def test_an_error_that_the_application_answers(
