@@ -187,13 +187,13 @@ class CallStep(CallUser):
 
     Attributes:
         tickets: the writes.
-        shows_lease: one of them is still to be accepted by the store. That it is shows that the
-            process holds the run.
+        is_checked: one of them was queued to check the lease. That it is durable shows that the
+            process holds the run, however slow the store is.
     """
 
     inside: StepAttempt
     tickets: tuple[PendingCommit, ...] = ()
-    shows_lease: bool = False
+    is_checked: bool = False
 
 
 @record(frozen=True, slots=True)

@@ -428,7 +428,7 @@ class Execution:
         if effect.tickets:
             self.drop_tickets(effect.tickets, written)
         self.check_open()
-        if not (effect.shows_lease or self.held_lately):
+        if not (effect.is_checked or self.held_lately):
             return False
         inside = effect.inside
         inside.event_seq, inside.started_at = event_seq, self.env.clock.now()
@@ -791,9 +791,9 @@ def begin(ex: Execution) -> Flow[tuple[int, int] | Cancelled]:
         The highest event sequence number and the time, epoch milliseconds; or the cancellation if
         user code cancels the step.
     """
+    is_checked = False
     while True:
         tickets = ex.tickets
-        shows_lease = bool(tickets) and not tickets[-1].done
         try:
             begun: StepBegun | Cancelled = yield BeginStep(tickets)
         except (Exception, LeaseLost) as error:
@@ -803,9 +803,10 @@ def begin(ex: Execution) -> Flow[tuple[int, int] | Cancelled]:
         written, event_seq = begun
         if tickets:
             ex.drop_tickets(tickets, written)
-        if shows_lease or ex.held_lately:
+        if is_checked or ex.held_lately:
             return event_seq, ex.env.clock.now()
         yield from check_lease(ex)
+        is_checked = True
 
 
 def check_lease(ex: Execution) -> Flow[None]:

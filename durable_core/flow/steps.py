@@ -456,17 +456,17 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
         if call.options is not None and call.options.at_most_once:
             outcome = yield from _save_begun(ex, op, before)
             before = before or ex.pending.get(op.id)
+        is_checked = False
         while outcome is None:
-            tickets = ex.tickets
-            shows_lease = bool(tickets) and not tickets[-1].done
             try:
-                outcome = yield CallStep(inside, call, tickets, shows_lease)
+                outcome = yield CallStep(inside, call, ex.tickets, is_checked)
             except MemoryError:
                 raise
             except (Exception, LeaseLost) as error:
                 suspend_for(ex, error)
             if outcome is None:
                 yield from check_lease(ex)
+                is_checked = True
         inside.function_ended = True
         now = ex.env.clock.now()
         if inside.started_at is None:  # it was cancelled before
