@@ -200,13 +200,13 @@ def catch_up(
 
 
 def is_stale(live: LiveStream, cursor: Cursor, stored: StoredStream | None) -> bool:
-    """Return whether another process's ``live`` is older than the reader's position or ``stored``.
+    """Return whether ``live`` is older than ``stored``, or than what the reader has.
 
     Attempts that are open in ``live`` may have been committed or rolled back since then. So the
-    reader must not get them before a newer state has come.
+    reader must not get them, nor what the log has of them, before a newer state has come.
     """
     if not live.is_remote:
-        return False
+        return bool(live.attempts) and stored is not None and live.epoch < stored.epoch
     if stored is None or not stored.is_running or stored.epoch != live.epoch:
         return True
     numbers = (piece.number for piece in stored.chunks if piece.op_id is not None)

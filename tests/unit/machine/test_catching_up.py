@@ -191,6 +191,16 @@ def test_a_copy_counts_while_it_is_as_far_as_the_reader() -> None:
     assert not is_stale(replace(live, is_remote=False), Cursor(3), None)
 
 
+def test_attempts_of_an_execution_that_is_over_are_stale() -> None:
+    """What the log has of them after the snapshot would be their ends without their beginnings."""
+    opened = OpenAttempt(op_id=OPS[0], texts=("1",))
+    before = LiveStream(epoch=1, attempts={(1, 1): opened}, handler_chunks=(), done=0)
+
+    assert is_stale(before, Cursor(), _stored(epoch=2, held=True))
+    assert not is_stale(before, Cursor(), _stored(epoch=1, held=True))
+    assert not is_stale(replace(before, attempts={}), Cursor(), _stored(epoch=2, held=True))
+
+
 def _stored(*pieces: ChunkBatch, epoch: int, held: bool) -> StoredStream:
     return StoredStream(
         chunks=pieces, next=None, handoff=None, phase=Phase.ASYNC, epoch=epoch, is_running=held
