@@ -11,9 +11,11 @@ from durable_core.flow.effects import Raised
 
 __all__ = ["catch"]
 
-#: What Python says of a call with other arguments than the function has, and of an ``await`` before
-#: something that cannot be awaited.
-_WRONG_USE = re.compile(r"\(\) (missing|got|takes) |can't be used in 'await' expression$")
+#: What Python says of a call with other arguments than the function has, of an ``await`` before
+#: something that cannot be awaited, and of a coroutine taken for its result.
+_WRONG_USE = re.compile(
+    r"\(\) (missing|got|takes) |can't be used in 'await' expression$|'coroutine'"
+)
 #: A part of a trace, such as a frame or a message, has at most so many characters.
 _PART_CHARS = 2_000
 
@@ -23,7 +25,8 @@ def catch(error: Exception, *, in_step: bool, debug: bool) -> Raised:
 
     The error is a mistake, which no further attempt mends, if it says that the code is wrong: wrong
     arguments, of a function of this library or of any other; attributes that an object of this
-    library does not have; an ``await`` before what is no awaitable; names that are not defined.
+    library does not have; an ``await`` before what is no awaitable, or none before what is one;
+    names that are not defined.
     Everything else may come from data or from the outside world.
 
     Args:

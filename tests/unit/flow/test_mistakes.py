@@ -135,6 +135,18 @@ async def awaits_json(request: Any) -> object:
     return await request.json()
 
 
+async def _find() -> int:
+    return 1
+
+
+def takes_a_coroutine(request: Any) -> object:
+    found: Any = _find()
+    try:
+        return found + 1
+    finally:
+        found.close()
+
+
 def bad_status(request: Any) -> object:
     status: Any = "200"
     return Response(status=status)
@@ -168,6 +180,7 @@ def no_such_name(request: Any) -> object:
         (no_time_out_def, "missing 1 required keyword-only argument: 'timeout'"),
         (no_function, "missing 1 required positional argument: 'fn'"),
         (awaits_json, "can't be used in 'await' expression"),
+        (takes_a_coroutine, "for +: 'coroutine' and 'int'"),
         (bad_status, "a response status must be an int"),
         (no_json, "not JSON serializable"),
         (no_seconds, "retry_after must be 0 or more finite seconds"),
