@@ -25,6 +25,8 @@ class Outgoing:
     def __init__(self, writer: asyncio.StreamWriter, timeout: float) -> None:
         self._writer = writer
         self._timeout = timeout
+        # Later there may be none to get: of a TLS connection, once that is lost.
+        self._socket = writer.get_extra_info("socket")
 
     @property
     def peer(self) -> str:
@@ -58,9 +60,9 @@ class Outgoing:
 
     def abort(self) -> None:
         """Reset the connection: the client sees that what it got is not all there is."""
-        connection = self._writer.get_extra_info("socket")
-        with suppress(OSError):
-            reset_on_close(connection)
+        if self._socket is not None:
+            with suppress(OSError):
+                reset_on_close(self._socket)
         self._writer.transport.abort()
 
     async def close(self, unwanted: Incoming | None = None) -> None:

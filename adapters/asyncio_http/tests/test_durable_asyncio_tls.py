@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from durable_asyncio import EndpointServer, Timeouts, _listener, create_endpoint_server, serve
+from durable_asyncio._outgoing import Outgoing
 from support.asyncio_sample import ALL_BYTES, Sample
 from support.ports import ReservedPort
 from support.processes import until
@@ -145,6 +146,38 @@ def test_a_client_that_goes_ends_its_stream(
 
     until("the body is closed", lambda: len(sample.endless.ended) > before)
     assert ["idle"] == sample.endless.ended[before:]
+
+
+class LostTransport(asyncio.Transport):
+    """As asyncio's own over TLS, once the connection is lost: it has nothing to ask."""
+
+    lost = aborted = False
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        if self.lost:
+            raise AttributeError(name)
+        return default
+
+    def is_closing(self) -> bool:
+        return self.lost
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_a_connection_that_is_lost_can_be_aborted() -> None:
+    """A client that resets its connection in mid-stream is no error of the server."""
+
+    async def abort() -> bool:
+        transport, reader = LostTransport(), asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        loop = asyncio.get_running_loop()
+        out = Outgoing(asyncio.StreamWriter(transport, protocol, reader, loop), 1.0)
+        transport.lost = True
+        out.abort()
+        return transport.aborted
+
+    assert asyncio.run(abort())
 
 
 def test_serving_tls_on_a_loop_of_ones_own(
