@@ -253,7 +253,8 @@ def test_a_run_that_failed_is_an_error_in_the_log(
         process.call(process.endpoint(fail_async if asynchronous else fail, retries=1))
 
     levels = [each.levelname for each in caplog.records if "ValueError: no" in each.getMessage()]
-    assert ["WARNING", "ERROR"] == levels
+    # What is logged is stored by then: another thread may have made the next attempt meanwhile.
+    assert ["ERROR", "WARNING"] == sorted(levels)
 
 
 class HostileError(NonRetriableError):
