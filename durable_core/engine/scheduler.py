@@ -241,11 +241,11 @@ class Scheduler:
         self._watch_clock()
         for chore in self._chores:
             chore.run_if_due()
-        asks = self._asks
+        asks, were_live, claimed = self._asks, len(self._host.live), self.claimed
         self._next_due = None  # a run that becomes due during the round may be missed by it
         next_due = self._next_due = self.catch_up()
         if asks != self._answered:
-            self._answer(asks, next_due)
+            self._answer(asks, next_due, had_runs=were_live > 0 or self.claimed > claimed)
         if self._left:
             return _ROOM_PAUSE
         if next_due is None:
@@ -439,11 +439,15 @@ class Scheduler:
             self._asked.wait_for(lambda: self._answered >= mine or self._stopped, timeout)
             return self._stopped or (self._answered >= mine and self._is_done)
 
-    def _answer(self, asks: int, next_due: int | None) -> None:
-        """Let those go on who had asked for a round before this one began."""
+    def _answer(self, asks: int, next_due: int | None, *, had_runs: bool) -> None:
+        """Let those go on who had asked for a round before this one began.
+
+        A run that has ended during the round may have left a slot to one that was not due before.
+        """
         is_due = next_due is not None and next_due <= self._host.env.clock.now()
         with self._asked:
-            self._answered, self._is_done = asks, not (is_due or len(self._host.live))
+            self._answered = asks
+            self._is_done = not (had_runs or is_due or len(self._host.live))
             self._asked.notify_all()
 
     def _claim_waited_for(self) -> int | None:

@@ -30,6 +30,7 @@ from durable_core import (
     step,
 )
 from durable_core.api.endpoint import Endpoint
+from durable_core.engine.embedded import embedded
 from durable_core.engines import EmbeddedEngine
 from durable_core.errors import ConfigurationError, SingletonError
 from durable_core.stores import MemoryStore
@@ -328,6 +329,35 @@ def test_queued_runs_are_executed_on_demand(start: Start) -> None:
     until(lambda: 1 == app.count("completed"))
     assert app.durable.next_due() is not None
     app.durable.run_due("20s")
+    assert ["a", "b", "c"] == app.begun
+
+
+def test_a_slot_that_is_left_during_a_round_is_taken(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``run_due`` looks once more if a run has ended since it looked for due ones."""
+    monkeypatch.setattr("durable_core.engine.scheduler._PAUSE", 0.01)
+    app = start(concurrency=1, settings=Settings(on_demand=True))
+    engine = embedded(app.durable.engine)
+    look = engine.store.next_due
+    ended: list[int | None] = []
+
+    def end_after_look(*args: Any, **options: Any) -> int | None:
+        due = look(*args, **options)
+        if app.begun == ["a", "b"] and not ended:
+            ended.append(due)
+            app.go("b")
+            until(lambda: 2 == app.count("completed") and engine.health()["live_runs"] == 0)
+        return due
+
+    app.begin("def", "a")
+    for trip in ("b", "c"):
+        app.ask("def", trip)
+    app.go("a", "c")
+    until(lambda: 1 == app.count("completed"))
+    monkeypatch.setattr(engine.store, "next_due", end_after_look)
+    app.durable.run_due("20s")
+    assert [None] == ended
     assert ["a", "b", "c"] == app.begun
 
 
