@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 from durable_core.codec.ui_stream import UIMessageStream
 from durable_core.engine.hooks import call_hook, call_hook_async
@@ -267,13 +267,18 @@ class StoreReaders:
     def __init__(self, threads: int) -> None:
         self._pool = DaemonThreadPool(threads, "durable-stream")
         self._lock = threading.Lock()
-        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
-        self._turns = WeakKeyDictionary()
+        self._turns: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
 
     def turns(self, loop: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
         """Return what a body of the loop holds while it waits for its next large part."""
         with self._lock:
-            return self._turns.setdefault(loop, asyncio.Semaphore(_TURNS))
+            turns = self._turns.get(loop)
+            if turns is None:
+                # A semaphore that was waited for refers to its loop: a weak key would never go.
+                for closed in [each for each in self._turns if each.is_closed()]:
+                    del self._turns[closed]
+                turns = self._turns[loop] = asyncio.Semaphore(_TURNS)
+            return turns
 
     async def call(self, function: Callable[..., T], *args: object) -> T:
         """Call a function that reads the store.

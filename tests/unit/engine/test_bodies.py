@@ -420,3 +420,18 @@ def test_readers_that_do_not_read_keep_one_part_each(tmp_path: Path) -> None:
     store.close()
 
     assert peak < 100 * 250_000
+
+
+def test_turns_of_a_closed_loop_are_given_up() -> None:
+    """A loop whose readers had to wait for their turn is free when another one has come."""
+    readers = StoreReaders(1)
+
+    async def crowd() -> weakref.ref[asyncio.AbstractEventLoop]:
+        await asyncio.gather(*(readers.call(nothing) for _ in range(20)))
+        return weakref.ref(asyncio.get_running_loop())
+
+    first = asyncio.run(crowd())
+    asyncio.run(crowd())
+    readers.shutdown()
+    gc.collect()
+    assert first() is None
