@@ -219,6 +219,9 @@ class StreamResponder:
         return _Admitted(cursor, from_handoff, deadline, wanted.is_at_endpoint, stream.ui_messages)
 
     def _exists(self, run_id: str) -> bool:
+        """Tell whether there is a run: in the store, or here without a record yet."""
+        if run_id in self._worker.live:
+            return True
         return bool(self._worker.store.stream_versions(self._worker.env.app, (run_id,)))
 
     def _join(

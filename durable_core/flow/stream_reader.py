@@ -97,6 +97,11 @@ class StreamLog(Protocol):
         ...
 
     @property
+    def is_executed(self) -> bool:
+        """True while an execution in this process is behind it."""
+        ...
+
+    @property
     def lease_lost(self) -> bool:
         """True once the execution of the attached client is over, and its run is not."""
         ...
@@ -426,14 +431,17 @@ def _catch_up(reader: Reader) -> Flow[bytes]:
 
 
 def _look_up(reader: Reader) -> Flow[_Backlog | None]:
-    """Read the next part of the reader's backlog; None for a pruned run."""
+    """Read the next part of the reader's backlog; None for a run without a record."""
     reader.check_store = False
+    is_executed = (
+        reader.log.is_executed
+    )  # before the store is read, which it may get into meanwhile
     place, live = reader.log.snapshot()
     stored = yield from read_stream(reader.run_id, reader.cursor, _MOST_READ, reader.next)
     reader.next = None if stored is None else stored.next
     until = _end_of(reader)
     attached = reader.attached is not None
-    if stored is None and not attached:
+    if stored is None and not (attached or is_executed):
         return None
     more = stored is not None and stored.more
     ended = not attached and not more and stored is not None and stored.phase.ended

@@ -89,6 +89,10 @@ class StreamHub:
             if self._publishers.get(ex.run.id) is publisher:
                 del self._publishers[ex.run.id]
             self._drop_unused(publisher.log)
+            is_stored = isinstance(ex, StoredExecution) and ex.stored
+            lookers = [] if is_stored else self._lookers.get(ex.run.id, [])[:]
+        for look in lookers:  # nothing else wakes those who read a run without a record
+            look()
 
     def committed(self, write: Checkpoint) -> None:
         """Process a durable write. Called in the order of the commits, in any thread."""

@@ -314,6 +314,9 @@ def test_released_clients_come_again(asynchronous: bool) -> None:
 class Source:
     """An execution one of whose steps has pushed a lot."""
 
+    epoch = 1
+    finished = is_remote = False
+
     def live(self) -> LiveStream:
         pushed = OpenAttempt(op_id="a" * 40, texts=("1",) * 5000)
         return LiveStream(epoch=1, attempts={(1, 1): pushed})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -444,6 +445,72 @@ def test_who_comes_back_begins_no_other_run(handler: Handler) -> None:
     assert ["meta", *TWO_STEPS[4:]] == rest
     assert [204, 204] == [response.status for response in stopped]
     assert 1 == len(runs)
+
+
+@pytest.mark.parametrize("is_noticed", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_who_comes_back_before_the_run_has_a_record(is_async: bool, is_noticed: bool) -> None:
+    """The first connection broke in the first step, and the server learns it later, or never."""
+    go_on = threading.Event()
+
+    def blocked() -> int:
+        sync_stream.push("first")
+        assert go_on.wait(10)
+        sync_stream.push("second")
+        return 1
+
+    async def handler_async(request: Request) -> object:
+        return await step.run("b", blocked)
+
+    def handler(request: Request) -> object:
+        return sync_step.run("b", blocked)
+
+    with lab() as process:
+        endpoint = process.endpoint(handler_async if is_async else handler)
+        first = Reading(endpoint.handle(asks_stream()))
+        told = first.take(2)
+        again = Reading(endpoint.handle(asks_stream(last_event_id=first.ids[-1])))
+        start = again.take(1)
+        if is_noticed:
+            first.close()
+        go_on.set()
+        rest = list(again)
+        result = endpoint.handle(second_request(first if is_noticed else again))
+
+    assert ["meta", "b: first"] == told
+    assert ["meta"] == start
+    assert ["b: second", "commit b", "200: 1"] == [each for each in rest if each != "redirect"]
+    assert 200 == result.status
+
+
+def test_who_comes_back_to_a_run_that_leaves_no_record() -> None:
+    """The stream goes on while the run does, and ends with it."""
+    go_on = threading.Event()
+
+    def handler(request: Request) -> object:
+        sync_stream.push("first")
+        assert go_on.wait(10)
+        sync_stream.push("second")
+        return 1
+
+    with lab() as process:
+        endpoint = process.endpoint(handler)
+        first = Reading(endpoint.handle(asks_stream()))
+        told = first.take(2)
+        again = Reading(endpoint.handle(asks_stream(last_event_id=first.ids[-1])))
+        start = again.take(1)
+        began = time.monotonic()
+        go_on.set()
+        rest = list(again)
+        took = time.monotonic() - began
+        told += list(first)
+        late = endpoint.handle(asks_stream(last_event_id=first.ids[1]))
+
+    assert ["meta", "-: first", "-: second", "200: 1"] == told
+    assert ["meta"] == start
+    assert ["-: second"] == rest
+    assert took < 10
+    assert 410 == late.status
 
 
 @pytest.mark.parametrize(

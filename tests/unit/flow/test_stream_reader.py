@@ -61,7 +61,7 @@ class Scripted:
         self.handed_off = False
         self.handoff: str | None = None
         self.handoff_place: LogPosition | None = None
-        self.lease_lost = self.is_crowded = False
+        self.lease_lost = self.is_crowded = self.is_executed = False
 
     def snapshot(self) -> tuple[LogPosition, LiveStream | None]:
         return LogPosition(0, 0), self.live
