@@ -23,11 +23,7 @@ from durable_core.errors import EngineUnavailableError
 from durable_inngest._client import ServerClient
 from durable_inngest._envelope import FAILED, MARK, load_response
 
-__all__ = [
-    "answer_of",
-    "ask_for_output",
-    "refused",
-]
+__all__ = ["answer_of", "ask_for_output", "refused"]
 
 #: Seconds after which an output that is empty is asked for again; then the run was cancelled.
 _UNTIL_CANCELLED = (0.1, 0.2, 0.4, 0.8, 1.6)
