@@ -12,6 +12,7 @@ import pytest
 
 from durable_core.api.run_info import RunInfo
 from durable_core.api.step import step, sync_step
+from durable_core.engine.children import awaited_children
 from durable_core.errors import NonRetriableError, RunUndoneError
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -339,3 +340,41 @@ def test_without_steps_to_undo_a_run_ends_at_once(asynchronous: bool) -> None:
         assert "cancelled" == process.durable.runs.get(run.id).status
         problem = decoded(process.follow(endpoint, first))
     assert {"type", "title", "status", "detail", "run_id"} == problem.keys()
+
+
+def test_the_end_of_an_abandoned_child_leaves_no_step_out() -> None:
+    """The child is cancelled while a step beside it is in progress; that step is undone, too."""
+    shop, inside, go_on = Shop(), threading.Event(), threading.Event()
+
+    def reserve() -> str:
+        inside.set()
+        assert go_on.wait(20)
+        return shop.ledger.did("reserve", "r")
+
+    def release(reserved: str) -> None:
+        shop.ledger.did(f"release {reserved}", None)
+
+    async def child(request: Request) -> None:
+        await step.sleep("nap", "1h")
+
+    async def handler(request: Request) -> None:
+        reserving = step.options(undo=release).run("reserve", reserve)
+        await asyncio.gather(step.invoke("child", asked), reserving)
+
+    with lab() as process:
+        asked = process.endpoint(child, function_id="child")
+        endpoint = process.endpoint(handler)
+        first = endpoint.handle(request())
+        assert inside.wait(20)
+        runs = process.durable.runs
+        [run] = [each for each in runs.list() if each.parent is None]
+        assert runs.cancel(run.id)
+        until(lambda: 1 == len(runs.list(status="cancelled")))
+        [ended] = runs.list(status="cancelled")
+        record = process.store.get("lab", run.id)
+        assert record is not None
+        assert [ended.id] == awaited_children(record)
+        go_on.set()
+        problem = decoded(process.follow(endpoint, first))
+    assert (["reserve"], []) == (problem["undone"], problem["not_undone"])
+    assert {"reserve": 1, "release r": 1} == shop.ledger.counts()
