@@ -52,6 +52,9 @@ __all__ = [
 T = TypeVar("T")
 
 _CONNECT_TIMEOUT = 10.0
+#: Seconds by which the client waits longer than the step: else chance decides which of the two
+#: notices the end of the time, and so which error the attempt has.
+_CLIENT_MARGIN = 1.0
 #: Methods whose requests get an ``Idempotency-Key``.
 _KEYED = frozenset({"POST", "PATCH"})
 #: The longest pause that a server may ask for, seconds.
@@ -154,13 +157,14 @@ class OutgoingCall:
             headers = Headers([*headers.raw, *self.secrets()])
         headers = with_trace_headers(headers)
         fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.raw]
-        connect = min(_CONNECT_TIMEOUT, self.timeout)
+        limit = self.timeout + _CLIENT_MARGIN
+        connect = min(_CONNECT_TIMEOUT, limit)
         return client.build_request(
             self.method,
             self.url,
             content=self.body,
             headers=fields,
-            timeout=(connect, self.timeout, self.timeout, self.timeout),
+            timeout=(connect, limit, limit, limit),
         )
 
     def _check_status(self, answer: Any) -> None:

@@ -226,6 +226,34 @@ def test_a_client_of_ones_own(kind: str) -> None:
     assert "own" == other.asked[0].headers["x-in"]
 
 
+@both
+@pytest.mark.parametrize("timeout", [3, 60])
+def test_the_step_ends_before_its_client_would(kind: str, timeout: float) -> None:
+    """So each attempt that takes too long has the error of the step, not by chance another."""
+    given: list[dict[str, float]] = []
+
+    def keep(call: Any) -> None:
+        given.append(call.extensions["timeout"])
+
+    async def keep_async(call: Any) -> None:
+        keep(call)
+
+    with service(lambda *_: (200, {}, b"ok")) as other, lab() as process:
+        client: Any = (
+            httpx2.Client(event_hooks={"request": [keep]})
+            if kind == "def"
+            else httpx2.AsyncClient(event_hooks={"request": [keep_async]})
+        )
+        options = {"client": client, "timeout": timeout}
+        answer = process.call(process.endpoint(fetching(kind, other.url, **options)))
+
+    assert [200, True, "ok", None, None] == value(answer)
+    [limits] = given
+    assert {"connect", "read", "write", "pool"} == limits.keys()
+    assert min(10.0, timeout + 1.0) == limits["connect"]
+    assert [timeout + 1.0] * 3 == [limits[name] for name in ("read", "write", "pool")]
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
