@@ -92,8 +92,7 @@ def cancel_abandoned(
             known.update(record.run.id for record in children)
         for record in children:
             cancel = cancellation(record.run, _ABANDONED, env.clock.now())
-            # A parent that is being undone must not learn of this: its handler would fail there,
-            # and leave out steps that had ended later.
+            # Nobody waits for it any more.
             cancel = replace(cancel, deliveries=())
             cancel = with_follow_up(cancel, env, endpoints, record.run)
             if execute(cancel) is CancelOutcome.ENDED:

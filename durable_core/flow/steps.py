@@ -801,9 +801,13 @@ def _await_replay_turn(ex: StoredExecution, pending: Pending) -> Flow[None]:
 
 
 def _until_due(ex: StoredExecution, pending: Pending) -> Flow[None]:
-    """Return when the op is due, or its event has come; until then it is parked."""
+    """Return when the op is due, or its event has come; until then it is parked.
+
+    It stays parked once no step may begin any more. Of a run that is to be undone it must not end:
+    a handler that fails of that would hide from its replay what its other branches have done.
+    """
     op_id = pending.op.id
-    while ex.answered or not _is_due(ex, op_id, pending):
+    while ex.answered or ex.stopping or not _is_due(ex, op_id, pending):
         ex.check_open()
         now = ex.env.clock.now()
         parked = advance(ex.run, OpParked(pending=pending), now, ex.env.policy)
@@ -833,7 +837,7 @@ def _park(ex: StoredExecution, pending: Pending, parked: Transition, now: int) -
     ex.check_open()
     yield from _apply(ex, parked, now)
     yield from unwind_if_alone(op.id)
-    yield from park(op.id, pending.due_at)
+    yield from park(op.id, None if ex.stopping else pending.due_at)
 
 
 def _is_due(ex: StoredExecution, op_id: str, pending: Pending) -> bool:

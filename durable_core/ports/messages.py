@@ -556,7 +556,7 @@ class Delivered:
 
     Attributes:
         run_id: the run that has the delivery. None if no op waits at the address, or the run that
-            it belongs to is unknown or has ended; then nothing was stored.
+            it belongs to is unknown, has ended or was cancelled; then nothing was stored.
         is_used: the address has had its one delivery before, under another id. Nothing was stored.
         resumed_runs: the run with the op that this answered, and its owner or None.
     """
@@ -684,6 +684,9 @@ class Cancel(Write[CancelOutcome]):
     A run that is undoable is suspended and due at once, if nobody holds it. If a process holds it,
     that process finds it by ``Store.cancelled_runs``, and releases it when the steps in flight have
     been stored. Whoever claims it then undoes it and ends it.
+
+    From now on nothing ends a wait of a run that is to be undone, also of one that its owner begins
+    to store because it does not know of this: no event, and no delivery. Their addresses are free.
 
     ``deliveries`` are made in the same transaction, if this ends the run.
 

@@ -155,6 +155,8 @@ class MemoryStore(Store):
             if pending.address in left_out:
                 refused.append(pending.op.id)
                 continue
+            if row.run.cancel_reason is not None:  # its owner may not know it
+                pending = replace(pending, event="", address="")
             if pending.matched is None and pending.event:
                 pending = replace(pending, matched=self._earliest_answer(app, pending))
             elif pending.matched is None and pending.address:
@@ -462,7 +464,7 @@ class MemoryStore(Store):
             if any((app, address) == known[:2] for known in self._deliveries):
                 return Delivered(run_id=None, is_used=True)
             row = self._find(app, delivery.run_id)
-            if row is None or row.result is not None:
+            if row is None or row.result is not None or row.run.cancel_reason is not None:
                 return Delivered(run_id=None)
             self._deliveries[place] = row.run.id, stored
             if waiter is None or waiter[0] is not row:

@@ -86,6 +86,10 @@ class StoredRun:
         if not self.run.undoable:
             self.end(message.result)
             return CancelOutcome.ENDED
+        self.pending = {
+            op_id: replace(op, event="", address="") if op.matched is None else op
+            for op_id, op in self.pending.items()
+        }
         if self.owner is None:
             self.release_cancelled(message.result.ended_at)
         return CancelOutcome.UNDOING

@@ -18,12 +18,16 @@ from durable_conformance.store_values import (
     created,
     delivery,
     ended,
+    event,
     matched_seqs,
     memo,
     memo_write,
     pending_of,
     result,
+    run,
+    send,
     suspended,
+    wait,
 )
 from durable_conformance.suites.test_store_races import at_once, handles
 from durable_core.errors import LeaseLost
@@ -144,6 +148,33 @@ def test_whatever_ends_an_op_makes_its_address_free(store: Store, end: Write[obj
     _waiting(store, "r2", addressed())
 
     assert "r2" == _deliver(store, delivery()).run_id
+
+
+@requirement("T13")
+@pytest.mark.parametrize("held", [True, False], ids=["held", "suspended"])
+def test_nothing_ends_a_wait_of_a_run_that_is_to_be_undone(store: Store, held: bool) -> None:
+    """No event and no delivery, stored before or after the wait; the address is free."""
+    own, late = addressed("own", address="own"), addressed("late", address="own2")
+    waits = (wait("w1"), addressed(), own)
+    state = replace(run(), phase=Phase.ASYNC, undoable=True)
+    commit(store, created())
+    commit(store, replace(memo_write(), pending=waits, state=state))
+    assert "r1" == _deliver(store, delivery("0", address="own2", run_id="r1")).run_id
+    if not held:
+        commit(store, suspended(due_at=1000))
+    cancel = Cancel(app="app", run_id="r1", result=result(Phase.CANCELLED))
+    assert CancelOutcome.UNDOING is commit(store, cancel)
+
+    assert () == send(store, event("1"))
+    assert Delivered(run_id=None) == _deliver(store, delivery("2"))
+    assert Delivered(run_id=None) == _deliver(store, delivery("3", address="own", run_id="r1"))
+    if held:  # the owner does not know it
+        later = replace(_register("r1", wait("w2")), pending=(wait("w2"), late))
+        assert CheckpointResult() == commit(store, later)
+        assert [] == list(store.matched_waits("o1"))
+    assert {None} == set(matched_seqs(store))
+    _waiting(store, "r2", addressed())
+    assert "r2" == _deliver(store, delivery("4")).run_id
 
 
 @requirement("T34")

@@ -444,7 +444,7 @@ def deliver(db: sqlite3.Connection, app: str, delivery: Delivery, now: int) -> D
         run_id = waiter[0]
     elif db.execute(QUERIES["is-used"], (app, address)).fetchone() is not None:
         return Delivered(run_id=None, is_used=True)
-    elif db.execute(QUERIES["run-ended"], (run_id, app)).fetchone() != (0,):
+    elif db.execute(QUERIES["takes-deliveries"], (run_id, app)).fetchone() is None:
         return Delivered(run_id=None)
     kept = None if delivery.run_id is None else text
     db.execute(QUERIES["insert-delivery"], (app, address, event.id, run_id, kept))

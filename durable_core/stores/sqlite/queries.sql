@@ -125,7 +125,7 @@ UPDATE run SET phase = 'suspended', owner = NULL, due_at = ?
 WHERE id = ? AND owner = ? AND epoch = ? AND cancel_reason IS NOT NULL
 
 -- held-app --
-SELECT app FROM run WHERE id = ? AND owner = ? AND epoch = ?
+SELECT app, cancel_reason IS NOT NULL FROM run WHERE id = ? AND owner = ? AND epoch = ?
 
 -- put-pending --
 INSERT OR REPLACE INTO pending (run_id, op_id, name, kind, due_at, failures, error, rule, app,
@@ -583,6 +583,9 @@ SET cancel_reason = :reason, phase = iif(owner IS NULL, 'suspended', phase),
     due_at = iif(owner IS NULL, :now, NULL)
 WHERE id = :id AND app = :app AND ended_at IS NULL AND undoable AND cancel_reason IS NULL
 
+-- close-waits --
+UPDATE pending SET event = '', address = '', scanned = NULL WHERE run_id = ? AND matched IS NULL
+
 -- cancelled-runs --
 SELECT id FROM run
 WHERE owner = ? AND cancel_reason IS NOT NULL AND ended_at IS NULL
@@ -593,6 +596,9 @@ SELECT 1 FROM run WHERE id = ? AND app = ?
 
 -- run-ended --
 SELECT ended_at IS NOT NULL FROM run WHERE id = ? AND app = ?
+
+-- takes-deliveries --
+SELECT 1 FROM run WHERE id = ? AND app = ? AND ended_at IS NULL AND cancel_reason IS NULL
 
 -- retry-run --
 UPDATE run

@@ -374,7 +374,7 @@ def _step_row(write: Checkpoint, memo: Memo, owner: str | None) -> tuple[object,
 
 def _exchange(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult:
     """Store what the run sends, then what it waits for, so that a wait sees those events."""
-    app = _held_app(db, write)
+    app, is_cancelled = _held_app(db, write)
     sent, woken = store_events(db, app, "", write.events, write.now)
     for delivery in write.deliveries:
         woken.update(deliver(db, app, delivery, write.now).resumed_runs)
@@ -382,6 +382,8 @@ def _exchange(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult:
     refused: list[str] = []
     for pending in write.pending:
         op: Pending | None = pending
+        if is_cancelled:  # the owner may not know it
+            op = pending = replace(pending, event="", address="")
         if pending.address and pending.matched is None:
             op = address_op(db, app, write.run_id, pending, write.replacing)
         if op is None:
@@ -402,12 +404,12 @@ def _exchange(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult:
     )
 
 
-def _held_app(db: sqlite3.Connection, write: Checkpoint) -> str:
+def _held_app(db: sqlite3.Connection, write: Checkpoint) -> tuple[str, bool]:
+    """Return the application of a run, and whether it was cancelled."""
     row = db.execute(QUERIES["held-app"], (write.run_id, write.owner, write.epoch)).fetchone()
     if row is None:
         raise _lease_lost(write)
-    app: str = row[0]
-    return app
+    return row[0], bool(row[1])
 
 
 def _update_run(db: sqlite3.Connection, write: Checkpoint) -> None:
@@ -582,6 +584,7 @@ def cancel(db: sqlite3.Connection, message: Cancel) -> CancelOutcome:
             deliver(db, message.app, delivery, result.ended_at)
         return CancelOutcome.ENDED
     if db.execute(QUERIES["cancel-undoable-run"], row).rowcount:
+        db.execute(QUERIES["close-waits"], (message.run_id,))
         return CancelOutcome.UNDOING
     _refuse_unknown(db, message.app, message.run_id)
     return CancelOutcome.NOTHING

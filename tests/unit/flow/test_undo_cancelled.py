@@ -12,10 +12,10 @@ import pytest
 
 from durable_core.api.run_info import RunInfo
 from durable_core.api.step import step, sync_step
-from durable_core.engine.children import awaited_children
 from durable_core.errors import NonRetriableError, RunUndoneError
 from durable_core.http.request import Request
 from durable_core.http.response import Response
+from durable_core.model.event import Event
 from durable_core.ports import Wakeups
 from durable_core.stores.wakeups import PolledWakeups
 from support.harness import FakeClock, Lab, WatchedStore, lab, request, until
@@ -342,8 +342,9 @@ def test_without_steps_to_undo_a_run_ends_at_once(asynchronous: bool) -> None:
     assert {"type", "title", "status", "detail", "run_id"} == problem.keys()
 
 
-def test_the_end_of_an_abandoned_child_leaves_no_step_out() -> None:
-    """The child is cancelled while a step beside it is in progress; that step is undone, too."""
+@pytest.mark.parametrize("undoable", [False, True], ids=["plain child", "child to be undone"])
+def test_the_end_of_an_abandoned_child_leaves_no_step_out(undoable: bool) -> None:
+    """The child ends while a step beside it is in progress; that step is undone, too."""
     shop, inside, go_on = Shop(), threading.Event(), threading.Event()
 
     def reserve() -> str:
@@ -355,6 +356,8 @@ def test_the_end_of_an_abandoned_child_leaves_no_step_out() -> None:
         shop.ledger.did(f"release {reserved}", None)
 
     async def child(request: Request) -> None:
+        options = step.options(undo=shop.release) if undoable else step
+        await options.run("a", shop.reserve, "a")
         await step.sleep("nap", "1h")
 
     async def handler(request: Request) -> None:
@@ -368,13 +371,83 @@ def test_the_end_of_an_abandoned_child_leaves_no_step_out() -> None:
         assert inside.wait(20)
         runs = process.durable.runs
         [run] = [each for each in runs.list() if each.parent is None]
+        until(lambda: process.suspended() > 0)
         assert runs.cancel(run.id)
         until(lambda: 1 == len(runs.list(status="cancelled")))
-        [ended] = runs.list(status="cancelled")
         record = process.store.get("lab", run.id)
         assert record is not None
-        assert [ended.id] == awaited_children(record)
+        assert [None] == [each.matched for each in record.pending]
         go_on.set()
         problem = decoded(process.follow(endpoint, first))
     assert (["reserve"], []) == (problem["undone"], problem["not_undone"])
-    assert {"reserve": 1, "release r": 1} == shop.ledger.counts()
+    expected = {"reserve a": 1, "reserve": 1, "release r": 1}
+    assert expected | ({"release r-a": 1} if undoable else {}) == shop.ledger.counts()
+
+
+@pytest.mark.parametrize("kind", ["event", "signal", "time-out", "child"])
+def test_nothing_ends_a_wait_of_a_run_that_was_cancelled(kind: str) -> None:
+    """A handler that fails of it would leave out the step in progress beside it."""
+    shop, inside, go_on = Shop(), threading.Event(), threading.Event()
+    clock = FakeClock()
+
+    def reserve() -> str:
+        inside.set()
+        assert go_on.wait(20)
+        return shop.ledger.did("reserve a", "r-a")
+
+    async def child(request: Request) -> None:
+        await step.wait_for_event("paid", event="paid", timeout="10m")
+
+    async def waits() -> None:
+        if kind == "signal":
+            await step.wait_for_signal("wait", signal="go", timeout="10m")
+        elif kind == "child":
+            await step.invoke("wait", asked, timeout="10m")
+        else:
+            await step.wait_for_event("wait", event="paid", timeout="10m")
+        raise NonRetriableError("it did not wait any more")
+
+    async def handler(request: Request) -> None:
+        reserving = step.options(undo=shop.release).run("a", reserve)
+        await asyncio.gather(waits(), reserving)
+
+    with lab(clock=clock) as process:
+        asked = process.endpoint(child, function_id="child")
+        endpoint = process.endpoint(handler)
+        first = endpoint.handle(request())
+        assert inside.wait(20)
+        runs, worker = process.durable.runs, process.engine.worker
+        assert worker is not None
+        [run] = [each for each in runs.list() if each.parent is None]
+        until(lambda: "wait" in [each.name for each in runs.get(run.id).steps])
+        live = worker.live[run.id]
+        assert runs.cancel(run.id)
+        until(lambda: live.ex.stopping)
+        process.durable.send(Event("paid"))
+        assert not process.durable.signal("go")
+        clock.advance(3600)
+        live.recheck_deadlines()
+        process.poke()
+        if kind == "child":
+            until(lambda: 1 == len(runs.list(status="cancelled")))
+        assert ["a", "wait"] == sorted(each.name for each in runs.get(run.id).steps)
+        go_on.set()
+        problem = decoded(process.follow(endpoint, first))
+    assert (["a"], []) == (problem["undone"], problem["not_undone"])
+    assert {"reserve a": 1, "release r-a": 1} == shop.ledger.counts()
+
+
+@both
+def test_what_undoes_a_step_calls_no_step(asynchronous: bool) -> None:
+    """So nothing that a run waits for while it is undone can be missed: it is refused."""
+    shop = Shop()
+
+    def release(reserved: str) -> None:
+        sync_step.wait_for_event("asked", event="asked", timeout="1h")
+
+    shop.release = release  # type: ignore[assignment, method-assign]
+    with lab() as process:
+        endpoint, first, run = asleep(process, shop, asynchronous)
+        assert process.durable.runs.cancel(run.id)
+        problem = decoded(process.follow(endpoint, first))
+    assert ([], ["c", "b", "a"]) == (problem["undone"], problem["not_undone"])
