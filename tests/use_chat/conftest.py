@@ -1,4 +1,4 @@
-"""Chromium, and the page with the real hook, of the AI SDK 7 and 6."""
+"""Chromium, and the page with the real hook, of the AI SDK 7, 6 and 5."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from support.node import USE_CHAT, install
 _ALIASES = {
     7: (),
     6: ("--alias:@ai-sdk/react=ai-sdk-react-6", "--alias:ai=ai-6"),
+    5: ("--alias:@ai-sdk/react=ai-sdk-react-5", "--alias:ai=ai-5"),
 }
 
 

@@ -19,7 +19,7 @@ const options = {
   onFinish: ({ isAbort, isDisconnect, isError, finishReason }) => {
     window.ends.push({ isAbort, isDisconnect, isError, finishReason })
     const wasCutOff = isDisconnect || (!isAbort && !isError && finishReason === undefined)
-    if (wasCutOff) setTimeout(resume, 100)
+    if (wasCutOff && !query.has('reload')) setTimeout(resume, 100)
   },
 }
 const created = query.has('object') ? { chat: new Chat(options) } : options

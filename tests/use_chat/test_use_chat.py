@@ -157,9 +157,10 @@ def test_a_failed_attempt_is_taken_back(chat: Chat) -> None:
     assert all(len(parts) <= 3 and "".join(parts[1:2]) in SENTENCE for parts in shown)
 
 
-def test_nothing_of_a_failed_attempt_is_sent(chat: Chat) -> None:
-    """AI SDK 6, committed: the sentence comes whole, after its step has succeeded."""
-    with chat.page(6, "/committed") as page:
+@pytest.mark.parametrize("version", [6, 5])
+def test_nothing_of_a_failed_attempt_is_sent(chat: Chat, version: int) -> None:
+    """AI SDK 6 and 5, committed: the sentence comes whole, after its step has succeeded."""
+    with chat.page(version, "/committed") as page:
         ask(page)
         chat.wait_reached()
         wait_for(page, "hm")
@@ -170,9 +171,10 @@ def test_nothing_of_a_failed_attempt_is_sent(chat: Chat) -> None:
     assert only_grows(shown)
 
 
-def test_an_old_page_cannot_read_live_messages(chat: Chat) -> None:
-    """AI SDK 6, live: the page ends with an error where the first attempt fails."""
-    with chat.page(6, "/live") as page:
+@pytest.mark.parametrize("version", [6, 5])
+def test_an_old_page_cannot_read_live_messages(chat: Chat, version: int) -> None:
+    """AI SDK 6 and 5, live: the page ends with an error where the first attempt fails."""
+    with chat.page(version, "/live") as page:
         ask(page)
         wait_for(page, "hm", VOID)
         chat.go_on()
@@ -227,6 +229,30 @@ def test_a_page_that_is_loaded_again(chat: Chat) -> None:
         assert ([[]], "ready") == (seen(page), page.inner_text("#status"))
     with chat.page(7, "/live", resume="1", ended="1") as page:
         wait_for(page, "hm", SENTENCE, "Enjoy.")
+    assert ["completed"] == chat.statuses()
+
+
+def test_a_page_of_the_ai_sdk_5_is_loaded_again(server: Server, chromium: Browser) -> None:
+    """After a kill it shows the answer once, if it does not ask again by itself.
+
+    This version calls ``onFinish`` when nothing is left to read, so a page that asks again there
+    would never stop.
+    """
+    chat = Chat(server, chromium, "killed-5")
+    loaded = {"resume": "1", "ended": "1", "reload": "1"}
+    with chat.page(5, "/committed", **loaded) as page:
+        page.wait_for_load_state("networkidle")
+        ask(page)
+        chat.wait_reached()
+        wait_for(page, "hm")
+        server.kill()
+        page.wait_for_function("chat.status === 'error'")
+        assert page.evaluate("ends.at(-1).isDisconnect")
+        server.start()
+        page.reload()
+        wait_for(page, "hm", SENTENCE, "Enjoy.")
+        wait_ready(page)
+        assert only_grows(seen(page))
     assert ["completed"] == chat.statuses()
 
 
