@@ -718,15 +718,15 @@ def new_run(
     labels = options.labels
     if callable(labels):
         labels = labels(request)
-    run = Run(
-        id=env.ids.ulid(now),
-        app=env.app,
-        endpoint_key=options.key,
-        function_id=run_label(options, request, route),
-        phase=Phase.SYNC,
-        retries=options.retries,
-        created_at=now,
-        event_seq=event_seq,
+    run = Run(  # what each run has, by position; see ``record``
+        env.ids.ulid(now),
+        env.app,
+        options.key,
+        run_label(options, request, route),
+        Phase.SYNC,
+        options.retries,
+        now,
+        event_seq,
         labels=() if labels is None else check_labels(labels),
         version=options.version,
         principal=getattr(request, "_principal", None),

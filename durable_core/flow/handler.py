@@ -49,7 +49,7 @@ from durable_core.flow.handoff import begin_handoff, hand_off, notify_handed_off
 from durable_core.flow.results import typed_response
 from durable_core.flow.versions import check_end, is_misfit, parking
 from durable_core.http.response import Response, open_body, open_body_async
-from durable_core.machine.advance import advance, describe, failure_of_handler
+from durable_core.machine.advance import advance, describe, end_run, failure_of_handler
 from durable_core.model.decision import (
     BecameIdle,
     Claimed,
@@ -57,9 +57,7 @@ from durable_core.model.decision import (
     EndCancelled,
     Fail,
     Failure,
-    Finish,
     HandlerRaised,
-    HandlerReturned,
     Handoff,
     HandoffReason,
     Input,
@@ -267,7 +265,9 @@ def finish_streaming(
         failure = failure_of_handler(error, ex.env.clock.now())
         yield from _apply_input(ex, ResponseInterrupted(failure=failure))
     else:
-        yield from _finish(ex, response, body)
+        stored = _finish(ex, response, body)
+        if stored is not None:
+            ex.add_ticket((yield stored))
     yield from settle(ex)
     if not ex.env.observers:
         return
@@ -277,46 +277,55 @@ def finish_streaming(
         yield from notify_end(ex, "failed", reason=describe(error), error=error)
 
 
-def _finish_handler(ex: StoredExecution, outcome: Outcome) -> Flow[None]:
-    """Process the outcome of a handler that ended by itself."""
+def _finish_handler(ex: StoredExecution, outcome: Returned | Raised) -> Flow[None]:
+    """Return the flow that processes the outcome of a handler that ended by itself."""
     if isinstance(outcome, Returned):
-        if ex.unasked:
-            try:
-                yield from check_end(ex)
-            except StepOrderError as error:
-                failure = failure_of_handler(error, ex.env.clock.now())
-                yield from _fail_handler(ex, failure, error, f"the run failed: {error}")
-                return
-            if is_misfit(ex):
-                yield from suspend(ex)
-                return
-        try:
-            if ex.options.result is None:
-                response = Response.from_value(outcome.value)
-            else:
-                response = typed_response(ex.options.result, outcome.value)
-        except (TypeError, ValueError) as error:
-            # Another attempt would return the same kind of thing.
-            failure = failure_of_handler(error, ex.env.clock.now())
-            text = "the handler's return value cannot be sent; the run failed"
-            yield from _fail_handler(ex, replace(failure, retriable=False), error, text)
+        return _end_early(ex, outcome) if ex.unasked else _finish_returned(ex, outcome)
+    return _finish_raised(ex, outcome)
+
+
+def _end_early(ex: StoredExecution, outcome: Returned) -> Flow[None]:
+    """Process the result of a handler that has not asked for all steps that it had before."""
+    try:
+        yield from check_end(ex)
+    except StepOrderError as error:
+        failure = failure_of_handler(error, ex.env.clock.now())
+        yield from _fail_handler(ex, failure, error, f"the run failed: {error}")
+        return
+    if is_misfit(ex):
+        yield from suspend(ex)
+    else:
+        yield from _finish_returned(ex, outcome)
+
+
+def _finish_returned(ex: StoredExecution, outcome: Returned) -> Flow[None]:
+    try:
+        if ex.options.result is None:
+            response = Response.from_value(outcome.value)
         else:
-            yield from _respond(ex, response)
-    elif isinstance(outcome, Raised):
-        try:
-            response_of_error = response_for_exception(ex.options, outcome.error)
-        except MemoryError:
-            raise
-        except Exception as broken:
-            outcome, response_of_error = Raised(broken, outcome.trace), None
-        if response_of_error is not None:
-            yield from _respond(ex, response_of_error)
-        else:
-            shown = describe(outcome.error)
-            text = f"the run failed: {shown}"
-            again = f"the handler failed and is called again: {shown}"
-            failure = handler_failure(outcome, ex.env.clock.now())
-            yield from _fail_handler(ex, failure, outcome.error, text, again, outcome.trace)
+            response = typed_response(ex.options.result, outcome.value)
+    except (TypeError, ValueError) as error:
+        # Another attempt would return the same kind of thing.
+        failure = replace(failure_of_handler(error, ex.env.clock.now()), retriable=False)
+        text = "the handler's return value cannot be sent; the run failed"
+        return _fail_handler(ex, failure, error, text)
+    return _respond(ex, response)
+
+
+def _finish_raised(ex: StoredExecution, outcome: Raised) -> Flow[None]:
+    try:
+        response = response_for_exception(ex.options, outcome.error)
+    except MemoryError:
+        raise
+    except Exception as broken:
+        outcome, response = Raised(broken, outcome.trace), None
+    if response is not None:
+        return _respond(ex, response)
+    shown = describe(outcome.error)
+    text = f"the run failed: {shown}"
+    again = f"the handler failed and is called again: {shown}"
+    failure = handler_failure(outcome, ex.env.clock.now())
+    return _fail_handler(ex, failure, outcome.error, text, again, outcome.trace)
 
 
 def _fail_handler(
@@ -353,30 +362,40 @@ def _handler_raised(ex: Execution, failure: Failure) -> HandlerRaised:
 
 
 def _respond(ex: StoredExecution, response: Response) -> Flow[None]:
-    """Record the response, then send it. A run without a checkpoint leaves no record by default."""
+    """Return the flow that records the response, then sends it."""
+    body = response.body
+    if isinstance(body, bytes):
+        return _send_whole(ex, response, body)
+    if ex.attached and not ex.followed:
+        return _start_streaming(ex, response)
+    return _send_collected(ex, response)
+
+
+def _send_whole(ex: StoredExecution, response: Response, body: bytes) -> Flow[None]:
     attached = ex.attached
-    if response.is_streaming:
-        if attached and not ex.followed:
-            yield from _start_streaming(ex, response)
-            return
-        whole = yield from read_whole_body(ex, response)
-        if ex.deadline is not None and ex.is_overdue:
-            yield from _time_out(ex)
-            return
-        if not isinstance(whole, Response):
-            failed = yield from _apply_input(ex, whole)
-            yield from notify_attempt(ex, failed)
-            if ex.run.phase is Phase.FAILED:
-                yield from notify_end(ex, "failed", reason="its response could not be read")
-            return
-        response = whole
-    yield from _finish(ex, response, _whole_body(response))
-    yield from settle(ex)
+    stored = _finish(ex, response, body)
+    if stored is not None:
+        ex.add_ticket((yield stored))
+        yield from settle(ex)
     if attached:
         yield SendResponse(response)
     else:
         text = f"completed with status {response.status}"
         yield from notify_end(ex, "completed", http_status=response.status, message=text)
+
+
+def _send_collected(ex: StoredExecution, response: Response) -> Flow[None]:
+    """Record a streamed response as a whole: its client was handed off, or reads the stream."""
+    whole = yield from read_whole_body(ex, response)
+    if ex.deadline is not None and ex.is_overdue:
+        yield from _time_out(ex)
+    elif isinstance(whole, Response):
+        yield from _respond(ex, whole)
+    else:
+        failed = yield from _apply_input(ex, whole)
+        yield from notify_attempt(ex, failed)
+        if ex.run.phase is Phase.FAILED:
+            yield from notify_end(ex, "failed", reason="its response could not be read")
 
 
 def _start_streaming(ex: StoredExecution, response: Response) -> Flow[None]:
@@ -432,15 +451,16 @@ def _whole_body(response: Response) -> bytes:
     return response.body
 
 
-def _finish(ex: StoredExecution, response: Response, body: bytes | None) -> Flow[None]:
-    """Record a response as the run's result, if the run has or keeps a record."""
-    now = ex.env.clock.now()
-    finished = advance(ex.run, HandlerReturned(), now, ex.env.policy)
-    assert isinstance(finished.commands[0], Finish)
-    ex.run = finished.run
-    if ex.stored or ex.keeps_record:
-        kept = None if ex.options.omit_response_body else body
-        ex.add_ticket((yield _save_result(ex, response, kept, now)))
+def _finish(ex: StoredExecution, response: Response, body: bytes | None) -> Submit | None:
+    """End the run with a response; return what stores that.
+
+    None if the run leaves no record, as one without a checkpoint does by default.
+    """
+    ex.run = end_run(ex.run)
+    if not (ex.stored or ex.keeps_record):
+        return None
+    kept = None if ex.options.omit_response_body else body
+    return _save_result(ex, response, kept, ex.env.clock.now())
 
 
 def _save_result(

@@ -52,6 +52,7 @@ __all__ = [
     "advance",
     "describe",
     "end_op",
+    "end_run",
     "failure_of_handler",
     "failure_of_step",
     "is_crash",
@@ -257,7 +258,7 @@ def advance(run: Run, happened: Input, now: int, policy: RetryPolicy) -> Transit
         case ResponseStarted():
             return Transition(_go(run, Trigger.STREAM), ())
         case HandlerReturned():
-            return Transition(_go(run, Trigger.FINISH), (Finish(),))
+            return Transition(end_run(run), (Finish(),))
         case HandlerRaised():
             return _handler_raised(run, happened, now, policy)
         case ResponseInterrupted(failure=failure):
@@ -284,6 +285,15 @@ def end_op(run: Run) -> Run:
     Every step does this, and ``advance`` takes three objects and 0.7 us more (Python 3.11).
     """
     return _go(run, Trigger.CHECKPOINT)
+
+
+def end_run(run: Run) -> Run:
+    """Return the run after its handler has returned.
+
+    This is what :func:`advance` makes of ``HandlerReturned``, but for the one command, to store the
+    response. Every request does this.
+    """
+    return _go(run, Trigger.FINISH)
 
 
 def _go(run: Run, trigger: Trigger) -> Run:

@@ -8,7 +8,7 @@ import sys
 import textwrap
 import time
 
-from durable_core.platform import SystemClock, SystemIds, call_soon, host_id
+from durable_core.platform import SystemClock, SystemIds, call_soon, host_id, is_ulid
 
 
 def test_clock() -> None:
@@ -23,6 +23,7 @@ def test_ids() -> None:
     made = {ids.ulid(1_700_000_000_000) for _ in range(100)}
     assert 100 == len(made)
     assert {"01HF7YAT00"} == {each[:10] for each in made}
+    assert all(map(is_ulid, made))
     assert all(0 <= ids.uniform() < 1 for _ in range(100))
 
 
@@ -62,3 +63,20 @@ def test_a_fork_has_a_process_id_of_its_own() -> None:
         [sys.executable, "-c", textwrap.dedent(program)], check=True, capture_output=True, text=True
     ).stdout
     assert "True\nTrue\nTrue\n" == printed
+
+
+def test_a_fork_makes_ids_of_its_own() -> None:
+    """Ids for the same time differ, although their random part is made ahead."""
+    program = """
+        import os
+        from durable_core.platform import SystemIds
+
+        SystemIds().ulid(1)
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+        print(SystemIds().ulid(1), flush=True)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert 2 == len(set(found.stdout.split()))
