@@ -344,14 +344,13 @@ class Execution:
             DuplicateStepIdError: another task or thread of the run uses it.
             LimitExceededError: too many steps.
         """
-        name, _ = self._step_ids.next_op(step_id, branch)
-        op = op_named(name, kind)
+        op = op_named(self._step_ids.next_name(step_id, branch), kind)
         if self.state is not ExecutionState.CLOSED:
             self._asked += 1
         most = self.env.limits.steps
         if (self._asked > most or len(self._outcomes) >= most) and op.id not in self._outcomes:
             raise LimitExceededError(
-                f"step {name!r} is one more than the {self.env.limits.steps} steps a run may have"
+                f"step {op.name!r} is one more than the {most} steps a run may have"
             )
         self.unawaited[op.id] = op
         if self.unasked:
@@ -360,8 +359,7 @@ class Execution:
 
     def next_undo_op(self, step_id: str) -> Op:
         """Return the op of a step that undoes another; it counts for no limit."""
-        name, _ = self._step_ids.next_op(step_id, self)
-        op = op_named(name, OpKind.RUN)
+        op = op_named(self._step_ids.next_name(step_id, self), OpKind.RUN)
         self.unasked.discard(op.id)
         return op
 

@@ -284,7 +284,14 @@ def end_op(run: Run) -> Run:
     This is what :func:`advance` makes of ``OpEnded``, but for the one command, to save the memo.
     Every step does this, and ``advance`` takes three objects and 0.7 us more (Python 3.11).
     """
-    return _go(run, Trigger.CHECKPOINT)
+    return run if run.phase in _KEPT_BY_CHECKPOINT else _go(run, Trigger.CHECKPOINT)
+
+
+_KEPT_BY_CHECKPOINT = frozenset(
+    phase
+    for (phase, trigger), after in TRANSITIONS.items()
+    if trigger is Trigger.CHECKPOINT and after is phase
+)
 
 
 def end_run(run: Run) -> Run:

@@ -43,8 +43,8 @@ class StepIds:
         self._indexes: dict[str, int] = {}
         self._failed_at: dict[str, int] = {}
 
-    def next_op(self, id: str, branch: object) -> tuple[str, int]:
-        """Return the indexed id for the next step called ``id``, and its index from 0.
+    def next_name(self, id: str, branch: object) -> str:
+        """Return the indexed id for the next step called ``id``.
 
         Args:
             id: the user's id for the step; 1 to 255 characters.
@@ -64,7 +64,7 @@ class StepIds:
             if self._owners.setdefault(id, branch) is not branch:
                 raise _duplicate(id)
             self._indexes[id] = 1
-            return id, 0
+            return id
         # The index is read before the owner: another thread's index then comes with its name.
         index = self._indexes.get(id, 0)
         if self._owners.get(id, branch) is not branch:
@@ -74,7 +74,7 @@ class StepIds:
             index += 1
             text = f"{id}:{index}"
         self._indexes[id] = index + 1
-        return text, index
+        return text
 
     @property
     def has_one_branch(self) -> bool:

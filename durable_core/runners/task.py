@@ -247,89 +247,42 @@ class TaskRun:
         after: Any = effect.after  # Tickets of the queue, which flows know by their Protocol only
         return self._host.queue.submit(effect.write, after)
 
-    def _await_durable(
-        self, effect: AwaitDurable
-    ) -> Sequence[CheckpointResult] | Coroutine[Any, Any, object]:
-        tickets: Any = effect.tickets
-        written = self._commit_now(tickets)
-        if written:
-            return written
-        if effect.step_name:
-            return self._wait_before_parking(effect.step_name, tickets)
-        return self._wait_for_writes(tickets)
-
-    async def _wait_before_parking(
-        self, step_name: str, tickets: Sequence[CommitFuture[CheckpointResult]]
-    ) -> Sequence[CheckpointResult]:
-        """Wait until a step that is about to park is durable."""
+    async def _await_durable(self, effect: AwaitDurable) -> Sequence[CheckpointResult]:
         try:
-            return await self._wait_for_writes(tickets)
+            return await self._settle(effect.tickets)
         except asyncio.CancelledError:
-            self._refuse_time_out(step_name)
+            if effect.step_name:
+                self._refuse_time_out(effect.step_name)
             raise
 
-    def _begin_step(
-        self, effect: BeginStep | CallStep
-    ) -> StepBegun | Coroutine[Any, Any, StepBegun | Cancelled]:
-        tickets: Any = effect.tickets
+    async def _begin_step(self, effect: BeginStep | CallStep) -> StepBegun | Cancelled:
         written: Sequence[CheckpointResult] = ()
-        if tickets:
-            written = self._commit_now(tickets)
-            if not written:
-                return self._wait_to_begin(tickets)
-        event_seq = self._host.event_watermark.recent_async()
-        if isinstance(event_seq, int):
-            return written, event_seq
-        return self._with_event_seq(written, event_seq)
-
-    async def _with_event_seq(
-        self, written: Sequence[CheckpointResult], event_seq: Coroutine[Any, Any, int]
-    ) -> StepBegun:
-        return written, await event_seq
-
-    async def _wait_to_begin(
-        self, tickets: Sequence[CommitFuture[CheckpointResult]]
-    ) -> StepBegun | Cancelled:
-        queue = self._host.queue
-        written: list[CheckpointResult] = []
-        try:
-            for ticket in tickets:
-                if not ticket.done:
-                    await queue.ended(ticket)
-                written.append(ticket.result())
-        except asyncio.CancelledError as error:
-            if self._unwinder.ends_parked_steps():
-                raise
-            return Cancelled(error)
+        if effect.tickets:
+            try:
+                written = await self._settle(effect.tickets)
+            except asyncio.CancelledError as error:
+                if self._unwinder.ends_parked_steps():
+                    raise
+                return Cancelled(error)
         event_seq = self._host.event_watermark.recent_async()
         return written, event_seq if isinstance(event_seq, int) else await event_seq
 
-    def _commit_now(
-        self, tickets: Sequence[CommitFuture[CheckpointResult]]
-    ) -> Sequence[CheckpointResult]:
-        """Commit here if that is done without waiting; else return nothing."""
-        if self.ex.in_flight > 1 or len(self._host.live) > 1:
-            return ()  # another run or branch can share the commit
-        self._host.queue.commit_here()
+    async def _settle(self, tickets: Any) -> Sequence[CheckpointResult]:
+        """Wait until these writes, tickets of the queue, are durable; return their answers."""
+        queue = self._host.queue
+        if self.ex.in_flight <= 1 and len(self._host.live) <= 1:
+            queue.commit_here()  # no other run or branch can share the commit
         written = []
         for ticket in tickets:
             if not ticket.done:
-                return ()
+                await queue.ended(ticket)
             written.append(ticket.result())
         return written
 
-    async def _wait_for_writes(
-        self, tickets: Sequence[CommitFuture[CheckpointResult]]
-    ) -> Sequence[CheckpointResult]:
-        queue = self._host.queue
-        return [await queue.wait_async(ticket) for ticket in tickets]
-
     async def _call_step(self, effect: CallStep) -> Outcome | None:
-        begun: Any = self._begin_step(effect)
-        if type(begun) is CoroutineType:
-            begun = await begun
-            if isinstance(begun, Cancelled):
-                return begun
+        begun = await self._begin_step(effect)
+        if isinstance(begun, Cancelled):
+            return begun
         if not self.ex.begins(effect, *begun):
             return None
         return await self.call_user(effect)
