@@ -97,6 +97,7 @@ class RunInfo:
         completion: the status of the run that tells of its end (``on_complete=``): ``failed`` once
             that was given up. None before the end, in a list, and if nobody is to be told.
         completion_run: the id of that run.
+        retried: how often ``runs.retry`` has let it go on after it had failed.
         steps: its steps: finished ones in the order in which they finished, then the others. Empty
             in a list of runs. A run that has not stored anything is found by its id, with the step
             that it executes, in the process that executes it.
@@ -124,6 +125,7 @@ class RunInfo:
     steps: tuple[StepInfo, ...]
     completion: RunStatus | None = None
     completion_run: str | None = None
+    retried: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

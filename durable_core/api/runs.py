@@ -429,6 +429,7 @@ def show_run(record: RunRecord, codec: Codec) -> RunInfo:
         error=None if last is None or status == "completed" else _error(last),
         deadline=time_or_none(run.deadline),
         cancel_reason=run.cancel_reason or None,
+        retried=run.retry_count,
         steps=(
             *(_show_finished(memo, codec) for memo in record.memos),
             *(

@@ -56,6 +56,7 @@ def _optional_facts(run: RunInfo) -> tuple[tuple[str, str | None], ...]:
         ("parent", run.parent),
         ("trace", trace_id_of(run.traceparent)),
         ("reason", run.cancel_reason),
+        ("retried", str(run.retried) if run.retried else None),
         ("completion", run.completion and f"{run.completion} ({run.completion_run})"),
         ("deadline", None if run.deadline is None else show_time(run.deadline)),
     )

@@ -87,14 +87,19 @@ def verify_callback(secrets: Sequence[bytes], token: str, *, app: str, run_id: s
     return op_id
 
 
-def event_id(secret: bytes, *, app: str, run_id: str, op_id: str, index: int) -> str:
+def event_id(
+    secret: bytes, *, app: str, run_id: str, retry_count: int, op_id: str, index: int
+) -> str:
     """Return the id for an event that a step sends without one. It is the same in every attempt.
+
+    Once a failed run is retried it is another one: a step that is executed again sends again.
 
     The id is secret: an event whose id is already stored is not stored again. A client knows its
     run's id; if it could compute the event's id too, it could send an event with this id first,
     and so suppress the step's event.
     """
-    return f"e1.{_mac(secret, ('e1', app, run_id, op_id, str(index)))}"
+    place = app, run_id, str(retry_count), op_id, str(index)
+    return f"e1.{_mac(secret, ('e1', *place))}"
 
 
 def request_fingerprint(secret: bytes, *, app: str, digest: str) -> str:

@@ -124,6 +124,7 @@ class RunControl(ProcessEngine["Worker"]):
             created_at=now,
             failures=0,
             crash_count=0,
+            retry_count=0,
             epoch=1,
             cancel_reason=None,
             parent=None,

@@ -6,10 +6,9 @@ import json
 from functools import partial
 from typing import Any
 
-from durable_core.codec.tokens import event_id
 from durable_core.flow.effects import Flow
 from durable_core.flow.execution import StoredExecution
-from durable_core.flow.steps import AddressWait, commit_step, wait_at_address
+from durable_core.flow.steps import AddressWait, commit_step, own_event_id, wait_at_address
 from durable_core.machine.addresses import signal_address
 from durable_core.model.event import Event, Signal, SignalWait
 from durable_core.model.step import Op
@@ -43,9 +42,7 @@ def send_signal(ex: StoredExecution, op: Op, signal: Signal[object]) -> Flow[str
 
     The id of the delivery is made from run and step, so that a crash cannot deliver twice.
     """
-    env = ex.env
-    id_ = event_id(env.secrets()[0], app=env.app, run_id=ex.run.id, op_id=op.id, index=0)
-    make_write = partial(deliver_signal, env.app, signal, id_)
+    make_write = partial(deliver_signal, ex.env.app, signal, own_event_id(ex, op))
     sent: Any = yield from commit_step(ex, op, make_write, lambda delivered: delivered.run_id)
     run_id: str | None = sent
     return run_id

@@ -70,6 +70,7 @@ __all__ = [
     "dump_arguments",
     "invoke",
     "leave_children",
+    "own_event_id",
     "run_step",
     "send_events",
     "sleep_until",
@@ -278,7 +279,7 @@ def send_events(ex: StoredExecution, op: Op, events: tuple[Event, ...]) -> Flow[
     if memo is None:
         now = ex.env.clock.now()
         named = tuple(
-            replace(event, id=event.id or _event_id(ex, op, index), ts=event.ts or now)
+            replace(event, id=event.id or own_event_id(ex, op, index), ts=event.ts or now)
             for index, event in enumerate(events)
         )
         value = json.dumps([event.id for event in named], ensure_ascii=False)
@@ -404,9 +405,17 @@ def _end_child(ex: StoredExecution, pending: Pending, child: Invocation) -> Flow
     return ex.memos[pending.op.id]
 
 
-def _event_id(ex: StoredExecution, op: Op, index: int) -> str:
-    secret = ex.env.secrets()[0]
-    return event_id(secret, app=ex.env.app, run_id=ex.run.id, op_id=op.id, index=index)
+def own_event_id(ex: StoredExecution, op: Op, index: int = 0) -> str:
+    """Return the id of something that a step sends; the same one wherever the step is executed."""
+    secret, run = ex.env.secrets()[0], ex.run
+    return event_id(
+        secret,
+        app=ex.env.app,
+        run_id=run.id,
+        retry_count=run.retry_count,
+        op_id=op.id,
+        index=index,
+    )
 
 
 def _replayed(ex: StoredExecution, op: Op) -> Flow[Memo | None]:

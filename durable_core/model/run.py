@@ -78,6 +78,7 @@ class Run:
             begin; None without a rule for that.
         client: what tells clients apart who ask for the same ``singleton_key``: a digest of the
             principal or the credentials; None without one.
+        retry_count: how often it was let go on after it had failed (``runs.retry``).
     """
 
     id: str
@@ -105,6 +106,7 @@ class Run:
     slot_key: str | None = None
     singleton_key: str | None = None
     client: str | None = None
+    retry_count: int = 0
 
 
 def versioned_key(endpoint_key: str, version: str) -> str:

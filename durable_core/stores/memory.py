@@ -304,6 +304,7 @@ class MemoryStore(Store):
             failures=0,
             crash_count=0,
             epoch=run.epoch + 1,
+            retry_count=run.retry_count + 1,
             deadline=None if run.timeout is None else message.now + run.timeout,
         )
         row.result, row.due_at, row.descendants = None, message.now, 0

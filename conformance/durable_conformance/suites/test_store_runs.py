@@ -567,6 +567,7 @@ def test_a_failed_run_goes_on_from_its_failed_step(store: Store) -> None:
         claimed.run.crash_count,
     )
     assert claimed.run.epoch >= 3
+    assert 1 == claimed.run.retry_count
     commit(store, replace(ended(owner="o2", epoch=claimed.run.epoch), memos=(memo(3),)))
     assert result() == store.result("app", "r1")
 

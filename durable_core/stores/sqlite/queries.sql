@@ -5,7 +5,7 @@
 run.id, run.app, run.endpoint_key, run.function_id, run.phase, run.retries, run.created_at,
 run.event_seq, run.failures, run.crash_count, run.epoch, run.key, run.parent, run.traceparent,
 run.labels, run.version, run.principal, run.undoable, run.cancel_reason, run.timeout,
-run.deadline, run.slot_key, run.singleton_key, run.client, run.depth
+run.deadline, run.slot_key, run.singleton_key, run.client, run.depth, run.retry_count
 
 -- {step-columns} --
 step.op_id, step.name, step.kind, step.key & 0xFFFFFF, step.ok, step.value, step.event_seq,
@@ -603,7 +603,7 @@ SELECT 1 FROM run WHERE id = ? AND app = ? AND ended_at IS NULL AND cancel_reaso
 -- retry-run --
 UPDATE run
 SET phase = 'suspended', due_at = :now, ended_at = NULL, failures = 0, crash_count = 0,
-    epoch = epoch + 1, deadline = :now + timeout, descendants = 0,
+    epoch = epoch + 1, deadline = :now + timeout, descendants = 0, retry_count = retry_count + 1,
     size = size - coalesce((
         SELECT length(head) + coalesce(length(body), 0) FROM result WHERE result.seq = run.seq
     ), 0)

@@ -99,7 +99,7 @@ _KINDS = {kind.value: kind for kind in OpKind}
 
 
 def run_of(row: _Row) -> Run:
-    """Return the run of the first twenty-five columns."""
+    """Return the run of the first twenty-six columns."""
     return Run(
         id=row[0],
         app=row[1],
@@ -126,6 +126,7 @@ def run_of(row: _Row) -> Run:
         singleton_key=row[22],
         client=row[23],
         depth=row[24],
+        retry_count=row[25],
     )
 
 
@@ -138,9 +139,9 @@ def record_of(
     """Return the record of a run: its columns, then owner, due_at and ended_at."""
     return RunRecord(
         run=run_of(row),
-        owner=row[25],
-        due_at=row[26],
-        ended_at=row[27],
+        owner=row[26],
+        due_at=row[27],
+        ended_at=row[28],
         memos=memos,
         pending=pending,
         failed_attempts=failed_attempts,

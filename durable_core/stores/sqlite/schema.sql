@@ -50,6 +50,7 @@ CREATE TABLE run (
     cancel_reason TEXT,
     depth         INTEGER NOT NULL,
     descendants   INTEGER NOT NULL DEFAULT 0,
+    retry_count   INTEGER NOT NULL DEFAULT 0,
     timeout       INTEGER,
     deadline      INTEGER,
     slot_key      TEXT,

@@ -182,6 +182,57 @@ def test_retry() -> None:
     assert {"reserve": 1, "charge": 2} == ledger.counts()
 
 
+@pytest.mark.parametrize("kind", ["event", "signal"])
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["def", "async"])
+def test_what_a_clean_up_sends_is_sent_in_each_retry(asynchronous: bool, kind: str) -> None:
+    """Each failure is told of once: the second one is not taken for a repetition of the first."""
+
+    def fails() -> None:
+        raise NonRetriableError("no")
+
+    def sync(request: Request) -> None:
+        try:
+            sync_step.run("charge", fails)
+        except StepError:
+            if kind == "event":
+                sync_step.send_event("tell", event("refused"))
+            else:
+                sync_step.send_signal("tell", "refused")
+            raise
+
+    async def async_(request: Request) -> None:
+        try:
+            await step.run("charge", fails)
+        except StepError:
+            if kind == "event":
+                await step.send_event("tell", event("refused"))
+            else:
+                await step.send_signal("tell", "refused")
+            raise
+
+    def hears(request: Request) -> str:
+        if kind == "event":
+            return str(sync_step.wait_for_event("hear", event="refused", timeout="1h") is not None)
+        return str(sync_step.wait_for_signal("hear", signal="refused", timeout="1h") is not None)
+
+    with lab() as process:
+        listener = process.endpoint(hears, function_id="listener")
+        runs = process.durable.runs
+        first = listener.handle(request())
+        until(lambda: 1 == len(runs.list(status="suspended")))
+        process.call(process.endpoint(async_ if asynchronous else sync))
+        assert b'"True"' == process.follow(listener, first).body
+        [failed] = runs.list(status="failed")
+        assert 0 == failed.retried
+        for count in (1, 2):
+            again = listener.handle(request())
+            until(lambda: 1 == len(runs.list(status="suspended")))
+            assert runs.retry(failed.id)
+            assert b'"True"' == process.follow(listener, again).body
+            ended = runs.wait(failed.id, timeout="20s")
+            assert ("failed", count) == (ended.status, ended.retried)
+
+
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["def", "async"])
 def test_a_failure_that_was_handled_stays(asynchronous: bool) -> None:
     """A retry does not execute a step again after whose failure the handler went on: the card that

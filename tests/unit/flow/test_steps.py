@@ -589,7 +589,14 @@ def test_sent_event_ids() -> None:
         [record] = process.records.list()
         secret, op_id = ("secret" * 6).encode(), hash_step_id("say")
         made = [
-            event_id(secret, app="lab", run_id=record.run.id, op_id=op_id, index=index)
+            event_id(
+                secret,
+                app="lab",
+                run_id=record.run.id,
+                retry_count=0,
+                op_id=op_id,
+                index=index,
+            )
             for index in (1, 2)
         ]
         assert ["mine", *made] == body

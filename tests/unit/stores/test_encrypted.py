@@ -391,7 +391,7 @@ DECIDED = {
         *("id", "app", "endpoint_key", "phase", "retries", "created_at", "event_seq", "failures"),
         *("crash_count", "epoch", "key", "parent", "traceparent", "labels", "version"),
         *("principal", "undoable", "timeout", "deadline", "function_id", "cancel_reason"),
-        *("slot_key", "singleton_key", "client", "depth"),
+        *("slot_key", "singleton_key", "client", "depth", "retry_count"),
     },
     Memo: {
         *("op", "completion_no", "ok", "event_seq", "attempts", "ended_at", "started_at"),
