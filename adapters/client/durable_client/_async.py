@@ -42,6 +42,7 @@ from durable_client._transport import (
     AsyncTransportClient,
     Body,
     RequestFactory,
+    check_client,
     is_delimited,
     response_headers,
     translated,
@@ -97,6 +98,9 @@ async def fetch_with_stream_async(
         if inspect.isawaitable(result):
             await result
 
+    listeners.check(is_async=True)
+    if client is not None:
+        check_client(client, is_async=True)
     requests = RequestFactory(
         body=_async_body(whole), idle_timeout=seconds_of("idle_timeout", idle_timeout)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 import re
@@ -76,6 +77,25 @@ class Listeners:
     on_data: Callable[[Chunk], object] | None
     on_commit: Callable[[Commit], object] | None
     on_rollback: Callable[[Rollback], object] | None
+
+    def check(self, *, is_async: bool) -> None:
+        """See that they are what a call can use, before anything is sent.
+
+        Args:
+            is_async: callbacks may be ``async def``.
+
+        Raises:
+            TypeError: a callback is no function, or one that nobody would await; a collector is
+                none.
+        """
+        if self.collect is not None and not isinstance(self.collect, Collector):
+            raise TypeError(f"collect must be a Collector, not {type(self.collect).__name__}")
+        for name in ("on_metadata", "on_data", "on_commit", "on_rollback"):
+            callback = getattr(self, name)
+            if callback is not None and not callable(callback):
+                raise TypeError(f"{name} must be a function, not {type(callback).__name__}")
+            if not is_async and inspect.iscoroutinefunction(callback):
+                raise TypeError(f"{name} must not be 'async def'; use fetch_with_stream_async")
 
     def notify(self, event: DeliveredEvent) -> object:
         """Give an event to the collector, then to the callback for its type; return its result."""

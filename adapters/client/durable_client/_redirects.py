@@ -33,9 +33,12 @@ def parse_url(url: str) -> httpx2.URL:
     """Return an absolute ``http`` or ``https`` URL in its parts.
 
     Raises:
+        TypeError: it is no str.
         ValueError: another scheme, no host, a malformed port or host, credentials or control
             characters. The message does not show the query, which may hold a token.
     """
+    if not isinstance(url, str):
+        raise TypeError(f"a URL must be a str, not {type(url).__name__}")
     shown = repr(url.partition("?")[0])
     try:
         parsed = httpx2.URL(url)

@@ -39,6 +39,7 @@ from durable_client._transport import (
     HTTPResponse,
     RequestFactory,
     TransportClient,
+    check_client,
     is_delimited,
     response_headers,
     translated,
@@ -131,6 +132,9 @@ def fetch_with_stream(
         on_commit=on_commit,
         on_rollback=on_rollback,
     )
+    listeners.check(is_async=False)
+    if client is not None:
+        check_client(client, is_async=False)
     requests = RequestFactory(
         body=whole,
         idle_timeout=seconds_of("idle_timeout", idle_timeout),

@@ -6,6 +6,7 @@ object of either library can be used.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ __all__ = [
     "HTTPResponse",
     "RequestFactory",
     "TransportClient",
+    "check_client",
     "checked_headers",
     "is_delimited",
     "response_headers",
@@ -283,6 +285,20 @@ class RequestFactory:
             for name in set(request.headers) - _FOREIGN_FIELDS:
                 del request.headers[name]
         return request
+
+
+def check_client(client: object, *, is_async: bool) -> None:
+    """See that a client can send the requests of a call, before anything is sent.
+
+    Raises:
+        TypeError: it is none, or not one for this kind of call.
+    """
+    build, send = getattr(client, "build_request", None), getattr(client, "send", None)
+    if isinstance(client, type) or not callable(build) or not callable(send):
+        raise TypeError(f"client must be a client of httpx2 or httpx, not {client!r}")
+    if inspect.iscoroutinefunction(send) is not is_async:
+        kind, name = ("an AsyncClient", "_async") if is_async else ("a Client", "")
+        raise TypeError(f"fetch_with_stream{name} needs {kind}, not {type(client).__name__}")
 
 
 def checked_headers(fields: Any) -> Headers:

@@ -370,3 +370,40 @@ def test_bodies_that_end_with_their_connection(
         200, headers=headers, stream=Body(), extensions={"http_version": version}
     )
     assert expected == is_delimited(response)
+
+
+@both
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"client": 5}, "client must be a client of httpx2 or httpx, not 5"),
+        ({"client": httpx2.Client}, "client must be a client of httpx2 or httpx, not <class"),
+        ({"on_data": 5}, "on_data must be a function, not int"),
+        ({"on_commit": "x"}, "on_commit must be a function, not str"),
+        ({"collect": []}, "collect must be a Collector, not list"),
+        ({"headers": ["a"]}, "headers are a mapping, or pairs of a name and a value"),
+    ],
+)
+def test_arguments_are_checked_first(call: Call, arguments: Any, says: str) -> None:
+    """A mistake is an error before anything is sent."""
+    with pytest.raises(TypeError, match=says):
+        call("http://127.0.0.1:1/", **arguments)
+    with pytest.raises(TypeError, match="a URL must be a str, not int"):
+        call(5)  # type: ignore[arg-type]
+
+
+def test_clients_and_callbacks_of_the_other_kind() -> None:
+    """A thread can await nothing, and a task must not wait for a plain client."""
+
+    async def later(chunk: Chunk) -> None:
+        """Not called."""
+
+    with httpx2.Client() as plain_client:
+        with pytest.raises(TypeError, match="on_data must not be 'async def'; use fetch_with_s"):
+            fetch_with_stream("http://127.0.0.1:1/", on_data=later)
+        other: Any = httpx2.AsyncClient()
+        with pytest.raises(TypeError, match="fetch_with_stream needs a Client, not AsyncClient"):
+            fetch_with_stream("http://127.0.0.1:1/", client=other)
+        other = plain_client
+        with pytest.raises(TypeError, match="fetch_with_stream_async needs an AsyncClient, not Cl"):
+            asyncio.run(fetch_with_stream_async("http://127.0.0.1:1/", client=other))
