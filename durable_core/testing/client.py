@@ -11,6 +11,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 from durable_core.api.adapter import HTTPHandler
 from durable_core.api.endpoint import is_wait
 from durable_core.flow.handoff import new_token
+from durable_core.flow.step_options import no_such_option
 from durable_core.flow.wait_url import PROXY_PARAMS, WaitRequest, query_reference
 from durable_core.http.headers import HeaderFields, Headers
 from durable_core.http.request import Request
@@ -224,6 +225,7 @@ class BaseClient(Generic[AnswerT]):
             ConnectionResetError: the process died before the run had a checkpoint.
             NotDeterministicError: see ``replay_everything``.
             NotFinishedError: a handler did not come to an end within 10 s of real time.
+            TypeError: there is no such option.
         """
         return self._drive(ask(self._simulation, self._handler, method, url, options))
 
@@ -264,11 +266,12 @@ class AsyncClient(BaseClient[Coroutine[Any, Any, Reply]]):
     """Sends requests to one application on an event loop. Made by ``AsyncHarness.client``."""
 
 
-def resolve_handler(app: object) -> HTTPHandler:
+def resolve_handler(simulation: Simulation, app: object) -> HTTPHandler:
     """Return the object that answers requests: ``app`` itself, or its ``.endpoint``.
 
     Raises:
         TypeError: ``app`` is neither an endpoint nor an application.
+        ValueError: it belongs to another application than the one that the test runs.
     """
     inner = getattr(app, "endpoint", app)
     if isinstance(inner, type) or not (hasattr(inner, "handle") and hasattr(inner, "engine")):
@@ -276,12 +279,17 @@ def resolve_handler(app: object) -> HTTPHandler:
             "a client needs an endpoint, or an application made by app(durable, routes), "
             f"not {app!r}"
         )
+    if inner.engine is not simulation.engine:
+        raise ValueError(f"{app!r} belongs to another Durable than {simulation.durable!r}")
     return cast(HTTPHandler, inner)
 
 
 def _make_exchange(
     handler: HTTPHandler, method: str, url: str, options: RequestOptions
 ) -> Exchange:
+    known = RequestOptions.__annotations__
+    if unknown := options.keys() - known.keys():
+        raise no_such_option("a request of a test", unknown, known)
     headers = Headers(options.get("headers", ()))
     body, content_type = _encode_body(options)
     if content_type and "content-type" not in headers:

@@ -20,11 +20,12 @@ class FakeClock:
         start: the first time, an aware ``datetime``; 2030-01-01 00:00 UTC by default.
 
     Raises:
-        ValueError: a naive ``datetime``.
+        ValueError: a naive ``datetime``, or none.
     """
 
     def __init__(self, start: datetime = _START) -> None:
-        self._now = parse_deadline(start, now=round(start.timestamp() * 1000), what="start")
+        now = round(start.timestamp() * 1000) if isinstance(start, datetime) else 0
+        self._now = parse_deadline(start, now=now, what="start")
 
     def now(self) -> int:
         """Return the time as epoch milliseconds."""

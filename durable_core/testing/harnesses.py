@@ -166,6 +166,8 @@ class BaseHarness:
 
 
 def _run_id(of: Reply | str) -> str:
+    if not isinstance(of, (str, Reply)):
+        raise TypeError(f"a run is named by its id, or by a reply of it, not by {of!r}")
     run_id = of if isinstance(of, str) else of.run_id
     if run_id is None:
         raise ValueError(f"{of!r} does not come from a run")
@@ -186,8 +188,9 @@ class Harness(BaseHarness):
 
         Raises:
             TypeError: ``app`` is neither.
+            ValueError: it belongs to another ``Durable``.
         """
-        return Client(self._simulation, resolve_handler(app), self._drive)
+        return Client(self._simulation, resolve_handler(self._simulation, app), self._drive)
 
     def advance(self, duration: str | float | timedelta) -> None:
         """Move the clock: sleeps end, failed steps are retried, waits time out.
@@ -239,7 +242,7 @@ class AsyncHarness(BaseHarness):
 
     def client(self, app: object) -> AsyncClient:
         """Return a client; see :meth:`Harness.client`."""
-        return AsyncClient(self._simulation, resolve_handler(app), self._drive)
+        return AsyncClient(self._simulation, resolve_handler(self._simulation, app), self._drive)
 
     async def advance(self, duration: str | float | timedelta) -> None:
         """Move the clock; see :meth:`Harness.advance`."""

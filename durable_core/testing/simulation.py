@@ -242,6 +242,8 @@ class Simulation:
     """
 
     def __init__(self, durable: Durable[Any], start: datetime | None) -> None:
+        if not isinstance(durable, Durable):
+            raise TypeError(f"a harness takes a Durable, not {durable!r}")
         self.durable = durable
         self.engine = embedded(durable.engine)
         self.clock = FakeClock() if start is None else FakeClock(start)

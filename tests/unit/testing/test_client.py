@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from durable_core import Durable, Request, Response
@@ -9,6 +11,7 @@ from durable_core.api.adapter import HTTPHandler
 from durable_core.routing import Application
 from durable_core.testing.client import resolve_handler
 from durable_core.testing.harnesses import harness
+from durable_core.testing.simulation import Simulation
 from support.harness_sample import plain_app
 
 
@@ -87,11 +90,41 @@ def test_handler_of_an_application() -> None:
     class Wrapped:
         endpoint = application
 
-    assert application is resolve_handler(application)
-    assert application is resolve_handler(Wrapped())
+    simulation = Simulation(durable, None)
+    assert application is resolve_handler(simulation, application)
+    assert application is resolve_handler(simulation, Wrapped())
     for other in (print, durable, Application):
         with pytest.raises(TypeError, match="a client needs an endpoint"):
-            resolve_handler(other)
+            resolve_handler(simulation, other)
+
+
+def test_an_endpoint_of_another_durable() -> None:
+    """It would start the other application, with its store and the time of day."""
+    durable, other = plain_app(), plain_app()
+    with harness(durable) as t, pytest.raises(ValueError, match="belongs to another Durable than"):
+        t.client(echo(other))
+    assert not other.health()["started"]
+
+
+def test_an_option_that_there_is_not() -> None:
+    """It is refused as by the type checker, and not left out in silence."""
+    durable = plain_app()
+    client: Any
+    with harness(durable) as t:
+        client = t.client(echo(durable))
+        with pytest.raises(TypeError, match="a request of a test has no option header; did you"):
+            client.get("/", header={"a": "b"})
+
+
+def test_what_a_harness_takes() -> None:
+    """An endpoint is none of it."""
+    durable = plain_app()
+    endpoint: Any = echo(durable)
+    run: Any = 5
+    with pytest.raises(TypeError, match="a harness takes a Durable, not <"):
+        harness(endpoint)
+    with harness(durable) as t, pytest.raises(TypeError, match="named by its id, or by a reply"):
+        t.run(run)
 
 
 def test_path_params_of_an_endpoint_without_a_route() -> None:

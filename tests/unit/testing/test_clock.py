@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,9 @@ def test_clock_stands_still_until_it_is_moved() -> None:
 
 def test_start_must_be_aware() -> None:
     """A start without a time zone is refused."""
+    text: Any = "2030-01-01"
+    with pytest.raises(ValueError, match="start must be an aware datetime, not str"):
+        FakeClock(text)
     with pytest.raises(ValueError, match="no time zone"):
         FakeClock(datetime(2031, 5, 1, 12))
 
