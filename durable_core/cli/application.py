@@ -39,10 +39,15 @@ def work(target: str, imports: Sequence[str] = ()) -> None:
         imports: further modules, whose endpoints register themselves.
 
     Raises:
-        ConfigurationError: the application cannot be found, or has no endpoints.
+        ConfigurationError: the application cannot be found, has no endpoints, or an engine that
+            needs no worker.
         StoreError: its store cannot be opened.
     """
     durable = load_durable(target)
+    if durable.engine.store is None:
+        raise ConfigurationError(
+            f"{target} needs no worker: the server of its engine calls it where it serves clients"
+        )
     lifespan = _application_lifespan(durable, [target.partition(":")[0], *imports])
     keys = endpoint_keys(durable.engine.endpoints)
     if not keys:
@@ -100,8 +105,11 @@ def load_durable(target: str) -> Durable[Any]:
         ConfigurationError: there is no such module, or no ``Durable`` of that name in it.
     """
     module, _, name = target.partition(":")
-    if not module or not name:
-        raise ConfigurationError(f"an application is written like shop:durable, not {target!r}")
+    if not name or not all(part.isidentifier() for part in module.split(".")):
+        raise ConfigurationError(
+            f"an application is written like shop:durable, not {target!r}; the id of a run, or the "
+            "name of an event, stands before it"
+        )
     found: object = _import(module)
     for part in name.split("."):
         if not hasattr(found, part):

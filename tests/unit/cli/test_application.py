@@ -32,6 +32,7 @@ def test_load_durable(modules: Path) -> None:
         ("shop", "written like shop:durable"),
         (":durable", "written like shop:durable"),
         ("json:", "written like shop:durable"),
+        ('{"name":"x"}', "the name of an event, stands before it"),
         ("json:loads", "json:loads is no Durable, but of type function"),
         ("json:x.y", "there is no 'x.y' in the module 'json'"),
         ("no_such_module:durable", "there is no module 'no_such_module'"),
@@ -60,3 +61,16 @@ def test_application_without_endpoints(modules: Path) -> None:
 
     with pytest.raises(ConfigurationError, match=r"has no endpoints; .*--import"):
         work("worker_c:durable")
+
+
+def test_an_engine_that_needs_no_worker(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused: the process would carry out nothing, and say that it works."""
+    monkeypatch.setenv("INNGEST_DEV", "1")
+    (modules / "worker_e.py").write_text(
+        "from durable_core import Durable\n"
+        "from durable_inngest import InngestEngine\n"
+        "durable = Durable(id='e', engine=InngestEngine())\n"
+    )
+
+    with pytest.raises(ConfigurationError, match="worker_e:durable needs no worker"):
+        work("worker_e:durable")
