@@ -7,7 +7,12 @@ adapter" shows each.
 
 from __future__ import annotations
 
-from durable_core.adapter.app import AdapterApp, check_callable, resolve_handler
+from durable_core.adapter.app import (
+    AdapterApp,
+    check_callable,
+    refuse_other_adapter,
+    resolve_handler,
+)
 from durable_core.adapter.bodies import iterate_in_thread
 from durable_core.adapter.conversation import (
     App,
@@ -152,6 +157,7 @@ __all__ = [
     "pull_response",
     "refuse",
     "refuse_async",
+    "refuse_other_adapter",
     "reset_on_close",
     "resolve_handler",
     "response_of_step",

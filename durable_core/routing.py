@@ -324,7 +324,7 @@ class Application:
 
 def _list_routes(routes: Routes) -> list[Route[Target]]:
     if not isinstance(routes, Mapping):
-        listed = list(routes)
+        listed: list[Any] = list(routes) if isinstance(routes, Iterable) else [routes]
         for each in listed:
             if not isinstance(each, Route):
                 raise ConfigurationError(
@@ -336,7 +336,7 @@ def _list_routes(routes: Routes) -> list[Route[Target]]:
 
 
 def _parse_pattern(pattern: str, target: Target) -> Route[Target]:
-    methods, _, path = pattern.partition(" ")
+    methods, _, path = pattern.partition(" ") if isinstance(pattern, str) else ("", "", "")
     if not path.startswith("/"):
         raise ConfigurationError(f"a route is written like 'GET /users/{{id}}', not {pattern!r}")
     return Route(path, target, tuple(methods.split(",")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -16,7 +16,7 @@ from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.routing import Application, Routes
 
-__all__ = ["AdapterApp", "check_callable", "resolve_handler"]
+__all__ = ["AdapterApp", "check_callable", "refuse_other_adapter", "resolve_handler"]
 
 T = TypeVar("T")
 
@@ -96,9 +96,26 @@ def resolve_handler(served: object, durable: Durable[Any] | None) -> HTTPHandler
         return cast(HTTPHandler, served)
     if callable(served):
         return None
+    if durable is None and not isinstance(served, (Mapping, Sequence)):
+        raise ConfigurationError(
+            f"a server serves an endpoint, or app(durable, routes), not {served!r}"
+        )
     if durable is None:
         raise ConfigurationError("routes need durable=, or app(durable, routes) in their place")
     return Application(durable, cast(Routes, served))
+
+
+def refuse_other_adapter(served: object) -> None:
+    """Refuse an endpoint that another adapter has made, for its own kind of server.
+
+    Raises:
+        ConfigurationError: it is one.
+    """
+    if isinstance(served, AdapterApp):
+        raise ConfigurationError(
+            f"{served!r} is for another kind of server: Durable(endpoint_adapter=) must be the "
+            "endpoint_adapter of the package that serves it"
+        )
 
 
 def check_callable(served: Callable[..., Any], interface: str, arguments: int) -> None:
@@ -121,6 +138,7 @@ def check_callable(served: Callable[..., Any], interface: str, arguments: int) -
     try:
         signature.bind(*range(arguments))
     except TypeError:
+        refuse_other_adapter(served)
         name = getattr(served, "__qualname__", repr(served))
         raise ConfigurationError(
             f"{name}{signature} is neither an endpoint nor an application of {interface}: decorate "

@@ -18,6 +18,7 @@ __all__ = [
     "RunningServer",
     "Server",
     "bind",
+    "check_address",
     "check_max_connections",
     "default_max_connections",
     "is_out_of_descriptors",
@@ -95,7 +96,9 @@ class Server(Generic[RunningServerT]):
             OSError: the address cannot be had.
             StoreError: a store cannot be opened.
             RuntimeError: the server listens already, or the application refused to start.
+            TypeError, ValueError: that is no port, or no host.
         """
+        check_address(port, host)
         with self._lock:
             if self._serving is not None:
                 raise RuntimeError("the server listens already")
@@ -164,6 +167,22 @@ def url_of(listener: socket.socket, scheme: str = "http") -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
+def check_address(port: object, host: object) -> None:
+    """See that a port and a host can be ones. The system would cut a port down to 16 bits.
+
+    Raises:
+        TypeError: one is of another type.
+        ValueError: there is no such port.
+    """
+    if type(port) is not int or not isinstance(host, str):
+        raise TypeError(
+            f"a server listens at a port and a host, such as (8000, '127.0.0.1'), "
+            f"not ({port!r}, {host!r})"
+        )
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be 0 to 65535, not {port}")
+
+
 def bind(host: str, port: int) -> list[socket.socket]:
     """Return listening sockets for all addresses of a host, all with the same port.
 
@@ -174,7 +193,9 @@ def bind(host: str, port: int) -> list[socket.socket]:
 
     Raises:
         OSError: an address cannot be had.
+        TypeError, ValueError: that is no port, or no host.
     """
+    check_address(port, host)
     if host == "::" and socket.has_dualstack_ipv6():
         return [_listen_on(socket.AF_INET6, (host, port), dualstack=True)]
     bound: list[socket.socket] = []

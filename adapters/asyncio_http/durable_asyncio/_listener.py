@@ -66,6 +66,7 @@ class Listener:
 
     Raises:
         ValueError: ``max_connections`` is less than 1.
+        TypeError: ``tls`` is no ``SSLContext``.
     """
 
     def __init__(
@@ -77,6 +78,8 @@ class Listener:
         tls: ssl.SSLContext | None,
         max_connections: int | None = None,
     ) -> None:
+        if tls is not None and not isinstance(tls, ssl.SSLContext):
+            raise TypeError(f"ssl= must be an ssl.SSLContext, not {tls!r}")
         self._most = max_connections_of(max_connections)
         self._app = app
         self._engines = engines

@@ -9,7 +9,7 @@ import ssl
 from functools import partial
 
 from durable_asyncio._listener import Listener, max_connections_of
-from durable_asyncio._timeouts import Timeouts
+from durable_asyncio._timeouts import Timeouts, timeouts_of
 from durable_core.adapters import (
     App,
     EngineLifecycle,
@@ -57,7 +57,7 @@ class EndpointServer(Server["_Serving"]):
             Listener,
             application,
             durables,
-            timeouts=timeouts or Timeouts(),
+            timeouts=timeouts_of(timeouts),
             tls=ssl,
             max_connections=most,
         )

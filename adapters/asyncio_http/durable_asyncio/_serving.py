@@ -10,9 +10,16 @@ from typing import Any, TypeAlias
 from durable_asyncio._app import AsyncioApp
 from durable_asyncio._listener import Listener
 from durable_asyncio._server import EndpointServer
-from durable_asyncio._timeouts import Timeouts
+from durable_asyncio._timeouts import Timeouts, timeouts_of
 from durable_core import Durable
-from durable_core.adapters import HTTPHandler, Routes, bind, resolve_handler, url_of
+from durable_core.adapters import (
+    HTTPHandler,
+    Routes,
+    bind,
+    refuse_other_adapter,
+    resolve_handler,
+    url_of,
+)
 from durable_core.errors import ConfigurationError
 
 __all__ = ["Servable", "create_endpoint_server", "serve", "serve_endpoint"]
@@ -100,7 +107,7 @@ async def serve(
     listener = Listener(
         served,
         served.durables,
-        timeouts=timeouts or Timeouts(),
+        timeouts=timeouts_of(timeouts),
         tls=ssl,
         max_connections=max_connections,
     )
@@ -118,6 +125,7 @@ def _application(handler: Servable, durable: Durable[Any] | None) -> AsyncioApp:
         return handler
     own = resolve_handler(handler, durable)
     if own is None:
+        refuse_other_adapter(handler)
         raise ConfigurationError(
             f"{handler!r} is no endpoint; a plain function is served by a route, as in "
             'app(durable, {"GET /": function})'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-__all__ = ["Timeouts"]
+__all__ = ["Timeouts", "timeouts_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,3 +37,14 @@ class Timeouts:
                 raise ValueError(
                     f"Timeouts.{field.name} must be a number of seconds above 0, not {value!r}"
                 )
+
+
+def timeouts_of(given: Timeouts | None) -> Timeouts:
+    """Return the time-outs of a server; the defaults if none were given.
+
+    Raises:
+        TypeError: they are of another type.
+    """
+    if given is not None and not isinstance(given, Timeouts):
+        raise TypeError(f"timeouts= must be Timeouts(...), not {given!r}")
+    return given or Timeouts()

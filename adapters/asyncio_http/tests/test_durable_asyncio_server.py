@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -269,3 +270,17 @@ def test_names(own: Sample) -> None:
         found = {each[4][0] for each in socket.getaddrinfo("localhost", 1, type=socket.SOCK_STREAM)}
         for address in found & ({"127.0.0.1", "::1"} if has_ipv6() else {"127.0.0.1"}):
             assert 200 == ask(server.port, "GET", "/binary", host=str(address)).status
+
+
+def test_what_is_no_context_of_tls(own: Sample) -> None:
+    """A path is none; the error comes before the port is taken."""
+    path: Any = "cert.pem"
+    with pytest.raises(TypeError, match=r"ssl= must be an ssl\.SSLContext, not 'cert\.pem'"):
+        create_endpoint_server(own.app, ssl=path).listen()
+
+
+def test_what_are_no_timeouts(own: Sample) -> None:
+    """They are refused when the server is made."""
+    seconds: Any = 5
+    with pytest.raises(TypeError, match=r"timeouts= must be Timeouts\(\.\.\.\), not 5"):
+        create_endpoint_server(own.app, timeouts=seconds)

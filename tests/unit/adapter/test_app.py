@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from durable_core.adapter.app import AdapterApp, resolve_handler
+from durable_core.adapter.app import AdapterApp, check_callable, resolve_handler
 from durable_core.errors import ConfigurationError, HTTPError
 from durable_core.flow.env import Limits
 from durable_core.http.request import Request
@@ -98,3 +98,22 @@ def test_handler_of() -> None:
         assert isinstance(resolve_handler({}, process.durable), Application)
     with pytest.raises(ConfigurationError, match="durable="):
         resolve_handler({}, None)
+
+
+@pytest.mark.parametrize("served", [5, None, object()])
+def test_what_is_neither_an_endpoint_nor_routes(served: object) -> None:
+    """The error says what a server takes."""
+    with pytest.raises(ConfigurationError, match=r"serves an endpoint, or app\(durable, routes\)"):
+        resolve_handler(served, None)
+
+
+def test_an_endpoint_of_another_adapter() -> None:
+    """It is an endpoint already: the advice is not to decorate it."""
+    with pytest.raises(ConfigurationError, match="is for another kind of server"):
+        check_callable(OtherApp(Handler()), "ASGI", 3)
+    check_callable(OtherApp(Handler()), "WSGI", 2)
+
+
+class OtherApp(AdapterApp):
+    def __call__(self, environ: object, start_response: object) -> None:
+        """Answer nothing: it is only looked at."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
+from typing import Any
 
 import pytest
 
-from durable_core.adapter.server import Server, url_of
+from durable_core.adapter.server import Server, bind, url_of
 from support.ports import has_ipv6
 
 
@@ -162,3 +163,23 @@ def test_url_of_ipv6(host: str) -> None:
     """An address of IPv6 stands in brackets."""
     with socket.create_server((host, 0), family=socket.AF_INET6) as listener:
         assert f"http://[::1]:{listener.getsockname()[1]}" == url_of(listener)
+
+
+@pytest.mark.parametrize(
+    ("port", "host", "says"),
+    [
+        ("8000", "127.0.0.1", r"such as \(8000, '127.0.0.1'\), not \('8000', '127.0.0.1'\)"),
+        ("127.0.0.1", 8000, r"not \('127.0.0.1', 8000\)"),
+        (True, "127.0.0.1", r"not \(True, '127.0.0.1'\)"),
+        (70_000, "127.0.0.1", "port must be 0 to 65535, not 70000"),
+        (-1, "127.0.0.1", "port must be 0 to 65535, not -1"),
+    ],
+)
+def test_what_is_no_address(port: Any, host: Any, says: str) -> None:
+    """The system would take 70000 for 4464, and name none of the arguments."""
+    opened: list[object] = []
+    with pytest.raises((TypeError, ValueError), match=says):
+        Server[Any](lambda host, port: opened.append(port)).listen(port, host)
+    with pytest.raises((TypeError, ValueError), match=says):
+        bind(host, port)
+    assert [] == opened
