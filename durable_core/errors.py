@@ -344,7 +344,7 @@ class HTTPError(DurableError):
     def __init__(
         self, status: int, detail: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
-        if not 400 <= status <= 599:
+        if not isinstance(status, int) or not 400 <= status <= 599:
             raise ValueError(f"HTTPError status must be 400 to 599, not {status!r}")
         super().__init__(status, detail, headers)
         self.status = status

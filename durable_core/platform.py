@@ -270,8 +270,10 @@ def store_path(store: str | os.PathLike[str]) -> str:
     """Return the path of a SQLite file, absolute as of now.
 
     Raises:
-        ConfigurationError: it is empty, a URL, or SQLite's name of a database in memory.
+        ConfigurationError: it is empty, a URL, SQLite's name of a database in memory, or no path.
     """
+    if not isinstance(store, (str, os.PathLike)):
+        raise ConfigurationError(f"the path of a store is a str or an os.PathLike, not {store!r}")
     if isinstance(store, str) and (scheme := _URL.match(store)) is not None:
         raise ConfigurationError(
             "store= (or DURABLE_STORE) is the path of a SQLite file, or a store; "

@@ -114,16 +114,15 @@ class Durable(Generic[AppT]):
                 f"endpoint_adapter of an adapter package has; {endpoint_adapter!r} has not"
             )
         _check_arguments(retry=retry, limits=limits, codec=codec, around=around, debug=debug)
+        if engine is not None and (isinstance(engine, type) or not hasattr(engine, "attach")):
+            raise ConfigurationError(
+                f"Durable(engine=) must be an engine, such as EmbeddedEngine(), not {engine!r}"
+            )
         if engine is not None and store is not None:
             raise ConfigurationError(
                 f"Durable takes either store= or engine=; {engine.name} was given its own store"
             )
-        for observer in observers:
-            if isinstance(observer, type) or not all(hasattr(observer, name) for name in _OBSERVES):
-                raise ConfigurationError(
-                    "Durable(observers=) takes objects that derive from "
-                    f"durable_core.observers.Observer, not {observer!r}"
-                )
+        _check_observers(observers)
         self.id = id
         self._adapter = endpoint_adapter
         self._around = around
@@ -372,7 +371,10 @@ class Durable(Generic[AppT]):
             StoreError: the store cannot be opened.
             ConfigurationError: threads do not work here (gevent, eventlet, uWSGI without them), or
                 the application that a framework's handlers are in is not known here.
+            ValueError: ``server_threads`` is no int of 1 or more.
         """
+        if server_threads is not None and (type(server_threads) is not int or server_threads < 1):
+            raise ValueError(f"server_threads must be an int of 1 or more, not {server_threads!r}")
         self._check_installed()
         self.engine.start(server_threads=server_threads)
 
@@ -424,7 +426,7 @@ class Durable(Generic[AppT]):
         from durable_core.engine.embedded import embedded
 
         self._check_installed()
-        return embedded(self.engine).run_due(_seconds(deadline))
+        return embedded(self.engine).run_due(_seconds(deadline, "deadline"))
 
     async def run_due_async(self, deadline: Duration) -> int:
         """As :meth:`run_due`, on an event loop, which runs ``async def`` handlers."""
@@ -607,8 +609,8 @@ class Durable(Generic[AppT]):
         return check_events(events, most=limits.events, largest=limits.event)
 
 
-def _seconds(timeout: Duration) -> float:
-    return parse_duration(timeout, what="timeout") / 1000
+def _seconds(timeout: Duration, what: str = "timeout") -> float:
+    return parse_duration(timeout, what=what) / 1000
 
 
 def _is_adapter(candidate: object) -> bool:
@@ -639,6 +641,23 @@ def _check_arguments(
         )
     if not isinstance(debug, bool):
         raise ConfigurationError(f"Durable(debug=) must be True or False, not {debug!r}")
+
+
+def _check_observers(observers: object) -> None:
+    """See that observers are a list of objects with the methods of an ``Observer``.
+
+    Raises:
+        ConfigurationError: they are not.
+    """
+    listed = observers if isinstance(observers, (list, tuple)) else (observers,)
+    for each in listed:
+        if isinstance(each, type) or not all(hasattr(each, name) for name in _OBSERVES):
+            raise ConfigurationError(
+                "Durable(observers=) takes objects that derive from "
+                f"durable_core.observers.Observer, not {each!r}"
+            )
+    if listed is not observers:
+        raise ConfigurationError(f"Durable(observers=) takes a list: observers=[{observers!r}]")
 
 
 def _origin(url: object) -> str:

@@ -32,6 +32,7 @@ __all__ = [
     "EventInfo",
     "ProcessInfo",
     "StreamedChunk",
+    "check_limit",
     "endpoints",
     "oldest_due",
     "processes",
@@ -139,10 +140,19 @@ def processes(engine: Engine) -> list[ProcessInfo]:
     ]
 
 
+def check_limit(limit: object) -> None:
+    """See that as many runs or events can be asked for.
+
+    Raises:
+        ValueError: it is no int of 1 to 1,000.
+    """
+    if type(limit) is not int or not 1 <= limit <= 1000:
+        raise ValueError(f"limit must be 1 to 1000, not {limit!r}")
+
+
 def recent_events(engine: Engine, limit: int) -> list[EventInfo]:
     """Return the events that were stored last; see ``Durable.recent_events``."""
-    if isinstance(limit, bool) or not 1 <= limit <= 1000:
-        raise ValueError(f"limit must be 1 to 1000, not {limit!r}")
+    check_limit(limit)
     found = _opened(engine).store.recent_events(engine.env.app, limit)
     return [
         EventInfo(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
-from durable_core.errors import StepArgumentError, StepKindError, Suspended
+from durable_core.errors import StepArgumentError, StepKindError, StepUsageError, Suspended
 from durable_core.flow.attempt import Call
 from durable_core.flow.effects import Flow
 from durable_core.flow.execution import ExecutionState
@@ -21,6 +22,7 @@ from durable_core.runners.branches import (
 
 __all__ = ["parallel", "parallel_async"]
 
+T = TypeVar("T")
 BranchT = TypeVar("BranchT")
 
 #: Branches of a ``def`` handler that run at a time, unless the call says another number.
@@ -49,6 +51,22 @@ def _check_branches(
         )
 
 
+def _call_plain(step_id: str, branch: Callable[[], T]) -> T:
+    """Call a branch of a ``def`` handler.
+
+    Raises:
+        StepUsageError: it is ``async def``.
+    """
+    result = branch()
+    if isinstance(result, Coroutine):
+        result.close()  # that it is never awaited is not the news
+        raise StepUsageError(
+            f"step {step_id!r}: a branch is an async function; branches of 'def' handlers are "
+            "plain functions, only 'async def' handlers can await"
+        )
+    return result
+
+
 def parallel(
     scope: RunScope,
     step_id: str,
@@ -58,6 +76,7 @@ def parallel(
 ) -> Any:
     """Run branches of a ``def`` handler; see ``AsyncSteps.parallel``."""
     _check_branches(step_id, branches, mode, limit)
+    branches = tuple(partial(_call_plain, step_id, branch) for branch in branches)
     scope.ex.check_threads(step_id)
     op, most = _next_op(scope, step_id), limit or _MOST_THREADS
     if mode == "all":

@@ -58,7 +58,7 @@ class EventsRoute(Route):
         public: take events from anybody instead.
 
     Raises:
-        ConfigurationError: neither a key nor ``public=True``, or both.
+        ConfigurationError: neither a key nor ``public=True``, or both; a key that is no text.
     """
 
     methods = ("POST",)
@@ -69,8 +69,8 @@ class EventsRoute(Route):
                 "events_endpoint() needs either event_key= (clients send it as a bearer token) or "
                 "public=True (anybody may send events)"
             )
-        if event_key == "":
-            raise ConfigurationError("event_key must not be empty")
+        if event_key is not None and (not isinstance(event_key, str) or not event_key):
+            raise ConfigurationError("event_key must be a str, and not empty")
         super().__init__(engine)
         self._key = event_key
         self._source = _source_of(event_key)

@@ -7,12 +7,13 @@ from asyncio import to_thread
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import get_args
+from typing import cast, get_args
 from urllib.parse import urlencode
 
 from durable_core.api.engine import Engine
 from durable_core.api.inspection import (
     StreamedChunk,
+    check_limit,
     required_values,
     stored_request,
     stored_response,
@@ -90,7 +91,11 @@ class Runs:
 
         Raises:
             ValueError: no such status, a limit out of range, or a naive time.
+            TypeError: an argument of another type.
         """
+        _check_texts(endpoint=endpoint, key=key, cursor=cursor)
+        if label is not None and not _is_label(label):
+            raise TypeError(f"label must be a pair such as ('team', 'blue'), not {label!r}")
         where = RunFilter(
             endpoint_key=endpoint,
             key=key,
@@ -170,7 +175,9 @@ class Runs:
             RunNotFoundError: there is no such run.
             RunUndoneError: it has failed and is being undone; it ends when that is done.
             ValueError: the reason is too long.
+            TypeError: it is no str.
         """
+        _check_texts(reason=reason)
         if reason is not None and len(reason) > _LONGEST_REASON:
             raise ValueError(f"reason must have at most {_LONGEST_REASON} characters")
         return self._engine.cancel(run_id, reason)
@@ -334,8 +341,22 @@ class Runs:
 _LONGEST_REASON = 1_000
 
 
+def _check_texts(**given: object) -> None:
+    """See that arguments are texts; None leaves one out."""
+    for name, value in given.items():
+        if not isinstance(value, (str, type(None))):
+            raise TypeError(f"{name} must be a str, not {value!r}")
+
+
+def _is_label(label: object) -> bool:
+    is_pair = isinstance(label, tuple) and len(label) == 2
+    return is_pair and all(isinstance(each, str) for each in cast("tuple[object, ...]", label))
+
+
 def first_id(moment: datetime, what: str) -> str:
     """Return an id that is lower than those of all runs that began at a time or later."""
+    if not isinstance(moment, datetime):
+        raise TypeError(f"{what} must be an aware datetime, not {moment!r}")
     if moment.utcoffset() is None:
         raise ValueError(f"{what} must be an aware datetime; this one has no time zone")
     # Rounded up: a run that began within the same millisecond may have begun before.
@@ -373,8 +394,7 @@ def select(
         read: returns the records that a filter lets through, up to a number of them.
         where: all conditions but the status.
     """
-    if isinstance(limit, bool) or not 1 <= limit <= 1000:
-        raise ValueError(f"limit must be 1 to 1000, not {limit!r}")
+    check_limit(limit)
     statuses = get_args(RunStatus)
     if status is not None and status not in statuses:
         raise ValueError(f"status must be one of {', '.join(statuses)}, not {status!r}")

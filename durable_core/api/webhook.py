@@ -85,7 +85,9 @@ class Webhook:
         self.url = _check_url(url)
         self._keys = _parse_secrets(secret)
         self._client = client
-        if client is None and find_spec("durable_client") is None:
+        if client is not None:
+            _check_client(client)
+        elif find_spec("durable_client") is None:
             raise ConfigurationError(
                 "on_complete= with a URL needs an HTTP client: install durable-client, or give "
                 "Webhook(url, client=)"
@@ -266,6 +268,15 @@ def _check_url(url: object) -> str:
             f"fragment, not {url!r}"
         )
     return url
+
+
+def _check_client(client: object) -> None:
+    from durable_core.api.outgoing import check_client  # few webhooks need it
+
+    try:
+        check_client(client, is_async=False)
+    except TypeError as error:
+        raise ConfigurationError(f"Webhook(client=): {error}") from None
 
 
 def _parse_secrets(secret: str | Sequence[str] | None) -> tuple[bytes, ...]:

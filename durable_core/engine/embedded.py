@@ -89,8 +89,9 @@ class EmbeddedEngine(RunControl):
         clock, ids: time and randomness. Default: those of the system.
 
     Raises:
-        ConfigurationError: ``store`` or ``secrets`` of another form.
-        ValueError: ``token_ttl`` is no duration.
+        ConfigurationError: ``store``, ``secrets``, ``settings``, ``clock`` or ``ids`` of another
+            form.
+        ValueError: ``token_ttl`` is no duration, or 0.
     """
 
     name = "the embedded engine"
@@ -117,6 +118,10 @@ class EmbeddedEngine(RunControl):
         self._given_secrets = _parse_secrets(secrets)
         self._secrets: tuple[bytes, ...] = ()
         self._token_ttl = parse_duration(token_ttl, what="token_ttl")
+        if not self._token_ttl:
+            raise ValueError("token_ttl must be longer than 0: nobody could use a wait URL")
+        _check_port("clock", clock, ("now", "elapsed"))
+        _check_port("ids", ids, ("ulid", "uniform"))
         self._clock = clock or SystemClock()
         self._ids = ids or SystemIds()
         self._own_reports: EngineReports | None = None
@@ -637,12 +642,27 @@ def _check_store(store: Store) -> Store:
     return store
 
 
+def _check_port(name: str, given: object, methods: tuple[str, ...]) -> None:
+    """See that an argument is an object with the methods of a port; None leaves it out.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    is_one = all(callable(getattr(given, each, None)) for each in methods)
+    if given is not None and (isinstance(given, type) or not is_one):
+        raise ConfigurationError(
+            f"{name}= must be an object with {' and '.join(methods)}, not {given!r}"
+        )
+
+
 def _parse_secrets(secrets: Sequence[bytes | str] | None) -> tuple[bytes, ...]:
     if secrets is None:
         given = os.environ.get("DURABLE_SECRET")
         secrets = (given,) if given else ()
     elif isinstance(secrets, (bytes, str)) or not secrets:
         raise ConfigurationError("secrets= must be a list of one or more keys")
+    if not all(isinstance(key, (bytes, str)) for key in secrets):
+        raise ConfigurationError("a secret must be bytes or a str")
     keys = tuple(key.encode() if isinstance(key, str) else key for key in secrets)
     if any(len(key) < 16 for key in keys):
         raise ConfigurationError("a secret must have 16 bytes or more")

@@ -78,6 +78,8 @@ class ProcessEngine(ABC, Generic[H]):
     env: AppConfig
 
     def __init__(self, settings: Settings | None) -> None:
+        if settings is not None and not isinstance(settings, Settings):
+            raise ConfigurationError(f"settings= must be a Settings object, not {settings!r}")
         self.settings = settings or Settings()
         self.endpoints: dict[str, RegisteredEndpoint] = {}
         self.native_hosts: dict[Any, Any] = {}

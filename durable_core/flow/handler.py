@@ -307,7 +307,7 @@ def _finish_returned(ex: StoredExecution, outcome: Returned) -> Flow[None]:
     except (TypeError, ValueError) as error:
         # Another attempt would return the same kind of thing.
         failure = replace(failure_of_handler(error, ex.env.clock.now()), retriable=False)
-        text = "the handler's return value cannot be sent; the run failed"
+        text = f"the handler's return value cannot be sent; the run failed: {describe(error)}"
         return _fail_handler(ex, failure, error, text)
     return _respond(ex, response)
 

@@ -302,6 +302,10 @@ def _check_store_headers(names: object) -> None:
             )
 
 
+#: Options that are functions, and what these are called with.
+_FUNCTIONS = {"authorize": "request", "exception_to_response": "exception", "key": "request"}
+
+
 def _check(options: EndpointOptions) -> None:
     unknown = options.keys() - EndpointOptions.__annotations__.keys()
     if unknown:
@@ -322,8 +326,9 @@ def _check(options: EndpointOptions) -> None:
         raise ValueError("run_timeout must be 1 ms or more: a run needs some time")
     if (limit := options.get("max_sync_runtime")) is not None:
         parse_duration(limit, what="max_sync_runtime")
-    if (key := options.get("key")) is not None and not callable(key):
-        raise TypeError(f"key must be a function of the request, not {key!r}")
+    for name, argument in _FUNCTIONS.items():
+        if (function := options.get(name)) is not None and not callable(function):
+            raise TypeError(f"{name} must be a function of the {argument}, not {function!r}")
     for name in ("record_arguments", "omit_request_body", "omit_response_body", "allow_cancel"):
         if not isinstance(flag := options.get(name), (bool, type(None))):
             raise TypeError(f"{name} must be True or False, not {flag!r}")

@@ -264,6 +264,12 @@ def _check_predicate(retry_if: object) -> None:
         raise StepArgumentError(
             f"retry_if must be a function of the error, not {type(retry_if).__name__}"
         )
+    if isinstance(retry_if, type):
+        shown = retry_if.__name__
+        raise StepArgumentError(
+            f"retry_if must be a function of the error, not the class {shown}; such as "
+            f"lambda error: isinstance(error, {shown})"
+        )
     import inspect  # takes a while, and few need it
 
     if inspect.iscoroutinefunction(retry_if):

@@ -218,7 +218,11 @@ HeaderFields: TypeAlias = Headers | Mapping[str, str] | Iterable[tuple[str, str]
 
 def _check_field(field: tuple[str, str]) -> tuple[str, str]:
     """Return the field to keep. Nearly all fields are plain and need no regular expression."""
-    name, value = field
+    try:
+        name, value = field
+    except ValueError:
+        # It is not shown: it may be a credential.
+        raise TypeError("headers are a mapping, or pairs of a name and a value") from None
     if type(name) is str and type(value) is str:
         value = value.strip(" \t")
         is_plain = value.isascii() and value.isprintable()

@@ -108,8 +108,11 @@ class Response:
         """Send the client to ``location``, a URL reference; unsafe characters are escaped.
 
         Raises:
+            TypeError: the location is no str.
             ValueError: a status other than 301, 302, 303, 307, 308.
         """
+        if not isinstance(location, str):
+            raise TypeError(f"Response.redirect takes a str, not {type(location).__name__}")
         if status not in _REDIRECTS:
             raise ValueError(f"a redirect status must be one of {_REDIRECTS}, not {status!r}")
         target = quote(location, safe=":/%#?=@[]!$&'()*+,;~")

@@ -121,7 +121,8 @@ class Settings:
             keep_runs, keep_events, orphan_after: in seconds.
 
     Raises:
-        ValueError: a number that is no int of 1 or more; a duration of 0, or over 100 years.
+        ValueError: a number that is no int of 1 or more; a duration of 0, or over 100 years; a
+            ``lease`` that would end before it is renewed.
     """
 
     worker_threads: int
@@ -183,6 +184,11 @@ class Settings:
             if ms == 0:
                 raise ValueError(f"{name} must be longer than 0, not {duration!r}")
             object.__setattr__(self, name, ms / 1000)
+        if self.lease <= self.heartbeat:
+            raise ValueError(
+                f"lease must be longer than heartbeat, which renews it: {lease!r} is not longer "
+                f"than {heartbeat!r}"
+            )
         if not isinstance(on_demand, bool):
             raise ValueError(f"on_demand must be True or False, not {on_demand!r}")
         object.__setattr__(self, "on_demand", on_demand)

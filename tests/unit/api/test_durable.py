@@ -10,10 +10,12 @@ import pytest
 from durable_core.api.adapter import endpoint_adapter
 from durable_core.api.durable import Durable
 from durable_core.api.endpoint import Endpoint
+from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.errors import ConfigurationError, EndpointAdapterRequiredError, LimitExceededError
 from durable_core.flow.env import Limits
 from durable_core.http.request import Request
 from durable_core.model.event import Event
+from durable_core.ports.observer import Observer
 from durable_core.stores.sqlite import SQLiteStore
 from support.harness import WatchedStore, lab
 
@@ -22,6 +24,10 @@ def handler(request: Request) -> None: ...
 
 
 def other(request: Request) -> None: ...
+
+
+class Observing(Observer):
+    """Does nothing with what it is told."""
 
 
 def made(**options: Any) -> Any:
@@ -52,11 +58,16 @@ def test_adapter_that_is_none(adapter: Any) -> None:
         ({"around": "request"}, "must be a function of the request .* not 'request'"),
         ({"debug": "no"}, "must be True or False, not 'no'"),
         ({"public_url": 7}, "must be scheme and authority, .* not 7"),
+        ({"engine": "inngest", "store": None}, r"must be an engine, such as .* not 'inngest'"),
+        ({"engine": EmbeddedEngine, "store": None}, r"must be an engine, such as .* not <class"),
+        ({"observers": [Observer]}, "takes objects that derive from .* not <class"),
+        ({"observers": Observing()}, r"takes a list: observers=\["),
+        ({"observers": "x"}, "takes objects that derive from .* not 'x'"),
     ],
 )
 def test_an_argument_of_another_type(argument: dict[str, object], says: str) -> None:
     """Each is refused when ``Durable`` is made, by its name, and not when it is first used."""
-    [name] = argument
+    name, *_ = argument
     with pytest.raises(ConfigurationError, match=rf"Durable\({name}=\) {says}"):
         made(**argument)
 
@@ -150,3 +161,18 @@ def test_events_are_checked() -> None:
         with pytest.raises(LimitExceededError):
             send(Event("x", {"a": "x" * 100}))
         assert [] == process.watched.batches[1:]
+
+
+@pytest.mark.parametrize("threads", [0, "8", True, 2.0])
+def test_threads_of_a_server_are_counted(threads: Any) -> None:
+    """Another number is refused before anything is started."""
+    durable = made()
+    with pytest.raises(ValueError, match="server_threads must be an int of 1 or more, not"):
+        durable.start(server_threads=threads)
+    assert not durable.health()["started"]
+
+
+def test_a_deadline_that_is_none() -> None:
+    """The error names the argument as it is written."""
+    with pytest.raises(ValueError, match="deadline cannot be 'soon'"):
+        made().run_due("soon")

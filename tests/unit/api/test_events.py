@@ -102,7 +102,9 @@ def test_key(header: str | None, status: int) -> None:
     assert ("Bearer" if status == 401 else None) == response.headers.get("www-authenticate")
 
 
-@pytest.mark.parametrize("options", [{}, {"event_key": "x", "public": True}, {"event_key": ""}])
+@pytest.mark.parametrize(
+    "options", [{}, {"event_key": "x", "public": True}, {"event_key": ""}, {"event_key": 5}]
+)
 def test_key_or_public(options: dict[str, Any]) -> None:
     """It must be said whether anybody may send events."""
     with lab() as process, pytest.raises(ConfigurationError):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from durable_core.api.step import step, sync_step
-from durable_core.errors import DuplicateStepIdError, StepError
+from durable_core.errors import DuplicateStepIdError, StepError, StepUsageError
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.ports import RunRecord
@@ -586,3 +586,24 @@ def test_coroutine_in_place_of_a_branch() -> None:
         assert 500 == process.endpoint(handler).handle(request()).status
     [text] = seen
     assert "as in lambda: step.run(id, fn), not coroutine" in text
+
+
+@pytest.mark.parametrize("mode", ["all", "race"])
+def test_async_branches_of_a_def_handler(mode: Any) -> None:
+    """Nobody would await them: the run fails at once, and no coroutine is taken for a result."""
+    seen: list[str] = []
+
+    async def branch() -> int:
+        return 5
+
+    def handler(request: Request) -> None:
+        try:
+            sync_step.parallel("x", branch, branch, mode=mode)
+        except StepUsageError as error:
+            seen.append(str(error))
+            raise
+
+    with lab() as process:
+        assert 500 == process.endpoint(handler).handle(request()).status
+    [text] = seen
+    assert "step 'x': a branch is an async function" in text

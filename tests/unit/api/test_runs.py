@@ -223,3 +223,22 @@ def test_the_step_that_runs_is_listed(asynchronous: bool) -> None:
 
 def _brief(step: StepInfo) -> tuple[str, str, int, str | None]:
     return step.name, step.status, step.attempts, step.error
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"label": "team=blue"}, {"label": {"team": "blue"}}, {"since": "yesterday"}]
+    + [{name: 5} for name in ("endpoint", "key", "cursor")],
+)
+def test_list_of_another_type(options: dict[str, Any]) -> None:
+    """A condition that no run could meet is refused; it does not look like an empty list."""
+    [name] = options
+    with lab() as process, pytest.raises(TypeError, match=f"{name} must be a"):
+        process.durable.runs.list(**options)
+
+
+def test_a_reason_is_a_text() -> None:
+    """It is refused before the run is looked for."""
+    reason: Any = 5
+    with lab() as process, pytest.raises(TypeError, match="reason must be a str, not 5"):
+        process.durable.runs.cancel("nobody", reason=reason)

@@ -349,6 +349,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"timeout": "367 days"}, "timeout"),
     ({"backoff": 3}, "backoff must be a RetryPolicy, not int"),
     ({"retry_if": ValueError("x")}, "retry_if must be a function of the error, not ValueError"),
+    ({"retry_if": ValueError}, "the class ValueError; such as lambda error: isinstance"),
     ({"name": ""}, "name must have 1 to 255 characters, not 0"),
     ({"name": "x" * 256}, "name must have 1 to 255 characters, not 256"),
     ({"name": 7}, "name must be a str, not int"),

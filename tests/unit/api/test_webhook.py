@@ -385,3 +385,10 @@ def test_neither_url_nor_function() -> None:
     """Refused where the endpoint is defined."""
     with pytest.raises(ConfigurationError, match="on_complete must be a URL"):
         App(MemoryStore(), 5)
+
+
+def test_what_is_no_client() -> None:
+    """It is refused when the endpoint is made, and not at the end of the first run."""
+    client: Any = 5
+    with pytest.raises(ConfigurationError, match=r"Webhook\(client=\): client must have build_req"):
+        Webhook("https://x.example", secret=SECRET, client=client)

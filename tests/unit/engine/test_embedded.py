@@ -471,3 +471,29 @@ def test_how_old_the_proof_of_a_lease_may_be(lease: str, age: float) -> None:
     durable = Durable(id="x", engine=EmbeddedEngine(MemoryStore(), settings=settings))
 
     assert age == durable.engine.env.lease_check_age
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ({"settings": {"lease": 5}}, r"settings= must be a Settings object, not {'lease'"),
+        ({"settings": Settings}, "settings= must be a Settings object, not <class"),
+        ({"clock": 5}, "clock= must be an object with now and elapsed, not 5"),
+        ({"clock": FakeClock}, "clock= must be an object with now and elapsed, not <class"),
+        ({"ids": object()}, "ids= must be an object with ulid and uniform, not <object"),
+        ({"secrets": [5]}, "a secret must be bytes or a str"),
+        ({"store": 5}, "store= is the path of a SQLite file"),
+        ({"token_ttl": 0}, "token_ttl must be longer than 0"),
+    ],
+)
+def test_an_argument_of_another_type(argument: Any, says: str) -> None:
+    """Each is refused when the engine is made, and not when it is first used."""
+    with pytest.raises((ConfigurationError, ValueError), match=says):
+        EmbeddedEngine(**argument)
+
+
+@pytest.mark.parametrize("path", [5, b"x.db"])
+def test_a_path_is_a_text(path: Any) -> None:
+    """Bytes are no path: what is made of it is text."""
+    with pytest.raises(ConfigurationError, match=r"path of a store is a str or an os\.PathLike"):
+        SQLiteStore(path)

@@ -120,6 +120,14 @@ def test_headers_to_store_are_checked(names: Any, error: str) -> None:
         merge_options({}, {"store_headers": names})
 
 
+@pytest.mark.parametrize("name", ["authorize", "exception_to_response", "key"])
+def test_functions_are_called_later(name: str) -> None:
+    """What could not be called then is refused at definition, and not for each client."""
+    options: Any = {name: True}
+    with pytest.raises(TypeError, match=f"{name} must be a function of the .*, not True"):
+        merge_options({}, options)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -104,6 +104,8 @@ def test_other_types_are_refused() -> None:
         Headers({"a": 1})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="not bytes"):
         Headers([(b"a", "1")])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="a mapping, or pairs of a name and a value"):
+        Headers(["accept: */*"])  # type: ignore[list-item]
 
 
 def test_a_withheld_field_never_looks_absent() -> None:

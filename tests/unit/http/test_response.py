@@ -81,6 +81,8 @@ def test_redirect_escapes_what_a_header_cannot_hold() -> None:
     assert Response.redirect("/").status == 302
     with pytest.raises(ValueError, match="303"):
         Response.redirect("/", 200)
+    with pytest.raises(TypeError, match="takes a str, not int"):
+        Response.redirect(7)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("status", [0, 100, 199, 600])

@@ -64,3 +64,10 @@ def test_on_demand_is_a_bool() -> None:
     assert not Settings().on_demand
     with pytest.raises(ValueError, match="on_demand"):
         Settings(on_demand=value)
+
+
+@pytest.mark.parametrize("lease", ["3s", 2])
+def test_a_lease_outlives_its_renewal(lease: Any) -> None:
+    """Else a process would lose its runs to others while it works."""
+    with pytest.raises(ValueError, match=f"lease must be longer than heartbeat.*{lease!r} is not"):
+        Settings(lease=lease, heartbeat="3s")
