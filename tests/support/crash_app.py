@@ -44,19 +44,23 @@ _LEDGER = Ledger(Path(os.environ["CRASH_LEDGER"]))
 
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 
+_settings = Settings(
+    busy_timeout=float(os.environ.get("CRASH_BUSY", "5")),
+    heartbeat="1ms",
+    lease=float(os.environ.get("CRASH_LEASE", "15")),
+    worker_threads=int(os.environ.get("CRASH_WORKERS", "8")),
+    worker_tasks=int(os.environ.get("CRASH_WORKERS", "100")),
+)
+# Set afterwards, so that a lease can run out before it is renewed, which users cannot ask for.
+object.__setattr__(_settings, "heartbeat", float(os.environ.get("CRASH_HEARTBEAT", "3")))
+
 durable = Durable(
     id="crash",
     endpoint_adapter=endpoint_adapter,
     engine=EmbeddedEngine(
         _STORE,
         token_ttl=float(os.environ.get("CRASH_TOKEN_TTL", "3600")),
-        settings=Settings(
-            busy_timeout=float(os.environ.get("CRASH_BUSY", "5")),
-            heartbeat=float(os.environ.get("CRASH_HEARTBEAT", "3")),
-            lease=float(os.environ.get("CRASH_LEASE", "15")),
-            worker_threads=int(os.environ.get("CRASH_WORKERS", "8")),
-            worker_tasks=int(os.environ.get("CRASH_WORKERS", "100")),
-        ),
+        settings=_settings,
     ),
     retry=RetryPolicy(base=int(os.environ.get("CRASH_RETRY_MS", "1000")) / 1000, jitter=0),
     limits=Limits(crashes=int(os.environ.get("CRASH_TAKEOVERS", "1000"))),
