@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from heapq import heappop, heappush
-from types import CodeType
 
 from durable_core.errors import Suspended, WaitInterruptedError
 from durable_core.flow.effects import Outcome, Raised, Unwound
@@ -93,7 +92,7 @@ class ParkedSteps:
 class HandlerUnwinder:
     """Ends the handler of one run before it has returned. Everything happens on its loop.
 
-    The handler runs between :meth:`handler_begins` and :meth:`handler_ended`. When each of its
+    The handler runs between :meth:`handler_runs` and :meth:`handler_ended`. When each of its
     tasks waits for parked steps, it is cancelled. From then on nothing that it does counts; if it
     goes on for longer than the unwind time, the run goes on without it.
 
@@ -101,39 +100,31 @@ class HandlerUnwinder:
         host: the worker.
         ex: the execution.
         loop: where it runs.
-        is_occupied: tells whether the run does something besides waiting in parked steps.
-        step_code: of the coroutine of a step.
-        tasks: those of a handler that has begun before it had a run.
+        tasks: of the handler.
     """
 
+    _task: asyncio.Task[object] | None = None
+    _go_on_without: Callable[[], None] | None = None  # None while no handler runs
+    _begun = False
+    #: The task of the handler was cancelled, and may not have met that yet.
+    has_cancelled = False
+    #: The handler was unwound, and has gone on since, so it can know of that.
+    _met_unwinding = False
+    #: The handler has gone on from a step that was refused: how it ends does not count.
+    saw_refused_step = False
+    _limit: asyncio.TimerHandle | None = None  # of what the handler awaits of its own
+    _deadline: asyncio.TimerHandle | None = None  # of its end once it was cancelled
+    _run_limit: asyncio.TimerHandle | None = None  # of the run
+
     def __init__(
-        self,
-        host: RunHost,
-        ex: Execution,
-        loop: asyncio.AbstractEventLoop,
-        is_occupied: Callable[[], bool],
-        step_code: CodeType,
-        tasks: RunTasks | None = None,
+        self, host: RunHost, ex: Execution, loop: asyncio.AbstractEventLoop, tasks: RunTasks
     ) -> None:
         self._host = host
         self._ex = ex
         self._loop = loop
-        self._is_occupied = is_occupied
+        self._is_occupied: Callable[[], bool] = _never
         self.parked = ParkedSteps(loop, ex.env.clock)
-        self.tasks = RunTasks(loop, step_code) if tasks is None else tasks
-        self.tasks.join_run(self.parked.futures, self._may_suspend, self.unwind)
-        self._task: asyncio.Task[object] | None = None
-        self._go_on_without: Callable[[], None] | None = None  # None while no handler runs
-        self._begun = False
-        #: The task of the handler was cancelled, and may not have met that yet.
-        self.has_cancelled = False
-        #: The handler was unwound, and has gone on since, so it can know of that.
-        self._met_unwinding = False
-        #: The handler has gone on from a step that was refused: how it ends does not count.
-        self.saw_refused_step = False
-        self._limit: asyncio.TimerHandle | None = None  # of what the handler awaits of its own
-        self._deadline: asyncio.TimerHandle | None = None  # of its end once it was cancelled
-        self._run_limit: asyncio.TimerHandle | None = None  # of the run
+        self.tasks = tasks
 
     # -- the handler ------------------------------------------------------------------------
 
@@ -146,16 +137,23 @@ class HandlerUnwinder:
     def _handling(self) -> bool:
         return self._go_on_without is not None
 
-    def handler_begins(self, go_on_without: Callable[[], None]) -> None:
-        """Note that the current task is about to call the handler.
+    def handler_runs(
+        self,
+        task: asyncio.Task[object],
+        is_occupied: Callable[[], bool],
+        go_on_without: Callable[[], None],
+    ) -> None:
+        """Note that the handler runs.
 
         Args:
+            task: its task.
+            is_occupied: tells whether the run does something besides waiting in parked steps.
             go_on_without: called if the handler does not end when it should.
         """
-        self._task = asyncio.current_task()
+        self._task = task
+        self._is_occupied = is_occupied
         self._go_on_without = go_on_without
-        if self._ex.deadline is not None:
-            self.unwind_if_overdue()
+        self.tasks.join_run(self.parked.futures, self._may_suspend, self.unwind)
 
     def cut_short(self, error: BaseException) -> Outcome | Unwound:
         """Return how a handler ended that a cancellation or a signal ended: ours, or its own."""

@@ -101,6 +101,13 @@ class TaskRun:
     kind = HandlerKind.ASYNC_DEF
     #: What answers each effect.
     performers: ClassVar[Mapping[type[Effect], Callable[[Any, Any], Any]]]
+    _task: asyncio.Task[object] | None = None  # of the handler, while that runs
+    _made_unwinder: HandlerUnwinder | None = None
+    _replay_order: ReplayOrder | None = None  # made when it is first needed
+    _steps = 0  # calls of steps that are in progress and not parked
+    _interrupted: WaitInterruptedError | None = None
+    _idle: asyncio.Future[None] | None = None
+    _refused_steps = 0
 
     def __init__(
         self,
@@ -118,14 +125,8 @@ class TaskRun:
         self._handler = handler
         self._reply = reply
         self._loop = loop or asyncio.get_running_loop()
-        self._replay_order: ReplayOrder | None = None  # made when it is first needed
-        self._unwinder = HandlerUnwinder(host, ex, self._loop, self._is_occupied, STEP_CODE, tasks)
-        self._parked = self._unwinder.parked
-        self._steps = 0  # calls of steps that are in progress and not parked
-        self._interrupted: WaitInterruptedError | None = None
-        self._idle: asyncio.Future[None] | None = None
+        self._tasks = RunTasks(self._loop, STEP_CODE) if tasks is None else tasks
         self._background: set[asyncio.Task[None]] = set()
-        self._refused_steps = 0
         #: Called if the run goes on while its handler, which does not end, still runs.
         self.left: Callable[[], None] = _nothing
 
@@ -137,11 +138,25 @@ class TaskRun:
         """
         return asyncio.Task(drive_async(flow, self.perform), loop=self._loop)
 
+    @property
+    def _unwinder(self) -> HandlerUnwinder:
+        """What ends the handler before it has returned. Most runs do not need it.
+
+        The one that is there before the handler begins has nothing to end, and is not kept.
+        """
+        unwinder = self._made_unwinder
+        if unwinder is None:
+            unwinder = HandlerUnwinder(self._host, self.ex, self._loop, self._tasks)
+            if self._task is not None:
+                self._made_unwinder = unwinder
+                unwinder.handler_runs(self._task, self._is_occupied, self._go_on_without_handler)
+        return unwinder
+
     # -- the run as its handler sees it -----------------------------------------------------
 
     def current_task(self) -> object:
         """Return what stands for the current task."""
-        return self._unwinder.tasks.running or asyncio.current_task()
+        return self._tasks.running or asyncio.current_task()
 
     async def drive(self, flow: Flow[Any]) -> Any:
         """Run a flow of a step in the task that awaits it."""
@@ -199,12 +214,12 @@ class TaskRun:
         call_soon(self._loop, call, *args)
 
     def _recheck_here(self) -> None:
-        self._parked.wake_all()
+        self._unwinder.parked.wake_all()
         self._unwinder.unwind_if_overdue()
 
     def _take_event(self, op_id: str, event: StoredEvent) -> None:
         self.ex.resolve_wait(op_id, event)
-        self._parked.wake(op_id)
+        self._unwinder.parked.wake(op_id)
 
     def _detach_here(self, reason: HandoffReason) -> None:
         if self.ex.attached and not self.ex.closed:
@@ -236,7 +251,7 @@ class TaskRun:
 
     def _background_ended(self, task: asyncio.Task[None]) -> None:
         self._background.discard(task)
-        self._unwinder.tasks.look_soon()
+        self._tasks.look_soon()
 
     def _is_occupied(self) -> bool:
         return self._steps > 0 or bool(self._background)
@@ -348,10 +363,12 @@ class TaskRun:
 
     async def call_handler(self, effect: CallHandler) -> Outcome | Unwound:
         """Run the handler in this task."""
-        if self.ex.closed or self.ex.stopping:
+        if self.ex.state not in _GOES_ON:
             return Unwound()  # told so before it began
-        self._unwinder.handler_begins(self._go_on_without_handler)
-        tasks = self._unwinder.tasks
+        self._task = asyncio.current_task(self._loop)
+        if self.ex.deadline is not None:
+            self._unwinder.unwind_if_overdue()
+        tasks = self._tasks
         own_task = tasks.handler
         scope: RunScope = self
         if self._host.wrap_scope is not None:
@@ -382,15 +399,18 @@ class TaskRun:
             outcome = self._unwinder.cut_short(error)
         finally:
             CURRENT_RUN.reset(token)
-        if self.ex.unawaited or self._steps or self._parked.futures:
+        unwinder = self._made_unwinder
+        if self.ex.unawaited or self._steps or (unwinder is not None and unwinder.parked.futures):
             outcome = self._refuse_unawaited(outcome)
         if self._interrupted is not None and not isinstance(outcome, Unwound):
             # gather(), a task group or anyio may have made something else of it.
             outcome = Raised(self._interrupted)
-        ended = self._unwinder.handler_ended(outcome)
-        if isinstance(ended, Unwound) and self._unwinder.has_cancelled:
-            await _take_cancellation()
-        return ended
+        self._task = None
+        if unwinder is not None:
+            outcome = unwinder.handler_ended(outcome)
+            if isinstance(outcome, Unwound) and unwinder.has_cancelled:
+                await _take_cancellation()
+        return outcome
 
     async def _undo(self, scope: RunScope, error: Exception | None) -> None:
         """Undo the steps of a run that fails, and raise the error with which it does."""
@@ -410,7 +430,7 @@ class TaskRun:
             return outcome
         if not isinstance(outcome, Returned) and not isinstance(error, (TypeError, AttributeError)):
             return outcome
-        tasks, unawaited = self._unwinder.tasks, self.ex.unawaited
+        tasks, unawaited = self._tasks, self.ex.unawaited
         steps: list[str] = []
         if len(unawaited) > tasks.unneeded_steps():
             steps = [f"step {op.name!r}" for op in unawaited.values()]
@@ -446,7 +466,7 @@ class TaskRun:
             raise asyncio.CancelledError
         self._steps -= 1
         try:
-            with self._parked.park(effect.op_id, effect.due_at) as future:
+            with self._unwinder.parked.park(effect.op_id, effect.due_at) as future:
                 self._unwinder.limit_own_wait()
                 await future
         except WaitInterruptedError as error:
@@ -470,10 +490,10 @@ class TaskRun:
         raise asyncio.CancelledError
 
     def _see_if_alone(self, effect: SeeIfAlone) -> bool:
-        return not self._unwinder.tasks.others
+        return not self._tasks.others
 
     def _see_handler_branch(self, effect: SeeHandlerBranch) -> object:
-        return self._unwinder.tasks.handler
+        return self._tasks.handler
 
     def _look_after_unwinding(self) -> None:
         """Hand the client off now if its handler awaits something while it is unwound."""
@@ -485,8 +505,9 @@ class TaskRun:
 
     async def _await_delivery(self, effect: AwaitDelivery) -> None:
         """Wait as a parked step does, but as one in progress: the run is not suspended for it."""
-        with self._parked.park(effect.op_id, None) as future:
-            timer = self._loop.call_later(effect.for_ms / 1000, self._parked.wake, effect.op_id)
+        parked = self._unwinder.parked
+        with parked.park(effect.op_id, None) as future:
+            timer = self._loop.call_later(effect.for_ms / 1000, parked.wake, effect.op_id)
             try:
                 await future
             except asyncio.CancelledError:
@@ -506,7 +527,7 @@ class TaskRun:
             # The run is being suspended; what the handler makes of this does not count.
             self._unwinder.saw_refused_step = True
             raise asyncio.CancelledError
-        if self._unwinder.tasks.are_timed_out:
+        if self._tasks.are_timed_out:
             self._interrupted = WaitInterruptedError(
                 f"a time-out ended around step {step_name!r} while that waited; it would not "
                 "survive a restart as the step does: use the step's own timeout= instead, or put "
@@ -527,7 +548,7 @@ class TaskRun:
     def _await_replay_turn(self, effect: AwaitReplayTurn) -> Coroutine[Any, Any, None] | None:
         if self._replay_order is None:
             self._replay_order = ReplayOrder(self._loop)
-        number, tasks = effect.completion_no, self._unwinder.tasks
+        number, tasks = effect.completion_no, self._tasks
         if tasks.are_one_task and self._replay_order.take_turn(number):
             return None
         return self._replay_order.wait_turn(number)
