@@ -134,7 +134,8 @@ class Headers:
                 f"header {key!r} was on the request but is not stored with the run; "
                 f"name it in store_headers= to have it on replay"
             )
-        values = self._by_name().get(key, ())
+        index = self._index
+        values = (self._by_name() if index is None else index).get(key, ())
         if self._on_sensitive is not None and values and key in SENSITIVE_HEADERS:
             self._on_sensitive(key)
         return values
@@ -265,7 +266,7 @@ def accepts_event_stream(headers: Headers) -> bool:
     with the same weight before it (RFC 9110 section 12.5.1). Wildcards do not count. A media
     type whose weight is malformed is ignored.
     """
-    values = headers.get_all("accept")
+    values = headers._values("accept")
     for value in values:  # nearly no request passes this, and a generator takes 0.5 us more
         if _EVENT_STREAM in value.lower():
             break
