@@ -589,8 +589,9 @@ class Claim(Write[tuple[ClaimedRun | CorruptRun | SealedRun, ...]]):
     register again first, or its runs would be taken from it while it executes them.
     With ``run_ids`` only these of the runs are claimed, and none of endpoints with ``slots``.
     The last ``ahead`` of the runs wait in the process until a handler ends. None of these comes
-    after a run that has died with a process since its last checkpoint, or is queued: the former may
-    take with it what waits behind it, and the latter would have a slot while it waits.
+    after a run that has died with a process since its last checkpoint, or may have, or is queued:
+    the former may take with it what waits behind it, and the latter would have a slot while it
+    waits.
 
     Runs of an endpoint with ``slots`` are queued when they are due (up to 1,000 at a time, the
     earliest due first), and claimed from the queue as far as there are slots. The queued runs of
@@ -654,8 +655,10 @@ class ReapWorkers(Write[tuple[str, ...]]):
     """Remove dead processes and free their runs, due at once; answers the ids of these runs.
 
     Each freed run gets a higher epoch, so that writes of its old owner are refused, and a higher
-    crash count. ``orphans`` also frees runs whose owner is not a registered process. With
-    ``skip_if_renewed_after``, a process that has renewed its lease past that time is kept.
+    crash count. One that was claimed ahead keeps its crash count, since it may not have begun, and
+    is not claimed ahead again before it was released. ``orphans`` also frees runs whose owner is
+    not a registered process. With ``skip_if_renewed_after``, a process that has renewed its lease
+    past that time is kept.
     """
 
     repeatable: ClassVar[bool] = True

@@ -364,9 +364,10 @@ class MemoryStore(Store):
         # A line is asked for its next run only when the one before has been claimed.
         for _, row in islice(line, message.limit):
             is_queued = row.run.phase is Phase.QUEUED
-            if len(claimed) >= at_once and (is_queued or row.run.crash_count):
+            ahead = len(claimed) >= at_once
+            if ahead and (is_queued or row.run.crash_count or row.claimed_ahead):
                 break
-            claimed.append(row.take(message.owner))
+            claimed.append(row.take(message.owner, ahead=ahead))
             if is_queued:
                 self._flow.take_turn(row.run, slots[row.run.endpoint_key])
         return tuple(claimed)
@@ -526,7 +527,7 @@ class MemoryStore(Store):
         if message.orphans:
             owners = {row.owner for row in self._runs.values() if row.owner is not None}
             dead |= owners - set(self._peers)
-        return self._free(dead, message.now, 1)
+        return self._free(dead, message.now, crashed=True)
 
     def _is_spared(self, id_: str, skip_if_renewed_after: int | None) -> bool:
         peer = self._peers.get(id_)
@@ -538,12 +539,12 @@ class MemoryStore(Store):
 
     def _unregister(self, message: Unregister) -> tuple[str, ...]:
         self._peers.pop(message.id, None)
-        return self._free({message.id}, message.now, 0)
+        return self._free({message.id}, message.now, crashed=False)
 
-    def _free(self, owners: set[str], now: int, take_overs: int) -> tuple[str, ...]:
+    def _free(self, owners: set[str], now: int, *, crashed: bool) -> tuple[str, ...]:
         freed = [row for row in self._runs.values() if row.owner in owners]
         for row in freed:
-            row.free(now, take_overs)
+            row.free(now, crashed=crashed)
         return tuple(row.run.id for row in freed)
 
     def _prune(self, message: Prune) -> int:

@@ -37,6 +37,7 @@ class StoredRun:
     failed_attempts: dict[tuple[str, int], FailedAttempt] = field(default_factory=dict)
     handoff: str | None = None
     descendants: int = 0
+    claimed_ahead: bool = False
 
     @property
     def due(self) -> tuple[int, str]:
@@ -139,6 +140,7 @@ class StoredRun:
             self.end(write.result)
         elif write.release is not None:
             self.owner, self.due_at = None, write.release.due_at
+            self.claimed_ahead = False
             if write.release.endpoint_key is not None:
                 self.run = replace(self.run, endpoint_key=write.release.endpoint_key)
             if self.run.cancel_reason is not None and (
@@ -153,9 +155,9 @@ class StoredRun:
                 self.wake(write.now)
         return True
 
-    def take(self, owner: str) -> ClaimedRun:
+    def take(self, owner: str, *, ahead: bool = False) -> ClaimedRun:
         """Give the run to an owner, in a new epoch."""
-        self.owner, self.due_at = owner, None
+        self.owner, self.due_at, self.claimed_ahead = owner, None, ahead
         self.leave_queue()
         self.run = replace(self.run, epoch=self.run.epoch + 1)
         memos, pending = self.ops()
@@ -219,13 +221,15 @@ class StoredRun:
                 found += pushed or [ChunkBatch(number=number, texts=(), op_id=op_id)]
         return sorted(found, key=lambda batch: batch.place)
 
-    def free(self, now: int, take_overs: int) -> None:
+    def free(self, now: int, *, crashed: bool) -> None:
         """Take the run from its owner."""
         run = self.run
         self.owner, self.due_at = None, now
-        self.run = replace(
-            run, epoch=run.epoch + take_overs, crash_count=run.crash_count + take_overs
-        )
+        if crashed:  # one that was claimed ahead may not have begun
+            crash_count = run.crash_count + (not self.claimed_ahead)
+            self.run = replace(run, epoch=run.epoch + 1, crash_count=crash_count)
+        else:
+            self.claimed_ahead = False
 
 
 def _copy(pending: Pending) -> Pending:

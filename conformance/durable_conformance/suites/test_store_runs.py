@@ -37,6 +37,7 @@ from durable_core.ports import (
     IdempotencyKey,
     NewRun,
     Prune,
+    ReapWorkers,
     Release,
     Retry,
     RunProgress,
@@ -358,6 +359,27 @@ def test_no_run_is_claimed_ahead_behind_one_that_has_died_with_a_process(store: 
 
     assert ["r1", "r2"] == [each.run.id for each in claim(store, limit=4, ahead=3)]
     assert ["r3", "r4"] == [each.run.id for each in claim(store, limit=4, ahead=3)]
+
+
+@requirement("T5")
+def test_a_run_that_was_claimed_ahead_has_not_crashed_with_its_process(store: Store) -> None:
+    """It may not have begun. It is not claimed so again: the next crash is its own."""
+    for number in (1, 2, 3):
+        commit(store, created(f"r{number}"))
+        commit(store, suspended(f"r{number}", due_at=number))
+    assert 3 == len(claim(store, limit=3, ahead=2))
+    commit(store, ReapWorkers(ids=("o2",), now=10))
+    counts = {each.run.id: each.run.crash_count for each in store.list("app", limit=9)}
+    assert {"r1": 1, "r2": 0, "r3": 0} == counts
+
+    first = claim(store, limit=3, ahead=2)
+    assert ["r1"] == [each.run.id for each in first]
+    second = claim(store, limit=2, ahead=1)
+    assert ["r2"] == [each.run.id for each in second]
+    commit(store, ReapWorkers(ids=("o2",), now=20))
+    assert {"r1": 2, "r2": 1, "r3": 0} == {
+        each.run.id: each.run.crash_count for each in store.list("app", limit=9)
+    }
 
 
 @requirement("T5")

@@ -46,14 +46,16 @@ def claim(db: sqlite3.Connection, message: Claim) -> tuple[ClaimedRun | CorruptR
     }
     if message.run_ids is not None:
         due = db.execute(QUERIES["due-of"], {**wanted, "run_ids": json.dumps(message.run_ids)})
-        return _take(db, message.owner, [run_id for _, run_id in due.fetchall()])
+        ids = [run_id for _, run_id in due.fetchall()]
+        return _take(db, message.owner, ids, len(ids))
     found = db.execute(QUERIES["due-runs"], wanted).fetchall()
     if message.slots:
         return _claim_with_slots(db, message, found)
-    return _take(db, message.owner, [each[1] for each in _claimable(message, found)])
+    ids = [each[1] for each in _claimable(message, found)]
+    return _take(db, message.owner, ids, message.limit - message.ahead)
 
 
-#: A due run: when it is due, its id, and its crash count.
+#: A due run: when it is due, its id, and whether it may have died with a process.
 _Due: TypeAlias = tuple[int, str, int]
 
 
@@ -69,12 +71,16 @@ def _claimable(
 
 
 def _take(
-    db: sqlite3.Connection, owner: str, ids: Sequence[str]
+    db: sqlite3.Connection, owner: str, ids: Sequence[str], at_once: int
 ) -> tuple[ClaimedRun | CorruptRun, ...]:
-    """Give runs to an owner, and return all that replaying them needs."""
+    """Give runs to an owner, and return all that replaying them needs.
+
+    The first ``at_once`` of them begin at once.
+    """
     if not ids:
         return ()
-    db.execute(QUERIES["claim-runs"], {"owner": owner, "ids": json.dumps(ids)})
+    row = {"owner": owner, "ids": json.dumps(ids), "at_once": at_once}
+    db.execute(QUERIES["claim-runs"], row)
     return _load_claimed(db, ids)
 
 
@@ -88,11 +94,12 @@ def _claim_with_slots(
         due += db.execute(QUERIES["due-broken"], {**place, "limit": message.limit}).fetchall()
     lines: list[Iterable[_Due | slots.Queued]] = [sorted(due)]
     lines += [slots.in_line(db, message, each) for each in message.slots]
-    ids = []
+    ids: list[str] = []
     # A line is asked for its next run only when the one before has its slot.
     for found in _claimable(message, merge(*lines)):
+        at_once = int(len(ids) < message.limit - message.ahead)
         ids.append(found[1])
-        row = {"owner": message.owner, "ids": json.dumps([found[1]])}
+        row = {"owner": message.owner, "ids": json.dumps([found[1]]), "at_once": at_once}
         db.execute(QUERIES["claim-runs"], row)
         if isinstance(found, slots.Queued):
             slots.take_turn(db, message.app, found.slots, found.slot_key)
@@ -171,6 +178,6 @@ def _delete_worker(db: sqlite3.Connection, id_: str, skip_if_renewed_after: int 
 
 
 def _free_runs(db: sqlite3.Connection, owner: str, now: int, *, crashed: bool) -> tuple[str, ...]:
-    row = {"owner": owner, "now": now, "crash_count": int(crashed)}
+    row = {"owner": owner, "now": now, "crashed": int(crashed)}
     freed = db.execute(QUERIES["free-runs"], row).fetchall()
     return tuple(sorted(run_id for (run_id,) in freed))

@@ -97,6 +97,7 @@ SET phase = coalesce(:phase, phase), failures = coalesce(:failures, failures),
     crash_count = coalesce(:crash_count, crash_count), owner = :holder,
     handoff = coalesce(:handoff, handoff), undoable = max(undoable, :undoable),
     endpoint_key = coalesce(:endpoint_key, endpoint_key),
+    claimed_ahead = iif(:due_at IS NULL, claimed_ahead, 0),
     due_at = CASE
         WHEN :due_at IS NULL THEN NULL
         WHEN cancel_reason IS NOT NULL AND NOT :is_undoing THEN min(:due_at, :now)
@@ -275,7 +276,7 @@ DELETE FROM delivery WHERE run_id = ?
 UPDATE run SET due_at = min(due_at, :now) WHERE id = :id AND due_at IS NOT NULL
 
 -- due-runs --
-SELECT run.due_at, run.id, run.crash_count
+SELECT run.due_at, run.id, run.crash_count OR run.claimed_ahead
 FROM json_each(:keys) AS handler
 CROSS JOIN run ON run.id IN (
     SELECT due.id FROM run AS due
@@ -299,7 +300,8 @@ LIMIT :limit
 -- claim-runs --
 UPDATE run
 SET owner = :owner, epoch = epoch + 1, due_at = NULL,
-    phase = CASE phase WHEN 'queued' THEN 'suspended' ELSE phase END
+    phase = CASE phase WHEN 'queued' THEN 'suspended' ELSE phase END,
+    claimed_ahead = id IN (SELECT value FROM json_each(:ids) WHERE key >= :at_once)
 WHERE id IN (SELECT value FROM json_each(:ids))
 
 -- claimed-runs --
@@ -335,7 +337,7 @@ WHERE id IN (
 )
 
 -- due-broken --
-SELECT due_at, id, crash_count FROM run
+SELECT due_at, id, crash_count OR claimed_ahead FROM run
 WHERE app = :app AND endpoint_key = :endpoint_key AND due_at <= :now
   AND phase <> 'queued' AND phase = 'responding'
 ORDER BY due_at, id
@@ -555,8 +557,11 @@ SELECT 1 FROM worker WHERE id = ?
 SELECT id, host, pid, expires_at, app FROM worker ORDER BY id
 
 -- free-runs --
+-- One that was claimed ahead may not have begun. It is not claimed so again: its next crash counts.
 UPDATE run
-SET owner = NULL, due_at = :now, epoch = epoch + :crash_count, crash_count = crash_count + :crash_count
+SET owner = NULL, due_at = :now, epoch = epoch + :crashed,
+    crash_count = crash_count + :crashed * (1 - claimed_ahead),
+    claimed_ahead = claimed_ahead * :crashed
 WHERE owner = :owner
 RETURNING id
 

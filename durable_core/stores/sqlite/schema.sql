@@ -23,6 +23,8 @@ CREATE TABLE worker (
 -- where the endpoint has no slots, and '' where they have no key.
 -- `labels` is a JSON object of strings, null if there are none. `size` is that of its request and
 -- its result, bytes. `cancel_reason` is '' for a run that was cancelled without a reason.
+-- `claimed_ahead` is 1 from a claim on after which the run waits in the process, until it is
+-- released or claimed to begin at once.
 CREATE TABLE run (
     id            TEXT PRIMARY KEY,
     seq           INTEGER NOT NULL UNIQUE,
@@ -51,6 +53,7 @@ CREATE TABLE run (
     depth         INTEGER NOT NULL,
     descendants   INTEGER NOT NULL DEFAULT 0,
     retry_count   INTEGER NOT NULL DEFAULT 0,
+    claimed_ahead INTEGER NOT NULL DEFAULT 0,
     timeout       INTEGER,
     deadline      INTEGER,
     slot_key      TEXT,

@@ -464,7 +464,7 @@ class CountsAgain(MemoryStore):
         freed = super()._reap(message)
         for row in self._runs.values():
             if message.ids and row.due_at is not None:
-                row.free(message.now, 1)
+                row.free(message.now, crashed=True)
         return freed
 
 
