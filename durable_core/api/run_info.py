@@ -19,7 +19,8 @@ RunStatus: TypeAlias = Literal[
 ]
 #: ``running``: the function is being called, in this process; what another process calls is not
 #: known. ``retrying``: the function has failed and will be called again. ``begun``: the function of
-#: a step with ``at_most_once`` has been called, and its end is not stored (yet).
+#: a step with ``at_most_once`` has been called, and its end is not stored (yet). ``sleeping``: also
+#: one whose time is over, until a process goes on with the run.
 StepStatus: TypeAlias = Literal[
     "running", "sleeping", "waiting", "retrying", "begun", "completed", "failed"
 ]

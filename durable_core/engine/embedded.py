@@ -17,6 +17,7 @@ from durable_core.engine.lifecycle import (
     shutting_down_response,
 )
 from durable_core.engine.run_control import RunControl
+from durable_core.engine.unstored import with_ended_sleeps
 from durable_core.errors import ConfigurationError, StoreBusyError, StoreError
 from durable_core.flow.env import AppConfig
 from durable_core.flow.scope import HandlerKind
@@ -508,6 +509,7 @@ class EmbeddedEngine(RunControl):
         if found is None:
             return gone_response()
         record = worker.with_running_steps(wanted.run_id, found.record) or found.record
+        record = with_ended_sleeps(record, self.env.clock.now())
         ended_at = record.ended_at
         kept_until = (
             None

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from durable_core.engine.lifecycle import ProcessEngine
+from durable_core.engine.unstored import with_ended_sleeps
 from durable_core.errors import RunNotFoundError
 from durable_core.model.run import Phase, plain_key
 
@@ -75,7 +76,9 @@ class RunControl(ProcessEngine["Worker"]):
         self.open_store()
         worker = self.worker
         record = self.store.get(self.env.app, run_id)
-        return record if worker is None else worker.with_running_steps(run_id, record)
+        if worker is not None:
+            record = worker.with_running_steps(run_id, record)
+        return None if record is None else with_ended_sleeps(record, self.env.clock.now())
 
     def _record(self, run_id: str) -> RunRecord:
         record = self.get(run_id)

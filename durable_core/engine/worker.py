@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from durable_core.engine.runs import EventWatermark, RunManager, WorkerParts
 from durable_core.engine.scheduler import Scheduler
 from durable_core.engine.stream_responses import StreamResponder
 from durable_core.engine.sync_limit import SyncLimit
+from durable_core.engine.unstored import with_memos
 from durable_core.errors import StoreError
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, StoredExecution
@@ -28,7 +29,6 @@ from durable_core.flow.scope import HandlerKind
 from durable_core.http.request import Request
 from durable_core.model.decision import HandoffReason
 from durable_core.model.fact import StoreCommitted
-from durable_core.model.step import Memo
 from durable_core.platform import logger, process_id
 from durable_core.ports import Checkpoint, RunRecord, Store, Unregister, channel_of
 from durable_core.runners.live import Waiters
@@ -207,7 +207,7 @@ class Worker(WorkerParts):
         if record is None:
             record = RunRecord(run=live.ex.run, owner=self.owner, due_at=None, ended_at=None)
         if isinstance(live.ex, StoredExecution) and live.ex.unsaved:
-            record = _with_memos(record, live.ex.unsaved)
+            record = with_memos(record, live.ex.unsaved)
         return replace(record, running=live.ex.running_steps)
 
     @property
@@ -299,12 +299,3 @@ async def _make_later(make: Callable[[int], T], event_seq: Coroutine[Any, Any, i
         return make(await event_seq)
     except StoreError:
         return None  # the run that must begin at once says so
-
-
-def _with_memos(record: RunRecord, memos: Sequence[Memo]) -> RunRecord:
-    """Return the record with those of the memos that it does not have."""
-    stored = {memo.op.id for memo in record.memos}
-    new = tuple(memo for memo in memos if memo.op.id not in stored)
-    ended = {memo.op.id for memo in new}
-    pending = tuple(each for each in record.pending if each.op.id not in ended)
-    return replace(record, memos=(*record.memos, *new), pending=pending)
