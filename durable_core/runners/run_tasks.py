@@ -395,8 +395,8 @@ def _is_coordinated(task: RunTask) -> bool:
 
 def _is_called_by_coordinator() -> bool:
     """Tell whether a package that coordinates steps, and not its user, starts a task now."""
-    frame: FrameType | None = sys._getframe(2) if _COORDINATING else None
-    while frame is not None and _package_of(frame) in _PRIMITIVES:
+    frame: FrameType | None = sys._getframe(1) if _COORDINATING else None
+    while frame is not None and (frame.f_globals is globals() or _package_of(frame) in _PRIMITIVES):
         frame = frame.f_back
     return frame is not None and _package_of(frame) in _COORDINATING
 
@@ -492,7 +492,31 @@ def _current_run(context: contextvars.Context | None = None) -> RunTasks | None:
 
 
 def _watch_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    make: Any = loop.get_task_factory() or _make_task
+    factory: Any = loop.get_task_factory()
+    if sys.version_info >= (3, 12) and _is_eager(factory):
+        # anyio knows an eager factory by its code and asks what is in its closure for the tasks of
+        # its groups, which cannot begin at once. So this one is of that form, too.
+        construct = _watching_constructor(factory.__closure__[0].cell_contents)
+        factory = asyncio.create_eager_task_factory(construct)
+    else:
+        factory = _watching(factory or _make_task)
+    loop.set_task_factory(factory)
+
+
+def _is_eager(factory: Any) -> bool:
+    """Tell whether ``asyncio.create_eager_task_factory`` has made a task factory."""
+    eager = getattr(asyncio, "eager_task_factory", None)  # of Python 3.12
+    return eager is not None and getattr(factory, "__code__", None) is eager.__code__
+
+
+def _watching_constructor(construct: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a constructor of tasks that calls this one and notes the tasks of runs."""
+    make_task = _watching(lambda loop, code, **options: construct(code, loop=loop, **options))
+    return lambda code, *, loop, **options: make_task(loop, code, **options)
+
+
+def _watching(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a task factory that calls this one and notes the tasks of runs."""
 
     def make_task(loop: asyncio.AbstractEventLoop, code: Any, **options: Any) -> Any:
         tasks = _current_run(options.get("context"))
@@ -508,7 +532,7 @@ def _watch_tasks(loop: asyncio.AbstractEventLoop) -> None:
         tasks.add(task, code)
         return task
 
-    loop.set_task_factory(make_task)
+    return make_task
 
 
 def _copy_name(source: Any, target: Any) -> None:

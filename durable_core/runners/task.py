@@ -490,7 +490,7 @@ class TaskRun:
         raise asyncio.CancelledError
 
     def _see_if_alone(self, effect: SeeIfAlone) -> bool:
-        return not self._tasks.others
+        return self._tasks.are_one_task
 
     def _see_handler_branch(self, effect: SeeHandlerBranch) -> object:
         return self._tasks.handler
