@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from durable_core.model.step import Memo, OpKind, Pending
-from durable_core.ports import RunRecord
+
+if TYPE_CHECKING:
+    from durable_core.ports import RunRecord
 
 __all__ = ["with_ended_sleeps", "with_memos"]
 
