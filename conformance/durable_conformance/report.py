@@ -139,6 +139,8 @@ class Report:
         verdict = "conforms" if self.ok else "does not conform"
         if self.ok and self.counts[Status.KNOWN]:
             verdict = "conforms but for its known gaps"
+        elif not self.ok and not self.counts[Status.FAIL] and self.counts[Status.MISSING]:
+            verdict = "is not judged, as not all cases were run"
         return (
             f"{self.subject} {verdict}: {total} requirements ({shown}), {sum(cases.values())} "
             f"cases in {self.seconds:.1f} s"
