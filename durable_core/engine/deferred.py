@@ -26,7 +26,7 @@ from durable_core.flow.flows import EngineFlows
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind
 from durable_core.http.request import Request
 from durable_core.http.response import Response
-from durable_core.runners.begun_call import BegunCall, LateCoroutine
+from durable_core.runners.begun_call import BegunCall, LateTask
 from durable_core.runners.host import RunHost
 from durable_core.runners.run_tasks import CURRENT_TASKS, RunTasks
 from durable_core.runners.settings import RegisteredEndpoint
@@ -58,8 +58,7 @@ class DeferredRun:
     refusal: HTTPError | None = None
     _run: _LateRun | None = None
     _is_over = _has_begun = False
-    _late: LateCoroutine
-    _task: asyncio.Task[None] | None = None
+    _task: LateTask | None = None
 
     def __init__(
         self,
@@ -128,8 +127,7 @@ class DeferredRun:
     def call(self, handler: Callable[[], Awaitable[Any]]) -> BegunCall:
         """Begin a call of the handler, in a task of its own."""
         context, tasks = copy_context(), self._tasks
-        self._late = late = LateCoroutine()
-        self._task = task = asyncio.Task(late, loop=self._loop, context=context)
+        self._task = task = LateTask(self._loop, context)
         self._is_over = False
         context.run(CURRENT_RUN.set, self)
         context.run(CURRENT_TASKS.set, tasks)
@@ -174,7 +172,7 @@ class DeferredRun:
         assert task is not None
 
         def go_on(rest: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-            self._late.rest = self._go_on(rest)
+            task.code.rest = self._go_on(rest)
             self._has_begun, self._task = True, None
             return task
 

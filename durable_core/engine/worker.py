@@ -235,9 +235,11 @@ class Worker(WorkerParts):
         If the store must be read for it, it is awaited; then it is None if that cannot be done.
         """
         loop = self.loops.adopt_running()
-        make = partial(DeferredRun, self, self.runs, endpoint, request, loop)
         event_seq = self.event_watermark.recent_async()
-        return make(event_seq) if isinstance(event_seq, int) else _make_later(make, event_seq)
+        if isinstance(event_seq, int):
+            return DeferredRun(self, self.runs, endpoint, request, loop, event_seq)
+        make = partial(DeferredRun, self, self.runs, endpoint, request, loop)
+        return _make_later(make, event_seq)
 
     def defer_in_thread(
         self,

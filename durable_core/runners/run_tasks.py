@@ -74,6 +74,11 @@ class ParkedFuture(asyncio.Future[None]):
     timer: asyncio.TimerHandle | None = None
 
 
+def _never() -> bool:
+    """Suspend no run."""
+    return False
+
+
 class RunTasks:
     """The tasks of one run. Everything happens on its loop.
 
@@ -91,18 +96,18 @@ class RunTasks:
             that they run.
     """
 
+    parked: Mapping[str, ParkedFuture] = _NOTHING
     running: RunTask | None = None
     resumptions = 0
     _cancelled_steps = 0  # in tasks that ended before they began
     _is_looking = False
+    _may_suspend: Callable[[], bool] = staticmethod(_never)
+    _suspend: Callable[[], object] = staticmethod(_never)
 
     def __init__(self, loop: asyncio.AbstractEventLoop, step_code: CodeType) -> None:
-        self.parked = _NOTHING
         self.handler = RunTask()
         self.live: set[RunTask] = set()
         self._loop = loop
-        self._may_suspend: Callable[[], bool] = _never
-        self._suspend: Callable[[], object] = _never
         self._step_code = step_code
         self.others: dict[asyncio.Future[Any], Any] = {}
 
@@ -298,11 +303,6 @@ class RunTasks:
             self._call_soon(self._forget_time_out, owner, ticks - 1)
         else:
             owner.fired -= 1
-
-
-def _never() -> bool:
-    """Suspend no run."""
-    return False
 
 
 class RunTask:
