@@ -13,6 +13,7 @@ from durable_asgi import ASGIApp, ASGIApplication
 from durable_core import Durable, Request, Response
 from durable_core.adapters import (
     AppAdapter,
+    BegunCall,
     EndpointOptions,
     Hosts,
     NativeApp,
@@ -173,7 +174,8 @@ def _wrapped(app: ASGIApp, endpoint: NativeEndpoint, function: Callable[..., Any
         call = functools.partial(function, *args, **kwargs)
         try:
             if calls_async:
-                value = await passage.call_async(target, call)
+                result = passage.call_async(target, call)
+                value = result.result() if type(result) is BegunCall else await result
             else:
                 value = await passage.call_in_thread(target, call)
         except StepError as error:

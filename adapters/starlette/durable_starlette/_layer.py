@@ -51,7 +51,8 @@ class DurableLayer:
         # Not by the context: a server may begin a request in the context of the one before.
         passage: Passage | None = scope.get(REPLAY)
         if passage is None:
-            if names_run(scope) and (waiting := self._waiting()) is not None:
+            is_wait = scope["query_string"] and names_run(scope)
+            if is_wait and (waiting := self._waiting()) is not None:
                 return converse_async(waiting, ASGIExchange(scope, receive, send))
             passage = AttachedPassage(self._limits)
         return passage.pass_through(self._application, scope, receive, send)

@@ -96,8 +96,11 @@ class Passage(ABC):
         """Send it through what the durable layer is around."""
 
     @abstractmethod
-    async def call_async(self, target: Target, call: Call) -> Any:
-        """Return the result of an ``async def`` function that the framework has called."""
+    def call_async(self, target: Target, call: Call) -> Awaitable[Any]:
+        """Return what gives the result of an ``async def`` function that the framework has called.
+
+        If that is a ``BegunCall``, the function has ended.
+        """
 
     @abstractmethod
     async def call_in_thread(self, target: Target, call: Call) -> Any:
@@ -127,6 +130,7 @@ class AttachedPassage(Passage):
     _is_answered = False  # by the framework, without a run
     _has_run = False
     _ends_left = 0  # of the conversation and the run, until which the application waits
+    _calls: list[Call] | None = None  # at most one, until the run takes it
     _deferred: DeferredRun | DeferredPoolRun | None = None
     _answer: ClientAnswer | None = None
     _conversation: asyncio.Task[None] | None = None
@@ -139,7 +143,6 @@ class AttachedPassage(Passage):
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._calls: list[Call] = []  # at most one, until the run takes it
 
     async def pass_through(
         self, application: ASGIApplication, scope: Scope, receive: Receive, send: Send
@@ -234,40 +237,62 @@ class AttachedPassage(Passage):
 
     # -- the framework's side ---------------------------------------------------------------
 
-    async def call_async(self, target: Target, call: Call) -> Any:
-        """Call the function, in a new run if it needs one; return its result.
+    def call_async(self, target: Target, call: Call) -> Awaitable[Any]:
+        """Call the function, in a new run if it needs one; return what gives its result.
 
-        Raises:
-            Suspended: there will be none here.
-            Exception: what the function raised.
+        Awaiting that raises what the function raised, or Suspended: there will be no result here.
         """
         if self._is_reached:  # an endpoint that calls the function of another
             check_nested_call(self._target.function, target.function)
-            return await call()
+            awaited: Awaitable[Any] = call()
+            return awaited
         self._is_reached, self._target = True, target
-        deferred: Any = None
         has_body = plain_body(self._first_scope, self._limits)
-        if has_body is False or (has_body and await self._body.read_to_end()):
-            try:
-                deferred = target.endpoint.defer(self._request_of_run)
-            except RuntimeError:
-                check_event_loop()
-                raise
-            if type(deferred) is CoroutineType:
-                deferred = await deferred
-        if deferred is None:
-            self._loop = loop = check_event_loop()
-            value = loop.create_future()
-            self._converse(call, value, AwaitedResponse(loop=loop))
-            return await value
+        if has_body is None:
+            return self._await_run(call)
+        if has_body and not self._body.is_read:
+            return self._call_once_read(call)
+        return self._call_deferred(call)
+
+    async def _call_once_read(self, call: Call) -> Any:
+        """Call the function when the body has been read, which may become a run's."""
+        is_plain = await self._body.read_to_end()
+        return await (self._call_deferred(call) if is_plain else self._await_run(call))
+
+    def _call_deferred(self, call: Call) -> Awaitable[Any]:
+        """Call the function before its run, if that may be; return what gives its result."""
+        try:
+            deferred = self._target.endpoint.defer(self._request_of_run)
+        except RuntimeError:
+            check_event_loop()
+            raise
+        if isinstance(deferred, DeferredRun):
+            return self._begin_call(deferred, call)
+        return self._call_deferred_later(deferred, call)
+
+    async def _call_deferred_later(
+        self, deferred: Coroutine[Any, Any, DeferredRun | None] | None, call: Call
+    ) -> Any:
+        found = None if deferred is None else await deferred
+        return await (self._await_run(call) if found is None else self._begin_call(found, call))
+
+    def _begin_call(self, deferred: DeferredRun, call: Call) -> Awaitable[Any]:
+        """Call the function, and begin its run if it needs one; return what gives its result."""
         self._deferred = deferred
         self._body.hold()
         begun = deferred.call(call)
         if deferred.is_needless(begun):
             self._body.release()
-            return begun.result()
+            return begun
         self._begin(deferred, begun, lambda request: self.execute_async(lambda: begun))
-        return await self._value
+        return self._value
+
+    async def _await_run(self, call: Call) -> Any:
+        """Call the function in a run that begins first; return its result."""
+        self._loop = loop = check_event_loop()
+        value = loop.create_future()
+        self._converse(call, value, AwaitedResponse(loop=loop))
+        return await value
 
     def _request_of_run(self) -> tuple[Request, str]:
         """Return the request, and the template of its path, for the run that there is now.
@@ -373,7 +398,7 @@ class AttachedPassage(Passage):
         return response
 
     def _converse(self, call: Call, value: asyncio.Future[Any], response: Any) -> None:
-        self._calls.append(call)
+        self._calls = [call]
         self._value, self._response = value, response
         self._capture = Capture(response)
         self._talk(converse_async(self._target.app, self._new_exchange(self._body.take())))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from durable_asgi import Message, Receive, Scope
@@ -12,15 +14,12 @@ from durable_core.adapters import RUN_PARAM, TOKEN_PARAM
 
 __all__ = ["RequestBody", "names_run", "plain_body"]
 
-_NEVER = re.compile(rb"(?!)")
-#: What fields may say by which a request may be more than one for a new run, or be refused.
-_PLAIN = {
-    b"host": re.compile(rb"[A-Za-z0-9._-]+(?::(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}))?"),
-    b"accept": re.compile(rb"(?!.*event-stream).*", re.DOTALL | re.IGNORECASE),
-    b"content-length": re.compile(rb"[0-9]{1,19}"),
-    b"transfer-encoding": re.compile(rb".*", re.DOTALL),
-    **dict.fromkeys((b"prefer", b"idempotency-key", b"last-event-id"), _NEVER),
-}
+#: Fields by which a request may be more than one for a new run, or be refused.
+_SPECIAL = frozenset({b"prefer", b"idempotency-key", b"last-event-id"})
+#: Fields whose value says more, and which a request has once.
+_TELLING = frozenset({b"host", b"accept", b"content-length", b"transfer-encoding"})
+_HOST = re.compile(rb"[A-Za-z0-9._-]+(?::(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}))?")
+_LENGTH = re.compile(rb"[0-9]{1,19}")
 _RUN, _TOKEN = RUN_PARAM.encode(), TOKEN_PARAM.encode()
 
 
@@ -38,23 +37,42 @@ def plain_body(scope: Scope, limits: Limits) -> bool | None:
         plain_query = unquote_to_bytes(query) if b"%" in query else query
         if _RUN in plain_query or _TOKEN in plain_query:
             return None
-    size = len(scope.get("raw_path") or scope["path"].encode()) + len(query)
-    seen = {}
-    for name, value in scope["headers"]:
-        size += len(name) + len(value) + 4
-        plain = _PLAIN.get(name)
-        if plain is not None:
-            if name in seen or plain.fullmatch(value) is None:
-                return None
-            seen[name] = value
+    headers = scope["headers"]
+    fields = dict(headers)
+    size = len(scope.get("raw_path") or scope["path"].encode()) + len(query) + 4 * len(headers)
+    for name, value in headers:
+        size += len(name) + len(value)
     if 3 * size >= limits.head:  # the path may be decoded
         return None
-    length = seen.get(b"content-length")
+    if not (
+        _SPECIAL.isdisjoint(fields)
+        and (len(fields) == len(headers) or not _has_twice(headers, _TELLING))
+        and _is_plain(fields.get(b"host"), fields.get(b"accept"))
+    ):
+        return None
+    length = fields.get(b"content-length")
     if length is not None:
-        is_plain = b"transfer-encoding" not in seen and int(length) <= limits.body
+        is_plain = (
+            b"transfer-encoding" not in fields
+            and _LENGTH.fullmatch(length) is not None
+            and int(length) <= limits.body
+        )
         return True if is_plain else None
     # Without both there is none in HTTP/1 (RFC 9112, section 6.3).
-    return b"transfer-encoding" in seen or not scope.get("http_version", "").startswith("1")
+    return b"transfer-encoding" in fields or not scope.get("http_version", "").startswith("1")
+
+
+@lru_cache(64)  # of what the clients of one server say
+def _is_plain(host: bytes | None, accept: bytes | None) -> bool:
+    """Tell whether a host is well-formed, and no event stream is asked for."""
+    is_host = host is None or _HOST.fullmatch(host) is not None
+    return is_host and (accept is None or b"event-stream" not in accept.lower())
+
+
+def _has_twice(headers: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> bool:
+    """Tell whether one of these names is there more than once."""
+    telling = [name for name, _ in headers if name in names]
+    return len(set(telling)) < len(telling)
 
 
 def names_run(scope: Scope) -> bool:
@@ -75,13 +93,13 @@ class RequestBody:
         is_whole: nothing more will come.
     """
 
+    kept: bytes | bytearray = b""  # most requests have no body
     is_whole = False
     _read = 0  # of what is kept, by the application
     _is_read = _is_held = _is_over = False
     _news: asyncio.Event | None = None  # of a request that is a run's
 
     def __init__(self, receive: Receive, most: int) -> None:
-        self.kept = bytearray()
         self._receive = receive
         self._most = most
 
@@ -105,6 +123,11 @@ class RequestBody:
         self._read = len(self.kept)
         self._is_read = self.is_whole
         return message
+
+    @property
+    def is_read(self) -> bool:
+        """Whether :meth:`read_to_end` has nothing to do, and would say yes."""
+        return self.is_whole and len(self.kept) <= self._most
 
     async def read_to_end(self) -> bool:
         """Read what the application has not read; tell whether the body is whole, and not too long.
@@ -170,9 +193,14 @@ class RequestBody:
     async def _receive_next(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
-            room = self._most + 1 - len(self.kept)
-            if room > 0:
-                self.kept += message.get("body", b"")[:room]
+            self._keep(message.get("body", b""))
             if not message.get("more_body", False):
                 self.complete()
         return message
+
+    def _keep(self, data: bytes) -> None:
+        room = self._most + 1 - len(self.kept)
+        if data and room > 0:
+            if type(self.kept) is not bytearray:
+                self.kept = bytearray()
+            self.kept += data[:room]
