@@ -1,6 +1,8 @@
-"""The applications of ``native.py``: each handler once as it is, and once durable.
+"""The applications of ``native.py``, each in two forms: as it is, and with durable handlers.
 
-``/bare/N`` and ``/ours/N`` have N steps; those of a bare handler are plain calls.
+``/N`` has N steps; those of a bare handler are plain calls. The bare form is an application that
+knows nothing of Durable: our layer, our middleware and our look at the tasks of the event loop
+would cost its handlers something, too.
 """
 
 from __future__ import annotations
@@ -26,9 +28,10 @@ import durable_starlette
 from durable_core import Durable, step
 from durable_core.sync import step as sync_step
 
-__all__ = ["FOLDER", "STEPS", "django_asgi", "django_wsgi", "fastapi_app", "flask_app"]
+__all__ = ["FOLDER", "IS_BARE", "STEPS", "django_asgi", "django_wsgi", "fastapi_app", "flask_app"]
 
 FOLDER = "BENCH_FOLDER"
+IS_BARE = "BENCH_IS_BARE"
 STEPS = (0, 1, 3)
 
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
@@ -46,33 +49,38 @@ async def _work_async(number: int) -> int:
     return number
 
 
-def _store() -> Path:
-    return Path(os.environ[FOLDER]) / "ours.db"
+def _durable(adapter: Any) -> Durable[Any] | None:
+    """Return what makes handlers durable; None if they are to be bare."""
+    if os.environ[IS_BARE] == "yes":
+        return None
+    store = Path(os.environ[FOLDER]) / "ours.db"
+    return Durable(id="bench", endpoint_adapter=adapter, store=store)
 
 
 def fastapi_app() -> FastAPI:
     """Return the application for uvicorn; ``def`` handlers are below ``/def``."""
-    durable = Durable(
-        id="bench", endpoint_adapter=durable_starlette.endpoint_adapter, store=_store()
-    )
-    app = FastAPI(lifespan=durable.lifespan)
+    durable = _durable(durable_starlette.endpoint_adapter)
+    app = FastAPI() if durable is None else FastAPI(lifespan=durable.lifespan)
     for steps in STEPS:
-        app.get(f"/bare/{steps}")(_bare_async(steps))
-        app.get(f"/ours/{steps}")(durable.endpoint(_durable_async(steps)))
-        app.get(f"/def/bare/{steps}")(_bare(steps))
-        app.get(f"/def/ours/{steps}")(durable.endpoint(_durable(steps)))
+        if durable is None:
+            app.get(f"/{steps}")(_bare_async(steps))
+            app.get(f"/def/{steps}")(_bare(steps))
+        else:
+            app.get(f"/{steps}")(durable.endpoint(_with_steps_async(steps)))
+            app.get(f"/def/{steps}")(durable.endpoint(_with_steps(steps)))
     return app
 
 
 def flask_app() -> flask.Flask:
     """Return the application for waitress."""
-    durable = Durable(id="bench", endpoint_adapter=durable_flask.endpoint_adapter, store=_store())
+    durable = _durable(durable_flask.endpoint_adapter)
     app = flask.Flask("bench")
-    durable_flask.install(app, durable)
+    if durable is not None:
+        durable_flask.install(app, durable)
+        durable.start()
     for steps in STEPS:
-        app.get(f"/bare/{steps}")(_bare(steps))
-        app.get(f"/ours/{steps}")(durable.endpoint(_durable(steps)))
-    durable.start()
+        handler = _bare(steps) if durable is None else durable.endpoint(_with_steps(steps))
+        app.get(f"/{steps}")(handler)
     return app
 
 
@@ -80,9 +88,8 @@ def django_wsgi() -> Any:
     """Return the application for waitress, with ``def`` views."""
     durable = _set_up_django()
     for steps in STEPS:
-        urlpatterns.append(path(f"bare/{steps}", _view(_bare(steps))))
-        urlpatterns.append(path(f"ours/{steps}", durable.endpoint(_view(_durable(steps)))))
-    durable.start()
+        view = _view(_bare(steps) if durable is None else _with_steps(steps))
+        urlpatterns.append(path(f"{steps}", view if durable is None else durable.endpoint(view)))
     return get_wsgi_application()
 
 
@@ -90,10 +97,8 @@ def django_asgi() -> Any:
     """Return the application for uvicorn, with ``async def`` views."""
     durable = _set_up_django()
     for steps in STEPS:
-        urlpatterns.append(path(f"bare/{steps}", _view_async(_bare_async(steps))))
-        ours = durable.endpoint(_view_async(_durable_async(steps)))
-        urlpatterns.append(path(f"ours/{steps}", ours))
-    durable.start()
+        view = _view_async(_bare_async(steps) if durable is None else _with_steps_async(steps))
+        urlpatterns.append(path(f"{steps}", view if durable is None else durable.endpoint(view)))
     return get_asgi_application()
 
 
@@ -101,19 +106,19 @@ def django_asgi() -> Any:
 urlpatterns: list[Any] = []
 
 
-def _set_up_django() -> Durable[Any]:
+def _set_up_django() -> Durable[Any] | None:
+    durable = _durable(durable_django.endpoint_adapter)
+    ours = [] if durable is None else ["durable_django.DurableMiddleware"]
     settings.configure(
         ALLOWED_HOSTS=["*"],
-        MIDDLEWARE=[
-            "durable_django.DurableMiddleware",
-            "django.middleware.common.CommonMiddleware",
-        ],
+        MIDDLEWARE=[*ours, "django.middleware.common.CommonMiddleware"],
         ROOT_URLCONF=__name__,
         SECRET_KEY="of the benchmark",
     )
     django.setup()
-    durable = Durable(id="bench", endpoint_adapter=durable_django.endpoint_adapter, store=_store())
-    durable_django.install(durable)
+    if durable is not None:
+        durable_django.install(durable)
+        durable.start()
     return durable
 
 
@@ -138,7 +143,7 @@ def _bare_async(steps: int) -> Callable[[], Any]:
     return _named(handler, f"bare_async_{steps}")
 
 
-def _durable_async(steps: int) -> Callable[[], Any]:
+def _with_steps_async(steps: int) -> Callable[[], Any]:
     async def handler() -> dict[str, int]:
         done = [await step.run(_IDS[number], _work_async, number) for number in range(steps)]
         return {"sum": sum(done)}
@@ -153,7 +158,7 @@ def _bare(steps: int) -> Callable[[], Any]:
     return _named(handler, f"bare_{steps}")
 
 
-def _durable(steps: int) -> Callable[[], Any]:
+def _with_steps(steps: int) -> Callable[[], Any]:
     def handler() -> dict[str, int]:
         done = [sync_step.run(_IDS[number], _work, number) for number in range(steps)]
         return {"sum": sum(done)}

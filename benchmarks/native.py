@@ -1,6 +1,7 @@
 """Requests per second, and processor time, of handlers that stay those of their framework.
 
-Each handler is served twice by the same process, as it is and durable, and the two take turns.
+Each handler is served by two processes, as it is by one and durable by the other, and the two take
+turns. The first one knows nothing of Durable.
 FastAPI, and Django with coroutines, are served by uvicorn; Flask, and Django with plain views, by
 waitress. Ratios are medians over the turns. The processor time is that of the server's process for
 one request: unlike the rate, it hardly depends on what else the machine does. It is read from
@@ -13,10 +14,11 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from _load import load, wait_for_server
 from _measure import (
@@ -30,7 +32,7 @@ from _measure import (
     show,
     work_folder,
 )
-from _native_apps import FOLDER, STEPS
+from _native_apps import FOLDER, IS_BARE, STEPS
 
 _UVICORN = "-m uvicorn --port {port} --log-level warning --no-access-log --factory _native_apps:"
 _WAITRESS = "-m waitress --threads=64 --listen=127.0.0.1:{port} --call _native_apps:"
@@ -54,9 +56,16 @@ _HEAD = (
 )
 
 
+class _Server(NamedTuple):
+    """A server: its port, and the id of its process."""
+
+    port: int
+    pid: int
+
+
 @contextmanager
-def _served(framework: str, folder: Path) -> Iterator[tuple[int, int]]:
-    """Serve the application of a framework; yield the port, and the id of the process."""
+def _served(framework: str, folder: Path, *, is_bare: bool) -> Iterator[_Server]:
+    """Serve the application of a framework."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -65,12 +74,13 @@ def _served(framework: str, folder: Path) -> Iterator[tuple[int, int]]:
         **os.environ,
         "PYTHONPATH": str(Path(__file__).parent),
         FOLDER: str(folder),
+        IS_BARE: "yes" if is_bare else "no",
     }
     command = [sys.executable, *_SERVERS[framework].format(port=port).split()]
     process = subprocess.Popen(command, env=environment, cwd=folder)
     try:
         wait_for_server(port, patience=60)
-        yield port, process.pid
+        yield _Server(port, process.pid)
     finally:
         process.terminate()
         process.wait(20)
@@ -86,11 +96,11 @@ def _processor_seconds(pid: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def _turn(pid: int, spent: list[float], request: Callable[[], Burst]) -> Burst:
+def _turn(server: _Server, spent: list[float], path: str, clients: int, seconds: float) -> Burst:
     """Take one turn, and note the server's processor time for a request."""
-    before = _processor_seconds(pid)
-    burst = request()
-    spent.append((_processor_seconds(pid) - before) / len(burst.latencies))
+    before = _processor_seconds(server.pid)
+    burst = load(server.port, path, clients, seconds)
+    spent.append((_processor_seconds(server.pid) - before) / len(burst.latencies))
     return burst
 
 
@@ -98,26 +108,28 @@ def _rows(
     kinds: Sequence[str], steps_of: Sequence[int], seconds: float, rounds: int, folder: Path
 ) -> Iterator[list[object]]:
     for framework in kinds:
-        with _served(framework, folder / framework) as (port, pid):
+        with (
+            _served(framework, folder / f"{framework}-bare", is_bare=True) as bare,
+            _served(framework, folder / framework, is_bare=False) as ours,
+        ):
             for of, handler, prefix in _KINDS:
                 if of != framework:
                     continue
                 for steps in steps_of:
                     for clients in (1, 16):
-                        row = _row(port, pid, f"{prefix}/{{}}/{steps}", clients, seconds, rounds)
+                        servers = {"bare": bare, "ours": ours}
+                        row = _row(servers, f"{prefix}/{steps}", clients, seconds, rounds)
                         yield [framework, handler, steps, clients, *row]
 
 
 def _row(
-    port: int, pid: int, path: str, clients: int, seconds: float, rounds: int
+    servers: Mapping[str, _Server], path: str, clients: int, seconds: float, rounds: int
 ) -> tuple[float, ...]:
-    spent: dict[str, list[float]] = {"bare": [], "ours": []}
+    spent: dict[str, list[float]] = {name: [] for name in servers}
     bursts = interleaved(
         {
-            name: partial(
-                _turn, pid, times, partial(load, port, path.format(name), clients, seconds)
-            )
-            for name, times in spent.items()
+            name: partial(_turn, server, spent[name], path, clients, seconds)
+            for name, server in servers.items()
         },
         rounds,
     )
