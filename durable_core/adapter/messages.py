@@ -289,8 +289,8 @@ class OutgoingHead:
 def prepare_response(response: Response, *, head: bool) -> OutgoingHead:
     """Return what is to be sent.
 
-    The length of a streamed body is kept if the response declares it, as one number; who sends the
-    body holds it to that. A field that is the server's business, and a length that is none, are
+    The length of a streamed body is kept if the response declares it, as one number; whoever sends
+    the body holds it to that. A field that is the server's business, and a length that is none, are
     dropped with a warning.
 
     Args:

@@ -134,8 +134,8 @@ def _is_of(earlier: EarlierRun, digest: str, env: AppConfig) -> bool:
 def _digest(request: Request) -> str:
     """Return what two equal requests have in common: method, path, query, content, and client.
 
-    Where ``authorize=`` names no principal, the credentials tell clients apart: who guesses the key
-    of another one must not get its response.
+    Where ``authorize=`` names no principal, the credentials tell clients apart: whoever guesses the
+    key of another one must not get its response.
     """
     url = urlsplit(request.url)
     found = hashlib.sha256()

@@ -490,7 +490,7 @@ class Scheduler:
             keys = self._runs.keys(kind)
             self._left.discard(kind)
             while keys and not self._draining:
-                self._left.add(kind)  # before the look: who makes room after it sees this
+                self._left.add(kind)  # before the look: whoever makes room after it sees this
                 room = capacity.room(kind)
                 slots = self._runs.slots(keys) if room else ()
                 app = self._host.env.app

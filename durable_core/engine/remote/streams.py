@@ -202,7 +202,7 @@ def stream_response(channel: StreamChannel, *, asynchronous: bool) -> Response:
 #
 # Sending a stream to the server, in posts that are not too large for it.
 #
-# The server keeps nothing: who comes to it after the end would wait in vain. So the end is told
+# The server keeps nothing: whoever comes to it after the end would wait in vain. So the end is told
 # again a little later, where a client is known to be on its way; readers leave at the first one.
 
 #: When the end of a stream is told again, seconds after it.

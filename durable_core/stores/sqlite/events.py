@@ -242,7 +242,7 @@ def is_spreading(db: sqlite3.Connection) -> bool:
 def spread_part(db: sqlite3.Connection) -> None:
     """Let the oldest such event reach further waits, in a transaction that the caller has begun.
 
-    It ends waits whose runs are due or held: their owners, and who claims due runs, find that out.
+    It ends waits whose runs are due or held: their owners, and whoever claims due runs, find out.
     """
     row = db.execute(QUERIES["next-spread"]).fetchone()
     if row is None:

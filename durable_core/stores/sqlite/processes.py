@@ -157,7 +157,7 @@ class LockFiles:
             self._unlock(id_)
 
     def close(self) -> None:
-        """Unlock all files of ours and leave them: who finds one knows that its process is gone."""
+        """Unlock all our files and leave them: whoever finds one knows that its process is gone."""
         for id_ in tuple(self._mine):
             self._unlock(id_)
 
