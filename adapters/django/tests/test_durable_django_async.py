@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -172,6 +173,50 @@ def test_on_a_server(durable: Durable[DjangoApp], urls: ModuleType) -> None:
         until(lambda: len(durable.runs.list()) > 0)
         gate.set()
         until(lambda: log[-1] == "ended")
+
+
+def test_def_views_leave_the_loop_free(durable: Durable[DjangoApp], urls: ModuleType) -> None:
+    """While they wait, in their own code and in a step, the loop and more of them serve others."""
+    gate, waiting = threading.Event(), []
+
+    def wait(where: str) -> str:
+        waiting.append(where)
+        assert gate.wait(20)
+        return f"waited in {where}"
+
+    @durable.endpoint
+    def durable_view(request: HttpRequest, where: str) -> HttpResponse:
+        if where == "its code":
+            return HttpResponse(wait(where))
+        return HttpResponse(sync.step.run("wait", wait, where))
+
+    @durable.endpoint
+    def quick(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(sync.step.run("quick", lambda: "in a thread"))
+
+    async def plain(request: HttpRequest) -> HttpResponse:
+        return HttpResponse("on the loop")
+
+    places = ["its code", "a step"]
+    site: Any = get_asgi_application()
+    routes = [path("wait/<where>", durable_view), path("quick", quick), path("", plain)]
+    urls.urlpatterns.extend(routes)
+    with (
+        create_endpoint_server(site, durable=durable).listen() as server,
+        httpx2.Client(base_url=server.url, timeout=15) as client,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        try:
+            answers = [pool.submit(client.get, f"/wait/{where}") for where in places]
+            until(lambda: sorted(places) == sorted(waiting))
+            assert "on the loop" == client.get("/").text
+            assert "in a thread" == client.get("/quick").text
+            assert [False, False] == [each.done() for each in answers]
+        finally:
+            gate.set()
+        assert [f"waited in {where}" for where in places] == [
+            each.result().text for each in answers
+        ]
 
 
 def only_sync(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
