@@ -66,6 +66,7 @@ class Sink:
         cut: whether the connection was reset.
         closed: whether it was closed in good order.
         patience: how often the client takes something, before it does no more.
+        slow: for so many time-outs the client then takes a little each, and then all again.
         broken: what the server gets then; None if the client just stops.
         waited_for: set when the client has sent all, and waits for the end.
         answered: set when nothing more will be sent to it.
@@ -75,6 +76,8 @@ class Sink:
         self.data = bytearray()
         self.cut = self.closed = False
         self.patience = 1_000_000
+        self.slow = 0
+        self._left = 1_000_000
         self.broken: OSError | None = None
         self.waited_for = asyncio.Event()
         self.answered = asyncio.Event()
@@ -89,9 +92,19 @@ class Sink:
         await asyncio.sleep(0)
         self.patience -= 1
         if self.patience < 0:
+            if self.slow:
+                self.slow, self._left = self.slow - 1, self._left - 1
+                self.patience = 0 if self.slow else 1_000_000
             if self.broken is not None:
                 raise self.broken
             await asyncio.get_running_loop().create_future()
+
+    def get_write_buffer_size(self) -> int:
+        """Return a number that is lower once the client has taken something."""
+        return self._left
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        """Keep none."""
 
     def can_write_eof(self) -> bool:
         """As TCP."""

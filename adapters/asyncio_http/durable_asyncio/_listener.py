@@ -39,6 +39,8 @@ _AT_ONCE = 64
 _BACK_OFF = 1.0
 #: Seconds that a client has to agree to the end of TLS.
 _TLS_SHUTDOWN = 2.0
+#: The most that the system takes of what it cannot send yet, bytes.
+_UNSENT = 65536
 #: Seconds that connections have to end after they were cut off.
 _LAST = 1.0
 
@@ -107,6 +109,7 @@ class Listener:
                 engine.start()
             for each in sockets:
                 each.setblocking(False)
+                _show_progress(each)
                 self._start_accepting(each)
         except BaseException:
             self._stop_accepting()
@@ -269,3 +272,14 @@ class Listener:
 
 def _seconds_until(deadline: float) -> float:
     return max(0.0, deadline - asyncio.get_running_loop().time())
+
+
+def _show_progress(listening: socket.socket) -> None:
+    """Have the system take little that it cannot send yet, on all connections of a socket.
+
+    It has megabytes of room, and takes more only when much of that is free: with them a slow client
+    would seem to take nothing for minutes.
+    """
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if option is not None and listening.family in (socket.AF_INET, socket.AF_INET6):
+        listening.setsockopt(socket.IPPROTO_TCP, option, _UNSENT)

@@ -19,7 +19,7 @@ class Outgoing:
 
     Args:
         writer: of the connection.
-        timeout: seconds for taking in 64 KiB.
+        timeout: seconds in which the client must take in a further part of what is sent.
     """
 
     def __init__(self, writer: asyncio.StreamWriter, timeout: float) -> None:
@@ -44,10 +44,26 @@ class Outgoing:
         try:
             for start in range(0, len(data), _PIECE):
                 self._writer.write(view[start : start + _PIECE])
-                async with asyncio.timeout(self._timeout):
-                    await self._writer.drain()
+                await self._drain()
         except OSError as error:  # TimeoutError is one
             raise ClientDisconnectedError("the client is gone, or too slow") from error
+
+    async def _drain(self) -> None:
+        """Wait until the client has caught up.
+
+        Raises:
+            OSError: it is gone; TimeoutError, which is one: it has taken nothing for too long.
+        """
+        transport = self._writer.transport
+        while True:
+            left = transport.get_write_buffer_size()
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await self._writer.drain()
+                return
+            except TimeoutError:
+                if transport.get_write_buffer_size() >= left:
+                    raise
 
     def is_ready(self) -> bool:
         """Tell whether the system has taken all that was written, and the connection is open."""
@@ -76,6 +92,9 @@ class Outgoing:
         try:
             if unwanted is not None:
                 await self._linger(unwanted)
+            if self._writer.transport.get_write_buffer_size():
+                self._writer.transport.set_write_buffer_limits(0)  # wait until all has been taken
+                await self._drain()
             self._writer.close()
             async with asyncio.timeout(self._timeout):
                 await self._writer.wait_closed()

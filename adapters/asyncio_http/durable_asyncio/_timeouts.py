@@ -19,7 +19,8 @@ class Timeouts:
             come. An unfinished request is answered with 408.
         keep_alive: from the end of a response to the first byte of the next request. The
             connection is closed then.
-        write: for taking in 64 KiB of a response. The connection is cut off then.
+        write: for taking in a further part of a response, of whatever size. The connection is cut
+            off when the client has taken nothing for so long, at the latest for twice as long.
 
     Raises:
         ValueError: another value.

@@ -7,13 +7,20 @@ import http.client
 import json
 import subprocess
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from durable_asyncio import EndpointServer, Timeouts, create_endpoint_server
+from durable_asyncio import (
+    EndpointServer,
+    Timeouts,
+    create_endpoint_server,
+    endpoint_adapter,
+)
+from durable_core import Durable, Request, Response
 from support.asyncio_exchange import replies_in
 from support.asyncio_sample import ALL_BYTES, Sample, reached
 from support.processes import until
@@ -214,6 +221,29 @@ def test_a_client_that_takes_nothing_gets_no_more(own: Sample, kind: str) -> Non
 
     assert [kind] == own.endless.ended
     assert 0 < own.endless.made * 65536 < 64 * 1024 * 1024
+
+
+def test_a_slow_client_gets_all_of_what_the_system_could_keep(tmp_path: Path) -> None:
+    """The system takes on megabytes, but only as fast as the client does: it is seen to read."""
+    body = bytes(6 * 1024 * 1024)
+
+    durable = Durable(id="x", endpoint_adapter=endpoint_adapter, store=tmp_path / "db")
+
+    @durable.endpoint
+    def large(request: Request) -> Response:
+        return Response(body=body)
+
+    received = 0
+    with (
+        create_endpoint_server(large, timeouts=Timeouts(write=0.5)).listen() as server,
+        connect(server.port) as connection,
+    ):
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        while part := connection.recv(65536):
+            received += len(part)
+            time.sleep(0.025)
+
+    assert received > len(body)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def sent(
     method: str = "GET",
     version: str = "1.1",
     patience: int = 1000,
+    slow: int = 0,
     broken: OSError | None = None,
 ) -> Sink:
     """Return what a client gets that asks once and then waits for the end."""
@@ -79,7 +80,7 @@ def sent(
         return response
 
     def set_up(connection: Connection, sink: Sink) -> None:
-        sink.patience, sink.broken = patience, broken
+        sink.patience, sink.slow, sink.broken = patience, slow, broken
 
     data = f"{method} / HTTP/{version}\r\nHost: x\r\nConnection: close\r\n\r\n"
     return converse(application, data.encode(), None, timeouts=Timeouts(write=0.05), before=set_up)
@@ -356,6 +357,14 @@ def test_a_slow_client_is_cut_off() -> None:
 
     assert (True, False) == (sink.cut, sink.closed)
     assert 3 * 65536 == len(sink.data)
+
+
+def test_a_slow_client_that_takes_something_gets_all() -> None:
+    """The time begins anew whenever it has taken a part, as between two writes."""
+    sink = sent(Response(body=b"x" * 200_000), patience=2, slow=4)
+
+    assert (False, True) == (sink.cut, sink.closed)
+    assert bytes(sink.data).endswith(b"x" * 200_000)
 
 
 def test_answers_are_logged_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
