@@ -6,7 +6,7 @@ import functools
 import re
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from types import FunctionType, MethodType
+from types import FunctionType, GenericAlias, MethodType, UnionType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from durable_core.errors import NonRetriableError, StepArgumentError, StepUsageError
@@ -183,13 +183,14 @@ def _call(
         if type(fn) is FunctionType or type(fn) is MethodType:
             # Every step does this, so it is done without a call where that is possible.
             hints = fn.__annotations__
+            if "return" not in hints:
+                return Call(fn, args, kwargs, options)
             try:
-                if "return" not in hints or hints["return"] in _JSON_TYPES:
-                    return Call(fn, args, kwargs, options)
+                return Call(fn, args, kwargs, options, _RESULTS[hints["return"]])
+            except KeyError:
+                return Call(fn, args, kwargs, options, _annotated_result(fn, hints["return"]))
             except TypeError:  # the annotation has no hash
                 pass
-            if _is_json_text(hints["return"]):
-                return Call(fn, args, kwargs, options)
         return Call(fn, args, kwargs, options, _result_type(fn))
     if isinstance(fn, Coroutine):
         fn.close()  # it was made by mistake; that it is never awaited is not the news
@@ -199,24 +200,32 @@ def _call(
     )
 
 
-#: Return annotations whose values are stored as they are. Annotations that are text are added when
-#: they are met, if they name builtins only: another name may mean another class in each module.
-_JSON_TYPES: set[object] = {None, "None", str, "str", int, "int", float, "float", bool, "bool"}
+#: What return annotations mean: the type of the result, or None if it is stored as it is. Those
+#: that mean the same for every function are added when they are met.
+_RESULTS: dict[object, ValueType | None] = dict.fromkeys(
+    (None, "None", str, "str", int, "int", float, "float", bool, "bool")
+)
+_MOST_RESULTS = 1000
 
 
-_MOST_JSON_TYPES = 1000
-
-
+#: Text that names nothing but types of JSON. Another name may mean another class in each module.
 _BUILTINS = re.compile(r"(?:\b(?:str|int|float|bool|None|object|Any|list|dict)\b|[\[\]|, ])+")
 
 
-def _is_json_text(hint: object) -> bool:
-    """Tell whether an annotation is text that names nothing but types of JSON; remember it."""
-    if not isinstance(hint, str) or _BUILTINS.fullmatch(hint) is None:
-        return False
-    if len(_JSON_TYPES) < _MOST_JSON_TYPES:
-        _JSON_TYPES.add(hint)
-    return True
+def _annotated_result(fn: Callable[..., object], hint: object) -> ValueType | None:
+    """Return what a function's return annotation means, and remember it if that is certain."""
+    is_json = isinstance(hint, str) and _BUILTINS.fullmatch(hint) is not None
+    result = None if is_json else _result_type(fn)
+    if (is_json or _is_of_classes(hint)) and len(_RESULTS) < _MOST_RESULTS:
+        _RESULTS[hint] = result
+    return result
+
+
+def _is_of_classes(hint: object) -> bool:
+    """Tell whether an annotation consists of classes, and of no text or type variable."""
+    if isinstance(hint, GenericAlias | UnionType):
+        return all(map(_is_of_classes, hint.__args__))
+    return isinstance(hint, type)
 
 
 def _result_type(fn: Callable[..., object]) -> ValueType | None:

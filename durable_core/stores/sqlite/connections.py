@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
 from durable_core.errors import StoreBusyError, StoreError
 from durable_core.ports import Write
@@ -75,7 +75,8 @@ class Connections:
     def commit(self, writes: Sequence[Write[object]], wait: float) -> Sequence[Answer]:
         """Apply the writes on the writing connection."""
         with self._write_lock:
-            self._refuse_if_moved()
+            if self._moved:
+                self._refuse_moved()
             db = self._writer or self._open_writer()
             self._commits += 1
             try:
@@ -133,15 +134,15 @@ class Connections:
         if self._file is None:
             self._file = file
         self._moved = self._moved or file != self._file or log != self._log_file
-        self._refuse_if_moved()
-
-    def _refuse_if_moved(self) -> None:
         if self._moved:
-            raise StoreError(
-                f"the store {self._path}, or its log beside it, was removed or replaced while it "
-                "was in use: nothing more is written to what is left of it; put the files in "
-                "place and start again"
-            )
+            self._refuse_moved()
+
+    def _refuse_moved(self) -> NoReturn:
+        raise StoreError(
+            f"the store {self._path}, or its log beside it, was removed or replaced while it "
+            "was in use: nothing more is written to what is left of it; put the files in "
+            "place and start again"
+        )
 
     def read(
         self,
@@ -163,7 +164,8 @@ class Connections:
         return answer
 
     def _take_reader(self) -> sqlite3.Connection:
-        self._refuse_if_moved()
+        if self._moved:
+            self._refuse_moved()
         with contextlib.suppress(IndexError):
             return self._free.pop()
         with self._count_lock:

@@ -121,6 +121,29 @@ def test_plain_result_option_turns_the_annotation_off() -> None:
     assert '{"id":1}' == finish(handler)
 
 
+def test_a_name_in_an_annotation_is_that_of_its_module() -> None:
+    """Equal annotations of two functions may name two classes; neither is taken for the other.
+
+    An annotation that names none means the same for both, also when it is met again.
+    """
+    kinds: Any = [dataclass(type("Item", (), {"__annotations__": {"n": int}})) for _ in range(2)]
+    makers = []
+    for kind in kinds:
+        names: dict[str, Any] = {"Item": kind, "date": date}
+        exec("def items() -> list['Item']: return [Item(1)]", names)
+        exec("def dates() -> dict[str, date] | None: return {'a': date(2026, 1, 1)}", names)
+        makers.append((names["items"], names["dates"]))
+
+    def handler(request: Request) -> bool:
+        for items, dates in makers * 2:
+            [item] = sync_step.run("items", items)
+            assert items()[0] == item
+            assert dates() == sync_step.run("dates", dates)
+        return True
+
+    assert "true" == finish(handler)
+
+
 # Errors
 
 
