@@ -316,7 +316,10 @@ class Execution:
         return self.state is ExecutionState.STOPPING or self.state is ExecutionState.DRAINING
 
     def check_open(self) -> None:
-        """Raise Suspended if nothing more of the execution counts, or its run has ended."""
+        """Raise Suspended if nothing more of the execution counts, or its run has ended.
+
+        Otherwise the run is in a phase that the success of an op does not change.
+        """
         if self.state is ExecutionState.CLOSED or self.run.phase not in _LIVE:
             raise Suspended
 

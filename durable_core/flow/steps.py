@@ -48,7 +48,7 @@ from durable_core.flow.step_options import NO_OPTIONS, StepOptions, show_step
 from durable_core.flow.versions import check_kind, check_order
 from durable_core.http.response import Response
 from durable_core.machine.addresses import child_address, child_of
-from durable_core.machine.advance import Transition, advance, describe, end_op
+from durable_core.machine.advance import Transition, advance, describe
 from durable_core.machine.matching import WaitRule, dump_rule
 from durable_core.model.decision import (
     Failure,
@@ -502,7 +502,6 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
             arguments,
         )
         ex.check_open()
-        ex.run = end_op(ex.run)
         ex.add_ticket((yield _save_memo(ex, memo, now)))
         inside.settled = True
         return memo
@@ -687,7 +686,6 @@ def _end(ex: StoredExecution, pending: Pending, value: str, event_seq: int) -> F
     if _would_end_again(ex, pending.op):
         # Only the next step's outcome is worth a commit; it takes this one along.
         ex.check_open()
-        ex.run = end_op(ex.run)
         ex.memos[memo.op.id] = memo
         del ex.pending[memo.op.id]
         ex.unsaved = (*ex.unsaved, memo)

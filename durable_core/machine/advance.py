@@ -51,7 +51,6 @@ __all__ = [
     "Transition",
     "advance",
     "describe",
-    "end_op",
     "end_run",
     "failure_of_handler",
     "failure_of_step",
@@ -245,7 +244,7 @@ def advance(run: Run, happened: Input, now: int, policy: RetryPolicy) -> Transit
     """
     match happened:
         case OpEnded(memo=memo):
-            return Transition(end_op(run), (SaveMemo(memo),))
+            return Transition(_go(run, Trigger.CHECKPOINT), (SaveMemo(memo),))
         case OpFailed():
             return _op_failed(run, happened, now, policy)
         case OpParked():
@@ -276,22 +275,6 @@ def advance(run: Run, happened: Input, now: int, policy: RetryPolicy) -> Transit
         case Undone():
             return Transition(_go(run, Trigger.CANCEL), (EndCancelled(),))
     assert_never(happened)
-
-
-def end_op(run: Run) -> Run:
-    """Return the run after one of its ops has finished.
-
-    This is what :func:`advance` makes of ``OpEnded``, but for the one command, to save the memo.
-    Every step does this, and ``advance`` takes three objects and 0.7 us more (Python 3.11).
-    """
-    return run if run.phase in _KEPT_BY_CHECKPOINT else _go(run, Trigger.CHECKPOINT)
-
-
-_KEPT_BY_CHECKPOINT = frozenset(
-    phase
-    for (phase, trigger), after in TRANSITIONS.items()
-    if trigger is Trigger.CHECKPOINT and after is phase
-)
 
 
 def end_run(run: Run) -> Run:

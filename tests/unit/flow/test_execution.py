@@ -31,6 +31,7 @@ from durable_core.flow.execution import (
     settle,
 )
 from durable_core.flow.options import ResolvedOptions
+from durable_core.machine.table import TRANSITIONS, Trigger
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import Memo, OpKind, Pending
@@ -101,6 +102,21 @@ def drive(flow: Any, queue: Queue) -> Any:
 def test_attached() -> None:
     """A client is attached in SYNC."""
     assert (False, True) == (execution(phase=Phase.ASYNC).attached, execution().attached)
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_an_open_execution_may_store_a_success_as_it_is(phase: Phase) -> None:
+    """Where ``check_open`` raises nothing, the success of an op leaves the run in its phase.
+
+    The flow of a step relies on it: it does not ask the table.
+    """
+    ex = execution(phase=phase)
+    try:
+        ex.check_open()
+    except Suspended:
+        assert phase not in (Phase.SYNC, Phase.ASYNC)
+    else:
+        assert phase is TRANSITIONS[phase, Trigger.CHECKPOINT]
 
 
 def test_first_write_creates_the_run() -> None:
