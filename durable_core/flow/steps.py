@@ -201,7 +201,11 @@ def wait_at_address(ex: StoredExecution, op: Op, wait: AddressWait) -> Flow[str]
             value = "null" if event is None else wait.dump(event.event)
             memo = yield from _end(ex, pending, value, pending.event_seq)
         else:
-            memo = yield from _fail_at_taken_address(ex, pending, wait.conflict)
+            text = wait.conflict
+            failure = Failure(
+                name="SignalConflictError", message=text, retriable=False, conflict=True
+            )
+            memo = yield from _fail_pending(ex, pending, failure)
     _return_outcome(ex, memo)
     return memo.value
 
@@ -217,24 +221,6 @@ def _close_address(ex: StoredExecution, op: Op) -> Flow[StoredEvent | None]:
     yield from settle(ex)
     ex.check_open()
     return ex.pending[op.id].matched
-
-
-def _fail_at_taken_address(ex: StoredExecution, pending: Pending, message: str) -> Flow[Memo]:
-    """Fail an op that was not stored, as another op waits at its address."""
-    now = ex.env.clock.now()
-    failed = OpFailed(
-        op=pending.op,
-        failure=Failure(
-            name="SignalConflictError", message=message, retriable=False, conflict=True
-        ),
-        completion_no=ex.next_completion_no(),
-        event_seq=pending.event_seq,
-        failures=0,
-        u=0.0,
-        started_at=now if pending.started_at is None else pending.started_at,
-    )
-    yield from _apply(ex, _decide(ex, failed, now), now)
-    return ex.memos[pending.op.id]
 
 
 def commit_step(
@@ -327,18 +313,9 @@ def leave_children(ex: StoredExecution, op_ids: Collection[str]) -> Flow[None]:
         if pending is None or pending.op.kind is not OpKind.INVOKE:
             continue
         ex.unasked.discard(op_id)
-        now = ex.env.clock.now()
         text = "another branch has won the race"
-        failed = OpFailed(
-            op=pending.op,
-            failure=Failure(name="StepCancelled", message=text, retriable=False, cancelled=True),
-            completion_no=ex.next_completion_no(),
-            event_seq=pending.event_seq,
-            failures=0,
-            u=0.0,
-            started_at=now if pending.started_at is None else pending.started_at,
-        )
-        yield from _apply(ex, _decide(ex, failed, now), now)
+        failure = Failure(name="StepCancelled", message=text, retriable=False, cancelled=True)
+        yield from _fail_pending(ex, pending, failure)
 
 
 def _begin_child(ex: StoredExecution, op: Op, child: Invocation) -> Flow[Pending]:
@@ -378,7 +355,7 @@ def _end_child(ex: StoredExecution, pending: Pending, child: Invocation) -> Flow
     if isinstance(outcome, Raised):
         ex.close(outcome.error)  # the store cannot answer now: the run goes on when it can
         raise Suspended from outcome.error
-    result, now = outcome.value, ex.env.clock.now()
+    result = outcome.value
     if isinstance(result, str):
         try:
             ex.check_size(pending.op, result)
@@ -392,17 +369,7 @@ def _end_child(ex: StoredExecution, pending: Pending, child: Invocation) -> Flow
     if isinstance(result, str):
         return (yield from _end(ex, pending, result, pending.event_seq))
     assert isinstance(result, Failure)
-    failed = OpFailed(
-        op=pending.op,
-        failure=result,
-        completion_no=ex.next_completion_no(),
-        event_seq=pending.event_seq,
-        failures=0,
-        u=0.0,
-        started_at=now if pending.started_at is None else pending.started_at,
-    )
-    yield from _apply(ex, _decide(ex, failed, now), now)
-    return ex.memos[pending.op.id]
+    return (yield from _fail_pending(ex, pending, result))
 
 
 def own_event_id(ex: StoredExecution, op: Op, index: int = 0) -> str:
@@ -570,18 +537,29 @@ def _interrupt(ex: StoredExecution, pending: Pending) -> Flow[None]:
     """Fail a step whose attempt has begun, in another execution, and of whose end is unknown."""
     now = ex.env.clock.now()
     text = "its process died while the function ran; it may have had its effect, or not"
-    failed = OpFailed(
+    failure = Failure(name="StepInterrupted", message=text, retriable=False, interrupted=True)
+    transition = _decide(ex, _final_failure(ex, pending, failure, now), now)
+    yield from notify_attempt(ex, _failed_attempt(transition), step=observed_step(pending.op))
+    yield from _apply(ex, transition, now)
+
+
+def _fail_pending(ex: StoredExecution, pending: Pending, failure: Failure) -> Flow[Memo]:
+    """Fail an op for good whose function, if it has one, was not called here."""
+    now = ex.env.clock.now()
+    yield from _apply(ex, _decide(ex, _final_failure(ex, pending, failure, now), now), now)
+    return ex.memos[pending.op.id]
+
+
+def _final_failure(ex: StoredExecution, pending: Pending, failure: Failure, now: int) -> OpFailed:
+    return OpFailed(
         op=pending.op,
-        failure=Failure(name="StepInterrupted", message=text, retriable=False, interrupted=True),
+        failure=failure,
         completion_no=ex.next_completion_no(),
         event_seq=pending.event_seq,
         failures=pending.failures,
         u=0.0,
         started_at=now if pending.started_at is None else pending.started_at,
     )
-    transition = _decide(ex, failed, now)
-    yield from notify_attempt(ex, _failed_attempt(transition), step=observed_step(pending.op))
-    yield from _apply(ex, transition, now)
 
 
 def _report_failure(
