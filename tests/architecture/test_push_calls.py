@@ -26,6 +26,8 @@ from support.source_tree import ROOT
 GET = b"GET / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n"
 #: Seconds after which a push may write at once again, however much was sent before.
 PAUSE = 0.003
+#: Ticks of the loop in which the task that has sent a chunk comes to wait for the next one.
+_TICKS = 20
 
 
 class Probe:
@@ -51,15 +53,26 @@ class Probe:
 
 
 def call_push(module: Any) -> Probe:
-    """Have a step push to a client that has read all before; return what was called."""
+    """Have a step push to a client that has read all before; return what was called.
+
+    The step has pushed before, and the client has read that. So the server has sent all and waits,
+    and what is remembered of a step is.
+    """
     probe = Probe()
+    was_read = asyncio.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
     pushes: list[int] = []
     durable: Durable[Any] = Durable(
         id="app", endpoint_adapter=module.endpoint_adapter, store=MemoryStore()
     )
 
     async def push() -> None:
+        loops.append(asyncio.get_running_loop())
+        stream.push("first")
+        await was_read.wait()
         await asyncio.sleep(PAUSE)
+        for _ in range(_TICKS):
+            await asyncio.sleep(0)
         with probe:
             stream.push({"text": "x" * 80})
         pushes.append(1)
@@ -76,6 +89,9 @@ def call_push(module: Any) -> Probe:
     ):
         client.sendall(GET)
         data = b""
+        while b'"first"' not in data:
+            data += client.recv(65536)
+        loops[0].call_soon_threadsafe(was_read.set)
         while b"inngest.response" not in data:
             data += client.recv(65536)
     assert [1] == pushes
@@ -85,8 +101,8 @@ def call_push(module: Any) -> Probe:
 @pytest.mark.parametrize(
     ("module", "write", "limit"),
     [
-        (durable_asyncio, "StreamWriter.write", 28),
-        (durable_asgi, "RequestResponseCycle.send", 25),
+        (durable_asyncio, "StreamWriter.write", 26),
+        (durable_asgi, "RequestResponseCycle.send", 24),
     ],
 )
 def test_a_push_writes_to_the_connection(module: Any, write: str, limit: int) -> None:

@@ -35,7 +35,9 @@ from durable_core.http.headers import Headers
 from support.scripted_server import Peer, Script, ScriptedServer, chunked, plain, sse_head
 from support.stream_clients import CALLS, Call, Log, fetch_in_task, sse
 
-CHUNKED = sse_head("transfer-encoding: chunked")
+#: The server closes each connection after one answer. Unless it says so, a client may ask again on
+#: a connection that is about to be closed.
+CHUNKED = sse_head("transfer-encoding: chunked", "connection: close")
 END = b"0\r\n\r\n"
 HELLO = Metadata(run_id="r")
 DONE = Final(status=202, headers=Headers({"x-a": "b"}), body=b'{"ok":true}')
