@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 from durable_core.engine.runs import RunManager
@@ -23,6 +24,8 @@ from durable_core.flow.driver import drive_async
 from durable_core.flow.effects import AwaitRun, Flow
 from durable_core.flow.execution import EVENT_SEQ, StoredExecution
 from durable_core.flow.flows import EngineFlows
+from durable_core.flow.options import ResolvedOptions
+from durable_core.flow.results import typed_response
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -159,6 +162,21 @@ class DeferredRun:
             self._task = None  # whose context refers to this object
         return self._is_over
 
+    async def respond(self, request: Request) -> Response:
+        """Call the handler of the endpoint, and return what it, or its run, answers.
+
+        Args:
+            request: that of the run.
+        """
+        endpoint = self._endpoint
+        request.headers._on_sensitive = endpoint.warn_of_header
+        begun = self.call(partial(endpoint.handler, request))
+        response = _response_of(begun, endpoint.options)
+        if response is not None and self.is_needless(begun):
+            return response
+        self._runs.needless.discard(endpoint.options.key)
+        return await self.start(lambda request: _await_value(begun)).wait()
+
     def start(self, handler: Callable[[Request], Coroutine[Any, Any, Any]]) -> ClientAnswer:
         """Begin the run, in the task of the handler.
 
@@ -180,6 +198,20 @@ class DeferredRun:
         run.begin_late(go_on, handler, answer.set)
         self._runs.run_in_task(run, self.flows.execute(run.execution), answer.run_ended)
         return answer
+
+
+def _response_of(begun: BegunCall, options: ResolvedOptions) -> Response | None:
+    """Return the response of a handler that has returned one; None if its run is to decide."""
+    if not begun.has_ended or begun.is_cut_short:
+        return None
+    try:
+        return typed_response(options.result, begun.result())
+    except Exception:
+        return None  # how the run fails, or what response it has for that
+
+
+async def _await_value(begun: BegunCall) -> Any:
+    return await begun
 
 
 class ClientAnswer:

@@ -381,10 +381,16 @@ class EmbeddedEngine(RunControl):
             return shutting_down_response()
         try:
             worker = self._started()
-            worker.loops.adopt_running()
+            loop = worker.loops.adopt_running()
             event_seq: Any = worker.event_watermark.recent_async()
             if type(event_seq) is CoroutineType:
                 event_seq = await event_seq
+            follows = (
+                accepts_event_stream(request.headers) or endpoint.options.ui_messages is not None
+            )
+            if not follows and worker.may_need_no_run(endpoint):
+                deferred = worker.deferred(endpoint, lambda: (request, route), loop, event_seq)
+                return await deferred.respond(request)
             ex = worker.runs.new_execution(endpoint, request, route, event_seq)
             if worker.quota.is_full or ex.run.principal is not None:
                 refusal = await worker.reads.wait(worker.quota.refusal, ex.run.principal)
@@ -392,7 +398,7 @@ class EmbeddedEngine(RunControl):
                     return refusal
         except StoreError as error:
             return self._refuse(error)
-        if accepts_event_stream(request.headers) or endpoint.options.ui_messages is not None:
+        if follows:
             return await worker.streaming.serve_async(endpoint, ex)
         if endpoint.options.max_sync_runtime is None:
             return await worker.runs.start_for_client_async(endpoint, ex)

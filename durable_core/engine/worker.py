@@ -225,6 +225,13 @@ class Worker(WorkerParts):
             or self.wrap_scope is not None
         )
 
+    def may_need_no_run(self, endpoint: RegisteredEndpoint) -> bool:
+        """Whether to call an ``async def`` handler before it has a run.
+
+        That saves nothing where the handler then needs one, so its last run says whether it may.
+        """
+        return endpoint.options.key in self.runs.needless and endpoint.may_defer and self.may_defer
+
     def defer(
         self,
         endpoint: RegisteredEndpoint,
@@ -240,6 +247,16 @@ class Worker(WorkerParts):
             return DeferredRun(self, self.runs, endpoint, request, loop, event_seq)
         make = partial(DeferredRun, self, self.runs, endpoint, request, loop)
         return _make_later(make, event_seq)
+
+    def deferred(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Callable[[], tuple[Request, str | None]],
+        loop: asyncio.AbstractEventLoop,
+        event_seq: int,
+    ) -> DeferredRun:
+        """As :meth:`defer`, where the store need not be read."""
+        return DeferredRun(self, self.runs, endpoint, request, loop, event_seq)
 
     def defer_in_thread(
         self,

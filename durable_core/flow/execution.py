@@ -371,6 +371,11 @@ class Execution:
         """Whether one task or thread has called all steps so far."""
         return self._step_ids.has_one_branch
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether the handler has asked for a step."""
+        return self._asked > 0
+
     def note_failure(self, step_name: str) -> None:
         """Note that the handler now learns that a step has failed."""
         self._step_ids.note_failure(step_name)

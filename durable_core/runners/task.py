@@ -130,6 +130,11 @@ class TaskRun:
         #: Called if the run goes on while its handler, which does not end, still runs.
         self.left: Callable[[], None] = _nothing
 
+    @property
+    def was_needless(self) -> bool:
+        """Whether its handler has ended without a step, and has waited for nothing."""
+        return self._tasks.resumptions == 1 and not self.ex.has_steps
+
     def start(self, flow: Flow[None]) -> asyncio.Task[None]:
         """Run the flow in a task of its own, which no framework can cancel.
 

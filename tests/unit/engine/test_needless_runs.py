@@ -1,0 +1,270 @@
+"""A handler that had no use for its run last time is called before it has one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from durable_core import HTTPError
+from durable_core.api.adapter import HTTPHandler
+from durable_core.api.step import step
+from durable_core.engine.worker import Worker
+from durable_core.http.request import Request
+from durable_core.http.response import Response
+from durable_core.model.run import Phase
+from durable_core.runners.run_tasks import CURRENT_TASKS
+from support.harness import Lab, lab, request, until, until_async
+
+
+def in_loop(work: Callable[[Lab], Coroutine[Any, Any, Any]]) -> Any:
+    """Return what a coroutine returns that has a lab on its event loop."""
+
+    async def main() -> Any:
+        process = Lab()
+        try:
+            return await work(process)
+        finally:
+            await process.durable.stop_async()
+
+    return asyncio.run(main())
+
+
+def worker_of(process: Lab) -> Worker:
+    """Return the worker, which has been started."""
+    worker = process.engine.worker
+    assert worker is not None
+    return worker
+
+
+async def ask(process: Lab, endpoint: HTTPHandler, url: str = "/it", **headers: Any) -> Response:
+    """Return the response, once the run of the request has ended, if it has one."""
+    response = await endpoint.handle_async(request(url, **headers))
+    await until_async(lambda: not worker_of(process).live)
+    return response
+
+
+async def plain(asked: Request) -> dict[str, str]:
+    """Need no run."""
+    return {"path": asked.path}
+
+
+@pytest.fixture
+def executions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The executions that are made."""
+    from durable_core.engine.runs import RunManager
+
+    made: list[object] = []
+    make = RunManager.new_execution
+
+    def note(self: RunManager, *args: Any) -> Any:
+        made.append(make(self, *args))
+        return made[-1]
+
+    monkeypatch.setattr(RunManager, "new_execution", note)
+    return made
+
+
+def test_the_second_request_has_no_run(executions: list[object]) -> None:
+    """The first one has, and both have the same response."""
+
+    async def work(process: Lab) -> list[object]:
+        endpoint = process.endpoint(plain)
+        responses = [await ask(process, endpoint, "/it") for _ in range(3)]
+        return [response.body for response in responses]
+
+    assert [b'{"path":"/it"}'] * 3 == in_loop(work)
+    assert 1 == len(executions)
+
+
+def test_a_handler_has_a_task_and_a_run_of_its_own(executions: list[object]) -> None:
+    """It sees the same with and without a run."""
+    seen: list[object] = []
+
+    async def handler(asked: Request) -> None:
+        seen.append(asyncio.current_task())
+        assert CURRENT_TASKS.get() is not None
+
+    async def work(process: Lab) -> None:
+        endpoint = process.endpoint(handler)
+        for _ in range(2):
+            await ask(process, endpoint)
+        assert asyncio.current_task() not in seen
+
+    in_loop(work)
+    assert 2 == len(set(map(id, seen)))
+    assert 1 == len(executions)
+
+
+def test_one_that_asks_for_a_step_has_a_run() -> None:
+    """Its step is stored, and the next request begins with a run again."""
+
+    async def handler(asked: Request) -> object:
+        return await step.run("it", str, 1) if asked.query.get("step") else None
+
+    async def work(process: Lab) -> list[bool]:
+        endpoint = process.endpoint(handler)
+        known = []
+        for url in ("/it", "/it", "/it?step=1", "/it?step=1", "/it"):
+            assert 200 == (await ask(process, endpoint, url)).status
+            known.append("it" in worker_of(process).runs.needless)
+        assert [Phase.COMPLETED] * 2 == [each.run.phase for each in process.records.list()]
+        return known
+
+    assert [True, True, False, False, True] == in_loop(work)
+
+
+def test_one_that_waits_has_a_run() -> None:
+    """From the moment at which it waits; its client may leave, and it goes on."""
+    gate, ended = asyncio.Event(), []
+
+    async def handler(asked: Request) -> object:
+        if asked.query.get("wait"):
+            await gate.wait()
+            ended.append(await step.run("it", str, 1))
+        return None
+
+    async def work(process: Lab) -> None:
+        endpoint = process.endpoint(handler)
+        await ask(process, endpoint)
+        client = asyncio.create_task(endpoint.handle_async(request("/it?wait=1")))
+        await until_async(lambda: len(worker_of(process).live) == 1)
+        assert "it" not in worker_of(process).runs.needless
+        client.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await client
+        gate.set()
+        await until_async(lambda: not worker_of(process).live)
+        assert [Phase.COMPLETED] == [each.run.phase for each in process.records.list()]
+
+    in_loop(work)
+    assert ["1"] == ended
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"), [(HTTPError(404, "no such cart"), 404), (ValueError("broken"), 500)]
+)
+def test_an_error_is_that_of_a_run(raised: Exception, status: int) -> None:
+    """What the handler raises has the same response with and without a run before it."""
+
+    async def handler(asked: Request) -> object:
+        if asked.query.get("fail"):
+            raise raised
+        return None
+
+    async def work(process: Lab) -> None:
+        endpoint = process.endpoint(handler, retries=0)
+        expected = await ask(process, endpoint, "/it?fail=1")
+        await ask(process, endpoint, "/it")
+        assert "it" in worker_of(process).runs.needless
+        actual = await ask(process, endpoint, "/it?fail=1")
+        assert (status, expected.headers) == (actual.status, actual.headers)
+        assert expected.status == actual.status
+
+    in_loop(work)
+
+
+def test_what_cannot_be_sent_fails(executions: list[object]) -> None:
+    """A result that has no JSON form fails the run, as it does in one that began at once."""
+
+    async def handler(asked: Request) -> object:
+        return object() if asked.query.get("fail") else None
+
+    async def work(process: Lab) -> int:
+        endpoint = process.endpoint(handler)
+        await ask(process, endpoint, "/it")
+        return (await ask(process, endpoint, "/it?fail=1")).status
+
+    assert 500 == in_loop(work)
+    assert 2 == len(executions)
+
+
+def test_a_typed_result() -> None:
+    """The result is converted by the type that the handler names."""
+
+    async def handler(asked: Request) -> set[int]:
+        return {1}
+
+    async def work(process: Lab) -> list[object]:
+        endpoint = process.endpoint(handler)
+        return [(await ask(process, endpoint)).body for _ in range(2)]
+
+    assert [b"[1]"] * 2 == in_loop(work)
+
+
+def test_a_streamed_response() -> None:
+    """It is sent as it is."""
+
+    async def chunks() -> Any:
+        yield b"a"
+        yield b"b"
+
+    async def handler(asked: Request) -> Response:
+        return Response(body=chunks())
+
+    async def work(process: Lab) -> list[list[bytes]]:
+        endpoint, bodies = process.endpoint(handler), []
+        for _ in range(2):
+            response = await ask(process, endpoint)
+            assert not isinstance(response.body, bytes)
+            bodies.append([chunk async for chunk in response.body])  # type: ignore[union-attr]
+        return bodies
+
+    assert [[b"a", b"b"]] * 2 == in_loop(work)
+
+
+def test_credentials_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """A handler that reads a header which is not stored is named, although it has no run."""
+
+    async def handler(asked: Request) -> object:
+        return asked.headers.get("authorization") if asked.query.get("read") else None
+
+    async def work(process: Lab) -> None:
+        endpoint = process.endpoint(handler)
+        await ask(process, endpoint, "/it")
+        await ask(process, endpoint, "/it?read=1", authorization="Bearer x")
+
+    with caplog.at_level(logging.WARNING):
+        in_loop(work)
+    assert 1 == sum("'authorization'" in each.getMessage() for each in caplog.records)
+
+
+def test_an_option_that_needs_the_run(executions: list[object]) -> None:
+    """An endpoint that keeps a record of every run has one each time."""
+
+    async def work(process: Lab) -> None:
+        endpoint = process.endpoint(plain, record="always")
+        for _ in range(3):
+            await ask(process, endpoint)
+        assert 3 == len(process.records.list())
+
+    in_loop(work)
+    assert 3 == len(executions)
+
+
+def test_preference_of_a_client(executions: list[object]) -> None:
+    """A client that would rather not wait has a run, whatever the last request needed."""
+
+    async def work(process: Lab) -> int:
+        endpoint = process.endpoint(plain)
+        await ask(process, endpoint)
+        return (await ask(process, endpoint, prefer="respond-async")).status
+
+    assert 202 == in_loop(work)
+    assert 2 == len(executions)
+
+
+def test_behind_a_server_of_threads(executions: list[object]) -> None:
+    """The loop is the engine's own, and the same is true there."""
+    with lab() as process:
+        endpoint = process.endpoint(plain)
+        bodies = []
+        for _ in range(3):
+            bodies.append(endpoint.handle(request()).body)
+            until(lambda: not worker_of(process).live)
+
+    assert [b'{"path":"/it"}'] * 3 == bodies
+    assert 1 == len(executions)
