@@ -351,6 +351,9 @@ class EmbeddedEngine(RunControl):
         try:
             worker = self._started()
             event_seq = worker.event_watermark.recent()
+            if _may_need_no_run(endpoint, worker, follows):
+                late = worker.deferred_in_thread(endpoint, lambda: (request, route), event_seq)
+                return late.respond(request)
             ex = worker.runs.new_execution(endpoint, request, route, event_seq)
             if worker.quota.is_full or ex.run.principal is not None:
                 refusal = worker.quota.refusal(ex.run.principal)
@@ -388,7 +391,8 @@ class EmbeddedEngine(RunControl):
             follows = (
                 accepts_event_stream(request.headers) or endpoint.options.ui_messages is not None
             )
-            if not follows and worker.may_need_no_run(endpoint):
+            is_here = endpoint.kind is HandlerKind.ASYNC_DEF
+            if is_here and _may_need_no_run(endpoint, worker, follows):
                 deferred = worker.deferred(endpoint, lambda: (request, route), loop, event_seq)
                 return await deferred.respond(request)
             ex = worker.runs.new_execution(endpoint, request, route, event_seq)
@@ -625,6 +629,19 @@ def embedded(engine: object) -> EmbeddedEngine:
         return engine
     name = getattr(engine, "name", type(engine).__name__)
     raise ConfigurationError(f"this needs the embedded engine; the application has {name}")
+
+
+def _may_need_no_run(endpoint: RegisteredEndpoint, worker: Worker, follows: bool) -> bool:
+    """Return whether to call a handler before it has a run.
+
+    That saves nothing where the handler then needs one, so its last run says whether it may.
+    """
+    return (
+        endpoint.options.key in worker.runs.needless
+        and not follows
+        and endpoint.may_defer
+        and worker.may_defer
+    )
 
 
 def _load_worker(

@@ -627,7 +627,7 @@ class RunManager(RunExecutor[StoredExecution]):
 
     def _end(self, run: ThreadRun | TaskRun) -> None:
         ex, streams = run.ex, self._worker.streams
-        if type(run) is TaskRun and run.was_needless:
+        if run.was_needless:
             self.needless.add(ex.options.key)
         if ex.fault is not None:
             self.release_later(ex)

@@ -225,13 +225,6 @@ class Worker(WorkerParts):
             or self.wrap_scope is not None
         )
 
-    def may_need_no_run(self, endpoint: RegisteredEndpoint) -> bool:
-        """Whether to call an ``async def`` handler before it has a run.
-
-        That saves nothing where the handler then needs one, so its last run says whether it may.
-        """
-        return endpoint.options.key in self.runs.needless and endpoint.may_defer and self.may_defer
-
     def defer(
         self,
         endpoint: RegisteredEndpoint,
@@ -268,7 +261,16 @@ class Worker(WorkerParts):
         Raises:
             StoreError: it cannot be read.
         """
-        return DeferredThreadRun(self, self.runs, endpoint, request, self.event_watermark.recent())
+        return self.deferred_in_thread(endpoint, request, self.event_watermark.recent())
+
+    def deferred_in_thread(
+        self,
+        endpoint: RegisteredEndpoint,
+        request: Callable[[], tuple[Request, str | None]],
+        event_seq: int,
+    ) -> DeferredThreadRun:
+        """As :meth:`defer_in_thread`, where the store need not be read."""
+        return DeferredThreadRun(self, self.runs, endpoint, request, event_seq)
 
     def defer_in_pool(
         self,

@@ -133,7 +133,7 @@ class TaskRun:
     @property
     def was_needless(self) -> bool:
         """Whether its handler has ended without a step, and has waited for nothing."""
-        return self._tasks.resumptions == 1 and not self.ex.has_steps
+        return self._tasks.resumptions == 1 and not self.ex.asked
 
     def start(self, flow: Flow[None]) -> asyncio.Task[None]:
         """Run the flow in a task of its own, which no framework can cancel.

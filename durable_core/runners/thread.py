@@ -127,6 +127,11 @@ class ThreadRun:
     #: The current thread.
     current_task = staticmethod(threading.current_thread)
 
+    @property
+    def was_needless(self) -> bool:
+        """Whether its handler has ended without a step."""
+        return not self.ex.asked
+
     def run(self, flow: Flow[None]) -> None:
         """Run the flow of the execution in this thread, to its end."""
         self._flow = flow

@@ -21,14 +21,14 @@ FIGURES = ("all_calls", "library_calls", "files", "frames")
 
 #: (kind of handler, steps) -> limits, in the order of FIGURES.
 LIMITS: dict[tuple[str, int], Figures] = {
-    ("def", 0): (111, 61, 12, 9),
+    ("def", 0): (75, 36, 10, 5),
     ("def", 1): (305, 160, 20, 9),
-    ("def", 3): (574, 292, 20, 9),
-    ("def", 10): (1504, 753, 20, 9),
-    ("async def", 0): (81, 35, 12, 5),
-    ("async def", 1): (384, 173, 23, 3),
-    ("async def", 3): (654, 310, 23, 3),
-    ("async def", 10): (1592, 794, 23, 3),
+    ("def", 3): (570, 288, 20, 9),
+    ("def", 10): (1486, 735, 20, 9),
+    ("async def", 0): (73, 36, 12, 5),
+    ("async def", 1): (381, 169, 22, 3),
+    ("async def", 3): (647, 303, 22, 3),
+    ("async def", 10): (1570, 772, 22, 3),
 }
 
 #: Other threads and slow commits only ever add calls, so one run within the limits is enough.

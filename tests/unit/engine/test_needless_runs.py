@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from durable_core import HTTPError
 from durable_core.api.adapter import HTTPHandler
-from durable_core.api.step import step
+from durable_core.api.step import step, sync_step
 from durable_core.engine.worker import Worker
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -268,3 +269,86 @@ def test_behind_a_server_of_threads(executions: list[object]) -> None:
 
     assert [b'{"path":"/it"}'] * 3 == bodies
     assert 1 == len(executions)
+
+
+# -- def handlers -------------------------------------------------------------------------------
+
+
+def plain_def(asked: Request) -> object:
+    """Do what the query says; need no run without one."""
+    if asked.query.get("step"):
+        return sync_step.run("it", str, 1)
+    if asked.query.get("fail"):
+        raise HTTPError(404, "no such cart")
+    if asked.query.get("read"):
+        return asked.headers.get("authorization")
+    return object() if asked.query.get("broken") else None
+
+
+def test_a_def_handler(executions: list[object]) -> None:
+    """Only a request that asks for a step, or fails, has a run after the first one."""
+    with lab() as process:
+        endpoint = process.endpoint(plain_def)
+        counts, statuses = [], []
+        for query in ("", "", "?step=1", "?step=1", "", "", "?fail=1", "", "?broken=1"):
+            statuses.append(endpoint.handle(request(f"/it{query}")).status)
+            counts.append(len(executions))
+        assert [Phase.COMPLETED] * 2 == [each.run.phase for each in process.records.list()]
+
+    assert [200, 200, 200, 200, 200, 200, 404, 200, 500] == statuses
+    assert [1, 1, 2, 3, 4, 4, 5, 6, 7] == counts
+
+
+def test_a_def_handler_reads_credentials(caplog: pytest.LogCaptureFixture) -> None:
+    """The warning is the same as in a run."""
+    with lab() as process, caplog.at_level(logging.WARNING):
+        endpoint = process.endpoint(plain_def)
+        endpoint.handle(request("/it"))
+        response = endpoint.handle(request("/it?read=1", authorization="Bearer x"))
+
+    assert b'"Bearer x"' == response.body
+    assert 1 == sum("'authorization'" in each.getMessage() for each in caplog.records)
+
+
+def test_a_def_handler_on_an_event_loop_has_a_thread(executions: list[object]) -> None:
+    """It is never called on the loop, whatever its last run needed."""
+    threads: list[int] = []
+
+    def handler(asked: Request) -> None:
+        threads.append(threading.get_ident())
+
+    async def work(process: Lab) -> None:
+        endpoint = process.endpoint(handler)
+        for _ in range(3):
+            await ask(process, endpoint)
+
+    in_loop(work)
+    assert 3 == len(executions)
+    assert threading.get_ident() not in threads
+
+
+def test_a_stop_waits_for_a_def_handler() -> None:
+    """One that has no run is not cut off when the process is told to stop."""
+    began, gate = threading.Event(), threading.Event()
+
+    def handler(asked: Request) -> str:
+        if asked.query.get("wait"):
+            began.set()
+            gate.wait(20)
+        return "end"
+
+    process = Lab()
+    endpoint = process.endpoint(handler)
+    endpoint.handle(request())
+    bodies: list[object] = []
+    client = threading.Thread(
+        target=lambda: bodies.append(endpoint.handle(request("/it?wait=1")).body)
+    )
+    client.start()
+    assert began.wait(20)
+    stopper = threading.Thread(target=process.stop)
+    stopper.start()
+    gate.set()
+    stopper.join(20)
+    client.join(20)
+    assert [b'"end"'] == bodies
