@@ -239,11 +239,13 @@ class RunTasks:
             self._call_soon(self._look, self.resumptions, ticks + 1)
             return
         self._is_looking = False
-        if self._may_suspend() and not self.has_pending_time_out and self._all_wait():
+        if self._may_suspend() and self.all_wait_for_steps:
             self._suspend()
 
-    def _all_wait(self) -> bool:
-        return all(self._waits_for_steps(each) for each in self.live)
+    @property
+    def all_wait_for_steps(self) -> bool:
+        """Whether all tasks wait for steps or for each other, without a time-out around it."""
+        return not self.has_pending_time_out and all(map(self._waits_for_steps, self.live))
 
     def _waits_for_steps(self, task: RunTask) -> bool:
         """Tell whether a task waits for steps or for tasks of the run, and for nothing else."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from heapq import heappop, heappush
 
@@ -213,7 +213,8 @@ class HandlerUnwinder:
                 )
             )
         else:
-            self._warn_own_wait()
+            if not self.tasks.all_wait_for_steps:  # else the loop is too slow to have seen it
+                self._warn_own_wait()
             self.unwind()
 
     def _may_suspend(self) -> bool:
@@ -313,7 +314,7 @@ class HandlerUnwinder:
         run_logger(self._ex.run.id, self._ex.run.function_id).warning(
             "%s is suspended at step %s; for %g seconds it has also awaited %s",
             self._ex.run.function_id,
-            ", ".join(repr(self._ex.awaited.get(op_id)) for op_id in self.parked.futures),
+            _list_names([self._ex.awaited.get(op_id, "") for op_id in self.parked.futures]),
             self._host.max_own_wait,
             awaited,
         )
@@ -323,8 +324,14 @@ class HandlerUnwinder:
             "%s swallowed the cancellation that suspends it at step %s; what it returned or "
             "raised after that is discarded",
             self._ex.run.function_id,
-            ", ".join(repr(name) for name in self._ex.awaited.values()) or "(none)",
+            _list_names([*self._ex.awaited.values()]) or "(none)",
         )
+
+
+def _list_names(names: Sequence[str]) -> str:
+    """Return names of steps for a line of the log, the first few."""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(map(repr, names[:_MOST_NAMES])) + more
 
 
 def _never() -> bool:
@@ -332,6 +339,8 @@ def _never() -> bool:
     return False
 
 
+#: Steps that a line of the log names.
+_MOST_NAMES = 5
 #: Ticks of the loop from one turn to the next. Code that waits for the first of several steps
 #: (``asyncio.wait`` with ``FIRST_COMPLETED``, a task or two in between) must see that one alone,
 #: as it did when it really was the first, and have time to cancel the others.
