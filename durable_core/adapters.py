@@ -38,6 +38,7 @@ from durable_core.adapter.native import (
     Host,
     Hosts,
     NotReachedError,
+    check_durable,
     check_nested_call,
     copy_identity,
 )
@@ -130,6 +131,7 @@ __all__ = [
     "authority_of",
     "bind",
     "check_callable",
+    "check_durable",
     "check_max_connections",
     "check_nested_call",
     "check_verdict",

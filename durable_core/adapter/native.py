@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from durable_core.api.durable import Durable
 from durable_core.api.functions import is_async
 from durable_core.errors import ConfigurationError, StepUsageError
 
 if TYPE_CHECKING:
     from durable_core.api.adapter import NativeEngine
 
-__all__ = ["Host", "Hosts", "NotReachedError", "check_nested_call", "copy_identity"]
+__all__ = [
+    "Host",
+    "Hosts",
+    "NotReachedError",
+    "check_durable",
+    "check_nested_call",
+    "copy_identity",
+]
 
 AppT = TypeVar("AppT")
 WaitingT = TypeVar("WaitingT")
@@ -83,6 +91,16 @@ def copy_identity(handler: Callable[..., Any], function: Callable[..., Any]) -> 
     """
     for name in ("__module__", "__name__", "__qualname__", "__doc__"):
         setattr(handler, name, getattr(function, name, None))
+
+
+def check_durable(durable: object) -> None:
+    """See that what is to be installed in an application is a ``Durable``.
+
+    Raises:
+        ConfigurationError: it is not, such as the application itself.
+    """
+    if not isinstance(durable, Durable):
+        raise ConfigurationError(f"install needs the Durable of the endpoints, not {durable!r}")
 
 
 def check_nested_call(outer: Callable[..., Any], inner: Callable[..., Any]) -> None:

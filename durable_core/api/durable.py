@@ -205,8 +205,9 @@ class Durable(Generic[AppT]):
     ) -> Any:
         if isinstance(getattr(handler, "endpoint", handler), Endpoint):
             raise TypeError(f"{handler!r} is a durable endpoint already; decorate a handler once")
-        if not callable(handler):
-            raise TypeError(f"an endpoint needs a function, not {type(handler).__name__}")
+        if not callable(handler) or isinstance(handler, type):
+            what = "a class" if isinstance(handler, type) else type(handler).__name__
+            raise TypeError(f"an endpoint needs a function, not {what}: {handler!r:.60}")
         if isinstance(adapter, NativeAdapter):
             if self.engine.store is None:
                 raise ConfigurationError(

@@ -30,6 +30,7 @@ from durable_core.adapters import (
     NativeApp,
     NativeEndpoint,
     NativeEngine,
+    check_durable,
     check_nested_call,
     copy_identity,
     is_async,
@@ -178,7 +179,11 @@ def install(durable: Durable[Any]) -> None:
 
     Args:
         durable: whose endpoints they are; it takes the place of one that was installed before.
+
+    Raises:
+        ConfigurationError: it is no ``Durable``.
     """
+    check_durable(durable)
     endpoint_adapter.install(None, durable.engine)
 
 

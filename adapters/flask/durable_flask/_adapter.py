@@ -22,6 +22,7 @@ from durable_core.adapters import (
     NativeApp,
     NativeEndpoint,
     NativeEngine,
+    check_durable,
     check_nested_call,
     copy_identity,
     is_async,
@@ -195,8 +196,9 @@ def install(app: flask.Flask, durable: Durable[Any]) -> None:
         durable: whose endpoints they are.
 
     Raises:
-        ConfigurationError: it is no Flask application.
+        ConfigurationError: it is no Flask application, or no ``Durable``.
     """
+    check_durable(durable)
     endpoint_adapter.install(app, durable.engine)
 
 

@@ -19,6 +19,7 @@ from durable_core.adapters import (
     NativeApp,
     NativeEndpoint,
     NativeEngine,
+    check_durable,
     copy_identity,
     is_async,
 )
@@ -115,8 +116,9 @@ def install(app: Any, durable: Durable[Any]) -> None:
         durable: whose endpoints they are.
 
     Raises:
-        ConfigurationError: it is no such application.
+        ConfigurationError: it is no such application, or no ``Durable``.
     """
+    check_durable(durable)
     endpoint_adapter.install(app, durable.engine)
 
 

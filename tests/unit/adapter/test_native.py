@@ -7,9 +7,11 @@ import weakref
 
 import pytest
 
-from durable_core.adapter.native import Hosts
+from durable_core.adapter.native import Hosts, check_durable
+from durable_core.api.durable import Durable
 from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.errors import ConfigurationError
+from durable_core.stores.memory import MemoryStore
 
 
 def test_a_host_for_each_engine() -> None:
@@ -44,3 +46,11 @@ def test_an_application_that_is_not_known() -> None:
 
     with pytest.raises(ConfigurationError, match="install it"):
         host.check_installed()
+
+
+def test_what_is_installed() -> None:
+    """With swapped arguments the application stands where the Durable does."""
+    application = object()
+    with pytest.raises(ConfigurationError, match="needs the Durable of the endpoints, not <object"):
+        check_durable(application)
+    check_durable(Durable(id="shop", store=MemoryStore()))

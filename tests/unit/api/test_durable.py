@@ -126,8 +126,10 @@ def test_endpoint_with_and_without_options() -> None:
 
 def test_endpoint_needs_a_function() -> None:
     """What cannot be called is refused."""
-    with pytest.raises(TypeError, match="needs a function"):
+    with pytest.raises(TypeError, match="needs a function, not int: 7"):
         made().endpoint()(7)
+    with pytest.raises(TypeError, match="needs a function, not a class: <class"):
+        made().endpoint(Path)
 
 
 @pytest.mark.parametrize("retries", [-1, 21, True, 1.5, "3"])
