@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from durable_client import Chunk, Collector, Commit, Rollback
-from support.interop_sample import IDS, SERVERS, served
+from support.interop_sample import IDS, READ, SERVERS, served
 from support.processes import World
 from support.stream_clients import CALLS, Call, Log
 
@@ -50,7 +50,13 @@ def test_the_response_is_the_handlers_own(url: str, call: Call, path: str) -> No
 def test_rollbacks_are_told(url: str, call: Call) -> None:
     """What a failed attempt pushed is taken back; what stays is there once."""
     collector, log = Collector(), Log()
-    response = call(f"{url}/flaky_steps", timeout=30, collect=collector, **log.callbacks)
+
+    def on_data(event: Chunk) -> None:
+        log.events.append(event)
+        READ.release()
+
+    callbacks = {**log.callbacks, "on_data": on_data}
+    response = call(f"{url}/flaky_steps", timeout=30, collect=collector, **callbacks)
 
     assert 202 == response.status
     assert ("sync-data", "async-data") == collector.items

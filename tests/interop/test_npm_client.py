@@ -7,6 +7,7 @@ and a server that dies ends the client's connection in every phase.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from support.interop_sample import IDS, SERVERS, served
+from support.interop_sample import IDS, READ, SERVERS, served
 from support.node import Call, NpmClient, call_of, install
 from support.source_tree import ROOT
 
@@ -76,7 +77,13 @@ def test_a_stream_over_a_handoff(npm: NpmClient, url: str) -> None:
 
 def test_rollbacks(npm: NpmClient, url: str) -> None:
     """Each step fails once after a push: what the failed attempts pushed is taken back (23)."""
-    call = npm.call(f"{url}/flaky_steps")
+    told = []
+    with npm.calling(f"{url}/flaky_steps") as lines:
+        for line in lines:
+            told.append(line)
+            if "data" == json.loads(line)[0]:
+                READ.release()
+    call = call_of(told)
 
     assert DONE == end(call)
     assert ["sync-data", "sync-data", "async-data", "async-data"] == call.data

@@ -29,7 +29,7 @@ from durable_core.stores.memory import MemoryStore
 from durable_core.sync import step as sync_step
 from durable_core.sync import stream as sync_stream
 
-__all__ = ["IDS", "SERVERS", "served"]
+__all__ = ["IDS", "READ", "SERVERS", "served"]
 
 HEADERS = {"x-my-header": "my-value"}
 NAP = "0.5s"
@@ -46,13 +46,22 @@ def make_durable(adapter: Any, store: Any) -> Durable[Any]:
     )
 
 
+#: Released for each chunk of a flaky step that its client has read.
+READ = threading.Semaphore(0)
+
+
 class Flaky:
-    """Fails every other time that a step calls it, and so each first attempt."""
+    """Fails every other time that a step calls it, and so each first attempt.
+
+    What an attempt has pushed is not shown to a client that comes to it after the failure, so each
+    attempt waits until that has been read.
+    """
 
     def __init__(self) -> None:
         self._calls: Counter[str] = Counter()
 
     def fail_once(self, key: str) -> None:
+        assert READ.acquire(timeout=20), "the client has not read the chunk"
         self._calls[key] += 1
         if self._calls[key] % 2:
             raise RuntimeError("the first attempt fails")
