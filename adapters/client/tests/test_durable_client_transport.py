@@ -389,7 +389,7 @@ def test_arguments_are_checked_first(call: Call, arguments: Any, says: str) -> N
     with pytest.raises(TypeError, match=says):
         call("http://127.0.0.1:1/", **arguments)
     with pytest.raises(TypeError, match="a URL must be a str, not int"):
-        call(5)  # type: ignore[arg-type]
+        call(5)
 
 
 def test_clients_and_callbacks_of_the_other_kind() -> None:
