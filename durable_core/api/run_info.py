@@ -92,7 +92,8 @@ class RunInfo:
         ended: when it ended; None before.
         due: when it goes on; None while it runs and once it has ended. Of a queued run, since when
             it waits its turn.
-        error: why it failed, or why its handler is tried again; None without an error.
+        error: why it failed, or why its handler is tried again; None without an error, and in a
+            list of runs.
         deadline: when it fails if it has not ended by then; None without a ``run_timeout``.
         cancel_reason: why it was cancelled; None if it was not, or nobody has given a reason.
         completion: the status of the run that tells of its end (``on_complete=``): ``failed`` once

@@ -77,7 +77,7 @@ class Runs:
         cursor: str | None = None,
         limit: int = 100,
     ) -> list[RunInfo]:
-        """Return runs without their steps, the newest first. All conditions must hold.
+        """Return runs without their steps and errors, the newest first. All conditions must hold.
 
         Args:
             status: only runs with this status.
