@@ -106,7 +106,10 @@ class Process:
     def freeze(self) -> None:
         """Stop it with SIGSTOP."""
         self.frozen = True
-        self._signal(signal.SIGSTOP, "freeze")
+        self._signal(signal.SIGSTOP)
+        with suppress(ChildProcessError):  # it was dead already
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        self.write("freeze")  # none of its threads can do anything any more
 
     def thaw(self) -> None:
         """Let it go on with SIGCONT."""

@@ -161,6 +161,33 @@ def test_a_freeze_between_the_look_at_the_lease_and_the_function() -> None:
     assert 1 == tally.in_the_gap
 
 
+def test_a_freeze_there_excuses_a_step_that_ran_again() -> None:
+    """The other process has gone on, past this step, before the frozen one calls its function."""
+    story = Story().enter().ask("p-0").chaos("freeze").enter("y", 2)
+    story.ask("p-0", "y", 2).function("p-0", "a", "y", 2).add("end", path="p-0", attempt="a")
+    story.ask("p-1", "y", 2).function("p-1", "b", "y", 2).add("end", path="p-1", attempt="b")
+    story.chaos("thaw").function("p-0", "c").end("p-0", "c").told(200, GOOD)
+    violations, tally = judge(story.lines, stored())
+    assert [] == violations
+    assert 1 == tally.in_the_gap
+
+
+@pytest.mark.parametrize("frozen", ["never", "before it asked", "after it had begun"])
+def test_a_step_that_ran_again_without_such_a_freeze(frozen: str) -> None:
+    """The process had to look at the lease after the freeze; it is seen by both rules."""
+    story = Story().enter()
+    if frozen == "before it asked":
+        story.chaos("freeze").chaos("thaw")
+    story.ask("p-0").enter("y", 2)
+    story.ask("p-0", "y", 2).function("p-0", "a", "y", 2).add("end", path="p-0", attempt="a")
+    story.ask("p-1", "y", 2).function("p-1", "b", "y", 2).add("end", path="p-1", attempt="b")
+    story.function("p-0", "c")
+    if frozen == "after it had begun":
+        story.chaos("freeze").chaos("thaw")
+    story.end("p-0", "c").told(200, GOOD)
+    assert ["a step ran again", "two owners"] == sorted(rules(story, stored()))
+
+
 def test_a_freeze_elsewhere_is_no_excuse() -> None:
     """In the step before, or in code of the handler: the process had to look at the lease."""
     in_step = Story().enter().begin("p-0", "a").chaos("freeze").enter("y", 2).chaos("thaw")

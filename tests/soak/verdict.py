@@ -168,8 +168,7 @@ def judge(lines: Sequence[Line], store: StoreFacts) -> tuple[list[Violation], Ta
             results[trip.name].append((run, store.results[run]))
             found.extend(_judge_undoing(trip, run, store))
     for trip in trips.values():
-        found.extend(_judge_order(trip))
-        found.extend(_judge_owners(trip, down, tally))
+        found.extend(_judge_begins(trip, down, tally))
         found.extend(_judge_seen(trip))
         found.extend(_judge_answers(trip, down, results.get(trip.name, [])))
         for run, body in results.get(trip.name, []):
@@ -287,25 +286,25 @@ def _children(store: StoreFacts) -> dict[tuple[str, str], list[str]]:
 # --- steps ----------------------------------------------------------------------------------------
 
 
-def _judge_order(trip: _Trip) -> Iterator[Violation]:
-    """No step runs again once a later one of its run has begun."""
-    closed: dict[str, str] = {}
-    for line in trip.of_kind("begin"):
-        path = line["path"]
-        if path in closed:
-            detail = f"{path} began in process {line['pid']} after {closed[path]} had begun"
-            yield Violation("a step ran again", trip.name, detail)
-        for earlier in trip.before[path]:
-            closed.setdefault(earlier, path)
+@dataclass(frozen=True, slots=True)
+class _LateBegin:
+    """A step that an execution has begun once a later execution of its run had been entered.
 
-
-def _judge_owners(trip: _Trip, down: _Downtime, tally: Tally) -> Iterator[Violation]:
-    """An execution begins no step once a later execution of its run has been entered.
-
-    One step per branch may begin if the process was frozen in between the engine's look at the
-    lease and the function: nobody can rule that out. The branch was then in the engine when the
-    process was frozen, and the step is the first that it does when it goes on.
+    Attributes:
+        line: of the step.
+        entered: the later execution.
+        in_the_gap: the process was frozen, and thawed, between what it did last in this branch,
+            which was to ask for the step, and the function. It is the first that the branch does
+            when it goes on. The engine had looked at the lease before, and nobody can rule that
+            out. A freeze before that is no excuse: then the look comes after it.
     """
+
+    line: Line
+    entered: str
+    in_the_gap: bool
+
+
+def _late_begins(trip: _Trip, down: _Downtime) -> Iterator[_LateBegin]:
     order: list[str] = []
     last: dict[tuple[str, str], Line] = {}
     for line in trip.of_kind("enter", "ask", "begin", "fail"):
@@ -314,16 +313,41 @@ def _judge_owners(trip: _Trip, down: _Downtime, tally: Tally) -> Iterator[Violat
             order.append(execution)
         elif line["what"] == "begin" and execution != order[-1]:
             before = last[execution, line["path"]]
-            if down.fell_between(line["pid"], before["at"], line["at"]):
-                tally.in_the_gap += 1
-            else:
-                detail = (
-                    f"{line['path']} began in process {line['pid']} in execution {execution}, "
-                    f"after execution {order[-1]} had been entered"
-                )
-                yield Violation("two owners", trip.name, detail)
+            in_the_gap = down.fell_between(line["pid"], before["at"], line["at"])
+            yield _LateBegin(line, order[-1], in_the_gap)
         if "path" in line:
             last[execution, line["path"]] = line
+
+
+def _judge_begins(trip: _Trip, down: _Downtime, tally: Tally) -> Iterator[Violation]:
+    """One execution at a time begins steps, and each step before later ones.
+
+    What is in the gap breaks both rules, and is counted.
+    """
+    late = list(_late_begins(trip, down))
+    in_the_gap = [each.line for each in late if each.in_the_gap]
+    tally.in_the_gap += len(in_the_gap)
+    yield from _judge_order(trip, in_the_gap)
+    for each in late:
+        if not each.in_the_gap:
+            line = each.line
+            detail = (
+                f"{line['path']} began in process {line['pid']} in execution "
+                f"{line['execution']}, after execution {each.entered} had been entered"
+            )
+            yield Violation("two owners", trip.name, detail)
+
+
+def _judge_order(trip: _Trip, excused: Sequence[Line]) -> Iterator[Violation]:
+    """No step runs again once a later one of its run has begun."""
+    closed: dict[str, str] = {}
+    for line in trip.of_kind("begin"):
+        path = line["path"]
+        if path in closed and not any(line is each for each in excused):
+            detail = f"{path} began in process {line['pid']} after {closed[path]} had begun"
+            yield Violation("a step ran again", trip.name, detail)
+        for earlier in trip.before[path]:
+            closed.setdefault(earlier, path)
 
 
 def _judge_seen(trip: _Trip) -> Iterator[Violation]:
