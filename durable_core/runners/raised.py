@@ -8,6 +8,7 @@ import traceback
 from types import TracebackType
 
 from durable_core.flow.effects import Raised
+from durable_core.flow.step_options import StepKeywords
 
 __all__ = ["catch"]
 
@@ -16,6 +17,8 @@ __all__ = ["catch"]
 _WRONG_USE = re.compile(
     r"\(\) (missing|got|takes) |can't be used in 'await' expression$|'coroutine'"
 )
+#: What Python says of a keyword that a function does not take.
+_UNKNOWN_KEYWORD = re.compile(r"\(\) got an unexpected keyword argument '(\w+)'")
 #: A part of a trace, such as a frame or a message, has at most so many characters.
 _PART_CHARS = 2_000
 
@@ -34,7 +37,16 @@ def catch(error: Exception, *, in_step: bool, debug: bool) -> Raised:
         in_step: a step's function raised it. What it gives to this library may differ each time.
         debug: keep the stack trace, from the first frame of user code on.
     """
+    if in_step and isinstance(error, TypeError):
+        _hint_at_options(error)
     return Raised(error, _trace(error) if debug else "", _is_mistake(error, in_step))
+
+
+def _hint_at_options(error: TypeError) -> None:
+    """Note how an option of a step is written, if its function got one."""
+    found = _UNKNOWN_KEYWORD.search(str(error))
+    if found is not None and found[1] in StepKeywords.__annotations__:
+        error.add_note(f"an option of the step is written step.options({found[1]}=...).run(...)")
 
 
 def _is_mistake(error: Exception, in_step: bool) -> bool:

@@ -294,3 +294,27 @@ def test_a_run_that_a_hostile_error_ended() -> None:
     assert 500 == response.status
     assert len(bytes(response.body)) < 50_000  # type: ignore[arg-type]
     assert "HostileError" in {each.error_name for each in failed}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(("keyword", "is_option"), [("retries", True), ("retry", False)])
+def test_an_option_that_the_function_got(
+    asynchronous: bool, keyword: str, is_option: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says how options of a step are written, if it is the name of one."""
+    sync_any: Any = sync_step
+    async_any: Any = step
+
+    def work() -> None: ...
+
+    def sync(request: Request) -> None:
+        sync_any.run("a", work, **{keyword: 3})
+
+    async def async_(request: Request) -> None:
+        await async_any.run("a", work, **{keyword: 3})
+
+    with lab() as process:
+        assert 500 == process.endpoint(async_ if asynchronous else sync).handle(request()).status
+
+    assert f"got an unexpected keyword argument '{keyword}'" in caplog.text
+    assert is_option is (f"written step.options({keyword}=...).run(...)" in caplog.text)
