@@ -129,21 +129,26 @@ class DeferredRun:
 
     def call(self, handler: Callable[[], Awaitable[Any]]) -> BegunCall:
         """Begin a call of the handler, in a task of its own."""
-        context, tasks = copy_context(), self._tasks
+        context = copy_context()
         self._task = task = LateTask(self._loop, context)
         self._is_over = False
-        context.run(CURRENT_RUN.set, self)
-        context.run(CURRENT_TASKS.set, tasks)
-        context.run(EVENT_SEQ.set, self._event_seq)
+        return context.run(self._begin, handler, task)
+
+    def _begin(self, handler: Callable[[], Awaitable[Any]], task: LateTask) -> BegunCall:
+        """Begin a call, in the context of its task."""
+        tasks = self._tasks
+        CURRENT_RUN.set(self)
+        CURRENT_TASKS.set(tasks)
+        EVENT_SEQ.set(self._event_seq)
         tasks.running = tasks.handler
         try:
-            return BegunCall(handler, task, self._loop, context)
+            return BegunCall(handler, task, self._loop)
         finally:
             tasks.running = None
 
-    @staticmethod
-    async def _go_on(rest: Coroutine[Any, Any, None]) -> None:
+    async def _go_on(self, rest: Coroutine[Any, Any, None]) -> None:
         """Do what the task of the handler does from its second turn on."""
+        self._has_begun = True  # not before: tasks that the first part has started may come first
         try:
             await rest
         finally:
@@ -191,7 +196,7 @@ class DeferredRun:
 
         def go_on(rest: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
             task.code.rest = self._go_on(rest)
-            self._has_begun, self._task = True, None
+            self._task = None
             return task
 
         answer = ClientAnswer(self._runs, run, run.execution, self._loop)

@@ -99,8 +99,8 @@ class BegunCall(Generator[Any, Any, Any]):
     Args:
         call: calls the function.
         task: a task that has not begun, in which this will be awaited. It is the current task of
-            the first part.
-        loop, context: of the task.
+            the first part, which runs in its context.
+        loop: of the task.
 
     Attributes:
         code: the coroutine; None if the call gave none.
@@ -120,7 +120,6 @@ class BegunCall(Generator[Any, Any, Any]):
         call: Callable[[], Awaitable[Any]],
         task: asyncio.Task[Any],
         loop: asyncio.AbstractEventLoop,
-        context: contextvars.Context,
     ) -> None:
         # So asyncio's eager tasks of Python 3.12 begin, too. It documents these functions for other
         # implementations of tasks.
@@ -129,11 +128,11 @@ class BegunCall(Generator[Any, Any, Any]):
         asyncio._leave_task(loop, outer)
         asyncio._enter_task(loop, task)
         try:
-            code: Any = context.run(call)
+            code: Any = call()
             if type(code) is not CoroutineType:
                 code = _await_value(code)
             self.code = code
-            self._awaited = context.run(code.send, None)
+            self._awaited = code.send(None)
             self._is_waiting = True
         except StopIteration as end:
             self.has_ended, self._value = True, end.value

@@ -521,6 +521,8 @@ def _watching(make: Callable[..., Any]) -> Callable[..., Any]:
     """Return a task factory that calls this one and notes the tasks of runs."""
 
     def make_task(loop: asyncio.AbstractEventLoop, code: Any, **options: Any) -> Any:
+        if not options and CURRENT_TASKS.get() is None:
+            return make(loop, code)  # as a server makes one for each request
         tasks = _current_run(options.get("context"))
         if tasks is None:
             return make(loop, code, **options)

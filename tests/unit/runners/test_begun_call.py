@@ -25,7 +25,7 @@ def test_a_late_task_that_nobody_asks_for_anything_is_not_made() -> None:
         async def call() -> bool:
             return asyncio.current_task() is task
 
-        begun = BegunCall(call, task, loop, copy_context())
+        begun = BegunCall(call, task, loop)
         assert begun.result() is True
         assert before == asyncio.all_tasks()
 
@@ -107,7 +107,7 @@ def test_a_time_out_of_the_first_part_is_of_the_late_task() -> None:
                 return "in time"
             return "too late"
 
-        begun = BegunCall(call, task, loop, context)
+        begun = context.run(BegunCall, call, task, loop)
         results = []
 
         async def rest() -> None:
