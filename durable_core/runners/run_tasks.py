@@ -30,7 +30,7 @@ from weakref import WeakSet
 from durable_core.flow.attempt import StepAttempt
 from durable_core.flow.scope import CURRENT_RUN
 from durable_core.platform import logger
-from durable_core.runners.begun_call import BegunCall
+from durable_core.runners.begun_call import BegunCall, LateTask
 
 __all__ = [
     "CURRENT_TASKS",
@@ -526,6 +526,9 @@ def _watching(make: Callable[..., Any]) -> Callable[..., Any]:
         tasks = _current_run(options.get("context"))
         if tasks is None:
             return make(loop, code, **options)
+        current = asyncio.current_task(loop)
+        if type(current) is LateTask:
+            current.done()  # makes it: it has its first turn before the tasks of its handler
         run_task = RunTask()
         run_task.parent = tasks.running
         run_task.is_of_coordinator = _is_called_by_coordinator()

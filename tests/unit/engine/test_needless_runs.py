@@ -14,6 +14,7 @@ from durable_core import HTTPError
 from durable_core.api.adapter import HTTPHandler
 from durable_core.api.step import step, sync_step
 from durable_core.engine.worker import Worker
+from durable_core.errors import WaitInterruptedError
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.run import Phase
@@ -143,6 +144,31 @@ def test_one_that_waits_has_a_run() -> None:
 
     in_loop(work)
     assert ["1"] == ended
+
+
+def test_a_time_out_around_a_step() -> None:
+    """It is refused, as it is in a run that is there before the task that waits for the step."""
+    seen: list[type[BaseException]] = []
+
+    async def nap() -> None:
+        try:
+            await step.sleep("nap", "1h")
+        except BaseException as error:
+            seen.append(type(error))
+            raise
+
+    async def handler(asked: Request) -> None:
+        if asked.query.get("nap"):
+            await asyncio.wait_for(nap(), 0.02)
+
+    async def work(process: Lab) -> list[Phase]:
+        endpoint = process.endpoint(handler)
+        await ask(process, endpoint)
+        await ask(process, endpoint, "/it?nap=1")
+        return [each.run.phase for each in process.records.list()]
+
+    assert [Phase.FAILED] == in_loop(work)
+    assert [WaitInterruptedError] == seen
 
 
 @pytest.mark.parametrize(
