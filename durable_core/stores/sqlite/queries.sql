@@ -43,7 +43,7 @@ AND (
 -- The guard makes one statement of "is the run still ours" and "take the checkpoint".
 INSERT INTO step (key, op_id, name, kind, ok, value, event_seq, attempts, ended_at, started_at,
                   arguments)
-SELECT seq << 24 | ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
+SELECT seq << 24 | ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, '')
 FROM run
 WHERE id = ? AND owner IS ? AND epoch = ?
 
@@ -52,11 +52,19 @@ DELETE FROM pending WHERE run_id = ? AND op_id = ?
 
 -- insert-run --
 INSERT INTO run (seq, id, app, endpoint_key, function_id, phase, retries, created_at, event_seq,
-                 failures, crash_count, epoch, owner, due_at, ended_at, key, parent, traceparent,
-                 labels, version, principal, undoable, timeout, deadline, slot_key, singleton_key,
-                 client, depth, size)
-VALUES ((SELECT coalesce(max(seq), 0) + 1 FROM run), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
-        ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                 failures, crash_count, epoch, undoable, depth, size, owner, due_at, ended_at,
+                 labels, key, parent, traceparent, version, principal, timeout, deadline, slot_key,
+                 singleton_key, client)
+VALUES ((SELECT coalesce(max(seq), 0) + 1 FROM run), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
+        ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING
+
+-- insert-plain-run --
+-- One that has nothing in the last columns.
+INSERT INTO run (seq, id, app, endpoint_key, function_id, phase, retries, created_at, event_seq,
+                 failures, crash_count, epoch, undoable, depth, size, owner, due_at, ended_at)
+VALUES ((SELECT coalesce(max(seq), 0) + 1 FROM run), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
+        ?, ?)
 ON CONFLICT DO NOTHING
 
 -- idempotency-key --
